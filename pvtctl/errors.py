@@ -1,0 +1,55 @@
+"""The one error type that users meet, and the exit codes of the command line."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """Exit codes of every `pvtctl` command."""
+
+    DONE = 0
+    FAILED = 1
+    """The command was understood but the run failed."""
+    USAGE = 2
+    """Wrong usage, recipe or data: running it again unchanged fails again."""
+    RESUMABLE = 75
+    """A signal (SIGTERM, SIGUSR1) stopped the run after it saved itself; `--resume` goes on."""
+    INTERRUPTED = 130
+    """Ctrl-C. A training run has saved itself before it exits."""
+
+
+class PvtctlError(Exception):
+    """A fault that a user can mend: one line that says what is wrong, one hint what to do.
+
+    The library raises it; `pvtctl.cli.main` alone prints it and turns it into an exit code.
+    """
+
+    exit_code = ExitCode.FAILED
+
+    def __init__(self, message: str, hint: str | None = None, *, exit_code: ExitCode | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        if exit_code is not None:
+            self.exit_code = exit_code
+
+
+class UsageError(PvtctlError):
+    """Wrong arguments, recipe or data (exit code 2)."""
+
+    exit_code = ExitCode.USAGE
+
+
+def nearest(word: str, valid: list[str] | tuple[str, ...]) -> str:
+    """`did you mean ...?` with the closest valid words, or the list of all where it is short.
+
+    >>> nearest("pvt_smal", ["pvt_tiny", "pvt_small"])
+    'did you mean pvt_small?'
+    """
+    import difflib
+
+    close = difflib.get_close_matches(word, valid, n=3, cutoff=0.6)
+    if close:
+        return f"did you mean {' or '.join(close)}?"
+    return f"one of: {', '.join(valid)}" if len(valid) <= 40 else f"{len(valid)} are known"
