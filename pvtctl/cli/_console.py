@@ -1,0 +1,67 @@
+"""Output shared by the commands: results to stdout, talk to stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from pvtctl.errors import UsageError
+
+
+def say(text: str) -> None:
+    """A line of talk, on stderr, so that stdout stays what a program may read."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def print_json(value: Any) -> None:
+    """The one document on stdout of a command called with `--json`."""
+    print(json.dumps(value, indent=2, allow_nan=False))
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, caption: str | None = None) -> None:
+    """A table on stdout; cells after the first are right-aligned when they are numbers."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    rows = [list(row) for row in rows]
+    grid = Table(title=title or None, caption=caption, title_justify="left", caption_justify="left")
+    for at, column in enumerate(columns):
+        numeric = all(isinstance(row[at], int | float) or _is_number(str(row[at])) for row in rows)
+        grid.add_column(column, justify="right" if numeric and rows else "left", overflow="fold")
+    for row in rows:
+        grid.add_row(*(Text(str(cell)) for cell in row))
+    console = Console()
+    if not console.is_terminal:  # a pipe or a file: never wrap by an imagined terminal width
+        console = Console(width=max(console.width, 200))
+    console.print(grid)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text.split()[0].rstrip("%x") if text.strip() else "x")
+    except ValueError:
+        return text in ("-", "")
+    return True
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """`800` -> (800, 800), `800x1280` -> (800, 1280): height x width in pixels.
+
+    Raises UsageError for anything else, and for sides outside 32..8192.
+    """
+    parts = text.lower().strip().split("x")
+    if len(parts) not in (1, 2) or not all(part.strip().isdigit() for part in parts):
+        raise UsageError(f"size {text!r} is not a size", "write 224, or HEIGHTxWIDTH as in 800x1280")
+    sides = [int(part) for part in parts]
+    height, width = sides[0], sides[-1]
+    if not (32 <= height <= 8192 and 32 <= width <= 8192):
+        raise UsageError(f"size {text!r} is out of range", "both sides must lie between 32 and 8192 pixels")
+    return height, width
+
+
+def parse_sizes(text: str) -> list[tuple[int, int]]:
+    """`224,512,800x1280` -> three sizes; see `parse_size`."""
+    return [parse_size(part) for part in text.split(",")]

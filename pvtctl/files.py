@@ -1,0 +1,52 @@
+"""Writing files so that a crash or a full disk never harms what is already there."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pvtctl.errors import PvtctlError
+
+
+@contextmanager
+def atomic_path(path: Path | str) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; rename it to `path` when the block ends well, remove it otherwise.
+
+    Raises PvtctlError when the disk is full or the folder cannot be written; `path` is then as it was.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with temporary.open("rb") as handle:
+            os.fsync(handle.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise _disk_error(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _disk_error(path: Path, error: OSError) -> PvtctlError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return PvtctlError(f"the disk is full: {path} was not written", "free some space; what was there is untouched")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return PvtctlError(f"no permission to write {path}", "choose another folder")
+    return PvtctlError(f"{path} could not be written: {error.strerror or error}")
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Replace `path` by `text` (UTF-8) in one step."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def sha256_of(path: Path | str) -> str:
+    """Hex digest of a file's bytes."""
+    with Path(path).open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
