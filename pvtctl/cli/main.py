@@ -5,16 +5,22 @@ Commands live in `pvtctl/cli/<command>.py`, each with a typer `app`; only the on
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
+import traceback
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
 from pvtctl import __version__
-from pvtctl.errors import ExitCode, PvtctlError
+from pvtctl.allocator import keep_memory
+from pvtctl.errors import ExitCode, PvtctlError, UsageError, nearest
+
+# Typer may carry its own Click or use the installed one: its own exceptions say which.
+_ClickException: Any = typer.BadParameter.__mro__[2]
 
 # One line each, in the order of a project: the modules themselves are imported only when called.
 COMMANDS = {
@@ -32,31 +38,25 @@ COMMANDS = {
 
 
 class _Commands(TyperGroup):
-    """Knows every command's name and summary without importing its module."""
+    """Knows every command's name and summary; imports a command's module only to run it."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if cmd_name not in COMMANDS:
-            return None
-        if ctx.resilient_parsing or _wants_summary_only():
-            return typer.main.get_command(_summary_app(cmd_name))
-        module = importlib.import_module(f"pvtctl.cli.{cmd_name}")
-        command = typer.main.get_command(module.app)
-        command.name = cmd_name
-        return command
+        summary = typer.Typer(add_completion=False)
+        summary.command(cmd_name, help=COMMANDS[cmd_name])(lambda: None)
+        return typer.main.get_command(summary)
 
-
-def _wants_summary_only() -> bool:
-    """True while the top-level help is printed: it needs one line a command, not the command."""
-    return not any(arg in COMMANDS for arg in sys.argv[1:])
-
-
-def _summary_app(name: str) -> typer.Typer:
-    app = typer.Typer(help=COMMANDS[name], add_completion=False)
-    app.command(name, help=COMMANDS[name])(lambda: None)
-    return app
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name = args[0]
+        if name.startswith("-"):
+            return super().resolve_command(ctx, args)
+        if name not in COMMANDS:
+            raise UsageError(f"no command {name!r}", nearest(name, list(COMMANDS)))
+        command = typer.main.get_command(importlib.import_module(f"pvtctl.cli.{name}").app)
+        command.name = name
+        return name, command, args[1:]
 
 
 app = typer.Typer(
@@ -85,5 +85,52 @@ def _root(
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code (see `pvtctl.errors.ExitCode`)."""
-    raise NotImplementedError
+    """Run the command line on `argv` (default: `sys.argv`); returns the exit code (`pvtctl.errors.ExitCode`)."""
+    keep_memory()
+    try:
+        result = typer.main.get_command(app)(args=argv, prog_name="pvtctl", standalone_mode=False)
+        sys.stdout.flush()
+    except PvtctlError as error:
+        _explain(error.message, error.hint)
+        return int(error.exit_code)
+    except _ClickException as error:  # wrong options or arguments
+        if not error.format_message():  # a group called without a command has printed its help
+            return ExitCode.USAGE
+        context = getattr(error, "ctx", None)
+        hint = f"{context.command_path} --help" if context is not None else "pvtctl --help"
+        _explain(error.format_message(), hint)
+        return ExitCode.USAGE
+    except (KeyboardInterrupt, typer.Abort):
+        _explain("interrupted", None)
+        return ExitCode.INTERRUPTED
+    except BrokenPipeError:  # the reader (`| head`) has gone: nothing to say, and nothing may be flushed at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.DONE
+    except Exception as error:
+        return _explain_unforeseen(error)
+    return result if isinstance(result, int) else ExitCode.DONE
+
+
+def _explain(message: str, hint: str | None) -> None:
+    if os.environ.get("PVTCTL_DEBUG"):
+        traceback.print_exc()
+    print(f"error: {message}", file=sys.stderr)
+    if hint:
+        print(f"hint: {hint}", file=sys.stderr)
+
+
+def _explain_unforeseen(error: Exception) -> int:
+    """Out of memory and full disks can surface anywhere; anything else is a fault of ours, and says so."""
+    text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "allocate memory" in text:
+        _explain("out of memory", "a smaller --batch-size, --size or model needs less")
+    elif isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        _explain("the disk is full", "free some space and run the command again")
+    else:
+        hint = "this is a fault of pvtctl: please report it with the output of the same command after `pvtctl --debug`"
+        _explain(f"{type(error).__name__}: {text}", hint)
+    return ExitCode.FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,39 @@
+"""Keep memory between operations instead of returning it to the kernel (Linux with glibc).
+
+Activations of tens of MB make glibc map and unmap memory at every operation; the page faults that follow can cost more
+than the arithmetic. The command line and its worker processes therefore call `keep_memory` when they start. Set
+`PVTCTL_MALLOC=system` to leave the allocator alone. As a library, pvtctl never touches the allocator of its host unasked.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+# <malloc.h>
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_THRESHOLD = -3
+_KEEP_BYTES = 1 << 30  # larger blocks are still mapped and unmapped one by one
+
+_state = "system"
+
+
+def keep_memory() -> str:
+    """Raise glibc's mmap and trim thresholds to 1 GiB for this process; returns `allocator_state()`."""
+    global _state
+    if _state == "kept" or os.environ.get("PVTCTL_MALLOC", "keep") == "system" or not sys.platform.startswith("linux"):
+        return _state
+    import ctypes
+
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):  # musl has no mallopt
+        return _state
+    if mallopt(_M_MMAP_THRESHOLD, _KEEP_BYTES) and mallopt(_M_TRIM_THRESHOLD, _KEEP_BYTES):
+        _state = "kept"
+    return _state
+
+
+def allocator_state() -> str:
+    """`kept` when freed memory stays with this process, `system` when the allocator is as it came."""
+    return _state
