@@ -172,6 +172,10 @@ class Recipe(Block):
     name: str
     row: str | None = None
     profile: str = "paper"
+    about: str | None = None
+    """One line: what the experiment is."""
+    title: str | None = None
+    """What the paper calls this row."""
     paper: Paper | None = None
     task: Literal["classification"] = "classification"
     data: Data = Data()
@@ -180,3 +184,14 @@ class Recipe(Block):
     eval: Eval = Eval()
     expect: dict[str, Figure] = {}
     """Printed figures by metric name: `top1_err` (percent), `params_m`, `gmacs` ... A bare number means `paper:`."""
+    provenance: dict[str, str] = {}
+    """Where a setting's value comes from, and what paper and official code say where they differ, by dotted key."""
+
+
+class Printed(Block):
+    """A row that the paper prints and that no recipe runs: it keeps the table whole."""
+
+    title: str
+    expect: dict[str, Figure]
+    note: str
+    """Why it is not run."""

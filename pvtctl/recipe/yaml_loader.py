@@ -1,0 +1,214 @@
+"""YAML as people expect it: `1e-4` is a number, `yes` is text, a repeated key is an error, and every key has its line.
+
+The scalars follow the YAML 1.2 core schema instead of PyYAML's 1.1. Anchors and aliases are refused: `base:`, rows and
+profiles say the same in the open, and a small file cannot grow into a large one.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pvtctl.errors import UsageError
+
+MAX_BYTES = 1 << 20
+MAX_DEPTH = 20
+
+KeyPath = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Mark:
+    """Where something was said: a file and its line (from 1), or an option of the command line (no line)."""
+
+    file: str
+    line: int | None = None
+
+    def __str__(self) -> str:
+        return self.file if self.line is None else f"{self.file}:{self.line}"
+
+
+@dataclass
+class Document:
+    """A YAML mapping, the mark of every key in it by its path, and the faults that did not stop the reading."""
+
+    data: dict[str, Any]
+    marks: dict[KeyPath, Mark]
+    faults: list[str] = field(default_factory=list)
+
+
+_SCALARS = [  # YAML 1.2 core schema, in the order of trial
+    ("tag:yaml.org,2002:null", r"~|null|Null|NULL|", "~nN\0"),
+    ("tag:yaml.org,2002:bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("tag:yaml.org,2002:int", r"[-+]?[0-9]{1,18}|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
+    (
+        "tag:yaml.org,2002:float",
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        "-+.0123456789",
+    ),
+]
+_PLAIN_TAGS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
+
+
+class _Loader(yaml.SafeLoader):
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
+    depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise yaml.MarkedYAMLError(
+                problem="anchors and aliases are not taken; write the values out", problem_mark=event.start_mark
+            )
+        if self.depth >= MAX_DEPTH:
+            event = self.peek_event()
+            raise yaml.MarkedYAMLError(
+                problem=f"more than {MAX_DEPTH} levels of nesting", problem_mark=event.start_mark
+            )
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+
+for _tag, _pattern, _first in _SCALARS:
+    for _char in _first:
+        _Loader.yaml_implicit_resolvers.setdefault("" if _char == "\0" else _char, []).append(
+            (_tag, re.compile(f"^(?:{_pattern})$"))
+        )
+
+
+def read_yaml(path: Path | str) -> Document:
+    """Read a file that holds one YAML mapping.
+
+    Raises UsageError with file and line for what is missing, too large, not UTF-8 or not YAML. Repeated keys and values
+    that no recipe can use (`.inf`, tagged values) are listed in `Document.faults`, so that they can be told with the rest.
+    """
+    path = Path(path)
+    shown = shown_path(path)
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise UsageError(f"{shown} is larger than {MAX_BYTES >> 10} KiB", "is this a recipe?")
+        raw = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{shown} cannot be read: {error.strerror}", "pvtctl recipes ls lists the recipes") from error
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise UsageError(f"{shown}:{line}: not UTF-8 text", "save the file as UTF-8") from error
+    return parse_yaml(text, shown)
+
+
+def parse_yaml(text: str, shown: str) -> Document:
+    """`read_yaml` for text at hand; `shown` is the file name in messages."""
+    node = _compose(text, shown)
+    document = Document({}, {})
+    if node is None:
+        raise UsageError(f"{shown} is empty", "pvtctl recipes show imagenet_pvt_v1 prints a recipe to start from")
+    if not isinstance(node, yaml.MappingNode):
+        raise UsageError(f"{shown}:{node.start_mark.line + 1}: expected `key: value` lines")
+    document.data = _construct(node, (), document, shown)
+    return document
+
+
+def parse_value(text: str) -> Any:
+    """One value as YAML reads it: `1e-4`, `off`, `[0.9, 0.95]`, `{name: sgd}`. Raises UsageError."""
+    document = Document({}, {})
+    node = _compose(text, "value")
+    if node is None:
+        return None
+    value = _construct(node, (), document, "value")
+    if document.faults:
+        raise UsageError("; ".join(document.faults))
+    return value
+
+
+def shown_path(path: Path) -> str:
+    """`path` as a message shows it: relative to the working directory where it lies below it."""
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+def _compose(text: str, shown: str) -> Any:
+    try:
+        loader = _Loader(text)
+        try:
+            return loader.get_single_node()
+        finally:
+            loader.dispose()
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"{shown}:{mark.line + 1}" if mark else shown
+        problem = error.problem or "not YAML"
+        if "'\\t'" in problem:
+            raise UsageError(f"{where}: a tab where YAML wants spaces", "indent with spaces only") from error
+        if "document" in problem and "another" in problem:
+            problem = "more than one document (a second `---`)"
+        raise UsageError(f"{where}: {problem}", "see `pvtctl recipes show imagenet_pvt_v1` for the form") from error
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise UsageError(f"{shown}:{line}: a character that text files do not hold (#x{ord(text[error.position]):02x})") from error
+
+
+def _construct(node: Any, at: KeyPath, document: Document, shown: str) -> Any:
+    if not isinstance(node, yaml.ScalarNode) and node.tag not in _PLAIN_TAGS:
+        document.faults.append(f"{'.'.join(at)}: the tag {node.tag} is not taken ({_where(node, shown)})")
+    match node:
+        case yaml.MappingNode():
+            return _mapping(node, at, document, shown)
+        case yaml.SequenceNode():
+            items = enumerate(node.value)
+            return [_construct(item, (*at, str(index)), document, shown) for index, item in items]
+        case _:
+            return _scalar(node, at, document, shown)
+
+
+def _mapping(node: yaml.MappingNode, at: KeyPath, document: Document, shown: str) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for key_node, value_node in node.value:
+        line = key_node.start_mark.line + 1
+        if not isinstance(key_node, yaml.ScalarNode):
+            document.faults.append(f"{'.'.join(at) or 'the file'}: a key must be a word ({shown}:{line})")
+            continue
+        key = str(key_node.value)
+        here = (*at, key)
+        if key in result:
+            first = document.marks[here]
+            document.faults.append(f"{'.'.join(here)}: repeated key ({shown}:{line}), first said in line {first.line}")
+            continue
+        document.marks[here] = Mark(shown, line)
+        result[key] = _construct(value_node, here, document, shown)
+    return result
+
+
+def _scalar(node: yaml.ScalarNode, at: KeyPath, document: Document, shown: str) -> Any:
+    text = str(node.value)
+    match node.tag.removeprefix("tag:yaml.org,2002:"):
+        case "null":
+            return None
+        case "bool":
+            return text.lower() == "true"
+        case "int":
+            return int(text, 0) if text[:2] in ("0x", "0o") else int(text)
+        case "float":
+            value = float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
+            if not math.isfinite(value):
+                document.faults.append(f"{'.'.join(at)}: {text} is not a usable number ({_where(node, shown)})")
+            return value
+        case "str":
+            return text
+        case _:
+            document.faults.append(f"{'.'.join(at)}: the tag {node.tag} is not taken ({_where(node, shown)})")
+            return text
+
+
+def _where(node: Any, shown: str) -> str:
+    return f"{shown}:{node.start_mark.line + 1}"
