@@ -1,0 +1,42 @@
+"""Training and evaluation of any `Task` (see `protocol.py`): knows no task by name.
+
+dist = start_distributed(device)                      # or single("cpu")
+run = RunFolder.open(path, recipe_flat, resume=False, dist=dist)
+result = fit(task, settings, run, dist, save_weights=save)
+metric = evaluate(task, task.model, dist, choose_precision("auto", dist.device))
+"""
+
+from pvtctl.engine.distributed import Distributed, launch, single, start_distributed, stop_distributed
+from pvtctl.engine.ema import Ema
+from pvtctl.engine.evaluate import evaluate
+from pvtctl.engine.log import Progress, say
+from pvtctl.engine.optim import build_optimizer, describe_lr, parameter_groups, scale_lr
+from pvtctl.engine.precision import Precision, choose_precision
+from pvtctl.engine.protocol import Metric, Task
+from pvtctl.engine.schedule import Schedule, build_schedule
+from pvtctl.engine.settings import FitResult, FitSettings, resolve_batch_size
+
+__all__ = [
+    "Distributed",
+    "Ema",
+    "FitResult",
+    "FitSettings",
+    "Metric",
+    "Precision",
+    "Progress",
+    "Schedule",
+    "Task",
+    "build_optimizer",
+    "build_schedule",
+    "choose_precision",
+    "describe_lr",
+    "evaluate",
+    "launch",
+    "parameter_groups",
+    "resolve_batch_size",
+    "say",
+    "scale_lr",
+    "single",
+    "start_distributed",
+    "stop_distributed",
+]

@@ -1,0 +1,171 @@
+"""Several processes that train one model: started by `launch` (`--gpus N`), torchrun or Slurm's torchrun."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import distributed as torch_dist
+from torch import nn
+
+from pvtctl.errors import ExitCode, PvtctlError, UsageError
+
+
+@dataclass(frozen=True)
+class Distributed:
+    """This process among its peers. With one process all methods work and cost nothing."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """The rank that writes and talks."""
+        return self.rank == 0
+
+    def reduce(self, values: Sequence[float], op: Literal["sum", "max"]) -> list[float]:
+        """Elementwise over all ranks, the same list on each."""
+        if self.world_size == 1:
+            return list(values)
+        kind = torch_dist.ReduceOp.SUM if op == "sum" else torch_dist.ReduceOp.MAX
+        tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
+        torch_dist.all_reduce(tensor, kind)
+        return tensor.tolist()
+
+    def gather(self, value: Any) -> list[Any]:
+        """`value` of every rank, by rank, on each rank."""
+        if self.world_size == 1:
+            return [value]
+        values: list[Any] = [None] * self.world_size
+        torch_dist.all_gather_object(values, value)
+        return values
+
+    def from_main(self, value: Any) -> Any:
+        """The first rank's `value` on every rank."""
+        if self.world_size == 1:
+            return value
+        values = [value]
+        torch_dist.broadcast_object_list(values, src=0)
+        return values[0]
+
+    def agree(self, error: PvtctlError | None) -> None:
+        """Raise the first rank's `error`, if any, on every rank, so that none is left waiting for another."""
+        told = (error.message, error.hint, int(error.exit_code)) if error else None
+        told = self.from_main(told)
+        if error is not None:
+            raise error
+        if told is not None:
+            raise PvtctlError(told[0], told[1], exit_code=ExitCode(told[2]))
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """The model with gradients averaged over the ranks."""
+        if self.world_size == 1:
+            return model
+        devices = [self.device] if self.device.type == "cuda" else None
+        return nn.parallel.DistributedDataParallel(model, device_ids=devices)
+
+    def share_buffers(self, model: nn.Module) -> None:
+        """Give every rank the first one's buffers (batch norm statistics), before all evaluate one model."""
+        if self.world_size > 1:
+            for buffer in model.buffers():
+                torch_dist.broadcast(buffer, src=0)
+
+
+def single(device: torch.device | str | None = None) -> Distributed:
+    """One process on `device` (unset: CUDA where there is one, else the CPU)."""
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UsageError("no CUDA device is available here", "use --device cpu")
+    return Distributed(0, 1, device)
+
+
+def start_distributed(device: str | None = None) -> Distributed:
+    """Join the other processes if this one was started by `launch` or torchrun, else `single(device)`.
+
+    NCCL on GPUs (one each, by LOCAL_RANK), gloo on the CPU.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or "RANK" not in os.environ:
+        return single(device)
+    kind = torch.device(device).type if device else ("cuda" if torch.cuda.is_available() else "cpu")
+    own = torch.device(kind)
+    if kind == "cuda":
+        local = int(os.environ.get("LOCAL_RANK", "0"))
+        if local >= torch.cuda.device_count():
+            raise UsageError(
+                f"process {local} has no GPU: this machine has {torch.cuda.device_count()}",
+                f"use --gpus {max(torch.cuda.device_count(), 1)}",
+            )
+        own = torch.device("cuda", local)
+        torch.cuda.set_device(own)
+    if not torch_dist.is_initialized():
+        torch_dist.init_process_group("nccl" if kind == "cuda" else "gloo", timeout=datetime.timedelta(minutes=30))
+    return Distributed(torch_dist.get_rank(), torch_dist.get_world_size(), own)
+
+
+def stop_distributed() -> None:
+    """Leave the group, if there is one."""
+    if torch_dist.is_available() and torch_dist.is_initialized():
+        torch_dist.destroy_process_group()
+
+
+def launch(command: Sequence[str], processes: int) -> int:
+    """Run `command` in `processes` processes on this machine and return the exit code of the first that failed, or 0.
+
+    Sets the variables that torchrun sets. Unlike torchrun it hands signals on and keeps the exit codes, so that a run
+    on several GPUs stops, resumes and reports as a run on one does. When a process fails the others are ended.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    base = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes)}
+    base.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    # Own sessions: Ctrl-C then reaches the processes once, through us, and not once more through the terminal.
+    running = [
+        subprocess.Popen(
+            list(command), env={**base, "RANK": str(rank), "LOCAL_RANK": str(rank)}, start_new_session=True
+        )
+        for rank in range(processes)
+    ]
+
+    def hand_on(number: int, frame: object) -> None:
+        for process in running:
+            if process.poll() is None:
+                process.send_signal(number)
+
+    before = {number: signal.signal(number, hand_on) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
+    try:
+        return _wait(running)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for process in running:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+
+
+def _wait(running: list[subprocess.Popen[bytes]], grace: float = 60.0) -> int:
+    """Until all have ended; after the first failure the others get `grace` seconds."""
+    failed_at: float | None = None
+    code = 0
+    while True:
+        codes = [process.poll() for process in running]
+        if failed_at is None and any(codes_ for codes_ in codes):
+            failed_at = time.monotonic()
+            code = next(c for c in codes if c)
+        if all(c is not None for c in codes):
+            return code if code >= 0 else 128 - code
+        if failed_at is not None and time.monotonic() - failed_at > grace:
+            return code if code >= 0 else 128 - code
+        time.sleep(0.1)

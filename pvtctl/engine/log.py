@@ -1,0 +1,86 @@
+"""What a run tells the person who watches it: lines and progress on stderr."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Any, Self
+
+
+def say(text: str) -> None:
+    """A line on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def silent(text: str) -> None:
+    """Takes the place of `say` where nobody listens, as on all ranks but the first."""
+
+
+def clock(seconds: float) -> str:
+    """`75` -> `1:15`, `4000` -> `1:06:40`."""
+    minutes, secs = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{secs:02d}" if hours else f"{minutes}:{secs:02d}"
+
+
+class Progress:
+    """A bar with rate and time left on a terminal, a line every `every` seconds elsewhere, nothing when not `shown`."""
+
+    def __init__(
+        self,
+        title: str,
+        total: int | None,
+        *,
+        start: int = 0,
+        unit: str = "it",
+        shown: bool = True,
+        every: float = 30.0,
+    ) -> None:
+        self.title = title
+        self.total = total
+        self.unit = unit
+        self.start = self.done = start
+        self.shown = shown
+        self.every = every
+        self._began = self._last = time.monotonic()
+        self._bar: Any = None
+
+    def __enter__(self) -> Self:
+        if self.shown and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import Progress as Bar
+
+            self._bar = Bar(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[note]}"),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+                transient=True,
+            )
+            self._bar.start()
+            self._task = self._bar.add_task(self.title, total=self.total, completed=self.start, note="")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def advance(self, note: str = "") -> None:
+        """One more is done; `note` says how it stands."""
+        self.done += 1
+        if not self.shown:
+            return
+        rate = (self.done - self.start) / max(time.monotonic() - self._began, 1e-9)
+        note = f"{rate:.2f} {self.unit}/s {note}"
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self.done, note=note)
+        elif time.monotonic() - self._last >= self.every:
+            self._last = time.monotonic()
+            left = f", {clock((self.total - self.done) / rate)} left" if self.total else ""
+            say(f"{self.title}: {self.done}/{self.total or '?'}, {note.rstrip()}{left}")

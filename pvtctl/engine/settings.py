@@ -1,0 +1,82 @@
+"""What a training run is told, and what it hands back: plain values only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pvtctl.errors import UsageError
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """How to train. Fields are named as in the recipe's `train` block, so that its dump can be passed on:
+
+    `FitSettings(**recipe.train.model_dump(exclude={"activation_checkpointing"}) | {"batch_size": resolved})`
+    """
+
+    epochs: int
+    total_batch: int
+    """The batch that `optimizer["lr"]` is stated at."""
+    batch_size: int
+    """Images per rank and forward pass, as the task's loader gives them (see `resolve_batch_size`)."""
+    accumulate: int = 1
+    """Forward passes per optimiser step."""
+    max_steps: int | None = None
+    """Stop after so many optimiser steps; schedules still span `epochs`."""
+    max_minutes: float | None = None
+    """Save and stop, resumable, after so long in this process (a queue's time limit)."""
+    optimizer: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of `build_optimizer`, and `lr_scaling`."""
+    schedule: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of `build_schedule`, without `lr`, `epochs` and `steps_per_epoch`."""
+    clip_grad: float | None = None
+    """Largest global norm of the gradient."""
+    ema: Mapping[str, Any] = field(default_factory=dict)
+    """`enabled`, `decay`, `warmup`: see `Ema`."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    channels_last: Literal["auto", "on", "off"] = "auto"
+    compile: bool = False
+    seed: int = 0
+    save_minutes: float = 10.0
+    keep_checkpoints: int = 2
+    eval_every: int = 1
+    log_every: int | None = None
+    """Optimiser steps between lines of metrics.jsonl; unset: a tenth of an epoch, at most 50."""
+    tensorboard: bool = True
+    """Write TensorBoard events as well, where it is installed."""
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a finished run has reached."""
+
+    metrics: dict[str, float]
+    """The last evaluation: of the EMA weights where there are any."""
+    best: dict[str, float]
+    """The evaluation that `best.safetensors` comes from."""
+    best_epoch: int
+    """Counted from 1."""
+    epochs: int
+    steps: int
+    seconds: float
+    """Over all parts of a run that was stopped and resumed."""
+    skipped: int
+    """Optimiser steps left out for a loss that was not finite."""
+
+
+def resolve_batch_size(total_batch: int, batch_size: int | None, accumulate: int, world_size: int) -> int:
+    """Images per rank and forward pass: `batch_size`, or what makes `total_batch` over all ranks.
+
+    Raises UsageError when `total_batch` does not divide evenly.
+    """
+    if batch_size is not None:
+        return batch_size
+    share, rest = divmod(total_batch, accumulate * world_size)
+    if rest or share == 0:
+        raise UsageError(
+            f"a total batch of {total_batch} does not split evenly over {world_size} rank(s) x {accumulate} pass(es)",
+            "set train.batch_size, or a train.total_batch that is a multiple",
+        )
+    return share
