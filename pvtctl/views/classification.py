@@ -1,0 +1,113 @@
+"""Pictures of a classifier's results: confusion matrix, reliability diagram, sheets of labelled images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from pvtctl.metrics.classification import ReliabilityBin
+from pvtctl.views.figure import BLUE, GREEN, GREY, ORANGE, RED, new_figure, save, shorten, style
+
+
+def draw_confusion(path: Path | str, matrix: Tensor, names: Sequence[str]) -> Path:
+    """Draw where images of each class went, as percent of the row.
+
+    `matrix` (C, C + 1) int64 counts; the last column, predictions of classes that the data does not have, is drawn only
+    where it is used. Cells carry their number up to 20 classes, axes their names up to 60.
+    """
+    counts = matrix.numpy()
+    columns = [*names, "other"]
+    if not counts[:, -1].any():
+        counts, columns = counts[:, :-1], columns[:-1]
+    share = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+
+    classes = len(names)
+    side = min(max(0.42 * classes, 4.5), 16.0) if classes <= 60 else 10.0
+    figure = new_figure(side + 2.2, side + 1.4)
+    axes = figure.subplots()
+    picture = axes.imshow(share, cmap="Blues", vmin=0, vmax=100, aspect="auto", interpolation="nearest")
+    figure.colorbar(picture, ax=axes, shrink=0.7, label="percent of the true class")
+    title = f"Confusion matrix, {int(counts.sum())} images, {classes} classes"
+    style(axes, title=title, xlabel="predicted class", ylabel="true class", grid=False)
+    if classes <= 60:
+        size = 9 if classes <= 30 else 7
+        axes.set_xticks(range(len(columns)), [shorten(n, 18) for n in columns], rotation=60, ha="right", fontsize=size)
+        axes.set_yticks(range(classes), [shorten(n, 18) for n in names], fontsize=size)
+        for label in [*axes.get_xticklabels(), *axes.get_yticklabels()]:
+            label.set_parse_math(False)
+            label.set_rotation_mode("anchor")
+    if classes <= 20:
+        for row, column in np.argwhere(counts > 0):
+            dark = share[row, column] > 55
+            text = f"{share[row, column]:.0f}"
+            axes.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if dark else "black")
+    return save(figure, path)
+
+
+def draw_calibration(path: Path | str, bins: Sequence[ReliabilityBin], error: float) -> Path:
+    """Draw a reliability diagram over a histogram of confidences; `error` is the expected calibration error."""
+    filled = [row for row in bins if row.images]
+    width = bins[0].high - bins[0].low
+    figure = new_figure(5.4, 5.8)
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    style(top, title=f"Calibration: expected error {100 * error:.1f} %", ylabel="accuracy, percent")
+    centres = [50 * (row.low + row.high) for row in filled]
+    top.plot([0, 100], [0, 100], color=GREY, linestyle="--", linewidth=1.2, label="perfectly calibrated")
+    top.bar(centres, [100 * row.accuracy for row in filled], width=95 * width, color=BLUE, label="accuracy in the bin")
+    top.plot(
+        centres, [100 * row.confidence for row in filled], color=ORANGE, marker="o", ls="", label="mean confidence"
+    )
+    top.set_ylim(0, 101)
+    top.legend(frameon=False, fontsize=9, loc="upper left")
+    style(bottom, xlabel="confidence of the prediction, percent", ylabel="images")
+    bottom.bar(centres, [row.images for row in filled], width=95 * width, color=GREY)
+    bottom.set_xlim(0, 100)
+    bottom.yaxis.get_major_locator().set_params(integer=True, nbins=4)
+    return save(figure, path)
+
+
+@dataclass(frozen=True)
+class LabelledImage:
+    """One picture of a sheet."""
+
+    pixels: np.ndarray
+    """(H, W, 3) uint8."""
+    truth: str
+    prediction: str
+    confidence: float
+    """Of the prediction, a fraction."""
+    note: str = ""
+
+
+def draw_sheet(path: Path | str, images: Sequence[LabelledImage], title: str, *, columns: int = 6) -> Path:
+    """Draw images in rows, each framed and marked by whether the prediction is right (a tick or a cross, not colour alone)."""
+    rows = max(1, -(-len(images) // columns))
+    figure = new_figure(2.1 * columns, 2.75 * rows + 0.4)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", parse_math=False)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for at, axes in enumerate(grid.flat):
+        axes.set_xticks([])
+        axes.set_yticks([])
+        if at >= len(images):
+            axes.set_axis_off()
+            continue
+        image = images[at]
+        right = image.truth == image.prediction
+        axes.imshow(image.pixels)
+        for spine in axes.spines.values():
+            spine.set_color(GREEN if right else RED)
+            spine.set_linewidth(2.5)
+        verdict = "✓" if right else "✗"
+        lines = [f"{verdict} {shorten(image.prediction, 17)} {100 * image.confidence:.0f}%"]
+        if not right:
+            lines.append(f"is {shorten(image.truth, 21)}")
+        if image.note:
+            lines.append(shorten(image.note, 25))
+        axes.set_xlabel("\n".join(lines), fontsize=8, loc="left", parse_math=False)
+    if not images:
+        grid[0, 0].text(0, 0.5, "no images", color=GREY)
+    return save(figure, path)

@@ -1,0 +1,111 @@
+"""A report in one HTML file: pictures are inlined, nothing is fetched, any browser shows it."""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pvtctl.files import write_text
+
+_STYLE = """
+:root { color-scheme: light; }
+body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 1100px; margin: 2rem auto;
+  padding: 0 1rem; }
+h1 { font-size: 1.6rem; margin-bottom: 0.2rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
+p.lead { color: #555; margin-top: 0; } p.warn { border-left: 4px solid #D55E00; padding: 0.3rem 0.8rem; background: #fdf3ec; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: 0.25rem 0.8rem; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top; }
+th { border-bottom: 2px solid #888; } td.number, th.number { text-align: right; }
+figure { margin: 0; } img { max-width: 100%; height: auto; }
+pre { background: #f5f5f5; padding: 0.8rem; overflow-x: auto; font-size: 13px; }
+details > summary { cursor: pointer; font-weight: 600; font-size: 1.05rem; margin-top: 1.2rem; }
+"""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of text; columns whose every cell is a number or `-` are aligned to the right."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A PNG file that is inlined."""
+
+    title: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class Text:
+    """Preformatted text, folded away until it is opened."""
+
+    title: str
+    text: str
+
+
+@dataclass
+class Report:
+    """A page: a title, one line below it, warnings, then parts in the order given."""
+
+    title: str
+    lead: str
+    warnings: list[str] = field(default_factory=list)
+    parts: list[Table | Picture | Text] = field(default_factory=list)
+
+
+def write_report(path: Path | str, report: Report) -> Path:
+    """Write `report` as one HTML file. A picture whose file is not there is left out."""
+    body = [f"<h1>{html.escape(report.title)}</h1>", f'<p class="lead">{html.escape(report.lead)}</p>']
+    body += [f'<p class="warn">{html.escape(text)}</p>' for text in report.warnings]
+    for part in report.parts:
+        match part:
+            case Table():
+                body.append(_table(part))
+            case Picture():
+                body.append(_picture(part))
+            case Text():
+                title, text = html.escape(part.title), html.escape(part.text)
+                body.append(f"<details><summary>{title}</summary><pre>{text}</pre></details>")
+    head = f"<title>{html.escape(report.title)}</title><style>{_STYLE}</style>"
+    meta = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+    page = (
+        f'<!doctype html>\n<html lang="en"><head>{meta}{head}</head><body>\n' + "\n".join(body) + "\n</body></html>\n"
+    )
+    write_text(path, page)
+    return Path(path)
+
+
+def _picture(part: Picture) -> str:
+    if not part.path.is_file():
+        return ""
+    data = base64.b64encode(part.path.read_bytes()).decode()
+    title = html.escape(part.title)
+    return f'<h2>{title}</h2><figure><img alt="{title}" src="data:image/png;base64,{data}"></figure>'
+
+
+def _table(part: Table) -> str:
+    numeric = [bool(part.rows) and all(_is_number(row[at]) for row in part.rows) for at in range(len(part.columns))]
+    classes = [' class="number"' if yes else "" for yes in numeric]
+
+    def line(tag: str, cells: Sequence[Any]) -> str:
+        inner = (f"<{tag}{kind}>{html.escape(str(cell))}</{tag}>" for cell, kind in zip(cells, classes, strict=True))
+        return f"<tr>{''.join(inner)}</tr>"
+
+    rows = "\n".join(line("td", row) for row in part.rows)
+    note = f"<p>{html.escape(part.note)}</p>" if part.note else ""
+    head = line("th", part.columns)
+    return f"<h2>{html.escape(part.title)}</h2><table><thead>{head}</thead><tbody>{rows}</tbody></table>{note}"
+
+
+def _is_number(cell: str) -> bool:
+    text = str(cell).replace(",", "").removesuffix("%").strip()
+    return text == "-" or text.lstrip("-").replace(".", "", 1).isdigit()
