@@ -1,0 +1,33 @@
+"""Parameter names of torchvision's ResNets and ResNeXts (timm's are the same), and ours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+
+def is_resnet(keys: set[str]) -> bool:
+    """torchvision's names: stem `conv1`, stages `layer1`..`layer4`."""
+    return {"conv1.weight", "bn1.weight", "layer1.0.conv1.weight", "layer4.0.conv1.weight"} <= keys
+
+
+def from_resnet(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename to ours: the backbone keeps its names, `fc` (and OpenMMLab's `head.fc`) becomes `head`."""
+    converted = {}
+    for key, value in state.items():
+        for prefix in ("fc.", "head.fc."):
+            if key.startswith(prefix):
+                converted["head." + key.removeprefix(prefix)] = value
+                break
+        else:
+            converted[f"backbone.{key}"] = value
+    return converted
+
+
+def to_resnet(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The inverse of `from_resnet`, in torchvision's form."""
+    return {
+        f"fc.{key.removeprefix('head.')}" if key.startswith("head.") else key.removeprefix("backbone."): value
+        for key, value in state.items()
+    }

@@ -1,0 +1,104 @@
+"""Parameter names of Hugging Face transformers' Pvt and PvtV2, and ours."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+# Inside a block; query, key and value are handled apart, because key and value are one matrix here.
+_V1_BLOCK = {
+    "layer_norm_1": "norm1",
+    "layer_norm_2": "norm2",
+    "attention.self.sequence_reduction": "attn.sr",
+    "attention.self.layer_norm": "attn.norm",
+    "attention.self.query": "attn.q",
+    "attention.self.key": "attn.k",
+    "attention.self.value": "attn.v",
+    "attention.output.dense": "attn.proj",
+    "mlp.dense1": "mlp.fc1",
+    "mlp.dense2": "mlp.fc2",
+}
+_V2_BLOCK = {
+    "layer_norm_1": "norm1",
+    "layer_norm_2": "norm2",
+    "attention.spatial_reduction": "attn.sr",
+    "attention.layer_norm": "attn.norm",
+    "attention.query": "attn.q",
+    "attention.key": "attn.k",
+    "attention.value": "attn.v",
+    "attention.proj": "attn.proj",
+    "mlp.dense1": "mlp.fc1",
+    "mlp.dense2": "mlp.fc2",
+    "mlp.dwconv.dwconv": "mlp.dwconv",
+}
+
+
+def is_transformers_pvt(keys: set[str]) -> bool:
+    """transformers' Pvt (v1), with or without its `pvt.` prefix."""
+    return any(key.endswith("encoder.patch_embeddings.0.projection.weight") for key in keys)
+
+
+def is_transformers_pvt_v2(keys: set[str]) -> bool:
+    """transformers' PvtV2, with or without its `pvt_v2.` prefix."""
+    return any(key.endswith("encoder.layers.0.patch_embedding.proj.weight") for key in keys)
+
+
+def from_transformers_pvt(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename transformers' Pvt to ours and join each block's key and value into `kv`."""
+    return _joined({_v1_name(key): value for key, value in state.items()})
+
+
+def _v1_name(key: str) -> str:
+    if key.startswith("classifier."):
+        return key.replace("classifier.", "head.")
+    key = key.removeprefix("pvt.").removeprefix("encoder.")
+    if found := re.match(r"patch_embeddings\.([0-3])\.(.+)$", key):
+        stage, rest = found.groups()
+        match rest:
+            case "position_embeddings":
+                return f"backbone.stages.{stage}.pos_embed"
+            case "cls_token":
+                return "backbone.class_token"
+            case _:
+                rest = rest.replace("projection.", "proj.").replace("layer_norm.", "norm.")
+                return f"backbone.stages.{stage}.patch_embed.{rest}"
+    if found := re.match(r"block\.([0-3])\.(\d+)\.(.+)\.(weight|bias)$", key):
+        stage, block, rest, kind = found.groups()
+        return f"backbone.stages.{stage}.blocks.{block}.{_V1_BLOCK.get(rest, rest)}.{kind}"
+    return "backbone." + key.replace("layer_norm.", "norm.")
+
+
+def from_transformers_pvt_v2(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename transformers' PvtV2 to ours and join each block's key and value into `kv`."""
+    return _joined({_v2_name(key): value for key, value in state.items()})
+
+
+def _v2_name(key: str) -> str:
+    if key.startswith("classifier."):
+        return key.replace("classifier.", "head.")
+    key = key.removeprefix("pvt_v2.").removeprefix("encoder.")
+    found = re.match(r"layers\.([0-3])\.(.+)$", key)
+    if found is None:
+        return f"backbone.{key}"
+    stage, rest = found.groups()
+    if inner := re.match(r"blocks\.(\d+)\.(.+)\.(weight|bias)$", rest):
+        block, part, kind = inner.groups()
+        return f"backbone.stages.{stage}.blocks.{block}.{_V2_BLOCK.get(part, part)}.{kind}"
+    rest = rest.replace("patch_embedding.", "patch_embed.").replace("layer_norm.", "norm.")
+    return f"backbone.stages.{stage}.{rest}"
+
+
+def _joined(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Stack `attn.k` over `attn.v` as `attn.kv`: our key-value matrix holds the keys' rows first."""
+    joined: dict[str, Tensor] = {}
+    for key, value in state.items():
+        if ".attn.k." in key:
+            joined[key.replace(".attn.k.", ".attn.kv.")] = torch.cat(
+                [value, state[key.replace(".attn.k.", ".attn.v.")]]
+            )
+        elif ".attn.v." not in key:
+            joined[key] = value
+    return joined

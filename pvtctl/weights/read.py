@@ -1,0 +1,191 @@
+"""Read a checkpoint file without ever running code from it, and say in one line what is wrong with a bad one."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from pvtctl.errors import UsageError
+from pvtctl.weights.recognise import Format, convert_state
+
+# Where training scripts put the weights inside what they save; averaged weights are taken only if there is nothing else.
+_INSIDE = ("model", "state_dict", "model_state_dict", "module")
+_AVERAGED = ("model_ema", "state_dict_ema", "ema", "ema_state_dict")
+_META_KEY = "pvtctl"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a file holds, in our names."""
+
+    state: dict[str, Tensor]
+    """`backbone.*` and `head.*` where the format is known, the file's own names where it is "unknown"."""
+    format: Format
+    meta: dict[str, Any] = field(default_factory=dict)
+    """Ours: backbone, num_classes, class_names, image_size, mean, std, version, score; else what the file says."""
+    path: Path | None = None
+
+
+def read_checkpoint(path: Path | str) -> Checkpoint:
+    """Read a checkpoint file or a transformers model folder and rename its parameters to ours.
+
+    Files: safetensors, or what `torch.save` wrote (read with `weights_only=True`; a pickle with code is refused).
+    Raises UsageError for anything that is not a checkpoint: a missing, empty or truncated file, a web page, a Git LFS
+    pointer, a pickle that would run code, a folder without weights.
+    """
+    path = Path(path)
+    if path.is_dir():
+        file = weights_in_folder(path)
+        raw, meta = read_raw(file)
+        meta = _transformers_meta(path) | meta
+    else:
+        raw, meta = read_raw(path)
+    converted = convert_state(raw)
+    return Checkpoint(converted.state, converted.format, meta, path)
+
+
+def weights_in_folder(folder: Path) -> Path:
+    """The weights of a run folder or of a transformers model folder; UsageError when there are none."""
+    for name in ("best.safetensors", "model.safetensors", "pytorch_model.bin"):
+        if (folder / name).is_file():
+            return folder / name
+    if any(folder.glob("*.index.json")):
+        raise UsageError(f"{folder} holds weights split over several files", "no model here is that large")
+    raise UsageError(
+        f"{folder} is a folder without weights",
+        "expected best.safetensors (a run), or model.safetensors or pytorch_model.bin beside config.json (transformers)",
+    )
+
+
+def _transformers_meta(folder: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    wanted = ("model_type", "image_size", "hidden_sizes", "depths", "architectures")
+    return {key: config[key] for key in wanted if key in config} if isinstance(config, dict) else {}
+
+
+def read_raw(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """A file's tensors under the file's own names, and its metadata. Raises as `read_checkpoint`."""
+    path = Path(path)
+    start = _first_bytes(path)
+    if _is_safetensors(start):
+        return _read_safetensors(path)
+    _refuse_text(path, start)
+    return _read_torch(path)
+
+
+def read_meta(path: Path | str) -> dict[str, Any]:
+    """The metadata in the header of a safetensors file of ours; empty for any other file. Reads no tensors."""
+    path = Path(path)
+    return _read_safetensors(path, tensors=False)[1] if _is_safetensors(_first_bytes(path)) else {}
+
+
+def _first_bytes(path: Path) -> bytes:
+    try:
+        with path.open("rb") as handle:
+            start = handle.read(1024)
+    except FileNotFoundError:
+        raise UsageError(f"there is no file {path}", "`pvtctl weights ls` lists published ones") from None
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+    if not start:
+        raise UsageError(f"{path} is empty", "the download or copy failed: get it again")
+    return start
+
+
+def _is_safetensors(start: bytes) -> bool:
+    """A little-endian header length, then JSON."""
+    return len(start) > 8 and start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 1 << 32
+
+
+def _refuse_text(path: Path, start: bytes) -> None:
+    """Raise for files that are text: web pages, Git LFS pointers, messages of servers."""
+    text = start.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<!--")):
+        raise UsageError(
+            f"{path} is a web page, not a checkpoint",
+            "a failed download, probably: get the file itself, by its direct link",
+        )
+    if text.startswith(b"version https://git-lfs"):
+        raise UsageError(f"{path} is a Git LFS pointer, not the weights", "run `git lfs pull` where it was cloned")
+    if text[:1] in (b"{", b"[") and start.isascii():
+        raise UsageError(f"{path} is JSON text, not a checkpoint", "give the weights file or its folder")
+
+
+def _read_safetensors(path: Path, tensors: bool = True) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            state = {key: file.get_tensor(key) for key in file.keys()} if tensors else {}  # noqa: SIM118
+    except SafetensorError as error:
+        raise UsageError(
+            f"{path} is damaged: a truncated safetensors file ({error})", "get or copy it again"
+        ) from error
+    try:
+        meta = json.loads(header.get(_META_KEY, "{}"))
+    except ValueError:
+        meta = {}
+    return state, meta if isinstance(meta, dict) else {}
+
+
+def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    zipped = zipfile.is_zipfile(path)
+    with path.open("rb") as handle:
+        magic = handle.read(4)
+    if magic[:2] == b"PK" and not zipped:
+        raise UsageError(f"{path} is damaged: a truncated checkpoint", "get or copy it again")
+    try:
+        # argparse.Namespace: the official training scripts save their arguments beside the weights; it holds no code.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except pickle.UnpicklingError as error:
+        raise _pickle_error(path, str(error)) from error
+    except (EOFError, RuntimeError, ValueError, KeyError, IndexError, AttributeError, TypeError, OSError) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UsageError(f"{path} is damaged or not a checkpoint ({first[:120]})", "get or copy it again") from error
+    return _find_state(path, content)
+
+
+def _pickle_error(path: Path, text: str) -> UsageError:
+    wanted = re.search(r"GLOBAL ([\w.]+)", text) or re.search(r"global(?:s)?:? ?`?([\w.]+\.[\w.]+)", text)
+    if wanted or "Unsupported" in text:
+        what = f" ({wanted.group(1)})" if wanted else ""
+        return UsageError(
+            f"{path} is refused: loading this pickle would run code{what}",
+            "save its state dict alone, with torch.save(model.state_dict(), ...) or as safetensors, where you trust it",
+        )
+    return UsageError(f"{path} is damaged or not a checkpoint", "get or copy it again")
+
+
+def _find_state(path: Path, content: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors of a saved object: a state dict itself, or one inside a training script's dict."""
+    if isinstance(content, Mapping):
+        for key in (*_INSIDE, *_AVERAGED):
+            inner = content.get(key)
+            if isinstance(inner, Mapping) and _tensors(inner):
+                also = [name for name in _AVERAGED if name in content and name != key]
+                meta = {"inside": key} | ({"also_averaged": also} if also else {})
+                epoch = content.get("epoch")
+                return _tensors(inner), meta | ({"epoch": epoch} if isinstance(epoch, int) else {})
+        if state := _tensors(content):
+            return state, {}
+    raise UsageError(
+        f"{path} holds no weights", "expected a state dict, or a dict with one under 'model' or 'state_dict'"
+    )
+
+
+def _tensors(content: Mapping[Any, Any]) -> dict[str, Tensor]:
+    return {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)}

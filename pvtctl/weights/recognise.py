@@ -1,0 +1,156 @@
+"""Which layout a state dict has, and which of our models its shapes are: from names and shapes, never the file name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from pvtctl.weights import names_official, names_ours, names_resnet, names_timm, names_transformers
+
+Format = Literal[
+    "pvtctl",
+    "official PVT",
+    "timm PVT v2",
+    "timm ViT / DeiT",
+    "torchvision ResNet",
+    "transformers Pvt",
+    "transformers PvtV2",
+    "unknown",
+]
+
+# Left out when two models are compared: they depend on the image size or on the use, not on the model.
+_USE_PARTS = ("class_token", "norm.weight", "norm.bias")
+_HEAD = ("head.weight", "head.bias", "fc.weight", "fc.bias", "head.fc.weight", "head.fc.bias")
+_WRAPPERS = ("module.", "_orig_mod.")
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A state dict in our names: `backbone.*` and, where there is one, `head.*`; and the layout it came from."""
+
+    state: dict[str, Tensor]
+    format: Format
+
+
+def convert_state(state: Mapping[str, Tensor]) -> Converted:
+    """Recognise a state dict's layout by its names and rename it to ours.
+
+    Prefixes of wrappers (`module.`, `_orig_mod.`) and of dense models (`backbone.`) are taken off first. A layout that
+    nobody knows comes back unchanged with format "unknown".
+    """
+    bare = strip_wrappers(state)
+    inner, other = _split(bare)
+    format = recognise(set(inner))
+    match format:
+        case "pvtctl":
+            converted = {key if key in _HEAD else f"backbone.{key}": value for key, value in inner.items()}
+        case "official PVT":
+            converted = names_official.from_official(inner)
+        case "timm PVT v2":
+            converted = names_timm.from_timm_pvt_v2(inner)
+        case "timm ViT / DeiT":
+            converted = names_timm.from_timm_vit(inner)
+        case "torchvision ResNet":
+            converted = names_resnet.from_resnet(inner)
+            if any(key.startswith("backbone.") for key in bare) and "head.weight" in bare:
+                format = "pvtctl"  # ours keeps torchvision's names inside the backbone
+        case "transformers Pvt":
+            converted = names_transformers.from_transformers_pvt(inner)
+        case "transformers PvtV2":
+            converted = names_transformers.from_transformers_pvt_v2(inner)
+        case "unknown":
+            return Converted(dict(bare), format)
+    return Converted(converted | other, format)
+
+
+def _split(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """A dense model's state dict as (backbone and classification head, necks and other heads); else (all, nothing)."""
+    if not any(key.startswith("backbone.") for key in state):
+        return dict(state), {}
+    inner = {k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.") or k in _HEAD}
+    other = {k: v for k, v in state.items() if not k.startswith("backbone.") and k not in _HEAD}
+    return inner, other
+
+
+def recognise(keys: set[str]) -> Format:
+    """The layout that has these parameter names, a dense model's `backbone.` taken off."""
+    if names_ours.is_ours(keys):
+        return "pvtctl"
+    if names_official.is_official(keys):
+        return "official PVT"
+    if names_transformers.is_transformers_pvt(keys):
+        return "transformers Pvt"
+    if names_transformers.is_transformers_pvt_v2(keys):
+        return "transformers PvtV2"
+    if names_timm.is_timm_pvt_v2(keys):
+        return "timm PVT v2"
+    if names_timm.is_timm_vit(keys):
+        return "timm ViT / DeiT"
+    if names_resnet.is_resnet(keys):
+        return "torchvision ResNet"
+    return "unknown"
+
+
+def strip_wrappers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Take off the prefixes that DDP and torch.compile put before every name."""
+    stripped = dict(state)
+    while stripped and (prefix := next((p for p in _WRAPPERS if all(k.startswith(p) for k in stripped)), None)):
+        stripped = {key.removeprefix(prefix): value for key, value in stripped.items()}
+    return stripped
+
+
+def to_publisher(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename `backbone.*` / `head.*` to the names of the model's publisher: PVT, DeiT or torchvision."""
+    if "backbone.stages.0.patch_embed.proj.weight" in state:
+        return names_official.to_official(state)
+    if "backbone.class_token" in state:
+        return names_timm.to_timm_vit(state)
+    return names_resnet.to_resnet(state)
+
+
+def identify(state: Mapping[str, Tensor]) -> list[str]:
+    """Names of our backbones whose parameters have exactly these names and shapes (`backbone.*` of `state`).
+
+    Empty when it is none of ours; two names where two models share one shape (`deit_base_patch16`,
+    `vit_base_patch16`). The image size and the presence of class token, final norm and head do not matter.
+    """
+    shapes = _signature({k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")})
+    return [name for name in _candidates(shapes) if _known_signature(name) == shapes]
+
+
+def _signature(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {
+        key: tuple(value.shape)
+        for key, value in state.items()
+        if key not in _USE_PARTS and not key.endswith(("pos_embed", "num_batches_tracked"))
+    }
+
+
+def _candidates(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """The names worth building: those of the family that the parameter names belong to."""
+    from pvtctl.backbones import backbone_names
+
+    if "stages.0.norm.weight" in shapes:
+        starts: tuple[str, ...] = ("pvt_v2",)
+    elif "stages.0.patch_embed.proj.weight" in shapes:
+        starts = ("pvt_",)
+    elif "blocks.0.attn.qkv.weight" in shapes:
+        starts = ("vit_", "deit_")
+    elif "layer1.0.conv1.weight" in shapes:
+        starts = ("resne",)
+    else:
+        return []
+    return [name for name in backbone_names() if name.startswith(starts)]
+
+
+@cache
+def _known_signature(name: str) -> dict[str, tuple[int, ...]]:
+    from pvtctl.backbones import build_backbone
+
+    with torch.device("meta"):
+        return _signature(build_backbone(name).state_dict())

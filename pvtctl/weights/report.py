@@ -1,0 +1,93 @@
+"""What a load did: which parameters came from the file, which did not, and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class LoadReport:
+    """The outcome of `load_weights`. Lists of pairs hold (parameter name, reason)."""
+
+    source: str
+    """The file, or "a state dict"."""
+    format: str
+    model: str | None
+    """Which of our backbones the file holds, by its shapes; None when it is none."""
+    loaded: list[str] = field(default_factory=list)
+    missing: list[tuple[str, str]] = field(default_factory=list)
+    """In the module, not in the file."""
+    unexpected: list[tuple[str, str]] = field(default_factory=list)
+    """In the file, without a place in the module."""
+    mismatched: list[tuple[str, str]] = field(default_factory=list)
+    """In both, with shapes that cannot be joined."""
+    dropped: list[tuple[str, str]] = field(default_factory=list)
+    """In the file, left out on purpose: not needed by this module."""
+    resized: list[tuple[str, str]] = field(default_factory=list)
+    """Position tables interpolated to another grid."""
+    nonfinite: list[str] = field(default_factory=list)
+    """Parameters of the file that hold NaN or infinity."""
+    backbone_loaded: int = 0
+    """Numbers of the backbone's parameters that came from the file."""
+    backbone_total: int = 0
+    head_kept: int = 0
+    """Rows (classes) of the head that came from the file."""
+    head_new: int = 0
+    head_dropped: int = 0
+    """Rows of the file's head that no class of the module uses."""
+    head_note: str = ""
+
+    @property
+    def backbone_share(self) -> float:
+        """Share of the backbone's parameters that came from the file, 0..1."""
+        return self.backbone_loaded / self.backbone_total if self.backbone_total else 1.0
+
+    @property
+    def head_share(self) -> float:
+        """Share of the head's rows that came from the file, 0..1; 0 without a head."""
+        rows = self.head_kept + self.head_new
+        return self.head_kept / rows if rows else 0.0
+
+    def summary(self) -> str:
+        """A few lines for people."""
+        what = self.model or "a model that is none of ours"
+        lines = [
+            f"weights: {self.source}: {what} ({self.format} layout)",
+            f"  backbone: {percent(self.backbone_share)} of {_millions(self.backbone_total)} parameters loaded",
+        ]
+        if self.head_kept + self.head_new:
+            lines.append(
+                f"  head: {self.head_kept} classes kept, {self.head_new} new, {self.head_dropped} dropped"
+                + (f" ({self.head_note})" if self.head_note else "")
+            )
+        for word, pairs in (
+            ("not in the file", self.missing),
+            ("of another shape", self.mismatched),
+            ("without a place here", self.unexpected),
+            ("left out", self.dropped),
+            ("interpolated", self.resized),
+        ):
+            if pairs:
+                lines.append(f"  {word}: {listed(pairs)}")
+        if self.nonfinite:
+            lines.append(f"  warning: NaN or infinity in {_short(self.nonfinite)}")
+        return "\n".join(lines)
+
+
+def listed(pairs: list[tuple[str, str]], limit: int = 3) -> str:
+    """`name (reason), name (reason) and 5 more`."""
+    return _short([f"{name} ({reason})" if reason else name for name, reason in pairs], limit)
+
+
+def percent(share: float) -> str:
+    """`98.7 %`, rounded down, so that 100.0 % means all of it."""
+    return f"{int(share * 1000) / 10:.1f} %"
+
+
+def _short(names: list[str], limit: int = 3) -> str:
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e6:.1f} M"

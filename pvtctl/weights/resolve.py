@@ -1,0 +1,33 @@
+"""From what a user types after `--weights` to a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pvtctl.errors import UsageError, nearest
+from pvtctl.weights.catalogue import find_published, published
+from pvtctl.weights.download import cached_file
+
+
+def resolve_weights(text: str) -> Path:
+    """The checkpoint that `text` names: a file, a run folder (its `best.safetensors`), a transformers folder (returned
+    as it is), or a published name that has been fetched.
+
+    Raises UsageError when there is none, with the nearest names or the command that fetches it.
+    """
+    path = Path(text).expanduser()
+    if path.is_file():
+        return path
+    if path.is_dir():
+        return path / "best.safetensors" if (path / "best.safetensors").is_file() else path
+    entry = find_published(text)
+    if entry is None:
+        names = [each.name for each in published()]
+        raise UsageError(f"no weights {text!r}: neither a file nor a folder nor a published name", nearest(text, names))
+    file = cached_file(entry)
+    if file is None:
+        raise UsageError(
+            f"the published weights {entry.name} are not on this machine",
+            f"`pvtctl weights fetch {entry.name}` gets them from {entry.url}",
+        )
+    return file

@@ -1,0 +1,28 @@
+"""Write our checkpoints: safetensors, with what one must know about them in the header."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from pvtctl import __version__
+from pvtctl.files import atomic_path
+
+
+def save_safetensors(path: Path | str, module_or_state: nn.Module | Mapping[str, Tensor], meta: dict[str, Any]) -> None:
+    """Write a module's or a state dict's tensors to `path`, replacing it in one step.
+
+    `meta` must be JSON (backbone, num_classes, class_names, image_size, mean, std, score, ...); our version is added.
+    Raises PvtctlError when the disk is full; `path` is then as it was.
+    """
+    state = module_or_state.state_dict() if isinstance(module_or_state, nn.Module) else module_or_state
+    # A copy each: safetensors refuses tensors that share memory or have gaps (channels_last, views).
+    tensors = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
+    header = {"format": "pt", "pvtctl": json.dumps({"pvtctl_version": __version__} | meta)}
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata=header)
