@@ -61,12 +61,12 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()
+            event = self.peek_event()  # type: ignore[no-untyped-call]
             raise yaml.MarkedYAMLError(
                 problem="anchors and aliases are not taken; write the values out", problem_mark=event.start_mark
             )
         if self.depth >= MAX_DEPTH:
-            event = self.peek_event()
+            event = self.peek_event()  # type: ignore[no-untyped-call]
             raise yaml.MarkedYAMLError(
                 problem=f"more than {MAX_DEPTH} levels of nesting", problem_mark=event.start_mark
             )
@@ -155,7 +155,9 @@ def _compose(text: str, shown: str) -> Any:
         raise UsageError(f"{where}: {problem}", "see `pvtctl recipes show imagenet_pvt_v1` for the form") from error
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        raise UsageError(f"{shown}:{line}: a character that text files do not hold (#x{ord(text[error.position]):02x})") from error
+        raise UsageError(
+            f"{shown}:{line}: a character that text files do not hold (#x{ord(text[error.position]):02x})"
+        ) from error
 
 
 def _construct(node: Any, at: KeyPath, document: Document, shown: str) -> Any:

@@ -1,0 +1,260 @@
+"""Layers of settings: made flat, checked against the schema with file and line, and laid over one another.
+
+A layer is what one place says: a base file, a recipe, a row, a profile, the command line. Flat means one entry a value,
+by its path of keys: `("train", "optimizer", "lr"): 1e-4`. Dotted and nested keys are then the same thing, and so is
+where each value came from.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+
+from pvtctl.errors import nearest
+from pvtctl.recipe.schema import Block, Recipe
+from pvtctl.recipe.yaml_loader import KeyPath, Mark
+
+FREE_KEYS = ("provenance",)
+"""Blocks whose keys are taken as they are written, dots and all."""
+KEPT_ON_RENAME = (("data",),)
+"""Blocks whose `name` does not choose the code that reads the rest: another data set keeps image size and augmentation."""
+
+
+@dataclass
+class Layer:
+    """What one place says: values by path, and the mark of every key on the way to them."""
+
+    label: str
+    values: dict[KeyPath, Any] = field(default_factory=dict)
+    marks: dict[KeyPath, Mark] = field(default_factory=dict)
+
+    def mark(self, path: KeyPath) -> Mark | None:
+        """Where `path`, or else the nearest key above it, was said."""
+        return next((self.marks[path[:n]] for n in range(len(path), 0, -1) if path[:n] in self.marks), None)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Which layer set a value, and where it stands."""
+
+    label: str
+    mark: Mark | None
+
+    def __str__(self) -> str:
+        return f"{self.label}, {self.mark}" if self.mark and self.mark.line else self.label
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong, as one line."""
+
+    text: str
+    mark: Mark | None = None
+
+
+def flatten(
+    data: Mapping[str, Any], label: str, marks: Mapping[KeyPath, Mark], at: KeyPath = ()
+) -> tuple[Layer, list[Fault]]:
+    """The layer that the mapping found under `at` in a document stands for; `marks` are the document's."""
+    layer, faults = Layer(label), []
+
+    def put(path: KeyPath, value: Any, mark: Mark | None) -> None:
+        if len(path) == 2 and path[0] == "expect" and isinstance(value, int | float) and not isinstance(value, bool):
+            path = (*path, "paper")
+        said = [known for known in layer.values if known[: len(path)] == path or path[: len(known)] == known]
+        if said:
+            faults.append(Fault(f"{'.'.join(path)}: said twice ({mark}), also in {layer.mark(said[0])}", mark))
+        else:
+            layer.values[path] = value
+
+    def walk(block: Mapping[str, Any], raw: KeyPath, path: KeyPath) -> None:
+        for key, value in block.items():
+            parts = (key,) if path and path[-1] in FREE_KEYS else tuple(key.split("."))
+            here = (*path, *parts)
+            mark = marks.get((*raw, key))
+            for end in range(len(path) + 1, len(here) + 1):
+                if mark:
+                    layer.marks.setdefault(here[:end], mark)
+            if not all(parts):
+                faults.append(Fault(f"{key!r} is not a key ({mark})", mark))
+            elif isinstance(value, dict) and value:
+                walk(value, (*raw, key), here)
+            else:
+                put(here, value, mark)
+
+    walk(data, at, ())
+    return layer, faults
+
+
+def merge(layers: list[Layer]) -> tuple[dict[KeyPath, Any], dict[KeyPath, Origin]]:
+    """Lay later layers over earlier ones: mappings merge, lists replace, and a block whose `name` changes is replaced whole.
+
+    Returns the values by path and the origin of each.
+    """
+    values: dict[KeyPath, Any] = {}
+    origins: dict[KeyPath, Origin] = {}
+
+    def drop(prefix: KeyPath) -> None:
+        for path in [known for known in values if known[: len(prefix)] == prefix]:
+            del values[path], origins[path]
+
+    for layer in layers:
+        for path, value in layer.values.items():
+            block = path[:-1]
+            if path[-1] == "name" and block and block not in KEPT_ON_RENAME and block[0] not in ("expect", *FREE_KEYS):
+                before = values.get(path, _default(path))
+                if before is not None and before != value:
+                    drop(block)
+        for path, value in layer.values.items():
+            if value == {} and isinstance(value, dict):
+                continue  # an empty block says nothing
+            for end in range(1, len(path)):
+                if path[:end] in values:  # a block where a null stood
+                    del values[path[:end]], origins[path[:end]]
+            drop(path)
+            values[path] = value
+            origins[path] = Origin(layer.label, layer.mark(path))
+    return values, origins
+
+
+def _default(path: KeyPath) -> Any:
+    """The default of the field at `path`, None where it has none."""
+    value: Any = Recipe.model_fields[path[0]].get_default() if path[0] in Recipe.model_fields else None
+    for part in path[1:]:
+        value = getattr(value, part, None)
+    return value
+
+
+def nest(values: Mapping[KeyPath, Any]) -> dict[str, Any]:
+    """The nested mapping that flat `values` stand for."""
+    result: dict[str, Any] = {}
+    for path, value in values.items():
+        block = result
+        for part in path[:-1]:
+            block = block.setdefault(part, {})
+        block[path[-1]] = value
+    return result
+
+
+def check(layer: Layer, extra_keys: tuple[str, ...] = ()) -> list[Fault]:
+    """Every unknown key and wrong value of a layer, whatever lies over or under it.
+
+    `extra_keys` are words that the place may also use at its top level (for the nearest valid word).
+    """
+    found = {}
+    for path, value in layer.values.items():
+        fault = _check_value(layer, path, value, extra_keys)
+        if fault:
+            found[fault.text] = fault
+    return list(found.values())
+
+
+def _check_value(layer: Layer, path: KeyPath, value: Any, extra_keys: tuple[str, ...]) -> Fault | None:
+    kind: Any = Recipe
+    for depth, part in enumerate(path):
+        here = path[: depth + 1]
+        block = block_of(kind)
+        if block is not None:
+            if part not in block.model_fields:
+                words = [*block.model_fields, *(extra_keys if depth == 0 else ())]
+                return _fault(layer, here, "unknown key", _nearest_key(part, words))
+            kind = field_types(block)[part]
+        elif get_origin(kind) is dict:
+            kind = get_args(kind)[1]
+        else:
+            return _fault(layer, path[:depth], "takes a value, not keys")
+    block = block_of(kind)
+    if block is not None:
+        if value == {} or (value is None and NoneType in get_args(kind)):
+            return None
+        return _fault(layer, path, f"takes keys ({', '.join(block.model_fields)}), not {_shown(value)}")
+    if get_origin(kind) is dict and value == {}:
+        return None
+    if path[0] == "provenance" and len(path) == 2 and not is_key(tuple(path[1].split("."))):
+        return _fault(layer, path, "is about a key that recipes do not have")
+    return _check_type(layer, path, kind, value)
+
+
+def _check_type(layer: Layer, path: KeyPath, kind: Any, value: Any) -> Fault | None:
+    try:
+        _adapter(kind).validate_json(json.dumps(value), strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        choices = [str(choice) for choice in _literals(kind)]
+        hint = nearest(str(value), choices) if choices and isinstance(value, str) else ""
+        item = f"item {first['loc'][-1]} " if isinstance(value, list) and first["loc"] else ""
+        wrong = first["input"] if item else value
+        return _fault(layer, path, f"{item}{first['msg'].removeprefix('Input ').lower()}, not {_shown(wrong)}", hint)
+    return None
+
+
+def _fault(layer: Layer, path: KeyPath, problem: str, hint: str = "") -> Fault:
+    mark = layer.mark(path)
+    return Fault(f"{'.'.join(path)}: {problem} ({mark}){', ' + hint if hint else ''}", mark)
+
+
+def _nearest_key(word: str, siblings: list[str]) -> str:
+    """The nearest key of the same block, else the places elsewhere where this very word is a key."""
+    near = nearest(word, siblings)
+    if near.startswith("did you mean"):
+        return near
+    elsewhere = [".".join(path) for path in known_keys() if path[-1] == word]
+    return f"did you mean {' or '.join(elsewhere)}?" if elsewhere else near
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def block_of(kind: Any) -> type[Block] | None:
+    """The block class that an annotation stands for (`Paper | None` -> `Paper`), None for plain values."""
+    for option in get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,):
+        if isinstance(option, type) and issubclass(option, Block):
+            return option
+    return None
+
+
+def _literals(kind: Any) -> list[Any]:
+    if get_origin(kind) is Literal:
+        return list(get_args(kind))
+    return [choice for option in get_args(kind) for choice in _literals(option)]
+
+
+@cache
+def field_types(block: type[Block]) -> dict[str, Any]:
+    """The annotations of a block's fields, bounds included."""
+    return get_type_hints(block, include_extras=True)
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+@cache
+def known_keys() -> tuple[KeyPath, ...]:
+    """The path of every value that a recipe can set, free names (`expect.*`) left out."""
+
+    def walk(block: type[Block], at: KeyPath) -> Iterator[KeyPath]:
+        for name, kind in field_types(block).items():
+            if name not in block.model_fields:
+                continue
+            inner = block_of(kind)
+            if inner is not None:
+                yield from walk(inner, (*at, name))
+            elif get_origin(kind) is not dict:
+                yield (*at, name)
+
+    return tuple(walk(Recipe, ()))
+
+
+def is_key(path: KeyPath) -> bool:
+    """True for a value or a block that recipes have."""
+    return any(known[: len(path)] == path for known in known_keys())
