@@ -1,0 +1,176 @@
+"""`pvtctl flops`: parameters and multiply-accumulates at any size."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from pvtctl.cli._console import parse_sizes, print_json, say, table
+from pvtctl.errors import PvtctlError, UsageError
+
+if TYPE_CHECKING:
+    from pvtctl.cost.counting import Cost
+    from pvtctl.cost.verify import Verification
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+_UNIT = "1 MAC = one multiplication and one addition = 2 FLOPs; what the papers call GFLOPs are GMACs"
+_PICTURES = (".png", ".svg", ".pdf")
+
+
+class Count(StrEnum):
+    """Counting conventions (`pvtctl.cost.counting`)."""
+
+    ops = "ops"
+    paper = "paper"
+
+
+class Head(StrEnum):
+    """What stands on the backbone."""
+
+    classifier = "classifier"
+    none = "none"
+
+
+class Format(StrEnum):
+    """How rows are printed."""
+
+    table = "table"
+    markdown = "markdown"
+    csv = "csv"
+    json = "json"
+
+
+@app.command(epilog="Example: pvtctl flops --backbone pvt_small,resnet50 --size 224,512,800x1280 --count paper")
+def flops(
+    backbone: str = typer.Option("pvt_small", help="One or several, with commas; `pvtctl models ls` lists them."),
+    size: str = typer.Option("224", help="Image size, or several: 224,512,800x1280 (height x width, 32 to 8192)."),
+    count: Count = typer.Option(
+        Count.ops, help="ops: convolutions, linears, matrix products. paper: as the papers' figures were counted."
+    ),
+    head: Head = typer.Option(Head.classifier, help="classifier: 1000 classes. none: the bare pyramid."),
+    stages: bool = typer.Option(False, "--stages", help="One row for each part of the model."),
+    verify: bool = typer.Option(
+        False, "--verify", help="Count with fvcore and torch.utils.flop_counter too; needs one real forward pass."
+    ),
+    form: Format = typer.Option(Format.table, "--format", help="How to print the rows."),
+    json: bool = typer.Option(False, "--json", help="Short for --format json."),
+    plot: Path | None = typer.Option(None, help="Also draw GMACs against size into this .png, .svg or .pdf file."),
+) -> None:
+    """Count parameters and multiply-accumulates (MACs) of one image, without running the model."""
+    sizes = parse_sizes(size)
+    if plot is not None and plot.suffix.lower() not in _PICTURES:
+        raise UsageError(f"{plot} is not a picture's name", f"end it in {', '.join(_PICTURES)}")
+    form = Format.json if json else form
+    names = check_backbones(backbone)
+
+    from pvtctl.cost.counting import count as count_cost
+
+    costs = [count_cost(name, hw, head=head.value, convention=count.value) for name in names for hw in sizes]
+    checks = [_verified(cost) for cost in costs] if verify else []
+    _print(costs, checks, form, by_stage=stages)
+    if plot is not None:
+        from pvtctl.cost.plot import plot_costs
+
+        plot_costs(costs, plot)
+        say(f"drew {plot}")
+    for cost, check in zip(costs, checks, strict=False):
+        if not check.agree:
+            raise PvtctlError(
+                f"the two counters differ by {check.difference:+.2%} for {cost.backbone} at {_by(cost.size)}",
+                "fvcore has no formula for some operation: see its uncounted operations in --json",
+            )
+
+
+def check_backbones(text: str) -> list[str]:
+    """`A,B` -> names; raises UsageError with the nearest ones when one is unknown, before anything is built."""
+    from pvtctl.variants import TIMM_PREFIX, find_variant
+
+    names = list(dict.fromkeys(name.strip() for name in text.split(",")))
+    for name in names:
+        if not name.startswith(TIMM_PREFIX):
+            find_variant(name)
+    return names
+
+
+def _verified(cost: Cost) -> Verification:
+    from pvtctl.cost.verify import verify
+
+    say(f"verifying {cost.backbone} at {_by(cost.size)}: one forward pass on the CPU")
+    check = verify(cost.backbone, cost.size, head=cost.head)
+    say(
+        f"fvcore {check.fvcore_macs / 1e9:.3f}, torch.utils.flop_counter {check.torch_macs / 1e9:.3f} GMACs: "
+        f"difference {check.difference:+.3%}"
+    )
+    return check
+
+
+def _by(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"
+
+
+def _print(costs: list[Cost], checks: list[Verification], form: Format, *, by_stage: bool) -> None:
+    if form is Format.json:
+        print_json({"rows": _json_rows(costs, checks)})
+        return
+    columns, rows = _stage_rows(costs) if by_stage else _rows(costs, checks, plain=form is Format.csv)
+    if form is Format.csv:
+        csv.writer(sys.stdout, lineterminator="\n").writerows([columns, *rows])
+    elif form is Format.markdown:
+        numeric = columns.index("params" if by_stage else "params M")
+        marks = ["---"] * numeric + ["---:"] * (len(columns) - numeric)
+        for line in [columns, marks, *rows]:
+            print("| " + " | ".join(str(cell) for cell in line) + " |")
+    else:
+        table("", columns, rows)
+        say(_UNIT)
+        for cost in costs if len(costs) <= 4 else []:
+            left_out = ", ".join(f"{name} x{times}" for name, times in cost.uncounted.items())
+            say(f"not counted in {cost.backbone} at {_by(cost.size)}: {left_out}")
+
+
+def _json_rows(costs: list[Cost], checks: list[Verification]) -> list[dict[str, Any]]:
+    documents = [cost.to_dict() for cost in costs]
+    for document, check in zip(documents, checks, strict=False):
+        document["verify"] = {
+            "fvcore_macs": check.fvcore_macs,
+            "torch_macs": check.torch_macs,
+            "difference": check.difference,
+            "fvcore_uncounted": check.fvcore_uncounted,
+        }
+    return documents
+
+
+def _rows(costs: list[Cost], checks: list[Verification], *, plain: bool) -> tuple[list[str], list[list[Any]]]:
+    """Columns and one row a model and size; `plain` gives counts instead of millions and billions."""
+    columns = ["backbone", "head", "size", "count", "params M", "trainable M", "GMACs", "GFLOPs"]
+    if plain:
+        columns = ["backbone", "head", "size", "count", "params", "trainable_params", "macs", "flops"]
+    rows: list[list[Any]] = []
+    for cost in costs:
+        numbers: list[Any] = [cost.params, cost.trainable_params, cost.macs, cost.flops]
+        if not plain:
+            numbers = [f"{cost.params / 1e6:.3f}", f"{cost.trainable_params / 1e6:.3f}"]
+            numbers += [f"{cost.macs / 1e9:.3f}", f"{cost.flops / 1e9:.3f}"]
+        rows.append([cost.backbone, cost.head, _by(cost.size), cost.convention, *numbers])
+    if checks:
+        columns += ["fvcore GMACs", "torch GMACs", "difference"]
+        for row, check in zip(rows, checks, strict=True):
+            row += [f"{check.fvcore_macs / 1e9:.3f}", f"{check.torch_macs / 1e9:.3f}", f"{check.difference:+.3%}"]
+    return columns, rows
+
+
+def _stage_rows(costs: list[Cost]) -> tuple[list[str], list[list[Any]]]:
+    columns = ["backbone", "size", "part", "params", "MACs", "share of MACs"]
+    rows: list[list[Any]] = []
+    for cost in costs:
+        for part in cost.stages:
+            share = f"{part.macs / cost.macs:.1%}"
+            rows.append([cost.backbone, _by(cost.size), part.name, part.params, part.macs, share])
+        rows.append([cost.backbone, _by(cost.size), "total", cost.params, cost.macs, "100.0%"])
+    return columns, rows

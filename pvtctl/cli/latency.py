@@ -1,0 +1,143 @@
+"""`pvtctl latency`: time and memory of backbones against each other on this machine."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import sys
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from pvtctl.cli._console import parse_sizes, print_json, say, table
+from pvtctl.cli.flops import Format, Head, check_backbones
+from pvtctl.errors import UsageError
+
+if TYPE_CHECKING:
+    from pvtctl.cost.latency import Latency
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+_COLUMNS = ["backbone", "size", "batch", "p50 ms", "p90 ms", "images/s", "peak MiB", "calls"]
+
+
+class Mode(StrEnum):
+    """What one call is."""
+
+    forward = "forward"
+    train = "train"
+
+
+class Dtype(StrEnum):
+    """Number format of the arithmetic; all but fp32 run under autocast."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
+@app.command(epilog="Example: pvtctl latency --backbone pvt_small,resnet50 --size 224 --batch-size 1,8 --seconds 5")
+def latency(
+    backbone: str = typer.Option("pvt_small", help="One or several, with commas; several take turns."),
+    size: str = typer.Option("224", help="Image size, or several: 224,512,800x1280 (height x width)."),
+    batch_size: str = typer.Option("1", help="Images a call, or several numbers: 1,8."),
+    head: Head = typer.Option(Head.classifier, help="classifier: 1000 classes. none: the bare pyramid."),
+    mode: Mode = typer.Option(Mode.forward, help="forward, or train: forward, backward and an AdamW step."),
+    dtype: Dtype = typer.Option(Dtype.fp32, help="fp32, or bf16 and fp16 under autocast."),
+    compile: bool = typer.Option(False, "--compile", help="Time torch.compile's result; compiling is not timed."),
+    channels_last: bool = typer.Option(False, "--channels-last", help="Hand the images over in channels-last layout."),
+    threads: int | None = typer.Option(None, min=1, help="CPU threads. Default: torch's own choice."),
+    device: str = typer.Option("auto", help="cpu, cuda, cuda:1; auto takes a GPU where there is one."),
+    warmup: int = typer.Option(3, min=0, help="Calls before the clock starts, besides the first."),
+    seconds: float = typer.Option(5.0, min=0.01, help="Timed seconds a case (and at least 7 calls)."),
+    repeats: int | None = typer.Option(None, min=1, help="Timed calls a case, instead of --seconds."),
+    form: Format = typer.Option(Format.table, "--format", help="How to print the rows."),
+    json: bool = typer.Option(False, "--json", help="Short for --format json."),
+) -> None:
+    """Time backbones in turns, each in a process of its own, with random weights. Says on what machine."""
+    sizes = parse_sizes(size)
+    batch_sizes = _batch_sizes(batch_size)
+    names = check_backbones(backbone)
+
+    from pvtctl.cost.latency import Case, measure_latency
+
+    cases = [
+        Case(name, hw, batch, head.value, mode.value, dtype.value, compile, channels_last)
+        for hw, batch, name in itertools.product(sizes, batch_sizes, names)
+    ]
+    results, machine = measure_latency(
+        cases,
+        device=_device(device),
+        threads=threads,
+        warmup=warmup,
+        seconds=seconds,
+        repeats=repeats,
+        on_progress=say,
+    )
+    _print(results, machine, Format.json if json else form)
+
+
+def _batch_sizes(text: str) -> list[int]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdigit() and int(part) > 0 for part in parts):
+        raise UsageError(f"batch size {text!r} is not a number of images", "write 8, or several as in 1,8")
+    return [int(part) for part in parts]
+
+
+def _device(text: str) -> str:
+    import torch
+
+    if text == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(text)
+    except RuntimeError:
+        raise UsageError(f"no device {text!r}", "cpu, cuda or cuda:1") from None
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError(f"device {text!r} is not one of those that are timed", "cpu, cuda or cuda:1")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(f"this machine has no {text}", "pvtctl doctor says what it has; --device cpu works anywhere")
+    return text
+
+
+def _print(results: list[Latency], machine: dict[str, Any], form: Format) -> None:
+    if form is Format.json:
+        print_json({"rows": [result.to_dict() for result in results], "machine": machine})
+        return
+    rows: list[list[Any]] = [
+        [
+            result.case.backbone,
+            f"{result.case.size[0]}x{result.case.size[1]}",
+            result.case.batch_size,
+            f"{result.p50_ms:.2f}",
+            f"{result.p90_ms:.2f}",
+            f"{result.images_per_second:.2f}",
+            f"{result.peak_memory_bytes / 2**20:.0f}",
+            result.calls,
+        ]
+        for result in results
+    ]
+    if form is Format.csv:
+        csv.writer(sys.stdout, lineterminator="\n").writerows([_COLUMNS, *rows])
+    elif form is Format.markdown:
+        for line in (_COLUMNS, ["---"] * 2 + ["---:"] * 6, *rows):
+            print("| " + " | ".join(str(cell) for cell in line) + " |")
+    else:
+        table("", _COLUMNS, rows)
+    _say_conditions(results, machine)
+
+
+def _say_conditions(results: list[Latency], machine: dict[str, Any]) -> None:
+    case = results[0].case
+    how = [case.mode, case.dtype, "compiled" if case.compile else "eager", f"head {case.head}"]
+    how += ["channels last"] if case.channels_last else []
+    where = machine.get("gpu") or f"{machine['cpu']} ({machine['cpu_capability']})"
+    say(f"{', '.join(how)}; torch {machine['torch']}; allocator {machine['allocator']}")
+    say(
+        f"{where}, {machine['threads']} threads of {machine['cpu_cores']} cores; peak: growth over the loaded libraries"
+    )
+    shares = [result.others_cpu_share for result in results if result.others_cpu_share is not None]
+    if shares:
+        note = ": times may be too long" if max(shares) > 0.05 else ""
+        say(f"other processes used up to {max(shares):.1%} of this machine meanwhile{note}")

@@ -1,0 +1,231 @@
+"""Parameters and multiply-accumulates (MACs) of a model, counted on the meta device: no memory, no arithmetic.
+
+One MAC is one multiplication and one addition, that is two FLOPs; the papers print GMACs under the name "GFLOPs".
+
+Two conventions:
+
+* `ops`: convolutions, linear layers and matrix products (attention's two among them), without biases. It equals
+  `torch.utils.flop_counter` divided by two.
+* `paper`: `ops` plus what the counter of the PVT repositories adds: convolution biases (1 per output), affine batch
+  norm (2 per element), ReLU and pooling (1 per element), and, for PVT v2, affine LayerNorm (2 per element). The
+  counter that was used for PVT v1 did not know LayerNorm. `docs/cost.md` lists which printed figure each reproduces.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from pvtctl.errors import UsageError, nearest
+
+Convention = Literal["ops", "paper"]
+CONVENTIONS: tuple[Convention, ...] = ("ops", "paper")
+HEADS = ("classifier", "none")
+
+# Operations that only move, view or make data; everything else without a formula is reported as uncounted.
+_MOVES = """
+    alias arange as_strided cat clone constant_pad_nd contiguous copy detach empty empty_like empty_strided expand fill
+    full index lift_fresh new_empty ones permute pixel_shuffle repeat reshape reshape_alias roll scalar_tensor select
+    slice split split_with_sizes squeeze stack t to_copy transpose unbind unfold unsafe_split unsafe_view unsqueeze view
+    zero zeros zeros_like
+"""
+_NO_ARITHMETIC = frozenset(_MOVES.split())
+_SHORT_NAMES = {
+    "native_layer_norm": "layer_norm",
+    "native_batch_norm": "batch_norm",
+    "native_batch_norm_legit_no_training": "batch_norm",
+    "safe_softmax": "softmax",
+    "max_pool2d_with_indices": "max_pool2d",
+}
+_POOLS = frozenset({"max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d"})
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """Share of one part of the model (`stem`, `stage1.patch_embed`, `stage1.blocks`, `head`, ...)."""
+
+    name: str
+    params: int
+    macs: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one image of `size` (height, width) costs. Plain counts, not millions."""
+
+    backbone: str
+    head: str
+    size: tuple[int, int]
+    params: int
+    trainable_params: int
+    macs: int
+    convention: Convention
+    stages: tuple[StageCost, ...]
+    uncounted: dict[str, int]
+    """Operations that the convention leaves out -> how often they ran."""
+
+    @property
+    def flops(self) -> int:
+        """Two per MAC."""
+        return 2 * self.macs
+
+    def to_dict(self) -> dict[str, Any]:
+        """The row of `pvtctl flops --json`."""
+        return {
+            "backbone": self.backbone,
+            "head": self.head,
+            "size": list(self.size),
+            "params": self.params,
+            "trainable_params": self.trainable_params,
+            "macs": self.macs,
+            "flops": self.flops,
+            "convention": self.convention,
+            "stages": [asdict(stage) for stage in self.stages],
+            "uncounted": dict(self.uncounted),
+        }
+
+
+def count(name: str, size: tuple[int, int], *, head: str = "classifier", convention: Convention = "ops") -> Cost:
+    """Count backbone `name` on one image of `size` (height, width) pixels.
+
+    `head` is `classifier` (pooling and 1000 classes) or `none` (the bare pyramid). Parameters are those of the model
+    built for 224 pixels, whatever `size` is: position tables are interpolated, not rebuilt.
+
+    Raises UsageError for unknown names.
+    """
+    if convention not in CONVENTIONS:
+        raise UsageError(f"no counting convention {convention!r}", nearest(convention, CONVENTIONS))
+    with torch.device("meta"):
+        model = build_model(name, head)
+    return count_model(model, size, backbone=name, head=head, convention=convention)
+
+
+def count_model(
+    model: nn.Module, size: tuple[int, int], *, backbone: str, head: str, convention: Convention = "ops"
+) -> Cost:
+    """Count a model that lies on the meta device: images (1, 3, H, W) -> anything. Names are only written down,
+    except that `paper` counts LayerNorm for backbones called `pvt_v2...`.
+    """
+    layer_norm = convention == "paper" and backbone.startswith("pvt_v2")
+    counter = _OperationCounter(paper=convention == "paper", layer_norm=layer_norm)
+    with torch.no_grad(), _tracked_paths(model, counter.path), counter:
+        model(torch.empty(1, 3, *size, device="meta"))
+    return Cost(
+        backbone=backbone,
+        head=head,
+        size=size,
+        params=sum(p.numel() for p in model.parameters()),
+        trainable_params=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        macs=sum(counter.macs.values()),
+        convention=convention,
+        stages=_stages(model, counter.macs),
+        uncounted=dict(counter.uncounted.most_common()),
+    )
+
+
+def build_model(name: str, head: str) -> nn.Module:
+    """The model that `count` and `measure_latency` look at, in eval mode, with random weights."""
+    from pvtctl.backbones import build_backbone, build_classifier
+
+    if head not in HEADS:
+        raise UsageError(f"no head {head!r}", nearest(head, HEADS))
+    return (build_classifier(name) if head == "classifier" else build_backbone(name)).eval()
+
+
+class _OperationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Sees every aten operation of a forward pass; torch's own formulas give the products' cost."""
+
+    def __init__(self, *, paper: bool, layer_norm: bool) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.path: list[str] = [""]  # names of the modules being run, outermost first
+        self.macs: Counter[str] = Counter()
+        self.uncounted: Counter[str] = Counter()
+        self._formulas = FlopCounterMode(display=False).flop_registry
+        self._paper = paper
+        self._layer_norm = layer_norm
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        name = func._overloadpacket.__name__.strip("_")
+        name = _SHORT_NAMES.get(name, name)
+        formula = self._formulas.get(func._overloadpacket)
+        if formula is not None:
+            self.macs[self.path[-1]] += formula(*args, **kwargs, out_val=out) // 2
+        extra = self._paper_extra(name, args, out) if self._paper else 0
+        if extra:
+            self.macs[self.path[-1]] += extra
+        elif formula is None and name not in _NO_ARITHMETIC:
+            self.uncounted[name] += 1
+        return out
+
+    def _paper_extra(self, name: str, args: Any, out: Any) -> int:
+        """What the papers' counter adds to the products of operation `name` (0: nothing)."""
+        if name == "convolution":
+            return out.numel() if args[2] is not None else 0
+        if name == "batch_norm" or (name == "layer_norm" and self._layer_norm):
+            return 2 * args[0].numel()
+        if name == "relu" or name in _POOLS:
+            return args[0].numel()
+        return 0
+
+
+@contextmanager
+def _tracked_paths(model: nn.Module, path: list[str]) -> Iterator[None]:
+    """Keep `path` equal to the stack of module names that are running."""
+    hooks = []
+
+    def enter(name: str) -> Any:
+        return lambda module, args: path.append(name)
+
+    def leave(module: nn.Module, args: Any, out: Any) -> None:
+        path.pop()
+
+    for name, module in model.named_modules():
+        hooks.append(module.register_forward_pre_hook(enter(name)))
+        hooks.append(module.register_forward_hook(leave))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def stage_of(path: str) -> str:
+    """Part of the model that a module or parameter belongs to, from its dotted name.
+
+    >>> stage_of("backbone.stages.0.blocks.2.attn.q"), stage_of("backbone.layer3.0.conv1"), stage_of("head")
+    ('stage1.blocks', 'stage3', 'head')
+    """
+    path = path.removeprefix("backbone.")
+    if found := re.match(r"stages\.(\d+)\.(\w+)", path):
+        part = "patch_embed" if found[2] in ("patch_embed", "pos_embed") else "blocks"
+        return f"stage{int(found[1]) + 1}.{part}"
+    if found := re.match(r"layer(\d)\.", path + "."):
+        return f"stage{found[1]}"
+    if re.match(r"(conv1|bn1|relu|maxpool)\b", path):
+        return "stem"
+    if found := re.match(r"(patch_embed|blocks|head)\b", path):
+        return found[1]
+    return "other"
+
+
+def _stages(model: nn.Module, macs: Counter[str]) -> tuple[StageCost, ...]:
+    """Sum by `stage_of`, in the order in which the model runs."""
+    stage_macs: Counter[str] = Counter()
+    stage_params: Counter[str] = Counter()
+    for name, parameter in model.named_parameters():
+        stage_params[stage_of(name)] += parameter.numel()
+    for path, amount in macs.items():
+        stage_macs[stage_of(path)] += amount
+    names = dict.fromkeys([*stage_macs, *stage_params])
+    return tuple(StageCost(name, stage_params[name], stage_macs[name]) for name in names)
