@@ -1,0 +1,262 @@
+"""Splits of classification data: what is drawn becomes a sample, what cannot be read is skipped and reported."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from pvtctl.data.imagenet import LAYOUT, ImageFolder
+from pvtctl.data.images import BadImage, Picture
+from pvtctl.data.randomness import generator_for, key_of
+from pvtctl.data.samplers import Draw
+from pvtctl.data.shards import ShardFolder, has_shards
+from pvtctl.data.transforms import EvalTransform, TrainTransform
+from pvtctl.errors import UsageError, nearest
+
+DATA_NAMES = ("imagenet", "scenes")
+
+MAX_SUBSTITUTES = 64
+"""So many unreadable images in a row end a run: the data is broken then, not a file."""
+
+
+class Source(Protocol):
+    """Where the images of a split come from."""
+
+    class_names: list[str]
+    ids: Sequence[str]
+    """A name for each sample, unique in the split."""
+    labels: np.ndarray[Any, np.dtype[np.int64]]
+
+    def picture(self, index: int) -> Picture:
+        """Raises BadImage, OSError."""
+
+    def sizes(self) -> Iterator[int]:
+        """A number for each sample that changes when its content does (bytes of the file), for `fingerprint`."""
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A sample that could not be read, and why."""
+
+    id: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image as the network takes it."""
+
+    image: Tensor
+    """float32 (3, H, W), normalised."""
+    label: int
+    id: str
+    index: int
+    skipped: tuple[Skipped, ...] = ()
+    """What was drawn before this one and could not be read."""
+
+
+@dataclass(frozen=True)
+class Unusable:
+    """In place of a sample: nothing could be read."""
+
+    skipped: tuple[Skipped, ...]
+
+
+@dataclass
+class Batch:
+    """Samples side by side."""
+
+    images: Tensor
+    """float32 (B, 3, H, W)."""
+    labels: Tensor
+    """int64 (B,)."""
+    ids: list[str]
+    indices: Tensor
+    """int64 (B,): positions in the split."""
+    key: int
+    """Depends on the seed and the draws alone; what is drawn for the batch as a whole (mixup) depends on it."""
+    skipped: list[Skipped]
+    failed: int = 0
+    """Draws that gave no sample at all."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The batch with its images, labels and indices on `device`."""
+        images, labels, indices = (
+            part.to(device, non_blocking=True) for part in (self.images, self.labels, self.indices)
+        )
+        return Batch(images, labels, self.ids, indices, self.key, self.skipped, self.failed)
+
+    def pin_memory(self) -> Batch:
+        """For the data loader."""
+        images, labels, indices = (part.pin_memory() for part in (self.images, self.labels, self.indices))
+        return Batch(images, labels, self.ids, indices, self.key, self.skipped, self.failed)
+
+
+class ClassificationDataset(Dataset[Sample | Unusable]):
+    """A split under a transform. Indexed by draws, so that random numbers depend on (seed, epoch, index, copy) alone.
+
+    In training a sample that cannot be read gives way to the next in the list (then the next ...), with the random
+    numbers of the draw; the sample names what was skipped. In evaluation it is left out.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        transform: TrainTransform | EvalTransform,
+        *,
+        seed: int = 0,
+        samples: int | None = None,
+    ) -> None:
+        self.source = source
+        self.transform = transform
+        self.seed = seed
+        self.class_names = source.class_names
+        total = len(source.ids)
+        kept = total if samples is None else min(samples, total)
+        # spread over the whole list, which is sorted by class
+        self._kept = np.arange(kept, dtype=np.int64) * total // kept
+        self.labels = np.asarray(source.labels)[self._kept]
+
+    @property
+    def training(self) -> bool:
+        return isinstance(self.transform, TrainTransform)
+
+    @property
+    def ids(self) -> list[str]:
+        """Names of all samples. Made anew at each call."""
+        return [self.source.ids[int(index)] for index in self._kept]
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def __getitem__(self, draw: Draw | int) -> Sample | Unusable:
+        if isinstance(draw, int):
+            draw = Draw(0, draw)
+        skipped: list[Skipped] = []
+        for step in range(min(MAX_SUBSTITUTES, len(self)) if self.training else 1):
+            index = (draw.index + step) % len(self)
+            place = int(self._kept[index])
+            try:
+                generator = generator_for(self.seed, draw.epoch, draw.index, draw.copy)
+                image = self.transform(self.source.picture(place), generator)
+            except (BadImage, OSError) as error:
+                skipped.append(Skipped(self.source.ids[place], _reason(error)))
+                continue
+            return Sample(image, int(self.labels[index]), self.source.ids[place], index, tuple(skipped))
+        return Unusable(tuple(skipped))
+
+    def __getitems__(self, draws: list[Draw]) -> list[Any]:
+        """A whole batch: the samples, then the batch's key."""
+        flat = [part for draw in draws for part in draw]
+        return [*(self[draw] for draw in draws), key_of(self.seed, "batch", *flat)]
+
+
+def _reason(error: Exception) -> str:
+    return (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
+
+
+def collate(items: list[Any]) -> Batch:
+    """What `ClassificationDataset.__getitems__` gives -> a batch of the samples that could be read."""
+    *drawn, key = items
+    samples = [item for item in drawn if isinstance(item, Sample)]
+    return Batch(
+        images=torch.stack([sample.image for sample in samples]) if samples else torch.empty(0, 3, 0, 0),
+        labels=torch.tensor([sample.label for sample in samples], dtype=torch.int64),
+        ids=[sample.id for sample in samples],
+        indices=torch.tensor([sample.index for sample in samples], dtype=torch.int64),
+        key=key,
+        skipped=[skip for item in drawn for skip in item.skipped],
+        failed=len(drawn) - len(samples),
+    )
+
+
+def find_data(name: str, path: str | Path | None = None) -> Path:
+    """The folder of a data set: `path`, else `$PVTCTL_DATA/<name>`, else `./data/<name>`.
+
+    `scenes` needs no folder: the current one is returned. Raises UsageError with the expected layout.
+    """
+    if name not in DATA_NAMES:
+        raise UsageError(f"unknown data set {name!r}", nearest(name, DATA_NAMES))
+    if name == "scenes":
+        return Path()
+    if path is not None:
+        folder = Path(path).expanduser()
+        if not folder.is_dir():
+            raise UsageError(f"no data folder {folder}", LAYOUT)
+        return folder
+    for folder in data_places(name):
+        if folder.is_dir():
+            return folder
+    raise UsageError(
+        f"no data for {name!r}: looked for {' and '.join(str(place) for place in data_places(name))}",
+        f"name it with --data FOLDER or PVTCTL_DATA; {LAYOUT}\n"
+        f"      `pvtctl data export scenes --layout imagenet --to data/{name}` makes a small stand-in",
+    )
+
+
+def data_places(name: str) -> list[Path]:
+    """Where `find_data` looks when no path is given, in order."""
+    base = os.environ.get("PVTCTL_DATA")
+    return [*([Path(base).expanduser() / name] if base else []), Path("data") / name]
+
+
+def open_source(
+    name: str, root: Path | str, split: str, *, samples: int | None = None, size: int = 256, seed: int = 0
+) -> Source:
+    """The images of a split before any transform. `samples`, `size` and `seed` say what `scenes` renders."""
+    if name == "scenes":
+        from pvtctl.data.scenes import ScenesSource
+
+        return ScenesSource(split, size=size, num_samples=samples, seed=seed)
+    root = Path(root)
+    if not root.is_dir():
+        raise UsageError(f"no data folder {root}", LAYOUT)
+    return ShardFolder(root, split) if has_shards(root, split) else ImageFolder(root, split)
+
+
+def open_split(
+    name: str,
+    root: Path | str,
+    split: str,
+    *,
+    image_size: int = 224,
+    resize: int = 256,
+    augment: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    samples: int | None = None,
+) -> ClassificationDataset:
+    """A split of `imagenet` (class folders or tar shards at `root`) or `scenes`.
+
+    `augment` (a recipe's `data.augment` as a mapping) makes it a training split; without it images are resized and
+    cropped as in evaluation. `samples` takes so many, spread evenly over the classes; `scenes` renders so many.
+    Raises UsageError.
+    """
+    transform: TrainTransform | EvalTransform
+    if augment is None:
+        transform = EvalTransform(image_size, resize)
+    else:
+        transform = TrainTransform.from_augment(image_size, augment)
+    source = open_source(name, root, split, samples=samples, size=resize if augment is None else image_size)
+    return ClassificationDataset(source, transform, seed=seed, samples=samples)
+
+
+def fingerprint(dataset: ClassificationDataset) -> str:
+    """Hash of the names, sizes, labels and classes of a split: equal for equal data, cheap to make (reads no image)."""
+    digest = hashlib.sha256(repr(list(dataset.class_names)).encode())
+    kept = set(dataset._kept.tolist())
+    for index, size in enumerate(dataset.source.sizes()):
+        if index in kept:
+            digest.update(f"{dataset.source.ids[index]}\0{size}\0{dataset.source.labels[index]}\n".encode())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,133 @@
+"""Image files to pixels: any file that PIL knows becomes RGB, only the part that is asked for is resampled.
+
+JPEG is decoded by torchvision (the same pixels as PIL's, to the bit) and resampled as uint8 by torch's vector kernels
+(within 2 of PIL's 256 levels, 0.003 on average); a JPEG whose crop is many times larger than what is wanted is decoded at
+a half, a quarter or an eighth of its size. Everything else goes through PIL. EXIF rotation is ignored, as the training
+code of ImageNet ignores it: the published scores were made so.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from typing import Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.io import ImageReadMode, decode_jpeg
+
+MAX_PIXELS = 89_478_485
+"""Images with more pixels are refused before they are decoded: PIL's own limit against decompression bombs."""
+
+_DRAFT_MARGIN = 2
+"""A JPEG is decoded at 1/s only while the crop keeps this many times the wanted pixels a side."""
+
+
+class BadImage(Exception):
+    """An image file that cannot be used; the message says why."""
+
+
+class Picture(Protocol):
+    """An image of which any part can be had at any size."""
+
+    height: int
+    width: int
+
+    def resized(self, box: tuple[int, int, int, int], size: tuple[int, int]) -> Tensor:
+        """The part `box` (top, left, height, width, in pixels of the picture), resampled bicubic and antialiased to
+        `size` (H, W): uint8 (3, H, W). Raises BadImage."""
+
+
+class TensorPicture:
+    """A picture that is already decoded: uint8 (3, H, W)."""
+
+    def __init__(self, pixels: Tensor) -> None:
+        self.pixels = pixels
+        self.height, self.width = pixels.shape[-2:]
+
+    def resized(self, box: tuple[int, int, int, int], size: tuple[int, int]) -> Tensor:
+        top, left, height, width = box
+        return resample(self.pixels[:, top : top + height, left : left + width], size)
+
+
+class EncodedPicture:
+    """The bytes of an image file, decoded when pixels are asked for. Raises BadImage when the header is no image's."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._image = open_image(data)
+        self.width, self.height = self._image.size
+
+    def resized(self, box: tuple[int, int, int, int], size: tuple[int, int]) -> Tensor:
+        top, left, height, width = box
+        scale = min(height // size[0], width // size[1]) // _DRAFT_MARGIN
+        pixels = decode(self._data, self._image, scale)
+        if pixels.shape[1:] != (self.height, self.width):
+            factor = 8 if scale >= 8 else 4 if scale >= 4 else 2
+            top, left, height, width = (value // factor for value in box)
+        return resample(pixels[:, top : top + height, left : left + width], size)
+
+
+def open_image(data: bytes) -> Image.Image:
+    """PIL's view of the header, nothing decoded yet. Raises BadImage; above MAX_PIXELS too."""
+    if not data:
+        raise BadImage("the file is empty")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
+            image = Image.open(io.BytesIO(data))
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise BadImage(f"more than {MAX_PIXELS} pixels: too large to be decoded safely") from error
+    except Exception as error:  # PIL's plugins raise whatever a broken header leads them to
+        raise BadImage(_first_line(error, "not an image file that PIL knows")) from error
+    return image
+
+
+def decode(data: bytes, image: Image.Image, reduce: int = 1) -> Tensor:
+    """The pixels as RGB: uint8 (3, H, W), a view of (H, W, 3) memory. Raises BadImage.
+
+    `image` is `open_image(data)`. With `reduce` of 2 or more a JPEG is decoded at the largest of 1/2, 1/4, 1/8 of its
+    size that is not below 1/reduce. Alpha is dropped and palettes are applied as PIL does it; 16-bit grey is scaled to
+    8 bits (PIL alone would clip it).
+    """
+    if image.format == "JPEG" and image.mode in ("RGB", "L") and reduce < 2:
+        try:
+            return decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB)
+        except RuntimeError:
+            pass  # PIL has the last word
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PIL warns of odd palettes and of metadata that does not matter here
+            if image.format == "JPEG" and reduce >= 2:
+                image.draft(None, (image.width // reduce, image.height // reduce))
+            if image.mode.startswith("I") or image.mode == "F":
+                image = _to_8_bits(image)
+            pixels = np.array(image.convert("RGB"))
+    except Exception as error:  # PIL's plugins raise whatever broken data leads them to
+        raise BadImage(_first_line(error, "the pixels cannot be decoded")) from error
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def resample(pixels: Tensor, size: tuple[int, int]) -> Tensor:
+    """uint8 (3, h, w) -> uint8 (3, *size): bicubic, antialiased."""
+    return F.interpolate(pixels[None], size, mode="bicubic", antialias=True)[0]
+
+
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    """16-bit grey (PNG, TIFF) by its upper byte; wider integers and floats by their own range."""
+    values = np.asarray(image)
+    if image.mode.startswith("I") and values.min() >= 0 and values.max() <= 65535:
+        return Image.fromarray((values // 257).astype(np.uint8))
+    low, high = float(values.min()), float(values.max())
+    return Image.fromarray(((values - low) * (255 / max(high - low, 1e-12))).astype(np.uint8))
+
+
+def _first_line(error: Exception, default: str) -> str:
+    text = str(error).strip().splitlines()
+    if not text or "BytesIO" in text[0]:
+        return default
+    return text[0]

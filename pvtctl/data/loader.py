@@ -1,0 +1,104 @@
+"""Batches from loader processes: the same bits for any number of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+
+import torch
+from torch.utils.data import DataLoader
+
+from pvtctl.data.dataset import Batch, ClassificationDataset, collate
+from pvtctl.data.samplers import EvalSampler, TrainSampler
+from pvtctl.errors import UsageError
+
+
+class Loader:
+    """A data loader that knows what it skipped. Iterating gives the sampler's batches.
+
+    Batches without a single readable image are not given. Raises UsageError when a training draw found no readable
+    image, or an evaluation none at all.
+    """
+
+    def __init__(
+        self,
+        dataset: ClassificationDataset,
+        sampler: TrainSampler | EvalSampler,
+        *,
+        workers: int = 0,
+        pin_memory: bool = False,
+    ) -> None:
+        self.dataset = dataset
+        self.sampler = sampler
+        self.skipped: dict[str, str] = {}
+        """id -> reason of every image that could not be read so far, over all epochs of this loader."""
+        self._batches: DataLoader[Batch] = DataLoader(
+            dataset,  # type: ignore[arg-type]
+            batch_sampler=sampler,
+            num_workers=workers,
+            collate_fn=collate,
+            pin_memory=pin_memory,
+            worker_init_fn=_prepare_worker,
+            persistent_workers=workers > 0,
+            # its own: torch would draw a base seed from the global one at each start and so move it
+            generator=torch.Generator(),
+        )
+
+    def __len__(self) -> int:
+        """Batches of a whole epoch."""
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[Batch]:
+        empty = True
+        for batch in self._batches:
+            self.skipped.update((skip.id, skip.reason) for skip in batch.skipped)
+            if batch.failed and self.dataset.training:
+                raise self._nothing_readable(f"{len(batch.skipped)} images in a row")
+            if len(batch):
+                empty = False
+                yield batch
+        if empty and self.skipped:
+            raise self._nothing_readable(f"all {len(self.skipped)} images")
+
+    def _nothing_readable(self, how_many: str) -> UsageError:
+        name, reason = next(iter(self.skipped.items()))
+        return UsageError(
+            f"{how_many} could not be read; the first is {name}: {reason}",
+            "`pvtctl data check FOLDER` lists every fault",
+        )
+
+
+def build_loader(
+    dataset: ClassificationDataset,
+    sampler: TrainSampler | EvalSampler,
+    *,
+    workers: int | None = None,
+    pin_memory: bool = False,
+    ranks_here: int = 1,
+) -> Loader:
+    """A loader with `workers` processes; unset, `default_workers`. Results do not depend on their number."""
+    if workers is None:
+        workers = default_workers(torch.cuda.is_available(), ranks_here)
+    return Loader(dataset, sampler, workers=workers, pin_memory=pin_memory)
+
+
+def default_workers(accelerator: bool, ranks_here: int = 1) -> int:
+    """Loader processes for each of `ranks_here` ranks on this machine.
+
+    Beside an accelerator every core may load, up to 16 a rank. Where the network itself runs on the cores, an image is
+    a hundredth of its work: one process in eight cores, and below eight none, as a process would only take turns with
+    the network.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    share = cores // max(1, ranks_here)
+    return min(16, share) if accelerator else share // 8
+
+
+def _prepare_worker(worker: int) -> None:
+    """Stop signals are the main process's to answer: it saves while loader processes still stand."""
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)
+    for name in ("SIGINT", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)

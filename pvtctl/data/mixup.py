@@ -1,0 +1,84 @@
+"""Mixup and CutMix with a switch, label smoothing inside the soft target (facts 8.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pvtctl.data.randomness import key_of
+
+
+@dataclass(frozen=True)
+class Mixup:
+    """Mixes a batch with its own reverse: one draw a batch ("batch" mode of the papers' code).
+
+    With both alphas above 0, CutMix is used with probability `mixup_switch_prob`. CutMix's lambda is corrected to the
+    box's real area inside the image. With both at 0, or where `mixup_prob` misses, only labels are smoothed. In an odd
+    batch the middle image is mixed with itself, that is: not at all.
+    """
+
+    num_classes: int
+    mixup_alpha: float = 0.8
+    cutmix_alpha: float = 1.0
+    mixup_prob: float = 1.0
+    mixup_switch_prob: float = 0.5
+    label_smoothing: float = 0.1
+
+    @classmethod
+    def from_augment(cls, num_classes: int, augment: Mapping[str, Any]) -> Mixup:
+        """Picks what is Mixup's out of a recipe's `data.augment`."""
+        names = ("mixup_alpha", "cutmix_alpha", "mixup_prob", "mixup_switch_prob", "label_smoothing")
+        return cls(num_classes, **{name: augment[name] for name in names if name in augment})
+
+    def __call__(self, images: Tensor, labels: Tensor, key: int) -> tuple[Tensor, Tensor]:
+        """Images (B, 3, H, W) and labels int64 (B,) -> mixed images, soft targets float (B, K).
+
+        What is drawn depends on `key` alone (`Batch.key`). The input images are not changed.
+        """
+        targets = self._smooth(labels, images.dtype)
+        rng = np.random.default_rng(key_of(key, "mixup"))
+        cutmix, alpha = self._pick(rng)
+        if alpha == 0.0:
+            return images, targets
+        share = float(rng.beta(alpha, alpha))
+        if cutmix:
+            images, share = _paste_box(images, share, rng)
+        else:
+            images = torch.lerp(images.flip(0), images, share)
+        return images, torch.lerp(targets.flip(0), targets, share)
+
+    def _pick(self, rng: np.random.Generator) -> tuple[bool, float]:
+        """Whether CutMix, and its or mixup's alpha; alpha 0 means that nothing is mixed."""
+        apply, switch = rng.random(2)
+        if apply >= self.mixup_prob:
+            return False, 0.0
+        if self.mixup_alpha > 0 and self.cutmix_alpha > 0:
+            cutmix = bool(switch < self.mixup_switch_prob)
+        else:
+            cutmix = self.cutmix_alpha > 0
+        return cutmix, self.cutmix_alpha if cutmix else self.mixup_alpha
+
+    def _smooth(self, labels: Tensor, dtype: torch.dtype) -> Tensor:
+        off = self.label_smoothing / self.num_classes
+        targets = torch.full((len(labels), self.num_classes), off, dtype=dtype, device=labels.device)
+        return targets.scatter_(1, labels[:, None], 1.0 - self.label_smoothing + off)
+
+
+def _paste_box(images: Tensor, share: float, rng: np.random.Generator) -> tuple[Tensor, float]:
+    """Paste a box of the reversed batch, its sides sqrt(1 - share) of the image's, its centre anywhere in the image.
+
+    Returns the images and the share of each that is still its own."""
+    height, width = images.shape[-2:]
+    side = (1.0 - share) ** 0.5
+    half_height, half_width = int(height * side) // 2, int(width * side) // 2
+    row, column = int(rng.integers(height)), int(rng.integers(width))
+    top, bottom = max(row - half_height, 0), min(row + half_height, height)
+    left, right = max(column - half_width, 0), min(column + half_width, width)
+    mixed = images.clone()
+    mixed[:, :, top:bottom, left:right] = images.flip(0)[:, :, top:bottom, left:right]
+    return mixed, 1.0 - (bottom - top) * (right - left) / (height * width)
