@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -92,11 +93,12 @@ def read_yaml(path: Path | str) -> Document:
     path = Path(path)
     shown = shown_path(path)
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise UsageError(f"{shown} is larger than {MAX_BYTES >> 10} KiB", "is this a recipe?")
-        raw = path.read_bytes()
+        size = path.stat().st_size
+        raw = path.read_bytes() if size <= MAX_BYTES else b""
     except OSError as error:
         raise UsageError(f"{shown} cannot be read: {error.strerror}", "pvtctl recipes ls lists the recipes") from error
+    if size > MAX_BYTES:
+        raise UsageError(f"{shown} is larger than {MAX_BYTES >> 10} KiB", "is this a recipe?")
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -105,8 +107,9 @@ def read_yaml(path: Path | str) -> Document:
     return parse_yaml(text, shown)
 
 
+@lru_cache(maxsize=64)  # a command that goes through all rows reads the same text again and again
 def parse_yaml(text: str, shown: str) -> Document:
-    """`read_yaml` for text at hand; `shown` is the file name in messages."""
+    """`read_yaml` for text at hand; `shown` is the file name in messages. The document is shared: do not change it."""
     node = _compose(text, shown)
     document = Document({}, {})
     if node is None:

@@ -1,0 +1,179 @@
+"""A recipe's file: found by name or path, read with its base, and checked layer by layer before anything is merged."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+import pvtctl
+from pvtctl.errors import UsageError, nearest
+from pvtctl.recipe.layers import Fault, Layer, check, flatten
+from pvtctl.recipe.schema import Printed
+from pvtctl.recipe.yaml_loader import Document, Mark, read_yaml
+
+FILE_KEYS = ("base", "rows", "profiles", "printed")
+"""What a recipe's file may say besides a recipe's own keys."""
+
+
+class RecipeFaults(UsageError):
+    """A recipe that cannot run, with every fault found in one pass."""
+
+    def __init__(self, where: str, faults: Sequence[Fault]) -> None:
+        unique = {fault.text: fault for fault in faults}
+        self.faults = sorted(unique, key=lambda text: _order(unique[text]))
+        head = self.faults[0] if len(self.faults) == 1 else f"{where}: {len(self.faults)} faults"
+        lines = [] if len(self.faults) == 1 else [f"  {text}" for text in self.faults]
+        super().__init__("\n".join([head, *lines]), "pvtctl recipes schema describes every key and its default")
+
+
+def _order(fault: Fault) -> tuple[str, int]:
+    return (fault.mark.file, fault.mark.line or 0) if fault.mark else ("", 0)
+
+
+@dataclass
+class RecipeFile:
+    """A recipe's file, read and checked layer by layer, but not yet merged into a run."""
+
+    name: str
+    path: Path
+    shared: list[Layer]
+    """Base first."""
+    rows: dict[str, Layer]
+    profiles: dict[str, list[Layer]]
+    """Base first; `paper` is always there."""
+    printed: dict[str, Printed]
+    faults: list[Fault] = field(default_factory=list)
+
+
+def read_recipe(name_or_path: str | Path, _chain: tuple[Path, ...] = ()) -> RecipeFile:
+    """Read a recipe's file with its base, and collect its faults.
+
+    Raises UsageError when there is no such recipe or the file is not YAML.
+    """
+    path = recipe_path(name_or_path)
+    document = read_yaml(path)
+    faults = [Fault(text, _line_of(text)) for text in document.faults]
+    parts = {key: document.data.get(key) for key in FILE_KEYS}
+    own = {key: value for key, value in document.data.items() if key not in FILE_KEYS}
+    shared, found = flatten(own, "recipe", document.marks)
+    faults += [*found, *check(shared, FILE_KEYS)]
+    result = RecipeFile(path.stem, path, [shared], {}, {"paper": []}, {}, faults)
+    if parts["base"] is not None:
+        _add_base(result, parts["base"], document.marks[("base",)], _chain)
+    for name, layer in _sections(document, "rows", "row", faults):
+        result.rows[name] = layer
+    for name, layer in _sections(document, "profiles", "profile", faults):
+        result.profiles.setdefault(name, []).append(layer)
+    result.printed = _printed(document, faults)
+    return result
+
+
+def _line_of(text: str) -> Mark | None:
+    match = re.search(r"\(([^()]+):(\d+)\)", text)
+    return Mark(match[1], int(match[2])) if match else None
+
+
+def _add_base(result: RecipeFile, base: Any, mark: Mark, chain: tuple[Path, ...]) -> None:
+    chain = (*chain, result.path.resolve())
+    if not isinstance(base, str):
+        result.faults.append(Fault(f"base: the name or path of a recipe, not {json.dumps(base)} ({mark})", mark))
+        return
+    beside = result.path.parent / (base if base.endswith((".yaml", ".yml")) else f"{base}.yaml")
+    try:
+        path = beside if beside.is_file() else recipe_path(base)
+        if path.resolve() in chain:
+            raise UsageError("goes round in a circle: " + " -> ".join(one.stem for one in (*chain, path)))
+        lower = read_recipe(path, chain)
+    except UsageError as error:
+        result.faults.append(Fault(f"base: {error.message} ({mark})", mark))
+        return
+    result.faults.extend(lower.faults)
+    kept = [_without_identity(layer, lower.name) for layer in lower.shared]
+    result.shared = [*kept, *result.shared]
+    result.profiles = {name: list(layers) for name, layers in lower.profiles.items()}
+
+
+def _without_identity(layer: Layer, base: str) -> Layer:
+    """A base lends its settings, not its name, its table or what the paper printed for it."""
+    values = {p: v for p, v in layer.values.items() if p[0] not in ("name", "about", "title", "paper", "expect")}
+    label = layer.label if layer.label.startswith("base") else f"base {base}"
+    return Layer(label, values, layer.marks)
+
+
+def _sections(document: Document, key: str, kind: str, faults: list[Fault]) -> list[tuple[str, Layer]]:
+    """The named layers under `rows:` or `profiles:`."""
+    sections = document.data.get(key)
+    if sections is None:
+        return []
+    mark = document.marks[(key,)]
+    if not isinstance(sections, dict):
+        faults.append(Fault(f"{key}: names with settings are expected ({mark})", mark))
+        return []
+    layers = []
+    for name, settings in sections.items():
+        mark = document.marks[(key, name)]
+        if not re.fullmatch(r"[\w-]+", name):
+            faults.append(Fault(f"{key}.{name}: a {kind}'s name is letters, digits, _ and - ({mark})", mark))
+        elif not isinstance(settings, dict | None):
+            faults.append(Fault(f"{key}.{name}: settings are expected, not {json.dumps(settings)} ({mark})", mark))
+        else:
+            layer, found = flatten(settings or {}, f"{kind} {name}", document.marks, (key, name))
+            faults += [*found, *check(layer)]
+            layers.append((name, layer))
+    return layers
+
+
+def _printed(document: Document, faults: list[Fault]) -> dict[str, Printed]:
+    rows = document.data.get("printed") or {}
+    mark = document.marks.get(("printed",))
+    if not isinstance(rows, dict):
+        faults.append(Fault(f"printed: names with title, expect and note are expected ({mark})", mark))
+        return {}
+    result = {}
+    for name, row in rows.items():
+        at = document.marks[("printed", name)]
+        if isinstance(row, dict) and isinstance(row.get("expect"), dict):
+            figures = {k: {"paper": v} if isinstance(v, int | float) else v for k, v in row["expect"].items()}
+            row = {**row, "expect": figures}
+        try:
+            result[name] = Printed.model_validate_json(json.dumps(row), strict=True)
+        except ValidationError as error:
+            for one in error.errors():
+                key = ".".join(["printed", name, *map(str, one["loc"])])
+                faults.append(Fault(f"{key}: {one['msg'].removeprefix('Input ').lower()} ({at})", at))
+    return result
+
+
+def recipes_folder(package: Path | None = None) -> Path:
+    """Where the shipped recipes lie: in the installed package, or at the root of a checkout."""
+    package = package or Path(pvtctl.__file__).parent
+    installed = package / "_recipes"
+    return installed if installed.is_dir() else package.parent / "recipes"
+
+
+def recipe_names() -> list[str]:
+    """Names of the shipped recipes, sorted."""
+    return sorted(path.stem for path in recipes_folder().rglob("*.yaml"))
+
+
+def recipe_path(name_or_path: str | Path) -> Path:
+    """The file of a shipped recipe's name, or of a path (anything with a `/` or ending in `.yaml` or `.yml`).
+
+    Raises UsageError with the nearest names.
+    """
+    text = str(name_or_path)
+    if isinstance(name_or_path, Path) or "/" in text or text.endswith((".yaml", ".yml")):
+        path = Path(text).expanduser()
+        if not path.is_file():
+            raise UsageError(f"there is no recipe file {text}", "pvtctl recipes ls lists the recipes that came along")
+        return path
+    for path in recipes_folder().rglob("*.yaml"):
+        if path.stem == text:
+            return path
+    raise UsageError(f"there is no recipe {text!r}", nearest(text, recipe_names()))
