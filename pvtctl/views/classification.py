@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from matplotlib.colors import PowerNorm
 from torch import Tensor
 
 from pvtctl.metrics.classification import ReliabilityBin
@@ -17,7 +18,7 @@ def draw_confusion(path: Path | str, matrix: Tensor, names: Sequence[str]) -> Pa
     """Draw where images of each class went, as percent of the row.
 
     `matrix` (C, C + 1) int64 counts; the last column, predictions of classes that the data does not have, is drawn only
-    where it is used. Cells carry their number up to 20 classes, axes their names up to 60.
+    where it is used. Colour follows the square root, so that rare confusions show among many classes. Cells carry their number up to 20 classes, axes their names up to 60.
     """
     counts = matrix.numpy()
     columns = [*names, "other"]
@@ -29,7 +30,7 @@ def draw_confusion(path: Path | str, matrix: Tensor, names: Sequence[str]) -> Pa
     side = min(max(0.42 * classes, 4.5), 16.0) if classes <= 60 else 10.0
     figure = new_figure(side + 2.2, side + 1.4)
     axes = figure.subplots()
-    picture = axes.imshow(share, cmap="Blues", vmin=0, vmax=100, aspect="auto", interpolation="nearest")
+    picture = axes.imshow(share, cmap="Blues", norm=PowerNorm(0.5, 0, 100), aspect="auto", interpolation="nearest")
     figure.colorbar(picture, ax=axes, shrink=0.7, label="percent of the true class")
     title = f"Confusion matrix, {int(counts.sum())} images, {classes} classes"
     style(axes, title=title, xlabel="predicted class", ylabel="true class", grid=False)
@@ -42,7 +43,7 @@ def draw_confusion(path: Path | str, matrix: Tensor, names: Sequence[str]) -> Pa
             label.set_rotation_mode("anchor")
     if classes <= 20:
         for row, column in np.argwhere(counts > 0):
-            dark = share[row, column] > 55
+            dark = share[row, column] > 30
             text = f"{share[row, column]:.0f}"
             axes.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if dark else "black")
     return save(figure, path)

@@ -1,0 +1,57 @@
+"""Which class of a head stands for which class of the data: by name wherever names are known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from pvtctl.data import imagenet_classes, imagenet_indices
+from pvtctl.errors import UsageError
+
+
+def head_class_names(names: Sequence[str] | None, num_classes: int) -> list[str] | None:
+    """A head's class names: those it came with, ImageNet's for 1000 classes without names, else None."""
+    if names is not None and len(names) == num_classes:
+        return list(names)
+    return list(imagenet_classes()) if num_classes == 1000 else None
+
+
+def match_classes(data_names: Sequence[str], head_names: Sequence[str] | None, num_classes: int) -> Tensor:
+    """int64 (C,): the head's class for each of the data's C classes.
+
+    Without names on the head's side, classes of equal number are taken in order. Raises UsageError when a class of the
+    data is none of the head's.
+    """
+    if head_names is None:
+        if len(data_names) != num_classes:
+            raise UsageError(
+                f"the checkpoint has {num_classes} classes and no names for them, the data has {len(data_names)}",
+                "evaluate it on data of its own classes, or `pvtctl finetune` it on these",
+            )
+        return torch.arange(num_classes)
+    where = {name: at for at, name in enumerate(head_names)}
+    unknown = [name for name in data_names if name not in where]
+    if unknown:
+        raise UsageError(
+            f"{len(unknown)} of the data's {len(data_names)} classes are none of the model's {num_classes}: "
+            f"{', '.join(unknown[:5])}{' ...' if len(unknown) > 5 else ''}; the model has "
+            f"{', '.join(list(head_names)[:5])}{' ...' if num_classes > 5 else ''}",
+            "evaluate on data of the model's classes, or `pvtctl finetune` the model on these",
+        )
+    return torch.tensor([where[name] for name in data_names])
+
+
+def training_classes(data_names: Sequence[str], num_classes: int | None) -> list[str]:
+    """The class names of a head that is trained on the data; `num_classes` (unset: the data's) may ask for more.
+
+    More classes than the data has are possible for ImageNet alone, whose thousand are known by name.
+    """
+    if num_classes is None or num_classes == len(data_names):
+        return list(data_names)
+    if num_classes == 1000 and imagenet_indices(data_names) is not None:
+        return list(imagenet_classes())
+    raise UsageError(
+        f"model.num_classes is {num_classes}, but the data has {len(data_names)} classes", "leave model.num_classes out"
+    )
