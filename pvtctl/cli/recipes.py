@@ -1,0 +1,215 @@
+"""`pvtctl recipes`: list, show, copy, check and compare experiments."""
+
+from __future__ import annotations
+
+import json as json_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from pvtctl.cli._console import print_json, say, table
+from pvtctl.errors import UsageError
+
+if TYPE_CHECKING:
+    from pvtctl.recipe.load import Resolved
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="List, show, copy, check and compare experiments.",
+)
+
+_PAPERS = {"pvt_v1": "PVT v1", "pvt_v2": "PVT v2", "dpt": "DPT"}
+_RECIPE = typer.Argument(metavar="NAME", help="A name of `pvtctl recipes ls`, or the path of a recipe's file.")
+_ROW = typer.Option(None, help="The row of the recipe's table.")
+_PROFILE = typer.Option("paper", help="The scale: paper, mini or smoke.")
+_SET = typer.Option([], "--set", metavar="KEY.PATH=VALUE", help="Change one value; may be repeated.")
+_JSON = typer.Option(False, "--json", help="Print one JSON document.")
+
+
+@app.command()
+def ls(json: bool = _JSON) -> None:
+    """List the recipes that came along, each with its paper's table and its rows."""
+    from pvtctl.recipe.load import recipe_names
+    from pvtctl.recipe.source import read_recipe
+
+    found: list[dict[str, Any]] = []
+    for name in recipe_names():
+        source = read_recipe(name)
+        said = {path: value for layer in source.shared for path, value in layer.values.items()}
+        paper = said.get(("paper", "key"))
+        place = next(
+            (f"{k.capitalize()} {said['paper', k]}" for k in ("table", "figure") if said.get(("paper", k))), ""
+        )
+        found.append(
+            {
+                "name": name,
+                "paper": f"{_PAPERS.get(paper, paper)}, {place}" if paper else None,
+                "about": said.get(("about",)),
+                "rows": list(source.rows),
+                "printed_only": list(source.printed),
+                "profiles": list(source.profiles),
+                "path": str(source.path),
+            }
+        )
+    if json:
+        print_json({"recipes": found})
+        return
+    rows = [[one["name"], one["paper"] or "-", len(one["rows"]) or "-", one["about"] or ""] for one in found]
+    table("", ["recipe", "paper", "rows", "what it is"], rows)
+    say("pvtctl recipes show NAME prints one")
+
+
+@app.command(epilog="Example: pvtctl recipes show imagenet_pvt_v1 --row pvt_small --profile mini --origin")
+def show(
+    name: str = _RECIPE,
+    row: str | None = _ROW,
+    profile: str = _PROFILE,
+    set_: list[str] = _SET,
+    origin: bool = typer.Option(False, "--origin", help="Say beside each value that is no default where it was set."),
+    json: bool = _JSON,
+) -> None:
+    """Print the flat recipe of one run as YAML; a recipe with several rows and no --row, as its file stands."""
+    from pvtctl.recipe.load import dump, flat, resolve
+    from pvtctl.recipe.source import read_recipe
+
+    source = read_recipe(name)
+    plain = not (set_ or origin or json) and profile == "paper"
+    if row is None and len(source.rows) > 1 and plain and not source.faults:
+        print(source.path.read_text(encoding="utf-8"), end="")
+        say(f"this is the file of {len(source.rows)} rows; --row ROW shows what one of them runs")
+        return
+    resolved = resolve(name, row, profile, set_)
+    if json:
+        origins = {".".join(path): str(origin) for path, origin in resolved.origins.items()}
+        print_json(
+            {"recipe": resolved.recipe.model_dump(mode="json"), "flat": flat(resolved.recipe), "origins": origins}
+        )
+    elif origin:
+        print("\n".join(_with_origins(resolved)))
+    else:
+        print(dump(resolved.recipe), end="")
+
+
+def _with_origins(resolved: Resolved) -> list[str]:
+    """`key: value  # origin` lines, and below each value what paper and code say about it."""
+    from pvtctl.recipe.load import flat
+
+    origins = {".".join(path): origin for path, origin in resolved.origins.items()}
+    values = {key: value for key, value in flat(resolved.recipe).items() if not key.startswith("provenance.")}
+    values = {key: value for key, value in values.items() if value is not None or not key.startswith("expect.")}
+    lines = {key: f"{key}: {json_module.dumps(value, ensure_ascii=False)}" for key, value in values.items()}
+    width = min(60, max(map(len, lines.values())))
+    result = []
+    for key, line in lines.items():
+        result.append(f"{line:<{width}}  # {origins[key]}" if key in origins else line)
+        note = resolved.recipe.provenance.get(key)
+        by_scale = key in origins and origins[key].label.startswith(("profile", "--set"))
+        if note and not by_scale:
+            result.append(f"  # {note}")
+    return result
+
+
+@app.command(epilog="Example: pvtctl recipes cp imagenet_pvt_v1 mine.yaml")
+def cp(
+    name: str = _RECIPE,
+    dest: Path = typer.Argument(help="The new file, or a folder for it; nothing is overwritten."),
+) -> None:
+    """Copy a recipe's file, to edit it."""
+    from pvtctl.files import write_text
+    from pvtctl.recipe.load import recipe_path
+
+    source = recipe_path(name)
+    target = dest / source.name if dest.is_dir() else dest
+    if target.suffix not in (".yaml", ".yml"):
+        raise UsageError(f"{target} is not a recipe file's name", f"end it in .yaml, as in {target}.yaml")
+    if target.exists():
+        raise UsageError(f"{target} exists", "choose another name, or remove it first")
+    write_text(target, source.read_text(encoding="utf-8"))
+    say(f"wrote {target}; pvtctl recipes check {target} checks it, and --recipe {target} runs it")
+
+
+@app.command()
+def check(
+    files: list[str] = typer.Argument(metavar="FILE...", help="Recipe files, or names of `pvtctl recipes ls`."),
+    json: bool = _JSON,
+) -> None:
+    """Check recipes: all rows under all profiles, their backbones too. Every fault is told; exit code 2 if there is one."""
+    reports = [{"file": file, **_check_file(file)} for file in files]
+    if json:
+        print_json({"files": reports})
+    for report in reports:
+        if not json and not report["faults"]:
+            print(f"{report['file']}: fine ({report['runs']} runs: rows x profiles)")
+    faults = [fault for report in reports for fault in report["faults"]]
+    if faults:
+        head = faults[0] if len(faults) == 1 else "\n  ".join([f"{len(faults)} faults", *faults])
+        raise UsageError(head, "pvtctl recipes schema describes every key and its default")
+
+
+def _check_file(file: str) -> dict[str, Any]:
+    from pvtctl.recipe.load import RecipeFaults, load_recipe
+    from pvtctl.recipe.source import read_recipe
+
+    faults: dict[str, None] = {}  # in order, each once
+    runs = 0
+    backbones: dict[str, str] = {}
+    try:
+        source = read_recipe(file)
+        for row in source.rows or [None]:
+            for profile in source.profiles:
+                runs += 1
+                try:
+                    recipe = load_recipe(file, row, profile)
+                except RecipeFaults as error:
+                    faults |= dict.fromkeys(error.faults)
+                    continue
+                backbones.setdefault(recipe.model.backbone.name, f"row {row}" if row else f"profile {profile}")
+    except UsageError as error:
+        faults[error.message] = None
+    faults |= dict.fromkeys(f"{file}: {text}" for text in _unknown_backbones(backbones))
+    return {"runs": runs, "faults": list(faults)}
+
+
+def _unknown_backbones(used: dict[str, str]) -> list[str]:
+    from pvtctl.backbones import backbone_names
+    from pvtctl.errors import nearest
+
+    known = backbone_names()
+    return [
+        f"model.backbone.name: no backbone {name!r} ({where}), {nearest(name, known)}"
+        for name, where in used.items()
+        if name not in known and not name.startswith("timm:")
+    ]
+
+
+@app.command(epilog="Example: pvtctl recipes diff imagenet_pvt_v1:pvt_small imagenet_pvt_v1:pvt_small@mini")
+def diff(
+    left: str = typer.Argument(metavar="A", help="NAME[:ROW][@PROFILE]; NAME may be a file."),
+    right: str = typer.Argument(metavar="B", help="The same form."),
+    json: bool = _JSON,
+) -> None:
+    """Print the values in which two runs differ."""
+    from pvtctl.recipe.compare import differences, parse_spec
+
+    first, second = parse_spec(left), parse_spec(right)
+    found = differences(first.load(), second.load())
+    if json:
+        print_json({"a": str(first), "b": str(second), "differences": {key: list(pair) for key, pair in found.items()}})
+    elif found:
+        dumps = [
+            (key, *(json_module.dumps(value, ensure_ascii=False) for value in pair)) for key, pair in found.items()
+        ]
+        table("", ["key", str(first), str(second)], dumps)
+    else:
+        say(f"{first} and {second} are the same run")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of a recipe's file, for editors that complete and check YAML."""
+    from pvtctl.recipe.json_schema import file_schema
+
+    print_json(file_schema())

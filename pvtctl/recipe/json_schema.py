@@ -1,0 +1,73 @@
+"""The JSON Schema of a recipe's file, for editors: nested and dotted keys, rows, profiles and printed rows."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from pvtctl.recipe.schema import Printed, Recipe
+
+_DOTTED = r"^[a-z]\w*(\.\w+)+$"
+
+
+def file_schema() -> dict[str, Any]:
+    """JSON Schema (2020-12) of a recipe's file. Nothing is required: a base, a row or a profile may say it."""
+    schema = Recipe.model_json_schema()
+    definitions: dict[str, Any] = schema.pop("$defs")
+    definitions |= Printed.model_json_schema(ref_template="#/$defs/{model}").pop("$defs")
+    printed = Printed.model_json_schema(ref_template="#/$defs/{model}")
+    printed.pop("$defs")
+    printed["properties"]["expect"]["additionalProperties"] = _figure()
+    for definition in definitions.values():
+        definition.pop("required", None)
+        _allow_dotted(definition)
+    properties = schema["properties"]
+    properties["expect"]["additionalProperties"] = _figure()
+    for name in ("row", "profile", "name"):  # written by `recipes show` and by runs, not by people
+        properties[name]["description"] = "Written into flat recipes; leave it out of a recipe's file."
+    layer = {"type": ["object", "null"], "additionalProperties": False, "properties": copy.deepcopy(properties)}
+    _allow_dotted(layer)
+    definitions |= {"Layer": layer, "Printed": printed}
+    names = {"propertyNames": {"pattern": r"^[\w-]+$"}}
+    properties["base"] = {
+        "type": "string",
+        "description": "A recipe whose shared blocks and profiles lie below this one.",
+    }
+    properties["rows"] = {
+        "type": "object",
+        "description": "One run each: what differs from the shared blocks, and what the paper printed.",
+        "additionalProperties": {"$ref": "#/$defs/Layer"},
+        **names,
+    }
+    properties["profiles"] = {
+        "type": "object",
+        "description": "Scales of the experiment (paper, mini, smoke): what each changes.",
+        "additionalProperties": {"$ref": "#/$defs/Layer"},
+        **names,
+    }
+    properties["printed"] = {
+        "type": "object",
+        "description": "Rows of the paper's table that are not run.",
+        "additionalProperties": {"$ref": "#/$defs/Printed"},
+        **names,
+    }
+    result = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "pvtctl recipe file",
+        "type": "object",
+        "additionalProperties": False,
+        "properties": properties,
+        "$defs": definitions,
+    }
+    _allow_dotted(result)
+    return result
+
+
+def _figure() -> dict[str, Any]:
+    return {"anyOf": [{"type": "number", "description": "As the paper prints it."}, {"$ref": "#/$defs/Figure"}]}
+
+
+def _allow_dotted(definition: dict[str, Any]) -> None:
+    """A dotted key is a path into the same block; its value is checked by `pvtctl recipes check`."""
+    if definition.get("type") in ("object", ["object", "null"]):
+        definition["patternProperties"] = {_DOTTED: {}}
