@@ -40,7 +40,7 @@ def evaluate(
     total = len(loader) if isinstance(loader, Sized) else None
     stopped = False
     try:
-        with torch.inference_mode(), Progress(title, total, unit="batches", shown=dist.is_main) as progress:
+        with torch.no_grad(), Progress(title, total, unit="batches", shown=dist.is_main) as progress:
             for batch in loader:
                 if stopped := should_stop():
                     break

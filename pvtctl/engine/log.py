@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
+
+Say = Callable[[str], None]
 
 
 def say(text: str) -> None:

@@ -1,0 +1,97 @@
+"""Checkpoints of a run: written whole or not at all, and read back from the newest one that is intact."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from pvtctl.files import atomic_path
+
+
+class CheckpointStore:
+    """`step-XXXXXXXX.pt` files in one folder, of which the newest `keep` are kept.
+
+    A state holds tensors and plain values only, so that reading it never runs code (`weights_only=True`).
+    """
+
+    def __init__(self, folder: Path, keep: int = 2) -> None:
+        self.folder = folder
+        self.keep = keep
+
+    def files(self) -> list[Path]:
+        """Newest first."""
+        return sorted(self.folder.glob("step-*.pt"), reverse=True)
+
+    def save(self, state: dict[str, Any], step: int) -> Path:
+        """Write the state of `step` and drop the oldest files.
+
+        Raises PvtctlError on a full disk; earlier checkpoints are then untouched.
+        """
+        path = self.folder / f"step-{step:08d}.pt"
+        with atomic_path(path) as temporary:
+            _write(state, temporary)
+        for old in self.files()[self.keep :]:
+            old.unlink(missing_ok=True)
+        return path
+
+    def newest(self, say: Callable[[str], None]) -> Path | None:
+        """The newest intact file; damaged ones are named through `say` and passed over."""
+        for path in self.files():
+            if is_intact(path):
+                return path
+            say(f"checkpoint {path.name} is damaged; going back to the one before it")
+        return None
+
+    def forget_after(self, path: Path | None) -> None:
+        """Remove what is newer than `path`: damaged files, which would otherwise count among those that are kept."""
+        for other in self.files():
+            if path is None or other > path:
+                other.unlink(missing_ok=True)
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """The state in a checkpoint file, on the CPU."""
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return state
+
+
+def is_intact(path: Path) -> bool:
+    """Whether every byte is as it was written: the file is a zip archive, whose members carry checksums."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (zipfile.BadZipFile, OSError, EOFError):
+        return False
+
+
+class _Watched:
+    """A file that remembers the error of a failed write, which torch's writer hides behind a RuntimeError."""
+
+    def __init__(self, handle: BinaryIO) -> None:
+        self.handle = handle
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self.handle.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self.handle.flush()
+
+
+def _write(state: dict[str, Any], path: Path) -> None:
+    with path.open("wb") as handle:
+        watched = _Watched(handle)
+        try:
+            torch.save(state, watched)  # type: ignore[arg-type]
+        except RuntimeError as error:
+            if watched.error is not None:
+                raise watched.error from error
+            raise

@@ -1,0 +1,143 @@
+"""A try of everything that a run does, which leaves nothing behind."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sized
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pvtctl.engine.checkpoint import CheckpointStore
+from pvtctl.engine.distributed import Distributed
+from pvtctl.engine.fit import SaveWeights
+from pvtctl.engine.log import Say, say
+from pvtctl.engine.protocol import Task
+from pvtctl.engine.settings import FitSettings
+from pvtctl.engine.step import Stepper, memory_errors
+from pvtctl.errors import PvtctlError
+
+
+@dataclass(frozen=True)
+class DryRunReport:
+    """What a run would need, by one step of it."""
+
+    precision: str
+    loss: float
+    images_per_step: int
+    steps: int
+    """Of the whole run."""
+    step_seconds: float
+    """The second step: the first one warms up. Without the time to load data, if that is slower."""
+    load_seconds: float
+    """Until the first batch was there, the loader's start included."""
+    val_batches: int | None
+    val_batch_seconds: float
+    evaluations: int
+    save_seconds: float
+    checkpoint_bytes: int
+    peak_memory_bytes: int
+    memory: str
+    """Which memory that is: of the GPU (allocated by torch), or of this process."""
+    run_seconds: float
+    """Training and evaluating, by the times above."""
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def dry_run(
+    task: Task,
+    settings: FitSettings,
+    dist: Distributed,
+    *,
+    save_weights: SaveWeights,
+    layer_depths: tuple[Mapping[str, int], int] | None = None,
+    talk: Say = say,
+) -> DryRunReport:
+    """Take one training step (twice on the same batches, to time it warm), score one validation batch and save once to
+    a temporary folder that is removed.
+
+    Raises what `fit` would raise: out of memory, no data, a full disk; PvtctlError when the loss is not finite.
+    """
+    size = task.meta().get("image_size")
+    with memory_errors(settings.batch_size, size, settings.accumulate):
+        stepper = Stepper(task, settings, dist, layer_depths=layer_depths, say=talk)
+        began = time.perf_counter()
+        task.model.train()
+        loader = iter(task.train_loader(epoch=0, first_batch=0, rank=dist.rank, world_size=dist.world_size))
+        batches = [next(loader) for _ in range(settings.accumulate)]
+        load_seconds = time.perf_counter() - began
+        outcome = stepper(batches, 0)
+        if not outcome.applied:
+            raise PvtctlError(
+                "the first step's loss is not finite", f"its samples: {', '.join(outcome.bad_ids[:8]) or 'unknown'}"
+            )
+        began = time.perf_counter()
+        stepper(batches, 1)
+        _wait_for(dist.device)
+        step_seconds = time.perf_counter() - began
+        val_batches, val_seconds = _try_validation(task, stepper, dist)
+    save_seconds, checkpoint_bytes = _try_saving(task, stepper, save_weights) if dist.is_main else (0.0, 0)
+    steps = min(settings.epochs * stepper.steps_per_epoch, settings.max_steps or 2**62)
+    epochs = -(-steps // stepper.steps_per_epoch)
+    evaluations = -(-epochs // settings.eval_every) * (2 if stepper.ema else 1)
+    gpu = dist.device.type == "cuda"
+    return DryRunReport(
+        precision=str(stepper.precision),
+        loss=outcome.sums["loss"] / outcome.images,
+        images_per_step=settings.batch_size * settings.accumulate * dist.world_size,
+        steps=steps,
+        step_seconds=step_seconds,
+        load_seconds=load_seconds,
+        val_batches=val_batches,
+        val_batch_seconds=val_seconds,
+        evaluations=evaluations,
+        save_seconds=save_seconds,
+        checkpoint_bytes=checkpoint_bytes,
+        peak_memory_bytes=torch.cuda.max_memory_allocated(dist.device) if gpu else _peak_resident_bytes(),
+        memory="GPU" if gpu else "process",
+        run_seconds=steps * step_seconds + evaluations * (val_batches or 0) * val_seconds + epochs * save_seconds,
+    )
+
+
+def _try_validation(task: Task, stepper: Stepper, dist: Distributed) -> tuple[int | None, float]:
+    """Number of validation batches where the loader tells it, and the seconds of one."""
+    model = task.model.eval()
+    loader = task.val_loader(rank=dist.rank, world_size=dist.world_size)
+    total = len(loader) if isinstance(loader, Sized) else None
+    metric = task.metric()
+    for batch in loader:
+        began = time.perf_counter()
+        batch = task.to_device(batch, dist.device)
+        with torch.no_grad(), stepper.precision.autocast(dist.device):
+            outputs = task.predict(model, batch)
+        metric.update(outputs, batch)
+        _wait_for(dist.device)
+        return total, time.perf_counter() - began
+    raise PvtctlError("the validation data is empty", "check it with: pvtctl data check")
+
+
+def _try_saving(task: Task, stepper: Stepper, save_weights: SaveWeights) -> tuple[float, int]:
+    """Seconds and bytes of a checkpoint."""
+    with tempfile.TemporaryDirectory(prefix="pvtctl-dry-run-") as folder:
+        began = time.perf_counter()
+        path = CheckpointStore(Path(folder)).save(stepper.state_dict(), 0)
+        seconds = time.perf_counter() - began
+        save_weights(Path(folder) / "best.safetensors", task.model, task.meta())
+        return seconds, path.stat().st_size
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _peak_resident_bytes() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,75 @@
+"""What a run was made with: enough to tell why two runs differ."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import pvtctl
+
+_PACKAGES = ("torch", "torchvision", "numpy", "pillow", "timm", "transformers", "safetensors", "webdataset")
+_SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "LD_PRELOAD", "PYTORCH_CUDA_ALLOC_CONF", "CUDA_VISIBLE_DEVICES")
+
+
+def describe_environment(device: torch.device) -> dict[str, Any]:
+    """Versions, machine, source state, command line and the settings that change speed or memory; plain JSON values."""
+    return {
+        "pvtctl": pvtctl.__version__,
+        "source": _source_state(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "host": platform.node(),
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "cuda": torch.version.cuda if device.type == "cuda" else None,
+        "packages": {name: version for name in _PACKAGES if (version := _version(name))},
+        "settings": {
+            name: value
+            for name, value in sorted(os.environ.items())
+            if name in _SETTINGS or name.startswith(("MALLOC_", "GLIBC_", "PVTCTL_"))
+        },
+        "argv": sys.argv,
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _source_state() -> dict[str, Any] | None:
+    """Commit of the checkout that the package runs from, and whether files differ from it; None when installed."""
+    folder = Path(pvtctl.__file__).parent
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    # A virtual environment may lie inside some other repository: only one that tracks our own files counts.
+    if git("ls-files", "--error-unmatch", "__init__.py") is None:
+        return None
+    return {"commit": git("rev-parse", "HEAD"), "changed_files": len((git("status", "--porcelain") or "").splitlines())}

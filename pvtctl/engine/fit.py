@@ -1,0 +1,394 @@
+"""The training loop: one for all tasks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from pvtctl.engine.checkpoint import load_state
+from pvtctl.engine.distributed import Distributed
+from pvtctl.engine.evaluate import EvaluationStopped, evaluate
+from pvtctl.engine.log import Progress, Say, clock, say, silent
+from pvtctl.engine.precision import Precision
+from pvtctl.engine.progressed import Progressed
+from pvtctl.engine.protocol import Task
+from pvtctl.engine.run import RunFolder, now
+from pvtctl.engine.settings import FitResult, FitSettings
+from pvtctl.engine.step import Stepper, memory_errors
+from pvtctl.engine.stop import StopRequests, stopped_by
+from pvtctl.errors import PvtctlError, UsageError
+
+SaveWeights = Callable[[Path, nn.Module, dict[str, Any]], None]
+MAX_BAD_STEPS = 3
+"""Steps in a row without a finite loss before the run goes back to its last checkpoint."""
+LOGS = ("metrics.jsonl", "nonfinite.jsonl")
+SAVE_SHARE = 0.05
+"""Share of the time that the checkpoints at the ends of short epochs may take."""
+
+
+def fit(
+    task: Task,
+    settings: FitSettings,
+    run: RunFolder,
+    dist: Distributed,
+    *,
+    save_weights: SaveWeights,
+    after_eval: Callable[[RunFolder], None] | None = None,
+    layer_depths: tuple[Mapping[str, int], int] | None = None,
+    talk: Say = say,
+) -> FitResult:
+    """Train `task.model` in `run`, going on from the newest intact checkpoint where there is one.
+
+    `save_weights(path, module, meta)` writes the best weights so far; `after_eval(run)` may draw curves. Both run on
+    the first rank only. `layer_depths` is needed for layer-wise decay: see `build_optimizer`. A run that has finished
+    returns its result again.
+
+    Raises Stopped (exit code 75 or 130) when a signal or the time limit ended the run after it saved itself, and
+    PvtctlError when memory or disk ran out, or when the loss stayed non-finite after one roll-back.
+    """
+    talk = talk if dist.is_main else silent
+    if dist.from_main(run.finished):
+        talk(f"{run.path} has finished already")
+        return FitResult(**dist.from_main(run.info.get("result")))
+    size = task.meta().get("image_size")
+    try:
+        with (
+            StopRequests(settings.max_minutes) as stop,
+            memory_errors(settings.batch_size, size, settings.accumulate),
+        ):
+            return _Fit(task, settings, run, dist, stop, save_weights, after_eval, layer_depths, talk).run()
+    except BaseException as error:
+        stopped = isinstance(error, KeyboardInterrupt) or getattr(error, "exit_code", 1) in (75, 130)
+        _record_end(run, "stopped" if stopped else "failed", str(error) or type(error).__name__)
+        raise
+
+
+def _record_end(run: RunFolder, status: str, reason: str) -> None:
+    """Note how a run ended early; on a full disk even this may fail, and the first error is the one to tell."""
+    try:
+        run.record(status=status, reason=reason)
+    except PvtctlError:
+        return
+
+
+class _Fit:
+    """The state of a `fit` call."""
+
+    def __init__(
+        self,
+        task: Task,
+        settings: FitSettings,
+        run: RunFolder,
+        dist: Distributed,
+        stop: StopRequests,
+        save_weights: SaveWeights,
+        after_eval: Callable[[RunFolder], None] | None,
+        layer_depths: tuple[Mapping[str, int], int] | None,
+        talk: Say,
+    ) -> None:
+        self.task, self.settings, self.run_folder, self.dist = task, settings, run, dist
+        self.stop, self.save_weights, self.after_eval, self.talk = stop, save_weights, after_eval, talk
+        run.checkpoints.keep = settings.keep_checkpoints
+        self.at = Progressed()
+        checkpoint = self._newest()
+        state = load_state(checkpoint) if checkpoint else None
+        precision = Precision(state["precision"], "as the run began") if state else None
+        self.stepper = Stepper(task, settings, dist, layer_depths=layer_depths, precision=precision, say=talk)
+        self.batches_per_epoch = self.stepper.steps_per_epoch * settings.accumulate
+        self.total_steps = min(settings.epochs * self.stepper.steps_per_epoch, settings.max_steps or 2**62)
+        self.log_every = settings.log_every or min(50, max(1, self.stepper.steps_per_epoch // 10))
+        self.saved_at = self.began = time.monotonic()
+        self.save_took, self.saved_step = 0.0, -1
+        self.line_began, self.line_images = time.monotonic(), 0
+        if state is None:
+            for file in LOGS:
+                run.rewind(file, 0)
+        else:
+            self._restore(state)
+            run.rewind("nonfinite.jsonl", self.at.lengths["nonfinite.jsonl"])
+            talk(f"resuming {run.path} at {self.where} from {checkpoint.name if checkpoint else ''}")
+        run.record(precision=self.stepper.precision.name)
+
+    @property
+    def step(self) -> int:
+        """Optimiser steps that are done, skipped ones among them."""
+        return self.at.epoch * self.stepper.steps_per_epoch + self.at.batch // self.settings.accumulate
+
+    @property
+    def where(self) -> str:
+        return f"epoch {self.at.epoch + 1}/{self.settings.epochs}, step {self.step}/{self.total_steps}"
+
+    def run(self) -> FitResult:
+        """Train to the end."""
+        while True:
+            # After a roll-back the loop starts anew from where the checkpoint stands, maybe in an earlier epoch.
+            if self.step < self.total_steps and self.at.batch < self.batches_per_epoch and not self._train_epoch():
+                continue
+            last = self.step >= self.total_steps
+            self._save_at_epoch_end(last)
+            if last or (self.at.epoch + 1) % self.settings.eval_every == 0:
+                self._evaluate()
+            if last:
+                return self._finish()
+            self.at.epoch, self.at.batch = self.at.epoch + 1, 0
+
+    # --- training -----------------------------------------------------------------------------------------------------
+
+    def _train_epoch(self) -> bool:
+        """From where the run stands to the epoch's end, or to the last step; False after a roll-back."""
+        task, dist, epoch = self.task, self.dist, self.at.epoch
+        task.model.train()
+        loader = task.train_loader(epoch=epoch, first_batch=self.at.batch, rank=dist.rank, world_size=dist.world_size)
+        batches = iter(loader)
+        title = f"epoch {epoch + 1}/{self.settings.epochs}"
+        start = self.at.batch // self.settings.accumulate
+        with Progress(title, self.stepper.steps_per_epoch, start=start, unit="steps", shown=dist.is_main) as progress:
+            while self.at.batch < self.batches_per_epoch and self.step < self.total_steps:
+                if not self._train_step(self._take(batches)):
+                    return False
+                progress.advance(self._note())
+        return True
+
+    def _take(self, batches: Iterator[Any]) -> list[Any]:
+        """The batches of one step."""
+        taken = []
+        for _ in range(self.settings.accumulate):
+            try:
+                taken.append(next(batches))
+            except StopIteration:
+                raise PvtctlError(
+                    f"the data ended at batch {self.at.batch + len(taken)} of {self.batches_per_epoch} in epoch "
+                    f"{self.at.epoch + 1}",
+                    "check it with: pvtctl data check",
+                ) from None
+        return taken
+
+    def _train_step(self, batches: list[Any]) -> bool:
+        """Take a step and all that follows from it; False after a roll-back."""
+        at, settings = self.at, self.settings
+        place, step = [at.epoch, at.batch], self.step
+        at.batch += settings.accumulate
+        if place in at.passed_over:
+            return True
+        save_due = time.monotonic() - self.saved_at >= settings.save_minutes * 60
+        outcome = self.stepper(batches, step, attempt=at.rollbacks, flags=(self.stop.code, save_due))
+        if outcome.applied:
+            at.bad_in_a_row = 0
+            for name, value in outcome.sums.items():
+                at.sums[name] = at.sums.get(name, 0.0) + value
+            at.images += outcome.images
+            self.line_images += outcome.images
+            at.norms += outcome.grad_norm
+            at.steps_in_line += 1
+        elif not self._skip(place, step, outcome.bad_ids):
+            return False
+        if self.step % self.log_every == 0 or at.batch >= self.batches_per_epoch or self.step >= self.total_steps:
+            self._log_line()
+        stop_code, save_now = int(outcome.flags[0]), bool(outcome.flags[1])
+        if stop_code or save_now:
+            self._save()
+        if stop_code:
+            raise stopped_by(stop_code, self.where)
+        return True
+
+    def _skip(self, place: list[int], step: int, ids: list[str]) -> bool:
+        """A step without a finite loss: note it, and after several go back once; False after that."""
+        at = self.at
+        at.skipped += 1
+        at.bad_in_a_row += 1
+        everyone = [i for ids_ in self.dist.gather(ids) for i in ids_]
+        line = {"epoch": place[0] + 1, "batch": place[1], "step": step, "attempt": at.rollbacks, "ids": everyone}
+        self.run_folder.log(line, "nonfinite.jsonl")
+        self.talk(f"warning: no finite loss at step {step}; skipped, its samples are listed in nonfinite.jsonl")
+        if at.bad_in_a_row < MAX_BAD_STEPS:
+            return True
+        checkpoint = self._newest() if at.rollbacks == 0 else None
+        if checkpoint is None:
+            again = " again after a roll-back" if at.rollbacks else ""
+            raise PvtctlError(
+                f"the loss is not finite: {MAX_BAD_STEPS} steps in a row{again}, the last one step {step}",
+                "look at nonfinite.jsonl; try a lower train.optimizer.lr, train.clip_grad=1.0 or train.precision=fp32",
+            )
+        skipped, accumulate = at.skipped, self.settings.accumulate
+        steps = [[place[0], place[1] - back * accumulate] for back in range(MAX_BAD_STEPS)]
+        self._restore(load_state(checkpoint))
+        at = self.at
+        at.rollbacks, at.bad_in_a_row, at.skipped = 1, 0, skipped
+        at.passed_over = [*at.passed_over, *steps]
+        self.talk(f"going back to {self.where} ({checkpoint.name}); the steps that failed are passed over")
+        return False
+
+    def _log_line(self) -> None:
+        """Write the averages since the last line over all ranks."""
+        at = self.at
+        names = sorted(at.sums)
+        totals = self.dist.reduce([at.images, self.line_images, *(at.sums[name] for name in names)], "sum")
+        elapsed = max(time.monotonic() - self.line_began, 1e-9)
+        images = max(totals[0], 1.0)
+        line: dict[str, Any] = {"event": "train", "epoch": at.epoch + 1, "step": self.step}
+        line |= {name: total / images for name, total in zip(names, totals[2:], strict=True)}
+        line |= {"lr": self.stepper.schedule.at(self.step - 1), "grad_norm": at.norms / max(at.steps_in_line, 1)}
+        line |= {
+            "skipped": at.skipped,
+            "images_per_s": round(totals[1] / elapsed, 2),
+            "seconds": round(self._seconds(), 1),
+        }
+        if at.steps_in_line:
+            self.run_folder.log(line)
+            self._scalars("train", {k: v for k, v in line.items() if k not in ("event", "epoch", "step", "seconds")})
+        at.sums, at.images, at.norms, at.steps_in_line = {}, 0, 0.0, 0
+        self.line_began, self.line_images = time.monotonic(), 0
+
+    def _note(self) -> str:
+        images = max(self.at.images, 1)
+        return f"loss {self.at.sums['loss'] / images:.3f}" if self.at.sums else ""
+
+    def _scalars(self, prefix: str, values: Mapping[str, float]) -> None:
+        if self.settings.tensorboard:
+            self.run_folder.scalars({f"{prefix}/{name}": value for name, value in values.items()}, self.step)
+
+    # --- evaluation ---------------------------------------------------------------------------------------------------
+
+    def _evaluate(self) -> None:
+        """Score the weights, and their average where there is one, and keep the best."""
+        began = time.monotonic()
+        raw = self._score(self.task.model)
+        averaged = self._score(self.stepper.ema.module) if self.stepper.ema else None
+        at = self.at
+        at.metrics = averaged or raw
+        line: dict[str, Any] = {"event": "eval", "epoch": at.epoch + 1, "step": self.step, "metrics": raw}
+        if averaged:
+            line["ema_metrics"] = averaged
+        self.run_folder.log({**line, "seconds": round(time.monotonic() - began, 1)})
+        self._scalars("eval", raw)
+        self._scalars("eval_ema", averaged or {})
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in at.metrics.items())
+        self.talk(f"epoch {at.epoch + 1}/{self.settings.epochs} after {clock(self._seconds())}: {shown}")
+        if self._is_best():
+            at.best, at.best_epoch = at.metrics, at.epoch + 1
+            self._on_main(self._save_best)
+        if self.after_eval is not None:
+            self._on_main(lambda: self.after_eval(self.run_folder) if self.after_eval else None)
+
+    def _score(self, model: nn.Module) -> dict[str, float]:
+        self.dist.share_buffers(model)
+        try:
+            metric = evaluate(
+                self.task, model, self.dist, self.stepper.precision, should_stop=lambda: self.stop.code != 0
+            )
+        except EvaluationStopped:
+            self._save()
+            code = int(self.dist.reduce([self.stop.code], "max")[0])
+            raise stopped_by(code, f"{self.where}, while it was evaluated") from None
+        return metric.compute()
+
+    def _is_best(self) -> bool:
+        name = self.task.best_metric
+        if not self.at.best:
+            return True
+        new, old = self.at.metrics[name], self.at.best[name]
+        return new > old if self.task.higher_is_better else new < old
+
+    def _save_best(self) -> None:
+        module = self.stepper.ema.module if self.stepper.ema else self.task.model
+        meta = {**self.task.meta(), "score": self.at.best, "epoch": self.at.best_epoch}
+        self.save_weights(self.run_folder.best_weights, module, meta)
+
+    # --- saving -------------------------------------------------------------------------------------------------------
+
+    def _on_main(self, action: Callable[[], None]) -> None:
+        """Do it on the first rank; an error reaches all."""
+        error = None
+        if self.dist.is_main:
+            try:
+                action()
+            except PvtctlError as caught:
+                error = caught
+        self.dist.agree(error)
+
+    def _save(self) -> None:
+        began = time.monotonic()
+        shares = self.dist.gather([self.at.sums, self.at.images])
+        self._on_main(lambda: self._write(shares))
+        self.saved_at, self.saved_step = time.monotonic(), self.step
+        self.save_took = self.saved_at - began
+
+    def _write(self, shares: list[Any]) -> None:
+        run = self.run_folder
+        lengths = {file: run.length(file) for file in LOGS}
+        state = {
+            "format": 1,
+            "progressed": asdict(self.at) | {"seconds": self._seconds(), "lengths": lengths},
+            "shares": shares,
+            "world_size": self.dist.world_size,
+            "batches_per_epoch": self.batches_per_epoch,
+            "meta": self.task.meta(),
+            **self.stepper.state_dict(),
+        }
+        try:
+            run.checkpoints.save(state, self.step)
+        except PvtctlError as error:
+            raise PvtctlError(
+                f"the checkpoint could not be saved: {error.message}",
+                "earlier checkpoints are untouched: free some space, then add --resume to the same command",
+            ) from error
+
+    def _save_at_epoch_end(self, last: bool) -> None:
+        """Save, but let epochs of seconds share a checkpoint rather than spend their time on writing."""
+        waited = time.monotonic() - self.saved_at
+        if self.saved_step == self.step:
+            return
+        due = last or self.save_took == 0.0 or self.save_took <= waited * SAVE_SHARE
+        if self.dist.from_main(due):
+            self._save()
+
+    def _newest(self) -> Path | None:
+        """The newest intact checkpoint, as the first rank sees it."""
+        store = self.run_folder.checkpoints
+        path = None
+        if self.dist.is_main:
+            path = store.newest(self.talk)
+            store.forget_after(path)
+        return self.dist.from_main(path)
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        if state["world_size"] != self.dist.world_size:
+            raise UsageError(
+                f"the run was made by {state['world_size']} process(es), and this is {self.dist.world_size}",
+                f"resume it with --gpus {state['world_size']}",
+            )
+        if state["batches_per_epoch"] != self.batches_per_epoch:
+            raise UsageError(
+                f"the data has changed: {state['batches_per_epoch']} batches an epoch before, {self.batches_per_epoch} now",
+                "resume with the data that the run began with, or start a new run in another --out",
+            )
+        self.stepper.load_state_dict(state)
+        self.at = Progressed(**state["progressed"])
+        self.at.sums, self.at.images = state["shares"][self.dist.rank]
+        self.saved_step = self.step
+        self.run_folder.rewind("metrics.jsonl", self.at.lengths["metrics.jsonl"])
+        self.began = self.line_began = time.monotonic()
+        self.line_images = 0
+
+    def _seconds(self) -> float:
+        """Time spent on the run in all its parts."""
+        return self.at.seconds + time.monotonic() - self.began
+
+    def _finish(self) -> FitResult:
+        at = self.at
+        result = FitResult(
+            metrics=at.metrics,
+            best=at.best,
+            best_epoch=at.best_epoch,
+            epochs=at.epoch + 1,
+            steps=self.step,
+            seconds=round(self._seconds(), 1),
+            skipped=at.skipped,
+        )
+        self.run_folder.record(status="finished", reason=None, finished=now(), score=at.best, result=asdict(result))
+        return result

@@ -1,0 +1,210 @@
+"""One optimiser step: forward and backward passes, agreement between ranks, clipping, update."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pvtctl.engine.distributed import Distributed
+from pvtctl.engine.ema import Ema
+from pvtctl.engine.log import Say
+from pvtctl.engine.optim import build_optimizer, describe_lr, scale_lr, set_lr
+from pvtctl.engine.precision import Precision, choose_precision, wants_channels_last
+from pvtctl.engine.protocol import Task
+from pvtctl.engine.schedule import Schedule, build_schedule
+from pvtctl.engine.settings import FitSettings
+from pvtctl.errors import PvtctlError, UsageError
+
+
+@dataclass
+class StepOutcome:
+    """What a step gave, alike on all ranks but for the sums, which are this rank's."""
+
+    applied: bool
+    """False: a loss or gradient was not finite on some rank, and nothing was updated."""
+    flags: list[float]
+    """The highest over all ranks of each flag that went in."""
+    sums: dict[str, float]
+    """Each loss times the images it is of, summed over this rank's passes."""
+    images: int
+    grad_norm: float
+    """Global norm before clipping."""
+    bad_ids: list[str]
+    """Samples of this rank's passes whose loss was not finite."""
+
+
+class Stepper:
+    """A task's model on its device with all that an update needs: optimiser, schedule, precision, EMA."""
+
+    def __init__(
+        self,
+        task: Task,
+        settings: FitSettings,
+        dist: Distributed,
+        *,
+        layer_depths: tuple[Mapping[str, int], int] | None = None,
+        precision: Precision | None = None,
+        say: Say,
+    ) -> None:
+        self.task = task
+        self.settings = settings
+        self.dist = dist
+        self.steps_per_epoch = task.batches_per_epoch(dist.world_size) // settings.accumulate
+        if self.steps_per_epoch == 0:
+            raise UsageError(
+                f"{task.batches_per_epoch(dist.world_size)} batch(es) an epoch do not make one step of "
+                f"{settings.accumulate} pass(es) over {settings.batch_size} images each",
+                "lower train.total_batch, train.batch_size or train.accumulate",
+            )
+        self.precision = precision or choose_precision(settings.precision, dist.device)
+        self.scaler = self.precision.scaler(dist.device)
+        self.channels_last = settings.channels_last == "on" or (
+            settings.channels_last == "auto" and wants_channels_last(task.model)
+        )
+        task.model.to(dist.device)
+        if self.channels_last:
+            task.model.to(memory_format=torch.channels_last)
+        wrapped = dist.wrap(task.model)
+        self.ddp = wrapped if isinstance(wrapped, nn.parallel.DistributedDataParallel) else None
+        compiled: Any = torch.compile(wrapped) if settings.compile else wrapped
+        self.model: nn.Module = compiled
+        ema = dict(settings.ema)
+        self.ema = Ema(task.model, **ema) if ema.pop("enabled", False) else None
+        self.optimizer, self.schedule = self._updates(layer_depths, say)
+        layout = ", channels last" if self.channels_last else ""
+        say(f"precision {self.precision}{layout}")
+
+    def _updates(
+        self, layer_depths: tuple[Mapping[str, int], int] | None, say: Say
+    ) -> tuple[torch.optim.Optimizer, Schedule]:
+        settings = self.settings
+        options = dict(settings.optimizer)
+        rule = options.pop("lr_scaling", "linear")
+        stated = float(options.pop("lr", 1e-3))
+        batch = settings.batch_size * settings.accumulate * self.dist.world_size
+        lr = scale_lr(stated, batch, settings.total_batch, rule)
+        say(describe_lr(stated, batch, settings.total_batch, rule))
+        optimizer = build_optimizer(self.task.model, lr=lr, layer_depths=layer_depths, **options)
+        curve = dict(settings.schedule)
+        curve["min_lr"] = scale_lr(float(curve.get("min_lr", 1e-5)), batch, settings.total_batch, rule)
+        schedule = build_schedule(lr=lr, epochs=settings.epochs, steps_per_epoch=self.steps_per_epoch, **curve)
+        return optimizer, schedule
+
+    def __call__(
+        self, batches: Sequence[Any], step: int, *, attempt: int = 0, flags: Sequence[float] = ()
+    ) -> StepOutcome:
+        """Take step number `step` on `batches`, one a pass.
+
+        All randomness in the model is drawn from (seed, step, rank, attempt), so nothing of it needs to be saved.
+        """
+        seed_step(self.settings.seed, step, self.dist.rank, attempt)
+        self.optimizer.zero_grad(set_to_none=True)
+        sums, finite, sizes = self._passes(batches)
+        if self.scaler is not None:
+            self.scaler.unscale_(self.optimizer)
+        gradients = [p.grad for g in self.optimizer.param_groups for p in g["params"] if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        # The one point where the host waits for the device: everything that decides on the update comes at once.
+        finite_here, grad_norm = torch.stack(finite).tolist(), float(norm)
+        # With loss scaling an overflow of the gradients is ordinary: the scaler leaves out the step and scales down.
+        bad = not all(finite_here) or (self.scaler is None and not np.isfinite(grad_norm))
+        agreed = self.dist.reduce([float(bad), *flags], "max")
+        if agreed[0] == 0.0:
+            self._update(step, norm)
+        elif self.scaler is not None:
+            self.scaler.update()
+        ids = [i for b, ok in zip(batches, finite_here, strict=True) if not ok for i in self.task.sample_ids(b)]
+        if bad and not ids:  # the gradient alone: any of the samples may be the cause
+            ids = [i for b in batches for i in self.task.sample_ids(b)]
+        totals = {name: float(value) for name, value in sums.items()} if agreed[0] == 0.0 else {}
+        return StepOutcome(agreed[0] == 0.0, agreed[1:], totals, sum(sizes), grad_norm, ids)
+
+    def _passes(self, batches: Sequence[Any]) -> tuple[dict[str, Tensor], list[Tensor], list[int]]:
+        """Forward and backward over all batches: loss sums, a finite flag a batch, and image counts."""
+        sums: dict[str, Tensor] = {}
+        finite, sizes = [], []
+        for number, batch in enumerate(batches):
+            images = self.task.batch_size(batch)
+            batch = self.task.to_device(batch, self.dist.device)
+            last = number == len(batches) - 1
+            # Gradients travel between ranks once a step, with the last pass.
+            with nullcontext() if self.ddp is None or last else self.ddp.no_sync():
+                with self.precision.autocast(self.dist.device):
+                    losses = self.task.losses(self.model, batch)
+                loss = losses["loss"] / len(batches)
+                torch.autograd.backward(loss if self.scaler is None else self.scaler.scale(loss))
+            for name, value in losses.items():
+                sums[name] = sums.get(name, torch.zeros((), device=value.device)) + value.detach().float() * images
+            finite.append(torch.isfinite(loss.detach()))
+            sizes.append(images)
+        return sums, finite, sizes
+
+    def _update(self, step: int, norm: Tensor) -> None:
+        if self.settings.clip_grad is not None:
+            parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.settings.clip_grad, norm)
+        set_lr(self.optimizer, self.schedule.at(step))
+        if self.scaler is None:
+            self.optimizer.step()
+        else:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        if self.ema is not None:
+            self.ema.update(self.task.model)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain values: all that the next step depends on, apart from its number."""
+        return {
+            "model": self.task.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "ema": self.ema.state_dict() if self.ema else None,
+            "scaler": self.scaler.state_dict() if self.scaler else None,
+            "precision": self.precision.name,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.task.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.ema is not None:
+            self.ema.load_state_dict(state["ema"])
+        if self.scaler is not None:
+            self.scaler.load_state_dict(state["scaler"])
+
+
+def seed_step(seed: int, step: int, rank: int, attempt: int = 0) -> None:
+    """Seed torch, numpy and Python for one step of one rank."""
+    words = np.random.SeedSequence([seed, step, rank, attempt]).generate_state(3, np.uint32)
+    torch.manual_seed(int(words[0]) << 31 | int(words[1]) >> 1)
+    np.random.seed(int(words[2]))
+    random.seed(int(words[2]))
+
+
+@contextmanager
+def memory_errors(batch_size: int, size: object, accumulate: int) -> Iterator[None]:
+    """Turn running out of memory into an error that says what to lower."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise _out_of_memory(batch_size, size, accumulate) from error
+    except RuntimeError as error:
+        text = str(error).lower()
+        if "not enough memory" not in text and "can't allocate memory" not in text:
+            raise
+        raise _out_of_memory(batch_size, size, accumulate) from error
+
+
+def _out_of_memory(batch_size: int, size: object, accumulate: int) -> PvtctlError:
+    at = f" of {size} pixels" if size else ""
+    half = max(batch_size // 2, 1)
+    return PvtctlError(
+        f"out of memory with {batch_size} images{at} in one pass",
+        f"keep the results and lower the memory: --set train.batch_size={half} --set train.accumulate={accumulate * 2}, "
+        "or --set train.activation_checkpointing=true",
+    )
