@@ -18,6 +18,9 @@ from pvtctl.cost.counting import build_model
 TOLERANCE = 0.01
 """Relative difference above which two counters are said to disagree."""
 
+# What fvcore has formulas for and convention `ops` has not.
+_NOT_IN_OPS = ("layer_norm", "batch_norm", "adaptive_avg_pool2d", "upsample_bilinear2d", "upsample_bicubic2d")
+
 
 @dataclass(frozen=True)
 class Verification:
@@ -60,19 +63,21 @@ def macs_by_torch(model: nn.Module, size: tuple[int, int]) -> int:
 
 def macs_by_fvcore(model: nn.Module, size: tuple[int, int]) -> tuple[int, dict[str, int]]:
     """MACs of one image by fvcore with a formula for fused attention, and what it has no formula for."""
-    from fvcore.nn import FlopCountAnalysis
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.jit, on which fvcore stands, is deprecated
+        from fvcore.nn import FlopCountAnalysis
 
     analysis = FlopCountAnalysis(model, torch.zeros(1, 3, *size))
     analysis.set_op_handle("aten::scaled_dot_product_attention", _attention_macs)
-    for uncounted in ("layer_norm", "batch_norm", "adaptive_avg_pool2d", "upsample_bilinear2d", "upsample_bicubic2d"):
-        analysis.set_op_handle(f"aten::{uncounted}", None)
+    for name in _NOT_IN_OPS:
+        analysis.set_op_handle(f"aten::{name}", lambda inputs, outputs: Counter())
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
     logger = logging.getLogger("fvcore.nn.jit_analysis")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")  # torch.jit, on which fvcore stands, is deprecated
+            warnings.simplefilter("ignore")
             total = int(analysis.total())
             unsupported = analysis.unsupported_ops()
     finally:
