@@ -32,9 +32,11 @@ class Source(Protocol):
     """Where the images of a split come from."""
 
     class_names: list[str]
-    ids: Sequence[str]
-    """A name for each sample, unique in the split."""
     labels: np.ndarray[Any, np.dtype[np.int64]]
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """A name for each sample, unique in the split."""
 
     def picture(self, index: int) -> Picture:
         """Raises BadImage, OSError."""
@@ -126,8 +128,8 @@ class ClassificationDataset(Dataset[Sample | Unusable]):
         total = len(source.ids)
         kept = total if samples is None else min(samples, total)
         # spread over the whole list, which is sorted by class
-        self._kept = np.arange(kept, dtype=np.int64) * total // kept
-        self.labels = np.asarray(source.labels)[self._kept]
+        self.kept = np.arange(kept, dtype=np.int64) * total // kept
+        self.labels = np.asarray(source.labels)[self.kept]
 
     @property
     def training(self) -> bool:
@@ -136,10 +138,10 @@ class ClassificationDataset(Dataset[Sample | Unusable]):
     @property
     def ids(self) -> list[str]:
         """Names of all samples. Made anew at each call."""
-        return [self.source.ids[int(index)] for index in self._kept]
+        return [self.source.ids[int(index)] for index in self.kept]
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self.kept)
 
     def __getitem__(self, draw: Draw | int) -> Sample | Unusable:
         if isinstance(draw, int):
@@ -147,7 +149,7 @@ class ClassificationDataset(Dataset[Sample | Unusable]):
         skipped: list[Skipped] = []
         for step in range(min(MAX_SUBSTITUTES, len(self)) if self.training else 1):
             index = (draw.index + step) % len(self)
-            place = int(self._kept[index])
+            place = int(self.kept[index])
             try:
                 generator = generator_for(self.seed, draw.epoch, draw.index, draw.copy)
                 image = self.transform(self.source.picture(place), generator)
@@ -255,7 +257,7 @@ def open_split(
 def fingerprint(dataset: ClassificationDataset) -> str:
     """Hash of the names, sizes, labels and classes of a split: equal for equal data, cheap to make (reads no image)."""
     digest = hashlib.sha256(repr(list(dataset.class_names)).encode())
-    kept = set(dataset._kept.tolist())
+    kept = set(dataset.kept.tolist())
     for index, size in enumerate(dataset.source.sizes()):
         if index in kept:
             digest.update(f"{dataset.source.ids[index]}\0{size}\0{dataset.source.labels[index]}\n".encode())

@@ -41,12 +41,15 @@ class ImageFolder:
     """One split in class folders. Labels are positions in the sorted folder names, the same for train and val.
 
     Raises UsageError: no such folder, no class folders, a class without images, classes that differ between the splits.
+    With `class_names` given, those folders are taken and nothing is compared.
     """
 
-    def __init__(self, root: Path | str, split: str) -> None:
+    def __init__(self, root: Path | str, split: str, *, class_names: list[str] | None = None) -> None:
         self.folder = Path(root) / split
-        self.class_names = class_folders(self.folder)
-        _compare_splits(Path(root), split, self.class_names)
+        if class_names is None:
+            class_names = class_folders(self.folder)
+            _compare_splits(Path(root), split, class_names)
+        self.class_names = class_names
         files: list[str] = []
         labels: list[int] = []
         empty = []

@@ -30,6 +30,10 @@ class BadImage(Exception):
     """An image file that cannot be used; the message says why."""
 
 
+class TooLarge(BadImage):
+    """An image with more than MAX_PIXELS pixels."""
+
+
 class Picture(Protocol):
     """An image of which any part can be had at any size."""
 
@@ -81,7 +85,7 @@ def open_image(data: bytes) -> Image.Image:
             warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
             image = Image.open(io.BytesIO(data))
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise BadImage(f"more than {MAX_PIXELS} pixels: too large to be decoded safely") from error
+        raise TooLarge(f"more than {MAX_PIXELS} pixels: too large to be decoded safely") from error
     except Exception as error:  # PIL's plugins raise whatever a broken header leads them to
         raise BadImage(_first_line(error, "not an image file that PIL knows")) from error
     return image

@@ -90,9 +90,13 @@ def default_workers(accelerator: bool, ranks_here: int = 1) -> int:
     a hundredth of its work: one process in eight cores, and below eight none, as a process would only take turns with
     the network.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    share = cores // max(1, ranks_here)
+    share = usable_cores() // max(1, ranks_here)
     return min(16, share) if accelerator else share // 8
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _prepare_worker(worker: int) -> None:

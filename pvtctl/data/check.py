@@ -1,0 +1,268 @@
+"""A verdict on a data set before a run is spent on it."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from torch.utils.data import DataLoader, Dataset
+
+from pvtctl.data.imagenet import SUFFIXES, ImageFolder, class_folders, images_below
+from pvtctl.data.images import BadImage, TooLarge, decode, open_image
+from pvtctl.data.shards import ShardFolder, has_shards
+from pvtctl.errors import ExitCode, UsageError
+
+Severity = Literal["error", "warning", "note"]
+
+MEANING: dict[str, tuple[Severity, str]] = {
+    "missing_split": ("warning", "only the other split can be used"),
+    "layout": ("error", "cannot be used as it lies"),
+    "empty_class": ("error", "class folder without images"),
+    "not_in_train": ("error", "class of val that train does not have"),
+    "not_in_val": ("error", "class of train that val does not have"),
+    "nothing_readable": ("error", "no image of the split can be read"),
+    "unreadable": ("warning", "skipped in training, left out of scores"),
+    "truncated": ("warning", "cut short; skipped in training, left out of scores"),
+    "too_large": ("warning", "more pixels than are decoded safely; skipped"),
+    "in_train_and_val": ("warning", "the same bytes in both: scores are flattered"),
+    "label_gap": ("warning", "class of the list without a sample"),
+    "class_order": ("note", "labels follow the sorted names, not the numbers in them"),
+    "cmyk": ("note", "converted to RGB"),
+    "mode": ("note", "greyscale, palette, alpha or 16 bits; converted to RGB"),
+    "exif_rotation": ("note", "the rotation is ignored, as ImageNet's training code does"),
+    "tiny": ("note", "a side below 32 pixels: enlarged"),
+    "repeated": ("note", "the same bytes twice within a split"),
+    "other_files": ("note", "not images by their names: not looked at"),
+}
+"""kind -> (severity, what it means for a run)."""
+
+QUICK_LIMIT = 20_000
+"""Without `full`, so many images of a split are examined, spread evenly."""
+
+_EXAMPLES = 5
+
+
+@dataclass
+class Problem:
+    """One kind of fault in one split."""
+
+    kind: str
+    split: str
+    severity: Severity
+    meaning: str
+    count: int
+    examples: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Verdict:
+    """What was looked at and what was found."""
+
+    path: str
+    verdict: Literal["ok", "warnings", "unusable"]
+    classes: int
+    images: dict[str, int]
+    """Images by split."""
+    examined: dict[str, int]
+    """Images read and decoded by split."""
+    problems: list[Problem]
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """0: use it; 1: a run survives it, but something is lost; 2: it cannot be used."""
+        return {"ok": ExitCode.DONE, "warnings": ExitCode.FAILED, "unusable": ExitCode.USAGE}[self.verdict]
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of `pvtctl data check --json`."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class _Examination:
+    index: int
+    digest: bytes
+    kinds: tuple[str, ...]
+    detail: str = ""
+
+
+class _Examinations(Dataset[_Examination]):
+    """Reads and decodes each picked image of a split, in the loader's processes."""
+
+    def __init__(self, source: ImageFolder | ShardFolder, picks: np.ndarray[Any, np.dtype[np.int64]]) -> None:
+        self.source = source
+        self.picks = picks
+
+    def __len__(self) -> int:
+        return len(self.picks)
+
+    def __getitem__(self, at: int) -> _Examination:
+        index = int(self.picks[at])
+        try:
+            data = self.source.read(index)
+        except OSError as error:
+            return _Examination(index, b"", ("unreadable",), error.strerror or str(error))
+        digest = hashlib.blake2b(data, digest_size=16).digest()
+        try:
+            return _Examination(index, digest, _look_at(data))
+        except TooLarge as error:
+            return _Examination(index, digest, ("too_large",), str(error))
+        except BadImage as error:
+            kind = "truncated" if "truncated" in str(error).lower() else "unreadable"
+            return _Examination(index, digest, (kind,), str(error))
+
+
+def _look_at(data: bytes) -> tuple[str, ...]:
+    """Kinds of what is odd about a readable image. Raises BadImage."""
+    image = open_image(data)
+    kinds = []
+    if image.mode == "CMYK":
+        kinds.append("cmyk")
+    elif image.mode != "RGB":
+        kinds.append("mode")
+    if image.getexif().get(0x0112, 1) != 1:
+        kinds.append("exif_rotation")
+    if min(image.size) < 32:
+        kinds.append("tiny")
+    decode(data, image)
+    return tuple(kinds)
+
+
+class _Findings:
+    """Collects faults by kind and split."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[str, str], list[str]] = defaultdict(list)
+
+    def add(self, kind: str, split: str, what: str) -> None:
+        self._found[kind, split].append(what)
+
+    def problems(self) -> list[Problem]:
+        """Worst first."""
+        order = {"error": 0, "warning": 1, "note": 2}
+        problems = [
+            Problem(kind, split, *MEANING[kind], len(found), found[:_EXAMPLES])
+            for (kind, split), found in self._found.items()
+        ]
+        return sorted(problems, key=lambda problem: (order[problem.severity], problem.split, problem.kind))
+
+
+def check_data(
+    root: Path | str,
+    *,
+    full: bool = False,
+    workers: int = 0,
+    on_progress: Callable[[str, int, int], None] | None = None,
+) -> Verdict:
+    """Look at the layout, the classes and the images of a data set in the ImageNet layout or in tar shards.
+
+    Images are read and decoded in `workers` processes: all with `full`, else at most QUICK_LIMIT of a split.
+    `on_progress(split, done, total)` is called along the way. Raises UsageError when `root` is no folder.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise UsageError(f"no data folder {root}", "give a folder that holds train/ and val/")
+    findings = _Findings()
+    images, examined = {}, {}
+    digests: dict[str, dict[bytes, str]] = {}
+    classes: set[str] = set()
+    splits = [split for split in ("train", "val") if (root / split).is_dir()]
+    for split in ("train", "val"):
+        if split not in splits:
+            kind = "missing_split" if splits else "layout"
+            findings.add(kind, split, f"no folder {root / split}")
+    for split in splits:
+        source = _open(root, split, findings)
+        if source is None:
+            images[split] = examined[split] = 0
+            continue
+        classes |= set(source.class_names)
+        _check_classes(source, split, findings)
+        images[split] = total = len(source.ids)
+        examined[split] = picked = total if full else min(total, QUICK_LIMIT)
+        picks = np.arange(picked, dtype=np.int64) * total // max(picked, 1)
+        results = _examine(_Examinations(source, picks), workers, split, on_progress)
+        digests[split] = _collect(source.ids, results, split, findings)
+    for digest, name in digests.get("val", {}).items():
+        if digest in digests.get("train", {}):
+            findings.add("in_train_and_val", "val", f"{name} = train/{digests['train'][digest]}")
+    problems = findings.problems()
+    worst = {problem.severity for problem in problems}
+    verdict: Literal["ok", "warnings", "unusable"] = "ok"
+    if "error" in worst:
+        verdict = "unusable"
+    elif "warning" in worst:
+        verdict = "warnings"
+    return Verdict(str(root), verdict, len(classes), images, examined, problems)
+
+
+def _open(root: Path, split: str, findings: _Findings) -> ImageFolder | ShardFolder | None:
+    """The split as training would open it; where that refuses, its faults go to `findings` and the rest is looked at."""
+    try:
+        if has_shards(root, split):
+            return ShardFolder(root, split)
+        names = class_folders(root / split)
+    except UsageError as error:
+        findings.add("layout", split, error.message)
+        return None
+    if split == "val" and (root / "train").is_dir() and not has_shards(root, "train"):
+        train_names = {entry.name for entry in (root / "train").iterdir() if entry.is_dir()}
+        for name in sorted(set(names) - train_names):
+            findings.add("not_in_train", split, name)
+        for name in sorted(train_names - set(names)):
+            findings.add("not_in_val", split, name)
+    filled = []
+    for name in names:
+        if images_below(root / split / name):
+            filled.append(name)
+        else:
+            findings.add("empty_class", split, name)
+        for entry in sorted((root / split / name).iterdir()):
+            if entry.is_file() and not entry.name.lower().endswith(SUFFIXES):
+                findings.add("other_files", split, f"{name}/{entry.name}")
+    return ImageFolder(root, split, class_names=filled) if filled else None
+
+
+def _check_classes(source: ImageFolder | ShardFolder, split: str, findings: _Findings) -> None:
+    present = set(np.unique(source.labels).tolist())
+    for label, name in enumerate(source.class_names):
+        if label not in present:
+            findings.add("label_gap", split, f"{label} ({name})")
+    numbers = [re.fullmatch(r"(\D*)(\d+)", name) for name in source.class_names]
+    parts = [(match[1], int(match[2])) for match in numbers if match]
+    if len(parts) == len(numbers) and parts != sorted(parts):
+        at = next(i for i in range(len(parts) - 1) if parts[i] > parts[i + 1])
+        findings.add("class_order", split, f"{source.class_names[at]} comes before {source.class_names[at + 1]}")
+
+
+def _examine(
+    dataset: _Examinations, workers: int, split: str, on_progress: Callable[[str, int, int], None] | None
+) -> Iterator[_Examination]:
+    done = 0
+    for results in DataLoader(dataset, batch_size=32, num_workers=workers, collate_fn=list):
+        yield from results
+        done += len(results)
+        if on_progress:
+            on_progress(split, done, len(dataset))
+
+
+def _collect(ids: Sequence[str], results: Iterator[_Examination], split: str, findings: _Findings) -> dict[bytes, str]:
+    """Digest -> name of the split's examined images."""
+    digests: dict[bytes, str] = {}
+    total = bad = 0
+    for result in results:
+        name = ids[result.index]
+        total += 1
+        bad += bool({"unreadable", "truncated", "too_large"} & set(result.kinds))
+        for kind in result.kinds:
+            findings.add(kind, split, f"{name}: {result.detail}" if result.detail else name)
+        if result.digest and digests.setdefault(result.digest, name) != name:
+            findings.add("repeated", split, f"{name} = {digests[result.digest]}")
+    if total and bad == total:
+        findings.add("nothing_readable", split, f"all {total} images examined")
+    return digests
