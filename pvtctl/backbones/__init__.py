@@ -1,0 +1,173 @@
+"""Backbones: images -> four maps of strides 4, 8, 16, 32. Built by name, from the numbers in `pvtctl.variants`."""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from torch import nn
+
+from pvtctl.backbones.base import Backbone
+from pvtctl.backbones.classifier import Classifier
+from pvtctl.backbones.pvt import Pvt
+from pvtctl.backbones.pvt_v2 import PvtV2
+from pvtctl.backbones.resnet import ResNet
+from pvtctl.backbones.timm_bridge import TimmBackbone
+from pvtctl.backbones.vit import Vit
+from pvtctl.errors import UsageError
+from pvtctl.variants import TIMM_PREFIX, VARIANTS, PvtVariant, ResNetVariant, VitVariant, find_variant
+
+__all__ = [
+    "Backbone",
+    "Classifier",
+    "Pvt",
+    "PvtV2",
+    "ResNet",
+    "TimmBackbone",
+    "Vit",
+    "backbone_names",
+    "build_backbone",
+    "build_classifier",
+    "layer_depths",
+    "set_activation_checkpointing",
+]
+
+
+def backbone_names() -> list[str]:
+    """The built-in names; `timm:NAME` works besides."""
+    return list(VARIANTS)
+
+
+def build_backbone(
+    name: str,
+    *,
+    class_token: bool = False,
+    drop_path_rate: float = 0.0,
+    frozen_stages: int = 0,
+    freeze_norm: bool = False,
+    image_size: int = 224,
+) -> Backbone:
+    """A backbone with starting weights.
+
+    `class_token` (PVT v1, ViT) adds what their classifiers need; `frozen_stages` and `freeze_norm` are for ResNets;
+    `drop_path_rate` is for all but ResNets. `image_size` (pixels) sizes the position tables of the families that have
+    them, and changes nothing in the others; every family takes other sizes too.
+
+    Raises UsageError for an unknown name (with the nearest), and for an option that the family cannot use.
+    """
+    if not 0.0 <= drop_path_rate < 1.0:
+        raise UsageError(
+            f"drop_path_rate {drop_path_rate} is out of range", "it lies in 0 <= rate < 1, mostly 0.1 to 0.3"
+        )
+    if image_size < 32:
+        raise UsageError(f"image size {image_size} is too small", "use at least 32 pixels")
+    if name.startswith(TIMM_PREFIX):
+        _refuse(name, class_token=class_token, frozen_stages=frozen_stages, freeze_norm=freeze_norm)
+        return TimmBackbone(name.removeprefix(TIMM_PREFIX), drop_path_rate=drop_path_rate, image_size=image_size)
+    variant = find_variant(name)
+    match variant:
+        case PvtVariant(family="pvt_v1"):
+            _refuse(name, frozen_stages=frozen_stages, freeze_norm=freeze_norm)
+            return Pvt(
+                embed_dims=variant.embed_dims,
+                depths=variant.depths,
+                num_heads=variant.num_heads,
+                mlp_ratios=variant.mlp_ratios,
+                sr_ratios=variant.sr_ratios,
+                class_token=class_token,
+                drop_path_rate=drop_path_rate,
+                image_size=image_size,
+            )
+        case PvtVariant():
+            _refuse(name, class_token=class_token, frozen_stages=frozen_stages, freeze_norm=freeze_norm)
+            return PvtV2(
+                embed_dims=variant.embed_dims,
+                depths=variant.depths,
+                num_heads=variant.num_heads,
+                mlp_ratios=variant.mlp_ratios,
+                sr_ratios=variant.sr_ratios,
+                linear_sra=variant.linear_sra,
+                drop_path_rate=drop_path_rate,
+            )
+        case VitVariant():
+            _refuse(name, frozen_stages=frozen_stages, freeze_norm=freeze_norm)
+            return Vit(
+                patch_size=variant.patch_size,
+                embed_dim=variant.embed_dim,
+                depth=variant.depth,
+                num_heads=variant.num_heads,
+                mlp_ratio=variant.mlp_ratio,
+                qkv_bias=variant.qkv_bias,
+                norm_eps=variant.norm_eps,
+                class_token=class_token,
+                drop_path_rate=drop_path_rate,
+                image_size=image_size,
+            )
+        case ResNetVariant():
+            _refuse(name, class_token=class_token, drop_path_rate=drop_path_rate)
+            return ResNet(
+                block=variant.block,
+                depths=variant.depths,
+                groups=variant.groups,
+                width_per_group=variant.width_per_group,
+                frozen_stages=frozen_stages,
+                freeze_norm=freeze_norm,
+            )
+        case _:
+            assert_never(variant)
+
+
+def _refuse(name: str, **options: float) -> None:
+    """Raise UsageError when an option that the backbone `name` cannot use was asked for."""
+    for option, value in options.items():
+        if value:
+            raise UsageError(f"{name} has no {option}", f"leave {option} out for this backbone")
+
+
+def build_classifier(
+    name: str,
+    *,
+    num_classes: int = 1000,
+    drop_path_rate: float = 0.0,
+    frozen_stages: int = 0,
+    freeze_norm: bool = False,
+    image_size: int = 224,
+) -> Classifier:
+    """A `Classifier` over `build_backbone(name, ...)`, with the class token where the family has one."""
+    if num_classes < 1:
+        raise UsageError(f"num_classes {num_classes} is out of range", "a classifier needs at least one class")
+    variant = VARIANTS.get(name)
+    backbone = build_backbone(
+        name,
+        class_token=variant is not None and variant.family in ("pvt_v1", "vit"),
+        drop_path_rate=drop_path_rate,
+        frozen_stages=frozen_stages,
+        freeze_norm=freeze_norm,
+        image_size=image_size,
+    )
+    return Classifier(backbone, num_classes)
+
+
+def set_activation_checkpointing(model: nn.Module, on: bool) -> None:
+    """Switch activation checkpointing of every backbone inside `model`; UsageError where the family cannot."""
+    for module in model.modules():
+        if isinstance(module, Backbone):
+            module.set_activation_checkpointing(on)
+
+
+def layer_depths(model: nn.Module) -> tuple[dict[str, int], int]:
+    """Depth of every parameter of a model with one backbone, and the depth of the head, for layer-wise learning rates.
+
+    0 is the backbone's first embedding or stem, then one a block; all outside the backbone lies at the second number.
+    Raises UsageError for a model without a backbone, or one whose family has no layers to count.
+    """
+    found = [(name, module) for name, module in model.named_modules() if isinstance(module, Backbone)]
+    if not found:
+        raise UsageError(f"{type(model).__name__} has no backbone", "set layer_decay to 1")
+    name, backbone = found[0]
+    prefix = f"{name}." if name else ""
+    head = backbone.num_layers
+    depths = {
+        parameter: backbone.layer_of(parameter.removeprefix(prefix)) if parameter.startswith(prefix) else head
+        for parameter, _ in model.named_parameters()
+    }
+    return depths, head

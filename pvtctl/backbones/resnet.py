@@ -1,0 +1,84 @@
+"""torchvision's ResNets and ResNeXts as pyramids, frozen where the papers' detectors freeze them."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, Bottleneck
+from torchvision.models.resnet import ResNet as TorchvisionResNet
+
+from pvtctl.backbones.base import Backbone, check_images
+from pvtctl.errors import UsageError
+from pvtctl.variants import Four
+
+
+class ResNet(Backbone):
+    """conv1, bn1, layer1 to layer4 under torchvision's names; the four layers are the pyramid.
+
+    `frozen_stages` n: the stem and the layers 1 to n do not train, their batch norms included (n = 1 in the papers'
+    detectors; 0: nothing is frozen). `freeze_norm`: every batch norm uses its stored statistics, also in training mode;
+    scales and shifts outside the frozen stages still train. Both together leave the trainable parameters that PVT v1
+    Tables 3 and 4 print. Starting values are torchvision's.
+    """
+
+    def __init__(
+        self,
+        *,
+        block: Literal["basic", "bottleneck"],
+        depths: Four,
+        groups: int = 1,
+        width_per_group: int = 64,
+        frozen_stages: int = 0,
+        freeze_norm: bool = False,
+    ) -> None:
+        kind = BasicBlock if block == "basic" else Bottleneck
+        super().__init__(tuple(width * kind.expansion for width in (64, 128, 256, 512)))  # type: ignore[arg-type]
+        if not 0 <= frozen_stages <= 4:
+            raise UsageError(
+                f"frozen_stages {frozen_stages} is out of range", "a ResNet has stages 1 to 4; 0 freezes none"
+            )
+        whole = TorchvisionResNet(kind, list(depths), groups=groups, width_per_group=width_per_group, num_classes=1)
+        self.depths = depths
+        self.frozen_stages = frozen_stages
+        self.freeze_norm = freeze_norm
+        self.conv1, self.bn1, self.relu, self.maxpool = whole.conv1, whole.bn1, whole.relu, whole.maxpool
+        self.layer1, self.layer2, self.layer3, self.layer4 = whole.layer1, whole.layer2, whole.layer3, whole.layer4
+        for module in self._frozen():
+            module.requires_grad_(False)
+        self.train(self.training)
+
+    def _frozen(self) -> list[nn.Module]:
+        if self.frozen_stages == 0:
+            return []
+        return [self.conv1, self.bn1, *(self.layer1, self.layer2, self.layer3, self.layer4)[: self.frozen_stages]]
+
+    def train(self, mode: bool = True) -> Self:
+        """As nn.Module's, but what is frozen stays in evaluation mode."""
+        super().train(mode)
+        for module in self._frozen():
+            module.eval()
+        if self.freeze_norm:
+            for module in self.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+        return self
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        check_images(images)
+        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        maps: list[Tensor] = []
+        for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = layer(x)
+            maps.append(x)
+        return maps
+
+    @property
+    def num_layers(self) -> int:
+        return sum(self.depths) + 1
+
+    def layer_of(self, name: str) -> int:
+        part = name.split(".")
+        if not part[0].startswith("layer"):
+            return 0
+        return sum(self.depths[: int(part[0][-1]) - 1]) + int(part[1]) + 1

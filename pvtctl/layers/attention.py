@@ -1,0 +1,97 @@
+"""Multi-head attention, with and without spatial reduction of keys and values."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pvtctl.layers.patches import Size, channels_last_conv, conv_by_linear, to_map, to_tokens
+
+POOLED_SIDE = 7
+"""Side of the pooled keys and values of linear spatial reduction (PVT v2 section 3.2)."""
+
+PLAIN_LIMIT = 1 << 18
+"""Query-key pairs up to which plain attention is taken on a CPU in training; measured, see `choose_attention`."""
+
+
+def choose_attention(
+    num_queries: int, num_keys: int, *, device_type: str, needs_grad: bool
+) -> Literal["fused", "plain"]:
+    """Which attention kernel is faster: `fused` (torch's SDPA) or `plain` (matmul, softmax, matmul).
+
+    The fused kernel saves the (N, M) matrix, which counts at detection sizes and on every GPU; its backward on a CPU
+    is slower than the plain one's at the token counts of a 224 image.
+    """
+    if device_type == "cpu" and needs_grad and num_queries * num_keys <= PLAIN_LIMIT:
+        return "plain"
+    return "fused"
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(d)) v for q (B, heads, N, d), k and v (B, heads, M, d); returns tokens (B, N, heads*d)."""
+    needs_grad = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
+    match choose_attention(q.shape[2], k.shape[2], device_type=q.device.type, needs_grad=needs_grad):
+        case "fused":
+            out = F.scaled_dot_product_attention(q, k, v)
+        case "plain":
+            scores = q @ (k * q.shape[-1] ** -0.5).transpose(-2, -1)
+            out = scores.softmax(dim=-1) @ v
+    return out.transpose(1, 2).flatten(2)
+
+
+class SpatialReductionAttention(nn.Module):
+    """Attention whose keys and values come from a smaller map (PVT v1 section 3.3; linear: PVT v2 section 3.2).
+
+    `sr_ratio` R > 1: an RxR convolution of stride R and a LayerNorm (eps 1e-5) shrink the map. `linear`: average pooling
+    to 7x7, 1x1 convolution, LayerNorm, GELU, whatever R is. The paper's formula reduces K and V apart and without biases;
+    the code, followed here, reduces once, and all projections have biases.
+    """
+
+    def __init__(self, dim: int, num_heads: int, sr_ratio: int, *, linear: bool = False) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.linear = linear
+        self.q = nn.Linear(dim, dim)
+        self.kv = nn.Linear(dim, 2 * dim)
+        self.proj = nn.Linear(dim, dim)
+        kernel = 1 if linear else sr_ratio
+        self.reduces = linear or sr_ratio > 1
+        if self.reduces:
+            self.sr = channels_last_conv(nn.Conv2d(dim, dim, kernel, stride=kernel))
+            self.norm = nn.LayerNorm(dim, eps=1e-5)
+
+    def reduced(self, tokens: Tensor, size: Size) -> Tensor:
+        """The tokens (B, M, C) that keys and values are made of."""
+        if not self.reduces:
+            return tokens
+        x = to_map(tokens, size)
+        if self.linear:
+            pooled = to_tokens(F.adaptive_avg_pool2d(x, POOLED_SIDE))
+            return F.gelu(self.norm(F.linear(pooled, self.sr.weight.flatten(1), self.sr.bias)))
+        return self.norm(conv_by_linear(x, self.sr)[0])
+
+    def forward(self, tokens: Tensor, size: Size) -> Tensor:
+        """(B, N, C) of a map of `size` (H, W) -> (B, N, C)."""
+        q = self.q(tokens).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        kv = self.kv(self.reduced(tokens, size)).unflatten(-1, (2, self.num_heads, -1))
+        k, v = kv.permute(2, 0, 3, 1, 4).unbind(0)
+        return self.proj(attention(q, k, v))
+
+
+class SelfAttention(nn.Module):
+    """Attention over all tokens with one joint projection, as ViT has it."""
+
+    def __init__(self, dim: int, num_heads: int, *, qkv_bias: bool) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, tokens: Tensor, size: Size) -> Tensor:
+        """(B, N, C) -> (B, N, C); the map's `size` does not matter here."""
+        qkv = self.qkv(tokens).unflatten(-1, (3, self.num_heads, -1))
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        return self.proj(attention(q, k, v))

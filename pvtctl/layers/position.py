@@ -1,0 +1,19 @@
+"""Learned position tables, resized by height and width."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from pvtctl.layers.patches import Size, to_map, to_tokens
+
+
+def resize_position_table(table: Tensor, grid: Size, size: Size) -> Tensor:
+    """(1, h*w, C), learned on `grid` (h, w), for a map of `size` (H, W): (1, H*W, C), bilinear, corners not aligned.
+
+    The table is taken as it is only when both sides agree. (The official code compares H*W, and so misplaces positions
+    on maps such as 28x112, and compares with the first stage's count in every stage.)
+    """
+    if grid == size:
+        return table
+    return to_tokens(F.interpolate(to_map(table, grid), size=size, mode="bilinear", align_corners=False))

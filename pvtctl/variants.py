@@ -1,0 +1,167 @@
+"""Every built-in backbone's numbers, in plain sight and without torch.
+
+`pvtctl.backbones` builds from these tables, `pvtctl models` prints them, and a test holds the parameter counts to the
+built models. Sources: PVT v1 Table 1 and its code (stage 2 of small and medium is printed as 3 blocks but coded, and
+counted, as 4), PVT v2 Table 1, timm 0.3.2 for the ViT-Small that PVT v1 Table 8 compares with, DeiT Table 1, and
+torchvision for the ResNets.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pvtctl.errors import UsageError, nearest
+
+Four = tuple[int, int, int, int]
+STRIDES: Four = (4, 8, 16, 32)
+TIMM_PREFIX = "timm:"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PvtVariant:
+    """A Pyramid Vision Transformer; one number a stage."""
+
+    family: Literal["pvt_v1", "pvt_v2"]
+    embed_dims: Four
+    depths: Four
+    num_heads: Four = (1, 2, 5, 8)
+    mlp_ratios: Four = (8, 8, 4, 4)
+    sr_ratios: Four = (8, 4, 2, 1)
+    linear_sra: bool = False
+    """Keys and values from a 7x7 average pool in every stage (PVT v2, section 3.2), instead of a strided convolution."""
+    params: int
+    """Of the classifier with 1000 classes at 224."""
+    source: str
+
+    @property
+    def channels(self) -> Four:
+        return self.embed_dims
+
+
+@dataclass(frozen=True, kw_only=True)
+class VitVariant:
+    """A plain Vision Transformer: one grid, its class token kept."""
+
+    family: Literal["vit"] = "vit"
+    patch_size: int
+    embed_dim: int
+    depth: int
+    num_heads: int
+    mlp_ratio: int = 4
+    qkv_bias: bool = True
+    norm_eps: float = 1e-6
+    params: int
+    source: str
+
+    @property
+    def channels(self) -> Four:
+        return (self.embed_dim,) * 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResNetVariant:
+    """A torchvision ResNet or ResNeXt."""
+
+    family: Literal["resnet"] = "resnet"
+    block: Literal["basic", "bottleneck"] = "bottleneck"
+    depths: Four
+    groups: int = 1
+    width_per_group: int = 64
+    params: int
+    source: str
+
+    @property
+    def channels(self) -> Four:
+        return (64, 128, 256, 512) if self.block == "basic" else (256, 512, 1024, 2048)
+
+
+Variant = PvtVariant | VitVariant | ResNetVariant
+
+_V1 = "PVT v1, Table 1"
+_V2 = "PVT v2, Table 1"
+_VIT_SMALL = "PVT v1, Table 8 (ViT-Small of timm 0.3.2)"
+_DEIT = "DeiT, Table 1"
+_RESNET = "ResNet (torchvision)"
+_RESNEXT = "ResNeXt (torchvision)"
+_BASE: Four = (64, 128, 320, 512)
+
+# fmt: off
+PVT_V1 = {
+    "pvt_tiny": PvtVariant(family="pvt_v1", embed_dims=_BASE, depths=(2, 2, 2, 2), params=13_229_288, source=_V1),
+    "pvt_small": PvtVariant(family="pvt_v1", embed_dims=_BASE, depths=(3, 4, 6, 3), params=24_485_864, source=_V1),
+    "pvt_medium": PvtVariant(family="pvt_v1", embed_dims=_BASE, depths=(3, 4, 18, 3), params=44_208_104, source=_V1),
+    "pvt_large": PvtVariant(family="pvt_v1", embed_dims=_BASE, depths=(3, 8, 27, 3), params=61_369_320, source=_V1),
+    # Table 9 says 1.4 times the channels and 46.8 M; these widths are inferred from that count
+    "pvt_small_wide": PvtVariant(
+        family="pvt_v1", embed_dims=(89, 178, 445, 712), depths=(3, 4, 6, 3), params=46_821_764,
+        source="PVT v1, Table 9 (widths inferred from its parameter count)",
+    ),
+    "pvt_huge": PvtVariant(
+        family="pvt_v1", embed_dims=(128, 256, 512, 768), depths=(3, 10, 60, 3), num_heads=(2, 4, 8, 12), params=304_945_512,
+        source="official PVT code (pvt_huge_v2)",
+    ),
+}
+
+PVT_V2 = {
+    "pvt_v2_b0": PvtVariant(
+        family="pvt_v2", embed_dims=(32, 64, 160, 256), depths=(2, 2, 2, 2), params=3_666_760, source=_V2),
+    "pvt_v2_b1": PvtVariant(family="pvt_v2", embed_dims=_BASE, depths=(2, 2, 2, 2), params=14_009_000, source=_V2),
+    "pvt_v2_b2": PvtVariant(family="pvt_v2", embed_dims=_BASE, depths=(3, 4, 6, 3), params=25_362_856, source=_V2),
+    "pvt_v2_b2_li": PvtVariant(
+        family="pvt_v2", embed_dims=_BASE, depths=(3, 4, 6, 3), linear_sra=True, params=22_553_512, source=_V2),
+    "pvt_v2_b3": PvtVariant(family="pvt_v2", embed_dims=_BASE, depths=(3, 4, 18, 3), params=45_238_696, source=_V2),
+    "pvt_v2_b4": PvtVariant(family="pvt_v2", embed_dims=_BASE, depths=(3, 8, 27, 3), params=62_556_072, source=_V2),
+    "pvt_v2_b5": PvtVariant(
+        family="pvt_v2", embed_dims=_BASE, depths=(3, 6, 40, 3), mlp_ratios=(4, 4, 4, 4), params=81_956_008,
+        source=_V2),
+}
+
+VIT = {
+    "vit_small_patch4": VitVariant(
+        patch_size=4, embed_dim=768, depth=8, num_heads=8, mlp_ratio=3, qkv_bias=False, norm_eps=1e-5, params=50_459_368,
+        source=_VIT_SMALL),
+    "vit_small_patch16": VitVariant(
+        patch_size=16, embed_dim=768, depth=8, num_heads=8, mlp_ratio=3, qkv_bias=False, norm_eps=1e-5,
+        params=48_754_408, source=_VIT_SMALL),
+    "vit_small_patch32": VitVariant(
+        patch_size=32, embed_dim=768, depth=8, num_heads=8, mlp_ratio=3, qkv_bias=False, norm_eps=1e-5, params=50_410_984,
+        source=_VIT_SMALL),
+    "deit_tiny_patch16": VitVariant(
+        patch_size=16, embed_dim=192, depth=12, num_heads=3, params=5_717_416, source=_DEIT),
+    "deit_small_patch16": VitVariant(
+        patch_size=16, embed_dim=384, depth=12, num_heads=6, params=22_050_664, source=_DEIT),
+    "deit_base_patch16": VitVariant(
+        patch_size=16, embed_dim=768, depth=12, num_heads=12, params=86_567_656, source=_DEIT),
+    "vit_base_patch16": VitVariant(
+        patch_size=16, embed_dim=768, depth=12, num_heads=12, params=86_567_656, source="ViT, Table 1"),
+}
+
+RESNET = {
+    "resnet18": ResNetVariant(block="basic", depths=(2, 2, 2, 2), params=11_689_512, source=_RESNET),
+    "resnet34": ResNetVariant(block="basic", depths=(3, 4, 6, 3), params=21_797_672, source=_RESNET),
+    "resnet50": ResNetVariant(depths=(3, 4, 6, 3), params=25_557_032, source=_RESNET),
+    "resnet101": ResNetVariant(depths=(3, 4, 23, 3), params=44_549_160, source=_RESNET),
+    "resnet152": ResNetVariant(depths=(3, 8, 36, 3), params=60_192_808, source=_RESNET),
+    "resnext50_32x4d": ResNetVariant(
+        depths=(3, 4, 6, 3), groups=32, width_per_group=4, params=25_028_904, source=_RESNEXT),
+    "resnext101_32x4d": ResNetVariant(
+        depths=(3, 4, 23, 3), groups=32, width_per_group=4, params=44_177_704, source=_RESNEXT),
+    "resnext101_64x4d": ResNetVariant(
+        depths=(3, 4, 23, 3), groups=64, width_per_group=4, params=83_455_272, source=_RESNEXT),
+}
+# fmt: on
+
+VARIANTS: dict[str, Variant] = {**PVT_V1, **PVT_V2, **VIT, **RESNET}
+
+
+def find_variant(name: str) -> Variant:
+    """The built-in variant called `name`.
+
+    Raises UsageError with the nearest names for any other.
+    """
+    if name not in VARIANTS:
+        raise UsageError(
+            f"no backbone is called {name!r}", f"{nearest(name, list(VARIANTS))} (pvtctl models ls; or timm:NAME)"
+        )
+    return VARIANTS[name]
