@@ -37,7 +37,7 @@ def _pvt(name: str, top1: float) -> Published:
 
 def _deit(size: str, digits: str, top1: float) -> Published:
     url = f"{_DEIT}/deit_{size}_patch16_224-{digits}.pth"
-    source = "DeiT's authors (README_deit.md)"
+    source = "DeiT's authors (README)"
     return Published(f"deit_{size}_patch16", f"deit_{size}_patch16", url, top1, source, "Apache-2.0", digits)
 
 

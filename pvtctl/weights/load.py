@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from pvtctl.errors import UsageError
 from pvtctl.layers.position import resize_position_table
 from pvtctl.weights.head import load_head
+from pvtctl.weights.names_timm import timm_bridge_name
 from pvtctl.weights.read import Checkpoint, read_checkpoint
-from pvtctl.weights.recognise import convert_state, identify
+from pvtctl.weights.recognise import convert_state, identify, strip_wrappers
 from pvtctl.weights.report import LoadReport, listed, percent
 from pvtctl.weights.resolve import resolve_weights
 
@@ -52,9 +53,10 @@ def load_weights(
     models = identify(state)
     report = LoadReport(
         source=str(checkpoint.path) if checkpoint.path else "a state dict",
-        format=checkpoint.format,
+        format="timm" if _is_bridge(targets) else checkpoint.format,
         model=" or ".join(models) or None,
         nonfinite=[key for key, value in state.items() if value.is_floating_point() and not value.isfinite().all()],
+        note=_note(checkpoint),
     )
     plan = _plan_backbone(module, targets, state, checkpoint, report)
     _sort_out_rest(targets, state, report)
@@ -72,7 +74,12 @@ def _checkpoint(source: str | Path | Mapping[str, Tensor]) -> Checkpoint:
     if isinstance(source, str | Path):
         return read_checkpoint(resolve_weights(str(source)))
     converted = convert_state(source)
-    return Checkpoint(converted.state, converted.format)
+    return Checkpoint(converted.state, converted.format, raw=source)
+
+
+def _note(checkpoint: Checkpoint) -> str:
+    also = checkpoint.meta.get("also_averaged")
+    return f"taken from {checkpoint.meta['inside']!r}; the file also holds {', '.join(also)}" if also else ""
 
 
 def _targets(module: nn.Module) -> dict[str, Tensor]:
@@ -87,10 +94,22 @@ def _head(module: nn.Module) -> nn.Linear | None:
 
 
 def _named_as(targets: Mapping[str, Tensor], checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """The checkpoint's tensors; of an unknown layout, those whose names the module has, with or without `backbone.`."""
+    """The checkpoint's tensors under checkpoint names.
+
+    A layout that nobody knows gets the module's names where they agree, and so does every file for a `timm:NAME`
+    backbone, which holds timm's own model.
+    """
+    if _is_bridge(targets):
+        raw = strip_wrappers(checkpoint.raw)
+        ours = any(key.startswith(("backbone.net.", "net.")) for key in raw)
+        return {timm_bridge_name(key, targets, ours=ours): value for key, value in raw.items()}
     if checkpoint.format != "unknown":
         return checkpoint.state
-    return {key if key in targets else f"backbone.{key}": value for key, value in checkpoint.state.items()}
+    return {f"backbone.{key}" if f"backbone.{key}" in targets else key: v for key, v in checkpoint.state.items()}
+
+
+def _is_bridge(targets: Mapping[str, Tensor]) -> bool:
+    return any(name.startswith("backbone.net.") for name in targets)
 
 
 def _plan_backbone(
@@ -178,7 +197,10 @@ def _refuse_misfit(
     else:
         some = ", ".join(list(state)[:3])
         what = f"{report.source} holds no model that pvtctl knows ({len(state)} tensors: {some}, ...)"
-    message = f"{what}: {percent(report.backbone_share)} of the backbone's parameters would be loaded"
+    if report.backbone_share >= LEAST_SHARE and report.unexpected:
+        message = f"{what}: {len(report.unexpected)} of its tensors have no place here"
+    else:
+        message = f"{what}: {percent(report.backbone_share)} of the backbone's parameters would be loaded"
     for word, pairs in (
         ("not in the file", report.missing),
         ("of another shape", report.mismatched),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 from torch import Tensor
 
@@ -46,3 +46,19 @@ def _vit_to_ours(key: str) -> str:
 def to_timm_vit(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The inverse of `from_timm_vit`."""
     return {key.removeprefix("backbone.").replace("class_token", "cls_token"): value for key, value in state.items()}
+
+
+def timm_bridge_name(key: str, targets: Container[str], *, ours: bool) -> str:
+    """Where a timm model's parameter `key` lies in a `timm:NAME` backbone; `key` itself where it has no place.
+
+    timm's feature extractors flatten the first level of names (`stages.0.x` is `stages_0.x`) or put the model under
+    `model.`. The classifier's layers, which they leave out, have none, and its head neither: it was not trained on what
+    our classifier pools.
+    """
+    if key in ("head.weight", "head.bias") and not ours:
+        return f"timm.{key}"
+    if key in targets:
+        return key
+    flat = re.sub(r"^(\w+)\.(\d+)\.", r"\1_\2.", key)
+    names = (f"backbone.{key}", f"backbone.net.{key}", f"backbone.net.{flat}", f"backbone.net.model.{key}")
+    return next((name for name in names if name in targets), key)

@@ -35,6 +35,8 @@ class Checkpoint:
     meta: dict[str, Any] = field(default_factory=dict)
     """Ours: backbone, num_classes, class_names, image_size, mean, std, version, score; else what the file says."""
     path: Path | None = None
+    raw: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
+    """The same tensors under the file's own names."""
 
 
 def read_checkpoint(path: Path | str) -> Checkpoint:
@@ -52,7 +54,7 @@ def read_checkpoint(path: Path | str) -> Checkpoint:
     else:
         raw, meta = read_raw(path)
     converted = convert_state(raw)
-    return Checkpoint(converted.state, converted.format, meta, path)
+    return Checkpoint(converted.state, converted.format, meta, path, raw)
 
 
 def weights_in_folder(folder: Path) -> Path:

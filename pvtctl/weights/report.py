@@ -36,6 +36,8 @@ class LoadReport:
     head_dropped: int = 0
     """Rows of the file's head that no class of the module uses."""
     head_note: str = ""
+    note: str = ""
+    """What else there was to choose from in the file."""
 
     @property
     def backbone_share(self) -> float:
@@ -50,9 +52,8 @@ class LoadReport:
 
     def summary(self) -> str:
         """A few lines for people."""
-        what = self.model or "a model that is none of ours"
         lines = [
-            f"weights: {self.source}: {what} ({self.format} layout)",
+            f"weights: {self.source}: {self.model or 'none of our models'} ({self.format} layout)",
             f"  backbone: {percent(self.backbone_share)} of {_millions(self.backbone_total)} parameters loaded",
         ]
         if self.head_kept + self.head_new:
@@ -69,6 +70,8 @@ class LoadReport:
         ):
             if pairs:
                 lines.append(f"  {word}: {listed(pairs)}")
+        if self.note:
+            lines.append(f"  note: {self.note}")
         if self.nonfinite:
             lines.append(f"  warning: NaN or infinity in {_short(self.nonfinite)}")
         return "\n".join(lines)

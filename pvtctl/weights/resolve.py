@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from pvtctl.errors import UsageError, nearest
+from pvtctl.weights.cache import cached_file
 from pvtctl.weights.catalogue import find_published, published
-from pvtctl.weights.download import cached_file
 
 
 def resolve_weights(text: str) -> Path:

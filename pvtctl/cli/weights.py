@@ -1,0 +1,201 @@
+"""`pvtctl weights`: inspect, convert, list, fetch and verify checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import typer
+
+from pvtctl.cli._console import print_json, say, table
+from pvtctl.errors import ExitCode, PvtctlError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from pvtctl.weights.inspect import Inspection
+    from pvtctl.weights.verify import Verdict
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Inspect, convert, list, fetch and verify checkpoints.",
+)
+
+_JSON = typer.Option(False, "--json", help="Print one JSON document.")
+_SOURCE = typer.Argument(metavar="FILE", help="A checkpoint file, a run or transformers folder, or a published name.")
+
+
+@app.command(epilog="Example: pvtctl weights inspect pvt_small.pth")
+def inspect(file: str = _SOURCE, json: bool = _JSON) -> None:
+    """Say what a checkpoint holds: layout, model, parameters, classes, types, NaNs. Runs no code from it."""
+    from pvtctl.weights.inspect import inspect_file
+    from pvtctl.weights.resolve import resolve_weights
+
+    found = inspect_file(resolve_weights(file))
+    if json:
+        print_json(found.as_dict())
+    else:
+        _print_inspection(found)
+
+
+def _print_inspection(found: Inspection) -> None:
+    rows: list[tuple[str, str]] = [
+        ("file", found.path),
+        ("size", f"{found.bytes / 1e6:.1f} MB"),
+        ("layout", found.format),
+        ("model", " or ".join(found.models) or "none of ours"),
+        ("parameters", f"{found.params:,} ({found.backbone_params:,} in the backbone)"),
+        ("classes", "no head" if found.classes is None else str(found.classes)),
+        ("types", ", ".join(f"{dtype} ({count:,})" for dtype, count in found.dtypes.items())),
+    ]
+    if found.image_size is not None:
+        rows.append(("position tables", f"of {found.image_size}x{found.image_size} images"))
+    rows.append(("NaN or infinity", ", ".join(found.nonfinite[:5]) or "none"))
+    rows += [(f"said: {key}", _short(value)) for key, value in found.meta.items()]
+    table("", ["what", "is"], rows)
+    largest = [(each["name"], "x".join(map(str, each["shape"]))) for each in found.largest]
+    table(f"Largest of {found.tensors} tensors", ["name", "shape"], largest)
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+@app.command(epilog="Example: pvtctl weights convert pvt_small.pth pvt_small.safetensors")
+def convert(
+    file: str = _SOURCE,
+    out: Path = typer.Argument(metavar="OUT", help="What to write: .safetensors, or .pth with --to official."),
+    backbone: str | None = typer.Option(None, help="Which model it is, where two share the same shapes."),
+    to: str = typer.Option("ours", help="The layout: ours, or official (that of the model's publisher)."),
+    force: bool = typer.Option(False, "--force", help="Overwrite OUT."),
+) -> None:
+    """Write a checkpoint in our layout or its publisher's, and check that outputs and tensors stay the same."""
+    from pvtctl.weights.convert import convert_file
+    from pvtctl.weights.resolve import resolve_weights
+
+    done = convert_file(resolve_weights(file), out, backbone=backbone, to=_layout(to), overwrite=force)
+    say(f"{done.backbone} ({done.format} layout) -> {out} ({to} layout)")
+    if done.dropped:
+        say(f"left out, no part of backbone or head: {', '.join(done.dropped[:5])}{' ...' * (len(done.dropped) > 5)}")
+    if done.compared_with is not None:
+        say(f"outputs equal those of {done.compared_with}: largest difference {done.difference:.1e} of the largest")
+    else:
+        say("no original to compare outputs with is installed; the tensors read back equal")
+
+
+def _layout(text: str) -> Literal["ours", "official"]:
+    match text:
+        case "ours" | "official":
+            return text
+        case _:
+            raise UsageError(f"--to {text!r} is no layout", "one of: ours, official")
+
+
+@app.command()
+def ls(json: bool = _JSON) -> None:
+    """List the published checkpoints that `fetch` knows, and which of them are on this machine."""
+    from pvtctl.weights.cache import cache_folder, cached_file, recorded_sha256
+    from pvtctl.weights.catalogue import published
+
+    entries = []
+    for entry in published():
+        file = cached_file(entry)
+        entries.append(
+            {
+                "name": entry.name,
+                "backbone": entry.backbone,
+                "top1": entry.top1,
+                "source": entry.source,
+                "license": entry.license,
+                "url": entry.url,
+                "sha256": entry.sha256 or (recorded_sha256(file) if file else None),
+                "sha256_from": "publisher" if entry.sha256 else "first fetch" if file else None,
+                "cached": str(file) if file else None,
+                "bytes": file.stat().st_size if file else None,
+            }
+        )
+    if json:
+        print_json({"folder": str(cache_folder()), "weights": entries})
+        return
+    rows = [
+        [e["name"], e["backbone"], f"{e['top1']:.1f}", e["source"], e["license"], e["sha256_from"] or "-", _cached(e)]
+        for e in entries
+    ]
+    table(
+        "Published ImageNet-1K weights",
+        ["name", "backbone", "top-1 %", "source", "license", "hash from", "here"],
+        rows,
+        caption=f"top-1 as the publisher prints it; fetched files lie in {cache_folder()}",
+    )
+
+
+def _cached(entry: dict[str, Any]) -> str:
+    return f"{entry['bytes'] / 1e6:.0f} MB" if entry["cached"] else "-"
+
+
+@app.command(epilog="Example: pvtctl weights fetch pvt_small pvt_v2_b2")
+def fetch(
+    names: list[str] = typer.Argument(metavar="NAME|URL...", help="Names of `pvtctl weights ls`, or addresses."),
+    mirror: str | None = typer.Option(
+        None, help="Address that takes the place of scheme and host; else $PVTCTL_MIRROR."
+    ),
+    folder: Path | None = typer.Option(None, "--from", help="Take the files from this folder, not from the network."),
+    to: Path | None = typer.Option(None, help="Folder to put them in; else the cache, where names find them."),
+) -> None:
+    """Get published checkpoints, check their hashes and print where they are. A cut download goes on where it stopped."""
+    from pvtctl.weights.download import fetch as fetch_one
+
+    for name in names:
+        with _progress(name) as progress:
+            path = fetch_one(name, mirror=mirror, folder=folder, to=to, progress=progress)
+        print(path)
+
+
+def _progress(name: str) -> Any:
+    from contextlib import contextmanager
+
+    @contextmanager
+    def shown() -> Iterator[Callable[[int, int | None], None]]:
+        from rich.console import Console
+        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task(name, total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+
+    return shown()
+
+
+@app.command()
+def verify(
+    names: list[str] = typer.Argument(None, metavar="[NAME|FILE]...", help="Which; else all that were fetched."),
+    json: bool = _JSON,
+) -> None:
+    """Check hashes and that the files load as the models they should be. Exit code 1 when one does not."""
+    from pvtctl.weights.cache import cached_file
+    from pvtctl.weights.catalogue import published
+    from pvtctl.weights.verify import verify_weights
+
+    chosen = names or [entry.name for entry in published() if cached_file(entry) is not None]
+    if not chosen:
+        say("nothing was fetched yet; `pvtctl weights ls` lists what there is")
+    verdicts = [verify_weights(name) for name in chosen]
+    if json:
+        print_json({"weights": [verdict.as_dict() for verdict in verdicts]})
+    elif verdicts:
+        table("", ["weights", "verdict", "hash", "model"], [_verdict_row(verdict) for verdict in verdicts])
+    bad = [verdict for verdict in verdicts if not verdict.ok]
+    if bad:
+        raise PvtctlError(
+            f"{len(bad)} of {len(verdicts)} failed: {bad[0].name}: {bad[0].fault}",
+            bad[0].hint,
+            exit_code=ExitCode.FAILED,
+        )
+
+
+def _verdict_row(verdict: Verdict) -> list[str]:
+    return [verdict.name, "ok" if verdict.ok else verdict.fault or "", verdict.hash, " or ".join(verdict.models) or "-"]

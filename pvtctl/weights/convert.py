@@ -1,0 +1,193 @@
+"""Write a checkpoint in another layout, and prove that nothing was lost."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from pvtctl.errors import PvtctlError, UsageError
+from pvtctl.files import atomic_path, sha256_of
+from pvtctl.weights.inspect import image_size_of
+from pvtctl.weights.load import load_weights
+from pvtctl.weights.read import Checkpoint, read_checkpoint, read_raw
+from pvtctl.weights.recognise import convert_state, identify, strip_wrappers, to_publisher
+from pvtctl.weights.save import save_safetensors
+
+TOLERANCE = 1e-4
+"""Largest difference of two implementations' outputs, as a share of the outputs' largest."""
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What `convert_file` did."""
+
+    backbone: str
+    format: str
+    classes: int | None
+    dropped: list[str]
+    """Names in the file that are no part of backbone or head."""
+    compared_with: str | None
+    """Whose outputs were compared with ours; None where no original is installed."""
+    difference: float | None
+    """Largest difference to the original's outputs, as a share of their largest."""
+
+
+def convert_file(
+    source: Path | str,
+    out: Path | str,
+    *,
+    backbone: str | None = None,
+    to: Literal["ours", "official"] = "ours",
+    overwrite: bool = False,
+) -> Conversion:
+    """Write the checkpoint `source` to `out` in our layout, or in that of the model's publisher.
+
+    `out` ends in .safetensors, or in .pth / .pt / .bin for a pickled state dict (official layout only). `backbone` says
+    which model it is where two share the same shapes. Where the implementation that the file is from is installed
+    (torchvision, timm, transformers), its outputs on one image are compared with ours first; then the written file is
+    read back and must give the same tensors.
+
+    Raises UsageError for a file of no known model, of another one than `backbone`, or an `out` that exists; PvtctlError
+    when the outputs differ.
+    """
+    out = Path(out)
+    _check_out(out, to, overwrite)
+    checkpoint = read_checkpoint(source)
+    name = _model_name(checkpoint, backbone)
+    state = {
+        k: v for k, v in checkpoint.state.items() if k.startswith("backbone.") or k in ("head.weight", "head.bias")
+    }
+    head = state.get("head.weight")
+    meta = _meta(checkpoint, name, head)
+    compared_with, difference = _compare(checkpoint, name, state)
+    written = to_publisher(state) if to == "official" else state
+    if out.suffix == ".safetensors":
+        save_safetensors(out, written, meta)
+    else:
+        with atomic_path(out) as temporary:
+            torch.save({key: value.detach().clone() for key, value in written.items()}, temporary)
+    _check_written(out, state)
+    return Conversion(
+        backbone=name,
+        format=checkpoint.format,
+        classes=head.shape[0] if head is not None else None,
+        dropped=sorted(set(checkpoint.state) - set(state)),
+        compared_with=compared_with,
+        difference=difference,
+    )
+
+
+def _check_out(out: Path, to: str, overwrite: bool) -> None:
+    if out.suffix not in (".safetensors", ".pth", ".pt", ".bin"):
+        raise UsageError(f"{out} has no known ending", "end it in .safetensors (or .pth, with --to official)")
+    if out.suffix != ".safetensors" and to == "ours":
+        raise UsageError(
+            f"our layout is written as safetensors, not {out.suffix}", f"{out.with_suffix('.safetensors')}"
+        )
+    if out.exists() and not overwrite:
+        raise UsageError(f"{out} exists", "--force overwrites it")
+
+
+def _model_name(checkpoint: Checkpoint, backbone: str | None) -> str:
+    names = identify(checkpoint.state)
+    if not names:
+        raise UsageError(
+            f"{checkpoint.path} holds no model that pvtctl knows ({checkpoint.format} layout)",
+            "`pvtctl weights inspect` shows what is in it, `pvtctl models ls` what is known",
+        )
+    if backbone is not None and backbone not in names:
+        raise UsageError(f"{checkpoint.path} holds {' or '.join(names)}, not {backbone}", "leave --backbone out")
+    if backbone is not None:
+        return backbone
+    stated = checkpoint.meta.get("backbone")
+    return stated if stated in names else names[0]
+
+
+def _meta(checkpoint: Checkpoint, name: str, head: Tensor | None) -> dict[str, Any]:
+    origin: dict[str, str] = {"format": checkpoint.format}
+    if checkpoint.path is not None and checkpoint.path.is_file():
+        origin |= {"file": checkpoint.path.name, "sha256": sha256_of(checkpoint.path)}
+    kept = ("class_names", "image_size", "mean", "std", "score")
+    meta: dict[str, Any] = {key: checkpoint.meta[key] for key in kept if key in checkpoint.meta}
+    if (size := image_size_of(checkpoint.state)) is not None:
+        meta["image_size"] = size
+    return meta | {
+        "backbone": name,
+        "num_classes": head.shape[0] if head is not None else None,
+        "converted_from": origin,
+    }
+
+
+def _compare(checkpoint: Checkpoint, name: str, state: Mapping[str, Tensor]) -> tuple[str | None, float | None]:
+    """Outputs of the original and of ours on one image; (None, None) without a head or without the original."""
+    if "head.weight" not in state:
+        return None, None
+    original = _original(checkpoint, name, state["head.weight"].shape[0])
+    if original is None:
+        return None, None
+    from pvtctl.backbones import build_classifier
+
+    library, model = original
+    size = image_size_of(state) or 224
+    ours = build_classifier(name, num_classes=state["head.weight"].shape[0], image_size=size)
+    load_weights(ours, state)
+    image = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        expected = model.eval()(image)
+        expected = getattr(expected, "logits", expected)
+        difference = float((ours.eval()(image) - expected).abs().max() / expected.abs().max())
+    if not difference <= TOLERANCE:
+        raise PvtctlError(
+            f"{checkpoint.path}: our {name} gives other outputs than {library} ({difference:.1e} of the largest)",
+            "nothing was written; the file may be of a variant with the same shapes: please report it",
+        )
+    return library, difference
+
+
+def _original(checkpoint: Checkpoint, name: str, classes: int) -> tuple[str, nn.Module] | None:
+    """The implementation that the file is from, with the file's weights; None where it is not installed."""
+    raw = strip_wrappers(checkpoint.raw)
+    if any(key.startswith("backbone.") for key in raw):
+        return None  # a dense model's
+    match checkpoint.format:
+        case "torchvision ResNet":
+            import torchvision
+
+            if not hasattr(torchvision.models, name):
+                return None
+            model = torchvision.models.get_model(name, num_classes=classes)
+            model.load_state_dict(raw)
+            return "torchvision", model
+        case "timm PVT v2" | "timm ViT / DeiT" if importlib.util.find_spec("timm") is not None:
+            import timm
+
+            theirs = name if name.startswith("pvt") else f"{name}_224"
+            if not timm.is_model(theirs) or image_size_of(checkpoint.state) not in (None, 224):
+                return None
+            model = timm.create_model(theirs, num_classes=classes)
+            model.load_state_dict(raw)
+            return "timm", model
+        case "transformers Pvt" | "transformers PvtV2" if importlib.util.find_spec("transformers") is not None:
+            if checkpoint.path is None or not checkpoint.path.is_dir():
+                return None  # a file alone does not say its configuration
+            import transformers
+
+            model = transformers.AutoModelForImageClassification.from_pretrained(checkpoint.path, local_files_only=True)
+            return "transformers", model
+        case _:
+            return None
+
+
+def _check_written(out: Path, state: Mapping[str, Tensor]) -> None:
+    raw, _ = read_raw(out)
+    back = convert_state(raw).state
+    same = back.keys() == state.keys() and all(torch.equal(back[key], state[key]) for key in state)
+    if not same and not any(value.isnan().any() for value in state.values()):
+        out.unlink()
+        raise PvtctlError(f"{out} did not read back as it was written, and was removed", "try another disk")
