@@ -1,0 +1,307 @@
+"""What `pretrain` and `finetune` share: start processes, build, fit, and show what came out."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import typer
+
+from pvtctl.cli._console import print_json, say, table
+from pvtctl.errors import PvtctlError, UsageError
+
+if TYPE_CHECKING:
+    from pvtctl.engine import Distributed, FitResult, FitSettings, RunFolder
+    from pvtctl.metrics.classification import ClassificationMetric
+    from pvtctl.recipe.schema import Recipe
+    from pvtctl.tasks.classification import ClassificationTask
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """How to run a recipe; what to run is the recipe."""
+
+    out: Path
+    resume: bool
+    device: str | None
+    partial: bool
+    dry_run: bool
+    as_json: bool
+
+
+def in_processes(gpus: int | None, device: str | None, arguments: list[str]) -> None:
+    """With `--gpus N`, N > 1: run `pvtctl ARGUMENTS` in N processes and end with their exit code. Else return.
+
+    Raises UsageError for fewer than 1, and for more than there are (unless `--device cpu` asks for a trial).
+    """
+    if gpus is None or "RANK" in os.environ:
+        return
+    if gpus < 1:
+        raise UsageError(f"--gpus {gpus} makes no sense", "use 1 or more, or leave it out")
+    import torch
+
+    here = torch.cuda.device_count()
+    if gpus > here and device != "cpu":
+        raise UsageError(
+            f"--gpus {gpus}, but this machine has {here}",
+            f"use --gpus {here}"
+            if here
+            else "leave out --gpus, or add --device cpu to try it with processes on the CPU",
+        )
+    if gpus > 1:
+        from pvtctl.engine import launch
+
+        raise typer.Exit(launch([sys.executable, "-m", "pvtctl", *arguments], gpus))
+
+
+def arguments_of(context: typer.Context) -> list[str]:
+    """The command line of the running command again, for the processes of `--gpus`, without `--gpus` itself."""
+    arguments, positional = [str(context.info_name)], []
+    for parameter in context.command.params:
+        value = context.params.get(parameter.name or "")
+        if parameter.name == "gpus" or value is None or value is False:
+            continue
+        if parameter.param_type_name == "argument":
+            positional.append(str(value))
+            continue
+        for one in value if isinstance(value, list | tuple) else [value]:
+            arguments += [parameter.opts[0]] if one is True else [parameter.opts[0], str(one)]
+    return [*arguments, "--", *positional]
+
+
+@contextmanager
+def one_voice(dist: Distributed) -> Iterator[None]:
+    """Of several processes that fail alike only the first says so; a fault of another one alone is told by it."""
+    try:
+        yield
+    except PvtctlError as error:
+        if dist.is_main:
+            raise
+        if not isinstance(error, UsageError):
+            say(f"process {dist.rank}: {error.message}")
+        raise typer.Exit(int(error.exit_code)) from error
+
+
+def train(recipe: Recipe, options: TrainOptions) -> None:
+    """Run `recipe`, and print and write what came out. Raises PvtctlError, among them Stopped (exit code 75 or 130)."""
+    from pvtctl.engine import start_distributed, stop_distributed
+
+    dist = start_distributed(options.device)
+    try:
+        with one_voice(dist):
+            _train(recipe, options, dist)
+    finally:
+        stop_distributed()
+
+
+def _train(recipe: Recipe, options: TrainOptions, dist: Distributed) -> None:
+    from pvtctl.tasks.build import build_task, fit_settings
+
+    if not options.resume and not options.dry_run:
+        _refuse_taken(options.out)
+    talk = say if dist.is_main else _silent
+    task = build_task(recipe, device=dist.device, world_size=dist.world_size, partial=options.partial, say=talk)
+    settings = fit_settings(recipe, dist.world_size)
+    talk(_data_line(task))
+    if options.dry_run:
+        _dry_run(recipe, task, settings, dist, options)
+        return
+    from pvtctl.engine import RunFolder
+
+    flat = recipe.model_dump(mode="json")
+    notes = {"data": _fingerprints(task)} if dist.is_main else {}
+    with RunFolder.open(options.out, flat, resume=options.resume, dist=dist, notes=notes) as run:
+        talk(f"run folder: {run.path}")
+        result = _fit(recipe, task, settings, run, dist)
+        _show(recipe, task, run, result, settings, dist, options)
+
+
+def _silent(text: str) -> None:
+    """What the other processes say."""
+
+
+def _refuse_taken(out: Path) -> None:
+    """Before anything is loaded; `RunFolder.open` checks again, under its lock."""
+    if out.is_dir() and any(out.iterdir()):
+        hint = "go on with it by --resume, or choose another --out"
+        raise UsageError(f"{out} exists already", hint if (out / "run.json").is_file() else "choose another --out")
+
+
+def _data_line(task: ClassificationTask) -> str:
+    assert task.train is not None  # training commands open it
+    return (
+        f"data: {len(task.train)} training and {len(task.val)} validation images, {len(task.val.class_names)} classes"
+    )
+
+
+def _fingerprints(task: ClassificationTask) -> dict[str, str]:
+    from pvtctl.data import fingerprint
+
+    assert task.train is not None  # training commands open it
+    return {"train": fingerprint(task.train), "val": fingerprint(task.val)}
+
+
+def _layer_depths(recipe: Recipe, task: ClassificationTask) -> Any:
+    if recipe.train.optimizer.layer_decay == 1.0:
+        return None
+    from pvtctl.backbones import layer_depths
+
+    return layer_depths(task.model)
+
+
+def _dry_run(
+    recipe: Recipe, task: ClassificationTask, settings: FitSettings, dist: Distributed, options: TrainOptions
+) -> None:
+    from pvtctl.engine import dry_run
+    from pvtctl.weights import save_safetensors
+
+    depths = _layer_depths(recipe, task)
+    talk = say if dist.is_main else _silent
+    report = dry_run(task, settings, dist, save_weights=save_safetensors, layer_depths=depths, talk=talk)
+    if not dist.is_main:
+        return
+    values = report.as_dict()
+    if options.as_json:
+        print_json({"dry_run": values, "recipe": recipe.model_dump(mode="json")})
+        return
+    rows = [
+        ("precision", report.precision),
+        ("loss of the first step", f"{report.loss:.3f}"),
+        ("images per step", str(report.images_per_step)),
+        ("steps", str(report.steps)),
+        ("time per step", f"{report.step_seconds:.2f} s"),
+        ("time of loading the first batch", f"{report.load_seconds:.2f} s"),
+        ("time of a validation batch", f"{report.val_batch_seconds:.2f} s x {report.val_batches or '?'}"),
+        ("checkpoint", f"{report.checkpoint_bytes / 2**20:.0f} MiB, {report.save_seconds:.2f} s"),
+        (f"peak memory ({report.memory})", f"{report.peak_memory_bytes / 2**30:.2f} GiB"),
+        ("time of the whole run, about", _duration(report.run_seconds)),
+    ]
+    table("Dry run: nothing was written", ["what", "value"], rows)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def _fit(
+    recipe: Recipe, task: ClassificationTask, settings: FitSettings, run: RunFolder, dist: Distributed
+) -> FitResult:
+    from pvtctl.engine import fit
+    from pvtctl.tasks.reports import draw_run_curves
+    from pvtctl.weights import save_safetensors
+
+    steps = task.batches_per_epoch(dist.world_size) // settings.accumulate
+    return fit(
+        task,
+        settings,
+        run,
+        dist,
+        save_weights=save_safetensors,
+        after_eval=lambda folder: _ignore(draw_run_curves(folder, steps)),
+        layer_depths=_layer_depths(recipe, task),
+    )
+
+
+def _ignore(path: Path) -> None:
+    """The curves' path is known."""
+
+
+def _show(
+    recipe: Recipe,
+    task: ClassificationTask,
+    run: RunFolder,
+    result: FitResult,
+    settings: FitSettings,
+    dist: Distributed,
+    options: TrainOptions,
+) -> None:
+    """Score the best weights once more, as they were saved, and write and print what they reach."""
+    from pvtctl.engine import choose_precision, evaluate
+    from pvtctl.tasks.reports import Findings, draw_evaluation, draw_run_curves, write_findings
+    from pvtctl.tasks.results import COLUMNS, compare_with_paper
+    from pvtctl.weights import load_weights
+
+    load_weights(task.model, dist.from_main(run.best_weights), class_names=task.class_names)
+    precision = choose_precision(dist.from_main(run.info.get("precision", "auto")), dist.device)
+    metric = cast("ClassificationMetric", evaluate(task, task.model, dist, precision, title="best weights"))
+    skipped = {name: reason for own in dist.gather(task.skipped) for name, reason in own.items()}
+    if not dist.is_main:
+        return
+    numbers = metric.compute()
+    figures, differences = compare_with_paper(recipe, numbers, len(task.class_names))
+    steps = task.batches_per_epoch(dist.world_size) // settings.accumulate
+    expected = recipe.expect.get("top1_err")
+    paper_top1 = 1 - expected.paper / 100 if expected and expected.paper and not differences else None
+    pictures = {"Curves": draw_run_curves(run, steps, paper_top1), **draw_evaluation(run.path, task, metric)}
+    environment = run.info | {"starts": _read_json(run.path / "environment.json")}
+    name = f"{recipe.title or recipe.model.backbone.name} on {recipe.data.name}"
+    lead = (
+        f"Recipe {recipe.name}, profile {recipe.profile}: {result.epochs} epochs, {result.steps} steps, "
+        f"{_duration(result.seconds)}; best weights of epoch {result.best_epoch}"
+    )
+    paper = f"{recipe.paper.key}, Table {recipe.paper.table}" if recipe.paper and recipe.paper.table else "the paper"
+    findings = Findings(name, lead, figures, differences, recipe.model_dump(mode="json"), environment, skipped, paper)
+    report = write_findings(run.path / "report.html", findings, metric, pictures)
+    files = {"report": report, "curves": pictures["Curves"], "weights": run.best_weights}
+    run.record(skipped_images=len(skipped))
+    if options.as_json:
+        print_json(
+            {
+                "run": str(run.path),
+                "metrics": numbers,
+                "best_epoch": result.best_epoch,
+                "epochs": result.epochs,
+                "steps": result.steps,
+                "seconds": result.seconds,
+                "skipped_steps": result.skipped,
+                "skipped_images": skipped,
+                "paper": [
+                    {
+                        "figure": f.name,
+                        "measured": f.measured,
+                        "paper": f.paper,
+                        "code": f.code,
+                        "comparable": f.comparable,
+                    }
+                    for f in figures
+                    if f.paper is not None
+                ],
+                "differences": differences,
+                "files": {key: str(path) for key, path in files.items()},
+            }
+        )
+        return
+    caption = f"not comparable with {paper}: {'; '.join(differences)}" if differences else None
+    table(
+        f"{name}: best weights, epoch {result.best_epoch} of {result.epochs}",
+        COLUMNS,
+        [figure.cells() for figure in figures],
+        caption=caption,
+    )
+    say_skipped(skipped)
+    for key, path in files.items():
+        print(f"{key}: {path}")
+
+
+def say_skipped(skipped: dict[str, str]) -> None:
+    """Name the images that could not be read."""
+    if not skipped:
+        return
+    say(f"warning: {len(skipped)} image(s) could not be read and were left out:")
+    for name, reason in list(skipped.items())[:10]:
+        say(f"  {name}: {reason}")
+    if len(skipped) > 10:
+        say("  ... all are listed in report.html")
+
+
+def _read_json(path: Path) -> Any:
+    import json
+
+    return json.loads(path.read_text("utf-8")) if path.is_file() else None

@@ -1,0 +1,84 @@
+"""`pvtctl pretrain`: train a backbone as a classifier from scratch, by a paper's recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pvtctl.cli._choose import Override, choose_data, choose_recipe, default_out, given_weights
+from pvtctl.cli._train import TrainOptions, arguments_of, in_processes, train
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+EPILOG = """Examples:
+
+pvtctl pretrain scenes --backbone pvt_tiny
+
+pvtctl pretrain imagenet --backbone pvt_small --data /data/imagenet --gpus 8
+
+pvtctl pretrain photos/ --backbone pvt_v2_b0 --set train.epochs=50 --set train.total_batch=64
+"""
+
+
+@app.command(epilog=EPILOG)
+def pretrain(
+    context: typer.Context,
+    data: Annotated[
+        str, typer.Argument(help="imagenet, scenes (the built-in data), or a folder with train/CLASS and val/CLASS.")
+    ],
+    backbone: Annotated[
+        str | None, typer.Option(help="A name of `pvtctl models ls`, or timm:NAME. Default: pvt_small.")
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="A name of `pvtctl recipes ls` or a YAML file. Default: the table that has the backbone."),
+    ] = None,
+    profile: Annotated[
+        str | None,
+        typer.Option(help="Scale: paper, mini (minutes on a CPU), smoke. Default: paper; mini for scenes."),
+    ] = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option("--data", metavar="DIR", help="Where the data lies. Default: $PVTCTL_DATA/NAME, then data/NAME."),
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="Start from a checkpoint file, a run folder or a published name.")
+    ] = None,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Accept weights that fill only part of the backbone.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder. Default: $PVTCTL_RUNS (or runs)/RECIPE-ROW[-PROFILE].")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in that folder.")] = False,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe; may be repeated."),
+    ] = None,
+    gpus: Annotated[int | None, typer.Option(help="Processes to train with, one a GPU. Default: 1.")] = None,
+    device: Annotated[str | None, typer.Option(help="cuda or cpu. Default: cuda where there is one.")] = None,
+    compile: Annotated[
+        bool, typer.Option("--compile", help="Compile the model: slower to start, faster to run.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Try a step of everything, estimate memory and time, write nothing.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+) -> None:
+    """Train a backbone as a classifier from scratch, by a paper's recipe.
+
+    Ends with a table of results beside the paper's printed ones, and a run folder with recipe, environment, metrics,
+    best weights, curves.png and report.html. Ctrl-C, SIGTERM and SIGUSR1 save before they stop; --resume goes on.
+    """
+    chosen_data = choose_data(data, folder)
+    settings: list[Override] = []
+    settings += [("model.weights", given_weights(weights))] if weights else []
+    settings += [("train.compile", True)] if compile else []
+    settings += overrides or []
+    chosen = choose_recipe(chosen_data, backbone=backbone, recipe=recipe, profile=profile, overrides=settings)
+    out = out or default_out(chosen, chosen_data)
+    options = TrainOptions(out, resume, device, partial, dry_run, as_json)
+    in_processes(gpus, device, arguments_of(context))
+    train(chosen, options)
