@@ -91,7 +91,8 @@ def resolve(
 def _late_fault(shown: str, origins: dict[KeyPath, Origin], error: Any) -> Fault:
     """A fault that only the merged recipe shows, such as a backbone without a name."""
     path = tuple(str(part) for part in error["loc"])
-    near = next((origin.mark for at, origin in origins.items() if at[: len(path)] == path and origin.mark), None)
+    block = path[:-1] if error["type"] == "missing" and len(path) > 1 else path
+    near = next((origin.mark for at, origin in origins.items() if at[: len(block)] == block and origin.mark), None)
     problem = "missing" if error["type"] == "missing" else error["msg"].removeprefix("Input ").lower()
     return Fault(f"{'.'.join(path)}: {problem} ({near or shown})", near)
 

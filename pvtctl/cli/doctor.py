@@ -1,0 +1,318 @@
+"""`pvtctl doctor`: what this machine and environment can do, and what is missing."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import re
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from pvtctl.cli._console import print_json, say, table
+from pvtctl.errors import ExitCode
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+_VARIABLES = {
+    "PVTCTL_DATA": "folder that holds data sets by name; else ./data",
+    "PVTCTL_CACHE": "folder for fetched weights; else the user's cache folder",
+    "PVTCTL_MALLOC": "`system` leaves the memory allocator as it came; else freed memory is kept",
+    "PVTCTL_DEBUG": "anything: show the traceback of an error",
+    "OMP_NUM_THREADS": "threads of a process on the CPU; else one a core",
+    "CUDA_VISIBLE_DEVICES": "which GPUs are seen; else all",
+}
+_FOR_DEVELOPERS = ("test", "dev")
+_LOW_DISK_GB = 5
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report. `status`: ok, note (works, but could be better) or broken."""
+
+    part: str
+    item: str
+    value: str
+    status: str = "ok"
+    hint: str | None = None
+
+
+@app.command(epilog="Exit code 1 when something is broken, 0 otherwise. Example: pvtctl doctor --json > machine.json")
+def doctor(
+    measure: bool = typer.Option(True, help="Time a matrix product in each number format (under two seconds)."),
+    json: bool = typer.Option(False, "--json", help="Print one JSON document."),
+) -> None:
+    """Say what this machine and environment can do: versions, devices, speed, extras, folders, data, weights."""
+    findings = [*_tried("environment", _python), *_tried("environment", _libraries)]
+    if not any(found.status == "broken" for found in findings):  # the rest of the machine's parts stand on torch
+        findings += _tried("machine", _machine)
+        findings += _tried("measured", _measured) if measure else []
+    for part, look in (("extras", _extras), ("folders", _folders), ("variables", _variables)):
+        findings += _tried(part, look)
+    findings += [*_tried("data", _data), *_tried("weights", _weights)]
+    broken = [found for found in findings if found.status == "broken"]
+    if json:
+        print_json({"ok": not broken, "findings": [asdict(found) for found in findings]})
+    else:
+        _print(findings)
+    if broken:
+        raise typer.Exit(ExitCode.FAILED)
+
+
+def _tried(part: str, look: Callable[[], list[Finding]]) -> list[Finding]:
+    """What `look` finds; where it fails, that is the finding: an odd environment must not silence the doctor."""
+    try:
+        return look()
+    except Exception as error:
+        return [Finding(part, "(cannot be examined)", f"{type(error).__name__}: {error}", "broken")]
+
+
+def _print(findings: list[Finding]) -> None:
+    rows, last = [], ""
+    for found in findings:
+        mark = {"ok": "", "note": "note", "broken": "BROKEN"}[found.status]
+        text = f"{found.value}\n-> {found.hint}" if found.hint else found.value
+        rows.append([found.part if found.part != last else "", found.item, text, mark])
+        last = found.part
+    table("", ["part", "item", "found", "verdict"], rows)
+    broken = sum(found.status == "broken" for found in findings)
+    say(f"{broken} broken: see BROKEN above" if broken else "nothing is broken")
+
+
+def _python() -> list[Finding]:
+    import platform
+
+    from pvtctl import __version__
+    from pvtctl.recipe.source import recipe_names, recipes_folder
+
+    good = sys.version_info >= (3, 11)
+    recipes = len(recipe_names())
+    return [
+        Finding("environment", "pvtctl", f"{__version__} in {Path(__file__).parents[1]}"),
+        Finding(
+            "environment",
+            "python",
+            f"{platform.python_version()} ({sys.executable})",
+            "ok" if good else "broken",
+            None if good else "pvtctl needs Python 3.11 or newer",
+        ),
+        Finding("environment", "system", platform.platform(terse=True)),
+        Finding(
+            "environment",
+            "recipes",
+            f"{recipes} in {recipes_folder()}",
+            "ok" if recipes else "broken",
+            None if recipes else "reinstall: pip install --force-reinstall pvtctl",
+        ),
+    ]
+
+
+def _libraries() -> list[Finding]:
+    """The libraries that pvtctl cannot do without; importing torchvision also proves that it fits torch."""
+    import importlib
+
+    found = []
+    for name in ("torch", "torchvision", "numpy", "PIL", "safetensors", "scipy", "matplotlib", "fvcore"):
+        try:
+            module = importlib.import_module(name)
+        except Exception as error:  # a broken installation can raise anything
+            text = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            package = "pillow" if name == "PIL" else name
+            found.append(Finding("environment", name, text, "broken", f"pip install --force-reinstall {package}"))
+        else:
+            version = getattr(module, "__version__", None) or importlib.metadata.version(name)
+            found.append(Finding("environment", name, str(version)))
+    return found
+
+
+def _machine() -> list[Finding]:
+    import torch
+
+    from pvtctl.allocator import allocator_state, keep_memory
+    from pvtctl.cost.machine import describe_machine
+
+    machine = describe_machine("cpu")
+    cores, threads = machine["cpu_cores_usable"], torch.get_num_threads()
+    flags = _cpu_flags()
+    bf16 = sorted(flags & {"avx512_bf16", "amx_bf16", "bf16"})
+    found = [
+        Finding("machine", "cpu", f"{machine['cpu']}, {cores} of {machine['cpu_cores']} cores usable"),
+        Finding("machine", "threads", f"{threads}, fewer than cores" if threads < cores else str(threads)),
+        Finding("machine", "vector width", str(machine["cpu_capability"])),
+        Finding(
+            "machine", "bf16 on the cpu", ", ".join(bf16) if bf16 else "no instructions: slow" if flags else "unknown"
+        ),
+        Finding("machine", "memory", _memory(machine["memory_bytes"])),
+    ]
+    if torch.cuda.is_available():
+        for at in range(torch.cuda.device_count()):
+            properties = torch.cuda.get_device_properties(at)
+            text = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, CUDA {torch.version.cuda}"
+            found.append(Finding("machine", f"cuda:{at}", text))
+    elif torch.backends.mps.is_available():
+        found.append(Finding("machine", "mps", "Apple GPU"))
+    else:
+        found.append(Finding("machine", "gpu", "none: fine for trials, latency and small training"))
+    keep_memory()
+    kept = allocator_state() == "kept"
+    meaning = "freed memory stays with the process" if kept else "as it came"
+    found.append(Finding("machine", "allocator", f"{allocator_state()} ({meaning})"))
+    return found
+
+
+def _cpu_flags() -> set[str]:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return set()
+    match = re.search(r"^(?:flags|Features)\s*:\s*(.*)$", text, re.MULTILINE)
+    return set(match[1].split()) if match else set()
+
+
+def _memory(total: int | None) -> str:
+    """Total and available memory; a container's own limit where it is lower."""
+    parts = [f"{total / 2**30:.1f} GiB"] if total else []
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="utf-8").strip()
+        if limit.isdigit() and (not total or int(limit) < total):
+            parts.append(f"{int(limit) / 2**30:.1f} GiB allowed in this container")
+    except OSError:
+        pass
+    try:
+        text = Path("/proc/meminfo").read_text(encoding="utf-8")
+        if match := re.search(r"^MemAvailable:\s*(\d+) kB", text, re.MULTILINE):
+            parts.append(f"{int(match[1]) / 2**20:.1f} GiB available")
+    except OSError:
+        pass
+    return ", ".join(parts) or "unknown"
+
+
+def _measured() -> list[Finding]:
+    import torch
+
+    from pvtctl.engine.precision import choose_precision
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    formats = {"fp32": torch.float32, "bf16": torch.bfloat16}
+    found = [
+        Finding("measured", f"matrix product, {name}", f"{matmul_gflops(device, kind):.3g} GFLOP/s on {device}")
+        for name, kind in formats.items()
+    ]
+    return [*found, Finding("measured", "precision that training picks", str(choose_precision("auto", device)))]
+
+
+def matmul_gflops(device: Any, kind: Any, budget_s: float = 0.15) -> float:
+    """Speed of a square matrix product, in 1e9 floating point operations (2 a multiply-add) per second.
+
+    Sizes double until one product takes `budget_s`, so that an emulated format does not hold the command up.
+    """
+    import torch
+
+    best, size = 0.0, 256
+    while size <= 2048:
+        a = torch.ones(size, size, device=device, dtype=kind)
+        torch.mm(a, a)
+        seconds = []
+        for _ in range(5):
+            if a.is_cuda:
+                torch.cuda.synchronize(a.device)
+            start = time.perf_counter()
+            torch.mm(a, a)
+            if a.is_cuda:
+                torch.cuda.synchronize(a.device)
+            seconds.append(time.perf_counter() - start)
+        best = max(best, 2 * size**3 / min(seconds) / 1e9)
+        if min(seconds) * 8 > budget_s:
+            break
+        size *= 2
+    return best
+
+
+def _extras() -> list[Finding]:
+    """Optional parts as the package's own metadata lists them."""
+    try:
+        required = importlib.metadata.requires("pvtctl") or []
+    except importlib.metadata.PackageNotFoundError:
+        note = "pvtctl is not installed here, so its extras are not known"
+        return [Finding("extras", "metadata", note, "note", "pip install -e .")]
+    packages: dict[str, list[str]] = {}
+    for line in required:
+        match = re.match(r"([\w.-]+).*;\s*extra\s*==\s*['\"](\w+)['\"]", line)
+        if match and match[2] not in _FOR_DEVELOPERS:
+            packages.setdefault(match[2], []).append(match[1])
+    found = []
+    for extra, names in packages.items():
+        versions = {name: _version(name) for name in names}
+        missing = [name for name, version in versions.items() if version is None]
+        text = ", ".join(f"{name} {version or 'missing'}" for name, version in versions.items())
+        hint = f"pip install 'pvtctl[{extra}]'" if missing else None
+        found.append(Finding("extras", extra, text, "note" if missing else "ok", hint))
+    return found
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _folders() -> list[Finding]:
+    from pvtctl.weights.cache import cache_folder
+
+    data = Path(os.environ.get("PVTCTL_DATA") or "data")
+    folders = {"data": data, "runs": Path("runs"), "weights": cache_folder()}
+    found = []
+    for name, folder in folders.items():
+        place = folder.expanduser().resolve()
+        existing = next(parent for parent in (place, *place.parents) if parent.exists())
+        free = shutil.disk_usage(existing).free / 1e9
+        state = "" if place.is_dir() else ", not there yet"
+        status, hint = "ok", None
+        if name != "data" and not os.access(existing, os.W_OK):
+            status, hint = "note", f"{existing} cannot be written"
+        elif name == "data" and os.environ.get("PVTCTL_DATA") and not place.is_dir():
+            status, hint = "note", "PVTCTL_DATA names a folder that is not there"
+        elif free < _LOW_DISK_GB:
+            status, hint = "note", "little space is left: checkpoints of a run take a few hundred MB"
+        found.append(Finding("folders", name, f"{place}{state}, {free:.0f} GB free", status, hint))
+    return found
+
+
+def _variables() -> list[Finding]:
+    return [
+        Finding("variables", name, f"{os.environ[name]!r}" if name in os.environ else f"not set ({meaning})")
+        for name, meaning in _VARIABLES.items()
+    ]
+
+
+def _data() -> list[Finding]:
+    """Folders at the places where data sets are looked for that hold a `train` or `val` folder."""
+    from pvtctl.data.dataset import data_places
+
+    places = list(dict.fromkeys(place.parent for place in data_places("imagenet")))
+    sets = [
+        folder
+        for place in places
+        if place.is_dir()
+        for folder in sorted(place.iterdir())
+        if any((folder / split).is_dir() for split in ("train", "val"))
+    ]
+    found = [Finding("data", folder.name, str(folder)) for folder in sets]
+    return [*found, Finding("data", "scenes", "built in, needs no files")]
+
+
+def _weights() -> list[Finding]:
+    from pvtctl.weights.cache import cached_file
+    from pvtctl.weights.catalogue import published
+
+    cached = [entry.name for entry in published() if cached_file(entry) is not None]
+    text = f"{len(cached)} of {len(published())} published files fetched"
+    hint = None if cached else "pvtctl weights ls"
+    return [Finding("weights", "published", f"{text}{': ' + ', '.join(cached) if cached else ''}", "ok", hint)]
