@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from torch import Tensor, nn
 
 from pvtctl.errors import UsageError
@@ -63,6 +65,12 @@ def check_images(images: Tensor) -> None:
         raise UsageError(f"images of {height}x{width} are too small", f"both sides must be at least {MIN_SIDE} pixels")
 
 
+class PyramidStage(nn.Module):
+    """One stage of a PyramidTransformer."""
+
+    checkpointing = False
+
+
 class PyramidTransformer(Backbone):
     """The part that PVT v1 and v2 share: four `stages`, each with a `patch_embed` and `blocks`."""
 
@@ -93,4 +101,4 @@ class PyramidTransformer(Backbone):
 
     def set_activation_checkpointing(self, on: bool) -> None:
         for stage in self.stages:
-            stage.checkpointing = on
+            cast("PyramidStage", stage).checkpointing = on

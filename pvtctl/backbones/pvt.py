@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pvtctl.backbones.base import PyramidTransformer, check_images
+from pvtctl.backbones.base import PyramidStage, PyramidTransformer, check_images
 from pvtctl.layers.attention import SpatialReductionAttention
 from pvtctl.layers.block import Block, run_blocks
 from pvtctl.layers.drop_path import drop_path_rates
@@ -18,14 +18,12 @@ NORM_EPS = 1e-6
 """Of the blocks and the final norm; patch embeddings and spatial reductions have 1e-5 (facts 7)."""
 
 
-class PvtStage(nn.Module):
+class PvtStage(PyramidStage):
     """Patch embedding, position table, blocks.
 
     `pos_embed` (1, N, C) was learned on `grid` (h, w); with `class_slot` its first row belongs to the class token, whether
     or not there is one.
     """
-
-    checkpointing = False
 
     def __init__(self, patch_embed: PatchEmbed, blocks: list[Block], dim: int, grid: Size, *, class_slot: bool) -> None:
         super().__init__()
@@ -109,7 +107,7 @@ class Pvt(PyramidTransformer):
         return maps[-1].mean((2, 3)) if self.norm is None else self.norm(first)
 
 
-def initialise_pvt(model: nn.Module) -> None:
+def initialise_pvt(model: Pvt) -> None:
     """Starting values (facts 7), drawn from torch's global generator in the order of the modules.
 
     | parameter | values |
@@ -127,5 +125,5 @@ def initialise_pvt(model: nn.Module) -> None:
     for name, parameter in model.named_parameters():
         if name.endswith("pos_embed"):
             nn.init.trunc_normal_(parameter, std=0.02)
-    if getattr(model, "class_token", None) is not None:
+    if model.class_token is not None:
         nn.init.trunc_normal_(model.class_token, std=0.02)

@@ -6,7 +6,7 @@ import math
 
 from torch import Tensor, nn
 
-from pvtctl.backbones.base import PyramidTransformer, check_images
+from pvtctl.backbones.base import PyramidStage, PyramidTransformer, check_images
 from pvtctl.layers.attention import SpatialReductionAttention
 from pvtctl.layers.block import Block, run_blocks
 from pvtctl.layers.drop_path import drop_path_rates
@@ -18,10 +18,8 @@ NORM_EPS = 1e-6
 """Of the blocks and the stage norms; patch embeddings and spatial reductions have 1e-5 (facts 7)."""
 
 
-class PvtV2Stage(nn.Module):
+class PvtV2Stage(PyramidStage):
     """Overlapping patch embedding, blocks, norm."""
-
-    checkpointing = False
 
     def __init__(self, patch_embed: PatchEmbed, blocks: list[Block], dim: int) -> None:
         super().__init__()

@@ -33,7 +33,7 @@ class ResNet(Backbone):
         freeze_norm: bool = False,
     ) -> None:
         kind = BasicBlock if block == "basic" else Bottleneck
-        super().__init__(tuple(width * kind.expansion for width in (64, 128, 256, 512)))  # type: ignore[arg-type]
+        super().__init__(tuple(width * kind.expansion for width in (64, 128, 256, 512)))
         if not 0 <= frozen_stages <= 4:
             raise UsageError(
                 f"frozen_stages {frozen_stages} is out of range", "a ResNet has stages 1 to 4; 0 freezes none"

@@ -26,7 +26,7 @@ class TimmBackbone(Backbone):
         with torch.device("meta"):
             info = _create(name, options).feature_info.info
         taps = _choose_taps([entry["reduction"] for entry in info])
-        super().__init__(tuple(info[tap]["num_chs"] for tap in taps))  # type: ignore[arg-type]
+        super().__init__(tuple(info[tap]["num_chs"] for tap in taps))
         levels = sorted(set(taps))
         self.net = _create(name, {**options, "out_indices": levels})
         self.taps = [levels.index(tap) for tap in taps]

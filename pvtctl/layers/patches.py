@@ -16,7 +16,7 @@ Size = tuple[int, int]
 
 def to_map(tokens: Tensor, size: Size) -> Tensor:
     """(B, H*W, C) -> (B, C, H, W), a view."""
-    return tokens.transpose(1, 2).unflatten(2, size)
+    return tokens.transpose(1, 2).view(tokens.shape[0], tokens.shape[2], *size)
 
 
 def to_tokens(x: Tensor) -> Tensor:
@@ -38,8 +38,9 @@ def conv_by_linear(x: Tensor, conv: nn.Conv2d) -> tuple[Tensor, Size]:
     """
     stride = conv.weight.shape[-1]
     size = x.shape[2] // stride, x.shape[3] // stride
+    batch, channels = x.shape[:2]
     x = x.permute(0, 2, 3, 1)[:, : size[0] * stride, : size[1] * stride]
-    patches = x.unflatten(2, (size[1], stride)).unflatten(1, (size[0], stride)).transpose(2, 3)  # B h w s s C
+    patches = x.view(batch, size[0], stride, size[1], stride, channels).transpose(2, 3)  # B h w s s C
     weight = conv.weight.permute(0, 2, 3, 1).flatten(1)
     return F.linear(patches.flatten(3).flatten(1, 2), weight, conv.bias), size
 

@@ -1,0 +1,107 @@
+"""The parts that the transformers share."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from pvtctl.layers import attention as attention_module
+from pvtctl.layers.attention import SpatialReductionAttention, attention, choose_attention
+from pvtctl.layers.drop_path import DropPath, drop_path_rates
+from pvtctl.layers.patches import PatchEmbed, channels_last_conv, conv_by_linear, to_map, to_tokens
+from pvtctl.layers.position import resize_position_table
+
+
+class TestMaps:
+    def test_map_and_tokens_share_memory(self) -> None:
+        tokens = torch.randn(2, 6 * 5, 4)
+        x = to_map(tokens, (6, 5))
+        assert x.shape == (2, 4, 6, 5)
+        assert x.is_contiguous(memory_format=torch.channels_last)
+        assert x.data_ptr() == tokens.data_ptr() == to_tokens(x).data_ptr()
+        assert torch.equal(to_tokens(x), tokens)
+
+    @pytest.mark.parametrize("size", [(16, 16), (17, 22), (9, 8)])
+    @pytest.mark.parametrize("stride", [1, 2, 4, 8])
+    def test_linear_equals_the_convolution(self, size: tuple[int, int], stride: int) -> None:
+        conv = channels_last_conv(nn.Conv2d(6, 10, stride, stride)).double()
+        x = torch.randn(2, 6, *size, dtype=torch.float64)
+        expected = conv(x)
+        for layout in (torch.contiguous_format, torch.channels_last):
+            tokens, out_size = conv_by_linear(x.contiguous(memory_format=layout), conv)
+            assert out_size == tuple(expected.shape[2:])
+            torch.testing.assert_close(to_map(tokens, out_size), expected)
+
+    def test_overlapping_patches_round_up_and_plain_ones_down(self) -> None:
+        x = torch.randn(1, 3, 35, 37)
+        assert PatchEmbed(3, 8, 4)(x)[1] == (8, 9)
+        assert PatchEmbed(3, 8, 4, overlapping=True)(x)[1] == (9, 10)
+
+
+class TestPosition:
+    def test_same_area_of_another_shape_is_resized(self) -> None:
+        table = torch.arange(4.0).repeat(4).view(1, 16, 1)  # the column's number
+        wide = resize_position_table(table, (4, 4), (2, 8)).view(2, 8)
+        assert torch.equal(wide[0], wide[1])
+        assert (wide[0].diff() >= 0).all()
+
+    def test_equal_sides_are_left_alone(self) -> None:
+        table = torch.randn(1, 12, 3)
+        assert resize_position_table(table, (3, 4), (3, 4)) is table
+
+    def test_is_bilinear_without_aligned_corners(self) -> None:
+        table = torch.randn(1, 12, 5)
+        expected = F.interpolate(table.view(1, 3, 4, 5).permute(0, 3, 1, 2), (7, 6), mode="bilinear")
+        got = resize_position_table(table, (3, 4), (7, 6))
+        torch.testing.assert_close(got, expected.flatten(2).transpose(1, 2))
+
+
+class TestAttention:
+    @pytest.mark.parametrize("shape", [(2, 1, 64, 4, 16), (1, 5, 9, 9, 12), (2, 2, 50, 7, 89)])
+    def test_kernels_agree(self, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+        batch, heads, queries, keys, width = shape
+        q = torch.randn(batch, heads, queries, width, requires_grad=True)
+        k, v = torch.randn(2, batch, heads, keys, width, requires_grad=True).unbind(0)
+        results = []
+        for kernel in ("fused", "plain"):
+            monkeypatch.setattr(attention_module, "choose_attention", lambda *args, kernel=kernel, **kw: kernel)
+            out = attention(q, k, v)
+            grads = torch.autograd.grad(out.square().sum(), (q, k, v))
+            results.append([out, *grads])
+            assert out.shape == (batch, queries, heads * width)
+        for a, b in zip(*results, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+    def test_choice(self) -> None:
+        # PVT at 224: 3136 queries and 49 keys in stage 1; at 800x1216: 60800 and 950
+        assert choose_attention(3136, 49, device_type="cpu", needs_grad=True) == "plain"
+        assert choose_attention(60800, 950, device_type="cpu", needs_grad=True) == "fused"
+        assert choose_attention(60800, 950, device_type="cpu", needs_grad=False) == "fused"
+        assert choose_attention(3136, 49, device_type="cuda", needs_grad=True) == "fused"
+
+    def test_reduction_shrinks_keys_and_linear_pools_to_49(self) -> None:
+        tokens = torch.randn(2, 20 * 17, 16)
+        assert SpatialReductionAttention(16, 2, 4).reduced(tokens, (20, 17)).shape == (2, 5 * 4, 16)
+        assert SpatialReductionAttention(16, 2, 4, linear=True).reduced(tokens, (20, 17)).shape == (2, 49, 16)
+        assert SpatialReductionAttention(16, 2, 1).reduced(tokens, (20, 17)) is tokens
+
+
+class TestDropPath:
+    def test_drops_whole_samples_and_keeps_the_mean(self) -> None:
+        torch.manual_seed(0)
+        out = DropPath(0.25).train()(torch.ones(4000, 3, 2))
+        per_sample = out.flatten(1)
+        assert (per_sample == per_sample[:, :1]).all()
+        assert per_sample[:, 0].unique().tolist() == pytest.approx([0.0, 1 / 0.75])
+        assert out.mean().item() == pytest.approx(1.0, abs=0.03)
+
+    def test_does_nothing_in_evaluation_or_at_rate_0(self) -> None:
+        x = torch.randn(4, 3, 2)
+        assert DropPath(0.5).eval()(x) is x
+        assert DropPath(0.0).train()(x) is x
+
+    def test_rates_rise_linearly_over_all_blocks(self) -> None:
+        assert drop_path_rates(0.3, 4) == pytest.approx([0.0, 0.1, 0.2, 0.3])
+        assert drop_path_rates(0.3, 1) == [0.0]
