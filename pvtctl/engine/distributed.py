@@ -18,6 +18,9 @@ from torch import nn
 
 from pvtctl.errors import ExitCode, PvtctlError, UsageError
 
+GRACE = 60.0
+"""Seconds that the other processes get to save themselves after one has failed."""
+
 
 @dataclass(frozen=True)
 class Distributed:
@@ -155,17 +158,17 @@ def launch(command: Sequence[str], processes: int) -> int:
             process.wait()
 
 
-def _wait(running: list[subprocess.Popen[bytes]], grace: float = 60.0) -> int:
-    """Until all have ended; after the first failure the others get `grace` seconds."""
+def _wait(running: list[subprocess.Popen[bytes]]) -> int:
+    """Until all have ended; after the first failure the others get GRACE seconds."""
     failed_at: float | None = None
     code = 0
     while True:
         codes = [process.poll() for process in running]
-        if failed_at is None and any(codes_ for codes_ in codes):
+        if failed_at is None and any(codes):
             failed_at = time.monotonic()
             code = next(c for c in codes if c)
         if all(c is not None for c in codes):
             return code if code >= 0 else 128 - code
-        if failed_at is not None and time.monotonic() - failed_at > grace:
+        if failed_at is not None and time.monotonic() - failed_at > GRACE:
             return code if code >= 0 else 128 - code
         time.sleep(0.1)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 import pvtctl
+from pvtctl.allocator import allocator_state
 
 _PACKAGES = ("torch", "torchvision", "numpy", "pillow", "timm", "transformers", "safetensors", "webdataset")
 _SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "LD_PRELOAD", "PYTORCH_CUDA_ALLOC_CONF", "CUDA_VISIBLE_DEVICES")
@@ -32,6 +33,7 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "cuda": torch.version.cuda if device.type == "cuda" else None,
         "packages": {name: version for name in _PACKAGES if (version := _version(name))},
+        "allocator": allocator_state(),
         "settings": {
             name: value
             for name, value in sorted(os.environ.items())

@@ -175,8 +175,7 @@ class _Fit:
         at.batch += settings.accumulate
         if place in at.passed_over:
             return True
-        save_due = time.monotonic() - self.saved_at >= settings.save_minutes * 60
-        outcome = self.stepper(batches, step, attempt=at.rollbacks, flags=(self.stop.code, save_due))
+        outcome = self.stepper(batches, step, attempt=at.rollbacks, flags=self._flags)
         if outcome.applied:
             at.bad_in_a_row = 0
             for name, value in outcome.sums.items():
@@ -195,6 +194,10 @@ class _Fit:
         if stop_code:
             raise stopped_by(stop_code, self.where)
         return True
+
+    def _flags(self) -> tuple[float, float]:
+        """Whether to stop, and whether a checkpoint is due."""
+        return self.stop.code, time.monotonic() - self.saved_at >= self.settings.save_minutes * 60
 
     def _skip(self, place: list[int], step: int, ids: list[str]) -> bool:
         """A step without a finite loss: note it, and after several go back once; False after that."""

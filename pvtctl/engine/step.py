@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -98,11 +98,12 @@ class Stepper:
         return optimizer, schedule
 
     def __call__(
-        self, batches: Sequence[Any], step: int, *, attempt: int = 0, flags: Sequence[float] = ()
+        self, batches: Sequence[Any], step: int, *, attempt: int = 0, flags: Callable[[], Sequence[float]] = tuple
     ) -> StepOutcome:
         """Take step number `step` on `batches`, one a pass.
 
         All randomness in the model is drawn from (seed, step, rank, attempt), so nothing of it needs to be saved.
+        `flags()` is asked for once the passes are done; the highest over all ranks of each comes back.
         """
         seed_step(self.settings.seed, step, self.dist.rank, attempt)
         self.optimizer.zero_grad(set_to_none=True)
@@ -115,7 +116,7 @@ class Stepper:
         finite_here, grad_norm = torch.stack(finite).tolist(), float(norm)
         # With loss scaling an overflow of the gradients is ordinary: the scaler leaves out the step and scales down.
         bad = not all(finite_here) or (self.scaler is None and not np.isfinite(grad_norm))
-        agreed = self.dist.reduce([float(bad), *flags], "max")
+        agreed = self.dist.reduce([float(bad), *flags()], "max")
         if agreed[0] == 0.0:
             self._update(step, norm)
         elif self.scaler is not None:

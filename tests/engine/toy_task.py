@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -134,7 +136,7 @@ def settings(**changes: Any) -> FitSettings:
 
 
 def save_weights(path: Path, module: nn.Module, meta: dict[str, Any]) -> None:
-    torch.save({"state": module.state_dict(), "meta": meta}, path)
+    save_file(module.state_dict(), path, {"score": json.dumps(meta.get("score"))})
 
 
 def main() -> int:

@@ -1,0 +1,141 @@
+"""Runs in processes of their own: killed, resumed, and on two ranks."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pvtctl.engine import launch
+from pvtctl.engine.run import TIMINGS
+
+SCRIPT = Path(__file__).with_name("toy_task.py")
+
+
+def command(out: Path, *arguments: object) -> list[str]:
+    return [sys.executable, str(SCRIPT), str(out), *map(str, arguments)]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def run(out: Path, *arguments: object, ranks: int = 1) -> int:
+    if ranks > 1:
+        return launch(command(out, *arguments), ranks)
+    return subprocess.run(command(out, *arguments)).returncode
+
+
+def lines(out: Path) -> list[dict[str, Any]]:
+    found = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key not in TIMINGS} for line in found]
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    return torch.load(out / "last.pt", weights_only=True)
+
+
+def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+@pytest.mark.slow
+def test_killed_twice_and_resumed_equals_unbroken_bit_for_bit(tmp_path: Path) -> None:
+    """Mid-epoch, by SIGKILL, with another number of workers each time."""
+    assert run(tmp_path / "unbroken") == 0
+    assert run(tmp_path / "run", "--kill-at", 17) == -signal.SIGKILL
+    assert run(tmp_path / "run", "--resume", "--kill-at", 9, "--workers", 2) == -signal.SIGKILL
+    assert run(tmp_path / "run", "--resume", "--workers", 2) == 0
+    assert equal(weights(tmp_path / "unbroken"), weights(tmp_path / "run"))
+    assert lines(tmp_path / "unbroken") == lines(tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_two_ranks_train_and_evaluate_as_one_with_the_double_batch(tmp_path: Path) -> None:
+    assert run(tmp_path / "one", "--batch", 8, "--dropout", 0) == 0
+    assert run(tmp_path / "two", "--batch", 4, "--dropout", 0, ranks=2) == 0
+    one, two = lines(tmp_path / "one"), lines(tmp_path / "two")
+    assert [line["event"] for line in one] == [line["event"] for line in two]
+    for a, b in zip(one, two, strict=True):
+        if a["event"] == "train":
+            assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
+        else:
+            assert a["metrics"]["seen"] == b["metrics"]["seen"] == 13
+            assert a["metrics"] == b["metrics"]
+    one_weights, two_weights = weights(tmp_path / "one"), weights(tmp_path / "two")
+    for key in one_weights:
+        torch.testing.assert_close(one_weights[key], two_weights[key], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_two_ranks_stop_by_a_signal_to_one_of_them_and_resume_bit_for_bit(tmp_path: Path) -> None:
+    assert run(tmp_path / "unbroken", ranks=2) == 0
+    out = tmp_path / "run"
+    program = f"import sys; from pvtctl.engine import launch; sys.exit(launch({command(out, '--delay', 0.2)!r}, 2))"
+    parent = subprocess.Popen([sys.executable, "-W", "ignore", "-c", program])
+    _wait_for(out / "checkpoints")
+    # The second rank alone is told: both must agree on the step to stop after.
+    os.kill(_rank_1(parent.pid), signal.SIGUSR1)
+    assert parent.wait(timeout=60) == 75
+    assert json.loads((out / "run.json").read_text())["status"] == "stopped"
+    assert run(out, "--resume", ranks=2) == 0
+    assert equal(weights(tmp_path / "unbroken"), weights(out))
+    assert lines(tmp_path / "unbroken") == lines(out)
+
+
+@pytest.mark.slow
+def test_a_signal_to_the_launcher_reaches_its_ranks(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    program = f"import sys; from pvtctl.engine import launch; sys.exit(launch({command(out, '--delay', 0.2)!r}, 2))"
+    parent = subprocess.Popen([sys.executable, "-W", "ignore", "-c", program])
+    _wait_for(out / "checkpoints")
+    parent.terminate()
+    assert parent.wait(timeout=60) == 75
+
+
+@pytest.mark.slow
+def test_an_error_on_the_first_rank_ends_all_with_its_code(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    assert run(tmp_path / "run", ranks=2) == 2
+
+
+@pytest.mark.slow
+def test_resume_with_another_number_of_ranks_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(tmp_path / "run", "--kill-at", 3) == -signal.SIGKILL
+    assert run(tmp_path / "run", "--resume", ranks=2) == 2
+    assert "resume it with --gpus 1" in capfd.readouterr().err
+
+
+def test_launch_ends_the_others_when_one_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pvtctl.engine.distributed.GRACE", 0.5)
+    code = "import os, sys, time; time.sleep(60) if os.environ['RANK'] == '0' else sys.exit(3)"
+    began = time.monotonic()
+    assert launch([sys.executable, "-c", code], 2) == 3
+    assert time.monotonic() - began < 30
+
+
+def _wait_for(folder: Path, seconds: float = 60.0) -> None:
+    """Until a first checkpoint is there."""
+    end = time.monotonic() + seconds
+    while not list(folder.glob("step-*.pt")):
+        assert time.monotonic() < end, "no checkpoint came"
+        time.sleep(0.05)
+
+
+def _rank_1(parent: int) -> int:
+    """The process with RANK=1 among the parent's children."""
+    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    for child in children:
+        if b"\0RANK=1\0" in Path(f"/proc/{child}/environ").read_bytes():
+            return int(child)
+    raise AssertionError("no process with rank 1")
