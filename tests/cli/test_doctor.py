@@ -1,0 +1,106 @@
+"""`pvtctl doctor`: tells what is there, and exits 1 only for what is broken."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pvtctl.allocator import allocator_state
+from pvtctl.cli import doctor
+from pvtctl.cli.main import main
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PVTCTL_CACHE", str(tmp_path / "cache"))
+    return tmp_path
+
+
+def report(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, dict[tuple[str, str], dict[str, Any]]]:
+    code = main(["doctor", "--no-measure", "--json", *words])
+    document = json.loads(capsys.readouterr().out)
+    assert document["ok"] == (code == 0)
+    return code, {(found["part"], found["item"]): found for found in document["findings"]}
+
+
+def test_a_sound_machine(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sets" / "imagenet" / "val").mkdir(parents=True)
+    (tmp_path / "sets" / "notes").mkdir()
+    monkeypatch.setenv("PVTCTL_DATA", str(tmp_path / "sets"))
+    code, found = report(capsys)
+    assert code == 0
+    assert found["environment", "torch"]["value"] == torch.__version__
+    assert found["machine", "threads"]["value"].startswith(str(torch.get_num_threads()))
+    assert found["machine", "allocator"]["value"].startswith(allocator_state())
+    assert found["data", "imagenet"]["value"] == str(tmp_path / "sets" / "imagenet")
+    assert ("data", "notes") not in found
+    assert str(tmp_path / "cache") in found["folders", "weights"]["value"]
+    assert found["variables", "PVTCTL_DATA"]["value"] == repr(str(tmp_path / "sets"))
+    assert found["weights", "published"]["value"].startswith("0 of ")
+    assert {("extras", extra) for extra in ("timm", "export", "track")} <= set(found)
+
+
+def test_a_missing_extra_names_its_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_version", lambda package: None if package == "timm" else "1.0")
+    code, found = report(capsys)
+    assert code == 0  # nothing is broken
+    assert found["extras", "timm"]["status"] == "note"
+    assert found["extras", "timm"]["hint"] == "pip install 'pvtctl[timm]'"
+
+
+def test_a_library_that_does_not_load_is_broken(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = importlib.import_module
+
+    def refuse(name: str, *rest: Any) -> Any:
+        if name == "torchvision":
+            raise RuntimeError("operator torchvision::nms does not exist\nand more")
+        return real(name, *rest)
+
+    monkeypatch.setattr(importlib, "import_module", refuse)
+    code, found = report(capsys)
+    assert code == 1
+    broken = found["environment", "torchvision"]
+    assert broken["value"] == "RuntimeError: operator torchvision::nms does not exist"
+    assert broken["hint"] == "pip install --force-reinstall torchvision"
+
+
+def test_a_part_that_cannot_be_examined_is_told(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise OSError("no such device")
+
+    monkeypatch.setattr(doctor, "_folders", fail)
+    code, found = report(capsys)
+    assert code == 1
+    assert found["folders", "(cannot be examined)"]["value"] == "OSError: no such device"
+
+
+def test_a_data_folder_that_is_not_there_is_told(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PVTCTL_DATA", "nowhere")
+    code, found = report(capsys)
+    assert code == 0
+    assert found["folders", "data"]["hint"] == "PVTCTL_DATA names a folder that is not there"
+
+
+def test_the_table_measures(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor"]) == 0
+    out, err = capsys.readouterr()
+    assert "matrix product, fp32" in out
+    assert "GFLOP/s on" in out
+    assert err.strip() == "nothing is broken"
+
+
+def test_speed_is_counted_as_two_operations_a_multiply_add() -> None:
+    speed = doctor.matmul_gflops(torch.device("cpu"), torch.float32, budget_s=0.0)
+    assert 0.01 < speed < 1e5
