@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pvtctl.cli._console import say
-from pvtctl.errors import UsageError, nearest
+from pvtctl.errors import PvtctlError, UsageError, nearest
 
 if TYPE_CHECKING:
     from pvtctl.recipe.schema import Recipe
@@ -163,3 +163,45 @@ def given_weights(text: str) -> str:
     """A file or folder by its absolute path, so that the run can be resumed from elsewhere; a published name as it is."""
     path = Path(text).expanduser()
     return str(path.absolute()) if path.exists() else text
+
+
+@dataclass(frozen=True)
+class Found:
+    """Weights that were found for a backbone that the user named without weights."""
+
+    source: str
+    """A run folder or a file."""
+    why: str
+    published_top1: float | None = None
+    """Percent, as the publisher prints it."""
+
+
+def find_weights(backbone: str, data_name: str, data_path: Path | None = None) -> Found:
+    """The newest finished run of `backbone` on the data, else its published checkpoint, fetched where it is not here.
+
+    Raises UsageError when there is neither, PvtctlError when the download fails.
+    """
+    from pvtctl.engine.run import find_runs, read_recipe
+    from pvtctl.weights import fetch, published_for
+    from pvtctl.weights.cache import cached_file
+
+    for run in find_runs(runs_root()):
+        recipe = read_recipe(run)
+        same = recipe["model"]["backbone"]["name"] == backbone and recipe["data"]["name"] == data_name
+        if same and (data_path is None or recipe["data"]["path"] == str(data_path)):
+            return Found(str(run), f"the newest finished run of {backbone} on {data_name}")
+    entry = published_for(backbone) if data_name == "imagenet" else None
+    if entry is None:
+        raise UsageError(
+            f"no weights for {backbone}: no finished run of it on {data_name} under {runs_root()}, and none published",
+            f"name them with --weights, or train: pvtctl pretrain {data_name} --backbone {backbone}",
+        )
+    file = cached_file(entry)
+    if file is None:
+        say(f"weights: no run of {backbone} under {runs_root()}; fetching the published ones from {entry.url}")
+        try:
+            file = fetch(entry.name)
+        except PvtctlError as error:
+            hint = f"fetch it elsewhere and name the file with --weights, or train: pvtctl pretrain {data_name}"
+            raise PvtctlError(error.message, f"{hint} --backbone {backbone}", exit_code=error.exit_code) from error
+    return Found(str(file), f"published by {entry.source}, top-1 {entry.top1} %", entry.top1)

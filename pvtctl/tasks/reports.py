@@ -143,17 +143,22 @@ def per_class_table(metric: ClassificationMetric) -> Any:
             str(row["images"]),
             f"{100 * row['top1']:.1f}",
             f"{100 * row['precision']:.1f}",
-            taken,
+            row["taken_for"] or "",
         ]
-        for row in sorted(per_class_rows(metric), key=lambda row: (row["top1"], row["class"]))[:MOST_CLASSES]
-        for taken in [row["taken_for"] or ""]
+        for row in worst_classes_first(metric)[:MOST_CLASSES]
     ]
     columns = ["class", "name", "images", "top-1, %", "precision, %", "most often taken for"]
     return Table("Classes, worst first", columns, rows)
 
 
+def worst_classes_first(metric: ClassificationMetric) -> list[dict[str, Any]]:
+    """`per_class_rows` of the classes that have images."""
+    scored = [row for row in per_class_rows(metric) if row["images"]]
+    return sorted(scored, key=lambda row: (row["top1"], row["class"]))
+
+
 def per_class_rows(metric: ClassificationMetric) -> list[dict[str, Any]]:
-    """One mapping a class, plain JSON values: class, name, images, top1, precision, taken_for."""
+    """One mapping a class, plain JSON values: class, name, images, top1 (None without images), precision, taken_for."""
     taken: dict[str, tuple[int, str]] = {}
     for (label, prediction), images in sorted(metric.confusion.items()):
         name = metric.class_names[label]
@@ -164,7 +169,7 @@ def per_class_rows(metric: ClassificationMetric) -> list[dict[str, Any]]:
             "class": score.name,
             "name": readable_name(score.name),
             "images": score.images,
-            "top1": score.top1,
+            "top1": score.top1 if score.images else None,
             "precision": score.precision,
             "taken_for": taken[score.name][1] if score.name in taken else None,
         }

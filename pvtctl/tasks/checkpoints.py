@@ -1,0 +1,61 @@
+"""What must be known of a checkpoint before a model can be built for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pvtctl.data import IMAGENET_MEAN, IMAGENET_STD
+from pvtctl.errors import UsageError
+from pvtctl.tasks.build import Head
+from pvtctl.tasks.classes import head_class_names
+from pvtctl.weights import read_checkpoint, resolve_weights
+from pvtctl.weights.recognise import identify
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """A checkpoint's own account of itself."""
+
+    path: Path
+    backbone: str
+    head: Head | None
+    """None where the file holds a backbone alone."""
+    meta: dict[str, Any]
+    """What our own files say besides: image_size, resize, data, score ...; empty for most foreign ones."""
+
+
+def inspect_checkpoint(source: str | Path, backbone: str | None = None) -> Inspected:
+    """Read a checkpoint (file, run folder, published name) and tell its backbone and classes.
+
+    `backbone` is needed for models that are none of ours (`timm:NAME`), and must agree where the file says its own.
+    Raises UsageError: no checkpoint, another backbone, an unknown one, or pixels normalised otherwise than ours.
+    """
+    path = resolve_weights(str(source))
+    checkpoint = read_checkpoint(path)
+    stated = checkpoint.meta.get("backbone")
+    shapes = identify(checkpoint.state)
+    candidates = [stated] if isinstance(stated, str) else shapes
+    if backbone is None:
+        if not candidates:
+            raise UsageError(f"{path} does not say which backbone it holds", "name it with --backbone")
+        backbone = candidates[0]
+    elif candidates and backbone not in candidates:
+        raise UsageError(f"{path} holds {' or '.join(candidates)}, not {backbone}", f"use --backbone {candidates[0]}")
+    _check_normalisation(path, checkpoint.meta)
+    head = None
+    if (weight := checkpoint.state.get("head.weight")) is not None:
+        rows = int(weight.shape[0])
+        head = Head(rows, head_class_names(checkpoint.meta.get("class_names"), rows))
+    return Inspected(path, backbone, head, checkpoint.meta)
+
+
+def _check_normalisation(path: Path, meta: dict[str, Any]) -> None:
+    for key, ours in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
+        theirs = meta.get(key)
+        if theirs is not None and list(theirs) != list(ours):
+            raise UsageError(
+                f"{path} was trained with pixels of {key} {theirs}, and images are read with ImageNet's {list(ours)}",
+                "its scores would be wrong",
+            )
