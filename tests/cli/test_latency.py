@@ -1,0 +1,126 @@
+"""`pvtctl latency` as a user meets it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pvtctl.cli import latency as command
+from pvtctl.cli.main import main
+from pvtctl.cost.latency import Case, Latency
+
+
+def test_json_has_the_documented_keys(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [
+        "--backbone",
+        "resnet18",
+        "--size",
+        "64",
+        "--device",
+        "cpu",
+        "--threads",
+        "1",
+        "--repeats",
+        "2",
+        "--json",
+    ]
+    assert main(["latency", *arguments]) == 0
+    out, err = capsys.readouterr()
+    document = json.loads(out)
+    row = document["rows"][0]
+    assert row["p90_ms"] >= row["p50_ms"] > 0
+    assert row["peak_memory_bytes"] > 0
+    assert (row["backbone"], row["size"], row["batch_size"], row["mode"]) == ("resnet18", [64, 64], 1, "forward")
+    assert document["machine"]["threads"] == 1
+    assert "warming up resnet18 at 64x64, batch 1" in err
+
+
+@pytest.mark.parametrize("form", ["table", "markdown", "csv"])
+def test_formats(form: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    result = Latency(Case("pvt_tiny"), 9, 20.0, 22.5, 21.0, 19.0, 90.0, 47.6, 3 << 20, 0.5)
+    machine = {
+        "cpu": "a CPU",
+        "cpu_capability": "AVX2",
+        "threads": 2,
+        "cpu_cores": 4,
+        "torch": "2.6",
+        "allocator": "kept",
+    }
+    monkeypatch.setattr("pvtctl.cost.latency.measure_latency", lambda cases, **options: ([result], machine))
+    assert main(["latency", "--backbone", "pvt_tiny", "--format", form]) == 0
+    out, err = capsys.readouterr()
+    for word in ("pvt_tiny", "224x224", "20.00", "22.50", "47.60", "3", "9"):
+        assert word in out
+    assert "a CPU (AVX2), 2 threads of 4 cores" in err
+    assert "other processes used up to 50.0% of this machine meanwhile: times may be too long" in err
+
+
+def test_cases_are_grouped_by_size_and_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Case] = []
+    monkeypatch.setattr("pvtctl.cost.latency.measure_latency", lambda cases, **options: seen.extend(cases) or ([], {}))
+    monkeypatch.setattr(command, "_print", lambda *arguments: None)
+    assert main(["latency", "--backbone", "pvt_tiny,resnet50", "--size", "64,96x64", "--batch-size", "1,8"]) == 0
+    assert len(seen) == 8
+    assert seen[0] == Case("pvt_tiny", (64, 64), 1)
+    assert seen[1] == Case("resnet50", (64, 64), 1)
+    assert seen[-1] == Case("resnet50", (96, 64), 8)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message", "hint"),
+    [
+        (["--size", "0"], "size '0' is out of range", "between 32 and 8192"),
+        (["--size", "-5"], "size '-5'", "224"),
+        (["--size", "800x"], "size '800x'", "HEIGHTxWIDTH"),
+        (["--backbone", "resnet5"], "resnet5", "resnet50"),
+        (["--batch-size", "0"], "batch size '0'", "1,8"),
+        (["--batch-size", "-1"], "batch size '-1'", "1,8"),
+        (["--device", "tpu"], "tpu", "cpu"),
+        (["--device", "cuda:99"], "no cuda:99", "doctor"),
+        (["--device", "mps"], "mps", "cpu"),
+        (["--repeats", "0"], "--repeats", "--help"),
+        (["--dtype", "int8"], "int8", "--help"),
+    ],
+)
+def test_bad_arguments(arguments: list[str], message: str, hint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["latency", *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    error, advice = err.strip().splitlines()
+    assert error.startswith("error: ")
+    assert message in error
+    assert hint in advice
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds children through Linux's /proc")
+def test_ctrl_c_leaves_no_process_behind() -> None:
+    arguments = ["--backbone", "resnet18,pvt_v2_b0", "--size", "64", "--device", "cpu", "--seconds", "600"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pvtctl", "latency", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("timing"):
+            break
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    assert len(children) == 2
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert out == ""
+    assert "Traceback" not in err
+    time.sleep(0.1)
+    for child in children:
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(child), 0)
