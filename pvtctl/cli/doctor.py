@@ -22,6 +22,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 _VARIABLES = {
     "PVTCTL_DATA": "folder that holds data sets by name; else ./data",
+    "PVTCTL_RUNS": "folder for runs; else ./runs",
     "PVTCTL_CACHE": "folder for fetched weights; else the user's cache folder",
     "PVTCTL_MALLOC": "`system` leaves the memory allocator as it came; else freed memory is kept",
     "PVTCTL_DEBUG": "anything: show the traceback of an error",
@@ -267,7 +268,7 @@ def _folders() -> list[Finding]:
     from pvtctl.weights.cache import cache_folder
 
     data = Path(os.environ.get("PVTCTL_DATA") or "data")
-    folders = {"data": data, "runs": Path("runs"), "weights": cache_folder()}
+    folders = {"data": data, "runs": Path(os.environ.get("PVTCTL_RUNS") or "runs"), "weights": cache_folder()}
     found = []
     for name, folder in folders.items():
         place = folder.expanduser().resolve()

@@ -174,15 +174,16 @@ def _check_file(file: str) -> dict[str, Any]:
 
 
 def _unknown_backbones(used: dict[str, str]) -> list[str]:
-    from pvtctl.backbones import backbone_names
-    from pvtctl.errors import nearest
+    from pvtctl.variants import TIMM_PREFIX, find_variant
 
-    known = backbone_names()
-    return [
-        f"model.backbone.name: no backbone {name!r} ({where}), {nearest(name, known)}"
-        for name, where in used.items()
-        if name not in known and not name.startswith("timm:")
-    ]
+    faults = []
+    for name, where in used.items():
+        try:
+            if not name.startswith(TIMM_PREFIX):
+                find_variant(name)
+        except UsageError as error:
+            faults.append(f"model.backbone.name: {error.message} ({where}), {error.hint}")
+    return faults
 
 
 @app.command(epilog="Example: pvtctl recipes diff imagenet_pvt_v1:pvt_small imagenet_pvt_v1:pvt_small@mini")

@@ -119,7 +119,9 @@ def test_check_tells_every_fault_of_every_file(capsys: pytest.CaptureFixture[str
     assert out == "small_photos: fine (3 runs: rows x profiles)\n"
     assert 'train.epochs: should be a valid integer, not "many" (bad.yaml:2)' in err
     assert "train.optimizer.lrr: unknown key (bad.yaml:2), did you mean lr?" in err
-    assert "odd.yaml: model.backbone.name: no backbone 'pvt_tinny' (profile paper), did you mean pvt_tiny" in err
+    assert (
+        "odd.yaml: model.backbone.name: no backbone is called 'pvt_tinny' (profile paper), did you mean pvt_tiny" in err
+    )
     code, out, _ = run(capsys, "check", "bad.yaml", "--json")
     assert code == 2
     assert len(json.loads(out)["files"][0]["faults"]) == 2
