@@ -129,7 +129,7 @@ def _look_at(data: bytes) -> tuple[str, ...]:
         kinds.append("exif_rotation")
     if min(image.size) < 32:
         kinds.append("tiny")
-    decode(data, image)
+    decode(image)
     return tuple(kinds)
 
 

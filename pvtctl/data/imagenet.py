@@ -84,9 +84,11 @@ def class_folders(folder: Path) -> list[str]:
     """Sorted names of the folders in `folder`, hidden ones left out. Raises UsageError with the expected layout."""
     if not folder.is_dir():
         raise UsageError(f"no data folder {folder}", LAYOUT)
-    names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    with os.scandir(folder) as entries:
+        found = [(entry.name, entry.is_dir()) for entry in entries]
+    names = sorted(name for name, is_folder in found if is_folder and not name.startswith("."))
     if not names:
-        loose = any(entry.name.lower().endswith(SUFFIXES) for entry in os.scandir(folder))
+        loose = any(name.lower().endswith(SUFFIXES) for name, _ in found)
         what = "holds images but no class folders" if loose else "is empty: it holds no class folders and no tar shards"
         raise UsageError(f"{folder} {what}", LAYOUT)
     return names

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pvtctl.data.images import Picture
+from pvtctl.data.images import Picture, pixels_of
 from pvtctl.data.rand_augment import RandAugment
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -59,7 +59,7 @@ class TrainTransform:
     def __call__(self, picture: Picture, generator: torch.Generator) -> Tensor:
         """A picture -> float32 (3, image_size, image_size). Raises BadImage."""
         box = random_crop_box(picture.height, picture.width, self.crop_scale, self.crop_ratio, generator)
-        pixels = picture.resized(box, (self.image_size, self.image_size))
+        pixels = picture.resized(box, (self.image_size, self.image_size), exact=False)
         flip, erase = torch.rand(2, generator=generator).tolist()
         if flip < self.hflip:
             pixels = pixels.flip(-1)
@@ -76,8 +76,7 @@ class TrainTransform:
         after = policy(before, generator)
         if after is before:
             return pixels
-        raw = torch.frombuffer(bytearray(after.tobytes()), dtype=torch.uint8)
-        return raw.view(after.height, after.width, 3).permute(2, 0, 1)
+        return pixels_of(after)
 
 
 @dataclass(frozen=True)
