@@ -148,7 +148,7 @@ def place(part: Convex, rotation: Matrix, scale: float, offset: Vector) -> Conve
 
 
 UPRIGHT: Matrix = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
-ROUND_SIDES = 18
+ROUND_SIDES = 20
 
 
 @lru_cache
@@ -252,12 +252,13 @@ def _cross(draws: Draws) -> list[Part]:
 
 
 def _mug(draws: Draws) -> list[Part]:
-    radius, height, lip = draws.between(0.32, 0.42), draws.between(0.75, 1.0), draws.between(0.82, 0.9)
-    body = frustum(ROUND_SIDES, radius * draws.between(0.8, 1.0), radius, 0.0, height)
+    radius, height, lip = draws.between(0.32, 0.42), draws.between(0.75, 1.0), draws.between(0.78, 0.86)
+    body = frustum(ROUND_SIDES, radius * draws.between(0.9, 1.0), radius, 0.0, height)
     hollow = frustum(ROUND_SIDES, radius * 0.78 * lip, radius * lip * 1.03, 0.1, height * 1.1)
     reach, grip = draws.between(0.2, 0.3), height * draws.between(0.5, 0.65)
-    handle = box(radius * 0.4 + reach, grip, 0.12, (radius * 0.8 + reach / 2, height * 0.2, 0))
-    gap = box(radius * 0.4 + reach * 0.9, grip - 0.22, 0.3, (radius * 0.8 + reach / 2 - 0.1, height * 0.2 + 0.11, 0))
+    root = radius * 0.88  # inside the wall of the body
+    handle = box(reach, grip, 0.12, (root + reach / 2, height * 0.2, 0))
+    gap = box(reach, grip - 0.22, 0.3, (root + reach / 2 - 0.1, height * 0.2 + 0.11, 0))
     return [Part(body, hollow), Part(handle, gap)]
 
 

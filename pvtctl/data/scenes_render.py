@@ -85,14 +85,16 @@ def hue(draws: Draws, saturation: tuple[float, float], value: tuple[float, float
     return (v * (1 - s + s * rgb[0]), v * (1 - s + s * rgb[1]), v * (1 - s + s * rgb[2]))
 
 
-def draw_material(draws: Draws, frequency: tuple[float, float], saturation: float = 0.9) -> Material:
-    """A random material; the same for objects of every class, and, less saturated, for ground and walls."""
-    first = hue(draws, (0.1, saturation), (0.35, 0.95))
-    second = hue(draws, (0.1, saturation), (0.2, 0.95))
+def draw_material(draws: Draws, frequency: tuple[float, float], *, calm: bool = False) -> Material:
+    """A random material, drawn alike for objects of every class; `calm` is for ground and walls."""
+    saturation, contrast = (0.5, draws.between(0.1, 0.5)) if calm else (0.9, draws.between(0.15, 0.8))
+    first = hue(draws, (0.1, saturation), (0.4, 0.95))
+    other = hue(draws, (0.1, saturation), (0.2, 0.95))
+    mixed = [a + (b - a) * contrast for a, b in zip(first, other, strict=True)]
     c = draws.between(0.3, 1.0)
     return Material(
         first,
-        second,
+        (mixed[0], mixed[1], mixed[2]),
         pattern=draws.below(NUM_PATTERNS),
         frequency=draws.between(*frequency),
         turn=(c, (1 - c * c) ** 0.5),
@@ -171,7 +173,7 @@ def _draw_room(canvas: Canvas, camera: Camera, draws: Draws) -> None:
     fine = _cloud(draws, canvas.depth.shape, 12 + draws.below(20))
     mottle = cloud * draws.between(0.1, 0.4) + fine * draws.between(0.0, 0.25) + draws.between(0.55, 0.8)
 
-    material = draw_material(draws, (0.6, 2.5), 0.6)
+    material = draw_material(draws, (0.6, 2.5), calm=True)
     scale = camera.far / camera.focal
     wall_x, wall_y = canvas.x[None, :] * scale, canvas.y[wall, None] * scale
     if outdoors:
@@ -185,7 +187,7 @@ def _draw_room(canvas: Canvas, camera: Camera, draws: Draws) -> None:
         for _ in range(draws.below(4)):
             _draw_poster(canvas, draws, wall_x, wall_y, mottle[wall])
 
-    material = draw_material(draws, (0.5, 2.5), 0.6)
+    material = draw_material(draws, (0.5, 2.5), calm=True)
     z = np.float32(camera.focal * camera.height) / (canvas.y[ground, None] - np.float32(camera.horizon))
     x = canvas.x[None, :] * (z / camera.focal)
     c, s = material.turn
@@ -265,14 +267,14 @@ def _draw_shadow(canvas: Canvas, camera: Camera, thing: Thing, view: View, stren
 def _compose(draws: Draws, kind: int, aspect: tuple[float, float], camera: Camera) -> list[Thing]:
     """The main object of class `kind` first, then smaller ones of any class, then stones."""
     bottom = aspect[0]
-    row = max(draws.between(0.66, 0.9) * bottom, camera.row_of(camera.far * 0.8))
-    column = draws.between(-0.2, 0.2) * aspect[1]
+    row = max(draws.between(0.72, 0.93) * bottom, camera.row_of(camera.far * 0.8))
+    column = draws.between(-0.16, 0.16) * aspect[1]
     distance = camera.distance_of(row)
-    span = draws.between(0.36, 0.62)
+    span = draws.between(0.45, 0.75)
     main_size = span * distance / camera.focal
     material = draw_material(draws, (2.0, 6.0))
     things = [Thing(kind, row, column, distance, build_object(kind, draws, main_size), material)]
-    num_others, num_stones = 2 + draws.below(5), draws.below(5)
+    num_others, num_stones = 1 + draws.below(5), draws.below(4)
     nearest_row, farthest_row = 1.02 * bottom, camera.row_of(camera.far * 0.9)
     for other in range(num_others + num_stones):
         stone = other >= num_others
@@ -283,8 +285,8 @@ def _compose(draws: Draws, kind: int, aspect: tuple[float, float], camera: Camer
             side = 1 if its_column > column else -1
             its_column = column + side * draws.between(0.42, 0.6) * span
         its_distance = camera.distance_of(its_row)
-        size = main_size * (draws.between(0.1, 0.35) if stone else draws.between(0.3, 0.9))
-        size = min(size, (0.45 if before else 0.55) * span * its_distance / camera.focal)
+        size = main_size * (draws.between(0.1, 0.35) if stone else draws.between(0.2, 0.8))
+        size = min(size, (0.36 if before else 0.5) * span * its_distance / camera.focal)
         its_kind = None if stone else draws.below(len(SCENE_CLASSES))
         parts = build_object(its_kind, draws, size)
         material = draw_material(draws, (2.0, 6.0))
@@ -295,7 +297,7 @@ def _compose(draws: Draws, kind: int, aspect: tuple[float, float], camera: Camer
 def _finish(canvas: Canvas, draws: Draws) -> NDArray[np.uint8]:
     """Average to the final size, then haze, blur, exposure and noise: (H, W, 3)."""
     haze, thickness = hue(draws, (0.0, 0.2), (0.6, 0.9)), draws.between(0.0, 0.03)
-    exposure, blur, grain = draws.between(0.9, 1.35), draws.chance(0.3), draws.between(0.0, 0.05)
+    exposure, blur, grain = draws.between(0.9, 1.35), draws.chance(0.25), draws.between(0.0, 0.04)
     colour = canvas.colour
     wide = colour[:, ::2] + colour[:, 1::2]
     image = (wide[:, :, ::2] + wide[:, :, 1::2]) * np.float32(0.25)
