@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import Literal, Self
 
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock, Bottleneck
-from torchvision.models.resnet import ResNet as TorchvisionResNet
 
 from pvtctl.backbones.base import Backbone, check_images
 from pvtctl.errors import UsageError
@@ -32,13 +30,18 @@ class ResNet(Backbone):
         frozen_stages: int = 0,
         freeze_norm: bool = False,
     ) -> None:
-        kind = BasicBlock if block == "basic" else Bottleneck
+        # importing torchvision takes as long as importing torch: only who builds a ResNet waits for it
+        from torchvision.models import resnet as torchvision_resnet
+
+        kind = torchvision_resnet.BasicBlock if block == "basic" else torchvision_resnet.Bottleneck
         super().__init__(tuple(width * kind.expansion for width in (64, 128, 256, 512)))
         if not 0 <= frozen_stages <= 4:
             raise UsageError(
                 f"frozen_stages {frozen_stages} is out of range", "a ResNet has stages 1 to 4; 0 freezes none"
             )
-        whole = TorchvisionResNet(kind, list(depths), groups=groups, width_per_group=width_per_group, num_classes=1)
+        whole = torchvision_resnet.ResNet(
+            kind, list(depths), groups=groups, width_per_group=width_per_group, num_classes=1
+        )
         self.depths = depths
         self.frozen_stages = frozen_stages
         self.freeze_norm = freeze_norm

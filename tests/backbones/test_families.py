@@ -202,7 +202,7 @@ class TestTimm:
 @pytest.mark.slow
 def test_compiled_model_equals_eager() -> None:
     torch.manual_seed(0)
-    model = Pvt(**NARROW, image_size=64).eval()
+    model = Pvt(**{**NARROW, "depths": (1, 1, 1, 1)}, image_size=64).eval()
     image = torch.randn(1, 3, 64, 96)
     compiled = torch.compile(model)
     with torch.no_grad():
