@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pvtctl.layers.linear import Linear, linear
 from pvtctl.layers.patches import Size, channels_last_conv, conv_by_linear, to_map, to_tokens
 
 POOLED_SIDE = 7
@@ -54,9 +55,9 @@ class SpatialReductionAttention(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.linear = linear
-        self.q = nn.Linear(dim, dim)
-        self.kv = nn.Linear(dim, 2 * dim)
-        self.proj = nn.Linear(dim, dim)
+        self.q = Linear(dim, dim)
+        self.kv = Linear(dim, 2 * dim)
+        self.proj = Linear(dim, dim)
         kernel = 1 if linear else sr_ratio
         self.reduces = linear or sr_ratio > 1
         if self.reduces:
@@ -70,7 +71,7 @@ class SpatialReductionAttention(nn.Module):
         x = to_map(tokens, size)
         if self.linear:
             pooled = to_tokens(F.adaptive_avg_pool2d(x, POOLED_SIDE))
-            return F.gelu(self.norm(F.linear(pooled, self.sr.weight.flatten(1), self.sr.bias)))
+            return F.gelu(self.norm(linear(pooled, self.sr.weight.flatten(1), self.sr.bias)))
         return self.norm(conv_by_linear(x, self.sr)[0])
 
     def forward(self, tokens: Tensor, size: Size) -> Tensor:
@@ -87,8 +88,8 @@ class SelfAttention(nn.Module):
     def __init__(self, dim: int, num_heads: int, *, qkv_bias: bool) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
-        self.proj = nn.Linear(dim, dim)
+        self.qkv = Linear(dim, 3 * dim, bias=qkv_bias)
+        self.proj = Linear(dim, dim)
 
     def forward(self, tokens: Tensor, size: Size) -> Tensor:
         """(B, N, C) -> (B, N, C); the map's `size` does not matter here."""

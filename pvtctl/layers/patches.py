@@ -8,8 +8,9 @@ replaces a convolution reads them in place.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from pvtctl.layers.linear import linear
 
 Size = tuple[int, int]
 
@@ -42,7 +43,7 @@ def conv_by_linear(x: Tensor, conv: nn.Conv2d) -> tuple[Tensor, Size]:
     x = x.permute(0, 2, 3, 1)[:, : size[0] * stride, : size[1] * stride]
     patches = x.view(batch, size[0], stride, size[1], stride, channels).transpose(2, 3)  # B h w s s C
     weight = conv.weight.permute(0, 2, 3, 1).flatten(1)
-    return F.linear(patches.flatten(3).flatten(1, 2), weight, conv.bias), size
+    return linear(patches.flatten(3).flatten(1, 2), weight, conv.bias), size
 
 
 class PatchEmbed(nn.Module):
