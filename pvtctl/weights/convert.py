@@ -59,7 +59,7 @@ def convert_file(
     out = Path(out)
     _check_out(out, to, overwrite)
     checkpoint = read_checkpoint(source)
-    name = _model_name(checkpoint, backbone)
+    name = model_of(checkpoint, backbone)
     state = {
         k: v for k, v in checkpoint.state.items() if k.startswith("backbone.") or k in ("head.weight", "head.bias")
     }
@@ -94,7 +94,10 @@ def _check_out(out: Path, to: str, overwrite: bool) -> None:
         raise UsageError(f"{out} exists", "--force overwrites it")
 
 
-def _model_name(checkpoint: Checkpoint, backbone: str | None) -> str:
+def model_of(checkpoint: Checkpoint, backbone: str | None = None) -> str:
+    """Which of our backbones a checkpoint holds. Where two share its shapes: `backbone`, else what its metadata say, else
+    the first. Raises UsageError when it is none of ours, or not `backbone`.
+    """
     names = identify(checkpoint.state)
     if not names:
         raise UsageError(

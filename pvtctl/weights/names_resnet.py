@@ -13,15 +13,12 @@ def is_resnet(keys: set[str]) -> bool:
 
 
 def from_resnet(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename to ours: the backbone keeps its names, `fc` (and OpenMMLab's `head.fc`) becomes `head`."""
+    """Rename to ours: the backbone keeps its names, `fc` (and OpenMMLab's `head.fc`) becomes `head`, as ours is."""
     converted = {}
     for key, value in state.items():
-        for prefix in ("fc.", "head.fc."):
-            if key.startswith(prefix):
-                converted["head." + key.removeprefix(prefix)] = value
-                break
-        else:
-            converted[f"backbone.{key}"] = value
+        name = key.removeprefix("head.").removeprefix("fc.")
+        in_head = key.startswith(("fc.", "head.")) and name in ("weight", "bias")
+        converted[f"head.{name}" if in_head else f"backbone.{key}"] = value
     return converted
 
 

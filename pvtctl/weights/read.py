@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import pickle
+import pickletools
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -151,7 +153,8 @@ def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise UsageError(f"{path} is damaged: a truncated checkpoint", "get or copy it again")
     try:
         # argparse.Namespace: the official training scripts save their arguments beside the weights; it holds no code.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickles in other protocols: what matters of them is said below
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
         raise _pickle_error(path, str(error)) from error
@@ -162,8 +165,8 @@ def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _pickle_error(path: Path, text: str) -> UsageError:
-    wanted = re.search(r"GLOBAL ([\w.]+)", text) or re.search(r"global(?:s)?:? ?`?([\w.]+\.[\w.]+)", text)
-    if wanted or "Unsupported" in text:
+    wanted = re.search(r"GLOBAL ([\w.]+)", text)
+    if wanted or ("Unsupported operand" in text and _names_code(path)):
         what = f" ({wanted.group(1)})" if wanted else ""
         return UsageError(
             f"{path} is refused: loading this pickle would run code{what}",
@@ -172,16 +175,28 @@ def _pickle_error(path: Path, text: str) -> UsageError:
     return UsageError(f"{path} is damaged or not a checkpoint", "get or copy it again")
 
 
+def _names_code(path: Path) -> bool:
+    """Whether a plain pickle, of any protocol, names something to call. Reads its instructions and runs none."""
+    try:
+        with path.open("rb") as handle:
+            if handle.read(1) != b"\x80":
+                return False
+            handle.seek(0)
+            return any(op.name in ("GLOBAL", "STACK_GLOBAL", "INST") for op, _, _ in pickletools.genops(handle))
+    except (ValueError, OSError):
+        return False
+
+
 def _find_state(path: Path, content: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors of a saved object: a state dict itself, or one inside a training script's dict."""
     if isinstance(content, Mapping):
-        for key in (*_INSIDE, *_AVERAGED):
-            inner = content.get(key)
-            if isinstance(inner, Mapping) and _tensors(inner):
-                also = [name for name in _AVERAGED if name in content and name != key]
+        averaged = [key for key in _AVERAGED if _tensors(content.get(key))]
+        for key in (*_INSIDE, *averaged):
+            if inner := _tensors(content.get(key)):
+                also = [name for name in averaged if name != key]
                 meta = {"inside": key} | ({"also_averaged": also} if also else {})
                 epoch = content.get("epoch")
-                return _tensors(inner), meta | ({"epoch": epoch} if isinstance(epoch, int) else {})
+                return inner, meta | ({"epoch": epoch} if isinstance(epoch, int) else {})
         if state := _tensors(content):
             return state, {}
     raise UsageError(
@@ -189,5 +204,9 @@ def _find_state(path: Path, content: Any) -> tuple[dict[str, Tensor], dict[str, 
     )
 
 
-def _tensors(content: Mapping[Any, Any]) -> dict[str, Tensor]:
-    return {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)}
+def _tensors(content: Any) -> dict[str, Tensor]:
+    """The named tensors of a dict, or of the `module` in it (as averaged models are saved); else nothing."""
+    if not isinstance(content, Mapping):
+        return {}
+    found = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)}
+    return found or _tensors(content.get("module"))

@@ -101,6 +101,7 @@ def server() -> Iterator[Server]:
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PVTCTL_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("PVTCTL_MIRROR", raising=False)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
     return tmp_path / "cache" / "weights"
 
 

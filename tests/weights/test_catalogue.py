@@ -1,0 +1,53 @@
+"""The list of published files."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from pvtctl.backbones import backbone_names
+from pvtctl.weights.catalogue import published, published_for
+
+
+def test_names_are_unique_and_backbones_exist() -> None:
+    entries = published()
+    assert len({entry.name for entry in entries}) == len(entries)
+    assert len({entry.file_name for entry in entries}) == len(entries)
+    assert {entry.backbone for entry in entries} <= set(backbone_names())
+
+
+def test_hash_digits_are_those_in_the_file_names() -> None:
+    for entry in published():
+        found = re.search(r"-([0-9a-f]{8})\.pth$", entry.url)
+        assert entry.sha256 == (found.group(1) if found else None)
+
+
+@pytest.mark.parametrize("name", ["pvt_small", "pvt_v2_b2_li", "deit_small_patch16", "resnet50", "resnext101_64x4d"])
+def test_choice_for_a_backbone(name: str) -> None:
+    entry = published_for(name)
+    assert entry is not None
+    assert entry.backbone == name
+
+
+def test_backbones_that_nobody_published() -> None:
+    assert published_for("pvt_huge") is None
+
+
+def test_torchvision_entries_are_torchvisions() -> None:
+    """Addresses and accuracies come from torchvision's own tables; V1 is the version without a suffix."""
+    import torchvision
+
+    ours = {entry.name: entry for entry in published() if entry.source.startswith("torchvision")}
+    assert len(ours) == 11
+    for name, entry in ours.items():
+        version = "IMAGENET1K_V2" if name.endswith("_v2") else "IMAGENET1K_V1"
+        weights = torchvision.models.get_model_weights(entry.backbone)[version]
+        assert (entry.url, entry.top1) == (weights.url, weights.meta["_metrics"]["ImageNet-1K"]["acc@1"])
+
+
+def test_catalogue_and_download_load_without_torch() -> None:
+    code = "import sys, pvtctl.weights.catalogue, pvtctl.weights.download, pvtctl.cli.weights; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,216 @@
+"""What `load_weights` takes, refuses and reports."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import pvtctl
+from pvtctl.backbones import build_backbone, build_classifier
+from pvtctl.errors import ExitCode, UsageError
+from pvtctl.layers.position import resize_position_table
+from pvtctl.weights import LoadReport, load_weights, read_checkpoint, resolve_weights, save_safetensors
+
+NAME = "pvt_v2_b0"
+
+
+@pytest.fixture(scope="module")
+def state() -> dict[str, Tensor]:
+    return build_classifier(NAME, num_classes=4).state_dict()
+
+
+def _same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> bool:
+    return all(torch.equal(found[key], expected[key]) for key in expected)
+
+
+def test_own_file_round_trip(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    path = tmp_path / "best.safetensors"
+    meta = {"backbone": NAME, "num_classes": 4, "class_names": ["a", "b", "c", "d"], "image_size": 224, "score": 0.5}
+    save_safetensors(path, state, meta)
+    assert read_checkpoint(path).format == "pvtctl"
+    assert read_checkpoint(path).meta == meta | {"pvtctl_version": pvtctl.__version__}
+    for source in (path, str(path), tmp_path, str(tmp_path)):  # the file, or the run folder
+        model = build_classifier(NAME, num_classes=4)
+        report = load_weights(model, source)
+        assert report.source == str(path)
+        assert _same(model.state_dict(), state)
+    assert resolve_weights(str(tmp_path)) == path
+
+
+def test_saving_takes_a_module_in_any_memory_format(tmp_path: Path) -> None:
+    model = build_classifier("resnet18", num_classes=2).to(memory_format=torch.channels_last)
+    save_safetensors(tmp_path / "a.safetensors", model, {})
+    again = build_classifier("resnet18", num_classes=2)
+    load_weights(again, tmp_path / "a.safetensors")
+    assert _same(again.state_dict(), model.state_dict())
+
+
+def test_public_functions_load(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    save_safetensors(tmp_path / "w.safetensors", state, {})
+    assert _same(pvtctl.create_classifier(NAME, 4, weights=tmp_path / "w.safetensors").state_dict(), state)
+    backbone = pvtctl.create_backbone(NAME, weights=state)
+    assert pvtctl.load_weights(backbone, tmp_path / "w.safetensors").backbone_share == 1.0
+
+
+@pytest.mark.parametrize("wrap", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_wrappers_are_taken_off(state: dict[str, Tensor], wrap: str) -> None:
+    report = load_weights(build_backbone(NAME), {wrap + key: value for key, value in state.items()})
+    assert (report.format, report.model, report.backbone_share) == ("pvtctl", NAME, 1.0)
+
+
+@pytest.mark.parametrize("inside", ["model", "state_dict", "model_ema"])
+def test_training_checkpoints(tmp_path: Path, state: dict[str, Tensor], inside: str) -> None:
+    import argparse
+
+    torch.save({inside: state, "epoch": 7, "args": argparse.Namespace(lr=1.0)}, tmp_path / "checkpoint.pth")
+    checkpoint = read_checkpoint(tmp_path / "checkpoint.pth")
+    assert checkpoint.meta == {"inside": inside, "epoch": 7}
+    assert _same(checkpoint.state, state)
+
+
+def test_plain_weights_are_preferred_to_averaged_ones_and_said_so(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    averaged = {key: torch.zeros_like(value) for key, value in state.items()}
+    torch.save({"model": state, "ema": {"module": averaged, "updates": 3}, "model_ema": None}, tmp_path / "step.pt")
+    model = build_classifier(NAME, num_classes=4)
+    report = load_weights(model, tmp_path / "step.pt")
+    assert _same(model.state_dict(), state)
+    assert "note: taken from 'model'; the file also holds ema" in report.summary()
+
+
+def test_another_model_is_named_and_nothing_changes(state: dict[str, Tensor]) -> None:
+    module = build_backbone("pvt_v2_b1")
+    before = {key: value.clone() for key, value in module.state_dict().items()}
+    with pytest.raises(UsageError, match=r"holds pvt_v2_b0 \(pvtctl layout\), not pvt_v2_b1: \d") as caught:
+        load_weights(module, state)
+    assert caught.value.exit_code == ExitCode.USAGE
+    assert "backbone.stages.3.blocks.0.mlp.fc2.weight (file 256x1024, here 512x2048)" in str(caught.value)
+    assert "build pvt_v2_b0" in str(caught.value.hint)
+    assert _same(module.state_dict(), before)
+
+
+def test_deeper_model_of_the_same_widths_is_refused() -> None:
+    """Each parameter of PVT-Tiny is in a PVT-Small file, and yet it is another model."""
+    small = build_backbone("pvt_small").state_dict()
+    with pytest.raises(UsageError, match=r"pvt_small \(pvtctl layout\), not pvt_tiny: 140 of its tensors"):
+        load_weights(build_backbone("pvt_tiny"), small)
+    assert load_weights(build_backbone("pvt_tiny"), small, partial=True).backbone_share == 1.0
+
+
+def test_partial_load_says_what_is_missing(state: dict[str, Tensor]) -> None:
+    cut = {key: value for key, value in state.items() if "stages.3" not in key}
+    with pytest.raises(UsageError, match=r"not in the file: backbone\.stages\.3\.patch_embed\.proj\.weight") as caught:
+        load_weights(build_classifier(NAME, num_classes=4), cut)
+    assert "--partial" in str(caught.value.hint)
+    report = load_weights(build_classifier(NAME, num_classes=4), cut, partial=True)
+    assert 0.1 < report.backbone_share < 0.95
+    assert all("stages.3" in name for name, _ in report.missing)
+
+
+def test_lost_running_statistics_are_refused() -> None:
+    """They are no parameters, but a ResNet without them computes nonsense."""
+    state = {k: v for k, v in build_backbone("resnet18").state_dict().items() if "running_var" not in k}
+    with pytest.raises(UsageError, match="running_var"):
+        load_weights(build_backbone("resnet18"), state)
+
+
+def test_file_of_no_known_model_is_refused_even_in_part() -> None:
+    with pytest.raises(UsageError, match=r"no model that pvtctl knows \(1 tensors: features\.0\.weight"):
+        load_weights(build_backbone(NAME), {"features.0.weight": torch.zeros(3)}, partial=True)
+
+
+def test_not_finite_weights_are_reported(state: dict[str, Tensor]) -> None:
+    bad = dict(state) | {"head.bias": torch.tensor([0.0, float("nan"), 0.0, float("inf")])}
+    report = load_weights(build_classifier(NAME, num_classes=4), bad)
+    assert report.nonfinite == ["head.bias"]
+    assert "warning: NaN or infinity in head.bias" in report.summary()
+
+
+def test_half_precision_file(state: dict[str, Tensor]) -> None:
+    model = build_classifier(NAME, num_classes=4)
+    load_weights(model, {key: value.half() for key, value in state.items()})
+    assert {value.dtype for value in model.state_dict().values()} == {torch.float32}
+    torch.testing.assert_close(model.head.weight, state["head.weight"], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["pvt_tiny", "deit_tiny_patch16"])
+def test_position_tables_of_another_image_size(name: str) -> None:
+    source = build_classifier(name, num_classes=2, image_size=224)
+    target = build_classifier(name, num_classes=2, image_size=384)
+    report = load_weights(target, source.state_dict())
+    assert report.backbone_share == 1.0
+    key, grid = ("backbone.stages.3.pos_embed", "7x7 to 12x12")
+    if name.startswith("deit"):
+        key, grid = ("backbone.pos_embed", "14x14 to 24x24")
+    assert dict(report.resized)[key] == grid
+    there, here = source.state_dict()[key], target.state_dict()[key]
+    side, wanted = (7, 12) if "stages" in key else (14, 24)
+    torch.testing.assert_close(here[:, :1], there[:, :1])
+    torch.testing.assert_close(here[:, 1:], resize_position_table(there[:, 1:], (side, side), (wanted, wanted)))
+
+
+def _heads(
+    rows: int, class_names: list[str] | None, source: list[str] | None, *, state: dict[str, Tensor]
+) -> tuple[LoadReport, Tensor, Tensor]:
+    """The report, and the head's weight before and after."""
+    model = build_classifier(NAME, num_classes=rows)
+    before = model.head.weight.detach().clone()
+    report = load_weights(model, state, class_names=class_names, source_class_names=source)
+    return report, before, model.head.weight.detach()
+
+
+def test_head_rows_go_by_name(state: dict[str, Tensor]) -> None:
+    report, before, after = _heads(3, ["d", "new", "a"], ["a", "b", "c", "d"], state=state)
+    assert (report.head_kept, report.head_new, report.head_dropped) == (2, 1, 2)
+    assert torch.equal(after[0], state["head.weight"][3])
+    assert torch.equal(after[1], before[1])
+    assert torch.equal(after[2], state["head.weight"][0])
+    assert "head: 2 classes kept, 1 new, 2 dropped (by class name)" in report.summary()
+
+
+def test_head_names_in_the_file_come_first(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    save_safetensors(tmp_path / "w.safetensors", state, {"class_names": ["w", "x", "y", "z"]})
+    model = build_classifier(NAME, num_classes=2)
+    report = load_weights(
+        model, tmp_path / "w.safetensors", class_names=["z", "w"], source_class_names=["a", "b", "c", "d"]
+    )
+    assert (report.head_kept, report.head_new, report.head_dropped) == (2, 0, 2)
+    assert torch.equal(model.head.bias, state["head.bias"][[3, 0]])
+
+
+def test_head_of_equal_size_without_names_is_taken_whole(state: dict[str, Tensor]) -> None:
+    report, _, after = _heads(4, ["a", "b", "c", "d"], None, state=state)
+    assert (report.head_kept, report.head_new, report.head_dropped) == (4, 0, 0)
+    assert torch.equal(after, state["head.weight"])
+
+
+def test_head_of_another_size_without_names_is_new(state: dict[str, Tensor]) -> None:
+    report, before, after = _heads(3, None, None, state=state)
+    assert (report.head_kept, report.head_new, report.head_dropped) == (0, 3, 4)
+    assert torch.equal(after, before)
+    assert "no names to match them by" in report.summary()
+
+
+def test_names_that_do_not_number_the_files_head_are_not_used(state: dict[str, Tensor]) -> None:
+    report, _, _ = _heads(2, ["a", "b"], [str(row) for row in range(1000)], state=state)
+    assert report.head_kept == 0
+
+
+def test_wrong_number_of_class_names(state: dict[str, Tensor]) -> None:
+    with pytest.raises(UsageError, match="2 class names were given for a head of 3 classes"):
+        _heads(3, ["a", "b"], None, state=state)
+
+
+def test_resolve_says_nearest_names_and_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PVTCTL_CACHE", str(tmp_path))
+    with pytest.raises(UsageError, match="no weights 'pvt_smal'") as caught:
+        resolve_weights("pvt_smal")
+    assert "did you mean pvt_small" in str(caught.value.hint)
+    with pytest.raises(UsageError, match="not on this machine") as caught:
+        resolve_weights("pvt_small")
+    assert "pvtctl weights fetch pvt_small" in str(caught.value.hint)
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "pvt_small.pth").write_bytes(b"x")
+    assert resolve_weights("pvt_small") == tmp_path / "weights" / "pvt_small.pth"
