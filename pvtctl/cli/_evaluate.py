@@ -18,7 +18,7 @@ from pvtctl.cli._choose import (
     runs_root,
 )
 from pvtctl.cli._console import parse_size, print_json, say, table
-from pvtctl.cli._train import one_voice, say_skipped
+from pvtctl.cli._train import differences_line, one_voice, say_skipped
 from pvtctl.errors import UsageError
 
 if TYPE_CHECKING:
@@ -215,19 +215,23 @@ def _show(
 ) -> None:
     from pvtctl.engine.environment import describe_environment
     from pvtctl.tasks.reports import Findings, draw_evaluation, per_class_rows, write_findings
-    from pvtctl.tasks.results import COLUMNS, compare_with_paper
+    from pvtctl.tasks.results import Figure, compare_with_paper, data_label, paper_label, result_rows
 
     numbers = metric.compute()
     figures, differences = compare_with_paper(plan.recipe, numbers, len(task.val.class_names))
+    if (published := plan.found.published_top1) is not None:
+        top1 = 100 * numbers["top1"]
+        figures.append(Figure("top1_published", "top-1, % (as published)", top1, None, published, not differences))
+    paper = paper_label(plan.recipe)
     environment = describe_environment(dist.device)
-    title = f"{plan.recipe.model.backbone.name} on {plan.recipe.data.name}"
+    title = f"{plan.recipe.model.backbone.name} on {data_label(plan.recipe)}"
     files: dict[str, Path] = {}
     if plan.out is not None:
         plan.out.mkdir(parents=True, exist_ok=True)
         pictures = draw_evaluation(plan.out, task, metric)
         lead = f"{plan.found.source} ({plan.found.why}), {int(numbers['images'])} images"
         flat = plan.recipe.model_dump(mode="json")
-        findings = Findings(title, lead, figures, differences, flat, environment, skipped)
+        findings = Findings(title, lead, figures, differences, flat, environment, skipped, paper)
         files = {"report": write_findings(plan.out / "report.html", findings, metric, pictures), **pictures}
     if options.as_json:
         print_json(
@@ -255,7 +259,8 @@ def _show(
             }
         )
         return
-    _print(plan, title, [figure.cells() for figure in figures], COLUMNS, differences, metric)
+    table(title, *result_rows(figures), caption=differences_line(paper, differences))
+    _print_classes(metric)
     say_skipped(skipped)
     for name, path in files.items():
         print(f"{name.lower()}: {path}")
@@ -273,20 +278,9 @@ def _data(recipe: Recipe, task: ClassificationTask, skipped: dict[str, str]) -> 
     }
 
 
-def _print(
-    plan: Plan,
-    title: str,
-    rows: list[list[str]],
-    columns: list[str],
-    differences: list[str],
-    metric: ClassificationMetric,
-) -> None:
+def _print_classes(metric: ClassificationMetric) -> None:
     from pvtctl.tasks.reports import worst_classes_first
 
-    if plan.found.published_top1 is not None:
-        rows = [*rows, ["top-1 as published, %", "-", "-", f"{plan.found.published_top1:g}", plan.found.why]]
-    caption = f"not comparable with the paper: {'; '.join(differences)}" if differences else None
-    table(title, columns, rows, caption=caption)
     classes = worst_classes_first(metric)
     shown = [
         [row["name"], row["images"], f"{100 * row['top1']:.1f}", row["taken_for"] or "-"]

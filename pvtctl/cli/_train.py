@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pvtctl.metrics.classification import ClassificationMetric
     from pvtctl.recipe.schema import Recipe
     from pvtctl.tasks.classification import ClassificationTask
+    from pvtctl.tasks.reports import RunSummary
 
 
 @dataclass(frozen=True)
@@ -112,13 +113,18 @@ def _train(recipe: Recipe, options: TrainOptions, dist: Distributed) -> None:
         _dry_run(recipe, task, settings, dist, options)
         return
     from pvtctl.engine import RunFolder
+    from pvtctl.tasks.reports import report_run
 
     flat = recipe.model_dump(mode="json")
     notes = {"data": _fingerprints(task)} if dist.is_main else {}
     with RunFolder.open(options.out, flat, resume=options.resume, dist=dist, notes=notes) as run:
         talk(f"run folder: {run.path}")
         result = _fit(recipe, task, settings, run, dist)
-        _show(recipe, task, run, result, settings, dist, options)
+        metric, skipped = _score_best(task, run, dist)
+        if dist.is_main:
+            steps = _steps_per_epoch(task, settings, dist)
+            summary = report_run(run, task, recipe, result, metric, steps_per_epoch=steps, skipped=skipped)
+            _show(summary, run, result, options.as_json)
 
 
 def _silent(text: str) -> None:
@@ -158,6 +164,7 @@ def _dry_run(
     recipe: Recipe, task: ClassificationTask, settings: FitSettings, dist: Distributed, options: TrainOptions
 ) -> None:
     from pvtctl.engine import dry_run
+    from pvtctl.tasks.reports import duration
     from pvtctl.weights import save_safetensors
 
     depths = _layer_depths(recipe, task)
@@ -179,15 +186,9 @@ def _dry_run(
         ("time of a validation batch", f"{report.val_batch_seconds:.2f} s x {report.val_batches or '?'}"),
         ("checkpoint", f"{report.checkpoint_bytes / 2**20:.0f} MiB, {report.save_seconds:.2f} s"),
         (f"peak memory ({report.memory})", f"{report.peak_memory_bytes / 2**30:.2f} GiB"),
-        ("time of the whole run, about", _duration(report.run_seconds)),
+        ("time of the whole run, about", duration(report.run_seconds)),
     ]
     table("Dry run: nothing was written", ["what", "value"], rows)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def _fit(
@@ -197,100 +198,74 @@ def _fit(
     from pvtctl.tasks.reports import draw_run_curves
     from pvtctl.weights import save_safetensors
 
-    steps = task.batches_per_epoch(dist.world_size) // settings.accumulate
+    steps = _steps_per_epoch(task, settings, dist)
+
+    def draw(folder: RunFolder) -> None:
+        draw_run_curves(folder, steps)
+
     return fit(
         task,
         settings,
         run,
         dist,
         save_weights=save_safetensors,
-        after_eval=lambda folder: _ignore(draw_run_curves(folder, steps)),
+        after_eval=draw,
         layer_depths=_layer_depths(recipe, task),
     )
 
 
-def _ignore(path: Path) -> None:
-    """The curves' path is known."""
+def _steps_per_epoch(task: ClassificationTask, settings: FitSettings, dist: Distributed) -> int:
+    return task.batches_per_epoch(dist.world_size) // settings.accumulate
 
 
-def _show(
-    recipe: Recipe,
-    task: ClassificationTask,
-    run: RunFolder,
-    result: FitResult,
-    settings: FitSettings,
-    dist: Distributed,
-    options: TrainOptions,
-) -> None:
-    """Score the best weights once more, as they were saved, and write and print what they reach."""
+def _score_best(
+    task: ClassificationTask, run: RunFolder, dist: Distributed
+) -> tuple[ClassificationMetric, dict[str, str]]:
+    """Score the best weights as they were saved; the metric, and all images that any process could not read."""
     from pvtctl.engine import choose_precision, evaluate
-    from pvtctl.tasks.reports import Findings, draw_evaluation, draw_run_curves, write_findings
-    from pvtctl.tasks.results import COLUMNS, compare_with_paper
     from pvtctl.weights import load_weights
 
-    load_weights(task.model, dist.from_main(run.best_weights), class_names=task.class_names)
-    precision = choose_precision(dist.from_main(run.info.get("precision", "auto")), dist.device)
-    metric = cast("ClassificationMetric", evaluate(task, task.model, dist, precision, title="best weights"))
+    best, precision = dist.from_main((run.best_weights, run.info.get("precision", "auto")))
+    load_weights(task.model, best, class_names=task.class_names)
+    metric = evaluate(task, task.model, dist, choose_precision(precision, dist.device), title="best weights")
     skipped = {name: reason for own in dist.gather(task.skipped) for name, reason in own.items()}
-    if not dist.is_main:
-        return
-    numbers = metric.compute()
-    figures, differences = compare_with_paper(recipe, numbers, len(task.class_names))
-    steps = task.batches_per_epoch(dist.world_size) // settings.accumulate
-    expected = recipe.expect.get("top1_err")
-    paper_top1 = 1 - expected.paper / 100 if expected and expected.paper and not differences else None
-    pictures = {"Curves": draw_run_curves(run, steps, paper_top1), **draw_evaluation(run.path, task, metric)}
-    environment = run.info | {"starts": _read_json(run.path / "environment.json")}
-    name = f"{recipe.title or recipe.model.backbone.name} on {recipe.data.name}"
-    lead = (
-        f"Recipe {recipe.name}, profile {recipe.profile}: {result.epochs} epochs, {result.steps} steps, "
-        f"{_duration(result.seconds)}; best weights of epoch {result.best_epoch}"
-    )
-    paper = f"{recipe.paper.key}, Table {recipe.paper.table}" if recipe.paper and recipe.paper.table else "the paper"
-    findings = Findings(name, lead, figures, differences, recipe.model_dump(mode="json"), environment, skipped, paper)
-    report = write_findings(run.path / "report.html", findings, metric, pictures)
-    files = {"report": report, "curves": pictures["Curves"], "weights": run.best_weights}
-    run.record(skipped_images=len(skipped))
-    if options.as_json:
+    return cast("ClassificationMetric", metric), skipped
+
+
+def _show(summary: RunSummary, run: RunFolder, result: FitResult, as_json: bool) -> None:
+    from pvtctl.tasks.results import result_rows
+
+    if as_json:
+        printed = [figure for figure in summary.figures if figure.paper is not None]
         print_json(
             {
                 "run": str(run.path),
-                "metrics": numbers,
+                "metrics": summary.numbers,
                 "best_epoch": result.best_epoch,
                 "epochs": result.epochs,
                 "steps": result.steps,
                 "seconds": result.seconds,
                 "skipped_steps": result.skipped,
-                "skipped_images": skipped,
-                "paper": [
-                    {
-                        "figure": f.name,
-                        "measured": f.measured,
-                        "paper": f.paper,
-                        "code": f.code,
-                        "comparable": f.comparable,
-                    }
-                    for f in figures
-                    if f.paper is not None
-                ],
-                "differences": differences,
-                "files": {key: str(path) for key, path in files.items()},
+                "skipped_images": summary.skipped,
+                "paper": [figure.as_dict() for figure in printed],
+                "differences": summary.differences,
+                "files": {name: str(path) for name, path in summary.files.items()},
             }
         )
         return
-    caption = f"not comparable with {paper}: {'; '.join(differences)}" if differences else None
-    table(
-        f"{name}: best weights, epoch {result.best_epoch} of {result.epochs}",
-        COLUMNS,
-        [figure.cells() for figure in figures],
-        caption=caption,
-    )
-    say_skipped(skipped)
-    for key, path in files.items():
-        print(f"{key}: {path}")
+    title = f"{summary.title}: best weights, epoch {result.best_epoch} of {result.epochs}"
+    table(title, *result_rows(summary.figures), caption=differences_line(summary.paper, summary.differences))
+    say_skipped(summary.skipped)
+    for name, path in summary.files.items():
+        print(f"{name}: {path}")
 
 
-def say_skipped(skipped: dict[str, str]) -> None:
+def differences_line(paper: str, differences: Sequence[str]) -> str | None:
+    """Why the accuracy may not be set beside the paper's."""
+    return f"accuracy not comparable with {paper}: {'; '.join(differences)}" if differences else None
+
+
+def say_skipped(skipped: Mapping[str, str]) -> None:
     """Name the images that could not be read."""
     if not skipped:
         return
@@ -299,9 +274,3 @@ def say_skipped(skipped: dict[str, str]) -> None:
         say(f"  {name}: {reason}")
     if len(skipped) > 10:
         say("  ... all are listed in report.html")
-
-
-def _read_json(path: Path) -> Any:
-    import json
-
-    return json.loads(path.read_text("utf-8")) if path.is_file() else None

@@ -12,10 +12,12 @@ import torch
 import yaml
 
 from pvtctl.data import Draw, Sample, readable_name
-from pvtctl.engine import RunFolder
+from pvtctl.engine import FitResult, RunFolder
+from pvtctl.files import write_text
 from pvtctl.metrics.classification import ClassificationMetric
+from pvtctl.recipe.schema import Recipe
 from pvtctl.tasks.classification import ClassificationTask
-from pvtctl.tasks.results import COLUMNS, Figure
+from pvtctl.tasks.results import Figure, compare_with_paper, data_label, paper_label, printed_top1, result_rows
 
 # Matplotlib takes a second to import: the views are imported where something is drawn.
 
@@ -39,6 +41,73 @@ class Findings:
     skipped: Mapping[str, str] = field(default_factory=dict)
     """id -> reason of the images that could not be read."""
     paper: str = "the paper"
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What a finished run shows."""
+
+    title: str
+    numbers: dict[str, float]
+    figures: list[Figure]
+    differences: list[str]
+    """Why the accuracy may not be compared with the paper's."""
+    paper: str
+    skipped: dict[str, str]
+    """id -> reason of the images that could not be read."""
+    files: dict[str, Path]
+
+
+def report_run(
+    run: RunFolder,
+    task: ClassificationTask,
+    recipe: Recipe,
+    result: FitResult,
+    metric: ClassificationMetric,
+    *,
+    steps_per_epoch: int,
+    skipped: Mapping[str, str],
+) -> RunSummary:
+    """Write pictures and report.html of a finished run, and skipped.json where images could not be read.
+
+    `metric` is that of the best weights; `skipped` what this part of the run could not read.
+    """
+    numbers = metric.compute()
+    figures, differences = compare_with_paper(recipe, numbers, len(task.class_names))
+    curves = draw_run_curves(run, steps_per_epoch, None if differences else printed_top1(recipe))
+    pictures = {"Curves": curves, **draw_evaluation(run.path, task, metric)}
+    everything = _remember_skipped(run.path / "skipped.json", skipped)
+    title = f"{recipe.title or recipe.model.backbone.name} on {data_label(recipe)}"
+    findings = Findings(
+        title=title,
+        lead=f"Recipe {recipe.name}, profile {recipe.profile}: {result.epochs} epochs, {result.steps} steps, "
+        f"{duration(result.seconds)}; best weights of epoch {result.best_epoch}",
+        figures=figures,
+        differences=differences,
+        recipe=recipe.model_dump(mode="json"),
+        environment=run.info | {"starts": json.loads((run.path / "environment.json").read_text("utf-8"))},
+        skipped=everything,
+        paper=paper_label(recipe),
+    )
+    report = write_findings(run.path / "report.html", findings, metric, pictures)
+    files = {"report": report, "curves": curves, "weights": run.best_weights}
+    return RunSummary(title, numbers, figures, differences, findings.paper, everything, files)
+
+
+def _remember_skipped(path: Path, skipped: Mapping[str, str]) -> dict[str, str]:
+    """Add to what earlier parts of the run could not read."""
+    before = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    everything = {**before, **skipped}
+    if everything != before:
+        write_text(path, json.dumps(everything, indent=2) + "\n")
+    return everything
+
+
+def duration(seconds: float) -> str:
+    """`75 s`, `12 min`, `3.4 h`."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def draw_run_curves(run: RunFolder, steps_per_epoch: int, paper_top1: float | None = None) -> Path:
@@ -121,8 +190,7 @@ def write_findings(path: Path, findings: Findings, metric: ClassificationMetric,
         report.warnings.append(f"The accuracy is not comparable with that of {findings.paper}: {reasons}.")
     if findings.skipped:
         report.warnings.append(f"{len(findings.skipped)} image(s) could not be read and were left out; see below.")
-    rows = [figure.cells() for figure in findings.figures]
-    report.parts.append(Table("Results", COLUMNS, rows))
+    report.parts.append(Table("Results", *result_rows(findings.figures)))
     report.parts += [Picture(title, file) for title, file in pictures.items()]
     report.parts.append(per_class_table(metric))
     if findings.skipped:

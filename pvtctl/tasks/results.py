@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from pvtctl.cost.counting import count
 from pvtctl.errors import PvtctlError, UsageError
@@ -49,18 +50,32 @@ class Figure:
     comparable: bool
     note: str = ""
 
+    def as_dict(self) -> dict[str, object]:
+        """For `--json`."""
+        return {
+            "figure": self.name,
+            "measured": self.measured,
+            "paper": self.paper,
+            "code": self.code,
+            "comparable": self.comparable,
+        }
+
     def cells(self) -> list[str]:
         """As text: label, measured, paper, official code, remark."""
         remark = "" if self.comparable or self.paper is None else "not comparable"
         remark = "; ".join(part for part in (remark, self.note) if part)
-        return [self.label, _number(self.measured), _number(self.paper), _number(self.code), remark]
+        measured = "-" if self.measured is None else f"{self.measured:.2f}"
+        return [self.label, measured, _printed(self.paper), _printed(self.code), remark]
 
+
+_OF_THE_MODEL = ("params_m", "gmacs")
+"""Figures that do not depend on what the model was trained on."""
 
 COLUMNS = ["figure", "measured", "paper", "official code", "remark"]
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}".rstrip("0").rstrip(".") if value >= 0.01 else f"{value:.2g}"
+def _printed(value: float | None) -> str:
+    return "-" if value is None else f"{value:g}"
 
 
 def compare_with_paper(
@@ -73,14 +88,14 @@ def compare_with_paper(
     reasons = differences_from_paper(recipe, numbers, num_classes) if recipe.expect else []
     measured = {"top1_err": 100 * (1 - numbers["top1"]), "top1_acc": 100 * numbers["top1"]} | _cost(recipe)
     figures = []
-    for name, printed in recipe.expect.items():
-        fixed = name in ("params_m", "gmacs")  # of the model itself, whatever it was trained on
+    for name, printed in sorted(recipe.expect.items(), key=lambda item: item[0] in _OF_THE_MODEL):
         note = printed.note or ""
-        comparable = fixed or not reasons
+        comparable = name in _OF_THE_MODEL or not reasons
         label = _LABELS.get(name, name)
         figures.append(Figure(name, label, measured.get(name), printed.paper, printed.code, comparable, note))
-    rest: dict[str, float] = {name: measured[name] for name in ("top1_acc", "params_m", "gmacs") if name in measured}
-    rest |= {"top5_acc": 100 * numbers["top5"], "loss": numbers["loss"], "ece": 100 * numbers["ece"]}
+    rest = {"top1_acc": measured["top1_acc"], "top5_acc": 100 * numbers["top5"]}
+    rest |= {"loss": numbers["loss"], "ece": 100 * numbers["ece"]}
+    rest |= {name: measured[name] for name in _OF_THE_MODEL if name in measured}
     labels = _LABELS | {"top5_acc": "top-5, %", "loss": "loss, nats", "ece": "calibration error, %"}
     if "top1_present" in numbers:
         rest["top1_present"] = 100 * numbers["top1_present"]
@@ -124,3 +139,34 @@ def changed_settings(recipe: Recipe) -> list[str]:
         for key, (_, now) in differences(shipped, recipe).items()
         if key.split(".")[0] in ("data", "model", "train") and key not in _FREE
     ]
+
+
+def printed_top1(recipe: Recipe) -> float | None:
+    """The paper's top-1 accuracy as a fraction, from whichever figure it printed."""
+    for name, sign, offset in (("top1_err", -1, 100.0), ("top1_acc", 1, 0.0)):
+        figure = recipe.expect.get(name)
+        if figure is not None and figure.paper is not None:
+            return (offset + sign * figure.paper) / 100
+    return None
+
+
+def data_label(recipe: Recipe) -> str:
+    """What the data is called in titles: `scenes`, `imagenet`, or the folder's own name."""
+    return Path(recipe.data.path).name if recipe.data.path else recipe.data.name
+
+
+def paper_label(recipe: Recipe) -> str:
+    """`PVT v1, Table 2`."""
+    if recipe.paper is None:
+        return "the paper"
+    name = {"pvt_v1": "PVT v1", "pvt_v2": "PVT v2", "dpt": "DPT"}[recipe.paper.key]
+    part = f"Table {recipe.paper.table}" if recipe.paper.table else f"Figure {recipe.paper.figure}"
+    return f"{name}, {part}" if recipe.paper.table or recipe.paper.figure else name
+
+
+def result_rows(figures: Sequence[Figure]) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows of the table of results; without the paper's columns where it printed nothing."""
+    rows = [figure.cells() for figure in figures]
+    if any(figure.paper is not None or figure.code is not None for figure in figures):
+        return COLUMNS, rows
+    return COLUMNS[:2], [row[:2] for row in rows]

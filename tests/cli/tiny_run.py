@@ -1,0 +1,27 @@
+"""What the tests of the training commands share: the tiny run's settings, and what a command leaves behind."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+TINY = ["--set", "data.train_samples=24", "--set", "data.val_samples=12", "--set", "train.precision=fp32"]
+"""Of profile smoke: 32 pixels, two epochs of three steps."""
+
+
+@dataclass
+class Result:
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+Cli = Callable[..., Result]
