@@ -59,13 +59,16 @@ class PatchEmbed(nn.Module):
     ) -> None:
         super().__init__()
         self.overlapping = overlapping
+        self.of_images = in_channels == 3
         kernel, padding = (2 * stride - 1, stride - 1) if overlapping else (stride, 0)
         self.proj = channels_last_conv(nn.Conv2d(in_channels, dim, kernel, stride, padding))
         self.norm = nn.LayerNorm(dim, eps=1e-5) if norm else nn.Identity()
 
     def forward(self, x: Tensor) -> tuple[Tensor, Size]:
         """(B, C, H, W) -> tokens (B, h*w, dim) and (h, w)."""
-        if self.overlapping:
+        # Gathering patches is cheap where channels are innermost, as in our maps; from the three planes of an image it
+        # costs more than the product, and the convolution takes half the time (measured at 224 and 800).
+        if self.overlapping or self.of_images:
             x = self.proj(x)
             size = x.shape[2], x.shape[3]
             tokens = to_tokens(x)

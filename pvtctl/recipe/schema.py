@@ -74,9 +74,9 @@ class Backbone(Block):
     name: str
     drop_path_rate: Rate = 0.0
     frozen_stages: Annotated[int, Field(ge=0, le=4)] = 0
-    """ResNets: stem and that many stages minus one are frozen, as the papers' detectors do (1 = stem and stage 1)."""
+    """ResNets: the stem and that many stages are frozen (1, stem and stage 1, in the papers' detectors; 0: nothing)."""
     freeze_norm: bool = False
-    """ResNets: batch norm runs on its stored statistics and is not trained."""
+    """ResNets: batch norm runs on its stored statistics in training too; scale and shift outside frozen stages still train."""
 
 
 class Model(Block):

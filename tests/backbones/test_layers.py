@@ -77,6 +77,8 @@ class TestAttention:
     def test_choice(self) -> None:
         # PVT at 224: 3136 queries and 49 keys in stage 1; at 800x1216: 60800 and 950
         assert choose_attention(3136, 49, device_type="cpu", needs_grad=True) == "plain"
+        assert choose_attention(3136, 49, device_type="cpu", needs_grad=False) == "fused"
+        assert choose_attention(197, 197, device_type="cpu", needs_grad=True) == "fused"  # a DeiT
         assert choose_attention(60800, 950, device_type="cpu", needs_grad=True) == "fused"
         assert choose_attention(60800, 950, device_type="cpu", needs_grad=False) == "fused"
         assert choose_attention(3136, 49, device_type="cuda", needs_grad=True) == "fused"
