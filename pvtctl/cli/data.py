@@ -131,7 +131,11 @@ def export(
         raise UsageError(
             f"only scenes can be exported, not {name!r}", "pvtctl data export scenes --layout imagenet --to DIR"
         )
-    export_scenes(to, layout.value, train=train, val=val, size=size, seed=seed)
+    _with_progress(
+        lambda on_progress: export_scenes(
+            to, layout.value, train=train, val=val, size=size, seed=seed, on_progress=on_progress
+        )
+    )
     say(f"{to}: {train} train and {val} val images in the {layout.value} layout")
 
 

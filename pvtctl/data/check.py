@@ -258,10 +258,11 @@ def _collect(ids: Sequence[str], results: Iterator[_Examination], split: str, fi
     for result in results:
         name = ids[result.index]
         total += 1
-        bad += bool({"unreadable", "truncated", "too_large"} & set(result.kinds))
+        is_bad = bool({"unreadable", "truncated", "too_large"} & set(result.kinds))
+        bad += is_bad
         for kind in result.kinds:
             findings.add(kind, split, f"{name}: {result.detail}" if result.detail else name)
-        if result.digest and digests.setdefault(result.digest, name) != name:
+        if not is_bad and digests.setdefault(result.digest, name) != name:
             findings.add("repeated", split, f"{name} = {digests[result.digest]}")
     if total and bad == total:
         findings.add("nothing_readable", split, f"all {total} images examined")

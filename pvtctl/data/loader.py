@@ -33,33 +33,46 @@ class Loader:
         self.sampler = sampler
         self.skipped: dict[str, str] = {}
         """id -> reason of every image that could not be read so far, over all epochs of this loader."""
-        self._batches: DataLoader[Batch] = DataLoader(
-            dataset,  # type: ignore[arg-type]
-            batch_sampler=sampler,
-            num_workers=workers,
+        self._workers = workers
+        self._pin_memory = pin_memory
+        self._batches = self._start()
+
+    def _start(self) -> DataLoader[Batch]:
+        return DataLoader(
+            self.dataset,  # type: ignore[arg-type]
+            batch_sampler=self.sampler,
+            num_workers=self._workers,
             collate_fn=collate,
-            pin_memory=pin_memory,
+            pin_memory=self._pin_memory,
             worker_init_fn=_prepare_worker,
-            persistent_workers=workers > 0,
+            persistent_workers=self._workers > 0,
             # its own: torch would draw a base seed from the global one at each start and so move it
             generator=torch.Generator(),
         )
+
+    def close(self) -> None:
+        """End the loader processes now. The next iteration starts new ones."""
+        self._batches = self._start()
 
     def __len__(self) -> int:
         """Batches of a whole epoch."""
         return len(self.sampler)
 
     def __iter__(self) -> Iterator[Batch]:
-        empty = True
+        empty, failed = True, ""
         for batch in self._batches:
             self.skipped.update((skip.id, skip.reason) for skip in batch.skipped)
             if batch.failed and self.dataset.training:
-                raise self._nothing_readable(f"{len(batch.skipped)} images in a row")
+                failed = f"{len({skip.id for skip in batch.skipped})} images in a row"
+                break
             if len(batch):
                 empty = False
                 yield batch
-        if empty and self.skipped:
-            raise self._nothing_readable(f"all {len(self.skipped)} images")
+        if empty and self.skipped and not failed:
+            failed = f"all {len(self.skipped)} images"
+        if failed:
+            self.close()  # left to the garbage collector, processes are only ended after a timeout
+            raise self._nothing_readable(failed)
 
     def _nothing_readable(self, how_many: str) -> UsageError:
         name, reason = next(iter(self.skipped.items()))
