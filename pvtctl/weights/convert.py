@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,8 +71,10 @@ def convert_file(
     if out.suffix == ".safetensors":
         save_safetensors(out, written, meta)
     else:
+        content = io.BytesIO()  # torch hides the error of a full disk when it writes a file itself
+        torch.save({key: value.detach().clone() for key, value in written.items()}, content)
         with atomic_path(out) as temporary:
-            torch.save({key: value.detach().clone() for key, value in written.items()}, temporary)
+            temporary.write_bytes(content.getbuffer())
     _check_written(out, state)
     return Conversion(
         backbone=name,

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from pvtctl.errors import UsageError
 from pvtctl.weights.recognise import Format, convert_state
+from pvtctl.weights.resolve import weights_in_folder
 
 # Where training scripts put the weights inside what they save; averaged weights are taken only if there is nothing else.
 _INSIDE = ("model", "state_dict", "model_state_dict", "module")
@@ -50,8 +51,7 @@ def read_checkpoint(path: Path | str) -> Checkpoint:
     """
     path = Path(path)
     if path.is_dir():
-        file = weights_in_folder(path)
-        raw, meta = read_raw(file)
+        raw, meta = read_raw(weights_in_folder(path))
         meta = _transformers_meta(path) | meta
     else:
         raw, meta = read_raw(path)
@@ -59,26 +59,18 @@ def read_checkpoint(path: Path | str) -> Checkpoint:
     return Checkpoint(converted.state, converted.format, meta, path, raw)
 
 
-def weights_in_folder(folder: Path) -> Path:
-    """The weights of a run folder or of a transformers model folder; UsageError when there are none."""
-    for name in ("best.safetensors", "model.safetensors", "pytorch_model.bin"):
-        if (folder / name).is_file():
-            return folder / name
-    if any(folder.glob("*.index.json")):
-        raise UsageError(f"{folder} holds weights split over several files", "no model here is that large")
-    raise UsageError(
-        f"{folder} is a folder without weights",
-        "expected best.safetensors (a run), or model.safetensors or pytorch_model.bin beside config.json (transformers)",
-    )
-
-
 def _transformers_meta(folder: Path) -> dict[str, Any]:
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = _parse((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     wanted = ("model_type", "image_size", "hidden_sizes", "depths", "architectures")
     return {key: config[key] for key in wanted if key in config} if isinstance(config, dict) else {}
+
+
+def _parse(text: str) -> Any:
+    """JSON; NaN and Infinity, which are none but which Python writes, become None."""
+    return json.loads(text, parse_constant=lambda _: None)
 
 
 def read_raw(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -139,7 +131,7 @@ def _read_safetensors(path: Path, tensors: bool = True) -> tuple[dict[str, Tenso
             f"{path} is damaged: a truncated safetensors file ({error})", "get or copy it again"
         ) from error
     try:
-        meta = json.loads(header.get(_META_KEY, "{}"))
+        meta = _parse(header.get(_META_KEY, "{}"))
     except ValueError:
         meta = {}
     return state, meta if isinstance(meta, dict) else {}

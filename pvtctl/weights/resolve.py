@@ -10,7 +10,7 @@ from pvtctl.weights.catalogue import find_published, published
 
 
 def resolve_weights(text: str) -> Path:
-    """The checkpoint that `text` names: a file, a run folder (its `best.safetensors`), a transformers folder (returned
+    """The checkpoint that `text` names: a file, a run folder (see `weights_in_folder`), a transformers folder (returned
     as it is), or a published name that has been fetched.
 
     Raises UsageError when there is none, with the nearest names or the command that fetches it.
@@ -19,7 +19,7 @@ def resolve_weights(text: str) -> Path:
     if path.is_file():
         return path
     if path.is_dir():
-        return path / "best.safetensors" if (path / "best.safetensors").is_file() else path
+        return path if (path / "config.json").is_file() else weights_in_folder(path)
     entry = find_published(text)
     if entry is None:
         names = [each.name for each in published()]
@@ -31,3 +31,22 @@ def resolve_weights(text: str) -> Path:
             f"`pvtctl weights fetch {entry.name}` gets them from {entry.url}",
         )
     return file
+
+
+def weights_in_folder(folder: Path) -> Path:
+    """The file with the weights of a run folder (the best, else the newest checkpoint) or of a transformers folder.
+
+    Raises UsageError when there is none.
+    """
+    for name in ("best.safetensors", "model.safetensors", "pytorch_model.bin"):
+        if (folder / name).is_file():
+            return folder / name
+    checkpoints = sorted([*folder.glob("checkpoints/step-*.pt"), *folder.glob("step-*.pt")])
+    if checkpoints:
+        return checkpoints[-1]
+    if any(folder.glob("*.index.json")):
+        raise UsageError(f"{folder} holds weights split over several files", "no model here is that large")
+    raise UsageError(
+        f"{folder} is a folder without weights",
+        "expected best.safetensors (a run), or model.safetensors or pytorch_model.bin beside config.json (transformers)",
+    )

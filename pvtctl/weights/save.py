@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from pvtctl import __version__
@@ -24,5 +24,7 @@ def save_safetensors(path: Path | str, module_or_state: nn.Module | Mapping[str,
     # A copy each: safetensors refuses tensors that share memory or have gaps (channels_last, views).
     tensors = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
     header = {"format": "pt", "pvtctl": json.dumps({"pvtctl_version": __version__} | meta)}
+    # Not `save_file`: it hides the error of a full disk, and writes files that only their owner may read.
+    content = to_bytes(tensors, metadata=header)
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata=header)
+        temporary.write_bytes(content)

@@ -133,8 +133,6 @@ PARITY_MODELS = [
     ("pvt_v2_b0", "pvt_v2_b0"),
     ("pvt_v2_b2_li", "pvt_v2_b2_li"),
     ("resnet18", "resnet18"),
-    ("resnext101_32x4d", "resnext101_32x4d"),
-    ("vit_small_patch16", "vit_small_patch16"),
     ("deit_tiny_patch16_224", "deit_tiny_patch16"),
 ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from torch import Tensor
 
 import pvtctl
 from pvtctl.backbones import build_backbone, build_classifier
-from pvtctl.errors import ExitCode, UsageError
+from pvtctl.errors import ExitCode, PvtctlError, UsageError
 from pvtctl.layers.position import resize_position_table
 from pvtctl.weights import LoadReport, load_weights, read_checkpoint, resolve_weights, save_safetensors
 
@@ -38,6 +39,37 @@ def test_own_file_round_trip(tmp_path: Path, state: dict[str, Tensor]) -> None:
         assert report.source == str(path)
         assert _same(model.state_dict(), state)
     assert resolve_weights(str(tmp_path)) == path
+
+
+def test_run_without_best_weights_gives_its_newest_checkpoint(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    for step in (9, 10):
+        torch.save({"model": state, "step": step, "ema": None}, tmp_path / "checkpoints" / f"step-{step:08d}.pt")
+    assert resolve_weights(str(tmp_path)) == tmp_path / "checkpoints" / "step-00000010.pt"
+    assert load_weights(build_classifier(NAME, num_classes=4), tmp_path).backbone_share == 1.0
+
+
+def test_full_disk_keeps_the_file_that_was_there(
+    tmp_path: Path, state: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "best.safetensors"
+    path.write_bytes(b"before")
+
+    def full(file: Path, content: bytes) -> None:
+        with file.open("wb") as handle:
+            handle.write(content[:100])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(PvtctlError, match="the disk is full"):
+        save_safetensors(path, state, {})
+    assert path.read_bytes() == b"before"
+    assert [each.name for each in tmp_path.iterdir()] == ["best.safetensors"]
+
+
+def test_metadata_that_is_not_quite_json(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    save_safetensors(tmp_path / "w.safetensors", state, {"score": float("nan")})
+    assert read_checkpoint(tmp_path / "w.safetensors").meta["score"] is None
 
 
 def test_saving_takes_a_module_in_any_memory_format(tmp_path: Path) -> None:
