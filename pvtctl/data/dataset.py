@@ -257,8 +257,9 @@ def open_split(
 def fingerprint(dataset: ClassificationDataset) -> str:
     """Hash of the names, sizes, labels and classes of a split: equal for equal data, cheap to make (reads no image)."""
     digest = hashlib.sha256(repr(list(dataset.class_names)).encode())
-    kept = set(dataset.kept.tolist())
+    kept = np.zeros(len(dataset.source.ids), dtype=bool)
+    kept[dataset.kept] = True
     for index, size in enumerate(dataset.source.sizes()):
-        if index in kept:
+        if kept[index]:
             digest.update(f"{dataset.source.ids[index]}\0{size}\0{dataset.source.labels[index]}\n".encode())
     return digest.hexdigest()[:16]

@@ -70,7 +70,7 @@ class TrainSampler:
 
     def __iter__(self) -> Iterator[list[Draw]]:
         epoch = self.epoch
-        order = torch.randperm(self.num_samples, generator=generator_for(self.seed, epoch, "order"))
+        order = torch.randperm(self.num_samples, generator=generator_for(self.seed, epoch, "order")).numpy()
         for batch in range(self.first_batch, self._num_batches):
             first = batch * self.batch_size * self.world_size + self.rank
             places = range(first, first + self.batch_size * self.world_size, self.world_size)

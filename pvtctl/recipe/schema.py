@@ -61,7 +61,7 @@ class Data(Block):
     resize: Annotated[int, Field(ge=32, le=8192)] = 256
     """Evaluation: short side before the centre crop of `image_size`."""
     train_samples: Annotated[int, Field(ge=1)] | None = None
-    """`scenes`: how many images a split renders; elsewhere: use only the first so many (for trials)."""
+    """`scenes`: how many images a split renders; elsewhere: use only so many, spread over the classes (for trials)."""
     val_samples: Annotated[int, Field(ge=1)] | None = None
     workers: Annotated[int, Field(ge=0, le=256)] | None = None
     """Loader processes per rank; unset: chosen from the cores at hand, and said."""
