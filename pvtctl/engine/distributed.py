@@ -18,6 +18,8 @@ from torch import nn
 
 from pvtctl.errors import ExitCode, PvtctlError, UsageError
 
+LAUNCHER = "PVTCTL_LAUNCHER"
+"""Environment variable with the process id of `launch`, whose end also ends its processes."""
 GRACE = 60.0
 """Seconds that the other processes get to save themselves after one has failed."""
 
@@ -132,6 +134,7 @@ def launch(command: Sequence[str], processes: int) -> int:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     base = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes)}
+    base |= {"LOCAL_WORLD_SIZE": str(processes), LAUNCHER: str(os.getpid())}
     base.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     # Own sessions: Ctrl-C then reaches the processes once, through us, and not once more through the terminal.
     running = [

@@ -63,7 +63,9 @@ class Stepper:
                 f"{settings.accumulate} pass(es) over {settings.batch_size} images each",
                 "lower train.total_batch, train.batch_size or train.accumulate",
             )
-        self.precision = precision or choose_precision(settings.precision, dist.device)
+        if precision is None and dist.is_main:
+            precision = choose_precision(settings.precision, dist.device)
+        self.precision: Precision = dist.from_main(precision)  # measured once: ranks could measure differently
         self.scaler = self.precision.scaler(dist.device)
         self.channels_last = settings.channels_last == "on" or (
             settings.channels_last == "auto" and wants_channels_last(task.model)
@@ -107,6 +109,7 @@ class Stepper:
         """
         seed_step(self.settings.seed, step, self.dist.rank, attempt)
         self.optimizer.zero_grad(set_to_none=True)
+        buffers = [(buffer, buffer.clone()) for buffer in self.task.model.buffers()]
         sums, finite, sizes = self._passes(batches)
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
@@ -119,8 +122,11 @@ class Stepper:
         agreed = self.dist.reduce([float(bad), *flags()], "max")
         if agreed[0] == 0.0:
             self._update(step, norm)
-        elif self.scaler is not None:
-            self.scaler.update()
+        else:
+            if self.scaler is not None:
+                self.scaler.update()
+            for buffer, before in buffers:  # the statistics of batch norm have seen what was not finite
+                buffer.copy_(before)
         ids = [i for b, ok in zip(batches, finite_here, strict=True) if not ok for i in self.task.sample_ids(b)]
         if bad and not ids:  # the gradient alone: any of the samples may be the cause
             ids = [i for b in batches for i in self.task.sample_ids(b)]
@@ -196,6 +202,10 @@ def memory_errors(batch_size: int, size: object, accumulate: int) -> Iterator[No
         raise _out_of_memory(batch_size, size, accumulate) from error
     except RuntimeError as error:
         text = str(error).lower()
+        if "dataloader worker" in text and ("killed" in text or "shared memory" in text or "bus error" in text):
+            raise PvtctlError(
+                "a process that loads data was killed, most likely for lack of memory", "use --set data.workers=1"
+            ) from error
         if "not enough memory" not in text and "can't allocate memory" not in text:
             raise
         raise _out_of_memory(batch_size, size, accumulate) from error

@@ -203,6 +203,53 @@ def test_a_loss_that_stays_non_finite_ends_the_run(tmp_path: Path) -> None:
     assert status(tmp_path / "run") == "failed"
 
 
+def test_batch_norm_forgets_a_batch_that_was_skipped(tmp_path: Path) -> None:
+    task = ToyTask()
+    task.model = torch.nn.Sequential(torch.nn.BatchNorm1d(6), torch.nn.Linear(6, 3))
+    inner = task.to_device
+
+    def poison(batch: Any, device: Any) -> Any:
+        batch = inner(batch, device)
+        if "point-5" in batch[2]:
+            batch[0][0, 0] = float("inf")
+        return batch
+
+    task.to_device = poison  # type: ignore[method-assign]
+    assert train(task, tmp_path / "run", epochs=1).skipped == 1
+    assert all(torch.isfinite(buffer).all() for buffer in task.model.buffers())
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_resumes_bit_for_bit(tmp_path: Path, precision: Any) -> None:
+    unbroken, stopped, resumed = ToyTask(), ToyTask(), ToyTask()
+    train(unbroken, tmp_path / "unbroken", precision=precision)
+    inner = stopped.batch_size
+
+    def interrupt(batch: Any) -> int:
+        if len(stopped.seen) == 15:
+            signal.raise_signal(signal.SIGTERM)
+        return inner(batch)
+
+    stopped.batch_size = interrupt  # type: ignore[method-assign]
+    with pytest.raises(Stopped):
+        train(stopped, tmp_path / "run", precision=precision)
+    train(resumed, tmp_path / "run", resume=True, precision=precision)
+    assert same(resumed, unbroken)
+    assert lines(tmp_path / "run") == lines(tmp_path / "unbroken")
+
+
+def test_a_resumed_run_keeps_the_precision_that_was_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("pvtctl.engine.precision.cpu_bf16_gain", lambda: 2.0)
+    with pytest.raises(Stopped):
+        train(ToyTask(), tmp_path / "run", precision="auto", max_minutes=1e-9)
+    assert "precision bf16 (measured 2.0x as fast as fp32 on this CPU)" in capsys.readouterr().out
+    monkeypatch.setattr("pvtctl.engine.precision.cpu_bf16_gain", lambda: 0.5)
+    train(ToyTask(), tmp_path / "run", precision="auto", resume=True)
+    assert "precision bf16 (as the run began)" in capsys.readouterr().out
+
+
 def test_out_of_memory_says_what_to_lower(tmp_path: Path) -> None:
     task = ToyTask()
     task.losses = lambda model, batch: {"loss": torch.empty(1 << 60)}  # type: ignore[method-assign]

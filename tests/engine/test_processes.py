@@ -103,17 +103,24 @@ def test_a_signal_to_the_launcher_reaches_its_ranks(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_ranks_whose_launcher_was_killed_save_and_stop(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    program = f"import sys; from pvtctl.engine import launch; sys.exit(launch({command(out, '--delay', 0.2)!r}, 2))"
+    parent = subprocess.Popen([sys.executable, "-W", "ignore", "-c", program])
+    _wait_for(out / "checkpoints")
+    parent.kill()
+    parent.wait()
+    end = time.monotonic() + 60
+    while json.loads((out / "run.json").read_text())["status"] != "stopped":
+        assert time.monotonic() < end, "the ranks went on"
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
 def test_an_error_on_the_first_rank_ends_all_with_its_code(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "notes.txt").write_text("mine")
     assert run(tmp_path / "run", ranks=2) == 2
-
-
-@pytest.mark.slow
-def test_resume_with_another_number_of_ranks_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert run(tmp_path / "run", "--kill-at", 3) == -signal.SIGKILL
-    assert run(tmp_path / "run", "--resume", ranks=2) == 2
-    assert "resume it with --gpus 1" in capfd.readouterr().err
 
 
 def test_launch_ends_the_others_when_one_fails(monkeypatch: pytest.MonkeyPatch) -> None:

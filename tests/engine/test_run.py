@@ -141,6 +141,25 @@ def test_a_run_with_a_damaged_checkpoint_ends_as_if_nothing_had_been(tmp_path: P
     assert all(torch.equal(a, b) for a, b in zip(again.model.parameters(), unbroken.model.parameters(), strict=True))
 
 
+@pytest.mark.parametrize(
+    ("change", "message", "hint"),
+    [
+        ({"world_size": 2}, r"made by 2 process\(es\), and this is 1", "--gpus 2"),
+        ({"batches_per_epoch": 99}, "the data has changed: 99 batches an epoch before, 12 now", "another --out"),
+    ],
+)
+def test_resume_under_other_conditions_is_refused(
+    tmp_path: Path, change: dict[str, int], message: str, hint: str
+) -> None:
+    with RunFolder.open(tmp_path / "run", {}, dist=DIST) as run:
+        fit(ToyTask(), settings(max_steps=2), run, DIST, save_weights=save_weights, talk=print)
+        run.checkpoints.save({**load_state(run.checkpoints.files()[0]), **change}, 3)
+        run.record(status="running")
+        with pytest.raises(UsageError, match=message) as error:
+            fit(ToyTask(), settings(), run, DIST, save_weights=save_weights, talk=print)
+    assert hint in (error.value.hint or "")
+
+
 def test_a_full_disk_stops_the_run_and_keeps_the_last_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,43 @@
+"""What the device does well."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from pvtctl.engine import choose_precision
+from pvtctl.engine.precision import cpu_bf16_gain, wants_channels_last
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(("gain", "name"), [(2.0, "bf16"), (1.1, "fp32"), (0.01, "fp32")])
+def test_bf16_is_chosen_by_what_was_measured(monkeypatch: pytest.MonkeyPatch, gain: float, name: str) -> None:
+    monkeypatch.setattr("pvtctl.engine.precision.cpu_bf16_gain", lambda: gain)
+    chosen = choose_precision("auto", CPU)
+    assert chosen.name == name
+    assert "on this CPU" in chosen.why
+
+
+def test_measuring_changes_no_random_numbers() -> None:
+    cpu_bf16_gain.cache_clear()
+    before = torch.get_rng_state()
+    assert cpu_bf16_gain() > 0
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("name", ["fp32", "bf16", "fp16"])
+def test_autocast_runs_in_the_format_asked_for(name: Any) -> None:
+    precision = choose_precision(name, CPU)
+    with precision.autocast(CPU):
+        out = nn.Linear(4, 4)(torch.ones(2, 4))
+    assert out.dtype == {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
+    assert (precision.scaler(CPU) is not None) == (name == "fp16")
+
+
+def test_convolutional_models_alone_want_channels_last() -> None:
+    assert wants_channels_last(nn.Sequential(nn.Conv2d(8, 8, 3), nn.Linear(8, 2)))
+    assert not wants_channels_last(nn.Sequential(nn.Conv2d(3, 8, 4), nn.Linear(64, 64)))
