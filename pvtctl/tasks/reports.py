@@ -77,6 +77,7 @@ def report_run(
     curves = draw_run_curves(run, steps_per_epoch, None if differences else printed_top1(recipe))
     pictures = {"Curves": curves, **draw_evaluation(run.path, task, metric)}
     everything = _remember_skipped(run.path / "skipped.json", skipped)
+    run.record(skipped_images=len(everything))
     title = f"{recipe.title or recipe.model.backbone.name} on {data_label(recipe)}"
     findings = Findings(
         title=title,

@@ -228,7 +228,7 @@ def pvtctl(*arguments: str, cwd: Path, **environment: str) -> subprocess.Popen[s
 @pytest.mark.slow
 def test_killed_and_resumed_equals_unbroken(tmp_path: Path) -> None:
     """SIGTERM, then SIGKILL, then to the end: metrics and weights are those of a run that nobody touched."""
-    settings = ["data.train_samples=96", "data.val_samples=12", "train.epochs=3", "train.precision=fp32"]
+    settings = ["data.train_samples=48", "data.val_samples=12", "train.epochs=3", "train.precision=fp32"]
     settings += ["train.save_minutes=0.0001", "data.augment.repeats=2"]
     base = ["pretrain", "scenes", "--backbone", "pvt_v2_b0", "--profile", "smoke"]
     base += [part for value in settings for part in ("--set", value)]
@@ -237,7 +237,7 @@ def test_killed_and_resumed_equals_unbroken(tmp_path: Path) -> None:
     assert whole.returncode == 0
 
     codes = []
-    for number, saves in ((signal.SIGTERM, 3), (signal.SIGKILL, 9)):
+    for number, saves in ((signal.SIGTERM, 3), (signal.SIGKILL, 8)):
         broken = pvtctl(*base, "--out", "broken", *(["--resume"] if codes else []), cwd=tmp_path)
         wait_for_step(tmp_path / "broken", saves, broken)
         broken.send_signal(number)
