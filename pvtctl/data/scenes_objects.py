@@ -116,7 +116,10 @@ def product(a: Matrix, b: Matrix) -> Matrix:
 def apply(matrix: Matrix, points: Points) -> Points:
     """Rotate (V, 3) points. Not a matmul: BLAS orders its sums differently from one machine to the next."""
     x, y, z = points[:, 0], points[:, 1], points[:, 2]
-    return np.stack([row[0] * x + row[1] * y + row[2] * z for row in matrix], axis=1)
+    turned = np.empty_like(points)
+    for axis, row in enumerate(matrix):
+        turned[:, axis] = row[0] * x + row[1] * y + row[2] * z
+    return turned
 
 
 def dot(a: Sequence[float], b: Sequence[float]) -> float:
@@ -334,7 +337,7 @@ def build_object(kind: int | None, draws: Draws, size: float) -> list[Part]:
     points = np.concatenate([part.solid.points for part in parts])
     scale = size / float((points.max(0) - points.min(0)).max())
     rotation = turned_y(draws.unit())
-    lying = draws.chance(0.2)
+    lying = draws.chance(0.15)
     if lying or kind is None:
         tip = turned_x(draws.unit()) if kind is None else turned_x(0.25 + 0.5 * draws.below(2))
         rotation = product(rotation, product(tip, turned_y(draws.unit())))

@@ -87,7 +87,7 @@ def hue(draws: Draws, saturation: tuple[float, float], value: tuple[float, float
 
 def draw_material(draws: Draws, frequency: tuple[float, float], *, calm: bool = False) -> Material:
     """A random material, drawn alike for objects of every class; `calm` is for ground and walls."""
-    saturation, contrast = (0.5, draws.between(0.1, 0.5)) if calm else (0.9, draws.between(0.15, 0.8))
+    saturation, contrast = (0.5, draws.between(0.05, 0.45)) if calm else (0.9, draws.between(0.1, 0.8))
     first = hue(draws, (0.1, saturation), (0.4, 0.95))
     other = hue(draws, (0.1, saturation), (0.2, 0.95))
     mixed = [a + (b - a) * contrast for a, b in zip(first, other, strict=True)]
@@ -95,7 +95,7 @@ def draw_material(draws: Draws, frequency: tuple[float, float], *, calm: bool = 
     return Material(
         first,
         (mixed[0], mixed[1], mixed[2]),
-        pattern=draws.below(NUM_PATTERNS),
+        pattern=max(draws.below(NUM_PATTERNS + 1) - 1, 0),
         frequency=draws.between(*frequency),
         turn=(c, (1 - c * c) ** 0.5),
         gloss=draws.between(0.2, 0.6) if draws.chance(0.4) else 0.0,
@@ -274,7 +274,7 @@ def _compose(draws: Draws, kind: int, aspect: tuple[float, float], camera: Camer
     main_size = span * distance / camera.focal
     material = draw_material(draws, (2.0, 6.0))
     things = [Thing(kind, row, column, distance, build_object(kind, draws, main_size), material)]
-    num_others, num_stones = 1 + draws.below(5), draws.below(4)
+    num_others, num_stones = draws.below(6), draws.below(4)
     nearest_row, farthest_row = 1.02 * bottom, camera.row_of(camera.far * 0.9)
     for other in range(num_others + num_stones):
         stone = other >= num_others
