@@ -74,17 +74,22 @@ def fetch(
     Raises UsageError for unknown names, PvtctlError when the file cannot be had or is not what it should be.
     """
     order = _order(name_or_url, mirror, Path(to) if to is not None else cache_folder())
-    if order.target.is_file():
-        check_hash(order.target, known_as=order.target, prefix=order.sha256)
-        return order.target
-    with _disk_errors(order):
-        order.target.parent.mkdir(parents=True, exist_ok=True)
+    with _disk_errors(order), _alone(order.target.parent):
+        if order.target.is_file():
+            check_hash(order.target, known_as=order.target, prefix=order.sha256)
+            return order.target
         if folder is not None:
             _copy(order, Path(folder).expanduser() / order.target.name)
         elif order.url.startswith("file:"):
             _copy(order, Path(urllib.request.url2pathname(urllib.parse.urlsplit(order.url).path)))
         else:
             _download(order, progress, timeout, pause)
+        _accept(order)
+    return order.target
+
+
+def _accept(order: _Order) -> None:
+    """Give the whole part its name, once its content is what it should be; a wrong one is removed."""
     try:
         _refuse_html(order)
         digest = check_hash(order.part, known_as=order.target, prefix=order.sha256)
@@ -94,7 +99,23 @@ def fetch(
     write_record(order.target, order.url, digest, order.part.stat().st_size)
     order.part.replace(order.target)
     order.discard()
-    return order.target
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One process at a time fetches into `folder`; the others wait, and find the file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        import fcntl
+    except ImportError:  # Windows: nobody waits
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _order(name_or_url: str, mirror: str | None, target_folder: Path) -> _Order:

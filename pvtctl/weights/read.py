@@ -83,12 +83,6 @@ def read_raw(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return _read_torch(path)
 
 
-def read_meta(path: Path | str) -> dict[str, Any]:
-    """The metadata in the header of a safetensors file of ours; empty for any other file. Reads no tensors."""
-    path = Path(path)
-    return _read_safetensors(path, tensors=False)[1] if _is_safetensors(_first_bytes(path)) else {}
-
-
 def _first_bytes(path: Path) -> bytes:
     try:
         with path.open("rb") as handle:
@@ -121,11 +115,11 @@ def _refuse_text(path: Path, start: bytes) -> None:
         raise UsageError(f"{path} is JSON text, not a checkpoint", "give the weights file or its folder")
 
 
-def _read_safetensors(path: Path, tensors: bool = True) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
-            state = {key: file.get_tensor(key) for key in file.keys()} if tensors else {}  # noqa: SIM118
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise UsageError(
             f"{path} is damaged: a truncated safetensors file ({error})", "get or copy it again"

@@ -135,6 +135,17 @@ def test_second_fetch_asks_nobody(server: Server) -> None:
     assert len(server.seen) == 1
 
 
+def test_fetches_at_the_same_time_download_once(server: Server, cache: Path) -> None:
+    server.delay = 0.1
+    threads = [threading.Thread(target=_get, args=(server.url,)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(server.seen) == 1
+    assert (cache / "file.pth").read_bytes() == CONTENT
+
+
 def test_cut_download_goes_on_within_a_call(server: Server) -> None:
     server.cut_after = [300_000, 200_000]
     assert _get(server.url).read_bytes() == CONTENT
