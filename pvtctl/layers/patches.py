@@ -17,7 +17,8 @@ Size = tuple[int, int]
 
 def to_map(tokens: Tensor, size: Size) -> Tensor:
     """(B, H*W, C) -> (B, C, H, W), a view."""
-    return tokens.transpose(1, 2).view(tokens.shape[0], tokens.shape[2], *size)
+    # in this order: a view of the transposed tokens gets a batch stride, at batch 1, that hides the layout from convolutions
+    return tokens.view(tokens.shape[0], *size, tokens.shape[2]).permute(0, 3, 1, 2)
 
 
 def to_tokens(x: Tensor) -> Tensor:
