@@ -13,7 +13,7 @@ import pvtctl
 from pvtctl.cli.main import COMMANDS
 
 PACKAGE = Path(pvtctl.__file__).parent
-GROUND = {"errors", "files", "allocator"}
+GROUND = {"errors", "files", "allocator", "variants"}
 MODELS = {"layers", "backbones", "necks", "heads"}
 # what each part may import, besides itself and the ground
 ALLOWED = {

@@ -1,0 +1,110 @@
+"""What ours is timed against. Each peer is built as its users build it, with random weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+DIMS, DEPTHS, HEADS, MLP_RATIOS, SR_RATIOS = (64, 128, 320, 512), (3, 4, 6, 3), (1, 2, 5, 8), (8, 8, 4, 4), (8, 4, 2, 1)
+
+
+class PlainAttention(nn.Module):
+    """Spatial-reduction attention as PVT section 3.3 writes it: reduce by convolution, then softmax(q k^T) v."""
+
+    def __init__(self, dim: int, heads: int, sr_ratio: int) -> None:
+        super().__init__()
+        self.heads, self.sr_ratio, self.scale = heads, sr_ratio, (dim // heads) ** -0.5
+        self.q, self.kv, self.proj = nn.Linear(dim, dim), nn.Linear(dim, 2 * dim), nn.Linear(dim, dim)
+        if sr_ratio > 1:
+            self.sr, self.norm = nn.Conv2d(dim, dim, sr_ratio, sr_ratio), nn.LayerNorm(dim)
+
+    def forward(self, tokens: Tensor, height: int, width: int) -> Tensor:
+        batch, count, dim = tokens.shape
+        q = self.q(tokens).reshape(batch, count, self.heads, -1).transpose(1, 2)
+        reduced = tokens
+        if self.sr_ratio > 1:
+            x = self.sr(tokens.transpose(1, 2).reshape(batch, dim, height, width))
+            reduced = self.norm(x.flatten(2).transpose(1, 2))
+        k, v = self.kv(reduced).reshape(batch, -1, 2, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
+        mixed = ((q @ k.transpose(-2, -1)) * self.scale).softmax(-1) @ v
+        return self.proj(mixed.transpose(1, 2).reshape(batch, count, dim))
+
+
+class PlainBlock(nn.Module):
+    def __init__(self, dim: int, heads: int, mlp_ratio: int, sr_ratio: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(dim, eps=1e-6), nn.LayerNorm(dim, eps=1e-6)
+        self.attn = PlainAttention(dim, heads, sr_ratio)
+        self.mlp = nn.Sequential(nn.Linear(dim, dim * mlp_ratio), nn.GELU(), nn.Linear(dim * mlp_ratio, dim))
+
+    def forward(self, tokens: Tensor, height: int, width: int) -> Tensor:
+        tokens = tokens + self.attn(self.norm1(tokens), height, width)
+        return tokens + self.mlp(self.norm2(tokens))
+
+
+class PlainPyramid(nn.Module):
+    """PVT-Small's pyramid in the original formulation: plain attention and (B, C, H, W) convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embeds, self.norms, self.tables, self.stages = nn.ModuleList(), nn.ModuleList(), nn.ParameterList(), nn.ModuleList()
+        for stage, dim in enumerate(DIMS):
+            patch, before = (4, 3) if stage == 0 else (2, DIMS[stage - 1])
+            self.embeds.append(nn.Conv2d(before, dim, patch, patch))
+            self.norms.append(nn.LayerNorm(dim))
+            self.tables.append(nn.Parameter(torch.randn(1, dim, 56 >> stage, 56 >> stage) * 0.02))
+            self.stages.append(
+                nn.ModuleList(
+                    PlainBlock(dim, HEADS[stage], MLP_RATIOS[stage], SR_RATIOS[stage]) for _ in range(DEPTHS[stage])
+                )
+            )
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        maps = []
+        for embed, norm, table, blocks in zip(self.embeds, self.norms, self.tables, self.stages, strict=True):
+            x = embed(x)
+            height, width = x.shape[-2:]
+            table = nn.functional.interpolate(table, (height, width), mode="bilinear").flatten(2).transpose(1, 2)
+            tokens = norm(x.flatten(2).transpose(1, 2)) + table
+            for block in blocks:
+                tokens = block(tokens, height, width)
+            x = tokens.transpose(1, 2).reshape(len(x), -1, height, width).contiguous()
+            maps.append(x)
+        return maps
+
+
+class _Logits(nn.Module):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(images).logits
+
+
+def _transformers_pvt() -> nn.Module:
+    from transformers import PvtConfig, PvtForImageClassification
+
+    return _Logits(PvtForImageClassification(PvtConfig(depths=list(DEPTHS), num_labels=1000)))
+
+
+def _ours_classifier() -> nn.Module:
+    import pvtctl
+
+    return pvtctl.create_classifier("pvt_small")
+
+
+def _ours_pyramid() -> nn.Module:
+    import pvtctl
+
+    return pvtctl.create_backbone("pvt_small")
+
+
+BUILD: dict[str, Callable[[], nn.Module]] = {
+    "ours": _ours_classifier,
+    "ours-pyramid": _ours_pyramid,
+    "plain-pyramid": PlainPyramid,
+    "transformers": _transformers_pvt,
+}
