@@ -133,6 +133,8 @@ def _recipe(
 
     of_run = Recipe.model_validate(read_recipe(source)) if _is_run(source) else None
     if of_run is not None and (data is None or (data.name == of_run.data.name and options.profile is None)):
+        if options.folder is not None and of_run.data.name == "scenes":
+            raise UsageError("the run was on scenes, which is rendered: it needs no --data", "leave out --data")
         path = options.folder or (data.path if data else None) or of_run.data.path
         recipe = of_run.model_copy(update={"data": of_run.data.model_copy(update={"path": path and str(path)})})
     else:

@@ -15,7 +15,7 @@ pvtctl eval imagenet --backbone pvt_small
 
 pvtctl eval runs/imagenet_pvt_v1-pvt_tiny-mini
 
-pvtctl eval photos/ --weights runs/finetune_classification-pvt_small-photos --json
+pvtctl eval photos/ --weights model.safetensors --json
 """
 
 

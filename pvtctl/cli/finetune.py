@@ -35,7 +35,10 @@ pvtctl finetune scenes --weights pvt_v2_b1.pth --profile mini
 def finetune(
     context: typer.Context,
     data: Annotated[
-        str, typer.Argument(help="A folder with train/CLASS and val/CLASS, or imagenet, or scenes (the built-in data).")
+        str,
+        typer.Argument(
+            metavar="DATA", help="A folder with train/CLASS and val/CLASS, or imagenet, or scenes (the built-in data)."
+        ),
     ],
     weights: Annotated[
         str | None,

@@ -18,7 +18,7 @@ pvtctl pretrain scenes --backbone pvt_tiny
 
 pvtctl pretrain imagenet --backbone pvt_small --data /data/imagenet --gpus 8
 
-pvtctl pretrain photos/ --backbone pvt_v2_b0 --set train.epochs=50 --set train.total_batch=64
+pvtctl pretrain photos/ --backbone pvt_v2_b0 --set train.epochs=50
 """
 
 
@@ -26,7 +26,10 @@ pvtctl pretrain photos/ --backbone pvt_v2_b0 --set train.epochs=50 --set train.t
 def pretrain(
     context: typer.Context,
     data: Annotated[
-        str, typer.Argument(help="imagenet, scenes (the built-in data), or a folder with train/CLASS and val/CLASS.")
+        str,
+        typer.Argument(
+            metavar="DATA", help="imagenet, scenes (the built-in data), or a folder with train/CLASS and val/CLASS."
+        ),
     ],
     backbone: Annotated[
         str | None, typer.Option(help="A name of `pvtctl models ls`, or timm:NAME. Default: pvt_small.")

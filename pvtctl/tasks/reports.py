@@ -155,8 +155,7 @@ def _worst(task: ClassificationTask, metric: ClassificationMetric) -> list[Any]:
         pixels = task.seen_image(where[miss.id])
         if pixels is not None:
             truth, prediction = (readable_name(task.class_names[at]) for at in (miss.label, miss.prediction))
-            note = f"loss {miss.loss:.1f}  {miss.id}"
-            sheet.append(LabelledImage(pixels, truth, prediction, miss.confidence, note))
+            sheet.append(LabelledImage(pixels, truth, prediction, miss.confidence, miss.id, miss.loss))
     return sheet
 
 

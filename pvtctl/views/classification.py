@@ -81,7 +81,10 @@ class LabelledImage:
     prediction: str
     confidence: float
     """Of the prediction, a fraction."""
-    note: str = ""
+    id: str = ""
+    """Its name, of which the end is shown."""
+    loss: float | None = None
+    """In nats."""
 
 
 def draw_sheet(path: Path | str, images: Sequence[LabelledImage], title: str, *, columns: int = 6) -> Path:
@@ -106,8 +109,9 @@ def draw_sheet(path: Path | str, images: Sequence[LabelledImage], title: str, *,
         lines = [f"{verdict} {shorten(image.prediction, 17)} {100 * image.confidence:.0f}%"]
         if not right:
             lines.append(f"is {shorten(image.truth, 21)}")
-        if image.note:
-            lines.append(shorten(image.note, 25))
+        loss = "" if image.loss is None else f"loss {image.loss:.1f}  "
+        if loss or image.id:
+            lines.append(loss + shorten(image.id, 26 - len(loss)))
         axes.set_xlabel("\n".join(lines), fontsize=8, loc="left", parse_math=False)
     if not images:
         grid[0, 0].text(0, 0.5, "no images", color=GREY)

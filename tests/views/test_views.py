@@ -55,7 +55,7 @@ def test_calibration(tmp_path: Path) -> None:
 @pytest.mark.parametrize("count", [0, 1, 8])
 def test_sheet_with_any_script_and_number_of_images(tmp_path: Path, count: int) -> None:
     pixels = np.zeros((32, 48, 3), dtype=np.uint8)
-    images = [LabelledImage(pixels, "狗", random.choice(["狗", "cat"]), 0.5, "val/狗/1.jpg") for _ in range(count)]
+    images = [LabelledImage(pixels, "狗", random.choice(["狗", "cat"]), 0.5, "val/狗/1.jpg", 2.5) for _ in range(count)]
     assert draw_sheet(tmp_path / "sheet.png", images, "Worst $ images").stat().st_size > 1000
 
 
