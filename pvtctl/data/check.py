@@ -211,7 +211,8 @@ def _open(root: Path, split: str, findings: _Findings) -> ImageFolder | ShardFol
         findings.add("layout", split, error.message)
         return None
     if split == "val" and (root / "train").is_dir() and not has_shards(root, "train"):
-        train_names = {entry.name for entry in (root / "train").iterdir() if entry.is_dir()}
+        entries = (root / "train").iterdir()
+        train_names = {entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")}
         for name in sorted(set(names) - train_names):
             findings.add("not_in_train", split, name)
         for name in sorted(train_names - set(names)):

@@ -66,6 +66,7 @@ def test_every_kind_of_image_is_told(make_set, image_bytes, workers):
 
 def test_classes(make_set):
     root = make_set(classes=("c1", "c2", "c10"))
+    (root / "train" / ".cache").mkdir()
     assert kinds(root) == {("class_order", "train"): 1, ("class_order", "val"): 1}
     (root / "val" / "c1").rename(root / "val" / "d1")
     (root / "train" / "c3").mkdir()

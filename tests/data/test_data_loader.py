@@ -46,6 +46,17 @@ def test_same_bits_for_any_number_of_workers_and_after_a_restart(make_set):
     assert len({batch.key for batch in whole}) == len(whole) == len(alone) == 4
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_abandoned_epoch_leaves_nothing_behind(make_set, workers):
+    loader = train_loader(make_set(train=8), workers, repeats=1)
+    loader.sampler.set_epoch(1)
+    expected = [batch.ids for batch in loader]
+    loader.sampler.set_epoch(0)
+    next(iter(loader))
+    loader.sampler.set_epoch(1, 1)
+    assert [batch.ids for batch in loader] == expected[1:]
+
+
 def test_a_sample_depends_on_the_draw_and_the_seed(make_set):
     root = make_set()
     one, two = train_loader(root, seed=1), train_loader(root, seed=2)
@@ -72,6 +83,19 @@ def test_a_corrupt_image_in_training_gives_way_to_the_next(make_set, workers):
     assert isinstance(substitute, Sample)
     assert substitute.id.endswith("_003.JPEG")
     assert substitute.label == 0
+
+
+def test_odd_sizes_in_a_run(make_set, image_bytes, giant_png):
+    root = make_set(train=2)
+    folder = root / "train" / "n01440764"
+    (folder / "giant.png").write_bytes(giant_png)
+    (folder / "one.jpg").write_bytes(image_bytes(size=(1, 1)))
+    loader = train_loader(root, batch_size=3, repeats=1)
+    seen = [name for batch in loader for name in batch.ids]
+    assert len(seen) == 6
+    assert "n01440764/one.jpg" in seen
+    assert list(loader.skipped) == ["n01440764/giant.png"]
+    assert "too large" in loader.skipped["n01440764/giant.png"]
 
 
 @pytest.mark.parametrize("workers", [0, 2])

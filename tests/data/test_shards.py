@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from pvtctl.data import fingerprint, open_split
+from pvtctl.data.check import check_data
 from pvtctl.data.shards import ShardFolder
 from pvtctl.errors import UsageError
 
@@ -108,3 +109,16 @@ def test_truncated_tar(shard_root):
     shard.write_bytes(shard.read_bytes()[:700])
     with pytest.raises(UsageError, match="is not a whole tar file"):
         ShardFolder(shard_root, "train")
+
+
+def test_check_of_shards(shard_root, image_bytes):
+    write_shard(shard_root / "val" / "0.tar", {"a.jpg": image_bytes(0), "a.cls": b"1", "b.jpg": b"x", "b.cls": b"0"})
+    found = {(problem.kind, problem.split): problem.count for problem in check_data(shard_root).problems}
+    assert found == {
+        ("label_gap", "train"): 997,
+        ("label_gap", "val"): 998,
+        ("unreadable", "val"): 1,
+        ("in_train_and_val", "val"): 1,
+    }
+    (shard_root / "val" / "0.tar").write_bytes(b"x" * 600)
+    assert check_data(shard_root).verdict == "unusable"
