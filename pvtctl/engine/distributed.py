@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -76,6 +77,8 @@ class Distributed:
         if self.world_size == 1:
             return model
         devices = [self.device] if self.device.type == "cuda" else None
+        # Depth-wise kernels (C, 1, 3, 3) have two equal ways to be strided; the warning about it is of no use here.
+        warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
         return nn.parallel.DistributedDataParallel(model, device_ids=devices)
 
     def share_buffers(self, model: nn.Module) -> None:

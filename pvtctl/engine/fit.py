@@ -104,6 +104,7 @@ class _Fit:
         self.log_every = settings.log_every or min(50, max(1, self.stepper.steps_per_epoch // 10))
         self.saved_at = self.began = time.monotonic()
         self.save_took, self.saved_step = 0.0, -1
+        self.note = ""
         self.line_began, self.line_images = time.monotonic(), 0
         if state is None:
             for file in LOGS:
@@ -151,7 +152,7 @@ class _Fit:
             while self.at.batch < self.batches_per_epoch and self.step < self.total_steps:
                 if not self._train_step(self._take(batches)):
                     return False
-                progress.advance(self._note())
+                progress.advance(self.note)
         return True
 
     def _take(self, batches: Iterator[Any]) -> list[Any]:
@@ -178,6 +179,7 @@ class _Fit:
         outcome = self.stepper(batches, step, attempt=at.rollbacks, flags=self._flags)
         if outcome.applied:
             at.bad_in_a_row = 0
+            self.note = f"loss {outcome.sums['loss'] / outcome.images:.3f}"
             for name, value in outcome.sums.items():
                 at.sums[name] = at.sums.get(name, 0.0) + value
             at.images += outcome.images
@@ -247,10 +249,6 @@ class _Fit:
         at.sums, at.images, at.norms, at.steps_in_line = {}, 0, 0.0, 0
         self.line_began, self.line_images = time.monotonic(), 0
 
-    def _note(self) -> str:
-        images = max(self.at.images, 1)
-        return f"loss {self.at.sums['loss'] / images:.3f}" if self.at.sums else ""
-
     def _scalars(self, prefix: str, values: Mapping[str, float]) -> None:
         if self.settings.tensorboard:
             self.run_folder.scalars({f"{prefix}/{name}": value for name, value in values.items()}, self.step)
@@ -276,7 +274,9 @@ class _Fit:
             at.best, at.best_epoch = at.metrics, at.epoch + 1
             self._on_main(self._save_best)
         if self.after_eval is not None:
-            self._on_main(lambda: self.after_eval(self.run_folder) if self.after_eval else None)
+            after_eval = self.after_eval
+            self._on_main(lambda: after_eval(self.run_folder))
+        self.line_began += time.monotonic() - began  # images per second are of training alone
 
     def _score(self, model: nn.Module) -> dict[str, float]:
         self.dist.share_buffers(model)

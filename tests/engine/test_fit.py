@@ -133,6 +133,21 @@ def test_a_signal_saves_and_stops_and_the_rest_is_as_if_nothing_had_been(
     assert lines(tmp_path / "run") == lines(tmp_path / "unbroken")
 
 
+def test_a_second_interrupt_leaves_at_once(tmp_path: Path) -> None:
+    task = ToyTask()
+    inner = task.batch_size
+
+    def interrupt(batch: Any) -> int:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        return inner(batch)
+
+    task.batch_size = interrupt  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        train(task, tmp_path / "run")
+    assert status(tmp_path / "run") == "stopped"
+
+
 def test_a_signal_during_evaluation_stops_there(tmp_path: Path) -> None:
     unbroken = ToyTask()
     train(unbroken, tmp_path / "unbroken")
