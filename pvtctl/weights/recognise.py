@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from pvtctl.variants import VARIANTS, Variant, VitVariant
 from pvtctl.weights import names_official, names_ours, names_resnet, names_timm, names_transformers
 
 Format = Literal[
@@ -132,20 +133,19 @@ def _signature(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
 
 
 def _candidates(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
-    """The names worth building: those of the family that the parameter names belong to."""
-    from pvtctl.backbones import backbone_names
-
-    if "stages.0.norm.weight" in shapes:
-        starts: tuple[str, ...] = ("pvt_v2",)
-    elif "stages.0.patch_embed.proj.weight" in shapes:
-        starts = ("pvt_",)
+    """The names worth building: those of the family and the depth that the parameter names tell."""
+    depth = sum(key.endswith(("norm1.weight", ".bn1.weight")) for key in shapes)  # one a block; ResNet's stem is `bn1`
+    if "stages.0.patch_embed.proj.weight" in shapes:
+        family = "pvt_v2" if "stages.0.norm.weight" in shapes else "pvt_v1"
     elif "blocks.0.attn.qkv.weight" in shapes:
-        starts = ("vit_", "deit_")
-    elif "layer1.0.conv1.weight" in shapes:
-        starts = ("resne",)
+        family = "vit"
     else:
-        return []
-    return [name for name in backbone_names() if name.startswith(starts)]
+        family = "resnet"
+    return [name for name, variant in VARIANTS.items() if variant.family == family and _blocks(variant) == depth]
+
+
+def _blocks(variant: Variant) -> int:
+    return variant.depth if isinstance(variant, VitVariant) else sum(variant.depths)
 
 
 @cache

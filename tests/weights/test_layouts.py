@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pvtctl.backbones import build_backbone, build_classifier
+from pvtctl.backbones import backbone_names, build_backbone, build_classifier
 from pvtctl.weights import load_weights, read_checkpoint
 from pvtctl.weights.recognise import convert_state, identify, to_publisher
 
@@ -169,3 +169,11 @@ def test_class_token_is_left_out_of_dense_models(original_state: Callable[[str],
     assert reasons["backbone.class_token"] == reasons["backbone.norm.weight"] == "for classification only"
     assert reasons["head.weight"] == "no classification head here"
     assert report.backbone_share == 1.0
+
+
+def test_every_backbone_is_told_from_the_others() -> None:
+    for name in backbone_names():
+        with torch.device("meta"):
+            state = {f"backbone.{key}": value for key, value in build_backbone(name).state_dict().items()}
+        twins = ["deit_base_patch16", "vit_base_patch16"]  # one shape, two names
+        assert identify(state) == (twins if name in twins else [name])
