@@ -38,9 +38,7 @@ def create_classifier(
     return classifier
 
 
-def load_weights(
-    module: nn.Module, source: str | Path | Mapping[str, Tensor], partial: bool = False
-) -> LoadReport:
+def load_weights(module: nn.Module, source: str | Path | Mapping[str, Tensor], partial: bool = False) -> LoadReport:
     """Load a checkpoint of ours or of another project into a backbone or classifier, and say what was loaded.
 
     Raises UsageError when the file is not a checkpoint, or holds less than 95 % of the backbone (unless `partial`).

@@ -49,7 +49,12 @@ class PlainPyramid(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.embeds, self.norms, self.tables, self.stages = nn.ModuleList(), nn.ModuleList(), nn.ParameterList(), nn.ModuleList()
+        self.embeds, self.norms, self.tables, self.stages = (
+            nn.ModuleList(),
+            nn.ModuleList(),
+            nn.ParameterList(),
+            nn.ModuleList(),
+        )
         for stage, dim in enumerate(DIMS):
             patch, before = (4, 3) if stage == 0 else (2, DIMS[stage - 1])
             self.embeds.append(nn.Conv2d(before, dim, patch, patch))
