@@ -20,6 +20,12 @@ DEFAULT_BACKBONE = "pvt_small"
 Override = str | tuple[str, Any]
 
 
+def note(text: str) -> None:
+    """Say what was chosen, once: not in the processes that `--gpus` started, nor in other ranks than the first."""
+    if "PVTCTL_LAUNCHER" not in os.environ and os.environ.get("RANK", "0") == "0":
+        say(text)
+
+
 @dataclass(frozen=True)
 class DataChoice:
     """Which data the user means."""
@@ -84,7 +90,7 @@ def choose_recipe(
     else:
         if backbone is None:
             backbone = DEFAULT_BACKBONE
-            say(f"backbone: {backbone}, as none was named (--backbone NAME; `pvtctl models ls` lists them)")
+            note(f"backbone: {backbone}, as none was named (--backbone NAME; `pvtctl models ls` lists them)")
         check_backbone(backbone, also=_row_names())
         try:
             recipe, row = find_row("imagenet", backbone)
@@ -97,7 +103,7 @@ def choose_recipe(
         except UsageError:
             profile = "paper"
         else:
-            say(f"profile: {profile}, the one for scenes (--profile NAME chooses another)")
+            note(f"profile: {profile}, the one for scenes (--profile NAME chooses another)")
     profile = profile or "paper"
     settings = [*data.overrides(), *overrides]
     if row is None and backbone is not None:
@@ -105,10 +111,10 @@ def choose_recipe(
         settings.insert(0, ("model.backbone", {"name": backbone}))
     chosen = load_recipe(recipe, row or stand_in, profile, settings)
     if stand_in is not None:
-        say(f"recipe: no row of {chosen.name} trains {backbone}: its shared settings are used, without drop path")
+        note(f"recipe: no row of {chosen.name} trains {backbone}: its shared settings are used, without drop path")
         nothing: dict[str, Any] = {"row": None, "title": None, "paper": None, "expect": {}, "provenance": {}}
         return chosen.model_copy(update=nothing)
-    say(f"recipe: {chosen.name}{f', row {chosen.row}' if chosen.row else ''}, profile {chosen.profile}")
+    note(f"recipe: {chosen.name}{f', row {chosen.row}' if chosen.row else ''}, profile {chosen.profile}")
     return chosen
 
 
@@ -118,7 +124,7 @@ def _default_row(recipe: str, rows: list[str]) -> str | None:
         return rows[0] if rows else None
     if DEFAULT_BACKBONE not in rows:
         raise UsageError(f"recipe {recipe} has {len(rows)} rows: say which", f"--backbone {' | '.join(rows)}")
-    say(f"backbone: {DEFAULT_BACKBONE}, as none was named (--backbone NAME)")
+    note(f"backbone: {DEFAULT_BACKBONE}, as none was named (--backbone NAME)")
     return DEFAULT_BACKBONE
 
 
@@ -144,6 +150,15 @@ def check_backbone(name: str, also: Sequence[str] = ()) -> None:
 
     if not name.startswith(TIMM_PREFIX) and name not in also:
         find_variant(name)
+
+
+def data_place(recipe: Recipe) -> str:
+    """Where a recipe's data lies, in words. Raises UsageError when it is nowhere."""
+    from pvtctl.data import find_data
+
+    if recipe.data.name == "scenes":
+        return "scenes, rendered as needed"
+    return f"{recipe.data.name} in {find_data(recipe.data.name, recipe.data.path)}"
 
 
 def runs_root() -> Path:
@@ -182,13 +197,16 @@ def find_weights(backbone: str, data_name: str, data_path: Path | None = None) -
     Raises UsageError when there is neither, PvtctlError when the download fails.
     """
     from pvtctl.engine.run import find_runs, read_recipe
+    from pvtctl.recipe.schema import Recipe
     from pvtctl.weights import fetch, published_for
     from pvtctl.weights.cache import cached_file
 
     for run in find_runs(runs_root()):
-        recipe = read_recipe(run)
-        same = recipe["model"]["backbone"]["name"] == backbone and recipe["data"]["name"] == data_name
-        if same and (data_path is None or recipe["data"]["path"] == str(data_path)):
+        if not ((run / "recipe.yaml").is_file() and (run / "best.safetensors").is_file()):
+            continue
+        recipe = Recipe.model_validate(read_recipe(run))
+        same = recipe.model.backbone.name == backbone and recipe.data.name == data_name
+        if same and (data_path is None or recipe.data.path == str(data_path)):
             return Found(str(run), f"the newest finished run of {backbone} on {data_name}")
     entry = published_for(backbone) if data_name == "imagenet" else None
     if entry is None:
@@ -198,7 +216,7 @@ def find_weights(backbone: str, data_name: str, data_path: Path | None = None) -
         )
     file = cached_file(entry)
     if file is None:
-        say(f"weights: no run of {backbone} under {runs_root()}; fetching the published ones from {entry.url}")
+        note(f"weights: no run of {backbone} under {runs_root()}; fetching the published ones from {entry.url}")
         try:
             file = fetch(entry.name)
         except PvtctlError as error:

@@ -14,7 +14,9 @@ from pvtctl.cli._choose import (
     Override,
     choose_data,
     choose_recipe,
+    data_place,
     find_weights,
+    note,
     runs_root,
 )
 from pvtctl.cli._console import parse_size, print_json, say, table
@@ -94,7 +96,7 @@ def make_plan(options: EvalOptions) -> Plan:
             f"{checkpoint.path} has no classification head, so it cannot be scored",
             f"train one: pvtctl finetune {options.target} --weights {found.source}",
         )
-    say(f"weights: {found.source} ({found.why}), {checkpoint.backbone}, {checkpoint.head.num_classes} classes")
+    note(f"weights: {found.source} ({found.why}), {checkpoint.backbone}, {checkpoint.head.num_classes} classes")
     recipe = _recipe(options, data, Path(found.source), checkpoint, size)
     out = options.out
     if out is None and not options.as_json:
@@ -120,7 +122,7 @@ def _find(options: EvalOptions, data: DataChoice) -> Found:
         return Found(options.weights, "as asked")
     backbone = options.backbone or DEFAULT_BACKBONE
     if options.backbone is None:
-        say(f"backbone: {backbone}, as none was named (--backbone NAME; `pvtctl models ls` lists them)")
+        note(f"backbone: {backbone}, as none was named (--backbone NAME; `pvtctl models ls` lists them)")
     return find_weights(backbone, data.name, data.path)
 
 
@@ -196,7 +198,8 @@ def _evaluate(plan: Plan, options: EvalOptions, dist: Distributed) -> None:
     # a run is scored as it scored itself; published figures are best met in fp32
     precision = choose_precision(info.get("precision", "fp32"), dist.device)
     classes, size = len(task.val.class_names), plan.recipe.data.image_size
-    talk(f"data: {len(task.val)} images of {classes} classes, at {size} pixels, in {precision.name}")
+    place = data_place(plan.recipe)
+    talk(f"data: {place}; {len(task.val)} images of {classes} classes, at {size} pixels, in {precision.name}")
     metric = cast("ClassificationMetric", evaluate(task, task.model, dist, precision))
     skipped = {name: reason for own in dist.gather(task.skipped) for name, reason in own.items()}
     if dist.is_main:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import typer
 
+from pvtctl.cli._choose import data_place
 from pvtctl.cli._console import print_json, say, table
 from pvtctl.errors import PvtctlError, UsageError
 
@@ -108,7 +109,7 @@ def _train(recipe: Recipe, options: TrainOptions, dist: Distributed) -> None:
     talk = say if dist.is_main else _silent
     task = build_task(recipe, device=dist.device, world_size=dist.world_size, partial=options.partial, say=talk)
     settings = fit_settings(recipe, dist.world_size)
-    talk(_data_line(task))
+    talk(f"data: {data_place(recipe)}; {_data_line(task)}")
     if options.dry_run:
         _dry_run(recipe, task, settings, dist, options)
         return
@@ -140,9 +141,7 @@ def _refuse_taken(out: Path) -> None:
 
 def _data_line(task: ClassificationTask) -> str:
     assert task.train is not None  # training commands open it
-    return (
-        f"data: {len(task.train)} training and {len(task.val)} validation images, {len(task.val.class_names)} classes"
-    )
+    return f"{len(task.train)} training and {len(task.val)} validation images, {len(task.val.class_names)} classes"
 
 
 def _fingerprints(task: ClassificationTask) -> dict[str, str]:

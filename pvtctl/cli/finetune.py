@@ -15,8 +15,8 @@ from pvtctl.cli._choose import (
     default_out,
     find_weights,
     given_weights,
+    note,
 )
-from pvtctl.cli._console import say
 from pvtctl.cli._train import TrainOptions, arguments_of, in_processes, train
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -90,7 +90,7 @@ def finetune(
     if weights is None:
         backbone = backbone or DEFAULT_BACKBONE
         found = find_weights(backbone, "imagenet")
-        say(f"weights: {found.source} ({found.why})")
+        note(f"weights: {found.source} ({found.why})")
         weights = found.source
     elif backbone is None:
         backbone = backbone_of(weights)
@@ -108,5 +108,5 @@ def backbone_of(weights: str) -> str:
     from pvtctl.tasks.checkpoints import inspect_checkpoint
 
     found = inspect_checkpoint(weights).backbone
-    say(f"backbone: {found}, which the weights hold")
+    note(f"backbone: {found}, which the weights hold")
     return found

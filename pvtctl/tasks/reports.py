@@ -204,18 +204,20 @@ def per_class_table(metric: ClassificationMetric) -> Any:
     """Accuracy of each class, worst first, with what it is most often taken for."""
     from pvtctl.views.report import Table
 
+    classes = worst_classes_first(metric)[:MOST_CLASSES]
+    named = any(row["class"] != row["name"] for row in classes)  # wnids have readable names besides
     rows = [
         [
-            row["class"],
+            *([row["class"]] if named else []),
             row["name"],
             str(row["images"]),
             f"{100 * row['top1']:.1f}",
             f"{100 * row['precision']:.1f}",
             row["taken_for"] or "",
         ]
-        for row in worst_classes_first(metric)[:MOST_CLASSES]
+        for row in classes
     ]
-    columns = ["class", "name", "images", "top-1, %", "precision, %", "most often taken for"]
+    columns = [*(["wnid"] if named else []), "class", "images", "top-1, %", "precision, %", "most often taken for"]
     return Table("Classes, worst first", columns, rows)
 
 

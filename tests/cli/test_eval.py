@@ -106,6 +106,15 @@ def test_a_thousand_classes_are_scored_by_wnid(cli: Cli, imagenet_file: Path, tm
     assert result.json["data"]["resize"] == 37, "in proportion, as 256 to 224"
 
 
+def test_real_photos_of_some_classes(cli: Cli, imagenet_file: Path, shared: Path) -> None:
+    folder = shared / "data" / "imagenet1k_sample"
+    result = cli("eval", folder, "--weights", imagenet_file, "--size", "32", "--json")
+    assert result.code == 0, result.err
+    assert result.json["metrics"]["images"] == 200
+    assert len(result.json["per_class"]) == 200
+    assert result.json["metrics"]["top1"] < 0.05, "random weights"
+
+
 def test_other_classes_are_a_clear_error(cli: Cli, smoke_run: Path, tmp_path: Path) -> None:
     folder = make_val(tmp_path / "photos", ["dachshund", "poodle"])
     result = cli("eval", folder, "--weights", smoke_run)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from tiny_run import TINY, Cli
+
+from pvtctl.engine import RunFolder, read_recipe, single
 
 SMOKE = ["pretrain", "scenes", "--backbone", "pvt_v2_b0", "--profile", "smoke", *TINY]
 
@@ -81,6 +84,15 @@ def test_results_table_and_default_folder(cli: Cli) -> None:
     assert "train.optimizer.lr" in changed.err
 
 
+def test_a_second_run_stays_out_of_a_folder_in_use(cli: Cli, smoke_run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(smoke_run, folder, ignore=shutil.ignore_patterns("*.png", "tensorboard"))
+    with RunFolder.open(folder, read_recipe(folder), resume=True, dist=single("cpu")):
+        result = cli(*SMOKE, "--out", folder, "--resume")
+    assert result.code == 2
+    assert "another run is at work" in result.err
+
+
 def test_json_is_one_document(cli: Cli) -> None:
     result = cli(*SMOKE, "--json")
     assert result.code == 0, result.err
@@ -125,6 +137,7 @@ def test_no_backbone_means_pvt_small(cli: Cli) -> None:
     ("arguments", "message", "hint"),
     [
         (["scenes", "--backbone", "pvt_smal"], "pvt_smal", "did you mean pvt_small"),
+        (["scenes", "--backbone", "timm:nonsense"], "nonsense", ""),
         (["scene"], "no data set or folder 'scene'", "did you mean scenes"),
         (["./nowhere"], "there is no folder ./nowhere", "train/CLASS"),
         (["scenes", "--data", "."], "it needs no --data", "leave out --data"),
@@ -274,4 +287,4 @@ def test_two_processes_score_every_image_once(tmp_path: Path) -> None:
     assert process.returncode == 0, err
     result = json.loads(out)
     assert result["metrics"]["images"] == 11
-    assert err.count("run folder:") == 1, "one process talks"
+    assert err.count("run folder:") == err.count("recipe:") == 1, "one process talks"
