@@ -77,6 +77,7 @@ def run_evaluation(options: EvalOptions) -> None:
 
 def make_plan(options: EvalOptions) -> Plan:
     """Find weights and data, and say what was chosen. Raises UsageError; PvtctlError when a download fails."""
+    from pvtctl.data import find_data
     from pvtctl.tasks.checkpoints import inspect_checkpoint
 
     size = _square(options.size)
@@ -89,6 +90,7 @@ def make_plan(options: EvalOptions) -> Plan:
         found, data = Found(str(run), "the run's best weights"), None
     else:
         data = choose_data(options.target, options.folder)
+        find_data(data.name, data.path)  # before anything is downloaded for it
         found = _find(options, data)
     checkpoint = inspect_checkpoint(found.source, options.backbone)
     if checkpoint.head is None:
@@ -138,7 +140,10 @@ def _recipe(
         if options.folder is not None and of_run.data.name == "scenes":
             raise UsageError("the run was on scenes, which is rendered: it needs no --data", "leave out --data")
         path = options.folder or (data.path if data else None) or of_run.data.path
-        recipe = of_run.model_copy(update={"data": of_run.data.model_copy(update={"path": path and str(path)})})
+        changes: dict[str, Any] = {"path": path and str(path)}
+        if data is not None and data.name != "scenes":
+            changes["val_samples"] = None  # the data was named: all of it, however little the run looked at
+        recipe = of_run.model_copy(update={"data": of_run.data.model_copy(update=changes)})
     else:
         assert data is not None  # a run as the target has its own recipe
         settings: list[Override] = [("model.num_classes", None)]

@@ -73,7 +73,7 @@ def report_run(
     `metric` is that of the best weights; `skipped` what this part of the run could not read.
     """
     numbers = metric.compute()
-    figures, differences = compare_with_paper(recipe, numbers, len(task.class_names))
+    figures, differences = compare_with_paper(recipe, numbers, len(task.val.class_names))
     curves = draw_run_curves(run, steps_per_epoch, None if differences else printed_top1(recipe))
     pictures = {"Curves": curves, **draw_evaluation(run.path, task, metric)}
     everything = _remember_skipped(run.path / "skipped.json", skipped)

@@ -83,7 +83,7 @@ def compare_with_paper(
 ) -> tuple[list[Figure], list[str]]:
     """The table of a run's results, and why its accuracy may not be compared with the paper's (empty: it may).
 
-    `numbers` are fractions as `ClassificationMetric.compute` gives them.
+    `num_classes` are the data's. `numbers` are fractions as `ClassificationMetric.compute` gives them.
     """
     reasons = differences_from_paper(recipe, numbers, num_classes) if recipe.expect else []
     measured = {"top1_err": 100 * (1 - numbers["top1"]), "top1_acc": 100 * numbers["top1"]} | _cost(recipe)
@@ -120,8 +120,10 @@ def differences_from_paper(recipe: Recipe, numbers: Mapping[str, float], num_cla
         found.append(f"profile {recipe.profile} (small images, few epochs)")
     if recipe.data.name != "imagenet":
         found.append(f"data {recipe.data.name} instead of ImageNet")
-    elif num_classes != 1000 or numbers["images"] < 49_000:
-        found.append(f"{num_classes} classes and {numbers['images']:.0f} images instead of ImageNet's 1000 and 50 000")
+    else:
+        found += [f"{num_classes} classes instead of ImageNet's 1000"] if num_classes != 1000 else []
+        images = numbers["images"]
+        found += [f"{images:.0f} validation images instead of ImageNet's 50 000"] if images < 49_000 else []
     if recipe.profile == "paper":
         changed = changed_settings(recipe)
         found += [f"changed: {', '.join(changed[:4])}{' ...' if len(changed) > 4 else ''}"] if changed else []

@@ -115,6 +115,26 @@ def test_real_photos_of_some_classes(cli: Cli, imagenet_file: Path, shared: Path
     assert result.json["metrics"]["top1"] < 0.05, "random weights"
 
 
+def test_named_data_is_scored_whole(cli: Cli, tmp_path: Path) -> None:
+    """Also by weights of a run that looked at a part of it; the run itself repeats what it did."""
+    names = ["blue", "red", "green"]
+    folder = make_val(tmp_path / "photos", names)
+    shutil.copytree(folder / "val", folder / "train")
+    sets = [f"--set={value}" for value in ("data.val_samples=3", "data.train_samples=4", "train.total_batch=2")]
+    result = cli("pretrain", folder, "--backbone", "pvt_v2_b0", "--profile", "smoke", "--out", "run", *sets, "--json")
+    assert result.code == 0, result.err
+    assert cli("eval", "run", "--json").json["metrics"] == result.json["metrics"]
+    assert result.json["metrics"]["images"] == 3
+    assert cli("eval", folder, "--weights", "run", "--json").json["metrics"]["images"] == 6
+
+
+def test_missing_data_is_said_before_anything_is_fetched(cli: Cli) -> None:
+    result = cli("eval", "imagenet", "--backbone", "pvt_v2_b0")
+    assert result.code == 2
+    assert "expected: FOLDER/train/CLASS" in result.err
+    assert "fetching" not in result.err
+
+
 def test_other_classes_are_a_clear_error(cli: Cli, smoke_run: Path, tmp_path: Path) -> None:
     folder = make_val(tmp_path / "photos", ["dachshund", "poodle"])
     result = cli("eval", folder, "--weights", smoke_run)

@@ -27,7 +27,7 @@ def test_the_papers_experiment_is_comparable() -> None:
     [
         ("mini", [], 512, 12, "data scenes instead of ImageNet"),
         ("paper", ["train.epochs=100"], 50_000, 1000, "train.epochs 100"),
-        ("paper", [], 400, 10, "10 classes and 400 images"),
+        ("paper", [], 400, 10, "10 classes instead of ImageNet's 1000"),
     ],
 )
 def test_what_sets_a_run_apart_is_named(
