@@ -22,7 +22,7 @@ from pvtctl.engine.environment import describe_environment
 from pvtctl.errors import PvtctlError, UsageError
 from pvtctl.files import write_text
 
-FREE_KEYS = ("data.path", "data.workers", "train.save_minutes", "train.keep_checkpoints")
+FREE_KEYS = ("data.path", "data.workers", "train.save_minutes", "train.keep_checkpoints", "train.max_minutes")
 """Recipe keys that may change between the parts of a run: none of them changes a result."""
 TIMINGS = ("seconds", "images_per_s")
 """Keys of metrics.jsonl that differ between a run and its repetition."""

@@ -136,6 +136,8 @@ class Train(Block):
     accumulate: Annotated[int, Field(ge=1)] = 1
     max_steps: Annotated[int, Field(ge=1)] | None = None
     """Stop after so many optimiser steps (schedules still span `epochs`)."""
+    max_minutes: Positive | None = None
+    """Save and stop after so long, to be resumed (a queue's time limit)."""
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
     clip_grad: Positive | None = None
