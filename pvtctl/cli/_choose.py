@@ -191,22 +191,18 @@ class Found:
     """Percent, as the publisher prints it."""
 
 
-def find_weights(backbone: str, data_name: str, data_path: Path | None = None) -> Found:
+def find_weights(backbone: str, data_name: str, place: Path | None) -> Found:
     """The newest finished run of `backbone` on the data, else its published checkpoint, fetched where it is not here.
 
+    `place` is the folder that the data lies in (of `find_data`); None asks for a run on any ImageNet of 1000 classes.
     Raises UsageError when there is neither, PvtctlError when the download fails.
     """
-    from pvtctl.engine.run import find_runs, read_recipe
-    from pvtctl.recipe.schema import Recipe
+    from pvtctl.engine.run import find_runs
     from pvtctl.weights import fetch, published_for
     from pvtctl.weights.cache import cached_file
 
     for run in find_runs(runs_root()):
-        if not ((run / "recipe.yaml").is_file() and (run / "best.safetensors").is_file()):
-            continue
-        recipe = Recipe.model_validate(read_recipe(run))
-        same = recipe.model.backbone.name == backbone and recipe.data.name == data_name
-        if same and (data_path is None or recipe.data.path == str(data_path)):
+        if _is_run_of(run, backbone, data_name, place):
             return Found(str(run), f"the newest finished run of {backbone} on {data_name}")
     entry = published_for(backbone) if data_name == "imagenet" else None
     if entry is None:
@@ -223,3 +219,21 @@ def find_weights(backbone: str, data_name: str, data_path: Path | None = None) -
             hint = f"fetch it elsewhere and name the file with --weights, or train: pvtctl pretrain {data_name}"
             raise PvtctlError(error.message, f"{hint} --backbone {backbone}", exit_code=error.exit_code) from error
     return Found(str(file), f"published by {entry.source}, top-1 {entry.top1} %", entry.top1)
+
+
+def _is_run_of(run: Path, backbone: str, data_name: str, place: Path | None) -> bool:
+    from pvtctl.data import find_data
+    from pvtctl.engine.run import read_info, read_recipe
+    from pvtctl.recipe.schema import Recipe
+
+    if not ((run / "recipe.yaml").is_file() and (run / "best.safetensors").is_file()):
+        return False
+    recipe = Recipe.model_validate(read_recipe(run))
+    if recipe.model.backbone.name != backbone or recipe.data.name != data_name:
+        return False
+    if place is None:
+        return read_info(run).get("num_classes") == 1000
+    try:
+        return find_data(data_name, recipe.data.path).resolve() == place.resolve()
+    except UsageError:  # its data is no longer there
+        return False

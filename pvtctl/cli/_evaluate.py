@@ -90,8 +90,8 @@ def make_plan(options: EvalOptions) -> Plan:
         found, data = Found(str(run), "the run's best weights"), None
     else:
         data = choose_data(options.target, options.folder)
-        find_data(data.name, data.path)  # before anything is downloaded for it
-        found = _find(options, data)
+        place = find_data(data.name, data.path)  # before anything is downloaded for it
+        found = _find(options, data, place)
     checkpoint = inspect_checkpoint(found.source, options.backbone)
     if checkpoint.head is None:
         raise UsageError(
@@ -119,13 +119,13 @@ def _is_run(path: Path) -> bool:
     return (path / "run.json").is_file() and (path / "recipe.yaml").is_file()
 
 
-def _find(options: EvalOptions, data: DataChoice) -> Found:
+def _find(options: EvalOptions, data: DataChoice, place: Path) -> Found:
     if options.weights is not None:
         return Found(options.weights, "as asked")
     backbone = options.backbone or DEFAULT_BACKBONE
     if options.backbone is None:
         note(f"backbone: {backbone}, as none was named (--backbone NAME; `pvtctl models ls` lists them)")
-    return find_weights(backbone, data.name, data.path)
+    return find_weights(backbone, data.name, place)
 
 
 def _recipe(

@@ -120,6 +120,7 @@ def _train(recipe: Recipe, options: TrainOptions, dist: Distributed) -> None:
     notes = {"data": _fingerprints(task)} if dist.is_main else {}
     with RunFolder.open(options.out, flat, resume=options.resume, dist=dist, notes=notes) as run:
         talk(f"run folder: {run.path}")
+        run.record(num_classes=len(task.class_names))
         result = _fit(recipe, task, settings, run, dist)
         metric, skipped = _score_best(task, run, dist)
         if dist.is_main:

@@ -89,7 +89,7 @@ def finetune(
     chosen_data = choose_data(data, folder)
     if weights is None:
         backbone = backbone or DEFAULT_BACKBONE
-        found = find_weights(backbone, "imagenet")
+        found = find_weights(backbone, "imagenet", None)
         note(f"weights: {found.source} ({found.why})")
         weights = found.source
     elif backbone is None:

@@ -13,6 +13,7 @@ from tiny_run import Cli
 
 from pvtctl.backbones import build_classifier
 from pvtctl.data import imagenet_classes
+from pvtctl.errors import PvtctlError
 from pvtctl.weights.recognise import to_publisher
 
 
@@ -23,6 +24,10 @@ def imagenet_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "pvt_v2_b0.pth"
     torch.save(to_publisher(build_classifier("pvt_v2_b0").state_dict()), path)
     return path
+
+
+def _offline(name: str) -> None:
+    raise PvtctlError(f"no network to fetch {name}")
 
 
 def make_val(root: Path, names: list[str]) -> Path:
@@ -115,8 +120,9 @@ def test_real_photos_of_some_classes(cli: Cli, imagenet_file: Path, shared: Path
     assert result.json["metrics"]["top1"] < 0.05, "random weights"
 
 
-def test_named_data_is_scored_whole(cli: Cli, tmp_path: Path) -> None:
+def test_named_data_is_scored_whole(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also by weights of a run that looked at a part of it; the run itself repeats what it did."""
+    monkeypatch.setattr("pvtctl.weights.download.fetch", _offline)
     names = ["blue", "red", "green"]
     folder = make_val(tmp_path / "photos", names)
     shutil.copytree(folder / "val", folder / "train")
@@ -126,6 +132,11 @@ def test_named_data_is_scored_whole(cli: Cli, tmp_path: Path) -> None:
     assert cli("eval", "run", "--json").json["metrics"] == result.json["metrics"]
     assert result.json["metrics"]["images"] == 3
     assert cli("eval", folder, "--weights", "run", "--json").json["metrics"]["images"] == 6
+    shutil.move("run", "runs/run")
+    found = cli("eval", folder, "--backbone", "pvt_v2_b0", "--json")
+    assert found.json["chosen"]["weights"] == "runs/run", found.err
+    other = make_val(tmp_path / "other", names)
+    assert "fetching the published" in cli("eval", other, "--backbone", "pvt_v2_b0").err, "a run on other photos"
 
 
 def test_missing_data_is_said_before_anything_is_fetched(cli: Cli) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -40,8 +41,7 @@ def test_from_a_run_then_evaluated(cli: Cli, smoke_run: Path) -> None:
 
 def test_head_rows_are_kept_by_class_name(cli: Cli, smoke_run: Path, tmp_path: Path) -> None:
     """A folder with two of the run's classes and one of its own."""
-    names = json.loads(json.dumps(["arch", "zebra", "ball"]))
-    folder = make_folder(tmp_path / "photos", names)
+    folder = make_folder(tmp_path / "photos", ["arch", "zebra", "ball"])
     sets = ["--set", "train.total_batch=4", "--set", "data.train_samples=12"]
     result = cli("finetune", folder, "--weights", smoke_run / "best.safetensors", "--profile", "smoke", *sets)
     assert result.code == 0, result.err
@@ -88,9 +88,19 @@ def test_another_models_weights_are_refused(cli: Cli, smoke_run: Path) -> None:
     assert "pvt_v2_b0" in result.err
 
 
-def test_without_weights_the_newest_run_else_the_published_are_wanted(
-    cli: Cli, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_weights_an_imagenet_run_is_taken(cli: Cli, smoke_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "mine"
+    shutil.copytree(smoke_run, run, ignore=shutil.ignore_patterns("checkpoints", "*.png", "tensorboard"))
+    recipe = (run / "recipe.yaml").read_text()
+    (run / "recipe.yaml").write_text(recipe.replace("name: scenes", "name: imagenet"))
+    info = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(info | {"num_classes": 1000}))
+    result = cli("finetune", "scenes", "--backbone", "pvt_v2_b0", *SMOKE, "--dry-run")
+    assert result.code == 0, result.err
+    assert "weights: runs/mine (the newest finished run of pvt_v2_b0 on imagenet)" in result.err
+
+
+def test_without_weights_and_runs_the_published_are_wanted(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     from pvtctl.errors import PvtctlError
 
     def offline(name: str) -> None:
