@@ -123,7 +123,7 @@ def _explain_unforeseen(error: Exception) -> int:
     """Out of memory and full disks can surface anywhere; anything else is a fault of ours, and says so."""
     text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "allocate memory" in text:
-        _explain("out of memory", "a smaller --batch-size, --size or model needs less")
+        _explain("out of memory", "fewer or smaller images at a time, or a smaller model, need less")
     elif isinstance(error, OSError) and error.errno == errno.ENOSPC:
         _explain("the disk is full", "free some space and run the command again")
     else:
