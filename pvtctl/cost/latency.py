@@ -99,7 +99,7 @@ def measure_latency(
             for run in runs:
                 on_progress(f"warming up {run.case}")
                 machine |= run.prepare(options)
-            on_progress(f"timing {', '.join(run.case.backbone for run in runs)} at {group[0].size}")
+            on_progress(f"timing {', '.join([*(run.case.backbone for run in runs[:-1]), str(runs[-1].case)])}")
             others = OthersShare([os.getpid(), *(run.process.pid for run in runs)])
             _take_turns(runs, seconds, repeats)
             share = others.share()

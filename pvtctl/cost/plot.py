@@ -27,6 +27,7 @@ def plot_costs(costs: Sequence[Cost], path: Path | str) -> None:
         lines.setdefault(cost.backbone, []).append(((cost.size[0] * cost.size[1]) ** 0.5, cost.macs / 1e9))
     for points in lines.values():
         points.sort()
+    lines = dict(sorted(lines.items(), key=lambda line: -line[1][-1][1]))  # the legend reads like the picture
     top = _top([points[-1][1] for points in lines.values()])
     right = max(points[-1][0] for points in lines.values())
 
