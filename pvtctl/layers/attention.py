@@ -15,28 +15,42 @@ POOLED_SIDE = 7
 """Side of the pooled keys and values of linear spatial reduction (PVT v2 section 3.2)."""
 
 PLAIN_MAX_KEYS, PLAIN_MIN_QUERIES = 64, 512
-"""Plain attention is taken on a CPU in training up to that many keys and from that many queries on."""
+"""float32: plain attention is taken on a CPU in training up to that many keys and from that many queries on."""
+
+PLAIN_MAX_PAIRS = 1 << 22
+"""bf16 and fp16: plain attention is taken on a CPU up to that many query-key pairs; beyond, memory decides."""
 
 
 def choose_attention(
-    num_queries: int, num_keys: int, *, device_type: str, needs_grad: bool
+    num_queries: int, num_keys: int, *, dtype: torch.dtype, device_type: str, needs_grad: bool
 ) -> Literal["fused", "plain"]:
     """Which attention kernel is faster: `fused` (torch's SDPA) or `plain` (matmul, softmax, matmul).
 
-    The fused kernel saves the (N, M) matrix, which counts at detection sizes and on every GPU. On a CPU its backward loses
-    only where keys are few and queries many, as in the first stages of a PVT at 224. Measured (batch 8, one Zen 3 core,
-    torch 2.15, forward and backward, ms fused / plain): 3136x49, 1 head 20.4 / 20.0; 784x49, 2 heads 11.3 / 10.9;
-    50x50, 8 heads 3.8 / 4.0; 197x197, 12 heads (a DeiT) 53 / 62; forward alone at 60800x950 184 / 330.
+    The fused kernel saves the (N, M) matrix, which counts at detection sizes and on every GPU. On a CPU in float32 its
+    backward loses only where keys are few and queries many, as in the first stages of a PVT at 224. In bf16 it does not
+    use the processor's bf16 products as plain matmuls do, and loses everywhere. Measured (one Zen 4 core, torch 2.15,
+    batch 8, forward and backward, ms fused / plain):
+
+    | queries x keys, heads | float32 | bf16 |
+    | --- | --- | --- |
+    | 3136x49, 1 | 19.3 / 18.7 | 22.7 / 11.1 |
+    | 196x49, 5 | 7.5 / 7.3 | 15.2 / 3.9 |
+    | 50x50, 8 | 4.1 / 4.2 | 10.1 / 2.3 |
+    | 197x197, 6 (a DeiT) | 26.7 / 29.8 | 34.3 / 13.1 |
     """
-    if device_type == "cpu" and needs_grad and num_keys <= PLAIN_MAX_KEYS and num_queries >= PLAIN_MIN_QUERIES:
-        return "plain"
-    return "fused"
+    if device_type != "cpu":
+        return "fused"
+    if dtype in (torch.bfloat16, torch.float16):
+        return "plain" if num_queries * num_keys <= PLAIN_MAX_PAIRS else "fused"
+    few_keys = num_keys <= PLAIN_MAX_KEYS and num_queries >= PLAIN_MIN_QUERIES
+    return "plain" if needs_grad and few_keys else "fused"
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """softmax(q k^T / sqrt(d)) v for q (B, heads, N, d), k and v (B, heads, M, d); returns tokens (B, N, heads*d)."""
     needs_grad = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
-    match choose_attention(q.shape[2], k.shape[2], device_type=q.device.type, needs_grad=needs_grad):
+    device_type = q.device.type
+    match choose_attention(q.shape[2], k.shape[2], dtype=q.dtype, device_type=device_type, needs_grad=needs_grad):
         case "fused":
             out = F.scaled_dot_product_attention(q, k, v)
         case "plain":

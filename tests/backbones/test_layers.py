@@ -84,12 +84,18 @@ class TestAttention:
 
     def test_choice(self) -> None:
         # PVT at 224: 3136 queries and 49 keys in stage 1; at 800x1216: 60800 and 950
-        assert choose_attention(3136, 49, device_type="cpu", needs_grad=True) == "plain"
-        assert choose_attention(3136, 49, device_type="cpu", needs_grad=False) == "fused"
-        assert choose_attention(197, 197, device_type="cpu", needs_grad=True) == "fused"  # a DeiT
-        assert choose_attention(60800, 950, device_type="cpu", needs_grad=True) == "fused"
-        assert choose_attention(60800, 950, device_type="cpu", needs_grad=False) == "fused"
-        assert choose_attention(3136, 49, device_type="cuda", needs_grad=True) == "fused"
+        def choose(queries: int, keys: int, needs_grad: bool, dtype: str = "float32", device: str = "cpu") -> str:
+            return choose_attention(
+                queries, keys, dtype=getattr(torch, dtype), device_type=device, needs_grad=needs_grad
+            )
+
+        assert choose(3136, 49, True) == "plain"
+        assert choose(3136, 49, False) == "fused"
+        assert choose(197, 197, True) == "fused"  # a DeiT
+        assert choose(197, 197, True, "bfloat16") == "plain"
+        assert choose(60800, 950, True) == "fused"
+        assert choose(60800, 950, False, "bfloat16") == "fused"
+        assert choose(3136, 49, True, "bfloat16", "cuda") == "fused"
 
     def test_reduction_shrinks_keys_and_linear_pools_to_49(self) -> None:
         tokens = torch.randn(2, 20 * 17, 16)
