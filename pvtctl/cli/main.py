@@ -90,6 +90,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         result = typer.main.get_command(app)(args=argv, prog_name="pvtctl", standalone_mode=False)
         sys.stdout.flush()
+        if result == ExitCode.INTERRUPTED:  # Typer turns Ctrl-C into a result
+            raise KeyboardInterrupt
     except PvtctlError as error:
         _explain(error.message, error.hint)
         return int(error.exit_code)
