@@ -1,10 +1,10 @@
 """pvtctl: choose, train and measure Pyramid Vision Transformers and the backbones they are compared with.
 
-import pvtctl
-backbone = pvtctl.create_backbone("pvt_small")
-c2, c3, c4, c5 = backbone(images)                       # strides 4, 8, 16, 32
-classifier = pvtctl.create_classifier("pvt_small", num_classes=10, weights="pvt_small.pth")
-report = pvtctl.load_weights(classifier, "pvt_small.pth")
+>>> import pvtctl
+>>> backbone = pvtctl.create_backbone("pvt_small")
+>>> c2, c3, c4, c5 = backbone(images)  # strides 4, 8, 16, 32
+>>> classifier = pvtctl.create_classifier("pvt_small", num_classes=10, weights="pvt_small.pth")
+>>> report = pvtctl.load_weights(classifier, "pvt_small.pth")
 """
 
 from __future__ import annotations
