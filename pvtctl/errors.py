@@ -25,9 +25,9 @@ class PvtctlError(Exception):
     The library raises it; `pvtctl.cli.main` alone prints it and turns it into an exit code.
     """
 
-    exit_code = ExitCode.FAILED
+    exit_code: int = ExitCode.FAILED
 
-    def __init__(self, message: str, hint: str | None = None, *, exit_code: ExitCode | None = None) -> None:
+    def __init__(self, message: str, hint: str | None = None, *, exit_code: int | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
@@ -39,6 +39,10 @@ class UsageError(PvtctlError):
     """Wrong arguments, recipe or data (exit code 2)."""
 
     exit_code = ExitCode.USAGE
+
+
+class ToldElsewhereError(PvtctlError):
+    """Ends a process whose error another process tells: only the exit code is left to give."""
 
 
 def nearest(word: str, valid: list[str] | tuple[str, ...]) -> str:

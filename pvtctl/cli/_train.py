@@ -14,7 +14,7 @@ import typer
 
 from pvtctl.cli._choose import data_place
 from pvtctl.cli._console import print_json, say, table
-from pvtctl.errors import PvtctlError, UsageError
+from pvtctl.errors import ExitCode, PvtctlError, ToldElsewhereError, UsageError
 
 if TYPE_CHECKING:
     from pvtctl.engine import Distributed, FitResult, FitSettings, RunFolder
@@ -58,7 +58,12 @@ def in_processes(gpus: int | None, device: str | None, arguments: list[str]) -> 
     if gpus > 1:
         from pvtctl.engine import launch
 
-        raise typer.Exit(launch([sys.executable, "-m", "pvtctl", *arguments], gpus))
+        code = launch([sys.executable, "-m", "pvtctl", *arguments], gpus)
+        if code > 128 and code != ExitCode.INTERRUPTED:  # it had no chance to say why
+            raise PvtctlError(f"a process was ended by signal {code - 128}", "9: for lack of memory?", exit_code=code)
+        if code:
+            raise ToldElsewhereError("a process failed", exit_code=code)
+        raise typer.Exit
 
 
 def arguments_of(context: typer.Context) -> list[str]:
@@ -78,15 +83,23 @@ def arguments_of(context: typer.Context) -> list[str]:
 
 @contextmanager
 def one_voice(dist: Distributed) -> Iterator[None]:
-    """Of several processes that fail alike only the first says so; a fault of another one alone is told by it."""
+    """Of several processes that end alike only the first says so; a fault of another one alone is told by it."""
+    from pvtctl.engine import Stopped
+
     try:
         yield
     except PvtctlError as error:
-        if dist.is_main:
+        if dist.is_main or isinstance(error, UsageError | ToldElsewhereError):
             raise
-        if not isinstance(error, UsageError):
+        if not isinstance(error, Stopped):
             say(f"process {dist.rank}: {error.message}")
-        raise typer.Exit(int(error.exit_code)) from error
+        raise ToldElsewhereError(error.message, exit_code=error.exit_code) from error
+    except RuntimeError as error:
+        if dist.world_size == 1 or "by peer" not in str(error):
+            raise
+        if dist.is_main:
+            say("another process has ended, and this one cannot go on without it")
+        raise ToldElsewhereError("another process has ended") from error
 
 
 def train(recipe: Recipe, options: TrainOptions) -> None:
@@ -102,11 +115,13 @@ def train(recipe: Recipe, options: TrainOptions) -> None:
 
 
 def _train(recipe: Recipe, options: TrainOptions, dist: Distributed) -> None:
+    from pvtctl.engine.log import silent
     from pvtctl.tasks.build import build_task, fit_settings
 
     if not options.resume and not options.dry_run:
-        _refuse_taken(options.out)
-    talk = say if dist.is_main else _silent
+        # Asked by the first process alone: another one could be late and find the folder that the first has made.
+        dist.agree(_taken(options.out) if dist.is_main else None)
+    talk = say if dist.is_main else silent
     task = build_task(recipe, device=dist.device, world_size=dist.world_size, partial=options.partial, say=talk)
     settings = fit_settings(recipe, dist.world_size)
     talk(f"data: {data_place(recipe)}; {_data_line(task)}")
@@ -129,15 +144,12 @@ def _train(recipe: Recipe, options: TrainOptions, dist: Distributed) -> None:
             _show(summary, run, result, options.as_json)
 
 
-def _silent(text: str) -> None:
-    """What the other processes say."""
-
-
-def _refuse_taken(out: Path) -> None:
-    """Before anything is loaded; `RunFolder.open` checks again, under its lock."""
-    if out.is_dir() and any(out.iterdir()):
-        hint = "go on with it by --resume, or choose another --out"
-        raise UsageError(f"{out} exists already", hint if (out / "run.json").is_file() else "choose another --out")
+def _taken(out: Path) -> UsageError | None:
+    """Why a run cannot start there, before anything is loaded; `RunFolder.open` checks again, under its lock."""
+    if not (out.is_dir() and any(out.iterdir())):
+        return None
+    hint = "go on with it by --resume, or choose another --out"
+    return UsageError(f"{out} exists already", hint if (out / "run.json").is_file() else "choose another --out")
 
 
 def _data_line(task: ClassificationTask) -> str:
@@ -164,11 +176,12 @@ def _dry_run(
     recipe: Recipe, task: ClassificationTask, settings: FitSettings, dist: Distributed, options: TrainOptions
 ) -> None:
     from pvtctl.engine import dry_run
+    from pvtctl.engine.log import silent
     from pvtctl.tasks.reports import duration
     from pvtctl.weights import save_safetensors
 
     depths = _layer_depths(recipe, task)
-    talk = say if dist.is_main else _silent
+    talk = say if dist.is_main else silent
     report = dry_run(task, settings, dist, save_weights=save_safetensors, layer_depths=depths, talk=talk)
     if not dist.is_main:
         return

@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 
 from pvtctl import __version__
 from pvtctl.allocator import keep_memory
-from pvtctl.errors import ExitCode, PvtctlError, UsageError, nearest
+from pvtctl.errors import ExitCode, PvtctlError, ToldElsewhereError, UsageError, nearest
 
 # Typer may carry its own Click or use the installed one: its own exceptions say which.
 _ClickException: Any = typer.BadParameter.__mro__[2]
@@ -92,6 +92,11 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout.flush()
         if result == ExitCode.INTERRUPTED:  # Typer turns Ctrl-C into a result
             raise KeyboardInterrupt
+    except ToldElsewhereError as error:
+        return int(error.exit_code)
+    except UsageError as error:
+        _explain_usage(error.message, error.hint)
+        return int(error.exit_code)
     except PvtctlError as error:
         _explain(error.message, error.hint)
         return int(error.exit_code)
@@ -100,10 +105,10 @@ def main(argv: list[str] | None = None) -> int:
             return ExitCode.USAGE
         context = getattr(error, "ctx", None)
         hint = f"{context.command_path} --help" if context is not None else "pvtctl --help"
-        _explain(error.format_message(), hint)
+        _explain_usage(error.format_message(), hint)
         return ExitCode.USAGE
     except (KeyboardInterrupt, typer.Abort):
-        _explain("interrupted", None)
+        _explain_usage("interrupted", None)
         return ExitCode.INTERRUPTED
     except BrokenPipeError:  # the reader (`| head`) has gone: nothing to say, and nothing may be flushed at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -111,6 +116,12 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as error:
         return _explain_unforeseen(error)
     return result if isinstance(result, int) else ExitCode.DONE
+
+
+def _explain_usage(message: str, hint: str | None) -> None:
+    """What all processes that torchrun or `--gpus` started meet alike is told by the first one of each machine."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        _explain(message, hint)
 
 
 def _explain(message: str, hint: str | None) -> None:

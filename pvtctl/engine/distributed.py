@@ -17,7 +17,7 @@ import torch
 from torch import distributed as torch_dist
 from torch import nn
 
-from pvtctl.errors import ExitCode, PvtctlError, UsageError
+from pvtctl.errors import PvtctlError, ToldElsewhereError, UsageError
 
 LAUNCHER = "PVTCTL_LAUNCHER"
 """Environment variable with the process id of `launch`, whose end also ends its processes."""
@@ -65,12 +65,12 @@ class Distributed:
 
     def agree(self, error: PvtctlError | None) -> None:
         """Raise the first rank's `error`, if any, on every rank, so that none is left waiting for another."""
-        told = (error.message, error.hint, int(error.exit_code)) if error else None
+        told = (error.message, int(error.exit_code)) if error else None
         told = self.from_main(told)
         if error is not None:
             raise error
         if told is not None:
-            raise PvtctlError(told[0], told[1], exit_code=ExitCode(told[2]))
+            raise ToldElsewhereError(told[0], exit_code=told[1])
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """The model with gradients averaged over the ranks."""
@@ -92,10 +92,23 @@ def single(device: torch.device | str | None = None) -> Distributed:
     """One process on `device` (unset: CUDA where there is one, else the CPU)."""
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UsageError("no CUDA device is available here", "use --device cpu")
-    return Distributed(0, 1, device)
+    return Distributed(0, 1, find_device(device))
+
+
+def find_device(device: torch.device | str) -> torch.device:
+    """The device of that name. Raises UsageError where this machine has none of it."""
+    try:
+        found = torch.device(device)
+    except RuntimeError:
+        raise UsageError(f"no device {str(device)!r}", "cpu, cuda or cuda:1") from None
+    if found.type == "cuda":
+        if not torch.cuda.is_available():
+            raise UsageError("no CUDA device is available here", "use --device cpu")
+        if (found.index or 0) >= torch.cuda.device_count():
+            raise UsageError(f"this machine has no {found}", "pvtctl doctor says what it has")
+    elif found.type != "cpu" and not (found.type == "mps" and torch.backends.mps.is_available()):
+        raise UsageError(f"device {str(device)!r} is none that this machine can train on", "cpu, cuda or cuda:1")
+    return found
 
 
 def start_distributed(device: str | None = None) -> Distributed:
@@ -105,7 +118,7 @@ def start_distributed(device: str | None = None) -> Distributed:
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or "RANK" not in os.environ:
         return single(device)
-    kind = torch.device(device).type if device else ("cuda" if torch.cuda.is_available() else "cpu")
+    kind = find_device(device).type if device else ("cuda" if torch.cuda.is_available() else "cpu")
     own = torch.device(kind)
     if kind == "cuda":
         local = int(os.environ.get("LOCAL_RANK", "0"))
