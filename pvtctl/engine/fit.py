@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
@@ -161,6 +162,8 @@ class _Fit:
         for _ in range(self.settings.accumulate):
             try:
                 taken.append(next(batches))
+            except UsageError as error:  # no usage that all processes share: this one's images, and it must say so
+                raise PvtctlError(error.message, error.hint, exit_code=error.exit_code) from error
             except StopIteration:
                 raise PvtctlError(
                     f"the data ended at batch {self.at.batch + len(taken)} of {self.batches_per_epoch} in epoch "
@@ -184,7 +187,10 @@ class _Fit:
                 at.sums[name] = at.sums.get(name, 0.0) + value
             at.images += outcome.images
             self.line_images += outcome.images
-            at.norms += outcome.grad_norm
+            if math.isfinite(outcome.grad_norm):
+                at.norms += outcome.grad_norm
+            else:
+                at.overflows += 1
             at.steps_in_line += 1
         elif not self._skip(place, step, outcome.bad_ids):
             return False
@@ -237,7 +243,10 @@ class _Fit:
         images = max(totals[0], 1.0)
         line: dict[str, Any] = {"event": "train", "epoch": at.epoch + 1, "step": self.step}
         line |= {name: total / images for name, total in zip(names, totals[2:], strict=True)}
-        line |= {"lr": self.stepper.schedule.at(self.step - 1), "grad_norm": at.norms / max(at.steps_in_line, 1)}
+        line |= {
+            "lr": self.stepper.schedule.at(self.step - 1),
+            "grad_norm": at.norms / max(at.steps_in_line - at.overflows, 1),
+        }
         line |= {
             "skipped": at.skipped,
             "images_per_s": round(totals[1] / elapsed, 2),
@@ -246,7 +255,7 @@ class _Fit:
         if at.steps_in_line:
             self.run_folder.log(line)
             self._scalars("train", {k: v for k, v in line.items() if k not in ("event", "epoch", "step", "seconds")})
-        at.sums, at.images, at.norms, at.steps_in_line = {}, 0, 0.0, 0
+        at.sums, at.images, at.norms, at.overflows, at.steps_in_line = {}, 0, 0.0, 0, 0
         self.line_began, self.line_images = time.monotonic(), 0
 
     def _scalars(self, prefix: str, values: Mapping[str, float]) -> None:

@@ -21,6 +21,8 @@ class Progressed:
     """Each loss times images since the last line of metrics.jsonl, on this rank."""
     images: int = 0
     norms: float = 0.0
+    overflows: int = 0
+    """Steps since the last line whose norm is not finite, as is ordinary in fp16, and so not in `norms`."""
     steps_in_line: int = 0
     best: dict[str, float] = field(default_factory=dict)
     best_epoch: int = 0

@@ -314,3 +314,32 @@ def test_compiled_training_equals_eager(tmp_path: Path) -> None:
     train(compiled, tmp_path / "compiled", max_steps=3, compile=True)
     for a, b in zip(eager.model.parameters(), compiled.model.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_an_overflow_in_fp16_leaves_the_log_valid_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    norms = iter([torch.tensor(float("inf")), torch.tensor(3.0)])
+    monkeypatch.setattr("torch.nn.utils.get_total_norm", lambda gradients: next(norms))
+    train(ToyTask(), tmp_path / "run", precision="fp16", max_steps=2)
+    assert "Infinity" not in (tmp_path / "run" / "metrics.jsonl").read_text()
+    assert lines(tmp_path / "run")[0]["grad_norm"] == 3.0
+
+
+@pytest.mark.parametrize("name", ["gpu", "tpu", "meta", "cuda:99"])
+def test_a_device_that_is_not_there_is_a_usage_error(name: str) -> None:
+    with pytest.raises(UsageError, match=r"device|no CUDA|no cuda:99"):
+        single(name)
+
+
+def test_images_that_this_process_cannot_read_are_its_own_fault_with_the_code_of_data(tmp_path: Path) -> None:
+    """The first process tells what is wrong for all; this is not."""
+    task = ToyTask()
+
+    def unreadable(**_: Any) -> Any:
+        raise UsageError("8 images in a row could not be read", "check them")
+        yield
+
+    task.train_loader = unreadable  # type: ignore[method-assign]
+    with pytest.raises(PvtctlError, match="8 images in a row") as error:
+        train(task, tmp_path / "run")
+    assert not isinstance(error.value, UsageError)
+    assert error.value.exit_code == ExitCode.USAGE
