@@ -53,7 +53,7 @@ def parse_size(text: str) -> tuple[int, int]:
     Raises UsageError for anything else, and for sides outside 32..8192.
     """
     parts = text.lower().strip().split("x")
-    if len(parts) not in (1, 2) or not all(part.strip().isdigit() for part in parts):
+    if len(parts) not in (1, 2) or not all(part.strip().isdecimal() for part in parts):
         raise UsageError(f"size {text!r} is not a size", "write 224, or HEIGHTxWIDTH as in 800x1280")
     sides = [int(part) for part in parts]
     height, width = sides[0], sides[-1]

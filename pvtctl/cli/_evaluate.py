@@ -165,7 +165,8 @@ def _with_sizes(recipe: Recipe, checkpoint: Inspected, size: int | None, options
         raise UsageError(f"--resize {resize} is smaller than the crop of {image_size}", f"use at least {image_size}")
     if options.batch_size is not None and options.batch_size < 1:
         raise UsageError(f"--batch-size {options.batch_size} makes no sense", "use 1 or more")
-    train = recipe.train.model_copy(update={"activation_checkpointing": False, "batch_size": recipe.train.batch_size})
+    # Nothing is trained: a total batch that does not divide by these processes must not matter.
+    train = recipe.train.model_copy(update={"activation_checkpointing": False, "batch_size": 1})
     return recipe.model_copy(
         update={
             "data": recipe.data.model_copy(update={"image_size": image_size, "resize": resize}),
@@ -188,9 +189,10 @@ def _default_out(source: str, target: str) -> Path:
 
 def _evaluate(plan: Plan, options: EvalOptions, dist: Distributed) -> None:
     from pvtctl.engine import choose_precision, evaluate, read_info
+    from pvtctl.engine.log import silent
     from pvtctl.tasks.build import build_task
 
-    talk = say if dist.is_main else _silent
+    talk = say if dist.is_main else silent
     task = build_task(
         plan.recipe,
         device=dist.device,
@@ -209,10 +211,6 @@ def _evaluate(plan: Plan, options: EvalOptions, dist: Distributed) -> None:
     skipped = {name: reason for own in dist.gather(task.skipped) for name, reason in own.items()}
     if dist.is_main:
         _show(plan, options, task, metric, skipped, dist)
-
-
-def _silent(text: str) -> None:
-    """What the other processes say."""
 
 
 def _show(

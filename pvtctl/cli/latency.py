@@ -80,7 +80,7 @@ def latency(
 
 def _batch_sizes(text: str) -> list[int]:
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdigit() and int(part) > 0 for part in parts):
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise UsageError(f"batch size {text!r} is not a number of images", "write 8, or several as in 1,8")
     return [int(part) for part in parts]
 

@@ -24,6 +24,7 @@ _FREE = {
     "train.activation_checkpointing",
     "train.seed",
     "train.save_minutes",
+    "train.max_minutes",
     "train.keep_checkpoints",
     "train.eval_every",
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -104,3 +105,9 @@ def test_the_table_measures(capsys: pytest.CaptureFixture[str]) -> None:
 def test_speed_is_counted_as_two_operations_a_multiply_add() -> None:
     speed = doctor.matmul_gflops(torch.device("cpu"), torch.float32, budget_s=0.0)
     assert 0.01 < speed < 1e5
+
+
+def test_every_variable_that_a_user_may_set_is_listed() -> None:
+    package = Path(doctor.__file__).parents[1]
+    read = {name for file in package.rglob("*.py") for name in re.findall(r"PVTCTL_[A-Z_]+", file.read_text("utf-8"))}
+    assert read - {"PVTCTL_LAUNCHER"} == {name for name in doctor._VARIABLES if name.startswith("PVTCTL_")}

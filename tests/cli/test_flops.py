@@ -92,6 +92,7 @@ def test_plot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["--size=-5"], "size '-5'", "224"),
         (["--size", "800x"], "size '800x'", "HEIGHTxWIDTH"),
         (["--size", "224,"], "size ''", "224"),
+        (["--size", "22²"], "size '22²'", "224"),
         (["--backbone", "pvt_smal"], "pvt_smal", "pvt_small"),
         (["--backbone", "pvt_small,,resnet50"], "''", "pvt_small"),
         (["--count", "flops"], "flops", "--help"),

@@ -81,6 +81,7 @@ def test_cases_are_grouped_by_size_and_batch(monkeypatch: pytest.MonkeyPatch) ->
         (["--size", "800x"], "size '800x'", "HEIGHTxWIDTH"),
         (["--backbone", "resnet5"], "resnet5", "resnet50"),
         (["--batch-size", "0"], "batch size '0'", "1,8"),
+        (["--batch-size", "²"], "batch size '²'", "1,8"),
         (["--batch-size", "-1"], "batch size '-1'", "1,8"),
         (["--device", "tpu"], "tpu", "cpu"),
         (["--device", "cuda:99"], "no cuda:99", "doctor"),
