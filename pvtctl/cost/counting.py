@@ -116,7 +116,7 @@ def count_model(
     except that `paper` counts LayerNorm for backbones called `pvt_v2...`.
     """
     layer_norm = convention == "paper" and backbone.startswith("pvt_v2")
-    counter = _OperationCounter(model, paper=convention == "paper", layer_norm=layer_norm)
+    counter = _OperationCounter(paper=convention == "paper", layer_norm=layer_norm)
     with torch.no_grad(), _tracked_paths(model, counter.path), counter:
         model(torch.empty(1, 3, *size, device="meta"))
     return Cost(
@@ -144,7 +144,7 @@ def build_model(name: str, head: str) -> nn.Module:
 class _OperationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Sees every aten operation of a forward pass; torch's own formulas give the products' cost."""
 
-    def __init__(self, model: nn.Module, *, paper: bool, layer_norm: bool) -> None:
+    def __init__(self, *, paper: bool, layer_norm: bool) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.path: list[str] = [""]  # names of the modules being run, outermost first
         self.macs: Counter[str] = Counter()
@@ -152,10 +152,6 @@ class _OperationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._formulas = FlopCounterMode(display=False).flop_registry
         self._paper = paper
         self._layer_norm = layer_norm
-        # A convolution may run as a matrix product (`pvtctl.layers.patches`): its bias gives it away.
-        self._conv_biases = {id(module.bias) for module in model.modules() if isinstance(module, nn.Conv2d)} - {
-            id(None)
-        }
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -176,8 +172,6 @@ class _OperationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """What the papers' counter adds to the products of operation `name` (0: nothing)."""
         if name == "convolution":
             return out.numel() if args[2] is not None else 0
-        if name == "addmm":
-            return out.numel() if id(args[0]) in self._conv_biases else 0
         if name == "batch_norm" or (name == "layer_norm" and self._layer_norm):
             return 2 * args[0].numel()
         if name == "relu" or name in _POOLS:
@@ -187,7 +181,8 @@ class _OperationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @contextmanager
 def _tracked_paths(model: nn.Module, path: list[str]) -> Iterator[None]:
-    """Keep `path` equal to the stack of module names that are running."""
+    """Keep `path` equal to the stack of module names that are running. Layers with hooks are called and never read past
+    (`pvtctl.layers.linear.is_plain`), so that every convolution runs as one, under its own name."""
     hooks = []
 
     def enter(name: str) -> Any:

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pvtctl.layers.linear import Linear, linear
-from pvtctl.layers.patches import Size, channels_last_conv, conv_by_linear, to_map, to_tokens
+from pvtctl.layers.linear import apply_linear
+from pvtctl.layers.patches import Size, channels_last_conv, conv_by_linear, to_map
 
 POOLED_SIDE = 7
 """Side of the pooled keys and values of linear spatial reduction (PVT v2 section 3.2)."""
@@ -71,9 +71,9 @@ class SpatialReductionAttention(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.linear = linear
-        self.q = Linear(dim, dim)
-        self.kv = Linear(dim, 2 * dim)
-        self.proj = Linear(dim, dim)
+        self.q = nn.Linear(dim, dim)
+        self.kv = nn.Linear(dim, 2 * dim)
+        self.proj = nn.Linear(dim, dim)
         kernel = 1 if linear else sr_ratio
         self.reduces = linear or sr_ratio > 1
         if self.reduces:
@@ -86,16 +86,15 @@ class SpatialReductionAttention(nn.Module):
             return tokens
         x = to_map(tokens, size)
         if self.linear:
-            pooled = to_tokens(F.adaptive_avg_pool2d(x, POOLED_SIDE))
-            return F.gelu(self.norm(linear(pooled, self.sr.weight.flatten(1), self.sr.bias)))
+            return F.gelu(self.norm(conv_by_linear(F.adaptive_avg_pool2d(x, POOLED_SIDE), self.sr)[0]))
         return self.norm(conv_by_linear(x, self.sr)[0])
 
     def forward(self, tokens: Tensor, size: Size) -> Tensor:
         """(B, N, C) of a map of `size` (H, W) -> (B, N, C)."""
-        q = self.q(tokens).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-        kv = self.kv(self.reduced(tokens, size)).unflatten(-1, (2, self.num_heads, -1))
+        q = torch.unflatten(apply_linear(self.q, tokens), -1, (self.num_heads, -1)).transpose(1, 2)
+        kv = torch.unflatten(apply_linear(self.kv, self.reduced(tokens, size)), -1, (2, self.num_heads, -1))
         k, v = kv.permute(2, 0, 3, 1, 4).unbind(0)
-        return self.proj(attention(q, k, v))
+        return apply_linear(self.proj, attention(q, k, v))
 
 
 class SelfAttention(nn.Module):
@@ -104,11 +103,11 @@ class SelfAttention(nn.Module):
     def __init__(self, dim: int, num_heads: int, *, qkv_bias: bool) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.qkv = Linear(dim, 3 * dim, bias=qkv_bias)
-        self.proj = Linear(dim, dim)
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.proj = nn.Linear(dim, dim)
 
     def forward(self, tokens: Tensor, size: Size) -> Tensor:
         """(B, N, C) -> (B, N, C); the map's `size` does not matter here."""
-        qkv = self.qkv(tokens).unflatten(-1, (3, self.num_heads, -1))
+        qkv = torch.unflatten(apply_linear(self.qkv, tokens), -1, (3, self.num_heads, -1))
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        return self.proj(attention(q, k, v))
+        return apply_linear(self.proj, attention(q, k, v))

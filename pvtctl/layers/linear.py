@@ -13,6 +13,9 @@ import functools
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import forward_ad
+
+_PLAIN = (Tensor, nn.Parameter)
 
 
 @functools.cache
@@ -29,22 +32,24 @@ def _one_pass_works() -> bool:
         return False
 
 
-def runs_in_one_pass(x: Tensor) -> bool:
-    """True for a float32 CPU tensor outside of training, autocast, tracing, compiling and export."""
+def runs_in_one_pass(*tensors: Tensor | None) -> bool:
+    """True when all are plain float32 CPU tensors and nothing looks on: no gradient of either direction, autocast,
+    tracing, compiling, export or counting, which know nothing of the operator."""
     return (
-        x.device.type == "cpu"
-        and x.dtype == torch.float32
-        and not torch.is_grad_enabled()
+        not torch.is_grad_enabled()
+        and all(t is None or (type(t) in _PLAIN and t.dtype == torch.float32 and t.is_cpu) for t in tensors)
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
         and not torch.is_autocast_enabled("cpu")
+        and torch._C._len_torch_dispatch_stack() == 0
+        and forward_ad._current_level < 0
         and _one_pass_works()
     )
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, *, gelu: bool = False) -> Tensor:
     """x (..., in), weight (out, in), bias (out,) -> (..., out), with a GELU on it if asked for."""
-    if runs_in_one_pass(x):
+    if runs_in_one_pass(x, weight, bias):
         return torch.ops.mkldnn._linear_pointwise(
             x, weight, bias, "gelu" if gelu else "none", [], "none" if gelu else ""
         )
@@ -52,8 +57,19 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, *, gelu: bool = False
     return F.gelu(out) if gelu else out
 
 
-class Linear(nn.Linear):
-    """`nn.Linear` by way of `linear`."""
+def is_plain(layer: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether calling `layer` does what its class `kind` does and nothing else.
 
-    def forward(self, x: Tensor) -> Tensor:
-        return linear(x, self.weight, self.bias)
+    Hooks (among them pruning and weight norm), parametrisations, adapters, quantised layers put in its place and patched
+    `forward`s make the difference: such a layer is called, its weight is not read.
+    """
+    hooks = (layer._forward_pre_hooks, layer._forward_hooks, layer._backward_pre_hooks, layer._backward_hooks)
+    return type(layer) is kind and not any(hooks) and "forward" not in layer.__dict__
+
+
+def apply_linear(layer: nn.Module, x: Tensor, *, gelu: bool = False) -> Tensor:
+    """`layer(x)`, with a GELU on it if asked for; by way of `linear` where `layer` is a plain `nn.Linear`."""
+    if isinstance(layer, nn.Linear) and is_plain(layer, nn.Linear):
+        return linear(x, layer.weight, layer.bias, gelu=gelu)
+    out: Tensor = layer(x)
+    return F.gelu(out) if gelu else out

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pvtctl.layers.linear import linear
+from pvtctl.layers.linear import is_plain, linear
 
 Size = tuple[int, int]
 
@@ -36,8 +36,12 @@ def conv_by_linear(x: Tensor, conv: nn.Conv2d) -> tuple[Tensor, Size]:
     """A convolution whose kernel equals its stride, as one matmul over gathered patches.
 
     `x` is (B, C, H, W); returns tokens (B, H//s * W//s, out) and their (H//s, W//s). Rows and columns beyond a multiple
-    of the stride are left out, as the convolution leaves them out.
+    of the stride are left out, as the convolution leaves them out. A `conv` that is more than a convolution (see
+    `is_plain`) is called.
     """
+    if not is_plain(conv, nn.Conv2d):
+        x = conv(x)
+        return to_tokens(x), (x.shape[2], x.shape[3])
     stride = conv.weight.shape[-1]
     size = x.shape[2] // stride, x.shape[3] // stride
     batch, channels = x.shape[:2]
