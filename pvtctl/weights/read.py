@@ -139,9 +139,15 @@ def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise UsageError(f"{path} is damaged: a truncated checkpoint", "get or copy it again")
     try:
         # argparse.Namespace: the official training scripts save their arguments beside the weights; it holds no code.
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+        with (
+            torch.serialization.safe_globals([argparse.Namespace]),
+            warnings.catch_warnings(),
+            path.open("rb") as handle,
+        ):
             warnings.simplefilter("ignore")  # of pickles in other protocols: what matters of them is said below
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+            # By such a name torch would take the file for safetensors, which it is not: it gets no name then.
+            source = handle if path.suffix == ".safetensors" else path
+            content = torch.load(source, map_location="cpu", weights_only=True, mmap=zipped and source is path)
     except pickle.UnpicklingError as error:
         raise _pickle_error(path, str(error)) from error
     except (EOFError, RuntimeError, ValueError, KeyError, IndexError, AttributeError, TypeError, OSError) as error:
