@@ -223,12 +223,16 @@ def find_weights(backbone: str, data_name: str, place: Path | None) -> Found:
 
 def _is_run_of(run: Path, backbone: str, data_name: str, place: Path | None) -> bool:
     from pvtctl.data import find_data
-    from pvtctl.engine.run import read_info, read_recipe
-    from pvtctl.recipe.schema import Recipe
+    from pvtctl.engine.run import read_info
+    from pvtctl.recipe.load import load_recipe
 
     if not ((run / "recipe.yaml").is_file() and (run / "best.safetensors").is_file()):
         return False
-    recipe = Recipe.model_validate(read_recipe(run))
+    try:
+        recipe = load_recipe(run / "recipe.yaml")
+    except UsageError as error:
+        note(f"{run} is left out of the search: {error.message}")
+        return False
     if recipe.model.backbone.name != backbone or recipe.data.name != data_name:
         return False
     if place is None:

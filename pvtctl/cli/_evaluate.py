@@ -81,6 +81,8 @@ def make_plan(options: EvalOptions) -> Plan:
     from pvtctl.tasks.checkpoints import inspect_checkpoint
 
     size = _square(options.size)
+    if options.out is not None and options.out.exists() and not options.out.is_dir():
+        raise UsageError(f"--out {options.out} is a file", "name a folder, which is made where it is not there")
     run = Path(options.target) if _is_run(Path(options.target)) else None
     if run is not None:
         if options.weights is not None:
@@ -132,10 +134,9 @@ def _recipe(
     options: EvalOptions, data: DataChoice | None, source: Path, checkpoint: Inspected, size: int | None
 ) -> Recipe:
     """The recipe that says what data is read and how: the run's own where the weights come from a run on such data."""
-    from pvtctl.engine.run import read_recipe
-    from pvtctl.recipe.schema import Recipe
+    from pvtctl.recipe.load import load_recipe
 
-    of_run = Recipe.model_validate(read_recipe(source)) if _is_run(source) else None
+    of_run = load_recipe(source / "recipe.yaml") if _is_run(source) else None
     if of_run is not None and (data is None or (data.name == of_run.data.name and options.profile is None)):
         if options.folder is not None and of_run.data.name == "scenes":
             raise UsageError("the run was on scenes, which is rendered: it needs no --data", "leave out --data")

@@ -211,20 +211,28 @@ def _close(lock: _Lock | None) -> None:
 
 
 def read_info(path: Path | str) -> dict[str, Any]:
-    """run.json of a run folder; empty where there is none."""
+    """run.json of a run folder; empty where there is none. Raises ValueError when it is none of ours."""
     file = Path(path) / "run.json"
-    return json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    info = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    if not isinstance(info, dict):
+        raise ValueError(f"{file} does not hold an object")
+    return info
 
 
 def read_recipe(path: Path | str) -> dict[str, Any]:
     """The flat recipe that a run began with.
 
-    Raises UsageError when the folder holds no run.
+    Raises UsageError when the folder holds no run, or when the file is damaged.
     """
     file = Path(path) / "recipe.yaml"
     if not file.is_file():
         raise UsageError(f"there is no run in {path}", "give a folder that holds recipe.yaml")
-    recipe: dict[str, Any] = yaml.safe_load(file.read_text("utf-8"))
+    try:
+        recipe: Any = yaml.safe_load(file.read_text("utf-8"))
+    except yaml.YAMLError:
+        recipe = None
+    if not isinstance(recipe, dict):
+        raise UsageError(f"{file} is damaged", "start a new run in another --out")
     return recipe
 
 
@@ -234,7 +242,10 @@ def find_runs(
     """Run folders under `root` (itself included), newest first, that match the recipe's name, its row and a status."""
     found: list[tuple[str, Path]] = []
     for file in Path(root).rglob("run.json"):
-        info = read_info(file.parent)
+        try:
+            info = read_info(file.parent)
+        except ValueError:  # somebody else's file of that name
+            continue
         wanted = (("name", name), ("row", row), ("status", status))
         if all(value is None or info.get(key) == value for key, value in wanted):
             found.append((info.get("finished") or info.get("started") or "", file.parent))

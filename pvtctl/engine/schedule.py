@@ -76,7 +76,7 @@ def build_schedule(
     `cosine` and `poly` then fall from `lr` to `min_lr` over the rest. `step` multiplies by `gamma` after each of
     `steps` (epochs). `official_lagging` is what the papers' code does: see `Schedule.at`.
 
-    A warm-up as long as the run or longer is cut to half of it, so that short trial runs train at all.
+    A warm-up of more than half the run is cut to half of it, so that short trial runs train at all.
     """
     warmup_epochs = min(warmup_epochs, epochs / 2)
     return Schedule(

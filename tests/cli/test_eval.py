@@ -179,3 +179,55 @@ def test_a_backbone_without_a_head_cannot_be_scored(cli: Cli, tmp_path: Path) ->
     assert result.code == 2
     assert "no classification head" in result.err
     assert "pvtctl finetune" in result.err
+
+
+def test_runs_that_cannot_be_read_are_left_out_and_told(
+    cli: Cli, smoke_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PVTCTL_RUNS", str(tmp_path / "mine"))
+    for name in ("good", "newer"):
+        skip = shutil.ignore_patterns("checkpoints", "*.png", "tensorboard")
+        shutil.copytree(smoke_run, tmp_path / "mine" / name, ignore=skip)
+    newer = tmp_path / "mine" / "newer"
+    (newer / "recipe.yaml").write_text((newer / "recipe.yaml").read_text() + "surprise: 1\n")
+    (newer / "run.json").write_text((newer / "run.json").read_text().replace('"finished": "20', '"finished": "30'))
+    (tmp_path / "mine" / "other").mkdir()
+    (tmp_path / "mine" / "other" / "run.json").write_text("[1, 2]")
+    result = cli("eval", "scenes", "--backbone", "pvt_v2_b0", "--json")
+    assert result.code == 0, result.err
+    assert result.json["chosen"]["weights"] == str(tmp_path / "mine" / "good")
+    assert "newer is left out of the search" in result.err
+    named = cli("eval", newer)
+    assert named.code == 2
+    assert "surprise" in named.err
+
+
+def test_a_report_is_not_written_over_a_file(cli: Cli, smoke_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    result = cli("eval", smoke_run, "--out", "notes.txt")
+    assert result.code == 2
+    assert "--out notes.txt is a file" in result.err
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_processes_that_do_not_divide_the_training_batch_can_evaluate(
+    cli: Cli, smoke_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pvtctl.tasks import build
+
+    inner = build.train_batch_size
+    monkeypatch.setattr(build, "train_batch_size", lambda recipe, world_size: inner(recipe, 7))
+    result = cli("eval", smoke_run, "--json")
+    assert result.code == 0, result.err
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"<!DOCTYPE html><html></html>", "is a web page"), (b"\x80\x02cos\nsystem\n.", "would run code")],
+)
+def test_files_that_are_no_checkpoints(cli: Cli, tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "model.pth").write_bytes(content)
+    result = cli("eval", "scenes", "--weights", "model.pth")
+    assert result.code == 2
+    assert message in result.err
+    assert "hint: " in result.err

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -63,7 +65,13 @@ def test_from_an_official_file(cli: Cli, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("weights", "message"),
-    [("html", "is a web page"), ("empty", "is empty"), ("missing", "no weights"), ("truncated", "damaged")],
+    [
+        ("html", "is a web page"),
+        ("empty", "is empty"),
+        ("missing", "no weights"),
+        ("truncated", "damaged"),
+        ("pickle", "would run code"),
+    ],
 )
 def test_bad_weights_leave_nothing_behind(
     cli: Cli, smoke_run: Path, tmp_path: Path, weights: str, message: str
@@ -76,10 +84,21 @@ def test_bad_weights_leave_nothing_behind(
             file.write_bytes(b"")
         case "truncated":
             file.write_bytes((smoke_run / "best.safetensors").read_bytes()[:100_000])
+        case "pickle":
+            torch.save({"model": _Malicious()}, file)
     result = cli("finetune", "scenes", "--weights", file, *SMOKE)
     assert result.code == 2
     assert message in result.err
+    assert "hint: " in result.err
     assert not (tmp_path / "runs").exists()
+    assert not (tmp_path / "made by the pickle").exists()
+
+
+class _Malicious:
+    """Unpickling it makes a folder."""
+
+    def __reduce__(self) -> tuple[Callable[..., None], tuple[str]]:
+        return os.mkdir, ("made by the pickle",)
 
 
 def test_another_models_weights_are_refused(cli: Cli, smoke_run: Path) -> None:

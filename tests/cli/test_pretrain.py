@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -10,6 +11,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -148,6 +151,7 @@ def test_no_backbone_means_pvt_small(cli: Cli) -> None:
         (["scenes", "--set", "data.image_size=0"], "data.image_size", ""),
         (["scenes", "--gpus", "0"], "--gpus 0", "1 or more"),
         (["scenes", "--device", "cuda"], "CUDA", "--device cpu"),
+        (["scenes", "--device", "gpu"], "no device 'gpu'", "cuda"),
         (["scenes", "--weights", "nothing.pth"], "nothing.pth", ""),
         (["scenes", "--resume"], "there is no run", "leave out --resume"),
         (["scenes", "--nonsense"], "nonsense", "--help"),
@@ -225,6 +229,30 @@ def test_out_of_memory_is_explained(cli: Cli, monkeypatch: pytest.MonkeyPatch) -
     assert "memory" in result.err
     assert "train.accumulate" in result.err
     assert "Traceback" not in result.err
+
+
+def test_a_full_disk_is_explained_and_the_run_goes_on_afterwards(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    inner = torch.save
+
+    def no_space(data: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def full(value: Any, handle: Any) -> None:
+        if value["progressed"]["epoch"] == 1:
+            handle.handle = SimpleNamespace(write=no_space, flush=lambda: None)
+        inner(value, handle)
+
+    command = [*SMOKE, "--set", "train.save_minutes=0.000001"]
+    with monkeypatch.context() as patch:
+        patch.setattr("pvtctl.engine.checkpoint.torch.save", full)
+        result = cli(*command)
+    assert result.code == 1
+    assert "the disk is full" in result.err
+    assert "--resume" in result.err
+    assert "Traceback" not in result.err
+    resumed = cli(*command, "--resume")
+    assert resumed.code == 0, resumed.err
+    assert "resuming" in resumed.err
 
 
 def pvtctl(*arguments: str, cwd: Path, **environment: str) -> subprocess.Popen[str]:
