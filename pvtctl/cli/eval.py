@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from pvtctl.cli._options import DataFolder, Device, Partial
+
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 EPILOG = """Examples:
@@ -35,10 +37,7 @@ def evaluate(
     backbone: Annotated[
         str | None, typer.Option(help="A name of `pvtctl models ls`. Default: the one of the weights, else pvt_small.")
     ] = None,
-    folder: Annotated[
-        Path | None,
-        typer.Option("--data", metavar="DIR", help="Where the data lies. Default: $PVTCTL_DATA/NAME, then data/NAME."),
-    ] = None,
+    folder: DataFolder = None,
     size: Annotated[
         str | None,
         typer.Option(help="Pixels of the square that is cropped. Default: what the weights were trained at."),
@@ -50,10 +49,8 @@ def evaluate(
     profile: Annotated[
         str | None, typer.Option(help="Scale of the data: paper, mini, smoke. Default: that of the weights' run.")
     ] = None,
-    partial: Annotated[
-        bool, typer.Option("--partial", help="Accept weights that fill less than 95 % of the backbone.")
-    ] = False,
-    device: Annotated[str | None, typer.Option(help="cuda or cpu. Default: cuda where there is one.")] = None,
+    partial: Partial = False,
+    device: Device = None,
     out: Annotated[
         Path | None,
         typer.Option(

@@ -17,6 +17,7 @@ from pvtctl.cli._choose import (
     given_weights,
     note,
 )
+from pvtctl.cli._options import AsJson, Compile, DataFolder, Device, DryRun, Gpus, Overrides, Partial, Profile, Resume
 from pvtctl.cli._train import TrainOptions, arguments_of, in_processes, train
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -50,36 +51,22 @@ def finetune(
     backbone: Annotated[
         str | None, typer.Option(help="A name of `pvtctl models ls`. Default: the one of the weights, else pvt_small.")
     ] = None,
-    partial: Annotated[
-        bool, typer.Option("--partial", help="Accept weights that fill less than 95 % of the backbone.")
-    ] = False,
+    partial: Partial = False,
     recipe: Annotated[
         str, typer.Option(help="A name of `pvtctl recipes ls` or a YAML file.")
     ] = "finetune_classification",
-    profile: Annotated[
-        str | None, typer.Option(help="Scale: paper, mini (minutes on a CPU), smoke. Default: paper; mini for scenes.")
-    ] = None,
-    folder: Annotated[
-        Path | None,
-        typer.Option("--data", metavar="DIR", help="Where the data lies. Default: $PVTCTL_DATA/NAME, then data/NAME."),
-    ] = None,
+    profile: Profile = None,
+    folder: DataFolder = None,
     out: Annotated[
         Path | None, typer.Option(help="Run folder. Default: $PVTCTL_RUNS (or runs)/RECIPE-BACKBONE[-PROFILE][-DATA].")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in that folder.")] = False,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe; may be repeated."),
-    ] = None,
-    gpus: Annotated[int | None, typer.Option(help="Processes to train with, one a GPU. Default: 1.")] = None,
-    device: Annotated[str | None, typer.Option(help="cuda or cpu. Default: cuda where there is one.")] = None,
-    compile: Annotated[
-        bool, typer.Option("--compile", help="Compile the model: slower to start, faster to run.")
-    ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Try a step of everything, estimate memory and time, write nothing.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+    resume: Resume = False,
+    overrides: Overrides = None,
+    gpus: Gpus = None,
+    device: Device = None,
+    compile: Compile = False,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
 ) -> None:
     """Train a classifier on your data from pretrained weights.
 

@@ -1,0 +1,28 @@
+"""Options that `pretrain`, `finetune` and `eval` share: said once, so that they mean and read the same everywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+DataFolder = Annotated[
+    Path | None,
+    typer.Option("--data", metavar="DIR", help="Where the data lies. Default: $PVTCTL_DATA/NAME, then data/NAME."),
+]
+Profile = Annotated[
+    str | None, typer.Option(help="Scale: paper, mini (minutes on a CPU), smoke. Default: paper; mini for scenes.")
+]
+Partial = Annotated[bool, typer.Option("--partial", help="Accept weights that fill less than 95 % of the backbone.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in that folder.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe; may be repeated.")
+]
+Gpus = Annotated[int | None, typer.Option(help="Processes to train with, one a GPU. Default: 1.")]
+Device = Annotated[str | None, typer.Option(help="cuda or cpu. Default: cuda where there is one.")]
+Compile = Annotated[bool, typer.Option("--compile", help="Compile the model: slower to start, faster to run.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Try a step of everything, estimate memory and time, write nothing.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the results as JSON.")]
