@@ -27,7 +27,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, 
     from rich.text import Text
 
     rows = [list(row) for row in rows]
-    grid = Table(title=title or None, caption=caption, title_justify="left", caption_justify="left")
+    grid = Table()
     for at, column in enumerate(columns):
         numeric = all(isinstance(row[at], int | float) or _is_number(str(row[at])) for row in rows)
         grid.add_column(column, justify="right" if numeric and rows else "left", overflow="fold")
@@ -36,7 +36,10 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, 
     console = Console()
     if not console.is_terminal:  # a pipe or a file: never wrap by an imagined terminal width
         console = Console(width=max(console.width, 200))
-    console.print(grid)
+    # title and caption as lines of their own: inside the grid they would wrap at its width
+    for part in (title, grid, caption):
+        if part:
+            console.print(part, markup=False, highlight=False)
 
 
 def _is_number(text: str) -> bool:
