@@ -39,7 +39,7 @@ class PvtStage(PyramidStage):
         table = self.pos_embed[:, 1:] if self.class_slot else self.pos_embed
         tokens = tokens + resize_position_table(table, self.grid, size)
         if class_token is not None:
-            first = (class_token + self.pos_embed[:, :1]).expand(len(tokens), -1, -1)
+            first = (class_token + self.pos_embed[:, :1]).expand(tokens.shape[0], -1, -1)
             tokens = torch.cat((first, tokens), dim=1)
         return run_blocks(self.blocks, tokens, size, checkpointing=self.checkpointing), size
 

@@ -69,7 +69,7 @@ class Vit(Backbone):
         check_images(images)
         tokens, size = self.patch_embed(images)
         tokens = tokens + resize_position_table(self.pos_embed[:, 1:], self.grid, size)
-        first = (self.class_token + self.pos_embed[:, :1]).expand(len(tokens), -1, -1)
+        first = (self.class_token + self.pos_embed[:, :1]).expand(tokens.shape[0], -1, -1)
         return torch.cat((first, tokens), dim=1), size
 
     def forward(self, images: Tensor) -> list[Tensor]:

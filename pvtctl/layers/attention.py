@@ -38,12 +38,12 @@ def choose_attention(
     | 50x50, 8 | 4.1 / 4.2 | 10.1 / 2.3 |
     | 197x197, 6 (a DeiT) | 26.7 / 29.8 | 34.3 / 13.1 |
     """
-    if device_type != "cpu":
+    if device_type != "cpu" or torch.compiler.is_exporting():  # an exported graph runs at other sizes and elsewhere
         return "fused"
     if dtype in (torch.bfloat16, torch.float16):
         return "plain" if num_queries * num_keys <= PLAIN_MAX_PAIRS else "fused"
-    few_keys = num_keys <= PLAIN_MAX_KEYS and num_queries >= PLAIN_MIN_QUERIES
-    return "plain" if needs_grad and few_keys else "fused"
+    few_keys = needs_grad and num_keys <= PLAIN_MAX_KEYS and num_queries >= PLAIN_MIN_QUERIES
+    return "plain" if few_keys else "fused"
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -37,9 +37,10 @@ def conv_by_linear(x: Tensor, conv: nn.Conv2d) -> tuple[Tensor, Size]:
 
     `x` is (B, C, H, W); returns tokens (B, H//s * W//s, out) and their (H//s, W//s). Rows and columns beyond a multiple
     of the stride are left out, as the convolution leaves them out. A `conv` that is more than a convolution (see
-    `is_plain`) is called.
+    `is_plain`) is called; so is every one in `torch.export`, where the patches' sides would hold later images to sizes
+    that divide as the example's do.
     """
-    if not is_plain(conv, nn.Conv2d):
+    if torch.compiler.is_exporting() or not is_plain(conv, nn.Conv2d):
         x = conv(x)
         return to_tokens(x), (x.shape[2], x.shape[3])
     stride = conv.weight.shape[-1]

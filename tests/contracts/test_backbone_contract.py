@@ -138,6 +138,16 @@ class BackboneContract(ABC):
             exported = torch.export.export(model, (batch,)).module()
             torch.testing.assert_close(exported(batch), model(batch), rtol=1e-4, atol=1e-5)
 
+    def test_exported_model_takes_other_batches_and_sizes(self) -> None:
+        """Also odd ones, those of a position table's own grid, and in both tasks' forms."""
+        open_sides = {0: torch.export.Dim.AUTO, 2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}
+        for model in (Classifier(self.seeded(), 5).eval(), self.seeded().eval()):
+            with torch.no_grad():
+                exported = torch.export.export(model, (images(2, 128, 96),), dynamic_shapes=(open_sides,)).module()
+                for size in ((64, 64), (101, 75), (96, 160), (224, 224)):
+                    batch = images(3, *size)
+                    torch.testing.assert_close(exported(batch), model(batch), rtol=1e-4, atol=1e-5)
+
 
 class TestPvt(BackboneContract):
     rounds_up = False
