@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, assert_never
 
 import torch
@@ -34,19 +33,18 @@ def build_task(
     *,
     device: torch.device | str,
     world_size: int = 1,
-    data_path: Path | str | None = None,
     head: Head | None = None,
     partial: bool = False,
     say: Callable[[str], None] = print,
 ) -> ClassificationTask:
     """The task of a recipe with its model (weights loaded, reported through `say`) and data.
 
-    `data_path` overrides the recipe's. With `head` only the validation data is opened, and its classes are matched to
-    the head's by name. `partial` allows weights that fill less than 95 % of the backbone. Raises UsageError.
+    With `head` only the validation data is opened, and its classes are matched to the head's by name. `partial` allows
+    weights that fill less than 95 % of the backbone. Raises UsageError.
     """
     match recipe.task:
         case "classification":
-            return _classification(recipe, torch.device(device), world_size, data_path, head, partial, say)
+            return _classification(recipe, torch.device(device), world_size, head, partial, say)
         case _:
             assert_never(recipe.task)
 
@@ -55,12 +53,11 @@ def _classification(
     recipe: Recipe,
     device: torch.device,
     world_size: int,
-    data_path: Path | str | None,
     head: Head | None,
     partial: bool,
     say: Callable[[str], None],
 ) -> ClassificationTask:
-    train, val = _splits(recipe, data_path, training=head is None)
+    train, val = _splits(recipe, training=head is None)
     if head is None:
         names = training_classes(val.class_names, recipe.model.num_classes)
         head = Head(len(names), names)
@@ -92,11 +89,9 @@ def _classification(
     )
 
 
-def _splits(
-    recipe: Recipe, data_path: Path | str | None, *, training: bool
-) -> tuple[ClassificationDataset | None, ClassificationDataset]:
+def _splits(recipe: Recipe, *, training: bool) -> tuple[ClassificationDataset | None, ClassificationDataset]:
     data = recipe.data
-    root = find_data(data.name, data_path or data.path)
+    root = find_data(data.name, data.path)
     val = open_split(data.name, root, "val", image_size=data.image_size, resize=data.resize, samples=data.val_samples)
     if not training:
         return None, val

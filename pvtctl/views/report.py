@@ -33,7 +33,6 @@ class Table:
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
-    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -101,9 +100,8 @@ def _table(part: Table) -> str:
         return f"<tr>{''.join(inner)}</tr>"
 
     rows = "\n".join(line("td", row) for row in part.rows)
-    note = f"<p>{html.escape(part.note)}</p>" if part.note else ""
     head = line("th", part.columns)
-    return f"<h2>{html.escape(part.title)}</h2><table><thead>{head}</thead><tbody>{rows}</tbody></table>{note}"
+    return f"<h2>{html.escape(part.title)}</h2><table><thead>{head}</thead><tbody>{rows}</tbody></table>"
 
 
 def _is_number(cell: str) -> bool:
