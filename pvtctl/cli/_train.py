@@ -116,11 +116,13 @@ def train(recipe: Recipe, options: TrainOptions) -> None:
 
 def _train(recipe: Recipe, options: TrainOptions, dist: Distributed) -> None:
     from pvtctl.engine.log import silent
+    from pvtctl.engine.run import taken
     from pvtctl.tasks.build import build_task, fit_settings
 
     if not options.resume and not options.dry_run:
-        # Asked by the first process alone: another one could be late and find the folder that the first has made.
-        dist.agree(_taken(options.out) if dist.is_main else None)
+        # Before anything is loaded; `RunFolder.open` asks again. By the first process alone: another one could be late
+        # and find the folder that the first has made.
+        dist.agree(taken(options.out) if dist.is_main else None)
     talk = say if dist.is_main else silent
     task = build_task(recipe, device=dist.device, world_size=dist.world_size, partial=options.partial, say=talk)
     settings = fit_settings(recipe, dist.world_size)
@@ -142,14 +144,6 @@ def _train(recipe: Recipe, options: TrainOptions, dist: Distributed) -> None:
             steps = _steps_per_epoch(task, settings, dist)
             summary = report_run(run, task, recipe, result, metric, steps_per_epoch=steps, skipped=skipped)
             _show(summary, run, result, options.as_json)
-
-
-def _taken(out: Path) -> UsageError | None:
-    """Why a run cannot start there, before anything is loaded; `RunFolder.open` checks again, under its lock."""
-    if not (out.is_dir() and any(out.iterdir())):
-        return None
-    hint = "go on with it by --resume, or choose another --out"
-    return UsageError(f"{out} exists already", hint if (out / "run.json").is_file() else "choose another --out")
 
 
 def _data_line(task: ClassificationTask) -> str:

@@ -27,6 +27,9 @@ FREE_KEYS = ("data.path", "data.workers", "train.save_minutes", "train.keep_chec
 TIMINGS = ("seconds", "images_per_s")
 """Keys of metrics.jsonl that differ between a run and its repetition."""
 
+_WRITTEN_FIRST = {".lock", "environment.json", "recipe.yaml"}
+"""What a run writes before its run.json, without which it cannot be resumed."""
+
 
 class RunFolder:
     """A run's files. Open one with `RunFolder.open`; only the first rank writes.
@@ -82,9 +85,8 @@ class RunFolder:
         known = (self.path / "run.json").is_file()
         if resume and not known:
             raise UsageError(f"there is no run in {self.path}", "leave out --resume to start one")
-        if not resume and self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-            hint = "go on with it by --resume, or choose another --out" if known else "choose another --out"
-            raise UsageError(f"{self.path} exists already", hint)
+        if not resume and (error := taken(self.path)):
+            raise error
         if resume:
             _check_recipe(read_recipe(self.path), self.recipe, free_keys, self.path)
         try:
@@ -208,6 +210,17 @@ class _Lock:
 def _close(lock: _Lock | None) -> None:
     if lock is not None:
         lock.release()
+
+
+def taken(path: Path) -> UsageError | None:
+    """Why no run can start there: something is there already, other than what a start that died at once has left."""
+    if not path.exists():
+        return None
+    names = {file.name for file in path.iterdir() if file.suffix != ".tmp"} if path.is_dir() else {"a file"}
+    if not names or (".lock" in names and names <= _WRITTEN_FIRST):
+        return None
+    hint = "go on with it by --resume, or choose another --out"
+    return UsageError(f"{path} exists already", hint if "run.json" in names else "choose another --out")
 
 
 def read_info(path: Path | str) -> dict[str, Any]:

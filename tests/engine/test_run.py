@@ -49,6 +49,18 @@ def test_an_empty_folder_may_be_used(tmp_path: Path) -> None:
     RunFolder.open(tmp_path / "run", RECIPE, dist=DIST).close()
 
 
+def test_a_start_that_died_at_once_is_no_run(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with RunFolder.open(folder, {"name": "first"}, dist=DIST):
+        (folder / "run.json").unlink()
+    with RunFolder.open(folder, {"name": "second"}, dist=DIST) as run:
+        assert run.info["name"] == "second"
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "recipe.yaml").write_text("a recipe that a user put there")
+    with pytest.raises(UsageError, match="exists already"):
+        RunFolder.open(tmp_path / "mine", {}, dist=DIST)
+
+
 def test_nothing_to_resume(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="there is no run"):
         RunFolder.open(tmp_path / "run", RECIPE, resume=True, dist=DIST)
