@@ -41,8 +41,10 @@ def in_processes(gpus: int | None, device: str | None, arguments: list[str]) -> 
 
     Raises UsageError for fewer than 1, and for more than there are (unless `--device cpu` asks for a trial).
     """
-    if gpus is None or "RANK" in os.environ:
+    if gpus is None:
         return
+    if "RANK" in os.environ:
+        raise UsageError("--gpus starts processes, but torchrun has started them already", "leave out --gpus")
     if gpus < 1:
         raise UsageError(f"--gpus {gpus} makes no sense", "use 1 or more, or leave it out")
     import torch
@@ -119,6 +121,8 @@ def _train(recipe: Recipe, options: TrainOptions, dist: Distributed) -> None:
     from pvtctl.engine.run import taken
     from pvtctl.tasks.build import build_task, fit_settings
 
+    if options.resume and options.dry_run:
+        raise UsageError("--dry-run starts nothing that --resume could go on with", "leave out one of them")
     if not options.resume and not options.dry_run:
         # Before anything is loaded; `RunFolder.open` asks again. By the first process alone: another one could be late
         # and find the folder that the first has made.

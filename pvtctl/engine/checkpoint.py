@@ -46,11 +46,14 @@ class CheckpointStore:
             say(f"checkpoint {path.name} is damaged; going back to the one before it")
         return None
 
-    def forget_after(self, path: Path | None) -> None:
-        """Remove what is newer than `path`: damaged files, which would otherwise count among those that are kept."""
+    def set_aside_after(self, path: Path | None) -> None:
+        """Rename what is newer than `path` to `*.damaged`, so that it does not count among the files that are kept.
+
+        Not removed: a disk that fails to read once may read it again.
+        """
         for other in self.files():
             if path is None or other > path:
-                other.unlink(missing_ok=True)
+                other.replace(other.with_suffix(".damaged"))
 
 
 def load_state(path: Path) -> dict[str, Any]:

@@ -365,7 +365,7 @@ class _Fit:
         path = None
         if self.dist.is_main:
             path = store.newest(self.talk)
-            store.forget_after(path)
+            store.set_aside_after(path)
         return self.dist.from_main(path)
 
     def _restore(self, state: dict[str, Any]) -> None:

@@ -1,0 +1,37 @@
+"""The front page is true: its example runs, its commands and files exist."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+from conftest import ROOT
+
+from pvtctl.cli.main import COMMANDS
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_commands_exist() -> None:
+    named = set(re.findall(r"pvtctl ([a-z]+)", README))
+    assert named <= set(COMMANDS)
+    assert named == set(COMMANDS), f"not on the front page: {set(COMMANDS) - named}"
+
+
+def test_links_lead_somewhere() -> None:
+    targets = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", README)
+    assert len(targets) >= 5
+    for target in targets:
+        assert (ROOT / target).exists(), target
+
+
+def test_python_example_runs() -> None:
+    [example] = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    result = subprocess.run([sys.executable, "-c", example], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "(32, 64, 160, 256) torch.Size([1, 256, 8, 10])" in result.stdout
+
+
+def test_no_unfilled_place() -> None:
+    assert "@@" not in README
