@@ -32,9 +32,11 @@ def load_head(
         report.head_note = "the file has no head"
         report.missing += [(name, "the file has no head") for name in ("head.weight", "head.bias")]
         return []
-    report.head_dropped = weight.shape[0]
-    if weight.ndim != 2 or weight.shape[1] != head.in_features:
-        report.head_note = f"the file's head takes {weight.shape[-1]} features, this one {head.in_features}"
+    rows_there = weight.shape[0] if weight.ndim else 0
+    report.head_dropped = rows_there
+    if weight.ndim != 2 or weight.shape[1] != head.in_features or (bias is not None and bias.shape != (rows_there,)):
+        shapes = " and ".join("x".join(map(str, each.shape)) for each in (weight, bias) if each is not None)
+        report.head_note = f"the file's head is {shapes}, this one takes {head.in_features} features"
         report.mismatched.append(("head.weight", report.head_note))
         return []
     if source_names is not None and len(source_names) != weight.shape[0]:

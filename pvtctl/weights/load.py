@@ -13,7 +13,7 @@ from pvtctl.errors import UsageError
 from pvtctl.layers.position import resize_position_table
 from pvtctl.weights.head import load_head
 from pvtctl.weights.names_timm import timm_bridge_name
-from pvtctl.weights.read import Checkpoint, read_checkpoint
+from pvtctl.weights.read import Checkpoint, find_state, read_checkpoint
 from pvtctl.weights.recognise import convert_state, identify, strip_wrappers
 from pvtctl.weights.report import LoadReport, listed, percent
 from pvtctl.weights.resolve import resolve_weights
@@ -73,8 +73,9 @@ def load_weights(
 def _checkpoint(source: str | Path | Mapping[str, Tensor]) -> Checkpoint:
     if isinstance(source, str | Path):
         return read_checkpoint(resolve_weights(str(source)))
-    converted = convert_state(source)
-    return Checkpoint(converted.state, converted.format, raw=source)
+    state, meta = find_state("the state dict", source)
+    converted = convert_state(state)
+    return Checkpoint(converted.state, converted.format, meta, raw=state)
 
 
 def _note(checkpoint: Checkpoint) -> str:
@@ -164,8 +165,8 @@ def _resized(name: str, table: Tensor, target: Tensor, checkpoint: Checkpoint, r
 
 def _grid(tokens: int) -> tuple[int, int] | None:
     """Published tables and ours are learned on square images."""
-    side = math.isqrt(tokens)
-    return (side, side) if side * side == tokens else None
+    side = math.isqrt(max(tokens, 0))
+    return (side, side) if side and side * side == tokens else None
 
 
 def _sort_out_rest(targets: Mapping[str, Tensor], state: Mapping[str, Tensor], report: LoadReport) -> None:

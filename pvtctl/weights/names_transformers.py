@@ -92,13 +92,16 @@ def _v2_name(key: str) -> str:
 
 
 def _joined(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Stack `attn.k` over `attn.v` as `attn.kv`: our key-value matrix holds the keys' rows first."""
+    """Stack `attn.k` over `attn.v` as `attn.kv`: our key-value matrix holds the keys' rows first.
+
+    What has no partner, or one of another shape, keeps its name, for the report to list.
+    """
     joined: dict[str, Tensor] = {}
     for key, value in state.items():
-        if ".attn.k." in key:
-            joined[key.replace(".attn.k.", ".attn.kv.")] = torch.cat(
-                [value, state[key.replace(".attn.k.", ".attn.v.")]]
-            )
-        elif ".attn.v." not in key:
+        half = ".attn.k." if ".attn.k." in key else ".attn.v."
+        partner = state.get(key.replace(half, ".attn.v." if half == ".attn.k." else ".attn.k."))
+        if half not in key or partner is None or partner.shape != value.shape:
             joined[key] = value
+        elif half == ".attn.k.":
+            joined[key.replace(half, ".attn.kv.")] = torch.cat([value, partner])
     return joined

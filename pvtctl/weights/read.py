@@ -153,7 +153,7 @@ def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except (EOFError, RuntimeError, ValueError, KeyError, IndexError, AttributeError, TypeError, OSError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UsageError(f"{path} is damaged or not a checkpoint ({first[:120]})", "get or copy it again") from error
-    return _find_state(path, content)
+    return find_state(str(path), content)
 
 
 def _pickle_error(path: Path, text: str) -> UsageError:
@@ -179,8 +179,11 @@ def _names_code(path: Path) -> bool:
         return False
 
 
-def _find_state(path: Path, content: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors of a saved object: a state dict itself, or one inside a training script's dict."""
+def find_state(source: str, content: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors of a saved object, a state dict itself or one inside a training script's dict, and what it says of them.
+
+    Raises UsageError, naming `source`, when there are none.
+    """
     if isinstance(content, Mapping):
         averaged = [key for key in _AVERAGED if _tensors(content.get(key))]
         for key in (*_INSIDE, *averaged):
@@ -192,7 +195,7 @@ def _find_state(path: Path, content: Any) -> tuple[dict[str, Tensor], dict[str, 
         if state := _tensors(content):
             return state, {}
     raise UsageError(
-        f"{path} holds no weights", "expected a state dict, or a dict with one under 'model' or 'state_dict'"
+        f"{source} holds no weights", "expected a state dict, or a dict with one under 'model' or 'state_dict'"
     )
 
 

@@ -27,7 +27,7 @@ Format = Literal[
 # Left out when two models are compared: they depend on the image size or on the use, not on the model.
 _USE_PARTS = ("class_token", "norm.weight", "norm.bias")
 _HEAD = ("head.weight", "head.bias", "fc.weight", "fc.bias", "head.fc.weight", "head.fc.bias")
-_WRAPPERS = ("module.", "_orig_mod.")
+_WRAPPERS = ("module.", "_orig_mod.", "model.")
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Converted:
 def convert_state(state: Mapping[str, Tensor]) -> Converted:
     """Recognise a state dict's layout by its names and rename it to ours.
 
-    Prefixes of wrappers (`module.`, `_orig_mod.`) and of dense models (`backbone.`) are taken off first. A layout that
+    Prefixes of wrappers (`module.`, `_orig_mod.`, `model.`) and of dense models (`backbone.`) are taken off first. A layout that
     nobody knows comes back unchanged with format "unknown".
     """
     bare = strip_wrappers(state)
@@ -98,8 +98,8 @@ def recognise(keys: set[str]) -> Format:
 
 
 def strip_wrappers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Take off the prefixes that DDP and torch.compile put before every name."""
-    stripped = dict(state)
+    """Take off the prefixes that DDP, torch.compile, averaged models and training frameworks put before every name."""
+    stripped = {key: value for key, value in state.items() if key != "n_averaged"}
     while stripped and (prefix := next((p for p in _WRAPPERS if all(k.startswith(p) for k in stripped)), None)):
         stripped = {key.removeprefix(prefix): value for key, value in stripped.items()}
     return stripped

@@ -5,21 +5,33 @@ from __future__ import annotations
 from pathlib import Path
 
 from pvtctl.errors import UsageError, nearest
-from pvtctl.weights.cache import cached_file
+from pvtctl.weights.cache import cached_file, check_hash
 from pvtctl.weights.catalogue import find_published, published
 
 
 def resolve_weights(text: str) -> Path:
     """The checkpoint that `text` names: a file, a run folder (see `weights_in_folder`), a transformers folder (returned
-    as it is), or a published name that has been fetched.
+    as it is), or a published name that has been fetched, whose hash is checked.
 
-    Raises UsageError when there is none, with the nearest names or the command that fetches it.
+    Raises UsageError when there is none, with the nearest names or the command that fetches it, and PvtctlError when the
+    fetched file is not what it was.
     """
-    path = Path(text).expanduser()
-    if path.is_file():
-        return path
-    if path.is_dir():
-        return path if (path / "config.json").is_file() else weights_in_folder(path)
+    path = find_weights(text)
+    if (entry := find_published(text)) is not None and path == cached_file(entry):
+        check_hash(path, known_as=path, prefix=entry.sha256)
+    return path
+
+
+def find_weights(text: str) -> Path:
+    """`resolve_weights` without a look at any hash."""
+    try:
+        path = Path(text).expanduser()
+        if path.is_file():
+            return path
+        if path.is_dir():
+            return path if (path / "config.json").is_file() else weights_in_folder(path)
+    except (OSError, RuntimeError):  # a name that no file can have, a `~user` who is not here
+        pass
     entry = find_published(text)
     if entry is None:
         names = [each.name for each in published()]

@@ -9,7 +9,7 @@ from pvtctl.errors import PvtctlError
 from pvtctl.weights.cache import check_hash, recorded_sha256
 from pvtctl.weights.catalogue import find_published
 from pvtctl.weights.inspect import inspect_file
-from pvtctl.weights.resolve import resolve_weights
+from pvtctl.weights.resolve import find_weights
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def verify_weights(text: str) -> Verdict:
     path, compared = None, "unknown"
     entry = find_published(text)
     try:
-        path = resolve_weights(text)
+        path = find_weights(text)
         if path.is_file():
             prefix = entry.sha256 if entry is not None else None
             compared = "publisher" if prefix else "first fetch" if recorded_sha256(path) else "unknown"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,8 +13,10 @@ from torch import Tensor
 import pvtctl
 from pvtctl.backbones import build_backbone, build_classifier
 from pvtctl.errors import ExitCode, PvtctlError, UsageError
+from pvtctl.files import sha256_of
 from pvtctl.layers.position import resize_position_table
 from pvtctl.weights import LoadReport, load_weights, read_checkpoint, resolve_weights, save_safetensors
+from pvtctl.weights.cache import write_record
 
 NAME = "pvt_v2_b0"
 
@@ -246,3 +249,55 @@ def test_resolve_says_nearest_names_and_the_command(tmp_path: Path, monkeypatch:
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / "pvt_small.pth").write_bytes(b"x")
     assert resolve_weights("pvt_small") == tmp_path / "weights" / "pvt_small.pth"
+    with pytest.raises(UsageError, match="no weights"):
+        resolve_weights("x" * 300)
+
+
+def test_a_fetched_file_is_checked_whenever_it_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PVTCTL_CACHE", str(tmp_path))
+    path = tmp_path / "weights" / "pvt_small.pth"
+    path.parent.mkdir()
+    path.write_bytes(b"x")
+    write_record(path, "https://example.org/pvt_small.pth", sha256_of(path), 1)
+    assert resolve_weights("pvt_small") == path
+    path.write_bytes(b"y")
+    with pytest.raises(PvtctlError, match="wrong hash"):
+        resolve_weights("pvt_small")
+
+
+@pytest.mark.parametrize("wrap", ["checkpoint", "averaged", "framework"])
+def test_state_dicts_as_training_scripts_wrap_them(wrap: str, state: dict[str, Tensor]) -> None:
+    model = build_classifier(NAME, num_classes=4)
+    wrapped: dict[str, Any] = {
+        "checkpoint": {"model": state, "epoch": 3},
+        "averaged": {"n_averaged": torch.tensor(2)} | {f"module.{key}": value for key, value in state.items()},
+        "framework": {f"model.{key}": value for key, value in state.items()},
+    }[wrap]
+    assert load_weights(model, wrapped).backbone_share == 1.0
+    assert _same(model.state_dict(), state)
+
+
+def test_what_holds_no_tensors_is_refused() -> None:
+    with pytest.raises(UsageError, match="the state dict holds no weights"):
+        load_weights(build_classifier(NAME, num_classes=4), {})
+
+
+def test_a_head_whose_parts_do_not_fit_each_other_is_left_out(state: dict[str, Tensor]) -> None:
+    for odd in ({"head.bias": torch.zeros(3)}, {"head.weight": torch.tensor(1.0)}):
+        report = load_weights(build_classifier(NAME, num_classes=4), state | odd)
+        assert (report.backbone_share, report.head_kept) == (1.0, 0)
+        assert "the file's head is" in report.head_note
+
+
+def test_halves_of_a_key_value_matrix_are_refused_in_words() -> None:
+    key = "pvt.encoder.block.0.0.attention.self.key.weight"
+    odd = {"pvt.encoder.patch_embeddings.0.projection.weight": torch.zeros(64, 3, 4, 4), key: torch.zeros(4, 4)}
+    for more in ({}, {key.replace("key", "value"): torch.zeros(4, 3)}):
+        with pytest.raises(UsageError, match="transformers Pvt"):
+            load_weights(build_classifier("pvt_tiny", num_classes=4), odd | more)
+
+
+def test_an_empty_position_table_is_left_out() -> None:
+    state = build_backbone("pvt_tiny").state_dict() | {"stages.3.pos_embed": torch.zeros(1, 0, 512)}
+    report = load_weights(build_backbone("pvt_tiny"), state)
+    assert [name for name, _ in report.mismatched] == ["backbone.stages.3.pos_embed"]
