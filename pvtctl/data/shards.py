@@ -77,7 +77,7 @@ def shard_index(shard: Path) -> list[tuple[str, int, int, int]]:
         stored = json.loads(index_file.read_text(encoding="utf-8"))
         if stored["stamp"] == stamp:
             return [tuple(row) for row in stored["samples"]]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):  # none, or not ours
         pass
     samples = _scan(shard)
     try:
@@ -118,18 +118,26 @@ def _take_label(labels: dict[str, int], key: str, suffix: str, text: bytes, shar
     try:
         value: Any = json.loads(text)
         if suffix == "json":
+            if not isinstance(value, dict):
+                raise TypeError("facts about an image are a JSON object")
             value = value["label"] if "label" in value else value.get("cls", labels.get(key))
             if value is None:  # other facts about the image, its label stands in a .cls
                 return
         labels[key] = int(value)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise UsageError(f"{shard}: the label of {key} is not a number", "write it as text, like 17") from error
 
 
 def _class_names(root: Path, lowest: int, highest: int) -> list[str]:
     listed = root / "classes.txt"
     if listed.is_file():
-        names = [line.split()[0] for line in listed.read_text(encoding="utf-8").splitlines() if line.strip()]
+        try:
+            lines = listed.read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError as error:
+            raise UsageError(f"{listed} is not UTF-8 text", "save the file as UTF-8") from error
+        names = [line.split()[0] for line in lines if line.strip()]
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            raise UsageError(f"{listed} names {repeated[0]} twice", "a class name is the first word of its line")
     else:
         names = list(imagenet_classes())
     if lowest < 0 or highest >= len(names):

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Rate = Annotated[float, Field(ge=0.0, le=1.0)]
+Beta = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 Count = Annotated[int, Field(ge=0)]
 
@@ -92,7 +93,7 @@ class Optimizer(Block):
     lr: Positive = 1e-3
     """At `train.total_batch`."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
-    betas: tuple[Rate, Rate] = (0.9, 0.999)
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
     eps: Positive = 1e-8
     momentum: Rate = 0.9
     """SGD only."""

@@ -196,6 +196,14 @@ def _mapping(node: yaml.MappingNode, at: KeyPath, document: Document, shown: str
 
 def _scalar(node: yaml.ScalarNode, at: KeyPath, document: Document, shown: str) -> Any:
     text = str(node.value)
+    try:
+        return _plain_scalar(node, text, at, document, shown)
+    except ValueError:  # `!!int abc`
+        document.faults.append(f"{'.'.join(at)}: {text} is not a number ({_where(node, shown)})")
+        return text
+
+
+def _plain_scalar(node: yaml.ScalarNode, text: str, at: KeyPath, document: Document, shown: str) -> Any:
     match node.tag.removeprefix("tag:yaml.org,2002:"):
         case "null":
             return None

@@ -122,3 +122,26 @@ def test_check_of_shards(shard_root, image_bytes):
     }
     (shard_root / "val" / "0.tar").write_bytes(b"x" * 600)
     assert check_data(shard_root).verdict == "unusable"
+
+
+@pytest.mark.parametrize("label", [b"[1]", b"3"])
+def test_facts_that_are_no_object(tmp_path, image_bytes, label):
+    write_shard(tmp_path / "val" / "0.tar", {"a.jpg": image_bytes(0), "a.json": label})
+    with pytest.raises(UsageError, match="the label of a is not a number"):
+        ShardFolder(tmp_path, "val")
+
+
+def test_an_index_of_something_else_is_written_anew(shard_root):
+    before = ShardFolder(shard_root, "train")
+    for index in (shard_root / "train").glob(".*.index.json"):
+        index.write_text("[1, 2]")
+    after = ShardFolder(shard_root, "train")
+    assert list(after.ids) == list(before.ids)
+    assert '"stamp"' in index.read_text()
+
+
+@pytest.mark.parametrize(("text", "message"), [(b"caf\xe9\n", "not UTF-8"), (b"a 1\na 2\nb\n", "names a twice")])
+def test_class_lists_that_cannot_be_used(shard_root, text, message):
+    (shard_root / "classes.txt").write_bytes(text)
+    with pytest.raises(UsageError, match=message):
+        ShardFolder(shard_root, "train")

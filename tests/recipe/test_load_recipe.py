@@ -68,8 +68,12 @@ def faults_of(text: str, row: str | None = None, profile: str = "paper", sets: t
         ),
         ("train.epochs: {a: 1}", "train.epochs: takes a value, not keys (x.yaml:2)"),
         (
+            "train.optimizer.betas: [1.0, 0.9]",
+            "train.optimizer.betas: item 0 should be less than 1, not 1.0 (x.yaml:2)",
+        ),
+        (
             "train: 3",
-            "train: takes keys (epochs, total_batch, batch_size, accumulate, max_steps, optimizer, schedule, ",
+            "train: takes keys (epochs, total_batch, batch_size, accumulate, max_steps, max_minutes, optimizer, schedule, ",
         ),
         ("train.epochs: 3\ntrain: {epochs: 4}", "train.epochs: said twice (x.yaml:3), also in x.yaml:2"),
         ("train.epochs: 3\ntrain.epochs: 4", "train.epochs: repeated key (x.yaml:3), first said in line 2"),

@@ -94,6 +94,7 @@ def test_what_is_not_a_recipe_ends_in_one_line(text: str, message: str) -> None:
         ),
         ("a: !thing {b: 1}\n", "a: the tag !thing is not taken (x.yaml:1)"),
         ("b: {? [1] : 2}\n", "b: a key must be a word (x.yaml:1)"),
+        ("a: !!int abc\n", "a: abc is not a number (x.yaml:1)"),
     ],
 )
 def test_values_that_no_recipe_can_use(text: str, fault: str) -> None:
