@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pvtctl.layers.linear import apply_linear
-from pvtctl.layers.patches import Size, channels_last_conv, conv_by_linear, to_map
+from pvtctl.layers.patches import Size, channels_last_conv, conv_by_linear, is_exporting, to_map
 
 POOLED_SIDE = 7
 """Side of the pooled keys and values of linear spatial reduction (PVT v2 section 3.2)."""
@@ -38,7 +38,7 @@ def choose_attention(
     | 50x50, 8 | 4.1 / 4.2 | 10.1 / 2.3 |
     | 197x197, 6 (a DeiT) | 26.7 / 29.8 | 34.3 / 13.1 |
     """
-    if device_type != "cpu" or torch.compiler.is_exporting():  # an exported graph runs at other sizes and elsewhere
+    if device_type != "cpu" or is_exporting():  # an exported graph runs at other sizes and elsewhere
         return "fused"
     if dtype in (torch.bfloat16, torch.float16):
         return "plain" if num_queries * num_keys <= PLAIN_MAX_PAIRS else "fused"

@@ -7,12 +7,17 @@ replaces a convolution reads them in place.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from pvtctl.layers.linear import is_plain, linear
 
 Size = tuple[int, int]
+
+# torch 2.6 has no such question; what is right in a graph for export is right in any other there
+is_exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
 
 
 def to_map(tokens: Tensor, size: Size) -> Tensor:
@@ -40,7 +45,7 @@ def conv_by_linear(x: Tensor, conv: nn.Conv2d) -> tuple[Tensor, Size]:
     `is_plain`) is called; so is every one in `torch.export`, where the patches' sides would hold later images to sizes
     that divide as the example's do.
     """
-    if torch.compiler.is_exporting() or not is_plain(conv, nn.Conv2d):
+    if is_exporting() or not is_plain(conv, nn.Conv2d):
         x = conv(x)
         return to_tokens(x), (x.shape[2], x.shape[3])
     stride = conv.weight.shape[-1]
