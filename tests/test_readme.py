@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-
-from conftest import ROOT
+from pathlib import Path
 
 from pvtctl.cli.main import COMMANDS
 
+ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
