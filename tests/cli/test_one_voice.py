@@ -66,7 +66,8 @@ def test_the_code_of_the_processes_is_handed_on(
 def test_a_process_of_torchrun_starts_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setattr("pvtctl.engine.launch", lambda *_: pytest.fail("launched"))
-    in_processes(2, "cpu", ["pretrain", "scenes"])
+    with pytest.raises(UsageError, match="torchrun has started them already"):
+        in_processes(2, "cpu", ["pretrain", "scenes"])
 
 
 def test_usage_errors_of_the_group_keep_their_kind() -> None:
