@@ -51,13 +51,38 @@ class Augment(Block):
     """Repeated augmentation: copies of an image in an epoch (1 switches it off)."""
 
 
+class DetectionData(Block):
+    """Sizes and augmentation of detection. Images are resized within (short side, long side), keeping their aspect."""
+
+    short_sides: Annotated[tuple[Annotated[int, Field(ge=32, le=4096)], ...], Field(min_length=1)] = (800,)
+    """Training: one is drawn for each image."""
+    sampling: Literal["choice", "range"] = "choice"
+    """`range`: any whole number from the smallest to the largest of `short_sides`."""
+    long_side: Annotated[int, Field(ge=32, le=8192)] = 1333
+    crop: Rate = 0.0
+    """Share of the images that are first resized to a short side of 400, 500 or 600 and cropped to 384 to 600 (DETR)."""
+    hflip: Rate = 0.5
+    test_short_side: Annotated[int, Field(ge=32, le=4096)] = 800
+    test_long_side: Annotated[int, Field(ge=32, le=8192)] = 1333
+    pad: Annotated[int, Field(ge=1, le=128)] = 32
+    """Sides of a batch are multiples of this."""
+    aspect_groups: bool = True
+    """Wide and tall images come in batches of their own."""
+
+
 class Data(Block):
     """Which data, at what size."""
 
     name: str = "imagenet"
-    """`imagenet` (class folders or tar shards), or `scenes` (the built-in renderer)."""
+    """`imagenet` (class folders or tar shards), `coco` (any COCO-format set), or `scenes` (the built-in renderer)."""
     path: str | None = None
     """Where it lies; unset: `$PVTCTL_DATA/<name>`, then `./data/<name>`."""
+    train_images: str | None = None
+    """`coco`: folder of images and JSON file, where they do not lie in the layout under `path`."""
+    train_annotations: str | None = None
+    val_images: str | None = None
+    val_annotations: str | None = None
+    detection: DetectionData = DetectionData()
     image_size: Annotated[int, Field(ge=32, le=4096)] = 224
     resize: Annotated[int, Field(ge=32, le=8192)] = 256
     """Evaluation: short side before the centre crop of `image_size`."""
@@ -80,8 +105,18 @@ class Backbone(Block):
     """ResNets: batch norm runs on its stored statistics in training too; scale and shift outside frozen stages still train."""
 
 
+class Head(Block):
+    """A dense head, with the neck that the papers put under it (RetinaNet and Mask R-CNN: FPN; DETR: none)."""
+
+    name: Literal["retinanet", "mask_rcnn", "detr"]
+    num_queries: Annotated[int, Field(ge=1, le=10_000)] = 100
+    """DETR only."""
+
+
 class Model(Block):
     backbone: Backbone
+    head: Head | None = None
+    """Unset: a classifier."""
     num_classes: Annotated[int, Field(ge=1)] | None = None
     """Unset: as many as the data has."""
     weights: str | None = None
@@ -113,6 +148,8 @@ class Schedule(Block):
     min_lr: Annotated[float, Field(ge=0)] = 1e-5
     """At `train.total_batch`, scaled as `lr` is."""
     warmup_epochs: Annotated[float, Field(ge=0)] = 5.0
+    warmup_steps: Count | None = None
+    """Optimiser steps of warm-up, instead of `warmup_epochs`."""
     warmup_lr: Annotated[float, Field(ge=0)] = 1e-6
     power: Positive = 0.9
     """`poly` only."""
@@ -147,6 +184,8 @@ class Train(Block):
     channels_last: Literal["auto", "on", "off"] = "auto"
     compile: bool = False
     activation_checkpointing: bool = False
+    sync_batch_norm: bool = False
+    """Batch norm over the images of all ranks; needs GPUs where there is more than one rank."""
     seed: Count = 0
     save_minutes: Positive = 10.0
     """A checkpoint at least this often, besides the one at each epoch's end."""
@@ -157,7 +196,19 @@ class Train(Block):
 
 class Eval(Block):
     batch_size: Annotated[int, Field(ge=1)] | None = None
-    """Images per rank; unset: 1.5 x the training batch, as the papers' code does, at most 192."""
+    """Images per rank; unset: 1.5 x the training batch, as the papers' code does, at most 192; detectors 1."""
+    score_threshold: Rate | None = None
+    """Detections below are dropped; unset: the head's own (0.05, DETR 0)."""
+    nms_iou: Rate | None = None
+    """RetinaNet and Mask R-CNN; unset: 0.5."""
+    max_detections: Annotated[int, Field(ge=1)] | None = None
+    """An image; unset: 100."""
+    scales: tuple[Annotated[int, Field(ge=32, le=4096)], ...] = ()
+    """Detection: short sides to test at and merge; unset: `data.detection.test_short_side` alone."""
+    flip: bool = False
+    """Detection: test the mirrored image too, and merge."""
+    backend: Literal["auto", "pycocotools", "faster"] = "auto"
+    """Who computes COCO's numbers; auto: faster-coco-eval where it is installed."""
 
 
 class Figure(Block):
@@ -180,7 +231,7 @@ class Recipe(Block):
     title: str | None = None
     """What the paper calls this row."""
     paper: Paper | None = None
-    task: Literal["classification"] = "classification"
+    task: Literal["classification", "detection"] = "classification"
     data: Data = Data()
     model: Model
     train: Train = Train()

@@ -13,15 +13,16 @@ import pvtctl
 from pvtctl.cli.main import COMMANDS
 
 PACKAGE = Path(pvtctl.__file__).parent
-GROUND = {"errors", "files", "allocator", "variants"}
-MODELS = {"layers", "backbones", "necks", "heads"}
+GROUND = {"errors", "files", "allocator", "variants", "structures"}
+MODELS = {"layers", "backbones", "necks", "heads", "detectors"}
 # what each part may import, besides itself and the ground
 ALLOWED = {
     "recipe": set(),
     "layers": set(),
     "backbones": {"layers"},
     "necks": {"layers"},
-    "heads": {"layers"},
+    "heads": {"layers", "losses"},
+    "detectors": MODELS,
     "losses": set(),
     "metrics": set(),
     "data": set(),

@@ -1,0 +1,103 @@
+"""Detectors: a backbone, the neck and the head that stand on it, as one module."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from pvtctl.backbones import Backbone, build_backbone
+from pvtctl.errors import UsageError, nearest
+from pvtctl.heads.base import DetectionHead
+from pvtctl.structures import Detections, DetectOptions, ImageSize, Objects
+
+HeadName = Literal["retinanet", "mask_rcnn", "detr"]
+HEADS: tuple[HeadName, ...] = get_args(HeadName)
+Conventions = Literal["papers", "torchvision"]
+"""`papers`: anchors, extra levels and RoI sampling of the configurations that the papers used; `torchvision`: those of
+torchvision's first detectors, for their published weights."""
+
+
+class Detector(nn.Module):
+    """Images (B, 3, H, W) and the size of each within the padding -> losses with targets, detections without.
+
+    `backbone.*`, `neck.*` and `head.*` are its parameters' names. DETR has no neck (`neck` is None).
+    """
+
+    def __init__(self, backbone: Backbone, neck: nn.Module | None, head: DetectionHead, num_classes: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.neck = neck
+        self.head = head
+        self.num_classes = num_classes
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """What the head gets."""
+        maps = self.backbone(images)
+        return list(maps) if self.neck is None else list(self.neck(maps))
+
+    def forward(
+        self,
+        images: Tensor,
+        sizes: Sequence[ImageSize] | None = None,
+        targets: Sequence[Objects] | None = None,
+        options: DetectOptions | None = None,
+    ) -> Any:
+        """With `targets`: losses by name, `loss` their sum. Without: list of Detections, in pixels of the input.
+
+        `sizes` (height, width): unset, the images fill the batch.
+        """
+        padded = (int(images.shape[2]), int(images.shape[3]))
+        sizes = [padded] * images.shape[0] if sizes is None else sizes
+        features = self.features(images)
+        if targets is None:
+            return self.head.detect(features, sizes, padded, options or DetectOptions())
+        losses = self.head.losses(features, sizes, padded, targets)
+        return {"loss": torch.stack([v for k, v in losses.items() if k.startswith("loss_")]).sum(), **losses}
+
+
+def build_detector(
+    backbone: str,
+    head: HeadName,
+    *,
+    num_classes: int,
+    num_queries: int = 100,
+    conventions: Conventions = "papers",
+    backbone_options: Mapping[str, Any] | None = None,
+) -> Detector:
+    """A detector with starting weights. `backbone_options` are those of `build_backbone`.
+
+    Raises UsageError for unknown names and options that do not go together.
+    """
+    if num_classes < 1:
+        raise UsageError("a detector needs at least one class", "the annotation file's `categories` are the classes")
+    if head != "detr" and num_queries != 100:
+        raise UsageError(f"{head} has no queries", "leave num_queries out")
+    body = build_backbone(backbone, **(backbone_options or {}))
+    channels = body.feature_channels
+    match head:
+        case "retinanet":
+            from pvtctl.heads.retinanet import RetinaNet
+            from pvtctl.necks.fpn import Fpn
+
+            neck = Fpn(channels, extra="p6p7", start_level=1, conventions=conventions)
+            return Detector(body, neck, RetinaNet(num_classes, conventions=conventions), num_classes)
+        case "mask_rcnn":
+            from pvtctl.heads.mask_rcnn import MaskRcnn
+            from pvtctl.necks.fpn import Fpn
+
+            neck = Fpn(channels, extra="pool", start_level=0, conventions=conventions)
+            return Detector(body, neck, MaskRcnn(num_classes, conventions=conventions), num_classes)
+        case "detr":
+            from pvtctl.heads.detr import Detr
+
+            if conventions != "papers":
+                raise UsageError("torchvision has no DETR", "leave conventions out")
+            return Detector(body, None, Detr(channels[-1], num_classes, num_queries=num_queries), num_classes)
+        case _:
+            raise UsageError(f"no head {head!r}", nearest(head, HEADS))
+
+
+__all__ = ["HEADS", "Conventions", "Detections", "Detector", "HeadName", "build_detector"]

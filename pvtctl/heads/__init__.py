@@ -1,0 +1,1 @@
+"""Heads: maps -> raw outputs, losses and detections, one file a family."""
