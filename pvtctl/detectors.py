@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pvtctl.backbones import Backbone, build_backbone
 from pvtctl.errors import UsageError, nearest
 from pvtctl.heads.base import DetectionHead
+from pvtctl.heads.masks import place
 from pvtctl.structures import Detections, DetectOptions, ImageSize, Objects
 
 HeadName = Literal["retinanet", "mask_rcnn", "detr"]
@@ -44,16 +45,19 @@ class Detector(nn.Module):
         sizes: Sequence[ImageSize] | None = None,
         targets: Sequence[Objects] | None = None,
         options: DetectOptions | None = None,
+        output_sizes: Sequence[ImageSize] | None = None,
     ) -> Any:
-        """With `targets`: losses by name, `loss` their sum. Without: list of Detections, in pixels of the input.
+        """With `targets`: losses by name, `loss` their sum. Without: list of Detections.
 
-        `sizes` (height, width): unset, the images fill the batch.
+        `sizes` (height, width): unset, the images fill the batch. Boxes and masks are in pixels of the input, or of
+        images of `output_sizes` where given: those before the input was resized to `sizes`.
         """
         padded = (int(images.shape[2]), int(images.shape[3]))
         sizes = [padded] * images.shape[0] if sizes is None else sizes
         features = self.features(images)
         if targets is None:
-            return self.head.detect(features, sizes, padded, options or DetectOptions())
+            found = self.head.detect(features, sizes, padded, options or DetectOptions())
+            return [place(*one) for one in zip(found, sizes, output_sizes or sizes, strict=True)]
         losses = self.head.losses(features, sizes, padded, targets)
         return {"loss": torch.stack([v for k, v in losses.items() if k.startswith("loss_")]).sum(), **losses}
 

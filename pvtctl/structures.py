@@ -35,6 +35,16 @@ class Objects:
 
 
 @dataclass
+class MaskGrids:
+    """Masks as a head gives them: a grid of probabilities laid over each box (`pvtctl.heads.masks` pastes them)."""
+
+    probabilities: Tensor
+    """float32 (N, S, S), 0 to 1."""
+    rounded: bool = False
+    """Pasted as torchvision does, into boxes of whole pixels; else where the box lies exactly, as mmdetection does."""
+
+
+@dataclass
 class Detections:
     """What a detector found in one image, best first."""
 
@@ -46,6 +56,8 @@ class Detections:
     """int64 (N,), 0 to K - 1."""
     masks: list[dict[str, Any]] | None = None
     """COCO RLEs ({"size": [H, W], "counts": bytes}) at the size of the image that the boxes are in."""
+    grids: MaskGrids | None = None
+    """Masks that are not pasted yet: what a head's `detect` gives, and `Detector.forward` turns into `masks`."""
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -26,7 +26,8 @@ class DetectionHead(nn.Module):
     def detect(
         self, features: Sequence[Tensor], sizes: Sequence[ImageSize], padded: ImageSize, options: DetectOptions
     ) -> list[Detections]:
-        """One an image, in pixels of the network's input, best first; masks at (height, width) of `sizes`.
+        """One an image, in pixels of the network's input, best first; masks as `grids`. `Detector.forward` brings the
+        boxes to the size that is asked for and pastes the masks there.
 
         Raises UsageError for an option that the head does not have.
         """
