@@ -97,7 +97,8 @@ def _layout(text: str) -> Literal["ours", "official"]:
 @app.command()
 def ls(json: bool = _JSON) -> None:
     """List the published checkpoints that `fetch` knows, and which of them are on this machine."""
-    from pvtctl.weights.cache import cache_folder, cached_file, recorded_sha256
+    from pvtctl.download import recorded_sha256
+    from pvtctl.weights.cache import cache_folder, cached_file
     from pvtctl.weights.catalogue import published
 
     entries = []

@@ -1,57 +1,15 @@
-"""Download published checkpoints, once, and never trust what came. Loads without torch."""
+"""Download published checkpoints. Loads without torch."""
 
 from __future__ import annotations
 
-import errno
-import http.client
 import os
-import re
-import shutil
-import time
-import urllib.error
 import urllib.parse
-import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
-from pvtctl import __version__
-from pvtctl.errors import PvtctlError, UsageError, nearest
-from pvtctl.weights.cache import cache_folder, check_hash, write_record
+from pvtctl.download import TIMEOUT, Order, Progress, get, refuse_scheme, through_mirror
+from pvtctl.errors import UsageError, nearest
+from pvtctl.weights.cache import cache_folder
 from pvtctl.weights.catalogue import find_published, published
-
-Progress = Callable[[int, int | None], None]
-"""Called with the bytes on disk and the whole size, where it is known."""
-
-ATTEMPTS = 4
-TIMEOUT = 30.0
-"""Seconds without an answer or a byte before an attempt is given up."""
-_CHUNK = 1 << 20
-_HTML = (b"<!doctype", b"<html", b"<?xml", b"<head")
-
-
-@dataclass(frozen=True)
-class _Order:
-    """One file to get: from where, to where, and what its publisher says its hash starts with."""
-
-    url: str
-    target: Path
-    sha256: str | None
-
-    @property
-    def part(self) -> Path:
-        return self.target.with_name(self.target.name + ".part")
-
-    @property
-    def tag_file(self) -> Path:
-        """Holds the server's ETag of the part, so that it is never continued with bytes of another version."""
-        return self.target.with_name(self.target.name + ".part.etag")
-
-    def discard(self) -> None:
-        self.part.unlink(missing_ok=True)
-        self.tag_file.unlink(missing_ok=True)
 
 
 def fetch(
@@ -74,51 +32,10 @@ def fetch(
     Raises UsageError for unknown names, PvtctlError when the file cannot be had or is not what it should be.
     """
     order = _order(name_or_url, mirror, Path(to) if to is not None else cache_folder())
-    with _disk_errors(order), _alone(order.target.parent):
-        if order.target.is_file():
-            check_hash(order.target, known_as=order.target, prefix=order.sha256)
-            return order.target
-        if folder is not None:
-            _copy(order, Path(folder).expanduser() / order.target.name)
-        elif order.url.startswith("file:"):
-            _copy(order, Path(urllib.request.url2pathname(urllib.parse.urlsplit(order.url).path)))
-        else:
-            _download(order, progress, timeout, pause)
-        _accept(order)
-    return order.target
+    return get(order, folder=folder, progress=progress, timeout=timeout, pause=pause)
 
 
-def _accept(order: _Order) -> None:
-    """Give the whole part its name, once its content is what it should be; a wrong one is removed."""
-    try:
-        _refuse_html(order)
-        digest = check_hash(order.part, known_as=order.target, prefix=order.sha256)
-    except PvtctlError:
-        order.discard()
-        raise
-    write_record(order.target, order.url, digest, order.part.stat().st_size)
-    order.part.replace(order.target)
-    order.discard()
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """One process at a time fetches into `folder`; the others wait, and find the file."""
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        import fcntl
-    except ImportError:  # Windows: nobody waits
-        yield
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
-
-
-def _order(name_or_url: str, mirror: str | None, target_folder: Path) -> _Order:
+def _order(name_or_url: str, mirror: str | None, target_folder: Path) -> Order:
     entry = find_published(name_or_url)
     if entry is not None:
         url, sha256, file_name = entry.url, entry.sha256, entry.file_name
@@ -129,165 +46,8 @@ def _order(name_or_url: str, mirror: str | None, target_folder: Path) -> _Order:
         names = [each.name for each in published()]
         raise UsageError(f"no published weights {name_or_url!r}", f"{nearest(name_or_url, names)}; or give an address")
     if mirror or (entry is not None and (mirror := os.environ.get("PVTCTL_MIRROR"))):
-        url = mirror.rstrip("/") + urllib.parse.urlsplit(url).path
-    if urllib.parse.urlsplit(url).scheme not in ("http", "https", "file"):
-        raise UsageError(f"cannot fetch from {url!r}", "addresses start with https://, http:// or file://")
+        url = through_mirror(url, mirror)
+    refuse_scheme(url)
     if not file_name or file_name in (".", "..") or "/" in file_name or "\\" in file_name:
         raise UsageError(f"{url!r} names no file", "give the address of the checkpoint itself")
-    return _Order(url, target_folder / file_name, sha256)
-
-
-@contextmanager
-def _disk_errors(order: _Order) -> Iterator[None]:
-    """Turn a full or read-only disk into one line; what was downloaded so far stays."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise PvtctlError(
-                f"the disk is full: {order.target} was not fetched",
-                "free some space and fetch again: it goes on where it stopped. Or choose another folder with --to",
-            ) from error
-        raise PvtctlError(
-            f"{order.target} cannot be written: {error.strerror or error}", "choose --to FOLDER"
-        ) from error
-
-
-def _copy(order: _Order, file: Path) -> None:
-    if not file.is_file():
-        raise UsageError(f"there is no {file.name} in {file.parent}", f"get it from {order.url} and put it there")
-    order.discard()
-    shutil.copyfile(file, order.part)
-
-
-def _download(order: _Order, progress: Progress | None, timeout: float, pause: float) -> None:
-    """Bring `order.part` to its whole size, in several attempts where the connection breaks."""
-    reason = ""
-    for attempt in range(ATTEMPTS):
-        if attempt:
-            time.sleep(pause * 2 ** (attempt - 1))
-        try:
-            if _attempt(order, progress, timeout):
-                return
-            reason = "the connection was cut"
-        except urllib.error.HTTPError as error:
-            error.close()
-            _refuse_status(order, error.code)
-            reason = f"the server answers {error.code}"
-        except (TimeoutError, urllib.error.URLError, http.client.HTTPException, ConnectionError) as error:
-            reason = _reason(error)
-    raise PvtctlError(
-        f"{order.url} could not be fetched: {reason}",
-        f"get it by hand and put it at {order.target}; or use --from FOLDER or --mirror URL",
-    )
-
-
-def _reason(error: Exception) -> str:
-    cause = error.reason if isinstance(error, urllib.error.URLError) else error
-    if isinstance(cause, TimeoutError):
-        return "no answer in time"
-    return (getattr(cause, "strerror", None) or str(cause) or type(cause).__name__).splitlines()[0]
-
-
-def _refuse_status(order: _Order, status: int) -> None:
-    """Raise for answers that asking again does not change."""
-    if status in (404, 410):
-        raise PvtctlError(
-            f"{order.url} does not exist (the server answers {status})",
-            "check the address or the mirror; `pvtctl weights ls` lists those known",
-        )
-    if status == 416:  # the part is longer than the file: it is of something else
-        order.discard()
-        return
-    if 400 <= status < 500 and status not in (408, 429):
-        raise PvtctlError(
-            f"{order.url} is refused (the server answers {status})", "get it by hand and use --from FOLDER"
-        )
-
-
-def _attempt(order: _Order, progress: Progress | None, timeout: float) -> bool:
-    """One request; True when the part is whole afterwards."""
-    have = _usable_part(order)
-    request = urllib.request.Request(order.url, headers={"User-Agent": f"pvtctl/{__version__}"})
-    if have:
-        request.add_header("Range", f"bytes={have}-")
-        if order.tag_file.is_file():
-            request.add_header("If-Range", order.tag_file.read_text(encoding="utf-8"))
-    try:
-        answer = urllib.request.urlopen(request, timeout=timeout)
-    except urllib.error.HTTPError as error:
-        if error.code == 416 and have and error.headers.get("Content-Range", "").endswith(f"/{have}"):
-            error.close()
-            return True  # it was whole already
-        raise
-    with answer:
-        if "text/html" in answer.headers.get("Content-Type", ""):
-            order.discard()
-            raise _html_error(order)
-        begin, total = _extent(answer, have)
-        if begin != have:
-            order.discard()
-        if tag := answer.headers.get("ETag"):
-            order.tag_file.write_text(tag, encoding="utf-8")
-        with order.part.open("r+b" if begin else "wb") as part:
-            part.seek(begin)
-            done = _pour(answer, part, begin, total, progress)
-            part.truncate()
-    return total is None or done == total
-
-
-def _usable_part(order: _Order) -> int:
-    """Bytes of an earlier attempt that may be continued: only where a tag or a hash would show another version."""
-    if not order.part.is_file():
-        return 0
-    if order.sha256 is None and not order.tag_file.is_file():
-        order.discard()
-        return 0
-    return order.part.stat().st_size
-
-
-def _extent(answer: http.client.HTTPResponse, have: int) -> tuple[int, int | None]:
-    """(where the answer's bytes begin, size of the whole file if known); a server may ignore what was asked."""
-    found = re.match(r"bytes (\d+)-\d+/(\d+|\*)", answer.headers.get("Content-Range", ""))
-    if answer.status == 206 and found:
-        begin, total = found.groups()
-        if int(begin) != have:
-            raise http.client.HTTPException("the server sent another range than asked")
-        return int(begin), None if total == "*" else int(total)
-    length = answer.headers.get("Content-Length")
-    return 0, int(length) if length is not None and length.isdigit() else None
-
-
-def _pour(answer: BinaryIO, part: BinaryIO, done: int, total: int | None, progress: Progress | None) -> int:
-    while chunk := _read(answer):
-        part.write(chunk)
-        done += len(chunk)
-        if progress is not None:
-            progress(done, total)
-    return done
-
-
-def _read(answer: BinaryIO) -> bytes:
-    """A failure to read is the network's and tried again; a failure to write is the disk's."""
-    try:
-        return answer.read(_CHUNK)
-    except TimeoutError:
-        raise
-    except OSError as error:
-        raise http.client.HTTPException(error.strerror or str(error)) from error
-
-
-def _refuse_html(order: _Order) -> None:
-    with order.part.open("rb") as handle:
-        start = handle.read(256).removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    if start.startswith(_HTML):
-        raise _html_error(order)
-    if not start:
-        raise PvtctlError(f"{order.url} is an empty file", "check the address or the mirror")
-
-
-def _html_error(order: _Order) -> PvtctlError:
-    return PvtctlError(
-        f"{order.url} is a web page, not a checkpoint",
-        f"open it in a browser (a login or a notice, perhaps), save the file and use --from FOLDER, or put it at {order.target}",
-    )
+    return Order(url, target_folder / file_name, sha256)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pvtctl.download import check_hash
 from pvtctl.errors import UsageError, nearest
-from pvtctl.weights.cache import cached_file, check_hash
+from pvtctl.weights.cache import cached_file
 from pvtctl.weights.catalogue import find_published, published
 
 

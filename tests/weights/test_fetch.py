@@ -16,9 +16,10 @@ from typing import Any
 
 import pytest
 
+from pvtctl import download
+from pvtctl.download import record_path
 from pvtctl.errors import PvtctlError, UsageError
-from pvtctl.weights import catalogue, download
-from pvtctl.weights.cache import record_path
+from pvtctl.weights import catalogue
 from pvtctl.weights.catalogue import Published
 from pvtctl.weights.download import fetch
 
@@ -151,6 +152,12 @@ def test_cut_download_goes_on_within_a_call(server: Server) -> None:
     assert _get(server.url).read_bytes() == CONTENT
     assert [each["range"] for each in server.seen] == [None, "bytes=300000-", "bytes=500000-"]
     assert server.seen[1]["if_range"] == '"one"'
+
+
+def test_a_download_that_gets_on_is_never_given_up(server: Server) -> None:
+    server.cut_after = [100_000] * (download.ATTEMPTS + 3)
+    assert _get(server.url).read_bytes() == CONTENT
+    assert len(server.seen) == download.ATTEMPTS + 4
 
 
 def test_cut_download_goes_on_in_a_later_call(server: Server, cache: Path) -> None:
