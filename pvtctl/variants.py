@@ -68,6 +68,8 @@ class ResNetVariant:
     depths: Four
     groups: int = 1
     width_per_group: int = 64
+    context_ratio: float | None = None
+    """Global context blocks in stages 2 to 4, their bottleneck that much narrower than the stage; None: there are none."""
     params: int
     source: str
 
@@ -83,6 +85,7 @@ _V2 = "PVT v2, Table 1"
 _VIT_SMALL = "PVT v1, Table 8 (ViT-Small of timm 0.3.2)"
 _DEIT = "DeiT, Table 1"
 _RESNET = "ResNet (torchvision)"
+_GC = "PVT v1, Table 10 (ResNet-50 with the context blocks of GCNet)"
 _RESNEXT = "ResNeXt (torchvision)"
 _BASE: Four = (64, 128, 320, 512)
 
@@ -149,6 +152,8 @@ RESNET = {
         depths=(3, 4, 23, 3), groups=32, width_per_group=4, params=44_177_704, source=_RESNEXT),
     "resnext101_64x4d": ResNetVariant(
         depths=(3, 4, 23, 3), groups=64, width_per_group=4, params=83_455_272, source=_RESNEXT),
+    "resnet50_gc_r4": ResNetVariant(depths=(3, 4, 6, 3), context_ratio=1 / 4, params=35_557_941, source=_GC),
+    "resnet50_gc_r16": ResNetVariant(depths=(3, 4, 6, 3), context_ratio=1 / 16, params=28_078_773, source=_GC),
 }
 # fmt: on
 

@@ -44,6 +44,13 @@ class Backbone(nn.Module):
         """Depth of the parameter `name`: 0 for the first embedding or stem, then one a block."""
         raise NotImplementedError
 
+    def begins_as_identity(self, name: str) -> bool:
+        """Whether the parameter `name` is of a part that changes nothing until it is trained (context blocks).
+
+        A checkpoint without such parts holds the whole of the backbone all the same.
+        """
+        return False
+
     def set_activation_checkpointing(self, on: bool) -> None:
         """Trade time for memory in training: blocks compute their activations again in the backward pass.
 

@@ -1,13 +1,14 @@
-"""torchvision's ResNets and ResNeXts as pyramids, frozen where the papers' detectors freeze them."""
+"""torchvision's ResNets and ResNeXts as pyramids, frozen where the papers' detectors freeze them, and with context blocks."""
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, Literal, Self, cast
 
 from torch import Tensor, nn
 
 from pvtctl.backbones.base import Backbone, check_images
 from pvtctl.errors import UsageError
+from pvtctl.layers.context_block import ContextBlock
 from pvtctl.variants import Four
 
 
@@ -18,6 +19,9 @@ class ResNet(Backbone):
     detectors; 0: nothing is frozen). `freeze_norm`: every batch norm uses its stored statistics, also in training mode;
     scales and shifts outside the frozen stages still train. Both together leave the trainable parameters that PVT v1
     Tables 3 and 4 print. Starting values are torchvision's.
+
+    `context_ratio` (bottleneck blocks only): a `ContextBlock` in every block of the layers 2 to 4, as GCNet has them (c3 to
+    c5), named `layer{i}.{j}.context_block`.
     """
 
     def __init__(
@@ -27,6 +31,7 @@ class ResNet(Backbone):
         depths: Four,
         groups: int = 1,
         width_per_group: int = 64,
+        context_ratio: float | None = None,
         frozen_stages: int = 0,
         freeze_norm: bool = False,
     ) -> None:
@@ -47,6 +52,10 @@ class ResNet(Backbone):
         self.freeze_norm = freeze_norm
         self.conv1, self.bn1, self.relu, self.maxpool = whole.conv1, whole.bn1, whole.relu, whole.maxpool
         self.layer1, self.layer2, self.layer3, self.layer4 = whole.layer1, whole.layer2, whole.layer3, whole.layer4
+        if context_ratio is not None:
+            for layer in (self.layer2, self.layer3, self.layer4):
+                for name, plain in list(layer.named_children()):
+                    setattr(layer, name, ContextBottleneck(cast("Any", plain), context_ratio))
         for module in self._frozen():
             module.requires_grad_(False)
         self.train(self.training)
@@ -85,3 +94,24 @@ class ResNet(Backbone):
         if not part[0].startswith("layer"):
             return 0
         return sum(self.depths[: int(part[0][-1]) - 1]) + int(part[1]) + 1
+
+    def begins_as_identity(self, name: str) -> bool:
+        return ".context_block." in name
+
+
+class ContextBottleneck(nn.Module):
+    """A torchvision Bottleneck with a context block after its last convolution and norm, before the shortcut is added."""
+
+    def __init__(self, plain: Any, ratio: float) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = plain.conv1, plain.bn1
+        self.conv2, self.bn2 = plain.conv2, plain.bn2
+        self.conv3, self.bn3 = plain.conv3, plain.bn3
+        self.relu, self.downsample = plain.relu, plain.downsample
+        self.context_block = ContextBlock(plain.conv3.out_channels, ratio)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.relu(self.bn2(self.conv2(out)))
+        out = self.context_block(self.bn3(self.conv3(out)))
+        return cast("Tensor", self.relu(out + (x if self.downsample is None else self.downsample(x))))
