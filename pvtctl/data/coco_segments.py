@@ -1,0 +1,165 @@
+"""Masks of COCO annotations, held as columns of numbers: polygons, and run lengths in COCO's compressed spelling."""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+
+SegmentFault = Literal["bad_polygon", "bad_mask", "mask_size"]
+
+
+@dataclass
+class Segments:
+    """Masks of N annotations without a Python object for each: polygons as numbers, run lengths as bytes."""
+
+    coordinates: NDArray[np.float64]
+    """x, y, x, y ... of all polygons."""
+    part_ends: NDArray[np.int64]
+    """(P + 1,): where each polygon ends in `coordinates`, after a 0."""
+    parts: NDArray[np.int64]
+    """(N, 2): first polygon and one past the last."""
+    runs: NDArray[np.uint8]
+    """All run-length masks in COCO's compressed spelling."""
+    run_ends: NDArray[np.int64]
+    """(N, 2): first byte and one past the last."""
+
+    def __getitem__(self, rows: NDArray[Any]) -> Segments:
+        """Those of some rows, over the same memory."""
+        return Segments(self.coordinates, self.part_ends, self.parts[rows], self.runs, self.run_ends[rows])
+
+    def has_mask(self) -> NDArray[np.bool_]:
+        """(N,)."""
+        return (self.parts[:, 0] < self.parts[:, 1]) | (self.run_ends[:, 0] < self.run_ends[:, 1])
+
+    def polygons(self, row: int) -> list[NDArray[np.float64]]:
+        """The polygons of an annotation, flat x, y, ...; none for a run-length mask."""
+        first, last = self.parts[row]
+        return [self.coordinates[self.part_ends[at] : self.part_ends[at + 1]] for at in range(first, last)]
+
+    def run_lengths(self, row: int) -> bytes:
+        """Compressed run lengths; empty for polygons."""
+        first, last = self.run_ends[row]
+        return self.runs[first:last].tobytes()
+
+    def rle(self, row: int, height: int, width: int) -> dict[str, Any]:
+        """The mask as one compressed RLE {"size": [height, width], "counts": bytes}; nothing where there is none."""
+        if counts := self.run_lengths(row):
+            return {"size": [height, width], "counts": counts}
+        polygons = self.polygons(row)
+        if not polygons:
+            return {"size": [height, width], "counts": _compressed([height * width], height, width)}
+        merged: dict[str, Any] = coco_mask.merge(
+            coco_mask.frPyObjects([part.tolist() for part in polygons], height, width)
+        )
+        return merged
+
+    def masks(self, rows: NDArray[np.int64], height: int, width: int) -> NDArray[np.bool_]:
+        """bool (len(rows), height, width), as pycocotools draws them."""
+        if not len(rows):
+            return np.zeros((0, height, width), np.bool_)
+        drawn = coco_mask.decode([self.rle(int(row), height, width) for row in rows])
+        return np.ascontiguousarray(drawn.transpose(2, 0, 1)).view(np.bool_)
+
+
+class SegmentReader:
+    """Takes the `segmentation` of one annotation after the other."""
+
+    def __init__(self) -> None:
+        self._coordinates = array("d")
+        self._part_ends = array("q", [0])
+        self._parts = array("q")
+        self._runs = bytearray()
+        self._run_ends = array("q")
+
+    def add(self, segmentation: Any, height: int, width: int) -> SegmentFault | None:
+        """Keeps it, or nothing where it has a fault, which is returned. Empty or absent is no fault."""
+        first_part, first_byte, fault = len(self._part_ends) - 1, len(self._runs), None
+        if isinstance(segmentation, list):
+            fault = self._add_polygons(segmentation)
+        elif isinstance(segmentation, dict):
+            fault = self._add_runs(segmentation, height, width)
+        elif segmentation is not None:
+            fault = "bad_mask"
+        self._parts.extend((first_part, len(self._part_ends) - 1))
+        self._run_ends.extend((first_byte, len(self._runs)))
+        return fault
+
+    def finish(self) -> tuple[Segments, NDArray[np.bool_]]:
+        """What was kept, and for each annotation whether a coordinate is not finite."""
+        segments = Segments(
+            coordinates=np.array(self._coordinates),
+            part_ends=np.array(self._part_ends),
+            parts=np.array(self._parts).reshape(-1, 2),
+            runs=np.frombuffer(bytes(self._runs), np.uint8),
+            run_ends=np.array(self._run_ends).reshape(-1, 2),
+        )
+        wrong = np.flatnonzero(~np.isfinite(segments.coordinates))
+        part = np.searchsorted(segments.part_ends, wrong, "right") - 1
+        infinite = np.zeros(len(segments.parts), np.bool_)
+        infinite[np.searchsorted(segments.parts[:, 1], part, "right")] = True
+        return segments, infinite
+
+    def _add_polygons(self, polygons: list[Any]) -> SegmentFault | None:
+        for polygon in polygons:
+            if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
+                return "bad_polygon"
+            before = len(self._coordinates)
+            try:
+                self._coordinates.extend(polygon)
+            except TypeError:  # a text or a list among the numbers
+                del self._coordinates[before:]
+                return "bad_polygon"
+            self._part_ends.append(len(self._coordinates))
+        return None
+
+    def _add_runs(self, rle: dict[str, Any], height: int, width: int) -> SegmentFault | None:
+        size, counts = rle.get("size"), rle.get("counts")
+        if not isinstance(size, list) or len(size) != 2 or not all(type(side) is int for side in size):
+            return "bad_mask"
+        if size != [height, width]:
+            return "mask_size"
+        if isinstance(counts, list):
+            if not counts or not all(type(run) is int and run >= 0 for run in counts) or sum(counts) != height * width:
+                return "bad_mask"
+            self._runs += _compressed(counts, height, width)
+            return None
+        if not isinstance(counts, str) or _pixels_of(counts) != height * width:
+            return "bad_mask"
+        self._runs += counts.encode("ascii")
+        return None
+
+
+def _compressed(counts: list[int], height: int, width: int) -> bytes:
+    rle = coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
+    spelled: bytes = rle["counts"]
+    return spelled
+
+
+def _pixels_of(counts: str) -> int | None:
+    """Pixels that compressed run lengths cover; None where they are no run lengths.
+
+    Each run is spelled in digits of 5 bits and a bit for "goes on", from chr(48) up, lowest digit first, in two's
+    complement; from the fourth on it is the difference to the run before the last. pycocotools reads beyond its memory
+    where the runs do not cover the image, so this is looked at before.
+    """
+    try:
+        codes = np.frombuffer(counts.encode("ascii"), np.uint8).astype(np.int64) - 48
+    except UnicodeEncodeError:
+        return None
+    if not len(codes) or codes.min() < 0 or codes.max() > 63 or codes[-1] & 32:
+        return None
+    ends = np.flatnonzero(codes < 32)
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    digit = np.arange(len(codes)) - np.repeat(starts, ends - starts + 1)
+    if digit.max() > 6:  # more than 35 bits
+        return None
+    values = np.add.reduceat((codes & 31) << (5 * digit), starts)
+    values -= (codes[ends] >> 4 & 1) << (5 * (ends - starts + 1))
+    values[1::2] = np.cumsum(values[1::2])
+    values[2::2] = np.cumsum(values[2::2])
+    return None if values.min() < 0 else int(values.sum())
