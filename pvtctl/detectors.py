@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pvtctl.backbones import Backbone, build_backbone
@@ -19,6 +20,9 @@ HEADS: tuple[HeadName, ...] = get_args(HeadName)
 Conventions = Literal["papers", "torchvision"]
 """`papers`: anchors, extra levels and RoI sampling of the configurations that the papers used; `torchvision`: those of
 torchvision's first detectors, for their published weights."""
+
+STRIDE = 32
+"""Pixels a cell of the last map stands for."""
 
 
 class Detector(nn.Module):
@@ -34,10 +38,39 @@ class Detector(nn.Module):
         self.head = head
         self.num_classes = num_classes
 
-    def features(self, images: Tensor) -> list[Tensor]:
-        """What the head gets."""
+    def features(self, images: Tensor, sizes: Sequence[ImageSize] | None = None) -> list[Tensor]:
+        """What the head gets: the neck's maps, or the backbone's; the last of them only where the head works `alone`."""
+        if self.head.alone and sizes is not None and not self._mixes_images():
+            return [self._last_map(images, sizes)]
         maps = self.backbone(images)
         return list(maps) if self.neck is None else list(self.neck(maps))
+
+    def _last_map(self, images: Tensor, sizes: Sequence[ImageSize]) -> Tensor:
+        """The backbone's last map (B, C, H/32, W/32), each image's made from its own pixels, zeros around it.
+
+        Images go through the backbone with those of the same size, up to the next multiple of 32: with more padding they
+        would not give the same map, since attention and convolutions see it. That is one call for each size.
+        """
+        own = [(_round_up(height), _round_up(width)) for height, width in sizes]
+        limits = (images.shape[2] // STRIDE, images.shape[3] // STRIDE)
+        maps: list[Tensor] = []
+        order: list[int] = []
+        for height, width in dict.fromkeys(own):
+            members = [i for i, size in enumerate(own) if size == (height, width)]
+            group = images if len(members) == len(own) else images[members]
+            last = self.backbone(group[:, :, :height, :width])[-1]
+            maps.append(F.pad(last, (0, limits[1] - last.shape[3], 0, limits[0] - last.shape[2])))
+            order += members
+        if len(maps) == 1:
+            return maps[0]
+        return torch.cat(maps)[sorted(range(len(order)), key=order.__getitem__)]
+
+    def _mixes_images(self) -> bool:
+        """Whether batch norm in training makes one image's maps depend on the others anyhow.
+
+        Its statistics are those of all images together then, and ranks agree on how often they exchange them.
+        """
+        return any(isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training for module in self.modules())
 
     def forward(
         self,
@@ -52,14 +85,21 @@ class Detector(nn.Module):
         `sizes` (height, width): unset, the images fill the batch. Boxes and masks are in pixels of the input, or of
         images of `output_sizes` where given: those before the input was resized to `sizes`.
         """
+        height, width = int(images.shape[2]), int(images.shape[3])
+        sizes = [(height, width)] * images.shape[0] if sizes is None else sizes
+        if self.head.alone and (height % STRIDE or width % STRIDE):
+            images = F.pad(images, (0, _round_up(width) - width, 0, _round_up(height) - height))
         padded = (int(images.shape[2]), int(images.shape[3]))
-        sizes = [padded] * images.shape[0] if sizes is None else sizes
-        features = self.features(images)
+        features = self.features(images, sizes)
         if targets is None:
             found = self.head.detect(features, sizes, padded, options or DetectOptions())
             return [place(*one) for one in zip(found, sizes, output_sizes or sizes, strict=True)]
         losses = self.head.losses(features, sizes, padded, targets)
         return {"loss": torch.stack([v for k, v in losses.items() if k.startswith("loss_")]).sum(), **losses}
+
+
+def _round_up(side: int) -> int:
+    return -(-side // STRIDE) * STRIDE
 
 
 def build_detector(

@@ -12,9 +12,12 @@ from pvtctl.structures import Detections, DetectOptions, ImageSize, Objects
 class DetectionHead(nn.Module):
     """Feature maps -> losses in training, detections in use.
 
-    `features` are the maps that the head's neck gives (for DETR the backbone's own four), of a batch that is padded with
-    zeros to (H, W) = `padded`; `sizes` holds the (height, width) of each image within it.
+    `features` are the maps that the head's neck gives (for DETR the backbone's, of which it takes the last), of a batch
+    that is padded with zeros to (H, W) = `padded`; `sizes` holds the (height, width) of each image within it.
     """
+
+    alone = False
+    """True: the detector gives each image to the backbone without the padding that others in its batch need."""
 
     def losses(
         self, features: Sequence[Tensor], sizes: Sequence[ImageSize], padded: ImageSize, targets: Sequence[Objects]
