@@ -13,7 +13,7 @@ import pvtctl
 from pvtctl.cli.main import COMMANDS
 
 PACKAGE = Path(pvtctl.__file__).parent
-GROUND = {"errors", "files", "allocator", "variants", "structures", "download"}
+GROUND = {"errors", "files", "allocator", "variants", "structures", "download", "coco_classes"}
 MODELS = {"layers", "backbones", "necks", "heads", "detectors"}
 # what each part may import, besides itself and the ground
 ALLOWED = {
