@@ -30,6 +30,8 @@ class PvtVariant:
     sr_ratios: Four = (8, 4, 2, 1)
     linear_sra: bool = False
     """Keys and values from a 7x7 average pool in every stage (PVT v2, section 3.2), instead of a strided convolution."""
+    conv_ffn: bool = True
+    """v2: a depthwise convolution in the feed-forward part."""
     params: int
     """Of the classifier with 1000 classes at 224."""
     source: str
@@ -113,6 +115,10 @@ PVT_V2 = {
     "pvt_v2_b2": PvtVariant(family="pvt_v2", embed_dims=_BASE, depths=(3, 4, 6, 3), params=25_362_856, source=_V2),
     "pvt_v2_b2_li": PvtVariant(
         family="pvt_v2", embed_dims=_BASE, depths=(3, 4, 6, 3), linear_sra=True, params=22_553_512, source=_V2),
+    # Table 6, "+ overlapping patch embedding": without position tables it has the 34.9 M printed (with RetinaNet)
+    "pvt_v2_b2_plain_ffn": PvtVariant(
+        family="pvt_v2", embed_dims=_BASE, depths=(3, 4, 6, 3), conv_ffn=False, params=25_168_296,
+        source="PVT v2, Table 6 (made out from its parameter count)"),
     "pvt_v2_b3": PvtVariant(family="pvt_v2", embed_dims=_BASE, depths=(3, 4, 18, 3), params=45_238_696, source=_V2),
     "pvt_v2_b4": PvtVariant(family="pvt_v2", embed_dims=_BASE, depths=(3, 8, 27, 3), params=62_556_072, source=_V2),
     "pvt_v2_b5": PvtVariant(

@@ -86,6 +86,7 @@ def build_backbone(
                 mlp_ratios=variant.mlp_ratios,
                 sr_ratios=variant.sr_ratios,
                 linear_sra=variant.linear_sra,
+                conv_ffn=variant.conv_ffn,
                 drop_path_rate=drop_path_rate,
             )
         case VitVariant():

@@ -38,6 +38,7 @@ class PvtV2(PyramidTransformer):
     """PVT v2: no position tables, no class token; every map is normed, for classification and dense tasks alike.
 
     `linear_sra` gives all stages linear spatial reduction (B2-Li) and the ReLU that its code has in the feed-forward part.
+    Without `conv_ffn` the feed-forward part is v1's (Table 6 of the paper).
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class PvtV2(PyramidTransformer):
         mlp_ratios: Four,
         sr_ratios: Four,
         linear_sra: bool = False,
+        conv_ffn: bool = True,
         drop_path_rate: float = 0.0,
     ) -> None:
         super().__init__(embed_dims)
@@ -60,7 +62,7 @@ class PvtV2(PyramidTransformer):
                 Block(
                     dim,
                     SpatialReductionAttention(dim, num_heads[i], sr_ratios[i], linear=linear_sra),
-                    Mlp(dim, dim * mlp_ratios[i], dwconv=True, relu=linear_sra),
+                    Mlp(dim, dim * mlp_ratios[i], dwconv=conv_ffn, relu=linear_sra),
                     drop_path=next(rates),
                     norm_eps=NORM_EPS,
                 )

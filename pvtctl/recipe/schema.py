@@ -120,7 +120,9 @@ class Model(Block):
     num_classes: Annotated[int, Field(ge=1)] | None = None
     """Unset: as many as the data has."""
     weights: str | None = None
-    """A checkpoint file, a run folder, or a published name of `pvtctl weights ls`; unset: from scratch."""
+    """A checkpoint file, a run folder, or a published name of `pvtctl weights ls`; unset: `init` says what then."""
+    init: Literal["pretrained", "scratch"] = "pretrained"
+    """Detection without `weights`: the backbone's ImageNet weights are found and loaded, or training starts from nothing."""
 
 
 class Optimizer(Block):
