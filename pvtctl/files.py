@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pvtctl.errors import PvtctlError
+from pvtctl.errors import PvtctlError, UsageError
 
 
 @contextmanager
@@ -30,6 +31,30 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         raise _disk_error(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(root: Path) -> Iterator[Path]:
+    """Yield a hidden folder beside `root` that becomes `root` when the block ends well, and vanishes otherwise.
+
+    Raises UsageError when `root` holds anything already, PvtctlError when it cannot be written.
+    """
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        what = "is not empty" if root.is_dir() else "is a file"
+        raise UsageError(f"{root} {what}", "name a new folder; nothing is ever overwritten")
+    target = root.resolve()
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        temporary.rename(target)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise PvtctlError(
+            f"{root} could not be written: {reason}", "free some space or name another folder; nothing was left behind"
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _disk_error(path: Path, error: OSError) -> PvtctlError:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pvtctl.data.scenes import IGNORE, SCENE_CLASSES, SEMANTIC_CLASSES, VERSION, Scene, render_scene
-from pvtctl.errors import PvtctlError, UsageError, nearest
+from pvtctl.errors import UsageError, nearest
+from pvtctl.files import new_folder
 
 LAYOUTS = ("imagenet", "coco", "ade20k", "nyu")
 
@@ -71,7 +69,7 @@ def export_scenes(
         each = f"{least} of each, one for every class folder" if layout == "imagenet" else "one of each"
         raise UsageError(f"cannot export {train} train and {val} val images", f"ask for at least {each}")
     size = (size, size) if isinstance(size, int) else size
-    with _new_folder(root) as folder:
+    with new_folder(root) as folder:
         for split, count in counts.items():
             job = _Job(folder, layout, split, size, seed)
             _make_folders(job)
@@ -85,27 +83,6 @@ def export_scenes(
         if layout == "ade20k":
             (folder / "classes.txt").write_text("\n".join(SEMANTIC_CLASSES) + "\n", encoding="utf-8")
         _write_json(folder / INFO_FILE, _info(layout, counts, size, seed))
-
-
-@contextmanager
-def _new_folder(root: Path) -> Iterator[Path]:
-    """A hidden folder beside `root` that becomes `root` when the block ends well, and vanishes otherwise."""
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        what = "is not empty" if root.is_dir() else "is a file"
-        raise UsageError(f"{root} {what}", "name a new folder; nothing is ever overwritten")
-    target = root.resolve()
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        temporary.rename(target)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise PvtctlError(
-            f"{root} could not be written: {reason}", "free some space or name another folder; nothing was left behind"
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _make_folders(job: _Job) -> None:
