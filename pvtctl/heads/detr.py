@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -77,7 +78,7 @@ class Detr(DetectionHead):
             None if full else mask.flatten(1),
         )
         # Under autocast too in full precision: bf16 would move the boxes of a large image by a pixel.
-        with torch.autocast(last.device.type, enabled=False):
+        with _full_precision(last.device):
             final = decoded.to(queries.dtype)
             logits, boxes = self.class_embed(final).float(), self.bbox_embed(final).float().sigmoid()
         return DetrOutputs(positions, memory, decoded, logits, boxes)
@@ -95,7 +96,7 @@ class Detr(DetectionHead):
             box_convert(one.boxes, "xyxy", "cxcywh") / _extent(size, one.boxes)
             for one, size in zip(targets, sizes, strict=True)
         ]
-        with torch.autocast(out.boxes.device.type, enabled=False):
+        with _full_precision(out.boxes.device):
             return set_losses(out.logits, out.boxes, [one.labels for one in targets], truth)
 
     def detect(
@@ -111,16 +112,22 @@ class Detr(DetectionHead):
             raise UsageError("DETR has no non-maximum suppression", "leave the NMS IoU out, or use another head")
         out = self.raw(features, sizes, padded)
         best, classes = out.logits[-1].softmax(-1)[..., :-1].max(-1)
-        threshold = options.score_threshold or 0.0
         limit = MAX_DETECTIONS if options.max_detections is None else options.max_detections
         found = []
         for scores, labels, boxes, size in zip(best, classes, out.boxes[-1], sizes, strict=True):
             scores, order = scores.sort(descending=True, stable=True)
-            keep = (scores >= threshold)[:limit]
-            order = order[:limit][keep]
+            scores, order = scores[:limit], order[:limit]
+            if options.score_threshold:
+                order = order[scores >= options.score_threshold]
+                scores = scores[: len(order)]
             pixels = box_convert(boxes[order], "cxcywh", "xyxy") * _extent(size, boxes)
-            found.append(Detections(clip_boxes_to_image(pixels, size), scores[:limit][keep], labels[order]))
+            found.append(Detections(clip_boxes_to_image(pixels, size), scores, labels[order]))
         return found
+
+
+def _full_precision(device: torch.device) -> AbstractContextManager[Any]:
+    """Autocast off; the meta device has none."""
+    return torch.autocast(device.type, enabled=False) if torch.amp.is_autocast_available(device.type) else nullcontext()
 
 
 def _extent(size: ImageSize, like: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from types import ModuleType
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from pvtctl.backbones import Backbone
 from pvtctl.detectors import Detector, build_detector
@@ -110,6 +111,18 @@ def test_parameter_count_is_the_papers() -> None:
     # DETR Table 1: 41 M; the original leaves the batch norms of the backbone out
     norms = sum(m.weight.numel() * 2 for m in model.modules() if isinstance(m, nn.BatchNorm2d))
     assert sum(p.numel() for p in model.parameters()) - norms == 41_524_768
+
+
+def test_multiplications_are_the_originals() -> None:
+    with torch.device("meta"):
+        model = build_detector("pvt_small", "detr", num_classes=80).eval().requires_grad_(False)
+        image = torch.zeros(1, 3, 800, 1280)
+    with FlopCounterMode(display=False) as counter:
+        out = model.head.raw(model.features(image), [(800, 1280)], (800, 1280))  # type: ignore[operator]
+    assert out.logits.shape == (6, 1, 100, 81)
+    # what torch counts in the original
+    assert counter.get_total_flops() / 2e9 == pytest.approx(147.293, abs=5e-4)
+    assert len(model(image)[0]) == 100
 
 
 @pytest.mark.parametrize("backbone", ["resnet18", "pvt_tiny", "pvt_v2_b0", "tiny"])
