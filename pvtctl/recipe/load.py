@@ -8,7 +8,7 @@ shared blocks and its profiles; rows belong to the file that prints them.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import yaml
 from pydantic import ValidationError
 
 from pvtctl.errors import UsageError, nearest
+from pvtctl.recipe.agreement import find_faults
 from pvtctl.recipe.layers import Fault, Layer, Origin, check, flatten, merge, nest
 from pvtctl.recipe.schema import Recipe
 from pvtctl.recipe.source import RecipeFaults, RecipeFile, read_recipe, recipe_names, recipe_path
@@ -36,6 +37,8 @@ __all__ = [
     "rows_of",
 ]
 
+FIRST = ("imagenet_pvt_v1", "imagenet_pvt_v2", "coco_retinanet_1x", "coco_mask_rcnn_1x", "coco_detr_50e")
+"""The main tables: a backbone that is named without a recipe means its row in the first of these that has one."""
 Override = str | tuple[str, Any]
 """`key.path=value` with a YAML value, as `--set` takes it, or a key path and a plain value."""
 
@@ -85,6 +88,8 @@ def resolve(
         recipe = Recipe.model_validate_json(json.dumps(nest(values)), strict=True)
     except ValidationError as error:
         raise RecipeFaults(shown, [_late_fault(shown, origins, one) for one in error.errors()]) from error
+    if faults := find_faults(layers, recipe, origins):
+        raise RecipeFaults(shown, faults)
     return Resolved(recipe, origins)
 
 
@@ -148,11 +153,13 @@ def profiles_of(name_or_path: str | Path) -> list[str]:
     return list(read_recipe(name_or_path).profiles)
 
 
-def find_row(data_name: str, backbone: str, task: str = "classification") -> tuple[str, str]:
+def find_row(
+    data_name: str, backbone: str, task: str = "classification", *, head: str | None = None
+) -> tuple[str, str]:
     """The recipe and row of a paper's table that trains `backbone` on `data_name`, in any of its profiles.
 
-    `backbone` is a backbone's or a row's name. Where several recipes have one, the first by name.
-    Raises UsageError when no recipe uses the data, or none has such a row.
+    `backbone` is a backbone's or a row's name; `head` asks for a detector with that head. Where several recipes have such
+    a row, the first of `FIRST`, then the first by name. Raises UsageError when no recipe uses the data, or none has one.
     """
     rows: list[str] = []
     data: set[str] = set()
@@ -162,14 +169,18 @@ def find_row(data_name: str, backbone: str, task: str = "classification") -> tup
         if data_name not in names:
             continue
         for row, layer in source.rows.items():
-            if backbone in (row, layer.values.get(("model", "backbone", "name"))):
+            values, _ = merge([*source.shared, layer])
+            if head is not None and values.get(("model", "head", "name")) != head:
+                continue
+            if backbone in (row, values.get(("model", "backbone", "name"))):
                 return recipe, row
             rows.append(row)
     if data_name not in data:
         raise UsageError(
             f"no recipe of a paper trains on {data_name!r}", f"{nearest(data_name, sorted(data))} Or name a recipe."
         )
-    raise UsageError(f"no recipe trains {backbone!r} on {data_name}", nearest(backbone, sorted(set(rows))))
+    under = f" under {head}" if head else ""
+    raise UsageError(f"no recipe trains {backbone!r}{under} on {data_name}", nearest(backbone, sorted(set(rows))))
 
 
 def find_profile(recipe: str, data_name: str) -> str:
@@ -180,15 +191,14 @@ def find_profile(recipe: str, data_name: str) -> str:
     return names[data_name]
 
 
-def _tables(task: str) -> list[tuple[str, RecipeFile]]:
-    """The shipped recipes of `task` that stand for a table of a paper."""
-    files = [(name, read_recipe(name)) for name in recipe_names()]
-    found = []
-    for name, source in files:
+def _tables(task: str) -> Iterator[tuple[str, RecipeFile]]:
+    """The shipped recipes of `task` that stand for a table of a paper, those of `FIRST` before the others."""
+    names = recipe_names()
+    for name in [*(name for name in FIRST if name in names), *(name for name in names if name not in FIRST)]:
+        source = read_recipe(name)
         values, _ = merge(source.shared)
         if ("paper", "key") in values and source.rows and values.get(("task",), "classification") == task:
-            found.append((name, source))
-    return found
+            yield name, source
 
 
 def _data_names(source: RecipeFile) -> dict[str, str]:

@@ -117,7 +117,7 @@ profiles:
         'train.epochs: should be a valid integer, not "many" (x.yaml:3)',
         "train.epochs: repeated key (x.yaml:4), first said in line 3",
         'train.optimizer.lr: should be a valid number, not "abc" (x.yaml:5)',
-        "data.image_sise: unknown key (x.yaml:8), did you mean image_size?",
+        "data.image_sise: unknown key (x.yaml:8), did you mean image_size or val_images?",
         'expect.top1: takes keys (paper, code, note), not "high" (x.yaml:9)',
         "train.total_batch: should be greater than or equal to 1, not -1 (x.yaml:11)",
     ]

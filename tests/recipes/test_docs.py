@@ -45,10 +45,11 @@ def test_the_example_file_checks_and_merges_as_told(capsys: pytest.CaptureFixtur
     assert "name: sgd" in shown
 
 
-def test_the_faults_are_the_real_ones(capsys: pytest.CaptureFixture[str]) -> None:
-    Path("broken.yaml").write_text(blocks("yaml")[1], encoding="utf-8")
-    assert main(["recipes", "check", "broken.yaml"]) == 2
-    told = next(block for block in blocks("text") if block.startswith("$ pvtctl recipes check"))
+@pytest.mark.parametrize(("file", "at"), [("broken.yaml", 1), ("unread.yaml", 2)])
+def test_the_faults_are_the_real_ones(file: str, at: int, capsys: pytest.CaptureFixture[str]) -> None:
+    Path(file).write_text(blocks("yaml")[at], encoding="utf-8")
+    assert main(["recipes", "check", file]) == 2
+    told = next(block for block in blocks("text") if block.startswith(f"$ pvtctl recipes check {file}"))
     assert capsys.readouterr().err == told.split("\n", 1)[1]
 
 
