@@ -13,7 +13,7 @@ from pvtctl.data.dataset import (
 from pvtctl.data.imagenet import imagenet_classes, imagenet_indices, readable_name, wnid_to_index
 from pvtctl.data.loader import Loader, build_loader, default_workers
 from pvtctl.data.mixup import Mixup
-from pvtctl.data.samplers import Draw, EvalSampler, TrainSampler
+from pvtctl.data.samplers import Draw, EvalSampler, GroupedTrainSampler, TrainSampler
 from pvtctl.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "ClassificationDataset",
     "Draw",
     "EvalSampler",
+    "GroupedTrainSampler",
     "Loader",
     "Mixup",
     "Sample",

@@ -147,7 +147,7 @@ class CocoAnnotations:
         for index in indices.tolist():
             rows = slice(int(self._first[index]), int(self._first[index + 1]))
             digest.update(f"{self.file_names[index]}\0{self.image_ids[index]}\0{self.sizes[index].tolist()}\n".encode())
-            for column in (self._labels, self._crowd, self._xywh):
+            for column in (self._labels, self._crowd, self._xywh, self._areas):
                 digest.update(column[rows].tobytes())
         return digest.hexdigest()[:16]
 

@@ -92,7 +92,8 @@ class _Faults:
     def add(self, kind: str, *ids: int | str) -> None:
         self.found.setdefault(kind, []).extend(ids)
 
-    def add_rows(self, kind: str, ids: NDArray[np.int64], wrong: NDArray[np.bool_]) -> None:
+    def add_rows(self, kind: str, ids: NDArray[np.int64], wrong: Any) -> None:
+        """`wrong` (N,) tells which of `ids` are."""
         if wrong.any():
             self.add(kind, *ids[wrong].tolist())
 
@@ -271,7 +272,7 @@ def _check_boxes(table: CocoTable, faults: _Faults) -> None:
     usable = finite & ~turned & ~flat
     outside = usable & ((boxes[:, :2] >= limits) | (corner <= 0)).any(1)
     beyond = (boxes[:, :2] < -_CLIP_TOLERANCE) | (corner > limits + _CLIP_TOLERANCE)
-    bad_area = np.asarray(finite & ~turned & ~((table.areas >= 0) & np.isfinite(table.areas)), np.bool_)
+    bad_area = finite & ~turned & ~((table.areas >= 0) & np.isfinite(table.areas))
     for kind, wrong in (
         ("bad_box", ~finite),
         ("reversed_box", turned),

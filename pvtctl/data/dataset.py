@@ -154,7 +154,7 @@ class ClassificationDataset(Dataset[Sample | Unusable]):
                 generator = generator_for(self.seed, draw.epoch, draw.index, draw.copy)
                 image = self.transform(self.source.picture(place), generator)
             except (BadImage, OSError) as error:
-                skipped.append(Skipped(self.source.ids[place], _reason(error)))
+                skipped.append(Skipped(self.source.ids[place], reason(error)))
                 continue
             return Sample(image, int(self.labels[index]), self.source.ids[place], index, tuple(skipped))
         return Unusable(tuple(skipped))
@@ -164,24 +164,34 @@ class ClassificationDataset(Dataset[Sample | Unusable]):
         flat = [part for draw in draws for part in draw]
         return [*(self[draw] for draw in draws), key_of(self.seed, "batch", *flat)]
 
+    def fingerprint(self) -> str:
+        """Hash of names, sizes, labels and classes. Reads no image."""
+        digest = hashlib.sha256(repr(list(self.class_names)).encode())
+        kept = np.zeros(len(self.source.ids), dtype=bool)
+        kept[self.kept] = True
+        for index, size in enumerate(self.source.sizes()):
+            if kept[index]:
+                digest.update(f"{self.source.ids[index]}\0{size}\0{self.source.labels[index]}\n".encode())
+        return digest.hexdigest()[:16]
 
-def _reason(error: Exception) -> str:
+    def collate(self, items: list[Any]) -> Batch:
+        """What `__getitems__` gives -> a batch of the samples that could be read."""
+        *drawn, key = items
+        samples = [item for item in drawn if isinstance(item, Sample)]
+        return Batch(
+            images=torch.stack([sample.image for sample in samples]) if samples else torch.empty(0, 3, 0, 0),
+            labels=torch.tensor([sample.label for sample in samples], dtype=torch.int64),
+            ids=[sample.id for sample in samples],
+            indices=torch.tensor([sample.index for sample in samples], dtype=torch.int64),
+            key=key,
+            skipped=[skip for item in drawn for skip in item.skipped],
+            failed=len(drawn) - len(samples),
+        )
+
+
+def reason(error: Exception) -> str:
+    """Why a file could not be used, in a line."""
     return (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
-
-
-def collate(items: list[Any]) -> Batch:
-    """What `ClassificationDataset.__getitems__` gives -> a batch of the samples that could be read."""
-    *drawn, key = items
-    samples = [item for item in drawn if isinstance(item, Sample)]
-    return Batch(
-        images=torch.stack([sample.image for sample in samples]) if samples else torch.empty(0, 3, 0, 0),
-        labels=torch.tensor([sample.label for sample in samples], dtype=torch.int64),
-        ids=[sample.id for sample in samples],
-        indices=torch.tensor([sample.index for sample in samples], dtype=torch.int64),
-        key=key,
-        skipped=[skip for item in drawn for skip in item.skipped],
-        failed=len(drawn) - len(samples),
-    )
 
 
 def find_data(name: str, path: str | Path | None = None) -> Path:
@@ -254,12 +264,13 @@ def open_split(
     return ClassificationDataset(source, transform, seed=seed, samples=samples)
 
 
-def fingerprint(dataset: ClassificationDataset) -> str:
-    """Hash of the names, sizes, labels and classes of a split: equal for equal data, cheap to make (reads no image)."""
-    digest = hashlib.sha256(repr(list(dataset.class_names)).encode())
-    kept = np.zeros(len(dataset.source.ids), dtype=bool)
-    kept[dataset.kept] = True
-    for index, size in enumerate(dataset.source.sizes()):
-        if kept[index]:
-            digest.update(f"{dataset.source.ids[index]}\0{size}\0{dataset.source.labels[index]}\n".encode())
-    return digest.hexdigest()[:16]
+class Fingerprinted(Protocol):
+    """A split that can say what it holds."""
+
+    def fingerprint(self) -> str:
+        """Hash of the names, sizes, truth and classes: equal for equal data, cheap to make (reads no image)."""
+
+
+def fingerprint(dataset: Fingerprinted) -> str:
+    """Hash of what a split holds, in 16 digits or so: equal for equal data."""
+    return dataset.fingerprint()

@@ -131,7 +131,7 @@ def _between(side: int, draw: float) -> int:
 
 
 def _boxes(objects: Objects, size: ImageSize) -> tv_tensors.BoundingBoxes:
-    return tv_tensors.BoundingBoxes(objects.boxes, format="XYXY", canvas_size=size)  # type: ignore[call-overload]
+    return tv_tensors.BoundingBoxes(objects.boxes, format="XYXY", canvas_size=size)
 
 
 def _masks(masks: Tensor) -> tv_tensors.Mask:

@@ -5,17 +5,29 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from typing import Any, Protocol
 
 import torch
 from torch.utils.data import DataLoader
 
-from pvtctl.data.dataset import Batch, ClassificationDataset, collate
-from pvtctl.data.samplers import EvalSampler, TrainSampler
+from pvtctl.data.samplers import EvalSampler, GroupedTrainSampler, TrainSampler
 from pvtctl.errors import UsageError
 
 
+class BatchedDataset(Protocol):
+    """A data set that is indexed by lists of draws, and makes batches of what it gives for them."""
+
+    @property
+    def training(self) -> bool: ...
+
+    def __getitems__(self, draws: list[Any]) -> list[Any]: ...
+
+    def collate(self, items: list[Any]) -> Any:
+        """A batch: its length is that of the samples in it, `skipped` and `failed` tell of the others."""
+
+
 class Loader:
-    """A data loader that knows what it skipped. Iterating gives the sampler's batches.
+    """A data loader that knows what it skipped. Iterating gives the sampler's batches, as the data set makes them.
 
     Batches without a single readable image are not given. Raises UsageError when a training draw found no readable
     image, or an evaluation none at all.
@@ -23,8 +35,8 @@ class Loader:
 
     def __init__(
         self,
-        dataset: ClassificationDataset,
-        sampler: TrainSampler | EvalSampler,
+        dataset: BatchedDataset,
+        sampler: TrainSampler | GroupedTrainSampler | EvalSampler,
         *,
         workers: int = 0,
         pin_memory: bool = False,
@@ -37,12 +49,12 @@ class Loader:
         self._pin_memory = pin_memory
         self._batches = self._start()
 
-    def _start(self) -> DataLoader[Batch]:
+    def _start(self) -> DataLoader[Any]:
         return DataLoader(
             self.dataset,  # type: ignore[arg-type]
             batch_sampler=self.sampler,
             num_workers=self._workers,
-            collate_fn=collate,
+            collate_fn=self.dataset.collate,
             pin_memory=self._pin_memory,
             worker_init_fn=_prepare_worker,
             persistent_workers=self._workers > 0,
@@ -58,7 +70,7 @@ class Loader:
         """Batches of a whole epoch."""
         return len(self.sampler)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Any]:
         empty, failed = True, ""
         for batch in self._batches:
             self.skipped.update((skip.id, skip.reason) for skip in batch.skipped)
@@ -83,8 +95,8 @@ class Loader:
 
 
 def build_loader(
-    dataset: ClassificationDataset,
-    sampler: TrainSampler | EvalSampler,
+    dataset: BatchedDataset,
+    sampler: TrainSampler | GroupedTrainSampler | EvalSampler,
     *,
     workers: int | None = None,
     pin_memory: bool = False,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pvtctl.data.randomness import generator_for
 from pvtctl.errors import UsageError
@@ -54,10 +56,7 @@ class TrainSampler:
         used = num_samples // 256 * 256 if repeats > 1 and num_samples >= 25_600 else num_samples
         self._num_batches = used // world_size // batch_size
         if self._num_batches == 0:
-            raise UsageError(
-                f"{num_samples} training images do not fill one batch of {batch_size} on each of {world_size} rank(s)",
-                "use a smaller batch: --set train.total_batch=N",
-            )
+            raise _too_few(num_samples, batch_size, world_size)
 
     def __len__(self) -> int:
         """Batches of a whole epoch on this rank (equal on every rank)."""
@@ -77,6 +76,60 @@ class TrainSampler:
             yield [Draw(epoch, int(order[place // self.repeats]), place % self.repeats) for place in places]
 
 
+class GroupedTrainSampler:
+    """Batches of draws for training in which wide and tall images do not meet, so that little is padded.
+
+    `groups` (int (N,)) names the group of each image. An epoch is a random order; of each group it is cut into total
+    batches (all ranks together), what remains of all groups is joined and cut likewise, and the batches are shuffled.
+    So there are fewer mixed batches than groups, an epoch leaves out less than one total batch, and sets with few
+    images of a kind need nothing special. Ranks take every `world_size`-th draw of a total batch:
+    together they see the same draws for every number of ranks at the same total batch.
+
+    Raises UsageError when the images do not fill one total batch.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[int] | NDArray[np.int64],
+        *,
+        batch_size: int,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.groups = np.asarray(groups, np.int64)
+        self.batch_size = batch_size
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.epoch = 0
+        self.first_batch = 0
+        self._num_batches = len(self.groups) // (batch_size * world_size)
+        if self._num_batches == 0:
+            raise _too_few(len(self.groups), batch_size, world_size)
+
+    def __len__(self) -> int:
+        """Batches of a whole epoch on this rank (equal on every rank)."""
+        return self._num_batches
+
+    def set_epoch(self, epoch: int, first_batch: int = 0) -> None:
+        """What the next iteration gives: the batches of `epoch` from number `first_batch` on."""
+        self.epoch = epoch
+        self.first_batch = first_batch
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        epoch, total = self.epoch, self.batch_size * self.world_size
+        generator = generator_for(self.seed, epoch, "order")
+        order = torch.randperm(len(self.groups), generator=generator).numpy()
+        groups = [order[self.groups[order] == group] for group in np.unique(self.groups)]
+        whole = [group[: len(group) // total * total] for group in groups]
+        rest = np.concatenate([group[len(part) :] for group, part in zip(groups, whole, strict=True)])
+        batches = np.concatenate([*whole, rest[: len(rest) // total * total]]).reshape(-1, total)
+        places = torch.randperm(len(batches), generator=generator).tolist()
+        for place in places[self.first_batch :]:
+            yield [Draw(epoch, int(index)) for index in batches[place, self.rank :: self.world_size]]
+
+
 class EvalSampler:
     """Batches of draws for evaluation: over all ranks every sample exactly once, nothing padded, in order.
 
@@ -93,3 +146,10 @@ class EvalSampler:
     def __iter__(self) -> Iterator[list[Draw]]:
         for first in range(0, len(self.indices), self.batch_size):
             yield [Draw(0, index) for index in self.indices[first : first + self.batch_size]]
+
+
+def _too_few(num_samples: int, batch_size: int, world_size: int) -> UsageError:
+    return UsageError(
+        f"{num_samples} training images do not fill one batch of {batch_size} on each of {world_size} rank(s)",
+        "use a smaller batch: --set train.total_batch=N",
+    )
