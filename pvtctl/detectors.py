@@ -31,12 +31,20 @@ class Detector(nn.Module):
     `backbone.*`, `neck.*` and `head.*` are its parameters' names. DETR has no neck (`neck` is None).
     """
 
-    def __init__(self, backbone: Backbone, neck: nn.Module | None, head: DetectionHead, num_classes: int) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        neck: nn.Module | None,
+        head: DetectionHead,
+        num_classes: int,
+        conventions: Conventions = "papers",
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.neck = neck
         self.head = head
         self.num_classes = num_classes
+        self.conventions = conventions
 
     def features(self, images: Tensor, sizes: Sequence[ImageSize] | None = None) -> list[Tensor]:
         """What the head gets: the neck's maps, or the backbone's; the last of them only where the head works `alone`."""
@@ -127,13 +135,13 @@ def build_detector(
             from pvtctl.necks.fpn import Fpn
 
             neck = Fpn(channels, extra="p6p7", start_level=1, conventions=conventions)
-            return Detector(body, neck, RetinaNet(num_classes, conventions=conventions), num_classes)
+            return Detector(body, neck, RetinaNet(num_classes, conventions=conventions), num_classes, conventions)
         case "mask_rcnn":
             from pvtctl.heads.mask_rcnn import MaskRcnn
             from pvtctl.necks.fpn import Fpn
 
             neck = Fpn(channels, extra="pool", start_level=0, conventions=conventions)
-            return Detector(body, neck, MaskRcnn(num_classes, conventions=conventions), num_classes)
+            return Detector(body, neck, MaskRcnn(num_classes, conventions=conventions), num_classes, conventions)
         case "detr":
             from pvtctl.heads.detr import Detr
 

@@ -41,7 +41,7 @@ def load_head(
         return []
     if source_names is not None and len(source_names) != weight.shape[0]:
         source_names = None  # names of other classes than the file's head has
-    pairs = _row_pairs(rows, weight.shape[0], class_names, source_names, report)
+    pairs = row_pairs(rows, weight.shape[0], class_names, source_names, report)
     here = torch.tensor([pair[0] for pair in pairs], dtype=torch.long)
     there = torch.tensor([pair[1] for pair in pairs], dtype=torch.long)
     report.head_kept, report.head_new = len(pairs), rows - len(pairs)
@@ -56,7 +56,7 @@ def load_head(
     return plan
 
 
-def _row_pairs(
+def row_pairs(
     rows: int,
     source_rows: int,
     class_names: Sequence[str] | None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -11,7 +12,16 @@ import torch
 from torch import Tensor
 
 from pvtctl.variants import VARIANTS, Variant, VitVariant
-from pvtctl.weights import names_official, names_ours, names_resnet, names_timm, names_transformers
+from pvtctl.weights import (
+    names_detr,
+    names_mmdet,
+    names_official,
+    names_ours,
+    names_resnet,
+    names_timm,
+    names_torchvision,
+    names_transformers,
+)
 
 Format = Literal[
     "pvtctl",
@@ -21,6 +31,13 @@ Format = Literal[
     "torchvision ResNet",
     "transformers Pvt",
     "transformers PvtV2",
+    "mmdetection PVT",
+    "mmdetection RetinaNet",
+    "mmdetection Mask R-CNN",
+    "mmdetection DETR",
+    "facebookresearch DETR",
+    "torchvision RetinaNet",
+    "torchvision Mask R-CNN",
     "unknown",
 ]
 
@@ -32,7 +49,7 @@ _WRAPPERS = ("module.", "_orig_mod.", "model.")
 
 @dataclass(frozen=True)
 class Converted:
-    """A state dict in our names: `backbone.*` and, where there is one, `head.*`; and the layout it came from."""
+    """A state dict in our names, `backbone.*`, `neck.*`, `head.*` as far as there are any; and the layout it came from."""
 
     state: dict[str, Tensor]
     format: Format
@@ -41,11 +58,12 @@ class Converted:
 def convert_state(state: Mapping[str, Tensor]) -> Converted:
     """Recognise a state dict's layout by its names and rename it to ours.
 
-    Prefixes of wrappers (`module.`, `_orig_mod.`, `model.`) and of dense models (`backbone.`) are taken off first. A layout that
-    nobody knows comes back unchanged with format "unknown".
+    Prefixes of wrappers (`module.`, `_orig_mod.`, `model.`) and of dense models (`backbone.`) are taken off first. A
+    detector's layout is that of its head, a layout that nobody knows comes back unchanged with format "unknown".
     """
     bare = strip_wrappers(state)
-    inner, other = _split(bare)
+    detector, named = _detector(bare)
+    inner, other = _split(named)
     format = recognise(set(inner))
     match format:
         case "pvtctl":
@@ -64,9 +82,37 @@ def convert_state(state: Mapping[str, Tensor]) -> Converted:
             converted = names_transformers.from_transformers_pvt(inner)
         case "transformers PvtV2":
             converted = names_transformers.from_transformers_pvt_v2(inner)
-        case "unknown":
-            return Converted(dict(bare), format)
-    return Converted(converted | other, format)
+        case "mmdetection PVT":
+            converted = names_mmdet.from_mmdet_pvt(inner)
+        case _:
+            return Converted(named if detector else dict(bare), detector or "unknown")
+    return Converted(converted | other, detector or format)
+
+
+def _detector(state: Mapping[str, Tensor]) -> tuple[Format | None, dict[str, Tensor]]:
+    """A detector's layout, and its state dict with our names for neck and head and `backbone.` before the backbone's own.
+
+    (None, the same state dict) for all others, but `backbone.` stands right before the backbone's names there too.
+    """
+    keys = set(state)
+    if names_ours.is_detector(keys):
+        return "pvtctl", dict(state)
+    if names_mmdet.is_retinanet(keys):
+        return "mmdetection RetinaNet", names_mmdet.from_mmdet(state)
+    if names_mmdet.is_mask_rcnn(keys):
+        return "mmdetection Mask R-CNN", names_mmdet.from_mmdet(state)
+    if names_detr.is_mmdet_detr(keys):
+        return "mmdetection DETR", names_detr.from_mmdet_detr(state)
+    if names_detr.is_detr(keys):
+        return "facebookresearch DETR", names_detr.from_detr(state)
+    if names_torchvision.is_retinanet(keys):
+        return "torchvision RetinaNet", names_torchvision.from_torchvision(state)
+    if names_torchvision.is_mask_rcnn(keys):
+        return "torchvision Mask R-CNN", names_torchvision.from_torchvision(state)
+    if not any(".body." in key for key in keys):
+        return None, dict(state)
+    bare = {re.sub(r"^backbone\.fpn\.", "neck.", key): value for key, value in state.items()}
+    return None, {re.sub(r"^backbone\.(0\.)?body\.", "backbone.", key): value for key, value in bare.items()}
 
 
 def _split(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -94,19 +140,28 @@ def recognise(keys: set[str]) -> Format:
         return "timm ViT / DeiT"
     if names_resnet.is_resnet(keys):
         return "torchvision ResNet"
+    if names_mmdet.is_mmdet_pvt(keys):
+        return "mmdetection PVT"
     return "unknown"
 
 
 def strip_wrappers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Take off the prefixes that DDP, torch.compile, averaged models and training frameworks put before every name."""
-    stripped = {key: value for key, value in state.items() if key != "n_averaged"}
+    own = ("n_averaged", "data_preprocessor.mean", "data_preprocessor.std")  # of averaged models, of mmdetection 3.x
+    stripped = {key: value for key, value in state.items() if key not in own}
     while stripped and (prefix := next((p for p in _WRAPPERS if all(k.startswith(p) for k in stripped)), None)):
         stripped = {key.removeprefix(prefix): value for key, value in stripped.items()}
     return stripped
 
 
 def to_publisher(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename `backbone.*` / `head.*` to the names of the model's publisher: PVT, DeiT or torchvision."""
+    """Rename ours to the names of the model's publisher: PVT, DeiT or torchvision for classifiers; for detectors
+    mmdetection, whose names the official PVT repository has too, or facebookresearch (DETR)."""
+    if names_ours.is_detector(set(state)):
+        backbone = to_publisher({key: value for key, value in state.items() if key.startswith("backbone.")})
+        rest = {key: value for key, value in state.items() if not key.startswith("backbone.")}
+        whole = {f"backbone.{key}": value for key, value in backbone.items()} | rest
+        return names_detr.to_detr(whole) if "head.class_embed.weight" in state else names_mmdet.to_mmdet(whole)
     if "backbone.stages.0.patch_embed.proj.weight" in state:
         return names_official.to_official(state)
     if "backbone.class_token" in state:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+LEAST_SHARE = 0.95
+"""A load of less of the backbone's parameters than this, or of a detector's neck and head, is refused."""
+
 
 @dataclass
 class LoadReport:
@@ -13,7 +16,7 @@ class LoadReport:
     """The file, or "a state dict"."""
     format: str
     model: str | None
-    """Which of our backbones the file holds, by its shapes; None when it is none."""
+    """Which of our backbones or detectors the file holds, by its shapes; None when it is none."""
     loaded: list[str] = field(default_factory=list)
     missing: list[tuple[str, str]] = field(default_factory=list)
     """In the module, not in the file."""
@@ -27,9 +30,16 @@ class LoadReport:
     """Position tables interpolated to another grid."""
     nonfinite: list[str] = field(default_factory=list)
     """Parameters of the file that hold NaN or infinity."""
+    identities: list[str] = field(default_factory=list)
+    """Parts of the backbone that the file does not have and that change nothing before they are trained."""
     backbone_loaded: int = 0
     """Numbers of the backbone's parameters that came from the file."""
     backbone_total: int = 0
+    above_loaded: int = 0
+    """Numbers of a detector's neck and head, its rows of classes apart, that came from the file."""
+    above_total: int = 0
+    above_note: str = ""
+    """Why they did not."""
     head_kept: int = 0
     """Rows (classes) of the head that came from the file."""
     head_new: int = 0
@@ -45,6 +55,11 @@ class LoadReport:
         return self.backbone_loaded / self.backbone_total if self.backbone_total else 1.0
 
     @property
+    def above_share(self) -> float:
+        """Share of a detector's neck and head, rows of classes apart, that came from the file, 0..1."""
+        return self.above_loaded / self.above_total if self.above_total else 0.0
+
+    @property
     def head_share(self) -> float:
         """Share of the head's rows that came from the file, 0..1; 0 without a head."""
         rows = self.head_kept + self.head_new
@@ -56,7 +71,14 @@ class LoadReport:
             f"weights: {self.source}: {self.model or 'none of our models'} ({self.format} layout)",
             f"  backbone: {percent(self.backbone_share)} of {_millions(self.backbone_total)} parameters loaded",
         ]
-        if self.head_kept + self.head_new:
+        if self.identities:
+            lines.append(
+                f"  {len(self.identities)} parameters that the file lacks change nothing before they are trained"
+            )
+        if self.above_total:
+            share = f"{percent(self.above_share)} of {_millions(self.above_total)} parameters loaded"
+            lines.append(f"  neck and head: {f'start fresh ({self.above_note})' if self.above_note else share}")
+        if self.head_kept + self.head_new and not self.above_note:
             lines.append(
                 f"  head: {self.head_kept} classes kept, {self.head_new} new, {self.head_dropped} dropped"
                 + (f" ({self.head_note})" if self.head_note else "")

@@ -1,0 +1,109 @@
+"""Pair the tensors of a backbone with those of a checkpoint, whatever stands on it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pvtctl.backbones import Backbone
+from pvtctl.layers.position import resize_position_table
+from pvtctl.weights.names_timm import timm_bridge_name
+from pvtctl.weights.read import Checkpoint
+from pvtctl.weights.recognise import strip_wrappers
+from pvtctl.weights.report import LoadReport
+
+Plan = list[tuple[Tensor, Tensor]]
+"""(tensor of the module, what to copy into it)"""
+
+
+def targets_of(module: nn.Module) -> dict[str, Tensor]:
+    """The module's tensors under checkpoint names: a bare backbone's get `backbone.` before them."""
+    prefix = "" if isinstance(getattr(module, "backbone", None), Backbone) else "backbone."
+    return {prefix + key: value for key, value in module.state_dict().items()}
+
+
+def named_as(targets: Mapping[str, Tensor], checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """The checkpoint's tensors under checkpoint names.
+
+    A layout that nobody knows gets the module's names where they agree, and so does every file for a `timm:NAME`
+    backbone, which holds timm's own model.
+    """
+    if is_bridge(targets):
+        raw = strip_wrappers(checkpoint.raw)
+        ours = any(key.startswith(("backbone.net.", "net.")) for key in raw)
+        return {timm_bridge_name(key, targets, ours=ours): value for key, value in raw.items()}
+    if checkpoint.format != "unknown":
+        return checkpoint.state
+    return {f"backbone.{key}" if f"backbone.{key}" in targets else key: v for key, v in checkpoint.state.items()}
+
+
+def is_bridge(targets: Mapping[str, Tensor]) -> bool:
+    """Whether the module's backbone is a `timm:NAME`."""
+    return any(name.startswith("backbone.net.") for name in targets)
+
+
+def plan_backbone(
+    module: nn.Module,
+    targets: Mapping[str, Tensor],
+    state: Mapping[str, Tensor],
+    checkpoint: Checkpoint,
+    report: LoadReport,
+) -> Plan:
+    """Pair each tensor of the module's backbone with the file's; fills the report's lists.
+
+    Parts that begin as identities (`Backbone.begins_as_identity`) do not count where the file has none.
+    """
+    backbone: Any = getattr(module, "backbone", module)
+    parameters = {f"backbone.{name}" for name, _ in backbone.named_parameters()}
+    plan: Plan = []
+    for name, target in targets.items():
+        if not name.startswith("backbone."):
+            continue
+        value = state.get(name)
+        if value is None and backbone.begins_as_identity(name.removeprefix("backbone.")):
+            report.identities.append(name)
+            continue
+        counted = target.numel() if name in parameters else 0
+        report.backbone_total += counted
+        if value is None:
+            if not name.endswith("num_batches_tracked"):
+                report.missing.append((name, shape_of(target)))
+            continue
+        if value.shape != target.shape and name.endswith("pos_embed"):
+            value = _resized(name, value, target, checkpoint, report)
+        if value is None or value.shape != target.shape:
+            report.mismatched.append((name, f"file {shape_of(state[name])}, here {shape_of(target)}"))
+            continue
+        plan.append((target, value))
+        report.loaded.append(name)
+        report.backbone_loaded += counted
+    return plan
+
+
+def _resized(name: str, table: Tensor, target: Tensor, checkpoint: Checkpoint, report: LoadReport) -> Tensor | None:
+    """A position table interpolated to the module's grid; None when the grids cannot be told."""
+    if table.ndim != 3 or table.shape[0] != 1 or table.shape[2] != target.shape[2]:
+        return None
+    extra = 1 if name in ("backbone.pos_embed", "backbone.stages.3.pos_embed") else 0  # the class token's slot
+    source_grid = _grid(table.shape[1] - extra)
+    grid = _grid(target.shape[1] - extra)
+    if source_grid is None or grid is None:
+        return None
+    resized = resize_position_table(table[:, extra:].float(), source_grid, grid)
+    report.resized.append((name, f"{source_grid[0]}x{source_grid[1]} to {grid[0]}x{grid[1]}"))
+    return torch.cat([table[:, :extra], resized.to(table.dtype)], dim=1)
+
+
+def _grid(tokens: int) -> tuple[int, int] | None:
+    """Published tables and ours are learned on square images."""
+    side = math.isqrt(max(tokens, 0))
+    return (side, side) if side and side * side == tokens else None
+
+
+def shape_of(tensor: Tensor) -> str:
+    """`256x128x1x1`."""
+    return "x".join(str(side) for side in tensor.shape) or "scalar"
