@@ -153,24 +153,32 @@ class CocoAnnotations:
 
 
 def find_coco(
-    root: Path | str | None, split: str, *, images: Path | str | None = None, annotations: Path | str | None = None
+    root: Path | str | None,
+    split: str,
+    *,
+    images: Path | str | None = None,
+    annotations: Path | str | None = None,
+    need_images: bool = True,
 ) -> tuple[Path, Path]:
     """(image folder, annotation file) of a split: the pair that is named, else the known layouts under `root`.
 
-    Raises UsageError with the places that were looked at.
+    Raises UsageError with the places that were looked at. Without `need_images` the folder may be absent, and need not
+    be named.
     """
-    if (images is None) != (annotations is None):
-        given, absent = ("images", "annotations") if annotations is None else ("annotations", "images")
-        raise UsageError(f"the {given} of {split} are named, but not their {absent}", "name both, or neither")
-    if images is not None and annotations is not None:
-        folder, file = Path(images).expanduser(), Path(annotations).expanduser()
-        if not folder.is_dir():
-            raise UsageError(
-                f"no image folder {folder}", "name the folder that the file names of the annotations are in"
-            )
+    if annotations is not None:
+        file = Path(annotations).expanduser()
         if not file.is_file():
             raise UsageError(f"no annotation file {file}", "name a COCO instances JSON file")
+        if images is None and need_images:
+            raise UsageError(f"the annotations of {split} are named, but not their images", "name the folder too")
+        folder = file.parent if images is None else Path(images).expanduser()
+        if need_images and not folder.is_dir():
+            raise UsageError(
+                f"no image folder {folder}", "name the folder that file_name in the annotations starts from"
+            )
         return folder, file
+    if images is not None:
+        raise UsageError(f"the images of {split} are named, but not their annotations", "name the JSON file too")
     if root is None or not Path(root).is_dir():
         raise UsageError(f"no data folder {root}", COCO_LAYOUT)
     root = Path(root)
@@ -178,10 +186,10 @@ def find_coco(
     file = next((place for place in files if place.is_file()), files[0])
     if not file.is_file():
         raise UsageError(f"no annotation file: looked for {' and '.join(map(str, files))}", COCO_LAYOUT)
-    folders = [root / f"{split}2017", root / "images" / split, root / split]
-    if file != files[0]:
-        folders = folders[1:]
-    for folder in folders:
-        if folder.is_dir():
-            return folder, file
-    raise UsageError(f"no image folder: looked for {' and '.join(map(str, folders))}", COCO_LAYOUT)
+    folders = [root / "images" / split, root / split]
+    if file == files[0]:
+        folders.insert(0, root / f"{split}2017")
+    folder = next((place for place in folders if place.is_dir()), folders[0])
+    if need_images and not folder.is_dir():
+        raise UsageError(f"no image folder: looked for {' and '.join(map(str, folders))}", COCO_LAYOUT)
+    return folder, file

@@ -22,7 +22,7 @@ from pvtctl.data.shards import ShardFolder, has_shards
 from pvtctl.data.transforms import EvalTransform, TrainTransform
 from pvtctl.errors import UsageError, nearest
 
-DATA_NAMES = ("imagenet", "scenes")
+DATA_NAMES = ("imagenet", "coco", "scenes")
 
 MAX_SUBSTITUTES = 64
 """So many unreadable images in a row end a run: the data is broken then, not a file."""
@@ -203,18 +203,21 @@ def find_data(name: str, path: str | Path | None = None) -> Path:
         raise UsageError(f"unknown data set {name!r}", nearest(name, DATA_NAMES))
     if name == "scenes":
         return Path()
+    from pvtctl.data.coco import COCO_LAYOUT
+
+    layout, kind = (COCO_LAYOUT, "coco") if name == "coco" else (LAYOUT, "imagenet")
     if path is not None:
         folder = Path(path).expanduser()
         if not folder.is_dir():
-            raise UsageError(f"no data folder {folder}", LAYOUT)
+            raise UsageError(f"no data folder {folder}", layout)
         return folder
     for folder in data_places(name):
         if folder.is_dir():
             return folder
     raise UsageError(
         f"no data for {name!r}: looked for {' and '.join(str(place) for place in data_places(name))}",
-        f"name it with --data FOLDER or PVTCTL_DATA; {LAYOUT}\n"
-        f"      `pvtctl data export scenes --layout imagenet --to data/{name}` makes a small stand-in",
+        f"name it with --data FOLDER or PVTCTL_DATA; {layout}\n"
+        f"      `pvtctl data export scenes --layout {kind} --to data/{name}` makes a small stand-in",
     )
 
 

@@ -61,14 +61,14 @@ class DetectionSource(Protocol):
 
 
 class CocoSource:
-    """Images in a folder, with COCO annotations. Raises UsageError when none of the images is there."""
+    """Images in a folder, with COCO annotations. Raises UsageError when none of the images is there, if they are needed."""
 
-    def __init__(self, folder: Path, annotations: CocoAnnotations) -> None:
+    def __init__(self, folder: Path, annotations: CocoAnnotations, *, need_images: bool = True) -> None:
         self.folder = folder
         self.annotations = annotations
         self.class_names, self.category_ids = annotations.class_names, annotations.category_ids
         self.image_ids, self.sizes = annotations.image_ids, annotations.sizes
-        if not any((folder / name).is_file() for name in annotations.file_names):
+        if need_images and not any((folder / name).is_file() for name in annotations.file_names):
             raise UsageError(
                 f"none of the {len(annotations)} images of the annotations is in {folder}; "
                 f"the first is {annotations.file_names[0]}",
@@ -177,7 +177,6 @@ class DetectionDataset(Dataset["DetectionSample | Unusable"]):
         training: bool,
         with_masks: bool = False,
         pad: int = 32,
-        aspect_groups: bool = True,
         seed: int = 0,
         samples: int | None = None,
         problems: Mapping[str, int] | None = None,
@@ -187,7 +186,6 @@ class DetectionDataset(Dataset["DetectionSample | Unusable"]):
         self.training = training
         self.with_masks = with_masks
         self.pad = pad
-        self.aspect_groups = aspect_groups
         self.seed = seed
         self.class_names, self.category_ids = source.class_names, source.category_ids
         self.problems = dict(problems or {})
@@ -224,19 +222,10 @@ class DetectionDataset(Dataset["DetectionSample | Unusable"]):
         return [self.source.name(place) for place in self.kept.tolist()]
 
     @property
-    def groups(self) -> NDArray[np.int64]:
-        """(len(self),), for `GroupedTrainSampler`: 1 for images that are wider than high, else 0; without
-        `aspect_groups` all are 0."""
+    def wide(self) -> NDArray[np.bool_]:
+        """bool (len(self),): wider than high, for `GroupedTrainSampler`."""
         sizes = self.source.sizes[self.kept]
-        return np.asarray((sizes[:, 1] > sizes[:, 0]) & self.aspect_groups, np.int64)
-
-    @property
-    def test_short_side(self) -> int:
-        return self.transform.test_short_side
-
-    @property
-    def test_long_side(self) -> int:
-        return self.transform.test_long_side
+        return np.asarray(sizes[:, 1] > sizes[:, 0])
 
     def __len__(self) -> int:
         return len(self.kept)
@@ -347,11 +336,14 @@ def open_detection_split(
     image_size: int = 224,
     images: Path | str | None = None,
     annotations: Path | str | None = None,
+    need_images: bool = True,
 ) -> DetectionDataset:
     """A split of `coco` (a known layout under `root`, or the pair `images` and `annotations`) or `scenes`.
 
     `detection` is a recipe's `data.detection` as a mapping. `samples` takes so many images, spread evenly; `scenes`
-    renders so many, square at `image_size`. Raises UsageError, also when masks are wanted and the data have none.
+    renders so many, square at `image_size`. Without `need_images` the annotations are enough, as to score results from
+    a file; then `with_masks` reads masks where there are any. Raises UsageError, also when masks are wanted and the data
+    have none.
     """
     if name not in DETECTION_NAMES:
         raise UsageError(f"unknown detection data {name!r}", nearest(name, DETECTION_NAMES))
@@ -361,10 +353,10 @@ def open_detection_split(
 
         source, problems = ScenesDetection(split, size=image_size, num_samples=samples), {}
     else:
-        folder, file = find_coco(root, split, images=images, annotations=annotations)
+        folder, file = find_coco(root, split, images=images, annotations=annotations, need_images=need_images)
         read = CocoAnnotations.read(file, masks=with_masks)
-        source, problems = CocoSource(folder, read), read.problems
-        if with_masks and not read.has_masks:
+        source, problems = CocoSource(folder, read, need_images=need_images), read.problems
+        if with_masks and need_images and not read.has_masks:
             raise UsageError(f"{file} holds no masks, only boxes", "train a box detector: --head retinanet")
     return DetectionDataset(
         source,
@@ -372,7 +364,6 @@ def open_detection_split(
         training=training,
         with_masks=with_masks,
         pad=detection.get("pad", 32),
-        aspect_groups=detection.get("aspect_groups", True),
         seed=seed,
         samples=samples,
         problems=problems,

@@ -79,10 +79,10 @@ class TrainSampler:
 class GroupedTrainSampler:
     """Batches of draws for training in which wide and tall images do not meet, so that little is padded.
 
-    `groups` (int (N,)) names the group of each image. An epoch is a random order; of each group it is cut into total
-    batches (all ranks together), what remains of all groups is joined and cut likewise, and the batches are shuffled.
-    So there are fewer mixed batches than groups, an epoch leaves out less than one total batch, and sets with few
-    images of a kind need nothing special. Ranks take every `world_size`-th draw of a total batch:
+    `wide` (bool (N,)) names the group of each image. An epoch is a random order; of each group it is cut into total
+    batches (all ranks together), what remains of both is joined and cut likewise, and the batches are shuffled. So at
+    most one batch mixes the groups, an epoch leaves out less than one total batch, and sets with few images of a kind
+    need nothing special. Ranks take every `world_size`-th draw of a total batch:
     together they see the same draws for every number of ranks at the same total batch.
 
     Raises UsageError when the images do not fill one total batch.
@@ -90,23 +90,23 @@ class GroupedTrainSampler:
 
     def __init__(
         self,
-        groups: Sequence[int] | NDArray[np.int64],
+        wide: Sequence[bool] | NDArray[np.bool_],
         *,
         batch_size: int,
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        self.groups = np.asarray(groups, np.int64)
+        self.wide = np.asarray(wide, np.bool_)
         self.batch_size = batch_size
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
         self.epoch = 0
         self.first_batch = 0
-        self._num_batches = len(self.groups) // (batch_size * world_size)
+        self._num_batches = len(self.wide) // (batch_size * world_size)
         if self._num_batches == 0:
-            raise _too_few(len(self.groups), batch_size, world_size)
+            raise _too_few(len(self.wide), batch_size, world_size)
 
     def __len__(self) -> int:
         """Batches of a whole epoch on this rank (equal on every rank)."""
@@ -120,8 +120,8 @@ class GroupedTrainSampler:
     def __iter__(self) -> Iterator[list[Draw]]:
         epoch, total = self.epoch, self.batch_size * self.world_size
         generator = generator_for(self.seed, epoch, "order")
-        order = torch.randperm(len(self.groups), generator=generator).numpy()
-        groups = [order[self.groups[order] == group] for group in np.unique(self.groups)]
+        order = torch.randperm(len(self.wide), generator=generator).numpy()
+        groups = [order[self.wide[order]], order[~self.wide[order]]]
         whole = [group[: len(group) // total * total] for group in groups]
         rest = np.concatenate([group[len(part) :] for group, part in zip(groups, whole, strict=True)])
         batches = np.concatenate([*whole, rest[: len(rest) // total * total]]).reshape(-1, total)
