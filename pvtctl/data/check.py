@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
@@ -84,41 +84,58 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class _Examination:
+class Examination:
+    """What was found in one image file."""
+
     index: int
     digest: bytes
     kinds: tuple[str, ...]
     detail: str = ""
+    size: tuple[int, int] | None = None
+    """(height, width) of what can be decoded."""
+
+    @property
+    def is_bad(self) -> bool:
+        """No run can use it."""
+        return self.size is None
 
 
-class _Examinations(Dataset[_Examination]):
+class Readable(Protocol):
+    """Where the bytes of images come from."""
+
+    def read(self, index: int) -> bytes:
+        """Raises OSError."""
+
+
+class Examinations(Dataset[Examination]):
     """Reads and decodes each picked image of a split, in the loader's processes."""
 
-    def __init__(self, source: ImageFolder | ShardFolder, picks: np.ndarray[Any, np.dtype[np.int64]]) -> None:
+    def __init__(self, source: Readable, picks: np.ndarray[Any, np.dtype[np.int64]]) -> None:
         self.source = source
         self.picks = picks
 
     def __len__(self) -> int:
         return len(self.picks)
 
-    def __getitem__(self, at: int) -> _Examination:
+    def __getitem__(self, at: int) -> Examination:
         index = int(self.picks[at])
         try:
             data = self.source.read(index)
         except OSError as error:
-            return _Examination(index, b"", ("unreadable",), error.strerror or str(error))
+            return Examination(index, b"", ("unreadable",), error.strerror or str(error))
         digest = hashlib.blake2b(data, digest_size=16).digest()
         try:
-            return _Examination(index, digest, _look_at(data))
+            kinds, size = _look_at(data)
+            return Examination(index, digest, kinds, size=size)
         except TooLarge as error:
-            return _Examination(index, digest, ("too_large",), str(error))
+            return Examination(index, digest, ("too_large",), str(error))
         except BadImage as error:
             kind = "truncated" if "truncated" in str(error).lower() else "unreadable"
-            return _Examination(index, digest, (kind,), str(error))
+            return Examination(index, digest, (kind,), str(error))
 
 
-def _look_at(data: bytes) -> tuple[str, ...]:
-    """Kinds of what is odd about a readable image. Raises BadImage."""
+def _look_at(data: bytes) -> tuple[tuple[str, ...], tuple[int, int]]:
+    """(kinds of what is odd about a readable image, its height and width). Raises BadImage."""
     image = open_image(data)
     kinds = []
     if image.mode == "CMYK":
@@ -130,13 +147,14 @@ def _look_at(data: bytes) -> tuple[str, ...]:
     if min(image.size) < 32:
         kinds.append("tiny")
     decode(image)
-    return tuple(kinds)
+    return tuple(kinds), (image.height, image.width)
 
 
-class _Findings:
-    """Collects faults by kind and split."""
+class Findings:
+    """Collects faults by kind and split; `meaning` says what each kind means for a run."""
 
-    def __init__(self) -> None:
+    def __init__(self, meaning: Mapping[str, tuple[Severity, str]] = MEANING) -> None:
+        self._meaning = meaning
         self._found: dict[tuple[str, str], list[str]] = defaultdict(list)
 
     def add(self, kind: str, split: str, what: str) -> None:
@@ -146,10 +164,15 @@ class _Findings:
         """Worst first."""
         order = {"error": 0, "warning": 1, "note": 2}
         problems = [
-            Problem(kind, split, *MEANING[kind], len(found), found[:_EXAMPLES])
+            Problem(kind, split, *self._meaning[kind], len(found), found[:_EXAMPLES])
             for (kind, split), found in self._found.items()
         ]
         return sorted(problems, key=lambda problem: (order[problem.severity], problem.split, problem.kind))
+
+    def verdict(self) -> Literal["ok", "warnings", "unusable"]:
+        """By the worst that was found."""
+        worst = {self._meaning[kind][0] for kind, _ in self._found}
+        return "unusable" if "error" in worst else "warnings" if "warning" in worst else "ok"
 
 
 def check_data(
@@ -167,7 +190,7 @@ def check_data(
     root = Path(root)
     if not root.is_dir():
         raise UsageError(f"no data folder {root}", "give a folder that holds train/ and val/")
-    findings = _Findings()
+    findings = Findings()
     images, examined = {}, {}
     digests: dict[str, dict[bytes, str]] = {}
     classes: set[str] = set()
@@ -184,24 +207,22 @@ def check_data(
         classes |= set(source.class_names)
         _check_classes(source, split, findings)
         images[split] = total = len(source.ids)
-        examined[split] = picked = total if full else min(total, QUICK_LIMIT)
-        picks = np.arange(picked, dtype=np.int64) * total // max(picked, 1)
-        results = _examine(_Examinations(source, picks), workers, split, on_progress)
-        digests[split] = _collect(source.ids, results, split, findings)
+        picks = picks_of(total, full)
+        examined[split] = len(picks)
+        results = examine(Examinations(source, picks), workers, split, on_progress)
+        digests[split] = collect(source.ids, results, split, findings)
+    compare_splits(digests, findings)
+    return Verdict(str(root), findings.verdict(), len(classes), images, examined, findings.problems())
+
+
+def compare_splits(digests: Mapping[str, Mapping[bytes, str]], findings: Findings) -> None:
+    """Tell of images that are in train and val; `digests` by split as `collect` gives them."""
     for digest, name in digests.get("val", {}).items():
         if digest in digests.get("train", {}):
             findings.add("in_train_and_val", "val", f"{name} = train/{digests['train'][digest]}")
-    problems = findings.problems()
-    worst = {problem.severity for problem in problems}
-    verdict: Literal["ok", "warnings", "unusable"] = "ok"
-    if "error" in worst:
-        verdict = "unusable"
-    elif "warning" in worst:
-        verdict = "warnings"
-    return Verdict(str(root), verdict, len(classes), images, examined, problems)
 
 
-def _open(root: Path, split: str, findings: _Findings) -> ImageFolder | ShardFolder | None:
+def _open(root: Path, split: str, findings: Findings) -> ImageFolder | ShardFolder | None:
     """The split as training would open it; where that refuses, its faults go to `findings` and the rest is looked at."""
     try:
         if has_shards(root, split):
@@ -229,7 +250,7 @@ def _open(root: Path, split: str, findings: _Findings) -> ImageFolder | ShardFol
     return ImageFolder(root, split, class_names=filled) if filled else None
 
 
-def _check_classes(source: ImageFolder | ShardFolder, split: str, findings: _Findings) -> None:
+def _check_classes(source: ImageFolder | ShardFolder, split: str, findings: Findings) -> None:
     present = set(np.unique(source.labels).tolist())
     for label, name in enumerate(source.class_names):
         if label not in present:
@@ -241,9 +262,16 @@ def _check_classes(source: ImageFolder | ShardFolder, split: str, findings: _Fin
         findings.add("class_order", split, f"{source.class_names[at]} comes before {source.class_names[at + 1]}")
 
 
-def _examine(
-    dataset: _Examinations, workers: int, split: str, on_progress: Callable[[str, int, int], None] | None
-) -> Iterator[_Examination]:
+def picks_of(total: int, full: bool) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Positions of the images to examine: all with `full`, else at most QUICK_LIMIT, spread evenly."""
+    picked = total if full else min(total, QUICK_LIMIT)
+    return np.arange(picked, dtype=np.int64) * total // max(picked, 1)
+
+
+def examine(
+    dataset: Examinations, workers: int, split: str, on_progress: Callable[[str, int, int], None] | None
+) -> Iterator[Examination]:
+    """Read and decode the picked images in `workers` processes."""
     done = 0
     for results in DataLoader(dataset, batch_size=32, num_workers=workers, collate_fn=list):
         yield from results
@@ -252,18 +280,17 @@ def _examine(
             on_progress(split, done, len(dataset))
 
 
-def _collect(ids: Sequence[str], results: Iterator[_Examination], split: str, findings: _Findings) -> dict[bytes, str]:
+def collect(ids: Sequence[str], results: Iterable[Examination], split: str, findings: Findings) -> dict[bytes, str]:
     """Digest -> name of the split's examined images."""
     digests: dict[bytes, str] = {}
     total = bad = 0
     for result in results:
         name = ids[result.index]
         total += 1
-        is_bad = bool({"unreadable", "truncated", "too_large"} & set(result.kinds))
-        bad += is_bad
+        bad += result.is_bad
         for kind in result.kinds:
             findings.add(kind, split, f"{name}: {result.detail}" if result.detail else name)
-        if not is_bad and digests.setdefault(result.digest, name) != name:
+        if not result.is_bad and digests.setdefault(result.digest, name) != name:
             findings.add("repeated", split, f"{name} = {digests[result.digest]}")
     if total and bad == total:
         findings.add("nothing_readable", split, f"all {total} images examined")
