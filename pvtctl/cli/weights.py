@@ -46,6 +46,7 @@ def _print_inspection(found: Inspection) -> None:
         ("size", f"{found.bytes / 1e6:.1f} MB"),
         ("layout", found.format),
         ("model", " or ".join(found.models) or "none of ours"),
+        ("detector", _detector(found)),
         ("parameters", f"{found.params:,} ({found.backbone_params:,} in the backbone)"),
         ("classes", "no head" if found.classes is None else str(found.classes)),
         ("types", ", ".join(f"{dtype} ({count:,})" for dtype, count in found.dtypes.items())),
@@ -57,6 +58,14 @@ def _print_inspection(found: Inspection) -> None:
     table("", ["what", "is"], rows)
     largest = [(each["name"], "x".join(map(str, each["shape"]))) for each in found.largest]
     table(f"Largest of {found.tensors} tensors", ["name", "shape"], largest)
+
+
+def _detector(found: Inspection) -> str:
+    if found.detector is None:
+        return "none"
+    if found.conventions is None:
+        return f"{found.detector}, which is none of pvtctl's"
+    return f"{found.detector}, conventions of {'the papers' if found.conventions == 'papers' else found.conventions}"
 
 
 def _short(value: Any) -> str:
@@ -77,13 +86,17 @@ def convert(
     from pvtctl.weights.resolve import resolve_weights
 
     done = convert_file(resolve_weights(file), out, backbone=backbone, to=_layout(to), overwrite=force)
-    say(f"{done.backbone} ({done.format} layout) -> {out} ({to} layout)")
+    what = f"{done.detector} of {done.backbone}" if done.detector else done.backbone
+    say(f"{what} ({done.format} layout) -> {out} ({to} layout)")
     if done.dropped:
-        say(f"left out, no part of backbone or head: {', '.join(done.dropped[:5])}{' ...' * (len(done.dropped) > 5)}")
+        say(
+            f"left out, no part of backbone, neck or head: {', '.join(done.dropped[:5])}{' ...' * (len(done.dropped) > 5)}"
+        )
     if done.compared_with is not None:
         say(f"outputs equal those of {done.compared_with}: largest difference {done.difference:.1e} of the largest")
     else:
-        say("no original to compare outputs with is installed; the tensors read back equal")
+        what = "outputs of detectors are not compared" if done.detector else "no original to compare with is installed"
+        say(f"{what}; the tensors read back equal")
 
 
 def _layout(text: str) -> Literal["ours", "official"]:

@@ -7,11 +7,28 @@ from pathlib import Path
 from typing import Any
 
 from pvtctl.data import IMAGENET_MEAN, IMAGENET_STD
+from pvtctl.detectors import Conventions, HeadName
 from pvtctl.errors import UsageError
 from pvtctl.tasks.build import Head
 from pvtctl.tasks.classes import head_class_names
-from pvtctl.weights import read_checkpoint, resolve_weights
+from pvtctl.weights import Checkpoint, read_checkpoint, resolve_weights
+from pvtctl.weights.detectors import coco_ids, identify_detector, names_without_meta, other_detector
 from pvtctl.weights.recognise import identify
+
+
+@dataclass(frozen=True)
+class DetectorInfo:
+    """What a detector's checkpoint tells of neck and head."""
+
+    head: HeadName
+    num_classes: int
+    class_names: list[str] | None
+    """The file's own, or COCO's for a file of others without any and with COCO's number of classes."""
+    category_ids: list[int] | None
+    """Label -> category id of the annotations that it was trained on, where the file or COCO's names tell."""
+    conventions: Conventions
+    num_queries: int | None
+    """DETR's."""
 
 
 @dataclass(frozen=True)
@@ -21,9 +38,13 @@ class Inspected:
     path: Path
     backbone: str
     head: Head | None
-    """None where the file holds a backbone alone."""
+    """The classes of a classifier or detector; None where the file holds a backbone alone."""
     meta: dict[str, Any]
     """What our own files say besides: image_size, resize, data, score ...; empty for most foreign ones."""
+    detector: DetectorInfo | None = None
+    """None for classifiers and backbones."""
+    foreign: str | None = None
+    """What it is, in words, where it is a detector that pvtctl does not build."""
 
 
 def inspect_checkpoint(source: str | Path, backbone: str | None = None) -> Inspected:
@@ -44,11 +65,26 @@ def inspect_checkpoint(source: str | Path, backbone: str | None = None) -> Inspe
     elif candidates and backbone not in candidates:
         raise UsageError(f"{path} holds {' or '.join(candidates)}, not {backbone}", f"use --backbone {candidates[0]}")
     _check_normalisation(path, checkpoint.meta)
-    head = None
+    head: Head | None = None
+    if (detector := _detector(checkpoint)) is not None:
+        head = Head(detector.num_classes, detector.class_names, detector.conventions)
+        return Inspected(path, backbone, head, checkpoint.meta, detector)
     if (weight := checkpoint.state.get("head.weight")) is not None:
         rows = int(weight.shape[0])
         head = Head(rows, head_class_names(checkpoint.meta.get("class_names"), rows))
-    return Inspected(path, backbone, head, checkpoint.meta)
+    return Inspected(path, backbone, head, checkpoint.meta, foreign=other_detector(checkpoint.raw))
+
+
+def _detector(checkpoint: Checkpoint) -> DetectorInfo | None:
+    found = identify_detector(checkpoint.state, checkpoint.format)
+    if found is None:
+        return None
+    names = checkpoint.meta.get("class_names")
+    if names is None or len(names) != found.num_classes:
+        names = names_without_meta(found, checkpoint.format)
+    conventions = checkpoint.meta.get("conventions") or found.conventions
+    ids = checkpoint.meta.get("category_ids") or coco_ids(names)
+    return DetectorInfo(found.head, found.num_classes, names, ids, conventions, found.num_queries)
 
 
 def _check_normalisation(path: Path, meta: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from pvtctl.errors import PvtctlError, UsageError
 from pvtctl.files import atomic_path, sha256_of
+from pvtctl.weights.detectors import Identified, coco_ids, identify_detector, names_without_meta
 from pvtctl.weights.inspect import image_size_of
 from pvtctl.weights.load import load_weights
 from pvtctl.weights.read import Checkpoint, read_checkpoint, read_raw
@@ -29,10 +30,12 @@ class Conversion:
     """What `convert_file` did."""
 
     backbone: str
+    detector: str | None
+    """`retinanet`, `mask_rcnn` or `detr`; None for classifiers and backbones."""
     format: str
     classes: int | None
     dropped: list[str]
-    """Names in the file that are no part of backbone or head."""
+    """Names in the file that are no part of backbone, neck or head."""
     compared_with: str | None
     """Whose outputs were compared with ours; None where no original is installed."""
     difference: float | None
@@ -61,29 +64,42 @@ def convert_file(
     _check_out(out, to, overwrite)
     checkpoint = read_checkpoint(source)
     name = model_of(checkpoint, backbone)
-    state = {
-        k: v for k, v in checkpoint.state.items() if k.startswith("backbone.") or k in ("head.weight", "head.bias")
-    }
-    head = state.get("head.weight")
-    meta = _meta(checkpoint, name, head)
+    detector = identify_detector(checkpoint.state, checkpoint.format)
+    parts = ("backbone.", "neck.", "head.") if detector else ("backbone.", "head.weight", "head.bias")
+    state = {key: value for key, value in checkpoint.state.items() if key.startswith(parts)}
+    meta = _meta(checkpoint, name) | (_detector_meta(checkpoint, detector) if detector else {})
+    if to == "official" and meta.get("conventions") == "torchvision":
+        raise UsageError(
+            f"{checkpoint.path} is a detector with torchvision's conventions, which mmdetection's layout cannot say",
+            "leave --to out, to write ours",
+        )
     compared_with, difference = _compare(checkpoint, name, state)
     written = to_publisher(state) if to == "official" else state
     if out.suffix == ".safetensors":
         save_safetensors(out, written, meta)
     else:
         content = io.BytesIO()  # torch hides the error of a full disk when it writes a file itself
-        torch.save({key: value.detach().clone() for key, value in written.items()}, content)
+        tensors = {key: value.detach().clone() for key, value in written.items()}
+        torch.save(_wrapped(tensors, meta) if detector else tensors, content)
         with atomic_path(out) as temporary:
             temporary.write_bytes(content.getbuffer())
     _check_written(out, state)
     return Conversion(
         backbone=name,
+        detector=detector.head if detector else None,
         format=checkpoint.format,
-        classes=head.shape[0] if head is not None else None,
+        classes=meta["num_classes"],
         dropped=sorted(set(checkpoint.state) - set(state)),
         compared_with=compared_with,
         difference=difference,
     )
+
+
+def _wrapped(tensors: dict[str, Tensor], meta: Mapping[str, Any]) -> dict[str, Any]:
+    """As facebookresearch's DETR and mmdetection save their detectors."""
+    if meta["head"] == "detr":
+        return {"model": tensors}
+    return {"meta": {"CLASSES": tuple(meta.get("class_names") or ())}, "state_dict": tensors}
 
 
 def _check_out(out: Path, to: str, overwrite: bool) -> None:
@@ -115,7 +131,8 @@ def model_of(checkpoint: Checkpoint, backbone: str | None = None) -> str:
     return stated if stated in names else names[0]
 
 
-def _meta(checkpoint: Checkpoint, name: str, head: Tensor | None) -> dict[str, Any]:
+def _meta(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
+    head = checkpoint.state.get("head.weight")
     origin: dict[str, str] = {"format": checkpoint.format}
     if checkpoint.path is not None and checkpoint.path.is_file():
         origin |= {"file": checkpoint.path.name, "sha256": sha256_of(checkpoint.path)}
@@ -127,6 +144,20 @@ def _meta(checkpoint: Checkpoint, name: str, head: Tensor | None) -> dict[str, A
         "backbone": name,
         "num_classes": head.shape[0] if head is not None else None,
         "converted_from": origin,
+    }
+
+
+def _detector_meta(checkpoint: Checkpoint, detector: Identified) -> dict[str, Any]:
+    """What a detector of ours says of itself; class names, where the file has none, are COCO's if their number is."""
+    meta = checkpoint.meta
+    names = meta.get("class_names") or names_without_meta(detector, checkpoint.format)
+    ids = meta.get("category_ids") or coco_ids(names)
+    known = {"class_names": names, "category_ids": ids, "num_queries": detector.num_queries}
+    return {key: value for key, value in known.items() if value is not None} | {
+        "task": "detection",
+        "head": detector.head,
+        "num_classes": detector.num_classes,
+        "conventions": meta.get("conventions") or detector.conventions,
     }
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from pvtctl.weights.detectors import identify_detector, other_detector
 from pvtctl.weights.read import read_checkpoint
 from pvtctl.weights.recognise import identify
 
@@ -29,8 +30,12 @@ class Inspection:
     params: int
     """All parameters, buffers apart."""
     backbone_params: int
+    detector: str | None
+    """`retinanet`, `mask_rcnn` or `detr`, where the file holds one; in words for those of others that are not built here."""
+    conventions: str | None
+    """Of a detector: `papers` or `torchvision`."""
     classes: int | None
-    """Rows of the classification head."""
+    """Of the classification head, or of the detector, background apart."""
     image_size: int | None
     """Side of the images that the position tables were learned on; None for models without such tables."""
     dtypes: dict[str, int]
@@ -55,6 +60,8 @@ def inspect_file(path: Path | str, *, largest: int = 5) -> Inspection:
     parameters = {key: value for key, value in state.items() if not key.endswith(_BUFFERS)}
     biggest = sorted(state.items(), key=lambda item: -item[1].numel())[:largest]
     head = state.get("head.weight")
+    detector = identify_detector(state, checkpoint.format)
+    classes = head.shape[0] if head is not None else None
     return Inspection(
         path=str(path),
         bytes=_size_of(path),
@@ -62,7 +69,9 @@ def inspect_file(path: Path | str, *, largest: int = 5) -> Inspection:
         models=identify(state),
         params=sum(value.numel() for value in parameters.values()),
         backbone_params=sum(value.numel() for key, value in parameters.items() if key.startswith("backbone.")),
-        classes=head.shape[0] if head is not None else None,
+        detector=detector.head if detector else other_detector(checkpoint.raw),
+        conventions=checkpoint.meta.get("conventions") or detector.conventions if detector else None,
+        classes=detector.num_classes if detector else classes,
         image_size=image_size_of(state),
         dtypes=dict(sizes),
         tensors=len(state),

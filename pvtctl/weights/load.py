@@ -47,6 +47,11 @@ def load_weights(
     when nothing at all fits.
     """
     checkpoint = _checkpoint(source)
+    if checkpoint.meta.get("style") == "caffe" and not partial:
+        raise UsageError(
+            f"{checkpoint.path} holds a ResNet of caffe's style: other strides, and pixels in BGR order",
+            "take a file trained with style='pytorch', or pass --partial (partial=True) to start training from it",
+        )
     targets = targets_of(module)
     state = named_as(targets, checkpoint)
     found = identify_detector(state, checkpoint.format)

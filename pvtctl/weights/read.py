@@ -14,18 +14,32 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from pvtctl.errors import UsageError
-from pvtctl.weights.recognise import Format, convert_state
+from pvtctl.files import sha256_of
+from pvtctl.weights import names_torchvision
+from pvtctl.weights.recognise import Converted, Format, convert_state
 from pvtctl.weights.resolve import weights_in_folder
 
 # Where training scripts put the weights inside what they save; averaged weights are taken only if there is nothing else.
 _INSIDE = ("model", "state_dict", "model_state_dict", "module")
 _AVERAGED = ("model_ema", "state_dict_ema", "ema", "ema_state_dict")
 _META_KEY = "pvtctl"
+_numpy_scalar = np.float64(0).__reduce__()[0]
+
+
+# What training scripts save beside the weights and what holds no code: their arguments, and scores as numpy's numbers,
+# whose module had another name before numpy 2.
+_HARMLESS: list[Any] = [
+    argparse.Namespace,
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8")),
+    *((_numpy_scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+]
 
 
 @dataclass(frozen=True)
@@ -56,7 +70,17 @@ def read_checkpoint(path: Path | str) -> Checkpoint:
     else:
         raw, meta = read_raw(path)
     converted = convert_state(raw)
-    return Checkpoint(converted.state, converted.format, meta, path, raw)
+    state = names_torchvision.without_eps(converted.state) if _is_published(path, converted) else converted.state
+    return Checkpoint(state, converted.format, meta, path, raw)
+
+
+def _is_published(path: Path, converted: Converted) -> bool:
+    """Whether it is one of the two detectors of torchvision whose batch norms have no eps; only its hash tells."""
+    if converted.format not in ("torchvision RetinaNet", "torchvision Mask R-CNN"):
+        return False
+    if any(key.endswith("num_batches_tracked") for key in converted.state):
+        return False  # its batch norms are frozen ones, which count no batches
+    return sha256_of(path).startswith(names_torchvision.PUBLISHED_SHA256)
 
 
 def _transformers_meta(folder: Path) -> dict[str, Any]:
@@ -138,9 +162,8 @@ def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if magic[:2] == b"PK" and not zipped:
         raise UsageError(f"{path} is damaged: a truncated checkpoint", "get or copy it again")
     try:
-        # argparse.Namespace: the official training scripts save their arguments beside the weights; it holds no code.
         with (
-            torch.serialization.safe_globals([argparse.Namespace]),
+            torch.serialization.safe_globals(_HARMLESS),
             warnings.catch_warnings(),
             path.open("rb") as handle,
         ):
@@ -191,12 +214,29 @@ def find_state(source: str, content: Any) -> tuple[dict[str, Tensor], dict[str, 
                 also = [name for name in averaged if name != key]
                 meta = {"inside": key} | ({"also_averaged": also} if also else {})
                 epoch = content.get("epoch")
-                return inner, meta | ({"epoch": epoch} if isinstance(epoch, int) else {})
+                return inner, meta | ({"epoch": epoch} if isinstance(epoch, int) else {}) | _mmdet_meta(content)
         if state := _tensors(content):
             return state, {}
     raise UsageError(
         f"{source} holds no weights", "expected a state dict, or a dict with one under 'model' or 'state_dict'"
     )
+
+
+def _mmdet_meta(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What mmdetection (2.x, 3.x) writes beside the weights: class names, and in its configuration's text whether the
+    ResNet is of caffe's style, which names and shapes do not tell."""
+    meta = content.get("meta")
+    if not isinstance(meta, Mapping):
+        return {}
+    found: dict[str, Any] = {}
+    for place in (meta, meta.get("dataset_meta")):
+        for key in ("CLASSES", "classes"):
+            names = place.get(key) if isinstance(place, Mapping) else None
+            if isinstance(names, list | tuple) and names and all(isinstance(name, str) for name in names):
+                found["class_names"] = list(names)
+    if re.search(r"""style\s*=\s*['"]caffe['"]""", str(meta.get("config") or meta.get("cfg") or "")):
+        found["style"] = "caffe"
+    return found
 
 
 def _tensors(content: Any) -> dict[str, Tensor]:
