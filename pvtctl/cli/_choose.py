@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +15,12 @@ from pvtctl.errors import PvtctlError, UsageError, nearest
 if TYPE_CHECKING:
     from pvtctl.recipe.schema import Recipe
 
-NAMED_DATA = ("imagenet", "scenes")
+NAMED_DATA = ("imagenet", "coco", "scenes")
 DEFAULT_BACKBONE = "pvt_small"
+DEFAULT_HEAD = "retinanet"
+CLASSIFICATION_TABLES = ("imagenet_pvt_v1", "imagenet_pvt_v2")
+HEADS = {"retinanet": "coco_retinanet_1x", "mask_rcnn": "coco_mask_rcnn_1x", "detr": "coco_detr_50e"}
+"""Detection heads, and the recipe that trains a backbone under each where no table has a row for it."""
 Override = str | tuple[str, Any]
 
 
@@ -31,37 +35,48 @@ class DataChoice:
     """Which data the user means."""
 
     name: str
-    """`imagenet` (the layout) or `scenes`."""
+    """`imagenet` or `coco` (the layout), or `scenes`."""
     path: Path | None = None
     """Where it lies, absolute, where the user said so."""
     label: str | None = None
     """For the run folder's name: a folder of the user's own."""
+    files: Mapping[str, Path] = field(default_factory=dict)
+    """`train_images`, `train_annotations`, `val_images`, `val_annotations`, absolute, where they lie in no layout."""
 
     def overrides(self) -> list[Override]:
         """As a recipe takes it."""
-        return [("data.name", self.name), ("data.path", str(self.path) if self.path else None)]
+        named = [(f"data.{key}", str(path)) for key, path in self.files.items()]
+        return [("data.name", self.name), ("data.path", str(self.path) if self.path else None), *named]
 
 
-def choose_data(word: str, folder: Path | None) -> DataChoice:
-    """What DATA and `--data` mean together: a named data set (found, or in `folder`), or a folder in ImageNet layout.
+def choose_data(word: str, folder: Path | None, files: Mapping[str, Path | None] | None = None) -> DataChoice:
+    """What DATA and `--data` mean together: a named data set (found, or in `folder`), or a folder in ImageNet or COCO
+    layout. `files` (see `DataChoice.files`) are for COCO annotations that lie in no layout.
 
     Raises UsageError.
     """
     if word == "scenes" and folder is not None:
         raise UsageError("scenes is rendered, it needs no --data", "leave out --data, or say imagenet for a folder")
+    named = {key: path.expanduser().absolute() for key, path in (files or {}).items() if path is not None}
     if word in NAMED_DATA:
-        return DataChoice(word, folder.expanduser().absolute() if folder else None)
+        if named and word != "coco":
+            raise UsageError(f"{word} has no images and annotations to name", "say coco, or leave them out")
+        label = next((path.stem for key, path in named.items() if key.endswith("annotations")), None)
+        return DataChoice(word, folder.expanduser().absolute() if folder else None, label, named)
     path = Path(word).expanduser()
     if folder is not None:
         raise UsageError(f"{word!r} and --data {folder} both name data", f"pvtctl ... imagenet --data {folder}")
     if path.is_dir():
-        return DataChoice("imagenet", path.absolute(), path.absolute().name)
+        layout = "coco" if named or any((path / "annotations").glob("*.json")) else "imagenet"
+        return DataChoice(layout, path.absolute(), path.absolute().name, named)
     looks_like_a_path = os.sep in word or word.startswith(".")
     problem = f"there is no folder {word}" if looks_like_a_path else f"no data set or folder {word!r}"
     close = nearest(word, NAMED_DATA)
     hint = f"{close} Or " if close.startswith("did you mean") else ""
     raise UsageError(
-        problem, f"{hint}say imagenet, scenes, or a folder that holds train/CLASS/*.jpg and val/CLASS/*.jpg"
+        problem,
+        f"{hint}say imagenet, coco, scenes, or a folder that holds train/CLASS/*.jpg and val/CLASS/*.jpg, or "
+        "annotations/instances_{train,val}*.json",
     )
 
 
@@ -71,13 +86,15 @@ def choose_recipe(
     backbone: str | None,
     recipe: str | None,
     profile: str | None,
+    head: str | None = None,
     overrides: Sequence[Override] = (),
 ) -> Recipe:
     """The recipe of a run: by `recipe` (a name or a file) or the paper's table that trains `backbone`.
 
+    `head` (retinanet, mask_rcnn, detr) or COCO data ask for a detector: RetinaNet, where no head is named.
     Says what was chosen where the user left it open. Raises UsageError.
     """
-    from pvtctl.recipe.load import find_profile, find_row, load_recipe, rows_of
+    from pvtctl.recipe.load import find_profile, load_recipe, rows_of
 
     row: str | None
     stand_in = None
@@ -91,12 +108,11 @@ def choose_recipe(
         if backbone is None:
             backbone = DEFAULT_BACKBONE
             note(f"backbone: {backbone}, as none was named (--backbone NAME; `pvtctl models ls` lists them)")
-        check_backbone(backbone, also=_row_names())
-        try:
-            recipe, row = find_row("imagenet", backbone)
-        except UsageError:  # a backbone that stands in no table
-            recipe, row = "imagenet_pvt_v1", None
-            stand_in = rows_of(recipe)[0]
+        if head is None and data.name == "coco":
+            head = DEFAULT_HEAD
+            note(f"head: {head}, as none was named (--head {' | '.join(HEADS)})")
+        recipe, row = _table_with(backbone, head)
+        stand_in = rows_of(recipe)[0] if row is None else None
     if profile is None and data.name == "scenes":
         try:
             profile = find_profile(recipe, "scenes")
@@ -108,14 +124,45 @@ def choose_recipe(
     settings = [*data.overrides(), *overrides]
     if row is None and backbone is not None:
         check_backbone(backbone)
-        settings.insert(0, ("model.backbone", {"name": backbone}))
+        settings.insert(0, ("model.backbone", _plain_backbone(backbone, head)))
     chosen = load_recipe(recipe, row or stand_in, profile, settings)
+    if head is not None and (chosen.model.head is None or chosen.model.head.name != head):
+        here = "a classifier" if chosen.model.head is None else chosen.model.head.name
+        raise UsageError(f"recipe {chosen.name} trains {here}, not {head}", "leave out --head or --recipe")
     if stand_in is not None:
         note(f"recipe: no row of {chosen.name} trains {backbone}: its shared settings are used, without drop path")
         nothing: dict[str, Any] = {"row": None, "title": None, "paper": None, "expect": {}, "provenance": {}}
         return chosen.model_copy(update=nothing)
     note(f"recipe: {chosen.name}{f', row {chosen.row}' if chosen.row else ''}, profile {chosen.profile}")
     return chosen
+
+
+def _table_with(backbone: str, head: str | None) -> tuple[str, str | None]:
+    """The recipe and row of the paper's table that trains `backbone` under `head`; no row where it stands in none."""
+    from pvtctl.recipe.load import find_row
+
+    if head is None:
+        check_backbone(backbone, also=_row_names(CLASSIFICATION_TABLES))
+        try:
+            return find_row("imagenet", backbone)
+        except UsageError:
+            return CLASSIFICATION_TABLES[0], None
+    if head not in HEADS:
+        raise UsageError(f"no head {head!r}", nearest(head, list(HEADS)))
+    check_backbone(backbone, also=_row_names(list(HEADS.values())))
+    try:
+        return find_row("coco", backbone, "detection", head=head)
+    except UsageError:
+        return HEADS[head], None
+
+
+def _plain_backbone(name: str, head: str | None) -> dict[str, Any]:
+    """A backbone that stands in no table; under a detector ResNets are frozen as the papers freeze them."""
+    from pvtctl.variants import VARIANTS
+
+    variant = VARIANTS.get(name)
+    frozen = {"frozen_stages": 1, "freeze_norm": True}
+    return {"name": name, **(frozen if head and variant is not None and variant.family == "resnet" else {})}
 
 
 def _default_row(recipe: str, rows: list[str]) -> str | None:
@@ -138,10 +185,10 @@ def _row_with(recipe: str, rows: list[str], backbone: str) -> str | None:
     return next((r for r in rows if layers[r].values.get(("model", "backbone", "name")) == backbone), None)
 
 
-def _row_names() -> list[str]:
+def _row_names(recipes: Sequence[str]) -> list[str]:
     from pvtctl.recipe.load import rows_of
 
-    return [row for recipe in ("imagenet_pvt_v1", "imagenet_pvt_v2") for row in rows_of(recipe)]
+    return [row for recipe in recipes for row in rows_of(recipe)]
 
 
 def check_backbone(name: str, also: Sequence[str] = ()) -> None:
@@ -158,6 +205,8 @@ def data_place(recipe: Recipe) -> str:
 
     if recipe.data.name == "scenes":
         return "scenes, rendered as needed"
+    if recipe.data.val_annotations:
+        return f"{recipe.data.name}, {recipe.data.val_annotations}"
     return f"{recipe.data.name} in {find_data(recipe.data.name, recipe.data.path)}"
 
 
@@ -191,24 +240,30 @@ class Found:
     """Percent, as the publisher prints it."""
 
 
-def find_weights(backbone: str, data_name: str, place: Path | None) -> Found:
-    """The newest finished run of `backbone` on the data, else its published checkpoint, fetched where it is not here.
+def find_weights(backbone: str, data_name: str, place: Path | None, head: str | None = None) -> Found:
+    """The newest finished run of `backbone` (under `head`) on the data, else its published checkpoint, fetched where it
+    is not here.
 
-    `place` is the folder that the data lies in (of `find_data`); None asks for a run on any ImageNet of 1000 classes.
-    Raises UsageError when there is neither, PvtctlError when the download fails.
+    `place` is the folder that the data lies in (of `find_data`); None asks for a run on any ImageNet of 1000 classes, or
+    on any data of another name. Raises UsageError when there is neither, PvtctlError when the download fails.
     """
     from pvtctl.engine.run import find_runs
     from pvtctl.weights import fetch, published_for
     from pvtctl.weights.cache import cached_file
 
+    what = f"{backbone} + {head}" if head else backbone
     for run in find_runs(runs_root()):
-        if _is_run_of(run, backbone, data_name, place):
-            return Found(str(run), f"the newest finished run of {backbone} on {data_name}")
-    entry = published_for(backbone) if data_name == "imagenet" else None
+        if _is_run_of(run, backbone, data_name, place, head):
+            return Found(str(run), f"the newest finished run of {what} on {data_name}")
+    entry = published_for(backbone) if data_name == "imagenet" and head is None else None
     if entry is None:
+        command = f"pvtctl finetune {data_name} --backbone {backbone} --head {head}" if head else None
+        command = command or f"pvtctl pretrain {data_name} --backbone {backbone}"
+        detectors = "; the authors' detectors lie on file hosts that need a browser" if head else ""
         raise UsageError(
-            f"no weights for {backbone}: no finished run of it on {data_name} under {runs_root()}, and none published",
-            f"name them with --weights, or train: pvtctl pretrain {data_name} --backbone {backbone}",
+            f"no weights for {what}: no finished run of it on {data_name} under {runs_root()}, and none published "
+            f"that could be fetched{detectors}",
+            f"name a file with --weights, or train: {command}",
         )
     file = cached_file(entry)
     if file is None:
@@ -221,7 +276,7 @@ def find_weights(backbone: str, data_name: str, place: Path | None) -> Found:
     return Found(str(file), f"published by {entry.source}, top-1 {entry.top1} %", entry.top1)
 
 
-def _is_run_of(run: Path, backbone: str, data_name: str, place: Path | None) -> bool:
+def _is_run_of(run: Path, backbone: str, data_name: str, place: Path | None, head: str | None) -> bool:
     from pvtctl.data import find_data
     from pvtctl.engine.run import read_info
     from pvtctl.recipe.load import load_recipe
@@ -233,10 +288,13 @@ def _is_run_of(run: Path, backbone: str, data_name: str, place: Path | None) -> 
     except UsageError as error:
         note(f"{run} is left out of the search: {error.message}")
         return False
-    if recipe.model.backbone.name != backbone or recipe.data.name != data_name:
+    own_head = recipe.model.head.name if recipe.model.head else None
+    if (recipe.model.backbone.name, own_head, recipe.data.name) != (backbone, head, data_name):
         return False
     if place is None:
-        return read_info(run).get("num_classes") == 1000
+        return data_name != "imagenet" or read_info(run).get("num_classes") == 1000
+    if recipe.data.val_annotations:
+        return False  # of annotations of its own
     try:
         return find_data(data_name, recipe.data.path).resolve() == place.resolve()
     except UsageError:  # its data is no longer there

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from pvtctl.cli._choose import (
     DEFAULT_BACKBONE,
+    DEFAULT_HEAD,
     DataChoice,
     Found,
     Override,
@@ -25,13 +27,10 @@ from pvtctl.errors import UsageError
 
 if TYPE_CHECKING:
     from pvtctl.engine import Distributed
-    from pvtctl.metrics.classification import ClassificationMetric
     from pvtctl.recipe.schema import Recipe
+    from pvtctl.tasks.build import Head, Task
     from pvtctl.tasks.checkpoints import Inspected
-    from pvtctl.tasks.classification import ClassificationTask
-
-WORST_CLASSES = 10
-"""Rows of the table of classes on the terminal; the report has all."""
+    from pvtctl.tasks.reports import Account, Findings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +40,12 @@ class EvalOptions:
     target: str
     weights: str | None
     backbone: str | None
+    head: str | None
     folder: Path | None
+    files: Mapping[str, Path | None] = field(default_factory=dict)
+    """Images and annotations that lie in no layout (`DataChoice.files`)."""
+    testing: Mapping[str, Any] = field(default_factory=dict)
+    """What of a recipe's `eval` block the user set: score_threshold, nms_iou, max_detections, scales, flip, backend."""
     size: str | None
     resize: int | None
     batch_size: int | None
@@ -60,6 +64,16 @@ class Plan:
     checkpoint: Inspected
     found: Found
     out: Path | None
+
+    @property
+    def head(self) -> Head:
+        """The checkpoint's classes, as `build_task` takes them."""
+        from pvtctl.tasks.build import Head
+
+        if (detector := self.checkpoint.detector) is not None:
+            return Head(detector.num_classes, detector.class_names, detector.conventions)
+        assert self.checkpoint.head is not None
+        return self.checkpoint.head
 
 
 def run_evaluation(options: EvalOptions) -> None:
@@ -80,9 +94,10 @@ def make_plan(options: EvalOptions) -> Plan:
     from pvtctl.data import find_data
     from pvtctl.tasks.checkpoints import inspect_checkpoint
 
-    size = _square(options.size)
     if options.out is not None and options.out.exists() and not options.out.is_dir():
         raise UsageError(f"--out {options.out} is a file", "name a folder, which is made where it is not there")
+    if options.batch_size is not None and options.batch_size < 1:
+        raise UsageError(f"--batch-size {options.batch_size} makes no sense", "use 1 or more")
     run = Path(options.target) if _is_run(Path(options.target)) else None
     if run is not None:
         if options.weights is not None:
@@ -91,21 +106,50 @@ def make_plan(options: EvalOptions) -> Plan:
             raise UsageError("--profile goes with data, and a run has its own", "leave it out")
         found, data = Found(str(run), "the run's best weights"), None
     else:
-        data = choose_data(options.target, options.folder)
-        place = find_data(data.name, data.path)  # before anything is downloaded for it
+        data = choose_data(options.target, options.folder, options.files)
+        place = None if data.files else find_data(data.name, data.path)  # before anything is downloaded for it
         found = _find(options, data, place)
     checkpoint = inspect_checkpoint(found.source, options.backbone)
-    if checkpoint.head is None:
+    detector = checkpoint.detector
+    if checkpoint.head is None and detector is None:
         raise UsageError(
-            f"{checkpoint.path} has no classification head, so it cannot be scored",
+            f"{checkpoint.path} has no head, so it cannot be scored",
             f"train one: pvtctl finetune {options.target} --weights {found.source}",
         )
-    note(f"weights: {found.source} ({found.why}), {checkpoint.backbone}, {checkpoint.head.num_classes} classes")
-    recipe = _recipe(options, data, Path(found.source), checkpoint, size)
+    _check_task(options, data, checkpoint)
+    classes = detector.num_classes if detector else checkpoint.head.num_classes if checkpoint.head else 0
+    what = f"{checkpoint.backbone} + {detector.head}" if detector else checkpoint.backbone
+    note(f"weights: {found.source} ({found.why}), {what}, {classes} classes")
+    recipe = _recipe(options, data, Path(found.source), checkpoint)
     out = options.out
     if out is None and not options.as_json:
         out = run / "eval" if run is not None else _default_out(found.source, options.target)
     return Plan(recipe, checkpoint, found, out)
+
+
+def _check_task(options: EvalOptions, data: DataChoice | None, checkpoint: Inspected) -> None:
+    """Raise UsageError where weights, head and data do not belong together."""
+    detector = checkpoint.detector
+    if options.head is not None and (detector is None or detector.head != options.head):
+        holds = f"{checkpoint.backbone} under {detector.head}" if detector else f"a classifier ({checkpoint.backbone})"
+        raise UsageError(
+            f"{checkpoint.path} holds {holds}, not a {options.head}", "leave out --head, or name other weights"
+        )
+    if data is not None and data.name == "coco" and detector is None:
+        raise UsageError(
+            f"{checkpoint.path} holds a classifier, and {options.target} has boxes",
+            f"train a detector from it: pvtctl finetune {options.target} --weights {checkpoint.path}",
+        )
+    if data is not None and data.name == "imagenet" and detector is not None:
+        raise UsageError(
+            f"{checkpoint.path} holds a detector, and {options.target} is in ImageNet layout",
+            "name a folder in COCO layout (`pvtctl data convert` makes one from Pascal VOC or YOLO)",
+        )
+    if detector is None and any(value not in (None, (), False) for value in options.testing.values()):
+        named = next(key for key, value in options.testing.items() if value not in (None, (), False))
+        raise UsageError(f"--{named.replace('_', '-')} is for detectors", "leave it out")
+    if detector is not None and options.resize is not None:
+        raise UsageError("--resize is for classifiers", "--size says the short side that a detector sees")
 
 
 def _square(text: str | None) -> int | None:
@@ -121,18 +165,20 @@ def _is_run(path: Path) -> bool:
     return (path / "run.json").is_file() and (path / "recipe.yaml").is_file()
 
 
-def _find(options: EvalOptions, data: DataChoice, place: Path) -> Found:
+def _find(options: EvalOptions, data: DataChoice, place: Path | None) -> Found:
     if options.weights is not None:
         return Found(options.weights, "as asked")
     backbone = options.backbone or DEFAULT_BACKBONE
     if options.backbone is None:
         note(f"backbone: {backbone}, as none was named (--backbone NAME; `pvtctl models ls` lists them)")
-    return find_weights(backbone, data.name, place)
+    head = options.head
+    if head is None and data.name == "coco":
+        head = DEFAULT_HEAD
+        note(f"head: {head}, as none was named (--head NAME)")
+    return find_weights(backbone, data.name, place, head)
 
 
-def _recipe(
-    options: EvalOptions, data: DataChoice | None, source: Path, checkpoint: Inspected, size: int | None
-) -> Recipe:
+def _recipe(options: EvalOptions, data: DataChoice | None, source: Path, checkpoint: Inspected) -> Recipe:
     """The recipe that says what data is read and how: the run's own where the weights come from a run on such data."""
     from pvtctl.recipe.load import load_recipe
 
@@ -140,22 +186,77 @@ def _recipe(
     if of_run is not None and (data is None or (data.name == of_run.data.name and options.profile is None)):
         if options.folder is not None and of_run.data.name == "scenes":
             raise UsageError("the run was on scenes, which is rendered: it needs no --data", "leave out --data")
-        path = options.folder or (data.path if data else None) or of_run.data.path
-        changes: dict[str, Any] = {"path": path and str(path)}
+        changes: dict[str, Any] = {}
+        if data is not None and (data.path or data.files):  # the data was named: nothing of the run's own is meant
+            nothing = dict.fromkeys(("path", "train_images", "train_annotations", "val_images", "val_annotations"))
+            changes = {**nothing, "path": data.path and str(data.path)}
+            changes |= {key: str(path) for key, path in data.files.items()}
+        elif options.folder is not None:
+            changes["path"] = str(options.folder)
         if data is not None and data.name != "scenes":
-            changes["val_samples"] = None  # the data was named: all of it, however little the run looked at
+            changes["val_samples"] = None  # all of it, however little the run looked at
         recipe = of_run.model_copy(update={"data": of_run.data.model_copy(update=changes)})
     else:
         assert data is not None  # a run as the target has its own recipe
         settings: list[Override] = [("model.num_classes", None)]
         recipe = choose_recipe(
-            data, backbone=checkpoint.backbone, recipe=None, profile=options.profile, overrides=settings
+            data,
+            backbone=checkpoint.backbone,
+            recipe=None,
+            profile=options.profile,
+            head=checkpoint.detector.head if checkpoint.detector else None,
+            overrides=settings,
         )
-    return _with_sizes(recipe, checkpoint, size, options)
+    return _as_scored(recipe, checkpoint, options)
 
 
-def _with_sizes(recipe: Recipe, checkpoint: Inspected, size: int | None, options: EvalOptions) -> Recipe:
-    """The recipe at the size asked for, else the one that the weights were trained at."""
+def _as_scored(recipe: Recipe, checkpoint: Inspected, options: EvalOptions) -> Recipe:
+    """The recipe with the weights' own model, at the size asked for, else the one that they were trained at."""
+    # Nothing is trained: a total batch that does not divide by these processes must not matter.
+    train = recipe.train.model_copy(update={"activation_checkpointing": False, "batch_size": 1})
+    model: dict[str, Any] = {
+        "weights": str(checkpoint.path),
+        "backbone": recipe.model.backbone.model_copy(update={"name": checkpoint.backbone}),
+    }
+    scoring: dict[str, Any] = {key: value for key, value in options.testing.items() if value not in (None, (), False)}
+    if (detector := checkpoint.detector) is not None:
+        assert recipe.model.head is not None
+        model["head"] = recipe.model.head.model_copy(update={"num_queries": detector.num_queries or 100})
+        scoring["batch_size"] = options.batch_size or recipe.eval.batch_size
+        sizes = {
+            "detection": recipe.data.detection.model_copy(update=_detection_sizes(recipe, checkpoint, options.size))
+        }
+    else:
+        scoring["batch_size"] = options.batch_size or recipe.eval.batch_size or 64
+        sizes = _crop_sizes(recipe, checkpoint, options)
+    return recipe.model_copy(
+        update={
+            "data": recipe.data.model_copy(update=sizes),
+            "model": recipe.model.model_copy(update=model),
+            "train": train,
+            "eval": recipe.eval.model_copy(update=scoring),
+        }
+    )
+
+
+def _detection_sizes(recipe: Recipe, checkpoint: Inspected, text: str | None) -> dict[str, Any]:
+    """`test_short_side` and `test_long_side`: as asked (the long side in proportion), else as the weights were tested."""
+    own = recipe.data.detection
+    if text is not None:
+        sides = sorted(parse_size(text))
+        if sides[0] == sides[1]:
+            sides[1] = round(sides[0] * own.test_long_side / own.test_short_side)
+        return {"test_short_side": sides[0], "test_long_side": sides[1]}
+    trained = checkpoint.meta.get("detection")
+    keys = ("test_short_side", "test_long_side")
+    if isinstance(trained, Mapping) and all(isinstance(trained.get(key), int) for key in keys):
+        return {key: trained[key] for key in keys}
+    return {}
+
+
+def _crop_sizes(recipe: Recipe, checkpoint: Inspected, options: EvalOptions) -> dict[str, Any]:
+    """`image_size` and `resize` of a classifier."""
+    size = _square(options.size)
     ratio = recipe.data.resize / recipe.data.image_size
     trained = checkpoint.meta.get("image_size")
     trained = trained if isinstance(trained, int) else recipe.data.image_size
@@ -164,23 +265,7 @@ def _with_sizes(recipe: Recipe, checkpoint: Inspected, size: int | None, options
     resize = options.resize or (stated if isinstance(stated, int) else round(image_size * ratio))
     if resize < image_size:
         raise UsageError(f"--resize {resize} is smaller than the crop of {image_size}", f"use at least {image_size}")
-    if options.batch_size is not None and options.batch_size < 1:
-        raise UsageError(f"--batch-size {options.batch_size} makes no sense", "use 1 or more")
-    # Nothing is trained: a total batch that does not divide by these processes must not matter.
-    train = recipe.train.model_copy(update={"activation_checkpointing": False, "batch_size": 1})
-    return recipe.model_copy(
-        update={
-            "data": recipe.data.model_copy(update={"image_size": image_size, "resize": resize}),
-            "model": recipe.model.model_copy(
-                update={
-                    "weights": str(checkpoint.path),
-                    "backbone": recipe.model.backbone.model_copy(update={"name": checkpoint.backbone}),
-                }
-            ),
-            "train": train,
-            "eval": recipe.eval.model_copy(update={"batch_size": options.batch_size or recipe.eval.batch_size or 64}),
-        }
-    )
+    return {"image_size": image_size, "resize": resize}
 
 
 def _default_out(source: str, target: str) -> Path:
@@ -198,106 +283,114 @@ def _evaluate(plan: Plan, options: EvalOptions, dist: Distributed) -> None:
         plan.recipe,
         device=dist.device,
         world_size=dist.world_size,
-        head=plan.checkpoint.head,
+        head=plan.head,
         partial=options.partial,
         say=talk,
     )
     info = read_info(plan.found.source)
     # a run is scored as it scored itself; published figures are best met in fp32
     precision = choose_precision(info.get("precision", "fp32"), dist.device)
-    classes, size = len(task.val.class_names), plan.recipe.data.image_size
+    classes, size = len(task.val.class_names), _size_label(plan.recipe)
     place = data_place(plan.recipe)
     talk(f"data: {place}; {len(task.val)} images of {classes} classes, at {size} pixels, in {precision.name}")
-    metric = cast("ClassificationMetric", evaluate(task, task.model, dist, precision))
+    metric: Any = evaluate(task, task.model, dist, precision)
     skipped = {name: reason for own in dist.gather(task.skipped) for name, reason in own.items()}
     if dist.is_main:
         _show(plan, options, task, metric, skipped, dist)
 
 
+def _size_label(recipe: Recipe) -> str:
+    if recipe.task == "classification":
+        return str(recipe.data.image_size)
+    own = recipe.data.detection
+    short = " and ".join(map(str, recipe.eval.scales or (own.test_short_side,)))
+    return f"{short} (long side up to {own.test_long_side}){', mirrored too,' if recipe.eval.flip else ''}"
+
+
 def _show(
-    plan: Plan,
-    options: EvalOptions,
-    task: ClassificationTask,
-    metric: ClassificationMetric,
-    skipped: dict[str, str],
-    dist: Distributed,
+    plan: Plan, options: EvalOptions, task: Task, metric: Any, skipped: dict[str, str], dist: Distributed
 ) -> None:
     from pvtctl.engine.environment import describe_environment
-    from pvtctl.tasks.reports import Findings, draw_evaluation, per_class_rows, write_findings
-    from pvtctl.tasks.results import Figure, compare_with_paper, data_label, paper_label, result_rows
+    from pvtctl.tasks.reports import Findings, account_of, write_findings
+    from pvtctl.tasks.results import Figure, compare_with_paper, data_label, paper_label
 
     numbers = metric.compute()
     figures, differences = compare_with_paper(plan.recipe, numbers, len(task.val.class_names))
     if (published := plan.found.published_top1) is not None:
         top1 = 100 * numbers["top1"]
         figures.append(Figure("top1_published", "top-1, % (as published)", top1, None, published, not differences))
-    paper = paper_label(plan.recipe)
-    environment = describe_environment(dist.device)
-    title = f"{plan.recipe.model.backbone.name} on {data_label(plan.recipe)}"
+    account = account_of(task, metric)
+    head = f" + {plan.recipe.model.head.name}" if plan.recipe.model.head else ""
+    findings = Findings(
+        title=f"{plan.recipe.model.backbone.name}{head} on {data_label(plan.recipe)}",
+        lead=f"{plan.found.source} ({plan.found.why}), {int(numbers['images'])} images",
+        figures=figures,
+        differences=differences,
+        recipe=plan.recipe.model_dump(mode="json"),
+        environment=describe_environment(dist.device),
+        skipped=skipped,
+        paper=paper_label(plan.recipe),
+        notes=account.notes(),
+    )
     files: dict[str, Path] = {}
     if plan.out is not None:
         plan.out.mkdir(parents=True, exist_ok=True)
-        pictures = draw_evaluation(plan.out, task, metric)
-        lead = f"{plan.found.source} ({plan.found.why}), {int(numbers['images'])} images"
-        flat = plan.recipe.model_dump(mode="json")
-        findings = Findings(title, lead, figures, differences, flat, environment, skipped, paper)
-        files = {"report": write_findings(plan.out / "report.html", findings, metric, pictures), **pictures}
+        pictures = account.pictures(plan.out)
+        files = {"report": write_findings(plan.out / "report.html", findings, account, pictures), **pictures}
+        files |= account.files(plan.out)
     if options.as_json:
-        print_json(
-            {
-                "metrics": numbers,
-                "chosen": {
-                    "weights": plan.found.source,
-                    "why": plan.found.why,
-                    "backbone": plan.recipe.model.backbone.name,
-                    "published_top1": plan.found.published_top1 and plan.found.published_top1 / 100,
-                },
-                "data": _data(plan.recipe, task, skipped),
-                "per_class": per_class_rows(metric),
-                "calibration": [asdict(row) for row in metric.reliability()],
-                "worst": [
-                    {
-                        **miss._asdict(),
-                        "label": task.class_names[miss.label],
-                        "prediction": task.class_names[miss.prediction],
-                    }
-                    for miss in metric.worst()
-                ],
-                "environment": environment,
-                "files": {name: str(path) for name, path in files.items()},
-            }
-        )
-        return
-    table(title, *result_rows(figures), caption=differences_line(paper, differences))
-    _print_classes(metric)
-    say_skipped(skipped)
+        chosen = {
+            "weights": plan.found.source,
+            "why": plan.found.why,
+            "backbone": plan.recipe.model.backbone.name,
+            "head": plan.recipe.model.head and plan.recipe.model.head.name,
+            "published_top1": plan.found.published_top1 and plan.found.published_top1 / 100,
+        }
+        print_account(numbers, account, findings, files, chosen=chosen, data=_data(plan.recipe, task, skipped))
+    else:
+        show_account(account, findings, files)
+
+
+def show_account(account: Account, findings: Findings, files: Mapping[str, Path]) -> None:
+    """The tables of an evaluation, and where its files lie."""
+    from pvtctl.tasks.results import result_rows
+
+    caption = differences_line(account.score, findings.paper, findings.differences)
+    table(findings.title, *result_rows(findings.figures), caption=caption)
+    table(*account.terminal())
+    for text in findings.notes:
+        say(f"note: {text}")
+    say_skipped(findings.skipped)
     for name, path in files.items():
         print(f"{name.lower()}: {path}")
 
 
-def _data(recipe: Recipe, task: ClassificationTask, skipped: dict[str, str]) -> dict[str, Any]:
+def print_account(
+    numbers: Mapping[str, float], account: Account, findings: Findings, files: Mapping[str, Path], **more: Any
+) -> None:
+    """The same as one JSON document."""
+    print_json(
+        {
+            "metrics": numbers,
+            **more,
+            **account.document(),
+            "notes": list(findings.notes),
+            "environment": findings.environment,
+            "files": {name: str(path) for name, path in files.items()},
+        }
+    )
+
+
+def _data(recipe: Recipe, task: Task, skipped: dict[str, str]) -> dict[str, Any]:
+    sizes: dict[str, Any] = {"image_size": recipe.data.image_size, "resize": recipe.data.resize}
+    if recipe.task == "detection":
+        own = recipe.data.detection
+        sizes = {"test_short_side": own.test_short_side, "test_long_side": own.test_long_side}
     return {
         "name": recipe.data.name,
-        "path": recipe.data.path,
+        "path": recipe.data.path or recipe.data.val_annotations,
         "images": len(task.val),
         "classes": len(task.val.class_names),
-        "image_size": recipe.data.image_size,
-        "resize": recipe.data.resize,
+        **sizes,
         "skipped": skipped,
     }
-
-
-def _print_classes(metric: ClassificationMetric) -> None:
-    from pvtctl.tasks.reports import worst_classes_first
-
-    classes = worst_classes_first(metric)
-    shown = [
-        [row["name"], row["images"], f"{100 * row['top1']:.1f}", row["taken_for"] or "-"]
-        for row in classes[:WORST_CLASSES]
-    ]
-    heading = (
-        "Classes, worst first"
-        if len(classes) <= WORST_CLASSES
-        else f"The {WORST_CLASSES} worst of {len(classes)} classes"
-    )
-    table(heading, ["class", "images", "top-1, %", "most often taken for"], shown)

@@ -11,6 +11,10 @@ DataFolder = Annotated[
     Path | None,
     typer.Option("--data", metavar="DIR", help="Where the data lies. Default: $PVTCTL_DATA/NAME, then data/NAME."),
 ]
+Head = Annotated[
+    str | None,
+    typer.Option(help="Detector on the backbone: retinanet, mask_rcnn or detr. Default: retinanet for COCO data."),
+]
 Profile = Annotated[
     str | None, typer.Option(help="Scale: paper, mini (minutes on a CPU), smoke. Default: paper; mini for scenes.")
 ]

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -18,9 +18,8 @@ from pvtctl.errors import ExitCode, PvtctlError, ToldElsewhereError, UsageError
 
 if TYPE_CHECKING:
     from pvtctl.engine import Distributed, FitResult, FitSettings, RunFolder
-    from pvtctl.metrics.classification import ClassificationMetric
     from pvtctl.recipe.schema import Recipe
-    from pvtctl.tasks.classification import ClassificationTask
+    from pvtctl.tasks.build import Task
     from pvtctl.tasks.reports import RunSummary
 
 
@@ -138,7 +137,7 @@ def _train(recipe: Recipe, options: TrainOptions, dist: Distributed) -> None:
     from pvtctl.tasks.reports import report_run
 
     flat = recipe.model_dump(mode="json")
-    notes = {"data": _fingerprints(task)} if dist.is_main else {}
+    notes = {"data": task.fingerprints()} if dist.is_main else {}
     with RunFolder.open(options.out, flat, resume=options.resume, dist=dist, notes=notes) as run:
         talk(f"run folder: {run.path}")
         run.record(num_classes=len(task.class_names))
@@ -150,19 +149,11 @@ def _train(recipe: Recipe, options: TrainOptions, dist: Distributed) -> None:
             _show(summary, run, result, options.as_json)
 
 
-def _data_line(task: ClassificationTask) -> str:
-    assert task.train is not None  # training commands open it
+def _data_line(task: Task) -> str:
     return f"{len(task.train)} training and {len(task.val)} validation images, {len(task.val.class_names)} classes"
 
 
-def _fingerprints(task: ClassificationTask) -> dict[str, str]:
-    from pvtctl.data import fingerprint
-
-    assert task.train is not None  # training commands open it
-    return {"train": fingerprint(task.train), "val": fingerprint(task.val)}
-
-
-def _layer_depths(recipe: Recipe, task: ClassificationTask) -> Any:
+def _layer_depths(recipe: Recipe, task: Task) -> Any:
     if recipe.train.optimizer.layer_decay == 1.0:
         return None
     from pvtctl.backbones import layer_depths
@@ -170,9 +161,7 @@ def _layer_depths(recipe: Recipe, task: ClassificationTask) -> Any:
     return layer_depths(task.model)
 
 
-def _dry_run(
-    recipe: Recipe, task: ClassificationTask, settings: FitSettings, dist: Distributed, options: TrainOptions
-) -> None:
+def _dry_run(recipe: Recipe, task: Task, settings: FitSettings, dist: Distributed, options: TrainOptions) -> None:
     from pvtctl.engine import dry_run
     from pvtctl.engine.log import silent
     from pvtctl.tasks.reports import duration
@@ -202,17 +191,15 @@ def _dry_run(
     table("Dry run: nothing was written", ["what", "value"], rows)
 
 
-def _fit(
-    recipe: Recipe, task: ClassificationTask, settings: FitSettings, run: RunFolder, dist: Distributed
-) -> FitResult:
+def _fit(recipe: Recipe, task: Task, settings: FitSettings, run: RunFolder, dist: Distributed) -> FitResult:
     from pvtctl.engine import fit
-    from pvtctl.tasks.reports import draw_run_curves
+    from pvtctl.tasks.reports import draw_epoch
     from pvtctl.weights import save_safetensors
 
     steps = _steps_per_epoch(task, settings, dist)
 
     def draw(folder: RunFolder) -> None:
-        draw_run_curves(folder, steps)
+        draw_epoch(folder, task, steps)
 
     return fit(
         task,
@@ -225,13 +212,11 @@ def _fit(
     )
 
 
-def _steps_per_epoch(task: ClassificationTask, settings: FitSettings, dist: Distributed) -> int:
+def _steps_per_epoch(task: Task, settings: FitSettings, dist: Distributed) -> int:
     return task.batches_per_epoch(dist.world_size) // settings.accumulate
 
 
-def _score_best(
-    task: ClassificationTask, run: RunFolder, dist: Distributed
-) -> tuple[ClassificationMetric, dict[str, str]]:
+def _score_best(task: Task, run: RunFolder, dist: Distributed) -> tuple[Any, dict[str, str]]:
     """Score the best weights as they were saved; the metric, and all images that any process could not read."""
     from pvtctl.engine import choose_precision, evaluate
     from pvtctl.weights import load_weights
@@ -240,7 +225,7 @@ def _score_best(
     load_weights(task.model, best, class_names=task.class_names)
     metric = evaluate(task, task.model, dist, choose_precision(precision, dist.device), title="best weights")
     skipped = {name: reason for own in dist.gather(task.skipped) for name, reason in own.items()}
-    return cast("ClassificationMetric", metric), skipped
+    return metric, skipped
 
 
 def _show(summary: RunSummary, run: RunFolder, result: FitResult, as_json: bool) -> None:
@@ -265,15 +250,16 @@ def _show(summary: RunSummary, run: RunFolder, result: FitResult, as_json: bool)
         )
         return
     title = f"{summary.title}: best weights, epoch {result.best_epoch} of {result.epochs}"
-    table(title, *result_rows(summary.figures), caption=differences_line(summary.paper, summary.differences))
+    caption = differences_line(summary.score, summary.paper, summary.differences)
+    table(title, *result_rows(summary.figures), caption=caption)
     say_skipped(summary.skipped)
     for name, path in summary.files.items():
         print(f"{name}: {path}")
 
 
-def differences_line(paper: str, differences: Sequence[str]) -> str | None:
-    """Why the accuracy may not be set beside the paper's."""
-    return f"accuracy not comparable with {paper}: {'; '.join(differences)}" if differences else None
+def differences_line(score: str, paper: str, differences: Sequence[str]) -> str | None:
+    """Why the score (accuracy, AP) may not be set beside the paper's."""
+    return f"{score} not comparable with {paper}: {'; '.join(differences)}" if differences else None
 
 
 def say_skipped(skipped: Mapping[str, str]) -> None:

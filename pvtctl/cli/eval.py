@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from pvtctl.cli._options import DataFolder, Device, Partial
+from pvtctl.cli._options import DataFolder, Device, Head, Partial
+from pvtctl.errors import UsageError
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -18,6 +19,12 @@ pvtctl eval imagenet --backbone pvt_small
 pvtctl eval runs/imagenet_pvt_v1-pvt_tiny-mini
 
 pvtctl eval photos/ --weights model.safetensors --json
+
+pvtctl eval coco --backbone pvt_large --head mask_rcnn
+
+pvtctl eval coco --images photos --annotations boxes.json --weights runs/my-detector
+
+pvtctl eval coco --results detections.json
 """
 
 
@@ -25,7 +32,10 @@ pvtctl eval photos/ --weights model.safetensors --json
 def evaluate(
     target: Annotated[
         str,
-        typer.Argument(metavar="DATA|RUN", help="imagenet, scenes, a folder with val/CLASS, or the folder of a run."),
+        typer.Argument(
+            metavar="DATA|RUN",
+            help="imagenet, coco, scenes, a folder with val/CLASS or in COCO layout, or the folder of a run.",
+        ),
     ],
     weights: Annotated[
         str | None,
@@ -37,15 +47,36 @@ def evaluate(
     backbone: Annotated[
         str | None, typer.Option(help="A name of `pvtctl models ls`. Default: the one of the weights, else pvt_small.")
     ] = None,
+    head: Head = None,
     folder: DataFolder = None,
+    images: Annotated[Path | None, typer.Option(help="With coco: the folder of the images.")] = None,
+    annotations: Annotated[Path | None, typer.Option(help="With coco: JSON file of the true objects.")] = None,
+    results: Annotated[
+        Path | None, typer.Option(help="With coco: score this COCO results file; no model is needed.")
+    ] = None,
     size: Annotated[
         str | None,
-        typer.Option(help="Pixels of the square that is cropped. Default: what the weights were trained at."),
+        typer.Option(
+            help="Pixels of the square that is cropped; for detectors the short side, or both as 640x1066. Default: "
+            "what the weights were trained at."
+        ),
     ] = None,
     resize: Annotated[
         int | None, typer.Option(help="Short side before the crop. Default: in the recipe's proportion to the size.")
     ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images at a time. Default: the recipe's.")] = None,
+    score_threshold: Annotated[
+        float | None, typer.Option(help="Detections below are dropped. Default: 0.05; DETR 0.")
+    ] = None,
+    nms_iou: Annotated[float | None, typer.Option(help="Overlap above which NMS drops a box. Default: 0.5.")] = None,
+    max_detections: Annotated[int | None, typer.Option(help="An image. Default: 100.")] = None,
+    scales: Annotated[
+        str | None, typer.Option(help="Short sides to detect at and merge, with commas: 600,800,1000.")
+    ] = None,
+    flip: Annotated[bool, typer.Option("--flip", help="Detect in the mirrored image too, and merge.")] = False,
+    backend: Annotated[
+        str | None, typer.Option(help="Who computes COCO's numbers: auto, pycocotools or faster. Default: auto.")
+    ] = None,
     profile: Annotated[
         str | None, typer.Option(help="Scale of the data: paper, mini, smoke. Default: that of the weights' run.")
     ] = None,
@@ -61,18 +92,39 @@ def evaluate(
 ) -> None:
     """Score a run, a checkpoint or a published model on validation images.
 
-    Prints top-1, top-5, loss, calibration and the classes that go worst; writes report.html with the confusion matrix,
-    the calibration diagram and a sheet of the worst images. A head of 1000 classes is scored by class name (wnid), so
-    that a folder with some of the classes is scored right.
+    Classifiers: top-1, top-5, loss, calibration and the classes that go worst; report.html has the confusion matrix, the
+    calibration diagram and a sheet of the worst images. A head of 1000 classes is scored by class name (wnid), so that a
+    folder with some of the classes is scored right.
+
+    Detectors: COCO's 12 numbers for boxes (and masks), per-class AP; report.html has precision-recall curves, the
+    confusion matrix with background, the kinds of errors and the worst images beside their truth; the detections are
+    saved as a COCO results file.
     """
     from pvtctl.cli._evaluate import EvalOptions, run_evaluation
+    from pvtctl.cli._evaluate_results import run_results
 
+    if (images is None) != (annotations is None) and results is None:
+        raise UsageError("--images and --annotations go together", "--images DIR --annotations FILE.json")
+    files = {"val_images": images, "val_annotations": annotations}
+    if results is not None:
+        run_results(target, folder, files, results, backend=backend, out=out, as_json=as_json)
+        return
     run_evaluation(
         EvalOptions(
             target=target,
             weights=weights,
             backbone=backbone,
+            head=head,
             folder=folder,
+            files=files,
+            testing={
+                "score_threshold": score_threshold,
+                "nms_iou": nms_iou,
+                "max_detections": max_detections,
+                "scales": _scales(scales),
+                "flip": flip,
+                "backend": backend,
+            },
             size=size,
             resize=resize,
             batch_size=batch_size,
@@ -83,3 +135,12 @@ def evaluate(
             as_json=as_json,
         )
     )
+
+
+def _scales(text: str | None) -> tuple[int, ...]:
+    if text is None:
+        return ()
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and 32 <= int(part) <= 4096 for part in parts):
+        raise UsageError(f"--scales {text!r} are no short sides in pixels", "write them as 600,800,1000 (32 to 4096)")
+    return tuple(int(part) for part in parts)

@@ -1,9 +1,9 @@
-"""`pvtctl finetune`: train a classifier on one's own data from pretrained weights."""
+"""`pvtctl finetune`: train a classifier or a detector on one's own data from pretrained weights."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,8 +17,24 @@ from pvtctl.cli._choose import (
     given_weights,
     note,
 )
-from pvtctl.cli._options import AsJson, Compile, DataFolder, Device, DryRun, Gpus, Overrides, Partial, Profile, Resume
+from pvtctl.cli._options import (
+    AsJson,
+    Compile,
+    DataFolder,
+    Device,
+    DryRun,
+    Gpus,
+    Head,
+    Overrides,
+    Partial,
+    Profile,
+    Resume,
+)
 from pvtctl.cli._train import TrainOptions, arguments_of, in_processes, train
+from pvtctl.errors import UsageError
+
+if TYPE_CHECKING:
+    from pvtctl.recipe.schema import Recipe
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -28,7 +44,13 @@ pvtctl finetune photos/ --backbone pvt_small
 
 pvtctl finetune photos/ --weights runs/imagenet_pvt_v1-pvt_tiny --set train.epochs=30
 
-pvtctl finetune scenes --weights pvt_v2_b1.pth --profile mini
+pvtctl finetune coco --backbone pvt_small --head retinanet
+
+pvtctl finetune cells/ --head mask_rcnn --weights runs/imagenet_pvt_v2-pvt_v2_b0-mini
+
+pvtctl finetune coco --images photos --annotations train.json --val-annotations val.json
+
+pvtctl finetune scenes --backbone pvt_v2_b0 --head retinanet --weights none
 """
 
 
@@ -38,25 +60,38 @@ def finetune(
     data: Annotated[
         str,
         typer.Argument(
-            metavar="DATA", help="A folder with train/CLASS and val/CLASS, or imagenet, or scenes (the built-in data)."
+            metavar="DATA",
+            help="A folder with train/CLASS and val/CLASS, or one in COCO layout, or imagenet, coco, or scenes (the "
+            "built-in data).",
         ),
     ],
     weights: Annotated[
         str | None,
         typer.Option(
-            help="Checkpoint file, run folder or published name. Default: the newest finished run of the backbone on "
-            "imagenet, else its published weights."
+            help="Checkpoint file, run folder or published name, or none. Default: the newest finished run of the "
+            "backbone on imagenet (scenes: on scenes), else its published weights."
         ),
     ] = None,
+    head: Head = None,
     backbone: Annotated[
         str | None, typer.Option(help="A name of `pvtctl models ls`. Default: the one of the weights, else pvt_small.")
     ] = None,
     partial: Partial = False,
     recipe: Annotated[
-        str, typer.Option(help="A name of `pvtctl recipes ls` or a YAML file.")
-    ] = "finetune_classification",
+        str | None,
+        typer.Option(
+            help="A name of `pvtctl recipes ls` or a YAML file. Default: finetune_classification; for detectors the "
+            "paper's table that has the backbone."
+        ),
+    ] = None,
     profile: Profile = None,
     folder: DataFolder = None,
+    images: Annotated[
+        Path | None, typer.Option(help="With coco: the folder of the training images (and of the others).")
+    ] = None,
+    annotations: Annotated[Path | None, typer.Option(help="With coco: JSON file of the training objects.")] = None,
+    val_images: Annotated[Path | None, typer.Option(help="Folder of the validation images. Default: --images.")] = None,
+    val_annotations: Annotated[Path | None, typer.Option(help="JSON file of the validation objects.")] = None,
     out: Annotated[
         Path | None, typer.Option(help="Run folder. Default: $PVTCTL_RUNS (or runs)/RECIPE-BACKBONE[-PROFILE][-DATA].")
     ] = None,
@@ -68,26 +103,65 @@ def finetune(
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train a classifier on your data from pretrained weights.
+    """Train a classifier or a detector on your data from pretrained weights.
 
     Rows of the head are kept for classes that the weights know by the same name, the others start fresh. Ends with a
     table of results and a run folder like that of `pretrain`.
     """
-    chosen_data = choose_data(data, folder)
-    if weights is None:
-        backbone = backbone or DEFAULT_BACKBONE
-        found = find_weights(backbone, "imagenet", None)
-        note(f"weights: {found.source} ({found.why})")
-        weights = found.source
-    elif backbone is None:
-        backbone = backbone_of(weights)
-    settings: list[Override] = [("model.weights", given_weights(weights))]
+    files = given_files(images, annotations, val_images, val_annotations)
+    chosen_data = choose_data(data, folder, files)
+    detects = head is not None or chosen_data.name == "coco"
+    if recipe is None and not detects:
+        recipe = "finetune_classification"
+    named = given_weights(weights) if weights not in (None, "none") else None
+    if backbone is None and named is not None:
+        backbone = backbone_of(named)
+    elif backbone is None and not detects:
+        backbone = DEFAULT_BACKBONE
+    settings: list[Override] = [("model.weights", named)] if named else []
     settings += [("train.compile", True)] if compile else []
     settings += overrides or []
-    chosen = choose_recipe(chosen_data, backbone=backbone, recipe=recipe, profile=profile, overrides=settings)
+    chosen = choose_recipe(
+        chosen_data, backbone=backbone, recipe=recipe, profile=profile, head=head, overrides=settings
+    )
+    if weights is None:
+        chosen = with_found_weights(chosen)
     out = out or default_out(chosen, chosen_data)
     in_processes(gpus, device, arguments_of(context))
     train(chosen, TrainOptions(out, resume, device, partial, dry_run, as_json))
+
+
+def given_files(
+    images: Path | None, annotations: Path | None, val_images: Path | None, val_annotations: Path | None
+) -> dict[str, Path | None]:
+    """Annotations that lie in no layout, as `choose_data` takes them. Raises UsageError where half of them is missing."""
+    if (annotations is None) != (val_annotations is None):
+        raise UsageError(
+            "training needs two annotation files: --annotations FILE (training) and --val-annotations FILE",
+            "`pvtctl data convert` splits one set into two",
+        )
+    if (images is None) != (annotations is None):
+        raise UsageError("--images and --annotations go together", "--images DIR --annotations FILE.json")
+    return {
+        "train_images": images,
+        "train_annotations": annotations,
+        "val_images": val_images or images,
+        "val_annotations": val_annotations,
+    }
+
+
+def with_found_weights(recipe: Recipe) -> Recipe:
+    """The recipe with the weights that its backbone begins from, unless it names them or begins from scratch.
+
+    Detectors on scenes begin from a classifier of scenes, all others from one of ImageNet.
+    """
+    model = recipe.model
+    if model.weights is not None or model.init == "scratch":
+        return recipe
+    of = "scenes" if recipe.data.name == "scenes" and model.head is not None else "imagenet"
+    found = find_weights(model.backbone.name, of, None)
+    note(f"weights: {found.source} ({found.why})")
+    return recipe.model_copy(update={"model": model.model_copy(update={"weights": given_weights(found.source)})})
 
 
 def backbone_of(weights: str) -> str:

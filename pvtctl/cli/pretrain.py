@@ -10,6 +10,7 @@ import typer
 from pvtctl.cli._choose import Override, choose_data, choose_recipe, default_out, given_weights
 from pvtctl.cli._options import AsJson, Compile, DataFolder, Device, DryRun, Gpus, Overrides, Partial, Profile, Resume
 from pvtctl.cli._train import TrainOptions, arguments_of, in_processes, train
+from pvtctl.errors import UsageError
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -62,6 +63,8 @@ def pretrain(
     best weights, curves.png and report.html. Ctrl-C, SIGTERM and SIGUSR1 save before they stop; --resume goes on.
     """
     chosen_data = choose_data(data, folder)
+    if chosen_data.name == "coco":
+        raise UsageError(f"{data} has boxes, and pretrain trains classifiers", f"pvtctl finetune {data}")
     settings: list[Override] = []
     settings += [("model.weights", given_weights(weights))] if weights else []
     settings += [("train.compile", True)] if compile else []

@@ -297,13 +297,15 @@ class _Fit:
             self._save()
             code = int(self.dist.reduce([self.stop.code], "max")[0])
             raise stopped_by(code, f"{self.where}, while it was evaluated") from None
-        return metric.compute()
+        # A number that the data cannot give (COCO's -1: no such objects) is left out, as JSON has no NaN.
+        return {name: value for name, value in metric.compute().items() if math.isfinite(value)}
 
     def _is_best(self) -> bool:
         name = self.task.best_metric
         if not self.at.best:
             return True
-        new, old = self.at.metrics[name], self.at.best[name]
+        worst = -math.inf if self.task.higher_is_better else math.inf
+        new, old = self.at.metrics.get(name, worst), self.at.best.get(name, worst)
         return new > old if self.task.higher_is_better else new < old
 
     def _save_best(self) -> None:

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, assert_never
 
 import torch
 
 from pvtctl.backbones import Classifier, build_classifier, set_activation_checkpointing
 from pvtctl.data import ClassificationDataset, find_data, imagenet_classes, open_split
+from pvtctl.data.detection import DetectionDataset, open_detection_split
+from pvtctl.detectors import Conventions, Detector, build_detector
 from pvtctl.engine import FitSettings, resolve_batch_size
+from pvtctl.errors import UsageError
 from pvtctl.recipe.schema import Backbone, Recipe
+from pvtctl.structures import DetectOptions
 from pvtctl.tasks.classes import training_classes
-from pvtctl.tasks.classification import ClassificationTask, Loading
+from pvtctl.tasks.classification import ClassificationTask
+from pvtctl.tasks.detection import DetectionTask, Testing
+from pvtctl.tasks.loading import Loading
 from pvtctl.weights import load_weights
 
 LARGEST_EVAL_BATCH = 192
@@ -26,6 +33,11 @@ class Head:
 
     num_classes: int
     names: list[str] | None
+    conventions: Conventions = "papers"
+    """Detectors: whose anchors and sampling it was trained with."""
+
+
+Task = ClassificationTask | DetectionTask
 
 
 def build_task(
@@ -36,7 +48,7 @@ def build_task(
     head: Head | None = None,
     partial: bool = False,
     say: Callable[[str], None] = print,
-) -> ClassificationTask:
+) -> Task:
     """The task of a recipe with its model (weights loaded, reported through `say`) and data.
 
     With `head` only the validation data is opened, and its classes are matched to the head's by name. `partial` allows
@@ -45,6 +57,8 @@ def build_task(
     match recipe.task:
         case "classification":
             return _classification(recipe, torch.device(device), world_size, head, partial, say)
+        case "detection":
+            return _detection(recipe, torch.device(device), world_size, head, partial, say)
         case _:
             assert_never(recipe.task)
 
@@ -85,7 +99,7 @@ def _classification(
         val=val,
         loading=loading,
         augment=recipe.data.augment.model_dump(),
-        meta=_meta(recipe),
+        meta={**_meta(recipe), "image_size": recipe.data.image_size, "resize": recipe.data.resize},
     )
 
 
@@ -127,11 +141,117 @@ def _options(backbone: Backbone) -> dict[str, Any]:
     return backbone.model_dump(exclude={"name"})
 
 
+def _detection(
+    recipe: Recipe,
+    device: torch.device,
+    world_size: int,
+    head: Head | None,
+    partial: bool,
+    say: Callable[[str], None],
+) -> DetectionTask:
+    assert recipe.model.head is not None  # the schema holds it
+    name = recipe.model.head.name
+    with_masks = name == "mask_rcnn"
+    train = _detection_split(recipe, "train", with_masks) if head is None else None
+    val = _detection_split(recipe, "val", with_masks)
+    for split, dataset in (("training", train), ("validation", val)):
+        if dataset is not None and dataset.problems:
+            told = ", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in dataset.problems.items())
+            say(f"{split} annotations: {told}")
+    if train is not None:
+        _check_same_classes(train, val)
+    if head is None:
+        names = training_classes(val.class_names, recipe.model.num_classes)
+        head = Head(len(names), names)
+    model = _detector(recipe, head)
+    if recipe.model.weights is not None:
+        report = load_weights(model, recipe.model.weights, partial=partial, class_names=head.names)
+        say(report.summary())
+    return DetectionTask(
+        model,
+        head_name=name,
+        head_names=head.names,
+        train=train,
+        val=val,
+        loading=Loading(
+            batch_size=train_batch_size(recipe, world_size),
+            eval_batch_size=recipe.eval.batch_size or 1,
+            workers=recipe.data.workers,
+            pin_memory=device.type == "cuda",
+            seed=recipe.train.seed,
+        ),
+        testing=_testing(recipe),
+        sizes=recipe.data.detection.model_dump(mode="json"),
+        meta={
+            **_meta(recipe),
+            "num_queries": recipe.model.head.num_queries,
+            "conventions": head.conventions,
+        },
+    )
+
+
+def _detection_split(recipe: Recipe, split: str, with_masks: bool) -> DetectionDataset:
+    data = recipe.data
+    training = split == "train"
+    images = data.train_images if training else data.val_images
+    annotations = data.train_annotations if training else data.val_annotations
+    return open_detection_split(
+        data.name,
+        Path() if annotations and images else find_data(data.name, data.path),
+        split,
+        detection=data.detection.model_dump(),
+        training=training,
+        with_masks=with_masks,
+        seed=recipe.train.seed,
+        samples=data.train_samples if training else data.val_samples,
+        image_size=data.image_size,
+        images=images,
+        annotations=annotations,
+    )
+
+
+def _check_same_classes(train: DetectionDataset, val: DetectionDataset) -> None:
+    if train.class_names == val.class_names:
+        return
+    ours, theirs = set(train.class_names), set(val.class_names)
+    some = ", ".join(sorted(ours ^ theirs)[:5]) or "their order"
+    raise UsageError(
+        f"the training and validation annotations have other categories: {some}",
+        "give both files the same `categories`, also those without objects",
+    )
+
+
+def _testing(recipe: Recipe) -> Testing:
+    values = recipe.eval
+    if recipe.model.head is not None and recipe.model.head.name == "detr" and (values.scales or values.flip):
+        raise UsageError(
+            "DETR has no NMS that could merge several views of an image", "leave out eval.scales and eval.flip"
+        )
+    options = DetectOptions(values.score_threshold, values.nms_iou, values.max_detections)
+    return Testing(options, values.scales, values.flip, values.backend)
+
+
+def _detector(recipe: Recipe, head: Head) -> Detector:
+    """The detector with the starting weights of the recipe's seed, the same on every rank."""
+    assert recipe.model.head is not None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.train.seed)
+        model = build_detector(
+            recipe.model.backbone.name,
+            recipe.model.head.name,
+            num_classes=head.num_classes,
+            num_queries=recipe.model.head.num_queries,
+            conventions=head.conventions,
+            backbone_options=_options(recipe.model.backbone),
+        )
+    if recipe.train.activation_checkpointing:
+        set_activation_checkpointing(model, True)
+    return model
+
+
 def _meta(recipe: Recipe) -> dict[str, Any]:
     return {
         "backbone": recipe.model.backbone.name,
-        "image_size": recipe.data.image_size,
-        "resize": recipe.data.resize,
         "data": recipe.data.name,
         "recipe": recipe.name,
         "row": recipe.row,

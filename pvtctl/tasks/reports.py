@@ -1,4 +1,4 @@
-"""The pictures and the report of a classification run or evaluation: joins task, metric and views."""
+"""The report of a run or an evaluation: what all tasks share."""
 
 from __future__ import annotations
 
@@ -6,25 +6,58 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, assert_never
 
-import torch
 import yaml
 
-from pvtctl.data import Draw, Sample, readable_name
 from pvtctl.engine import FitResult, RunFolder
 from pvtctl.files import write_text
-from pvtctl.metrics.classification import ClassificationMetric
 from pvtctl.recipe.schema import Recipe
+from pvtctl.tasks.build import Task
 from pvtctl.tasks.classification import ClassificationTask
-from pvtctl.tasks.results import Figure, compare_with_paper, data_label, paper_label, printed_top1, result_rows
+from pvtctl.tasks.classification_report import ClassificationAccount
+from pvtctl.tasks.detection import DetectionTask
+from pvtctl.tasks.detection_report import SAMPLES, DetectionAccount, draw_samples
+from pvtctl.tasks.results import Figure, compare_with_paper, data_label, paper_label, printed_score, result_rows
+from pvtctl.views.report import Picture, Report, Table, Text, write_report
 
 # Matplotlib takes a second to import: the views are imported where something is drawn.
 
-NUM_PREDICTIONS = 12
-NUM_WORST = 18
-MOST_CLASSES = 1000
-"""Rows of the per-class table in a report."""
+
+class Account(Protocol):
+    """What a task makes of its metric, for people."""
+
+    score: str
+    """What may not be compared with the paper's where settings differ: `accuracy`, `AP`."""
+
+    def pictures(self, folder: Path) -> dict[str, Path]:
+        """Draw them into `folder`; title -> PNG file."""
+
+    def tables(self) -> list[Table]:
+        """For the report."""
+
+    def terminal(self) -> tuple[str, list[str], list[list[Any]]]:
+        """A short table for the terminal: title, columns, rows."""
+
+    def document(self) -> dict[str, Any]:
+        """For `--json`."""
+
+    def notes(self) -> list[str]:
+        """What a reader of the numbers must know, one sentence each."""
+
+    def files(self, folder: Path) -> dict[str, Path]:
+        """Write what other tools read; title -> file."""
+
+
+def account_of(task: Task, metric: Any) -> Account:
+    """The account of a task's metric."""
+    match task:
+        case ClassificationTask():
+            return ClassificationAccount(task, metric)
+        case DetectionTask():
+            return DetectionAccount(task.val, metric, task.samples)
+        case _:
+            assert_never(task)
 
 
 @dataclass
@@ -41,6 +74,8 @@ class Findings:
     skipped: Mapping[str, str] = field(default_factory=dict)
     """id -> reason of the images that could not be read."""
     paper: str = "the paper"
+    notes: Sequence[str] = ()
+    """What a reader of the figures must know."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +83,8 @@ class RunSummary:
     """What a finished run shows."""
 
     title: str
+    score: str
+    """What the differences are about: `accuracy`, `AP`."""
     numbers: dict[str, float]
     figures: list[Figure]
     differences: list[str]
@@ -60,10 +97,10 @@ class RunSummary:
 
 def report_run(
     run: RunFolder,
-    task: ClassificationTask,
+    task: Task,
     recipe: Recipe,
     result: FitResult,
-    metric: ClassificationMetric,
+    metric: Any,
     *,
     steps_per_epoch: int,
     skipped: Mapping[str, str],
@@ -74,8 +111,9 @@ def report_run(
     """
     numbers = metric.compute()
     figures, differences = compare_with_paper(recipe, numbers, len(task.val.class_names))
-    curves = draw_run_curves(run, steps_per_epoch, None if differences else printed_top1(recipe))
-    pictures = {"Curves": curves, **draw_evaluation(run.path, task, metric)}
+    curves = draw_run_curves(run, task, steps_per_epoch, None if differences else printed_score(recipe))
+    account = account_of(task, metric)
+    pictures = {"Curves": curves, **account.pictures(run.path), **_samples_of_epochs(run.path)}
     everything = _remember_skipped(run.path / "skipped.json", skipped)
     run.record(skipped_images=len(everything))
     title = f"{recipe.title or recipe.model.backbone.name} on {data_label(recipe)}"
@@ -89,10 +127,11 @@ def report_run(
         environment=run.info | {"starts": json.loads((run.path / "environment.json").read_text("utf-8"))},
         skipped=everything,
         paper=paper_label(recipe),
+        notes=account.notes(),
     )
-    report = write_findings(run.path / "report.html", findings, metric, pictures)
-    files = {"report": report, "curves": curves, "weights": run.best_weights}
-    return RunSummary(title, numbers, figures, differences, findings.paper, everything, files)
+    report = write_findings(run.path / "report.html", findings, account, pictures)
+    files = {"report": report, "curves": curves, "weights": run.best_weights, **account.files(run.path)}
+    return RunSummary(title, account.score, numbers, figures, differences, findings.paper, everything, files)
 
 
 def _remember_skipped(path: Path, skipped: Mapping[str, str]) -> dict[str, str]:
@@ -111,9 +150,9 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
-def draw_run_curves(run: RunFolder, steps_per_epoch: int, paper_top1: float | None = None) -> Path:
-    """`curves.png` of a run folder, from its metrics.jsonl."""
-    from pvtctl.views.curves import draw_curves
+def draw_run_curves(run: RunFolder, task: Task, steps_per_epoch: int, paper_score: float | None = None) -> Path:
+    """`curves.png` of a run folder, from its metrics.jsonl. `paper_score`: the printed figure, a fraction."""
+    from pvtctl.views.curves import CLASSIFICATION, DETECTION, draw_curves
 
     lines = run.metrics()
     return draw_curves(
@@ -125,123 +164,41 @@ def draw_run_curves(run: RunFolder, steps_per_epoch: int, paper_top1: float | No
             if line["event"] == "eval"
         ],
         steps_per_epoch=steps_per_epoch,
-        paper_top1=paper_top1,
+        shown=CLASSIFICATION if task.name == "classification" else DETECTION,
+        paper_score=paper_score,
     )
 
 
-def draw_evaluation(folder: Path, task: ClassificationTask, metric: ClassificationMetric) -> dict[str, Path]:
-    """Write the pictures of an evaluation into `folder`; title -> file."""
-    from pvtctl.views.classification import draw_calibration, draw_confusion, draw_sheet
-
-    names = [readable_name(score.name) for score in metric.per_class()]
-    return {
-        "Some predictions": draw_sheet(
-            folder / "predictions.png", _predictions(task), "Validation images as the model sees them"
-        ),
-        "Confusion matrix": draw_confusion(folder / "confusion.png", metric.confusion_matrix(), names),
-        "Calibration": draw_calibration(folder / "calibration.png", metric.reliability(), metric.calibration_error()),
-        "Worst images": draw_sheet(folder / "worst.png", _worst(task, metric), "The images of the highest loss"),
-    }
+def draw_epoch(run: RunFolder, task: Task, steps_per_epoch: int) -> None:
+    """What is drawn after each evaluation of a run: the curves, and for detectors a sheet of sample detections."""
+    draw_run_curves(run, task, steps_per_epoch)
+    if isinstance(task, DetectionTask):
+        epoch = max((line["epoch"] for line in run.metrics() if line["event"] == "eval"), default=0)
+        draw_samples(run.path / SAMPLES / f"epoch_{epoch:03d}.png", task.val, task.samples)
 
 
-def _worst(task: ClassificationTask, metric: ClassificationMetric) -> list[Any]:
-    from pvtctl.views.classification import LabelledImage
-
-    misses = metric.worst()[:NUM_WORST]
-    wanted = {miss.id for miss in misses}
-    where = {name: at for at, name in enumerate(task.val.ids) if name in wanted}
-    sheet = []
-    for miss in misses:
-        pixels = task.seen_image(where[miss.id])
-        if pixels is not None:
-            truth, prediction = (readable_name(task.class_names[at]) for at in (miss.label, miss.prediction))
-            sheet.append(LabelledImage(pixels, truth, prediction, miss.confidence, miss.id, miss.loss))
-    return sheet
+def _samples_of_epochs(folder: Path) -> dict[str, Path]:
+    """Sheets of sample detections, at most six of them, from the first epoch to the last."""
+    sheets = sorted((folder / SAMPLES).glob("epoch_*.png"))
+    if len(sheets) > 6:
+        sheets = [sheets[round(at * (len(sheets) - 1) / 5)] for at in range(6)]
+    return {f"Sample detections after epoch {int(sheet.stem.removeprefix('epoch_'))}": sheet for sheet in sheets}
 
 
-def _predictions(task: ClassificationTask) -> list[Any]:
-    """Images spread evenly over the validation split, with what the model says of them."""
-    from pvtctl.views.classification import LabelledImage
-
-    total = len(task.val)
-    picked = sorted({at * total // NUM_PREDICTIONS for at in range(NUM_PREDICTIONS)})
-    device = next(task.model.parameters()).device
-    task.model.eval()
-    sheet = []
-    for index in picked:
-        sample = task.val[Draw(0, index)]
-        pixels = task.seen_image(index)
-        if not isinstance(sample, Sample) or pixels is None:
-            continue
-        with torch.inference_mode():
-            confidence, prediction = task.model(sample.image[None].to(device))[0].float().softmax(0).max(0)
-        truth = readable_name(task.class_names[int(task.label_to_head[sample.label])])
-        sheet.append(LabelledImage(pixels, truth, readable_name(task.class_names[int(prediction)]), float(confidence)))
-    return sheet
-
-
-def write_findings(path: Path, findings: Findings, metric: ClassificationMetric, pictures: Mapping[str, Path]) -> Path:
+def write_findings(path: Path, findings: Findings, account: Account, pictures: Mapping[str, Path]) -> Path:
     """Write `report.html`."""
-    from pvtctl.views.report import Picture, Report, Table, Text, write_report
-
     report = Report(findings.title, findings.lead)
     if findings.differences:
         reasons = "; ".join(findings.differences)
-        report.warnings.append(f"The accuracy is not comparable with that of {findings.paper}: {reasons}.")
+        report.warnings.append(f"The {account.score} is not comparable with that of {findings.paper}: {reasons}.")
+    report.warnings += findings.notes
     if findings.skipped:
         report.warnings.append(f"{len(findings.skipped)} image(s) could not be read and were left out; see below.")
     report.parts.append(Table("Results", *result_rows(findings.figures)))
     report.parts += [Picture(title, file) for title, file in pictures.items()]
-    report.parts.append(per_class_table(metric))
+    report.parts += account.tables()
     if findings.skipped:
         report.parts.append(Table("Images left out", ["image", "reason"], list(findings.skipped.items())))
     report.parts.append(Text("Recipe", yaml.safe_dump(dict(findings.recipe), sort_keys=False, allow_unicode=True)))
     report.parts.append(Text("Environment", json.dumps(findings.environment, indent=2)))
     return write_report(path, report)
-
-
-def per_class_table(metric: ClassificationMetric) -> Any:
-    """Accuracy of each class, worst first, with what it is most often taken for."""
-    from pvtctl.views.report import Table
-
-    classes = worst_classes_first(metric)[:MOST_CLASSES]
-    named = any(row["class"] != row["name"] for row in classes)  # wnids have readable names besides
-    rows = [
-        [
-            *([row["class"]] if named else []),
-            row["name"],
-            str(row["images"]),
-            f"{100 * row['top1']:.1f}",
-            f"{100 * row['precision']:.1f}",
-            row["taken_for"] or "",
-        ]
-        for row in classes
-    ]
-    columns = [*(["wnid"] if named else []), "class", "images", "top-1, %", "precision, %", "most often taken for"]
-    return Table("Classes, worst first", columns, rows)
-
-
-def worst_classes_first(metric: ClassificationMetric) -> list[dict[str, Any]]:
-    """`per_class_rows` of the classes that have images."""
-    scored = [row for row in per_class_rows(metric) if row["images"]]
-    return sorted(scored, key=lambda row: (row["top1"], row["class"]))
-
-
-def per_class_rows(metric: ClassificationMetric) -> list[dict[str, Any]]:
-    """One mapping a class, plain JSON values: class, name, images, top1 (None without images), precision, taken_for."""
-    taken: dict[str, tuple[int, str]] = {}
-    for (label, prediction), images in sorted(metric.confusion.items()):
-        name = metric.class_names[label]
-        if label != prediction and images > taken.get(name, (0, ""))[0]:
-            taken[name] = (images, readable_name(metric.class_names[prediction]))
-    return [
-        {
-            "class": score.name,
-            "name": readable_name(score.name),
-            "images": score.images,
-            "top1": score.top1 if score.images else None,
-            "precision": score.precision,
-            "taken_for": taken[score.name][1] if score.name in taken else None,
-        }
-        for score in metric.per_class()
-    ]

@@ -15,6 +15,10 @@ from pvtctl.recipe.schema import Recipe
 _FREE = {
     "data.name",  # told apart from changed settings
     "data.path",
+    "data.train_images",
+    "data.train_annotations",
+    "data.val_images",
+    "data.val_annotations",
     "data.workers",
     "train.batch_size",
     "train.accumulate",
@@ -33,9 +37,36 @@ _FREE = {
 _LABELS = {
     "top1_err": "top-1 error, %",
     "top1_acc": "top-1, %",
+    "top5_acc": "top-5, %",
+    "loss": "loss, nats",
+    "ece": "calibration error, %",
+    "top1_present": "top-1 among the data's classes, %",
     "params_m": "parameters, M (1000 classes)",
     "gmacs": "multiply-adds, G (224 px)",
 }
+_AREAS = {"small": "small objects", "medium": "medium objects", "large": "large objects"}
+
+
+def label_of(name: str, recipe: Recipe) -> str:
+    """What a figure is called in tables."""
+    if recipe.task == "classification":
+        return _LABELS.get(name, name)
+    own = {
+        "params_m": "parameters, M (80 classes)",
+        "gmacs": f"multiply-adds, G ({_by(cost_size(recipe))})",
+        "latency_ms": "latency, ms",
+    }
+    return own.get(name) or coco_label(name)
+
+
+def coco_label(name: str) -> str:
+    """`box AP50, %` for `box_ap50`, `mask AR at 10, %` for `mask_ar_10`; other names as they are."""
+    kind, _, rest = name.partition("_")
+    if kind not in ("box", "mask") or rest[:2] not in ("ap", "ar"):
+        return name
+    measure, _, part = rest.partition("_")
+    tail = f", {_AREAS[part]}" if part in _AREAS else f" at {part}" if part else ""
+    return f"{kind} {measure.upper()}{tail}, %"
 
 
 @dataclass(frozen=True)
@@ -87,44 +118,83 @@ def compare_with_paper(
     `num_classes` are the data's. `numbers` are fractions as `ClassificationMetric.compute` gives them.
     """
     reasons = differences_from_paper(recipe, numbers, num_classes) if recipe.expect else []
-    measured = {"top1_err": 100 * (1 - numbers["top1"]), "top1_acc": 100 * numbers["top1"]} | _cost(recipe)
+    measured = _measured(recipe, numbers) | _cost(recipe)
     figures = []
     for name, printed in sorted(recipe.expect.items(), key=lambda item: item[0] in _OF_THE_MODEL):
         note = printed.note or ""
         comparable = name in _OF_THE_MODEL or not reasons
-        label = _LABELS.get(name, name)
+        label = label_of(name, recipe)
         figures.append(Figure(name, label, measured.get(name), printed.paper, printed.code, comparable, note))
-    rest = {"top1_acc": measured["top1_acc"], "top5_acc": 100 * numbers["top5"]}
-    rest |= {"loss": numbers["loss"], "ece": 100 * numbers["ece"]}
-    rest |= {name: measured[name] for name in _OF_THE_MODEL if name in measured}
-    labels = _LABELS | {"top5_acc": "top-5, %", "loss": "loss, nats", "ece": "calibration error, %"}
-    if "top1_present" in numbers:
-        rest["top1_present"] = 100 * numbers["top1_present"]
-        labels["top1_present"] = "top-1 among the data's classes, %"
-    figures += [Figure(n, labels[n], v, None, None, True) for n, v in rest.items() if n not in recipe.expect]
+    rest = {n: v for n, v in measured.items() if n not in recipe.expect and n != "top1_err"}  # top-1 says the same
+    figures += [Figure(name, label_of(name, recipe), value, None, None, True) for name, value in rest.items()]
     return figures, reasons
 
 
+def _measured(recipe: Recipe, numbers: Mapping[str, float]) -> dict[str, float]:
+    """What is shown of a metric's numbers: percent, save the loss."""
+    if recipe.task == "detection":
+        return {name: 100 * value for name, value in numbers.items() if name.startswith(("box_", "mask_"))}
+    shown = {"top1_err": 100 * (1 - numbers["top1"]), "top1_acc": 100 * numbers["top1"]}
+    shown |= {"top5_acc": 100 * numbers["top5"], "loss": numbers["loss"], "ece": 100 * numbers["ece"]}
+    return shown | ({"top1_present": 100 * numbers["top1_present"]} if "top1_present" in numbers else {})
+
+
 def _cost(recipe: Recipe) -> dict[str, float]:
-    """Parameters and multiply-adds of the classifier that the papers count."""
+    """Parameters and multiply-adds of the model that the papers count."""
+    backbone = recipe.model.backbone
     try:
-        cost = count(recipe.model.backbone.name, (224, 224), convention="paper")
+        if recipe.model.head is None:
+            cost = count(backbone.name, (224, 224), convention="paper")
+        else:
+            options = backbone.model_dump(exclude={"name"})
+            size, head = cost_size(recipe), recipe.model.head.name
+            cost = count(backbone.name, size, head=head, convention="paper", backbone_options=options)
     except PvtctlError:  # a model that takes one other size only
         return {}
-    return {"params_m": cost.params / 1e6, "gmacs": cost.macs / 1e9}
+    # the papers leave out what a frozen stem and stage do not train (facts 10, row 17)
+    return {"params_m": cost.trainable_params / 1e6, "gmacs": cost.macs / 1e9}
+
+
+def cost_size(recipe: Recipe) -> tuple[int, int]:
+    """The input that the papers count a detector at: 800x1280, and 640x960 for a short side of 640 (facts 10, row 19)."""
+    return (640, 960) if recipe.profile == "paper" and recipe.data.detection.test_short_side == 640 else (800, 1280)
+
+
+def _by(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"
+
+
+@dataclass(frozen=True)
+class _Original:
+    """The validation data that the papers score on."""
+
+    data: str
+    label: str
+    classes: int
+    images: int
+
+
+_ORIGINALS = {
+    "classification": _Original("imagenet", "ImageNet", 1000, 50_000),
+    "detection": _Original("coco", "COCO", 80, 5_000),
+}
 
 
 def differences_from_paper(recipe: Recipe, numbers: Mapping[str, float], num_classes: int) -> list[str]:
     """What sets a run apart from the experiment of the paper; empty where nothing that counts does."""
+    original = _ORIGINALS[recipe.task]
     found = []
     if recipe.profile != "paper":
         found.append(f"profile {recipe.profile} (small images, few epochs)")
-    if recipe.data.name != "imagenet":
-        found.append(f"data {recipe.data.name} instead of ImageNet")
+    if recipe.data.name != original.data:
+        found.append(f"data {recipe.data.name} instead of {original.label}")
     else:
-        found += [f"{num_classes} classes instead of ImageNet's 1000"] if num_classes != 1000 else []
+        other = num_classes != original.classes
+        found += [f"{num_classes} classes instead of {original.label}'s {original.classes}"] if other else []
         images = numbers["images"]
-        found += [f"{images:.0f} validation images instead of ImageNet's 50 000"] if images < 49_000 else []
+        few = images < 0.98 * original.images  # a few files may be unreadable
+        thousands = f"{original.images:,}".replace(",", " ")
+        found += [f"{images:.0f} validation images instead of {original.label}'s {thousands}"] if few else []
     if recipe.profile == "paper":
         changed = changed_settings(recipe)
         found += [f"changed: {', '.join(changed[:4])}{' ...' if len(changed) > 4 else ''}"] if changed else []
@@ -144,9 +214,9 @@ def changed_settings(recipe: Recipe) -> list[str]:
     ]
 
 
-def printed_top1(recipe: Recipe) -> float | None:
-    """The paper's top-1 accuracy as a fraction, from whichever figure it printed."""
-    for name, sign, offset in (("top1_err", -1, 100.0), ("top1_acc", 1, 0.0)):
+def printed_score(recipe: Recipe) -> float | None:
+    """The paper's main score as a fraction: top-1 accuracy, from whichever figure it printed, or box AP."""
+    for name, sign, offset in (("top1_err", -1, 100.0), ("top1_acc", 1, 0.0), ("box_ap", 1, 0.0)):
         figure = recipe.expect.get(name)
         if figure is not None and figure.paper is not None:
             return (offset + sign * figure.paper) / 100

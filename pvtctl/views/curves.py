@@ -4,15 +4,39 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
 
-from pvtctl.views.figure import BLUE, GREY, ORANGE, RED, new_figure, save, style
+from pvtctl.views.figure import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, new_figure, save, style
 
+_SCORE_LINES = ((BLUE, False), (ORANGE, True), (GREEN, False), (PURPLE, True))
+"""Colour and dashes of the scores, in order."""
 _SMOOTH_FROM = 40
 """Curves of more points than this are drawn faint, with their running mean over them."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Which numbers of a run are drawn, by their keys, with their labels."""
+
+    loss: str
+    title: str
+    scores: tuple[tuple[str, str], ...]
+    """Of evaluations; fractions."""
+    training: tuple[tuple[str, str], ...] = ()
+    """Of training, beside the scores; fractions."""
+
+
+CLASSIFICATION = Shown("cross entropy, nats", "Validation accuracy", (("top1", "top-1"), ("top5", "top-5")))
+DETECTION = Shown(
+    "sum of the losses",
+    "Validation AP",
+    (("box_ap", "box AP"), ("box_ap50", "box AP50"), ("mask_ap", "mask AP"), ("mask_ap50", "mask AP50")),
+    (("recall", "recall in training"),),
+)
 
 
 def draw_curves(
@@ -21,26 +45,29 @@ def draw_curves(
     training: Sequence[Mapping[str, Any]],
     evaluations: Sequence[Mapping[str, Any]],
     steps_per_epoch: int,
-    paper_top1: float | None = None,
+    shown: Shown = CLASSIFICATION,
+    paper_score: float | None = None,
 ) -> Path:
     """Draw a run as a PNG of 1560 x 480 pixels, for up to three questions: does it learn, does it score, at what rate.
 
-    `training` rows hold `step`, `loss`, `lr`; `evaluations` rows `step`, `loss`, `top1` (fractions) and maybe `top5`.
-    `paper_top1`, a fraction, is drawn as a line only where the run is the paper's experiment at the paper's scale.
+    `training` rows hold `step`, `loss`, `lr`; `evaluations` rows `step`, maybe `loss`, and the scores of `shown`.
+    `paper_score`, a fraction, is drawn as a line only where the run is the paper's experiment at the paper's scale.
     """
     figure = new_figure(13, 4)
     loss, accuracy, rate = figure.subplots(1, 3)
     epochs = f"step ({steps_per_epoch} an epoch)"
 
-    style(loss, title="Loss", xlabel=epochs, ylabel="cross entropy, nats")
+    style(loss, title="Loss", xlabel=epochs, ylabel=shown.loss)
     _line(loss, training, "loss", BLUE, "training (augmented)")
     _line(loss, evaluations, "loss", ORANGE, "validation", points=True)
 
-    style(accuracy, title="Validation accuracy", xlabel=epochs, ylabel="percent")
-    _line(accuracy, evaluations, "top1", BLUE, "top-1", points=True, scale=100)
-    _line(accuracy, evaluations, "top5", ORANGE, "top-5", points=True, scale=100, dashed=True)
-    if paper_top1 is not None:
-        accuracy.axhline(100 * paper_top1, color=RED, linestyle=":", label="top-1 in the paper")
+    style(accuracy, title=shown.title, xlabel=epochs, ylabel="percent")
+    for (key, label), (color, dashed) in zip(shown.scores, _SCORE_LINES, strict=False):
+        _line(accuracy, evaluations, key, color, label, points=True, scale=100, dashed=dashed)
+    for key, label in shown.training:
+        _line(accuracy, training, key, GREY, label, scale=100)
+    if paper_score is not None:
+        accuracy.axhline(100 * paper_score, color=RED, linestyle=":", label=f"{shown.scores[0][1]} in the paper")
     accuracy.set_ylim(0, 102)
 
     style(rate, title="Learning rate", xlabel=epochs)

@@ -17,6 +17,7 @@ from pvtctl.files import atomic_path
 
 # Okabe and Ito's palette: told apart with any common colour blindness, and in grey by lightness.
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#767676"
+PURPLE = "#CC79A7"
 
 
 def new_figure(width: float, height: float) -> Figure:

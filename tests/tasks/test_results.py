@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pvtctl.recipe.load import load_recipe
-from pvtctl.tasks.results import compare_with_paper, printed_top1, result_rows
+from pvtctl.tasks.results import compare_with_paper, printed_score, result_rows
 
 NUMBERS = {"top1": 0.798, "top5": 0.95, "loss": 0.9, "ece": 0.02, "images": 50_000.0}
 
@@ -19,7 +19,7 @@ def test_the_papers_experiment_is_comparable() -> None:
     assert (rows["top1_err"].paper, rows["top1_err"].comparable) == (20.2, True)
     assert rows["params_m"].measured == pytest.approx(24.486, abs=1e-3)
     assert rows["gmacs"].measured == pytest.approx(3.8, abs=0.05)
-    assert printed_top1(recipe) == pytest.approx(0.798)
+    assert printed_score(recipe) == pytest.approx(0.798)
 
 
 @pytest.mark.parametrize(

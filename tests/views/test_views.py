@@ -28,7 +28,7 @@ def test_curves(tmp_path: Path, points: int) -> None:
     if points > 2:
         training[3]["loss"] = float("nan")
     path = draw_curves(
-        tmp_path / "curves.png", training=training, evaluations=evaluations, steps_per_epoch=10, paper_top1=0.75
+        tmp_path / "curves.png", training=training, evaluations=evaluations, steps_per_epoch=10, paper_score=0.75
     )
     assert size_of(path) == (1560, 480)
     assert [file.name for file in tmp_path.iterdir()] == ["curves.png"], "no temporary file stays"
