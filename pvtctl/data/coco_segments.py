@@ -60,10 +60,10 @@ class Segments:
 
     def masks(self, rows: NDArray[np.int64], height: int, width: int) -> NDArray[np.bool_]:
         """bool (len(rows), height, width), as pycocotools draws them."""
-        if not len(rows):
-            return np.zeros((0, height, width), np.bool_)
-        drawn = coco_mask.decode([self.rle(int(row), height, width) for row in rows])
-        return np.ascontiguousarray(drawn.transpose(2, 0, 1)).view(np.bool_)
+        drawn = np.empty((len(rows), height, width), np.bool_)
+        for mask, row in zip(drawn, rows.tolist(), strict=True):
+            mask[:] = decode_rle(self.rle(row, height, width))
+        return drawn
 
 
 class SegmentReader:
@@ -140,17 +140,35 @@ def _compressed(counts: list[int], height: int, width: int) -> bytes:
     return spelled
 
 
-def _pixels_of(counts: str) -> int | None:
-    """Pixels that compressed run lengths cover; None where they are no run lengths.
+def decode_rle(rle: dict[str, Any]) -> NDArray[np.bool_]:
+    """A compressed RLE -> bool (H, W). (That of pycocotools warns with every mask under numpy 2.)
 
-    Each run is spelled in digits of 5 bits and a bit for "goes on", from chr(48) up, lowest digit first, in two's
-    complement; from the fourth on it is the difference to the run before the last. pycocotools reads beyond its memory
-    where the runs do not cover the image, so this is looked at before.
+    Raises ValueError when its runs do not cover the image.
     """
+    height, width = rle["size"]
+    runs = _runs(rle["counts"])
+    if runs is None or runs.sum() != height * width:
+        raise ValueError("run lengths do not cover the image")
+    return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T
+
+
+def _pixels_of(counts: str) -> int | None:
+    """Pixels that compressed run lengths cover; None where they are no run lengths. pycocotools reads beyond its memory
+    where the runs do not cover the image."""
     try:
-        codes = np.frombuffer(counts.encode("ascii"), np.uint8).astype(np.int64) - 48
+        runs = _runs(counts.encode("ascii"))
     except UnicodeEncodeError:
         return None
+    return None if runs is None else int(runs.sum())
+
+
+def _runs(counts: bytes) -> NDArray[np.int64] | None:
+    """The run lengths that COCO spells compressed, of background and mask in turn; None where they are none.
+
+    Each is spelled in digits of 5 bits and a bit for "goes on", from chr(48) up, lowest digit first, in two's
+    complement; from the fourth on it is the difference to the run before the last.
+    """
+    codes = np.frombuffer(counts, np.uint8).astype(np.int64) - 48
     if not len(codes) or codes.min() < 0 or codes.max() > 63 or codes[-1] & 32:
         return None
     ends = np.flatnonzero(codes < 32)
@@ -158,8 +176,8 @@ def _pixels_of(counts: str) -> int | None:
     digit = np.arange(len(codes)) - np.repeat(starts, ends - starts + 1)
     if digit.max() > 6:  # more than 35 bits
         return None
-    values = np.add.reduceat((codes & 31) << (5 * digit), starts)
+    values: NDArray[np.int64] = np.add.reduceat((codes & 31) << (5 * digit), starts)
     values -= (codes[ends] >> 4 & 1) << (5 * (ends - starts + 1))
     values[1::2] = np.cumsum(values[1::2])
     values[2::2] = np.cumsum(values[2::2])
-    return None if values.min() < 0 else int(values.sum())
+    return None if values.min() < 0 else values

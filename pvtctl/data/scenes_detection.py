@@ -11,6 +11,7 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from pvtctl.data.coco import CocoAnnotations
+from pvtctl.data.coco_segments import decode_rle
 from pvtctl.data.scenes import DEFAULT_SAMPLES, SCENE_CLASSES, VERSION, check_split, render_scene
 from pvtctl.errors import UsageError
 from pvtctl.structures import Objects
@@ -56,7 +57,9 @@ class ScenesDetection:
         _, boxes, labels, rles = self._scene(index)
         masks = None
         if with_masks:
-            masks = torch.from_numpy(np.ascontiguousarray(coco_mask.decode(rles).transpose(2, 0, 1))).view(torch.bool)
+            masks = torch.zeros(len(rles), self.size, self.size, dtype=torch.bool)
+            for mask, rle in zip(masks, rles, strict=True):
+                mask.copy_(torch.from_numpy(decode_rle(rle)))
         return Objects(boxes.clone(), labels.clone(), masks)
 
     @cached_property
