@@ -69,15 +69,19 @@ def build_schedule(
     power: float = 0.9,
     steps: Sequence[float] = (),
     gamma: float = 0.1,
+    warmup_steps: int | None = None,
 ) -> Schedule:
     """A schedule over `epochs` epochs of `steps_per_epoch` optimiser steps.
 
-    All begin with a linear warm-up from `warmup_lr` over `warmup_epochs` (0 switches it off), stepped every iteration;
+    All begin with a linear warm-up from `warmup_lr` over `warmup_epochs`, or over `warmup_steps` optimiser steps where
+    that is given (0 switches it off), stepped every iteration;
     `cosine` and `poly` then fall from `lr` to `min_lr` over the rest. `step` multiplies by `gamma` after each of
     `steps` (epochs). `official_lagging` is what the papers' code does: see `Schedule.at`.
 
     A warm-up of more than half the run is cut to half of it, so that short trial runs train at all.
     """
+    if warmup_steps is not None:
+        warmup_epochs = warmup_steps / steps_per_epoch
     warmup_epochs = min(warmup_epochs, epochs / 2)
     return Schedule(
         name=name,

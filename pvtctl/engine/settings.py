@@ -38,6 +38,7 @@ class FitSettings:
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     channels_last: Literal["auto", "on", "off"] = "auto"
     compile: bool = False
+    sync_batch_norm: bool = False
     seed: int = 0
     save_minutes: float = 10.0
     keep_checkpoints: int = 2

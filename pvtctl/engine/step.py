@@ -70,6 +70,8 @@ class Stepper:
         self.channels_last = settings.channels_last == "on" or (
             settings.channels_last == "auto" and wants_channels_last(task.model)
         )
+        if settings.sync_batch_norm:
+            _synchronise_batch_norm(task.model, dist)
         task.model.to(dist.device)
         if self.channels_last:
             task.model.to(memory_format=torch.channels_last)
@@ -183,6 +185,18 @@ class Stepper:
             self.ema.load_state_dict(state["ema"])
         if self.scaler is not None:
             self.scaler.load_state_dict(state["scaler"])
+
+
+def _synchronise_batch_norm(model: nn.Module, dist: Distributed) -> None:
+    """Let batch norm see the images of all ranks; alone it does so anyway. Names and values stay as they are."""
+    if dist.world_size == 1:
+        return
+    if dist.device.type != "cuda":
+        raise UsageError(
+            f"batch norm cannot be synchronised between {dist.world_size} processes on the CPU",
+            "--set train.sync_batch_norm=false, or one process",
+        )
+    nn.SyncBatchNorm.convert_sync_batchnorm(model)
 
 
 def seed_step(seed: int, step: int, rank: int, attempt: int = 0) -> None:
