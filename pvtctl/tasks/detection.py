@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -82,12 +83,9 @@ class DetectionTask(DataTask):
         return self.head_name == "mask_rcnn"
 
     def _sampler(self, rank: int, world_size: int) -> GroupedTrainSampler:
+        wide = self.train.wide if self.sizes["aspect_groups"] else np.zeros(len(self.train), dtype=np.bool_)
         return GroupedTrainSampler(
-            self.train.groups,
-            batch_size=self.loading.batch_size,
-            seed=self.loading.seed,
-            rank=rank,
-            world_size=world_size,
+            wide, batch_size=self.loading.batch_size, seed=self.loading.seed, rank=rank, world_size=world_size
         )
 
     def fingerprints(self) -> dict[str, str]:
