@@ -35,6 +35,9 @@ class Head(StrEnum):
 
     classifier = "classifier"
     none = "none"
+    retinanet = "retinanet"
+    mask_rcnn = "mask_rcnn"
+    detr = "detr"
 
 
 class Format(StrEnum):
@@ -46,14 +49,20 @@ class Format(StrEnum):
     json = "json"
 
 
-@app.command(epilog="Example: pvtctl flops --backbone pvt_small,resnet50 --size 224,512,800x1280 --count paper")
+@app.command(
+    epilog="Example: pvtctl flops --backbone pvt_small,resnet50 --head retinanet --size 800x1280 --count paper"
+)
 def flops(
     backbone: str = typer.Option("pvt_small", help="One or several, with commas; `pvtctl models ls` lists them."),
     size: str = typer.Option("224", help="Image size, or several: 224,512,800x1280 (height x width, 32 to 8192)."),
     count: Count = typer.Option(
         Count.ops, help="ops: convolutions, linears, matrix products. paper: as the papers' figures were counted."
     ),
-    head: Head = typer.Option(Head.classifier, help="classifier: 1000 classes. none: the bare pyramid."),
+    head: Head = typer.Option(
+        Head.classifier,
+        help="none: the bare pyramid. Detectors: Mask R-CNN is counted on 1000 proposals, 100 detections.",
+    ),
+    num_classes: int | None = typer.Option(None, min=1, help="Default: 1000 for classifiers, 80 for detectors."),
     stages: bool = typer.Option(False, "--stages", help="One row for each part of the model."),
     verify: bool = typer.Option(
         False, "--verify", help="Count with fvcore and torch.utils.flop_counter too; needs one real forward pass."
@@ -71,7 +80,11 @@ def flops(
 
     from pvtctl.cost.counting import count as count_cost
 
-    costs = [count_cost(name, hw, head=head.value, convention=count.value) for name in names for hw in sizes]
+    costs = [
+        count_cost(name, hw, head=head.value, num_classes=num_classes, convention=count.value)
+        for name in names
+        for hw in sizes
+    ]
     checks = [_verified(cost) for cost in costs] if verify else []
     _print(costs, checks, form, by_stage=stages)
     if plot is not None:
@@ -102,7 +115,7 @@ def _verified(cost: Cost) -> Verification:
     from pvtctl.cost.verify import verify
 
     say(f"verifying {cost.backbone} at {_by(cost.size)}: one forward pass on the CPU")
-    check = verify(cost.backbone, cost.size, head=cost.head)
+    check = verify(cost.backbone, cost.size, head=cost.head, num_classes=cost.num_classes)
     say(
         f"fvcore {check.fvcore_macs / 1e9:.3f}, torch.utils.flop_counter {check.torch_macs / 1e9:.3f} GMACs: "
         f"difference {check.difference:+.3%}"
@@ -169,8 +182,18 @@ def _stage_rows(costs: list[Cost]) -> tuple[list[str], list[list[Any]]]:
     columns = ["backbone", "size", "part", "params", "MACs", "share of MACs"]
     rows: list[list[Any]] = []
     for cost in costs:
-        for part in cost.stages:
-            share = f"{part.macs / cost.macs:.1%}"
-            rows.append([cost.backbone, _by(cost.size), part.name, part.params, part.macs, share])
-        rows.append([cost.backbone, _by(cost.size), "total", cost.params, cost.macs, "100.0%"])
+        parts = [(part.name, part.params, part.macs) for part in cost.stages]
+        for name, params, macs in [*parts, *_subtotals(parts), ("total", cost.params, cost.macs)]:
+            rows.append([cost.backbone, _by(cost.size), name, params, macs, f"{macs / cost.macs:.1%}"])
     return columns, rows
+
+
+def _subtotals(parts: list[tuple[str, int, int]]) -> list[tuple[str, int, int]]:
+    """Of a detector's backbone, neck and head; nothing for other models, whose parts stand in no such groups."""
+    groups = dict.fromkeys(name.partition(".")[0] for name, _, _ in parts)
+    if "backbone" not in groups:
+        return []
+    inside = {group: [part for part in parts if part[0].partition(".")[0] == group] for group in groups}
+    return [
+        (f"{group}, all", sum(part[1] for part in own), sum(part[2] for part in own)) for group, own in inside.items()
+    ]

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -29,12 +29,13 @@ from pvtctl.errors import UsageError, nearest
 
 Convention = Literal["ops", "paper"]
 CONVENTIONS: tuple[Convention, ...] = ("ops", "paper")
-HEADS = ("classifier", "none")
+HEADS = ("classifier", "none", "retinanet", "mask_rcnn", "detr")
+PLAIN_HEADS = ("classifier", "none")
 
 # Operations that only move, view or make data; everything else without a formula is reported as uncounted.
 _MOVES = """
     alias arange as_strided cat clone constant_pad_nd contiguous copy detach empty empty_like empty_strided expand fill
-    full index lift_fresh new_empty ones permute pixel_shuffle repeat reshape reshape_alias roll scalar_tensor select
+    full index lift_fresh new_empty new_zeros ones permute pixel_shuffle repeat reshape reshape_alias roll scalar_tensor select
     slice split split_with_sizes squeeze stack t to_copy transpose unbind unfold unsafe_split unsafe_view unsqueeze view
     zero zeros zeros_like
 """
@@ -65,6 +66,8 @@ class Cost:
     backbone: str
     head: str
     size: tuple[int, int]
+    num_classes: int | None
+    """None for the bare pyramid."""
     params: int
     trainable_params: int
     macs: int
@@ -84,6 +87,7 @@ class Cost:
             "backbone": self.backbone,
             "head": self.head,
             "size": list(self.size),
+            "num_classes": self.num_classes,
             "params": self.params,
             "trainable_params": self.trainable_params,
             "macs": self.macs,
@@ -94,23 +98,39 @@ class Cost:
         }
 
 
-def count(name: str, size: tuple[int, int], *, head: str = "classifier", convention: Convention = "ops") -> Cost:
+def count(
+    name: str,
+    size: tuple[int, int],
+    *,
+    head: str = "classifier",
+    num_classes: int | None = None,
+    convention: Convention = "ops",
+) -> Cost:
     """Count backbone `name` on one image of `size` (height, width) pixels.
 
-    `head` is `classifier` (pooling and 1000 classes) or `none` (the bare pyramid). Parameters are those of the model
-    built for 224 pixels, whatever `size` is: position tables are interpolated, not rebuilt.
+    `head` is `classifier` (pooling and 1000 classes), `none` (the bare pyramid), or a detector's (80 classes), whose
+    second stage is counted on the boxes of `pvtctl.cost.detectors`; `num_classes` asks for other numbers. Images are not
+    padded. Parameters are those of the model built for 224 pixels, whatever `size` is: position tables are
+    interpolated, not rebuilt.
 
     Raises UsageError for unknown names.
     """
     if convention not in CONVENTIONS:
         raise UsageError(f"no counting convention {convention!r}", nearest(convention, CONVENTIONS))
+    classes = classes_of(head, num_classes)
     with torch.device("meta"):
-        model = build_model(name, head)
-    return count_model(model, size, backbone=name, head=head, convention=convention)
+        model = build_model(name, head, num_classes)
+    return count_model(model, size, backbone=name, head=head, num_classes=classes, convention=convention)
 
 
 def count_model(
-    model: nn.Module, size: tuple[int, int], *, backbone: str, head: str, convention: Convention = "ops"
+    model: nn.Module,
+    size: tuple[int, int],
+    *,
+    backbone: str,
+    head: str,
+    num_classes: int | None = None,
+    convention: Convention = "ops",
 ) -> Cost:
     """Count a model that lies on the meta device: images (1, 3, H, W) -> anything. Names are only written down,
     except that `paper` counts LayerNorm for backbones called `pvt_v2...`.
@@ -123,22 +143,41 @@ def count_model(
         backbone=backbone,
         head=head,
         size=size,
+        num_classes=num_classes,
         params=sum(p.numel() for p in model.parameters()),
         trainable_params=sum(p.numel() for p in model.parameters() if p.requires_grad),
         macs=sum(counter.macs.values()),
         convention=convention,
-        stages=_stages(model, counter.macs),
+        stages=_stages(model, counter.macs, detector_part_of if head not in PLAIN_HEADS else stage_of),
         uncounted=dict(counter.uncounted.most_common()),
     )
 
 
-def build_model(name: str, head: str) -> nn.Module:
-    """The model that `count` and `measure_latency` look at, in eval mode, with random weights."""
-    from pvtctl.backbones import build_backbone, build_classifier
+def classes_of(head: str, num_classes: int | None) -> int | None:
+    """How many classes a model of `build_model` tells apart; None for the bare pyramid. Raises UsageError."""
+    from pvtctl.cost.detectors import NUM_CLASSES
 
     if head not in HEADS:
         raise UsageError(f"no head {head!r}", nearest(head, HEADS))
-    return (build_classifier(name) if head == "classifier" else build_backbone(name)).eval()
+    if head == "none":
+        if num_classes is not None:
+            raise UsageError("the bare pyramid has no classes", "leave the number of classes out, or name a head")
+        return None
+    return num_classes or (1000 if head == "classifier" else NUM_CLASSES)
+
+
+def build_model(name: str, head: str, num_classes: int | None = None) -> nn.Module:
+    """The model that `count` and `measure_latency` look at, in eval mode, with random weights: images -> raw outputs."""
+    from pvtctl.backbones import build_backbone, build_classifier
+
+    classes = classes_of(head, num_classes)
+    if classes is None:
+        return build_backbone(name).eval()
+    if head == "classifier":
+        return build_classifier(name, num_classes=classes).eval()
+    from pvtctl.cost.detectors import RawDetector, build_detector_as_papers
+
+    return RawDetector(build_detector_as_papers(name, head, classes)).eval()
 
 
 class _OperationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -174,6 +213,8 @@ class _OperationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return out.numel() if args[2] is not None else 0
         if name == "batch_norm" or (name == "layer_norm" and self._layer_norm):
             return 2 * args[0].numel()
+        if name in ("relu", "max_pool2d") and self.path[-1].startswith(("head.rpn", "neck")):
+            return 0  # functions there, not modules: their counter did not see them
         if name == "relu" or name in _POOLS:
             return args[0].numel()
         return 0
@@ -220,13 +261,37 @@ def stage_of(path: str) -> str:
     return "other"
 
 
-def _stages(model: nn.Module, macs: Counter[str]) -> tuple[StageCost, ...]:
-    """Sum by `stage_of`, in the order in which the model runs."""
+_HEAD_PARTS = {
+    "classification_head": "classification",
+    "regression_head": "regression",
+    "rpn": "rpn",
+    "box_head": "box",
+    "box_predictor": "box",
+    "mask_head": "mask",
+    "mask_predictor": "mask",
+    "transformer.encoder": "encoder",
+    "transformer.decoder": "decoder",
+}
+
+
+def detector_part_of(path: str) -> str:
+    """Like `stage_of`, for a detector: `backbone.stage1.blocks`, `neck`, `head.rpn`, `head.other`."""
+    top, _, rest = path.partition(".")
+    if top == "backbone" and rest:
+        return f"backbone.{stage_of(rest)}"
+    if top == "head":
+        found = next((part for start, part in _HEAD_PARTS.items() if (rest + ".").startswith(start + ".")), "other")
+        return f"head.{found}"
+    return top or "other"
+
+
+def _stages(model: nn.Module, macs: Counter[str], part_of: Callable[[str], str]) -> tuple[StageCost, ...]:
+    """Sum by part, in the order in which the model runs."""
     stage_macs: Counter[str] = Counter()
     stage_params: Counter[str] = Counter()
     for name, parameter in model.named_parameters():
-        stage_params[stage_of(name)] += parameter.numel()
+        stage_params[part_of(name)] += parameter.numel()
     for path, amount in macs.items():
-        stage_macs[stage_of(path)] += amount
+        stage_macs[part_of(path)] += amount
     names = dict.fromkeys([*stage_macs, *stage_params])
     return tuple(StageCost(name, stage_params[name], stage_macs[name]) for name in names)

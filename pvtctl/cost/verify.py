@@ -41,15 +41,17 @@ class Verification:
         return abs(self.difference) <= TOLERANCE
 
 
-def verify(name: str, size: tuple[int, int], *, head: str = "classifier") -> Verification:
+def verify(
+    name: str, size: tuple[int, int], *, head: str = "classifier", num_classes: int | None = None
+) -> Verification:
     """Count `name` at `size` (height, width) with both counters.
 
     fvcore traces a real forward pass of one image on the CPU, so this needs the time and memory of one; the other
     counter needs neither. Norms, pooling and upsampling are switched off in fvcore: convention `ops` has none of them.
     """
     with torch.device("meta"):
-        torch_macs = macs_by_torch(build_model(name, head), size)
-    fvcore_macs, uncounted = macs_by_fvcore(build_model(name, head), size)
+        torch_macs = macs_by_torch(build_model(name, head, num_classes).requires_grad_(False), size)
+    fvcore_macs, uncounted = macs_by_fvcore(build_model(name, head, num_classes), size)
     return Verification(fvcore_macs, torch_macs, uncounted)
 
 

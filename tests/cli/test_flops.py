@@ -36,6 +36,7 @@ def test_json_is_the_documented_contract(capsys: pytest.CaptureFixture[str]) -> 
             "backbone",
             "head",
             "size",
+            "num_classes",
             "params",
             "trainable_params",
             "macs",
