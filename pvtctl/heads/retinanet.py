@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.retinanet import RetinaNetClassificationHead, RetinaNetRegressionHead
 from torchvision.ops import batched_nms, clip_boxes_to_image, sigmoid_focal_loss
@@ -16,7 +16,7 @@ from torchvision.ops import batched_nms, clip_boxes_to_image, sigmoid_focal_loss
 from pvtctl.heads.anchors import retinanet_anchors
 from pvtctl.heads.base import DetectionHead
 from pvtctl.heads.matching import IGNORED, BoxMatcher, match_boxes
-from pvtctl.layers.patches import channels_last_conv
+from pvtctl.layers.winograd import speed_up_convs
 from pvtctl.structures import Detections, DetectOptions, ImageSize, Objects
 
 CANDIDATES = 1000
@@ -43,9 +43,7 @@ class RetinaNet(DetectionHead):
         self.box_coder = BoxCoder(weights=(1.0, 1.0, 1.0, 1.0))
         self.classification_head = RetinaNetClassificationHead(in_channels, self.anchors.per_cell(), num_classes)
         self.regression_head = RetinaNetRegressionHead(in_channels, self.anchors.per_cell())
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                channels_last_conv(module)  # see Fpn
+        speed_up_convs(self)
 
     def raw(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Per level the class outputs (B, A * K, h, w), before the sigmoid, and the box deltas (B, A * 4, h, w)."""

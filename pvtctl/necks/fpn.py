@@ -13,7 +13,7 @@ from torchvision.ops.feature_pyramid_network import (
     LastLevelP6P7,
 )
 
-from pvtctl.layers.patches import channels_last_conv
+from pvtctl.layers.winograd import speed_up_convs
 
 
 class P6P7(ExtraFPNBlock):  # type: ignore[misc]  # torchvision has no types
@@ -66,9 +66,9 @@ class Fpn(FeaturePyramidNetwork):  # type: ignore[misc]  # torchvision has no ty
         super().__init__(list(channels[start_level:]), out_channels, blocks)
         self.start_level = start_level
         self.out_channels = out_channels
+        speed_up_convs(self)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                channels_last_conv(module)
                 nn.init.xavier_uniform_(module.weight)
                 assert module.bias is not None
                 nn.init.zeros_(module.bias)
