@@ -119,3 +119,24 @@ def test_the_loss_of_two_ranks_divides_by_their_mean(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda count: count.add_(3))  # the other rank has three
     torch.testing.assert_close(set_losses(*arguments)["loss_box"], alone["loss_box"] / 2)
+
+
+def test_losses_and_gradients_are_those_of_transformers() -> None:
+    theirs = pytest.importorskip("transformers.loss.loss_for_object_detection", reason="needs the hub extra")
+    torch.manual_seed(0)
+    logits = torch.randn(2, 3, 8, 5, requires_grad=True)
+    boxes = (torch.rand(2, 3, 8, 4) * 0.4 + 0.2).requires_grad_()
+    labels = [torch.randint(0, 4, (number,)) for number in (3, 0, 5)]
+    truth = [torch.rand(len(one), 4) * 0.4 + 0.2 for one in labels]
+    out = set_losses(logits, boxes, labels, truth)
+    matcher = theirs.HungarianMatcher(class_cost=1, bbox_cost=5, giou_cost=2)
+    criterion = theirs.ImageLoss(matcher=matcher, num_classes=4, eos_coef=0.1, losses=["labels", "boxes"])
+    objects = [{"class_labels": one, "boxes": each} for one, each in zip(labels, truth, strict=True)]
+    expected = torch.zeros(3)
+    for layer in range(2):
+        found = criterion({"logits": logits[layer], "pred_boxes": boxes[layer]}, objects)
+        expected = expected + torch.stack([found["loss_ce"], 5 * found["loss_bbox"], 2 * found["loss_giou"]])
+    ours = torch.stack([out["loss_cls"], out["loss_box"], out["loss_giou"]])
+    torch.testing.assert_close(ours, expected)
+    gradients = torch.autograd.grad(ours.sum(), (logits, boxes))
+    torch.testing.assert_close(gradients, torch.autograd.grad(expected.sum(), (logits, boxes)))
