@@ -27,6 +27,7 @@ COMMANDS = {
     "pretrain": "Train a backbone as a classifier from scratch, by a paper's recipe.",
     "finetune": "Train on your data from pretrained weights.",
     "eval": "Score a run, a checkpoint or a published model.",
+    "predict": "Show what a trained model sees in images.",
     "flops": "Count parameters and multiply-accumulates at any size.",
     "latency": "Time backbones against each other on this machine.",
     "models": "List and describe the backbones.",

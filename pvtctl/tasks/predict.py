@@ -25,7 +25,6 @@ from pvtctl.recipe.schema import DetectionData
 from pvtctl.structures import Detections, DetectOptions
 from pvtctl.tasks.checkpoints import Inspected
 from pvtctl.weights import load_weights
-from pvtctl.weights.detectors import coco_ids
 
 TOP = 5
 """Classes that a classifier names for an image."""
@@ -118,8 +117,7 @@ class DetectorUse:
         self.head = found.head
         names, meta = found.class_names, checkpoint.meta
         self.class_names = names or [f"class {label}" for label in range(found.num_classes)]
-        stated = meta.get("category_ids")
-        self.category_ids: list[int] = stated or coco_ids(names) or list(range(1, found.num_classes + 1))
+        self.category_ids = found.category_ids or list(range(1, found.num_classes + 1))
         trained = DetectionData.model_validate(meta.get("detection") or {})
         self.sizes = _sides(trained, short_side, long_side)
         self.pad = trained.pad

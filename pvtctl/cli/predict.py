@@ -1,0 +1,85 @@
+"""`pvtctl predict`: what a trained model sees in images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pvtctl.cli._options import Device
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+EPILOG = """Examples:
+
+pvtctl predict street.jpg --weights runs/my-detector
+
+pvtctl predict frames/ --weights detector.safetensors --score-threshold 0.5 --out drawn
+
+pvtctl predict 'photos/**/*.jpg' --weights pvt_small --json
+"""
+
+
+@app.command("predict", epilog=EPILOG)
+def predict(
+    images: Annotated[
+        list[str], typer.Argument(help="Image files, folders of images (frames of a video), or quoted patterns.")
+    ],
+    weights: Annotated[str | None, typer.Option(help="Checkpoint file, run folder or published name. Needed.")] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="For weights that do not say their own: a name of `pvtctl models ls`.")
+    ] = None,
+    score_threshold: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Draw and count detections from here on. Default: 0.3.")
+    ] = None,
+    nms_iou: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Overlap above which the lower of two boxes goes. Default: 0.5.")
+    ] = None,
+    max_detections: Annotated[int | None, typer.Option(min=1, help="An image at most. Default: 100.")] = None,
+    short_side: Annotated[
+        int | None,
+        typer.Option(
+            min=32, max=4096, help="Images are resized to this short side. Default: the weights' own, or 800."
+        ),
+    ] = None,
+    long_side: Annotated[
+        int | None,
+        typer.Option(min=32, max=8192, help="Or less, where the long side would exceed this. Default: in proportion."),
+    ] = None,
+    device: Device = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="New folder for what is written. Default: runs/predict-...; with --json, nothing is written."
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Show what a trained model sees in images.
+
+    Detectors: a picture of every image with its boxes (and masks) is written, and detections.json in COCO's results
+    format, which holds all that the head gives, also below --score-threshold; images.json says which image and category
+    the ids stand for. Files named as COCO's keep COCO's ids, so that `pvtctl eval coco --results` can score them.
+
+    Classifiers: the five likeliest classes of every image are printed.
+
+    Files that are no images are named and skipped. EXIF rotation is ignored, as in training.
+    """
+    from pvtctl.cli._predict import PredictOptions, run_predict
+
+    run_predict(
+        PredictOptions(
+            images=images,
+            weights=weights,
+            backbone=backbone,
+            score_threshold=score_threshold,
+            nms_iou=nms_iou,
+            max_detections=max_detections,
+            short_side=short_side,
+            long_side=long_side,
+            device=device,
+            out=out,
+            as_json=as_json,
+        )
+    )
