@@ -14,6 +14,7 @@ from pvtctl.cli._console import print_json, say, table
 from pvtctl.errors import PvtctlError, UsageError
 
 if TYPE_CHECKING:
+    from pvtctl.metrics.coco_columns import Columns
     from pvtctl.structures import Detections
     from pvtctl.tasks.checkpoints import Inspected
     from pvtctl.tasks.predict import DetectorUse, Images
@@ -49,8 +50,8 @@ class Seen:
 
     sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
     """(height, width) of every image that could be read."""
-    results: list[dict[str, Any]] = field(default_factory=list)
-    """In COCO's format, of all scores."""
+    found: list[Columns] = field(default_factory=list)
+    """All detections of each of them."""
     shown: dict[str, Detections] = field(default_factory=dict)
     """Those of at least the threshold."""
     skipped: dict[str, str] = field(default_factory=dict)
@@ -124,7 +125,7 @@ def _detect(options: PredictOptions, checkpoint: Inspected, images: Images) -> N
 def _look_at_all(use: DetectorUse, images: Images, seen: Seen, threshold: float, out: Path | None) -> None:
     from pvtctl.data.images import BadImage
     from pvtctl.engine import Progress
-    from pvtctl.tasks.predict import above, read_pixels, to_results
+    from pvtctl.tasks.predict import above, read_pixels, to_columns
 
     with Progress("predict", len(images.names), unit="images") as progress:
         for number, name in zip(images.ids, images.names, strict=True):
@@ -135,7 +136,7 @@ def _look_at_all(use: DetectorUse, images: Images, seen: Seen, threshold: float,
                 progress.advance()
                 continue
             found = use(pixels)
-            seen.results += to_results(found, number, use.category_ids)
+            seen.found.append(to_columns(found, number))
             shown = above(found, threshold)
             if out is not None:
                 _draw(pixels, shown, use, out / "images" / name)
@@ -160,11 +161,14 @@ def _write(use: DetectorUse, images: Images, seen: Seen, out: Path) -> dict[str,
     import json
 
     from pvtctl.files import write_text
+    from pvtctl.metrics.coco_columns import join
+    from pvtctl.metrics.coco_results import write_results
     from pvtctl.tasks.predict import coco_images
 
     files = {"pictures": out / "images", "detections": out / "detections.json", "ids": out / "images.json"}
-    write_text(files["detections"], json.dumps(seen.results))
-    write_text(files["ids"], json.dumps(coco_images(images, seen.sizes, use), indent=1))
+    truth = coco_images(images, seen.sizes, use)
+    write_results(files["detections"], join(seen.found, masks=use.has_masks), use.category_ids, truth)
+    write_text(files["ids"], json.dumps(truth, indent=1))
     return files
 
 
@@ -177,7 +181,7 @@ def _show_detections(use: DetectorUse, seen: Seen, threshold: float, files: dict
         table(title, ["class", "objects", "images", "best score"], rows)
     else:
         print(title)
-        top = max((result["score"] for result in seen.results), default=None)
+        top = max((float(each.scores.max()) for each in seen.found if len(each)), default=None)
         say("nothing was detected at all" if top is None else f"the best score is {top:.2f}; see --score-threshold")
     for name, path in files.items():
         print(f"{name}: {path}")

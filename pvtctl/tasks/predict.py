@@ -21,6 +21,7 @@ from pvtctl.data.images import EncodedPicture, decode, open_image, pixels_of
 from pvtctl.data.transforms import EvalTransform, normalize
 from pvtctl.detectors import Detector, build_detector
 from pvtctl.errors import UsageError
+from pvtctl.metrics.coco_columns import Columns, columns_of
 from pvtctl.recipe.schema import DetectionData
 from pvtctl.structures import Detections, DetectOptions
 from pvtctl.tasks.checkpoints import Inspected
@@ -96,7 +97,7 @@ class DetectorUse:
     """A checkpoint's detector, ready for images of any size.
 
     Attributes: `class_names` (K), `category_ids` (K; COCO's for COCO's classes, else those of the training data, else from
-    1 on), `head`, and `sizes`, the short and long side that images are resized within.
+    1 on), `head`, `has_masks`, and `sizes`, the short and long side that images are resized within.
     """
 
     def __init__(
@@ -115,6 +116,7 @@ class DetectorUse:
         self.device = device
         self.options = options
         self.head = found.head
+        self.has_masks = found.head == "mask_rcnn"
         names, meta = found.class_names, checkpoint.meta
         self.class_names = names or [f"class {label}" for label in range(found.num_classes)]
         self.category_ids = found.category_ids or list(range(1, found.num_classes + 1))
@@ -179,21 +181,9 @@ class ClassifierUse:
         ]
 
 
-def to_results(found: Detections, image_id: int, category_ids: Sequence[int]) -> list[dict[str, Any]]:
-    """The detections of an image as COCO's results format has them: boxes x, y, width, height; masks as RLE text."""
-    boxes = torch.cat((found.boxes[:, :2], found.boxes[:, 2:] - found.boxes[:, :2]), 1)
-    results: list[dict[str, Any]] = [
-        {
-            "image_id": image_id,
-            "category_id": category_ids[label],
-            "bbox": [round(side, 2) for side in box],
-            "score": round(score, 5),
-        }
-        for box, score, label in zip(boxes.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True)
-    ]
-    for result, mask in zip(results, found.masks or (), strict=False):
-        result["segmentation"] = {"size": list(mask["size"]), "counts": mask["counts"].decode("ascii")}
-    return results
+def to_columns(found: Detections, image_id: int) -> Columns:
+    """The detections of an image as they go into a results file."""
+    return columns_of(image_id, found.boxes.numpy(), found.scores.numpy(), found.labels.numpy(), found.masks)[0]
 
 
 def above(found: Detections, score: float) -> Detections:
