@@ -16,6 +16,15 @@ _MARKS: dict[HeadName, str] = {
     "mask_rcnn": "head.mask_predictor.mask_fcn_logits.weight",
     "detr": "head.class_embed.weight",
 }
+_FORMATS: tuple[Format, ...] = (
+    "pvtctl",
+    "mmdetection RetinaNet",
+    "mmdetection Mask R-CNN",
+    "mmdetection DETR",
+    "facebookresearch DETR",
+    "torchvision RetinaNet",
+    "torchvision Mask R-CNN",
+)
 TITLES: dict[HeadName, str] = {"retinanet": "RetinaNet", "mask_rcnn": "Mask R-CNN", "detr": "DETR"}
 
 
@@ -42,7 +51,7 @@ def identify_detector(state: Mapping[str, Tensor], format: Format = "pvtctl") ->
 
     `format` is the layout that it came in, which tells the conventions.
     """
-    head = head_of(state)
+    head = head_of(state) if format in _FORMATS else None  # heads of other makes have some of the same names
     if head is None or (num_classes := class_count(state, head)) < 1:
         return None
     queries = int(state["head.query_embed.weight"].shape[0]) if "head.query_embed.weight" in state else None
