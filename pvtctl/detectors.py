@@ -116,6 +116,7 @@ def build_detector(
     *,
     num_classes: int,
     num_queries: int = 100,
+    rois_per_image: int = 512,
     conventions: Conventions = "papers",
     backbone_options: Mapping[str, Any] | None = None,
 ) -> Detector:
@@ -127,6 +128,8 @@ def build_detector(
         raise UsageError("a detector needs at least one class", "the annotation file's `categories` are the classes")
     if head != "detr" and num_queries != 100:
         raise UsageError(f"{head} has no queries", "leave num_queries out")
+    if head != "mask_rcnn" and rois_per_image != 512:
+        raise UsageError(f"{head} has no second stage", "leave rois_per_image out")
     body = build_backbone(backbone, **(backbone_options or {}))
     channels = body.feature_channels
     match head:
@@ -141,7 +144,8 @@ def build_detector(
             from pvtctl.necks.fpn import Fpn
 
             neck = Fpn(channels, extra="pool", start_level=0, conventions=conventions)
-            return Detector(body, neck, MaskRcnn(num_classes, conventions=conventions), num_classes, conventions)
+            second = MaskRcnn(num_classes, conventions=conventions, rois_per_image=rois_per_image)
+            return Detector(body, neck, second, num_classes, conventions)
         case "detr":
             from pvtctl.heads.detr import Detr
 

@@ -125,6 +125,8 @@ def choose_recipe(
     if row is None and backbone is not None:
         check_backbone(backbone)
         settings.insert(0, ("model.backbone", _plain_backbone(backbone, head)))
+    if head is not None and not rows_of(recipe):
+        settings.insert(0, ("model.head.name", head))  # no table's recipe: any head may stand in it
     chosen = load_recipe(recipe, row or stand_in, profile, settings)
     if head is not None and (chosen.model.head is None or chosen.model.head.name != head):
         here = "a classifier" if chosen.model.head is None else chosen.model.head.name

@@ -277,7 +277,8 @@ class _Fit:
         self.run_folder.log({**line, "seconds": round(time.monotonic() - began, 1)})
         self._scalars("eval", raw)
         self._scalars("eval_ema", averaged or {})
-        shown = ", ".join(f"{name} {value:.4g}" for name, value in at.metrics.items())
+        said = [name for name in self.task.headline if name in at.metrics]
+        shown = ", ".join(f"{name} {at.metrics[name]:.4g}" for name in said)
         self.talk(f"epoch {at.epoch + 1}/{self.settings.epochs} after {clock(self._seconds())}: {shown}")
         if self._is_best():
             at.best, at.best_epoch = at.metrics, at.epoch + 1

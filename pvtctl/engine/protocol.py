@@ -30,6 +30,8 @@ class Task(Protocol):
     model: nn.Module
     best_metric: str
     higher_is_better: bool
+    headline: tuple[str, ...]
+    """Names of the metric's numbers that are said after each epoch."""
 
     def train_loader(self, *, epoch: int, first_batch: int, rank: int, world_size: int) -> Iterable[Any]:
         """Batches of this rank in `epoch` from number `first_batch` on; the same bits however often it is restarted."""

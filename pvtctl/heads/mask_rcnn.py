@@ -17,7 +17,7 @@ from pvtctl.heads.base import DetectionHead
 from pvtctl.heads.boxes import ShiftCoder
 from pvtctl.heads.roi import RoiPooler, RoiSample, RoiSampler, covered, mask_targets
 from pvtctl.heads.rpn import Rpn
-from pvtctl.layers.patches import channels_last_conv
+from pvtctl.layers.winograd import speed_up_convs
 from pvtctl.structures import Detections, DetectOptions, ImageSize, MaskGrids, Objects
 
 CELLS_BOX, CELLS_MASK = 7, 14
@@ -44,21 +44,26 @@ class BoxPredictor(nn.Module):
 class MaskRcnn(DetectionHead):
     """Five maps (B, in_channels, h, w) of strides 4 to 64 -> losses or detections, as facts 8.4 have it.
 
-    Training draws 256 anchors and 512 proposals an image (see `Rpn`, `RoiSampler`). The modules are torchvision's; box
+    Training draws 256 anchors and `rois_per_image` proposals an image (see `Rpn`, `RoiSampler`). The modules are torchvision's; box
     layers start as mmdetection's do. `conventions="torchvision"` changes anchors, RoIAlign and what becomes of detections to
     what torchvision's maskrcnn_resnet50_fpn does; losses stay the papers'. Its files have background first among classes,
     boxes and masks: first becomes last of `cls_score`, and the others' first rows are left out.
     """
 
     def __init__(
-        self, num_classes: int, *, conventions: Literal["papers", "torchvision"] = "papers", in_channels: int = 256
+        self,
+        num_classes: int,
+        *,
+        conventions: Literal["papers", "torchvision"] = "papers",
+        in_channels: int = 256,
+        rois_per_image: int = 512,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
         self.rounded = conventions == "torchvision"
         self.rpn = Rpn(in_channels, conventions=conventions)
         self.pooler = RoiPooler(conventions=conventions)
-        self.sampler = RoiSampler()
+        self.sampler = RoiSampler(rois_per_image)
         self.coder = ShiftCoder((10.0, 10.0, 5.0, 5.0), conventions=conventions)
         self.box_head = TwoMLPHead(in_channels * CELLS_BOX**2, WIDTH)
         self.box_predictor = BoxPredictor(WIDTH, num_classes)
@@ -67,9 +72,7 @@ class MaskRcnn(DetectionHead):
         for layer in (self.box_head.fc6, self.box_head.fc7):
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                channels_last_conv(module)  # see Fpn
+        speed_up_convs(self)
 
     def boxes(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
         """Maps of proposals (N, C, 7, 7) -> scores (N, K + 1), before the softmax, and shifts (N, 4 * K)."""

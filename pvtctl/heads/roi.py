@@ -67,14 +67,14 @@ class RoiSample:
 
 
 class RoiSampler:
-    """Draws 512 boxes an image, at most a quarter of them positive (IoU 0.5), from its proposals and its true boxes.
+    """Draws `boxes_per_image` boxes, at most a quarter of them positive (IoU 0.5), from its proposals and its true boxes.
 
     Random numbers are torch's global ones, see `Rpn`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, boxes_per_image: int = SAMPLED) -> None:
         self.matcher = BoxMatcher(OVERLAP, OVERLAP, best_from=OVERLAP)
-        self.sampler = BalancedPositiveNegativeSampler(SAMPLED, POSITIVE_SHARE)
+        self.sampler = BalancedPositiveNegativeSampler(boxes_per_image, POSITIVE_SHARE)
 
     def __call__(self, proposals: Tensor, objects: Objects) -> RoiSample:
         matches = self.matcher(box_iou(objects.boxes, proposals))

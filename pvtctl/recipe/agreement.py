@@ -92,3 +92,6 @@ def _rules(recipe: Recipe) -> Iterator[_Unread]:
         yield _Unread(("eval", "nms_iou"), "DETR has no NMS", head)
     elif recipe.model.head is not None:
         yield _Unread(("model", "head", "num_queries"), f"is for detr, {recipe.model.head.name} has no queries", head)
+    if recipe.model.head is not None and recipe.model.head.name != "mask_rcnn":
+        why = f"is for mask_rcnn, {recipe.model.head.name} has no second stage"
+        yield _Unread(("model", "head", "rois_per_image"), why, head)

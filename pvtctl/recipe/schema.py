@@ -111,6 +111,8 @@ class Head(Block):
     name: Literal["retinanet", "mask_rcnn", "detr"]
     num_queries: Annotated[int, Field(ge=1, le=10_000)] = 100
     """DETR only."""
+    rois_per_image: Annotated[int, Field(ge=4, le=10_000)] = 512
+    """Mask R-CNN only: proposals an image that its second stage trains on, a quarter of them objects at most."""
 
 
 class Model(Block):

@@ -241,6 +241,7 @@ def _detector(recipe: Recipe, head: Head) -> Detector:
             recipe.model.head.name,
             num_classes=head.num_classes,
             num_queries=recipe.model.head.num_queries,
+            rois_per_image=recipe.model.head.rois_per_image,
             conventions=head.conventions,
             backbone_options=_options(recipe.model.backbone),
         )

@@ -48,6 +48,7 @@ class DetectionTask(DataTask):
 
     name = "detection"
     best_metric = "box_ap"
+    headline = ("box_ap", "box_ap50", "box_ar_100", "mask_ap", "mask_ap50", "detections")
 
     def __init__(
         self,

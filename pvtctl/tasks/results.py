@@ -146,9 +146,7 @@ def _cost(recipe: Recipe) -> dict[str, float]:
         if recipe.model.head is None:
             cost = count(backbone.name, (224, 224), convention="paper")
         else:
-            options = backbone.model_dump(exclude={"name"})
-            size, head = cost_size(recipe), recipe.model.head.name
-            cost = count(backbone.name, size, head=head, convention="paper", backbone_options=options)
+            cost = count(backbone.name, cost_size(recipe), head=recipe.model.head.name, convention="paper")
     except PvtctlError:  # a model that takes one other size only
         return {}
     # the papers leave out what a frozen stem and stage do not train (facts 10, row 17)

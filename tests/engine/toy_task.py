@@ -65,6 +65,7 @@ class ToyTask:
     name = "toy"
     best_metric = "accuracy"
     higher_is_better = True
+    headline = ("accuracy", "loss", "images")
 
     def __init__(
         self, *, samples: int = 48, batch: int = 4, workers: int = 0, dropout: float = 0.2, delay: float = 0.0
