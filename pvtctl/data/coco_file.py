@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -132,7 +133,7 @@ def load_coco(path: Path | str) -> dict[str, Any]:
             f"(character {error.pos} of {size} bytes)",
             "if the position is the end of the file, it was cut short: copy or download it again",
         ) from error
-    except (UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # not UTF-8, or numbers of thousands of digits
         raise UsageError(f"{path} is not valid JSON: {error}", "a COCO instances file is JSON text in UTF-8") from error
     missing = [key for key in ("images", "annotations", "categories") if not isinstance(_get(data, key), list)]
     if missing:
@@ -171,8 +172,20 @@ def _get(item: Any, key: str) -> Any:
     return item.get(key) if isinstance(item, dict) else None
 
 
+def _is_whole(value: Any) -> bool:
+    return type(value) is int and -(2**63) <= value < 2**63
+
+
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float)
+    return type(value) is float or _is_whole(value)
+
+
+def _is_name(value: Any) -> bool:
+    """A text that can be a file's name."""
+    try:
+        return isinstance(value, str) and value != "" and b"\0" not in os.fsencode(value)
+    except UnicodeEncodeError:
+        return False
 
 
 def _repeated(values: Iterable[Any]) -> list[Any]:
@@ -182,7 +195,7 @@ def _repeated(values: Iterable[Any]) -> list[Any]:
 def _scan_categories(categories: list[Any], table: CocoTable, faults: _Faults) -> None:
     named = []
     for at, item in enumerate(categories):
-        if type(_get(item, "id")) is int and isinstance(item.get("name"), str) and item["name"]:
+        if _is_whole(_get(item, "id")) and isinstance(item.get("name"), str) and item["name"]:
             named.append((item["id"], item["name"]))
         else:
             faults.add("bad_category", f"#{at + 1}")
@@ -200,9 +213,9 @@ def _scan_images(images: list[Any], table: CocoTable, faults: _Faults) -> None:
     for at, item in enumerate(images):
         key, name = _get(item, "id"), _get(item, "file_name")
         height, width = _get(item, "height"), _get(item, "width")
-        whole = all(type(value) is int for value in (key, height, width))
-        if not whole or not isinstance(name, str) or not name or not (0 < height < 2**31 and 0 < width < 2**31):
-            faults.add("bad_image", f"#{at + 1}" if type(key) is not int else key)
+        usable = _is_whole(key) and _is_whole(height) and _is_whole(width) and _is_name(name)
+        if not usable or height < 1 or width < 1 or height * width >= 2**31:
+            faults.add("bad_image", key if _is_whole(key) else f"#{at + 1}")
             continue
         ids.append(key)
         table.file_names.append(name)
@@ -223,8 +236,8 @@ def _scan_annotations(annotations: list[Any], table: CocoTable, faults: _Faults)
     boxes, areas, good = array("d"), array("d"), []
     for at, item in enumerate(annotations):
         key, image, category = _get(item, "id"), _get(item, "image_id"), _get(item, "category_id")
-        if type(key) is not int or type(image) is not int or type(category) is not int:
-            faults.add("bad_annotation", f"#{at + 1}" if type(key) is not int else key)
+        if not (_is_whole(key) and _is_whole(image) and _is_whole(category)):
+            faults.add("bad_annotation", key if _is_whole(key) else f"#{at + 1}")
             continue
         box, area = item.get("bbox"), item.get("area")
         if image not in place:

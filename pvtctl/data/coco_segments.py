@@ -10,6 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
+MAX_COORDINATE = 1e6
+"""Pixels: pycocotools takes memory for every pixel along a polygon, also outside of the image."""
+
 SegmentFault = Literal["bad_polygon", "bad_mask", "mask_size"]
 
 
@@ -90,7 +93,7 @@ class SegmentReader:
         return fault
 
     def finish(self) -> tuple[Segments, NDArray[np.bool_]]:
-        """What was kept, and for each annotation whether a coordinate is not finite."""
+        """What was kept, and for each annotation whether a coordinate is not finite, or absurd."""
         segments = Segments(
             coordinates=np.array(self._coordinates),
             part_ends=np.array(self._part_ends),
@@ -98,7 +101,7 @@ class SegmentReader:
             runs=np.frombuffer(bytes(self._runs), np.uint8),
             run_ends=np.array(self._run_ends).reshape(-1, 2),
         )
-        wrong = np.flatnonzero(~np.isfinite(segments.coordinates))
+        wrong = np.flatnonzero(~(np.abs(segments.coordinates) <= MAX_COORDINATE))
         part = np.searchsorted(segments.part_ends, wrong, "right") - 1
         infinite = np.zeros(len(segments.parts), np.bool_)
         infinite[np.searchsorted(segments.parts[:, 1], part, "right")] = True
@@ -111,7 +114,7 @@ class SegmentReader:
             before = len(self._coordinates)
             try:
                 self._coordinates.extend(polygon)
-            except TypeError:  # a text or a list among the numbers
+            except (TypeError, OverflowError):  # a text or a list among the numbers, or one of hundreds of digits
                 del self._coordinates[before:]
                 return "bad_polygon"
             self._part_ends.append(len(self._coordinates))

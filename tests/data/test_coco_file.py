@@ -173,7 +173,9 @@ def test_faults_are_one_line_with_a_hint(kind, tmp_path):
     assert next(problem.kind for problem in check_coco(data) if problem.severity == "error") == kind
 
 
-@pytest.mark.parametrize("box", [None, [1, 2, 3], [1, 2, 3, "4"], [1, 2, None, 4], "1 2 3 4", [1, 2, True, 4], {}])
+@pytest.mark.parametrize(
+    "box", [None, [1, 2, 3], [1, 2, 3, "4"], [1, 2, None, 4], "1 2 3 4", [1, 2, True, 4], [1, 2, 10**400, 4], {}]
+)
 def test_boxes_that_are_no_numbers(box):
     assert [problem.kind for problem in check_coco(with_annotation(bbox=box))] == ["bad_box"]
 
@@ -184,6 +186,8 @@ def test_boxes_that_are_no_numbers(box):
         ([SQUARE, [1, 2, 3, 4, 5]], "bad_polygon"),
         ([[1, 2, 3, float("inf"), 5, 6]], "bad_polygon"),
         ([[1, 2, 3, "4", 5, 6]], "bad_polygon"),
+        ([[1, 2, 3, 10**400, 5, 6]], "bad_polygon"),
+        ([[1, 2, 3, 1e12, 5, 6]], "bad_polygon"),  # pycocotools would take terabytes
         (SQUARE, "bad_polygon"),
         ("text", "bad_mask"),
         ({"size": [20, 30]}, "bad_mask"),
@@ -214,6 +218,16 @@ def test_all_faults_are_listed_at_once():
         CocoAnnotations(data)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{"file_name": "a\0b"}, {"file_name": "\ud800"}, {"file_name": 3}, {"id": 10**30}, {"width": 10**9}, {"height": 0}],
+)
+def test_images_that_cannot_be(changes):
+    data = coco(annotations=[])
+    data["images"][1] |= changes
+    assert [problem.kind for problem in check_coco(data)] == ["bad_image"]
+
+
 def test_run_lengths_of_any_mask_are_accepted():
     random = np.random.default_rng(0)
     for share in (0.0, 0.01, 0.5, 1.0):
@@ -241,6 +255,9 @@ def test_files_that_are_not_coco(tmp_path):
     with pytest.raises(UsageError, match="not valid JSON"):
         load_coco(file)
     file.write_bytes(b'{"images": "\xff\xfe"}')
+    with pytest.raises(UsageError, match="not valid JSON"):
+        load_coco(file)
+    file.write_text(f'{{"images": [{"9" * 5000}]}}')
     with pytest.raises(UsageError, match="not valid JSON"):
         load_coco(file)
     file.write_text('{"images": [], "info": {}}')
