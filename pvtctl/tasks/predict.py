@@ -120,9 +120,9 @@ class DetectorUse:
         names, meta = found.class_names, checkpoint.meta
         self.class_names = names or [f"class {label}" for label in range(found.num_classes)]
         self.category_ids = found.category_ids or list(range(1, found.num_classes + 1))
-        trained = DetectionData.model_validate(meta.get("detection") or {})
-        self.sizes = _sides(trained, short_side, long_side)
-        self.pad = trained.pad
+        tested = {**DetectionData().model_dump(), **(meta.get("detection") or {})}
+        self.sizes = _sides(tested["test_short_side"], tested["test_long_side"], short_side, long_side)
+        self.pad = tested["pad"]
         self.model: Detector = build_detector(
             checkpoint.backbone,
             found.head,
@@ -143,12 +143,12 @@ class DetectorUse:
         return Detections(found.boxes.cpu(), found.scores.cpu(), found.labels.cpu(), found.masks)
 
 
-def _sides(trained: DetectionData, short: int | None, long: int | None) -> tuple[int, int]:
-    """Short and long side; a short side alone takes the long one along, in the proportion of training."""
+def _sides(tested_short: int, tested_long: int, short: int | None, long: int | None) -> tuple[int, int]:
+    """Short and long side; a short side alone takes the long one along, in the proportion of the tested ones."""
     if short is None:
-        short = trained.test_short_side if long is None else min(trained.test_short_side, long)
+        short = tested_short if long is None else min(tested_short, long)
     if long is None:
-        long = max(short, round(short * trained.test_long_side / trained.test_short_side))
+        long = max(short, round(short * tested_long / tested_short))
     if long < short:
         raise UsageError(f"a long side of {long} is shorter than the short side of {short}", "swap them")
     return short, long
