@@ -1,0 +1,174 @@
+"""Reading a list of JSON objects that all look alike, as columns: some ten times as fast as Python's own parser.
+
+Programs write results files in one breath, so every entry has the same keys in the same order and the same white space.
+The first entry shows that layout. Where the whole file is seen to have it, nothing is left to parse but numbers, which
+are read as one flat JSON list, rounded as Python rounds them. Any other file is for the caller to read in the ordinary way.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic_core import from_json
+
+_PLAIN = b"0123456789+-."
+_NOT_NUMERIC = bytes(byte for byte in range(256) if byte not in _PLAIN + b"eE,")
+_LETTERS = b"ABCDFGHIJKLMNOPQRSTUVWXYZ"  # stand for the keys; without E, which may be part of a number
+_BLOCK = 1 << 20
+_COUNTS = re.compile(rb'("counts"\s*:\s*")((?:[^"\\]|\\\\)*)"')
+_STRING = re.compile(rb'"[^"\\]*"')
+_EXACT = 2.0**53
+
+
+@dataclass
+class Table:
+    """The columns of a results file."""
+
+    image_ids: NDArray[np.int64]
+    category_ids: NDArray[np.int64]
+    scores: NDArray[np.float64]
+    boxes: NDArray[np.float64] | None
+    """(N, 4) x, y, width, height; None where there are none."""
+    counts: list[Any] | None
+    """Counts of each mask where `sizes` is there, else the segmentation as it stands; None where there are no masks."""
+    sizes: NDArray[np.int64] | None
+    """(N, 2) height, width of each mask."""
+
+
+@dataclass
+class _Layout:
+    """What all entries share."""
+
+    plain_entry: bytes
+    """An entry's bytes without its numbers."""
+    short_entry: bytes
+    """The same with keys shortened to letters."""
+    between: bytes
+    keys: list[tuple[bytes, bytes]]
+    """Quoted key, its letter."""
+    slots: dict[str, list[int]]
+    """Where in an entry's row of numbers the values of a key are."""
+    width: int
+    masks: bool
+
+
+def read_table(data: bytes) -> Table | None:
+    """The columns of a results file in the usual layout; None where it is any other."""
+    opening = re.match(rb"\s*\[\s*(?=\{)", data)
+    closing = re.search(rb"\s*\]\s*$", data[-64:])
+    if opening is None or closing is None:
+        return None
+    end = len(data) - len(data[-64:]) + closing.start()
+    layout = _layout(data, opening.end(), end)
+    if layout is None:
+        return None
+    blocks: list[NDArray[np.float64]] = []
+    counts: list[bytes] = []
+    edge = b"}" + layout.between + b"{"
+    at = opening.end()
+    while at < end:
+        cut = end if end - at <= _BLOCK else data.rfind(edge, at, at + _BLOCK) + 1
+        numbers = _numbers(data[at:cut], layout, counts) if cut else None
+        if numbers is None:
+            return None
+        blocks.append(numbers)
+        at = end if cut == end else cut + len(layout.between)
+    return _columns(np.concatenate(blocks), counts, layout)
+
+
+def _layout(data: bytes, start: int, end: int) -> _Layout | None:
+    """The layout of the first entry, where it is one that is known."""
+    try:
+        text = data[start : start + (1 << 20)].decode("ascii")
+        entry, length = json.JSONDecoder().raw_decode(text)
+    except ValueError:
+        return None
+    after = re.match(rb"\s*,\s*(?=\{)", data[start + length : end][:64])
+    if after is None and start + length != end:
+        return None
+    mask = entry.get("segmentation")
+    masks = isinstance(mask, dict) and isinstance(mask.get("counts"), str) and "size" in mask
+    slots: dict[str, list[int]] = {}
+    width = _find_slots(entry, slots)
+    if not {"image_id", "category_id", "score"} <= slots.keys() or not ("bbox" in slots or masks):
+        return None
+    if len(slots.get("bbox", range(4))) != 4 or len(slots.get("size", range(2))) != 2:
+        return None
+    raw = _COUNTS.sub(rb'\1"', data[start : start + length])
+    names = sorted({match.group() for match in _STRING.finditer(raw)}, key=len, reverse=True)
+    if len(names) > len(_LETTERS) or any(name.translate(None, _PLAIN + b",") != name for name in names):
+        return None
+    keys = [(name, _LETTERS[at : at + 1]) for at, name in enumerate(names)]
+    short = _shorten(raw, keys).translate(None, _PLAIN + b"eE")
+    # an exponent in the first entry leaves its e in here: then no block looks plain, and all are read by the short form
+    plain = raw.translate(None, _PLAIN)
+    return _Layout(plain, short, after.group() if after else b",", keys, slots, width, masks)
+
+
+def _find_slots(entry: Any, slots: dict[str, list[int]], at: int = 0) -> int:
+    """Note under each key which of the entry's numbers are its value's; return how many numbers there are."""
+    for key, value in entry.items():
+        if isinstance(value, dict):
+            at = _find_slots(value, slots, at)
+            continue
+        values = value if isinstance(value, list) else [value]
+        numbers = [each for each in values if isinstance(each, int | float) and not isinstance(each, bool)]
+        slots[key] = list(range(at, at + len(numbers)))
+        at += len(numbers)
+    return at
+
+
+def _shorten(raw: bytes, keys: list[tuple[bytes, bytes]]) -> bytes:
+    for name, letter in keys:
+        raw = raw.replace(name, letter)
+    return raw
+
+
+def _numbers(block: bytes, layout: _Layout, counts: list[bytes]) -> NDArray[np.float64] | None:
+    """(N, width) numbers of a block of whole entries; None where one does not have the layout."""
+    if layout.masks:
+        pieces = _COUNTS.split(block)
+        counts.extend(piece.replace(b"\\\\", b"\\") for piece in pieces[2::3])
+        del pieces[2::3]
+        block = b'"'.join([b"".join(pieces[at : at + 2]) for at in range(0, len(pieces), 2)])
+    entries = _entries(block.translate(None, _PLAIN), layout.plain_entry, layout.between)
+    if entries is None:  # a number with an exponent: its e must be told from those of the keys
+        block = _shorten(block, layout.keys)
+        entries = _entries(block.translate(None, _PLAIN + b"eE"), layout.short_entry, layout.between)
+        text = block.translate(None, _NOT_NUMERIC)
+    else:
+        text = block.translate(None, _NOT_NUMERIC + b"eE")
+    if entries is None:
+        return None
+    try:
+        numbers = np.asarray(from_json(b"[" + text + b"]"), np.float64)
+    except (ValueError, OverflowError):
+        return None
+    return numbers.reshape(entries, layout.width) if numbers.size == entries * layout.width else None
+
+
+def _entries(structure: bytes, entry: bytes, between: bytes) -> int | None:
+    """How many entries `structure` is, None where it is anything else."""
+    entries, rest = divmod(len(structure) + len(between), len(entry) + len(between))
+    return None if rest or structure != between.join([entry] * entries) else entries
+
+
+def _columns(numbers: NDArray[np.float64], counts: list[bytes], layout: _Layout) -> Table | None:
+    slots = layout.slots
+    ids = numbers[:, [*slots["image_id"], *slots["category_id"], *(slots["size"] if layout.masks else ())]]
+    if (ids != np.rint(ids)).any() or (np.abs(ids) > _EXACT).any() or (layout.masks and len(counts) != len(numbers)):
+        return None
+    whole = ids.astype(np.int64)
+    return Table(
+        whole[:, 0].copy(),
+        whole[:, 1].copy(),
+        numbers[:, slots["score"][0]].copy(),
+        numbers[:, slots["bbox"]] if "bbox" in slots else None,
+        counts if layout.masks else None,
+        whole[:, 2:] if layout.masks else None,
+    )
