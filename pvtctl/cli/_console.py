@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from pvtctl.errors import UsageError
@@ -68,3 +69,19 @@ def parse_size(text: str) -> tuple[int, int]:
 def parse_sizes(text: str) -> list[tuple[int, int]]:
     """`224,512,800x1280` -> three sizes; see `parse_size`."""
     return [parse_size(part) for part in text.split(",")]
+
+
+@contextmanager
+def byte_progress() -> Iterator[Callable[[str], Callable[[int, int | None], None]]]:
+    """Bars on stderr for what is counted in bytes: the function it gives starts one by its name."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+
+        def start(name: str) -> Callable[[int, int | None], None]:
+            task = bars.add_task(name, total=None)
+            return lambda done, total: bars.update(task, completed=done, total=total)
+
+        yield start

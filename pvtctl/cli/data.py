@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from pvtctl.cli._console import print_json, say, table
+from pvtctl.cli._console import byte_progress, print_json, say, table
+from pvtctl.cli._data_detection import draw_detection, found_coco, print_figures, say_conversion
 from pvtctl.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -18,7 +19,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     no_args_is_help=True,
-    help="Check, preview, export and locate data sets. NAME is `imagenet` or `scenes` (the built-in renderer).",
+    help="Check, preview, convert, export, fetch and locate data sets. NAME is `imagenet`, `coco` or `scenes` (the "
+    "built-in renderer).",
 )
 
 
@@ -31,40 +33,62 @@ class Layout(StrEnum):
     nyu = "nyu"
 
 
+class Source(StrEnum):
+    """What `data convert` can read."""
+
+    voc = "voc"
+    yolo = "yolo"
+
+
 _JSON = typer.Option(False, "--json", help="One JSON document on stdout.")
-_WHERE = typer.Argument(
-    help="A folder with train/ and val/, or NAME (looked for in $PVTCTL_DATA/NAME and ./data/NAME)."
+_PLACE = (
+    "A folder (with train/ and val/, or with COCO's annotations/), or NAME (looked for in $PVTCTL_DATA/NAME and "
+    "./data/NAME)."
 )
+_WHERE = typer.Argument(help=_PLACE)
 
 
 @app.command(epilog="Example: pvtctl data check ~/imagenet --full")
 def check(
-    where: str = _WHERE,
+    where: str | None = typer.Argument(None, help=_PLACE),
+    images: Path | None = typer.Option(None, help="The image folder of --annotations."),
+    annotations: Path | None = typer.Option(None, help="A COCO annotation file, in place of a folder in its layout."),
     full: bool = typer.Option(False, "--full", help="Every image; otherwise at most 20000 of a split, evenly spread."),
     workers: int | None = typer.Option(None, min=0, help="Processes that read and decode (default: one a core)."),
     as_json: bool = _JSON,
 ) -> None:
-    """Give a verdict on a data set in the ImageNet layout or in tar shards.
+    """Give a verdict on a data set in the ImageNet layout, in tar shards, or in COCO's format.
 
     Looks at layout, classes and images: unreadable, truncated, giant and tiny files, CMYK and other modes, EXIF
     rotation, empty classes, label gaps, classes that differ between train and val, the same image in both.
+    Of COCO sets also at every annotation: ids, boxes, polygons and masks, images that are not there or of another size.
 
     Exit code 0: use it (notes at most). 1: a run survives it, but images are skipped or scores flattered.
     2: it cannot be used.
     """
     from pvtctl.data.check import check_data
+    from pvtctl.data.coco_check import DetectionVerdict, check_coco_data
     from pvtctl.data.loader import usable_cores
 
-    name, root = _locate(where)
+    if (where is None) == (images is None and annotations is None):
+        raise UsageError("name a folder, or --images and --annotations", "for example: pvtctl data check data/coco")
+    name, root = _locate(where) if where is not None else ("coco", None)
     if name == "scenes":
         raise UsageError("scenes is rendered: there are no files to check", "pvtctl data preview scenes draws it")
     processes = workers if workers is not None else usable_cores()
-    verdict = _with_progress(
-        lambda on_progress: check_data(root, full=full, workers=processes, on_progress=on_progress)
-    )
+
+    def work(on_progress: Any) -> Verdict:
+        options: dict[str, Any] = {"full": full, "workers": processes, "on_progress": on_progress}
+        if name == "coco":
+            return check_coco_data(root, images=images, annotations=annotations, **options)
+        return check_data(root or "", **options)
+
+    verdict = _with_progress(work)
     if as_json:
         print_json(verdict.to_json())
     else:
+        if isinstance(verdict, DetectionVerdict):
+            print_figures(verdict)
         _print_verdict(verdict)
     raise typer.Exit(int(verdict.exit_code))
 
@@ -75,43 +99,145 @@ def preview(
     output: Path = typer.Option(Path("preview.png"), "-o", "--output", help="The PNG to write."),
     split: str = typer.Option("train", help="train or val."),
     count: int = typer.Option(6, min=1, max=100, help="Samples, one a row, spread over the classes."),
-    copies: int = typer.Option(5, min=1, max=20, help="Training views of each sample."),
-    size: int = typer.Option(224, min=32, max=1024, help="Image size in pixels."),
+    copies: int | None = typer.Option(None, min=1, max=20, help="Training views of each (5; 3 of detection sets)."),
+    size: int | None = typer.Option(
+        None, min=32, max=1024, help="Image size in pixels (224); of detection sets, the size it is drawn at (320)."
+    ),
     recipe: str | None = typer.Option(
-        None, help="Augment as this recipe does (a name or a file); otherwise as DeiT, PVT's own recipe."
+        None,
+        help="Augment as this recipe does (a name or a file); otherwise as DeiT, PVT's own recipe, or as RetinaNet.",
     ),
     row: str | None = typer.Option(None, help="The recipe's row."),
     seed: int = typer.Option(0, min=0, help="Seed of the random numbers."),
 ) -> None:
-    """Draw samples as they are evaluated and as training sees them, with their labels."""
+    """Draw samples as they are evaluated and as training sees them, with their labels, boxes and masks."""
     from pvtctl.data.dataset import open_split
     from pvtctl.data.preview import draw_preview
     from pvtctl.recipe.load import load_recipe
-    from pvtctl.recipe.schema import Augment
+    from pvtctl.recipe.schema import Augment, DetectionData
 
     if row is not None and recipe is None:
         raise UsageError("--row needs --recipe", "for example: --recipe imagenet_pvt_v1 --row pvt_small")
     name, root = _locate(where)
-    augment = load_recipe(recipe, row).data.augment if recipe else Augment()
-    dataset = open_split(name, root, split, image_size=size, augment=augment.model_dump(), seed=seed)
-    ids = draw_preview(dataset, output, count=count, copies=copies)
-    say(f"{output}: {len(ids)} of {len(dataset)} {split} samples, {copies} training views each")
+    given = load_recipe(recipe, row) if recipe else None
+    if name == "coco" or (name == "scenes" and given is not None and given.task == "detection"):
+        draw_detection(
+            name,
+            root,
+            output,
+            split=split,
+            count=count,
+            copies=copies or 3,
+            side=size or 320,
+            seed=seed,
+            detection=given.data.detection if given else DetectionData(),
+        )
+        return
+    augment = given.data.augment if given else Augment()
+    dataset = open_split(name, root, split, image_size=size or 224, augment=augment.model_dump(), seed=seed)
+    ids = draw_preview(dataset, output, count=count, copies=copies or 5)
+    say(f"{output}: {len(ids)} of {len(dataset)} {split} samples, {copies or 5} training views each")
 
 
 @app.command()
 def ls(as_json: bool = _JSON) -> None:
-    """Show which data sets are found, and where they are looked for."""
+    """Show which data sets are found, where they are looked for, and which ones can be fetched."""
     from pvtctl.data.dataset import DATA_NAMES, data_places
+    from pvtctl.data.public_sets import public_sets
 
-    rows = [_found(name, data_places(name)) for name in DATA_NAMES]
+    public = {entry.name: entry for entry in public_sets()}
+    rows = [_found(name, data_places(name)) for name in dict.fromkeys((*DATA_NAMES, *public))]
+    for row in rows:
+        entry = public.get(row["name"])
+        row["fetch"] = f"pvtctl data fetch {entry.name}" if entry else None
+        row["gigabytes"] = round(sum(each.size for each in entry.archives) / 1e9, 1) if entry else None
+        row["terms"] = entry.terms if entry else None
     if as_json:
         print_json({"rows": rows})
         return
+    columns = ("name", "where", "classes", "train", "val", "state", "fetch", "gigabytes")
     table(
         "",
-        ["data", "where", "classes", "train", "val", "state"],
-        [[row[key] if row[key] is not None else "-" for key in row] for row in rows],
+        ["data", "where", "classes", "train", "val", "state", "to get it", "GB"],
+        [[row[key] if row[key] is not None else "-" for key in columns] for row in rows],
     )
+
+
+@app.command(epilog="Example: pvtctl data convert VOCdevkit/VOC2007 --from voc --to data/coco")
+def convert(
+    source: Path = typer.Argument(help="The folder with the labels, and with the images unless --images names them."),
+    layout: Source = typer.Option(..., "--from", help="voc: Pascal-VOC XML. yolo: text files, boxes or polygons."),
+    to: Path = typer.Option(..., help="The folder to write, in COCO's layout."),
+    images: Path | None = typer.Option(None, help="Where the images are, if not below SOURCE."),
+    classes: Path | None = typer.Option(
+        None,
+        help="A file with one class name a line: their order. Else sorted (voc), or data.yaml's, classes.txt's (yolo).",
+    ),
+    val_share: float | None = typer.Option(
+        None, help="Draw this share of the images as val; else as the source's lists or folders say, else 0.2."
+    ),
+    seed: int = typer.Option(0, min=0, help="Seed of that draw."),
+    zero_based: bool = typer.Option(
+        False,
+        "--zero-based",
+        help="voc: boxes are edges in pixels from 0, as LabelImg and others write, not the devkit's.",
+    ),
+    copy: bool = typer.Option(
+        False, "--copy", help="Copy the images; otherwise they become hard links where possible."
+    ),
+    as_json: bool = _JSON,
+) -> None:
+    """Write a detection set in Pascal-VOC or YOLO layout as COCO JSON beside its images. The source stays as it is."""
+    from dataclasses import asdict
+
+    from pvtctl.data.convert import convert as convert_set
+
+    if zero_based and layout is not Source.voc:
+        raise UsageError("--zero-based is for --from voc", "YOLO's coordinates are shares of the image")
+    done = _with_progress(
+        lambda on_progress: convert_set(
+            source,
+            layout.value,
+            to,
+            images=images,
+            classes=classes,
+            val_share=val_share,
+            seed=seed,
+            zero_based=zero_based,
+            copy=copy,
+            on_progress=on_progress,
+        )
+    )
+    say_conversion(done)
+    if as_json:
+        print_json(asdict(done))
+    else:
+        print(done.path)
+
+
+@app.command(epilog="Example: pvtctl data fetch coco --split val")
+def fetch(
+    name: str = typer.Argument(help="A set that `pvtctl data ls` knows how to get."),
+    split: str | None = typer.Option(None, help="train or val alone, with what it needs."),
+    mirror: str | None = typer.Option(
+        None, help="Address that takes the place of scheme and host; else $PVTCTL_MIRROR."
+    ),
+    folder: Path | None = typer.Option(
+        None, "--from", help="Take the archives from this folder, not from the network."
+    ),
+    to: Path | None = typer.Option(None, help="The set's folder; else $PVTCTL_DATA/NAME, else ./data/NAME."),
+    keep: bool = typer.Option(False, "--keep", help="Keep the archives after they are unpacked."),
+) -> None:
+    """Download a public data set and unpack it. A cut or interrupted download goes on where it stopped."""
+    from pvtctl.data.fetch import fetch_set
+    from pvtctl.data.public_sets import find_public
+
+    entry = find_public(name)
+    if entry is not None:
+        say(f"{entry.title}\nterms: {entry.terms}\nhashes: {entry.hashes}")
+    with byte_progress() as watch:
+        path = fetch_set(name, to=to, split=split, mirror=mirror, folder=folder, keep=keep, watch=watch)
+    print(path)
 
 
 @app.command(epilog="Example: pvtctl data export scenes --layout imagenet --to data/imagenet --train 600 --val 120")
@@ -141,6 +267,7 @@ def export(
 
 def _locate(where: str) -> tuple[str, Path]:
     """(data set name, folder) of an argument that is either."""
+    from pvtctl.data.coco_check import is_coco
     from pvtctl.data.dataset import DATA_NAMES, find_data
     from pvtctl.errors import nearest
 
@@ -151,7 +278,7 @@ def _locate(where: str) -> tuple[str, Path]:
         raise UsageError(
             f"no data folder {folder}", f"give a folder with train/ and val/, or {nearest(where, DATA_NAMES)}"
         )
-    return "imagenet", folder
+    return "coco" if is_coco(folder) else "imagenet", folder
 
 
 def _found(name: str, places: list[Path]) -> dict[str, Any]:
@@ -167,6 +294,11 @@ def _found(name: str, places: list[Path]) -> dict[str, Any]:
             row["state"] = f"not found: looked for {', '.join(str(place) for place in places)}"
             return row
         place, row["where"] = found, str(found)
+    if name == "coco":
+        row |= found_coco(place)
+    if name not in ("imagenet", "scenes"):  # no task here reads the others yet, or their source is not opened for this
+        row["state"] = row["state"] or "found"
+        return row
     for split in ("train", "val"):
         try:
             source = open_source(name, place, split)

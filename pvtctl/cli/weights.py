@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
-from pvtctl.cli._console import print_json, say, table
+from pvtctl.cli._console import byte_progress, print_json, say, table
 from pvtctl.errors import ExitCode, PvtctlError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from pvtctl.weights.inspect import Inspection
     from pvtctl.weights.verify import Verdict
 
@@ -163,25 +161,9 @@ def fetch(
     from pvtctl.weights.download import fetch as fetch_one
 
     for name in names:
-        with _progress(name) as progress:
-            path = fetch_one(name, mirror=mirror, folder=folder, to=to, progress=progress)
+        with byte_progress() as watch:
+            path = fetch_one(name, mirror=mirror, folder=folder, to=to, progress=watch(name))
         print(path)
-
-
-def _progress(name: str) -> Any:
-    from contextlib import contextmanager
-
-    @contextmanager
-    def shown() -> Iterator[Callable[[int, int | None], None]]:
-        from rich.console import Console
-        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task(name, total=None)
-            yield lambda done, total: bar.update(task, completed=done, total=total)
-
-    return shown()
 
 
 @app.command()
