@@ -3,6 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 from torch.nn import functional as F
+from torchvision import tv_tensors
+from torchvision.transforms.v2 import functional as V2
 
 from pvtctl.data.detection_transforms import (
     CROP_SHORT_SIDES,
@@ -11,6 +13,7 @@ from pvtctl.data.detection_transforms import (
     drop_degenerate,
     flip,
     resize,
+    resize_masks,
     resized_size,
 )
 from pvtctl.data.randomness import generator_for
@@ -61,6 +64,15 @@ def test_resize_moves_everything_alike(size):
         assert (edges(mask) - box).abs().max() <= 1
     wanted = F.interpolate(pixels[None].float(), size, mode="bilinear", antialias=True)[0]
     assert (moved.float() - wanted).abs().max() <= 1
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_masks_are_resized_as_torchvision_does(seed):
+    draw = generator_for(seed)
+    height, width, *size = torch.randint(1, 900, (4,), generator=draw).tolist()
+    masks = torch.rand(2, height, width, generator=draw) > 0.5
+    wanted = V2.resize(tv_tensors.Mask(masks), size, V2.InterpolationMode.NEAREST)
+    assert torch.equal(resize_masks(masks, tuple(size)), wanted.as_subclass(torch.Tensor))
 
 
 def test_enlarging_is_plain_bilinear():
