@@ -72,7 +72,7 @@ class ResNet(Backbone):
             module.eval()
         if self.freeze_norm:
             for module in self.modules():
-                if isinstance(module, nn.BatchNorm2d):
+                if isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm):
                     module.eval()
         return self
 

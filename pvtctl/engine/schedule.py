@@ -74,9 +74,9 @@ def build_schedule(
     """A schedule over `epochs` epochs of `steps_per_epoch` optimiser steps.
 
     All begin with a linear warm-up from `warmup_lr` over `warmup_epochs`, or over `warmup_steps` optimiser steps where
-    that is given (0 switches it off), stepped every iteration;
-    `cosine` and `poly` then fall from `lr` to `min_lr` over the rest. `step` multiplies by `gamma` after each of
-    `steps` (epochs). `official_lagging` is what the papers' code does: see `Schedule.at`.
+    that is given (0 switches either off), stepped every iteration; `cosine` and `poly` then fall from `lr` to `min_lr`
+    over the rest. `step` multiplies by `gamma` after each of `steps` (epochs of the run, warm-up included).
+    `official_lagging` is what the papers' code does: see `Schedule.at`.
 
     A warm-up of more than half the run is cut to half of it, so that short trial runs train at all.
     """

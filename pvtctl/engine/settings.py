@@ -39,6 +39,7 @@ class FitSettings:
     channels_last: Literal["auto", "on", "off"] = "auto"
     compile: bool = False
     sync_batch_norm: bool = False
+    """Batch norm over the images of all ranks; several ranks need GPUs for it."""
     seed: int = 0
     save_minutes: float = 10.0
     keep_checkpoints: int = 2

@@ -71,7 +71,7 @@ class Stepper:
             settings.channels_last == "auto" and wants_channels_last(task.model)
         )
         if settings.sync_batch_norm:
-            _synchronise_batch_norm(task.model, dist)
+            synchronise_batch_norm(task.model, dist)
         task.model.to(dist.device)
         if self.channels_last:
             task.model.to(memory_format=torch.channels_last)
@@ -187,8 +187,11 @@ class Stepper:
             self.scaler.load_state_dict(state["scaler"])
 
 
-def _synchronise_batch_norm(model: nn.Module, dist: Distributed) -> None:
-    """Let batch norm see the images of all ranks; alone it does so anyway. Names and values stay as they are."""
+def synchronise_batch_norm(model: nn.Module, dist: Distributed) -> None:
+    """Let batch norm see the images of all ranks; alone it does so anyway. Names and values stay as they are.
+
+    Raises UsageError for several ranks on the CPU, where torch cannot.
+    """
     if dist.world_size == 1:
         return
     if dist.device.type != "cuda":
@@ -196,7 +199,7 @@ def _synchronise_batch_norm(model: nn.Module, dist: Distributed) -> None:
             f"batch norm cannot be synchronised between {dist.world_size} processes on the CPU",
             "--set train.sync_batch_norm=false, or one process",
         )
-    nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
 
 
 def seed_step(seed: int, step: int, rank: int, attempt: int = 0) -> None:

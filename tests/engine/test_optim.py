@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from pvtctl.engine import Ema, build_optimizer, build_schedule, describe_lr, parameter_groups, scale_lr
-from pvtctl.errors import PvtctlError
+from pvtctl.backbones import build_backbone
+from pvtctl.engine import Distributed, Ema, build_optimizer, build_schedule, describe_lr, parameter_groups, scale_lr
+from pvtctl.engine.step import synchronise_batch_norm
+from pvtctl.errors import PvtctlError, UsageError
 
 
 class Model(nn.Module):
@@ -150,3 +152,35 @@ def test_ema_formula() -> None:
     other.load_state_dict(ema.state_dict())
     assert other.updates == 201
     assert torch.equal(other.module.weight, ema.module.weight)
+
+
+def test_warm_up_may_be_told_in_steps() -> None:
+    # mmdetection's: 500 steps from a thousandth, then epochs count as if there had been none (facts 8.4)
+    common = {"name": "step", "lr": 2e-4, "epochs": 12, "steps_per_epoch": 7330, "steps": (8, 11), "gamma": 0.1}
+    schedule = build_schedule(warmup_steps=500, warmup_lr=2e-7, warmup_epochs=5.0, **common)  # type: ignore[arg-type]
+    rates = [schedule.at(step) for step in (0, 250, 499, 500, 8 * 7330 - 1, 8 * 7330, 11 * 7330)]
+    expected = [2e-7, 2e-7 + (2e-4 - 2e-7) / 2, 2e-7 + (2e-4 - 2e-7) * 499 / 500, 2e-4, 2e-4, 2e-5, 2e-6]
+    assert rates == pytest.approx(expected)
+    assert build_schedule(warmup_steps=0, **common).at(0) == 2e-4  # type: ignore[arg-type]
+    short = build_schedule(lr=1.0, epochs=1, steps_per_epoch=10, warmup_steps=500, warmup_lr=0.0)
+    assert short.at(5) == pytest.approx(1.0)
+
+
+def test_batch_norm_is_synchronised_where_there_are_ranks_with_gpus() -> None:
+    def model() -> nn.Module:
+        return build_backbone("resnet18", freeze_norm=True).train()
+
+    def kinds(model: nn.Module) -> set[type[nn.Module]]:
+        return {type(module) for module in model.modules() if "BatchNorm" in type(module).__name__}
+
+    alone, ranks = model(), model()
+    names = list(ranks.state_dict())
+    synchronise_batch_norm(alone, Distributed(0, 1, torch.device("cpu")))
+    assert kinds(alone) == {nn.BatchNorm2d}
+    synchronise_batch_norm(ranks, Distributed(0, 2, torch.device("cuda", 0)))
+    assert kinds(ranks) == {nn.SyncBatchNorm}
+    assert list(ranks.state_dict()) == names
+    ranks.train()  # what is frozen stays so
+    assert not any(module.training for module in ranks.modules() if isinstance(module, nn.SyncBatchNorm))
+    with pytest.raises(UsageError, match="2 processes on the CPU"):
+        synchronise_batch_norm(alone, Distributed(0, 2, torch.device("cpu")))
