@@ -1,4 +1,4 @@
-"""`pvtctl latency`: time and memory of backbones against each other on this machine."""
+"""`pvtctl latency`: time and memory of backbones and detectors against each other on this machine."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
+DETECTORS = ("retinanet", "mask_rcnn", "detr")
 _COLUMNS = ["backbone", "size", "batch", "p50 ms", "p90 ms", "images/s", "peak MiB", "calls"]
 
 
@@ -42,7 +43,9 @@ def latency(
     backbone: str = typer.Option("pvt_small", help="One or several, with commas; several take turns."),
     size: str = typer.Option("224", help="Image size, or several: 224,512,800x1280 (height x width)."),
     batch_size: str = typer.Option("1", help="Images a call, or several numbers: 1,8."),
-    head: Head = typer.Option(Head.classifier, help="classifier: 1000 classes. none: the bare pyramid."),
+    head: Head = typer.Option(
+        Head.classifier, help="classifier: 1000 classes. none: the bare pyramid. Detectors: from photo to detections."
+    ),
     mode: Mode = typer.Option(Mode.forward, help="forward, or train: forward, backward and an AdamW step."),
     dtype: Dtype = typer.Option(Dtype.fp32, help="fp32, or bf16 and fp16 under autocast."),
     compile: bool = typer.Option(False, "--compile", help="Time torch.compile's result; compiling is not timed."),
@@ -55,10 +58,12 @@ def latency(
     form: Format = typer.Option(Format.table, "--format", help="How to print the rows."),
     json: bool = typer.Option(False, "--json", help="Short for --format json."),
 ) -> None:
-    """Time backbones in turns, each in a process of its own, with random weights. Says on what machine."""
+    """Time backbones, or detectors over them, in turns, each in a process of its own, with random weights."""
     sizes = parse_sizes(size)
     batch_sizes = _batch_sizes(batch_size)
     names = check_backbones(backbone)
+    if compile and head.value in DETECTORS:
+        raise UsageError("--compile is not for detectors: what they find decides what runs", "--head none --compile")
 
     from pvtctl.cost.latency import Case, measure_latency
 
@@ -105,6 +110,8 @@ def _print(results: list[Latency], machine: dict[str, Any], form: Format) -> Non
     if form is Format.json:
         print_json({"rows": [result.to_dict() for result in results], "machine": machine})
         return
+    parts = list(results[0].parts_ms or {})
+    columns = [*_COLUMNS[:5], *(f"{name} ms" for name in parts), *_COLUMNS[5:]]
     rows: list[list[Any]] = [
         [
             result.case.backbone,
@@ -112,6 +119,7 @@ def _print(results: list[Latency], machine: dict[str, Any], form: Format) -> Non
             result.case.batch_size,
             f"{result.p50_ms:.2f}",
             f"{result.p90_ms:.2f}",
+            *(f"{(result.parts_ms or {})[name]:.2f}" for name in parts),
             f"{result.images_per_second:.2f}",
             f"{result.peak_memory_bytes / 2**20:.0f}",
             result.calls,
@@ -119,12 +127,12 @@ def _print(results: list[Latency], machine: dict[str, Any], form: Format) -> Non
         for result in results
     ]
     if form is Format.csv:
-        csv.writer(sys.stdout, lineterminator="\n").writerows([_COLUMNS, *rows])
+        csv.writer(sys.stdout, lineterminator="\n").writerows([columns, *rows])
     elif form is Format.markdown:
-        for line in (_COLUMNS, ["---"] * 2 + ["---:"] * 6, *rows):
+        for line in (columns, ["---"] * 2 + ["---:"] * (len(columns) - 2), *rows):
             print("| " + " | ".join(str(cell) for cell in line) + " |")
     else:
-        table("", _COLUMNS, rows)
+        table("", columns, rows)
     _say_conditions(results, machine)
 
 
@@ -132,6 +140,11 @@ def _say_conditions(results: list[Latency], machine: dict[str, Any]) -> None:
     case = results[0].case
     how = [case.mode, case.dtype, "compiled" if case.compile else "eager", f"head {case.head}"]
     how += ["channels last"] if case.channels_last else []
+    if case.head in DETECTORS and case.mode == "forward":
+        from pvtctl.cost.detector_step import CANDIDATES, PHOTO
+
+        some = "100 queries an image" if case.head == "detr" else f"{CANDIDATES} candidates an image for NMS"
+        say(f"photos of {PHOTO[0]}x{PHOTO[1]} in memory, resized; {some}; p50 and p90 are all three parts together")
     where = machine.get("gpu") or f"{machine['cpu']} ({machine['cpu_capability']})"
     say(f"{', '.join(how)}; torch {machine['torch']}; allocator {machine['allocator']}")
     say(

@@ -1,4 +1,4 @@
-"""Time and peak memory of backbones, measured against each other on this machine.
+"""Time and peak memory of backbones and detectors, measured against each other on this machine.
 
 Every case lives in a process of its own (its allocator and its peak memory are its alone), and the processes take turns
 of about a quarter of a second, in alternating order, while the others wait: what the machine does meanwhile (clocks,
@@ -62,6 +62,8 @@ class Latency:
     """Growth over the loaded libraries, weights included: resident set (CPU) or torch's allocator (CUDA)."""
     others_cpu_share: float | None
     """Fraction of this machine's CPU time that other processes took meanwhile; None where it cannot be read."""
+    parts_ms: dict[str, float] | None = None
+    """Medians of a detector's parts, in the order in which they run: preprocess, network, postprocess."""
 
     def to_dict(self) -> dict[str, Any]:
         """The row of `pvtctl latency --json`."""
@@ -114,6 +116,7 @@ class _Run:
         self.case = case
         self.process = process
         self.times: list[float] = []
+        self.parts: dict[str, list[float]] = {}
         self._estimate = 0.0
         self._first = 0.0
         self._peak = 0
@@ -138,6 +141,8 @@ class _Run:
         waking = 1 if self._estimate < TURN_SECONDS else 0
         said = self._ask({"calls": calls + waking})
         self.times += said["seconds"][waking:]
+        for name, seconds in said.get("parts", {}).items():
+            self.parts.setdefault(name, []).extend(seconds[waking:])
         self._peak = said["peak_memory_bytes"]
         self._estimate = statistics.median(self.times)
 
@@ -159,6 +164,7 @@ class _Run:
             images_per_second=self.case.batch_size * len(self.times) / sum(self.times),
             peak_memory_bytes=self._peak,
             others_cpu_share=others_cpu_share,
+            parts_ms={name: 1000 * statistics.median(times) for name, times in self.parts.items()} or None,
         )
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:

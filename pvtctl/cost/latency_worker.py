@@ -12,7 +12,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,10 @@ class _Worker:
             torch.cuda.set_device(self._device)
             torch.cuda.synchronize()  # creates the context before the memory is read
         import pvtctl.backbones
-        import pvtctl.cost.counting  # noqa: F401  loaded before the memory is read, as its own memory is not the model's
+        import pvtctl.cost.counting  # loaded before the memory is read, as its own memory is not the model's
+
+        if case["head"] not in pvtctl.cost.counting.PLAIN_HEADS:
+            import pvtctl.cost.detector_step
 
         self._memory = _PeakMemory(self._device)
         self._step = _build_step(case, self._device)
@@ -80,9 +83,14 @@ class _Worker:
         }
 
     def measure(self, calls: int) -> dict[str, Any]:
-        """Seconds of each of `calls` calls and the peak memory so far."""
-        seconds = [self._timed_call() for _ in range(calls)]
-        return {"seconds": seconds, "peak_memory_bytes": self._memory.peak_bytes()}
+        """Seconds of each of `calls` calls, and of a detector's parts, and the peak memory so far."""
+        seconds: list[float] = []
+        parts: dict[str, list[float]] = {}
+        for _ in range(calls):
+            seconds.append(self._timed_call())
+            for name, part in getattr(self._step, "seconds", {}).items():
+                parts.setdefault(name, []).append(part)
+        return {"seconds": seconds, "parts": parts, "peak_memory_bytes": self._memory.peak_bytes()}
 
     def _timed_call(self) -> float:
         self._synchronize()
@@ -102,8 +110,10 @@ def _build_step(case: dict[str, Any], device: Any) -> Callable[[], object]:
     """The function that is timed: one forward pass, or one training step with AdamW."""
     import torch
 
-    from pvtctl.cost.counting import build_model
+    from pvtctl.cost.counting import PLAIN_HEADS, build_model
 
+    if case["head"] not in PLAIN_HEADS:
+        return _detector_step(case, device)
     model = build_model(case["backbone"], case["head"]).to(device)
     images = torch.randn(case["batch_size"], 3, *case["size"], device=device)
     if case["channels_last"]:
@@ -119,6 +129,21 @@ def _build_step(case: dict[str, Any], device: Any) -> Callable[[], object]:
             return run(images)
 
     return forward
+
+
+def _detector_step(case: dict[str, Any], device: Any) -> Callable[[], object]:
+    import torch
+
+    from pvtctl.cost.detector_step import DetectorForward, training_step
+
+    @contextlib.contextmanager
+    def inference() -> Iterator[None]:
+        with torch.inference_mode(), _autocast(case, device):
+            yield
+
+    if case["mode"] == "train":
+        return training_step(case, device, lambda: _autocast(case, device))
+    return DetectorForward(case, device, inference)
 
 
 def _train_step(case: dict[str, Any], model: Any, images: Any) -> Callable[[], object]:

@@ -28,7 +28,7 @@ ALLOWED = {
     "data": set(),
     "engine": set(),
     "weights": MODELS,
-    "cost": MODELS,
+    "cost": MODELS | {"data"},
     "views": {"metrics"},
     "tasks": MODELS | {"losses", "metrics", "data", "engine", "weights", "recipe", "views", "cost"},
     "api": MODELS | {"weights"},

@@ -1,0 +1,149 @@
+"""How much memory a detector will need, from shapes alone, so that it can be said before it fails.
+
+The forward and backward pass run on the meta device, where tensors have sizes and no memory, and all that is alive at once
+is added up. Losses, optimiser, libraries and what an allocator keeps are not in it: it is a lower bound, meant for
+models whose activations are out of all proportion, such as ViT-Small/4 at 800 pixels (PVT v1, Table 8).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from pvtctl.variants import TIMM_PREFIX, VARIANTS, VitVariant
+
+GIB = 2**30
+CLOSE = 0.8
+"""Share of the memory from which on a warning is due: weights, optimiser and losses come on top."""
+
+
+def estimate_memory(
+    backbone: str,
+    head: str,
+    size: tuple[int, int],
+    batch_size: int = 1,
+    *,
+    training: bool,
+    fused_attention: bool = True,
+    bytes_per_number: int = 4,
+) -> int:
+    """Bytes of activations alive at once, at the peak, of `batch_size` images of `size` (height, width) pixels.
+
+    `fused_attention`: the matrix of all tokens against all is never held, as in torch's fused kernels; otherwise each
+    layer's is, and kept for the backward pass in training. Raises UsageError for unknown names.
+    """
+    from pvtctl.cost.counting import build_model
+    from pvtctl.cost.detectors import output_loss
+
+    with torch.device("meta"):
+        model = build_model(backbone, head).train(training)
+    images = torch.empty(batch_size, 3, *size, device="meta")
+    fused = _FusedAttention() if fused_attention else contextlib.nullcontext()
+    with torch.set_grad_enabled(training), _AliveBytes() as alive, fused:
+        outputs = model(images)
+        if training:
+            output_loss(outputs).backward()  # type: ignore[no-untyped-call]
+    return alive.peak * bytes_per_number // 4
+
+
+def memory_at_hand(device: str = "cpu") -> int:
+    """Bytes of a GPU, or of this machine's memory, or what its container may use of it."""
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_properties(device).total_memory
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with contextlib.suppress(OSError, ValueError):  # `max` where there is no limit
+        total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
+    return total
+
+
+def warn_memory(
+    backbone: str,
+    head: str,
+    size: tuple[int, int],
+    batch_size: int,
+    *,
+    training: bool,
+    device: str,
+    on_warning: Callable[[str], None],
+) -> None:
+    """Tell `on_warning`, in one line, where activations alone will fill the device's memory.
+
+    Only backbones with all tokens on one grid are looked at (ViTs, and those of timm): pyramids never come near.
+    """
+    if not isinstance(VARIANTS.get(backbone), VitVariant) and not backbone.startswith(TIMM_PREFIX):
+        return
+    needed = estimate_memory(backbone, head, size, batch_size, training=training)
+    at_hand = memory_at_hand(device)
+    if needed < CLOSE * at_hand:
+        return
+    where = device if device.startswith("cuda") else "this machine"
+    images = "an image" if batch_size == 1 else f"{batch_size} images"
+    on_warning(
+        f"memory: {backbone} under {head} needs about {needed / GIB:.0f} GiB for the activations of {images} of "
+        f"{size[0]}x{size[1]} in {'training' if training else 'inference'} (float32, fused attention), and {where} has "
+        f"{at_hand / GIB:.0f} GiB; smaller images (data.detection) or larger patches need less"
+    )
+
+
+class _FusedAttention(TorchFunctionMode):
+    """Scaled dot-product attention as fused kernels have it: inputs and output are kept, the products never are."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.scaled_dot_product_attention:
+            return _Attention.apply(*args[:3])
+        return func(*args, **(kwargs or {}))
+
+
+class _Attention(torch.autograd.Function):
+    """Shapes of softmax(q k') v and of its gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        out = q.new_empty(*q.shape[:-1], v.shape[-1])
+        ctx.save_for_backward(q, k, v, out)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        q, k, v, _ = ctx.saved_tensors
+        return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+
+
+class _AliveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Adds up the storages that operations make and takes them off when they are freed."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.peak = 0
+        self._now = 0
+        self._sizes: dict[int, int] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor):
+                self._add(tensor.untyped_storage())
+        return out
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        if key in self._sizes:
+            return
+        self._sizes[key] = storage.nbytes()
+        self._now += self._sizes[key]
+        self.peak = max(self.peak, self._now)
+        weakref.finalize(storage, self._free, key)
+
+    def _free(self, key: int) -> None:
+        self._now -= self._sizes.pop(key)
