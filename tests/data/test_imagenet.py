@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from pvtctl.data.dataset import find_data, fingerprint, open_split
@@ -94,6 +96,10 @@ def test_find_data(tmp_path, monkeypatch, make_set):
     with pytest.raises(UsageError) as unknown:
         find_data("imagenette")
     assert unknown.value.hint == "did you mean imagenet?"
+    with pytest.raises(UsageError) as absent:
+        find_data("coco", "nowhere")
+    assert "annotations/instances_{train,val}2017.json" in absent.value.hint
+    assert find_data("scenes") == Path()
 
 
 def test_fingerprint_follows_names_sizes_and_classes(make_set):
