@@ -252,6 +252,7 @@ def find_weights(backbone: str, data_name: str, place: Path | None, head: str | 
     from pvtctl.engine.run import find_runs
     from pvtctl.weights import fetch, published_for
     from pvtctl.weights.cache import cached_file
+    from pvtctl.weights.catalogue import detector_page
 
     what = f"{backbone} + {head}" if head else backbone
     for run in find_runs(runs_root()):
@@ -261,11 +262,12 @@ def find_weights(backbone: str, data_name: str, place: Path | None, head: str | 
     if entry is None:
         command = f"pvtctl finetune {data_name} --backbone {backbone} --head {head}" if head else None
         command = command or f"pvtctl pretrain {data_name} --backbone {backbone}"
-        detectors = "; the authors' detectors lie on file hosts that need a browser" if head else ""
+        page = detector_page(backbone, head) if head else None
+        get = f"get one from {page} with a browser and name it with --weights" if page else "name a file with --weights"
         raise UsageError(
             f"no weights for {what}: no finished run of it on {data_name} under {runs_root()}, and none published "
-            f"that could be fetched{detectors}",
-            f"name a file with --weights, or train: {command}",
+            "that could be fetched",
+            f"{get}, or train: {command}",
         )
     file = cached_file(entry)
     if file is None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
 from pvtctl.backbones import backbone_names
-from pvtctl.weights.catalogue import published, published_for
+from pvtctl.weights import names_torchvision
+from pvtctl.weights.catalogue import detector_page, published, published_for
 
 
 def test_names_are_unique_and_backbones_exist() -> None:
@@ -51,3 +53,25 @@ def test_torchvision_entries_are_torchvisions() -> None:
 def test_catalogue_and_download_load_without_torch() -> None:
     code = "import sys, pvtctl.weights.catalogue, pvtctl.weights.download, pvtctl.cli.weights; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_where_detectors_are_offered() -> None:
+    for backbone in ("pvt_large", "pvt_v2_b0"):
+        page = detector_page(backbone, "retinanet")
+        assert page is not None
+        assert "whai362/PVT" in page
+    found = [detector_page("resnet50", head) for head in ("retinanet", "mask_rcnn", "detr")]
+    assert all(page is not None and page.startswith("https://") for page in found)
+    assert found[:2] == [weights["COCO_V1"].url for weights in _torchvisions_detectors()]
+    assert detector_page("vit_small_patch4", "retinanet") is None
+
+
+def _torchvisions_detectors() -> list[Any]:
+    from torchvision.models import get_model_weights
+
+    return [get_model_weights(f"{kind}_resnet50_fpn") for kind in ("retinanet", "maskrcnn")]
+
+
+def test_batch_norms_without_eps_are_told_by_torchvisions_hashes() -> None:
+    digits = [weights["COCO_V1"].url.rsplit("-", 1)[1].removesuffix(".pth") for weights in _torchvisions_detectors()]
+    assert tuple(digits) == names_torchvision.PUBLISHED_SHA256

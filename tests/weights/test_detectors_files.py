@@ -1,0 +1,106 @@
+"""Inspecting, converting and verifying files of detectors, as the commands do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from pvtctl.cli.main import main
+from pvtctl.coco_classes import COCO_NAMES
+from pvtctl.detectors import HeadName, build_detector
+from pvtctl.weights import load_weights, read_checkpoint, save_safetensors
+from pvtctl.weights.recognise import to_publisher
+from pvtctl.weights.verify import verify_weights
+
+BACKBONE = "pvt_v2_b0"
+
+
+def _state(head: HeadName, classes: int, backbone: str = BACKBONE) -> dict[str, Tensor]:
+    """Random numbers under a detector's names."""
+    with torch.device("meta"):
+        names = build_detector(backbone, head, num_classes=classes).state_dict()
+    random = torch.Generator().manual_seed(0)
+    return {key: torch.rand(value.shape, generator=random) for key, value in names.items()}
+
+
+@pytest.fixture(params=["retinanet", "mask_rcnn", "detr"])
+def head(request: pytest.FixtureRequest) -> HeadName:
+    name: HeadName = request.param
+    return name
+
+
+def test_inspect(head: HeadName, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "theirs.pth"
+    torch.save({"state_dict": to_publisher(_state(head, 80)), "meta": {"CLASSES": COCO_NAMES}}, path)
+    assert main(["weights", "inspect", str(path)]) == 0
+    out = capsys.readouterr().out
+    for word in (f"{head}, conventions of the papers", BACKBONE, "80"):
+        assert word in out
+    assert main(["weights", "inspect", str(path), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["detector"], found["conventions"], found["classes"]) == (head, "papers", 80)
+    assert found["models"] == [BACKBONE]
+    verdict = verify_weights(str(path))
+    assert (verdict.ok, verdict.models) == (True, [BACKBONE])
+
+
+def test_convert_there_and_back(head: HeadName, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    original = to_publisher(_state(head, 80))
+    torch.save({"model": original}, tmp_path / "theirs.pth")
+    assert main(["weights", "convert", str(tmp_path / "theirs.pth"), str(tmp_path / "ours.safetensors")]) == 0
+    assert f"{head} of {BACKBONE}" in capsys.readouterr().err
+    ours = read_checkpoint(tmp_path / "ours.safetensors")
+    assert ours.format == "pvtctl"
+    assert {key: ours.meta[key] for key in ("task", "head", "num_classes", "conventions", "backbone")} == {
+        "task": "detection",
+        "head": head,
+        "num_classes": 80,
+        "conventions": "papers",
+        "backbone": BACKBONE,
+    }
+    assert ours.meta["class_names"] == list(COCO_NAMES)
+    assert ours.meta["category_ids"][-1] == 90
+    back = tmp_path / "back.pth"
+    assert main(["weights", "convert", str(tmp_path / "ours.safetensors"), str(back), "--to", "official"]) == 0
+    again = read_checkpoint(back)
+    assert again.raw.keys() == original.keys()
+    assert all(torch.equal(again.raw[key], original[key]) for key in original)
+    if head != "detr":  # mmdetection's files say their classes, facebookresearch's do not
+        assert again.meta["class_names"] == list(COCO_NAMES)
+
+
+def test_torchvisions_conventions_have_no_official_layout(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_safetensors(tmp_path / "tv.safetensors", _state("mask_rcnn", 2), {"conventions": "torchvision"})
+    assert main(["weights", "convert", str(tmp_path / "tv.safetensors"), str(tmp_path / "o.pth"), "--to=official"]) == 2
+    error = capsys.readouterr().err
+    assert "torchvision's conventions, which mmdetection's layout cannot say" in error
+    assert "leave --to out" in error
+    assert not (tmp_path / "o.pth").exists()
+
+
+def test_inspect_says_what_is_not_built_here(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state = {key: value for key, value in _state("retinanet", 2).items() if key.startswith("backbone.")}
+    torch.save(state | {"roi_head.bbox_head.0.fc_cls.weight": torch.ones(3)}, tmp_path / "cascade.pth")
+    assert main(["weights", "inspect", str(tmp_path / "cascade.pth")]) == 0
+    assert "Cascade R-CNN, which is none of pvtctl's" in " ".join(capsys.readouterr().out.split())
+
+
+def test_timm_backbone_under_a_head(tmp_path: Path) -> None:
+    pytest.importorskip("timm", reason="needs the timm extra")
+    state = _state("retinanet", 3, "timm:resnet18")
+    meta = {"backbone": "timm:resnet18", "class_names": ["a", "b", "c"]}
+    save_safetensors(tmp_path / "best.safetensors", state, meta)
+    model = build_detector("timm:resnet18", "retinanet", num_classes=3)
+    report = load_weights(model, tmp_path, class_names=["a", "b", "c"])
+    assert (report.backbone_share, report.above_share, report.head_kept) == (1.0, 1.0, 3)
+    assert torch.equal(model.state_dict()["neck.inner_blocks.0.0.weight"], state["neck.inner_blocks.0.0.weight"])
+    import timm
+
+    theirs = timm.create_model("resnet18").state_dict()
+    report = load_weights(model, theirs)
+    assert (report.backbone_share, report.above_loaded) == (1.0, 0)
+    assert torch.equal(model.state_dict()["backbone.net.conv1.weight"], theirs["conv1.weight"])
