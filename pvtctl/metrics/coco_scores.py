@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib.util
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -84,7 +85,7 @@ def evaluate_columns(
     else:
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval as Evaluation
-    with contextlib.redirect_stdout(io.StringIO()):
+    with contextlib.redirect_stdout(io.StringIO()), _no_collection():
         gt, dt = COCO(), COCO()
         annotations = [{"iscrowd": 0, **each} for each in truth["annotations"]]
         gt.dataset = {"images": truth["images"], "categories": truth["categories"], "annotations": annotations}
@@ -101,6 +102,18 @@ def evaluate_columns(
     precision, recall = np.asarray(result["precision"]), np.asarray(result["recall"])
     shape = result["counts"]
     return CocoScores(precision.reshape(shape)[:, :, order], recall.reshape([shape[0], *shape[2:]])[:, order])
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """No garbage collection: the evaluations make a million objects, none of them garbage, and a third of the time goes."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _annotations(
@@ -144,3 +157,15 @@ def _annotations(
         }
         for at, image, category, score, mask, area in zip(range(1, len(found) + 1), *columns, masks, areas, strict=True)
     ]
+
+
+def why_missing(name: str, truth: Mapping[str, Any]) -> str:
+    """In words, why a number such as `box_ap_small` is NaN, which COCO's own tools print as -1."""
+    kinds = {
+        "small": "no objects below 32x32 pixels",
+        "medium": "no objects between 32x32 and 96x96 pixels",
+        "large": "no objects above 96x96 pixels",
+    }
+    if not any(not each.get("iscrowd") for each in truth["annotations"]):
+        return "no objects in the annotations"
+    return f"{kinds.get(name.rsplit('_', 1)[-1], 'no objects to find')} in the annotations"

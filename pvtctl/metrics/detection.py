@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
+import numpy as np
+
 from pvtctl.errors import UsageError
 from pvtctl.metrics.coco_columns import Columns, columns_of, join
-from pvtctl.metrics.coco_scores import CocoScores, Kind, choose_backend, evaluate_columns
+from pvtctl.metrics.coco_scores import CocoScores, Kind, choose_backend, evaluate_columns, why_missing
+from pvtctl.metrics.detection_analysis import DetectionAnalysis, analyse
 from pvtctl.structures import Detections
 
 _KINDS: tuple[tuple[str, Kind], ...] = (("box", "bbox"), ("mask", "segm"))
@@ -87,8 +90,6 @@ class DetectionMetric:
 
     def merge(self, states: Iterable[dict[str, Any]]) -> None:
         """Replace what was kept by the union of `states` (the own one among them); an image counts once."""
-        import numpy as np
-
         parts, seen, dropped = [], set[int](), 0
         for state in states:
             part = Columns(**state["found"])
@@ -118,3 +119,20 @@ class DetectionMetric:
         if self.nonfinite:
             numbers["nonfinite"] = float(self.nonfinite)
         return numbers
+
+    def analysis(self, *, worst: int = 16) -> DetectionAnalysis:
+        """Classes, curves, confusion, kinds of errors and the `worst` images."""
+        masks = self.scores("mask") if self.masks else None
+        return analyse(
+            self.class_names,
+            self.category_ids,
+            self.truth,
+            self.found,
+            boxes=self.scores(),
+            masks=masks,
+            worst=worst,
+        )
+
+    def why_missing(self, name: str) -> str:
+        """In words, why the number `name` of `compute` is NaN."""
+        return why_missing(name, self.truth)
