@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 
 from pvtctl.data.imagenet import LAYOUT, ImageFolder
 from pvtctl.data.images import BadImage, Picture
+from pvtctl.data.public_sets import find_public
 from pvtctl.data.randomness import generator_for, key_of
 from pvtctl.data.samplers import Draw
 from pvtctl.data.shards import ShardFolder, has_shards
@@ -214,9 +215,10 @@ def find_data(name: str, path: str | Path | None = None) -> Path:
     for folder in data_places(name):
         if folder.is_dir():
             return folder
+    fetch = f"      `pvtctl data fetch {name}` downloads it\n" if find_public(name) is not None else ""
     raise UsageError(
         f"no data for {name!r}: looked for {' and '.join(str(place) for place in data_places(name))}",
-        f"name it with --data FOLDER or PVTCTL_DATA; {layout}\n"
+        f"name it with --data FOLDER or PVTCTL_DATA; {layout}\n{fetch}"
         f"      `pvtctl data export scenes --layout {kind} --to data/{name}` makes a small stand-in",
     )
 
