@@ -44,10 +44,10 @@ class BoxPredictor(nn.Module):
 class MaskRcnn(DetectionHead):
     """Five maps (B, in_channels, h, w) of strides 4 to 64 -> losses or detections, as facts 8.4 have it.
 
-    Training draws 256 anchors and `rois_per_image` proposals an image (see `Rpn`, `RoiSampler`). The modules are torchvision's; box
-    layers start as mmdetection's do. `conventions="torchvision"` changes anchors, RoIAlign and what becomes of detections to
-    what torchvision's maskrcnn_resnet50_fpn does; losses stay the papers'. Its files have background first among classes,
-    boxes and masks: first becomes last of `cls_score`, and the others' first rows are left out.
+    Training draws 256 anchors and `rois_per_image` proposals of an image (see `Rpn`, `RoiSampler`). The modules are
+    torchvision's; box layers start as mmdetection's do. `conventions="torchvision"` changes anchors, RoIAlign and what
+    becomes of detections to what torchvision's maskrcnn_resnet50_fpn does; losses stay the papers'. Its files have
+    background first among classes, boxes and masks: here `cls_score` has it last, and the others have none.
     """
 
     def __init__(

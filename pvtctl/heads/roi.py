@@ -43,7 +43,8 @@ class RoiPooler:
         out = maps[0].new_zeros(len(rois), maps[0].shape[1], cells, cells)
         for level, (features, stride) in enumerate(zip(maps, STRIDES, strict=False)):
             at = (levels == level).nonzero()[:, 0]
-            cut = roi_align(features, rois[at].to(features.dtype), cells, 1 / stride, self.samples, self.aligned)
+            # in float32 whatever the maps are: half precision places boxes wrongly by pixels
+            cut = roi_align(features.float(), rois[at], cells, 1 / stride, self.samples, self.aligned)
             out = out.index_put((at,), cut.to(out.dtype))
         return out
 

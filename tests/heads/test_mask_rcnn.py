@@ -14,7 +14,6 @@ import pytest
 import torch
 from pycocotools import mask as coco_mask
 from torch import Tensor, nn
-from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 from torchvision.ops import box_iou
 
 from pvtctl.backbones import Backbone
@@ -61,10 +60,12 @@ class TinyBackbone(Backbone):
         return maps
 
 
-def tiny(num_classes: int = 3) -> Detector:
+def tiny(num_classes: int = 3, rois_per_image: int = 64) -> Detector:
     torch.manual_seed(0)
     neck = Fpn((4, 8, 8, 16), extra="pool", start_level=0, out_channels=16)
-    return Detector(TinyBackbone(), neck, MaskRcnn(num_classes, in_channels=16), num_classes)
+    return Detector(
+        TinyBackbone(), neck, MaskRcnn(num_classes, in_channels=16, rois_per_image=rois_per_image), num_classes
+    )
 
 
 def rectangles(boxes: Sequence[Sequence[int]], labels: Sequence[int], size: tuple[int, int]) -> Objects:
@@ -257,6 +258,40 @@ def test_rpn_losses_by_hand() -> None:
     assert losses["loss_rpn_box"].item() == pytest.approx(4 * 0.25 / 256)
 
 
+def test_second_stage_losses_by_hand() -> None:
+    model = tiny(num_classes=4, rois_per_image=16)
+    head: Any = model.head
+    nn.init.zeros_(head.box_predictor.cls_score.weight)
+    nn.init.zeros_(head.box_predictor.bbox_pred.weight)
+    nn.init.zeros_(head.mask_predictor.mask_fcn_logits.weight)
+    nn.init.zeros_(head.mask_predictor.mask_fcn_logits.bias)
+    target = rectangles([[10, 20, 50, 60], [40, 70, 120, 110]], [3, 1], (128, 128))
+    near = target.boxes[:1] + torch.tensor([[4.0, 0.0, 4.0, 0.0]])  # a tenth of the width to the right
+    proposals = torch.cat((near, torch.tensor([[100.0, 0, 120, 20]]).expand(13, 4)))
+    head.rpn.propose = lambda *arguments, **options: [proposals]
+    losses = model(torch.randn(1, 3, 128, 128), None, [target])
+    assert losses["loss_cls"].item() == pytest.approx(np.log(5))
+    assert losses["loss_box"].item() == pytest.approx(0.1 * 10 / 16, rel=1e-4)  # weight 10, of 16 boxes
+    assert losses["loss_mask"].item() == pytest.approx(np.log(2))
+    assert losses["proposal_recall"] == 0.5
+    nn.init.constant_(head.box_predictor.cls_score.bias[3:4], 5.0)
+    losses = model(torch.randn(1, 3, 128, 128), None, [target])
+    assert losses["recall"] == 0.5  # the other true box, put among the proposals, does not count
+    assert losses["loss_cls"].item() > np.log(5)
+
+
+def test_half_precision_trains_and_detects() -> None:
+    model, target = tiny(), rectangles([[10, 10, 80, 90], [50, 40, 120, 100]], [1, 2], (128, 128))
+    images = torch.randn(1, 3, 128, 128)
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = model(images, None, [target])
+        assert all(value.dtype == torch.float32 for value in losses.values())
+        losses["loss"].backward()
+        with torch.inference_mode():
+            found = model.eval()(images, options=DetectOptions(score_threshold=0.0))[0]
+    assert found.boxes.dtype == found.scores.dtype == torch.float32
+
+
 def test_losses_reach_every_parameter_even_without_objects() -> None:
     model = tiny()
     full = rectangles([[10, 10, 80, 90], [50, 40, 120, 100]], [1, 2], (128, 160))
@@ -297,8 +332,6 @@ def test_same_seed_draws_the_same_samples() -> None:
 @pytest.mark.slow
 def test_overfits_an_image() -> None:
     model = tiny()
-    head: Any = model.head
-    head.sampler.sampler = BalancedPositiveNegativeSampler(64, 0.25)  # the mask head takes most of the time
     boxes = [[8, 8, 56, 56], [70, 60, 120, 110]]
     target = rectangles(boxes, [0, 2], (128, 128))
     images = torch.zeros(1, 3, 128, 128)
