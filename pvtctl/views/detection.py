@@ -1,0 +1,245 @@
+"""Detections drawn into images: alone, and beside the truth with right and wrong marked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from pvtctl.files import atomic_path
+from pvtctl.metrics.coco_columns import columns_of
+from pvtctl.metrics.detection_analysis import ERRORS
+from pvtctl.metrics.detection_matching import IGNORED, RIGHT, TrueObjects, match
+from pvtctl.structures import Detections, Objects
+
+Pixels = NDArray[np.uint8]
+"""(H, W, 3) RGB."""
+Colour = tuple[int, int, int]
+
+PALETTE: tuple[Colour, ...] = (
+    (0, 114, 178),
+    (230, 159, 0),
+    (0, 158, 115),
+    (204, 121, 167),
+    (86, 180, 233),
+    (213, 94, 0),
+    (240, 228, 66),
+)
+"""Okabe and Ito's, told apart with any common colour blindness. Classes share them in turn; the labels say which it is."""
+_TRUE, _RIGHT, _WRONG = (240, 240, 240), PALETTE[4], PALETTE[5]
+_SMALLEST = 400
+"""Images with a shorter long side are enlarged by a whole number: a label would cover most of them."""
+_MASK = 0.45
+"""Share of the colour over a pixel of a mask."""
+_WRONGS = {code: name for name, code in ERRORS.items()}
+
+
+@dataclass(frozen=True)
+class _Mark:
+    """A box to draw, in pixels of the picture."""
+
+    box: tuple[float, float, float, float]
+    colour: Colour
+    text: str
+    dashed: bool = False
+
+
+def colour_of(label: int) -> Colour:
+    """The colour of a class, the same in every picture."""
+    return PALETTE[label % len(PALETTE)]
+
+
+def draw_detections(image: Pixels, found: Detections | Objects, class_names: Sequence[str]) -> Pixels:
+    """Boxes, masks, names and scores drawn into a copy of `image` (H, W, 3) uint8; true objects have no score.
+
+    An image under 400 pixels on its long side is enlarged by a whole number, so that its labels can be read. A label
+    that would cover another is left out; the best detection is labelled first.
+    """
+    scale = _enlargement(image)
+    labels = found.labels.tolist()
+    picture = _with_masks(image, _masks(found), [colour_of(label) for label in labels], scale)
+    scores = found.scores.tolist() if isinstance(found, Detections) else [None] * len(labels)
+    marks = [
+        _Mark(_scaled(box, scale), colour_of(label), _text(class_names[label], score))
+        for box, label, score in zip(found.boxes.tolist(), labels, scores, strict=True)
+    ]
+    return _with_marks(picture, marks)
+
+
+def draw_side_by_side(
+    image: Pixels, truth: Objects, found: Detections, class_names: Sequence[str], *, threshold: float = 0.3
+) -> Pixels:
+    """Truth on the left, detections of at least `threshold` on the right, matched at IoU 0.5.
+
+    Objects that were missed are dashed on the left; wrong detections are dashed on the right and named by their kind of
+    error. Colours say the same: white for found, light blue for right, red for missed and wrong.
+    """
+    keep = found.scores >= threshold
+    shown = Detections(found.boxes[keep], found.scores[keep], found.labels[keep])
+    columns, _ = columns_of(0, shown.boxes.cpu().numpy(), shown.scores.cpu().numpy(), shown.labels.cpu().numpy(), None)
+    objects, _ = columns_of(0, truth.boxes.numpy(), np.ones(len(truth)), truth.labels.numpy(), None)
+    true = TrueObjects(objects.image_ids, truth.labels.numpy(), objects.boxes, np.zeros(len(objects), bool))
+    matching = match(columns, true)
+    scale = _enlargement(image)
+    owned = set(matching.object[matching.kind == RIGHT].tolist())
+    left = [
+        _Mark(_scaled(box, scale), _TRUE if at in owned else _WRONG, class_names[label], at not in owned)
+        for at, (box, label) in enumerate(zip(truth.boxes.tolist(), truth.labels.tolist(), strict=True))
+    ]
+    right = []
+    for box, label, score, kind in zip(
+        shown.boxes.tolist(), shown.labels.tolist(), shown.scores.tolist(), matching.kind.tolist(), strict=True
+    ):
+        good = kind in (RIGHT, IGNORED)
+        text = _text(class_names[label], score) + ("" if good else f" {_WRONGS[kind]}")
+        right.append(_Mark(_scaled(box, scale), _RIGHT if good else _WRONG, text, not good))
+    picture = _enlarged(image, scale)
+    correct = len(owned)
+    captions = (
+        f"truth: {len(truth)} objects, {len(truth) - correct} missed (dashed)",
+        f"found, score from {threshold:.2f}: {correct} right, {len(shown) - correct} wrong (dashed)",
+    )
+    halves = [
+        _captioned(_with_marks(picture, marks), caption) for marks, caption in zip((left, right), captions, strict=True)
+    ]
+    gap = np.full((halves[0].shape[0], 6, 3), 255, np.uint8)
+    return np.concatenate([halves[0], gap, halves[1]], axis=1)
+
+
+def draw_sheet(path: Path | str, tiles: Mapping[str, Pixels], *, columns: int = 2, width: int = 640) -> Path:
+    """Write a PNG of pictures under their titles, `columns` side by side, each shrunk or enlarged to `width` pixels."""
+    cells = []
+    for title, tile in tiles.items():
+        height = max(1, round(tile.shape[0] * width / tile.shape[1]))
+        resized = Image.fromarray(tile).resize((width, height), Image.Resampling.LANCZOS)
+        cells.append(_captioned(np.asarray(resized), title))
+    if not cells:
+        cells.append(_captioned(np.full((1, width, 3), 255, np.uint8), "no images"))
+    rows = [cells[at : at + columns] for at in range(0, len(cells), columns)]
+    gap = 10
+    across = min(columns, len(cells))
+    heights = [max(cell.shape[0] for cell in row) for row in rows]
+    sheet = Image.new("RGB", (across * (width + gap) + gap, sum(heights) + gap * (len(rows) + 1)), "white")
+    y = gap
+    for row, height in zip(rows, heights, strict=True):
+        for at, cell in enumerate(row):
+            sheet.paste(Image.fromarray(cell), (gap + at * (width + gap), y))
+        y += height + gap
+    with atomic_path(path) as temporary:
+        sheet.save(temporary, format="PNG")
+    return Path(path)
+
+
+def _text(name: str, score: float | None) -> str:
+    return name if score is None else f"{name} {100 * score:.0f}%"
+
+
+def _enlargement(image: Pixels) -> int:
+    return max(1, math.ceil(_SMALLEST / max(image.shape[:2])))
+
+
+def _enlarged(image: Pixels, scale: int) -> Pixels:
+    return image if scale == 1 else np.repeat(np.repeat(image, scale, axis=0), scale, axis=1)
+
+
+def _scaled(box: Sequence[float], scale: int) -> tuple[float, float, float, float]:
+    x0, y0, x1, y1 = (scale * side for side in box)
+    return x0, y0, x1, y1
+
+
+def _masks(found: Detections | Objects) -> Iterator[NDArray[np.bool_]]:
+    if found.masks is None:
+        return
+    if isinstance(found, Objects):
+        yield from (mask.cpu().numpy() for mask in found.masks)
+        return
+    from pycocotools import mask as rle
+
+    yield from (rle.decode(mask).astype(bool) for mask in found.masks)
+
+
+def _with_masks(image: Pixels, masks: Iterator[NDArray[np.bool_]], colours: Sequence[Colour], scale: int) -> Pixels:
+    """Colour laid over the masks' pixels, worst detection first so that the best stays on top."""
+    mixed = image.astype(np.float32)
+    for mask, colour in reversed(list(zip(masks, colours, strict=False))):
+        mixed[mask] += _MASK * (np.asarray(colour, np.float32) - mixed[mask])
+    return _enlarged(mixed.round().astype(np.uint8), scale)
+
+
+def _with_marks(image: Pixels, marks: Sequence[_Mark]) -> Pixels:
+    picture = Image.fromarray(image)
+    pen = ImageDraw.Draw(picture)
+    side = max(picture.size)
+    line = max(2, round(side / 320))
+    for mark in reversed(marks):
+        _outline(pen, mark, line, picture.size)
+    font = _font(max(11, round(side / 46)))
+    placed: list[tuple[float, float, float, float]] = []
+    for mark in marks:
+        _label(pen, mark, font, picture.size, placed)
+    return np.asarray(picture)
+
+
+def _outline(pen: ImageDraw.ImageDraw, mark: _Mark, line: int, size: tuple[int, int]) -> None:
+    """A frame with a dark edge, seen on any background; boxes are cut at the image's border."""
+    x0, y0 = max(mark.box[0], 0.0), max(mark.box[1], 0.0)
+    x1, y1 = max(min(mark.box[2], size[0]) - 1, x0), max(min(mark.box[3], size[1]) - 1, y0)
+    if not mark.dashed:
+        pen.rectangle((x0, y0, x1, y1), outline=(0, 0, 0), width=line + 1)
+        pen.rectangle((x0, y0, x1, y1), outline=mark.colour, width=line)
+        return
+    dash = 4 * line
+    for (ax, ay), (bx, by) in (((x0, y0), (x1, y0)), ((x1, y0), (x1, y1)), ((x0, y1), (x1, y1)), ((x0, y0), (x0, y1))):
+        length = max(abs(bx - ax), abs(by - ay))
+        pen.line((ax, ay, bx, by), fill=(0, 0, 0), width=line)
+        for start in np.arange(0, max(length, 1), 2 * dash).tolist():
+            low, high = start / max(length, 1), min((start + dash) / max(length, 1), 1)
+            ends = (ax + low * (bx - ax), ay + low * (by - ay), ax + high * (bx - ax), ay + high * (by - ay))
+            pen.line(ends, fill=mark.colour, width=line)
+
+
+def _label(
+    pen: ImageDraw.ImageDraw,
+    mark: _Mark,
+    font: ImageFont.FreeTypeFont,
+    size: tuple[int, int],
+    placed: list[tuple[float, float, float, float]],
+) -> None:
+    """Write above the box, inside it or below, where no label is yet; nowhere if all are taken."""
+    wide, high = pen.textlength(mark.text, font=font) + 6, font.size * 1.3
+    x = min(max(mark.box[0], 0.0), max(size[0] - wide, 0.0))
+    for y in (mark.box[1] - high, mark.box[1], mark.box[3] - high, mark.box[3]):
+        spot = (x, y, x + wide, y + high)
+        inside = y >= 0 and y + high <= size[1]
+        if inside and all(spot[2] <= p[0] or p[2] <= spot[0] or spot[3] <= p[1] or p[3] <= spot[1] for p in placed):
+            placed.append(spot)
+            pen.rectangle(spot, fill=mark.colour)
+            light = 0.299 * mark.colour[0] + 0.587 * mark.colour[1] + 0.114 * mark.colour[2] > 130
+            pen.text((x + 3, y + high / 2), mark.text, fill="black" if light else "white", font=font, anchor="lm")
+            return
+
+
+def _captioned(image: Pixels, text: str) -> Pixels:
+    """The picture under a line of text, which is made smaller until it fits."""
+    size = max(12, round(image.shape[1] / 40))
+    strip = Image.new("RGB", (image.shape[1], round(1.6 * size)), "white")
+    pen = ImageDraw.Draw(strip)
+    fitted = size
+    while fitted > 8 and pen.textlength(text, font=_font(fitted)) > image.shape[1] - 4:
+        fitted -= 1
+    pen.text((2, strip.height / 2), text, fill="black", font=_font(fitted), anchor="lm")
+    return np.concatenate([np.asarray(strip), image], axis=0)
+
+
+@lru_cache
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    """Matplotlib's own font, which has most alphabets and is there on every machine."""
+    from matplotlib import get_data_path
+
+    return ImageFont.truetype(str(Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
