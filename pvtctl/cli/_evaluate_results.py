@@ -48,9 +48,10 @@ def run_results(
         "val",
         detection=DetectionData().model_dump(),
         training=False,
-        with_masks=False,
+        with_masks=True,
         images=images,
         annotations=annotations,
+        need_images=False,
     )
     metric = score_results(
         dataset.class_names, dataset.category_ids, dataset.to_coco(), results, backend=backend or "auto"
@@ -74,6 +75,7 @@ def run_results(
         out.mkdir(parents=True, exist_ok=True)
         pictures = account.pictures(out)
         written = {"report": write_findings(out / "report.html", findings, account, pictures), **pictures}
+        written["classes"] = account.write_classes(out)
     if as_json:
         chosen: dict[str, Any] = {"results": str(results)}
         print_account(numbers, account, findings, written, chosen=chosen)

@@ -35,7 +35,7 @@ class ClassificationTask(DataTask):
 
     name = "classification"
     best_metric = "top1"
-    headline = ("top1", "top5", "loss", "ece", "mean_class_top1", "images")
+    headline: tuple[str, ...] = ("top1", "top5", "loss", "ece", "mean_class_top1", "images")
 
     def __init__(
         self,

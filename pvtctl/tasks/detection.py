@@ -48,7 +48,7 @@ class DetectionTask(DataTask):
 
     name = "detection"
     best_metric = "box_ap"
-    headline = ("box_ap", "box_ap50", "box_ar_100", "mask_ap", "mask_ap50", "detections")
+    headline: tuple[str, ...] = ("box_ap", "box_ap50", "box_ar_100", "mask_ap", "mask_ap50", "detections")
 
     def __init__(
         self,
@@ -88,10 +88,6 @@ class DetectionTask(DataTask):
         return GroupedTrainSampler(
             wide, batch_size=self.loading.batch_size, seed=self.loading.seed, rank=rank, world_size=world_size
         )
-
-    def fingerprints(self) -> dict[str, str]:
-        """Split -> hash of its images' names and their annotations."""
-        return {"train": self.train.fingerprint(), "val": self.val.fingerprint()}
 
     def losses(self, model: nn.Module, batch: DetectionBatch) -> Mapping[str, Tensor]:
         """The head's losses and what else it logs (`recall`)."""

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pvtctl.data.detection import DetectionDataset
+from pvtctl.files import write_text
+from pvtctl.metrics.coco_results import write_results
 from pvtctl.metrics.detection import DetectionMetric
 from pvtctl.structures import Detections
 from pvtctl.views.report import Table
 
 # Matplotlib takes a second to import: the views are imported where something is drawn.
 
+MOST_CLASSES = 10
+"""Rows of the table of classes on the terminal; the report has all."""
 SAMPLES = "samples"
 """Folder in a run with a sheet of detections for each evaluated epoch."""
 
@@ -26,24 +33,74 @@ class DetectionAccount:
         self.dataset = dataset
         self.metric = metric
         self.samples = samples
+        self.analysis = metric.analysis()
 
     def pictures(self, folder: Path) -> dict[str, Path]:
         return {}
 
     def tables(self) -> list[Table]:
-        return []
+        """Classes and kinds of errors."""
+        errors = [[each.name, str(each.count), _percent(each.ap50_gain)] for each in self.analysis.errors]
+        return [
+            Table("Classes, worst first", self._columns(), [[str(cell) for cell in row] for row in self._class_rows()]),
+            Table("Errors at IoU 0.5", ["kind", "count", "AP50 gained without it, %"], errors),
+        ]
 
     def terminal(self) -> tuple[str, list[str], list[list[Any]]]:
-        return "", ["x"], []
+        """The classes that go worst: title, columns, rows."""
+        rows = self._class_rows()
+        title = (
+            "Classes, worst first" if len(rows) <= MOST_CLASSES else f"The {MOST_CLASSES} worst of {len(rows)} classes"
+        )
+        return title, self._columns(), rows[:MOST_CLASSES]
+
+    def _columns(self) -> list[str]:
+        masks = ["mask AP, %"] if self.metric.masks else []
+        return ["class", "objects", "box AP, %", "box AP50, %", *masks, "best score from", "precision, %", "recall, %"]
+
+    def _class_rows(self) -> list[list[Any]]:
+        """One a class with objects, by AP; precision and recall are those from its best score on."""
+        scored = [each for each in self.analysis.classes if each.objects]
+        return [
+            [
+                each.name,
+                each.objects,
+                _percent(each.ap),
+                _percent(each.ap50),
+                *([_percent(each.mask_ap)] if self.metric.masks else []),
+                f"{each.threshold:.2f}" if math.isfinite(each.threshold) else "-",
+                _percent(each.precision),
+                _percent(each.recall),
+            ]
+            for each in sorted(scored, key=lambda each: (each.ap, each.name))
+        ]
 
     def document(self) -> dict[str, Any]:
-        return {}
+        """For `--json`: the whole analysis."""
+        return {"analysis": self.analysis.as_dict()}
 
     def notes(self) -> list[str]:
-        return []
+        """Why numbers are missing."""
+        missing = [name for name, value in self.metric.compute().items() if not math.isfinite(value)]
+        return list(dict.fromkeys(self.metric.why_missing(name) for name in missing))
 
     def files(self, folder: Path) -> dict[str, Path]:
-        return {}
+        """The detections in COCO's results format, and the classes as a table for other programs."""
+        results = write_results(
+            folder / "detections.json", self.metric.found, self.metric.category_ids, self.metric.truth
+        )
+        return {"detections": results, "classes": self.write_classes(folder)}
+
+    def write_classes(self, folder: Path) -> Path:
+        """Write `classes.csv`, the table of classes for other programs."""
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([self._columns(), *self._class_rows()])
+        write_text(folder / "classes.csv", text.getvalue())
+        return folder / "classes.csv"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}" if math.isfinite(value) else "-"
 
 
 def draw_samples(path: Path, dataset: DetectionDataset, samples: Mapping[int, Detections]) -> None:

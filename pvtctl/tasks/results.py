@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,7 +97,8 @@ class Figure:
         """As text: label, measured, paper, official code, remark."""
         remark = "" if self.comparable or self.paper is None else "not comparable"
         remark = "; ".join(part for part in (remark, self.note) if part)
-        measured = "-" if self.measured is None else f"{self.measured:.2f}"
+        known = self.measured is not None and math.isfinite(self.measured)
+        measured = f"{self.measured:.2f}" if known else "-"
         return [self.label, measured, _printed(self.paper), _printed(self.code), remark]
 
 
