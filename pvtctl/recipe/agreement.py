@@ -37,7 +37,8 @@ def find_faults(layers: list[Layer], recipe: Recipe, origins: Mapping[KeyPath, O
 def _contradictions(recipe: Recipe, origins: Mapping[KeyPath, Origin]) -> Iterator[Fault]:
     def fault(key: str, problem: str, hint: str = "") -> Fault:
         path = tuple(key.split("."))
-        near = next((origins[path[:n]] for n in range(len(path), 0, -1) if path[:n] in origins), origins.get(("task",)))
+        said = (origin for at, origin in origins.items() if at[: len(path)] == path)
+        near = next(said, origins.get(("task",)))
         mark = near.mark if near else None
         return Fault(f"{key}: {problem}{f' ({mark})' if mark else ''}{', ' + hint if hint else ''}", mark)
 
