@@ -126,9 +126,18 @@ class ImageIndex:
 
 
 def files_below(root: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    """Files with one of these suffixes, in any case, in `root` and its folders, sorted; hidden ones are not looked at."""
-    found = []
-    for folder, folders, names in os.walk(root):
+    """Files with one of these suffixes, in any case, in `root` and its folders, sorted; hidden ones are not looked at.
+
+    Linked folders are followed, each place once.
+    """
+    found: list[Path] = []
+    seen: set[Path] = set()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        place = Path(folder).resolve()
+        if place in seen:
+            folders.clear()
+            continue
+        seen.add(place)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         found += [
             Path(folder, name) for name in sorted(names) if name.lower().endswith(suffixes) and not name.startswith(".")

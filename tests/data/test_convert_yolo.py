@@ -67,6 +67,13 @@ def test_images_elsewhere(source: Path, tmp_path: Path) -> None:
         convert(source, "yolo", tmp_path / "out2")
 
 
+def test_linked_folders_are_followed_and_loops_are_not(source: Path, tmp_path: Path) -> None:
+    (source / "images").rename(tmp_path / "photos")
+    (source / "images").symlink_to(tmp_path / "photos")
+    (tmp_path / "photos" / "loop").symlink_to(source)
+    assert convert(source, "yolo", tmp_path / "out").images == {"train": 2, "val": 2}
+
+
 def test_what_is_left_out_is_told(source: Path, tmp_path: Path) -> None:
     labels = source / "labels" / "train"
     (labels / "0.txt").write_text("0 1.2 0.5 0.1 0.1\n0 0.5 0.5 0 0.5\n0 0.95 0.5 0.3 0.3\n0 0.5 0.5 1.0001 1\n")
