@@ -68,7 +68,8 @@ def _weights(start: float, end: float, limit: int, cells: int, rounded: bool) ->
         first, at = max(first, 0), at[keep]
     else:
         # half a cell around the box still draws on it, but never more than half: it stays below 0.5
-        first, last = max(math.floor(start), 0), min(math.ceil(end), limit)
+        first = max(math.floor(start), 0)
+        last = max(min(math.ceil(end), limit), first)
         at = (torch.arange(first, last) + 0.5 - start) * (cells / max(end - start, 1e-6)) - 0.5
     if len(at) == 0:
         return None
