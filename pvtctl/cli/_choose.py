@@ -263,7 +263,10 @@ def find_weights(backbone: str, data_name: str, place: Path | None, head: str | 
         command = f"pvtctl finetune {data_name} --backbone {backbone} --head {head}" if head else None
         command = command or f"pvtctl pretrain {data_name} --backbone {backbone}"
         page = detector_page(backbone, head) if head else None
-        get = f"get one from {page} with a browser and name it with --weights" if page else "name a file with --weights"
+        get = "name a file with --weights"
+        if page is not None:
+            how = f"`pvtctl weights fetch {page}`" if page.endswith(".pth") else f"a browser from {page}"
+            get = f"get one with {how} and name it with --weights"
         raise UsageError(
             f"no weights for {what}: no finished run of it on {data_name} under {runs_root()}, and none published "
             "that could be fetched",

@@ -97,8 +97,8 @@ _PVT_DETECTORS = "https://github.com/whai362/PVT/tree/v2/detection"
 _DETECTOR_PAGES = {
     ("resnet50", "retinanet"): f"{_TORCHVISION}/retinanet_resnet50_fpn_coco-eeacb38b.pth",
     ("resnet50", "mask_rcnn"): f"{_TORCHVISION}/maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth",
-    ("resnet50", "detr"): "https://github.com/facebookresearch/detr#model-zoo",
-    ("resnet101", "detr"): "https://github.com/facebookresearch/detr#model-zoo",
+    ("resnet50", "detr"): "https://dl.fbaipublicfiles.com/detr/detr-r50-e632da11.pth",
+    ("resnet101", "detr"): "https://dl.fbaipublicfiles.com/detr/detr-r101-2c7b67e5.pth",
     ("pvt_small", "detr"): "https://github.com/whai362/PVT/tree/v1",
 }
 
@@ -106,8 +106,8 @@ _DETECTOR_PAGES = {
 def detector_page(backbone: str, head: str) -> str | None:
     """Where somebody offers this detector, trained on COCO, in a layout that `load_weights` reads; None where nobody does.
 
-    An address for a browser: the authors' detectors lie on file hosts without direct links, so that `fetch` cannot get
-    them.
+    A file's address, which `fetch` gets, or a page for a browser: PVT's authors' detectors lie on file hosts without direct
+    links.
     """
     by_authors = backbone.startswith("pvt_") and head in ("retinanet", "mask_rcnn")
     return _DETECTOR_PAGES.get((backbone, head)) or (_PVT_DETECTORS if by_authors else None)

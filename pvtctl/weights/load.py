@@ -22,6 +22,12 @@ from pvtctl.weights.resolve import resolve_weights
 # v1 and ViT have these for classification; the dense models of the official code do not.
 _CLASSIFICATION_ONLY = ("backbone.class_token", "backbone.norm.weight", "backbone.norm.bias")
 
+# ResNets of other makes, whose names and shapes are the plain ones' all the same
+_STYLES = {
+    "caffe": "of caffe's style, with other strides and pixels in BGR order",
+    "dilated": "with a dilated last stage (DETR-DC5)",
+}
+
 
 def load_weights(
     module: nn.Module,
@@ -47,10 +53,10 @@ def load_weights(
     when nothing at all fits.
     """
     checkpoint = _checkpoint(source)
-    if checkpoint.meta.get("style") == "caffe" and not partial:
+    if (style := _STYLES.get(checkpoint.meta.get("style", ""))) and not partial:
         raise UsageError(
-            f"{checkpoint.path} holds a ResNet of caffe's style: other strides, and pixels in BGR order",
-            "take a file trained with style='pytorch', or pass --partial (partial=True) to start training from it",
+            f"{checkpoint.path} holds a ResNet {style}: its outputs would be wrong here",
+            "take a file of a plain ResNet, or pass --partial (partial=True) to start training from this one",
         )
     targets = targets_of(module)
     state = named_as(targets, checkpoint)

@@ -12,6 +12,9 @@ from torch import Tensor
 
 from pvtctl.weights.names_mmdet import renamed
 
+DILATED_SHA256 = ("f0fb7ef5", "a2e86def")
+"""How the hashes of the published DETR-DC5 files begin: their names and shapes are those of the plain ones."""
+
 _TOP = ("transformer.", "class_embed.", "bbox_embed.", "query_embed.", "input_proj.")
 _MMDET = (
     (r"(?:bbox_head\.)?input_proj\.", "input_proj."),

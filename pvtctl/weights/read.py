@@ -21,7 +21,7 @@ from torch import Tensor
 
 from pvtctl.errors import UsageError
 from pvtctl.files import sha256_of
-from pvtctl.weights import names_torchvision
+from pvtctl.weights import names_detr, names_torchvision
 from pvtctl.weights.recognise import Converted, Format, convert_state
 from pvtctl.weights.resolve import weights_in_folder
 
@@ -70,17 +70,20 @@ def read_checkpoint(path: Path | str) -> Checkpoint:
     else:
         raw, meta = read_raw(path)
     converted = convert_state(raw)
-    state = names_torchvision.without_eps(converted.state) if _is_published(path, converted) else converted.state
+    state, hashed = converted.state, _hash_where_it_tells(path, converted)
+    if hashed.startswith(names_torchvision.PUBLISHED_SHA256):
+        state = names_torchvision.without_eps(state)
+    if hashed.startswith(names_detr.DILATED_SHA256):
+        meta["style"] = "dilated"
     return Checkpoint(state, converted.format, meta, path, raw)
 
 
-def _is_published(path: Path, converted: Converted) -> bool:
-    """Whether it is one of the two detectors of torchvision whose batch norms have no eps; only its hash tells."""
-    if converted.format not in ("torchvision RetinaNet", "torchvision Mask R-CNN"):
-        return False
-    if any(key.endswith("num_batches_tracked") for key in converted.state):
-        return False  # its batch norms are frozen ones, which count no batches
-    return sha256_of(path).startswith(names_torchvision.PUBLISHED_SHA256)
+def _hash_where_it_tells(path: Path, converted: Converted) -> str:
+    """The SHA-256 of a file of whose publisher's detectors some compute otherwise than their names say; else nothing."""
+    if converted.format not in ("torchvision RetinaNet", "torchvision Mask R-CNN", "facebookresearch DETR"):
+        return ""
+    frozen = not any(key.endswith("num_batches_tracked") for key in converted.state)  # as both publishers' are
+    return sha256_of(path) if frozen and path.is_file() else ""
 
 
 def _transformers_meta(folder: Path) -> dict[str, Any]:
@@ -214,7 +217,7 @@ def find_state(source: str, content: Any) -> tuple[dict[str, Tensor], dict[str, 
                 also = [name for name in averaged if name != key]
                 meta = {"inside": key} | ({"also_averaged": also} if also else {})
                 epoch = content.get("epoch")
-                return inner, meta | ({"epoch": epoch} if isinstance(epoch, int) else {}) | _mmdet_meta(content)
+                return inner, meta | ({"epoch": epoch} if isinstance(epoch, int) else {}) | _stated(content)
         if state := _tensors(content):
             return state, {}
     raise UsageError(
@@ -222,9 +225,11 @@ def find_state(source: str, content: Any) -> tuple[dict[str, Tensor], dict[str, 
     )
 
 
-def _mmdet_meta(content: Mapping[str, Any]) -> dict[str, Any]:
-    """What mmdetection (2.x, 3.x) writes beside the weights: class names, and in its configuration's text whether the
-    ResNet is of caffe's style, which names and shapes do not tell."""
+def _stated(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What names and shapes do not tell, from beside the weights: mmdetection's (2.x, 3.x) class names, and in its
+    configuration's text whether the ResNet is of caffe's style; whether DETR's is dilated, in its arguments."""
+    if getattr(content.get("args"), "dilation", False):
+        return {"style": "dilated"}
     meta = content.get("meta")
     if not isinstance(meta, Mapping):
         return {}

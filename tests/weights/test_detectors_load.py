@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from pvtctl.backbones import build_backbone, build_classifier
 from pvtctl.coco_classes import COCO_NAMES
 from pvtctl.detectors import Detector, HeadName, build_detector
 from pvtctl.errors import UsageError
+from pvtctl.files import sha256_of
 from pvtctl.tasks.checkpoints import inspect_checkpoint
-from pvtctl.weights import load_weights, save_safetensors
+from pvtctl.weights import load_weights, names_detr, save_safetensors
 from pvtctl.weights.class_rows import class_tables
 from pvtctl.weights.read import read_checkpoint
 from pvtctl.weights.recognise import to_publisher
@@ -297,5 +299,19 @@ def test_resnets_of_caffes_style(states: dict[HeadName, State], tmp_path: Path) 
     path = tmp_path / "caffe.pth"
     config = "backbone=dict(type='ResNet', depth=50, style='caffe')"
     torch.save({"meta": {"config": config}, "state_dict": states["retinanet"]}, path)
-    _refused(_blank("retinanet"), path, "ResNet of caffe's style", "style='pytorch'")
+    _refused(_blank("retinanet"), path, "ResNet of caffe's style", "a plain ResNet.*--partial")
     assert load_weights(_blank("retinanet"), path, partial=True).above_share == 1.0
+
+
+def test_dilated_resnets(states: dict[HeadName, State], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DETR-DC5: told by the arguments that its training writes beside the weights, or by the published files' hashes."""
+    path = tmp_path / "dc5.pth"
+    theirs = to_publisher(states["detr"])
+    for dilation in (True, False):
+        torch.save({"model": theirs, "args": argparse.Namespace(dilation=dilation)}, path)
+        if dilation:
+            _refused(_blank("detr"), path, r"a dilated last stage \(DETR-DC5\)", "--partial")
+        else:
+            assert load_weights(_blank("detr"), path).above_share == 1.0
+    monkeypatch.setattr(names_detr, "DILATED_SHA256", (sha256_of(path)[:8],))
+    _refused(_blank("detr"), path, "DETR-DC5", "--partial")
