@@ -66,6 +66,7 @@ def draw_detection(
     """`data preview` of a detection set, with its masks where it has any."""
     from pvtctl.data.coco_preview import draw_detection_preview
     from pvtctl.data.detection import DetectionDataset, open_detection_split
+    from pvtctl.views.detection import draw_detections
 
     def opened(with_masks: bool) -> DetectionDataset:
         return open_detection_split(
@@ -84,7 +85,7 @@ def draw_detection(
         dataset = opened(True)
     except UsageError:  # boxes alone, or a fault that shows again
         dataset = opened(False)
-    ids = draw_detection_preview(dataset, output, count=count, copies=copies, side=side)
+    ids = draw_detection_preview(dataset, output, draw_detections, count=count, copies=copies, side=side)
     views = f"{copies} training views each" if dataset.training else "as evaluated"
     say(f"{output}: {len(ids)} of {len(dataset)} {split} images, {views}")
 

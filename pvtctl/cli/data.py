@@ -101,7 +101,7 @@ def preview(
     count: int = typer.Option(6, min=1, max=100, help="Samples, one a row, spread over the classes."),
     copies: int | None = typer.Option(None, min=1, max=20, help="Training views of each (5; 3 of detection sets)."),
     size: int | None = typer.Option(
-        None, min=32, max=1024, help="Image size in pixels (224); of detection sets, the size it is drawn at (320)."
+        None, min=32, max=1024, help="Image size in pixels (224); of detection sets, the size it is drawn at (400)."
     ),
     recipe: str | None = typer.Option(
         None,
@@ -128,7 +128,7 @@ def preview(
             split=split,
             count=count,
             copies=copies or 3,
-            side=size or 320,
+            side=size or 400,
             seed=seed,
             detection=given.data.detection if given else DetectionData(),
         )

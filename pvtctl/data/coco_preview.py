@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+from torch.nn import functional
 
 from pvtctl.data.detection import DetectionDataset, DetectionSample
 from pvtctl.data.images import BadImage
@@ -17,17 +20,17 @@ from pvtctl.errors import UsageError
 from pvtctl.files import atomic_path
 from pvtctl.structures import Objects
 
-_COLOURS = ((0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233), (213, 94, 0), (240, 228, 66))
-"""Okabe and Ito's, which people with any colour vision tell apart. Labels share them in turn; the names are written."""
+Pixels = NDArray[np.uint8]
+"""(H, W, 3) RGB."""
+Drawing = Callable[[Pixels, Objects, Sequence[str]], Pixels]
+"""Draws objects, in pixels of the picture, under their class names; what it gives may be larger (`pvtctl.views`)."""
 
 _MARGIN = 6
 _LINE = 16
-_MASK = 0.45
-"""Share of the colour over a masked pixel."""
 
 
 def draw_detection_preview(
-    dataset: DetectionDataset, path: Path | str, *, count: int = 6, copies: int = 3, side: int = 320
+    dataset: DetectionDataset, path: Path | str, draw: Drawing, *, count: int = 6, copies: int = 3, side: int = 400
 ) -> list[str]:
     """Write a PNG with `count` images spread over the split, one a row: the image as it lies, then `copies` views as the
     network sees them (of epochs 0, 1, ...; one, resized, for an evaluation split). Each is shrunk to `side` pixels.
@@ -48,9 +51,9 @@ def draw_detection_preview(
             original = torch.from_numpy(dataset.original(at)).permute(2, 0, 1)
         except (BadImage, OSError):
             continue
-        tiles = [draw_objects(original, dataset.truth(at), dataset.class_names, side)]
+        tiles = [_tile(original, dataset.truth(at), dataset.class_names, side, draw)]
         tiles += [
-            draw_objects(denormalize(sample.image), sample.target, dataset.class_names, side) for sample in samples
+            _tile(denormalize(sample.image), sample.target, dataset.class_names, side, draw) for sample in samples
         ]
         rows.append((samples[0].id, tiles))
     if not rows:
@@ -61,34 +64,19 @@ def draw_detection_preview(
     return [name for name, _ in rows]
 
 
-def draw_objects(pixels: Tensor, objects: Objects, class_names: list[str], side: int) -> Image.Image:
+def _tile(pixels: Tensor, objects: Objects, class_names: list[str], side: int, draw: Drawing) -> Image.Image:
     """uint8 (3, H, W) and what is in it -> a picture whose longer side is `side` pixels."""
     height, width = pixels.shape[-2:]
     scale = side / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     image = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy()).resize(size, Image.Resampling.BILINEAR)
-    labels = objects.labels.tolist()
-    if objects.masks is not None:
-        for mask, label in zip(objects.masks, labels, strict=True):
-            shape = Image.fromarray(mask.numpy().astype(np.uint8) * round(255 * _MASK)).resize(size)
-            image.paste(Image.new("RGB", size, _colour(label)), mask=shape)
-    pen, font = ImageDraw.Draw(image), ImageFont.load_default(size=10)
-    written: list[tuple[float, float, float, float]] = []
-    for box, label in zip((objects.boxes * scale).tolist(), labels, strict=True):
-        x0, y0, x1, y1 = box
-        pen.rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), outline=_colour(label), width=2)
-        corner = (x0, max(0.0, y0 - 11))
-        left, top, right, bottom = place = pen.textbbox(corner, class_names[label], font=font)
-        if any(left < r and x < right and top < b and y < bottom for x, y, r, b in written):
-            continue  # one name over another says neither; the colour is still told
-        written.append(place)
-        pen.rectangle(place, fill="white")  # readable over any image
-        pen.text(corner, class_names[label], fill="black", font=font)
-    return image
-
-
-def _colour(label: int) -> tuple[int, int, int]:
-    return _COLOURS[label % len(_COLOURS)]
+    masks = None
+    if objects.masks is not None:  # shrunk before they are drawn, so that names and lines stay sharp
+        # float, as nearest neighbours of bool are not made; every pixel is one of the mask's own
+        masks = functional.interpolate(objects.masks[None].float(), size[::-1], mode="nearest")[0] > 0
+    shown = Objects(objects.boxes * scale, objects.labels, masks)
+    picture = Image.fromarray(draw(np.asarray(image), shown, class_names))
+    return picture if max(picture.size) <= side else picture.resize(size, Image.Resampling.LANCZOS)
 
 
 def _sheet(rows: list[tuple[str, list[Image.Image]]], side: int, training: bool) -> Image.Image:

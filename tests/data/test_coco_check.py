@@ -18,6 +18,7 @@ from pvtctl.data.detection import open_detection_split
 from pvtctl.data.export import export_scenes
 from pvtctl.errors import ExitCode, UsageError
 from pvtctl.recipe.schema import DetectionData
+from pvtctl.views.detection import draw_detections
 
 Edit = Callable[[Callable[[dict[str, Any]], None]], None]
 """Changes a parsed annotation file in place."""
@@ -193,18 +194,18 @@ def test_preview(root: Path, tmp_path: Path, with_masks: bool) -> None:
         )
 
     dataset = opened()
-    ids = draw_detection_preview(dataset, tmp_path / "p.png", count=2, copies=2, side=64)
+    ids = draw_detection_preview(dataset, tmp_path / "p.png", draw_detections, count=2, copies=2, side=64)
     assert ids == [dataset.ids[0], dataset.ids[-1]]
     with Image.open(tmp_path / "p.png") as sheet:
         assert sheet.width == 6 + 3 * (64 + 6)
         assert len(sheet.getcolors(1 << 20)) > 100
-    draw_detection_preview(dataset, tmp_path / "q.png", count=2, copies=2, side=64)
+    draw_detection_preview(dataset, tmp_path / "q.png", draw_detections, count=2, copies=2, side=64)
     assert (tmp_path / "p.png").read_bytes() == (tmp_path / "q.png").read_bytes()
-    draw_detection_preview(opened("val"), tmp_path / "v.png", count=2, side=64)
+    draw_detection_preview(opened("val"), tmp_path / "v.png", draw_detections, count=2, side=64)
     with pytest.raises(UsageError, match=r"does not end in \.png"):
-        draw_detection_preview(dataset, tmp_path / "p.jpg")
+        draw_detection_preview(dataset, tmp_path / "p.jpg", draw_detections)
     for file in (root / "train2017").iterdir():
         file.write_bytes(b"")
     with pytest.raises(UsageError, match="no image could be read"):
-        draw_detection_preview(dataset, tmp_path / "n.png")
+        draw_detection_preview(dataset, tmp_path / "n.png", draw_detections)
     assert not (tmp_path / "n.png").exists()
