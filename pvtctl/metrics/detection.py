@@ -84,6 +84,21 @@ class DetectionMetric:
         self._parts = [joined]
         return joined
 
+    def detections_of(self, image_id: int) -> Detections:
+        """The boxes kept of one image, best first, in its own pixels."""
+        import numpy as np
+        import torch
+
+        found = self.found
+        rows = np.arange(*np.searchsorted(found.image_ids, [image_id, image_id + 1]))
+        rows = rows[np.argsort(-found.scores[rows], kind="stable")]
+        corners = np.concatenate([found.boxes[rows, :2], found.boxes[rows, :2] + found.boxes[rows, 2:]], 1)
+        return Detections(
+            torch.from_numpy(corners).float(),
+            torch.from_numpy(found.scores[rows]).float(),
+            torch.from_numpy(found.labels[rows].astype(np.int64)),
+        )
+
     def state(self) -> dict[str, Any]:
         """Everything kept, picklable; what `merge` takes."""
         return {"found": self.found.as_dict(), "seen": sorted(self._seen), "nonfinite": self.nonfinite}

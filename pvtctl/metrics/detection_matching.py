@@ -75,7 +75,7 @@ def match(found: Columns, true: TrueObjects) -> Matching:
     size = len(found)
     matching = Matching(np.full(size, NOTHING_THERE, np.int8), np.full(size, -1), np.full(size, -1))
     images, starts = np.unique(found.image_ids, return_index=True)
-    stops = np.append(starts[1:], size)
+    stops = np.append(starts, size)[1:]
     first = np.searchsorted(true.image_ids, images)
     last = np.searchsorted(true.image_ids, images, side="right")
     for start, stop, low, high in zip(starts.tolist(), stops.tolist(), first.tolist(), last.tolist(), strict=True):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pvtctl.data.detection import DetectionDataset
+from pvtctl.data.images import BadImage
 from pvtctl.files import write_text
 from pvtctl.metrics.coco_results import write_results
 from pvtctl.metrics.detection import DetectionMetric
@@ -20,6 +21,9 @@ from pvtctl.views.report import Table
 
 MOST_CLASSES = 10
 """Rows of the table of classes on the terminal; the report has all."""
+NUM_WORST = 8
+SHOWN_FROM = 0.3
+"""Score from which on sample detections are drawn."""
 SAMPLES = "samples"
 """Folder in a run with a sheet of detections for each evaluated epoch."""
 
@@ -36,7 +40,48 @@ class DetectionAccount:
         self.analysis = metric.analysis()
 
     def pictures(self, folder: Path) -> dict[str, Path]:
-        return {}
+        """Worst images beside their truth, curves, confusion, errors and classes. Images that are not there are left out."""
+        from pvtctl.views.detection_charts import (
+            draw_class_ap,
+            draw_detection_confusion,
+            draw_errors,
+            draw_precision_recall,
+        )
+
+        drawn: dict[str, Path] = {}
+        if self.samples:
+            drawn["Sample detections"] = draw_samples(folder / "detections.png", self.dataset, self.samples)
+        if tiles := self._worst():
+            from pvtctl.views.detection import draw_sheet
+
+            title = "The worst images: truth on the left, detections on the right"
+            drawn[title] = draw_sheet(folder / "worst.png", tiles, columns=1, width=1200)
+        return drawn | {
+            "Precision and recall": draw_precision_recall(folder / "precision_recall.png", self.analysis),
+            "Confusion with background": draw_detection_confusion(folder / "confusion.png", self.analysis),
+            "Kinds of errors": draw_errors(folder / "errors.png", self.analysis),
+            "Classes": draw_class_ap(folder / "classes.png", self.analysis),
+        }
+
+    def _worst(self) -> dict[str, Any]:
+        """Title -> picture of the images with the most errors, truth and detections side by side."""
+        from pvtctl.views.detection import draw_side_by_side
+
+        threshold = self.analysis.threshold if math.isfinite(self.analysis.threshold) else 0.0
+        where = {int(image_id): at for at, image_id in enumerate(self.dataset.source.image_ids[self.dataset.kept])}
+        tiles = {}
+        for image in self.analysis.worst[:NUM_WORST]:
+            at = where[image.image_id]
+            try:
+                pixels = self.dataset.original(at)
+            except (BadImage, OSError):
+                continue
+            found = self.metric.detections_of(image.image_id)
+            title = f"{image.file_name}: {image.right} of {image.objects} found, {image.wrong} wrong"
+            tiles[title] = draw_side_by_side(
+                pixels, self.dataset.truth(at), found, self.dataset.class_names, threshold=threshold
+            )
+        return tiles
 
     def tables(self) -> list[Table]:
         """Classes and kinds of errors."""
@@ -103,5 +148,19 @@ def _percent(value: float) -> str:
     return f"{100 * value:.1f}" if math.isfinite(value) else "-"
 
 
-def draw_samples(path: Path, dataset: DetectionDataset, samples: Mapping[int, Detections]) -> None:
-    return
+def draw_samples(path: Path, dataset: DetectionDataset, samples: Mapping[int, Detections]) -> Path:
+    """Write a sheet of a few validation images with what was found in them."""
+    from pvtctl.views.detection import draw_detections, draw_sheet
+
+    tiles = {}
+    names = dataset.ids
+    for at, found in sorted(samples.items()):
+        keep = found.scores >= SHOWN_FROM
+        masks = None if found.masks is None else [m for m, k in zip(found.masks, keep.tolist(), strict=True) if k]
+        shown = Detections(found.boxes[keep].cpu(), found.scores[keep].cpu(), found.labels[keep].cpu(), masks)
+        pixels = dataset.original(at)
+        tiles[f"{names[at]}: {len(shown)} found, {len(dataset.truth(at))} true"] = draw_detections(
+            pixels, shown, dataset.class_names
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return draw_sheet(path, tiles, columns=3, width=480)
