@@ -185,7 +185,7 @@ class MaskRcnn(DetectionHead):
         maps = [x.contiguous() for x in features]
         proposals = self.rpn.propose(self.rpn.raw(features), self.rpn.anchors.grids(features, padded), sizes, False)
         scores, shifts = self.boxes(self.pooler(maps, proposals, CELLS_BOX))
-        boxes = self.coder.decode(shifts, torch.cat(proposals)).view(len(shifts), -1, 4)
+        boxes = self.coder.decode(shifts, torch.cat(proposals)).view(-1, self.num_classes, 4)
         each = [len(own) for own in proposals]
         found = [
             self._best_of(own_boxes, own_scores, size, options)

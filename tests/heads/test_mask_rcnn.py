@@ -369,6 +369,18 @@ def test_options_hold() -> None:
     assert none[0].masks == []
 
 
+def test_nothing_proposed_is_nothing_found() -> None:
+    model = tiny().eval()
+    head: Any = model.head
+    head.rpn.propose = lambda *arguments, **options: [torch.zeros(0, 4)]
+    with torch.inference_mode():
+        found = model(torch.randn(1, 3, 64, 64))[0]
+    assert len(found) == 0
+    assert found.masks == []
+    losses = model.train()(torch.randn(1, 3, 64, 64), None, [rectangles([], [], (64, 64))])
+    assert losses["loss"].isfinite()
+
+
 def test_boxes_stay_within_their_image() -> None:
     with torch.inference_mode():
         found = tiny().eval()(torch.randn(1, 3, 128, 128), [(90, 100)], options=DetectOptions(score_threshold=0.0))[0]
