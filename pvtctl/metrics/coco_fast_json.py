@@ -20,7 +20,7 @@ _PLAIN = b"0123456789+-."
 _NOT_NUMERIC = bytes(byte for byte in range(256) if byte not in _PLAIN + b"eE,")
 _LETTERS = b"ABCDFGHIJKLMNOPQRSTUVWXYZ"  # stand for the keys; without E, which may be part of a number
 _BLOCK = 1 << 20
-_COUNTS = re.compile(rb'("counts"\s*:\s*")((?:[^"\\]|\\\\)*)"')
+_COUNTS = re.compile(rb'("counts"\s*:\s*)"((?:[^"\\]|\\\\)*)"')
 _STRING = re.compile(rb'"[^"\\]*"')
 _EXACT = 2.0**53
 
@@ -99,7 +99,7 @@ def _layout(data: bytes, start: int, end: int) -> _Layout | None:
         return None
     if len(slots.get("bbox", range(4))) != 4 or len(slots.get("size", range(2))) != 2:
         return None
-    raw = _COUNTS.sub(rb'\1"', data[start : start + length])
+    raw = _COUNTS.sub(rb"\g<1>0", data[start : start + length])
     names = sorted({match.group() for match in _STRING.finditer(raw)}, key=len, reverse=True)
     if len(names) > len(_LETTERS) or any(name.translate(None, _PLAIN + b",") != name for name in names):
         return None
@@ -111,12 +111,15 @@ def _layout(data: bytes, start: int, end: int) -> _Layout | None:
 
 
 def _find_slots(entry: Any, slots: dict[str, list[int]], at: int = 0) -> int:
-    """Note under each key which of the entry's numbers are its value's; return how many numbers there are."""
+    """Note under each key which of the entry's numbers are its value's; return how many numbers there are.
+
+    The counts of a mask are one, the 0 that is put in their place.
+    """
     for key, value in entry.items():
         if isinstance(value, dict):
             at = _find_slots(value, slots, at)
             continue
-        values = value if isinstance(value, list) else [value]
+        values = value if isinstance(value, list) else [0 if key == "counts" else value]
         numbers = [each for each in values if isinstance(each, int | float) and not isinstance(each, bool)]
         slots[key] = list(range(at, at + len(numbers)))
         at += len(numbers)
@@ -135,7 +138,7 @@ def _numbers(block: bytes, layout: _Layout, counts: list[bytes]) -> NDArray[np.f
         pieces = _COUNTS.split(block)
         counts.extend(piece.replace(b"\\\\", b"\\") for piece in pieces[2::3])
         del pieces[2::3]
-        block = b'"'.join([b"".join(pieces[at : at + 2]) for at in range(0, len(pieces), 2)])
+        block = b"0".join([b"".join(pieces[at : at + 2]) for at in range(0, len(pieces), 2)])
     entries = _entries(block.translate(None, _PLAIN), layout.plain_entry, layout.between)
     if entries is None:  # a number with an exponent: its e must be told from those of the keys
         block = _shorten(block, layout.keys)

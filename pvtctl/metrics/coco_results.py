@@ -7,7 +7,6 @@ A results file is a list of `{"image_id", "category_id", "bbox": [x, y, width, h
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -192,6 +191,12 @@ def _masks(path: Path, table: Table, truth: Mapping[str, Any]) -> tuple[list[byt
         for at, (mask, image) in enumerate(zip(given, table.image_ids.tolist(), strict=True))
     ]
     boxes = np.asarray([rle.toBbox(mask) for mask in masks], np.float64).reshape(-1, 4)
+    limits = np.asarray([sizes[image][::-1] for image in table.image_ids.tolist()], np.float64).reshape(-1, 2)
+    outside = (boxes[:, :2] + boxes[:, 2:] > limits).any(axis=1)
+    if outside.any():
+        raise UsageError(
+            f"the mask of entry {int(outside.argmax())} of {path} leaves its image", "its counts are damaged"
+        )
     return [counts_of(mask) for mask in masks], boxes
 
 
@@ -203,17 +208,19 @@ def _compressed(path: Path, at: int, mask: Any, size: tuple[int, int]) -> dict[s
     """A mask of the results file as a compressed RLE of the image's size."""
     from pycocotools import mask as rle
 
-    with contextlib.suppress(TypeError, ValueError, KeyError, AttributeError):
-        if isinstance(mask, dict) and tuple(mask["size"]) != size:
-            raise UsageError(
-                f"the mask of entry {at} of {path} is {mask['size'][0]}x{mask['size'][1]} in an image of {size[0]}x{size[1]}",
-                "masks have the size of the original image, height first",
-            )
-        if isinstance(mask, dict) and not isinstance(mask["counts"], list):
-            return {"size": list(size), "counts": counts_of(mask)}
-        if isinstance(mask, dict):
-            packed: dict[str, Any] = rle.frPyObjects({"size": list(size), "counts": mask["counts"]}, *size)
-            return packed
-        merged: dict[str, Any] = rle.merge(rle.frPyObjects(mask, *size))
-        return merged
-    raise UsageError(f"the mask of entry {at} of {path} is no run-length encoding", _FORMAT)
+    if isinstance(mask, dict) and list(mask.get("size", size)) != list(size):
+        given = "x".join(str(side) for side in mask["size"])
+        raise UsageError(
+            f"the mask of entry {at} of {path} is {given} in an image of {size[0]}x{size[1]}",
+            "masks have the size of the original image, height first",
+        )
+    try:
+        if not isinstance(mask, dict):
+            packed = rle.merge(rle.frPyObjects(mask, *size))
+        elif isinstance(mask["counts"], list):
+            packed = rle.frPyObjects({"size": list(size), "counts": mask["counts"]}, *size)
+        else:
+            packed = {"size": list(size), "counts": counts_of(mask)}
+    except Exception as error:  # pycocotools raises nothing more special
+        raise UsageError(f"the mask of entry {at} of {path} is no run-length encoding", _FORMAT) from error
+    return dict(packed)

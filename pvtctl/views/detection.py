@@ -59,14 +59,14 @@ def draw_detections(image: Pixels, found: Detections | Objects, class_names: Seq
     """Boxes, masks, names and scores drawn into a copy of `image` (H, W, 3) uint8; true objects have no score.
 
     An image under 400 pixels on its long side is enlarged by a whole number, so that its labels can be read. A label
-    that would cover another is left out; the best detection is labelled first.
+    that would cover another is left out; the best detection is labelled first. An only class is not named.
     """
     scale = _enlargement(image)
     labels = found.labels.tolist()
     picture = _with_masks(image, _masks(found), [colour_of(label) for label in labels], scale)
     scores = found.scores.tolist() if isinstance(found, Detections) else [None] * len(labels)
     marks = [
-        _Mark(_scaled(box, scale), colour_of(label), _text(class_names[label], score))
+        _Mark(_scaled(box, scale), colour_of(label), _text(class_names, label, score))
         for box, label, score in zip(found.boxes.tolist(), labels, scores, strict=True)
     ]
     return _with_marks(picture, marks)
@@ -89,7 +89,7 @@ def draw_side_by_side(
     scale = _enlargement(image)
     owned = set(matching.object[matching.kind == RIGHT].tolist())
     left = [
-        _Mark(_scaled(box, scale), _TRUE if at in owned else _WRONG, class_names[label], at not in owned)
+        _Mark(_scaled(box, scale), _TRUE if at in owned else _WRONG, _text(class_names, label), at not in owned)
         for at, (box, label) in enumerate(zip(truth.boxes.tolist(), truth.labels.tolist(), strict=True))
     ]
     right = []
@@ -97,7 +97,7 @@ def draw_side_by_side(
         shown.boxes.tolist(), shown.labels.tolist(), shown.scores.tolist(), matching.kind.tolist(), strict=True
     ):
         good = kind in (RIGHT, IGNORED)
-        text = _text(class_names[label], score) + ("" if good else f" {_WRONGS[kind]}")
+        text = _text(class_names, label, score, "" if good else _WRONGS[kind])
         right.append(_Mark(_scaled(box, scale), _RIGHT if good else _WRONG, text, not good))
     picture = _enlarged(image, scale)
     correct = len(owned)
@@ -136,8 +136,10 @@ def draw_sheet(path: Path | str, tiles: Mapping[str, Pixels], *, columns: int = 
     return Path(path)
 
 
-def _text(name: str, score: float | None) -> str:
-    return name if score is None else f"{name} {100 * score:.0f}%"
+def _text(class_names: Sequence[str], label: int, score: float | None = None, error: str = "") -> str:
+    """What is written at a box; an only class goes without saying."""
+    name = class_names[label] if len(class_names) > 1 else ""
+    return " ".join(word for word in (name, "" if score is None else f"{100 * score:.0f}%", error) if word)
 
 
 def _enlargement(image: Pixels) -> int:
@@ -181,7 +183,7 @@ def _with_marks(image: Pixels, marks: Sequence[_Mark]) -> Pixels:
         _outline(pen, mark, line, picture.size)
     font = _font(max(11, round(side / 46)))
     placed: list[tuple[float, float, float, float]] = []
-    for mark in marks:
+    for mark in (each for each in marks if each.text):
         _label(pen, mark, font, picture.size, placed)
     return np.asarray(picture)
 
