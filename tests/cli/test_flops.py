@@ -98,6 +98,7 @@ def test_plot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["--backbone", "pvt_small,,resnet50"], "''", "pvt_small"),
         (["--count", "flops"], "flops", "--help"),
         (["--head", "retina"], "retina", "--help"),
+        (["--head", "none", "--num-classes", "3"], "no classes", "name a head"),
         (["--plot", "fig6.docx"], "fig6.docx", ".png"),
     ],
 )
@@ -112,3 +113,23 @@ def test_bad_arguments(
     assert message in error
     assert advice.startswith("hint: ")
     assert hint in advice
+
+
+def test_a_detector_by_backbone_neck_and_head(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["flops", "--backbone", "resnet18", "--head", "retinanet", "--size", "64x96", "--num-classes", "3"]
+    assert main([*arguments, "--stages", "--format", "csv"]) == 0
+    rows = {row["part"]: int(row["MACs"]) for row in csv.DictReader(io.StringIO(capsys.readouterr().out))}
+    groups = ["backbone, all", "neck, all", "head, all"]
+    assert list(rows)[-4:] == [*groups, "total"]
+    assert sum(rows[group] for group in groups) == rows["total"]
+    assert rows["head, all"] == rows["head.classification"] + rows["head.regression"]
+    assert main([*arguments, "--json"]) == 0
+    row = json.loads(capsys.readouterr().out)["rows"][0]
+    assert (row["head"], row["num_classes"], row["macs"]) == ("retinanet", 3, rows["total"])
+
+
+def test_both_counters_see_a_detector(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["flops", "--backbone", "resnet18", "--head", "detr", "--size", "64", "--verify", "--json"]) == 0
+    row = json.loads(capsys.readouterr().out)["rows"][0]
+    assert row["verify"]["torch_macs"] == row["macs"]
+    assert abs(row["verify"]["difference"]) < 0.01

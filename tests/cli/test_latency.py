@@ -62,6 +62,34 @@ def test_formats(form: str, capsys: pytest.CaptureFixture[str], monkeypatch: pyt
     assert "other processes used up to 50.0% of this machine meanwhile: times may be too long" in err
 
 
+def test_a_detector_in_three_parts(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--backbone", "resnet18", "--head", "retinanet", "--size", "64x96", "--repeats", "2", "--warmup", "0"]
+    assert main(["latency", *arguments, "--device", "cpu", "--threads", "1", "--json"]) == 0
+    row = json.loads(capsys.readouterr().out)["rows"][0]
+    assert list(row["parts_ms"]) == ["preprocess", "network", "postprocess"]
+    assert sum(row["parts_ms"].values()) == pytest.approx(row["p50_ms"], rel=0.5)
+
+
+def test_parts_are_columns(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = {"preprocess": 1.25, "network": 17.5, "postprocess": 1.5}
+    result = Latency(Case("pvt_tiny", head="mask_rcnn"), 9, 20.0, 22.5, 21.0, 19.0, 90.0, 47.6, 3 << 20, None, parts)
+    machine = {
+        "cpu": "a CPU",
+        "cpu_capability": "AVX2",
+        "threads": 2,
+        "cpu_cores": 4,
+        "torch": "2.6",
+        "allocator": "kept",
+    }
+    monkeypatch.setattr("pvtctl.cost.latency.measure_latency", lambda cases, **options: ([result], machine))
+    assert main(["latency", "--backbone", "pvt_tiny", "--head", "mask_rcnn", "--format", "csv"]) == 0
+    out, err = capsys.readouterr()
+    columns, row = (line.split(",") for line in out.splitlines())
+    assert columns[5:8] == ["preprocess ms", "network ms", "postprocess ms"]
+    assert row[5:8] == ["1.25", "17.50", "1.50"]
+    assert "1000 candidates an image for NMS" in err
+
+
 def test_cases_are_grouped_by_size_and_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Case] = []
     monkeypatch.setattr("pvtctl.cost.latency.measure_latency", lambda cases, **options: seen.extend(cases) or ([], {}))
@@ -88,6 +116,7 @@ def test_cases_are_grouped_by_size_and_batch(monkeypatch: pytest.MonkeyPatch) ->
         (["--device", "mps"], "mps", "cpu"),
         (["--repeats", "0"], "--repeats", "--help"),
         (["--dtype", "int8"], "int8", "--help"),
+        (["--head", "detr", "--compile"], "--compile is not for detectors", "--head none"),
     ],
 )
 def test_bad_arguments(arguments: list[str], message: str, hint: str, capsys: pytest.CaptureFixture[str]) -> None:
