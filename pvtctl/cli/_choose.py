@@ -260,17 +260,14 @@ def find_weights(backbone: str, data_name: str, place: Path | None, head: str | 
             return Found(str(run), f"the newest finished run of {what} on {data_name}")
     entry = published_for(backbone) if data_name == "imagenet" and head is None else None
     if entry is None:
-        command = f"pvtctl finetune {data_name} --backbone {backbone} --head {head}" if head else None
-        command = command or f"pvtctl pretrain {data_name} --backbone {backbone}"
-        page = detector_page(backbone, head) if head else None
-        get = "name a file with --weights"
-        if page is not None:
-            how = f"`pvtctl weights fetch {page}`" if page.endswith(".pth") else f"a browser from {page}"
-            get = f"get one with {how} and name it with --weights"
+        train = f"pvtctl finetune {data_name} --backbone {backbone} --head {head}" if head else None
+        train = train or f"pvtctl pretrain {data_name} --backbone {backbone}"
+        page = detector_page(backbone, head) if head and data_name == "coco" else None
+        offered = f"get one from {page} and name the file with --weights" if page else "name a file with --weights"
         raise UsageError(
             f"no weights for {what}: no finished run of it on {data_name} under {runs_root()}, and none published "
             "that could be fetched",
-            f"{get}, or train: {command}",
+            f"{offered}, or train: {train}",
         )
     file = cached_file(entry)
     if file is None:

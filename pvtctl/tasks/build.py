@@ -10,6 +10,7 @@ from typing import Any, assert_never
 import torch
 
 from pvtctl.backbones import Classifier, build_classifier, set_activation_checkpointing
+from pvtctl.cost.memory import warn_memory
 from pvtctl.data import ClassificationDataset, find_data, imagenet_classes, open_split
 from pvtctl.data.detection import DetectionDataset, open_detection_split
 from pvtctl.detectors import Conventions, Detector, build_detector
@@ -163,6 +164,7 @@ def _detection(
     if head is None:
         names = training_classes(val.class_names, recipe.model.num_classes)
         head = Head(len(names), names)
+    _warn_of_memory(recipe, device, world_size, training=train is not None, say=say)
     model = _detector(recipe, head)
     if recipe.model.weights is not None:
         report = load_weights(model, recipe.model.weights, partial=partial, class_names=head.names)
@@ -187,6 +189,29 @@ def _detection(
             "num_queries": recipe.model.head.num_queries,
             "conventions": head.conventions,
         },
+    )
+
+
+def _warn_of_memory(
+    recipe: Recipe, device: torch.device, world_size: int, *, training: bool, say: Callable[[str], None]
+) -> None:
+    """Say before anything is built where the largest images will not fit."""
+    assert recipe.model.head is not None
+    sizes = recipe.data.detection
+    if recipe.data.name == "scenes":
+        short = long = max(*sizes.short_sides, sizes.test_short_side)
+    elif training:
+        short, long = max(sizes.short_sides), sizes.long_side
+    else:
+        short, long = max(recipe.eval.scales or (sizes.test_short_side,)), sizes.test_long_side
+    warn_memory(
+        recipe.model.backbone.name,
+        recipe.model.head.name,
+        (short, max(short, long)),
+        train_batch_size(recipe, world_size) if training else recipe.eval.batch_size or 1,
+        training=training,
+        device=str(device),
+        on_warning=lambda text: say(f"warning: {text}"),
     )
 
 
