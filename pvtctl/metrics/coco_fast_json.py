@@ -22,6 +22,7 @@ _LETTERS = b"ABCDFGHIJKLMNOPQRSTUVWXYZ"  # stand for the keys; without E, which 
 _BLOCK = 1 << 20
 _COUNTS = re.compile(rb'("counts"\s*:\s*)"((?:[^"\\]|\\\\)*)"')
 _STRING = re.compile(rb'"[^"\\]*"')
+_NUMBER = re.compile(rb'("[^"\\]*")|-?[0-9][-+.0-9eE]*')  # or a string, of which every character stays
 _EXACT = 2.0**53
 
 
@@ -105,8 +106,7 @@ def _layout(data: bytes, start: int, end: int) -> _Layout | None:
         return None
     keys = [(name, _LETTERS[at : at + 1]) for at, name in enumerate(names)]
     short = _shorten(raw, keys).translate(None, _PLAIN + b"eE")
-    # an exponent in the first entry leaves its e in here: then no block looks plain, and all are read by the short form
-    plain = raw.translate(None, _PLAIN)
+    plain = _NUMBER.sub(lambda found: found.group(1) or b"", raw)
     return _Layout(plain, short, after.group() if after else b",", keys, slots, width, masks)
 
 

@@ -135,8 +135,8 @@ class DetectionMetric:
             numbers["nonfinite"] = float(self.nonfinite)
         return numbers
 
-    def analysis(self, *, worst: int = 16) -> DetectionAnalysis:
-        """Classes, curves, confusion, kinds of errors and the `worst` images."""
+    def analysis(self, *, threshold: float | None = None, worst: int = 16) -> DetectionAnalysis:
+        """Classes, curves, confusion, kinds of errors and the `worst` images; for `threshold` see `analyse`."""
         masks = self.scores("mask") if self.masks else None
         return analyse(
             self.class_names,
@@ -145,6 +145,7 @@ class DetectionMetric:
             self.found,
             boxes=self.scores(),
             masks=masks,
+            threshold=threshold,
             worst=worst,
         )
 

@@ -100,7 +100,8 @@ class DetectionAnalysis:
 
     class_names: list[str]
     threshold: float
-    """Score from which on detections count in `confusion` and `worst`: the best F1 of all classes together."""
+    """Score from which on detections count in `confusion` and `worst`: that of the best F1 of all classes together,
+    unless another was asked for; NaN, and all count, where nothing is right."""
     classes: list[ClassResult]
     curves: list[Curve]
     """Mean over classes at IoU 0.5, 0.75 and over all ten."""
@@ -135,17 +136,22 @@ def analyse(
     *,
     boxes: CocoScores,
     masks: CocoScores | None,
+    threshold: float | None = None,
     worst: int = 16,
 ) -> DetectionAnalysis:
-    """Analyse detections, sorted by image, of which COCO's scores are known already; `worst` images are kept."""
+    """Analyse detections, sorted by image, of which COCO's scores are known already; `worst` images are kept.
+
+    `threshold` is the score from which detections count in the confusion and the images; None: that of the best F1.
+    """
     found = found.best_hundred()
     true = true_objects(truth, category_ids)
     matching = match(found, true)
-    everything = _best_threshold(found.scores, matching.kind, int((~true.crowd).sum()))
-    chosen = found.scores >= (everything[0] if math.isfinite(everything[0]) else 0.0)
+    if threshold is None:
+        threshold = _best_threshold(found.scores, matching.kind, int((~true.crowd).sum()))[0]
+    chosen = found.scores >= (threshold if math.isfinite(threshold) else 0.0)
     return DetectionAnalysis(
         class_names=list(class_names),
-        threshold=everything[0],
+        threshold=threshold,
         classes=_classes(class_names, found, matching, true, boxes, masks),
         curves=_curves(boxes),
         class_curves=[

@@ -67,6 +67,15 @@ def test_blocks_are_cut_between_entries(tmp_path: Path, monkeypatch: pytest.Monk
     assert read_results(tmp_path / "r.json", TRUTH, IDS).scores.tolist() == [row["score"] for row in rows]
 
 
+def test_exponents_in_every_entry_are_no_digits(tmp_path: Path) -> None:
+    text = ",".join('{"image_id":5,"category_id":1,"bbox":[1,2,3,4e1],"score":1e-7}' for _ in range(5))
+    (tmp_path / "r.json").write_text(f"[{text}]")
+    assert read_table((tmp_path / "r.json").read_bytes()) is not None
+    found = read_results(tmp_path / "r.json", TRUTH, IDS)
+    assert found.boxes[:, 3].tolist() == [40.0] * 5
+    assert found.scores.tolist() == [1e-7] * 5
+
+
 def test_other_layouts_are_read_in_the_ordinary_way(tmp_path: Path) -> None:
     rows = entries(6)
     rows[3] = dict(reversed(rows[3].items()))
