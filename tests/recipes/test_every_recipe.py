@@ -29,6 +29,7 @@ RUNS = {  # rows x profiles; a new recipe is a new line here
     "pretrained_vs_scratch": 18,
     "pvt_v2_ablation": 12,
     "pvt_v2_detectors": 9,
+    "small_masks": 3,
     "small_objects": 3,
     "small_photos": 3,
     "vit_vs_pvt": 9,
