@@ -107,9 +107,36 @@ def _ours_pyramid() -> nn.Module:
     return pvtctl.create_backbone("pvt_small")
 
 
+def _ours_retinanet(backbone: str) -> nn.Module:
+    from pvtctl.detectors import build_detector
+
+    return build_detector(backbone, "retinanet", num_classes=80)
+
+
+class _TorchvisionRetinaNet(nn.Module):
+    """torchvision's detector takes a list of images; 800 and 1333 are its own sides, so that it resizes nothing here."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from torchvision.models.detection import retinanet_resnet50_fpn
+
+        self.model = retinanet_resnet50_fpn(weights=None, weights_backbone=None, num_classes=80)
+
+    def forward(self, images: Tensor) -> object:
+        return self.model(list(images))
+
+
+def _torchvision_retinanet_channels_last() -> nn.Module:
+    return _TorchvisionRetinaNet().to(memory_format=torch.channels_last)
+
+
 BUILD: dict[str, Callable[[], nn.Module]] = {
     "ours": _ours_classifier,
     "ours-pyramid": _ours_pyramid,
+    "ours-retinanet-pvt": lambda: _ours_retinanet("pvt_small"),
+    "ours-retinanet-r50": lambda: _ours_retinanet("resnet50"),
     "plain-pyramid": PlainPyramid,
+    "torchvision-retinanet": _TorchvisionRetinaNet,
+    "torchvision-retinanet, channels last": _torchvision_retinanet_channels_last,
     "transformers": _transformers_pvt,
 }

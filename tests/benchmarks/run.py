@@ -1,4 +1,4 @@
-"""Time ours against peers: `python tests/benchmarks/run.py`, about five minutes on two cores.
+"""Time ours against peers: `python tests/benchmarks/run.py`, about ten minutes on two cores.
 
 Every contestant runs in a process of its own, as its users run it: ours with the allocator setting that the command
 line makes (`pvtctl.allocator`), peers with none. Then once more with the same setting on both sides. The two processes
@@ -28,6 +28,30 @@ CASES = {
     "forward, batch 1, 224": ("ours", "transformers", "forward", 1, (224, 224), 40),
     "training step, batch 8, 224": ("ours", "transformers", "train", 8, (224, 224), 9),
     "pyramid, batch 1, 800x1216": ("ours-pyramid", "plain-pyramid", "forward", 1, (800, 1216), 15),
+    "detection, PVT-Small, batch 1, 800x1216": (
+        "ours-retinanet-pvt",
+        "torchvision-retinanet",
+        "forward",
+        1,
+        (800, 1216),
+        9,
+    ),
+    "detection, PVT-Small against channels last, 800x1216": (
+        "ours-retinanet-pvt",
+        "torchvision-retinanet, channels last",
+        "forward",
+        1,
+        (800, 1216),
+        9,
+    ),
+    "detection, ResNet-50, batch 1, 800x1216": (
+        "ours-retinanet-r50",
+        "torchvision-retinanet",
+        "forward",
+        1,
+        (800, 1216),
+        9,
+    ),
     "input, one core": ("ours-input", "pil-input", "input", 0, (224, 224), 9),
 }
 

@@ -113,10 +113,10 @@ def test_equal_to_torchvision_under_its_conventions() -> None:
         torch.testing.assert_close(detections.scores, other["scores"], atol=1e-4, rtol=0)
 
 
-def small_head(classes: int = 3) -> tuple[RetinaNet, list[Tensor]]:
+def small_head(classes: int = 3, width: int = 8) -> tuple[RetinaNet, list[Tensor]]:
     torch.manual_seed(0)
-    return RetinaNet(classes, in_channels=8), [
-        torch.randn(2, 8, -(-64 // s), -(-96 // s)) for s in (8, 16, 32, 64, 128)
+    return RetinaNet(classes, in_channels=width), [
+        torch.randn(2, width, -(-64 // s), -(-96 // s)) for s in (8, 16, 32, 64, 128)
     ]
 
 
@@ -181,14 +181,14 @@ def test_losses_are_float32_under_autocast() -> None:
 
 
 def test_learns_two_boxes_and_finds_them() -> None:
-    head, features = small_head()
+    head, features = small_head(width=16)
     objects = [
         Objects(torch.tensor([[20.0, 10, 60, 40], [0.0, 30, 30, 64]]), torch.tensor([2, 0])),
         Objects(torch.tensor([[50.0, 20, 96, 60]]), torch.tensor([1])),
     ]
     sizes = [(64, 96)] * 2
     optimizer = torch.optim.Adam(head.parameters(), lr=5e-3)
-    for _ in range(80):
+    for _ in range(100):
         losses = head.losses(features, sizes, (64, 96), objects)
         optimizer.zero_grad()
         (losses["loss_cls"] + losses["loss_box"]).backward()
