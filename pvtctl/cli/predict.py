@@ -24,7 +24,10 @@ pvtctl predict 'photos/**/*.jpg' --weights pvt_small --json
 @app.command("predict", epilog=EPILOG)
 def predict(
     images: Annotated[
-        list[str], typer.Argument(help="Image files, folders of images (frames of a video), or quoted patterns.")
+        list[str],
+        typer.Argument(
+            metavar="IMAGES...", help="Image files, folders of images (frames of a video), or quoted patterns."
+        ),
     ],
     weights: Annotated[str | None, typer.Option(help="Checkpoint file, run folder or published name. Needed.")] = None,
     backbone: Annotated[
