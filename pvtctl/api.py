@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from pvtctl.backbones import Backbone, Classifier, build_backbone, build_classifier
+from pvtctl.detectors import Detector, HeadName, build_detector
 
 if TYPE_CHECKING:
     from pvtctl.weights import LoadReport
@@ -38,8 +39,26 @@ def create_classifier(
     return classifier
 
 
+def create_detector(
+    backbone: str,
+    head: HeadName,
+    num_classes: int = 80,
+    weights: str | Path | Mapping[str, Tensor] | None = None,
+    **options: Any,
+) -> Detector:
+    """Build a detector: normalised images (B, 3, H, W) -> a list of Detections; with targets, losses.
+
+    `head` is retinanet, mask_rcnn or detr; `options` are those of `pvtctl.detectors.build_detector`. `weights` as in
+    `create_backbone`: of a classifier the backbone is taken, of such a detector all.
+    """
+    detector = build_detector(backbone, head, num_classes=num_classes, **options)
+    if weights is not None:
+        load_weights(detector, weights)
+    return detector
+
+
 def load_weights(module: nn.Module, source: str | Path | Mapping[str, Tensor], partial: bool = False) -> LoadReport:
-    """Load a checkpoint of ours or of another project into a backbone or classifier, and say what was loaded.
+    """Load a checkpoint of ours or of another project into a backbone, classifier or detector, and say what was loaded.
 
     Raises UsageError when the file is not a checkpoint, or holds less than 95 % of the backbone (unless `partial`).
     """

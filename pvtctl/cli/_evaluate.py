@@ -111,6 +111,11 @@ def make_plan(options: EvalOptions) -> Plan:
         found = _find(options, data, place)
     checkpoint = inspect_checkpoint(found.source, options.backbone)
     detector = checkpoint.detector
+    if checkpoint.foreign is not None:
+        raise UsageError(
+            f"{checkpoint.path} holds {checkpoint.foreign}, which pvtctl does not build",
+            "docs/checkpoints.md lists the detectors that are read; `pvtctl eval --results` scores the detections of any",
+        )
     if checkpoint.head is None and detector is None:
         raise UsageError(
             f"{checkpoint.path} has no head, so it cannot be scored",
