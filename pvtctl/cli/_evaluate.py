@@ -45,7 +45,7 @@ class EvalOptions:
     files: Mapping[str, Path | None] = field(default_factory=dict)
     """Images and annotations that lie in no layout (`DataChoice.files`)."""
     testing: Mapping[str, Any] = field(default_factory=dict)
-    """What of a recipe's `eval` block the user set: score_threshold, nms_iou, max_detections, scales, flip, backend."""
+    """Values of a recipe's `eval` block: score_threshold, nms_iou, max_detections, scales, flip, backend; None: not said."""
     size: str | None
     resize: int | None
     batch_size: int | None
@@ -150,8 +150,8 @@ def _check_task(options: EvalOptions, data: DataChoice | None, checkpoint: Inspe
             f"{checkpoint.path} holds a detector, and {options.target} is in ImageNet layout",
             "name a folder in COCO layout (`pvtctl data convert` makes one from Pascal VOC or YOLO)",
         )
-    if detector is None and any(value not in (None, (), False) for value in options.testing.values()):
-        named = next(key for key, value in options.testing.items() if value not in (None, (), False))
+    named = next((key for key, value in options.testing.items() if value is not None), None)
+    if detector is None and named is not None:
         raise UsageError(f"--{named.replace('_', '-')} is for detectors", "leave it out")
     if detector is not None and options.resize is not None:
         raise UsageError("--resize is for classifiers", "--size says the short side that a detector sees")
@@ -223,7 +223,7 @@ def _as_scored(recipe: Recipe, checkpoint: Inspected, options: EvalOptions) -> R
         "weights": str(checkpoint.path),
         "backbone": recipe.model.backbone.model_copy(update={"name": checkpoint.backbone}),
     }
-    scoring: dict[str, Any] = {key: value for key, value in options.testing.items() if value not in (None, (), False)}
+    scoring: dict[str, Any] = {key: value for key, value in options.testing.items() if value is not None}
     if (detector := checkpoint.detector) is not None:
         assert recipe.model.head is not None
         model["head"] = recipe.model.head.model_copy(update={"num_queries": detector.num_queries or 100})

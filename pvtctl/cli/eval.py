@@ -66,10 +66,12 @@ def evaluate(
     ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images at a time. Default: the recipe's.")] = None,
     score_threshold: Annotated[
-        float | None, typer.Option(help="Detections below are dropped. Default: 0.05; DETR 0.")
+        float | None, typer.Option(min=0, max=1, help="Detections below are dropped. Default: 0.05; DETR 0.")
     ] = None,
-    nms_iou: Annotated[float | None, typer.Option(help="Overlap above which NMS drops a box. Default: 0.5.")] = None,
-    max_detections: Annotated[int | None, typer.Option(help="An image. Default: 100.")] = None,
+    nms_iou: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Overlap above which NMS drops a box. Default: 0.5.")
+    ] = None,
+    max_detections: Annotated[int | None, typer.Option(min=1, help="An image. Default: 100.")] = None,
     scales: Annotated[
         str | None, typer.Option(help="Short sides to detect at and merge, with commas: 600,800,1000.")
     ] = None,
@@ -106,7 +108,30 @@ def evaluate(
     if (images is None) != (annotations is None) and results is None:
         raise UsageError("--images and --annotations go together", "--images DIR --annotations FILE.json")
     files = {"val_images": images, "val_annotations": annotations}
+    detecting = {
+        "score_threshold": score_threshold,
+        "nms_iou": nms_iou,
+        "max_detections": max_detections,
+        "scales": _scales(scales),
+        "flip": flip or None,
+    }
+    model = {
+        "weights": weights,
+        "backbone": backbone,
+        "head": head,
+        "size": size,
+        "resize": resize,
+        "batch_size": batch_size,
+        "profile": profile,
+        "partial": partial or None,
+        "device": device,
+    }
     if results is not None:
+        if (needless := next((k for k, value in (model | detecting).items() if value is not None), None)) is not None:
+            raise UsageError(
+                f"--{needless.replace('_', '-')} is for a model, and --results scores detections that are there",
+                "leave out one of them",
+            )
         run_results(target, folder, files, results, backend=backend, out=out, as_json=as_json)
         return
     run_evaluation(
@@ -117,14 +142,7 @@ def evaluate(
             head=head,
             folder=folder,
             files=files,
-            testing={
-                "score_threshold": score_threshold,
-                "nms_iou": nms_iou,
-                "max_detections": max_detections,
-                "scales": _scales(scales),
-                "flip": flip,
-                "backend": backend,
-            },
+            testing=detecting | {"backend": backend},
             size=size,
             resize=resize,
             batch_size=batch_size,
@@ -137,9 +155,9 @@ def evaluate(
     )
 
 
-def _scales(text: str | None) -> tuple[int, ...]:
+def _scales(text: str | None) -> tuple[int, ...] | None:
     if text is None:
-        return ()
+        return None
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() and 32 <= int(part) <= 4096 for part in parts):
         raise UsageError(f"--scales {text!r} are no short sides in pixels", "write them as 600,800,1000 (32 to 4096)")

@@ -177,7 +177,7 @@ def test_a_backbone_without_a_head_cannot_be_scored(cli: Cli, tmp_path: Path) ->
     torch.save(build_classifier("pvt_v2_b0", num_classes=2).backbone.state_dict(), tmp_path / "bare.pth")
     result = cli("eval", "scenes", "--weights", "bare.pth")
     assert result.code == 2
-    assert "no classification head" in result.err
+    assert "has no head" in result.err
     assert "pvtctl finetune" in result.err
 
 
