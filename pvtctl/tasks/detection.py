@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pvtctl.data import IMAGENET_MEAN, IMAGENET_STD
-from pvtctl.data.detection import DetectionBatch, DetectionDataset
+from pvtctl.data.detection import DetectionBatch, DetectionDataset, pad_images
 from pvtctl.data.samplers import GroupedTrainSampler
 from pvtctl.detectors import Detector
 from pvtctl.metrics.detection import DetectionMetric
@@ -118,7 +118,8 @@ class DetectionTask(DataTask):
         for short_side in self.testing.scales or (self.sizes["test_short_side"],):
             for flip in (False, True) if self.testing.flip else (False,):
                 image, size = self.val.image_at(index, short_side, self.sizes["test_long_side"], flip)
-                found = model(image[None].to(device), [size], None, self.testing.options, [original])[0]
+                batch = pad_images([image], self.val.pad).to(device)
+                found = model(batch, [size], None, self.testing.options, [original])[0]
                 views.append(mirrored(found, original) if flip else found)
         return merge_views(views, self.testing.options)
 
