@@ -23,7 +23,7 @@ class BoxMatcher(Matcher):  # type: ignore[misc]  # torchvision has no types
     | --- | --- | --- | --- |
     | RetinaNet | 0.5 | 0.4 | 0 |
     | RPN | 0.7 | 0.3 | 0.3 |
-    | RoI head | 0.5 | 0.5 | None |
+    | RoI head | 0.5 | 0.5 | 0.5 |
     """
 
     def __init__(self, high: float, low: float, *, best_from: float | None) -> None:
