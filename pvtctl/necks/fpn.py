@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops.feature_pyramid_network import (
     ExtraFPNBlock,
@@ -30,8 +31,16 @@ class P6P7(ExtraFPNBlock):  # type: ignore[misc]  # torchvision has no types
 
     def forward(self, results: list[Tensor], x: list[Tensor], names: list[str]) -> tuple[list[Tensor], list[str]]:
         """`results` and `names` with P6 and P7 behind; `x` are the backbone's maps."""
-        p6 = self.p6(x[-1])
-        return [*results, p6, self.p7(p6)], [*names, "p6", "p7"]
+        p6 = _halved(self.p6, x[-1])
+        return [*results, p6, _halved(self.p7, p6)], [*names, "p6", "p7"]
+
+
+def _halved(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """`conv` of `x`. For maps one cell high or wide the zeros around them are laid here: oneDNN's bf16 leaves the weight
+    gradient of what touches its own padding alone unset, whatever lay in that memory."""
+    if 1 not in x.shape[-2:]:
+        return conv(x)
+    return F.conv2d(F.pad(x, (1, 1, 1, 1)), conv.weight, conv.bias, stride=2)
 
 
 class Fpn(FeaturePyramidNetwork):  # type: ignore[misc]  # torchvision has no types

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelP6P7
 
-from pvtctl.necks.fpn import Fpn
+from pvtctl.necks.fpn import P6P7, Fpn
 
 CHANNELS = (8, 16, 24, 32)
 
@@ -62,3 +62,23 @@ def test_starting_values() -> None:
     weight = fpn.inner_blocks[0][0].weight
     bound = (6 / (16 + 256)) ** 0.5
     assert 0.95 * bound < weight.abs().max() <= bound
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 2), (3, 1), (2, 2)])
+def test_gradients_of_tiny_maps_in_bf16(size: tuple[int, int]) -> None:
+    """Of images up to 64 pixels P6 is one cell: most weights of P7 meet zeros alone, and their gradient must be zero."""
+    torch.manual_seed(0)
+    block = P6P7(64, 64)
+    last = torch.randn(2, 64, *size)
+
+    def gradients(bf16: bool) -> list[torch.Tensor]:
+        block.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+            maps, _ = block([], [last], [])
+        garbage = [torch.full((64 * 64 * 9,), float("nan"), dtype=torch.bfloat16) for _ in range(64)]
+        del garbage  # what new tensors may lie on
+        sum(each.float().sum() for each in maps).backward()
+        return [parameter.grad.clone() for parameter in block.parameters() if parameter.grad is not None]
+
+    for own, exact in zip(gradients(True), gradients(False), strict=True):
+        torch.testing.assert_close(own, exact, rtol=0.05, atol=0.1)
