@@ -129,6 +129,7 @@ def _train(recipe: Recipe, options: TrainOptions, dist: Distributed) -> None:
     talk = say if dist.is_main else silent
     task = build_task(recipe, device=dist.device, world_size=dist.world_size, partial=options.partial, say=talk)
     settings = fit_settings(recipe, dist.world_size)
+    task.batches_per_epoch(dist.world_size)  # too few images are told before there is a run folder
     talk(f"data: {data_place(recipe)}; {_data_line(task)}")
     if options.dry_run:
         _dry_run(recipe, task, settings, dist, options)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tiny_run import TINY, Cli, Result
+from tiny_run import TINY, TINY_DETECTOR, Cli, Result
 
 from pvtctl.cli.main import main
 
@@ -32,4 +32,22 @@ def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "imagenet_pvt_v2-pvt_v2_b0-smoke"
     code = main(["pretrain", "scenes", "--backbone", "pvt_v2_b0", "--profile", "smoke", "--out", str(out), *TINY])
     assert code == 0
+    return out
+
+
+@pytest.fixture(scope="session")
+def detector_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run of RetinaNet on scenes: pvt_v2_b0, 12 classes, 64 pixels. Read only."""
+    out = tmp_path_factory.mktemp("runs") / "detector"
+    arguments = ["finetune", "scenes", "--head", "retinanet", "--weights", "none", "--out", str(out), *TINY_DETECTOR]
+    assert main(arguments) == 0
+    return out
+
+
+@pytest.fixture(scope="session")
+def coco_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Scenes in COCO layout: four training and four validation images of 64 pixels, 12 classes, masks. Read only."""
+    out = tmp_path_factory.mktemp("data") / "things"
+    sizes = ["--train", "4", "--val", "4", "--size", "64"]
+    assert main(["data", "export", "scenes", "--layout", "coco", "--to", str(out), *sizes]) == 0
     return out
