@@ -36,7 +36,13 @@ class TimmBackbone(Backbone):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         check_images(images)
-        features = self.net(images)
+        try:
+            features = self.net(images)
+        except AssertionError as error:  # how timm's models refuse sizes
+            raise UsageError(
+                f"timm's model does not take images of {images.shape[2]}x{images.shape[3]}: {error}",
+                "choose image sizes that it takes (detectors: data.detection), or another backbone",
+            ) from error
         maps: list[Tensor] = []
         for tap, stride in zip(self.taps, STRIDES, strict=True):
             x = features[tap].permute(0, 3, 1, 2) if self.channels_last_maps else features[tap]

@@ -79,11 +79,16 @@ def warn_memory(
 ) -> None:
     """Tell `on_warning`, in one line, where activations alone will fill the device's memory.
 
-    Only backbones with all tokens on one grid are looked at (ViTs, and those of timm): pyramids never come near.
+    Only backbones with all tokens on one grid are looked at (ViTs, and those of timm): pyramids never come near. Images
+    of `size` are padded to multiples of 32, as in batches. Raises UsageError for images that the backbone does not take.
     """
     if not isinstance(VARIANTS.get(backbone), VitVariant) and not backbone.startswith(TIMM_PREFIX):
         return
-    needed = estimate_memory(backbone, head, size, batch_size, training=training)
+    padded = (-(-size[0] // 32) * 32, -(-size[1] // 32) * 32)
+    try:
+        needed = estimate_memory(backbone, head, padded, batch_size, training=training)
+    except (NotImplementedError, RuntimeError):  # some models of timm cannot do without numbers
+        return
     at_hand = memory_at_hand(device)
     if needed < CLOSE * at_hand:
         return
