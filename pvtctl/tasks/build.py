@@ -248,10 +248,14 @@ def _check_same_classes(train: DetectionDataset, val: DetectionDataset) -> None:
 
 def _testing(recipe: Recipe) -> Testing:
     values = recipe.eval
-    if recipe.model.head is not None and recipe.model.head.name == "detr" and (values.scales or values.flip):
-        raise UsageError(
-            "DETR has no NMS that could merge several views of an image", "leave out eval.scales and eval.flip"
-        )
+    if recipe.model.head is not None and recipe.model.head.name == "detr":
+        if values.nms_iou is not None:
+            raise UsageError("DETR has no NMS, so it takes no NMS IoU", "leave out --nms-iou (eval.nms_iou)")
+        if values.scales or values.flip:
+            raise UsageError(
+                "DETR has no NMS that could merge several views of an image",
+                "leave out --scales and --flip (eval.scales, eval.flip)",
+            )
     options = DetectOptions(values.score_threshold, values.nms_iou, values.max_detections)
     return Testing(options, values.scales, values.flip, values.backend)
 

@@ -13,6 +13,10 @@ from typing import Any
 import pytest
 from tiny_run import Cli, Result
 
+from pvtctl.data.scenes import SCENE_CLASSES
+from pvtctl.detectors import build_detector
+from pvtctl.weights import save_safetensors
+
 Change = Callable[[dict[str, Any]], None]
 
 
@@ -209,3 +213,14 @@ def test_words_that_do_not_fit(
 ) -> None:
     places = {"RUN": detector_run, "CLASSIFIER": smoke_run, "COCO": coco_folder}
     assert_told(cli("eval", *(places.get(word, word) for word in arguments)), *parts)
+
+
+@pytest.mark.parametrize("option", [["--nms-iou", "0.4"], ["--scales", "64,96"], ["--flip"]])
+def test_detr_has_no_nms(cli: Cli, tmp_path: Path, option: list[str]) -> None:
+    model = build_detector("pvt_v2_b0", "detr", num_classes=len(SCENE_CLASSES), num_queries=5)
+    save_safetensors(
+        tmp_path / "detr.safetensors", model, {"backbone": "pvt_v2_b0", "class_names": list(SCENE_CLASSES)}
+    )
+    result = cli("eval", "scenes", "--weights", "detr.safetensors", "--profile", "smoke", *option, "--out", "out")
+    assert_told(result, "DETR has no NMS")
+    assert not (tmp_path / "out").exists()

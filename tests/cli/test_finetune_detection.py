@@ -160,3 +160,31 @@ def test_words_that_do_not_fit(cli: Cli, tmp_path: Path, arguments: list[str], p
 
 def test_nothing_here_to_train_on(cli: Cli, tmp_path: Path) -> None:
     assert_told(cli("finetune", "coco", "--weights", "none"), "coco", "pvtctl data fetch coco")
+
+
+def _changed(**values: Any) -> Any:
+    return lambda objects: objects[0].update(values)
+
+
+@pytest.mark.parametrize(
+    ("change", "parts"),
+    [
+        (_changed(segmentation=[[1.0, 1.0, 9.0, 9.0]]), ["fewer than three points", "pvtctl data check"]),
+        (_changed(segmentation={"size": [3, 4], "counts": [0, 12]}), ["masks of another size", "pvtctl data check"]),
+        (lambda objects: [each.update(segmentation=[]) for each in objects], ["holds no masks", "--head retinanet"]),
+    ],
+)
+def test_masks_that_mask_rcnn_cannot_learn(
+    cli: Cli, coco_folder: Path, tmp_path: Path, change: Any, parts: list[str]
+) -> None:
+    data = json.loads((coco_folder / "annotations" / "instances_train2017.json").read_text())
+    change(data["annotations"])
+    (tmp_path / "train.json").write_text(json.dumps(data))
+    result = cli(
+        *("finetune", "coco", "--images", coco_folder / "train2017", "--annotations", tmp_path / "train.json"),
+        *("--val-images", coco_folder / "val2017"),
+        *("--val-annotations", coco_folder / "annotations" / "instances_val2017.json"),
+        *("--head", "mask_rcnn", "--weights", "none", *TINY_DETECTOR),
+    )
+    assert_told(result, *parts)
+    assert not (tmp_path / "runs").exists()
