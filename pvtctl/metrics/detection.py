@@ -9,7 +9,8 @@ import numpy as np
 
 from pvtctl.errors import UsageError
 from pvtctl.metrics.coco_columns import Columns, columns_of, join
-from pvtctl.metrics.coco_scores import CocoScores, Kind, choose_backend, evaluate_columns, why_missing
+from pvtctl.metrics.coco_numpy import Kind
+from pvtctl.metrics.coco_scores import CocoScores, choose_backend, evaluate_columns, why_missing
 from pvtctl.metrics.detection_analysis import DetectionAnalysis, analyse
 from pvtctl.structures import Detections
 

@@ -211,8 +211,8 @@ class Eval(Block):
     """Detection: short sides to test at and merge; unset: `data.detection.test_short_side` alone."""
     flip: bool = False
     """Detection: test the mirrored image too, and merge."""
-    backend: Literal["auto", "pycocotools", "faster"] = "auto"
-    """Who computes COCO's numbers; auto: faster-coco-eval where it is installed."""
+    backend: Literal["auto", "numpy", "pycocotools", "faster"] = "auto"
+    """Who computes COCO's numbers, all to the same; auto: numpy. faster: faster-coco-eval, if installed."""
 
 
 class Figure(Block):
