@@ -12,6 +12,7 @@ from pvtctl.cli._choose import (
     Override,
     choose_data,
     choose_recipe,
+    data_place,
     default_out,
     find_weights,
     given_weights,
@@ -118,12 +119,13 @@ def finetune(
         backbone = backbone_of(named)
     elif backbone is None and not detects:
         backbone = DEFAULT_BACKBONE
-    settings: list[Override] = [("model.weights", named)] if named else []
+    settings: list[Override] = [("model.weights", named)] if weights is not None else []
     settings += [("train.compile", True)] if compile else []
     settings += overrides or []
     chosen = choose_recipe(
         chosen_data, backbone=backbone, recipe=recipe, profile=profile, head=head, overrides=settings
     )
+    data_place(chosen)  # data that is nowhere is told before weights are fetched
     if weights is None:
         chosen = with_found_weights(chosen)
     out = out or default_out(chosen, chosen_data)

@@ -151,6 +151,10 @@ def _detection(
     say: Callable[[str], None],
 ) -> DetectionTask:
     assert recipe.model.head is not None  # the schema holds it
+    if recipe.train.compile:
+        raise UsageError(
+            "detectors are not compiled: what they find decides what runs", "leave out --compile and train.compile"
+        )
     name = recipe.model.head.name
     with_masks = name == "mask_rcnn"
     train = _detection_split(recipe, "train", with_masks) if head is None else None
