@@ -77,7 +77,8 @@ def evaluate(
     ] = None,
     flip: Annotated[bool, typer.Option("--flip", help="Detect in the mirrored image too, and merge.")] = False,
     backend: Annotated[
-        str | None, typer.Option(help="Who computes COCO's numbers: auto, numpy, pycocotools, faster. Default: auto, numpy.")
+        str | None,
+        typer.Option(help="Who computes COCO's numbers: auto, numpy, pycocotools, faster. Default: auto, numpy."),
     ] = None,
     profile: Annotated[
         str | None, typer.Option(help="Scale of the data: paper, mini, smoke. Default: that of the weights' run.")
