@@ -121,6 +121,7 @@ def choose_recipe(
         else:
             note(f"profile: {profile}, the one for scenes (--profile NAME chooses another)")
     profile = profile or "paper"
+    _check_layout(data, recipe, head)
     settings = [*data.overrides(), *overrides]
     if row is None and backbone is not None:
         check_backbone(backbone)
@@ -137,6 +138,22 @@ def choose_recipe(
         return chosen.model_copy(update=nothing)
     note(f"recipe: {chosen.name}{f', row {chosen.row}' if chosen.row else ''}, profile {chosen.profile}")
     return chosen
+
+
+def _check_layout(data: DataChoice, recipe: str, head: str | None) -> None:
+    """Raise UsageError where a detector is asked for (by a head or a recipe) on data that has no boxes."""
+    from pvtctl.recipe.source import read_recipe
+
+    if data.name != "imagenet":
+        return
+    tasks = [layer.values[("task",)] for layer in read_recipe(recipe).shared if ("task",) in layer.values]
+    if head is None and tasks[-1:] != ["detection"]:
+        return
+    asked = f"--head {head}" if head else f"recipe {recipe}"
+    raise UsageError(
+        f"{asked} needs boxes, and {data.path or data.name} has no annotations/instances_*.json",
+        "say coco, scenes, or a folder in COCO layout; `pvtctl data convert` brings Pascal VOC and YOLO",
+    )
 
 
 def _table_with(backbone: str, head: str | None) -> tuple[str, str | None]:

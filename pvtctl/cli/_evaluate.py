@@ -297,7 +297,7 @@ def _evaluate(plan: Plan, options: EvalOptions, dist: Distributed) -> None:
     precision = choose_precision(info.get("precision", "fp32"), dist.device)
     classes, size = len(task.val.class_names), _size_label(plan.recipe)
     place = data_place(plan.recipe)
-    talk(f"data: {place}; {len(task.val)} images of {classes} classes, at {size} pixels, in {precision.name}")
+    talk(f"data: {place}; {len(task.val)} images of {classes} classes, at {size}, in {precision.name}")
     metric: Any = evaluate(task, task.model, dist, precision)
     skipped = {name: reason for own in dist.gather(task.skipped) for name, reason in own.items()}
     if dist.is_main:
@@ -306,10 +306,10 @@ def _evaluate(plan: Plan, options: EvalOptions, dist: Distributed) -> None:
 
 def _size_label(recipe: Recipe) -> str:
     if recipe.task == "classification":
-        return str(recipe.data.image_size)
+        return f"{recipe.data.image_size} pixels"
     own = recipe.data.detection
     short = " and ".join(map(str, recipe.eval.scales or (own.test_short_side,)))
-    return f"{short} (long side up to {own.test_long_side}){', mirrored too,' if recipe.eval.flip else ''}"
+    return f"{short} pixels (long side up to {own.test_long_side}){', mirrored too' if recipe.eval.flip else ''}"
 
 
 def _show(

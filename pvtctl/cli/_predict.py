@@ -305,7 +305,8 @@ def _say_skipped(skipped: dict[str, str], turned: int) -> None:
 
 def _nothing_read(skipped: dict[str, str]) -> PvtctlError:
     name, reason = next(iter(skipped.items()))
+    what = "the image could not" if len(skipped) == 1 else f"none of the {len(skipped)} images could"
     return PvtctlError(
-        f"none of the {len(skipped)} images could be read; {name}: {reason}",
+        f"{what} be read; {name}: {reason}",
         "of a video, write frames first: ffmpeg -i clip.mp4 frames/%06d.jpg",
     )

@@ -18,7 +18,7 @@ from pvtctl.errors import UsageError
 
 COCO_LAYOUT = """expected: FOLDER/{train,val}2017/ and FOLDER/annotations/instances_{train,val}2017.json,
       or FOLDER/images/{train,val}/ (or FOLDER/{train,val}/) and FOLDER/annotations/instances_{train,val}.json;
-      anything else is named by a pair of image folder and annotation file"""
+      anything else is named by a pair: --images FOLDER --annotations FILE.json"""
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ def test_data_and_weights_score_as_the_run(cli: Cli, detector_run: Path, coco_fo
     assert {"report.html", "detections.json", "classes.csv", "worst.png"} <= {
         each.name for each in Path("one").iterdir()
     }
-    assert "4 images of 12 classes, at 64 (long side up to 96) pixels" in one.err
+    assert "4 images of 12 classes, at 64 pixels (long side up to 96)" in one.err
     again = cli("eval", coco_folder, "--weights", detector_run / "best.safetensors", "--score-threshold", "0", "--json")
     assert again.code == 0, again.err
     saved = cli("eval", coco_folder, "--results", "one/detections.json", "--json")
@@ -72,7 +72,7 @@ def test_options_are_followed(cli: Cli, detector_run: Path) -> None:
     assert few.json["metrics"]["detections"] == 12
     several = cli("eval", detector_run, "--score-threshold", "0", "--scales", "64,96", "--flip", "--json")
     assert several.code == 0, several.err
-    assert "at 64 and 96 (long side up to 96), mirrored too, pixels" in several.err
+    assert "at 64 and 96 pixels (long side up to 96), mirrored too, in fp32" in several.err
     assert several.json["metrics"]["detections"] == 400
 
 

@@ -148,7 +148,8 @@ def assert_told(result: Any, *parts: str) -> None:
         (["scenes", "--head", "detr", "--recipe", "coco_retinanet_1x"], ["trains retinanet, not detr"]),
         (["scenes", "--head", "detr", "--weights", "none", "--set", "eval.flip=true"], ["DETR has no NMS"]),
         (["scenes", "--head", "detr", "--weights", "none", "--set", "eval.nms_iou=0.4"], ["DETR has no NMS"]),
-        (["imagenet", "--head", "retinanet", "--data", "."], ["imagenet"]),
+        (["imagenet", "--head", "retinanet", "--data", "."], ["--head retinanet needs boxes", "pvtctl data convert"]),
+        ([".", "--recipe", "small_objects"], ["recipe small_objects needs boxes", "COCO layout"]),
     ],
 )
 def test_words_that_do_not_fit(cli: Cli, tmp_path: Path, arguments: list[str], parts: list[str]) -> None:
@@ -160,6 +161,9 @@ def test_words_that_do_not_fit(cli: Cli, tmp_path: Path, arguments: list[str], p
 
 def test_nothing_here_to_train_on(cli: Cli, tmp_path: Path) -> None:
     assert_told(cli("finetune", "coco", "--weights", "none"), "coco", "pvtctl data fetch coco")
+    before_weights = cli("finetune", "coco", "--backbone", "pvt_v2_b0")
+    assert_told(before_weights, "no data for 'coco'", "--images FOLDER --annotations FILE.json")
+    assert "fetching" not in before_weights.err
 
 
 def _changed(**values: Any) -> Any:
