@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pvtctl.cli._choose import choose_data, runs_root
 from pvtctl.cli._console import say
 from pvtctl.cli._evaluate import print_account, show_account
 from pvtctl.errors import UsageError
+
+if TYPE_CHECKING:
+    from pvtctl.data.coco import CocoAnnotations
 
 
 def run_results(
@@ -53,6 +57,7 @@ def run_results(
         annotations=annotations,
         need_images=False,
     )
+    _check_ids(results, dataset.annotations)
     metric = score_results(
         dataset.class_names, dataset.category_ids, dataset.to_coco(), results, backend=backend or "auto"
     )
@@ -82,3 +87,24 @@ def run_results(
         return
     say(f"scored by {metric.backend}")
     show_account(account, findings, written)
+
+
+def _check_ids(results: Path, truth: CocoAnnotations) -> None:
+    """Raise UsageError where `predict` numbered other images than the annotations do: scores would be of strangers."""
+    numbered = results.parent / "images.json"
+    if results.name != "detections.json" or not numbered.is_file():
+        return
+    try:
+        theirs = {
+            int(one["id"]): Path(one["file_name"]).name for one in json.loads(numbered.read_text("utf-8"))["images"]
+        }
+    except (ValueError, KeyError, TypeError):  # not the one that predict writes
+        return
+    ours = {int(number): Path(name).name for number, name in zip(truth.image_ids, truth.file_names, strict=True)}
+    for number, name in theirs.items():
+        if number in ours and ours[number] != name:
+            raise UsageError(
+                f"{results} numbers images otherwise than the annotations: image {number} is {name} in {numbered}, "
+                f"and {ours[number]} in the annotations",
+                "score the model itself: pvtctl eval coco --images DIR --annotations FILE --weights ...",
+            )

@@ -116,11 +116,12 @@ def report_run(
     pictures = {"Curves": curves, **account.pictures(run.path), **_samples_of_epochs(run.path)}
     everything = _remember_skipped(run.path / "skipped.json", skipped)
     run.record(skipped_images=len(everything))
-    title = f"{recipe.title or recipe.model.backbone.name} on {data_label(recipe)}"
+    head = f" + {recipe.model.head.name}" if recipe.model.head else ""
+    title = f"{recipe.title or recipe.model.backbone.name}{head} on {data_label(recipe)}"
     findings = Findings(
         title=title,
-        lead=f"Recipe {recipe.name}, profile {recipe.profile}: {result.epochs} epochs, {result.steps} steps, "
-        f"{duration(result.seconds)}; best weights of epoch {result.best_epoch}",
+        lead=f"Recipe {recipe.name}, profile {recipe.profile}: {_count(result.epochs, 'epoch')}, "
+        f"{_count(result.steps, 'step')}, {duration(result.seconds)}; best weights of epoch {result.best_epoch}",
         figures=figures,
         differences=differences,
         recipe=recipe.model_dump(mode="json"),
@@ -141,6 +142,10 @@ def _remember_skipped(path: Path, skipped: Mapping[str, str]) -> dict[str, str]:
     if everything != before:
         write_text(path, json.dumps(everything, indent=2) + "\n")
     return everything
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def duration(seconds: float) -> str:

@@ -224,7 +224,9 @@ def printed_score(recipe: Recipe) -> float | None:
 
 
 def data_label(recipe: Recipe) -> str:
-    """What the data is called in titles: `scenes`, `imagenet`, or the folder's own name."""
+    """What the data is called in titles: `scenes`, `imagenet`, the folder's own name, or that of its annotations."""
+    if recipe.data.val_annotations:
+        return Path(recipe.data.val_annotations).stem
     return Path(recipe.data.path).name if recipe.data.path else recipe.data.name
 
 

@@ -186,6 +186,18 @@ def test_one_class_works(cli: Cli, truth: dict[str, Any], pair: Any, detector_ru
     assert result.json["data"]["classes"] == 1
 
 
+def test_results_with_numbers_of_their_own(cli: Cli, coco_folder: Path, tmp_path: Path) -> None:
+    """`predict` numbers images of any names 1, 2, ...: beside annotations with other numbers they are of strangers."""
+    truth = json.loads((coco_folder / "annotations" / "instances_val2017.json").read_text())
+    numbered = {"images": [{"id": truth["images"][0]["id"], "file_name": "mine/other.jpg"}]}
+    (tmp_path / "images.json").write_text(json.dumps(numbered))
+    (tmp_path / "detections.json").write_text("[]")
+    result = cli("eval", coco_folder, "--results", "detections.json")
+    assert_told(result, "numbers images otherwise", "other.jpg", truth["images"][0]["file_name"], "--weights")
+    (tmp_path / "images.json").write_text('{"images": 3}')
+    assert cli("eval", coco_folder, "--results", "detections.json", "--json").code == 0
+
+
 def test_results_of_unknown_images(cli: Cli, coco_folder: Path, tmp_path: Path) -> None:
     rows = [{"image_id": 9000 + at, "category_id": 1, "bbox": [1, 1, 5, 5], "score": 0.5} for at in range(7)]
     (tmp_path / "r.json").write_text(json.dumps(rows))
