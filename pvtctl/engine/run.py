@@ -24,6 +24,10 @@ from pvtctl.files import write_text
 
 FREE_KEYS = ("data.path", "data.workers", "train.save_minutes", "train.keep_checkpoints", "train.max_minutes")
 """Recipe keys that may change between the parts of a run: none of them changes a result."""
+_DESCRIPTIONS = ("about", "title", "paper", "expect", "provenance")
+"""Parts of a recipe that say what it is about and change no result either."""
+_NAMED = 6
+"""Changed keys that an error names."""
 TIMINGS = ("seconds", "images_per_s")
 """Keys of metrics.jsonl that differ between a run and its repetition."""
 
@@ -276,11 +280,12 @@ def _check_recipe(began: dict[str, Any], now: dict[str, Any], free_keys: Sequenc
     changed = [
         f"{key} was {before.get(key)!r}, is {after.get(key)!r}"
         for key in sorted(before.keys() | after.keys())
-        if before.get(key) != after.get(key) and key not in free_keys
+        if before.get(key) != after.get(key) and key not in free_keys and key.split(".")[0] not in _DESCRIPTIONS
     ]
     if changed:
+        more = f"; and {len(changed) - _NAMED} more" if len(changed) > _NAMED else ""
         raise UsageError(
-            f"the recipe differs from the one that {path} began with: {'; '.join(changed)}",
+            f"the recipe differs from the one that {path} began with: {'; '.join(changed[:_NAMED])}{more}",
             "resume with the settings it began with, or start a new run in another --out",
         )
 

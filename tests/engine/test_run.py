@@ -72,6 +72,11 @@ def test_resume_with_a_changed_recipe_names_the_keys(tmp_path: Path) -> None:
     changed = {**RECIPE, "train": {"lr": 1e-3, "betas": (0.9, 0.999), "new": 1}}
     with pytest.raises(UsageError, match=r"train.lr was 1e-05, is 0.001; train.new was None, is 1"):
         RunFolder.open(tmp_path / "run", changed, resume=True, dist=DIST)
+    other = {**RECIPE, "train": {str(number): 1 for number in range(20)}}
+    with pytest.raises(UsageError, match=r"train.1 was None, is 1; [^;]*; [^;]*; [^;]*; [^;]*; and 16 more$"):
+        RunFolder.open(tmp_path / "run", other, resume=True, dist=DIST)
+    described = {**RECIPE, "about": "the same in other words", "expect": {"top1_err": 20.2}}
+    RunFolder.open(tmp_path / "run", described, resume=True, dist=DIST).close()
     moved = {**RECIPE, "data": {"path": "/elsewhere"}}
     RunFolder.open(tmp_path / "run", moved, resume=True, dist=DIST).close()
 
