@@ -62,7 +62,7 @@ def _disk_error(path: Path, error: OSError) -> PvtctlError:
         return PvtctlError(f"the disk is full: {path} was not written", "free some space; what was there is untouched")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return PvtctlError(f"no permission to write {path}", "choose another folder")
-    return PvtctlError(f"{path} could not be written: {error.strerror or error}")
+    return PvtctlError(f"{path} could not be written: {error.strerror or error}", "choose another folder")
 
 
 def write_text(path: Path | str, text: str) -> None:

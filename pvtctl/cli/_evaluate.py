@@ -137,9 +137,9 @@ def _check_task(options: EvalOptions, data: DataChoice | None, checkpoint: Inspe
     detector = checkpoint.detector
     if options.head is not None and (detector is None or detector.head != options.head):
         holds = f"{checkpoint.backbone} under {detector.head}" if detector else f"a classifier ({checkpoint.backbone})"
-        raise UsageError(
-            f"{checkpoint.path} holds {holds}, not a {options.head}", "leave out --head, or name other weights"
-        )
+        train = f"train one from it: pvtctl finetune {options.target} --head {options.head} --weights {checkpoint.path}"
+        hint = "leave out --head, or name other weights" if detector else train
+        raise UsageError(f"{checkpoint.path} holds {holds}, not a {options.head}", hint)
     if data is not None and data.name == "coco" and detector is None:
         raise UsageError(
             f"{checkpoint.path} holds a classifier, and {options.target} has boxes",

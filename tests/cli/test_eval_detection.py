@@ -213,6 +213,10 @@ def test_results_of_unknown_images(cli: Cli, coco_folder: Path, tmp_path: Path) 
         (["RUN", "--weights", "RUN"], ["leave out --weights"]),
         (["scenes", "--weights", "RUN", "--head", "mask_rcnn"], ["under retinanet, not a mask_rcnn"]),
         (["COCO", "--weights", "CLASSIFIER"], ["holds a classifier", "pvtctl finetune"]),
+        (
+            ["COCO", "--weights", "CLASSIFIER", "--head", "detr"],
+            ["holds a classifier", "pvtctl finetune", "--head detr"],
+        ),
         (["scenes", "--weights", "CLASSIFIER", "--flip"], ["--flip is for detectors"]),
         (["scenes", "--weights", "RUN", "--resize", "70"], ["--resize is for classifiers"]),
         (["coco", "--annotations", "a.json", "--weights", "RUN"], ["--images and --annotations go together"]),
