@@ -246,6 +246,7 @@ def _show(summary: RunSummary, run: RunFolder, result: FitResult, as_json: bool)
                 "skipped_images": summary.skipped,
                 "paper": [figure.as_dict() for figure in printed],
                 "differences": summary.differences,
+                "notes": summary.notes,
                 "files": {name: str(path) for name, path in summary.files.items()},
             }
         )
@@ -253,6 +254,8 @@ def _show(summary: RunSummary, run: RunFolder, result: FitResult, as_json: bool)
     title = f"{summary.title}: best weights, epoch {result.best_epoch} of {result.epochs}"
     caption = differences_line(summary.score, summary.paper, summary.differences)
     table(title, *result_rows(summary.figures), caption=caption)
+    for text in summary.notes:
+        say(f"note: {text}")
     say_skipped(summary.skipped)
     for name, path in summary.files.items():
         print(f"{name}: {path}")

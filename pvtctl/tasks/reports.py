@@ -93,6 +93,8 @@ class RunSummary:
     skipped: dict[str, str]
     """id -> reason of the images that could not be read."""
     files: dict[str, Path]
+    notes: list[str]
+    """What a reader of the figures must know."""
 
 
 def report_run(
@@ -132,7 +134,9 @@ def report_run(
     )
     report = write_findings(run.path / "report.html", findings, account, pictures)
     files = {"report": report, "curves": curves, "weights": run.best_weights, **account.files(run.path)}
-    return RunSummary(title, account.score, numbers, figures, differences, findings.paper, everything, files)
+    return RunSummary(
+        title, account.score, numbers, figures, differences, findings.paper, everything, files, account.notes()
+    )
 
 
 def _remember_skipped(path: Path, skipped: Mapping[str, str]) -> dict[str, str]:

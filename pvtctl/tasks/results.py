@@ -53,7 +53,7 @@ def label_of(name: str, recipe: Recipe) -> str:
     if recipe.task == "classification":
         return _LABELS.get(name, name)
     own = {
-        "params_m": "parameters, M (80 classes)",
+        "params_m": "parameters, M (80 classes)" if recipe.expect else "parameters, M",
         "gmacs": f"multiply-adds, G ({_by(cost_size(recipe))})",
         "latency_ms": "latency, ms",
     }
@@ -120,7 +120,7 @@ def compare_with_paper(
     `num_classes` are the data's. `numbers` are fractions as `ClassificationMetric.compute` gives them.
     """
     reasons = differences_from_paper(recipe, numbers, num_classes) if recipe.expect else []
-    measured = _measured(recipe, numbers) | _cost(recipe)
+    measured = _measured(recipe, numbers) | _cost(recipe, num_classes)
     figures = []
     for name, printed in sorted(recipe.expect.items(), key=lambda item: item[0] in _OF_THE_MODEL):
         note = printed.note or ""
@@ -141,12 +141,15 @@ def _measured(recipe: Recipe, numbers: Mapping[str, float]) -> dict[str, float]:
     return shown | ({"top1_present": 100 * numbers["top1_present"]} if "top1_present" in numbers else {})
 
 
-def _cost(recipe: Recipe) -> dict[str, float]:
-    """Parameters and multiply-adds of the model that the papers count."""
+def _cost(recipe: Recipe, num_classes: int) -> dict[str, float]:
+    """Parameters and multiply-adds of the model that the papers count; parameters of the own detector where none does."""
     backbone = recipe.model.backbone
     try:
         if recipe.model.head is None:
             cost = count(backbone.name, (224, 224), convention="paper")
+        elif not recipe.expect:
+            own = count(backbone.name, cost_size(recipe), head=recipe.model.head.name, num_classes=num_classes)
+            return {"params_m": own.params / 1e6}
         else:
             cost = count(backbone.name, cost_size(recipe), head=recipe.model.head.name, convention="paper")
     except PvtctlError:  # a model that takes one other size only
