@@ -12,7 +12,7 @@ from pvtctl.cost.plot import plot_costs
 
 
 def _cost(name: str, side: int, gmacs: float) -> Cost:
-    return Cost(name, "classifier", (side, side), 1, 1, int(gmacs * 1e9), "ops", (), {})
+    return Cost(name, "classifier", (side, side), 1000, 1, 1, int(gmacs * 1e9), "ops", (), {})
 
 
 @pytest.mark.parametrize("ends", [(100, 90), (800, 90), (5,)])
