@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -25,3 +27,14 @@ def shared() -> Path:
     if not (folder / "parity" / "fill.py").is_file():
         pytest.skip("needs the shared parity and data folder beside the checkout")
     return folder
+
+
+@pytest.fixture(scope="session")
+def kit(shared: Path) -> ModuleType:
+    """The parity kit's `fill.py`: parameters and inputs of the reference numbers, and the comparison with them."""
+    spec = importlib.util.spec_from_file_location("parity_fill", shared / "parity" / "fill.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from types import ModuleType
@@ -32,16 +31,6 @@ QUICK = [
     "resnet50",
 ]
 SLOW = ["pvt_large", "pvt_large_pyramid", "vit_small_patch4", "resnext101_32x4d"]
-
-
-@pytest.fixture(scope="session")
-def kit(shared: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("parity_fill", shared / "parity" / "fill.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.parametrize("golden", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])

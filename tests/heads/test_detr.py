@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from types import ModuleType
@@ -17,16 +16,6 @@ from pvtctl.detectors import Detector, build_detector
 from pvtctl.errors import UsageError
 from pvtctl.heads.detr import Detr, padding_mask, sine_positions, valid_cells
 from pvtctl.structures import DetectOptions, Objects
-
-
-@pytest.fixture(scope="module")
-def kit(shared: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("parity_fill", shared / "parity" / "fill.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 class TinyBackbone(Backbone):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from types import ModuleType
@@ -21,16 +20,6 @@ from pvtctl.structures import DetectOptions, Objects
 from pvtctl.weights import load_weights
 
 NONE = Objects(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
-
-
-@pytest.fixture(scope="module")
-def kit(shared: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("parity_fill", shared / "parity" / "fill.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from types import ModuleType
@@ -12,16 +11,6 @@ import torch
 
 from pvtctl.backbones import build_backbone, build_classifier
 from pvtctl.layers.context_block import ContextBlock
-
-
-@pytest.fixture(scope="module")
-def kit(shared: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("parity_fill", shared / "parity" / "fill.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.parametrize(("channels", "part"), [(256, 4), (1024, 16)])

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -13,13 +13,8 @@ from torch import Tensor
 
 
 @pytest.fixture(scope="session")
-def original_state(shared: Path) -> Callable[[str], dict[str, Tensor]]:
+def original_state(shared: Path, kit: ModuleType) -> Callable[[str], dict[str, Tensor]]:
     """`original_state("pvt_tiny")`: the state dict of the original implementation, under its own names."""
-    spec = importlib.util.spec_from_file_location("parity_fill", shared / "parity" / "fill.py")
-    assert spec is not None
-    assert spec.loader is not None
-    fill = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(fill)
 
     def build(name: str) -> dict[str, Tensor]:
         manifest = json.loads((shared / "parity" / "manifests" / f"{name}.json").read_text())
@@ -28,7 +23,7 @@ def original_state(shared: Path) -> Callable[[str], dict[str, Tensor]]:
             for key, shape, dtype, _ in manifest["entries"]
             if dtype == "float32" or key.endswith("num_batches_tracked")
         }
-        filled = fill.fill_state_dict(shapes)
+        filled = kit.fill_state_dict(shapes)
         return {key: torch.as_tensor(value) for key, value in filled.items()}
 
     return build

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -56,24 +56,21 @@ def test_originals_there_and_back(
     assert set(converted.state) <= names
 
 
-def test_raw_outputs_of_a_loaded_retinanet_equal_mmdetections(shared: Path, original_state: OriginalState) -> None:
-    spec = importlib.util.spec_from_file_location("parity_fill", shared / "parity" / "fill.py")
-    assert spec is not None
-    assert spec.loader is not None
-    fill = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(fill)
+def test_raw_outputs_of_a_loaded_retinanet_equal_mmdetections(
+    shared: Path, kit: ModuleType, original_state: OriginalState
+) -> None:
     golden = json.loads((shared / "parity" / "goldens" / "retinanet_pvt_small_fpn.json").read_text())
     case = golden["cases"]["heads_1x256x320"]
     model = build_detector("pvt_small", "retinanet", num_classes=80).eval()
     report = load_weights(model, original_state("retinanet_pvt_small_fpn"))
     assert (report.model, report.above_share, report.head_share) == ("RetinaNet of pvt_small", 1.0, 1.0)
-    image = torch.from_numpy(fill.make_input(case["inputs"]["image"], "image", case["variant"]))
+    image = torch.from_numpy(kit.make_input(case["inputs"]["image"], "image", case["variant"]))
     head: Any = model.head
     with torch.inference_mode():
         classes, boxes = head.raw(model.features(image))
     for level in range(5):
         for name, maps in (("cls", classes), ("reg", boxes)):
-            fits, message = fill.compare(case["outputs"][f"{name}{level}"], maps[level].numpy())
+            fits, message = kit.compare(case["outputs"][f"{name}{level}"], maps[level].numpy())
             assert fits, message
 
 
