@@ -13,6 +13,8 @@ from torch import Tensor
 
 ImageSize = tuple[int, int]
 """(height, width) in pixels."""
+IGNORE_LABEL = 255
+"""In label maps: no class; neither learned nor scored."""
 
 
 @dataclass

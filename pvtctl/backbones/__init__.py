@@ -44,12 +44,13 @@ def build_backbone(
     drop_path_rate: float = 0.0,
     frozen_stages: int = 0,
     freeze_norm: bool = False,
+    output_stride: int = 32,
     image_size: int = 224,
 ) -> Backbone:
     """A backbone with starting weights.
 
-    `class_token` (PVT v1, ViT) adds what their classifiers need; `frozen_stages` and `freeze_norm` are for ResNets;
-    `drop_path_rate` is for all but ResNets. `image_size` (pixels) sizes the position tables of the families that have
+    `class_token` (PVT v1, ViT) adds what their classifiers need; `frozen_stages`, `freeze_norm` and
+    `output_stride` (8 or 16: the last stages are dilated) are for ResNets; `drop_path_rate` is for all but ResNets. `image_size` (pixels) sizes the position tables of the families that have
     them, and changes nothing in the others; every family takes other sizes too.
 
     Raises UsageError for an unknown name (with the nearest), and for an option that the family cannot use.
@@ -61,12 +62,18 @@ def build_backbone(
     if image_size < 32:
         raise UsageError(f"image size {image_size} is too small", "use at least 32 pixels")
     if name.startswith(TIMM_PREFIX):
-        _refuse(name, class_token=class_token, frozen_stages=frozen_stages, freeze_norm=freeze_norm)
+        _refuse(
+            name,
+            class_token=class_token,
+            frozen_stages=frozen_stages,
+            freeze_norm=freeze_norm,
+            output_stride=output_stride != 32,
+        )
         return TimmBackbone(name.removeprefix(TIMM_PREFIX), drop_path_rate=drop_path_rate, image_size=image_size)
     variant = find_variant(name)
     match variant:
         case PvtVariant(family="pvt_v1"):
-            _refuse(name, frozen_stages=frozen_stages, freeze_norm=freeze_norm)
+            _refuse(name, frozen_stages=frozen_stages, freeze_norm=freeze_norm, output_stride=output_stride != 32)
             return Pvt(
                 embed_dims=variant.embed_dims,
                 depths=variant.depths,
@@ -78,7 +85,13 @@ def build_backbone(
                 image_size=image_size,
             )
         case PvtVariant():
-            _refuse(name, class_token=class_token, frozen_stages=frozen_stages, freeze_norm=freeze_norm)
+            _refuse(
+                name,
+                class_token=class_token,
+                frozen_stages=frozen_stages,
+                freeze_norm=freeze_norm,
+                output_stride=output_stride != 32,
+            )
             return PvtV2(
                 embed_dims=variant.embed_dims,
                 depths=variant.depths,
@@ -90,7 +103,7 @@ def build_backbone(
                 drop_path_rate=drop_path_rate,
             )
         case VitVariant():
-            _refuse(name, frozen_stages=frozen_stages, freeze_norm=freeze_norm)
+            _refuse(name, frozen_stages=frozen_stages, freeze_norm=freeze_norm, output_stride=output_stride != 32)
             return Vit(
                 patch_size=variant.patch_size,
                 embed_dim=variant.embed_dim,
@@ -113,6 +126,7 @@ def build_backbone(
                 context_ratio=variant.context_ratio,
                 frozen_stages=frozen_stages,
                 freeze_norm=freeze_norm,
+                output_stride=output_stride,
             )
         case _:
             assert_never(variant)
@@ -132,6 +146,7 @@ def build_classifier(
     drop_path_rate: float = 0.0,
     frozen_stages: int = 0,
     freeze_norm: bool = False,
+    output_stride: int = 32,
     image_size: int = 224,
 ) -> Classifier:
     """A `Classifier` over `build_backbone(name, ...)`, with the class token where the family has one."""
@@ -144,6 +159,7 @@ def build_classifier(
         drop_path_rate=drop_path_rate,
         frozen_stages=frozen_stages,
         freeze_norm=freeze_norm,
+        output_stride=output_stride,
         image_size=image_size,
     )
     return Classifier(backbone, num_classes)

@@ -18,7 +18,8 @@ class ResNet(Backbone):
     `frozen_stages` n: the stem and the layers 1 to n do not train, their batch norms included (n = 1 in the papers'
     detectors; 0: nothing is frozen). `freeze_norm`: every batch norm uses its stored statistics, also in training mode;
     scales and shifts outside the frozen stages still train. Both together leave the trainable parameters that PVT v1
-    Tables 3 and 4 print. Starting values are torchvision's.
+    Tables 3 and 4 print. Starting values are torchvision's. `output_stride` 16 or 8: the last stage, or the last two,
+    are dilated instead of strided, so that the last maps have that stride.
 
     `context_ratio` (bottleneck blocks only): a `ContextBlock` in every block of the layers 2 to 4, as GCNet has them (c3 to
     c5), named `layer{i}.{j}.context_block`.
@@ -34,6 +35,7 @@ class ResNet(Backbone):
         context_ratio: float | None = None,
         frozen_stages: int = 0,
         freeze_norm: bool = False,
+        output_stride: int = 32,
     ) -> None:
         # importing torchvision takes as long as importing torch: only who builds a ResNet waits for it
         from torchvision.models import resnet as torchvision_resnet
@@ -44,9 +46,19 @@ class ResNet(Backbone):
             raise UsageError(
                 f"frozen_stages {frozen_stages} is out of range", "a ResNet has stages 1 to 4; 0 freezes none"
             )
+        if output_stride not in (8, 16, 32):
+            raise UsageError(f"an output stride of {output_stride} is not possible", "8, 16 or 32")
+        if output_stride != 32 and block == "basic":
+            raise UsageError("ResNets of basic blocks are not dilated", "output_stride 32, or a resnet50")
         whole = torchvision_resnet.ResNet(
-            kind, list(depths), groups=groups, width_per_group=width_per_group, num_classes=1
+            kind,
+            list(depths),
+            groups=groups,
+            width_per_group=width_per_group,
+            num_classes=1,
+            replace_stride_with_dilation=[False, output_stride < 16, output_stride < 32],
         )
+        self.feature_strides = (4, 8, min(16, output_stride), output_stride)
         self.depths = depths
         self.frozen_stages = frozen_stages
         self.freeze_norm = freeze_norm

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from PIL import Image
@@ -17,19 +17,31 @@ from pvtctl.data.rand_augment import RandAugment
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-_SCALE = 1.0 / (255.0 * torch.tensor(IMAGENET_STD)).view(3, 1, 1)
-_SHIFT = -(torch.tensor(IMAGENET_MEAN) / torch.tensor(IMAGENET_STD)).view(3, 1, 1)
+Normalization = Literal["imagenet", "half"]
+"""`half`: mean and deviation 0.5 in every channel, as DPT and the ViTs that it stands on take their images."""
+NORMALIZATIONS: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
+    "imagenet": (IMAGENET_MEAN, IMAGENET_STD),
+    "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+}
+"""Name -> (mean, standard deviation) of channels between 0 and 1."""
+
+_FACTORS = {
+    name: (1.0 / (255.0 * torch.tensor(std)).view(3, 1, 1), -(torch.tensor(mean) / torch.tensor(std)).view(3, 1, 1))
+    for name, (mean, std) in NORMALIZATIONS.items()
+}
 
 
-def normalize(pixels: Tensor) -> Tensor:
-    """uint8 (3, H, W) -> float32 by ImageNet's mean and standard deviation, contiguous."""
+def normalize(pixels: Tensor, how: Normalization = "imagenet") -> Tensor:
+    """uint8 (3, H, W) -> float32 by a mean and standard deviation for each channel, contiguous."""
+    scale, shift = _FACTORS[how]
     out = torch.empty(pixels.shape)
-    return out.copy_(pixels).mul_(_SCALE).add_(_SHIFT)
+    return out.copy_(pixels).mul_(scale).add_(shift)
 
 
-def denormalize(images: Tensor) -> Tensor:
+def denormalize(images: Tensor, how: Normalization = "imagenet") -> Tensor:
     """The inverse of `normalize`, for pictures of what a network sees: uint8 (..., 3, H, W)."""
-    return ((images - _SHIFT) / _SCALE).round().clamp(0, 255).to(torch.uint8)
+    scale, shift = _FACTORS[how]
+    return ((images - shift) / scale).round().clamp(0, 255).to(torch.uint8)
 
 
 @dataclass(frozen=True)

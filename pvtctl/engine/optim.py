@@ -109,7 +109,7 @@ def _distance(name: str, layer_depths: tuple[Mapping[str, int], int] | None) -> 
 def build_optimizer(
     model: nn.Module,
     *,
-    name: Literal["adamw", "sgd"] = "adamw",
+    name: Literal["adamw", "adam", "sgd"] = "adamw",
     lr: float = 1e-3,
     weight_decay: float = 0.05,
     betas: tuple[float, float] = (0.9, 0.999),
@@ -121,7 +121,7 @@ def build_optimizer(
     layer_depths: tuple[Mapping[str, int], int] | None = None,
     backbone_lr_mult: float = 1.0,
 ) -> torch.optim.Optimizer:
-    """AdamW or SGD over `parameter_groups(model)`. Each group carries `lr_scale`: see `set_lr`."""
+    """AdamW, Adam or SGD over `parameter_groups(model)`. Each group carries `lr_scale`: see `set_lr`."""
     groups = parameter_groups(
         model,
         weight_decay=weight_decay,
@@ -136,6 +136,8 @@ def build_optimizer(
     match name:
         case "adamw":
             optimizer = torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=fused)
+        case "adam":
+            optimizer = torch.optim.Adam(groups, lr=lr, betas=betas, eps=eps, fused=fused)
         case "sgd":
             optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=fused)
         case _:

@@ -70,11 +70,82 @@ class DetectionData(Block):
     """Wide and tall images come in batches of their own."""
 
 
+Side = Annotated[int, Field(ge=32, le=8192)]
+
+
+class SegmentationData(Block):
+    """Sizes and augmentation of semantic segmentation. Images are resized within (short side, long side)."""
+
+    short_side: Side = 512
+    """Training: size before the random scale."""
+    long_side: Side = 2048
+    scale: tuple[Positive, Positive] = (0.5, 2.0)
+    """Training: factor on that size, drawn for each image."""
+    crop: tuple[Side, Side] = (512, 512)
+    """(height, width) that the network is trained at; smaller images are padded, their labels with 255."""
+    cat_max_ratio: Annotated[float, Field(gt=0, le=1)] = 0.75
+    """A crop of which one class fills more is drawn anew, up to ten times."""
+    hflip: Rate = 0.5
+    photometric: bool = True
+    """Brightness, contrast, saturation and hue are changed at random."""
+    test_short_side: Side = 512
+    test_long_side: Side = 2048
+    align: Annotated[int, Field(ge=1, le=256)] = 32
+    """Testing: both sides are rounded up to a multiple of this."""
+    labels: Literal["auto", "plain", "shifted"] = "auto"
+    """`shifted`: 0 is unlabelled and classes count from 1 (ADE20K); `plain`: they count from 0. auto: the layout's own."""
+    ignore: tuple[Annotated[int, Field(ge=0, le=255)], ...] | None = None
+    """Label values (as they lie) without a class, besides 255; unset: the layout's own, or what `classes.txt` says."""
+    classes: str | None = None
+    """File of class names; unset: `classes.txt` in the data's folder, or the layout's own."""
+
+
+class MixedDepth(Block):
+    """One of several depth sets that are trained on together."""
+
+    name: Literal["nyu", "kitti", "depth"] = "depth"
+    path: str
+    weight: Positive = 1.0
+    """Share of the draws, relative to the others."""
+    scale: Positive | None = None
+    inverse: bool = False
+    """The files hold inverse depth (disparity) of an unknown scale."""
+
+
+class DepthData(Block):
+    """Sizes, units and augmentation of depth."""
+
+    size: tuple[Side, Side] = (384, 384)
+    """(height, width) that the network is trained at: resized as little as covers it, then cropped at random."""
+    hflip: Rate = 0.5
+    photometric: bool = False
+    test_size: tuple[Side, Side] = (384, 384)
+    """(height, width) to test at: resized as little as meets one of them, keeping the aspect (DPT)."""
+    multiple: Annotated[int, Field(ge=1, le=256)] = 32
+    """Testing: both sides are rounded to a multiple of this."""
+    scale: Positive | None = None
+    """What a depth file holds for a metre; unset: the layout's own (NYUv2 1000, KITTI 256; float files 1)."""
+    invalid: tuple[float, ...] = ()
+    """Values (as they lie) that are no depth, besides 0, those below 0, and what is not finite."""
+    min_depth: Positive = 1e-3
+    max_depth: Positive | None = None
+    """Metres; what lies beyond is neither learned nor scored."""
+    crop: Literal["none", "kb"] = "none"
+    """`kb`: images and depth are first cut to 1216x352, bottom middle (KITTI's benchmark)."""
+    split_file: str | None = None
+    """KITTI: a list of `image depth focal` lines (the Eigen split) for validation; training takes `train_split_file`."""
+    train_split_file: str | None = None
+    mix: dict[str, MixedDepth] = {}
+    """Depth sets by a name of one's own, for `data.name: mix`."""
+
+
 class Data(Block):
     """Which data, at what size."""
 
     name: str = "imagenet"
-    """`imagenet` (class folders or tar shards), `coco` (any COCO-format set), or `scenes` (the built-in renderer)."""
+    """Classes: `imagenet` (class folders or tar shards). Boxes: `coco` (any COCO-format set). Label maps: `ade20k`,
+    `pascal_context`, `cityscapes`, `masks` (folders of images and label maps). Depth: `nyu`, `kitti`, `depth` (folders of
+    images and depth), `mix`. Any: `scenes` (the built-in renderer)."""
     path: str | None = None
     """Where it lies; unset: `$PVTCTL_DATA/<name>`, then `./data/<name>`."""
     train_images: str | None = None
@@ -83,6 +154,10 @@ class Data(Block):
     val_images: str | None = None
     val_annotations: str | None = None
     detection: DetectionData = DetectionData()
+    segmentation: SegmentationData = SegmentationData()
+    depth: DepthData = DepthData()
+    normalization: Literal["imagenet", "half"] = "imagenet"
+    """Segmentation and depth: mean and deviation of the pixels; `half` is 0.5 and 0.5 (DPT and its ViTs)."""
     image_size: Annotated[int, Field(ge=32, le=4096)] = 224
     resize: Annotated[int, Field(ge=32, le=8192)] = 256
     """Evaluation: short side before the centre crop of `image_size`."""
@@ -101,18 +176,38 @@ class Backbone(Block):
     drop_path_rate: Rate = 0.0
     frozen_stages: Annotated[int, Field(ge=0, le=4)] = 0
     """ResNets: the stem and that many stages are frozen (1, stem and stage 1, in the papers' detectors; 0: nothing)."""
+    output_stride: Literal[8, 16, 32] = 32
+    """ResNets: the last stages are dilated instead of strided (DeepLab)."""
     freeze_norm: bool = False
     """ResNets: batch norm runs on its stored statistics in training too; scale and shift outside frozen stages still train."""
 
 
 class Head(Block):
-    """A dense head, with the neck that the papers put under it (RetinaNet and Mask R-CNN: FPN; DETR: none)."""
+    """A dense head, with the neck that the papers put under it. Keys are for the heads that they name."""
 
-    name: Literal["retinanet", "mask_rcnn", "detr"]
+    name: Literal["retinanet", "mask_rcnn", "detr", "semantic_fpn", "trans2seg", "deeplabv3plus", "dpt", "midas"]
     num_queries: Annotated[int, Field(ge=1, le=10_000)] = 100
-    """DETR only."""
+    """detr."""
     rois_per_image: Annotated[int, Field(ge=4, le=10_000)] = 512
-    """Mask R-CNN only: proposals an image that its second stage trains on, a quarter of them objects at most."""
+    """mask_rcnn: proposals an image that its second stage trains on, a quarter of them objects at most."""
+    dropout: Rate | None = None
+    """detr, semantic_fpn, trans2seg, deeplabv3plus, dpt (segmentation); unset: 0.1, the papers'."""
+    embed_dim: Annotated[int, Field(ge=8, le=4096)] | None = None
+    """trans2seg; unset: 256."""
+    depth: Annotated[int, Field(ge=1, le=64)] | None = None
+    """trans2seg: layers of the encoder, and of the decoder; unset: 4."""
+    num_heads: Annotated[int, Field(ge=1, le=64)] | None = None
+    """trans2seg; unset: 8."""
+    width: Annotated[int, Field(ge=8, le=4096)] | None = None
+    """deeplabv3plus: channels of its pyramid pooling; unset: 256."""
+    auxiliary_weight: Annotated[float, Field(ge=0)] | None = None
+    """deeplabv3plus and dpt (segmentation): weight of the auxiliary head's loss, 0 leaves it out; unset: 0 and 0.2."""
+    readout: Literal["ignore", "add", "project"] | None = None
+    """dpt over a backbone with a class token: what becomes of it; unset: project."""
+    taps: tuple[str | int, ...] | None = None
+    """dpt over a ViT: four layers that it reads, counted from 1 (R0, R1: stages of the hybrid's ResNet); unset: DPT's."""
+    scale_shift: tuple[Positive, float] | None = None
+    """dpt and midas: metres = 1 / (scale x + shift) of the network's output; unset: inverse depth of an unknown scale."""
 
 
 class Model(Block):
@@ -124,11 +219,12 @@ class Model(Block):
     weights: str | None = None
     """A checkpoint file, a run folder, or a published name of `pvtctl weights ls`; unset: `init` says what then."""
     init: Literal["pretrained", "scratch"] = "pretrained"
-    """Detection without `weights`: the backbone's ImageNet weights are found and loaded, or training starts from nothing."""
+    """A dense head without `weights`: the backbone's ImageNet weights are found and loaded, or training starts from nothing."""
 
 
 class Optimizer(Block):
-    name: Literal["adamw", "sgd"] = "adamw"
+    name: Literal["adamw", "adam", "sgd"] = "adamw"
+    """`adam`: weight decay is added to the gradient."""
     lr: Positive = 1e-3
     """At `train.total_batch`."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
@@ -169,8 +265,25 @@ class Ema(Block):
     """decay at step t is min(decay, (1 + t) / (10 + t))."""
 
 
+class Loss(Block):
+    """What is minimised, where a task leaves a choice: depth."""
+
+    name: Literal["ssi_trimmed", "silog"] = "ssi_trimmed"
+    """`ssi_trimmed`: inverse depth up to scale and shift, the largest residuals left out (MiDaS, DPT); `silog`: the
+    scale-invariant log error of metric depth (Eigen), which needs `model.head.scale_shift`."""
+    trim: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """ssi_trimmed: share of the residuals that is left out."""
+    gradient_weight: Annotated[float, Field(ge=0)] = 0.5
+    """Weight of the gradient matching over four scales; 0 leaves it out."""
+    variance_focus: Rate = 0.85
+    """silog: how much of the mean error is forgiven; 1 is scale-invariant, 0 plain."""
+
+
 class Train(Block):
     epochs: Annotated[int, Field(ge=1)] = 300
+    iterations: Annotated[int, Field(ge=1)] | None = None
+    """Optimiser steps at `total_batch`, instead of `epochs`; the schedule spans them."""
+    loss: Loss = Loss()
     total_batch: Annotated[int, Field(ge=1)] = 1024
     """The batch that `optimizer.lr` is stated at: images per optimiser step over all ranks."""
     batch_size: Annotated[int, Field(ge=1)] | None = None
@@ -209,8 +322,21 @@ class Eval(Block):
     """An image; unset: 100."""
     scales: tuple[Annotated[int, Field(ge=32, le=4096)], ...] = ()
     """Detection: short sides to test at and merge; unset: `data.detection.test_short_side` alone."""
+    ratios: tuple[Positive, ...] = ()
+    """Segmentation and depth: factors on the test size to test at and merge; unset: 1 alone."""
     flip: bool = False
-    """Detection: test the mirrored image too, and merge."""
+    """Test the mirrored image too, and merge."""
+    window: tuple[Side, Side] | None = None
+    """Segmentation: (height, width) of a window that slides over the image; unset: the whole image at once."""
+    stride: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = None
+    """How far it slides; unset: two thirds of the window."""
+    alignment: Literal["auto", "none", "median", "scale_shift"] = "auto"
+    """Depth: how each image's prediction is fitted to the truth before it is scored; auto: none for metres, scale_shift
+    for inverse depth."""
+    max_depth: Positive | None = None
+    """Depth: metres that are scored at most; unset: `data.depth.max_depth`."""
+    crop: Literal["none", "eigen", "garg"] = "none"
+    """Depth: part of the image that is scored (`eigen`: of NYUv2, `garg`: of KITTI)."""
     backend: Literal["auto", "numpy", "pycocotools", "faster"] = "auto"
     """Who computes COCO's numbers, all to the same; auto: numpy. faster: faster-coco-eval, if installed."""
 
@@ -235,7 +361,7 @@ class Recipe(Block):
     title: str | None = None
     """What the paper calls this row."""
     paper: Paper | None = None
-    task: Literal["classification", "detection"] = "classification"
+    task: Literal["classification", "detection", "segmentation", "depth"] = "classification"
     data: Data = Data()
     model: Model
     train: Train = Train()

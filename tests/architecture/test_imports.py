@@ -14,7 +14,7 @@ from pvtctl.cli.main import COMMANDS
 
 PACKAGE = Path(pvtctl.__file__).parent
 GROUND = {"errors", "files", "allocator", "variants", "structures", "download", "coco_classes"}
-MODELS = {"layers", "backbones", "necks", "heads", "detectors"}
+MODELS = {"layers", "backbones", "necks", "heads", "detectors", "dense"}
 # what each part may import, besides itself and the ground
 ALLOWED = {
     "recipe": set(),
@@ -23,6 +23,7 @@ ALLOWED = {
     "necks": {"layers"},
     "heads": {"layers", "losses"},
     "detectors": MODELS,
+    "dense": MODELS,
     "losses": set(),
     "metrics": set(),
     "data": set(),
