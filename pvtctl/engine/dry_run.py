@@ -84,7 +84,7 @@ def dry_run(
         step_seconds = time.perf_counter() - began
         val_batches, val_seconds = _try_validation(task, stepper, dist)
     save_seconds, checkpoint_bytes = _try_saving(task, stepper, save_weights) if dist.is_main else (0.0, 0)
-    steps = min(settings.epochs * stepper.steps_per_epoch, settings.max_steps or 2**62)
+    _, steps = settings.span(stepper.steps_per_epoch, dist.world_size)
     epochs = -(-steps // stepper.steps_per_epoch)
     evaluations = -(-epochs // settings.eval_every) * (2 if stepper.ema else 1)
     gpu = dist.device.type == "cuda"

@@ -101,7 +101,8 @@ class _Fit:
         precision = Precision(state["precision"], "as the run began") if state else None
         self.stepper = Stepper(task, settings, dist, layer_depths=layer_depths, precision=precision, say=talk)
         self.batches_per_epoch = self.stepper.steps_per_epoch * settings.accumulate
-        self.total_steps = min(settings.epochs * self.stepper.steps_per_epoch, settings.max_steps or 2**62)
+        epochs, self.total_steps = settings.span(self.stepper.steps_per_epoch, dist.world_size)
+        self.epochs = math.ceil(epochs)
         self.log_every = settings.log_every or min(50, max(1, self.stepper.steps_per_epoch // 10))
         self.saved_at = self.began = time.monotonic()
         self.save_took, self.saved_step = 0.0, -1
@@ -123,7 +124,7 @@ class _Fit:
 
     @property
     def where(self) -> str:
-        return f"epoch {self.at.epoch + 1}/{self.settings.epochs}, step {self.step}/{self.total_steps}"
+        return f"epoch {self.at.epoch + 1}/{self.epochs}, step {self.step}/{self.total_steps}"
 
     def run(self) -> FitResult:
         """Train to the end."""
@@ -147,7 +148,7 @@ class _Fit:
         task.model.train()
         loader = task.train_loader(epoch=epoch, first_batch=self.at.batch, rank=dist.rank, world_size=dist.world_size)
         batches = iter(loader)
-        title = f"epoch {epoch + 1}/{self.settings.epochs}"
+        title = f"epoch {epoch + 1}/{self.epochs}"
         start = self.at.batch // self.settings.accumulate
         with Progress(title, self.stepper.steps_per_epoch, start=start, unit="steps", shown=dist.is_main) as progress:
             while self.at.batch < self.batches_per_epoch and self.step < self.total_steps:
@@ -279,7 +280,7 @@ class _Fit:
         self._scalars("eval_ema", averaged or {})
         said = [name for name in self.task.headline if name in at.metrics]
         shown = ", ".join(f"{name} {at.metrics[name]:.4g}" for name in said)
-        self.talk(f"epoch {at.epoch + 1}/{self.settings.epochs} after {clock(self._seconds())}: {shown}")
+        self.talk(f"epoch {at.epoch + 1}/{self.epochs} after {clock(self._seconds())}: {shown}")
         if self._is_best():
             at.best, at.best_epoch = at.metrics, at.epoch + 1
             self._on_main(self._save_best)

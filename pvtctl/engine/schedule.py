@@ -16,7 +16,7 @@ class Schedule:
 
     name: ScheduleName
     lr: float
-    epochs: int
+    epochs: float
     steps_per_epoch: int
     min_lr: float = 1e-5
     warmup_epochs: float = 5.0
@@ -61,7 +61,7 @@ def build_schedule(
     *,
     name: ScheduleName = "cosine",
     lr: float,
-    epochs: int,
+    epochs: float,
     steps_per_epoch: int,
     min_lr: float = 1e-5,
     warmup_epochs: float = 5.0,

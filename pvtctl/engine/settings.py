@@ -21,6 +21,8 @@ class FitSettings:
     """The batch that `optimizer["lr"]` is stated at."""
     batch_size: int
     """Images per rank and forward pass, as the task's loader gives them (see `resolve_batch_size`)."""
+    iterations: int | None = None
+    """Instead of `epochs`: optimiser steps of `total_batch` images; steps of another batch see as many images in all."""
     accumulate: int = 1
     """Forward passes per optimiser step."""
     max_steps: int | None = None
@@ -48,6 +50,13 @@ class FitSettings:
     """Optimiser steps between lines of metrics.jsonl; unset: a tenth of an epoch, at most 50."""
     tensorboard: bool = True
     """Write TensorBoard events as well, where it is installed."""
+
+    def span(self, steps_per_epoch: int, world_size: int) -> tuple[float, int]:
+        """Epochs that schedules span, and optimiser steps of the whole run."""
+        if self.iterations is None:
+            return self.epochs, min(self.epochs * steps_per_epoch, self.max_steps or 2**62)
+        steps = max(1, round(self.iterations * self.total_batch / (self.batch_size * self.accumulate * world_size)))
+        return steps / steps_per_epoch, min(steps, self.max_steps or 2**62)
 
 
 @dataclass(frozen=True)

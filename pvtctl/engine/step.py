@@ -98,7 +98,8 @@ class Stepper:
         optimizer = build_optimizer(self.task.model, lr=lr, layer_depths=layer_depths, **options)
         curve = dict(settings.schedule)
         curve["min_lr"] = scale_lr(float(curve.get("min_lr", 1e-5)), batch, settings.total_batch, rule)
-        schedule = build_schedule(lr=lr, epochs=settings.epochs, steps_per_epoch=self.steps_per_epoch, **curve)
+        epochs, _ = settings.span(self.steps_per_epoch, self.dist.world_size)
+        schedule = build_schedule(lr=lr, epochs=epochs, steps_per_epoch=self.steps_per_epoch, **curve)
         return optimizer, schedule
 
     def __call__(

@@ -12,12 +12,66 @@ from dataclasses import dataclass
 
 from pvtctl.errors import nearest
 from pvtctl.recipe.layers import Fault, Layer, Origin
-from pvtctl.recipe.schema import Eval, Recipe
+from pvtctl.recipe.schema import Recipe
 from pvtctl.recipe.yaml_loader import KeyPath
 
-DATA_OF = {"classification": ("imagenet", "scenes"), "detection": ("coco", "scenes")}
+Names = tuple[str, ...]
+DENSE = ("segmentation", "depth")
+DATA_OF: dict[str, Names] = {
+    "classification": ("imagenet", "scenes"),
+    "detection": ("coco", "scenes"),
+    "segmentation": ("ade20k", "pascal_context", "cityscapes", "masks", "scenes"),
+    "depth": ("nyu", "kitti", "depth", "mix", "scenes"),
+}
 """The data sets that each task reads."""
+HEADS_OF: dict[str, Names] = {
+    "classification": (),
+    "detection": ("retinanet", "mask_rcnn", "detr"),
+    "segmentation": ("semantic_fpn", "trans2seg", "deeplabv3plus", "dpt"),
+    "depth": ("dpt", "midas"),
+}
+"""The heads of each task."""
 COCO_FILES = ("train_images", "train_annotations", "val_images", "val_annotations")
+_TASKS_OF: dict[str, Names] = {
+    "data.augment": ("classification",),
+    "data.resize": ("classification",),
+    "data.detection": ("detection",),
+    "data.segmentation": ("segmentation",),
+    "data.depth": ("depth",),
+    "data.normalization": DENSE,
+    "model.init": ("detection", *DENSE),
+    "model.backbone.image_size": DENSE,
+    "train.loss": ("depth",),
+    "eval.score_threshold": ("detection",),
+    "eval.nms_iou": ("detection",),
+    "eval.max_detections": ("detection",),
+    "eval.scales": ("detection",),
+    "eval.backend": ("detection",),
+    "eval.ratios": DENSE,
+    "eval.flip": ("detection", *DENSE),
+    "eval.window": ("segmentation",),
+    "eval.stride": ("segmentation",),
+    "eval.alignment": ("depth",),
+    "eval.max_depth": ("depth",),
+    "eval.crop": ("depth",),
+}
+"""Keys that only some tasks read."""
+_HEADS_OF_KEY: dict[str, Names] = {
+    "num_queries": ("detr",),
+    "rois_per_image": ("mask_rcnn",),
+    "dropout": ("detr", "semantic_fpn", "trans2seg", "deeplabv3plus", "dpt"),
+    "embed_dim": ("trans2seg",),
+    "depth": ("trans2seg",),
+    "num_heads": ("trans2seg",),
+    "width": ("deeplabv3plus",),
+    "auxiliary_weight": ("deeplabv3plus", "dpt"),
+    "readout": ("dpt",),
+    "taps": ("dpt",),
+    "scale_shift": ("dpt", "midas"),
+}
+"""Keys of `model.head` -> the heads that read them."""
+_SEGMENTATION_ONLY = ("dropout", "auxiliary_weight")
+"""Keys that dpt reads for segmentation alone."""
 
 
 @dataclass(frozen=True)
@@ -42,14 +96,32 @@ def _contradictions(recipe: Recipe, origins: Mapping[KeyPath, Origin]) -> Iterat
         mark = near.mark if near else None
         return Fault(f"{key}: {problem}{f' ({mark})' if mark else ''}{', ' + hint if hint else ''}", mark)
 
-    if recipe.task == "detection" and recipe.model.head is None:
-        yield fault("model.head", "missing: detection needs model.head.name, retinanet, mask_rcnn or detr")
-    if recipe.task == "classification" and recipe.model.head is not None:
+    heads, head = HEADS_OF[recipe.task], recipe.model.head
+    if heads and head is None:
+        yield fault("model.head", f"missing: {recipe.task} needs model.head.name, {' or '.join(heads)}")
+    if not heads and head is not None:
         yield fault("model.head", "a classifier has none; task: detection makes it a detector")
+    if heads and head is not None and head.name not in heads:
+        yield fault("model.head.name", f"{head.name} is no head for {recipe.task}", f"it takes {' or '.join(heads)}")
     names = DATA_OF[recipe.task]
     if recipe.data.name not in names:
         problem = f"{recipe.task} reads {' or '.join(names)}, not {recipe.data.name}"
         yield fault("data.name", problem, nearest(recipe.data.name, names))
+    if (recipe.data.name == "mix") != bool(recipe.data.depth.mix) and recipe.task == "depth":
+        problem = "is for data.name: mix" if recipe.data.depth.mix else "missing: mix needs depth sets by name"
+        yield fault("data.depth.mix", problem)
+    if recipe.task == "depth" and recipe.train.loss.name == "silog" and head is not None and head.scale_shift is None:
+        yield fault(
+            "train.loss.name", "silog compares metres: it needs model.head.scale_shift", "[3.05e-4, 0.1378] for rooms"
+        )
+    window, stride = recipe.eval.window, recipe.eval.stride
+    if stride is not None and window is None:
+        yield fault("eval.stride", "needs eval.window, the window that slides")
+    elif window is not None and stride is not None and (stride[0] > window[0] or stride[1] > window[1]):
+        yield fault(
+            "eval.stride",
+            f"{stride[0]}x{stride[1]} is larger than the window of {window[0]}x{window[1]}: pixels between would never be seen",
+        )
     if recipe.model.init == "scratch" and recipe.model.weights is not None:
         yield fault("model.init", "scratch, but model.weights names a checkpoint to start from")
 
@@ -72,27 +144,29 @@ def _says(layer: Layer, key: KeyPath) -> bool:
 
 def _rules(recipe: Recipe) -> Iterator[_Unread]:
     task, data, head = ("task",), ("data", "name"), ("model", "head", "name")
-    if recipe.task == "classification":
-        keys = [
-            ("data", "detection"),
-            ("model", "init"),
-            *(("eval", name) for name in Eval.model_fields if name != "batch_size"),
-        ]
-        for key in keys:
-            yield _Unread(key, "is for detection, classification does not read it", task)
-    else:
-        yield _Unread(("data", "augment"), "is for classification, detection reads data.detection", task)
-        yield _Unread(("data", "resize"), "is for classification, detection reads data.detection.test_short_side", task)
-        if recipe.data.name == "coco":
-            why = "is the size that scenes is rendered at; coco is sized by data.detection"
-            yield _Unread(("data", "image_size"), why, data)
+    for key, tasks in _TASKS_OF.items():
+        if recipe.task not in tasks:
+            instead = key.startswith("data.") and recipe.task != "classification"
+            reads = f"reads data.{recipe.task}" if instead else "does not read it"
+            why = f"is for {' and '.join(tasks)}, {recipe.task} {reads}"
+            yield _Unread(tuple(key.split(".")), why, task)
+    if recipe.task != "classification" and recipe.data.name != "scenes":
+        why = f"is the size that scenes is rendered at; {recipe.data.name} is sized by data.{recipe.task}"
+        yield _Unread(("data", "image_size"), why, data)
     if recipe.data.name != "coco":
         for name in COCO_FILES:
             yield _Unread(("data", name), f"is for coco, {recipe.data.name} does not read it", data)
-    if recipe.model.head is not None and recipe.model.head.name == "detr":
+    if recipe.train.iterations is not None:
+        yield _Unread(("train", "epochs"), "train.iterations says how long", ("train", "iterations"))
+    if recipe.model.head is None:
+        return
+    own = recipe.model.head.name
+    if own == "detr":
         yield _Unread(("eval", "nms_iou"), "DETR has no NMS", head)
-    elif recipe.model.head is not None:
-        yield _Unread(("model", "head", "num_queries"), f"is for detr, {recipe.model.head.name} has no queries", head)
-    if recipe.model.head is not None and recipe.model.head.name != "mask_rcnn":
-        why = f"is for mask_rcnn, {recipe.model.head.name} has no second stage"
-        yield _Unread(("model", "head", "rois_per_image"), why, head)
+    for name, heads in _HEADS_OF_KEY.items():
+        if own not in heads:
+            yield _Unread(("model", "head", name), f"is for {' and '.join(heads)}, {own} has none", head)
+        elif own == "dpt" and recipe.task == "depth" and name in _SEGMENTATION_ONLY:
+            yield _Unread(("model", "head", name), "is for segmentation, dpt has none for depth", head)
+    if recipe.task == "segmentation":
+        yield _Unread(("model", "head", "scale_shift"), "is for depth, segmentation does not read it", task)

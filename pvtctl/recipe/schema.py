@@ -178,6 +178,9 @@ class Backbone(Block):
     """ResNets: the stem and that many stages are frozen (1, stem and stage 1, in the papers' detectors; 0: nothing)."""
     output_stride: Literal[8, 16, 32] = 32
     """ResNets: the last stages are dilated instead of strided (DeepLab)."""
+    image_size: Side | None = None
+    """Dense heads: position tables (ViT, PVT v1) are made for square images of this size, and resized for others; unset:
+    224. Classifiers take `data.image_size`."""
     freeze_norm: bool = False
     """ResNets: batch norm runs on its stored statistics in training too; scale and shift outside frozen stages still train."""
 
@@ -282,7 +285,7 @@ class Loss(Block):
 class Train(Block):
     epochs: Annotated[int, Field(ge=1)] = 300
     iterations: Annotated[int, Field(ge=1)] | None = None
-    """Optimiser steps at `total_batch`, instead of `epochs`; the schedule spans them."""
+    """Instead of `epochs`: optimiser steps of `total_batch` images; steps of another batch see as many images in all."""
     loss: Loss = Loss()
     total_batch: Annotated[int, Field(ge=1)] = 1024
     """The batch that `optimizer.lr` is stated at: images per optimiser step over all ranks."""

@@ -31,7 +31,7 @@ def faults_of(text: str, sets: tuple[str, ...] = ()) -> list[str]:
     [
         (
             "task: detection\ndata.name: coco\nmodel.backbone.name: pvt_tiny\n",
-            "model.head: missing: detection needs model.head.name, retinanet, mask_rcnn or detr (x.yaml:1)",
+            "model.head: missing: detection needs model.head.name, retinanet or mask_rcnn or detr (x.yaml:1)",
         ),
         (
             f"{CLASSIFIER}model.head.name: detr\n",
@@ -49,10 +49,10 @@ def faults_of(text: str, sets: tuple[str, ...] = ()) -> list[str]:
             f"{CLASSIFIER}data.detection.crop: 0.5\n",
             "data.detection.crop: is for detection, classification does not read it (x.yaml:2)",
         ),
-        (f"{CLASSIFIER}eval.flip: true\n", "eval.flip: is for detection, classification does not read it (x.yaml:2)"),
+        (f"{CLASSIFIER}eval.flip: true\n", "eval.flip: is for detection and segmentation and depth, classification does not read it (x.yaml:2)"),
         (
             f"{CLASSIFIER}model.init: scratch\n",
-            "model.init: is for detection, classification does not read it (x.yaml:2)",
+            "model.init: is for detection and segmentation and depth, classification does not read it (x.yaml:2)",
         ),
         (
             f"{CLASSIFIER}data.train_images: a\n",
@@ -64,7 +64,7 @@ def faults_of(text: str, sets: tuple[str, ...] = ()) -> list[str]:
         ),
         (
             f"{DETECTION}data.resize: 256\n",
-            "data.resize: is for classification, detection reads data.detection.test_short_side (x.yaml:4)",
+            "data.resize: is for classification, detection reads data.detection (x.yaml:4)",
         ),
         (
             f"{DETECTION}data.image_size: 640\n",
@@ -72,7 +72,7 @@ def faults_of(text: str, sets: tuple[str, ...] = ()) -> list[str]:
         ),
         (
             f"{DETECTION}model.head.num_queries: 50\n",
-            "model.head.num_queries: is for detr, retinanet has no queries (x.yaml:4)",
+            "model.head.num_queries: is for detr, retinanet has none (x.yaml:4)",
         ),
         (f"{DETECTION.replace('retinanet', 'detr')}eval.nms_iou: 0.6\n", "eval.nms_iou: DETR has no NMS (x.yaml:4)"),
         (
@@ -89,7 +89,7 @@ def test_one_fault(text: str, fault: str) -> None:
 
 def test_the_command_line_is_checked_too() -> None:
     assert faults_of(DETECTION, ("eval.nms_iou=0.6", "model.head={name: detr}", "data.resize=300")) == [
-        "data.resize: is for classification, detection reads data.detection.test_short_side (--set data.resize=300)",
+        "data.resize: is for classification, detection reads data.detection (--set data.resize=300)",
         "eval.nms_iou: DETR has no NMS (--set eval.nms_iou=0.6)",
     ]
 

@@ -59,8 +59,8 @@ def faults_of(text: str, row: str | None = None, profile: str = "paper", sets: t
         ("train.epochs: 0", "train.epochs: should be greater than or equal to 1, not 0 (x.yaml:2)"),
         ("train.compile: yes", 'train.compile: should be a valid boolean, not "yes" (x.yaml:2)'),
         (
-            "train.optimizer.name: adam",
-            "train.optimizer.name: should be 'adamw' or 'sgd', not \"adam\" (x.yaml:2), did you mean adamw?",
+            "train.optimizer.name: adan",
+            "train.optimizer.name: should be 'adamw', 'adam' or 'sgd', not \"adan\" (x.yaml:2), did you mean adam?",
         ),
         (
             "data.augment.crop_scale: [0.5, x]",
@@ -73,7 +73,7 @@ def faults_of(text: str, row: str | None = None, profile: str = "paper", sets: t
         ),
         (
             "train: 3",
-            "train: takes keys (epochs, total_batch, batch_size, accumulate, max_steps, max_minutes, optimizer, schedule, ",
+            "train: takes keys (epochs, iterations, loss, total_batch, ",
         ),
         ("train.epochs: 3\ntrain: {epochs: 4}", "train.epochs: said twice (x.yaml:3), also in x.yaml:2"),
         ("train.epochs: 3\ntrain.epochs: 4", "train.epochs: repeated key (x.yaml:3), first said in line 2"),
