@@ -60,7 +60,7 @@ def faults_of(text: str, row: str | None = None, profile: str = "paper", sets: t
         ("train.compile: yes", 'train.compile: should be a valid boolean, not "yes" (x.yaml:2)'),
         (
             "train.optimizer.name: adan",
-            "train.optimizer.name: should be 'adamw', 'adam' or 'sgd', not \"adan\" (x.yaml:2), did you mean adam?",
+            "train.optimizer.name: should be 'adamw', 'adam' or 'sgd', not \"adan\" (x.yaml:2), did you mean adam or adamw?",
         ),
         (
             "data.augment.crop_scale: [0.5, x]",
