@@ -52,7 +52,7 @@ class DetectionAccount:
         if self.samples:
             drawn["Sample detections"] = draw_samples(folder / "detections.png", self.dataset, self.samples)
         if tiles := self._worst():
-            from pvtctl.views.detection import draw_sheet
+            from pvtctl.views.sheet import draw_sheet
 
             title = "The worst images: truth on the left, detections on the right"
             drawn[title] = draw_sheet(folder / "worst.png", tiles, columns=1, width=1200)
@@ -150,7 +150,8 @@ def _percent(value: float) -> str:
 
 def draw_samples(path: Path, dataset: DetectionDataset, samples: Mapping[int, Detections]) -> Path:
     """Write a sheet of a few validation images with what was found in them."""
-    from pvtctl.views.detection import draw_detections, draw_sheet
+    from pvtctl.views.detection import draw_detections
+    from pvtctl.views.sheet import draw_sheet
 
     tiles = {}
     names = dataset.ids

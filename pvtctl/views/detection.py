@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from pvtctl.files import atomic_path
 from pvtctl.metrics.coco_columns import columns_of
 from pvtctl.metrics.detection_analysis import ERRORS
 from pvtctl.metrics.detection_matching import IGNORED, RIGHT, TrueObjects, match
 from pvtctl.structures import Detections, Objects
-
-Pixels = NDArray[np.uint8]
-"""(H, W, 3) RGB."""
-Colour = tuple[int, int, int]
+from pvtctl.views.sheet import Colour, Pixels, captioned, enlarged, enlargement, font_of
 
 PALETTE: tuple[Colour, ...] = (
     (0, 114, 178),
@@ -33,8 +26,6 @@ PALETTE: tuple[Colour, ...] = (
 )
 """Okabe and Ito's, told apart with any common colour blindness. Classes share them in turn; the labels say which it is."""
 _TRUE, _RIGHT, _WRONG = (240, 240, 240), PALETTE[4], PALETTE[5]
-_SMALLEST = 400
-"""Images with a shorter long side are enlarged by a whole number: a label would cover most of them."""
 _MASK = 0.45
 """Share of the colour over a pixel of a mask."""
 _WRONGS = {code: name for name, code in ERRORS.items()}
@@ -61,7 +52,7 @@ def draw_detections(image: Pixels, found: Detections | Objects, class_names: Seq
     An image under 400 pixels on its long side is enlarged by a whole number, so that its labels can be read. A label
     that would cover another is left out; the best detection is labelled first. An only class is not named.
     """
-    scale = _enlargement(image)
+    scale = enlargement(image)
     labels = found.labels.tolist()
     picture = _with_masks(image, _masks(found), [colour_of(label) for label in labels], scale)
     scores = found.scores.tolist() if isinstance(found, Detections) else [None] * len(labels)
@@ -86,7 +77,7 @@ def draw_side_by_side(
     objects, _ = columns_of(0, truth.boxes.numpy(), np.ones(len(truth)), truth.labels.numpy(), None)
     true = TrueObjects(objects.image_ids, truth.labels.numpy(), objects.boxes, np.zeros(len(objects), bool))
     matching = match(columns, true)
-    scale = _enlargement(image)
+    scale = enlargement(image)
     owned = set(matching.object[matching.kind == RIGHT].tolist())
     left = [
         _Mark(_scaled(box, scale), _TRUE if at in owned else _WRONG, _text(class_names, label), at not in owned)
@@ -99,55 +90,23 @@ def draw_side_by_side(
         good = kind in (RIGHT, IGNORED)
         text = _text(class_names, label, score, "" if good else _WRONGS[kind])
         right.append(_Mark(_scaled(box, scale), _RIGHT if good else _WRONG, text, not good))
-    picture = _enlarged(image, scale)
+    picture = enlarged(image, scale)
     correct = len(owned)
     captions = (
         f"truth: {len(truth)} objects, {len(truth) - correct} missed (dashed)",
         f"found, score from {threshold:.2f}: {correct} right, {len(shown) - correct} wrong (dashed)",
     )
     halves = [
-        _captioned(_with_marks(picture, marks), caption) for marks, caption in zip((left, right), captions, strict=True)
+        captioned(_with_marks(picture, marks), caption) for marks, caption in zip((left, right), captions, strict=True)
     ]
     gap = np.full((halves[0].shape[0], 6, 3), 255, np.uint8)
     return np.concatenate([halves[0], gap, halves[1]], axis=1)
-
-
-def draw_sheet(path: Path | str, tiles: Mapping[str, Pixels], *, columns: int = 2, width: int = 640) -> Path:
-    """Write a PNG of pictures under their titles, `columns` side by side, each shrunk or enlarged to `width` pixels."""
-    cells = []
-    for title, tile in tiles.items():
-        height = max(1, round(tile.shape[0] * width / tile.shape[1]))
-        resized = Image.fromarray(tile).resize((width, height), Image.Resampling.LANCZOS)
-        cells.append(_captioned(np.asarray(resized), title))
-    if not cells:
-        cells.append(_captioned(np.full((1, width, 3), 255, np.uint8), "no images"))
-    rows = [cells[at : at + columns] for at in range(0, len(cells), columns)]
-    gap = 10
-    across = min(columns, len(cells))
-    heights = [max(cell.shape[0] for cell in row) for row in rows]
-    sheet = Image.new("RGB", (across * (width + gap) + gap, sum(heights) + gap * (len(rows) + 1)), "white")
-    y = gap
-    for row, height in zip(rows, heights, strict=True):
-        for at, cell in enumerate(row):
-            sheet.paste(Image.fromarray(cell), (gap + at * (width + gap), y))
-        y += height + gap
-    with atomic_path(path) as temporary:
-        sheet.save(temporary, format="PNG")
-    return Path(path)
 
 
 def _text(class_names: Sequence[str], label: int, score: float | None = None, error: str = "") -> str:
     """What is written at a box; an only class goes without saying."""
     name = class_names[label] if len(class_names) > 1 else ""
     return " ".join(word for word in (name, "" if score is None else f"{100 * score:.0f}%", error) if word)
-
-
-def _enlargement(image: Pixels) -> int:
-    return max(1, math.ceil(_SMALLEST / max(image.shape[:2])))
-
-
-def _enlarged(image: Pixels, scale: int) -> Pixels:
-    return image if scale == 1 else np.repeat(np.repeat(image, scale, axis=0), scale, axis=1)
 
 
 def _scaled(box: Sequence[float], scale: int) -> tuple[float, float, float, float]:
@@ -171,7 +130,7 @@ def _with_masks(image: Pixels, masks: Iterator[NDArray[np.bool_]], colours: Sequ
     mixed = image.astype(np.float32)
     for mask, colour in reversed(list(zip(masks, colours, strict=False))):
         mixed[mask] += _MASK * (np.asarray(colour, np.float32) - mixed[mask])
-    return _enlarged(mixed.round().astype(np.uint8), scale)
+    return enlarged(mixed.round().astype(np.uint8), scale)
 
 
 def _with_marks(image: Pixels, marks: Sequence[_Mark]) -> Pixels:
@@ -181,7 +140,7 @@ def _with_marks(image: Pixels, marks: Sequence[_Mark]) -> Pixels:
     line = max(2, round(side / 320))
     for mark in reversed(marks):
         _outline(pen, mark, line, picture.size)
-    font = _font(max(11, round(side / 46)))
+    font = font_of(max(11, round(side / 46)))
     placed: list[tuple[float, float, float, float]] = []
     for mark in (each for each in marks if each.text):
         _label(pen, mark, font, picture.size, placed)
@@ -225,23 +184,3 @@ def _label(
             light = 0.299 * mark.colour[0] + 0.587 * mark.colour[1] + 0.114 * mark.colour[2] > 130
             pen.text((x + 3, y + high / 2), mark.text, fill="black" if light else "white", font=font, anchor="lm")
             return
-
-
-def _captioned(image: Pixels, text: str) -> Pixels:
-    """The picture under a line of text, which is made smaller until it fits."""
-    size = max(12, round(image.shape[1] / 40))
-    strip = Image.new("RGB", (image.shape[1], round(1.6 * size)), "white")
-    pen = ImageDraw.Draw(strip)
-    fitted = size
-    while fitted > 8 and pen.textlength(text, font=_font(fitted)) > image.shape[1] - 4:
-        fitted -= 1
-    pen.text((2, strip.height / 2), text, fill="black", font=_font(fitted), anchor="lm")
-    return np.concatenate([np.asarray(strip), image], axis=0)
-
-
-@lru_cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    """Matplotlib's own font, which has most alphabets and is there on every machine."""
-    from matplotlib import get_data_path
-
-    return ImageFont.truetype(str(Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)

@@ -14,8 +14,9 @@ from pvtctl.metrics.coco_columns import Columns
 from pvtctl.metrics.detection import DetectionMetric
 from pvtctl.metrics.detection_analysis import DetectionAnalysis
 from pvtctl.structures import Detections, Objects
-from pvtctl.views.detection import PALETTE, colour_of, draw_detections, draw_sheet, draw_side_by_side
+from pvtctl.views.detection import PALETTE, colour_of, draw_detections, draw_side_by_side
 from pvtctl.views.detection_charts import draw_class_ap, draw_detection_confusion, draw_errors, draw_precision_recall
+from pvtctl.views.sheet import draw_sheet
 
 
 def detections(boxes: list[list[float]], labels: list[int], size: tuple[int, int] | None = None) -> Detections:

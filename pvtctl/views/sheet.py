@@ -1,0 +1,75 @@
+"""Sheets of pictures with their titles, and what all drawn images share: captions, letters, enlargement."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from pvtctl.files import atomic_path
+
+Pixels = NDArray[np.uint8]
+"""(H, W, 3) RGB."""
+Colour = tuple[int, int, int]
+
+_SMALLEST = 400
+"""Images with a shorter long side are enlarged by a whole number: a label would cover most of them."""
+
+
+def draw_sheet(path: Path | str, tiles: Mapping[str, Pixels], *, columns: int = 2, width: int = 640) -> Path:
+    """Write a PNG of pictures under their titles, `columns` side by side, each shrunk or enlarged to `width` pixels."""
+    cells = []
+    for title, tile in tiles.items():
+        height = max(1, round(tile.shape[0] * width / tile.shape[1]))
+        resized = Image.fromarray(tile).resize((width, height), Image.Resampling.LANCZOS)
+        cells.append(captioned(np.asarray(resized), title))
+    if not cells:
+        cells.append(captioned(np.full((1, width, 3), 255, np.uint8), "no images"))
+    rows = [cells[at : at + columns] for at in range(0, len(cells), columns)]
+    gap = 10
+    across = min(columns, len(cells))
+    heights = [max(cell.shape[0] for cell in row) for row in rows]
+    sheet = Image.new("RGB", (across * (width + gap) + gap, sum(heights) + gap * (len(rows) + 1)), "white")
+    y = gap
+    for row, height in zip(rows, heights, strict=True):
+        for at, cell in enumerate(row):
+            sheet.paste(Image.fromarray(cell), (gap + at * (width + gap), y))
+        y += height + gap
+    with atomic_path(path) as temporary:
+        sheet.save(temporary, format="PNG")
+    return Path(path)
+
+
+def enlargement(image: Pixels) -> int:
+    """The whole number by which a small image is drawn larger."""
+    return max(1, math.ceil(_SMALLEST / max(image.shape[:2])))
+
+
+def enlarged(image: Pixels, scale: int) -> Pixels:
+    """Each pixel as `scale` x `scale` pixels."""
+    return image if scale == 1 else np.repeat(np.repeat(image, scale, axis=0), scale, axis=1)
+
+
+def captioned(image: Pixels, text: str) -> Pixels:
+    """The picture under a line of text, which is made smaller until it fits."""
+    size = max(12, round(image.shape[1] / 40))
+    strip = Image.new("RGB", (image.shape[1], round(1.6 * size)), "white")
+    pen = ImageDraw.Draw(strip)
+    fitted = size
+    while fitted > 8 and pen.textlength(text, font=font_of(fitted)) > image.shape[1] - 4:
+        fitted -= 1
+    pen.text((2, strip.height / 2), text, fill="black", font=font_of(fitted), anchor="lm")
+    return np.concatenate([np.asarray(strip), image], axis=0)
+
+
+@lru_cache
+def font_of(size: int) -> ImageFont.FreeTypeFont:
+    """Matplotlib's own font, which has most alphabets and is there on every machine."""
+    from matplotlib import get_data_path
+
+    return ImageFont.truetype(str(Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
