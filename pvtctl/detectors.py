@@ -117,10 +117,11 @@ def build_detector(
     num_classes: int,
     num_queries: int = 100,
     rois_per_image: int = 512,
+    dropout: float | None = None,
     conventions: Conventions = "papers",
     backbone_options: Mapping[str, Any] | None = None,
 ) -> Detector:
-    """A detector with starting weights. `backbone_options` are those of `build_backbone`.
+    """A detector with starting weights. `backbone_options` are those of `build_backbone`; `dropout` is DETR's (0.1).
 
     Raises UsageError for unknown names and options that do not go together.
     """
@@ -128,6 +129,8 @@ def build_detector(
         raise UsageError("a detector needs at least one class", "the annotation file's `categories` are the classes")
     if head != "detr" and num_queries != 100:
         raise UsageError(f"{head} has no queries", "leave num_queries out")
+    if head != "detr" and dropout is not None:
+        raise UsageError(f"{head} has no dropout", "leave dropout out")
     if head != "mask_rcnn" and rois_per_image != 512:
         raise UsageError(f"{head} has no second stage", "leave rois_per_image out")
     body = build_backbone(backbone, **(backbone_options or {}))
@@ -151,7 +154,9 @@ def build_detector(
 
             if conventions != "papers":
                 raise UsageError("torchvision has no DETR", "leave conventions out")
-            return Detector(body, None, Detr(channels[-1], num_classes, num_queries=num_queries), num_classes)
+            rate = 0.1 if dropout is None else dropout
+            top = Detr(channels[-1], num_classes, num_queries=num_queries, dropout=rate)
+            return Detector(body, None, top, num_classes)
         case _:
             raise UsageError(f"no head {head!r}", nearest(head, HEADS))
 

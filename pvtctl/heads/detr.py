@@ -20,7 +20,7 @@ from pvtctl.errors import UsageError
 from pvtctl.heads.base import DetectionHead
 from pvtctl.structures import Detections, DetectOptions, ImageSize, Objects
 
-WIDTH, NUM_HEADS, HIDDEN, DEPTH, DROPOUT = 256, 8, 2048, 6, 0.1
+WIDTH, NUM_HEADS, HIDDEN, DEPTH = 256, 8, 2048, 6
 POSITION_EPS, POSITION_SCALE, TEMPERATURE = 1e-6, 2 * math.pi, 10000
 MAX_DETECTIONS = 100
 
@@ -50,12 +50,12 @@ class Detr(DetectionHead):
 
     alone = True
 
-    def __init__(self, in_channels: int, num_classes: int, *, num_queries: int = 100) -> None:
+    def __init__(self, in_channels: int, num_classes: int, *, num_queries: int = 100, dropout: float = 0.1) -> None:
         super().__init__()
         if num_queries < 1:
             raise UsageError(f"num_queries {num_queries} is out of range", "DETR uses 100")
         self.num_classes = num_classes
-        self.transformer = Transformer()
+        self.transformer = Transformer(dropout)
         self.class_embed = nn.Linear(WIDTH, num_classes + 1)
         self.bbox_embed = BoxMlp()
         self.query_embed = nn.Embedding(num_queries, WIDTH)
@@ -186,10 +186,10 @@ class BoxMlp(nn.Module):
 class Transformer(nn.Module):
     """Six encoder layers over the map's tokens, six decoder layers over the queries."""
 
-    def __init__(self) -> None:
+    def __init__(self, dropout: float) -> None:
         super().__init__()
-        self.encoder = Encoder()
-        self.decoder = Decoder()
+        self.encoder = Encoder(dropout)
+        self.decoder = Decoder(dropout)
         for parameter in self.parameters():
             if parameter.ndim > 1:
                 nn.init.xavier_uniform_(parameter)
@@ -206,9 +206,9 @@ class Transformer(nn.Module):
 class Encoder(nn.Module):
     """The encoder's layers."""
 
-    def __init__(self) -> None:
+    def __init__(self, dropout: float) -> None:
         super().__init__()
-        self.layers = nn.ModuleList([EncoderLayer() for _ in range(DEPTH)])
+        self.layers = nn.ModuleList([EncoderLayer(dropout) for _ in range(DEPTH)])
 
     def forward(self, x: Tensor, positions: Tensor, padding: Tensor | None) -> Tensor:
         for layer in self.layers:
@@ -219,9 +219,9 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """The decoder's layers; the results of all of them, through one norm."""
 
-    def __init__(self) -> None:
+    def __init__(self, dropout: float) -> None:
         super().__init__()
-        self.layers = nn.ModuleList([DecoderLayer() for _ in range(DEPTH)])
+        self.layers = nn.ModuleList([DecoderLayer(dropout) for _ in range(DEPTH)])
         self.norm = nn.LayerNorm(WIDTH)
 
     def forward(self, memory: Tensor, positions: Tensor, queries: Tensor, padding: Tensor | None) -> Tensor:
@@ -235,12 +235,12 @@ class Decoder(nn.Module):
 class EncoderLayer(nn.Module):
     """Self-attention and two linears, each added and then normed. Positions go to queries and keys only."""
 
-    def __init__(self) -> None:
+    def __init__(self, dropout: float) -> None:
         super().__init__()
-        self.self_attn = _attention()
+        self.self_attn = _attention(dropout)
         self.linear1, self.linear2 = nn.Linear(WIDTH, HIDDEN), nn.Linear(HIDDEN, WIDTH)
         self.norm1, self.norm2 = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
-        self.dropout = nn.Dropout(DROPOUT)
+        self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, positions: Tensor, padding: Tensor | None) -> Tensor:
         placed = x + positions
@@ -252,12 +252,12 @@ class EncoderLayer(nn.Module):
 class DecoderLayer(nn.Module):
     """Self-attention of the queries, attention to the encoder's memory, two linears; each added and then normed."""
 
-    def __init__(self) -> None:
+    def __init__(self, dropout: float) -> None:
         super().__init__()
-        self.self_attn, self.multihead_attn = _attention(), _attention()
+        self.self_attn, self.multihead_attn = _attention(dropout), _attention(dropout)
         self.linear1, self.linear2 = nn.Linear(WIDTH, HIDDEN), nn.Linear(HIDDEN, WIDTH)
         self.norm1, self.norm2, self.norm3 = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
-        self.dropout = nn.Dropout(DROPOUT)
+        self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, queries: Tensor, keys: Tensor, values: Tensor, padding: Tensor | None) -> Tensor:
         placed = x + queries
@@ -267,8 +267,8 @@ class DecoderLayer(nn.Module):
         return cast("Tensor", self.norm3(x + self.dropout(hidden)))
 
 
-def _attention() -> nn.MultiheadAttention:
-    return nn.MultiheadAttention(WIDTH, NUM_HEADS, dropout=DROPOUT, batch_first=True)
+def _attention(dropout: float) -> nn.MultiheadAttention:
+    return nn.MultiheadAttention(WIDTH, NUM_HEADS, dropout=dropout, batch_first=True)
 
 
 def _attend(
