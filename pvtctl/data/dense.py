@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -125,12 +126,15 @@ class DenseDataset(Dataset["DenseSample | Unusable"]):
         normalization: Normalization = "imagenet",
         seed: int = 0,
         samples: int | None = None,
+        problems: Mapping[str, int] | None = None,
     ) -> None:
         self.source = source
         self.transform = transform
         self.training = training
         self.normalization = normalization
         self.seed = seed
+        self.problems = dict(problems or {})
+        """What the split leaves out -> how many."""
         self.class_names = source.class_names
         count = len(source) if samples is None else min(samples, len(source))
         self.kept = np.arange(count, dtype=np.int64) * len(source) // max(1, count)
@@ -149,7 +153,7 @@ class DenseDataset(Dataset["DenseSample | Unusable"]):
             draw = Draw(0, draw)
         skipped: list[Skipped] = []
         for step in range(min(MAX_SUBSTITUTES, len(self)) if self.training else 1):
-            index = (draw.index + step) % len(self)
+            index = self.chosen(draw, step)
             place = int(self.kept[index])
             try:
                 pixels, target = self.read(index)
@@ -165,6 +169,10 @@ class DenseDataset(Dataset["DenseSample | Unusable"]):
             image = normalize(pixels, self.normalization)
             return DenseSample(image, target, original, self.source.name(place), index, tuple(skipped))
         return Unusable(tuple(skipped))
+
+    def chosen(self, draw: Draw, step: int) -> int:
+        """Position in the split of what a draw asks for, or of the `step`-th that stands in for it."""
+        return (draw.index + step) % len(self)
 
     def read(self, index: int) -> tuple[Tensor, Tensor]:
         """An image as it lies, uint8 (3, H, W), and its map (H, W). Raises BadImage, OSError."""

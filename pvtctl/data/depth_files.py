@@ -1,0 +1,144 @@
+"""Depth files to metres: 16- and 32-bit integers (PNG, TIFF, PGM), float TIFF and PFM, npy; nothing valid is guessed."""
+
+from __future__ import annotations
+
+import io
+import math
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pvtctl.data.images import MAX_PIXELS, BadImage, open_image
+from pvtctl.errors import UsageError
+
+DEPTH_SUFFIXES = (".png", ".tif", ".tiff", ".npy", ".pgm", ".pfm")
+"""Files with these endings (in any case) are depth maps."""
+
+SCALE_HINT = (
+    "say what the files hold for a metre: `--set data.depth.scale=1000` for millimetres (256 in KITTI's files), "
+    'or depth.json beside the splits: {"scale": 1000}'
+)
+
+_PIL_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")
+_MODE_WORDS = {"1": "black and white", "L": "8-bit grey", "P": "8-bit palette", "LA": "8-bit grey with alpha"}
+
+
+@dataclass(frozen=True)
+class DepthCoding:
+    """What the values of a set's depth files mean. Raises UsageError for what cannot be meant."""
+
+    scale: float | None = None
+    """Metres = value / scale, in files of any type; None: `integer_scale` in those of integers, 1 in those of floats."""
+    integer_scale: float | None = None
+    """The layout's own; None: it has none, files of integers are refused."""
+    invalid: tuple[float, ...] = ()
+    """Values as they lie that are no depth; nor are 0, what is below it, and what is not finite."""
+    min_depth: float = 1e-3
+    max_depth: float | None = None
+    """Metres: what lies outside is no depth either."""
+    inverse: bool = False
+    """The files hold inverse depth of an unknown scale: `decode_depth` says what becomes of it."""
+
+    def __post_init__(self) -> None:
+        for value in (self.scale, self.integer_scale):
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise UsageError(f"data.depth.scale is {value:g}: no depth can be made with it", SCALE_HINT)
+        if self.max_depth is not None and self.max_depth <= self.min_depth:
+            raise UsageError(
+                f"data.depth.max_depth is {self.max_depth:g} m, not above min_depth, {self.min_depth:g} m",
+                "10 is NYUv2's, 80 KITTI's",
+            )
+
+
+def raw_depth(path: Path) -> NDArray[Any]:
+    """The values of a file as they lie, (H, W), integers or floats.
+
+    Raises OSError; BadImage for what is no depth map: 8 bits, colours, complex numbers, more or fewer than two axes.
+    """
+    data = path.read_bytes()
+    values = _npy(data) if path.suffix.lower() == ".npy" else _picture(data)
+    if values.dtype.itemsize == 1 or values.dtype.kind not in "iuf":
+        raise BadImage(f"values of type {values.dtype}: depth needs integers of 16 bits or more, or floats")
+    if values.ndim != 2 or not values.size:
+        raise BadImage(f"an array of shape {values.shape}: a depth map is (height, width)")
+    return values
+
+
+def decode_depth(values: NDArray[Any], coding: DepthCoding) -> Tensor:
+    """Values as they lie (H, W) -> float32 (H, W) metres, 0 where there is none.
+
+    Inverse depth of an unknown scale becomes depth of an unknown scale: median / value, so that half of an image lies
+    beyond 1 "metre". Losses and scores that fit scale and shift of the inverse do not see the factor; others must not be
+    used on it. `min_depth` and `max_depth` are not applied to it.
+    Raises BadImage when no value is a depth, UsageError for integers without a scale.
+    """
+    scale = coding.scale
+    if scale is None and not coding.inverse:
+        scale = 1.0 if values.dtype.kind == "f" else coding.integer_scale
+        if scale is None:
+            raise UsageError("depth files of integers, and nothing says what they hold for a metre", SCALE_HINT)
+    valid = valid_values(values, coding.invalid)
+    if not valid.any():
+        raise BadImage("no value of it is a depth: all are 0, negative, not finite, or listed as invalid")
+    known = values[valid].astype(np.float64)
+    if coding.inverse:
+        known = np.median(known) / known
+    else:
+        assert scale is not None
+        known /= scale
+        middle = float(np.median(known))
+        known[(known < coding.min_depth) | (known > (coding.max_depth or np.inf))] = 0
+        if not known.any():
+            most = "" if coding.max_depth is None else f" to {coding.max_depth:g}"
+            raise BadImage(
+                f"no depth from {coding.min_depth:g}{most} m: its median is {middle:.4g} m at scale {scale:g}"
+            )
+    depth = np.zeros(values.shape, np.float32)
+    depth[valid] = known
+    return torch.from_numpy(depth)
+
+
+def valid_values(values: NDArray[Any], invalid: Iterable[float]) -> NDArray[np.bool_]:
+    """bool (H, W): finite, above 0, and none of those listed."""
+    valid = values > 0
+    if values.dtype.kind == "f":
+        valid &= np.isfinite(values)
+    for value in invalid:
+        valid &= values != value
+    return np.asarray(valid)
+
+
+def _picture(data: bytes) -> NDArray[Any]:
+    image = open_image(data)
+    if image.mode not in _PIL_MODES:
+        raise BadImage(
+            f"{_MODE_WORDS.get(image.mode, f'colours ({image.mode})')}: depth needs one channel of 16-bit integers or floats"
+        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image.load()
+    except Exception as error:  # PIL's plugins raise whatever broken data leads them to
+        raise BadImage(str(error).strip().split("\n")[0] or "the values cannot be decoded") from error
+    return np.asarray(image)
+
+
+def _npy(data: bytes) -> NDArray[Any]:
+    try:
+        values = np.load(io.BytesIO(data), allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise BadImage(f"not an npy file of numbers: {str(error).split(chr(10))[0]}") from error
+    if not isinstance(values, np.ndarray):
+        raise BadImage("an npz archive: a depth map is one array, saved with numpy.save")
+    if values.size > MAX_PIXELS:
+        raise BadImage(f"more than {MAX_PIXELS} values: too large to be used safely")
+    if values.ndim == 3:  # one channel, first or last
+        values = values[..., 0] if values.shape[-1] == 1 else values[0] if values.shape[0] == 1 else values
+    return values
