@@ -1,0 +1,332 @@
+"""The metric of depth: the numbers of the KITTI and NYUv2 evaluations, always with what they were measured by.
+
+As those evaluations do, each number is computed for every image alone, and the mean over the images is given: an image of
+few true pixels counts as much as one of many.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pvtctl.errors import UsageError
+from pvtctl.structures import ImageSize
+
+Space = Literal["metres", "inverse"]
+Alignment = Literal["none", "median", "scale_shift"]
+Crop = Literal["none", "eigen", "garg"]
+
+NUMBERS = ("abs_rel", "sq_rel", "rmse", "rmse_log", "log10", "silog", "delta1", "delta2", "delta3")
+"""Of each image; `silog` is times 100, as it is printed everywhere, deltas are fractions."""
+DISTANCES: NDArray[np.float64] = np.geomspace(0.01, 1000.0, 101)
+"""Metres: edges of the bins that errors are counted in by distance, 20 a decade."""
+_UNIT = 2.0**20
+"""Errors by distance are summed as whole numbers of 1 / _UNIT, so that the sum does not depend on the order of images."""
+_NEAREST = 1e-8
+"""Inverse depth is at least this much before it is inverted (DPT's floor; facts 5)."""
+_ROW = np.dtype([("index", np.int32), ("pixels", np.int32), *((name, np.float32) for name in NUMBERS)])
+_KB, _EIGEN = (352, 1216), (480, 640)
+
+
+class OfImages(Protocol):
+    """What the metric reads of a batch."""
+
+    @property
+    def targets(self) -> Sequence[Tensor]:
+        """float32 (H, W) metres of each original image, 0 where there is no truth."""
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """Names of the images."""
+
+    @property
+    def indices(self) -> Tensor:
+        """int64 (B,): positions in the split."""
+
+
+@dataclass(frozen=True)
+class Distances:
+    """What was true and predicted at each distance: integers and means for the bins of `DISTANCES`."""
+
+    truth: NDArray[np.int64]
+    """True pixels in each bin."""
+    predicted: NDArray[np.int64]
+    """Pixels that are predicted to lie in each bin."""
+    abs_rel: NDArray[np.float64]
+    """|prediction - truth| / truth, mean over the bin's true pixels; NaN where there are none."""
+    bias: NDArray[np.float64]
+    """(prediction - truth) / truth, likewise."""
+
+
+class DepthMetric:
+    """Errors of depth over a data set; 44 bytes are kept of each image.
+
+    `space`: outputs are metres, or inverse depth of an unknown scale (larger is nearer). `alignment` fits each output to
+    its truth first: `median` multiplies the depth by the quotient of the medians, `scale_shift` takes the scale and shift
+    of the least squares, in inverse depth where the outputs are inverse. Only true pixels with `min_depth` < truth <
+    `max_depth` within the `crop` count, also for the alignment. Predictions are then clamped to both limits. Without
+    `max_depth`, inverse outputs end at the deepest truth of their image, because anything at or below 0 would lie
+    infinitely far away.
+
+    Raises UsageError for inverse depth without alignment, and for limits that leave nothing.
+    """
+
+    def __init__(
+        self,
+        *,
+        space: Space,
+        alignment: Alignment,
+        min_depth: float = 1e-3,
+        max_depth: float | None = None,
+        crop: Crop = "none",
+        pairs: Mapping[str, NDArray[np.int64]] | None = None,
+    ) -> None:
+        if space == "inverse" and alignment == "none":
+            raise UsageError(
+                "inverse depth of an unknown scale cannot be scored without an alignment",
+                "set eval.alignment to scale_shift or median, or model.head.scale_shift for metres",
+            )
+        if max_depth is not None and not max_depth > min_depth:
+            raise UsageError(
+                f"no depth lies between {min_depth:g} and {max_depth:g} m", "set max_depth above min_depth"
+            )
+        self.space, self.alignment, self.crop = space, alignment, crop
+        self.min_depth, self.max_depth = min_depth, max_depth
+        self.pairs = pairs
+        self.without_truth = 0
+        """Images without a pixel to score, which count nowhere."""
+        self.nonfinite = 0
+        """Images whose output held values that are not finite; these were taken for 0."""
+        self.wrong_pairs = self.all_pairs = 0
+        self._rows: list[NDArray[Any]] = []
+        self._seen: set[int] = set()
+        self._counts = np.zeros((4, len(DISTANCES) - 1), np.int64)
+
+    def update(self, outputs: Sequence[Tensor], batch: OfImages) -> None:
+        """Score a batch: `outputs` (H, W) float32 of each image, the size of its truth. An image counts once."""
+        for output, target, name, index in zip(outputs, batch.targets, batch.ids, batch.indices.tolist(), strict=True):
+            if index in self._seen:
+                continue
+            self._seen.add(index)
+            output = output.detach().float()
+            if not bool(output.isfinite().all()):
+                self.nonfinite += 1
+                output = output.nan_to_num(0.0, 0.0, 0.0)
+            if self.pairs is not None and name in self.pairs:
+                wrong, total = whdr(output, self.pairs[name], self.space)
+                self.wrong_pairs += wrong
+                self.all_pairs += total
+            self._score(output, target.to(output.device), index)
+
+    def _score(self, output: Tensor, target: Tensor, index: int) -> None:
+        valid = self.valid(target)
+        truth = target[valid].double()
+        if not len(truth):
+            self.without_truth += 1
+            return
+        depth = self._fitted(output[valid].double(), truth, output[valid].double())
+        row = np.zeros(1, _ROW)
+        row["index"], row["pixels"] = index, len(truth)
+        for name, value in zip(NUMBERS, depth_errors(depth, truth), strict=True):
+            row[name] = value
+        self._rows.append(row)
+        self._count(depth, truth)
+
+    def valid(self, target: Tensor) -> Tensor:
+        """bool (H, W): the pixels of a truth that are scored."""
+        valid = target.isfinite() & (target > self.min_depth)
+        if self.max_depth is not None:
+            valid &= target < self.max_depth
+        if self.crop != "none":
+            top, bottom, left, right = crop_box(self.crop, (target.shape[0], target.shape[1]))
+            inside = torch.zeros_like(valid)
+            inside[top:bottom, left:right] = True
+            valid &= inside
+        return valid
+
+    def metres(self, output: Tensor, target: Tensor) -> Tensor:
+        """An output (H, W) as it is scored: aligned to its truth and within the limits, float32 metres at every pixel.
+
+        Without any true pixel there is nothing to align with: metres as they are, inverse depth as 1 / output.
+        """
+        output, target = output.float().nan_to_num(0.0, 0.0, 0.0), target.to(output.device)
+        valid = self.valid(target)
+        return self._fitted(output[valid].double(), target[valid].double(), output.double()).float()
+
+    def _fitted(self, seen: Tensor, truth: Tensor, output: Tensor) -> Tensor:
+        """`output` in metres, aligned by what was `seen` where `truth` lies; all float64."""
+        inverse = self.space == "inverse"
+        deepest = self.max_depth
+        if deepest is None and inverse and len(truth):
+            deepest = float(truth.max())
+        if len(truth) and self.alignment == "scale_shift":
+            scale, shift = least_squares(seen, 1 / truth if inverse else truth)
+            output = scale * output + shift
+        if inverse:
+            output, seen = 1 / output.clamp(min=_NEAREST), 1 / seen.clamp(min=_NEAREST)
+        if len(truth) and self.alignment == "median":
+            output = output * (_median(truth) / _median(seen).clamp(min=_NEAREST))
+        return output.clamp(min=self.min_depth, max=deepest)
+
+    def _count(self, depth: Tensor, truth: Tensor) -> None:
+        """Add an image to the errors by distance."""
+        edges = torch.as_tensor(DISTANCES[1:-1], device=truth.device)
+        at, found = torch.bucketize(truth, edges), torch.bucketize(depth, edges)
+        error = ((depth - truth) / truth * _UNIT).round().clamp(-1e13, 1e13).long()
+        counts = torch.zeros(4, len(DISTANCES) - 1, dtype=torch.int64, device=truth.device)
+        ones = torch.ones_like(at)
+        for row, (where, what) in enumerate(((at, ones), (found, ones), (at, error.abs()), (at, error))):
+            counts[row].index_add_(0, where, what)
+        self._counts += counts.cpu().numpy()
+
+    def distances(self) -> Distances:
+        """Errors by distance, over all pixels of all images."""
+        truth, predicted, absolute, signed = self._counts
+        share = 1 / np.where(truth > 0, truth * _UNIT, math.nan)
+        return Distances(truth.copy(), predicted.copy(), absolute * share, signed * share)
+
+    def rows(self) -> NDArray[Any]:
+        """A record of each scored image: `index` in the split, `pixels`, and `NUMBERS`; sorted by index."""
+        rows = np.concatenate([np.zeros(0, _ROW), *self._rows])
+        self._rows = [rows[np.argsort(rows["index"], kind="stable")]]
+        return self._rows[0]
+
+    def worst(self, count: int) -> NDArray[Any]:
+        """The `rows` of largest `abs_rel`, worst first."""
+        rows = self.rows()
+        return rows[np.lexsort((rows["index"], -rows["abs_rel"].astype(np.float64)))][:count]
+
+    def state(self) -> dict[str, Any]:
+        """Everything kept, picklable; what `merge` takes."""
+        return {
+            "rows": self.rows(),
+            "seen": sorted(self._seen),
+            "counts": self._counts.copy(),
+            "numbers": (self.without_truth, self.nonfinite, self.wrong_pairs, self.all_pairs),
+        }
+
+    def merge(self, states: Iterable[dict[str, Any]]) -> None:
+        """Replace what was kept by the sum of `states` (the own one among them); no image may be in two of them."""
+        states = list(states)
+        self._rows = [state["rows"] for state in states]
+        self._seen = {index for state in states for index in state["seen"]}
+        self._counts = np.sum([state["counts"] for state in states], axis=0)
+        sums = [sum(column) for column in zip(*(state["numbers"] for state in states), strict=True)]
+        self.without_truth, self.nonfinite, self.wrong_pairs, self.all_pairs = sums
+
+    def compute(self) -> dict[str, float]:
+        """`NUMBERS`, each the mean over images of the image's own; NaN where no image has a true pixel.
+
+        Also `images` and `pixels` that were scored; `whdr`, the share of all ordinal pairs that are ordered wrongly, where
+        there are pairs; and, where there are any, the images `without_truth` and those with `nonfinite` outputs.
+        """
+        rows = self.rows()
+        numbers = {name: float(rows[name].mean(dtype=np.float64)) if len(rows) else math.nan for name in NUMBERS}
+        if self.all_pairs:
+            numbers["whdr"] = self.wrong_pairs / self.all_pairs
+        numbers |= {"images": float(len(rows)), "pixels": float(rows["pixels"].sum(dtype=np.int64))}
+        for name, count in (("without_truth", self.without_truth), ("nonfinite", self.nonfinite)):
+            if count:
+                numbers[name] = float(count)
+        return numbers
+
+    def describe(self) -> str:
+        """In one sentence, what the numbers were measured by: space, alignment, crop, cap and which pixels count."""
+        inverse = self.space == "inverse"
+        alignment = {
+            "none": "not aligned",
+            "median": "aligned to each image's truth by the median",
+            "scale_shift": f"aligned to each image's truth by scale and shift{' in inverse depth' if inverse else ''}",
+        }[self.alignment]
+        crop = {"none": "no crop", "eigen": "Eigen's crop", "garg": "Garg's crop"}[self.crop]
+        if self.max_depth is not None:
+            limits = f"truth and prediction from {self.min_depth:g} to {self.max_depth:g} m"
+        else:
+            cap = ", prediction to the image's deepest truth" if inverse else ""
+            limits = f"truth and prediction from {self.min_depth:g} m, no cap{cap}"
+        space = "inverse depth" if inverse else "metric depth"
+        return f"{space}, {alignment}; {crop}; {limits}; only pixels with a true depth; means over images"
+
+
+def depth_errors(depth: Tensor, truth: Tensor) -> list[float]:
+    """`NUMBERS` of one image: float64 (N,) predicted and true metres, all above 0, N at least 1."""
+    difference = depth - truth
+    log = depth.log() - truth.log()
+    ratio = torch.maximum(depth / truth, truth / depth)
+    values = [
+        (difference.abs() / truth).mean(),
+        (difference.square() / truth).mean(),
+        difference.square().mean().sqrt(),
+        log.square().mean().sqrt(),
+        log.abs().mean() / math.log(10),
+        100 * (log - log.mean()).square().mean().sqrt(),
+        *((ratio < 1.25**power).double().mean() for power in (1, 2, 3)),
+    ]
+    return torch.stack(values).tolist()
+
+
+def least_squares(values: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """Scale and shift with the smallest sum of squares of scale x values + shift - wanted; both (N,) float64.
+
+    Values that are all alike get scale 0 and the mean of what was wanted.
+    """
+    mean, goal = values.mean(), wanted.mean()
+    moved = values - mean
+    spread = moved.square().sum()
+    flat = spread <= 1e-24 * values.square().sum()
+    scale = torch.where(flat, 0.0, (moved * (wanted - goal)).sum() / torch.where(flat, 1.0, spread))
+    return scale, goal - scale * mean
+
+
+def _median(values: Tensor) -> Tensor:
+    """The middle value, of an even number the mean of the two in the middle (numpy's; torch takes the lower)."""
+    ordered = values.sort().values
+    return (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
+
+
+def crop_box(crop: Literal["eigen", "garg"], size: ImageSize) -> tuple[int, int, int, int]:
+    """(top, bottom, left, right) of the scored part of a map (height, width).
+
+    `eigen`: rows 45 to 471 and columns 41 to 601 of 480x640, in proportion for other sizes. `garg`: KITTI's shares of the
+    full image. A map of 352x1216, KITTI's benchmark crop, is taken to be cut from 375x1242, the usual size of KITTI.
+    """
+    height, width = size
+    if crop == "eigen":
+        ratio = (height / _EIGEN[0], width / _EIGEN[1])
+        return round(45 * ratio[0]), round(471 * ratio[0]), round(41 * ratio[1]), round(601 * ratio[1])
+    if size == _KB:
+        top, bottom, left, right = crop_box("garg", (375, 1242))
+        return top - 23, bottom - 23, left - 13, right - 13
+    return (
+        int(0.40810811 * height),
+        int(0.99189189 * height),
+        int(0.03594771 * width),
+        int(0.96405229 * width),
+    )
+
+
+def whdr(output: Tensor, pairs: NDArray[np.int64], space: Space) -> tuple[int, int]:
+    """How many ordinal pairs an output (H, W) orders wrongly, and how many there are (WHDR with equal weights; DIW).
+
+    `pairs` (P, 5): y and x of a first point, y and x of a second, and 1 where the first is nearer, -1 where the second is.
+    Points that the output puts at the same depth are ordered wrongly. Raises UsageError for points outside the image.
+    """
+    height, width = output.shape
+    points = pairs[:, :4].reshape(-1, 2, 2)
+    if (points < 0).any() or (points >= (height, width)).any():
+        raise UsageError(f"an ordinal pair lies outside its image of {width}x{height} pixels", "pairs are y, x from 0")
+    y, x = (torch.from_numpy(points[:, :, axis].copy()).to(output.device) for axis in (0, 1))
+    values = output[y, x].double()
+    nearer = (values[:, 0] - values[:, 1]).sign() * (1 if space == "inverse" else -1)
+    wrong = nearer.cpu().numpy() != np.sign(pairs[:, 4])
+    return int(wrong.sum()), len(pairs)
+
+
+__all__ = ["DISTANCES", "NUMBERS", "DepthMetric", "Distances", "crop_box", "depth_errors", "least_squares", "whdr"]
