@@ -1,4 +1,4 @@
-"""The class outputs of detectors when the classes differ: rows are matched by class name."""
+"""The class outputs of detectors and segmentation models when the classes differ: rows are matched by class name."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pvtctl.detectors import HeadName
 from pvtctl.weights.head import row_pairs
 from pvtctl.weights.report import LoadReport
 
-Layout = Literal["anchors", "background", "boxes", "plain"]
-"""How the first dimension holds K classes: anchors x K, K and the background's row, K x 4, K."""
+Layout = Literal["anchors", "background", "boxes", "plain", "tokens"]
+"""How the first dimension holds K classes: anchors x K, K and the background's row, K x 4, K; tokens: (1, K, C)."""
 
-_TABLES: dict[HeadName, dict[str, Layout]] = {
+_TABLES: dict[str, dict[str, Layout]] = {
     "retinanet": {"head.classification_head.cls_logits": "anchors"},
     "mask_rcnn": {
         "head.box_predictor.cls_score": "background",
@@ -23,16 +22,24 @@ _TABLES: dict[HeadName, dict[str, Layout]] = {
         "head.mask_predictor.mask_fcn_logits": "plain",
     },
     "detr": {"head.class_embed": "background"},
+    "semantic_fpn": {"head.classifier": "plain"},
+    "deeplabv3plus": {"head.classifier": "plain", "head.auxiliary.2": "plain"},
+    "trans2seg": {"head.cls_embed": "tokens"},
+    "dpt": {"head.output": "plain", "head.auxiliary.4": "plain"},
 }
 
 
-def class_tables(head: HeadName) -> dict[str, Layout]:
+def class_tables(head: str) -> dict[str, Layout]:
     """The parameters of `head` that have rows for classes, and how they lie."""
-    return {f"{name}.{kind}": layout for name, layout in _TABLES[head].items() for kind in ("weight", "bias")}
+    return {
+        f"{name}{kind}": layout
+        for name, layout in _TABLES[head].items()
+        for kind in (("",) if layout == "tokens" else (".weight", ".bias"))
+    }
 
 
 def load_class_rows(
-    head: HeadName,
+    tables: Mapping[str, Layout],
     targets: Mapping[str, Tensor],
     state: Mapping[str, Tensor],
     counts: tuple[int, int],
@@ -49,7 +56,7 @@ def load_class_rows(
     pairs = row_pairs(here, there, *names, report)
     report.head_kept, report.head_new, report.head_dropped = len(pairs), here - len(pairs), there - len(pairs)
     plan = []
-    for name, layout in class_tables(head).items():
+    for name, layout in tables.items():
         target, source = targets.get(name), state.get(name)
         if target is None or source is None:
             if target is not None:
@@ -75,6 +82,8 @@ def _fits(target: Tensor, source: Tensor, layout: Layout, here: int, there: int)
             same = source.shape[0] == 4 * there
         case "plain":
             same = source.shape[0] == there
+        case "tokens":
+            return source.shape[:2] == (1, there) and source.shape[2:] == target.shape[2:]
     return same and target.shape[1:] == source.shape[1:]
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pvtctl.coco_classes import COCO_CATEGORIES, COCO_NAMES, names_by_id
 from pvtctl.detectors import HEADS, Conventions, HeadName
+from pvtctl.weights.class_rows import Layout, class_tables
 from pvtctl.weights.recognise import Format, identify
 
 _MARKS: dict[HeadName, str] = {
@@ -39,11 +40,22 @@ class Identified:
     conventions: Conventions
     num_queries: int | None = None
     """DETR's."""
+    kind = "detector"
+
+    @property
+    def name(self) -> str:
+        """`RetinaNet`."""
+        return TITLES[self.head]
+
+    @property
+    def tables(self) -> dict[str, Layout]:
+        """The parameters that have rows for classes."""
+        return class_tables(self.head)
 
     @property
     def title(self) -> str:
         """`RetinaNet of pvt_small`."""
-        return f"{TITLES[self.head]} of {' or '.join(self.backbones) or 'a backbone that is none of ours'}"
+        return f"{self.name} of {' or '.join(self.backbones) or 'a backbone that is none of ours'}"
 
 
 def identify_detector(state: Mapping[str, Tensor], format: Format = "pvtctl") -> Identified | None:

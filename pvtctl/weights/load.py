@@ -1,4 +1,4 @@
-"""Load a checkpoint into a backbone, classifier or detector and report what happened."""
+"""Load a checkpoint into a backbone, classifier, detector or dense model and report what happened."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from pvtctl.dense import DenseModel
 from pvtctl.detectors import Detector
 from pvtctl.errors import UsageError
-from pvtctl.weights.detectors import identify_detector
+from pvtctl.weights.above import check_above, class_names_of, identify_above, plan_above_backbone
 from pvtctl.weights.head import load_head
-from pvtctl.weights.load_detector import check_detector, plan_above_backbone
 from pvtctl.weights.plan import is_bridge, named_as, plan_backbone, shape_of, targets_of
 from pvtctl.weights.read import Checkpoint, find_state, read_checkpoint
 from pvtctl.weights.recognise import convert_state, identify
@@ -37,20 +37,20 @@ def load_weights(
     class_names: Sequence[str] | None = None,
     source_class_names: Sequence[str] | None = None,
 ) -> LoadReport:
-    """Load a checkpoint of ours or of another project into `module`, a Backbone, Classifier or Detector.
+    """Load a checkpoint of ours or of another project into `module`: a Backbone, Classifier, Detector or DenseModel.
 
     `source`: a file, a run or transformers folder, a published name, or a state dict in any known layout.
     `class_names`: the module's classes, in the order of its head's rows. The file's own names come from its metadata,
-    or, where it has none, from `source_class_names`, or are COCO's for a detector of others with COCO's classes. With
-    both known, rows of classes are matched by name; otherwise a head of equal size is loaded whole and one of another
-    size not at all.
-    Position tables of another grid are interpolated. A file without a detector in it fills a detector's backbone, and
-    neck and head start fresh; of a detector's file a backbone or classifier takes the backbone. `module` changes only if
-    nothing is raised.
+    or, where it has none, from `source_class_names`, or are those of COCO, ADE20K or Pascal Context for a file of others
+    with as many classes. With both known, rows of classes are matched by name; otherwise a head of equal size is loaded
+    whole and one of another size not at all.
+    Position tables of another grid are interpolated. A file with neither neck nor head in it fills the backbone of a
+    detector or dense model, and neck and head start fresh; of a detector's or dense model's file a backbone or classifier
+    takes the backbone. `module` changes only if nothing is raised.
 
     Raises UsageError for files that are no checkpoint, and, unless `partial`, for files that hold less than 95 % of the
-    backbone's parameters (or of neck and head), parts that have no place here, or a detector with another head; always
-    when nothing at all fits.
+    backbone's parameters (or of neck and head), parts that have no place here, or another task or head; always when
+    nothing at all fits.
     """
     checkpoint = _checkpoint(source)
     if (style := _STYLES.get(checkpoint.meta.get("style", ""))) and not partial:
@@ -60,7 +60,7 @@ def load_weights(
         )
     targets = targets_of(module)
     state = named_as(targets, checkpoint)
-    found = identify_detector(state, checkpoint.format)
+    found = identify_above(state, checkpoint.format, checkpoint.meta)
     report = LoadReport(
         source=str(checkpoint.path) if checkpoint.path else "a state dict",
         format="timm" if is_bridge(targets) and found is None else checkpoint.format,
@@ -70,11 +70,15 @@ def load_weights(
     )
     plan = plan_backbone(module, targets, state, checkpoint, report)
     names = checkpoint.meta.get("class_names") or source_class_names
-    _sort_out_rest(targets, state, report, detector=isinstance(module, Detector))
-    if isinstance(module, Detector):
-        taken = check_detector(module, targets, found, checkpoint, report, partial)
+    _sort_out_rest(targets, state, report, dense=isinstance(module, Detector | DenseModel))
+    if isinstance(module, Detector | DenseModel):
+        here = identify_above(targets)
+        assert here is not None  # each of ours is told by its names
+        taken = check_above(module, here, found, checkpoint, report, partial)
         _refuse_misfit(targets, state, report, partial)
-        plan += plan_above_backbone(targets, state, taken, checkpoint, (class_names, names), report, partial)
+        if taken is not None:
+            names = names or class_names_of(taken, checkpoint.format)
+        plan += plan_above_backbone(targets, state, here, taken, (class_names, names), report, partial)
     else:
         head = _head(module)
         plan += load_head(head, state, class_names, names, report) if head is not None else []
@@ -104,19 +108,19 @@ def _head(module: nn.Module) -> nn.Linear | None:
 
 
 def _sort_out_rest(
-    targets: Mapping[str, Tensor], state: Mapping[str, Tensor], report: LoadReport, *, detector: bool
+    targets: Mapping[str, Tensor], state: Mapping[str, Tensor], report: LoadReport, *, dense: bool
 ) -> None:
     """List what the file holds and the module does not, apart from its head: needless here, or foreign."""
     for name, value in state.items():
         if name in targets or name.endswith("num_batches_tracked") or name in ("head.weight", "head.bias"):
-            if name.startswith("head.") and name not in targets:
+            if name in ("head.weight", "head.bias") and name not in targets:
                 report.dropped.append((name, "no classification head here"))
         elif name in _CLASSIFICATION_ONLY:
             report.dropped.append((name, "for classification only"))
         elif name.startswith("backbone."):
             report.unexpected.append((name, shape_of(value)))
-        elif not (detector and name.startswith(("neck.", "head."))):
-            report.dropped.append((name, "not part of a detector" if detector else "not part of a backbone"))
+        elif not (dense and name.startswith(("neck.", "head."))):
+            report.dropped.append((name, "not part of such a model" if dense else "not part of a backbone"))
 
 
 def _refuse_misfit(

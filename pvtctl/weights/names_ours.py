@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
+DENSE_MARKS: dict[str, tuple[str, str]] = {
+    "semantic_fpn": ("head.scale_heads.0.0.conv.weight", "head.classifier.weight"),
+    "trans2seg": ("head.answers.fc_q.weight", "head.cls_embed"),
+    "deeplabv3plus": ("head.low_level.conv.weight", "head.classifier.weight"),
+    "dpt": ("head.project.0.weight", "head.output.weight"),
+    "midas": ("head.midas.weight", "head.midas.weight"),
+}
+"""For each dense head of ours a parameter that no other has, and one that has rows for the classes."""
+
 
 def is_ours(keys: set[str]) -> bool:
     """A PVT or ViT of ours, `backbone.` taken off. (Our ResNets have torchvision's names.)"""
@@ -18,3 +27,8 @@ def is_detector(keys: set[str]) -> bool:
         {"head.class_embed.weight", "head.query_embed.weight"},
     )
     return any(head <= keys for head in heads)
+
+
+def is_dense(keys: set[str]) -> bool:
+    """A segmentation or depth model of ours."""
+    return any(set(marks) <= keys for marks in DENSE_MARKS.values())

@@ -59,10 +59,10 @@ def convert_state(state: Mapping[str, Tensor]) -> Converted:
     """Recognise a state dict's layout by its names and rename it to ours.
 
     Prefixes of wrappers (`module.`, `_orig_mod.`, `model.`) and of dense models (`backbone.`) are taken off first. A
-    detector's layout is that of its head, a layout that nobody knows comes back unchanged with format "unknown".
+    detector's or dense model's layout is that of its head, a layout that nobody knows comes back unchanged with format "unknown".
     """
     bare = strip_wrappers(state)
-    detector, named = _detector(bare)
+    above, named = _above(bare)
     inner, other = _split(named)
     format = recognise(set(inner))
     match format:
@@ -85,17 +85,18 @@ def convert_state(state: Mapping[str, Tensor]) -> Converted:
         case "mmdetection PVT":
             converted = names_mmdet.from_mmdet_pvt(inner)
         case _:
-            return Converted(named if detector else dict(bare), detector or "unknown")
-    return Converted(converted | other, detector or format)
+            return Converted(named if above else dict(bare), above or "unknown")
+    return Converted(converted | other, above or format)
 
 
-def _detector(state: Mapping[str, Tensor]) -> tuple[Format | None, dict[str, Tensor]]:
-    """A detector's layout, and its state dict with our names for neck and head and `backbone.` before the backbone's own.
+def _above(state: Mapping[str, Tensor]) -> tuple[Format | None, dict[str, Tensor]]:
+    """The layout of a detector or dense model, and its state dict with our names for neck and head and `backbone.` before
+    the backbone's own.
 
     (None, the same state dict) for all others, but `backbone.` stands right before the backbone's names there too.
     """
     keys = set(state)
-    if names_ours.is_detector(keys):
+    if names_ours.is_detector(keys) or names_ours.is_dense(keys):
         return "pvtctl", dict(state)
     if names_mmdet.is_retinanet(keys):
         return "mmdetection RetinaNet", names_mmdet.from_mmdet(state)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 LEAST_SHARE = 0.95
-"""A load of less of the backbone's parameters than this, or of a detector's neck and head, is refused."""
+"""A load of less of the backbone's parameters than this, or of the neck and head of a detector or dense model, is refused."""
 
 
 @dataclass
@@ -16,7 +16,7 @@ class LoadReport:
     """The file, or "a state dict"."""
     format: str
     model: str | None
-    """Which of our backbones or detectors the file holds, by its shapes; None when it is none."""
+    """Which of our backbones or models for dense prediction the file holds, by its shapes; None when it is none."""
     loaded: list[str] = field(default_factory=list)
     missing: list[tuple[str, str]] = field(default_factory=list)
     """In the module, not in the file."""
@@ -36,7 +36,7 @@ class LoadReport:
     """Numbers of the backbone's parameters that came from the file."""
     backbone_total: int = 0
     above_loaded: int = 0
-    """Numbers of a detector's neck and head, its rows of classes apart, that came from the file."""
+    """Numbers of a detector's or dense model's neck and head, rows of classes apart, that came from the file."""
     above_total: int = 0
     above_note: str = ""
     """Why they did not."""
@@ -56,7 +56,7 @@ class LoadReport:
 
     @property
     def above_share(self) -> float:
-        """Share of a detector's neck and head, rows of classes apart, that came from the file, 0..1."""
+        """Share of a detector's or dense model's neck and head, rows of classes apart, that came from the file, 0..1."""
         return self.above_loaded / self.above_total if self.above_total else 0.0
 
     @property

@@ -1,0 +1,139 @@
+"""Which segmentation or depth model a state dict in our names is, and what it must be built with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from torch import Tensor
+
+from pvtctl.dense import DepthHeadName, SegmentationHeadName
+from pvtctl.weights.class_rows import Layout, class_tables
+from pvtctl.weights.names_ours import DENSE_MARKS
+from pvtctl.weights.recognise import Format, identify
+
+DenseHeadName = SegmentationHeadName | DepthHeadName
+TITLES: dict[DenseHeadName, str] = {
+    "semantic_fpn": "Semantic FPN",
+    "trans2seg": "Trans2Seg",
+    "deeplabv3plus": "DeepLabV3+",
+    "dpt": "DPT",
+    "midas": "MiDaS",
+}
+UNSEEN = {"taps": "taps at", "readout": "the readout"}
+"""Options of heads that shapes do not tell, or not always, and outputs depend on; and how one speaks of them."""
+AUXILIARY = "head.auxiliary."
+"""What only training looks at: files may do without."""
+
+
+@dataclass(frozen=True)
+class DenseInfo:
+    """What names, shapes and metadata of a segmentation or depth model tell."""
+
+    backbones: list[str]
+    """Ours with exactly these shapes: none for others', two where two share them."""
+    head: DenseHeadName
+    task: Literal["segmentation", "depth"]
+    num_classes: int
+    """1 for depth."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Of the head, for `build_segmenter` and `build_depth_model`."""
+    scale_shift: tuple[float, float] | None = None
+    """Of a metric depth model: metres = 1 / (a x + b)."""
+    normalization: Literal["imagenet", "half"] | None = None
+    """The pixels that it was trained on; None where nobody says."""
+    class_names: list[str] | None = None
+
+    @property
+    def kind(self) -> str:
+        return f"{self.task} model"
+
+    @property
+    def name(self) -> str:
+        """`DPT for depth`, `Semantic FPN`."""
+        return f"{TITLES[self.head]} for {self.task}" if self.head == "dpt" else TITLES[self.head]
+
+    @property
+    def title(self) -> str:
+        """`Semantic FPN of pvt_small`."""
+        return f"{self.name} of {' or '.join(self.backbones) or 'a backbone that is none of ours'}"
+
+    @property
+    def tables(self) -> dict[str, Layout]:
+        """The parameters that have rows for classes."""
+        return class_tables(self.head) if self.task == "segmentation" else {}
+
+
+def identify_dense(
+    state: Mapping[str, Tensor], format: Format = "pvtctl", meta: Mapping[str, Any] | None = None
+) -> DenseInfo | None:
+    """The segmentation or depth model that `state`, in our names, holds; None when there is none of ours in it.
+
+    `format` is the layout that it came in, which tells conventions; `meta` what the file says of itself, which counts
+    where it fits the shapes.
+    """
+    head = next((head for head in TITLES if all(mark in state for mark in DENSE_MARKS[head])), None)
+    if head is None:
+        return None
+    rows = state[DENSE_MARKS[head][1]]
+    classes = int(rows.shape[1] if head == "trans2seg" else rows.shape[0])
+    task: Literal["segmentation", "depth"] = "depth" if classes == 1 else "segmentation"
+    info = DenseInfo(identify(state), head, task, classes, _options(state, head))
+    return _with_meta(info, meta or {})
+
+
+def _options(state: Mapping[str, Tensor], head: DenseHeadName) -> dict[str, Any]:
+    """The head's options that shapes tell, where they are not the default."""
+    match head:
+        case "trans2seg":
+            width, channels = state["head.cls_embed"].shape[-1], state["head.lay1.depthwise.weight"].shape[0]
+            found = {
+                "embed_dim": width,
+                "depth": sum(name.startswith("head.encoder.") and name.endswith(".norm1.weight") for name in state),
+                "num_heads": channels - width,
+                "grid": math.isqrt(state["head.pos_embed"].shape[1] - 1),
+            }
+            usual: dict[str, Any] = {"embed_dim": 256, "depth": 4, "num_heads": 8, "grid": 32}
+        case "deeplabv3plus":
+            projection = state["head.projection.conv.weight"]
+            found = {"width": projection.shape[0], "projection": projection.shape[-1]}
+            usual = {"width": 256, "projection": 1}
+        case _:
+            found = usual = {}
+    return {name: value for name, value in found.items() if value != usual[name]}
+
+
+def _with_meta(info: DenseInfo, meta: Mapping[str, Any]) -> DenseInfo:
+    names, scale_shift = meta.get("class_names"), meta.get("scale_shift")
+    stated = meta.get("head_options") if meta.get("head") == info.head else None
+    return replace(
+        info,
+        options=info.options | dict(stated or {}),
+        scale_shift=(float(scale_shift[0]), float(scale_shift[1])) if scale_shift else info.scale_shift,
+        normalization=meta.get("normalization") or info.normalization,
+        class_names=list(names) if names and len(names) == info.num_classes else info.class_names,
+    )
+
+
+# (a part of a parameter's name, what has it); the first that is found counts
+_OTHERS = (
+    ("decode_head.psp_modules.", "mmsegmentation's UPerNet or PSPNet"),
+    ("decode_head.fusion_conv.", "mmsegmentation's SegFormer"),
+    ("decode_head.linear_fuse.", "SegFormer"),
+    ("decode_head.", "another segmentation model of mmsegmentation"),
+    ("segmentation_head.", "a segmentation model of segmentation_models_pytorch"),
+    ("scratch.refinenet4.", "another model of MiDaS' or DPT's authors"),
+    ("depth_head.scratch.", "Depth Anything"),
+)
+
+
+def other_dense(names: Mapping[str, Tensor]) -> str | None:
+    """What a state dict under its own names is, where that is a segmentation or depth model which pvtctl does not build."""
+    return next((title for part, title in _OTHERS if any(part in name for name in names)), None)
+
+
+def plain(value: Any) -> str:
+    """An option's value as a recipe has it: `project`, `3, 6, 9, 12`."""
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
