@@ -89,7 +89,7 @@ def build_segmenter(
     | --- | --- |
     | semantic_fpn | dropout |
     | trans2seg | dropout, embed_dim, depth, num_heads |
-    | deeplabv3plus | dropout, width, auxiliary_weight |
+    | deeplabv3plus | dropout, width, projection, auxiliary_weight |
     | dpt | dropout, taps, readout, auxiliary_weight |
 
     `backbone_options` are those of `build_backbone`. Raises UsageError for unknown names and options that do not fit.
@@ -106,9 +106,11 @@ def build_segmenter(
     try:
         match head:
             case "semantic_fpn":
-                from pvtctl.heads.semantic_fpn import SemanticFpn, semantic_neck
+                from pvtctl.heads.semantic_fpn import SemanticFpn
+                from pvtctl.necks.fpn import Fpn
 
-                neck, top = semantic_neck(body.feature_channels), SemanticFpn(num_classes, **options)
+                neck = Fpn(body.feature_channels, extra=None, start_level=0)
+                top = SemanticFpn(num_classes, **options)
             case "trans2seg":
                 from pvtctl.heads.trans2seg import Trans2Seg
 
@@ -116,7 +118,8 @@ def build_segmenter(
             case "deeplabv3plus":
                 from pvtctl.heads.deeplabv3plus import DeepLabV3Plus
 
-                top = DeepLabV3Plus(body.feature_channels, num_classes, **options)
+                stride = body.feature_strides[-1]
+                top = DeepLabV3Plus(body.feature_channels, num_classes, stride=stride, **options)
             case "dpt":
                 from pvtctl.heads.dpt import Dpt
 

@@ -70,6 +70,9 @@ class ResNetVariant:
     depths: Four
     groups: int = 1
     width_per_group: int = 64
+    deep_stem: int = 0
+    """Three 3x3 convolutions of this width, this and twice this, instead of the one of 7x7 (He et al., arXiv 1812.01187,
+    figure 2c); 0: the one."""
     context_ratio: float | None = None
     """Global context blocks in stages 2 to 4, their bottleneck that much narrower than the stage; None: there are none."""
     params: int
@@ -89,6 +92,7 @@ _DEIT = "DeiT, Table 1"
 _RESNET = "ResNet (torchvision)"
 _GC = "PVT v1, Table 10 (ResNet-50 with the context blocks of GCNet)"
 _RESNEXT = "ResNeXt (torchvision)"
+_RESNET_C = "ResNet-C (arXiv 1812.01187; mmsegmentation's ResNetV1c)"
 _BASE: Four = (64, 128, 320, 512)
 
 # fmt: off
@@ -158,6 +162,14 @@ RESNET = {
         depths=(3, 4, 23, 3), groups=32, width_per_group=4, params=44_177_704, source=_RESNEXT),
     "resnext101_64x4d": ResNetVariant(
         depths=(3, 4, 23, 3), groups=64, width_per_group=4, params=83_455_272, source=_RESNEXT),
+    "resnext101_32x8d": ResNetVariant(
+        depths=(3, 4, 23, 3), groups=32, width_per_group=8, params=88_791_336, source=_RESNEXT),
+    "resnet18c": ResNetVariant(
+        block="basic", depths=(2, 2, 2, 2), deep_stem=32, params=11_708_744, source=_RESNET_C),
+    "resnet50c": ResNetVariant(depths=(3, 4, 6, 3), deep_stem=32, params=25_576_264, source=_RESNET_C),
+    "resnet101c": ResNetVariant(depths=(3, 4, 23, 3), deep_stem=32, params=44_568_392, source=_RESNET_C),
+    "resnet50s": ResNetVariant(
+        depths=(3, 4, 6, 3), deep_stem=64, params=25_680_808, source="Trans2Seg's code (there called resnet50c)"),
     "resnet50_gc_r4": ResNetVariant(depths=(3, 4, 6, 3), context_ratio=1 / 4, params=35_557_941, source=_GC),
     "resnet50_gc_r16": ResNetVariant(depths=(3, 4, 6, 3), context_ratio=1 / 16, params=28_078_773, source=_GC),
 }

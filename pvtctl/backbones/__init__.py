@@ -123,6 +123,7 @@ def build_backbone(
                 depths=variant.depths,
                 groups=variant.groups,
                 width_per_group=variant.width_per_group,
+                deep_stem=variant.deep_stem,
                 context_ratio=variant.context_ratio,
                 frozen_stages=frozen_stages,
                 freeze_norm=freeze_norm,

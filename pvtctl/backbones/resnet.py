@@ -23,6 +23,9 @@ class ResNet(Backbone):
 
     `context_ratio` (bottleneck blocks only): a `ContextBlock` in every block of the layers 2 to 4, as GCNet has them (c3 to
     c5), named `layer{i}.{j}.context_block`.
+
+    `deep_stem` w: three 3x3 convolutions, w, w and 2 w wide, instead of conv1's 7x7, as `conv1.0`, `conv1.3`, `conv1.6`, with
+    their norms `conv1.1`, `conv1.4` and `bn1` (timm's names, and those of Trans2Seg's code).
     """
 
     def __init__(
@@ -32,6 +35,7 @@ class ResNet(Backbone):
         depths: Four,
         groups: int = 1,
         width_per_group: int = 64,
+        deep_stem: int = 0,
         context_ratio: float | None = None,
         frozen_stages: int = 0,
         freeze_norm: bool = False,
@@ -62,8 +66,12 @@ class ResNet(Backbone):
         self.depths = depths
         self.frozen_stages = frozen_stages
         self.freeze_norm = freeze_norm
-        self.conv1, self.bn1, self.relu, self.maxpool = whole.conv1, whole.bn1, whole.relu, whole.maxpool
+        self.conv1: nn.Module = whole.conv1
+        self.bn1, self.relu, self.maxpool = whole.bn1, whole.relu, whole.maxpool
         self.layer1, self.layer2, self.layer3, self.layer4 = whole.layer1, whole.layer2, whole.layer3, whole.layer4
+        if deep_stem:
+            self.conv1, self.bn1 = _deep_stem(deep_stem), nn.BatchNorm2d(2 * deep_stem)
+            _take_channels(self.layer1[0], 2 * deep_stem)
         if context_ratio is not None:
             for layer in (self.layer2, self.layer3, self.layer4):
                 for name, plain in list(layer.named_children()):
@@ -109,6 +117,33 @@ class ResNet(Backbone):
 
     def begins_as_identity(self, name: str) -> bool:
         return ".context_block." in name
+
+
+def _conv(in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> nn.Conv2d:
+    """Without bias, its starting values those of torchvision's ResNets."""
+    conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, bias=False)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    return conv
+
+
+def _deep_stem(width: int) -> nn.Sequential:
+    """Images -> maps of 2 x `width` channels and stride 2, the last norm and ReLU left to come."""
+    return nn.Sequential(
+        _conv(3, width, 3, stride=2),
+        nn.BatchNorm2d(width),
+        nn.ReLU(inplace=True),
+        _conv(width, width, 3),
+        nn.BatchNorm2d(width),
+        nn.ReLU(inplace=True),
+        _conv(width, 2 * width, 3),
+    )
+
+
+def _take_channels(block: Any, channels: int) -> None:
+    """Let the first bottleneck of all read a stem of `channels` where torchvision's has 64."""
+    if block.conv1.in_channels != channels:
+        block.conv1 = _conv(channels, block.conv1.out_channels, 1)
+        block.downsample[0] = _conv(channels, block.downsample[0].out_channels, 1)
 
 
 class ContextBottleneck(nn.Module):

@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from pvtctl.errors import UsageError
+
 
 class DenseHead(nn.Module):
     """What it reads of a backbone -> one map, coarser than the image."""
@@ -27,3 +29,19 @@ class DenseHead(nn.Module):
     def forward(self, features: Any, auxiliary: bool = False) -> tuple[Tensor, Sequence[Tensor]]:
         """The map (B, K, h, w), K classes or 1 for depth, and with `auxiliary` those that only training looks at."""
         raise NotImplementedError
+
+
+def dropout_of_channels(rate: float) -> nn.Dropout2d:
+    """Dropout of whole channels of (B, C, h, w); UsageError unless 0 <= rate < 1."""
+    if not 0 <= rate < 1:
+        raise UsageError(f"a dropout of {rate:g} is out of range", "it lies in 0 <= dropout < 1, the papers' is 0.1")
+    return nn.Dropout2d(rate)
+
+
+def classifier_of_cells(channels: int, num_classes: int) -> nn.Conv2d:
+    """(B, channels, h, w) -> logits (B, K, h, w), by a 1x1 convolution that starts near 0 (mmsegmentation's values)."""
+    conv = nn.Conv2d(channels, num_classes, 1)
+    nn.init.normal_(conv.weight, std=0.01)
+    assert conv.bias is not None
+    nn.init.zeros_(conv.bias)
+    return conv

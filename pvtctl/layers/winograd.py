@@ -62,10 +62,14 @@ class Conv3x3(nn.Conv2d):
         channels_last_conv(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        large = x.ndim == 4 and x.shape[2] * x.shape[3] >= MIN_CELLS and min(self.weight.shape[:2]) >= MIN_CHANNELS
-        if large and self.bias is not None and runs_in_one_pass(x, self.weight, self.bias):
+        if self.bias is not None and is_large(x, self.weight) and runs_in_one_pass(x, self.weight, self.bias):
             return winograd(x, self.weight, self.bias)
         return super().forward(x)
+
+
+def is_large(x: Tensor, weight: Tensor) -> bool:
+    """Whether `winograd` of these is faster than the plain convolution."""
+    return x.ndim == 4 and x.shape[2] * x.shape[3] >= MIN_CELLS and min(weight.shape[:2]) >= MIN_CHANNELS
 
 
 def winograd(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

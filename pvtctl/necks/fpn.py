@@ -1,4 +1,4 @@
-"""Feature pyramid network (arXiv 1612.03144): four backbone maps -> five of equal width."""
+"""Feature pyramid network (arXiv 1612.03144): four backbone maps -> up to five of equal width."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ class Fpn(FeaturePyramidNetwork):  # type: ignore[misc]  # torchvision has no ty
 
     Lateral 1x1 convolutions, top-down addition by nearest upsampling, a 3x3 convolution each; no norm, no activation.
     `start_level` is the first backbone map that takes part. `extra` adds coarser levels: `p6p7` two by convolution
-    (RetinaNet), `pool` one by taking every second cell (Mask R-CNN). Under `torchvision` conventions P6 stands on the last
-    pyramid map and a ReLU before P7, as its published RetinaNet has it.
+    (RetinaNet), `pool` one by taking every second cell (Mask R-CNN), None none (Semantic FPN). Under `torchvision`
+    conventions P6 stands on the last pyramid map and a ReLU before P7, as its published RetinaNet has it.
 
     Weights start as Xavier's uniform, biases at 0. They lie in channels_last memory, so that on a CPU all convolutions of
     neck and head run in the layout that oneDNN computes in, whatever layout the backbone's maps have.
@@ -59,13 +59,15 @@ class Fpn(FeaturePyramidNetwork):  # type: ignore[misc]  # torchvision has no ty
         self,
         channels: Sequence[int],
         *,
-        extra: Literal["p6p7", "pool"],
+        extra: Literal["p6p7", "pool"] | None,
         start_level: int,
         conventions: Literal["papers", "torchvision"] = "papers",
         out_channels: int = 256,
     ) -> None:
-        blocks: ExtraFPNBlock
+        blocks: ExtraFPNBlock | None
         match extra, conventions:
+            case None, _:
+                blocks = None
             case "pool", _:
                 blocks = LastLevelMaxPool()
             case _, "papers":
@@ -83,5 +85,5 @@ class Fpn(FeaturePyramidNetwork):  # type: ignore[misc]  # torchvision has no ty
                 nn.init.zeros_(module.bias)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """The backbone's four maps -> five."""
+        """The backbone's four maps -> five (four without `extra`, from `start_level` 0)."""
         return list(super().forward({str(i): x for i, x in enumerate(maps[self.start_level :])}).values())
