@@ -40,6 +40,7 @@ DEPTH_FILE = "depth.json"
 SPLITS = ("train", "val")
 _SPLIT_FOLDERS = {"train": ("train", "training"), "val": ("val", "validation", "test")}
 _IMAGE_FOLDERS = ("rgb", "images", "image")
+_DEPTH_FOLDERS = ("depth", "depths")
 _SPLIT_FILES = {
     "nyu": {"train": "nyudepthv2_train_files_with_gt.txt", "val": "nyudepthv2_test_files_with_gt.txt"},
     "kitti": {"train": "eigen_train_files_with_gt.txt", "val": "eigen_test_files_with_gt.txt"},
@@ -210,8 +211,11 @@ def _in_folders(name: str, root: Path, split: str) -> Pairs:
 
 def _halves(place: Path) -> tuple[Path, Path] | None:
     """The folders of images and of depth in a folder that has both."""
-    images = next((place / folder for folder in _IMAGE_FOLDERS if (place / folder).is_dir()), None)
-    return (images, place / "depth") if images is not None and (place / "depth").is_dir() else None
+    images, depths = (
+        next((place / folder for folder in folders if (place / folder).is_dir()), None)
+        for folders in (_IMAGE_FOLDERS, _DEPTH_FOLDERS)
+    )
+    return (images, depths) if images is not None and depths is not None else None
 
 
 def _by_name(folder: Path, suffixes: tuple[str, ...]) -> dict[str, str]:

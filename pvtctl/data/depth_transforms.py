@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pvtctl.data.segmentation_transforms import photometric
 from pvtctl.structures import ImageSize
 
 
@@ -41,6 +42,7 @@ class DepthTransform:
 
     size: ImageSize = (384, 384)
     hflip: float = 0.5
+    photometric: bool = False
     test_size: ImageSize = (384, 384)
     multiple: int = 32
 
@@ -52,11 +54,11 @@ class DepthTransform:
         return cls(**values)
 
     def train(self, pixels: Tensor, target: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Resized as little as covers `size`, cut there at random, flipped; always the same number of draws.
+        """Resized as little as covers `size`, cut there at random, flipped, colours changed; always the same number of draws.
 
         The part is cut out first and resized then, so that only what is used is resampled.
         """
-        down, right, flipping = torch.rand(3, generator=generator, dtype=torch.float64).tolist()
+        down, right, flipping, *colours = torch.rand(12, generator=generator, dtype=torch.float64).tolist()
         height, width = pixels.shape[-2:]
         factor = max(self.size[0] / height, self.size[1] / width)
         rows, columns = (
@@ -67,6 +69,8 @@ class DepthTransform:
         target = resize_depth(target[top : top + rows, left : left + columns], self.size)
         if flipping < self.hflip:
             pixels, target = pixels.flip(-1), target.flip(-1)
+        if self.photometric:
+            pixels = photometric(pixels, colours)
         return pixels, target.contiguous()
 
     def evaluate(self, pixels: Tensor, ratio: float = 1.0) -> Tensor:
