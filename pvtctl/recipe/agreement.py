@@ -64,6 +64,7 @@ _HEADS_OF_KEY: dict[str, Names] = {
     "depth": ("trans2seg",),
     "num_heads": ("trans2seg",),
     "width": ("deeplabv3plus",),
+    "projection": ("deeplabv3plus",),
     "auxiliary_weight": ("deeplabv3plus", "dpt"),
     "readout": ("dpt",),
     "taps": ("dpt",),

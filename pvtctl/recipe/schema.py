@@ -203,6 +203,8 @@ class Head(Block):
     """trans2seg; unset: 8."""
     width: Annotated[int, Field(ge=8, le=4096)] | None = None
     """deeplabv3plus: channels of its pyramid pooling; unset: 256."""
+    projection: Literal[1, 3] | None = None
+    """deeplabv3plus: side of the convolution that joins its pyramid pooling; unset: 1. mmsegmentation: 3, width 512."""
     auxiliary_weight: Annotated[float, Field(ge=0)] | None = None
     """deeplabv3plus and dpt (segmentation): weight of the auxiliary head's loss, 0 leaves it out; unset: 0 and 0.2."""
     readout: Literal["ignore", "add", "project"] | None = None
