@@ -57,7 +57,7 @@ def enlarged(image: Pixels, scale: int) -> Pixels:
 
 def captioned(image: Pixels, text: str) -> Pixels:
     """The picture under a line of text, which is made smaller until it fits."""
-    size = max(12, round(image.shape[1] / 40))
+    size = min(max(14, round(image.shape[1] / 40)), 22)
     strip = Image.new("RGB", (image.shape[1], round(1.6 * size)), "white")
     pen = ImageDraw.Draw(strip)
     fitted = size
