@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from pvtctl.data.samplers import EvalSampler, GroupedTrainSampler, TrainSampler
-from pvtctl.errors import UsageError
+from pvtctl.errors import PvtctlError, UsageError
 
 
 class BatchedDataset(Protocol):
@@ -26,11 +26,27 @@ class BatchedDataset(Protocol):
         """A batch: its length is that of the samples in it, `skipped` and `failed` tell of the others."""
 
 
+class _Guarded:
+    """A data set in a loader process: an error for users comes out as it is, not as the text of a traceback."""
+
+    def __init__(self, dataset: BatchedDataset) -> None:
+        self.dataset = dataset
+
+    def __getitems__(self, draws: list[Any]) -> list[Any]:
+        try:
+            return self.dataset.__getitems__(draws)
+        except PvtctlError as error:
+            return [error]
+
+    def collate(self, items: list[Any]) -> Any:
+        return items[0] if isinstance(items[0], PvtctlError) else self.dataset.collate(items)
+
+
 class Loader:
     """A data loader that knows what it skipped. Iterating gives the sampler's batches, as the data set makes them.
 
     Batches without a single readable image are not given. Raises UsageError when a training draw found no readable
-    image, or an evaluation none at all.
+    image, or an evaluation none at all, and what the data set raises for users.
     """
 
     def __init__(
@@ -50,11 +66,12 @@ class Loader:
         self._batches = self._start()
 
     def _start(self) -> DataLoader[Any]:
+        guarded = _Guarded(self.dataset)
         return DataLoader(
-            self.dataset,  # type: ignore[arg-type]
+            guarded,  # type: ignore[arg-type]
             batch_sampler=self.sampler,
             num_workers=self._workers,
-            collate_fn=self.dataset.collate,
+            collate_fn=guarded.collate,
             pin_memory=self._pin_memory,
             worker_init_fn=_prepare_worker,
             persistent_workers=self._workers > 0,
@@ -73,6 +90,9 @@ class Loader:
     def __iter__(self) -> Iterator[Any]:
         empty, failed = True, ""
         for batch in self._batches:
+            if isinstance(batch, PvtctlError):
+                self.close()
+                raise batch
             self.skipped.update((skip.id, skip.reason) for skip in batch.skipped)
             if batch.failed and self.dataset.training:
                 failed = f"{len({skip.id for skip in batch.skipped})} images in a row"
