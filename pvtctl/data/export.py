@@ -54,7 +54,8 @@ def export_scenes(
     - `coco`: `{train,val}2017/NAME.jpg`, `annotations/instances_{train,val}2017.json` (masks as compressed RLE)
     - `ade20k`: `images/{training,validation}/NAME.jpg`, `annotations/{training,validation}/NAME.png` (0 = unlabelled,
       1.. = lines of `classes.txt`)
-    - `nyu`: `{train,val}/rgb/NAME.jpg`, `{train,val}/depth/NAME.png` (16 bits, millimetres, 0 = no value)
+    - `nyu`: `{train,val}/rgb/NAME.jpg`, `{train,val}/depth/NAME.png` (16 bits, millimetres, 0 = no value), and
+      `depth.json` with that scale
 
     `scenes.json` beside them says what was rendered. Files are equal for equal arguments. `on_progress` is called with
     (split, images done, images in all). The folder appears when all of it is written. Raises UsageError for an unknown
@@ -82,6 +83,8 @@ def export_scenes(
                 _write_json(folder / "annotations" / f"instances_{split}2017.json", _coco_document(records))
         if layout == "ade20k":
             (folder / "classes.txt").write_text("\n".join(SEMANTIC_CLASSES) + "\n", encoding="utf-8")
+        if layout == "nyu":  # so that it can also be read as a depth set of no known layout
+            _write_json(folder / "depth.json", {"scale": DEPTH_SCALE})
         _write_json(folder / INFO_FILE, _info(layout, counts, size, seed))
 
 
