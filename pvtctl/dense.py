@@ -114,7 +114,8 @@ def build_segmenter(
             case "trans2seg":
                 from pvtctl.heads.trans2seg import Trans2Seg
 
-                top = Trans2Seg(body.feature_channels, num_classes, **options)
+                # the side of the last map of the images that the papers train on
+                top = Trans2Seg(body.feature_channels, num_classes, grid=512 // body.feature_strides[-1], **options)
             case "deeplabv3plus":
                 from pvtctl.heads.deeplabv3plus import DeepLabV3Plus
 
