@@ -37,7 +37,7 @@ def read_values(path: Path, classes: ClassList | None = None) -> Values:
         raise BadImage(str(error).strip() or "the pixels cannot be decoded") from error
     if image.mode in _INDEX_MODES:
         values = np.asarray(image)
-        return values.view(np.uint8) if values.dtype == np.bool_ else values
+        return values.astype(np.uint8) if values.dtype == np.bool_ else values
     if image.mode not in _COLOUR_MODES:
         raise UsageError(f"{path}: pixels of the kind {image.mode} are no labels", "masks are 8- or 16-bit PNG files")
     if classes is None or classes.palette is None:
