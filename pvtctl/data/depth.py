@@ -167,9 +167,7 @@ def open_depth_split(
         mixed, problems = _open_mix(split, depth)
         return MixedDataset(mixed, transform, problems=problems, **settings)
     if name == "scenes":
-        scenes = ScenesDepth(
-            split, replace(_coding("depth", depth, {}), scale=1.0), size=image_size, num_samples=samples
-        )
+        scenes = ScenesDepth(split, replace(coding_of("depth", depth), scale=1.0), size=image_size, num_samples=samples)
         return DenseDataset(scenes, transform, **settings)
     if root is None:
         raise UsageError(f"no folder for {name!r}", LAYOUTS[name])
@@ -182,12 +180,16 @@ def open_depth_files(
 ) -> DepthFiles:
     """The source of a split of `nyu`, `kitti` or `depth`. Raises UsageError."""
     pairs = find_pairs(name, root, split, depth)
-    coding = _coding(name, depth, read_depth_json(root), inverse=inverse)
+    coding = coding_of(name, depth, root, inverse=inverse)
     return DepthFiles(pairs, coding, kb_crop=depth.get("crop", "none") == "kb")
 
 
-def _coding(name: str, depth: Mapping[str, Any], told: Mapping[str, Any], *, inverse: bool = False) -> DepthCoding:
-    """A recipe's word goes before that of depth.json; values without depth are those of both."""
+def coding_of(
+    name: str, depth: Mapping[str, Any], root: Path | str | None = None, *, inverse: bool = False
+) -> DepthCoding:
+    """What the depth files of a set mean: a recipe's word goes before that of depth.json at `root`; values without depth
+    are those of both. Raises UsageError."""
+    told = {} if root is None else read_depth_json(root)
     scale = depth.get("scale")
     return DepthCoding(
         scale=told.get("scale") if scale is None else scale,

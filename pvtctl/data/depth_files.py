@@ -56,6 +56,10 @@ class DepthCoding:
                 "10 is NYUv2's, 80 KITTI's",
             )
 
+    def scale_of(self, dtype: np.dtype[Any]) -> float | None:
+        """What a file of this type holds for a metre; None: nothing says it."""
+        return self.scale if self.scale is not None else 1.0 if dtype.kind == "f" else self.integer_scale
+
 
 def raw_depth(path: Path) -> NDArray[Any]:
     """The values of a file as they lie, (H, W), integers or floats.
@@ -79,11 +83,9 @@ def decode_depth(values: NDArray[Any], coding: DepthCoding) -> Tensor:
     used on it. `min_depth` and `max_depth` are not applied to it.
     Raises BadImage when no value is a depth, UsageError for integers without a scale.
     """
-    scale = coding.scale
+    scale = coding.scale_of(values.dtype)
     if scale is None and not coding.inverse:
-        scale = 1.0 if values.dtype.kind == "f" else coding.integer_scale
-        if scale is None:
-            raise UsageError("depth files of integers, and nothing says what they hold for a metre", SCALE_HINT)
+        raise UsageError("depth files of integers, and nothing says what they hold for a metre", SCALE_HINT)
     valid = valid_values(values, coding.invalid)
     if not valid.any():
         raise BadImage("no value of it is a depth: all are 0, negative, not finite, or listed as invalid")

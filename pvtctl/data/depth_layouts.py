@@ -100,6 +100,14 @@ def find_pairs(name: str, root: Path | str, split: str, depth: Mapping[str, Any]
     return _listed(name, root, split, file) if file is not None else _in_folders(name, root, split)
 
 
+def guess_depth_layout(root: Path | str) -> str:
+    """`nyu` or `kitti` where a split file lies under its usual name, else `depth`."""
+    for name, files in _SPLIT_FILES.items():
+        if any((Path(root) / file).is_file() for file in files.values()):
+            return name
+    return "depth"
+
+
 def read_depth_json(root: Path | str) -> dict[str, Any]:
     """`scale` and `invalid` of the set's depth.json, as far as it says them. Raises UsageError when it is no such file."""
     path = Path(root).expanduser() / DEPTH_FILE
@@ -186,7 +194,7 @@ def _in_folders(name: str, root: Path, split: str) -> Pairs:
     if halves is None or (place is None and has_splits):
         raise NoSplitError(f"no {split} split of depth data in {root}", LAYOUTS[name])
     if place is None and split == "train":
-        raise UsageError(
+        raise NoSplitError(
             f"{root} holds images and depth without splits: it can be evaluated, not trained on",
             f"move what is to be learned to {root / 'train'}/rgb and {root / 'train'}/depth, the rest to val/",
         )
