@@ -44,12 +44,12 @@ def chosen_colours(count: int) -> tuple[Colour, ...]:
     """
     levels = np.linspace(0, 255, 14).round().astype(np.uint8)
     grid = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), -1).reshape(-1, 3)
-    seen = _seen(grid)
+    seen = perceived(grid)
     visible = (seen[0, :, 0] > _LIGHTNESS[0]) & (seen[0, :, 0] < _LIGHTNESS[1])
     grid, seen = grid[visible], seen[:, visible]
     chosen: list[Colour] = list(_FIRST[:count])
     nearest = np.full(len(grid), np.inf)
-    for colour in _seen(np.array([*_TAKEN, *chosen], np.uint8)).swapaxes(0, 1):
+    for colour in perceived(np.array([*_TAKEN, *chosen], np.uint8)).swapaxes(0, 1):
         nearest = np.minimum(nearest, _distance(seen, colour))
     while len(chosen) < count:
         best = int(nearest.argmax())
@@ -63,7 +63,7 @@ def _distance(seen: NDArray[np.float64], colour: NDArray[np.float64]) -> NDArray
     return np.asarray(np.linalg.norm(seen - colour[:, None], axis=-1).min(0))
 
 
-def _seen(rgb: NDArray[np.uint8]) -> NDArray[np.float64]:
+def perceived(rgb: NDArray[np.uint8]) -> NDArray[np.float64]:
     """(N, 3) RGB -> (3, N, 3) Oklab of a common, a red-blind and a green-blind eye."""
     share = rgb / 255
     linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
