@@ -27,6 +27,9 @@ NUMBERS = ("abs_rel", "sq_rel", "rmse", "rmse_log", "log10", "silog", "delta1", 
 """Of each image; `silog` is times 100, as it is printed everywhere, deltas are fractions."""
 DISTANCES: NDArray[np.float64] = np.geomspace(0.01, 1000.0, 101)
 """Metres: edges of the bins that errors are counted in by distance, 20 a decade."""
+WORST_MAPS = 6
+"""Images whose predictions are kept."""
+LONGEST_MAP = 1280
 _UNIT = 2.0**20
 """Errors by distance are summed as whole numbers of 1 / _UNIT, so that the sum does not depend on the order of images."""
 _NEAREST = 1e-8
@@ -66,7 +69,7 @@ class Distances:
 
 
 class DepthMetric:
-    """Errors of depth over a data set; 44 bytes are kept of each image.
+    """Errors of depth over a data set; 44 bytes are kept of each image, and the maps of the few worst.
 
     `space`: outputs are metres, or inverse depth of an unknown scale (larger is nearer). `alignment` fits each output to
     its truth first: `median` multiplies the depth by the quotient of the medians, `scale_shift` takes the scale and shift
@@ -103,11 +106,13 @@ class DepthMetric:
         self.without_truth = 0
         """Images without a pixel to score, which count nowhere."""
         self.nonfinite = 0
-        """Images whose output held values that are not finite; these were taken for 0."""
+        """Images whose output held values that are not finite: infinite ones were taken for the largest or smallest of the
+        output, NaN for 0."""
         self.wrong_pairs = self.all_pairs = 0
         self._rows: list[NDArray[Any]] = []
         self._seen: set[int] = set()
         self._counts = np.zeros((4, len(DISTANCES) - 1), np.int64)
+        self._maps: dict[int, tuple[float, NDArray[np.float16]]] = {}
 
     def update(self, outputs: Sequence[Tensor], batch: OfImages) -> None:
         """Score a batch: `outputs` (H, W) float32 of each image, the size of its truth. An image counts once."""
@@ -118,7 +123,7 @@ class DepthMetric:
             output = output.detach().float()
             if not bool(output.isfinite().all()):
                 self.nonfinite += 1
-                output = output.nan_to_num(0.0, 0.0, 0.0)
+                output = _finite(output)
             if self.pairs is not None and name in self.pairs:
                 wrong, total = whdr(output, self.pairs[name], self.space)
                 self.wrong_pairs += wrong
@@ -138,6 +143,24 @@ class DepthMetric:
             row[name] = value
         self._rows.append(row)
         self._count(depth, truth)
+        worst = (float(row["abs_rel"][0]), -index)
+        if len(self._maps) < WORST_MAPS or worst > min((error, -at) for at, (error, _) in self._maps.items()):
+            step = -(-max(target.shape) // LONGEST_MAP)
+            metres = self._fitted(output[valid].double(), truth, output[::step, ::step].double())
+            self._keep({**self._maps, index: (worst[0], metres.cpu().numpy().astype(np.float16))})
+
+    def _keep(self, maps: Mapping[int, tuple[float, NDArray[np.float16]]]) -> None:
+        """Of these maps the worst, the first of equal ones."""
+        order = sorted(maps, key=lambda at: (-maps[at][0], at))
+        self._maps = {at: maps[at] for at in order[:WORST_MAPS]}
+
+    @property
+    def worst_maps(self) -> dict[int, NDArray[np.float16]]:
+        """The predictions of the worst images by their index, worst first: metres as they were scored, float16 (h, w).
+
+        Images with more than `LONGEST_MAP` pixels a side are thinned: every n-th row and column is kept.
+        """
+        return {index: metres for index, (_, metres) in self._maps.items()}
 
     def valid(self, target: Tensor) -> Tensor:
         """bool (H, W): the pixels of a truth that are scored."""
@@ -156,7 +179,7 @@ class DepthMetric:
 
         Without any true pixel there is nothing to align with: metres as they are, inverse depth as 1 / output.
         """
-        output, target = output.float().nan_to_num(0.0, 0.0, 0.0), target.to(output.device)
+        output, target = _finite(output.float()), target.to(output.device)
         valid = self.valid(target)
         return self._fitted(output[valid].double(), target[valid].double(), output.double()).float()
 
@@ -209,6 +232,7 @@ class DepthMetric:
             "rows": self.rows(),
             "seen": sorted(self._seen),
             "counts": self._counts.copy(),
+            "maps": dict(self._maps),
             "numbers": (self.without_truth, self.nonfinite, self.wrong_pairs, self.all_pairs),
         }
 
@@ -217,6 +241,7 @@ class DepthMetric:
         states = list(states)
         self._rows = [state["rows"] for state in states]
         self._seen = {index for state in states for index in state["seen"]}
+        self._keep({index: entry for state in states for index, entry in state["maps"].items()})
         self._counts = np.sum([state["counts"] for state in states], axis=0)
         sums = [sum(column) for column in zip(*(state["numbers"] for state in states), strict=True)]
         self.without_truth, self.nonfinite, self.wrong_pairs, self.all_pairs = sums
@@ -283,6 +308,15 @@ def least_squares(values: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
     flat = spread <= 1e-24 * values.square().sum()
     scale = torch.where(flat, 0.0, (moved * (wanted - goal)).sum() / torch.where(flat, 1.0, spread))
     return scale, goal - scale * mean
+
+
+def _finite(output: Tensor) -> Tensor:
+    """Infinite values become the largest and smallest of the finite ones, NaN 0."""
+    known = output[output.isfinite()]
+    if known.numel() == output.numel():
+        return output
+    low, high = (float(known.min()), float(known.max())) if known.numel() else (0.0, 0.0)
+    return output.nan_to_num(0.0, high, low)
 
 
 def _median(values: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from pvtctl.cli.main import COMMANDS
 
 PACKAGE = Path(pvtctl.__file__).parent
 GROUND = {"errors", "files", "allocator", "variants", "structures", "download", "coco_classes", "segmentation_classes"}
+GROUND |= {"depth_png"}
 MODELS = {"layers", "backbones", "necks", "heads", "detectors", "dense"}
 # what each part may import, besides itself and the ground
 ALLOWED = {

@@ -189,6 +189,7 @@ def test_parts_merge_to_the_whole_in_any_order() -> None:
     assert merged.compute() == whole.compute()
     assert merged.rows().tobytes() == whole.rows().tobytes()
     np.testing.assert_array_equal(merged.distances().bias, whole.distances().bias)
+    assert list(merged.worst_maps) == list(whole.worst_maps) == whole.worst(6)["index"].tolist()
     merged.update([images[0][0]], batch_of(images[0][1]))
     assert merged.compute() == whole.compute(), "an image that comes again counted twice"
     assert len(whole.state()["rows"].tobytes()) == 6 * 44
@@ -209,6 +210,27 @@ def test_images_without_truth_and_what_is_not_finite() -> None:
     assert numbers["nonfinite"] == 1
     assert numbers["pixels"] == 7
     assert all(math.isfinite(value) for value in numbers.values())
+
+
+def test_the_worst_maps_are_kept_and_no_more() -> None:
+    metric = DepthMetric(space="inverse", alignment="median", max_depth=10.0)
+    random = torch.Generator().manual_seed(0)
+    for at in range(20):
+        truth = torch.rand(4, 1300 if at == 3 else 6, generator=random) * 8 + 1
+        noise = 1 + (5 if at == 3 else 0.1) * torch.rand(truth.shape, generator=random)
+        metric.update([noise / truth], batch_of(truth, first=at))
+        if at == 3:
+            wanted = metric.metres(noise / truth, truth)
+    maps = metric.worst_maps
+    assert list(maps) == metric.worst(6)["index"].tolist()
+    assert next(iter(maps)) == 3
+    assert maps[3].dtype == np.float16
+    np.testing.assert_allclose(maps[3], wanted[::2, ::2], rtol=1e-3)
+
+
+def test_infinite_depth_is_the_farthest() -> None:
+    metric = DepthMetric(space="metres", alignment="none", max_depth=10.0)
+    assert metric.metres(torch.tensor([[2.0, math.inf, 4.0]]), torch.zeros(1, 3)).tolist() == [[2, 4, 4]]
 
 
 def test_errors_by_distance() -> None:
