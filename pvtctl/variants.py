@@ -46,6 +46,8 @@ class VitVariant:
     """A plain Vision Transformer: one grid, its class token kept."""
 
     family: Literal["vit"] = "vit"
+    stem: Literal["patches", "resnet"] = "patches"
+    """`resnet`: the first three stages of a ResNet-50 (`pvtctl.backbones.vit_hybrid`) in place of the patch convolution."""
     patch_size: int
     embed_dim: int
     depth: int
@@ -53,12 +55,14 @@ class VitVariant:
     mlp_ratio: int = 4
     qkv_bias: bool = True
     norm_eps: float = 1e-6
+    distilled: bool = False
+    """A distillation token beside the class token."""
     params: int
     source: str
 
     @property
     def channels(self) -> Four:
-        return (self.embed_dim,) * 4
+        return (256, 512, self.embed_dim, self.embed_dim) if self.stem == "resnet" else (self.embed_dim,) * 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +152,14 @@ VIT = {
         patch_size=16, embed_dim=768, depth=12, num_heads=12, params=86_567_656, source=_DEIT),
     "vit_base_patch16": VitVariant(
         patch_size=16, embed_dim=768, depth=12, num_heads=12, params=86_567_656, source="ViT, Table 1"),
+    "vit_large_patch16": VitVariant(
+        patch_size=16, embed_dim=1024, depth=24, num_heads=16, params=304_326_632, source="ViT, Table 1"),
+    # one classifier over both tokens, where DeiT has two and takes their mean: the second's 1000 biases are missing
+    "deit_base_distilled_patch16": VitVariant(
+        patch_size=16, embed_dim=768, depth=12, num_heads=12, distilled=True, params=87_337_192, source=_DEIT),
+    "vit_hybrid": VitVariant(
+        stem="resnet", patch_size=16, embed_dim=768, depth=12, num_heads=12, params=98_659_112,
+        source="ViT, section 3.1 (its hybrid); DPT, section 3.2"),
 }
 
 RESNET = {

@@ -13,6 +13,7 @@ from pvtctl.backbones.pvt_v2 import PvtV2
 from pvtctl.backbones.resnet import ResNet
 from pvtctl.backbones.timm_bridge import TimmBackbone
 from pvtctl.backbones.vit import Vit
+from pvtctl.backbones.vit_hybrid import VitHybrid
 from pvtctl.errors import UsageError
 from pvtctl.variants import TIMM_PREFIX, VARIANTS, PvtVariant, ResNetVariant, VitVariant, find_variant
 
@@ -24,6 +25,7 @@ __all__ = [
     "ResNet",
     "TimmBackbone",
     "Vit",
+    "VitHybrid",
     "backbone_names",
     "build_backbone",
     "build_classifier",
@@ -104,6 +106,8 @@ def build_backbone(
             )
         case VitVariant():
             _refuse(name, frozen_stages=frozen_stages, freeze_norm=freeze_norm, output_stride=output_stride != 32)
+            if variant.stem == "resnet":
+                return VitHybrid(class_token=class_token, drop_path_rate=drop_path_rate, image_size=image_size)
             return Vit(
                 patch_size=variant.patch_size,
                 embed_dim=variant.embed_dim,
@@ -113,6 +117,7 @@ def build_backbone(
                 qkv_bias=variant.qkv_bias,
                 norm_eps=variant.norm_eps,
                 class_token=class_token,
+                distilled=variant.distilled,
                 drop_path_rate=drop_path_rate,
                 image_size=image_size,
             )

@@ -1,6 +1,8 @@
-"""Plain Vision Transformers: the ViT-Small that PVT compares with (PVT v1, Table 8), DeiT, ViT-Base."""
+"""Plain Vision Transformers: the ViT-Small that PVT compares with (PVT v1, Table 8), DeiT, ViT-Base and ViT-Large."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -14,14 +16,17 @@ from pvtctl.layers.drop_path import drop_path_rates
 from pvtctl.layers.mlp import Mlp
 from pvtctl.layers.patches import PatchEmbed, Size, to_map
 from pvtctl.layers.position import resize_position_table
+from pvtctl.layers.taps import Tap, TapName
 
 
 class Vit(Backbone):
     """A column of blocks over one grid of patches and a class token, which it always keeps.
 
     The pyramid is made as in PVT v1, Table 8: the maps after each quarter of the blocks (2, 4, 6, 8 of 8), without the
-    class token and before the final norm, resized (bilinear) to strides 4, 8, 16, 32. `class_token` asks for the final
-    norm, which only classification uses. `image_size` (pixels, square) sizes the position table; others resize it.
+    class token and before the final norm, resized (bilinear) to strides 4, 8, 16, 32. `read_taps` gives what leaves single
+    blocks. `class_token` asks for the final norm, which only classification uses. `distilled`: a distillation token
+    besides, as the distilled DeiT has it. `image_size` (pixels, square) sizes the position table; others resize it.
+    `patch_embed` takes the place of the patch convolution.
     """
 
     checkpointing = False
@@ -37,20 +42,28 @@ class Vit(Backbone):
         qkv_bias: bool,
         norm_eps: float,
         class_token: bool = False,
+        distilled: bool = False,
         drop_path_rate: float = 0.0,
         image_size: int = 224,
+        patch_embed: nn.Module | None = None,
     ) -> None:
         super().__init__((embed_dim,) * 4)
         if image_size < patch_size:
             raise UsageError(f"image size {image_size} is smaller than a patch", f"use at least {patch_size} pixels")
         side = image_size // patch_size
         self.patch_size = patch_size
+        self.embed_dim = embed_dim
         self.depth = depth
         self.grid: Size = (side, side)
-        self.taps = tuple(depth * quarter // 4 - 1 for quarter in (1, 2, 3, 4))
-        self.patch_embed = PatchEmbed(3, embed_dim, patch_size, norm=False)
+        self.tap_channels: dict[TapName, int] = dict.fromkeys(range(1, depth + 1), embed_dim)
+        self.default_taps: tuple[TapName, ...] = tuple(depth * quarter // 4 for quarter in (1, 2, 3, 4))
+        self.special_tokens = 2 if distilled else 1
+        if class_token:
+            self.num_features = self.special_tokens * embed_dim
+        self.patch_embed = patch_embed or PatchEmbed(3, embed_dim, patch_size, norm=False)
         self.class_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
-        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + side * side, embed_dim))
+        self.distillation_token = nn.Parameter(torch.zeros(1, 1, embed_dim)) if distilled else None
+        self.pos_embed = nn.Parameter(torch.zeros(1, self.special_tokens + side * side, embed_dim))
         self.blocks = nn.ModuleList(
             Block(
                 embed_dim,
@@ -64,34 +77,59 @@ class Vit(Backbone):
         self.norm = nn.LayerNorm(embed_dim, eps=norm_eps) if class_token else None
         initialise_vit(self)
 
-    def _embed(self, images: Tensor) -> tuple[Tensor, Size]:
-        """Tokens (B, 1 + h*w, C), the class token first, and (h, w)."""
-        check_images(images)
+    def _patches(self, images: Tensor) -> tuple[Tensor, Size, dict[TapName, Tensor]]:
+        """Patches (B, h*w, C), (h, w), and the maps of convolution stages, by their names as taps, that led there."""
         tokens, size = self.patch_embed(images)
-        tokens = tokens + resize_position_table(self.pos_embed[:, 1:], self.grid, size)
-        first = (self.class_token + self.pos_embed[:, :1]).expand(tokens.shape[0], -1, -1)
-        return torch.cat((first, tokens), dim=1), size
+        return tokens, size, {}
+
+    def _embed(self, images: Tensor) -> tuple[Tensor, Size, dict[TapName, Tensor]]:
+        """Tokens (B, S + h*w, C), the S special ones first, (h, w), and the convolution stages' maps."""
+        check_images(images)
+        tokens, size, stages = self._patches(images)
+        count = self.special_tokens
+        tokens = tokens + resize_position_table(self.pos_embed[:, count:], self.grid, size)
+        special: Tensor = self.class_token
+        if self.distillation_token is not None:
+            special = torch.cat((special, self.distillation_token), dim=1)
+        first = (special + self.pos_embed[:, :count]).expand(tokens.shape[0], -1, -1)
+        return torch.cat((first, tokens), dim=1), size, stages
+
+    def read_taps(self, images: Tensor, taps: Sequence[TapName]) -> list[Tap]:
+        """What leaves each of `taps` (names of `tap_channels`, in its order); see `pvtctl.layers.taps`."""
+        tokens, size, stages = self._embed(images)
+        found = [Tap(stages[name], None) for name in taps if name in stages]
+        for number, block in enumerate(self.blocks, 1):
+            if len(found) == len(taps):
+                break
+            tokens = run_block(block, tokens, size, checkpointing=self.checkpointing)
+            if number in taps:
+                special, patches = tokens.tensor_split((self.special_tokens,), dim=1)
+                found.append(Tap(to_map(patches, size), special))
+        return found
+
+    def _pyramid_size(self, images: Tensor, stride: int) -> Size:
+        return images.shape[2] // stride, images.shape[3] // stride
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        tokens, size = self._embed(images)
         maps: list[Tensor] = []
-        for depth, block in enumerate(self.blocks):
-            tokens = run_block(block, tokens, size, checkpointing=self.checkpointing)
-            if depth in self.taps:
-                stride = self.feature_strides[len(maps)]
-                target = images.shape[2] // stride, images.shape[3] // stride
-                x = to_map(tokens[:, 1:], size)
-                if target != size:
-                    x = F.interpolate(x, size=target, mode="bilinear", align_corners=False)
-                maps.append(x)
+        for tap, stride in zip(self.read_taps(images, self.default_taps), self.feature_strides, strict=True):
+            x, target = tap.map, self._pyramid_size(images, stride)
+            if target != (x.shape[2], x.shape[3]):
+                x = F.interpolate(x, size=target, mode="bilinear", align_corners=False)
+            maps.append(x)
         return maps
 
     def pooled(self, images: Tensor) -> Tensor:
-        """The class token after the final norm; without that norm, the mean over the last block's patches."""
-        tokens, size = self._embed(images)
+        """The class token after the final norm, with the distillation token's values behind it where there is one;
+        without that norm, the mean over the last block's patches.
+
+        A distilled DeiT answers with the mean of two linear classifiers, one a token: one over both is just as much.
+        """
+        tokens, size, _ = self._embed(images)
         for block in self.blocks:
             tokens = run_block(block, tokens, size, checkpointing=self.checkpointing)
-        return tokens[:, 1:].mean(1) if self.norm is None else self.norm(tokens[:, 0])
+        count = self.special_tokens
+        return tokens[:, count:].mean(1) if self.norm is None else self.norm(tokens[:, :count]).flatten(1)
 
     @property
     def num_layers(self) -> int:
@@ -116,7 +154,7 @@ def initialise_vit(model: Vit) -> None:
 
     | parameter | values |
     | --- | --- |
-    | linear weight, position table, class token | normal, std 0.02, truncated at +-2 |
+    | linear weight, position table, special tokens | normal, std 0.02, truncated at +-2 |
     | linear bias | 0 |
     | layer norm | weight 1, bias 0 |
     | patch convolution | torch's default |
@@ -128,3 +166,5 @@ def initialise_vit(model: Vit) -> None:
                 nn.init.zeros_(module.bias)
     nn.init.trunc_normal_(model.pos_embed, std=0.02)
     nn.init.trunc_normal_(model.class_token, std=0.02)
+    if model.distillation_token is not None:
+        nn.init.trunc_normal_(model.distillation_token, std=0.02)

@@ -165,7 +165,7 @@ def _params_by_stage(model: Classifier) -> list[int]:
     if isinstance(backbone, TimmBackbone):
         return []
     if isinstance(backbone, Vit):
-        starts = [0, *(tap + 1 for tap in backbone.taps)]
+        starts = [0, *(tap for tap in backbone.default_taps if isinstance(tap, int))]
         groups = [[f"blocks.{block}." for block in range(first, after)] for first, after in pairwise(starts)]
     elif isinstance(backbone, ResNet):
         groups = [[f"layer{at}."] for at in (1, 2, 3, 4)]

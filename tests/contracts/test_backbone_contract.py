@@ -17,6 +17,7 @@ from pvtctl.backbones import (
     ResNet,
     TimmBackbone,
     Vit,
+    VitHybrid,
     layer_depths,
     set_activation_checkpointing,
 )
@@ -203,6 +204,40 @@ class TestVit(BackboneContract):
             mlp_ratio=2,
             qkv_bias=False,
             norm_eps=1e-6,
+            class_token=True,
+            image_size=64,
+        )
+
+
+class TestDistilledVit(BackboneContract):
+    rounds_up = False
+
+    def build(self) -> Backbone:
+        return Vit(
+            patch_size=16,
+            embed_dim=16,
+            depth=4,
+            num_heads=2,
+            mlp_ratio=2,
+            qkv_bias=True,
+            norm_eps=1e-6,
+            class_token=True,
+            distilled=True,
+            image_size=64,
+        )
+
+
+class TestVitHybrid(BackboneContract):
+    rounds_up = True
+
+    def build(self) -> Backbone:
+        return VitHybrid(
+            embed_dim=16,
+            depth=4,
+            num_heads=2,
+            mlp_ratio=2,
+            stem_blocks=(1, 2, 1),
+            stem_widths=(32, 64, 128),
             class_token=True,
             image_size=64,
         )
