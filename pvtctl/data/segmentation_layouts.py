@@ -85,14 +85,14 @@ def require_pairs(pairs: Pairs) -> Pairs:
     return pairs
 
 
-def has_layout(name: str, root: Path) -> bool:
-    """Whether a folder has the folders of a layout, in either split."""
+def has_split(name: str, root: Path, split: str) -> bool:
+    """Whether anything of a split is there."""
     if name == "pascal_context":
-        return (root / "SegmentationClassContext").is_dir() and (root / "JPEGImages").is_dir()
+        return (root / "ImageSets" / "SegmentationContext" / f"{split}.txt").is_file()
     if name == "cityscapes":
-        return (root / "leftImg8bit").is_dir() and (root / "gtFine").is_dir()
-    places = _ade20k_places if name == "ade20k" else _mask_places
-    return any(images.is_dir() and masks.is_dir() for split in SPLITS for images, masks in places(root, split))
+        return (root / "leftImg8bit" / split).is_dir()
+    places = _ade20k_places(root, split) if name == "ade20k" else _mask_places(root, split)
+    return any(images.is_dir() for images, _ in places)
 
 
 def _ade20k_places(root: Path, split: str) -> list[tuple[Path, Path]]:

@@ -24,11 +24,15 @@ _INDEX_MODES = ("1", "L", "P", "I", "I;16", "I;16L", "I;16B", "I;16N")
 _COLOUR_MODES = ("RGB", "RGBA", "LA", "PA")
 
 
+class ColourError(UsageError):
+    """Colours that no class has."""
+
+
 def read_values(path: Path, classes: ClassList | None = None) -> Values:
     """A file of a label map -> (H, W) values as they lie, of any whole type; a palette's entry is its number.
 
     Colours become the values of the classes that list them; where none are listed, colour-coded masks are refused.
-    Raises BadImage for a file that is no image, OSError, and UsageError for colours that say nothing.
+    Raises BadImage for a file that is no image, OSError, ColourError, and UsageError for pixels of an odd kind.
     """
     image = open_image(path.read_bytes())
     try:
@@ -41,7 +45,7 @@ def read_values(path: Path, classes: ClassList | None = None) -> Values:
     if image.mode not in _COLOUR_MODES:
         raise UsageError(f"{path}: pixels of the kind {image.mode} are no labels", "masks are 8- or 16-bit PNG files")
     if classes is None or classes.palette is None:
-        raise UsageError(
+        raise ColourError(
             f"{path} is a colour-coded mask ({image.mode}), and the class list has no colours",
             f"name each class's colour in classes.txt ({CLASS_LIST_HINT}), or save masks of one channel",
         )
@@ -51,7 +55,7 @@ def read_values(path: Path, classes: ClassList | None = None) -> Values:
 def from_colours(colours: NDArray[np.uint8], classes: ClassList, path: Path) -> Values:
     """(H, W, 3) -> (H, W): the value of the class with that colour, 255 where it has no class.
 
-    Raises UsageError for a colour that is not listed.
+    Raises ColourError for one that is not listed.
     """
     assert classes.palette is not None
     listed = np.array([*classes.palette, *classes.ignored_colours], np.int32) @ _PLACES
@@ -62,7 +66,7 @@ def from_colours(colours: NDArray[np.uint8], classes: ClassList, path: Path) -> 
     unknown = listed[at] != packed
     if unknown.any():
         row, column = (int(places[0]) for places in np.nonzero(unknown))
-        raise UsageError(
+        raise ColourError(
             f"{path}: the colour {tuple(colours[row, column].tolist())} at row {row}, column {column} is none of the "
             f"{len(listed)} listed ones ({int(unknown.sum())} such pixels)",
             "list it in classes.txt, as a class or as `void`; masks must not be saved as JPEG or resized smoothly",
