@@ -120,7 +120,7 @@ def plan_above_backbone(
             theirs = None  # names of other classes than the file's head has
         counts = classes, found.num_classes
         plan += load_class_rows(here.tables, rest, above, counts, (names[0], theirs), report)
-    _refuse_misfit(found, report, partial)
+    _refuse_misfit(here, found, report, partial)
     return plan
 
 
@@ -163,7 +163,7 @@ def _plan_rest(
     return plan
 
 
-def _refuse_misfit(found: Above, report: LoadReport, partial: bool) -> None:
+def _refuse_misfit(here: Above, found: Above, report: LoadReport, partial: bool) -> None:
     """Raise unless nearly all of neck and head is filled. A shape that differs is refused however small it is: that is a
     variant of the head, and its outputs would be noise."""
     faults = [
@@ -182,7 +182,8 @@ def _refuse_misfit(found: Above, report: LoadReport, partial: bool) -> None:
     message += "".join(f"; {word}: {listed(pairs)}" for word, pairs in faults if pairs)
     queries = any(name == "head.query_embed.weight" for name, _ in report.mismatched)
     build = f"build it with num_queries={found.num_queries}, or " if queries and isinstance(found, Identified) else ""
-    if isinstance(found, DenseInfo) and found.options:
-        options = ", ".join(f"{name}={plain(value)}" for name, value in found.options.items())
-        build = f"build it with {options}, or "
+    if isinstance(found, DenseInfo) and isinstance(here, DenseInfo):
+        other = {name: value for name, value in found.options.items() if name in here.options}
+        options = [f"{name}={plain(value)}" for name, value in other.items() if value != here.options[name]]
+        build = f"build it with {', '.join(options)}, or " if options else ""
     raise UsageError(message, f"{build}pass --partial (partial=True) to load what fits")

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from pvtctl.dense import DepthHeadName, SegmentationHeadName
+from pvtctl.segmentation_classes import ADE20K_CLASSES, PASCAL_CONTEXT_CLASSES
 from pvtctl.weights.class_rows import Layout, class_tables
 from pvtctl.weights.names_ours import DENSE_MARKS
 from pvtctl.weights.recognise import Format, identify
@@ -22,6 +23,12 @@ TITLES: dict[DenseHeadName, str] = {
     "dpt": "DPT",
     "midas": "MiDaS",
 }
+_PUBLISHED_CLASSES = {
+    150: list(ADE20K_CLASSES),
+    60: list(PASCAL_CONTEXT_CLASSES),
+    59: list(PASCAL_CONTEXT_CLASSES[1:]),  # without the background
+}
+"""Classes by their number, for files of others that do not say them."""
 UNSEEN = {"taps": "taps at", "readout": "the readout"}
 """Options of heads that shapes do not tell, or not always, and outputs depend on; and how one speaks of them."""
 AUXILIARY = "head.auxiliary."
@@ -39,7 +46,9 @@ class DenseInfo:
     num_classes: int
     """1 for depth."""
     options: dict[str, Any] = field(default_factory=dict)
-    """Of the head, for `build_segmenter` and `build_depth_model`."""
+    """Of the head, for `build_segmenter` and `build_depth_model`: those that shapes, metadata or the layout tell."""
+    output_stride: int | None = None
+    """Of a ResNet's last map; None where nobody says."""
     scale_shift: tuple[float, float] | None = None
     """Of a metric depth model: metres = 1 / (a x + b)."""
     normalization: Literal["imagenet", "half"] | None = None
@@ -80,29 +89,45 @@ def identify_dense(
     rows = state[DENSE_MARKS[head][1]]
     classes = int(rows.shape[1] if head == "trans2seg" else rows.shape[0])
     task: Literal["segmentation", "depth"] = "depth" if classes == 1 else "segmentation"
-    info = DenseInfo(identify(state), head, task, classes, _options(state, head))
+    backbones = identify(state)
+    stride = _output_stride(state, head, format) if "resnet" in "".join(backbones) else None
+    info = DenseInfo(backbones, head, task, classes, _options(state, head), stride)
+    if format != "pvtctl":
+        info = _with_conventions(info)
     return _with_meta(info, meta or {})
 
 
 def _options(state: Mapping[str, Tensor], head: DenseHeadName) -> dict[str, Any]:
-    """The head's options that shapes tell, where they are not the default."""
+    """The head's options that shapes tell."""
     match head:
         case "trans2seg":
             width, channels = state["head.cls_embed"].shape[-1], state["head.lay1.depthwise.weight"].shape[0]
-            found = {
+            return {
                 "embed_dim": width,
                 "depth": sum(name.startswith("head.encoder.") and name.endswith(".norm1.weight") for name in state),
                 "num_heads": channels - width,
-                "grid": math.isqrt(state["head.pos_embed"].shape[1] - 1),
             }
-            usual: dict[str, Any] = {"embed_dim": 256, "depth": 4, "num_heads": 8, "grid": 32}
         case "deeplabv3plus":
             projection = state["head.projection.conv.weight"]
-            found = {"width": projection.shape[0], "projection": projection.shape[-1]}
-            usual = {"width": 256, "projection": 1}
+            return {"width": projection.shape[0], "projection": projection.shape[-1]}
         case _:
-            found = usual = {}
-    return {name: value for name, value in found.items() if value != usual[name]}
+            return {}
+
+
+def _output_stride(state: Mapping[str, Tensor], head: DenseHeadName, format: Format) -> int | None:
+    """Trans2Seg's cells are counted at 512 pixels; published DeepLabV3+ of mmsegmentation is of stride 8 ("d8")."""
+    if head == "trans2seg":
+        return 512 // math.isqrt(state["head.pos_embed"].shape[1] - 1)
+    return 8 if format == "mmsegmentation DeepLabV3+" else None
+
+
+def _with_conventions(info: DenseInfo) -> DenseInfo:
+    """What is so for the published files of a layout, and which they do not say."""
+    return replace(
+        info,
+        normalization="imagenet",
+        class_names=_PUBLISHED_CLASSES.get(info.num_classes),
+    )
 
 
 def _with_meta(info: DenseInfo, meta: Mapping[str, Any]) -> DenseInfo:
@@ -110,7 +135,8 @@ def _with_meta(info: DenseInfo, meta: Mapping[str, Any]) -> DenseInfo:
     stated = meta.get("head_options") if meta.get("head") == info.head else None
     return replace(
         info,
-        options=info.options | dict(stated or {}),
+        options=dict(stated or {}) | info.options,
+        output_stride=meta.get("output_stride") or info.output_stride,
         scale_shift=(float(scale_shift[0]), float(scale_shift[1])) if scale_shift else info.scale_shift,
         normalization=meta.get("normalization") or info.normalization,
         class_names=list(names) if names and len(names) == info.num_classes else info.class_names,

@@ -8,8 +8,9 @@ from torch import Tensor
 
 
 def is_resnet(keys: set[str]) -> bool:
-    """torchvision's names: stem `conv1`, stages `layer1`..`layer4`."""
-    return {"conv1.weight", "bn1.weight", "layer1.0.conv1.weight", "layer4.0.conv1.weight"} <= keys
+    """torchvision's names: stem `conv1` (timm's deep one is a sequence of three), stages `layer1`..`layer4`."""
+    stem = {"conv1.weight", "conv1.0.weight"} & keys
+    return bool(stem) and {"bn1.weight", "layer1.0.conv1.weight", "layer4.0.conv1.weight"} <= keys
 
 
 def from_resnet(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

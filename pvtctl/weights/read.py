@@ -238,7 +238,7 @@ def _stated(content: Mapping[str, Any]) -> dict[str, Any]:
         for key in ("CLASSES", "classes"):
             names = place.get(key) if isinstance(place, Mapping) else None
             if isinstance(names, list | tuple) and names and all(isinstance(name, str) for name in names):
-                found["class_names"] = list(names)
+                found["class_names"] = [name.strip() for name in names]  # mmsegmentation's ADE20K has a "bed "
     if re.search(r"""style\s*=\s*['"]caffe['"]""", str(meta.get("config") or meta.get("cfg") or "")):
         found["style"] = "caffe"
     return found

@@ -15,11 +15,13 @@ from pvtctl.variants import VARIANTS, Variant, VitVariant
 from pvtctl.weights import (
     names_detr,
     names_mmdet,
+    names_mmseg,
     names_official,
     names_ours,
     names_resnet,
     names_timm,
     names_torchvision,
+    names_trans2seg,
     names_transformers,
 )
 
@@ -38,12 +40,17 @@ Format = Literal[
     "facebookresearch DETR",
     "torchvision RetinaNet",
     "torchvision Mask R-CNN",
+    "mmsegmentation Semantic FPN",
+    "mmsegmentation DeepLabV3+",
+    "Trans2Seg",
     "unknown",
 ]
 
 # Left out when two models are compared: they depend on the image size or on the use, not on the model.
 _USE_PARTS = ("class_token", "norm.weight", "norm.bias")
 _HEAD = ("head.weight", "head.bias", "fc.weight", "fc.bias", "head.fc.weight", "head.fc.bias")
+# A name that each block has once
+_BLOCK = r"(stages\.\d\.)?blocks\.\d+\.norm1\.weight|layer\d\.\d+\.bn1\.weight"
 _WRAPPERS = ("module.", "_orig_mod.", "model.")
 
 
@@ -110,6 +117,12 @@ def _above(state: Mapping[str, Tensor]) -> tuple[Format | None, dict[str, Tensor
         return "torchvision RetinaNet", names_torchvision.from_torchvision(state)
     if names_torchvision.is_mask_rcnn(keys):
         return "torchvision Mask R-CNN", names_torchvision.from_torchvision(state)
+    if names_mmseg.is_semantic_fpn(keys):
+        return "mmsegmentation Semantic FPN", names_mmseg.from_mmseg(state)
+    if names_mmseg.is_deeplabv3plus(keys):
+        return "mmsegmentation DeepLabV3+", names_mmseg.from_mmseg(state)
+    if names_trans2seg.is_trans2seg(keys):
+        return "Trans2Seg", names_trans2seg.from_trans2seg(state)
     if not any(".body." in key for key in keys):
         return None, dict(state)
     bare = {re.sub(r"^backbone\.fpn\.", "neck.", key): value for key, value in state.items()}
@@ -190,7 +203,7 @@ def _signature(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
 
 def _candidates(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
     """The names worth building: those of the family and the depth that the parameter names tell."""
-    depth = sum(key.endswith(("norm1.weight", ".bn1.weight")) for key in shapes)  # one a block; ResNet's stem is `bn1`
+    depth = sum(re.fullmatch(_BLOCK, key) is not None for key in shapes)
     if "stages.0.patch_embed.proj.weight" in shapes:
         family = "pvt_v2" if "stages.0.norm.weight" in shapes else "pvt_v1"
     elif "blocks.0.attn.qkv.weight" in shapes:
