@@ -108,6 +108,8 @@ class DepthMetric:
         self.nonfinite = 0
         """Images whose output held values that are not finite: infinite ones were taken for the largest or smallest of the
         output, NaN for 0."""
+        self.all_pixels = 0
+        """Of the scored images, with and without truth."""
         self.wrong_pairs = self.all_pairs = 0
         self._rows: list[NDArray[Any]] = []
         self._seen: set[int] = set()
@@ -142,6 +144,7 @@ class DepthMetric:
         for name, value in zip(NUMBERS, depth_errors(depth, truth), strict=True):
             row[name] = value
         self._rows.append(row)
+        self.all_pixels += target.numel()
         self._count(depth, truth)
         worst = (float(row["abs_rel"][0]), -index)
         if len(self._maps) < WORST_MAPS or worst > min((error, -at) for at, (error, _) in self._maps.items()):
@@ -233,7 +236,7 @@ class DepthMetric:
             "seen": sorted(self._seen),
             "counts": self._counts.copy(),
             "maps": dict(self._maps),
-            "numbers": (self.without_truth, self.nonfinite, self.wrong_pairs, self.all_pairs),
+            "sums": (self.without_truth, self.nonfinite, self.all_pixels, self.wrong_pairs, self.all_pairs),
         }
 
     def merge(self, states: Iterable[dict[str, Any]]) -> None:
@@ -243,8 +246,8 @@ class DepthMetric:
         self._seen = {index for state in states for index in state["seen"]}
         self._keep({index: entry for state in states for index, entry in state["maps"].items()})
         self._counts = np.sum([state["counts"] for state in states], axis=0)
-        sums = [sum(column) for column in zip(*(state["numbers"] for state in states), strict=True)]
-        self.without_truth, self.nonfinite, self.wrong_pairs, self.all_pairs = sums
+        sums = [sum(column) for column in zip(*(state["sums"] for state in states), strict=True)]
+        self.without_truth, self.nonfinite, self.all_pixels, self.wrong_pairs, self.all_pairs = sums
 
     def compute(self) -> dict[str, float]:
         """`NUMBERS`, each the mean over images of the image's own; NaN where no image has a true pixel.
