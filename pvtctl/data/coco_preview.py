@@ -58,7 +58,7 @@ def draw_detection_preview(
         rows.append((samples[0].id, tiles))
     if not rows:
         raise UsageError("no image could be read", "`pvtctl data check FOLDER` lists every fault")
-    sheet = _sheet(rows, side, dataset.training)
+    sheet = preview_sheet(rows, side, training=dataset.training)
     with atomic_path(path) as temporary:
         sheet.save(temporary, format="PNG")
     return [name for name, _ in rows]
@@ -79,7 +79,8 @@ def _tile(pixels: Tensor, objects: Objects, class_names: list[str], side: int, d
     return picture if max(picture.size) <= side else picture.resize(size, Image.Resampling.LANCZOS)
 
 
-def _sheet(rows: list[tuple[str, list[Image.Image]]], side: int, training: bool) -> Image.Image:
+def preview_sheet(rows: list[tuple[str, list[Image.Image]]], side: int, *, training: bool) -> Image.Image:
+    """Rows of tiles, at most `side` pixels wide, under a name each; the first tile is the image as it lies."""
     columns = len(rows[0][1])
     step = side + _MARGIN
     heights = [max(tile.height for tile in tiles) + _LINE + _MARGIN for _, tiles in rows]
