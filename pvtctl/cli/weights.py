@@ -119,7 +119,10 @@ def ls(json: bool = _JSON) -> None:
             {
                 "name": entry.name,
                 "backbone": entry.backbone,
-                "top1": entry.top1,
+                "head": entry.head,
+                "data": entry.data,
+                "figures": dict(entry.figures),
+                "scale_shift": entry.scale_shift,
                 "source": entry.source,
                 "license": entry.license,
                 "url": entry.url,
@@ -133,15 +136,24 @@ def ls(json: bool = _JSON) -> None:
         print_json({"folder": str(cache_folder()), "weights": entries})
         return
     rows = [
-        [e["name"], e["backbone"], f"{e['top1']:.1f}", e["source"], e["license"], e["sha256_from"] or "-", _cached(e)]
+        [e["name"], _model(e), e["data"], _figures(e), e["source"], e["license"], e["sha256_from"] or "-", _cached(e)]
         for e in entries
     ]
     table(
-        "Published ImageNet-1K weights",
-        ["name", "backbone", "top-1 %", "source", "license", "hash from", "here"],
+        "Published weights",
+        ["name", "model", "data", "scores", "source", "license", "hash from", "here"],
         rows,
-        caption=f"top-1 as the publisher prints it; fetched files lie in {cache_folder()}",
+        caption=f"scores as the publisher prints them (--json has all); fetched files lie in {cache_folder()}",
     )
+
+
+def _model(entry: dict[str, Any]) -> str:
+    return f"{entry['backbone']} + {entry['head']}" if entry["head"] else str(entry["backbone"])
+
+
+def _figures(entry: dict[str, Any]) -> str:
+    """The first two."""
+    return ", ".join(f"{name} {value:g}" for name, value in list(entry["figures"].items())[:2])
 
 
 def _cached(entry: dict[str, Any]) -> str:

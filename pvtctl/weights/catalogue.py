@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 _PVT = "https://github.com/whai362/PVT/releases/download/v2"
 _DEIT = "https://dl.fbaipublicfiles.com/deit"
 _TORCHVISION = "https://download.pytorch.org/models"
+_TIMM = "https://github.com/rwightman/pytorch-image-models/releases/download/v0.1-vitjx"
+_DPT = "https://github.com/intel-isl/DPT/releases/download/1_0"
 
 
 @dataclass(frozen=True)
 class Published:
-    """One published checkpoint of an ImageNet-1K classifier at 224 pixels."""
+    """One published checkpoint: an ImageNet-1K classifier, or a segmentation or depth model."""
 
     name: str
     """What `--weights` and `pvtctl weights fetch` call it."""
     backbone: str
     url: str
-    top1: float
-    """Top-1 accuracy in percent, as the publisher prints it."""
+    figures: Mapping[str, float]
+    """What it scores, as the publisher prints it: `top1`, `miou` and `pixel_acc` in percent, depth's deltas as fractions."""
     source: str
-    """Who publishes it, and where the accuracy is printed."""
+    """Who publishes it, and where the figures are printed."""
     license: str
     sha256: str | None = None
     """The first hex digits of the file's SHA-256, where the publisher gives them."""
+    head: str | None = None
+    """Of a segmentation or depth model; None for classifiers."""
+    data: str = "ImageNet-1K"
+    """What it was trained on last, and scored on unless a figure's name says otherwise."""
+    scale_shift: tuple[float, float] | None = None
+    """Of a metric depth model: metres = 1 / (a x + b). The file does not say it."""
 
     @property
     def file_name(self) -> str:
@@ -32,13 +41,18 @@ class Published:
 
 def _pvt(name: str, top1: float) -> Published:
     source = "PVT's authors (classification/README.md)"
-    return Published(name, name, f"{_PVT}/{name}.pth", top1, source, "Apache-2.0")
+    return Published(name, name, f"{_PVT}/{name}.pth", {"top1": top1}, source, "Apache-2.0")
 
 
-def _deit(size: str, digits: str, top1: float) -> Published:
-    url = f"{_DEIT}/deit_{size}_patch16_224-{digits}.pth"
-    source = "DeiT's authors (README)"
-    return Published(f"deit_{size}_patch16", f"deit_{size}_patch16", url, top1, source, "Apache-2.0", digits)
+def _deit(kind: str, digits: str, top1: float) -> Published:
+    name, url = f"deit_{kind}_patch16", f"{_DEIT}/deit_{kind}_patch16_224-{digits}.pth"
+    return Published(name, name, url, {"top1": top1}, "DeiT's authors (README)", "Apache-2.0", digits)
+
+
+def _timm(name: str, backbone: str, file: str, digits: str, top1: float) -> Published:
+    """Google's ViT of ImageNet-21K, fine-tuned at 384 pixels of mean and deviation 0.5: what DPT's models start from."""
+    source = "timm, from Google's (model-index)"
+    return Published(name, backbone, f"{_TIMM}/{file}-{digits}.pth", {"top1": top1}, source, "Apache-2.0", digits)
 
 
 def _torchvision(backbone: str, digits: str, top1: float, version: str = "V1") -> Published:
@@ -46,7 +60,34 @@ def _torchvision(backbone: str, digits: str, top1: float, version: str = "V1") -
     name = backbone if version == "V1" else f"{backbone}_v2"
     source = f"torchvision, IMAGENET1K_{version}"
     url = f"{_TORCHVISION}/{backbone}-{digits}.pth"
-    return Published(name, backbone, url, top1, source, "BSD-3-Clause", digits)
+    return Published(name, backbone, url, {"top1": top1}, source, "BSD-3-Clause", digits)
+
+
+def _dpt(
+    file: str,
+    digits: str,
+    data: str,
+    figures: Mapping[str, float],
+    where: str,
+    scale_shift: tuple[float, float] | None = None,
+) -> Published:
+    name = file.replace("-", "_")
+    backbone = "vit_large_patch16" if "large" in file else "vit_hybrid"
+    source, url = f"DPT's authors ({where})", f"{_DPT}/{file}-{digits}.pt"
+    return Published(name, backbone, url, figures, source, "MIT", digits, "dpt", data, scale_shift)
+
+
+def _zero_shot(*values: float) -> dict[str, float]:
+    """Of sets that were not trained on: WHDR in percent, AbsRel, and percent of pixels beyond delta 1.25."""
+    names = ("diw_whdr", "eth3d_abs_rel", "sintel_abs_rel", "kitti_beyond", "nyu_beyond", "tum_beyond")
+    return dict(zip(names, values, strict=True))
+
+
+_ABSOLUTE = ("delta1", "delta2", "delta3", "abs_rel", "sq_rel", "rmse", "rmse_log", "silog", "log10")
+
+
+def _absolute(*values: float) -> dict[str, float]:
+    return dict(zip(_ABSOLUTE, values, strict=True))
 
 
 _PUBLISHED = [
@@ -64,6 +105,10 @@ _PUBLISHED = [
     _deit("tiny", "a1311bcf", 72.2),
     _deit("small", "cd65a155", 79.9),
     _deit("base", "b5f2ef4d", 81.8),
+    _deit("base_distilled", "df68dfff", 83.4),
+    _timm("vit_base_patch16_384", "vit_base_patch16", "jx_vit_base_p16_384", "83fb41ba", 84.2),
+    _timm("vit_large_patch16_384", "vit_large_patch16", "jx_vit_large_p16_384", "b3be5167", 85.17),
+    _timm("vit_hybrid_384", "vit_hybrid", "jx_vit_base_resnet50_384", "9fd3c705", 84.99),
     _torchvision("resnet18", "f37072fd", 69.758),
     _torchvision("resnet34", "b627a593", 73.314),
     _torchvision("resnet50", "0676ba61", 76.130),
@@ -75,6 +120,26 @@ _PUBLISHED = [
     _torchvision("resnext50_32x4d", "7cdf4587", 77.618),
     _torchvision("resnext50_32x4d", "1a0047aa", 81.198, "V2"),
     _torchvision("resnext101_64x4d", "173b62eb", 83.246),
+    _dpt("dpt_large-midas", "2f21e586", "MIX 6", _zero_shot(10.82, 0.089, 0.270, 8.46, 8.32, 9.97), "DPT, Table 1"),
+    _dpt("dpt_hybrid-midas", "501f0c75", "MIX 6", _zero_shot(11.06, 0.093, 0.274, 11.56, 8.69, 10.89), "DPT, Table 1"),
+    _dpt(
+        "dpt_hybrid_kitti",
+        "cb926ef4",
+        "KITTI, Eigen split",
+        _absolute(0.959, 0.995, 0.999, 0.062, 0.222, 2.575, 0.092, 8.282, 0.027),
+        "EVALUATION.md",
+        (6.016e-5, 0.00579),
+    ),
+    _dpt(
+        "dpt_hybrid_nyu",
+        "2ce69ec7",
+        "NYUv2",
+        _absolute(0.904, 0.988, 0.998, 0.109, 0.054, 0.357, 0.129, 9.521, 0.045),
+        "EVALUATION.md",
+        (3.05e-4, 0.1378),
+    ),
+    _dpt("dpt_large-ade20k", "b12dca68", "ADE20K", {"miou": 47.63, "pixel_acc": 82.70}, "DPT, Table 4"),
+    _dpt("dpt_hybrid-ade20k", "53898607", "ADE20K", {"miou": 49.02, "pixel_acc": 83.11}, "DPT, Table 4"),
 ]
 
 
@@ -86,6 +151,11 @@ def published() -> list[Published]:
 def find_published(name: str) -> Published | None:
     """The entry of this name."""
     return next((entry for entry in _PUBLISHED if entry.name == name), None)
+
+
+def published_with_hash(sha256: str) -> Published | None:
+    """The entry whose publisher's digits begin this SHA-256."""
+    return next((entry for entry in _PUBLISHED if entry.sha256 and sha256.startswith(entry.sha256)), None)
 
 
 def published_for(backbone: str) -> Published | None:

@@ -66,7 +66,7 @@ def test_ls(capsys: pytest.CaptureFixture[str]) -> None:
     assert "pvt_v2_b2_li" in capsys.readouterr().out
     assert main(["weights", "ls", "--json"]) == 0
     entries = {each["name"]: each for each in json.loads(capsys.readouterr().out)["weights"]}
-    assert entries["pvt_small"]["top1"] == 79.8
+    assert entries["pvt_small"]["figures"] == {"top1": 79.8}
     assert entries["pvt_small"]["cached"] is None
     assert entries["deit_tiny_patch16"]["sha256"] == "a1311bcf"
 

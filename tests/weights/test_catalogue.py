@@ -23,7 +23,7 @@ def test_names_are_unique_and_backbones_exist() -> None:
 
 def test_hash_digits_are_those_in_the_file_names() -> None:
     for entry in published():
-        found = re.search(r"-([0-9a-f]{8})\.pth$", entry.url)
+        found = re.search(r"-([0-9a-f]{8})\.pth?$", entry.url)
         assert entry.sha256 == (found.group(1) if found else None)
 
 
@@ -47,7 +47,7 @@ def test_torchvision_entries_are_torchvisions() -> None:
     for name, entry in ours.items():
         version = "IMAGENET1K_V2" if name.endswith("_v2") else "IMAGENET1K_V1"
         weights = torchvision.models.get_model_weights(entry.backbone)[version]
-        assert (entry.url, entry.top1) == (weights.url, weights.meta["_metrics"]["ImageNet-1K"]["acc@1"])
+        assert (entry.url, entry.figures["top1"]) == (weights.url, weights.meta["_metrics"]["ImageNet-1K"]["acc@1"])
 
 
 def test_catalogue_and_download_load_without_torch() -> None:

@@ -115,7 +115,7 @@ def _left_in(folder: Path) -> list[str]:
 
 
 def _publish(monkeypatch: pytest.MonkeyPatch, server: Server, sha256: str | None) -> None:
-    entry = Published("known", "pvt_tiny", server.url, 75.1, "a test", "Apache-2.0", sha256)
+    entry = Published("known", "pvt_tiny", server.url, {"top1": 75.1}, "a test", "Apache-2.0", sha256)
     monkeypatch.setattr(catalogue, "_PUBLISHED", [entry])
 
 
@@ -301,7 +301,9 @@ def test_no_network_says_what_to_do_by_hand(cache: Path) -> None:
 def test_mirror_takes_the_place_of_the_host(
     server: Server, monkeypatch: pytest.MonkeyPatch, by_environment: bool
 ) -> None:
-    entry = Published("known", "pvt_tiny", "https://example.invalid/a/b/file.pth", 75.1, "a test", "Apache-2.0")
+    entry = Published(
+        "known", "pvt_tiny", "https://example.invalid/a/b/file.pth", {"top1": 75.1}, "a test", "Apache-2.0"
+    )
     monkeypatch.setattr(catalogue, "_PUBLISHED", [entry])
     mirror = f"http://127.0.0.1:{server.port}/mirror/"
     if by_environment:
