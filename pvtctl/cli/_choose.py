@@ -15,12 +15,22 @@ from pvtctl.errors import PvtctlError, UsageError, nearest
 if TYPE_CHECKING:
     from pvtctl.recipe.schema import Recipe
 
-NAMED_DATA = ("imagenet", "coco", "scenes")
+NAMED_DATA = ("imagenet", "coco", "ade20k", "pascal_context", "cityscapes", "nyu", "kitti", "scenes")
 DEFAULT_BACKBONE = "pvt_small"
-DEFAULT_HEAD = "retinanet"
 CLASSIFICATION_TABLES = ("imagenet_pvt_v1", "imagenet_pvt_v2")
-HEADS = {"retinanet": "coco_retinanet_1x", "mask_rcnn": "coco_mask_rcnn_1x", "detr": "coco_detr_50e"}
-"""Detection heads, and the recipe that trains a backbone under each where no table has a row for it."""
+TABLES = {
+    ("detection", "retinanet"): "coco_retinanet_1x",
+    ("detection", "mask_rcnn"): "coco_mask_rcnn_1x",
+    ("detection", "detr"): "coco_detr_50e",
+    ("segmentation", "semantic_fpn"): "ade20k_semantic_fpn",
+    ("segmentation", "trans2seg"): "ade20k_trans2seg",
+    ("segmentation", "deeplabv3plus"): "ade20k_trans2seg",
+    ("segmentation", "dpt"): "dpt_ade20k",
+    ("depth", "dpt"): "dpt_nyu",
+    ("depth", "midas"): "dpt_backbones",
+}
+"""The recipe that trains a backbone under each head where no table has a row for it."""
+NEEDS = {"classification": "class folders", "detection": "boxes", "segmentation": "label maps", "depth": "depth maps"}
 Override = str | tuple[str, Any]
 
 
@@ -50,8 +60,8 @@ class DataChoice:
 
 
 def choose_data(word: str, folder: Path | None, files: Mapping[str, Path | None] | None = None) -> DataChoice:
-    """What DATA and `--data` mean together: a named data set (found, or in `folder`), or a folder in ImageNet or COCO
-    layout. `files` (see `DataChoice.files`) are for COCO annotations that lie in no layout.
+    """What DATA and `--data` mean together: a named data set (found, or in `folder`), or a folder in a known layout
+    (`pvtctl.data.layouts`). `files` (see `DataChoice.files`) are for COCO annotations that lie in no layout.
 
     Raises UsageError.
     """
@@ -67,7 +77,9 @@ def choose_data(word: str, folder: Path | None, files: Mapping[str, Path | None]
     if folder is not None:
         raise UsageError(f"{word!r} and --data {folder} both name data", f"pvtctl ... imagenet --data {folder}")
     if path.is_dir():
-        layout = "coco" if named or any((path / "annotations").glob("*.json")) else "imagenet"
+        from pvtctl.data.layouts import guess_layout
+
+        layout = "coco" if named else guess_layout(path) or "imagenet"
         return DataChoice(layout, path.absolute(), path.absolute().name, named)
     looks_like_a_path = os.sep in word or word.startswith(".")
     problem = f"there is no folder {word}" if looks_like_a_path else f"no data set or folder {word!r}"
@@ -75,9 +87,36 @@ def choose_data(word: str, folder: Path | None, files: Mapping[str, Path | None]
     hint = f"{close} Or " if close.startswith("did you mean") else ""
     raise UsageError(
         problem,
-        f"{hint}say imagenet, coco, scenes, or a folder that holds train/CLASS/*.jpg and val/CLASS/*.jpg, or "
-        "annotations/instances_{train,val}*.json",
+        f"{hint}say {', '.join(NAMED_DATA)}, or a folder that holds train/CLASS/*.jpg and val/CLASS/*.jpg, "
+        "annotations/instances_{train,val}*.json, images/ and annotations/ (label maps), or rgb/ and depth/",
     )
+
+
+def choose_task(data: DataChoice, head: str | None, task: str | None) -> str:
+    """What is trained or scored: as `task` says, else as the head and the data have it. Raises UsageError."""
+    from pvtctl.recipe.vocabulary import HEADS_OF, TASKS, all_heads, tasks_of_data, tasks_of_head
+
+    if task is not None and task not in TASKS:
+        raise UsageError(f"no task {task!r}", nearest(task, list(TASKS)))
+    if head is not None and not tasks_of_head(head):
+        raise UsageError(f"no head {head!r}", nearest(head, all_heads()))
+    if task is not None and head is not None and head not in HEADS_OF[task]:
+        raise UsageError(f"{head} is no head for {task}", f"--head {' | '.join(HEADS_OF[task]) or '(none)'}")
+    of_data = tasks_of_data(data.name)
+    of_head = tasks_of_head(head) if head is not None else of_data
+    wanted = (task,) if task is not None else of_head
+    fitting = [each for each in of_data if each in wanted]
+    if not fitting:
+        asked = f"--head {head}" if head is not None else f"--task {task}"
+        raise UsageError(
+            f"{asked} needs {NEEDS[wanted[0]]}, and {data.path or data.name} is in the layout of {data.name}",
+            f"say {', '.join(name for name in NAMED_DATA if wanted[0] in tasks_of_data(name))}, or a folder of such data; "
+            "`pvtctl data convert` brings Pascal VOC and YOLO boxes",
+        )
+    if len(fitting) > 1 and head is not None:
+        note(f"task: {fitting[-1]}, as {head} is for {' and '.join(fitting)} (--task NAME)")
+        return fitting[-1]
+    return fitting[0]
 
 
 def choose_recipe(
@@ -86,15 +125,17 @@ def choose_recipe(
     backbone: str | None,
     recipe: str | None,
     profile: str | None,
+    task: str,
     head: str | None = None,
     overrides: Sequence[Override] = (),
 ) -> Recipe:
     """The recipe of a run: by `recipe` (a name or a file) or the paper's table that trains `backbone`.
 
-    `head` (retinanet, mask_rcnn, detr) or COCO data ask for a detector: RetinaNet, where no head is named.
-    Says what was chosen where the user left it open. Raises UsageError.
+    `task` is that of `choose_task`; without `head` its first one is taken. Says what was chosen where the user left it
+    open. Raises UsageError.
     """
     from pvtctl.recipe.load import find_profile, load_recipe, rows_of
+    from pvtctl.recipe.vocabulary import HEADS_OF
 
     row: str | None
     stand_in = None
@@ -108,11 +149,11 @@ def choose_recipe(
         if backbone is None:
             backbone = DEFAULT_BACKBONE
             note(f"backbone: {backbone}, as none was named (--backbone NAME; `pvtctl models ls` lists them)")
-        if head is None and data.name == "coco":
-            head = DEFAULT_HEAD
-            note(f"head: {head}, as none was named (--head {' | '.join(HEADS)})")
-        recipe, row = _table_with(backbone, head)
-        stand_in = rows_of(recipe)[0] if row is None else None
+        if head is None and HEADS_OF[task]:
+            head = HEADS_OF[task][0]
+            note(f"head: {head}, as none was named (--head {' | '.join(HEADS_OF[task])})")
+        recipe, row = _table_with(backbone, data.name, task, head)
+        stand_in = _row_under(recipe, head) if row is None else None
     if profile is None and data.name == "scenes":
         try:
             profile = find_profile(recipe, "scenes")
@@ -121,7 +162,7 @@ def choose_recipe(
         else:
             note(f"profile: {profile}, the one for scenes (--profile NAME chooses another)")
     profile = profile or "paper"
-    _check_layout(data, recipe, head)
+    _check_layout(data, recipe)
     settings = [*data.overrides(), *overrides]
     if row is None and backbone is not None:
         check_backbone(backbone)
@@ -140,25 +181,27 @@ def choose_recipe(
     return chosen
 
 
-def _check_layout(data: DataChoice, recipe: str, head: str | None) -> None:
-    """Raise UsageError where a detector is asked for (by a head or a recipe) on data that has no boxes."""
+def _check_layout(data: DataChoice, recipe: str) -> None:
+    """Raise UsageError where a recipe's task does not read the data."""
     from pvtctl.recipe.source import read_recipe
+    from pvtctl.recipe.vocabulary import tasks_of_data
 
-    if data.name != "imagenet":
-        return
-    tasks = [layer.values[("task",)] for layer in read_recipe(recipe).shared if ("task",) in layer.values]
-    if head is None and tasks[-1:] != ["detection"]:
-        return
-    asked = f"--head {head}" if head else f"recipe {recipe}"
-    raise UsageError(
-        f"{asked} needs boxes, and {data.path or data.name} has no annotations/instances_*.json",
-        "say coco, scenes, or a folder in COCO layout; `pvtctl data convert` brings Pascal VOC and YOLO",
-    )
+    said = [layer.values[("task",)] for layer in read_recipe(recipe).shared if ("task",) in layer.values]
+    task = said[-1] if said else "classification"
+    if task not in tasks_of_data(data.name):
+        raise UsageError(
+            f"recipe {recipe} needs {NEEDS.get(task, task)}, and {data.path or data.name} is in the layout of {data.name}",
+            "name other data, or another recipe (`pvtctl recipes ls`)",
+        )
 
 
-def _table_with(backbone: str, head: str | None) -> tuple[str, str | None]:
-    """The recipe and row of the paper's table that trains `backbone` under `head`; no row where it stands in none."""
+def _table_with(backbone: str, data: str, task: str, head: str | None) -> tuple[str, str | None]:
+    """The recipe and row of the paper's table that trains `backbone` under `head`; no row where it stands in none.
+
+    A table of that very data set is taken before the usual one of the task.
+    """
     from pvtctl.recipe.load import find_row
+    from pvtctl.recipe.vocabulary import USUAL_DATA
 
     if head is None:
         check_backbone(backbone, also=_row_names(CLASSIFICATION_TABLES))
@@ -166,22 +209,41 @@ def _table_with(backbone: str, head: str | None) -> tuple[str, str | None]:
             return find_row("imagenet", backbone)
         except UsageError:
             return CLASSIFICATION_TABLES[0], None
-    if head not in HEADS:
-        raise UsageError(f"no head {head!r}", nearest(head, list(HEADS)))
-    check_backbone(backbone, also=_row_names(list(HEADS.values())))
-    try:
-        return find_row("coco", backbone, "detection", head=head)
-    except UsageError:
-        return HEADS[head], None
+    check_backbone(backbone, also=_row_names(sorted(set(TABLES.values()))))
+    for name in dict.fromkeys((USUAL_DATA[task] if data == "scenes" else data, USUAL_DATA[task])):
+        try:
+            return find_row(name, backbone, task, head=head)
+        except UsageError:
+            continue
+    return TABLES[task, head], None
+
+
+def _row_under(recipe: str, head: str | None) -> str:
+    """The first row of a recipe with this head, whose settings stand in for a backbone of no row."""
+    from pvtctl.recipe.layers import merge
+    from pvtctl.recipe.source import read_recipe
+
+    source = read_recipe(recipe)
+    rows = list(source.rows)
+    for row in rows:
+        values, _ = merge([*source.shared, source.rows[row]])
+        if head is None or values.get(("model", "head", "name")) == head:
+            return row
+    return rows[0]
 
 
 def _plain_backbone(name: str, head: str | None) -> dict[str, Any]:
-    """A backbone that stands in no table; under a detector ResNets are frozen as the papers freeze them."""
+    """A backbone that stands in no table, with ResNets as the papers have them under this head."""
+    from pvtctl.recipe.vocabulary import HEADS_OF
     from pvtctl.variants import VARIANTS
 
     variant = VARIANTS.get(name)
-    frozen = {"frozen_stages": 1, "freeze_norm": True}
-    return {"name": name, **(frozen if head and variant is not None and variant.family == "resnet" else {})}
+    if head is None or variant is None or variant.family != "resnet":
+        return {"name": name}
+    if head in HEADS_OF["detection"]:
+        return {"name": name, "frozen_stages": 1, "freeze_norm": True}
+    strided = head in ("trans2seg", "deeplabv3plus") and variant.block == "bottleneck"
+    return {"name": name, **({"output_stride": 16} if strided else {})}
 
 
 def _default_row(recipe: str, rows: list[str]) -> str | None:
@@ -259,7 +321,9 @@ class Found:
     """Percent, as the publisher prints it."""
 
 
-def find_weights(backbone: str, data_name: str, place: Path | None, head: str | None = None) -> Found:
+def find_weights(
+    backbone: str, data_name: str, place: Path | None, head: str | None = None, task: str = "classification"
+) -> Found:
     """The newest finished run of `backbone` (under `head`) on the data, else its published checkpoint, fetched where it
     is not here.
 
@@ -273,7 +337,7 @@ def find_weights(backbone: str, data_name: str, place: Path | None, head: str | 
 
     what = f"{backbone} + {head}" if head else backbone
     for run in find_runs(runs_root()):
-        if _is_run_of(run, backbone, data_name, place, head):
+        if _is_run_of(run, backbone, data_name, place, head, task):
             return Found(str(run), f"the newest finished run of {what} on {data_name}")
     entry = published_for(backbone) if data_name == "imagenet" and head is None else None
     if entry is None:
@@ -294,10 +358,10 @@ def find_weights(backbone: str, data_name: str, place: Path | None, head: str | 
         except PvtctlError as error:
             hint = f"fetch it elsewhere and name the file with --weights, or train: pvtctl pretrain {data_name}"
             raise PvtctlError(error.message, f"{hint} --backbone {backbone}", exit_code=error.exit_code) from error
-    return Found(str(file), f"published by {entry.source}, top-1 {entry.top1} %", entry.top1)
+    return Found(str(file), f"published by {entry.source}, top-1 {entry.figures['top1']} %", entry.figures["top1"])
 
 
-def _is_run_of(run: Path, backbone: str, data_name: str, place: Path | None, head: str | None) -> bool:
+def _is_run_of(run: Path, backbone: str, data_name: str, place: Path | None, head: str | None, task: str) -> bool:
     from pvtctl.data import find_data
     from pvtctl.engine.run import read_info
     from pvtctl.recipe.load import load_recipe
@@ -310,7 +374,8 @@ def _is_run_of(run: Path, backbone: str, data_name: str, place: Path | None, hea
         note(f"{run} is left out of the search: {error.message}")
         return False
     own_head = recipe.model.head.name if recipe.model.head else None
-    if (recipe.model.backbone.name, own_head, recipe.data.name) != (backbone, head, data_name):
+    own = (recipe.task, recipe.model.backbone.name, own_head, recipe.data.name)
+    if own != (task, backbone, head, data_name):
         return False
     if place is None:
         return data_name != "imagenet" or read_info(run).get("num_classes") == 1000

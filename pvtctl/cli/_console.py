@@ -80,6 +80,36 @@ def parse_sizes(text: str) -> list[tuple[int, int]]:
     return [parse_size(part) for part in text.split(",")]
 
 
+def parse_ratios(text: str | None) -> tuple[float, ...] | None:
+    """`0.5,1,1.5`: factors on a test size. Raises UsageError."""
+    ratios = _numbers(text, "ratios", "0.5,1,1.5")
+    if ratios is not None and not all(0.1 <= ratio <= 8 for ratio in ratios):
+        raise UsageError(f"--ratios {text!r} are out of range", "factors between 0.1 and 8, as 0.5,1,1.5")
+    return ratios
+
+
+def parse_scale_shift(text: str | None) -> tuple[float, float] | None:
+    """`3.05e-4,0.1378`: what turns inverse depth into metres. Raises UsageError."""
+    values = _numbers(text, "scale-shift", "3.05e-4,0.1378")
+    if values is None:
+        return None
+    if len(values) != 2 or values[0] <= 0:
+        raise UsageError(f"--scale-shift {text!r} is no scale above 0 and a shift", "write it as 3.05e-4,0.1378")
+    return values[0], values[1]
+
+
+def _numbers(text: str | None, option: str, example: str) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        values = (math.nan,)
+    if not all(map(math.isfinite, values)):
+        raise UsageError(f"--{option} {text!r} are no numbers", f"write them as {example}")
+    return values
+
+
 @contextmanager
 def byte_progress() -> Iterator[Callable[[str], Callable[[int, int | None], None]]]:
     """Bars on stderr for what is counted in bytes: the function it gives starts one by its name."""

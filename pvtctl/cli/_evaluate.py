@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pvtctl.cli._choose import (
     DEFAULT_BACKBONE,
-    DEFAULT_HEAD,
+    NEEDS,
     DataChoice,
     Found,
     Override,
     choose_data,
     choose_recipe,
+    choose_task,
     data_place,
     find_weights,
     note,
@@ -28,8 +29,9 @@ from pvtctl.errors import UsageError
 if TYPE_CHECKING:
     from pvtctl.engine import Distributed
     from pvtctl.recipe.schema import Recipe
-    from pvtctl.tasks.build import Head, Task
+    from pvtctl.tasks.build import Task
     from pvtctl.tasks.checkpoints import Inspected
+    from pvtctl.tasks.classes import Head
     from pvtctl.tasks.reports import Account, Findings
 
 
@@ -41,11 +43,23 @@ class EvalOptions:
     weights: str | None
     backbone: str | None
     head: str | None
+    task: str | None
     folder: Path | None
     files: Mapping[str, Path | None] = field(default_factory=dict)
     """Images and annotations that lie in no layout (`DataChoice.files`)."""
     testing: Mapping[str, Any] = field(default_factory=dict)
-    """Values of a recipe's `eval` block: score_threshold, nms_iou, max_detections, scales, flip, backend; None: not said."""
+    """Values of a recipe's `eval` block: score_threshold, flip, ratios, alignment ...; None: not said."""
+    overrides: Sequence[str] = ()
+    """`--set KEY=VALUE`."""
+
+    @property
+    def settings(self) -> list[Override]:
+        """All that is said about the recipe."""
+        said: list[Override] = [(f"eval.{key}", value) for key, value in self.testing.items() if value is not None]
+        return [*said, *self.overrides]
+
+    scale_shift: tuple[float, float] | None
+    """Of metric depth, where the weights do not say their own."""
     size: str | None
     resize: int | None
     batch_size: int | None
@@ -68,10 +82,6 @@ class Plan:
     @property
     def head(self) -> Head:
         """The checkpoint's classes, as `build_task` takes them."""
-        from pvtctl.tasks.build import Head
-
-        if (detector := self.checkpoint.detector) is not None:
-            return Head(detector.num_classes, detector.class_names, detector.conventions)
         assert self.checkpoint.head is not None
         return self.checkpoint.head
 
@@ -110,21 +120,19 @@ def make_plan(options: EvalOptions) -> Plan:
         place = None if data.files else find_data(data.name, data.path)  # before anything is downloaded for it
         found = _find(options, data, place)
     checkpoint = inspect_checkpoint(found.source, options.backbone)
-    detector = checkpoint.detector
     if checkpoint.foreign is not None:
         raise UsageError(
             f"{checkpoint.path} holds {checkpoint.foreign}, which pvtctl does not build",
-            "docs/checkpoints.md lists the detectors that are read; `pvtctl eval --results` scores the detections of any",
+            "docs/checkpoints.md lists what is read; `pvtctl eval --results` scores the detections of any detector",
         )
-    if checkpoint.head is None and detector is None:
+    if checkpoint.head is None:
         raise UsageError(
             f"{checkpoint.path} has no head, so it cannot be scored",
             f"train one: pvtctl finetune {options.target} --weights {found.source}",
         )
     _check_task(options, data, checkpoint)
-    classes = detector.num_classes if detector else checkpoint.head.num_classes if checkpoint.head else 0
-    what = f"{checkpoint.backbone} + {detector.head}" if detector else checkpoint.backbone
-    note(f"weights: {found.source} ({found.why}), {what}, {classes} classes")
+    told = "" if checkpoint.task == "depth" else f", {checkpoint.head.num_classes} classes"
+    note(f"weights: {found.source} ({found.why}), {checkpoint.what}{told}")
     recipe = _recipe(options, data, Path(found.source), checkpoint)
     out = options.out
     if out is None and not options.as_json:
@@ -133,28 +141,35 @@ def make_plan(options: EvalOptions) -> Plan:
 
 
 def _check_task(options: EvalOptions, data: DataChoice | None, checkpoint: Inspected) -> None:
-    """Raise UsageError where weights, head and data do not belong together."""
-    detector = checkpoint.detector
-    if options.head is not None and (detector is None or detector.head != options.head):
-        holds = f"{checkpoint.backbone} under {detector.head}" if detector else f"a classifier ({checkpoint.backbone})"
-        train = f"train one from it: pvtctl finetune {options.target} --head {options.head} --weights {checkpoint.path}"
-        hint = "leave out --head, or name other weights" if detector else train
-        raise UsageError(f"{checkpoint.path} holds {holds}, not a {options.head}", hint)
-    if data is not None and data.name == "coco" and detector is None:
+    """Raise UsageError where weights, head, data and options do not belong together."""
+    from pvtctl.recipe.agreement import tasks_reading
+    from pvtctl.recipe.vocabulary import tasks_of_data
+
+    holds = f"{checkpoint.backbone} under {checkpoint.head_name}" if checkpoint.head_name else checkpoint.backbone
+    holds += f" for {checkpoint.task}"
+    wrong_head = options.head is not None and options.head != checkpoint.head_name
+    if wrong_head or (options.task is not None and options.task != checkpoint.task):
+        asked = f"a {options.head}" if wrong_head else f"a model for {options.task}"
+        train = f"train one from it: pvtctl finetune {options.target} --weights {checkpoint.path}"
+        train += f" --head {options.head}" if wrong_head else f" --task {options.task}"
+        hint = "leave it out, or name other weights" if checkpoint.head_name else train
+        raise UsageError(f"{checkpoint.path} holds {holds}, not {asked}", hint)
+    if data is not None and checkpoint.task not in (reads := tasks_of_data(data.name)):
+        wanted = NEEDS[str(checkpoint.task)]
+        train = f"train one for it: pvtctl finetune {options.target} --weights {checkpoint.path}"
+        hint = train if checkpoint.task == "classification" else f"name data with {wanted}, or other weights"
         raise UsageError(
-            f"{checkpoint.path} holds a classifier, and {options.target} has boxes",
-            f"train a detector from it: pvtctl finetune {options.target} --weights {checkpoint.path}",
+            f"{checkpoint.path} holds {holds}, and {options.target} has {NEEDS[reads[0]]}, not {wanted}", hint
         )
-    if data is not None and data.name == "imagenet" and detector is not None:
-        raise UsageError(
-            f"{checkpoint.path} holds a detector, and {options.target} is in ImageNet layout",
-            "name a folder in COCO layout (`pvtctl data convert` makes one from Pascal VOC or YOLO)",
-        )
-    named = next((key for key, value in options.testing.items() if value is not None), None)
-    if detector is None and named is not None:
-        raise UsageError(f"--{named.replace('_', '-')} is for detectors", "leave it out")
-    if detector is not None and options.resize is not None:
-        raise UsageError("--resize is for classifiers", "--size says the short side that a detector sees")
+    for key, value in options.testing.items():
+        tasks = tasks_reading(f"eval.{key}")
+        if value is not None and checkpoint.task not in tasks:
+            option = {"max_depth": "max-depth", "crop": "depth-crop"}.get(key, key.replace("_", "-"))
+            raise UsageError(
+                f"--{option} is for {' and '.join(tasks)}, and these weights are for {checkpoint.task}", "leave it out"
+            )
+    if checkpoint.task != "classification" and options.resize is not None:
+        raise UsageError("--resize is for classifiers", "--size says the size that others see")
 
 
 def _square(text: str | None) -> int | None:
@@ -171,23 +186,26 @@ def _is_run(path: Path) -> bool:
 
 
 def _find(options: EvalOptions, data: DataChoice, place: Path | None) -> Found:
+    from pvtctl.recipe.vocabulary import HEADS_OF
+
     if options.weights is not None:
         return Found(options.weights, "as asked")
     backbone = options.backbone or DEFAULT_BACKBONE
     if options.backbone is None:
         note(f"backbone: {backbone}, as none was named (--backbone NAME; `pvtctl models ls` lists them)")
+    task = choose_task(data, options.head, options.task)
     head = options.head
-    if head is None and data.name == "coco":
-        head = DEFAULT_HEAD
-        note(f"head: {head}, as none was named (--head NAME)")
-    return find_weights(backbone, data.name, place, head)
+    if head is None and HEADS_OF[task]:
+        head = HEADS_OF[task][0]
+        note(f"head: {head}, as none was named (--head {' | '.join(HEADS_OF[task])})")
+    return find_weights(backbone, data.name, place, head, task)
 
 
 def _recipe(options: EvalOptions, data: DataChoice | None, source: Path, checkpoint: Inspected) -> Recipe:
     """The recipe that says what data is read and how: the run's own where the weights come from a run on such data."""
     from pvtctl.recipe.load import load_recipe
 
-    of_run = load_recipe(source / "recipe.yaml") if _is_run(source) else None
+    of_run = load_recipe(source / "recipe.yaml", overrides=options.settings) if _is_run(source) else None
     if of_run is not None and (data is None or (data.name == of_run.data.name and options.profile is None)):
         if options.folder is not None and of_run.data.name == "scenes":
             raise UsageError("the run was on scenes, which is rendered: it needs no --data", "leave out --data")
@@ -203,13 +221,14 @@ def _recipe(options: EvalOptions, data: DataChoice | None, source: Path, checkpo
         recipe = of_run.model_copy(update={"data": of_run.data.model_copy(update=changes)})
     else:
         assert data is not None  # a run as the target has its own recipe
-        settings: list[Override] = [("model.num_classes", None)]
+        settings: list[Override] = [("model.num_classes", None), *options.settings]
         recipe = choose_recipe(
             data,
             backbone=checkpoint.backbone,
             recipe=None,
             profile=options.profile,
-            head=checkpoint.detector.head if checkpoint.detector else None,
+            task=str(checkpoint.task),
+            head=checkpoint.head_name,
             overrides=settings,
         )
     return _as_scored(recipe, checkpoint, options)
@@ -217,29 +236,38 @@ def _recipe(options: EvalOptions, data: DataChoice | None, source: Path, checkpo
 
 def _as_scored(recipe: Recipe, checkpoint: Inspected, options: EvalOptions) -> Recipe:
     """The recipe with the weights' own model, at the size asked for, else the one that they were trained at."""
+    from pvtctl.recipe.schema import Loss
+
     # Nothing is trained: a total batch that does not divide by these processes must not matter.
-    train = recipe.train.model_copy(update={"activation_checkpointing": False, "batch_size": 1})
+    untrained: dict[str, Any] = {"activation_checkpointing": False, "batch_size": 1, "loss": Loss()}
+    train = recipe.train.model_copy(update=untrained)
     model: dict[str, Any] = {
         "weights": str(checkpoint.path),
         "backbone": recipe.model.backbone.model_copy(update={"name": checkpoint.backbone}),
     }
-    scoring: dict[str, Any] = {key: value for key, value in options.testing.items() if value is not None}
-    if (detector := checkpoint.detector) is not None:
-        assert recipe.model.head is not None
-        model["head"] = recipe.model.head.model_copy(update={"num_queries": detector.num_queries or 100})
-        scoring["batch_size"] = options.batch_size or recipe.eval.batch_size
-        sizes = {
-            "detection": recipe.data.detection.model_copy(update=_detection_sizes(recipe, checkpoint, options.size))
-        }
-    else:
-        scoring["batch_size"] = options.batch_size or recipe.eval.batch_size or 64
-        sizes = _crop_sizes(recipe, checkpoint, options)
+    batch_size = options.batch_size or recipe.eval.batch_size
+    match checkpoint.task:
+        case "detection":
+            assert recipe.model.head is not None
+            assert checkpoint.detector is not None
+            model["head"] = recipe.model.head.model_copy(
+                update={"num_queries": checkpoint.detector.num_queries or 100, "dropout": None}
+            )
+            sizes = {
+                "detection": recipe.data.detection.model_copy(update=_detection_sizes(recipe, checkpoint, options.size))
+            }
+        case "segmentation" | "depth":
+            model |= dense_model(recipe, checkpoint, options.scale_shift)
+            sizes = _dense_sizes(recipe, checkpoint, options.size)
+        case _:
+            batch_size = batch_size or 64
+            sizes = _crop_sizes(recipe, checkpoint, options)
     return recipe.model_copy(
         update={
             "data": recipe.data.model_copy(update=sizes),
             "model": recipe.model.model_copy(update=model),
             "train": train,
-            "eval": recipe.eval.model_copy(update=scoring),
+            "eval": recipe.eval.model_copy(update={"batch_size": batch_size}),
         }
     )
 
@@ -257,6 +285,45 @@ def _detection_sizes(recipe: Recipe, checkpoint: Inspected, text: str | None) ->
     if isinstance(trained, Mapping) and all(isinstance(trained.get(key), int) for key in keys):
         return {key: trained[key] for key in keys}
     return {}
+
+
+def dense_model(recipe: Recipe, checkpoint: Inspected, scale_shift: tuple[float, float] | None) -> dict[str, Any]:
+    """`backbone` and `head` of a recipe's model, as a segmentation or depth checkpoint needs them."""
+    from pvtctl.recipe.schema import Backbone, Head
+
+    dense = checkpoint.dense
+    assert dense is not None
+    if scale_shift is not None and dense.task != "depth":
+        raise UsageError("--scale-shift is for depth, and these weights are for segmentation", "leave it out")
+    own = recipe.model.backbone
+    stride = checkpoint.meta.get("output_stride") or (own.output_stride if own.name == checkpoint.backbone else 32)
+    head = {key: value for key, value in dense.options.items() if key in Head.model_fields}
+    return {
+        "backbone": Backbone(name=checkpoint.backbone, output_stride=stride, image_size=checkpoint.position_size),
+        "head": Head(name=dense.head, scale_shift=scale_shift or dense.scale_shift, **head),
+    }
+
+
+def _dense_sizes(recipe: Recipe, checkpoint: Inspected, text: str | None) -> dict[str, Any]:
+    """The data block's sizes and normalisation: as asked, else as the weights were tested."""
+    dense = checkpoint.dense
+    assert dense is not None
+    own = getattr(recipe.data, dense.task)
+    keys = ("test_short_side", "test_long_side", "align") if dense.task == "segmentation" else ("test_size", "multiple")
+    trained = checkpoint.meta.get(dense.task)
+    changes: dict[str, Any] = {}
+    if isinstance(trained, Mapping):
+        changes = {key: trained[key] for key in keys if key in trained}
+    if text is not None and dense.task == "depth":
+        changes["test_size"] = parse_size(text)
+    elif text is not None:
+        short, long = sorted(parse_size(text))
+        changes["test_short_side"] = short
+        changes["test_long_side"] = long if long > short else round(short * own.test_long_side / own.test_short_side)
+    if "test_size" in changes:
+        changes["test_size"] = tuple(changes["test_size"])
+    sizes: dict[str, Any] = {dense.task: own.model_copy(update=changes)}
+    return sizes | ({"normalization": dense.normalization} if dense.normalization else {})
 
 
 def _crop_sizes(recipe: Recipe, checkpoint: Inspected, options: EvalOptions) -> dict[str, Any]:
@@ -297,7 +364,8 @@ def _evaluate(plan: Plan, options: EvalOptions, dist: Distributed) -> None:
     precision = choose_precision(info.get("precision", "fp32"), dist.device)
     classes, size = len(task.val.class_names), _size_label(plan.recipe)
     place = data_place(plan.recipe)
-    talk(f"data: {place}; {len(task.val)} images of {classes} classes, at {size}, in {precision.name}")
+    of_classes = f" of {classes} classes" if classes else ""
+    talk(f"data: {place}; {len(task.val)} images{of_classes}, at {size}, in {precision.name}")
     metric: Any = evaluate(task, task.model, dist, precision)
     skipped = {name: reason for own in dist.gather(task.skipped) for name, reason in own.items()}
     if dist.is_main:
@@ -307,9 +375,22 @@ def _evaluate(plan: Plan, options: EvalOptions, dist: Distributed) -> None:
 def _size_label(recipe: Recipe) -> str:
     if recipe.task == "classification":
         return f"{recipe.data.image_size} pixels"
-    own = recipe.data.detection
+    if recipe.task == "depth":
+        height, width = recipe.data.depth.test_size
+        return f"about {height}x{width} pixels{_views(recipe)}"
+    own = recipe.data.segmentation if recipe.task == "segmentation" else recipe.data.detection
     short = " and ".join(map(str, recipe.eval.scales or (own.test_short_side,)))
-    return f"{short} pixels (long side up to {own.test_long_side}){', mirrored too' if recipe.eval.flip else ''}"
+    return f"a short side of {short} pixels (long side up to {own.test_long_side}){_views(recipe)}"
+
+
+def _views(recipe: Recipe) -> str:
+    ratios = ", ".join(f"x {ratio:g}" for ratio in recipe.eval.ratios)
+    window = recipe.eval.window
+    return (
+        (f" ({ratios})" if ratios else "")
+        + (f" in windows of {window[0]}x{window[1]}" if window else "")
+        + (", mirrored too" if recipe.eval.flip else "")
+    )
 
 
 def _show(
@@ -388,9 +469,11 @@ def print_account(
 
 def _data(recipe: Recipe, task: Task, skipped: dict[str, str]) -> dict[str, Any]:
     sizes: dict[str, Any] = {"image_size": recipe.data.image_size, "resize": recipe.data.resize}
-    if recipe.task == "detection":
-        own = recipe.data.detection
+    if recipe.task in ("detection", "segmentation"):
+        own = getattr(recipe.data, recipe.task)
         sizes = {"test_short_side": own.test_short_side, "test_long_side": own.test_long_side}
+    if recipe.task == "depth":
+        sizes = {"test_size": list(recipe.data.depth.test_size)}
     return {
         "name": recipe.data.name,
         "path": recipe.data.path or recipe.data.val_annotations,

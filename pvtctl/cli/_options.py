@@ -13,7 +13,18 @@ DataFolder = Annotated[
 ]
 Head = Annotated[
     str | None,
-    typer.Option(help="Detector on the backbone: retinanet, mask_rcnn or detr. Default: retinanet for COCO data."),
+    typer.Option(
+        help="Dense head on the backbone: retinanet, mask_rcnn, detr (boxes); semantic_fpn, trans2seg, deeplabv3plus, dpt "
+        "(label maps); dpt, midas (depth). Default: the first for the data's task."
+    ),
+]
+TaskName = Annotated[
+    str | None,
+    typer.Option(
+        "--task",
+        metavar="TASK",
+        help="classification, detection, segmentation or depth, where data and head leave it open.",
+    ),
 ]
 Profile = Annotated[
     str | None, typer.Option(help="Scale: paper, mini (minutes on a CPU), smoke. Default: paper; mini for scenes.")

@@ -39,6 +39,12 @@ class PredictOptions:
     max_detections: int | None
     short_side: int | None
     long_side: int | None
+    size: str | None = None
+    ratios: tuple[float, ...] | None = None
+    flip: bool = False
+    window: tuple[int, int] | None = None
+    stride: tuple[int, int] | None = None
+    scale_shift: tuple[float, float] | None = None
     device: str | None
     out: Path | None
     as_json: bool
@@ -73,20 +79,79 @@ def run_predict(options: PredictOptions) -> None:
 
     images = find_images(options.images)
     checkpoint = inspect_checkpoint(options.weights, options.backbone)
-    if checkpoint.detector is not None:
+    _check_options(options, checkpoint)
+    if checkpoint.dense is not None:
+        _answer(options, checkpoint, images)
+    elif checkpoint.detector is not None:
         _detect(options, checkpoint, images)
     elif checkpoint.head is not None:
         _classify(options, checkpoint, images)
     elif checkpoint.foreign is not None:
         raise UsageError(
             f"{checkpoint.path} holds {checkpoint.foreign}, which pvtctl does not build",
-            "it knows RetinaNet, Mask R-CNN and DETR",
+            "docs/checkpoints.md lists what is read",
         )
     else:
         raise UsageError(
             f"{checkpoint.path} has no head, so it cannot predict",
             f"train one: pvtctl finetune DATA --weights {options.weights}",
         )
+
+
+_READ_BY = {
+    "score_threshold": ("detection",),
+    "nms_iou": ("detection",),
+    "max_detections": ("detection",),
+    "short_side": ("detection", "segmentation"),
+    "long_side": ("detection", "segmentation"),
+    "size": ("depth",),
+    "ratios": ("segmentation", "depth"),
+    "flip": ("segmentation", "depth"),
+    "window": ("segmentation",),
+    "stride": ("segmentation",),
+    "scale_shift": ("depth",),
+    "out": ("detection", "segmentation", "depth"),
+}
+"""Which tasks read an option."""
+
+
+def _check_options(options: PredictOptions, checkpoint: Inspected) -> None:
+    """Raise UsageError for an option that the weights' task does not read."""
+    task = checkpoint.task
+    for name, tasks in _READ_BY.items():
+        if task is not None and task not in tasks and getattr(options, name) not in (None, False):
+            hint = "leave it out; --json prints all that there is" if name == "out" else "leave it out"
+            raise UsageError(
+                f"--{name.replace('_', '-')} is for {' and '.join(tasks)}, and {checkpoint.path} is for {task}", hint
+            )
+
+
+def _answer(options: PredictOptions, checkpoint: Inspected, images: Images) -> None:
+    from pvtctl.cli._console import parse_size
+    from pvtctl.cli._predict_dense import DenseOptions, predict_dense
+
+    size = parse_size(options.size) if options.size else None
+    if options.short_side or options.long_side:
+        short = options.short_side or 512
+        size = (short, max(short, options.long_side or 4 * short))
+    predict_dense(
+        DenseOptions(
+            weights=str(options.weights),
+            size=size,
+            ratios=options.ratios or (),
+            flip=options.flip,
+            window=options.window,
+            stride=options.stride,
+            scale_shift=options.scale_shift,
+            device=options.device,
+            out=options.out if options.out is not None or options.as_json else _default_out(options),
+            as_json=options.as_json,
+        ),
+        checkpoint,
+        images,
+        _say_skipped,
+        _nothing_read,
+    )
 
 
 def _detect(options: PredictOptions, checkpoint: Inspected, images: Images) -> None:
@@ -244,12 +309,6 @@ def _as_dicts(found: Detections, class_names: Sequence[str]) -> list[dict[str, A
 
 
 def _classify(options: PredictOptions, checkpoint: Inspected, images: Images) -> None:
-    for name in ("score_threshold", "nms_iou", "max_detections", "short_side", "long_side", "out"):
-        if getattr(options, name) is not None:
-            hint = "leave it out; --json prints all that there is" if name == "out" else "leave it out"
-            raise UsageError(
-                f"--{name.replace('_', '-')} is for detectors, and {checkpoint.path} is a classifier", hint
-            )
     from pvtctl.data.images import BadImage
     from pvtctl.engine import Progress, single
     from pvtctl.tasks.predict import ClassifierUse

@@ -118,7 +118,8 @@ def train(recipe: Recipe, options: TrainOptions) -> None:
 def _train(recipe: Recipe, options: TrainOptions, dist: Distributed) -> None:
     from pvtctl.engine.log import silent
     from pvtctl.engine.run import taken
-    from pvtctl.tasks.build import build_task, fit_settings
+    from pvtctl.tasks.build import build_task
+    from pvtctl.tasks.of_recipe import fit_settings
 
     if options.resume and options.dry_run:
         raise UsageError("--dry-run starts nothing that --resume could go on with", "leave out one of them")

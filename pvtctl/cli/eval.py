@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from pvtctl.cli._options import DataFolder, Device, Head, Partial
+from pvtctl.cli._console import parse_ratios, parse_scale_shift, parse_size
+from pvtctl.cli._options import DataFolder, Device, Head, Overrides, Partial, TaskName
 from pvtctl.errors import UsageError
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -25,6 +26,10 @@ pvtctl eval coco --backbone pvt_large --head mask_rcnn
 pvtctl eval coco --images photos --annotations boxes.json --weights runs/my-detector
 
 pvtctl eval coco --results detections.json
+
+pvtctl eval ade20k --backbone pvt_small --head semantic_fpn --ratios 0.75,1,1.25 --flip
+
+pvtctl eval nyu --weights dpt_hybrid_nyu --depth-crop eigen --max-depth 10
 """
 
 
@@ -34,7 +39,8 @@ def evaluate(
         str,
         typer.Argument(
             metavar="DATA|RUN",
-            help="imagenet, coco, scenes, a folder with val/CLASS or in COCO layout, or the folder of a run.",
+            help="imagenet, coco, ade20k, pascal_context, cityscapes, nyu, kitti, scenes, a folder in one of their "
+            "layouts, or the folder of a run.",
         ),
     ],
     weights: Annotated[
@@ -48,6 +54,7 @@ def evaluate(
         str | None, typer.Option(help="A name of `pvtctl models ls`. Default: the one of the weights, else pvt_small.")
     ] = None,
     head: Head = None,
+    task: TaskName = None,
     folder: DataFolder = None,
     images: Annotated[Path | None, typer.Option(help="With coco: the folder of the images.")] = None,
     annotations: Annotated[Path | None, typer.Option(help="With coco: JSON file of the true objects.")] = None,
@@ -57,8 +64,8 @@ def evaluate(
     size: Annotated[
         str | None,
         typer.Option(
-            help="Pixels of the square that is cropped; for detectors the short side, or both as 640x1066. Default: "
-            "what the weights were trained at."
+            help="Pixels of the square that is cropped; for detectors and segmentation the short side, or both as "
+            "640x1066; for depth HxW. Default: what the weights were trained at."
         ),
     ] = None,
     resize: Annotated[
@@ -75,7 +82,36 @@ def evaluate(
     scales: Annotated[
         str | None, typer.Option(help="Short sides to detect at and merge, with commas: 600,800,1000.")
     ] = None,
-    flip: Annotated[bool, typer.Option("--flip", help="Detect in the mirrored image too, and merge.")] = False,
+    flip: Annotated[bool, typer.Option("--flip", help="Test the mirrored image too, and merge.")] = False,
+    ratios: Annotated[
+        str | None,
+        typer.Option(help="Segmentation, depth: factors on the size to test at and merge, with commas: 0.5,1,1.5."),
+    ] = None,
+    window: Annotated[
+        str | None,
+        typer.Option(metavar="HxW", help="Segmentation: slide a window of this size. Default: whole images."),
+    ] = None,
+    stride: Annotated[
+        str | None, typer.Option(metavar="HxW", help="How far the window slides. Default: two thirds of it.")
+    ] = None,
+    alignment: Annotated[
+        str | None,
+        typer.Option(
+            help="Depth: fit each prediction to the truth by none, median or scale_shift first. Default: none for metres, "
+            "scale_shift for inverse depth."
+        ),
+    ] = None,
+    max_depth: Annotated[float | None, typer.Option(help="Depth: metres that are scored at most.")] = None,
+    depth_crop: Annotated[
+        str | None, typer.Option(help="Depth: score a part of the image: eigen (NYUv2) or garg (KITTI).")
+    ] = None,
+    scale_shift: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SCALE,SHIFT",
+            help="Depth weights that do not say theirs: metres = 1 / (SCALE x + SHIFT). DPT: 3.05e-4,0.1378 (NYUv2).",
+        ),
+    ] = None,
     backend: Annotated[
         str | None,
         typer.Option(help="Who computes COCO's numbers: auto, numpy, pycocotools, faster. Default: auto, numpy."),
@@ -83,6 +119,7 @@ def evaluate(
     profile: Annotated[
         str | None, typer.Option(help="Scale of the data: paper, mini, smoke. Default: that of the weights' run.")
     ] = None,
+    overrides: Overrides = None,
     partial: Partial = False,
     device: Device = None,
     out: Annotated[
@@ -102,6 +139,10 @@ def evaluate(
     Detectors: COCO's 12 numbers for boxes (and masks), per-class AP; report.html has precision-recall curves, the
     confusion matrix with background, the kinds of errors and the worst images beside their truth; the detections are
     saved as a COCO results file.
+
+    Segmentation: mIoU, pixel and mean accuracy, boundary F-score and the IoU of every class. Depth: AbsRel, SqRel, RMSE,
+    log10, SILog and the share of pixels within a factor, and in which space, after which alignment, within which crop
+    and cap. report.html has the worst images beside truth and errors.
     """
     from pvtctl.cli._evaluate import EvalOptions, run_evaluation
     from pvtctl.cli._evaluate_results import run_results
@@ -115,11 +156,20 @@ def evaluate(
         "max_detections": max_detections,
         "scales": _scales(scales),
         "flip": flip or None,
+        "ratios": parse_ratios(ratios),
+        "window": parse_size(window) if window else None,
+        "stride": parse_size(stride) if stride else None,
+        "alignment": alignment,
+        "max_depth": max_depth,
+        "crop": depth_crop,
     }
     model = {
         "weights": weights,
         "backbone": backbone,
         "head": head,
+        "task": task,
+        "scale_shift": scale_shift,
+        "set": overrides or None,
         "size": size,
         "resize": resize,
         "batch_size": batch_size,
@@ -141,9 +191,12 @@ def evaluate(
             weights=weights,
             backbone=backbone,
             head=head,
+            task=task,
             folder=folder,
             files=files,
             testing=detecting | {"backend": backend},
+            overrides=overrides or (),
+            scale_shift=parse_scale_shift(scale_shift),
             size=size,
             resize=resize,
             batch_size=batch_size,

@@ -1,4 +1,4 @@
-"""`pvtctl finetune`: train a classifier or a detector on one's own data from pretrained weights."""
+"""`pvtctl finetune`: train on one's own data from pretrained weights."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pvtctl.cli._choose import (
     Override,
     choose_data,
     choose_recipe,
+    choose_task,
     data_place,
     default_out,
     find_weights,
@@ -30,6 +31,7 @@ from pvtctl.cli._options import (
     Partial,
     Profile,
     Resume,
+    TaskName,
 )
 from pvtctl.cli._train import TrainOptions, arguments_of, in_processes, train
 from pvtctl.errors import UsageError
@@ -51,6 +53,12 @@ pvtctl finetune cells/ --head mask_rcnn --weights runs/imagenet_pvt_v2-pvt_v2_b0
 
 pvtctl finetune coco --images photos --annotations train.json --val-annotations val.json
 
+pvtctl finetune ade20k --backbone pvt_small --head semantic_fpn
+
+pvtctl finetune camvid/ --recipe small_maps --weights runs/imagenet_pvt_v1-pvt_tiny-mini
+
+pvtctl finetune nyu --backbone vit_hybrid --head dpt --weights dpt_hybrid
+
 pvtctl finetune scenes --backbone pvt_v2_b0 --head retinanet --weights none
 """
 
@@ -62,8 +70,8 @@ def finetune(
         str,
         typer.Argument(
             metavar="DATA",
-            help="A folder with train/CLASS and val/CLASS, or one in COCO layout, or imagenet, coco, or scenes (the "
-            "built-in data).",
+            help="A folder (class folders, COCO's layout, images and label maps, images and depth), or imagenet, coco, "
+            "ade20k, pascal_context, cityscapes, nyu, kitti, or scenes (the built-in data).",
         ),
     ],
     weights: Annotated[
@@ -74,6 +82,7 @@ def finetune(
         ),
     ] = None,
     head: Head = None,
+    task: TaskName = None,
     backbone: Annotated[
         str | None, typer.Option(help="A name of `pvtctl models ls`. Default: the one of the weights, else pvt_small.")
     ] = None,
@@ -81,8 +90,8 @@ def finetune(
     recipe: Annotated[
         str | None,
         typer.Option(
-            help="A name of `pvtctl recipes ls` or a YAML file. Default: finetune_classification; for detectors the "
-            "paper's table that has the backbone."
+            help="A name of `pvtctl recipes ls` or a YAML file. Default: finetune_classification; under a dense head "
+            "the paper's table that has the backbone."
         ),
     ] = None,
     profile: Profile = None,
@@ -104,26 +113,26 @@ def finetune(
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train a classifier or a detector on your data from pretrained weights.
+    """Train a classifier, a detector, a segmentation or a depth model on your data from pretrained weights.
 
     Rows of the head are kept for classes that the weights know by the same name, the others start fresh. Ends with a
     table of results and a run folder like that of `pretrain`.
     """
     files = given_files(images, annotations, val_images, val_annotations)
     chosen_data = choose_data(data, folder, files)
-    detects = head is not None or chosen_data.name == "coco"
-    if recipe is None and not detects:
+    wanted = choose_task(chosen_data, head, task) if recipe is None else "classification"
+    if recipe is None and wanted == "classification":
         recipe = "finetune_classification"
     named = given_weights(weights) if weights not in (None, "none") else None
     if backbone is None and named is not None:
         backbone = backbone_of(named)
-    elif backbone is None and not detects:
+    elif backbone is None and recipe == "finetune_classification":
         backbone = DEFAULT_BACKBONE
     settings: list[Override] = [("model.weights", named)] if weights is not None else []
     settings += [("train.compile", True)] if compile else []
     settings += overrides or []
     chosen = choose_recipe(
-        chosen_data, backbone=backbone, recipe=recipe, profile=profile, head=head, overrides=settings
+        chosen_data, backbone=backbone, recipe=recipe, profile=profile, task=wanted, head=head, overrides=settings
     )
     data_place(chosen)  # data that is nowhere is told before weights are fetched
     if weights is None:
@@ -155,7 +164,7 @@ def given_files(
 def with_found_weights(recipe: Recipe) -> Recipe:
     """The recipe with the weights that its backbone begins from, unless it names them or begins from scratch.
 
-    Detectors on scenes begin from a classifier of scenes, all others from one of ImageNet.
+    Dense heads on scenes begin from a classifier of scenes, all others from one of ImageNet.
     """
     model = recipe.model
     if model.weights is not None or model.init == "scratch":

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from pvtctl.cli._console import parse_ratios, parse_scale_shift, parse_size
 from pvtctl.cli._options import Device
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -16,6 +17,10 @@ EPILOG = """Examples:
 pvtctl predict street.jpg --weights runs/my-detector
 
 pvtctl predict frames/ --weights detector.safetensors --score-threshold 0.5 --out drawn
+
+pvtctl predict frames/ --weights runs/my-segmenter --flip
+
+pvtctl predict room.jpg --weights dpt_hybrid_nyu --out depth
 
 pvtctl predict 'photos/**/*.jpg' --weights pvt_small --json
 """
@@ -50,6 +55,31 @@ def predict(
         int | None,
         typer.Option(min=32, max=8192, help="Or less, where the long side would exceed this. Default: in proportion."),
     ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(metavar="HxW", help="Depth: size that images are brought to. Default: the weights' own."),
+    ] = None,
+    ratios: Annotated[
+        str | None,
+        typer.Option(help="Segmentation, depth: factors on the size to look at and merge, with commas: 0.75,1,1.25."),
+    ] = None,
+    flip: Annotated[
+        bool, typer.Option("--flip", help="Segmentation, depth: look at the mirrored image too, and merge.")
+    ] = False,
+    window: Annotated[
+        str | None,
+        typer.Option(metavar="HxW", help="Segmentation: slide a window of this size. Default: whole images."),
+    ] = None,
+    stride: Annotated[
+        str | None, typer.Option(metavar="HxW", help="How far the window slides. Default: two thirds of it.")
+    ] = None,
+    scale_shift: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SCALE,SHIFT",
+            help="Depth weights that do not say theirs: metres = 1 / (SCALE x + SHIFT).",
+        ),
+    ] = None,
     device: Device = None,
     out: Annotated[
         Path | None,
@@ -64,6 +94,11 @@ def predict(
     Detectors: a picture of every image with its boxes (and masks) is written, and detections.json in COCO's results
     format, which holds all that the head gives, also below --score-threshold; images.json says which image and category
     the ids stand for. Files named as COCO's keep COCO's ids, so that `pvtctl eval coco --results` can score them.
+
+    Segmentation: NAME.png holds the label of each pixel (with a palette), NAME_view.png shows it over the image.
+
+    Depth: NAME.png holds 16 bits a pixel, with the scale in its metadata, NAME.npy 32-bit floats (metres, or inverse depth
+    where the weights have no scale), NAME_view.png shows it in colours with a bar.
 
     Classifiers: the five likeliest classes of every image are printed.
 
@@ -81,6 +116,12 @@ def predict(
             max_detections=max_detections,
             short_side=short_side,
             long_side=long_side,
+            size=size,
+            ratios=parse_ratios(ratios),
+            flip=flip,
+            window=parse_size(window) if window else None,
+            stride=parse_size(stride) if stride else None,
+            scale_shift=parse_scale_shift(scale_shift),
             device=device,
             out=out,
             as_json=as_json,

@@ -63,13 +63,17 @@ def pretrain(
     best weights, curves.png and report.html. Ctrl-C, SIGTERM and SIGUSR1 save before they stop; --resume goes on.
     """
     chosen_data = choose_data(data, folder)
-    if chosen_data.name == "coco":
-        raise UsageError(f"{data} has boxes, and pretrain trains classifiers", f"pvtctl finetune {data}")
+    if chosen_data.name not in ("imagenet", "scenes"):
+        raise UsageError(
+            f"{data} is in the layout of {chosen_data.name}, and pretrain trains classifiers", f"pvtctl finetune {data}"
+        )
     settings: list[Override] = []
     settings += [("model.weights", given_weights(weights))] if weights else []
     settings += [("train.compile", True)] if compile else []
     settings += overrides or []
-    chosen = choose_recipe(chosen_data, backbone=backbone, recipe=recipe, profile=profile, overrides=settings)
+    chosen = choose_recipe(
+        chosen_data, backbone=backbone, recipe=recipe, profile=profile, task="classification", overrides=settings
+    )
     out = out or default_out(chosen, chosen_data)
     options = TrainOptions(out, resume, device, partial, dry_run, as_json)
     in_processes(gpus, device, arguments_of(context))

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 
 from pvtctl.data.imagenet import LAYOUT, ImageFolder
 from pvtctl.data.images import BadImage, Picture
+from pvtctl.data.layouts import EXPECTED
 from pvtctl.data.public_sets import find_public
 from pvtctl.data.randomness import generator_for, key_of
 from pvtctl.data.samplers import Draw
@@ -23,7 +24,7 @@ from pvtctl.data.shards import ShardFolder, has_shards
 from pvtctl.data.transforms import EvalTransform, TrainTransform
 from pvtctl.errors import UsageError, nearest
 
-DATA_NAMES = ("imagenet", "coco", "scenes")
+DATA_NAMES = ("imagenet", "coco", *EXPECTED, "scenes")
 
 MAX_SUBSTITUTES = 64
 """So many unreadable images in a row end a run: the data is broken then, not a file."""
@@ -206,7 +207,10 @@ def find_data(name: str, path: str | Path | None = None) -> Path:
         return Path()
     from pvtctl.data.coco import COCO_LAYOUT
 
-    layout, kind = (COCO_LAYOUT, "coco") if name == "coco" else (LAYOUT, "imagenet")
+    layout = {"imagenet": LAYOUT, "coco": COCO_LAYOUT, **EXPECTED}[name]
+    kind = {"pascal_context": "ade20k", "cityscapes": "ade20k", "masks": "ade20k", "kitti": "nyu", "depth": "nyu"}.get(
+        name, name
+    )
     if path is not None:
         folder = Path(path).expanduser()
         if not folder.is_dir():

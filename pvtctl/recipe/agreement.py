@@ -13,24 +13,9 @@ from dataclasses import dataclass
 from pvtctl.errors import nearest
 from pvtctl.recipe.layers import Fault, Layer, Origin
 from pvtctl.recipe.schema import Recipe
+from pvtctl.recipe.vocabulary import DATA_OF, DENSE, HEADS_OF, TASKS, Names
 from pvtctl.recipe.yaml_loader import KeyPath
 
-Names = tuple[str, ...]
-DENSE = ("segmentation", "depth")
-DATA_OF: dict[str, Names] = {
-    "classification": ("imagenet", "scenes"),
-    "detection": ("coco", "scenes"),
-    "segmentation": ("ade20k", "pascal_context", "cityscapes", "masks", "scenes"),
-    "depth": ("nyu", "kitti", "depth", "mix", "scenes"),
-}
-"""The data sets that each task reads."""
-HEADS_OF: dict[str, Names] = {
-    "classification": (),
-    "detection": ("retinanet", "mask_rcnn", "detr"),
-    "segmentation": ("semantic_fpn", "trans2seg", "deeplabv3plus", "dpt"),
-    "depth": ("dpt", "midas"),
-}
-"""The heads of each task."""
 COCO_FILES = ("train_images", "train_annotations", "val_images", "val_annotations")
 _TASKS_OF: dict[str, Names] = {
     "data.augment": ("classification",),
@@ -82,6 +67,11 @@ class _Unread:
     path: KeyPath
     why: str
     decider: KeyPath
+
+
+def tasks_reading(key: str) -> Names:
+    """The tasks that read a key of recipes."""
+    return _TASKS_OF.get(key, TASKS)
 
 
 def find_faults(layers: list[Layer], recipe: Recipe, origins: Mapping[KeyPath, Origin]) -> list[Fault]:

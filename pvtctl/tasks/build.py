@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, assert_never
+from typing import assert_never
 
 import torch
 
@@ -13,32 +12,24 @@ from pvtctl.backbones import Classifier, build_classifier, set_activation_checkp
 from pvtctl.cost.memory import warn_memory
 from pvtctl.data import ClassificationDataset, find_data, imagenet_classes, open_split
 from pvtctl.data.detection import DetectionDataset, open_detection_split
-from pvtctl.detectors import Conventions, Detector, build_detector
-from pvtctl.engine import FitSettings, resolve_batch_size
+from pvtctl.detectors import Detector, build_detector
 from pvtctl.errors import UsageError
-from pvtctl.recipe.schema import Backbone, Recipe
+from pvtctl.recipe.schema import Recipe
 from pvtctl.structures import DetectOptions
-from pvtctl.tasks.classes import training_classes
+from pvtctl.tasks.build_dense import build_depth, build_segmentation
+from pvtctl.tasks.classes import Head, training_classes
 from pvtctl.tasks.classification import ClassificationTask
+from pvtctl.tasks.dense import DepthTask, SegmentationTask
 from pvtctl.tasks.detection import DetectionTask, Testing
 from pvtctl.tasks.loading import Loading
+from pvtctl.tasks.of_recipe import backbone_options, meta_of, train_batch_size
 from pvtctl.weights import load_weights
 
 LARGEST_EVAL_BATCH = 192
 """1.5 x 128, as the papers' code evaluates."""
 
 
-@dataclass(frozen=True)
-class Head:
-    """The classes of a model that is evaluated, where they come from its checkpoint and not from the data."""
-
-    num_classes: int
-    names: list[str] | None
-    conventions: Conventions = "papers"
-    """Detectors: whose anchors and sampling it was trained with."""
-
-
-Task = ClassificationTask | DetectionTask
+Task = ClassificationTask | DetectionTask | SegmentationTask | DepthTask
 
 
 def build_task(
@@ -60,6 +51,10 @@ def build_task(
             return _classification(recipe, torch.device(device), world_size, head, partial, say)
         case "detection":
             return _detection(recipe, torch.device(device), world_size, head, partial, say)
+        case "segmentation":
+            return build_segmentation(recipe, torch.device(device), world_size, head, partial, say)
+        case "depth":
+            return build_depth(recipe, torch.device(device), world_size, head, partial, say)
         case _:
             assert_never(recipe.task)
 
@@ -100,7 +95,7 @@ def _classification(
         val=val,
         loading=loading,
         augment=recipe.data.augment.model_dump(),
-        meta={**_meta(recipe), "image_size": recipe.data.image_size, "resize": recipe.data.resize},
+        meta={**meta_of(recipe), "image_size": recipe.data.image_size, "resize": recipe.data.resize},
     )
 
 
@@ -130,16 +125,11 @@ def _classifier(recipe: Recipe, num_classes: int) -> Classifier:
         model = build_classifier(
             recipe.model.backbone.name,
             num_classes=num_classes,
-            image_size=recipe.data.image_size,
-            **_options(recipe.model.backbone),
+            **backbone_options(recipe.model.backbone) | {"image_size": recipe.data.image_size},
         )
     if recipe.train.activation_checkpointing:
         set_activation_checkpointing(model, True)
     return model
-
-
-def _options(backbone: Backbone) -> dict[str, Any]:
-    return backbone.model_dump(exclude={"name"})
 
 
 def _detection(
@@ -189,7 +179,7 @@ def _detection(
         testing=_testing(recipe),
         sizes=recipe.data.detection.model_dump(mode="json"),
         meta={
-            **_meta(recipe),
+            **meta_of(recipe),
             "num_queries": recipe.model.head.num_queries,
             "conventions": head.conventions,
         },
@@ -271,34 +261,14 @@ def _detector(recipe: Recipe, head: Head) -> Detector:
         torch.manual_seed(recipe.train.seed)
         model = build_detector(
             recipe.model.backbone.name,
-            recipe.model.head.name,
+            recipe.model.head.name,  # type: ignore[arg-type]  # recipe.agreement holds it to those of detection
             num_classes=head.num_classes,
             num_queries=recipe.model.head.num_queries,
             rois_per_image=recipe.model.head.rois_per_image,
+            dropout=recipe.model.head.dropout,
             conventions=head.conventions,
-            backbone_options=_options(recipe.model.backbone),
+            backbone_options=backbone_options(recipe.model.backbone),
         )
     if recipe.train.activation_checkpointing:
         set_activation_checkpointing(model, True)
     return model
-
-
-def _meta(recipe: Recipe) -> dict[str, Any]:
-    return {
-        "backbone": recipe.model.backbone.name,
-        "data": recipe.data.name,
-        "recipe": recipe.name,
-        "row": recipe.row,
-        "profile": recipe.profile,
-    }
-
-
-def train_batch_size(recipe: Recipe, world_size: int) -> int:
-    """Images per rank and forward pass. Raises UsageError when the total batch does not divide evenly."""
-    return resolve_batch_size(recipe.train.total_batch, recipe.train.batch_size, recipe.train.accumulate, world_size)
-
-
-def fit_settings(recipe: Recipe, world_size: int) -> FitSettings:
-    """The recipe's `train` block as the engine takes it."""
-    values = recipe.train.model_dump(exclude={"activation_checkpointing"})
-    return FitSettings(**values | {"batch_size": train_batch_size(recipe, world_size)})

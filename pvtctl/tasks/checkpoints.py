@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from pvtctl.data import IMAGENET_MEAN, IMAGENET_STD
 from pvtctl.detectors import Conventions, HeadName
 from pvtctl.errors import UsageError
-from pvtctl.tasks.build import Head
-from pvtctl.tasks.classes import head_class_names
+from pvtctl.tasks.classes import Head, head_class_names
+from pvtctl.variants import STRIDES, VARIANTS, VitVariant
 from pvtctl.weights import Checkpoint, read_checkpoint, resolve_weights
+from pvtctl.weights.dense import DenseInfo, identify_dense, other_dense
 from pvtctl.weights.detectors import coco_ids, identify_detector, names_without_meta, other_detector
 from pvtctl.weights.recognise import identify
 
@@ -43,8 +48,32 @@ class Inspected:
     """What our own files say besides: image_size, resize, data, score ...; empty for most foreign ones."""
     detector: DetectorInfo | None = None
     """None for classifiers and backbones."""
+    dense: DenseInfo | None = None
+    """None where the file holds no segmentation or depth model."""
+    position_size: int | None = None
+    """Side in pixels of the square images that the backbone's position table was made for, where it has one."""
     foreign: str | None = None
-    """What it is, in words, where it is a detector that pvtctl does not build."""
+    """What it is, in words, where it is a dense model that pvtctl does not build."""
+
+    @property
+    def task(self) -> str | None:
+        """What it can be scored on; None where the file holds a backbone alone."""
+        if self.dense is not None:
+            return self.dense.task
+        if self.detector is not None:
+            return "detection"
+        return "classification" if self.head is not None else None
+
+    @property
+    def head_name(self) -> str | None:
+        """Of a dense head."""
+        above = self.dense or self.detector
+        return above.head if above is not None else None
+
+    @property
+    def what(self) -> str:
+        """`pvt_small + retinanet`, or the backbone of a classifier."""
+        return f"{self.backbone} + {self.head_name}" if self.head_name else self.backbone
 
 
 def inspect_checkpoint(source: str | Path, backbone: str | None = None) -> Inspected:
@@ -64,15 +93,30 @@ def inspect_checkpoint(source: str | Path, backbone: str | None = None) -> Inspe
         backbone = candidates[0]
     elif candidates and backbone not in candidates:
         raise UsageError(f"{path} holds {' or '.join(candidates)}, not {backbone}", f"use --backbone {candidates[0]}")
-    _check_normalisation(path, checkpoint.meta)
     head: Head | None = None
+    side = _position_size(checkpoint.state, backbone)
+    if (dense := identify_dense(checkpoint.state, checkpoint.format, checkpoint.meta)) is not None:
+        head = Head(dense.num_classes, dense.class_names)
+        return Inspected(path, backbone, head, checkpoint.meta, dense=dense, position_size=side)
+    _check_normalisation(path, checkpoint.meta)
     if (detector := _detector(checkpoint)) is not None:
         head = Head(detector.num_classes, detector.class_names, detector.conventions)
-        return Inspected(path, backbone, head, checkpoint.meta, detector)
+        return Inspected(path, backbone, head, checkpoint.meta, detector, position_size=side)
     if (weight := checkpoint.state.get("head.weight")) is not None:
         rows = int(weight.shape[0])
         head = Head(rows, head_class_names(checkpoint.meta.get("class_names"), rows))
-    return Inspected(path, backbone, head, checkpoint.meta, foreign=other_detector(checkpoint.raw))
+    foreign = other_detector(checkpoint.raw) or other_dense(checkpoint.raw)
+    return Inspected(path, backbone, head, checkpoint.meta, position_size=side, foreign=foreign)
+
+
+def _position_size(state: Mapping[str, Tensor], backbone: str) -> int | None:
+    variant = VARIANTS.get(backbone)
+    if isinstance(variant, VitVariant) and (table := state.get("backbone.pos_embed")) is not None:
+        # one or two class tokens beside a square grid do not reach the next square
+        return math.isqrt(int(table.shape[1])) * variant.patch_size
+    if (table := state.get("backbone.stages.0.pos_embed")) is not None:
+        return math.isqrt(int(table.shape[1])) * STRIDES[0]
+    return None
 
 
 def _detector(checkpoint: Checkpoint) -> DetectorInfo | None:

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from pvtctl.data import imagenet_classes, imagenet_indices
+from pvtctl.detectors import Conventions
 from pvtctl.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Head:
+    """The classes of a model that is evaluated, where they come from its checkpoint and not from the data."""
+
+    num_classes: int
+    names: list[str] | None
+    conventions: Conventions = "papers"
+    """Detectors: whose anchors and sampling it was trained with."""
 
 
 def head_class_names(names: Sequence[str] | None, num_classes: int) -> list[str] | None:

@@ -16,9 +16,12 @@ from pvtctl.recipe.schema import Recipe
 from pvtctl.tasks.build import Task
 from pvtctl.tasks.classification import ClassificationTask
 from pvtctl.tasks.classification_report import ClassificationAccount
+from pvtctl.tasks.dense import DepthTask, SegmentationTask
+from pvtctl.tasks.depth_report import DepthAccount, draw_depth_samples
 from pvtctl.tasks.detection import DetectionTask
 from pvtctl.tasks.detection_report import SAMPLES, DetectionAccount, draw_samples
 from pvtctl.tasks.results import Figure, compare_with_paper, data_label, paper_label, printed_score, result_rows
+from pvtctl.tasks.segmentation_report import SegmentationAccount, draw_segmentation_samples
 from pvtctl.views.report import Picture, Report, Table, Text, write_report
 
 # Matplotlib takes a second to import: the views are imported where something is drawn.
@@ -56,6 +59,10 @@ def account_of(task: Task, metric: Any) -> Account:
             return ClassificationAccount(task, metric)
         case DetectionTask():
             return DetectionAccount(task.val, metric, task.samples)
+        case SegmentationTask():
+            return SegmentationAccount(task.val, metric, task.samples)
+        case DepthTask():
+            return DepthAccount(task.val, metric, task.samples)
         case _:
             assert_never(task)
 
@@ -161,7 +168,7 @@ def duration(seconds: float) -> str:
 
 def draw_run_curves(run: RunFolder, task: Task, steps_per_epoch: int, paper_score: float | None = None) -> Path:
     """`curves.png` of a run folder, from its metrics.jsonl. `paper_score`: the printed figure, a fraction."""
-    from pvtctl.views.curves import CLASSIFICATION, DETECTION, draw_curves
+    from pvtctl.views.curves import SHOWN, draw_curves
 
     lines = run.metrics()
     return draw_curves(
@@ -173,25 +180,33 @@ def draw_run_curves(run: RunFolder, task: Task, steps_per_epoch: int, paper_scor
             if line["event"] == "eval"
         ],
         steps_per_epoch=steps_per_epoch,
-        shown=CLASSIFICATION if task.name == "classification" else DETECTION,
+        shown=SHOWN[task.name],
         paper_score=paper_score,
     )
 
 
 def draw_epoch(run: RunFolder, task: Task, steps_per_epoch: int) -> None:
-    """What is drawn after each evaluation of a run: the curves, and for detectors a sheet of sample detections."""
+    """What is drawn after each evaluation of a run: the curves, and a sheet of sample answers of dense heads."""
     draw_run_curves(run, task, steps_per_epoch)
-    if isinstance(task, DetectionTask):
-        epoch = max((line["epoch"] for line in run.metrics() if line["event"] == "eval"), default=0)
-        draw_samples(run.path / SAMPLES / f"epoch_{epoch:03d}.png", task.val, task.samples)
+    epoch = max((line["epoch"] for line in run.metrics() if line["event"] == "eval"), default=0)
+    sheet = run.path / SAMPLES / f"epoch_{epoch:03d}.png"
+    match task:
+        case DetectionTask():
+            draw_samples(sheet, task.val, task.samples)
+        case SegmentationTask():
+            draw_segmentation_samples(sheet, task.val, task.samples)
+        case DepthTask():
+            draw_depth_samples(sheet, task.val, task.samples, task.metric())
+        case ClassificationTask():
+            pass
 
 
 def _samples_of_epochs(folder: Path) -> dict[str, Path]:
-    """Sheets of sample detections, at most six of them, from the first epoch to the last."""
+    """Sheets of sample answers, at most six of them, from the first epoch to the last."""
     sheets = sorted((folder / SAMPLES).glob("epoch_*.png"))
     if len(sheets) > 6:
         sheets = [sheets[round(at * (len(sheets) - 1) / 5)] for at in range(6)]
-    return {f"Sample detections after epoch {int(sheet.stem.removeprefix('epoch_'))}": sheet for sheet in sheets}
+    return {f"Samples after epoch {int(sheet.stem.removeprefix('epoch_'))}": sheet for sheet in sheets}
 
 
 def write_findings(path: Path, findings: Findings, account: Account, pictures: Mapping[str, Path]) -> Path:

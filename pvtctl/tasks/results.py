@@ -7,11 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pvtctl.cost.counting import count
+import torch
+
+from pvtctl.cost.counting import Cost, count
 from pvtctl.errors import PvtctlError, UsageError
 from pvtctl.recipe.compare import differences
 from pvtctl.recipe.load import load_recipe
 from pvtctl.recipe.schema import Recipe
+from pvtctl.recipe.vocabulary import USUAL_DATA
+from pvtctl.tasks.build_dense import bare_model
 
 _FREE = {
     "data.name",  # told apart from changed settings
@@ -20,6 +24,9 @@ _FREE = {
     "data.train_annotations",
     "data.val_images",
     "data.val_annotations",
+    "data.segmentation.classes",
+    "data.depth.split_file",
+    "data.depth.train_split_file",
     "data.workers",
     "train.batch_size",
     "train.accumulate",
@@ -32,6 +39,8 @@ _FREE = {
     "train.max_minutes",
     "train.keep_checkpoints",
     "train.eval_every",
+    "eval.batch_size",
+    "eval.backend",
 }
 """Settings of a run that leave its result comparable with the paper's."""
 
@@ -45,6 +54,25 @@ _LABELS = {
     "params_m": "parameters, M (1000 classes)",
     "gmacs": "multiply-adds, G (224 px)",
 }
+_DENSE_LABELS = {
+    "miou": "mIoU, %",
+    "pixel_acc": "pixel accuracy, %",
+    "mean_acc": "mean accuracy of the classes, %",
+    "fw_iou": "IoU weighted by frequency, %",
+    "boundary_f": "boundary F-score, %",
+    "delta1": "delta < 1.25",
+    "delta2": "delta < 1.25^2",
+    "delta3": "delta < 1.25^3",
+    "abs_rel": "AbsRel",
+    "sq_rel": "SqRel, m",
+    "rmse": "RMSE, m",
+    "rmse_log": "RMSE of the logarithm",
+    "log10": "log10 error",
+    "silog": "SILog x 100",
+    "whdr": "WHDR, %",
+}
+_PERCENT = ("miou", "pixel_acc", "mean_acc", "fw_iou", "boundary_f")
+_DEPTH_SCORES = ("delta1", "delta2", "delta3", "abs_rel", "sq_rel", "rmse", "rmse_log", "log10", "silog")
 _AREAS = {"small": "small objects", "medium": "medium objects", "large": "large objects"}
 
 
@@ -52,12 +80,17 @@ def label_of(name: str, recipe: Recipe) -> str:
     """What a figure is called in tables."""
     if recipe.task == "classification":
         return _LABELS.get(name, name)
+    counted = _ORIGINALS.get(original_data(recipe)) if recipe.expect else None
+    classes = f" ({counted.classes} classes)" if counted and counted.classes else ""
     own = {
-        "params_m": "parameters, M (80 classes)" if recipe.expect else "parameters, M",
+        "params_m": f"parameters, M{classes}",
         "gmacs": f"multiply-adds, G ({_by(cost_size(recipe))})",
         "latency_ms": "latency, ms",
+        "time_ms": "latency, ms",
     }
-    return own.get(name) or coco_label(name)
+    if recipe.task == "detection":
+        return own.get(name) or coco_label(name)
+    return own.get(name) or _DENSE_LABELS.get(name, name)
 
 
 def coco_label(name: str) -> str:
@@ -82,6 +115,7 @@ class Figure:
     """What the official repository states, where that differs from the paper."""
     comparable: bool
     note: str = ""
+    digits: int = 2
 
     def as_dict(self) -> dict[str, object]:
         """For `--json`."""
@@ -98,7 +132,7 @@ class Figure:
         remark = "" if self.comparable or self.paper is None else "not comparable"
         remark = "; ".join(part for part in (remark, self.note) if part)
         known = self.measured is not None and math.isfinite(self.measured)
-        measured = f"{self.measured:.2f}" if known else "-"
+        measured = f"{self.measured:.{self.digits}f}" if known else "-"
         return [self.label, measured, _printed(self.paper), _printed(self.code), remark]
 
 
@@ -126,9 +160,13 @@ def compare_with_paper(
         note = printed.note or ""
         comparable = name in _OF_THE_MODEL or not reasons
         label = label_of(name, recipe)
-        figures.append(Figure(name, label, measured.get(name), printed.paper, printed.code, comparable, note))
+        digits = 3 if name in _DEPTH_SCORES else 2
+        figures.append(Figure(name, label, measured.get(name), printed.paper, printed.code, comparable, note, digits))
     rest = {n: v for n, v in measured.items() if n not in recipe.expect and n != "top1_err"}  # top-1 says the same
-    figures += [Figure(name, label_of(name, recipe), value, None, None, True) for name, value in rest.items()]
+    figures += [
+        Figure(name, label_of(name, recipe), value, None, None, True, digits=3 if name in _DEPTH_SCORES else 2)
+        for name, value in rest.items()
+    ]
     return figures, reasons
 
 
@@ -136,6 +174,11 @@ def _measured(recipe: Recipe, numbers: Mapping[str, float]) -> dict[str, float]:
     """What is shown of a metric's numbers: percent, save the loss."""
     if recipe.task == "detection":
         return {name: 100 * value for name, value in numbers.items() if name.startswith(("box_", "mask_"))}
+    if recipe.task == "segmentation":
+        return {name: 100 * numbers[name] for name in _PERCENT if name in numbers}
+    if recipe.task == "depth":
+        shown = {name: numbers[name] for name in _DEPTH_SCORES if name in numbers}
+        return shown | ({"whdr": 100 * numbers["whdr"]} if "whdr" in numbers else {})
     shown = {"top1_err": 100 * (1 - numbers["top1"]), "top1_acc": 100 * numbers["top1"]}
     shown |= {"top5_acc": 100 * numbers["top5"], "loss": numbers["loss"], "ece": 100 * numbers["ece"]}
     return shown | ({"top1_present": 100 * numbers["top1_present"]} if "top1_present" in numbers else {})
@@ -143,15 +186,17 @@ def _measured(recipe: Recipe, numbers: Mapping[str, float]) -> dict[str, float]:
 
 def _cost(recipe: Recipe, num_classes: int) -> dict[str, float]:
     """Parameters and multiply-adds of the model that the papers count; parameters of the own detector where none does."""
-    backbone = recipe.model.backbone
+    backbone, head = recipe.model.backbone, recipe.model.head
     try:
-        if recipe.model.head is None:
+        if head is None:
             cost = count(backbone.name, (224, 224), convention="paper")
+        elif recipe.task in ("segmentation", "depth"):
+            cost = _dense_cost(recipe, num_classes)
         elif not recipe.expect:
-            own = count(backbone.name, cost_size(recipe), head=recipe.model.head.name, num_classes=num_classes)
+            own = count(backbone.name, cost_size(recipe), head=head.name, num_classes=num_classes)
             return {"params_m": own.params / 1e6}
         else:
-            cost = count(backbone.name, cost_size(recipe), head=recipe.model.head.name, convention="paper")
+            cost = count(backbone.name, cost_size(recipe), head=head.name, convention="paper")
     except PvtctlError:  # a model that takes one other size only
         return {}
     # the papers leave out what a frozen stem and stage do not train (facts 10, row 17)
@@ -159,8 +204,33 @@ def _cost(recipe: Recipe, num_classes: int) -> dict[str, float]:
 
 
 def cost_size(recipe: Recipe) -> tuple[int, int]:
-    """The input that the papers count a detector at: 800x1280, and 640x960 for a short side of 640 (facts 10, row 19)."""
+    """The input that the papers count at: detectors 800x1280, and 640x960 for a short side of 640 (facts 10, row 19);
+    segmentation 512x512; depth, and DPT, the size that it is tested at."""
+    if recipe.task == "depth":
+        return recipe.data.depth.test_size
+    if recipe.task == "segmentation":
+        side = recipe.data.segmentation.test_short_side if recipe.profile == "paper" else 512
+        return (side, side)
     return (640, 960) if recipe.profile == "paper" and recipe.data.detection.test_short_side == 640 else (800, 1280)
+
+
+def _dense_cost(recipe: Recipe, num_classes: int) -> Cost:
+    """Of the recipe's own model, with the classes that the paper's data has where it printed figures."""
+    from pvtctl.cost.counting import count_model
+
+    assert recipe.model.head is not None
+    original = _ORIGINALS.get(original_data(recipe)) if recipe.expect else None
+    classes = original.classes if original is not None else num_classes
+    with torch.device("meta"):
+        model = bare_model(recipe, classes)
+    return count_model(
+        model,
+        cost_size(recipe),
+        backbone=recipe.model.backbone.name,
+        head=recipe.model.head.name,
+        num_classes=classes or None,
+        convention="paper",
+    )
 
 
 def _by(size: tuple[int, int]) -> str:
@@ -169,29 +239,42 @@ def _by(size: tuple[int, int]) -> str:
 
 @dataclass(frozen=True)
 class _Original:
-    """The validation data that the papers score on."""
+    """The validation data that a paper scores on."""
 
-    data: str
     label: str
     classes: int
+    """0: depth."""
     images: int
 
 
 _ORIGINALS = {
-    "classification": _Original("imagenet", "ImageNet", 1000, 50_000),
-    "detection": _Original("coco", "COCO", 80, 5_000),
+    "imagenet": _Original("ImageNet", 1000, 50_000),
+    "coco": _Original("COCO", 80, 5_000),
+    "ade20k": _Original("ADE20K", 150, 2_000),
+    "pascal_context": _Original("Pascal Context", 60, 5_105),
+    "nyu": _Original("NYUv2", 0, 654),
+    "kitti": _Original("KITTI", 0, 652),
 }
+
+
+def original_data(recipe: Recipe) -> str:
+    """The data set that the paper of a recipe scores on: that of the recipe as it is shipped."""
+    try:
+        return load_recipe(recipe.name, recipe.row).data.name
+    except UsageError:
+        return USUAL_DATA[recipe.task]
 
 
 def differences_from_paper(recipe: Recipe, numbers: Mapping[str, float], num_classes: int) -> list[str]:
     """What sets a run apart from the experiment of the paper; empty where nothing that counts does."""
-    original = _ORIGINALS[recipe.task]
+    name = original_data(recipe)
+    original = _ORIGINALS.get(name)
     found = []
     if recipe.profile != "paper":
         found.append(f"profile {recipe.profile} (small images, few epochs)")
-    if recipe.data.name != original.data:
-        found.append(f"data {recipe.data.name} instead of {original.label}")
-    else:
+    if recipe.data.name != name:
+        found.append(f"data {recipe.data.name} instead of {original.label if original else name}")
+    elif original is not None:
         other = num_classes != original.classes
         found += [f"{num_classes} classes instead of {original.label}'s {original.classes}"] if other else []
         images = numbers["images"]
@@ -213,17 +296,18 @@ def changed_settings(recipe: Recipe) -> list[str]:
     return [
         f"{key} {now}"
         for key, (_, now) in differences(shipped, recipe).items()
-        if key.split(".")[0] in ("data", "model", "train") and key not in _FREE
+        if key.split(".")[0] in ("data", "model", "train", "eval") and key not in _FREE
     ]
 
 
 def printed_score(recipe: Recipe) -> float | None:
-    """The paper's main score as a fraction: top-1 accuracy, from whichever figure it printed, or box AP."""
-    for name, sign, offset in (("top1_err", -1, 100.0), ("top1_acc", 1, 0.0), ("box_ap", 1, 0.0)):
+    """The paper's main score as a fraction: top-1 accuracy, from whichever figure it printed, box AP, mIoU or delta."""
+    for name, sign, offset in (("top1_err", -1, 100.0), ("top1_acc", 1, 0.0), ("box_ap", 1, 0.0), ("miou", 1, 0.0)):
         figure = recipe.expect.get(name)
         if figure is not None and figure.paper is not None:
             return (offset + sign * figure.paper) / 100
-    return None
+    delta = recipe.expect.get("delta1")
+    return delta.paper if delta is not None else None
 
 
 def data_label(recipe: Recipe) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from pvtctl.data.dense import DenseDataset
@@ -147,12 +148,11 @@ def draw_segmentation_samples(path: Path, dataset: DenseDataset, samples: Mappin
             pixels, target = dataset.read(at)
         except (BadImage, OSError, UsageError):
             continue
-        truth = target.numpy()
         own = SegmentationMetric(dataset.class_names, worst=1)
-        own.add(found, truth, names[at])
+        own.add(torch.from_numpy(found), target, names[at])
         score = f"mean IoU of its classes {_percent(own.worst()[0].iou)} %" if own.worst() else "nothing labelled"
         picture = pixels.permute(1, 2, 0).contiguous().numpy()
-        tiles[f"{names[at]}: {score}"] = draw_comparison(picture, truth, found, dataset.class_names, colours)
+        tiles[f"{names[at]}: {score}"] = draw_comparison(picture, target.numpy(), found, dataset.class_names, colours)
     width = max((tile.shape[1] for tile in tiles.values()), default=640)
     return draw_sheet(path, tiles, columns=1, width=width)
 

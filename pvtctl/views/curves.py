@@ -39,6 +39,21 @@ DETECTION = Shown(
 )
 
 
+SEGMENTATION = Shown(
+    "sum of the losses",
+    "Validation mIoU",
+    (("miou", "mIoU"), ("pixel_acc", "pixel accuracy"), ("boundary_f", "boundary F")),
+    (("pixel_acc", "pixel accuracy in training"),),
+)
+DEPTH = Shown(
+    "sum of the losses",
+    "Validation: pixels within a factor",
+    (("delta1", "delta < 1.25"), ("delta2", "delta < 1.25^2"), ("delta3", "delta < 1.25^3")),
+)
+SHOWN = {"classification": CLASSIFICATION, "detection": DETECTION, "segmentation": SEGMENTATION, "depth": DEPTH}
+"""By task."""
+
+
 def draw_curves(
     path: Path | str,
     *,

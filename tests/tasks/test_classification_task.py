@@ -10,7 +10,9 @@ from pvtctl.engine.protocol import Task
 from pvtctl.errors import UsageError
 from pvtctl.recipe.load import load_recipe
 from pvtctl.recipe.schema import Recipe
-from pvtctl.tasks.build import Head, build_task, fit_settings
+from pvtctl.tasks.build import build_task
+from pvtctl.tasks.classes import Head
+from pvtctl.tasks.of_recipe import fit_settings
 from pvtctl.tasks.classification import ClassificationTask
 
 

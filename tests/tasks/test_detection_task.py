@@ -15,7 +15,8 @@ from pvtctl.engine.protocol import Task
 from pvtctl.errors import UsageError
 from pvtctl.recipe.load import load_recipe
 from pvtctl.structures import Detections, DetectOptions
-from pvtctl.tasks.build import Head, build_task
+from pvtctl.tasks.build import build_task
+from pvtctl.tasks.classes import Head
 from pvtctl.tasks.detection import NUM_SAMPLES, DetectionTask
 from pvtctl.tasks.merging import merge_views, mirrored
 

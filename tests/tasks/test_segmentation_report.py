@@ -70,7 +70,7 @@ def account(unreadable: str = "") -> SegmentationAccount:
         found[10 : 10 + at] = 2
         found[5, :at] = 255
         samples[at] = found
-        metric.add(found, truth, source.name(at))
+        metric.add(torch.from_numpy(found), torch.from_numpy(truth), source.name(at))
     return SegmentationAccount(dataset, metric, {0: samples[0], 3: samples[3]})
 
 

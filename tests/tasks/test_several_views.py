@@ -9,7 +9,8 @@ import torch
 
 from pvtctl.recipe.load import load_recipe
 from pvtctl.structures import Detections
-from pvtctl.tasks.build import Head, build_task
+from pvtctl.tasks.build import build_task
+from pvtctl.tasks.classes import Head
 from pvtctl.tasks.detection import DetectionTask
 
 

@@ -1,0 +1,49 @@
+"""Which data set lies in a folder, told by what its folders are called; nothing is read. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+SPLITS = ("train", "val", "training", "validation")
+DEPTH_FOLDERS = ("depth", "depths")
+LABEL_FOLDERS = ("annotations", "labels", "masks")
+
+EXPECTED = {
+    "ade20k": "expected: FOLDER/images/{training,validation}/NAME.jpg and FOLDER/annotations/{training,validation}/NAME.png",
+    "pascal_context": "expected: FOLDER/JPEGImages/NAME.jpg, FOLDER/SegmentationClassContext/NAME.png and "
+    "FOLDER/ImageSets/SegmentationContext/{train,val}.txt",
+    "cityscapes": "expected: FOLDER/leftImg8bit/{train,val}/CITY/*_leftImg8bit.png and "
+    "FOLDER/gtFine/{train,val}/CITY/*_gtFine_label{Ids,TrainIds}.png",
+    "masks": "expected: FOLDER/images/{train,val}/NAME.*, FOLDER/annotations/{train,val}/NAME.png (or labels, or masks) and "
+    "FOLDER/classes.txt",
+    "nyu": "expected: FOLDER/{train,val}/rgb/NAME.jpg and FOLDER/{train,val}/depth/NAME.png (16 bits, millimetres), or a "
+    "list of `image depth focal` lines named by data.depth.split_file",
+    "kitti": "expected: FOLDER with the raw drives and the depth maps that data.depth.split_file lists, or "
+    "FOLDER/{train,val}/rgb/NAME.* and FOLDER/{train,val}/depth/NAME.png (16 bits, 256 a metre)",
+    "depth": "expected: FOLDER/{train,val}/rgb/NAME.* (or images) and FOLDER/{train,val}/depth/NAME.{png,npy,tif}",
+}
+"""What `find_data` tells where there is no folder."""
+
+
+def guess_layout(folder: Path) -> str | None:
+    """The data set that a folder holds (`coco`, `ade20k`, ...); None: class folders, as ImageNet's."""
+    annotations = folder / "annotations"
+    if any(annotations.glob("*.json")):
+        return "coco"
+    if (folder / "leftImg8bit").is_dir():
+        return "cityscapes"
+    if (folder / "SegmentationClassContext").is_dir():
+        return "pascal_context"
+    images = folder / "images"
+    if any((images / split).is_dir() for split in ("training", "validation")) and annotations.is_dir():
+        return "ade20k"
+    if images.is_dir() and _some(folder, LABEL_FOLDERS):
+        return "masks"
+    if any(_some(place, DEPTH_FOLDERS) for place in (folder, *(folder / split for split in SPLITS))):
+        return "depth"
+    return None
+
+
+def _some(folder: Path, names: Iterable[str]) -> bool:
+    return any((folder / name).is_dir() for name in names)

@@ -1,0 +1,177 @@
+"""From a recipe to a segmentation or depth task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial as partially
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pvtctl.backbones import set_activation_checkpointing
+from pvtctl.data import find_data
+from pvtctl.data.dense import DenseDataset
+from pvtctl.data.depth import open_depth_split
+from pvtctl.data.segmentation import open_segmentation_split
+from pvtctl.dense import DenseModel, build_depth_model, build_segmenter
+from pvtctl.errors import UsageError
+from pvtctl.metrics.depth import DepthMetric
+from pvtctl.recipe.schema import Head as HeadBlock
+from pvtctl.recipe.schema import Recipe
+from pvtctl.tasks.answers import DenseTesting
+from pvtctl.tasks.classes import Head, training_classes
+from pvtctl.tasks.dense import DepthTask, SegmentationTask
+from pvtctl.tasks.loading import Loading
+from pvtctl.tasks.of_recipe import backbone_options, meta_of, train_batch_size
+from pvtctl.tasks.windows import Window
+from pvtctl.weights import load_weights
+
+Say = Callable[[str], None]
+_OTHER_OPTIONS = {"name", "num_queries", "rois_per_image", "scale_shift"}
+"""Keys of `model.head` that are no options of a dense head."""
+
+
+def build_segmentation(
+    recipe: Recipe, device: torch.device, world_size: int, head: Head | None, partial: bool, say: Say
+) -> SegmentationTask:
+    """The task of a recipe, as `build_task` says. Raises UsageError."""
+    train, val = _splits(recipe, training=head is None)
+    if train is not None and train.class_names != val.class_names:
+        raise UsageError("training and validation data have other classes", "give both the same list of classes")
+    if head is None:
+        names = training_classes(val.class_names, recipe.model.num_classes)
+        head = Head(len(names), names)
+    model = _seeded(recipe, head.num_classes)
+    _load(model, recipe, head, partial, say)
+    return SegmentationTask(
+        model,
+        head_names=head.names,
+        train=train,
+        val=val,
+        loading=_loading(recipe, device, world_size),
+        testing=testing_of(recipe),
+        meta={**_meta(recipe), "segmentation": recipe.data.segmentation.model_dump(mode="json")},
+    )
+
+
+def build_depth(
+    recipe: Recipe, device: torch.device, world_size: int, head: Head | None, partial: bool, say: Say
+) -> DepthTask:
+    """The task of a recipe, as `build_task` says; any `head` asks for evaluation only. Raises UsageError."""
+    train, val = _splits(recipe, training=head is None)
+    model = _seeded(recipe, 0)
+    _load(model, recipe, None, partial, say)
+    return DepthTask(
+        model,
+        loss=recipe.train.loss.model_dump(),
+        scoring=depth_scoring(recipe),
+        limits=(recipe.data.depth.min_depth, recipe.data.depth.max_depth),
+        train=train,
+        val=val,
+        loading=_loading(recipe, device, world_size),
+        testing=testing_of(recipe),
+        meta={**_meta(recipe), "depth": recipe.data.depth.model_dump(mode="json")},
+    )
+
+
+def head_options(head: HeadBlock) -> dict[str, Any]:
+    """A dense head's own options; None: not said."""
+    return head.model_dump(exclude=_OTHER_OPTIONS)
+
+
+def depth_scoring(recipe: Recipe) -> Callable[[], DepthMetric]:
+    """Makes the metric of a recipe's `eval` block."""
+    assert recipe.model.head is not None
+    metric = recipe.model.head.scale_shift is not None
+    alignment = recipe.eval.alignment
+    if alignment == "auto":
+        alignment = "none" if metric else "scale_shift"
+    if alignment == "none" and not metric:
+        raise UsageError(
+            "inverse depth of an unknown scale cannot be scored without alignment",
+            "eval.alignment scale_shift or median (--alignment), or a metric model (model.head.scale_shift)",
+        )
+    return partially(
+        DepthMetric,
+        space="metres" if metric else "inverse",
+        alignment=alignment,
+        min_depth=recipe.data.depth.min_depth,
+        max_depth=recipe.eval.max_depth or recipe.data.depth.max_depth,
+        crop=recipe.eval.crop,
+    )
+
+
+def testing_of(recipe: Recipe) -> DenseTesting:
+    """Views and windows of a recipe's `eval` block."""
+    window = None
+    if (size := recipe.eval.window) is not None:
+        window = Window(size, recipe.eval.stride or (max(1, size[0] * 2 // 3), max(1, size[1] * 2 // 3)))
+    return DenseTesting(recipe.eval.ratios, recipe.eval.flip, window)
+
+
+def _splits(recipe: Recipe, *, training: bool) -> tuple[DenseDataset | None, DenseDataset]:
+    data = recipe.data
+    root = Path() if data.name == "mix" else find_data(data.name, data.path)
+    sizes: Mapping[str, Any] = getattr(data, recipe.task).model_dump()
+    opened: Callable[..., DenseDataset] = (
+        partially(open_segmentation_split, segmentation=sizes)
+        if recipe.task == "segmentation"
+        else partially(open_depth_split, depth=sizes)
+    )
+    shared = {"normalization": data.normalization, "image_size": data.image_size, "seed": recipe.train.seed}
+    val = opened(data.name, root, "val", training=False, samples=data.val_samples, **shared)
+    if not training:
+        return None, val
+    return opened(data.name, root, "train", training=True, samples=data.train_samples, **shared), val
+
+
+def bare_model(recipe: Recipe, num_classes: int) -> DenseModel:
+    """The model of a recipe with starting weights; `num_classes` is for segmentation."""
+    assert recipe.model.head is not None
+    name, head = recipe.model.backbone.name, recipe.model.head
+    options: dict[str, Any] = {
+        "head_options": head_options(head),
+        "backbone_options": backbone_options(recipe.model.backbone),
+    }
+    # recipe.agreement holds the head to those of the task
+    if recipe.task == "segmentation":
+        return build_segmenter(name, head.name, num_classes=num_classes, **options)  # type: ignore[arg-type]
+    return build_depth_model(name, head.name, scale_shift=head.scale_shift, **options)  # type: ignore[arg-type]
+
+
+def _seeded(recipe: Recipe, num_classes: int) -> DenseModel:
+    """The model with the starting weights of the recipe's seed, the same on every rank."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.train.seed)
+        model = bare_model(recipe, num_classes)
+    if recipe.train.activation_checkpointing:
+        set_activation_checkpointing(model, True)
+    return model
+
+
+def _load(model: DenseModel, recipe: Recipe, head: Head | None, partial: bool, say: Say) -> None:
+    if recipe.model.weights is not None:
+        names = head.names if head is not None else None
+        say(load_weights(model, recipe.model.weights, partial=partial, class_names=names).summary())
+
+
+def _loading(recipe: Recipe, device: torch.device, world_size: int) -> Loading:
+    return Loading(
+        batch_size=train_batch_size(recipe, world_size),
+        eval_batch_size=recipe.eval.batch_size or 1,
+        workers=recipe.data.workers,
+        pin_memory=device.type == "cuda",
+        seed=recipe.train.seed,
+    )
+
+
+def _meta(recipe: Recipe) -> dict[str, Any]:
+    assert recipe.model.head is not None
+    return {
+        **meta_of(recipe),
+        "head": recipe.model.head.name,
+        "head_options": {key: value for key, value in head_options(recipe.model.head).items() if value is not None},
+        "output_stride": recipe.model.backbone.output_stride,
+        "position_size": recipe.model.backbone.image_size,
+    }
