@@ -8,7 +8,9 @@ Two conventions:
   `torch.utils.flop_counter` divided by two.
 * `paper`: `ops` plus what the counter of the PVT repositories adds: convolution biases (1 per output), affine batch
   norm (2 per element), ReLU and pooling (1 per element), and, for PVT v2, affine LayerNorm (2 per element). The
-  counter that was used for PVT v1 did not know LayerNorm. `docs/cost.md` lists which printed figure each reproduces.
+  counter that was used for PVT v1 did not know LayerNorm, nor the synchronised batch norm under Semantic FPN; the one
+  behind PVT v1's Table 7 (DeepLabV3+, Trans2Seg) knows batch norm, but neither ReLU nor attention's products.
+  `docs/cost.md` lists which printed figure each reproduces.
 """
 
 from __future__ import annotations
@@ -29,8 +31,10 @@ from pvtctl.errors import UsageError, nearest
 
 Convention = Literal["ops", "paper"]
 CONVENTIONS: tuple[Convention, ...] = ("ops", "paper")
-HEADS = ("classifier", "none", "retinanet", "mask_rcnn", "detr")
 PLAIN_HEADS = ("classifier", "none")
+DETECTORS = ("retinanet", "mask_rcnn", "detr")
+DENSE_HEADS = ("semantic_fpn", "trans2seg", "deeplabv3plus", "dpt", "midas")
+HEADS = (*PLAIN_HEADS, *DETECTORS, *DENSE_HEADS)
 
 # Operations that only move, view or make data; everything else without a formula is reported as uncounted.
 _MOVES = """
@@ -48,6 +52,7 @@ _SHORT_NAMES = {
     "max_pool2d_with_indices": "max_pool2d",
 }
 _POOLS = frozenset({"max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d"})
+_ATTENTION = frozenset({"bmm", "baddbmm", "scaled_dot_product_attention"})
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,7 @@ class Cost:
     head: str
     size: tuple[int, int]
     num_classes: int | None
-    """None for the bare pyramid."""
+    """None for the bare pyramid and for depth."""
     params: int
     trainable_params: int
     macs: int
@@ -104,22 +109,25 @@ def count(
     *,
     head: str = "classifier",
     num_classes: int | None = None,
+    output_stride: int | None = None,
     convention: Convention = "ops",
 ) -> Cost:
     """Count backbone `name` on one image of `size` (height, width) pixels.
 
-    `head` is `classifier` (pooling and 1000 classes), `none` (the bare pyramid), or a detector's (80 classes), whose
-    second stage is counted on the boxes of `pvtctl.cost.detectors`; `num_classes` asks for other numbers. Images are not
-    padded. Parameters are those of the model built for 224 pixels, whatever `size` is: position tables are
-    interpolated, not rebuilt.
+    `head` is `classifier` (pooling and 1000 classes), `none` (the bare pyramid), a detector's (80 classes), whose
+    second stage is counted on the boxes of `pvtctl.cost.detectors`, or a dense one (`pvtctl.cost.dense`: segmentation of
+    150 classes, and depth); `num_classes` asks for other numbers, and turns `dpt` from depth to segmentation.
+    `output_stride` is a ResNet's (unset: 32, under trans2seg and deeplabv3plus 16). Images are not padded, but for heads
+    that need sides of a multiple. Parameters are those of the model built for 224 pixels, whatever `size` is: position
+    tables are interpolated, not rebuilt.
 
-    Raises UsageError for unknown names.
+    Raises UsageError for unknown names, and options that do not fit.
     """
     if convention not in CONVENTIONS:
         raise UsageError(f"no counting convention {convention!r}", nearest(convention, CONVENTIONS))
     classes = classes_of(head, num_classes)
     with torch.device("meta"):
-        model = build_model(name, head, num_classes)
+        model = build_model(name, head, num_classes, output_stride)
     return count_model(model, size, backbone=name, head=head, num_classes=classes, convention=convention)
 
 
@@ -132,11 +140,12 @@ def count_model(
     num_classes: int | None = None,
     convention: Convention = "ops",
 ) -> Cost:
-    """Count a model that lies on the meta device: images (1, 3, H, W) -> anything. Names are only written down,
-    except that `paper` counts LayerNorm for backbones called `pvt_v2...`.
+    """Count a model that lies on the meta device: images (1, 3, H, W) -> anything. Names are only written down, except
+    that they say what `paper` counts (`what_papers_count`).
     """
-    layer_norm = convention == "paper" and backbone.startswith("pvt_v2")
-    counter = _OperationCounter(paper=convention == "paper", layer_norm=layer_norm)
+    counter = _OperationCounter(
+        what_papers_count(backbone, head) if convention == "paper" else frozenset({"attention"})
+    )
     with torch.no_grad(), _tracked_paths(model, counter.path), counter:
         model(torch.empty(1, 3, *size, device="meta"))
     return Cost(
@@ -148,49 +157,65 @@ def count_model(
         trainable_params=sum(p.numel() for p in model.parameters() if p.requires_grad),
         macs=sum(counter.macs.values()),
         convention=convention,
-        stages=_stages(model, counter.macs, detector_part_of if head not in PLAIN_HEADS else stage_of),
+        stages=_stages(model, counter.macs, part_of if head not in PLAIN_HEADS else stage_of),
         uncounted=dict(counter.uncounted.most_common()),
     )
 
 
 def classes_of(head: str, num_classes: int | None) -> int | None:
-    """How many classes a model of `build_model` tells apart; None for the bare pyramid. Raises UsageError."""
-    from pvtctl.cost.detectors import NUM_CLASSES
+    """How many classes a model of `build_model` tells apart; None for the bare pyramid and depth. Raises UsageError."""
+    from pvtctl.cost.dense import NUM_CLASSES as SEGMENTED
+    from pvtctl.cost.detectors import NUM_CLASSES as DETECTED
 
     if head not in HEADS:
         raise UsageError(f"no head {head!r}", nearest(head, HEADS))
-    if head == "none":
-        if num_classes is not None:
-            raise UsageError("the bare pyramid has no classes", "leave the number of classes out, or name a head")
-        return None
-    return num_classes or (1000 if head == "classifier" else NUM_CLASSES)
+    if head in ("none", "midas") and num_classes is not None:
+        what = "the bare pyramid has" if head == "none" else "midas answers with depth and has"
+        raise UsageError(f"{what} no classes", "leave the number of classes out, or name a head that has some")
+    if head in ("none", "midas", "dpt"):
+        return num_classes
+    return num_classes or {"classifier": 1000, **dict.fromkeys(DETECTORS, DETECTED)}.get(head, SEGMENTED)
 
 
-def build_model(name: str, head: str, num_classes: int | None = None) -> nn.Module:
+def build_model(name: str, head: str, num_classes: int | None = None, output_stride: int | None = None) -> nn.Module:
     """The model that `count` and `measure_latency` look at, in eval mode, with random weights: images -> raw outputs."""
     from pvtctl.backbones import build_backbone, build_classifier
-
-    classes = classes_of(head, num_classes)
-    if classes is None:
-        return build_backbone(name).eval()
-    if head == "classifier":
-        return build_classifier(name, num_classes=classes).eval()
+    from pvtctl.cost.dense import build_dense_as_papers
     from pvtctl.cost.detectors import RawDetector, build_detector_as_papers
 
-    return RawDetector(build_detector_as_papers(name, head, classes)).eval()
+    classes = classes_of(head, num_classes)
+    strided: dict[str, Any] = {} if output_stride is None else {"output_stride": output_stride}
+    if head == "none":
+        return build_backbone(name, **strided).eval()
+    if head in DENSE_HEADS:
+        return build_dense_as_papers(name, head, classes, output_stride)
+    assert classes is not None
+    if head == "classifier":
+        return build_classifier(name, num_classes=classes, **strided).eval()
+    return RawDetector(build_detector_as_papers(name, head, classes, output_stride)).eval()
+
+
+def what_papers_count(backbone: str, head: str) -> frozenset[str]:
+    """What convention `paper` counts besides the products of convolutions and linear layers: of `attention` (its
+    products), `bias`, `batch_norm`, `layer_norm`, `activation` (ReLU, pooling)."""
+    if head in ("deeplabv3plus", "trans2seg"):  # PVT v1, Table 7
+        return frozenset({"bias", "batch_norm"})
+    norms = {"layer_norm", "batch_norm"} if backbone.startswith("pvt_v2") else {"batch_norm"}
+    if head == "semantic_fpn" and not backbone.startswith("pvt_v2"):
+        norms = set()
+    return frozenset({"attention", "bias", "activation", *norms})
 
 
 class _OperationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Sees every aten operation of a forward pass; torch's own formulas give the products' cost."""
 
-    def __init__(self, *, paper: bool, layer_norm: bool) -> None:
+    def __init__(self, counted: frozenset[str]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.path: list[str] = [""]  # names of the modules being run, outermost first
         self.macs: Counter[str] = Counter()
         self.uncounted: Counter[str] = Counter()
         self._formulas = FlopCounterMode(display=False).flop_registry
-        self._paper = paper
-        self._layer_norm = layer_norm
+        self._counted = counted
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -198,24 +223,24 @@ class _OperationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         name = func._overloadpacket.__name__.strip("_")
         name = _SHORT_NAMES.get(name, name)
         formula = self._formulas.get(func._overloadpacket)
-        if formula is not None:
+        if formula is not None and not ("attention" not in self._counted and name in _ATTENTION):
             self.macs[self.path[-1]] += formula(*args, **kwargs, out_val=out) // 2
-        extra = self._paper_extra(name, args, out) if self._paper else 0
+        extra = self._extra(name, args, out)
         if extra:
             self.macs[self.path[-1]] += extra
         elif formula is None and name not in _NO_ARITHMETIC:
             self.uncounted[name] += 1
         return out
 
-    def _paper_extra(self, name: str, args: Any, out: Any) -> int:
+    def _extra(self, name: str, args: Any, out: Any) -> int:
         """What the papers' counter adds to the products of operation `name` (0: nothing)."""
         if name == "convolution":
-            return out.numel() if args[2] is not None else 0
-        if name == "batch_norm" or (name == "layer_norm" and self._layer_norm):
-            return 2 * args[0].numel()
+            return out.numel() if args[2] is not None and "bias" in self._counted else 0
+        if name in ("batch_norm", "layer_norm"):
+            return 2 * args[0].numel() if name in self._counted else 0
         if name in ("relu", "max_pool2d") and self.path[-1].startswith(("head.rpn", "neck")):
             return 0  # functions there, not modules: their counter did not see them
-        if name == "relu" or name in _POOLS:
+        if (name == "relu" or name in _POOLS) and "activation" in self._counted:
             return args[0].numel()
         return 0
 
@@ -271,11 +296,21 @@ _HEAD_PARTS = {
     "mask_predictor": "mask",
     "transformer.encoder": "encoder",
     "transformer.decoder": "decoder",
+    "scale_heads": "levels",
+    "classifier": "classifier",
+    "pool": "pyramid_pooling",
+    "branches": "pyramid_pooling",
+    "projection": "pyramid_pooling",
+    "embed": "encoder",
+    "encoder": "encoder",
+    "decoder": "decoder",
+    "answers": "decoder",
+    **dict.fromkeys(("conv_c1", "lay1", "lay2", "lay3", "pred"), "class_maps"),
 }
 
 
-def detector_part_of(path: str) -> str:
-    """Like `stage_of`, for a detector: `backbone.stage1.blocks`, `neck`, `head.rpn`, `head.other`."""
+def part_of(path: str) -> str:
+    """Like `stage_of`, for a model with a head of its own: `backbone.stage1.blocks`, `neck`, `head.rpn`, `head.other`."""
     top, _, rest = path.partition(".")
     if top == "backbone" and rest:
         return f"backbone.{stage_of(rest)}"

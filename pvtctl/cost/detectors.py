@@ -54,7 +54,9 @@ class RawDetector(nn.Module):
                 raise TypeError(f"no raw outputs of {type(self.head).__name__}")
 
 
-def build_detector_as_papers(backbone: str, head: str, num_classes: int = NUM_CLASSES) -> Detector:
+def build_detector_as_papers(
+    backbone: str, head: str, num_classes: int = NUM_CLASSES, output_stride: int | None = None
+) -> Detector:
     """The detector in eval mode with random weights; ResNets as the papers' detectors have them: stem and stage 1 frozen.
 
     Raises UsageError for unknown names.
@@ -62,11 +64,15 @@ def build_detector_as_papers(backbone: str, head: str, num_classes: int = NUM_CL
     if head not in HEADS:
         raise UsageError(f"no head {head!r}", nearest(head, HEADS))
     variant = VARIANTS.get(backbone)
-    frozen = {"frozen_stages": 1, "freeze_norm": True} if variant is not None and variant.family == "resnet" else {}
-    return build_detector(backbone, head, num_classes=num_classes, backbone_options=frozen).eval()
+    options: dict[str, Any] = {} if output_stride is None else {"output_stride": output_stride}
+    if variant is not None and variant.family == "resnet":
+        options |= {"frozen_stages": 1, "freeze_norm": True}
+    return build_detector(backbone, head, num_classes=num_classes, backbone_options=options).eval()
 
 
-def output_loss(outputs: list[Any]) -> Tensor:
+def output_loss(outputs: Any) -> Tensor:
     """A scalar that makes gradients flow through all raw outputs."""
+    if isinstance(outputs, Tensor):
+        return outputs.float().mean()
     means = [one.float().mean() for entry in outputs for one in (entry if isinstance(entry, list) else [entry])]
     return torch.stack(means).sum()

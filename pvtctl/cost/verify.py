@@ -42,7 +42,12 @@ class Verification:
 
 
 def verify(
-    name: str, size: tuple[int, int], *, head: str = "classifier", num_classes: int | None = None
+    name: str,
+    size: tuple[int, int],
+    *,
+    head: str = "classifier",
+    num_classes: int | None = None,
+    output_stride: int | None = None,
 ) -> Verification:
     """Count `name` at `size` (height, width) with both counters.
 
@@ -50,8 +55,8 @@ def verify(
     counter needs neither. Norms, pooling and upsampling are switched off in fvcore: convention `ops` has none of them.
     """
     with torch.device("meta"):
-        torch_macs = macs_by_torch(build_model(name, head, num_classes).requires_grad_(False), size)
-    fvcore_macs, uncounted = macs_by_fvcore(build_model(name, head, num_classes), size)
+        torch_macs = macs_by_torch(build_model(name, head, num_classes, output_stride).requires_grad_(False), size)
+    fvcore_macs, uncounted = macs_by_fvcore(build_model(name, head, num_classes, output_stride), size)
     return Verification(fvcore_macs, torch_macs, uncounted)
 
 

@@ -1,0 +1,55 @@
+"""Segmentation and depth models as they are counted and timed: as the papers built them, with random weights."""
+
+from __future__ import annotations
+
+from typing import Any, cast, get_args
+
+from pvtctl.dense import DenseModel, DepthHeadName, SegmentationHeadName, build_depth_model, build_segmenter
+from pvtctl.variants import VARIANTS, ResNetVariant
+
+NUM_CLASSES = 150
+"""ADE20K's."""
+STRIDED = ("trans2seg", "deeplabv3plus")
+"""Heads under which the papers' ResNets keep an output stride of 16 (PVT v1, Table 7)."""
+
+
+def build_dense_as_papers(
+    backbone: str, head: str, num_classes: int | None, output_stride: int | None = None
+) -> DenseModel:
+    """The model in eval mode with random weights; `num_classes` None asks for depth.
+
+    `output_stride` is a ResNet's; unset: 32, and 16 under the heads of STRIDED where the ResNet has bottlenecks. Raises
+    UsageError for unknown names and options that do not fit.
+    """
+    variant = VARIANTS.get(backbone)
+    if (
+        output_stride is None
+        and head in STRIDED
+        and isinstance(variant, ResNetVariant)
+        and variant.block == "bottleneck"
+    ):
+        output_stride = 16
+    options: dict[str, Any] = {} if output_stride is None else {"output_stride": output_stride}
+    if num_classes is None:
+        assert head in get_args(DepthHeadName)
+        return build_depth_model(backbone, cast("DepthHeadName", head), backbone_options=options).eval()
+    return build_segmenter(
+        backbone, cast("SegmentationHeadName", head), num_classes=num_classes, backbone_options=options
+    ).eval()
+
+
+def default_size(head: str, num_classes: int | None) -> int:
+    """Side of the images that a model under `head` is counted and timed at where nobody says: the papers'.
+
+    224 for classifiers and pyramids (detectors too), 512 for segmentation, 384 for depth, 480 for DPT's segmentation
+    (facts 5).
+    """
+    match head:
+        case "semantic_fpn" | "trans2seg" | "deeplabv3plus":
+            return 512
+        case "dpt" if num_classes is not None:
+            return 480
+        case "dpt" | "midas":
+            return 384
+        case _:
+            return 224
