@@ -4,81 +4,81 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-from numpy.typing import NDArray
+import torch
+from torch import Tensor
 
 TOLERANCE = 0.0075
 """Share of the image's diagonal that an outline may be off (Csurka et al., BMVC 2013, section 3)."""
-_SLOTS = 16
-"""Classes that are dilated together, one a bit of uint16."""
+_SLOTS = 15
+"""Classes that are dilated together, one a bit of int16."""
 
 
-def boundary_scores(
-    truth: NDArray[np.uint8], prediction: NDArray[np.uint8], valid: NDArray[np.bool_], num_classes: int
-) -> NDArray[np.float64]:
-    """F of each class of one image: (K,) fractions, NaN for a class without an outline in truth and prediction.
+def boundary_scores(truth: Tensor, prediction: Tensor, valid: Tensor, num_classes: int) -> Tensor:
+    """F of each class of one image: float64 (K,) fractions on the CPU, NaN for a class without any outline.
 
-    `truth` and `prediction` are (H, W) labels; predictions of K and above are of no class. `valid` (H, W) are the
-    labelled pixels: elsewhere there is no outline, of the prediction neither. A pixel lies on the outline of its class
-    where one of its four neighbours is of another; the border of the image and that of unlabelled regions are no
-    outlines. Precision is the share of the predicted outline within the tolerance of the true one, recall the reverse;
-    a class with only one of the two outlines gets 0.
+    `truth` and `prediction` are (H, W) uint8 labels on one device; predictions of K and above are of no class. `valid`
+    (H, W) bool are the labelled pixels: elsewhere there is no outline, of the prediction neither. A pixel lies on the
+    outline of its class where one of its four neighbours is of another; the border of the image and that of unlabelled
+    regions are no outlines. Precision is the share of the predicted outline within the tolerance of the true one,
+    recall the reverse; a class with only one of the two outlines gets 0.
     """
     true_places, true_labels = _outline(truth, valid)
     found_places, found_labels = _outline(prediction, valid)
-    true_counts = np.bincount(true_labels, minlength=256)[:num_classes]
-    found_counts = np.bincount(found_labels, minlength=256)[:num_classes]
-    both = np.flatnonzero((true_counts > 0) & (found_counts > 0))
-    recalled, precise = np.zeros(num_classes), np.zeros(num_classes)
+    true_counts, found_counts = (_counts(labels, num_classes) for labels in (true_labels, found_labels))
+    both = torch.nonzero((true_counts > 0) & (found_counts > 0))[:, 0]
+    recalled, precise = (torch.zeros(num_classes, dtype=torch.float64) for _ in range(2))
     radius = TOLERANCE * math.hypot(*truth.shape)
-    for at in range(0, len(both), _SLOTS):
-        group = both[at : at + _SLOTS]
-        bits = np.zeros(256, np.uint16)
-        bits[group] = np.uint16(1) << np.arange(len(group), dtype=np.uint16)
+    for group in torch.split(both, _SLOTS):
+        bits = torch.zeros(256, dtype=torch.int16)
+        bits[group] = (1 << torch.arange(len(group))).to(torch.int16)
+        bits = bits.to(truth.device)
         true_bits, found_bits = bits[true_labels], bits[found_labels]
-        near_true = _dilated(_spread(true_places, true_bits, truth.shape), radius).ravel()
-        near_found = _dilated(_spread(found_places, found_bits, truth.shape), radius).ravel()
-        hits = true_labels[(near_found[true_places] & true_bits) != 0]
-        recalled += np.bincount(hits, minlength=256)[:num_classes]
-        hits = found_labels[(near_true[found_places] & found_bits) != 0]
-        precise += np.bincount(hits, minlength=256)[:num_classes]
-    recall, precision = recalled / np.maximum(true_counts, 1), precise / np.maximum(found_counts, 1)
-    scores = 2 * precision * recall / np.maximum(precision + recall, 1e-300)
-    return np.where(true_counts + found_counts > 0, scores, np.nan)
+        near_true = _dilated(_spread(true_places, true_bits, truth.shape), radius).flatten()
+        near_found = _dilated(_spread(found_places, found_bits, truth.shape), radius).flatten()
+        recalled += _counts(true_labels[(near_found[true_places] & true_bits) != 0], num_classes)
+        precise += _counts(found_labels[(near_true[found_places] & found_bits) != 0], num_classes)
+    recall, precision = recalled / true_counts.clamp(min=1), precise / found_counts.clamp(min=1)
+    scores = 2 * precision * recall / (precision + recall).clamp(min=1e-300)
+    return torch.where(true_counts + found_counts > 0, scores, math.nan)
 
 
-def _outline(labels: NDArray[np.uint8], valid: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
-    """Flat positions of the pixels on outlines, and their labels."""
-    edge = np.zeros(labels.shape, np.bool_)
+def _outline(labels: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Flat positions of the pixels on outlines, and their labels, both int64."""
+    edge = torch.zeros_like(valid)
     across = (labels[1:] != labels[:-1]) & valid[1:] & valid[:-1]
     edge[1:] |= across
     edge[:-1] |= across
     along = (labels[:, 1:] != labels[:, :-1]) & valid[:, 1:] & valid[:, :-1]
     edge[:, 1:] |= along
     edge[:, :-1] |= along
-    places = np.flatnonzero(edge)
-    return places, labels.ravel()[places]
+    places = torch.nonzero(edge.flatten())[:, 0]
+    return places, labels.flatten()[places].long()
 
 
-def _spread(places: NDArray[np.int64], bits: NDArray[np.uint16], shape: tuple[int, ...]) -> NDArray[np.uint16]:
-    out = np.zeros(shape, np.uint16)
-    out.ravel()[places] = bits
+def _counts(labels: Tensor, num_classes: int) -> Tensor:
+    return torch.bincount(labels, minlength=256)[:num_classes].cpu()
+
+
+def _spread(places: Tensor, bits: Tensor, shape: torch.Size) -> Tensor:
+    out = torch.zeros(shape, dtype=torch.int16, device=bits.device)
+    out.view(-1)[places] = bits
     return out
 
 
-def _dilated(bits: NDArray[np.uint16], radius: float) -> NDArray[np.uint16]:
+def _dilated(bits: Tensor, radius: float) -> Tensor:
     """Each pixel gets the bits of all pixels within `radius`: the disk is laid row by row, from its narrow ends inwards."""
-    out, wide = np.zeros_like(bits), bits.copy()
+    height, width = bits.shape
+    out, wide = torch.zeros_like(bits), bits.clone()
     reached = 0
     for up in range(math.floor(radius), -1, -1):
         half = math.isqrt(math.floor(radius * radius - up * up))
-        for step in range(reached + 1, half + 1):
+        for step in range(reached + 1, min(half, width - 1) + 1):
             wide[:, step:] |= bits[:, :-step]
             wide[:, :-step] |= bits[:, step:]
         reached = half
         if up == 0:
             out |= wide
-        elif up < len(bits):
+        elif up < height:
             out[up:] |= wide[:-up]
             out[:-up] |= wide[up:]
     return out

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -108,33 +109,34 @@ class SegmentationMetric:
         Raises UsageError for true labels that are no class.
         """
         for output, target, name in zip(outputs, batch.targets, batch.ids, strict=True):
-            self.add(output.detach().cpu().numpy(), target.detach().cpu().numpy(), name)
+            self.add(output, target.to(output.device), name)
 
-    def add(self, prediction: NDArray[np.uint8], truth: NDArray[np.uint8], name: str) -> None:
-        """Count one image, `name`d so among the worst. Raises UsageError as `update`."""
+    def add(self, prediction: Tensor, truth: Tensor, name: str) -> None:
+        """Count one image, `name`d so among the worst, on the device where it lies. Raises UsageError as `update`."""
         if prediction.shape != truth.shape:
-            raise ValueError(f"{name}: predicted {prediction.shape}, but its labels are {truth.shape}")
+            raise ValueError(f"{name}: predicted {tuple(prediction.shape)}, but its labels are {tuple(truth.shape)}")
         classes = len(self.class_names)
-        self.images += 1
-        valid = truth != IGNORE_LABEL
-        codes = truth[valid].astype(np.int64) * (classes + 1) + np.minimum(prediction[valid], classes)
-        if not len(codes):
-            self.unlabelled += 1
-            return
-        if int(codes.max()) >= classes * (classes + 1):
+        # unlabelled pixels are counted in a row of their own: to pick out the others takes longer
+        codes = truth.int() * (classes + 1) + prediction.clamp(max=classes)
+        table = torch.bincount(codes.flatten(), minlength=256 * (classes + 1)).reshape(256, classes + 1).cpu().numpy()
+        if strange := np.flatnonzero(table[classes:IGNORE_LABEL].any(axis=1)).tolist():
             raise UsageError(
-                f"{name} has the label {codes.max() // (classes + 1)}, but there are {classes} classes from 0",
+                f"{name} has the label {classes + strange[0]}, but there are {classes} classes from 0",
                 "run: pvtctl data check",
             )
-        counts = np.bincount(codes, minlength=self.confusion.size).reshape(self.confusion.shape)
+        self.images += 1
+        counts = table[:classes]
+        if not counts.any():
+            self.unlabelled += 1
+            return
         self.confusion += counts
-        scores = boundary_scores(truth, prediction, valid, classes)
+        scores = boundary_scores(truth, prediction, truth != IGNORE_LABEL, classes).numpy()
         there = np.isfinite(scores)
         self.boundary_sum[there] += np.round(scores[there] * _UNIT).astype(np.int64)
         self.boundary_images += there
         self._rank(counts, prediction, name)
 
-    def _rank(self, counts: NDArray[np.int64], prediction: NDArray[np.uint8], name: str) -> None:
+    def _rank(self, counts: NDArray[np.int64], prediction: Tensor, name: str) -> None:
         """Keep the image if it is among the worst; its map is packed only then."""
         true = counts.sum(axis=1)
         ious, _, _ = _ratios(counts)
@@ -143,7 +145,7 @@ class SegmentationMetric:
         if not self.num_worst or (full and (badness, name) < self.worst_heap[0][:2]):
             return
         packed = io.BytesIO()
-        Image.fromarray(prediction).save(packed, format="PNG")
+        Image.fromarray(prediction.cpu().numpy()).save(packed, format="PNG", compress_level=1)
         right = float(np.trace(counts) / true.sum())
         (heapq.heapreplace if full else heapq.heappush)(
             self.worst_heap, WorstImage(badness, name, right, packed.getvalue())

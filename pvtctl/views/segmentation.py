@@ -25,6 +25,7 @@ _OVER = 0.6
 """Share of the class's colour over a pixel."""
 _SMALLEST, _LARGEST = 480, 1600
 """Overlays are resized so that their long side lies within: names are unreadable otherwise."""
+_HATCH = 60
 _NAMED = 0.01
 """Share of the image from which on a class's name is written into its widest place."""
 
@@ -72,6 +73,8 @@ def draw_comparison(
         entries.append((class_names[at] + note, _colour(colours, at)))
     if (prediction[labelled] == IGNORE_LABEL).any():
         entries.append(("a class that the data does not have", NO_CLASS))
+    if not labelled.all():
+        entries.append(("unlabelled (hatched)", (_HATCH,) * 3))
     return _stacked([row, _legend(entries, row.shape[1])])
 
 
@@ -82,7 +85,7 @@ def draw_errors(image: Pixels, truth: Labels, prediction: Labels, colours: Colou
     wrong = (truth != prediction) & (truth != IGNORE_LABEL)
     picture[wrong] = colours[prediction[wrong]]
     y, x = np.indices(truth.shape)
-    picture[(truth == IGNORE_LABEL) & ((x + y) % 8 < 2)] = 60
+    picture[(truth == IGNORE_LABEL) & ((x + y) % 8 < 2)] = _HATCH
     return picture
 
 

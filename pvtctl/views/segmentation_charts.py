@@ -25,7 +25,9 @@ def draw_pixel_confusion(path: Path | str, confusion: NDArray[np.int64], class_n
     """
     true, found, right = confusion.sum(axis=1), confusion.sum(axis=0)[:-1], np.diag(confusion)
     wrong = true + found - 2 * right
-    rows = np.sort(np.argsort(-wrong, kind="stable")[:_SHOWN_CLASSES])
+    many = len(class_names) > _SHOWN_CLASSES
+    rows = np.argsort(-wrong, kind="stable")[:_SHOWN_CLASSES]
+    rows = np.sort(rows[(true + found)[rows] > 0] if many and right.any() else rows)
     columns = np.append(rows, len(class_names)) if confusion[:, -1].any() else rows
     share = (100 * confusion / np.maximum(true[:, None], 1))[np.ix_(rows, columns)]
     names = [shorten(class_names[at], 18) for at in rows.tolist()]
@@ -35,8 +37,8 @@ def draw_pixel_confusion(path: Path | str, confusion: NDArray[np.int64], class_n
     axes = figure.subplots()
     picture = axes.imshow(share, cmap="Blues", norm=PowerNorm(0.5, 0, 100), aspect="auto", interpolation="nearest")
     figure.colorbar(picture, ax=axes, shrink=0.7, label="percent of the true class's pixels")
-    many = f", {len(rows)} of {len(class_names)} classes" if len(rows) < len(class_names) else ""
-    style(axes, title=f"Confusion of pixels{many}", xlabel="taken for", ylabel="is", grid=False)
+    title = f"Confusion of pixels{f', {len(rows)} of {len(class_names)} classes' if many else ''}"
+    style(axes, title=title, xlabel="taken for", ylabel="is", grid=False)
     size = 9 if len(columns) <= 30 else 7
     axes.set_xticks(range(len(columns)), [*names, "other"][: len(columns)], rotation=60, ha="right", fontsize=size)
     axes.set_yticks(range(len(rows)), names, fontsize=size)

@@ -46,6 +46,11 @@ def blobs(seed: int, classes: int, size: tuple[int, int] = (33, 47)) -> tuple[Ma
     return found, truth
 
 
+def fast_boundary(found: Map, truth: Map, classes: int) -> NDArray[np.float64]:
+    true, mine = torch.from_numpy(truth), torch.from_numpy(found)
+    return boundary_scores(true, mine, true != 255, classes).numpy()
+
+
 def slow_numbers(pairs: list[tuple[Map, Map]], classes: int) -> dict[str, float]:
     """From the definitions, class by class, with sets of pixels."""
     ious, accuracies, weighted, right, labelled = [], [], 0.0, 0, 0
@@ -145,27 +150,26 @@ def test_boundaries_of_any_size(size: tuple[int, int]) -> None:
         truth[:, 10:-10] = found[:, 10:-10] = 0
         truth[:, 30:40] = found[:, 34:45] = 1
     expected = slow_boundary(found, truth, 3)
-    np.testing.assert_allclose(boundary_scores(truth, found, truth != 255, 3), expected, atol=1e-12)
+    np.testing.assert_allclose(fast_boundary(found, truth, 3), expected, atol=1e-12)
 
 
 def test_boundaries_by_hand() -> None:
     truth = np.zeros((300, 400), np.uint8)
     truth[:, 200:] = 1
-    valid = np.ones_like(truth, bool)
     for shift, expected in ((0, 1.0), (3, 1.0), (4, 0.0)):
         # 0.75 % of the diagonal of 500 are 3.75 pixels
         found = np.zeros_like(truth)
         found[:, 200 + shift :] = 1
-        np.testing.assert_array_equal(boundary_scores(truth, found, valid, 2), [expected, expected])
+        np.testing.assert_array_equal(fast_boundary(found, truth, 2), [expected, expected])
     nothing = np.zeros_like(truth)
-    np.testing.assert_array_equal(boundary_scores(truth, nothing, valid, 3), [0, 0, np.nan])
-    assert np.isnan(boundary_scores(nothing, nothing, valid, 2)).all()
+    np.testing.assert_array_equal(fast_boundary(nothing, truth, 3), [0, 0, np.nan])
+    assert np.isnan(fast_boundary(nothing, nothing, 2)).all()
 
 
 def test_many_classes_are_dilated_in_groups() -> None:
     truth = np.repeat(np.arange(150, dtype=np.uint8)[None], 30, 0)
-    assert (boundary_scores(truth, truth, truth != 255, 150) == 1).all()
-    scores = boundary_scores(truth, np.roll(truth, 75, 1), truth != 255, 150)
+    assert (fast_boundary(truth, truth, 150) == 1).all()
+    scores = fast_boundary(np.roll(truth, 75, 1), truth, 150)
     assert (scores == 0).all()
 
 
@@ -174,7 +178,7 @@ def test_unlabelled_regions_are_no_outlines() -> None:
     truth[:, 8:12] = 255
     found = truth.copy()
     found[:, 8:12] = 1
-    assert np.isnan(boundary_scores(truth, found, truth != 255, 2)).all()
+    assert np.isnan(fast_boundary(found, truth, 2)).all()
 
 
 def test_several_ranks_count_as_one() -> None:
@@ -182,13 +186,13 @@ def test_several_ranks_count_as_one() -> None:
     whole = scored(pairs, 5, worst=3)
     parts = [SegmentationMetric(whole.class_names, worst=3) for _ in range(3)]
     for at, (found, truth) in enumerate(pairs):
-        parts[at % 3].add(found, truth, f"{at:03d}.png")
+        parts[at % 3].add(torch.from_numpy(found), torch.from_numpy(truth), f"{at:03d}.png")
     states = [pickle.loads(pickle.dumps(part.state())) for part in parts]
     parts[0].merge(states)
     assert parts[0].compute() == whole.compute()
     assert repr(parts[0].classes()) == repr(whole.classes())
     assert parts[0].worst() == whole.worst()
-    parts[0].add(*pairs[0], "again.png")
+    parts[0].add(*(torch.from_numpy(labels) for labels in pairs[0]), "again.png")
     assert parts[0].images == 10
 
 
@@ -239,3 +243,14 @@ def test_labels_that_are_no_class_are_refused_by_name() -> None:
 def test_one_class_and_the_most_classes(classes: int) -> None:
     truth = np.arange(256, dtype=np.uint8).reshape(16, 16) % classes
     assert scored([(truth.astype(np.uint8), truth.astype(np.uint8))], classes).compute()["miou"] == 1
+
+
+@pytest.mark.gpu
+def test_outputs_on_a_gpu_count_the_same() -> None:
+    metrics = [SegmentationMetric([str(at) for at in range(21)]) for _ in range(2)]
+    for seed in range(3):
+        found, truth = (torch.from_numpy(labels) for labels in blobs(seed, 21))
+        metrics[0].add(found, truth, f"{seed}")
+        metrics[1].update([found.cuda()], SimpleNamespace(targets=[truth.cuda()], ids=[f"{seed}"]))
+    assert metrics[0].compute() == metrics[1].compute()
+    assert metrics[0].worst() == metrics[1].worst()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from pvtctl.metrics.segmentation import SegmentationMetric
@@ -93,7 +94,7 @@ def test_charts(tmp_path: Path, classes: int, filled: int) -> None:
     metric = SegmentationMetric([f"class_{at}$" for at in range(classes)])
     truth = np.repeat(np.arange(filled, dtype=np.uint8), 20).reshape(-1, 20)
     if filled:
-        metric.add(np.roll(truth, 3), truth, "a")
+        metric.add(torch.from_numpy(np.roll(truth, 3)), torch.from_numpy(truth), "a")
     for drawn in (
         draw_pixel_confusion(tmp_path / "confusion.png", metric.confusion, metric.class_names),
         draw_class_iou(tmp_path / "iou.png", metric.classes()),
