@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -243,36 +243,32 @@ class _Summary:
 
     def __init__(self, coding: DepthCoding) -> None:
         self.coding = coding
-        self.types: Counter[str] = Counter()
+        self.values: dict[str, list[NDArray[np.float64]]] = defaultdict(list)
+        """Of each type of number, some values of each file as they lie."""
         self.valid = self.pixels = self.usable = self.looked_at = 0
-        self.values: list[NDArray[np.float64]] = []
-        self.largest = 0.0
+        self.farthest = 0.0
 
     def watch(self, results: Iterable[Examination]) -> Iterator[Examination]:
         """The same results."""
         for result in results:
             self.looked_at += 1
             if isinstance(result, _Seen) and result.values is not None:
-                self.types[result.dtype] += 1
+                self.values[result.dtype].append(result.values)
                 self.valid += result.valid
                 self.pixels += result.pixels
-                self.usable += bool(len(result.values)) and not {"other_size", "out_of_range"} & set(result.kinds)
-                self.largest = max(self.largest, result.largest)
-                self.values.append(result.values)
+                unfit = result.is_bad or {"other_size", "out_of_range", "no_depth"} & set(result.kinds)
+                self.usable += not unfit
+                self.farthest = max(self.farthest, result.largest / (self._scale_of(result.dtype) or np.inf))
             yield result
 
-    @property
-    def scale(self) -> float | None:
-        most = self.types.most_common(1)
-        return self.coding.scale_of(np.dtype(most[0][0])) if most else None
-
     def figures(self, images: int) -> DepthFigures:
-        scale, values = self.scale, self._all()
-        types = dict(self.types.most_common())
-        if scale is None or not len(values):
+        types = {each: len(files) for each, files in self.values.items()}
+        scale = self._scale_of(max(types, key=lambda each: types[each])) if types else None
+        metres = self._metres()
+        if not len(metres):
             return DepthFigures(images, types, scale, self.share, None, None, None, None)
-        median, low, high = (np.percentile(values, (50, 5, 95)) / scale).tolist()
-        return DepthFigures(images, types, scale, self.share, median, low, high, self.largest / scale)
+        median, low, high = np.percentile(metres, (50, 5, 95)).tolist()
+        return DepthFigures(images, types, scale, self.share, median, low, high, self.farthest)
 
     @property
     def share(self) -> float:
@@ -281,22 +277,29 @@ class _Summary:
 
     def judge(self, split: str, findings: Findings) -> None:
         """What only all files of a split can tell."""
-        values = self._all()
         if self.looked_at and not self.usable:
             findings.add("no_depth_at_all", split, f"all {self.looked_at} examined")
-        if len({np.dtype(each).kind == "f" for each in self.types}) > 1:
-            findings.add("mixed_types", split, ", ".join(f"{count} of {each}" for each, count in self.types.items()))
-        if not len(values):
-            return
-        scale, middle = self.scale, float(np.median(values))
-        if scale is None:
-            findings.add("no_scale", split, f"median value {middle:g}; {suggested_scale(middle, self.share)}")
-        elif not NEAREST <= middle / scale <= FARTHEST:
-            told = f"median {_readable(middle / scale)} at scale {scale:g}; {suggested_scale(middle, self.share)}"
-            findings.add("scale", split, told)
+        if len({np.dtype(each).kind == "f" for each in self.values}) > 1:
+            told = ", ".join(f"{len(files)} of {each}" for each, files in self.values.items())
+            findings.add("mixed_types", split, told)
+        for each, files in self.values.items():
+            scale, known = self._scale_of(each), np.concatenate(files)
+            if not len(known):
+                continue
+            middle = float(np.median(known))
+            if scale is None:
+                findings.add("no_scale", split, f"median value {middle:g}; {suggested_scale(middle, self.share)}")
+            elif not NEAREST <= middle / scale <= FARTHEST:
+                told = f"median {_readable(middle / scale)} at scale {scale:g}"
+                findings.add("scale", split, f"{told}; {suggested_scale(middle, self.share)}")
 
-    def _all(self) -> NDArray[np.float64]:
-        return np.concatenate(self.values) if self.values else np.zeros(0)
+    def _scale_of(self, dtype: str) -> float | None:
+        return self.coding.scale_of(np.dtype(dtype))
+
+    def _metres(self) -> NDArray[np.float64]:
+        """Of all files whose scale is known."""
+        scaled = [(files, self._scale_of(each)) for each, files in self.values.items()]
+        return np.concatenate([np.zeros(0), *(values / scale for files, scale in scaled if scale for values in files)])
 
 
 def suggested_scale(middle: float, share: float = 1.0) -> str:
