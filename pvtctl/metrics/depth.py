@@ -25,8 +25,8 @@ Crop = Literal["none", "eigen", "garg"]
 
 NUMBERS = ("abs_rel", "sq_rel", "rmse", "rmse_log", "log10", "silog", "delta1", "delta2", "delta3")
 """Of each image; `silog` is times 100, as it is printed everywhere, deltas are fractions."""
-DISTANCES: NDArray[np.float64] = np.geomspace(0.01, 1000.0, 101)
-"""Metres: edges of the bins that errors are counted in by distance, 20 a decade."""
+DISTANCES: NDArray[np.float64] = np.geomspace(0.01, 1000.0, 201)
+"""Metres: edges of the bins that errors are counted in by distance, 40 a decade."""
 WORST_MAPS = 6
 """Images whose predictions are kept."""
 LONGEST_MAP = 1280
@@ -271,7 +271,7 @@ class DepthMetric:
         alignment = {
             "none": "not aligned",
             "median": "aligned to each image's truth by the median",
-            "scale_shift": f"aligned to each image's truth by scale and shift{' in inverse depth' if inverse else ''}",
+            "scale_shift": "aligned to each image's truth by scale and shift",
         }[self.alignment]
         crop = {"none": "no crop", "eigen": "Eigen's crop", "garg": "Garg's crop"}[self.crop]
         if self.max_depth is not None:

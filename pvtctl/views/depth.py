@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 
 from pvtctl.depth_png import Space, write_depth_png
 from pvtctl.files import atomic_path
-from pvtctl.views.sheet import Pixels, captioned, font_of
+from pvtctl.views.sheet import Pixels, captioned, enlarged, enlargement, font_of
 
 Depth = NDArray[np.float32]
 """(H, W) metres, 0 where there is none; or inverse depth."""
@@ -26,6 +26,8 @@ PANEL = 400
 """Width of each of the four pictures of `draw_comparison`; of wide images it is twice that, in two rows."""
 NO_DEPTH = (165, 165, 165)
 _GAP = 6
+_NARROWEST = 240
+"""Pixels that a bar needs for its labels."""
 _WIDE = 2.2
 """Width over height from which on four pictures stand in two rows."""
 _SPARSE = 0.25
@@ -78,15 +80,22 @@ def colour_depth(metres: Depth, scale: Scale) -> Pixels:
 
 
 def draw_depth(values: Depth, space: Space) -> Pixels:
-    """A map alone, above its bar; inverse depth of an unknown scale has a bar without numbers."""
+    """A map alone, above its bar; inverse depth of an unknown scale has a bar without numbers.
+
+    A map under 400 pixels on its long side is enlarged by a whole number, and a narrow one gets a white margin.
+    """
     if space == "metres":
         scale = Scale.of(values)
-        return _stacked(colour_depth(values, scale), scale_bar(values.shape[1], "viridis_r", scale.ticks()))
-    finite = np.isfinite(values)
-    low, high = np.quantile(values[finite], [0.005, 0.995]) if finite.any() else (0.0, 1.0)
-    share = np.clip((np.where(finite, values, low) - low) / max(high - low, 1e-12), 0, 1)
-    picture = _coloured(share, finite, "viridis")
-    return _stacked(picture, scale_bar(values.shape[1], "viridis_r", [(0.0, "near"), (1.0, "far (no unit)")]))
+        picture, ticks = colour_depth(values, scale), scale.ticks()
+    else:
+        finite = np.isfinite(values)
+        low, high = np.quantile(values[finite], [0.005, 0.995]) if finite.any() else (0.0, 1.0)
+        share = (np.where(finite, values, low) - low) / max(high - low, 1e-12)
+        picture, ticks = _coloured(share, finite, "viridis"), [(0.0, "near"), (1.0, "far (no unit)")]
+    picture = enlarged(picture, enlargement(picture))
+    margin = max(0, _NARROWEST - picture.shape[1])
+    picture = np.pad(picture, ((0, 0), (0, margin), (0, 0)), constant_values=255)
+    return _stacked(picture, scale_bar(picture.shape[1], "viridis_r", ticks))
 
 
 def draw_comparison(image: Pixels, truth: Depth, prediction: Depth, scored: NDArray[np.bool_] | None = None) -> Pixels:

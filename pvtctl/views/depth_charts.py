@@ -7,25 +7,27 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 from pvtctl.metrics.depth import DISTANCES, Distances
 from pvtctl.views.figure import BLUE, GREEN, GREY, ORANGE, RED, new_figure, save, style
 
-_RARE = 1e-4
+_RARE = 5e-4
 """Share of the true pixels that a bin must have: the mean error of fewer says nothing."""
 
 
 def draw_error_by_distance(path: Path | str, distances: Distances, measured: str) -> Path:
     """Draw the mean error in percent of the true distance, and which way it goes. `measured`: how, in a sentence."""
     figure = new_figure(8.0, 4.2)
+    _say(figure, measured)
     axes = figure.subplots()
-    style(axes, title="Error by distance", xlabel=_metres(measured), ylabel="percent of the true depth")
+    style(axes, title="Error by distance", xlabel="true depth, metres", ylabel="percent of the true depth")
     kept = distances.truth > _RARE * max(int(distances.truth.sum()), 1)
     if kept.any():
         middle = np.sqrt(DISTANCES[:-1] * DISTANCES[1:])
-        axes.plot(middle[kept], 100 * distances.abs_rel[kept], color=BLUE, lw=2, marker=".", label="absolute error")
+        axes.plot(middle[kept], 100 * distances.abs_rel[kept], color=BLUE, lw=2, marker=".", label="absolute error, mean over pixels")
         bias = 100 * distances.bias[kept]
         axes.plot(middle[kept], bias, color=RED, lw=1.5, ls="--", label="bias (above 0: too far)")
         axes.axhline(0, color=GREY, lw=0.8)
@@ -39,8 +41,9 @@ def draw_error_by_distance(path: Path | str, distances: Distances, measured: str
 def draw_depth_histogram(path: Path | str, distances: Distances, measured: str) -> Path:
     """Draw how the scored pixels are spread over distances, by truth and by prediction."""
     figure = new_figure(8.0, 4.2)
+    _say(figure, measured)
     axes = figure.subplots()
-    style(axes, title="True and predicted distances", xlabel=_metres(measured), ylabel="percent of the scored pixels")
+    style(axes, title="True and predicted distances", xlabel="depth, metres", ylabel="percent of the scored pixels")
     total = max(int(distances.truth.sum()), 1)
     kept = (distances.truth > _RARE * total) | (distances.predicted > _RARE * total)
     if kept.any():
@@ -56,7 +59,7 @@ def draw_depth_histogram(path: Path | str, distances: Distances, measured: str) 
 def draw_image_errors(path: Path | str, rows: NDArray[Any], measured: str) -> Path:
     """Draw abs_rel and delta1 of each image, from the best to the worst; `rows` are those of the metric."""
     figure = new_figure(9.0, 3.8)
-    figure.suptitle(measured, fontsize=8, color=GREY, parse_math=False)
+    _say(figure, measured)
     left, right = figure.subplots(1, 2)
     for axes, name, title, best_first, colour in (
         (left, "abs_rel", "abs_rel of each image, percent", 1, ORANGE),
@@ -71,22 +74,19 @@ def draw_image_errors(path: Path | str, rows: NDArray[Any], measured: str) -> Pa
         axes.plot(place, values, color=colour, lw=2, marker="." if len(values) <= 60 else "")
         axes.axhline(values.mean(), color=GREY, ls="--", lw=1.2, label=f"mean {values.mean():.1f}")
         axes.axhline(np.median(values), color=GREY, ls=":", lw=1.2, label=f"median {np.median(values):.1f}")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylim(bottom=0, top=102 if name == "delta1" else None)
         axes.legend(frameon=True, framealpha=0.85, edgecolor="none", fontsize=9)
     return save(figure, path)
 
 
-def _metres(measured: str) -> str:
-    return f"true depth, metres\n({measured})" if len(measured) < 100 else f"true depth, metres\n{_in_two(measured)}"
-
-
-def _in_two(text: str) -> str:
-    """A sentence in two lines, broken at the semicolon nearest to its middle."""
-    breaks = [at for at, letter in enumerate(text) if letter == ";"]
-    if not breaks:
-        return f"({text})"
-    at = min(breaks, key=lambda at: abs(at - len(text) / 2))
-    return f"({text[: at + 1]}\n{text[at + 2 :]})"
+def _say(figure: Figure, measured: str) -> None:
+    """How it was measured, small, below everything; in two lines, broken at the semicolon nearest to the middle."""
+    breaks = [at for at, letter in enumerate(measured) if letter == ";"]
+    if breaks:
+        at = min(breaks, key=lambda at: abs(at - len(measured) / 2))
+        measured = f"{measured[: at + 1]}\n{measured[at + 2 :]}"
+    figure.supxlabel(measured, fontsize=8, color=GREY, parse_math=False)
 
 
 def _distance_axis(axes: Axes, kept: NDArray[np.bool_]) -> None:

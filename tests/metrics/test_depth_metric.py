@@ -269,6 +269,8 @@ def test_ordinal_pairs() -> None:
 
 
 def test_every_sentence_says_what_was_measured() -> None:
+    inverse = DepthMetric(space="inverse", alignment="scale_shift").describe()
+    assert inverse.startswith("inverse depth, aligned to each image's truth by scale and shift; no crop;")
     metric = DepthMetric(space="metres", alignment="none", max_depth=80.0, crop="garg")
     assert metric.describe() == (
         "metric depth, not aligned; Garg's crop; truth and prediction from 0.001 to 80 m; only pixels with a true depth; "
