@@ -12,7 +12,7 @@ from pvtctl.layers.winograd import is_large, winograd
 
 
 class ConvNorm(nn.Module):
-    """A convolution without bias that keeps the size of its map, `conv`, its batch norm, `bn`, and a ReLU.
+    """A convolution without bias that keeps the size of its map, `conv`, its batch norm, `bn`, and unless told not to a ReLU.
 
     Maps (B, in_channels, h, w) -> (B, out_channels, h, w); `kernel` is odd. Weights start as He's normal by fan out. For
     inference on a CPU the norm is folded into the convolution, whose maps are then gone through once instead of three
@@ -20,9 +20,17 @@ class ConvNorm(nn.Module):
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel: int = 1, *, dilation: int = 1, groups: int = 1
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int = 1,
+        *,
+        dilation: int = 1,
+        groups: int = 1,
+        relu: bool = True,
     ) -> None:
         super().__init__()
+        self.relu = relu
         padding = dilation * (kernel // 2)
         self.conv = nn.Conv2d(
             in_channels, out_channels, kernel, padding=padding, dilation=dilation, groups=groups, bias=False
@@ -33,8 +41,10 @@ class ConvNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self._folds(x):
-            return self._folded(x)
-        return F.relu(self.bn(self.conv(x)), inplace=True)
+            out = self._folded(x)
+        else:
+            out = self.bn(self.conv(x))
+        return F.relu(out, inplace=True) if self.relu else out
 
     def _folds(self, x: Tensor) -> bool:
         conv, bn = self.conv, self.bn
@@ -48,8 +58,8 @@ class ConvNorm(nn.Module):
         scale = bn.weight * torch.rsqrt(bn.running_var + bn.eps)
         weight, bias = conv.weight * scale.view(-1, 1, 1, 1), bn.bias - bn.running_mean * scale
         if conv.kernel_size == (3, 3) and conv.dilation == (1, 1) and conv.groups == 1 and is_large(x, weight):
-            return winograd(x, weight, bias).relu_()
-        return F.conv2d(x, weight, bias, 1, conv.padding, conv.dilation, conv.groups).relu_()
+            return winograd(x, weight, bias)
+        return F.conv2d(x, weight, bias, 1, conv.padding, conv.dilation, conv.groups)
 
 
 class SeparableConvNorm(nn.Sequential):

@@ -57,12 +57,12 @@ class Conv3x3(nn.Conv2d):
     The weight lies in channels_last memory, so that oneDNN computes the rest in the layout that it likes.
     """
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__(in_channels, out_channels, 3, padding=1)
+    def __init__(self, in_channels: int, out_channels: int, *, bias: bool = True) -> None:
+        super().__init__(in_channels, out_channels, 3, padding=1, bias=bias)
         channels_last_conv(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.bias is not None and is_large(x, self.weight) and runs_in_one_pass(x, self.weight, self.bias):
+        if is_large(x, self.weight) and runs_in_one_pass(x, self.weight, self.bias):
             return winograd(x, self.weight, self.bias)
         return super().forward(x)
 
@@ -72,8 +72,8 @@ def is_large(x: Tensor, weight: Tensor) -> bool:
     return x.ndim == 4 and x.shape[2] * x.shape[3] >= MIN_CELLS and min(weight.shape[:2]) >= MIN_CHANNELS
 
 
-def winograd(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """The convolution of x (B, C, H, W) with weight (out, C, 3, 3), stride 1, padding 1, plus bias (out,).
+def winograd(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The convolution of x (B, C, H, W) with weight (out, C, 3, 3), stride 1, padding 1, plus bias (out,) if there is one.
 
     float32 on the CPU, without gradient. The result is channels_last.
     """
@@ -96,7 +96,11 @@ def winograd(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
             spread = (_INPUT @ tiles.reshape(36, -1)).view(36, -1, channels)
             products = torch.bmm(spread, kernel).view(36, -1)
             sums = (_OUTPUT @ products).view(4, 4, bottom - top, columns, out_channels)
-            torch.add(sums.permute(2, 0, 3, 1, 4), bias, out=out[image, top:bottom])
+            done, into = sums.permute(2, 0, 3, 1, 4), out[image, top:bottom]
+            if bias is None:
+                into.copy_(done)
+            else:
+                torch.add(done, bias, out=into)
     whole = out.view(batch, 4 * rows, 4 * columns, out_channels)[:, :height, :width]
     return whole.contiguous().permute(0, 3, 1, 2)
 

@@ -25,7 +25,7 @@ _TABLES: dict[str, dict[str, Layout]] = {
     "semantic_fpn": {"head.classifier": "plain"},
     "deeplabv3plus": {"head.classifier": "plain", "head.auxiliary.2": "plain"},
     "trans2seg": {"head.cls_embed": "tokens"},
-    "dpt": {"head.output": "plain", "head.auxiliary.4": "plain"},
+    "dpt": {"head.output.last": "plain", "head.auxiliary.last": "plain"},
 }
 
 

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-DENSE_MARKS: dict[str, tuple[str, str]] = {
-    "semantic_fpn": ("head.scale_heads.0.0.conv.weight", "head.classifier.weight"),
-    "trans2seg": ("head.answers.fc_q.weight", "head.cls_embed"),
-    "deeplabv3plus": ("head.low_level.conv.weight", "head.classifier.weight"),
-    "dpt": ("head.project.0.weight", "head.output.weight"),
-    "midas": ("head.midas.weight", "head.midas.weight"),
-}
-"""For each dense head of ours a parameter that no other has, and one that has rows for the classes."""
+from typing import Literal
+
+from pvtctl.dense import DepthHeadName, SegmentationHeadName
+
+DenseHeadName = SegmentationHeadName | DepthHeadName
+DenseTask = Literal["segmentation", "depth"]
+_MIX = "head.decoder.fusions.0.mix.weight"
+DENSE_MARKS: tuple[tuple[DenseHeadName, DenseTask, frozenset[str], str], ...] = (
+    ("semantic_fpn", "segmentation", frozenset({"head.scale_heads.0.0.conv.weight"}), "head.classifier.weight"),
+    ("trans2seg", "segmentation", frozenset({"head.answers.fc_q.weight"}), "head.cls_embed"),
+    ("deeplabv3plus", "segmentation", frozenset({"head.low_level.conv.weight"}), "head.classifier.weight"),
+    ("dpt", "segmentation", frozenset({_MIX, "head.output.first.conv.weight"}), "head.output.last.weight"),
+    ("dpt", "depth", frozenset({_MIX, "head.output.second.weight"}), "head.output.last.weight"),
+    ("midas", "depth", frozenset({"head.decoder.narrow.0.weight"}), "head.output.last.weight"),
+)
+"""(head, task, parameters that tell it from those further down, the one that has rows for the classes)"""
 
 
 def is_ours(keys: set[str]) -> bool:
@@ -31,4 +39,4 @@ def is_detector(keys: set[str]) -> bool:
 
 def is_dense(keys: set[str]) -> bool:
     """A segmentation or depth model of ours."""
-    return any(set(marks) <= keys for marks in DENSE_MARKS.values())
+    return any(marks | {rows} <= keys for _, _, marks, rows in DENSE_MARKS)
