@@ -246,6 +246,7 @@ def test_one_class_and_the_most_classes(classes: int) -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_outputs_on_a_gpu_count_the_same() -> None:
     metrics = [SegmentationMetric([str(at) for at in range(21)]) for _ in range(2)]
     for seed in range(3):
