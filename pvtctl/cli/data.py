@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from pvtctl.cli._console import byte_progress, print_json, say, table
+from pvtctl.cli._data_dense import (
+    DEPTH_DATA,
+    LABEL_DATA,
+    check_dense,
+    data_settings,
+    draw_dense,
+    found_dense,
+    print_depths,
+    print_labels,
+)
 from pvtctl.cli._data_detection import draw_detection, found_coco, print_figures, say_conversion
+from pvtctl.cli._options import Overrides, TaskName
 from pvtctl.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -19,8 +30,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     no_args_is_help=True,
-    help="Check, preview, convert, export, fetch and locate data sets. NAME is `imagenet`, `coco` or `scenes` (the "
-    "built-in renderer).",
+    help="Check, preview, convert, export, fetch and locate data sets. NAME is one that `pvtctl data ls` lists; `scenes` is "
+    "the built-in renderer.",
 )
 
 
@@ -42,8 +53,8 @@ class Source(StrEnum):
 
 _JSON = typer.Option(False, "--json", help="One JSON document on stdout.")
 _PLACE = (
-    "A folder (with train/ and val/, or with COCO's annotations/), or NAME (looked for in $PVTCTL_DATA/NAME and "
-    "./data/NAME)."
+    "A folder (with train/ and val/, with COCO's annotations/, with images/ and masks/, with rgb/ and depth/), or NAME "
+    "(looked for in $PVTCTL_DATA/NAME and ./data/NAME)."
 )
 _WHERE = typer.Argument(help=_PLACE)
 
@@ -55,30 +66,40 @@ def check(
     annotations: Path | None = typer.Option(None, help="A COCO annotation file, in place of a folder in its layout."),
     full: bool = typer.Option(False, "--full", help="Every image; otherwise at most 20000 of a split, evenly spread."),
     workers: int | None = typer.Option(None, min=0, help="Processes that read and decode (default: one a core)."),
+    overrides: Overrides = None,
     as_json: bool = _JSON,
 ) -> None:
-    """Give a verdict on a data set in the ImageNet layout, in tar shards, or in COCO's format.
+    """Give a verdict on a data set: class folders or tar shards, boxes in COCO's format, label maps, or depth.
 
     Looks at layout, classes and images: unreadable, truncated, giant and tiny files, CMYK and other modes, EXIF
     rotation, empty classes, label gaps, classes that differ between train and val, the same image in both.
     Of COCO sets also at every annotation: ids, boxes, polygons and masks, images that are not there or of another size.
+    Of label maps and depth at every pair: values outside of the class list, colour-coded masks, other sizes, images
+    without a mask, a depth scale that looks wrong; and it suggests the setting, which `--set data.KEY=VALUE` tries.
 
     Exit code 0: use it (notes at most). 1: a run survives it, but images are skipped or scores flattered.
     2: it cannot be used.
     """
     from pvtctl.data.check import check_data
     from pvtctl.data.coco_check import DetectionVerdict, check_coco_data
+    from pvtctl.data.depth_check import DepthVerdict
     from pvtctl.data.loader import usable_cores
+    from pvtctl.data.segmentation_check import LabelVerdict
 
     if (where is None) == (images is None and annotations is None):
         raise UsageError("name a folder, or --images and --annotations", "for example: pvtctl data check data/coco")
     name, root = _locate(where) if where is not None else ("coco", None)
     if name == "scenes":
         raise UsageError("scenes is rendered: there are no files to check", "pvtctl data preview scenes draws it")
+    if overrides and name not in (*LABEL_DATA, *DEPTH_DATA):
+        raise UsageError("--set is for label maps and depth", "class folders and COCO files are read in one way")
+    settings = data_settings(overrides or ())
     processes = workers if workers is not None else usable_cores()
 
     def work(on_progress: Any) -> Verdict:
         options: dict[str, Any] = {"full": full, "workers": processes, "on_progress": on_progress}
+        if name in (*LABEL_DATA, *DEPTH_DATA):
+            return check_dense(name, root or Path(), settings, **options)
         if name == "coco":
             return check_coco_data(root, images=images, annotations=annotations, **options)
         return check_data(root or "", **options)
@@ -89,6 +110,10 @@ def check(
     else:
         if isinstance(verdict, DetectionVerdict):
             print_figures(verdict)
+        elif isinstance(verdict, LabelVerdict):
+            print_labels(verdict)
+        elif isinstance(verdict, DepthVerdict):
+            print_depths(verdict)
         _print_verdict(verdict)
     raise typer.Exit(int(verdict.exit_code))
 
@@ -98,45 +123,46 @@ def preview(
     where: str = _WHERE,
     output: Path = typer.Option(Path("preview.png"), "-o", "--output", help="The PNG to write."),
     split: str = typer.Option("train", help="train or val."),
-    count: int = typer.Option(6, min=1, max=100, help="Samples, one a row, spread over the classes."),
-    copies: int | None = typer.Option(None, min=1, max=20, help="Training views of each (5; 3 of detection sets)."),
+    count: int = typer.Option(6, min=1, max=100, help="Samples, one a row, spread over the split."),
+    copies: int | None = typer.Option(None, min=1, max=20, help="Training views of each (5; 3 of dense data)."),
     size: int | None = typer.Option(
-        None, min=32, max=1024, help="Image size in pixels (224); of detection sets, the size it is drawn at (400)."
+        None,
+        min=32,
+        max=1024,
+        help="Image size in pixels (224); of boxes, label maps and depth, the size it is drawn at.",
     ),
     recipe: str | None = typer.Option(
         None,
-        help="Augment as this recipe does (a name or a file); otherwise as DeiT, PVT's own recipe, or as RetinaNet.",
+        help="Augment as this recipe does (a name or a file); otherwise as DeiT, RetinaNet, Semantic FPN or DPT.",
     ),
     row: str | None = typer.Option(None, help="The recipe's row."),
+    task: TaskName = None,
+    overrides: Overrides = None,
     seed: int = typer.Option(0, min=0, help="Seed of the random numbers."),
 ) -> None:
-    """Draw samples as they are evaluated and as training sees them, with their labels, boxes and masks."""
+    """Draw samples as they are evaluated and as training sees them, with their labels, boxes, masks or depth."""
     from pvtctl.data.dataset import open_split
     from pvtctl.data.preview import draw_preview
     from pvtctl.recipe.load import load_recipe
-    from pvtctl.recipe.schema import Augment, DetectionData
+    from pvtctl.recipe.vocabulary import tasks_of_data
 
     if row is not None and recipe is None:
         raise UsageError("--row needs --recipe", "for example: --recipe imagenet_pvt_v1 --row pvt_small")
     name, root = _locate(where)
-    given = load_recipe(recipe, row) if recipe else None
-    if name == "coco" or (name == "scenes" and given is not None and given.task == "detection"):
-        draw_detection(
-            name,
-            root,
-            output,
-            split=split,
-            count=count,
-            copies=copies or 3,
-            side=size or 400,
-            seed=seed,
-            detection=given.data.detection if given else DetectionData(),
-        )
-        return
-    augment = given.data.augment if given else Augment()
-    dataset = open_split(name, root, split, image_size=size or 224, augment=augment.model_dump(), seed=seed)
-    ids = draw_preview(dataset, output, count=count, copies=copies or 5)
-    say(f"{output}: {len(ids)} of {len(dataset)} {split} samples, {copies or 5} training views each")
+    given = load_recipe(recipe, row, overrides=overrides or ()) if recipe else None
+    data = given.data if given else data_settings(overrides or ())
+    task = task or (given.task if given and name == "scenes" else tasks_of_data(name)[0])
+    if task not in tasks_of_data(name):
+        raise UsageError(f"{name} holds nothing for {task}", f"--task {' | '.join(tasks_of_data(name))}")
+    drawing: dict[str, Any] = {"split": split, "count": count, "copies": copies or 3, "side": size or 400, "seed": seed}
+    if task == "detection":
+        draw_detection(name, root, output, detection=data.detection, **drawing)
+    elif task in ("segmentation", "depth"):
+        draw_dense(name, root, output, task=task, data=data, **drawing)
+    else:
+        dataset = open_split(name, root, split, image_size=size or 224, augment=data.augment.model_dump(), seed=seed)
+        ids = draw_preview(dataset, output, count=count, copies=copies or 5)
+        say(f"{output}: {len(ids)} of {len(dataset)} {split} samples, {copies or 5} training views each")
 
 
 @app.command()
@@ -267,8 +293,8 @@ def export(
 
 def _locate(where: str) -> tuple[str, Path]:
     """(data set name, folder) of an argument that is either."""
-    from pvtctl.data.coco_check import is_coco
     from pvtctl.data.dataset import DATA_NAMES, find_data
+    from pvtctl.data.layouts import guess_layout
     from pvtctl.errors import nearest
 
     if where in DATA_NAMES:
@@ -278,7 +304,7 @@ def _locate(where: str) -> tuple[str, Path]:
         raise UsageError(
             f"no data folder {folder}", f"give a folder with train/ and val/, or {nearest(where, DATA_NAMES)}"
         )
-    return "coco" if is_coco(folder) else "imagenet", folder
+    return guess_layout(folder) or "imagenet", folder
 
 
 def _found(name: str, places: list[Path]) -> dict[str, Any]:
@@ -294,9 +320,8 @@ def _found(name: str, places: list[Path]) -> dict[str, Any]:
             row["state"] = f"not found: looked for {', '.join(str(place) for place in places)}"
             return row
         place, row["where"] = found, str(found)
-    if name == "coco":
-        row |= found_coco(place)
-    if name not in ("imagenet", "scenes"):  # no task here reads the others yet, or their source is not opened for this
+    if name not in ("imagenet", "scenes"):
+        row |= found_coco(place) if name == "coco" else found_dense(name, place)
         row["state"] = row["state"] or "found"
         return row
     for split in ("train", "val"):
@@ -333,7 +358,8 @@ def _print_verdict(verdict: Verdict) -> None:
         looked_at = verdict.examined[split]
         part = "" if looked_at == images else f", {looked_at} of them examined (--full for all)"
         print(f"{split}: {images} images{part}")
-    print(f"classes: {verdict.classes}")
+    if verdict.classes:
+        print(f"classes: {verdict.classes}")
     if verdict.problems:
         table(
             "",
