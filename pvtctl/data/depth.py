@@ -189,6 +189,8 @@ def coding_of(
 ) -> DepthCoding:
     """What the depth files of a set mean: a recipe's word goes before that of depth.json at `root`; values without depth
     are those of both. Raises UsageError."""
+    if name not in INTEGER_SCALES:
+        raise UsageError(f"unknown depth data {name!r}", nearest(name, tuple(INTEGER_SCALES)))
     told = {} if root is None else read_depth_json(root)
     scale = depth.get("scale")
     return DepthCoding(

@@ -25,8 +25,9 @@ from pvtctl.data.check import (
 )
 from pvtctl.data.depth import coding_of, kb_cropped
 from pvtctl.data.depth_files import DepthCoding, raw_depth, valid_values
-from pvtctl.data.depth_layouts import DEPTH_LAYOUT, SPLITS, NoSplitError, Pairs, find_pairs, guess_depth_layout
+from pvtctl.data.depth_layouts import LAYOUTS, SPLITS, NoSplitError, Pairs, find_pairs
 from pvtctl.data.images import BadImage
+from pvtctl.data.layouts import guess_layout
 from pvtctl.errors import UsageError
 
 DEPTH_MEANING: Mapping[str, tuple[Severity, str]] = MEANING | {
@@ -111,12 +112,15 @@ def check_depth_data(
 
     `depth` is a recipe's `data.depth`. Pairs are read in `workers` processes: all with `full`, else at most
     `check.QUICK_LIMIT` of a split. `on_progress(split, done, total)` is called along the way.
-    Raises UsageError when there is no such folder, or a setting cannot be meant.
+    Raises UsageError when there is no such folder or layout, or a setting cannot be meant.
     """
     root = Path(root).expanduser()
     if not root.is_dir():
-        raise UsageError(f"no data folder {root}", DEPTH_LAYOUT)
-    name, depth = name or guess_depth_layout(root), depth or {}
+        raise UsageError(f"no data folder {root}", LAYOUTS["depth"])
+    if name is None:
+        guess = guess_layout(root)
+        name = guess if guess is not None and guess in LAYOUTS else "depth"
+    depth = depth or {}
     coding = coding_of(name, depth, root)
     findings = Findings(DEPTH_MEANING)
     found = _find(name, root, depth, findings)

@@ -14,21 +14,10 @@ from numpy.typing import NDArray
 
 from pvtctl.data.depth_files import DEPTH_SUFFIXES
 from pvtctl.data.imagenet import SUFFIXES, Names
+from pvtctl.data.layouts import DEPTH_FOLDERS, EXPECTED, SPLIT_FILES
 from pvtctl.errors import UsageError, nearest
 
-DEPTH_LAYOUT = """expected: FOLDER/{train,val}/rgb/*.jpg (or images/) and FOLDER/{train,val}/depth/*.png of the same names
-      (16-bit PNG or TIFF, float TIFF, npy), and FOLDER/depth.json with {"scale": 1000}, or data.depth.scale;
-      FOLDER/rgb/ and FOLDER/depth/ without splits can be evaluated"""
-
-NYU_LAYOUT = """expected: FOLDER/{train,val}/rgb/*.jpg and FOLDER/{train,val}/depth/*.png of the same names (16 bits, millimetres),
-      or FOLDER/nyudepthv2_{train,test}_files_with_gt.txt with lines `image depth focal` and the files that they name
-      (below FOLDER, FOLDER/sync or FOLDER/official_splits/{train,test})"""
-
-KITTI_LAYOUT = """expected: FOLDER/eigen_{train,test}_files_with_gt.txt (or data.depth.split_file, train_split_file) with lines
-      `image depth focal`, and the files that they name (below FOLDER, FOLDER/raw, FOLDER/gt, FOLDER/data_depth_annotated ...),
-      or FOLDER/{train,val}/rgb/*.png and FOLDER/{train,val}/depth/*.png of the same names (16 bits, metres x 256)"""
-
-LAYOUTS: Mapping[str, str] = {"nyu": NYU_LAYOUT, "kitti": KITTI_LAYOUT, "depth": DEPTH_LAYOUT}
+LAYOUTS: Mapping[str, str] = {name: EXPECTED[name] for name in ("nyu", "kitti", "depth")}
 """Data set name -> what is expected of its folder."""
 
 INTEGER_SCALES: Mapping[str, float | None] = {"nyu": 1000.0, "kitti": 256.0, "depth": None}
@@ -40,11 +29,6 @@ DEPTH_FILE = "depth.json"
 SPLITS = ("train", "val")
 _SPLIT_FOLDERS = {"train": ("train", "training"), "val": ("val", "validation", "test")}
 _IMAGE_FOLDERS = ("rgb", "images", "image")
-_DEPTH_FOLDERS = ("depth", "depths")
-_SPLIT_FILES = {
-    "nyu": {"train": "nyudepthv2_train_files_with_gt.txt", "val": "nyudepthv2_test_files_with_gt.txt"},
-    "kitti": {"train": "eigen_train_files_with_gt.txt", "val": "eigen_test_files_with_gt.txt"},
-}
 _ROOTS = {
     "nyu": ("", "sync", "official_splits/{split}", "train", "test", "{split}"),
     "kitti": ("", "raw", "gt", "data_depth_annotated", "gt/{split}", "{split}", "val", "train"),
@@ -100,14 +84,6 @@ def find_pairs(name: str, root: Path | str, split: str, depth: Mapping[str, Any]
     return _listed(name, root, split, file) if file is not None else _in_folders(name, root, split)
 
 
-def guess_depth_layout(root: Path | str) -> str:
-    """`nyu` or `kitti` where a split file lies under its usual name, else `depth`."""
-    for name, files in _SPLIT_FILES.items():
-        if any((Path(root) / file).is_file() for file in files.values()):
-            return name
-    return "depth"
-
-
 def read_depth_json(root: Path | str) -> dict[str, Any]:
     """`scale` and `invalid` of the set's depth.json, as far as it says them. Raises UsageError when it is no such file."""
     path = Path(root).expanduser() / DEPTH_FILE
@@ -130,7 +106,7 @@ def read_depth_json(root: Path | str) -> dict[str, Any]:
 def _split_file(name: str, root: Path, split: str, depth: Mapping[str, Any]) -> Path | None:
     key = "train_split_file" if split == "train" else "split_file"
     named = depth.get(key)
-    if named is not None and name in _SPLIT_FILES:
+    if named is not None and name in SPLIT_FILES:
         places = [Path(named).expanduser(), root / named]
         found = next((place for place in places if place.is_file()), None)
         if found is None:
@@ -138,7 +114,7 @@ def _split_file(name: str, root: Path, split: str, depth: Mapping[str, Any]) -> 
             hint = nearest(Path(named).name, there) if there else LAYOUTS[name]
             raise UsageError(f"no split file {named} (data.depth.{key}), neither here nor in {root}", hint)
         return found
-    usual = _SPLIT_FILES.get(name, {}).get(split)
+    usual = SPLIT_FILES.get(name, {}).get(split)
     return root / usual if usual is not None and (root / usual).is_file() else None
 
 
@@ -221,7 +197,7 @@ def _halves(place: Path) -> tuple[Path, Path] | None:
     """The folders of images and of depth in a folder that has both."""
     images, depths = (
         next((place / folder for folder in folders if (place / folder).is_dir()), None)
-        for folders in (_IMAGE_FOLDERS, _DEPTH_FOLDERS)
+        for folders in (_IMAGE_FOLDERS, DEPTH_FOLDERS)
     )
     return (images, depths) if images is not None and depths is not None else None
 

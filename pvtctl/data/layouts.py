@@ -17,17 +17,30 @@ EXPECTED = {
     "FOLDER/gtFine/{train,val}/CITY/*_gtFine_label{Ids,TrainIds}.png",
     "masks": "expected: FOLDER/images/{train,val}/NAME.*, FOLDER/annotations/{train,val}/NAME.png (or labels, or masks) and "
     "FOLDER/classes.txt",
-    "nyu": "expected: FOLDER/{train,val}/rgb/NAME.jpg and FOLDER/{train,val}/depth/NAME.png (16 bits, millimetres), or a "
-    "list of `image depth focal` lines named by data.depth.split_file",
-    "kitti": "expected: FOLDER with the raw drives and the depth maps that data.depth.split_file lists, or "
-    "FOLDER/{train,val}/rgb/NAME.* and FOLDER/{train,val}/depth/NAME.png (16 bits, 256 a metre)",
-    "depth": "expected: FOLDER/{train,val}/rgb/NAME.* (or images) and FOLDER/{train,val}/depth/NAME.{png,npy,tif}",
+    "nyu": "expected: FOLDER/{train,val}/rgb/NAME.jpg and FOLDER/{train,val}/depth/NAME.png (16 bits, millimetres),\n"
+    "      or FOLDER/nyudepthv2_{train,test}_files_with_gt.txt with lines `image depth focal` and the files that they name\n"
+    "      (below FOLDER, FOLDER/sync or FOLDER/official_splits/{train,test})",
+    "kitti": "expected: FOLDER/eigen_{train,test}_files_with_gt.txt (or data.depth.train_split_file, data.depth.split_file)\n"
+    "      with lines `image depth focal`, and the files that they name (below FOLDER, FOLDER/raw, FOLDER/gt or\n"
+    "      FOLDER/data_depth_annotated), or FOLDER/{train,val}/rgb/NAME.* and FOLDER/{train,val}/depth/NAME.png (16 bits,\n"
+    "      metres x 256)",
+    "depth": "expected: FOLDER/{train,val}/rgb/NAME.* (or images) and FOLDER/{train,val}/depth/NAME.{png,tif,npy}, and\n"
+    '      data.depth.scale, or FOLDER/depth.json with {"scale": 1000}; FOLDER/rgb and FOLDER/depth can be evaluated',
 }
 """What `find_data` tells where there is no folder."""
+
+SPLIT_FILES = {
+    "nyu": {"train": "nyudepthv2_train_files_with_gt.txt", "val": "nyudepthv2_test_files_with_gt.txt"},
+    "kitti": {"train": "eigen_train_files_with_gt.txt", "val": "eigen_test_files_with_gt.txt"},
+}
+"""Lists of pairs under their usual names, at the top of a set."""
 
 
 def guess_layout(folder: Path) -> str | None:
     """The data set that a folder holds (`coco`, `ade20k`, ...); None: class folders, as ImageNet's."""
+    for name, files in SPLIT_FILES.items():
+        if any((folder / file).is_file() for file in files.values()):
+            return name
     annotations = folder / "annotations"
     if any(annotations.glob("*.json")):
         return "coco"

@@ -172,6 +172,8 @@ def test_missing_splits_and_folders(root: Path, tmp_path: Path) -> None:
     assert set(told(check_depth_data(root))) == {("layout", "train"), ("layout", "val")}
     with pytest.raises(UsageError, match="no data folder"):
         check_depth_data(tmp_path / "none")
+    with pytest.raises(UsageError, match="unknown depth data 'nyuu'"):
+        check_depth_data(root, name="nyuu")
 
 
 def test_the_same_image_in_train_and_val(root: Path) -> None:
