@@ -11,7 +11,7 @@ from pvtctl.dense import DenseModel
 from pvtctl.detectors import Detector
 from pvtctl.errors import UsageError
 from pvtctl.weights.class_rows import load_class_rows
-from pvtctl.weights.dense import AUXILIARY, UNSEEN, DenseInfo, identify_dense, other_dense, plain
+from pvtctl.weights.dense import AUXILIARY, DenseInfo, identify_dense, other_dense, plain, unseen_options
 from pvtctl.weights.detectors import Identified, identify_detector, names_without_meta, other_detector
 from pvtctl.weights.plan import Plan, shape_of
 from pvtctl.weights.read import Checkpoint
@@ -79,11 +79,11 @@ def _convention(module: Detector | DenseModel, found: Above, checkpoint: Checkpo
         what = f"holds a {found.title} with the conventions of {theirs}, and this one has those of {module.conventions}"
         return what, f"build it with conventions={theirs!r}, or "
     assert isinstance(found, DenseInfo)
-    for option, name in UNSEEN.items():
-        stated, ours = found.options.get(option), getattr(module.head, option, None)
-        if stated is not None and ours is not None and plain(stated) != plain(ours):
-            what = f"holds a {found.title} with {name} {plain(stated)}, and this one has {plain(ours)}"
-            return what, f"build it with {option} {plain(stated)}, or "
+    for option, ours in unseen_options(module.head).items():
+        stated = found.options.get(option)
+        if stated is not None and plain(stated) != plain(ours):
+            what = f"holds a {found.title} with the {option} {plain(stated)}, and this one has {plain(ours)}"
+            return what, f"build it with {option}={plain(stated)}, or "
     return None
 
 

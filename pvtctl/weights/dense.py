@@ -7,16 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from pvtctl.dense import DepthHeadName, SegmentationHeadName
+from pvtctl.heads.dpt import Dpt, Reassemble
 from pvtctl.segmentation_classes import ADE20K_CLASSES, PASCAL_CONTEXT_CLASSES
 from pvtctl.weights.class_rows import Layout, class_tables
-from pvtctl.weights.names_ours import DENSE_MARKS
+from pvtctl.weights.names_ours import DENSE_MARKS, DenseHeadName, DenseTask
 from pvtctl.weights.recognise import Format, identify
 
-DenseHeadName = SegmentationHeadName | DepthHeadName
-TITLES: dict[DenseHeadName, str] = {
+TITLES = {
     "semantic_fpn": "Semantic FPN",
     "trans2seg": "Trans2Seg",
     "deeplabv3plus": "DeepLabV3+",
@@ -29,8 +28,6 @@ _PUBLISHED_CLASSES = {
     59: list(PASCAL_CONTEXT_CLASSES[1:]),  # without the background
 }
 """Classes by their number, for files of others that do not say them."""
-UNSEEN = {"taps": "taps at", "readout": "the readout"}
-"""Options of heads that shapes do not tell, or not always, and outputs depend on; and how one speaks of them."""
 AUXILIARY = "head.auxiliary."
 """What only training looks at: files may do without."""
 
@@ -42,7 +39,7 @@ class DenseInfo:
     backbones: list[str]
     """Ours with exactly these shapes: none for others', two where two share them."""
     head: DenseHeadName
-    task: Literal["segmentation", "depth"]
+    task: DenseTask
     num_classes: int
     """1 for depth."""
     options: dict[str, Any] = field(default_factory=dict)
@@ -83,17 +80,16 @@ def identify_dense(
     `format` is the layout that it came in, which tells conventions; `meta` what the file says of itself, which counts
     where it fits the shapes.
     """
-    head = next((head for head in TITLES if all(mark in state for mark in DENSE_MARKS[head])), None)
-    if head is None:
+    found = next((each for each in DENSE_MARKS if each[2] | {each[3]} <= state.keys()), None)
+    if found is None:
         return None
-    rows = state[DENSE_MARKS[head][1]]
-    classes = int(rows.shape[1] if head == "trans2seg" else rows.shape[0])
-    task: Literal["segmentation", "depth"] = "depth" if classes == 1 else "segmentation"
+    head, task, _, rows = found
+    classes = int(state[rows].shape[1] if head == "trans2seg" else state[rows].shape[0])
     backbones = identify(state)
     stride = _output_stride(state, head, format) if "resnet" in "".join(backbones) else None
     info = DenseInfo(backbones, head, task, classes, _options(state, head), stride)
     if format != "pvtctl":
-        info = _with_conventions(info)
+        info = _with_conventions(info, format)
     return _with_meta(info, meta or {})
 
 
@@ -110,6 +106,8 @@ def _options(state: Mapping[str, Tensor], head: DenseHeadName) -> dict[str, Any]
         case "deeplabv3plus":
             projection = state["head.projection.conv.weight"]
             return {"width": projection.shape[0], "projection": projection.shape[-1]}
+        case "dpt" if any(name.endswith(".read.weight") for name in state):
+            return {"readout": "project"}
         case _:
             return {}
 
@@ -121,11 +119,11 @@ def _output_stride(state: Mapping[str, Tensor], head: DenseHeadName, format: For
     return 8 if format == "mmsegmentation DeepLabV3+" else None
 
 
-def _with_conventions(info: DenseInfo) -> DenseInfo:
+def _with_conventions(info: DenseInfo, format: Format) -> DenseInfo:
     """What is so for the published files of a layout, and which they do not say."""
     return replace(
         info,
-        normalization="imagenet",
+        normalization="half" if format in ("isl-org DPT", "transformers DPT") else "imagenet",
         class_names=_PUBLISHED_CLASSES.get(info.num_classes),
     )
 
@@ -158,6 +156,14 @@ _OTHERS = (
 def other_dense(names: Mapping[str, Tensor]) -> str | None:
     """What a state dict under its own names is, where that is a segmentation or depth model which pvtctl does not build."""
     return next((title for part, title in _OTHERS if any(part in name for name in names)), None)
+
+
+def unseen_options(head: nn.Module) -> dict[str, Any]:
+    """The options of a head that shapes do not tell, or not always, and outputs depend on."""
+    if not isinstance(head, Dpt) or not head.taps:
+        return {}
+    readouts = [step.readout for step in head.reassemble if isinstance(step, Reassemble)]
+    return {"taps": head.taps, "readout": readouts[-1]}
 
 
 def plain(value: Any) -> str:

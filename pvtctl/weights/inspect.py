@@ -91,6 +91,9 @@ def image_size_of(state: Mapping[str, Tensor]) -> int | None:
     if (table := state.get("backbone.stages.0.pos_embed")) is not None:  # PVT v1: stride 4
         return 4 * math.isqrt(table.shape[1])
     table, patches = state.get("backbone.pos_embed"), state.get("backbone.patch_embed.proj.weight")
-    if table is not None and patches is not None:  # ViT: one slot is the class token's
-        return patches.shape[-1] * math.isqrt(table.shape[1] - 1)
+    if table is not None and patches is not None:  # ViT: the slots of its special tokens do not reach the next square
+        patch = (
+            16 if "backbone.patch_embed.stem.weight" in state else patches.shape[-1]
+        )  # the hybrid's ResNet: stride 16
+        return patch * math.isqrt(table.shape[1])
     return None

@@ -32,8 +32,6 @@ _HEAD = (
     (r"auxiliary_head\.convs\.0\.", "head.auxiliary.0."),
     (r"auxiliary_head\.conv_seg\.", "head.auxiliary.2."),
 )
-# mmsegmentation's deep stem is one sequence; ours keeps torchvision's `conv1`, `bn1` around it
-_STEM = ((r"backbone\.stem\.7\.", "backbone.bn1."), (r"backbone\.stem\.", "backbone.conv1."))
 _TO_OFFICIAL = (
     (r"neck\.inner_blocks\.(\d)\.0\.", r"neck.lateral_convs.\1.conv."),
     (r"neck\.layer_blocks\.(\d)\.0\.", r"neck.fpn_convs.\1.conv."),
@@ -62,8 +60,7 @@ def is_deeplabv3plus(keys: set[str]) -> bool:
 
 
 def from_mmseg(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename neck and head of either to ours, and the deep stem of a ResNetV1c to torchvision's manner. The rest of
-    `backbone.*` and names that nobody knows are kept."""
+    """Rename neck and head of either to ours. `backbone.*` and names that nobody knows are kept."""
     return {_to_ours(key): value for key, value in state.items()}
 
 
@@ -71,12 +68,12 @@ def _to_ours(key: str) -> str:
     if found := _SCALE_HEAD.fullmatch(key):
         # every second entry of theirs is an upsampling, without parameters
         return f"head.scale_heads.{found[1]}.{int(found[2]) // 2}.{found[3]}"
-    return renamed(key, (*_NECK, *_HEAD, *_STEM))
+    return renamed(key, (*_NECK, *_HEAD))
 
 
 def to_mmseg(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The inverse of `from_mmseg`, for the names of a Semantic FPN or DeepLabV3+ of ours; `backbone.*` other than a deep
-    stem is kept."""
+    """The inverse of `from_mmseg`, for the names of a Semantic FPN or DeepLabV3+ of ours. Of `backbone.*` only a deep stem
+    gets other names, those of a ResNetV1c."""
     deep = "backbone.conv1.0.weight" in state
     return {_from_ours(key, deep): value for key, value in state.items()}
 

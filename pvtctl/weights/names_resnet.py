@@ -1,16 +1,20 @@
-"""Parameter names of torchvision's ResNets and ResNeXts (timm's are the same), and ours."""
+"""Parameter names of torchvision's ResNets and ResNeXts (timm's are the same), and ours.
+
+Deep stems: timm's and Trans2Seg's have our names, `conv1.0` to `conv1.6` and `bn1`; OpenMMLab's ResNetV1c has one sequence.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from torch import Tensor
 
 
 def is_resnet(keys: set[str]) -> bool:
-    """torchvision's names: stem `conv1` (timm's deep one is a sequence of three), stages `layer1`..`layer4`."""
-    stem = {"conv1.weight", "conv1.0.weight"} & keys
-    return bool(stem) and {"bn1.weight", "layer1.0.conv1.weight", "layer4.0.conv1.weight"} <= keys
+    """torchvision's names: stem `conv1`, stages `layer1`..`layer4`; the stem may be a deep one."""
+    stems = ({"conv1.weight", "bn1.weight"}, {"conv1.0.weight", "bn1.weight"}, {"stem.0.weight", "stem.7.weight"})
+    return any(stem <= keys for stem in stems) and {"layer1.0.conv1.weight", "layer4.0.conv1.weight"} <= keys
 
 
 def from_resnet(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -19,7 +23,8 @@ def from_resnet(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for key, value in state.items():
         name = key.removeprefix("head.").removeprefix("fc.")
         in_head = key.startswith(("fc.", "head.")) and name in ("weight", "bias")
-        converted[f"head.{name}" if in_head else f"backbone.{key}"] = value
+        inner = re.sub(r"^stem\.", "conv1.", re.sub(r"^stem\.7\.", "bn1.", key))
+        converted[f"head.{name}" if in_head else f"backbone.{inner}"] = value
     return converted
 
 

@@ -74,7 +74,7 @@ def plan_backbone(
                 report.missing.append((name, shape_of(target)))
             continue
         if value.shape != target.shape and name.endswith("pos_embed"):
-            value = _resized(name, value, target, checkpoint, report)
+            value = _resized(name, value, target, _slots(name, targets), _slots(name, state), report)
         if value is None or value.shape != target.shape:
             report.mismatched.append((name, f"file {shape_of(state[name])}, here {shape_of(target)}"))
             continue
@@ -84,18 +84,29 @@ def plan_backbone(
     return plan
 
 
-def _resized(name: str, table: Tensor, target: Tensor, checkpoint: Checkpoint, report: LoadReport) -> Tensor | None:
-    """A position table interpolated to the module's grid; None when the grids cannot be told."""
-    if table.ndim != 3 or table.shape[0] != 1 or table.shape[2] != target.shape[2]:
+def _slots(name: str, tensors: Mapping[str, Tensor]) -> int:
+    """How many slots of a position table are those of tokens that are no patches."""
+    match name:
+        case "backbone.stages.3.pos_embed":
+            return 1
+        case "backbone.pos_embed":
+            return 2 if "backbone.distillation_token" in tensors else 1
+        case _:
+            return 0
+
+
+def _resized(
+    name: str, table: Tensor, target: Tensor, slots: int, source_slots: int, report: LoadReport
+) -> Tensor | None:
+    """A position table interpolated to the module's grid; None when the grids cannot be told or the slots differ."""
+    if table.ndim != 3 or table.shape[0] != 1 or table.shape[2] != target.shape[2] or slots != source_slots:
         return None
-    extra = 1 if name in ("backbone.pos_embed", "backbone.stages.3.pos_embed") else 0  # the class token's slot
-    source_grid = _grid(table.shape[1] - extra)
-    grid = _grid(target.shape[1] - extra)
+    source_grid, grid = _grid(table.shape[1] - slots), _grid(target.shape[1] - slots)
     if source_grid is None or grid is None:
         return None
-    resized = resize_position_table(table[:, extra:].float(), source_grid, grid)
+    resized = resize_position_table(table[:, slots:].float(), source_grid, grid)
     report.resized.append((name, f"{source_grid[0]}x{source_grid[1]} to {grid[0]}x{grid[1]}"))
-    return torch.cat([table[:, :extra], resized.to(table.dtype)], dim=1)
+    return torch.cat([table[:, :slots], resized.to(table.dtype)], dim=1)
 
 
 def _grid(tokens: int) -> tuple[int, int] | None:

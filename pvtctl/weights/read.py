@@ -21,7 +21,7 @@ from torch import Tensor
 
 from pvtctl.errors import UsageError
 from pvtctl.files import sha256_of
-from pvtctl.weights import names_detr, names_torchvision
+from pvtctl.weights import names_detr, names_torchvision, names_transformers_dpt
 from pvtctl.weights.recognise import Converted, Format, convert_state
 from pvtctl.weights.resolve import weights_in_folder
 
@@ -92,7 +92,9 @@ def _transformers_meta(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     wanted = ("model_type", "image_size", "hidden_sizes", "depths", "architectures")
-    return {key: config[key] for key in wanted if key in config} if isinstance(config, dict) else {}
+    if not isinstance(config, dict):
+        return {}
+    return {key: config[key] for key in wanted if key in config} | names_transformers_dpt.stated(config)
 
 
 def _parse(text: str) -> Any:

@@ -14,6 +14,7 @@ from torch import Tensor
 from pvtctl.variants import VARIANTS, Variant, VitVariant
 from pvtctl.weights import (
     names_detr,
+    names_dpt,
     names_mmdet,
     names_mmseg,
     names_official,
@@ -23,6 +24,7 @@ from pvtctl.weights import (
     names_torchvision,
     names_trans2seg,
     names_transformers,
+    names_transformers_dpt,
 )
 
 Format = Literal[
@@ -43,6 +45,8 @@ Format = Literal[
     "mmsegmentation Semantic FPN",
     "mmsegmentation DeepLabV3+",
     "Trans2Seg",
+    "isl-org DPT",
+    "transformers DPT",
     "unknown",
 ]
 
@@ -123,6 +127,10 @@ def _above(state: Mapping[str, Tensor]) -> tuple[Format | None, dict[str, Tensor
         return "mmsegmentation DeepLabV3+", names_mmseg.from_mmseg(state)
     if names_trans2seg.is_trans2seg(keys):
         return "Trans2Seg", names_trans2seg.from_trans2seg(state)
+    if names_dpt.is_dpt(keys):
+        return "isl-org DPT", names_dpt.from_dpt(state)
+    if names_transformers_dpt.is_transformers_dpt(keys):
+        return "transformers DPT", names_transformers_dpt.from_transformers_dpt(state)
     if not any(".body." in key for key in keys):
         return None, dict(state)
     bare = {re.sub(r"^backbone\.fpn\.", "neck.", key): value for key, value in state.items()}
