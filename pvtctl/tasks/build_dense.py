@@ -13,6 +13,7 @@ from pvtctl.backbones import set_activation_checkpointing
 from pvtctl.data import find_data
 from pvtctl.data.dense import DenseDataset
 from pvtctl.data.depth import open_depth_split
+from pvtctl.data.ordinal_pairs import read_ordinal_pairs
 from pvtctl.data.segmentation import open_segmentation_split
 from pvtctl.dense import DenseModel, build_depth_model, build_segmenter
 from pvtctl.errors import UsageError
@@ -65,7 +66,7 @@ def build_depth(
     return DepthTask(
         model,
         loss=recipe.train.loss.model_dump(),
-        scoring=depth_scoring(recipe),
+        scoring=depth_scoring(recipe, val),
         limits=(recipe.data.depth.min_depth, recipe.data.depth.max_depth),
         train=train,
         val=val,
@@ -80,8 +81,8 @@ def head_options(head: HeadBlock) -> dict[str, Any]:
     return head.model_dump(exclude=_OTHER_OPTIONS)
 
 
-def depth_scoring(recipe: Recipe) -> Callable[[], DepthMetric]:
-    """Makes the metric of a recipe's `eval` block."""
+def depth_scoring(recipe: Recipe, val: DenseDataset) -> Callable[[], DepthMetric]:
+    """Makes the metric of a recipe's `eval` block; a set with ordinal pairs of its validation images has a WHDR too."""
     assert recipe.model.head is not None
     metric = recipe.model.head.scale_shift is not None
     alignment = recipe.eval.alignment
@@ -99,7 +100,15 @@ def depth_scoring(recipe: Recipe) -> Callable[[], DepthMetric]:
         min_depth=recipe.data.depth.min_depth,
         max_depth=recipe.eval.max_depth or recipe.data.depth.max_depth,
         crop=recipe.eval.crop,
+        pairs=_ordinal_pairs(recipe, val),
     )
+
+
+def _ordinal_pairs(recipe: Recipe, val: DenseDataset) -> dict[str, Any]:
+    if recipe.data.name in ("mix", "scenes"):
+        return {}
+    names = {val.source.name(index) for index in range(len(val.source))}
+    return read_ordinal_pairs(find_data(recipe.data.name, recipe.data.path), names)
 
 
 def testing_of(recipe: Recipe) -> DenseTesting:

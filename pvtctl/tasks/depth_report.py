@@ -127,6 +127,8 @@ class DepthAccount:
             pixels = int(rows["pixels"].sum(dtype=np.int64))
             share = 100 * pixels / max(metric.all_pixels, 1)
             notes.append(f"{pixels:,} pixels of {len(rows)} images were scored, {share:.1f} % of all in them.")
+        if metric.all_pairs:
+            notes.append(f"whdr: {metric.wrong_pairs:,} of {metric.all_pairs:,} ordinal pairs are ordered wrongly.")
         if metric.without_truth:
             notes.append(f"{metric.without_truth} image(s) have no pixel to score and count nowhere.")
         if metric.nonfinite:
