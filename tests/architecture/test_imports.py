@@ -30,7 +30,7 @@ ALLOWED = {
     "data": set(),
     "engine": set(),
     "weights": MODELS,
-    "cost": MODELS | {"data"},
+    "cost": MODELS | {"data", "losses"},
     "views": {"metrics"},
     "tasks": MODELS | {"losses", "metrics", "data", "engine", "weights", "recipe", "views", "cost"},
     "api": MODELS | {"weights"},
