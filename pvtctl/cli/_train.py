@@ -152,7 +152,8 @@ def _train(recipe: Recipe, options: TrainOptions, dist: Distributed) -> None:
 
 
 def _data_line(task: Task) -> str:
-    return f"{len(task.train)} training and {len(task.val)} validation images, {len(task.val.class_names)} classes"
+    classes = f", {len(task.val.class_names)} classes" if task.val.class_names else ""
+    return f"{len(task.train)} training and {len(task.val)} validation images{classes}"
 
 
 def _layer_depths(recipe: Recipe, task: Task) -> Any:
@@ -224,7 +225,7 @@ def _score_best(task: Task, run: RunFolder, dist: Distributed) -> tuple[Any, dic
     from pvtctl.weights import load_weights
 
     best, precision = dist.from_main((run.best_weights, run.info.get("precision", "auto")))
-    load_weights(task.model, best, class_names=task.class_names)
+    load_weights(task.model, best, class_names=task.class_names or None)  # depth has none
     metric = evaluate(task, task.model, dist, choose_precision(precision, dist.device), title="best weights")
     skipped = {name: reason for own in dist.gather(task.skipped) for name, reason in own.items()}
     return metric, skipped
