@@ -17,6 +17,7 @@ from pvtctl.data.imagenet import Names
 from pvtctl.data.images import BadImage, decode, open_image, pixels_of
 from pvtctl.data.scenes import DEFAULT_SAMPLES, SEMANTIC_CLASSES, VERSION, check_split, render_scene
 from pvtctl.data.segmentation_classes import (
+    CLASS_LIST_HINT,
     KNOWN,
     ClassList,
     Colour,
@@ -24,13 +25,13 @@ from pvtctl.data.segmentation_classes import (
     class_list,
     read_class_list,
 )
-from pvtctl.data.segmentation_layouts import LAYOUTS, MASKS_LAYOUT, Pairs, find_pairs, require_pairs
+from pvtctl.data.segmentation_layouts import SEGMENTATION_SETS, Pairs, find_pairs, require_pairs
 from pvtctl.data.segmentation_masks import read_values, to_labels
 from pvtctl.data.segmentation_transforms import SegmentationTransform
 from pvtctl.data.transforms import Normalization
 from pvtctl.errors import UsageError, nearest
 
-SEGMENTATION_NAMES = (*LAYOUTS, "scenes")
+SEGMENTATION_NAMES = (*SEGMENTATION_SETS, "scenes")
 """Data that have label maps."""
 
 CLASSES_FILE = "classes.txt"
@@ -151,7 +152,8 @@ def open_segmentation_split(
     samples: int | None = None,
     image_size: int = 224,
 ) -> DenseDataset:
-    """A split of `ade20k`, `pascal_context`, `cityscapes`, `masks` (under `root`, laid out as `LAYOUTS` says) or `scenes`.
+    """A split of `ade20k`, `pascal_context`, `cityscapes`, `masks` (under `root`, laid out as
+    `pvtctl.data.layouts.EXPECTED` says) or `scenes`.
 
     `segmentation` is a recipe's `data.segmentation` as a mapping. `samples` takes so many images, spread evenly; `scenes`
     renders so many, square at `image_size`. A few masks are looked at, and each one that is loaded later is checked.
@@ -169,7 +171,7 @@ def open_segmentation_split(
 
 def open_masks(name: str, root: Path | str | None, split: str, *, segmentation: Mapping[str, Any]) -> MaskFolder:
     """The files of a split, before any transform. Raises UsageError."""
-    if name not in LAYOUTS:
+    if name not in SEGMENTATION_SETS:
         raise UsageError(f"unknown segmentation data {name!r}", nearest(name, SEGMENTATION_NAMES))
     pairs = find_pairs(name, root, split)
     return MaskFolder(pairs, find_classes(name, root, segmentation, train_ids=pairs.train_ids))
@@ -197,7 +199,9 @@ def find_classes(
     if name == "cityscapes":
         return cityscapes_classes(train_ids=train_ids, ignore=ignore)
     if name not in KNOWN:
-        raise UsageError(f"no class list: there is no {Path(root or '.') / CLASSES_FILE}", MASKS_LAYOUT)
+        raise UsageError(
+            f"no class list: there is no {Path(root or '.') / CLASSES_FILE}", f"write one: {CLASS_LIST_HINT}"
+        )
     names = KNOWN[name]
     without_background = name == "pascal_context" and shifted
     return class_list(names[1:] if without_background else names, shifted=shifted, ignore=ignore)

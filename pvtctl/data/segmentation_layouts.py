@@ -8,26 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pvtctl.data.imagenet import SUFFIXES
+from pvtctl.data.layouts import EXPECTED, LABEL_FOLDERS
 from pvtctl.errors import UsageError, nearest
 
-ADE20K_LAYOUT = "expected: FOLDER/images/{training,validation}/ and FOLDER/annotations/{training,validation}/"
-PASCAL_CONTEXT_LAYOUT = """expected: FOLDER/JPEGImages/, FOLDER/SegmentationClassContext/ and
-      FOLDER/ImageSets/SegmentationContext/{train,val}.txt (VOC2010 with the masks of 59 classes and background)"""
-CITYSCAPES_LAYOUT = """expected: FOLDER/leftImg8bit/{train,val}/CITY/*_leftImg8bit.png and
-      FOLDER/gtFine/{train,val}/CITY/*_gtFine_labelTrainIds.png (or *_labelIds.png)"""
-MASKS_LAYOUT = """expected: FOLDER/images/{train,val}/ and FOLDER/annotations/{train,val}/ (or labels/, masks/), a mask for
-      each image under its name, and FOLDER/classes.txt with one class a line"""
-LAYOUTS: Mapping[str, str] = {
-    "ade20k": ADE20K_LAYOUT,
-    "pascal_context": PASCAL_CONTEXT_LAYOUT,
-    "cityscapes": CITYSCAPES_LAYOUT,
-    "masks": MASKS_LAYOUT,
-}
-"""What `find_data` and errors say of a set that is not there."""
-
+SEGMENTATION_SETS = ("ade20k", "pascal_context", "cityscapes", "masks")
 SPLITS = ("train", "val")
 _LONG = {"train": "training", "val": "validation"}
-_MASK_FOLDERS = ("annotations", "labels", "masks")
 _MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
 _CHECK_HINT = "`pvtctl data check FOLDER` lists all of them"
 
@@ -55,7 +41,7 @@ def find_pairs(name: str, root: Path | str | None, split: str) -> Pairs:
 
     Raises UsageError when there is no such folder, split or list, or it holds no image.
     """
-    layout = LAYOUTS[name]
+    layout = EXPECTED[name]
     if split not in SPLITS:
         raise UsageError(f"no split {split!r}", nearest(split, SPLITS))
     if root is None or not Path(root).is_dir():
@@ -100,8 +86,8 @@ def _ade20k_places(root: Path, split: str) -> list[tuple[Path, Path]]:
 
 
 def _mask_places(root: Path, split: str) -> list[tuple[Path, Path]]:
-    places = [(root / "images" / split, root / masks / split) for masks in _MASK_FOLDERS]
-    places += [(root / split / "images", root / split / masks) for masks in _MASK_FOLDERS]
+    places = [(root / "images" / split, root / masks / split) for masks in LABEL_FOLDERS]
+    places += [(root / split / "images", root / split / masks) for masks in LABEL_FOLDERS]
     # SegNet's CamVid
     return [*places, (root / split, root / f"{split}annot")]
 
@@ -158,16 +144,16 @@ def _listed(root: Path, split: str) -> Pairs:
     image_folder, mask_folder = root / "JPEGImages", root / "SegmentationClassContext"
     for folder in (image_folder, mask_folder):
         if not folder.is_dir():
-            raise UsageError(f"no folder {folder}", PASCAL_CONTEXT_LAYOUT)
+            raise UsageError(f"no folder {folder}", EXPECTED["pascal_context"])
     if not listing.is_file():
-        raise UsageError(f"no list {listing}", PASCAL_CONTEXT_LAYOUT)
+        raise UsageError(f"no list {listing}", EXPECTED["pascal_context"])
     stems = listing.read_text(encoding="utf-8").split()
     images, masks = _files(image_folder, SUFFIXES), _files(mask_folder, _MASK_SUFFIXES)
     absent = [stem for stem in stems if stem not in images]
     if absent:
         raise UsageError(
             f"{len(absent)} of the {len(stems)} images of {listing} are not in {image_folder}: {', '.join(absent[:5])}",
-            PASCAL_CONTEXT_LAYOUT,
+            EXPECTED["pascal_context"],
         )
     wanted = {stem: images[stem] for stem in sorted(set(stems))}
     return _paired(image_folder, mask_folder, wanted, _of(masks, wanted))
@@ -181,7 +167,7 @@ def _cities(root: Path, split: str) -> Pairs:
     image_folder, mask_folder = root / "leftImg8bit" / split, root / "gtFine" / split
     for folder in (image_folder, mask_folder):
         if not folder.is_dir():
-            raise UsageError(f"no folder {folder}", CITYSCAPES_LAYOUT)
+            raise UsageError(f"no folder {folder}", EXPECTED["cityscapes"])
     images = _without(_files(image_folder, SUFFIXES), "_leftImg8bit")
     every = _files(mask_folder, (".png",))
     train_ids = any(stem.endswith("_labelTrainIds") for stem in every)

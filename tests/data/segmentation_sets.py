@@ -13,7 +13,7 @@ FOUR = "sky\nroad\ncar\nvoid\n"
 def photo(seed: int, size: tuple[int, int] = (40, 56)) -> np.ndarray:
     """(H, W, 3) smooth random colours; `size` is (height, width)."""
     coarse = np.random.default_rng(seed).integers(0, 255, (6, 8, 3), dtype=np.uint8)
-    return np.asarray(Image.fromarray(coarse).resize(size[::-1], Image.Resampling.BICUBIC))
+    return np.array(Image.fromarray(coarse).resize(size[::-1], Image.Resampling.BICUBIC))
 
 
 def stripes(values: list[int], size: tuple[int, int] = (40, 56), dtype: type = np.uint8) -> np.ndarray:
