@@ -176,9 +176,21 @@ def choose_recipe(
     if stand_in is not None:
         note(f"recipe: no row of {chosen.name} trains {backbone}: its shared settings are used, without drop path")
         nothing: dict[str, Any] = {"row": None, "title": None, "paper": None, "expect": {}, "provenance": {}}
-        return chosen.model_copy(update=nothing)
+        return _for_fresh_head(chosen).model_copy(update=nothing)
     note(f"recipe: {chosen.name}{f', row {chosen.row}' if chosen.row else ''}, profile {chosen.profile}")
     return chosen
+
+
+def _for_fresh_head(recipe: Recipe) -> Recipe:
+    """Metric depth with a scale that a head can learn from nothing: the papers' are those of their published weights,
+    whose outputs are in the thousands."""
+    head = recipe.model.head
+    if head is None or head.scale_shift is None or head.scale_shift[0] > 0.01:
+        return recipe
+    scale_shift = (1.0, 1 / (recipe.data.depth.max_depth or 10.0))
+    note(f"scale and shift of the depth: {scale_shift[0]:g}, {scale_shift[1]:g}, for a head that starts fresh")
+    model = recipe.model.model_copy(update={"head": head.model_copy(update={"scale_shift": scale_shift})})
+    return recipe.model_copy(update={"model": model})
 
 
 def _check_layout(data: DataChoice, recipe: str) -> None:
