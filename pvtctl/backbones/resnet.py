@@ -54,6 +54,8 @@ class ResNet(Backbone):
             raise UsageError(f"an output stride of {output_stride} is not possible", "8, 16 or 32")
         if output_stride != 32 and block == "basic":
             raise UsageError("ResNets of basic blocks are not dilated", "output_stride 32, or a resnet50")
+        if deep_stem not in (0, 32) and block == "basic":
+            raise UsageError(f"ResNets of basic blocks have no deep stem of {deep_stem} channels", "32, or a resnet50s")
         whole = torchvision_resnet.ResNet(
             kind,
             list(depths),

@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 from torch import nn
+from torchvision import models as torchvision_models
 
 from pvtctl.backbones import Pvt, PvtV2, ResNet, TimmBackbone, Vit, build_backbone, layer_depths
 from pvtctl.errors import PvtctlError, UsageError
@@ -164,6 +165,69 @@ class TestResNet:
     def test_frozen_stages_out_of_range(self) -> None:
         with pytest.raises(UsageError, match="frozen_stages 5 is out of range"):
             build_backbone("resnet18", frozen_stages=5)
+
+    @pytest.mark.parametrize(("name", "width"), [("resnet18c", 32), ("resnet50c", 32), ("resnet50s", 64)])
+    def test_deep_stems(self, name: str, width: int) -> None:
+        with torch.device("meta"):
+            model = build_backbone(name)
+        shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+        assert shapes["conv1.0.weight"] == (width, 3, 3, 3)
+        assert shapes["conv1.3.weight"] == (width, width, 3, 3)
+        assert shapes["conv1.6.weight"] == (2 * width, width, 3, 3)
+        assert shapes["bn1.weight"] == (2 * width,)
+        assert shapes["layer1.0.conv1.weight"][1] == 2 * width
+        assert model.layer_of("conv1.6.weight") == model.layer_of("bn1.bias") == 0
+
+    def test_deep_stem_equals_timms(self) -> None:
+        timm = pytest.importorskip("timm", reason="needs the timm extra")
+        torch.manual_seed(0)
+        theirs = timm.create_model("resnet50c", features_only=True, out_indices=(1, 2, 3, 4)).eval()
+        ours = build_backbone("resnet50c").eval()
+        ours.load_state_dict(theirs.state_dict())
+        image = torch.randn(1, 3, 97, 70)
+        with torch.inference_mode():
+            for mine, other in zip(ours(image), theirs(image), strict=True):
+                torch.testing.assert_close(mine, other, atol=1e-5, rtol=1e-4)
+
+    def test_deep_stem_freezes_and_starts_as_the_rest(self) -> None:
+        torch.manual_seed(0)
+        model = ResNet(block="bottleneck", depths=(1, 1, 1, 1), deep_stem=64, frozen_stages=1).train()
+        trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+        assert not [name for name in trained if name.startswith(("conv1", "bn1", "layer1"))]
+        assert not any(module.training for module in model.conv1.modules())
+        conv = model.state_dict()["conv1.6.weight"]
+        assert conv.std() == pytest.approx((2 / (9 * 128)) ** 0.5, rel=0.05)
+
+    def test_wide_stems_want_bottlenecks(self) -> None:
+        with pytest.raises(UsageError, match="no deep stem of 64 channels"):
+            ResNet(block="basic", depths=(1, 1, 1, 1), deep_stem=64)
+
+    @pytest.mark.parametrize(
+        ("stride", "dilations"), [(32, ((1, 1), (1, 1))), (16, ((1, 1), (1, 2))), (8, ((1, 2), (2, 4)))]
+    )
+    def test_output_stride(self, stride: int, dilations: tuple[tuple[int, int], ...]) -> None:
+        """The first block of a dilated stage keeps the dilation of the stage before, as mmsegmentation and Trans2Seg do."""
+        model = ResNet(block="bottleneck", depths=(1, 1, 2, 2), output_stride=stride, deep_stem=32).eval()
+        found = tuple(tuple(block.conv2.dilation[0] for block in layer) for layer in (model.layer3, model.layer4))
+        assert found == dilations
+        with torch.inference_mode():
+            maps = model(torch.randn(1, 3, 65, 97))
+        assert [tuple(x.shape[2:]) for x in maps] == [(-(-65 // s), -(-97 // s)) for s in model.feature_strides]
+        assert model.feature_strides == (4, 8, min(16, stride), stride)
+
+    def test_output_stride_out_of_range(self) -> None:
+        with pytest.raises(UsageError, match="an output stride of 12 is not possible"):
+            build_backbone("resnet50", output_stride=12)
+        with pytest.raises(UsageError, match="ResNets of basic blocks are not dilated"):
+            build_backbone("resnet18c", output_stride=8)
+
+    def test_resnext101_of_midas_is_torchvisions(self) -> None:
+        with torch.device("meta"):
+            theirs = torchvision_models.resnext101_32x8d().state_dict()
+            ours = build_backbone("resnext101_32x8d").state_dict()
+        assert {k: v.shape for k, v in ours.items()} == {
+            k: v.shape for k, v in theirs.items() if not k.startswith("fc.")
+        }
 
 
 class TestTimm:
