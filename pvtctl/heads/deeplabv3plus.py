@@ -72,11 +72,6 @@ class DeepLabV3Plus(DenseHead):
     def forward(self, features: Sequence[Tensor], auxiliary: bool = False) -> tuple[Tensor, Sequence[Tensor]]:
         others = (self.auxiliary(features[2]),) if auxiliary and self.auxiliary is not None else ()
         x = features[-1]
-        if x.shape[0] == 1 and isinstance(self.pool.bn, nn.BatchNorm2d) and self.pool.bn.training:
-            raise UsageError(
-                "deeplabv3plus cannot train on one image at a time: batch norm of its pooled branch needs two values",
-                "--set train.batch_size=2, or more",
-            )
         pooled = self.pool(x.mean((2, 3), keepdim=True)).expand(-1, -1, *x.shape[2:])
         x = self.projection(torch.cat([pooled, *(branch(x) for branch in self.branches)], dim=1))
         fine = self.low_level(features[0])

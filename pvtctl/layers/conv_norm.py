@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pvtctl.errors import UsageError
 from pvtctl.layers.linear import is_plain, runs_in_one_pass
 from pvtctl.layers.patches import channels_last_conv
 from pvtctl.layers.winograd import is_large, winograd
@@ -16,7 +17,7 @@ class ConvNorm(nn.Module):
 
     Maps (B, in_channels, h, w) -> (B, out_channels, h, w); `kernel` is odd. Weights start as He's normal by fan out. For
     inference on a CPU the norm is folded into the convolution, whose maps are then gone through once instead of three
-    times, and a 3x3 one over large maps runs by `winograd`.
+    times, and a 3x3 one over large maps runs by `winograd`. Raises UsageError where training has one value a channel.
     """
 
     def __init__(
@@ -40,6 +41,11 @@ class ConvNorm(nn.Module):
         channels_last_conv(self.conv)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.bn.training and x.shape[0] * x.shape[2] * x.shape[3] == 1 and isinstance(self.bn, nn.BatchNorm2d):
+            raise UsageError(
+                "batch norm cannot train on one image of which this head sees one cell",
+                "--set train.batch_size=2, or more",
+            )
         if self._folds(x):
             out = self._folded(x)
         else:

@@ -181,7 +181,7 @@ def test_bad_options() -> None:
 def test_one_image_at_a_time_is_refused_in_training_only() -> None:
     head = DeepLabV3Plus(CHANNELS, 3, width=8)
     features = [torch.randn(1, c, 4, 4) for c in CHANNELS]
-    with pytest.raises(UsageError, match="cannot train on one image at a time") as fault:
+    with pytest.raises(UsageError, match="batch norm cannot train on one image") as fault:
         head(features)
     assert "train.batch_size=2" in (fault.value.hint or "")
     assert head.eval()(features)[0].shape == (1, 3, 4, 4)
