@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -15,8 +16,8 @@ BLOCKS = (3, 4, 9)
 WIDTHS = (256, 512, 1024)
 """Of the three convolution stages, which have the strides 4, 8 and 16."""
 
-VARIANCE_FLOOR = 1e-8
-"""Added to the variance of a kernel before its root divides the kernel."""
+DEVIATION_FLOOR = 1e-5
+"""Added to the standard deviation of a kernel, which then divides it (timm 0.4.5, on which DPT was trained)."""
 
 
 class VitHybrid(Vit):
@@ -138,8 +139,8 @@ class StandardizedConv(nn.Conv2d):
         nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
-        flat = self.weight.view(1, self.out_channels, -1)
-        weight = F.batch_norm(flat, None, None, training=True, eps=VARIANCE_FLOOR).view_as(self.weight)
+        deviation, mean = torch.std_mean(self.weight, (1, 2, 3), correction=0, keepdim=True)
+        weight = (self.weight - mean) / (deviation + DEVIATION_FLOOR)
         kernel, stride = self.kernel_size[0], self.stride[0]
         if kernel == 1:
             return F.conv2d(x, weight, stride=stride)
