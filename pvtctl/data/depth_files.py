@@ -89,22 +89,20 @@ def decode_depth(values: NDArray[Any], coding: DepthCoding) -> Tensor:
     valid = valid_values(values, coding.invalid)
     if not valid.any():
         raise BadImage("no value of it is a depth: all are 0, negative, not finite, or listed as invalid")
-    known = values[valid].astype(np.float64)
     if coding.inverse:
-        known = np.median(known) / known
-    else:
-        assert scale is not None
-        known /= scale
-        middle = float(np.median(known))
-        known[(known < coding.min_depth) | (known > (coding.max_depth or np.inf))] = 0
-        if not known.any():
-            most = "" if coding.max_depth is None else f" to {coding.max_depth:g}"
-            raise BadImage(
-                f"no depth from {coding.min_depth:g}{most} m: its median is {middle:.4g} m at scale {scale:g}"
-            )
-    depth = np.zeros(values.shape, np.float32)
-    depth[valid] = known
-    return torch.from_numpy(depth)
+        depth = np.divide(np.median(values[valid]), values, out=np.zeros(values.shape), where=valid)
+        return torch.from_numpy(depth.astype(np.float32))
+    assert scale is not None
+    with np.errstate(over="ignore"):  # what is too large for float32 is infinite there, and no depth
+        depth = values.astype(np.float32) / np.float32(scale)
+    inside = valid & (depth >= coding.min_depth) & (depth < np.inf)
+    if coding.max_depth is not None:
+        inside &= depth <= coding.max_depth
+    if not inside.any():
+        most = "" if coding.max_depth is None else f" to {coding.max_depth:g}"
+        middle = np.median(values[valid].astype(np.float64)) / scale
+        raise BadImage(f"no depth from {coding.min_depth:g}{most} m: its median is {middle:.4g} m at scale {scale:g}")
+    return torch.from_numpy(np.where(inside, depth, np.float32(0)))
 
 
 def valid_values(values: NDArray[Any], invalid: Iterable[float]) -> NDArray[np.bool_]:

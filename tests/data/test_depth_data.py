@@ -33,7 +33,7 @@ def write(tmp_path: Path) -> Write:
 
     def put(
         image: str | None, depth: str | None, metres: float = 2.0, size: tuple[int, int] = (48, 64), scale: int = 1000
-    ):
+    ) -> None:
         for name in (image, depth):
             if name is not None:
                 (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -264,8 +264,9 @@ def test_scenes(tmp_path: Path) -> None:
 def test_samples_depend_on_seed_epoch_and_index_alone() -> None:
     def images(seed: int, epoch: int, workers: int, batch_size: int) -> list[torch.Tensor]:
         dataset = opened("scenes", None, "train", training=True, seed=seed, samples=8, image_size=72)
-        loader = build_loader(dataset, TrainSampler(8, batch_size=batch_size, seed=seed), workers=workers)
-        loader.sampler.set_epoch(epoch)
+        sampler = TrainSampler(8, batch_size=batch_size, seed=seed)
+        sampler.set_epoch(epoch)
+        loader = build_loader(dataset, sampler, workers=workers)
         return [part for batch in loader for part in (*batch.images, *batch.targets)]
 
     first = sorted(float(part.sum()) for part in images(3, 1, 0, 2))

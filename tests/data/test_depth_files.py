@@ -39,7 +39,7 @@ def test_values_are_read_as_they_lie(tmp_path: Path, name: str, dtype: str) -> N
     values = raw_depth(save(tmp_path / name, VALUES.astype(dtype)))
     assert np.array_equal(values, VALUES)
     depth = decode_depth(values, DepthCoding(scale=1000, invalid=(65535,)))
-    assert np.allclose(depth, [[0, 0.5, 1], [2, 4, 0]])
+    assert depth.tolist() == [[0, 0.5, 1], [2, 4, 0]]
 
 
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
@@ -59,6 +59,7 @@ def test_what_is_no_depth_becomes_zero() -> None:
     values = np.array([[np.nan, np.inf, -np.inf, -1, 0, -9999, 2, 0.5, 30]], np.float32)
     assert decode_depth(values, DepthCoding(min_depth=1, max_depth=10)).tolist() == [[0, 0, 0, 0, 0, 0, 2, 0, 0]]
     assert decode_depth(values, DepthCoding(invalid=(2.0,))).tolist()[0][6:] == [0, 0.5, 30]
+    assert decode_depth(np.array([[1e300, 1.0]]), DepthCoding()).tolist() == [[0, 1]]
 
 
 def test_inverse_depth_is_inverted_up_to_its_scale() -> None:
