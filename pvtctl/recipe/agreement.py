@@ -98,9 +98,8 @@ def _contradictions(recipe: Recipe, origins: Mapping[KeyPath, Origin]) -> Iterat
     if recipe.data.name not in names:
         problem = f"{recipe.task} reads {' or '.join(names)}, not {recipe.data.name}"
         yield fault("data.name", problem, nearest(recipe.data.name, names))
-    if (recipe.data.name == "mix") != bool(recipe.data.depth.mix) and recipe.task == "depth":
-        problem = "is for data.name: mix" if recipe.data.depth.mix else "missing: mix needs depth sets by name"
-        yield fault("data.depth.mix", problem)
+    if recipe.data.name == "mix" and not recipe.data.depth.mix and recipe.task == "depth":
+        yield fault("data.depth.mix", "missing: mix needs depth sets by name")
     if recipe.task == "depth" and recipe.train.loss.name == "silog" and head is not None and head.scale_shift is None:
         yield fault(
             "train.loss.name", "silog compares metres: it needs model.head.scale_shift", "[3.05e-4, 0.1378] for rooms"
@@ -147,6 +146,8 @@ def _rules(recipe: Recipe) -> Iterator[_Unread]:
     if recipe.data.name != "coco":
         for name in COCO_FILES:
             yield _Unread(("data", name), f"is for coco, {recipe.data.name} does not read it", data)
+    if recipe.data.name != "mix":
+        yield _Unread(("data", "depth", "mix"), f"is for data.name: mix, {recipe.data.name} is one set", data)
     if recipe.train.iterations is not None:
         yield _Unread(("train", "epochs"), "train.iterations says how long", ("train", "iterations"))
     if recipe.model.head is None:

@@ -37,7 +37,18 @@ __all__ = [
     "rows_of",
 ]
 
-FIRST = ("imagenet_pvt_v1", "imagenet_pvt_v2", "coco_retinanet_1x", "coco_mask_rcnn_1x", "coco_detr_50e")
+FIRST = (
+    "imagenet_pvt_v1",
+    "imagenet_pvt_v2",
+    "coco_retinanet_1x",
+    "coco_mask_rcnn_1x",
+    "coco_detr_50e",
+    "ade20k_semantic_fpn",
+    "ade20k_trans2seg",
+    "dpt_ade20k",
+    "dpt_nyu",
+    "dpt_backbones",
+)
 """The main tables: a backbone that is named without a recipe means its row in the first of these that has one."""
 Override = str | tuple[str, Any]
 """`key.path=value` with a YAML value, as `--set` takes it, or a key path and a plain value."""

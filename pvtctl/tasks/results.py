@@ -70,6 +70,18 @@ _DENSE_LABELS = {
     "log10": "log10 error",
     "silog": "SILog x 100",
     "whdr": "WHDR, %",
+    # DPT, Tables 6 to 8: AbsRel on each of three sets after a fit of scale and shift, and their mean
+    "hrwsi_rel": "AbsRel on HRWSI",
+    "blendedmvs_rel": "AbsRel on BlendedMVS",
+    "redweb_rel": "AbsRel on ReDWeb",
+    "mean_rel": "AbsRel, mean of the three",
+    # DPT, Table 1: sets that were not trained on
+    "diw_whdr": "WHDR on DIW, %",
+    "eth3d_absrel": "AbsRel on ETH3D",
+    "sintel_absrel": "AbsRel on Sintel",
+    "kitti_d125": "delta > 1.25 on KITTI, %",
+    "nyu_d125": "delta > 1.25 on NYUv2, %",
+    "tum_d125": "delta > 1.25 on TUM, %",
 }
 _PERCENT = ("miou", "pixel_acc", "mean_acc", "fw_iou", "boundary_f")
 _DEPTH_SCORES = ("delta1", "delta2", "delta3", "abs_rel", "sq_rel", "rmse", "rmse_log", "log10", "silog")
@@ -129,7 +141,8 @@ class Figure:
 
     def cells(self) -> list[str]:
         """As text: label, measured, paper, official code, remark."""
-        remark = "" if self.comparable or self.paper is None else "not comparable"
+        stated = self.paper is not None or self.code is not None
+        remark = "not comparable" if stated and not self.comparable else ""
         remark = "; ".join(part for part in (remark, self.note) if part)
         known = self.measured is not None and math.isfinite(self.measured)
         measured = f"{self.measured:.{self.digits}f}" if known else "-"
