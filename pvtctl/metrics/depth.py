@@ -133,12 +133,12 @@ class DepthMetric:
             self._score(output, target.to(output.device), index)
 
     def _score(self, output: Tensor, target: Tensor, index: int) -> None:
-        valid = self.valid(target)
-        truth = target[valid].double()
+        places = self.valid(target).flatten().nonzero()[:, 0]
+        truth, seen = (part.flatten()[places].double() for part in (target, output))
         if not len(truth):
             self.without_truth += 1
             return
-        depth = self._fitted(output[valid].double(), truth, output[valid].double())
+        depth = self._fitted(seen, truth, seen)
         row = np.zeros(1, _ROW)
         row["index"], row["pixels"] = index, len(truth)
         for name, value in zip(NUMBERS, depth_errors(depth, truth), strict=True):
@@ -149,7 +149,7 @@ class DepthMetric:
         worst = (float(row["abs_rel"][0]), -index)
         if len(self._maps) < WORST_MAPS or worst > min((error, -at) for at, (error, _) in self._maps.items()):
             step = -(-max(target.shape) // LONGEST_MAP)
-            metres = self._fitted(output[valid].double(), truth, output[::step, ::step].double())
+            metres = self._fitted(seen, truth, output[::step, ::step].double())
             self._keep({**self._maps, index: (worst[0], metres.cpu().numpy().astype(np.float16))})
 
     def _keep(self, maps: Mapping[int, tuple[float, NDArray[np.float16]]]) -> None:
@@ -203,8 +203,7 @@ class DepthMetric:
 
     def _count(self, depth: Tensor, truth: Tensor) -> None:
         """Add an image to the errors by distance."""
-        edges = torch.as_tensor(DISTANCES[1:-1], device=truth.device)
-        at, found = torch.bucketize(truth, edges), torch.bucketize(depth, edges)
+        at, found = (_bin(metres) for metres in (truth, depth))
         error = ((depth - truth) / truth * _UNIT).round().clamp(-1e13, 1e13).long()
         counts = torch.zeros(4, len(DISTANCES) - 1, dtype=torch.int64, device=truth.device)
         ones = torch.ones_like(at)
@@ -311,6 +310,12 @@ def least_squares(values: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
     flat = spread <= 1e-24 * values.square().sum()
     scale = torch.where(flat, 0.0, (moved * (wanted - goal)).sum() / torch.where(flat, 1.0, spread))
     return scale, goal - scale * mean
+
+
+def _bin(metres: Tensor) -> Tensor:
+    """int64 (N,): the bin of `DISTANCES` that each falls into; what is nearer or farther goes into the first or last."""
+    share = (metres / DISTANCES[0]).log() / math.log(DISTANCES[-1] / DISTANCES[0])
+    return (share * (len(DISTANCES) - 1)).clamp(0, len(DISTANCES) - 2).long()
 
 
 def _finite(output: Tensor) -> Tensor:
