@@ -329,8 +329,8 @@ def _finite(output: Tensor) -> Tensor:
 
 def _median(values: Tensor) -> Tensor:
     """The middle value, of an even number the mean of the two in the middle (numpy's; torch takes the lower)."""
-    ordered = values.sort().values
-    return (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
+    lower, upper = (values.kthvalue(place + 1).values for place in ((len(values) - 1) // 2, len(values) // 2))
+    return (lower + upper) / 2
 
 
 def crop_box(crop: Literal["eigen", "garg"], size: ImageSize) -> tuple[int, int, int, int]:
