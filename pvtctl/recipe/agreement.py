@@ -104,6 +104,11 @@ def _contradictions(recipe: Recipe, origins: Mapping[KeyPath, Origin]) -> Iterat
         yield fault(
             "train.loss.name", "silog compares metres: it needs model.head.scale_shift", "[3.05e-4, 0.1378] for rooms"
         )
+    if recipe.task == "depth" and recipe.train.loss.name == "silog" and recipe.data.name == "mix":
+        unscaled = [name for name, one in recipe.data.depth.mix.items() if one.inverse]
+        if unscaled:
+            problem = f"silog compares metres: data.depth.mix.{unscaled[0]} is inverse depth of an unknown scale"
+            yield fault("train.loss.name", problem, "ssi_trimmed learns from it")
     window, stride = recipe.eval.window, recipe.eval.stride
     if stride is not None and window is None:
         yield fault("eval.stride", "needs eval.window, the window that slides")

@@ -49,6 +49,11 @@ def faults_of(text: str, sets: tuple[str, ...] = ()) -> list[str]:
             f"{CLASSIFIER}data.detection.crop: 0.5\n",
             "data.detection.crop: is for detection, classification does not read it (x.yaml:2)",
         ),
+        (
+            "task: depth\ndata: {name: mix, depth.mix: {web: {path: a, inverse: true}}}\ntrain.loss.name: silog\n"
+            "model: {backbone.name: pvt_tiny, head: {name: dpt, scale_shift: [1, 0]}}\n",
+            "train.loss.name: silog compares metres: data.depth.mix.web is inverse depth of an unknown scale (x.yaml:3), ",
+        ),
         (f"{CLASSIFIER}eval.flip: true\n", "eval.flip: is for detection and segmentation and depth, classification does not read it (x.yaml:2)"),
         (
             f"{CLASSIFIER}model.init: scratch\n",
