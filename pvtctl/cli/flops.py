@@ -38,6 +38,11 @@ class Head(StrEnum):
     retinanet = "retinanet"
     mask_rcnn = "mask_rcnn"
     detr = "detr"
+    semantic_fpn = "semantic_fpn"
+    trans2seg = "trans2seg"
+    deeplabv3plus = "deeplabv3plus"
+    dpt = "dpt"
+    midas = "midas"
 
 
 class Format(StrEnum):
@@ -49,20 +54,30 @@ class Format(StrEnum):
     json = "json"
 
 
+SIZE_HELP = (
+    "Image size, or several: 224,512,800x1280 (height x width, 32 to 8192). Default: 224; segmentation 512, depth 384, "
+    "DPT's segmentation 480."
+)
+HEAD_HELP = (
+    "classifier; none: the bare pyramid; detectors; semantic_fpn, trans2seg, deeplabv3plus: segmentation; midas: depth; "
+    "dpt: depth, and with --num-classes segmentation."
+)
+CLASSES_HELP = "Default: 1000 for classifiers, 80 for detectors, 150 for segmentation."
+STRIDE_HELP = "8, 16 or 32, of ResNets of bottlenecks. Default: 32; under trans2seg and deeplabv3plus 16."
+
+
 @app.command(
     epilog="Example: pvtctl flops --backbone pvt_small,resnet50 --head retinanet --size 800x1280 --count paper"
 )
 def flops(
     backbone: str = typer.Option("pvt_small", help="One or several, with commas; `pvtctl models ls` lists them."),
-    size: str = typer.Option("224", help="Image size, or several: 224,512,800x1280 (height x width, 32 to 8192)."),
+    size: str | None = typer.Option(None, help=SIZE_HELP),
     count: Count = typer.Option(
         Count.ops, help="ops: convolutions, linears, matrix products. paper: as the papers' figures were counted."
     ),
-    head: Head = typer.Option(
-        Head.classifier,
-        help="none: the bare pyramid. Detectors: Mask R-CNN is counted on 1000 proposals, 100 detections.",
-    ),
-    num_classes: int | None = typer.Option(None, min=1, help="Default: 1000 for classifiers, 80 for detectors."),
+    head: Head = typer.Option(Head.classifier, help=HEAD_HELP),
+    num_classes: int | None = typer.Option(None, min=1, help=CLASSES_HELP),
+    output_stride: int | None = typer.Option(None, help=STRIDE_HELP),
     stages: bool = typer.Option(False, "--stages", help="One row for each part of the model."),
     verify: bool = typer.Option(
         False, "--verify", help="Count with fvcore and torch.utils.flop_counter too; needs one real forward pass."
@@ -72,7 +87,7 @@ def flops(
     plot: Path | None = typer.Option(None, help="Also draw GMACs against size into this .png, .svg or .pdf file."),
 ) -> None:
     """Count parameters and multiply-accumulates (MACs) of one image, without running the model."""
-    sizes = parse_sizes(size)
+    sizes = check_sizes(size, head, num_classes)
     if plot is not None and plot.suffix.lower() not in _PICTURES:
         raise UsageError(f"{plot} is not a picture's name", f"end it in {', '.join(_PICTURES)}")
     form = Format.json if json else form
@@ -81,11 +96,18 @@ def flops(
     from pvtctl.cost.counting import count as count_cost
 
     costs = [
-        count_cost(name, hw, head=head.value, num_classes=num_classes, convention=count.value)
+        count_cost(
+            name,
+            hw,
+            head=head.value,
+            num_classes=num_classes,
+            output_stride=output_stride,
+            convention=count.value,
+        )
         for name in names
         for hw in sizes
     ]
-    checks = [_verified(cost) for cost in costs] if verify else []
+    checks = [_verified(cost, output_stride) for cost in costs] if verify else []
     _print(costs, checks, form, by_stage=stages)
     if plot is not None:
         from pvtctl.cost.plot import plot_costs
@@ -111,11 +133,25 @@ def check_backbones(text: str) -> list[str]:
     return names
 
 
-def _verified(cost: Cost) -> Verification:
+def check_sizes(text: str | None, head: Head, num_classes: int | None) -> list[tuple[int, int]]:
+    """`A,B` -> sizes, or the one that the papers give models under `head`; raises UsageError."""
+    if text is not None:
+        return parse_sizes(text)
+    match head:
+        case Head.semantic_fpn | Head.trans2seg | Head.deeplabv3plus:
+            side = 512
+        case Head.dpt | Head.midas:
+            side = 384 if num_classes is None else 480  # facts 5
+        case _:
+            side = 224
+    return [(side, side)]
+
+
+def _verified(cost: Cost, output_stride: int | None) -> Verification:
     from pvtctl.cost.verify import verify
 
     say(f"verifying {cost.backbone} at {_by(cost.size)}: one forward pass on the CPU")
-    check = verify(cost.backbone, cost.size, head=cost.head, num_classes=cost.num_classes)
+    check = verify(cost.backbone, cost.size, head=cost.head, num_classes=cost.num_classes, output_stride=output_stride)
     say(
         f"fvcore {check.fvcore_macs / 1e9:.3f}, torch.utils.flop_counter {check.torch_macs / 1e9:.3f} GMACs: "
         f"difference {check.difference:+.3%}"

@@ -1,4 +1,4 @@
-"""`pvtctl latency`: time and memory of backbones and detectors against each other on this machine."""
+"""`pvtctl latency`: time and memory of backbones, detectors, segmentation and depth models against each other on this machine."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from pvtctl.cli._console import parse_sizes, print_json, say, table
-from pvtctl.cli.flops import Format, Head, check_backbones
+from pvtctl.cli._console import print_json, say, table
+from pvtctl.cli.flops import CLASSES_HELP, HEAD_HELP, SIZE_HELP, STRIDE_HELP, Format, Head, check_backbones, check_sizes
 from pvtctl.errors import UsageError
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
+PLAIN_HEADS = ("classifier", "none")
 DETECTORS = ("retinanet", "mask_rcnn", "detr")
 _COLUMNS = ["backbone", "size", "batch", "p50 ms", "p90 ms", "images/s", "peak MiB", "calls"]
 
@@ -41,11 +42,11 @@ class Dtype(StrEnum):
 @app.command(epilog="Example: pvtctl latency --backbone pvt_small,resnet50 --size 224 --batch-size 1,8 --seconds 5")
 def latency(
     backbone: str = typer.Option("pvt_small", help="One or several, with commas; several take turns."),
-    size: str = typer.Option("224", help="Image size, or several: 224,512,800x1280 (height x width)."),
+    size: str | None = typer.Option(None, help=SIZE_HELP),
     batch_size: str = typer.Option("1", help="Images a call, or several numbers: 1,8."),
-    head: Head = typer.Option(
-        Head.classifier, help="classifier: 1000 classes. none: the bare pyramid. Detectors: from photo to detections."
-    ),
+    head: Head = typer.Option(Head.classifier, help=f"{HEAD_HELP} All but the first two: from photo to answer."),
+    num_classes: int | None = typer.Option(None, min=1, help=CLASSES_HELP),
+    output_stride: int | None = typer.Option(None, help=STRIDE_HELP),
     mode: Mode = typer.Option(Mode.forward, help="forward, or train: forward, backward and an AdamW step."),
     dtype: Dtype = typer.Option(Dtype.fp32, help="fp32, or bf16 and fp16 under autocast."),
     compile: bool = typer.Option(False, "--compile", help="Time torch.compile's result; compiling is not timed."),
@@ -58,8 +59,8 @@ def latency(
     form: Format = typer.Option(Format.table, "--format", help="How to print the rows."),
     json: bool = typer.Option(False, "--json", help="Short for --format json."),
 ) -> None:
-    """Time backbones, or detectors over them, in turns, each in a process of its own, with random weights."""
-    sizes = parse_sizes(size)
+    """Time backbones, or models with a head over them, in turns, each in a process of its own, with random weights."""
+    sizes = check_sizes(size, head, num_classes)
     batch_sizes = _batch_sizes(batch_size)
     names = check_backbones(backbone)
     if compile and head.value in DETECTORS:
@@ -68,7 +69,7 @@ def latency(
     from pvtctl.cost.latency import Case, measure_latency
 
     cases = [
-        Case(name, hw, batch, head.value, mode.value, dtype.value, compile, channels_last)
+        Case(name, hw, batch, head.value, mode.value, dtype.value, compile, channels_last, num_classes, output_stride)
         for hw, batch, name in itertools.product(sizes, batch_sizes, names)
     ]
     results, machine = measure_latency(
@@ -140,11 +141,12 @@ def _say_conditions(results: list[Latency], machine: dict[str, Any]) -> None:
     case = results[0].case
     how = [case.mode, case.dtype, "compiled" if case.compile else "eager", f"head {case.head}"]
     how += ["channels last"] if case.channels_last else []
-    if case.head in DETECTORS and case.mode == "forward":
+    if case.head not in PLAIN_HEADS and case.mode == "forward":
         from pvtctl.cost.detector_step import CANDIDATES, PHOTO
 
-        some = "100 queries an image" if case.head == "detr" else f"{CANDIDATES} candidates an image for NMS"
-        say(f"photos of {PHOTO[0]}x{PHOTO[1]} in memory, resized; {some}; p50 and p90 are all three parts together")
+        some = f"{CANDIDATES} candidates an image for NMS; "
+        some = {"detr": "100 queries an image; "}.get(case.head, some) if case.head in DETECTORS else ""
+        say(f"photos of {PHOTO[0]}x{PHOTO[1]} in memory, resized; {some}p50 and p90 are all three parts together")
     where = machine.get("gpu") or f"{machine['cpu']} ({machine['cpu_capability']})"
     say(f"{', '.join(how)}; torch {machine['torch']}; allocator {machine['allocator']}")
     say(

@@ -36,20 +36,3 @@ def build_dense_as_papers(
     return build_segmenter(
         backbone, cast("SegmentationHeadName", head), num_classes=num_classes, backbone_options=options
     ).eval()
-
-
-def default_size(head: str, num_classes: int | None) -> int:
-    """Side of the images that a model under `head` is counted and timed at where nobody says: the papers'.
-
-    224 for classifiers and pyramids (detectors too), 512 for segmentation, 384 for depth, 480 for DPT's segmentation
-    (facts 5).
-    """
-    match head:
-        case "semantic_fpn" | "trans2seg" | "deeplabv3plus":
-            return 512
-        case "dpt" if num_classes is not None:
-            return 480
-        case "dpt" | "midas":
-            return 384
-        case _:
-            return 224

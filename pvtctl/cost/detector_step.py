@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 
-from pvtctl.cost.detectors import build_detector_as_papers
+from pvtctl.cost.detectors import NUM_CLASSES, build_detector_as_papers
 from pvtctl.data.detection import pad_images
 from pvtctl.data.detection_transforms import resize_image
 from pvtctl.data.transforms import normalize
+from pvtctl.detectors import Detector
 from pvtctl.structures import DetectOptions, Objects
 
 CANDIDATES = 1000
@@ -39,7 +40,7 @@ class DetectorForward:
         self._guard = guard
         self._size: tuple[int, int] = tuple(case["size"])
         self._layout = torch.channels_last if case["channels_last"] else torch.contiguous_format
-        self._detector = build_detector_as_papers(case["backbone"], case["head"]).to(device)
+        self._detector = _detector(case).to(device)
         self._detector = self._detector.to(memory_format=self._layout)
         number = case["batch_size"]
         self._photos = [torch.randint(0, 256, (3, *PHOTO), dtype=torch.uint8) for _ in range(number)]
@@ -110,7 +111,7 @@ class DetectorForward:
 
 def training_step(case: dict[str, Any], device: torch.device, guard: Callable[[], Any]) -> Callable[[], object]:
     """Losses on OBJECTS boxes an image, backward and a step of AdamW; masks where the head learns them."""
-    detector = build_detector_as_papers(case["backbone"], case["head"]).to(device).train()
+    detector = _detector(case).to(device).train()
     layout = torch.channels_last if case["channels_last"] else torch.contiguous_format
     detector = detector.to(memory_format=layout)
     height, width = case["size"]
@@ -130,6 +131,11 @@ def training_step(case: dict[str, Any], device: torch.device, guard: Callable[[]
         return loss
 
     return step
+
+
+def _detector(case: dict[str, Any]) -> Detector:
+    classes = case["num_classes"] or NUM_CLASSES
+    return build_detector_as_papers(case["backbone"], case["head"], classes, case["output_stride"])
 
 
 def _objects(height: int, width: int, with_masks: bool) -> Objects:

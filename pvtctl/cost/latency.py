@@ -1,4 +1,4 @@
-"""Time and peak memory of backbones and detectors, measured against each other on this machine.
+"""Time and peak memory of backbones, and of detectors, segmentation and depth models over them, measured against each other on this machine.
 
 Every case lives in a process of its own (its allocator and its peak memory are its alone), and the processes take turns
 of about a quarter of a second, in alternating order, while the others wait: what the machine does meanwhile (clocks,
@@ -39,6 +39,9 @@ class Case:
     """Anything but fp32 runs under autocast, fp16 training with a gradient scaler."""
     compile: bool = False
     channels_last: bool = False
+    num_classes: int | None = None
+    output_stride: int | None = None
+    """Both as in `count`."""
 
     def __str__(self) -> str:
         return f"{self.backbone} at {self.size[0]}x{self.size[1]}, batch {self.batch_size}"
@@ -63,7 +66,8 @@ class Latency:
     others_cpu_share: float | None
     """Fraction of this machine's CPU time that other processes took meanwhile; None where it cannot be read."""
     parts_ms: dict[str, float] | None = None
-    """Medians of a detector's parts, in the order in which they run: preprocess, network, postprocess."""
+    """Medians of the parts of a model with a head of its own, in the order in which they run: preprocess, network,
+    postprocess."""
 
     def to_dict(self) -> dict[str, Any]:
         """The row of `pvtctl latency --json`."""

@@ -59,8 +59,10 @@ class _Worker:
         import pvtctl.backbones
         import pvtctl.cost.counting  # loaded before the memory is read, as its own memory is not the model's
 
-        if case["head"] not in pvtctl.cost.counting.PLAIN_HEADS:
+        if case["head"] in pvtctl.cost.counting.DETECTORS:
             import pvtctl.cost.detector_step
+        if case["head"] in pvtctl.cost.counting.DENSE_HEADS:
+            import pvtctl.cost.dense_step
 
         self._memory = _PeakMemory(self._device)
         self._step = _build_step(case, self._device)
@@ -83,7 +85,7 @@ class _Worker:
         }
 
     def measure(self, calls: int) -> dict[str, Any]:
-        """Seconds of each of `calls` calls, and of a detector's parts, and the peak memory so far."""
+        """Seconds of each of `calls` calls, and of its parts where it has some, and the peak memory so far."""
         seconds: list[float] = []
         parts: dict[str, list[float]] = {}
         for _ in range(calls):
@@ -110,11 +112,13 @@ def _build_step(case: dict[str, Any], device: Any) -> Callable[[], object]:
     """The function that is timed: one forward pass, or one training step with AdamW."""
     import torch
 
-    from pvtctl.cost.counting import PLAIN_HEADS, build_model
+    from pvtctl.cost.counting import DENSE_HEADS, DETECTORS, build_model
 
-    if case["head"] not in PLAIN_HEADS:
+    if case["head"] in DETECTORS:
         return _detector_step(case, device)
-    model = build_model(case["backbone"], case["head"]).to(device)
+    model = build_model(case["backbone"], case["head"], case["num_classes"], case["output_stride"]).to(device)
+    if case["head"] in DENSE_HEADS:
+        return _dense_step(case, model, device)
     images = torch.randn(case["batch_size"], 3, *case["size"], device=device)
     if case["channels_last"]:
         model = model.to(memory_format=torch.channels_last)
@@ -122,28 +126,37 @@ def _build_step(case: dict[str, Any], device: Any) -> Callable[[], object]:
     if case["mode"] == "train":
         return _train_step(case, model, images)
     run = torch.compile(model) if case["compile"] else model
-    guard = torch.no_grad if case["compile"] else torch.inference_mode
 
     def forward() -> object:
-        with guard(), _autocast(case, device):
+        with _inference(case, device):
             return run(images)
 
     return forward
 
 
 def _detector_step(case: dict[str, Any], device: Any) -> Callable[[], object]:
-    import torch
-
     from pvtctl.cost.detector_step import DetectorForward, training_step
-
-    @contextlib.contextmanager
-    def inference() -> Iterator[None]:
-        with torch.inference_mode(), _autocast(case, device):
-            yield
 
     if case["mode"] == "train":
         return training_step(case, device, lambda: _autocast(case, device))
-    return DetectorForward(case, device, inference)
+    return DetectorForward(case, device, lambda: _inference(case, device))
+
+
+def _dense_step(case: dict[str, Any], model: Any, device: Any) -> Callable[[], object]:
+    from pvtctl.cost.dense_step import DenseForward, training_step
+
+    if case["mode"] == "train":
+        return training_step(case, model, device, lambda: _autocast(case, device))
+    return DenseForward(case, model, device, lambda: _inference(case, device))
+
+
+@contextlib.contextmanager
+def _inference(case: dict[str, Any], device: Any) -> Iterator[None]:
+    import torch
+
+    guard = torch.no_grad if case["compile"] else torch.inference_mode
+    with guard(), _autocast(case, device):
+        yield
 
 
 def _train_step(case: dict[str, Any], model: Any, images: Any) -> Callable[[], object]:

@@ -1,4 +1,4 @@
-"""How much memory a detector will need, from shapes alone, so that it can be said before it fails.
+"""How much memory a model with a head of its own will need, from shapes alone, so that it can be said before it fails.
 
 The forward and backward pass run on the meta device, where tensors have sizes and no memory, and all that is alive at once
 is added up. Losses, optimiser, libraries and what an allocator keeps are not in it: it is a lower bound, meant for
@@ -35,11 +35,14 @@ def estimate_memory(
     batch_size: int = 1,
     *,
     training: bool,
+    num_classes: int | None = None,
+    output_stride: int | None = None,
     fused_attention: bool = True,
     bytes_per_number: int = 4,
 ) -> int:
     """Bytes of activations alive at once, at the peak, of `batch_size` images of `size` (height, width) pixels.
 
+    `head`, `num_classes` and `output_stride` are those of `pvtctl.cost.counting.count`.
     `fused_attention`: the matrix of all tokens against all is never held, as in torch's fused kernels; otherwise each
     layer's is, and kept for the backward pass in training. Raises UsageError for unknown names.
     """
@@ -47,7 +50,7 @@ def estimate_memory(
     from pvtctl.cost.detectors import output_loss
 
     with torch.device("meta"):
-        model = build_model(backbone, head).train(training)
+        model = build_model(backbone, head, num_classes, output_stride).train(training)
     images = torch.empty(batch_size, 3, *size, device="meta")
     fused = _FusedAttention() if fused_attention else contextlib.nullcontext()
     with torch.set_grad_enabled(training), _AliveBytes() as alive, fused:
@@ -76,17 +79,31 @@ def warn_memory(
     training: bool,
     device: str,
     on_warning: Callable[[str], None],
+    num_classes: int | None = None,
+    output_stride: int | None = None,
 ) -> None:
     """Tell `on_warning`, in one line, where activations alone will fill the device's memory.
 
-    Only backbones with all tokens on one grid are looked at (ViTs, and those of timm): pyramids never come near. Images
-    of `size` are padded to multiples of 32, as in batches. Raises UsageError for images that the backbone does not take.
+    Only backbones with all tokens on one grid are looked at (ViTs, and those of timm), and trans2seg, which makes a map
+    for each of `num_classes`: others never come near. Images of `size` are padded to multiples of 32, as in batches.
+    Raises UsageError for images that the backbone does not take.
     """
-    if not isinstance(VARIANTS.get(backbone), VitVariant) and not backbone.startswith(TIMM_PREFIX):
+    whole = isinstance(VARIANTS.get(backbone), VitVariant) or backbone.startswith(TIMM_PREFIX)
+    from pvtctl.cost.counting import DENSE_HEADS
+
+    if not whole and head != "trans2seg":
         return
     padded = (-(-size[0] // 32) * 32, -(-size[1] // 32) * 32)
     try:
-        needed = estimate_memory(backbone, head, padded, batch_size, training=training)
+        needed = estimate_memory(
+            backbone,
+            head,
+            padded,
+            batch_size,
+            training=training,
+            num_classes=num_classes,
+            output_stride=output_stride,
+        )
     except (NotImplementedError, RuntimeError):  # some models of timm cannot do without numbers
         return
     at_hand = memory_at_hand(device)
@@ -94,10 +111,13 @@ def warn_memory(
         return
     where = device if device.startswith("cuda") else "this machine"
     images = "an image" if batch_size == 1 else f"{batch_size} images"
+    smaller = "smaller images (data.detection) or larger patches need less"
+    if head in DENSE_HEADS:
+        smaller = "a smaller crop (data.segmentation.crop) or batch needs less"
     on_warning(
         f"memory: {backbone} under {head} needs about {needed / GIB:.0f} GiB for the activations of {images} of "
         f"{size[0]}x{size[1]} in {'training' if training else 'inference'} (float32, fused attention), and {where} has "
-        f"{at_hand / GIB:.0f} GiB; smaller images (data.detection) or larger patches need less"
+        f"{at_hand / GIB:.0f} GiB; {smaller}"
     )
 
 

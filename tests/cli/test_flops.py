@@ -133,3 +133,57 @@ def test_both_counters_see_a_detector(capsys: pytest.CaptureFixture[str]) -> Non
     row = json.loads(capsys.readouterr().out)["rows"][0]
     assert row["verify"]["torch_macs"] == row["macs"]
     assert abs(row["verify"]["difference"]) < 0.01
+
+
+def test_segmentation_at_the_papers_size(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["flops", "--head", "semantic_fpn", "--count", "paper", "--format", "csv"]) == 0
+    row = next(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert (row["backbone"], row["head"], row["size"]) == ("pvt_small", "semantic_fpn", "512x512")
+    assert row["params"] == "28237974"  # Table 5: 28.2 M, 44.5 G
+    assert f"{int(row['macs']) / 1e9:.1f}" == "44.5"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "size", "classes"),
+    [
+        (["--head", "dpt"], [384, 384], None),
+        (["--head", "dpt", "--num-classes", "150"], [480, 480], 150),
+        (["--head", "midas"], [384, 384], None),
+        (["--head", "trans2seg", "--num-classes", "12"], [512, 512], 12),
+        (["--head", "deeplabv3plus", "--size", "64x96"], [64, 96], 150),
+    ],
+)
+def test_dense_models(
+    arguments: list[str], size: list[int], classes: int | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["flops", "--backbone", "pvt_v2_b0", *arguments, "--json"]) == 0
+    row = json.loads(capsys.readouterr().out)["rows"][0]
+    assert (row["size"], row["num_classes"]) == (size, classes)
+    assert row["macs"] > 0
+    assert {stage["name"].partition(".")[0] for stage in row["stages"]} == {"backbone", "head"}
+
+
+def test_output_stride(capsys: pytest.CaptureFixture[str]) -> None:
+    macs = {}
+    for stride in ("8", "16", "32"):
+        arguments = ["--backbone", "resnet50", "--head", "none", "--size", "64", "--output-stride", stride]
+        assert main(["flops", *arguments, "--format", "csv"]) == 0
+        macs[stride] = int(next(csv.DictReader(io.StringIO(capsys.readouterr().out)))["macs"])
+    assert macs["8"] > 2 * macs["16"] > 2 * macs["32"]
+    for wrong, words in (
+        (["--backbone", "resnet50", "--output-stride", "12"], "an output stride of 12"),
+        (["--backbone", "pvt_tiny", "--output-stride", "16"], "pvt_tiny has no output_stride"),
+        (["--backbone", "resnet50", "--head", "midas", "--num-classes", "5"], "midas answers with depth"),
+        (["--backbone", "resnet50", "--head", "semantic_fpn", "--num-classes", "1"], "of 1 class"),
+    ):
+        assert main(["flops", *wrong, "--size", "64"]) == 2
+        assert words in capsys.readouterr().err
+
+
+def test_both_counters_see_a_dense_model(capsys: pytest.CaptureFixture[str]) -> None:
+    for head in ("semantic_fpn", "dpt", "trans2seg"):
+        arguments = ["flops", "--backbone", "pvt_v2_b0", "--head", head, "--size", "64", "--verify", "--json"]
+        assert main(arguments) == 0
+        row = json.loads(capsys.readouterr().out)["rows"][0]
+        assert row["verify"]["torch_macs"] == row["macs"]
+        assert abs(row["verify"]["difference"]) < 0.01

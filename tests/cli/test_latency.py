@@ -154,3 +154,23 @@ def test_ctrl_c_leaves_no_process_behind() -> None:
     for child in children:
         with pytest.raises(ProcessLookupError):
             os.kill(int(child), 0)
+
+
+@pytest.mark.parametrize(("head", "classes"), [("semantic_fpn", None), ("dpt", "5")])
+def test_a_dense_model_in_three_parts(head: str, classes: str | None, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--backbone", "pvt_v2_b0", "--head", head, "--size", "64x96", "--repeats", "2", "--warmup", "0"]
+    arguments += ["--num-classes", classes] if classes else []
+    assert main(["latency", *arguments, "--device", "cpu", "--threads", "1", "--json"]) == 0
+    row = json.loads(capsys.readouterr().out)["rows"][0]
+    assert list(row["parts_ms"]) == ["preprocess", "network", "postprocess"]
+    assert sum(row["parts_ms"].values()) == pytest.approx(row["p50_ms"], rel=0.5)
+
+
+def test_a_dense_models_size_and_classes_reach_the_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Case] = []
+    monkeypatch.setattr("pvtctl.cost.latency.measure_latency", lambda cases, **options: seen.extend(cases) or ([], {}))
+    monkeypatch.setattr(command, "_print", lambda *arguments: None)
+    assert main(["latency", "--backbone", "vit_large_patch16", "--head", "dpt", "--mode", "train"]) == 0
+    assert main(["latency", "--backbone", "resnet50s", "--head", "deeplabv3plus", "--output-stride", "8"]) == 0
+    assert (seen[0].size, seen[0].head, seen[0].num_classes, seen[0].mode) == ((384, 384), "dpt", None, "train")
+    assert (seen[1].size, seen[1].output_stride) == ((512, 512), 8)
