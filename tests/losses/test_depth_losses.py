@@ -176,3 +176,13 @@ def test_slopes_are_right(loss: Loss) -> None:
             loss(prediction + step * direction, target, mask) - loss(prediction - step * direction, target, mask)
         ) / (2 * step)
     assert (prediction.grad * direction).sum().item() == pytest.approx(slope.item(), rel=0.05)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("loss", ALL)
+def test_the_same_on_a_gpu(loss: Loss) -> None:
+    prediction, target, mask = maps()
+    there = [part.cuda() for part in (prediction, target, mask)]
+    with torch.autocast("cuda", dtype=torch.bfloat16):
+        assert loss(*there).item() == pytest.approx(loss(prediction, target, mask).item(), rel=1e-5)

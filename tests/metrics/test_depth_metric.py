@@ -283,3 +283,16 @@ def test_settings_that_mean_nothing() -> None:
         DepthMetric(space="inverse", alignment="none")
     with pytest.raises(UsageError, match=r"no depth lies between 1 and 0\.5 m"):
         DepthMetric(space="metres", alignment="none", min_depth=1.0, max_depth=0.5)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("space", ["metres", "inverse"])
+@pytest.mark.parametrize("alignment", ["median", "scale_shift"])
+def test_outputs_on_a_gpu_score_the_same(space: str, alignment: str) -> None:
+    metrics = [DepthMetric(space=space, alignment=alignment, max_depth=10.0) for _ in range(2)]  # type: ignore[arg-type]
+    for at in range(3):
+        prediction, truth = (torch.from_numpy(part) for part in scene(48, 64, 10, at))
+        metrics[0].update([prediction], batch_of(truth, first=at))
+        metrics[1].update([prediction.cuda()], batch_of(truth.cuda(), first=at))
+    assert metrics[0].compute() == pytest.approx(metrics[1].compute(), rel=1e-5)
