@@ -53,6 +53,10 @@ def guess_layout(folder: Path) -> str | None:
         return "ade20k"
     if images.is_dir() and _some(folder, LABEL_FOLDERS):
         return "masks"
+    if any(_some(place, LABEL_FOLDERS) and (place / "images").is_dir() for place in (folder / "train", folder / "val")):
+        return "masks"
+    if any((folder / split).is_dir() and (folder / f"{split}annot").is_dir() for split in ("train", "val")):
+        return "masks"
     if any(_some(place, DEPTH_FOLDERS) for place in (folder, *(folder / split for split in SPLITS))):
         return "depth"
     return None

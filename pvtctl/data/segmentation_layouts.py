@@ -15,7 +15,7 @@ SEGMENTATION_SETS = ("ade20k", "pascal_context", "cityscapes", "masks")
 SPLITS = ("train", "val")
 _LONG = {"train": "training", "val": "validation"}
 _MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
-_CHECK_HINT = "`pvtctl data check FOLDER` lists all of them"
+_CHECK_HINT = "a mask has its image's name and ends in .png; `pvtctl data check FOLDER --json` lists what does not pair"
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,9 @@ def require_pairs(pairs: Pairs) -> Pairs:
     if lost:
         which = ", ".join(lost[:5]) + (", ..." if len(lost) > 5 else "")
         of = f"{len(lost)} of {len(lost) + len(pairs.images)} images"
-        raise UsageError(f"{of} have no mask in {pairs.mask_folder}: {which}", f"same name, .png; {_CHECK_HINT}")
+        is_yolo = not pairs.images and next(pairs.mask_folder.rglob("*.txt"), None) is not None
+        hint = "text files are boxes: `pvtctl data convert FOLDER --from yolo --to NEW`" if is_yolo else _CHECK_HINT
+        raise UsageError(f"{of} have no mask in {pairs.mask_folder}: {which}", hint)
     return pairs
 
 

@@ -9,6 +9,7 @@ from PIL import Image
 from segmentation_sets import mask_set, photo, stripes, write
 
 from pvtctl.data.export import export_scenes
+from pvtctl.data.layouts import guess_layout
 from pvtctl.data.loader import build_loader
 from pvtctl.data.samplers import Draw, EvalSampler, TrainSampler
 from pvtctl.data.scenes import SEMANTIC_CLASSES, render_scene
@@ -233,6 +234,31 @@ def test_images_without_masks(tmp_path):
     error = refused("masks", root)
     assert "7 of 8 images have no mask" in error.message
     assert "001.jpg, 002.jpg, 003.jpg, 004.jpg, 005.jpg, ..." in error.message
+
+
+def test_yolo_labels_are_no_masks(tmp_path):
+    write(tmp_path / "images" / "train" / "a.jpg", photo(0))
+    (tmp_path / "labels" / "train").mkdir(parents=True)
+    (tmp_path / "labels" / "train" / "a.txt").write_text("0 0.5 0.5 1 1")
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    assert "--from yolo" in refused("masks", tmp_path).hint
+
+
+@pytest.mark.parametrize(
+    ("images", "masks"),
+    [
+        ("images/train", "labels/train"),
+        ("images/train", "masks/train"),
+        ("train/images", "train/masks"),
+        ("train", "trainannot"),
+    ],
+)
+def test_places_of_masks(tmp_path, images, masks):
+    write(tmp_path / images / "deeper" / "a.b.jpg", photo(0))
+    write(tmp_path / masks / "deeper" / "a.b.png", stripes([0, 1]))
+    (tmp_path / "classes.txt").write_text("sky\nroad\n")
+    assert guess_layout(tmp_path) == "masks"
+    assert opened("masks", tmp_path).ids == ["deeper/a.b.jpg"]
 
 
 def test_masks_without_images_are_left_alone(tmp_path):
