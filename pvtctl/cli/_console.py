@@ -124,3 +124,21 @@ def byte_progress() -> Iterator[Callable[[str], Callable[[int, int | None], None
             return lambda done, total: bars.update(task, completed=done, total=total)
 
         yield start
+
+
+def with_progress(work: Any) -> Any:
+    """Run `work(on_progress)` under a bar for each split, on stderr."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        bars: dict[str, Any] = {}
+
+        def on_progress(split: str, done: int, total: int) -> None:
+            if split not in bars:
+                bars[split] = progress.add_task(split, total=total)
+            progress.update(bars[split], completed=done)
+
+        return work(on_progress)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from pvtctl.cli._console import byte_progress, print_json, say, table
+from pvtctl.cli._console import byte_progress, print_json, say, table, with_progress
 from pvtctl.cli._data_dense import (
     DEPTH_DATA,
     LABEL_DATA,
@@ -104,7 +104,7 @@ def check(
             return check_coco_data(root, images=images, annotations=annotations, **options)
         return check_data(root or "", **options)
 
-    verdict = _with_progress(work)
+    verdict = with_progress(work)
     if as_json:
         print_json(verdict.to_json())
     else:
@@ -220,7 +220,7 @@ def convert(
 
     if zero_based and layout is not Source.voc:
         raise UsageError("--zero-based is for --from voc", "YOLO's coordinates are shares of the image")
-    done = _with_progress(
+    done = with_progress(
         lambda on_progress: convert_set(
             source,
             layout.value,
@@ -283,7 +283,7 @@ def export(
         raise UsageError(
             f"only scenes can be exported, not {name!r}", "pvtctl data export scenes --layout imagenet --to DIR"
         )
-    _with_progress(
+    with_progress(
         lambda on_progress: export_scenes(
             to, layout.value, train=train, val=val, size=size, seed=seed, on_progress=on_progress
         )
@@ -333,24 +333,6 @@ def _found(name: str, places: list[Path]) -> dict[str, Any]:
             row["classes"], row[split] = len(source.class_names), len(source.ids)
     row["state"] = row["state"] or "found"
     return row
-
-
-def _with_progress(work: Any) -> Any:
-    """Run `work(on_progress)` under a bar for each split, on stderr."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        bars: dict[str, Any] = {}
-
-        def on_progress(split: str, done: int, total: int) -> None:
-            if split not in bars:
-                bars[split] = progress.add_task(split, total=total)
-            progress.update(bars[split], completed=done)
-
-        return work(on_progress)
 
 
 def _print_verdict(verdict: Verdict) -> None:

@@ -35,6 +35,7 @@ SEGMENTATION_MEANING: Mapping[str, tuple[Severity, str]] = MEANING | {
     "no_classes": ("error", "nothing says which class a value is"),
     "outside": ("error", "values that the class list does not have: a run stops at the first such mask"),
     "colours": ("error", "colour-coded masks whose colours the class list does not have"),
+    "no_labels": ("error", "pixels that are no labels, such as floats: a run stops at the first such mask"),
     "no_mask": ("error", "images without a mask of their name: a run does not start"),
     "no_labels_at_all": ("error", "no mask of the split can be used"),
     "no_image": ("note", "masks without an image of their name: not used"),
@@ -174,7 +175,7 @@ class _Masks(Examinations):
         except ColourError as error:
             kinds, detail = (*kinds, "colours"), error.message
         except UsageError as error:
-            kinds, detail = (*kinds, "bad_mask"), error.message
+            kinds, detail = (*kinds, "no_labels"), error.message
         except (BadImage, OSError) as error:
             kinds, detail = (*kinds, "bad_mask"), f"mask: {error}"
         else:
@@ -248,7 +249,8 @@ def _figures(seen: Iterable[_Seen], classes: ClassList | None) -> LabelFigures:
     if classes is None:
         return LabelFigures(images, total, 0.0, {}, dict(sorted(pixels.items())), dict(sorted(masks.items())))
     labelled = sum(pixels[value] for value in classes.values)
-    outside = {value: count for value, count in sorted(pixels.items()) if _label(value, classes) == UNKNOWN}
+    table = classes.table()
+    outside = {value: count for value, count in sorted(pixels.items()) if _labels(value, table) == UNKNOWN}
     by_class = {
         each: ClassFigures(value, pixels[value], pixels[value] / max(1, labelled), masks[value])
         for each, value in zip(classes.names, classes.values, strict=True)
@@ -257,8 +259,10 @@ def _figures(seen: Iterable[_Seen], classes: ClassList | None) -> LabelFigures:
     return LabelFigures(images, total, unlabelled / max(1, total), by_class, outside, dict(sorted(masks.items())))
 
 
-def _label(value: int, classes: ClassList) -> int:
-    return int(classes.table()[value]) if 0 <= value < 65536 else UNKNOWN
+def _labels(values: int | NDArray[np.int64], table: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Labels of values as they lie, UNKNOWN where the class list has none."""
+    values = np.asarray(values)
+    return np.where((values < 0) | (values > 65535), UNKNOWN, table[values.clip(0, 65535)])
 
 
 def _judge_files(
@@ -276,7 +280,7 @@ def _judge_files(
         usable += "other_size" not in one.kinds
         if table is None:
             continue
-        labels = np.where((values < 0) | (values > 65535), UNKNOWN, table[values.clip(0, 65535)])
+        labels = _labels(values, table)
         name = pairs.masks[one.index]
         if (labels == UNKNOWN).any():
             wrong = [f"{value} ({count} pixels)" for value, count in zip(values, counts, strict=True)]

@@ -7,6 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 from segmentation_sets import mask_set, stripes, write
 
 from pvtctl.data.segmentation_check import check_segmentation_data, class_rows
@@ -85,6 +86,13 @@ def test_colour_coded_masks(tmp_path):
     colours[3, 3] = (1, 1, 1)
     write(root / "annotations" / "val" / "000.png", colours)
     assert kinds(checked(root))["colours"] == "error"
+
+
+def test_masks_of_floats(tmp_path):
+    root = good(tmp_path)
+    Image.fromarray(np.ones((40, 56), np.float32)).save(root / "annotations" / "val" / "000.tif")
+    (root / "annotations" / "val" / "000.png").unlink()
+    assert kinds(checked(root)) == {"no_labels": "error", "no_labels_at_all": "error", "only_in_train": "note"}
 
 
 def test_pairs_sizes_and_files(tmp_path):
