@@ -43,6 +43,7 @@ SEGMENTATION_MEANING: Mapping[str, tuple[Severity, str]] = MEANING | {
     "other_size": ("warning", "image and mask differ in size: skipped in training, left out of scores"),
     "looks_unlabelled": ("warning", "0 seems to mean unlabelled, and is learned as a class"),
     "looks_labelled": ("warning", "0 seems to be a class, and is taken for unlabelled: all labels would be off by one"),
+    "looks_binary": ("warning", "masks of 0 and 255: 255 is no class, so that only one is left to learn"),
     "only_in_val": ("warning", "class with pixels in val alone: never learned"),
     "only_in_train": ("note", "class with pixels in train alone: has no score"),
     "label_gap": ("note", "class of the list without a pixel in either split"),
@@ -299,7 +300,7 @@ def _judge_classes(
     outside = sorted({value for split in figures.values() for value in split.outside})
     if outside:
         advice.append(suggestion(outside, classes))
-    _judge_zero(figures, classes, findings, advice)
+    _judge_ends(figures, classes, findings, advice)
     there = {split: {name for name, row in found.classes.items() if row.pixels} for split, found in figures.items()}
     every: set[str] = set().union(*there.values())
     for name in classes.names:
@@ -311,12 +312,15 @@ def _judge_classes(
             findings.add("only_in_train", "val", name)
 
 
-def _judge_zero(figures: Mapping[str, LabelFigures], classes: ClassList, findings: Findings, advice: list[str]) -> None:
+def _judge_ends(figures: Mapping[str, LabelFigures], classes: ClassList, findings: Findings, advice: list[str]) -> None:
     """Whether 0 is taken for the wrong thing: a class beside one value too many, or unlabelled with the last one unused."""
     last = max(classes.values)
     for split, found in figures.items():
         values = found.images_with
-        if 0 in classes.values and 0 in values and list(found.outside) == [last + 1]:
+        if set(values) == {0, IGNORE_LABEL} and IGNORE_LABEL not in classes.values:
+            findings.add("looks_binary", split, f"all {found.images} masks examined")
+            advice.append("if 255 is a class, write its number into classes.txt: `0 background` and `255 object`")
+        elif 0 in classes.values and 0 in values and list(found.outside) == [last + 1]:
             findings.add("looks_unlabelled", split, f"values go from 0 to {last + 1}, for {len(classes.names)} classes")
         elif (
             0 in classes.ignored

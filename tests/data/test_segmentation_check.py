@@ -77,6 +77,17 @@ def test_labels_that_count_from_zero_taken_for_shifted(tmp_path):
     assert any("labels=plain" in each for each in verdict.advice)
 
 
+def test_black_and_white_masks(tmp_path):
+    root = good(tmp_path, train=[stripes([0, 255])], val=[stripes([255, 0])])
+    (root / "classes.txt").write_text("background\nobject\n")
+    verdict = checked(root)
+    assert kinds(verdict) == {"looks_binary": "warning", "label_gap": "note"}
+    assert any("`255 object`" in each for each in verdict.advice)
+    (root / "classes.txt").write_text("0 background\n255 object\n")
+    assert kinds(checked(root)) == {}
+    assert checked(root).splits["val"].classes["object"].share == pytest.approx(0.5)
+
+
 def test_colour_coded_masks(tmp_path):
     colours = np.array([[9, 0, 0], [0, 9, 0]], np.uint8)[stripes([0, 1])]
     root = good(tmp_path, train=[colours], val=[colours])
