@@ -130,9 +130,82 @@ def _torchvision_retinanet_channels_last() -> nn.Module:
     return _TorchvisionRetinaNet().to(memory_format=torch.channels_last)
 
 
+class _PlainBackbone(PlainPyramid):
+    feature_channels, feature_strides = DIMS, (4, 8, 16, 32)
+
+
+def _ours_semantic_fpn() -> nn.Module:
+    from pvtctl.dense import build_segmenter
+
+    return build_segmenter("pvt_small", "semantic_fpn", num_classes=150)
+
+
+def _plain_attention() -> nn.Module:
+    """Our neck and head on the original formulation of the backbone."""
+    model = _ours_semantic_fpn()
+    model.backbone = _PlainBackbone()
+    return model
+
+
+class _PlainSemanticFpn(nn.Module):
+    """All of it from torch's and torchvision's own modules, as an installation without any of ours would run it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from torchvision.ops import FeaturePyramidNetwork
+
+        self.backbone = PlainPyramid()
+        self.neck = FeaturePyramidNetwork(list(DIMS), 256)
+        self.towers = nn.ModuleList()
+        for doublings in (0, 1, 2, 3):
+            layers: list[nn.Module] = []
+            for step in range(max(1, doublings)):
+                layers += [
+                    nn.Conv2d(128 if step else 256, 128, 3, padding=1, bias=False),
+                    nn.BatchNorm2d(128),
+                    nn.ReLU(),
+                ]
+                if doublings:
+                    layers.append(nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False))
+            self.towers.append(nn.Sequential(*layers))
+        self.classes = nn.Conv2d(128, 150, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.neck({str(at): one for at, one in enumerate(self.backbone(images))}).values()
+        parts = [tower(one) for tower, one in zip(self.towers, maps, strict=True)]
+        total = parts[0]
+        for part in parts[1:]:
+            total = total + part
+        return self.classes(total)
+
+
+def _ours_dpt_large() -> nn.Module:
+    from pvtctl.dense import build_depth_model
+
+    return build_depth_model("vit_large_patch16", "dpt", backbone_options={"image_size": 384})
+
+
+class _TransformersDpt(nn.Module):
+    """DPT-Large as its configuration has it by default."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from transformers import DPTConfig, DPTForDepthEstimation
+
+        self.model = DPTForDepthEstimation(DPTConfig())
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(images).predicted_depth
+
+
 BUILD: dict[str, Callable[[], nn.Module]] = {
     "ours": _ours_classifier,
+    "ours-dpt-large": _ours_dpt_large,
     "ours-pyramid": _ours_pyramid,
+    "ours-semantic-fpn": _ours_semantic_fpn,
+    "plain-attention": _plain_attention,
+    "plain-semantic-fpn": _PlainSemanticFpn,
+    "transformers-dpt": _TransformersDpt,
     "ours-retinanet-pvt": lambda: _ours_retinanet("pvt_small"),
     "ours-retinanet-r50": lambda: _ours_retinanet("resnet50"),
     "plain-pyramid": PlainPyramid,

@@ -1,4 +1,4 @@
-"""Time ours against peers: `python tests/benchmarks/run.py`, about ten minutes on two cores.
+"""Time ours against peers: `python tests/benchmarks/run.py`, about a quarter of an hour on two cores.
 
 Every contestant runs in a process of its own, as its users run it: ours with the allocator setting that the command
 line makes (`pvtctl.allocator`), peers with none. Then once more with the same setting on both sides. The two processes
@@ -52,6 +52,16 @@ CASES = {
         (800, 1216),
         9,
     ),
+    "Semantic FPN, PVT-Small, batch 1, 512x512": ("ours-semantic-fpn", "plain-attention", "forward", 1, (512, 512), 15),
+    "Semantic FPN against plain modules throughout, 512x512": (
+        "ours-semantic-fpn",
+        "plain-semantic-fpn",
+        "forward",
+        1,
+        (512, 512),
+        15,
+    ),
+    "DPT-Large, batch 1, 384x384": ("ours-dpt-large", "transformers-dpt", "forward", 1, (384, 384), 11),
     "input, one core": ("ours-input", "pil-input", "input", 0, (224, 224), 9),
 }
 
