@@ -115,8 +115,8 @@ class TestVit:
         return Vit(**{**numbers, "qkv_bias": True, "image_size": 64, **options}).eval()
 
     def test_taps_follow_the_quarters(self) -> None:
-        assert self.build().taps == (1, 3, 5, 7)
-        assert self.build(depth=12).taps == (2, 5, 8, 11)
+        assert self.build().default_taps == (2, 4, 6, 8)
+        assert self.build(depth=12).default_taps == (3, 6, 9, 12)
 
     def test_stride_16_map_is_the_third_quarter(self) -> None:
         model = self.build()
