@@ -9,6 +9,13 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from pvtctl.backbones import Backbone, Classifier, build_backbone, build_classifier
+from pvtctl.dense import (
+    DenseModel,
+    DepthHeadName,
+    SegmentationHeadName,
+    build_depth_model,
+    build_segmenter,
+)
 from pvtctl.detectors import Detector, HeadName, build_detector
 
 if TYPE_CHECKING:
@@ -57,10 +64,58 @@ def create_detector(
     return detector
 
 
-def load_weights(module: nn.Module, source: str | Path | Mapping[str, Tensor], partial: bool = False) -> LoadReport:
-    """Load a checkpoint of ours or of another project into a backbone, classifier or detector, and say what was loaded.
+def create_segmenter(
+    backbone: str,
+    head: SegmentationHeadName,
+    num_classes: int,
+    weights: str | Path | Mapping[str, Tensor] | None = None,
+    *,
+    head_options: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> DenseModel:
+    """Build a segmentation model: normalised images (B, 3, H, W) -> logits (B, K, h, w), K classes.
 
-    Raises UsageError when the file is not a checkpoint, or holds less than 95 % of the backbone (unless `partial`).
+    `model.at_size(model(images), (H, W))` has the images' size. `head` is semantic_fpn, trans2seg, deeplabv3plus or dpt;
+    `head_options` are those of `pvtctl.dense.build_segmenter`, `options` those of the backbone. `weights` as in
+    `create_backbone`: of a classifier the backbone is taken, of such a segmentation model all.
+    """
+    model = build_segmenter(
+        backbone, head, num_classes=num_classes, head_options=head_options, backbone_options=options
+    )
+    if weights is not None:
+        load_weights(model, weights)
+    return model
+
+
+def create_depth_model(
+    backbone: str,
+    head: DepthHeadName = "dpt",
+    weights: str | Path | Mapping[str, Tensor] | None = None,
+    *,
+    scale_shift: tuple[float, float] | None = None,
+    head_options: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> DenseModel:
+    """Build a depth model: normalised images (B, 3, H, W) -> inverse depth (B, 1, h, w), larger for what is nearer.
+
+    With `scale_shift` (a, b) it is a metric one: metres = 1 / (a x + b). The published DPT of KITTI has (6.016e-5,
+    0.00579), that of NYUv2 (3.05e-4, 0.1378); `pvtctl weights inspect` tells it where a file or its publisher does. The
+    other arguments are as in `create_segmenter`.
+    """
+    model = build_depth_model(
+        backbone, head, scale_shift=scale_shift, head_options=head_options, backbone_options=options
+    )
+    if weights is not None:
+        load_weights(model, weights)
+    return model
+
+
+def load_weights(module: nn.Module, source: str | Path | Mapping[str, Tensor], partial: bool = False) -> LoadReport:
+    """Load a checkpoint of ours or of another project into a backbone, classifier, detector, segmentation or depth model, and
+    say what was loaded.
+
+    Raises UsageError when the file is not a checkpoint, holds less than 95 % of the backbone, or a model with another
+    head (unless `partial`).
     """
     from pvtctl import weights
 

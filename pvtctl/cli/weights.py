@@ -44,11 +44,17 @@ def _print_inspection(found: Inspection) -> None:
         ("size", f"{found.bytes / 1e6:.1f} MB"),
         ("layout", found.format),
         ("model", " or ".join(found.models) or "none of ours"),
-        ("detector", _detector(found)),
+        ("head", _head(found)),
         ("parameters", f"{found.params:,} ({found.backbone_params:,} in the backbone)"),
-        ("classes", "no head" if found.classes is None else str(found.classes)),
+        ("classes", _classes(found)),
         ("types", ", ".join(f"{dtype} ({count:,})" for dtype, count in found.dtypes.items())),
     ]
+    if found.task == "depth":
+        a, b = found.scale_shift or (None, None)
+        metres = "unknown: inverse depth alone" if a is None else f"1 / ({a:g} x + {b:g}), x the output"
+        rows.append(("metres", metres))
+    if found.normalization is not None:
+        rows.append(("pixels", "mean and deviation 0.5" if found.normalization == "half" else "ImageNet's mean"))
     if found.image_size is not None:
         rows.append(("position tables", f"of {found.image_size}x{found.image_size} images"))
     rows.append(("NaN or infinity", ", ".join(found.nonfinite[:5]) or "none"))
@@ -58,12 +64,28 @@ def _print_inspection(found: Inspection) -> None:
     table(f"Largest of {found.tensors} tensors", ["name", "shape"], largest)
 
 
-def _detector(found: Inspection) -> str:
-    if found.detector is None:
-        return "none"
-    if found.conventions is None:
-        return f"{found.detector}, which is none of pvtctl's"
-    return f"{found.detector}, conventions of {'the papers' if found.conventions == 'papers' else found.conventions}"
+def _head(found: Inspection) -> str:
+    if found.foreign is not None:
+        return f"{found.foreign}, which pvtctl does not build"
+    if found.head is None:
+        return "a classifier's" if found.task else "none"
+    options = [f"{name} {_plain(value)}" for name, value in found.head_options.items()]
+    if found.conventions is not None:
+        options.append(f"conventions of {'the papers' if found.conventions == 'papers' else found.conventions}")
+    if found.output_stride is not None:
+        options.append(f"output stride {found.output_stride}")
+    return "; ".join([f"{found.head} ({found.task})", *options])
+
+
+def _plain(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _classes(found: Inspection) -> str:
+    if found.classes is None:
+        return "none: depth" if found.task == "depth" else "no head"
+    names = ", ".join((found.class_names or [])[:3])
+    return f"{found.classes} ({names}, ...)" if names else str(found.classes)
 
 
 def _short(value: Any) -> str:
@@ -84,7 +106,7 @@ def convert(
     from pvtctl.weights.resolve import resolve_weights
 
     done = convert_file(resolve_weights(file), out, backbone=backbone, to=_layout(to), overwrite=force)
-    what = f"{done.detector} of {done.backbone}" if done.detector else done.backbone
+    what = f"{done.head} of {done.backbone}" if done.head else done.backbone
     say(f"{what} ({done.format} layout) -> {out} ({to} layout)")
     if done.dropped:
         say(
@@ -93,7 +115,7 @@ def convert(
     if done.compared_with is not None:
         say(f"outputs equal those of {done.compared_with}: largest difference {done.difference:.1e} of the largest")
     else:
-        what = "outputs of detectors are not compared" if done.detector else "no original to compare with is installed"
+        what = f"outputs of {done.head} are not compared" if done.head else "no original to compare with is installed"
         say(f"{what}; the tensors read back equal")
 
 

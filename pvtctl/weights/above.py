@@ -185,5 +185,7 @@ def _refuse_misfit(here: Above, found: Above, report: LoadReport, partial: bool)
     if isinstance(found, DenseInfo) and isinstance(here, DenseInfo):
         other = {name: value for name, value in found.options.items() if name in here.options}
         options = [f"{name}={plain(value)}" for name, value in other.items() if value != here.options[name]]
+        if found.output_stride != here.output_stride and here.head == "trans2seg":
+            options.append(f"output_stride={found.output_stride}")
         build = f"build it with {', '.join(options)}, or " if options else ""
     raise UsageError(message, f"{build}pass --partial (partial=True) to load what fits")

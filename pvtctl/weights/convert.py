@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from pvtctl.errors import PvtctlError, UsageError
 from pvtctl.files import atomic_path, sha256_of
-from pvtctl.weights.detectors import Identified, coco_ids, identify_detector, names_without_meta
+from pvtctl.weights.above import Above, class_names_of, identify_above
+from pvtctl.weights.detectors import Identified, coco_ids
 from pvtctl.weights.inspect import image_size_of
 from pvtctl.weights.load import load_weights
 from pvtctl.weights.read import Checkpoint, read_checkpoint, read_raw
@@ -30,8 +31,8 @@ class Conversion:
     """What `convert_file` did."""
 
     backbone: str
-    detector: str | None
-    """`retinanet`, `mask_rcnn` or `detr`; None for classifiers and backbones."""
+    head: str | None
+    """Of a model for dense prediction: `retinanet`, `semantic_fpn`, `dpt` ...; None for classifiers and backbones."""
     format: str
     classes: int | None
     dropped: list[str]
@@ -64,15 +65,12 @@ def convert_file(
     _check_out(out, to, overwrite)
     checkpoint = read_checkpoint(source)
     name = model_of(checkpoint, backbone)
-    detector = identify_detector(checkpoint.state, checkpoint.format)
-    parts = ("backbone.", "neck.", "head.") if detector else ("backbone.", "head.weight", "head.bias")
+    above = identify_above(checkpoint.state, checkpoint.format, checkpoint.meta)
+    parts = ("backbone.", "neck.", "head.") if above else ("backbone.", "head.weight", "head.bias")
     state = {key: value for key, value in checkpoint.state.items() if key.startswith(parts)}
-    meta = _meta(checkpoint, name) | (_detector_meta(checkpoint, detector) if detector else {})
-    if to == "official" and meta.get("conventions") == "torchvision":
-        raise UsageError(
-            f"{checkpoint.path} is a detector with torchvision's conventions, which mmdetection's layout cannot say",
-            "leave --to out, to write ours",
-        )
+    meta = _meta(checkpoint, name) | (_above_meta(checkpoint, above) if above else {})
+    if to == "official" and (why := _unwritable(meta)) is not None:
+        raise UsageError(f"{checkpoint.path} {why}", "leave --to out, to write ours")
     compared_with, difference = _compare(checkpoint, name, state)
     written = to_publisher(state) if to == "official" else state
     if out.suffix == ".safetensors":
@@ -80,13 +78,13 @@ def convert_file(
     else:
         content = io.BytesIO()  # torch hides the error of a full disk when it writes a file itself
         tensors = {key: value.detach().clone() for key, value in written.items()}
-        torch.save(_wrapped(tensors, meta) if detector else tensors, content)
+        torch.save(_wrapped(tensors, meta) if above else tensors, content)
         with atomic_path(out) as temporary:
             temporary.write_bytes(content.getbuffer())
     _check_written(out, state)
     return Conversion(
         backbone=name,
-        detector=detector.head if detector else None,
+        head=above.head if above else None,
         format=checkpoint.format,
         classes=meta["num_classes"],
         dropped=sorted(set(checkpoint.state) - set(state)),
@@ -96,10 +94,23 @@ def convert_file(
 
 
 def _wrapped(tensors: dict[str, Tensor], meta: Mapping[str, Any]) -> dict[str, Any]:
-    """As facebookresearch's DETR and mmdetection save their detectors."""
+    """As facebookresearch's DETR, mmdetection and mmsegmentation save their models."""
     if meta["head"] == "detr":
         return {"model": tensors}
     return {"meta": {"CLASSES": tuple(meta.get("class_names") or ())}, "state_dict": tensors}
+
+
+def _unwritable(meta: Mapping[str, Any]) -> str | None:
+    """Why a model cannot be said in its publisher's layout; None where it can."""
+    if meta.get("conventions") == "torchvision":
+        return "is a detector with torchvision's conventions, which mmdetection's layout cannot say"
+    match meta.get("head"):
+        case "dpt" | "trans2seg" as head:
+            return f"is a model with {head}, whose original has layers besides that nothing reads"
+        case "midas":
+            return "is a MiDaS of ours, which nobody else publishes in one layout"
+        case _:
+            return None
 
 
 def _check_out(out: Path, to: str, overwrite: bool) -> None:
@@ -147,18 +158,26 @@ def _meta(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
     }
 
 
-def _detector_meta(checkpoint: Checkpoint, detector: Identified) -> dict[str, Any]:
-    """What a detector of ours says of itself; class names, where the file has none, are COCO's if their number is."""
+def _above_meta(checkpoint: Checkpoint, above: Above) -> dict[str, Any]:
+    """What a detector or dense model of ours says of itself; class names, where the file has none, as `class_names_of`."""
     meta = checkpoint.meta
-    names = meta.get("class_names") or names_without_meta(detector, checkpoint.format)
-    ids = meta.get("category_ids") or coco_ids(names)
-    known = {"class_names": names, "category_ids": ids, "num_queries": detector.num_queries}
-    return {key: value for key, value in known.items() if value is not None} | {
-        "task": "detection",
-        "head": detector.head,
-        "num_classes": detector.num_classes,
-        "conventions": meta.get("conventions") or detector.conventions,
-    }
+    names = meta.get("class_names") or class_names_of(above, checkpoint.format)
+    if isinstance(above, Identified):
+        ids = meta.get("category_ids") or coco_ids(names)
+        known = {"class_names": names, "category_ids": ids, "num_queries": above.num_queries}
+        task, conventions = "detection", meta.get("conventions") or above.conventions
+        told: dict[str, Any] = {"conventions": conventions}
+    else:
+        kept = ("palette", "segmentation", "depth")
+        known = {key: meta.get(key) for key in kept} | {
+            "class_names": names,
+            "scale_shift": list(above.scale_shift) if above.scale_shift else None,
+            "normalization": above.normalization,
+            "output_stride": above.output_stride,
+        }
+        task, told = above.task, {"head_options": above.options}
+    told |= {key: value for key, value in known.items() if value is not None}
+    return told | {"task": task, "head": above.head, "num_classes": above.num_classes}
 
 
 def _compare(checkpoint: Checkpoint, name: str, state: Mapping[str, Tensor]) -> tuple[str | None, float | None]:

@@ -5,20 +5,21 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from pvtctl.weights.detectors import identify_detector, other_detector
-from pvtctl.weights.read import read_checkpoint
+from pvtctl.weights.above import class_names_of, identify_above, other_above
+from pvtctl.weights.detectors import Identified
+from pvtctl.weights.read import Checkpoint, read_checkpoint
 from pvtctl.weights.recognise import identify
 
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Inspection:
     """What `pvtctl weights inspect` prints; `as_dict` is its JSON."""
 
@@ -30,12 +31,26 @@ class Inspection:
     params: int
     """All parameters, buffers apart."""
     backbone_params: int
-    detector: str | None
-    """`retinanet`, `mask_rcnn` or `detr`, where the file holds one; in words for those of others that are not built here."""
-    conventions: str | None
+    task: str | None = None
+    """`classification`, `detection`, `segmentation` or `depth`; None for a backbone alone, and for others' models."""
+    head: str | None = None
+    """Of a model for dense prediction: `retinanet`, `semantic_fpn`, `dpt` ..."""
+    foreign: str | None = None
+    """What it is, in words, where it is a model for dense prediction that is not built here."""
+    classes: int | None = None
+    """Of the classification head, of the detector (background apart), of the segmentation model."""
+    class_names: list[str] | None = None
+    """Those that the file says; else COCO's, ADE20K's or Pascal Context's, for others' files with as many classes."""
+    conventions: str | None = None
     """Of a detector: `papers` or `torchvision`."""
-    classes: int | None
-    """Of the classification head, or of the detector, background apart."""
+    head_options: dict[str, Any] = field(default_factory=dict)
+    """Of a segmentation or depth head, as `build_segmenter` and `build_depth_model` take them: those that can be told."""
+    output_stride: int | None = None
+    """Of a ResNet under a segmentation head, where it can be told."""
+    scale_shift: tuple[float, float] | None = None
+    """Of a metric depth model: metres = 1 / (a x + b)."""
+    normalization: str | None = None
+    """Of a segmentation or depth model's pixels: `imagenet`, or `half` (mean and deviation 0.5)."""
     image_size: int | None
     """Side of the images that the position tables were learned on; None for models without such tables."""
     dtypes: dict[str, int]
@@ -59,9 +74,6 @@ def inspect_file(path: Path | str, *, largest: int = 5) -> Inspection:
         sizes[str(value.dtype).removeprefix("torch.")] += value.numel()
     parameters = {key: value for key, value in state.items() if not key.endswith(_BUFFERS)}
     biggest = sorted(state.items(), key=lambda item: -item[1].numel())[:largest]
-    head = state.get("head.weight")
-    detector = identify_detector(state, checkpoint.format)
-    classes = head.shape[0] if head is not None else None
     return Inspection(
         path=str(path),
         bytes=_size_of(path),
@@ -69,9 +81,7 @@ def inspect_file(path: Path | str, *, largest: int = 5) -> Inspection:
         models=identify(state),
         params=sum(value.numel() for value in parameters.values()),
         backbone_params=sum(value.numel() for key, value in parameters.items() if key.startswith("backbone.")),
-        detector=detector.head if detector else other_detector(checkpoint.raw),
-        conventions=checkpoint.meta.get("conventions") or detector.conventions if detector else None,
-        classes=detector.num_classes if detector else classes,
+        **_told(checkpoint),
         image_size=image_size_of(state),
         dtypes=dict(sizes),
         tensors=len(state),
@@ -79,6 +89,28 @@ def inspect_file(path: Path | str, *, largest: int = 5) -> Inspection:
         nonfinite=[key for key, value in state.items() if value.is_floating_point() and not value.isfinite().all()],
         meta=checkpoint.meta,
     )
+
+
+def _told(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What stands on the backbone."""
+    above, meta = identify_above(checkpoint.state, checkpoint.format, checkpoint.meta), checkpoint.meta
+    if above is None:
+        head = checkpoint.state.get("head.weight")
+        classifier = {} if head is None else {"task": "classification", "classes": head.shape[0]}
+        return {"foreign": other_above(checkpoint.raw), "class_names": meta.get("class_names"), **classifier}
+    names = meta.get("class_names") or class_names_of(above, checkpoint.format)
+    found = {"head": above.head, "class_names": list(names) if names else None}
+    if isinstance(above, Identified):
+        conventions = meta.get("conventions") or above.conventions
+        return found | {"task": "detection", "classes": above.num_classes, "conventions": conventions}
+    return found | {
+        "task": above.task,
+        "classes": above.num_classes if above.task == "segmentation" else None,
+        "head_options": above.options,
+        "output_stride": above.output_stride,
+        "scale_shift": above.scale_shift,
+        "normalization": above.normalization,
+    }
 
 
 def _size_of(path: Path) -> int:
@@ -92,8 +124,7 @@ def image_size_of(state: Mapping[str, Tensor]) -> int | None:
         return 4 * math.isqrt(table.shape[1])
     table, patches = state.get("backbone.pos_embed"), state.get("backbone.patch_embed.proj.weight")
     if table is not None and patches is not None:  # ViT: the slots of its special tokens do not reach the next square
-        patch = (
-            16 if "backbone.patch_embed.stem.weight" in state else patches.shape[-1]
-        )  # the hybrid's ResNet: stride 16
+        hybrid = "backbone.patch_embed.stem.weight" in state  # patches of a ResNet's map of stride 16
+        patch = 16 if hybrid else patches.shape[-1]
         return patch * math.isqrt(table.shape[1])
     return None

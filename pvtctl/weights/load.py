@@ -12,6 +12,7 @@ from pvtctl.dense import DenseModel
 from pvtctl.detectors import Detector
 from pvtctl.errors import UsageError
 from pvtctl.weights.above import check_above, class_names_of, identify_above, plan_above_backbone
+from pvtctl.weights.dense import DenseInfo
 from pvtctl.weights.head import load_head
 from pvtctl.weights.plan import is_bridge, named_as, plan_backbone, shape_of, targets_of
 from pvtctl.weights.read import Checkpoint, find_state, read_checkpoint
@@ -75,6 +76,8 @@ def load_weights(
         here = identify_above(targets)
         assert here is not None  # each of ours is told by its names
         taken = check_above(module, here, found, checkpoint, report, partial)
+        if isinstance(module, DenseModel) and isinstance(taken, DenseInfo) and taken.scale_shift:
+            report.note = _metres(module, taken.scale_shift) or report.note
         _refuse_misfit(targets, state, report, partial)
         if taken is not None:
             names = names or class_names_of(taken, checkpoint.format)
@@ -100,6 +103,13 @@ def _checkpoint(source: str | Path | Mapping[str, Tensor]) -> Checkpoint:
 def _note(checkpoint: Checkpoint) -> str:
     also = checkpoint.meta.get("also_averaged")
     return f"taken from {checkpoint.meta['inside']!r}; the file also holds {', '.join(also)}" if also else ""
+
+
+def _metres(module: DenseModel, theirs: tuple[float, float]) -> str:
+    if module.scale_shift == theirs:
+        return ""
+    here = "none" if module.scale_shift is None else "{:g}, {:g}".format(*module.scale_shift)
+    return "the file's metres are made with the scale_shift {:g}, {:g}; this model has {}".format(*theirs, here)
 
 
 def _head(module: nn.Module) -> nn.Linear | None:

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from pvtctl.weights.names_dpt import hybrid_stem
 
-
 # ours to timm's, of a hybrid's ResNet
 _HYBRID = (
     (r"^patch_embed\.stem\.", "patch_embed.backbone.stem.conv."),

@@ -22,6 +22,7 @@ from torch import Tensor
 from pvtctl.errors import UsageError
 from pvtctl.files import sha256_of
 from pvtctl.weights import names_detr, names_torchvision, names_transformers_dpt
+from pvtctl.weights.catalogue import published_with_hash
 from pvtctl.weights.recognise import Converted, Format, convert_state
 from pvtctl.weights.resolve import weights_in_folder
 
@@ -75,15 +76,24 @@ def read_checkpoint(path: Path | str) -> Checkpoint:
         state = names_torchvision.without_eps(state)
     if hashed.startswith(names_detr.DILATED_SHA256):
         meta["style"] = "dilated"
+    if hashed and (entry := published_with_hash(hashed)) is not None and entry.scale_shift is not None:
+        meta["scale_shift"] = list(entry.scale_shift)
     return Checkpoint(state, converted.format, meta, path, raw)
 
 
 def _hash_where_it_tells(path: Path, converted: Converted) -> str:
-    """The SHA-256 of a file of whose publisher's detectors some compute otherwise than their names say; else nothing."""
-    if converted.format not in ("torchvision RetinaNet", "torchvision Mask R-CNN", "facebookresearch DETR"):
-        return ""
-    frozen = not any(key.endswith("num_batches_tracked") for key in converted.state)  # as both publishers' are
-    return sha256_of(path) if frozen and path.is_file() else ""
+    """The SHA-256 of a file that may be a publisher's, of whose models some compute otherwise than their names say: two
+    detectors, and DPT's metric depth models, whose scale and shift stand in its code. Else nothing."""
+    match converted.format:
+        case "torchvision RetinaNet" | "torchvision Mask R-CNN" | "facebookresearch DETR":
+            told = not any(
+                key.endswith("num_batches_tracked") for key in converted.state
+            )  # frozen, as both publishers'
+        case "isl-org DPT":
+            told = "head.output.second.weight" in converted.state  # depth
+        case _:
+            told = False
+    return sha256_of(path) if told and path.is_file() else ""
 
 
 def _transformers_meta(folder: Path) -> dict[str, Any]:

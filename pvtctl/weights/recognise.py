@@ -178,11 +178,15 @@ def strip_wrappers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def to_publisher(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename ours to the names of the model's publisher: PVT, DeiT or torchvision for classifiers; for detectors
-    mmdetection, whose names the official PVT repository has too, or facebookresearch (DETR)."""
-    if names_ours.is_detector(set(state)):
+    mmdetection, whose names the official PVT repository has too, or facebookresearch (DETR); mmsegmentation for Semantic
+    FPN and DeepLabV3+. The other dense models have no such names."""
+    keys = set(state)
+    if names_ours.is_detector(keys) or names_ours.is_dense(keys):
         backbone = to_publisher({key: value for key, value in state.items() if key.startswith("backbone.")})
         rest = {key: value for key, value in state.items() if not key.startswith("backbone.")}
         whole = {f"backbone.{key}": value for key, value in backbone.items()} | rest
+        if names_ours.is_dense(keys):
+            return names_mmseg.to_mmseg(whole)
         return names_detr.to_detr(whole) if "head.class_embed.weight" in state else names_mmdet.to_mmdet(whole)
     if "backbone.stages.0.patch_embed.proj.weight" in state:
         return names_official.to_official(state)

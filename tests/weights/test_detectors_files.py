@@ -42,7 +42,7 @@ def test_inspect(head: HeadName, tmp_path: Path, capsys: pytest.CaptureFixture[s
         assert word in out
     assert main(["weights", "inspect", str(path), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert (found["detector"], found["conventions"], found["classes"]) == (head, "papers", 80)
+    assert (found["head"], found["conventions"], found["classes"]) == (head, "papers", 80)
     assert found["models"] == [BACKBONE]
     verdict = verify_weights(str(path))
     assert (verdict.ok, verdict.models) == (True, [BACKBONE])
