@@ -91,6 +91,8 @@ def check(
     name, root = _locate(where) if where is not None else ("coco", None)
     if name == "scenes":
         raise UsageError("scenes is rendered: there are no files to check", "pvtctl data preview scenes draws it")
+    if name == "mix":
+        raise UsageError("mix is several sets of depth", "pvtctl data check FOLDER looks at one of them")
     if overrides and name not in (*LABEL_DATA, *DEPTH_DATA):
         raise UsageError("--set is for label maps and depth", "class folders and COCO files are read in one way")
     settings = data_settings(overrides or ())
@@ -297,7 +299,7 @@ def _locate(where: str) -> tuple[str, Path]:
     from pvtctl.data.layouts import guess_layout
     from pvtctl.errors import nearest
 
-    if where in DATA_NAMES:
+    if where in (*DATA_NAMES, "mix"):
         return where, find_data(where)
     folder = Path(where).expanduser()
     if not folder.is_dir():
