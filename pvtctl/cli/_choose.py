@@ -15,7 +15,7 @@ from pvtctl.errors import PvtctlError, UsageError, nearest
 if TYPE_CHECKING:
     from pvtctl.recipe.schema import Recipe
 
-NAMED_DATA = ("imagenet", "coco", "ade20k", "pascal_context", "cityscapes", "nyu", "kitti", "scenes")
+NAMED_DATA = ("imagenet", "coco", "ade20k", "pascal_context", "cityscapes", "nyu", "kitti", "mix", "scenes")
 DEFAULT_BACKBONE = "pvt_small"
 CLASSIFICATION_TABLES = ("imagenet_pvt_v1", "imagenet_pvt_v2")
 TABLES = {
@@ -67,6 +67,8 @@ def choose_data(word: str, folder: Path | None, files: Mapping[str, Path | None]
     """
     if word == "scenes" and folder is not None:
         raise UsageError("scenes is rendered, it needs no --data", "leave out --data, or say imagenet for a folder")
+    if word == "mix" and folder is not None:
+        raise UsageError("the sets of a mix have folders of their own", "--set data.depth.mix.NAME.path=FOLDER")
     named = {key: path.expanduser().absolute() for key, path in (files or {}).items() if path is not None}
     if word in NAMED_DATA:
         if named and word != "coco":
@@ -298,6 +300,8 @@ def data_place(recipe: Recipe) -> str:
 
     if recipe.data.name == "scenes":
         return "scenes, rendered as needed"
+    if recipe.data.name == "mix":
+        return "mix of " + ", ".join(f"{name} in {one.path}" for name, one in recipe.data.depth.mix.items())
     if recipe.data.val_annotations:
         return f"{recipe.data.name}, {recipe.data.val_annotations}"
     return f"{recipe.data.name} in {find_data(recipe.data.name, recipe.data.path)}"

@@ -199,12 +199,13 @@ def reason(error: Exception) -> str:
 def find_data(name: str, path: str | Path | None = None) -> Path:
     """The folder of a data set: `path`, else `$PVTCTL_DATA/<name>`, else `./data/<name>`.
 
-    `scenes` needs no folder: the current one is returned. Raises UsageError with the expected layout.
+    `scenes` needs no folder, and the sets of a `mix` have their own: the current one is returned. Raises UsageError with
+    the expected layout.
     """
+    if name in ("scenes", "mix"):
+        return Path()
     if name not in DATA_NAMES:
         raise UsageError(f"unknown data set {name!r}", nearest(name, DATA_NAMES))
-    if name == "scenes":
-        return Path()
     from pvtctl.data.coco import COCO_LAYOUT
 
     layout = {"imagenet": LAYOUT, "coco": COCO_LAYOUT, **EXPECTED}[name]

@@ -99,7 +99,7 @@ def _contradictions(recipe: Recipe, origins: Mapping[KeyPath, Origin]) -> Iterat
         problem = f"{recipe.task} reads {' or '.join(names)}, not {recipe.data.name}"
         yield fault("data.name", problem, nearest(recipe.data.name, names))
     if recipe.data.name == "mix" and not recipe.data.depth.mix and recipe.task == "depth":
-        yield fault("data.depth.mix", "missing: mix needs depth sets by name")
+        yield fault("data.depth.mix", "missing: mix needs depth sets by name", "recipe dpt_depth_mix shows how")
     if recipe.task == "depth" and recipe.train.loss.name == "silog" and head is not None and head.scale_shift is None:
         yield fault(
             "train.loss.name", "silog compares metres: it needs model.head.scale_shift", "[3.05e-4, 0.1378] for rooms"

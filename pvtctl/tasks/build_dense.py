@@ -121,7 +121,7 @@ def testing_of(recipe: Recipe) -> DenseTesting:
 
 def _splits(recipe: Recipe, *, training: bool) -> tuple[DenseDataset | None, DenseDataset]:
     data = recipe.data
-    root = Path() if data.name == "mix" else find_data(data.name, data.path)
+    root = find_data(data.name, data.path)
     sizes: Mapping[str, Any] = getattr(data, recipe.task).model_dump()
     opened: Callable[..., DenseDataset] = (
         partially(open_segmentation_split, segmentation=sizes)
