@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial as partially
-from pathlib import Path
 from typing import Any
 
 import torch
