@@ -258,7 +258,7 @@ def _as_scored(recipe: Recipe, checkpoint: Inspected, options: EvalOptions) -> R
             }
         case "segmentation" | "depth":
             model |= dense_model(recipe, checkpoint, options.scale_shift)
-            sizes = _dense_sizes(recipe, checkpoint, options.size)
+            sizes = _dense_sizes(recipe, checkpoint, options)
         case _:
             batch_size = batch_size or 64
             sizes = _crop_sizes(recipe, checkpoint, options)
@@ -304,16 +304,18 @@ def dense_model(recipe: Recipe, checkpoint: Inspected, scale_shift: tuple[float,
     }
 
 
-def _dense_sizes(recipe: Recipe, checkpoint: Inspected, text: str | None) -> dict[str, Any]:
+def _dense_sizes(recipe: Recipe, checkpoint: Inspected, options: EvalOptions) -> dict[str, Any]:
     """The data block's sizes and normalisation: as asked, else as the weights were tested."""
     dense = checkpoint.dense
     assert dense is not None
+    text = options.size
     own = getattr(recipe.data, dense.task)
+    asked = {override.partition("=")[0].strip() for override in options.overrides}
     keys = ("test_short_side", "test_long_side", "align") if dense.task == "segmentation" else ("test_size", "multiple")
     trained = checkpoint.meta.get(dense.task)
     changes: dict[str, Any] = {}
     if isinstance(trained, Mapping):
-        changes = {key: trained[key] for key in keys if key in trained}
+        changes = {key: trained[key] for key in keys if key in trained and f"data.{dense.task}.{key}" not in asked}
     if text is not None and dense.task == "depth":
         changes["test_size"] = parse_size(text)
     elif text is not None:
