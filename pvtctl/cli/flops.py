@@ -75,7 +75,9 @@ def flops(
     count: Count = typer.Option(
         Count.ops, help="ops: convolutions, linears, matrix products. paper: as the papers' figures were counted."
     ),
-    head: Head = typer.Option(Head.classifier, help=HEAD_HELP),
+    head: Head = typer.Option(
+        Head.classifier, help=f"{HEAD_HELP} Mask R-CNN is counted on 1000 proposals, 100 detections."
+    ),
     num_classes: int | None = typer.Option(None, min=1, help=CLASSES_HELP),
     output_stride: int | None = typer.Option(None, help=STRIDE_HELP),
     stages: bool = typer.Option(False, "--stages", help="One row for each part of the model."),

@@ -305,6 +305,9 @@ _HEAD_PARTS = {
     "encoder": "encoder",
     "decoder": "decoder",
     "answers": "decoder",
+    "reassemble": "reassemble",
+    "output": "output",
+    "auxiliary": "auxiliary",
     **dict.fromkeys(("conv_c1", "lay1", "lay2", "lay3", "pred"), "class_maps"),
 }
 

@@ -43,8 +43,8 @@ class Trans2Seg(DenseHead):
     * What the original computes and nothing reads is left out: that MLP in all layers but the last, and the last layer's
       other results. No gradient would ever reach it; `docs/cost.md` says how much it is.
 
-    `dropout` acts on the tokens that enter the encoder; the original has none. Raises UsageError for an `embed_dim` that
-    `num_heads` does not divide.
+    `dropout` acts on the tokens that enter the encoder; the original has none. Raises UsageError for a rate out of
+    range and an `embed_dim` that `num_heads` does not divide.
     """
 
     align_corners = True
@@ -65,6 +65,10 @@ class Trans2Seg(DenseHead):
             raise UsageError(
                 f"trans2seg's embed_dim {embed_dim} is not divisible by its {num_heads} heads",
                 "the paper has 256 and 8",
+            )
+        if not 0 <= dropout < 1:
+            raise UsageError(
+                f"a dropout of {dropout:g} is out of range", "it lies in 0 <= dropout < 1; the original has 0"
             )
         mlp_ratio, width = SIZES.get(embed_dim, SIZES[256])
         hidden = embed_dim * mlp_ratio

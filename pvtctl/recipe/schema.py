@@ -194,7 +194,7 @@ class Head(Block):
     rois_per_image: Annotated[int, Field(ge=4, le=10_000)] = 512
     """mask_rcnn: proposals an image that its second stage trains on, a quarter of them objects at most."""
     dropout: Rate | None = None
-    """detr, semantic_fpn, trans2seg, deeplabv3plus, dpt (segmentation); unset: 0.1, the papers'."""
+    """detr, semantic_fpn, trans2seg, deeplabv3plus, dpt (segmentation); unset: 0.1, the papers' (trans2seg: 0)."""
     embed_dim: Annotated[int, Field(ge=8, le=4096)] | None = None
     """trans2seg; unset: 256."""
     depth: Annotated[int, Field(ge=1, le=64)] | None = None

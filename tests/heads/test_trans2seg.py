@@ -120,7 +120,18 @@ def test_every_parameter_learns() -> None:
     assert float(head.pos_embed.grad.abs().max()) > 0  # type: ignore[union-attr]
 
 
-def test_heads_that_do_not_divide_the_width() -> None:
+def test_half_precision() -> None:
+    head, features = small(5), maps(64, 80)
+    with torch.inference_mode():
+        full, _ = head(features)
+        with torch.autocast("cpu", torch.bfloat16):
+            half, _ = head(features)
+    assert float((half.float() - full).abs().max()) < 0.1 * float(full.std()) + 0.05
+
+
+def test_options_out_of_range() -> None:
+    with pytest.raises(UsageError, match="a dropout of 1 is out of range"):
+        Trans2Seg(CHANNELS, 5, dropout=1)
     with pytest.raises(UsageError, match="not divisible by its 7 heads"):
         Trans2Seg(CHANNELS, 5, num_heads=7)
 
