@@ -27,7 +27,14 @@ def draw_error_by_distance(path: Path | str, distances: Distances, measured: str
     kept = distances.truth > _RARE * max(int(distances.truth.sum()), 1)
     if kept.any():
         middle = np.sqrt(DISTANCES[:-1] * DISTANCES[1:])
-        axes.plot(middle[kept], 100 * distances.abs_rel[kept], color=BLUE, lw=2, marker=".", label="absolute error, mean over pixels")
+        axes.plot(
+            middle[kept],
+            100 * distances.abs_rel[kept],
+            color=BLUE,
+            lw=2,
+            marker=".",
+            label="absolute error, mean over pixels",
+        )
         bias = 100 * distances.bias[kept]
         axes.plot(middle[kept], bias, color=RED, lw=1.5, ls="--", label="bias (above 0: too far)")
         axes.axhline(0, color=GREY, lw=0.8)
