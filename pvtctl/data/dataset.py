@@ -209,9 +209,8 @@ def find_data(name: str, path: str | Path | None = None) -> Path:
     from pvtctl.data.coco import COCO_LAYOUT
 
     layout = {"imagenet": LAYOUT, "coco": COCO_LAYOUT, **EXPECTED}[name]
-    kind = {"pascal_context": "ade20k", "cityscapes": "ade20k", "masks": "ade20k", "kitti": "nyu", "depth": "nyu"}.get(
-        name, name
-    )
+    # the layout that scenes are written in, where this data's reader reads it
+    kind = {"kitti": "nyu", "depth": "nyu"}.get(name, name)
     if path is not None:
         folder = Path(path).expanduser()
         if not folder.is_dir():
@@ -221,10 +220,12 @@ def find_data(name: str, path: str | Path | None = None) -> Path:
         if folder.is_dir():
             return folder
     fetch = f"      `pvtctl data fetch {name}` downloads it\n" if find_public(name) is not None else ""
+    stand_in = f"      `pvtctl data export scenes --layout {kind} --to data/{name}` makes a small stand-in"
+    if kind not in ("imagenet", "coco", "ade20k", "nyu"):
+        stand_in = "      `pvtctl data export scenes --layout ade20k --to data/ade20k` makes a small set of label maps"
     raise UsageError(
         f"no data for {name!r}: looked for {' and '.join(str(place) for place in data_places(name))}",
-        f"name it with --data FOLDER or PVTCTL_DATA; {layout}\n{fetch}"
-        f"      `pvtctl data export scenes --layout {kind} --to data/{name}` makes a small stand-in",
+        f"name it with --data FOLDER or PVTCTL_DATA; {layout}\n{fetch}{stand_in}",
     )
 
 
