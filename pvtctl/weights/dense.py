@@ -150,6 +150,7 @@ _OTHERS = (
     ("segmentation_head.", "a segmentation model of segmentation_models_pytorch"),
     ("scratch.refinenet4.", "another model of MiDaS' or DPT's authors"),
     ("depth_head.scratch.", "Depth Anything"),
+    ("neck.reassemble_stage.", "transformers' DPT over another backbone, or Depth Anything"),
 )
 
 

@@ -108,8 +108,9 @@ def _note(checkpoint: Checkpoint) -> str:
 def _metres(module: DenseModel, theirs: tuple[float, float]) -> str:
     if module.scale_shift == theirs:
         return ""
-    here = "none" if module.scale_shift is None else "{:g}, {:g}".format(*module.scale_shift)
-    return "the file's metres are made with the scale_shift {:g}, {:g}; this model has {}".format(*theirs, here)
+    a, b = theirs
+    here = "none" if module.scale_shift is None else f"{module.scale_shift[0]:g}, {module.scale_shift[1]:g}"
+    return f"the file's metres are made with the scale_shift {a:g}, {b:g}; this model has {here}"
 
 
 def _head(module: nn.Module) -> nn.Linear | None:
