@@ -19,7 +19,7 @@ _HINT = f"{ORDINAL_FILE} has the columns {','.join(_COLUMNS)}: pixels from 0, `n
 
 def read_ordinal_pairs(root: Path | str, names: Collection[str]) -> dict[str, NDArray[np.int64]]:
     """`ordinal.csv` of a depth set: image -> (P, 5) y, x of a first point, y, x of a second, 1 or -1: the first, or the
-    second, is nearer (`pvtctl.metrics.depth.whdr`). Empty without such a file.
+    second, is nearer (`pvtctl.metrics.depth_errors.whdr`). Empty without such a file.
 
     `names` are the images of the split, by which the file calls them. Raises UsageError with the line that is wrong.
     """

@@ -9,7 +9,7 @@ import torch
 
 from pvtctl.data.ordinal_pairs import read_ordinal_pairs
 from pvtctl.errors import UsageError
-from pvtctl.metrics.depth import whdr
+from pvtctl.metrics.depth_errors import whdr
 
 HEAD = "image,y1,x1,y2,x2,nearer\n"
 

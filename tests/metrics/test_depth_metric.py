@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from pvtctl.errors import UsageError
-from pvtctl.metrics.depth import DISTANCES, NUMBERS, DepthMetric, crop_box, least_squares, whdr
+from pvtctl.metrics.depth import DISTANCES, NUMBERS, DepthMetric
+from pvtctl.metrics.depth_errors import crop_box, least_squares, whdr
 
 
 @dataclass
