@@ -91,6 +91,8 @@ def case(head: str, **changes: Any) -> dict[str, Any]:
         "batch_size": 2,
         "channels_last": False,
         "dtype": "fp32",
+        "num_classes": None,
+        "output_stride": None,
     } | changes
 
 
