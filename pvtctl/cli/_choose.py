@@ -169,6 +169,8 @@ def choose_recipe(
     if row is None and backbone is not None:
         check_backbone(backbone)
         settings.insert(0, ("model.backbone", _plain_backbone(backbone, head)))
+        if head == "dpt" and not _has_tokens(backbone):
+            settings[1:1] = [("model.head.readout", None), ("model.head.taps", None)]  # a row's ViT had them
     if head is not None and not rows_of(recipe):
         settings.insert(0, ("model.head.name", head))  # no table's recipe: any head may stand in it
     chosen = load_recipe(recipe, row or stand_in, profile, settings)
@@ -258,6 +260,14 @@ def _plain_backbone(name: str, head: str | None) -> dict[str, Any]:
         return {"name": name, "frozen_stages": 1, "freeze_norm": True}
     strided = head in ("trans2seg", "deeplabv3plus") and variant.block == "bottleneck"
     return {"name": name, **({"output_stride": 16} if strided else {})}
+
+
+def _has_tokens(backbone: str) -> bool:
+    """Whether DPT reads layers and a class token of it, not the four maps of a pyramid."""
+    from pvtctl.variants import VARIANTS
+
+    variant = VARIANTS.get(backbone)
+    return variant is not None and variant.family == "vit"
 
 
 def _default_row(recipe: str, rows: list[str]) -> str | None:

@@ -58,6 +58,11 @@ class EvalOptions:
         said: list[Override] = [(f"eval.{key}", value) for key, value in self.testing.items() if value is not None]
         return [*said, *self.overrides]
 
+    @property
+    def asked(self) -> set[str]:
+        """The keys that `--set` names."""
+        return {override.partition("=")[0].strip() for override in self.overrides}
+
     scale_shift: tuple[float, float] | None
     """Of metric depth, where the weights do not say their own."""
     size: str | None
@@ -216,7 +221,7 @@ def _recipe(options: EvalOptions, data: DataChoice | None, source: Path, checkpo
             changes |= {key: str(path) for key, path in data.files.items()}
         elif options.folder is not None:
             changes["path"] = str(options.folder)
-        if data is not None and data.name != "scenes":
+        if data is not None and data.name != "scenes" and "data.val_samples" not in options.asked:
             changes["val_samples"] = None  # all of it, however little the run looked at
         recipe = of_run.model_copy(update={"data": of_run.data.model_copy(update=changes)})
     else:
@@ -310,12 +315,13 @@ def _dense_sizes(recipe: Recipe, checkpoint: Inspected, options: EvalOptions) ->
     assert dense is not None
     text = options.size
     own = getattr(recipe.data, dense.task)
-    asked = {override.partition("=")[0].strip() for override in options.overrides}
     keys = ("test_short_side", "test_long_side", "align") if dense.task == "segmentation" else ("test_size", "multiple")
     trained = checkpoint.meta.get(dense.task)
     changes: dict[str, Any] = {}
     if isinstance(trained, Mapping):
-        changes = {key: trained[key] for key in keys if key in trained and f"data.{dense.task}.{key}" not in asked}
+        changes = {
+            key: trained[key] for key in keys if key in trained and f"data.{dense.task}.{key}" not in options.asked
+        }
     if text is not None and dense.task == "depth":
         changes["test_size"] = parse_size(text)
     elif text is not None:

@@ -86,7 +86,7 @@ def show(
         print(f"outside the stages: {described['other_params']:,} parameters ({described['others']})")
     published = described["published"]
     if published:
-        print(f"published weights: {published['name']}, top-1 {published['top1']} % ({published['source']})")
+        print(f"published weights: {published['name']}, top-1 {published['figures']['top1']} % ({published['source']})")
         say(f"pvtctl weights fetch {published['name']}")
 
 
