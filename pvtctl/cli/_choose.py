@@ -168,8 +168,9 @@ def choose_recipe(
     settings = [*data.overrides(), *overrides]
     if row is None and backbone is not None:
         check_backbone(backbone)
-        settings.insert(0, ("model.backbone", _plain_backbone(backbone, head)))
-        if head == "dpt" and not _has_tokens(backbone):
+        own = head or _head_of(recipe, stand_in)
+        settings.insert(0, ("model.backbone", _plain_backbone(backbone, own)))
+        if own == "dpt" and not _has_tokens(backbone):
             settings[1:1] = [("model.head.readout", None), ("model.head.taps", None)]  # a row's ViT had them
     if head is not None and not rows_of(recipe):
         settings.insert(0, ("model.head.name", head))  # no table's recipe: any head may stand in it
@@ -236,16 +237,20 @@ def _table_with(backbone: str, data: str, task: str, head: str | None) -> tuple[
 
 def _row_under(recipe: str, head: str | None) -> str:
     """The first row of a recipe with this head, whose settings stand in for a backbone of no row."""
+    from pvtctl.recipe.load import rows_of
+
+    rows = rows_of(recipe)
+    return next((row for row in rows if head is None or _head_of(recipe, row) == head), rows[0])
+
+
+def _head_of(recipe: str, row: str | None) -> str | None:
+    """The head of a recipe's row, or of a recipe without rows."""
     from pvtctl.recipe.layers import merge
     from pvtctl.recipe.source import read_recipe
 
     source = read_recipe(recipe)
-    rows = list(source.rows)
-    for row in rows:
-        values, _ = merge([*source.shared, source.rows[row]])
-        if head is None or values.get(("model", "head", "name")) == head:
-            return row
-    return rows[0]
+    values, _ = merge([*source.shared, *([source.rows[row]] if row else [])])
+    return values.get(("model", "head", "name"))
 
 
 def _plain_backbone(name: str, head: str | None) -> dict[str, Any]:

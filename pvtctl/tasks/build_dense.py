@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from pvtctl.backbones import set_activation_checkpointing
+from pvtctl.cost.memory import warn_memory
 from pvtctl.data import find_data
 from pvtctl.data.dense import DenseDataset
 from pvtctl.data.depth import open_depth_split
@@ -42,6 +43,7 @@ def build_segmentation(
     if head is None:
         names = training_classes(val.class_names, recipe.model.num_classes)
         head = Head(len(names), names)
+    _warn_of_memory(recipe, device, world_size, head.num_classes, training=train is not None, say=say)
     model = _seeded(recipe, head.num_classes)
     _load(model, recipe, head, partial, say)
     return SegmentationTask(
@@ -60,6 +62,7 @@ def build_depth(
 ) -> DepthTask:
     """The task of a recipe, as `build_task` says; any `head` asks for evaluation only. Raises UsageError."""
     train, val = _splits(recipe, training=head is None)
+    _warn_of_memory(recipe, device, world_size, None, training=train is not None, say=say)
     model = _seeded(recipe, 0)
     _load(model, recipe, None, partial, say)
     return DepthTask(
@@ -156,6 +159,29 @@ def _seeded(recipe: Recipe, num_classes: int) -> DenseModel:
     if recipe.train.activation_checkpointing:
         set_activation_checkpointing(model, True)
     return model
+
+
+def _warn_of_memory(
+    recipe: Recipe, device: torch.device, world_size: int, num_classes: int | None, *, training: bool, say: Say
+) -> None:
+    """Say before anything is built where the images will not fit."""
+    assert recipe.model.head is not None
+    if recipe.task == "depth":
+        size = recipe.data.depth.size if training else recipe.data.depth.test_size
+    else:
+        own = recipe.data.segmentation
+        size = own.crop if training else (own.test_short_side, own.test_short_side)
+    warn_memory(
+        recipe.model.backbone.name,
+        recipe.model.head.name,
+        size,
+        train_batch_size(recipe, world_size) if training else recipe.eval.batch_size or 1,
+        training=training,
+        num_classes=num_classes,
+        output_stride=recipe.model.backbone.output_stride,
+        device=str(device),
+        on_warning=lambda text: say(f"warning: {text}"),
+    )
 
 
 def _load(model: DenseModel, recipe: Recipe, head: Head | None, partial: bool, say: Say) -> None:
