@@ -12,6 +12,7 @@ import yaml
 from pvtctl.recipe.load import load_recipe, rows_of
 from pvtctl.recipe.schema import Recipe
 from pvtctl.recipe.source import read_recipe
+from pvtctl.tasks.of_recipe import backbone_options
 
 RETINANET = "box_ap=ap{} box_ap50=ap50{} box_ap75=ap75{} box_ap_small=aps{} box_ap_medium=apm{} box_ap_large=apl{}"
 MASK_RCNN = "box_ap=apb{} box_ap50=apb50{} box_ap75=apb75{} mask_ap=apm{} mask_ap50=apm50{} mask_ap75=apm75{}"
@@ -150,7 +151,7 @@ def test_models_have_the_printed_parameters(name: str) -> None:
         key = model.backbone.model_dump_json(exclude={"drop_path_rate"})
         if key not in built:
             with torch.device("meta"):
-                options = model.backbone.model_dump(exclude={"name"})
+                options = backbone_options(model.backbone)
                 detector = build_detector(
                     model.backbone.name, model.head.name, num_classes=80, backbone_options=options
                 )

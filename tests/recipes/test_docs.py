@@ -10,7 +10,7 @@ import pytest
 
 from pvtctl.cli.main import main
 from pvtctl.recipe.schema import Recipe
-from pvtctl.recipe.source import FILE_KEYS
+from pvtctl.recipe.source import FILE_KEYS, recipe_names
 
 PAGE = Path(__file__).parents[2] / "docs" / "recipes.md"
 TEXT = PAGE.read_text(encoding="utf-8")
@@ -59,9 +59,15 @@ def test_python_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.startswith("name: imagenet_pvt_v1\nrow: pvt_small\n")
 
 
+def test_every_recipe_is_listed() -> None:
+    table = TEXT.split("## What came along")[1].split("\n## ")[0]
+    assert sorted(re.findall(r"`(\w+)`", table)) == recipe_names()
+
+
 def test_every_key_of_a_file_is_told() -> None:
+    table = TEXT.split("## The file")[1].split("\n## ")[0]
     told = set(
-        re.findall(r"`(\w+)`", "\n".join(line.split("|")[1] for line in TEXT.splitlines() if line.startswith("| `")))
+        re.findall(r"`(\w+)`", "\n".join(line.split("|")[1] for line in table.splitlines() if line.startswith("| `")))
     )
     written_by_runs = {"name", "row", "profile"}
     assert told == {*Recipe.model_fields, *FILE_KEYS} - written_by_runs

@@ -15,12 +15,24 @@ from pvtctl.recipe.schema import Recipe
 from pvtctl.recipe.source import read_recipe, recipes_folder
 
 RUNS = {  # rows x profiles; a new recipe is a new line here
+    "ade20k_semantic_fpn": 51,
+    "ade20k_trans2seg": 12,
     "coco_detr_50e": 6,
     "coco_mask_rcnn_1x": 48,
     "coco_mask_rcnn_3x": 27,
     "coco_retinanet_1x": 48,
     "coco_retinanet_3x": 27,
     "deeper_vs_wider": 6,
+    "dpt_ade20k": 6,
+    "dpt_backbones": 21,
+    "dpt_depth_mix": 9,
+    "dpt_kitti": 3,
+    "dpt_nyu": 3,
+    "dpt_pascal_context": 3,
+    "dpt_readout": 9,
+    "dpt_resolution": 12,
+    "dpt_skip_layers": 15,
+    "dpt_speed": 12,
     "finetune_classification": 3,
     "gcnet": 6,
     "imagenet_pvt_v1": 48,
@@ -29,11 +41,21 @@ RUNS = {  # rows x profiles; a new recipe is a new line here
     "pretrained_vs_scratch": 18,
     "pvt_v2_ablation": 12,
     "pvt_v2_detectors": 9,
+    "small_depth": 3,
+    "small_maps": 3,
     "small_masks": 3,
     "small_objects": 3,
     "small_photos": 3,
     "vit_vs_pvt": 9,
 }
+
+PAPER_DATA = {
+    "classification": ("imagenet",),
+    "detection": ("coco",),
+    "segmentation": ("ade20k", "pascal_context", "masks"),
+    "depth": ("nyu", "kitti", "mix", "depth"),
+}
+"""What profile `paper` trains on."""
 
 
 def runs_of(name: str) -> list[Recipe]:
@@ -53,13 +75,14 @@ def test_every_row_and_profile_loads(name: str) -> None:
     for recipe in recipes:
         assert recipe.about
         if recipe.profile == "paper":
-            assert recipe.data.name == ("imagenet" if recipe.task == "classification" else "coco")
+            assert recipe.data.name in PAPER_DATA[recipe.task]
         else:
             assert recipe.data.name == "scenes"
             assert (recipe.data.train_samples or 0) % 2 == 0
             assert recipe.train.batch_size is None  # a small machine takes the total batch as it comes
             schedule = recipe.train.schedule
             assert schedule.warmup_steps is not None or schedule.warmup_epochs < recipe.train.epochs
+            assert recipe.train.iterations is None
 
 
 def is_classification(name: str) -> bool:
@@ -73,7 +96,7 @@ def test_every_classifier_builds(name: str) -> None:
     if any(recipe.model.backbone.name.startswith("timm:") for recipe in settings.values()):
         pytest.importorskip("timm", reason="needs the timm extra")
     for recipe in settings.values():
-        options = recipe.model.backbone.model_dump(exclude={"name"})
+        options = recipe.model.backbone.model_dump(exclude={"name", "image_size"})
         with torch.device("meta"):
             model = build_classifier(
                 recipe.model.backbone.name, num_classes=1000, image_size=recipe.data.image_size, **options
