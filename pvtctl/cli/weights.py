@@ -66,7 +66,7 @@ def _print_inspection(found: Inspection) -> None:
 
 def _head(found: Inspection) -> str:
     if found.foreign is not None:
-        return f"{found.foreign}, which pvtctl does not build"
+        return f"{found.foreign}, which is none of pvtctl's"
     if found.head is None:
         return "a classifier's" if found.task else "none"
     options = [f"{name} {_plain(value)}" for name, value in found.head_options.items()]

@@ -18,7 +18,8 @@ def is_resnet(keys: set[str]) -> bool:
 
 
 def from_resnet(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename to ours: the backbone keeps its names, `fc` (and OpenMMLab's `head.fc`) becomes `head`, as ours is."""
+    """Rename to ours: the backbone keeps its names but for OpenMMLab's deep `stem`, `fc` (and its `head.fc`) becomes
+    `head`, as ours is."""
     converted = {}
     for key, value in state.items():
         name = key.removeprefix("head.").removeprefix("fc.")

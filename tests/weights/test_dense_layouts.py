@@ -15,7 +15,7 @@ from pvtctl.segmentation_classes import ADE20K_CLASSES, PASCAL_CONTEXT_CLASSES
 from pvtctl.weights.above import identify_above
 from pvtctl.weights.dense import DenseInfo, identify_dense, other_dense
 from pvtctl.weights.inspect import image_size_of
-from pvtctl.weights.recognise import convert_state, to_publisher
+from pvtctl.weights.recognise import convert_state, identify, to_publisher
 
 PROJECT = {"readout": "project"}
 # manifest -> layout, backbone, head, task, options, output stride
@@ -98,6 +98,14 @@ def test_mmsegmentations_names_come_back(name: str, shared: Path) -> None:
     original = _shapes(shared, name)
     back = to_publisher(convert_state(original).state)
     assert {key: value.shape for key, value in back.items()} == {key: value.shape for key, value in original.items()}
+
+
+def test_deep_stem_of_openmmlabs_classifier(shared: Path) -> None:
+    dense = _shapes(shared, "sem_fpn_r50v1c")
+    classifier = {key.removeprefix("backbone."): value for key, value in dense.items() if key.startswith("backbone.")}
+    converted = convert_state(classifier | {"fc.weight": torch.empty(1000, 2048), "fc.bias": torch.empty(1000)})
+    assert "head.weight" in converted.state
+    assert identify(converted.state) == ["resnet50c"]
 
 
 def test_wrappers_are_taken_off(shared: Path) -> None:

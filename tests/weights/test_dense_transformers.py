@@ -24,14 +24,14 @@ CLASSES = ["wall", "sky", "cat"]
 def _config(*, hybrid: bool = False, **more: Any) -> Any:
     from transformers import BitConfig, DPTConfig
 
+    settings: Any = {"out_features": ["stage1", "stage2", "stage3"], "embedding_dynamic_padding": True}
     bit = BitConfig(
         depths=[1, 2, 1],
         hidden_sizes=[128, 256, 512],
         embedding_size=32,
         global_padding="same",
         layer_type="bottleneck",
-        out_features=["stage1", "stage2", "stage3"],
-        embedding_dynamic_padding=True,
+        **settings,
     )
     own: Any = {"is_hybrid": True, "backbone_config": bit, "backbone_featmap_shape": [1, 512, 4, 4]} if hybrid else {}
     return DPTConfig(

@@ -38,7 +38,7 @@ def test_inspect(head: HeadName, tmp_path: Path, capsys: pytest.CaptureFixture[s
     torch.save({"state_dict": to_publisher(_state(head, 80)), "meta": {"CLASSES": COCO_NAMES}}, path)
     assert main(["weights", "inspect", str(path)]) == 0
     out = capsys.readouterr().out
-    for word in (f"{head}, conventions of the papers", BACKBONE, "80"):
+    for word in (f"{head} (detection)", "conventions of the papers", BACKBONE, "80"):
         assert word in out
     assert main(["weights", "inspect", str(path), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
