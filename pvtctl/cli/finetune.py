@@ -179,6 +179,6 @@ def backbone_of(weights: str) -> str:
     """The backbone that a checkpoint holds, by its metadata or its shapes. Raises UsageError when it cannot be told."""
     from pvtctl.tasks.checkpoints import inspect_checkpoint
 
-    found = inspect_checkpoint(weights).backbone
+    found = inspect_checkpoint(weights, scored=False).backbone
     note(f"backbone: {found}, which the weights hold")
     return found

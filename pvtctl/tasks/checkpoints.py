@@ -76,11 +76,12 @@ class Inspected:
         return f"{self.backbone} + {self.head_name}" if self.head_name else self.backbone
 
 
-def inspect_checkpoint(source: str | Path, backbone: str | None = None) -> Inspected:
+def inspect_checkpoint(source: str | Path, backbone: str | None = None, *, scored: bool = True) -> Inspected:
     """Read a checkpoint (file, run folder, published name) and tell its backbone and classes.
 
     `backbone` is needed for models that are none of ours (`timm:NAME`), and must agree where the file says its own.
-    Raises UsageError: no checkpoint, another backbone, an unknown one, or pixels normalised otherwise than ours.
+    Raises UsageError: no checkpoint, another backbone, an unknown one, or, where it will be `scored` as it is, pixels
+    normalised otherwise than ours.
     """
     path = resolve_weights(str(source))
     checkpoint = read_checkpoint(path)
@@ -98,7 +99,8 @@ def inspect_checkpoint(source: str | Path, backbone: str | None = None) -> Inspe
     if (dense := identify_dense(checkpoint.state, checkpoint.format, checkpoint.meta)) is not None:
         head = Head(dense.num_classes, dense.class_names)
         return Inspected(path, backbone, head, checkpoint.meta, dense=dense, position_size=side)
-    _check_normalisation(path, checkpoint.meta)
+    if scored:
+        _check_normalisation(path, checkpoint.meta)
     if (detector := _detector(checkpoint)) is not None:
         head = Head(detector.num_classes, detector.class_names, detector.conventions)
         return Inspected(path, backbone, head, checkpoint.meta, detector, position_size=side)

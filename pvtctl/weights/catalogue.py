@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 _PVT = "https://github.com/whai362/PVT/releases/download/v2"
 _DEIT = "https://dl.fbaipublicfiles.com/deit"
@@ -33,6 +34,8 @@ class Published:
     """What it was trained on last, and scored on unless a figure's name says otherwise."""
     scale_shift: tuple[float, float] | None = None
     """Of a metric depth model: metres = 1 / (a x + b). The file does not say it."""
+    normalization: Literal["imagenet", "half"] = "imagenet"
+    """Of the pixels that it takes: ImageNet's mean and deviation, or 0.5 for both."""
 
     @property
     def file_name(self) -> str:
@@ -52,7 +55,18 @@ def _deit(kind: str, digits: str, top1: float) -> Published:
 def _timm(name: str, backbone: str, file: str, digits: str, top1: float) -> Published:
     """Google's ViT of ImageNet-21K, fine-tuned at 384 pixels of mean and deviation 0.5: what DPT's models start from."""
     source = "timm, from Google's (model-index)"
-    return Published(name, backbone, f"{_TIMM}/{file}-{digits}.pth", {"top1": top1}, source, "Apache-2.0", digits)
+    url = f"{_TIMM}/{file}-{digits}.pth"
+    return Published(
+        name,
+        backbone,
+        url,
+        {"top1": top1},
+        source,
+        "Apache-2.0",
+        digits,
+        data="ImageNet-1K at 384",
+        normalization="half",
+    )
 
 
 def _torchvision(backbone: str, digits: str, top1: float, version: str = "V1") -> Published:
@@ -74,7 +88,7 @@ def _dpt(
     name = file.replace("-", "_")
     backbone = "vit_large_patch16" if "large" in file else "vit_hybrid"
     source, url = f"DPT's authors ({where})", f"{_DPT}/{file}-{digits}.pt"
-    return Published(name, backbone, url, figures, source, "MIT", digits, "dpt", data, scale_shift)
+    return Published(name, backbone, url, figures, source, "MIT", digits, "dpt", data, scale_shift, "half")
 
 
 def _zero_shot(*values: float) -> dict[str, float]:
@@ -159,8 +173,10 @@ def published_with_hash(sha256: str) -> Published | None:
 
 
 def published_for(backbone: str) -> Published | None:
-    """The entry to take for a backbone when nobody says which: the one of the same name."""
-    return find_published(backbone)
+    """The classifier to take for a backbone when nobody says which: of the same name, else the first there is."""
+    of_backbone = (entry for entry in _PUBLISHED if entry.backbone == backbone and entry.head is None)
+    same = find_published(backbone)
+    return same if same is not None and same.head is None else next(of_backbone, None)
 
 
 _PVT_DETECTORS = "https://github.com/whai362/PVT/tree/v2/detection"

@@ -22,7 +22,7 @@ from torch import Tensor
 from pvtctl.errors import UsageError
 from pvtctl.files import sha256_of
 from pvtctl.weights import names_detr, names_torchvision, names_transformers_dpt
-from pvtctl.weights.catalogue import published_with_hash
+from pvtctl.weights.catalogue import Published, published_with_hash
 from pvtctl.weights.recognise import Converted, Format, convert_state
 from pvtctl.weights.resolve import weights_in_folder
 
@@ -76,14 +76,23 @@ def read_checkpoint(path: Path | str) -> Checkpoint:
         state = names_torchvision.without_eps(state)
     if hashed.startswith(names_detr.DILATED_SHA256):
         meta["style"] = "dilated"
-    if hashed and (entry := published_with_hash(hashed)) is not None and entry.scale_shift is not None:
-        meta["scale_shift"] = list(entry.scale_shift)
+    if hashed and (entry := published_with_hash(hashed)) is not None:
+        meta |= _unsaid(entry)
     return Checkpoint(state, converted.format, meta, path, raw)
+
+
+def _unsaid(entry: Published) -> dict[str, Any]:
+    """What a published file leaves to its publisher's code."""
+    said: dict[str, Any] = {}
+    if entry.normalization == "half":
+        said = {"normalization": "half", "mean": [0.5] * 3, "std": [0.5] * 3}
+    return said | ({"scale_shift": list(entry.scale_shift)} if entry.scale_shift is not None else {})
 
 
 def _hash_where_it_tells(path: Path, converted: Converted) -> str:
     """The SHA-256 of a file that may be a publisher's, of whose models some compute otherwise than their names say: two
-    detectors, and DPT's metric depth models, whose scale and shift stand in its code. Else nothing."""
+    detectors, DPT's metric depth models, whose scale and shift stand in its code, and Google's ViTs of 384 pixels, whose
+    mean and deviation are not ImageNet's. Else nothing."""
     match converted.format:
         case "torchvision RetinaNet" | "torchvision Mask R-CNN" | "facebookresearch DETR":
             told = not any(
@@ -91,6 +100,9 @@ def _hash_where_it_tells(path: Path, converted: Converted) -> str:
             )  # frozen, as both publishers'
         case "isl-org DPT":
             told = "head.output.second.weight" in converted.state  # depth
+        case "timm ViT / DeiT":
+            table = converted.state.get("backbone.pos_embed")
+            told = table is not None and table.shape[1] == 1 + 24**2
         case _:
             told = False
     return sha256_of(path) if told and path.is_file() else ""

@@ -34,6 +34,26 @@ def test_choice_for_a_backbone(name: str) -> None:
     assert entry.backbone == name
 
 
+def test_classifiers_of_other_names_and_no_dense_models_start_a_backbone() -> None:
+    names = {backbone: published_for(backbone) for backbone in ("vit_base_patch16", "vit_large_patch16", "vit_hybrid")}
+    for backbone, entry in names.items():
+        assert entry is not None
+        assert (entry.backbone, entry.head, entry.normalization) == (backbone, None, "half")
+    resnet = published_for("resnet50")
+    assert resnet is not None
+    assert resnet.figures == {"top1": 76.130}
+
+
+def test_dpts_figures_are_the_papers() -> None:
+    dpt = {entry.name: entry for entry in published() if entry.head == "dpt"}
+    assert len(dpt) == 6
+    assert dpt["dpt_hybrid_ade20k"].figures == {"miou": 49.02, "pixel_acc": 83.11}
+    assert dpt["dpt_large_midas"].figures["sintel_abs_rel"] == 0.270
+    assert dpt["dpt_hybrid_kitti"].figures["silog"] == 8.282
+    assert {entry.normalization for entry in dpt.values()} == {"half"}
+    assert {name for name, entry in dpt.items() if entry.scale_shift} == {"dpt_hybrid_kitti", "dpt_hybrid_nyu"}
+
+
 def test_backbones_that_nobody_published() -> None:
     assert published_for("pvt_huge") is None
 

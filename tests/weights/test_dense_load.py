@@ -15,6 +15,7 @@ from pvtctl.dense import DenseModel, build_depth_model, build_segmenter
 from pvtctl.detectors import build_detector
 from pvtctl.errors import UsageError
 from pvtctl.layers.position import resize_position_table
+from pvtctl.tasks.checkpoints import inspect_checkpoint
 from pvtctl.weights import load_weights, read, save_safetensors
 from pvtctl.weights.catalogue import find_published, published_with_hash
 from pvtctl.weights.convert import convert_file
@@ -280,7 +281,18 @@ def test_scale_and_shift_come_with_the_published_file(tmp_path: Path, monkeypatc
     torch.save(original, tmp_path / "any name.pt")
     assert "scale_shift" not in read_checkpoint(tmp_path / "any name.pt").meta
     monkeypatch.setattr(read, "published_with_hash", lambda _: nyu)
-    assert read_checkpoint(tmp_path / "any name.pt").meta["scale_shift"] == [3.05e-4, 0.1378]
+    meta = read_checkpoint(tmp_path / "any name.pt").meta
+    assert (meta["scale_shift"], meta["normalization"], meta["mean"]) == ([3.05e-4, 0.1378], "half", [0.5] * 3)
+
+
+def test_google_vits_of_384_are_not_scored_on_imagenets_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(read, "published_with_hash", lambda _: find_published("vit_base_patch16_384"))
+    source = build_backbone("deit_tiny_patch16", image_size=384).state_dict()
+    theirs = {key.replace("class_token", "cls_token"): value for key, value in source.items()}
+    torch.save(theirs, tmp_path / "vit.pth")
+    with pytest.raises(UsageError, match=r"was trained with pixels of mean \[0.5, 0.5, 0.5\]"):
+        inspect_checkpoint(tmp_path / "vit.pth")
+    assert inspect_checkpoint(tmp_path / "vit.pth", scored=False).backbone == "deit_tiny_patch16"
 
 
 def test_class_names_of_mmsegmentation_lose_their_blanks(states: dict[str, State], tmp_path: Path) -> None:
