@@ -146,7 +146,7 @@ def choose_recipe(
         backbone = backbone or _default_row(recipe, rows)
         row = _row_with(recipe, rows, backbone) if backbone else None
         if row is None and backbone and rows:
-            stand_in = rows[0]
+            stand_in = _row_under(recipe, head)
     else:
         if backbone is None:
             backbone = DEFAULT_BACKBONE
@@ -236,7 +236,8 @@ def _table_with(backbone: str, data: str, task: str, head: str | None) -> tuple[
 
 
 def _row_under(recipe: str, head: str | None) -> str:
-    """The first row of a recipe with this head, whose settings stand in for a backbone of no row."""
+    """The first row of a recipe with this head (None: that of its shared settings), whose settings stand in for a backbone
+    of no row."""
     from pvtctl.recipe.load import rows_of
 
     rows = rows_of(recipe)
@@ -364,16 +365,17 @@ def find_weights(
     from pvtctl.engine.run import find_runs
     from pvtctl.weights import fetch, published_for
     from pvtctl.weights.cache import cached_file
-    from pvtctl.weights.catalogue import detector_page
+    from pvtctl.weights.catalogue import detector_page, published_model
 
     what = f"{backbone} + {head}" if head else backbone
     for run in find_runs(runs_root()):
         if _is_run_of(run, backbone, data_name, place, head, task):
             return Found(str(run), f"the newest finished run of {what} on {data_name}")
-    entry = published_for(backbone) if data_name == "imagenet" and head is None else None
+    classifier = data_name == "imagenet" and head is None
+    entry = published_for(backbone) if classifier else published_model(backbone, head, data_name)
+    train = f"pvtctl {'finetune' if head else 'pretrain'} {data_name} --backbone {backbone}"
+    train += f" --head {head}" if head else ""
     if entry is None:
-        train = f"pvtctl finetune {data_name} --backbone {backbone} --head {head}" if head else None
-        train = train or f"pvtctl pretrain {data_name} --backbone {backbone}"
         page = detector_page(backbone, head) if head and data_name == "coco" else None
         offered = f"get one from {page} and name the file with --weights" if page else "name a file with --weights"
         raise UsageError(
@@ -387,9 +389,9 @@ def find_weights(
         try:
             file = fetch(entry.name)
         except PvtctlError as error:
-            hint = f"fetch it elsewhere and name the file with --weights, or train: pvtctl pretrain {data_name}"
-            raise PvtctlError(error.message, f"{hint} --backbone {backbone}", exit_code=error.exit_code) from error
-    return Found(str(file), f"published by {entry.source}, top-1 {entry.figures['top1']} %", entry.figures["top1"])
+            hint = f"fetch it elsewhere and name the file with --weights, or train: {train}"
+            raise PvtctlError(error.message, hint, exit_code=error.exit_code) from error
+    return Found(str(file), f"published by {entry.source}: {entry.scores}", entry.figures.get("top1"))
 
 
 def _is_run_of(run: Path, backbone: str, data_name: str, place: Path | None, head: str | None, task: str) -> bool:

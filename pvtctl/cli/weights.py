@@ -144,6 +144,7 @@ def ls(json: bool = _JSON) -> None:
                 "head": entry.head,
                 "data": entry.data,
                 "figures": dict(entry.figures),
+                "scores": entry.scores,
                 "scale_shift": entry.scale_shift,
                 "source": entry.source,
                 "license": entry.license,
@@ -158,7 +159,7 @@ def ls(json: bool = _JSON) -> None:
         print_json({"folder": str(cache_folder()), "weights": entries})
         return
     rows = [
-        [e["name"], _model(e), e["data"], _figures(e), e["source"], e["license"], e["sha256_from"] or "-", _cached(e)]
+        [e["name"], _model(e), e["data"], e["scores"], e["source"], e["license"], e["sha256_from"] or "-", _cached(e)]
         for e in entries
     ]
     table(
@@ -171,11 +172,6 @@ def ls(json: bool = _JSON) -> None:
 
 def _model(entry: dict[str, Any]) -> str:
     return f"{entry['backbone']} + {entry['head']}" if entry["head"] else str(entry["backbone"])
-
-
-def _figures(entry: dict[str, Any]) -> str:
-    """The first two."""
-    return ", ".join(f"{name} {value:g}" for name, value in list(entry["figures"].items())[:2])
 
 
 def _cached(entry: dict[str, Any]) -> str:

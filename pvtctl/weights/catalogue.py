@@ -38,6 +38,11 @@ class Published:
     """Of the pixels that it takes: ImageNet's mean and deviation, or 0.5 for both."""
 
     @property
+    def scores(self) -> str:
+        """`top1 79.8`, `miou 49.02, pixel_acc 83.11`: the first two."""
+        return ", ".join(f"{name} {value:g}" for name, value in list(self.figures.items())[:2])
+
+    @property
     def file_name(self) -> str:
         return self.url.rsplit("/", 1)[-1]
 
@@ -177,6 +182,21 @@ def published_for(backbone: str) -> Published | None:
     of_backbone = (entry for entry in _PUBLISHED if entry.backbone == backbone and entry.head is None)
     same = find_published(backbone)
     return same if same is not None and same.head is None else next(of_backbone, None)
+
+
+_DENSE = {
+    ("vit_large_patch16", "mix"): "dpt_large_midas",
+    ("vit_hybrid", "mix"): "dpt_hybrid_midas",
+    ("vit_hybrid", "kitti"): "dpt_hybrid_kitti",
+    ("vit_hybrid", "nyu"): "dpt_hybrid_nyu",
+    ("vit_large_patch16", "ade20k"): "dpt_large_ade20k",
+    ("vit_hybrid", "ade20k"): "dpt_hybrid_ade20k",
+}
+
+
+def published_model(backbone: str, head: str | None, data_name: str) -> Published | None:
+    """The segmentation or depth model that was trained on the data of this name."""
+    return find_published(_DENSE.get((backbone, data_name), "")) if head == "dpt" else None
 
 
 _PVT_DETECTORS = "https://github.com/whai362/PVT/tree/v2/detection"

@@ -25,7 +25,7 @@ def test_ls_names_every_backbone() -> None:
 
 def test_ls_json() -> None:
     models = json.loads(runner.invoke(app, ["ls", "--json"]).stdout)["models"]
-    assert len(models) == len(VARIANTS) == 31
+    assert len(models) == len(VARIANTS) == 39
     small = next(model for model in models if model["name"] == "pvt_small")
     assert small["params"] == 24_485_864
     assert small["channels"] == [64, 128, 320, 512]

@@ -11,7 +11,7 @@ import pytest
 
 from pvtctl.backbones import backbone_names
 from pvtctl.weights import names_torchvision
-from pvtctl.weights.catalogue import detector_page, published, published_for
+from pvtctl.weights.catalogue import detector_page, published, published_for, published_model
 
 
 def test_names_are_unique_and_backbones_exist() -> None:
@@ -52,6 +52,15 @@ def test_dpts_figures_are_the_papers() -> None:
     assert dpt["dpt_hybrid_kitti"].figures["silog"] == 8.282
     assert {entry.normalization for entry in dpt.values()} == {"half"}
     assert {name for name, entry in dpt.items() if entry.scale_shift} == {"dpt_hybrid_kitti", "dpt_hybrid_nyu"}
+
+
+def test_published_dense_models_by_data() -> None:
+    entry = published_model("vit_hybrid", "dpt", "nyu")
+    assert entry is not None
+    assert (entry.name, entry.scores) == ("dpt_hybrid_nyu", "delta1 0.904, delta2 0.988")
+    assert published_model("vit_hybrid", "dpt", "masks") is None
+    assert published_model("vit_hybrid", None, "nyu") is None
+    assert published_model("resnet50", "midas", "nyu") is None
 
 
 def test_backbones_that_nobody_published() -> None:
