@@ -240,8 +240,8 @@ def _row_under(recipe: str, head: str | None) -> str:
     of no row."""
     from pvtctl.recipe.load import rows_of
 
-    rows = rows_of(recipe)
-    return next((row for row in rows if head is None or _head_of(recipe, row) == head), rows[0])
+    rows, wanted = rows_of(recipe), head or _head_of(recipe, None)
+    return next((row for row in rows if _head_of(recipe, row) == wanted), rows[0])
 
 
 def _head_of(recipe: str, row: str | None) -> str | None:
