@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from typing import Any, Literal, cast, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pvtctl.errors import UsageError, nearest
 from pvtctl.heads.dense import DenseHead
 from pvtctl.heads.refinement import WIDTH, Decoder, DepthOutput
 from pvtctl.layers.conv_norm import ConvNorm
-from pvtctl.layers.linear import apply_linear
+from pvtctl.layers.linear import apply_linear, is_plain
 from pvtctl.layers.patches import conv_by_linear, to_map, to_tokens
 from pvtctl.layers.taps import ReadsTaps, Tap, TapName
 
@@ -134,12 +135,22 @@ class Reassemble(nn.Module):
         size = tap.map.shape[2], tap.map.shape[3]
         tokens, special = to_tokens(tap.map), cast("Tensor", tap.special)
         if self.read is not None:
-            beside = torch.cat((tokens, special[:, :1].expand(-1, tokens.shape[1], -1)), dim=-1)
-            tokens = apply_linear(self.read, beside, gelu=True)
+            tokens = self._projected(tokens, special[:, :1])
         elif self.readout == "add":
             tokens = tokens + special.mean(1, keepdim=True)
         x = to_map(conv_by_linear(to_map(tokens.contiguous(), size), self.project)[0], size)
         return x if self.resample is None else cast("Tensor", self.resample(x))
+
+    def _projected(self, tokens: Tensor, first: Tensor) -> Tensor:
+        """GELU of the linear over every one of `tokens` (B, N, C) with `first` (B, 1, C) beside it.
+
+        The part of the product that falls to `first` is the same for all tokens of an image, and computed once.
+        """
+        assert self.read is not None
+        if not is_plain(self.read, nn.Linear):
+            return apply_linear(self.read, torch.cat((tokens, first.expand_as(tokens)), dim=-1), gelu=True)
+        own, beside = self.read.weight.tensor_split(2, dim=1)
+        return F.gelu(F.linear(tokens, own) + F.linear(first, beside, self.read.bias))
 
 
 def classifier(num_classes: int, dropout: float) -> nn.Sequential:

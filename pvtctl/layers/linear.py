@@ -17,6 +17,9 @@ from torch.autograd import forward_ad
 
 _PLAIN = (Tensor, nn.Parameter)
 
+ROWS, AWKWARD_ROWS, LARGE_WEIGHT = 256, range(385, 1024), 1 << 19
+"""Rows at a time, for a large weight and a number of rows that oneDNN may not divide well (see `_in_chunks`)."""
+
 
 @functools.cache
 def _one_pass_works() -> bool:
@@ -50,11 +53,27 @@ def runs_in_one_pass(*tensors: Tensor | None) -> bool:
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, *, gelu: bool = False) -> Tensor:
     """x (..., in), weight (out, in), bias (out,) -> (..., out), with a GELU on it if asked for."""
     if runs_in_one_pass(x, weight, bias):
-        return torch.ops.mkldnn._linear_pointwise(
-            x, weight, bias, "gelu" if gelu else "none", [], "none" if gelu else ""
-        )
+        rows = x.numel() // x.shape[-1]
+        if rows in AWKWARD_ROWS and rows % 64 and weight.numel() >= LARGE_WEIGHT:
+            return _in_chunks(x, weight, bias, gelu=gelu)
+        return _one_pass(x, weight, bias, gelu=gelu)
     out = F.linear(x, weight, bias)
     return F.gelu(out) if gelu else out
+
+
+def _one_pass(x: Tensor, weight: Tensor, bias: Tensor | None, *, gelu: bool) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "gelu" if gelu else "none", [], "none" if gelu else "")
+
+
+def _in_chunks(x: Tensor, weight: Tensor, bias: Tensor | None, *, gelu: bool) -> Tensor:
+    """oneDNN cuts the rows into equal blocks, and for some numbers finds none that fit: the 577 tokens of a ViT at 384
+    pixels (1024 to 3072 channels) take 45 ms on a Zen 4 core, 576 take 35. In chunks it is 36, and where the whole went well
+    3 % more."""
+    rows = x.flatten(0, -2)
+    out = x.new_empty(len(rows), len(weight))
+    for start in range(0, len(rows), ROWS):
+        out[start : start + ROWS] = _one_pass(rows[start : start + ROWS], weight, bias, gelu=gelu)
+    return out.view(*x.shape[:-1], len(weight))
 
 
 def is_plain(layer: nn.Module, kind: type[nn.Module]) -> bool:
