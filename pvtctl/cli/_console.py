@@ -60,18 +60,18 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def parse_size(text: str) -> tuple[int, int]:
+def parse_size(text: str, *, least: int = 32) -> tuple[int, int]:
     """`800` -> (800, 800), `800x1280` -> (800, 1280): height x width in pixels.
 
-    Raises UsageError for anything else, and for sides outside 32..8192.
+    Raises UsageError for anything else, and for sides outside `least`..8192.
     """
     parts = text.lower().strip().split("x")
     if len(parts) not in (1, 2) or not all(part.strip().isdecimal() for part in parts):
         raise UsageError(f"size {text!r} is not a size", "write 224, or HEIGHTxWIDTH as in 800x1280")
     sides = [int(part) for part in parts]
     height, width = sides[0], sides[-1]
-    if not (32 <= height <= 8192 and 32 <= width <= 8192):
-        raise UsageError(f"size {text!r} is out of range", "both sides must lie between 32 and 8192 pixels")
+    if not (least <= height <= 8192 and least <= width <= 8192):
+        raise UsageError(f"size {text!r} is out of range", f"both sides must lie between {least} and 8192 pixels")
     return height, width
 
 

@@ -158,7 +158,7 @@ def evaluate(
         "flip": flip or None,
         "ratios": parse_ratios(ratios),
         "window": parse_size(window) if window else None,
-        "stride": parse_size(stride) if stride else None,
+        "stride": parse_size(stride, least=1) if stride else None,
         "alignment": alignment,
         "max_depth": max_depth,
         "crop": depth_crop,

@@ -120,7 +120,7 @@ def predict(
             ratios=parse_ratios(ratios),
             flip=flip,
             window=parse_size(window) if window else None,
-            stride=parse_size(stride) if stride else None,
+            stride=parse_size(stride, least=1) if stride else None,
             scale_shift=parse_scale_shift(scale_shift),
             device=device,
             out=out,
