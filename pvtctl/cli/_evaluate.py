@@ -60,8 +60,10 @@ class EvalOptions:
 
     @property
     def asked(self) -> set[str]:
-        """The keys that `--set` names."""
-        return {override.partition("=")[0].strip() for override in self.overrides}
+        """The keys that `--set` gives a value."""
+        from pvtctl.recipe.load import keys_said
+
+        return keys_said(self.overrides)
 
     scale_shift: tuple[float, float] | None
     """Of metric depth, where the weights do not say their own."""
@@ -235,6 +237,7 @@ def _recipe(options: EvalOptions, data: DataChoice | None, source: Path, checkpo
             task=str(checkpoint.task),
             head=checkpoint.head_name,
             overrides=settings,
+            trained=True,
         )
     return _as_scored(recipe, checkpoint, options)
 
@@ -251,6 +254,7 @@ def _as_scored(recipe: Recipe, checkpoint: Inspected, options: EvalOptions) -> R
         "backbone": recipe.model.backbone.model_copy(update={"name": checkpoint.backbone}),
     }
     batch_size = options.batch_size or recipe.eval.batch_size
+    alignment = recipe.eval.alignment
     match checkpoint.task:
         case "detection":
             assert recipe.model.head is not None
@@ -264,17 +268,37 @@ def _as_scored(recipe: Recipe, checkpoint: Inspected, options: EvalOptions) -> R
         case "segmentation" | "depth":
             model |= dense_model(recipe, checkpoint, options.scale_shift)
             sizes = _dense_sizes(recipe, checkpoint, options)
+            said = options.testing.get("alignment") or "eval.alignment" in options.asked
+            if model["head"].scale_shift is None and not said:
+                alignment = "auto"  # a recipe of metric depth says none
         case _:
             batch_size = batch_size or 64
             sizes = _crop_sizes(recipe, checkpoint, options)
-    return recipe.model_copy(
+    scored = recipe.model_copy(
         update={
             "data": recipe.data.model_copy(update=sizes),
             "model": recipe.model.model_copy(update=model),
             "train": train,
-            "eval": recipe.eval.model_copy(update={"batch_size": batch_size}),
+            "eval": recipe.eval.model_copy(update={"batch_size": batch_size, "alignment": alignment}),
         }
     )
+    _check_followed(options.asked, recipe, scored)
+    return scored
+
+
+def _check_followed(said: set[str], recipe: Recipe, scored: Recipe) -> None:
+    """Raise UsageError for what `--set` says of training, or against the weights or another option."""
+    from pvtctl.recipe.compare import differences
+
+    overruled = differences(recipe, scored)
+    for key in sorted(said):
+        if key.startswith("train."):
+            raise UsageError(f"--set {key}: nothing is trained here", "leave it out")
+        if key in overruled:
+            now = overruled[key][1]
+            raise UsageError(
+                f"--set {key} is not followed: it is {now}, as the weights or another option have it", "leave it out"
+            )
 
 
 def _detection_sizes(recipe: Recipe, checkpoint: Inspected, text: str | None) -> dict[str, Any]:
@@ -301,7 +325,7 @@ def dense_model(recipe: Recipe, checkpoint: Inspected, scale_shift: tuple[float,
     if scale_shift is not None and dense.task != "depth":
         raise UsageError("--scale-shift is for depth, and these weights are for segmentation", "leave it out")
     own = recipe.model.backbone
-    stride = checkpoint.meta.get("output_stride") or (own.output_stride if own.name == checkpoint.backbone else 32)
+    stride = dense.output_stride or (own.output_stride if own.name == checkpoint.backbone else 32)
     head = {key: value for key, value in dense.options.items() if key in Head.model_fields}
     return {
         "backbone": Backbone(name=checkpoint.backbone, output_stride=stride, image_size=checkpoint.position_size),

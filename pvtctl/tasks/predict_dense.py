@@ -99,7 +99,7 @@ class DenseUse:
 
 
 def _build(checkpoint: Inspected, found: DenseInfo, scale_shift: tuple[float, float] | None) -> DenseModel:
-    backbone: dict[str, Any] = {"output_stride": checkpoint.meta.get("output_stride", 32)}
+    backbone: dict[str, Any] = {"output_stride": found.output_stride or 32}
     if checkpoint.position_size is not None:
         backbone["image_size"] = checkpoint.position_size
     options: dict[str, Any] = {"head_options": found.options, "backbone_options": backbone}
