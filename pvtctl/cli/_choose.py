@@ -130,13 +130,14 @@ def choose_recipe(
     task: str,
     head: str | None = None,
     overrides: Sequence[Override] = (),
+    trained: bool = False,
 ) -> Recipe:
     """The recipe of a run: by `recipe` (a name or a file) or the paper's table that trains `backbone`.
 
-    `task` is that of `choose_task`; without `head` its first one is taken. Says what was chosen where the user left it
-    open. Raises UsageError.
+    `task` is that of `choose_task`; without `head` its first one is taken. `trained`: the head is there already. Says
+    what was chosen where the user left it open. Raises UsageError.
     """
-    from pvtctl.recipe.load import find_profile, load_recipe, rows_of
+    from pvtctl.recipe.load import find_profile, keys_said, load_recipe, rows_of
     from pvtctl.recipe.vocabulary import HEADS_OF
 
     row: str | None
@@ -181,7 +182,9 @@ def choose_recipe(
     if stand_in is not None:
         note(f"recipe: no row of {chosen.name} trains {backbone}: its shared settings are used, without drop path")
         nothing: dict[str, Any] = {"row": None, "title": None, "paper": None, "expect": {}, "provenance": {}}
-        return _for_fresh_head(chosen).model_copy(update=nothing)
+        if not trained and "model.head.scale_shift" not in keys_said(overrides):
+            chosen = _for_fresh_head(chosen)
+        return chosen.model_copy(update=nothing)
     note(f"recipe: {chosen.name}{f', row {chosen.row}' if chosen.row else ''}, profile {chosen.profile}")
     return chosen
 

@@ -154,6 +154,11 @@ def _override_layer(overrides: Sequence[Override]) -> tuple[Layer, list[Fault]]:
     return layer, faults
 
 
+def keys_said(overrides: Sequence[Override]) -> set[str]:
+    """The dotted keys that `overrides` give a value; `load_recipe` tells of those that are not well formed."""
+    return {".".join(path) for path in _override_layer(overrides)[0].values}
+
+
 def rows_of(name_or_path: str | Path) -> list[str]:
     """The rows that a recipe can run, in the order of the paper's table."""
     return list(read_recipe(name_or_path).rows)
