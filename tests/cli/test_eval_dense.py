@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 import torch
-from tiny_run import Cli
+from tiny_run import Cli, Result
 
 from pvtctl.backbones import build_classifier
 from pvtctl.cli.main import main
@@ -54,7 +55,7 @@ def score(cli: Cli, weights: Path) -> Cli:
     """Score weights by their name on two tiny scenes, into JSON."""
     few = ["--profile", "smoke", "--set", "data.val_samples=2", "--json"]
 
-    def run(name: str, *options: str | Path):  # type: ignore[no-untyped-def]
+    def run(name: str, *options: str | Path) -> Result:
         return cli("eval", "scenes", "--weights", weights / f"{name}.safetensors", *few, *options)
 
     return run
@@ -69,7 +70,7 @@ def test_a_segmenter_is_scored_as_it_was_tested(score: Cli) -> None:
     whole = score("segmenter", "--window", "64", "--stride", "32")
     assert whole.json["metrics"] == plain.json["metrics"], "one window takes the whole image"
     assert "windows of 64x64" in whole.err
-    windows = score("segmenter", "--window", "48", "--stride", "32")
+    windows = score("segmenter", "--window", "48", "--stride", "16")
     assert windows.json["metrics"]["miou"] != plain.json["metrics"]["miou"]
 
 
@@ -155,6 +156,7 @@ def test_a_scale_and_shift_makes_relative_depth_metric(score: Cli) -> None:
         ("segmenter", ["--ratios", "nan"], "--ratios 'nan' are no numbers"),
         ("segmenter", ["--window", "x"], "'x' is not a size"),
         ("segmenter", ["--window", "8"], "'8' is out of range"),
+        ("segmenter", ["--window", "48", "--stride", "0"], "'0' is out of range"),
         ("segmenter", ["--stride", "32"], "eval.stride: needs eval.window"),
         ("segmenter", ["--window", "48", "--stride", "64"], "64x64 is larger than the window of 48x48"),
         ("segmenter", ["--alignment", "none"], "--alignment is for depth"),
@@ -197,8 +199,6 @@ def test_what_makes_no_sense_is_refused(score: Cli, name: str, options: list[str
 def test_weights_of_another_task_than_the_data(
     cli: Cli, weights: Path, data: Path, name: str, folder: str, message: str
 ) -> None:
-    import re
-
     result = cli("eval", data / folder, "--weights", weights / f"{name}.safetensors")
     assert result.code == 2
     assert re.search(message, result.err)
