@@ -145,6 +145,11 @@ def _stage_settings(name: str, at: int) -> dict[str, Any]:
                 "mlp_ratio": variant.mlp_ratios[at],
                 "sr_ratio": reduction,
             }
+        case VitVariant(stem="resnet"):
+            from pvtctl.backbones.vit_hybrid import BLOCKS
+
+            blocks = (0, 0, variant.depth * 3 // 4, variant.depth - variant.depth * 3 // 4)[at]
+            return {"depth": blocks + (BLOCKS[at] if at < 3 else 0), "heads": variant.num_heads if blocks else "-"}
         case VitVariant():
             depth = variant.depth * (at + 1) // 4 - variant.depth * at // 4
             return {
@@ -165,8 +170,12 @@ def _params_by_stage(model: Classifier) -> list[int]:
     if isinstance(backbone, TimmBackbone):
         return []
     if isinstance(backbone, Vit):
-        starts = [0, *(tap for tap in backbone.default_taps if isinstance(tap, int))]
-        groups = [[f"blocks.{block}." for block in range(first, after)] for first, after in pairwise(starts)]
+        ends = [
+            0 if isinstance(tap, str) else tap for tap in backbone.default_taps
+        ]  # named: a stage of the hybrid's ResNet
+        groups = [[f"blocks.{block}." for block in range(first, after)] for first, after in pairwise([0, *ends])]
+        for group, stage in zip(groups, range(3), strict=False) if "R0" in backbone.default_taps else ():
+            group.append(f"patch_embed.stages.{stage}.")
     elif isinstance(backbone, ResNet):
         groups = [[f"layer{at}."] for at in (1, 2, 3, 4)]
     else:
