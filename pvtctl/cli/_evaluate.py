@@ -328,7 +328,9 @@ def dense_model(recipe: Recipe, checkpoint: Inspected, scale_shift: tuple[float,
     stride = dense.output_stride or (own.output_stride if own.name == checkpoint.backbone else 32)
     head = {key: value for key, value in dense.options.items() if key in Head.model_fields}
     return {
-        "backbone": Backbone(name=checkpoint.backbone, output_stride=stride, image_size=checkpoint.position_size),
+        "backbone": Backbone.model_validate(
+            {"name": checkpoint.backbone, "output_stride": stride, "image_size": checkpoint.position_size}
+        ),
         "head": Head(name=dense.head, scale_shift=scale_shift or dense.scale_shift, **head),
     }
 

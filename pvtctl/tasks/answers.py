@@ -63,7 +63,7 @@ class Answers:
         size = _size_of(images)
         if self.window is None:
             return network(images), size
-        return slide(lambda part: self.model.at_size(network(part), _size_of(part)), images, self.window), size
+        return slide(lambda part: self.model.at_size(network(part).float(), _size_of(part)), images, self.window), size
 
     def _at(self, out: Tensor, size: ImageSize, original: ImageSize) -> Tensor:
         """A map at the size of the file; one of a sliding window lies on the image's own pixels already."""
@@ -127,7 +127,9 @@ class DepthAnswers(Answers):
         return out[0, 0]
 
     def _of_mean(self, mean: Tensor) -> Tensor:
-        return mean if self.model.scale_shift is None else to_metres(mean, self.model.scale_shift)
+        if self.model.scale_shift is None:
+            return mean.clamp(min=0)  # bicubic resizing may dip below
+        return to_metres(mean, self.model.scale_shift)
 
 
 def to_metres(inverse: Tensor, scale_shift: tuple[float, float]) -> Tensor:
