@@ -60,17 +60,20 @@ class DenseModel(nn.Module):
         return height, width
 
     def at_size(self, out: Tensor, image: ImageSize, size: ImageSize | None = None) -> Tensor:
-        """A map of `forward` (B, K, h, w) for images of `image` (height, width), resized to `size` (unset: `image`)."""
-        size = image if size is None else size
-        padded = self.padded(image)
-        if padded != image:
-            out = self._resized(out, padded)[:, :, : image[0], : image[1]]
-        return self._resized(out, size)
+        """A map of `forward` (B, K, h, w) for images of `image` (height, width), resized to `size` (unset: `image`).
 
-    def _resized(self, out: Tensor, size: ImageSize) -> Tensor:
+        A map whose corners lie on the image's corners is brought to the image first, and from there by pixel centres, as
+        the image was resized from its file: in one step, pixels near the border would be misplaced by up to half of one.
+        """
+        padded = self.padded(image)
+        if padded != image or self.head.align_corners:
+            out = self._resized(out, padded, self.head.align_corners)[:, :, : image[0], : image[1]]
+        return self._resized(out, image if size is None else size, align_corners=False)
+
+    def _resized(self, out: Tensor, size: ImageSize, align_corners: bool) -> Tensor:
         if (out.shape[2], out.shape[3]) == tuple(size):
             return out
-        return F.interpolate(out, size=size, mode=self.head.upsampling, align_corners=self.head.align_corners)
+        return F.interpolate(out, size=size, mode=self.head.upsampling, align_corners=align_corners)
 
 
 def build_segmenter(

@@ -69,7 +69,6 @@ def build_depth(
         model,
         loss=recipe.train.loss.model_dump(),
         scoring=depth_scoring(recipe, val),
-        limits=(recipe.data.depth.min_depth, recipe.data.depth.max_depth),
         train=train,
         val=val,
         loading=_loading(recipe, device, world_size),

@@ -70,9 +70,10 @@ class DenseTask(DataTask):
         targets = torch.stack(batch.targets)
         weight = self.dense.head.auxiliary_weight
         out, others = model(batch.images, True)
-        losses = self._losses(self.dense.at_size(out, size), targets)
+        # resized in fp32: of what autocast gives, bf16, the mean of two neighbours has three digits
+        losses = self._losses(self.dense.at_size(out.float(), size), targets)
         for at, other in enumerate(others):
-            own = self._losses(self.dense.at_size(other, size), targets)
+            own = self._losses(self.dense.at_size(other.float(), size), targets)
             losses[f"loss_auxiliary{at or ''}"] = weight * own.pop("loss_main")
         total = torch.stack([value for name, value in losses.items() if name.startswith("loss_")]).sum()
         return {"loss": total, **losses}
@@ -177,23 +178,17 @@ class DepthTask(DenseTask):
         *,
         loss: Mapping[str, Any],
         scoring: Callable[[], DepthMetric],
-        limits: tuple[float, float | None],
         **rest: Any,
     ) -> None:
         super().__init__(model, **rest)
         self.loss = dict(loss)
         """The recipe's `train.loss`."""
-        self.limits = limits
-        """Metres that are learned from: at least, and at most."""
         self._scoring = scoring
         self.answers = DepthAnswers(model, self.testing.window)
 
     def _losses(self, out: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        nearest, farthest = self.limits
-        inverse = out[:, 0].float()
-        valid = targets >= nearest
-        if farthest is not None:
-            valid &= targets <= farthest
+        inverse = out[:, 0]
+        valid = targets > 0  # the data leave nothing else outside of the limits in metres
         truth = torch.where(valid, targets, 1.0)
         if self.loss["name"] == "silog":
             assert self.dense.scale_shift is not None  # recipe.agreement holds it

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pvtctl.data.dense import DenseBatch
+from pvtctl.data.depth_files import DepthCoding, decode_depth
 from pvtctl.data.scenes import SEMANTIC_CLASSES
 from pvtctl.engine.protocol import Task
 from pvtctl.errors import UsageError
@@ -226,20 +227,37 @@ def test_the_truth_loses_nothing_in_either_space() -> None:
 
 
 @pytest.mark.parametrize("loss", ["silog", "ssi_trimmed"])
-def test_pixels_without_depth_and_beyond_the_limits_are_not_learned(loss: str) -> None:
-    task = depth(f"train.loss.name={loss}", "data.depth.min_depth=0.5", "data.depth.max_depth=8")
+def test_pixels_without_depth_are_not_learned(loss: str) -> None:
+    task = depth(f"train.loss.name={loss}")
     torch.manual_seed(0)
-    truth = torch.rand(1, 64, 64) * 5 + 1
-    for outside in (0.0, 0.4, 8.5, 900.0):
-        target = truth.clone()
-        target[:, :20] = outside
-        out = (1 / truth[:, None] - 0.1).detach()
-        out[:, :, :20] += torch.rand(20, 64)
-        out.requires_grad_()
-        losses = task.losses(Fixed(out), batch_of(torch.zeros(1, 3, 64, 64), list(target)))
-        losses["loss"].backward()  # type: ignore[no-untyped-call]
-        assert losses["loss"].item() == pytest.approx(0, abs=2e-3)
-        assert torch.count_nonzero(out.grad[:, :, :20]) == 0  # type: ignore[index]
+    target = torch.rand(1, 64, 64) * 5 + 1
+    out = (1 / target[:, None] - 0.1).detach()
+    target[:, :20] = 0
+    out[:, :, :20] += torch.rand(20, 64)
+    out.requires_grad_()
+    losses = task.losses(Fixed(out), batch_of(torch.zeros(1, 3, 64, 64), list(target)))
+    losses["loss"].backward()  # type: ignore[no-untyped-call]
+    assert losses["loss"].item() == pytest.approx(0, abs=2e-3)
+    assert torch.count_nonzero(out.grad[:, :, :20]) == 0  # type: ignore[index]
+
+
+def test_limits_in_metres_do_not_touch_what_a_set_of_inverse_depth_holds() -> None:
+    task = depth(DPT, "train.loss={name: ssi_trimmed, trim: 0}", "data.depth.max_depth=8")
+    inverse = torch.linspace(0.1, 100, 64 * 64).view(64, 64)
+    target = decode_depth(inverse.numpy(), DepthCoding(max_depth=8, inverse=True))
+    assert float(target.max()) > 100  # of no unit
+    out = torch.rand(1, 1, 64, 64, requires_grad=True)
+    task.losses(Fixed(out), batch_of(torch.zeros(1, 3, 64, 64), [target]))["loss"].backward()  # type: ignore[no-untyped-call]
+    assert torch.count_nonzero(out.grad[0, 0, 0]) > 32  # type: ignore[index]
+
+
+@pytest.mark.parametrize("head", ["{name: semantic_fpn}", "{name: dpt}"])
+def test_halves_are_resized_in_full(head: str) -> None:
+    """What autocast hands over has three digits: neighbours must not be averaged in that."""
+    task = segmentation(f"model.head={head}")
+    raw = torch.randn(2, K, 16, 16).bfloat16()
+    batch = batch_of(torch.zeros(2, 3, 64, 64), list(torch.randint(K, (2, 64, 64), dtype=torch.uint8)))
+    assert torch.equal(task.losses(Fixed(raw), batch)["loss"], task.losses(Fixed(raw.float()), batch)["loss"])
 
 
 @pytest.mark.parametrize("loss", ["silog", "ssi_trimmed"])
