@@ -10,6 +10,7 @@ from torch import nn
 
 from pvtctl.backbones import build_backbone
 from pvtctl.engine import Distributed, Ema, build_optimizer, build_schedule, describe_lr, parameter_groups, scale_lr
+from pvtctl.engine.optim import set_lr
 from pvtctl.engine.step import synchronise_batch_norm
 from pvtctl.errors import PvtctlError, UsageError
 
@@ -43,6 +44,17 @@ def test_other_rules() -> None:
     assert decayed(no_decay="none") == every
 
 
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
+def test_backbone_and_decoder_learn_at_two_rates(name: str) -> None:
+    """DPT's depth: 1e-5 for the backbone and 1e-4 for the decoder."""
+    optimizer = build_optimizer(Model(), name=name, lr=1e-4, weight_decay=0, backbone_lr_mult=0.1)  # type: ignore[arg-type]
+    rates = {entry: group["lr"] for group in optimizer.param_groups for entry in group["names"]}
+    assert rates == {entry: pytest.approx(1e-5 if entry.startswith("backbone.") else 1e-4) for entry in rates}
+    assert {entry.partition(".")[0] for entry in rates} == {"backbone", "head"}
+    set_lr(optimizer, 5e-5)
+    assert sorted({round(group["lr"], 12) for group in optimizer.param_groups}) == [5e-6, 5e-5]
+
+
 def test_every_trainable_parameter_is_in_exactly_one_group() -> None:
     model = Model()
     groups = parameter_groups(model, weight_decay=0.1, backbone_lr_mult=0.5)
@@ -71,7 +83,7 @@ def test_nothing_trainable_is_an_error() -> None:
         build_optimizer(nn.Linear(2, 2).requires_grad_(False))
 
 
-@pytest.mark.parametrize("name", ["adamw", "sgd"])
+@pytest.mark.parametrize("name", ["adamw", "adam", "sgd"])
 def test_fused_update_equals_the_plain_one(name: str) -> None:
     torch.manual_seed(0)
     ours = nn.Linear(5, 3)
@@ -80,6 +92,8 @@ def test_fused_update_equals_the_plain_one(name: str) -> None:
     plain: torch.optim.Optimizer
     if name == "adamw":
         plain = torch.optim.AdamW(theirs.parameters(), 0.1, weight_decay=0.2, foreach=False)
+    elif name == "adam":
+        plain = torch.optim.Adam(theirs.parameters(), 0.1, weight_decay=0.2, foreach=False)
     else:
         plain = torch.optim.SGD(theirs.parameters(), 0.1, 0.9, weight_decay=0.2, nesterov=True, foreach=False)
     # SGD's decay is the plain L2 one in both.
