@@ -171,8 +171,9 @@ def choose_recipe(
         check_backbone(backbone)
         own = head or _head_of(recipe, stand_in)
         settings.insert(0, ("model.backbone", _plain_backbone(backbone, own)))
-        if own == "dpt" and not _has_tokens(backbone):
-            settings[1:1] = [("model.head.readout", None), ("model.head.taps", None)]  # a row's ViT had them
+        if own == "dpt" and not _has_tokens(backbone):  # a row's ViT had what is taken back here
+            unsaid: list[Override] = [("model.head.readout", None), ("model.head.taps", None)]
+            settings[1:1] = [*unsaid, ("data.normalization", "imagenet")]
     if head is not None and not rows_of(recipe):
         settings.insert(0, ("model.head.name", head))  # no table's recipe: any head may stand in it
     chosen = load_recipe(recipe, row or stand_in, profile, settings)
@@ -235,7 +236,7 @@ def _table_with(backbone: str, data: str, task: str, head: str | None) -> tuple[
             return find_row(name, backbone, task, head=head)
         except UsageError:
             continue
-    return TABLES[task, head], None
+    return "dpt_backbones" if data == "mix" else TABLES[task, head], None
 
 
 def _row_under(recipe: str, head: str | None) -> str:
