@@ -57,7 +57,7 @@ def test_data_and_weights_score_as_the_run(cli: Cli, detector_run: Path, coco_fo
     assert {"report.html", "detections.json", "classes.csv", "worst.png"} <= {
         each.name for each in Path("one").iterdir()
     }
-    assert "4 images of 12 classes, at 64 pixels (long side up to 96)" in one.err
+    assert "4 images of 12 classes, at a short side of 64 pixels (long side up to 96)" in one.err
     again = cli("eval", coco_folder, "--weights", detector_run / "best.safetensors", "--score-threshold", "0", "--json")
     assert again.code == 0, again.err
     saved = cli("eval", coco_folder, "--results", "one/detections.json", "--json")
@@ -72,7 +72,7 @@ def test_options_are_followed(cli: Cli, detector_run: Path) -> None:
     assert few.json["metrics"]["detections"] == 12
     several = cli("eval", detector_run, "--score-threshold", "0", "--scales", "64,96", "--flip", "--json")
     assert several.code == 0, several.err
-    assert "at 64 and 96 pixels (long side up to 96), mirrored too, in fp32" in several.err
+    assert "at a short side of 64 and 96 pixels (long side up to 96), mirrored too, in fp32" in several.err
     assert several.json["metrics"]["detections"] == 400
 
 
@@ -211,13 +211,19 @@ def test_results_of_unknown_images(cli: Cli, coco_folder: Path, tmp_path: Path) 
     ("arguments", "parts"),
     [
         (["RUN", "--weights", "RUN"], ["leave out --weights"]),
-        (["scenes", "--weights", "RUN", "--head", "mask_rcnn"], ["under retinanet, not a mask_rcnn"]),
-        (["COCO", "--weights", "CLASSIFIER"], ["holds a classifier", "pvtctl finetune"]),
+        (["scenes", "--weights", "RUN", "--head", "mask_rcnn"], ["under retinanet for detection, not a mask_rcnn"]),
+        (
+            ["COCO", "--weights", "CLASSIFIER"],
+            ["for classification, and", "has boxes, not class folders", "pvtctl finetune"],
+        ),
         (
             ["COCO", "--weights", "CLASSIFIER", "--head", "detr"],
-            ["holds a classifier", "pvtctl finetune", "--head detr"],
+            ["for classification, not a detr", "pvtctl finetune", "--head detr"],
         ),
-        (["scenes", "--weights", "CLASSIFIER", "--flip"], ["--flip is for detectors"]),
+        (
+            ["scenes", "--weights", "CLASSIFIER", "--flip"],
+            ["--flip is for detection and", "these weights are for classification"],
+        ),
         (["scenes", "--weights", "RUN", "--resize", "70"], ["--resize is for classifiers"]),
         (["coco", "--annotations", "a.json", "--weights", "RUN"], ["--images and --annotations go together"]),
         (["COCO", "--results", "nowhere.json"], ["nowhere.json"]),
