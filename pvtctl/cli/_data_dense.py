@@ -41,8 +41,14 @@ def data_settings(overrides: Sequence[str]) -> Data:
     try:
         return Data.model_validate_json(json.dumps(nest(values)), strict=True)
     except ValidationError as error:
+        from pvtctl.recipe.layers import Layer, check
+
         first = error.errors()[0]
         where = ".".join(("data", *map(str, first["loc"])))
+        known = check(Layer("--set", {("data", *path): value for path, value in values.items()}))
+        if known:
+            text = known[0].text.replace(" (None)", "")
+            raise UsageError(f"--set {text}", "`pvtctl recipes schema` lists all settings") from error
         raise UsageError(
             f"--set {where}: {first['msg'][0].lower()}{first['msg'][1:]}", "`pvtctl recipes schema` lists all settings"
         ) from error

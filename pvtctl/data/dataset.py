@@ -223,9 +223,10 @@ def find_data(name: str, path: str | Path | None = None) -> Path:
     stand_in = f"      `pvtctl data export scenes --layout {kind} --to data/{name}` makes a small stand-in"
     if kind not in ("imagenet", "coco", "ade20k", "nyu"):
         stand_in = "      `pvtctl data export scenes --layout ade20k --to data/ade20k` makes a small set of label maps"
+    here = f"if the folder {name} here is meant, write ./{name}; else " if Path(name).is_dir() else ""
     raise UsageError(
         f"no data for {name!r}: looked for {' and '.join(str(place) for place in data_places(name))}",
-        f"name it with --data FOLDER or PVTCTL_DATA; {layout}\n{fetch}{stand_in}",
+        f"{here}name it with --data FOLDER or PVTCTL_DATA; {layout}\n{fetch}{stand_in}",
     )
 
 

@@ -28,6 +28,7 @@ from pvtctl.data.depth_files import DepthCoding, raw_depth, valid_values
 from pvtctl.data.depth_layouts import LAYOUTS, SPLITS, NoSplitError, Pairs, find_pairs
 from pvtctl.data.images import BadImage
 from pvtctl.data.layouts import guess_layout
+from pvtctl.data.ordinal_pairs import read_ordinal_pairs
 from pvtctl.errors import UsageError
 
 DEPTH_MEANING: Mapping[str, tuple[Severity, str]] = MEANING | {
@@ -44,6 +45,7 @@ DEPTH_MEANING: Mapping[str, tuple[Severity, str]] = MEANING | {
     "no_depth_at_all": ("error", "no depth file of the split can be used"),
     "without_depth": ("warning", "images without a depth file of their name, or listed with None: not used"),
     "without_image": ("note", "depth files without an image of their name: not used"),
+    "ordinal": ("error", "ordinal pairs that cannot be used: evaluation does not start"),
     "negative": ("note", "values below 0: taken as no depth"),
     "not_finite": ("note", "NaN or infinite values: taken as no depth"),
 }
@@ -139,6 +141,11 @@ def check_depth_data(
         summary.judge(split, findings)
     compare_splits(digests, findings)
     _compare_medians(figures, findings)
+    if "val" in found:
+        try:
+            read_ordinal_pairs(root, found["val"].names)
+        except UsageError as error:
+            findings.add("ordinal", "val", error.message)
     return DepthVerdict(
         path=str(root),
         verdict=findings.verdict(),

@@ -32,6 +32,7 @@ _IMAGE_FOLDERS = ("rgb", "images", "image")
 _ROOTS = {
     "nyu": ("", "sync", "official_splits/{split}", "train", "test", "{split}"),
     "kitti": ("", "raw", "gt", "data_depth_annotated", "gt/{split}", "{split}", "val", "train"),
+    "depth": ("",),
 }
 _ROOTS["kitti"] += tuple(f"{top}/{part}" for top in ("data_depth_annotated", "gt") for part in ("train", "val"))
 
@@ -106,7 +107,7 @@ def read_depth_json(root: Path | str) -> dict[str, Any]:
 def _split_file(name: str, root: Path, split: str, depth: Mapping[str, Any]) -> Path | None:
     key = "train_split_file" if split == "train" else "split_file"
     named = depth.get(key)
-    if named is not None and name in SPLIT_FILES:
+    if named is not None:
         places = [Path(named).expanduser(), root / named]
         found = next((place for place in places if place.is_file()), None)
         if found is None:

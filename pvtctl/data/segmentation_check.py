@@ -47,6 +47,7 @@ SEGMENTATION_MEANING: Mapping[str, tuple[Severity, str]] = MEANING | {
     "only_in_val": ("warning", "class with pixels in val alone: never learned"),
     "only_in_train": ("note", "class with pixels in train alone: has no score"),
     "label_gap": ("note", "class of the list without a pixel in either split"),
+    "no_class_at_all": ("error", "not one pixel of the split has a class"),
     "unlabelled": ("note", "not one pixel has a class: nothing is learned from it"),
 }
 """kind -> (severity, what it means for a run)."""
@@ -271,8 +272,7 @@ def _judge_files(
 ) -> None:
     """What single masks show."""
     table = None if classes is None else classes.table()
-    usable = 0
-    total = 0
+    usable = unlabelled = total = 0
     for one in seen:
         total += 1
         if one.values is None:
@@ -289,6 +289,9 @@ def _judge_files(
             findings.add("outside", split, f"{name}: {', '.join(wrong[:5])}{', ...' if len(wrong) > 5 else ''}")
         if (labels == IGNORE_LABEL).all():
             findings.add("unlabelled", split, name)
+            unlabelled += 1
+    if usable and unlabelled == total:
+        findings.add("no_class_at_all", split, f"all {total} masks examined")
     if total and not usable:
         findings.add("no_labels_at_all", split, f"none of {total} masks examined")
 

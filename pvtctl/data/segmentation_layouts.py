@@ -69,6 +69,8 @@ def require_pairs(pairs: Pairs) -> Pairs:
         of = f"{len(lost)} of {len(lost) + len(pairs.images)} images"
         is_yolo = not pairs.images and next(pairs.mask_folder.rglob("*.txt"), None) is not None
         hint = "text files are boxes: `pvtctl data convert FOLDER --from yolo --to NEW`" if is_yolo else _CHECK_HINT
+        if not pairs.images and any(next(pairs.mask_folder.rglob(f"*{end}"), None) for end in (".jpg", ".jpeg")):
+            hint = "JPEG changes the values of labels, so no mask is one: write the masks anew as PNG"
         raise UsageError(f"{of} have no mask in {pairs.mask_folder}: {which}", hint)
     return pairs
 

@@ -235,7 +235,7 @@ def _dense_cost(recipe: Recipe, num_classes: int) -> Cost:
     original = _ORIGINALS.get(original_data(recipe)) if recipe.expect else None
     classes = original.classes if original is not None else num_classes
     with torch.device("meta"):
-        model = bare_model(recipe, classes)
+        model = bare_model(recipe, classes).eval()  # in training, batch norm refuses the one image that is counted
     return count_model(
         model,
         cost_size(recipe),

@@ -41,7 +41,7 @@ DETECTION = Shown(
 
 SEGMENTATION = Shown(
     "sum of the losses",
-    "Validation mIoU",
+    "Validation",
     (("miou", "mIoU"), ("pixel_acc", "pixel accuracy"), ("boundary_f", "boundary F")),
     (("pixel_acc", "pixel accuracy in training"),),
 )
@@ -95,7 +95,7 @@ def draw_curves(
         axes.set_xlim(0, max(last, 1) * 1.02)
         axes.xaxis.get_major_locator().set_params(integer=True, nbins=6)
         if axes.get_legend_handles_labels()[1]:
-            axes.legend(frameon=False, fontsize=9, loc="best" if axes is loss else "lower right")
+            axes.legend(frameon=False, fontsize=9, loc="best")
         if not axes.lines:
             axes.text(0.5, 0.5, "nothing recorded yet", transform=axes.transAxes, ha="center", color=GREY)
     return save(figure, path)

@@ -69,8 +69,27 @@ def test_a_wrong_setting_is_told_and_tried(cli: Cli, labels: Path) -> None:
     assert "data.segmentation.labels=shifted" in wrong.out
     mistyped = cli("data", "check", labels, "--set", "data.segmentation.labels=shiftet")
     assert (mistyped.code, "'auto', 'plain' or 'shifted'" in mistyped.err) == (2, True)
+    unknown = cli("data", "check", labels, "--set", "data.segmentation.lables=shifted")
+    assert (unknown.code, "did you mean labels" in unknown.err) == (2, True)
     assert cli("data", "check", labels, "--set", "train.epochs=3").code == 2
     assert cli("data", "preview", labels, "--task", "depth").code == 2
+
+
+def test_masks_in_jpeg_are_refused_with_a_hint(cli: Cli, labels: Path) -> None:
+    for mask in (labels / "annotations" / "validation").iterdir():
+        with Image.open(mask) as picture:
+            picture.convert("L").save(mask.with_suffix(".jpg"))
+        mask.unlink()
+    drawn = cli("data", "preview", labels, "--split", "val")
+    assert drawn.code == 2
+    assert "JPEG changes the values of labels" in drawn.err
+
+
+def test_a_folder_called_like_a_data_set(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "nyu").mkdir()
+    told = cli("data", "check", "nyu")
+    assert told.code == 2
+    assert "write ./nyu" in told.err
 
 
 def test_colour_coded_masks_are_refused_with_a_hint(cli: Cli, tmp_path: Path) -> None:

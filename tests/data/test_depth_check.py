@@ -176,6 +176,14 @@ def test_missing_splits_and_folders(root: Path, tmp_path: Path) -> None:
         check_depth_data(root, name="nyuu")
 
 
+def test_ordinal_pairs_that_evaluation_would_refuse(root: Path) -> None:
+    (root / "ordinal.csv").write_text("image,y1,x1,y2,x2,nearer\n9.png,1,1,2,2,1\n")
+    verdict = check_depth_data(root, depth={"scale": 1000.0})
+    assert told(verdict) == {("ordinal", "val"): 1}
+    assert "no image '9.png' in the split" in example(verdict, "ordinal")
+    assert verdict.exit_code is ExitCode.USAGE
+
+
 def test_the_same_image_in_train_and_val(root: Path) -> None:
     (root / "val/rgb/1.png").write_bytes((root / "train/rgb/2.png").read_bytes())
     assert told(check_depth_data(root, name="nyu")) == {("in_train_and_val", "val"): 1}

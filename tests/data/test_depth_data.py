@@ -149,6 +149,15 @@ def test_unknown_and_broken_split_files(tmp_path: Path, write: Write) -> None:
         opened("kitti", tmp_path, split_file="eigen.txt")
 
 
+def test_split_files_of_any_folder(tmp_path: Path, write: Write) -> None:
+    write("train/rgb/a.png", "train/depth/a.png")
+    write("train/rgb/b.png", "train/depth/b.png")
+    (tmp_path / "mine.txt").write_text("train/rgb/b.png train/depth/b.png\n")
+    assert len(opened("depth", tmp_path, split_file="mine.txt", scale=1000)) == 1
+    with pytest.raises(UsageError, match=r"no split file mime.txt"):
+        opened("depth", tmp_path, split_file="mime.txt", scale=1000)
+
+
 def test_kb_crop_takes_the_bottom_middle_of_both(tmp_path: Path) -> None:
     for folder in ("rgb", "depth"):
         (tmp_path / folder).mkdir()

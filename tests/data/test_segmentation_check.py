@@ -144,6 +144,12 @@ def test_no_mask_can_be_used(tmp_path):
     assert kinds(checked(root))["no_labels_at_all"] == "error"
 
 
+def test_a_split_without_a_class(tmp_path):
+    verdict = checked(good(tmp_path, val=[stripes([255])]))
+    assert kinds(verdict)["no_class_at_all"] == "error"
+    assert verdict.exit_code == 2
+
+
 def test_without_a_class_list_the_values_are_told(tmp_path):
     root = good(tmp_path)
     (root / "classes.txt").unlink()
