@@ -144,7 +144,8 @@ def evaluate(
     log10, SILog and the share of pixels within a factor, and in which space, after which alignment, within which crop
     and cap. report.html has the worst images beside truth and errors.
     """
-    from pvtctl.cli._evaluate import EvalOptions, run_evaluation
+    from pvtctl.cli._evaluate import run_evaluation
+    from pvtctl.cli._evaluate_plan import EvalOptions
     from pvtctl.cli._evaluate_results import run_results
 
     if (images is None) != (annotations is None) and results is None:

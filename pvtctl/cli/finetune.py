@@ -15,8 +15,6 @@ from pvtctl.cli._choose import (
     choose_task,
     data_place,
     default_out,
-    find_weights,
-    given_weights,
     note,
 )
 from pvtctl.cli._options import (
@@ -34,6 +32,7 @@ from pvtctl.cli._options import (
     TaskName,
 )
 from pvtctl.cli._train import TrainOptions, arguments_of, in_processes, train
+from pvtctl.cli._weights import find_weights, given_weights
 from pvtctl.errors import UsageError
 
 if TYPE_CHECKING:

@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from pvtctl.cli._choose import Override, choose_data, choose_recipe, default_out, given_weights
+from pvtctl.cli._choose import Override, choose_data, choose_recipe, default_out
 from pvtctl.cli._options import AsJson, Compile, DataFolder, Device, DryRun, Gpus, Overrides, Partial, Profile, Resume
 from pvtctl.cli._train import TrainOptions, arguments_of, in_processes, train
+from pvtctl.cli._weights import given_weights
 from pvtctl.errors import UsageError
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)

@@ -54,7 +54,10 @@ def faults_of(text: str, sets: tuple[str, ...] = ()) -> list[str]:
             "model: {backbone.name: pvt_tiny, head: {name: dpt, scale_shift: [1, 0]}}\n",
             "train.loss.name: silog compares metres: data.depth.mix.web is inverse depth of an unknown scale (x.yaml:3), ",
         ),
-        (f"{CLASSIFIER}eval.flip: true\n", "eval.flip: is for detection and segmentation and depth, classification does not read it (x.yaml:2)"),
+        (
+            f"{CLASSIFIER}eval.flip: true\n",
+            "eval.flip: is for detection and segmentation and depth, classification does not read it (x.yaml:2)",
+        ),
         (
             f"{CLASSIFIER}model.init: scratch\n",
             "model.init: is for detection and segmentation and depth, classification does not read it (x.yaml:2)",

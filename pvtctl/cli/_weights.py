@@ -1,0 +1,93 @@
+"""Which weights a command begins from or scores, where the user named none. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pvtctl.cli._choose import note, runs_root
+from pvtctl.errors import PvtctlError, UsageError
+
+
+def given_weights(text: str) -> str:
+    """A file or folder by its absolute path, so that the run can be resumed from elsewhere; a published name as it is."""
+    path = Path(text).expanduser()
+    return str(path.absolute()) if path.exists() else text
+
+
+@dataclass(frozen=True)
+class Found:
+    """Weights that were found for a backbone that the user named without weights."""
+
+    source: str
+    """A run folder or a file."""
+    why: str
+    published_top1: float | None = None
+    """Percent, as the publisher prints it."""
+
+
+def find_weights(
+    backbone: str, data_name: str, place: Path | None, head: str | None = None, task: str = "classification"
+) -> Found:
+    """The newest finished run of `backbone` (under `head`) on the data, else its published checkpoint, fetched where it
+    is not here.
+
+    `place` is the folder that the data lies in (of `find_data`); None asks for a run on any ImageNet of 1000 classes, or
+    on any data of another name. Raises UsageError when there is neither, PvtctlError when the download fails.
+    """
+    from pvtctl.engine.run import find_runs
+    from pvtctl.weights import fetch, published_for
+    from pvtctl.weights.cache import cached_file
+    from pvtctl.weights.catalogue import detector_page, published_model
+
+    what = f"{backbone} + {head}" if head else backbone
+    for run in find_runs(runs_root()):
+        if _is_run_of(run, backbone, data_name, place, head, task):
+            return Found(str(run), f"the newest finished run of {what} on {data_name}")
+    classifier = data_name == "imagenet" and head is None
+    entry = published_for(backbone) if classifier else published_model(backbone, head, data_name)
+    train = f"pvtctl {'finetune' if head else 'pretrain'} {data_name} --backbone {backbone}"
+    train += f" --head {head}" if head else ""
+    if entry is None:
+        page = detector_page(backbone, head) if head and data_name == "coco" else None
+        offered = f"get one from {page} and name the file with --weights" if page else "name a file with --weights"
+        raise UsageError(
+            f"no weights for {what}: no finished run of it on {data_name} under {runs_root()}, and none published "
+            "that could be fetched",
+            f"{offered}, or train: {train}",
+        )
+    file = cached_file(entry)
+    if file is None:
+        note(f"weights: no run of {backbone} under {runs_root()}; fetching the published ones from {entry.url}")
+        try:
+            file = fetch(entry.name)
+        except PvtctlError as error:
+            hint = f"fetch it elsewhere and name the file with --weights, or train: {train}"
+            raise PvtctlError(error.message, hint, exit_code=error.exit_code) from error
+    return Found(str(file), f"published by {entry.source}: {entry.scores}", entry.figures.get("top1"))
+
+
+def _is_run_of(run: Path, backbone: str, data_name: str, place: Path | None, head: str | None, task: str) -> bool:
+    from pvtctl.data import find_data
+    from pvtctl.engine.run import read_info
+    from pvtctl.recipe.load import load_recipe
+
+    if not ((run / "recipe.yaml").is_file() and (run / "best.safetensors").is_file()):
+        return False
+    try:
+        recipe = load_recipe(run / "recipe.yaml")
+    except UsageError as error:
+        note(f"{run} is left out of the search: {error.message}")
+        return False
+    own_head = recipe.model.head.name if recipe.model.head else None
+    own = (recipe.task, recipe.model.backbone.name, own_head, recipe.data.name)
+    if own != (task, backbone, head, data_name):
+        return False
+    if place is None:
+        return data_name != "imagenet" or read_info(run).get("num_classes") == 1000
+    if recipe.data.val_annotations:
+        return False  # of annotations of its own
+    try:
+        return find_data(data_name, recipe.data.path).resolve() == place.resolve()
+    except UsageError:  # its data is no longer there
+        return False
