@@ -110,10 +110,14 @@ def choose_task(data: DataChoice, head: str | None, task: str | None) -> str:
     fitting = [each for each in of_data if each in wanted]
     if not fitting:
         asked = f"--head {head}" if head is not None else f"--task {task}"
+        what = f"is in the layout of {data.name}"
+        if data.name == "imagenet" and data.path is not None and not (data.path / "train").is_dir():
+            what = "is in none of the layouts that are known (docs/data.md)"
+        voc = "; `pvtctl data convert` brings Pascal VOC and YOLO boxes" if wanted[0] == "detection" else ""
         raise UsageError(
-            f"{asked} needs {NEEDS[wanted[0]]}, and {data.path or data.name} is in the layout of {data.name}",
-            f"say {', '.join(name for name in NAMED_DATA if wanted[0] in tasks_of_data(name))}, or a folder of such data; "
-            "`pvtctl data convert` brings Pascal VOC and YOLO boxes",
+            f"{asked} needs {NEEDS[wanted[0]]}, and {data.path or data.name} {what}",
+            f"say {', '.join(name for name in NAMED_DATA if wanted[0] in tasks_of_data(name))}, "
+            f"or a folder of such data{voc}",
         )
     if len(fitting) > 1 and head is not None:
         note(f"task: {fitting[-1]}, as {head} is for {' and '.join(fitting)} (--task NAME)")
@@ -325,7 +329,13 @@ def data_place(recipe: Recipe) -> str:
     if recipe.data.name == "scenes":
         return "scenes, rendered as needed"
     if recipe.data.name == "mix":
-        return "mix of " + ", ".join(f"{name} in {one.path}" for name, one in recipe.data.depth.mix.items())
+        places = []
+        for name, one in recipe.data.depth.mix.items():
+            try:
+                places.append(f"{name} in {find_data(one.name, one.path)}")
+            except UsageError as error:
+                raise UsageError(f"data.depth.mix.{name}: {error.message}", error.hint) from error
+        return "mix of " + ", ".join(places)
     if recipe.data.val_annotations:
         return f"{recipe.data.name}, {recipe.data.val_annotations}"
     return f"{recipe.data.name} in {find_data(recipe.data.name, recipe.data.path)}"

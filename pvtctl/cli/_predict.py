@@ -170,7 +170,7 @@ def _detect(options: PredictOptions, checkpoint: Inspected, images: Images) -> N
     )
     note(
         f"weights: {options.weights}, {checkpoint.backbone} + {use.head}, {len(use.class_names)} classes; "
-        f"{len(images.names)} images at a short side of {use.sizes[0]} (long side up to {use.sizes[1]})"
+        f"{len(images.names)} image{'s' * (len(images.names) != 1)} at a short side of {use.sizes[0]} (long side up to {use.sizes[1]})"
     )
     out = options.out if options.out is not None or options.as_json else _default_out(options)
     seen = Seen()

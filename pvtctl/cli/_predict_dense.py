@@ -78,7 +78,9 @@ def predict_dense(
         scale_shift=options.scale_shift,
     )
     what = f"{len(use.class_names)} classes" if use.task == "segmentation" else f"depth in {_UNITS[use.space]}"
-    note(f"weights: {options.weights}, {checkpoint.what}, {what}; {len(images.names)} images at {use.tested_at}")
+    note(
+        f"weights: {options.weights}, {checkpoint.what}, {what}; {len(images.names)} image{'s' * (len(images.names) != 1)} at {use.tested_at}"
+    )
     seen = Seen()
     _look_at_all(use, images, seen, options.out)
     on_skipped(seen.skipped, seen.turned)
@@ -168,7 +170,11 @@ def _show(use: DenseUse, seen: Seen) -> None:
     if use.task == "depth":
         rows = [[name, *(f"{value:.3g}" for value in entry["depth"].values())] for name, entry in seen.images.items()]
         unit = "m" if use.space == "metres" else "inverse, no unit"
-        table(f"Depth ({unit}) of {len(rows)} images", ["image", "1st percentile", "median", "99th percentile"], rows)
+        table(
+            f"Depth ({unit}) of {len(rows)} image{'s' * (len(rows) != 1)}",
+            ["image", "1st percentile", "median", "99th percentile"],
+            rows,
+        )
         return
     total = sum(entry["height"] * entry["width"] for entry in seen.images.values())
     pixels: dict[str, float] = {}

@@ -56,7 +56,7 @@ pvtctl finetune ade20k --backbone pvt_small --head semantic_fpn
 
 pvtctl finetune camvid/ --recipe small_maps --weights runs/imagenet_pvt_v1-pvt_tiny-mini
 
-pvtctl finetune nyu --backbone vit_hybrid --head dpt --weights dpt_hybrid
+pvtctl finetune nyu --backbone vit_hybrid --head dpt --weights dpt_hybrid_midas
 
 pvtctl finetune scenes --backbone pvt_v2_b0 --head retinanet --weights none
 """

@@ -106,7 +106,7 @@ def main(argv: list[str] | None = None) -> int:
             return ExitCode.USAGE
         context = getattr(error, "ctx", None)
         hint = f"{context.command_path} --help" if context is not None else "pvtctl --help"
-        _explain_usage(error.format_message(), hint)
+        _explain_usage(error.format_message().replace("': Value error, '", "': '"), hint)
         return ExitCode.USAGE
     except (KeyboardInterrupt, typer.Abort):
         _explain_usage("interrupted", None)

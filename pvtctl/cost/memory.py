@@ -113,7 +113,8 @@ def warn_memory(
     images = "an image" if batch_size == 1 else f"{batch_size} images"
     smaller = "smaller images (data.detection) or larger patches need less"
     if head in DENSE_HEADS:
-        smaller = "a smaller crop (data.segmentation.crop) or batch needs less"
+        what = "size (data.depth.size)" if num_classes is None else "crop (data.segmentation.crop)"
+        smaller = f"a smaller {what} or batch needs less"
     on_warning(
         f"memory: {backbone} under {head} needs about {needed / GIB:.0f} GiB for the activations of {images} of "
         f"{size[0]}x{size[1]} in {'training' if training else 'inference'} (float32, fused attention), and {where} has "

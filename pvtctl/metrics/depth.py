@@ -124,7 +124,10 @@ class DepthMetric:
                 self.nonfinite += 1
                 output = _finite(output)
             if self.pairs is not None and name in self.pairs:
-                wrong, total = whdr(output, self.pairs[name], self.space)
+                try:
+                    wrong, total = whdr(output, self.pairs[name], self.space)
+                except UsageError as error:
+                    raise UsageError(f"{name}: {error.message}", error.hint) from error
                 self.wrong_pairs += wrong
                 self.all_pairs += total
             self._score(output, target.to(output.device), index)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from pvtctl.download import check_hash
@@ -36,6 +37,10 @@ def find_weights(text: str) -> Path:
     entry = find_published(text)
     if entry is None:
         names = [each.name for each in published()]
+        if os.sep in text or text.startswith((".", "~")):
+            raise UsageError(
+                f"no weights: there is no file or folder {text}", "name a checkpoint or the folder of a run"
+            )
         raise UsageError(f"no weights {text!r}: neither a file nor a folder nor a published name", nearest(text, names))
     file = cached_file(entry)
     if file is None:

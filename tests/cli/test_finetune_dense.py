@@ -198,7 +198,7 @@ def test_a_run_goes_on_with_other_data(cli: Cli, made: Path) -> None:
         (["maps", "--task", "depth"], ["--task depth needs depth maps"]),
         (["maps", "--recipe", "dpt_nyu"], ["recipe dpt_nyu needs depth maps"]),
         (["mix", "--data", "maps"], ["the sets of a mix have folders of their own"]),
-        (["mix", "--head", "dpt"], ["mix needs depth sets by name", "dpt_depth_mix"]),
+        (["mix", "--head", "dpt"], ["data.depth.mix.redweb: no data folder data/redweb"]),
         (
             ["rooms", "--set", "train.loss.name=silog", "--set", "model.head.scale_shift=null"],
             ["silog compares metres", "model.head.scale_shift"],

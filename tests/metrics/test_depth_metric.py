@@ -262,6 +262,9 @@ def test_ordinal_pairs() -> None:
     assert whdr(1 / inverse, pairs, "metres") == (2, 4)
     with pytest.raises(UsageError, match="outside its image of 2x2"):
         whdr(inverse, np.array([[0, 0, 0, 2, 1]]), "inverse")
+    outside = DepthMetric(space="inverse", alignment="scale_shift", pairs={"0.png": 2 * np.abs(pairs)})
+    with pytest.raises(UsageError, match=r"0\.png: an ordinal pair lies outside"):
+        outside.update([inverse], batch_of(torch.zeros(2, 2)))
     metric = DepthMetric(space="inverse", alignment="scale_shift", pairs={"0.png": pairs})
     metric.update([inverse], batch_of(torch.zeros(2, 2)))
     metric.update([inverse], batch_of(torch.ones(2, 2), first=1))

@@ -251,6 +251,9 @@ def test_resolve_says_nearest_names_and_the_command(tmp_path: Path, monkeypatch:
     assert resolve_weights("pvt_small") == tmp_path / "weights" / "pvt_small.pth"
     with pytest.raises(UsageError, match="no weights"):
         resolve_weights("x" * 300)
+    with pytest.raises(UsageError, match="there is no file or folder runs/mine") as caught:
+        resolve_weights("runs/mine")
+    assert "pvt_small" not in str(caught.value.hint)  # a path was meant, no name
 
 
 def test_a_fetched_file_is_checked_whenever_it_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
