@@ -22,6 +22,8 @@ Names = tuple[Sequence[str] | None, Sequence[str] | None]
 """Class names of the module and of the file."""
 Above = Identified | DenseInfo
 """What stands on a backbone, whichever task it is for."""
+_READS_TOKENS = "head.reassemble.3.project.weight"
+"""DPT over a ViT has it, over a pyramid not."""
 
 
 def identify_above(
@@ -81,6 +83,8 @@ def _convention(module: Detector | DenseModel, found: Above, checkpoint: Checkpo
     assert isinstance(found, DenseInfo)
     for option, ours in unseen_options(module.head).items():
         stated = found.options.get(option)
+        if stated is None and plain(ours) == "project" and _READS_TOKENS in checkpoint.state:
+            stated = "ignore or add"  # which of the two nobody says; the layers of the third are not there
         if stated is not None and plain(stated) != plain(ours):
             what = f"holds a {found.title} with the {option} {plain(stated)}, and this one has {plain(ours)}"
             return what, f"build it with {option}={plain(stated)}, or "

@@ -253,6 +253,15 @@ def test_taps_that_the_file_states_must_agree(states: dict[str, State], tmp_path
     assert load_weights(model, tmp_path / "a.safetensors").above_share == 1.0
 
 
+@pytest.mark.parametrize("readout", ["ignore", "add"])
+def test_a_file_without_the_layers_of_a_readout_has_another(readout: str, states: dict[str, State]) -> None:
+    """They are few enough to be missing otherwise, and the outputs would be noise."""
+    plain = {key: value for key, value in states["dpt_depth"].items() if ".read." not in key}
+    with pytest.raises(UsageError, match="with the readout ignore or add, and this one has project"):
+        load_weights(_blank("dpt_depth"), plain)
+    assert load_weights(_blank("dpt_depth", readout=readout), plain).above_share == 1.0
+
+
 def test_the_auxiliary_head_may_be_missing_on_either_side(states: dict[str, State]) -> None:
     plain = {key: value for key, value in states["deeplabv3plus"].items() if not key.startswith("head.auxiliary.")}
     model = _blank("deeplabv3plus")
