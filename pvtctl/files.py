@@ -57,6 +57,15 @@ def new_folder(root: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def require_place(folder: Path) -> None:
+    """Raise UsageError where `folder` could not be made or written, before hours are spent on what belongs there."""
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise UsageError(f"{folder} cannot be written: {there} is a file", "choose another --out")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UsageError(f"{folder} cannot be written: no rights to write in {there}", "choose another --out")
+
+
 def _disk_error(path: Path, error: OSError) -> PvtctlError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return PvtctlError(f"the disk is full: {path} was not written", "free some space; what was there is untouched")

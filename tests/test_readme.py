@@ -6,6 +6,9 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from pvtctl.cli.main import COMMANDS
 
@@ -31,6 +34,14 @@ def test_python_example_runs() -> None:
     result = subprocess.run([sys.executable, "-c", example], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert "(32, 64, 160, 256) torch.Size([1, 256, 8, 10])" in result.stdout
+
+
+@pytest.mark.parametrize(("page", "answer"), [("segmentation.md", "labels"), ("depth.md", "metres")])
+def test_examples_of_dense_models_run(page: str, answer: str) -> None:
+    [example] = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / page).read_text(encoding="utf-8"), flags=re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(example, names)
+    assert names[answer].shape[-2:] == names["images"].shape[-2:]
 
 
 def test_no_unfilled_place() -> None:

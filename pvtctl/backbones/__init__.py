@@ -57,6 +57,8 @@ def build_backbone(
 
     Raises UsageError for an unknown name (with the nearest), and for an option that the family cannot use.
     """
+    if not isinstance(name, str):  # a caller's type checker may not be asked
+        raise UsageError(f"a backbone is named by a word, not by a {type(name).__name__}", "such as 'pvt_small'")
     if not 0.0 <= drop_path_rate < 1.0:
         raise UsageError(
             f"drop_path_rate {drop_path_rate} is out of range", "it lies in 0 <= rate < 1, mostly 0.1 to 0.3"

@@ -12,6 +12,7 @@ from pvtctl.cli._choose import (
 from pvtctl.cli._console import print_json, say, table
 from pvtctl.cli._evaluate_plan import EvalOptions, Plan, make_plan
 from pvtctl.cli._train import differences_line, one_voice, say_skipped
+from pvtctl.files import require_place
 
 if TYPE_CHECKING:
     from pvtctl.engine import Distributed
@@ -38,6 +39,8 @@ def _evaluate(plan: Plan, options: EvalOptions, dist: Distributed) -> None:
     from pvtctl.engine.log import silent
     from pvtctl.tasks.build import build_task
 
+    if plan.out is not None:
+        require_place(plan.out)
     talk = say if dist.is_main else silent
     task = build_task(
         plan.recipe,

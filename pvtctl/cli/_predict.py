@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pvtctl.cli._choose import note, runs_root
 from pvtctl.cli._console import print_json, say, table
 from pvtctl.errors import PvtctlError, UsageError
+from pvtctl.files import require_place
 
 if TYPE_CHECKING:
     from pvtctl.metrics.coco_columns import Columns
@@ -74,6 +75,8 @@ def run_predict(options: PredictOptions) -> None:
         )
     if options.out is not None and options.out.exists() and (not options.out.is_dir() or any(options.out.iterdir())):
         raise UsageError(f"--out {options.out} is there already", "name a new folder; nothing is ever overwritten")
+    if options.out is not None:
+        require_place(options.out)
     from pvtctl.tasks.checkpoints import inspect_checkpoint
     from pvtctl.tasks.predict import find_images
 

@@ -100,6 +100,11 @@ def test_values_out_of_range_are_refused(options: dict[str, float], message: str
         build_backbone("pvt_tiny", **options)
 
 
+def test_a_backbone_is_named_by_a_word() -> None:
+    with pytest.raises(UsageError, match="named by a word, not by a Linear"):
+        build_backbone(torch.nn.Linear(1, 1))  # type: ignore[arg-type]
+
+
 def test_unknown_option_is_an_error() -> None:
     with pytest.raises(TypeError):
         build_backbone("pvt_tiny", dropout=0.1)  # type: ignore[call-arg]

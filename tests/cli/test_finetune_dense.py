@@ -241,3 +241,10 @@ def test_words_that_do_not_fit(cli: Cli, made: Path, tmp_path: Path, arguments: 
 def test_options_that_do_not_fit(cli: Cli, made: Path, arguments: list[str], parts: list[str]) -> None:
     words = [str(made / word) if (made / word).exists() else word for word in arguments]
     assert_told(cli(*words), *parts)
+
+
+def test_a_place_that_cannot_be_written_is_told_before_the_work(cli: Cli, made: Path, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("mine")
+    for words in (["eval", made / "metric"], ["predict", made / "maps", "--weights", made / "segmenter"]):
+        assert_told(cli(*words, "--out", "taken/new"), "taken/new cannot be written", "choose another --out")
+    assert (tmp_path / "taken").read_text() == "mine"
