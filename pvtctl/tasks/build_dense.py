@@ -124,16 +124,18 @@ def _splits(recipe: Recipe, *, training: bool) -> tuple[DenseDataset | None, Den
     data = recipe.data
     root = find_data(data.name, data.path)
     sizes: Mapping[str, Any] = getattr(data, recipe.task).model_dump()
-    opened: Callable[..., DenseDataset] = (
-        partially(open_segmentation_split, segmentation=sizes)
-        if recipe.task == "segmentation"
-        else partially(open_depth_split, depth=sizes)
-    )
+    opened: Callable[..., DenseDataset] = open_segmentation_split if recipe.task == "segmentation" else open_depth_split
     shared = {"normalization": data.normalization, "image_size": data.image_size, "seed": recipe.train.seed}
-    val = opened(data.name, root, "val", training=False, samples=data.val_samples, **shared)
+    scored = sizes
+    if recipe.task == "depth" and recipe.eval.max_depth is not None:  # truth up to there is scored, learned or not
+        scored = sizes | {"max_depth": recipe.eval.max_depth}
+    val = opened(data.name, root, "val", training=False, samples=data.val_samples, **{recipe.task: scored}, **shared)
     if not training:
         return None, val
-    return opened(data.name, root, "train", training=True, samples=data.train_samples, **shared), val
+    train = opened(
+        data.name, root, "train", training=True, samples=data.train_samples, **{recipe.task: sizes}, **shared
+    )
+    return train, val
 
 
 def bare_model(recipe: Recipe, num_classes: int) -> DenseModel:

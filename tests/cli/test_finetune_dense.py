@@ -248,3 +248,12 @@ def test_a_place_that_cannot_be_written_is_told_before_the_work(cli: Cli, made: 
     for words in (["eval", made / "metric"], ["predict", made / "maps", "--weights", made / "segmenter"]):
         assert_told(cli(*words, "--out", "taken/new"), "taken/new cannot be written", "choose another --out")
     assert (tmp_path / "taken").read_text() == "mine"
+
+
+def test_the_cap_of_eval_goes_before_that_of_training(cli: Cli, made: Path) -> None:
+    """A model that learned rooms of 3 m, scored to 80 m: truth beyond 3 m counts."""
+    words = ["eval", made / "rooms", "--weights", made / "metric", "--max-depth", "80", "--json"]
+    pixels = [
+        json.loads(cli(*words, *more).out)["metrics"]["pixels"] for more in ([], ["--set", "data.depth.max_depth=3"])
+    ]
+    assert pixels[0] == pixels[1] > 0
