@@ -128,7 +128,7 @@ def _splits(recipe: Recipe, *, training: bool) -> tuple[DenseDataset | None, Den
     shared = {"normalization": data.normalization, "image_size": data.image_size, "seed": recipe.train.seed}
     scored = sizes
     if recipe.task == "depth" and recipe.eval.max_depth is not None:  # truth up to there is scored, learned or not
-        scored = sizes | {"max_depth": recipe.eval.max_depth}
+        scored = {**sizes, "max_depth": recipe.eval.max_depth}
     val = opened(data.name, root, "val", training=False, samples=data.val_samples, **{recipe.task: scored}, **shared)
     if not training:
         return None, val
