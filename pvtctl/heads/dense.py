@@ -17,8 +17,9 @@ class DenseHead(nn.Module):
     """How the map is brought to the size of the image."""
     align_corners = False
     """Whether that resizing lays corners on corners, as the head's original does."""
-    multiple = 1
-    """Images are padded with zeros (right, bottom) to sides that are multiples of this, and the map is cut again."""
+    multiple = 32
+    """Images are padded with zeros (right, bottom) to sides that are multiples of this, and the map is cut again: the
+    coarsest map would be stretched over the image otherwise, by up to 31 pixels."""
     auxiliary_weight = 0.0
     """Weight of the loss of every auxiliary map; 0: the head has none."""
 

@@ -37,8 +37,6 @@ class Dpt(DenseHead):
     0.2). Raises UsageError for taps that do not exist or are out of order, and for options that have no use here.
     """
 
-    multiple = 32
-
     def __init__(
         self,
         backbone: Any,

@@ -17,7 +17,6 @@ class Midas(DenseHead):
     the residual units start behind their first ReLU, and the last resize lays no corners on corners.
     """
 
-    multiple = 32
     upsampling = "bicubic"
 
     def __init__(self, channels: Sequence[int]) -> None:

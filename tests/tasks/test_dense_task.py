@@ -172,16 +172,16 @@ def test_a_head_with_more_classes_in_another_order_is_matched_by_name() -> None:
     names = ["zebra", *reversed(SEMANTIC_CLASSES), "yak"]
     task = segmentation(head=Head(K + 2, names))
     assert task.train is None
-    said = torch.arange(K + 2).repeat_interleave(4).reshape(1, 1, -1).expand(1, 64, -1)
+    said = torch.arange(K + 2).repeat_interleave(32).reshape(1, 1, -1).expand(1, 64, -1)
     width = said.shape[2]
     batch = batch_of(torch.zeros(1, 3, 64, width), [torch.zeros(64, width, dtype=torch.uint8)])
     (found,) = task.predict(Fixed(scores_of(said, K + 2)), batch)
     assert found.dtype == torch.uint8
     expected = [IGNORE_LABEL, *reversed(range(K)), IGNORE_LABEL]
-    assert found[0, ::4].tolist() == expected, "zebra and yak are none of the data's"
-    truth = torch.arange(K).repeat_interleave(4).reshape(1, 1, -1).expand(1, 64, -1)
+    assert found[0, ::32].tolist() == expected, "zebra and yak are none of the data's"
+    truth = torch.arange(K).repeat_interleave(32).reshape(1, 1, -1).expand(1, 64, -1)
     own = K - truth  # the head's number of each class
-    learned = batch_of(torch.zeros(1, 3, 64, K * 4), [truth[0].to(torch.uint8)])
+    learned = batch_of(torch.zeros(1, 3, 64, K * 32), [truth[0].to(torch.uint8)])
     assert task.losses(Fixed(scores_of(own, K + 2)), learned)["loss"].item() == pytest.approx(0, abs=1e-6)
     assert task.meta()["class_names"] == names
     assert task.meta()["palette"] is None
