@@ -99,14 +99,15 @@ def create_depth_model(
     """Build a depth model: normalised images (B, 3, H, W) -> inverse depth (B, 1, h, w), larger for what is nearer.
 
     With `scale_shift` (a, b) it is a metric one: metres = 1 / (a x + b). The published DPT of KITTI has (6.016e-5,
-    0.00579), that of NYUv2 (3.05e-4, 0.1378); `pvtctl weights inspect` tells it where a file or its publisher does. The
+    0.00579), that of NYUv2 (3.05e-4, 0.1378); unset, it is taken from weights that say it. The
     other arguments are as in `create_segmenter`.
     """
     model = build_depth_model(
         backbone, head, scale_shift=scale_shift, head_options=head_options, backbone_options=options
     )
     if weights is not None:
-        load_weights(model, weights)
+        found = load_weights(model, weights).scale_shift
+        model.scale_shift = scale_shift or found
     return model
 
 

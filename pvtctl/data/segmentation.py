@@ -30,6 +30,7 @@ from pvtctl.data.segmentation_masks import read_values, to_labels
 from pvtctl.data.segmentation_transforms import SegmentationTransform
 from pvtctl.data.transforms import Normalization
 from pvtctl.errors import UsageError, nearest
+from pvtctl.structures import IGNORE_LABEL
 
 SEGMENTATION_NAMES = (*SEGMENTATION_SETS, "scenes")
 """Data that have label maps."""
@@ -37,6 +38,8 @@ SEGMENTATION_NAMES = (*SEGMENTATION_SETS, "scenes")
 CLASSES_FILE = "classes.txt"
 
 _LOOKED_AT = 3
+_DOUBTED = 64
+"""Masks that are looked at where the first few have no labelled pixel."""
 """Masks that are read when a split is opened, so that a wrong setting is told before anything is trained."""
 _CACHE_BYTES = 256 * 2**20
 
@@ -74,12 +77,25 @@ class MaskFolder:
         return to_labels(read_values(path, self.classes), self.classes, self._table, path)
 
     def look(self) -> None:
-        """Read a few masks. Raises UsageError as `target` does; broken files are told later."""
-        for index in dict.fromkeys(np.linspace(0, len(self) - 1, _LOOKED_AT).round().astype(int).tolist()):
-            try:
-                self.target(index)
-            except (BadImage, OSError):
-                continue
+        """Read a few masks. Raises UsageError as `target` does, and where none of many has a labelled pixel; broken files
+        are told later."""
+        usual = np.linspace(0, len(self) - 1, _LOOKED_AT).round().astype(int).tolist()
+        empty = [self._is_empty(index) for index in dict.fromkeys(usual)]
+        if False in empty or True not in empty:
+            return
+        more = np.linspace(0, len(self) - 1, _DOUBTED).round().astype(int).tolist()
+        if all(self._is_empty(index) is not False for index in dict.fromkeys(more)):
+            raise UsageError(
+                f"no pixel of the masks in {self.mask_folder} has a class: all are ignored or 255",
+                "data.segmentation.labels and .ignore say which values are none; `pvtctl data check` counts them",
+            )
+
+    def _is_empty(self, index: int) -> bool | None:
+        """Whether a mask has no labelled pixel; None where it cannot be read."""
+        try:
+            return not bool((self.target(index) != IGNORE_LABEL).any())
+        except (BadImage, OSError):
+            return None
 
     def digest(self, indices: NDArray[np.int64]) -> str:
         """Hash of the classes and of names and file sizes of some images and masks."""

@@ -77,6 +77,7 @@ def load_weights(
         assert here is not None  # each of ours is told by its names
         taken = check_above(module, here, found, checkpoint, report, partial)
         if isinstance(module, DenseModel) and isinstance(taken, DenseInfo) and taken.scale_shift:
+            report.scale_shift = taken.scale_shift
             report.note = _metres(module, taken.scale_shift) or report.note
         _refuse_misfit(targets, state, report, partial)
         if taken is not None:

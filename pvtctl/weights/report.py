@@ -26,6 +26,8 @@ class LoadReport:
     """In both, with shapes that cannot be joined."""
     dropped: list[tuple[str, str]] = field(default_factory=list)
     """In the file, left out on purpose: not needed by this module."""
+    scale_shift: tuple[float, float] | None = None
+    """Of a metric depth file: metres = 1 / (a x + b)."""
     resized: list[tuple[str, str]] = field(default_factory=list)
     """Position tables interpolated to another grid."""
     nonfinite: list[str] = field(default_factory=list)

@@ -40,6 +40,14 @@ def target(dataset, index=0) -> np.ndarray:
     return dataset[index].target.numpy()
 
 
+def test_masks_without_any_class_are_refused_before_training(tmp_path):
+    empty, some = stripes([255, 255]), stripes([0, 255])
+    root = mask_set(tmp_path / "a", {"train": [empty] * 9, "val": [some]})
+    assert "no pixel of the masks" in refused("masks", root).message
+    root = mask_set(tmp_path / "b", {"train": [empty, some, *[empty] * 7], "val": [some]})
+    assert len(opened("masks", root)) == 9, "those that are looked at first are empty, another is not"
+
+
 def test_a_folder_of_masks(tmp_path):
     root = mask_set(tmp_path, {"train": [stripes([0, 1, 2, 3]), stripes([2, 255])], "val": [stripes([1, 0])]})
     data = opened("masks", root)

@@ -334,7 +334,9 @@ def test_inspect_convert_and_verify(states: dict[str, State], tmp_path: Path) ->
     assert error.value.hint == "leave --to out, to write ours"
 
 
-def test_the_public_functions(states: dict[str, State]) -> None:
+def test_the_public_functions(states: dict[str, State], tmp_path: Path) -> None:
+    save_safetensors(tmp_path / "metric.safetensors", states["dpt_depth"], {"scale_shift": [0.25, 0.5]})
+    assert create_depth_model("deit_tiny_patch16", weights=tmp_path / "metric.safetensors").scale_shift == (0.25, 0.5)
     segmenter = create_segmenter(BACKBONE, "semantic_fpn", 3, weights=states["semantic_fpn"], drop_path_rate=0.1)
     assert _same(segmenter.state_dict(), states["semantic_fpn"])
     depth = create_depth_model("deit_tiny_patch16", weights=states["dpt_depth"], scale_shift=(0.5, 0.1))
