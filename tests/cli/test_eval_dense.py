@@ -174,7 +174,7 @@ def test_a_scale_and_shift_makes_relative_depth_metric(score: Cli) -> None:
         ("relative", ["--scale-shift", "1"], "is no scale above 0 and a shift"),
         ("relative", ["--scale-shift", "0,1"], "is no scale above 0 and a shift"),
         ("relative", ["--scale-shift", "a,b"], "are no numbers"),
-        ("metric", ["--max-depth", "0.0001"], "no depth lies between 0.001 and 0.0001 m"),
+        ("metric", ["--max-depth", "0.0001"], "is 0.0001 m, not above min_depth"),
         ("classifier", ["--ratios", "1"], "--ratios is for segmentation and depth"),
         ("classifier", ["--task", "segmentation"], "for classification, not a model for segmentation"),
     ],

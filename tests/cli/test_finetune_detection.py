@@ -42,7 +42,7 @@ def test_what_a_run_leaves(detector_run: Path) -> None:
     assert {path.name for path in detector_run.iterdir()} >= FILES
     report = (detector_run / "report.html").read_text()
     assert report.count("data:image/png;base64") >= 6
-    for title in ("Curves", "Sample detections after epoch 1", "Precision and recall", "Confusion with background"):
+    for title in ("Curves", "Samples after epoch 1", "Precision and recall", "Confusion with background"):
         assert title in report
     assert "AP is not comparable with that of PVT v2, Table 3: profile smoke" in report
     assert {path.name for path in (detector_run / "samples").iterdir()} == {"epoch_001.png", "epoch_002.png"}
@@ -149,7 +149,7 @@ def assert_told(result: Any, *parts: str) -> None:
         (["scenes", "--head", "detr", "--weights", "none", "--set", "eval.flip=true"], ["DETR has no NMS"]),
         (["scenes", "--head", "detr", "--weights", "none", "--set", "eval.nms_iou=0.4"], ["DETR has no NMS"]),
         (["imagenet", "--head", "retinanet", "--data", "."], ["--head retinanet needs boxes", "pvtctl data convert"]),
-        ([".", "--recipe", "small_objects"], ["recipe small_objects needs boxes", "COCO layout"]),
+        ([".", "--recipe", "small_objects"], ["recipe small_objects needs boxes", "in the layout of imagenet"]),
     ],
 )
 def test_words_that_do_not_fit(cli: Cli, tmp_path: Path, arguments: list[str], parts: list[str]) -> None:

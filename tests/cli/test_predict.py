@@ -201,7 +201,7 @@ def test_a_classifier_names_five_classes(cli: Cli, photos: Path, tmp_path: Path)
     assert re.search(r"frame2\.jpg\W+kind\d \d+\.\d %", result.out)
     result = cli("predict", photos, "--weights", weights, "--nms-iou", "0.5")
     assert result.code == 2
-    assert "--nms-iou is for detectors" in result.err
+    assert "--nms-iou is for detection" in result.err
 
 
 @pytest.mark.parametrize(
