@@ -12,8 +12,8 @@ from pvtctl.recipe.load import load_recipe
 from pvtctl.recipe.schema import Recipe
 from pvtctl.tasks.build import build_task
 from pvtctl.tasks.classes import Head
-from pvtctl.tasks.of_recipe import fit_settings
 from pvtctl.tasks.classification import ClassificationTask
+from pvtctl.tasks.of_recipe import fit_settings
 
 
 def recipe(*overrides: str) -> Recipe:
