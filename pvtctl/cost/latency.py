@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from pvtctl.cost.machine import OthersShare
-from pvtctl.errors import PvtctlError, UsageError
+from pvtctl.errors import ExitCode, PvtctlError, UsageError
 
 TURN_SECONDS = 0.25
 MIN_CALLS = 7
@@ -185,6 +185,8 @@ class _Run:
         if said.get("out_of_memory"):
             raise _out_of_memory(self.case)
         if "error" in said:
+            if said.get("code") == ExitCode.USAGE:
+                raise UsageError(said["error"], said.get("hint"))
             raise PvtctlError(f"{self.case} failed: {said['error']}", said.get("hint"))
         return said
 

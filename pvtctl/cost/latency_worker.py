@@ -37,7 +37,8 @@ def main() -> None:
                 answer(worker.measure(request["calls"]))
         except Exception as error:  # the parent turns it into one line for the user
             hint = getattr(error, "hint", None)
-            answer({"error": _explain(error), "hint": hint, "out_of_memory": _is_out_of_memory(error)})
+            code = getattr(error, "exit_code", None)  # 2: it was asked for what makes no sense
+            answer({"error": _explain(error), "hint": hint, "code": code, "out_of_memory": _is_out_of_memory(error)})
             return
 
 

@@ -174,3 +174,9 @@ def test_a_dense_models_size_and_classes_reach_the_case(monkeypatch: pytest.Monk
     assert main(["latency", "--backbone", "resnet50s", "--head", "deeplabv3plus", "--output-stride", "8"]) == 0
     assert (seen[0].size, seen[0].head, seen[0].num_classes, seen[0].mode) == ((384, 384), "dpt", None, "train")
     assert (seen[1].size, seen[1].output_stride) == ((512, 512), 8)
+
+
+def test_what_a_model_does_not_have_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--backbone", "pvt_tiny", "--head", "deeplabv3plus", "--output-stride", "8", "--device", "cpu"]
+    assert main(["latency", *arguments]) == 2
+    assert "error: pvt_tiny has no output_stride" in capsys.readouterr().err
