@@ -186,13 +186,22 @@ def _ours_dpt_large() -> nn.Module:
 
 
 class _TransformersDpt(nn.Module):
-    """DPT-Large as its configuration has it by default."""
+    """DPT-Large by the configuration of its published checkpoint; the class's own defaults are DPT-Base's."""
 
     def __init__(self) -> None:
         super().__init__()
         from transformers import DPTConfig, DPTForDepthEstimation
 
-        self.model = DPTForDepthEstimation(DPTConfig())
+        config = DPTConfig(
+            hidden_size=1024,
+            num_hidden_layers=24,
+            num_attention_heads=16,
+            intermediate_size=4096,
+            backbone_out_indices=[5, 11, 17, 23],
+            neck_hidden_sizes=[256, 512, 1024, 1024],
+            readout_type="project",
+        )
+        self.model = DPTForDepthEstimation(config)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.model(images).predicted_depth
