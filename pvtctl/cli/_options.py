@@ -26,6 +26,23 @@ TaskName = Annotated[
         help="classification, detection, segmentation or depth, where data and head leave it open.",
     ),
 ]
+Ratios = Annotated[
+    str | None,
+    typer.Option(help="Segmentation, depth: factors on the size to look at and merge, with commas: 0.75,1,1.25."),
+]
+Window = Annotated[
+    str | None, typer.Option(metavar="HxW", help="Segmentation: slide a window of this size. Default: whole images.")
+]
+Stride = Annotated[
+    str | None, typer.Option(metavar="HxW", help="How far the window slides. Default: two thirds of it.")
+]
+ScaleShift = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SCALE,SHIFT",
+        help="Depth weights that do not say theirs: metres = 1 / (SCALE x + SHIFT). DPT: 3.05e-4,0.1378 (NYUv2).",
+    ),
+]
 Profile = Annotated[
     str | None, typer.Option(help="Scale: paper, mini (minutes on a CPU), smoke. Default: paper; mini for scenes.")
 ]

@@ -8,7 +8,18 @@ from typing import Annotated
 import typer
 
 from pvtctl.cli._console import parse_ratios, parse_scale_shift, parse_size
-from pvtctl.cli._options import DataFolder, Device, Head, Overrides, Partial, TaskName
+from pvtctl.cli._options import (
+    DataFolder,
+    Device,
+    Head,
+    Overrides,
+    Partial,
+    Ratios,
+    ScaleShift,
+    Stride,
+    TaskName,
+    Window,
+)
 from pvtctl.errors import UsageError
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -83,17 +94,9 @@ def evaluate(
         str | None, typer.Option(help="Short sides to detect at and merge, with commas: 600,800,1000.")
     ] = None,
     flip: Annotated[bool, typer.Option("--flip", help="Test the mirrored image too, and merge.")] = False,
-    ratios: Annotated[
-        str | None,
-        typer.Option(help="Segmentation, depth: factors on the size to test at and merge, with commas: 0.5,1,1.5."),
-    ] = None,
-    window: Annotated[
-        str | None,
-        typer.Option(metavar="HxW", help="Segmentation: slide a window of this size. Default: whole images."),
-    ] = None,
-    stride: Annotated[
-        str | None, typer.Option(metavar="HxW", help="How far the window slides. Default: two thirds of it.")
-    ] = None,
+    ratios: Ratios = None,
+    window: Window = None,
+    stride: Stride = None,
     alignment: Annotated[
         str | None,
         typer.Option(
@@ -105,13 +108,7 @@ def evaluate(
     depth_crop: Annotated[
         str | None, typer.Option(help="Depth: score a part of the image: eigen (NYUv2) or garg (KITTI).")
     ] = None,
-    scale_shift: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SCALE,SHIFT",
-            help="Depth weights that do not say theirs: metres = 1 / (SCALE x + SHIFT). DPT: 3.05e-4,0.1378 (NYUv2).",
-        ),
-    ] = None,
+    scale_shift: ScaleShift = None,
     backend: Annotated[
         str | None,
         typer.Option(help="Who computes COCO's numbers: auto, numpy, pycocotools, faster. Default: auto, numpy."),

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from pvtctl.cli._console import parse_ratios, parse_scale_shift, parse_size
-from pvtctl.cli._options import Device
+from pvtctl.cli._options import Device, Ratios, ScaleShift, Stride, Window
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -59,27 +59,13 @@ def predict(
         str | None,
         typer.Option(metavar="HxW", help="Depth: size that images are brought to. Default: the weights' own."),
     ] = None,
-    ratios: Annotated[
-        str | None,
-        typer.Option(help="Segmentation, depth: factors on the size to look at and merge, with commas: 0.75,1,1.25."),
-    ] = None,
+    ratios: Ratios = None,
     flip: Annotated[
         bool, typer.Option("--flip", help="Segmentation, depth: look at the mirrored image too, and merge.")
     ] = False,
-    window: Annotated[
-        str | None,
-        typer.Option(metavar="HxW", help="Segmentation: slide a window of this size. Default: whole images."),
-    ] = None,
-    stride: Annotated[
-        str | None, typer.Option(metavar="HxW", help="How far the window slides. Default: two thirds of it.")
-    ] = None,
-    scale_shift: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SCALE,SHIFT",
-            help="Depth weights that do not say theirs: metres = 1 / (SCALE x + SHIFT).",
-        ),
-    ] = None,
+    window: Window = None,
+    stride: Stride = None,
+    scale_shift: ScaleShift = None,
     device: Device = None,
     out: Annotated[
         Path | None,
