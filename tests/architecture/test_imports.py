@@ -33,7 +33,9 @@ ALLOWED = {
     "cost": MODELS | {"data", "losses"},
     "views": {"metrics"},
     "tasks": MODELS | {"losses", "metrics", "data", "engine", "weights", "recipe", "views", "cost"},
-    "api": MODELS | {"weights"},
+    "studies": MODELS | {"data", "engine", "weights", "recipe", "views", "cost", "tasks", "metrics"},
+    "export": MODELS | {"weights", "cost", "tasks", "recipe", "data"},
+    "api": MODELS | {"weights", "data", "engine", "recipe", "tasks"},
 }
 
 
