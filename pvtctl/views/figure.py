@@ -7,17 +7,22 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from pvtctl.errors import UsageError
 from pvtctl.files import atomic_path
 
 # Okabe and Ito's palette: told apart with any common colour blindness, and in grey by lightness.
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#767676"
 PURPLE = "#CC79A7"
+
+PICTURE_KINDS = ("png", "svg")
+"""What `save` writes."""
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -40,16 +45,24 @@ def style(axes: Axes, *, title: str = "", xlabel: str = "", ylabel: str = "", gr
 
 
 def save(figure: Figure, path: Path | str, *, dpi: int = 120) -> Path:
-    """Write a PNG in one step. Letters that the bundled font lacks become boxes, without a warning."""
+    """Write a PNG or an SVG, by the path's ending, in one step; the same figure gives the same bytes.
+
+    An SVG's letters are drawn as outlines, so that it looks the same wherever it is opened; `dpi` is then that of photos
+    inside it. Letters that the bundled font lacks become boxes, without a warning. Raises UsageError for other endings.
+    """
     path = Path(path)
+    kind = path.suffix.lower().removeprefix(".")
+    if kind not in PICTURE_KINDS:
+        raise UsageError(f"cannot write a picture as {path.name}", "the name must end in .png or .svg")
+    options: dict[str, Any] = {"metadata": {"Date": None, "Creator": None}} if kind == "svg" else {}
     # the bundled font whatever the machine has, and no file of the user's may change how a report looks
     with (
-        matplotlib.rc_context({"font.family": "DejaVu Sans"}),
+        matplotlib.rc_context({"font.family": "DejaVu Sans", "svg.fonttype": "path", "svg.hashsalt": "pvtctl"}),
         warnings.catch_warnings(),
         atomic_path(path) as temporary,
     ):
         warnings.simplefilter("ignore", UserWarning)
-        figure.savefig(temporary, format="png", dpi=dpi)
+        figure.savefig(temporary, format=kind, dpi=dpi, **options)
     return path
 
 

@@ -37,7 +37,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG file that is inlined."""
+    """A PNG or SVG file that is inlined."""
 
     title: str
     path: Path
@@ -88,7 +88,8 @@ def _picture(part: Picture) -> str:
         return ""
     data = base64.b64encode(part.path.read_bytes()).decode()
     title = html.escape(part.title)
-    return f'<h2>{title}</h2><figure><img alt="{title}" src="data:image/png;base64,{data}"></figure>'
+    kind = "svg+xml" if part.path.suffix.lower() == ".svg" else "png"
+    return f'<h2>{title}</h2><figure><img alt="{title}" src="data:image/{kind};base64,{data}"></figure>'
 
 
 def _table(part: Table) -> str:
