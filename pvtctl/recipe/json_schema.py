@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from pvtctl.recipe.schema import Printed, Recipe
+from pvtctl.recipe.schema import Printed, Recipe, Study
 
 _DOTTED = r"^[a-z]\w*(\.\w+)+$"
 
@@ -18,6 +18,8 @@ def file_schema() -> dict[str, Any]:
     printed = Printed.model_json_schema(ref_template="#/$defs/{model}")
     printed.pop("$defs")
     printed["properties"]["expect"]["additionalProperties"] = _figure()
+    study = Study.model_json_schema(ref_template="#/$defs/{model}")
+    definitions |= study.pop("$defs")
     for definition in definitions.values():
         definition.pop("required", None)
         _allow_dotted(definition)
@@ -51,6 +53,7 @@ def file_schema() -> dict[str, Any]:
         "additionalProperties": {"$ref": "#/$defs/Printed"},
         **names,
     }
+    properties["study"] = study | {"description": "What makes the table a study of `pvtctl ablate`."}
     result = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "pvtctl recipe file",

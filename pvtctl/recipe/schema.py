@@ -6,9 +6,12 @@ that use them (`pvtctl.engine.build_optimizer(**recipe.train.optimizer.model_dum
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from pvtctl.errors import UsageError
+from pvtctl.variants import join_width, split_width
 
 Rate = Annotated[float, Field(ge=0.0, le=1.0)]
 Beta = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -173,6 +176,9 @@ class Backbone(Block):
     """A backbone of `pvtctl models ls`, or `timm:NAME`."""
 
     name: str
+    """`NAME@F` is NAME with the `width` F."""
+    width: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Factor on all its widths, for small experiments: the depth stays. Published weights fit 1 only."""
     drop_path_rate: Rate = 0.0
     frozen_stages: Annotated[int, Field(ge=0, le=4)] = 0
     """ResNets: the stem and that many stages are frozen (1, stem and stage 1, in the papers' detectors; 0: nothing)."""
@@ -183,6 +189,23 @@ class Backbone(Block):
     224. Classifiers take `data.image_size`."""
     freeze_norm: bool = False
     """ResNets: batch norm runs on its stored statistics in training too; scale and shift outside frozen stages still train."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split(cls, values: Any) -> Any:
+        """A factor in the name counts, whatever a profile says of the width."""
+        if not isinstance(values, dict) or not isinstance(values.get("name"), str) or "@" not in values["name"]:
+            return values
+        try:
+            name, width = split_width(values["name"])
+        except UsageError as error:
+            raise ValueError(error.message) from error
+        return values | ({"name": name, "width": width} if name != values["name"] else {})
+
+    @property
+    def spec(self) -> str:
+        """As `pvtctl.backbones.build_backbone` takes it: `pvt_small`, or `pvt_small@0.25`."""
+        return join_width(self.name, self.width)
 
 
 class Head(Block):
@@ -202,7 +225,9 @@ class Head(Block):
     num_heads: Annotated[int, Field(ge=1, le=64)] | None = None
     """trans2seg; unset: 8."""
     width: Annotated[int, Field(ge=8, le=4096)] | None = None
-    """deeplabv3plus: channels of its pyramid pooling; unset: 256."""
+    """Channels. retinanet, mask_rcnn: of the FPN and of every convolution on it, mask_rcnn's box head having four times as
+    many; semantic_fpn: of the FPN, its head having half; deeplabv3plus: of its pyramid pooling; dpt and midas: of the
+    decoder. Unset: 256."""
     projection: Literal[1, 3] | None = None
     """deeplabv3plus: side of the convolution that joins its pyramid pooling; unset: 1. mmsegmentation: 3, width 512."""
     auxiliary_weight: Annotated[float, Field(ge=0)] | None = None
@@ -384,3 +409,50 @@ class Printed(Block):
     expect: dict[str, Figure]
     note: str
     """Why it is not run."""
+
+
+class Claim(Block):
+    """What the paper says its table shows, in a form that can be checked: two rows, or a row and a bound."""
+
+    text: str
+    """One sentence, with the paper's figures."""
+    figure: str
+    """The figure that decides: a score of the rows, or `params_m`, `gmacs`, `latency_ms`, `train_memory_gib`."""
+    better: str | None = None
+    """The row that should be ahead of `worse`."""
+    worse: str | None = None
+    row: str | None = None
+    """Instead of two rows: this one's figure should lie `above` or `below` a value."""
+    above: float | None = None
+    below: float | None = None
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        pair = self.better is not None and self.worse is not None
+        bound = self.row is not None and (self.above is None) != (self.below is None)
+        if (
+            pair == bound
+            or (pair and (self.row or self.above or self.below))
+            or (bound and (self.better or self.worse))
+        ):
+            raise ValueError("name better and worse, or row with above or below")
+        return self
+
+
+class Study(Block):
+    """What makes a table a study that `pvtctl ablate` runs: its claims, and what the small scale can show of them."""
+
+    claim: str
+    """One line: what the paper found."""
+    score: str
+    """The figure that ranks the rows."""
+    pretraining: str | None = None
+    """The recipe that trains the rows' ImageNet weights where there are none; unset: no row needs any."""
+    claims: tuple[Claim, ...] = ()
+    figures: tuple[Literal["params", "curves", "macs", "tradeoff"], ...] = ()
+    """Pictures: score against parameters (Figure 2), over epochs (Figure 5), multiply-adds against input size (Figure 6),
+    score against time (Table 11)."""
+    scale: str
+    """What profile mini can show and what not."""
+    seeds: Annotated[int, Field(ge=1, le=100)] = 1
+    """Seeds of each row at profile mini."""

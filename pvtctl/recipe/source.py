@@ -14,10 +14,10 @@ from pydantic import ValidationError
 import pvtctl
 from pvtctl.errors import UsageError, nearest
 from pvtctl.recipe.layers import Fault, Layer, check, flatten
-from pvtctl.recipe.schema import Printed
+from pvtctl.recipe.schema import Printed, Study
 from pvtctl.recipe.yaml_loader import Document, Mark, read_yaml
 
-FILE_KEYS = ("base", "rows", "profiles", "printed")
+FILE_KEYS = ("base", "rows", "profiles", "printed", "study")
 """What a recipe's file may say besides a recipe's own keys."""
 
 
@@ -48,6 +48,8 @@ class RecipeFile:
     profiles: dict[str, list[Layer]]
     """Base first; `paper` is always there."""
     printed: dict[str, Printed]
+    study: Study | None = None
+    """Of this file alone: a base lends none."""
     faults: list[Fault] = field(default_factory=list)
 
 
@@ -63,7 +65,7 @@ def read_recipe(name_or_path: str | Path, _chain: tuple[Path, ...] = ()) -> Reci
     own = {key: value for key, value in document.data.items() if key not in FILE_KEYS}
     shared, found = flatten(own, "recipe", document.marks)
     faults += [*found, *check(shared, FILE_KEYS)]
-    result = RecipeFile(path.stem, path, [shared], {}, {"paper": []}, {}, faults)
+    result = RecipeFile(path.stem, path, [shared], {}, {"paper": []}, {}, faults=faults)
     if parts["base"] is not None:
         _add_base(result, parts["base"], document.marks[("base",)], _chain)
     for name, layer in _sections(document, "rows", "row", faults):
@@ -71,6 +73,7 @@ def read_recipe(name_or_path: str | Path, _chain: tuple[Path, ...] = ()) -> Reci
     for name, layer in _sections(document, "profiles", "profile", faults):
         result.profiles.setdefault(name, []).append(layer)
     result.printed = _printed(document, faults)
+    result.study = _study(document, list(result.rows), faults)
     return result
 
 
@@ -148,6 +151,26 @@ def _printed(document: Document, faults: list[Fault]) -> dict[str, Printed]:
                 key = ".".join(["printed", name, *map(str, one["loc"])])
                 faults.append(Fault(f"{key}: {one['msg'].removeprefix('Input ').lower()} ({at})", at))
     return result
+
+
+def _study(document: Document, rows: list[str], faults: list[Fault]) -> Study | None:
+    block = document.data.get("study")
+    if block is None:
+        return None
+    at = document.marks[("study",)]
+    try:
+        study = Study.model_validate_json(json.dumps(block), strict=True)
+    except ValidationError as error:
+        for one in error.errors():
+            key = ".".join(["study", *map(str, one["loc"])])
+            problem = one["msg"].removeprefix("Input ").removeprefix("Value error, ").lower()
+            faults.append(Fault(f"{key}: {problem} ({at})", at))
+        return None
+    for claim in study.claims:
+        for row in (claim.better, claim.worse, claim.row):
+            if row is not None and row not in rows:
+                faults.append(Fault(f"study.claims: there is no row {row} ({at}), {nearest(row, rows)}", at))
+    return study
 
 
 def recipes_folder(package: Path | None = None) -> Path:

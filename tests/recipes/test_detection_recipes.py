@@ -36,7 +36,7 @@ TABLES = [
     ("pretrained_vs_scratch", "pvt_v1_fig5", "", "box_ap=final_ap"),
     ("gcnet", "pvt_v1_t10", "", "params_m=params_m gmacs=gflops mask_ap=apm mask_ap50=apm50 mask_ap75=apm75"),
     ("input_scale", "pvt_v1_t11", "", f"gmacs=gflops latency_ms=time_ms {AP}"),
-    ("pvt_v2_ablation", "pvt_v2_t6", "", "top1_acc=top1_acc params_m=params_m gmacs=gflops box_ap=ap"),
+    ("pvt_v2_steps", "pvt_v2_t6", "", "top1_acc=top1_acc params_m=params_m gmacs=gflops box_ap=ap"),
     ("pvt_v2_detectors", "pvt_v2_t4", "", "box_ap=apb box_ap50=apb50 box_ap75=apb75 params_m=params_m gmacs=gflops"),
 ]
 

@@ -39,7 +39,7 @@ RUNS = {  # rows x profiles; a new recipe is a new line here
     "imagenet_pvt_v2": 96,
     "input_scale": 9,
     "pretrained_vs_scratch": 18,
-    "pvt_v2_ablation": 12,
+    "pvt_v2_steps": 12,
     "pvt_v2_detectors": 9,
     "small_depth": 3,
     "small_maps": 3,
