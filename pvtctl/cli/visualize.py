@@ -1,0 +1,19 @@
+"""`pvtctl visualize`: pictures of what models look at, find, are made of and learned."""
+
+from __future__ import annotations
+
+import typer
+
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Draw what a model looks at, finds, is made of and learned, as PNG or SVG; several pictures also give one "
+    "index.html. `pvtctl visualize COMMAND --help` shows examples.",
+)
+
+
+@app.callback()
+def _root() -> None:
+    """Each command's body lies in `_visualize_<command>.py`."""
