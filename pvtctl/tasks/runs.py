@@ -1,0 +1,158 @@
+"""Reading what a run has left in its folder."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pvtctl
+from pvtctl.engine.run import find_runs, read_info, read_recipe
+from pvtctl.errors import UsageError
+from pvtctl.recipe.load import load_recipe
+from pvtctl.recipe.schema import Recipe
+
+MAIN_SCORE = {"classification": "top1", "detection": "box_ap", "segmentation": "miou", "depth": "delta1"}
+"""Task -> the number that its best weights are chosen by; more is better."""
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run folder, read. Runs that have not finished look the same, with what there is (`read_run(finished=False)`)."""
+
+    path: Path
+    recipe: Recipe
+    """Flat, as the run began."""
+    info: dict[str, Any]
+    """run.json."""
+    score: dict[str, float]
+    """Of the best weights, as the metrics give it (fractions); empty where nothing was evaluated yet."""
+    evaluations: list[dict[str, Any]]
+    """Lines of metrics.jsonl: `epoch`, `step`, `metrics`, `seconds`."""
+    training: list[dict[str, Any]]
+    """Lines of metrics.jsonl: `epoch`, `step`, `loss`, `lr`, `images_per_s`, `seconds` ..."""
+    environment: list[dict[str, Any]]
+    """One for each start of the run, as `pvtctl.engine.environment.describe_environment` says it."""
+
+    @property
+    def status(self) -> str:
+        """running, finished, failed or stopped."""
+        return str(self.info["status"])
+
+    @property
+    def main_score(self) -> float | None:
+        """The task's main number as a fraction: top-1, box AP, mIoU, delta < 1.25."""
+        return self.score.get(MAIN_SCORE[self.recipe.task])
+
+
+def read_run(path: Path | str, *, finished: bool = True) -> FinishedRun:
+    """Read a run's folder.
+
+    With `finished` a run that has not ended is refused; otherwise what it has so far is read, and its score is that of
+    the best evaluation. The last line of metrics.jsonl may be cut off, as a run that was killed leaves it.
+
+    Raises UsageError, with a hint, where there is no run, files are missing or damaged, or another version of pvtctl
+    wrote a recipe that this one cannot read.
+    """
+    path = Path(path)
+    info = _info(path)
+    recipe = _recipe(path, info)
+    if finished and info["status"] != "finished":
+        reason = f": {info['reason']}" if info.get("reason") else ""
+        raise UsageError(f"the run in {path} is not finished, but {info['status']}{reason}", _hint(info["status"]))
+    lines = _lines(path / "metrics.jsonl")
+    evaluations = [line for line in lines if line.get("event") == "eval"]
+    training = [line for line in lines if line.get("event") == "train"]
+    score = info.get("score") or _best(evaluations, MAIN_SCORE[recipe.task])
+    if not isinstance(score, dict):
+        raise _damaged(path / "run.json")
+    return FinishedRun(path, recipe, info, score, evaluations, training, _environment(path / "environment.json"))
+
+
+def _info(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise UsageError(f"there is no folder {path}", "give the folder of a run, as --out named it")
+    if not path.is_dir():
+        raise UsageError(f"{path} is a file, not the folder of a run", f"did you mean {path.parent}?")
+    file = path / "run.json"
+    if not file.is_file():
+        if (path / "recipe.yaml").is_file():
+            raise UsageError(f"the run in {path} is only half written: it has no run.json", "start it anew elsewhere")
+        below = [str(run) for run in find_runs(path, status=None)[:3]]
+        raise UsageError(
+            f"there is no run in {path}",
+            f"there are runs below it: {', '.join(below)}" if below else "give a folder that holds run.json",
+        )
+    try:
+        info = read_info(path)
+    except (ValueError, OSError):
+        raise _damaged(file) from None
+    if not isinstance(info.get("status"), str):
+        raise UsageError(f"{file} is not that of a run: it has no status", "give a folder that pvtctl trained in")
+    return info
+
+
+def _recipe(path: Path, info: dict[str, Any]) -> Recipe:
+    if not (path / "recipe.yaml").is_file():
+        raise UsageError(f"the run in {path} is only half there: it has no recipe.yaml", "copy the whole folder")
+    version = info.get("version")
+    try:
+        read_recipe(path)
+    except (UsageError, ValueError, OSError):
+        raise _damaged(path / "recipe.yaml") from None
+    try:
+        return load_recipe(path / "recipe.yaml")
+    except UsageError as error:
+        fault = next((line.strip() for line in error.message.splitlines()[1:]), error.message)
+        if version != pvtctl.__version__:
+            raise UsageError(
+                f"{path} was written by pvtctl {version}, this is {pvtctl.__version__}, and its recipe does not fit: "
+                f"{fault}",
+                f"read it with pvtctl {version}, or train it again",
+            ) from error
+        raise UsageError(f"{path} holds a recipe that cannot be read: {fault}", error.hint) from error
+
+
+def _lines(file: Path) -> list[dict[str, Any]]:
+    if not file.is_file():
+        return []
+    found = []
+    texts = file.read_text("utf-8", errors="replace").splitlines()
+    for at, text in enumerate(texts):
+        try:
+            line = json.loads(text)
+        except ValueError:
+            line = None
+        if not isinstance(line, dict):
+            if at == len(texts) - 1:
+                break
+            raise UsageError(f"{file} is damaged in line {at + 1}", "remove that line, or train the run again")
+        found.append(line)
+    return found
+
+
+def _environment(file: Path) -> list[dict[str, Any]]:
+    if not file.is_file():
+        return []
+    try:
+        starts = json.loads(file.read_text("utf-8"))
+    except ValueError:
+        raise _damaged(file) from None
+    if not isinstance(starts, list) or not all(isinstance(start, dict) for start in starts):
+        raise _damaged(file)
+    return starts
+
+
+def _best(evaluations: list[dict[str, Any]], name: str) -> dict[str, float]:
+    scores: list[dict[str, float]] = [line.get("metrics") or {} for line in evaluations]
+    return max(scores, key=lambda score: score.get(name, -math.inf), default={})
+
+
+def _damaged(file: Path) -> UsageError:
+    return UsageError(f"{file} is damaged", "copy the folder again, or train the run again")
+
+
+def _hint(status: str) -> str:
+    return "wait until it has ended" if status == "running" else "go on with it by --resume"
