@@ -6,7 +6,7 @@ that use them (`pvtctl.engine.build_optimizer(**recipe.train.optimizer.model_dum
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
