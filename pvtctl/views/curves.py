@@ -1,4 +1,4 @@
-"""How a run went: loss, accuracy and learning rate over the steps."""
+"""How a run went: loss, accuracy and learning rate over the steps; and curves of several runs over each other."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
+from pvtctl.errors import UsageError
 from pvtctl.views.figure import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, new_figure, save, style
 
 _SCORE_LINES = ((BLUE, False), (ORANGE, True), (GREEN, False), (PURPLE, True))
@@ -142,3 +144,134 @@ def running_mean(values: Sequence[float], width: int) -> list[float]:
         total += value - (values[at - width] if at >= width else 0.0)
         means.append(total / min(at + 1, width))
     return means
+
+
+@dataclass(frozen=True)
+class Series:
+    """One curve among others: a run, or the mean of several with their spread."""
+
+    label: str
+    xs: Sequence[float]
+    means: Sequence[float]
+    lows: Sequence[float] | None = None
+    """With `highs` the edges of a band around the means."""
+    highs: Sequence[float] | None = None
+    paper: float | None = None
+    """What the paper printed for it, in the unit of `means`: a dotted line."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Axes with several curves in them."""
+
+    title: str
+    ylabel: str
+    series: Sequence[Series]
+    from_zero: bool = False
+    logarithmic: bool = False
+
+
+_COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, GREY)
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+"""Seven beside six colours: 42 curves before a pair of both comes again."""
+_DASHES = ("-", "--", "-.")
+_MOST_MARKERS = 12
+"""Of one curve; more would hide it."""
+_LONGEST = 42
+"""Letters of a label in a legend."""
+
+
+def draw_overlay(path: Path | str, series: Sequence[Series], xlabel: str, ylabel: str, title: str) -> Path:
+    """Draw curves over each other as PNG or SVG, each with its own colour and marker, and its band where it has one.
+
+    Values that are not finite are left out. Raises UsageError where nothing is left to draw.
+    """
+    return draw_panels(path, [Panel(title, ylabel, series)], xlabel)
+
+
+def draw_panels(path: Path | str, panels: Sequence[Panel], xlabel: str, *, title: str = "") -> Path:
+    """Draw panels side by side under one legend: the same label has the same colour and marker in all of them.
+
+    Raises UsageError where no panel has a finite value.
+    """
+    labels = list(dict.fromkeys(series.label for panel in panels for series in panel.series))
+    if not any(math.isfinite(value) for panel in panels for series in panel.series for value in series.means):
+        raise UsageError(
+            "there is nothing to draw: no curve has a value yet", "wait for the first lines of metrics.jsonl"
+        )
+    columns = _columns(labels, wide=len(panels) > 1)
+    figure = new_figure(8.6 if len(panels) == 1 else 5.2 * len(panels), 4.4 + 0.22 * -(-len(labels) // columns))
+    if title:
+        figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", parse_math=False)
+    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        style(axes, title=panel.title, xlabel=xlabel, ylabel=panel.ylabel)
+        for series in panel.series:
+            _overlaid(axes, series, labels.index(series.label))
+        if not axes.lines:
+            axes.text(0.5, 0.5, "nothing recorded yet", transform=axes.transAxes, ha="center", color=GREY)
+        if panel.logarithmic and all(value > 0 for series in panel.series for value in series.means):
+            axes.set_yscale("log")
+        elif panel.from_zero:
+            axes.set_ylim(bottom=0)
+    _legend(figure, [series for panel in panels for series in panel.series], columns)
+    return save(figure, path)
+
+
+def _columns(labels: Sequence[str], *, wide: bool) -> int:
+    """How many labels stand beside each other below a picture of one panel, or of several."""
+    letters = 8 + max(min(len(label), _LONGEST) + len(" (dotted: paper 40.4)") * (not wide) for label in labels)
+    return max(1, min(len(labels), (200 if wide else 110) // letters))
+
+
+def _legend(figure: Figure, series: Sequence[Series], columns: int) -> None:
+    """Below all panels: one line and marker a label, with what the paper printed for it."""
+    handles = {
+        label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    printed = {each.label: f" (dotted: paper {each.paper:g})" for each in series if each.paper is not None}
+    texts = [_short(label) + printed.get(label, "") for label in handles]
+    legend = figure.legend(
+        list(handles.values()), texts, loc="outside lower left", ncols=columns, frameon=False, fontsize=9
+    )
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+
+
+def _overlaid(axes: Axes, series: Series, at: int) -> None:
+    """One curve of an overlay; many noisy points are drawn faint, with their running mean over them."""
+    color, marker = _COLOURS[at % len(_COLOURS)], _MARKERS[at % len(_MARKERS)]
+    dashes = _DASHES[at // len(_COLOURS) % len(_DASHES)]
+    kept = [place for place, value in enumerate(series.means) if math.isfinite(value)]
+    if not kept:
+        return
+    xs, ys = [series.xs[place] for place in kept], [series.means[place] for place in kept]
+    if series.lows is not None and series.highs is not None:
+        lows, highs = ([edge[place] for place in kept] for edge in (series.lows, series.highs))
+        axes.fill_between(xs, lows, highs, color=color, alpha=0.18, linewidth=0)
+    if len(ys) > _SMOOTH_FROM and _is_noisy(ys):
+        axes.plot(xs, ys, color=color, alpha=0.25, linewidth=1.2)
+        ys = running_mean(ys, len(ys) // 20 + 1)
+    axes.plot(
+        xs,
+        ys,
+        color=color,
+        linestyle=dashes,
+        linewidth=1.8,
+        marker=marker,
+        markersize=5,
+        markevery=max(1, -(-len(xs) // _MOST_MARKERS)),
+        label=series.label,
+    )
+    if series.paper is not None:
+        axes.axhline(series.paper, color=color, linestyle=":", linewidth=1.6)
+
+
+def _short(name: str) -> str:
+    """Names of runs differ at either end: a long one loses its middle."""
+    return name if len(name) <= _LONGEST else f"{name[: _LONGEST // 2]}…{name[-(_LONGEST // 2 - 1) :]}"
+
+
+def _is_noisy(values: Sequence[float]) -> bool:
+    """Whether it goes up and down more often than a schedule does."""
+    turns = sum((b - a) * (c - b) < 0 for a, b, c in zip(values, values[1:], values[2:], strict=False))
+    return turns > len(values) / 8
