@@ -62,7 +62,8 @@ class Conv3x3(nn.Conv2d):
         channels_last_conv(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        if is_large(x, self.weight) and runs_in_one_pass(x, self.weight, self.bias):
+        # in this order: a question about the size would hold an exported graph to the example's answer
+        if runs_in_one_pass(x, self.weight, self.bias) and is_large(x, self.weight):
             return winograd(x, self.weight, self.bias)
         return super().forward(x)
 
