@@ -74,7 +74,12 @@ def write_report(path: Path | str, report: Report) -> Path:
             case Text():
                 title, text = html.escape(part.title), html.escape(part.text)
                 body.append(f"<details><summary>{title}</summary><pre>{text}</pre></details>")
-    head = f"<title>{html.escape(report.title)}</title><style>{_STYLE}</style>"
+    return write_page(path, report.title, body)
+
+
+def write_page(path: Path | str, title: str, body: Sequence[str], style: str = "") -> Path:
+    """Write one HTML file of the lines `body`, which are HTML already; `style` is CSS besides that of reports."""
+    head = f"<title>{html.escape(title)}</title><style>{_STYLE}{style}</style>"
     meta = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
     page = (
         f'<!doctype html>\n<html lang="en"><head>{meta}{head}</head><body>\n' + "\n".join(body) + "\n</body></html>\n"
@@ -83,13 +88,17 @@ def write_report(path: Path | str, report: Report) -> Path:
     return Path(path)
 
 
+def inlined(path: Path) -> str:
+    """A picture file (PNG, SVG) as the address of an image that holds it."""
+    kind = "svg+xml" if path.suffix.lower() == ".svg" else "png"
+    return f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
 def _picture(part: Picture) -> str:
     if not part.path.is_file():
         return ""
-    data = base64.b64encode(part.path.read_bytes()).decode()
     title = html.escape(part.title)
-    kind = "svg+xml" if part.path.suffix.lower() == ".svg" else "png"
-    return f'<h2>{title}</h2><figure><img alt="{title}" src="data:image/{kind};base64,{data}"></figure>'
+    return f'<h2>{title}</h2><figure><img alt="{title}" src="{inlined(part.path)}"></figure>'
 
 
 def _table(part: Table) -> str:
