@@ -1,4 +1,4 @@
-"""What `pretrain` and `finetune` share: start processes, build, fit, and show what came out."""
+"""What `pretrain` and `finetune` share: start processes, run, and show what came out."""
 
 from __future__ import annotations
 
@@ -8,19 +8,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
-from pvtctl.cli._choose import data_place
 from pvtctl.cli._console import print_json, say, table
 from pvtctl.errors import ExitCode, PvtctlError, ToldElsewhereError, UsageError
 
 if TYPE_CHECKING:
-    from pvtctl.engine import Distributed, FitResult, FitSettings, RunFolder
+    from pvtctl.engine import Distributed, DryRunReport
     from pvtctl.recipe.schema import Recipe
-    from pvtctl.tasks.build import Task
-    from pvtctl.tasks.reports import RunSummary
+    from pvtctl.tasks.train import RunResult
 
 
 @dataclass(frozen=True)
@@ -116,68 +114,25 @@ def train(recipe: Recipe, options: TrainOptions) -> None:
 
 
 def _train(recipe: Recipe, options: TrainOptions, dist: Distributed) -> None:
-    from pvtctl.engine.log import silent
-    from pvtctl.engine.run import taken
-    from pvtctl.tasks.build import build_task
-    from pvtctl.tasks.of_recipe import fit_settings
+    from pvtctl.tasks.train import train_recipe, try_recipe
 
     if options.resume and options.dry_run:
         raise UsageError("--dry-run starts nothing that --resume could go on with", "leave out one of them")
-    if not options.resume and not options.dry_run:
-        # Before anything is loaded; `RunFolder.open` asks again. By the first process alone: another one could be late
-        # and find the folder that the first has made.
-        dist.agree(taken(options.out) if dist.is_main else None)
-    talk = say if dist.is_main else silent
-    task = build_task(recipe, device=dist.device, world_size=dist.world_size, partial=options.partial, say=talk)
-    settings = fit_settings(recipe, dist.world_size)
-    task.batches_per_epoch(dist.world_size)  # too few images are told before there is a run folder
-    talk(f"data: {data_place(recipe)}; {_data_line(task)}")
     if options.dry_run:
-        _dry_run(recipe, task, settings, dist, options)
-        return
-    from pvtctl.engine import RunFolder
-    from pvtctl.tasks.reports import report_run
-
-    flat = recipe.model_dump(mode="json")
-    notes = {"data": task.fingerprints()} if dist.is_main else {}
-    with RunFolder.open(options.out, flat, resume=options.resume, dist=dist, notes=notes) as run:
-        talk(f"run folder: {run.path}")
-        run.record(num_classes=len(task.class_names))
-        result = _fit(recipe, task, settings, run, dist)
-        metric, skipped = _score_best(task, run, dist)
+        report = try_recipe(recipe, dist, partial=options.partial, say=say)
         if dist.is_main:
-            steps = _steps_per_epoch(task, settings, dist)
-            summary = report_run(run, task, recipe, result, metric, steps_per_epoch=steps, skipped=skipped)
-            _show(summary, run, result, options.as_json)
-
-
-def _data_line(task: Task) -> str:
-    classes = f", {len(task.val.class_names)} classes" if task.val.class_names else ""
-    return f"{len(task.train)} training and {len(task.val)} validation images{classes}"
-
-
-def _layer_depths(recipe: Recipe, task: Task) -> Any:
-    if recipe.train.optimizer.layer_decay == 1.0:
-        return None
-    from pvtctl.backbones import layer_depths
-
-    return layer_depths(task.model)
-
-
-def _dry_run(recipe: Recipe, task: Task, settings: FitSettings, dist: Distributed, options: TrainOptions) -> None:
-    from pvtctl.engine import dry_run
-    from pvtctl.engine.log import silent
-    from pvtctl.tasks.reports import duration
-    from pvtctl.weights import save_safetensors
-
-    depths = _layer_depths(recipe, task)
-    talk = say if dist.is_main else silent
-    report = dry_run(task, settings, dist, save_weights=save_safetensors, layer_depths=depths, talk=talk)
-    if not dist.is_main:
+            _show_dry_run(recipe, report, options.as_json)
         return
-    values = report.as_dict()
-    if options.as_json:
-        print_json({"dry_run": values, "recipe": recipe.model_dump(mode="json")})
+    result = train_recipe(recipe, options.out, dist, resume=options.resume, partial=options.partial, say=say)
+    if result is not None:
+        _show(result, options.as_json)
+
+
+def _show_dry_run(recipe: Recipe, report: DryRunReport, as_json: bool) -> None:
+    from pvtctl.tasks.reports import duration
+
+    if as_json:
+        print_json({"dry_run": report.as_dict(), "recipe": recipe.model_dump(mode="json")})
         return
     rows = [
         ("precision", report.precision),
@@ -194,46 +149,10 @@ def _dry_run(recipe: Recipe, task: Task, settings: FitSettings, dist: Distribute
     table("Dry run: nothing was written", ["what", "value"], rows)
 
 
-def _fit(recipe: Recipe, task: Task, settings: FitSettings, run: RunFolder, dist: Distributed) -> FitResult:
-    from pvtctl.engine import fit
-    from pvtctl.tasks.reports import draw_epoch
-    from pvtctl.weights import save_safetensors
-
-    steps = _steps_per_epoch(task, settings, dist)
-
-    def draw(folder: RunFolder) -> None:
-        draw_epoch(folder, task, steps)
-
-    return fit(
-        task,
-        settings,
-        run,
-        dist,
-        save_weights=save_safetensors,
-        after_eval=draw,
-        layer_depths=_layer_depths(recipe, task),
-    )
-
-
-def _steps_per_epoch(task: Task, settings: FitSettings, dist: Distributed) -> int:
-    return task.batches_per_epoch(dist.world_size) // settings.accumulate
-
-
-def _score_best(task: Task, run: RunFolder, dist: Distributed) -> tuple[Any, dict[str, str]]:
-    """Score the best weights as they were saved; the metric, and all images that any process could not read."""
-    from pvtctl.engine import choose_precision, evaluate
-    from pvtctl.weights import load_weights
-
-    best, precision = dist.from_main((run.best_weights, run.info.get("precision", "auto")))
-    load_weights(task.model, best, class_names=task.class_names or None)  # depth has none
-    metric = evaluate(task, task.model, dist, choose_precision(precision, dist.device), title="best weights")
-    skipped = {name: reason for own in dist.gather(task.skipped) for name, reason in own.items()}
-    return metric, skipped
-
-
-def _show(summary: RunSummary, run: RunFolder, result: FitResult, as_json: bool) -> None:
+def _show(run: RunResult, as_json: bool) -> None:
     from pvtctl.tasks.results import result_rows
 
+    summary, result = run.summary, run.fit
     if as_json:
         printed = [figure for figure in summary.figures if figure.paper is not None]
         print_json(

@@ -25,11 +25,13 @@ def evaluate(
     *,
     should_stop: Callable[[], bool] = lambda: False,
     title: str = "evaluate",
+    shown: bool = True,
 ) -> Metric:
     """The task's metric over every validation sample exactly once; call `.compute()` on it.
 
     On several ranks each scores its share and the states are merged, so that all ranks hold the numbers that one rank
-    over all samples would have. `model` is put on the device and left in its former mode.
+    over all samples would have. `model` is put on the device and left in its former mode. Progress is `shown` on the
+    first rank.
 
     Raises EvaluationStopped on every rank when `should_stop()` turns true on any of them.
     """
@@ -40,7 +42,7 @@ def evaluate(
     total = len(loader) if isinstance(loader, Sized) else None
     stopped = False
     try:
-        with torch.no_grad(), Progress(title, total, unit="batches", shown=dist.is_main) as progress:
+        with torch.no_grad(), Progress(title, total, unit="batches", shown=shown and dist.is_main) as progress:
             for batch in loader:
                 if stopped := should_stop():
                     break

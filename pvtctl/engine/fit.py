@@ -47,7 +47,7 @@ def fit(
 
     `save_weights(path, module, meta)` writes the best weights so far; `after_eval(run)` may draw curves. Both run on
     the first rank only. `layer_depths` is needed for layer-wise decay: see `build_optimizer`. A run that has finished
-    returns its result again.
+    returns its result again. `talk` gets what there is to tell; `log.silent` hides the progress bars too.
 
     Raises Stopped (exit code 75 or 130) when a signal or the time limit ended the run after it saved itself, and
     PvtctlError when memory or disk ran out, or when the loss stayed non-finite after one roll-back.
@@ -150,7 +150,9 @@ class _Fit:
         batches = iter(loader)
         title = f"epoch {epoch + 1}/{self.epochs}"
         start = self.at.batch // self.settings.accumulate
-        with Progress(title, self.stepper.steps_per_epoch, start=start, unit="steps", shown=dist.is_main) as progress:
+        with Progress(
+            title, self.stepper.steps_per_epoch, start=start, unit="steps", shown=self.talk is not silent
+        ) as progress:
             while self.at.batch < self.batches_per_epoch and self.step < self.total_steps:
                 if not self._train_step(self._take(batches)):
                     return False
@@ -293,7 +295,12 @@ class _Fit:
         self.dist.share_buffers(model)
         try:
             metric = evaluate(
-                self.task, model, self.dist, self.stepper.precision, should_stop=lambda: self.stop.code != 0
+                self.task,
+                model,
+                self.dist,
+                self.stepper.precision,
+                should_stop=lambda: self.stop.code != 0,
+                shown=self.talk is not silent,
             )
         except EvaluationStopped:
             self._save()
