@@ -1,0 +1,239 @@
+"""Points with names: models or runs against what they cost."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.path import Path as MplPath
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.transforms import Bbox
+
+from pvtctl.errors import UsageError
+from pvtctl.views.figure import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, new_figure, save, shorten, style
+
+COLOURS = (BLUE, RED, GREEN, PURPLE, ORANGE, "#56B4E9", "#000000")
+MARKERS = "osD^vPX"
+"""Groups differ in both, so that they are told apart in grey, too."""
+LONGEST_LABEL = 34
+_LOGARITHMIC = 25
+"""Largest x over smallest x from which on the axis is logarithmic."""
+_MARKER = 7.5
+_TEXT = 8.5
+"""Points of size."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One model or run. Points of a `group` share colour and marker."""
+
+    label: str
+    x: float
+    y: float
+    group: str = ""
+    x_error: float | None = None
+    y_error: float | None = None
+    hollow: bool = False
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One pair of axes."""
+
+    points: Sequence[Point]
+    xlabel: str
+    ylabel: str
+
+
+def draw_scatter(
+    path: Path | str, points: Sequence[Point], *, xlabel: str, ylabel: str, title: str, hollow: str | None = None
+) -> Path:
+    """Draw `points` with their labels beside them into a PNG or SVG file.
+
+    Labels lie on no point, no error bar and no other label as long as there is room, and never outside the picture; one
+    that had to move away is tied to its point by a line. Points that are not finite are left out. `hollow` says in the
+    legend what hollow points are. Raises UsageError where no point is left.
+    """
+    return draw_scatters(path, [Panel(points, xlabel, ylabel)], title=title, hollow=hollow)
+
+
+def draw_scatters(path: Path | str, panels: Sequence[Panel], *, title: str, hollow: str | None = None) -> Path:
+    """Draw several panels side by side, with one legend; otherwise as `draw_scatter`."""
+    panels = [Panel([p for p in each.points if _is_finite(p)], each.xlabel, each.ylabel) for each in panels]
+    if not any(panel.points for panel in panels):
+        raise UsageError("there is nothing to draw: no model has both figures", "measure some first")
+    figure = new_figure(7.2 if len(panels) == 1 else 4.7 * len(panels), 4.8)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", parse_math=False)
+    groups = list(dict.fromkeys(point.group for panel in panels for point in panel.points))
+    all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, panel in zip(all_axes, panels, strict=True):
+        style(axes, xlabel=panel.xlabel, ylabel=panel.ylabel)
+        for point in panel.points:
+            _draw_point(axes, point, groups.index(point.group))
+        _set_limits(axes, panel.points)
+    _add_legend(figure, groups, hollow if any(p.hollow for panel in panels for p in panel.points) else None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # letters that the font lacks become boxes, as in `save`
+        figure.draw_without_rendering()  # from here on points have places
+        for axes, panel in zip(all_axes, panels, strict=True):
+            _place_labels(axes, panel.points)
+    return save(figure, path)
+
+
+def _is_finite(point: Point) -> bool:
+    return math.isfinite(point.x) and math.isfinite(point.y)
+
+
+def _looks(at: int) -> tuple[str, str]:
+    """Colour and marker of the group of that number; they begin anew out of step, so that 49 pairs differ."""
+    return COLOURS[at % len(COLOURS)], MARKERS[(at + at // len(COLOURS)) % len(MARKERS)]
+
+
+def _draw_point(axes: Axes, point: Point, group: int) -> None:
+    colour, marker = _looks(group)
+    axes.errorbar(
+        point.x,
+        point.y,
+        xerr=point.x_error or None,
+        yerr=point.y_error or None,
+        fmt=marker,
+        color=colour,
+        markersize=_MARKER,
+        markerfacecolor="white" if point.hollow else colour,
+        markeredgewidth=1.5,
+        elinewidth=1.2,
+        capsize=3,
+        zorder=3,
+    )
+
+
+def _set_limits(axes: Axes, points: Sequence[Point]) -> None:
+    """Room around the points for labels, on a logarithmic axis where costs are of different magnitude."""
+    axes.margins(x=0.16, y=0.14)
+    xs = [point.x for point in points]
+    if xs and min(xs) > 0 and max(xs) > _LOGARITHMIC * min(xs):
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, at: f"{value:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    elif xs and min(xs) >= 0 and axes.get_xlim()[0] < 0:
+        axes.set_xlim(left=0)
+
+
+def _add_legend(figure: Figure, groups: Sequence[str], hollow: str | None) -> None:
+    """Below the axes, where it hides nothing; none for a single group without a name."""
+    entries = []
+    for at, name in enumerate(groups):
+        if name and len(groups) > 1:
+            colour, marker = _looks(at)
+            entries.append(_entry(name, colour, marker, colour))
+    if hollow:
+        entries.append(_entry(hollow, GREY, "o", "white"))
+    if entries:
+        columns = min(len(entries), max(2, int(figure.get_figwidth() / 1.8)))
+        figure.legend(handles=entries, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
+
+
+def _entry(name: str, colour: str, marker: str, face: str) -> Line2D:
+    label = shorten(name, LONGEST_LABEL)
+    return Line2D(
+        [], [], linestyle="", color=colour, marker=marker, markersize=_MARKER, markerfacecolor=face, label=label
+    )
+
+
+def _place_labels(axes: Axes, points: Sequence[Point]) -> None:
+    """Greedy: each label, crowded points first, takes the nearest free place around its point."""
+    taken = [box for point in points for box in _boxes_of(axes, point)]
+    places = [_place(axes, point.x, point.y) for point in points]
+
+    def crowd(at: int) -> float:
+        return sum(1 / (1 + math.dist(places[at], place)) for place in places)
+
+    for at in sorted(range(len(points)), key=crowd, reverse=True):
+        if points[at].label:
+            taken.append(_place_label(axes, points[at], places[at], taken))
+
+
+def _place(axes: Axes, x: float, y: float) -> tuple[float, float]:
+    """In pixels of the canvas."""
+    across, up = axes.transData.transform((x, y))
+    return float(across), float(up)
+
+
+def _boxes_of(axes: Axes, point: Point) -> list[Bbox]:
+    """What a point and its error bars cover, in pixels of the canvas."""
+    x, y = _place(axes, point.x, point.y)
+    reach = _pixels(axes, _MARKER / 2 + 1.5)
+    boxes = [Bbox.from_extents(x - reach, y - reach, x + reach, y + reach)]
+    for dx, dy in ((point.x_error or 0, 0), (0, point.y_error or 0)):
+        if dx or dy:
+            (x0, y0), (x1, y1) = (_place(axes, point.x + sign * dx, point.y + sign * dy) for sign in (-1, 1))
+            boxes.append(Bbox.from_extents(x0 - 3, y0 - 3, x1 + 3, y1 + 3))
+    return boxes
+
+
+def _pixels(axes: Axes, points: float) -> float:
+    return points * axes.get_figure(root=True).dpi / 72  # type: ignore[union-attr]
+
+
+def _place_label(axes: Axes, point: Point, at: tuple[float, float], taken: Sequence[Bbox]) -> Bbox:
+    canvas = axes.get_figure(root=True).canvas  # type: ignore[union-attr]
+    assert isinstance(canvas, FigureCanvasAgg)
+    note = axes.annotate(
+        shorten(point.label, LONGEST_LABEL), (point.x, point.y), xytext=(0, 0), textcoords="offset points",
+        fontsize=_TEXT, color="#1a1a1a", ha="center", va="center", parse_math=False, zorder=4,
+    )  # fmt: skip
+    note.set_in_layout(False)
+    extent = note.get_window_extent(canvas.get_renderer())  # type: ignore[no-untyped-call]
+    inside = axes.get_window_extent()
+    best, least = None, math.inf
+    for dx, dy, far in _offsets(extent.width, extent.height, _pixels(axes, 1)):
+        box = Bbox.from_bounds(
+            at[0] + dx - extent.width / 2, at[1] + dy - extent.height / 2, extent.width, extent.height
+        )
+        outside = extent.width * extent.height - _overlap(box, inside)
+        hidden = [hides for other in taken if (hides := _overlap(box, other))]
+        cost = 10 * outside + sum(hidden) + extent.height**2 * len(hidden)
+        if far:
+            line = MplPath([at, ((box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2)])
+            cost += extent.height**2 * sum(line.intersects_bbox(other) for other in taken if not other.contains(*at))
+        if cost < least - 1e-6:
+            best, least = (dx, dy, far, box), cost
+        if cost < 1e-6:
+            break
+    assert best is not None
+    dx, dy, far, box = best
+    scale = _pixels(axes, 1)
+    note.set_position((dx / scale, dy / scale))
+    if far:
+        tie = {"arrowstyle": "-", "color": GREY, "linewidth": 0.7, "shrinkA": 0, "shrinkB": 5}
+        axes.annotate(
+            "", (point.x, point.y), xytext=(dx / scale, dy / scale), textcoords="offset points", arrowprops=tie,
+            zorder=2,
+        ).set_in_layout(False)  # fmt: skip
+        note.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.85})
+    return box
+
+
+def _offsets(width: float, height: float, unit: float) -> Iterator[tuple[float, float, bool]]:
+    """Centres of a label around its point, nearest first: right, left, above, below, then between, ring by ring."""
+    directions = [(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1)]
+    halves = [(0.5, 1), (-0.5, 1), (0.5, -1), (-0.5, -1)]
+    for ring, gap in enumerate((7, 11, 18, 26, 36, 48, 62, 80, 100)):
+        for right, up in itertools.chain(directions, halves):
+            reach = gap * unit
+            yield right * (width / 2 + reach), up * (height / 2 + reach), ring >= 2
+
+
+def _overlap(one: Bbox, other: Bbox) -> float:
+    width = min(one.x1, other.x1) - max(one.x0, other.x0)
+    height = min(one.y1, other.y1) - max(one.y0, other.y0)
+    return max(0.0, width) * max(0.0, height)

@@ -1,0 +1,104 @@
+"""Points with names: labels keep off points and stay inside, pictures are repeatable."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.text import Annotation
+from matplotlib.transforms import Bbox
+from PIL import Image
+
+from pvtctl.errors import UsageError
+from pvtctl.views import scatter
+from pvtctl.views.scatter import Panel, Point, draw_scatter, draw_scatters
+
+CROWD = [
+    Point(f"pvt_model_{at}", 20 + 3 * (at % 4), 40 + 0.8 * (at // 4), f"family {at % 3}", y_error=0.2)
+    for at in range(12)
+]
+LABELS = {"xlabel": "parameters, M", "ylabel": "box AP, %", "title": "Box AP against parameters"}
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The figures that were saved."""
+    figures: list[Figure] = []
+
+    def keep(figure: Figure, path: Path, **options: Any) -> Path:
+        figures.append(figure)
+        return path
+
+    monkeypatch.setattr(scatter, "save", keep)
+    return figures
+
+
+def notes(figure: Figure) -> list[tuple[str, Bbox]]:
+    figure.draw_without_rendering()
+    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
+    return [
+        (text.get_text(), text.get_window_extent(renderer))
+        for axes in figure.axes
+        for text in axes.texts
+        if isinstance(text, Annotation) and text.get_text()
+    ]
+
+
+def overlap(one: Bbox, other: Bbox) -> float:
+    width, height = min(one.x1, other.x1) - max(one.x0, other.x0), min(one.y1, other.y1) - max(one.y0, other.y0)
+    return max(0.0, width) * max(0.0, height)
+
+
+def test_labels_overlap_neither_points_nor_each_other_nor_the_edge(drawn: list[Figure], tmp_path: Path) -> None:
+    draw_scatter(tmp_path / "a.png", CROWD, **LABELS)
+    (figure,) = drawn
+    labels = notes(figure)
+    assert sorted(name for name, _ in labels) == sorted(point.label for point in CROWD)
+    inside = figure.axes[0].get_window_extent()
+    for name, box in labels:
+        assert overlap(box, inside) == pytest.approx(box.width * box.height), f"{name} leaves the axes"
+        for point in CROWD:
+            x, y = figure.axes[0].transData.transform((point.x, point.y))
+            assert overlap(box, Bbox.from_extents(x - 3, y - 3, x + 3, y + 3)) == 0, f"{name} hides {point.label}"
+    for (one, a), (other, b) in itertools.combinations(labels, 2):
+        assert overlap(a, b) < 0.02 * a.width * a.height, f"{one} over {other}"
+
+
+def test_groups_differ_in_colour_and_marker(drawn: list[Figure], tmp_path: Path) -> None:
+    many = [Point("", at, at, f"g{at}") for at in range(20)]
+    draw_scatter(tmp_path / "a.png", many, **LABELS)
+    lines = [line for line in drawn[0].axes[0].lines if str(line.get_marker()) in scatter.MARKERS]
+    assert len({(line.get_color(), line.get_marker()) for line in lines}) == 20
+    assert len(drawn[0].legends[0].texts) == 20
+
+
+def test_one_group_needs_no_legend_and_hollow_points_are_explained(drawn: list[Figure], tmp_path: Path) -> None:
+    draw_scatter(tmp_path / "a.png", [Point("one", 1, 2)], **LABELS)
+    assert not drawn[0].legends
+    draw_scatter(tmp_path / "a.png", [Point("one", 1, 2, hollow=True)], hollow="printed", **LABELS)
+    assert [text.get_text() for text in drawn[1].legends[0].texts] == ["printed"]
+
+
+def test_costs_of_different_magnitude_get_a_logarithmic_axis(drawn: list[Figure], tmp_path: Path) -> None:
+    panels = [Panel([Point("a", 1, 1), Point("b", x, 2)], f"{x}", "y") for x in (3, 300)]
+    draw_scatters(tmp_path / "a.png", panels, title="Two")
+    assert [axes.get_xscale() for axes in drawn[0].axes] == ["linear", "log"]
+
+
+def test_pictures_are_files_of_both_kinds_and_repeat(tmp_path: Path) -> None:
+    points = [Point("$a_b", 1.0, 2.0), Point("no figure", math.nan, 1.0), Point("名", 1.0, 2.5, x_error=0.1)]
+    draw_scatter(tmp_path / "a.png", points, **LABELS)
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.width > 500
+    texts = [draw_scatter(tmp_path / f"{name}.svg", points, **LABELS).read_bytes() for name in "bc"]
+    assert texts[0] == texts[1]
+    assert texts[0].startswith(b"<?xml")
+
+
+def test_nothing_to_draw(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="nothing to draw"):
+        draw_scatter(tmp_path / "a.png", [Point("a", math.inf, 1)], **LABELS)
