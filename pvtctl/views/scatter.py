@@ -201,7 +201,7 @@ def _place_label(axes: Axes, point: Point, at: tuple[float, float], taken: Seque
         )
         outside = extent.width * extent.height - _overlap(box, inside)
         hidden = [hides for other in taken if (hides := _overlap(box, other))]
-        cost = 10 * outside + sum(hidden) + extent.height**2 * len(hidden)
+        cost = 10 * outside + sum(hidden) + extent.height**2 * len(hidden) / 2
         if far:
             line = MplPath([at, ((box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2)])
             cost += extent.height**2 * sum(line.intersects_bbox(other) for other in taken if not other.contains(*at))
