@@ -101,27 +101,12 @@ def run_predict(options: PredictOptions) -> None:
         )
 
 
-_READ_BY = {
-    "score_threshold": ("detection",),
-    "nms_iou": ("detection",),
-    "max_detections": ("detection",),
-    "short_side": ("detection", "segmentation"),
-    "long_side": ("detection", "segmentation"),
-    "size": ("depth",),
-    "ratios": ("segmentation", "depth"),
-    "flip": ("segmentation", "depth"),
-    "window": ("segmentation",),
-    "stride": ("segmentation",),
-    "scale_shift": ("depth",),
-    "out": ("detection", "segmentation", "depth"),
-}
-"""Which tasks read an option."""
-
-
 def _check_options(options: PredictOptions, checkpoint: Inspected) -> None:
     """Raise UsageError for an option that the weights' task does not read."""
+    from pvtctl.tasks.predict import READ_BY
+
     task = checkpoint.task
-    for name, tasks in _READ_BY.items():
+    for name, tasks in {**READ_BY, "out": ("detection", "segmentation", "depth")}.items():
         if task is not None and task not in tasks and getattr(options, name) not in (None, False):
             hint = "leave it out; --json prints all that there is" if name == "out" else "leave it out"
             raise UsageError(
@@ -132,11 +117,9 @@ def _check_options(options: PredictOptions, checkpoint: Inspected) -> None:
 def _answer(options: PredictOptions, checkpoint: Inspected, images: Images) -> None:
     from pvtctl.cli._console import parse_size
     from pvtctl.cli._predict_dense import DenseOptions, predict_dense
+    from pvtctl.tasks.predict_dense import asked_sides
 
-    size = parse_size(options.size) if options.size else None
-    if options.short_side or options.long_side:
-        short = options.short_side or 512
-        size = (short, max(short, options.long_side or 4 * short))
+    size = parse_size(options.size) if options.size else asked_sides(options.short_side, options.long_side)
     predict_dense(
         DenseOptions(
             weights=str(options.weights),
@@ -152,8 +135,8 @@ def _answer(options: PredictOptions, checkpoint: Inspected, images: Images) -> N
         ),
         checkpoint,
         images,
-        _say_skipped,
-        _nothing_read,
+        say_skipped,
+        nothing_read,
     )
 
 
@@ -181,9 +164,9 @@ def _detect(options: PredictOptions, checkpoint: Inspected, images: Images) -> N
         _look_at_all(use, images, seen, threshold, out)
     finally:  # after Ctrl-C too: what was seen is kept, in whole files
         files = _write(use, images, seen, out) if out is not None and seen.sizes else {}
-    _say_skipped(seen.skipped, seen.turned)
+    say_skipped(seen.skipped, seen.turned)
     if not seen.sizes:
-        raise _nothing_read(seen.skipped)
+        raise nothing_read(seen.skipped)
     if options.as_json:
         _print_detections(options, checkpoint, use, images, seen, threshold, files)
     else:
@@ -314,7 +297,7 @@ def _as_dicts(found: Detections, class_names: Sequence[str]) -> list[dict[str, A
 def _classify(options: PredictOptions, checkpoint: Inspected, images: Images) -> None:
     from pvtctl.data.images import BadImage
     from pvtctl.engine import Progress, single
-    from pvtctl.tasks.predict import ClassifierUse
+    from pvtctl.tasks.predict import ClassifierUse, likeliest, read_pixels
 
     use = ClassifierUse(checkpoint, single(options.device).device)
     note(f"weights: {options.weights}, {checkpoint.backbone}, {len(use.class_names)} classes")
@@ -323,13 +306,13 @@ def _classify(options: PredictOptions, checkpoint: Inspected, images: Images) ->
     with Progress("predict", len(images.names), unit="images") as progress:
         for name in images.names:
             try:
-                found[name] = use(images.folder / name)
+                found[name] = likeliest(use(read_pixels(images.folder / name)[0]), use.class_names)
             except (BadImage, OSError) as error:
                 skipped[name] = getattr(error, "strerror", None) or str(error)
             progress.advance()
-    _say_skipped(skipped, 0)
+    say_skipped(skipped, 0)
     if not found:
-        raise _nothing_read(skipped)
+        raise nothing_read(skipped)
     if options.as_json:
         listed = [
             {
@@ -356,7 +339,7 @@ def _default_out(options: PredictOptions) -> Path:
     return out
 
 
-def _say_skipped(skipped: dict[str, str], turned: int) -> None:
+def say_skipped(skipped: dict[str, str], turned: int) -> None:
     for name, reason in list(skipped.items())[:NAMED]:
         say(f"skipped {name}: {reason}")
     if len(skipped) > NAMED:
@@ -365,7 +348,7 @@ def _say_skipped(skipped: dict[str, str], turned: int) -> None:
         say(f"note: {turned} images ask to be turned (EXIF); they are taken as they lie, as in training")
 
 
-def _nothing_read(skipped: dict[str, str]) -> PvtctlError:
+def nothing_read(skipped: dict[str, str]) -> PvtctlError:
     name, reason = next(iter(skipped.items()))
     what = "the image could not" if len(skipped) == 1 else f"none of the {len(skipped)} images could"
     return PvtctlError(

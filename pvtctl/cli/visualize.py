@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import typer
 
+from pvtctl.cli import _visualize_features
+
 app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -17,3 +19,6 @@ app = typer.Typer(
 @app.callback()
 def _root() -> None:
     """Each command's body lies in `_visualize_<command>.py`."""
+
+
+app.command("features", epilog=_visualize_features.EPILOG)(_visualize_features.features)
