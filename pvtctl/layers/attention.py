@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from pvtctl.layers.linear import apply_linear
 from pvtctl.layers.patches import Size, channels_last_conv, conv_by_linear, is_exporting, to_map
 
+Span = tuple[int, int]
+
 POOLED_SIDE = 7
 """Side of the pooled keys and values of linear spatial reduction (PVT v2 section 3.2)."""
 
@@ -59,7 +61,36 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return out.transpose(1, 2).flatten(2)
 
 
-class SpatialReductionAttention(nn.Module):
+class MultiHeadAttention(nn.Module):
+    """What both kinds below share: queries, keys and values from tokens, and what is done with them."""
+
+    num_heads: int
+    proj: nn.Linear
+
+    def queries_keys_values(self, tokens: Tensor, size: Size) -> tuple[Tensor, Tensor, Tensor]:
+        """Of tokens (B, N, C) of a map of `size`: q (B, heads, N, d), k and v (B, heads, M, d)."""
+        raise NotImplementedError
+
+    def forward(self, tokens: Tensor, size: Size) -> Tensor:
+        """(B, N, C) of a map of `size` (H, W) -> (B, N, C)."""
+        return apply_linear(self.proj, attention(*self.queries_keys_values(tokens, size)))
+
+    def weights(self, tokens: Tensor, size: Size, queries: Tensor | None = None) -> Tensor:
+        """What `forward` weighs the values with, for pictures: (B, heads, N, M), rows that sum to 1; of the tokens
+        `queries` (Q indices) alone, (B, heads, Q, M)."""
+        q, k, _ = self.queries_keys_values(tokens, size)
+        if queries is not None:
+            q = q[:, :, queries]
+        return (q @ (k * q.shape[-1] ** -0.5).transpose(-2, -1)).softmax(dim=-1)
+
+    def key_spans(self, size: Size) -> tuple[list[Span], list[Span]]:
+        """Rows and columns of the keys' grid, row by row as the keys lie: which rows and columns (start, stop) of a map of
+        `size` each is made of."""
+        rows, columns = ([(at, at + 1) for at in range(side)] for side in size)
+        return rows, columns
+
+
+class SpatialReductionAttention(MultiHeadAttention):
     """Attention whose keys and values come from a smaller map (PVT v1 section 3.3; linear: PVT v2 section 3.2).
 
     `sr_ratio` R > 1: an RxR convolution of stride R and a LayerNorm (eps 1e-5) shrink the map. `linear`: average pooling
@@ -89,15 +120,27 @@ class SpatialReductionAttention(nn.Module):
             return F.gelu(self.norm(conv_by_linear(F.adaptive_avg_pool2d(x, POOLED_SIDE), self.sr)[0]))
         return self.norm(conv_by_linear(x, self.sr)[0])
 
-    def forward(self, tokens: Tensor, size: Size) -> Tensor:
-        """(B, N, C) of a map of `size` (H, W) -> (B, N, C)."""
+    def queries_keys_values(self, tokens: Tensor, size: Size) -> tuple[Tensor, Tensor, Tensor]:
         q = torch.unflatten(apply_linear(self.q, tokens), -1, (self.num_heads, -1)).transpose(1, 2)
         kv = torch.unflatten(apply_linear(self.kv, self.reduced(tokens, size)), -1, (2, self.num_heads, -1))
         k, v = kv.permute(2, 0, 3, 1, 4).unbind(0)
-        return apply_linear(self.proj, attention(q, k, v))
+        return q, k, v
+
+    def key_spans(self, size: Size) -> tuple[list[Span], list[Span]]:
+        if not self.reduces:
+            return super().key_spans(size)
+        if self.linear:  # adaptive pooling: cells of nearly equal size, which may overlap by one
+            rows, columns = (
+                [(at * side // POOLED_SIDE, -(-(at + 1) * side // POOLED_SIDE)) for at in range(POOLED_SIDE)]
+                for side in size
+            )
+            return rows, columns
+        ratio = self.sr.kernel_size[0]
+        rows, columns = ([(at * ratio, (at + 1) * ratio) for at in range(side // ratio)] for side in size)
+        return rows, columns
 
 
-class SelfAttention(nn.Module):
+class SelfAttention(MultiHeadAttention):
     """Attention over all tokens with one joint projection, as ViT has it."""
 
     def __init__(self, dim: int, num_heads: int, *, qkv_bias: bool) -> None:
@@ -106,8 +149,8 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, tokens: Tensor, size: Size) -> Tensor:
-        """(B, N, C) -> (B, N, C); the map's `size` does not matter here."""
+    def queries_keys_values(self, tokens: Tensor, size: Size) -> tuple[Tensor, Tensor, Tensor]:
+        """The map's `size` does not matter here."""
         qkv = torch.unflatten(apply_linear(self.qkv, tokens), -1, (3, self.num_heads, -1))
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        return apply_linear(self.proj, attention(q, k, v))
+        return q, k, v

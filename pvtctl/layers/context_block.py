@@ -31,7 +31,10 @@ class ContextBlock(nn.Module):
         for start in (self.conv_mask.bias, last.weight, last.bias):
             nn.init.zeros_(cast("Tensor", start))
 
+    def weights(self, x: Tensor) -> Tensor:
+        """How much each position of (B, C, H, W) counts in the summary: (B, 1, HW), rows that sum to 1."""
+        return cast("Tensor", self.conv_mask(x).flatten(2).softmax(-1))
+
     def forward(self, x: Tensor) -> Tensor:
-        shares = self.conv_mask(x).flatten(2).softmax(-1)  # (B, 1, HW)
-        context = torch.einsum("bcn,bqn->bcq", x.flatten(2), shares).unsqueeze(-1)  # (B, C, 1, 1)
+        context = torch.einsum("bcn,bqn->bcq", x.flatten(2), self.weights(x)).unsqueeze(-1)  # (B, C, 1, 1)
         return cast("Tensor", x + self.channel_add_conv(context))
