@@ -74,9 +74,9 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
 
-    def advance(self, note: str = "") -> None:
-        """One more is done; `note` says how it stands."""
-        self.done += 1
+    def advance(self, note: str = "", by: int = 1) -> None:
+        """`by` more are done; `note` says how it stands."""
+        self.done += by
         if not self.shown:
             return
         rate = (self.done - self.start) / max(time.monotonic() - self._began, 1e-9)
@@ -85,5 +85,5 @@ class Progress:
             self._bar.update(self._task, completed=self.done, note=note)
         elif time.monotonic() - self._last >= self.every:
             self._last = time.monotonic()
-            left = f", {clock((self.total - self.done) / rate)} left" if self.total else ""
+            left = f", {clock((self.total - self.done) / rate)} left" if self.total and rate else ""
             say(f"{self.title}: {self.done}/{self.total or '?'}, {note.rstrip()}{left}")

@@ -92,7 +92,7 @@ class RunFolder:
         if not resume and (error := taken(self.path)):
             raise error
         if resume:
-            _check_recipe(read_recipe(self.path), self.recipe, free_keys, self.path)
+            check_recipe(read_recipe(self.path), self.recipe, self.path, free_keys)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = _Lock(self.path)
@@ -211,6 +211,16 @@ class _Lock:
             self.descriptor = None
 
 
+def in_use(path: Path) -> bool:
+    """Whether a process is at work in a run folder."""
+    try:
+        lock = _Lock(path)
+    except UsageError:
+        return True
+    lock.release()
+    return False
+
+
 def _close(lock: _Lock | None) -> None:
     if lock is not None:
         lock.release()
@@ -275,7 +285,8 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     return {k: v for key, item in value.items() for k, v in _flat(item, f"{prefix}.{key}" if prefix else key).items()}
 
 
-def _check_recipe(began: dict[str, Any], now: dict[str, Any], free_keys: Sequence[str], path: Path) -> None:
+def check_recipe(began: dict[str, Any], now: dict[str, Any], path: Path, free_keys: Sequence[str] = FREE_KEYS) -> None:
+    """Raise UsageError when the flat recipe `now` would not give the run that `path` holds, which `began` with another."""
     before, after = _flat(began), _flat(now)
     changed = [
         f"{key} was {before.get(key)!r}, is {after.get(key)!r}"

@@ -1,0 +1,304 @@
+"""`pvtctl ablate`: run a study of the papers and judge its claims."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pvtctl.cli._choose import Override, runs_root
+from pvtctl.cli._console import print_json, say, table
+from pvtctl.cli._options import AsJson, Device, Gpus
+from pvtctl.errors import ToldElsewhereError, UsageError
+
+if TYPE_CHECKING:
+    from pvtctl.studies.plan import Plan, Run
+    from pvtctl.studies.report import StudyReport
+    from pvtctl.studies.run import RunState
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+EPILOG = """Examples:
+
+pvtctl ablate ls
+
+pvtctl ablate vit-vs-pvt
+
+pvtctl ablate gcnet --seeds 3 --jobs 2
+
+pvtctl ablate deeper-vs-wider --rows pvt_medium --dry-run
+
+pvtctl ablate vit-vs-pvt --profile paper --gpus 8 --slurm jobs --sbatch=--gres=gpu:8
+"""
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The options that say what the runs are: every process of the study is given them again."""
+
+    study: str
+    profile: str
+    rows: str | None
+    seeds: int | None
+    out: Path
+    data: Path | None
+    weights: list[str] = field(default_factory=list)
+    overrides: list[str] = field(default_factory=list)
+    pretraining_overrides: list[str] = field(default_factory=list)
+    pretrain: bool = False
+
+    def plan(self) -> Plan:
+        """Raises UsageError."""
+        from pvtctl.cli._weights import given_weights
+        from pvtctl.studies.plan import make_plan
+
+        weights = {}
+        for text in self.weights:
+            row, equals, source = text.partition("=")
+            if not (row and equals and source):
+                raise UsageError(f"--weights {text}: write it as ROW=FILE", "--weights pvt_small=pvt_small.pth")
+            weights[row] = given_weights(source)
+        data: list[Override] = [("data.path", str(self.data.expanduser().absolute()))] if self.data else []
+        return make_plan(
+            self.study,
+            self.out,
+            profile=self.profile,
+            rows=[row.strip() for row in self.rows.split(",")] if self.rows else (),
+            seeds=self.seeds,
+            overrides=[*data, *self.overrides],
+            pretraining_overrides=self.pretraining_overrides,
+            weights=weights,
+            pretrain=self.pretrain,
+        )
+
+    def arguments(self) -> list[str]:
+        """The words after `pvtctl ablate` that ask for the same plan from any folder."""
+        path = Path(self.study).expanduser()
+        study = str(path.absolute()) if path.suffix in (".yaml", ".yml") else self.study
+        words = [study, "--profile", self.profile, "--out", str(self.out.absolute())]
+        words += ["--rows", self.rows] if self.rows else []
+        words += ["--seeds", str(self.seeds)] if self.seeds is not None else []
+        words += ["--data", str(self.data.expanduser().absolute())] if self.data else []
+        for option, values in (
+            ("--weights", self.weights),
+            ("--set", self.overrides),
+            ("--set-pretraining", self.pretraining_overrides),
+        ):
+            words += [word for value in values for word in (option, value)]
+        return words + (["--pretrain"] if self.pretrain else [])
+
+
+@app.command(epilog=EPILOG)
+def ablate(
+    context: typer.Context,
+    study: Annotated[
+        str,
+        typer.Argument(
+            metavar="STUDY", help="A name of `pvtctl ablate ls`, any recipe with rows, or a YAML file; ls lists them."
+        ),
+    ],
+    profile: Annotated[
+        str, typer.Option(help="Scale: mini (built-in data, minutes on two CPU cores), paper (its data), smoke.")
+    ] = "mini",
+    rows: Annotated[str | None, typer.Option(help="Rows to run, with commas. Default: all.")] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, max=100, help="Runs of each row. Default: the study's own for mini, else 1.")
+    ] = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Runs at a time. Default: 1; on a CPU at profile mini one a core, at most 4."),
+    ] = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option("--data", metavar="DIR", help="Where the study's data lies. Default: $PVTCTL_DATA/NAME."),
+    ] = None,
+    weights: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ROW=FILE", help="Weights that a row begins from; may be repeated."),
+    ] = None,
+    pretrain: Annotated[
+        bool, typer.Option("--pretrain", help="Pretrain all backbones here, published weights or not.")
+    ] = False,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a value of all rows' recipes; may be repeated."),
+    ] = None,
+    pretraining_overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set-pretraining", metavar="KEY=VALUE", help="Change a value of the pretrainings' recipes."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder of all studies, which share pretrainings. Default: $PVTCTL_RUNS (or runs)/studies."),
+    ] = None,
+    latency: Annotated[bool, typer.Option(help="Time the paper's models at the paper's size for the report.")] = True,
+    report: Annotated[bool, typer.Option("--report", help="Run nothing: write the report of what is there.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the runs and how far they are.")] = False,
+    slurm: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Run nothing: write Slurm job files into a new folder.")
+    ] = None,
+    sbatch: Annotated[
+        list[str] | None,
+        typer.Option(metavar="OPTION", help="With --slurm: a line of each job's header, as --sbatch=--gres=gpu:8."),
+    ] = None,
+    gpus: Gpus = None,
+    device: Device = None,
+    only: Annotated[str | None, typer.Option(hidden=True, help="Train this one run in this process.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run the rows of a paper's table, each after the pretraining that it needs, and write the table with a measured
+    column beside each printed one, a verdict on each claim, and the figures.
+
+    The same command again goes on where it stopped, and tries again what failed.
+    """
+    root = (out or runs_root() / "studies").expanduser()
+    if study == "ls":
+        _list(root, as_json)
+        return
+    asked = _Asked(
+        study,
+        profile,
+        rows,
+        seeds,
+        root,
+        folder,
+        weights or [],
+        overrides or [],
+        pretraining_overrides or [],
+        pretrain,
+    )
+    plan = asked.plan()
+    process = [*(["--gpus", str(gpus)] if gpus else []), *(["--device", device] if device else [])]
+    if only is not None:
+        _train_one(context, plan, only, gpus, device)
+        return
+    if sbatch and slurm is None:
+        raise UsageError("--sbatch is for --slurm", "add --slurm DIR")
+    if slurm is not None:
+        _write_jobs(plan, asked, slurm, process, latency, sbatch or [])
+        return
+    if dry_run:
+        _show_plan(plan, as_json)
+        return
+    failed: list[str] = []
+    if not report:
+        failed = _run(plan, asked, process, jobs, gpus)
+    from pvtctl.studies.report import write_study
+
+    result = write_study(plan, latency=latency, device=device, say=say)
+    _show(result, as_json)
+    if failed:
+        raise ToldElsewhereError(f"{len(failed)} runs failed")
+
+
+def _list(root: Path, as_json: bool) -> None:
+    from pvtctl.studies.overview import overview
+
+    lines = overview(root)
+    if as_json:
+        print_json({"studies": [line.as_dict() for line in lines]})
+        return
+    table("", ["study", "paper", "what the paper found", "rows", "mini", "state"], [line.cells() for line in lines])
+    say("pvtctl ablate NAME runs one at profile mini, on the built-in data; minutes are of two CPU cores")
+
+
+def _train_one(context: typer.Context, plan: Plan, name: str, gpus: int | None, device: str | None) -> None:
+    from pvtctl.cli._train import TrainOptions, arguments_of, in_processes, train
+    from pvtctl.cli.finetune import with_found_weights
+    from pvtctl.studies.run import recipe_to_run, state_of
+
+    run = plan.find(name)
+    if state_of(run).status == "finished":
+        return
+    in_processes(gpus, device, arguments_of(context))
+    recipe, resume = recipe_to_run(plan, run)
+    if recipe.model.head is not None:
+        recipe = with_found_weights(recipe)
+    train(recipe, TrainOptions(run.out, resume, device, partial=False, dry_run=False, as_json=False))
+
+
+def _run(plan: Plan, asked: _Asked, process: list[str], jobs: int | None, gpus: int | None) -> list[str]:
+    """Run what is left; the names of the runs that failed."""
+    from pvtctl.studies.run import run_plan
+
+    jobs, threads = _share(plan, jobs, gpus)
+    say(f"folder: {plan.out}")
+    words = [sys.executable, "-m", "pvtctl", "ablate", *asked.arguments(), *process]
+
+    def command(run: Run) -> list[str]:
+        return [*words, "--only", run.name]
+
+    states = run_plan(plan, command, jobs=jobs, threads=threads, say=say)
+    return [name for name, state in states.items() if state.status == "failed"]
+
+
+def _share(plan: Plan, jobs: int | None, gpus: int | None) -> tuple[int, int | None]:
+    """Runs at a time, and CPU threads for each where they share the CPU."""
+    import torch
+
+    if gpus or torch.cuda.is_available():
+        return jobs or 1, None
+    cores = len(os.sched_getaffinity(0))
+    if jobs is None:
+        jobs = max(1, min(cores, 4, len(plan.runs))) if plan.profile == "mini" else 1
+    return jobs, max(1, cores // jobs) if jobs > 1 else None
+
+
+def _show_plan(plan: Plan, as_json: bool) -> None:
+    from pvtctl.studies.run import state_of
+
+    states = {run.name: state_of(run) for run in plan.runs}
+    if as_json:
+        print_json(
+            {
+                "study": plan.study,
+                "profile": plan.profile,
+                "out": str(plan.out),
+                "runs": [_run_line(run, states[run.name]) for run in plan.runs],
+            }
+        )
+        return
+    rows = [[run.name, _begins_from(run), states[run.name].status, run.out] for run in plan.runs]
+    table(f"{plan.study}, profile {plan.profile}", ["run", "begins from", "state", "folder"], rows)
+
+
+def _begins_from(run: Run) -> str:
+    model = run.recipe.model
+    nothing = run.kind == "pretraining" or model.init == "scratch"
+    return run.needs or model.weights or ("nothing" if nothing else "published weights, or a run on ImageNet")
+
+
+def _run_line(run: Run, state: RunState) -> dict[str, object]:
+    return {
+        "run": run.name,
+        "needs": run.needs,
+        "seed": run.seed,
+        "state": state.status,
+        "reason": state.reason,
+        "folder": str(run.out),
+        "recipe": run.recipe.model_dump(mode="json"),
+    }
+
+
+def _write_jobs(plan: Plan, asked: _Asked, folder: Path, process: list[str], latency: bool, options: list[str]) -> None:
+    from pvtctl.studies.slurm import write_jobs
+
+    words = asked.arguments()
+    report = [*words, "--report", *([] if latency else ["--no-latency"])]
+    files = write_jobs(plan, folder.expanduser(), arguments=[*words, *process], report=report, options=options)
+    say(f"{len(files) - 1} jobs; hand them to Slurm by")
+    print(f"bash {files[-1]}")
+
+
+def _show(result: StudyReport, as_json: bool) -> None:
+    if as_json:
+        print_json(result.document)
+        return
+    table(result.title, result.columns, result.rows, caption=result.caption)
+    table("", ["claim", "verdict", "why"], result.verdicts)
+    for name, path in result.files.items():
+        print(f"{name}: {path}")

@@ -1,0 +1,283 @@
+"""Running the runs of a study: side by side in processes of their own, each after what it needs, resumed where it stopped.
+
+A run that fails is written down and the others go on; what came of it is a cell of the table.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from pvtctl.engine.distributed import LAUNCHER
+from pvtctl.engine.log import Progress, clock
+from pvtctl.engine.run import check_recipe, in_use, read_info, read_recipe
+from pvtctl.engine.stop import StopRequests, stopped_by
+from pvtctl.errors import ExitCode, UsageError
+from pvtctl.files import write_text
+from pvtctl.studies.plan import Plan, Run
+
+Status = Literal["finished", "running", "stopped", "failed", "missing"]
+_POLL_SECONDS = 0.2
+_LOOK_SECONDS = 2.0
+_LAST_WORDS = 20
+"""Lines at the end of a log among which the error is looked for."""
+
+
+@dataclass(frozen=True)
+class RunState:
+    """How far a run has come."""
+
+    status: Status
+    reason: str | None = None
+    """Of a failure."""
+
+
+def state_of(run: Run) -> RunState:
+    """How far a run has come, by what lies in its folder.
+
+    Raises UsageError when the folder holds a run of other settings.
+    """
+    info = _info(run)
+    if info:
+        _check_settings(run)
+    if info.get("status") == "finished":
+        return RunState("finished")
+    if run.out.is_dir() and in_use(run.out):
+        return RunState("running")
+    failure = failure_file(run)
+    if failure.is_file():
+        return RunState("failed", _reason(failure))
+    return RunState("stopped" if info else "missing")
+
+
+def failure_file(run: Run) -> Path:
+    """Where a failure is written down: beside the run folder, which it may not have come to."""
+    return run.out.parent / f"{run.out.name}.failure.json"
+
+
+def log_file(run: Run) -> Path:
+    """What the process of a run said."""
+    return run.out.parent / f"{run.out.name}.log"
+
+
+def _reason(failure: Path) -> str:
+    try:
+        return str(json.loads(failure.read_text("utf-8"))["reason"])
+    except (ValueError, KeyError, TypeError):
+        return "unknown"
+
+
+def _info(run: Run) -> dict[str, Any]:
+    try:
+        return read_info(run.out)
+    except ValueError as error:
+        raise UsageError(f"{run.out / 'run.json'} is damaged", f"remove {run.out} and run the study again") from error
+
+
+def _check_settings(run: Run) -> None:
+    """Raise UsageError when the run folder began with another recipe; the weights that it began from are not compared."""
+    began = read_recipe(run.out)
+    wanted = run.recipe.model_dump(mode="json")
+    if run.recipe.model.weights is None:
+        wanted["model"]["weights"] = began.get("model", {}).get("weights")
+    try:
+        check_recipe(began, json.loads(json.dumps(wanted)), run.out)
+    except UsageError as error:
+        hint = "choose another --out, or remove that folder to run it anew"
+        raise UsageError(error.message, hint) from error
+
+
+def recipe_to_run(plan: Plan, run: Run) -> tuple[Any, bool]:
+    """The recipe of a run with the weights that it begins from, and whether there is something to go on with.
+
+    Raises UsageError when the pretraining that it needs is not finished.
+    """
+    resume = bool(_info(run))
+    recipe = run.recipe
+    weights = recipe.model.weights
+    if resume:
+        weights = read_recipe(run.out).get("model", {}).get("weights")
+    elif (pretraining := plan.pretraining_of(run)) is not None:
+        if state_of(pretraining).status != "finished":
+            raise UsageError(f"{run.name} begins from {pretraining.name}, which is not finished")
+        weights = str(pretraining.out.absolute())
+    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"weights": weights})}), resume
+
+
+@dataclass
+class _Child:
+    run: Run
+    process: subprocess.Popen[bytes]
+    log: IO[bytes]
+    began: float = field(default_factory=time.monotonic)
+
+
+def run_plan(
+    plan: Plan,
+    command: Callable[[Run], Sequence[str]],
+    *,
+    jobs: int = 1,
+    threads: int | None = None,
+    say: Callable[[str], None],
+) -> dict[str, RunState]:
+    """Run what is not finished yet, `jobs` at a time; returns the state of every run by name.
+
+    `command(run)` is the process that trains one run and exits with the codes of `pvtctl`; `threads` is how many CPU
+    threads each takes. Failures are kept in `failure_file`. Raises Stopped on Ctrl-C, SIGTERM and SIGUSR1, after all
+    processes have saved themselves, and UsageError when a run folder holds a run of other settings.
+    """
+    states = {run.name: state_of(run) for run in plan.runs}
+    waiting = [run for run in plan.runs if states[run.name].status not in ("finished", "running")]
+    done = len(plan.runs) - len(waiting)
+    say(f"{plan.study}: {len(plan.runs)} runs, {done} of them done or at work elsewhere; {jobs} at a time")
+    children: list[_Child] = []
+    meter = _Meter(plan, waiting)
+    with StopRequests() as stop, meter.progress:
+        while waiting or children:
+            for child in [child for child in children if child.process.poll() is not None]:
+                children.remove(child)
+                states[child.run.name] = _ended(child, say)
+                meter.full(child.run)
+            while len(children) < jobs and (run := _next(waiting, states)) is not None:
+                waiting.remove(run)
+                if run.needs and states[run.needs].status == "failed":
+                    states[run.name] = _write_failure(run, f"{run.needs} failed", ExitCode.FAILED)
+                    meter.full(run)
+                else:
+                    children.append(_start(run, command(run), threads, say))
+            if stop.code:
+                _stop(children, stop.code)
+                finished = sum(state.status == "finished" for state in states.values())
+                raise stopped_by(stop.code, f"{finished} of {len(plan.runs)} finished runs")
+            if waiting and not children and _next(waiting, states) is None:
+                break  # what is left waits for a run that is at work elsewhere
+            meter.look(children)
+            time.sleep(_POLL_SECONDS)
+    return states
+
+
+class _Meter:
+    """Progress of a study in images seen, by what its runs have logged."""
+
+    def __init__(self, plan: Plan, waiting: Sequence[Run]) -> None:
+        self.seen = {run.name: 0 if run in waiting else _images(run) for run in plan.runs}
+        total = sum(_images(run) for run in plan.runs)
+        done = sum(self.seen.values())
+        self.progress = Progress(plan.study, total, start=done, unit="images")
+        self._looked = 0.0
+
+    def full(self, run: Run) -> None:
+        self._set(run, _images(run), "")
+
+    def look(self, children: Sequence[_Child]) -> None:
+        """Every few seconds, because the logs are read whole."""
+        if time.monotonic() - self._looked < _LOOK_SECONDS:
+            return
+        self._looked = time.monotonic()
+        for child in children:
+            last = _last_metrics(child.run.out / "metrics.jsonl") or {}
+            images = min(int(last.get("step", 0)) * child.run.recipe.train.total_batch, _images(child.run))
+            self._set(child.run, images, ", ".join(one.run.name for one in children))
+
+    def _set(self, run: Run, images: int, note: str) -> None:
+        if (more := images - self.seen[run.name]) > 0:
+            self.seen[run.name] = images
+            self.progress.advance(note, by=more)
+
+
+def _images(run: Run) -> int:
+    """Training images of a whole run, about: real data of unknown size counts as scenes' usual number."""
+    train = run.recipe.train
+    if train.iterations is not None:
+        return train.iterations * train.total_batch
+    images = train.epochs * (run.recipe.data.train_samples or 6000)
+    return min(images, train.max_steps * train.total_batch) if train.max_steps else images
+
+
+def _next(waiting: Sequence[Run], states: Mapping[str, RunState]) -> Run | None:
+    """The first run whose pretraining has ended."""
+    pending = {run.name for run in waiting}
+    for run in waiting:
+        if run.needs is None or (run.needs not in pending and states[run.needs].status in ("finished", "failed")):
+            return run
+    return None
+
+
+def _start(run: Run, command: Sequence[str], threads: int | None, say: Callable[[str], None]) -> _Child:
+    """One process in a session of its own: Ctrl-C reaches this process alone, which hands it on."""
+    failure_file(run).unlink(missing_ok=True)
+    log_file(run).parent.mkdir(parents=True, exist_ok=True)
+    environment = os.environ | {LAUNCHER: str(os.getpid())}
+    if threads is not None:
+        environment |= {"OMP_NUM_THREADS": str(threads)}
+    log = log_file(run).open("ab")
+    say(f"{run.name}: started (log: {log_file(run)})")
+    process = subprocess.Popen(
+        list(command), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
+    )
+    return _Child(run, process, log)
+
+
+def _ended(child: _Child, say: Callable[[str], None]) -> RunState:
+    child.log.close()
+    run, code = child.run, child.process.returncode
+    took = clock(time.monotonic() - child.began)
+    if code == 0:
+        say(f"{run.name}: finished in {took}; {_score_line(run)}")
+        return RunState("finished")
+    if code in (ExitCode.RESUMABLE, ExitCode.INTERRUPTED):
+        say(f"{run.name}: stopped after {took}, to be resumed")
+        return RunState("stopped")
+    reason = _last_error(log_file(run)) or (f"ended by signal {-code}" if code < 0 else f"exit code {code}")
+    say(f"{run.name}: failed after {took}: {reason} (log: {log_file(run)})")
+    return _write_failure(run, reason, code)
+
+
+def _write_failure(run: Run, reason: str, code: int) -> RunState:
+    record = {"reason": reason, "exit_code": code, "log": str(log_file(run))}
+    write_text(failure_file(run), json.dumps(record, indent=2) + "\n")
+    return RunState("failed", reason)
+
+
+def _last_error(log: Path) -> str | None:
+    lines = log.read_text("utf-8", errors="replace").splitlines()[-_LAST_WORDS:]
+    told = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    return told[-1] if told else None
+
+
+def _score_line(run: Run) -> str:
+    score = read_info(run.out).get("score") or {}
+    shown = ("top1", "box_ap", "box_ap50", "mask_ap", "miou", "delta1", "abs_rel")
+    return ", ".join(f"{name} {score[name]:.3f}" for name in shown if name in score)
+
+
+def _last_metrics(file: Path) -> dict[str, Any] | None:
+    if not file.is_file():
+        return None
+    for line in reversed(file.read_text("utf-8").splitlines()[-3:]):
+        try:
+            return dict(json.loads(line))
+        except ValueError:  # being written at this moment
+            continue
+    return None
+
+
+def _stop(children: list[_Child], code: int) -> None:
+    """Ask every process to save itself, and wait for it; a second Ctrl-C ends them at once."""
+    asked = signal.SIGINT if code == signal.SIGINT else signal.SIGTERM
+    for child in children:
+        child.process.send_signal(asked)
+    try:
+        for child in children:
+            child.process.wait()
+    except KeyboardInterrupt:
+        for child in children:
+            child.process.kill()
+        raise

@@ -1,0 +1,77 @@
+"""A study as Slurm jobs: one a run, each after the pretraining that it needs, and the report after all. No torch."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from pvtctl.errors import UsageError
+from pvtctl.files import write_text
+from pvtctl.studies.plan import Plan
+
+_JOB = """#!/bin/bash
+#SBATCH --job-name={name}
+#SBATCH --output={log}
+#SBATCH --open-mode=append
+#SBATCH --requeue
+# Two minutes before the time limit the run saves itself; it then goes on in the same job's next turn.
+#SBATCH --signal=B:TERM@120
+{options}
+cd {folder} || exit 2
+{command} &
+child=$!
+trap 'kill -TERM "$child"' TERM
+wait "$child"; code=$?
+# a trapped signal ends the first wait early
+if kill -0 "$child" 2>/dev/null; then wait "$child"; code=$?; fi
+if [ "$code" -eq 75 ]; then scontrol requeue "$SLURM_JOB_ID"; fi
+exit "$code"
+"""
+
+
+def write_jobs(
+    plan: Plan, folder: Path, *, arguments: Sequence[str], report: Sequence[str], options: Sequence[str] = ()
+) -> list[Path]:
+    """Write a job file for each run of the plan, one for the report, and `submit.sh`, which hands all to `sbatch`.
+
+    `arguments` follow `pvtctl ablate` in every job, with `--only RUN` after them, and `report` in the report's;
+    `options` (`--gres=gpu:8`) go into each header. Nothing that exists is overwritten: raises UsageError.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"{folder} exists", "name a new folder for the job files")
+    header = "\n".join(f"#SBATCH {option}" for option in options)
+    here = Path.cwd()
+    files, lines = [], ["#!/bin/bash", "# Hands the study's jobs to Slurm, each after what it needs.", "set -e"]
+    lines.append(f"cd {shlex.quote(str(folder.absolute()))}")
+    jobs: dict[str, str] = {}
+    for number, run in enumerate(plan.runs):
+        label = run.name.replace("/", "-")
+        command = ["pvtctl", "ablate", *arguments, "--only", run.name]
+        files.append(_write_job(folder, label, plan, command, header, here))
+        after = f"--dependency=afterok:${jobs[run.needs]} " if run.needs in jobs else ""
+        jobs[run.name] = f"job{number}"
+        lines.append(f"job{number}=$(sbatch --parsable {after}{shlex.quote(files[-1].name)})")
+    files.append(_write_job(folder, "report", plan, ["pvtctl", "ablate", *report], header, here))
+    everything = ":".join(f"${job}" for job in jobs.values())
+    lines.append(f"sbatch --dependency=afterany:{everything} report.sbatch")
+    files.append(write_script(folder / "submit.sh", "\n".join(lines) + "\n"))
+    return files
+
+
+def _write_job(folder: Path, label: str, plan: Plan, command: Sequence[str], header: str, here: Path) -> Path:
+    text = _JOB.format(
+        name=f"{plan.study}-{label}",
+        log=folder.absolute() / f"{label}.log",
+        options=header,
+        folder=shlex.quote(str(here)),
+        command=shlex.join(command),
+    )
+    return write_script(folder / f"{label}.sbatch", text)
+
+
+def write_script(path: Path, text: str) -> Path:
+    """A file that may be executed."""
+    write_text(path, text)
+    path.chmod(0o755)
+    return path
