@@ -71,7 +71,7 @@ def _classification(
     if head is None:
         names = training_classes(val.class_names, recipe.model.num_classes)
         head = Head(len(names), names)
-    model = _classifier(recipe, head.num_classes)
+    model = bare_classifier(recipe, head.num_classes)
     if recipe.model.weights is not None:
         source_names = list(imagenet_classes()) if head.names is not None else None
         report = load_weights(
@@ -118,7 +118,7 @@ def _splits(recipe: Recipe, *, training: bool) -> tuple[ClassificationDataset | 
     return train, val
 
 
-def _classifier(recipe: Recipe, num_classes: int) -> Classifier:
+def bare_classifier(recipe: Recipe, num_classes: int) -> Classifier:
     """The model with the starting weights of the recipe's seed, the same on every rank."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.train.seed)
@@ -159,7 +159,7 @@ def _detection(
         names = training_classes(val.class_names, recipe.model.num_classes)
         head = Head(len(names), names)
     _warn_of_memory(recipe, device, world_size, training=train is not None, say=say)
-    model = _detector(recipe, head)
+    model = bare_detector(recipe, head)
     if recipe.model.weights is not None:
         report = load_weights(model, recipe.model.weights, partial=partial, class_names=head.names)
         say(report.summary())
@@ -254,7 +254,7 @@ def _testing(recipe: Recipe) -> Testing:
     return Testing(options, values.scales, values.flip, values.backend)
 
 
-def _detector(recipe: Recipe, head: Head) -> Detector:
+def bare_detector(recipe: Recipe, head: Head) -> Detector:
     """The detector with the starting weights of the recipe's seed, the same on every rank."""
     assert recipe.model.head is not None
     with torch.random.fork_rng(devices=[]):

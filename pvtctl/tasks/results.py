@@ -167,7 +167,7 @@ def compare_with_paper(
     `num_classes` are the data's. `numbers` are fractions as `ClassificationMetric.compute` gives them.
     """
     reasons = differences_from_paper(recipe, numbers, num_classes) if recipe.expect else []
-    measured = _measured(recipe, numbers) | _cost(recipe, num_classes)
+    measured = measured_figures(recipe, numbers) | model_cost(recipe, num_classes)
     figures = []
     for name, printed in sorted(recipe.expect.items(), key=lambda item: item[0] in _OF_THE_MODEL):
         note = printed.note or ""
@@ -183,7 +183,7 @@ def compare_with_paper(
     return figures, reasons
 
 
-def _measured(recipe: Recipe, numbers: Mapping[str, float]) -> dict[str, float]:
+def measured_figures(recipe: Recipe, numbers: Mapping[str, float]) -> dict[str, float]:
     """What is shown of a metric's numbers: percent, save the loss."""
     if recipe.task == "detection":
         return {name: 100 * value for name, value in numbers.items() if name.startswith(("box_", "mask_"))}
@@ -197,7 +197,7 @@ def _measured(recipe: Recipe, numbers: Mapping[str, float]) -> dict[str, float]:
     return shown | ({"top1_present": 100 * numbers["top1_present"]} if "top1_present" in numbers else {})
 
 
-def _cost(recipe: Recipe, num_classes: int) -> dict[str, float]:
+def model_cost(recipe: Recipe, num_classes: int) -> dict[str, float]:
     """Parameters and multiply-adds of the model that the papers count; parameters of the own detector where none does."""
     backbone, head = recipe.model.backbone, recipe.model.head
     try:
