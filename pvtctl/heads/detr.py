@@ -200,7 +200,7 @@ class Transformer(nn.Module):
         """tokens and positions (B, N, 256), queries (Q, 256), padding bool (B, N) -> memory (B, N, 256), decoded
         (L, B, Q, 256)."""
         memory = self.encoder(tokens, positions, padding)
-        return memory, self.decoder(memory, positions, queries.expand(len(tokens), -1, -1), padding)
+        return memory, self.decoder(memory, positions, queries.expand(tokens.shape[0], -1, -1), padding)
 
 
 class Encoder(nn.Module):

@@ -18,6 +18,7 @@ from pvtctl.layers.attention import SelfAttention, attention
 from pvtctl.layers.block import Block, run_blocks
 from pvtctl.layers.mlp import Mlp
 from pvtctl.layers.patches import Size, to_map, to_tokens
+from pvtctl.layers.position import is_grid
 
 SIZES = {128: (2, 32), 256: (3, 64), 768: (4, 128)}
 """embed_dim of the three published configurations -> ratio of their MLPs, width of their class maps."""
@@ -114,7 +115,7 @@ class Trans2Seg(DenseHead):
         first, last = features[0], features[-1]
         size = (last.shape[2], last.shape[3])
         tokens = self.encoded(last, size)
-        queries, cells = self.cls_embed.expand(len(tokens), -1, -1), tokens
+        queries, cells = self.cls_embed.expand(tokens.shape[0], -1, -1), tokens
         for layer in self.decoder:
             queries, cells = layer(queries, cells)
             queries = queries + self.cls_embed
@@ -130,10 +131,10 @@ class Trans2Seg(DenseHead):
         tokens = self.embed(to_tokens(last))
         grid = (self.grid, self.grid)
         positions = self.pos_embed[:, 1:]
-        if size != grid:
+        if not is_grid(size, grid):
             table = F.interpolate(to_map(positions.contiguous(), grid), size, mode="bilinear", align_corners=True)
             positions = to_tokens(table)
-        token = (self.cls_token + self.pos_embed[:, :1]).expand(len(tokens), -1, -1)
+        token = (self.cls_token + self.pos_embed[:, :1]).expand(tokens.shape[0], -1, -1)
         tokens = self.dropout(torch.cat((token, tokens + positions), 1))
         tokens = run_blocks(self.encoder, tokens, size, checkpointing=False)
         return self.norm(tokens)[:, 1:]
@@ -169,7 +170,7 @@ class PrototypeAttention(nn.Module):
 
 def prototype_heads(queries: Tensor, num_heads: int) -> Tensor:
     """(B, K, C) -> (B, heads, K, C/heads) in the order of memory: what the original does where others transpose."""
-    return queries.reshape(len(queries), num_heads, queries.shape[1], -1)
+    return queries.reshape(queries.shape[0], num_heads, queries.shape[1], -1)
 
 
 class DecoderLayer(nn.Module):
@@ -214,9 +215,9 @@ class Answers(nn.Module):
         scale = q.shape[-1] ** -0.5
         answers = 2 * scale * (q @ k.transpose(-2, -1)).transpose(1, 2)  # B K heads N
         grid = (self.grid, self.grid)
-        changes = answers if size == grid else self._resized(answers, size, grid)
+        changes = answers if is_grid(size, grid) else self._resized(answers, size, grid)
         changes = self.mlp3(self.norm4(changes), grid)
-        if size != grid:
+        if not is_grid(size, grid):
             changes = self._resized(changes, grid, size)
         return torch.unflatten(answers + changes, -1, size)
 
