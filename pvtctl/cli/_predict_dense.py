@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from pvtctl.cli._choose import note
 from pvtctl.cli._console import print_json, say, table
-from pvtctl.errors import UsageError
 
 if TYPE_CHECKING:
     from pvtctl.tasks.checkpoints import Inspected
@@ -57,19 +56,9 @@ def predict_dense(
     from pvtctl.engine import single
     from pvtctl.tasks.answers import DenseTesting
     from pvtctl.tasks.predict_dense import DenseUse
-    from pvtctl.tasks.windows import Window
+    from pvtctl.tasks.windows import sliding_window
 
-    window = None
-    if options.window is not None:
-        height, width = options.window
-        stride = options.stride or (max(1, height * 2 // 3), max(1, width * 2 // 3))
-        if stride[0] > height or stride[1] > width:
-            raise UsageError(
-                f"a stride of {stride[0]}x{stride[1]} is larger than the window of {height}x{width}", "lower --stride"
-            )
-        window = Window((height, width), stride)
-    elif options.stride is not None:
-        raise UsageError("--stride needs --window, the window that slides", "--window 512x512")
+    window = sliding_window(options.window, options.stride)
     use = DenseUse(
         checkpoint,
         single(options.device).device,

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -17,18 +19,32 @@ from pvtctl.backbones import Classifier, build_classifier
 from pvtctl.data.detection import pad_images
 from pvtctl.data.detection_transforms import resize_image, resized_size
 from pvtctl.data.imagenet import SUFFIXES, images_below
-from pvtctl.data.images import EncodedPicture, decode, open_image, pixels_of
+from pvtctl.data.images import BadImage, TensorPicture, decode, open_image, pixels_of
 from pvtctl.data.transforms import EvalTransform, normalize
 from pvtctl.detectors import Detector, build_detector
 from pvtctl.errors import UsageError
 from pvtctl.metrics.coco_columns import Columns, columns_of
 from pvtctl.recipe.schema import DetectionData
 from pvtctl.structures import Detections, DetectOptions
-from pvtctl.tasks.checkpoints import Inspected
+from pvtctl.tasks.checkpoints import DetectorInfo, Inspected
 from pvtctl.weights import load_weights
 
 TOP = 5
 """Classes that a classifier names for an image."""
+READ_BY = {
+    "score_threshold": ("detection",),
+    "nms_iou": ("detection",),
+    "max_detections": ("detection",),
+    "short_side": ("detection", "segmentation"),
+    "long_side": ("detection", "segmentation"),
+    "size": ("depth",),
+    "ratios": ("segmentation", "depth"),
+    "flip": ("segmentation", "depth"),
+    "window": ("segmentation",),
+    "stride": ("segmentation",),
+    "scale_shift": ("depth",),
+}
+"""Which tasks read an option of a prediction."""
 _COCO_NAME = re.compile(r"\d{12}")
 _ORIENTATION = 0x0112
 
@@ -93,6 +109,55 @@ def read_pixels(path: Path) -> tuple[Tensor, bool]:
     return pixels_of(decode(image)), turned
 
 
+ImageLike = str | Path | Image.Image | Tensor | NDArray[Any]
+"""An image: a file, or its pixels."""
+
+
+def to_pixels(image: ImageLike) -> Tensor:
+    """uint8 (3, H, W) of an image: a file's path, a PIL image, a tensor (3, H, W) or an array (H, W, 3).
+
+    Tensors and arrays hold uint8, or floats from 0 to 1, and are not normalised. Raises UsageError for what is no image.
+    """
+    if isinstance(image, str | Path):
+        try:
+            return read_pixels(Path(image).expanduser())[0]
+        except (BadImage, OSError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise UsageError(f"{image} cannot be read: {reason}", "name an image file") from error
+    if isinstance(image, Image.Image):
+        try:
+            return pixels_of(decode(image.copy()))
+        except BadImage as error:
+            raise UsageError(f"the image cannot be read: {error}", "give one that can be opened") from error
+    if isinstance(image, np.ndarray):
+        if image.ndim != 3 or image.shape[2] != 3:
+            raise UsageError(f"an array of shape {image.shape} is no image", "an image is an array (H, W, 3)")
+        pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+    elif isinstance(image, Tensor):
+        if image.ndim != 3 or image.shape[0] != 3:
+            hint = "an image is a tensor (3, H, W); of a batch, give list(batch)"
+            raise UsageError(f"a tensor of shape {tuple(image.shape)} is no image", hint)
+        pixels = image.detach().cpu()
+    else:
+        raise UsageError(f"a {type(image).__name__} is no image", "a path, a PIL image, a tensor or an array")
+    return _to_uint8(pixels)
+
+
+def _to_uint8(pixels: Tensor) -> Tensor:
+    if 0 in pixels.shape:
+        raise UsageError(f"an image of {pixels.shape[1]}x{pixels.shape[2]} pixels is none", "give one with pixels")
+    if pixels.dtype == torch.uint8:
+        return pixels
+    if not pixels.is_floating_point():
+        raise UsageError(f"pixels of type {pixels.dtype} are not known", "uint8, or floats from 0 to 1")
+    low, high = float(pixels.min()), float(pixels.max())
+    if not (low >= 0 and high <= 1):  # NaN is none of both
+        raise UsageError(
+            f"pixels of {low:.3g} to {high:.3g} are no image's", "floats from 0 to 1 (do not normalise them), or uint8"
+        )
+    return (pixels * 255).round().to(torch.uint8)
+
+
 class DetectorUse:
     """A checkpoint's detector, ready for images of any size.
 
@@ -108,9 +173,10 @@ class DetectorUse:
         options: DetectOptions,
         short_side: int | None = None,
         long_side: int | None = None,
+        model: Detector | None = None,
     ) -> None:
-        """Sizes that are left open are those that the checkpoint was tested at. Raises UsageError for weights that do
-        not fit, and for options that the head does not have."""
+        """Sizes that are left open are those that the checkpoint was tested at; `model` is the checkpoint's, where it is
+        built already. Raises UsageError for weights that do not fit, and for options that the head does not have."""
         found = checkpoint.detector
         assert found is not None
         self.device = device
@@ -123,15 +189,7 @@ class DetectorUse:
         tested = {**DetectionData().model_dump(), **(meta.get("detection") or {})}
         self.sizes = _sides(tested["test_short_side"], tested["test_long_side"], short_side, long_side)
         self.pad = tested["pad"]
-        self.model: Detector = build_detector(
-            checkpoint.backbone,
-            found.head,
-            num_classes=found.num_classes,
-            num_queries=found.num_queries or 100,
-            conventions=found.conventions,
-        )
-        load_weights(self.model, checkpoint.path, class_names=names)
-        self.model.to(device).eval()
+        self.model = model or _loaded_detector(checkpoint, found, device)
 
     def __call__(self, pixels: Tensor) -> Detections:
         """uint8 (3, H, W) -> what is in it, in its pixels, on the CPU."""
@@ -141,6 +199,19 @@ class DetectorUse:
         with torch.inference_mode():
             (found,) = self.model(batch.to(self.device), [size], None, self.options, [original])
         return Detections(found.boxes.cpu(), found.scores.cpu(), found.labels.cpu(), found.masks)
+
+
+def _loaded_detector(checkpoint: Inspected, found: DetectorInfo, device: torch.device) -> Detector:
+    model = build_detector(
+        checkpoint.backbone,
+        found.head,
+        num_classes=found.num_classes,
+        num_queries=found.num_queries or 100,
+        width=found.width,
+        conventions=found.conventions,
+    )
+    load_weights(model, checkpoint.path, class_names=found.class_names)
+    return model.to(device).eval()
 
 
 def _sides(tested_short: int, tested_long: int, short: int | None, long: int | None) -> tuple[int, int]:
@@ -157,28 +228,32 @@ def _sides(tested_short: int, tested_long: int, short: int | None, long: int | N
 class ClassifierUse:
     """A checkpoint's classifier; `class_names` (K)."""
 
-    def __init__(self, checkpoint: Inspected, device: torch.device) -> None:
-        """Raises UsageError for weights that do not fit."""
+    def __init__(self, checkpoint: Inspected, device: torch.device, model: Classifier | None = None) -> None:
+        """`model` is the checkpoint's, where it is built already. Raises UsageError for weights that do not fit."""
         assert checkpoint.head is not None
         classes = checkpoint.head.num_classes
         self.device = device
         self.class_names = checkpoint.head.names or [f"class {label}" for label in range(classes)]
         size = checkpoint.meta.get("image_size", 224)
         self.transform = EvalTransform(size, checkpoint.meta.get("resize", round(size * 256 / 224)))
-        self.model: Classifier = build_classifier(checkpoint.backbone, num_classes=classes, image_size=size)
-        load_weights(self.model, checkpoint.path, class_names=checkpoint.head.names)
-        self.model.to(device).eval()
+        if model is None:
+            model = build_classifier(checkpoint.backbone, num_classes=classes, image_size=size)
+            load_weights(model, checkpoint.path, class_names=checkpoint.head.names)
+        self.model = model.to(device).eval()
 
-    def __call__(self, path: Path) -> list[tuple[str, float]]:
-        """The likeliest classes of an image file, at most 5, with their probabilities. Raises BadImage, OSError."""
-        image = self.transform(EncodedPicture(path.read_bytes()))
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """uint8 (3, H, W) -> float32 probabilities (K,), on the CPU."""
+        image = self.transform(TensorPicture(pixels))
         with torch.inference_mode():
-            probabilities = self.model(image[None].to(self.device))[0].softmax(0).cpu()
-        best = probabilities.topk(min(TOP, len(probabilities)))
-        return [
-            (self.class_names[label], score)
-            for score, label in zip(best.values.tolist(), best.indices.tolist(), strict=True)
-        ]
+            return self.model(image[None].to(self.device))[0].float().softmax(0).cpu()
+
+
+def likeliest(probabilities: Tensor, class_names: Sequence[str], count: int = TOP) -> list[tuple[str, float]]:
+    """The `count` likeliest classes of (K,) probabilities, best first."""
+    best = probabilities.topk(min(count, len(probabilities)))
+    return [
+        (class_names[label], score) for score, label in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+    ]
 
 
 def to_columns(found: Detections, image_id: int) -> Columns:

@@ -36,9 +36,10 @@ class DenseUse:
         testing: DenseTesting,
         size: tuple[int, int] | None = None,
         scale_shift: tuple[float, float] | None = None,
+        model: DenseModel | None = None,
     ) -> None:
         """`size` is (height, width) for depth, (short, long side) for segmentation; unset: what the checkpoint was tested
-        at. Raises UsageError for weights that do not fit, and options that the task does not have."""
+        at. `model` is the checkpoint's, where it is built already. Raises UsageError for weights that do not fit, and options that the task does not have."""
         found = checkpoint.dense
         assert found is not None
         if found.task == "segmentation" and scale_shift is not None:
@@ -58,9 +59,7 @@ class DenseUse:
         self.palette = [(red, green, blue) for red, green, blue in palette] if palette else None
         self.normalization: Normalization = found.normalization or "imagenet"
         self.transform = self._transform(checkpoint.meta, size)
-        self.model = _build(checkpoint, found, self.scale_shift)
-        load_weights(self.model, checkpoint.path, class_names=found.class_names)
-        self.model.to(device).eval()
+        self.model = model or _loaded(checkpoint, found, self.scale_shift, device)
         self.answers: Answers = (
             LabelAnswers(self.model, testing.window) if found.task == "segmentation" else DepthAnswers(self.model)
         )
@@ -96,6 +95,22 @@ class DenseUse:
     def _view(self, pixels: Tensor, ratio: float, mirrored: bool) -> Tensor:
         resized = self.transform.evaluate(pixels, ratio)
         return normalize(resized.flip(-1) if mirrored else resized, self.normalization).to(self.device)
+
+
+def asked_sides(short_side: int | None, long_side: int | None) -> tuple[int, int] | None:
+    """The short and long side that images are resized within, where one of them was said."""
+    if not (short_side or long_side):
+        return None
+    short = short_side or 512
+    return short, max(short, long_side or 4 * short)
+
+
+def _loaded(
+    checkpoint: Inspected, found: DenseInfo, scale_shift: tuple[float, float] | None, device: torch.device
+) -> DenseModel:
+    model = _build(checkpoint, found, scale_shift)
+    load_weights(model, checkpoint.path, class_names=found.class_names)
+    return model.to(device).eval()
 
 
 def _build(checkpoint: Inspected, found: DenseInfo, scale_shift: tuple[float, float] | None) -> DenseModel:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from pvtctl.errors import UsageError
 from pvtctl.structures import ImageSize
 
 
@@ -16,6 +17,21 @@ class Window:
 
     size: ImageSize
     stride: ImageSize
+
+
+def sliding_window(size: ImageSize | None, stride: ImageSize | None) -> Window | None:
+    """The window of `--window` and `--stride` (unset: two thirds of the window). Raises UsageError."""
+    if size is None:
+        if stride is not None:
+            raise UsageError("--stride needs --window, the window that slides", "--window 512x512")
+        return None
+    height, width = size
+    stride = stride or (max(1, height * 2 // 3), max(1, width * 2 // 3))
+    if stride[0] > height or stride[1] > width:
+        raise UsageError(
+            f"a stride of {stride[0]}x{stride[1]} is larger than the window of {height}x{width}", "lower --stride"
+        )
+    return Window((height, width), stride)
 
 
 def slide(network: Callable[[Tensor], Tensor], images: Tensor, window: Window) -> Tensor:
