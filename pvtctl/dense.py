@@ -90,10 +90,10 @@ def build_segmenter(
 
     | head | options |
     | --- | --- |
-    | semantic_fpn | dropout |
+    | semantic_fpn | dropout, width |
     | trans2seg | dropout, embed_dim, depth, num_heads |
     | deeplabv3plus | dropout, width, projection, auxiliary_weight |
-    | dpt | dropout, taps, readout, auxiliary_weight |
+    | dpt | dropout, taps, readout, auxiliary_weight, width |
 
     `backbone_options` are those of `build_backbone`. Raises UsageError for unknown names and options that do not fit.
     """
@@ -112,8 +112,9 @@ def build_segmenter(
                 from pvtctl.heads.semantic_fpn import SemanticFpn
                 from pvtctl.necks.fpn import Fpn
 
-                neck = Fpn(body.feature_channels, extra=None, start_level=0)
-                top = SemanticFpn(num_classes, **options)
+                width = options.pop("width", 256)
+                neck = Fpn(body.feature_channels, extra=None, start_level=0, out_channels=width)
+                top = SemanticFpn(num_classes, in_channels=width, width=width // 2, **options)
             case "trans2seg":
                 from pvtctl.heads.trans2seg import Trans2Seg
 
@@ -143,7 +144,7 @@ def build_depth_model(
     head_options: Mapping[str, Any] | None = None,
     backbone_options: Mapping[str, Any] | None = None,
 ) -> DenseModel:
-    """A depth model with starting weights; options as in `build_segmenter` (dpt: taps, readout; midas: none).
+    """A depth model with starting weights; options as in `build_segmenter` (dpt: taps, readout, width; midas: width).
 
     `scale_shift`: see `DenseModel`. Raises UsageError.
     """

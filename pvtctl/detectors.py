@@ -118,10 +118,12 @@ def build_detector(
     num_queries: int = 100,
     rois_per_image: int = 512,
     dropout: float | None = None,
+    width: int | None = None,
     conventions: Conventions = "papers",
     backbone_options: Mapping[str, Any] | None = None,
 ) -> Detector:
-    """A detector with starting weights. `backbone_options` are those of `build_backbone`; `dropout` is DETR's (0.1).
+    """A detector with starting weights. `backbone_options` are those of `build_backbone`; `dropout` is DETR's (0.1);
+    `width` the channels of the FPN and of the others' convolutions (256).
 
     Raises UsageError for unknown names and options that do not go together.
     """
@@ -131,23 +133,27 @@ def build_detector(
         raise UsageError(f"{head} has no queries", "leave num_queries out")
     if head != "detr" and dropout is not None:
         raise UsageError(f"{head} has no dropout", "leave dropout out")
+    if head == "detr" and width is not None:
+        raise UsageError("detr has no width", "leave width out")
     if head != "mask_rcnn" and rois_per_image != 512:
         raise UsageError(f"{head} has no second stage", "leave rois_per_image out")
     body = build_backbone(backbone, **(backbone_options or {}))
     channels = body.feature_channels
+    width = 256 if width is None else width
     match head:
         case "retinanet":
             from pvtctl.heads.retinanet import RetinaNet
             from pvtctl.necks.fpn import Fpn
 
-            neck = Fpn(channels, extra="p6p7", start_level=1, conventions=conventions)
-            return Detector(body, neck, RetinaNet(num_classes, conventions=conventions), num_classes, conventions)
+            neck = Fpn(channels, extra="p6p7", start_level=1, conventions=conventions, out_channels=width)
+            first = RetinaNet(num_classes, conventions=conventions, in_channels=width)
+            return Detector(body, neck, first, num_classes, conventions)
         case "mask_rcnn":
             from pvtctl.heads.mask_rcnn import MaskRcnn
             from pvtctl.necks.fpn import Fpn
 
-            neck = Fpn(channels, extra="pool", start_level=0, conventions=conventions)
-            second = MaskRcnn(num_classes, conventions=conventions, rois_per_image=rois_per_image)
+            neck = Fpn(channels, extra="pool", start_level=0, conventions=conventions, out_channels=width)
+            second = MaskRcnn(num_classes, conventions=conventions, in_channels=width, rois_per_image=rois_per_image)
             return Detector(body, neck, second, num_classes, conventions)
         case "detr":
             from pvtctl.heads.detr import Detr

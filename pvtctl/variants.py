@@ -1,14 +1,15 @@
 """Every built-in backbone's numbers, in plain sight and without torch.
 
 `pvtctl.backbones` builds from these tables, `pvtctl models` prints them, and a test holds the parameter counts to the
-built models. Sources: PVT v1 Table 1 and its code (stage 2 of small and medium is printed as 3 blocks but coded, and
+built models. `NAME@F` is a narrower model of the same depth and shape, for small experiments: see `find_variant`. Sources: PVT v1 Table 1 and its code (stage 2 of small and medium is printed as 3 blocks but coded, and
 counted, as 4), PVT v2 Table 1, timm 0.3.2 for the ViT-Small that PVT v1 Table 8 compares with, DeiT Table 1, and
 torchvision for the ResNets.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from pvtctl.errors import UsageError, nearest
@@ -32,8 +33,8 @@ class PvtVariant:
     """Keys and values from a 7x7 average pool in every stage (PVT v2, section 3.2), instead of a strided convolution."""
     conv_ffn: bool = True
     """v2: a depthwise convolution in the feed-forward part."""
-    params: int
-    """Of the classifier with 1000 classes at 224."""
+    params: int | None
+    """Of the classifier with 1000 classes at 224; None for scaled models, which no table counts."""
     source: str
 
     @property
@@ -57,7 +58,7 @@ class VitVariant:
     norm_eps: float = 1e-6
     distilled: bool = False
     """A distillation token beside the class token."""
-    params: int
+    params: int | None
     source: str
 
     @property
@@ -79,12 +80,15 @@ class ResNetVariant:
     figure 2c); 0: the one."""
     context_ratio: float | None = None
     """Global context blocks in stages 2 to 4, their bottleneck that much narrower than the stage; None: there are none."""
-    params: int
+    base_width: int = 64
+    """Channels of the stem and of the first stage's 3x3 convolutions; each later stage has twice the one before."""
+    params: int | None
     source: str
 
     @property
     def channels(self) -> Four:
-        return (64, 128, 256, 512) if self.block == "basic" else (256, 512, 1024, 2048)
+        first = self.base_width * (1 if self.block == "basic" else 4)
+        return (first, 2 * first, 4 * first, 8 * first)
 
 
 Variant = PvtVariant | VitVariant | ResNetVariant
@@ -190,13 +194,72 @@ RESNET = {
 VARIANTS: dict[str, Variant] = {**PVT_V1, **PVT_V2, **VIT, **RESNET}
 
 
-def find_variant(name: str) -> Variant:
-    """The built-in variant called `name`.
+def find_variant(spec: str) -> Variant:
+    """The built-in variant called `spec`, or with `NAME@F` (0 < F <= 1) the one called NAME with F times its widths.
 
-    Raises UsageError with the nearest names for any other.
+    Depth, heads, ratios and patches stay. Widths are rounded to multiples of the heads (ResNets: their base width of 64 to
+    a multiple of 8), and never below one a head. Raises UsageError with the nearest names for an unknown one, and for a
+    factor that is out of range or that the family cannot take.
     """
+    name, factor = split_width(spec)
     if name not in VARIANTS:
         raise UsageError(
             f"no backbone is called {name!r}", f"{nearest(name, list(VARIANTS))} (pvtctl models ls; or timm:NAME)"
         )
-    return VARIANTS[name]
+    return VARIANTS[name] if factor == 1 else _scaled(name, VARIANTS[name], factor)
+
+
+def known_variant(spec: str) -> Variant | None:
+    """As `find_variant`; None for what is no built-in backbone, such as `timm:NAME`."""
+    name, _ = split_width(spec)
+    return find_variant(spec) if name in VARIANTS else None
+
+
+def split_width(spec: str) -> tuple[str, float]:
+    """`pvt_small@0.25` -> ("pvt_small", 0.25); 1 where no factor is said. Raises UsageError for one out of range."""
+    name, at, text = spec.rpartition("@")
+    if not at or spec.startswith(TIMM_PREFIX):  # timm's own names never have one, and hubs' may
+        return spec, 1.0
+    try:
+        factor = float(text)
+    except ValueError:
+        factor = math.nan
+    if not 0 < factor <= 1:
+        raise UsageError(
+            f"{spec}: {text!r} is no factor on the width", f"it lies in 0 < F <= 1, such as {name or 'pvt_small'}@0.25"
+        )
+    return name, factor
+
+
+def join_width(name: str, factor: float) -> str:
+    """The opposite of `split_width`."""
+    return name if factor == 1 else f"{name}@{factor:g}"
+
+
+def _scaled(name: str, variant: Variant, factor: float) -> Variant:
+    source = f"{variant.source}; {factor:g} times as wide"
+    match variant:
+        case PvtVariant():
+            first, second, third, fourth = (
+                _multiple(dim * factor, heads) for dim, heads in zip(variant.embed_dims, variant.num_heads, strict=True)
+            )
+            return replace(variant, embed_dims=(first, second, third, fourth), params=None, source=source)
+        case VitVariant(stem="resnet"):
+            raise UsageError(f"{name} has one width only", "its stem is a ResNet-50 as published; leave @ out")
+        case VitVariant():
+            dim = _multiple(variant.embed_dim * factor, variant.num_heads)
+            return replace(variant, embed_dim=dim, params=None, source=source)
+        case ResNetVariant():
+            base = _multiple(64 * factor, 8)
+            if variant.width_per_group * base < 64:
+                raise UsageError(
+                    f"{name}@{factor:g} has groups of less than one channel",
+                    f"{name}@{16 / variant.width_per_group / 4:g}",
+                )
+            return replace(
+                variant, base_width=base, deep_stem=variant.deep_stem * base // 64, params=None, source=source
+            )
+
+
+def _multiple(width: float, step: int) -> int:
+    return max(1, round(width / step)) * step

@@ -15,7 +15,7 @@ from pvtctl.backbones.timm_bridge import TimmBackbone
 from pvtctl.backbones.vit import Vit
 from pvtctl.backbones.vit_hybrid import VitHybrid
 from pvtctl.errors import UsageError
-from pvtctl.variants import TIMM_PREFIX, VARIANTS, PvtVariant, ResNetVariant, VitVariant, find_variant
+from pvtctl.variants import TIMM_PREFIX, VARIANTS, PvtVariant, ResNetVariant, VitVariant, find_variant, known_variant
 
 __all__ = [
     "Backbone",
@@ -49,7 +49,7 @@ def build_backbone(
     output_stride: int = 32,
     image_size: int = 224,
 ) -> Backbone:
-    """A backbone with starting weights.
+    """A backbone with starting weights; `NAME@F`: F times as wide (`pvtctl.variants.find_variant`).
 
     `class_token` (PVT v1, ViT) adds what their classifiers need; `frozen_stages`, `freeze_norm` and
     `output_stride` (8 or 16: the last stages are dilated) are for ResNets; `drop_path_rate` is for all but ResNets. `image_size` (pixels) sizes the position tables of the families that have
@@ -132,6 +132,7 @@ def build_backbone(
                 width_per_group=variant.width_per_group,
                 deep_stem=variant.deep_stem,
                 context_ratio=variant.context_ratio,
+                base_width=variant.base_width,
                 frozen_stages=frozen_stages,
                 freeze_norm=freeze_norm,
                 output_stride=output_stride,
@@ -160,7 +161,7 @@ def build_classifier(
     """A `Classifier` over `build_backbone(name, ...)`, with the class token where the family has one."""
     if num_classes < 1:
         raise UsageError(f"num_classes {num_classes} is out of range", "a classifier needs at least one class")
-    variant = VARIANTS.get(name)
+    variant = known_variant(name)
     backbone = build_backbone(
         name,
         class_token=variant is not None and variant.family in ("pvt_v1", "vit"),

@@ -24,6 +24,8 @@ class ResNet(Backbone):
     `context_ratio` (bottleneck blocks only): a `ContextBlock` in every block of the layers 2 to 4, as GCNet has them (c3 to
     c5), named `layer{i}.{j}.context_block`.
 
+    `base_width` (torchvision's is 64): channels of the stem and of layer1's 3x3 convolutions; all others follow.
+
     `deep_stem` w: three 3x3 convolutions, w, w and 2 w wide, instead of conv1's 7x7, as `conv1.0`, `conv1.3`, `conv1.6`, with
     their norms `conv1.1`, `conv1.4` and `bn1` (timm's names, and those of Trans2Seg's code).
     """
@@ -37,6 +39,7 @@ class ResNet(Backbone):
         width_per_group: int = 64,
         deep_stem: int = 0,
         context_ratio: float | None = None,
+        base_width: int = 64,
         frozen_stages: int = 0,
         freeze_norm: bool = False,
         output_stride: int = 32,
@@ -45,7 +48,7 @@ class ResNet(Backbone):
         from torchvision.models import resnet as torchvision_resnet
 
         kind = torchvision_resnet.BasicBlock if block == "basic" else torchvision_resnet.Bottleneck
-        super().__init__(tuple(width * kind.expansion for width in (64, 128, 256, 512)))
+        super().__init__(tuple(base_width * times * kind.expansion for times in (1, 2, 4, 8)))
         if not 0 <= frozen_stages <= 4:
             raise UsageError(
                 f"frozen_stages {frozen_stages} is out of range", "a ResNet has stages 1 to 4; 0 freezes none"
@@ -54,9 +57,9 @@ class ResNet(Backbone):
             raise UsageError(f"an output stride of {output_stride} is not possible", "8, 16 or 32")
         if output_stride != 32 and block == "basic":
             raise UsageError("ResNets of basic blocks are not dilated", "output_stride 32, or a resnet50")
-        if deep_stem not in (0, 32) and block == "basic":
+        if deep_stem not in (0, base_width // 2) and block == "basic":
             raise UsageError(f"ResNets of basic blocks have no deep stem of {deep_stem} channels", "32, or a resnet50s")
-        whole = torchvision_resnet.ResNet(
+        whole = _whole(torchvision_resnet.ResNet, base_width)(
             kind,
             list(depths),
             groups=groups,
@@ -70,6 +73,8 @@ class ResNet(Backbone):
         self.freeze_norm = freeze_norm
         self.conv1: nn.Module = whole.conv1
         self.bn1, self.relu, self.maxpool = whole.bn1, whole.relu, whole.maxpool
+        if base_width != 64:
+            self.conv1, self.bn1 = _conv(3, base_width, 7, stride=2), nn.BatchNorm2d(base_width)
         self.layer1, self.layer2, self.layer3, self.layer4 = whole.layer1, whole.layer2, whole.layer3, whole.layer4
         if deep_stem:
             self.conv1, self.bn1 = _deep_stem(deep_stem), nn.BatchNorm2d(2 * deep_stem)
@@ -119,6 +124,21 @@ class ResNet(Backbone):
 
     def begins_as_identity(self, name: str) -> bool:
         return ".context_block." in name
+
+
+def _whole(original: Any, base_width: int) -> Any:
+    """torchvision's ResNet with `base_width` in place of 64 in its four layers; the stem stays as it is."""
+    if base_width == 64:
+        return original
+
+    class Scaled(original):  # type: ignore[misc]  # torchvision is imported late
+        def _make_layer(self, block: Any, planes: int, *args: Any, **options: Any) -> nn.Sequential:
+            if planes == 64:  # the first layer, which reads the stem
+                self.inplanes = base_width
+            layer: nn.Sequential = super()._make_layer(block, planes * base_width // 64, *args, **options)
+            return layer
+
+    return Scaled
 
 
 def _conv(in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> nn.Conv2d:

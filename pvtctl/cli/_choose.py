@@ -143,9 +143,14 @@ def choose_recipe(
     """
     from pvtctl.recipe.load import find_profile, keys_said, load_recipe, rows_of
     from pvtctl.recipe.vocabulary import HEADS_OF
+    from pvtctl.variants import split_width
 
     row: str | None
     stand_in = None
+    scaled: list[Override] = []
+    if backbone is not None and "@" in backbone:  # the row of the full-size one, at that width
+        backbone, width = split_width(backbone)
+        scaled = [("model.backbone.width", width)]
     if recipe is not None:
         rows = rows_of(recipe)
         backbone = backbone or _default_row(recipe, rows)
@@ -170,7 +175,7 @@ def choose_recipe(
             note(f"profile: {profile}, the one for scenes (--profile NAME chooses another)")
     profile = profile or "paper"
     _check_layout(data, recipe)
-    settings = [*data.overrides(), *overrides]
+    settings = [*data.overrides(), *scaled, *overrides]
     if row is None and backbone is not None:
         check_backbone(backbone)
         own = head or _head_of(recipe, stand_in)
@@ -265,9 +270,9 @@ def _head_of(recipe: str, row: str | None) -> str | None:
 def _plain_backbone(name: str, head: str | None) -> dict[str, Any]:
     """A backbone that stands in no table, with ResNets and ViTs as the papers have them under this head."""
     from pvtctl.recipe.vocabulary import HEADS_OF
-    from pvtctl.variants import VARIANTS, VitVariant
+    from pvtctl.variants import VitVariant, known_variant
 
-    variant = VARIANTS.get(name)
+    variant = known_variant(name)
     pixelwise = head in HEADS_OF["segmentation"] or head in HEADS_OF["depth"]
     if pixelwise and isinstance(variant, VitVariant) and variant.patch_size == 16:
         # DPT's tables are of 384 pixels, as the ViTs that it starts from: on 224's grid two of three positions are lost
@@ -282,9 +287,9 @@ def _plain_backbone(name: str, head: str | None) -> dict[str, Any]:
 
 def _has_tokens(backbone: str) -> bool:
     """Whether DPT reads layers and a class token of it, not the four maps of a pyramid."""
-    from pvtctl.variants import VARIANTS
+    from pvtctl.variants import known_variant
 
-    variant = VARIANTS.get(backbone)
+    variant = known_variant(backbone)
     return variant is not None and variant.family == "vit"
 
 
@@ -320,35 +325,3 @@ def check_backbone(name: str, also: Sequence[str] = ()) -> None:
 
     if not name.startswith(TIMM_PREFIX) and name not in also:
         find_variant(name)
-
-
-def data_place(recipe: Recipe) -> str:
-    """Where a recipe's data lies, in words. Raises UsageError when it is nowhere."""
-    from pvtctl.data import find_data
-
-    if recipe.data.name == "scenes":
-        return "scenes, rendered as needed"
-    if recipe.data.name == "mix":
-        places = []
-        for name, one in recipe.data.depth.mix.items():
-            try:
-                places.append(f"{name} in {find_data(one.name, one.path)}")
-            except UsageError as error:
-                raise UsageError(f"data.depth.mix.{name}: {error.message}", error.hint) from error
-        return "mix of " + ", ".join(places)
-    if recipe.data.val_annotations:
-        return f"{recipe.data.name}, {recipe.data.val_annotations}"
-    return f"{recipe.data.name} in {find_data(recipe.data.name, recipe.data.path)}"
-
-
-def runs_root() -> Path:
-    """Where runs lie when no `--out` is given."""
-    return Path(os.environ.get("PVTCTL_RUNS") or "runs")
-
-
-def default_out(recipe: Recipe, data: DataChoice) -> Path:
-    """`<runs>/<recipe>-<row or backbone>[-<profile>][-<the user's data folder>]`."""
-    parts = [recipe.name, recipe.row or recipe.model.backbone.name]
-    parts += [recipe.profile] if recipe.profile != "paper" else []
-    parts += [data.label] if data.label else []
-    return runs_root() / "-".join(re.sub(r"[^\w.+-]+", "_", part) for part in parts)

@@ -6,9 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pvtctl.cli._choose import (
-    data_place,
-)
 from pvtctl.cli._console import print_json, say, table
 from pvtctl.cli._evaluate_plan import EvalOptions, Plan, make_plan
 from pvtctl.cli._train import differences_line, one_voice, say_skipped
@@ -35,53 +32,16 @@ def run_evaluation(options: EvalOptions) -> None:
 
 
 def _evaluate(plan: Plan, options: EvalOptions, dist: Distributed) -> None:
-    from pvtctl.engine import choose_precision, evaluate, read_info
-    from pvtctl.engine.log import silent
-    from pvtctl.tasks.build import build_task
+    from pvtctl.engine import read_info
+    from pvtctl.tasks.evaluate import score_recipe
 
     if plan.out is not None:
         require_place(plan.out)
-    talk = say if dist.is_main else silent
-    task = build_task(
-        plan.recipe,
-        device=dist.device,
-        world_size=dist.world_size,
-        head=plan.head,
-        partial=options.partial,
-        say=talk,
-    )
-    info = read_info(plan.found.source)
     # a run is scored as it scored itself; published figures are best met in fp32
-    precision = choose_precision(info.get("precision", "fp32"), dist.device)
-    classes, size = len(task.val.class_names), _size_label(plan.recipe)
-    place = data_place(plan.recipe)
-    of_classes = f" of {classes} classes" if classes else ""
-    talk(f"data: {place}; {len(task.val)} images{of_classes}, at {size}, in {precision.name}")
-    metric: Any = evaluate(task, task.model, dist, precision)
-    skipped = {name: reason for own in dist.gather(task.skipped) for name, reason in own.items()}
+    precision = read_info(plan.found.source).get("precision", "fp32")
+    scored = score_recipe(plan.recipe, plan.head, dist, precision=precision, partial=options.partial, say=say)
     if dist.is_main:
-        _show(plan, options, task, metric, skipped, dist)
-
-
-def _size_label(recipe: Recipe) -> str:
-    if recipe.task == "classification":
-        return f"{recipe.data.image_size} pixels"
-    if recipe.task == "depth":
-        height, width = recipe.data.depth.test_size
-        return f"about {height}x{width} pixels{_views(recipe)}"
-    own = recipe.data.segmentation if recipe.task == "segmentation" else recipe.data.detection
-    short = " and ".join(map(str, recipe.eval.scales or (own.test_short_side,)))
-    return f"a short side of {short} pixels (long side up to {own.test_long_side}){_views(recipe)}"
-
-
-def _views(recipe: Recipe) -> str:
-    ratios = ", ".join(f"x {ratio:g}" for ratio in recipe.eval.ratios)
-    window = recipe.eval.window
-    return (
-        (f" ({ratios})" if ratios else "")
-        + (f" in windows of {window[0]}x{window[1]}" if window else "")
-        + (", mirrored too" if recipe.eval.flip else "")
-    )
+        _show(plan, options, scored.task, scored.metric, scored.skipped, dist)
 
 
 def _show(
@@ -99,7 +59,7 @@ def _show(
     account = account_of(task, metric)
     head = f" + {plan.recipe.model.head.name}" if plan.recipe.model.head else ""
     findings = Findings(
-        title=f"{plan.recipe.model.backbone.name}{head} on {data_label(plan.recipe)}",
+        title=f"{plan.recipe.model.backbone.spec}{head} on {data_label(plan.recipe)}",
         lead=f"{plan.found.source} ({plan.found.why}), {int(numbers['images'])} images",
         figures=figures,
         differences=differences,
@@ -119,7 +79,7 @@ def _show(
         chosen = {
             "weights": plan.found.source,
             "why": plan.found.why,
-            "backbone": plan.recipe.model.backbone.name,
+            "backbone": plan.recipe.model.backbone.spec,
             "head": plan.recipe.model.head and plan.recipe.model.head.name,
             "published_top1": plan.found.published_top1 and plan.found.published_top1 / 100,
         }

@@ -232,7 +232,7 @@ def _as_scored(recipe: Recipe, checkpoint: Inspected, options: EvalOptions) -> R
     train = recipe.train.model_copy(update=untrained)
     model: dict[str, Any] = {
         "weights": str(checkpoint.path),
-        "backbone": recipe.model.backbone.model_copy(update={"name": checkpoint.backbone}),
+        "backbone": recipe.model.backbone.model_copy(update=_named(checkpoint.backbone)),
     }
     batch_size = options.batch_size or recipe.eval.batch_size
     alignment = recipe.eval.alignment
@@ -241,7 +241,11 @@ def _as_scored(recipe: Recipe, checkpoint: Inspected, options: EvalOptions) -> R
             assert recipe.model.head is not None
             assert checkpoint.detector is not None
             model["head"] = recipe.model.head.model_copy(
-                update={"num_queries": checkpoint.detector.num_queries or 100, "dropout": None}
+                update={
+                    "num_queries": checkpoint.detector.num_queries or 100,
+                    "dropout": None,
+                    "width": checkpoint.detector.width,
+                }
             )
             sizes = {
                 "detection": recipe.data.detection.model_copy(update=_detection_sizes(recipe, checkpoint, options.size))
@@ -265,6 +269,14 @@ def _as_scored(recipe: Recipe, checkpoint: Inspected, options: EvalOptions) -> R
     )
     _check_followed(options.asked, recipe, scored)
     return scored
+
+
+def _named(spec: str) -> dict[str, Any]:
+    """A backbone's name and width as recipes have them."""
+    from pvtctl.variants import split_width
+
+    name, width = split_width(spec)
+    return {"name": name, "width": width}
 
 
 def _check_followed(said: set[str], recipe: Recipe, scored: Recipe) -> None:
@@ -306,7 +318,7 @@ def dense_model(recipe: Recipe, checkpoint: Inspected, scale_shift: tuple[float,
     if scale_shift is not None and dense.task != "depth":
         raise UsageError("--scale-shift is for depth, and these weights are for segmentation", "leave it out")
     own = recipe.model.backbone
-    stride = dense.output_stride or (own.output_stride if own.name == checkpoint.backbone else 32)
+    stride = dense.output_stride or (own.output_stride if own.spec == checkpoint.backbone else 32)
     head = {key: value for key, value in dense.options.items() if key in Head.model_fields}
     return {
         "backbone": Backbone.model_validate(

@@ -48,6 +48,12 @@ def find_weights(
     entry = published_for(backbone) if classifier else published_model(backbone, head, data_name)
     train = f"pvtctl {'finetune' if head else 'pretrain'} {data_name} --backbone {backbone}"
     train += f" --head {head}" if head else ""
+    if entry is None and "@" in backbone:
+        raise UsageError(
+            f"no weights for {what}: published ones fit the full width only, and no finished run of it on {data_name} "
+            f"is under {runs_root()}",
+            f"train: {train}",
+        )
     if entry is None:
         page = detector_page(backbone, head) if head and data_name == "coco" else None
         offered = f"get one from {page} and name the file with --weights" if page else "name a file with --weights"
@@ -80,7 +86,7 @@ def _is_run_of(run: Path, backbone: str, data_name: str, place: Path | None, hea
         note(f"{run} is left out of the search: {error.message}")
         return False
     own_head = recipe.model.head.name if recipe.model.head else None
-    own = (recipe.task, recipe.model.backbone.name, own_head, recipe.data.name)
+    own = (recipe.task, recipe.model.backbone.spec, own_head, recipe.data.name)
     if own != (task, backbone, head, data_name):
         return False
     if place is None:

@@ -34,6 +34,7 @@ from pvtctl.cli._options import (
 from pvtctl.cli._train import TrainOptions, arguments_of, in_processes, train
 from pvtctl.cli._weights import find_weights, given_weights
 from pvtctl.errors import UsageError
+from pvtctl.variants import split_width
 
 if TYPE_CHECKING:
     from pvtctl.recipe.schema import Recipe
@@ -123,11 +124,14 @@ def finetune(
     if recipe is None and wanted == "classification":
         recipe = "finetune_classification"
     named = given_weights(weights) if weights not in (None, "none") else None
+    width: list[Override] = []
     if backbone is None and named is not None:
         backbone = backbone_of(named)
+        width = [("model.backbone.width", split_width(backbone)[1])]  # that of the weights, not a profile's
     elif backbone is None and recipe == "finetune_classification":
         backbone = DEFAULT_BACKBONE
     settings: list[Override] = [("model.weights", named)] if weights is not None else []
+    settings += width
     settings += [("train.compile", True)] if compile else []
     settings += overrides or []
     chosen = choose_recipe(
@@ -169,7 +173,7 @@ def with_found_weights(recipe: Recipe) -> Recipe:
     if model.weights is not None or model.init == "scratch":
         return recipe
     of = "scenes" if recipe.data.name == "scenes" and model.head is not None else "imagenet"
-    found = find_weights(model.backbone.name, of, None)
+    found = find_weights(model.backbone.spec, of, None)
     note(f"weights: {found.source} ({found.why})")
     return recipe.model_copy(update={"model": model.model_copy(update={"weights": given_weights(found.source)})})
 

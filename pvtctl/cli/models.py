@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from pvtctl.cli._console import parse_size, print_json, say, table
-from pvtctl.variants import STRIDES, TIMM_PREFIX, VARIANTS, PvtVariant, VitVariant, find_variant
+from pvtctl.variants import STRIDES, TIMM_PREFIX, VARIANTS, PvtVariant, VitVariant, find_variant, known_variant
 
 if TYPE_CHECKING:
     from pvtctl.backbones import Classifier
@@ -49,7 +49,7 @@ def ls(json: bool = _JSON) -> None:
         [
             one["name"],
             _FAMILIES[str(one["family"])],
-            f"{variant.params / 1e6:.2f}",
+            _millions(variant.params),
             _numbers(variant.channels),
             _numbers(STRIDES),
             "yes" if one["published"] else "-",
@@ -115,7 +115,7 @@ def describe(name: str, height: int, width: int) -> dict[str, Any]:
         }
         for at in range(4)
     ]
-    variant = VARIANTS.get(name)
+    variant = known_variant(name)
     published = published_for(name)
     return {
         "name": name,
@@ -133,7 +133,7 @@ def describe(name: str, height: int, width: int) -> dict[str, Any]:
 
 def _stage_settings(name: str, at: int) -> dict[str, Any]:
     """What the variant's table says of stage `at`; a ViT's quarter of the blocks is its stage."""
-    variant = VARIANTS.get(name)
+    variant = known_variant(name)
     match variant:
         case None:
             return {}
@@ -186,7 +186,7 @@ def _params_by_stage(model: Classifier) -> list[int]:
 
 def _others(name: str) -> str:
     """What a family's classifier has outside its stages and head."""
-    variant = VARIANTS.get(name)
+    variant = known_variant(name)
     match variant.family if variant else None:
         case "pvt_v1":
             return "class token and final norm, for classification only"
@@ -196,6 +196,10 @@ def _others(name: str) -> str:
             return "stem"
         case _:
             return ""
+
+
+def _millions(params: int | None) -> str:
+    return "-" if params is None else f"{params / 1e6:.2f}"
 
 
 def _numbers(values: tuple[int, ...]) -> str:

@@ -166,7 +166,7 @@ def _check_file(file: str) -> dict[str, Any]:
                 except RecipeFaults as error:
                     faults |= dict.fromkeys(error.faults)
                     continue
-                backbones.setdefault(recipe.model.backbone.name, f"row {row}" if row else f"profile {profile}")
+                backbones.setdefault(recipe.model.backbone.spec, f"row {row}" if row else f"profile {profile}")
     except UsageError as error:
         faults[error.message] = None
     faults |= dict.fromkeys(f"{file}: {text}" for text in _unknown_backbones(backbones))

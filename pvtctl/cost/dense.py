@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, cast, get_args
 
 from pvtctl.dense import DenseModel, DepthHeadName, SegmentationHeadName, build_depth_model, build_segmenter
-from pvtctl.variants import VARIANTS, ResNetVariant
+from pvtctl.variants import ResNetVariant, known_variant
 
 NUM_CLASSES = 150
 """ADE20K's."""
@@ -21,7 +21,7 @@ def build_dense_as_papers(
     `output_stride` is a ResNet's; unset: 32, and 16 under the heads of STRIDED where the ResNet has bottlenecks. Raises
     UsageError for unknown names and options that do not fit.
     """
-    variant = VARIANTS.get(backbone)
+    variant = known_variant(backbone)
     if (
         output_stride is None
         and head in STRIDED

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pvtctl.detectors import HEADS, Detector, build_detector
 from pvtctl.errors import UsageError, nearest
-from pvtctl.variants import VARIANTS
+from pvtctl.variants import known_variant
 
 NUM_CLASSES = 80
 """COCO's."""
@@ -63,7 +63,7 @@ def build_detector_as_papers(
     """
     if head not in HEADS:
         raise UsageError(f"no head {head!r}", nearest(head, HEADS))
-    variant = VARIANTS.get(backbone)
+    variant = known_variant(backbone)
     options: dict[str, Any] = {} if output_stride is None else {"output_stride": output_stride}
     if variant is not None and variant.family == "resnet":
         options |= {"frozen_stages": 1, "freeze_norm": True}

@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from pvtctl.variants import TIMM_PREFIX, VARIANTS, VitVariant
+from pvtctl.variants import TIMM_PREFIX, VitVariant, known_variant
 
 GIB = 2**30
 CLOSE = 0.8
@@ -88,7 +88,7 @@ def warn_memory(
     for each of `num_classes`: others never come near. Images of `size` are padded to multiples of 32, as in batches.
     Raises UsageError for images that the backbone does not take.
     """
-    whole = isinstance(VARIANTS.get(backbone), VitVariant) or backbone.startswith(TIMM_PREFIX)
+    whole = isinstance(known_variant(backbone), VitVariant) or backbone.startswith(TIMM_PREFIX)
     from pvtctl.cost.counting import DENSE_HEADS
 
     if not whole and head != "trans2seg":

@@ -34,7 +34,7 @@ class Dpt(DenseHead):
     one `Decoder`; segmentation has batch norms in it, and in training an auxiliary classifier on the fusion of stride 4.
 
     `taps`, `readout` None: DPT's own and "project". `dropout` and `auxiliary_weight` are for segmentation (None: 0.1 and
-    0.2). Raises UsageError for taps that do not exist or are out of order, and for options that have no use here.
+    0.2). `width`: channels in the decoder. Raises UsageError for taps that do not exist or are out of order, and for options that have no use here.
     """
 
     def __init__(
@@ -47,6 +47,7 @@ class Dpt(DenseHead):
         taps: Sequence[TapName] | None = None,
         readout: Readout | None = None,
         auxiliary_weight: float | None = None,
+        width: int = WIDTH,
     ) -> None:
         super().__init__()
         self.taps: tuple[TapName, ...] = ()
@@ -58,12 +59,12 @@ class Dpt(DenseHead):
         else:
             refuse(f"{type(backbone).__name__} backbones give four maps as they are", taps=taps, readout=readout)
             channels = backbone.feature_channels
-        self.decoder = Decoder(channels, norm=task == "segmentation", mixing=True)
+        self.decoder = Decoder(channels, norm=task == "segmentation", mixing=True, width=width)
         self.auxiliary: nn.Module | None = None
         if task == "depth":
             refuse("DPT for depth is trained without them", dropout=dropout, auxiliary_weight=auxiliary_weight)
             self.upsampling = "bicubic"
-            self.output: nn.Module = DepthOutput(align_corners=True)
+            self.output: nn.Module = DepthOutput(align_corners=True, width=width)
             return
         self.align_corners = True
         rate = 0.1 if dropout is None else dropout
@@ -71,10 +72,10 @@ class Dpt(DenseHead):
             raise UsageError(
                 f"a dropout of {rate:g} is out of range", "it lies in 0 <= dropout < 1, the paper's is 0.1"
             )
-        self.output = classifier(num_classes, rate)
+        self.output = classifier(num_classes, rate, width)
         self.auxiliary_weight = 0.2 if auxiliary_weight is None else auxiliary_weight
         if self.auxiliary_weight > 0:
-            self.auxiliary = classifier(num_classes, rate)
+            self.auxiliary = classifier(num_classes, rate, width)
 
     def _build_reassemble(self, backbone: ReadsTaps, readout: Readout) -> list[int]:
         if readout not in READOUTS:
@@ -151,10 +152,10 @@ class Reassemble(nn.Module):
         return F.gelu(F.linear(tokens, own) + F.linear(first, beside, self.read.bias))
 
 
-def classifier(num_classes: int, dropout: float) -> nn.Sequential:
-    """(B, 256, h, w) -> logits (B, K, h, w): 3x3 convolution, batch norm, ReLU, dropout, 1x1 (facts 5, `seg_head`)."""
+def classifier(num_classes: int, dropout: float, width: int = WIDTH) -> nn.Sequential:
+    """(B, width, h, w) -> logits (B, K, h, w): 3x3 convolution, batch norm, ReLU, dropout, 1x1 (facts 5, `seg_head`)."""
     return nn.Sequential(
-        OrderedDict(first=ConvNorm(WIDTH, WIDTH, 3), dropout=nn.Dropout(dropout), last=nn.Conv2d(WIDTH, num_classes, 1))
+        OrderedDict(first=ConvNorm(width, width, 3), dropout=nn.Dropout(dropout), last=nn.Conv2d(width, num_classes, 1))
     )
 
 

@@ -21,7 +21,6 @@ from pvtctl.layers.winograd import speed_up_convs
 from pvtctl.structures import Detections, DetectOptions, ImageSize, MaskGrids, Objects
 
 CELLS_BOX, CELLS_MASK = 7, 14
-WIDTH = 1024
 SCORE_THRESHOLD, NMS_IOU, MAX_DETECTIONS = 0.05, 0.5, 100
 """The values of DetectOptions that are left open."""
 
@@ -48,6 +47,8 @@ class MaskRcnn(DetectionHead):
     torchvision's; box layers start as mmdetection's do. `conventions="torchvision"` changes anchors, RoIAlign and what
     becomes of detections to what torchvision's maskrcnn_resnet50_fpn does; losses stay the papers'. Its files have
     background first among classes, boxes and masks: here `cls_score` has it last, and the others have none.
+
+    `in_channels` is the width of every convolution too, and a quarter of the box head's.
     """
 
     def __init__(
@@ -65,10 +66,10 @@ class MaskRcnn(DetectionHead):
         self.pooler = RoiPooler(conventions=conventions)
         self.sampler = RoiSampler(rois_per_image)
         self.coder = ShiftCoder((10.0, 10.0, 5.0, 5.0), conventions=conventions)
-        self.box_head = TwoMLPHead(in_channels * CELLS_BOX**2, WIDTH)
-        self.box_predictor = BoxPredictor(WIDTH, num_classes)
-        self.mask_head = MaskRCNNHeads(in_channels, (256, 256, 256, 256), 1)
-        self.mask_predictor = MaskRCNNPredictor(256, 256, num_classes)
+        self.box_head = TwoMLPHead(in_channels * CELLS_BOX**2, 4 * in_channels)
+        self.box_predictor = BoxPredictor(4 * in_channels, num_classes)
+        self.mask_head = MaskRCNNHeads(in_channels, (in_channels,) * 4, 1)
+        self.mask_predictor = MaskRCNNPredictor(in_channels, in_channels, num_classes)
         for layer in (self.box_head.fc6, self.box_head.fc7):
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)

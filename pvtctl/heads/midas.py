@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from pvtctl.heads.dense import DenseHead
-from pvtctl.heads.refinement import Decoder, DepthOutput
+from pvtctl.heads.refinement import WIDTH, Decoder, DepthOutput
 
 
 class Midas(DenseHead):
@@ -19,10 +19,10 @@ class Midas(DenseHead):
 
     upsampling = "bicubic"
 
-    def __init__(self, channels: Sequence[int]) -> None:
+    def __init__(self, channels: Sequence[int], *, width: int = WIDTH) -> None:
         super().__init__()
-        self.decoder = Decoder(channels, norm=False, mixing=False, rectified=True)
-        self.output = DepthOutput(align_corners=False)
+        self.decoder = Decoder(channels, norm=False, mixing=False, rectified=True, width=width)
+        self.output = DepthOutput(align_corners=False, width=width)
 
     def forward(self, features: Sequence[Tensor], auxiliary: bool = False) -> tuple[Tensor, Sequence[Tensor]]:
         return self.output(self.decoder(features)[0]), ()

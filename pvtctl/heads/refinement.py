@@ -13,21 +13,24 @@ from pvtctl.layers.conv_norm import ConvNorm
 from pvtctl.layers.winograd import Conv3x3, speed_up_convs
 
 WIDTH = 256
-"""Channels of every map in the decoder."""
+"""Channels of every map in the originals' decoders."""
 
 
 class Decoder(nn.Module):
     """Four maps of strides 4, 8, 16, 32 -> the outcomes of the four fusions, finest first: strides 2, 4, 8, 16.
 
-    Each map gets `WIDTH` channels by a 3x3 convolution without bias (facts 10, row 35). The originals build one residual
+    Each map gets `width` channels by a 3x3 convolution without bias (facts 10, row 35). The originals build one residual
     unit more, in the coarsest fusion, and never use it (row 37); here it does not exist.
     """
 
-    def __init__(self, channels: Sequence[int], *, norm: bool, mixing: bool, rectified: bool = False) -> None:
+    def __init__(
+        self, channels: Sequence[int], *, norm: bool, mixing: bool, rectified: bool = False, width: int = WIDTH
+    ) -> None:
         super().__init__()
-        self.narrow = nn.ModuleList(Conv3x3(width, WIDTH, bias=False) for width in channels)
+        self.narrow = nn.ModuleList(Conv3x3(number, width, bias=False) for number in channels)
         self.fusions = nn.ModuleList(
-            Fusion(norm=norm, mixing=mixing, rectified=rectified, coarsest=level == 3) for level in range(4)
+            Fusion(norm=norm, mixing=mixing, rectified=rectified, coarsest=level == 3, width=width)
+            for level in range(4)
         )
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
@@ -49,15 +52,15 @@ class Fusion(nn.Module):
     quarter of the work: the outcome is the same but for rounding.
     """
 
-    def __init__(self, *, norm: bool, mixing: bool, rectified: bool, coarsest: bool) -> None:
+    def __init__(self, *, norm: bool, mixing: bool, rectified: bool, coarsest: bool, width: int = WIDTH) -> None:
         super().__init__()
-        self.skip = None if coarsest else ResidualUnit(norm=norm, rectified=rectified)
-        self.unit = ResidualUnit(norm=norm, rectified=rectified)
-        self.mix = nn.Conv2d(WIDTH, WIDTH, 1) if mixing else None
+        self.skip = None if coarsest else ResidualUnit(width, norm=norm, rectified=rectified)
+        self.unit = ResidualUnit(width, norm=norm, rectified=rectified)
+        self.mix = nn.Conv2d(width, width, 1) if mixing else None
         speed_up_convs(self)
 
     def forward(self, x: Tensor, coarser: Tensor | None, size: tuple[int, int]) -> Tensor:
-        """`x` (B, 256, h, w), `coarser` of the same shape (None at the coarsest) -> (B, 256, *size)."""
+        """`x` (B, width, h, w), `coarser` of the same shape (None at the coarsest) -> (B, width, *size)."""
         if self.skip is not None:
             x = self.skip(x) + coarser
         x = self.unit(x)
@@ -72,15 +75,15 @@ class ResidualUnit(nn.Module):
     `rectified`: the shortcut starts behind the first ReLU. MiDaS's code computes that, by a ReLU in place.
     """
 
-    def __init__(self, *, norm: bool, rectified: bool) -> None:
+    def __init__(self, width: int, *, norm: bool, rectified: bool) -> None:
         super().__init__()
         self.rectified = rectified
         if norm:
-            self.first: nn.Module = ConvNorm(WIDTH, WIDTH, 3)
-            self.second: nn.Module = ConvNorm(WIDTH, WIDTH, 3, relu=False)
+            self.first: nn.Module = ConvNorm(width, width, 3)
+            self.second: nn.Module = ConvNorm(width, width, 3, relu=False)
         else:
-            self.first = nn.Sequential(Conv3x3(WIDTH, WIDTH), nn.ReLU(inplace=True))
-            self.second = Conv3x3(WIDTH, WIDTH)
+            self.first = nn.Sequential(Conv3x3(width, width), nn.ReLU(inplace=True))
+            self.second = Conv3x3(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         start = F.relu(x)
@@ -88,18 +91,18 @@ class ResidualUnit(nn.Module):
 
 
 class DepthOutput(nn.Module):
-    """(B, 256, h, w) of stride 2 -> inverse depth (B, 1, 2h, 2w), never below 0 (facts 5, depth_head).
+    """(B, width, h, w) of stride 2 -> inverse depth (B, 1, 2h, 2w), never below 0 (facts 5, depth_head).
 
     The last convolution starts without negative values: what it sees has none either, so every fresh head answers above 0.
     With torch's own values the last ReLU leaves about every third fresh head at 0 in all pixels, where it has no slope and
     never learns.
     """
 
-    def __init__(self, *, align_corners: bool) -> None:
+    def __init__(self, *, align_corners: bool, width: int = WIDTH) -> None:
         super().__init__()
         self.align_corners = align_corners
-        self.first = Conv3x3(WIDTH, WIDTH // 2)
-        self.second = Conv3x3(WIDTH // 2, 32)
+        self.first = Conv3x3(width, width // 2)
+        self.second = Conv3x3(width // 2, 32)
         self.last = nn.Conv2d(32, 1, 1)
         with torch.no_grad():
             for values in self.last.parameters():

@@ -48,7 +48,7 @@ _HEADS_OF_KEY: dict[str, Names] = {
     "embed_dim": ("trans2seg",),
     "depth": ("trans2seg",),
     "num_heads": ("trans2seg",),
-    "width": ("deeplabv3plus",),
+    "width": ("retinanet", "mask_rcnn", "semantic_fpn", "deeplabv3plus", "dpt", "midas"),
     "projection": ("deeplabv3plus",),
     "auxiliary_weight": ("deeplabv3plus", "dpt"),
     "readout": ("dpt",),

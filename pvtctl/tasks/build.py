@@ -123,7 +123,7 @@ def bare_classifier(recipe: Recipe, num_classes: int) -> Classifier:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.train.seed)
         model = build_classifier(
-            recipe.model.backbone.name,
+            recipe.model.backbone.spec,
             num_classes=num_classes,
             **backbone_options(recipe.model.backbone) | {"image_size": recipe.data.image_size},
         )
@@ -199,7 +199,7 @@ def _warn_of_memory(
     else:
         short, long = max(recipe.eval.scales or (sizes.test_short_side,)), sizes.test_long_side
     warn_memory(
-        recipe.model.backbone.name,
+        recipe.model.backbone.spec,
         recipe.model.head.name,
         (short, max(short, long)),
         train_batch_size(recipe, world_size) if training else recipe.eval.batch_size or 1,
@@ -260,12 +260,13 @@ def bare_detector(recipe: Recipe, head: Head) -> Detector:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.train.seed)
         model = build_detector(
-            recipe.model.backbone.name,
+            recipe.model.backbone.spec,
             recipe.model.head.name,  # type: ignore[arg-type]  # recipe.agreement holds it to those of detection
             num_classes=head.num_classes,
             num_queries=recipe.model.head.num_queries,
             rois_per_image=recipe.model.head.rois_per_image,
             dropout=recipe.model.head.dropout,
+            width=recipe.model.head.width,
             conventions=head.conventions,
             backbone_options=backbone_options(recipe.model.backbone),
         )

@@ -141,7 +141,7 @@ def _splits(recipe: Recipe, *, training: bool) -> tuple[DenseDataset | None, Den
 def bare_model(recipe: Recipe, num_classes: int) -> DenseModel:
     """The model of a recipe with starting weights; `num_classes` is for segmentation."""
     assert recipe.model.head is not None
-    name, head = recipe.model.backbone.name, recipe.model.head
+    name, head = recipe.model.backbone.spec, recipe.model.head
     options: dict[str, Any] = {
         "head_options": head_options(head),
         "backbone_options": backbone_options(recipe.model.backbone),
@@ -173,7 +173,7 @@ def _warn_of_memory(
         own = recipe.data.segmentation
         size = own.crop if training else (own.test_short_side, own.test_short_side)
     warn_memory(
-        recipe.model.backbone.name,
+        recipe.model.backbone.spec,
         recipe.model.head.name,
         size,
         train_batch_size(recipe, world_size) if training else recipe.eval.batch_size or 1,

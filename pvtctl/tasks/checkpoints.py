@@ -14,7 +14,7 @@ from pvtctl.data import IMAGENET_MEAN, IMAGENET_STD
 from pvtctl.detectors import Conventions, HeadName
 from pvtctl.errors import UsageError
 from pvtctl.tasks.classes import Head, head_class_names
-from pvtctl.variants import STRIDES, VARIANTS, VitVariant
+from pvtctl.variants import STRIDES, VitVariant, known_variant
 from pvtctl.weights import Checkpoint, read_checkpoint, resolve_weights
 from pvtctl.weights.dense import DenseInfo, identify_dense, other_dense
 from pvtctl.weights.detectors import coco_ids, identify_detector, names_without_meta, other_detector
@@ -34,6 +34,8 @@ class DetectorInfo:
     conventions: Conventions
     num_queries: int | None
     """DETR's."""
+    width: int | None = None
+    """Channels of FPN and head; None: the papers' 256, or no FPN."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ def inspect_checkpoint(source: str | Path, backbone: str | None = None, *, score
 
 
 def _position_size(state: Mapping[str, Tensor], backbone: str) -> int | None:
-    variant = VARIANTS.get(backbone)
+    variant = known_variant(backbone)
     if isinstance(variant, VitVariant) and (table := state.get("backbone.pos_embed")) is not None:
         # one or two class tokens beside a square grid do not reach the next square
         return math.isqrt(int(table.shape[1])) * variant.patch_size
@@ -130,7 +132,7 @@ def _detector(checkpoint: Checkpoint) -> DetectorInfo | None:
         names = names_without_meta(found, checkpoint.format)
     conventions = checkpoint.meta.get("conventions") or found.conventions
     ids = checkpoint.meta.get("category_ids") or coco_ids(names)
-    return DetectorInfo(found.head, found.num_classes, names, ids, conventions, found.num_queries)
+    return DetectorInfo(found.head, found.num_classes, names, ids, conventions, found.num_queries, found.width)
 
 
 def _check_normalisation(path: Path, meta: dict[str, Any]) -> None:

@@ -9,8 +9,8 @@ from pvtctl.recipe.schema import Backbone, Recipe
 
 
 def backbone_options(backbone: Backbone) -> dict[str, Any]:
-    """As `pvtctl.backbones.build_backbone` takes them, without the name."""
-    options = backbone.model_dump(exclude={"name"})
+    """As `pvtctl.backbones.build_backbone` takes them, without the name and the width."""
+    options = backbone.model_dump(exclude={"name", "width"})
     if options["image_size"] is None:
         del options["image_size"]
     return options
@@ -19,7 +19,7 @@ def backbone_options(backbone: Backbone) -> dict[str, Any]:
 def meta_of(recipe: Recipe) -> dict[str, Any]:
     """What every checkpoint of a run says of it."""
     return {
-        "backbone": recipe.model.backbone.name,
+        "backbone": recipe.model.backbone.spec,
         "data": recipe.data.name,
         "recipe": recipe.name,
         "row": recipe.row,

@@ -126,7 +126,7 @@ def report_run(
     everything = _remember_skipped(run.path / "skipped.json", skipped)
     run.record(skipped_images=len(everything))
     head = f" + {recipe.model.head.name}" if recipe.model.head else ""
-    title = f"{recipe.title or recipe.model.backbone.name}{head} on {data_label(recipe)}"
+    title = f"{recipe.title or recipe.model.backbone.spec}{head} on {data_label(recipe)}"
     findings = Findings(
         title=title,
         lead=f"Recipe {recipe.name}, profile {recipe.profile}: {_count(result.epochs, 'epoch')}, "

@@ -198,15 +198,20 @@ def measured_figures(recipe: Recipe, numbers: Mapping[str, float]) -> dict[str, 
 
 
 def model_cost(recipe: Recipe, num_classes: int) -> dict[str, float]:
-    """Parameters and multiply-adds of the model that the papers count; parameters of the own detector where none does."""
+    """Parameters and multiply-adds of the model that the papers count; parameters of the own detector where none does.
+
+    A row of theirs that ran narrower (`model.backbone.width`) is counted at full width, as it stands beside their figures.
+    """
     backbone, head = recipe.model.backbone, recipe.model.head
     try:
         if head is None:
-            cost = count(backbone.name, (224, 224), convention="paper")
+            cost = count(backbone.name if recipe.expect else backbone.spec, (224, 224), convention="paper")
         elif recipe.task in ("segmentation", "depth"):
             cost = _dense_cost(recipe, num_classes)
         elif not recipe.expect:
-            own = count(backbone.name, cost_size(recipe), head=head.name, num_classes=num_classes)
+            if head.width is not None:  # no figures of a neck and head that the counting does not build
+                return {}
+            own = count(backbone.spec, cost_size(recipe), head=head.name, num_classes=num_classes)
             return {"params_m": own.params / 1e6}
         else:
             cost = count(backbone.name, cost_size(recipe), head=head.name, convention="paper")
@@ -234,13 +239,20 @@ def _dense_cost(recipe: Recipe, num_classes: int) -> Cost:
     assert recipe.model.head is not None
     original = _ORIGINALS.get(original_data(recipe)) if recipe.expect else None
     classes = original.classes if original is not None else num_classes
+    head = recipe.model.head.name
+    if recipe.expect and recipe.model.backbone.width != 1:
+        full = {
+            "backbone": recipe.model.backbone.model_copy(update={"width": 1.0}),
+            "head": recipe.model.head.model_copy(update={"width": None}),
+        }
+        recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update=full)})
     with torch.device("meta"):
         model = bare_model(recipe, classes).eval()  # in training, batch norm refuses the one image that is counted
     return count_model(
         model,
         cost_size(recipe),
         backbone=recipe.model.backbone.name,
-        head=recipe.model.head.name,
+        head=head,
         num_classes=classes or None,
         convention="paper",
     )

@@ -10,8 +10,10 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from pvtctl.heads.dpt import Dpt, Reassemble
+from pvtctl.heads.refinement import WIDTH
 from pvtctl.segmentation_classes import ADE20K_CLASSES, PASCAL_CONTEXT_CLASSES
 from pvtctl.weights.class_rows import Layout, class_tables
+from pvtctl.weights.detectors import fpn_width
 from pvtctl.weights.names_ours import DENSE_MARKS, DenseHeadName, DenseTask
 from pvtctl.weights.recognise import Format, identify
 
@@ -107,9 +109,18 @@ def _options(state: Mapping[str, Tensor], head: DenseHeadName) -> dict[str, Any]
             projection = state["head.projection.conv.weight"]
             return {"width": projection.shape[0], "projection": projection.shape[-1]}
         case "dpt" if any(name.endswith(".read.weight") for name in state):
-            return {"readout": "project"}
+            return {"readout": "project"} | _decoder_width(state)
+        case "semantic_fpn":
+            wide = fpn_width(state)
+            return {} if wide is None else {"width": wide}
         case _:
-            return {}
+            return _decoder_width(state)
+
+
+def _decoder_width(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Of DPT and MiDaS, where it is not the originals'."""
+    narrow = state.get("head.decoder.narrow.0.weight")
+    return {} if narrow is None or narrow.shape[0] == WIDTH else {"width": int(narrow.shape[0])}
 
 
 def _output_stride(state: Mapping[str, Tensor], head: DenseHeadName, format: Format) -> int | None:

@@ -40,6 +40,8 @@ class Identified:
     conventions: Conventions
     num_queries: int | None = None
     """DETR's."""
+    width: int | None = None
+    """Channels of FPN and head; None: the papers' 256, or no FPN."""
     kind = "detector"
 
     @property
@@ -67,7 +69,13 @@ def identify_detector(state: Mapping[str, Tensor], format: Format = "pvtctl") ->
     if head is None or (num_classes := class_count(state, head)) < 1:
         return None
     queries = int(state["head.query_embed.weight"].shape[0]) if "head.query_embed.weight" in state else None
-    return Identified(identify(state), head, num_classes, conventions_of(state, format), queries)
+    return Identified(identify(state), head, num_classes, conventions_of(state, format), queries, fpn_width(state))
+
+
+def fpn_width(state: Mapping[str, Tensor]) -> int | None:
+    """Channels of the feature pyramid in `state` (our names); None where there is none, and for the papers' 256."""
+    lateral = state.get("neck.inner_blocks.0.0.weight")
+    return None if lateral is None or lateral.shape[0] == 256 else int(lateral.shape[0])
 
 
 def head_of(state: Mapping[str, Tensor]) -> HeadName | None:
