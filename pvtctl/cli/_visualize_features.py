@@ -153,7 +153,7 @@ class _Pyramids:
             }
             pictures.add(
                 stem,
-                partial(draw_features, image=image, groups=groups, title=f"Features of {name}, {self.use.what}"),
+                partial(draw_features, image=image, groups=groups, title=f"Features of {name}\n{self.use.what}"),
                 title=name,
                 caption=f"Components and energy of {', '.join(self.levels)}",
                 file=str(self.images.folder / name),

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from pvtctl.views.figure import new_figure, save
+from pvtctl.views.figure import new_figure, save, shorten
 from pvtctl.views.sheet import Pixels
 
 Map = NDArray[np.floating]
@@ -130,8 +130,10 @@ def draw_features(path: Path | str, image: Pixels, groups: Mapping[str, Sequence
     columns = 1 + max(len(levels) for levels in groups.values())
     height, width = image.shape[:2]
     cell = min(max(_CELL * height / width, 0.6), 2.5 * _CELL)
-    figure = new_figure(_CELL * columns, len(groups) * (2 * cell + 1.7) + 0.5)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", parse_math=False)
+    figure = new_figure(_CELL * columns, len(groups) * (2 * cell + 1.15) + 0.6)
+    # about 8 letters of this size an inch
+    lines = "\n".join(shorten(line, round(8 * _CELL * columns)) for line in title.splitlines())
+    figure.suptitle(lines, x=0.01, ha="left", fontsize=11, fontweight="bold", parse_math=False)
     grid = figure.subplots(2 * len(groups), columns, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
@@ -142,7 +144,7 @@ def draw_features(path: Path | str, image: Pixels, groups: Mapping[str, Sequence
         for axes, level in zip(above[1:], levels, strict=False):
             cells = "x".join(map(str, level.rgb.shape[:2]))
             text = (
-                f"{level.name}: {cells} cells\n3 of {level.channels} components, {100 * level.share:.0f} % of variance"
+                f"{level.name}: {cells} cells\n3 of {level.channels} components: {100 * level.share:.0f} % of variance"
             )
             _panel(axes, level.rgb, text, (width, height))
         for axes, level in zip(below[1:], levels, strict=False):
@@ -177,7 +179,7 @@ def _energy(figure: Figure, axes: Axes, level: Level, size: tuple[int, int]) -> 
     )
     axes.set_title(f"{level.name}: energy", loc="left", fontsize=8, parse_math=False)
     bar = figure.colorbar(picture, ax=axes, orientation="horizontal", shrink=0.9, aspect=24, pad=0.02)
-    digits = 0 if high >= 10 else max(0, 1 - math.floor(math.log10(high))) if high > 0 else 0
+    digits = max(0, 1 - math.floor(math.log10(high - low))) if high > low else 1
     bar.set_ticks([low, (low + high) / 2, high] if high > low else [low])
     bar.ax.xaxis.set_major_formatter(lambda value, _: f"{value:.{digits}f}")
     bar.ax.tick_params(labelsize=7, length=2)
