@@ -20,6 +20,8 @@ p.lead { color: #555; margin-top: 0; } p.warn { border-left: 4px solid #D55E00; 
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: 0.25rem 0.8rem; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top; }
 th { border-bottom: 2px solid #888; } td.number, th.number { text-align: right; }
+th.group { border-bottom: 1px solid #888; } th.group:not(:empty) { border-left: 1px solid #ddd; }
+div.wide { overflow-x: auto; } p.note { color: #555; font-size: 0.9rem; margin: 0.3rem 0; }
 figure { margin: 0; } img { max-width: 100%; height: auto; }
 pre { background: #f5f5f5; padding: 0.8rem; overflow-x: auto; font-size: 13px; }
 details > summary { cursor: pointer; font-weight: 600; font-size: 1.05rem; margin-top: 1.2rem; }
@@ -33,6 +35,10 @@ class Table:
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
+    groups: Sequence[tuple[str, int]] = ()
+    """Headings above the columns, each with how many columns it stands over."""
+    notes: Sequence[str] = ()
+    """Lines below the table."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +117,12 @@ def _table(part: Table) -> str:
 
     rows = "\n".join(line("td", row) for row in part.rows)
     head = line("th", part.columns)
-    return f"<h2>{html.escape(part.title)}</h2><table><thead>{head}</thead><tbody>{rows}</tbody></table>"
+    if part.groups:
+        above = (f'<th class="group" colspan="{width}">{html.escape(label)}</th>' for label, width in part.groups)
+        head = f"<tr>{''.join(above)}</tr>{head}"
+    table = f'<div class="wide"><table><thead>{head}</thead><tbody>{rows}</tbody></table></div>'
+    notes = "".join(f'<p class="note">{html.escape(note)}</p>' for note in part.notes)
+    return f"<h2>{html.escape(part.title)}</h2>{table}{notes}"
 
 
 def _is_number(cell: str) -> bool:
