@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pvtctl.cli.main import main
+from pvtctl.recipe.load import load_recipe, rows_of
 from pvtctl.recipe.schema import Recipe
 from pvtctl.recipe.source import FILE_KEYS, recipe_names
 
@@ -62,6 +63,28 @@ def test_python_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
 def test_every_recipe_is_listed() -> None:
     table = TEXT.split("## What came along")[1].split("\n## ")[0]
     assert sorted(re.findall(r"`(\w+)`", table)) == recipe_names()
+
+
+def test_every_table_is_named_with_its_recipes() -> None:
+    """Each recipe, and each row that stands in another table, is in the line of the table that it names."""
+    section = TEXT.split("## Which table is which recipe")[1].split("\n## ")[0]
+    told = set()
+    for line in section.splitlines():
+        if cells := re.match(r"\| (PVT v1|PVT v2|DPT) (Table|Figure)s? (\d+)(?: and (\d+))? \| (.*?) \|", line):
+            paper, kind, first, second, recipes = cells.groups()
+            names = re.findall(r"`(\w+)`", recipes)
+            key = paper.lower().replace(" ", "_")
+            if second:
+                told |= {(key, kind.lower(), int(n), name) for n, name in zip((first, second), names, strict=True)}
+            else:
+                told |= {(key, kind.lower(), int(first), name) for name in names}
+    stated = set()
+    for name in recipe_names():
+        for recipe in (load_recipe(name, row) for row in rows_of(name)):
+            if recipe.paper is not None:
+                kind = "table" if recipe.paper.table else "figure"
+                stated.add((recipe.paper.key, kind, recipe.paper.table or recipe.paper.figure, name))
+    assert told == stated
 
 
 def test_every_key_of_a_file_is_told() -> None:
