@@ -7,14 +7,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pvtctl.cli._choose import note, runs_root
+from pvtctl.cli._choose import note
 from pvtctl.cli._console import print_json
 from pvtctl.errors import UsageError
 from pvtctl.files import require_place
+from pvtctl.tasks.places import runs_root
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pvtctl.tasks.predict import Images
 
 ENDINGS = (".png", ".svg")
 
@@ -128,6 +134,30 @@ class Pictures:
                 print(path)
         if index is not None:
             print(index)
+
+
+def look_at_all(images: Images, look: Callable[[Path, Tensor], None]) -> dict[str, str]:
+    """Call `look(path, pixels)` for every image that can be read, pixels uint8 (3, H, W), under a progress bar; files that
+    are no images are named and skipped: name -> why. Raises PvtctlError when none can be read."""
+    from pvtctl.cli._predict import nothing_read, say_skipped
+    from pvtctl.data.images import BadImage
+    from pvtctl.engine import Progress
+    from pvtctl.tasks.predict import read_pixels
+
+    skipped: dict[str, str] = {}
+    with Progress("visualize", len(images.names), unit="images") as progress:
+        for name in images.names:
+            try:
+                pixels = read_pixels(images.folder / name)[0]
+            except (BadImage, OSError) as error:
+                skipped[name] = getattr(error, "strerror", None) or str(error)
+            else:
+                look(images.folder / name, pixels)
+            progress.advance()
+    say_skipped(skipped, 0)
+    if len(skipped) == len(images.names):
+        raise nothing_read(skipped)
+    return skipped
 
 
 def picture_names(names: Sequence[str]) -> list[str]:

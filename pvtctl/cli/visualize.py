@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from pvtctl.cli import _visualize_features
+from pvtctl.cli import _visualize_attention, _visualize_features
 
 app = typer.Typer(
     add_completion=False,
@@ -21,4 +21,5 @@ def _root() -> None:
     """Each command's body lies in `_visualize_<command>.py`."""
 
 
+app.command("attention", epilog=_visualize_attention.EPILOG)(_visualize_attention.attention)
 app.command("features", epilog=_visualize_features.EPILOG)(_visualize_features.features)

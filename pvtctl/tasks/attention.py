@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -80,6 +81,13 @@ class AttentionMaps:
         places = torch.full((*values.shape[:-2], *self.size), float("nan"))
         places[..., : values.shape[-2], : values.shape[-1]] = values
         return places
+
+    def between_keys(self) -> Tensor:
+        """As `on_places`, going straight from the middle of one key to that of the next instead of in cells."""
+        keys = self.weights[..., len(self.special) :]
+        rows, columns = _bends(self.key_rows, self.size[0]), _bends(self.key_columns, self.size[1])
+        grid = keys.reshape(*keys.shape[:-1], len(rows), len(columns))
+        return torch.einsum("...ij,ih,jw->...hw", grid, rows, columns)
 
 
 def attending_blocks(model: nn.Module) -> list[AttendingBlock]:
@@ -272,6 +280,13 @@ def _covers(spans: list[Span], side: int) -> Tensor:
     for at, (start, stop) in enumerate(spans):
         covers[at, start:stop] = 1
     return covers
+
+
+def _bends(spans: list[Span], side: int) -> Tensor:
+    """(keys, side): how much of each key a place takes in linear interpolation between the keys' middles."""
+    middles = [(start + stop) / 2 for start, stop in spans]
+    rows = [np.interp(np.arange(side) + 0.5, middles, np.eye(len(spans))[at]) for at in range(len(spans))]
+    return torch.from_numpy(np.stack(rows)).float()
 
 
 def _by_stage(blocks: Sequence[AttendingBlock]) -> str:

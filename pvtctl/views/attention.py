@@ -1,0 +1,130 @@
+"""Attention over the image: every key drawn as the cell it is made of, in colours of its weight."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from numpy.typing import NDArray
+
+from pvtctl.views.figure import new_figure
+
+Pixels = NDArray[np.uint8]
+"""(H, W, 3) RGB."""
+Place = tuple[int, int]
+
+_COLOURS = matplotlib.colormaps["inferno"]  # its lightness rises evenly, for every kind of colour vision and in grey
+_DIM, _COVER = 0.55, 0.62
+_PANEL, _LARGEST = 3.1, 16.0
+"""Inches: the width of one panel, and of a whole figure, in which more panels become narrower."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One map: `values` (H, W), weights between 0 and 1, NaN where there is no key; one place of it is `stride` pixels a
+    side. `query` is the place that asks, None for one that has no place; `point` the pixel (x, y) that the user named."""
+
+    title: str
+    note: str
+    """Below the title, smaller."""
+    values: NDArray[np.float32]
+    stride: int
+    query: Place | None = None
+    point: tuple[float, float] | None = None
+    smooth: bool = False
+    spare_query: bool = False
+    """The colours reach up to the largest weight of the other places: the query's own would leave all others dark."""
+
+
+def draw_attention(
+    image: Pixels, size: tuple[int, int], rows: Sequence[tuple[str, Sequence[Panel]]], *, title: str
+) -> Figure:
+    """Rows of panels under a title, each row with its label and the image in front.
+
+    `image` is drawn as large as the model saw it, `size` (height, width) in pixels, in which the panels' places lie.
+    """
+    across = 1 + max(len(panels) for _, panels in rows)
+    columns = min(across, 5)
+    lines = [list(panels[at : at + columns - 1]) for _, panels in rows for at in range(0, len(panels), columns - 1)]
+    labels = [label if at == 0 else "" for label, panels in rows for at in range(0, len(panels), columns - 1)]
+    width = min(_PANEL * columns, _LARGEST)
+    panel = width / columns
+    figure = new_figure(width + 0.9, len(lines) * (panel * size[0] / size[1] + 0.55) + 0.6)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", parse_math=False)
+    grid: Any = figure.subplots(len(lines), columns, squeeze=False)
+    grey = _dimmed(image)
+    for axes_row, line, label in zip(grid, lines, labels, strict=True):
+        for axes in axes_row:
+            axes.set_axis_off()
+        _draw_image(axes_row[0], image, size, line[0] if label else None, label)
+        for axes, each in zip(axes_row[1:], line, strict=False):
+            _draw_panel(axes, grey, size, each)
+    _draw_bar(figure, grid)
+    return figure
+
+
+def _draw_image(axes: Axes, image: Pixels, size: tuple[int, int], panel: Panel | None, label: str) -> None:
+    if not label:
+        return
+    axes.set_title(label, loc="left", fontsize=10, parse_math=False)
+    axes.imshow(image, extent=(0, size[1], size[0], 0), interpolation="antialiased")
+    if panel is not None:
+        _mark(axes, size, panel)
+
+
+def _draw_panel(axes: Axes, grey: Pixels, size: tuple[int, int], panel: Panel) -> None:
+    axes.set_title(f"{panel.title}\n{panel.note}", loc="left", fontsize=9, parse_math=False, linespacing=1.3)
+    axes.imshow(grey, extent=(0, size[1], size[0], 0), interpolation="antialiased")
+    height, width = panel.values.shape
+    others = panel.values.copy()
+    if panel.spare_query and panel.query is not None:
+        others[panel.query] = np.nan
+    top = float(np.nanmax(others)) if np.isfinite(others).any() else 1.0
+    axes.imshow(
+        np.ma.masked_invalid(panel.values),
+        extent=(0, width * panel.stride, height * panel.stride, 0),
+        cmap=_COLOURS,
+        vmin=0,
+        vmax=max(top, 1e-12),
+        alpha=_COVER,
+        interpolation="bilinear" if panel.smooth else "nearest",
+    )
+    _mark(axes, size, panel)
+
+
+def _mark(axes: Axes, size: tuple[int, int], panel: Panel) -> None:
+    """The place that asks as a box, the pixel that was named as a cross; both legible on light and dark."""
+    axes.set(xlim=(0, size[1]), ylim=(size[0], 0))
+    if panel.query is not None:
+        corner = (panel.query[1] * panel.stride, panel.query[0] * panel.stride)
+        for colour, line in (("black", 2.6), ("white", 1.2)):
+            axes.add_patch(
+                Rectangle(corner, panel.stride, panel.stride, fill=False, edgecolor=colour, linewidth=line, zorder=3)
+            )
+    if panel.point is not None:
+        for colour, line, length in (("black", 3.0, 9), ("white", 1.3, 8)):
+            axes.plot(
+                *panel.point, marker="+", color=colour, markersize=length, markeredgewidth=line, zorder=4, clip_on=False
+            )
+
+
+def _draw_bar(figure: Figure, grid: Any) -> None:
+    """What the colours mean: each panel's own largest weight is at the top."""
+    scale = matplotlib.cm.ScalarMappable(matplotlib.colors.Normalize(0, 1), _COLOURS)
+    bar = figure.colorbar(scale, ax=grid, shrink=min(1.0, 0.9), aspect=30, pad=0.01, ticks=[0, 0.5, 1])
+    bar.ax.set_yticklabels(["0", "half", "max"], fontsize=8)
+    bar.set_label("attention weight, up to the panel's max", fontsize=8)
+    bar.outline.set_visible(False)
+
+
+def _dimmed(image: Pixels) -> Pixels:
+    """In grey and darker, so that colours can only be weights."""
+    grey = image.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
+    lifted: Pixels = (40 + _DIM * grey).clip(0, 255).astype(np.uint8)
+    return np.repeat(lifted[..., None], 3, axis=2)
