@@ -8,25 +8,37 @@
 >>> segmenter = pvtctl.create_segmenter("pvt_small", "semantic_fpn", num_classes=150, weights="pvt_small.pth")
 >>> depth = pvtctl.create_depth_model("vit_hybrid", "dpt", weights="dpt_hybrid_midas", image_size=384)
 >>> report = pvtctl.load_weights(classifier, "pvt_small.pth")
+>>> run = pvtctl.run_recipe("imagenet_pvt_v2", row="pvt_v2_b0", profile="mini")
+>>> pvtctl.load_run(run.path).predict(["cat.jpg", "dog.jpg"])
+
+docs/python.md describes them all.
 """
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 __all__ = [
+    "Case",
     "PvtctlError",
+    "UsageError",
     "__version__",
+    "count",
     "create_backbone",
     "create_classifier",
     "create_depth_model",
     "create_detector",
     "create_segmenter",
+    "evaluate",
+    "load_run",
     "load_weights",
+    "measure_latency",
+    "run_recipe",
 ]
 
-from pvtctl.errors import PvtctlError
+from pvtctl.errors import PvtctlError, UsageError
 
 if TYPE_CHECKING:
     from pvtctl.api import (
@@ -36,13 +48,26 @@ if TYPE_CHECKING:
         create_detector,
         create_segmenter,
         load_weights,
+        run_recipe,
     )
+    from pvtctl.cost.counting import count
+    from pvtctl.cost.latency import Case, measure_latency
+    from pvtctl.tasks.evaluate import evaluate_run as evaluate
+    from pvtctl.tasks.loaded import load_run
+
+_ELSEWHERE = {
+    "Case": ("pvtctl.cost.latency", "Case"),
+    "count": ("pvtctl.cost.counting", "count"),
+    "evaluate": ("pvtctl.tasks.evaluate", "evaluate_run"),
+    "load_run": ("pvtctl.tasks.loaded", "load_run"),
+    "measure_latency": ("pvtctl.cost.latency", "measure_latency"),
+}
+"""Public functions that lie outside `pvtctl.api`, which holds the others."""
 
 
 def __getattr__(name: str) -> Any:
     # torch takes seconds to import: `pvtctl --help` must not pay for it.
-    if name in __all__ and (name.startswith("create_") or name == "load_weights"):
-        from pvtctl import api
-
-        return getattr(api, name)
+    if name in __all__:
+        module, own_name = _ELSEWHERE.get(name, ("pvtctl.api", name))
+        return getattr(importlib.import_module(module), own_name)
     raise AttributeError(f"module 'pvtctl' has no attribute {name!r}")

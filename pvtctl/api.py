@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +17,12 @@ from pvtctl.dense import (
     build_segmenter,
 )
 from pvtctl.detectors import Detector, HeadName, build_detector
+from pvtctl.errors import UsageError
 
 if TYPE_CHECKING:
+    from pvtctl.recipe.load import Override
+    from pvtctl.recipe.schema import Recipe
+    from pvtctl.tasks.train import RunResult
     from pvtctl.weights import LoadReport
 
 
@@ -123,3 +127,67 @@ def load_weights(module: nn.Module, source: str | Path | Mapping[str, Tensor], p
     if isinstance(source, str | Path):
         source = weights.resolve_weights(str(source))
     return weights.load_weights(module, source, partial=partial)
+
+
+def run_recipe(
+    recipe: str | Path | Recipe,
+    *,
+    row: str | None = None,
+    profile: str = "paper",
+    overrides: Sequence[Override] = (),
+    data: str | Path | None = None,
+    weights: str | Path | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    device: str | None = None,
+    partial: bool = False,
+    quiet: bool = False,
+) -> RunResult:
+    """Train by a recipe, as `pretrain` and `finetune` do, to a run folder with weights and a report.
+
+    `recipe` is a name of `pvtctl recipes ls`, a YAML file, or a `Recipe` of `pvtctl.recipe.load.load_recipe` (which has its
+    row, profile and overrides already). `row` may be left out where the recipe has none or one. `overrides` are those of
+    `--set` (`"train.epochs=2"`), or pairs of a key and a value. `data` is the folder of the recipe's data, `weights` a
+    checkpoint file, run folder or published name to begin from, `out` a new run folder (unset: as the commands name it).
+    `resume` goes on with the run in `out`; `partial` as in `load_weights`; `quiet` says and shows nothing. Under torchrun
+    this is called in every process, and all return the same.
+
+    A signal or Ctrl-C lets the step end and the run save itself: `pvtctl.engine.Stopped` is raised then. Raises UsageError
+    for recipes, data, weights and folders that cannot be used, PvtctlError when memory or disk ran out or the loss stayed
+    non-finite.
+
+    >>> run = pvtctl.run_recipe("imagenet_pvt_v2", row="pvt_v2_b0", profile="mini")
+    >>> run.numbers["top1"], run.best_epoch, run.path
+    """
+    from pvtctl.engine import start_distributed, stop_distributed
+    from pvtctl.engine.log import say, silent
+    from pvtctl.recipe.load import load_recipe
+    from pvtctl.recipe.schema import Recipe
+    from pvtctl.tasks.places import default_out
+    from pvtctl.tasks.train import train_recipe
+
+    settings: list[Override] = []
+    settings += [("data.path", str(Path(data).expanduser().absolute()))] if data is not None else []
+    settings += [("model.weights", _given(weights))] if weights is not None else []
+    settings += overrides
+    if not isinstance(recipe, Recipe):
+        recipe = load_recipe(recipe, row, profile, settings)
+    elif settings or row is not None or profile != "paper":
+        raise UsageError(
+            "a Recipe is complete as it is", "give row, profile, overrides, data and weights to load_recipe"
+        )
+    folder = Path(out).expanduser() if out is not None else default_out(recipe)
+    dist = start_distributed(device)
+    try:
+        talk = silent if quiet else say
+        result = train_recipe(recipe, folder, dist, resume=resume, partial=partial, say=talk)
+        run: RunResult = dist.from_main(result)
+    finally:
+        stop_distributed()
+    return run
+
+
+def _given(weights: str | Path) -> str:
+    """A file or folder by its absolute path, so that the run can be resumed from elsewhere; a published name as it is."""
+    path = Path(weights).expanduser()
+    return str(path.absolute()) if path.exists() else str(weights)

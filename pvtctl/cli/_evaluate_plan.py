@@ -17,11 +17,11 @@ from pvtctl.cli._choose import (
     choose_recipe,
     choose_task,
     note,
-    runs_root,
 )
 from pvtctl.cli._console import parse_size
 from pvtctl.cli._weights import Found, find_weights
 from pvtctl.errors import UsageError
+from pvtctl.tasks.places import runs_root
 
 if TYPE_CHECKING:
     from pvtctl.recipe.schema import Recipe

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pvtctl.cli._choose import choose_data, runs_root
+from pvtctl.cli._choose import choose_data
 from pvtctl.cli._console import say
 from pvtctl.cli._evaluate import print_account, show_account
 from pvtctl.errors import UsageError
+from pvtctl.tasks.places import runs_root
 
 if TYPE_CHECKING:
     from pvtctl.data.coco import CocoAnnotations

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pvtctl.cli._choose import note, runs_root
+from pvtctl.cli._choose import note
 from pvtctl.cli._console import print_json, say, table
 from pvtctl.errors import PvtctlError, UsageError
 from pvtctl.files import require_place
+from pvtctl.tasks.places import runs_root
 
 if TYPE_CHECKING:
     from pvtctl.metrics.coco_columns import Columns

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from pvtctl.cli._choose import note, runs_root
+from pvtctl.cli._choose import note
 from pvtctl.errors import PvtctlError, UsageError
+from pvtctl.tasks.places import runs_root
 
 
 def given_weights(text: str) -> str:

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pvtctl.cli._choose import Override, runs_root
+from pvtctl.cli._choose import Override
 from pvtctl.cli._console import print_json, say, table
 from pvtctl.cli._options import AsJson, Device, Gpus
 from pvtctl.errors import ToldElsewhereError, UsageError
+from pvtctl.tasks.places import runs_root
 
 if TYPE_CHECKING:
     from pvtctl.studies.plan import Plan, Run

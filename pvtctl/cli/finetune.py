@@ -7,16 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pvtctl.cli._choose import (
-    DEFAULT_BACKBONE,
-    Override,
-    choose_data,
-    choose_recipe,
-    choose_task,
-    data_place,
-    default_out,
-    note,
-)
+from pvtctl.cli._choose import DEFAULT_BACKBONE, Override, choose_data, choose_recipe, choose_task, note
 from pvtctl.cli._options import (
     AsJson,
     Compile,
@@ -34,6 +25,7 @@ from pvtctl.cli._options import (
 from pvtctl.cli._train import TrainOptions, arguments_of, in_processes, train
 from pvtctl.cli._weights import find_weights, given_weights
 from pvtctl.errors import UsageError
+from pvtctl.tasks.places import data_place, default_out
 from pvtctl.variants import split_width
 
 if TYPE_CHECKING:
@@ -140,7 +132,7 @@ def finetune(
     data_place(chosen)  # data that is nowhere is told before weights are fetched
     if weights is None:
         chosen = with_found_weights(chosen)
-    out = out or default_out(chosen, chosen_data)
+    out = out or default_out(chosen, chosen_data.label)
     in_processes(gpus, device, arguments_of(context))
     train(chosen, TrainOptions(out, resume, device, partial, dry_run, as_json))
 

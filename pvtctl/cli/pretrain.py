@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
-from pvtctl.cli._choose import Override, choose_data, choose_recipe, default_out
+from pvtctl.cli._choose import Override, choose_data, choose_recipe
 from pvtctl.cli._options import AsJson, Compile, DataFolder, Device, DryRun, Gpus, Overrides, Partial, Profile, Resume
 from pvtctl.cli._train import TrainOptions, arguments_of, in_processes, train
 from pvtctl.cli._weights import given_weights
 from pvtctl.errors import UsageError
+from pvtctl.tasks.places import default_out
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -75,7 +76,7 @@ def pretrain(
     chosen = choose_recipe(
         chosen_data, backbone=backbone, recipe=recipe, profile=profile, task="classification", overrides=settings
     )
-    out = out or default_out(chosen, chosen_data)
+    out = out or default_out(chosen, chosen_data.label)
     options = TrainOptions(out, resume, device, partial, dry_run, as_json)
     in_processes(gpus, device, arguments_of(context))
     train(chosen, options)
