@@ -80,7 +80,7 @@ class Progress:
         if not self.shown:
             return
         rate = (self.done - self.start) / max(time.monotonic() - self._began, 1e-9)
-        note = f"{rate:.2f} {self.unit}/s {note}"
+        note = f"{rate:.2f} {self.unit}/s {note}".rstrip()
         if self._bar is not None:
             self._bar.update(self._task, completed=self.done, note=note)
         elif time.monotonic() - self._last >= self.every:

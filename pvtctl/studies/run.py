@@ -277,6 +277,7 @@ def _stop(children: list[_Child], code: int) -> None:
     try:
         for child in children:
             child.process.wait()
+            child.log.close()
     except KeyboardInterrupt:
         for child in children:
             child.process.kill()

@@ -1,0 +1,79 @@
+"""Job files: each after what it needs, and such that a shell runs them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pvtctl.errors import UsageError
+from pvtctl.studies.plan import make_plan
+from pvtctl.studies.slurm import write_jobs
+
+SBATCH = """#!/bin/bash
+# stands in for Slurm: writes down how it was called, and answers with a job number
+echo "$@" >> calls
+wc -l < calls | tr -d ' '
+"""
+
+
+def test_submit_hands_over_every_run_after_what_it_needs(tmp_path: Path) -> None:
+    plan = make_plan("gcnet", tmp_path / "out", profile="smoke", seeds=2)
+    options = ["--gres=gpu:8"]
+    files = write_jobs(plan, tmp_path / "jobs", arguments=["gcnet"], report=["gcnet", "--report"], options=options)
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "sbatch").write_text(SBATCH)
+    (tools / "sbatch").chmod(0o755)
+    path = f"{tools}:{os.environ['PATH']}"
+    subprocess.run(["bash", str(files[-1])], check=True, env={**os.environ, "PATH": path})
+    calls = (tmp_path / "jobs" / "calls").read_text().splitlines()
+    assert len(calls) == len(plan.runs) + 1
+    number = {run.name: at + 1 for at, run in enumerate(plan.runs)}
+    for run, call in zip(plan.runs, calls, strict=False):
+        assert call.endswith(f"{run.name.replace('/', '-')}.sbatch")
+        assert (f"afterok:{number[run.needs]} " in call) if run.needs else "dependency" not in call
+    assert calls[-1].startswith(f"--dependency=afterany:{':'.join(str(n) for n in number.values())} ")
+
+
+@pytest.mark.parametrize(("code", "requeued"), [(0, False), (75, True), (1, False)])
+def test_a_job_that_saved_itself_is_queued_again(tmp_path: Path, code: int, requeued: bool) -> None:
+    plan = make_plan("gcnet", tmp_path / "out", profile="smoke", rows=["pvt_small"])
+    files = write_jobs(plan, tmp_path / "jobs", arguments=["gcnet", "--set", "about=two words"], report=["gcnet"])
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name, text in {
+        "pvtctl": f'printf "%s\\n" "$@" > {tmp_path}/asked; exit {code}',
+        "scontrol": "touch requeued",
+    }.items():
+        (tools / name).write_text(f"#!/bin/bash\n{text}\n")
+        (tools / name).chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
+    job = next(file for file in files if file.name == "pvt_small-seed0.sbatch")
+    # jobs run in the folder in which they were written
+    done = subprocess.run(["bash", str(job)], env=environment, cwd=tmp_path, check=False)
+    assert done.returncode == code
+    asked = (tmp_path / "asked").read_text().splitlines()
+    assert asked == ["ablate", "gcnet", "--set", "about=two words", "--only", "pvt_small/seed0"]
+    assert Path("requeued").exists() == requeued
+    Path("requeued").unlink(missing_ok=True)
+
+
+def test_headers_hold_the_options(tmp_path: Path) -> None:
+    plan = make_plan("gcnet", tmp_path / "out", profile="smoke")
+    files = write_jobs(plan, tmp_path / "jobs", arguments=[], report=[], options=["--gres=gpu:8", "--time=8:00:00"])
+    for file in files[:-1]:
+        text = file.read_text()
+        assert text.startswith("#!/bin/bash\n#SBATCH")
+        assert "#SBATCH --gres=gpu:8\n#SBATCH --time=8:00:00\n" in text
+
+
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    plan = make_plan("gcnet", tmp_path / "out", profile="smoke")
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / "mine").write_text("kept")
+    with pytest.raises(UsageError, match="exists"):
+        write_jobs(plan, tmp_path / "jobs", arguments=[], report=[])
+    assert [path.name for path in (tmp_path / "jobs").iterdir()] == ["mine"]
