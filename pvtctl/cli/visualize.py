@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from pvtctl.cli import _visualize_attention, _visualize_features
+from pvtctl.cli import _visualize_attention, _visualize_features, _visualize_predictions
 
 app = typer.Typer(
     add_completion=False,
@@ -23,3 +23,4 @@ def _root() -> None:
 
 app.command("attention", epilog=_visualize_attention.EPILOG)(_visualize_attention.attention)
 app.command("features", epilog=_visualize_features.EPILOG)(_visualize_features.features)
+app.command("predictions", epilog=_visualize_predictions.EPILOG)(_visualize_predictions.predictions)

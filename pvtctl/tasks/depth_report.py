@@ -65,7 +65,7 @@ class DepthAccount:
             name = self.dataset.source.name(int(self.dataset.kept[index]))
             row = errors[index]
             title = f"{name}: abs_rel {row['abs_rel']:.3f}, delta1 {row['delta1']:.3f}, {row['pixels']} pixels scored"
-            tiles[title] = _comparison(pixels, target, metres.astype(np.float32), self.metric)
+            tiles[title] = depth_comparison(pixels, target, metres.astype(np.float32), self.metric)
         return tiles
 
     def tables(self) -> list[Table]:
@@ -165,11 +165,13 @@ def draw_depth_samples(
         except (BadImage, OSError):
             continue
         metres = metric.metres(torch.from_numpy(output.astype(np.float32)), target)
-        tiles[dataset.source.name(int(dataset.kept[at]))] = _comparison(pixels, target, metres.numpy(), metric)
+        tiles[dataset.source.name(int(dataset.kept[at]))] = depth_comparison(pixels, target, metres.numpy(), metric)
     return _draw_rows(path, tiles)
 
 
-def _comparison(pixels: torch.Tensor, target: torch.Tensor, metres: NDArray[np.float32], metric: DepthMetric) -> Any:
+def depth_comparison(
+    pixels: torch.Tensor, target: torch.Tensor, metres: NDArray[np.float32], metric: DepthMetric
+) -> Any:
     """The four pictures of an image; a thinned prediction is compared with the truth at the same pixels."""
     from pvtctl.views.depth import draw_comparison
 

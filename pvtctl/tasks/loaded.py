@@ -92,7 +92,8 @@ class LoadedRun:
     """A trained model and what is known of it. Made by `load_run`.
 
     Attributes: `path` (the weights' file), `task`, `recipe` (flat; None of a checkpoint that lies in no run folder), `score`
-    (of the weights, fractions; empty where the file says none), `class_names` (K; empty for depth), `model` (in evaluation
+    (of the weights, fractions; empty where the file says none), `class_names` (K; empty for depth), `palette` (RGB of each
+    class of a segmentation model, where its data said so), `model` (in evaluation
     mode, on `device`).
     """
 
@@ -111,6 +112,7 @@ class LoadedRun:
         self._refuse_foreign({"scale_shift": scale_shift})
         use = self._use({}, None)
         self.class_names = [] if task == "depth" else list(use.class_names)
+        self.palette = use.palette if isinstance(use, DenseUse) else None
         self.model: Classifier | Detector | DenseModel = use.model
 
     @overload

@@ -116,3 +116,36 @@ def draw_sheet(path: Path | str, images: Sequence[LabelledImage], title: str, *,
     if not images:
         grid[0, 0].text(0, 0.5, "no images", color=GREY)
     return save(figure, path)
+
+
+@dataclass(frozen=True)
+class Guess:
+    """A class that an image may show."""
+
+    name: str
+    share: float
+    """Its probability."""
+    true: bool = False
+
+
+def draw_guesses(path: Path | str, image: np.ndarray, guesses: Sequence[Guess], title: str) -> Path:
+    """Draw an image (H, W, 3) beside bars of its likeliest classes, as PNG or SVG; the true one is green and marked."""
+    figure = new_figure(9, 3.6)
+    picture, bars = figure.subplots(1, 2, width_ratios=[1, 1.15])
+    figure.suptitle(shorten(title, 100), x=0.01, ha="left", fontsize=11, fontweight="bold", parse_math=False)
+    picture.imshow(image, interpolation="nearest" if max(image.shape) < 100 else None)
+    picture.set_axis_off()
+    style(bars, xlabel="probability, percent")
+    known = any(guess.true for guess in guesses)
+    for at, guess in enumerate(guesses):
+        colour = GREEN if guess.true else RED if known else BLUE
+        bars.barh(at, 100 * guess.share, color=colour, height=0.62)
+        mark = "✓ " if guess.true else ""
+        text = f"{mark}{shorten(guess.name, 34)} {100 * guess.share:.1f}"
+        # the name stands over its bar, where a long one has the whole width
+        bars.text(0, at - 0.36, text, va="bottom", fontsize=9, parse_math=False)
+    bars.set_ylim(len(guesses) - 0.5, -0.9)
+    bars.set_xlim(0, 100)
+    bars.set_yticks([])
+    bars.spines["left"].set_visible(False)
+    return save(figure, path)

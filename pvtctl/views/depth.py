@@ -98,6 +98,18 @@ def draw_depth(values: Depth, space: Space) -> Pixels:
     return _stacked(picture, scale_bar(picture.shape[1], "viridis_r", ticks))
 
 
+def draw_beside(image: Pixels, values: Depth, space: Space) -> Pixels:
+    """An image (H, W) and its depth, which has no truth to be compared with, side by side."""
+    found = captioned(draw_depth(values, space), "prediction")
+    left = captioned(enlarged(image, enlargement(image)), "image")
+    rows = max(left.shape[0], found.shape[0])
+    parts = [
+        np.pad(part, ((0, rows - part.shape[0]), (0, gap), (0, 0)), constant_values=255)
+        for part, gap in ((left, _GAP), (found, 0))
+    ]
+    return np.concatenate(parts, axis=1)
+
+
 def draw_comparison(image: Pixels, truth: Depth, prediction: Depth, scored: NDArray[np.bool_] | None = None) -> Pixels:
     """Image, truth, prediction and errors side by side, above the bars that say what the colours mean.
 

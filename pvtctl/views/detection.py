@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pvtctl.metrics.coco_columns import columns_of
 from pvtctl.metrics.detection_analysis import ERRORS
-from pvtctl.metrics.detection_matching import IGNORED, RIGHT, TrueObjects, match
+from pvtctl.metrics.detection_matching import IGNORED, RIGHT, Matching, TrueObjects, match
 from pvtctl.structures import Detections, Objects
 from pvtctl.views.sheet import Colour, Pixels, captioned, enlarged, enlargement, font_of
 
@@ -72,11 +72,9 @@ def draw_side_by_side(
     error. Colours say the same: white for found, light blue for right, red for missed and wrong.
     """
     keep = found.scores >= threshold
-    shown = Detections(found.boxes[keep], found.scores[keep], found.labels[keep])
-    columns, _ = columns_of(0, shown.boxes.cpu().numpy(), shown.scores.cpu().numpy(), shown.labels.cpu().numpy(), None)
-    objects, _ = columns_of(0, truth.boxes.numpy(), np.ones(len(truth)), truth.labels.numpy(), None)
-    true = TrueObjects(objects.image_ids, truth.labels.numpy(), objects.boxes, np.zeros(len(objects), bool))
-    matching = match(columns, true)
+    masks = None if found.masks is None else [m for m, k in zip(found.masks, keep.tolist(), strict=True) if k]
+    shown = Detections(found.boxes[keep], found.scores[keep], found.labels[keep], masks)
+    matching = _matched(truth, shown)
     scale = enlargement(image)
     owned = set(matching.object[matching.kind == RIGHT].tolist())
     left = [
@@ -90,17 +88,36 @@ def draw_side_by_side(
         good = kind in (RIGHT, IGNORED)
         text = _text(class_names, label, score, "" if good else _WRONGS[kind])
         right.append(_Mark(_scaled(box, scale), _RIGHT if good else _WRONG, text, not good))
-    picture = enlarged(image, scale)
+    pictures = [
+        _with_masks(image, _masks(each), [mark.colour for mark in marks], scale)
+        for each, marks in ((truth, left), (shown, right))
+    ]
     correct = len(owned)
     captions = (
         f"truth: {len(truth)} objects, {len(truth) - correct} missed (dashed)",
         f"found, score from {threshold:.2f}: {correct} right, {len(shown) - correct} wrong (dashed)",
     )
     halves = [
-        captioned(_with_marks(picture, marks), caption) for marks, caption in zip((left, right), captions, strict=True)
+        captioned(_with_marks(picture, marks), caption)
+        for picture, marks, caption in zip(pictures, (left, right), captions, strict=True)
     ]
     gap = np.full((halves[0].shape[0], 6, 3), 255, np.uint8)
     return np.concatenate([halves[0], gap, halves[1]], axis=1)
+
+
+def rights(truth: Objects, found: Detections, threshold: float) -> tuple[int, int]:
+    """How many of the detections of at least `threshold` are right, as `draw_side_by_side` marks them, and how many wrong."""
+    keep = found.scores >= threshold
+    kinds = _matched(truth, Detections(found.boxes[keep], found.scores[keep], found.labels[keep])).kind
+    right = int((kinds == RIGHT).sum())
+    return right, int((kinds != IGNORED).sum()) - right
+
+
+def _matched(truth: Objects, shown: Detections) -> Matching:
+    columns, _ = columns_of(0, shown.boxes.cpu().numpy(), shown.scores.cpu().numpy(), shown.labels.cpu().numpy(), None)
+    objects, _ = columns_of(0, truth.boxes.numpy(), np.ones(len(truth)), truth.labels.numpy(), None)
+    true = TrueObjects(objects.image_ids, truth.labels.numpy(), objects.boxes, np.zeros(len(objects), bool))
+    return match(columns, true)
 
 
 def _text(class_names: Sequence[str], label: int, score: float | None = None, error: str = "") -> str:
@@ -172,8 +189,12 @@ def _label(
     size: tuple[int, int],
     placed: list[tuple[float, float, float, float]],
 ) -> None:
-    """Write above the box, inside it or below, where no label is yet; nowhere if all are taken."""
-    wide, high = pen.textlength(mark.text, font=font) + 6, font.size * 1.3
+    """Write above the box, inside it or below, where no label is yet; nowhere if all are taken. Never past the picture's edge:
+    a name that is longer than the picture is wide loses its end."""
+    text = mark.text
+    while len(text) > 2 and pen.textlength(text, font=font) + 6 > size[0]:
+        text = text[:-2] + "…"
+    wide, high = pen.textlength(text, font=font) + 6, font.size * 1.3
     x = min(max(mark.box[0], 0.0), max(size[0] - wide, 0.0))
     for y in (mark.box[1] - high, mark.box[1], mark.box[3] - high, mark.box[3]):
         spot = (x, y, x + wide, y + high)
@@ -182,5 +203,5 @@ def _label(
             placed.append(spot)
             pen.rectangle(spot, fill=mark.colour)
             light = 0.299 * mark.colour[0] + 0.587 * mark.colour[1] + 0.114 * mark.colour[2] > 130
-            pen.text((x + 3, y + high / 2), mark.text, fill="black" if light else "white", font=font, anchor="lm")
+            pen.text((x + 3, y + high / 2), text, fill="black" if light else "white", font=font, anchor="lm")
             return

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import math
 from collections.abc import Mapping
 from functools import lru_cache
@@ -11,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from pvtctl.errors import UsageError
 from pvtctl.files import atomic_path
 
 Pixels = NDArray[np.uint8]
@@ -43,6 +46,29 @@ def draw_sheet(path: Path | str, tiles: Mapping[str, Pixels], *, columns: int = 
     with atomic_path(path) as temporary:
         sheet.save(temporary, format="PNG")
     return Path(path)
+
+
+def write_picture(path: Path | str, pixels: Pixels) -> Path:
+    """Write a PNG, or an SVG that holds it, by the path's ending. Raises UsageError for other endings."""
+    path = Path(path)
+    picture = io.BytesIO()
+    Image.fromarray(pixels).save(picture, format="PNG")
+    match path.suffix.lower():
+        case ".png":
+            data = picture.getvalue()
+        case ".svg":
+            height, width = pixels.shape[:2]
+            size = f'width="{width}" height="{height}"'
+            inside = base64.b64encode(picture.getvalue()).decode()
+            data = (
+                f'<svg xmlns="http://www.w3.org/2000/svg" {size} viewBox="0 0 {width} {height}">'
+                f'<image {size} href="data:image/png;base64,{inside}"/></svg>\n'
+            ).encode()
+        case _:
+            raise UsageError(f"cannot write a picture as {path.name}", "the name must end in .png or .svg")
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+    return path
 
 
 def enlargement(image: Pixels) -> int:
