@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -108,3 +109,16 @@ def test_figures_in_words_are_the_printed_ones() -> None:
     assert round(100 * (1 - li / b2)) == 22
     gc, pvt = (printed("gcnet", row, "params_m") or 0 for row in ("resnet50_gc_r4", "pvt_small"))
     assert round(gc - pvt) == 10
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_the_page_has_a_section_with_every_row_and_its_figures(name: str) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "studies.md").read_text(encoding="utf-8")
+    word, study = name.replace("_", "-"), study_of(name)
+    section = page.split(f"\n### {word}\n")[1].split("\n## ")[0].split("\n### ")[0]
+    assert f"`pvtctl ablate {word}`" in section
+    told = re.findall(r"`(\w+)`", "\n".join(line.split("|")[1] for line in section.splitlines() if line[:3] == "| `"))
+    assert sorted(told) == sorted(read_recipe(name).rows)
+    for row in read_recipe(name).rows:
+        value = printed(name, row, study.score)
+        assert value is None or f"{value:.{4 if study.score == 'mean_rel' else 1}f}" in section
