@@ -70,7 +70,7 @@ def convert_file(
     state = {key: value for key, value in checkpoint.state.items() if key.startswith(parts)}
     meta = _meta(checkpoint, name) | (_above_meta(checkpoint, above) if above else {})
     if to == "official" and (why := _unwritable(meta)) is not None:
-        raise UsageError(f"{checkpoint.path} {why}", "leave --to out, to write ours")
+        raise UsageError(f"{checkpoint.path} {why}", "`pvtctl weights convert` without --to writes ours")
     compared_with, difference = _compare(checkpoint, name, state)
     written = to_publisher(state) if to == "official" else state
     if out.suffix == ".safetensors":

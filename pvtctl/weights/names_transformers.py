@@ -105,3 +105,70 @@ def _joined(state: dict[str, Tensor]) -> dict[str, Tensor]:
         elif half == ".attn.k.":
             joined[key.replace(half, ".attn.kv.")] = torch.cat([value, partner])
     return joined
+
+
+def to_transformers_pvt(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The inverse of `from_transformers_pvt`, for `PvtForImageClassification`: `pvt.*` and `classifier.*`."""
+    return {_v1_of_ours(key): value for key, value in _split(state).items()}
+
+
+def _v1_of_ours(key: str) -> str:
+    if key.startswith("head."):
+        return key.replace("head.", "classifier.")
+    key = key.removeprefix("backbone.")
+    if key == "class_token":
+        return "pvt.encoder.patch_embeddings.3.cls_token"
+    stage, part, rest = _parts_of_stage(key)
+    match part:
+        case "pos_embed":
+            return f"pvt.encoder.patch_embeddings.{stage}.position_embeddings"
+        case "patch_embed":
+            rest = rest.replace("proj.", "projection.").replace("norm.", "layer_norm.")
+            return f"pvt.encoder.patch_embeddings.{stage}.{rest}"
+        case "blocks":
+            return f"pvt.encoder.block.{stage}.{_block_of_ours(rest, _V1_BLOCK)}"
+        case _:
+            return f"pvt.encoder.{key.replace('norm.', 'layer_norm.')}"
+
+
+def to_transformers_pvt_v2(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The inverse of `from_transformers_pvt_v2`, for `PvtV2ForImageClassification`: `pvt_v2.*` and `classifier.*`."""
+    return {_v2_of_ours(key): value for key, value in _split(state).items()}
+
+
+def _v2_of_ours(key: str) -> str:
+    if key.startswith("head."):
+        return key.replace("head.", "classifier.")
+    stage, part, rest = _parts_of_stage(key.removeprefix("backbone."))
+    match part:
+        case "patch_embed":
+            rest = "patch_embedding." + rest.replace("norm.", "layer_norm.")
+        case "blocks":
+            rest = f"blocks.{_block_of_ours(rest, _V2_BLOCK)}"
+        case _:
+            rest = f"layer_norm.{rest}"
+    return f"pvt_v2.encoder.layers.{stage}.{rest}"
+
+
+def _parts_of_stage(key: str) -> tuple[str, str, str]:
+    """`stages.2.blocks.5.norm1.weight` -> 2, blocks, 5.norm1.weight; empty where it is of no stage."""
+    found = re.match(r"stages\.([0-3])\.(patch_embed|pos_embed|blocks|norm)\.?(.*)$", key)
+    return (found[1], found[2], found[3]) if found else ("", "", "")
+
+
+def _block_of_ours(rest: str, names: Mapping[str, str]) -> str:
+    block, part, kind = re.match(r"(\d+)\.(.+)\.(weight|bias)$", rest).groups()  # type: ignore[union-attr]
+    theirs = {ours: name for name, ours in names.items()}
+    return f"{block}.{theirs[part]}.{kind}"
+
+
+def _split(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Each block's `kv` as keys and values apart."""
+    apart: dict[str, Tensor] = {}
+    for key, value in state.items():
+        if ".attn.kv." in key:
+            keys, values = value.chunk(2)
+            apart |= {key.replace(".kv.", ".k."): keys, key.replace(".kv.", ".v."): values}
+        else:
+            apart[key] = value
+    return apart

@@ -1,0 +1,113 @@
+"""An exported graph against the model it is from: how far outputs differ at several sizes, and how long each takes."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pvtctl.errors import PvtctlError
+from pvtctl.export.program import example
+from pvtctl.export.raw import RawModel
+from pvtctl.structures import ImageSize
+
+TOLERANCE = 1e-4
+"""Largest difference that passes, as a share of the largest value of an output."""
+
+Run = Callable[[Tensor], Sequence[Tensor]]
+
+
+@dataclass(frozen=True)
+class Check:
+    """The largest difference of one output at one batch and size."""
+
+    batch: int
+    size: ImageSize
+    output: str
+    absolute: float
+    relative: float
+    """As a share of the output's largest absolute value."""
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Median milliseconds of a call, each way in turn, in one process with as many threads for each."""
+
+    batch: int
+    size: ImageSize
+    threads: int
+    repeats: int
+    milliseconds: dict[str, float]
+    """`eager`, `program` and, of an ONNX file, `onnxruntime`."""
+
+    def ratio(self, name: str) -> float:
+        """How much longer than eager it takes; below 1: faster."""
+        return self.milliseconds[name] / self.milliseconds["eager"]
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def compare(raw: RawModel, run: Run, cases: Sequence[tuple[int, ImageSize]], tolerance: float) -> list[Check]:
+    """The graph `run` against eager, one entry for each output of each (batch, size).
+
+    Raises PvtctlError when the graph fails at a size, or an output differs by more than `tolerance`, says another shape,
+    or is no number where eager's is one.
+    """
+    checks = []
+    for batch, size in cases:
+        images = example(raw, batch, size, seed=batch)
+        expected = raw.eager(images)
+        case = f"a batch of {batch} at {size[0]}x{size[1]}"
+        try:
+            got = run(images)
+        except Exception as error:  # onnxruntime and torch raise kinds of their own
+            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise PvtctlError(
+                f"the exported graph fails on {case}: {first[:200]}", "nothing was written; --size HxW fixes the sides"
+            ) from error
+        for name, ours, theirs in zip(raw.names, got, expected, strict=True):
+            check = _difference(batch, size, name, ours, theirs, case)
+            if not check.relative <= tolerance:
+                raise PvtctlError(
+                    f"{name} of the exported graph differs from eager by {check.relative:.1e} of its largest value "
+                    f"({check.absolute:.1e}) for {case}, which is above {tolerance:g}",
+                    "nothing was written; --tolerance X accepts more",
+                )
+            checks.append(check)
+    return checks
+
+
+def _difference(batch: int, size: ImageSize, name: str, ours: Tensor, theirs: Tensor, case: str) -> Check:
+    if ours.shape != theirs.shape:
+        raise PvtctlError(
+            f"{name} of the exported graph has the shape {tuple(ours.shape)} and eager {tuple(theirs.shape)} for {case}",
+            "nothing was written; --size HxW fixes the sides",
+        )
+    absolute = float((ours.double() - theirs.double()).abs().max())
+    largest = float(theirs.double().abs().max())
+    return Check(batch, size, name, absolute, absolute / largest if largest else absolute)
+
+
+def time_in_turns(raw: RawModel, runs: Mapping[str, Run], batch: int, size: ImageSize, repeats: int) -> Timing:
+    """`eager` and each of `runs`, one call of each in turn, `repeats` times after one that does not count."""
+    images = example(raw, batch, size)
+    every: dict[str, Run] = {"eager": raw.eager, **runs}
+    for run in every.values():
+        run(images)
+    spent: dict[str, list[float]] = {name: [] for name in every}
+    for _ in range(repeats):
+        for name, run in every.items():
+            start = time.perf_counter()
+            run(images)
+            spent[name].append((time.perf_counter() - start) * 1e3)
+    medians = {name: statistics.median(values) for name, values in spent.items()}
+    return Timing(batch, size, torch.get_num_threads(), repeats, medians)

@@ -1,0 +1,240 @@
+"""A model's weights as a checkpoint of another project: its publisher's own layout, or a folder for transformers."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from pvtctl.backbones import Backbone, Classifier, Pvt, PvtV2
+from pvtctl.data import IMAGENET_MEAN, IMAGENET_STD
+from pvtctl.dense import DenseModel
+from pvtctl.errors import PvtctlError, UsageError, nearest
+from pvtctl.export.check import TOLERANCE
+from pvtctl.files import new_folder
+from pvtctl.weights import read_checkpoint, save_safetensors
+from pvtctl.weights.convert import convert_file
+from pvtctl.weights.names_transformers import to_transformers_pvt, to_transformers_pvt_v2
+
+Layout = Literal["official", "transformers"]
+LAYOUTS: tuple[Layout, ...] = ("official", "transformers")
+
+
+@dataclass(frozen=True)
+class LayoutReport:
+    """What was written, and what it was compared with."""
+
+    path: Path
+    layout: Layout
+    model: str
+    """In words: `PvtForImageClassification`, `pvt_small`, `retinanet of pvt_small`."""
+    compared_with: str | None
+    """Whose outputs on one image were compared with ours; None: the tensors alone were read back, and are equal."""
+    difference: float | None
+    """The largest, as a share of the outputs' largest."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON takes it."""
+        return asdict(self) | {"path": str(self.path)}
+
+
+def export_layout(
+    model: nn.Module,
+    path: Path | str,
+    layout: Layout,
+    *,
+    class_names: Sequence[str] | None = None,
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+    tolerance: float = TOLERANCE,
+) -> LayoutReport:
+    """Write the weights of `model` as another project has them, and prove it.
+
+    `official`: one file (.pth, .safetensors) in the layout of the model's publisher, read back and equal to the bit: the
+    PVT authors' for PVT (which timm reads for v2, too), DeiT's, torchvision's; mmdetection's for RetinaNet and Mask R-CNN,
+    facebookresearch's for DETR, mmsegmentation's for Semantic FPN and DeepLabV3+.
+    `transformers`: a folder (config.json, model.safetensors, preprocessor_config.json) for classifiers of PVT v1 and v2,
+    which `transformers.AutoModelForImageClassification.from_pretrained` reads; with transformers installed its logits on
+    one image are compared with ours, and may differ by `tolerance` of the largest (its norms have one epsilon, ours two).
+
+    Raises UsageError for a path that exists, an unknown layout, a model that the layout has no words for; PvtctlError
+    when what was written does not give the same back.
+    """
+    path = Path(path)
+    match layout:
+        case "official":
+            return official_of_model(model, path, class_names)
+        case "transformers":
+            return _transformers_folder(model, path, class_names, (mean, std), tolerance)
+        case _:
+            raise UsageError(f"no layout {layout!r}", nearest(layout, LAYOUTS))
+
+
+def official_of_file(source: Path, path: Path, backbone: str | None = None) -> LayoutReport:
+    """A checkpoint file in the layout of its model's publisher, as `pvtctl weights convert --to official` does it."""
+    if path.exists():
+        raise UsageError(f"{path} exists", "name another file; nothing is ever overwritten")
+    done = convert_file(source, path, backbone=backbone, to="official")
+    what = f"{done.head} of {done.backbone}" if done.head else done.backbone
+    return LayoutReport(path, "official", what, done.compared_with, done.difference)
+
+
+def official_of_model(model: nn.Module, path: Path, class_names: Sequence[str] | None) -> LayoutReport:
+    """The same for a model in memory."""
+    if not isinstance(model, nn.Module) or not isinstance(getattr(model, "backbone", model), Backbone):
+        raise UsageError(f"a {type(model).__name__} is none of pvtctl's models", "take one of `pvtctl.create_...`")
+    prefix = "backbone." if isinstance(model, Backbone) else ""
+    state = {prefix + key: value for key, value in model.state_dict().items()}
+    meta = {
+        "class_names": list(class_names) if class_names else None,
+        "conventions": getattr(model, "conventions", None),
+    }
+    if isinstance(model, DenseModel):
+        meta["task"] = model.task
+    with tempfile.TemporaryDirectory() as folder:
+        ours = Path(folder) / "model.safetensors"
+        save_safetensors(ours, state, {key: value for key, value in meta.items() if value is not None})
+        try:
+            return official_of_file(ours, path)
+        except UsageError as error:  # of the file that nobody asked for
+            raise UsageError(error.message.replace(str(ours), "this"), error.hint) from None
+
+
+def _transformers_folder(
+    model: nn.Module,
+    path: Path,
+    class_names: Sequence[str] | None,
+    statistics: tuple[Sequence[float], Sequence[float]],
+    tolerance: float,
+) -> LayoutReport:
+    if path.exists():
+        raise UsageError(f"{path} exists", "name another folder; nothing is ever overwritten")
+    if path.suffix in (".safetensors", ".bin", ".pth", ".pt"):
+        raise UsageError(f"{path} is a file's name, and transformers reads folders", f"name {path.with_suffix('')}")
+    if not isinstance(model, Classifier) or not isinstance(model.backbone, Pvt | PvtV2):
+        what = type(getattr(model, "backbone", model)).__name__
+        raise UsageError(
+            f"the transformers layout is written for classifiers of PVT v1 and v2, and this is a {type(model).__name__} "
+            f"over {what}",
+            "--format official has words for more models",
+        )
+    body = model.backbone
+    config, size = _config(body, model.num_classes, class_names)
+    state = {key: value.detach().cpu() for key, value in model.state_dict().items()}
+    named = to_transformers_pvt(state) if isinstance(body, Pvt) else to_transformers_pvt_v2(state)
+    with new_folder(path) as folder:
+        _write_json(folder / "config.json", config)
+        _write_json(folder / "preprocessor_config.json", _preprocessor(size, statistics))
+        tensors = {key: value.contiguous().clone() for key, value in named.items()}
+        save_file(tensors, str(folder / "model.safetensors"), metadata={"format": "pt"})
+        difference = _compare_with_transformers(folder, model, size, tolerance)
+        _check_read_back(folder, model)
+    compared = None if difference is None else "transformers"
+    return LayoutReport(path, "transformers", config["architectures"][0], compared, difference)
+
+
+def _config(body: Pvt | PvtV2, num_classes: int, class_names: Sequence[str] | None) -> tuple[dict[str, Any], int]:
+    """transformers' configuration of a PVT, and the side of the images that it is for."""
+    first: list[Any] = [stage.blocks[0] for stage in body.stages]  # type: ignore[index]
+    linear = any(block.attn.linear for block in first)
+    if isinstance(body, PvtV2) and not hasattr(first[0].mlp, "dwconv"):
+        raise UsageError(
+            "transformers' PvtV2 always has a depthwise convolution in its feed-forward part, and this model has none",
+            "--format official writes it",
+        )
+    names = list(class_names) if class_names else [f"LABEL_{label}" for label in range(num_classes)]
+    config: dict[str, Any] = {
+        "hidden_sizes": list(body.feature_channels),
+        "depths": list(body.depths),
+        "num_attention_heads": [block.attn.num_heads for block in first],
+        "mlp_ratios": [block.mlp.fc1.out_features // block.mlp.fc1.in_features for block in first],
+        "num_encoder_blocks": 4,
+        "num_labels": num_classes,
+        "strides": [4, 2, 2, 2],
+        "hidden_act": "gelu",
+        "layer_norm_eps": 1e-6,
+        "qkv_bias": True,
+        "id2label": {str(label): name for label, name in enumerate(names)},
+        "label2id": {name: label for label, name in enumerate(names)},
+    }
+    own: dict[str, Any]
+    ratios = [8, 4, 2, 1] if linear else [_sr_ratio(block.attn) for block in first]
+    if isinstance(body, Pvt):
+        stage: Any = body.stages[0]
+        size = 4 * int(stage.grid[0])
+        own = {"model_type": "pvt", "patch_sizes": [4, 2, 2, 2], "sequence_reduction_ratios": ratios}
+        return {"architectures": ["PvtForImageClassification"], **own, "image_size": size, **config}, size
+    own = {"model_type": "pvt_v2", "patch_sizes": [7, 3, 3, 3], "sr_ratios": ratios, "linear_attention": linear}
+    return {"architectures": ["PvtV2ForImageClassification"], **own, "image_size": 224, **config}, 224
+
+
+def _sr_ratio(attention: Any) -> int:
+    return int(attention.sr.kernel_size[0]) if attention.reduces else 1
+
+
+def _preprocessor(size: int, statistics: tuple[Sequence[float], Sequence[float]]) -> dict[str, Any]:
+    mean, std = statistics
+    return {
+        "image_processor_type": "PvtImageProcessor",
+        "do_resize": True,
+        "size": {"height": size, "width": size},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(mean),
+        "image_std": list(std),
+    }
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _compare_with_transformers(folder: Path, model: Classifier, size: int, tolerance: float) -> float | None:
+    """The largest difference of transformers' logits from ours; None where transformers is not installed."""
+    if importlib.util.find_spec("transformers") is None:
+        return None
+    import transformers
+
+    with _no_bars():
+        theirs = transformers.AutoModelForImageClassification.from_pretrained(folder, local_files_only=True).eval()
+    image = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        expected: Tensor = model.eval()(image)
+        difference = float((theirs(image).logits - expected).abs().max() / expected.abs().max())
+    if not difference <= tolerance:
+        raise PvtctlError(
+            f"transformers gives other logits than ours ({difference:.1e} of the largest, above {tolerance:g})",
+            "nothing was written; --tolerance X accepts more",
+        )
+    return difference
+
+
+def _check_read_back(folder: Path, model: Classifier) -> None:
+    """Our reader must give the same bits back."""
+    back, state = read_checkpoint(folder).state, model.state_dict()
+    if back.keys() != state.keys() or not all(torch.equal(back[key], state[key].cpu()) for key in state):
+        raise PvtctlError("the folder did not read back as it was written", "nothing was kept; try another disk")
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """transformers draws a bar for every file that it loads."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]

@@ -1,0 +1,266 @@
+"""A model of ours as a `torch.export` program or an ONNX file that was checked and timed before it got its name."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from pvtctl import __version__
+from pvtctl.backbones import Backbone, Classifier
+from pvtctl.data import IMAGENET_MEAN, IMAGENET_STD
+from pvtctl.dense import DenseModel
+from pvtctl.detectors import Detector
+from pvtctl.errors import UsageError
+from pvtctl.export.check import TOLERANCE, Check, Run, Timing, compare, time_in_turns
+from pvtctl.export.onnx import OPSET, OnnxModel, require_onnx, write_onnx
+from pvtctl.export.program import Program, export_program, quiet
+from pvtctl.export.raw import Pixels, RawModel, Statistics, raw_model
+from pvtctl.files import atomic_path
+from pvtctl.structures import ImageSize
+
+Format = Literal["torch", "onnx"]
+SUFFIXES: dict[str, Format] = {".pt2": "torch", ".onnx": "onnx"}
+LEAST_SIDE = 32
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What `export_model` wrote, and how it fares against eager."""
+
+    path: Path
+    format: Format
+    opset: int | None
+    """Of ONNX."""
+    bytes: int
+    inputs: str
+    """What the graph takes: `normalized`, `float` or `uint8` pixels."""
+    outputs: tuple[str, ...]
+    dynamic: list[str]
+    """Which of batch, height and width are open."""
+    fixed: dict[str, str]
+    """The others: at what, and why."""
+    tolerance: float
+    checks: list[Check]
+    timing: Timing
+
+    @property
+    def largest_difference(self) -> float:
+        """Of all checks, as a share of the output's largest value."""
+        return max(check.relative for check in self.checks)
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON takes it."""
+        plain = {name: getattr(self, name) for name in ("format", "opset", "bytes", "inputs", "dynamic", "fixed")}
+        return plain | {
+            "path": str(self.path),
+            "outputs": list(self.outputs),
+            "tolerance": self.tolerance,
+            "largest_difference": self.largest_difference,
+            "checks": [check.as_dict() for check in self.checks],
+            "timing": self.timing.as_dict(),
+        }
+
+
+def export_model(
+    model: nn.Module,
+    path: Path | str,
+    *,
+    format: Format | None = None,
+    size: ImageSize | None = None,
+    static: bool = False,
+    at_size: bool = False,
+    pixels: Pixels = "normalized",
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+    meta: Mapping[str, Any] | None = None,
+    default_size: ImageSize | None = None,
+    check_sizes: Sequence[ImageSize] | None = None,
+    tolerance: float = TOLERANCE,
+    repeats: int = 10,
+    on_progress: Callable[[str], None] = lambda text: None,
+) -> ExportReport:
+    """Write a Classifier, Backbone, Detector (RetinaNet, DETR) or DenseModel as a program (.pt2) or ONNX file (.onnx).
+
+    The graph takes `images` (batch, 3, height, width), float32, and gives what `pvtctl.export.raw` says: logits, maps, or a
+    detector's outputs before their post-processing. `pixels`: what it takes; `float` (0 to 1) and `uint8` put `mean` and
+    `std` into the graph. `at_size` resizes a segmentation or depth map to the images' size. Batch, height and width are open
+    where the model lets them; `size` (height, width) fixes the sides, `static` them and a batch of 1.
+
+    The file's outputs are compared with eager at `check_sizes` (unset: three around `default_size`, one not square, one
+    of odd sides), batches of 1 and 2; then eager, program and onnxruntime take turns, `repeats` calls each, at the first
+    of them. Only a file that passed gets its name. `meta` is written into it, besides what is said here.
+
+    Raises UsageError for a path that exists or ends in neither .pt2 nor .onnx, a model that cannot be exported, sides
+    below 32, a missing extra; PvtctlError when an output differs by more than `tolerance` of its largest value.
+    """
+    path = Path(path)
+    chosen = _format(path, format)
+    if chosen == "onnx":
+        require_onnx()
+    if path.exists():
+        raise UsageError(f"{path} exists", "name another file; nothing is ever overwritten")
+    _check_numbers(size, check_sizes, tolerance, repeats)
+    default_size = default_size or default_size_of(model)
+    with _in_eval(model):
+        raw = raw_model(model, pixels=pixels, statistics=(mean, std), at_size=at_size).eval()
+        on_progress("tracing with torch.export")
+        program = export_program(raw, size=size, default_size=default_size, static=static)
+        said = _meta(raw, (mean, std), program, at_size, meta or {})
+        cases = _cases(program, size or default_size, check_sizes)
+        with atomic_path(path) as temporary:
+            runs = _write(raw, program, temporary, chosen, said, on_progress)
+            on_progress(f"comparing with eager at {_in_words(cases)}")
+            checks = compare(raw, list(runs.values())[-1], cases, tolerance)
+            on_progress("timing")
+            timing = time_in_turns(raw, runs, *cases[0], repeats)
+    return ExportReport(
+        path=path,
+        format=chosen,
+        opset=OPSET if chosen == "onnx" else None,
+        bytes=path.stat().st_size,
+        inputs=pixels,
+        outputs=raw.names,
+        dynamic=program.dynamic,
+        fixed=program.fixed,
+        tolerance=tolerance,
+        checks=checks,
+        timing=timing,
+    )
+
+
+def default_size_of(model: nn.Module) -> ImageSize:
+    """Of the papers' test images: 224 for classifiers and backbones, 384 for depth, 512 for segmentation and detectors."""
+    match model:
+        case DenseModel(task="depth"):
+            side = 384
+        case DenseModel() | Detector():
+            side = 512
+        case _:
+            side = 224
+    return side, side
+
+
+def _format(path: Path, format: Format | None) -> Format:
+    suffixes = " or ".join(SUFFIXES)
+    found = SUFFIXES.get(path.suffix.lower())
+    if format is not None and format not in SUFFIXES.values():
+        raise UsageError(f"no format {format!r}", f"one of: {', '.join(SUFFIXES.values())}")
+    if found is None or (format is not None and found != format):
+        wanted = next((suffix for suffix, each in SUFFIXES.items() if each == format), suffixes)
+        raise UsageError(f"{path} has not the ending of {format or 'an exported model'}", f"end it in {wanted}")
+    return found
+
+
+def _check_numbers(
+    size: ImageSize | None, check_sizes: Sequence[ImageSize] | None, tolerance: float, repeats: int
+) -> None:
+    for each in [*([size] if size else []), *(check_sizes or [])]:
+        if min(each) < LEAST_SIDE:
+            raise UsageError(
+                f"images of {each[0]}x{each[1]} are too small", f"both sides must be at least {LEAST_SIDE} pixels"
+            )
+    if not tolerance > 0 or not math.isfinite(tolerance):
+        raise UsageError(f"a tolerance of {tolerance:g} lets nothing pass", f"it lies above 0, mostly {TOLERANCE:g}")
+    if repeats < 1:
+        raise UsageError(f"{repeats} timed calls say nothing", "at least 1")
+
+
+def _cases(program: Program, size: ImageSize, check_sizes: Sequence[ImageSize] | None) -> list[tuple[int, ImageSize]]:
+    """(batch, size) to compare at."""
+    batches = [1] if "batch" in program.fixed else [1, 2]
+    if "height" in program.fixed:
+        height, width = (int(program.fixed[side].split(",")[0]) for side in ("height", "width"))
+        return [(batch, (height, width)) for batch in batches]
+    height, width = size
+    other = [(height * 3 // 4 // 32 * 32, width), (height // 2 + 5, width // 2 - 9)]
+    sizes = list(check_sizes) if check_sizes else [size, *((max(h, 64), max(w, 64)) for h, w in other)]
+    return [(batches[at % len(batches)], each) for at, each in enumerate(sizes)]
+
+
+def _in_words(cases: Sequence[tuple[int, ImageSize]]) -> str:
+    return ", ".join(f"{batch}x3x{height}x{width}" for batch, (height, width) in cases)
+
+
+def _meta(
+    raw: RawModel, statistics: Statistics, program: Program, at_size: bool, more: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What the file says of itself."""
+    mean, std = statistics
+    model: Any = getattr(raw, "model", raw)
+    said: dict[str, Any] = {
+        "pvtctl_version": __version__,
+        "input": "images",
+        "pixels": raw.pixels,
+        "mean": list(mean),
+        "std": list(std),
+        "outputs": list(raw.names),
+        "dynamic": program.dynamic,
+        "fixed": program.fixed,
+    }
+    match model:
+        case Classifier():
+            said |= {"task": "classification", "num_classes": model.num_classes}
+        case Detector():
+            said |= {"task": "detection", "num_classes": model.num_classes, "conventions": model.conventions}
+        case DenseModel():
+            said |= {"task": model.task, "num_classes": model.num_classes, "at_size": at_size}
+            said |= {"align_corners": model.head.align_corners, "multiple": model.head.multiple}
+            said |= {"scale_shift": list(model.scale_shift)} if model.scale_shift else {}
+        case _:
+            assert isinstance(model, Backbone)
+            said |= {"feature_channels": list(model.feature_channels)}
+    return {**said, **more}
+
+
+def _write(
+    raw: RawModel,
+    program: Program,
+    path: Path,
+    format: Format,
+    meta: Mapping[str, Any],
+    on_progress: Callable[[str], None],
+) -> dict[str, Run]:
+    """Write the file; gives what runs the program and, last, what runs the file."""
+    if format == "torch":
+        path.write_bytes(program.to_bytes(meta))
+        return {"program": _runner(path.read_bytes())}
+    on_progress("writing ONNX")
+    write_onnx(
+        raw, program, path, {key: value if isinstance(value, str) else json.dumps(value) for key, value in meta.items()}
+    )
+    return {"program": _called(program.program.module()), "onnxruntime": OnnxModel(path)}
+
+
+def _runner(content: bytes) -> Run:
+    """The program in a .pt2 file."""
+    with quiet():
+        return _called(torch.export.load(io.BytesIO(content)).module())
+
+
+def _called(module: nn.Module) -> Run:
+    def run(images: Tensor) -> Sequence[Tensor]:
+        with torch.no_grad():
+            return tuple(module(images))
+
+    return run
+
+
+@contextmanager
+def _in_eval(model: nn.Module) -> Iterator[None]:
+    """The model in eval mode, and every module of it back as it was."""
+    before = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in before:
+            module.training = training

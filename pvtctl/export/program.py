@@ -1,0 +1,164 @@
+"""From a model to a `torch.export` program whose batch, height and width stay open where the model lets them."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from pvtctl.backbones import VitHybrid
+from pvtctl.errors import PvtctlError
+from pvtctl.export.raw import RawModel
+from pvtctl.structures import ImageSize
+
+AXES = {0: "batch", 2: "height", 3: "width"}
+META_FILE = "pvtctl.json"
+"""Where in a .pt2 file its metadata lie (`extra_files`)."""
+_EXAMPLE_BATCH, _EXAMPLE = 2, (128, 96)
+"""Nothing in it is 1 on any level up to stride 32, and its sides differ: torch.export takes equal numbers for one."""
+_EXAMPLE_P7 = (512, 384)
+"""The same for maps of stride 128."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """An exported program and which of its input's sides are open."""
+
+    program: ExportedProgram
+    fixed: dict[str, str]
+    """`batch`, `height`, `width` as far as they are fixed -> at what, and why."""
+
+    @property
+    def dynamic(self) -> list[str]:
+        return [name for name in AXES.values() if name not in self.fixed]
+
+    def to_bytes(self, meta: Mapping[str, Any]) -> bytes:
+        """A .pt2 file; `meta` is its extra file `pvtctl.json`."""
+        content = io.BytesIO()
+        with quiet():
+            torch.export.save(self.program, content, extra_files={META_FILE: json.dumps(meta)})
+        return content.getvalue()
+
+
+def example(raw: RawModel, batch: int, size: ImageSize, *, seed: int = 0) -> Tensor:
+    """Random pixels (B, 3, H, W) of the kind that the graph takes."""
+    generator = torch.Generator().manual_seed(seed)
+    match raw.pixels:
+        case "normalized":
+            return torch.randn(batch, 3, *size, generator=generator)
+        case "float":
+            return torch.rand(batch, 3, *size, generator=generator)
+        case "uint8":
+            return torch.randint(0, 256, (batch, 3, *size), generator=generator, dtype=torch.uint8)
+
+
+def export_program(raw: RawModel, *, size: ImageSize | None, default_size: ImageSize, static: bool) -> Program:
+    """Trace `raw` (in eval mode).
+
+    `size` fixes height and width, `static` fixes them (at `size`, else `default_size`) and a batch of 1. Raises
+    PvtctlError, naming the operation, when torch.export cannot trace the model at all.
+    """
+    if static:
+        at = size or default_size
+        why = "as asked for (--static)"
+        fixed = {"batch": f"1, {why}", "height": f"{at[0]}, {why}", "width": f"{at[1]}, {why}"}
+        return Program(_export(raw, example(raw, 1, at), {}), fixed)
+    if size is not None:
+        return _with_fixed_sides(raw, size, "as asked for (--size)")
+    if (known := _known_to_fix(raw)) is not None:
+        return _with_fixed_sides(raw, default_size, known)
+    try:
+        program = _export(raw, example(raw, _EXAMPLE_BATCH, _example_size(raw)), dict.fromkeys(AXES, Dim.AUTO))
+    except PvtctlError as error:
+        return _with_fixed_sides(raw, default_size, error.message)
+    fixed = _specialised(program)
+    if "height" in fixed or "width" in fixed:  # at the sides of the example, which nobody asked for
+        return _with_fixed_sides(raw, default_size, _why_specialised(raw, fixed))
+    return Program(program, fixed)
+
+
+def _with_fixed_sides(raw: RawModel, size: ImageSize, why: str) -> Program:
+    program = _export(raw, example(raw, _EXAMPLE_BATCH, size), {0: Dim.AUTO})
+    fixed = {"height": f"{size[0]}, {why}", "width": f"{size[1]}, {why}"}
+    batch = _specialised(program).get("batch")
+    return Program(program, fixed | ({"batch": batch} if batch else {}))
+
+
+def _example_size(raw: RawModel) -> ImageSize:
+    return _EXAMPLE_P7 if any(name.endswith("_p7") for name in raw.names) else _EXAMPLE
+
+
+def _known_to_fix(raw: nn.Module) -> str | None:
+    if any(isinstance(module, VitHybrid) for module in raw.modules()):
+        return (
+            "since the 'same' padding of its ResNet stem (F.pad by amounts that depend on the size) takes torch.export "
+            "six minutes with open sides"
+        )
+    return None
+
+
+def _export(raw: RawModel, images: Tensor, open_sides: Mapping[int, Any]) -> ExportedProgram:
+    shapes = (dict(open_sides),) if open_sides else None
+    with torch.no_grad(), quiet():
+        try:
+            return torch.export.export(raw, (images,), dynamic_shapes=shapes)
+        except Exception as error:  # whatever a model that is not ours does inside
+            raise PvtctlError(
+                f"torch.export cannot trace {_named(raw)}: {_operation(error)}",
+                "`--backbone-only` exports the backbone alone; `pvtctl --debug export` shows the traceback",
+            ) from error
+
+
+def _named(raw: RawModel) -> str:
+    model = getattr(raw, "model", raw)
+    head = getattr(model, "head", None)
+    inner = getattr(model, "backbone", model)
+    return f"{type(inner).__name__} + {type(head).__name__}" if head is not None else type(inner).__name__
+
+
+def _operation(error: BaseException) -> str:
+    """The failing operation in a line: the place in the code that torch names, and what it says."""
+    text = str(error)
+    first = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
+    places = re.findall(r'File "([^"]+)", line (\d+), in (\w+)\n\s+(.+)', text)
+    own = [each for each in places if "/torch/" not in each[0]]
+    where = f" at `{own[-1][3].strip()}` ({own[-1][2]})" if own else ""
+    return f"{first[:200]}{where}"
+
+
+def _specialised(program: ExportedProgram) -> dict[str, str]:
+    """The sides that torch.export fixed though they were to stay open."""
+    inputs = set(program.graph_signature.user_inputs)
+    (node,) = (each for each in program.graph.nodes if each.op == "placeholder" and each.name in inputs)
+    shape = node.meta["val"].shape
+    return {
+        name: f"{shape[at]}, by an operation of the model" for at, name in AXES.items() if isinstance(shape[at], int)
+    }
+
+
+def _why_specialised(raw: RawModel, fixed: Mapping[str, str]) -> str:
+    """Ask again and demand the open sides: torch then names the operation that fixes them."""
+    try:
+        _export(raw, example(raw, _EXAMPLE_BATCH, _example_size(raw)), {0: Dim.AUTO, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC})
+    except PvtctlError as error:
+        return error.message
+    return f"since an operation of the model fixes its {' and '.join(fixed)}"
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """torch's exporters warn about their own insides (deprecated helpers, example inputs kept): no user can act on it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.filterwarnings("ignore", message=r".*(pytree|export|onnx|ONNX|dim|input|pt2).*", category=UserWarning)
+        yield

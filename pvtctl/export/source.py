@@ -1,0 +1,139 @@
+"""From what a user names to a model that can be exported, and what its file should say of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from pvtctl.backbones import build_backbone, build_classifier
+from pvtctl.cost.dense import NUM_CLASSES as SEGMENTATION_CLASSES
+from pvtctl.cost.dense import build_dense_as_papers
+from pvtctl.cost.detectors import NUM_CLASSES as DETECTION_CLASSES
+from pvtctl.cost.detectors import build_detector_as_papers
+from pvtctl.data.transforms import IMAGENET_MEAN, IMAGENET_STD, NORMALIZATIONS
+from pvtctl.dense import DEPTH_HEADS
+from pvtctl.detectors import HEADS
+from pvtctl.errors import UsageError
+from pvtctl.structures import DetectOptions, ImageSize
+from pvtctl.tasks.answers import DenseTesting
+from pvtctl.tasks.checkpoints import Inspected, inspect_checkpoint
+from pvtctl.tasks.predict import ClassifierUse, DetectorUse
+from pvtctl.tasks.predict_dense import DenseUse
+from pvtctl.weights import load_weights
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model and what is known of it."""
+
+    model: nn.Module
+    what: str
+    """In words: `pvt_small + retinanet, 80 classes`."""
+    path: Path | None = None
+    """The checkpoint; None for random weights."""
+    class_names: Sequence[str] | None = None
+    mean: Sequence[float] = IMAGENET_MEAN
+    std: Sequence[float] = IMAGENET_STD
+    size: ImageSize | None = None
+    """Square images that the position tables, or the training, were made for; None where any size is as good."""
+    meta: dict[str, Any] = field(default_factory=dict)
+    """What an exported file says besides: backbone, head, class names, the checkpoint's name."""
+
+
+def from_checkpoint(source: str, *, backbone: str | None = None, backbone_only: bool = False) -> Source:
+    """The model of a checkpoint file, run folder or published name.
+
+    Raises UsageError for what is no checkpoint, holds a model that pvtctl does not build, or is of another backbone.
+    """
+    found = inspect_checkpoint(source, backbone, scored=False)
+    if found.foreign is not None and not backbone_only:
+        raise UsageError(
+            f"{found.path} holds {found.foreign}, which is none of pvtctl's", "--backbone-only exports its backbone"
+        )
+    model = _bare(found) if backbone_only or found.task is None else _whole(found)
+    names = found.head.names if found.head is not None and not backbone_only else None
+    mean, std = _statistics(found)
+    side = found.meta.get("image_size") if found.task == "classification" else None
+    what = found.backbone if backbone_only else found.what
+    if names and found.task != "depth":
+        what = f"{what}, {len(names)} classes"
+    meta: dict[str, Any] = {
+        "backbone": found.backbone,
+        "head": found.head_name if not backbone_only else None,
+        "class_names": list(names) if names and found.task != "depth" else None,
+        "category_ids": found.detector.category_ids if found.detector and not backbone_only else None,
+        "source": found.path.name if found.path.is_file() else found.path.resolve().name,
+        "recipe": found.meta.get("recipe"),
+        "score": found.meta.get("score"),
+    }
+    side = side or found.position_size
+    return Source(
+        model=model,
+        what=what,
+        path=found.path,
+        class_names=meta["class_names"],
+        mean=mean,
+        std=std,
+        size=(int(side), int(side)) if side else None,
+        meta={key: value for key, value in meta.items() if value is not None},
+    )
+
+
+def from_names(backbone: str, head: str, num_classes: int | None, *, seed: int = 0) -> Source:
+    """A model with random weights, of seed `seed`. `head` is `classifier`, `none` or a dense head.
+
+    Raises UsageError for unknown names.
+    """
+    classes: int | None = num_classes
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model: nn.Module
+        if head == "none":
+            model, classes = build_backbone(backbone), None
+        elif head == "classifier":
+            classes = num_classes or 1000
+            model = build_classifier(backbone, num_classes=classes)
+        elif head in HEADS:
+            classes = num_classes or DETECTION_CLASSES
+            model = build_detector_as_papers(backbone, head, classes)
+        else:
+            if num_classes is None and head not in DEPTH_HEADS:
+                classes = SEGMENTATION_CLASSES
+            model = build_dense_as_papers(backbone, head, classes)
+    what = backbone if head == "none" else f"{backbone} + {head}"
+    what = f"{what}, {classes} classes, random weights" if classes else f"{what}, random weights"
+    meta = {"backbone": backbone, "head": head, "source": "random weights"}
+    return Source(model=model, what=what, meta={key: value for key, value in meta.items() if value != "none"})
+
+
+def _bare(found: Inspected) -> nn.Module:
+    """The backbone of a checkpoint, whatever stands on it there."""
+    options: dict[str, Any] = {"image_size": found.position_size} if found.position_size else {}
+    if found.dense is not None and found.dense.output_stride:
+        options["output_stride"] = found.dense.output_stride
+    model = build_backbone(found.backbone, **options)
+    load_weights(model, found.path)
+    return model
+
+
+def _whole(found: Inspected) -> nn.Module:
+    cpu = torch.device("cpu")
+    if found.dense is not None:
+        return DenseUse(found, cpu, testing=DenseTesting((1.0,), False, None)).model
+    if found.detector is not None:
+        return DetectorUse(found, cpu, options=DetectOptions()).model
+    return ClassifierUse(found, cpu).model
+
+
+def _statistics(found: Inspected) -> tuple[Sequence[float], Sequence[float]]:
+    """Mean and deviation of the pixels that the model was trained on: the file's own, else its layout's, else ImageNet's."""
+    meta = found.meta
+    if meta.get("mean") and meta.get("std"):
+        return tuple(meta["mean"]), tuple(meta["std"])
+    how = (found.dense.normalization if found.dense is not None else None) or meta.get("normalization") or "imagenet"
+    return NORMALIZATIONS[how]
