@@ -1,0 +1,172 @@
+"""Whether what the paper says of its table came out here: the margin between two rows against its spread over seeds."""
+
+from __future__ import annotations
+
+import math
+import re
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from pvtctl.recipe.schema import Claim
+
+Outcome = Literal["holds", "does not hold", "not decided at this scale"]
+HOLDS: Outcome = "holds"
+FAILS: Outcome = "does not hold"
+UNDECIDED: Outcome = "not decided at this scale"
+
+COUNTED = ("params_m", "gmacs", "train_memory_gib", "inference_memory_gib")
+"""Figures that are the same every time: one value decides."""
+TIMES = ("latency_ms", "time_ms")
+CONFIDENCE = 0.95
+_LOWER = re.compile(
+    r"(params_m|gmacs|latency_ms|time_ms|.*_memory_gib|top1_err|loss|ece|sq_rel|rmse|rmse_log|log10|silog|.*rel|.*whdr"
+    r"|.*_d125|resolution_loss)"
+)
+
+
+def lower_is_better(figure: str) -> bool:
+    """Whether less of it is better: costs, errors and losses; `delta1` and all accuracies are the other way."""
+    return _LOWER.fullmatch(figure) is not None
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What there is of a figure for one row."""
+
+    values: tuple[float, ...] = ()
+    """Scores: one a seed. Counted figures: one."""
+    low: float | None = None
+    """Times: the fastest call and the 90th percentile."""
+    high: float | None = None
+    missing: str = ""
+    """Why there is nothing, or less than was asked for."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A claim of the paper and what came of it here."""
+
+    text: str
+    figure: str
+    rows: str
+    """`pvt_small against resnet50`, or `pvt_small above 32`."""
+    outcome: Outcome
+    reason: str
+    """One sentence."""
+    margin: float | None = None
+    """How far the first row is ahead, in the figure's unit: positive is what the paper says."""
+    error: float | None = None
+    """Standard error of the margin over seeds."""
+    interval: tuple[float, float] | None = None
+    """At 95 %."""
+    printed: float | None = None
+    """The paper's margin."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """For study.json."""
+        return asdict(self)
+
+
+def judge(claim: Claim, samples: Mapping[str, Sample], printed: Mapping[str, float | None], *, small: bool) -> Verdict:
+    """Hold `claim` against the rows' `samples`.
+
+    `printed` are the paper's figures; `small` says that the scores are of a smaller experiment than the paper's, so that
+    no level of a score can be compared with a bound.
+    """
+    blank = Verdict(claim.text, claim.figure, _rows(claim), UNDECIDED, "", printed=_printed_margin(claim, printed))
+    names = [name for name in (claim.better, claim.worse, claim.row) if name is not None]
+    found = [samples.get(name, Sample(missing="missing")) for name in names]
+    for name, sample in zip(names, found, strict=True):
+        if not sample.values or not all(math.isfinite(value) for value in sample.values):
+            return replace(blank, reason=f"{name}: {sample.missing or 'no such figure was measured'}")
+    if claim.figure in COUNTED:
+        return _by_count(claim, blank, found)
+    if claim.figure in TIMES:
+        return _by_time(claim, blank, found)
+    if claim.row is not None and small:
+        return replace(blank, reason="the bound is one of the paper's scale, which no small experiment can be held to")
+    return _by_seeds(claim, blank, found)
+
+
+def printed_verdict(claim: Claim, printed: Mapping[str, float | None]) -> bool | None:
+    """Whether `claim` holds in the paper's own figures; None where it prints none."""
+    margin = _printed_margin(claim, printed)
+    return None if margin is None else margin > 0
+
+
+def _rows(claim: Claim) -> str:
+    if claim.row is not None:
+        return f"{claim.row} above {claim.above:g}" if claim.above is not None else f"{claim.row} below {claim.below:g}"
+    return f"{claim.better} against {claim.worse}"
+
+
+def _margin(claim: Claim, values: Sequence[float]) -> float:
+    """Positive is what the paper says."""
+    if claim.above is not None:
+        return values[0] - claim.above
+    if claim.below is not None:
+        return claim.below - values[0]
+    ahead = values[0] - values[1]
+    return -ahead if lower_is_better(claim.figure) else ahead
+
+
+def _printed_margin(claim: Claim, printed: Mapping[str, float | None]) -> float | None:
+    names = [name for name in (claim.better, claim.worse, claim.row) if name is not None]
+    values = [printed.get(name) for name in names]
+    known = [value for value in values if value is not None]
+    # floats of a few digits: 18.8 - 19.3 is to be 0.5
+    return round(_margin(claim, known), 6) if len(known) == len(names) else None
+
+
+def _by_count(claim: Claim, blank: Verdict, found: Sequence[Sample]) -> Verdict:
+    margin = _margin(claim, [sample.values[0] for sample in found])
+    outcome = HOLDS if margin > 0 else FAILS
+    return replace(blank, outcome=outcome, margin=margin, reason="counted at the paper's size: the same every time")
+
+
+def _by_time(claim: Claim, blank: Verdict, found: Sequence[Sample]) -> Verdict:
+    margin = _margin(claim, [sample.values[0] for sample in found])
+    edges = [(sample.low, sample.high) for sample in found]
+    if any(low is None or high is None for low, high in edges):
+        return replace(blank, margin=margin, reason="one time each: no spread")
+    spans = [(low, high) for low, high in edges if low is not None and high is not None]
+    if claim.row is not None:
+        bound = claim.above if claim.above is not None else claim.below
+        spans.append((bound, bound))  # type: ignore[arg-type]  # the schema holds that one of them is there
+    (low, high), (other_low, other_high) = spans
+    if low <= other_high and other_low <= high:
+        return replace(blank, margin=margin, reason="the fastest to 90th percentile ranges of the calls overlap")
+    outcome = HOLDS if margin > 0 else FAILS
+    return replace(blank, outcome=outcome, margin=margin, reason="the calls' times do not overlap; of this machine")
+
+
+def _by_seeds(claim: Claim, blank: Verdict, found: Sequence[Sample]) -> Verdict:
+    margin = _margin(claim, [statistics.fmean(sample.values) for sample in found])
+    lacking = "; ".join(sample.missing for sample in found if sample.missing)
+    if any(len(sample.values) < 2 for sample in found):
+        return replace(blank, margin=margin, reason=f"one seed: no spread{f' ({lacking})' if lacking else ''}")
+    error, interval = _welch(margin, [sample.values for sample in found])
+    blank = replace(blank, margin=margin, error=error, interval=interval)
+    seeds = " and ".join(dict.fromkeys(str(len(sample.values)) for sample in found))
+    tail = f" over {seeds} seeds{f' ({lacking})' if lacking else ''}"
+    if interval[0] > 0:
+        return replace(blank, outcome=HOLDS, reason=f"the 95 % interval of the margin lies above 0{tail}")
+    if interval[1] < 0:
+        return replace(blank, outcome=FAILS, reason=f"the 95 % interval of the margin lies below 0{tail}")
+    return replace(blank, reason=f"the 95 % interval of the margin holds 0{tail}")
+
+
+def _welch(margin: float, groups: Sequence[Sequence[float]]) -> tuple[float, tuple[float, float]]:
+    """Standard error of a difference of means (or of one mean), and Welch's t interval at 95 % around the margin."""
+    shares = [(statistics.variance(values) / len(values), len(values)) for values in groups]
+    variance = sum(share for share, _ in shares)
+    if variance == 0:
+        return 0.0, (margin, margin)
+    from scipy.stats import t
+
+    freedom = variance**2 / sum(share**2 / (n - 1) for share, n in shares)
+    error = math.sqrt(variance)
+    reach = float(t.ppf(0.5 + CONFIDENCE / 2, freedom)) * error
+    return error, (margin - reach, margin + reach)

@@ -1,0 +1,316 @@
+"""What the models of a study cost: at the paper's full size, which needs no training, and as they were really trained.
+
+Parameters, multiply-adds and the memory of training are worked out from shapes; time and the memory of inference are measured
+on this machine, unless a call would take too long or more memory than there is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pvtctl.cost.counting import build_model, count, count_model
+from pvtctl.cost.detectors import RawDetector
+from pvtctl.cost.latency import Case, Latency, measure_latency
+from pvtctl.cost.machine import describe_machine
+from pvtctl.cost.memory import GIB, estimate_memory, memory_at_hand
+from pvtctl.errors import PvtctlError
+from pvtctl.files import write_text
+from pvtctl.recipe.schema import Recipe
+from pvtctl.studies.results import RowResult
+from pvtctl.tasks.build import bare_classifier, bare_detector
+from pvtctl.tasks.build_dense import bare_model
+from pvtctl.tasks.classes import Head
+from pvtctl.tasks.results import cost_size, model_cost
+
+Say = Callable[[str], None]
+REPEATS, WARMUP = 5, 1
+LONGEST_SECONDS = 180.0
+"""For all calls of one row; a row that would take longer is left out."""
+_REACHED = 0.4
+"""Share of a plain matrix product's speed that whole models are reckoned to reach."""
+_SPARE = 0.6
+"""Share of the free memory that a measurement may take."""
+_PROCESS_BYTES = GIB // 2
+"""Of a process with torch in it."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Calls of one image, in milliseconds, and the memory that they took."""
+
+    calls: int
+    p50_ms: float
+    p90_ms: float
+    fastest_ms: float
+    memory_gib: float
+
+
+@dataclass(frozen=True)
+class ModelCost:
+    """Of one row. The first figures are those of the paper's model at the paper's size."""
+
+    size: tuple[int, int]
+    """(height, width) that operations, time and inference memory are stated at."""
+    params_m: float | None
+    gmacs: float | None
+    train_memory_gib: float | None
+    """Lower bound: activations of one training step of `train_images` in float32."""
+    train_images: int
+    train_size: tuple[int, int]
+    timing: Timing | None = None
+    untimed: str = ""
+    """Why there is no timing."""
+    trained: str = ""
+    """The backbone that was really trained: `pvt_small@0.25`."""
+    trained_params_m: float | None = None
+    trained_gmacs: float | None = None
+    trained_size: tuple[int, int] | None = None
+
+    def value(self, figure: str) -> float | None:
+        """A figure of the paper's model by the name that tables and claims use."""
+        if figure in ("params_m", "gmacs", "train_memory_gib"):
+            found: float | None = getattr(self, figure)
+            return found
+        if self.timing is None:
+            return None
+        if figure in ("latency_ms", "time_ms"):
+            return self.timing.p50_ms
+        return self.timing.memory_gib if figure == "inference_memory_gib" else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """For study.json."""
+        return asdict(self)
+
+
+def study_costs(
+    rows: Sequence[RowResult], out: Path, *, latency: bool = True, device: str = "cpu", say: Say = lambda text: None
+) -> dict[str, ModelCost]:
+    """What every row that a recipe runs costs; times are kept in `out`/costs.json and not measured twice on one machine."""
+    costs = {row.row: _counted(row, row.recipe, device) for row in rows if row.recipe is not None}
+    if not latency:
+        return {name: replace(cost, untimed="not measured") for name, cost in costs.items()}
+    cases = {row.row: _case(row.recipe) for row in rows if row.recipe is not None}
+    kept = _Kept(out / "costs.json", device)
+    found: dict[Case, Timing | str] = {
+        case: kept.known[str(case)] for case in cases.values() if str(case) in kept.known
+    }
+    wanted = [case for case in dict.fromkeys(cases.values()) if case not in found]
+    if wanted:
+        speed = _macs_per_second(device)
+        for case in wanted:
+            if reason := _too_much(case, costs[next(n for n in cases if cases[n] == case)].gmacs, speed, device):
+                found[case] = reason
+        measured = _measure([case for case in wanted if case not in found], device, say)
+        found |= measured
+        kept.add({str(case): timing for case, timing in measured.items() if isinstance(timing, Timing)})
+    return {name: _with_timing(cost, found[cases[name]]) for name, cost in costs.items()}
+
+
+def _with_timing(cost: ModelCost, found: Timing | str) -> ModelCost:
+    return replace(cost, untimed=found) if isinstance(found, str) else replace(cost, timing=found)
+
+
+def _counted(row: RowResult, recipe: Recipe, device: str) -> ModelCost:
+    """What needs no running."""
+    classes = max((int(a.read.info.get("num_classes") or 0) for a in row.attempts if a.read), default=0)
+    numbers = model_cost(recipe, classes or 80)
+    printed = row.expect.get("params_m")
+    if printed is not None and "of the classifier" in (printed.note or ""):
+        numbers["params_m"] = count(recipe.model.backbone.name, (224, 224)).params / 1e6
+    images, size = _training_batch(recipe)
+    cost = ModelCost(
+        size=(recipe.data.image_size,) * 2 if recipe.model.head is None else cost_size(recipe),
+        params_m=numbers.get("params_m"),
+        gmacs=numbers.get("gmacs"),
+        train_memory_gib=_memory(_case(recipe), size, images, training=True),
+        train_images=images,
+        train_size=size,
+    )
+    read = next((attempt.read for attempt in row.attempts if attempt.read), None)
+    return cost if read is None else _with_trained(cost, read.recipe, int(read.info.get("num_classes") or 0))
+
+
+def _with_trained(cost: ModelCost, recipe: Recipe, classes: int) -> ModelCost:
+    """The model of a run's own recipe, counted at the size that the run was tested at."""
+    head, size = recipe.model.head, _tested_size(recipe)
+    cost = replace(cost, trained=recipe.model.backbone.spec)
+    with contextlib.suppress(PvtctlError, RuntimeError), torch.device("meta"):
+        if head is None:
+            model: torch.nn.Module = bare_classifier(recipe, classes)
+        elif recipe.task == "detection":
+            model = RawDetector(bare_detector(recipe, Head(classes, None)))
+        else:
+            model = bare_model(recipe, classes)
+        name = head.name if head is not None else "classifier"
+        counted = count_model(
+            model.eval(), size, backbone=recipe.model.backbone.name, head=name, num_classes=classes, convention="paper"
+        )
+        return replace(cost, trained_params_m=counted.params / 1e6, trained_gmacs=counted.macs / 1e9, trained_size=size)
+    return cost
+
+
+def _tested_size(recipe: Recipe) -> tuple[int, int]:
+    data = recipe.data
+    if recipe.model.head is None:
+        return (data.image_size,) * 2
+    if recipe.task == "depth":
+        return data.depth.test_size
+    if recipe.task == "segmentation":
+        return (data.segmentation.test_short_side,) * 2
+    return (data.detection.test_short_side,) * 2 if data.name == "scenes" else cost_size(recipe)
+
+
+def _training_batch(recipe: Recipe) -> tuple[int, tuple[int, int]]:
+    """Images a GPU (one where the recipe leaves it open) and the largest size that training meets, padded."""
+    images = recipe.train.batch_size or 1
+    data = recipe.data
+    if recipe.model.head is None:
+        return images, (data.image_size,) * 2
+    if recipe.task == "depth":
+        return images, data.depth.size
+    if recipe.task == "segmentation":
+        return images, data.segmentation.crop
+    pad = data.detection.pad
+    short, long = max(data.detection.short_sides), data.detection.long_side
+    return images, (-(-short // pad) * pad, -(-max(short, long) // pad) * pad)
+
+
+def _case(recipe: Recipe) -> Case:
+    """What is timed of a row: the paper's model as `pvtctl latency` builds it."""
+    backbone, head = recipe.model.backbone, recipe.model.head
+    classes = 150 if head is not None and head.name == "dpt" and recipe.task == "segmentation" else None
+    return Case(
+        backbone=backbone.name,
+        size=(recipe.data.image_size,) * 2 if head is None else cost_size(recipe),
+        head=head.name if head is not None else "classifier",
+        num_classes=classes,
+        output_stride=backbone.output_stride if backbone.output_stride != 32 else None,
+    )
+
+
+def _memory(case: Case, size: tuple[int, int], images: int, *, training: bool) -> float | None:
+    """GiB of activations, as the warning of `pvtctl finetune` reckons them; None for a model that needs numbers."""
+    try:
+        needed = estimate_memory(
+            case.backbone,
+            case.head,
+            size,
+            images,
+            training=training,
+            num_classes=case.num_classes,
+            output_stride=case.output_stride,
+        )
+    except (PvtctlError, NotImplementedError, RuntimeError):
+        return None
+    return needed / GIB
+
+
+def _too_much(case: Case, gmacs: float | None, speed: float, device: str) -> str:
+    """Why a case is not run; empty where it may be."""
+    seconds = 1e9 * (gmacs or 0) / (_REACHED * speed)
+    if seconds * (REPEATS + WARMUP + 1) > LONGEST_SECONDS:
+        return f"not timed: by its operations a call would take about {_span(seconds)} on this machine"
+    needed, free = _needed_bytes(case), _SPARE * _free_bytes(device)
+    if needed > free:
+        return f"not timed: it needs about {needed / GIB:.0f} GiB, {free / GIB:.0f} GiB are to be had"
+    return ""
+
+
+def _span(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+
+
+def _needed_bytes(case: Case) -> int:
+    """Of a process that runs it: activations with a margin, weights, and torch itself."""
+    with torch.device("meta"):
+        weights = sum(p.numel() for p in build_model(case.backbone, case.head, case.num_classes).parameters())
+    activations = _memory(case, case.size, 1, training=False) or 1.0
+    return int(1.5 * activations * GIB) + 4 * weights + _PROCESS_BYTES
+
+
+def _free_bytes(device: str) -> int:
+    """Of a GPU, or what this machine can give without swapping."""
+    if device.startswith("cuda"):
+        return torch.cuda.mem_get_info(device)[0]
+    at_hand = memory_at_hand()
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
+        return min(at_hand, 1024 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]))
+    return at_hand // 2
+
+
+def _macs_per_second(device: str) -> float:
+    """Of a plain matrix product."""
+    side = 1024
+    a = torch.ones(side, side, device=device)
+    best = float("inf")
+    for _ in range(4):
+        began = time.perf_counter()
+        float((a @ a)[0, 0])  # waits for a GPU
+        best = min(best, time.perf_counter() - began)
+    return float(side**3 / best)
+
+
+def _measure(cases: Sequence[Case], device: str, say: Say) -> dict[Case, Timing | str]:
+    """Cases of one size take turns where they fit into memory together; one that fails spoils no other."""
+    found: dict[Case, Timing | str] = {}
+    for group in _groups(cases, _SPARE * _free_bytes(device)):
+        try:
+            found |= _timed(group, device, say)
+        except PvtctlError:
+            for case in group:
+                try:
+                    found |= _timed([case], device, say)
+                except PvtctlError as error:
+                    found[case] = f"not timed: {error.message}"
+    return found
+
+
+def _groups(cases: Sequence[Case], free: float) -> list[list[Case]]:
+    groups: list[list[Case]] = []
+    left = 0.0
+    for case in sorted(cases, key=lambda case: case.size):
+        needed = _needed_bytes(case)
+        if not groups or groups[-1][0].size != case.size or needed > left:
+            groups.append([])
+            left = free
+        groups[-1].append(case)
+        left -= needed
+    return groups
+
+
+def _timed(cases: Sequence[Case], device: str, say: Say) -> dict[Case, Timing | str]:
+    results, _ = measure_latency(cases, device=device, warmup=WARMUP, repeats=REPEATS, on_progress=say)
+    return {case: _timing(result) for case, result in zip(cases, results, strict=True)}
+
+
+def _timing(result: Latency) -> Timing:
+    return Timing(result.calls, result.p50_ms, result.p90_ms, result.min_ms, result.peak_memory_bytes / GIB)
+
+
+class _Kept:
+    """Times that were measured before: those of this machine, torch and these settings count."""
+
+    def __init__(self, file: Path, device: str) -> None:
+        self._file = file
+        machine = describe_machine(device)
+        machine = {key: value for key, value in machine.items() if isinstance(value, str | int | float | None)}
+        self._where = machine | {"threads": torch.get_num_threads(), "repeats": REPEATS, "warmup": WARMUP}
+        self.known: dict[str, Timing | str] = {}
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
+            held = json.loads(file.read_text("utf-8"))
+            if held["where"] == self._where:
+                self.known = {name: Timing(**timing) for name, timing in held["times"].items()}
+
+    def add(self, times: dict[str, Timing]) -> None:
+        self.known |= times
+        kept = {name: asdict(timing) for name, timing in self.known.items() if isinstance(timing, Timing)}
+        write_text(self._file, json.dumps({"where": self._where, "times": kept}, indent=2) + "\n")

@@ -1,0 +1,125 @@
+"""All studies in one list: what each paper found, what a study takes, how far its runs are. No torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pvtctl.recipe.load import load_recipe
+from pvtctl.recipe.schema import Paper
+from pvtctl.studies.plan import DEFAULT_PROFILE, read_study, study_names
+
+_PAPERS = {"pvt_v1": "PVT v1", "pvt_v2": "PVT v2", "dpt": "DPT"}
+
+
+@dataclass(frozen=True)
+class StudyLine:
+    """One study."""
+
+    name: str
+    paper: str
+    """`PVT v1, Table 8`."""
+    claim: str
+    rows: int
+    minutes: dict[str, float | None] = field(default_factory=dict)
+    """By profile: of all runs and the pretrainings that they begin from, as they took here; None where too little has run."""
+    states: dict[str, str] = field(default_factory=dict)
+    """By profile that something was run at: `4 of 9 runs finished, 1 failed`."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `--json`."""
+        return asdict(self)
+
+    def cells(self) -> list[str]:
+        """Study, paper, claim, rows, minutes at profile mini, state."""
+        minutes = self.minutes.get(DEFAULT_PROFILE)
+        state = "; ".join(f"{profile}: {text}" for profile, text in self.states.items())
+        shown = "-" if minutes is None else f"{minutes:.0f} min"
+        return [self.name, self.paper, self.claim, str(self.rows), shown, state or "-"]
+
+
+def overview(runs_root: Path) -> list[StudyLine]:
+    """Every shipped study, with what has been run below the folder `runs_root`."""
+    lines = []
+    for name in study_names():
+        source = read_study(name)
+        assert source.study is not None  # study_names gives no other
+        recipe = load_recipe(source.name, next(iter(source.rows)))
+        minutes: dict[str, float | None] = {}
+        states: dict[str, str] = {}
+        for profile in source.profiles:
+            folder = runs_root / f"{name}-{profile}"
+            minutes[profile] = _minutes(folder, list(source.rows), source.study.seeds if profile == "mini" else 1)
+            if state := _state(folder):
+                states[profile] = state
+        lines.append(StudyLine(name, _label(recipe.paper), source.study.claim, len(source.rows), minutes, states))
+    return lines
+
+
+def _label(paper: Paper | None) -> str:
+    if paper is None:
+        return "-"
+    part = f", Table {paper.table}" if paper.table else f", Figure {paper.figure}" if paper.figure else ""
+    return f"{_PAPERS[paper.key]}{part}"
+
+
+def _runs(folder: Path) -> list[dict[str, Any]]:
+    """run.json of every row's run, with its row; files that cannot be read are passed over."""
+    found = []
+    for file in sorted(folder.glob("rows/*/*/run.json")):
+        info = _read(file)
+        if info:
+            found.append({**info, "row": file.parent.parent.name, "folder": str(file.parent)})
+    return found
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        info = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return info if isinstance(info, dict) else {}
+
+
+def _state(folder: Path) -> str:
+    runs = _runs(folder)
+    failed = len(list(folder.glob("rows/*/*.failure.json")))
+    finished = sum(info.get("status") == "finished" for info in runs)
+    if not runs and not failed:
+        return ""
+    unfinished = len(runs) - finished
+    parts = [f"{finished} run{'s' * (finished != 1)} finished"]
+    parts += [f"{unfinished} begun"] if unfinished else []
+    parts += [f"{failed} failed"] if failed else []
+    parts += ["report.html written"] if (folder / "report.html").is_file() else []
+    return ", ".join(parts)
+
+
+def _minutes(folder: Path, rows: Sequence[str], seeds: int) -> float | None:
+    """Of the whole study by what its runs took: every row must have run once."""
+    by_row: dict[str, list[float]] = {}
+    before: dict[str, float] = {}
+    for info in _runs(folder):
+        seconds = (info.get("result") or {}).get("seconds") if isinstance(info.get("result"), dict) else None
+        if info.get("status") == "finished" and isinstance(seconds, int | float):
+            by_row.setdefault(str(info["row"]), []).append(float(seconds))
+            before |= _pretraining_seconds(Path(str(info["folder"])))
+    if not set(rows) <= set(by_row):
+        return None
+    total = sum(seeds * sum(by_row[row]) / len(by_row[row]) for row in rows) + sum(before.values())
+    return total / 60
+
+
+def _pretraining_seconds(run: Path) -> dict[str, float]:
+    """Folder -> seconds of the pretraining that a run began from, where it is one of ours."""
+    try:
+        lines = (run / "recipe.yaml").read_text("utf-8").splitlines()
+    except OSError:
+        return {}
+    begun = next((line.partition(":")[2].strip().strip("'\"") for line in lines if line.startswith("  weights:")), "")
+    result = _read(Path(begun) / "run.json").get("result") if begun and begun != "null" else None
+    seconds = result.get("seconds") if isinstance(result, dict) else None
+    return {begun: float(seconds)} if isinstance(seconds, int | float) else {}

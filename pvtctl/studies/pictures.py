@@ -1,0 +1,119 @@
+"""The figures of a study, each as PNG and SVG."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from pvtctl.errors import UsageError
+from pvtctl.recipe.schema import Recipe
+from pvtctl.studies.tables import Measured
+from pvtctl.tasks.results import paper_label
+
+_SIDES = (224, 448, 672, 896, 1120)
+"""Input sizes of the picture of multiply-adds, in pixels."""
+
+
+def draw_pictures(all_of: Measured, folder: Path) -> dict[str, Path]:
+    """Draw what the study asks for; title -> SVG, a PNG of the same name lies beside it. What has no points is left out."""
+    about = all_of.plan.about
+    draw: dict[str, tuple[str, Callable[[Measured, Path], None]]] = {
+        "params": ("Score against parameters", _params),
+        "curves": ("Score over epochs", _curves),
+        "macs": ("Multiply-adds against input size", _macs),
+        "tradeoff": ("Score against time", _tradeoff),
+    }
+    drawn = {}
+    for name in about.figures if about is not None else ("params",):
+        title, picture = draw[name]
+        try:
+            for ending in ("png", "svg"):
+                picture(all_of, folder / f"{name}.{ending}")
+        except UsageError:  # nothing to draw yet
+            continue
+        drawn[title] = folder / f"{name}.svg"
+    return drawn
+
+
+def _params(all_of: Measured, path: Path) -> None:
+    from pvtctl.views.study_charts import Place, draw_score_against
+
+    places = []
+    for row in all_of.rows:
+        cost, spread = all_of.costs.get(row.row), row.spread(all_of.score)
+        printed = row.printed("params_m")
+        if printed is None and cost is not None:  # counted, where the table does not print it
+            printed = cost.params_m
+        places.append(
+            Place(
+                row.title,
+                printed,
+                row.printed(all_of.score),
+                cost.trained_params_m if cost else None,
+                spread.mean if spread else None,
+                spread.deviation if spread else None,
+            )
+        )
+    label = all_of.label(all_of.score)
+    draw_score_against(
+        path,
+        places,
+        title=f"{label.partition(',')[0]} against parameters: the paper, and here at profile {all_of.plan.profile}",
+        costs=("parameters of the paper's model, M", "parameters of the trained model, M"),
+        scores=(f"{label} ({_paper(all_of)})", f"{label} (here)"),
+    )
+
+
+def _tradeoff(all_of: Measured, path: Path) -> None:
+    from pvtctl.views.study_charts import Place, draw_score_against
+
+    places = []
+    for row in all_of.rows:
+        cost, spread = all_of.costs.get(row.row), row.spread(all_of.score)
+        printed = row.printed("latency_ms")
+        printed = row.printed("time_ms") if printed is None else printed
+        places.append(
+            Place(
+                row.title,
+                printed,
+                row.printed(all_of.score),
+                cost.value("latency_ms") if cost else None,
+                spread.mean if spread else None,
+                spread.deviation if spread else None,
+            )
+        )
+    label = all_of.label(all_of.score)
+    draw_score_against(
+        path,
+        places,
+        title=f"{label.partition(',')[0]} against time: the paper, and here at profile {all_of.plan.profile}",
+        costs=("latency in the paper, ms", "latency of the full-size model here, ms"),
+        scores=(f"{label} ({_paper(all_of)})", f"{label} (trained here)"),
+    )
+
+
+def _curves(all_of: Measured, path: Path) -> None:
+    from pvtctl.views.study_charts import Curves, draw_study_curves
+
+    rows = []
+    for row in all_of.rows:
+        seeds = [attempt.curve(all_of.score) for attempt in row.attempts]
+        epochs = float(row.recipe.train.epochs) if row.recipe is not None else 0.0
+        rows.append(Curves(row.title, [points for points in seeds if points], row.printed(all_of.score), epochs))
+    here = f"Here, profile {all_of.plan.profile}"
+    draw_study_curves(
+        path, rows, score=all_of.label(all_of.score), here=here, paper=f"Where they end in {_paper(all_of)}"
+    )
+
+
+def _macs(all_of: Measured, path: Path) -> None:
+    from pvtctl.cost.counting import count
+    from pvtctl.cost.plot import plot_costs
+
+    names = dict.fromkeys(row.recipe.model.backbone.name for row in all_of.rows if row.recipe is not None)
+    plot_costs([count(name, (side, side), convention="paper") for name in names for side in _SIDES], path)
+
+
+def _paper(all_of: Measured) -> str:
+    recipe: Recipe = next(row.recipe for row in all_of.rows if row.recipe is not None)
+    return paper_label(recipe)

@@ -1,0 +1,332 @@
+"""The report of a study: the paper's table with what was measured, verdicts, pictures, runs, and how to do it again."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pvtctl
+from pvtctl.cost.machine import describe_machine
+from pvtctl.errors import UsageError
+from pvtctl.files import write_text
+from pvtctl.recipe.compare import differences
+from pvtctl.recipe.load import load_recipe
+from pvtctl.studies.claims import COUNTED, TIMES, Sample, Verdict, judge
+from pvtctl.studies.costs import ModelCost, study_costs
+from pvtctl.studies.pictures import draw_pictures
+from pvtctl.studies.plan import Plan, Run
+from pvtctl.studies.resolution import FIGURE as RESOLUTION
+from pvtctl.studies.resolution import with_resolution_loss
+from pvtctl.studies.results import RowResult, collect, pretrainings
+from pvtctl.studies.tables import (
+    Measured,
+    cost_table,
+    long_csv,
+    markdown,
+    measured_cell,
+    paper_table,
+    run_table,
+    verdict_table,
+)
+from pvtctl.tasks.results import differences_from_paper, paper_label
+from pvtctl.views.report import Picture, Report, Table, Text, write_report
+
+SCHEMA = 1
+"""Of study.json."""
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class StudyReport:
+    """What was written, and what a terminal shows of it."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+    caption: str
+    verdicts: list[list[str]]
+    """Claim, verdict, why."""
+    files: dict[str, Path]
+    document: dict[str, Any]
+    """study.json."""
+
+
+def write_study(
+    plan: Plan, *, latency: bool = True, device: str | None = None, say: Say = lambda text: None
+) -> StudyReport:
+    """Write the report of what has finished into the study's folder: report.html, table.md, table.csv, study.json and figures/.
+
+    `latency` times the paper's models on `device` (unset: a GPU where there is one). Raises UsageError where no row has
+    finished, or a run folder holds a run of other settings.
+    """
+    rows = collect(plan)
+    if not any(row.finished for row in rows):
+        raise UsageError(
+            f"no row of {plan.study} at profile {plan.profile} is finished",
+            f"pvtctl ablate {plan.study} --profile {plan.profile} runs them",
+        )
+    device = device or _device()
+    about = plan.about
+    if about is not None and any(claim.figure == RESOLUTION for claim in about.claims):
+        rows = with_resolution_loss(rows, plan.out, device=device, say=say)
+    costs = study_costs(rows, plan.out, latency=latency, device=device, say=say)
+    verdicts = verdicts_of(plan, rows, costs)
+    all_of = Measured(plan, rows, costs, verdicts, pretrainings(plan))
+    say("drawing the figures")
+    pictures = draw_pictures(all_of, plan.out / "figures")
+    return _write(all_of, pictures, device)
+
+
+def _device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def verdicts_of(plan: Plan, rows: Sequence[RowResult], costs: Mapping[str, ModelCost]) -> list[Verdict]:
+    """Every claim of the study, judged."""
+    verdicts = []
+    for claim in plan.about.claims if plan.about is not None else ():
+        samples = {row.row: _sample(row, costs.get(row.row), claim.figure) for row in rows}
+        printed = {row.row: row.printed(claim.figure) for row in rows}
+        verdicts.append(judge(claim, samples, printed, small=plan.profile != "paper"))
+    return verdicts
+
+
+def _sample(row: RowResult, cost: ModelCost | None, figure: str) -> Sample:
+    if figure in (*COUNTED, *TIMES):
+        value = cost.value(figure) if cost is not None else None
+        if cost is None or value is None:
+            return Sample(
+                missing=(cost.untimed if cost and figure not in ("params_m", "gmacs") else "") or "not counted"
+            )
+        if figure in TIMES and cost.timing is not None:
+            return Sample((value,), cost.timing.fastest_ms, cost.timing.p90_ms)
+        return Sample((value,))
+    spread = row.spread(figure)
+    missing = f"{row.row}: {row.state}" if row.state else ""
+    if spread is None:
+        return Sample(missing=row.state or ("it has no pretraining here" if row.finished else ""))
+    return Sample(spread.values, missing=missing)
+
+
+def _write(all_of: Measured, pictures: dict[str, Path], device: str) -> StudyReport:
+    plan, out = all_of.plan, all_of.plan.out
+    recipe = next(row.recipe for row in all_of.rows if row.recipe is not None)
+    label = paper_label(recipe)
+    title = f"{plan.study}: {label} at profile {plan.profile}"
+    warnings = _warnings(all_of)
+    tables = [
+        paper_table(all_of, f"{label}, and what came out here"),
+        verdict_table(all_of),
+        cost_table(all_of),
+        run_table(all_of),
+    ]
+    if not all_of.verdicts:
+        del tables[1]
+    commands = _commands(plan)
+    environment = {"machine": describe_machine(device), "runs": _environments(all_of)}
+    report = Report(title, _lead(plan, recipe.about), warnings)
+    report.parts += [*tables[:-2]]
+    report.parts += [Picture(name, path) for name, path in pictures.items() if path.suffix == ".svg"]
+    report.parts += [
+        *tables[-2:],
+        Text("Commands that make this again", "\n".join(commands)),
+        Text("Environment", json.dumps(environment, indent=2)),
+    ]
+    document = _document(all_of, title, warnings, commands, environment)
+    files = {"report": out / "report.html", "table": out / "table.md", "csv": out / "table.csv"}
+    files["json"] = out / "study.json"
+    write_report(files["report"], report)
+    write_text(files["table"], _page(report, tables, commands))
+    write_text(files["csv"], long_csv(all_of))
+    files |= {path.name: path for path in pictures.values()} | {
+        path.with_suffix(".png").name: path.with_suffix(".png") for path in pictures.values()
+    }
+    document["files"] = {name: str(path) for name, path in files.items()}
+    write_text(files["json"], json.dumps(document, indent=2) + "\n")
+    return StudyReport(title, *_terminal(all_of), _verdict_rows(all_of), files, document)
+
+
+def _lead(plan: Plan, about: str | None) -> str:
+    return f"The paper: {plan.about.claim}." if plan.about is not None else f"{about or plan.study}."
+
+
+def _warnings(all_of: Measured) -> list[str]:
+    """What a reader must know before the numbers."""
+    plan = all_of.plan
+    told = []
+    attempts = [attempt for row in all_of.rows for attempt in row.attempts]
+    done = sum(attempt.status == "finished" for attempt in attempts)
+    left = [row for row in plan.rows if row not in plan.picked]
+    if done < len(attempts) or left:
+        parts = [f"{done} of {len(attempts)} runs have finished"]
+        parts += [f"rows not picked: {', '.join(left)}"] if left else []
+        told.append(f"Partial results: {'; '.join(parts)}.")
+    if plan.profile != "paper":
+        told.append(
+            f"The scores are of profile {plan.profile}, not of the paper's experiment: their level cannot be compared with "
+            "the printed one, only the order of rows and the sign of margins can."
+        )
+    if plan.profile == "mini" and plan.about is not None:
+        told.append(f"What this scale can and cannot show: {plan.about.scale}")
+    if reasons := _unlike_the_paper(all_of):
+        told.append(f"What differs from the paper: {'; '.join(reasons)}.")
+    return told
+
+
+def _unlike_the_paper(all_of: Measured) -> list[str]:
+    reasons: dict[str, None] = {}
+    for row in all_of.rows:
+        for attempt in row.finished[:1]:
+            assert attempt.read is not None  # it has finished
+            classes = int(attempt.read.info.get("num_classes") or 0)
+            numbers = {"images": 0.0, **attempt.read.score}
+            reasons |= dict.fromkeys(differences_from_paper(attempt.run.recipe, numbers, classes))
+            width = attempt.run.recipe.model.backbone.width
+            if width != 1:
+                reasons[f"backbones {width:g} times as wide"] = None
+            if attempt.run.needs:
+                reasons["backbones begin from a pretraining of this study's own profile, not from ImageNet's"] = None
+    return list(reasons)
+
+
+def _commands(plan: Plan) -> list[str]:
+    """What was asked for, as far as the runs' recipes tell, and one line a run."""
+    words = ["pvtctl", "ablate", plan.study, "--profile", plan.profile, "--seeds", str(plan.seeds)]
+    if plan.picked != plan.rows:
+        words += ["--rows", ",".join(plan.picked)]
+    words += ["--out", str(plan.out.parent)]
+    changed = [_changed(run, str(plan.source.path)) for run in plan.runs if run.kind == "row"]
+    shared = [text for text in changed[0] if all(text in one for one in changed)] if changed else []
+    before = [_changed(run, run.recipe.name) for run in plan.runs if run.kind == "pretraining"]
+    shared_before = [text for text in before[0] if all(text in one for one in before)] if before else []
+    for option, texts in (("--set", shared), ("--set-pretraining", shared_before)):
+        words += [word for text in texts for word in (option, text)]
+    return [shlex.join(words)]
+
+
+def _changed(run: Run, source: str) -> list[str]:
+    """`key=value` of what `--set` changed."""
+    try:
+        shipped = load_recipe(source, run.recipe.row, run.recipe.profile)
+    except UsageError:
+        return []
+    own = ("train.seed", "model.weights", "model.backbone.name", "model.backbone.width")
+    return [
+        f"{key}={json.dumps(now)}"
+        for key, (_, now) in differences(shipped, run.recipe).items()
+        if key.split(".")[0] in ("data", "model", "train", "eval") and key not in own
+    ]
+
+
+def _environments(all_of: Measured) -> dict[str, Any]:
+    """How each finished run was started last."""
+    found = {}
+    for row in all_of.rows:
+        for attempt in row.finished:
+            starts = attempt.read.environment if attempt.read is not None else []
+            if starts:
+                found[attempt.run.name] = starts[-1]
+    return found
+
+
+def _page(report: Report, tables: Sequence[Table], commands: Sequence[str]) -> str:
+    """table.md."""
+    parts = [f"# {report.title}", "", report.lead, ""]
+    parts += [line for warning in report.warnings for line in (f"> {warning}", "")]
+    parts += [markdown(table) for table in tables]
+    return "\n".join([*parts, "## Commands", "", "```sh", *commands, "```", ""])
+
+
+def _terminal(all_of: Measured) -> tuple[list[str], list[list[str]], str]:
+    """Columns, rows and caption of a table that fits a terminal: the main score and the costs."""
+    score, label = all_of.score, all_of.label(all_of.score)
+    columns = ["row", f"{label}: paper", f"here, {all_of.plan.profile}", "params M", "GMACs", "latency ms", "trained M"]
+    rows = []
+    for row in all_of.rows:
+        cost, printed = all_of.costs.get(row.row), row.printed(score)
+        here = measured_cell(row, cost, score, score)
+        if row.recipe is not None and not row.attempts:
+            here = row.state
+        cells = [row.title, "-" if printed is None else f"{printed:g}", here]
+        for value, digits in (
+            (cost and cost.params_m, 1),
+            (cost and cost.gmacs, 1),
+            (cost and cost.value("latency_ms"), 0),
+            (cost and cost.trained_params_m, 2),
+        ):
+            cells.append("-" if value is None else f"{value:.{digits}f}")
+        rows.append(cells)
+    caption = (
+        f"{label}: mean ± standard deviation over seeds; parameters, multiply-adds and latency are of the paper's models at "
+        "full size, `trained M` are the parameters of what was trained here"
+    )
+    return columns, rows, caption
+
+
+def _verdict_rows(all_of: Measured) -> list[list[str]]:
+    return [[verdict.text, verdict.outcome, verdict.reason] for verdict in all_of.verdicts]
+
+
+def _document(
+    all_of: Measured, title: str, warnings: Sequence[str], commands: Sequence[str], environment: Mapping[str, Any]
+) -> dict[str, Any]:
+    plan = all_of.plan
+    return {
+        "schema": SCHEMA,
+        "pvtctl": pvtctl.__version__,
+        "study": plan.study,
+        "title": title,
+        "claim": plan.about.claim if plan.about is not None else None,
+        "score": all_of.score,
+        "profile": plan.profile,
+        "seeds": plan.seeds,
+        "warnings": list(warnings),
+        "figures": {name: all_of.label(name) for name in all_of.figures},
+        "rows": [_row_document(row, all_of.costs.get(row.row)) for row in all_of.rows],
+        "claims": [verdict.to_dict() for verdict in all_of.verdicts],
+        "runs": [
+            {
+                "run": attempt.run.name,
+                "kind": attempt.run.kind,
+                "row": attempt.run.row,
+                "seed": attempt.run.seed,
+                "status": attempt.status,
+                "reason": attempt.reason,
+                "folder": str(attempt.run.out),
+                "log": str(attempt.log),
+                "epochs": attempt.epochs,
+                "images": attempt.images,
+                "seconds": attempt.seconds,
+                "precision": attempt.precision,
+                "weights": attempt.weights,
+                "needs": attempt.run.needs,
+                "figures": dict(attempt.figures),
+            }
+            for attempt in [*all_of.pretrainings, *(one for row in all_of.rows for one in row.attempts)]
+        ],
+        "commands": list(commands),
+        "environment": dict(environment),
+    }
+
+
+def _row_document(row: RowResult, cost: ModelCost | None) -> dict[str, Any]:
+    names = dict.fromkeys([*(name for one in row.finished for name in one.figures), *row.added])
+    spreads = {name: spread for name in names if (spread := row.spread(name)) is not None}
+    return {
+        "row": row.row,
+        "title": row.title,
+        "state": row.state or "finished",
+        "note": row.note or None,
+        "printed": {name: figure.model_dump() for name, figure in row.expect.items()},
+        "measured": {
+            name: {"mean": spread.mean, "sd": spread.deviation, "n": spread.n, "values": list(spread.values)}
+            for name, spread in spreads.items()
+        },
+        "cost": cost.to_dict() if cost is not None else None,
+    }

@@ -1,0 +1,263 @@
+"""The tables of a study's report, as HTML parts, Markdown and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from pvtctl.recipe.schema import Recipe
+from pvtctl.studies.claims import COUNTED, TIMES, Verdict
+from pvtctl.studies.costs import ModelCost
+from pvtctl.studies.plan import Plan
+from pvtctl.studies.results import Attempt, RowResult
+from pvtctl.tasks.results import label_of
+from pvtctl.views.report import Table
+
+_COSTS = (*COUNTED, *TIMES)
+_LABELS = {
+    "top1_err": "top-1 error, %",
+    "top1_acc": "top-1, %",
+    "latency_ms": "latency, ms",
+    "time_ms": "latency, ms",
+    "train_memory_gib": "memory of training, GiB",
+    "resolution_loss": "AbsRel lost at 5/3 of the size, %",
+    "mean_rel": "AbsRel, mean of the three (here: of the data)",
+}
+_FRACTIONS = ("_rel", "abs_rel", "absrel", "delta", "rmse", "sq_rel", "log10")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Everything that the tables show."""
+
+    plan: Plan
+    rows: Sequence[RowResult]
+    costs: Mapping[str, ModelCost]
+    verdicts: Sequence[Verdict]
+    pretrainings: Sequence[Attempt]
+
+    @property
+    def figures(self) -> list[str]:
+        """The columns of the table: what the paper prints, in its order, and the score and claimed figures where it does not."""
+        names = [name for row in self.rows for name in row.expect]
+        about = self.plan.about
+        if about is not None:
+            names += [about.score, *(claim.figure for claim in about.claims)]
+        return list(dict.fromkeys(names))
+
+    @property
+    def score(self) -> str:
+        """The main figure."""
+        if self.plan.about is not None:
+            return self.plan.about.score
+        return next((name for name in self.figures if name not in _COSTS), "")
+
+    def label(self, figure: str) -> str:
+        """What a figure is called, with its unit."""
+        recipe = next(row.recipe for row in self.rows if row.recipe is not None)
+        return label_of_figure(figure, recipe)
+
+
+def label_of_figure(figure: str, recipe: Recipe) -> str:
+    """What a figure of a study is called."""
+    return _LABELS.get(figure) or label_of(figure, recipe)
+
+
+def digits_of(figure: str) -> int:
+    """Decimals that a measured figure is shown with."""
+    if any(part in figure for part in _FRACTIONS):
+        return 4
+    return 1 if figure in _COSTS else 2
+
+
+def measured_cell(row: RowResult, cost: ModelCost | None, figure: str, score: str) -> str:
+    """What was measured, `38.20 ± 0.31`; of the main score, what became of the row where there is nothing."""
+    if figure in _COSTS:
+        value = cost.value(figure) if cost is not None else None
+        return "-" if value is None else f"{value:.{digits_of(figure)}f}"
+    spread = row.spread(figure)
+    if spread is None:
+        return row.state or "-" if figure == score and row.attempts else "-"
+    text = f"{spread.mean:.{digits_of(figure)}f}"
+    return text if spread.deviation is None else f"{text} ± {spread.deviation:.{digits_of(figure)}f}"
+
+
+def paper_table(all_of: Measured, title: str) -> Table:
+    """The paper's own table, with a measured column beside each printed one."""
+    here = f"here, {all_of.plan.profile}"
+    columns, groups = ["row"], [("", 1)]
+    for figure in all_of.figures:
+        groups.append((all_of.label(figure), 2))
+        columns += ["paper", "here, full size" if figure in _COSTS else here]
+    rows = []
+    for row in all_of.rows:
+        cells = [row.title]
+        for figure in all_of.figures:
+            printed = row.printed(figure)
+            cells += ["-" if printed is None else f"{printed:g}"]
+            cells += [measured_cell(row, all_of.costs.get(row.row), figure, all_of.score)]
+        rows.append([*cells, _seeds(row)])
+    return Table(title, [*columns, "runs"], rows, groups=[*groups, ("", 1)], notes=_notes(all_of))
+
+
+def _seeds(row: RowResult) -> str:
+    done = len(row.finished)
+    said = f"{done} seed{'s' * (done > 1)}" if done else ""
+    return "; ".join(part for part in (said, row.state) if part)
+
+
+def _notes(all_of: Measured) -> list[str]:
+    notes = [
+        f"here, {all_of.plan.profile}: scores of the runs of profile {all_of.plan.profile}, mean ± sample standard deviation "
+        "over seeds.",
+        "here, full size: counted, or timed on this machine, for the paper's model at the paper's size.",
+    ]
+    for row in all_of.rows:
+        told = [f"{all_of.label(name)}: {figure.note}" for name, figure in row.expect.items() if figure.note]
+        notes += [f"{row.title}: {'; '.join(told)}."] if told else []
+        notes += [f"{row.title} is printed only: {row.note}"] if row.note else []
+        notes += [
+            f"{attempt.run.name} {attempt.state} (log: {attempt.log})"
+            for attempt in row.attempts
+            if attempt.status == "failed"
+        ]
+    return notes
+
+
+COST_GROUPS = [("", 1), ("the paper's model at the paper's size (full size)", 7), ("trained here", 4)]
+
+
+def cost_table(all_of: Measured) -> Table:
+    """Costs of the paper's models, and of the models that were trained."""
+    columns = ["row", "size", "parameters, M", "GMACs", "latency p50, ms", "p90, ms", "memory of inference, GiB"]
+    columns += ["memory of training, GiB", "backbone", "parameters, M", "GMACs", "at size"]
+    rows, notes = [], []
+    for row in all_of.rows:
+        cost = all_of.costs.get(row.row)
+        if cost is None:
+            continue
+        time = cost.timing
+        rows.append(
+            [
+                row.title,
+                _by(cost.size),
+                _number(cost.params_m, 1),
+                _number(cost.gmacs, 1),
+                f"{time.p50_ms:.0f}" if time else "-",
+                f"{time.p90_ms:.0f}" if time else "-",
+                _number(time.memory_gib, 1) if time else "-",
+                _number(cost.train_memory_gib, 1),
+                cost.trained or "-",
+                _number(cost.trained_params_m, 2),
+                _number(cost.trained_gmacs, 2),
+                _by(cost.trained_size) if cost.trained_size else "-",
+            ]
+        )
+        notes += [f"{row.title}: {cost.untimed}."] if cost.untimed else []
+    batches = dict.fromkeys((cost.train_images, cost.train_size) for cost in all_of.costs.values())
+    shown = ", ".join(f"{images} of {_by(size)}" for images, size in batches)
+    notes.append(
+        f"Memory of training is a lower bound, worked out from shapes: activations in float32 with fused attention (images a "
+        f"GPU: {shown}). Latency is one image from photo to result, or one forward pass of a classifier."
+    )
+    return Table("What the models cost", columns, rows, groups=COST_GROUPS, notes=list(dict.fromkeys(notes)))
+
+
+def verdict_table(all_of: Measured) -> Table:
+    """The paper's claims and what came of them."""
+    columns = ["claim", "verdict", "margin here", "95 % interval", "margin in the paper", "why"]
+    rows = []
+    for verdict in all_of.verdicts:
+        digits = digits_of(verdict.figure)
+        margin = "-" if verdict.margin is None else f"{verdict.margin:+.{digits}f}"
+        if verdict.error is not None:
+            margin += f" ± {verdict.error:.{digits}f}"
+        interval = "-"
+        if verdict.interval is not None:
+            interval = " to ".join(f"{edge:+.{digits}f}" for edge in verdict.interval)
+        printed = "-" if verdict.printed is None else f"{verdict.printed:+g}"
+        rows.append([verdict.text, verdict.outcome, margin, interval, printed, verdict.reason])
+    notes = ["Margins are how far the row that the paper puts ahead is ahead here, ± their standard error over seeds."]
+    return Table("What the paper claims, and what came of it here", columns, rows, notes=notes)
+
+
+def run_table(all_of: Measured) -> Table:
+    """Every run, pretrainings first."""
+    columns = ["run", "state", "epochs", "images seen", "minutes", "precision", "began from", "parameters, M"]
+    costs = all_of.costs
+    rows = []
+    for attempt in [*all_of.pretrainings, *(one for row in all_of.rows for one in row.attempts)]:
+        cost = costs.get(attempt.run.row or "")
+        rows.append(
+            [
+                attempt.run.name,
+                attempt.state,
+                str(attempt.epochs) if attempt.read else "-",
+                str(attempt.images) if attempt.read else "-",
+                "-" if attempt.seconds is None else f"{attempt.seconds / 60:.1f}",
+                attempt.precision,
+                attempt.run.needs or attempt.weights,
+                _number(cost.trained_params_m, 2) if cost else "-",
+            ]
+        )
+    return Table("The runs", columns, rows)
+
+
+def markdown(table: Table) -> str:
+    """A table as Markdown; headings over several columns are put before each of theirs."""
+    columns = list(table.columns)
+    if table.groups:
+        above = [label for label, width in table.groups for _ in range(width)]
+        columns = [f"{group}: {name}" if group else name for group, name in zip(above, columns, strict=True)]
+    lines = [f"## {table.title}", "", _line(columns), _line(["---"] * len(columns))]
+    lines += [_line(row) for row in table.rows]
+    return "\n".join([*lines, "", *(f"- {note}" for note in table.notes), ""])
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def long_csv(all_of: Measured) -> str:
+    """One line a row and figure."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["row", "title", "figure", "unit", "paper", "code", "mean", "sd", "n", "where", "state"])
+    for row in all_of.rows:
+        cost = all_of.costs.get(row.row)
+        figures = [*all_of.figures, *_measured_only(row, all_of.figures)]
+        figures += [name for name in ("params_m", "gmacs", "train_memory_gib") if name not in figures]
+        timed = [name for name in ("latency_ms", "inference_memory_gib") if cost and cost.timing]
+        for figure in dict.fromkeys([*figures, *timed]):
+            expect = row.expect.get(figure)
+            printed = [expect.paper, expect.code] if expect else [None, None]
+            if figure in _COSTS:
+                value = cost.value(figure) if cost else None
+                found = [value, None, None if value is None else 1, "full size"]
+            else:
+                spread = row.spread(figure)
+                numbers = [spread.mean, spread.deviation, spread.n] if spread else [None, None, len(row.finished)]
+                found = [*numbers, all_of.plan.profile]
+            writer.writerow([row.row, row.title, figure, all_of.label(figure), *printed, *found, row.state])
+        trained = [("trained_params_m", cost.trained_params_m), ("trained_gmacs", cost.trained_gmacs)] if cost else []
+        for figure, value in trained:
+            label = "parameters, M" if "params" in figure else "multiply-adds, G"
+            writer.writerow(
+                [row.row, row.title, figure, label, None, None, value, None, None, all_of.plan.profile, row.state]
+            )
+    return text.getvalue()
+
+
+def _measured_only(row: RowResult, figures: Sequence[str]) -> list[str]:
+    names = dict.fromkeys(name for attempt in row.finished for name in attempt.figures)
+    return [name for name in names if name not in figures]
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _by(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"
