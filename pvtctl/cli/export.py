@@ -204,20 +204,18 @@ def _source(
 
 
 def _layout(found: Source, place: Path, chosen: str, tolerance: float, *, backbone_only: bool, as_json: bool) -> None:
-    from pvtctl.export.layouts import export_layout, official_of_file
+    from pvtctl.export.layouts import export_layout
 
-    if chosen == "official" and found.path is not None and not backbone_only:
-        report = official_of_file(found.path, place)
-    else:
-        report = export_layout(
-            found.model,
-            place,
-            "official" if chosen == "official" else "transformers",
-            class_names=found.class_names,
-            mean=found.mean,
-            std=found.std,
-            tolerance=tolerance,
-        )
+    report = export_layout(
+        found.model,
+        place,
+        "official" if chosen == "official" else "transformers",
+        source=None if backbone_only else found.path,
+        class_names=found.class_names,
+        mean=found.mean,
+        std=found.std,
+        tolerance=tolerance,
+    )
     if as_json:
         print_json(report.as_dict())
     else:

@@ -17,12 +17,13 @@ from torch import Tensor, nn
 
 from pvtctl.backbones import Backbone, Classifier, Pvt, PvtV2
 from pvtctl.data import IMAGENET_MEAN, IMAGENET_STD
-from pvtctl.dense import DenseModel
+from pvtctl.detectors import Detector
 from pvtctl.errors import PvtctlError, UsageError, nearest
 from pvtctl.export.check import TOLERANCE
 from pvtctl.files import new_folder
 from pvtctl.weights import read_checkpoint, save_safetensors
-from pvtctl.weights.convert import convert_file
+from pvtctl.weights.above import identify_above
+from pvtctl.weights.convert import convert_file, unwritable
 from pvtctl.weights.names_transformers import to_transformers_pvt, to_transformers_pvt_v2
 
 Layout = Literal["official", "transformers"]
@@ -52,6 +53,7 @@ def export_layout(
     path: Path | str,
     layout: Layout,
     *,
+    source: Path | None = None,
     class_names: Sequence[str] | None = None,
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
@@ -66,47 +68,46 @@ def export_layout(
     which `transformers.AutoModelForImageClassification.from_pretrained` reads; with transformers installed its logits on
     one image are compared with ours, and may differ by `tolerance` of the largest (its norms have one epsilon, ours two).
 
+    `source` is the checkpoint that `model` was loaded from, which is converted as it is; unset: the model as it is.
+
     Raises UsageError for a path that exists, an unknown layout, a model that the layout has no words for; PvtctlError
     when what was written does not give the same back.
     """
     path = Path(path)
     match layout:
         case "official":
-            return official_of_model(model, path, class_names)
+            return _official(model, path, class_names, source)
         case "transformers":
             return _transformers_folder(model, path, class_names, (mean, std), tolerance)
         case _:
             raise UsageError(f"no layout {layout!r}", nearest(layout, LAYOUTS))
 
 
-def official_of_file(source: Path, path: Path, backbone: str | None = None) -> LayoutReport:
-    """A checkpoint file in the layout of its model's publisher, as `pvtctl weights convert --to official` does it."""
+def _official(model: nn.Module, path: Path, class_names: Sequence[str] | None, source: Path | None) -> LayoutReport:
     if path.exists():
         raise UsageError(f"{path} exists", "name another file; nothing is ever overwritten")
-    done = convert_file(source, path, backbone=backbone, to="official")
-    what = f"{done.head} of {done.backbone}" if done.head else done.backbone
-    return LayoutReport(path, "official", what, done.compared_with, done.difference)
-
-
-def official_of_model(model: nn.Module, path: Path, class_names: Sequence[str] | None) -> LayoutReport:
-    """The same for a model in memory."""
-    if not isinstance(model, nn.Module) or not isinstance(getattr(model, "backbone", model), Backbone):
+    if not isinstance(getattr(model, "backbone", model), Backbone):
         raise UsageError(f"a {type(model).__name__} is none of pvtctl's models", "take one of `pvtctl.create_...`")
+    meta: dict[str, Any] = {"class_names": list(class_names)} if class_names else {}
+    if isinstance(model, Detector):
+        meta["conventions"] = model.conventions
     prefix = "backbone." if isinstance(model, Backbone) else ""
     state = {prefix + key: value for key, value in model.state_dict().items()}
-    meta = {
-        "class_names": list(class_names) if class_names else None,
-        "conventions": getattr(model, "conventions", None),
-    }
-    if isinstance(model, DenseModel):
-        meta["task"] = model.task
+    above = identify_above(state)
+    if above is not None and (why := unwritable({**meta, "head": above.head})) is not None:
+        raise UsageError(f"this {why}", "--format onnx or torch exports it; `pvtctl weights convert` writes our layout")
+    if source is not None:
+        return _converted(source, path)
     with tempfile.TemporaryDirectory() as folder:
         ours = Path(folder) / "model.safetensors"
-        save_safetensors(ours, state, {key: value for key, value in meta.items() if value is not None})
-        try:
-            return official_of_file(ours, path)
-        except UsageError as error:  # of the file that nobody asked for
-            raise UsageError(error.message.replace(str(ours), "this"), error.hint) from None
+        save_safetensors(ours, state, meta)
+        return _converted(ours, path)
+
+
+def _converted(source: Path, path: Path) -> LayoutReport:
+    done = convert_file(source, path, to="official")
+    what = f"{done.head} of {done.backbone}" if done.head else done.backbone
+    return LayoutReport(path, "official", what, done.compared_with, done.difference)
 
 
 def _transformers_folder(

@@ -237,7 +237,9 @@ def _write(
     write_onnx(
         raw, program, path, {key: value if isinstance(value, str) else json.dumps(value) for key, value in meta.items()}
     )
-    return {"program": _called(program.program.module()), "onnxruntime": OnnxModel(path)}
+    with quiet():
+        module = program.program.module()
+    return {"program": _called(module), "onnxruntime": OnnxModel(path)}
 
 
 def _runner(content: bytes) -> Run:

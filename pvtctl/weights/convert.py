@@ -69,8 +69,8 @@ def convert_file(
     parts = ("backbone.", "neck.", "head.") if above else ("backbone.", "head.weight", "head.bias")
     state = {key: value for key, value in checkpoint.state.items() if key.startswith(parts)}
     meta = _meta(checkpoint, name) | (_above_meta(checkpoint, above) if above else {})
-    if to == "official" and (why := _unwritable(meta)) is not None:
-        raise UsageError(f"{checkpoint.path} {why}", "`pvtctl weights convert` without --to writes ours")
+    if to == "official" and (why := unwritable(meta)) is not None:
+        raise UsageError(f"{checkpoint.path} {why}", "leave --to out, to write ours")
     compared_with, difference = _compare(checkpoint, name, state)
     written = to_publisher(state) if to == "official" else state
     if out.suffix == ".safetensors":
@@ -100,7 +100,7 @@ def _wrapped(tensors: dict[str, Tensor], meta: Mapping[str, Any]) -> dict[str, A
     return {"meta": {"CLASSES": tuple(meta.get("class_names") or ())}, "state_dict": tensors}
 
 
-def _unwritable(meta: Mapping[str, Any]) -> str | None:
+def unwritable(meta: Mapping[str, Any]) -> str | None:
     """Why a model cannot be said in its publisher's layout; None where it can."""
     if meta.get("conventions") == "torchvision":
         return "is a detector with torchvision's conventions, which mmdetection's layout cannot say"
