@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pvtctl.cli._choose import Override
 from pvtctl.cli._console import print_json, say, table
 from pvtctl.cli._options import AsJson, Device, Gpus
-from pvtctl.errors import ToldElsewhereError, UsageError
+from pvtctl.errors import PvtctlError, ToldElsewhereError, UsageError
 from pvtctl.tasks.places import runs_root
 
 if TYPE_CHECKING:
     from pvtctl.studies.plan import Plan, Run
     from pvtctl.studies.report import StudyReport
+    from pvtctl.studies.request import StudyRequest
     from pvtctl.studies.run import RunState
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -35,62 +32,6 @@ pvtctl ablate deeper-vs-wider --rows pvt_medium --dry-run
 
 pvtctl ablate vit-vs-pvt --profile paper --gpus 8 --slurm jobs --sbatch=--gres=gpu:8
 """
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """The options that say what the runs are: every process of the study is given them again."""
-
-    study: str
-    profile: str
-    rows: str | None
-    seeds: int | None
-    out: Path
-    data: Path | None
-    weights: list[str] = field(default_factory=list)
-    overrides: list[str] = field(default_factory=list)
-    pretraining_overrides: list[str] = field(default_factory=list)
-    pretrain: bool = False
-
-    def plan(self) -> Plan:
-        """Raises UsageError."""
-        from pvtctl.cli._weights import given_weights
-        from pvtctl.studies.plan import make_plan
-
-        weights = {}
-        for text in self.weights:
-            row, equals, source = text.partition("=")
-            if not (row and equals and source):
-                raise UsageError(f"--weights {text}: write it as ROW=FILE", "--weights pvt_small=pvt_small.pth")
-            weights[row] = given_weights(source)
-        data: list[Override] = [("data.path", str(self.data.expanduser().absolute()))] if self.data else []
-        return make_plan(
-            self.study,
-            self.out,
-            profile=self.profile,
-            rows=[row.strip() for row in self.rows.split(",")] if self.rows else (),
-            seeds=self.seeds,
-            overrides=[*data, *self.overrides],
-            pretraining_overrides=self.pretraining_overrides,
-            weights=weights,
-            pretrain=self.pretrain,
-        )
-
-    def arguments(self) -> list[str]:
-        """The words after `pvtctl ablate` that ask for the same plan from any folder."""
-        path = Path(self.study).expanduser()
-        study = str(path.absolute()) if path.suffix in (".yaml", ".yml") else self.study
-        words = [study, "--profile", self.profile, "--out", str(self.out.absolute())]
-        words += ["--rows", self.rows] if self.rows else []
-        words += ["--seeds", str(self.seeds)] if self.seeds is not None else []
-        words += ["--data", str(self.data.expanduser().absolute())] if self.data else []
-        for option, values in (
-            ("--weights", self.weights),
-            ("--set", self.overrides),
-            ("--set-pretraining", self.pretraining_overrides),
-        ):
-            words += [word for value in values for word in (option, value)]
-        return words + (["--pretrain"] if self.pretrain else [])
 
 
 @app.command(epilog=EPILOG)
@@ -160,40 +101,52 @@ def ablate(
     if study == "ls":
         _list(root, as_json)
         return
-    asked = _Asked(
+    from pvtctl.studies.request import StudyRequest, process_words, run_rows
+
+    request = StudyRequest(
         study,
-        profile,
-        rows,
-        seeds,
         root,
+        profile,
+        [row.strip() for row in rows.split(",")] if rows else (),
+        seeds,
         folder,
-        weights or [],
-        overrides or [],
-        pretraining_overrides or [],
+        _weights(weights or []),
+        overrides or (),
+        pretraining_overrides or (),
         pretrain,
     )
-    plan = asked.plan()
-    process = [*(["--gpus", str(gpus)] if gpus else []), *(["--device", device] if device else [])]
+    plan = request.plan()
     if only is not None:
         _train_one(context, plan, only, gpus, device)
         return
     if sbatch and slurm is None:
         raise UsageError("--sbatch is for --slurm", "add --slurm DIR")
     if slurm is not None:
-        _write_jobs(plan, asked, slurm, process, latency, sbatch or [])
+        _write_jobs(plan, request, slurm, process_words(gpus, device), latency, sbatch or [])
         return
     if dry_run:
         _show_plan(plan, as_json)
         return
     failed: list[str] = []
     if not report:
-        failed = _run(plan, asked, process, jobs, gpus)
+        states = run_rows(request, plan, jobs=jobs, gpus=gpus, device=device, say=say)
+        failed = [name for name, state in states.items() if state.status == "failed"]
     from pvtctl.studies.report import write_study
 
     result = write_study(plan, latency=latency, device=device, say=say)
     _show(result, as_json)
     if failed:
         raise ToldElsewhereError(f"{len(failed)} runs failed")
+
+
+def _weights(texts: list[str]) -> dict[str, str]:
+    weights = {}
+    for text in texts:
+        row, equals, source = text.partition("=")
+        if not (row and equals and source):
+            raise UsageError(f"--weights {text}: write it as ROW=FILE", "--weights pvt_small=pvt_small.pth")
+        weights[row] = source
+    return weights
 
 
 def _list(root: Path, as_json: bool) -> None:
@@ -208,45 +161,27 @@ def _list(root: Path, as_json: bool) -> None:
 
 
 def _train_one(context: typer.Context, plan: Plan, name: str, gpus: int | None, device: str | None) -> None:
+    """One run of the study in this process; a failure is left for the report, whoever started the process."""
     from pvtctl.cli._train import TrainOptions, arguments_of, in_processes, train
     from pvtctl.cli.finetune import with_found_weights
-    from pvtctl.studies.run import recipe_to_run, state_of
+    from pvtctl.engine.stop import Stopped
+    from pvtctl.studies.run import failure_file, recipe_to_run, record_failure, state_of
 
     run = plan.find(name)
     if state_of(run).status == "finished":
         return
     in_processes(gpus, device, arguments_of(context))
-    recipe, resume = recipe_to_run(plan, run)
-    if recipe.model.head is not None:
-        recipe = with_found_weights(recipe)
-    train(recipe, TrainOptions(run.out, resume, device, partial=False, dry_run=False, as_json=False))
-
-
-def _run(plan: Plan, asked: _Asked, process: list[str], jobs: int | None, gpus: int | None) -> list[str]:
-    """Run what is left; the names of the runs that failed."""
-    from pvtctl.studies.run import run_plan
-
-    jobs, threads = _share(plan, jobs, gpus)
-    say(f"folder: {plan.out}")
-    words = [sys.executable, "-m", "pvtctl", "ablate", *asked.arguments(), *process]
-
-    def command(run: Run) -> list[str]:
-        return [*words, "--only", run.name]
-
-    states = run_plan(plan, command, jobs=jobs, threads=threads, say=say)
-    return [name for name, state in states.items() if state.status == "failed"]
-
-
-def _share(plan: Plan, jobs: int | None, gpus: int | None) -> tuple[int, int | None]:
-    """Runs at a time, and CPU threads for each where they share the CPU."""
-    import torch
-
-    if gpus or torch.cuda.is_available():
-        return jobs or 1, None
-    cores = len(os.sched_getaffinity(0))
-    if jobs is None:
-        jobs = max(1, min(cores, 4, len(plan.runs))) if plan.profile == "mini" else 1
-    return jobs, max(1, cores // jobs) if jobs > 1 else None
+    failure_file(run).unlink(missing_ok=True)
+    try:
+        recipe, resume = recipe_to_run(plan, run)
+        if recipe.model.head is not None:
+            recipe = with_found_weights(recipe)
+        train(recipe, TrainOptions(run.out, resume, device, partial=False, dry_run=False, as_json=False))
+    except Stopped:
+        raise
+    except PvtctlError as error:
+        record_failure(run, error.message, error.exit_code)
+        raise
 
 
 def _show_plan(plan: Plan, as_json: bool) -> None:
@@ -285,10 +220,12 @@ def _run_line(run: Run, state: RunState) -> dict[str, object]:
     }
 
 
-def _write_jobs(plan: Plan, asked: _Asked, folder: Path, process: list[str], latency: bool, options: list[str]) -> None:
+def _write_jobs(
+    plan: Plan, request: StudyRequest, folder: Path, process: list[str], latency: bool, options: list[str]
+) -> None:
     from pvtctl.studies.slurm import write_jobs
 
-    words = asked.arguments()
+    words = request.words()
     report = [*words, "--report", *([] if latency else ["--no-latency"])]
     files = write_jobs(plan, folder.expanduser(), arguments=[*words, *process], report=report, options=options)
     say(f"{len(files) - 1} jobs; hand them to Slurm by")

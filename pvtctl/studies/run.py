@@ -148,7 +148,7 @@ def run_plan(
             while len(children) < jobs and (run := _next(waiting, states)) is not None:
                 waiting.remove(run)
                 if run.needs and states[run.needs].status == "failed":
-                    states[run.name] = _write_failure(run, f"{run.needs} failed", ExitCode.FAILED)
+                    states[run.name] = record_failure(run, f"{run.needs} failed", ExitCode.FAILED)
                     meter.full(run)
                 else:
                     children.append(_start(run, command(run), threads, say))
@@ -237,11 +237,12 @@ def _ended(child: _Child, say: Callable[[str], None]) -> RunState:
         return RunState("stopped")
     reason = _last_error(log_file(run)) or (f"ended by signal {-code}" if code < 0 else f"exit code {code}")
     say(f"{run.name}: failed after {took}: {reason} (log: {log_file(run)})")
-    return _write_failure(run, reason, code)
+    return record_failure(run, reason, code)
 
 
-def _write_failure(run: Run, reason: str, code: int) -> RunState:
-    record = {"reason": reason, "exit_code": code, "log": str(log_file(run))}
+def record_failure(run: Run, reason: str, code: int) -> RunState:
+    """Write down why a run failed; the next start of it takes that back."""
+    record = {"reason": reason, "exit_code": code, "log": str(log_file(run)) if log_file(run).is_file() else None}
     write_text(failure_file(run), json.dumps(record, indent=2) + "\n")
     return RunState("failed", reason)
 

@@ -1,0 +1,177 @@
+"""What a user asks of a study, and running it whole: what `pvtctl ablate` and `pvtctl.run_study` share."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pvtctl.recipe.load import Override
+from pvtctl.studies.plan import DEFAULT_PROFILE, Plan, Run, make_plan
+
+if TYPE_CHECKING:
+    from pvtctl.studies.report import StudyReport
+    from pvtctl.studies.run import RunState
+
+_MOST_JOBS = 4
+
+
+@dataclass(frozen=True)
+class StudyRequest:
+    """What the runs of a study are. Every process of the study is given the same words again."""
+
+    study: str
+    """A name of `pvtctl ablate ls`, any recipe with rows, or the path of a YAML file."""
+    root: Path
+    """The folder of all studies, which share pretrainings."""
+    profile: str = DEFAULT_PROFILE
+    rows: Sequence[str] = ()
+    """Empty: all."""
+    seeds: int | None = None
+    """Unset: the study's own for profile mini, else 1."""
+    data: Path | None = None
+    """Where the study's data lies; unset: `$PVTCTL_DATA/NAME`, then `data/NAME`."""
+    weights: Mapping[str, str] = field(default_factory=dict)
+    """Row -> checkpoint file, run folder or published name that it begins from."""
+    overrides: Sequence[str] = ()
+    """`key.path=value` for all rows."""
+    pretraining_overrides: Sequence[str] = ()
+    """The same for the pretrainings."""
+    pretrain: bool = False
+    """Pretrain all backbones here, published weights or not."""
+
+    def plan(self) -> Plan:
+        """The runs. Raises UsageError."""
+        data: list[Override] = [("data.path", str(_absolute(self.data)))] if self.data else []
+        return make_plan(
+            self.study,
+            self.root,
+            profile=self.profile,
+            rows=self.rows,
+            seeds=self.seeds,
+            overrides=[*data, *self.overrides],
+            pretraining_overrides=self.pretraining_overrides,
+            weights={row: _place(source) for row, source in self.weights.items()},
+            pretrain=self.pretrain,
+        )
+
+    def words(self) -> list[str]:
+        """What follows `pvtctl ablate` to ask for the same plan from any folder."""
+        is_file = self.study.endswith((".yaml", ".yml")) or "/" in self.study
+        words = [str(_absolute(Path(self.study))) if is_file else self.study]
+        words += ["--profile", self.profile, "--out", str(_absolute(self.root))]
+        words += ["--rows", ",".join(self.rows)] if self.rows else []
+        words += ["--seeds", str(self.seeds)] if self.seeds is not None else []
+        words += ["--data", str(_absolute(self.data))] if self.data else []
+        for option, values in (
+            ("--weights", [f"{row}={_place(source)}" for row, source in self.weights.items()]),
+            ("--set", self.overrides),
+            ("--set-pretraining", self.pretraining_overrides),
+        ):
+            words += [word for value in values for word in (option, value)]
+        return words + (["--pretrain"] if self.pretrain else [])
+
+
+def _absolute(path: Path) -> Path:
+    return path.expanduser().absolute()
+
+
+def _place(source: str) -> str:
+    """A file or folder by its absolute path, a published name as it is."""
+    path = Path(source).expanduser()
+    return str(path.absolute()) if path.exists() else source
+
+
+def run_rows(
+    request: StudyRequest,
+    plan: Plan,
+    *,
+    jobs: int | None = None,
+    gpus: int | None = None,
+    device: str | None = None,
+    say: Callable[[str], None],
+) -> dict[str, RunState]:
+    """Run what is not finished; the state of every run by name. Each run is a process of its own, `jobs` at a time.
+
+    `jobs` is 1 where it is left open; on a CPU at profile mini one a core, at most four. Raises Stopped on Ctrl-C,
+    SIGTERM and SIGUSR1, and UsageError where a run folder holds a run of other settings.
+    """
+    from pvtctl.studies.run import run_plan
+
+    jobs, threads = _share(plan, jobs, gpus, device)
+    words = [sys.executable, "-m", "pvtctl", "ablate", *request.words(), *process_words(gpus, device)]
+
+    def command(run: Run) -> list[str]:
+        return [*words, "--only", run.name]
+
+    say(f"folder: {plan.out}")
+    return run_plan(plan, command, jobs=jobs, threads=threads, say=say)
+
+
+def process_words(gpus: int | None, device: str | None) -> list[str]:
+    """The options that say where each run computes."""
+    return [*(["--gpus", str(gpus)] if gpus else []), *(["--device", device] if device else [])]
+
+
+def _share(plan: Plan, jobs: int | None, gpus: int | None, device: str | None) -> tuple[int, int | None]:
+    """Runs at a time, and CPU threads for each where they share the CPU."""
+    import torch
+
+    if gpus or ((device or "cuda") != "cpu" and torch.cuda.is_available()):
+        return jobs or 1, None
+    cores = len(os.sched_getaffinity(0))
+    if jobs is None:
+        jobs = min(cores, _MOST_JOBS, len(plan.runs)) if plan.profile == "mini" else 1
+    return jobs, max(1, cores // jobs) if jobs > 1 else None
+
+
+def run_study(
+    study: str,
+    *,
+    profile: str = DEFAULT_PROFILE,
+    rows: Sequence[str] = (),
+    seeds: int | None = None,
+    jobs: int | None = None,
+    out: str | Path | None = None,
+    data: str | Path | None = None,
+    weights: Mapping[str, str] | None = None,
+    overrides: Sequence[str] = (),
+    pretraining_overrides: Sequence[str] = (),
+    pretrain: bool = False,
+    gpus: int | None = None,
+    device: str | None = None,
+    latency: bool = True,
+    say: Callable[[str], None] | None = None,
+) -> StudyReport:
+    """Run a study of the papers as `pvtctl ablate` does, and write its report; what is finished already is kept.
+
+    `out` is the folder of all studies (unset: `$PVTCTL_RUNS` or runs, /studies). Runs that failed are cells of the
+    table. The other arguments are those of `StudyRequest` and `run_rows`; `latency` times the paper's models at the
+    paper's size; `say` hears how it goes.
+
+    Raises UsageError for unknown studies, rows and profiles, for folders that hold runs of other settings, and when not
+    one row has finished; Stopped when a signal ended it.
+    """
+    from pvtctl.engine.log import silent
+    from pvtctl.studies.report import write_study
+
+    tell = say or silent
+    root = Path(out) if out is not None else Path(os.environ.get("PVTCTL_RUNS") or "runs") / "studies"
+    request = StudyRequest(
+        study,
+        root.expanduser(),
+        profile,
+        tuple(rows),
+        seeds,
+        Path(data) if data is not None else None,
+        dict(weights or {}),
+        tuple(overrides),
+        tuple(pretraining_overrides),
+        pretrain,
+    )
+    plan = request.plan()
+    run_rows(request, plan, jobs=jobs, gpus=gpus, device=device, say=tell)
+    return write_study(plan, latency=latency, device=device, say=tell)
