@@ -29,7 +29,13 @@ def file_schema() -> dict[str, Any]:
         properties[name]["description"] = "Written into flat recipes; leave it out of a recipe's file."
     layer = {"type": ["object", "null"], "additionalProperties": False, "properties": copy.deepcopy(properties)}
     _allow_dotted(layer)
-    definitions |= {"Layer": layer, "Printed": printed}
+    scaled = copy.deepcopy(layer)
+    scaled["properties"]["rows"] = {
+        "type": "object",
+        "description": "What single rows say at this scale.",
+        "additionalProperties": {"$ref": "#/$defs/Layer"},
+    }
+    definitions |= {"Layer": layer, "Profile": scaled, "Printed": printed}
     names = {"propertyNames": {"pattern": r"^[\w-]+$"}}
     properties["base"] = {
         "type": "string",
@@ -44,7 +50,7 @@ def file_schema() -> dict[str, Any]:
     properties["profiles"] = {
         "type": "object",
         "description": "Scales of the experiment (paper, mini, smoke): what each changes.",
-        "additionalProperties": {"$ref": "#/$defs/Layer"},
+        "additionalProperties": {"$ref": "#/$defs/Profile"},
         **names,
     }
     properties["printed"] = {

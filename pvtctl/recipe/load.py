@@ -1,8 +1,8 @@
 """From a recipe's file, a row, a profile and `--set` to one flat, checked `Recipe`.
 
-Precedence, lowest first: field default, `base:` file, recipe, row, profile, `--set`. Mappings merge, lists replace, and
-a block whose `name` changes replaces the old block whole (`data` alone keeps its other settings). A base gives its
-shared blocks and its profiles; rows belong to the file that prints them.
+Precedence, lowest first: field default, `base:` file, recipe, row, profile, the profile's word on the row, `--set`.
+Mappings merge, lists replace, and a block whose `name` changes replaces the old block whole (`data` alone keeps its other
+settings). A base gives its shared blocks and its profiles; rows belong to the file that prints them.
 """
 
 from __future__ import annotations
@@ -85,7 +85,9 @@ def resolve(
         )
     extra, faults = _override_layer(overrides)
     faults = [*source.faults, *faults, *check(extra)]
-    layers = [*source.shared, *([source.rows[row]] if row else []), *source.profiles[profile], extra]
+    of_row = [source.rows[row]] if row else []
+    scaled = [layer for key, layer in source.scaled_rows.items() if key == (profile, row)]
+    layers = [*source.shared, *of_row, *source.profiles[profile], *scaled, extra]
     values, origins = merge(layers)
     values[("name",)] = values.get(("name",), source.name)
     if row:

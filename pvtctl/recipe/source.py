@@ -15,7 +15,7 @@ import pvtctl
 from pvtctl.errors import UsageError, nearest
 from pvtctl.recipe.layers import Fault, Layer, check, flatten
 from pvtctl.recipe.schema import Printed, Study
-from pvtctl.recipe.yaml_loader import Document, Mark, read_yaml
+from pvtctl.recipe.yaml_loader import Document, KeyPath, Mark, read_yaml
 
 FILE_KEYS = ("base", "rows", "profiles", "printed", "study")
 """What a recipe's file may say besides a recipe's own keys."""
@@ -47,6 +47,8 @@ class RecipeFile:
     rows: dict[str, Layer]
     profiles: dict[str, list[Layer]]
     """Base first; `paper` is always there."""
+    scaled_rows: dict[tuple[str, str], Layer]
+    """By profile and row: what a profile of this file alone says of single rows."""
     printed: dict[str, Printed]
     study: Study | None = None
     """Of this file alone: a base lends none."""
@@ -65,13 +67,14 @@ def read_recipe(name_or_path: str | Path, _chain: tuple[Path, ...] = ()) -> Reci
     own = {key: value for key, value in document.data.items() if key not in FILE_KEYS}
     shared, found = flatten(own, "recipe", document.marks)
     faults += [*found, *check(shared, FILE_KEYS)]
-    result = RecipeFile(path.stem, path, [shared], {}, {"paper": []}, {}, faults=faults)
+    result = RecipeFile(path.stem, path, [shared], {}, {"paper": []}, {}, {}, faults=faults)
     if parts["base"] is not None:
         _add_base(result, parts["base"], document.marks[("base",)], _chain)
-    for name, layer in _sections(document, "rows", "row", faults):
+    for name, layer in _sections(document, ("rows",), "row", faults):
         result.rows[name] = layer
-    for name, layer in _sections(document, "profiles", "profile", faults):
+    for name, layer in _sections(document, ("profiles",), "profile", faults):
         result.profiles.setdefault(name, []).append(layer)
+        _add_scaled_rows(result, document, name)
     result.printed = _printed(document, faults)
     result.study = _study(document, list(result.rows), faults)
     return result
@@ -109,27 +112,40 @@ def _without_identity(layer: Layer, base: str) -> Layer:
     return Layer(label, values, layer.marks)
 
 
-def _sections(document: Document, key: str, kind: str, faults: list[Fault]) -> list[tuple[str, Layer]]:
-    """The named layers under `rows:` or `profiles:`."""
-    sections = document.data.get(key)
+def _sections(document: Document, at: KeyPath, kind: str, faults: list[Fault]) -> list[tuple[str, Layer]]:
+    """The named layers under `rows:` or `profiles:`, or under the `rows:` of a profile, which is no setting of its own."""
+    sections: Any = document.data
+    for key in at:
+        sections = sections.get(key) if isinstance(sections, dict) else None
     if sections is None:
         return []
-    mark = document.marks[(key,)]
+    mark, where = document.marks[at], ".".join(at)
     if not isinstance(sections, dict):
-        faults.append(Fault(f"{key}: names with settings are expected ({mark})", mark))
+        faults.append(Fault(f"{where}: names with settings are expected ({mark})", mark))
         return []
     layers = []
     for name, settings in sections.items():
-        mark = document.marks[(key, name)]
+        mark = document.marks[(*at, name)]
         if not re.fullmatch(r"[\w-]+", name):
-            faults.append(Fault(f"{key}.{name}: a {kind}'s name is letters, digits, _ and - ({mark})", mark))
+            faults.append(Fault(f"{where}.{name}: a {kind}'s name is letters, digits, _ and - ({mark})", mark))
         elif not isinstance(settings, dict | None):
-            faults.append(Fault(f"{key}.{name}: settings are expected, not {json.dumps(settings)} ({mark})", mark))
+            faults.append(Fault(f"{where}.{name}: settings are expected, not {json.dumps(settings)} ({mark})", mark))
         else:
-            layer, found = flatten(settings or {}, f"{kind} {name}", document.marks, (key, name))
+            own = {key: value for key, value in (settings or {}).items() if at != ("profiles",) or key != "rows"}
+            layer, found = flatten(own, f"{kind} {name}", document.marks, (*at, name))
             faults += [*found, *check(layer)]
             layers.append((name, layer))
     return layers
+
+
+def _add_scaled_rows(result: RecipeFile, document: Document, profile: str) -> None:
+    for row, layer in _sections(document, ("profiles", profile, "rows"), f"profile {profile}, row", result.faults):
+        if row in result.rows:
+            result.scaled_rows[profile, row] = layer
+        else:
+            mark = document.marks["profiles", profile, "rows", row]
+            nearby = nearest(row, list(result.rows)) if result.rows else "the recipe has none"
+            result.faults.append(Fault(f"profiles.{profile}.rows.{row}: there is no such row ({mark}), {nearby}", mark))
 
 
 def _printed(document: Document, faults: list[Fault]) -> dict[str, Printed]:

@@ -22,6 +22,7 @@ from pvtctl.recipe.load import (
 )
 from pvtctl.recipe.source import recipes_folder
 
+PROFILES = ("paper", "mini", "smoke")
 SMALL = "model.backbone.name: pvt_tiny\n"
 
 
@@ -158,6 +159,30 @@ def test_a_profile_of_the_base_lies_over_the_rows(here: Path) -> None:
     assert recipe.about is None  # what a base is called is not inherited
     assert rows_of("x.yaml") == ["a"]
     assert profiles_of("x.yaml") == ["paper", "mini"]
+
+
+def test_a_profile_may_say_more_of_a_row(here: Path) -> None:
+    Path("x.yaml").write_text(
+        f"{SMALL}rows: {{a: {{train.epochs: 9}}, b: {{}}}}\n"
+        "profiles: {mini: {train.epochs: 2, rows: {a: {train: {epochs: 3, seed: 4}}}}, smoke: {train.epochs: 1}}\n"
+    )
+    epochs = {(row, profile): load_recipe("x.yaml", row, profile).train.epochs for row in "ab" for profile in PROFILES}
+    assert [epochs["a", profile] for profile in PROFILES] == [9, 3, 1]
+    assert [epochs["b", profile] for profile in PROFILES] == [300, 2, 1]
+    resolved = resolve("x.yaml", "a", "mini", ["train.seed=5"])
+    assert resolved.recipe.train.seed == 5
+    assert str(resolved.origins["train", "epochs"]) == "profile mini, row a, x.yaml:3"
+    Path("y.yaml").write_text("base: x.yaml\nrows: {a: {}}\n")  # rows are the file's own, at any scale
+    assert load_recipe("y.yaml", "a", "mini").train.epochs == 2
+
+
+def test_faults_in_what_a_profile_says_of_rows(here: Path) -> None:
+    text = f"{SMALL}rows: {{a: {{}}}}\nprofiles:\n  mini:\n    rows:\n      ab: {{}}\n      a: {{train.epochz: 1}}\n  smoke: {{rows: 1}}\n"
+    assert faults_of(text, row="a") == [
+        "profiles.mini.rows.ab: there is no such row (x.yaml:6), did you mean a?",
+        "train.epochz: unknown key (x.yaml:7), did you mean epochs?",
+        "profiles.smoke.rows: names with settings are expected (x.yaml:8)",
+    ]
 
 
 def test_merging(here: Path) -> None:
