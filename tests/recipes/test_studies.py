@@ -76,6 +76,22 @@ def test_its_rows_begin_from_a_recipe_of_the_same_profiles(name: str) -> None:
     assert set(read_recipe(name).profiles) <= set(pretraining.profiles)
 
 
+@pytest.mark.parametrize("name", STUDIES)
+def test_mini_keeps_the_rows_apart(name: str) -> None:
+    """A profile lies over the rows, so that it may take away what sets them apart."""
+    runs = [load_recipe(name, row, "mini") for row in read_recipe(name).rows]
+    said = {run.model_dump_json(include={"data", "model", "train", "eval"}) for run in runs}
+    assert len(said) == len(runs)
+    sizes = {run.data.detection.test_short_side for run in runs}
+    assert len(sizes) == (2 if name == "input_scale" else 1)
+    if name == "input_scale":
+        assert min(sizes) / max(sizes) == pytest.approx(640 / 800, abs=0.06)
+    for run in runs:  # several sizes, none above the others'
+        sides = run.data.detection.short_sides
+        assert (len(sides) > 1) == ((run.row or "").endswith("_3x"))
+        assert run.task == "depth" or max(sides) == run.data.detection.test_short_side
+
+
 @pytest.mark.parametrize(("name", "claim"), CLAIMS, ids=lambda value: value if isinstance(value, str) else value.figure)
 def test_a_claim_holds_in_the_printed_figures(name: str, claim: Claim) -> None:
     """The text names both figures, and any other decimal in it is their difference."""
