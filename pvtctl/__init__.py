@@ -71,3 +71,7 @@ def __getattr__(name: str) -> Any:
         module, own_name = _ELSEWHERE.get(name, ("pvtctl.api", name))
         return getattr(importlib.import_module(module), own_name)
     raise AttributeError(f"module 'pvtctl' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -26,5 +26,16 @@ def save_safetensors(path: Path | str, module_or_state: nn.Module | Mapping[str,
     header = {"format": "pt", "pvtctl": json.dumps({"pvtctl_version": __version__} | meta)}
     # Not `save_file`: it hides the error of a full disk, and writes files that only their owner may read.
     content = to_bytes(tensors, metadata=header)
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(content)
+    size = int.from_bytes(content[:8], "little")
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        file.write(_sorted_header(content[8 : 8 + size]))
+        file.write(memoryview(content)[8 + size :])
+
+
+def _sorted_header(text: bytes) -> bytes:
+    """A header's size and text. safetensors shuffles the metadata: sorted, equal weights are equal bytes."""
+    header = json.loads(text)
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    lasting = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    lasting += b" " * (-len(lasting) % 8)  # tensors begin at multiples of 8
+    return len(lasting).to_bytes(8, "little") + lasting
