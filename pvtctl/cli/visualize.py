@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import typer
 
-from pvtctl.cli import _visualize_attention, _visualize_features, _visualize_predictions
+from pvtctl.cli import (
+    _visualize_architecture,
+    _visualize_attention,
+    _visualize_curves,
+    _visualize_features,
+    _visualize_predictions,
+)
 
 app = typer.Typer(
     add_completion=False,
@@ -22,5 +28,7 @@ def _root() -> None:
 
 
 app.command("attention", epilog=_visualize_attention.EPILOG)(_visualize_attention.attention)
+app.command("architecture", epilog=_visualize_architecture.EPILOG)(_visualize_architecture.architecture)
 app.command("features", epilog=_visualize_features.EPILOG)(_visualize_features.features)
 app.command("predictions", epilog=_visualize_predictions.EPILOG)(_visualize_predictions.predictions)
+app.command("curves", epilog=_visualize_curves.EPILOG)(_visualize_curves.curves)

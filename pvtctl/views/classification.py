@@ -140,8 +140,7 @@ def draw_guesses(path: Path | str, image: np.ndarray, guesses: Sequence[Guess], 
     for at, guess in enumerate(guesses):
         colour = GREEN if guess.true else RED if known else BLUE
         bars.barh(at, 100 * guess.share, color=colour, height=0.62)
-        mark = "✓ " if guess.true else ""
-        text = f"{mark}{shorten(guess.name, 34)} {100 * guess.share:.1f}"
+        text = f"{shorten(guess.name, 34)} {100 * guess.share:.1f} %{' ✓ the true class' if guess.true else ''}"
         # the name stands over its bar, where a long one has the whole width
         bars.text(0, at - 0.36, text, va="bottom", fontsize=9, parse_math=False)
     bars.set_ylim(len(guesses) - 0.5, -0.9)
