@@ -27,9 +27,9 @@ def save_safetensors(path: Path | str, module_or_state: nn.Module | Mapping[str,
     # Not `save_file`: it hides the error of a full disk, and writes files that only their owner may read.
     content = to_bytes(tensors, metadata=header)
     size = int.from_bytes(content[:8], "little")
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        file.write(_sorted_header(content[8 : 8 + size]))
-        file.write(memoryview(content)[8 + size :])
+    content = _sorted_header(content[8 : 8 + size]) + content[8 + size :]
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def _sorted_header(text: bytes) -> bytes:
