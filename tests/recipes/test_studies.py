@@ -10,6 +10,7 @@ import pytest
 from pvtctl.recipe.load import load_recipe
 from pvtctl.recipe.schema import Claim, Study
 from pvtctl.recipe.source import read_recipe, recipe_names
+from pvtctl.studies.claims import lower_is_better
 
 STUDIES = (
     "deeper_vs_wider",
@@ -23,7 +24,6 @@ STUDIES = (
     "pvt_v2_steps",
     "vit_vs_pvt",
 )
-LOWER_IS_BETTER = ("top1_err", "mean_rel", "params_m", "gmacs", "latency_ms")
 NOT_PRINTED = {"train_memory_gib", "resolution_loss"}
 """Figures of claims that the papers make without printing a value for each row."""
 WITHOUT_SCORE = {("vit_vs_pvt", "vit_small_patch4"), *(("dpt_resolution", row) for row in ("vit_hybrid", "resnet50"))}
@@ -103,7 +103,7 @@ def test_a_claim_holds_in_the_printed_figures(name: str, claim: Claim) -> None:
     better, worse = printed(name, claim.better, claim.figure), printed(name, claim.worse, claim.figure)
     assert better is not None
     assert worse is not None
-    assert better < worse if claim.figure in LOWER_IS_BETTER else better > worse
+    assert better < worse if lower_is_better(claim.figure) else better > worse
     told = [float(number) for number in re.findall(r"\d+\.\d+", claim.text)]
     assert {better, worse} <= set(told)
     others = [number for number in told if number not in (better, worse)]
