@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -135,6 +135,10 @@ def training_step(case: dict[str, Any], device: torch.device, guard: Callable[[]
 
 def _detector(case: dict[str, Any]) -> Detector:
     classes = case["num_classes"] or NUM_CLASSES
+    if case["options"]:
+        from pvtctl.cost.own import build_own
+
+        return cast("Detector", build_own(case["backbone"], case["head"], classes, case["options"]))
     return build_detector_as_papers(case["backbone"], case["head"], classes, case["output_stride"])
 
 

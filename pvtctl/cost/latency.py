@@ -42,6 +42,8 @@ class Case:
     num_classes: int | None = None
     output_stride: int | None = None
     """Both as in `count`."""
+    options: str = ""
+    """JSON of `pvtctl.cost.own.build_own`'s options, for a model that is built otherwise than the papers'."""
 
     def __str__(self) -> str:
         return f"{self.backbone} at {self.size[0]}x{self.size[1]}, batch {self.batch_size}"
@@ -73,6 +75,8 @@ class Latency:
         """The row of `pvtctl latency --json`."""
         row = asdict(self)
         case = row.pop("case")
+        if not case["options"]:
+            del case["options"]
         return case | {"size": list(self.case.size)} | row
 
 

@@ -117,7 +117,12 @@ def _build_step(case: dict[str, Any], device: Any) -> Callable[[], object]:
 
     if case["head"] in DETECTORS:
         return _detector_step(case, device)
-    model = build_model(case["backbone"], case["head"], case["num_classes"], case["output_stride"]).to(device)
+    if case["options"]:
+        from pvtctl.cost.own import build_own
+
+        model = build_own(case["backbone"], case["head"], case["num_classes"], case["options"]).to(device)
+    else:
+        model = build_model(case["backbone"], case["head"], case["num_classes"], case["output_stride"]).to(device)
     if case["head"] in DENSE_HEADS:
         return _dense_step(case, model, device)
     images = torch.randn(case["batch_size"], 3, *case["size"], device=device)
