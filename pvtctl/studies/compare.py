@@ -1,0 +1,180 @@
+"""Runs, or models, side by side: what they score and what they cost, in one table with one column each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pvtctl.cost.counting import DENSE_HEADS, DETECTORS, Convention, count
+from pvtctl.cost.latency import Case, Latency, measure_latency
+from pvtctl.cost.own import count_own
+from pvtctl.errors import PvtctlError, UsageError
+from pvtctl.studies.comparable import differences, plural
+from pvtctl.studies.comparison import Comparison, Subject, cost_rows, run_rows, score_rows
+from pvtctl.studies.own_model import case_of
+from pvtctl.tasks.results import measured_figures
+from pvtctl.tasks.runs import FinishedRun, read_run
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How latency is measured: see `pvtctl.cost.latency.measure_latency`."""
+
+    seconds: float = 3.0
+    device: str = "cpu"
+    on_progress: Callable[[str], None] = lambda text: None
+
+
+def compare_runs(
+    paths: Sequence[Path | str], *, convention: Convention = "ops", timing: Timing | None = None
+) -> Comparison:
+    """Compare run folders of one task. Models are counted, and timed with `timing`, as they were trained, at the size
+    they are tested at. Runs that have not ended show the best evaluation so far.
+
+    Raises UsageError where a folder holds no run, a run is named twice, tasks differ, or no run has a score yet.
+    """
+    _refuse_twice([Path(path).resolve() for path in paths], [str(path) for path in paths])
+    runs = [read_run(path, finished=False) for path in paths]
+    tasks = {run.recipe.task: run for run in runs}
+    if len(tasks) > 1:
+        told = ", ".join(f"{run.path} is {task}" for task, run in tasks.items())
+        raise UsageError(f"runs of different tasks have no score in common: {told}", "compare those of one task")
+    if not any(run.score for run in runs):
+        told = ", ".join(f"{run.path} ({run.status})" for run in runs)
+        raise UsageError(f"nothing was scored yet: {told}", "wait for the first evaluation, or go on by --resume")
+    labels = labels_of([run.path for run in runs])
+    subjects = [_of_run(run, label, convention) for run, label in zip(runs, labels, strict=True)]
+    subjects, machine = _timed(subjects, timing)
+    not_comparable, notes = differences(runs, labels)
+    rows = score_rows(subjects, comparable=not not_comparable and len(runs) > 1)
+    rows += [*cost_rows(subjects, convention), *run_rows(runs)]
+    task = runs[0].recipe.task
+    title = f"{len(runs)} runs: {task}" if len(runs) > 1 else f"{labels[0]}: {task}"
+    notes += _notes_of_costs(subjects, convention, machine)
+    return Comparison(title, tuple(subjects), tuple(rows), tuple(not_comparable), tuple(notes), machine)
+
+
+def compare_models(
+    backbones: Sequence[str],
+    *,
+    head: str = "classifier",
+    size: tuple[int, int] = (224, 224),
+    convention: Convention = "ops",
+    timing: Timing | None = None,
+) -> Comparison:
+    """Compare backbones under `head` (`pvtctl.cost.counting.HEADS`) at `size` (height, width), built as the papers did,
+    with random weights. Raises UsageError for unknown names and one that is named twice."""
+    _refuse_twice(list(backbones), list(backbones))
+    subjects = [
+        Subject(name, Case(name, size, head=head), cost=count(name, size, head=head, convention=convention))
+        for name in backbones
+    ]
+    subjects, machine = _timed(subjects, timing)
+    rows = cost_rows(subjects, convention)
+    under = "" if head == "classifier" else " as bare pyramids" if head == "none" else f" under {head}"
+    title = f"{', '.join(backbones)}{under} at {size[0]}x{size[1]}"
+    return Comparison(
+        title, tuple(subjects), tuple(rows), (), tuple(_notes_of_costs(subjects, convention, machine)), machine
+    )
+
+
+def labels_of(paths: Sequence[Path]) -> list[str]:
+    """The shortest ends of the paths that tell them apart: `mini`, or `pvt_small/seed0` where others end alike."""
+    parts = [path.resolve().parts for path in paths]
+    for length in range(1, max(map(len, parts)) + 1):
+        labels = ["/".join(part[-length:]) for part in parts]
+        if len(set(labels)) == len(labels):
+            break
+    return labels
+
+
+def _refuse_twice(things: Sequence[object], names: Sequence[str]) -> None:
+    for at, thing in enumerate(things):
+        if thing in things[:at]:
+            raise UsageError(f"{names[at]} is named twice", "name each once")
+
+
+def _of_run(run: FinishedRun, label: str, convention: Convention) -> Subject:
+    figures, problems = {}, []
+    try:
+        figures = measured_figures(run.recipe, run.score) if run.score else {}
+    except KeyError as error:
+        problems.append(f"its score lacks {error}")
+    case, cost = None, None
+    try:
+        case = case_of(run)
+        cost = count_own(case.backbone, case.head, case.num_classes, case.options, case.size, convention=convention)
+    except (PvtctlError, RuntimeError) as error:
+        problems.append(f"its model cannot be counted: {str(error).splitlines()[0]}")
+    return Subject(label, case, run, figures, cost, problems=tuple(problems))
+
+
+def _timed(subjects: list[Subject], timing: Timing | None) -> tuple[list[Subject], dict[str, Any]]:
+    """The subjects with their latencies, those of one size in turns. One that fails alone spoils no other."""
+    if timing is None:
+        return subjects, {}
+    cases = list(dict.fromkeys(subject.case for subject in subjects if subject.case is not None))
+    found: dict[Case, Latency] = {}
+    failed: dict[Case, str] = {}
+    machine: dict[str, Any] = {}
+    for size in dict.fromkeys(case.size for case in cases):
+        group = [case for case in cases if case.size == size]
+        try:
+            machine |= _measure(group, timing, found)
+        except UsageError:
+            raise
+        except PvtctlError:
+            for case in group:
+                try:
+                    machine |= _measure([case], timing, found)
+                except PvtctlError as error:
+                    failed[case] = error.message
+    timed = []
+    for subject in subjects:
+        if subject.case in found:
+            subject = replace(subject, latency=found[subject.case])
+        elif subject.case in failed:
+            subject = replace(subject, problems=(*subject.problems, f"not timed: {failed[subject.case]}"))
+        timed.append(subject)
+    return timed, machine
+
+
+def _measure(cases: Sequence[Case], timing: Timing, found: dict[Case, Latency]) -> dict[str, Any]:
+    results, machine = measure_latency(
+        cases, device=timing.device, seconds=timing.seconds, on_progress=timing.on_progress
+    )
+    found |= dict(zip(cases, results, strict=True))
+    return machine
+
+
+def _notes_of_costs(subjects: Sequence[Subject], convention: Convention, machine: dict[str, Any]) -> list[str]:
+    how = "convolutions, linear layers and matrix products" if convention == "ops" else "as the papers counted"
+    notes = [f"1 multiply-add (MAC) = 2 FLOPs; convention {convention}: {how}"]
+    latencies = [subject.latency for subject in subjects if subject.latency is not None]
+    if latencies:
+        where = machine.get("gpu") or f"{machine['cpu']}, {plural(machine['threads'], 'thread')}"
+        head = latencies[0].case.head
+        what = "from photo to answer" if head in (*DETECTORS, *DENSE_HEADS) else "one forward pass"
+        notes.append(
+            f"latency and memory: inference of one image, {what}, float32, random weights, torch {machine['torch']} on "
+            f"{where}"
+        )
+        shares = [each.others_cpu_share for each in latencies if each.others_cpu_share is not None]
+        if shares and max(shares) > 0.05:
+            notes.append(f"times may be too long: other processes used {max(shares):.0%} of this machine meanwhile")
+    sizes = {subject.cost.size for subject in subjects if subject.cost}
+    if len(sizes) > 1:
+        notes.append("the models are tested at different sizes, so operations, times and memory are not ranked")
+    if len({subject.cost.num_classes for subject in subjects if subject.cost}) > 1:
+        notes.append("the models have different numbers of classes, so parameters are not ranked")
+    views = [subject.label for subject in subjects if subject.run and _views(subject.run)]
+    if views:
+        notes.append(f"costs are those of one view; several are merged in the score of {', '.join(views)}")
+    return notes + [f"{subject.label}: {problem}" for subject in subjects for problem in subject.problems]
+
+
+def _views(run: FinishedRun) -> bool:
+    values = run.recipe.eval
+    return values.flip or len(values.scales) > 1 or len(values.ratios) > 1 or values.window is not None

@@ -1,0 +1,228 @@
+"""The table that `pvtctl.studies.compare` fills: its columns, its rows and which value of a row is the best."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pvtctl.cost.counting import Convention, Cost
+from pvtctl.cost.latency import Case, Latency
+from pvtctl.studies.claims import lower_is_better
+from pvtctl.studies.comparable import images_seen, plural, progress
+from pvtctl.tasks.results import data_label, label_of
+from pvtctl.tasks.runs import FinishedRun
+from pvtctl.variants import known_variant
+
+MAIN_FIGURE = {"classification": "top1_acc", "detection": "box_ap", "segmentation": "miou", "depth": "delta1"}
+"""Task -> its score by the name that `measured_figures` gives it."""
+MISSING = "-"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One column: a run, or a model alone."""
+
+    label: str
+    case: Case | None
+    """The model, at the size it is tested at, as it is counted and timed; None: `problems` say why."""
+    run: FinishedRun | None = None
+    figures: dict[str, float] = field(default_factory=dict)
+    """The score, in the papers' units."""
+    cost: Cost | None = None
+    latency: Latency | None = None
+    problems: tuple[str, ...] = ()
+    """Why something is missing."""
+
+    @property
+    def model(self) -> str:
+        """`pvt_small + retinanet`, or the backbone of a classifier."""
+        if self.run is not None:
+            backbone, head = self.run.recipe.model.backbone, self.run.recipe.model.head
+            return f"{backbone.spec} + {head.name}" if head else backbone.spec
+        assert self.case is not None
+        return self.case.backbone if self.case.head == "classifier" else f"{self.case.backbone} + {self.case.head}"
+
+    @property
+    def family(self) -> str:
+        """Of the backbone: points of a family look alike."""
+        name = self.case.backbone if self.case else self.model.partition(" ")[0]
+        variant = known_variant(name)
+        return variant.family if variant is not None else name.partition(":")[0]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure of all subjects."""
+
+    name: str
+    label: str
+    values: tuple[float | str | None, ...]
+    digits: int | None = None
+    """Of numbers; None: as they are."""
+    best: frozenset[int] = frozenset()
+    """Columns with the best value, where values may be compared."""
+
+    def cells(self) -> list[str]:
+        """The values as text."""
+        return [_cell(value, self.digits) for value in self.values]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The table, what must be known to read it, and the points of its scatter plot."""
+
+    title: str
+    subjects: tuple[Subject, ...]
+    rows: tuple[Row, ...]
+    not_comparable: tuple[str, ...]
+    """Why no score is marked as the best; empty: they may be compared."""
+    notes: tuple[str, ...]
+    machine: dict[str, Any]
+    """That times were measured on; empty where none were."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The document of `pvtctl compare --json`."""
+        columns = [
+            {
+                "label": subject.label,
+                "model": subject.model,
+                "run": str(subject.run.path) if subject.run else None,
+                "status": subject.run.status if subject.run else None,
+                "score": subject.run.score if subject.run else None,
+                "environment": subject.run.environment if subject.run else None,
+                "cost": subject.cost.to_dict() if subject.cost else None,
+                "latency": subject.latency.to_dict() if subject.latency else None,
+                "problems": list(subject.problems),
+            }
+            for subject in self.subjects
+        ]
+        rows = [
+            {"figure": row.name, "label": row.label, "values": list(row.values), "best": sorted(row.best)}
+            for row in self.rows
+        ]
+        return {
+            "title": self.title,
+            "columns": columns,
+            "rows": rows,
+            "not_comparable": list(self.not_comparable),
+            "notes": list(self.notes),
+            "machine": self.machine,
+        }
+
+
+def score_rows(subjects: Sequence[Subject], *, comparable: bool) -> list[Row]:
+    first = next(subject.run for subject in subjects if subject.run and subject.figures)
+    assert first is not None
+    task, recipe = first.recipe.task, first.recipe
+    names = dict.fromkeys([MAIN_FIGURE[task], *(name for subject in subjects for name in subject.figures)])
+    rows = []
+    for name in names:
+        if name == "top1_err" or "_ar" in name:  # top-1 says the same; recalls stand in the run's own report
+            continue
+        values = tuple(subject.figures.get(name) for subject in subjects)
+        digits = 3 if name == "loss" or (task == "depth" and name != "whdr") else 2
+        best = _best(values, lower=lower_is_better(name)) if comparable else frozenset()
+        rows.append(Row(name, label_of(name, recipe), values, digits, best))
+    return rows
+
+
+def cost_rows(subjects: Sequence[Subject], convention: Convention) -> list[Row]:
+    costs = [subject.cost for subject in subjects]
+    times = [subject.latency for subject in subjects]
+    several = len(subjects) > 1
+    same_size = several and len({cost.size for cost in costs if cost}) == 1
+    same_classes = several and len({cost.num_classes for cost in costs if cost}) == 1
+    numbers: list[tuple[str, str, list[float | None], int, bool]] = [
+        ("params", "parameters, M", [cost.params / 1e6 if cost else None for cost in costs], 3, same_classes),
+        ("macs", f"multiply-adds, G ({convention})", [cost.macs / 1e9 if cost else None for cost in costs], 3, same_size),
+    ]  # fmt: skip
+    if any(times):
+        numbers += [
+            ("latency_p50", "latency p50, ms", [time.p50_ms if time else None for time in times], 2, same_size),
+            ("latency_p90", "latency p90, ms", [time.p90_ms if time else None for time in times], 2, same_size),
+            (
+                "peak_memory",
+                "peak memory, MiB",
+                [time.peak_memory_bytes / 2**20 if time else None for time in times],
+                0,
+                same_size,
+            ),
+        ]
+    rows = [
+        Row(name, label, tuple(values), digits, _best(values, lower=True) if comparable else frozenset())
+        for name, label, values, digits, comparable in numbers
+    ]
+    sizes = tuple(f"{cost.size[0]}x{cost.size[1]}" if cost else None for cost in costs)
+    rows.append(Row("size", "costs at, px", sizes))
+    models = tuple(subject.model for subject in subjects)
+    return rows if models == tuple(s.label for s in subjects) else [*rows, Row("model", "model", models)]
+
+
+def run_rows(runs: Sequence[FinishedRun]) -> list[Row]:
+    """How the runs came about."""
+    last: list[dict[str, Any]] = [run.environment[-1] if run.environment else {} for run in runs]
+
+    def texts(name: str, label: str, values: Sequence[float | str | None], digits: int | None = None) -> Row:
+        return Row(name, label, tuple(values), digits)
+
+    devices = [str(each.get("device") or MISSING) for each in last]
+    machines = [
+        f"{each.get('cpu', MISSING)}, {plural(int(each.get('threads', 1)), 'thread')}"
+        if device in ("cpu", MISSING)
+        else device
+        for each, device in zip(last, devices, strict=True)
+    ]
+    rows = [
+        texts("data", "data", [data_label(run.recipe) for run in runs]),
+        texts("images", "images scored", [run.score.get("images") for run in runs], 0),
+        texts("recipe", "recipe", [":".join(filter(None, (run.recipe.name, run.recipe.row))) for run in runs]),
+        texts("profile", "profile", [run.recipe.profile for run in runs]),
+        texts("trained", "trained", [progress(run) for run in runs]),
+        texts("images_seen", "images seen", [images_seen(run) for run in runs], 0),
+        texts("weights", "begun from", [_weights(run) for run in runs]),
+        texts("seed", "seed", [run.recipe.train.seed for run in runs], 0),
+        texts("precision", "precision", [run.info.get("precision") for run in runs]),
+        texts("training_minutes", "training, min", [_minutes(run) for run in runs], 1),
+        texts("machine", "trained on", machines),
+        texts("torch", "torch", [each.get("packages", {}).get("torch") for each in last]),
+        texts("date", "date", [str(run.info.get("started") or MISSING)[:10] for run in runs]),
+    ]
+    if any(run.status != "finished" for run in runs):
+        rows.insert(0, texts("status", "status", [run.status for run in runs]))
+    return rows
+
+
+def _weights(run: FinishedRun) -> str:
+    weights = run.recipe.model.weights
+    if weights is None:
+        return "random"
+    path = Path(weights)
+    return path.parent.name if path.name == "best.safetensors" else path.name
+
+
+def _minutes(run: FinishedRun) -> float | None:
+    result = run.info.get("result")
+    if isinstance(result, dict) and isinstance(result.get("seconds"), int | float):
+        return float(result["seconds"]) / 60
+    seconds = run.training[-1].get("seconds") if run.training else None
+    return float(seconds) / 60 if isinstance(seconds, int | float) else None
+
+
+def _best(values: Sequence[float | None], *, lower: bool) -> frozenset[int]:
+    """Columns of the best number, all of them where several share it; none where there is nothing to choose from."""
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    if len(set(known)) < 2:
+        return frozenset()
+    best = min(known) if lower else max(known)
+    return frozenset(at for at, value in enumerate(values) if value == best)
+
+
+def _cell(value: float | str | None, digits: int | None) -> str:
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return MISSING
+    if isinstance(value, str) or digits is None:
+        return str(value)
+    return f"{value:,.{digits}f}".replace(",", " ") if digits == 0 else f"{value:.{digits}f}"
