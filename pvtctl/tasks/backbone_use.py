@@ -51,7 +51,7 @@ class BackboneUse:
             own: int | tuple[int, int] = 224
         else:
             checkpoint = inspect_checkpoint(weights, backbone)
-            self.name, self.what = checkpoint.backbone, f"{checkpoint.what} of {weights}"
+            self.name, self.what = checkpoint.backbone, f"{checkpoint.what} of {Path(weights).name or weights}"
             self.model = _built(checkpoint)
             own = _tested_at(checkpoint)
             if checkpoint.dense is not None:

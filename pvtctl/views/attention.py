@@ -20,7 +20,7 @@ Pixels = NDArray[np.uint8]
 Place = tuple[int, int]
 
 _COLOURS = matplotlib.colormaps["inferno"]  # its lightness rises evenly, for every kind of colour vision and in grey
-_DIM, _COVER = 0.55, 0.62
+_LIFT, _DIM, _COVER = 40, 0.55, 0.68
 _PANEL, _LARGEST = 3.1, 16.0
 """Inches: the width of one panel, and of a whole figure, in which more panels become narrower."""
 
@@ -115,16 +115,18 @@ def _mark(axes: Axes, size: tuple[int, int], panel: Panel) -> None:
 
 
 def _draw_bar(figure: Figure, grid: Any) -> None:
-    """What the colours mean: each panel's own largest weight is at the top."""
-    scale = matplotlib.cm.ScalarMappable(matplotlib.colors.Normalize(0, 1), _COLOURS)
-    bar = figure.colorbar(scale, ax=grid, shrink=min(1.0, 0.9), aspect=30, pad=0.01, ticks=[0, 0.5, 1])
+    """What the colours mean, as they look over an image of middle grey: each panel's own largest weight is at the top."""
+    grey = (_LIFT + _DIM * 128) / 255
+    seen = matplotlib.colors.ListedColormap(_COVER * _COLOURS(np.linspace(0, 1, 256))[:, :3] + (1 - _COVER) * grey)
+    scale = matplotlib.cm.ScalarMappable(matplotlib.colors.Normalize(0, 1), seen)
+    bar = figure.colorbar(scale, ax=grid, shrink=0.9, aspect=30, pad=0.01, ticks=[0, 0.5, 1])
     bar.ax.set_yticklabels(["0", "half", "max"], fontsize=8)
-    bar.set_label("attention weight, up to the panel's max", fontsize=8)
+    bar.set_label("attention weight (max: see each panel)", fontsize=8)
     bar.outline.set_visible(False)
 
 
 def _dimmed(image: Pixels) -> Pixels:
     """In grey and darker, so that colours can only be weights."""
     grey = image.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
-    lifted: Pixels = (40 + _DIM * grey).clip(0, 255).astype(np.uint8)
+    lifted: Pixels = (_LIFT + _DIM * grey).clip(0, 255).astype(np.uint8)
     return np.repeat(lifted[..., None], 3, axis=2)
