@@ -36,6 +36,7 @@ profiles:
 study:
   claim: Pretraining helps
   score: box_ap
+  figures: [params]
   pretraining: imagenet_pvt_v2
   claims:
     - {text: Pretrained is better, figure: box_ap, better: small, worse: fresh}
