@@ -96,12 +96,12 @@ def test_every_classifier_builds(name: str) -> None:
     if any(recipe.model.backbone.name.startswith("timm:") for recipe in settings.values()):
         pytest.importorskip("timm", reason="needs the timm extra")
     for recipe in settings.values():
-        options = recipe.model.backbone.model_dump(exclude={"name", "image_size"})
+        options = recipe.model.backbone.model_dump(exclude={"name", "width", "image_size"})
         with torch.device("meta"):
             model = build_classifier(
-                recipe.model.backbone.name, num_classes=1000, image_size=recipe.data.image_size, **options
+                recipe.model.backbone.spec, num_classes=1000, image_size=recipe.data.image_size, **options
             )
-        printed = recipe.expect.get("params_m")
+        printed = recipe.expect.get("params_m") if recipe.model.backbone.width == 1 else None
         if printed is not None and printed.paper is not None:
             millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
             assert millions == pytest.approx(printed.code or printed.paper, abs=0.8), recipe.row
