@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -50,12 +50,8 @@ def architecture(
     for each in sizes:
         columns = [describe_architecture(name, each, head=head.value, num_classes=num_classes) for name in names]
         label = f"{each[0]}x{each[1]}"
-        figure = draw_architectures(columns)
-
-        def write(path: Path, figure: Any = figure) -> None:
-            save(figure, path, dpi=130)
-
         facts: dict[str, Any] = {"size": list(each), "models": [column.to_json() for column in columns]}
-        pictures.add(label, write, title=f"{', '.join(names)} at {label}", **facts)
+        figure = draw_architectures(columns)
+        pictures.add(label, partial(save, figure, dpi=130), title=f"{', '.join(names)} at {label}", **facts)
     title = f"Architecture of {', '.join(names)}"
     pictures.close(title, f"With {head.value}, at {len(sizes)} sizes.", {"head": head.value}, as_json=as_json)

@@ -7,8 +7,10 @@ import typer
 from pvtctl.cli import (
     _visualize_architecture,
     _visualize_attention,
+    _visualize_augmentations,
     _visualize_curves,
     _visualize_features,
+    _visualize_positions,
     _visualize_predictions,
 )
 
@@ -32,3 +34,5 @@ app.command("architecture", epilog=_visualize_architecture.EPILOG)(_visualize_ar
 app.command("features", epilog=_visualize_features.EPILOG)(_visualize_features.features)
 app.command("predictions", epilog=_visualize_predictions.EPILOG)(_visualize_predictions.predictions)
 app.command("curves", epilog=_visualize_curves.EPILOG)(_visualize_curves.curves)
+app.command("augmentations", epilog=_visualize_augmentations.EPILOG)(_visualize_augmentations.augmentations)
+app.command("position-embeddings", epilog=_visualize_positions.EPILOG)(_visualize_positions.position_embeddings)

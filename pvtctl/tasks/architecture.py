@@ -41,7 +41,7 @@ def describe_architecture(
     cost = count_model(model, size, backbone=name, head=head, num_classes=classes)
     necks.close()
     parts = _Parts(cost.stages)
-    boxes = _backbone_boxes(name, backbone, images, shapes, parts, pyramid=head != "classifier")
+    boxes = _backbone_boxes(name, backbone, images, shapes, parts, pyramid=head not in ("classifier", "dpt"))
     if head not in PLAIN_HEADS:
         boxes += _head_boxes(head, necks.shapes, parts, classes)
     elif head == "classifier":
@@ -98,7 +98,7 @@ def _backbone_boxes(
             return boxes + [_resnet_stage(number, backbone, shape, parts) for number, shape in enumerate(shapes, 1)]
         case _:
             lines = [f"stride {s}: {_by(shape)}" for s, shape in zip((4, 8, 16, 32), shapes, strict=True)]
-            return [Box(name, tuple(lines), *parts.take("other", ""), shapes[-1])]
+            return [Box(name, tuple(lines), *parts.take("other"), shapes[-1])]
 
 
 def _pvt_stage(number: int, backbone: PyramidTransformer, stage: nn.Module, shape: Shape, parts: _Parts) -> Box:
@@ -145,9 +145,12 @@ def _vit_boxes(backbone: Vit, images: Tensor, shapes: list[Shape], parts: _Parts
         Box(f"Blocks 1 to {backbone.depth}", lines, *parts.take("blocks"), grid),
     ]
     if pyramid:
-        taps = ", ".join(str(tap) for tap in backbone.default_taps)
+        # DPT reads the blocks itself
+        taps = ", ".join(
+            f"block {t}" if isinstance(t, int) else f"ResNet stage {int(t[1]) + 1}" for t in backbone.default_taps
+        )
         maps = tuple(f"stride {s}: {_by(shape)}" for s, shape in zip(backbone.feature_strides, shapes, strict=True))
-        boxes.append(Box("Pyramid", (f"what leaves {taps}, resized", *maps), 0, 0))
+        boxes.append(Box("Pyramid", (f"of {taps}", *maps), 0, 0))
     return boxes
 
 

@@ -14,9 +14,12 @@ from pvtctl.views.figure import BLUE, GREY, ORANGE, new_figure
 
 _WIDTH, _GAP, _BETWEEN = 3.9, 0.26, 0.55
 _LINE, _PADDING, _BAR = 0.185, 0.1, 0.085
-_TOP, _BOTTOM = 0.95, 0.2
+_TOP, _BOTTOM = 0.95, 0.34
 _MAP, _BAR_LENGTH = 0.95, 1.35
 """All in inches: a box, the gaps, lines of text, the square that shows a map's size, the longest bar."""
+
+
+_LEGEND = ("Bars: orange parameters, blue GMACs; one scale each.", "Squares: the map in the image at half its size.")
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,8 @@ def draw_architectures(columns: Sequence[Column]) -> Figure:
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, width), ylim=(height, 0))
     axes.set_axis_off()
+    for at, text in enumerate(_LEGEND):
+        axes.text(0.3, height - _BOTTOM + 0.17 * at, text, fontsize=8, color=GREY, va="bottom")
     boxes = [box for column in columns for box in column.boxes]
     most = max(box.params for box in boxes) or 1, max(box.macs for box in boxes) or 1
     for at, column in enumerate(columns):
@@ -64,7 +69,7 @@ def draw_architectures(columns: Sequence[Column]) -> Figure:
 
 def _draw_column(axes: Axes, x: float, column: Column, most: tuple[int, int]) -> None:
     axes.text(x, 0.24, column.name, fontsize=13, fontweight="bold", va="center", parse_math=False)
-    sums = f"{_count(column.params, 'params')} parameters, {_count(column.macs, 'macs')}MACs"
+    sums = f"{_parameters(column.params)} parameters, {_giga(column.macs)} GMACs"
     axes.text(x, 0.48, sums, fontsize=10, va="center")
     y = _TOP
     axes.text(x, 0.7, f"image, 3 × {column.size[0]} × {column.size[1]}", fontsize=9, color=GREY, va="center")
@@ -80,7 +85,8 @@ def _draw_column(axes: Axes, x: float, column: Column, most: tuple[int, int]) ->
 
 
 def _height(box: Box) -> float:
-    return 2 * _PADDING + _LINE * (1 + len(box.lines)) + 2 * (_BAR + 0.06) + 0.06
+    bars = 2 * (_BAR + 0.06) + 0.06 if box.params or box.macs else 0.0
+    return 2 * _PADDING + _LINE * (1 + len(box.lines)) + bars
 
 
 def _draw_box(axes: Axes, x: float, y: float, box: Box, size: tuple[int, int], most: tuple[int, int]) -> None:
@@ -97,12 +103,15 @@ def _draw_box(axes: Axes, x: float, y: float, box: Box, size: tuple[int, int], m
         line += _LINE
         axes.text(x + 0.12, line, text, fontsize=8.5, va="center", parse_math=False)
     bar = line + _LINE / 2 + 0.06
-    for value, largest, colour, unit in ((box.params, most[0], ORANGE, "params"), (box.macs, most[1], BLUE, "macs")):
-        length = max(_BAR_LENGTH * value / largest, 0.004)
-        axes.add_patch(Rectangle((x + 0.12, bar), length, _BAR, facecolor=colour, linewidth=0))
-        words = _count(value, unit) + (" parameters" if unit == "params" else "MACs")
-        axes.text(x + 0.12 + length + 0.06, bar + _BAR / 2, words, fontsize=7.5, va="center")
-        bar += _BAR + 0.06
+    for value, largest, colour, words in (
+        (box.params, most[0], ORANGE, f"{_parameters(box.params)} parameters"),
+        (box.macs, most[1], BLUE, f"{_giga(box.macs)} GMACs"),
+    ):
+        if box.params or box.macs:
+            length = max(_BAR_LENGTH * value / largest, 0.01)
+            axes.add_patch(Rectangle((x + 0.12, bar), length, _BAR, facecolor=colour, linewidth=0))
+            axes.text(x + 0.12 + length + 0.06, bar + _BAR / 2, words, fontsize=7.5, va="center")
+            bar += _BAR + 0.06
 
 
 def _draw_map(
@@ -116,7 +125,9 @@ def _draw_map(
     axes.add_patch(Rectangle((right - inner[0], bottom - inner[1]), *inner, facecolor="#8fb8d6", linewidth=0))
 
 
-def _count(value: int, unit: str) -> str:
-    """`24.5 M`; `3.80 G`."""
-    scale, letter = (1e9, "G") if unit == "macs" and value >= 1e8 else (1e6, "M") if value >= 1e5 else (1e3, "k")
-    return f"{value / scale:.3g} {letter}" if value else "0 "
+def _parameters(count: int) -> str:
+    return f"{count / 1e6:.3g} M" if count >= 1e5 else f"{count / 1e3:.3g} k"
+
+
+def _giga(count: int) -> str:
+    return f"{count / 1e9:.3g}" if count >= 1e7 else f"{count / 1e9:.1g}"
