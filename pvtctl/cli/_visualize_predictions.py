@@ -86,7 +86,7 @@ def predictions(
     and by the loss.
     """
     source, rest = _source(list(words or ()), weights)
-    if len(rest) == 1 and _is_data(rest[0]):
+    if len(rest) == 1 and is_data(rest[0]):
         target: str | None = rest[0]
     elif rest:
         for option, value in (("split", split), ("count", count), ("pick", pick)):
@@ -121,7 +121,7 @@ def _source(words: list[str], weights: str | None) -> tuple[str, list[str]]:
         raise UsageError(
             "which model? Neither a run nor --weights is given", "for example: pvtctl visualize predictions runs/my-run"
         )
-    if _is_data(words[0]) or (Path(words[0]).is_file() and Path(words[0]).suffix.lower() in _IMAGES):
+    if is_data(words[0]) or (Path(words[0]).is_file() and Path(words[0]).suffix.lower() in _IMAGES):
         raise UsageError(f"{words[0]} is no model", f"name a run before it, or add --weights: {words[0]} --weights W")
     return words[0], words[1:]
 
@@ -129,7 +129,7 @@ def _source(words: list[str], weights: str | None) -> tuple[str, list[str]]:
 _IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")
 
 
-def _is_data(word: str) -> bool:
+def is_data(word: str) -> bool:
     """Whether a word is data with truth: a known name, or a folder in a known layout."""
     from pvtctl.data.layouts import guess_layout
 
@@ -184,7 +184,7 @@ def _of_data(
     say_skipped(skipped, 0)
     if not shown:
         raise UsageError(f"no image of {split} could be read", "`pvtctl data check FOLDER` lists every fault")
-    for stem, each in zip(picture_names([_inside(each.id) for each in shown]), shown, strict=True):
+    for stem, each in zip(picture_names([inside(each.id) for each in shown]), shown, strict=True):
         pictures.add(stem, partial(_draw, each), title=each.id, caption=each.verdict, id=each.id, verdict=each.verdict)
     how = {Pick.first: "the first", Pick.random: "randomly chosen"}.get(pick, f"the {pick.value}")
     pictures.close(
@@ -302,7 +302,7 @@ def _add(pictures: Pictures, loaded: LoadedRun, name: str, stem: str, pixels: An
     pictures.add(stem, draw, title=name, caption=said, file=file, verdict=said)
 
 
-def _inside(name: str) -> str:
+def inside(name: str) -> str:
     """A file's name in a data set as a name below the folder of pictures, whatever leads out of it."""
     parts = [part for part in PurePosixPath(name).parts if part not in ("/", "..")]
     return "/".join(parts) or "image"

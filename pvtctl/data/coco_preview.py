@@ -28,7 +28,7 @@ def draw_detection_preview(
     """Write a PNG of images, of views as the network sees them, and of their boxes and masks: see `draw_views`."""
 
     def tile(pixels: Tensor, objects: Objects) -> Image.Image:
-        return _tile(pixels, objects, dataset.class_names, side, draw)
+        return objects_tile(pixels, objects, dataset.class_names, side, draw)
 
     def lying(index: int) -> tuple[Tensor, Objects]:
         return torch.from_numpy(dataset.original(index)).permute(2, 0, 1), dataset.truth(index)
@@ -36,7 +36,7 @@ def draw_detection_preview(
     return draw_views(dataset, path, tile, lying, count=count, copies=copies, side=side)
 
 
-def _tile(pixels: Tensor, objects: Objects, class_names: list[str], side: int, draw: Drawing) -> Image.Image:
+def objects_tile(pixels: Tensor, objects: Objects, class_names: list[str], side: int, draw: Drawing) -> Image.Image:
     """uint8 (3, H, W) and what is in it -> a picture whose longer side is `side` pixels."""
     height, width = pixels.shape[-2:]
     scale = side / max(height, width)

@@ -28,7 +28,7 @@ def draw_depth_preview(
     return draw_views(
         dataset,
         path,
-        lambda pixels, depth: _tile(pixels, depth, side, draw),
+        lambda pixels, depth: depth_tile(pixels, depth, side, draw),
         dataset.read,
         count=count,
         copies=copies,
@@ -36,7 +36,7 @@ def draw_depth_preview(
     )
 
 
-def _tile(pixels: Tensor, depth: Tensor, side: int, draw: DepthDrawing) -> Image.Image:
+def depth_tile(pixels: Tensor, depth: Tensor, side: int, draw: DepthDrawing) -> Image.Image:
     """uint8 (3, H, W) and its depth -> the image above the coloured depth, whose longer side is `side` pixels."""
     height, width = pixels.shape[-2:]
     scale = side / max(height, width)

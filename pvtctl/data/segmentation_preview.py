@@ -27,7 +27,7 @@ def draw_segmentation_preview(
     return draw_views(
         dataset,
         path,
-        lambda pixels, labels: _tile(pixels, labels, side, draw),
+        lambda pixels, labels: labels_tile(pixels, labels, side, draw),
         dataset.read,
         count=count,
         copies=copies,
@@ -35,7 +35,8 @@ def draw_segmentation_preview(
     )
 
 
-def _tile(pixels: Tensor, labels: Tensor, side: int, draw: LabelDrawing) -> Image.Image:
+def labels_tile(pixels: Tensor, labels: Tensor, side: int, draw: LabelDrawing) -> Image.Image:
+    """uint8 (3, H, W) and its labels -> a picture `side` pixels wide."""
     labels = resize_labels(labels, (pixels.shape[-2], pixels.shape[-1]))  # in evaluation they are those of the original
     drawn = Image.fromarray(draw(pixels.permute(1, 2, 0).contiguous().numpy(), labels.contiguous().numpy()))
     height = max(1, round(drawn.height * side / drawn.width))

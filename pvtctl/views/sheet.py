@@ -25,7 +25,12 @@ _SMALLEST = 400
 
 
 def draw_sheet(path: Path | str, tiles: Mapping[str, Pixels], *, columns: int = 2, width: int = 640) -> Path:
-    """Write a PNG of pictures under their titles, `columns` side by side, each shrunk or enlarged to `width` pixels."""
+    """Write a PNG or SVG of pictures under their titles, as `sheet_of` lays them."""
+    return write_picture(path, sheet_of(tiles, columns=columns, width=width))
+
+
+def sheet_of(tiles: Mapping[str, Pixels], *, columns: int = 2, width: int = 640) -> Pixels:
+    """Pictures under their titles, `columns` side by side, each shrunk or enlarged to `width` pixels."""
     cells = []
     for title, tile in tiles.items():
         height = max(1, round(tile.shape[0] * width / tile.shape[1]))
@@ -43,9 +48,7 @@ def draw_sheet(path: Path | str, tiles: Mapping[str, Pixels], *, columns: int = 
         for at, cell in enumerate(row):
             sheet.paste(Image.fromarray(cell), (gap + at * (width + gap), y))
         y += height + gap
-    with atomic_path(path) as temporary:
-        sheet.save(temporary, format="PNG")
-    return Path(path)
+    return np.asarray(sheet)
 
 
 def write_picture(path: Path | str, pixels: Pixels) -> Path:
