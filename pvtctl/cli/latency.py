@@ -74,7 +74,7 @@ def latency(
     ]
     results, machine = measure_latency(
         cases,
-        device=_device(device),
+        device=timed_device(device),
         threads=threads,
         warmup=warmup,
         seconds=seconds,
@@ -91,7 +91,8 @@ def _batch_sizes(text: str) -> list[int]:
     return [int(part) for part in parts]
 
 
-def _device(text: str) -> str:
+def timed_device(text: str) -> str:
+    """The device that `--device` names, `auto` resolved. Raises UsageError for one that this machine has not."""
     import torch
 
     if text == "auto":

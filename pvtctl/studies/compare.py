@@ -49,7 +49,7 @@ def compare_runs(
     subjects, machine = _timed(subjects, timing)
     not_comparable, notes = differences(runs, labels)
     rows = score_rows(subjects, comparable=not not_comparable and len(runs) > 1)
-    rows += [*cost_rows(subjects, convention), *run_rows(runs)]
+    rows += [*cost_rows(subjects, convention), *run_rows(subjects)]
     task = runs[0].recipe.task
     title = f"{len(runs)} runs: {task}" if len(runs) > 1 else f"{labels[0]}: {task}"
     notes += _notes_of_costs(subjects, convention, machine)

@@ -157,12 +157,12 @@ def cost_rows(subjects: Sequence[Subject], convention: Convention) -> list[Row]:
     ]
     sizes = tuple(f"{cost.size[0]}x{cost.size[1]}" if cost else None for cost in costs)
     rows.append(Row("size", "costs at, px", sizes))
-    models = tuple(subject.model for subject in subjects)
-    return rows if models == tuple(s.label for s in subjects) else [*rows, Row("model", "model", models)]
+    return rows
 
 
-def run_rows(runs: Sequence[FinishedRun]) -> list[Row]:
+def run_rows(subjects: Sequence[Subject]) -> list[Row]:
     """How the runs came about."""
+    runs = [subject.run for subject in subjects if subject.run is not None]
     last: list[dict[str, Any]] = [run.environment[-1] if run.environment else {} for run in runs]
 
     def texts(name: str, label: str, values: Sequence[float | str | None], digits: int | None = None) -> Row:
@@ -176,6 +176,7 @@ def run_rows(runs: Sequence[FinishedRun]) -> list[Row]:
         for each, device in zip(last, devices, strict=True)
     ]
     rows = [
+        texts("model", "model", [subject.model for subject in subjects]),
         texts("data", "data", [data_label(run.recipe) for run in runs]),
         texts("images", "images scored", [run.score.get("images") for run in runs], 0),
         texts("recipe", "recipe", [":".join(filter(None, (run.recipe.name, run.recipe.row))) for run in runs]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,13 +20,19 @@ h1 { font-size: 1.6rem; margin-bottom: 0.2rem; } h2 { font-size: 1.15rem; margin
 p.lead { color: #555; margin-top: 0; } p.warn { border-left: 4px solid #D55E00; padding: 0.3rem 0.8rem; background: #fdf3ec; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: 0.25rem 0.8rem; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top; }
-th { border-bottom: 2px solid #888; } td.number, th.number { text-align: right; }
+th { border-bottom: 2px solid #888; } td.number, th.number { text-align: right; } td.whole { white-space: nowrap; }
+table.dense th, table.dense td { padding: 0.25rem 0.45rem; } table.dense td:last-child { min-width: 8rem; }
+table.dense th:first-child:not(.group), table.dense td:first-child { white-space: nowrap; position: sticky; left: 0; background: #fff; }
 th.group { border-bottom: 1px solid #888; } th.group:not(:empty) { border-left: 1px solid #ddd; }
 div.wide { overflow-x: auto; } p.note { color: #555; font-size: 0.9rem; margin: 0.3rem 0; }
 figure { margin: 0; } img { max-width: 100%; height: auto; }
 pre { background: #f5f5f5; padding: 0.8rem; overflow-x: auto; font-size: 13px; }
 details > summary { cursor: pointer; font-weight: 600; font-size: 1.05rem; margin-top: 1.2rem; }
 """
+
+
+class Strong(str):
+    """A table's cell in bold."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +119,10 @@ def _table(part: Table) -> str:
     classes = [' class="number"' if yes else "" for yes in numeric]
 
     def line(tag: str, cells: Sequence[Any]) -> str:
-        inner = (f"<{tag}{kind}>{html.escape(str(cell))}</{tag}>" for cell, kind in zip(cells, classes, strict=True))
+        inner = (
+            f"<{tag}{kind or _whole(str(cell))}>{_text(cell)}</{tag}>"
+            for cell, kind in zip(cells, classes, strict=True)
+        )
         return f"<tr>{''.join(inner)}</tr>"
 
     rows = "\n".join(line("td", row) for row in part.rows)
@@ -120,9 +130,20 @@ def _table(part: Table) -> str:
     if part.groups:
         above = (f'<th class="group" colspan="{width}">{html.escape(label)}</th>' for label, width in part.groups)
         head = f"<tr>{''.join(above)}</tr>{head}"
-    table = f'<div class="wide"><table><thead>{head}</thead><tbody>{rows}</tbody></table></div>'
+    kind = ' class="dense"' if part.groups else ""
+    table = f'<div class="wide"><table{kind}><thead>{head}</thead><tbody>{rows}</tbody></table></div>'
     notes = "".join(f'<p class="note">{html.escape(note)}</p>' for note in part.notes)
     return f"<h2>{html.escape(part.title)}</h2>{table}{notes}"
+
+
+def _text(cell: Any) -> str:
+    text = html.escape(str(cell))
+    return f"<b>{text}</b>" if isinstance(cell, Strong) else text
+
+
+def _whole(cell: str) -> str:
+    """`38.2 ± 0.3` and `-1.2 to +3.4` stay on one line."""
+    return ' class="whole"' if re.fullmatch(r"[-+]?[\d.]+ (±|to) [-+]?[\d.]+", cell) else ""
 
 
 def _is_number(cell: str) -> bool:

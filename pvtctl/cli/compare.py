@@ -1,0 +1,180 @@
+"""`pvtctl compare`: runs, or backbones under a head, side by side."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pvtctl.cli._console import parse_sizes, say, table
+from pvtctl.cli.flops import Count, Format, Head, check_backbones, check_sizes
+from pvtctl.errors import UsageError
+
+if TYPE_CHECKING:
+    from pvtctl.studies.compare import Timing
+    from pvtctl.studies.comparison import Comparison
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+EPILOG = """Examples:
+
+pvtctl compare runs/first runs/second
+
+pvtctl compare runs/* --no-latency --format markdown
+
+pvtctl compare runs/first runs/second --out comparison
+
+pvtctl compare --backbone pvt_small,resnet50 --size 224
+
+pvtctl compare --backbone pvt_v2_b0,pvt_v2_b1,resnet18 --head retinanet --size 256x320 --seconds 1
+"""
+_PIPE_WIDTH = 120
+_LONGEST_CELL = 26
+"""Longer cells are folded."""
+
+
+class Against(StrEnum):
+    """What the scatter plot draws scores against."""
+
+    params = "params"
+    macs = "macs"
+    latency = "latency"
+
+
+@app.command("compare", epilog=EPILOG)
+def compare(
+    runs: Annotated[
+        list[Path] | None, typer.Argument(metavar="RUN...", help="Folders of runs of one task. Or --backbone.")
+    ] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="Models instead of runs: names with commas; `pvtctl models ls` lists them.")
+    ] = None,
+    head: Annotated[Head, typer.Option(help="What stands on the backbones; none: the bare pyramid.")] = Head.classifier,
+    size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HxW",
+            help="Image size for --backbone. Default: 224; segmentation 512, depth 384. Runs: what they are tested at.",
+        ),
+    ] = None,
+    count: Annotated[
+        Count, typer.Option(help="ops: convolutions, linears, matrix products. paper: as the papers counted.")
+    ] = Count.ops,
+    latency: Annotated[
+        bool, typer.Option("--latency/--no-latency", help="Time the models on this machine, in turns.")
+    ] = True,
+    seconds: Annotated[float, typer.Option(min=0.01, help="Timed seconds a model (and at least 7 calls).")] = 3.0,
+    device: Annotated[
+        str, typer.Option(help="For times: cpu, cuda, cuda:1; auto takes a GPU where there is one.")
+    ] = "auto",
+    x: Annotated[Against | None, typer.Option("--x", help="One panel in the plot. Default: all that is known.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="New folder for compare.html, .md, .csv, .json and scatter.png, .svg.")
+    ] = None,
+    form: Annotated[Format, typer.Option("--format", help="How to print the table.")] = Format.table,
+    as_json: Annotated[bool, typer.Option("--json", help="Short for --format json.")] = False,
+) -> None:
+    """Set runs side by side, or backbones under a head: one row a figure, one column a run.
+
+    Scores, parameters, multiply-adds, times, memory, and how each run came about. The best of a row is marked where the
+    runs may be compared; below the table stands what sets them apart.
+    """
+    if bool(runs) == bool(backbone):
+        raise UsageError(
+            "runs or --backbone, not both" if runs else "nothing to compare",
+            "pvtctl compare runs/first runs/second, or pvtctl compare --backbone pvt_small,resnet50",
+        )
+    if runs and (size is not None or head is not Head.classifier):
+        raise UsageError("runs have a head and a size of their own", "--head and --size go with --backbone")
+    names, hw = ([], (0, 0)) if backbone is None else (_names(backbone), _size(size, head))
+    if x is not None and out is None:
+        raise UsageError("--x is for the plot, and no plot is written", "add --out FOLDER")
+
+    from pvtctl.files import new_folder, require_place
+    from pvtctl.studies.compare import compare_models, compare_runs
+    from pvtctl.studies.compare_report import write_comparison
+
+    def compared() -> Comparison:
+        timing = _timing(seconds, device) if latency else None
+        if runs:
+            return compare_runs(runs, convention=count.value, timing=timing)
+        return compare_models(names, head=head.value, size=hw, convention=count.value, timing=timing)
+
+    if out is None:
+        found = compared()
+    else:
+        require_place(out)
+        with new_folder(out) as folder:
+            found = compared()
+            files = write_comparison(folder, found, against=x.value if x else None)
+        say(f"wrote {', '.join(str(out / path.name) for path in files.values())}")
+    _print(found, Format.json if as_json else form)
+
+
+def _names(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",")]
+    for at, name in enumerate(names):
+        if name in names[:at]:
+            raise UsageError(f"{name} is named twice", "name each backbone once")
+    return check_backbones(text)
+
+
+def _size(text: str | None, head: Head) -> tuple[int, int]:
+    if text is not None and len(parse_sizes(text)) > 1:
+        raise UsageError("models are compared at one size", "pvtctl flops and pvtctl latency take several")
+    return check_sizes(text, head, None)[0]
+
+
+def _timing(seconds: float, device: str) -> Timing:
+    from pvtctl.cli.latency import timed_device
+    from pvtctl.studies.compare import Timing
+
+    return Timing(seconds, timed_device(device), say)
+
+
+def _print(found: Comparison, form: Format) -> None:
+    from pvtctl.studies.compare_report import all_notes, to_csv, to_json, to_markdown
+
+    match form:
+        case Format.json:
+            print(to_json(found), end="")
+        case Format.csv:
+            print(to_csv(found), end="")
+        case Format.markdown:
+            print(to_markdown(found), end="")
+        case Format.table:
+            for columns in _blocks(found):
+                _print_block(found, columns)
+            if any(row.best for row in found.rows):
+                print("* the best of its row")
+            for note in all_notes(found):
+                say(note)
+
+
+def _print_block(found: Comparison, columns: list[int]) -> None:
+    rows: list[list[Any]] = []
+    for row in found.rows:
+        cells = row.cells()
+        rows.append([row.label, *(f"{cells[at]} *" if at in row.best else cells[at] for at in columns)])
+    table("", ["", *(found.subjects[at].label for at in columns)], rows)
+
+
+def _blocks(found: Comparison) -> list[list[int]]:
+    """Columns that fit beside each other into the terminal, block by block."""
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else _PIPE_WIDTH
+    left = max(len(row.label) for row in found.rows) + 4
+    blocks: list[list[int]] = [[]]
+    used = left
+    for at, subject in enumerate(found.subjects):
+        longest = max(len(row.cells()[at]) + 2 * (at in row.best) for row in found.rows)
+        needed = min(max(len(subject.label), longest), _LONGEST_CELL) + 3
+        if blocks[-1] and used + needed > width:
+            blocks.append([])
+            used = left
+        blocks[-1].append(at)
+        used += needed
+    return blocks

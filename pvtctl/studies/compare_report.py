@@ -1,0 +1,130 @@
+"""A comparison as Markdown, CSV, JSON, pictures and one HTML page."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pvtctl.errors import UsageError
+from pvtctl.files import write_text
+from pvtctl.studies.comparison import Comparison, Row, Subject
+from pvtctl.views.report import Picture, Report, Strong, Table, write_report
+
+COSTS = {"params": "parameters, M", "macs": "multiply-adds, G", "latency": "latency p50, ms"}
+"""What a score can be drawn against."""
+_ROWS = {"params": "params", "macs": "macs", "latency": "latency_p50"}
+
+
+def to_markdown(comparison: Comparison) -> str:
+    """The table with the best values in bold, and its notes as a list."""
+    columns = ["", *(subject.label for subject in comparison.subjects)]
+    rows = [
+        [row.label, *(f"**{cell}**" if at in row.best else cell for at, cell in enumerate(row.cells()))]
+        for row in comparison.rows
+    ]
+    marks = ["---", *("---:" for _ in comparison.subjects)]
+    lines = [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in (columns, marks, *rows)]
+    notes = [f"- {note}" for note in all_notes(comparison)]
+    return "\n".join([*lines, "", *notes]) + "\n"
+
+
+def to_csv(comparison: Comparison) -> str:
+    """One line a figure, numbers as they were measured."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["figure", "label", *(subject.label for subject in comparison.subjects)])
+    for row in comparison.rows:
+        writer.writerow([row.name, row.label, *("" if value is None else value for value in row.values)])
+    return text.getvalue()
+
+
+def to_json(comparison: Comparison) -> str:
+    """The document of `--json`; numbers that are none become null."""
+    return json.dumps(_finite(comparison.to_dict()), indent=2, allow_nan=False) + "\n"
+
+
+def all_notes(comparison: Comparison) -> list[str]:
+    """What stands below the table."""
+    return [f"not comparable: {reason}" for reason in comparison.not_comparable] + list(comparison.notes)
+
+
+def write_comparison(folder: Path, comparison: Comparison, *, against: str | None = None) -> dict[str, Path]:
+    """Write compare.html, .md, .csv, .json and scatter.png, .svg into `folder`; `against` picks one panel (COSTS).
+
+    The pictures are left out where fewer than two figures are known. Raises UsageError for an unknown `against`.
+    """
+    files = {kind: folder / f"compare.{kind}" for kind in ("html", "md", "csv", "json")}
+    pictures = _draw(folder, comparison, against)
+    write_text(files["md"], f"# {comparison.title}\n\n{to_markdown(comparison)}")
+    write_text(files["csv"], to_csv(comparison))
+    write_text(files["json"], to_json(comparison))
+    columns = ["", *(subject.label for subject in comparison.subjects)]
+    rows = [
+        [row.label, *(Strong(cell) if at in row.best else cell for at, cell in enumerate(row.cells()))]
+        for row in comparison.rows
+    ]
+    warnings = [f"not comparable: {reason}" for reason in comparison.not_comparable]
+    marked = "bold: the best of a row" if any(row.best for row in comparison.rows) else ""
+    report = Report(comparison.title, marked, warnings)
+    report.parts.append(Table("Side by side", columns, rows, notes=comparison.notes))
+    report.parts += [Picture(title, path) for title, path in pictures[:1]]
+    write_report(files["html"], report)
+    return files | {f"scatter.{path.suffix[1:]}": path for _, path in pictures}
+
+
+def _draw(folder: Path, comparison: Comparison, against: str | None) -> list[tuple[str, Path]]:
+    """Title and file of the SVG and the PNG."""
+    from pvtctl.views.scatter import Panel, Point, draw_scatters
+
+    if against is not None and against not in COSTS:
+        raise UsageError(f"no cost {against!r} to draw against", f"one of: {', '.join(COSTS)}")
+    known = {row.name: row for row in comparison.rows}
+    upright, across = _axes(known, comparison.subjects, against)
+    if upright is None or not across:
+        return []
+    panels = []
+    for row in across:
+        points = [
+            Point(subject.label, x, y, subject.family, hollow=bool(subject.run and subject.run.status != "finished"))
+            for subject, x, y in zip(comparison.subjects, _numbers(row), _numbers(upright), strict=True)
+        ]
+        if any(math.isfinite(point.x) and math.isfinite(point.y) for point in points):
+            panels.append(Panel(points, row.label, upright.label))
+    if not panels:
+        return []
+    name = upright.label.partition(",")[0]
+    title = f"{name[:1].upper()}{name[1:]} against {', '.join(panel.xlabel.partition(',')[0] for panel in panels)}"
+    return [
+        (title, draw_scatters(folder / f"scatter.{kind}", panels, title=title, hollow="not finished"))
+        for kind in ("svg", "png")
+    ]
+
+
+def _axes(known: dict[str, Row], subjects: Sequence[Subject], against: str | None) -> tuple[Row | None, list[Row]]:
+    """What stands upright (the score; of models alone the time, or else the parameters) and what it is drawn against."""
+    if any(subject.figures for subject in subjects):
+        upright: Row | None = next(iter(known.values()))
+        wanted = list(_ROWS) if against is None else [against]
+    else:
+        upright = known.get("latency_p50") or known.get("params")
+        wanted = ["macs"] if against is None else [against]
+    return upright, [
+        known[_ROWS[name]] for name in wanted if _ROWS[name] in known and known[_ROWS[name]] is not upright
+    ]
+
+
+def _numbers(row: Row) -> list[float]:
+    return [float(value) if isinstance(value, int | float) else math.nan for value in row.values]
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
