@@ -52,7 +52,9 @@ def augmentations(
     draws: Annotated[int, typer.Option(min=1, max=20, help="Draws of each image, of consecutive epochs.")] = 4,
     epoch: Annotated[int, typer.Option(min=0, help="The first of these epochs, from 0.")] = 0,
     seed: Annotated[int | None, typer.Option(min=0, help="That of the run. Default: the recipe's.")] = None,
-    width: Annotated[int, typer.Option(min=64, max=1024, help="Of each draw, in pixels.")] = 280,
+    width: Annotated[
+        int | None, typer.Option(min=64, max=1024, help="Of each draw, in pixels. Default: 280, or 400 with truth.")
+    ] = None,
     out: Out = None,
     form: FormatOption = None,
     as_json: AsJson = False,
@@ -69,6 +71,7 @@ def augmentations(
         if data is None and value is not None:
             raise UsageError(f"--{option} is for data, and images were named", "leave it out")
     recipes = [_recipe(name, row, profile, overrides or (), data, seed) for name in dict.fromkeys(recipe)]
+    width = width or (280 if data is None or recipes[0].task == "classification" else 400)
     sources, names = _open(recipes, words, data, (split or "train", count or 4), width)
     sheets = _Sheets(sources, names, range(epoch, epoch + draws), width)
     pictures = Pictures.open(
@@ -199,4 +202,4 @@ class _Sheets:
         return f"Original and {len(self.epochs)} draws of {' and '.join(each.recipe.name for each in self.sources)}"
 
     def _title(self, name: str) -> str:
-        return f"{name}, as {' and '.join(each.recipe.name for each in self.sources)} trains on it"
+        return f"{name}, augmented by {' and '.join(each.recipe.name for each in self.sources)}"

@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 
 Axis = Literal["steps", "epochs", "images", "time"]
 What = Literal["loss", "score", "lr"]
-AXES: dict[Axis, str] = {"steps": "step", "epochs": "epoch", "images": "images seen, thousands", "time": "hours"}
+AXES: dict[Axis, str] = {
+    "steps": "step",
+    "epochs": "epoch",
+    "images": "images seen, thousands",
+    "time": "hours of the run",
+}
 """What curves are drawn over -> its label."""
 SCORES = {
     "classification": (("top1", "Top-1 accuracy"),),

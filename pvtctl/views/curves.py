@@ -203,7 +203,7 @@ def draw_panels(path: Path | str, panels: Sequence[Panel], xlabel: str, *, title
     figure = new_figure(8.6 if len(panels) == 1 else 5.2 * len(panels), 4.4 + 0.22 * -(-len(labels) // columns))
     if title:
         figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", parse_math=False)
-    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False, sharex=True)[0], panels, strict=True):
         style(axes, title=panel.title, xlabel=xlabel, ylabel=panel.ylabel)
         for series in panel.series:
             _overlaid(axes, series, labels.index(series.label))
