@@ -123,7 +123,7 @@ def _printed_margin(claim: Claim, printed: Mapping[str, float | None]) -> float 
 def _by_count(claim: Claim, blank: Verdict, found: Sequence[Sample]) -> Verdict:
     margin = _margin(claim, [sample.values[0] for sample in found])
     outcome = HOLDS if margin > 0 else FAILS
-    return replace(blank, outcome=outcome, margin=margin, reason="counted at the paper's size: the same every time")
+    return replace(blank, outcome=outcome, margin=margin, reason="worked out at the paper's full size: no spread")
 
 
 def _by_time(claim: Claim, blank: Verdict, found: Sequence[Sample]) -> Verdict:

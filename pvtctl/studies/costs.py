@@ -32,7 +32,7 @@ from pvtctl.tasks.results import cost_size, model_cost
 
 Say = Callable[[str], None]
 REPEATS, WARMUP = 5, 1
-LONGEST_SECONDS = 180.0
+LONGEST_SECONDS = 240.0
 """For all calls of one row; a row that would take longer is left out."""
 _REACHED = 0.4
 """Share of a plain matrix product's speed that whole models are reckoned to reach."""
@@ -51,6 +51,8 @@ class Timing:
     p90_ms: float
     fastest_ms: float
     memory_gib: float
+    others: float | None = None
+    """Share of this machine's CPU time that other processes took meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def study_costs(
     rows: Sequence[RowResult], out: Path, *, latency: bool = True, device: str = "cpu", say: Say = lambda text: None
 ) -> dict[str, ModelCost]:
     """What every row that a recipe runs costs; times are kept in `out`/costs.json and not measured twice on one machine."""
-    costs = {row.row: _counted(row, row.recipe, device) for row in rows if row.recipe is not None}
+    costs = {row.row: _counted(row, row.recipe) for row in rows if row.recipe is not None}
     if not latency:
         return {name: replace(cost, untimed="not measured") for name, cost in costs.items()}
     cases = {row.row: _case(row.recipe) for row in rows if row.recipe is not None}
@@ -118,7 +120,7 @@ def _with_timing(cost: ModelCost, found: Timing | str) -> ModelCost:
     return replace(cost, untimed=found) if isinstance(found, str) else replace(cost, timing=found)
 
 
-def _counted(row: RowResult, recipe: Recipe, device: str) -> ModelCost:
+def _counted(row: RowResult, recipe: Recipe) -> ModelCost:
     """What needs no running."""
     classes = max((int(a.read.info.get("num_classes") or 0) for a in row.attempts if a.read), default=0)
     numbers = model_cost(recipe, classes or 80)
@@ -293,7 +295,8 @@ def _timed(cases: Sequence[Case], device: str, say: Say) -> dict[Case, Timing | 
 
 
 def _timing(result: Latency) -> Timing:
-    return Timing(result.calls, result.p50_ms, result.p90_ms, result.min_ms, result.peak_memory_bytes / GIB)
+    memory = result.peak_memory_bytes / GIB
+    return Timing(result.calls, result.p50_ms, result.p90_ms, result.min_ms, memory, result.others_cpu_share)
 
 
 class _Kept:

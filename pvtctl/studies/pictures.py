@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from pvtctl.errors import UsageError
@@ -10,6 +11,7 @@ from pvtctl.recipe.schema import Recipe
 from pvtctl.studies.tables import Measured
 from pvtctl.tasks.results import paper_label
 
+Draw = Callable[[Path], object]
 _SIDES = (224, 448, 672, 896, 1120)
 """Input sizes of the picture of multiply-adds, in pixels."""
 
@@ -17,7 +19,7 @@ _SIDES = (224, 448, 672, 896, 1120)
 def draw_pictures(all_of: Measured, folder: Path) -> dict[str, Path]:
     """Draw what the study asks for; title -> SVG, a PNG of the same name lies beside it. What has no points is left out."""
     about = all_of.plan.about
-    draw: dict[str, tuple[str, Callable[[Measured, Path], None]]] = {
+    known: dict[str, tuple[str, Callable[[Measured], Draw]]] = {
         "params": ("Score against parameters", _params),
         "curves": ("Score over epochs", _curves),
         "macs": ("Multiply-adds against input size", _macs),
@@ -25,17 +27,18 @@ def draw_pictures(all_of: Measured, folder: Path) -> dict[str, Path]:
     }
     drawn = {}
     for name in about.figures if about is not None else ("params",):
-        title, picture = draw[name]
+        title, picture = known[name]
         try:
+            draw = picture(all_of)
             for ending in ("png", "svg"):
-                picture(all_of, folder / f"{name}.{ending}")
+                draw(folder / f"{name}.{ending}")
         except UsageError:  # nothing to draw yet
             continue
         drawn[title] = folder / f"{name}.svg"
     return drawn
 
 
-def _params(all_of: Measured, path: Path) -> None:
+def _params(all_of: Measured) -> Draw:
     from pvtctl.views.study_charts import Place, draw_score_against
 
     places = []
@@ -55,16 +58,16 @@ def _params(all_of: Measured, path: Path) -> None:
             )
         )
     label = all_of.label(all_of.score)
-    draw_score_against(
-        path,
-        places,
+    return partial(
+        draw_score_against,
+        places=places,
         title=f"{label.partition(',')[0]} against parameters: the paper, and here at profile {all_of.plan.profile}",
         costs=("parameters of the paper's model, M", "parameters of the trained model, M"),
         scores=(f"{label} ({_paper(all_of)})", f"{label} (here)"),
     )
 
 
-def _tradeoff(all_of: Measured, path: Path) -> None:
+def _tradeoff(all_of: Measured) -> Draw:
     from pvtctl.views.study_charts import Place, draw_score_against
 
     places = []
@@ -83,16 +86,16 @@ def _tradeoff(all_of: Measured, path: Path) -> None:
             )
         )
     label = all_of.label(all_of.score)
-    draw_score_against(
-        path,
-        places,
+    return partial(
+        draw_score_against,
+        places=places,
         title=f"{label.partition(',')[0]} against time: the paper, and here at profile {all_of.plan.profile}",
         costs=("latency in the paper, ms", "latency of the full-size model here, ms"),
         scores=(f"{label} ({_paper(all_of)})", f"{label} (trained here)"),
     )
 
 
-def _curves(all_of: Measured, path: Path) -> None:
+def _curves(all_of: Measured) -> Draw:
     from pvtctl.views.study_charts import Curves, draw_study_curves
 
     rows = []
@@ -101,17 +104,22 @@ def _curves(all_of: Measured, path: Path) -> None:
         epochs = float(row.recipe.train.epochs) if row.recipe is not None else 0.0
         rows.append(Curves(row.title, [points for points in seeds if points], row.printed(all_of.score), epochs))
     here = f"Here, profile {all_of.plan.profile}"
-    draw_study_curves(
-        path, rows, score=all_of.label(all_of.score), here=here, paper=f"Where they end in {_paper(all_of)}"
+    return partial(
+        draw_study_curves,
+        rows=rows,
+        score=all_of.label(all_of.score),
+        here=here,
+        paper=f"Where they end in {_paper(all_of)}",
     )
 
 
-def _macs(all_of: Measured, path: Path) -> None:
+def _macs(all_of: Measured) -> Draw:
     from pvtctl.cost.counting import count
-    from pvtctl.cost.plot import plot_costs
+    from pvtctl.views.study_charts import draw_macs
 
     names = dict.fromkeys(row.recipe.model.backbone.name for row in all_of.rows if row.recipe is not None)
-    plot_costs([count(name, (side, side), convention="paper") for name in names for side in _SIDES], path)
+    lines = {name: [count(name, (side, side), convention="paper").macs / 1e9 for side in _SIDES] for name in names}
+    return partial(draw_macs, sides=_SIDES, lines=lines)
 
 
 def _paper(all_of: Measured) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -148,7 +149,8 @@ def _write(all_of: Measured, pictures: dict[str, Path], device: str) -> StudyRep
         path.with_suffix(".png").name: path.with_suffix(".png") for path in pictures.values()
     }
     document["files"] = {name: str(path) for name, path in files.items()}
-    write_text(files["json"], json.dumps(document, indent=2) + "\n")
+    document = _plain(document)
+    write_text(files["json"], json.dumps(document, indent=2, allow_nan=False) + "\n")
     return StudyReport(title, *_terminal(all_of), _verdict_rows(all_of), files, document)
 
 
@@ -313,6 +315,15 @@ def _document(
         "commands": list(commands),
         "environment": dict(environment),
     }
+
+
+def _plain(value: Any) -> Any:
+    """As JSON gives it back; numbers that are not finite become null."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _row_document(row: RowResult, cost: ModelCost | None) -> dict[str, Any]:

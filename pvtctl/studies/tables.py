@@ -19,12 +19,15 @@ _COSTS = (*COUNTED, *TIMES)
 _LABELS = {
     "top1_err": "top-1 error, %",
     "top1_acc": "top-1, %",
+    "gmacs": "multiply-adds, G",
     "latency_ms": "latency, ms",
     "time_ms": "latency, ms",
     "train_memory_gib": "memory of training, GiB",
     "resolution_loss": "AbsRel lost at 5/3 of the size, %",
     "mean_rel": "AbsRel, mean of the three (here: of the data)",
 }
+_BUSY = 0.1
+"""Share of the CPU that others take from which on the times are doubtful."""
 _FRACTIONS = ("_rel", "abs_rel", "absrel", "delta", "rmse", "sq_rel", "log10")
 
 
@@ -79,7 +82,7 @@ def measured_cell(row: RowResult, cost: ModelCost | None, figure: str, score: st
         return "-" if value is None else f"{value:.{digits_of(figure)}f}"
     spread = row.spread(figure)
     if spread is None:
-        return row.state or "-" if figure == score and row.attempts else "-"
+        return row.state.partition(";")[0] or "-" if figure == score and row.attempts else "-"
     text = f"{spread.mean:.{digits_of(figure)}f}"
     return text if spread.deviation is None else f"{text} ± {spread.deviation:.{digits_of(figure)}f}"
 
@@ -158,6 +161,9 @@ def cost_table(all_of: Measured) -> Table:
         notes += [f"{row.title}: {cost.untimed}."] if cost.untimed else []
     batches = dict.fromkeys((cost.train_images, cost.train_size) for cost in all_of.costs.values())
     shown = ", ".join(f"{images} of {_by(size)}" for images, size in batches)
+    busy = [cost.timing.others for cost in all_of.costs.values() if cost.timing and cost.timing.others is not None]
+    if busy and max(busy) > _BUSY:
+        notes.append(f"While it was timed, other processes took up to {100 * max(busy):.0f} % of this machine's CPU.")
     notes.append(
         f"Memory of training is a lower bound, worked out from shapes: activations in float32 with fused attention (images a "
         f"GPU: {shown}). Latency is one image from photo to result, or one forward pass of a classifier."

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pvtctl.views.curves import Panel as CurvePanel
 from pvtctl.views.curves import Series, draw_panels
 from pvtctl.views.scatter import Panel, Point, draw_scatters
+
+_WIDE = 20
+"""Largest last value over the smallest from which on multiply-adds are drawn on a logarithmic axis."""
 
 
 @dataclass(frozen=True)
@@ -84,3 +87,14 @@ def _series(row: Curves) -> Series:
     spreads = [statistics.stdev(by_epoch[epoch]) for epoch in epochs]
     lows, highs = ([m + sign * s for m, s in zip(means, spreads, strict=True)] for sign in (-1, 1))
     return Series(row.title, epochs, means, lows, highs)
+
+
+def draw_macs(path: Path | str, *, sides: Sequence[int], lines: Mapping[str, Sequence[float]]) -> Path:
+    """Draw GMACs of one image over the side of square inputs, a line a backbone, as PVT v1's Figure 6 does; where the last
+    values are of different magnitude, on a logarithmic axis."""
+    ends = [values[-1] for values in lines.values()]
+    wide = max(ends) > _WIDE * min(ends)
+    series = [Series(name, list(sides), list(values)) for name, values in lines.items()]
+    title = "Multiply-adds of backbone and classifier against input size"
+    panel = CurvePanel(title, "GMACs an image (papers' GFLOPs)", series, from_zero=not wide, logarithmic=wide)
+    return draw_panels(path, [panel], "side of a square input, pixels")

@@ -1,0 +1,36 @@
+"""The list of studies."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from made_up_runs import fail, finish_all
+
+from pvtctl.studies.overview import overview
+from pvtctl.studies.plan import make_plan, study_names
+
+
+def test_every_study_is_listed_with_what_was_run(tmp_path: Path) -> None:
+    plan = make_plan("gcnet", tmp_path, profile="mini", seeds=2)
+    finish_all(plan, {"pvt_small": 0.3})
+    fail(plan.row_runs("resnet50_gc_r4")[0], "out of memory")
+    lines = {line.name: line for line in overview(tmp_path)}
+    assert list(lines) == study_names()
+    gcnet = lines["gcnet"]
+    assert (gcnet.paper, gcnet.rows) == ("PVT v1, Table 10", 2)
+    assert gcnet.states == {"mini": "2 runs finished, 1 failed"}
+    assert gcnet.minutes["mini"] is None
+    finish_all(plan, {"resnet50_gc_r4": 0.3})
+    assert plan.about is not None
+    again = {line.name: line for line in overview(tmp_path)}["gcnet"]
+    assert again.minutes["mini"] == (2 * plan.about.seeds + 2) * 1.5  # rows and two pretrainings, 90 s each
+    assert again.cells()[4] == f"{again.minutes['mini']:.0f} min"
+    assert all(len(line.cells()) == 6 for line in lines.values())
+    assert lines["vit-vs-pvt"].states == {}
+
+
+def test_it_loads_no_torch() -> None:
+    code = "import sys; import pvtctl.studies.overview; assert not {'torch', 'numpy'} & set(sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
