@@ -98,7 +98,9 @@ def _draw(folder: Path, comparison: Comparison, against: str | None) -> list[tup
     if not panels:
         return []
     name = upright.label.partition(",")[0]
-    title = f"{name[:1].upper()}{name[1:]} against {', '.join(panel.xlabel.partition(',')[0] for panel in panels)}"
+    name = name if name[1:2].isupper() else f"{name[:1].upper()}{name[1:]}"
+    title = f"{name} against {', '.join(panel.xlabel.partition(',')[0] for panel in panels)}"
+    title += " (scores not comparable)" if comparison.not_comparable else ""
     return [
         (title, draw_scatters(folder / f"scatter.{kind}", panels, title=title, hollow="not finished"))
         for kind in ("svg", "png")

@@ -32,14 +32,14 @@ def case_of(run: FinishedRun) -> Case:
     head = recipe.model.head
     return Case(
         recipe.model.backbone.spec,
-        tested_size(recipe),
+        input_size(recipe),
         head=head.name if head is not None else "classifier",
         num_classes=classes or None,
         options=json.dumps(_options(run)),
     )
 
 
-def tested_size(recipe: Recipe) -> tuple[int, int]:
+def input_size(recipe: Recipe) -> tuple[int, int]:
     """(height, width) of what the network sees in testing. Photos differ, so that a usual one stands for them: detection
     takes 800x1280 and 640x960 as the papers count, or the size that a photo of 480x640 gets; segmentation a square."""
     data = recipe.data

@@ -1,0 +1,102 @@
+"""`pvtctl compare`: its two forms, its outputs and what it refuses."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from tiny_run import Cli
+
+
+def test_one_run_is_a_table_of_one(cli: Cli, smoke_run: Path) -> None:
+    result = cli("compare", smoke_run, "--no-latency")
+    assert result.code == 0, result.err
+    for text in ("top-1, %", "parameters, M", "costs at, px", "pvt_v2_b0", "32x32", smoke_run.name):
+        assert text in result.out
+    assert "*" not in result.out
+    assert "convention ops" in result.err
+
+
+def test_runs_as_json_and_files(cli: Cli, smoke_run: Path, tmp_path: Path) -> None:
+    again = tmp_path / "again"
+    shutil.copytree(smoke_run, again)
+    info = json.loads((again / "run.json").read_text())
+    info["score"]["top1"] += 0.25
+    (again / "run.json").write_text(json.dumps(info))
+    result = cli("compare", smoke_run, again, "--no-latency", "--json", "--out", "both")
+    assert result.code == 0, result.err
+    rows = {row["figure"]: row for row in result.json["rows"]}
+    assert rows["top1_acc"]["best"] == [1]
+    assert result.json["columns"][1]["run"] == str(again)
+    files = {"compare.html", "compare.md", "compare.csv", "compare.json", "scatter.png", "scatter.svg"}
+    assert {path.name for path in (tmp_path / "both").iterdir()} == files
+    result = cli("compare", smoke_run, again, "--no-latency", "--out", "both")
+    assert result.code == 2
+    assert "both is not empty" in result.err
+
+
+def test_detectors_have_ap_by_size_of_objects(cli: Cli, detector_run: Path) -> None:
+    result = cli("compare", detector_run, "--no-latency", "--format", "markdown")
+    assert result.code == 0, result.err
+    assert "| box AP, % |" in result.out
+    assert "large objects" in result.out
+    assert "| model | pvt_v2_b0 + retinanet |" in result.out
+
+
+def test_models(cli: Cli) -> None:
+    result = cli("compare", "--backbone", "pvt_v2_b0,resnet18", "--size", "64", "--no-latency", "--format", "csv")
+    assert result.code == 0, result.err
+    table = list(csv.reader(io.StringIO(result.out)))
+    assert table[0] == ["figure", "label", "pvt_v2_b0", "resnet18"]
+    assert float(table[1][2]) == pytest.approx(3.666760)
+
+
+def test_models_are_timed(cli: Cli) -> None:
+    result = cli("compare", "--backbone", "pvt_v2_b0", "--size", "32", "--seconds", "0.01", "--device", "cpu")
+    assert result.code == 0, result.err
+    assert "latency p90, ms" in result.out
+    assert "float32" in result.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message", "hint"),
+    [
+        ([], "nothing to compare", "--backbone"),
+        (["RUN", "--backbone", "pvt_tiny"], "not both", "--backbone"),
+        (["RUN", "RUN"], "named twice", ""),
+        (["RUN", "--size", "64"], "of their own", "--backbone"),
+        (["RUN", "DETECTOR"], "different tasks", "one task"),
+        (["nowhere"], "there is no folder nowhere", ""),
+        (["."], "there is no run in .", ""),
+        (["RUN", "--x", "macs"], "--x is for the plot", "--out"),
+        (["--backbone", "pvt_tiny,pvt_tiny"], "named twice", ""),
+        (["--backbone", "pvt_tinny"], "pvt_tinny", "pvt_tiny"),
+        (["--backbone", "pvt_tiny", "--head", "retina"], "retina", ""),
+        (["--backbone", "pvt_tiny", "--size", "64,96"], "one size", ""),
+        (["--backbone", "pvt_tiny", "--size", "cat"], "not a size", ""),
+        (["--backbone", "pvt_tiny", "--device", "tpu"], "tpu", "cpu"),
+    ],
+)  # fmt: skip
+def test_bad_input(
+    cli: Cli, smoke_run: Path, detector_run: Path, arguments: list[str], message: str, hint: str
+) -> None:
+    folders = {"RUN": str(smoke_run), "DETECTOR": str(detector_run)}
+    result = cli("compare", *(folders.get(argument, argument) for argument in arguments))
+    assert result.code == 2
+    assert message in result.err
+    assert hint in result.err
+    assert "Traceback" not in result.err
+    assert not result.out
+
+
+def test_many_runs_are_printed_in_blocks(cli: Cli, smoke_run: Path, tmp_path: Path) -> None:
+    runs = [tmp_path / f"a_run_with_a_long_name_{at}" for at in range(6)]
+    for run in runs:
+        shutil.copytree(smoke_run, run)
+    result = cli("compare", *runs, "--no-latency")
+    assert result.out.count("costs at, px") == 2
+    assert max(map(len, result.out.splitlines())) <= 125
