@@ -1,0 +1,289 @@
+"""What README.md and docs/*.md tell people to type is true: every command parses, what is marked is executed."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from doc_pages import (
+    OTHER,
+    PAGES,
+    ROOT,
+    SHELL,
+    Block,
+    Command,
+    anchors_of,
+    blocks_of,
+    commands_of,
+    links_of,
+    programs,
+    prose_of,
+)
+
+from pvtctl.cli.main import COMMANDS
+from pvtctl.errors import UsageError
+from pvtctl.recipe.load import find_row, load_recipe, profiles_of, rows_of
+from pvtctl.recipe.source import recipe_names
+from pvtctl.recipe.vocabulary import all_heads
+from pvtctl.studies.plan import study_names
+from pvtctl.variants import TIMM_PREFIX, find_variant, split_width
+
+CLICK_ERROR: Any = typer.BadParameter.__mro__[2]
+PROGRAMS = {
+    "pip",
+    "pytest",
+    "python",
+    "torchrun",
+    "srun",
+    "sbatch",
+    "bash",
+    "ruff",
+    "mypy",
+    "sed",
+    "tail",
+    "test",
+    "cd",
+}
+"""Others than pvtctl that a page may call."""
+NAMES_PROFILES = ("mini", "smoke", "paper")
+
+pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+
+
+def placeholder(word: str) -> bool:
+    """FILE, RUN, NAME, DIR ...: what a reader puts in; paths too, whose files are the reader's."""
+    return word.isupper() or "/" in word or "." in word
+
+
+def parse(words: list[str], *, whole: bool) -> tuple[str, dict[str, Any]]:
+    """The command that `words` call and its values; raises what the command line would print."""
+    name, *rest = words
+    if name not in COMMANDS:
+        raise AssertionError(f"no command {name}")
+    command = typer.main.get_command(importlib.import_module(f"pvtctl.cli.{name}").app)
+    command.name = name
+    if not rest and not whole:
+        return name, {}
+    try:
+        context: Any = command.make_context(name, list(rest))
+        while hasattr(context.command, "commands") and (left := _left(context)):
+            name, inner, more = context.command.resolve_command(context, left)
+            context = inner.make_context(name, list(more), parent=context)
+    except typer.Exit:
+        return name, {}
+    except CLICK_ERROR as error:
+        if not whole and re.search("Missing|requires an argument", error.format_message()):
+            return name, {}
+        raise AssertionError(error.format_message()) from None
+    return name, dict(context.params)
+
+
+def _left(context: Any) -> list[str]:
+    return [*getattr(context, "_protected_args", []), *context.args]
+
+
+@pages
+def test_blocks_say_what_they_are(page: Path) -> None:
+    for block in blocks_of(page):
+        assert block.kind in (*SHELL, *OTHER), f"{block}: a block of kind {block.kind!r}"
+        marked = block.mark and not block.mark.startswith(("run", "compiled: "))
+        assert not marked, f"{block}: the comment {block.mark!r} above a block"
+
+
+@pages
+def test_commands_parse(page: Path) -> None:
+    faults = []
+    for command in commands_of(page):
+        if not command.words or command.words[0].startswith("-"):
+            continue
+        try:
+            parse(command.words, whole=command.whole)
+        except (AssertionError, UsageError) as error:
+            faults.append(f"{command}\n    {error}")
+    assert not faults, "\n".join(faults)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "fly --high",
+        "flops --nonsense 3",
+        "flops --head no_head",
+        "latency --threads many",
+        "weights inspekt FILE",
+        "recipes show small_photos --nope",
+        "finetune",
+        "recipes diff one",
+    ],
+)
+def test_wrong_commands_do_not_parse(line: str) -> None:
+    with pytest.raises((AssertionError, UsageError)):
+        parse(line.split(), whole=True)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "pretrain imagenet --backbone pvt_smal",
+        "finetune x/ --recipe small_photo",
+        "finetune x/ --head fcos",
+        "ablate vit-vs-cnn",
+        "ablate gcnet --rows pvt_huge",
+        "recipes show imagenet_pvt_v1 --row pvt_huger",
+        "recipes show imagenet_pvt_v1 --profile maxi",
+        "finetune x/ --set train.epoch=3",
+    ],
+)
+def test_wrong_names_are_found(line: str) -> None:
+    with pytest.raises((AssertionError, UsageError)):
+        check_names(Command("", line.split()))
+
+
+@pages
+def test_other_programs_are_known_and_their_files_exist(page: Path) -> None:
+    for block in blocks_of(page):
+        for line in block.lines() if block.kind in SHELL else []:
+            for words in programs(line):
+                assert words[0] in PROGRAMS | {"pvtctl"}, f"{block}: {line}"
+                if words[0] == "python" and not words[1].startswith("-"):
+                    assert (ROOT / words[1]).is_file(), f"{block}: {words[1]}"
+
+
+@pages
+def test_names_in_commands_exist(page: Path) -> None:
+    faults = []
+    for command in commands_of(page):
+        try:
+            check_names(command)
+        except (AssertionError, UsageError) as error:
+            faults.append(f"{command}\n    {error}")
+    assert not faults, "\n".join(faults)
+
+
+def check_names(command: Command) -> None:
+    """Recipes, rows, profiles, backbones, heads, studies and keys of `--set`."""
+    if not command.words:
+        return
+    said = _options(command.words)
+    recipe = next((name for name in said.get("--recipe", []) if not placeholder(name)), None)
+    if command.words[:1] == ["ablate"] and len(command.words) > 1:
+        study = command.words[1]
+        if not study.startswith("-") and study != "ls" and not placeholder(study):
+            assert study in study_names() or study.replace("-", "_") in recipe_names(), f"no study {study}"
+            recipe = study.replace("-", "_")
+    if command.words[:1] == ["recipes"]:
+        named = [word for word in command.words[2:3] if not word.startswith("-")]
+        recipe = next((re.split("[:@]", name)[0] for name in named if not placeholder(name)), recipe)
+    if recipe is not None:
+        assert recipe in recipe_names(), f"no recipe {recipe}"
+    for profile in said.get("--profile", []):
+        known = profiles_of(recipe) if recipe else [*NAMES_PROFILES]
+        assert placeholder(profile) or profile in known, f"no profile {profile}"
+    for row in [row for rows in (*said.get("--row", []), *said.get("--rows", [])) for row in rows.split(",")]:
+        assert placeholder(row) or (recipe is not None and row in rows_of(recipe)), f"no row {row}"
+    for name in [name for names in said.get("--backbone", []) for name in names.split(",")]:
+        if not (placeholder(name.partition("@")[0]) or name.startswith(TIMM_PREFIX)):
+            check_backbone(name, recipe)
+    for head in said.get("--head", []):
+        assert placeholder(head) or head in (*all_heads(), "classifier", "none"), f"no head {head}"
+    for setting in said.get("--set", []):
+        faults = check_settings(setting)
+        assert "unknown key" not in faults, f"{setting}: {faults}"
+
+
+def check_settings(setting: str) -> str:
+    """What a recipe has against `--set`."""
+    try:
+        load_recipe("imagenet_pvt_v1", "pvt_tiny", overrides=[setting])
+    except UsageError as error:
+        return error.message
+    return ""
+
+
+def check_backbone(name: str, recipe: str | None) -> None:
+    plain, _ = split_width(name)
+    if recipe is not None and plain in rows_of(recipe):
+        return
+    try:
+        find_variant(plain)
+    except UsageError:
+        find_row("imagenet", plain)
+
+
+def _options(words: list[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for word, value in zip(words, [*words[1:], ""], strict=True):
+        if word.startswith("--") and "=" in word and not word.startswith("--set"):
+            word, _, value = word.partition("=")
+        if word.startswith("--"):
+            found.setdefault(word, []).append(value)
+    return found
+
+
+@pages
+def test_links_lead_somewhere(page: Path) -> None:
+    for target, anchor in links_of(page):
+        file = (page.parent / target).resolve() if target else page
+        assert file.exists(), f"{page.name}: {target}"
+        if anchor:
+            assert anchor in anchors_of(file), f"{page.name}: {target}#{anchor}"
+
+
+@pages
+def test_files_that_are_named_exist(page: Path) -> None:
+    for name in re.findall(r"`((?:tests|pvtctl|docs|recipes)/[\w./-]+)`", prose_of(page)):
+        assert "NAME" in name or (ROOT / name).exists(), f"{page.name}: {name}"
+
+
+@pages
+def test_python_blocks_compile(page: Path) -> None:
+    for block in blocks_of(page):
+        if block.kind == "python":
+            compile(block.text, str(block), "exec")
+
+
+def session(page: Path) -> list[Block]:
+    """What is executed of a page, in order and in one folder: marked shell blocks, and Python that needs nothing else."""
+    return [
+        block
+        for block in blocks_of(page)
+        if (block.kind in SHELL and block.runs) or (block.kind == "python" and not block.mark.startswith("compiled: "))
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page in PAGES if session(page)], ids=lambda page: page.name)
+def test_what_is_marked_runs(page: Path, tmp_path: Path) -> None:
+    environment = {key: value for key, value in os.environ.items() if key not in ("PVTCTL_DATA", "PVTCTL_RUNS")}
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    python = "import matplotlib\nmatplotlib.use('Agg')\n"
+    for block in session(page):
+        if block.kind == "python":
+            python += block.text
+            run = subprocess.run(
+                [sys.executable, "-c", python],
+                cwd=tmp_path,
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert run.returncode == 0, f"{block}:\n{run.stderr}"
+            continue
+        for line in block.lines():
+            if line.startswith("pip "):
+                continue  # the tests run in an installed environment
+            command = line.partition(" #")[0]
+            if block.added and f"pvtctl {block.added[0]} " in command:
+                command += f" {block.added[1]}"
+            run = subprocess.run(
+                ["bash", "-ec", command], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+            )
+            assert run.returncode == 0, f"{block}: {command}\n{run.stdout}\n{run.stderr}"
