@@ -257,6 +257,8 @@ def _show(report: ExportReport, found: Source) -> None:
     say(f"{kind}, {report.bytes / 1e6:.1f} MB: {found.what}; outputs {_names(report.outputs)}")
     pixels = {"normalized": "normalised images (see the file's metadata)", "float": "pixels from 0 to 1"}
     say(f"takes {pixels.get(report.inputs, 'uint8 pixels')}; open: {', '.join(report.dynamic) or 'nothing'}")
+    if report.least:
+        say("smallest sides: " + ", ".join(f"{name} {side}" for name, side in report.least.items()))
     for name, why in report.fixed.items():
         say(f"{name} is fixed at {why}")
     print(report.path)

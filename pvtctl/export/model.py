@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from pvtctl import __version__
 from pvtctl.backbones import Backbone, Classifier
+from pvtctl.backbones.base import MIN_SIDE
 from pvtctl.data import IMAGENET_MEAN, IMAGENET_STD
 from pvtctl.dense import DenseModel
 from pvtctl.detectors import Detector
@@ -29,7 +30,6 @@ from pvtctl.structures import ImageSize
 
 Format = Literal["torch", "onnx"]
 SUFFIXES: dict[str, Format] = {".pt2": "torch", ".onnx": "onnx"}
-LEAST_SIDE = 32
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,8 @@ class ExportReport:
     """Which of batch, height and width are open."""
     fixed: dict[str, str]
     """The others: at what, and why."""
+    least: dict[str, int]
+    """The smallest open height and width that a program takes; an ONNX file takes smaller ones."""
     tolerance: float
     checks: list[Check]
     timing: Timing
@@ -59,7 +61,9 @@ class ExportReport:
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON takes it."""
-        plain = {name: getattr(self, name) for name in ("format", "opset", "bytes", "inputs", "dynamic", "fixed")}
+        plain = {
+            name: getattr(self, name) for name in ("format", "opset", "bytes", "inputs", "dynamic", "fixed", "least")
+        }
         return plain | {
             "path": str(self.path),
             "outputs": list(self.outputs),
@@ -131,6 +135,7 @@ def export_model(
         outputs=raw.names,
         dynamic=program.dynamic,
         fixed=program.fixed,
+        least=program.least if chosen == "torch" else {},
         tolerance=tolerance,
         checks=checks,
         timing=timing,
@@ -164,9 +169,9 @@ def _check_numbers(
     size: ImageSize | None, check_sizes: Sequence[ImageSize] | None, tolerance: float, repeats: int
 ) -> None:
     for each in [*([size] if size else []), *(check_sizes or [])]:
-        if min(each) < LEAST_SIDE:
+        if min(each) < MIN_SIDE:
             raise UsageError(
-                f"images of {each[0]}x{each[1]} are too small", f"both sides must be at least {LEAST_SIDE} pixels"
+                f"images of {each[0]}x{each[1]} are too small", f"both sides must be at least {MIN_SIDE} pixels"
             )
     if not tolerance > 0 or not math.isfinite(tolerance):
         raise UsageError(f"a tolerance of {tolerance:g} lets nothing pass", f"it lies above 0, mostly {TOLERANCE:g}")
@@ -181,8 +186,9 @@ def _cases(program: Program, size: ImageSize, check_sizes: Sequence[ImageSize] |
         height, width = (int(program.fixed[side].split(",")[0]) for side in ("height", "width"))
         return [(batch, (height, width)) for batch in batches]
     height, width = size
+    least = max(64, *program.least.values())
     other = [(height * 3 // 4 // 32 * 32, width), (height // 2 + 5, width // 2 - 9)]
-    sizes = list(check_sizes) if check_sizes else [size, *((max(h, 64), max(w, 64)) for h, w in other)]
+    sizes = list(check_sizes) if check_sizes else [(max(h, least), max(w, least)) for h, w in (size, *other)]
     return [(batches[at % len(batches)], each) for at, each in enumerate(sizes)]
 
 

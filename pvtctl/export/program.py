@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from pvtctl.backbones import VitHybrid
+from pvtctl.backbones.base import MIN_SIDE
 from pvtctl.errors import PvtctlError
 from pvtctl.export.raw import RawModel
 from pvtctl.structures import ImageSize
@@ -40,6 +41,14 @@ class Program:
     @property
     def dynamic(self) -> list[str]:
         return [name for name in AXES.values() if name not in self.fixed]
+
+    @property
+    def least(self) -> dict[str, int]:
+        """The smallest open height and width that the program takes: torch.export takes a map that is one cell wide for
+        one that always is, and so the coarsest map must be wider. An ONNX file has no such limit."""
+        shape, ranges = _input_shape(self.program), self.program.range_constraints
+        open_sides = {name: shape[at].node.expr for at, name in AXES.items() if at and name not in self.fixed}
+        return {name: max(MIN_SIDE, int(ranges[expr].lower)) for name, expr in open_sides.items() if expr in ranges}
 
     def to_bytes(self, meta: Mapping[str, Any]) -> bytes:
         """A .pt2 file; `meta` is its extra file `pvtctl.json`."""
@@ -137,12 +146,16 @@ def _operation(error: BaseException) -> str:
 
 def _specialised(program: ExportedProgram) -> dict[str, str]:
     """The sides that torch.export fixed though they were to stay open."""
-    inputs = set(program.graph_signature.user_inputs)
-    (node,) = (each for each in program.graph.nodes if each.op == "placeholder" and each.name in inputs)
-    shape = node.meta["val"].shape
+    shape = _input_shape(program)
     return {
         name: f"{shape[at]}, by an operation of the model" for at, name in AXES.items() if isinstance(shape[at], int)
     }
+
+
+def _input_shape(program: ExportedProgram) -> Any:
+    inputs = set(program.graph_signature.user_inputs)
+    (node,) = (each for each in program.graph.nodes if each.op == "placeholder" and each.name in inputs)
+    return node.meta["val"].shape
 
 
 def _why_specialised(raw: RawModel, fixed: Mapping[str, str]) -> str:

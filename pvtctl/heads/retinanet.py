@@ -90,10 +90,20 @@ class RetinaNet(DetectionHead):
     ) -> list[Detections]:
         """Per level the 1000 best scores above the threshold; their boxes, cut at the image's border; NMS within each
         class; the best `max_detections` of what is left."""
-        classes, boxes = self.raw(features)
+        return self.decode(*self.raw(features), sizes, padded, options)
+
+    def decode(
+        self,
+        classes: Sequence[Tensor],
+        boxes: Sequence[Tensor],
+        sizes: Sequence[ImageSize],
+        padded: ImageSize,
+        options: DetectOptions,
+    ) -> list[Detections]:
+        """`detect` from what `raw` gave, here or in an exported graph: no parameter of the head is looked at."""
+        grids = self.anchors.grids(classes, padded)
         classes = [per_anchor(x, self.num_classes) for x in classes]
         boxes = [per_anchor(x, 4) for x in boxes]
-        grids = self.anchors.grids(features, padded)
         return [
             self._detect_one([x[i] for x in classes], [x[i] for x in boxes], grids, size, options)
             for i, size in enumerate(sizes)
