@@ -192,6 +192,8 @@ def _panels(
     smooth: bool,
 ) -> list[Panel]:
     """Of one query and block: each of `heads`, None for their mean."""
+    import torch
+
     from pvtctl.views.attention import Panel
 
     row = 0 if maps.queries == ("all",) else at
@@ -204,9 +206,14 @@ def _panels(
         values = on.mean(0) if head is None else on[head]
         beside = special.mean(0) if head is None else special[head]
         keys = maps.weights[0, :, row, len(maps.special) :]
-        top = float((keys.mean(0) if head is None else keys[head]).max())
+        keys = keys.mean(0) if head is None else keys[head]
         which = "" if maps.heads == 1 else f", mean of {maps.heads} heads" if head is None else f", head {head + 1}"
-        note = f"max {100 * top:.3g} %, even {100 / maps.weights.shape[-1]:.2g} %"
+        note = ""
+        if rollout and place is not None:  # half of each block's output is its input: the query itself outweighs all
+            own = place[0] * maps.size[1] + place[1]
+            note = f"itself {100 * float(keys[own]):.3g} %, others "
+            keys = torch.cat((keys[:own], keys[own + 1 :]))
+        note += f"max {100 * float(keys.max()):.3g} %, even {100 / maps.weights.shape[-1]:.2g} %"
         note += "".join(
             f", {name} token {100 * float(share):.2g} %" for name, share in zip(maps.special, beside, strict=True)
         )

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from pvtctl.tasks.predict import Images
 
 ENDINGS = (".png", ".svg")
+OTHER_ENDINGS = (".jpg", ".jpeg", ".pdf", ".gif", ".webp", ".html")
+"""What looks like a file and not like a folder."""
 
 
 class Format(StrEnum):
@@ -88,6 +90,8 @@ class Pictures:
         endings = _endings(form)
         if out is None:
             return cls(_free_folder(command, label), endings)
+        if out.suffix.lower() in OTHER_ENDINGS and not out.is_dir():
+            raise UsageError(f"--out {out}: pictures are .png or .svg", "name a new file that ends so, or a new folder")
         if out.suffix.lower() not in ENDINGS:
             if out.exists() and (not out.is_dir() or any(out.iterdir())):
                 raise UsageError(f"--out {out} is there already", "name a new folder; nothing is ever overwritten")

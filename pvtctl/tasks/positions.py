@@ -68,13 +68,15 @@ def position_tables(model: nn.Module) -> list[PositionTable]:
                 )
             ]
         case PvtV2():
-            why = "its positions come from zero padding: of overlapping patches and of the convolutions between blocks"
+            why = (
+                "PVT v2 has none: its positions come from the zero padding of its overlapping patches and convolutions"
+            )
         case ResNet():
-            why = "its positions come from the zero padding of its convolutions"
+            why = "a ResNet has none: its positions come from the zero padding of its convolutions"
         case _:
-            why = "or none that is known here"
+            why = f"none that is known here, in a {type(backbone).__name__}"
     raise UsageError(
-        f"a {type(backbone).__name__} has no position embeddings: {why}",
+        f"no position embeddings: {why}",
         "PVT v1, ViT, DeiT and vit_hybrid have them: --weights pvt_small",
     )
 

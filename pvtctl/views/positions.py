@@ -66,6 +66,7 @@ def _draw_panel(axes: Axes, each: Similarities, limit: float) -> None:
         top, left = (at // tiles[1]) * (height + gap), (at % tiles[1]) * (width + gap)
         picture[top : top + height, left : left + width] = tile
         marks.append((left + column, top + row))
+    axes.set_anchor("NW")
     axes.set_title(each.title, loc="left", fontsize=10, parse_math=False)
     axes.imshow(np.ma.masked_invalid(picture), cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
     xs, ys = zip(*marks, strict=True)
