@@ -189,24 +189,28 @@ def draw_overlay(path: Path | str, series: Sequence[Series], xlabel: str, ylabel
     return draw_panels(path, [Panel(title, ylabel, series)], xlabel)
 
 
-def draw_panels(path: Path | str, panels: Sequence[Panel], xlabel: str, *, title: str = "") -> Path:
+def draw_panels(
+    path: Path | str, panels: Sequence[Panel], xlabel: str, *, title: str = "", same_xs: bool = True
+) -> Path:
     """Draw panels side by side under one legend: the same label has the same colour and marker in all of them.
 
-    Raises UsageError where no panel has a finite value.
+    With `same_xs` they share the range of their x axes. Raises UsageError where no panel has a finite value.
     """
     labels = list(dict.fromkeys(series.label for panel in panels for series in panel.series))
     if not any(math.isfinite(value) for panel in panels for series in panel.series for value in series.means):
         raise UsageError(
             "there is nothing to draw: no curve has a value yet", "wait for the first lines of metrics.jsonl"
         )
-    columns = _columns(labels, wide=len(panels) > 1)
+    columns = _columns(labels, len(panels))
     figure = new_figure(8.6 if len(panels) == 1 else 5.2 * len(panels), 4.4 + 0.22 * -(-len(labels) // columns))
     if title:
         figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", parse_math=False)
-    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False, sharex=True)[0], panels, strict=True):
+    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False, sharex=same_xs)[0], panels, strict=True):
         style(axes, title=panel.title, xlabel=xlabel, ylabel=panel.ylabel)
         for series in panel.series:
             _overlaid(axes, series, labels.index(series.label))
+        if all(float(x).is_integer() for series in panel.series for x in series.xs):
+            axes.xaxis.get_major_locator().set_params(integer=True)
         if not axes.lines:
             axes.text(0.5, 0.5, "nothing recorded yet", transform=axes.transAxes, ha="center", color=GREY)
         if panel.logarithmic and all(value > 0 for series in panel.series for value in series.means):
@@ -217,10 +221,11 @@ def draw_panels(path: Path | str, panels: Sequence[Panel], xlabel: str, *, title
     return save(figure, path)
 
 
-def _columns(labels: Sequence[str], *, wide: bool) -> int:
-    """How many labels stand beside each other below a picture of one panel, or of several."""
-    letters = 8 + max(min(len(label), _LONGEST) + len(" (dotted: paper 40.4)") * (not wide) for label in labels)
-    return max(1, min(len(labels), (200 if wide else 110) // letters))
+def _columns(labels: Sequence[str], panels: int) -> int:
+    """How many labels stand beside each other below a picture of so many panels."""
+    told = len(" (dotted: paper 40.4)") if panels == 1 else 0
+    letters = 8 + max(min(len(label), _LONGEST) + told for label in labels)
+    return max(1, min(len(labels), (110 if panels == 1 else 62 * panels) // letters))
 
 
 def _legend(figure: Figure, series: Sequence[Series], columns: int) -> None:

@@ -70,7 +70,7 @@ def draw_study_curves(path: Path | str, rows: Sequence[Curves], *, score: str, h
     panels = [CurvePanel(here, score, own)]
     if printed:
         panels.append(CurvePanel(paper, score, printed))
-    return draw_panels(path, panels, "epoch")
+    return draw_panels(path, panels, "epoch", same_xs=False)
 
 
 def _series(row: Curves) -> Series:
