@@ -55,10 +55,10 @@ class Augmentations:
     def mixed(self, indices: Sequence[int], epoch: int) -> tuple[list[Pixels], list[str]] | None:
         """The images of a batch of these, mixed by mixup or CutMix, and their soft labels in words; None where the recipe
         does not mix."""
-        images, labels, names = self._batch(indices, epoch)
         augment = self.recipe.data.augment.model_dump()
         if self.recipe.task != "classification" or not (augment["mixup_alpha"] or augment["cutmix_alpha"]):
             return None
+        images, labels, names = self._batch(indices, epoch)
         mixup = Mixup.from_augment(len(names), augment)
         flat = [part for index in indices for part in Draw(epoch, index)]
         mixed, targets = mixup(images, labels, key_of(self.recipe.train.seed, "batch", *flat))
