@@ -147,7 +147,7 @@ def _config(body: Pvt | PvtV2, num_classes: int, class_names: Sequence[str] | No
     """transformers' configuration of a PVT, and the side of the images that it is for."""
     first: list[Any] = [stage.blocks[0] for stage in body.stages]  # type: ignore[index]
     linear = any(block.attn.linear for block in first)
-    if isinstance(body, PvtV2) and not hasattr(first[0].mlp, "dwconv"):
+    if isinstance(body, PvtV2) and first[0].mlp.dwconv is None:
         raise UsageError(
             "transformers' PvtV2 always has a depthwise convolution in its feed-forward part, and this model has none",
             "--format official writes it",

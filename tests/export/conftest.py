@@ -1,0 +1,78 @@
+"""Narrow, shallow models: tracing takes time by the block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from pvtctl.backbones import Classifier, Pvt, PvtV2
+from pvtctl.dense import DenseModel
+from pvtctl.detectors import Detector
+from pvtctl.heads.dpt import Dpt
+from pvtctl.heads.retinanet import RetinaNet
+from pvtctl.heads.semantic_fpn import SemanticFpn
+from pvtctl.necks.fpn import Fpn
+
+
+def _pvt(*, class_token: bool = False, image_size: int = 64) -> Pvt:
+    return Pvt(
+        embed_dims=(8, 16, 24, 32),
+        depths=(1, 1, 1, 1),
+        num_heads=(1, 2, 3, 4),
+        mlp_ratios=(2, 2, 2, 2),
+        sr_ratios=(8, 4, 2, 1),
+        class_token=class_token,
+        image_size=image_size,
+    )
+
+
+def _pvt_v2() -> PvtV2:
+    return PvtV2(
+        embed_dims=(8, 16, 24, 32),
+        depths=(1, 1, 1, 1),
+        num_heads=(1, 2, 3, 4),
+        mlp_ratios=(2, 2, 2, 2),
+        sr_ratios=(8, 4, 2, 1),
+    )
+
+
+def _build(kind: str) -> nn.Module:
+    match kind:
+        case "classifier":
+            return Classifier(_pvt(class_token=True), 5)
+        case "classifier_v2":
+            return Classifier(_pvt_v2(), 5)
+        case "backbone":
+            return _pvt()
+        case "retinanet":
+            body = _pvt()
+            neck = Fpn(body.feature_channels, extra="p6p7", start_level=1)
+            return Detector(body, neck, RetinaNet(3), 3)
+        case "semantic_fpn":
+            body = _pvt()
+            neck = Fpn(body.feature_channels, extra=None, start_level=0)
+            return DenseModel(body, neck, SemanticFpn(4), task="segmentation", num_classes=4)
+        case "dpt":
+            body = _pvt()
+            return DenseModel(body, None, Dpt(body, task="depth"), task="depth")
+        case _:
+            raise ValueError(kind)
+
+
+@pytest.fixture
+def narrow() -> Callable[[str], nn.Module]:
+    """`narrow("classifier")`: a small model with random weights and position tables that are not zero."""
+
+    def build(kind: str) -> nn.Module:
+        torch.manual_seed(0)
+        model = _build(kind)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if "pos_embed" in name:
+                    parameter.normal_(std=0.5)
+        return model
+
+    return build
