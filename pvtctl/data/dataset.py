@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -23,6 +23,9 @@ from pvtctl.data.samplers import Draw
 from pvtctl.data.shards import ShardFolder, has_shards
 from pvtctl.data.transforms import EvalTransform, TrainTransform
 from pvtctl.errors import UsageError, nearest
+
+if TYPE_CHECKING:
+    from pvtctl.data.scenes import Materials
 
 DATA_NAMES = ("imagenet", "coco", *EXPECTED, "scenes")
 
@@ -237,13 +240,20 @@ def data_places(name: str) -> list[Path]:
 
 
 def open_source(
-    name: str, root: Path | str, split: str, *, samples: int | None = None, size: int = 256, seed: int = 0
+    name: str,
+    root: Path | str,
+    split: str,
+    *,
+    samples: int | None = None,
+    size: int = 256,
+    seed: int = 0,
+    materials: Materials = "any",
 ) -> Source:
-    """The images of a split before any transform. `samples`, `size` and `seed` say what `scenes` renders."""
+    """The images of a split before any transform. `samples`, `size`, `seed` and `materials` say what `scenes` renders."""
     if name == "scenes":
         from pvtctl.data.scenes import ScenesSource
 
-        return ScenesSource(split, size=size, num_samples=samples, seed=seed)
+        return ScenesSource(split, size=size, num_samples=samples, seed=seed, materials=materials)
     root = Path(root)
     if not root.is_dir():
         raise UsageError(f"no data folder {root}", LAYOUT)
@@ -260,19 +270,21 @@ def open_split(
     augment: Mapping[str, Any] | None = None,
     seed: int = 0,
     samples: int | None = None,
+    materials: Materials = "any",
 ) -> ClassificationDataset:
     """A split of `imagenet` (class folders or tar shards at `root`) or `scenes`.
 
     `augment` (a recipe's `data.augment` as a mapping) makes it a training split; without it images are resized and
-    cropped as in evaluation. `samples` takes so many, spread evenly over the classes; `scenes` renders so many.
-    Raises UsageError.
+    cropped as in evaluation. `samples` takes so many, spread evenly over the classes; `scenes` renders so many,
+    in these `materials`. Raises UsageError.
     """
     transform: TrainTransform | EvalTransform
     if augment is None:
         transform = EvalTransform(image_size, resize)
     else:
         transform = TrainTransform.from_augment(image_size, augment)
-    source = open_source(name, root, split, samples=samples, size=resize if augment is None else image_size)
+    size = resize if augment is None else image_size
+    source = open_source(name, root, split, samples=samples, size=size, materials=materials)
     return ClassificationDataset(source, transform, seed=seed, samples=samples)
 
 

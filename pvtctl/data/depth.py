@@ -18,7 +18,7 @@ from pvtctl.data.depth_layouts import INTEGER_SCALES, LAYOUTS, NoSplitError, Pai
 from pvtctl.data.depth_mix import MixedDataset, MixedSource
 from pvtctl.data.depth_transforms import DepthTransform
 from pvtctl.data.images import BadImage, decode, open_image, pixels_of
-from pvtctl.data.scenes import DEFAULT_SAMPLES, VERSION, check_split, render_scene
+from pvtctl.data.scenes import DEFAULT_SAMPLES, Materials, check_split, digest_name, render_scene
 from pvtctl.data.transforms import Normalization
 from pvtctl.errors import UsageError, nearest
 from pvtctl.structures import ImageSize
@@ -98,14 +98,22 @@ class ScenesDepth:
     Rendered scenes are kept in memory, up to 256 MiB a process. Raises UsageError for an unknown split or no samples.
     """
 
-    def __init__(self, split: str, coding: DepthCoding, *, size: int = 224, num_samples: int | None = None) -> None:
+    def __init__(
+        self,
+        split: str,
+        coding: DepthCoding,
+        *,
+        size: int = 224,
+        num_samples: int | None = None,
+        materials: Materials = "any",
+    ) -> None:
         check_split(split)
         self.class_names: list[str] = []
         self.palette: list[tuple[int, int, int]] | None = None
         self.count = DEFAULT_SAMPLES[split] if num_samples is None else num_samples
         if self.count < 1:
             raise UsageError(f"scenes cannot render {self.count} images", "ask for at least one")
-        self.split, self.size, self.coding = split, size, coding
+        self.split, self.size, self.coding, self.materials = split, size, coding, materials
         self._cache: dict[int, tuple[Tensor, Tensor]] = {}
         self._cache_limit = _CACHE_BYTES // (7 * size * size)
 
@@ -123,14 +131,12 @@ class ScenesDepth:
 
     def digest(self, indices: NDArray[np.int64]) -> str:
         """Changes with the renderer, the size, the split, the choice of scenes and the depths that count."""
-        return (
-            f"scenes{VERSION}-{self.split}-{self.size}-{len(indices)}-{self.coding.min_depth}-{self.coding.max_depth}"
-        )
+        return f"{digest_name(self.materials)}-{self.split}-{self.size}-{len(indices)}-{self.coding.min_depth}-{self.coding.max_depth}"
 
     def _scene(self, index: int) -> tuple[Tensor, Tensor]:
         found = self._cache.get(index)
         if found is None:
-            scene = render_scene(0, self.split, index, self.size)
+            scene = render_scene(0, self.split, index, self.size, self.materials)
             found = torch.from_numpy(scene.image).permute(2, 0, 1), decode_depth(scene.depth, self.coding)
             if len(self._cache) < self._cache_limit:
                 self._cache[index] = found
@@ -148,6 +154,7 @@ def open_depth_split(
     seed: int = 0,
     samples: int | None = None,
     image_size: int = 224,
+    materials: Materials = "any",
 ) -> DenseDataset:
     """A split, train or val, of `nyu`, `kitti` or `depth` (folders at `root`, `pvtctl.data.depth_layouts`), of `mix` or
     `scenes`.
@@ -156,7 +163,7 @@ def open_depth_split(
     Targets are float32 metres, 0 where there is no value or one outside of `min_depth` and `max_depth`. `mix` takes its
     sets from `depth["mix"]` (`MixedDataset`); those of inverse depth give targets up to a factor of each image
     (`pvtctl.data.depth_files.decode_depth`), which only a loss that fits scale and shift of the inverse may see.
-    `samples` takes so many images, spread evenly; `scenes` renders so many, square at `image_size`. `problems` of what is
+    `samples` takes so many images, spread evenly; `scenes` renders so many, square at `image_size`, in these `materials`. `problems` of what is
     returned counts the images that are left out. Raises UsageError.
     """
     if name not in DEPTH_NAMES:
@@ -167,7 +174,8 @@ def open_depth_split(
         mixed, problems = _open_mix(split, depth)
         return MixedDataset(mixed, transform, problems=problems, **settings)
     if name == "scenes":
-        scenes = ScenesDepth(split, replace(coding_of("depth", depth), scale=1.0), size=image_size, num_samples=samples)
+        coding = replace(coding_of("depth", depth), scale=1.0)
+        scenes = ScenesDepth(split, coding, size=image_size, num_samples=samples, materials=materials)
         return DenseDataset(scenes, transform, **settings)
     if root is None:
         raise UsageError(f"no folder for {name!r}", LAYOUTS[name])

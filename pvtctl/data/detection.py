@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -22,6 +22,9 @@ from pvtctl.data.samplers import Draw
 from pvtctl.data.transforms import normalize
 from pvtctl.errors import UsageError, nearest
 from pvtctl.structures import ImageSize, Objects
+
+if TYPE_CHECKING:
+    from pvtctl.data.scenes import Materials
 
 DETECTION_NAMES = ("coco", "scenes")
 
@@ -334,6 +337,7 @@ def open_detection_split(
     seed: int = 0,
     samples: int | None = None,
     image_size: int = 224,
+    materials: Materials = "any",
     images: Path | str | None = None,
     annotations: Path | str | None = None,
     need_images: bool = True,
@@ -341,7 +345,7 @@ def open_detection_split(
     """A split of `coco` (a known layout under `root`, or the pair `images` and `annotations`) or `scenes`.
 
     `detection` is a recipe's `data.detection` as a mapping. `samples` takes so many images, spread evenly; `scenes`
-    renders so many, square at `image_size`. Without `need_images` the annotations are enough, as to score results from
+    renders so many, square at `image_size`, in these `materials`. Without `need_images` the annotations are enough, as to score results from
     a file; then `with_masks` reads masks where there are any. Raises UsageError, also when masks are wanted and the data
     have none.
     """
@@ -351,7 +355,7 @@ def open_detection_split(
     if name == "scenes":
         from pvtctl.data.scenes_detection import ScenesDetection
 
-        source, problems = ScenesDetection(split, size=image_size, num_samples=samples), {}
+        source, problems = ScenesDetection(split, size=image_size, num_samples=samples, materials=materials), {}
     else:
         folder, file = find_coco(root, split, images=images, annotations=annotations, need_images=need_images)
         read = CocoAnnotations.read(file, masks=with_masks)

@@ -1,14 +1,17 @@
 """The built-in data: rendered pictures of a dozen kinds of objects, with the ground truth of five tasks.
 
 Every scene depends on (seed, split, index) alone. One main object, standing nearest to the middle and larger than the
-others, gives the image its class; shapes tell the classes apart, colours and textures do not. It needs no download and
+others, gives the image its class; shapes tell the classes apart, colours and textures do not, unless `materials` are
+"typical" (`pvtctl.data.scenes_typical`). It needs no download and
 stands in for no real data set: it is used where `scenes` is named.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,7 +19,8 @@ from numpy.typing import NDArray
 
 from pvtctl.data.images import TensorPicture
 from pvtctl.data.scenes_objects import SCENE_CLASSES, Draws
-from pvtctl.data.scenes_render import FLOOR, SKY, WALL, draw
+from pvtctl.data.scenes_render import FLOOR, SKY, WALL, Thing, draw
+from pvtctl.data.scenes_typical import dress
 from pvtctl.errors import UsageError, nearest
 
 __all__ = [
@@ -25,6 +29,7 @@ __all__ = [
     "SCENE_CLASSES",
     "SEMANTIC_CLASSES",
     "SPLITS",
+    "Materials",
     "Scene",
     "ScenesSource",
     "render_scene",
@@ -44,7 +49,15 @@ MIN_VISIBLE_PIXELS = 8
 VERSION = 1
 """Raised whenever any scene changes, so that fingerprints of runs tell."""
 
+Materials = Literal["any", "typical"]
+"""`any`: drawn alike for all classes; `typical`: most objects wear the colour of their class (`pvtctl.data.scenes_typical`)."""
+
 _CACHE_BYTES = 256 * 2**20
+
+
+def digest_name(materials: Materials) -> str:
+    """What the digests of splits begin with: it changes with the renderer and the materials."""
+    return f"scenes{VERSION}" if materials == "any" else f"scenes{VERSION}-{materials}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +91,7 @@ def scene_label(seed: int, split: str, index: int) -> int:
     return order[place]
 
 
-def render_scene(seed: int, split: str, index: int, size: int | tuple[int, int]) -> Scene:
+def render_scene(seed: int, split: str, index: int, size: int | tuple[int, int], materials: Materials = "any") -> Scene:
     """Render image `index` of a split at `size` (H, W), or a square.
 
     The same scene at another size shows the same objects. Raises UsageError for an unknown split or a size below 8.
@@ -88,7 +101,8 @@ def render_scene(seed: int, split: str, index: int, size: int | tuple[int, int])
     if min(height, width) < 8:
         raise UsageError(f"scenes cannot be drawn at {height}x{width} pixels", "the smallest side is 8")
     label = scene_label(seed, split, index)
-    image, ids, depth, kinds = draw(Draws(seed, split, index), label, (height, width))
+    own = _dresser(materials, seed, split, index)
+    image, ids, depth, kinds = draw(Draws(seed, split, index), label, (height, width), own)
     semantic = np.full(ids.shape, IGNORE, np.int64)
     for value, place in ((FLOOR, "floor"), (WALL, "wall"), (SKY, "sky")):
         semantic[ids == value] = SEMANTIC_CLASSES.index(place)
@@ -116,6 +130,10 @@ def render_scene(seed: int, split: str, index: int, size: int | tuple[int, int])
     )
 
 
+def _dresser(materials: Materials, seed: int, split: str, index: int) -> Callable[[list[Thing]], list[Thing]] | None:
+    return None if materials == "any" else partial(dress, draws=Draws(seed, split, index, "materials"))
+
+
 def check_split(split: str) -> None:
     """Raises UsageError unless `scenes` has this split."""
     if split not in SPLITS:
@@ -130,13 +148,19 @@ class ScenesSource:
     """
 
     def __init__(
-        self, split: str, *, size: int | tuple[int, int] = 224, num_samples: int | None = None, seed: int = 0
+        self,
+        split: str,
+        *,
+        size: int | tuple[int, int] = 224,
+        num_samples: int | None = None,
+        seed: int = 0,
+        materials: Materials = "any",
     ) -> None:
         check_split(split)
         count = DEFAULT_SAMPLES[split] if num_samples is None else num_samples
         if count < 1:
             raise UsageError(f"scenes cannot render {count} images", "ask for at least one")
-        self.split, self.seed = split, seed
+        self.split, self.seed, self.materials = split, seed, materials
         self.size = (size, size) if isinstance(size, int) else size
         self.class_names = list(SCENE_CLASSES)
         self.ids = [f"{split}_{index:06d}" for index in range(count)]
@@ -146,19 +170,21 @@ class ScenesSource:
 
     def scene(self, index: int) -> Scene:
         """Image and every ground truth."""
-        return render_scene(self.seed, self.split, index, self.size)
+        return render_scene(self.seed, self.split, index, self.size, self.materials)
 
     def picture(self, index: int) -> TensorPicture:
         """The image alone."""
         image = self._cache.get(index)
         if image is None:
-            image, *_ = draw(Draws(self.seed, self.split, index), int(self.labels[index]), self.size)
+            own = _dresser(self.materials, self.seed, self.split, index)
+            image, *_ = draw(Draws(self.seed, self.split, index), int(self.labels[index]), self.size, own)
             if len(self._cache) < self._cache_limit:
                 self._cache[index] = image
         return TensorPicture(torch.from_numpy(image).permute(2, 0, 1))
 
     def sizes(self) -> Iterator[int]:
-        """For fingerprints: one number for each image, which changes with the renderer, the seed and the size."""
+        """For fingerprints: one number for each image, which changes with the renderer, the materials, the seed and the size."""
         height, width = self.size
-        key = ((VERSION * 1_000_003 + self.seed) * 1_000_003 + height) * 1_000_003 + width
+        version = VERSION if self.materials == "any" else VERSION + 1000
+        key = ((version * 1_000_003 + self.seed) * 1_000_003 + height) * 1_000_003 + width
         return (key for _ in self.ids)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pvtctl.data.coco import CocoAnnotations
 from pvtctl.data.coco_segments import decode_rle
-from pvtctl.data.scenes import DEFAULT_SAMPLES, SCENE_CLASSES, VERSION, check_split, render_scene
+from pvtctl.data.scenes import DEFAULT_SAMPLES, SCENE_CLASSES, Materials, check_split, digest_name, render_scene
 from pvtctl.errors import UsageError
 from pvtctl.structures import Objects
 
@@ -26,12 +26,20 @@ class ScenesDetection:
     scenes are kept in memory, up to 256 MiB a process. Raises UsageError for an unknown split or no samples.
     """
 
-    def __init__(self, split: str, *, size: int = 224, num_samples: int | None = None, seed: int = 0) -> None:
+    def __init__(
+        self,
+        split: str,
+        *,
+        size: int = 224,
+        num_samples: int | None = None,
+        seed: int = 0,
+        materials: Materials = "any",
+    ) -> None:
         check_split(split)
         count = DEFAULT_SAMPLES[split] if num_samples is None else num_samples
         if count < 1:
             raise UsageError(f"scenes cannot render {count} images", "ask for at least one")
-        self.split, self.size, self.seed, self.count = split, size, seed, count
+        self.split, self.size, self.seed, self.count, self.materials = split, size, seed, count, materials
         self.class_names = list(SCENE_CLASSES)
         self.category_ids = list(range(1, len(SCENE_CLASSES) + 1))
         self.image_ids = np.arange(1, count + 1)
@@ -90,12 +98,12 @@ class ScenesDetection:
 
     def digest(self, indices: np.ndarray[Any, np.dtype[np.int64]]) -> str:
         """Changes with the renderer, the seed, the size, the split and the choice of scenes; renders nothing."""
-        return f"scenes{VERSION}-{self.split}-{self.seed}-{self.size}-{len(indices)}"
+        return f"{digest_name(self.materials)}-{self.split}-{self.seed}-{self.size}-{len(indices)}"
 
     def _scene(self, index: int) -> tuple[Tensor, Tensor, Tensor, list[dict[str, Any]]]:
         found = self._cache.get(index)
         if found is None:
-            scene = render_scene(self.seed, self.split, index, self.size)
+            scene = render_scene(self.seed, self.split, index, self.size, self.materials)
             drawn = np.asfortranarray(scene.masks.transpose(1, 2, 0).view(np.uint8))
             pixels = torch.from_numpy(scene.image).permute(2, 0, 1)
             found = pixels, torch.from_numpy(scene.boxes), torch.from_numpy(scene.labels), coco_mask.encode(drawn)

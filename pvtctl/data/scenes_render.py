@@ -8,6 +8,7 @@ at which it is drawn. Everything is drawn at twice the size and averaged.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -313,15 +314,20 @@ def _finish(canvas: Canvas, draws: Draws) -> NDArray[np.uint8]:
 
 
 def draw(
-    draws: Draws, kind: int, size: tuple[int, int]
+    draws: Draws, kind: int, size: tuple[int, int], dress: Callable[[list[Thing]], list[Thing]] | None = None
 ) -> tuple[NDArray[np.uint8], NDArray[np.int16], Floats, list[int | None]]:
-    """Image (H, W, 3), ids (H, W) (FLOOR, WALL, SKY, STONE or an index), depth (H, W) in metres (0 in the sky), classes."""
+    """Image (H, W, 3), ids (H, W) (FLOOR, WALL, SKY, STONE or an index), depth (H, W) in metres (0 in the sky), classes.
+
+    `dress` may give the things other materials.
+    """
     canvas = Canvas(size)
     aspect = (size[0] / canvas.short, size[1] / canvas.short)
     height, focal = draws.between(0.9, 1.7), draws.between(1.1, 1.6)
     horizon = draws.between(0.12, 0.34) * aspect[0]
     camera = Camera(focal, height, horizon, draws.between(5.0, 12.0))
     things = _compose(draws, kind, aspect, camera)
+    if dress is not None:
+        things = dress(things)
     _draw_room(canvas, camera, draws)
     side, ambient = draws.between(-0.7, 0.7), draws.between(0.35, 0.6)
     front = draws.between(0.1, 0.6)

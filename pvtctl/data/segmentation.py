@@ -15,7 +15,7 @@ from torch import Tensor
 from pvtctl.data.dense import DenseDataset
 from pvtctl.data.imagenet import Names
 from pvtctl.data.images import BadImage, decode, open_image, pixels_of
-from pvtctl.data.scenes import DEFAULT_SAMPLES, SEMANTIC_CLASSES, VERSION, check_split, render_scene
+from pvtctl.data.scenes import DEFAULT_SAMPLES, SEMANTIC_CLASSES, Materials, check_split, digest_name, render_scene
 from pvtctl.data.segmentation_classes import (
     CLASS_LIST_HINT,
     KNOWN,
@@ -115,12 +115,20 @@ class ScenesSegmentation:
     Rendered scenes are kept in memory, up to 256 MiB a process. Raises UsageError for an unknown split or no samples.
     """
 
-    def __init__(self, split: str, *, size: int = 224, num_samples: int | None = None, seed: int = 0) -> None:
+    def __init__(
+        self,
+        split: str,
+        *,
+        size: int = 224,
+        num_samples: int | None = None,
+        seed: int = 0,
+        materials: Materials = "any",
+    ) -> None:
         check_split(split)
         count = DEFAULT_SAMPLES[split] if num_samples is None else num_samples
         if count < 1:
             raise UsageError(f"scenes cannot render {count} images", "ask for at least one")
-        self.split, self.size, self.seed, self.count = split, size, seed, count
+        self.split, self.size, self.seed, self.count, self.materials = split, size, seed, count, materials
         self.class_names = list(SEMANTIC_CLASSES)
         self.palette: list[Colour] | None = None
         self._cache: dict[int, tuple[Tensor, Tensor]] = {}
@@ -143,12 +151,12 @@ class ScenesSegmentation:
 
     def digest(self, indices: NDArray[np.int64]) -> str:
         """Changes with the renderer, the seed, the size, the split and the choice of scenes; renders nothing."""
-        return f"scenes{VERSION}-{self.split}-{self.seed}-{self.size}-{len(indices)}"
+        return f"{digest_name(self.materials)}-{self.split}-{self.seed}-{self.size}-{len(indices)}"
 
     def _scene(self, index: int) -> tuple[Tensor, Tensor]:
         found = self._cache.get(index)
         if found is None:
-            scene = render_scene(self.seed, self.split, index, self.size)
+            scene = render_scene(self.seed, self.split, index, self.size, self.materials)
             labels = torch.from_numpy(scene.semantic.astype(np.uint8))
             found = torch.from_numpy(scene.image).permute(2, 0, 1), labels
             if len(self._cache) < self._cache_limit:
@@ -167,17 +175,18 @@ def open_segmentation_split(
     seed: int = 0,
     samples: int | None = None,
     image_size: int = 224,
+    materials: Materials = "any",
 ) -> DenseDataset:
     """A split of `ade20k`, `pascal_context`, `cityscapes`, `masks` (under `root`, laid out as
     `pvtctl.data.layouts.EXPECTED` says) or `scenes`.
 
     `segmentation` is a recipe's `data.segmentation` as a mapping. `samples` takes so many images, spread evenly; `scenes`
-    renders so many, square at `image_size`. A few masks are looked at, and each one that is loaded later is checked.
+    renders so many, square at `image_size`, in these `materials`. A few masks are looked at, and each one that is loaded later is checked.
     Raises UsageError.
     """
     source: MaskFolder | ScenesSegmentation
     if name == "scenes":
-        source = ScenesSegmentation(split, size=image_size, num_samples=samples)
+        source = ScenesSegmentation(split, size=image_size, num_samples=samples, materials=materials)
     else:
         source = open_masks(name, root, split, segmentation=segmentation)
         source.look()

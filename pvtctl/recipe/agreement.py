@@ -151,6 +151,8 @@ def _rules(recipe: Recipe) -> Iterator[_Unread]:
     if recipe.data.name != "coco":
         for name in COCO_FILES:
             yield _Unread(("data", name), f"is for coco, {recipe.data.name} does not read it", data)
+    if recipe.data.name != "scenes":
+        yield _Unread(("data", "scenes"), f"is for data.name: scenes, {recipe.data.name} is none of it", data)
     if recipe.data.name != "mix":
         yield _Unread(("data", "depth", "mix"), f"is for data.name: mix, {recipe.data.name} is one set", data)
     if recipe.train.iterations is not None:

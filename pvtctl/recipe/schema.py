@@ -142,6 +142,14 @@ class DepthData(Block):
     """Depth sets by a name of one's own, for `data.name: mix`."""
 
 
+class ScenesData(Block):
+    """What the built-in `scenes` looks like."""
+
+    materials: Literal["any", "typical"] = "any"
+    """`any`: colour and texture tell nothing of the class; `typical`: most objects wear a colour of their class, which a
+    small experiment learns from much sooner."""
+
+
 class Data(Block):
     """Which data, at what size."""
 
@@ -159,6 +167,7 @@ class Data(Block):
     detection: DetectionData = DetectionData()
     segmentation: SegmentationData = SegmentationData()
     depth: DepthData = DepthData()
+    scenes: ScenesData = ScenesData()
     normalization: Literal["imagenet", "half"] = "imagenet"
     """Segmentation and depth: mean and deviation of the pixels; `half` is 0.5 and 0.5 (DPT and its ViTs)."""
     image_size: Annotated[int, Field(ge=32, le=4096)] = 224

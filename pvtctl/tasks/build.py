@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import assert_never
+from typing import Any, assert_never
 
 import torch
 
@@ -102,18 +102,18 @@ def _classification(
 def _splits(recipe: Recipe, *, training: bool) -> tuple[ClassificationDataset | None, ClassificationDataset]:
     data = recipe.data
     root = find_data(data.name, data.path)
-    val = open_split(data.name, root, "val", image_size=data.image_size, resize=data.resize, samples=data.val_samples)
+    shared: dict[str, Any] = {"image_size": data.image_size, "resize": data.resize, "materials": data.scenes.materials}
+    val = open_split(data.name, root, "val", samples=data.val_samples, **shared)
     if not training:
         return None, val
     train = open_split(
         data.name,
         root,
         "train",
-        image_size=data.image_size,
-        resize=data.resize,
         augment=data.augment.model_dump(),
         seed=recipe.train.seed,
         samples=data.train_samples,
+        **shared,
     )
     return train, val
 
@@ -224,6 +224,7 @@ def _detection_split(recipe: Recipe, split: str, with_masks: bool) -> DetectionD
         seed=recipe.train.seed,
         samples=data.train_samples if training else data.val_samples,
         image_size=data.image_size,
+        materials=data.scenes.materials,
         images=images,
         annotations=annotations,
     )

@@ -125,7 +125,12 @@ def _splits(recipe: Recipe, *, training: bool) -> tuple[DenseDataset | None, Den
     root = find_data(data.name, data.path)
     sizes: Mapping[str, Any] = getattr(data, recipe.task).model_dump()
     opened: Callable[..., DenseDataset] = open_segmentation_split if recipe.task == "segmentation" else open_depth_split
-    shared = {"normalization": data.normalization, "image_size": data.image_size, "seed": recipe.train.seed}
+    shared = {
+        "normalization": data.normalization,
+        "image_size": data.image_size,
+        "materials": data.scenes.materials,
+        "seed": recipe.train.seed,
+    }
     scored = sizes
     if recipe.task == "depth" and recipe.eval.max_depth is not None:  # truth up to there is scored, learned or not
         scored = {**sizes, "max_depth": recipe.eval.max_depth}

@@ -38,6 +38,7 @@ def open_recipe_split(recipe: Recipe, split: str, *, training: bool, with_masks:
             augment=augment,
             seed=seed,
             samples=samples,
+            materials=data.scenes.materials,
         )
     if recipe.task == "detection":
         images = data.train_images if split == "train" else data.val_images
@@ -52,6 +53,7 @@ def open_recipe_split(recipe: Recipe, split: str, *, training: bool, with_masks:
             seed=seed,
             samples=samples,
             image_size=data.image_size,
+            materials=data.scenes.materials,
             images=images,
             annotations=annotations,
         )
@@ -65,5 +67,6 @@ def open_recipe_split(recipe: Recipe, split: str, *, training: bool, with_masks:
         seed=seed,
         samples=samples,
         image_size=data.image_size,
+        materials=data.scenes.materials,
         **{recipe.task: getattr(data, recipe.task).model_dump()},
     )

@@ -1,0 +1,62 @@
+"""`model.backbone.width` and `model.head.width` in recipes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pvtctl.errors import UsageError
+from pvtctl.recipe.load import load_recipe
+from pvtctl.recipe.schema import Backbone
+from pvtctl.tasks.build_dense import bare_model
+from pvtctl.tasks.of_recipe import backbone_options, meta_of
+from pvtctl.tasks.results import compare_with_paper
+
+
+def test_a_width_is_part_of_what_is_built_and_written() -> None:
+    recipe = load_recipe("imagenet_pvt_v1", "pvt_small", overrides=["model.backbone.width=0.25"])
+    assert recipe.model.backbone.spec == "pvt_small@0.25"
+    assert meta_of(recipe)["backbone"] == "pvt_small@0.25"
+    assert not {"name", "width"} & set(backbone_options(recipe.model.backbone))
+
+
+def test_a_factor_in_the_name_counts() -> None:
+    assert Backbone(name="pvt_small@0.25") == Backbone(name="pvt_small", width=0.25)
+    assert Backbone(name="pvt_small@0.5", width=0.25).spec == "pvt_small@0.5"
+    assert Backbone(name="pvt_small@1", width=0.25).spec == "pvt_small"
+    assert Backbone(name="pvt_small").spec == "pvt_small"
+
+
+@pytest.mark.parametrize(
+    "setting", ["model.backbone.width=0", "model.backbone.width=2", "model.backbone.name=pvt_small@x"]
+)
+def test_a_width_out_of_range_is_a_fault(setting: str) -> None:
+    with pytest.raises(UsageError, match=r"model\.backbone"):
+        load_recipe("imagenet_pvt_v1", "pvt_small", overrides=[setting])
+
+
+@pytest.mark.parametrize(
+    ("recipe", "row"),
+    [("ade20k_semantic_fpn", "pvt_tiny"), ("dpt_backbones", None), ("dpt_ade20k", None)],
+)
+def test_heads_take_a_width(recipe: str, row: str | None) -> None:
+    from pvtctl.recipe.load import rows_of
+
+    row = row or next(each for each in rows_of(recipe) if "resnet" in each or "deit" in each or "vit" in each)
+    settings = ["model.head.width=16"]
+    plain, narrow = (load_recipe(recipe, row, overrides=own) for own in ([], settings))
+    with torch.device("meta"):
+        sizes = [sum(p.numel() for p in bare_model(one, 5).parameters()) for one in (plain, narrow)]
+    assert sizes[1] < sizes[0]
+
+
+def test_detr_has_no_width() -> None:
+    with pytest.raises(UsageError, match=r"model\.head\.width: is for retinanet"):
+        load_recipe("coco_detr_50e", "pvt_small", overrides=["model.head.width=64"])
+
+
+def test_a_narrow_run_is_counted_at_the_papers_width() -> None:
+    numbers = {"top1": 0.5, "top5": 0.9, "loss": 1.0, "ece": 0.1, "images": 10}
+    recipe = load_recipe("imagenet_pvt_v1", "pvt_small", "mini", ["model.backbone.width=0.25"])
+    figures, _ = compare_with_paper(recipe, numbers, 12)
+    assert next(each.measured for each in figures if each.name == "params_m") == pytest.approx(24.486, abs=1e-3)
