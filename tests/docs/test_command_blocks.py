@@ -249,41 +249,33 @@ def test_python_blocks_compile(page: Path) -> None:
             compile(block.text, str(block), "exec")
 
 
-def session(page: Path) -> list[Block]:
-    """What is executed of a page, in order and in one folder: marked shell blocks, and Python that needs nothing else."""
-    return [
-        block
-        for block in blocks_of(page)
-        if (block.kind in SHELL and block.runs) or (block.kind == "python" and not block.mark.startswith("compiled: "))
-    ]
+def runnable(page: Path) -> tuple[list[Block], list[Block]]:
+    """What is executed of a page: the marked shell blocks, then its Python."""
+    blocks = blocks_of(page)
+    shell = [block for block in blocks if block.kind in SHELL and block.runs]
+    return shell, [block for block in blocks if block.kind == "python" and not block.mark.startswith("compiled: ")]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", [page for page in PAGES if session(page)], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [page for page in PAGES if any(runnable(page))], ids=lambda page: page.name)
 def test_what_is_marked_runs(page: Path, tmp_path: Path) -> None:
-    environment = {key: value for key, value in os.environ.items() if key not in ("PVTCTL_DATA", "PVTCTL_RUNS")}
-    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
-    python = "import matplotlib\nmatplotlib.use('Agg')\n"
-    for block in session(page):
-        if block.kind == "python":
-            python += block.text
-            run = subprocess.run(
-                [sys.executable, "-c", python],
-                cwd=tmp_path,
-                env=environment,
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            assert run.returncode == 0, f"{block}:\n{run.stderr}"
-            continue
+    """In one new folder a page, as somebody would who reads it from top to bottom; its Python in one process."""
+    shell, python = runnable(page)
+    for block in shell:
         for line in block.lines():
             if line.startswith("pip "):
                 continue  # the tests run in an installed environment
             command = line.partition(" #")[0]
             if block.added and f"pvtctl {block.added[0]} " in command:
                 command += f" {block.added[1]}"
-            run = subprocess.run(
-                ["bash", "-ec", command], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-            )
-            assert run.returncode == 0, f"{block}: {command}\n{run.stdout}\n{run.stderr}"
+            execute(["bash", "-ec", command], tmp_path, f"{block}: {command}")
+    if python:
+        text = "\n".join(f"# {block}\n{block.text}" for block in python)
+        execute([sys.executable, "-c", text], tmp_path, f"Python of {page.name}")
+
+
+def execute(command: list[str], folder: Path, what: str) -> None:
+    environment = {key: value for key, value in os.environ.items() if key not in ("PVTCTL_DATA", "PVTCTL_RUNS")}
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    run = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, f"{what}\n{run.stdout}\n{run.stderr}"
