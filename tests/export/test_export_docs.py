@@ -1,0 +1,76 @@
+"""docs/export.md is true: its commands run as written, its Python runs after them, its list of models is whole."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pvtctl.cli.export import FORMATS
+from pvtctl.cli.main import main
+from pvtctl.dense import DEPTH_HEADS, SEGMENTATION_HEADS
+from pvtctl.detectors import HEADS
+
+TEXT = (Path(__file__).parents[2] / "docs" / "export.md").read_text(encoding="utf-8")
+TITLES = {
+    "retinanet": "RetinaNet",
+    "mask_rcnn": "Mask R-CNN",
+    "detr": "DETR",
+    "semantic_fpn": "Semantic FPN",
+    "trans2seg": "Trans2Seg",
+    "deeplabv3plus": "DeepLabV3+",
+    "dpt": "DPT",
+    "midas": "MiDaS",
+}
+
+
+def _blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.slow
+def test_commands_and_python_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("onnxruntime", reason="needs the export extra")
+    pytest.importorskip("onnxscript", reason="needs the export extra")
+    pytest.importorskip("transformers", reason="needs the hub extra")
+    monkeypatch.chdir(tmp_path)
+    (block,) = _blocks("sh")
+    for line in block.splitlines():
+        words = shlex.split(line)
+        assert words[0] == "pvtctl"
+        assert main([*words[1:], *(["--repeats", "1"] if "onnx" in line or "pt2" in line else [])]) == 0, (
+            capsys.readouterr().err
+        )
+    capsys.readouterr()
+    (code,) = _blocks("python")
+    scope: dict[str, object] = {}
+    exec(compile(code, "docs/export.md", "exec"), scope)
+    assert re.match(r"torch.Size\(\[\d+, 4\]\)", capsys.readouterr().out)
+    _same_detections(scope)
+
+
+def _same_detections(scope: dict[str, object]) -> None:
+    """What the page finds is what the detector finds."""
+    import torch
+
+    from pvtctl.export.source import from_names
+    from pvtctl.structures import DetectOptions
+
+    detector = from_names("resnet18", "retinanet", 3).model
+    images = torch.from_numpy(np.asarray(scope["images"]))
+    with torch.inference_mode():
+        (expected,) = detector(images, options=DetectOptions(score_threshold=0.005))
+    found = scope["found"]
+    assert len(expected.boxes)
+    torch.testing.assert_close(found.scores, expected.scores, rtol=1e-3, atol=1e-5)  # type: ignore[attr-defined]
+    torch.testing.assert_close(found.boxes, expected.boxes, rtol=1e-3, atol=1e-2)  # type: ignore[attr-defined]
+
+
+def test_every_head_and_format_is_told() -> None:
+    assert all(TITLES[head] in TEXT for head in (*HEADS, *SEGMENTATION_HEADS, *DEPTH_HEADS))
+    assert all(f"| `{name}` |" in TEXT for name in FORMATS)
