@@ -209,7 +209,8 @@ def _panels(
         keys = keys.mean(0) if head is None else keys[head]
         which = "" if maps.heads == 1 else f", mean of {maps.heads} heads" if head is None else f", head {head + 1}"
         note = ""
-        if rollout and place is not None:  # half of each block's output is its input: the query itself outweighs all
+        # half of what leaves a block is its input: in a rollout the query itself outweighs all
+        if rollout and place is not None and len(keys) > 1:
             own = place[0] * maps.size[1] + place[1]
             note = f"itself {100 * float(keys[own]):.3g} %, others "
             keys = torch.cat((keys[:own], keys[own + 1 :]))

@@ -55,7 +55,7 @@ def draw_attention(
     labels = [label if at == 0 else "" for label, panels in rows for at in range(0, len(panels), columns - 1)]
     width = min(_PANEL * columns, _LARGEST)
     panel = width / columns
-    figure = new_figure(width + 0.9, len(lines) * (panel * size[0] / size[1] + 0.55) + 0.6)
+    figure = new_figure(width + 0.9, len(lines) * (panel * size[0] / size[1] + 0.42) + 0.4)
     figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", parse_math=False)
     grid: Any = figure.subplots(len(lines), columns, squeeze=False)
     grey = _dimmed(image)
