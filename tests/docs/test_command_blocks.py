@@ -191,7 +191,8 @@ def check_names(command: Command) -> None:
     for name in [name for names in said.get("--backbone", []) for name in names.split(",")]:
         if not (placeholder(name.partition("@")[0]) or name.startswith(TIMM_PREFIX)):
             check_backbone(name, recipe)
-    for head in said.get("--head", []):
+    attention = command.words[:2] == ["visualize", "attention"]  # its heads are those of a block, by number
+    for head in [] if attention else said.get("--head", []):
         assert placeholder(head) or head in (*all_heads(), "classifier", "none"), f"no head {head}"
     for setting in said.get("--set", []):
         faults = check_settings(setting)
