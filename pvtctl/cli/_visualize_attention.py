@@ -212,9 +212,9 @@ def _panels(
         # half of what leaves a block is its input: in a rollout the query itself outweighs all
         if rollout and place is not None and len(keys) > 1:
             own = place[0] * maps.size[1] + place[1]
-            note = f"itself {100 * float(keys[own]):.3g} %, others "
+            note = f"itself {100 * float(keys[own]):.2g} %, else "
             keys = torch.cat((keys[:own], keys[own + 1 :]))
-        note += f"max {100 * float(keys.max()):.3g} %, even {100 / maps.weights.shape[-1]:.2g} %"
+        note += f"max {100 * float(keys.max()):.2g} %, even {100 / maps.weights.shape[-1]:.2g} %"
         note += "".join(
             f", {name} token {100 * float(share):.2g} %" for name, share in zip(maps.special, beside, strict=True)
         )

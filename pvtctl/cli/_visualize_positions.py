@@ -51,13 +51,14 @@ def position_embeddings(
     tables = position_tables(use.model)
     pictures = Pictures.open("position-embeddings", use.name, 1, out, form)
     say_model(use.what, trained=use.trained, size=f"tables of {', '.join(_by(table.grid) for table in tables)} cells")
+    trained = "learned" if use.trained else "not trained yet"
     rows: list[list[Similarities]] = []
     facts: list[dict[str, Any]] = []
     for table in tables:
         both = [table]
         if wanted is not None and table.grid_at(wanted) != table.grid:
             both.append(table.resized(table.grid_at(wanted)))
-        rows.append([_similarities(each, cells, learned=each is table) for each in both])
+        rows.append([_similarities(each, cells, trained if each is table else "resized") for each in both])
         facts.append({"name": table.name, "grids": [list(each.grid) for each in both]})
     if wanted is not None and all(len(row) == 1 for row in rows):
         raise UsageError(
@@ -69,12 +70,11 @@ def position_embeddings(
     pictures.close(title, "", {"model": use.what, "backbone": use.name, "trained": use.trained}, as_json=as_json)
 
 
-def _similarities(table: PositionTable, cells: int, *, learned: bool) -> Similarities:
+def _similarities(table: PositionTable, cells: int, how: str) -> Similarities:
     from pvtctl.tasks.positions import spread_places
     from pvtctl.views.positions import Similarities
 
     places = spread_places(table.grid, cells)
-    how = "learned" if learned else "resized"
     return Similarities(f"{table.name}: {_by(table.grid)} cells, {how}", table.similarity(places), places)
 
 

@@ -46,7 +46,7 @@ class BackboneUse:
         self.trained = weights is not None
         if weights is None:
             assert backbone is not None
-            self.name, self.what = backbone, backbone
+            self.name, self.what = backbone, f"{backbone} (random weights)"
             self.model = _fresh(backbone)
             own: int | tuple[int, int] = 224
         else:

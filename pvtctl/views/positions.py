@@ -43,7 +43,7 @@ def draw_positions(rows: Sequence[Sequence[Similarities]], *, title: str) -> Fig
         for axes, each in zip(axes_row, row, strict=False):
             _draw_panel(axes, each, limit)
         scale = matplotlib.cm.ScalarMappable(matplotlib.colors.Normalize(-limit, limit), "RdBu_r")
-        bar = figure.colorbar(scale, ax=list(axes_row), shrink=0.8, aspect=25, pad=0.01)
+        bar = figure.colorbar(scale, ax=list(axes_row), shrink=0.8, aspect=25, pad=0.01, panchor=False)
         bar.set_label("cosine similarity", fontsize=8)
         bar.ax.tick_params(labelsize=8)
         bar.outline.set_visible(False)
