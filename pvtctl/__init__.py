@@ -25,6 +25,8 @@ __all__ = [
     "PvtctlError",
     "UsageError",
     "__version__",
+    "compare_models",
+    "compare_runs",
     "count",
     "create_backbone",
     "create_classifier",
@@ -32,10 +34,12 @@ __all__ = [
     "create_detector",
     "create_segmenter",
     "evaluate",
+    "export_model",
     "load_run",
     "load_weights",
     "measure_latency",
     "run_recipe",
+    "run_study",
 ]
 
 from pvtctl.errors import PvtctlError, UsageError
@@ -52,15 +56,22 @@ if TYPE_CHECKING:
     )
     from pvtctl.cost.counting import count
     from pvtctl.cost.latency import Case, measure_latency
+    from pvtctl.export import export_model
+    from pvtctl.studies.compare import compare_models, compare_runs
+    from pvtctl.studies.request import run_study
     from pvtctl.tasks.evaluate import evaluate_run as evaluate
     from pvtctl.tasks.loaded import load_run
 
 _ELSEWHERE = {
     "Case": ("pvtctl.cost.latency", "Case"),
+    "compare_models": ("pvtctl.studies.compare", "compare_models"),
+    "compare_runs": ("pvtctl.studies.compare", "compare_runs"),
     "count": ("pvtctl.cost.counting", "count"),
     "evaluate": ("pvtctl.tasks.evaluate", "evaluate_run"),
+    "export_model": ("pvtctl.export", "export_model"),
     "load_run": ("pvtctl.tasks.loaded", "load_run"),
     "measure_latency": ("pvtctl.cost.latency", "measure_latency"),
+    "run_study": ("pvtctl.studies.request", "run_study"),
 }
 """Public functions that lie outside `pvtctl.api`, which holds the others."""
 
