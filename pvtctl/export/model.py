@@ -23,7 +23,7 @@ from pvtctl.detectors import Detector
 from pvtctl.errors import UsageError
 from pvtctl.export.check import TOLERANCE, Check, Run, Timing, compare, time_in_turns
 from pvtctl.export.onnx import OPSET, OnnxModel, require_onnx, write_onnx
-from pvtctl.export.program import Program, export_program, quiet
+from pvtctl.export.program import Program, example, export_program, quiet
 from pvtctl.export.raw import Pixels, RawModel, Statistics, raw_model
 from pvtctl.files import atomic_path
 from pvtctl.structures import ImageSize
@@ -119,7 +119,7 @@ def export_model(
         on_progress("tracing with torch.export")
         program = export_program(raw, size=size, default_size=default_size, static=static)
         said = _meta(raw, (mean, std), program, at_size, meta or {})
-        cases = _cases(program, size or default_size, check_sizes)
+        cases = _cases(raw, program, size or default_size, check_sizes)
         with atomic_path(path) as temporary:
             runs = _write(raw, program, temporary, chosen, said, on_progress)
             on_progress(f"comparing with eager at {_in_words(cases)}")
@@ -179,7 +179,9 @@ def _check_numbers(
         raise UsageError(f"{repeats} timed calls say nothing", "at least 1")
 
 
-def _cases(program: Program, size: ImageSize, check_sizes: Sequence[ImageSize] | None) -> list[tuple[int, ImageSize]]:
+def _cases(
+    raw: RawModel, program: Program, size: ImageSize, check_sizes: Sequence[ImageSize] | None
+) -> list[tuple[int, ImageSize]]:
     """(batch, size) to compare at."""
     batches = [1] if "batch" in program.fixed else [1, 2]
     if "height" in program.fixed:
@@ -188,8 +190,20 @@ def _cases(program: Program, size: ImageSize, check_sizes: Sequence[ImageSize] |
     height, width = size
     least = max(64, *program.least.values())
     other = [(height * 3 // 4 // 32 * 32, width), (height // 2 + 5, width // 2 - 9)]
-    sizes = list(check_sizes) if check_sizes else [(max(h, least), max(w, least)) for h, w in (size, *other)]
+    if check_sizes:
+        sizes = list(check_sizes)
+    else:
+        sizes = [_taken(raw, (max(h, least), max(w, least))) for h, w in (size, *other)]
     return [(batches[at % len(batches)], each) for at, each in enumerate(sizes)]
+
+
+def _taken(raw: RawModel, size: ImageSize) -> ImageSize:
+    """`size`, or where the model itself refuses it (timm's ViTs take whole patches only), the next multiples of 32."""
+    try:
+        raw.eager(example(raw, 1, size))
+    except UsageError:
+        return -(-size[0] // 32) * 32, -(-size[1] // 32) * 32
+    return size
 
 
 def _in_words(cases: Sequence[tuple[int, ImageSize]]) -> str:
