@@ -156,8 +156,9 @@ def _list(root: Path, as_json: bool) -> None:
     if as_json:
         print_json({"studies": [line.as_dict() for line in lines]})
         return
-    table("", ["study", "paper", "what the paper found", "rows", "mini", "state"], [line.cells() for line in lines])
-    say("pvtctl ablate NAME runs one at profile mini, on the built-in data; minutes are of two CPU cores")
+    columns = ["study", "paper", "what the paper found", "rows", "mini", "paper", "state"]
+    table("", columns, [line.cells() for line in lines])
+    say("pvtctl ablate NAME runs one at profile mini, on the built-in data")
 
 
 def _train_one(context: typer.Context, plan: Plan, name: str, gpus: int | None, device: str | None) -> None:

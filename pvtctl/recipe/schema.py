@@ -463,5 +463,7 @@ class Study(Block):
     score against time (Table 11)."""
     scale: str
     """What profile mini can show and what not."""
+    cost: dict[str, str] = {}
+    """Profile -> what all of it takes and on what: `16 min, 2 CPU cores`."""
     seeds: Annotated[int, Field(ge=1, le=100)] = 1
     """Seeds of each row at profile mini."""

@@ -24,8 +24,11 @@ class StudyLine:
     """`PVT v1, Table 8`."""
     claim: str
     rows: int
+    cost: dict[str, str] = field(default_factory=dict)
+    """By profile, as the study says it."""
     minutes: dict[str, float | None] = field(default_factory=dict)
-    """By profile: of all runs and the pretrainings that they begin from, as they took here; None where too little has run."""
+    """By profile: of all runs and the pretrainings that they begin from, one after another, as they took here; None where
+    too little has run."""
     states: dict[str, str] = field(default_factory=dict)
     """By profile that something was run at: `4 of 9 runs finished, 1 failed`."""
 
@@ -34,11 +37,10 @@ class StudyLine:
         return asdict(self)
 
     def cells(self) -> list[str]:
-        """Study, paper, claim, rows, minutes at profile mini, state."""
-        minutes = self.minutes.get(DEFAULT_PROFILE)
+        """Study, paper, claim, rows, cost at profiles mini and paper, state."""
         state = "; ".join(f"{profile}: {text}" for profile, text in self.states.items())
-        shown = "-" if minutes is None else f"{minutes:.0f} min"
-        return [self.name, self.paper, self.claim, str(self.rows), shown, state or "-"]
+        costs = [self.cost.get(profile, "-") for profile in (DEFAULT_PROFILE, "paper")]
+        return [self.name, self.paper, self.claim, str(self.rows), *costs, state or "-"]
 
 
 def overview(runs_root: Path) -> list[StudyLine]:
@@ -55,7 +57,9 @@ def overview(runs_root: Path) -> list[StudyLine]:
             minutes[profile] = _minutes(folder, list(source.rows), source.study.seeds if profile == "mini" else 1)
             if state := _state(folder):
                 states[profile] = state
-        lines.append(StudyLine(name, _label(recipe.paper), source.study.claim, len(source.rows), minutes, states))
+        study = source.study
+        line = StudyLine(name, _label(recipe.paper), study.claim, len(source.rows), study.cost, minutes, states)
+        lines.append(line)
     return lines
 
 
