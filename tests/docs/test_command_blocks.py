@@ -52,6 +52,13 @@ PROGRAMS = {
     "cd",
 }
 """Others than pvtctl that a page may call."""
+OWN_TESTS = {
+    "export.md": "tests/export/test_export_docs.py",
+    "recipes.md": "tests/recipes/test_docs.py",
+    "segmentation.md": "tests/test_readme.py",
+    "depth.md": "tests/test_readme.py",
+}
+"""Pages whose Python a test of their own executes."""
 NAMES_PROFILES = ("mini", "smoke", "paper")
 
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -250,11 +257,17 @@ def test_python_blocks_compile(page: Path) -> None:
             compile(block.text, str(block), "exec")
 
 
+def test_pages_with_tests_of_their_own_have_them() -> None:
+    for page, test in OWN_TESTS.items():
+        assert page in (ROOT / test).read_text(encoding="utf-8"), f"{test} does not read {page}"
+
+
 def runnable(page: Path) -> tuple[list[Block], list[Block]]:
     """What is executed of a page: the marked shell blocks, then its Python."""
     blocks = blocks_of(page)
     shell = [block for block in blocks if block.kind in SHELL and block.runs]
-    return shell, [block for block in blocks if block.kind == "python" and not block.mark.startswith("compiled: ")]
+    python = [block for block in blocks if block.kind == "python" and not block.mark.startswith("compiled: ")]
+    return shell, [] if page.name in OWN_TESTS else python
 
 
 @pytest.mark.slow
