@@ -463,6 +463,8 @@ class Study(Block):
     score against time (Table 11)."""
     scale: str
     """What profile mini can show and what not."""
+    left_out: dict[str, str] = {}
+    """Rows that profile mini runs only where they are named, and why."""
     cost: dict[str, str] = {}
     """Profile -> what all of it takes and on what: `16 min, 2 CPU cores`."""
     seeds: Annotated[int, Field(ge=1, le=100)] = 1

@@ -182,10 +182,11 @@ def _study(document: Document, rows: list[str], faults: list[Fault]) -> Study | 
             problem = one["msg"].removeprefix("Input ").removeprefix("Value error, ").lower()
             faults.append(Fault(f"{key}: {problem} ({at})", at))
         return None
-    for claim in study.claims:
-        for row in (claim.better, claim.worse, claim.row):
-            if row is not None and row not in rows:
-                faults.append(Fault(f"study.claims: there is no row {row} ({at}), {nearest(row, rows)}", at))
+    named = [("claims", row) for claim in study.claims for row in (claim.better, claim.worse, claim.row)]
+    named += [("left_out", row) for row in study.left_out]
+    for key, row in named:
+        if row is not None and row not in rows:
+            faults.append(Fault(f"study.{key}: there is no row {row} ({at}), {nearest(row, rows)}", at))
     return study
 
 
