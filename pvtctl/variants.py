@@ -58,12 +58,15 @@ class VitVariant:
     norm_eps: float = 1e-6
     distilled: bool = False
     """A distillation token beside the class token."""
+    stem_width: int = 256
+    """`resnet`: channels of its first stage; the second has twice, the third four times as many."""
     params: int | None
     source: str
 
     @property
     def channels(self) -> Four:
-        return (256, 512, self.embed_dim, self.embed_dim) if self.stem == "resnet" else (self.embed_dim,) * 4
+        stem = (self.stem_width, 2 * self.stem_width) if self.stem == "resnet" else (self.embed_dim,) * 2
+        return (*stem, self.embed_dim, self.embed_dim)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,7 +201,7 @@ def find_variant(spec: str) -> Variant:
     """The built-in variant called `spec`, or with `NAME@F` (0 < F <= 1) the one called NAME with F times its widths.
 
     Depth, heads, ratios and patches stay. Widths are rounded to multiples of the heads (ResNets: their base width of 64 to
-    a multiple of 8), and never below one a head. Raises UsageError with the nearest names for an unknown one, and for a
+    a multiple of 8; a hybrid's ResNet to a power of two), and never below one a head. Raises UsageError with the nearest names for an unknown one, and for a
     factor that is out of range or that the family cannot take.
     """
     name, factor = split_width(spec)
@@ -244,11 +247,10 @@ def _scaled(name: str, variant: Variant, factor: float) -> Variant:
                 _multiple(dim * factor, heads) for dim, heads in zip(variant.embed_dims, variant.num_heads, strict=True)
             )
             return replace(variant, embed_dims=(first, second, third, fourth), params=None, source=source)
-        case VitVariant(stem="resnet"):
-            raise UsageError(f"{name} has one width only", "its stem is a ResNet-50 as published; leave @ out")
         case VitVariant():
             dim = _multiple(variant.embed_dim * factor, variant.num_heads)
-            return replace(variant, embed_dim=dim, params=None, source=source)
+            stem = max(32, 2 ** round(math.log2(variant.stem_width * factor)))  # its group norms divide powers of two
+            return replace(variant, embed_dim=dim, stem_width=stem, params=None, source=source)
         case ResNetVariant():
             base = _multiple(64 * factor, 8)
             if variant.width_per_group * base < 64:

@@ -109,7 +109,13 @@ def build_backbone(
         case VitVariant():
             _refuse(name, frozen_stages=frozen_stages, freeze_norm=freeze_norm, output_stride=output_stride != 32)
             if variant.stem == "resnet":
-                return VitHybrid(class_token=class_token, drop_path_rate=drop_path_rate, image_size=image_size)
+                return VitHybrid(
+                    embed_dim=variant.embed_dim,
+                    stem_widths=(variant.stem_width, 2 * variant.stem_width, 4 * variant.stem_width),
+                    class_token=class_token,
+                    drop_path_rate=drop_path_rate,
+                    image_size=image_size,
+                )
             return Vit(
                 patch_size=variant.patch_size,
                 embed_dim=variant.embed_dim,

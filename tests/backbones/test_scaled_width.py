@@ -21,6 +21,7 @@ SPECS = [
     "pvt_v2_b2_li@0.1",
     "vit_small_patch32@0.25",
     "deit_tiny_patch16@0.3",
+    "vit_hybrid@0.25",
     "resnet18@0.25",
     "resnet18c@0.5",
     "resnet50@0.375",
@@ -75,7 +76,6 @@ def test_the_whole_width_is_the_model_itself() -> None:
         ("pvt_small@x", "'x' is no factor on the width"),
         ("pvt_small@", "'' is no factor on the width"),
         ("pvt_smal@0.5", "no backbone is called 'pvt_smal'"),
-        ("vit_hybrid@0.5", "vit_hybrid has one width only"),
         ("resnext50_32x4d@0.1", "groups of less than one channel"),
     ],
 )
