@@ -147,6 +147,7 @@ def _print(found: Comparison, form: Format) -> None:
         case Format.markdown:
             print(to_markdown(found), end="")
         case Format.table:
+            print(found.title)
             for columns in _blocks(found):
                 _print_block(found, columns)
             if any(row.best for row in found.rows):

@@ -12,7 +12,7 @@ from pvtctl.cost.latency import Case, Latency, measure_latency
 from pvtctl.cost.own import count_own
 from pvtctl.errors import PvtctlError, UsageError
 from pvtctl.studies.comparable import differences, plural
-from pvtctl.studies.comparison import Comparison, Subject, cost_rows, run_rows, score_rows
+from pvtctl.studies.comparison import Comparison, Row, Subject, cost_rows, run_rows, score_rows
 from pvtctl.studies.own_model import case_of
 from pvtctl.tasks.results import measured_figures
 from pvtctl.tasks.runs import FinishedRun, read_run
@@ -72,7 +72,7 @@ def compare_models(
         for name in backbones
     ]
     subjects, machine = _timed(subjects, timing)
-    rows = cost_rows(subjects, convention)
+    rows = [*cost_rows(subjects, convention), Row("model", "model", tuple(subject.model for subject in subjects))]
     under = "" if head == "classifier" else " as bare pyramids" if head == "none" else f" under {head}"
     title = f"{', '.join(backbones)}{under} at {size[0]}x{size[1]}"
     return Comparison(
