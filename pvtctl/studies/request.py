@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from pvtctl.recipe.load import Override
 from pvtctl.studies.plan import DEFAULT_PROFILE, Plan, Run, make_plan
+from pvtctl.tasks.places import runs_root
 
 if TYPE_CHECKING:
     from pvtctl.studies.report import StudyReport
@@ -159,7 +160,7 @@ def run_study(
     from pvtctl.studies.report import write_study
 
     tell = say or silent
-    root = Path(out) if out is not None else Path(os.environ.get("PVTCTL_RUNS") or "runs") / "studies"
+    root = Path(out) if out is not None else runs_root() / "studies"
     request = StudyRequest(
         study,
         root.expanduser(),
