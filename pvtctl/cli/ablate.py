@@ -101,7 +101,7 @@ def ablate(
     if study == "ls":
         _list(root, as_json)
         return
-    from pvtctl.studies.request import StudyRequest, process_words, run_rows
+    from pvtctl.studies.request import StudyRequest, run_rows
 
     request = StudyRequest(
         study,
@@ -122,7 +122,7 @@ def ablate(
     if sbatch and slurm is None:
         raise UsageError("--sbatch is for --slurm", "add --slurm DIR")
     if slurm is not None:
-        _write_jobs(plan, request, slurm, process_words(gpus, device), latency, sbatch or [])
+        _write_jobs(plan, request, slurm, gpus, device, latency, sbatch or [])
         return
     if dry_run:
         _show_plan(plan, as_json)
@@ -131,6 +131,8 @@ def ablate(
     if not report:
         states = run_rows(request, plan, jobs=jobs, gpus=gpus, device=device, say=say)
         failed = [name for name, state in states.items() if state.status == "failed"]
+        if failed and not any(states[run.name].status == "finished" for run in plan.runs if run.kind == "row"):
+            raise PvtctlError(f"{len(failed)} runs failed, and no row has finished", "the log of each is named above")
     from pvtctl.studies.report import write_study
 
     result = write_study(plan, latency=latency, device=device, say=say)
@@ -222,13 +224,22 @@ def _run_line(run: Run, state: RunState) -> dict[str, object]:
 
 
 def _write_jobs(
-    plan: Plan, request: StudyRequest, folder: Path, process: list[str], latency: bool, options: list[str]
+    plan: Plan,
+    request: StudyRequest,
+    folder: Path,
+    gpus: int | None,
+    device: str | None,
+    latency: bool,
+    options: list[str],
 ) -> None:
+    from pvtctl.studies.request import process_words
     from pvtctl.studies.slurm import write_jobs
 
     words = request.words()
-    report = [*words, "--report", *([] if latency else ["--no-latency"])]
-    files = write_jobs(plan, folder.expanduser(), arguments=[*words, *process], report=report, options=options)
+    report = [*words, "--report", *process_words(None, device), *([] if latency else ["--no-latency"])]
+    files = write_jobs(
+        plan, folder.expanduser(), arguments=[*words, *process_words(gpus, device)], report=report, options=options
+    )
     say(f"{len(files) - 1} jobs; hand them to Slurm by")
     print(f"bash {files[-1]}")
 

@@ -123,7 +123,8 @@ def _printed_margin(claim: Claim, printed: Mapping[str, float | None]) -> float 
 def _by_count(claim: Claim, blank: Verdict, found: Sequence[Sample]) -> Verdict:
     margin = _margin(claim, [sample.values[0] for sample in found])
     outcome = HOLDS if margin > 0 else FAILS
-    return replace(blank, outcome=outcome, margin=margin, reason="worked out at the paper's full size: no spread")
+    how = "measured once" if claim.figure == "inference_memory_gib" else "worked out"
+    return replace(blank, outcome=outcome, margin=margin, reason=f"{how} at the paper's full size: no spread")
 
 
 def _by_time(claim: Claim, blank: Verdict, found: Sequence[Sample]) -> Verdict:
@@ -147,6 +148,9 @@ def _by_seeds(claim: Claim, blank: Verdict, found: Sequence[Sample]) -> Verdict:
     lacking = "; ".join(sample.missing for sample in found if sample.missing)
     if any(len(sample.values) < 2 for sample in found):
         return replace(blank, margin=margin, reason=f"one seed: no spread{f' ({lacking})' if lacking else ''}")
+    if all(len(set(sample.values)) == 1 for sample in found):  # of a coarse figure, or seeds that change nothing
+        tail = f" ({lacking})" if lacking else ""
+        return replace(blank, margin=margin, reason=f"all seeds gave the very same figure: no spread to judge by{tail}")
     error, interval = _welch(margin, [sample.values for sample in found])
     blank = replace(blank, margin=margin, error=error, interval=interval)
     seeds = " and ".join(dict.fromkeys(str(len(sample.values)) for sample in found))
@@ -159,11 +163,12 @@ def _by_seeds(claim: Claim, blank: Verdict, found: Sequence[Sample]) -> Verdict:
 
 
 def _welch(margin: float, groups: Sequence[Sequence[float]]) -> tuple[float, tuple[float, float]]:
-    """Standard error of a difference of means (or of one mean), and Welch's t interval at 95 % around the margin."""
+    """Standard error of a difference of means (or of one mean), and Welch's t interval at 95 % around the margin.
+
+    Not all values of all groups are the same.
+    """
     shares = [(statistics.variance(values) / len(values), len(values)) for values in groups]
     variance = sum(share for share, _ in shares)
-    if variance == 0:
-        return 0.0, (margin, margin)
     from scipy.stats import t
 
     freedom = variance**2 / sum(share**2 / (n - 1) for share, n in shares)

@@ -90,11 +90,13 @@ def _read(file: Path) -> dict[str, Any]:
 
 def _state(folder: Path) -> str:
     runs = _runs(folder)
-    failed = len(list(folder.glob("rows/*/*.failure.json")))
-    finished = sum(info.get("status") == "finished" for info in runs)
+    done = {info["folder"] for info in runs if info.get("status") == "finished"}
+    failures = [str(file).removesuffix(".failure.json") for file in folder.glob("rows/*/*.failure.json")]
+    failed = sum(run not in done for run in failures)
+    finished = len(done)
     if not runs and not failed:
         return ""
-    unfinished = len(runs) - finished
+    unfinished = sum(info["folder"] not in done and info["folder"] not in failures for info in runs)
     parts = [f"{finished} run{'s' * (finished != 1)} finished"]
     parts += [f"{unfinished} begun"] if unfinished else []
     parts += [f"{failed} failed"] if failed else []
@@ -124,6 +126,10 @@ def _pretraining_seconds(run: Path) -> dict[str, float]:
     except OSError:
         return {}
     begun = next((line.partition(":")[2].strip().strip("'\"") for line in lines if line.startswith("  weights:")), "")
-    result = _read(Path(begun) / "run.json").get("result") if begun and begun != "null" else None
+    if not begun or begun == "null":
+        return {}
+    # where it was, or, of a folder of all studies that was moved, beside the study: STUDIES/STUDY/rows/ROW/seed0
+    places = (Path(begun), run.parents[3] / "pretraining" / Path(begun).name)
+    result = next((info for place in places if (info := _read(place / "run.json"))), {}).get("result")
     seconds = result.get("seconds") if isinstance(result, dict) else None
     return {begun: float(seconds)} if isinstance(seconds, int | float) else {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -52,6 +52,10 @@ class Plan:
     """All that the table runs, in its order."""
     picked: tuple[str, ...]
     seeds: int
+    weights: Mapping[str, str] = field(default_factory=dict)
+    """Row -> what the user gave it to begin from."""
+    pretrain: bool = False
+    """Whether all were to be pretrained here."""
 
     def row_runs(self, row: str) -> list[Run]:
         """The runs of a row, one a seed."""
@@ -105,7 +109,7 @@ def make_plan(
 ) -> Plan:
     """The runs of study `name` below the folder `root`.
 
-    `rows` picks some (all where it is empty), `seeds` runs each that often (unset: as the study says for profile mini, else
+    `rows` picks some (where it is empty all but those that the study leaves out of profile mini), `seeds` runs each that often (unset: as the study says for profile mini, else
     once). `overrides` change the rows' recipes, `pretraining_overrides` those of the pretrainings. Rows begin from
     `weights[row]`, or from a pretraining of this study's: always on the built-in data, elsewhere where nobody has
     published weights of the backbone, or with `pretrain`.
@@ -121,7 +125,8 @@ def make_plan(
         raise UsageError(f"--seeds {seeds} is out of range", "1 to 100")
     if seeds is None:
         seeds = about.seeds if about is not None and profile == "mini" else 1
-    picked = tuple(row for row in source.rows if not rows or row in rows)
+    left_out = about.left_out if about is not None and profile == "mini" else {}
+    picked = tuple(row for row in source.rows if (row in rows if rows else row not in left_out))
     study = source.name.replace("_", "-")
     out = root / f"{study}-{profile}"
     pretrainings: dict[str, Run] = {}
@@ -141,7 +146,8 @@ def make_plan(
             run_name = f"{row}/seed{recipe.train.seed}"
             row_runs.append(Run(run_name, "row", row, recipe.train.seed, recipe, out / "rows" / run_name, needs))
     runs = (*pretrainings.values(), *_by_seed(row_runs))
-    return Plan(study, source, about, profile, out, runs, tuple(source.rows), picked, seeds)
+    given_weights = dict(weights or {})
+    return Plan(study, source, about, profile, out, runs, tuple(source.rows), picked, seeds, given_weights, pretrain)
 
 
 def _by_seed(runs: list[Run]) -> list[Run]:

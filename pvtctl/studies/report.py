@@ -16,13 +16,14 @@ from pvtctl.errors import UsageError
 from pvtctl.files import write_text
 from pvtctl.recipe.compare import differences
 from pvtctl.recipe.load import load_recipe
+from pvtctl.recipe.source import recipes_folder
 from pvtctl.studies.claims import COUNTED, TIMES, Sample, Verdict, judge
 from pvtctl.studies.costs import ModelCost, study_costs
 from pvtctl.studies.pictures import draw_pictures
 from pvtctl.studies.plan import Plan, Run
 from pvtctl.studies.resolution import FIGURE as RESOLUTION
 from pvtctl.studies.resolution import with_resolution_loss
-from pvtctl.studies.results import RowResult, collect, pretrainings
+from pvtctl.studies.results import OF_PRETRAINING, RowResult, collect, pretrainings
 from pvtctl.studies.tables import (
     Measured,
     cost_table,
@@ -110,6 +111,8 @@ def _sample(row: RowResult, cost: ModelCost | None, figure: str) -> Sample:
         return Sample((value,))
     spread = row.spread(figure)
     missing = f"{row.row}: {row.state}" if row.state else ""
+    if spread is not None and not missing and figure not in OF_PRETRAINING and spread.n < len(row.finished):
+        missing = f"{row.row}: {spread.n} of {len(row.finished)} seeds have a figure"
     if spread is None:
         return Sample(missing=row.state or ("it has no pretraining here" if row.finished else ""))
     return Sample(spread.values, missing=missing)
@@ -164,11 +167,17 @@ def _warnings(all_of: Measured) -> list[str]:
     told = []
     attempts = [attempt for row in all_of.rows for attempt in row.attempts]
     done = sum(attempt.status == "finished" for attempt in attempts)
-    left = [row for row in plan.rows if row not in plan.picked]
+    at_this_scale = plan.about.left_out if plan.about is not None and plan.profile == "mini" else {}
+    left = [row for row in plan.rows if row not in plan.picked and row not in at_this_scale]
     if done < len(attempts) or left:
         parts = [f"{done} of {len(attempts)} runs have finished"]
         parts += [f"rows not picked: {', '.join(left)}"] if left else []
         told.append(f"Partial results: {'; '.join(parts)}.")
+    told += [
+        f"Row {row} runs at profile mini only where --rows names it: {why}."
+        for row, why in at_this_scale.items()
+        if row not in plan.picked
+    ]
     if plan.profile != "paper":
         told.append(
             f"The scores are of profile {plan.profile}, not of the paper's experiment: their level cannot be compared with "
@@ -176,6 +185,9 @@ def _warnings(all_of: Measured) -> list[str]:
         )
     if plan.profile == "mini" and plan.about is not None:
         told.append(f"What this scale can and cannot show: {plan.about.scale}")
+    if other := [attempt for attempt in attempts if attempt.other_weights]:
+        begun = "; ".join(f"{attempt.run.name} from {attempt.weights}" for attempt in other)
+        told.append(f"Begun from other weights than the pretraining that this study would give them: {begun}.")
     if reasons := _unlike_the_paper(all_of):
         told.append(f"What differs from the paper: {'; '.join(reasons)}.")
     return told
@@ -192,17 +204,29 @@ def _unlike_the_paper(all_of: Measured) -> list[str]:
             width = attempt.run.recipe.model.backbone.width
             if width != 1:
                 reasons[f"backbones {width:g} times as wide"] = None
-            if attempt.run.needs:
+            if attempt.run.needs and not attempt.other_weights:
                 reasons["backbones begin from a pretraining of this study's own profile, not from ImageNet's"] = None
     return list(reasons)
 
 
 def _commands(plan: Plan) -> list[str]:
     """What was asked for, as far as the runs' recipes tell, and one line a run."""
-    words = ["pvtctl", "ablate", plan.study, "--profile", plan.profile, "--seeds", str(plan.seeds)]
+    shipped = plan.source.path.is_relative_to(recipes_folder())
+    words = [
+        "pvtctl",
+        "ablate",
+        plan.study if shipped else str(plan.source.path.absolute()),
+        "--profile",
+        plan.profile,
+        "--seeds",
+        str(plan.seeds),
+    ]
     if plan.picked != plan.rows:
         words += ["--rows", ",".join(plan.picked)]
     words += ["--out", str(plan.out.parent)]
+    words += ["--pretrain"] if plan.pretrain else []
+    for row, weights in plan.weights.items():
+        words += ["--weights", f"{row}={weights}"] if row in plan.picked else []
     changed = [_changed(run, str(plan.source.path)) for run in plan.runs if run.kind == "row"]
     shared = [text for text in changed[0] if all(text in one for one in changed)] if changed else []
     before = [_changed(run, run.recipe.name) for run in plan.runs if run.kind == "pretraining"]

@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pvtctl.errors import PvtctlError
 from pvtctl.recipe.load import load_recipe
 from pvtctl.recipe.schema import Figure, Recipe
-from pvtctl.recipe.source import recipe_names
 from pvtctl.studies.plan import Plan, Run
 from pvtctl.studies.run import Status, log_file, state_of
 from pvtctl.tasks.results import measured_figures
@@ -88,7 +87,17 @@ class Attempt:
         """What it began from."""
         if self.read is None:
             return "-"
+        if self.run.needs and not self.other_weights:
+            return self.run.needs
         return self.read.recipe.model.weights or "random"
+
+    @property
+    def other_weights(self) -> bool:
+        """Whether it began from something else than the pretraining that it needs: a run keeps what it began from."""
+        if self.run.needs is None or self.read is None:
+            return False
+        folder = f"{self.run.needs.rpartition('/')[2]}-{self.run.recipe.profile}"
+        return Path(self.read.recipe.model.weights or "").name != folder
 
     @property
     def state(self) -> str:
@@ -141,9 +150,13 @@ class RowResult:
         return [attempt for attempt in self.attempts if attempt.status == "finished"]
 
     def spread(self, figure: str) -> Spread | None:
-        """A figure over the finished seeds; None where none has it."""
-        values = [value_of(attempt.figures, figure) for attempt in self.finished]
-        known = [value for value in (*values, *self.added.get(figure, ())) if value is not None]
+        """A figure over the finished seeds; None where none has it. A pretraining that they share counts once."""
+        shared = figure in OF_PRETRAINING
+        values = {
+            (attempt.run.needs if shared else None) or attempt.run.name: value_of(attempt.figures, figure)
+            for attempt in self.finished
+        }
+        known = [value for value in (*values.values(), *self.added.get(figure, ())) if value is not None]
         finite = [value for value in known if math.isfinite(value)]
         return Spread(tuple(finite)) if finite else None
 
@@ -181,10 +194,9 @@ def collect(plan: Plan) -> list[RowResult]:
 
     Raises UsageError when a folder of the study holds a run of other settings.
     """
-    where = plan.source.path if plan.source.name not in recipe_names() else plan.source.name
     rows = []
     for row in plan.rows:
-        recipe = load_recipe(where, row)
+        recipe = load_recipe(plan.source.path, row)
         attempts = tuple(_attempt(plan, run) for run in plan.row_runs(row)) if row in plan.picked else ()
         rows.append(RowResult(row, recipe.title or row, recipe.expect, recipe, attempts=attempts))
     rows += [
@@ -206,7 +218,9 @@ def _attempt(plan: Plan, run: Run) -> Attempt:
         if state.status != "missing" and (run.out / "run.json").is_file():
             read = read_run(run.out, finished=False)
         if read is not None and status == "finished":
-            figures = measured_figures(run.recipe, read.score) | _of_pretraining(plan, run)
+            figures = measured_figures(run.recipe, read.score)
+            found = Attempt(run, status, reason, log_file(run), read, figures)
+            return found if found.other_weights else replace(found, figures={**figures, **_of_pretraining(plan, run)})
     except (PvtctlError, KeyError) as error:
         status, read = "failed", None
         reason = error.message if isinstance(error, PvtctlError) else f"its score lacks {error}"

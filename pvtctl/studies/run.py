@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal
 
+import yaml
+
 from pvtctl.engine.distributed import LAUNCHER
 from pvtctl.engine.log import Progress, clock
 from pvtctl.engine.run import check_recipe, in_use, read_info, read_recipe
@@ -102,13 +104,29 @@ def recipe_to_run(plan: Plan, run: Run) -> tuple[Any, bool]:
     resume = bool(_info(run))
     recipe = run.recipe
     weights = recipe.model.weights
+    pretraining = plan.pretraining_of(run)
     if resume:
         weights = read_recipe(run.out).get("model", {}).get("weights")
-    elif (pretraining := plan.pretraining_of(run)) is not None:
+        if (
+            weights
+            and pretraining is not None
+            and not Path(weights).exists()
+            and Path(weights).name == pretraining.out.name
+        ):
+            weights = _moved(run, pretraining)
+    elif pretraining is not None:
         if state_of(pretraining).status != "finished":
             raise UsageError(f"{run.name} begins from {pretraining.name}, which is not finished")
         weights = str(pretraining.out.absolute())
     return recipe.model_copy(update={"model": recipe.model.model_copy(update={"weights": weights})}), resume
+
+
+def _moved(run: Run, pretraining: Run) -> str:
+    """Where the weights of a run are now that the folder of all studies was moved; the run's recipe says so from then on."""
+    began = read_recipe(run.out)
+    began["model"]["weights"] = str(pretraining.out.absolute())
+    write_text(run.out / "recipe.yaml", yaml.safe_dump(began, sort_keys=False))
+    return str(began["model"]["weights"])
 
 
 @dataclass
@@ -116,6 +134,8 @@ class _Child:
     run: Run
     process: subprocess.Popen[bytes]
     log: IO[bytes]
+    log_begin: int
+    """Where in the log its own words begin."""
     began: float = field(default_factory=time.monotonic)
 
 
@@ -151,13 +171,18 @@ def run_plan(
                     states[run.name] = record_failure(run, f"{run.needs} failed", ExitCode.FAILED)
                     meter.full(run)
                 else:
+                    states[run.name] = RunState("running")  # whatever came of it before
                     children.append(_start(run, command(run), threads, say))
             if stop.code:
                 _stop(children, stop.code)
                 finished = sum(state.status == "finished" for state in states.values())
-                raise stopped_by(stop.code, f"{finished} of {len(plan.runs)} finished runs")
+                stopped = stopped_by(stop.code, f"{finished} of {len(plan.runs)} finished runs")
+                stopped.hint = "the same command goes on"
+                raise stopped
             if waiting and not children and _next(waiting, states) is None:
-                break  # what is left waits for a run that is at work elsewhere
+                for run in waiting:
+                    say(f"{run.name}: waits for {run.needs}, which is {states[run.needs or ''].status}")
+                break  # the same command goes on with them, once that has ended
             meter.look(children)
             time.sleep(_POLL_SECONDS)
     return states
@@ -218,11 +243,12 @@ def _start(run: Run, command: Sequence[str], threads: int | None, say: Callable[
     if threads is not None:
         environment |= {"OMP_NUM_THREADS": str(threads)}
     log = log_file(run).open("ab")
+    log_begin = log.seek(0, os.SEEK_END)
     say(f"{run.name}: started (log: {log_file(run)})")
     process = subprocess.Popen(
         list(command), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
     )
-    return _Child(run, process, log)
+    return _Child(run, process, log, log_begin)
 
 
 def _ended(child: _Child, say: Callable[[str], None]) -> RunState:
@@ -235,20 +261,31 @@ def _ended(child: _Child, say: Callable[[str], None]) -> RunState:
     if code in (ExitCode.RESUMABLE, ExitCode.INTERRUPTED):
         say(f"{run.name}: stopped after {took}, to be resumed")
         return RunState("stopped")
-    reason = _last_error(log_file(run)) or (f"ended by signal {-code}" if code < 0 else f"exit code {code}")
-    say(f"{run.name}: failed after {took}: {reason} (log: {log_file(run)})")
-    return record_failure(run, reason, code)
+    reason = _last_error(log_file(run), child.log_begin)
+    reason = reason or (f"ended by signal {-code}" if code < 0 else f"exit code {code}")
+    state = record_failure(run, reason, code)
+    if state.status == "running":
+        say(f"{run.name}: at work elsewhere")
+    else:
+        say(f"{run.name}: failed after {took}: {reason} (log: {log_file(run)})")
+    return state
 
 
 def record_failure(run: Run, reason: str, code: int) -> RunState:
-    """Write down why a run failed; the next start of it takes that back."""
+    """Write down why a run failed; the next start of it takes that back.
+
+    A start that finds the run at work already, for another `pvtctl ablate`, is no failure of the run: nothing is written.
+    """
+    if run.out.is_dir() and in_use(run.out):
+        return RunState("running")
     record = {"reason": reason, "exit_code": code, "log": str(log_file(run)) if log_file(run).is_file() else None}
     write_text(failure_file(run), json.dumps(record, indent=2) + "\n")
     return RunState("failed", reason)
 
 
-def _last_error(log: Path) -> str | None:
-    lines = log.read_text("utf-8", errors="replace").splitlines()[-_LAST_WORDS:]
+def _last_error(log: Path, begin: int) -> str | None:
+    """The last that one start of a run complained of: earlier ones have left their words before `begin`."""
+    lines = log.read_bytes()[begin:].decode("utf-8", errors="replace").splitlines()[-_LAST_WORDS:]
     told = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     return told[-1] if told else None
 

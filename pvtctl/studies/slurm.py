@@ -49,7 +49,8 @@ def write_jobs(
         label = run.name.replace("/", "-")
         command = ["pvtctl", "ablate", *arguments, "--only", run.name]
         files.append(_write_job(folder, label, plan, command, header, here))
-        after = f"--dependency=afterok:${jobs[run.needs]} " if run.needs in jobs else ""
+        # a job that can never start would wait for ever, and the report with it
+        after = f"--dependency=afterok:${jobs[run.needs]} --kill-on-invalid-dep=yes " if run.needs in jobs else ""
         jobs[run.name] = f"job{number}"
         lines.append(f"job{number}=$(sbatch --parsable {after}{shlex.quote(files[-1].name)})")
     files.append(_write_job(folder, "report", plan, ["pvtctl", "ablate", *report], header, here))

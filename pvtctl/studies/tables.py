@@ -99,10 +99,15 @@ def paper_table(all_of: Measured, title: str) -> Table:
         cells = [row.title]
         for figure in all_of.figures:
             printed = row.printed(figure)
-            cells += ["-" if printed is None else f"{printed:g}"]
+            cells += ["-" if printed is None else f"{printed:g}{_only_in_code(row, figure)}"]
             cells += [measured_cell(row, all_of.costs.get(row.row), figure, all_of.score)]
         rows.append([*cells, _seeds(row)])
     return Table(title, [*columns, "runs"], rows, groups=[*groups, ("", 1)], notes=_notes(all_of))
+
+
+def _only_in_code(row: RowResult, figure: str) -> str:
+    stated = row.expect.get(figure)
+    return " (code)" if stated is not None and stated.paper is None else ""
 
 
 def _seeds(row: RowResult) -> str:
@@ -186,6 +191,11 @@ def verdict_table(all_of: Measured) -> Table:
         printed = "-" if verdict.printed is None else f"{verdict.printed:+g}"
         rows.append([verdict.text, verdict.outcome, margin, interval, printed, verdict.reason])
     notes = ["Margins are how far the row that the paper puts ahead is ahead here, ± their standard error over seeds."]
+    if all_of.plan.seeds > 1 and any(run.needs for run in all_of.plan.runs):
+        notes.append(
+            "All seeds of a row begin from one pretraining: what chance did to that is in no spread, and its own figures "
+            "(top-1) count once."
+        )
     return Table("What the paper claims, and what came of it here", columns, rows, notes=notes)
 
 
@@ -204,7 +214,7 @@ def run_table(all_of: Measured) -> Table:
                 str(attempt.images) if attempt.read else "-",
                 "-" if attempt.seconds is None else f"{attempt.seconds / 60:.1f}",
                 attempt.precision,
-                attempt.run.needs or attempt.weights,
+                attempt.weights,
                 _number(cost.trained_params_m, 2) if cost else "-",
             ]
         )

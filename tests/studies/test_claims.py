@@ -94,7 +94,10 @@ def test_one_seed_has_no_spread() -> None:
 
 def test_ties() -> None:
     assert between(Sample((20.0, 20.0)), Sample((20.0, 20.0))).outcome == UNDECIDED
-    assert between(Sample((21.0, 21.0)), Sample((20.0, 20.0))).outcome == HOLDS
+    same = between(Sample((21.0, 21.0)), Sample((20.0, 20.0)))  # equal seeds are no proof that there is no chance
+    assert (same.outcome, same.margin, same.interval) == (UNDECIDED, 1.0, None)
+    assert "the very same" in same.reason
+    assert between(Sample((21.0, 21.0)), Sample((20.0, 20.1))).outcome == HOLDS
     assert between(Sample((34.2,)), Sample((34.2,)), "params_m").outcome == FAILS
 
 

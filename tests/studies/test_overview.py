@@ -34,3 +34,19 @@ def test_every_study_is_listed_with_what_was_run(tmp_path: Path) -> None:
 def test_it_loads_no_torch() -> None:
     code = "import sys; import pvtctl.studies.overview; assert not {'torch', 'numpy'} & set(sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_run_that_failed_before_it_finished_is_finished(tmp_path: Path) -> None:
+    plan = make_plan("gcnet", tmp_path, profile="mini", seeds=1)
+    finish_all(plan, {"pvt_small": 0.3})
+    fail(plan.row_runs("pvt_small")[0], "at work elsewhere")
+    line = next(line for line in overview(tmp_path) if line.name == "gcnet")
+    assert line.states == {"mini": "1 run finished"}
+
+
+def test_pretrainings_of_a_folder_that_was_moved_still_count(tmp_path: Path) -> None:
+    plan = make_plan("gcnet", tmp_path / "first", profile="mini", seeds=1)
+    finish_all(plan, {"pvt_small": 0.3, "resnet50_gc_r4": 0.2})
+    before = {line.name: line.minutes for line in overview(tmp_path / "first")}
+    (tmp_path / "first").rename(tmp_path / "second")
+    assert {line.name: line.minutes for line in overview(tmp_path / "second")} == before

@@ -34,7 +34,7 @@ def test_submit_hands_over_every_run_after_what_it_needs(tmp_path: Path) -> None
     number = {run.name: at + 1 for at, run in enumerate(plan.runs)}
     for run, call in zip(plan.runs, calls, strict=False):
         assert call.endswith(f"{run.name.replace('/', '-')}.sbatch")
-        assert (f"afterok:{number[run.needs]} " in call) if run.needs else "dependency" not in call
+        assert (f"afterok:{number[run.needs]} --kill-on" in call) if run.needs else "dependency" not in call
     assert calls[-1].startswith(f"--dependency=afterany:{':'.join(str(n) for n in number.values())} ")
 
 

@@ -133,4 +133,5 @@ def test_curves_and_a_table_that_is_no_study(tmp_path: Path) -> None:
     finish_all(table, {"pvt_tiny": 0.2})
     result = write_study(table, device="cpu")
     assert result.verdicts == []
+    assert "--weights pvt_tiny=none.pth" in result.document["commands"][0]
     assert "box AP" in result.columns[1]

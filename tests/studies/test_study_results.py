@@ -85,3 +85,34 @@ def test_the_mean_over_three_sets_stands_for_the_deviation_on_the_data_at_hand()
     assert value_of({"abs_rel": 0.2}, "mean_rel") == 0.2
     assert value_of({"mean_rel": 0.08}, "abs_rel") == 0.08
     assert value_of({"abs_rel": 0.2}, "hrwsi_rel") is None
+
+
+def test_a_pretraining_that_the_seeds_share_counts_once(tmp_path: Path) -> None:
+    plan = make_plan("deeper-vs-wider", tmp_path, profile="smoke", seeds=3)
+    finish_all(plan, {"pvt_medium": 0.2, "pvt_small_wide": 0.3})
+    for row in collect(plan):
+        error, score = row.spread("top1_err"), row.spread("box_ap")
+        assert error is not None
+        assert score is not None
+        assert (error.n, error.deviation, score.n) == (1, None, 3)
+
+
+def test_weights_that_a_run_really_began_from_are_told(tmp_path: Path) -> None:
+    plan = make_plan("deeper-vs-wider", tmp_path, profile="smoke", seeds=1)
+    finish_all(plan, {"pvt_medium": 0.2, "pvt_small_wide": 0.3})
+    finish(plan.row_runs("pvt_medium")[0], 0.2, weights="/elsewhere/other.pth")
+    other, own = (row.attempts[0] for row in collect(plan) if row.row in ("pvt_medium", "pvt_small_wide"))
+    if other.run.row != "pvt_medium":
+        other, own = own, other
+    assert (other.other_weights, other.weights) == (True, "/elsewhere/other.pth")
+    assert "top1_err" not in other.figures
+    assert (own.other_weights, own.weights) == (False, own.run.needs)
+    assert "top1_err" in own.figures
+
+
+def test_an_own_file_with_the_name_of_a_shipped_one_is_read(tmp_path: Path) -> None:
+    shipped = make_plan("gcnet", tmp_path).source.path.read_text()
+    own = tmp_path / "gcnet.yaml"
+    own.write_text(shipped.replace("mask_ap: 37.8", "mask_ap: 11.1"))
+    rows = {row.row: row for row in collect(make_plan(str(own), tmp_path, profile="smoke"))}
+    assert rows["pvt_small"].printed("mask_ap") == 11.1

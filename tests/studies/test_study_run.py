@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +21,7 @@ import yaml
 from pvtctl.engine.stop import Stopped
 from pvtctl.errors import ExitCode, UsageError
 from pvtctl.studies.plan import Plan, Run, make_plan
-from pvtctl.studies.run import failure_file, log_file, recipe_to_run, run_plan, state_of
+from pvtctl.studies.run import failure_file, log_file, recipe_to_run, record_failure, run_plan, state_of
 
 FINISHES = """
     import json, sys, time
@@ -179,3 +181,48 @@ def test_weights_come_from_the_pretraining_and_stay(tmp_path: Path) -> None:
     assert resume
     assert recipe.model.weights == "/first/weights.pth"
     assert state_of(run).status == "finished"
+
+
+def test_a_failed_pretraining_that_is_tried_again_is_waited_for(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, rows=["pvt_small"])
+    run_plan(plan, stand_in("raise SystemExit(1)"), jobs=2, say=silent)
+    assert state_of(plan.find("pvt_small/seed0")).status == "failed"
+    states = run_plan(plan, stand_in(FINISHES), jobs=2, say=silent)
+    assert {state.status for state in states.values()} == {"finished"}
+
+
+def test_the_reason_is_that_of_the_last_start(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, rows=["pvt_small"], weights={"pvt_small": "x.pth"})
+    complains = "import sys; sys.stderr.write('error: disk full\\n'); sys.exit(1)"
+    assert run_plan(plan, stand_in(complains), say=silent)["pvt_small/seed0"].reason == "disk full"
+    assert run_plan(plan, stand_in("raise SystemExit(3)"), say=silent)["pvt_small/seed0"].reason == "exit code 3"
+
+
+def test_a_run_that_is_at_work_elsewhere_has_not_failed(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, rows=["pvt_small"])
+    pretraining = plan.runs[0]
+    pretraining.out.mkdir(parents=True)
+    told: list[str] = []
+    with (pretraining.out / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert record_failure(pretraining, "another run is at work", 2).status == "running"
+        states = run_plan(plan, stand_in("raise SystemExit(1)"), say=told.append)
+    assert [states[run.name].status for run in plan.runs] == ["running", "missing"]
+    assert any("pvt_small/seed0: waits for pretraining/" in text for text in told)
+    assert not failure_file(pretraining).exists()
+
+
+def test_a_moved_folder_is_gone_on_with(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path / "first", rows=["pvt_small"])
+    run_plan(plan, stand_in(FINISHES), say=silent)
+    run = plan.find("pvt_small/seed0")
+    flat = run.recipe.model_dump(mode="json")
+    flat["model"]["weights"] = str(plan.runs[0].out)
+    (run.out / "recipe.yaml").write_text(yaml.safe_dump(flat))
+    (run.out / "run.json").write_text(json.dumps({"status": "stopped"}))
+    shutil.move(tmp_path / "first", tmp_path / "second")
+    moved = plan_of(tmp_path / "second", rows=["pvt_small"])
+    recipe, resume = recipe_to_run(moved, moved.find("pvt_small/seed0"))
+    assert resume
+    assert recipe.model.weights == str(moved.runs[0].out)
+    assert yaml.safe_load((moved.runs[1].out / "recipe.yaml").read_text())["model"]["weights"] == recipe.model.weights
