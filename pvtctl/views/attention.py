@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from pvtctl.views.figure import new_figure
+from pvtctl.views.figure import head, new_figure
 
 Pixels = NDArray[np.uint8]
 """(H, W, 3) RGB."""
@@ -56,7 +57,7 @@ def draw_attention(
     width = min(_PANEL * columns, _LARGEST)
     panel = width / columns
     figure = new_figure(width + 0.9, len(lines) * (panel * size[0] / size[1] + 0.42) + 0.4)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", parse_math=False)
+    head(figure, title)
     grid: Any = figure.subplots(len(lines), columns, squeeze=False)
     grey = _dimmed(image)
     for axes_row, line, label in zip(grid, lines, labels, strict=True):
@@ -65,7 +66,7 @@ def draw_attention(
         _draw_image(axes_row[0], image, size, line[0] if label else None, label)
         for axes, each in zip(axes_row[1:], line, strict=False):
             _draw_panel(axes, grey, size, each)
-    _draw_bar(figure, grid)
+    _draw_bar(figure, grid, 0.9 * len(lines) * panel * size[0] / size[1])
     return figure
 
 
@@ -114,14 +115,16 @@ def _mark(axes: Axes, size: tuple[int, int], panel: Panel) -> None:
             )
 
 
-def _draw_bar(figure: Figure, grid: Any) -> None:
-    """What the colours mean, as they look over an image of middle grey: each panel's own largest weight is at the top."""
+def _draw_bar(figure: Figure, grid: Any, height: float) -> None:
+    """What the colours mean, as they look over an image of middle grey: each panel's own largest weight is at the top.
+    Its label is folded into lines that `height` inches hold."""
     grey = (_LIFT + _DIM * 128) / 255
     seen = matplotlib.colors.ListedColormap(_COVER * _COLOURS(np.linspace(0, 1, 256))[:, :3] + (1 - _COVER) * grey)
     scale = matplotlib.cm.ScalarMappable(matplotlib.colors.Normalize(0, 1), seen)
     bar = figure.colorbar(scale, ax=grid, shrink=0.9, aspect=30, pad=0.01, ticks=[0, 0.5, 1])
     bar.ax.set_yticklabels(["0", "half", "max"], fontsize=8)
-    bar.set_label("attention weight (max: see each panel)", fontsize=8)
+    letters = max(round(14 * height), 12)
+    bar.set_label("\n".join(textwrap.wrap("attention weight (max: see each panel)", letters)), fontsize=8)
     bar.outline.set_visible(False)
 
 

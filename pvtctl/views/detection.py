@@ -94,7 +94,7 @@ def draw_side_by_side(
     ]
     correct = len(owned)
     captions = (
-        f"truth: {len(truth)} objects, {len(truth) - correct} missed (dashed)",
+        f"truth: {len(truth)} object{'' if len(truth) == 1 else 's'}, {len(truth) - correct} missed (dashed)",
         f"found, score from {threshold:.2f}: {correct} right, {len(shown) - correct} wrong (dashed)",
     )
     halves = [

@@ -5,6 +5,7 @@ Matplotlib takes a second to import, so this module is imported only when someth
 
 from __future__ import annotations
 
+import textwrap
 import warnings
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,14 @@ def save(figure: Figure, path: Path | str, *, dpi: int = 120) -> Path:
         warnings.simplefilter("ignore", UserWarning)
         figure.savefig(temporary, format=kind, dpi=dpi, **options)
     return path
+
+
+def head(figure: Figure, title: str) -> None:
+    """The title of a whole figure, in lines that its width holds; the figure grows by what further lines need."""
+    width, height = figure.get_size_inches()
+    lines = textwrap.wrap(title, max(round(7.5 * width), 20))  # bold letters of this size an inch
+    figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=12, fontweight="bold", parse_math=False)
+    figure.set_size_inches(width, height + 0.2 * (len(lines) - 1))
 
 
 def shorten(text: str, length: int) -> str:

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from pvtctl.views.figure import new_figure
+from pvtctl.views.figure import head, new_figure
 
 _TILES, _LABELS = 4.2, 0.75
 """Inches: the longer side of a panel, and what its title takes."""
@@ -34,7 +34,7 @@ def draw_positions(rows: Sequence[Sequence[Similarities]], *, title: str) -> Fig
     shapes = [_tiling(row[-1].places, row[-1].maps.shape[1:])[0] for row in rows]
     heights = [_TILES * min(1.0, shape[0] / shape[1]) + _LABELS for shape in shapes]
     figure = new_figure(across * (_TILES + 0.3) + 0.8, sum(heights) + 0.5)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", parse_math=False)
+    head(figure, title)
     grid: Any = figure.subplots(len(rows), across, squeeze=False, height_ratios=heights)
     for axes_row, row in zip(grid, rows, strict=True):
         limit = max(_largest(each) for each in row)

@@ -46,6 +46,19 @@ def test_reports_inline_both(tmp_path: Path) -> None:
     assert 'src="data:image/svg+xml;base64' in page
 
 
+@pytest.mark.parametrize("size", [(128, 171), (64, 151), (40, 400)])
+def test_words_stay_inside_of_the_picture(size: tuple[int, int]) -> None:
+    panel = Panel("stage1.block1", "max 50 %", np.zeros((4, 4), np.float32), 8)
+    title = f"Attention of pvt_v2_b0 (random weights) in {'abcdefghij' * 4}.jpg ({size[0]}x{size[1]})"
+    figure = draw_attention(np.zeros((*size, 3), np.uint8), size, [("query", [panel])], title=title)
+    figure.canvas.draw()
+    inside = figure.bbox.padded(1)
+    for words in (figure.texts[0], figure.axes[-1].yaxis.label):
+        extent = words.get_window_extent()
+        assert inside.x0 <= extent.x0 < extent.x1 <= inside.x1, words
+        assert inside.y0 <= extent.y0 < extent.y1 <= inside.y1, words
+
+
 def test_cells_lie_where_their_places_are() -> None:
     values = np.zeros((6, 9), np.float32)
     values[:4, 4:8] = 0.5
