@@ -346,7 +346,8 @@ def say_skipped(skipped: dict[str, str], turned: int) -> None:
     if len(skipped) > NAMED:
         say(f"skipped {len(skipped) - NAMED} more")
     if turned:
-        say(f"note: {turned} images ask to be turned (EXIF); they are taken as they lie, as in training")
+        which = "1 image asks" if turned == 1 else f"{turned} images ask"
+        say(f"note: {which} to be turned (EXIF), which is not done, as in training")
 
 
 def nothing_read(skipped: dict[str, str]) -> PvtctlError:
@@ -354,5 +355,5 @@ def nothing_read(skipped: dict[str, str]) -> PvtctlError:
     what = "the image could not" if len(skipped) == 1 else f"none of the {len(skipped)} images could"
     return PvtctlError(
         f"{what} be read; {name}: {reason}",
-        "of a video, write frames first: ffmpeg -i clip.mp4 frames/%06d.jpg",
+        "copy it again; of a video, write frames first: ffmpeg -i clip.mp4 frames/%06d.jpg",
     )

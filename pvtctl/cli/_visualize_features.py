@@ -73,7 +73,7 @@ def features(
     pictures = Pictures.open("features", label, len(found.names), out, form)
     say_model(use.what, trained=use.trained, size=use.size_in_words)
     pyramids = _Pyramids(use, found, levels)
-    say_skipped(pyramids.skipped, 0)
+    say_skipped(pyramids.skipped, len(pyramids.turned))
     if not pyramids.names:
         raise nothing_read(pyramids.skipped)
     pyramids.draw(pictures)
@@ -99,6 +99,8 @@ class _Pyramids:
         self.use, self.images, self.levels = use, images, levels
         self.names: list[str] = []
         self.skipped: dict[str, str] = {}
+        self.turned: set[str] = set()
+        """Images that ask to be turned (EXIF)."""
         self.channels: dict[str, int] = {}
         self.components = self._fit()
         self.shares = {name: each.share for name, each in self.components.items()}
@@ -126,7 +128,10 @@ class _Pyramids:
     def _pixels(self, name: str) -> Any:
         from pvtctl.tasks.predict import read_pixels
 
-        return self.use.resized(read_pixels(self.images.folder / name)[0])
+        pixels, asks = read_pixels(self.images.folder / name)
+        if asks:
+            self.turned.add(name)
+        return self.use.resized(pixels)
 
     def draw(self, pictures: Pictures) -> None:
         """A picture an image."""

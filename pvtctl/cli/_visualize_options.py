@@ -149,16 +149,18 @@ def look_at_all(images: Images, look: Callable[[Path, Tensor], None]) -> dict[st
     from pvtctl.tasks.predict import read_pixels
 
     skipped: dict[str, str] = {}
+    turned = 0
     with Progress("visualize", len(images.names), unit="images") as progress:
         for name in images.names:
             try:
-                pixels = read_pixels(images.folder / name)[0]
+                pixels, asks = read_pixels(images.folder / name)
             except (BadImage, OSError) as error:
                 skipped[name] = getattr(error, "strerror", None) or str(error)
             else:
+                turned += asks
                 look(images.folder / name, pixels)
             progress.advance()
-    say_skipped(skipped, 0)
+    say_skipped(skipped, turned)
     if len(skipped) == len(images.names):
         raise nothing_read(skipped)
     return skipped

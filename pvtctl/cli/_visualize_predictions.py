@@ -94,7 +94,10 @@ def predictions(
                 raise UsageError(f"--{option} is for data with truth, and images were named", "leave it out")
         _of_images(source, rest, backbone, score_threshold, device, (out, form, as_json))
         return
-    elif (Path(source) / "run.json").is_file():
+    elif any((Path(source) / name).is_file() for name in ("run.json", "recipe.yaml")):
+        from pvtctl.tasks.runs import read_run
+
+        read_run(Path(source), finished=False)  # of half a run, say so
         target = None
     else:
         raise UsageError(f"what shall {source} look at? Neither data nor images are named", "add scenes, or street.jpg")

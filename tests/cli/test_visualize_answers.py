@@ -232,3 +232,34 @@ def test_bad_input_is_one_line_and_a_hint(
     assert "hint: " in result.err
     assert not Path("runs").exists(), "nothing is written"
     assert pictures(photos) == sorted(["broken.png", "grey.png", LONG])
+
+
+@pytest.mark.parametrize(("missing", "told"), [("recipe.yaml", "only half there"), ("run.json", "only half written")])
+def test_half_a_run_is_told(cli: Cli, smoke_run: Path, tmp_path: Path, missing: str, told: str) -> None:
+    half = tmp_path / "half"
+    shutil.copytree(smoke_run, half, ignore=shutil.ignore_patterns(missing, "checkpoints"))
+    result = cli("visualize", "predictions", str(half))
+    assert result.code == 2
+    assert told in result.err
+    assert "fetching" not in result.err
+
+
+def test_images_that_ask_to_be_turned_are_told(cli: Cli, tmp_path: Path) -> None:
+    asking = Image.Exif()
+    asking[0x0112] = 6
+    Image.new("RGB", (48, 64), "teal").save(tmp_path / "turned.jpg", exif=asking)
+    for command in ("attention", "features"):
+        out = tmp_path / f"{command}.png"
+        result = cli(
+            "visualize",
+            command,
+            str(tmp_path / "turned.jpg"),
+            "--backbone",
+            "pvt_v2_b0",
+            "--size",
+            "64",
+            "--out",
+            str(out),
+        )
+        assert (result.code, out.is_file()) == (0, True)
+        assert "1 image asks to be turned (EXIF)" in result.err
