@@ -52,7 +52,7 @@ def test_studies_share_pretrainings(tmp_path: Path) -> None:
 def test_a_backbone_of_no_row_is_pretrained_like_the_others(tmp_path: Path) -> None:
     plan = make_plan("vit-vs-pvt", tmp_path, profile="mini")
     trained = {run.recipe.model.backbone.name: run.recipe for run in plan.runs if run.kind == "pretraining"}
-    assert set(trained) == {"vit_small_patch4", "vit_small_patch32", "pvt_small"}
+    assert set(trained) == {"vit_small_patch32", "pvt_small"}
     first, *others = trained.values()
     for other in others:  # equal budgets
         assert other.train == first.train
@@ -81,6 +81,14 @@ def test_picked_rows_keep_the_tables_order(tmp_path: Path) -> None:
     plan = make_plan("vit-vs-pvt", tmp_path, profile="smoke", rows=["pvt_small", "vit_small_patch4"])
     assert plan.picked == ("vit_small_patch4", "pvt_small")
     assert len(plan.rows) == 3
+
+
+def test_rows_that_mini_leaves_out_run_where_they_are_named(tmp_path: Path) -> None:
+    plan = make_plan("vit-vs-pvt", tmp_path, profile="mini")
+    assert plan.about is not None
+    assert set(plan.rows) - set(plan.picked) == set(plan.about.left_out) == {"vit_small_patch4"}
+    assert make_plan("vit-vs-pvt", tmp_path, profile="mini", rows=["vit_small_patch4"]).picked == ("vit_small_patch4",)
+    assert make_plan("vit-vs-pvt", tmp_path, profile="paper").picked == plan.rows
 
 
 def test_given_weights_need_no_pretraining(tmp_path: Path) -> None:
