@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal
@@ -11,7 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pvtctl.variants import VARIANTS, Variant, VitVariant
+from pvtctl.errors import UsageError
+from pvtctl.variants import VARIANTS, Variant, VitVariant, join_width
 from pvtctl.weights import (
     names_detr,
     names_dpt,
@@ -198,11 +200,28 @@ def to_publisher(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def identify(state: Mapping[str, Tensor]) -> list[str]:
     """Names of our backbones whose parameters have exactly these names and shapes (`backbone.*` of `state`).
 
-    Empty when it is none of ours; two names where two models share one shape (`deit_base_patch16`,
+    Narrower ones are found by their factor, `pvt_small@0.25`. Empty when it is none of ours; two names where two models share one shape (`deit_base_patch16`,
     `vit_base_patch16`). The image size and the presence of class token, final norm and head do not matter.
     """
     shapes = _signature({k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")})
-    return [name for name in _candidates(shapes) if _known_signature(name) == shapes]
+    names = _candidates(shapes)
+    return [name for name in names if _known_signature(name) == shapes] or _scaled(names, shapes)
+
+
+def _scaled(names: list[str], shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """Those of `names` that have these shapes at a width of their own, the least scaled first."""
+    found = []
+    for name in names:
+        full = _known_signature(name)
+        shared = [key for key in full if len(full[key]) == 1 and key in shapes]
+        if not shared:
+            continue
+        widest = max(shared, key=lambda key: full[key][0])
+        factor = shapes[widest][0] / full[widest][0]
+        with suppress(UsageError):  # a width that the family cannot have
+            if 0 < factor < 1 and _known_signature(join_width(name, factor)) == shapes:
+                found.append((factor, join_width(name, factor)))
+    return [name for _, name in sorted(found, reverse=True)]
 
 
 def _signature(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:

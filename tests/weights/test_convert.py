@@ -128,6 +128,15 @@ def test_models_of_one_shape_are_told_by_the_user() -> None:
     assert model_of(Checkpoint(state, "pvtctl")) == "deit_base_patch16"
 
 
+@pytest.mark.parametrize("name", ["pvt_small@0.25", "pvt_medium@0.25", "resnet50_gc_r4@0.25", "pvt_v2_b0@0.5"])
+def test_narrower_models_are_known_by_their_shapes(name: str) -> None:
+    with torch.device("meta"):
+        state = {f"backbone.{key}": value for key, value in build_backbone(name).state_dict().items()}
+    assert identify(state)[0] == name
+    state["backbone.one_more"] = torch.zeros(3)
+    assert identify(state) == []
+
+
 def test_inspection(tmp_path: Path) -> None:
     model = build_classifier("pvt_tiny", num_classes=5, image_size=96)
     with torch.no_grad():
