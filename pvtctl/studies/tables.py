@@ -134,7 +134,7 @@ def _notes(all_of: Measured) -> list[str]:
     return notes
 
 
-COST_GROUPS = [("", 1), ("the paper's model at the paper's size (full size)", 7), ("trained here", 4)]
+COST_GROUPS = [("", 1), ("the paper's model, full size", 7), ("trained here", 4)]
 
 
 def cost_table(all_of: Measured) -> Table:
