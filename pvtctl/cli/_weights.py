@@ -42,12 +42,18 @@ def find_weights(
     from pvtctl.weights.catalogue import detector_page, published_model
 
     what = f"{backbone} + {head}" if head else backbone
+    narrower = None
     for run in find_runs(runs_root()):
-        if _is_run_of(run, backbone, data_name, place, head, task):
+        trained = _trained_in(run, data_name, place, head, task)
+        if trained == backbone:
             return Found(str(run), f"the newest finished run of {what} on {data_name}")
+        if trained is not None and trained.startswith(f"{backbone}@"):
+            narrower = narrower or trained
     classifier = data_name == "imagenet" and head is None
     entry = published_for(backbone) if classifier else published_model(backbone, head, data_name)
-    train = f"pvtctl {'finetune' if head else 'pretrain'} {data_name} --backbone {backbone}"
+    # the profile for scenes trains at a part of the width unless the whole is named
+    spec = f"{backbone}@1" if data_name == "scenes" and "@" not in backbone and not head else backbone
+    train = f"pvtctl {'finetune' if head else 'pretrain'} {data_name} --backbone {spec}"
     train += f" --head {head}" if head else ""
     if entry is None and "@" in backbone:
         raise UsageError(
@@ -61,7 +67,7 @@ def find_weights(
         raise UsageError(
             f"no weights for {what}: no finished run of it on {data_name} under {runs_root()}, and none published "
             "that could be fetched",
-            f"{offered}, or train: {train}",
+            f"one of {narrower} is there: --backbone {narrower}" if narrower else f"{offered}, or train: {train}",
         )
     file = cached_file(entry)
     if file is None:
@@ -74,27 +80,28 @@ def find_weights(
     return Found(str(file), f"published by {entry.source}: {entry.scores}", entry.figures.get("top1"))
 
 
-def _is_run_of(run: Path, backbone: str, data_name: str, place: Path | None, head: str | None, task: str) -> bool:
+def _trained_in(run: Path, data_name: str, place: Path | None, head: str | None, task: str) -> str | None:
+    """The backbone that a finished run trained for this task, head and data; None where it is a run of another kind."""
     from pvtctl.data import find_data
     from pvtctl.engine.run import read_info
     from pvtctl.recipe.load import load_recipe
 
     if not ((run / "recipe.yaml").is_file() and (run / "best.safetensors").is_file()):
-        return False
+        return None
     try:
         recipe = load_recipe(run / "recipe.yaml")
     except UsageError as error:
         note(f"{run} is left out of the search: {error.message}")
-        return False
+        return None
     own_head = recipe.model.head.name if recipe.model.head else None
-    own = (recipe.task, recipe.model.backbone.spec, own_head, recipe.data.name)
-    if own != (task, backbone, head, data_name):
-        return False
+    if (recipe.task, own_head, recipe.data.name) != (task, head, data_name):
+        return None
+    spec = recipe.model.backbone.spec
     if place is None:
-        return data_name != "imagenet" or read_info(run).get("num_classes") == 1000
+        return spec if data_name != "imagenet" or read_info(run).get("num_classes") == 1000 else None
     if recipe.data.val_annotations:
-        return False  # of annotations of its own
+        return None  # of annotations of its own
     try:
-        return find_data(data_name, recipe.data.path).resolve() == place.resolve()
+        return spec if find_data(data_name, recipe.data.path).resolve() == place.resolve() else None
     except UsageError:  # its data is no longer there
-        return False
+        return None

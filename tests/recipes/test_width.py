@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 
+from pvtctl.cli._weights import find_weights
 from pvtctl.errors import UsageError
 from pvtctl.recipe.load import load_recipe
 from pvtctl.recipe.schema import Backbone
@@ -60,3 +64,25 @@ def test_a_narrow_run_is_counted_at_the_papers_width() -> None:
     recipe = load_recipe("imagenet_pvt_v1", "pvt_small", "mini", ["model.backbone.width=0.25"])
     figures, _ = compare_with_paper(recipe, numbers, 12)
     assert next(each.measured for each in figures if each.name == "params_m") == pytest.approx(24.486, abs=1e-3)
+
+
+def test_a_narrower_run_is_named_where_the_whole_width_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PVTCTL_RUNS", str(tmp_path))
+    run = tmp_path / "first"
+    run.mkdir()
+    narrow = load_recipe("imagenet_pvt_v1", "pvt_tiny", "mini")
+    (run / "recipe.yaml").write_text(json.dumps(narrow.model_dump(mode="json")))
+    (run / "run.json").write_text(json.dumps({"finished": "2026-01-01", "status": "finished"}))
+    (run / "best.safetensors").touch()
+    assert find_weights("pvt_tiny@0.25", "scenes", None).source == str(run)
+    with pytest.raises(UsageError) as fault:
+        find_weights("pvt_tiny", "scenes", None)
+    assert fault.value.hint == "one of pvt_tiny@0.25 is there: --backbone pvt_tiny@0.25"
+    with pytest.raises(UsageError, match="published ones fit the full width only") as fault:
+        find_weights("pvt_small@0.25", "scenes", None)
+    assert fault.value.hint == "train: pvtctl pretrain scenes --backbone pvt_small@0.25"
+    with pytest.raises(UsageError) as fault:
+        find_weights("pvt_small", "scenes", None)
+    assert "pvtctl pretrain scenes --backbone pvt_small@1" in str(fault.value.hint)
