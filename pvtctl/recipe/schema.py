@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pvtctl.errors import UsageError
-from pvtctl.variants import join_width, split_width
+from pvtctl.variants import TIMM_PREFIX, join_width, split_width
 
 Rate = Annotated[float, Field(ge=0.0, le=1.0)]
 Beta = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -187,7 +187,8 @@ class Backbone(Block):
     name: str
     """`NAME@F` is NAME with the `width` F."""
     width: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
-    """Factor on all its widths, for small experiments: the depth stays. Published weights fit 1 only."""
+    """Factor on all its widths, for small experiments: the depth stays. Published weights fit 1 only. timm's models stay
+    as they are."""
     drop_path_rate: Rate = 0.0
     frozen_stages: Annotated[int, Field(ge=0, le=4)] = 0
     """ResNets: the stem and that many stages are frozen (1, stem and stage 1, in the papers' detectors; 0: nothing)."""
@@ -202,8 +203,12 @@ class Backbone(Block):
     @model_validator(mode="before")
     @classmethod
     def _split(cls, values: Any) -> Any:
-        """A factor in the name counts, whatever a profile says of the width."""
-        if not isinstance(values, dict) or not isinstance(values.get("name"), str) or "@" not in values["name"]:
+        """A factor in the name counts, whatever a profile says of the width; timm's models have one width each."""
+        if not isinstance(values, dict) or not isinstance(values.get("name"), str):
+            return values
+        if values["name"].startswith(TIMM_PREFIX):
+            return values | ({"width": 1.0} if "width" in values else {})
+        if "@" not in values["name"]:
             return values
         try:
             name, width = split_width(values["name"])

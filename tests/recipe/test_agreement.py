@@ -109,7 +109,7 @@ def test_what_was_said_for_something_else_is_passed_over() -> None:
     Path("x.yaml").write_text(f"base: old\n{DETECTION}")
     assert load_recipe("x.yaml").data.augment.hflip == 0.1  # of the base, which is a classifier's
     rendered = load_recipe("coco_retinanet_1x", "pvt_tiny", "mini", ["data.name=coco"])
-    assert rendered.data.image_size == 160  # of the profile, which renders scenes
+    assert rendered.data.image_size == 128  # of the profile, which renders scenes
     detr = load_recipe("coco_detr_50e", "pvt_small", overrides=["model.head={name: retinanet}"])
     assert detr.model.head is not None
     assert detr.model.head.num_queries == 100

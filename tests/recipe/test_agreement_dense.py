@@ -84,7 +84,10 @@ def faults_of(text: str, sets: tuple[str, ...] = ()) -> list[str]:
         (f"{SEGMENTATION}eval.scales: [64]\n", "eval.scales: is for detection, segmentation does not read it"),
         # keys of other heads
         (f"{SEGMENTATION}model.head.projection: 3\n", "model.head.projection: is for deeplabv3plus, semantic_fpn has "),
-        (f"{SEGMENTATION}model.head.width: 64\n", "model.head.width: is for deeplabv3plus, semantic_fpn has none"),
+        (
+            f"task: segmentation\ndata.name: ade20k\n{MODEL % 'trans2seg'}model.head.width: 64\n",
+            "model.head.width: is for retinanet and mask_rcnn and ",
+        ),
         (f"{SEGMENTATION}model.head.taps: [3, 6, 9, 12]\n", "model.head.taps: is for dpt, semantic_fpn has none"),
         (f"{DEEPLAB}model.head.readout: add\n", "model.head.readout: is for dpt, deeplabv3plus has none (x.yaml:4)"),
         (f"{DEEPLAB}model.head.embed_dim: 64\n", "model.head.embed_dim: is for trans2seg, deeplabv3plus has none"),

@@ -86,3 +86,9 @@ def test_a_narrower_run_is_named_where_the_whole_width_is_asked_for(
     with pytest.raises(UsageError) as fault:
         find_weights("pvt_small", "scenes", None)
     assert "pvtctl pretrain scenes --backbone pvt_small@1" in str(fault.value.hint)
+
+
+def test_timms_models_keep_their_width() -> None:
+    recipe = load_recipe("imagenet_pvt_v2", "swin_b", "mini")
+    assert recipe.model.backbone.spec == "timm:swin_base_patch4_window7_224"
+    assert recipe.model.backbone.width == 1.0
