@@ -93,6 +93,7 @@ def case(head: str, **changes: Any) -> dict[str, Any]:
         "dtype": "fp32",
         "num_classes": None,
         "output_stride": None,
+        "options": None,
     } | changes
 
 
