@@ -8,6 +8,8 @@ from pathlib import Path
 
 from pvtctl.errors import UsageError
 from pvtctl.recipe.schema import Recipe
+from pvtctl.studies.costs import ModelCost
+from pvtctl.studies.results import RowResult
 from pvtctl.studies.tables import Measured
 from pvtctl.tasks.results import paper_label
 
@@ -39,59 +41,50 @@ def draw_pictures(all_of: Measured, folder: Path) -> dict[str, Path]:
 
 
 def _params(all_of: Measured) -> Draw:
-    from pvtctl.views.study_charts import Place, draw_score_against
-
-    places = []
-    for row in all_of.rows:
-        cost, spread = all_of.costs.get(row.row), row.spread(all_of.score)
+    def cost_of(row: RowResult, cost: ModelCost | None) -> tuple[float | None, float | None]:
         printed = row.printed("params_m")
-        if printed is None and cost is not None:  # counted, where the table does not print it
-            printed = cost.params_m
-        places.append(
-            Place(
-                row.title,
-                printed,
-                row.printed(all_of.score),
-                cost.trained_params_m if cost else None,
-                spread.mean if spread else None,
-                spread.deviation if spread else None,
-            )
-        )
-    label = all_of.label(all_of.score)
-    return partial(
-        draw_score_against,
-        places=places,
-        title=f"{label.partition(',')[0]} against parameters: the paper, and here at profile {all_of.plan.profile}",
-        costs=("parameters of the paper's model, M", "parameters of the trained model, M"),
-        scores=(f"{label} ({_paper(all_of)})", f"{label} (here)"),
-    )
+        if cost is None:
+            return printed, None
+        # counted, where the table does not print it
+        return cost.params_m if printed is None else printed, cost.trained_params_m
+
+    costs = ("parameters of the paper's model, M", "parameters of the trained model, M")
+    return _score_against(all_of, "parameters", cost_of, costs, "here")
 
 
 def _tradeoff(all_of: Measured) -> Draw:
+    def cost_of(row: RowResult, cost: ModelCost | None) -> tuple[float | None, float | None]:
+        printed = row.printed("latency_ms")
+        return row.printed("time_ms") if printed is None else printed, cost.value("latency_ms") if cost else None
+
+    costs = ("latency in the paper, ms", "latency of the full-size model here, ms")
+    return _score_against(all_of, "time", cost_of, costs, "trained here")
+
+
+def _score_against(
+    all_of: Measured,
+    what: str,
+    cost_of: Callable[[RowResult, ModelCost | None], tuple[float | None, float | None]],
+    costs: tuple[str, str],
+    here: str,
+) -> Draw:
+    """The score against a cost, `cost_of(row, its costs)`: as printed, and as it is here."""
     from pvtctl.views.study_charts import Place, draw_score_against
 
     places = []
     for row in all_of.rows:
-        cost, spread = all_of.costs.get(row.row), row.spread(all_of.score)
-        printed = row.printed("latency_ms")
-        printed = row.printed("time_ms") if printed is None else printed
-        places.append(
-            Place(
-                row.title,
-                printed,
-                row.printed(all_of.score),
-                cost.value("latency_ms") if cost else None,
-                spread.mean if spread else None,
-                spread.deviation if spread else None,
-            )
-        )
+        spread = row.spread(all_of.score)
+        printed, own = cost_of(row, all_of.costs.get(row.row))
+        score = row.printed(all_of.score)
+        mean, deviation = (spread.mean, spread.deviation) if spread else (None, None)
+        places.append(Place(row.title, printed, score, own, mean, deviation))
     label = all_of.label(all_of.score)
     return partial(
         draw_score_against,
         places=places,
-        title=f"{label.partition(',')[0]} against time: the paper, and here at profile {all_of.plan.profile}",
-        costs=("latency in the paper, ms", "latency of the full-size model here, ms"),
-        scores=(f"{label} ({_paper(all_of)})", f"{label} (trained here)"),
+        title=f"{label.partition(',')[0]} against {what}: the paper, and here at profile {all_of.plan.profile}",
+        costs=costs,
+        scores=(f"{label} ({_paper(all_of)})", f"{label} ({here})"),
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, assert_never
 
 import torch
@@ -11,7 +10,7 @@ import torch
 from pvtctl.backbones import Classifier, build_classifier, set_activation_checkpointing
 from pvtctl.cost.memory import warn_memory
 from pvtctl.data import ClassificationDataset, find_data, imagenet_classes, open_split
-from pvtctl.data.detection import DetectionDataset, open_detection_split
+from pvtctl.data.detection import DetectionDataset
 from pvtctl.detectors import Detector, build_detector
 from pvtctl.errors import UsageError
 from pvtctl.recipe.schema import Recipe
@@ -23,6 +22,7 @@ from pvtctl.tasks.dense import DepthTask, SegmentationTask
 from pvtctl.tasks.detection import DetectionTask, Testing
 from pvtctl.tasks.loading import Loading
 from pvtctl.tasks.of_recipe import backbone_options, meta_of, train_batch_size
+from pvtctl.tasks.splits import open_recipe_split
 from pvtctl.weights import load_weights
 
 LARGEST_EVAL_BATCH = 192
@@ -210,24 +210,9 @@ def _warn_of_memory(
 
 
 def _detection_split(recipe: Recipe, split: str, with_masks: bool) -> DetectionDataset:
-    data = recipe.data
-    training = split == "train"
-    images = data.train_images if training else data.val_images
-    annotations = data.train_annotations if training else data.val_annotations
-    return open_detection_split(
-        data.name,
-        Path() if annotations and images else find_data(data.name, data.path),
-        split,
-        detection=data.detection.model_dump(),
-        training=training,
-        with_masks=with_masks,
-        seed=recipe.train.seed,
-        samples=data.train_samples if training else data.val_samples,
-        image_size=data.image_size,
-        materials=data.scenes.materials,
-        images=images,
-        annotations=annotations,
-    )
+    found = open_recipe_split(recipe, split, training=split == "train", with_masks=with_masks)
+    assert isinstance(found, DetectionDataset)
+    return found
 
 
 def _check_same_classes(train: DetectionDataset, val: DetectionDataset) -> None:
