@@ -24,6 +24,7 @@ from pvtctl.engine.stop import StopRequests, stopped_by
 from pvtctl.errors import ExitCode, UsageError
 from pvtctl.files import write_text
 from pvtctl.studies.plan import Plan, Run
+from pvtctl.weights.resolve import find_weights
 
 Status = Literal["finished", "running", "stopped", "failed", "missing"]
 _POLL_SECONDS = 0.2
@@ -42,13 +43,17 @@ class RunState:
 
 
 def state_of(run: Run) -> RunState:
-    """How far a run has come, by what lies in its folder.
+    """How far a run has come, by what lies in its folder; one that cannot be read has failed.
 
     Raises UsageError when the folder holds a run of other settings.
     """
-    info = _info(run)
+    try:
+        info = _info(run)
+        began = read_recipe(run.out) if info else {}
+    except UsageError as error:
+        return RunState("failed", f"{error.message}: remove {run.out} to run it anew")
     if info:
-        _check_settings(run)
+        _check_settings(run, began)
     if info.get("status") == "finished":
         return RunState("finished")
     if run.out.is_dir() and in_use(run.out):
@@ -83,9 +88,8 @@ def _info(run: Run) -> dict[str, Any]:
         raise UsageError(f"{run.out / 'run.json'} is damaged", f"remove {run.out} and run the study again") from error
 
 
-def _check_settings(run: Run) -> None:
+def _check_settings(run: Run, began: dict[str, Any]) -> None:
     """Raise UsageError when the run folder began with another recipe; the weights that it began from are not compared."""
-    began = read_recipe(run.out)
     wanted = run.recipe.model_dump(mode="json")
     if run.recipe.model.weights is None:
         wanted["model"]["weights"] = began.get("model", {}).get("weights")
@@ -151,9 +155,13 @@ def run_plan(
 
     `command(run)` is the process that trains one run and exits with the codes of `pvtctl`; `threads` is how many CPU
     threads each takes. Failures are kept in `failure_file`. Raises Stopped on Ctrl-C, SIGTERM and SIGUSR1, after all
-    processes have saved themselves, and UsageError when a run folder holds a run of other settings.
+    processes have saved themselves, and UsageError, before anything runs, when a run folder holds a run of other settings
+    or weights that a run is to begin from are not there.
     """
     states = {run.name: state_of(run) for run in plan.runs}
+    for run in plan.runs:
+        if run.recipe.model.weights is not None and states[run.name].status == "missing":
+            find_weights(run.recipe.model.weights)
     waiting = [run for run in plan.runs if states[run.name].status not in ("finished", "running")]
     done = len(plan.runs) - len(waiting)
     say(f"{plan.study}: {len(plan.runs)} runs, {done} of them done or at work elsewhere; {jobs} at a time")

@@ -44,6 +44,13 @@ def plan_of(root: Path, **options: Any) -> Plan:
     return make_plan("gcnet", root, profile="smoke", **options)
 
 
+def one_row(root: Path) -> Plan:
+    """A study of one run, which needs none before it."""
+    weights = root / "x.pth"
+    weights.touch()
+    return plan_of(root, rows=["pvt_small"], weights={"pvt_small": str(weights)})
+
+
 def stand_in(text: str, *more: str) -> Callable[[Run], list[str]]:
     def command(run: Run) -> list[str]:
         recipe = yaml.safe_dump(run.recipe.model_dump(mode="json"))
@@ -106,13 +113,13 @@ def test_what_needs_a_failed_pretraining_fails_with_it(tmp_path: Path) -> None:
 
 
 def test_a_killed_process_says_the_signal(tmp_path: Path) -> None:
-    plan = plan_of(tmp_path, rows=["pvt_small"], weights={"pvt_small": "x.pth"})
+    plan = one_row(tmp_path)
     kill = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
     assert run_plan(plan, stand_in(kill), say=silent)["pvt_small/seed0"].reason == "ended by signal 9"
 
 
 def test_stopping_reaches_the_runs_and_ends_with_their_code(tmp_path: Path) -> None:
-    plan = plan_of(tmp_path, rows=["pvt_small"], weights={"pvt_small": "x.pth"})
+    plan = one_row(tmp_path)
     saves = """
         import signal, sys, time
         from pathlib import Path
@@ -153,12 +160,26 @@ def test_a_run_of_other_settings_is_refused(tmp_path: Path) -> None:
     assert "--out" in str(caught.value.hint)
 
 
-def test_a_damaged_run_is_told(tmp_path: Path) -> None:
-    run = plan_of(tmp_path).find("pvt_small/seed0")
-    run.out.mkdir(parents=True)
-    (run.out / "run.json").write_text('{"status": ')
+@pytest.mark.parametrize("name", ["run.json", "recipe.yaml"])
+def test_a_damaged_run_has_failed_and_the_others_go_on(tmp_path: Path, name: str) -> None:
+    plan = plan_of(tmp_path)
+    run_plan(plan, stand_in(FINISHES), say=silent)
+    run = plan.find("pvt_small/seed0")
+    (run.out / name).write_text("{[")
+    state = state_of(run)
+    assert state.status == "failed"
+    assert f"{name} is damaged" in (state.reason or "")
     with pytest.raises(UsageError, match="damaged"):
-        state_of(run)
+        recipe_to_run(plan, run)
+    others = [one for one in plan.runs if one is not run]
+    assert {state_of(one).status for one in others} == {"finished"}
+
+
+def test_weights_that_are_not_there_are_refused_before_anything_runs(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, weights={"pvt_small": "/nowhere/pvt.pth"})
+    with pytest.raises(UsageError, match="/nowhere/pvt.pth"):
+        run_plan(plan, stand_in(FINISHES), say=silent)
+    assert not plan.out.exists()
 
 
 def test_weights_come_from_the_pretraining_and_stay(tmp_path: Path) -> None:
@@ -192,7 +213,7 @@ def test_a_failed_pretraining_that_is_tried_again_is_waited_for(tmp_path: Path) 
 
 
 def test_the_reason_is_that_of_the_last_start(tmp_path: Path) -> None:
-    plan = plan_of(tmp_path, rows=["pvt_small"], weights={"pvt_small": "x.pth"})
+    plan = one_row(tmp_path)
     complains = "import sys; sys.stderr.write('error: disk full\\n'); sys.exit(1)"
     assert run_plan(plan, stand_in(complains), say=silent)["pvt_small/seed0"].reason == "disk full"
     assert run_plan(plan, stand_in("raise SystemExit(3)"), say=silent)["pvt_small/seed0"].reason == "exit code 3"
