@@ -15,7 +15,7 @@ from pvtctl.layers.position import resize_position_table
 from pvtctl.variants import STRIDES, Four
 
 NORM_EPS = 1e-6
-"""Of the blocks and the final norm; patch embeddings and spatial reductions have 1e-5 (facts 7)."""
+"""Of the blocks and the final norm; patch embeddings and spatial reductions have 1e-5."""
 
 
 class PvtStage(PyramidStage):
@@ -48,7 +48,7 @@ class Pvt(PyramidTransformer):
     """PVT v1.
 
     The class token exists in stage 4 only, and only when `class_token` is asked for: dense prediction has none, nor a
-    norm on its maps (facts 7). `image_size` (pixels, square) sizes the position tables; other sizes resize them.
+    norm on its maps. `image_size` (pixels, square) sizes the position tables; other sizes resize them.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class Pvt(PyramidTransformer):
 
 
 def initialise_pvt(model: Pvt) -> None:
-    """Starting values (facts 7), drawn from torch's global generator in the order of the modules.
+    """Starting values as the official code has them, drawn from torch's global generator in the order of the modules.
 
     | parameter | values |
     | --- | --- |

@@ -15,7 +15,7 @@ from pvtctl.layers.patches import PatchEmbed, to_map
 from pvtctl.variants import Four
 
 NORM_EPS = 1e-6
-"""Of the blocks and the stage norms; patch embeddings and spatial reductions have 1e-5 (facts 7)."""
+"""Of the blocks and the stage norms; patch embeddings and spatial reductions have 1e-5."""
 
 
 class PvtV2Stage(PyramidStage):
@@ -84,7 +84,7 @@ class PvtV2(PyramidTransformer):
 
 
 def initialise_pvt_v2(model: nn.Module) -> None:
-    """Starting values (facts 7), drawn from torch's global generator in the order of the modules.
+    """Starting values as the official code has them, drawn from torch's global generator in the order of the modules.
 
     | parameter | values |
     | --- | --- |

@@ -1,4 +1,4 @@
-"""ViT-Base on the first stages of a ResNet: the backbone of DPT-Hybrid (DPT section 3.2; facts 10, row 36)."""
+"""ViT-Base on the first stages of a ResNet: the backbone of DPT-Hybrid (DPT section 3.2)."""
 
 from __future__ import annotations
 

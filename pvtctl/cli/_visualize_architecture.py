@@ -28,7 +28,7 @@ def architecture(
         str | None,
         typer.Option(
             metavar="HxW",
-            help="Image size, or several: a picture each. Default: what the papers give models under this head.",
+            help="Image size, or several: a picture each. Default: 224; segmentation 512, depth 384, DPT's segmentation 480.",
         ),
     ] = None,
     out: Out = None,

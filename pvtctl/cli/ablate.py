@@ -158,7 +158,7 @@ def _list(root: Path, as_json: bool) -> None:
     if as_json:
         print_json({"studies": [line.as_dict() for line in lines]})
         return
-    columns = ["study", "paper", "what the paper found", "rows", "mini", "paper", "state"]
+    columns = ["study", "paper", "what the paper found", "rows", "takes at mini", "takes at paper", "state"]
     table("", columns, [line.cells() for line in lines])
     say("pvtctl ablate NAME runs one at profile mini, on the built-in data")
 

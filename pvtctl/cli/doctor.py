@@ -24,7 +24,7 @@ _VARIABLES = {
     "PVTCTL_DATA": "folder that holds data sets by name; else ./data",
     "PVTCTL_RUNS": "folder for runs; else ./runs",
     "PVTCTL_CACHE": "folder for fetched weights; else the user's cache folder",
-    "PVTCTL_MIRROR": "address that takes the place of the publishers' when weights are fetched; else theirs",
+    "PVTCTL_MIRROR": "address that takes the place of the publishers' when weights or data are fetched; else theirs",
     "PVTCTL_MALLOC": "`system` leaves the memory allocator as it came; else freed memory is kept",
     "PVTCTL_DEBUG": "anything: show the traceback of an error",
     "OMP_NUM_THREADS": "threads of a process on the CPU; else one a core",

@@ -143,7 +143,7 @@ def check_sizes(text: str | None, head: Head, num_classes: int | None) -> list[t
         case Head.semantic_fpn | Head.trans2seg | Head.deeplabv3plus:
             side = 512
         case Head.dpt | Head.midas:
-            side = 384 if num_classes is None else 480  # facts 5
+            side = 384 if num_classes is None else 480  # DPT: depth at 384, segmentation at 480
         case _:
             side = 224
     return [(side, side)]

@@ -1,4 +1,4 @@
-"""Images with depth to what a depth network takes: DPT's sizes, resampled as OpenCV does (facts 5, "inference")."""
+"""Images with depth to what a depth network takes: DPT's sizes, resampled as OpenCV does."""
 
 from __future__ import annotations
 

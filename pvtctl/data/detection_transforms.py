@@ -1,4 +1,4 @@
-"""Images with boxes and masks to what a detector takes: resize, crop, flip, by draws of our own (facts 8.4)."""
+"""Images with boxes and masks to what a detector takes: resize, crop, flip, by draws of our own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mixup and CutMix with a switch, label smoothing inside the soft target (facts 8.1)."""
+"""Mixup and CutMix with a switch, label smoothing inside the soft target."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""RandAugment as the papers' code runs it: rand-m9-mstd0.5-inc1 of timm 0.3.2 (facts 8.1).
+"""RandAugment as the papers' code runs it: rand-m9-mstd0.5-inc1 of timm 0.3.2.
 
 torchvision's RandAugment knows neither a spread of the magnitude nor operations that all grow with it, so the policy is
 written here over torchvision's functional operations and PIL.

@@ -22,7 +22,7 @@ class Draw(NamedTuple):
 
 
 class TrainSampler:
-    """Batches of draws for training, with DeiT's repeated augmentation (facts 8.1).
+    """Batches of draws for training, with DeiT's repeated augmentation.
 
     An epoch is a random order of the samples, each `repeats` times in a row, of which only so many draws are used as
     there are samples: at `repeats=3` an epoch shows a third of the images, thrice. Ranks take every `world_size`-th

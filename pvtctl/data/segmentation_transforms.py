@@ -1,4 +1,4 @@
-"""Images with label maps to what a segmentation network takes, as mmsegmentation's recipes do it (facts 8.5).
+"""Images with label maps to what a segmentation network takes, as mmsegmentation's recipes do it.
 
 Training: a random size, a random crop that no single class fills, colours, flip, padding. Images are resized bilinearly
 without antialiasing, as OpenCV does in the code that the published models were trained with. Labels are those of the

@@ -1,4 +1,4 @@
-"""From a picture to a normalised image: DeiT's training recipe and the evaluation crop of the papers (facts 8.1)."""
+"""From a picture to a normalised image: DeiT's training recipe and the evaluation crop of the papers."""
 
 from __future__ import annotations
 

@@ -140,6 +140,12 @@ def stop_distributed() -> None:
         torch_dist.destroy_process_group()
 
 
+def orphaned() -> bool:
+    """Whether the launcher of this process was killed outright: nobody is left to tell it anything."""
+    launcher = os.environ.get(LAUNCHER)
+    return launcher is not None and os.getppid() != int(launcher)
+
+
 def launch(command: Sequence[str], processes: int) -> int:
     """Run `command` in `processes` processes on this machine and return the exit code of the first that failed, or 0.
 
@@ -181,7 +187,12 @@ def _wait(running: list[subprocess.Popen[bytes]]) -> int:
     """Until all have ended; after the first failure the others get GRACE seconds."""
     failed_at: float | None = None
     code = 0
+    told = False
     while True:
+        if orphaned() and not told:
+            told = True
+            for process in running:
+                process.terminate()
         codes = [process.poll() for process in running]
         if failed_at is None and any(codes):
             failed_at = time.monotonic()

@@ -46,7 +46,7 @@ def describe_lr(lr: float, batch: int, stated_batch: int, rule: LrScaling) -> st
 def is_decayed(name: str, parameter: nn.Parameter, rule: NoDecay) -> bool:
     """Whether weight decay applies to a parameter.
 
-    `papers` (facts 8.1): not to 1-D parameters, biases and class tokens; position tables are decayed.
+    `papers`: not to 1-D parameters, biases and class tokens; position tables are decayed.
     `norms`: only 1-D parameters are spared. `none`: nothing is spared.
     """
     match rule:

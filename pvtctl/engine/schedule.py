@@ -29,7 +29,7 @@ class Schedule:
         """The rate that step number `step` is taken with."""
         if self.name == "official_lagging":
             # The official code sets the rate after each epoch from that epoch's index, so that epochs 0 and 1 both
-            # run at the warm-up's start and the whole curve comes one epoch late (facts 8.1).
+            # run at the warm-up's start and the whole curve comes one epoch late.
             return self._at_epoch(max(step // self.steps_per_epoch - 1, 0))
         return self._at_epoch(step / self.steps_per_epoch)
 

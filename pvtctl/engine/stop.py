@@ -9,7 +9,7 @@ import time
 from types import FrameType, TracebackType
 from typing import Self
 
-from pvtctl.engine.distributed import LAUNCHER
+from pvtctl.engine.distributed import orphaned
 from pvtctl.errors import ExitCode, PvtctlError
 
 _NAMES = {signal.SIGTERM: "SIGTERM", signal.SIGUSR1: "SIGUSR1", signal.SIGINT: "Ctrl-C"}
@@ -32,8 +32,6 @@ class StopRequests:
         self.number = 0
         self._deadline = time.monotonic() + max_minutes * 60 if max_minutes else None
         self._owner = os.getpid()
-        launcher = os.environ.get(LAUNCHER)
-        self._launcher = int(launcher) if launcher else None
         self._before: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> Self:
@@ -60,8 +58,8 @@ class StopRequests:
         """0, the signal's number, or TIME_LIMIT."""
         if not self.number and self._deadline is not None and time.monotonic() >= self._deadline:
             self.number = TIME_LIMIT
-        if not self.number and self._launcher is not None and os.getppid() != self._launcher:
-            self.number = signal.SIGTERM  # the launcher was killed outright: nobody is left to tell us
+        if not self.number and orphaned():
+            self.number = signal.SIGTERM
         return self.number
 
 

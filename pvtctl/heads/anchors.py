@@ -25,7 +25,7 @@ class AnchorGrid(AnchorGenerator):  # type: ignore[misc]  # torchvision has no t
     Cells lie in the order of a map's rows; a cell's anchors are ordered by ratio (1/2, 1, 2), then by size. `sizes` holds
     for each level the square roots of the anchors' areas.
 
-    `papers` (mmdetection 2.13, facts 8.4): not rounded, centred on (x * stride, y * stride) with the `strides` given.
+    `papers` (mmdetection 2.13): not rounded, centred on (x * stride, y * stride) with the `strides` given.
     `torchvision`: corners rounded to whole pixels, and a level's stride is the input's size // the map's.
     """
 

@@ -25,7 +25,7 @@ class DeepLabV3Plus(DenseHead):
     batch norm and ReLU.
 
     Width 256 and projection 1 over `resnet50s` have the parameters and multiply-adds of PVT v1 Table 7 (26.8 M; the
-    assembly is derived from those counts, facts 6); mmsegmentation's has width 512 and projection 3 over `resnet50c`.
+    assembly is derived from those counts); mmsegmentation's has width 512 and projection 3 over `resnet50c`.
 
     `stride` is that of the last map. With `auxiliary_weight` above 0 there is a fully convolutional auxiliary head on the
     third map, as mmsegmentation has it (there 0.4). Raises UsageError for options out of range.

@@ -1,6 +1,6 @@
 """DETR: a transformer over the backbone's last map, whose learned queries become a set of objects (Carion et al. 2020).
 
-The state names are those of the original code behind `head.`; sizes and weights are those of facts 8.4. No layer lets an
+The state names are those of the original code behind `head.`; sizes and weights are those of its configuration. No layer lets an
 image see padding: the mask goes from the images' sizes to the position encoding and to the attention of every layer.
 """
 

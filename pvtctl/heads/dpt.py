@@ -111,7 +111,7 @@ class Dpt(DenseHead):
 
 
 class Reassemble(nn.Module):
-    """One block's tokens -> a map (B, channels, h, w) of `stride` (DPT section 3.1; facts 5, `resample`).
+    """One block's tokens -> a map (B, channels, h, w) of `stride` (DPT section 3.1).
 
     Read: the special tokens are left out (`ignore`), their mean is added to every patch (`add`), or the class token is
     put beside every patch and both are projected to the width of one (`project`: linear, GELU). Then a 1x1 convolution,
@@ -153,14 +153,14 @@ class Reassemble(nn.Module):
 
 
 def classifier(num_classes: int, dropout: float, width: int = WIDTH) -> nn.Sequential:
-    """(B, width, h, w) -> logits (B, K, h, w): 3x3 convolution, batch norm, ReLU, dropout, 1x1 (facts 5, `seg_head`)."""
+    """(B, width, h, w) -> logits (B, K, h, w): 3x3 convolution, batch norm, ReLU, dropout, 1x1."""
     return nn.Sequential(
         OrderedDict(first=ConvNorm(width, width, 3), dropout=nn.Dropout(dropout), last=nn.Conv2d(width, num_classes, 1))
     )
 
 
 def reassembled_channels(backbone: ReadsTaps) -> list[int]:
-    """Channels of the four maps that are made of a backbone's tokens (facts 5, `reassemble_channels`).
+    """Channels of the four maps that are made of a backbone's tokens.
 
     The table has those of ViT-Base, ViT-Large and the hybrid; other widths keep the proportions of the nearer of the two.
     """

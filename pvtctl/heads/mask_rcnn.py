@@ -41,7 +41,7 @@ class BoxPredictor(nn.Module):
 
 
 class MaskRcnn(DetectionHead):
-    """Five maps (B, in_channels, h, w) of strides 4 to 64 -> losses or detections, as facts 8.4 have it.
+    """Five maps (B, in_channels, h, w) of strides 4 to 64 -> losses or detections, as the configurations of PVT v1 have it.
 
     Training draws 256 anchors and `rois_per_image` proposals of an image (see `Rpn`, `RoiSampler`). The modules are
     torchvision's; box layers start as mmdetection's do. `conventions="torchvision"` changes anchors, RoIAlign and what

@@ -1,4 +1,4 @@
-"""Which true box an anchor or proposal answers for, as mmdetection's MaxIoUAssigner decides (facts 8.4)."""
+"""Which true box an anchor or proposal answers for, as mmdetection's MaxIoUAssigner decides."""
 
 from __future__ import annotations
 

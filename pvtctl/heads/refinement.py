@@ -19,7 +19,7 @@ WIDTH = 256
 class Decoder(nn.Module):
     """Four maps of strides 4, 8, 16, 32 -> the outcomes of the four fusions, finest first: strides 2, 4, 8, 16.
 
-    Each map gets `width` channels by a 3x3 convolution without bias (facts 10, row 35). The originals build one residual
+    Each map gets `width` channels by a 3x3 convolution without bias. The originals build one residual
     unit more, in the coarsest fusion, and never use it (row 37); here it does not exist.
     """
 
@@ -46,7 +46,7 @@ class Decoder(nn.Module):
 
 class Fusion(nn.Module):
     """A map, through a residual unit, plus what the coarser fusion gave; a second unit; a bilinear resize, corners on
-    corners; with `mixing` a 1x1 convolution (DPT section 3.1, facts 5).
+    corners; with `mixing` a 1x1 convolution (DPT section 3.1).
 
     The resize is a mean of neighbours with weights that sum to 1, so the convolution may come before it, where it has a
     quarter of the work: the outcome is the same but for rounding.
@@ -91,7 +91,7 @@ class ResidualUnit(nn.Module):
 
 
 class DepthOutput(nn.Module):
-    """(B, width, h, w) of stride 2 -> inverse depth (B, 1, 2h, 2w), never below 0 (facts 5, depth_head).
+    """(B, width, h, w) of stride 2 -> inverse depth (B, 1, 2h, 2w), never below 0.
 
     The last convolution starts without negative values: what it sees has none either, so every fresh head answers above 0.
     With torch's own values the last ReLU leaves about every third fresh head at 0 in all pixels, where it has no slope and

@@ -27,7 +27,7 @@ SCORE_THRESHOLD, NMS_IOU, MAX_DETECTIONS = 0.05, 0.5, 100
 
 
 class RetinaNet(DetectionHead):
-    """Five maps (B, in_channels, h, w) of strides 8 to 128 -> losses or detections, as facts 8.4 have it.
+    """Five maps (B, in_channels, h, w) of strides 8 to 128 -> losses or detections, as the configurations of PVT v1 have it.
 
     The modules are torchvision's, which start as the paper says (normal, std 0.01; scores of 0.01). There is no background
     class: a score is the sigmoid of its class's own output.

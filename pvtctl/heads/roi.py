@@ -26,7 +26,7 @@ _MASKS_AT_ONCE = 16
 class RoiPooler:
     """RoIAlign of boxes, each from the level that fits its size, on maps of strides 4, 8, 16, 32.
 
-    `papers`: pixel centres at half coordinates, as many samples a cell as it covers positions (facts 8.4).
+    `papers`: pixel centres at half coordinates, as many samples a cell as it covers positions.
     `torchvision`: no half shift, 2 x 2 samples.
     """
 

@@ -32,7 +32,7 @@ class Rpn(RPNHead):  # type: ignore[misc]  # torchvision has no types
     """Maps of strides 4 to 64 -> 1000 proposals an image, and what it costs to learn them.
 
     A shared 3x3 convolution, objectness and box shifts (weights 1, 1, 1, 1) of three anchors a cell. Training: IoU 0.7 and
-    0.3, 256 anchors an image, at most half of them positive (facts 8.4). Samples are drawn from torch's global generator,
+    0.3, 256 anchors an image, at most half of them positive. Samples are drawn from torch's global generator,
     which the engine seeds for each step, so that a resumed run draws the same.
     """
 

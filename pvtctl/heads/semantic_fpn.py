@@ -17,7 +17,7 @@ class SemanticFpn(DenseHead):
 
     A map goes up one level at a time, each time through a 3x3 convolution, batch norm, ReLU and a bilinear resize to the
     size of the next finer map: 1, 1, 2 and 3 times (the finest has its convolution too). The sum passes dropout of whole
-    channels and a 1x1 convolution. Sizes from PVT v1's segmentation code: 256 and 128 channels (facts 8.5); where a side
+    channels and a 1x1 convolution. Sizes from PVT v1's segmentation code: 256 and 128 channels; where a side
     is odd that code doubles the coarser map beyond it before the resize.
     """
 

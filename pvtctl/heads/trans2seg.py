@@ -1,7 +1,7 @@
 """Trans2Seg: a transformer over the backbone's last map, whose class prototypes ask where their classes are.
 
-Xie et al. 2021 (arXiv 2101.08461), as PVT v1 puts it on its pyramid (Table 7). Figures: facts section 6; what the original
-code does otherwise than its paper: facts section 10, number 44.
+Xie et al. 2021 (arXiv 2101.08461), as PVT v1 puts it on its pyramid (Table 7). Sizes and what
+the paper leaves open are those of the original code.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The global context block of GCNet (facts, section 6): one summary of the whole map, added to every position."""
+"""The global context block of GCNet: one summary of the whole map, added to every position."""
 
 from __future__ import annotations
 

@@ -24,5 +24,5 @@ class DropPath(nn.Module):
 
 
 def drop_path_rates(rate: float, depth: int) -> list[float]:
-    """Linear from 0 at the first block to `rate` at the last, over all blocks of a model (facts: PVT 8.1, DeiT)."""
+    """Linear from 0 at the first block to `rate` at the last, over all blocks of a model."""
     return [rate * block / max(depth - 1, 1) for block in range(depth)]

@@ -21,7 +21,7 @@ _NEAREST = 1e-6
 
 
 def ssi_trimmed(prediction: Tensor, target: Tensor, mask: Tensor, trim: float = 0.2) -> Tensor:
-    """The scale- and shift-invariant trimmed loss of inverse depth (MiDaS, arXiv 1907.01341, equations 5 to 7; facts 5).
+    """The scale- and shift-invariant trimmed loss of inverse depth (MiDaS, arXiv 1907.01341, equations 5 to 7).
 
     Both maps lose their median and are divided by their mean absolute deviation from it. Of the M absolute differences of
     an image the largest `trim` x M are left out, and the rest is summed and divided by 2 M.

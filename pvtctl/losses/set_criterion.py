@@ -1,6 +1,6 @@
 """DETR's loss: every true object gets one query, the cheapest over all objects together, and the others learn to be none.
 
-DETR sections 3.1 and A.2; the weights are those of facts 8.4: classes 1 (no-object 0.1), L1 5, generalised IoU 2, the same
+DETR sections 3.1 and A.2; the weights are those of its code: classes 1 (no-object 0.1), L1 5, generalised IoU 2, the same
 for matching and loss.
 """
 

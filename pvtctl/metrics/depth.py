@@ -31,7 +31,7 @@ LONGEST_MAP = 1280
 _UNIT = 2.0**20
 """Errors by distance are summed as whole numbers of 1 / _UNIT, so that the sum does not depend on the order of images."""
 _NEAREST = 1e-8
-"""Inverse depth is at least this much before it is inverted (DPT's floor; facts 5)."""
+"""Inverse depth is at least this much before it is inverted (DPT's floor)."""
 _ROW = np.dtype([("index", np.int32), ("pixels", np.int32), *((name, np.float32) for name in NUMBERS)])
 
 

@@ -18,7 +18,7 @@ from pvtctl.layers.winograd import speed_up_convs
 
 
 class P6P7(ExtraFPNBlock):  # type: ignore[misc]  # torchvision has no types
-    """RetinaNet's two coarse levels as the papers' configurations have them (facts 8.4).
+    """RetinaNet's two coarse levels as the papers' configurations have them.
 
     P6 is a 3x3 convolution of stride 2 on the backbone's last map, P7 one on P6, with no ReLU between. torchvision's block
     has one, and takes the pyramid's last map instead wherever the widths are equal (pvt_v2_b0 ends in 256 channels).

@@ -34,7 +34,7 @@ class Paper(Block):
 
 
 class Augment(Block):
-    """The training transforms of DeiT as the papers' code runs them (facts 8.1)."""
+    """The training transforms of DeiT as the papers' code runs them."""
 
     crop_scale: tuple[Positive, Positive] = (0.08, 1.0)
     crop_ratio: tuple[Positive, Positive] = (0.75, 4 / 3)
@@ -278,7 +278,7 @@ class Optimizer(Block):
     """SGD only."""
     nesterov: bool = False
     no_decay: Literal["papers", "norms", "none"] = "papers"
-    """`papers`: 1-D parameters, biases and class tokens are not decayed, position tables are (facts 8.1)."""
+    """`papers`: 1-D parameters, biases and class tokens are not decayed, position tables are."""
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Factor on the learning rate for each layer further from the head; 1 switches it off."""
     backbone_lr_mult: Annotated[float, Field(ge=0)] = 1.0
@@ -288,7 +288,7 @@ class Optimizer(Block):
 
 class Schedule(Block):
     name: Literal["cosine", "poly", "step", "constant", "official_lagging"] = "cosine"
-    """`official_lagging`: cosine stepped after each epoch with that epoch's index, as the official code does (facts 8.1)."""
+    """`official_lagging`: cosine stepped after each epoch with that epoch's index, as the official code does."""
     min_lr: Annotated[float, Field(ge=0)] = 1e-5
     """At `train.total_batch`, scaled as `lr` is."""
     warmup_epochs: Annotated[float, Field(ge=0)] = 5.0

@@ -217,12 +217,12 @@ def model_cost(recipe: Recipe, num_classes: int) -> dict[str, float]:
             cost = count(backbone.name, cost_size(recipe), head=head.name, convention="paper")
     except PvtctlError:  # a model that takes one other size only
         return {}
-    # the papers leave out what a frozen stem and stage do not train (facts 10, row 17)
+    # the papers leave out what a frozen stem and stage do not train
     return {"params_m": cost.trainable_params / 1e6, "gmacs": cost.macs / 1e9}
 
 
 def cost_size(recipe: Recipe) -> tuple[int, int]:
-    """The input that the papers count at: detectors 800x1280, and 640x960 for a short side of 640 (facts 10, row 19);
+    """The input that the papers count at: detectors 800x1280, and 640x960 for a short side of 640;
     segmentation 512x512; depth, and DPT, the size that it is tested at."""
     if recipe.task == "depth":
         return recipe.data.depth.test_size

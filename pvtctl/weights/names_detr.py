@@ -1,6 +1,6 @@
 """Parameter names of DETR in facebookresearch's code (ours behind `head.`) and in mmdetection 2.x and 3.x.
 
-Sources: the parity kit's manifests `detr_*`; mmdetection's DETRHead and its transformer layers.
+Sources: the parameters of the original models, by name and shape; mmdetection's DETRHead and its transformer layers.
 """
 
 from __future__ import annotations

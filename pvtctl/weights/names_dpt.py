@@ -1,7 +1,6 @@
 """Parameter names of the original DPT (isl-org/DPT), depth and segmentation, and ours.
 
-Sources: the parity kit's manifests `dpt_large_*` and `dpt_hybrid_*`; facts 10, rows 37, 38 and 43 for what stands in its
-files and is never used.
+Source: the parameters of the original models, by name and shape. Some that stand in its files are never used.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Parameter names of mmdetection's RetinaNet and Mask R-CNN (the official PVT repository's too), and ours.
 
-Sources: the parity kit's manifests `retinanet_*` and `mask_rcnn_*` (mmdetection 3.3, whose names are those of 2.x), and for
+Sources: the parameters of the models of mmdetection (3.3, whose names are those of 2.x), and for
 mmdetection's own PVT its checkpoint converter (`pvt_convert`).
 """
 

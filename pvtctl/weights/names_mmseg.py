@@ -1,6 +1,6 @@
 """Parameter names of mmsegmentation's Semantic FPN (the official PVT repositories' too) and DeepLabV3+, and ours.
 
-Sources: the parity kit's manifests `sem_fpn_pvt_small`, `sem_fpn_r50v1c` and `deeplabv3plus_r50_d8` (mmsegmentation 1.2,
+Sources: the parameters of the models of mmsegmentation (1.2,
 whose names are those of 0.x).
 """
 

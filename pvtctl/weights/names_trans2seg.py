@@ -1,7 +1,7 @@
 """Parameter names of the original Trans2Seg code, and ours.
 
-Source: the parity kit's manifest `trans2seg_r50c_medium`. The original has layers whose results nothing reads (facts
-section 10, number 44, and `pvtctl.heads.trans2seg`); ours has not, so they are left out here.
+Source: the parameters of the original model, by name and shape. It has layers whose results nothing reads (see
+`pvtctl.heads.trans2seg`); ours has not, so they are left out here.
 """
 
 from __future__ import annotations

@@ -154,6 +154,9 @@ def test_schema_takes_every_recipe_and_refuses_a_bad_one(capsys: pytest.CaptureF
     assert code == 0
     schema = json.loads(out)
     assert schema == file_schema()
+    augment, head = schema["$defs"]["Augment"]["properties"], schema["$defs"]["Head"]["properties"]
+    assert augment["repeats"]["description"].startswith("Repeated augmentation: copies of an image")
+    assert all("description" in head[name] for name in ("readout", "taps", "scale_shift"))
     for name in recipe_names():
         assert complaints(read_yaml(recipe_path(name)).data, schema, schema) == []
     bad = {"train": {"epochs": "many", "optimzer": {}}, "rows": {"a": {"dat": {}}, "b": {"expect": {"top1": "x"}}}}

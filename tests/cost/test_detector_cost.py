@@ -44,7 +44,7 @@ def test_counts_equal_those_of_the_original_code(
 
 
 def test_gc_blocks_add_what_they_compute_and_no_more() -> None:
-    """Table 10 prints 54.2 M and 279.6 G; the count that gives PVT-Small's 304.4 gives 260.3 (facts 10, no. 18)."""
+    """Table 10 prints 54.2 M and 279.6 G; the count that gives PVT-Small's 304.4 gives 260.3."""
     assert row(count("resnet50_gc_r4", W, head="mask_rcnn", convention="ops")) == (54.397, 54.172, 259.453)
     paper = count("resnet50_gc_r4", W, head="mask_rcnn", convention="paper")
     # the counter of old saw the blocks' layers alone, 260.211, not the product that pools the context

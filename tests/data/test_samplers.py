@@ -53,7 +53,7 @@ def test_ranks_together_see_what_one_rank_sees(world_size):
 
 
 def test_imagenet_gives_the_official_number_of_steps():
-    # facts 8.1: 1251 steps at a total batch of 1024 on 8 ranks, 160128 draws a rank
+    # ImageNet: 1251 steps at a total batch of 1024 on 8 ranks, 160128 draws a rank
     assert len(TrainSampler(1_281_167, batch_size=128, repeats=3, world_size=8)) == 1251
     assert len(TrainSampler(1_281_167, batch_size=1, repeats=3, world_size=8)) == 160_128
 

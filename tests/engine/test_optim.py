@@ -117,7 +117,7 @@ def test_lr_follows_the_batch() -> None:
 
 
 def test_official_schedule_lags_as_the_papers_code_does() -> None:
-    """The rates printed by the official code (facts 8.1)."""
+    """The rates printed by the official code."""
     schedule = build_schedule(name="official_lagging", lr=1e-3, epochs=300, steps_per_epoch=1251)
     rates = [schedule.at(1251 * epoch + 7) for epoch in range(7)]
     assert rates == pytest.approx([1e-6, 1e-6, 2.008e-4, 4.006e-4, 6.004e-4, 8.002e-4, 9.993e-4], rel=2e-4)
@@ -169,7 +169,7 @@ def test_ema_formula() -> None:
 
 
 def test_warm_up_may_be_told_in_steps() -> None:
-    # mmdetection's: 500 steps from a thousandth, then epochs count as if there had been none (facts 8.4)
+    # mmdetection's: 500 steps from a thousandth, then epochs count as if there had been none
     common = {"name": "step", "lr": 2e-4, "epochs": 12, "steps_per_epoch": 7330, "steps": (8, 11), "gamma": 0.1}
     schedule = build_schedule(warmup_steps=500, warmup_lr=2e-7, warmup_epochs=5.0, **common)  # type: ignore[arg-type]
     rates = [schedule.at(step) for step in (0, 250, 499, 500, 8 * 7330 - 1, 8 * 7330, 11 * 7330)]

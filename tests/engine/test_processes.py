@@ -103,9 +103,14 @@ def test_a_signal_to_the_launcher_reaches_its_ranks(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_ranks_whose_launcher_was_killed_save_and_stop(tmp_path: Path) -> None:
+@pytest.mark.parametrize("levels", [1, 2])
+def test_ranks_whose_launcher_was_killed_save_and_stop(tmp_path: Path, levels: int) -> None:
+    """Two levels: a study's process, which launches one for the run, which launches the ranks."""
     out = tmp_path / "run"
     program = f"import sys; from pvtctl.engine import launch; sys.exit(launch({command(out, '--delay', 0.2)!r}, 2))"
+    if levels == 2:
+        inner = [sys.executable, "-W", "ignore", "-c", program]
+        program = f"from pvtctl.engine import launch; launch({inner!r}, 1)"
     parent = subprocess.Popen([sys.executable, "-W", "ignore", "-c", program])
     _wait_for(out / "checkpoints")
     parent.kill()

@@ -58,7 +58,7 @@ def test_raw_outputs_equal_the_original(golden: str, backbone: str, kit: ModuleT
     ],
 )
 def test_trainable_parameters_of_the_papers(backbone: str, options: dict[str, int], millions: float) -> None:
-    """PVT Table 3; the CNN rows count what is trained, all of ResNet-50 are 37.969 M (facts 9)."""
+    """PVT Table 3; the CNN rows count what is trained, all of ResNet-50 are 37.969 M."""
     with torch.device("meta"):
         model = build_detector(backbone, "retinanet", num_classes=80, backbone_options=options)
     assert round(sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6, 3) == millions

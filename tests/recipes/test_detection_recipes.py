@@ -141,7 +141,7 @@ OF_THE_CLASSIFIER = ("deeper_vs_wider",)
 
 @pytest.mark.parametrize("name", sorted({name for name, *_ in TABLES}))
 def test_models_have_the_printed_parameters(name: str) -> None:
-    """To the digit printed, PVTv2-B0 rounded twice (12.947, 12.95, 13.0); CNNs the trainable ones (facts 10, no. 17)."""
+    """To the digit printed, PVTv2-B0 rounded twice (12.947, 12.95, 13.0); CNNs the trainable ones."""
     from pvtctl.detectors import build_detector
 
     built: dict[str, int] = {}

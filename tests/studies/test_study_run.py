@@ -177,7 +177,7 @@ def test_a_damaged_run_has_failed_and_the_others_go_on(tmp_path: Path, name: str
 
 def test_weights_that_are_not_there_are_refused_before_anything_runs(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, weights={"pvt_small": "/nowhere/pvt.pth"})
-    with pytest.raises(UsageError, match="/nowhere/pvt.pth"):
+    with pytest.raises(UsageError, match="there is no file or folder /nowhere/pvt"):
         run_plan(plan, stand_in(FINISHES), say=silent)
     assert not plan.out.exists()
 
