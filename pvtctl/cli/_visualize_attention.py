@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from pvtctl.tasks.attention import AttendingBlock, AttentionMaps
     from pvtctl.tasks.backbone_use import BackboneUse
+    from pvtctl.tasks.predict import Images
     from pvtctl.views.attention import Panel
 
 EPILOG = """Examples:
@@ -99,6 +100,7 @@ def attention(
     from pvtctl.tasks.predict import find_images
 
     found = find_images(images)
+    _check_points(queries, found)
     pictures = Pictures.open("attention", Path(images[0]).stem, len(found.names), out, form)
     use = BackboneUse(weights, backbone, single(device).device, size=wanted_size)
     blocks = _choose(use, block or ["all"])
@@ -156,7 +158,7 @@ def _drawn(
     from pvtctl.tasks.attention import attention_maps, rollout_maps
     from pvtctl.views.attention import draw_attention
 
-    points = [_point(query, pixels, path) for query in queries]
+    points = [_point(query, (int(pixels.shape[1]), int(pixels.shape[2])), path) for query in queries]
     resized = use.resized(pixels)
     batch = use.batch_of(resized)
     size = (int(resized.shape[1]), int(resized.shape[2]))
@@ -276,9 +278,22 @@ def _parse_query(text: str) -> Words:
     return x, y
 
 
-def _point(query: Words, pixels: Tensor, path: Path) -> Words:
-    """A pixel of this image, or the name of a token. Raises UsageError for a pixel outside of it."""
-    height, width = int(pixels.shape[1]), int(pixels.shape[2])
+def _check_points(queries: list[Words], found: Images) -> None:
+    """Raise UsageError, before anything is drawn, for a pixel outside of one of the images."""
+    from pvtctl.data.images import BadImage, open_image
+
+    for path in (found.folder / name for name in found.names):
+        try:
+            width, height = open_image(path.read_bytes()).size
+        except (BadImage, OSError):  # named when its turn comes
+            continue
+        for query in queries:
+            _point(query, (height, width), path)
+
+
+def _point(query: Words, size: tuple[int, int], path: Path) -> Words:
+    """A pixel of this image of (height, width), or the name of a token. Raises UsageError for a pixel outside of it."""
+    height, width = size
     if query == "middle":
         return width // 2, height // 2
     if isinstance(query, tuple) and not (query[0] < width and query[1] < height):

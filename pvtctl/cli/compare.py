@@ -93,6 +93,10 @@ def compare(
     names, hw = ([], (0, 0)) if backbone is None else (_names(backbone), _size(size, head))
     if x is not None and out is None:
         raise UsageError("--x is for the plot, and no plot is written", "add --out FOLDER")
+    if x is Against.latency and not latency:
+        raise UsageError("--x latency with --no-latency: nothing is timed", "leave one of them out")
+    if backbone is not None and x is (Against.latency if latency else Against.params):
+        raise UsageError(f"models without scores have their {x.value} upright already", "--x macs, or leave it out")
 
     from pvtctl.files import new_folder, require_place
     from pvtctl.studies.compare import compare_models, compare_runs

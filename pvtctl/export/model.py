@@ -103,7 +103,7 @@ def export_model(
     of odd sides), batches of 1 and 2; then eager, program and onnxruntime take turns, `repeats` calls each, at the first
     of them. Only a file that passed gets its name. `meta` is written into it, besides what is said here.
 
-    Raises UsageError for a path that exists or ends in neither .pt2 nor .onnx, a model that cannot be exported, sides
+    Raises UsageError for a path that exists or ends in neither .pt2 nor .onnx, a model that cannot be exported or lies on a GPU, sides
     below 32, a missing extra; PvtctlError when an output differs by more than `tolerance` of its largest value.
     """
     path = Path(path)
@@ -113,6 +113,10 @@ def export_model(
     if path.exists():
         raise UsageError(f"{path} exists", "name another file; nothing is ever overwritten")
     _check_numbers(size, check_sizes, tolerance, repeats)
+    if any(parameter.device.type != "cpu" for parameter in model.parameters()):
+        raise UsageError(
+            "the model lies on a GPU: graphs are traced, checked and timed on the CPU", "model.cpu() first"
+        )
     default_size = default_size or default_size_of(model)
     with _in_eval(model):
         raw = raw_model(model, pixels=pixels, statistics=(mean, std), at_size=at_size).eval()

@@ -73,19 +73,15 @@ def progress(run: FinishedRun) -> str:
     if run.status == "finished":
         return planned
     last = max((int(line.get("epoch") or 0) for line in (*run.training, *run.evaluations)), default=0)
-    done = last if run.recipe.train.iterations is None else _steps(run) or 0
+    train = run.recipe.train
+    done = last if train.iterations is None and train.max_steps is None else _steps(run) or 0
     return f"{done} of {planned}"
 
 
 def images_seen(run: FinishedRun) -> int | None:
     """Training images that the optimiser has seen, copies of repeated augmentation counted."""
     steps = _steps(run)
-    if steps is None:
-        return None
-    train = run.recipe.train
-    processes = run.environment[-1].get("processes", 1) if run.environment else 1
-    batch = train.batch_size * train.accumulate * processes if train.batch_size else train.total_batch
-    return int(steps * batch)
+    return None if steps is None else steps * run.images_a_step
 
 
 def _other_content(runs: Sequence[FinishedRun], labels: Sequence[str]) -> str:

@@ -85,6 +85,11 @@ def _draw(folder: Path, comparison: Comparison, against: str | None) -> list[tup
         raise UsageError(f"no cost {against!r} to draw against", f"one of: {', '.join(COSTS)}")
     known = {row.name: row for row in comparison.rows}
     upright, across = _axes(known, comparison.subjects, against)
+    if against is not None and not across:
+        raise UsageError(
+            f"nothing to draw against {against}: it was not found out, or stands upright already",
+            f"one of: {', '.join(COSTS)}",
+        )
     if upright is None or not across:
         return []
     panels = []

@@ -102,7 +102,7 @@ def study_costs(
     cases = {row.row: _case(row.recipe) for row in rows if row.recipe is not None}
     kept = _Kept(out / "costs.json", device)
     found: dict[Case, Timing | str] = {
-        case: kept.known[str(case)] for case in cases.values() if str(case) in kept.known
+        case: kept.known[repr(case)] for case in cases.values() if repr(case) in kept.known
     }
     wanted = [case for case in dict.fromkeys(cases.values()) if case not in found]
     if wanted:
@@ -112,7 +112,7 @@ def study_costs(
                 found[case] = reason
         measured = _measure([case for case in wanted if case not in found], device, say)
         found |= measured
-        kept.add({str(case): timing for case, timing in measured.items() if isinstance(timing, Timing)})
+        kept.add({repr(case): timing for case, timing in measured.items() if isinstance(timing, Timing)})
     return {name: _with_timing(cost, found[cases[name]]) for name, cost in costs.items()}
 
 

@@ -54,6 +54,10 @@ class Plan:
     seeds: int
     weights: Mapping[str, str] = field(default_factory=dict)
     """Row -> what the user gave it to begin from."""
+    overrides: tuple[Override, ...] = ()
+    """What was changed in all rows' recipes."""
+    pretraining_overrides: tuple[Override, ...] = ()
+    """The same for the pretrainings."""
     pretrain: bool = False
     """Whether all were to be pretrained here."""
 
@@ -146,8 +150,21 @@ def make_plan(
             run_name = f"{row}/seed{recipe.train.seed}"
             row_runs.append(Run(run_name, "row", row, recipe.train.seed, recipe, out / "rows" / run_name, needs))
     runs = (*pretrainings.values(), *_by_seed(row_runs))
-    given_weights = dict(weights or {})
-    return Plan(study, source, about, profile, out, runs, tuple(source.rows), picked, seeds, given_weights, pretrain)
+    return Plan(
+        study,
+        source,
+        about,
+        profile,
+        out,
+        runs,
+        tuple(source.rows),
+        picked,
+        seeds,
+        weights=dict(weights or {}),
+        overrides=tuple(overrides),
+        pretraining_overrides=tuple(pretraining_overrides),
+        pretrain=pretrain,
+    )
 
 
 def _by_seed(runs: list[Run]) -> list[Run]:

@@ -14,13 +14,12 @@ import pvtctl
 from pvtctl.cost.machine import describe_machine
 from pvtctl.errors import UsageError
 from pvtctl.files import write_text
-from pvtctl.recipe.compare import differences
-from pvtctl.recipe.load import load_recipe
+from pvtctl.recipe.load import Override
 from pvtctl.recipe.source import recipes_folder
 from pvtctl.studies.claims import COUNTED, TIMES, Sample, Verdict, judge
 from pvtctl.studies.costs import ModelCost, study_costs
 from pvtctl.studies.pictures import draw_pictures
-from pvtctl.studies.plan import Plan, Run
+from pvtctl.studies.plan import Plan
 from pvtctl.studies.resolution import FIGURE as RESOLUTION
 from pvtctl.studies.resolution import with_resolution_loss
 from pvtctl.studies.results import OF_PRETRAINING, RowResult, collect, pretrainings
@@ -210,7 +209,7 @@ def _unlike_the_paper(all_of: Measured) -> list[str]:
 
 
 def _commands(plan: Plan) -> list[str]:
-    """What was asked for, as far as the runs' recipes tell, and one line a run."""
+    """What was asked for."""
     shipped = plan.source.path.is_relative_to(recipes_folder())
     words = [
         "pvtctl",
@@ -227,27 +226,13 @@ def _commands(plan: Plan) -> list[str]:
     words += ["--pretrain"] if plan.pretrain else []
     for row, weights in plan.weights.items():
         words += ["--weights", f"{row}={weights}"] if row in plan.picked else []
-    changed = [_changed(run, str(plan.source.path)) for run in plan.runs if run.kind == "row"]
-    shared = [text for text in changed[0] if all(text in one for one in changed)] if changed else []
-    before = [_changed(run, run.recipe.name) for run in plan.runs if run.kind == "pretraining"]
-    shared_before = [text for text in before[0] if all(text in one for one in before)] if before else []
-    for option, texts in (("--set", shared), ("--set-pretraining", shared_before)):
-        words += [word for text in texts for word in (option, text)]
+    for option, overrides in (("--set", plan.overrides), ("--set-pretraining", plan.pretraining_overrides)):
+        words += [word for each in overrides for word in (option, _as_typed(each))]
     return [shlex.join(words)]
 
 
-def _changed(run: Run, source: str) -> list[str]:
-    """`key=value` of what `--set` changed."""
-    try:
-        shipped = load_recipe(source, run.recipe.row, run.recipe.profile)
-    except UsageError:
-        return []
-    own = ("train.seed", "model.weights", "model.backbone.name", "model.backbone.width")
-    return [
-        f"{key}={json.dumps(now)}"
-        for key, (_, now) in differences(shipped, run.recipe).items()
-        if key.split(".")[0] in ("data", "model", "train", "eval") and key not in own
-    ]
+def _as_typed(override: Override) -> str:
+    return override if isinstance(override, str) else f"{override[0]}={json.dumps(override[1])}"
 
 
 def _environments(all_of: Measured) -> dict[str, Any]:

@@ -100,8 +100,10 @@ def run_rows(
     `jobs` is 1 where it is left open; on a CPU at profile mini one a core, at most four. Raises Stopped on Ctrl-C,
     SIGTERM and SIGUSR1, and UsageError where a run folder holds a run of other settings.
     """
+    from pvtctl.files import require_place
     from pvtctl.studies.run import run_plan
 
+    require_place(plan.out)
     jobs, threads = _share(plan, jobs, gpus, device)
     words = [sys.executable, "-m", "pvtctl", "ablate", *request.words(), *process_words(gpus, device)]
 

@@ -68,7 +68,7 @@ class Attempt:
     @property
     def images(self) -> int:
         """Training images that it has seen, about: the last line of its log may lie before its end."""
-        return int(self._last("step")) * self.run.recipe.train.total_batch
+        return int(self._last("step")) * self.read.images_a_step if self.read is not None else 0
 
     @property
     def seconds(self) -> float | None:

@@ -24,6 +24,7 @@ from pvtctl.engine.stop import StopRequests, stopped_by
 from pvtctl.errors import ExitCode, UsageError
 from pvtctl.files import write_text
 from pvtctl.studies.plan import Plan, Run
+from pvtctl.tasks.runs import images_a_step, read_starts
 from pvtctl.weights.resolve import find_weights
 
 Status = Literal["finished", "running", "stopped", "failed", "missing"]
@@ -156,12 +157,12 @@ def run_plan(
     `command(run)` is the process that trains one run and exits with the codes of `pvtctl`; `threads` is how many CPU
     threads each takes. Failures are kept in `failure_file`. Raises Stopped on Ctrl-C, SIGTERM and SIGUSR1, after all
     processes have saved themselves, and UsageError, before anything runs, when a run folder holds a run of other settings
-    or weights that a run is to begin from are not there.
+    or the weights that the user named for a row are not there.
     """
     states = {run.name: state_of(run) for run in plan.runs}
-    for run in plan.runs:
-        if run.recipe.model.weights is not None and states[run.name].status == "missing":
-            find_weights(run.recipe.model.weights)
+    for row, given in plan.weights.items():
+        if any(states[run.name].status == "missing" for run in plan.row_runs(row)):
+            find_weights(given)
     waiting = [run for run in plan.runs if states[run.name].status not in ("finished", "running")]
     done = len(plan.runs) - len(waiting)
     say(f"{plan.study}: {len(plan.runs)} runs, {done} of them done or at work elsewhere; {jobs} at a time")
@@ -216,13 +217,21 @@ class _Meter:
         self._looked = time.monotonic()
         for child in children:
             last = _last_metrics(child.run.out / "metrics.jsonl") or {}
-            images = min(int(last.get("step", 0)) * child.run.recipe.train.total_batch, _images(child.run))
+            images = int(last.get("step", 0)) * images_a_step(child.run.recipe, _starts(child.run))
+            images = min(images, _images(child.run))
             self._set(child.run, images, ", ".join(one.run.name for one in children))
 
     def _set(self, run: Run, images: int, note: str) -> None:
         if (more := images - self.seen[run.name]) > 0:
             self.seen[run.name] = images
             self.progress.advance(note, by=more)
+
+
+def _starts(run: Run) -> list[dict[str, Any]]:
+    try:
+        return read_starts(run.out)
+    except UsageError:  # told by the run's own process
+        return []
 
 
 def _images(run: Run) -> int:

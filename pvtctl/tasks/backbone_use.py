@@ -95,6 +95,8 @@ def _built(checkpoint: Inspected) -> Backbone:
         classifier = build_classifier(checkpoint.backbone, num_classes=checkpoint.head.num_classes, **options)
         load_weights(classifier, checkpoint.path, class_names=checkpoint.head.names)
         return classifier.backbone
+    if checkpoint.dense is not None and checkpoint.dense.output_stride:
+        options["output_stride"] = checkpoint.dense.output_stride
     model = build_backbone(checkpoint.backbone, **options)
     load_weights(model, checkpoint.path)
     return model

@@ -124,7 +124,7 @@ def _places(run: FinishedRun, axis: Axis, name: str) -> Callable[[float], float]
         case "steps":
             return lambda step: step
         case "images":
-            return lambda step: step * run.recipe.train.total_batch / 1000
+            return lambda step: step * run.images_a_step / 1000
         case "epochs":
             length = _epoch_steps(run)
             if length is None:

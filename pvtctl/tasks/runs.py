@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,9 +43,22 @@ class FinishedRun:
         return str(self.info["status"])
 
     @property
+    def images_a_step(self) -> int:
+        """Images of a step of the optimiser, copies of repeated augmentation counted."""
+        return images_a_step(self.recipe, self.environment)
+
+    @property
     def main_score(self) -> float | None:
         """The task's main number as a fraction: top-1, box AP, mIoU, delta < 1.25."""
         return self.score.get(MAIN_SCORE[self.recipe.task])
+
+
+def images_a_step(recipe: Recipe, starts: Sequence[Mapping[str, Any]]) -> int:
+    """Images of a step of the optimiser, by the recipe and environment.json, which tells the number of processes."""
+    train = recipe.train
+    if train.batch_size is None:
+        return train.total_batch
+    return train.batch_size * train.accumulate * int(starts[-1].get("processes", 1) if starts else 1)
 
 
 def read_run(path: Path | str, *, finished: bool = True) -> FinishedRun:
@@ -68,7 +82,7 @@ def read_run(path: Path | str, *, finished: bool = True) -> FinishedRun:
     score = info.get("score") or _best(evaluations, MAIN_SCORE[recipe.task])
     if not isinstance(score, dict):
         raise _damaged(path / "run.json")
-    return FinishedRun(path, recipe, info, score, evaluations, training, _environment(path / "environment.json"))
+    return FinishedRun(path, recipe, info, score, evaluations, training, read_starts(path))
 
 
 def _info(path: Path) -> dict[str, Any]:
@@ -133,7 +147,9 @@ def _lines(file: Path) -> list[dict[str, Any]]:
     return found
 
 
-def _environment(file: Path) -> list[dict[str, Any]]:
+def read_starts(path: Path) -> list[dict[str, Any]]:
+    """environment.json of a run folder; empty where there is none. Raises UsageError when it is damaged."""
+    file = path / "environment.json"
     if not file.is_file():
         return []
     try:
@@ -146,7 +162,7 @@ def _environment(file: Path) -> list[dict[str, Any]]:
 
 
 def _best(evaluations: list[dict[str, Any]], name: str) -> dict[str, float]:
-    scores: list[dict[str, float]] = [line.get("metrics") or {} for line in evaluations]
+    scores: list[dict[str, float]] = [line.get("ema_metrics") or line.get("metrics") or {} for line in evaluations]
     return max(scores, key=lambda score: score.get(name, -math.inf), default={})
 
 

@@ -73,6 +73,8 @@ def test_models_are_timed(cli: Cli) -> None:
         (["nowhere"], "there is no folder nowhere", ""),
         (["."], "there is no run in .", ""),
         (["RUN", "--x", "macs"], "--x is for the plot", "--out"),
+        (["RUN", "--x", "latency", "--no-latency", "--out", "new"], "nothing is timed", "one of them"),
+        (["--backbone", "pvt_tiny", "--x", "latency", "--out", "new"], "upright already", "--x macs"),
         (["--backbone", "pvt_tiny,pvt_tiny"], "named twice", ""),
         (["--backbone", "pvt_tinny"], "pvt_tinny", "pvt_tiny"),
         (["--backbone", "pvt_tiny", "--head", "retina"], "retina", ""),

@@ -49,6 +49,17 @@ def test_a_folder_gives_a_gallery(cli: Cli, photo: Path, tmp_path: Path) -> None
     assert sorted(path.name for path in out.iterdir()) == ["a.png", "b.png", "index.html"]
 
 
+def test_a_point_outside_of_a_later_image_is_told_before_any_is_drawn(cli: Cli, photo: Path, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").write_bytes(photo.read_bytes())
+    Image.new("RGB", (40, 60)).save(tmp_path / "photos" / "b.png")
+    options = ["--backbone", "pvt_v2_b0", "--size", "32", "--query", "80,10", "--out", "maps"]
+    result = cli("visualize", "attention", "photos", *options)
+    assert result.code == 2
+    assert "outside of b.png, which is 40 wide" in result.err
+    assert not (tmp_path / "maps").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

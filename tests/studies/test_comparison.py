@@ -16,6 +16,7 @@ from pvtctl.cost.latency import Case, Latency
 from pvtctl.errors import PvtctlError, UsageError
 from pvtctl.recipe.load import dump, load_recipe
 from pvtctl.studies import compare as module
+from pvtctl.studies.comparable import images_seen, progress
 from pvtctl.studies.compare import Timing, compare_models, compare_runs, labels_of
 from pvtctl.studies.compare_report import to_csv, to_json, to_markdown, write_comparison
 from pvtctl.studies.comparison import Comparison, Row
@@ -46,6 +47,15 @@ def make_run(path: Path, recipe: str, row: str, *overrides: str, score: dict[str
     start = {"cpu": "some CPU", "threads": 2, "device": "cpu", "processes": 1, "packages": {"torch": "2.15.0"}}
     (path / "environment.json").write_text(json.dumps([start]), "utf-8")
     return path
+
+
+def test_images_are_those_that_the_processes_saw_and_steps_are_steps(tmp_path: Path) -> None:
+    recipe, changes = "coco_retinanet_1x", ["train.batch_size=2", "train.accumulate=3", "train.max_steps=500"]
+    score: dict[str, float] = {"box_ap": 0.1}
+    path = make_run(tmp_path / "run", recipe, "pvt_tiny", *changes, score=score, status="stopped")
+    run = read_run(path, finished=False)
+    assert images_seen(run) == 100 * 2 * 3
+    assert progress(run) == "100 of 500 steps"
 
 
 @pytest.fixture

@@ -61,6 +61,13 @@ def test_times_are_measured_in_turns_and_only_once(tmp_path: Path, fake: FakeLat
     assert len(fake.asked) == 1
 
 
+def test_models_that_differ_under_the_backbone_have_times_of_their_own(tmp_path: Path, fake: FakeLatency) -> None:
+    rows = [row_of("ade20k_trans2seg", name) for name in ("deeplabv3plus_d8", "deeplabv3plus_d16")]
+    study_costs(rows[:1], tmp_path)
+    study_costs(rows, tmp_path)
+    assert fake.asked == [["resnet50s"]] * 2
+
+
 def test_times_of_another_machine_do_not_count(tmp_path: Path, fake: FakeLatency) -> None:
     study_costs([B0], tmp_path)
     file = tmp_path / "costs.json"

@@ -112,12 +112,17 @@ def test_a_failed_row_is_a_cell_and_partial_results_are_named_so(tmp_path: Path)
 
 
 def test_picked_rows_and_the_command_that_makes_them_again(tmp_path: Path) -> None:
-    plan = plan_of("input-scale", tmp_path, rows=["resnet50", "pvt_small"], overrides=["train.clip_grad=0.5"])
+    changed = ["model.backbone.width=0.5", "train.seed=3", ("train.clip_grad", 0.5)]
+    before = ["train.epochs=2"]
+    rows = ["resnet50", "pvt_small"]
+    plan = plan_of("input-scale", tmp_path, rows=rows, overrides=changed, pretraining_overrides=before)
     finish_all(plan, {"resnet50": 0.1, "pvt_small": 0.2})
     result = write_study(plan, device="cpu", latency=False)
     command = result.document["commands"][0]
     assert command.startswith("pvtctl ablate input-scale --profile smoke --seeds 2 --rows resnet50,pvt_small --out ")
-    assert command.endswith("--set train.clip_grad=0.5")
+    assert command.endswith(
+        "--set model.backbone.width=0.5 --set train.seed=3 --set train.clip_grad=0.5 --set-pretraining train.epochs=2"
+    )
     assert "rows not picked: pvt_small_640" in result.document["warnings"][0]
     assert result.rows[1][2] == "not picked"
     by_text = {verdict[0]: verdict[1:] for verdict in result.verdicts}

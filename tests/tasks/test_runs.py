@@ -52,6 +52,9 @@ def test_an_unfinished_run_is_read_only_when_asked(tmp_path: Path, status: str) 
     run = read_run(path, finished=False)
     assert run.status == status
     assert run.main_score == 0.5  # of the better of two evaluations
+    averaged = [line | {"ema_metrics": {"top1": 0.3 * line["epoch"]}} for line in LINES if line["event"] == "eval"]
+    (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in averaged), "utf-8")
+    assert read_run(path, finished=False).main_score == 0.6  # best.safetensors holds the averaged weights
     (path / "metrics.jsonl").unlink()
     assert read_run(path, finished=False).main_score is None
 
