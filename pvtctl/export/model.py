@@ -113,7 +113,7 @@ def export_model(
     if path.exists():
         raise UsageError(f"{path} exists", "name another file; nothing is ever overwritten")
     _check_numbers(size, check_sizes, tolerance, repeats)
-    if any(parameter.device.type != "cpu" for parameter in model.parameters()):
+    if any(parameter.device.type == "cuda" for parameter in model.parameters()):
         raise UsageError(
             "the model lies on a GPU: graphs are traced, checked and timed on the CPU", "model.cpu() first"
         )
