@@ -15,6 +15,7 @@ from tiny_run import Cli
 
 from pvtctl.data.scenes import SEMANTIC_CLASSES
 from pvtctl.dense import build_depth_model, build_segmenter
+from pvtctl.tasks.pyramid_use import PyramidUse
 from pvtctl.weights import save_safetensors
 
 BACKBONE = "pvt_v2_b0"
@@ -92,6 +93,29 @@ def test_levels_of_a_neck(cli: Cli, photos: Path, detector_run: Path, dense: Pat
     assert "C2, C3, C4, C5, P3, P4, P5, P6, P7" in wrong.err
     assert "the model has no neck" in cli(*arguments, dense / "depth.safetensors", "--level", "P4").err
     assert cli(*arguments, dense / "maps.safetensors", "--level", "P5", "--out", "m.png").code == 0
+
+
+@pytest.mark.parametrize("stride", [8, 16])
+def test_a_dilated_backbone_is_looked_at_as_it_is(tmp_path: Path, stride: int) -> None:
+    torch.manual_seed(0)
+    dilated = {"output_stride": stride}
+    head = {"width": 16, "auxiliary_weight": 0.0}
+    model = build_segmenter("resnet50c", "deeplabv3plus", num_classes=3, head_options=head, backbone_options=dilated)
+    meta = dilated | {
+        "backbone": "resnet50c",
+        "head": "deeplabv3plus",
+        "head_options": head,
+        "class_names": ["a", "b", "c"],
+    }
+    save_safetensors(tmp_path / "m.safetensors", model, meta)
+    use = PyramidUse(tmp_path / "m.safetensors", None, torch.device("cpu"), size=64)
+    pixels = torch.randint(0, 255, (3, 64, 64), dtype=torch.uint8)
+    with torch.inference_mode():
+        own = model.eval().backbone(use.batch_of(pixels))
+    seen = use.maps(pixels)
+    assert seen["C5"].shape[1:] == (64 // stride, 64 // stride)
+    for name, features in zip(use.levels, own, strict=True):
+        assert torch.equal(torch.from_numpy(seen[name]), features[0])
 
 
 # --- predictions ------------------------------------------------------------------------------------------------------

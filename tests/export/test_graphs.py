@@ -158,6 +158,13 @@ def test_an_operation_that_cannot_be_traced_is_named(tmp_path: Path) -> None:
         export_model(model, tmp_path / "m.pt2", static=True, size=(64, 64))
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_model_on_a_gpu_is_refused_in_words(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="lies on a GPU"):
+        export_model(build_classifier("resnet18", num_classes=2).cuda(), tmp_path / "m.pt2")
+
+
 def test_mask_rcnn_is_refused_by_its_operations(tmp_path: Path) -> None:
     with torch.device("meta"):
         model = build_detector("resnet18", "mask_rcnn", num_classes=2)
