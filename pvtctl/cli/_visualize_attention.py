@@ -59,7 +59,7 @@ def attention(
         list[str] | None,
         typer.Option(
             help="A block (stage1.block2; block7 of a ViT), the last one of a stage (stage3), last, or all: the last one of "
-            "each stage, every third of a ViT. May be repeated. Default: all."
+            "each stage, every third of a ViT. Several with commas, or repeated. Default: all."
         ),
     ] = None,
     head: Annotated[str, typer.Option(help="A head's number, from 1 on; mean, or all.")] = "mean",
@@ -103,7 +103,7 @@ def attention(
     _check_points(queries, found)
     pictures = Pictures.open("attention", Path(images[0]).stem, len(found.names), out, form)
     use = BackboneUse(weights, backbone, single(device).device, size=wanted_size)
-    blocks = _choose(use, block or ["all"])
+    blocks = _choose(use, [name.strip() for text in block or ["all"] for name in text.split(",")])
     for each in blocks:
         _heads(head, each)
     say_model(use.what, trained=use.trained, size=use.size_in_words)

@@ -40,7 +40,7 @@ def test_a_folder_gives_a_gallery(cli: Cli, photo: Path, tmp_path: Path) -> None
     for name in ("a.jpg", "b.jpg"):
         (tmp_path / "photos" / name).write_bytes(photo.read_bytes())
     (tmp_path / "photos" / "c.jpg").write_text("no image")
-    options = ["--backbone", "pvt_v2_b0", "--size", "32", "--block", "last", "--rollout"]
+    options = ["--backbone", "pvt_v2_b0", "--size", "32", "--block", "stage2,last", "--rollout"]
     result = cli("visualize", "attention", "photos", *options)
     assert result.code == 0, result.err
     assert "random weights" in result.err
