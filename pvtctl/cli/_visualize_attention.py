@@ -282,13 +282,14 @@ def _check_points(queries: list[Words], found: Images) -> None:
     """Raise UsageError, before anything is drawn, for a pixel outside of one of the images."""
     from pvtctl.data.images import BadImage, open_image
 
-    for path in (found.folder / name for name in found.names):
+    points = [query for query in queries if not isinstance(query, str)]
+    for path in (found.folder / name for name in found.names if points):
         try:
             width, height = open_image(path.read_bytes()).size
         except (BadImage, OSError):  # named when its turn comes
             continue
-        for query in queries:
-            _point(query, (height, width), path)
+        for point in points:
+            _point(point, (height, width), path)
 
 
 def _point(query: Words, size: tuple[int, int], path: Path) -> Words:

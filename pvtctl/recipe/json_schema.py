@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import ast
 import copy
-from pathlib import Path
 from typing import Any
 
-from pvtctl.recipe import schema as models
 from pvtctl.recipe.schema import Printed, Recipe, Study
 
 _DOTTED = r"^[a-z]\w*(\.\w+)+$"
@@ -23,7 +20,6 @@ def file_schema() -> dict[str, Any]:
     printed["properties"]["expect"]["additionalProperties"] = _figure()
     study = Study.model_json_schema(ref_template="#/$defs/{model}")
     definitions |= study.pop("$defs")
-    _describe({**definitions, "Recipe": schema, "Printed": printed, "Study": study})
     for definition in definitions.values():
         definition.pop("required", None)
         _allow_dotted(definition)
@@ -74,18 +70,6 @@ def file_schema() -> dict[str, Any]:
     }
     _allow_dotted(result)
     return result
-
-
-def _describe(definitions: dict[str, Any]) -> None:
-    """Give every key the words that stand below its field. Pydantic does so on import, which costs every command time."""
-    for block in ast.parse(Path(models.__file__).read_text("utf-8")).body:
-        if not isinstance(block, ast.ClassDef) or block.name not in definitions:
-            continue
-        keys = definitions[block.name]["properties"]
-        for field, below in zip(block.body, block.body[1:], strict=False):
-            if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr) and isinstance(field.target, ast.Name):
-                assert isinstance(below.value, ast.Constant)
-                keys[field.target.id]["description"] = " ".join(str(below.value.value).split())
 
 
 def _figure() -> dict[str, Any]:

@@ -22,7 +22,7 @@ Count = Annotated[int, Field(ge=0)]
 class Block(BaseModel):
     """A closed, frozen part of a recipe."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class Paper(Block):
