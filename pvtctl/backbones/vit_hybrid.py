@@ -16,6 +16,9 @@ BLOCKS = (3, 4, 9)
 WIDTHS = (256, 512, 1024)
 """Of the three convolution stages, which have the strides 4, 8 and 16."""
 
+GROUPS = 32
+"""Of every group norm of that ResNet."""
+
 DEVIATION_FLOOR = 1e-5
 """Added to the standard deviation of a kernel, which then divides it (timm 0.4.5, on which DPT was trained)."""
 
@@ -80,14 +83,18 @@ class ResNetEmbed(nn.Module):
     def __init__(self, blocks: tuple[int, int, int], widths: tuple[int, int, int], embed_dim: int) -> None:
         super().__init__()
         inner = widths[0] // 4
+        # 32 at the full width; fewer in a narrow model, whose stem would be left with groups of one channel, and a norm of
+        # single channels over a whole picture takes its colours away
+        groups = min(GROUPS, widths[0] // 8)
         self.stem = StandardizedConv(3, inner, 7, stride=2)
-        self.stem_norm = group_norm(inner)
+        self.stem_norm = nn.GroupNorm(groups, inner)
         stages, channels = [], inner
         for number, (depth, width) in enumerate(zip(blocks, widths, strict=True)):
             stride = 1 if number == 0 else 2
             stages.append(
                 nn.Sequential(
-                    Bottleneck(channels, width, stride), *(Bottleneck(width, width, 1) for _ in range(depth - 1))
+                    Bottleneck(channels, width, stride, groups),
+                    *(Bottleneck(width, width, 1, groups) for _ in range(depth - 1)),
                 )
             )
             channels = width
@@ -109,16 +116,16 @@ class ResNetEmbed(nn.Module):
 class Bottleneck(nn.Module):
     """1x1, 3x3 (with the stride), 1x1, each with its norm, and the shortcut; ReLU behind the sum."""
 
-    def __init__(self, channels: int, width: int, stride: int) -> None:
+    def __init__(self, channels: int, width: int, stride: int, groups: int) -> None:
         super().__init__()
         inner = width // 4
-        self.conv1, self.norm1 = StandardizedConv(channels, inner, 1), group_norm(inner)
-        self.conv2, self.norm2 = StandardizedConv(inner, inner, 3, stride=stride), group_norm(inner)
-        self.conv3, self.norm3 = StandardizedConv(inner, width, 1), group_norm(width)
+        self.conv1, self.norm1 = StandardizedConv(channels, inner, 1), nn.GroupNorm(groups, inner)
+        self.conv2, self.norm2 = StandardizedConv(inner, inner, 3, stride=stride), nn.GroupNorm(groups, inner)
+        self.conv3, self.norm3 = StandardizedConv(inner, width, 1), nn.GroupNorm(groups, width)
         self.shortcut = (
             None
             if stride == 1 and channels == width
-            else nn.Sequential(StandardizedConv(channels, width, 1, stride=stride), group_norm(width))
+            else nn.Sequential(StandardizedConv(channels, width, 1, stride=stride), nn.GroupNorm(groups, width))
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -147,11 +154,6 @@ class StandardizedConv(nn.Conv2d):
         if stride == 1:
             return F.conv2d(x, weight, padding=kernel // 2)
         return F.conv2d(F.pad(x, same_padding(x, kernel, stride)), weight, stride=stride)
-
-
-def group_norm(channels: int) -> nn.GroupNorm:
-    """Of 32 groups, as everywhere in this ResNet; fewer where a narrow model has not that many channels."""
-    return nn.GroupNorm(min(32, channels), channels)
 
 
 def same_padding(x: Tensor, kernel: int, stride: int) -> tuple[int, int, int, int]:

@@ -140,7 +140,7 @@ def choose_recipe(
     `task` is that of `choose_task`; without `head` its first one is taken. `trained`: the head is there already. Says
     what was chosen where the user left it open. Raises UsageError.
     """
-    from pvtctl.recipe.load import find_profile, keys_said, load_recipe, rows_of
+    from pvtctl.recipe.load import backbone_of_profile, find_profile, keys_said, load_recipe, rows_of
     from pvtctl.recipe.vocabulary import HEADS_OF
     from pvtctl.variants import split_width
 
@@ -178,7 +178,7 @@ def choose_recipe(
     if row is None and backbone is not None:
         check_backbone(backbone)
         own = head or _head_of(recipe, stand_in)
-        settings.insert(0, ("model.backbone", _plain_backbone(backbone, own)))
+        settings.insert(0, ("model.backbone", _plain_backbone(backbone, own) | backbone_of_profile(recipe, profile)))
         if own == "dpt" and not _has_tokens(backbone):  # a row's ViT had what is taken back here
             unsaid: list[Override] = [("model.head.readout", None), ("model.head.taps", None)]
             settings[1:1] = [*unsaid, ("data.normalization", "imagenet")]
