@@ -23,6 +23,7 @@ from pvtctl.engine.run import check_recipe, in_use, read_info, read_recipe
 from pvtctl.engine.stop import StopRequests, stopped_by
 from pvtctl.errors import ExitCode, UsageError
 from pvtctl.files import write_text
+from pvtctl.studies.own_model import input_size
 from pvtctl.studies.plan import Plan, Run
 from pvtctl.tasks.runs import images_a_step, read_starts
 from pvtctl.weights.resolve import find_weights
@@ -198,13 +199,14 @@ def run_plan(
 
 
 class _Meter:
-    """Progress of a study in images seen, by what its runs have logged."""
+    """Progress of a study by what its runs have logged, in megapixels of the images seen: a run's time goes with them
+    rather than with the number of images, which are small in pretraining."""
 
     def __init__(self, plan: Plan, waiting: Sequence[Run]) -> None:
-        self.seen = {run.name: 0 if run in waiting else _images(run) for run in plan.runs}
-        total = sum(_images(run) for run in plan.runs)
+        self.seen = {run.name: 0 if run in waiting else _megapixels(run, _images(run)) for run in plan.runs}
+        total = sum(_megapixels(run, _images(run)) for run in plan.runs)
         done = sum(self.seen.values())
-        self.progress = Progress(plan.study, total, start=done, unit="images")
+        self.progress = Progress(plan.study, total, start=done, unit="megapixels")
         self._looked = 0.0
 
     def full(self, run: Run) -> None:
@@ -222,8 +224,8 @@ class _Meter:
             self._set(child.run, images, ", ".join(one.run.name for one in children))
 
     def _set(self, run: Run, images: int, note: str) -> None:
-        if (more := images - self.seen[run.name]) > 0:
-            self.seen[run.name] = images
+        if (more := _megapixels(run, images) - self.seen[run.name]) > 0:
+            self.seen[run.name] += more
             self.progress.advance(note, by=more)
 
 
@@ -232,6 +234,11 @@ def _starts(run: Run) -> list[dict[str, Any]]:
         return read_starts(run.out)
     except UsageError:  # told by the run's own process
         return []
+
+
+def _megapixels(run: Run, images: int) -> int:
+    height, width = input_size(run.recipe)
+    return -(-images * height * width // 1_000_000)
 
 
 def _images(run: Run) -> int:

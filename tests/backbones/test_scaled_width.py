@@ -59,6 +59,14 @@ def test_widths_are_multiples_of_the_heads(factor: float) -> None:
     assert vit.embed_dim % vit.num_heads == 0
 
 
+@pytest.mark.parametrize("spec", ["vit_hybrid", "vit_hybrid@0.25", "vit_hybrid@0.1"])
+def test_hybrids_norms_have_groups_of_two_channels_at_least(spec: str) -> None:
+    with torch.device("meta"):
+        norms = [part for part in build_backbone(spec).modules() if isinstance(part, torch.nn.GroupNorm)]
+    assert min(norm.num_channels // norm.num_groups for norm in norms) == 2
+    assert ({norm.num_groups for norm in norms} == {32}) == (spec == "vit_hybrid")
+
+
 def test_the_whole_width_is_the_model_itself() -> None:
     assert find_variant("pvt_small@1") is find_variant("pvt_small")
     assert split_width("pvt_small@0.25") == ("pvt_small", 0.25)

@@ -35,3 +35,11 @@ def test_position_tables_are_those_of_the_weights_that_dpt_starts_from(
 @pytest.mark.parametrize(("backbone", "pixels"), [("vit_base_patch16", "half"), ("pvt_tiny", "imagenet")])
 def test_pixels_are_normalised_as_the_backbones_weights_know_them(backbone: str, pixels: str) -> None:
     assert recipe_for(backbone, "depth", "dpt").data.normalization == pixels
+
+
+@pytest.mark.parametrize(
+    ("backbone", "width"), [("vit_hybrid", 0.25), ("pvt_small", 0.25), ("vit_hybrid@1", 1.0), ("timm:resnet18", 1.0)]
+)
+def test_a_profiles_width_holds_for_backbones_of_no_row_too(backbone: str, width: float) -> None:
+    recipe = choose_recipe(DataChoice("scenes"), backbone=backbone, recipe=None, profile="mini", task="classification")
+    assert recipe.model.backbone.width == width
