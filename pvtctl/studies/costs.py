@@ -26,8 +26,9 @@ from pvtctl.files import write_text
 from pvtctl.recipe.schema import Recipe
 from pvtctl.studies.results import RowResult
 from pvtctl.tasks.build import bare_classifier, bare_detector
-from pvtctl.tasks.build_dense import bare_model
+from pvtctl.tasks.build_dense import bare_model, head_options
 from pvtctl.tasks.classes import Head
+from pvtctl.tasks.of_recipe import backbone_options
 from pvtctl.tasks.results import cost_size, model_cost
 
 Say = Callable[[str], None]
@@ -186,15 +187,19 @@ def _training_batch(recipe: Recipe) -> tuple[int, tuple[int, int]]:
 
 
 def _case(recipe: Recipe) -> Case:
-    """What is timed of a row: the paper's model as `pvtctl latency` builds it."""
+    """What is timed of a row: the paper's model as `pvtctl latency` builds it, save where DPT's decoder reads otherwise."""
     backbone, head = recipe.model.backbone, recipe.model.head
     classes = 150 if head is not None and head.name == "dpt" and recipe.task == "segmentation" else None
+    own = {}
+    if head is not None and (head.taps is not None or head.readout not in (None, "project")):
+        own = {"backbone": backbone_options(backbone), "head": head_options(head)}
     return Case(
         backbone=backbone.name,
         size=(recipe.data.image_size,) * 2 if head is None else cost_size(recipe),
         head=head.name if head is not None else "classifier",
         num_classes=classes,
         output_stride=backbone.output_stride if backbone.output_stride != 32 else None,
+        options=json.dumps(own) if own else "",
     )
 
 

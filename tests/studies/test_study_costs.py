@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from made_up_runs import finish_all
 
 from pvtctl.cost.latency import Case, Latency
+from pvtctl.cost.own import build_own
 from pvtctl.errors import PvtctlError
-from pvtctl.recipe.load import load_recipe
+from pvtctl.recipe.load import load_recipe, rows_of
 from pvtctl.studies import costs
 from pvtctl.studies.costs import study_costs
 from pvtctl.studies.plan import make_plan
@@ -131,3 +133,25 @@ def test_the_trained_model_is_told_apart_from_the_papers(tmp_path: Path) -> None
 def test_parameters_of_the_classifier_where_the_table_prints_those() -> None:
     recipe = load_recipe("deeper_vs_wider", "pvt_medium")
     assert costs._counted(row_of("deeper_vs_wider", "pvt_medium"), recipe).params_m == pytest.approx(44.2, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("study", "differ"), [("dpt_skip_layers", 5), ("dpt_readout", 3), ("pretrained_vs_scratch", 2)]
+)
+def test_models_that_read_otherwise_are_timed_each_by_itself(
+    study: str, differ: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Case] = []
+
+    def measure(cases: Sequence[Case], **options: Any) -> tuple[list[Latency], dict[str, Any]]:
+        asked.extend(cases)
+        return FakeLatency()(cases)
+
+    monkeypatch.setattr(costs, "measure_latency", measure)
+    monkeypatch.setattr(costs, "_macs_per_second", lambda device: 1e11)
+    monkeypatch.setattr(costs, "_free_bytes", lambda device: 2**40)
+    found = study_costs([row_of(study, row) for row in rows_of(study)], tmp_path)
+    assert len(set(asked)) == differ
+    with torch.device("meta"):
+        own = [build_own(case.backbone, case.head, case.num_classes, case.options) for case in asked if case.options]
+    assert {sum(p.numel() for p in model.parameters()) / 1e6 for model in own} <= {c.params_m for c in found.values()}
