@@ -172,9 +172,10 @@ def profiles_of(name_or_path: str | Path) -> list[str]:
 
 
 def backbone_of_profile(name_or_path: str | Path, profile: str) -> dict[str, Any]:
-    """What a profile itself says of `model.backbone`, whichever it is: {"width": 0.25} of most tables' mini."""
+    """What a profile itself says of `model.backbone`, whichever that is: {"width": 0.25} of most tables' mini."""
     values, _ = merge(read_recipe(name_or_path).profiles.get(profile, []))
-    return {path[2]: value for path, value in values.items() if path[:2] == ("model", "backbone") and len(path) == 3}
+    said = {path[2]: value for path, value in values.items() if path[:2] == ("model", "backbone") and len(path) == 3}
+    return {} if "name" in said else said
 
 
 def find_row(
