@@ -112,6 +112,9 @@ def build_backbone(
                 return VitHybrid(
                     embed_dim=variant.embed_dim,
                     stem_widths=(variant.stem_width, 2 * variant.stem_width, 4 * variant.stem_width),
+                    # fewer in a narrow model, whose stem would be left with groups of one channel: a norm of single
+                    # channels over a whole picture takes its colours away
+                    stem_groups=min(32, variant.stem_width // 8),
                     class_token=class_token,
                     drop_path_rate=drop_path_rate,
                     image_size=image_size,

@@ -16,9 +16,6 @@ BLOCKS = (3, 4, 9)
 WIDTHS = (256, 512, 1024)
 """Of the three convolution stages, which have the strides 4, 8 and 16."""
 
-GROUPS = 32
-"""Of every group norm of that ResNet."""
-
 DEVIATION_FLOOR = 1e-5
 """Added to the standard deviation of a kernel, which then divides it (timm 0.4.5, on which DPT was trained)."""
 
@@ -28,7 +25,7 @@ class VitHybrid(Vit):
 
     The first two stages of that ResNet ("R0" and "R1" among the taps) are the pyramid's maps of strides 4 and 8, what
     leaves the transformer after three quarters of its blocks is that of stride 16, and after all of them, resized, that of
-    stride 32. Odd sides are rounded up.
+    stride 32. Odd sides are rounded up. `stem_groups`: of every group norm of that ResNet.
     """
 
     def __init__(
@@ -41,6 +38,7 @@ class VitHybrid(Vit):
         norm_eps: float = 1e-6,
         stem_blocks: tuple[int, int, int] = BLOCKS,
         stem_widths: tuple[int, int, int] = WIDTHS,
+        stem_groups: int = 32,
         class_token: bool = False,
         drop_path_rate: float = 0.0,
         image_size: int = 224,
@@ -56,7 +54,7 @@ class VitHybrid(Vit):
             class_token=class_token,
             drop_path_rate=drop_path_rate,
             image_size=image_size,
-            patch_embed=ResNetEmbed(stem_blocks, stem_widths, embed_dim),
+            patch_embed=ResNetEmbed(stem_blocks, stem_widths, embed_dim, stem_groups),
         )
         fine, middle, _ = stem_widths
         self.feature_channels = (fine, middle, embed_dim, embed_dim)
@@ -80,12 +78,9 @@ class ResNetEmbed(nn.Module):
     TensorFlow calls "same".
     """
 
-    def __init__(self, blocks: tuple[int, int, int], widths: tuple[int, int, int], embed_dim: int) -> None:
+    def __init__(self, blocks: tuple[int, int, int], widths: tuple[int, int, int], embed_dim: int, groups: int) -> None:
         super().__init__()
         inner = widths[0] // 4
-        # 32 at the full width; fewer in a narrow model, whose stem would be left with groups of one channel, and a norm of
-        # single channels over a whole picture takes its colours away
-        groups = min(GROUPS, widths[0] // 8)
         self.stem = StandardizedConv(3, inner, 7, stride=2)
         self.stem_norm = nn.GroupNorm(groups, inner)
         stages, channels = [], inner

@@ -183,7 +183,10 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    zipped = zipfile.is_zipfile(path)
+    try:
+        zipped = zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # of an archive that claims to span several disks
+        zipped = False
     with path.open("rb") as handle:
         magic = handle.read(4)
     if magic[:2] == b"PK" and not zipped:
@@ -200,7 +203,7 @@ def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             content = torch.load(source, map_location="cpu", weights_only=True, mmap=zipped and source is path)
     except pickle.UnpicklingError as error:
         raise _pickle_error(path, str(error)) from error
-    except (EOFError, RuntimeError, ValueError, KeyError, IndexError, AttributeError, TypeError, OSError) as error:
+    except Exception as error:  # bytes that are damaged or hostile lead torch's reader to any of them
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UsageError(f"{path} is damaged or not a checkpoint ({first[:120]})", "get or copy it again") from error
     return find_state(str(path), content)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
+import random
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -65,6 +67,21 @@ def test_truncated_file(tmp_path: Path, kind: str, share: float) -> None:
     whole = path.read_bytes()
     path.write_bytes(whole[: max(int(len(whole) * share), 20)])
     _refused(path, "is damaged")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_damaged_bytes_are_read_or_refused_in_words(tmp_path: Path, zipped: bool) -> None:
+    path, draws = tmp_path / "model.pth", random.Random(0)
+    torch.save(STATE, path, _use_new_zipfile_serialization=zipped)
+    whole = path.read_bytes()
+    begins = min(len(whole), 700)  # where the pickle lies; the tensors behind it may hold any bytes
+    for number in range(300):
+        damaged = bytearray(whole if number % 2 else whole[: draws.randrange(20, begins)])
+        damaged[draws.randrange(min(len(damaged), begins))] = draws.randrange(256)
+        damaged[-draws.randrange(1, 23)] = draws.randrange(256)  # the end of an archive
+        path.write_bytes(damaged)
+        with contextlib.suppress(UsageError):
+            read_checkpoint(path)
 
 
 @pytest.mark.parametrize(
