@@ -81,6 +81,7 @@ class ResNetEmbed(nn.Module):
     def __init__(self, blocks: tuple[int, int, int], widths: tuple[int, int, int], embed_dim: int, groups: int) -> None:
         super().__init__()
         inner = widths[0] // 4
+        groups = min(groups, inner)  # of the narrowest norm
         self.stem = StandardizedConv(3, inner, 7, stride=2)
         self.stem_norm = nn.GroupNorm(groups, inner)
         stages, channels = [], inner
