@@ -11,8 +11,8 @@ import pytest
 
 from pvtctl.cli.export import FORMATS
 from pvtctl.cli.main import main
-from pvtctl.dense import DEPTH_HEADS, SEGMENTATION_HEADS
-from pvtctl.detectors import HEADS
+from pvtctl.models.dense import DEPTH_HEADS, SEGMENTATION_HEADS
+from pvtctl.models.detector import HEADS
 
 TEXT = (Path(__file__).parents[2] / "docs" / "export.md").read_text(encoding="utf-8")
 TITLES = {
@@ -59,7 +59,7 @@ def _same_detections(scope: dict[str, object]) -> None:
     import torch
 
     from pvtctl.export.source import from_names
-    from pvtctl.structures import DetectOptions
+    from pvtctl.models.structures import DetectOptions
 
     detector = from_names("resnet18", "retinanet", 3).model
     images = torch.from_numpy(np.asarray(scope["images"]))
