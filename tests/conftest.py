@@ -7,8 +7,10 @@ import os
 import signal
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
+from PIL import Image
 
 # Before torch is imported, here and in the processes that tests start: pytest runs a worker a core, and threads of one that
 # wait for a core held by another cost more than they give.
@@ -38,3 +40,26 @@ def kit(shared: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(autouse=True)
+def plain_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PNGs of figures are white, of the right size: laying out and drawing letters was half the time of a training run.
+
+    The views' own tests draw, and so do the runs that several tests share and tests marked `draws`.
+    """
+    drawn = request.path.parent.name == "views" or request.node.get_closest_marker("draws") is not None
+    if drawn:
+        return
+    from matplotlib.figure import Figure
+
+    whole = Figure.savefig
+
+    def plain(self: Figure, path: Any, *, format: str, dpi: int, **options: Any) -> None:
+        if format != "png":
+            whole(self, path, format=format, dpi=dpi, **options)
+            return
+        size = tuple(int(side * dpi) for side in self.get_size_inches())
+        Image.new("RGB", size, "white").save(path, format="PNG")
+
+    monkeypatch.setattr(Figure, "savefig", plain)
