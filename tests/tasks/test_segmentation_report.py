@@ -17,6 +17,8 @@ from pvtctl.data.images import BadImage
 from pvtctl.metrics.segmentation import SegmentationMetric
 from pvtctl.tasks.segmentation_report import SegmentationAccount, draw_segmentation_samples
 
+pytestmark = pytest.mark.draws
+
 NAMES = ["sky", "road", "car $5$", "ghost"]
 
 
