@@ -55,22 +55,22 @@ if TYPE_CHECKING:
         run_recipe,
     )
     from pvtctl.cost.counting import count
-    from pvtctl.cost.latency import Case, measure_latency
     from pvtctl.export import export_model
+    from pvtctl.latency.measure import Case, measure_latency
+    from pvtctl.runs.evaluate import evaluate_run as evaluate
+    from pvtctl.runs.load_run import load_run
     from pvtctl.studies.compare import compare_models, compare_runs
     from pvtctl.studies.request import run_study
-    from pvtctl.tasks.evaluate import evaluate_run as evaluate
-    from pvtctl.tasks.loaded import load_run
 
 _ELSEWHERE = {
-    "Case": ("pvtctl.cost.latency", "Case"),
+    "Case": ("pvtctl.latency.measure", "Case"),
     "compare_models": ("pvtctl.studies.compare", "compare_models"),
     "compare_runs": ("pvtctl.studies.compare", "compare_runs"),
     "count": ("pvtctl.cost.counting", "count"),
-    "evaluate": ("pvtctl.tasks.evaluate", "evaluate_run"),
+    "evaluate": ("pvtctl.runs.evaluate", "evaluate_run"),
     "export_model": ("pvtctl.export", "export_model"),
-    "load_run": ("pvtctl.tasks.loaded", "load_run"),
-    "measure_latency": ("pvtctl.cost.latency", "measure_latency"),
+    "load_run": ("pvtctl.runs.load_run", "load_run"),
+    "measure_latency": ("pvtctl.latency.measure", "measure_latency"),
     "run_study": ("pvtctl.studies.request", "run_study"),
 }
 """Public functions that lie outside `pvtctl.api`, which holds the others."""

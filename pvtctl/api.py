@@ -8,21 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from pvtctl.backbones import Backbone, Classifier, build_backbone, build_classifier
-from pvtctl.dense import (
-    DenseModel,
-    DepthHeadName,
-    SegmentationHeadName,
-    build_depth_model,
-    build_segmenter,
-)
-from pvtctl.detectors import Detector, HeadName, build_detector
 from pvtctl.errors import UsageError
+from pvtctl.models.backbones import Backbone, Classifier, build_backbone, build_classifier
+from pvtctl.models.dense import DenseModel, DepthHeadName, SegmentationHeadName, build_depth_model, build_segmenter
+from pvtctl.models.detector import Detector, HeadName, build_detector
 
 if TYPE_CHECKING:
     from pvtctl.recipe.load import Override
     from pvtctl.recipe.schema import Recipe
-    from pvtctl.tasks.train import RunResult
+    from pvtctl.runs.train import RunResult
     from pvtctl.weights import LoadReport
 
 
@@ -30,7 +24,7 @@ def create_backbone(name: str, weights: str | Path | Mapping[str, Tensor] | None
     """Build a backbone: images (B, 3, H, W) -> four maps (B, C_i, H/s_i, W/s_i), s = 4, 8, 16, 32.
 
     `name` is one of `pvtctl models ls`, or `timm:NAME`. `weights` is a checkpoint file, a run folder, a published name
-    of `pvtctl weights ls`, or a state dict. `options` are those of `pvtctl.backbones.build_backbone`.
+    of `pvtctl weights ls`, or a state dict. `options` are those of `pvtctl.models.backbones.build_backbone`.
 
     Raises UsageError for unknown names, options and files, and for weights that do not fit.
     """
@@ -59,7 +53,7 @@ def create_detector(
 ) -> Detector:
     """Build a detector: normalised images (B, 3, H, W) -> a list of Detections; with targets, losses.
 
-    `head` is retinanet, mask_rcnn or detr; `options` are those of `pvtctl.detectors.build_detector`. `weights` as in
+    `head` is retinanet, mask_rcnn or detr; `options` are those of `pvtctl.models.detector.build_detector`. `weights` as in
     `create_backbone`: of a classifier the backbone is taken, of such a detector all.
     """
     detector = build_detector(backbone, head, num_classes=num_classes, **options)
@@ -80,7 +74,7 @@ def create_segmenter(
     """Build a segmentation model: normalised images (B, 3, H, W) -> logits (B, K, h, w), K classes.
 
     `model.at_size(model(images), (H, W))` has the images' size. `head` is semantic_fpn, trans2seg, deeplabv3plus or dpt;
-    `head_options` are those of `pvtctl.dense.build_segmenter`, `options` those of the backbone. `weights` as in
+    `head_options` are those of `pvtctl.models.dense.build_segmenter`, `options` those of the backbone. `weights` as in
     `create_backbone`: of a classifier the backbone is taken, of such a segmentation model all.
     """
     model = build_segmenter(
@@ -163,8 +157,8 @@ def run_recipe(
     from pvtctl.engine.log import say, silent
     from pvtctl.recipe.load import load_recipe
     from pvtctl.recipe.schema import Recipe
-    from pvtctl.tasks.places import default_out
-    from pvtctl.tasks.train import train_recipe
+    from pvtctl.runs.paths import default_out
+    from pvtctl.runs.train import train_recipe
 
     settings: list[Override] = []
     settings += [("data.path", str(Path(data).expanduser().absolute()))] if data is not None else []

@@ -24,6 +24,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parents[1]
 
+pytest_plugins = ["image_set_fixtures"]
+
 
 @pytest.fixture(scope="session")
 def shared() -> Path:

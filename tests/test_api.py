@@ -18,8 +18,8 @@ from torch import nn
 
 import pvtctl
 from pvtctl.cli.main import main
-from pvtctl.structures import Detections
-from pvtctl.tasks.loaded import ClassScores, DepthMap, LabelMap
+from pvtctl.models.structures import Detections
+from pvtctl.runs.load_run import ClassScores, DepthMap, LabelMap
 
 SMALL: list[Any] = ["data.train_samples=4", "data.val_samples=2", "train.epochs=1", "train.total_batch=2"]
 RECIPES = {

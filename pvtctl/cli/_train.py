@@ -18,7 +18,7 @@ from pvtctl.errors import ExitCode, PvtctlError, ToldElsewhereError, UsageError
 if TYPE_CHECKING:
     from pvtctl.engine import Distributed, DryRunReport
     from pvtctl.recipe.schema import Recipe
-    from pvtctl.tasks.train import RunResult
+    from pvtctl.runs.train import RunResult
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def train(recipe: Recipe, options: TrainOptions) -> None:
 
 
 def _train(recipe: Recipe, options: TrainOptions, dist: Distributed) -> None:
-    from pvtctl.tasks.train import train_recipe, try_recipe
+    from pvtctl.runs.train import train_recipe, try_recipe
 
     if options.resume and options.dry_run:
         raise UsageError("--dry-run starts nothing that --resume could go on with", "leave out one of them")
@@ -129,7 +129,7 @@ def _train(recipe: Recipe, options: TrainOptions, dist: Distributed) -> None:
 
 
 def _show_dry_run(recipe: Recipe, report: DryRunReport, as_json: bool) -> None:
-    from pvtctl.tasks.reports import duration
+    from pvtctl.runs.report import duration
 
     if as_json:
         print_json({"dry_run": report.as_dict(), "recipe": recipe.model_dump(mode="json")})
@@ -150,7 +150,7 @@ def _show_dry_run(recipe: Recipe, report: DryRunReport, as_json: bool) -> None:
 
 
 def _show(run: RunResult, as_json: bool) -> None:
-    from pvtctl.tasks.results import result_rows
+    from pvtctl.runs.paper_table import result_rows
 
     summary, result = run.summary, run.fit
     if as_json:

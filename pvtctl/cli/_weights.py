@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from pvtctl.cli._choose import note
+from pvtctl.cli._resolve_recipe import note
 from pvtctl.errors import PvtctlError, UsageError
-from pvtctl.tasks.places import runs_root
+from pvtctl.runs.paths import runs_root
 
 
 def given_weights(text: str) -> str:
@@ -82,7 +82,7 @@ def find_weights(
 
 def _trained_in(run: Path, data_name: str, place: Path | None, head: str | None, task: str) -> str | None:
     """The backbone that a finished run trained for this task, head and data; None where it is a run of another kind."""
-    from pvtctl.data import find_data
+    from pvtctl.data.find import find_data
     from pvtctl.engine.run import read_info
     from pvtctl.recipe.load import load_recipe
 

@@ -10,7 +10,7 @@ import typer
 from pvtctl.cli._console import print_json, say, table
 from pvtctl.cli._options import AsJson, Device, Gpus
 from pvtctl.errors import PvtctlError, ToldElsewhereError, UsageError
-from pvtctl.tasks.places import runs_root
+from pvtctl.runs.paths import runs_root
 
 if TYPE_CHECKING:
     from pvtctl.studies.plan import Plan, Run

@@ -98,7 +98,7 @@ def compare(
     if backbone is not None and x is (Against.latency if latency else Against.params):
         raise UsageError(f"models without scores have their {x.value} upright already", "--x macs, or leave it out")
 
-    from pvtctl.files import new_folder, require_place
+    from pvtctl.io.files import new_folder, require_place
     from pvtctl.studies.compare import compare_models, compare_runs
     from pvtctl.studies.compare_report import write_comparison
 

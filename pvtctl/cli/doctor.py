@@ -136,8 +136,8 @@ def _libraries() -> list[Finding]:
 def _machine() -> list[Finding]:
     import torch
 
-    from pvtctl.allocator import allocator_state, keep_memory
-    from pvtctl.cost.machine import describe_machine
+    from pvtctl.io.allocator import allocator_state, keep_memory
+    from pvtctl.latency.machine import describe_machine
 
     machine = describe_machine("cpu")
     cores, threads = machine["cpu_cores_usable"], torch.get_num_threads()
@@ -296,7 +296,7 @@ def _variables() -> list[Finding]:
 
 def _data() -> list[Finding]:
     """Folders at the places where data sets are looked for that hold a `train` or `val` folder."""
-    from pvtctl.data.dataset import data_places
+    from pvtctl.data.find import data_places
 
     places = list(dict.fromkeys(place.parent for place in data_places("imagenet")))
     sets = [

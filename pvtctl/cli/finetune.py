@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pvtctl.cli._choose import DEFAULT_BACKBONE, Override, choose_data, choose_recipe, choose_task, note
 from pvtctl.cli._options import (
     AsJson,
     Compile,
@@ -22,11 +21,12 @@ from pvtctl.cli._options import (
     Resume,
     TaskName,
 )
+from pvtctl.cli._resolve_recipe import DEFAULT_BACKBONE, Override, choose_data, choose_recipe, choose_task, note
 from pvtctl.cli._train import TrainOptions, arguments_of, in_processes, train
 from pvtctl.cli._weights import find_weights, given_weights
 from pvtctl.errors import UsageError
-from pvtctl.tasks.places import data_place, default_out
-from pvtctl.variants import split_width
+from pvtctl.models.variants import split_width
+from pvtctl.runs.paths import data_place, default_out
 
 if TYPE_CHECKING:
     from pvtctl.recipe.schema import Recipe
@@ -172,7 +172,7 @@ def with_found_weights(recipe: Recipe) -> Recipe:
 
 def backbone_of(weights: str) -> str:
     """The backbone that a checkpoint holds, by its metadata or its shapes. Raises UsageError when it cannot be told."""
-    from pvtctl.tasks.checkpoints import inspect_checkpoint
+    from pvtctl.weights.describe import inspect_checkpoint
 
     found = inspect_checkpoint(weights, scored=False).backbone
     note(f"backbone: {found}, which the weights hold")

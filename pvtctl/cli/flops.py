@@ -126,7 +126,7 @@ def flops(
 
 def check_backbones(text: str) -> list[str]:
     """`A,B` -> names; raises UsageError with the nearest ones when one is unknown, before anything is built."""
-    from pvtctl.variants import TIMM_PREFIX, find_variant
+    from pvtctl.models.variants import TIMM_PREFIX, find_variant
 
     names = list(dict.fromkeys(name.strip() for name in text.split(",")))
     for name in names:

@@ -15,7 +15,7 @@ from pvtctl.cli.flops import CLASSES_HELP, HEAD_HELP, SIZE_HELP, STRIDE_HELP, Fo
 from pvtctl.errors import UsageError
 
 if TYPE_CHECKING:
-    from pvtctl.cost.latency import Latency
+    from pvtctl.latency.measure import Latency
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -66,7 +66,7 @@ def latency(
     if compile and head.value in DETECTORS:
         raise UsageError("--compile is not for detectors: what they find decides what runs", "--head none --compile")
 
-    from pvtctl.cost.latency import Case, measure_latency
+    from pvtctl.latency.measure import Case, measure_latency
 
     cases = [
         Case(name, hw, batch, head.value, mode.value, dtype.value, compile, channels_last, num_classes, output_stride)
@@ -143,7 +143,7 @@ def _say_conditions(results: list[Latency], machine: dict[str, Any]) -> None:
     how = [case.mode, case.dtype, "compiled" if case.compile else "eager", f"head {case.head}"]
     how += ["channels last"] if case.channels_last else []
     if case.head not in PLAIN_HEADS and case.mode == "forward":
-        from pvtctl.cost.detector_step import CANDIDATES, PHOTO
+        from pvtctl.latency.detector_step import CANDIDATES, PHOTO
 
         some = f"{CANDIDATES} candidates an image for NMS; "
         some = {"detr": "100 queries an image; "}.get(case.head, some) if case.head in DETECTORS else ""

@@ -16,8 +16,8 @@ import typer
 from typer.core import TyperGroup
 
 from pvtctl import __version__
-from pvtctl.allocator import keep_memory
 from pvtctl.errors import ExitCode, PvtctlError, ToldElsewhereError, UsageError, nearest
+from pvtctl.io.allocator import keep_memory
 
 # Typer may carry its own Click or use the installed one: its own exceptions say which.
 _ClickException: Any = typer.BadParameter.__mro__[2]

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from pvtctl.cli._console import parse_size, print_json, say, table
-from pvtctl.variants import STRIDES, TIMM_PREFIX, VARIANTS, PvtVariant, VitVariant, find_variant, known_variant
+from pvtctl.models.variants import STRIDES, TIMM_PREFIX, VARIANTS, PvtVariant, VitVariant, find_variant, known_variant
 
 if TYPE_CHECKING:
-    from pvtctl.backbones import Classifier
+    from pvtctl.models.backbones import Classifier
 
 app = typer.Typer(
     add_completion=False,
@@ -94,7 +94,7 @@ def describe(name: str, height: int, width: int) -> dict[str, Any]:
     """What `models show --json` prints: numbers by stage, read off the model itself on the meta device."""
     import torch
 
-    from pvtctl.backbones import build_classifier
+    from pvtctl.models.backbones import build_classifier
     from pvtctl.weights.catalogue import published_for
 
     with torch.device("meta"):
@@ -146,7 +146,7 @@ def _stage_settings(name: str, at: int) -> dict[str, Any]:
                 "sr_ratio": reduction,
             }
         case VitVariant(stem="resnet"):
-            from pvtctl.backbones.vit_hybrid import BLOCKS
+            from pvtctl.models.backbones.vit_hybrid import BLOCKS
 
             blocks = (0, 0, variant.depth * 3 // 4, variant.depth - variant.depth * 3 // 4)[at]
             return {"depth": blocks + (BLOCKS[at] if at < 3 else 0), "heads": variant.num_heads if blocks else "-"}
@@ -164,7 +164,7 @@ def _stage_settings(name: str, at: int) -> dict[str, Any]:
 
 def _params_by_stage(model: Classifier) -> list[int]:
     """Parameters of the four stages, by where the model's names put them; none for timm models, whose names vary."""
-    from pvtctl.backbones import ResNet, TimmBackbone, Vit
+    from pvtctl.models.backbones import ResNet, TimmBackbone, Vit
 
     backbone = model.backbone
     if isinstance(backbone, TimmBackbone):

@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from pvtctl.cli._choose import Override, choose_data, choose_recipe
 from pvtctl.cli._options import AsJson, Compile, DataFolder, Device, DryRun, Gpus, Overrides, Partial, Profile, Resume
+from pvtctl.cli._resolve_recipe import Override, choose_data, choose_recipe
 from pvtctl.cli._train import TrainOptions, arguments_of, in_processes, train
 from pvtctl.cli._weights import given_weights
 from pvtctl.errors import UsageError
-from pvtctl.tasks.places import default_out
+from pvtctl.runs.paths import default_out
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 

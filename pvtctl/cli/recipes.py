@@ -118,7 +118,7 @@ def cp(
     dest: Path = typer.Argument(help="The new file, or a folder for it; nothing is overwritten."),
 ) -> None:
     """Copy a recipe's file, to edit it."""
-    from pvtctl.files import write_text
+    from pvtctl.io.files import write_text
     from pvtctl.recipe.load import recipe_path
 
     source = recipe_path(name)
@@ -174,7 +174,7 @@ def _check_file(file: str) -> dict[str, Any]:
 
 
 def _unknown_backbones(used: dict[str, str]) -> list[str]:
-    from pvtctl.variants import TIMM_PREFIX, find_variant
+    from pvtctl.models.variants import TIMM_PREFIX, find_variant
 
     faults = []
     for name, where in used.items():

@@ -130,7 +130,7 @@ def _layout(text: str) -> Literal["ours", "official"]:
 @app.command()
 def ls(json: bool = _JSON) -> None:
     """List the published checkpoints that `fetch` knows, and which of them are on this machine."""
-    from pvtctl.download import recorded_sha256
+    from pvtctl.io.download import recorded_sha256
     from pvtctl.weights.cache import cache_folder, cached_file
     from pvtctl.weights.catalogue import published
 

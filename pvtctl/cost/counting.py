@@ -179,9 +179,9 @@ def classes_of(head: str, num_classes: int | None) -> int | None:
 
 def build_model(name: str, head: str, num_classes: int | None = None, output_stride: int | None = None) -> nn.Module:
     """The model that `count` and `measure_latency` look at, in eval mode, with random weights: images -> raw outputs."""
-    from pvtctl.backbones import build_backbone, build_classifier
     from pvtctl.cost.dense import build_dense_as_papers
     from pvtctl.cost.detectors import RawDetector, build_detector_as_papers
+    from pvtctl.models.backbones import build_backbone, build_classifier
 
     classes = classes_of(head, num_classes)
     strided: dict[str, Any] = {} if output_stride is None else {"output_stride": output_stride}
@@ -248,7 +248,7 @@ class _OperationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 @contextmanager
 def _tracked_paths(model: nn.Module, path: list[str]) -> Iterator[None]:
     """Keep `path` equal to the stack of module names that are running. Layers with hooks are called and never read past
-    (`pvtctl.layers.linear.is_plain`), so that every convolution runs as one, under its own name."""
+    (`pvtctl.models.layers.linear.is_plain`), so that every convolution runs as one, under its own name."""
     hooks = []
 
     def enter(name: str) -> Any:

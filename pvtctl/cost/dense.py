@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, cast, get_args
 
-from pvtctl.dense import DenseModel, DepthHeadName, SegmentationHeadName, build_depth_model, build_segmenter
-from pvtctl.variants import ResNetVariant, known_variant
+from pvtctl.models.dense import DenseModel, DepthHeadName, SegmentationHeadName, build_depth_model, build_segmenter
+from pvtctl.models.variants import ResNetVariant, known_variant
 
 NUM_CLASSES = 150
 """ADE20K's."""

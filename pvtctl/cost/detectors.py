@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pvtctl.detectors import HEADS, Detector, build_detector
 from pvtctl.errors import UsageError, nearest
-from pvtctl.variants import known_variant
+from pvtctl.models.detector import HEADS, Detector, build_detector
+from pvtctl.models.variants import known_variant
 
 NUM_CLASSES = 80
 """COCO's."""
@@ -31,9 +31,9 @@ class RawDetector(nn.Module):
         self.head = detector.head
 
     def forward(self, images: Tensor) -> list[Any]:
-        from pvtctl.heads.detr import Detr
-        from pvtctl.heads.mask_rcnn import CELLS_BOX, CELLS_MASK, MaskRcnn
-        from pvtctl.heads.retinanet import RetinaNet
+        from pvtctl.models.heads.detr import Detr
+        from pvtctl.models.heads.mask_rcnn import CELLS_BOX, CELLS_MASK, MaskRcnn
+        from pvtctl.models.heads.retinanet import RetinaNet
 
         maps = self.backbone(images)
         features = list(maps if self.neck is None else self.neck(maps))

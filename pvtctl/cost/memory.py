@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from pvtctl.variants import TIMM_PREFIX, VitVariant, known_variant
+from pvtctl.models.variants import TIMM_PREFIX, VitVariant, known_variant
 
 GIB = 2**30
 CLOSE = 0.8

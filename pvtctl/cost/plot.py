@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pvtctl.cost.counting import Cost
-from pvtctl.files import atomic_path
+from pvtctl.io.files import atomic_path
 
 # Okabe and Ito's palette without its yellow: told apart with every kind of colour vision, and in grey by the markers.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")

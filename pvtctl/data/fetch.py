@@ -11,11 +11,11 @@ import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 
-from pvtctl.data.dataset import data_places
+from pvtctl.data.find import data_places
 from pvtctl.data.public_sets import Archive, PublicSet, find_public, public_sets
-from pvtctl.download import TIMEOUT, Order, Progress, check_hash, get, record_path, refuse_scheme, through_mirror
 from pvtctl.errors import PvtctlError, UsageError, nearest
-from pvtctl.files import write_text
+from pvtctl.io.download import TIMEOUT, Order, Progress, check_hash, get, record_path, refuse_scheme, through_mirror
+from pvtctl.io.files import write_text
 
 Watch = Callable[[str], Progress]
 """Gives the progress callback of one piece of work, by its description."""

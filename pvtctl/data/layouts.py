@@ -5,8 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+COCO_LAYOUT = """expected: FOLDER/{train,val}2017/ and FOLDER/annotations/instances_{train,val}2017.json,
+      or FOLDER/images/{train,val}/ (or FOLDER/{train,val}/) and FOLDER/annotations/instances_{train,val}.json;
+      anything else is named by a pair: --images FOLDER --annotations FILE.json"""
+
+
+IMAGENET_LAYOUT = """expected: FOLDER/train/CLASS/*.JPEG and FOLDER/val/CLASS/*.JPEG (one folder a class, named by its wnid for ImageNet),
+      or tar shards: FOLDER/train/*.tar and FOLDER/val/*.tar"""
+
+
 SPLITS = ("train", "val", "training", "validation")
+
 DEPTH_FOLDERS = ("depth", "depths")
+
 LABEL_FOLDERS = ("annotations", "labels", "masks")
 
 EXPECTED = {

@@ -1,67 +1,83 @@
-"""Draws what a network is trained on: each sample as it is evaluated, then as training sees it."""
+"""A sheet of what a dense network is trained on: images as they lie, then as training sees them, with what is to be found."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
 
-from pvtctl.data.dataset import ClassificationDataset, Sample
-from pvtctl.data.imagenet import readable_name
+from pvtctl.data.base import Unusable
+from pvtctl.data.images import BadImage
 from pvtctl.data.samplers import Draw
-from pvtctl.data.transforms import EvalTransform, denormalize
+from pvtctl.data.transforms import denormalize
 from pvtctl.errors import UsageError
-from pvtctl.files import atomic_path
+from pvtctl.io.files import atomic_path
 
 _MARGIN = 6
 _LINE = 16
 
 
-def draw_preview(dataset: ClassificationDataset, path: Path | str, *, count: int = 6, copies: int = 5) -> list[str]:
-    """Write a PNG with `count` samples spread over the classes, one a row: the evaluation crop, then `copies` training
-    views (of epochs 0, 1, ...). Returns the ids drawn.
+def draw_views(
+    dataset: Any,
+    path: Path | str,
+    tile: Callable[[Tensor, Any], Image.Image],
+    lying: Callable[[int], tuple[Tensor, Any]],
+    *,
+    count: int,
+    copies: int,
+    side: int,
+) -> list[str]:
+    """Write a PNG with `count` images spread over the split, one a row: the image as it lies, then `copies` views as the
+    network is trained on them (of epochs 0, 1, ...), or the one that it is tested on. Tiles are `side` pixels wide at most.
 
-    Raises UsageError when no sample can be read, or `path` does not end in .png.
+    `lying` reads an image (uint8 (3, H, W)) and its truth, `tile` draws both. Returns the ids drawn. Raises UsageError when
+    no image can be read, or `path` does not end in .png.
     """
     path = Path(path)
     if path.suffix.lower() != ".png":
         raise UsageError(f"{path} does not end in .png", "the preview is a PNG: -o preview.png")
-    side = dataset.transform.image_size
-    plain = ClassificationDataset(dataset.source, EvalTransform(side, round(side * 256 / 224)))
-    kept = dataset.kept
-    rows: list[tuple[str, list[torch.Tensor]]] = []
-    ids = []
+    how: Any = getattr(dataset, "normalization", "imagenet")
+    rows: list[tuple[str, list[Image.Image]]] = []
     for at in np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int).tolist():
-        views = [plain[int(kept[at])], *(dataset[Draw(epoch, at)] for epoch in range(copies))]
-        images = [view.image for view in views if isinstance(view, Sample)]
-        if isinstance(views[0], Sample) and len(images) == len(views):
-            label = readable_name(dataset.class_names[views[0].label])
-            rows.append((f"{label}  ({views[0].id})", images))
-            ids.append(views[0].id)
+        views = [dataset[Draw(epoch, at)] for epoch in range(copies if dataset.training else 1)]
+        # in training another image stands in for one that cannot be read
+        if any(isinstance(view, Unusable) or view.skipped for view in views):
+            continue
+        first = views[0]
+        try:
+            original = lying(first.index)
+        except (BadImage, OSError):
+            continue
+        # of a mix, other epochs show other images: only those of the first are its own
+        seen = [(denormalize(view.image, how), view.target) for view in views if view.index == first.index]
+        rows.append((first.id, [tile(pixels, truth) for pixels, truth in (original, *seen)]))
     if not rows:
-        raise UsageError("no sample could be read", "`pvtctl data check FOLDER` lists every fault")
-    sheet = _sheet(rows, side)
+        raise UsageError("no image could be read", "`pvtctl data check FOLDER` lists every fault")
+    columns = min(len(tiles) for _, tiles in rows)
+    sheet = _sheet([(name, tiles[:columns]) for name, tiles in rows], side, training=dataset.training)
     with atomic_path(path) as temporary:
         sheet.save(temporary, format="PNG")
-    return ids
+    return [name for name, _ in rows]
 
 
-def _sheet(rows: list[tuple[str, list[torch.Tensor]]], side: int) -> Image.Image:
+def _sheet(rows: list[tuple[str, list[Image.Image]]], side: int, *, training: bool) -> Image.Image:
+    """Rows of tiles, at most `side` pixels wide, under a name each; the first tile is the image as it lies."""
     columns = len(rows[0][1])
     step = side + _MARGIN
-    width = _MARGIN + columns * step
-    sheet = Image.new("RGB", (width, 2 * _MARGIN + _LINE + len(rows) * (step + _LINE)), "white")
-    pen = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(size=12)
+    heights = [max(tile.height for tile in tiles) + _LINE + _MARGIN for _, tiles in rows]
+    sheet = Image.new("RGB", (_MARGIN + columns * step, 2 * _MARGIN + _LINE + sum(heights)), "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=12)
     for column in range(columns):
-        text = "as evaluated" if column == 0 else f"training, epoch {column - 1}"
-        pen.text((_MARGIN + column * step, _MARGIN), text, fill="black", font=font)
-    for row, (label, images) in enumerate(rows):
-        top = 2 * _MARGIN + _LINE + row * (step + _LINE)
-        pen.text((_MARGIN, top), label, fill="black", font=font)
-        for column, image in enumerate(images):
-            pixels = denormalize(image).permute(1, 2, 0).contiguous().numpy()
-            sheet.paste(Image.fromarray(pixels), (_MARGIN + column * step, top + _LINE))
+        seen = f"training, epoch {column - 1}" if training else "as evaluated"
+        pen.text((_MARGIN + column * step, _MARGIN), seen if column else "as it lies", fill="black", font=font)
+    top = 2 * _MARGIN + _LINE
+    for (name, tiles), height in zip(rows, heights, strict=True):
+        pen.text((_MARGIN, top), name, fill="black", font=font)
+        for column, tile in enumerate(tiles):
+            sheet.paste(tile, (_MARGIN + column * step, top + _LINE))
+        top += height
     return sheet

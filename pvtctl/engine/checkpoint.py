@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from pvtctl.files import atomic_path
+from pvtctl.io.files import atomic_path
 
 
 class CheckpointStore:

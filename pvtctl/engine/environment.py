@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 import pvtctl
-from pvtctl.allocator import allocator_state
+from pvtctl.io.allocator import allocator_state
 
 _PACKAGES = ("torch", "torchvision", "numpy", "pillow", "timm", "transformers", "safetensors", "webdataset")
 _SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "LD_PRELOAD", "PYTORCH_CUDA_ALLOC_CONF", "CUDA_VISIBLE_DEVICES")

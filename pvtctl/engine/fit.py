@@ -16,7 +16,7 @@ from pvtctl.engine.distributed import Distributed
 from pvtctl.engine.evaluate import EvaluationStopped, evaluate
 from pvtctl.engine.log import Progress, Say, clock, say, silent
 from pvtctl.engine.precision import Precision
-from pvtctl.engine.progressed import Progressed
+from pvtctl.engine.progress_state import Progressed
 from pvtctl.engine.protocol import Task
 from pvtctl.engine.run import RunFolder, now
 from pvtctl.engine.settings import FitResult, FitSettings

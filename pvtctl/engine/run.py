@@ -20,7 +20,7 @@ from pvtctl.engine.checkpoint import CheckpointStore
 from pvtctl.engine.distributed import Distributed
 from pvtctl.engine.environment import describe_environment
 from pvtctl.errors import PvtctlError, UsageError
-from pvtctl.files import write_text
+from pvtctl.io.files import write_text
 
 FREE_KEYS = ("data.path", "data.workers", "train.save_minutes", "train.keep_checkpoints", "train.max_minutes")
 """Recipe keys that may change between the parts of a run: none of them changes a result."""

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from pvtctl.errors import PvtctlError
+from pvtctl.export.exportable import RawModel
 from pvtctl.export.program import example
-from pvtctl.export.raw import RawModel
-from pvtctl.structures import ImageSize
+from pvtctl.models.structures import ImageSize
 
 TOLERANCE = 1e-4
 """Largest difference that passes, as a share of the largest value of an output."""

@@ -16,16 +16,16 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from pvtctl.backbones import Backbone, Classifier, Pvt, PvtV2
-from pvtctl.data import IMAGENET_MEAN, IMAGENET_STD
-from pvtctl.detectors import Detector
+from pvtctl.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from pvtctl.errors import PvtctlError, UsageError, nearest
 from pvtctl.export.check import TOLERANCE
-from pvtctl.files import new_folder
+from pvtctl.io.files import new_folder
+from pvtctl.models.backbones import Backbone, Classifier, Pvt, PvtV2
+from pvtctl.models.detector import Detector
 from pvtctl.weights import read_checkpoint, save_safetensors
-from pvtctl.weights.above import identify_above
 from pvtctl.weights.convert import convert_file, unwritable
-from pvtctl.weights.names_transformers import to_transformers_pvt, to_transformers_pvt_v2
+from pvtctl.weights.layouts.transformers import to_transformers_pvt, to_transformers_pvt_v2
+from pvtctl.weights.load_head import identify_above
 
 Layout = Literal["official", "transformers"]
 LAYOUTS: tuple[Layout, ...] = ("official", "transformers")

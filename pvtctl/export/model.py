@@ -15,18 +15,18 @@ import torch
 from torch import Tensor, nn
 
 from pvtctl import __version__
-from pvtctl.backbones import Backbone, Classifier
-from pvtctl.backbones.base import MIN_SIDE
-from pvtctl.data import IMAGENET_MEAN, IMAGENET_STD
-from pvtctl.dense import DenseModel
-from pvtctl.detectors import Detector
+from pvtctl.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from pvtctl.errors import UsageError
 from pvtctl.export.check import TOLERANCE, Check, Run, Timing, compare, time_in_turns
+from pvtctl.export.exportable import Pixels, RawModel, Statistics, raw_model
 from pvtctl.export.onnx import OPSET, OnnxModel, require_onnx, write_onnx
 from pvtctl.export.program import Program, example, export_program, quiet
-from pvtctl.export.raw import Pixels, RawModel, Statistics, raw_model
-from pvtctl.files import atomic_path
-from pvtctl.structures import ImageSize
+from pvtctl.io.files import atomic_path
+from pvtctl.models.backbones import Backbone, Classifier
+from pvtctl.models.backbones.base import MIN_SIDE
+from pvtctl.models.dense import DenseModel
+from pvtctl.models.detector import Detector
+from pvtctl.models.structures import ImageSize
 
 Format = Literal["torch", "onnx"]
 SUFFIXES: dict[str, Format] = {".pt2": "torch", ".onnx": "onnx"}
@@ -94,7 +94,7 @@ def export_model(
 ) -> ExportReport:
     """Write a Classifier, Backbone, Detector (RetinaNet, DETR) or DenseModel as a program (.pt2) or ONNX file (.onnx).
 
-    The graph takes `images` (batch, 3, height, width), float32, and gives what `pvtctl.export.raw` says: logits, maps, or a
+    The graph takes `images` (batch, 3, height, width), float32, and gives what `pvtctl.export.exportable` says: logits, maps, or a
     detector's outputs before their post-processing. `pixels`: what it takes; `float` (0 to 1) and `uint8` put `mean` and
     `std` into the graph. `at_size` resizes a segmentation or depth map to the images' size. Batch, height and width are open
     where the model lets them; `size` (height, width) fixes the sides, `static` them and a batch of 1.

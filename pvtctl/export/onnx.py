@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from pvtctl.errors import UsageError
+from pvtctl.export.exportable import RawModel
 from pvtctl.export.program import AXES, Program, quiet
-from pvtctl.export.raw import RawModel
 
 OPSET = 20
 """What torch's exporter writes of its own, without a conversion after it."""

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from pvtctl.backbones import VitHybrid
-from pvtctl.backbones.base import MIN_SIDE
 from pvtctl.errors import PvtctlError
-from pvtctl.export.raw import RawModel
-from pvtctl.structures import ImageSize
+from pvtctl.export.exportable import RawModel
+from pvtctl.models.backbones import VitHybrid
+from pvtctl.models.backbones.base import MIN_SIDE
+from pvtctl.models.structures import ImageSize
 
 AXES = {0: "batch", 2: "height", 3: "width"}
 META_FILE = "pvtctl.json"

@@ -10,21 +10,22 @@ from typing import Any
 import torch
 from torch import nn
 
-from pvtctl.backbones import build_backbone, build_classifier
 from pvtctl.cost.dense import NUM_CLASSES as SEGMENTATION_CLASSES
 from pvtctl.cost.dense import build_dense_as_papers
 from pvtctl.cost.detectors import NUM_CLASSES as DETECTION_CLASSES
 from pvtctl.cost.detectors import build_detector_as_papers
 from pvtctl.data.transforms import IMAGENET_MEAN, IMAGENET_STD, NORMALIZATIONS
-from pvtctl.dense import DEPTH_HEADS
-from pvtctl.detectors import HEADS
 from pvtctl.errors import UsageError
-from pvtctl.structures import DetectOptions, ImageSize
-from pvtctl.tasks.answers import DenseTesting
-from pvtctl.tasks.checkpoints import Inspected, inspect_checkpoint
-from pvtctl.tasks.predict import ClassifierUse, DetectorUse
-from pvtctl.tasks.predict_dense import DenseUse
+from pvtctl.models.backbones import build_backbone, build_classifier
+from pvtctl.models.dense import DEPTH_HEADS
+from pvtctl.models.detector import HEADS
+from pvtctl.models.structures import DetectOptions, ImageSize
+from pvtctl.tasks.classification.predict import ClassifierUse
+from pvtctl.tasks.dense.inference import DenseTesting
+from pvtctl.tasks.dense.predict import DenseUse
+from pvtctl.tasks.detection.predict import DetectorUse
 from pvtctl.weights import load_weights
+from pvtctl.weights.describe import Inspected, inspect_checkpoint
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pvtctl.errors import UsageError
-from pvtctl.variants import TIMM_PREFIX, join_width, split_width
+from pvtctl.models.variants import TIMM_PREFIX, join_width, split_width
 
 Rate = Annotated[float, Field(ge=0.0, le=1.0)]
 Beta = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -218,7 +218,7 @@ class Backbone(Block):
 
     @property
     def spec(self) -> str:
-        """As `pvtctl.backbones.build_backbone` takes it: `pvt_small`, or `pvt_small@0.25`."""
+        """As `pvtctl.models.backbones.build_backbone` takes it: `pvt_small`, or `pvt_small@0.25`."""
         return join_width(self.name, self.width)
 
 

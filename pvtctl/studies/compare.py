@@ -7,20 +7,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pvtctl.cost.build_from_options import count_own
 from pvtctl.cost.counting import DENSE_HEADS, DETECTORS, Convention, count
-from pvtctl.cost.latency import Case, Latency, measure_latency
-from pvtctl.cost.own import count_own
 from pvtctl.errors import PvtctlError, UsageError
-from pvtctl.studies.comparable import differences, plural
+from pvtctl.latency.measure import Case, Latency, measure_latency
+from pvtctl.runs.paper_table import measured_figures
+from pvtctl.runs.read_run import FinishedRun, read_run
+from pvtctl.studies.case_from_run import case_of
+from pvtctl.studies.comparability import differences, plural
 from pvtctl.studies.comparison import Comparison, Row, Subject, cost_rows, run_rows, score_rows
-from pvtctl.studies.own_model import case_of
-from pvtctl.tasks.results import measured_figures
-from pvtctl.tasks.runs import FinishedRun, read_run
 
 
 @dataclass(frozen=True)
 class Timing:
-    """How latency is measured: see `pvtctl.cost.latency.measure_latency`."""
+    """How latency is measured: see `pvtctl.latency.measure.measure_latency`."""
 
     seconds: float = 3.0
     device: str = "cpu"

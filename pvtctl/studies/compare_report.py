@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pvtctl.errors import UsageError
-from pvtctl.files import write_text
+from pvtctl.io.files import write_text
 from pvtctl.studies.comparison import Comparison, Row, Subject
 from pvtctl.views.report import Picture, Report, Strong, Table, write_report
 

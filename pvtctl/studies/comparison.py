@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from pvtctl.cost.counting import Convention, Cost
-from pvtctl.cost.latency import Case, Latency
+from pvtctl.latency.measure import Case, Latency
+from pvtctl.models.variants import known_variant
+from pvtctl.runs.paper_table import data_label, label_of
+from pvtctl.runs.read_run import FinishedRun
 from pvtctl.studies.claims import lower_is_better
-from pvtctl.studies.comparable import images_seen, plural, progress
-from pvtctl.tasks.results import data_label, label_of
-from pvtctl.tasks.runs import FinishedRun
-from pvtctl.variants import known_variant
+from pvtctl.studies.comparability import images_seen, plural, progress
 
 MAIN_FIGURE = {"classification": "top1_acc", "detection": "box_ap", "segmentation": "miou", "depth": "delta1"}
 """Task -> its score by the name that `measured_figures` gives it."""

@@ -18,18 +18,18 @@ import torch
 
 from pvtctl.cost.counting import build_model, count, count_model
 from pvtctl.cost.detectors import RawDetector
-from pvtctl.cost.latency import Case, Latency, measure_latency
-from pvtctl.cost.machine import describe_machine
 from pvtctl.cost.memory import GIB, estimate_memory, memory_at_hand
 from pvtctl.errors import PvtctlError
-from pvtctl.files import write_text
+from pvtctl.io.files import write_text
+from pvtctl.latency.machine import describe_machine
+from pvtctl.latency.measure import Case, Latency, measure_latency
 from pvtctl.recipe.schema import Recipe
+from pvtctl.runs.paper_table import cost_size, model_cost
 from pvtctl.studies.results import RowResult
 from pvtctl.tasks.build import bare_classifier, bare_detector
 from pvtctl.tasks.build_dense import bare_model, head_options
 from pvtctl.tasks.classes import Head
-from pvtctl.tasks.of_recipe import backbone_options
-from pvtctl.tasks.results import cost_size, model_cost
+from pvtctl.tasks.from_recipe import backbone_options
 
 Say = Callable[[str], None]
 REPEATS, WARMUP = 5, 1

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from pvtctl.errors import UsageError
 from pvtctl.recipe.schema import Recipe
+from pvtctl.runs.paper_table import paper_label
 from pvtctl.studies.costs import ModelCost
 from pvtctl.studies.results import RowResult
 from pvtctl.studies.tables import Measured
-from pvtctl.tasks.results import paper_label
 
 Draw = Callable[[Path], object]
 _SIDES = (224, 448, 672, 896, 1120)
@@ -69,7 +69,7 @@ def _score_against(
     here: str,
 ) -> Draw:
     """The score against a cost, `cost_of(row, its costs)`: as printed, and as it is here."""
-    from pvtctl.views.study_charts import Place, draw_score_against
+    from pvtctl.studies.charts import Place, draw_score_against
 
     places = []
     for row in all_of.rows:
@@ -89,7 +89,7 @@ def _score_against(
 
 
 def _curves(all_of: Measured) -> Draw:
-    from pvtctl.views.study_charts import Curves, draw_study_curves
+    from pvtctl.studies.charts import Curves, draw_study_curves
 
     rows = []
     for row in all_of.rows:
@@ -108,7 +108,7 @@ def _curves(all_of: Measured) -> Draw:
 
 def _macs(all_of: Measured) -> Draw:
     from pvtctl.cost.counting import count
-    from pvtctl.views.study_charts import draw_macs
+    from pvtctl.studies.charts import draw_macs
 
     names = dict.fromkeys(row.recipe.model.backbone.name for row in all_of.rows if row.recipe is not None)
     lines = {name: [count(name, (side, side), convention="paper").macs / 1e9 for side in _SIDES] for name in names}

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pvtctl
-from pvtctl.cost.machine import describe_machine
 from pvtctl.errors import UsageError
-from pvtctl.files import write_text
+from pvtctl.io.files import write_text
+from pvtctl.latency.machine import describe_machine
 from pvtctl.recipe.load import Override
 from pvtctl.recipe.source import recipes_folder
+from pvtctl.runs.paper_table import differences_from_paper, paper_label
 from pvtctl.studies.claims import COUNTED, TIMES, Sample, Verdict, judge
 from pvtctl.studies.costs import ModelCost, study_costs
 from pvtctl.studies.pictures import draw_pictures
@@ -33,7 +34,6 @@ from pvtctl.studies.tables import (
     run_table,
     verdict_table,
 )
-from pvtctl.tasks.results import differences_from_paper, paper_label
 from pvtctl.views.report import Picture, Report, Table, Text, write_report
 
 SCHEMA = 1

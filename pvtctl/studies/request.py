@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pvtctl.recipe.load import Override
+from pvtctl.runs.paths import runs_root
 from pvtctl.studies.plan import DEFAULT_PROFILE, Plan, Run, make_plan
-from pvtctl.tasks.places import runs_root
 
 if TYPE_CHECKING:
     from pvtctl.studies.report import StudyReport
@@ -100,7 +100,7 @@ def run_rows(
     `jobs` is 1 where it is left open; on a CPU at profile mini one a core, at most four. Raises Stopped on Ctrl-C,
     SIGTERM and SIGUSR1, and UsageError where a run folder holds a run of other settings.
     """
-    from pvtctl.files import require_place
+    from pvtctl.io.files import require_place
     from pvtctl.studies.run import run_plan
 
     require_place(plan.out)

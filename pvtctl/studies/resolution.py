@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pvtctl.errors import PvtctlError
-from pvtctl.files import write_text
+from pvtctl.io.files import write_text
 from pvtctl.studies.results import Attempt, RowResult
 
 FIGURE = "resolution_loss"
@@ -54,7 +54,7 @@ def larger(size: tuple[int, int], multiple: int) -> tuple[int, int]:
 
 
 def _loss(attempt: Attempt, device: str) -> float:
-    from pvtctl.tasks.evaluate import evaluate_run
+    from pvtctl.runs.evaluate import evaluate_run
 
     depth = attempt.run.recipe.data.depth
     size = larger(depth.test_size, depth.multiple)

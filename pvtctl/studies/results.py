@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 from pvtctl.errors import PvtctlError
 from pvtctl.recipe.load import load_recipe
 from pvtctl.recipe.schema import Figure, Recipe
+from pvtctl.runs.paper_table import measured_figures
+from pvtctl.runs.read_run import FinishedRun, read_run
 from pvtctl.studies.plan import Plan, Run
 from pvtctl.studies.run import Status, log_file, state_of
-from pvtctl.tasks.results import measured_figures
-from pvtctl.tasks.runs import FinishedRun, read_run
 
 _T = TypeVar("_T")
 OF_PRETRAINING = ("top1_err", "top1_acc")

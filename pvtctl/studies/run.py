@@ -22,10 +22,10 @@ from pvtctl.engine.log import Progress, clock
 from pvtctl.engine.run import check_recipe, in_use, read_info, read_recipe
 from pvtctl.engine.stop import StopRequests, stopped_by
 from pvtctl.errors import ExitCode, UsageError
-from pvtctl.files import write_text
-from pvtctl.studies.own_model import input_size
+from pvtctl.io.files import write_text
+from pvtctl.runs.read_run import images_a_step, read_starts
+from pvtctl.studies.case_from_run import input_size
 from pvtctl.studies.plan import Plan, Run
-from pvtctl.tasks.runs import images_a_step, read_starts
 from pvtctl.weights.resolve import find_weights
 
 Status = Literal["finished", "running", "stopped", "failed", "missing"]

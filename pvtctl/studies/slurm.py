@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pvtctl.errors import UsageError
-from pvtctl.files import write_text
+from pvtctl.io.files import write_text
 from pvtctl.studies.plan import Plan
 
 _JOB = """#!/bin/bash

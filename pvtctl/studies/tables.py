@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pvtctl.recipe.schema import Recipe
+from pvtctl.runs.paper_table import label_of
 from pvtctl.studies.claims import COUNTED, TIMES, Verdict
 from pvtctl.studies.costs import ModelCost
 from pvtctl.studies.plan import Plan
 from pvtctl.studies.results import Attempt, RowResult
-from pvtctl.tasks.results import label_of
 from pvtctl.views.report import Table
 
 _COSTS = (*COUNTED, *TIMES)

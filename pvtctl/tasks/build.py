@@ -7,21 +7,24 @@ from typing import Any, assert_never
 
 import torch
 
-from pvtctl.backbones import Classifier, build_classifier, set_activation_checkpointing
 from pvtctl.cost.memory import warn_memory
-from pvtctl.data import ClassificationDataset, find_data, imagenet_classes, open_split
-from pvtctl.data.detection import DetectionDataset
-from pvtctl.detectors import Detector, build_detector
+from pvtctl.data.class_names import imagenet_classes
+from pvtctl.data.find import find_data
 from pvtctl.errors import UsageError
+from pvtctl.models.backbones import Classifier, build_classifier, set_activation_checkpointing
+from pvtctl.models.detector import Detector, build_detector
+from pvtctl.models.structures import DetectOptions
 from pvtctl.recipe.schema import Recipe
-from pvtctl.structures import DetectOptions
+from pvtctl.tasks.base import Loading
 from pvtctl.tasks.build_dense import build_depth, build_segmentation
 from pvtctl.tasks.classes import Head, training_classes
-from pvtctl.tasks.classification import ClassificationTask
-from pvtctl.tasks.dense import DepthTask, SegmentationTask
-from pvtctl.tasks.detection import DetectionTask, Testing
-from pvtctl.tasks.loading import Loading
-from pvtctl.tasks.of_recipe import backbone_options, meta_of, train_batch_size
+from pvtctl.tasks.classification.data import ClassificationDataset, open_split
+from pvtctl.tasks.classification.task import ClassificationTask
+from pvtctl.tasks.depth.task import DepthTask
+from pvtctl.tasks.detection.data import DetectionDataset
+from pvtctl.tasks.detection.task import DetectionTask, Testing
+from pvtctl.tasks.from_recipe import backbone_options, meta_of, train_batch_size
+from pvtctl.tasks.segmentation.task import SegmentationTask
 from pvtctl.tasks.splits import open_recipe_split
 from pvtctl.weights import load_weights
 

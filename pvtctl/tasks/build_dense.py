@@ -8,24 +8,25 @@ from typing import Any
 
 import torch
 
-from pvtctl.backbones import set_activation_checkpointing
 from pvtctl.cost.memory import warn_memory
-from pvtctl.data import find_data
-from pvtctl.data.dense import DenseDataset
-from pvtctl.data.depth import open_depth_split
-from pvtctl.data.ordinal_pairs import read_ordinal_pairs
-from pvtctl.data.segmentation import open_segmentation_split
-from pvtctl.dense import DenseModel, build_depth_model, build_segmenter
+from pvtctl.data.find import find_data
 from pvtctl.errors import UsageError
-from pvtctl.metrics.depth import DepthMetric
+from pvtctl.models.backbones import set_activation_checkpointing
+from pvtctl.models.dense import DenseModel, build_depth_model, build_segmenter
 from pvtctl.recipe.schema import Head as HeadBlock
 from pvtctl.recipe.schema import Recipe
-from pvtctl.tasks.answers import DenseTesting
+from pvtctl.tasks.base import Loading
 from pvtctl.tasks.classes import Head, training_classes
-from pvtctl.tasks.dense import DepthTask, SegmentationTask
-from pvtctl.tasks.loading import Loading
-from pvtctl.tasks.of_recipe import backbone_options, meta_of, train_batch_size
-from pvtctl.tasks.windows import Window
+from pvtctl.tasks.dense.data import DenseDataset
+from pvtctl.tasks.dense.inference import DenseTesting
+from pvtctl.tasks.dense.windows import Window
+from pvtctl.tasks.depth.data import open_depth_split
+from pvtctl.tasks.depth.metric import DepthMetric
+from pvtctl.tasks.depth.ordinal_pairs import read_ordinal_pairs
+from pvtctl.tasks.depth.task import DepthTask
+from pvtctl.tasks.from_recipe import backbone_options, meta_of, train_batch_size
+from pvtctl.tasks.segmentation.data import open_segmentation_split
+from pvtctl.tasks.segmentation.task import SegmentationTask
 from pvtctl.weights import load_weights
 
 Say = Callable[[str], None]

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pvtctl.data import imagenet_classes, imagenet_indices
-from pvtctl.detectors import Conventions
+from pvtctl.data.class_names import imagenet_classes, imagenet_indices
 from pvtctl.errors import UsageError
+from pvtctl.models.detector import Conventions
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,22 +15,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from pvtctl.backbones import Classifier, build_classifier
-from pvtctl.data.detection import pad_images
-from pvtctl.data.detection_transforms import resize_image, resized_size
-from pvtctl.data.imagenet import SUFFIXES, images_below
-from pvtctl.data.images import BadImage, TensorPicture, decode, open_image, pixels_of
-from pvtctl.data.transforms import EvalTransform, normalize
-from pvtctl.detectors import Detector, build_detector
+from pvtctl.data.image_files import SUFFIXES, images_below
+from pvtctl.data.images import BadImage, decode, open_image, pixels_of
 from pvtctl.errors import UsageError
-from pvtctl.metrics.coco_columns import Columns, columns_of
-from pvtctl.recipe.schema import DetectionData
-from pvtctl.structures import Detections, DetectOptions
-from pvtctl.tasks.checkpoints import DetectorInfo, Inspected
-from pvtctl.weights import load_weights
 
-TOP = 5
-"""Classes that a classifier names for an image."""
 READ_BY = {
     "score_threshold": ("detection",),
     "nms_iou": ("detection",),
@@ -45,7 +33,9 @@ READ_BY = {
     "scale_shift": ("depth",),
 }
 """Which tasks read an option of a prediction."""
+
 _COCO_NAME = re.compile(r"\d{12}")
+
 _ORIENTATION = 0x0112
 
 
@@ -158,137 +148,12 @@ def _to_uint8(pixels: Tensor) -> Tensor:
     return (pixels * 255).round().to(torch.uint8)
 
 
-class DetectorUse:
-    """A checkpoint's detector, ready for images of any size.
-
-    Attributes: `class_names` (K), `category_ids` (K; COCO's for COCO's classes, else those of the training data, else from
-    1 on), `head`, `has_masks`, and `sizes`, the short and long side that images are resized within.
-    """
-
-    def __init__(
-        self,
-        checkpoint: Inspected,
-        device: torch.device,
-        *,
-        options: DetectOptions,
-        short_side: int | None = None,
-        long_side: int | None = None,
-        model: Detector | None = None,
-    ) -> None:
-        """Sizes that are left open are those that the checkpoint was tested at; `model` is the checkpoint's, where it is
-        built already. Raises UsageError for weights that do not fit, and for options that the head does not have."""
-        found = checkpoint.detector
-        assert found is not None
-        self.device = device
-        self.options = options
-        self.head = found.head
-        self.has_masks = found.head == "mask_rcnn"
-        names, meta = found.class_names, checkpoint.meta
-        self.class_names = names or [f"class {label}" for label in range(found.num_classes)]
-        self.category_ids = found.category_ids or list(range(1, found.num_classes + 1))
-        tested = {**DetectionData().model_dump(), **(meta.get("detection") or {})}
-        self.sizes = _sides(tested["test_short_side"], tested["test_long_side"], short_side, long_side)
-        self.pad = tested["pad"]
-        self.model = model or _loaded_detector(checkpoint, found, device)
-
-    def __call__(self, pixels: Tensor) -> Detections:
-        """uint8 (3, H, W) -> what is in it, in its pixels, on the CPU."""
-        original = (int(pixels.shape[1]), int(pixels.shape[2]))
-        size = resized_size(original, *self.sizes)
-        batch = pad_images([normalize(resize_image(pixels, size))], self.pad)
-        with torch.inference_mode():
-            (found,) = self.model(batch.to(self.device), [size], None, self.options, [original])
-        return Detections(found.boxes.cpu(), found.scores.cpu(), found.labels.cpu(), found.masks)
-
-
-def _loaded_detector(checkpoint: Inspected, found: DetectorInfo, device: torch.device) -> Detector:
-    model = build_detector(
-        checkpoint.backbone,
-        found.head,
-        num_classes=found.num_classes,
-        num_queries=found.num_queries or 100,
-        width=found.width,
-        conventions=found.conventions,
-    )
-    load_weights(model, checkpoint.path, class_names=found.class_names)
-    return model.to(device).eval()
-
-
-def _sides(tested_short: int, tested_long: int, short: int | None, long: int | None) -> tuple[int, int]:
-    """Short and long side; a short side alone takes the long one along, in the proportion of the tested ones."""
-    if short is None:
-        short = tested_short if long is None else min(tested_short, long)
-    if long is None:
-        long = max(short, round(short * tested_long / tested_short))
-    if long < short:
-        raise UsageError(f"a long side of {long} is shorter than the short side of {short}", "swap them")
-    return short, long
-
-
-class ClassifierUse:
-    """A checkpoint's classifier; `class_names` (K)."""
-
-    def __init__(self, checkpoint: Inspected, device: torch.device, model: Classifier | None = None) -> None:
-        """`model` is the checkpoint's, where it is built already. Raises UsageError for weights that do not fit."""
-        assert checkpoint.head is not None
-        classes = checkpoint.head.num_classes
-        self.device = device
-        self.class_names = checkpoint.head.names or [f"class {label}" for label in range(classes)]
-        size = checkpoint.meta.get("image_size", 224)
-        self.transform = EvalTransform(size, checkpoint.meta.get("resize", round(size * 256 / 224)))
-        if model is None:
-            model = build_classifier(checkpoint.backbone, num_classes=classes, image_size=size)
-            load_weights(model, checkpoint.path, class_names=checkpoint.head.names)
-        self.model = model.to(device).eval()
-
-    def __call__(self, pixels: Tensor) -> Tensor:
-        """uint8 (3, H, W) -> float32 probabilities (K,), on the CPU."""
-        image = self.transform(TensorPicture(pixels))
-        with torch.inference_mode():
-            return self.model(image[None].to(self.device))[0].float().softmax(0).cpu()
-
-
-def likeliest(probabilities: Tensor, class_names: Sequence[str], count: int = TOP) -> list[tuple[str, float]]:
-    """The `count` likeliest classes of (K,) probabilities, best first."""
-    best = probabilities.topk(min(count, len(probabilities)))
-    return [
-        (class_names[label], score) for score, label in zip(best.values.tolist(), best.indices.tolist(), strict=True)
-    ]
-
-
-def to_columns(found: Detections, image_id: int) -> Columns:
-    """The detections of an image as they go into a results file."""
-    return columns_of(image_id, found.boxes.numpy(), found.scores.numpy(), found.labels.numpy(), found.masks)[0]
-
-
-def above(found: Detections, score: float) -> Detections:
-    """The detections of at least that score."""
-    kept = found.scores >= score
-    masks = None if found.masks is None else [m for m, keep in zip(found.masks, kept.tolist(), strict=True) if keep]
-    return Detections(found.boxes[kept], found.scores[kept], found.labels[kept], masks)
-
-
 def save_picture(pixels: Any, path: Path) -> None:
     """Write uint8 (H, W, 3) RGB as JPEG where `path` ends so, else as PNG, replacing `path` in one step."""
-    from pvtctl.files import atomic_path
+    from pvtctl.io.files import atomic_path
 
     with atomic_path(path) as temporary:
         if path.suffix.lower() in (".jpg", ".jpeg"):
             Image.fromarray(pixels).save(temporary, format="JPEG", quality=92)
         else:
             Image.fromarray(pixels).save(temporary, format="PNG")
-
-
-def coco_images(images: Images, sizes: Mapping[str, tuple[int, int]], use: DetectorUse) -> dict[str, Any]:
-    """What the ids in a results file mean, in COCO's format: the images that were read, and the categories."""
-    return {
-        "images": [
-            {"id": number, "file_name": name, "height": sizes[name][0], "width": sizes[name][1]}
-            for number, name in zip(images.ids, images.names, strict=True)
-            if name in sizes
-        ],
-        "annotations": [],
-        "categories": [
-            {"id": number, "name": name} for number, name in zip(use.category_ids, use.class_names, strict=True)
-        ],
-    }

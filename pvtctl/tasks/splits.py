@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from pvtctl.data import ClassificationDataset, find_data, open_split
-from pvtctl.data.dense import DenseDataset
-from pvtctl.data.depth import open_depth_split
-from pvtctl.data.detection import DetectionDataset, open_detection_split
-from pvtctl.data.segmentation import open_segmentation_split
+from pvtctl.data.find import find_data
 from pvtctl.errors import UsageError
 from pvtctl.recipe.schema import Recipe
+from pvtctl.tasks.classification.data import ClassificationDataset, open_split
+from pvtctl.tasks.dense.data import DenseDataset
+from pvtctl.tasks.depth.data import open_depth_split
+from pvtctl.tasks.detection.data import DetectionDataset, open_detection_split
+from pvtctl.tasks.segmentation.data import open_segmentation_split
 
 Split = ClassificationDataset | DetectionDataset | DenseDataset
 SPLITS = ("train", "val")

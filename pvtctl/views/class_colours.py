@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from pvtctl.structures import IGNORE_LABEL
+from pvtctl.models.structures import IGNORE_LABEL
 from pvtctl.views.sheet import Colour
 
 NO_CLASS: Colour = (0, 0, 0)

@@ -16,7 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from pvtctl.errors import UsageError
-from pvtctl.files import atomic_path
+from pvtctl.io.files import atomic_path
 
 # Okabe and Ito's palette: told apart with any common colour blindness, and in grey by lightness.
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#767676"

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pvtctl.files import write_text
+from pvtctl.io.files import write_text
 
 _STYLE = """
 :root { color-scheme: light; }

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from pvtctl.errors import UsageError
-from pvtctl.files import atomic_path
+from pvtctl.io.files import atomic_path
 
 Pixels = NDArray[np.uint8]
 """(H, W, 3) RGB."""

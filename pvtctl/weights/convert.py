@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from pvtctl.errors import PvtctlError, UsageError
-from pvtctl.files import atomic_path, sha256_of
-from pvtctl.weights.above import Above, class_names_of, identify_above
-from pvtctl.weights.detectors import Identified, coco_ids
+from pvtctl.io.files import atomic_path, sha256_of
+from pvtctl.weights.identify_detector import Identified, coco_ids
 from pvtctl.weights.inspect import image_size_of
 from pvtctl.weights.load import load_weights
+from pvtctl.weights.load_head import Above, class_names_of, identify_above
 from pvtctl.weights.read import Checkpoint, read_checkpoint, read_raw
 from pvtctl.weights.recognise import convert_state, identify, strip_wrappers, to_publisher
 from pvtctl.weights.save import save_safetensors
@@ -187,7 +187,7 @@ def _compare(checkpoint: Checkpoint, name: str, state: Mapping[str, Tensor]) -> 
     original = _original(checkpoint, name, state["head.weight"].shape[0])
     if original is None:
         return None, None
-    from pvtctl.backbones import build_classifier
+    from pvtctl.models.backbones import build_classifier
 
     library, model = original
     size = image_size_of(state) or 224

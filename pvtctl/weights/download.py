@@ -6,8 +6,8 @@ import os
 import urllib.parse
 from pathlib import Path
 
-from pvtctl.download import TIMEOUT, Order, Progress, get, refuse_scheme, through_mirror
 from pvtctl.errors import UsageError, nearest
+from pvtctl.io.download import TIMEOUT, Order, Progress, get, refuse_scheme, through_mirror
 from pvtctl.weights.cache import cache_folder
 from pvtctl.weights.catalogue import find_published, published
 

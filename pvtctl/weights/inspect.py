@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
-from pvtctl.weights.above import class_names_of, identify_above, other_above
-from pvtctl.weights.detectors import Identified
+from pvtctl.weights.identify_detector import Identified
+from pvtctl.weights.load_head import class_names_of, identify_above, other_above
 from pvtctl.weights.read import Checkpoint, read_checkpoint
 from pvtctl.weights.recognise import identify
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from pvtctl.dense import DenseModel
-from pvtctl.detectors import Detector
 from pvtctl.errors import UsageError
-from pvtctl.weights.above import check_above, class_names_of, identify_above, plan_above_backbone
-from pvtctl.weights.dense import DenseInfo
-from pvtctl.weights.head import load_head
+from pvtctl.models.dense import DenseModel
+from pvtctl.models.detector import Detector
+from pvtctl.weights.classifier_rows import load_head
+from pvtctl.weights.identify_dense import DenseInfo
+from pvtctl.weights.load_head import check_above, class_names_of, identify_above, plan_above_backbone
 from pvtctl.weights.plan import is_bridge, named_as, plan_backbone, shape_of, targets_of
 from pvtctl.weights.read import Checkpoint, find_state, read_checkpoint
 from pvtctl.weights.recognise import convert_state, identify

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pvtctl.backbones import Backbone
-from pvtctl.layers.position import resize_position_table
-from pvtctl.weights.names_timm import timm_bridge_name
+from pvtctl.models.backbones import Backbone
+from pvtctl.models.layers.position import resize_position_table
+from pvtctl.weights.layouts.timm import timm_bridge_name
 from pvtctl.weights.read import Checkpoint
 from pvtctl.weights.recognise import strip_wrappers
 from pvtctl.weights.report import LoadReport

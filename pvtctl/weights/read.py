@@ -20,9 +20,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from pvtctl.errors import UsageError
-from pvtctl.files import sha256_of
-from pvtctl.weights import names_detr, names_torchvision, names_transformers_dpt
+from pvtctl.io.files import sha256_of
 from pvtctl.weights.catalogue import Published, published_with_hash
+from pvtctl.weights.layouts import detr as names_detr
+from pvtctl.weights.layouts import torchvision as names_torchvision
+from pvtctl.weights.layouts import transformers_dpt as names_transformers_dpt
 from pvtctl.weights.recognise import Converted, Format, convert_state
 from pvtctl.weights.resolve import weights_in_folder
 

@@ -13,21 +13,19 @@ import torch
 from torch import Tensor
 
 from pvtctl.errors import UsageError
-from pvtctl.variants import VARIANTS, Variant, VitVariant, join_width
-from pvtctl.weights import (
-    names_detr,
-    names_dpt,
-    names_mmdet,
-    names_mmseg,
-    names_official,
-    names_ours,
-    names_resnet,
-    names_timm,
-    names_torchvision,
-    names_trans2seg,
-    names_transformers,
-    names_transformers_dpt,
-)
+from pvtctl.models.variants import VARIANTS, Variant, VitVariant, join_width
+from pvtctl.weights.layouts import detr as names_detr
+from pvtctl.weights.layouts import dpt as names_dpt
+from pvtctl.weights.layouts import mmdet as names_mmdet
+from pvtctl.weights.layouts import mmseg as names_mmseg
+from pvtctl.weights.layouts import official as names_official
+from pvtctl.weights.layouts import ours as names_ours
+from pvtctl.weights.layouts import resnet as names_resnet
+from pvtctl.weights.layouts import timm as names_timm
+from pvtctl.weights.layouts import torchvision as names_torchvision
+from pvtctl.weights.layouts import trans2seg as names_trans2seg
+from pvtctl.weights.layouts import transformers as names_transformers
+from pvtctl.weights.layouts import transformers_dpt as names_transformers_dpt
 
 Format = Literal[
     "pvtctl",
@@ -250,7 +248,7 @@ def _blocks(variant: Variant) -> int:
 
 @cache
 def _known_signature(name: str) -> dict[str, tuple[int, ...]]:
-    from pvtctl.backbones import build_backbone
+    from pvtctl.models.backbones import build_backbone
 
     with torch.device("meta"):
         return _signature(build_backbone(name).state_dict())

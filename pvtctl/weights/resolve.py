@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from pvtctl.download import check_hash
 from pvtctl.errors import UsageError, nearest
+from pvtctl.io.download import check_hash
 from pvtctl.weights.cache import cached_file
 from pvtctl.weights.catalogue import find_published, published
 

@@ -11,7 +11,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from pvtctl import __version__
-from pvtctl.files import atomic_path
+from pvtctl.io.files import atomic_path
 
 
 def save_safetensors(path: Path | str, module_or_state: nn.Module | Mapping[str, Tensor], meta: dict[str, Any]) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from pvtctl.download import check_hash, recorded_sha256
 from pvtctl.errors import PvtctlError
+from pvtctl.io.download import check_hash, recorded_sha256
 from pvtctl.weights.catalogue import find_published
 from pvtctl.weights.inspect import inspect_file
 from pvtctl.weights.resolve import find_weights

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from pvtctl.metrics.coco_results import read_results
-from pvtctl.metrics.coco_scores import NAMES, RECALL_NAMES
-from pvtctl.metrics.detection import DetectionMetric
+from pvtctl.tasks.detection.metric import DetectionMetric
+from pvtctl.tasks.detection.scoring.results import read_results
+from pvtctl.tasks.detection.scoring.scores import NAMES, RECALL_NAMES
 
 CLASSES, DETECTIONS = 80, 100
 

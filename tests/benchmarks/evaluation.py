@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--backbone", default="pvt_small")
     parser.add_argument("--size", type=int, default=360, help="short side in pixels")
     options = parser.parse_args()
-    from pvtctl.allocator import keep_memory
+    from pvtctl.io.allocator import keep_memory
 
     keep_memory()
     from pvtctl.engine import choose_precision, evaluate, single

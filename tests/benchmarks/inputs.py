@@ -44,7 +44,7 @@ def _loop(read: Callable[[int, bytes], Tensor]) -> Callable[[], None]:
 def ours() -> Callable[[], None]:
     from pvtctl.data.images import EncodedPicture
     from pvtctl.data.randomness import generator_for
-    from pvtctl.data.transforms import TrainTransform
+    from pvtctl.tasks.classification.transforms import TrainTransform
 
     transform = TrainTransform(224, rand_augment=False, erasing=0)
     return _loop(lambda number, file: transform(EncodedPicture(file), generator_for(number)))

@@ -108,7 +108,7 @@ def _ours_pyramid() -> nn.Module:
 
 
 def _ours_retinanet(backbone: str) -> nn.Module:
-    from pvtctl.detectors import build_detector
+    from pvtctl.models.detector import build_detector
 
     return build_detector(backbone, "retinanet", num_classes=80)
 
@@ -135,7 +135,7 @@ class _PlainBackbone(PlainPyramid):
 
 
 def _ours_semantic_fpn() -> nn.Module:
-    from pvtctl.dense import build_segmenter
+    from pvtctl.models.dense import build_segmenter
 
     return build_segmenter("pvt_small", "semantic_fpn", num_classes=150)
 
@@ -180,7 +180,7 @@ class _PlainSemanticFpn(nn.Module):
 
 
 def _ours_dpt_large() -> nn.Module:
-    from pvtctl.dense import build_depth_model
+    from pvtctl.models.dense import build_depth_model
 
     return build_depth_model("vit_large_patch16", "dpt", backbone_options={"image_size": 384})
 

@@ -1,7 +1,7 @@
 """Time ours against peers: `python tests/benchmarks/run.py`, about a quarter of an hour on two cores.
 
 Every contestant runs in a process of its own, as its users run it: ours with the allocator setting that the command
-line makes (`pvtctl.allocator`), peers with none. Then once more with the same setting on both sides. The two processes
+line makes (`pvtctl.io.allocator`), peers with none. Then once more with the same setting on both sides. The two processes
 of a case take turns, one call each, so that a drifting machine slows both alike; the ratio is the median over turns of
 (peer / ours). Training steps use the optimiser as each side's users get it: ours from `pvtctl.engine`, the peer's
 torch.optim.AdamW. Peak memory is the growth of the resident set from before the model is built to the highest point of the
@@ -222,7 +222,7 @@ def main() -> None:
     sys.path.insert(0, str(Path(__file__).parent))
     if options.worker:
         if options.allocator == "kept":
-            from pvtctl.allocator import keep_memory
+            from pvtctl.io.allocator import keep_memory
 
             keep_memory()
         worker(*json.loads(options.worker))

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from pvtctl.allocator import allocator_state
 from pvtctl.cli import doctor
 from pvtctl.cli.main import main
+from pvtctl.io.allocator import allocator_state
 
 
 @pytest.fixture(autouse=True)

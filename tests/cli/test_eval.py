@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 from tiny_run import Cli
 
-from pvtctl.backbones import build_classifier
-from pvtctl.data import imagenet_classes
+from pvtctl.data.class_names import imagenet_classes
 from pvtctl.errors import PvtctlError
+from pvtctl.models.backbones import build_classifier
 from pvtctl.weights.recognise import to_publisher
 
 

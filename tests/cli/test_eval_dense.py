@@ -9,10 +9,10 @@ import pytest
 import torch
 from tiny_run import Cli, Result
 
-from pvtctl.backbones import build_classifier
 from pvtctl.cli.main import main
-from pvtctl.data.scenes import SEMANTIC_CLASSES
-from pvtctl.dense import build_depth_model, build_segmenter
+from pvtctl.data.scenes.scene import SEMANTIC_CLASSES
+from pvtctl.models.backbones import build_classifier
+from pvtctl.models.dense import build_depth_model, build_segmenter
 from pvtctl.weights import save_safetensors
 
 BACKBONE = "pvt_v2_b0"

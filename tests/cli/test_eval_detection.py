@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from tiny_run import Cli, Result
 
-from pvtctl.data.scenes import SCENE_CLASSES
-from pvtctl.detectors import build_detector
+from pvtctl.data.scenes.scene import SCENE_CLASSES
+from pvtctl.models.detector import build_detector
 from pvtctl.weights import save_safetensors
 
 Change = Callable[[dict[str, Any]], None]

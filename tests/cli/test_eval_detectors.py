@@ -8,8 +8,8 @@ import pytest
 import torch
 from tiny_run import Cli
 
-from pvtctl.data.scenes import SCENE_CLASSES
-from pvtctl.detectors import build_detector
+from pvtctl.data.scenes.scene import SCENE_CLASSES
+from pvtctl.models.detector import build_detector
 from pvtctl.weights import save_safetensors
 
 

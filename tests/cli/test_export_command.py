@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny_run import Cli
 
-from pvtctl.backbones import build_classifier
+from pvtctl.models.backbones import build_classifier
 from pvtctl.weights import read_checkpoint, save_safetensors
 
 QUICK = ["--static", "--size", "64", "--repeats", "1"]

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from tiny_run import TINY, Cli
 
-from pvtctl.backbones import build_classifier
+from pvtctl.models.backbones import build_classifier
 from pvtctl.weights.recognise import to_publisher
 
 SMOKE = ["--profile", "smoke", *TINY]

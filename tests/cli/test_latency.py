@@ -14,7 +14,7 @@ import pytest
 
 from pvtctl.cli import latency as command
 from pvtctl.cli.main import main
-from pvtctl.cost.latency import Case, Latency
+from pvtctl.latency.measure import Case, Latency
 
 
 def test_json_has_the_documented_keys(capsys: pytest.CaptureFixture[str]) -> None:
@@ -53,7 +53,7 @@ def test_formats(form: str, capsys: pytest.CaptureFixture[str], monkeypatch: pyt
         "torch": "2.6",
         "allocator": "kept",
     }
-    monkeypatch.setattr("pvtctl.cost.latency.measure_latency", lambda cases, **options: ([result], machine))
+    monkeypatch.setattr("pvtctl.latency.measure.measure_latency", lambda cases, **options: ([result], machine))
     assert main(["latency", "--backbone", "pvt_tiny", "--format", form]) == 0
     out, err = capsys.readouterr()
     for word in ("pvt_tiny", "224x224", "20.00", "22.50", "47.60", "3", "9"):
@@ -81,7 +81,7 @@ def test_parts_are_columns(capsys: pytest.CaptureFixture[str], monkeypatch: pyte
         "torch": "2.6",
         "allocator": "kept",
     }
-    monkeypatch.setattr("pvtctl.cost.latency.measure_latency", lambda cases, **options: ([result], machine))
+    monkeypatch.setattr("pvtctl.latency.measure.measure_latency", lambda cases, **options: ([result], machine))
     assert main(["latency", "--backbone", "pvt_tiny", "--head", "mask_rcnn", "--format", "csv"]) == 0
     out, err = capsys.readouterr()
     columns, row = (line.split(",") for line in out.splitlines())
@@ -92,7 +92,9 @@ def test_parts_are_columns(capsys: pytest.CaptureFixture[str], monkeypatch: pyte
 
 def test_cases_are_grouped_by_size_and_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Case] = []
-    monkeypatch.setattr("pvtctl.cost.latency.measure_latency", lambda cases, **options: seen.extend(cases) or ([], {}))
+    monkeypatch.setattr(
+        "pvtctl.latency.measure.measure_latency", lambda cases, **options: seen.extend(cases) or ([], {})
+    )
     monkeypatch.setattr(command, "_print", lambda *arguments: None)
     assert main(["latency", "--backbone", "pvt_tiny,resnet50", "--size", "64,96x64", "--batch-size", "1,8"]) == 0
     assert len(seen) == 8
@@ -168,7 +170,9 @@ def test_a_dense_model_in_three_parts(head: str, classes: str | None, capsys: py
 
 def test_a_dense_models_size_and_classes_reach_the_case(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Case] = []
-    monkeypatch.setattr("pvtctl.cost.latency.measure_latency", lambda cases, **options: seen.extend(cases) or ([], {}))
+    monkeypatch.setattr(
+        "pvtctl.latency.measure.measure_latency", lambda cases, **options: seen.extend(cases) or ([], {})
+    )
     monkeypatch.setattr(command, "_print", lambda *arguments: None)
     assert main(["latency", "--backbone", "vit_large_patch16", "--head", "dpt", "--mode", "train"]) == 0
     assert main(["latency", "--backbone", "resnet50s", "--head", "deeplabv3plus", "--output-stride", "8"]) == 0

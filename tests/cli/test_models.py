@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from pvtctl.cli.models import app, describe
 from pvtctl.errors import UsageError
-from pvtctl.variants import VARIANTS
+from pvtctl.models.variants import VARIANTS
 
 runner = CliRunner()
 

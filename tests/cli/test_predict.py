@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from tiny_run import Cli
 
-from pvtctl.backbones import build_classifier
-from pvtctl.detectors import Detector, build_detector
+from pvtctl.models.backbones import build_classifier
+from pvtctl.models.detector import Detector, build_detector
 from pvtctl.tasks.predict import find_images
 from pvtctl.weights import save_safetensors
 

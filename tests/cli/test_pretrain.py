@@ -218,7 +218,7 @@ def test_everything_corrupt_is_one_clear_error(cli: Cli, tmp_path: Path) -> None
 
 
 def test_out_of_memory_is_explained(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pvtctl.tasks.classification import ClassificationTask
+    from pvtctl.tasks.classification.task import ClassificationTask
 
     def losses(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pvtctl.cli._choose import DataChoice, choose_recipe
+from pvtctl.cli._resolve_recipe import DataChoice, choose_recipe
 from pvtctl.recipe.schema import Recipe
 
 

@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 from tiny_run import Cli
 
-from pvtctl.data.scenes import SEMANTIC_CLASSES
-from pvtctl.dense import build_depth_model, build_segmenter
-from pvtctl.tasks.pyramid_use import PyramidUse
+from pvtctl.data.scenes.scene import SEMANTIC_CLASSES
+from pvtctl.explain.features import PyramidUse
+from pvtctl.models.dense import build_depth_model, build_segmenter
 from pvtctl.weights import save_safetensors
 
 pytestmark = pytest.mark.draws

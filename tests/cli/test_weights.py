@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pvtctl.backbones import build_classifier
 from pvtctl.cli.main import main
+from pvtctl.models.backbones import build_classifier
 from pvtctl.weights import save_safetensors
 
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pvtctl.backbones import (
+from pvtctl.errors import UsageError
+from pvtctl.models.backbones import (
     Backbone,
     Classifier,
     Pvt,
@@ -21,7 +22,6 @@ from pvtctl.backbones import (
     layer_depths,
     set_activation_checkpointing,
 )
-from pvtctl.errors import UsageError
 
 SIZES = [(32, 32), (32, 96), (225, 300), (112, 448), (448, 448), (896, 896), (800, 1216)]
 

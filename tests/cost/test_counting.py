@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from pvtctl.backbones import backbone_names
 from pvtctl.cost.counting import count, count_model, stage_of
 from pvtctl.cost.verify import macs_by_fvcore, macs_by_torch, verify
 from pvtctl.errors import UsageError
+from pvtctl.models.backbones import backbone_names
 
 # Parameters (M), `ops` and `paper` (both GMACs) at 224x224 with 1000 classes, as counted on the authors' own code:
 # torch.utils.flop_counter, and the counter of the PVT repositories (with LayerNorm for v2, without for v1).

@@ -11,9 +11,9 @@ import torch
 
 from pvtctl.cost import memory
 from pvtctl.cost.counting import build_model, count
-from pvtctl.cost.dense_step import DenseForward, training_step
-from pvtctl.cost.detector_step import PARTS, PHOTO
 from pvtctl.errors import UsageError
+from pvtctl.latency.dense_step import DenseForward, training_step
+from pvtctl.latency.detector_step import PARTS, PHOTO
 
 S = (512, 512)
 # backbone under Semantic FPN: printed M and G; counted M, `ops` and `paper`

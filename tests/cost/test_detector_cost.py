@@ -11,8 +11,8 @@ import torch
 
 from pvtctl.cost import memory
 from pvtctl.cost.counting import CONVENTIONS, Cost, count
-from pvtctl.cost.detector_step import CANDIDATES, PARTS, DetectorForward, training_step
 from pvtctl.errors import UsageError
+from pvtctl.latency.detector_step import CANDIDATES, PARTS, DetectorForward, training_step
 
 # Parameters and trainable ones (M), `ops` and `paper` (GMACs), as counted on the authors' own code or on mmdetection's:
 # torch.utils.flop_counter, and mmcv's counter with the attention formula of the PVT repositories.

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
+from pvtctl.cost.build_from_options import build_own, count_own
 from pvtctl.cost.counting import count
-from pvtctl.cost.latency import Case, measure_latency
-from pvtctl.cost.own import build_own, count_own
 from pvtctl.errors import UsageError
+from pvtctl.latency.measure import Case, measure_latency
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pvtctl.data import EvalSampler, TrainSampler, build_loader, open_split
-from pvtctl.data.dataset import Sample, Unusable
-from pvtctl.data.loader import default_workers
+from pvtctl.data.base import Unusable
+from pvtctl.data.loader import build_loader, default_workers
+from pvtctl.data.samplers import EvalSampler, TrainSampler
 from pvtctl.errors import UsageError
 from pvtctl.recipe.schema import Augment
+from pvtctl.tasks.classification.data import Sample, open_split
 
 AUGMENT = Augment().model_dump()
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pvtctl.data import find_data
+from pvtctl.data.find import find_data
 from pvtctl.data.layouts import EXPECTED, guess_layout
 from pvtctl.errors import UsageError
 

@@ -32,11 +32,11 @@ from doc_pages import (
 
 from pvtctl.cli.main import COMMANDS, main
 from pvtctl.errors import UsageError
+from pvtctl.models.variants import TIMM_PREFIX, find_variant, split_width
 from pvtctl.recipe.load import find_row, load_recipe, profiles_of, rows_of
 from pvtctl.recipe.source import recipe_names
 from pvtctl.recipe.vocabulary import all_heads
 from pvtctl.studies.plan import study_names
-from pvtctl.variants import TIMM_PREFIX, find_variant, split_width
 
 CLICK_ERROR: Any = typer.BadParameter.__mro__[2]
 PROGRAMS = {

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from pvtctl.backbones import build_backbone
 from pvtctl.engine import Distributed, Ema, build_optimizer, build_schedule, describe_lr, parameter_groups, scale_lr
 from pvtctl.engine.optim import set_lr
 from pvtctl.engine.step import synchronise_batch_norm
 from pvtctl.errors import PvtctlError, UsageError
+from pvtctl.models.backbones import build_backbone
 
 
 class Model(nn.Module):

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from pvtctl.backbones import Classifier, Pvt, PvtV2
-from pvtctl.dense import DenseModel
-from pvtctl.detectors import Detector
-from pvtctl.heads.dpt import Dpt
-from pvtctl.heads.retinanet import RetinaNet
-from pvtctl.heads.semantic_fpn import SemanticFpn
-from pvtctl.necks.fpn import Fpn
+from pvtctl.models.backbones import Classifier, Pvt, PvtV2
+from pvtctl.models.dense import DenseModel
+from pvtctl.models.detector import Detector
+from pvtctl.models.heads.dpt import Dpt
+from pvtctl.models.heads.retinanet import RetinaNet
+from pvtctl.models.heads.semantic_fpn import SemanticFpn
+from pvtctl.models.necks.fpn import Fpn
 
 
 def _pvt(*, class_token: bool = False, image_size: int = 64) -> Pvt:

@@ -12,8 +12,8 @@ from same_detections import assert_same_detections
 
 from pvtctl.cli.export import FORMATS
 from pvtctl.cli.main import main
-from pvtctl.dense import DEPTH_HEADS, SEGMENTATION_HEADS
-from pvtctl.detectors import HEADS
+from pvtctl.models.dense import DEPTH_HEADS, SEGMENTATION_HEADS
+from pvtctl.models.detector import HEADS
 
 TEXT = (Path(__file__).parents[2] / "docs" / "export.md").read_text(encoding="utf-8")
 TITLES = {
@@ -60,7 +60,7 @@ def _same_detections(scope: dict[str, object]) -> None:
     import torch
 
     from pvtctl.export.source import from_names
-    from pvtctl.structures import DetectOptions
+    from pvtctl.models.structures import DetectOptions
 
     detector = from_names("resnet18", "retinanet", 3).model
     images = torch.from_numpy(np.asarray(scope["images"]))

@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pvtctl.backbones import build_backbone, build_classifier
-from pvtctl.data import IMAGENET_MEAN, IMAGENET_STD
-from pvtctl.detectors import build_detector
+from pvtctl.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from pvtctl.errors import ExitCode, PvtctlError, UsageError
 from pvtctl.export import export_model
 from pvtctl.export import model as model_module
-from pvtctl.export.raw import raw_model
+from pvtctl.export.exportable import raw_model
+from pvtctl.models.backbones import build_backbone, build_classifier
+from pvtctl.models.detector import build_detector
 
 pytest.importorskip("onnx", reason="needs the export extra")
 pytest.importorskip("onnxscript", reason="needs the export extra")
@@ -115,7 +115,7 @@ def test_static_fixes_everything_and_says_so(tmp_path: Path, narrow: Narrow) -> 
 
 
 def test_vit_hybrid_is_fixed_with_a_reason(tmp_path: Path) -> None:
-    from pvtctl.backbones import VitHybrid
+    from pvtctl.models.backbones import VitHybrid
 
     body = VitHybrid(
         embed_dim=16, depth=4, num_heads=2, mlp_ratio=2, stem_blocks=(1, 1, 1), stem_widths=(32, 64, 128), image_size=64
@@ -141,7 +141,7 @@ def test_a_graph_of_other_answers_is_caught(tmp_path: Path, narrow: Narrow, monk
     def wrong(self: object, images: Tensor) -> tuple[Tensor, ...]:
         return (self.model(images) * 1.001,)  # type: ignore[attr-defined]
 
-    monkeypatch.setattr("pvtctl.export.raw.RawDense.traced", wrong)
+    monkeypatch.setattr("pvtctl.export.exportable.RawDense.traced", wrong)
     with pytest.raises(PvtctlError, match="differs from eager"):
         export_model(narrow("dpt"), tmp_path / "m.pt2", static=True, size=(64, 64), repeats=1)
     assert list(tmp_path.iterdir()) == []

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import nn
 
-from pvtctl.backbones import build_classifier
-from pvtctl.dense import build_depth_model, build_segmenter
-from pvtctl.detectors import build_detector
 from pvtctl.errors import PvtctlError, UsageError
 from pvtctl.export import export_layout
 from pvtctl.export import layouts as layouts_module
+from pvtctl.models.backbones import build_classifier
+from pvtctl.models.dense import build_depth_model, build_segmenter
+from pvtctl.models.detector import build_detector
 from pvtctl.weights import load_weights, read_checkpoint
 
 Narrow = Callable[[str], nn.Module]

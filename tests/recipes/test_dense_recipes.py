@@ -14,8 +14,8 @@ from pvtctl.errors import UsageError
 from pvtctl.recipe.load import find_profile, find_row, load_recipe, profiles_of, rows_of
 from pvtctl.recipe.schema import Recipe
 from pvtctl.recipe.source import read_recipe
+from pvtctl.runs.paper_table import label_of
 from pvtctl.tasks.build_dense import bare_model
-from pvtctl.tasks.results import label_of
 
 SEGMENTATION = "pixel_acc=pixacc miou=miou"
 METRIC = "delta1=d125 delta2=d125_2 delta3=d125_3 abs_rel=absrel rmse=rmse"

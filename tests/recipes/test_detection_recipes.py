@@ -12,7 +12,7 @@ import yaml
 from pvtctl.recipe.load import load_recipe, rows_of
 from pvtctl.recipe.schema import Recipe
 from pvtctl.recipe.source import read_recipe
-from pvtctl.tasks.of_recipe import backbone_options
+from pvtctl.tasks.from_recipe import backbone_options
 
 RETINANET = "box_ap=ap{} box_ap50=ap50{} box_ap75=ap75{} box_ap_small=aps{} box_ap_medium=apm{} box_ap_large=apl{}"
 MASK_RCNN = "box_ap=apb{} box_ap50=apb50{} box_ap75=apb75{} mask_ap=apm{} mask_ap50=apm50{} mask_ap75=apm75{}"
@@ -142,7 +142,7 @@ OF_THE_CLASSIFIER = ("deeper_vs_wider",)
 @pytest.mark.parametrize("name", sorted({name for name, *_ in TABLES}))
 def test_models_have_the_printed_parameters(name: str) -> None:
     """To the digit printed, PVTv2-B0 rounded twice (12.947, 12.95, 13.0); CNNs the trainable ones."""
-    from pvtctl.detectors import build_detector
+    from pvtctl.models.detector import build_detector
 
     built: dict[str, int] = {}
     for row in rows_of(name):

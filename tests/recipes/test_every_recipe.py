@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from pvtctl.backbones import build_classifier
+from pvtctl.models.backbones import build_classifier
 from pvtctl.recipe.load import load_recipe, profiles_of, recipe_names, rows_of
 from pvtctl.recipe.schema import Recipe
 from pvtctl.recipe.source import read_recipe, recipes_folder

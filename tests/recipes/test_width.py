@@ -12,9 +12,9 @@ from pvtctl.cli._weights import find_weights
 from pvtctl.errors import UsageError
 from pvtctl.recipe.load import load_recipe
 from pvtctl.recipe.schema import Backbone
+from pvtctl.runs.paper_table import compare_with_paper
 from pvtctl.tasks.build_dense import bare_model
-from pvtctl.tasks.of_recipe import backbone_options, meta_of
-from pvtctl.tasks.results import compare_with_paper
+from pvtctl.tasks.from_recipe import backbone_options, meta_of
 
 
 def test_a_width_is_part_of_what_is_built_and_written() -> None:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from pvtctl.files import write_text
+from pvtctl.io.files import write_text
 from pvtctl.recipe.load import dump
 from pvtctl.studies.plan import Plan, Run
 from pvtctl.studies.run import failure_file, log_file

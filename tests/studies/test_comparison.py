@@ -12,19 +12,19 @@ import pytest
 import torch
 
 from pvtctl.cost.counting import count
-from pvtctl.cost.latency import Case, Latency
 from pvtctl.errors import PvtctlError, UsageError
+from pvtctl.latency.measure import Case, Latency
 from pvtctl.recipe.load import dump, load_recipe
+from pvtctl.runs.read_run import read_run
 from pvtctl.studies import compare as module
-from pvtctl.studies.comparable import images_seen, progress
+from pvtctl.studies.case_from_run import case_of, input_size
+from pvtctl.studies.comparability import images_seen, progress
 from pvtctl.studies.compare import Timing, compare_models, compare_runs, labels_of
 from pvtctl.studies.compare_report import to_csv, to_json, to_markdown, write_comparison
 from pvtctl.studies.comparison import Comparison, Row
-from pvtctl.studies.own_model import case_of, input_size
 from pvtctl.tasks.build import bare_classifier, bare_detector
 from pvtctl.tasks.build_dense import bare_model
 from pvtctl.tasks.classes import Head
-from pvtctl.tasks.runs import read_run
 
 BOX = {
     "box_ap": 0.3,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from made_up_runs import finish_all
 
-import pvtctl.tasks.evaluate
+import pvtctl.runs.evaluate
 from pvtctl.errors import UsageError
 from pvtctl.studies.plan import make_plan
 from pvtctl.studies.resolution import FIGURE, larger, with_resolution_loss
@@ -30,7 +30,7 @@ def test_every_finished_run_is_tested_once(tmp_path: Path, monkeypatch: pytest.M
             raise UsageError("no weights")
         return SimpleNamespace(numbers={"abs_rel": 0.25})
 
-    monkeypatch.setattr(pvtctl.tasks.evaluate, "evaluate_run", evaluate)
+    monkeypatch.setattr(pvtctl.runs.evaluate, "evaluate_run", evaluate)
     plan = make_plan("dpt-resolution", tmp_path, profile="smoke", rows=["resnet50", "vit_hybrid"])
     finish_all(plan, {"resnet50": 0.2, "vit_hybrid": 0.2})
     said: list[str] = []

@@ -11,9 +11,9 @@ import pytest
 import torch
 from made_up_runs import finish_all
 
-from pvtctl.cost.latency import Case, Latency
-from pvtctl.cost.own import build_own
+from pvtctl.cost.build_from_options import build_own
 from pvtctl.errors import PvtctlError
+from pvtctl.latency.measure import Case, Latency
 from pvtctl.recipe.load import load_recipe, rows_of
 from pvtctl.studies import costs
 from pvtctl.studies.costs import study_costs

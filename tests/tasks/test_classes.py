@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pvtctl.data import imagenet_classes
+from pvtctl.data.class_names import imagenet_classes
 from pvtctl.errors import UsageError
 from pvtctl.tasks.classes import head_class_names, match_classes, training_classes
 

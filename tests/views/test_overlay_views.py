@@ -12,12 +12,12 @@ from PIL import Image
 from pycocotools import mask as rle
 
 from pvtctl.errors import UsageError
-from pvtctl.structures import Detections, Objects
-from pvtctl.views.classification import Guess, draw_guesses
+from pvtctl.explain.pictures.features import ComponentFit, draw_features, energy_of, to_levels
+from pvtctl.models.structures import Detections, Objects
+from pvtctl.tasks.classification.pictures import Guess, draw_guesses
+from pvtctl.tasks.depth.pictures import draw_beside
+from pvtctl.tasks.detection.pictures import draw_detections, draw_side_by_side, rights
 from pvtctl.views.curves import Panel, Series, draw_overlay, draw_panels
-from pvtctl.views.depth import draw_beside
-from pvtctl.views.detection import draw_detections, draw_side_by_side, rights
-from pvtctl.views.features import ComponentFit, draw_features, energy_of, to_levels
 from pvtctl.views.sheet import sheet_of, write_picture
 
 

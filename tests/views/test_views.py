@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from pvtctl.metrics.classification import ReliabilityBin
-from pvtctl.views.classification import LabelledImage, draw_calibration, draw_confusion, draw_sheet
+from pvtctl.tasks.classification.metric import ReliabilityBin
+from pvtctl.tasks.classification.pictures import LabelledImage, draw_calibration, draw_confusion, draw_sheet
 from pvtctl.views.curves import draw_curves, running_mean
 from pvtctl.views.report import Picture, Report, Table, Text, write_report
 

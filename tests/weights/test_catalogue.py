@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from pvtctl.backbones import backbone_names
-from pvtctl.weights import names_torchvision
+from pvtctl.models.backbones import backbone_names
 from pvtctl.weights.catalogue import detector_page, published, published_for, published_model
+from pvtctl.weights.layouts import torchvision as names_torchvision
 
 
 def test_names_are_unique_and_backbones_exist() -> None:

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from pvtctl.backbones import build_backbone, build_classifier
 from pvtctl.errors import PvtctlError, UsageError
+from pvtctl.models.backbones import build_backbone, build_classifier
 from pvtctl.weights import Checkpoint, read_checkpoint
 from pvtctl.weights import convert as convert_module
 from pvtctl.weights.convert import convert_file, model_of

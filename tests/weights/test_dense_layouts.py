@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from pvtctl.dense import DenseModel, build_depth_model, build_segmenter
-from pvtctl.segmentation_classes import ADE20K_CLASSES, PASCAL_CONTEXT_CLASSES
-from pvtctl.weights.above import identify_above
-from pvtctl.weights.dense import DenseInfo, identify_dense, other_dense
+from pvtctl.data.class_names import ADE20K_CLASSES, PASCAL_CONTEXT_CLASSES
+from pvtctl.models.dense import DenseModel, build_depth_model, build_segmenter
+from pvtctl.weights.identify_dense import DenseInfo, identify_dense, other_dense
 from pvtctl.weights.inspect import image_size_of
+from pvtctl.weights.load_head import identify_above
 from pvtctl.weights.recognise import convert_state, identify, to_publisher
 
 PROJECT = {"readout": "project"}

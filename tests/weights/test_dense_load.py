@@ -10,16 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from pvtctl.api import create_depth_model, create_segmenter
-from pvtctl.backbones import build_backbone, build_classifier
-from pvtctl.dense import DenseModel, build_depth_model, build_segmenter
-from pvtctl.detectors import build_detector
 from pvtctl.errors import UsageError
-from pvtctl.layers.position import resize_position_table
-from pvtctl.tasks.checkpoints import inspect_checkpoint
+from pvtctl.models.backbones import build_backbone, build_classifier
+from pvtctl.models.dense import DenseModel, build_depth_model, build_segmenter
+from pvtctl.models.detector import build_detector
+from pvtctl.models.layers.position import resize_position_table
 from pvtctl.weights import load_weights, read, save_safetensors
 from pvtctl.weights.catalogue import find_published, published_with_hash
 from pvtctl.weights.convert import convert_file
-from pvtctl.weights.dense import identify_dense
+from pvtctl.weights.describe import inspect_checkpoint
+from pvtctl.weights.identify_dense import identify_dense
 from pvtctl.weights.inspect import inspect_file
 from pvtctl.weights.read import read_checkpoint
 from pvtctl.weights.recognise import to_publisher

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from pvtctl.backbones.vit import Vit
-from pvtctl.backbones.vit_hybrid import VitHybrid
-from pvtctl.dense import DenseModel
 from pvtctl.errors import UsageError
-from pvtctl.heads.dpt import Dpt
+from pvtctl.models.backbones.vit import Vit
+from pvtctl.models.backbones.vit_hybrid import VitHybrid
+from pvtctl.models.dense import DenseModel
+from pvtctl.models.heads.dpt import Dpt
 from pvtctl.weights import load_weights, read_checkpoint
-from pvtctl.weights.dense import identify_dense
+from pvtctl.weights.identify_dense import identify_dense
 
 SIZE, WIDTH = 64, 64
 CLASSES = ["wall", "sky", "cat"]

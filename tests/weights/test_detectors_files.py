@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from pvtctl.cli.main import main
-from pvtctl.coco_classes import COCO_NAMES
-from pvtctl.detectors import HeadName, build_detector
+from pvtctl.data.class_names import COCO_NAMES
+from pvtctl.models.detector import HeadName, build_detector
 from pvtctl.weights import load_weights, read_checkpoint, save_safetensors
 from pvtctl.weights.recognise import to_publisher
 from pvtctl.weights.verify import verify_weights

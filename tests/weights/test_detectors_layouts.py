@@ -14,13 +14,14 @@ import torch
 from same_detections import assert_same_detections
 from torch import Tensor, nn
 
-from pvtctl.backbones import build_backbone
-from pvtctl.coco_classes import COCO_NAMES
-from pvtctl.detectors import Detector, HeadName, build_detector
-from pvtctl.files import sha256_of
-from pvtctl.structures import Detections, DetectOptions
-from pvtctl.weights import load_weights, names_torchvision, read_checkpoint
-from pvtctl.weights.detectors import coco_ids, identify_detector, names_without_meta
+from pvtctl.data.class_names import COCO_NAMES
+from pvtctl.io.files import sha256_of
+from pvtctl.models.backbones import build_backbone
+from pvtctl.models.detector import Detector, HeadName, build_detector
+from pvtctl.models.structures import Detections, DetectOptions
+from pvtctl.weights import load_weights, read_checkpoint
+from pvtctl.weights.identify_detector import coco_ids, identify_detector, names_without_meta
+from pvtctl.weights.layouts import torchvision as names_torchvision
 from pvtctl.weights.recognise import convert_state, to_publisher
 
 OriginalState = Callable[[str], dict[str, Tensor]]

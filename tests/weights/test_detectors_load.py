@@ -12,16 +12,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from pvtctl.backbones import build_backbone, build_classifier
-from pvtctl.coco_classes import COCO_NAMES
-from pvtctl.detectors import Detector, HeadName, build_detector
+from pvtctl.data.class_names import COCO_NAMES
 from pvtctl.errors import UsageError
-from pvtctl.files import sha256_of
-from pvtctl.tasks.checkpoints import inspect_checkpoint
-from pvtctl.weights import load_weights, names_detr, save_safetensors
-from pvtctl.weights.class_rows import class_tables
+from pvtctl.io.files import sha256_of
+from pvtctl.models.backbones import build_backbone, build_classifier
+from pvtctl.models.detector import Detector, HeadName, build_detector
+from pvtctl.weights import load_weights, save_safetensors
+from pvtctl.weights.describe import inspect_checkpoint
+from pvtctl.weights.layouts import detr as names_detr
 from pvtctl.weights.read import read_checkpoint
 from pvtctl.weights.recognise import to_publisher
+from pvtctl.weights.remap_classes import class_tables
 
 BACKBONE = "pvt_v2_b0"
 HEADS: list[HeadName] = ["retinanet", "mask_rcnn", "detr"]

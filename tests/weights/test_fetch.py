@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from pvtctl import download
-from pvtctl.download import record_path
 from pvtctl.errors import PvtctlError, UsageError
+from pvtctl.io import download
+from pvtctl.io.download import record_path
 from pvtctl.weights import catalogue
 from pvtctl.weights.catalogue import Published
 from pvtctl.weights.download import fetch

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pvtctl.backbones import backbone_names, build_backbone, build_classifier
+from pvtctl.models.backbones import backbone_names, build_backbone, build_classifier
 from pvtctl.weights import load_weights, read_checkpoint
 from pvtctl.weights.recognise import convert_state, identify, to_publisher
 

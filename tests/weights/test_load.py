@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 import pvtctl
-from pvtctl.backbones import build_backbone, build_classifier
-from pvtctl.download import write_record
 from pvtctl.errors import ExitCode, PvtctlError, UsageError
-from pvtctl.files import sha256_of
-from pvtctl.layers.position import resize_position_table
+from pvtctl.io.download import write_record
+from pvtctl.io.files import sha256_of
+from pvtctl.models.backbones import build_backbone, build_classifier
+from pvtctl.models.layers.position import resize_position_table
 from pvtctl.weights import LoadReport, load_weights, read_checkpoint, resolve_weights, save_safetensors
 
 NAME = "pvt_v2_b0"

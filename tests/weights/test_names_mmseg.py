@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from pvtctl.backbones import build_backbone
-from pvtctl.dense import build_segmenter
 from pvtctl.errors import UsageError
-from pvtctl.weights import load_weights, names_mmseg
+from pvtctl.models.backbones import build_backbone
+from pvtctl.models.dense import build_segmenter
+from pvtctl.weights import load_weights
+from pvtctl.weights.layouts import mmseg as names_mmseg
 from pvtctl.weights.recognise import convert_state
 
 MODELS = {

@@ -1,0 +1,326 @@
+"""From the few words of `pretrain`, `finetune` and `eval` to one recipe; what was chosen for the user is said. No torch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pvtctl.cli._console import say
+from pvtctl.errors import UsageError, nearest
+
+if TYPE_CHECKING:
+    from pvtctl.recipe.schema import Recipe
+
+NAMED_DATA = ("imagenet", "coco", "ade20k", "pascal_context", "cityscapes", "nyu", "kitti", "mix", "scenes")
+DEFAULT_BACKBONE = "pvt_small"
+CLASSIFICATION_TABLES = ("imagenet_pvt_v1", "imagenet_pvt_v2")
+TABLES = {
+    ("detection", "retinanet"): "coco_retinanet_1x",
+    ("detection", "mask_rcnn"): "coco_mask_rcnn_1x",
+    ("detection", "detr"): "coco_detr_50e",
+    ("segmentation", "semantic_fpn"): "ade20k_semantic_fpn",
+    ("segmentation", "trans2seg"): "ade20k_trans2seg",
+    ("segmentation", "deeplabv3plus"): "ade20k_trans2seg",
+    ("segmentation", "dpt"): "dpt_ade20k",
+    ("depth", "dpt"): "dpt_nyu",
+    ("depth", "midas"): "dpt_backbones",
+}
+"""The recipe that trains a backbone under each head where no table has a row for it."""
+NEEDS = {"classification": "class folders", "detection": "boxes", "segmentation": "label maps", "depth": "depth maps"}
+Override = str | tuple[str, Any]
+
+
+def note(text: str) -> None:
+    """Say what was chosen, once: not in the processes that `--gpus` started, nor in other ranks than the first."""
+    if "PVTCTL_LAUNCHER" not in os.environ and os.environ.get("RANK", "0") == "0":
+        say(text)
+
+
+@dataclass(frozen=True)
+class DataChoice:
+    """Which data the user means."""
+
+    name: str
+    """`imagenet` or `coco` (the layout), or `scenes`."""
+    path: Path | None = None
+    """Where it lies, absolute, where the user said so."""
+    label: str | None = None
+    """For the run folder's name: a folder of the user's own."""
+    files: Mapping[str, Path] = field(default_factory=dict)
+    """`train_images`, `train_annotations`, `val_images`, `val_annotations`, absolute, where they lie in no layout."""
+
+    def overrides(self) -> list[Override]:
+        """As a recipe takes it."""
+        named = [(f"data.{key}", str(path)) for key, path in self.files.items()]
+        return [("data.name", self.name), ("data.path", str(self.path) if self.path else None), *named]
+
+
+def choose_data(word: str, folder: Path | None, files: Mapping[str, Path | None] | None = None) -> DataChoice:
+    """What DATA and `--data` mean together: a named data set (found, or in `folder`), or a folder in a known layout
+    (`pvtctl.data.layouts`). `files` (see `DataChoice.files`) are for COCO annotations that lie in no layout.
+
+    Raises UsageError.
+    """
+    if word == "scenes" and folder is not None:
+        raise UsageError("scenes is rendered, it needs no --data", "leave out --data, or say imagenet for a folder")
+    if word == "mix" and folder is not None:
+        raise UsageError("the sets of a mix have folders of their own", "--set data.depth.mix.NAME.path=FOLDER")
+    named = {key: path.expanduser().absolute() for key, path in (files or {}).items() if path is not None}
+    if word in NAMED_DATA:
+        if named and word != "coco":
+            raise UsageError(f"{word} has no images and annotations to name", "say coco, or leave them out")
+        label = next((path.stem for key, path in named.items() if key.endswith("annotations")), None)
+        return DataChoice(word, folder.expanduser().absolute() if folder else None, label, named)
+    path = Path(word).expanduser()
+    if folder is not None:
+        raise UsageError(f"{word!r} and --data {folder} both name data", f"pvtctl ... imagenet --data {folder}")
+    if path.is_dir():
+        from pvtctl.data.layouts import guess_layout
+
+        layout = "coco" if named else guess_layout(path) or "imagenet"
+        return DataChoice(layout, path.absolute(), path.absolute().name, named)
+    looks_like_a_path = os.sep in word or word.startswith(".")
+    problem = f"there is no folder {word}" if looks_like_a_path else f"no data set or folder {word!r}"
+    close = nearest(word, NAMED_DATA)
+    hint = f"{close} Or " if close.startswith("did you mean") else ""
+    raise UsageError(
+        problem,
+        f"{hint}say {', '.join(NAMED_DATA)}, or a folder that holds train/CLASS/*.jpg and val/CLASS/*.jpg, "
+        "annotations/instances_{train,val}*.json, images/ and annotations/ (label maps), or rgb/ and depth/",
+    )
+
+
+def choose_task(data: DataChoice, head: str | None, task: str | None) -> str:
+    """What is trained or scored: as `task` says, else as the head and the data have it. Raises UsageError."""
+    from pvtctl.recipe.vocabulary import HEADS_OF, TASKS, all_heads, tasks_of_data, tasks_of_head
+
+    if task is not None and task not in TASKS:
+        raise UsageError(f"no task {task!r}", nearest(task, list(TASKS)))
+    if head is not None and not tasks_of_head(head):
+        raise UsageError(f"no head {head!r}", nearest(head, all_heads()))
+    if task is not None and head is not None and head not in HEADS_OF[task]:
+        raise UsageError(f"{head} is no head for {task}", f"--head {' | '.join(HEADS_OF[task]) or '(none)'}")
+    of_data = tasks_of_data(data.name)
+    of_head = tasks_of_head(head) if head is not None else of_data
+    wanted = (task,) if task is not None else of_head
+    fitting = [each for each in of_data if each in wanted]
+    if not fitting:
+        asked = f"--head {head}" if head is not None else f"--task {task}"
+        what = f"is in the layout of {data.name}"
+        if data.name == "imagenet" and data.path is not None and not (data.path / "train").is_dir():
+            what = "is in none of the layouts that are known (docs/data.md)"
+        voc = "; `pvtctl data convert` brings Pascal VOC and YOLO boxes" if wanted[0] == "detection" else ""
+        raise UsageError(
+            f"{asked} needs {NEEDS[wanted[0]]}, and {data.path or data.name} {what}",
+            f"say {', '.join(name for name in NAMED_DATA if wanted[0] in tasks_of_data(name))}, "
+            f"or a folder of such data{voc}",
+        )
+    if len(fitting) > 1 and head is not None:
+        note(f"task: {fitting[-1]}, as {head} is for {' and '.join(fitting)} (--task NAME)")
+        return fitting[-1]
+    return fitting[0]
+
+
+def choose_recipe(
+    data: DataChoice,
+    *,
+    backbone: str | None,
+    recipe: str | None,
+    profile: str | None,
+    task: str,
+    head: str | None = None,
+    overrides: Sequence[Override] = (),
+    trained: bool = False,
+) -> Recipe:
+    """The recipe of a run: by `recipe` (a name or a file) or the paper's table that trains `backbone`.
+
+    `task` is that of `choose_task`; without `head` its first one is taken. `trained`: the head is there already. Says
+    what was chosen where the user left it open. Raises UsageError.
+    """
+    from pvtctl.models.variants import split_width
+    from pvtctl.recipe.load import backbone_of_profile, find_profile, keys_said, load_recipe, rows_of
+    from pvtctl.recipe.vocabulary import HEADS_OF
+
+    row: str | None
+    stand_in = None
+    scaled: list[Override] = []
+    if backbone is not None and "@" in backbone:  # the row of the full-size one, at that width
+        backbone, width = split_width(backbone)
+        scaled = [("model.backbone.width", width)]
+    if recipe is not None:
+        rows = rows_of(recipe)
+        backbone = backbone or _default_row(recipe, rows)
+        row = _row_with(recipe, rows, backbone) if backbone else None
+        if row is None and backbone and rows:
+            stand_in = _row_under(recipe, head)
+    else:
+        if backbone is None:
+            backbone = DEFAULT_BACKBONE
+            note(f"backbone: {backbone}, as none was named (--backbone NAME; `pvtctl models ls` lists them)")
+        if head is None and HEADS_OF[task]:
+            head = HEADS_OF[task][0]
+            note(f"head: {head}, as none was named (--head {' | '.join(HEADS_OF[task])})")
+        recipe, row = _table_with(backbone, data.name, task, head)
+        stand_in = _row_under(recipe, head) if row is None else None
+    if profile is None and data.name == "scenes":
+        try:
+            profile = find_profile(recipe, "scenes")
+        except UsageError:
+            profile = "paper"
+        else:
+            note(f"profile: {profile}, the one for scenes (--profile NAME chooses another)")
+    profile = profile or "paper"
+    _check_layout(data, recipe)
+    settings = [*data.overrides(), *scaled, *overrides]
+    if row is None and backbone is not None:
+        check_backbone(backbone)
+        own = head or _head_of(recipe, stand_in)
+        settings.insert(0, ("model.backbone", _plain_backbone(backbone, own) | backbone_of_profile(recipe, profile)))
+        if own == "dpt" and not _has_tokens(backbone):  # a row's ViT had what is taken back here
+            unsaid: list[Override] = [("model.head.readout", None), ("model.head.taps", None)]
+            settings[1:1] = [*unsaid, ("data.normalization", "imagenet")]
+    if head is not None and not rows_of(recipe):
+        settings.insert(0, ("model.head.name", head))  # no table's recipe: any head may stand in it
+    chosen = load_recipe(recipe, row or stand_in, profile, settings)
+    if head is not None and (chosen.model.head is None or chosen.model.head.name != head):
+        here = "a classifier" if chosen.model.head is None else chosen.model.head.name
+        raise UsageError(f"recipe {chosen.name} trains {here}, not {head}", "leave out --head or --recipe")
+    if stand_in is not None:
+        note(f"recipe: no row of {chosen.name} trains {backbone}: its shared settings are used, without drop path")
+        nothing: dict[str, Any] = {"row": None, "title": None, "paper": None, "expect": {}, "provenance": {}}
+        if not trained and "model.head.scale_shift" not in keys_said(overrides):
+            chosen = _for_fresh_head(chosen)
+        return chosen.model_copy(update=nothing)
+    note(f"recipe: {chosen.name}{f', row {chosen.row}' if chosen.row else ''}, profile {chosen.profile}")
+    return chosen
+
+
+def _for_fresh_head(recipe: Recipe) -> Recipe:
+    """Metric depth with a scale that a head can learn from nothing: the papers' are those of their published weights,
+    whose outputs are in the thousands."""
+    head = recipe.model.head
+    if head is None or head.scale_shift is None or head.scale_shift[0] > 0.01:
+        return recipe
+    scale_shift = (1.0, 1 / (recipe.data.depth.max_depth or 10.0))
+    note(f"scale and shift of the depth: {scale_shift[0]:g}, {scale_shift[1]:g}, for a head that starts fresh")
+    model = recipe.model.model_copy(update={"head": head.model_copy(update={"scale_shift": scale_shift})})
+    return recipe.model_copy(update={"model": model})
+
+
+def _check_layout(data: DataChoice, recipe: str) -> None:
+    """Raise UsageError where a recipe's task does not read the data."""
+    from pvtctl.recipe.source import read_recipe
+    from pvtctl.recipe.vocabulary import tasks_of_data
+
+    said = [layer.values[("task",)] for layer in read_recipe(recipe).shared if ("task",) in layer.values]
+    task = said[-1] if said else "classification"
+    if task not in tasks_of_data(data.name):
+        raise UsageError(
+            f"recipe {recipe} needs {NEEDS.get(task, task)}, and {data.path or data.name} is in the layout of {data.name}",
+            "name other data, or another recipe (`pvtctl recipes ls`)",
+        )
+
+
+def _table_with(backbone: str, data: str, task: str, head: str | None) -> tuple[str, str | None]:
+    """The recipe and row of the paper's table that trains `backbone` under `head`; no row where it stands in none.
+
+    A table of that very data set is taken before the usual one of the task.
+    """
+    from pvtctl.recipe.load import find_row
+    from pvtctl.recipe.vocabulary import USUAL_DATA
+
+    if head is None:
+        check_backbone(backbone, also=_row_names(CLASSIFICATION_TABLES))
+        try:
+            return find_row("imagenet", backbone)
+        except UsageError:
+            return CLASSIFICATION_TABLES[0], None
+    check_backbone(backbone, also=_row_names(sorted(set(TABLES.values()))))
+    for name in dict.fromkeys((USUAL_DATA[task] if data == "scenes" else data, USUAL_DATA[task])):
+        try:
+            return find_row(name, backbone, task, head=head)
+        except UsageError:
+            continue
+    return "dpt_backbones" if data == "mix" else TABLES[task, head], None
+
+
+def _row_under(recipe: str, head: str | None) -> str:
+    """The first row of a recipe with this head (None: that of its shared settings), whose settings stand in for a backbone
+    of no row."""
+    from pvtctl.recipe.load import rows_of
+
+    rows, wanted = rows_of(recipe), head or _head_of(recipe, None)
+    return next((row for row in rows if _head_of(recipe, row) == wanted), rows[0])
+
+
+def _head_of(recipe: str, row: str | None) -> str | None:
+    """The head of a recipe's row, or of a recipe without rows."""
+    from pvtctl.recipe.layers import merge
+    from pvtctl.recipe.source import read_recipe
+
+    source = read_recipe(recipe)
+    values, _ = merge([*source.shared, *([source.rows[row]] if row else [])])
+    return values.get(("model", "head", "name"))
+
+
+def _plain_backbone(name: str, head: str | None) -> dict[str, Any]:
+    """A backbone that stands in no table, with ResNets and ViTs as the papers have them under this head."""
+    from pvtctl.models.variants import VitVariant, known_variant
+    from pvtctl.recipe.vocabulary import HEADS_OF
+
+    variant = known_variant(name)
+    pixelwise = head in HEADS_OF["segmentation"] or head in HEADS_OF["depth"]
+    if pixelwise and isinstance(variant, VitVariant) and variant.patch_size == 16:
+        # DPT's tables are of 384 pixels, as the ViTs that it starts from: on 224's grid two of three positions are lost
+        return {"name": name, "image_size": 384}
+    if head is None or variant is None or variant.family != "resnet":
+        return {"name": name}
+    if head in HEADS_OF["detection"]:
+        return {"name": name, "frozen_stages": 1, "freeze_norm": True}
+    strided = head in ("trans2seg", "deeplabv3plus") and variant.block == "bottleneck"
+    return {"name": name, **({"output_stride": 16} if strided else {})}
+
+
+def _has_tokens(backbone: str) -> bool:
+    """Whether DPT reads layers and a class token of it, not the four maps of a pyramid."""
+    from pvtctl.models.variants import known_variant
+
+    variant = known_variant(backbone)
+    return variant is not None and variant.family == "vit"
+
+
+def _default_row(recipe: str, rows: list[str]) -> str | None:
+    """The row to take when none was named; None where the recipe needs none. Raises UsageError when it is unclear."""
+    if len(rows) <= 1:
+        return rows[0] if rows else None
+    if DEFAULT_BACKBONE not in rows:
+        raise UsageError(f"recipe {recipe} has {len(rows)} rows: say which", f"--backbone {' | '.join(rows)}")
+    note(f"backbone: {DEFAULT_BACKBONE}, as none was named (--backbone NAME)")
+    return DEFAULT_BACKBONE
+
+
+def _row_with(recipe: str, rows: list[str], backbone: str) -> str | None:
+    """The row of a recipe that has this name or trains this backbone."""
+    from pvtctl.recipe.source import read_recipe
+
+    if backbone in rows:
+        return backbone
+    layers = read_recipe(recipe).rows
+    return next((r for r in rows if layers[r].values.get(("model", "backbone", "name")) == backbone), None)
+
+
+def _row_names(recipes: Sequence[str]) -> list[str]:
+    from pvtctl.recipe.load import rows_of
+
+    return [row for recipe in recipes for row in rows_of(recipe)]
+
+
+def check_backbone(name: str, also: Sequence[str] = ()) -> None:
+    """Raise UsageError with the nearest names unless `name` is a backbone or one of `also`."""
+    from pvtctl.models.variants import TIMM_PREFIX, find_variant
+
+    if not name.startswith(TIMM_PREFIX) and name not in also:
+        find_variant(name)

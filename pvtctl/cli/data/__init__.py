@@ -1,0 +1,357 @@
+"""`pvtctl data`: look at data sets before a run is spent on them."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from pvtctl.cli._console import byte_progress, print_json, say, table, with_progress
+from pvtctl.cli._options import Overrides, TaskName
+from pvtctl.cli.data._dense import (
+    DEPTH_DATA,
+    LABEL_DATA,
+    check_dense,
+    data_settings,
+    draw_dense,
+    found_dense,
+    print_depths,
+    print_labels,
+)
+from pvtctl.cli.data._detection import draw_detection, found_coco, print_figures, say_conversion
+from pvtctl.errors import ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from pvtctl.data.check import Verdict
+
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    help="Check, preview, convert, export, fetch and locate data sets. NAME is one that `pvtctl data ls` lists; `scenes` is "
+    "the built-in renderer.",
+)
+
+
+class Layout(StrEnum):
+    """What `data export` can write."""
+
+    imagenet = "imagenet"
+    coco = "coco"
+    ade20k = "ade20k"
+    nyu = "nyu"
+
+
+class Source(StrEnum):
+    """What `data convert` can read."""
+
+    voc = "voc"
+    yolo = "yolo"
+
+
+_JSON = typer.Option(False, "--json", help="One JSON document on stdout.")
+_PLACE = (
+    "A folder (with train/ and val/, with COCO's annotations/, with images/ and masks/, with rgb/ and depth/), or NAME "
+    "(looked for in $PVTCTL_DATA/NAME and ./data/NAME)."
+)
+_WHERE = typer.Argument(help=_PLACE)
+
+
+@app.command(epilog="Example: pvtctl data check ~/imagenet --full")
+def check(
+    where: str | None = typer.Argument(None, help=_PLACE),
+    images: Path | None = typer.Option(None, help="The image folder of --annotations."),
+    annotations: Path | None = typer.Option(None, help="A COCO annotation file, in place of a folder in its layout."),
+    full: bool = typer.Option(False, "--full", help="Every image; otherwise at most 20000 of a split, evenly spread."),
+    workers: int | None = typer.Option(None, min=0, help="Processes that read and decode (default: one a core)."),
+    overrides: Overrides = None,
+    as_json: bool = _JSON,
+) -> None:
+    """Give a verdict on a data set: class folders or tar shards, boxes in COCO's format, label maps, or depth.
+
+    Looks at layout, classes and images: unreadable, truncated, giant and tiny files, CMYK and other modes, EXIF
+    rotation, empty classes, label gaps, classes that differ between train and val, the same image in both.
+    Of COCO sets also at every annotation: ids, boxes, polygons and masks, images that are not there or of another size.
+    Of label maps and depth at every pair: values outside of the class list, colour-coded masks, other sizes, images
+    without a mask, a depth scale that looks wrong; and it suggests the setting, which `--set data.KEY=VALUE` tries.
+
+    Exit code 0: use it (notes at most). 1: a run survives it, but images are skipped or scores flattered.
+    2: it cannot be used.
+    """
+    from pvtctl.data.loader import usable_cores
+    from pvtctl.tasks.classification.check import check_data
+    from pvtctl.tasks.depth.check import DepthVerdict
+    from pvtctl.tasks.detection.check import DetectionVerdict, check_coco_data
+    from pvtctl.tasks.segmentation.check import LabelVerdict
+
+    if (where is None) == (images is None and annotations is None):
+        raise UsageError("name a folder, or --images and --annotations", "for example: pvtctl data check data/coco")
+    name, root = _locate(where) if where is not None else ("coco", None)
+    if name == "scenes":
+        raise UsageError("scenes is rendered: there are no files to check", "pvtctl data preview scenes draws it")
+    if name == "mix":
+        raise UsageError("mix is several sets of depth", "pvtctl data check FOLDER looks at one of them")
+    if overrides and name not in (*LABEL_DATA, *DEPTH_DATA):
+        raise UsageError("--set is for label maps and depth", "class folders and COCO files are read in one way")
+    settings = data_settings(overrides or ())
+    processes = workers if workers is not None else usable_cores()
+
+    def work(on_progress: Any) -> Verdict:
+        options: dict[str, Any] = {"full": full, "workers": processes, "on_progress": on_progress}
+        if name in (*LABEL_DATA, *DEPTH_DATA):
+            return check_dense(name, root or Path(), settings, **options)
+        if name == "coco":
+            return check_coco_data(root, images=images, annotations=annotations, **options)
+        return check_data(root or "", **options)
+
+    verdict = with_progress(work)
+    if as_json:
+        print_json(verdict.to_json())
+    else:
+        if isinstance(verdict, DetectionVerdict):
+            print_figures(verdict)
+        elif isinstance(verdict, LabelVerdict):
+            print_labels(verdict)
+        elif isinstance(verdict, DepthVerdict):
+            print_depths(verdict)
+        _print_verdict(verdict)
+    raise typer.Exit(int(verdict.exit_code))
+
+
+@app.command(epilog="Example: pvtctl data preview scenes -o preview.png --count 4")
+def preview(
+    where: str = _WHERE,
+    output: Path = typer.Option(Path("preview.png"), "-o", "--output", help="The PNG to write."),
+    split: str = typer.Option("train", help="train or val."),
+    count: int = typer.Option(6, min=1, max=100, help="Samples, one a row, spread over the split."),
+    copies: int | None = typer.Option(None, min=1, max=20, help="Training views of each (5; 3 of dense data)."),
+    size: int | None = typer.Option(
+        None,
+        min=32,
+        max=1024,
+        help="Image size in pixels (224); of boxes, label maps and depth, the size it is drawn at.",
+    ),
+    recipe: str | None = typer.Option(
+        None,
+        help="Augment as this recipe does (a name or a file); otherwise as DeiT, RetinaNet, Semantic FPN or DPT.",
+    ),
+    row: str | None = typer.Option(None, help="The recipe's row."),
+    task: TaskName = None,
+    overrides: Overrides = None,
+    seed: int = typer.Option(0, min=0, help="Seed of the random numbers."),
+) -> None:
+    """Draw samples as they are evaluated and as training sees them, with their labels, boxes, masks or depth."""
+    from pvtctl.recipe.load import load_recipe
+    from pvtctl.recipe.vocabulary import tasks_of_data
+    from pvtctl.tasks.classification.data import open_split
+    from pvtctl.tasks.classification.preview import draw_preview
+
+    if row is not None and recipe is None:
+        raise UsageError("--row needs --recipe", "for example: --recipe imagenet_pvt_v1 --row pvt_small")
+    name, root = _locate(where)
+    given = load_recipe(recipe, row, overrides=overrides or ()) if recipe else None
+    data = given.data if given else data_settings(overrides or ())
+    task = task or (given.task if given and name == "scenes" else tasks_of_data(name)[0])
+    if task not in tasks_of_data(name):
+        raise UsageError(f"{name} holds nothing for {task}", f"--task {' | '.join(tasks_of_data(name))}")
+    drawing: dict[str, Any] = {"split": split, "count": count, "copies": copies or 3, "side": size or 400, "seed": seed}
+    if task == "detection":
+        draw_detection(name, root, output, detection=data.detection, **drawing)
+    elif task in ("segmentation", "depth"):
+        draw_dense(name, root, output, task=task, data=data, **drawing)
+    else:
+        dataset = open_split(name, root, split, image_size=size or 224, augment=data.augment.model_dump(), seed=seed)
+        ids = draw_preview(dataset, output, count=count, copies=copies or 5)
+        say(f"{output}: {len(ids)} of {len(dataset)} {split} samples, {copies or 5} training views each")
+
+
+@app.command()
+def ls(as_json: bool = _JSON) -> None:
+    """Show which data sets are found, where they are looked for, and which ones can be fetched."""
+    from pvtctl.data.find import DATA_NAMES, data_places
+    from pvtctl.data.public_sets import public_sets
+
+    public = {entry.name: entry for entry in public_sets()}
+    rows = [_found(name, data_places(name)) for name in dict.fromkeys((*DATA_NAMES, *public))]
+    for row in rows:
+        entry = public.get(row["name"])
+        row["fetch"] = f"pvtctl data fetch {entry.name}" if entry else None
+        row["gigabytes"] = round(sum(each.size for each in entry.archives) / 1e9, 1) if entry else None
+        row["terms"] = entry.terms if entry else None
+    if as_json:
+        print_json({"rows": rows})
+        return
+    columns = ("name", "where", "classes", "train", "val", "state", "fetch", "gigabytes")
+    table(
+        "",
+        ["data", "where", "classes", "train", "val", "state", "to get it", "GB"],
+        [[row[key] if row[key] is not None else "-" for key in columns] for row in rows],
+    )
+
+
+@app.command(epilog="Example: pvtctl data convert VOCdevkit/VOC2007 --from voc --to data/coco")
+def convert(
+    source: Path = typer.Argument(help="The folder with the labels, and with the images unless --images names them."),
+    layout: Source = typer.Option(..., "--from", help="voc: Pascal-VOC XML. yolo: text files, boxes or polygons."),
+    to: Path = typer.Option(..., help="The folder to write, in COCO's layout."),
+    images: Path | None = typer.Option(None, help="Where the images are, if not below SOURCE."),
+    classes: Path | None = typer.Option(
+        None,
+        help="A file with one class name a line: their order. Else sorted (voc), or data.yaml's, classes.txt's (yolo).",
+    ),
+    val_share: float | None = typer.Option(
+        None, help="Draw this share of the images as val; else as the source's lists or folders say, else 0.2."
+    ),
+    seed: int = typer.Option(0, min=0, help="Seed of that draw."),
+    zero_based: bool = typer.Option(
+        False,
+        "--zero-based",
+        help="voc: boxes are edges in pixels from 0, as LabelImg and others write, not the devkit's.",
+    ),
+    copy: bool = typer.Option(
+        False, "--copy", help="Copy the images; otherwise they become hard links where possible."
+    ),
+    as_json: bool = _JSON,
+) -> None:
+    """Write a detection set in Pascal-VOC or YOLO layout as COCO JSON beside its images. The source stays as it is."""
+    from dataclasses import asdict
+
+    from pvtctl.data.convert.to_coco import convert as convert_set
+
+    if zero_based and layout is not Source.voc:
+        raise UsageError("--zero-based is for --from voc", "YOLO's coordinates are shares of the image")
+    done = with_progress(
+        lambda on_progress: convert_set(
+            source,
+            layout.value,
+            to,
+            images=images,
+            classes=classes,
+            val_share=val_share,
+            seed=seed,
+            zero_based=zero_based,
+            copy=copy,
+            on_progress=on_progress,
+        )
+    )
+    say_conversion(done)
+    if as_json:
+        print_json(asdict(done))
+    else:
+        print(done.path)
+
+
+@app.command(epilog="Example: pvtctl data fetch coco --split val")
+def fetch(
+    name: str = typer.Argument(help="A set that `pvtctl data ls` knows how to get."),
+    split: str | None = typer.Option(None, help="train or val alone, with what it needs."),
+    mirror: str | None = typer.Option(
+        None, help="Address that takes the place of scheme and host; else $PVTCTL_MIRROR."
+    ),
+    folder: Path | None = typer.Option(
+        None, "--from", help="Take the archives from this folder, not from the network."
+    ),
+    to: Path | None = typer.Option(None, help="The set's folder; else $PVTCTL_DATA/NAME, else ./data/NAME."),
+    keep: bool = typer.Option(False, "--keep", help="Keep the archives after they are unpacked."),
+) -> None:
+    """Download a public data set and unpack it. A cut or interrupted download goes on where it stopped."""
+    from pvtctl.data.fetch import fetch_set
+    from pvtctl.data.public_sets import find_public
+
+    entry = find_public(name)
+    if entry is not None:
+        say(f"{entry.title}\nterms: {entry.terms}\nhashes: {entry.hashes}")
+    with byte_progress() as watch:
+        path = fetch_set(name, to=to, split=split, mirror=mirror, folder=folder, keep=keep, watch=watch)
+    print(path)
+
+
+@app.command(epilog="Example: pvtctl data export scenes --layout imagenet --to data/imagenet --train 600 --val 120")
+def export(
+    name: str = typer.Argument(help="`scenes`, the one data set that is made here."),
+    layout: Layout = typer.Option(..., help="The layout whose readers it is for."),
+    to: Path = typer.Option(..., help="The folder to write."),
+    train: int = typer.Option(600, min=1, help="Training images."),
+    val: int = typer.Option(120, min=1, help="Validation images."),
+    size: int = typer.Option(224, min=32, max=1024, help="Image size in pixels."),
+    seed: int = typer.Option(0, min=0, help="Seed of the renderer."),
+) -> None:
+    """Write the built-in scenes as files, in the layout of a real data set."""
+    from pvtctl.data.scenes.export import export_scenes
+
+    if name != "scenes":
+        raise UsageError(
+            f"only scenes can be exported, not {name!r}", "pvtctl data export scenes --layout imagenet --to DIR"
+        )
+    with_progress(
+        lambda on_progress: export_scenes(
+            to, layout.value, train=train, val=val, size=size, seed=seed, on_progress=on_progress
+        )
+    )
+    say(f"{to}: {train} train and {val} val images in the {layout.value} layout")
+
+
+def _locate(where: str) -> tuple[str, Path]:
+    """(data set name, folder) of an argument that is either."""
+    from pvtctl.data.find import DATA_NAMES, find_data
+    from pvtctl.data.layouts import guess_layout
+    from pvtctl.errors import nearest
+
+    if where in (*DATA_NAMES, "mix"):
+        return where, find_data(where)
+    folder = Path(where).expanduser()
+    if not folder.is_dir():
+        raise UsageError(
+            f"no data folder {folder}", f"give a folder with train/ and val/, or {nearest(where, DATA_NAMES)}"
+        )
+    return guess_layout(folder) or "imagenet", folder
+
+
+def _found(name: str, places: list[Path]) -> dict[str, Any]:
+    from pvtctl.errors import PvtctlError
+    from pvtctl.tasks.classification.data import open_source
+
+    row: dict[str, Any] = {"name": name, "where": None, "classes": None, "train": None, "val": None, "state": ""}
+    if name == "scenes":
+        place, row["where"], row["state"] = Path(), "built in", "rendered on the fly"
+    else:
+        found = next((place for place in places if place.is_dir()), None)
+        if found is None:
+            row["state"] = f"not found: looked for {', '.join(str(place) for place in places)}"
+            return row
+        place, row["where"] = found, str(found)
+    if name not in ("imagenet", "scenes"):
+        row |= found_coco(place) if name == "coco" else found_dense(name, place)
+        row["state"] = row["state"] or "found"
+        return row
+    for split in ("train", "val"):
+        try:
+            source = open_source(name, place, split)
+        except PvtctlError as error:
+            row["state"] = error.message
+        else:
+            row["classes"], row[split] = len(source.class_names), len(source.ids)
+    row["state"] = row["state"] or "found"
+    return row
+
+
+def _print_verdict(verdict: Verdict) -> None:
+    for split, images in verdict.images.items():
+        looked_at = verdict.examined[split]
+        part = "" if looked_at == images else f", {looked_at} of them examined (--full for all)"
+        print(f"{split}: {images} images{part}")
+    if verdict.classes:
+        print(f"classes: {verdict.classes}")
+    if verdict.problems:
+        table(
+            "",
+            ["severity", "what", "split", "count", "means", "for example"],
+            [
+                [item.severity, item.kind, item.split, item.count, item.meaning, item.examples[0]]
+                for item in verdict.problems
+            ],
+        )
+    words = {"ok": "ok: use it", "warnings": "usable, with losses", "unusable": "cannot be used"}
+    print(f"verdict: {words[verdict.verdict]} (exit code {int(ExitCode(verdict.exit_code))})")

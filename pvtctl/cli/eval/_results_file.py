@@ -1,0 +1,111 @@
+"""What `pvtctl eval coco --results FILE` does: score detections that are already made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pvtctl.cli._console import say
+from pvtctl.cli._resolve_recipe import choose_data
+from pvtctl.cli.eval._score import print_account, show_account
+from pvtctl.errors import UsageError
+from pvtctl.runs.paths import runs_root
+
+if TYPE_CHECKING:
+    from pvtctl.tasks.detection.coco import CocoAnnotations
+
+
+def run_results(
+    target: str,
+    folder: Path | None,
+    files: Mapping[str, Path | None],
+    results: Path,
+    *,
+    backend: str | None,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Score and show. Images are only looked at for pictures: without them there are none. Raises PvtctlError."""
+    import torch
+
+    from pvtctl.data.find import find_data
+    from pvtctl.engine.environment import describe_environment
+    from pvtctl.recipe.schema import DetectionData
+    from pvtctl.runs.paper_table import Figure, coco_label
+    from pvtctl.runs.report import Findings, write_findings
+    from pvtctl.tasks.detection.data import open_detection_split
+    from pvtctl.tasks.detection.report import DetectionAccount
+    from pvtctl.tasks.detection.scoring.results import score_results
+
+    data = choose_data(target, folder, files)
+    if data.name != "coco":
+        raise UsageError(
+            f"--results are COCO detections, and {target} is in {data.name} layout", "pvtctl eval coco ..."
+        )
+    if out is not None and out.exists() and not out.is_dir():
+        raise UsageError(f"--out {out} is a file", "name a folder, which is made where it is not there")
+    images, annotations = (data.files.get(key) for key in ("val_images", "val_annotations"))
+    dataset = open_detection_split(
+        "coco",
+        Path() if annotations else find_data("coco", data.path),
+        "val",
+        detection=DetectionData().model_dump(),
+        training=False,
+        with_masks=True,
+        images=images,
+        annotations=annotations,
+        need_images=False,
+    )
+    _check_ids(results, dataset.annotations)
+    metric = score_results(
+        dataset.class_names, dataset.category_ids, dataset.to_coco(), results, backend=backend or "auto"
+    )
+    numbers = metric.compute()
+    account = DetectionAccount(dataset, metric, {})
+    shown = {name: value for name, value in numbers.items() if name.startswith(("box_", "mask_"))}
+    findings = Findings(
+        title=f"{results.name} on {data.label or data.path or 'coco'}",
+        lead=f"{results}, {int(numbers['images'])} images, {int(numbers['detections'])} detections",
+        figures=[Figure(name, coco_label(name), 100 * value, None, None, True) for name, value in shown.items()],
+        differences=[],
+        recipe={},
+        environment=describe_environment(torch.device("cpu")),
+        notes=account.notes(),
+    )
+    if out is None and not as_json:
+        out = runs_root() / f"eval-{results.stem}"
+    written: dict[str, Path] = {}
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        pictures = account.pictures(out)
+        written = {"report": write_findings(out / "report.html", findings, account, pictures), **pictures}
+        written["classes"] = account.write_classes(out)
+    if as_json:
+        chosen: dict[str, Any] = {"results": str(results)}
+        print_account(numbers, account, findings, written, chosen=chosen)
+        return
+    say(f"scored by {metric.backend}")
+    show_account(account, findings, written)
+
+
+def _check_ids(results: Path, truth: CocoAnnotations) -> None:
+    """Raise UsageError where `predict` numbered other images than the annotations do: scores would be of strangers."""
+    numbered = results.parent / "images.json"
+    if results.name != "detections.json" or not numbered.is_file():
+        return
+    try:
+        theirs = {
+            int(one["id"]): Path(one["file_name"]).name for one in json.loads(numbered.read_text("utf-8"))["images"]
+        }
+    except (ValueError, KeyError, TypeError):  # not the one that predict writes
+        return
+    ours = {int(number): Path(name).name for number, name in zip(truth.image_ids, truth.file_names, strict=True)}
+    for number, name in theirs.items():
+        if number in ours and ours[number] != name:
+            raise UsageError(
+                f"{results} numbers images otherwise than the annotations: image {number} is {name} in {numbered}, "
+                f"and {ours[number]} in the annotations",
+                "score the model itself: pvtctl eval coco --images DIR --annotations FILE --weights ...",
+            )

@@ -1,0 +1,135 @@
+"""What `pvtctl eval` does: score what was planned, and show it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pvtctl.cli._console import print_json, say, table
+from pvtctl.cli._train import differences_line, one_voice, say_skipped
+from pvtctl.cli.eval._plan import EvalOptions, Plan, make_plan
+from pvtctl.io.files import require_place
+
+if TYPE_CHECKING:
+    from pvtctl.engine import Distributed
+    from pvtctl.recipe.schema import Recipe
+    from pvtctl.runs.report import Account, Findings
+    from pvtctl.tasks.build import Task
+
+
+def run_evaluation(options: EvalOptions) -> None:
+    """Score and show. Raises PvtctlError."""
+    from pvtctl.engine import start_distributed, stop_distributed
+
+    plan = make_plan(options)
+    dist = start_distributed(options.device)
+    try:
+        with one_voice(dist):
+            _evaluate(plan, options, dist)
+    finally:
+        stop_distributed()
+
+
+def _evaluate(plan: Plan, options: EvalOptions, dist: Distributed) -> None:
+    from pvtctl.engine import read_info
+    from pvtctl.runs.evaluate import score_recipe
+
+    if plan.out is not None:
+        require_place(plan.out)
+    # a run is scored as it scored itself; published figures are best met in fp32
+    precision = read_info(plan.found.source).get("precision", "fp32")
+    scored = score_recipe(plan.recipe, plan.head, dist, precision=precision, partial=options.partial, say=say)
+    if dist.is_main:
+        _show(plan, options, scored.task, scored.metric, scored.skipped, dist)
+
+
+def _show(
+    plan: Plan, options: EvalOptions, task: Task, metric: Any, skipped: dict[str, str], dist: Distributed
+) -> None:
+    from pvtctl.engine.environment import describe_environment
+    from pvtctl.runs.paper_table import Figure, compare_with_paper, data_label, paper_label
+    from pvtctl.runs.report import Findings, account_of, write_findings
+
+    numbers = metric.compute()
+    figures, differences = compare_with_paper(plan.recipe, numbers, len(task.val.class_names))
+    if (published := plan.found.published_top1) is not None:
+        top1 = 100 * numbers["top1"]
+        figures.append(Figure("top1_published", "top-1, % (as published)", top1, None, published, not differences))
+    account = account_of(task, metric)
+    head = f" + {plan.recipe.model.head.name}" if plan.recipe.model.head else ""
+    findings = Findings(
+        title=f"{plan.recipe.model.backbone.spec}{head} on {data_label(plan.recipe)}",
+        lead=f"{plan.found.source} ({plan.found.why}), {int(numbers['images'])} images",
+        figures=figures,
+        differences=differences,
+        recipe=plan.recipe.model_dump(mode="json"),
+        environment=describe_environment(dist.device),
+        skipped=skipped,
+        paper=paper_label(plan.recipe),
+        notes=account.notes(),
+    )
+    files: dict[str, Path] = {}
+    if plan.out is not None:
+        plan.out.mkdir(parents=True, exist_ok=True)
+        pictures = account.pictures(plan.out)
+        files = {"report": write_findings(plan.out / "report.html", findings, account, pictures), **pictures}
+        files |= account.files(plan.out)
+    if options.as_json:
+        chosen = {
+            "weights": plan.found.source,
+            "why": plan.found.why,
+            "backbone": plan.recipe.model.backbone.spec,
+            "head": plan.recipe.model.head and plan.recipe.model.head.name,
+            "published_top1": plan.found.published_top1 and plan.found.published_top1 / 100,
+        }
+        print_account(numbers, account, findings, files, chosen=chosen, data=_data(plan.recipe, task, skipped))
+    else:
+        show_account(account, findings, files)
+
+
+def show_account(account: Account, findings: Findings, files: Mapping[str, Path]) -> None:
+    """The tables of an evaluation, and where its files lie."""
+    from pvtctl.runs.paper_table import result_rows
+
+    caption = differences_line(account.score, findings.paper, findings.differences)
+    table(findings.title, *result_rows(findings.figures), caption=caption)
+    table(*account.terminal())
+    for text in findings.notes:
+        say(f"note: {text}")
+    say_skipped(findings.skipped)
+    for name, path in files.items():
+        print(f"{name.lower()}: {path}")
+
+
+def print_account(
+    numbers: Mapping[str, float], account: Account, findings: Findings, files: Mapping[str, Path], **more: Any
+) -> None:
+    """The same as one JSON document."""
+    print_json(
+        {
+            "metrics": numbers,
+            **more,
+            **account.document(),
+            "notes": list(findings.notes),
+            "environment": findings.environment,
+            "files": {name: str(path) for name, path in files.items()},
+        }
+    )
+
+
+def _data(recipe: Recipe, task: Task, skipped: dict[str, str]) -> dict[str, Any]:
+    sizes: dict[str, Any] = {"image_size": recipe.data.image_size, "resize": recipe.data.resize}
+    if recipe.task in ("detection", "segmentation"):
+        own = getattr(recipe.data, recipe.task)
+        sizes = {"test_short_side": own.test_short_side, "test_long_side": own.test_long_side}
+    if recipe.task == "depth":
+        sizes = {"test_size": list(recipe.data.depth.test_size)}
+    return {
+        "name": recipe.data.name,
+        "path": recipe.data.path or recipe.data.val_annotations,
+        "images": len(task.val),
+        "classes": len(task.val.class_names),
+        **sizes,
+        "skipped": skipped,
+    }

@@ -1,0 +1,36 @@
+"""`pvtctl visualize`: pictures of what models look at, find, are made of and learned."""
+
+from __future__ import annotations
+
+import typer
+
+from pvtctl.cli.visualize import _architecture as _visualize_architecture
+from pvtctl.cli.visualize import _attention as _visualize_attention
+from pvtctl.cli.visualize import _augmentations as _visualize_augmentations
+from pvtctl.cli.visualize import _curves as _visualize_curves
+from pvtctl.cli.visualize import _features as _visualize_features
+from pvtctl.cli.visualize import _positions as _visualize_positions
+from pvtctl.cli.visualize import _predictions as _visualize_predictions
+
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Draw what a model looks at, finds, is made of and learned, as PNG or SVG; several pictures also give one "
+    "index.html. `pvtctl visualize COMMAND --help` shows examples.",
+)
+
+
+@app.callback()
+def _root() -> None:
+    """Each command's body lies in `_visualize_<command>.py`."""
+
+
+app.command("attention", epilog=_visualize_attention.EPILOG)(_visualize_attention.attention)
+app.command("architecture", epilog=_visualize_architecture.EPILOG)(_visualize_architecture.architecture)
+app.command("features", epilog=_visualize_features.EPILOG)(_visualize_features.features)
+app.command("predictions", epilog=_visualize_predictions.EPILOG)(_visualize_predictions.predictions)
+app.command("curves", epilog=_visualize_curves.EPILOG)(_visualize_curves.curves)
+app.command("augmentations", epilog=_visualize_augmentations.EPILOG)(_visualize_augmentations.augmentations)
+app.command("position-embeddings", epilog=_visualize_positions.EPILOG)(_visualize_positions.position_embeddings)

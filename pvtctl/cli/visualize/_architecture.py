@@ -1,0 +1,57 @@
+"""`pvtctl visualize architecture`."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Annotated, Any
+
+import typer
+
+from pvtctl.cli.flops import Head, check_backbones, check_sizes
+from pvtctl.cli.visualize._options import AsJson, FormatOption, Out, Pictures
+
+EPILOG = """Examples:
+
+pvtctl visualize architecture --backbone pvt_small --size 224
+
+pvtctl visualize architecture --backbone pvt_small,pvt_v2_b2,vit_small_patch16,resnet50 --out compared.svg
+
+pvtctl visualize architecture --backbone pvt_v2_b0 --head retinanet --size 800x1280
+"""
+
+
+def architecture(
+    backbone: Annotated[str, typer.Option(help="A name of `pvtctl models ls`, or several with commas: A,B,C.")],
+    head: Annotated[Head, typer.Option(help="What stands on the backbone.")] = Head.classifier,
+    num_classes: Annotated[int | None, typer.Option(min=1, help="Default: the papers'.")] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HxW",
+            help="Image size, or several: a picture each. Default: 224; segmentation 512, depth 384, DPT's segmentation 480.",
+        ),
+    ] = None,
+    out: Out = None,
+    form: FormatOption = None,
+    as_json: AsJson = False,
+) -> None:
+    """Draw backbones stage by stage, side by side: shapes at a size, heads, reductions, tokens, parameters and MACs.
+
+    Costs are those of `pvtctl flops`; the bars of a picture have one scale. The small squares show how much of the image's
+    resolution a map keeps. Nothing is computed, so large sizes cost nothing.
+    """
+    names = check_backbones(backbone)
+    sizes = check_sizes(size, head, num_classes)
+    from pvtctl.explain.architecture import describe_architecture
+    from pvtctl.explain.pictures.architecture import draw_architectures
+    from pvtctl.views.figure import save
+
+    pictures = Pictures.open("architecture", "-".join(names), len(sizes), out, form)
+    for each in sizes:
+        columns = [describe_architecture(name, each, head=head.value, num_classes=num_classes) for name in names]
+        label = f"{each[0]}x{each[1]}"
+        facts: dict[str, Any] = {"size": list(each), "models": [column.to_json() for column in columns]}
+        figure = draw_architectures(columns)
+        pictures.add(label, partial(save, figure, dpi=130), title=f"{', '.join(names)} at {label}", **facts)
+    title = f"Architecture of {', '.join(names)}"
+    pictures.close(title, f"With {head.value}, at {len(sizes)} sizes.", {"head": head.value}, as_json=as_json)

@@ -1,0 +1,309 @@
+"""`pvtctl visualize attention`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pvtctl.cli.visualize._options import (
+    AsJson,
+    Backbone,
+    Device,
+    FormatOption,
+    ImageSize,
+    ImageWords,
+    Out,
+    Pictures,
+    Weights,
+    look_at_all,
+    parse_image_size,
+    picture_names,
+    say_model,
+)
+from pvtctl.errors import UsageError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from torch import Tensor
+
+    from pvtctl.explain.attention import AttendingBlock, AttentionMaps
+    from pvtctl.explain.backbone import BackboneUse
+    from pvtctl.explain.pictures.attention import Panel
+    from pvtctl.tasks.predict import Images
+
+EPILOG = """Examples:
+
+pvtctl visualize attention photo.jpg --weights pvt_small
+
+pvtctl visualize attention photo.jpg --weights pvt_small --block stage3 --head all --query 100,80
+
+pvtctl visualize attention photos/ --weights runs/my-detector --block all --rollout --out maps
+
+pvtctl visualize attention photo.jpg --backbone deit_small_patch16 --query class --format svg
+"""
+
+Words = str | tuple[int, int]
+"""A query as the user gives it: a pixel of the image, `middle`, or the name of a token."""
+
+
+def attention(
+    images: ImageWords,
+    weights: Weights = None,
+    backbone: Backbone = None,
+    block: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A block (stage1.block2; block7 of a ViT), the last one of a stage (stage3), last, or all: the last one of "
+            "each stage, every third of a ViT. Several with commas, or repeated. Default: all."
+        ),
+    ] = None,
+    head: Annotated[str, typer.Option(help="A head's number, from 1 on; mean, or all.")] = "mean",
+    query: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="X,Y",
+            help="A pixel of the image as it is, or class: the class token. May be repeated. Default: its middle.",
+        ),
+    ] = None,
+    rollout: Annotated[
+        bool, typer.Option("--rollout", help="Through all blocks of the stage up to this one, residuals counted in.")
+    ] = False,
+    smooth: Annotated[
+        bool, typer.Option("--smooth", help="Run colours into each other instead of drawing cells.")
+    ] = False,
+    size: ImageSize = None,
+    out: Out = None,
+    form: FormatOption = None,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Draw what a point of an image attends to: for any block, head and query point.
+
+    Of PVT, PVT v2, ViT and DeiT, also inside detectors and segmentation models, and of the context blocks of a GCNet. The
+    weights are recomputed from what enters the blocks; the model runs with its fused attention, as always.
+
+    With spatial reduction a key is made of a square of places: it is drawn as that square. Darker parts at the right and
+    lower edge belong to no key: the reduction leaves out what does not fill one.
+    """
+    queries = [_parse_query(text) for text in query or ["middle"]]
+    wanted_size = parse_image_size(size)
+    if rollout and head != "mean":
+        raise UsageError("--rollout takes the mean over heads", "leave --head out")
+    from pvtctl.engine import single
+    from pvtctl.explain.attention import attending_blocks
+    from pvtctl.explain.backbone import BackboneUse
+    from pvtctl.tasks.predict import find_images
+
+    found = find_images(images)
+    _check_points(queries, found)
+    pictures = Pictures.open("attention", Path(images[0]).stem, len(found.names), out, form)
+    use = BackboneUse(weights, backbone, single(device).device, size=wanted_size)
+    blocks = _choose(use, [name.strip() for text in block or ["all"] for name in text.split(",")])
+    for each in blocks:
+        _heads(head, each)
+    say_model(use.what, trained=use.trained, size=use.size_in_words)
+    labels = dict(zip((found.folder / name for name in found.names), picture_names(found.names), strict=True))
+
+    def look(path: Path, pixels: Tensor) -> None:
+        drawn = _drawn(use, path, pixels, blocks, queries, head, rollout=rollout, smooth=smooth)
+        pictures.add(labels[path], drawn.write, title=path.name, caption=drawn.title, **drawn.facts)
+
+    skipped = look_at_all(found, look)
+    names = ", ".join(each.name for each in blocks)
+    document = {
+        "model": use.what,
+        "backbone": use.name,
+        "trained": use.trained,
+        "rollout": rollout,
+        "head": head,
+        "blocks": [each.name for each in blocks],
+        "skipped": skipped,
+        "all_blocks": [each.name for each in attending_blocks(use.model)],
+    }
+    pictures.close(
+        f"Attention of {use.what}", f"{'Rollout up to' if rollout else 'Blocks'} {names}.", document, as_json=as_json
+    )
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """A picture, its title, and what `--json` tells of it."""
+
+    figure: Figure
+    title: str
+    facts: dict[str, Any]
+
+    def write(self, path: Path) -> None:
+        from pvtctl.views.figure import save
+
+        save(self.figure, path, dpi=150)
+
+
+def _drawn(
+    use: BackboneUse,
+    path: Path,
+    pixels: Tensor,
+    blocks: Sequence[AttendingBlock],
+    queries: Sequence[Words],
+    head: str,
+    *,
+    rollout: bool,
+    smooth: bool,
+) -> _Drawn:
+    from pvtctl.explain.attention import attention_maps, rollout_maps
+    from pvtctl.explain.pictures.attention import draw_attention
+
+    points = [_point(query, (int(pixels.shape[1]), int(pixels.shape[2])), path) for query in queries]
+    resized = use.resized(pixels)
+    batch = use.batch_of(resized)
+    size = (int(resized.shape[1]), int(resized.shape[2]))
+    scale = size[1] / pixels.shape[2], size[0] / pixels.shape[1]
+    seen = [each if isinstance(each, str) else _scaled(each, scale) for each in points]
+    if rollout:
+        maps = [rollout_maps(use.model, batch, each, seen) for each in blocks]  # type: ignore[arg-type]
+    else:
+        maps = attention_maps(use.model, batch, blocks, seen)  # type: ignore[arg-type]
+    rows: list[tuple[str, list[Panel]]] = []
+    for at, point in enumerate(points):
+        what = f"{point} token" if isinstance(point, str) else f"query at {point[0]},{point[1]}"
+        place = None if isinstance(point, str) else ((point[0] + 0.5) * scale[0], (point[1] + 0.5) * scale[1])
+        panels = [
+            _panels(each, at, place, _heads(head, block), rollout=rollout, smooth=smooth)
+            for each, block in zip(maps, blocks, strict=True)
+        ]
+        # of all heads, a row a block; of one, the blocks side by side
+        rows += [(what, each) for each in panels] if head == "all" else [(what, [each[0] for each in panels])]
+    image = pixels.permute(1, 2, 0).contiguous().numpy()
+    title = f"{'Attention rollout' if rollout else 'Attention'} of {use.what} in {path.name} ({size[0]}x{size[1]})"
+    facts = {"image": str(path), "size": list(size), "maps": [_facts(each) for each in maps]}
+    return _Drawn(draw_attention(image, size, rows, title=title), title, facts)
+
+
+def _panels(
+    maps: AttentionMaps,
+    at: int,
+    point: tuple[float, float] | None,
+    heads: Sequence[int | None],
+    *,
+    rollout: bool,
+    smooth: bool,
+) -> list[Panel]:
+    """Of one query and block: each of `heads`, None for their mean."""
+    import torch
+
+    from pvtctl.explain.pictures.attention import Panel
+
+    row = 0 if maps.queries == ("all",) else at
+    on = (maps.between_keys() if smooth else maps.on_places())[0, :, row]
+    special = maps.weights[0, :, row, : len(maps.special)]
+    query = maps.queries[row]
+    place = query if isinstance(query, tuple) else None
+    panels = []
+    for head in heads:
+        values = on.mean(0) if head is None else on[head]
+        beside = special.mean(0) if head is None else special[head]
+        keys = maps.weights[0, :, row, len(maps.special) :]
+        keys = keys.mean(0) if head is None else keys[head]
+        which = "" if maps.heads == 1 else f", mean of {maps.heads} heads" if head is None else f", head {head + 1}"
+        note = ""
+        # half of what leaves a block is its input: in a rollout the query itself outweighs all
+        if rollout and place is not None and len(keys) > 1:
+            own = place[0] * maps.size[1] + place[1]
+            note = f"itself {100 * float(keys[own]):.2g} %, else "
+            keys = torch.cat((keys[:own], keys[own + 1 :]))
+        note += f"max {100 * float(keys.max()):.2g} %, even {100 / maps.weights.shape[-1]:.2g} %"
+        note += "".join(
+            f", {name} token {100 * float(share):.2g} %" for name, share in zip(maps.special, beside, strict=True)
+        )
+        title = f"rollout to {maps.block}" if rollout else f"{maps.block}{which}"
+        panels.append(Panel(title, note, values.numpy(), maps.stride, place, point, smooth=smooth, spare_query=rollout))
+    return panels
+
+
+def _facts(maps: AttentionMaps) -> dict[str, Any]:
+    """What `--json` tells of a block: the keys' grid, and the weights as they are."""
+    return {
+        "block": maps.block,
+        "heads": maps.heads,
+        "map": list(maps.size),
+        "keys": [len(maps.key_rows), len(maps.key_columns)],
+        "special_tokens": list(maps.special),
+        "queries": [query if isinstance(query, str) else list(query) for query in maps.queries],
+        "largest": maps.weights[0].amax(-1).tolist(),
+    }
+
+
+def _choose(use: BackboneUse, words: Sequence[str]) -> list[AttendingBlock]:
+    from pvtctl.explain.attention import attending_blocks, find_block
+
+    every = attending_blocks(use.model)
+    chosen: dict[str, AttendingBlock] = {}
+    for word in words:
+        if word != "all":
+            found = [find_block(use.model, word)]
+        elif every[-1].stage > 1:
+            found = list({each.stage: each for each in every}.values())
+        else:
+            found = every[max(len(every) // 4 - 1, 0) :: max(len(every) // 4, 1)]
+        chosen |= {each.name: each for each in found}
+    return list(chosen.values())
+
+
+def _heads(text: str, block: AttendingBlock) -> list[int | None]:
+    """Which heads of a block are drawn, from 0 on; None for their mean. Raises UsageError."""
+    if text == "mean":
+        return [None]
+    if text == "all":
+        return list(range(block.heads))
+    if text.isdecimal() and 1 <= int(text) <= block.heads:
+        return [int(text) - 1]
+    what = f"its heads are 1 to {block.heads}" if block.heads > 1 else "it has one head, 1"
+    raise UsageError(f"{block.name} has no head {text!r}: {what}", "--head N, mean or all; --block names other blocks")
+
+
+def _parse_query(text: str) -> Words:
+    if text in ("middle", "class", "distillation"):
+        return text
+    if not re.fullmatch(r"\d+\s*,\s*\d+", text):
+        raise UsageError(
+            f"--query {text!r} is no point of an image",
+            "write X,Y in pixels, as --query 120,80; or class for the class token",
+        )
+    x, y = (int(part) for part in text.split(","))
+    return x, y
+
+
+def _check_points(queries: list[Words], found: Images) -> None:
+    """Raise UsageError, before anything is drawn, for a pixel outside of one of the images."""
+    from pvtctl.data.images import BadImage, open_image
+
+    points = [query for query in queries if not isinstance(query, str)]
+    for path in (found.folder / name for name in found.names if points):
+        try:
+            width, height = open_image(path.read_bytes()).size
+        except (BadImage, OSError):  # named when its turn comes
+            continue
+        for point in points:
+            _point(point, (height, width), path)
+
+
+def _point(query: Words, size: tuple[int, int], path: Path) -> Words:
+    """A pixel of this image of (height, width), or the name of a token. Raises UsageError for a pixel outside of it."""
+    height, width = size
+    if query == "middle":
+        return width // 2, height // 2
+    if isinstance(query, tuple) and not (query[0] < width and query[1] < height):
+        raise UsageError(
+            f"the query point {query[0]},{query[1]} is outside of {path.name}, which is {width} wide and {height} high",
+            f"x from 0 to {width - 1}, y from 0 to {height - 1}",
+        )
+    return query
+
+
+def _scaled(point: tuple[int, int], scale: tuple[float, float]) -> tuple[int, int]:
+    return int((point[0] + 0.5) * scale[0]), int((point[1] + 0.5) * scale[1])

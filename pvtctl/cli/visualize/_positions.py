@@ -1,0 +1,82 @@
+"""`pvtctl visualize position-embeddings`."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pvtctl.cli._console import parse_size
+from pvtctl.cli.visualize._options import AsJson, Backbone, FormatOption, Out, Pictures, Weights, say_model
+from pvtctl.errors import UsageError
+
+if TYPE_CHECKING:
+    from pvtctl.explain.pictures.positions import Similarities
+    from pvtctl.explain.positions import PositionTable
+
+EPILOG = """Examples:
+
+pvtctl visualize position-embeddings --weights pvt_small --size 384x640
+
+pvtctl visualize position-embeddings --weights deit_small_patch16 --cells 7 --out positions.svg
+"""
+
+
+def position_embeddings(
+    weights: Weights = None,
+    backbone: Backbone = None,
+    size: Annotated[
+        str | None,
+        typer.Option(metavar="HxW", help="Also draw the tables as they are resized for images of this size."),
+    ] = None,
+    cells: Annotated[int, typer.Option(min=1, max=14, help="Cells a side that are compared with all others.")] = 5,
+    out: Out = None,
+    form: FormatOption = None,
+    as_json: AsJson = False,
+) -> None:
+    """Draw how alike the learned positions are: of some cells of each table, the cosine to all cells.
+
+    Each small map belongs to one cell, the dot, and the maps lie as these cells do. With --size, the table as it was learned
+    stands beside the one that images of that size get. Of PVT v1 (a table a stage), ViT, DeiT and vit_hybrid.
+    """
+    wanted = parse_size(size) if size else None
+    from pvtctl.engine import single
+    from pvtctl.explain.backbone import BackboneUse
+    from pvtctl.explain.pictures.positions import draw_positions
+    from pvtctl.explain.positions import position_tables
+    from pvtctl.views.figure import save
+
+    use = BackboneUse(weights, backbone, single("cpu").device)
+    tables = position_tables(use.model)
+    pictures = Pictures.open("position-embeddings", use.name, 1, out, form)
+    say_model(use.what, trained=use.trained, size=f"tables of {', '.join(_by(table.grid) for table in tables)} cells")
+    trained = "learned" if use.trained else "not trained yet"
+    rows: list[list[Similarities]] = []
+    facts: list[dict[str, Any]] = []
+    for table in tables:
+        both = [table]
+        if wanted is not None and table.grid_at(wanted) != table.grid:
+            both.append(table.resized(table.grid_at(wanted)))
+        rows.append([_similarities(each, cells, trained if each is table else "resized") for each in both])
+        facts.append({"name": table.name, "grids": [list(each.grid) for each in both]})
+    if wanted is not None and all(len(row) == 1 for row in rows):
+        raise UsageError(
+            f"the tables were learned at {size}: nothing is resized", "name another --size, or leave it out"
+        )
+    title = f"Position embeddings of {use.what}"
+    figure = draw_positions(rows, title=title)
+    pictures.add(use.name, partial(save, figure, dpi=150), title=title, tables=facts)
+    pictures.close(title, "", {"model": use.what, "backbone": use.name, "trained": use.trained}, as_json=as_json)
+
+
+def _similarities(table: PositionTable, cells: int, how: str) -> Similarities:
+    from pvtctl.explain.pictures.positions import Similarities
+    from pvtctl.explain.positions import spread_places
+
+    places = spread_places(table.grid, cells)
+    return Similarities(f"{table.name}: {_by(table.grid)} cells, {how}", table.similarity(places), places)
+
+
+def _by(grid: tuple[int, int]) -> str:
+    return f"{grid[0]}×{grid[1]}"

@@ -1,0 +1,302 @@
+"""`pvtctl visualize predictions`: answers beside the truth."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from enum import StrEnum
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pvtctl.cli._resolve_recipe import NAMED_DATA, note
+from pvtctl.cli.visualize._options import AsJson, Backbone, Device, FormatOption, Out, Pictures, Weights, picture_names
+from pvtctl.errors import UsageError
+
+if TYPE_CHECKING:
+    from pvtctl.explain.compare_predictions import BesideTruth, Shown
+    from pvtctl.runs.load_run import LoadedRun
+
+
+class Pick(StrEnum):
+    """Which images of a data set are drawn."""
+
+    first = "first"
+    worst = "worst"
+    best = "best"
+    random = "random"
+
+
+COUNT = 6
+EPILOG = """Examples:
+
+pvtctl visualize predictions runs/my-detector
+
+pvtctl visualize predictions runs/my-segmenter --pick worst --count 4 --out worst
+
+pvtctl visualize predictions runs/my-detector street.jpg room.jpg --score-threshold 0.5
+
+pvtctl visualize predictions coco --weights detector.safetensors --pick random --seed 3
+"""
+
+
+def predictions(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[RUN] [DATA | IMAGES...]",
+            help="The folder of a run (or --weights), then data with its truth, or images without. Default: the run's data.",
+        ),
+    ] = None,
+    weights: Weights = None,
+    backbone: Backbone = None,
+    split: Annotated[str | None, typer.Option(help="Of data: train or val. Default: val.")] = None,
+    count: Annotated[int | None, typer.Option(min=1, max=500, help="Of data: pictures to draw. Default: 6.")] = None,
+    pick: Annotated[
+        Pick | None,
+        typer.Option(help="Of data: which images. Worst and best look at all of the split. Default: first."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of --pick random.")] = 0,
+    score_threshold: Annotated[
+        float, typer.Option(min=0, max=1, help="Detectors: detections from here on are drawn and judged.")
+    ] = 0.3,
+    device: Device = None,
+    out: Out = None,
+    form: FormatOption = None,
+    as_json: AsJson = False,
+) -> None:
+    """Draw what a model answers: beside the truth of a data set, or on images of your own.
+
+    Detectors: truth on the left, detections on the right, missed and wrong ones dashed and named by their kind of error.
+    Segmentation: image, truth, prediction and errors. Depth: the same, with scales. Classifiers: the likeliest classes,
+    the true one marked.
+
+    Worst and best are by the F1 score of the detections (IoU 0.5), by the mean IoU of an image's own classes, by AbsRel,
+    and by the loss.
+    """
+    source, rest = _source(list(words or ()), weights)
+    if len(rest) == 1 and is_data(rest[0]):
+        target: str | None = rest[0]
+    elif rest:
+        for option, value in (("split", split), ("count", count), ("pick", pick)):
+            if value is not None:
+                raise UsageError(f"--{option} is for data with truth, and images were named", "leave it out")
+        _of_images(source, rest, backbone, score_threshold, device, (out, form, as_json))
+        return
+    elif any((Path(source) / name).is_file() for name in ("run.json", "recipe.yaml")):
+        from pvtctl.runs.read_run import read_run
+
+        read_run(Path(source), finished=False)  # of half a run, say so
+        target = None
+    else:
+        raise UsageError(f"what shall {source} look at? Neither data nor images are named", "add scenes, or street.jpg")
+    _of_data(
+        source,
+        target,
+        backbone,
+        (split or "val", pick or Pick.first, count or COUNT, seed),
+        score_threshold,
+        device,
+        (out, form, as_json),
+    )
+
+
+_Writing = tuple[Path | None, Any, bool]
+"""--out, --format, --json."""
+
+
+def _source(words: list[str], weights: str | None) -> tuple[str, list[str]]:
+    """The model, and what it is to look at."""
+    if weights is not None:
+        return weights, words
+    if not words:
+        raise UsageError(
+            "which model? Neither a run nor --weights is given", "for example: pvtctl visualize predictions runs/my-run"
+        )
+    if is_data(words[0]) or (Path(words[0]).is_file() and Path(words[0]).suffix.lower() in _IMAGES):
+        raise UsageError(f"{words[0]} is no model", f"name a run before it, or add --weights: {words[0]} --weights W")
+    return words[0], words[1:]
+
+
+_IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")
+
+
+def is_data(word: str) -> bool:
+    """Whether a word is data with truth: a known name, or a folder in a known layout."""
+    from pvtctl.data.layouts import guess_layout
+
+    folder = Path(word).expanduser()
+    if word in NAMED_DATA:
+        return True
+    return folder.is_dir() and (guess_layout(folder) is not None or (folder / "val").is_dir())
+
+
+def _of_data(
+    source: str,
+    target: str | None,
+    backbone: str | None,
+    choice: tuple[str, Pick, int, int],
+    threshold: float,
+    device: str | None,
+    writing: _Writing,
+) -> None:
+    """Answers beside the truth; `target` None: of the data that the run `source` was trained on."""
+    from pvtctl.cli.eval._plan import EvalOptions, make_plan
+    from pvtctl.cli.predict._run import say_skipped
+    from pvtctl.explain.compare_predictions import BesideTruth
+    from pvtctl.runs.load_run import load_run
+    from pvtctl.tasks.splits import open_recipe_split
+
+    split, pick, count, seed = choice
+    out, form, as_json = writing
+    plan = make_plan(
+        EvalOptions(
+            target=target or source,
+            weights=source if target else None,
+            backbone=backbone,
+            head=None,
+            task=None,
+            folder=None,
+            scale_shift=None,
+            size=None,
+            resize=None,
+            batch_size=None,
+            profile=None,
+            partial=False,
+            device=device,
+            out=None,
+            as_json=True,
+        )
+    )
+    masks = plan.recipe.model.head is not None and plan.recipe.model.head.name == "mask_rcnn"
+    opened = open_recipe_split(plan.recipe, split, training=False, with_masks=masks)
+    beside = BesideTruth(load_run(source, device=device, backbone=backbone), plan.recipe, opened, threshold=threshold)
+    pictures = Pictures.open("predictions", Path(source).name, min(count, len(beside)), out, form)
+    shown, skipped = _picked(beside, pick, count, seed)
+    say_skipped(skipped, 0)
+    if not shown:
+        raise UsageError(f"no image of {split} could be read", "`pvtctl data check FOLDER` lists every fault")
+    for stem, each in zip(picture_names([inside(each.id) for each in shown]), shown, strict=True):
+        pictures.add(stem, partial(_draw, each), title=each.id, caption=each.verdict, id=each.id, verdict=each.verdict)
+    how = {Pick.first: "the first", Pick.random: "randomly chosen"}.get(pick, f"the {pick.value}")
+    pictures.close(
+        f"Predictions of {source}",
+        f"{len(shown)} of {len(beside)} {split} images ({how}): predictions beside the truth.",
+        {"weights": source, "task": plan.recipe.task, "split": split, "pick": pick.value, "skipped": skipped},
+        as_json=as_json,
+    )
+
+
+def _picked(beside: BesideTruth, pick: Pick, count: int, seed: int) -> tuple[list[Shown], dict[str, str]]:
+    """The answers to be drawn, and the images that could not be read with the reasons."""
+    import numpy as np
+
+    from pvtctl.data.images import BadImage
+    from pvtctl.engine import Progress
+
+    order: Sequence[int] = range(len(beside))
+    ranked = pick in (Pick.worst, Pick.best)
+    if pick is Pick.random:
+        order = np.random.default_rng(seed).permutation(len(beside)).tolist()
+    shown: list[Shown] = []
+    goodness: dict[int, float] = {}
+    skipped: dict[str, str] = {}
+    with Progress("predictions", len(beside) if ranked else min(count, len(beside)), unit="images") as progress:
+        for index in order:
+            try:
+                answer = beside(index)
+            except (BadImage, OSError) as error:
+                skipped[beside.names[index]] = getattr(error, "strerror", None) or str(error)
+                continue
+            finally:
+                progress.advance()
+            if ranked:  # their pixels would fill the memory: those chosen are looked at again
+                if math.isfinite(answer.goodness):
+                    goodness[index] = answer.goodness
+                continue
+            shown.append(answer)
+            if len(shown) == count:
+                break
+    if ranked:
+        sign = 1 if pick is Pick.worst else -1
+        shown = [beside(at) for at in sorted(goodness, key=lambda at: (sign * goodness[at], at))[:count]]
+    return shown, skipped
+
+
+def _draw(shown: Shown, path: Path) -> None:
+    from pvtctl.tasks.classification.pictures import draw_guesses
+    from pvtctl.views.sheet import captioned, write_picture
+
+    drawn = shown.draw()
+    title = f"{shown.id}: {shown.verdict}"
+    if isinstance(drawn, list):
+        draw_guesses(path, shown.image, drawn, title)
+    else:
+        write_picture(path, captioned(drawn, title))
+
+
+def _of_images(
+    source: str, words: list[str], backbone: str | None, threshold: float, device: str | None, writing: _Writing
+) -> None:
+    """Answers to images without truth."""
+    from pvtctl.cli.predict._run import nothing_read, say_skipped
+    from pvtctl.data.images import BadImage
+    from pvtctl.engine import Progress
+    from pvtctl.runs.load_run import load_run
+    from pvtctl.tasks.predict import find_images, read_pixels
+
+    out, form, as_json = writing
+    images = find_images(words)
+    loaded = load_run(source, device=device, backbone=backbone)
+    note(f"{source}, for {loaded.task}; {len(images.names)} image{'s' * (len(images.names) != 1)} without truth")
+    pictures = Pictures.open("predictions", Path(source).name, len(images.names), out, form)
+    skipped: dict[str, str] = {}
+    turned = 0
+    with Progress("predictions", len(images.names), unit="images") as progress:
+        for name, stem in zip(images.names, picture_names(images.names), strict=True):
+            try:
+                pixels, asks = read_pixels(images.folder / name)
+            except (BadImage, OSError) as error:
+                skipped[name] = getattr(error, "strerror", None) or str(error)
+            else:
+                turned += asks
+                _add(pictures, loaded, name, stem, pixels, threshold, str(images.folder / name))
+            progress.advance()
+    say_skipped(skipped, turned)
+    if not pictures.written:
+        raise nothing_read(skipped)
+    pictures.close(
+        f"Predictions of {source}",
+        f"{len(pictures.written)} images without truth.",
+        {"weights": source, "task": loaded.task, "skipped": skipped},
+        as_json=as_json,
+    )
+
+
+def _add(pictures: Pictures, loaded: LoadedRun, name: str, stem: str, pixels: Any, threshold: float, file: str) -> None:
+    """One picture of what the model says."""
+    import numpy as np
+
+    from pvtctl.explain.compare_predictions import draw_answer, guesses_of, in_words
+    from pvtctl.runs.load_run import ClassScores
+    from pvtctl.tasks.classification.pictures import draw_guesses
+    from pvtctl.views.sheet import captioned, write_picture
+
+    image = np.ascontiguousarray(pixels.permute(1, 2, 0).numpy())
+    answer = loaded.predict(pixels)
+    said = in_words(answer, threshold)
+    draw: Any
+    if isinstance(answer, ClassScores):
+        draw = partial(draw_guesses, image=image, guesses=guesses_of(answer), title=name)
+    else:
+        drawn = captioned(draw_answer(image, answer, loaded, threshold=threshold), f"{name}: {said}")
+        draw = partial(write_picture, pixels=drawn)
+    pictures.add(stem, draw, title=name, caption=said, file=file, verdict=said)
+
+
+def inside(name: str) -> str:
+    """A file's name in a data set as a name below the folder of pictures, whatever leads out of it."""
+    parts = [part for part in PurePosixPath(name).parts if part not in ("/", "..")]
+    return "/".join(parts) or "image"

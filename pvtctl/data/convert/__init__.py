@@ -1,0 +1,1 @@
+"""Other detection formats to COCO's."""

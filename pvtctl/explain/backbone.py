@@ -1,0 +1,114 @@
+"""The backbone of a checkpoint, whatever stands on it, ready for images of any size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pvtctl.data.transforms import Normalization, normalize
+from pvtctl.errors import UsageError
+from pvtctl.models.backbones import Backbone, build_backbone, build_classifier
+from pvtctl.models.variants import known_variant
+from pvtctl.tasks.detection.transforms import resize_image, resized_size
+from pvtctl.weights import load_weights
+from pvtctl.weights.describe import Inspected, inspect_checkpoint
+
+LONGEST = 4096
+"""Pixels of a long side, however long an image is against its short side."""
+
+
+class BackboneUse:
+    """Attributes: `name` of the backbone, `model` (in eval mode, on `device`), `trained`, `what` (the model in words) and
+    `size`, the short side or the height and width that images are resized to."""
+
+    def __init__(
+        self,
+        weights: str | Path | None,
+        backbone: str | None,
+        device: torch.device,
+        *,
+        size: int | tuple[int, int] | None = None,
+    ) -> None:
+        """Without `weights`, `backbone` as it starts (the same one always). A classifier's backbone keeps its class token,
+        one under a detector or a dense head has none, as in their own use.
+
+        Raises UsageError when neither is given, for unknown names, and for weights that do not fit.
+        """
+        if weights is None and backbone is None:
+            raise UsageError(
+                "which model? neither --weights nor --backbone is given", "for example: --weights pvt_small"
+            )
+        self.device = device
+        self.normalization: Normalization = "imagenet"
+        self.trained = weights is not None
+        if weights is None:
+            assert backbone is not None
+            self.name, self.what = backbone, f"{backbone} (random weights)"
+            self.model = _fresh(backbone)
+            own: int | tuple[int, int] = 224
+        else:
+            checkpoint = inspect_checkpoint(weights, backbone)
+            self.name, self.what = checkpoint.backbone, f"{checkpoint.what} of {Path(weights).name or weights}"
+            self.model = _built(checkpoint)
+            own = _tested_at(checkpoint)
+            if checkpoint.dense is not None:
+                self.normalization = checkpoint.dense.normalization or "imagenet"
+        self.size = own if size is None else size
+        self.model.to(device).eval()
+
+    @property
+    def size_in_words(self) -> str:
+        """Of `size`."""
+        if isinstance(self.size, int):
+            return f"images at a short side of {self.size} pixels"
+        return f"images at {self.size[0]}x{self.size[1]} pixels"
+
+    def resized(self, pixels: Tensor) -> Tensor:
+        """uint8 (3, H, W) -> uint8 (3, h, w) of `size`."""
+        if isinstance(self.size, int):
+            size = resized_size((int(pixels.shape[1]), int(pixels.shape[2])), self.size, LONGEST)
+            size = (max(size[0], 32), max(size[1], 32))
+        else:
+            size = self.size
+        return resize_image(pixels, size)
+
+    def batch_of(self, resized: Tensor) -> Tensor:
+        """What `resized` gave -> normalised float32 (1, 3, h, w) on the device."""
+        return normalize(resized, self.normalization)[None].to(self.device)
+
+
+def _fresh(name: str) -> Backbone:
+    variant = known_variant(name)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return build_backbone(name, class_token=variant is not None and variant.family in ("pvt_v1", "vit"))
+
+
+def _built(checkpoint: Inspected) -> Backbone:
+    options: dict[str, Any] = {}
+    if checkpoint.position_size is not None:
+        options["image_size"] = checkpoint.position_size
+    if checkpoint.head is not None and checkpoint.dense is None and checkpoint.detector is None:
+        classifier = build_classifier(checkpoint.backbone, num_classes=checkpoint.head.num_classes, **options)
+        load_weights(classifier, checkpoint.path, class_names=checkpoint.head.names)
+        return classifier.backbone
+    if checkpoint.dense is not None and checkpoint.dense.output_stride:
+        options["output_stride"] = checkpoint.dense.output_stride
+    model = build_backbone(checkpoint.backbone, **options)
+    load_weights(model, checkpoint.path)
+    return model
+
+
+def _tested_at(checkpoint: Inspected) -> int:
+    """The short side."""
+    meta = checkpoint.meta
+    if checkpoint.dense is not None and checkpoint.dense.task == "depth":
+        return int(min((meta.get("depth") or {}).get("test_size") or (384, 384)))
+    if checkpoint.dense is not None:
+        return int((meta.get("segmentation") or {}).get("test_short_side") or 512)
+    if checkpoint.detector is not None:
+        return int((meta.get("detection") or {}).get("test_short_side") or 800)
+    return int(meta.get("image_size") or checkpoint.position_size or 224)

@@ -1,0 +1,1 @@
+"""Files, downloads and memory: knows nothing of pvtctl."""

@@ -1,0 +1,80 @@
+"""Depth as a 16-bit PNG that says itself what its values mean, and back.
+
+Text chunks of the file: `pvtctl:space` (metres or inverse), `pvtctl:scale` (output = value / scale) and, for people,
+`Description`. In metres the value 0 is no depth, and scales are those that other tools know: 1000 as in NYUv2's files
+where all depth lies below 65.5 m, else 256 as in KITTI's where 99 % lies below 256 m, else what fits these 99 %; what lies
+beyond ends at 65535. Inverse depth of an unknown scale has values up to 65535, and 0 is infinitely far away.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, PngImagePlugin
+
+from pvtctl.errors import UsageError
+from pvtctl.io.files import atomic_path
+
+Space = Literal["metres", "inverse"]
+_MOST = 65535
+_SPACE, _SCALE = "pvtctl:space", "pvtctl:scale"
+
+
+def write_depth_png(path: Path | str, values: NDArray[Any], *, space: Space) -> float:
+    """Write a map (H, W) of metres or inverse depth, and return its scale: value in the file = round(scale x value).
+
+    What is not finite or below 0 becomes 0; metres above 0 never do.
+    """
+    values = np.where(np.isfinite(values) & (values > 0), values, 0).astype(np.float64)
+    scale = _scale(values[values > 0], space)
+    stored = np.minimum(np.round(values * scale), _MOST)
+    if space == "metres":
+        stored[(values > 0) & (stored == 0)] = 1
+    info = PngImagePlugin.PngInfo()
+    info.add_text(_SPACE, space)
+    info.add_text(_SCALE, repr(scale))
+    what = "metres, 0 = no depth" if space == "metres" else "inverse depth of an unknown scale"
+    info.add_text("Description", f"depth: value / {scale:.6g} = {what}")
+    with atomic_path(path) as temporary:
+        Image.fromarray(stored.astype(np.uint16)).save(temporary, format="PNG", pnginfo=info)
+    return scale
+
+
+def read_depth_png(path: Path | str) -> tuple[NDArray[np.float32], Space]:
+    """The map (H, W) of a file of `write_depth_png`, and what it holds: metres, 0 for no depth, or inverse depth.
+
+    Raises UsageError for other files.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+            text: dict[str, Any] = getattr(image, "text", {})
+            stored = np.asarray(image)
+        space, scale = text[_SPACE], float(text[_SCALE])
+    except (OSError, KeyError, ValueError) as error:
+        raise UsageError(
+            f"{path} is no depth file of pvtctl: it does not say its scale", "`pvtctl predict` writes such files"
+        ) from error
+    if space not in ("metres", "inverse") or not scale > 0 or stored.ndim != 2:
+        raise UsageError(f"{path} is a damaged depth file", "predict the image again")
+    return (stored / scale).astype(np.float32), space
+
+
+def _scale(values: NDArray[np.float64], space: Space) -> float:
+    """For values that are all above 0."""
+    if not values.size:
+        return 1000.0 if space == "metres" else 1.0
+    most = float(values.max())
+    if space == "inverse":
+        return _MOST / most
+    if most * 1000 <= _MOST:
+        return 1000.0
+    # One pixel of sky a thousand kilometres away must not leave the others a few values
+    most = float(np.quantile(values, 0.99))
+    return min(256.0, _MOST / most)
+
+
+__all__ = ["Space", "read_depth_png", "write_depth_png"]

@@ -1,0 +1,328 @@
+"""Download a file once, go on where it was cut, and never trust what came. Loads without torch."""
+
+from __future__ import annotations
+
+import errno
+import http.client
+import json
+import os
+import re
+import shutil
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from pvtctl import __version__
+from pvtctl.errors import PvtctlError, UsageError
+from pvtctl.io.files import sha256_of, write_text
+
+Progress = Callable[[int, int | None], None]
+"""Called with the bytes on disk and the whole size, where it is known."""
+
+ATTEMPTS = 4
+TIMEOUT = 30.0
+"""Seconds without an answer or a byte before an attempt is given up."""
+_CHUNK = 1 << 20
+_HTML = (b"<!doctype", b"<html", b"<?xml", b"<head")
+
+
+@dataclass(frozen=True)
+class Order:
+    """One file to get: from where, to where, and what its SHA-256 starts with where that is known."""
+
+    url: str
+    target: Path
+    sha256: str | None = None
+    what: str = "checkpoint"
+    """What kind of file it is, for messages."""
+    listed_by: str = "pvtctl weights ls"
+    """The command that lists the known addresses, for messages."""
+
+    @property
+    def part(self) -> Path:
+        return self.target.with_name(self.target.name + ".part")
+
+    @property
+    def tag_file(self) -> Path:
+        """Holds the server's ETag of the part, so that it is never continued with bytes of another version."""
+        return self.target.with_name(self.target.name + ".part.etag")
+
+    def discard(self) -> None:
+        self.part.unlink(missing_ok=True)
+        self.tag_file.unlink(missing_ok=True)
+
+
+def get(
+    order: Order,
+    *,
+    folder: str | Path | None = None,
+    progress: Progress | None = None,
+    timeout: float = TIMEOUT,
+    pause: float = 1.0,
+) -> Path:
+    """Get the file of an order and return it; one that is there already is checked only.
+
+    `folder` takes it from a local folder instead of the network. A cut download goes on where it stopped, also in a
+    later call; `pause` seconds, doubled each time, lie between the attempts. The hash is compared with that of the
+    order, and with that of the first fetch ever after.
+    Raises PvtctlError when the file cannot be had or is not what it should be, UsageError when `folder` lacks it.
+    """
+    with _disk_errors(order), _alone(order.target.parent):
+        if order.target.is_file():
+            check_hash(order.target, known_as=order.target, prefix=order.sha256)
+            return order.target
+        if folder is not None:
+            _copy(order, Path(folder).expanduser() / order.target.name)
+        elif order.url.startswith("file:"):
+            _copy(order, Path(urllib.request.url2pathname(urllib.parse.urlsplit(order.url).path)))
+        else:
+            _download(order, progress, timeout, pause)
+        _accept(order)
+    return order.target
+
+
+def through_mirror(url: str, mirror: str) -> str:
+    """`url` with `mirror` in the place of its scheme and host."""
+    return mirror.rstrip("/") + urllib.parse.urlsplit(url).path
+
+
+def refuse_scheme(url: str) -> None:
+    """Raise UsageError for an address that is not of the web or of a file."""
+    if urllib.parse.urlsplit(url).scheme not in ("http", "https", "file"):
+        raise UsageError(f"cannot fetch from {url!r}", "addresses start with https://, http:// or file://")
+
+
+def _accept(order: Order) -> None:
+    """Give the whole part its name, once its content is what it should be; a wrong one is removed."""
+    try:
+        _refuse_html(order)
+        digest = check_hash(order.part, known_as=order.target, prefix=order.sha256)
+    except PvtctlError:
+        order.discard()
+        raise
+    write_record(order.target, order.url, digest, order.part.stat().st_size)
+    order.part.replace(order.target)
+    order.discard()
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One process at a time fetches into `folder`; the others wait, and find the file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        import fcntl
+    except ImportError:  # Windows: nobody waits
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _disk_errors(order: Order) -> Iterator[None]:
+    """Turn a full or read-only disk into one line; what was downloaded so far stays."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise PvtctlError(
+                f"the disk is full: {order.target} was not fetched",
+                "free some space and fetch again: it goes on where it stopped. Or choose another folder with --to",
+            ) from error
+        raise PvtctlError(
+            f"{order.target} cannot be written: {error.strerror or error}", "choose --to FOLDER"
+        ) from error
+
+
+def _copy(order: Order, file: Path) -> None:
+    if not file.is_file():
+        raise UsageError(f"there is no {file.name} in {file.parent}", f"get it from {order.url} and put it there")
+    order.discard()
+    shutil.copyfile(file, order.part)
+
+
+def _download(order: Order, progress: Progress | None, timeout: float, pause: float) -> None:
+    """Bring `order.part` to its whole size; after ATTEMPTS requests in a row that brought nothing new it gives up."""
+    attempts = furthest = 0
+    while attempts < ATTEMPTS:
+        if attempts:
+            time.sleep(pause * 2 ** (attempts - 1))
+        try:
+            if _attempt(order, progress, timeout):
+                return
+            reason = "the connection was cut"
+        except urllib.error.HTTPError as error:
+            error.close()
+            _refuse_status(order, error.code)
+            reason = f"the server answers {error.code}"
+        except (TimeoutError, urllib.error.URLError, http.client.HTTPException, ConnectionError) as error:
+            reason = _reason(error)
+        have = order.part.stat().st_size if order.part.is_file() else 0
+        attempts = 1 if have > furthest else attempts + 1
+        furthest = max(furthest, have)
+    raise PvtctlError(
+        f"{order.url} could not be fetched: {reason}",
+        f"get it by hand and put it at {order.target}; or use --from FOLDER or --mirror URL",
+    )
+
+
+def _reason(error: Exception) -> str:
+    cause = error.reason if isinstance(error, urllib.error.URLError) else error
+    if isinstance(cause, TimeoutError):
+        return "no answer in time"
+    return (getattr(cause, "strerror", None) or str(cause) or type(cause).__name__).splitlines()[0]
+
+
+def _refuse_status(order: Order, status: int) -> None:
+    """Raise for answers that asking again does not change."""
+    if status in (404, 410):
+        raise PvtctlError(
+            f"{order.url} does not exist (the server answers {status})",
+            f"check the address or the mirror; `{order.listed_by}` lists those known",
+        )
+    if status == 416:  # the part is longer than the file: it is of something else
+        order.discard()
+        return
+    if 400 <= status < 500 and status not in (408, 429):
+        raise PvtctlError(
+            f"{order.url} is refused (the server answers {status})", "get it by hand and use --from FOLDER"
+        )
+
+
+def _attempt(order: Order, progress: Progress | None, timeout: float) -> bool:
+    """One request; True when the part is whole afterwards."""
+    have = _usable_part(order)
+    request = urllib.request.Request(order.url, headers={"User-Agent": f"pvtctl/{__version__}"})
+    if have:
+        request.add_header("Range", f"bytes={have}-")
+        if order.tag_file.is_file():
+            request.add_header("If-Range", order.tag_file.read_text(encoding="utf-8"))
+    try:
+        answer = urllib.request.urlopen(request, timeout=timeout)
+    except urllib.error.HTTPError as error:
+        if error.code == 416 and have and error.headers.get("Content-Range", "").endswith(f"/{have}"):
+            error.close()
+            return True  # it was whole already
+        raise
+    with answer:
+        if "text/html" in answer.headers.get("Content-Type", ""):
+            order.discard()
+            raise _html_error(order)
+        begin, total = _extent(answer, have)
+        if begin != have:
+            order.discard()
+        if tag := answer.headers.get("ETag"):
+            order.tag_file.write_text(tag, encoding="utf-8")
+        with order.part.open("r+b" if begin else "wb") as part:
+            part.seek(begin)
+            done = _pour(answer, part, begin, total, progress)
+            part.truncate()
+    return total is None or done == total
+
+
+def _usable_part(order: Order) -> int:
+    """Bytes of an earlier attempt that may be continued: only where a tag or a hash would show another version."""
+    if not order.part.is_file():
+        return 0
+    if order.sha256 is None and not order.tag_file.is_file():
+        order.discard()
+        return 0
+    return order.part.stat().st_size
+
+
+def _extent(answer: http.client.HTTPResponse, have: int) -> tuple[int, int | None]:
+    """(where the answer's bytes begin, size of the whole file if known); a server may ignore what was asked."""
+    found = re.match(r"bytes (\d+)-\d+/(\d+|\*)", answer.headers.get("Content-Range", ""))
+    if answer.status == 206 and found:
+        begin, total = found.groups()
+        if int(begin) != have:
+            raise http.client.HTTPException("the server sent another range than asked")
+        return int(begin), None if total == "*" else int(total)
+    length = answer.headers.get("Content-Length")
+    return 0, int(length) if length is not None and length.isdigit() else None
+
+
+def _pour(answer: BinaryIO, part: BinaryIO, done: int, total: int | None, progress: Progress | None) -> int:
+    while chunk := _read(answer):
+        part.write(chunk)
+        done += len(chunk)
+        if progress is not None:
+            progress(done, total)
+    return done
+
+
+def _read(answer: BinaryIO) -> bytes:
+    """A failure to read is the network's and tried again; a failure to write is the disk's."""
+    try:
+        return answer.read(_CHUNK)
+    except TimeoutError:
+        raise
+    except OSError as error:
+        raise http.client.HTTPException(error.strerror or str(error)) from error
+
+
+def _refuse_html(order: Order) -> None:
+    with order.part.open("rb") as handle:
+        start = handle.read(256).removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if start.startswith(_HTML):
+        raise _html_error(order)
+    if not start:
+        raise PvtctlError(f"{order.url} is an empty file", "check the address or the mirror")
+
+
+def _html_error(order: Order) -> PvtctlError:
+    return PvtctlError(
+        f"{order.url} is a web page, not a {order.what}",
+        f"open it in a browser (a login or a notice, perhaps), save the file and use --from FOLDER, or put it at {order.target}",
+    )
+
+
+def record_path(path: Path) -> Path:
+    """The small JSON beside a fetched file that holds its address and SHA-256."""
+    return path.with_name(path.name + ".json")
+
+
+def recorded_sha256(path: Path) -> str | None:
+    """The SHA-256 that was recorded when `path` was first fetched."""
+    try:
+        record = json.loads(record_path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    digest = record.get("sha256") if isinstance(record, dict) else None
+    return digest if isinstance(digest, str) else None
+
+
+def write_record(path: Path, url: str, digest: str, size: int) -> None:
+    """Write the record of a first fetch."""
+    record: dict[str, Any] = {"url": url, "sha256": digest, "size": size}
+    write_text(record_path(path), json.dumps(record, indent=2) + "\n")
+
+
+def check_hash(file: Path, *, known_as: Path, prefix: str | None) -> str:
+    """The SHA-256 of `file`, after comparing it with the publisher's first digits and with the record of `known_as`.
+
+    Raises PvtctlError when either differs.
+    """
+    digest = sha256_of(file)
+    if prefix is not None and not digest.startswith(prefix):
+        raise PvtctlError(
+            f"{known_as.name} has the wrong hash: SHA-256 {digest[: len(prefix)]}..., its publisher gives {prefix}...",
+            "the file is damaged or was replaced: fetch it again, from another mirror if this repeats",
+        )
+    recorded = recorded_sha256(known_as)
+    if recorded is not None and recorded != digest:
+        raise PvtctlError(
+            f"{known_as.name} has the wrong hash: SHA-256 {digest[:12]}..., at the first fetch it was {recorded[:12]}...",
+            f"fetch it again; if its publisher replaced it and you trust that, delete {record_path(known_as)}",
+        )
+    return digest

@@ -1,0 +1,1 @@
+"""Time and peak memory of models on this machine."""

@@ -1,0 +1,155 @@
+"""What `pvtctl latency` times of a detector: from a photo to its detections, in three parts, or one training step.
+
+A model with random weights finds nothing, and would have no post-processing to speak of. So the score threshold is set
+where CANDIDATES boxes an image pass it, and these are decoded, sorted out by NMS and, under Mask R-CNN, given masks.
+DETR's queries always are as many as they are.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+
+from pvtctl.cost.detectors import NUM_CLASSES, build_detector_as_papers
+from pvtctl.data.transforms import normalize, pad_images
+from pvtctl.models.detector import Detector
+from pvtctl.models.structures import DetectOptions, Objects
+from pvtctl.tasks.detection.transforms import resize_image
+
+CANDIDATES = 1000
+"""Boxes an image that reach NMS."""
+PHOTO = (480, 640)
+"""(height, width) of the photos that are made ready; COCO's most frequent size."""
+OBJECTS = 7
+"""True objects an image in training: COCO has 7.3."""
+PARTS = ("preprocess", "network", "postprocess")
+_NETWORK = ("raw", "boxes", "masks", "pooler")
+"""The parts of heads that belong to the network; the rest of `detect` decodes and sorts out."""
+
+
+class DetectorForward:
+    """Calls take uint8 photos to detections in the photos' pixels; `seconds` holds the parts of the last call."""
+
+    def __init__(self, case: dict[str, Any], device: torch.device, guard: Callable[[], Any]) -> None:
+        self.seconds: dict[str, float] = {}
+        self._device = device
+        self._guard = guard
+        self._size: tuple[int, int] = tuple(case["size"])
+        self._layout = torch.channels_last if case["channels_last"] else torch.contiguous_format
+        self._detector = _detector(case).to(device)
+        self._detector = self._detector.to(memory_format=self._layout)
+        number = case["batch_size"]
+        self._photos = [torch.randint(0, 256, (3, *PHOTO), dtype=torch.uint8) for _ in range(number)]
+        self._sizes = [self._size] * number
+        self._network = 0.0
+        self._kept: Any = None
+        self._time_parts()
+        self._options = DetectOptions()
+        self._options = self._with_candidates()
+
+    def __call__(self) -> object:
+        start = self._now()
+        images = pad_images([normalize(resize_image(photo, self._size)) for photo in self._photos], 32)
+        images = images.to(self._device, memory_format=self._layout)
+        ready = self._now()
+        self._network = 0.0
+        with self._guard():
+            found = self._detector(images, self._sizes, options=self._options, output_sizes=[PHOTO] * len(images))
+        total = self._now() - ready
+        self.seconds = dict(zip(PARTS, (ready - start, self._network, total - self._network), strict=True))
+        return found
+
+    def _now(self) -> float:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter()
+
+    def _time_parts(self) -> None:
+        """Put a stopwatch around the backbone with its neck, and around the parts of the head that are the network."""
+        head: Any = self._detector.head
+        detector: Any = self._detector
+        detector.features = self._timed(detector.features)
+        owners = [head, *([head.rpn] if hasattr(head, "rpn") else [])]
+        for owner in owners:
+            for name in _NETWORK:
+                if hasattr(owner, name):
+                    setattr(
+                        owner, name, self._timed(getattr(owner, name), keep=name in ("raw", "boxes") and owner is head)
+                    )
+
+    def _timed(self, part: Callable[..., Any], *, keep: bool = False) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            start = self._now()
+            out = part(*args, **kwargs)
+            self._network += self._now() - start
+            if keep:
+                self._kept = out
+            return out
+
+        return run
+
+    def _with_candidates(self) -> DetectOptions:
+        """Options whose threshold lets CANDIDATES boxes an image pass, by the outputs of one call."""
+        from pvtctl.models.heads.mask_rcnn import MaskRcnn
+        from pvtctl.models.heads.retinanet import RetinaNet
+
+        self()
+        match self._detector.head:
+            case RetinaNet():
+                scores = torch.cat([level.flatten() for level in self._kept[0]]).float().sigmoid()
+            case MaskRcnn():
+                scores = self._kept[0].float().softmax(1)[:, :-1].flatten()
+            case _:
+                return DetectOptions()
+        wanted = min(CANDIDATES * len(self._photos), len(scores) - 1)
+        return DetectOptions(score_threshold=float(scores.kthvalue(len(scores) - wanted).values))
+
+
+def training_step(case: dict[str, Any], device: torch.device, guard: Callable[[], Any]) -> Callable[[], object]:
+    """Losses on OBJECTS boxes an image, backward and a step of AdamW; masks where the head learns them."""
+    detector = _detector(case).to(device).train()
+    layout = torch.channels_last if case["channels_last"] else torch.contiguous_format
+    detector = detector.to(memory_format=layout)
+    height, width = case["size"]
+    images = pad_images([torch.randn(3, height, width) for _ in range(case["batch_size"])], 32)
+    images = images.to(device, memory_format=layout)
+    targets = [_objects(height, width, case["head"] == "mask_rcnn").to(device) for _ in range(len(images))]
+    optimizer = torch.optim.AdamW([p for p in detector.parameters() if p.requires_grad], lr=1e-4)
+    scaler = torch.amp.GradScaler(device.type, enabled=case["dtype"] == "fp16")
+
+    def step() -> object:
+        with guard():
+            loss = detector(images, [(height, width)] * len(images), targets)["loss"]
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+        return loss
+
+    return step
+
+
+def _detector(case: dict[str, Any]) -> Detector:
+    classes = case["num_classes"] or NUM_CLASSES
+    if case["options"]:
+        from pvtctl.cost.build_from_options import build_own
+
+        return cast("Detector", build_own(case["backbone"], case["head"], classes, case["options"]))
+    return build_detector_as_papers(case["backbone"], case["head"], classes, case["output_stride"])
+
+
+def _objects(height: int, width: int, with_masks: bool) -> Objects:
+    """Boxes of 2 % to 25 % of the image, spread along its diagonal."""
+    shares = torch.linspace(0, 1, OBJECTS)
+    extent = torch.tensor([width, height], dtype=torch.float32)
+    sides = (0.14 + 0.36 * shares.flip(0))[:, None] * extent
+    corners = shares[:, None] * (extent - sides)
+    masks = None
+    if with_masks:
+        masks = torch.zeros(OBJECTS, height, width, dtype=torch.bool)
+        for mask, (left, top), (wide, tall) in zip(masks, corners.long().tolist(), sides.long().tolist(), strict=True):
+            mask[top : top + tall, left : left + wide] = True
+    return Objects(torch.cat((corners, corners + sides), 1), torch.arange(OBJECTS), masks)

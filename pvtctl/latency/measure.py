@@ -1,0 +1,240 @@
+"""Time and peak memory of backbones, and of detectors, segmentation and depth models over them, measured against each other on this machine.
+
+Every case lives in a process of its own (its allocator and its peak memory are its alone), and the processes take turns
+of about a quarter of a second, in alternating order, while the others wait: what the machine does meanwhile (clocks,
+neighbours) then falls on all of them alike.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from pvtctl.errors import ExitCode, PvtctlError, UsageError
+from pvtctl.latency.machine import OthersShare
+
+TURN_SECONDS = 0.25
+MIN_CALLS = 7
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is timed. `size` is (height, width) in pixels; `head` as in `pvtctl.cost.counting.count`."""
+
+    backbone: str
+    size: tuple[int, int] = (224, 224)
+    batch_size: int = 1
+    head: str = "classifier"
+    mode: Literal["forward", "train"] = "forward"
+    """`train` is forward, loss, backward and one AdamW step."""
+    dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Anything but fp32 runs under autocast, fp16 training with a gradient scaler."""
+    compile: bool = False
+    channels_last: bool = False
+    num_classes: int | None = None
+    output_stride: int | None = None
+    """Both as in `count`."""
+    options: str = ""
+    """JSON of `pvtctl.cost.build_from_options.build_own`'s options, for a model that is built otherwise than the papers'."""
+
+    def __str__(self) -> str:
+        return f"{self.backbone} at {self.size[0]}x{self.size[1]}, batch {self.batch_size}"
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Result of one case; times in milliseconds a call (a call is one batch)."""
+
+    case: Case
+    calls: int
+    p50_ms: float
+    p90_ms: float
+    mean_ms: float
+    min_ms: float
+    first_ms: float
+    """The very first call, with compilation where it is on; not part of the others."""
+    images_per_second: float
+    """All timed images over all timed seconds."""
+    peak_memory_bytes: int
+    """Growth over the loaded libraries, weights included: resident set (CPU) or torch's allocator (CUDA)."""
+    others_cpu_share: float | None
+    """Fraction of this machine's CPU time that other processes took meanwhile; None where it cannot be read."""
+    parts_ms: dict[str, float] | None = None
+    """Medians of the parts of a model with a head of its own, in the order in which they run: preprocess, network,
+    postprocess."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The row of `pvtctl latency --json`."""
+        row = asdict(self)
+        case = row.pop("case")
+        if not case["options"]:
+            del case["options"]
+        return case | {"size": list(self.case.size)} | row
+
+
+def measure_latency(
+    cases: Sequence[Case],
+    *,
+    device: str = "cpu",
+    threads: int | None = None,
+    warmup: int = 3,
+    seconds: float = 5.0,
+    repeats: int | None = None,
+    on_progress: Callable[[str], None] = lambda text: None,
+) -> tuple[list[Latency], dict[str, Any]]:
+    """Measure `cases`; those of equal size and batch take turns. Returns their results, in order, and the machine.
+
+    Each case is called `repeats` times, or for `seconds` of timed calls and at least seven times, after `warmup` calls.
+    Raises PvtctlError when a case runs out of memory or fails; no process is left behind, whatever happens.
+    """
+    if seconds <= 0 or (repeats is not None and repeats < 1) or warmup < 0 or (threads is not None and threads < 1):
+        raise UsageError("seconds, repeats and threads must be positive, warm-up not negative", "pvtctl latency --help")
+    options = {"device": device, "threads": threads, "warmup": warmup}
+    groups: dict[tuple[object, ...], list[Case]] = {}
+    for case in dict.fromkeys(cases):
+        groups.setdefault((case.size, case.batch_size), []).append(case)
+    results: dict[Case, Latency] = {}
+    machine: dict[str, Any] = {}
+    for group in groups.values():
+        with contextlib.ExitStack() as stack:
+            runs = [_Run(case, stack.enter_context(_worker())) for case in group]
+            for run in runs:
+                on_progress(f"warming up {run.case}")
+                machine |= run.prepare(options)
+            on_progress(f"timing {', '.join([*(run.case.backbone for run in runs[:-1]), str(runs[-1].case)])}")
+            others = OthersShare([os.getpid(), *(run.process.pid for run in runs)])
+            _take_turns(runs, seconds, repeats)
+            share = others.share()
+        results |= {run.case: run.result(share) for run in runs}
+    return [results[case] for case in cases], machine
+
+
+class _Run:
+    """One case and its process."""
+
+    def __init__(self, case: Case, process: subprocess.Popen[str]) -> None:
+        self.case = case
+        self.process = process
+        self.times: list[float] = []
+        self.parts: dict[str, list[float]] = {}
+        self._estimate = 0.0
+        self._first = 0.0
+        self._peak = 0
+
+    def prepare(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Build and warm up; returns what the process says about the machine."""
+        said = self._ask(asdict(self.case) | options)
+        self._first, self._estimate = said["first_seconds"], said["seconds"]
+        machine: dict[str, Any] = said["machine"]
+        return machine
+
+    def is_done(self, seconds: float, repeats: int | None) -> bool:
+        if repeats is not None:
+            return len(self.times) >= repeats
+        return sum(self.times) >= seconds and len(self.times) >= MIN_CALLS
+
+    def take_turn(self, repeats: int | None) -> None:
+        """About TURN_SECONDS of calls. The first wakes caches and threads, so it counts only when it is the only one."""
+        calls = max(1, min(200, round(TURN_SECONDS / max(self._estimate, 1e-6))))
+        if repeats is not None:
+            calls = min(calls, repeats - len(self.times))
+        waking = 1 if self._estimate < TURN_SECONDS else 0
+        said = self._ask({"calls": calls + waking})
+        self.times += said["seconds"][waking:]
+        for name, seconds in said.get("parts", {}).items():
+            self.parts.setdefault(name, []).extend(seconds[waking:])
+        self._peak = said["peak_memory_bytes"]
+        self._estimate = statistics.median(self.times)
+
+    def result(self, others_cpu_share: float | None) -> Latency:
+        milliseconds = [1000 * seconds for seconds in self.times]
+        p90 = (
+            statistics.quantiles(milliseconds, n=10, method="inclusive")[8]
+            if len(milliseconds) > 1
+            else milliseconds[0]
+        )
+        return Latency(
+            case=self.case,
+            calls=len(milliseconds),
+            p50_ms=statistics.median(milliseconds),
+            p90_ms=p90,
+            mean_ms=statistics.fmean(milliseconds),
+            min_ms=min(milliseconds),
+            first_ms=1000 * self._first,
+            images_per_second=self.case.batch_size * len(self.times) / sum(self.times),
+            peak_memory_bytes=self._peak,
+            others_cpu_share=others_cpu_share,
+            parts_ms={name: 1000 * statistics.median(times) for name, times in self.parts.items()} or None,
+        )
+
+    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        stdin, stdout = self.process.stdin, self.process.stdout
+        assert stdin is not None
+        assert stdout is not None
+        with contextlib.suppress(BrokenPipeError):  # it has died: the empty answer says so
+            stdin.write(json.dumps(request) + "\n")
+            stdin.flush()
+        line = stdout.readline()
+        if not line:
+            raise self._death()
+        said: dict[str, Any] = json.loads(line)
+        if said.get("out_of_memory"):
+            raise _out_of_memory(self.case)
+        if "error" in said:
+            if said.get("code") == ExitCode.USAGE:
+                raise UsageError(said["error"], said.get("hint"))
+            raise PvtctlError(f"{self.case} failed: {said['error']}", said.get("hint"))
+        return said
+
+    def _death(self) -> PvtctlError:
+        code = self.process.wait()
+        if code == -signal.SIGKILL:  # nobody but the kernel's out-of-memory killer does this
+            return _out_of_memory(self.case)
+        return PvtctlError(f"{self.case} failed: its process ended with code {code}", "PVTCTL_DEBUG=1 shows its output")
+
+
+def _take_turns(runs: Sequence[_Run], seconds: float, repeats: int | None) -> None:
+    """Rounds in which every unfinished case has one turn; every second round runs backwards."""
+    forwards = True
+    while waiting := [run for run in runs if not run.is_done(seconds, repeats)]:
+        for run in waiting if forwards else reversed(waiting):
+            run.take_turn(repeats)
+        forwards = not forwards
+
+
+def _out_of_memory(case: Case) -> PvtctlError:
+    return PvtctlError(f"out of memory: {case}, {case.mode}", "a smaller --batch-size, --size or model needs less")
+
+
+@contextlib.contextmanager
+def _worker() -> Iterator[subprocess.Popen[str]]:
+    """A `pvtctl.latency.worker` that is gone, with all its children, when the block ends.
+
+    It has a session of its own, so that Ctrl-C reaches the parent alone; when the parent is killed, it ends by itself.
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pvtctl.latency.worker"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=None if os.environ.get("PVTCTL_DEBUG") else subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            with contextlib.suppress(OSError):  # an unsent request may be left in it
+                assert pipe is not None
+                pipe.close()

@@ -1,0 +1,259 @@
+"""The child process of one measured case: builds the model once, then runs it as often as it is told.
+
+`python -m pvtctl.latency.worker` reads one JSON object a line from stdin and answers one a line on its original
+stdout. The first is the case (`pvtctl.latency.measure.Case` and options); then `{"calls": n}` until stdin closes, which
+also happens when the parent dies, so that no worker outlives it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+
+def main() -> None:
+    """Answer requests until stdin ends."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # whatever a library prints is talk
+
+    def answer(message: dict[str, Any]) -> None:
+        answers.write(json.dumps(message) + "\n")
+        answers.flush()
+
+    worker: _Worker | None = None
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            if worker is None:
+                worker = _Worker(request)
+                answer(worker.prepare())
+            else:
+                answer(worker.measure(request["calls"]))
+        except Exception as error:  # the parent turns it into one line for the user
+            hint = getattr(error, "hint", None)
+            code = getattr(error, "exit_code", None)  # 2: it was asked for what makes no sense
+            answer({"error": _explain(error), "hint": hint, "code": code, "out_of_memory": _is_out_of_memory(error)})
+            return
+
+
+class _Worker:
+    def __init__(self, case: dict[str, Any]) -> None:
+        from pvtctl.io.allocator import keep_memory
+
+        keep_memory()
+        import torch
+
+        self._case = case
+        self._device = torch.device(case["device"])
+        if case["threads"]:
+            torch.set_num_threads(case["threads"])
+        torch.manual_seed(0)
+        if self._device.type == "cuda":
+            torch.cuda.set_device(self._device)
+            torch.cuda.synchronize()  # creates the context before the memory is read
+        import pvtctl.cost.counting  # loaded before the memory is read, as its own memory is not the model's
+        import pvtctl.models.backbones
+
+        if case["head"] in pvtctl.cost.counting.DETECTORS:
+            import pvtctl.latency.detector_step
+        if case["head"] in pvtctl.cost.counting.DENSE_HEADS:
+            import pvtctl.latency.dense_step
+
+        self._memory = _PeakMemory(self._device)
+        self._step = _build_step(case, self._device)
+
+    def prepare(self) -> dict[str, Any]:
+        """Warm-up: the first call alone (it may compile), then the given number."""
+        import torch
+
+        from pvtctl.io.allocator import allocator_state
+        from pvtctl.latency.machine import describe_machine
+
+        first = self._timed_call()
+        for _ in range(self._case["warmup"]):
+            warm = self._timed_call()
+        return {
+            "first_seconds": first,
+            "seconds": warm if self._case["warmup"] else first,
+            "machine": describe_machine(self._case["device"])
+            | {"threads": torch.get_num_threads(), "allocator": allocator_state()},
+        }
+
+    def measure(self, calls: int) -> dict[str, Any]:
+        """Seconds of each of `calls` calls, and of its parts where it has some, and the peak memory so far."""
+        seconds: list[float] = []
+        parts: dict[str, list[float]] = {}
+        for _ in range(calls):
+            seconds.append(self._timed_call())
+            for name, part in getattr(self._step, "seconds", {}).items():
+                parts.setdefault(name, []).append(part)
+        return {"seconds": seconds, "parts": parts, "peak_memory_bytes": self._memory.peak_bytes()}
+
+    def _timed_call(self) -> float:
+        self._synchronize()
+        start = time.perf_counter()
+        self._step()
+        self._synchronize()
+        return time.perf_counter() - start
+
+    def _synchronize(self) -> None:
+        if self._device.type == "cuda":
+            import torch
+
+            torch.cuda.synchronize(self._device)
+
+
+def _build_step(case: dict[str, Any], device: Any) -> Callable[[], object]:
+    """The function that is timed: one forward pass, or one training step with AdamW."""
+    import torch
+
+    from pvtctl.cost.counting import DENSE_HEADS, DETECTORS, build_model
+
+    if case["head"] in DETECTORS:
+        return _detector_step(case, device)
+    if case["options"]:
+        from pvtctl.cost.build_from_options import build_own
+
+        model = build_own(case["backbone"], case["head"], case["num_classes"], case["options"]).to(device)
+    else:
+        model = build_model(case["backbone"], case["head"], case["num_classes"], case["output_stride"]).to(device)
+    if case["head"] in DENSE_HEADS:
+        return _dense_step(case, model, device)
+    images = torch.randn(case["batch_size"], 3, *case["size"], device=device)
+    if case["channels_last"]:
+        model = model.to(memory_format=torch.channels_last)
+        images = images.to(memory_format=torch.channels_last)
+    if case["mode"] == "train":
+        return _train_step(case, model, images)
+    run = torch.compile(model) if case["compile"] else model
+
+    def forward() -> object:
+        with _inference(case, device):
+            return run(images)
+
+    return forward
+
+
+def _detector_step(case: dict[str, Any], device: Any) -> Callable[[], object]:
+    from pvtctl.latency.detector_step import DetectorForward, training_step
+
+    if case["mode"] == "train":
+        return training_step(case, device, lambda: _autocast(case, device))
+    return DetectorForward(case, device, lambda: _inference(case, device))
+
+
+def _dense_step(case: dict[str, Any], model: Any, device: Any) -> Callable[[], object]:
+    from pvtctl.latency.dense_step import DenseForward, training_step
+
+    if case["mode"] == "train":
+        return training_step(case, model, device, lambda: _autocast(case, device))
+    return DenseForward(case, model, device, lambda: _inference(case, device))
+
+
+@contextlib.contextmanager
+def _inference(case: dict[str, Any], device: Any) -> Iterator[None]:
+    import torch
+
+    guard = torch.no_grad if case["compile"] else torch.inference_mode
+    with guard(), _autocast(case, device):
+        yield
+
+
+def _train_step(case: dict[str, Any], model: Any, images: Any) -> Callable[[], object]:
+    import torch
+
+    model.train()
+    device = images.device
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    scaler = torch.amp.GradScaler(device.type, enabled=case["dtype"] == "fp16")
+    labels = torch.zeros(len(images), dtype=torch.long, device=device)
+    run = torch.compile(model) if case["compile"] else model
+
+    def step() -> object:
+        with _autocast(case, device):
+            out = run(images)
+            if (
+                case["head"] == "none"
+            ):  # the pyramid has no loss of its own: a mean makes gradients flow through all of it
+                loss = sum(level.float().mean() for level in out)
+            else:
+                loss = torch.nn.functional.cross_entropy(out.float(), labels)
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+        return loss
+
+    return step
+
+
+def _autocast(case: dict[str, Any], device: Any) -> Any:
+    import torch
+
+    kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(case["dtype"])
+    return contextlib.nullcontext() if kind is None else torch.autocast(device.type, dtype=kind)
+
+
+class _PeakMemory:
+    """Peak since construction. CUDA: bytes of tensors, by torch's allocator. CPU: growth of the resident set."""
+
+    def __init__(self, device: Any) -> None:
+        self._device = device
+        if device.type == "cuda":
+            import torch
+
+            torch.cuda.reset_peak_memory_stats(device)
+            return
+        with contextlib.suppress(
+            OSError
+        ):  # start the high-water mark anew (Linux); else it holds the libraries' loading
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+        self._start = _status_bytes("VmRSS") or _max_resident_bytes()
+
+    def peak_bytes(self) -> int:
+        if self._device.type == "cuda":
+            import torch
+
+            return torch.cuda.max_memory_allocated(self._device)
+        return max(0, (_status_bytes("VmHWM") or _max_resident_bytes()) - self._start)
+
+
+def _status_bytes(field: str) -> int | None:
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(field + ":")), None)
+
+
+def _max_resident_bytes() -> int:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "allocate memory" in str(error)
+        or "out of memory" in str(error)
+    )
+
+
+def _explain(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+if __name__ == "__main__":
+    main()

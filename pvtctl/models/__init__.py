@@ -1,0 +1,1 @@
+"""The networks: built from plain arguments, they know nothing of recipes."""

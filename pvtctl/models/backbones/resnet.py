@@ -1,0 +1,186 @@
+"""torchvision's ResNets and ResNeXts as pyramids, frozen where the papers' detectors freeze them, and with context blocks."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self, cast
+
+from torch import Tensor, nn
+
+from pvtctl.errors import UsageError
+from pvtctl.models.backbones.base import Backbone, check_images
+from pvtctl.models.layers.context_block import ContextBlock
+from pvtctl.models.variants import Four
+
+
+class ResNet(Backbone):
+    """conv1, bn1, layer1 to layer4 under torchvision's names; the four layers are the pyramid.
+
+    `frozen_stages` n: the stem and the layers 1 to n do not train, their batch norms included (n = 1 in the papers'
+    detectors; 0: nothing is frozen). `freeze_norm`: every batch norm uses its stored statistics, also in training mode;
+    scales and shifts outside the frozen stages still train. Both together leave the trainable parameters that PVT v1
+    Tables 3 and 4 print. Starting values are torchvision's. `output_stride` 16 or 8: the last stage, or the last two,
+    are dilated instead of strided, so that the last maps have that stride.
+
+    `context_ratio` (bottleneck blocks only): a `ContextBlock` in every block of the layers 2 to 4, as GCNet has them (c3 to
+    c5), named `layer{i}.{j}.context_block`.
+
+    `base_width` (torchvision's is 64): channels of the stem and of layer1's 3x3 convolutions; all others follow.
+
+    `deep_stem` w: three 3x3 convolutions, w, w and 2 w wide, instead of conv1's 7x7, as `conv1.0`, `conv1.3`, `conv1.6`, with
+    their norms `conv1.1`, `conv1.4` and `bn1` (timm's names, and those of Trans2Seg's code).
+    """
+
+    def __init__(
+        self,
+        *,
+        block: Literal["basic", "bottleneck"],
+        depths: Four,
+        groups: int = 1,
+        width_per_group: int = 64,
+        deep_stem: int = 0,
+        context_ratio: float | None = None,
+        base_width: int = 64,
+        frozen_stages: int = 0,
+        freeze_norm: bool = False,
+        output_stride: int = 32,
+    ) -> None:
+        # importing torchvision takes as long as importing torch: only who builds a ResNet waits for it
+        from torchvision.models import resnet as torchvision_resnet
+
+        kind = torchvision_resnet.BasicBlock if block == "basic" else torchvision_resnet.Bottleneck
+        super().__init__(tuple(base_width * times * kind.expansion for times in (1, 2, 4, 8)))
+        if not 0 <= frozen_stages <= 4:
+            raise UsageError(
+                f"frozen_stages {frozen_stages} is out of range", "a ResNet has stages 1 to 4; 0 freezes none"
+            )
+        if output_stride not in (8, 16, 32):
+            raise UsageError(f"an output stride of {output_stride} is not possible", "8, 16 or 32")
+        if output_stride != 32 and block == "basic":
+            raise UsageError("ResNets of basic blocks are not dilated", "output_stride 32, or a resnet50")
+        if deep_stem not in (0, base_width // 2) and block == "basic":
+            raise UsageError(f"ResNets of basic blocks have no deep stem of {deep_stem} channels", "32, or a resnet50s")
+        whole = _whole(torchvision_resnet.ResNet, base_width)(
+            kind,
+            list(depths),
+            groups=groups,
+            width_per_group=width_per_group,
+            num_classes=1,
+            replace_stride_with_dilation=[False, output_stride < 16, output_stride < 32],
+        )
+        self.feature_strides = (4, 8, min(16, output_stride), output_stride)
+        self.depths = depths
+        self.frozen_stages = frozen_stages
+        self.freeze_norm = freeze_norm
+        self.conv1: nn.Module = whole.conv1
+        self.bn1, self.relu, self.maxpool = whole.bn1, whole.relu, whole.maxpool
+        if base_width != 64:
+            self.conv1, self.bn1 = _conv(3, base_width, 7, stride=2), nn.BatchNorm2d(base_width)
+        self.layer1, self.layer2, self.layer3, self.layer4 = whole.layer1, whole.layer2, whole.layer3, whole.layer4
+        if deep_stem:
+            self.conv1, self.bn1 = _deep_stem(deep_stem), nn.BatchNorm2d(2 * deep_stem)
+            _take_channels(self.layer1[0], 2 * deep_stem)
+        if context_ratio is not None:
+            for layer in (self.layer2, self.layer3, self.layer4):
+                for name, plain in list(layer.named_children()):
+                    setattr(layer, name, ContextBottleneck(cast("Any", plain), context_ratio))
+        for module in self._frozen():
+            module.requires_grad_(False)
+        self.train(self.training)
+
+    def _frozen(self) -> list[nn.Module]:
+        if self.frozen_stages == 0:
+            return []
+        return [self.conv1, self.bn1, *(self.layer1, self.layer2, self.layer3, self.layer4)[: self.frozen_stages]]
+
+    def train(self, mode: bool = True) -> Self:
+        """As nn.Module's, but what is frozen stays in evaluation mode."""
+        super().train(mode)
+        for module in self._frozen():
+            module.eval()
+        if self.freeze_norm:
+            for module in self.modules():
+                if isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm):
+                    module.eval()
+        return self
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        check_images(images)
+        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        maps: list[Tensor] = []
+        for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = layer(x)
+            maps.append(x)
+        return maps
+
+    @property
+    def num_layers(self) -> int:
+        return sum(self.depths) + 1
+
+    def layer_of(self, name: str) -> int:
+        part = name.split(".")
+        if not part[0].startswith("layer"):
+            return 0
+        return sum(self.depths[: int(part[0][-1]) - 1]) + int(part[1]) + 1
+
+    def begins_as_identity(self, name: str) -> bool:
+        return ".context_block." in name
+
+
+def _whole(original: Any, base_width: int) -> Any:
+    """torchvision's ResNet with `base_width` in place of 64 in its four layers; the stem stays as it is."""
+    if base_width == 64:
+        return original
+
+    class Scaled(original):  # type: ignore[misc]  # torchvision is imported late
+        def _make_layer(self, block: Any, planes: int, *args: Any, **options: Any) -> nn.Sequential:
+            if planes == 64:  # the first layer, which reads the stem
+                self.inplanes = base_width
+            layer: nn.Sequential = super()._make_layer(block, planes * base_width // 64, *args, **options)
+            return layer
+
+    return Scaled
+
+
+def _conv(in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> nn.Conv2d:
+    """Without bias, its starting values those of torchvision's ResNets."""
+    conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, bias=False)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    return conv
+
+
+def _deep_stem(width: int) -> nn.Sequential:
+    """Images -> maps of 2 x `width` channels and stride 2, the last norm and ReLU left to come."""
+    return nn.Sequential(
+        _conv(3, width, 3, stride=2),
+        nn.BatchNorm2d(width),
+        nn.ReLU(inplace=True),
+        _conv(width, width, 3),
+        nn.BatchNorm2d(width),
+        nn.ReLU(inplace=True),
+        _conv(width, 2 * width, 3),
+    )
+
+
+def _take_channels(block: Any, channels: int) -> None:
+    """Let the first bottleneck of all read a stem of `channels` where torchvision's has 64."""
+    if block.conv1.in_channels != channels:
+        block.conv1 = _conv(channels, block.conv1.out_channels, 1)
+        block.downsample[0] = _conv(channels, block.downsample[0].out_channels, 1)
+
+
+class ContextBottleneck(nn.Module):
+    """A torchvision Bottleneck with a context block after its last convolution and norm, before the shortcut is added."""
+
+    def __init__(self, plain: Any, ratio: float) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = plain.conv1, plain.bn1
+        self.conv2, self.bn2 = plain.conv2, plain.bn2
+        self.conv3, self.bn3 = plain.conv3, plain.bn3
+        self.relu, self.downsample = plain.relu, plain.downsample
+        self.context_block = ContextBlock(plain.conv3.out_channels, ratio)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.relu(self.bn2(self.conv2(out)))
+        out = self.context_block(self.bn3(self.conv3(out)))
+        return cast("Tensor", self.relu(out + (x if self.downsample is None else self.downsample(x))))

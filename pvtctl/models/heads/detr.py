@@ -1,0 +1,278 @@
+"""DETR: a transformer over the backbone's last map, whose learned queries become a set of objects (Carion et al. 2020).
+
+The state names are those of the original code behind `head.`; sizes and weights are those of its configuration. No layer lets an
+image see padding: the mask goes from the images' sizes to the position encoding and to the attention of every layer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pvtctl.errors import UsageError
+from pvtctl.models.heads.base import DetectionHead
+from pvtctl.models.structures import Detections, DetectOptions, ImageSize, Objects
+
+WIDTH, NUM_HEADS, HIDDEN, DEPTH = 256, 8, 2048, 6
+POSITION_EPS, POSITION_SCALE, TEMPERATURE = 1e-6, 2 * math.pi, 10000
+MAX_DETECTIONS = 100
+
+
+@dataclass
+class DetrOutputs:
+    """What the layers say, from the first decoder layer to the last. L decoder layers, Q queries, N tokens of the map."""
+
+    positions: Tensor
+    """float32 (B, 256, h, w)."""
+    memory: Tensor
+    """What the encoder gives (B, N, 256), padding included."""
+    decoded: Tensor
+    """(L, B, Q, 256), normed."""
+    logits: Tensor
+    """float32 (L, B, Q, K + 1), no-object last."""
+    boxes: Tensor
+    """float32 (L, B, Q, 4), cxcywh as shares of the image's own size."""
+
+
+class Detr(DetectionHead):
+    """The backbone's last map -> `num_queries` objects an image.
+
+    `alone` tells the detector to give every image to the backbone without the padding that others in its batch need: what
+    the backbone makes of padding would reach the map otherwise.
+    """
+
+    alone = True
+
+    def __init__(self, in_channels: int, num_classes: int, *, num_queries: int = 100, dropout: float = 0.1) -> None:
+        super().__init__()
+        if num_queries < 1:
+            raise UsageError(f"num_queries {num_queries} is out of range", "DETR uses 100")
+        self.num_classes = num_classes
+        self.transformer = Transformer(dropout)
+        self.class_embed = nn.Linear(WIDTH, num_classes + 1)
+        self.bbox_embed = BoxMlp()
+        self.query_embed = nn.Embedding(num_queries, WIDTH)
+        self.input_proj = nn.Conv2d(in_channels, WIDTH, 1)
+
+    def raw(self, features: Sequence[Tensor], sizes: Sequence[ImageSize], padded: ImageSize) -> DetrOutputs:
+        """All that the losses need, of the last of `features`."""
+        last = features[-1]
+        valid = valid_cells(sizes, padded, (int(last.shape[2]), int(last.shape[3])))
+        mask = padding_mask(valid, last)
+        positions = sine_positions(mask)
+        # Without padding no mask: the attention kernels are faster so.
+        full = all(cells == tuple(last.shape[2:]) for cells in valid)
+        tokens = self.input_proj(last).flatten(2).transpose(1, 2)
+        queries = self.query_embed.weight
+        memory, decoded = self.transformer(
+            tokens,
+            positions.flatten(2).transpose(1, 2).to(queries.dtype),
+            queries,
+            None if full else mask.flatten(1),
+        )
+        # Under autocast too in full precision: bf16 would move the boxes of a large image by a pixel.
+        with _full_precision(last.device):
+            final = decoded.to(queries.dtype)
+            logits, boxes = self.class_embed(final).float(), self.bbox_embed(final).float().sigmoid()
+        return DetrOutputs(positions, memory, decoded, logits, boxes)
+
+    def losses(
+        self, features: Sequence[Tensor], sizes: Sequence[ImageSize], padded: ImageSize, targets: Sequence[Objects]
+    ) -> dict[str, Tensor]:
+        """`loss_cls`, `loss_box`, `loss_giou`, summed over the decoder's layers, and `recall`: see `set_losses`."""
+        from torchvision.ops import box_convert
+
+        from pvtctl.models.losses.set_criterion import set_losses
+
+        out = self.raw(features, sizes, padded)
+        truth = [
+            box_convert(one.boxes, "xyxy", "cxcywh") / _extent(size, one.boxes)
+            for one, size in zip(targets, sizes, strict=True)
+        ]
+        with _full_precision(out.boxes.device):
+            return set_losses(out.logits, out.boxes, [one.labels for one in targets], truth)
+
+    def detect(
+        self, features: Sequence[Tensor], sizes: Sequence[ImageSize], padded: ImageSize, options: DetectOptions
+    ) -> list[Detections]:
+        """The best class of every query, no-object left out; best first, boxes cut at the image's edges.
+
+        Raises UsageError for `nms_iou`: queries are told apart by training.
+        """
+        from torchvision.ops import box_convert, clip_boxes_to_image
+
+        if options.nms_iou is not None:
+            raise UsageError("DETR has no non-maximum suppression", "leave the NMS IoU out, or use another head")
+        out = self.raw(features, sizes, padded)
+        best, classes = out.logits[-1].softmax(-1)[..., :-1].max(-1)
+        limit = MAX_DETECTIONS if options.max_detections is None else options.max_detections
+        found = []
+        for scores, labels, boxes, size in zip(best, classes, out.boxes[-1], sizes, strict=True):
+            scores, order = scores.sort(descending=True, stable=True)
+            scores, order = scores[:limit], order[:limit]
+            if options.score_threshold:
+                order = order[scores >= options.score_threshold]
+                scores = scores[: len(order)]
+            pixels = box_convert(boxes[order], "cxcywh", "xyxy") * _extent(size, boxes)
+            found.append(Detections(clip_boxes_to_image(pixels, size), scores, labels[order]))
+        return found
+
+
+def _full_precision(device: torch.device) -> AbstractContextManager[Any]:
+    """Autocast off; the meta device has none."""
+    return torch.autocast(device.type, enabled=False) if torch.amp.is_autocast_available(device.type) else nullcontext()
+
+
+def _extent(size: ImageSize, like: Tensor) -> Tensor:
+    """(width, height, width, height) of an image."""
+    return torch.tensor([size[1], size[0], size[1], size[0]], dtype=torch.float32).to(like.device, non_blocking=True)
+
+
+def valid_cells(sizes: Sequence[ImageSize], padded: ImageSize, cells: ImageSize) -> list[ImageSize]:
+    """How many rows and columns of a map of `cells` (h, w) over a batch of `padded` (H, W) pixels each image has.
+
+    A cell belongs to the image when the pixel does that lies nearest: number floor(i H / h) for row i, as in the original.
+    """
+    return [
+        (-(-height * cells[0] // padded[0]), -(-width * cells[1] // padded[1]))  # rounded up
+        for height, width in sizes
+    ]
+
+
+def padding_mask(valid: Sequence[ImageSize], features: Tensor) -> Tensor:
+    """bool (B, h, w), True where `features` (B, C, h, w) is padding; `valid` as `valid_cells` gives."""
+    limits = torch.tensor(valid).to(features.device, non_blocking=True)
+    rows = torch.arange(features.shape[2], device=features.device)[None] >= limits[:, :1]
+    columns = torch.arange(features.shape[3], device=features.device)[None] >= limits[:, 1:]
+    return rows[:, :, None] | columns[:, None, :]
+
+
+def sine_positions(mask: Tensor) -> Tensor:
+    """float32 (B, 256, h, w): sines and cosines of where a cell lies in its own image, 128 for y and then 128 for x.
+
+    `mask` (B, h, w) is True in padding. The last valid row or column lies at 2 pi.
+    """
+    valid = (~mask).float()
+    y, x = valid.cumsum(1), valid.cumsum(2)
+    y = y / (y[:, -1:, :] + POSITION_EPS) * POSITION_SCALE
+    x = x / (x[:, :, -1:] + POSITION_EPS) * POSITION_SCALE
+    steps = torch.arange(WIDTH // 4, dtype=torch.float32, device=mask.device)
+    periods = TEMPERATURE ** (2 * steps / (WIDTH // 2))
+    waves = []
+    for axis in (y, x):
+        angles = axis[..., None] / periods
+        waves.append(torch.stack((angles.sin(), angles.cos()), -1).flatten(3))
+    return torch.cat(waves, 3).permute(0, 3, 1, 2)
+
+
+class BoxMlp(nn.Module):
+    """Three linear layers: what a query became -> its box before the sigmoid."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, 4)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers[2](F.relu(self.layers[1](F.relu(self.layers[0](x)))))
+
+
+class Transformer(nn.Module):
+    """Six encoder layers over the map's tokens, six decoder layers over the queries."""
+
+    def __init__(self, dropout: float) -> None:
+        super().__init__()
+        self.encoder = Encoder(dropout)
+        self.decoder = Decoder(dropout)
+        for parameter in self.parameters():
+            if parameter.ndim > 1:
+                nn.init.xavier_uniform_(parameter)
+
+    def forward(
+        self, tokens: Tensor, positions: Tensor, queries: Tensor, padding: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """tokens and positions (B, N, 256), queries (Q, 256), padding bool (B, N) -> memory (B, N, 256), decoded
+        (L, B, Q, 256)."""
+        memory = self.encoder(tokens, positions, padding)
+        return memory, self.decoder(memory, positions, queries.expand(tokens.shape[0], -1, -1), padding)
+
+
+class Encoder(nn.Module):
+    """The encoder's layers."""
+
+    def __init__(self, dropout: float) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([EncoderLayer(dropout) for _ in range(DEPTH)])
+
+    def forward(self, x: Tensor, positions: Tensor, padding: Tensor | None) -> Tensor:
+        for layer in self.layers:
+            x = layer(x, positions, padding)
+        return x
+
+
+class Decoder(nn.Module):
+    """The decoder's layers; the results of all of them, through one norm."""
+
+    def __init__(self, dropout: float) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([DecoderLayer(dropout) for _ in range(DEPTH)])
+        self.norm = nn.LayerNorm(WIDTH)
+
+    def forward(self, memory: Tensor, positions: Tensor, queries: Tensor, padding: Tensor | None) -> Tensor:
+        x, keys, results = torch.zeros_like(queries), memory + positions, []
+        for layer in self.layers:
+            x = layer(x, queries, keys, memory, padding)
+            results.append(self.norm(x))
+        return torch.stack(results)
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention and two linears, each added and then normed. Positions go to queries and keys only."""
+
+    def __init__(self, dropout: float) -> None:
+        super().__init__()
+        self.self_attn = _attention(dropout)
+        self.linear1, self.linear2 = nn.Linear(WIDTH, HIDDEN), nn.Linear(HIDDEN, WIDTH)
+        self.norm1, self.norm2 = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, positions: Tensor, padding: Tensor | None) -> Tensor:
+        placed = x + positions
+        x = self.norm1(x + self.dropout(_attend(self.self_attn, placed, placed, x, padding)))
+        hidden = self.linear2(self.dropout(F.relu(self.linear1(x))))
+        return cast("Tensor", self.norm2(x + self.dropout(hidden)))
+
+
+class DecoderLayer(nn.Module):
+    """Self-attention of the queries, attention to the encoder's memory, two linears; each added and then normed."""
+
+    def __init__(self, dropout: float) -> None:
+        super().__init__()
+        self.self_attn, self.multihead_attn = _attention(dropout), _attention(dropout)
+        self.linear1, self.linear2 = nn.Linear(WIDTH, HIDDEN), nn.Linear(HIDDEN, WIDTH)
+        self.norm1, self.norm2, self.norm3 = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, queries: Tensor, keys: Tensor, values: Tensor, padding: Tensor | None) -> Tensor:
+        placed = x + queries
+        x = self.norm1(x + self.dropout(_attend(self.self_attn, placed, placed, x, None)))
+        x = self.norm2(x + self.dropout(_attend(self.multihead_attn, x + queries, keys, values, padding)))
+        hidden = self.linear2(self.dropout(F.relu(self.linear1(x))))
+        return cast("Tensor", self.norm3(x + self.dropout(hidden)))
+
+
+def _attention(dropout: float) -> nn.MultiheadAttention:
+    return nn.MultiheadAttention(WIDTH, NUM_HEADS, dropout=dropout, batch_first=True)
+
+
+def _attend(
+    attention: nn.MultiheadAttention, queries: Tensor, keys: Tensor, values: Tensor, padding: Tensor | None
+) -> Tensor:
+    result, _ = attention(queries, keys, values, key_padding_mask=padding, need_weights=False)
+    return result

@@ -1,0 +1,201 @@
+"""DPT's head (arXiv 2103.13413, section 3): depth or classes from the blocks of a ViT, or from any pyramid's four maps."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any, Literal, cast, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pvtctl.errors import UsageError, nearest
+from pvtctl.models.heads.dense import DenseHead
+from pvtctl.models.heads.refinement import WIDTH, Decoder, DepthOutput
+from pvtctl.models.layers.conv_norm import ConvNorm
+from pvtctl.models.layers.linear import apply_linear, is_plain
+from pvtctl.models.layers.patches import conv_by_linear, to_map, to_tokens
+from pvtctl.models.layers.taps import ReadsTaps, Tap, TapName
+
+Readout = Literal["ignore", "add", "project"]
+READOUTS: tuple[Readout, ...] = get_args(Readout)
+STRIDES = (4, 8, 16, 32)
+WIDE = 1024
+"""From that width on a ViT's maps get the channels of DPT-Large."""
+
+
+class Dpt(DenseHead):
+    """Depth (B, 1, H, W): inverse, of an unknown scale, never below 0. Segmentation: logits (B, K, H/2, W/2).
+
+    Over a backbone with tokens it reads four blocks, the `taps` (counted from 1; "R0" and "R1" are stages of a hybrid's
+    ResNet, taken as they are), makes maps of them with the class token by `readout` (section 3.1, "Read"), and brings
+    those to strides 4, 8, 16, 32 ("Resample"). Over a pyramid the four maps stand there already. From there on all are
+    one `Decoder`; segmentation has batch norms in it, and in training an auxiliary classifier on the fusion of stride 4.
+
+    `taps`, `readout` None: DPT's own and "project". `dropout` and `auxiliary_weight` are for segmentation (None: 0.1 and
+    0.2). `width`: channels in the decoder. Raises UsageError for taps that do not exist or are out of order, and for options that have no use here.
+    """
+
+    def __init__(
+        self,
+        backbone: Any,
+        *,
+        task: Literal["segmentation", "depth"],
+        num_classes: int = 1,
+        dropout: float | None = None,
+        taps: Sequence[TapName] | None = None,
+        readout: Readout | None = None,
+        auxiliary_weight: float | None = None,
+        width: int = WIDTH,
+    ) -> None:
+        super().__init__()
+        self.taps: tuple[TapName, ...] = ()
+        self.reassemble = nn.ModuleList()
+        channels: Sequence[int]
+        if isinstance(backbone, ReadsTaps):
+            self.taps = checked_taps(backbone, taps)
+            channels = self._build_reassemble(backbone, readout or "project")
+        else:
+            refuse(f"{type(backbone).__name__} backbones give four maps as they are", taps=taps, readout=readout)
+            channels = backbone.feature_channels
+        self.decoder = Decoder(channels, norm=task == "segmentation", mixing=True, width=width)
+        self.auxiliary: nn.Module | None = None
+        if task == "depth":
+            refuse("DPT for depth is trained without them", dropout=dropout, auxiliary_weight=auxiliary_weight)
+            self.upsampling = "bicubic"
+            self.output: nn.Module = DepthOutput(align_corners=True, width=width)
+            return
+        self.align_corners = True
+        rate = 0.1 if dropout is None else dropout
+        if not 0 <= rate < 1:
+            raise UsageError(
+                f"a dropout of {rate:g} is out of range", "it lies in 0 <= dropout < 1, the paper's is 0.1"
+            )
+        self.output = classifier(num_classes, rate, width)
+        self.auxiliary_weight = 0.2 if auxiliary_weight is None else auxiliary_weight
+        if self.auxiliary_weight > 0:
+            self.auxiliary = classifier(num_classes, rate, width)
+
+    def _build_reassemble(self, backbone: ReadsTaps, readout: Readout) -> list[int]:
+        if readout not in READOUTS:
+            raise UsageError(f"no readout {readout!r}", nearest(str(readout), READOUTS))
+        channels = reassembled_channels(backbone)
+        for at, (tap, stride) in enumerate(zip(self.taps, STRIDES, strict=True)):
+            if isinstance(tap, str):
+                channels[at] = backbone.tap_channels[tap]
+                self.reassemble.append(nn.Identity())
+            else:
+                self.reassemble.append(
+                    Reassemble(backbone.embed_dim, channels[at], backbone.patch_size, stride, readout)
+                )
+        return channels
+
+    def read(self, backbone: Any, images: Tensor) -> list[Tap]:
+        """The taps of a backbone with tokens; of any other its maps, with no special tokens beside them."""
+        if self.taps:
+            return cast("ReadsTaps", backbone).read_taps(images, self.taps)
+        return [Tap(x, None) for x in backbone(images)]
+
+    def maps(self, taps: Sequence[Tap]) -> list[Tensor]:
+        """What `read` gave, as maps of strides 4, 8, 16, 32."""
+        if not self.taps:
+            return [tap.map for tap in taps]
+        steps = zip(taps, self.reassemble, strict=True)
+        return [step(tap) if isinstance(step, Reassemble) else tap.map for tap, step in steps]
+
+    def forward(self, features: Sequence[Tap], auxiliary: bool = False) -> tuple[Tensor, Sequence[Tensor]]:
+        paths = self.decoder(self.maps(features))
+        others = (self.auxiliary(paths[1]),) if auxiliary and self.auxiliary is not None else ()
+        return self.output(paths[0]), others
+
+
+class Reassemble(nn.Module):
+    """One block's tokens -> a map (B, channels, h, w) of `stride` (DPT section 3.1).
+
+    Read: the special tokens are left out (`ignore`), their mean is added to every patch (`add`), or the class token is
+    put beside every patch and both are projected to the width of one (`project`: linear, GELU). Then a 1x1 convolution,
+    and where the grid has another stride a transposed convolution (kernel = stride) or one of 3x3 with that stride.
+    """
+
+    def __init__(self, embed_dim: int, channels: int, patch_size: int, stride: int, readout: Readout) -> None:
+        super().__init__()
+        self.readout = readout
+        self.read = nn.Linear(2 * embed_dim, embed_dim) if readout == "project" else None
+        self.project = nn.Conv2d(embed_dim, channels, 1)
+        self.resample: nn.Module | None = None
+        if patch_size > stride:
+            factor = patch_size // stride
+            self.resample = nn.ConvTranspose2d(channels, channels, factor, factor)
+        elif patch_size < stride:
+            self.resample = nn.Conv2d(channels, channels, 3, stride // patch_size, padding=1)
+
+    def forward(self, tap: Tap) -> Tensor:
+        size = tap.map.shape[2], tap.map.shape[3]
+        tokens, special = to_tokens(tap.map), cast("Tensor", tap.special)
+        if self.read is not None:
+            tokens = self._projected(tokens, special[:, :1])
+        elif self.readout == "add":
+            tokens = tokens + special.mean(1, keepdim=True)
+        x = to_map(conv_by_linear(to_map(tokens.contiguous(), size), self.project)[0], size)
+        return x if self.resample is None else cast("Tensor", self.resample(x))
+
+    def _projected(self, tokens: Tensor, first: Tensor) -> Tensor:
+        """GELU of the linear over every one of `tokens` (B, N, C) with `first` (B, 1, C) beside it.
+
+        The part of the product that falls to `first` is the same for all tokens of an image, and computed once.
+        """
+        assert self.read is not None
+        if not is_plain(self.read, nn.Linear):
+            return apply_linear(self.read, torch.cat((tokens, first.expand_as(tokens)), dim=-1), gelu=True)
+        own, beside = self.read.weight.tensor_split(2, dim=1)
+        return F.gelu(F.linear(tokens, own) + F.linear(first, beside, self.read.bias))
+
+
+def classifier(num_classes: int, dropout: float, width: int = WIDTH) -> nn.Sequential:
+    """(B, width, h, w) -> logits (B, K, h, w): 3x3 convolution, batch norm, ReLU, dropout, 1x1."""
+    return nn.Sequential(
+        OrderedDict(first=ConvNorm(width, width, 3), dropout=nn.Dropout(dropout), last=nn.Conv2d(width, num_classes, 1))
+    )
+
+
+def reassembled_channels(backbone: ReadsTaps) -> list[int]:
+    """Channels of the four maps that are made of a backbone's tokens.
+
+    The table has those of ViT-Base, ViT-Large and the hybrid; other widths keep the proportions of the nearer of the two.
+    """
+    width = backbone.embed_dim
+    if "R0" in backbone.tap_channels:
+        return [backbone.tap_channels["R0"], backbone.tap_channels["R1"], width, width]
+    return [width // 4, width // 2, width, width] if width >= WIDE else [width // 8, width // 4, width // 2, width]
+
+
+def checked_taps(backbone: ReadsTaps, taps: Sequence[TapName] | None) -> tuple[TapName, ...]:
+    """Four names of `backbone.tap_channels` in their order, the last block last, of `taps` (numbers may be words).
+
+    None: the backbone's own. Raises UsageError.
+    """
+    if taps is None:
+        return backbone.default_taps
+    wanted = tuple(int(tap) if isinstance(tap, str) and tap.isdecimal() else tap for tap in taps)
+    names = list(backbone.tap_channels)
+    hint = f"four of {names[0]} to {backbone.depth}, such as {', '.join(map(str, backbone.default_taps))}"
+    shown = ", ".join(map(str, wanted))
+    for tap in wanted:
+        if tap not in names:
+            raise UsageError(f"taps: there is no block {tap!r}", hint)
+    if len(wanted) != 4 or [names.index(tap) for tap in wanted] != sorted({names.index(tap) for tap in wanted}):
+        raise UsageError(f"taps {shown} are not four rising ones", hint)
+    if wanted[-1] != backbone.depth:
+        raise UsageError(f"taps {shown} leave the blocks behind {wanted[-1]} idle", f"end with {backbone.depth}")
+    for name, place in (("R0", 0), ("R1", 1)):
+        if name in wanted and wanted.index(name) != place:
+            raise UsageError(f"taps {shown}: {name} has stride {STRIDES[place]}", f"put it at place {place + 1}")
+    return wanted
+
+
+def refuse(why: str, **options: Any) -> None:
+    """UsageError when one of `options` was asked for."""
+    for name, value in options.items():
+        if value is not None:
+            raise UsageError(f"dpt has no {name} here: {why}", f"leave {name} out")

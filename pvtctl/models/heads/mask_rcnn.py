@@ -1,0 +1,219 @@
+"""Mask R-CNN's head (arXiv 1703.06870) on an FPN: proposals, then class, box and mask of each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.detection.faster_rcnn import TwoMLPHead
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
+
+from pvtctl.errors import UsageError
+from pvtctl.models.heads.base import DetectionHead
+from pvtctl.models.heads.boxes import ShiftCoder
+from pvtctl.models.heads.roi import RoiPooler, RoiSample, RoiSampler, covered, mask_targets
+from pvtctl.models.heads.rpn import Rpn
+from pvtctl.models.layers.winograd import speed_up_convs
+from pvtctl.models.structures import Detections, DetectOptions, ImageSize, MaskGrids, Objects
+
+CELLS_BOX, CELLS_MASK = 7, 14
+SCORE_THRESHOLD, NMS_IOU, MAX_DETECTIONS = 0.05, 0.5, 100
+"""The values of DetectOptions that are left open."""
+
+
+class BoxPredictor(nn.Module):
+    """Features (N, C) -> scores of K classes and, last, background; and the shifts (N, 4 * K) to each class's own box."""
+
+    def __init__(self, channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.cls_score = nn.Linear(channels, num_classes + 1)
+        self.bbox_pred = nn.Linear(channels, num_classes * 4)
+        for layer, std in ((self.cls_score, 0.01), (self.bbox_pred, 0.001)):
+            nn.init.normal_(layer.weight, std=std)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.cls_score(x), self.bbox_pred(x)
+
+
+class MaskRcnn(DetectionHead):
+    """Five maps (B, in_channels, h, w) of strides 4 to 64 -> losses or detections, as the configurations of PVT v1 have it.
+
+    Training draws 256 anchors and `rois_per_image` proposals of an image (see `Rpn`, `RoiSampler`). The modules are
+    torchvision's; box layers start as mmdetection's do. `conventions="torchvision"` changes anchors, RoIAlign and what
+    becomes of detections to what torchvision's maskrcnn_resnet50_fpn does; losses stay the papers'. Its files have
+    background first among classes, boxes and masks: here `cls_score` has it last, and the others have none.
+
+    `in_channels` is the width of every convolution too, and a quarter of the box head's.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        conventions: Literal["papers", "torchvision"] = "papers",
+        in_channels: int = 256,
+        rois_per_image: int = 512,
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.rounded = conventions == "torchvision"
+        self.rpn = Rpn(in_channels, conventions=conventions)
+        self.pooler = RoiPooler(conventions=conventions)
+        self.sampler = RoiSampler(rois_per_image)
+        self.coder = ShiftCoder((10.0, 10.0, 5.0, 5.0), conventions=conventions)
+        self.box_head = TwoMLPHead(in_channels * CELLS_BOX**2, 4 * in_channels)
+        self.box_predictor = BoxPredictor(4 * in_channels, num_classes)
+        self.mask_head = MaskRCNNHeads(in_channels, (in_channels,) * 4, 1)
+        self.mask_predictor = MaskRCNNPredictor(in_channels, in_channels, num_classes)
+        for layer in (self.box_head.fc6, self.box_head.fc7):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        speed_up_convs(self)
+
+    def boxes(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        """Maps of proposals (N, C, 7, 7) -> scores (N, K + 1), before the softmax, and shifts (N, 4 * K)."""
+        scores, shifts = self.box_predictor(self.box_head(pooled))
+        return scores.float(), shifts.float()
+
+    def masks(self, pooled: Tensor) -> Tensor:
+        """Maps of boxes (N, C, 14, 14) -> (N, K, 28, 28), before the sigmoid."""
+        logits: Tensor = self.mask_predictor(self.mask_head(pooled))
+        return logits.float()
+
+    def losses(
+        self, features: Sequence[Tensor], sizes: Sequence[ImageSize], padded: ImageSize, targets: Sequence[Objects]
+    ) -> dict[str, Tensor]:
+        """`loss_rpn_cls`, `loss_rpn_box` (see `Rpn.losses`); `loss_cls` (cross-entropy) and `loss_box` (L1), over the number
+        of sampled proposals; `loss_mask` (binary cross-entropy over the cells of the true class's mask).
+
+        `recall`: share of the true boxes of which some sampled proposal, with an IoU of 0.5 or more, gives their class the
+        highest score. `proposal_recall`: share that any proposal overlaps so. Both are 1 without boxes.
+
+        Raises UsageError where targets have no masks.
+        """
+        if any(objects.masks is None for objects in targets):
+            raise UsageError(
+                "the annotations have no masks, and Mask R-CNN learns from them",
+                "use --head retinanet, which needs boxes only",
+            )
+        maps = [x.contiguous() for x in features]
+        anchors = self.rpn.anchors.grids(features, padded)
+        raw = self.rpn.raw(features)
+        proposals = self.rpn.propose(raw, anchors, sizes, training=True)
+        losses = self.rpn.losses(raw, anchors, [self.rpn.anchors.valid(features, size) for size in sizes], targets)
+        samples = [self.sampler(own, objects) for own, objects in zip(proposals, targets, strict=True)]
+        scores, shifts = self.boxes(self.pooler(maps, [sample.boxes for sample in samples], CELLS_BOX))
+        labels = [objects.labels[sample.truth] for sample, objects in zip(samples, targets, strict=True)]
+        losses |= self._box_losses(scores, shifts, samples, labels, targets)
+        losses |= self._mask_loss(maps, samples, labels, targets)
+        return losses | self._recalls(scores.detach(), proposals, samples, labels, targets)
+
+    def _box_losses(
+        self,
+        scores: Tensor,
+        shifts: Tensor,
+        samples: Sequence[RoiSample],
+        labels: Sequence[Tensor],
+        targets: Sequence[Objects],
+    ) -> dict[str, Tensor]:
+        background = self.num_classes
+        classes = torch.cat(
+            [
+                F.pad(own, (0, len(sample.boxes) - len(own)), value=background)
+                for own, sample in zip(labels, samples, strict=True)
+            ]
+        )
+        positive = (classes != background).nonzero()[:, 0]
+        aims = torch.cat(
+            [
+                self.coder.encode(objects.boxes[sample.truth], sample.boxes[: len(sample.truth)])
+                for objects, sample in zip(targets, samples, strict=True)
+            ]
+        )
+        own = shifts.view(len(shifts), self.num_classes, 4)[positive, classes[positive]]
+        number = max(len(classes), 1)
+        return {
+            "loss_cls": F.cross_entropy(scores, classes, reduction="sum") / number,
+            "loss_box": F.l1_loss(own, aims, reduction="sum") / number,
+        }
+
+    def _mask_loss(
+        self, maps: Sequence[Tensor], samples: Sequence[RoiSample], labels: Sequence[Tensor], targets: Sequence[Objects]
+    ) -> dict[str, Tensor]:
+        boxes = [sample.boxes[: len(sample.truth)] for sample in samples]
+        aims = torch.cat(
+            [
+                mask_targets(objects.masks, own, sample.truth)
+                for objects, own, sample in zip(targets, boxes, samples, strict=True)
+                if objects.masks is not None
+            ]
+        )
+        classes = torch.cat(list(labels))
+        # without objects the mask head still takes part, by nothing: processes that train together wait for its gradient
+        logits = _own(self.masks(self.pooler(maps, boxes, CELLS_MASK)), classes)
+        loss = F.binary_cross_entropy_with_logits(logits, aims, reduction="sum")
+        return {"loss_mask": loss / max(aims.numel(), 1)}
+
+    def _recalls(
+        self,
+        scores: Tensor,
+        proposals: Sequence[Tensor],
+        samples: Sequence[RoiSample],
+        labels: Sequence[Tensor],
+        targets: Sequence[Objects],
+    ) -> dict[str, Tensor]:
+        guesses = torch.split(scores.argmax(1), [len(sample.boxes) for sample in samples])
+        found, near, total = scores.new_zeros(()), scores.new_zeros(()), sum(map(len, targets))
+        for guess, own, sample, truth, objects in zip(guesses, proposals, samples, labels, targets, strict=True):
+            right = sample.truth[(guess[: len(truth)] == truth) & sample.proposed]
+            hit = torch.zeros(len(objects), device=scores.device)
+            found = found + hit.index_fill(0, right, 1.0).sum()
+            near = near + covered(own, objects).sum()
+        if total == 0:
+            return {"recall": torch.ones_like(found), "proposal_recall": torch.ones_like(near)}
+        return {"recall": found / total, "proposal_recall": near / total}
+
+    def detect(
+        self, features: Sequence[Tensor], sizes: Sequence[ImageSize], padded: ImageSize, options: DetectOptions
+    ) -> list[Detections]:
+        """Of 1000 proposals an image: each class's box where its score is above the threshold, NMS within each class, the
+        best `max_detections`, and their masks."""
+        maps = [x.contiguous() for x in features]
+        proposals = self.rpn.propose(self.rpn.raw(features), self.rpn.anchors.grids(features, padded), sizes, False)
+        scores, shifts = self.boxes(self.pooler(maps, proposals, CELLS_BOX))
+        boxes = self.coder.decode(shifts, torch.cat(proposals)).view(-1, self.num_classes, 4)
+        each = [len(own) for own in proposals]
+        found = [
+            self._best_of(own_boxes, own_scores, size, options)
+            for own_boxes, own_scores, size in zip(
+                torch.split(boxes, each), torch.split(scores.softmax(1)[:, :-1], each), sizes, strict=True
+            )
+        ]
+        classes = torch.cat([one.labels for one in found])
+        logits = self.masks(self.pooler(maps, [one.boxes for one in found], CELLS_MASK))
+        grids = torch.split(_own(logits, classes).sigmoid(), [len(one) for one in found])
+        for one, own in zip(found, grids, strict=True):
+            one.grids = MaskGrids(own, rounded=self.rounded)
+        return found
+
+    def _best_of(self, boxes: Tensor, scores: Tensor, size: ImageSize, options: DetectOptions) -> Detections:
+        """Of boxes (N, K, 4) with scores (N, K)."""
+        threshold = SCORE_THRESHOLD if options.score_threshold is None else options.score_threshold
+        at, labels = (scores > threshold).nonzero(as_tuple=True)
+        boxes, scores = clip_boxes_to_image(boxes[at, labels], size), scores[at, labels]
+        if self.rounded:
+            large = remove_small_boxes(boxes, 1e-2)
+            boxes, scores, labels = boxes[large], scores[large], labels[large]
+        keep = batched_nms(boxes, scores, labels, NMS_IOU if options.nms_iou is None else options.nms_iou)
+        keep = keep[: MAX_DETECTIONS if options.max_detections is None else options.max_detections]
+        return Detections(boxes[keep], scores[keep], labels[keep])
+
+
+def _own(of_all: Tensor, classes: Tensor) -> Tensor:
+    """Of (N, K, ...) the part of each row's own class, (N, ...)."""
+    return of_all[torch.arange(len(classes), device=classes.device), classes]

@@ -1,0 +1,113 @@
+"""What the decoders of DPT and MiDaS share: maps of one width, joined from the coarsest to the finest (RefineNet's way)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pvtctl.models.layers.conv_norm import ConvNorm
+from pvtctl.models.layers.winograd import Conv3x3, speed_up_convs
+
+WIDTH = 256
+"""Channels of every map in the originals' decoders."""
+
+
+class Decoder(nn.Module):
+    """Four maps of strides 4, 8, 16, 32 -> the outcomes of the four fusions, finest first: strides 2, 4, 8, 16.
+
+    Each map gets `width` channels by a 3x3 convolution without bias. The originals build one residual
+    unit more, in the coarsest fusion, and never use it (row 37); here it does not exist.
+    """
+
+    def __init__(
+        self, channels: Sequence[int], *, norm: bool, mixing: bool, rectified: bool = False, width: int = WIDTH
+    ) -> None:
+        super().__init__()
+        self.narrow = nn.ModuleList(Conv3x3(number, width, bias=False) for number in channels)
+        self.fusions = nn.ModuleList(
+            Fusion(norm=norm, mixing=mixing, rectified=rectified, coarsest=level == 3, width=width)
+            for level in range(4)
+        )
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        narrowed = [conv(x) for conv, x in zip(self.narrow, maps, strict=True)]
+        height, width = narrowed[0].shape[2:]
+        sizes = [(2 * height, 2 * width), *((x.shape[2], x.shape[3]) for x in narrowed[:-1])]
+        found: list[Tensor] = []
+        for level in (3, 2, 1, 0):
+            coarser = found[-1] if found else None
+            found.append(self.fusions[level](narrowed[level], coarser, sizes[level]))
+        return found[::-1]
+
+
+class Fusion(nn.Module):
+    """A map, through a residual unit, plus what the coarser fusion gave; a second unit; a bilinear resize, corners on
+    corners; with `mixing` a 1x1 convolution (DPT section 3.1).
+
+    The resize is a mean of neighbours with weights that sum to 1, so the convolution may come before it, where it has a
+    quarter of the work: the outcome is the same but for rounding.
+    """
+
+    def __init__(self, *, norm: bool, mixing: bool, rectified: bool, coarsest: bool, width: int = WIDTH) -> None:
+        super().__init__()
+        self.skip = None if coarsest else ResidualUnit(width, norm=norm, rectified=rectified)
+        self.unit = ResidualUnit(width, norm=norm, rectified=rectified)
+        self.mix = nn.Conv2d(width, width, 1) if mixing else None
+        speed_up_convs(self)
+
+    def forward(self, x: Tensor, coarser: Tensor | None, size: tuple[int, int]) -> Tensor:
+        """`x` (B, width, h, w), `coarser` of the same shape (None at the coarsest) -> (B, width, *size)."""
+        if self.skip is not None:
+            x = self.skip(x) + coarser
+        x = self.unit(x)
+        if self.mix is not None:
+            x = self.mix(x)
+        return F.interpolate(x, size=size, mode="bilinear", align_corners=True)
+
+
+class ResidualUnit(nn.Module):
+    """x + two times (ReLU, 3x3 convolution), the convolutions with batch norm instead of bias if `norm`.
+
+    `rectified`: the shortcut starts behind the first ReLU. MiDaS's code computes that, by a ReLU in place.
+    """
+
+    def __init__(self, width: int, *, norm: bool, rectified: bool) -> None:
+        super().__init__()
+        self.rectified = rectified
+        if norm:
+            self.first: nn.Module = ConvNorm(width, width, 3)
+            self.second: nn.Module = ConvNorm(width, width, 3, relu=False)
+        else:
+            self.first = nn.Sequential(Conv3x3(width, width), nn.ReLU(inplace=True))
+            self.second = Conv3x3(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        start = F.relu(x)
+        return cast("Tensor", self.second(self.first(start)) + (start if self.rectified else x))
+
+
+class DepthOutput(nn.Module):
+    """(B, width, h, w) of stride 2 -> inverse depth (B, 1, 2h, 2w), never below 0.
+
+    The last convolution starts without negative values: what it sees has none either, so every fresh head answers above 0.
+    With torch's own values the last ReLU leaves about every third fresh head at 0 in all pixels, where it has no slope and
+    never learns.
+    """
+
+    def __init__(self, *, align_corners: bool, width: int = WIDTH) -> None:
+        super().__init__()
+        self.align_corners = align_corners
+        self.first = Conv3x3(width, width // 2)
+        self.second = Conv3x3(width // 2, 32)
+        self.last = nn.Conv2d(32, 1, 1)
+        with torch.no_grad():
+            for values in self.last.parameters():
+                values.abs_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.interpolate(self.first(x), scale_factor=2, mode="bilinear", align_corners=self.align_corners)
+        return F.relu(self.last(F.relu(self.second(x), inplace=True)))

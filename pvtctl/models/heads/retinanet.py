@@ -1,0 +1,160 @@
+"""RetinaNet's head (arXiv 1708.02002): two towers of four convolutions over five levels, focal loss, L1 on box deltas."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.models.detection._utils import BoxCoder
+from torchvision.models.detection.retinanet import RetinaNetClassificationHead, RetinaNetRegressionHead
+from torchvision.ops import batched_nms, clip_boxes_to_image, sigmoid_focal_loss
+
+from pvtctl.models.heads.anchors import retinanet_anchors
+from pvtctl.models.heads.base import DetectionHead
+from pvtctl.models.heads.matching import IGNORED, BoxMatcher, match_boxes
+from pvtctl.models.layers.winograd import speed_up_convs
+from pvtctl.models.structures import Detections, DetectOptions, ImageSize, Objects
+
+CANDIDATES = 1000
+"""Of every level that many scores, at most, get as far as NMS."""
+
+SCORE_THRESHOLD, NMS_IOU, MAX_DETECTIONS = 0.05, 0.5, 100
+"""The values of DetectOptions that are left open."""
+
+
+class RetinaNet(DetectionHead):
+    """Five maps (B, in_channels, h, w) of strides 8 to 128 -> losses or detections, as the configurations of PVT v1 have it.
+
+    The modules are torchvision's, which start as the paper says (normal, std 0.01; scores of 0.01). There is no background
+    class: a score is the sigmoid of its class's own output.
+    """
+
+    def __init__(
+        self, num_classes: int, *, conventions: Literal["papers", "torchvision"] = "papers", in_channels: int = 256
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.anchors = retinanet_anchors(conventions)
+        self.matcher = BoxMatcher(0.5, 0.4, best_from=0.0)
+        self.box_coder = BoxCoder(weights=(1.0, 1.0, 1.0, 1.0))
+        self.classification_head = RetinaNetClassificationHead(in_channels, self.anchors.per_cell(), num_classes)
+        self.regression_head = RetinaNetRegressionHead(in_channels, self.anchors.per_cell())
+        speed_up_convs(self)
+
+    def raw(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Per level the class outputs (B, A * K, h, w), before the sigmoid, and the box deltas (B, A * 4, h, w)."""
+        classes, boxes = self.classification_head, self.regression_head
+        return (
+            [classes.cls_logits(classes.conv(x)) for x in features],
+            [boxes.bbox_reg(boxes.conv(x)) for x in features],
+        )
+
+    def losses(
+        self, features: Sequence[Tensor], sizes: Sequence[ImageSize], padded: ImageSize, targets: Sequence[Objects]
+    ) -> dict[str, Tensor]:
+        """`loss_cls` (focal, gamma 2, alpha 0.25) and `loss_box` (L1), summed over the batch and divided by the number of
+        its positive anchors, at least 1. In float32, under autocast too.
+
+        `recall`: share of the true boxes of which some positive anchor is sure enough to be detected, that is, gives their
+        class a score above 0.05 and no other class a higher one; 1 without boxes.
+        """
+        logits, deltas = (
+            torch.cat([per_anchor(x, width) for x in maps], 1)
+            for maps, width in zip(self.raw(features), (self.num_classes, 4), strict=True)
+        )
+        grid = torch.cat(self.anchors.grids(features, padded))
+        loss_cls, loss_box, positives, found = logits.new_zeros(4, dtype=torch.float32).unbind()
+        with torch.autocast(logits.device.type, enabled=False):
+            for image, (size, objects) in enumerate(zip(sizes, targets, strict=True)):
+                matches = match_boxes(self.matcher, objects.boxes, grid, self.anchors.valid(features, size))
+                positive = (matches >= 0).nonzero()[:, 0]
+                box = matches[positive]
+                labels = objects.labels[box]
+                scores = logits[image].float()
+                loss_cls = loss_cls + class_loss(scores, positive, labels, matches == IGNORED)
+                goal = self.box_coder.encode_single(objects.boxes[box], grid[positive])
+                loss_box = loss_box + F.l1_loss(deltas[image, positive].float(), goal, reduction="sum")
+                positives = positives + len(positive)
+                found = found + recognised(scores.detach()[positive], labels, box, len(objects))
+        positives = positives.clamp(min=1)
+        boxes = sum(len(objects) for objects in targets)
+        recall = found / boxes if boxes else torch.ones_like(found)
+        return {"loss_cls": loss_cls / positives, "loss_box": loss_box / positives, "recall": recall}
+
+    def detect(
+        self, features: Sequence[Tensor], sizes: Sequence[ImageSize], padded: ImageSize, options: DetectOptions
+    ) -> list[Detections]:
+        """Per level the 1000 best scores above the threshold; their boxes, cut at the image's border; NMS within each
+        class; the best `max_detections` of what is left."""
+        return self.decode(*self.raw(features), sizes, padded, options)
+
+    def decode(
+        self,
+        classes: Sequence[Tensor],
+        boxes: Sequence[Tensor],
+        sizes: Sequence[ImageSize],
+        padded: ImageSize,
+        options: DetectOptions,
+    ) -> list[Detections]:
+        """`detect` from what `raw` gave, here or in an exported graph: no parameter of the head is looked at."""
+        grids = self.anchors.grids(classes, padded)
+        classes = [per_anchor(x, self.num_classes) for x in classes]
+        boxes = [per_anchor(x, 4) for x in boxes]
+        return [
+            self._detect_one([x[i] for x in classes], [x[i] for x in boxes], grids, size, options)
+            for i, size in enumerate(sizes)
+        ]
+
+    def _detect_one(
+        self, classes: list[Tensor], deltas: list[Tensor], grids: list[Tensor], size: ImageSize, options: DetectOptions
+    ) -> Detections:
+        threshold = SCORE_THRESHOLD if options.score_threshold is None else options.score_threshold
+        found = []
+        for logits, delta, grid in zip(classes, deltas, grids, strict=True):
+            scores, index = best_scores(logits.flatten(), threshold)
+            anchor = index // self.num_classes
+            box = self.box_coder.decode_single(delta[anchor].float(), grid[anchor])
+            found.append((clip_boxes_to_image(box, size), scores, index % self.num_classes))
+        boxes, scores, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
+        keep = batched_nms(boxes, scores, labels, NMS_IOU if options.nms_iou is None else options.nms_iou)
+        keep = keep[: MAX_DETECTIONS if options.max_detections is None else options.max_detections]
+        return Detections(boxes[keep], scores[keep], labels[keep])
+
+
+def per_anchor(x: Tensor, width: int) -> Tensor:
+    """A map (B, A * width, h, w) -> (B, h * w * A, width), in the order of the anchors; a view when channels_last."""
+    return x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, width)
+
+
+def class_loss(logits: Tensor, positive: Tensor, labels: Tensor, ignored: Tensor) -> Tensor:
+    """Sum of the focal loss over logits (N, K): the anchors at index `positive` (P,) have `labels` (P,), `ignored` (bool
+    (N,)) do not count, all others are background."""
+    goal = torch.zeros_like(logits)
+    goal[positive, labels] = 1.0
+    each: Tensor = sigmoid_focal_loss(logits, goal, alpha=0.25, gamma=2.0, reduction="none")
+    return each.sum(1).masked_fill(ignored, 0.0).sum()
+
+
+def recognised(logits: Tensor, labels: Tensor, box: Tensor, boxes: int) -> Tensor:
+    """How many of `boxes` some positive anchor recognises; logits (P, K), labels (P,) and box (P,) are the anchors'."""
+    best, guess = logits.max(1)
+    right = (guess == labels) & (best.sigmoid() > SCORE_THRESHOLD)
+    hit = torch.zeros(boxes, dtype=torch.bool, device=logits.device)
+    hit[box[right]] = True
+    return hit.sum()
+
+
+def best_scores(logits: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
+    """The highest scores above `threshold`, at most CANDIDATES, best first, and their index in logits (N,)."""
+    # comparing outputs spares the sigmoid of millions; the slack leaves the last word to the score itself
+    least = math.log(threshold / (1 - threshold)) - 1e-3 if 0 < threshold < 1 else -math.inf
+    index = (logits > least).nonzero()[:, 0]
+    scores = logits[index].float().sigmoid()
+    above = scores > threshold
+    scores, index = scores[above], index[above]
+    scores, order = scores.topk(min(CANDIDATES, len(scores)))
+    return scores, index[order]

@@ -1,0 +1,15 @@
+"""The loss of image classification."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def classification_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean cross entropy in nats, computed in fp32 whatever the logits' type.
+
+    `logits` (B, K). `targets` are (B,) int64 classes, or (B, K) probabilities: what mixup, cutmix and label smoothing
+    make of classes (`pvtctl.tasks.classification.mixup.Mixup`).
+    """
+    return F.cross_entropy(logits.float(), targets)

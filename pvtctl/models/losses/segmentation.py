@@ -1,0 +1,21 @@
+"""The loss of semantic segmentation."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pvtctl.models.structures import IGNORE_LABEL
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross entropy in nats over the labelled pixels of a batch, computed in fp32 whatever the logits' type.
+
+    `logits` (B, K, h, w); `labels` (B, h, w) uint8 or int64, IGNORE_LABEL where there is none. A batch without any
+    labelled pixel gives 0, with a gradient of 0, where a plain mean would be NaN.
+    """
+    labels = labels.long()
+    total = F.cross_entropy(logits.float(), labels, ignore_index=IGNORE_LABEL, reduction="sum")
+    labelled = torch.count_nonzero(labels != IGNORE_LABEL)
+    return total / labelled.clamp(min=1)

@@ -1,0 +1,267 @@
+"""Every built-in backbone's numbers, in plain sight and without torch.
+
+`pvtctl.models.backbones` builds from these tables, `pvtctl models` prints them, and a test holds the parameter counts to the
+built models. `NAME@F` is a narrower model of the same depth and shape, for small experiments: see `find_variant`. Sources: PVT v1 Table 1 and its code (stage 2 of small and medium is printed as 3 blocks but coded, and
+counted, as 4), PVT v2 Table 1, timm 0.3.2 for the ViT-Small that PVT v1 Table 8 compares with, DeiT Table 1, and
+torchvision for the ResNets.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from pvtctl.errors import UsageError, nearest
+
+Four = tuple[int, int, int, int]
+STRIDES: Four = (4, 8, 16, 32)
+TIMM_PREFIX = "timm:"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PvtVariant:
+    """A Pyramid Vision Transformer; one number a stage."""
+
+    family: Literal["pvt_v1", "pvt_v2"]
+    embed_dims: Four
+    depths: Four
+    num_heads: Four = (1, 2, 5, 8)
+    mlp_ratios: Four = (8, 8, 4, 4)
+    sr_ratios: Four = (8, 4, 2, 1)
+    linear_sra: bool = False
+    """Keys and values from a 7x7 average pool in every stage (PVT v2, section 3.2), instead of a strided convolution."""
+    conv_ffn: bool = True
+    """v2: a depthwise convolution in the feed-forward part."""
+    params: int | None
+    """Of the classifier with 1000 classes at 224; None for scaled models, which no table counts."""
+    source: str
+
+    @property
+    def channels(self) -> Four:
+        return self.embed_dims
+
+
+@dataclass(frozen=True, kw_only=True)
+class VitVariant:
+    """A plain Vision Transformer: one grid, its class token kept."""
+
+    family: Literal["vit"] = "vit"
+    stem: Literal["patches", "resnet"] = "patches"
+    """`resnet`: the first three stages of a ResNet-50 (`pvtctl.models.backbones.vit_hybrid`) in place of the patch convolution."""
+    patch_size: int
+    embed_dim: int
+    depth: int
+    num_heads: int
+    mlp_ratio: int = 4
+    qkv_bias: bool = True
+    norm_eps: float = 1e-6
+    distilled: bool = False
+    """A distillation token beside the class token."""
+    stem_width: int = 256
+    """`resnet`: channels of its first stage; the second has twice, the third four times as many."""
+    params: int | None
+    source: str
+
+    @property
+    def channels(self) -> Four:
+        stem = (self.stem_width, 2 * self.stem_width) if self.stem == "resnet" else (self.embed_dim,) * 2
+        return (*stem, self.embed_dim, self.embed_dim)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResNetVariant:
+    """A torchvision ResNet or ResNeXt."""
+
+    family: Literal["resnet"] = "resnet"
+    block: Literal["basic", "bottleneck"] = "bottleneck"
+    depths: Four
+    groups: int = 1
+    width_per_group: int = 64
+    deep_stem: int = 0
+    """Three 3x3 convolutions of this width, this and twice this, instead of the one of 7x7 (He et al., arXiv 1812.01187,
+    figure 2c); 0: the one."""
+    context_ratio: float | None = None
+    """Global context blocks in stages 2 to 4, their bottleneck that much narrower than the stage; None: there are none."""
+    base_width: int = 64
+    """Channels of the stem and of the first stage's 3x3 convolutions; each later stage has twice the one before."""
+    params: int | None
+    source: str
+
+    @property
+    def channels(self) -> Four:
+        first = self.base_width * (1 if self.block == "basic" else 4)
+        return (first, 2 * first, 4 * first, 8 * first)
+
+
+Variant = PvtVariant | VitVariant | ResNetVariant
+
+_V1 = "PVT v1, Table 1"
+_V2 = "PVT v2, Table 1"
+_VIT_SMALL = "PVT v1, Table 8 (ViT-Small of timm 0.3.2)"
+_DEIT = "DeiT, Table 1"
+_RESNET = "ResNet (torchvision)"
+_GC = "PVT v1, Table 10 (ResNet-50 with the context blocks of GCNet)"
+_RESNEXT = "ResNeXt (torchvision)"
+_RESNET_C = "ResNet-C (arXiv 1812.01187; mmsegmentation's ResNetV1c)"
+_BASE: Four = (64, 128, 320, 512)
+
+# fmt: off
+PVT_V1 = {
+    "pvt_tiny": PvtVariant(family="pvt_v1", embed_dims=_BASE, depths=(2, 2, 2, 2), params=13_229_288, source=_V1),
+    "pvt_small": PvtVariant(family="pvt_v1", embed_dims=_BASE, depths=(3, 4, 6, 3), params=24_485_864, source=_V1),
+    "pvt_medium": PvtVariant(family="pvt_v1", embed_dims=_BASE, depths=(3, 4, 18, 3), params=44_208_104, source=_V1),
+    "pvt_large": PvtVariant(family="pvt_v1", embed_dims=_BASE, depths=(3, 8, 27, 3), params=61_369_320, source=_V1),
+    # Table 9 says 1.4 times the channels and 46.8 M; these widths are inferred from that count
+    "pvt_small_wide": PvtVariant(
+        family="pvt_v1", embed_dims=(89, 178, 445, 712), depths=(3, 4, 6, 3), params=46_821_764,
+        source="PVT v1, Table 9 (widths inferred from its parameter count)",
+    ),
+    "pvt_huge": PvtVariant(
+        family="pvt_v1", embed_dims=(128, 256, 512, 768), depths=(3, 10, 60, 3), num_heads=(2, 4, 8, 12), params=304_945_512,
+        source="official PVT code (pvt_huge_v2)",
+    ),
+}
+
+PVT_V2 = {
+    "pvt_v2_b0": PvtVariant(
+        family="pvt_v2", embed_dims=(32, 64, 160, 256), depths=(2, 2, 2, 2), params=3_666_760, source=_V2),
+    "pvt_v2_b1": PvtVariant(family="pvt_v2", embed_dims=_BASE, depths=(2, 2, 2, 2), params=14_009_000, source=_V2),
+    "pvt_v2_b2": PvtVariant(family="pvt_v2", embed_dims=_BASE, depths=(3, 4, 6, 3), params=25_362_856, source=_V2),
+    "pvt_v2_b2_li": PvtVariant(
+        family="pvt_v2", embed_dims=_BASE, depths=(3, 4, 6, 3), linear_sra=True, params=22_553_512, source=_V2),
+    # Table 6, "+ overlapping patch embedding": without position tables it has the 34.9 M printed (with RetinaNet)
+    "pvt_v2_b2_plain_ffn": PvtVariant(
+        family="pvt_v2", embed_dims=_BASE, depths=(3, 4, 6, 3), conv_ffn=False, params=25_168_296,
+        source="PVT v2, Table 6 (made out from its parameter count)"),
+    "pvt_v2_b3": PvtVariant(family="pvt_v2", embed_dims=_BASE, depths=(3, 4, 18, 3), params=45_238_696, source=_V2),
+    "pvt_v2_b4": PvtVariant(family="pvt_v2", embed_dims=_BASE, depths=(3, 8, 27, 3), params=62_556_072, source=_V2),
+    "pvt_v2_b5": PvtVariant(
+        family="pvt_v2", embed_dims=_BASE, depths=(3, 6, 40, 3), mlp_ratios=(4, 4, 4, 4), params=81_956_008,
+        source=_V2),
+}
+
+VIT = {
+    "vit_small_patch4": VitVariant(
+        patch_size=4, embed_dim=768, depth=8, num_heads=8, mlp_ratio=3, qkv_bias=False, norm_eps=1e-5, params=50_459_368,
+        source=_VIT_SMALL),
+    "vit_small_patch16": VitVariant(
+        patch_size=16, embed_dim=768, depth=8, num_heads=8, mlp_ratio=3, qkv_bias=False, norm_eps=1e-5,
+        params=48_754_408, source=_VIT_SMALL),
+    "vit_small_patch32": VitVariant(
+        patch_size=32, embed_dim=768, depth=8, num_heads=8, mlp_ratio=3, qkv_bias=False, norm_eps=1e-5, params=50_410_984,
+        source=_VIT_SMALL),
+    "deit_tiny_patch16": VitVariant(
+        patch_size=16, embed_dim=192, depth=12, num_heads=3, params=5_717_416, source=_DEIT),
+    "deit_small_patch16": VitVariant(
+        patch_size=16, embed_dim=384, depth=12, num_heads=6, params=22_050_664, source=_DEIT),
+    "deit_base_patch16": VitVariant(
+        patch_size=16, embed_dim=768, depth=12, num_heads=12, params=86_567_656, source=_DEIT),
+    "vit_base_patch16": VitVariant(
+        patch_size=16, embed_dim=768, depth=12, num_heads=12, params=86_567_656, source="ViT, Table 1"),
+    "vit_large_patch16": VitVariant(
+        patch_size=16, embed_dim=1024, depth=24, num_heads=16, params=304_326_632, source="ViT, Table 1"),
+    # one classifier over both tokens, where DeiT has two and takes their mean: the second's 1000 biases are missing
+    "deit_base_distilled_patch16": VitVariant(
+        patch_size=16, embed_dim=768, depth=12, num_heads=12, distilled=True, params=87_337_192, source=_DEIT),
+    "vit_hybrid": VitVariant(
+        stem="resnet", patch_size=16, embed_dim=768, depth=12, num_heads=12, params=98_659_112,
+        source="ViT, section 3.1 (its hybrid); DPT, section 3.2"),
+}
+
+RESNET = {
+    "resnet18": ResNetVariant(block="basic", depths=(2, 2, 2, 2), params=11_689_512, source=_RESNET),
+    "resnet34": ResNetVariant(block="basic", depths=(3, 4, 6, 3), params=21_797_672, source=_RESNET),
+    "resnet50": ResNetVariant(depths=(3, 4, 6, 3), params=25_557_032, source=_RESNET),
+    "resnet101": ResNetVariant(depths=(3, 4, 23, 3), params=44_549_160, source=_RESNET),
+    "resnet152": ResNetVariant(depths=(3, 8, 36, 3), params=60_192_808, source=_RESNET),
+    "resnext50_32x4d": ResNetVariant(
+        depths=(3, 4, 6, 3), groups=32, width_per_group=4, params=25_028_904, source=_RESNEXT),
+    "resnext101_32x4d": ResNetVariant(
+        depths=(3, 4, 23, 3), groups=32, width_per_group=4, params=44_177_704, source=_RESNEXT),
+    "resnext101_64x4d": ResNetVariant(
+        depths=(3, 4, 23, 3), groups=64, width_per_group=4, params=83_455_272, source=_RESNEXT),
+    "resnext101_32x8d": ResNetVariant(
+        depths=(3, 4, 23, 3), groups=32, width_per_group=8, params=88_791_336, source=_RESNEXT),
+    "resnet18c": ResNetVariant(
+        block="basic", depths=(2, 2, 2, 2), deep_stem=32, params=11_708_744, source=_RESNET_C),
+    "resnet50c": ResNetVariant(depths=(3, 4, 6, 3), deep_stem=32, params=25_576_264, source=_RESNET_C),
+    "resnet101c": ResNetVariant(depths=(3, 4, 23, 3), deep_stem=32, params=44_568_392, source=_RESNET_C),
+    "resnet50s": ResNetVariant(
+        depths=(3, 4, 6, 3), deep_stem=64, params=25_680_808, source="Trans2Seg's code (there called resnet50c)"),
+    "resnet50_gc_r4": ResNetVariant(depths=(3, 4, 6, 3), context_ratio=1 / 4, params=35_557_941, source=_GC),
+    "resnet50_gc_r16": ResNetVariant(depths=(3, 4, 6, 3), context_ratio=1 / 16, params=28_078_773, source=_GC),
+}
+# fmt: on
+
+VARIANTS: dict[str, Variant] = {**PVT_V1, **PVT_V2, **VIT, **RESNET}
+
+
+def find_variant(spec: str) -> Variant:
+    """The built-in variant called `spec`, or with `NAME@F` (0 < F <= 1) the one called NAME with F times its widths.
+
+    Depth, heads, ratios and patches stay. Widths are rounded to multiples of the heads (ResNets: their base width of 64 to
+    a multiple of 8; a hybrid's ResNet to a power of two), and never below one a head. Raises UsageError with the nearest names for an unknown one, and for a
+    factor that is out of range or that the family cannot take.
+    """
+    name, factor = split_width(spec)
+    if name not in VARIANTS:
+        raise UsageError(
+            f"no backbone is called {name!r}", f"{nearest(name, list(VARIANTS))} (pvtctl models ls; or timm:NAME)"
+        )
+    return VARIANTS[name] if factor == 1 else _scaled(name, VARIANTS[name], factor)
+
+
+def known_variant(spec: str) -> Variant | None:
+    """As `find_variant`; None for what is no built-in backbone, such as `timm:NAME`."""
+    name, _ = split_width(spec)
+    return find_variant(spec) if name in VARIANTS else None
+
+
+def split_width(spec: str) -> tuple[str, float]:
+    """`pvt_small@0.25` -> ("pvt_small", 0.25); 1 where no factor is said. Raises UsageError for one out of range."""
+    name, at, text = spec.rpartition("@")
+    if not at or spec.startswith(TIMM_PREFIX):  # timm's own names never have one, and hubs' may
+        return spec, 1.0
+    try:
+        factor = float(text)
+    except ValueError:
+        factor = math.nan
+    if not 0 < factor <= 1:
+        raise UsageError(
+            f"{spec}: {text!r} is no factor on the width", f"it lies in 0 < F <= 1, such as {name or 'pvt_small'}@0.25"
+        )
+    return name, factor
+
+
+def join_width(name: str, factor: float) -> str:
+    """The opposite of `split_width`."""
+    return name if factor == 1 else f"{name}@{factor:g}"
+
+
+def _scaled(name: str, variant: Variant, factor: float) -> Variant:
+    source = f"{variant.source}; {factor:g} times as wide"
+    match variant:
+        case PvtVariant():
+            first, second, third, fourth = (
+                _multiple(dim * factor, heads) for dim, heads in zip(variant.embed_dims, variant.num_heads, strict=True)
+            )
+            return replace(variant, embed_dims=(first, second, third, fourth), params=None, source=source)
+        case VitVariant():
+            dim = _multiple(variant.embed_dim * factor, variant.num_heads)
+            stem = max(32, 2 ** round(math.log2(variant.stem_width * factor)))  # its group norms divide powers of two
+            return replace(variant, embed_dim=dim, stem_width=stem, params=None, source=source)
+        case ResNetVariant():
+            base = _multiple(64 * factor, 8)
+            if variant.width_per_group * base < 64:
+                raise UsageError(
+                    f"{name}@{factor:g} has groups of less than one channel",
+                    f"{name}@{16 / variant.width_per_group / 4:g}",
+                )
+            return replace(
+                variant, base_width=base, deep_stem=variant.deep_stem * base // 64, params=None, source=source
+            )
+
+
+def _multiple(width: float, step: int) -> int:
+    return max(1, round(width / step)) * step

@@ -1,0 +1,134 @@
+"""Scoring trained weights: what `pvtctl eval` and `pvtctl.evaluate` share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pvtctl.engine import Distributed, choose_precision, evaluate, start_distributed, stop_distributed
+from pvtctl.engine.log import Say, silent
+from pvtctl.engine.log import say as say_on_stderr
+from pvtctl.errors import UsageError
+from pvtctl.recipe.load import Override, keys_said, load_recipe
+from pvtctl.recipe.schema import Loss, Recipe
+from pvtctl.runs.paper_table import Figure, compare_with_paper
+from pvtctl.runs.paths import data_place
+from pvtctl.runs.read_run import read_run
+from pvtctl.tasks.build import Task, build_task
+from pvtctl.tasks.classes import Head
+from pvtctl.weights.describe import inspect_checkpoint
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A metric over all validation images."""
+
+    task: Task
+    metric: Any
+    skipped: dict[str, str]
+    """id -> reason of the images that could not be read."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate_run` found."""
+
+    numbers: dict[str, float]
+    """All figures; scores are fractions (`top1` 0.751, `box_ap` 0.404)."""
+    figures: list[Figure]
+    """The figures that the paper's table has, each with the printed one."""
+    differences: list[str]
+    """Why they may not be compared with the paper's."""
+    skipped: dict[str, str]
+    """id -> reason of the images that could not be read."""
+
+
+def score_recipe(
+    recipe: Recipe,
+    head: Head,
+    dist: Distributed,
+    *,
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32",
+    partial: bool = False,
+    say: Say = say_on_stderr,
+) -> Scored:
+    """Score the weights that `recipe` names, whose classes are `head`'s, on its validation data. Raises UsageError."""
+    talk = say if dist.is_main else silent
+    task = build_task(recipe, device=dist.device, world_size=dist.world_size, head=head, partial=partial, say=talk)
+    chosen = choose_precision(precision, dist.device)
+    classes = len(task.val.class_names)
+    of_classes = f" of {classes} classes" if classes else ""
+    talk(f"data: {data_place(recipe)}; {len(task.val)} images{of_classes}, at {size_label(recipe)}, in {chosen.name}")
+    metric: Any = evaluate(task, task.model, dist, chosen, shown=talk is not silent)
+    skipped = {name: reason for own in dist.gather(task.skipped) for name, reason in own.items()}
+    return Scored(task, metric, skipped)
+
+
+def size_label(recipe: Recipe) -> str:
+    """The size at which a recipe's images are scored, in words."""
+    if recipe.task == "classification":
+        return f"{recipe.data.image_size} pixels"
+    if recipe.task == "depth":
+        height, width = recipe.data.depth.test_size
+        return f"about {height}x{width} pixels{_views(recipe)}"
+    own = recipe.data.segmentation if recipe.task == "segmentation" else recipe.data.detection
+    short = " and ".join(map(str, recipe.eval.scales or (own.test_short_side,)))
+    return f"a short side of {short} pixels (long side up to {own.test_long_side}){_views(recipe)}"
+
+
+def _views(recipe: Recipe) -> str:
+    ratios = ", ".join(f"x {ratio:g}" for ratio in recipe.eval.ratios)
+    window = recipe.eval.window
+    return (
+        (f" ({ratios})" if ratios else "")
+        + (f" in windows of {window[0]}x{window[1]}" if window else "")
+        + (", mirrored too" if recipe.eval.flip else "")
+    )
+
+
+def evaluate_run(
+    run: str | Path,
+    data: str | Path | None = None,
+    *,
+    overrides: Sequence[Override] = (),
+    device: str | None = None,
+    quiet: bool = False,
+) -> Evaluation:
+    """Score a run's best weights as `pvtctl eval RUN` does: on the run's validation data, or on other such data in the
+    folder `data`, at the run's size and in its precision.
+
+    `overrides` are those of `--set`, of the recipe's `data` and `eval` blocks (`eval.flip=true`). Nothing is written.
+    Raises UsageError for what is no run, data that is nowhere, and overrides of what is not read here.
+    """
+    read = read_run(Path(run).expanduser(), finished=False)
+    for key in sorted(keys_said(overrides)):
+        if key.split(".")[0] not in ("data", "eval"):
+            raise UsageError(f"{key} cannot be changed: trained weights are scored", "keys of data and eval can")
+    settings = [*overrides, *([("data.path", str(Path(data).expanduser().absolute()))] if data is not None else [])]
+    recipe = load_recipe(read.path / "recipe.yaml", overrides=settings)
+    checkpoint = inspect_checkpoint(read.path)
+    assert checkpoint.head is not None  # runs train models with heads
+    if data is not None and recipe.data.name == "scenes":
+        raise UsageError("the run was on scenes, which is rendered", "leave data out, or override data.name too")
+    untrained: dict[str, Any] = {"activation_checkpointing": False, "batch_size": 1, "loss": Loss()}
+    batch_size = recipe.eval.batch_size or (64 if recipe.task == "classification" else None)
+    recipe = recipe.model_copy(
+        update={
+            "model": recipe.model.model_copy(update={"weights": str(checkpoint.path)}),
+            # nothing is trained: a total batch that these processes cannot share must not matter
+            "train": recipe.train.model_copy(update=untrained),
+            "eval": recipe.eval.model_copy(update={"batch_size": batch_size}),
+        }
+    )
+    dist = start_distributed(device)
+    try:
+        precision = read.info.get("precision", "fp32")
+        say = silent if quiet else say_on_stderr
+        scored = score_recipe(recipe, checkpoint.head, dist, precision=precision, say=say)
+    finally:
+        stop_distributed()
+    numbers = scored.metric.compute()
+    figures, differences = compare_with_paper(recipe, numbers, len(scored.task.val.class_names))
+    return Evaluation(numbers, figures, differences, scored.skipped)

@@ -1,0 +1,45 @@
+"""Where runs and data lie. No torch."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pvtctl.errors import UsageError
+
+if TYPE_CHECKING:
+    from pvtctl.recipe.schema import Recipe
+
+
+def runs_root() -> Path:
+    """Where runs lie when no folder is named."""
+    return Path(os.environ.get("PVTCTL_RUNS") or "runs")
+
+
+def default_out(recipe: Recipe, label: str | None = None) -> Path:
+    """`<runs>/<recipe>-<row or backbone>[-<profile>][-<label>]`; `label` names data of the user's own."""
+    parts = [recipe.name, recipe.row or recipe.model.backbone.spec]
+    parts += [recipe.profile] if recipe.profile != "paper" else []
+    parts += [label] if label else []
+    return runs_root() / "-".join(re.sub(r"[^\w.+-]+", "_", part) for part in parts)
+
+
+def data_place(recipe: Recipe) -> str:
+    """Where a recipe's data lies, in words. Raises UsageError when it is nowhere."""
+    from pvtctl.data.find import find_data
+
+    if recipe.data.name == "scenes":
+        return "scenes, rendered as needed"
+    if recipe.data.name == "mix":
+        places = []
+        for name, one in recipe.data.depth.mix.items():
+            try:
+                places.append(f"{name} in {find_data(one.name, one.path)}")
+            except UsageError as error:
+                raise UsageError(f"data.depth.mix.{name}: {error.message}", error.hint) from error
+        return "mix of " + ", ".join(places)
+    if recipe.data.val_annotations:
+        return f"{recipe.data.name}, {recipe.data.val_annotations}"
+    return f"{recipe.data.name} in {find_data(recipe.data.name, recipe.data.path)}"

@@ -1,0 +1,229 @@
+"""The report of a run or an evaluation: what all tasks share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, assert_never
+
+import yaml
+
+from pvtctl.engine import FitResult, RunFolder
+from pvtctl.io.files import write_text
+from pvtctl.recipe.schema import Recipe
+from pvtctl.runs.paper_table import Figure, compare_with_paper, data_label, paper_label, printed_score, result_rows
+from pvtctl.tasks.build import Task
+from pvtctl.tasks.classification.report import ClassificationAccount
+from pvtctl.tasks.classification.task import ClassificationTask
+from pvtctl.tasks.depth.report import DepthAccount, draw_depth_samples
+from pvtctl.tasks.depth.task import DepthTask
+from pvtctl.tasks.detection.report import SAMPLES, DetectionAccount, draw_samples
+from pvtctl.tasks.detection.task import DetectionTask
+from pvtctl.tasks.segmentation.report import SegmentationAccount, draw_segmentation_samples
+from pvtctl.tasks.segmentation.task import SegmentationTask
+from pvtctl.views.report import Picture, Report, Table, Text, write_report
+
+# Matplotlib takes a second to import: the views are imported where something is drawn.
+
+
+class Account(Protocol):
+    """What a task makes of its metric, for people."""
+
+    score: str
+    """What may not be compared with the paper's where settings differ: `accuracy`, `AP`."""
+
+    def pictures(self, folder: Path) -> dict[str, Path]:
+        """Draw them into `folder`; title -> PNG file."""
+
+    def tables(self) -> list[Table]:
+        """For the report."""
+
+    def terminal(self) -> tuple[str, list[str], list[list[Any]]]:
+        """A short table for the terminal: title, columns, rows."""
+
+    def document(self) -> dict[str, Any]:
+        """For `--json`."""
+
+    def notes(self) -> list[str]:
+        """What a reader of the numbers must know, one sentence each."""
+
+    def files(self, folder: Path) -> dict[str, Path]:
+        """Write what other tools read; title -> file."""
+
+
+def account_of(task: Task, metric: Any) -> Account:
+    """The account of a task's metric."""
+    match task:
+        case ClassificationTask():
+            return ClassificationAccount(task, metric)
+        case DetectionTask():
+            return DetectionAccount(task.val, metric, task.samples)
+        case SegmentationTask():
+            return SegmentationAccount(task.val, metric, task.samples)
+        case DepthTask():
+            return DepthAccount(task.val, metric, task.samples)
+        case _:
+            assert_never(task)
+
+
+@dataclass
+class Findings:
+    """What an evaluation has to tell, besides the pictures that are drawn from the metric."""
+
+    title: str
+    lead: str
+    figures: Sequence[Figure]
+    differences: Sequence[str]
+    """Why the figures may not be compared with the paper's."""
+    recipe: Mapping[str, Any]
+    environment: Any
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    """id -> reason of the images that could not be read."""
+    paper: str = "the paper"
+    notes: Sequence[str] = ()
+    """What a reader of the figures must know."""
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What a finished run shows."""
+
+    title: str
+    score: str
+    """What the differences are about: `accuracy`, `AP`."""
+    numbers: dict[str, float]
+    figures: list[Figure]
+    differences: list[str]
+    """Why the accuracy may not be compared with the paper's."""
+    paper: str
+    skipped: dict[str, str]
+    """id -> reason of the images that could not be read."""
+    files: dict[str, Path]
+    notes: list[str]
+    """What a reader of the figures must know."""
+
+
+def report_run(
+    run: RunFolder,
+    task: Task,
+    recipe: Recipe,
+    result: FitResult,
+    metric: Any,
+    *,
+    steps_per_epoch: int,
+    skipped: Mapping[str, str],
+) -> RunSummary:
+    """Write pictures and report.html of a finished run, and skipped.json where images could not be read.
+
+    `metric` is that of the best weights; `skipped` what this part of the run could not read.
+    """
+    numbers = metric.compute()
+    figures, differences = compare_with_paper(recipe, numbers, len(task.val.class_names))
+    curves = draw_run_curves(run, task, steps_per_epoch, None if differences else printed_score(recipe))
+    account = account_of(task, metric)
+    pictures = {"Curves": curves, **account.pictures(run.path), **_samples_of_epochs(run.path)}
+    everything = _remember_skipped(run.path / "skipped.json", skipped)
+    run.record(skipped_images=len(everything))
+    head = f" + {recipe.model.head.name}" if recipe.model.head else ""
+    title = f"{recipe.title or recipe.model.backbone.spec}{head} on {data_label(recipe)}"
+    findings = Findings(
+        title=title,
+        lead=f"Recipe {recipe.name}, profile {recipe.profile}: {_count(result.epochs, 'epoch')}, "
+        f"{_count(result.steps, 'step')}, {duration(result.seconds)}; best weights of epoch {result.best_epoch}",
+        figures=figures,
+        differences=differences,
+        recipe=recipe.model_dump(mode="json"),
+        environment=run.info | {"starts": json.loads((run.path / "environment.json").read_text("utf-8"))},
+        skipped=everything,
+        paper=paper_label(recipe),
+        notes=account.notes(),
+    )
+    report = write_findings(run.path / "report.html", findings, account, pictures)
+    files = {"report": report, "curves": curves, "weights": run.best_weights, **account.files(run.path)}
+    return RunSummary(
+        title, account.score, numbers, figures, differences, findings.paper, everything, files, account.notes()
+    )
+
+
+def _remember_skipped(path: Path, skipped: Mapping[str, str]) -> dict[str, str]:
+    """Add to what earlier parts of the run could not read."""
+    before = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    everything = {**before, **skipped}
+    if everything != before:
+        write_text(path, json.dumps(everything, indent=2) + "\n")
+    return everything
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def duration(seconds: float) -> str:
+    """`75 s`, `12 min`, `3.4 h`."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def draw_run_curves(run: RunFolder, task: Task, steps_per_epoch: int, paper_score: float | None = None) -> Path:
+    """`curves.png` of a run folder, from its metrics.jsonl. `paper_score`: the printed figure, a fraction."""
+    from pvtctl.views.curves import SHOWN, draw_curves
+
+    lines = run.metrics()
+    return draw_curves(
+        run.path / "curves.png",
+        training=[line for line in lines if line["event"] == "train"],
+        evaluations=[
+            {"step": line["step"], **line.get("ema_metrics", line["metrics"])}
+            for line in lines
+            if line["event"] == "eval"
+        ],
+        steps_per_epoch=steps_per_epoch,
+        shown=SHOWN[task.name],
+        paper_score=paper_score,
+    )
+
+
+def draw_epoch(run: RunFolder, task: Task, steps_per_epoch: int) -> None:
+    """What is drawn after each evaluation of a run: the curves, and a sheet of sample answers of dense heads."""
+    draw_run_curves(run, task, steps_per_epoch)
+    epoch = max((line["epoch"] for line in run.metrics() if line["event"] == "eval"), default=0)
+    sheet = run.path / SAMPLES / f"epoch_{epoch:03d}.png"
+    match task:
+        case DetectionTask():
+            draw_samples(sheet, task.val, task.samples)
+        case SegmentationTask():
+            draw_segmentation_samples(sheet, task.val, task.samples)
+        case DepthTask():
+            draw_depth_samples(sheet, task.val, task.samples, task.metric())
+        case ClassificationTask():
+            pass
+
+
+def _samples_of_epochs(folder: Path) -> dict[str, Path]:
+    """Sheets of sample answers, at most six of them, from the first epoch to the last."""
+    sheets = sorted((folder / SAMPLES).glob("epoch_*.png"))
+    if len(sheets) > 6:
+        sheets = [sheets[round(at * (len(sheets) - 1) / 5)] for at in range(6)]
+    return {f"Samples after epoch {int(sheet.stem.removeprefix('epoch_'))}": sheet for sheet in sheets}
+
+
+def write_findings(path: Path, findings: Findings, account: Account, pictures: Mapping[str, Path]) -> Path:
+    """Write `report.html`."""
+    report = Report(findings.title, findings.lead)
+    if findings.differences:
+        reasons = "; ".join(findings.differences)
+        report.warnings.append(f"The {account.score} is not comparable with that of {findings.paper}: {reasons}.")
+    report.warnings += findings.notes
+    if findings.skipped:
+        report.warnings.append(f"{len(findings.skipped)} image(s) could not be read and were left out; see below.")
+    report.parts.append(Table("Results", *result_rows(findings.figures)))
+    report.parts += [Picture(title, file) for title, file in pictures.items()]
+    report.parts += account.tables()
+    if findings.skipped:
+        report.parts.append(Table("Images left out", ["image", "reason"], list(findings.skipped.items())))
+    report.parts.append(Text("Recipe", yaml.safe_dump(dict(findings.recipe), sort_keys=False, allow_unicode=True)))
+    report.parts.append(Text("Environment", json.dumps(findings.environment, indent=2)))
+    return write_report(path, report)

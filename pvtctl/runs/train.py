@@ -1,0 +1,155 @@
+"""From a recipe to a finished run: what `pretrain`, `finetune`, the studies and `pvtctl.run_recipe` share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pvtctl.engine import (
+    Distributed,
+    DryRunReport,
+    FitResult,
+    FitSettings,
+    RunFolder,
+    choose_precision,
+    dry_run,
+    evaluate,
+    fit,
+)
+from pvtctl.engine.log import Say, silent
+from pvtctl.engine.log import say as say_on_stderr
+from pvtctl.engine.run import taken
+from pvtctl.models.backbones import layer_depths
+from pvtctl.recipe.schema import Recipe
+from pvtctl.runs.paper_table import Figure
+from pvtctl.runs.paths import data_place
+from pvtctl.runs.report import RunSummary, draw_epoch, report_run
+from pvtctl.tasks.build import Task, build_task
+from pvtctl.tasks.from_recipe import fit_settings
+from pvtctl.weights import load_weights, save_safetensors
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run."""
+
+    path: Path
+    """Its folder: recipe, environment, metrics, checkpoints, best weights, curves and report.html."""
+    fit: FitResult
+    """How the training went: epochs, steps, seconds, the last and the best evaluation."""
+    summary: RunSummary
+    """What `report.html` shows: figures beside the paper's, why they may not be compared, files."""
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """All figures of the best weights; scores are fractions (`top1` 0.751, `box_ap` 0.404)."""
+        return self.summary.numbers
+
+    @property
+    def figures(self) -> list[Figure]:
+        """The figures that the paper's table has, each with the printed one."""
+        return self.summary.figures
+
+    @property
+    def best_epoch(self) -> int:
+        """The epoch of the best weights, counted from 1."""
+        return self.fit.best_epoch
+
+
+def train_recipe(
+    recipe: Recipe,
+    out: Path,
+    dist: Distributed,
+    *,
+    resume: bool = False,
+    partial: bool = False,
+    say: Say = say_on_stderr,
+) -> RunResult | None:
+    """Train `recipe` in the run folder `out`, score its best weights and write its report; None in all processes but the
+    first.
+
+    `resume` goes on with the run in `out`, and returns the result of one that has finished; `partial` takes weights that
+    fill less than 95 % of the backbone. What there is to tell goes through `say`; `silent` of `pvtctl.engine.log` hides
+    the progress bars too.
+
+    Raises UsageError for a recipe that cannot be run and a folder that is taken, Stopped (exit code 75 or 130) when a
+    signal or the time limit ended the run after it saved itself, PvtctlError when memory or disk ran out or the loss
+    stayed non-finite.
+    """
+    talk = say if dist.is_main else silent
+    if not resume:
+        # Before anything is loaded; `RunFolder.open` asks again. By the first process alone: another one could be late
+        # and find the folder that the first has made.
+        dist.agree(taken(out) if dist.is_main else None)
+    task, settings = _prepare(recipe, dist, partial, talk)
+    flat = recipe.model_dump(mode="json")
+    notes = {"data": task.fingerprints()} if dist.is_main else {}
+    with RunFolder.open(out, flat, resume=resume, dist=dist, notes=notes) as run:
+        talk(f"run folder: {run.path}")
+        run.record(num_classes=len(task.class_names))
+        result = _fit(recipe, task, settings, run, dist, talk)
+        metric, skipped = _score_best(task, run, dist, talk)
+        if not dist.is_main:
+            return None
+        steps = _steps_per_epoch(task, settings, dist)
+        summary = report_run(run, task, recipe, result, metric, steps_per_epoch=steps, skipped=skipped)
+        return RunResult(run.path, result, summary)
+
+
+def try_recipe(recipe: Recipe, dist: Distributed, *, partial: bool = False, say: Say = say_on_stderr) -> DryRunReport:
+    """Try everything that a run of `recipe` does, write nothing, and tell what it would need. Raises as `train_recipe`."""
+    talk = say if dist.is_main else silent
+    task, settings = _prepare(recipe, dist, partial, talk)
+    depths = _layer_depths(recipe, task)
+    return dry_run(task, settings, dist, save_weights=save_safetensors, layer_depths=depths, talk=talk)
+
+
+def _prepare(recipe: Recipe, dist: Distributed, partial: bool, talk: Say) -> tuple[Task, FitSettings]:
+    task = build_task(recipe, device=dist.device, world_size=dist.world_size, partial=partial, say=talk)
+    settings = fit_settings(recipe, dist.world_size)
+    task.batches_per_epoch(dist.world_size)  # too few images are told before there is a run folder
+    talk(f"data: {data_place(recipe)}; {_data_line(task)}")
+    return task, settings
+
+
+def _data_line(task: Task) -> str:
+    classes = f", {len(task.val.class_names)} classes" if task.val.class_names else ""
+    return f"{len(task.train)} training and {len(task.val)} validation images{classes}"
+
+
+def _layer_depths(recipe: Recipe, task: Task) -> tuple[Mapping[str, int], int] | None:
+    return None if recipe.train.optimizer.layer_decay == 1.0 else layer_depths(task.model)
+
+
+def _fit(recipe: Recipe, task: Task, settings: FitSettings, run: RunFolder, dist: Distributed, talk: Say) -> FitResult:
+    steps = _steps_per_epoch(task, settings, dist)
+
+    def draw(folder: RunFolder) -> None:
+        draw_epoch(folder, task, steps)
+
+    return fit(
+        task,
+        settings,
+        run,
+        dist,
+        save_weights=save_safetensors,
+        after_eval=draw,
+        layer_depths=_layer_depths(recipe, task),
+        talk=talk,
+    )
+
+
+def _steps_per_epoch(task: Task, settings: FitSettings, dist: Distributed) -> int:
+    return task.batches_per_epoch(dist.world_size) // settings.accumulate
+
+
+def _score_best(task: Task, run: RunFolder, dist: Distributed, talk: Say) -> tuple[Any, dict[str, str]]:
+    """Score the best weights as they were saved; the metric, and all images that any process could not read."""
+    best, precision = dist.from_main((run.best_weights, run.info.get("precision", "auto")))
+    load_weights(task.model, best, class_names=task.class_names or None)  # depth has none
+    chosen = choose_precision(precision, dist.device)
+    metric = evaluate(task, task.model, dist, chosen, title="best weights", shown=talk is not silent)
+    skipped = {name: reason for own in dist.gather(task.skipped) for name, reason in own.items()}
+    return metric, skipped

@@ -1,0 +1,68 @@
+"""Draws what a network is trained on: each sample as it is evaluated, then as training sees it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from pvtctl.data.class_names import readable_name
+from pvtctl.data.samplers import Draw
+from pvtctl.data.transforms import denormalize
+from pvtctl.errors import UsageError
+from pvtctl.io.files import atomic_path
+from pvtctl.tasks.classification.data import ClassificationDataset, Sample
+from pvtctl.tasks.classification.transforms import EvalTransform
+
+_MARGIN = 6
+_LINE = 16
+
+
+def draw_preview(dataset: ClassificationDataset, path: Path | str, *, count: int = 6, copies: int = 5) -> list[str]:
+    """Write a PNG with `count` samples spread over the classes, one a row: the evaluation crop, then `copies` training
+    views (of epochs 0, 1, ...). Returns the ids drawn.
+
+    Raises UsageError when no sample can be read, or `path` does not end in .png.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise UsageError(f"{path} does not end in .png", "the preview is a PNG: -o preview.png")
+    side = dataset.transform.image_size
+    plain = ClassificationDataset(dataset.source, EvalTransform(side, round(side * 256 / 224)))
+    kept = dataset.kept
+    rows: list[tuple[str, list[torch.Tensor]]] = []
+    ids = []
+    for at in np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int).tolist():
+        views = [plain[int(kept[at])], *(dataset[Draw(epoch, at)] for epoch in range(copies))]
+        images = [view.image for view in views if isinstance(view, Sample)]
+        if isinstance(views[0], Sample) and len(images) == len(views):
+            label = readable_name(dataset.class_names[views[0].label])
+            rows.append((f"{label}  ({views[0].id})", images))
+            ids.append(views[0].id)
+    if not rows:
+        raise UsageError("no sample could be read", "`pvtctl data check FOLDER` lists every fault")
+    sheet = _sheet(rows, side)
+    with atomic_path(path) as temporary:
+        sheet.save(temporary, format="PNG")
+    return ids
+
+
+def _sheet(rows: list[tuple[str, list[torch.Tensor]]], side: int) -> Image.Image:
+    columns = len(rows[0][1])
+    step = side + _MARGIN
+    width = _MARGIN + columns * step
+    sheet = Image.new("RGB", (width, 2 * _MARGIN + _LINE + len(rows) * (step + _LINE)), "white")
+    pen = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(size=12)
+    for column in range(columns):
+        text = "as evaluated" if column == 0 else f"training, epoch {column - 1}"
+        pen.text((_MARGIN + column * step, _MARGIN), text, fill="black", font=font)
+    for row, (label, images) in enumerate(rows):
+        top = 2 * _MARGIN + _LINE + row * (step + _LINE)
+        pen.text((_MARGIN, top), label, fill="black", font=font)
+        for column, image in enumerate(images):
+            pixels = denormalize(image).permute(1, 2, 0).contiguous().numpy()
+            sheet.paste(Image.fromarray(pixels), (_MARGIN + column * step, top + _LINE))
+    return sheet

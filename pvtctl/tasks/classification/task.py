@@ -1,0 +1,89 @@
+"""Image classification: joins a classifier, its data, loss and metric for the engine (`pvtctl.engine.protocol.Task`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from pvtctl.data.samplers import Draw, TrainSampler
+from pvtctl.data.transforms import IMAGENET_MEAN, IMAGENET_STD, denormalize
+from pvtctl.models.losses.classification import classification_loss
+from pvtctl.tasks.base import DataTask, Loading
+from pvtctl.tasks.classes import match_classes
+from pvtctl.tasks.classification.data import Batch, ClassificationDataset, Sample
+from pvtctl.tasks.classification.metric import ClassificationMetric
+from pvtctl.tasks.classification.mixup import Mixup
+
+
+class ClassificationTask(DataTask):
+    """A classifier over `class_names` (the head's K classes) with its data.
+
+    `train` and `val` are splits over the same classes, which are all or some of the head's, in any order; labels are
+    matched by name. Without `train` the task can only be evaluated. `head_names` is None where a checkpoint's class
+    names are not known: the data's are then taken in order.
+    """
+
+    name = "classification"
+    best_metric = "top1"
+    headline: tuple[str, ...] = ("top1", "top5", "loss", "ece", "mean_class_top1", "images")
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        num_classes: int,
+        head_names: Sequence[str] | None,
+        train: ClassificationDataset | None,
+        val: ClassificationDataset,
+        loading: Loading,
+        augment: Mapping[str, Any],
+        meta: Mapping[str, Any],
+    ) -> None:
+        super().__init__(train, val, loading)
+        self.model = model
+        self.label_to_head = match_classes(val.class_names, head_names, num_classes)
+        self.class_names = list(val.class_names if head_names is None else head_names)
+        self.mixup = Mixup.from_augment(num_classes, augment)
+        self._meta = dict(meta)
+
+    def _sampler(self, rank: int, world_size: int) -> TrainSampler:
+        return TrainSampler(
+            len(self.train),
+            batch_size=self.loading.batch_size,
+            seed=self.loading.seed,
+            repeats=self.loading.repeats,
+            rank=rank,
+            world_size=world_size,
+        )
+
+    def losses(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
+        """Cross entropy against the mixed and smoothed targets; the mixing is keyed by the batch's draws."""
+        labels = self.label_to_head.to(batch.labels.device)[batch.labels]
+        images, targets = self.mixup(batch.images, labels, batch.key)
+        return {"loss": classification_loss(model(images), targets)}
+
+    def predict(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Logits (B, K)."""
+        return model(batch.images)
+
+    def metric(self) -> ClassificationMetric:
+        return ClassificationMetric(self.class_names, label_to_head=self.label_to_head)
+
+    def meta(self) -> dict[str, Any]:
+        """What someone who finds the checkpoint must know to use it."""
+        return {
+            **self._meta,
+            "task": self.name,
+            "num_classes": len(self.class_names),
+            "class_names": self.class_names,
+            "mean": list(IMAGENET_MEAN),
+            "std": list(IMAGENET_STD),
+        }
+
+    def seen_image(self, index: int) -> np.ndarray | None:
+        """The validation image as the model sees it, uint8 (H, W, 3); None when it cannot be read."""
+        sample = self.val[Draw(0, index)]
+        return denormalize(sample.image).permute(1, 2, 0).numpy() if isinstance(sample, Sample) else None

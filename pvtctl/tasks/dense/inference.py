@@ -1,0 +1,142 @@
+"""From images to label maps and depth at the size of the files: whole images or windows, one view or several."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pvtctl.models.dense import DenseModel
+from pvtctl.models.structures import ImageSize
+from pvtctl.tasks.dense.windows import Window, slide
+
+CLASSES_AT_ONCE = 16
+"""Logits of so many classes are brought to the image's size at a time."""
+FARTHEST = 1e-6
+"""Smallest inverse depth in 1/m that metres are made of."""
+
+
+@dataclass(frozen=True)
+class DenseTesting:
+    """How maps are made from images."""
+
+    ratios: tuple[float, ...] = ()
+    """Factors on the test size; empty: 1 alone."""
+    flip: bool = False
+    window: Window | None = None
+
+    @property
+    def views(self) -> list[tuple[float, bool]]:
+        """(ratio, mirrored) of each view of an image."""
+        return [(ratio, flip) for ratio in self.ratios or (1.0,) for flip in ((False, True) if self.flip else (False,))]
+
+
+class Answers:
+    """What a dense model says of images; `network` is the model itself, or however it is wrapped."""
+
+    def __init__(self, model: DenseModel, window: Window | None = None) -> None:
+        self.model = model
+        self.window = window
+
+    def of_batch(self, network: nn.Module, images: Tensor, originals: Sequence[ImageSize]) -> list[Tensor]:
+        """Images (B, 3, h, w) of one size, without padding -> an answer (H, W) each, at the sizes `originals`."""
+        out, size = self._raw(network, images)
+        return [self._answer(out[at : at + 1], size, original) for at, original in enumerate(originals)]
+
+    def of_views(self, network: nn.Module, views: Iterable[tuple[Tensor, bool]], original: ImageSize) -> Tensor:
+        """Views (3, h, w) of one image, each with whether it is mirrored -> one answer (H, W) from their mean."""
+        total: Tensor | None = None
+        count = 0
+        for image, mirrored in views:
+            out, size = self._raw(network, image[None])
+            view = self._view(self._at(out.float(), size, original))
+            view = view.flip(-1) if mirrored else view
+            total, count = (view if total is None else total.add_(view)), count + 1
+        assert total is not None
+        return self._of_mean(total / count)
+
+    def _raw(self, network: nn.Module, images: Tensor) -> tuple[Tensor, ImageSize]:
+        """The network's map, and the size of the images that it is of."""
+        size = _size_of(images)
+        if self.window is None:
+            return network(images), size
+        return slide(lambda part: self.model.at_size(network(part).float(), _size_of(part)), images, self.window), size
+
+    def _at(self, out: Tensor, size: ImageSize, original: ImageSize) -> Tensor:
+        """A map at the size of the file; one of a sliding window lies on the image's own pixels already."""
+        if self.window is None:
+            return self.model.at_size(out, size, original)
+        return F.interpolate(out, size=original, mode="bilinear", align_corners=False)
+
+    def _answer(self, out: Tensor, size: ImageSize, original: ImageSize) -> Tensor:
+        """A raw map (1, K, h, w) -> the answer (H, W)."""
+        raise NotImplementedError
+
+    def _view(self, out: Tensor) -> Tensor:
+        """What is averaged over views, of a map (1, K, H, W)."""
+        raise NotImplementedError
+
+    def _of_mean(self, mean: Tensor) -> Tensor:
+        """The answer (H, W) from the average."""
+        raise NotImplementedError
+
+
+class LabelAnswers(Answers):
+    """uint8 label maps; `relabel` (256,) turns the head's labels into others."""
+
+    def __init__(self, model: DenseModel, window: Window | None = None, relabel: Tensor | None = None) -> None:
+        super().__init__(model, window)
+        self.relabel = relabel
+
+    def _answer(self, out: Tensor, size: ImageSize, original: ImageSize) -> Tensor:
+        """Never more than a few classes at the size of the file at a time."""
+        best: Tensor | None = None
+        labels: Tensor | None = None
+        for first in range(0, out.shape[1], CLASSES_AT_ONCE):
+            part = self._at(out[:, first : first + CLASSES_AT_ONCE].float(), size, original)[0]
+            score, label = part.max(0)
+            if best is None or labels is None:
+                best, labels = score, label
+                continue
+            better = score > best
+            best = torch.where(better, score, best)
+            labels = torch.where(better, label + first, labels)
+        assert labels is not None
+        return self._relabelled(labels)
+
+    def _view(self, out: Tensor) -> Tensor:
+        return out.softmax(1)[0]
+
+    def _of_mean(self, mean: Tensor) -> Tensor:
+        return self._relabelled(mean.argmax(0))
+
+    def _relabelled(self, labels: Tensor) -> Tensor:
+        return labels.to(torch.uint8) if self.relabel is None else self.relabel.to(labels.device)[labels]
+
+
+class DepthAnswers(Answers):
+    """float32 metres of a model with a scale, else inverse depth."""
+
+    def _answer(self, out: Tensor, size: ImageSize, original: ImageSize) -> Tensor:
+        return self._of_mean(self._view(self._at(out.float(), size, original)))
+
+    def _view(self, out: Tensor) -> Tensor:
+        return out[0, 0]
+
+    def _of_mean(self, mean: Tensor) -> Tensor:
+        if self.model.scale_shift is None:
+            return mean.clamp(min=0)  # bicubic resizing may dip below
+        return to_metres(mean, self.model.scale_shift)
+
+
+def to_metres(inverse: Tensor, scale_shift: tuple[float, float]) -> Tensor:
+    """The network's inverse depth in metres: 1 / (scale x + shift)."""
+    scale, shift = scale_shift
+    return 1 / (scale * inverse + shift).clamp(min=FARTHEST)
+
+
+def _size_of(images: Tensor) -> ImageSize:
+    return int(images.shape[2]), int(images.shape[3])

@@ -1,0 +1,114 @@
+"""What segmentation and depth share: a dense model with its data for the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from pvtctl.data.samplers import TrainSampler
+from pvtctl.data.transforms import NORMALIZATIONS
+from pvtctl.models.dense import DenseModel
+from pvtctl.tasks.base import DataTask, Loading
+from pvtctl.tasks.dense.data import DenseBatch, DenseDataset
+from pvtctl.tasks.dense.inference import Answers, DenseTesting
+
+NUM_SAMPLES = 6
+"""Validation images whose latest maps are kept, to be drawn."""
+
+
+class DenseTask(DataTask):
+    """What segmentation and depth share. Without `train` the task can only be evaluated."""
+
+    name: str
+    answers: Answers
+
+    def __init__(
+        self,
+        model: DenseModel,
+        *,
+        train: DenseDataset | None,
+        val: DenseDataset,
+        loading: Loading,
+        testing: DenseTesting,
+        meta: Mapping[str, Any],
+    ) -> None:
+        super().__init__(train, val, loading)
+        self.model: nn.Module = model
+        self.dense = model
+        """The model itself, however it is wrapped for training."""
+        self.testing = testing
+        self.class_names = list(val.class_names)
+        self.samples: dict[int, NDArray[Any]] = {}
+        """Latest maps of a few validation images, by their position in the split."""
+        self._picked = {at * len(val) // NUM_SAMPLES for at in range(NUM_SAMPLES)}
+        self._meta = dict(meta)
+
+    def _sampler(self, rank: int, world_size: int) -> TrainSampler:
+        return TrainSampler(
+            len(self.train),
+            batch_size=self.loading.batch_size,
+            repeats=1,
+            seed=self.loading.seed,
+            rank=rank,
+            world_size=world_size,
+        )
+
+    def losses(self, model: nn.Module, batch: DenseBatch) -> Mapping[str, Tensor]:
+        """The loss on the map and on every auxiliary one."""
+        size = (int(batch.images.shape[2]), int(batch.images.shape[3]))
+        targets = torch.stack(batch.targets)
+        weight = self.dense.head.auxiliary_weight
+        out, others = model(batch.images, True)
+        # resized in fp32: of what autocast gives, bf16, the mean of two neighbours has three digits
+        losses = self._losses(self.dense.at_size(out.float(), size), targets)
+        for at, other in enumerate(others):
+            own = self._losses(self.dense.at_size(other.float(), size), targets)
+            losses[f"loss_auxiliary{at or ''}"] = weight * own.pop("loss_main")
+        total = torch.stack([value for name, value in losses.items() if name.startswith("loss_")]).sum()
+        return {"loss": total, **losses}
+
+    def _losses(self, out: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """`loss_main`, what is added to it, and what is only logged, of maps (B, K, H, W) at the targets' size."""
+        raise NotImplementedError
+
+    def predict(self, model: nn.Module, batch: DenseBatch) -> list[Tensor]:
+        """A map for each image, in pixels of the file."""
+        if self.testing.views != [(1.0, False)]:
+            found = [
+                self.answers.of_views(model, self._views(int(index), batch.images.device), original)
+                for index, original in zip(batch.indices, batch.original_sizes, strict=True)
+            ]
+        elif len(set(batch.sizes)) == 1:
+            found = self.answers.of_batch(model, batch.images, batch.original_sizes)
+        else:  # padding must not change what is said of an image
+            found = [
+                self.answers.of_batch(model, batch.images[at : at + 1, :, : size[0], : size[1]], [original])[0]
+                for at, (size, original) in enumerate(zip(batch.sizes, batch.original_sizes, strict=True))
+            ]
+        for index, one in zip(batch.indices.tolist(), found, strict=True):
+            if index in self._picked:
+                self.samples[index] = self._kept(one)
+        return found
+
+    def _views(self, index: int, device: torch.device) -> Iterator[tuple[Tensor, bool]]:
+        for ratio, mirrored in self.testing.views:
+            yield self.val.image_at(index, ratio, mirrored).to(device), mirrored
+
+    def _kept(self, answer: Tensor) -> NDArray[Any]:
+        """An answer as `samples` keeps it."""
+        raise NotImplementedError
+
+    def meta(self) -> dict[str, Any]:
+        """What someone who finds the checkpoint must know to use it."""
+        mean, std = NORMALIZATIONS[self.val.normalization]
+        return {
+            **self._meta,
+            "task": self.name,
+            "normalization": self.val.normalization,
+            "mean": list(mean),
+            "std": list(std),
+        }

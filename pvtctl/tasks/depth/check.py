@@ -1,0 +1,353 @@
+"""A verdict on a depth set before a run is spent on it: what the files hold, and the settings that would mend it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pvtctl.data.check import (
+    MEANING,
+    Examination,
+    Examinations,
+    Findings,
+    Severity,
+    Verdict,
+    collect,
+    compare_splits,
+    examine,
+    picks_of,
+)
+from pvtctl.data.images import BadImage
+from pvtctl.data.layouts import guess_layout
+from pvtctl.errors import UsageError
+from pvtctl.tasks.depth.data import coding_of, kb_cropped
+from pvtctl.tasks.depth.files import DepthCoding, raw_depth, valid_values
+from pvtctl.tasks.depth.layouts import LAYOUTS, SPLITS, NoSplitError, Pairs, find_pairs
+from pvtctl.tasks.depth.ordinal_pairs import read_ordinal_pairs
+
+DEPTH_MEANING: Mapping[str, tuple[Severity, str]] = MEANING | {
+    "no_scale": ("error", "files of integers, and nothing says what they hold for a metre"),
+    "scale": ("warning", "depths that no camera sees: the scale looks wrong"),
+    "scales_differ": ("warning", "one split lies many times as far as the other: their scales differ"),
+    "mixed_types": ("warning", "integers and floats in one set: one scale is hardly right for both"),
+    "bad_depth": ("warning", "no depth map: skipped in training, left out of scores"),
+    "no_depth": ("warning", "not one value is a depth: skipped in training, left out of scores"),
+    "other_size": ("warning", "image and depth differ in size: skipped"),
+    "out_of_range": ("warning", "no depth between min_depth and max_depth: skipped"),
+    "all_equal": ("warning", "one depth all over: nothing can be learned from it"),
+    "saturated": ("warning", "the largest number of the type, which is no depth: learned and scored as one"),
+    "no_depth_at_all": ("error", "no depth file of the split can be used"),
+    "without_depth": ("warning", "images without a depth file of their name, or listed with None: not used"),
+    "without_image": ("note", "depth files without an image of their name: not used"),
+    "ordinal": ("error", "ordinal pairs that cannot be used: evaluation does not start"),
+    "negative": ("note", "values below 0: taken as no depth"),
+    "not_finite": ("note", "NaN or infinite values: taken as no depth"),
+}
+"""kind -> (severity, what it means for a run)."""
+
+NEAREST, FARTHEST = 0.05, 500.0
+"""Metres: medians of a split outside of this are taken for a wrong scale."""
+
+_SCALES = (1000.0, 256.0, 5000.0, 100.0, 1.0, 65535.0)
+"""Of sets that are around: millimetres, KITTI, TUM, centimetres, metres, shares."""
+_PLAUSIBLE = (0.3, 60.0)
+_SPARSE = 0.25
+_SAMPLES = 512
+"""Values of a file that the percentiles of a split are made of."""
+
+
+@dataclass(frozen=True)
+class _Seen(Examination):
+    """What was found in an image and its depth file."""
+
+    dtype: str = ""
+    valid: int = 0
+    """Pixels."""
+    pixels: int = 0
+    largest: float = 0.0
+    values: NDArray[np.float64] | None = None
+    """Some of the valid values as they lie, spread evenly over the map."""
+
+
+@dataclass
+class DepthFigures:
+    """What the depth files of a split hold, by those that were examined. Metres are None where there is no scale."""
+
+    images: int
+    types: dict[str, int]
+    """Files of each type of number."""
+    scale: float | None
+    """Metres = value / scale, as it would be read."""
+    valid_share: float
+    """Of the pixels of all files that can be read."""
+    median: float | None
+    low: float | None
+    """5th percentile."""
+    high: float | None
+    """95th percentile."""
+    farthest: float | None
+
+
+@dataclass
+class DepthVerdict(Verdict):
+    """What was looked at and what was found."""
+
+    splits: dict[str, DepthFigures]
+
+
+def check_depth_data(
+    root: Path | str,
+    *,
+    name: str | None = None,
+    depth: Mapping[str, Any] | None = None,
+    full: bool = False,
+    workers: int = 0,
+    on_progress: Callable[[str, int, int], None] | None = None,
+) -> DepthVerdict:
+    """Look at the pairs, sizes and values of a depth set: `nyu`, `kitti` or `depth`, by default what its files say it is.
+
+    `depth` is a recipe's `data.depth`. Pairs are read in `workers` processes: all with `full`, else at most
+    `check.QUICK_LIMIT` of a split. `on_progress(split, done, total)` is called along the way.
+    Raises UsageError when there is no such folder or layout, or a setting cannot be meant.
+    """
+    root = Path(root).expanduser()
+    if not root.is_dir():
+        raise UsageError(f"no data folder {root}", LAYOUTS["depth"])
+    if name is None:
+        guess = guess_layout(root)
+        name = guess if guess is not None and guess in LAYOUTS else "depth"
+    depth = depth or {}
+    coding = coding_of(name, depth, root)
+    findings = Findings(DEPTH_MEANING)
+    found = _find(name, root, depth, findings)
+    figures, examined, digests = {}, dict.fromkeys(found, 0), {}
+    for split, pairs in found.items():
+        for kind, names in pairs.left_out.items():
+            for each in names:
+                findings.add(kind, split, each)
+        picks = picks_of(len(pairs), full)
+        examined[split] = len(picks)
+        looking = _DepthExaminations(pairs, picks, coding, kb_crop=depth.get("crop", "none") == "kb")
+        summary = _Summary(coding)
+        results = summary.watch(examine(looking, workers, split, on_progress))
+        digests[split] = collect(pairs.names, results, split, findings)
+        figures[split] = summary.figures(len(pairs))
+        summary.judge(split, findings)
+    compare_splits(digests, findings)
+    _compare_medians(figures, findings)
+    if "val" in found:
+        try:
+            read_ordinal_pairs(root, found["val"].names)
+        except UsageError as error:
+            findings.add("ordinal", "val", error.message)
+    return DepthVerdict(
+        path=str(root),
+        verdict=findings.verdict(),
+        classes=0,
+        images={split: len(pairs) for split, pairs in found.items()},
+        examined=examined,
+        problems=findings.problems(),
+        splits=figures,
+    )
+
+
+def figure_rows(verdict: DepthVerdict) -> list[dict[str, Any]]:
+    """A row a split for tables: types, scale, share of pixels with depth, and where they lie in metres."""
+    rows: list[dict[str, Any]] = []
+    for split, figures in verdict.splits.items():
+        metres: dict[str, Any] = {
+            title: None if value is None else f"{value:.3g}"
+            for title, value in (
+                ("median m", figures.median),
+                ("5 % m", figures.low),
+                ("95 % m", figures.high),
+                ("farthest m", figures.farthest),
+            )
+        }
+        rows.append(
+            {
+                "split": split,
+                "files of": ", ".join(figures.types),
+                "scale": figures.scale,
+                "pixels with depth": f"{figures.valid_share:.1%}",
+            }
+            | metres
+        )
+    return rows
+
+
+class _DepthExaminations(Examinations):
+    """Reads each picked image of a split with its depth file, in the loader's processes."""
+
+    def __init__(self, pairs: Pairs, picks: NDArray[np.int64], coding: DepthCoding, *, kb_crop: bool) -> None:
+        super().__init__(_Images(pairs), picks)
+        self.pairs, self.coding, self.kb_crop = pairs, coding, kb_crop
+
+    def __getitem__(self, at: int) -> Examination:
+        image = super().__getitem__(at)
+        try:
+            values = raw_depth(Path(self.pairs.depths[image.index]))
+            whole = values.shape
+            values = kb_cropped(values) if self.kb_crop else values
+        except (BadImage, OSError) as error:
+            reason = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
+            return _Seen(image.index, image.digest, (*image.kinds, "bad_depth"), image.detail or reason, image.size)
+        kinds, detail = list(image.kinds), image.detail
+        if image.size is not None and image.size != whole:
+            kinds.append("other_size")
+            detail = f"{image.size[1]}x{image.size[0]}, its depth {whole[1]}x{whole[0]}"
+        valid = valid_values(values, self.coding.invalid)
+        known = values[valid].astype(np.float64)
+        kinds += _odd(values, known, self.coding)
+        largest = float(known.max(initial=0))
+        if "saturated" in kinds:
+            detail = detail or f"{largest:.0f}; data.depth.invalid=[{largest:.0f}] would leave it out"
+        spread = known[np.linspace(0, len(known) - 1, min(_SAMPLES, len(known))).astype(np.int64)]
+        counts = int(valid.sum()), values.size
+        return _Seen(
+            image.index, image.digest, tuple(kinds), detail, image.size, str(values.dtype), *counts, largest, spread
+        )
+
+
+class _Images:
+    """The images of the pairs."""
+
+    def __init__(self, pairs: Pairs) -> None:
+        self.pairs = pairs
+
+    def read(self, index: int) -> bytes:
+        return Path(self.pairs.images[index]).read_bytes()
+
+
+def _odd(values: NDArray[Any], known: NDArray[np.float64], coding: DepthCoding) -> Iterator[str]:
+    """Kinds of what is odd about a map and its valid values."""
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        yield "not_finite"
+    if (values < 0).any():
+        yield "negative"
+    if not len(known):
+        yield "no_depth"
+        return
+    if known.min() == known.max():
+        yield "all_equal"
+    if values.dtype.kind != "f" and known.max() == _largest(values):
+        yield "saturated"
+    scale = coding.scale_of(values.dtype)
+    limits = coding.min_depth, coding.max_depth or np.inf
+    if scale is not None and not ((known >= limits[0] * scale) & (known <= limits[1] * scale)).any():
+        yield "out_of_range"
+
+
+def _largest(values: NDArray[Any]) -> int:
+    """What saturates: 16-bit files are read as wider integers by some decoders."""
+    return 65535 if values.max() <= 65535 else int(np.iinfo(values.dtype).max)
+
+
+class _Summary:
+    """Gathers what the files of a split hold."""
+
+    def __init__(self, coding: DepthCoding) -> None:
+        self.coding = coding
+        self.values: dict[str, list[NDArray[np.float64]]] = defaultdict(list)
+        """Of each type of number, some values of each file as they lie."""
+        self.valid = self.pixels = self.usable = self.looked_at = 0
+        self.farthest = 0.0
+
+    def watch(self, results: Iterable[Examination]) -> Iterator[Examination]:
+        """The same results."""
+        for result in results:
+            self.looked_at += 1
+            if isinstance(result, _Seen) and result.values is not None:
+                self.values[result.dtype].append(result.values)
+                self.valid += result.valid
+                self.pixels += result.pixels
+                unfit = result.is_bad or {"other_size", "out_of_range", "no_depth"} & set(result.kinds)
+                self.usable += not unfit
+                self.farthest = max(self.farthest, result.largest / (self._scale_of(result.dtype) or np.inf))
+            yield result
+
+    def figures(self, images: int) -> DepthFigures:
+        types = {each: len(files) for each, files in self.values.items()}
+        scale = self._scale_of(max(types, key=lambda each: types[each])) if types else None
+        metres = self._metres()
+        if not len(metres):
+            return DepthFigures(images, types, scale, self.share, None, None, None, None)
+        median, low, high = np.percentile(metres, (50, 5, 95)).tolist()
+        return DepthFigures(images, types, scale, self.share, median, low, high, self.farthest)
+
+    @property
+    def share(self) -> float:
+        """Of the pixels that are a depth."""
+        return self.valid / self.pixels if self.pixels else 0.0
+
+    def judge(self, split: str, findings: Findings) -> None:
+        """What only all files of a split can tell."""
+        if self.looked_at and not self.usable:
+            findings.add("no_depth_at_all", split, f"all {self.looked_at} examined")
+        if len({np.dtype(each).kind == "f" for each in self.values}) > 1:
+            told = ", ".join(f"{len(files)} of {each}" for each, files in self.values.items())
+            findings.add("mixed_types", split, told)
+        for each, files in self.values.items():
+            scale, known = self._scale_of(each), np.concatenate(files)
+            if not len(known):
+                continue
+            middle = float(np.median(known))
+            if scale is None:
+                findings.add("no_scale", split, f"median value {middle:g}; {suggested_scale(middle, self.share)}")
+            elif not NEAREST <= middle / scale <= FARTHEST:
+                told = f"median {_readable(middle / scale)} at scale {scale:g}"
+                findings.add("scale", split, f"{told}; {suggested_scale(middle, self.share)}")
+
+    def _scale_of(self, dtype: str) -> float | None:
+        return self.coding.scale_of(np.dtype(dtype))
+
+    def _metres(self) -> NDArray[np.float64]:
+        """Of all files whose scale is known."""
+        scaled = [(files, self._scale_of(each)) for each, files in self.values.items()]
+        return np.concatenate([np.zeros(0), *(values / scale for files, scale in scaled if scale for values in files)])
+
+
+def suggested_scale(middle: float, share: float = 1.0) -> str:
+    """What to set, for a median value as it lies in the files; where only a small share of pixels has a depth they are a
+    laser's, mostly KITTI's."""
+    low, high = _PLAUSIBLE
+    scales = (256.0, *_SCALES) if share < _SPARSE else _SCALES
+    scale = next((scale for scale in scales if low <= middle / scale <= high), None)
+    if scale is None:
+        return "no usual scale makes it a depth: are the files inverse depth?"
+    others = [other for other in _SCALES if other != scale and low <= middle / other <= high]
+    also = "".join(f", {_readable(middle / other)} at {other:g}" for other in others[:1])
+    return f"data.depth.scale={scale:g} would make it {_readable(middle / scale)}{also}"
+
+
+def _readable(metres: float) -> str:
+    if metres >= 1000:
+        return f"{metres / 1000:.3g} km"
+    return f"{metres:.3g} m" if metres >= 0.1 else f"{metres * 1000:.3g} mm"
+
+
+def _find(name: str, root: Path, depth: Mapping[str, Any], findings: Findings) -> dict[str, Pairs]:
+    """Split -> its pairs, of those that are there."""
+    found: dict[str, Pairs] = {}
+    missing: dict[str, UsageError] = {}
+    for split in SPLITS:
+        try:
+            found[split] = find_pairs(name, root, split, depth)
+        except UsageError as error:
+            missing[split] = error
+    for split, fault in missing.items():
+        absent = isinstance(fault, NoSplitError) and found
+        findings.add("missing_split" if absent else "layout", split, fault.message)
+    return found
+
+
+def _compare_medians(figures: Mapping[str, DepthFigures], findings: Findings) -> None:
+    medians = {split: each.median for split, each in figures.items() if each.median}
+    if len(medians) == 2 and max(medians.values()) > 20 * min(medians.values()):
+        findings.add("scales_differ", "val", ", ".join(f"{split} {_readable(each)}" for split, each in medians.items()))

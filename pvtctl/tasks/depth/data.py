@@ -1,0 +1,239 @@
+"""Splits of depth data: NYUv2, KITTI, any folder of images and depth, mixes of several, the built-in scenes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pvtctl.data.images import BadImage, decode, open_image, pixels_of
+from pvtctl.data.scenes.scene import DEFAULT_SAMPLES, Materials, check_split, digest_name, render_scene
+from pvtctl.data.transforms import Normalization
+from pvtctl.errors import UsageError, nearest
+from pvtctl.models.structures import ImageSize
+from pvtctl.tasks.dense.data import DenseDataset, DenseSource
+from pvtctl.tasks.depth.files import DepthCoding, decode_depth, raw_depth
+from pvtctl.tasks.depth.layouts import INTEGER_SCALES, LAYOUTS, NoSplitError, Pairs, find_pairs, read_depth_json
+from pvtctl.tasks.depth.mix import MixedDataset, MixedSource
+from pvtctl.tasks.depth.transforms import DepthTransform
+
+DEPTH_NAMES = (*LAYOUTS, "mix", "scenes")
+
+KB_SIZE: ImageSize = (352, 1216)
+"""What KITTI's depth benchmark cuts out of an image, bottom middle."""
+
+Array = TypeVar("Array", Tensor, NDArray[Any])
+
+_CACHE_BYTES = 256 * 2**20
+_PROBES = 8
+
+
+class DepthFiles:
+    """The pairs of a folder, as `pvtctl.tasks.dense.data.DenseDataset` reads them.
+
+    With `kb_crop` the images are what is left of them after the crop, for everything downstream. Raises UsageError when
+    the first depth files show that none can be used, and why.
+    """
+
+    def __init__(self, pairs: Pairs, coding: DepthCoding, *, kb_crop: bool = False) -> None:
+        self.class_names: list[str] = []
+        self.palette: list[tuple[int, int, int]] | None = None
+        self.pairs, self.coding, self.kb_crop = pairs, coding, kb_crop
+        self._probe()
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def name(self, index: int) -> str:
+        return self.pairs.names[index]
+
+    def pixels(self, index: int) -> Tensor:
+        """Raises BadImage, OSError."""
+        pixels = pixels_of(decode(open_image(Path(self.pairs.images[index]).read_bytes())))
+        return kb_cropped(pixels) if self.kb_crop else pixels
+
+    def target(self, index: int) -> Tensor:
+        """Raises BadImage, OSError; UsageError for integers without a scale."""
+        values = raw_depth(Path(self.pairs.depths[index]))
+        if self.kb_crop:
+            values = kb_cropped(values)
+        return decode_depth(values, self.coding)
+
+    def digest(self, indices: NDArray[np.int64]) -> str:
+        return self.pairs.digest(indices, f"{self.coding}{self.kb_crop}")
+
+    def _probe(self) -> None:
+        faults = []
+        for index in np.linspace(0, len(self) - 1, min(_PROBES, len(self))).round().astype(int).tolist():
+            try:
+                self.target(index)
+            except (BadImage, OSError) as error:
+                faults.append(f"{Path(self.pairs.depths[index]).name}: {error}")
+            else:
+                return
+        raise UsageError(
+            f"none of the {len(faults)} depth files looked at can be used; {faults[0]}",
+            "`pvtctl data check FOLDER` says what is in them",
+        )
+
+
+def kb_cropped(image: Array) -> Array:
+    """(..., H, W) -> (..., 352, 1216), bottom middle. Raises BadImage for what is smaller."""
+    height, width = image.shape[-2:]
+    if height < KB_SIZE[0] or width < KB_SIZE[1]:
+        raise BadImage(f"{width}x{height} pixels: too small for KITTI's crop of {KB_SIZE[1]}x{KB_SIZE[0]}")
+    left = (width - KB_SIZE[1]) // 2
+    return image[..., height - KB_SIZE[0] :, left : left + KB_SIZE[1]]
+
+
+class ScenesDepth:
+    """The built-in scenes of a split, square at `size`, with depth in metres and none in the sky.
+
+    Rendered scenes are kept in memory, up to 256 MiB a process. Raises UsageError for an unknown split or no samples.
+    """
+
+    def __init__(
+        self,
+        split: str,
+        coding: DepthCoding,
+        *,
+        size: int = 224,
+        num_samples: int | None = None,
+        materials: Materials = "any",
+    ) -> None:
+        check_split(split)
+        self.class_names: list[str] = []
+        self.palette: list[tuple[int, int, int]] | None = None
+        self.count = DEFAULT_SAMPLES[split] if num_samples is None else num_samples
+        if self.count < 1:
+            raise UsageError(f"scenes cannot render {self.count} images", "ask for at least one")
+        self.split, self.size, self.coding, self.materials = split, size, coding, materials
+        self._cache: dict[int, tuple[Tensor, Tensor]] = {}
+        self._cache_limit = _CACHE_BYTES // (7 * size * size)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def name(self, index: int) -> str:
+        return f"{self.split}_{index:06d}"
+
+    def pixels(self, index: int) -> Tensor:
+        return self._scene(index)[0]
+
+    def target(self, index: int) -> Tensor:
+        return self._scene(index)[1]
+
+    def digest(self, indices: NDArray[np.int64]) -> str:
+        """Changes with the renderer, the size, the split, the choice of scenes and the depths that count."""
+        return f"{digest_name(self.materials)}-{self.split}-{self.size}-{len(indices)}-{self.coding.min_depth}-{self.coding.max_depth}"
+
+    def _scene(self, index: int) -> tuple[Tensor, Tensor]:
+        found = self._cache.get(index)
+        if found is None:
+            scene = render_scene(0, self.split, index, self.size, self.materials)
+            found = torch.from_numpy(scene.image).permute(2, 0, 1), decode_depth(scene.depth, self.coding)
+            if len(self._cache) < self._cache_limit:
+                self._cache[index] = found
+        return found
+
+
+def open_depth_split(
+    name: str,
+    root: Path | str | None,
+    split: str,
+    *,
+    depth: Mapping[str, Any],
+    training: bool,
+    normalization: Normalization = "imagenet",
+    seed: int = 0,
+    samples: int | None = None,
+    image_size: int = 224,
+    materials: Materials = "any",
+) -> DenseDataset:
+    """A split, train or val, of `nyu`, `kitti` or `depth` (folders at `root`, `pvtctl.tasks.depth.layouts`), of `mix` or
+    `scenes`.
+
+    `depth` is a recipe's `data.depth` as a mapping; depth.json at the top of a set fills in a scale that it leaves open.
+    Targets are float32 metres, 0 where there is no value or one outside of `min_depth` and `max_depth`. `mix` takes its
+    sets from `depth["mix"]` (`MixedDataset`); those of inverse depth give targets up to a factor of each image
+    (`pvtctl.tasks.depth.files.decode_depth`), which only a loss that fits scale and shift of the inverse may see.
+    `samples` takes so many images, spread evenly; `scenes` renders so many, square at `image_size`, in these `materials`. `problems` of what is
+    returned counts the images that are left out. Raises UsageError.
+    """
+    if name not in DEPTH_NAMES:
+        raise UsageError(f"unknown depth data {name!r}", nearest(name, DEPTH_NAMES))
+    transform = DepthTransform.from_recipe(depth)
+    settings: dict[str, Any] = {"training": training, "normalization": normalization, "seed": seed, "samples": samples}
+    if name == "mix":
+        mixed, problems = _open_mix(split, depth)
+        return MixedDataset(mixed, transform, problems=problems, **settings)
+    if name == "scenes":
+        coding = replace(coding_of("depth", depth), scale=1.0)
+        scenes = ScenesDepth(split, coding, size=image_size, num_samples=samples, materials=materials)
+        return DenseDataset(scenes, transform, **settings)
+    if root is None:
+        raise UsageError(f"no folder for {name!r}", LAYOUTS[name])
+    source = open_depth_files(name, root, split, depth)
+    return DenseDataset(source, transform, problems=source.pairs.problems, **settings)
+
+
+def open_depth_files(
+    name: str, root: Path | str, split: str, depth: Mapping[str, Any], *, inverse: bool = False
+) -> DepthFiles:
+    """The source of a split of `nyu`, `kitti` or `depth`. Raises UsageError."""
+    pairs = find_pairs(name, root, split, depth)
+    coding = coding_of(name, depth, root, inverse=inverse)
+    return DepthFiles(pairs, coding, kb_crop=depth.get("crop", "none") == "kb")
+
+
+def coding_of(
+    name: str, depth: Mapping[str, Any], root: Path | str | None = None, *, inverse: bool = False
+) -> DepthCoding:
+    """What the depth files of a set mean: a recipe's word goes before that of depth.json at `root`; values without depth
+    are those of both. Raises UsageError."""
+    if name not in INTEGER_SCALES:
+        raise UsageError(f"unknown depth data {name!r}", nearest(name, tuple(INTEGER_SCALES)))
+    told = {} if root is None else read_depth_json(root)
+    scale = depth.get("scale")
+    return DepthCoding(
+        scale=told.get("scale") if scale is None else scale,
+        integer_scale=INTEGER_SCALES[name],
+        invalid=tuple(dict.fromkeys((*depth.get("invalid", ()), *told.get("invalid", ())))),
+        min_depth=depth.get("min_depth", 1e-3),
+        max_depth=depth.get("max_depth"),
+        inverse=inverse,
+    )
+
+
+def _open_mix(split: str, depth: Mapping[str, Any]) -> tuple[MixedSource, dict[str, int]]:
+    """Training needs every set; val takes those that have one. A set's own scale and name replace the recipe's; the KB crop is for `kitti` alone."""
+    sets: Mapping[str, Mapping[str, Any]] = depth.get("mix", {})
+    if not sets:
+        raise UsageError("data.depth.mix names no set", "mix: {indoor: {name: nyu, path: data/nyu, weight: 2}, ...}")
+    parts: dict[str, DenseSource] = {}
+    problems: dict[str, int] = {}
+    for key, one in sets.items():
+        kind = one.get("name", "depth")
+        settings = dict(depth) | {"scale": one.get("scale")}
+        if kind != "kitti":
+            settings |= {"crop": "none", "split_file": None, "train_split_file": None}
+        try:
+            files = open_depth_files(kind, one["path"], split, settings, inverse=bool(one.get("inverse", False)))
+        except NoSplitError as error:
+            if split == "train":
+                raise UsageError(f"data.depth.mix.{key}: {error.message}", error.hint) from error
+            continue
+        except UsageError as error:
+            raise UsageError(f"data.depth.mix.{key}: {error.message}", error.hint) from error
+        parts[key] = files
+        problems |= {what: problems.get(what, 0) + count for what, count in files.pairs.problems.items()}
+    if not parts:
+        raise UsageError(f"no set of data.depth.mix has a {split} split", "one with val/rgb and val/depth is enough")
+    weights = {key: float(sets[key].get("weight", 1.0)) for key in parts}
+    return MixedSource(parts, weights), problems

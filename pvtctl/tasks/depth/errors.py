@@ -1,0 +1,92 @@
+"""Depth errors of one image, the fits that come before them, the parts of an image that count, and ordinal pairs."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pvtctl.errors import UsageError
+from pvtctl.models.structures import ImageSize
+
+NUMBERS = ("abs_rel", "sq_rel", "rmse", "rmse_log", "log10", "silog", "delta1", "delta2", "delta3")
+"""Of each image; `silog` is times 100, as it is printed everywhere, deltas are fractions."""
+_KB, _EIGEN = (352, 1216), (480, 640)
+
+
+def depth_errors(depth: Tensor, truth: Tensor) -> list[float]:
+    """`NUMBERS` of one image: float64 (N,) predicted and true metres, all above 0, N at least 1."""
+    difference = depth - truth
+    log = depth.log() - truth.log()
+    ratio = torch.maximum(depth / truth, truth / depth)
+    values = [
+        (difference.abs() / truth).mean(),
+        (difference.square() / truth).mean(),
+        difference.square().mean().sqrt(),
+        log.square().mean().sqrt(),
+        log.abs().mean() / math.log(10),
+        100 * (log - log.mean()).square().mean().sqrt(),
+        *((ratio < 1.25**power).double().mean() for power in (1, 2, 3)),
+    ]
+    return torch.stack(values).tolist()
+
+
+def least_squares(values: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """Scale and shift with the smallest sum of squares of scale x values + shift - wanted; both (N,) float64.
+
+    Values that are all alike get scale 0 and the mean of what was wanted.
+    """
+    mean, goal = values.mean(), wanted.mean()
+    moved = values - mean
+    spread = moved.square().sum()
+    flat = spread <= 1e-24 * values.square().sum()
+    scale = torch.where(flat, 0.0, (moved * (wanted - goal)).sum() / torch.where(flat, 1.0, spread))
+    return scale, goal - scale * mean
+
+
+def median(values: Tensor) -> Tensor:
+    """The middle value, of an even number the mean of the two in the middle (numpy's; torch takes the lower)."""
+    lower, upper = (values.kthvalue(place + 1).values for place in ((len(values) - 1) // 2, len(values) // 2))
+    return (lower + upper) / 2
+
+
+def crop_box(crop: Literal["eigen", "garg"], size: ImageSize) -> tuple[int, int, int, int]:
+    """(top, bottom, left, right) of the scored part of a map (height, width).
+
+    `eigen`: rows 45 to 471 and columns 41 to 601 of 480x640, in proportion for other sizes. `garg`: KITTI's shares of the
+    full image. A map of 352x1216, KITTI's benchmark crop, is taken to be cut from 375x1242, the usual size of KITTI.
+    """
+    height, width = size
+    if crop == "eigen":
+        ratio = (height / _EIGEN[0], width / _EIGEN[1])
+        return round(45 * ratio[0]), round(471 * ratio[0]), round(41 * ratio[1]), round(601 * ratio[1])
+    if size == _KB:
+        top, bottom, left, right = crop_box("garg", (375, 1242))
+        return top - 23, bottom - 23, left - 13, right - 13
+    return (
+        int(0.40810811 * height),
+        int(0.99189189 * height),
+        int(0.03594771 * width),
+        int(0.96405229 * width),
+    )
+
+
+def whdr(output: Tensor, pairs: NDArray[np.int64], space: Literal["metres", "inverse"]) -> tuple[int, int]:
+    """How many ordinal pairs an output (H, W) orders wrongly, and how many there are (WHDR with equal weights; DIW).
+
+    `pairs` (P, 5): y and x of a first point, y and x of a second, and 1 where the first is nearer, -1 where the second is.
+    Points that the output puts at the same depth are ordered wrongly. Raises UsageError for points outside the image.
+    """
+    height, width = output.shape
+    points = pairs[:, :4].reshape(-1, 2, 2)
+    if (points < 0).any() or (points >= (height, width)).any():
+        raise UsageError(f"an ordinal pair lies outside its image of {width}x{height} pixels", "pairs are y, x from 0")
+    y, x = (torch.from_numpy(points[:, :, axis].copy()).to(output.device) for axis in (0, 1))
+    values = output[y, x].double()
+    nearer = (values[:, 0] - values[:, 1]).sign() * (1 if space == "inverse" else -1)
+    wrong = nearer.cpu().numpy() != np.sign(pairs[:, 4])
+    return int(wrong.sum()), len(pairs)

@@ -1,0 +1,236 @@
+"""Where the images of a depth set and their depth files lie: folders, NYUv2's split files, KITTI's Eigen split."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pvtctl.data.image_files import SUFFIXES, Names
+from pvtctl.data.layouts import DEPTH_FOLDERS, EXPECTED, SPLIT_FILES
+from pvtctl.errors import UsageError, nearest
+from pvtctl.tasks.depth.files import DEPTH_SUFFIXES
+
+LAYOUTS: Mapping[str, str] = {name: EXPECTED[name] for name in ("nyu", "kitti", "depth")}
+"""Data set name -> what is expected of its folder."""
+
+INTEGER_SCALES: Mapping[str, float | None] = {"nyu": 1000.0, "kitti": 256.0, "depth": None}
+"""Data set name -> what its files of integers hold for a metre."""
+
+DEPTH_FILE = "depth.json"
+"""At the top of a set: `scale` and `invalid`, as a recipe's `data.depth` has them."""
+
+SPLITS = ("train", "val")
+_SPLIT_FOLDERS = {"train": ("train", "training"), "val": ("val", "validation", "test")}
+_IMAGE_FOLDERS = ("rgb", "images", "image")
+_ROOTS = {
+    "nyu": ("", "sync", "official_splits/{split}", "train", "test", "{split}"),
+    "kitti": ("", "raw", "gt", "data_depth_annotated", "gt/{split}", "{split}", "val", "train"),
+    "depth": ("",),
+}
+_ROOTS["kitti"] += tuple(f"{top}/{part}" for top in ("data_depth_annotated", "gt") for part in ("train", "val"))
+
+
+class NoSplitError(UsageError):
+    """The folder has nothing of this split."""
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Images and their depth files."""
+
+    names: Sequence[str]
+    """Unique in the split."""
+    images: Sequence[str]
+    """Paths."""
+    depths: Sequence[str]
+    problems: dict[str, int] = field(default_factory=dict)
+    """What is left out -> how many."""
+    left_out: dict[str, list[str]] = field(default_factory=dict)
+    """The same by name, for `pvtctl data check`."""
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def digest(self, indices: NDArray[np.int64], coding: str) -> str:
+        """Hash of names and sizes of the files, and of what their values mean."""
+        digest = hashlib.sha256(coding.encode())
+        for index in indices.tolist():
+            sizes = (_bytes_of(path) for path in (self.images[index], self.depths[index]))
+            digest.update(f"{self.names[index]}\0{'.'.join(map(str, sizes))}\n".encode())
+        return digest.hexdigest()[:16]
+
+
+def find_pairs(name: str, root: Path | str, split: str, depth: Mapping[str, Any]) -> Pairs:
+    """The pairs of a split of `nyu`, `kitti` or `depth` at `root`; `depth` is a recipe's `data.depth`.
+
+    A split file that is named, or lies at the top under its usual name, goes before folders. Images without depth (`None`
+    in a split file, or no file of the name) are left out and counted in `problems`.
+    Raises UsageError: no such folder, split or split file, nothing that fits the layout, not one pair.
+    """
+    root = Path(root).expanduser()
+    if name not in LAYOUTS:
+        raise UsageError(f"unknown depth data {name!r}", nearest(name, tuple(LAYOUTS)))
+    if split not in SPLITS:
+        raise UsageError(f"unknown split {split!r}", nearest(split, SPLITS))
+    if not root.is_dir():
+        raise UsageError(f"no data folder {root}", LAYOUTS[name])
+    file = _split_file(name, root, split, depth)
+    return _listed(name, root, split, file) if file is not None else _in_folders(name, root, split)
+
+
+def read_depth_json(root: Path | str) -> dict[str, Any]:
+    """`scale` and `invalid` of the set's depth.json, as far as it says them. Raises UsageError when it is no such file."""
+    path = Path(root).expanduser() / DEPTH_FILE
+    if not path.is_file():
+        return {}
+    hint = 'it holds {"scale": 1000, "invalid": [65535]}: the value of a metre, and values that are no depth'
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read: {str(error).splitlines()[0]}", hint) from error
+    if not isinstance(told, dict) or set(told) - {"scale", "invalid"}:
+        raise UsageError(f"{path} is not an object of `scale` and `invalid`", hint)
+    scale, invalid = told.get("scale"), told.get("invalid", [])
+    numbers = [scale, *invalid] if isinstance(invalid, list) else [None]
+    if any(isinstance(number, bool) or not isinstance(number, (int, float)) for number in numbers[scale is None :]):
+        raise UsageError(f"{path}: scale must be a number, invalid a list of numbers", hint)
+    return {"scale": None if scale is None else float(scale), "invalid": tuple(float(value) for value in invalid)}
+
+
+def _split_file(name: str, root: Path, split: str, depth: Mapping[str, Any]) -> Path | None:
+    key = "train_split_file" if split == "train" else "split_file"
+    named = depth.get(key)
+    if named is not None:
+        places = [Path(named).expanduser(), root / named]
+        found = next((place for place in places if place.is_file()), None)
+        if found is None:
+            there = sorted(path.name for path in root.glob("*.txt"))
+            hint = nearest(Path(named).name, there) if there else LAYOUTS[name]
+            raise UsageError(f"no split file {named} (data.depth.{key}), neither here nor in {root}", hint)
+        return found
+    usual = SPLIT_FILES.get(name, {}).get(split)
+    return root / usual if usual is not None and (root / usual).is_file() else None
+
+
+def _listed(name: str, root: Path, split: str, file: Path) -> Pairs:
+    """Pairs of a split file: `image depth focal` a line, relative to one of the layout's roots."""
+    names, images, depths, without = [], [], [], []
+    word = "train" if split == "train" else "test"
+    roots = [root / place.format(split=word) for place in _ROOTS[name]]
+    find_image, find_depth = _Finder(roots), _Finder(roots)
+    for number, line in enumerate(_lines(file), start=1):
+        words = line.split()
+        if not words:
+            continue
+        if len(words) not in (2, 3):
+            raise UsageError(f"{file}:{number}: {len(words)} words, not `image depth focal`", LAYOUTS[name])
+        image, truth = (word.lstrip("/") for word in words[:2])
+        if truth == "None":
+            without.append(image)
+            continue
+        names.append(image)
+        images.append(str(find_image(image)))
+        depths.append(str(find_depth(truth)))
+    if not names:
+        raise UsageError(f"{file} lists no image with depth", LAYOUTS[name])
+    if not (find_image.found and find_depth.found):
+        what = images[0] if not find_image.found else depths[0]
+        raise UsageError(f"none of the {len(names)} pairs of {file} is there; the first is {what}", LAYOUTS[name])
+    return _pairs(names, images, depths, {"without_depth": without})
+
+
+class _Finder:
+    """Looks a listed file up in several roots, that of the file before first."""
+
+    def __init__(self, roots: list[Path]) -> None:
+        self.roots = list(roots)
+        self.found = 0
+
+    def __call__(self, name: str) -> Path:
+        for at, root in enumerate(self.roots):
+            path = root / name
+            if path.is_file():
+                self.found += 1
+                self.roots.insert(0, self.roots.pop(at))
+                return path
+        return self.roots[0] / name
+
+
+def _in_folders(name: str, root: Path, split: str) -> Pairs:
+    places = [root / folder for folder in _SPLIT_FOLDERS[split]]
+    place = next((place for place in places if _halves(place)), None)
+    halves = _halves(place or root)
+    has_splits = any(_halves(root / folder) for folders in _SPLIT_FOLDERS.values() for folder in folders)
+    if halves is None or (place is None and has_splits):
+        raise NoSplitError(f"no {split} split of depth data in {root}", LAYOUTS[name])
+    if place is None and split == "train":
+        raise NoSplitError(
+            f"{root} holds images and depth without splits: it can be evaluated, not trained on",
+            f"move what is to be learned to {root / 'train'}/rgb and {root / 'train'}/depth, the rest to val/",
+        )
+    image_folder, depth_folder = halves
+    pictures, truths = _by_name(image_folder, SUFFIXES), _by_name(depth_folder, DEPTH_SUFFIXES)
+    both = [stem for stem in pictures if stem in truths]
+    if not both:
+        first = next(iter(pictures), None)
+        told = f": {len(pictures)} images ({first} ...)" if first else ": no image"
+        raise UsageError(
+            f"no image of {image_folder} has a depth file of its name in {depth_folder}{told}, {len(truths)} depth files",
+            f"depth files end in {', '.join(DEPTH_SUFFIXES)}; {LAYOUTS[name]}",
+        )
+    left_out = {
+        "without_depth": [pictures[stem] for stem in pictures if stem not in truths],
+        "without_image": [truths[stem] for stem in truths if stem not in pictures],
+    }
+    names = [pictures[stem] for stem in both]
+    images = [f"{image_folder}/{name}" for name in names]
+    return _pairs(names, images, [f"{depth_folder}/{truths[stem]}" for stem in both], left_out)
+
+
+def _halves(place: Path) -> tuple[Path, Path] | None:
+    """The folders of images and of depth in a folder that has both."""
+    images, depths = (
+        next((place / folder for folder in folders if (place / folder).is_dir()), None)
+        for folders in (_IMAGE_FOLDERS, DEPTH_FOLDERS)
+    )
+    return (images, depths) if images is not None and depths is not None else None
+
+
+def _by_name(folder: Path, suffixes: tuple[str, ...]) -> dict[str, str]:
+    """Relative path without its ending -> relative path, sorted; the first where several have one name."""
+    found: dict[str, str] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file():
+            name = path.relative_to(folder)
+            found.setdefault(name.with_suffix("").as_posix(), name.as_posix())
+    return found
+
+
+def _pairs(names: list[str], images: list[str], depths: list[str], left_out: dict[str, list[str]]) -> Pairs:
+    problems = {
+        f"images_{kind}" if kind == "without_depth" else f"depth_files_{kind}": len(found)
+        for kind, found in left_out.items()
+        if found
+    }
+    return Pairs(Names(names), Names(images), Names(depths), problems, left_out)
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        return file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"split file {file} cannot be read as text", "it has lines `image depth focal`") from error
+
+
+def _bytes_of(path: str) -> int:
+    try:
+        return Path(path).stat().st_size
+    except OSError:
+        return -1

@@ -1,0 +1,300 @@
+"""The metric of depth: the numbers of the KITTI and NYUv2 evaluations, always with what they were measured by.
+
+As those evaluations do, each number is computed for every image alone, and the mean over the images is given: an image of
+few true pixels counts as much as one of many.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pvtctl.errors import UsageError
+from pvtctl.tasks.depth.errors import NUMBERS, crop_box, depth_errors, least_squares, median, whdr
+
+Space = Literal["metres", "inverse"]
+Alignment = Literal["none", "median", "scale_shift"]
+Crop = Literal["none", "eigen", "garg"]
+
+DISTANCES: NDArray[np.float64] = np.geomspace(0.01, 1000.0, 201)
+"""Metres: edges of the bins that errors are counted in by distance, 40 a decade."""
+WORST_MAPS = 6
+"""Images whose predictions are kept."""
+LONGEST_MAP = 1280
+_UNIT = 2.0**20
+"""Errors by distance are summed as whole numbers of 1 / _UNIT, so that the sum does not depend on the order of images."""
+_NEAREST = 1e-8
+"""Inverse depth is at least this much before it is inverted (DPT's floor)."""
+_ROW = np.dtype([("index", np.int32), ("pixels", np.int32), *((name, np.float32) for name in NUMBERS)])
+
+
+class OfImages(Protocol):
+    """What the metric reads of a batch."""
+
+    @property
+    def targets(self) -> Sequence[Tensor]:
+        """float32 (H, W) metres of each original image, 0 where there is no truth."""
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """Names of the images."""
+
+    @property
+    def indices(self) -> Tensor:
+        """int64 (B,): positions in the split."""
+
+
+@dataclass(frozen=True)
+class Distances:
+    """What was true and predicted at each distance: integers and means for the bins of `DISTANCES`."""
+
+    truth: NDArray[np.int64]
+    """True pixels in each bin."""
+    predicted: NDArray[np.int64]
+    """Pixels that are predicted to lie in each bin."""
+    abs_rel: NDArray[np.float64]
+    """|prediction - truth| / truth, mean over the bin's true pixels; NaN where there are none."""
+    bias: NDArray[np.float64]
+    """(prediction - truth) / truth, likewise."""
+
+
+class DepthMetric:
+    """Errors of depth over a data set; 44 bytes are kept of each image, and the maps of the few worst.
+
+    `space`: outputs are metres, or inverse depth of an unknown scale (larger is nearer). `alignment` fits each output to
+    its truth first: `median` multiplies the depth by the quotient of the medians, `scale_shift` takes the scale and shift
+    of the least squares, in inverse depth where the outputs are inverse. Only true pixels with `min_depth` < truth <
+    `max_depth` within the `crop` count, also for the alignment. Predictions are then clamped to both limits. Without
+    `max_depth`, inverse outputs end at the deepest truth of their image, because anything at or below 0 would lie
+    infinitely far away.
+
+    Raises UsageError for inverse depth without alignment, and for limits that leave nothing.
+    """
+
+    def __init__(
+        self,
+        *,
+        space: Space,
+        alignment: Alignment,
+        min_depth: float = 1e-3,
+        max_depth: float | None = None,
+        crop: Crop = "none",
+        pairs: Mapping[str, NDArray[np.int64]] | None = None,
+    ) -> None:
+        if space == "inverse" and alignment == "none":
+            raise UsageError(
+                "inverse depth of an unknown scale cannot be scored without an alignment",
+                "set eval.alignment to scale_shift or median, or model.head.scale_shift for metres",
+            )
+        if max_depth is not None and not max_depth > min_depth:
+            raise UsageError(
+                f"no depth lies between {min_depth:g} and {max_depth:g} m", "set max_depth above min_depth"
+            )
+        self.space, self.alignment, self.crop = space, alignment, crop
+        self.min_depth, self.max_depth = min_depth, max_depth
+        self.pairs = pairs
+        self.without_truth = 0
+        """Images without a pixel to score, which count nowhere."""
+        self.nonfinite = 0
+        """Images whose output held values that are not finite: infinite ones were taken for the largest or smallest of the
+        output, NaN for 0."""
+        self.all_pixels = 0
+        """Of the scored images, with and without truth."""
+        self.wrong_pairs = self.all_pairs = 0
+        self._rows: list[NDArray[Any]] = []
+        self._seen: set[int] = set()
+        self._counts = np.zeros((4, len(DISTANCES) - 1), np.int64)
+        self._maps: dict[int, tuple[float, NDArray[np.float16]]] = {}
+
+    def update(self, outputs: Sequence[Tensor], batch: OfImages) -> None:
+        """Score a batch: `outputs` (H, W) float32 of each image, the size of its truth. An image counts once."""
+        for output, target, name, index in zip(outputs, batch.targets, batch.ids, batch.indices.tolist(), strict=True):
+            if index in self._seen:
+                continue
+            self._seen.add(index)
+            output = output.detach().float()
+            if not bool(output.isfinite().all()):
+                self.nonfinite += 1
+                output = _finite(output)
+            if self.pairs is not None and name in self.pairs:
+                try:
+                    wrong, total = whdr(output, self.pairs[name], self.space)
+                except UsageError as error:
+                    raise UsageError(f"{name}: {error.message}", error.hint) from error
+                self.wrong_pairs += wrong
+                self.all_pairs += total
+            self._score(output, target.to(output.device), index)
+
+    def _score(self, output: Tensor, target: Tensor, index: int) -> None:
+        places = self.valid(target).flatten().nonzero()[:, 0]
+        truth, seen = (part.flatten()[places].double() for part in (target, output))
+        if not len(truth):
+            self.without_truth += 1
+            return
+        depth = self._fitted(seen, truth, seen)
+        row = np.zeros(1, _ROW)
+        row["index"], row["pixels"] = index, len(truth)
+        for name, value in zip(NUMBERS, depth_errors(depth, truth), strict=True):
+            row[name] = value
+        self._rows.append(row)
+        self.all_pixels += target.numel()
+        self._count(depth, truth)
+        worst = (float(row["abs_rel"][0]), -index)
+        if len(self._maps) < WORST_MAPS or worst > min((error, -at) for at, (error, _) in self._maps.items()):
+            step = -(-max(target.shape) // LONGEST_MAP)
+            metres = self._fitted(seen, truth, output[::step, ::step].double())
+            self._keep({**self._maps, index: (worst[0], metres.cpu().numpy().astype(np.float16))})
+
+    def _keep(self, maps: Mapping[int, tuple[float, NDArray[np.float16]]]) -> None:
+        """Of these maps the worst, the first of equal ones."""
+        order = sorted(maps, key=lambda at: (-maps[at][0], at))
+        self._maps = {at: maps[at] for at in order[:WORST_MAPS]}
+
+    @property
+    def worst_maps(self) -> dict[int, NDArray[np.float16]]:
+        """The predictions of the worst images by their index, worst first: metres as they were scored, float16 (h, w).
+
+        Images with more than `LONGEST_MAP` pixels a side are thinned: every n-th row and column is kept.
+        """
+        return {index: metres for index, (_, metres) in self._maps.items()}
+
+    def valid(self, target: Tensor) -> Tensor:
+        """bool (H, W): the pixels of a truth that are scored."""
+        valid = target.isfinite() & (target > self.min_depth)
+        if self.max_depth is not None:
+            valid &= target < self.max_depth
+        if self.crop != "none":
+            top, bottom, left, right = crop_box(self.crop, (target.shape[0], target.shape[1]))
+            inside = torch.zeros_like(valid)
+            inside[top:bottom, left:right] = True
+            valid &= inside
+        return valid
+
+    def metres(self, output: Tensor, target: Tensor) -> Tensor:
+        """An output (H, W) as it is scored: aligned to its truth and within the limits, float32 metres at every pixel.
+
+        Without any true pixel there is nothing to align with: metres as they are, inverse depth as 1 / output.
+        """
+        output, target = _finite(output.float()), target.to(output.device)
+        valid = self.valid(target)
+        return self._fitted(output[valid].double(), target[valid].double(), output.double()).float()
+
+    def _fitted(self, seen: Tensor, truth: Tensor, output: Tensor) -> Tensor:
+        """`output` in metres, aligned by what was `seen` where `truth` lies; all float64."""
+        inverse = self.space == "inverse"
+        deepest = self.max_depth
+        if deepest is None and inverse and len(truth):
+            deepest = float(truth.max())
+        if len(truth) and self.alignment == "scale_shift":
+            scale, shift = least_squares(seen, 1 / truth if inverse else truth)
+            output = scale * output + shift
+        if inverse:
+            output, seen = 1 / output.clamp(min=_NEAREST), 1 / seen.clamp(min=_NEAREST)
+        if len(truth) and self.alignment == "median":
+            output = output * (median(truth) / median(seen).clamp(min=_NEAREST))
+        return output.clamp(min=self.min_depth, max=deepest)
+
+    def _count(self, depth: Tensor, truth: Tensor) -> None:
+        """Add an image to the errors by distance."""
+        at, found = (_bin(metres) for metres in (truth, depth))
+        error = ((depth - truth) / truth * _UNIT).round().clamp(-1e13, 1e13).long()
+        counts = torch.zeros(4, len(DISTANCES) - 1, dtype=torch.int64, device=truth.device)
+        ones = torch.ones_like(at)
+        for row, (where, what) in enumerate(((at, ones), (found, ones), (at, error.abs()), (at, error))):
+            counts[row].index_add_(0, where, what)
+        self._counts += counts.cpu().numpy()
+
+    def distances(self) -> Distances:
+        """Errors by distance, over all pixels of all images."""
+        truth, predicted, absolute, signed = self._counts
+        share = 1 / np.where(truth > 0, truth * _UNIT, math.nan)
+        return Distances(truth.copy(), predicted.copy(), absolute * share, signed * share)
+
+    def rows(self) -> NDArray[Any]:
+        """A record of each scored image: `index` in the split, `pixels`, and `NUMBERS`; sorted by index."""
+        rows = np.concatenate([np.zeros(0, _ROW), *self._rows])
+        self._rows = [rows[np.argsort(rows["index"], kind="stable")]]
+        return self._rows[0]
+
+    def worst(self, count: int) -> NDArray[Any]:
+        """The `rows` of largest `abs_rel`, worst first."""
+        rows = self.rows()
+        return rows[np.lexsort((rows["index"], -rows["abs_rel"].astype(np.float64)))][:count]
+
+    def state(self) -> dict[str, Any]:
+        """Everything kept, picklable; what `merge` takes."""
+        return {
+            "rows": self.rows(),
+            "seen": sorted(self._seen),
+            "counts": self._counts.copy(),
+            "maps": dict(self._maps),
+            "sums": (self.without_truth, self.nonfinite, self.all_pixels, self.wrong_pairs, self.all_pairs),
+        }
+
+    def merge(self, states: Iterable[dict[str, Any]]) -> None:
+        """Replace what was kept by the sum of `states` (the own one among them); no image may be in two of them."""
+        states = list(states)
+        self._rows = [state["rows"] for state in states]
+        self._seen = {index for state in states for index in state["seen"]}
+        self._keep({index: entry for state in states for index, entry in state["maps"].items()})
+        self._counts = np.sum([state["counts"] for state in states], axis=0)
+        sums = [sum(column) for column in zip(*(state["sums"] for state in states), strict=True)]
+        self.without_truth, self.nonfinite, self.all_pixels, self.wrong_pairs, self.all_pairs = sums
+
+    def compute(self) -> dict[str, float]:
+        """`NUMBERS`, each the mean over images of the image's own; NaN where no image has a true pixel.
+
+        Also `images` and `pixels` that were scored; `whdr`, the share of all ordinal pairs that are ordered wrongly, where
+        there are pairs; and, where there are any, the images `without_truth` and those with `nonfinite` outputs.
+        """
+        rows = self.rows()
+        numbers = {name: float(rows[name].mean(dtype=np.float64)) if len(rows) else math.nan for name in NUMBERS}
+        if self.all_pairs:
+            numbers["whdr"] = self.wrong_pairs / self.all_pairs
+        numbers |= {"images": float(len(rows)), "pixels": float(rows["pixels"].sum(dtype=np.int64))}
+        for name, count in (("without_truth", self.without_truth), ("nonfinite", self.nonfinite)):
+            if count:
+                numbers[name] = float(count)
+        return numbers
+
+    def describe(self) -> str:
+        """In one sentence, what the numbers were measured by: space, alignment, crop, cap and which pixels count."""
+        inverse = self.space == "inverse"
+        alignment = {
+            "none": "not aligned",
+            "median": "aligned to each image's truth by the median",
+            "scale_shift": "aligned to each image's truth by scale and shift",
+        }[self.alignment]
+        crop = {"none": "no crop", "eigen": "Eigen's crop", "garg": "Garg's crop"}[self.crop]
+        if self.max_depth is not None:
+            limits = f"truth and prediction from {self.min_depth:g} to {self.max_depth:g} m"
+        else:
+            cap = ", prediction to the image's deepest truth" if inverse else ""
+            limits = f"truth and prediction from {self.min_depth:g} m, no cap{cap}"
+        space = "inverse depth" if inverse else "metric depth"
+        return f"{space}, {alignment}; {crop}; {limits}; only pixels with a true depth; means over images"
+
+
+def _bin(metres: Tensor) -> Tensor:
+    """int64 (N,): the bin of `DISTANCES` that each falls into; what is nearer or farther goes into the first or last."""
+    share = (metres / DISTANCES[0]).log() / math.log(DISTANCES[-1] / DISTANCES[0])
+    return (share * (len(DISTANCES) - 1)).clamp(0, len(DISTANCES) - 2).long()
+
+
+def _finite(output: Tensor) -> Tensor:
+    """Infinite values become the largest and smallest of the finite ones, NaN 0."""
+    known = output[output.isfinite()]
+    if known.numel() == output.numel():
+        return output
+    low, high = (float(known.min()), float(known.max())) if known.numel() else (0.0, 0.0)
+    return output.nan_to_num(0.0, high, low)
+
+
+__all__ = ["DISTANCES", "LONGEST_MAP", "NUMBERS", "WORST_MAPS", "DepthMetric", "Distances"]

@@ -1,0 +1,61 @@
+"""Draws what a depth network is trained on: each image as it lies, then as training sees it, with its depth below."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from pvtctl.data.preview import draw_views
+from pvtctl.tasks.dense.data import DenseDataset
+from pvtctl.tasks.depth.transforms import resize_depth
+
+Pixels = NDArray[np.uint8]
+"""(H, W, 3) RGB."""
+DepthDrawing = Callable[[NDArray[np.float32]], Pixels]
+"""Colours metres (H, W), 0 where there is none; what it gives may be larger (`pvtctl.tasks.depth.pictures`)."""
+
+
+def draw_depth_preview(
+    dataset: DenseDataset, path: Path | str, draw: DepthDrawing, *, count: int = 6, copies: int = 3, side: int = 400
+) -> list[str]:
+    """Write a PNG of images and of views as the network sees them, each with its depth below: see `draw_views`."""
+    return draw_views(
+        dataset,
+        path,
+        lambda pixels, depth: depth_tile(pixels, depth, side, draw),
+        dataset.read,
+        count=count,
+        copies=copies,
+        side=side,
+    )
+
+
+def depth_tile(pixels: Tensor, depth: Tensor, side: int, draw: DepthDrawing) -> Image.Image:
+    """uint8 (3, H, W) and its depth -> the image above the coloured depth, whose longer side is `side` pixels."""
+    height, width = pixels.shape[-2:]
+    scale = side / max(height, width)
+    size = (max(1, round(height * scale)), max(1, round(width * scale)))
+    image = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy()).resize(size[::-1], Image.Resampling.BILINEAR)
+    shrunk = resize_depth(depth, size) if _is_dense(depth) else _kept(depth, size)
+    below = Image.fromarray(draw(shrunk.numpy()))
+    if below.width != image.width:
+        below = below.resize((image.width, round(below.height * image.width / below.width)), Image.Resampling.LANCZOS)
+    tile = Image.new("RGB", (image.width, image.height + below.height), "white")
+    tile.paste(image)
+    tile.paste(below, (0, image.height))
+    return tile
+
+
+def _is_dense(depth: Tensor) -> bool:
+    return bool((depth > 0).float().mean() > 0.25)
+
+
+def _kept(depth: Tensor, size: tuple[int, int]) -> Tensor:
+    """Sparse depth at `size`, the farthest value that falls on a pixel: taking the nearest pixel would lose most."""
+    return torch.nn.functional.adaptive_max_pool2d(depth[None], size)[0]

@@ -1,0 +1,63 @@
+"""Depth: joins a depth model, its data, losses and metric for the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pvtctl.models.dense import DenseModel
+from pvtctl.models.losses.depth import gradient_matching, silog, ssi_trimmed
+from pvtctl.tasks.dense.inference import DepthAnswers, to_metres
+from pvtctl.tasks.dense.task import DenseTask
+from pvtctl.tasks.depth.metric import DepthMetric
+
+
+class DepthTask(DenseTask):
+    """A depth model with its data. It is scored in metres where the model has a scale, else in inverse depth."""
+
+    name = "depth"
+    best_metric = "delta1"
+    headline: tuple[str, ...] = ("delta1", "abs_rel", "rmse")
+
+    def __init__(
+        self,
+        model: DenseModel,
+        *,
+        loss: Mapping[str, Any],
+        scoring: Callable[[], DepthMetric],
+        **rest: Any,
+    ) -> None:
+        super().__init__(model, **rest)
+        self.loss = dict(loss)
+        """The recipe's `train.loss`."""
+        self._scoring = scoring
+        self.answers = DepthAnswers(model, self.testing.window)
+
+    def _losses(self, out: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        inverse = out[:, 0]
+        valid = targets > 0  # the data leave nothing else outside of the limits in metres
+        truth = torch.where(valid, targets, 1.0)
+        if self.loss["name"] == "silog":
+            assert self.dense.scale_shift is not None  # recipe.agreement holds it
+            metres = to_metres(inverse, self.dense.scale_shift)
+            losses = {"loss_main": silog(metres, truth, valid, self.loss["variance_focus"])}
+        else:
+            losses = {"loss_main": ssi_trimmed(inverse, 1 / truth, valid, self.loss["trim"])}
+        if self.loss["gradient_weight"]:
+            matching = gradient_matching(inverse, 1 / truth, valid)
+            losses["loss_gradient"] = self.loss["gradient_weight"] * matching
+        return losses
+
+    def _kept(self, answer: Tensor) -> NDArray[Any]:
+        return answer.cpu().numpy().astype(np.float16)
+
+    def metric(self) -> DepthMetric:
+        return self._scoring()
+
+    def meta(self) -> dict[str, Any]:
+        return {**super().meta(), "scale_shift": self.dense.scale_shift and list(self.dense.scale_shift)}

@@ -1,0 +1,81 @@
+"""Images with depth to what a depth network takes: DPT's sizes, resampled as OpenCV does."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from pvtctl.models.structures import ImageSize
+from pvtctl.tasks.segmentation.transforms import photometric
+
+
+def resize_cubic(pixels: Tensor, size: ImageSize) -> Tensor:
+    """uint8 (3, h, w) -> (3, *size), cubic with a = -0.75 and no filter before shrinking: OpenCV's INTER_CUBIC.
+
+    In whole numbers, at a fifteenth of the time in floats: of photos, 0.05 % of the values are more than one of 256 levels
+    apart, at saturated edges up to 27, where rows are clipped before columns.
+    """
+    return pixels if pixels.shape[-2:] == size else F.interpolate(pixels[None], size, mode="bicubic")[0]
+
+
+def resize_depth(depth: Tensor, size: ImageSize) -> Tensor:
+    """float32 (h, w) -> `size`, each pixel from the one nearest to its middle: nothing is mixed across holes and edges."""
+    return depth if depth.shape == size else F.interpolate(depth[None, None], size, mode="nearest-exact")[0, 0]
+
+
+def minimal_size(size: ImageSize, wanted: ImageSize, multiple: int, ratio: float = 1.0) -> ImageSize:
+    """The (height, width) that DPT tests an image of `size` at: of the two factors that make its height or its width that
+    of `wanted`, the one nearer to 1, times `ratio`; both sides rounded to a multiple, never to none."""
+    factor = min((want / side for want, side in zip(wanted, size, strict=True)), key=lambda factor: abs(1 - factor))
+    height, width = (max(1, round(side * factor * ratio / multiple)) * multiple for side in size)
+    return height, width
+
+
+@dataclass(frozen=True)
+class DepthTransform:
+    """Sizes and augmentation; field names are those of a recipe's `data.depth`."""
+
+    size: ImageSize = (384, 384)
+    hflip: float = 0.5
+    photometric: bool = False
+    test_size: ImageSize = (384, 384)
+    multiple: int = 32
+
+    @classmethod
+    def from_recipe(cls, depth: Mapping[str, Any]) -> DepthTransform:
+        """Picks what is a transform's out of a recipe's `data.depth`."""
+        values = {name: depth[name] for name in cls.__dataclass_fields__ if name in depth}
+        values |= {name: tuple(values[name]) for name in ("size", "test_size") if name in values}
+        return cls(**values)
+
+    def train(self, pixels: Tensor, target: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Resized as little as covers `size`, cut there at random, flipped, colours changed; always the same number of draws.
+
+        The part is cut out first and resized then, so that only what is used is resampled.
+        """
+        down, right, flipping, *colours = torch.rand(12, generator=generator, dtype=torch.float64).tolist()
+        height, width = pixels.shape[-2:]
+        factor = max(self.size[0] / height, self.size[1] / width)
+        rows, columns = (
+            min(side, math.ceil(want / factor)) for side, want in zip((height, width), self.size, strict=True)
+        )
+        top, left = int(down * (height - rows + 1)), int(right * (width - columns + 1))
+        pixels = resize_cubic(pixels[:, top : top + rows, left : left + columns], self.size)
+        target = resize_depth(target[top : top + rows, left : left + columns], self.size)
+        if flipping < self.hflip:
+            pixels, target = pixels.flip(-1), target.flip(-1)
+        if self.photometric:
+            pixels = photometric(pixels, colours)
+        return pixels, target.contiguous()
+
+    def evaluate(self, pixels: Tensor, ratio: float = 1.0) -> Tensor:
+        """DPT's minimal resize: the side that changes least decides, the aspect is kept up to `multiple`."""
+        return resize_cubic(
+            pixels, minimal_size((pixels.shape[-2], pixels.shape[-1]), self.test_size, self.multiple, ratio)
+        )

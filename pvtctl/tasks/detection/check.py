@@ -1,0 +1,259 @@
+"""A verdict on a detection set in COCO's format before a run is spent on it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pvtctl.data.check import (
+    MEANING,
+    Examination,
+    Examinations,
+    Findings,
+    Severity,
+    Verdict,
+    collect,
+    compare_splits,
+    examine,
+    picks_of,
+)
+from pvtctl.data.image_files import SUFFIXES
+from pvtctl.data.layouts import COCO_LAYOUT
+from pvtctl.errors import UsageError
+from pvtctl.tasks.detection.coco import find_coco
+from pvtctl.tasks.detection.coco_file import KINDS, CocoTable, load_coco, scan_coco
+
+COCO_MEANING: Mapping[str, tuple[Severity, str]] = (
+    MEANING
+    | KINDS
+    | {
+        "no_class": ("error", "class of val that train does not list"),
+        "no_class_in_val": ("error", "class of train that val does not list"),
+        "class_ids": ("error", "class with another category id in val than in train: labels would be mixed up"),
+        "absent": ("warning", "listed images that are not there: skipped in training, left out of scores"),
+        "none_there": ("error", "none of the listed images is in the folder"),
+        "listed_twice": ("warning", "file names that are listed more than once"),
+        "other_size": ("warning", "another size than the annotations say: skipped, they belong to another file"),
+        "only_in_val": ("warning", "class with objects in val alone: never learned"),
+        "only_in_train": ("note", "class with objects in train alone: has no score"),
+        "label_gap": ("note", "class of the list without an object in either split"),
+        "no_objects": ("note", "images without objects: training leaves them out, scores count what is found there"),
+        "tiny": ("note", "a side below 32 pixels: training leaves it out"),
+        "not_listed": ("note", "images in the folder that the annotations do not list: not used"),
+    }
+)
+"""kind -> (severity, what it means for a run)."""
+
+_SMALL, _LARGE = 32**2, 96**2
+"""Square pixels, where COCO's scores divide objects into small, medium and large ones."""
+
+
+@dataclass
+class SplitFigures:
+    """What the annotations of a split hold. Boxes that are dropped are not counted."""
+
+    images: int
+    objects: int
+    """Crowd regions not among them."""
+    crowds: int
+    without_objects: int
+    """Images."""
+    with_mask: int
+    small: int
+    """Objects below 32 x 32 pixels of area."""
+    medium: int
+    large: int
+    """Objects from 96 x 96 pixels of area."""
+    classes: dict[str, int]
+    """Objects of each class."""
+
+
+@dataclass
+class DetectionVerdict(Verdict):
+    """What was looked at and what was found."""
+
+    splits: dict[str, SplitFigures]
+
+
+def is_coco(folder: Path) -> bool:
+    """Whether a folder has COCO's annotation files."""
+    return any((folder / "annotations").glob("instances_*.json"))
+
+
+def check_coco_data(
+    root: Path | str | None,
+    *,
+    images: Path | str | None = None,
+    annotations: Path | str | None = None,
+    full: bool = False,
+    workers: int = 0,
+    on_progress: Callable[[str, int, int], None] | None = None,
+) -> DetectionVerdict:
+    """Look at annotations, classes and images of a COCO set: the splits under `root`, or one pair of folder and file.
+
+    Annotations are read whole. Images are read and decoded in `workers` processes: all with `full`, else at most
+    `check.QUICK_LIMIT` of a split. `on_progress(split, done, total)` is called along the way.
+    Raises UsageError when there is no such folder, or the pair is not complete.
+    """
+    findings = Findings(COCO_MEANING)
+    if images is not None or annotations is not None:
+        folder, file = find_coco(None, "given", images=images, annotations=annotations)
+        places = {file.stem: (folder, file)}
+    else:
+        places = _places(Path(root or "."), findings)
+    tables = {split: table for split, place in places.items() if (table := _read(place[1], split, findings))}
+    if "train" in tables and "val" in tables:
+        _compare_classes(tables["train"], tables["val"], findings)
+    examined, digests = dict.fromkeys(tables, 0), {}
+    for split, table in tables.items():
+        folder = places[split][0]
+        there = _compare_files(folder, table, split, findings)
+        picks = there[picks_of(len(there), full)]
+        examined[split] = len(picks)
+        results = examine(Examinations(_Listed(folder, table.file_names), picks), workers, split, on_progress)
+        digests[split] = collect(table.file_names, _compare_sizes(results, table, split, findings), split, findings)
+    compare_splits(digests, findings)
+    return DetectionVerdict(
+        path=str(root if images is None else places[next(iter(places))][1]),
+        verdict=findings.verdict(),
+        classes=max((len(table.class_names) for table in tables.values()), default=0),
+        images={split: len(table.image_ids) for split, table in tables.items()},
+        examined=examined,
+        problems=findings.problems(),
+        splits={split: _figures(table) for split, table in tables.items()},
+    )
+
+
+class _Listed:
+    """The images of an annotation file."""
+
+    def __init__(self, folder: Path, names: list[str]) -> None:
+        self.folder = folder
+        self.names = names
+
+    def read(self, index: int) -> bytes:
+        return (self.folder / self.names[index]).read_bytes()
+
+
+def _places(root: Path, findings: Findings) -> dict[str, tuple[Path, Path]]:
+    """Split -> (image folder, annotation file), of those that are there."""
+    if not root.is_dir():
+        raise UsageError(f"no data folder {root}", COCO_LAYOUT)
+    found, missing = {}, {}
+    for split in ("train", "val"):
+        try:
+            found[split] = find_coco(root, split)
+        except UsageError as error:
+            missing[split] = error.message
+    for split, message in missing.items():
+        # annotations without images are a fault; a split of which nothing is there may be meant so
+        has_file = any((root / "annotations" / f"instances_{split}{year}.json").is_file() for year in ("2017", ""))
+        findings.add("missing_split" if found and not has_file else "layout", split, message)
+    return found
+
+
+def _read(file: Path, split: str, findings: Findings) -> CocoTable | None:
+    """The file's columns; its faults go to `findings`."""
+    try:
+        table = scan_coco(load_coco(file), masks=True)
+    except UsageError as error:
+        findings.add("layout", split, error.message)
+        return None
+    for problem in table.problems:
+        for key in problem.ids or (problem.message,):
+            findings.add(problem.kind, split, str(key))
+    for name, count in Counter(table.file_names).items():
+        if count > 1:
+            findings.add("listed_twice", split, name)
+    busy = np.zeros(len(table.image_ids), np.bool_)
+    busy[table.images[~table.crowd]] = True
+    for at in np.flatnonzero(~busy).tolist():
+        findings.add("no_objects", split, table.file_names[at])
+    return table
+
+
+def _compare_classes(train: CocoTable, val: CocoTable, findings: Findings) -> None:
+    ids, ids_of_val = (dict(zip(table.class_names, table.category_ids, strict=True)) for table in (train, val))
+    for name in [name for name in ids_of_val if name not in ids]:
+        findings.add("no_class", "val", name)
+    for name in [name for name in ids if name not in ids_of_val]:
+        findings.add("no_class_in_val", "val", name)
+    counts, counts_of_val = (_figures(table).classes for table in (train, val))
+    for name in [name for name in ids if name in ids_of_val]:
+        if ids[name] != ids_of_val[name]:
+            findings.add("class_ids", "val", f"{name}: {ids_of_val[name]}, in train {ids[name]}")
+        if not counts[name] and not counts_of_val[name]:
+            findings.add("label_gap", "train", name)
+        elif not counts_of_val[name]:
+            findings.add("only_in_train", "val", name)
+        elif not counts[name]:
+            findings.add("only_in_val", "val", name)
+
+
+def _compare_files(folder: Path, table: CocoTable, split: str, findings: Findings) -> NDArray[np.int64]:
+    """Positions of the listed images that are there."""
+    on_disk = {
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.name.lower().endswith(SUFFIXES) and not path.name.startswith(".") and path.is_file()
+    }
+    there = []
+    for at, name in enumerate(table.file_names):
+        if name in on_disk or (folder / name).is_file():
+            there.append(at)
+        else:
+            findings.add("absent", split, name)
+    if table.file_names and not there:
+        findings.add("none_there", split, f"{table.file_names[0]} is not in {folder}")
+    for name in sorted(on_disk.difference(table.file_names)):
+        findings.add("not_listed", split, name)
+    return np.array(there, np.int64)
+
+
+def _compare_sizes(
+    results: Iterable[Examination], table: CocoTable, split: str, findings: Findings
+) -> Iterator[Examination]:
+    for result in results:
+        height, width = table.sizes[result.index].tolist()
+        if result.size is not None and result.size != (height, width):
+            name = table.file_names[result.index]
+            findings.add(
+                "other_size", split, f"{name}: {result.size[1]}x{result.size[0]}, annotations for {width}x{height}"
+            )
+        yield result
+
+
+def _figures(table: CocoTable) -> SplitFigures:
+    objects = ~table.crowd
+    areas = table.areas[objects]
+    counts = np.bincount(table.labels[objects], minlength=len(table.class_names))
+    busy = len(np.unique(table.images[objects]))
+    masks = table.segments.has_mask()[objects] if table.segments is not None else np.zeros(0)
+    return SplitFigures(
+        images=len(table.image_ids),
+        objects=int(objects.sum()),
+        crowds=int(table.crowd.sum()),
+        without_objects=len(table.image_ids) - busy,
+        with_mask=int(masks.sum()),
+        small=int((areas < _SMALL).sum()),
+        medium=int(((areas >= _SMALL) & (areas < _LARGE)).sum()),
+        large=int((areas >= _LARGE).sum()),
+        classes={name: int(count) for name, count in zip(table.class_names, counts, strict=True)},
+    )
+
+
+def class_rows(verdict: DetectionVerdict) -> list[dict[str, Any]]:
+    """A row a class, the most frequent in train first: its name and its objects by split."""
+    names = dict.fromkeys(name for figures in verdict.splits.values() for name in figures.classes)
+    rows = [
+        {"class": name} | {split: figures.classes.get(name, 0) for split, figures in verdict.splits.items()}
+        for name in names
+    ]
+    first = next(iter(verdict.splits), None)
+    return sorted(rows, key=lambda row: -row[first]) if first is not None else []

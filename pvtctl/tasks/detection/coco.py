@@ -1,0 +1,192 @@
+"""COCO instances: what images hold, compactly, and back as ground truth for scoring."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pvtctl.data.image_files import Names
+from pvtctl.data.layouts import COCO_LAYOUT
+from pvtctl.errors import UsageError
+from pvtctl.tasks.detection.coco_file import CHECK_HINT, CocoTable, load_coco, scan_coco
+from pvtctl.tasks.detection.segments import Segments
+
+
+@dataclass(frozen=True)
+class ImageObjects:
+    """What one image holds, crowds left out; pixels of the original image."""
+
+    boxes: NDArray[np.float32]
+    """(N, 4) xyxy, clipped to the image."""
+    labels: NDArray[np.int64]
+    """(N,), positions in the class names."""
+    rows: NDArray[np.int64]
+    """(N,), for `CocoAnnotations.masks`."""
+
+
+class CocoAnnotations:
+    """The annotations of a split as columns of numbers, so that loader processes share them instead of copying.
+
+    Category ids, sparse in COCO, become labels 0 to K - 1 in the order of the ids. Boxes without area or wholly outside
+    of their image are dropped, others are clipped; `problems` counts them. Raises UsageError for a file with errors,
+    with the first of them (`pvtctl.tasks.detection.coco_file.check_coco` gives all). Without `masks` no mask is read or checked.
+    """
+
+    def __init__(self, data: dict[str, Any], *, masks: bool = True, name: str = "the annotations") -> None:
+        table = scan_coco(data, masks=masks)
+        errors = [problem for problem in table.problems if problem.severity == "error"]
+        if errors:
+            more = f" (and {len(errors) - 1} more kinds of fault)" if len(errors) > 1 else ""
+            raise UsageError(f"{name}: {errors[0].message}{more}", CHECK_HINT)
+        self.class_names: list[str] = table.class_names
+        self.category_ids: list[int] = table.category_ids
+        """COCO's id of each label."""
+        self.file_names: Sequence[str] = Names(table.file_names)
+        self.image_ids: NDArray[np.int64] = table.image_ids
+        self.sizes: NDArray[np.int32] = table.sizes
+        """(I, 2): height, width."""
+        self.problems: dict[str, int] = {problem.kind: len(problem.ids) for problem in table.problems}
+        self._keep(table)
+
+    @classmethod
+    def read(cls, path: Path | str, *, masks: bool = True) -> CocoAnnotations:
+        """From a file. Raises UsageError."""
+        return cls(load_coco(path), masks=masks, name=str(path))
+
+    def _keep(self, table: CocoTable) -> None:
+        order = np.argsort(table.images, kind="stable")
+        counts = np.bincount(table.images, minlength=len(self.image_ids))
+        self._first: NDArray[np.int64] = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        """(I + 1,): an image's annotations are the rows from its entry to the next."""
+        self._ids = table.ids[order]
+        self._labels = table.labels[order]
+        self._crowd = table.crowd[order]
+        self._areas = table.areas[order]
+        self._xywh = table.boxes[order]
+        self._segments: Segments | None = None if table.segments is None else table.segments[order]
+        limits = np.tile(table.sizes[table.images[order]][:, ::-1], 2)
+        corners = np.concatenate([self._xywh[:, :2], self._xywh[:, :2] + self._xywh[:, 2:]], 1)
+        self._xyxy = np.clip(corners, 0, limits).astype(np.float32)
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    @property
+    def has_masks(self) -> bool:
+        """Masks were read, and some object has one."""
+        return self._segments is not None and bool(self._segments.has_mask()[~self._crowd].any())
+
+    def objects(self, index: int, *, with_masks: bool = False) -> ImageObjects:
+        """The objects of an image, crowds left out; `with_masks` leaves out those without a mask too."""
+        rows = np.arange(self._first[index], self._first[index + 1])
+        keep = ~self._crowd[rows]
+        if with_masks and self._segments is not None:
+            keep &= self._segments[rows].has_mask()
+        rows = rows[keep]
+        return ImageObjects(self._xyxy[rows], self._labels[rows], rows)
+
+    def masks(self, index: int, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """bool (len(rows), H, W) at the image's own size."""
+        height, width = self.sizes[index].tolist()
+        if self._segments is None:
+            raise ValueError("read with masks=False")
+        return self._segments.masks(rows, height, width)
+
+    def num_objects(self, *, with_masks: bool = False) -> NDArray[np.int64]:
+        """(I,): objects of each image as `objects` gives them."""
+        keep = ~self._crowd
+        if with_masks and self._segments is not None:
+            keep &= self._segments.has_mask()
+        return np.diff(np.concatenate([[0], np.cumsum(keep)])[self._first])
+
+    def to_coco(self, indices: Iterable[int] | None = None) -> dict[str, Any]:
+        """The ground truth of some images (all) as a COCO dictionary, for scoring.
+
+        With the file's own ids, boxes, areas and crowds, all but what was dropped. Masks are there where they were read:
+        polygons as they stood, run lengths compressed, no mask as an empty one. Annotations are numbered anew when one
+        has the id 0, which COCO's evaluation takes for "none".
+        """
+        chosen = range(len(self)) if indices is None else indices
+        shift = int((self._ids == 0).any()) * (1 - int(self._ids.min(initial=0)))
+        images, annotations = [], []
+        for index in chosen:
+            height, width = self.sizes[index].tolist()
+            image_id = int(self.image_ids[index])
+            images.append({"id": image_id, "file_name": self.file_names[index], "height": height, "width": width})
+            for row in range(self._first[index], self._first[index + 1]):
+                entry = {
+                    "id": int(self._ids[row]) + shift,
+                    "image_id": image_id,
+                    "category_id": self.category_ids[self._labels[row]],
+                    "bbox": self._xywh[row].tolist(),
+                    "area": float(self._areas[row]),
+                    "iscrowd": int(self._crowd[row]),
+                }
+                if self._segments is not None:
+                    entry["segmentation"] = self._segmentation(row, height, width)
+                annotations.append(entry)
+        categories = [{"id": key, "name": name} for key, name in zip(self.category_ids, self.class_names, strict=True)]
+        return {"images": images, "annotations": annotations, "categories": categories}
+
+    def _segmentation(self, row: int, height: int, width: int) -> Any:
+        assert self._segments is not None
+        return [part.tolist() for part in self._segments.polygons(row)] or self._segments.rle(row, height, width)
+
+    def digest(self, indices: NDArray[np.int64]) -> str:
+        """Hash of the classes, and of names, sizes and annotations of some images."""
+        digest = hashlib.sha256(repr((self.class_names, self.category_ids)).encode())
+        for index in indices.tolist():
+            rows = slice(int(self._first[index]), int(self._first[index + 1]))
+            digest.update(f"{self.file_names[index]}\0{self.image_ids[index]}\0{self.sizes[index].tolist()}\n".encode())
+            for column in (self._labels, self._crowd, self._xywh, self._areas):
+                digest.update(column[rows].tobytes())
+        return digest.hexdigest()[:16]
+
+
+def find_coco(
+    root: Path | str | None,
+    split: str,
+    *,
+    images: Path | str | None = None,
+    annotations: Path | str | None = None,
+    need_images: bool = True,
+) -> tuple[Path, Path]:
+    """(image folder, annotation file) of a split: the pair that is named, else the known layouts under `root`.
+
+    Raises UsageError with the places that were looked at. Without `need_images` the folder may be absent, and need not
+    be named.
+    """
+    if annotations is not None:
+        file = Path(annotations).expanduser()
+        if not file.is_file():
+            raise UsageError(f"no annotation file {file}", "name a COCO instances JSON file")
+        if images is None and need_images:
+            raise UsageError(f"the annotations of {split} are named, but not their images", "name the folder too")
+        folder = file.parent if images is None else Path(images).expanduser()
+        if need_images and not folder.is_dir():
+            raise UsageError(
+                f"no image folder {folder}", "name the folder that file_name in the annotations starts from"
+            )
+        return folder, file
+    if images is not None:
+        raise UsageError(f"the images of {split} are named, but not their annotations", "name the JSON file too")
+    if root is None or not Path(root).is_dir():
+        raise UsageError(f"no data folder {root}", COCO_LAYOUT)
+    root = Path(root)
+    files = [root / "annotations" / f"instances_{split}{year}.json" for year in ("2017", "")]
+    file = next((place for place in files if place.is_file()), files[0])
+    if not file.is_file():
+        raise UsageError(f"no annotation file: looked for {' and '.join(map(str, files))}", COCO_LAYOUT)
+    folders = [root / "images" / split, root / split]
+    if file == files[0]:
+        folders.insert(0, root / f"{split}2017")
+    folder = next((place for place in folders if place.is_dir()), folders[0])
+    if need_images and not folder.is_dir():
+        raise UsageError(f"no image folder: looked for {' and '.join(map(str, folders))}", COCO_LAYOUT)
+    return folder, file

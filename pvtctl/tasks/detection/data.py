@@ -1,0 +1,364 @@
+"""Splits of detection data: what is drawn becomes an image with its objects, and samples become padded batches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from pvtctl.data.base import MAX_SUBSTITUTES, Skipped, Unusable, reason
+from pvtctl.data.images import BadImage, decode, open_image, pixels_of
+from pvtctl.data.randomness import generator_for, key_of
+from pvtctl.data.samplers import Draw
+from pvtctl.data.transforms import normalize
+from pvtctl.errors import UsageError, nearest
+from pvtctl.models.structures import ImageSize, Objects
+from pvtctl.tasks.detection.coco import CocoAnnotations, find_coco
+from pvtctl.tasks.detection.transforms import DetectionTransform, resize_image, resized_size
+
+if TYPE_CHECKING:
+    from pvtctl.data.scenes.scene import Materials
+from pvtctl.data.transforms import pad_images
+
+DETECTION_NAMES = ("coco", "scenes")
+
+MIN_TRAIN_SIDE = 32
+"""Training leaves out images with a shorter side, as the papers' code does."""
+
+
+class DetectionSource(Protocol):
+    """Where the images of a split and their objects come from."""
+
+    class_names: list[str]
+    category_ids: list[int]
+    image_ids: NDArray[np.int64]
+    sizes: NDArray[np.int32]
+    """(I, 2): height, width."""
+
+    @property
+    def annotations(self) -> CocoAnnotations: ...
+
+    @property
+    def has_masks(self) -> bool: ...
+
+    def name(self, index: int) -> str:
+        """File name, unique in the split."""
+
+    def num_objects(self, *, with_masks: bool) -> NDArray[np.int64]:
+        """(I,): objects to learn from; an image may have more than are told."""
+
+    def pixels(self, index: int) -> Tensor:
+        """uint8 (3, H, W). Raises BadImage, OSError."""
+
+    def objects(self, index: int, *, with_masks: bool) -> Objects:
+        """In pixels of the original image."""
+
+    def digest(self, indices: NDArray[np.int64]) -> str:
+        """Hash of what some images are and hold."""
+
+
+class CocoSource:
+    """Images in a folder, with COCO annotations. Raises UsageError when none of the images is there, if they are needed."""
+
+    def __init__(self, folder: Path, annotations: CocoAnnotations, *, need_images: bool = True) -> None:
+        self.folder = folder
+        self.annotations = annotations
+        self.class_names, self.category_ids = annotations.class_names, annotations.category_ids
+        self.image_ids, self.sizes = annotations.image_ids, annotations.sizes
+        if need_images and not any((folder / name).is_file() for name in annotations.file_names):
+            raise UsageError(
+                f"none of the {len(annotations)} images of the annotations is in {folder}; "
+                f"the first is {annotations.file_names[0]}",
+                "name the folder that their file_name entries start from (data.train_images / data.val_images)",
+            )
+
+    @property
+    def has_masks(self) -> bool:
+        return self.annotations.has_masks
+
+    def name(self, index: int) -> str:
+        return self.annotations.file_names[index]
+
+    def num_objects(self, *, with_masks: bool) -> NDArray[np.int64]:
+        return self.annotations.num_objects(with_masks=with_masks)
+
+    def pixels(self, index: int) -> Tensor:
+        """Raises BadImage, also when the file has another size than the annotations say: they belong to another file."""
+        image = open_image((self.folder / self.name(index)).read_bytes())
+        height, width = self.sizes[index].tolist()
+        if image.size != (width, height):
+            raise BadImage(f"{image.width}x{image.height} pixels, but its annotations are for {width}x{height}")
+        return pixels_of(decode(image))
+
+    def objects(self, index: int, *, with_masks: bool) -> Objects:
+        found = self.annotations.objects(index, with_masks=with_masks)
+        masks = torch.from_numpy(self.annotations.masks(index, found.rows)) if with_masks else None
+        return Objects(torch.from_numpy(found.boxes), torch.from_numpy(found.labels), masks)
+
+    def digest(self, indices: NDArray[np.int64]) -> str:
+        return self.annotations.digest(indices)
+
+
+@dataclass(frozen=True)
+class DetectionSample:
+    """One image as the network takes it, before padding."""
+
+    image: Tensor
+    """float32 (3, h, w), normalised."""
+    target: Objects
+    original_size: ImageSize
+    image_id: int
+    id: str
+    index: int
+    skipped: tuple[Skipped, ...] = ()
+    """What was drawn before this one and could not be read."""
+
+
+@dataclass
+class DetectionBatch:
+    """Images of several sizes side by side."""
+
+    images: Tensor
+    """float32 (B, 3, H, W), normalised, padded with zeros to the right and at the bottom."""
+    sizes: list[ImageSize]
+    """(h, w) of each image within the batch."""
+    targets: list[Objects]
+    """In pixels of `images`."""
+    original_sizes: list[ImageSize]
+    image_ids: list[int]
+    """COCO's."""
+    ids: list[str]
+    """File names."""
+    indices: Tensor
+    """int64 (B,): positions in the split."""
+    key: int
+    """Depends on the seed and the draws alone."""
+    skipped: list[Skipped]
+    failed: int = 0
+    """Draws that gave no sample at all."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def to(self, device: torch.device | str) -> DetectionBatch:
+        """The batch with its images, targets and indices on `device`."""
+        images, indices = (part.to(device, non_blocking=True) for part in (self.images, self.indices))
+        return replace(self, images=images, indices=indices, targets=[target.to(device) for target in self.targets])
+
+    def pin_memory(self) -> DetectionBatch:
+        """For the data loader."""
+        targets = [
+            Objects(
+                target.boxes.pin_memory(),
+                target.labels.pin_memory(),
+                None if target.masks is None else target.masks.pin_memory(),
+            )
+            for target in self.targets
+        ]
+        return replace(self, images=self.images.pin_memory(), indices=self.indices.pin_memory(), targets=targets)
+
+
+class DetectionDataset(Dataset["DetectionSample | Unusable"]):
+    """A split under the transform of training or evaluation. Random numbers depend on (seed, epoch, index, copy) alone.
+
+    Training leaves out images without objects and those with a side below 32 pixels; `problems` counts them, together
+    with what the annotations dropped. An image that cannot be read gives way to the next in training, as
+    `ClassificationDataset` has it; in evaluation it is left out.
+    """
+
+    def __init__(
+        self,
+        source: DetectionSource,
+        transform: DetectionTransform,
+        *,
+        training: bool,
+        with_masks: bool = False,
+        pad: int = 32,
+        seed: int = 0,
+        samples: int | None = None,
+        problems: Mapping[str, int] | None = None,
+    ) -> None:
+        self.source = source
+        self.transform = transform
+        self.training = training
+        self.with_masks = with_masks
+        self.pad = pad
+        self.seed = seed
+        self.class_names, self.category_ids = source.class_names, source.category_ids
+        self.problems = dict(problems or {})
+        usable = self._usable()
+        count = len(usable) if samples is None else min(samples, len(usable))
+        self.kept = usable[np.arange(count, dtype=np.int64) * len(usable) // max(1, count)]
+        """(len(self),): positions in the source."""
+
+    def _usable(self) -> NDArray[np.int64]:
+        if not self.training:
+            return np.arange(len(self.source.image_ids))
+        empty = self.source.num_objects(with_masks=self.with_masks) == 0
+        small = ~empty & (self.source.sizes.min(1) < MIN_TRAIN_SIDE)
+        for kind, wrong in (("images_without_objects", empty), ("images_below_32_pixels", small)):
+            if wrong.any():
+                self.problems[kind] = int(wrong.sum())
+        usable = np.flatnonzero(~empty & ~small)
+        if not len(usable):
+            raise UsageError(
+                f"no image to train on: {int(empty.sum())} have no objects, {int(small.sum())} a side below "
+                f"{MIN_TRAIN_SIDE} pixels",
+                "`pvtctl data check FOLDER` tells what the annotations hold",
+            )
+        return usable
+
+    @property
+    def annotations(self) -> CocoAnnotations:
+        """Of the whole source; `to_coco` gives those of this split alone."""
+        return self.source.annotations
+
+    @property
+    def ids(self) -> list[str]:
+        """File names of all samples. Made anew at each call."""
+        return [self.source.name(place) for place in self.kept.tolist()]
+
+    @property
+    def wide(self) -> NDArray[np.bool_]:
+        """bool (len(self),): wider than high, for `GroupedTrainSampler`."""
+        sizes = self.source.sizes[self.kept]
+        return np.asarray(sizes[:, 1] > sizes[:, 0])
+
+    def __len__(self) -> int:
+        return len(self.kept)
+
+    def __getitem__(self, draw: Draw | int) -> DetectionSample | Unusable:
+        if isinstance(draw, int):
+            draw = Draw(0, draw)
+        skipped: list[Skipped] = []
+        for step in range(min(MAX_SUBSTITUTES, len(self)) if self.training else 1):
+            index = (draw.index + step) % len(self)
+            place = int(self.kept[index])
+            try:
+                pixels = self.source.pixels(place)
+            except (BadImage, OSError) as error:
+                skipped.append(Skipped(self.source.name(place), reason(error)))
+                continue
+            return self._sample(draw, index, pixels, tuple(skipped))
+        return Unusable(tuple(skipped))
+
+    def _sample(self, draw: Draw, index: int, pixels: Tensor, skipped: tuple[Skipped, ...]) -> DetectionSample:
+        place = int(self.kept[index])
+        original = (pixels.shape[-2], pixels.shape[-1])
+        if self.training:
+            generator = generator_for(self.seed, draw.epoch, draw.index, draw.copy)
+            target = self.source.objects(place, with_masks=self.with_masks)
+            pixels, target = self.transform.train(pixels, target, generator)
+        else:
+            # scores are made of `to_coco`, in pixels of the original; boxes here are for losses and pictures
+            pixels = self.transform.evaluate(pixels)
+            target = self.truth(index, (pixels.shape[-2], pixels.shape[-1]))
+        image_id = int(self.source.image_ids[place])
+        name = self.source.name(place)
+        return DetectionSample(normalize(pixels), target, original, image_id, name, index, skipped)
+
+    def truth(self, index: int, size: ImageSize | None = None) -> Objects:
+        """Boxes and labels of an image, without masks; in pixels of the original or of the image resized to `size`."""
+        place = int(self.kept[index])
+        target = self.source.objects(place, with_masks=False)
+        if size is not None:
+            height, width = self.source.sizes[place].tolist()
+            scale = [size[1] / width, size[0] / height] * 2
+            target = Objects(target.boxes * torch.tensor(scale), target.labels)
+        return target
+
+    def original(self, index: int) -> NDArray[np.uint8]:
+        """The image as it lies, (H, W, 3) RGB. Raises BadImage, OSError."""
+        return self.source.pixels(int(self.kept[index])).permute(1, 2, 0).contiguous().numpy()
+
+    def image_at(self, index: int, short_side: int, long_side: int, flip: bool = False) -> tuple[Tensor, ImageSize]:
+        """An image for the network at another size, float32 (3, h, w), and its (h, w). Raises BadImage, OSError."""
+        pixels = self.source.pixels(int(self.kept[index]))
+        size = resized_size((pixels.shape[-2], pixels.shape[-1]), short_side, long_side)
+        pixels = resize_image(pixels, size)
+        return normalize(pixels.flip(-1) if flip else pixels), size
+
+    def to_coco(self) -> dict[str, Any]:
+        """The ground truth of this split for scoring, as `CocoAnnotations.to_coco` has it."""
+        return self.annotations.to_coco(self.kept.tolist())
+
+    def fingerprint(self) -> str:
+        """Hash of names, sizes, classes and annotations of the split: equal for equal data. Reads no image."""
+        return self.source.digest(self.kept)
+
+    def __getitems__(self, draws: list[Draw]) -> list[Any]:
+        """A whole batch: the samples, then the batch's key."""
+        flat = [part for draw in draws for part in draw]
+        return [*(self[draw] for draw in draws), key_of(self.seed, "batch", *flat)]
+
+    def collate(self, items: list[Any]) -> DetectionBatch:
+        """What `__getitems__` gives -> a batch of the samples that could be read."""
+        *drawn, key = items
+        samples = [item for item in drawn if isinstance(item, DetectionSample)]
+        return DetectionBatch(
+            images=pad_images([sample.image for sample in samples], self.pad),
+            sizes=[(sample.image.shape[-2], sample.image.shape[-1]) for sample in samples],
+            targets=[sample.target for sample in samples],
+            original_sizes=[sample.original_size for sample in samples],
+            image_ids=[sample.image_id for sample in samples],
+            ids=[sample.id for sample in samples],
+            indices=torch.tensor([sample.index for sample in samples], dtype=torch.int64),
+            key=key,
+            skipped=[skip for item in drawn for skip in item.skipped],
+            failed=len(drawn) - len(samples),
+        )
+
+
+def open_detection_split(
+    name: str,
+    root: Path | str | None,
+    split: str,
+    *,
+    detection: Mapping[str, Any],
+    training: bool,
+    with_masks: bool,
+    seed: int = 0,
+    samples: int | None = None,
+    image_size: int = 224,
+    materials: Materials = "any",
+    images: Path | str | None = None,
+    annotations: Path | str | None = None,
+    need_images: bool = True,
+) -> DetectionDataset:
+    """A split of `coco` (a known layout under `root`, or the pair `images` and `annotations`) or `scenes`.
+
+    `detection` is a recipe's `data.detection` as a mapping. `samples` takes so many images, spread evenly; `scenes`
+    renders so many, square at `image_size`, in these `materials`. Without `need_images` the annotations are enough, as to score results from
+    a file; then `with_masks` reads masks where there are any. Raises UsageError, also when masks are wanted and the data
+    have none.
+    """
+    if name not in DETECTION_NAMES:
+        raise UsageError(f"unknown detection data {name!r}", nearest(name, DETECTION_NAMES))
+    source: DetectionSource
+    if name == "scenes":
+        from pvtctl.tasks.detection.scenes import ScenesDetection
+
+        source, problems = ScenesDetection(split, size=image_size, num_samples=samples, materials=materials), {}
+    else:
+        folder, file = find_coco(root, split, images=images, annotations=annotations, need_images=need_images)
+        read = CocoAnnotations.read(file, masks=with_masks)
+        source, problems = CocoSource(folder, read, need_images=need_images), read.problems
+        if with_masks and need_images and not read.has_masks:
+            raise UsageError(f"{file} holds no masks, only boxes", "train a box detector: --head retinanet")
+    return DetectionDataset(
+        source,
+        DetectionTransform.from_recipe(detection),
+        training=training,
+        with_masks=with_masks,
+        pad=detection.get("pad", 32),
+        seed=seed,
+        samples=samples,
+        problems=problems,
+    )

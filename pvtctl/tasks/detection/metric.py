@@ -1,0 +1,155 @@
+"""The metric of detection: keeps detections as columns of numbers, and scores them by COCO's rules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from pvtctl.errors import UsageError
+from pvtctl.models.structures import Detections
+from pvtctl.tasks.detection.scoring.analysis import DetectionAnalysis, analyse
+from pvtctl.tasks.detection.scoring.columns import Columns, columns_of, join
+from pvtctl.tasks.detection.scoring.numpy_backend import Kind
+from pvtctl.tasks.detection.scoring.scores import CocoScores, choose_backend, evaluate_columns, why_missing
+
+_KINDS: tuple[tuple[str, Kind], ...] = (("box", "bbox"), ("mask", "segm"))
+
+
+class OfImages(Protocol):
+    """What the metric reads of a batch."""
+
+    @property
+    def image_ids(self) -> Sequence[int]:
+        """The data's ids of the images."""
+
+
+class DetectionMetric:
+    """COCO's numbers for boxes, and for masks where `masks` is on.
+
+    `truth` is a COCO dictionary: its categories are `category_ids`, the ids of the labels 0, 1, ... named `class_names`.
+    Detections come in pixels of the original images. All images of `truth` count, also those never seen by `update`:
+    what is in them was missed. An image that comes twice counts once.
+    """
+
+    def __init__(
+        self,
+        class_names: Sequence[str],
+        category_ids: Sequence[int],
+        truth: Mapping[str, Any],
+        *,
+        masks: bool,
+        backend: str = "auto",
+    ) -> None:
+        if not class_names:
+            raise UsageError("the annotations have no categories", "there is nothing to score without classes")
+        self.class_names = list(class_names)
+        self.category_ids = list(category_ids)
+        self.truth = truth
+        self.masks = masks
+        self.backend = choose_backend(backend)
+        self.nonfinite = 0
+        """Detections left out because their box or score was not finite."""
+        self._parts: list[Columns] = []
+        self._seen: set[int] = set()
+        self._scores: dict[str, CocoScores] = {}
+
+    def update(self, outputs: Sequence[Detections], batch: OfImages) -> None:
+        """Keep the detections of a batch, one entry of `outputs` an image; labels are the data's."""
+        for found, image_id in zip(outputs, batch.image_ids, strict=True):
+            if int(image_id) in self._seen:
+                continue
+            self._seen.add(int(image_id))
+            part, dropped = columns_of(
+                int(image_id),
+                found.boxes.detach().cpu().numpy(),
+                found.scores.detach().float().cpu().numpy(),
+                found.labels.detach().cpu().numpy(),
+                found.masks if self.masks else None,
+            )
+            self._parts.append(part)
+            self.nonfinite += dropped
+        self._scores.clear()
+
+    def add(self, found: Columns) -> None:
+        """Keep detections that are columns already, such as those of a results file; the truth's images count as seen."""
+        self._parts.append(found)
+        self._seen.update(image["id"] for image in self.truth["images"])
+        self._scores.clear()
+
+    @property
+    def found(self) -> Columns:
+        """All detections, sorted by image."""
+        joined = join(self._parts, masks=self.masks).by_image()
+        self._parts = [joined]
+        return joined
+
+    def detections_of(self, image_id: int) -> Detections:
+        """The boxes kept of one image, best first, in its own pixels."""
+        import numpy as np
+        import torch
+
+        found = self.found
+        rows = np.arange(*np.searchsorted(found.image_ids, [image_id, image_id + 1]))
+        rows = rows[np.argsort(-found.scores[rows], kind="stable")]
+        corners = np.concatenate([found.boxes[rows, :2], found.boxes[rows, :2] + found.boxes[rows, 2:]], 1)
+        return Detections(
+            torch.from_numpy(corners).float(),
+            torch.from_numpy(found.scores[rows]).float(),
+            torch.from_numpy(found.labels[rows].astype(np.int64)),
+        )
+
+    def state(self) -> dict[str, Any]:
+        """Everything kept, picklable; what `merge` takes."""
+        return {"found": self.found.as_dict(), "seen": sorted(self._seen), "nonfinite": self.nonfinite}
+
+    def merge(self, states: Iterable[dict[str, Any]]) -> None:
+        """Replace what was kept by the union of `states` (the own one among them); an image counts once."""
+        parts, seen, dropped = [], set[int](), 0
+        for state in states:
+            part = Columns(**state["found"])
+            again = seen.intersection(state["seen"])
+            parts.append(part.take(~np.isin(part.image_ids, list(again))) if again else part)
+            seen.update(state["seen"])
+            dropped += state["nonfinite"]
+        self._parts, self._seen, self.nonfinite = parts, seen, dropped
+        self._scores.clear()
+
+    def scores(self, what: str = "box") -> CocoScores:
+        """Precision and recall of "box" or "mask", computed once."""
+        if what not in self._scores:
+            kind = dict(_KINDS)[what]
+            self._scores[what] = evaluate_columns(self.truth, self.category_ids, self.found, kind, self.backend)
+        return self._scores[what]
+
+    def compute(self) -> dict[str, float]:
+        """COCO's twelve numbers as `box_ap`, ..., `box_ar_large`, and with `mask_`; fractions, NaN for COCO's -1.
+
+        Also `images` seen, `detections` kept and, where there are any, `nonfinite` ones that were left out.
+        """
+        numbers: dict[str, float] = {}
+        for what, _ in _KINDS[: 1 + self.masks]:
+            numbers |= {f"{what}_{name}": value for name, value in self.scores(what).numbers().items()}
+        numbers |= {"images": float(len(self._seen)), "detections": float(len(self.found))}
+        if self.nonfinite:
+            numbers["nonfinite"] = float(self.nonfinite)
+        return numbers
+
+    def analysis(self, *, threshold: float | None = None, worst: int = 16) -> DetectionAnalysis:
+        """Classes, curves, confusion, kinds of errors and the `worst` images; for `threshold` see `analyse`."""
+        masks = self.scores("mask") if self.masks else None
+        return analyse(
+            self.class_names,
+            self.category_ids,
+            self.truth,
+            self.found,
+            boxes=self.scores(),
+            masks=masks,
+            threshold=threshold,
+            worst=worst,
+        )
+
+    def why_missing(self, name: str) -> str:
+        """In words, why the number `name` of `compute` is NaN."""
+        return why_missing(name, self.truth)

@@ -1,0 +1,207 @@
+"""Detections drawn into images: alone, and beside the truth with right and wrong marked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from pvtctl.models.structures import Detections, Objects
+from pvtctl.tasks.detection.scoring.analysis import ERRORS
+from pvtctl.tasks.detection.scoring.columns import columns_of
+from pvtctl.tasks.detection.scoring.matching import IGNORED, RIGHT, Matching, TrueObjects, match
+from pvtctl.views.sheet import Colour, Pixels, captioned, enlarged, enlargement, font_of
+
+PALETTE: tuple[Colour, ...] = (
+    (0, 114, 178),
+    (230, 159, 0),
+    (0, 158, 115),
+    (204, 121, 167),
+    (86, 180, 233),
+    (213, 94, 0),
+    (240, 228, 66),
+)
+"""Okabe and Ito's, told apart with any common colour blindness. Classes share them in turn; the labels say which it is."""
+_TRUE, _RIGHT, _WRONG = (240, 240, 240), PALETTE[4], PALETTE[5]
+_MASK = 0.45
+"""Share of the colour over a pixel of a mask."""
+_WRONGS = {code: name for name, code in ERRORS.items()}
+
+
+@dataclass(frozen=True)
+class _Mark:
+    """A box to draw, in pixels of the picture."""
+
+    box: tuple[float, float, float, float]
+    colour: Colour
+    text: str
+    dashed: bool = False
+
+
+def colour_of(label: int) -> Colour:
+    """The colour of a class, the same in every picture."""
+    return PALETTE[label % len(PALETTE)]
+
+
+def draw_detections(image: Pixels, found: Detections | Objects, class_names: Sequence[str]) -> Pixels:
+    """Boxes, masks, names and scores drawn into a copy of `image` (H, W, 3) uint8; true objects have no score.
+
+    An image under 400 pixels on its long side is enlarged by a whole number, so that its labels can be read. A label
+    that would cover another is left out; the best detection is labelled first. An only class is not named.
+    """
+    scale = enlargement(image)
+    labels = found.labels.tolist()
+    picture = _with_masks(image, _masks(found), [colour_of(label) for label in labels], scale)
+    scores = found.scores.tolist() if isinstance(found, Detections) else [None] * len(labels)
+    marks = [
+        _Mark(_scaled(box, scale), colour_of(label), _text(class_names, label, score))
+        for box, label, score in zip(found.boxes.tolist(), labels, scores, strict=True)
+    ]
+    return _with_marks(picture, marks)
+
+
+def draw_side_by_side(
+    image: Pixels, truth: Objects, found: Detections, class_names: Sequence[str], *, threshold: float = 0.3
+) -> Pixels:
+    """Truth on the left, detections of at least `threshold` on the right, matched at IoU 0.5.
+
+    Objects that were missed are dashed on the left; wrong detections are dashed on the right and named by their kind of
+    error. Colours say the same: white for found, light blue for right, red for missed and wrong.
+    """
+    keep = found.scores >= threshold
+    masks = None if found.masks is None else [m for m, k in zip(found.masks, keep.tolist(), strict=True) if k]
+    shown = Detections(found.boxes[keep], found.scores[keep], found.labels[keep], masks)
+    matching = _matched(truth, shown)
+    scale = enlargement(image)
+    owned = set(matching.object[matching.kind == RIGHT].tolist())
+    left = [
+        _Mark(_scaled(box, scale), _TRUE if at in owned else _WRONG, _text(class_names, label), at not in owned)
+        for at, (box, label) in enumerate(zip(truth.boxes.tolist(), truth.labels.tolist(), strict=True))
+    ]
+    right = []
+    for box, label, score, kind in zip(
+        shown.boxes.tolist(), shown.labels.tolist(), shown.scores.tolist(), matching.kind.tolist(), strict=True
+    ):
+        good = kind in (RIGHT, IGNORED)
+        text = _text(class_names, label, score, "" if good else _WRONGS[kind])
+        right.append(_Mark(_scaled(box, scale), _RIGHT if good else _WRONG, text, not good))
+    pictures = [
+        _with_masks(image, _masks(each), [mark.colour for mark in marks], scale)
+        for each, marks in ((truth, left), (shown, right))
+    ]
+    correct = len(owned)
+    captions = (
+        f"truth: {len(truth)} object{'' if len(truth) == 1 else 's'}, {len(truth) - correct} missed (dashed)",
+        f"found, score from {threshold:.2f}: {correct} right, {len(shown) - correct} wrong (dashed)",
+    )
+    halves = [
+        captioned(_with_marks(picture, marks), caption)
+        for picture, marks, caption in zip(pictures, (left, right), captions, strict=True)
+    ]
+    gap = np.full((halves[0].shape[0], 6, 3), 255, np.uint8)
+    return np.concatenate([halves[0], gap, halves[1]], axis=1)
+
+
+def rights(truth: Objects, found: Detections, threshold: float) -> tuple[int, int]:
+    """How many of the detections of at least `threshold` are right, as `draw_side_by_side` marks them, and how many wrong."""
+    keep = found.scores >= threshold
+    kinds = _matched(truth, Detections(found.boxes[keep], found.scores[keep], found.labels[keep])).kind
+    right = int((kinds == RIGHT).sum())
+    return right, int((kinds != IGNORED).sum()) - right
+
+
+def _matched(truth: Objects, shown: Detections) -> Matching:
+    columns, _ = columns_of(0, shown.boxes.cpu().numpy(), shown.scores.cpu().numpy(), shown.labels.cpu().numpy(), None)
+    objects, _ = columns_of(0, truth.boxes.numpy(), np.ones(len(truth)), truth.labels.numpy(), None)
+    true = TrueObjects(objects.image_ids, truth.labels.numpy(), objects.boxes, np.zeros(len(objects), bool))
+    return match(columns, true)
+
+
+def _text(class_names: Sequence[str], label: int, score: float | None = None, error: str = "") -> str:
+    """What is written at a box; an only class goes without saying."""
+    name = class_names[label] if len(class_names) > 1 else ""
+    return " ".join(word for word in (name, "" if score is None else f"{100 * score:.0f}%", error) if word)
+
+
+def _scaled(box: Sequence[float], scale: int) -> tuple[float, float, float, float]:
+    x0, y0, x1, y1 = (scale * side for side in box)
+    return x0, y0, x1, y1
+
+
+def _masks(found: Detections | Objects) -> Iterator[NDArray[np.bool_]]:
+    if found.masks is None:
+        return
+    if isinstance(found, Objects):
+        yield from (mask.cpu().numpy() for mask in found.masks)
+        return
+    from pycocotools import mask as rle
+
+    yield from (rle.decode(mask).astype(bool) for mask in found.masks)
+
+
+def _with_masks(image: Pixels, masks: Iterator[NDArray[np.bool_]], colours: Sequence[Colour], scale: int) -> Pixels:
+    """Colour laid over the masks' pixels, worst detection first so that the best stays on top."""
+    mixed = image.astype(np.float32)
+    for mask, colour in reversed(list(zip(masks, colours, strict=False))):
+        mixed[mask] += _MASK * (np.asarray(colour, np.float32) - mixed[mask])
+    return enlarged(mixed.round().astype(np.uint8), scale)
+
+
+def _with_marks(image: Pixels, marks: Sequence[_Mark]) -> Pixels:
+    picture = Image.fromarray(image)
+    pen = ImageDraw.Draw(picture)
+    side = max(picture.size)
+    line = max(2, round(side / 320))
+    for mark in reversed(marks):
+        _outline(pen, mark, line, picture.size)
+    font = font_of(max(11, round(side / 46)))
+    placed: list[tuple[float, float, float, float]] = []
+    for mark in (each for each in marks if each.text):
+        _label(pen, mark, font, picture.size, placed)
+    return np.asarray(picture)
+
+
+def _outline(pen: ImageDraw.ImageDraw, mark: _Mark, line: int, size: tuple[int, int]) -> None:
+    """A frame with a dark edge, seen on any background; boxes are cut at the image's border."""
+    x0, y0 = max(mark.box[0], 0.0), max(mark.box[1], 0.0)
+    x1, y1 = max(min(mark.box[2], size[0]) - 1, x0), max(min(mark.box[3], size[1]) - 1, y0)
+    if not mark.dashed:
+        pen.rectangle((x0, y0, x1, y1), outline=(0, 0, 0), width=line + 1)
+        pen.rectangle((x0, y0, x1, y1), outline=mark.colour, width=line)
+        return
+    dash = 4 * line
+    for (ax, ay), (bx, by) in (((x0, y0), (x1, y0)), ((x1, y0), (x1, y1)), ((x0, y1), (x1, y1)), ((x0, y0), (x0, y1))):
+        length = max(abs(bx - ax), abs(by - ay))
+        pen.line((ax, ay, bx, by), fill=(0, 0, 0), width=line)
+        for start in np.arange(0, max(length, 1), 2 * dash).tolist():
+            low, high = start / max(length, 1), min((start + dash) / max(length, 1), 1)
+            ends = (ax + low * (bx - ax), ay + low * (by - ay), ax + high * (bx - ax), ay + high * (by - ay))
+            pen.line(ends, fill=mark.colour, width=line)
+
+
+def _label(
+    pen: ImageDraw.ImageDraw,
+    mark: _Mark,
+    font: ImageFont.FreeTypeFont,
+    size: tuple[int, int],
+    placed: list[tuple[float, float, float, float]],
+) -> None:
+    """Write above the box, inside it or below, where no label is yet; nowhere if all are taken. Never past the picture's edge:
+    a name that is longer than the picture is wide loses its end."""
+    text = mark.text
+    while len(text) > 2 and pen.textlength(text, font=font) + 6 > size[0]:
+        text = text[:-2] + "…"
+    wide, high = pen.textlength(text, font=font) + 6, font.size * 1.3
+    x = min(max(mark.box[0], 0.0), max(size[0] - wide, 0.0))
+    for y in (mark.box[1] - high, mark.box[1], mark.box[3] - high, mark.box[3]):
+        spot = (x, y, x + wide, y + high)
+        inside = y >= 0 and y + high <= size[1]
+        if inside and all(spot[2] <= p[0] or p[2] <= spot[0] or spot[3] <= p[1] or p[3] <= spot[1] for p in placed):
+            placed.append(spot)
+            pen.rectangle(spot, fill=mark.colour)
+            light = 0.299 * mark.colour[0] + 0.587 * mark.colour[1] + 0.114 * mark.colour[2] > 130
+            pen.text((x + 3, y + high / 2), text, fill="black" if light else "white", font=font, anchor="lm")
+            return

@@ -1,0 +1,51 @@
+"""Draws what a detector is trained on: each image as it lies, then as training sees it, with boxes, labels and masks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from pvtctl.data.preview import draw_views
+from pvtctl.models.structures import Objects
+from pvtctl.tasks.detection.data import DetectionDataset
+
+Pixels = NDArray[np.uint8]
+"""(H, W, 3) RGB."""
+Drawing = Callable[[Pixels, Objects, Sequence[str]], Pixels]
+"""Draws objects, in pixels of the picture, under their class names; what it gives may be larger (`pvtctl.views`)."""
+
+
+def draw_detection_preview(
+    dataset: DetectionDataset, path: Path | str, draw: Drawing, *, count: int = 6, copies: int = 3, side: int = 400
+) -> list[str]:
+    """Write a PNG of images, of views as the network sees them, and of their boxes and masks: see `draw_views`."""
+
+    def tile(pixels: Tensor, objects: Objects) -> Image.Image:
+        return objects_tile(pixels, objects, dataset.class_names, side, draw)
+
+    def lying(index: int) -> tuple[Tensor, Objects]:
+        return torch.from_numpy(dataset.original(index)).permute(2, 0, 1), dataset.truth(index)
+
+    return draw_views(dataset, path, tile, lying, count=count, copies=copies, side=side)
+
+
+def objects_tile(pixels: Tensor, objects: Objects, class_names: list[str], side: int, draw: Drawing) -> Image.Image:
+    """uint8 (3, H, W) and what is in it -> a picture whose longer side is `side` pixels."""
+    height, width = pixels.shape[-2:]
+    scale = side / max(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    image = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy()).resize(size, Image.Resampling.BILINEAR)
+    masks = None
+    if objects.masks is not None:  # shrunk before they are drawn, so that names and lines stay sharp
+        # float, as nearest neighbours of bool are not made; every pixel is one of the mask's own
+        masks = functional.interpolate(objects.masks[None].float(), size[::-1], mode="nearest")[0] > 0
+    shown = Objects(objects.boxes * scale, objects.labels, masks)
+    picture = Image.fromarray(draw(np.asarray(image), shown, class_names))
+    return picture if max(picture.size) <= side else picture.resize(size, Image.Resampling.LANCZOS)

@@ -1,0 +1,167 @@
+"""What a detection metric shows people: pictures, tables and the JSON document."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pvtctl.data.images import BadImage
+from pvtctl.io.files import write_text
+from pvtctl.models.structures import Detections
+from pvtctl.tasks.detection.data import DetectionDataset
+from pvtctl.tasks.detection.metric import DetectionMetric
+from pvtctl.tasks.detection.scoring.results import write_results
+from pvtctl.views.report import Table
+
+# Matplotlib takes a second to import: the views are imported where something is drawn.
+
+MOST_CLASSES = 10
+"""Rows of the table of classes on the terminal; the report has all."""
+NUM_WORST = 8
+SHOWN_FROM = 0.3
+"""Score from which on sample detections are drawn."""
+SAMPLES = "samples"
+"""Folder in a run with a sheet of detections for each evaluated epoch."""
+
+
+class DetectionAccount:
+    """`pvtctl.runs.report.Account` of detections on a data set's validation images."""
+
+    score = "AP"
+
+    def __init__(self, dataset: DetectionDataset, metric: DetectionMetric, samples: Mapping[int, Detections]) -> None:
+        self.dataset = dataset
+        self.metric = metric
+        self.samples = samples
+        self.analysis = metric.analysis()
+
+    def pictures(self, folder: Path) -> dict[str, Path]:
+        """Worst images beside their truth, curves, confusion, errors and classes. Images that are not there are left out."""
+        from pvtctl.tasks.detection.charts import (
+            draw_class_ap,
+            draw_detection_confusion,
+            draw_errors,
+            draw_precision_recall,
+        )
+
+        drawn: dict[str, Path] = {}
+        if self.samples:
+            drawn["Sample detections"] = draw_samples(folder / "detections.png", self.dataset, self.samples)
+        if tiles := self._worst():
+            from pvtctl.views.sheet import draw_sheet
+
+            title = "The worst images: truth on the left, detections on the right"
+            drawn[title] = draw_sheet(folder / "worst.png", tiles, columns=1, width=1200)
+        return drawn | {
+            "Precision and recall": draw_precision_recall(folder / "precision_recall.png", self.analysis),
+            "Confusion with background": draw_detection_confusion(folder / "confusion.png", self.analysis),
+            "Kinds of errors": draw_errors(folder / "errors.png", self.analysis),
+            "Classes": draw_class_ap(folder / "classes.png", self.analysis),
+        }
+
+    def _worst(self) -> dict[str, Any]:
+        """Title -> picture of the images with the most errors, truth and detections side by side."""
+        from pvtctl.tasks.detection.pictures import draw_side_by_side
+
+        threshold = self.analysis.threshold if math.isfinite(self.analysis.threshold) else 0.0
+        where = {int(image_id): at for at, image_id in enumerate(self.dataset.source.image_ids[self.dataset.kept])}
+        tiles = {}
+        for image in self.analysis.worst[:NUM_WORST]:
+            at = where[image.image_id]
+            try:
+                pixels = self.dataset.original(at)
+            except (BadImage, OSError):
+                continue
+            found = self.metric.detections_of(image.image_id)
+            title = f"{image.file_name}: {image.right} of {image.objects} found, {image.wrong} wrong"
+            tiles[title] = draw_side_by_side(
+                pixels, self.dataset.truth(at), found, self.dataset.class_names, threshold=threshold
+            )
+        return tiles
+
+    def tables(self) -> list[Table]:
+        """Classes and kinds of errors."""
+        errors = [[each.name, str(each.count), _percent(each.ap50_gain)] for each in self.analysis.errors]
+        return [
+            Table("Classes, worst first", self._columns(), [[str(cell) for cell in row] for row in self._class_rows()]),
+            Table("Errors at IoU 0.5", ["kind", "count", "AP50 gained without it, %"], errors),
+        ]
+
+    def terminal(self) -> tuple[str, list[str], list[list[Any]]]:
+        """The classes that go worst: title, columns, rows."""
+        rows = self._class_rows()
+        title = (
+            "Classes, worst first" if len(rows) <= MOST_CLASSES else f"The {MOST_CLASSES} worst of {len(rows)} classes"
+        )
+        return title, self._columns(), rows[:MOST_CLASSES]
+
+    def _columns(self) -> list[str]:
+        masks = ["mask AP, %"] if self.metric.masks else []
+        return ["class", "objects", "box AP, %", "box AP50, %", *masks, "best score from", "precision, %", "recall, %"]
+
+    def _class_rows(self) -> list[list[Any]]:
+        """One a class with objects, by AP; precision and recall are those from its best score on."""
+        scored = [each for each in self.analysis.classes if each.objects]
+        return [
+            [
+                each.name,
+                each.objects,
+                _percent(each.ap),
+                _percent(each.ap50),
+                *([_percent(each.mask_ap)] if self.metric.masks else []),
+                f"{each.threshold:.2f}" if math.isfinite(each.threshold) else "-",
+                _percent(each.precision),
+                _percent(each.recall),
+            ]
+            for each in sorted(scored, key=lambda each: (each.ap, each.name))
+        ]
+
+    def document(self) -> dict[str, Any]:
+        """For `--json`: the whole analysis."""
+        return {"analysis": self.analysis.as_dict()}
+
+    def notes(self) -> list[str]:
+        """Why numbers are missing."""
+        missing = [name for name, value in self.metric.compute().items() if not math.isfinite(value)]
+        return list(dict.fromkeys(self.metric.why_missing(name) for name in missing))
+
+    def files(self, folder: Path) -> dict[str, Path]:
+        """The detections in COCO's results format, and the classes as a table for other programs."""
+        results = write_results(
+            folder / "detections.json", self.metric.found, self.metric.category_ids, self.metric.truth
+        )
+        return {"detections": results, "classes": self.write_classes(folder)}
+
+    def write_classes(self, folder: Path) -> Path:
+        """Write `classes.csv`, the table of classes for other programs."""
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([self._columns(), *self._class_rows()])
+        write_text(folder / "classes.csv", text.getvalue())
+        return folder / "classes.csv"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}" if math.isfinite(value) else "-"
+
+
+def draw_samples(path: Path, dataset: DetectionDataset, samples: Mapping[int, Detections]) -> Path:
+    """Write a sheet of a few validation images with what was found in them."""
+    from pvtctl.tasks.detection.pictures import draw_detections
+    from pvtctl.views.sheet import draw_sheet
+
+    tiles = {}
+    names = dataset.ids
+    for at, found in sorted(samples.items()):
+        keep = found.scores >= SHOWN_FROM
+        masks = None if found.masks is None else [m for m, k in zip(found.masks, keep.tolist(), strict=True) if k]
+        shown = Detections(found.boxes[keep].cpu(), found.scores[keep].cpu(), found.labels[keep].cpu(), masks)
+        pixels = dataset.original(at)
+        tiles[f"{names[at]}: {len(shown)} found, {len(dataset.truth(at))} true"] = draw_detections(
+            pixels, shown, dataset.class_names
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return draw_sheet(path, tiles, columns=3, width=480)

@@ -1,0 +1,186 @@
+"""COCO's evaluation on columns of numbers: pycocotools' precision and recall to the bit, without an object a detection.
+
+The rules, and the order in which ties are resolved, are those of pycocotools' `COCOeval`; so are the overlaps, which its
+own C code computes. Two things make it quick. The detections of one rank, each of another image and class, are matched
+at once. And precision is looked at only where a detection is right: between two of those it can only fall.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as rle
+
+from pvtctl.tasks.detection.scoring.columns import Columns
+
+Kind = Literal["bbox", "segm"]
+IOUS = np.linspace(0.5, 0.95, 10)
+RECALLS = np.linspace(0.0, 1.0, 101)
+AREAS = np.asarray([(0, 1e10), (0, 32**2), (32**2, 96**2), (96**2, 1e10)])
+"""All, small, medium and large: from and to, in pixels, both included."""
+MAX_DETECTIONS = (1, 10, 100)
+_MISSED, _SET_ASIDE, _RIGHT = 0, 1, 2  # a detection matches nothing, an object that does not count, one that does
+
+
+@dataclass
+class _Shapes:
+    """Objects or detections, sorted by cell: an image and a class, in the order of images."""
+
+    cells: NDArray[np.int64]
+    areas: NDArray[np.float64]
+    shapes: Any
+    """Boxes (N, 4) x, y, width, height, or N run-length masks."""
+
+    @property
+    def outside(self) -> NDArray[np.bool_]:
+        """(N, 4) whether the area is out of each range."""
+        return (self.areas[:, None] < AREAS[:, 0]) | (self.areas[:, None] > AREAS[:, 1])
+
+
+def precision_and_recall(
+    truth: Mapping[str, Any], category_ids: Sequence[int], found: Columns, kind: Kind
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Precision (10 IoUs, 101 recalls, K, 4 areas, 3 limits of detections) and highest recall (10, K, 4, 3).
+
+    -1 where there is nothing to find. `truth` is a COCO dictionary. The area of a detection is its box's for "bbox" and
+    its mask's for "segm". Objects are told apart by their place, not by their id: COCO's tools take id 0 for "none".
+    """
+    classes = len(category_ids)
+    images = np.unique(np.asarray([image["id"] for image in truth["images"]], np.int64))
+    objects, crowds = _objects(truth, category_ids, images, kind)
+    found = found.take(np.isin(found.image_ids, images))
+    cells = np.searchsorted(images, found.image_ids) * classes + found.labels
+    order = np.lexsort((-found.scores, cells))
+    ranks = np.arange(len(order)) - np.searchsorted(cells[order], cells[order])
+    kept = ranks < MAX_DETECTIONS[-1]
+    ranks, found, cells = ranks[kept], found.take(order[kept]), cells[order[kept]]
+    masks = detection_masks(truth, found) if kind == "segm" else None
+    areas = found.boxes[:, 2] * found.boxes[:, 3] if masks is None else mask_areas(masks)
+    detections = _Shapes(cells, areas, found.boxes if masks is None else masks)
+
+    aside = objects.outside | crowds[:, None]
+    hits = _match(_overlaps(objects, crowds, detections), ranks, crowds, aside)
+    precision, recall = np.full((10, 101, classes, 4, 3), -1.0), np.full((10, classes, 4, 3), -1.0)
+    outside = detections.outside
+    order = np.lexsort((-found.scores, found.labels))  # ties stay in the order of images and ranks
+    ends = np.searchsorted(found.labels[order], np.arange(classes + 1))
+    for label, (start, end) in enumerate(pairwise(ends.tolist())):
+        to_find = (~aside[objects.cells % classes == label]).sum(axis=0)
+        for limit, most in enumerate(MAX_DETECTIONS):
+            rows = order[start:end]
+            rows = rows[ranks[rows] < most]
+            hit = hits[rows]
+            counts = (hit == _RIGHT) | ((hit == _MISSED) & ~outside[rows, None])
+            numbers = counts.cumsum(axis=0, dtype=np.int32)
+            for area in np.flatnonzero(to_find).tolist():
+                for iou in range(len(IOUS)):
+                    right = np.flatnonzero(hit[:, iou, area] == _RIGHT)
+                    curve, highest = _curve(numbers[right, iou, area], int(to_find[area]))
+                    precision[iou, :, label, area, limit] = curve
+                    recall[iou, label, area, limit] = highest
+    return precision, recall
+
+
+def _objects(
+    truth: Mapping[str, Any], category_ids: Sequence[int], images: NDArray[np.int64], kind: Kind
+) -> tuple[_Shapes, NDArray[np.bool_]]:
+    """The objects of the images and classes that are scored, and which of them stand for a crowd."""
+    labels = {category: label for label, category in enumerate(category_ids)}
+    places = {image: place for place, image in enumerate(images.tolist())}
+    rows = [each for each in truth["annotations"] if each["image_id"] in places and each["category_id"] in labels]
+    cells = [places[each["image_id"]] * len(labels) + labels[each["category_id"]] for each in rows]
+    order = np.argsort(np.asarray(cells, np.int64), kind="stable")
+    rows = [rows[at] for at in order.tolist()]
+    shapes: Any
+    if kind == "bbox":
+        shapes = np.asarray([each["bbox"] for each in rows], np.float64).reshape(-1, 4)
+    else:
+        sizes = {image["id"]: (image["height"], image["width"]) for image in truth["images"]}
+        shapes = [_run_lengths(each["segmentation"], *sizes[each["image_id"]]) for each in rows]
+    areas = np.asarray([each["area"] for each in rows], np.float64)
+    crowds = np.asarray([bool(each.get("iscrowd", 0)) for each in rows], np.bool_)
+    return _Shapes(np.asarray(cells, np.int64)[order], areas, shapes), crowds
+
+
+def _run_lengths(segmentation: Any, height: int, width: int) -> Any:
+    """A mask as COCO writes it, polygons or run lengths, as compressed run lengths."""
+    if isinstance(segmentation, list):
+        return rle.merge(rle.frPyObjects(segmentation, height, width))
+    if isinstance(segmentation["counts"], list):
+        return rle.frPyObjects(segmentation, height, width)
+    return segmentation
+
+
+def detection_masks(truth: Mapping[str, Any], found: Columns) -> list[dict[str, Any]]:
+    """The masks of `found` as run lengths with the size of their images."""
+    sizes = {image["id"]: [image["height"], image["width"]] for image in truth["images"]}
+    pairs = zip(found.image_ids.tolist(), found.masks or [], strict=True)
+    return [{"size": sizes[image], "counts": counts} for image, counts in pairs]
+
+
+def mask_areas(masks: Sequence[Any]) -> NDArray[np.float64]:
+    # pycocotools writes the number of masks into a byte on the way, so that more than 255 at a time raise an error
+    areas = [area for at in range(0, len(masks), 255) for area in rle.area(masks[at : at + 255]).tolist()]
+    return np.asarray(areas, np.float64)
+
+
+def _overlaps(
+    objects: _Shapes, crowds: NDArray[np.bool_], detections: _Shapes
+) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float64]]]:
+    """For each cell, the rows of detections and of objects that overlap enough for the lowest IoU, and how much."""
+    cells, starts = np.unique(detections.cells, return_index=True)
+    ends = np.append(starts[1:], len(detections.cells))
+    first, last = (np.searchsorted(objects.cells, cells, side) for side in ("left", "right"))
+    there = last > first
+    for d0, d1, o0, o1 in zip(*(each[there].tolist() for each in (starts, ends, first, last)), strict=True):
+        ious = rle.iou(detections.shapes[d0:d1], objects.shapes[o0:o1], crowds[o0:o1])
+        detection, thing = np.nonzero(ious >= IOUS[0])
+        yield detection + d0, thing + o0, ious[detection, thing]
+
+
+def _match(
+    overlaps: Iterator[tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float64]]],
+    ranks: NDArray[np.intp],
+    crowds: NDArray[np.bool_],
+    aside: NDArray[np.bool_],
+) -> NDArray[np.int8]:
+    """What each detection matches for each IoU and range of areas, (N, 10, 4).
+
+    In the order of scores within an image and class, each takes the object of the highest overlap that is still free,
+    of equal ones the last, and one `aside` only for want of others. Crowds are always free.
+    """
+    hits = np.zeros((len(ranks), len(IOUS), len(AREAS)), np.int8)
+    parts = list(overlaps)
+    if not parts:
+        return hits
+    detections, things, ious = (np.concatenate(column) for column in zip(*parts, strict=True))
+    order = np.lexsort((things, ious, detections, ranks[detections]))
+    detections, things, reached = detections[order], things[order], ious[order, None] >= IOUS
+    taken = np.zeros((len(crowds), len(IOUS), len(AREAS)), np.bool_)
+    for start, end in pairwise(np.searchsorted(ranks[detections], np.arange(MAX_DETECTIONS[-1] + 1)).tolist()):
+        if start == end:
+            continue
+        who, what, count = detections[start:end], things[start:end], end - start
+        free = reached[start:end, :, None] & (crowds[what, None, None] | ~taken[what])
+        preference = np.arange(1, count + 1)[:, None] + count * ~aside[what]
+        first = np.flatnonzero(np.append(True, who[1:] != who[:-1]))
+        best = np.maximum.reduceat(np.where(free, preference[:, None], 0), first)
+        hits[who[first]] = np.where(best > count, _RIGHT, np.where(best > 0, _SET_ASIDE, _MISSED))
+        row, iou, area = np.nonzero(best)
+        taken[what[(best[row, iou, area] - 1) % count], iou, area] = True
+    return hits
+
+
+def _curve(numbers: NDArray[np.int32], to_find: int) -> tuple[NDArray[np.float64], float]:
+    """Precision at 101 recalls and the highest recall, of right detections with these `numbers` among all that count."""
+    if not len(numbers):
+        return np.zeros(len(RECALLS)), 0.0
+    right = np.arange(1, len(numbers) + 1)
+    recalls, precisions = right / to_find, right / (numbers + np.spacing(1))
+    best_from = np.append(np.maximum.accumulate(precisions[::-1])[::-1], 0.0)
+    return best_from[np.searchsorted(recalls, RECALLS)], float(recalls[-1])

@@ -1,0 +1,226 @@
+"""Detections in COCO's results format: writing, reading at the speed of its numbers, and scoring a file without a model.
+
+A results file is a list of `{"image_id", "category_id", "bbox": [x, y, width, height], "score"}`, with
+`"segmentation": {"size": [H, W], "counts": "..."}` for masks, in place of the box or beside it
+(cocodataset.org/#format-results).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pvtctl.errors import UsageError
+from pvtctl.io.files import atomic_path
+from pvtctl.tasks.detection.metric import DetectionMetric
+from pvtctl.tasks.detection.scoring.columns import Columns, counts_of
+from pvtctl.tasks.detection.scoring.fast_json import Table, read_table
+
+_FORMAT = (
+    'a results file is a list of {"image_id", "category_id", "bbox", "score"}, see cocodataset.org/#format-results'
+)
+
+
+def write_results(path: Path | str, found: Columns, category_ids: Sequence[int], truth: Mapping[str, Any]) -> Path:
+    """Replace `path` by the detections in COCO's results format; `truth` gives the masks' sizes.
+
+    Every number is written so that it reads back as the same bits.
+    """
+    path = Path(path)
+    categories = [int(key) for key in category_ids]
+    sizes = {image["id"]: (image["height"], image["width"]) for image in truth["images"]}
+    masks: Sequence[bytes | None] = [None] * len(found) if found.masks is None else found.masks
+    rows = zip(
+        found.image_ids.tolist(),
+        found.labels.tolist(),
+        found.scores.tolist(),
+        found.boxes.tolist(),
+        masks,
+        strict=True,
+    )
+    with atomic_path(path) as temporary, temporary.open("w", encoding="ascii") as handle:
+        handle.write("[")
+        for at, (image, label, score, box, mask) in enumerate(rows):
+            handle.write(",\n" if at else "\n")
+            handle.write(
+                f'{{"image_id":{image},"category_id":{categories[label]},'
+                f'"bbox":[{box[0]},{box[1]},{box[2]},{box[3]}],"score":{score}'
+            )
+            if mask is not None:
+                height, width = sizes[image]
+                counts = json.dumps(mask.decode("ascii"))
+                handle.write(f',"segmentation":{{"size":[{height},{width}],"counts":{counts}}}')
+            handle.write("}")
+        handle.write("\n]\n")
+    return path
+
+
+def read_results(path: Path | str, truth: Mapping[str, Any], category_ids: Sequence[int]) -> Columns:
+    """The detections of a COCO results file, in the file's order; boxes that it lacks are those around the masks.
+
+    `category_ids` are the data's, in the order of its labels. Raises UsageError when the file is no JSON or no results
+    file, or when an image, a category, a number or the size of a mask in it does not fit `truth`.
+    """
+    path = Path(path)
+    table = _table(path)
+    image_ids = np.asarray([image["id"] for image in truth["images"]], np.int64)
+    _known(path, table.image_ids, image_ids, "images")
+    categories = np.asarray(category_ids, np.int64)
+    _known(path, table.category_ids, categories, "categories")
+    order = np.argsort(categories)
+    labels = order[np.searchsorted(categories[order], table.category_ids)].astype(np.int32)
+    masks, boxes = None, table.boxes
+    if table.counts is not None:
+        masks, around = _masks(path, table, truth)
+        boxes = around if boxes is None else boxes
+    assert boxes is not None
+    wrong = ~np.isfinite(table.scores) | ~np.isfinite(boxes).all(axis=1) | (boxes[:, 2:] < 0).any(axis=1)
+    if wrong.any():
+        at = int(wrong.argmax())
+        raise UsageError(
+            f"entry {at} of {path} has box {boxes[at].tolist()} and score {table.scores[at]}",
+            f"boxes are x, y, width, height of finite numbers, no side below 0; {int(wrong.sum())} entries are not",
+        )
+    return Columns(table.image_ids, labels, table.scores, boxes, masks)
+
+
+def score_results(
+    class_names: Sequence[str],
+    category_ids: Sequence[int],
+    truth: Mapping[str, Any],
+    path: Path | str,
+    *,
+    backend: str = "auto",
+) -> DetectionMetric:
+    """The metric of a results file's detections; call `.compute()` on it.
+
+    Masks are scored where both the file and `truth` have them. Raises UsageError as `read_results` does.
+    """
+    found = read_results(path, truth, category_ids)
+    masks = found.masks is not None and any("segmentation" in each for each in truth["annotations"])
+    if not masks:
+        found.masks = None
+    metric = DetectionMetric(class_names, category_ids, truth, masks=masks, backend=backend)
+    metric.add(found)
+    return metric
+
+
+def _table(path: Path) -> Table:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"results file {path} cannot be read: {error.strerror or error}", _FORMAT) from error
+    table = read_table(data)
+    return _slow_table(path, data) if table is None else table
+
+
+def _slow_table(path: Path, data: bytes) -> Table:
+    """Any valid JSON, whatever its layout, entry by entry."""
+    try:
+        entries = json.loads(data)
+    except ValueError as error:  # also bytes that are no text
+        whole = data.rstrip()[-1:] in (b"]", b"}")
+        what = "is not JSON" if whole or not data.lstrip().startswith(b"[") else "ends in the middle"
+        raise UsageError(f"results file {path} {what}: {error}", "write or copy it again") from error
+    if not isinstance(entries, list):
+        annotations = isinstance(entries, dict) and "annotations" in entries
+        what = "is an annotation file, not detections" if annotations else "is not a list"
+        raise UsageError(f"results file {path} {what}", _FORMAT)
+    rows = []
+    for at, entry in enumerate(entries):
+        try:
+            rows.append(_row(entry))
+        except KeyError as error:
+            raise UsageError(f"entry {at} of {path} has no {error}", _FORMAT) from error
+        except (TypeError, ValueError, AttributeError) as error:
+            raise UsageError(f"entry {at} of {path} is not a detection: {str(entry)[:80]}", _FORMAT) from error
+    with_boxes = all(row[3] is not None for row in rows)
+    with_masks = bool(rows) and all(row[4] is not None for row in rows)
+    if not with_boxes and not with_masks:
+        at = next(at for at, row in enumerate(rows) if row[3] is None)
+        raise UsageError(f"entry {at} of {path} has no 'bbox'", "boxes for all entries, or masks for all of them")
+    return Table(
+        np.asarray([row[0] for row in rows], np.int64),
+        np.asarray([row[1] for row in rows], np.int64),
+        np.asarray([row[2] for row in rows], np.float64),
+        np.asarray([row[3] for row in rows], np.float64).reshape(-1, 4) if with_boxes else None,
+        [row[4] for row in rows] if with_masks else None,
+        None,
+    )
+
+
+def _row(entry: Any) -> tuple[int, int, float, list[float] | None, Any]:
+    """(image, category, score, box, segmentation) of an entry; KeyError names what is absent."""
+    image, category, score = entry["image_id"], entry["category_id"], entry["score"]
+    if int(image) != image or int(category) != category or isinstance(score, str | bool):
+        raise ValueError(entry)
+    box, segmentation = entry.get("bbox") or None, entry.get("segmentation") or None
+    if box is None and segmentation is None:
+        raise KeyError("bbox")
+    if box is not None and len(box) != 4:
+        raise ValueError(entry)
+    return int(image), int(category), float(score), box and [float(side) for side in box], segmentation
+
+
+def _known(path: Path, used: NDArray[np.int64], known: NDArray[np.int64], what: str) -> None:
+    """Raise UsageError with the first five ids that the annotations do not have."""
+    strange = np.unique(used[~np.isin(used, known)])
+    if len(strange):
+        first = ", ".join(str(each) for each in strange[:5].tolist())
+        more = f" and {len(strange) - 5} more" if len(strange) > 5 else ""
+        raise UsageError(
+            f"{path} has detections for {what} that the annotations do not have: {first}{more}",
+            f"score it against the annotations it was made for; these have {len(known)} {what}",
+        )
+
+
+def _masks(path: Path, table: Table, truth: Mapping[str, Any]) -> tuple[list[bytes], NDArray[np.float64]]:
+    """Compressed counts of every mask, and the boxes around them."""
+    from pycocotools import mask as rle
+
+    assert table.counts is not None
+    sizes = {image["id"]: (image["height"], image["width"]) for image in truth["images"]}
+    given = table.counts if table.sizes is None else _as_rles(table.counts, table.sizes)
+    masks = [
+        _compressed(path, at, mask, sizes[image])
+        for at, (mask, image) in enumerate(zip(given, table.image_ids.tolist(), strict=True))
+    ]
+    boxes = np.asarray([rle.toBbox(mask) for mask in masks], np.float64).reshape(-1, 4)
+    limits = np.asarray([sizes[image][::-1] for image in table.image_ids.tolist()], np.float64).reshape(-1, 2)
+    outside = (boxes[:, :2] + boxes[:, 2:] > limits).any(axis=1)
+    if outside.any():
+        raise UsageError(
+            f"the mask of entry {int(outside.argmax())} of {path} leaves its image", "its counts are damaged"
+        )
+    return [counts_of(mask) for mask in masks], boxes
+
+
+def _as_rles(counts: Sequence[bytes], sizes: NDArray[np.int64]) -> Iterable[dict[str, Any]]:
+    return ({"size": size, "counts": each} for each, size in zip(counts, sizes.tolist(), strict=True))
+
+
+def _compressed(path: Path, at: int, mask: Any, size: tuple[int, int]) -> dict[str, Any]:
+    """A mask of the results file as a compressed RLE of the image's size."""
+    from pycocotools import mask as rle
+
+    if isinstance(mask, dict) and list(mask.get("size", size)) != list(size):
+        given = "x".join(str(side) for side in mask["size"])
+        raise UsageError(
+            f"the mask of entry {at} of {path} is {given} in an image of {size[0]}x{size[1]}",
+            "masks have the size of the original image, height first",
+        )
+    try:
+        if not isinstance(mask, dict):
+            packed = rle.merge(rle.frPyObjects(mask, *size))
+        elif isinstance(mask["counts"], list):
+            packed = rle.frPyObjects({"size": list(size), "counts": mask["counts"]}, *size)
+        else:
+            packed = {"size": list(size), "counts": counts_of(mask)}
+    except Exception as error:  # pycocotools raises nothing more special
+        raise UsageError(f"the mask of entry {at} of {path} is no run-length encoding", _FORMAT) from error
+    return dict(packed)

@@ -1,0 +1,160 @@
+"""COCO's numbers by COCO's rules: pycocotools is the referee, `coco_numpy` and faster-coco-eval say the same, faster."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib.util
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pvtctl.errors import UsageError
+from pvtctl.tasks.detection.scoring.columns import Columns
+from pvtctl.tasks.detection.scoring.numpy_backend import Kind, detection_masks, mask_areas, precision_and_recall
+
+BACKENDS = ("auto", "numpy", "pycocotools", "faster")
+NAMES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
+RECALL_NAMES = ("ar_1", "ar_10", "ar_100", "ar_small", "ar_medium", "ar_large")
+
+
+def choose_backend(backend: str) -> str:
+    """ "numpy", which "auto" means, "pycocotools" or "faster" (faster-coco-eval). Raises UsageError for any other word."""
+    if backend not in BACKENDS:
+        raise UsageError(f"no metric backend {backend!r}", f"one of: {', '.join(BACKENDS)}")
+    if backend == "faster" and importlib.util.find_spec("faster_coco_eval") is None:
+        raise UsageError("faster-coco-eval is not installed", "pip install faster-coco-eval, or use pycocotools")
+    return "numpy" if backend == "auto" else backend
+
+
+@dataclass(frozen=True)
+class CocoScores:
+    """Precision and recall of every class, as COCO's evaluation leaves them; -1 where there is nothing to find."""
+
+    precision: NDArray[np.float64]
+    """(10 IoUs, 101 recalls, K, 4 areas, 3 limits of detections)."""
+    recall: NDArray[np.float64]
+    """(10 IoUs, K, 4 areas, 3 limits of detections)."""
+
+    def ap(self, *, iou: int | None = None, area: int = 0, label: int | None = None) -> float:
+        """Mean precision over classes with anything to find; NaN where no class has. `iou`: position in 0.5, 0.55 ..."""
+        return _mean(_pick(self.precision[..., area, 2], iou, label))
+
+    def ar(self, *, limit: int = 2, area: int = 0, label: int | None = None) -> float:
+        """Mean highest recall with 1, 10 or 100 detections an image and class (`limit` 0, 1, 2)."""
+        return _mean(_pick(self.recall[:, :, area, limit], None, label))
+
+    def numbers(self) -> dict[str, float]:
+        """COCO's twelve, fractions; NaN where COCO prints -1."""
+        aps = [self.ap(), self.ap(iou=0), self.ap(iou=5), *(self.ap(area=area) for area in (1, 2, 3))]
+        ars = [*(self.ar(limit=limit) for limit in range(3)), *(self.ar(area=area) for area in (1, 2, 3))]
+        return dict(zip((*NAMES, *RECALL_NAMES), (*aps, *ars), strict=True))
+
+
+def _pick(values: NDArray[np.float64], iou: int | None, label: int | None) -> NDArray[np.float64]:
+    values = values if iou is None else values[iou : iou + 1]
+    return values if label is None else values[..., label]
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    there = values[values > -1]
+    return float(np.mean(there)) if there.size else float("nan")
+
+
+def evaluate_columns(
+    truth: Mapping[str, Any], category_ids: Sequence[int], found: Columns, kind: Kind, backend: str
+) -> CocoScores:
+    """Score `found` against `truth` (a COCO dictionary, left as it is) over all its images.
+
+    The area of a detection is its box's for "bbox" and its mask's for "segm". `backend` is what `choose_backend` says.
+    """
+    if backend == "numpy":
+        return CocoScores(*precision_and_recall(truth, category_ids, found, kind))
+    if backend == "faster":
+        from faster_coco_eval import COCO
+        from faster_coco_eval.core.faster_eval_api import COCOeval_faster as Evaluation
+    else:
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval as Evaluation
+    with contextlib.redirect_stdout(io.StringIO()), _no_collection():
+        gt, dt = COCO(), COCO()
+        annotations = [{"iscrowd": 0, **each} for each in truth["annotations"]]
+        gt.dataset = {"images": truth["images"], "categories": truth["categories"], "annotations": annotations}
+        gt.createIndex()
+        rows = _annotations(truth, category_ids, found, kind)
+        dt.dataset = {"images": truth["images"], "categories": truth["categories"], "annotations": rows}
+        dt.createIndex()
+        evaluation = Evaluation(gt, dt, kind)
+        evaluation.params.catIds = list(category_ids)
+        evaluation.evaluate()
+        evaluation.accumulate()
+    order = np.argsort(np.argsort(np.asarray(category_ids)))  # COCO's evaluation sorts classes by their ids
+    result = evaluation.eval
+    precision, recall = np.asarray(result["precision"]), np.asarray(result["recall"])
+    shape = result["counts"]
+    return CocoScores(precision.reshape(shape)[:, :, order], recall.reshape([shape[0], *shape[2:]])[:, order])
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """No garbage collection: the evaluations make a million objects, none of them garbage, and a third of the time goes."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _annotations(
+    truth: Mapping[str, Any], category_ids: Sequence[int], found: Columns, kind: Kind
+) -> list[dict[str, Any]]:
+    categories = np.asarray(category_ids, np.int64)[found.labels].tolist() if len(found) else []
+    columns = (found.image_ids.tolist(), categories, found.scores.tolist())
+    if kind == "bbox":
+        areas = (found.boxes[:, 2] * found.boxes[:, 3]).tolist()
+        return [
+            {
+                "id": at,
+                "image_id": image,
+                "category_id": category,
+                "score": score,
+                "bbox": box,
+                "area": area,
+                "iscrowd": 0,
+            }
+            for at, image, category, score, box, area in zip(
+                range(1, len(found) + 1), *columns, found.boxes.tolist(), areas, strict=True
+            )
+        ]
+    masks = detection_masks(truth, found)
+    areas = mask_areas(masks).tolist()
+    return [
+        {
+            "id": at,
+            "image_id": image,
+            "category_id": category,
+            "score": score,
+            "segmentation": mask,
+            "area": area,
+            "iscrowd": 0,
+        }
+        for at, image, category, score, mask, area in zip(range(1, len(found) + 1), *columns, masks, areas, strict=True)
+    ]
+
+
+def why_missing(name: str, truth: Mapping[str, Any]) -> str:
+    """In words, why a number such as `box_ap_small` is NaN, which COCO's own tools print as -1."""
+    kinds = {
+        "small": "no objects below 32x32 pixels",
+        "medium": "no objects between 32x32 and 96x96 pixels",
+        "large": "no objects above 96x96 pixels",
+    }
+    if not any(not each.get("iscrowd") for each in truth["annotations"]):
+        return "no objects in the annotations"
+    return f"{kinds.get(name.rsplit('_', 1)[-1], 'no objects to find')} in the annotations"

@@ -1,0 +1,166 @@
+"""Detection and instance segmentation: joins a detector, its data and COCO's metric for the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pvtctl.data.samplers import GroupedTrainSampler
+from pvtctl.data.transforms import IMAGENET_MEAN, IMAGENET_STD, pad_images
+from pvtctl.models.detector import Detector
+from pvtctl.models.structures import Detections, DetectOptions, ImageSize, Objects
+from pvtctl.tasks.base import DataTask, Loading
+from pvtctl.tasks.classes import match_classes
+from pvtctl.tasks.detection.data import DetectionBatch, DetectionDataset
+from pvtctl.tasks.detection.merging import merge_views, mirrored
+from pvtctl.tasks.detection.metric import DetectionMetric
+
+NUM_SAMPLES = 6
+"""Validation images whose latest detections are kept, to be drawn."""
+
+
+@dataclass(frozen=True)
+class Testing:
+    """How detections are made from images."""
+
+    options: DetectOptions = field(default_factory=DetectOptions)
+    scales: tuple[int, ...] = ()
+    """Short sides; empty: the data's own test size."""
+    flip: bool = False
+    backend: str = "auto"
+    """Who computes COCO's numbers."""
+
+    @property
+    def several_views(self) -> bool:
+        return self.flip or bool(self.scales)
+
+
+class DetectionTask(DataTask):
+    """A detector of `class_names` (the head's K classes) with its data, whose classes are matched to them by name.
+
+    Without `train` the task can only be evaluated.
+    """
+
+    name = "detection"
+    best_metric = "box_ap"
+    headline: tuple[str, ...] = ("box_ap", "box_ap50", "box_ar_100", "mask_ap", "mask_ap50", "detections")
+
+    def __init__(
+        self,
+        model: Detector,
+        *,
+        head_name: str,
+        head_names: Sequence[str] | None,
+        train: DetectionDataset | None,
+        val: DetectionDataset,
+        loading: Loading,
+        testing: Testing,
+        sizes: Mapping[str, Any],
+        meta: Mapping[str, Any],
+    ) -> None:
+        super().__init__(train, val, loading)
+        self.model: nn.Module = model
+        self.testing = testing
+        self.head_name = head_name
+        self.sizes = dict(sizes)
+        """The recipe's `data.detection`."""
+        self.data_to_head = match_classes(val.class_names, head_names, model.num_classes)
+        self.class_names = list(val.class_names if head_names is None else head_names)
+        self.head_to_data = torch.full((model.num_classes,), -1, dtype=torch.int64)
+        self.head_to_data[self.data_to_head] = torch.arange(len(val.class_names))
+        self.samples: dict[int, Detections] = {}
+        """Latest detections of a few validation images, by their position in the split."""
+        self._picked = {at * len(val) // NUM_SAMPLES for at in range(NUM_SAMPLES)}
+        self._meta = dict(meta)
+        self._truth: dict[str, Any] | None = None
+
+    @property
+    def has_masks(self) -> bool:
+        return self.head_name == "mask_rcnn"
+
+    def _sampler(self, rank: int, world_size: int) -> GroupedTrainSampler:
+        wide = self.train.wide if self.sizes["aspect_groups"] else np.zeros(len(self.train), dtype=np.bool_)
+        return GroupedTrainSampler(
+            wide, batch_size=self.loading.batch_size, seed=self.loading.seed, rank=rank, world_size=world_size
+        )
+
+    def losses(self, model: nn.Module, batch: DetectionBatch) -> Mapping[str, Tensor]:
+        """The head's losses and what else it logs (`recall`)."""
+        labels = self.data_to_head.to(batch.images.device)
+        targets = [Objects(each.boxes, labels[each.labels], each.masks) for each in batch.targets]
+        losses: dict[str, Tensor] = model(batch.images, batch.sizes, targets)
+        return losses
+
+    def predict(self, model: nn.Module, batch: DetectionBatch) -> list[Detections]:
+        """Detections in pixels of the images' files, with the data's labels."""
+        if self.testing.several_views:
+            found = [self._merged(model, int(index), size) for index, size in self._images(batch)]
+        else:
+            found = model(batch.images, batch.sizes, None, self.testing.options, batch.original_sizes)
+        found = [self._of_data(one) for one in found]
+        self.samples |= {
+            int(index): one for index, one in zip(batch.indices, found, strict=True) if int(index) in self._picked
+        }
+        return found
+
+    def _images(self, batch: DetectionBatch) -> list[tuple[Tensor, ImageSize]]:
+        return list(zip(batch.indices, batch.original_sizes, strict=True))
+
+    def _merged(self, model: nn.Module, index: int, original: ImageSize) -> Detections:
+        """One image at several scales, and mirrored."""
+        device = self.head_device(model)
+        views = []
+        for short_side in self.testing.scales or (self.sizes["test_short_side"],):
+            for flip in (False, True) if self.testing.flip else (False,):
+                image, size = self.val.image_at(index, short_side, self.sizes["test_long_side"], flip)
+                batch = pad_images([image], self.val.pad).to(device)
+                found = model(batch, [size], None, self.testing.options, [original])[0]
+                views.append(mirrored(found, original) if flip else found)
+        return merge_views(views, self.testing.options)
+
+    @staticmethod
+    def head_device(model: nn.Module) -> torch.device:
+        return next(model.parameters()).device
+
+    def _of_data(self, found: Detections) -> Detections:
+        """The same detections with the data's labels; classes that the data does not have are left out."""
+        labels = self.head_to_data.to(found.labels.device)[found.labels]
+        kept = labels >= 0
+        if bool(kept.all()):
+            return Detections(found.boxes, found.scores, labels, found.masks)
+        masks = None if found.masks is None else [m for m, keep in zip(found.masks, kept.tolist(), strict=True) if keep]
+        return Detections(found.boxes[kept], found.scores[kept], labels[kept], masks)
+
+    def truth(self) -> dict[str, Any]:
+        """The validation split's ground truth in COCO's format."""
+        if self._truth is None:
+            self._truth = self.val.to_coco()
+        return self._truth
+
+    def metric(self) -> DetectionMetric:
+        return DetectionMetric(
+            self.val.class_names,
+            self.val.category_ids,
+            self.truth(),
+            masks=self.has_masks,
+            backend=self.testing.backend,
+        )
+
+    def meta(self) -> dict[str, Any]:
+        """What someone who finds the checkpoint must know to use it."""
+        return {
+            **self._meta,
+            "task": self.name,
+            "head": self.head_name,
+            "detection": self.sizes,
+            "num_classes": len(self.class_names),
+            "class_names": self.class_names,
+            "category_ids": list(self.val.category_ids) if self.class_names == self.val.class_names else None,
+            "mean": list(IMAGENET_MEAN),
+            "std": list(IMAGENET_STD),
+        }

@@ -1,0 +1,152 @@
+"""Images with boxes and masks to what a detector takes: resize, crop, flip, by draws of our own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as F
+
+from pvtctl.models.structures import ImageSize, Objects
+
+CROP_SHORT_SIDES = (400, 500, 600)
+"""Short sides of the first resize of the crop branch."""
+
+CROP_SIDES = (384, 600)
+"""Smallest and largest side of its crops."""
+
+MIN_BOX_SIDE = 1.0
+"""Pixels of the network's input: objects with a shorter side are dropped."""
+
+
+def resized_size(size: ImageSize, short_side: int, long_side: int) -> ImageSize:
+    """The largest (height, width) of the same aspect within a short and a long side, rounded as in the papers' code."""
+    height, width = size
+    scale = min(long_side / max(height, width), short_side / min(height, width))
+    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+
+
+def resize(pixels: Tensor, objects: Objects, size: ImageSize) -> tuple[Tensor, Objects]:
+    """uint8 (3, h, w) -> (3, *size), bilinear and antialiased (enlarging: plain bilinear); masks by nearest pixel."""
+    before = (pixels.shape[-2], pixels.shape[-1])
+    if before == size:
+        return pixels, objects
+    moved = F.resize(pixels, list(size), InterpolationMode.BILINEAR, antialias=True)
+    boxes = F.resize(_boxes(objects, before), list(size))
+    masks = None if objects.masks is None else resize_masks(objects.masks, size)
+    return moved, _objects(boxes, objects.labels, masks)
+
+
+def resize_masks(masks: Tensor, size: ImageSize) -> Tensor:
+    """bool (N, h, w) -> (N, *size), each pixel from the nearest: as torchvision's, in a quarter of its time."""
+    rows, columns = (_nearest(old, new) for old, new in zip(masks.shape[-2:], size, strict=True))
+    return torch.from_numpy(np.take(np.take(masks.numpy(), columns, 2), rows, 1))
+
+
+def _nearest(old: int, new: int) -> NDArray[np.int64]:
+    """For each of `new` pixels of a line the one of `old` to take; in float32, in which torch computes it."""
+    places = np.arange(new, dtype=np.float32) * np.float32(old / new)
+    return np.minimum(places.astype(np.int64), old - 1)
+
+
+def crop(pixels: Tensor, objects: Objects, top: int, left: int, size: ImageSize) -> tuple[Tensor, Objects]:
+    """The part of an image; objects whose box lies outside of it are dropped, others cut."""
+    height, width = size
+    before = (pixels.shape[-2], pixels.shape[-1])
+    boxes = F.crop(_boxes(objects, before), top, left, height, width).as_subclass(Tensor)
+    kept = (boxes[:, 2:] > boxes[:, :2]).all(1)
+    masks = None if objects.masks is None else objects.masks[kept, top : top + height, left : left + width]
+    return pixels[:, top : top + height, left : left + width], Objects(boxes[kept], objects.labels[kept], masks)
+
+
+def flip(pixels: Tensor, objects: Objects) -> tuple[Tensor, Objects]:
+    """Left becomes right."""
+    size = (pixels.shape[-2], pixels.shape[-1])
+    boxes = F.horizontal_flip(_boxes(objects, size))
+    return pixels.flip(-1), _objects(boxes, objects.labels, None if objects.masks is None else objects.masks.flip(-1))
+
+
+def drop_degenerate(objects: Objects) -> Objects:
+    """Without the objects of which less than a pixel is left."""
+    kept = (objects.boxes[:, 2:] - objects.boxes[:, :2] >= MIN_BOX_SIDE).all(1)
+    if bool(kept.all()):
+        return objects
+    return Objects(objects.boxes[kept], objects.labels[kept], None if objects.masks is None else objects.masks[kept])
+
+
+@dataclass(frozen=True)
+class DetectionTransform:
+    """Sizes and augmentation; field names are those of a recipe's `data.detection`."""
+
+    short_sides: tuple[int, ...] = (800,)
+    sampling: str = "choice"
+    long_side: int = 1333
+    crop: float = 0.0
+    hflip: float = 0.5
+    test_short_side: int = 800
+    test_long_side: int = 1333
+
+    @classmethod
+    def from_recipe(cls, detection: Mapping[str, Any]) -> DetectionTransform:
+        """Picks what is a transform's out of a recipe's `data.detection`."""
+        values = {name: detection[name] for name in cls.__dataclass_fields__ if name in detection}
+        if "short_sides" in values:
+            values["short_sides"] = tuple(values["short_sides"])
+        return cls(**values)
+
+    def train(self, pixels: Tensor, objects: Objects, generator: torch.Generator) -> tuple[Tensor, Objects]:
+        """Crop branch or not, resize to a drawn short side, flip; always the same number of draws."""
+        cropping, flipping, short, *where = torch.rand(8, generator=generator, dtype=torch.float64).tolist()
+        if cropping < self.crop:
+            pixels, objects = self._crop(pixels, objects, where)
+        size = resized_size((pixels.shape[-2], pixels.shape[-1]), self._short_side(short), self.long_side)
+        pixels, objects = resize(pixels, objects, size)
+        if flipping < self.hflip:
+            pixels, objects = flip(pixels, objects)
+        return pixels, drop_degenerate(objects)
+
+    def evaluate(self, pixels: Tensor) -> Tensor:
+        """Resized within the test sides; nothing random."""
+        size = resized_size((pixels.shape[-2], pixels.shape[-1]), self.test_short_side, self.test_long_side)
+        return resize_image(pixels, size)
+
+    def _short_side(self, draw: float) -> int:
+        if self.sampling == "range":
+            low, high = min(self.short_sides), max(self.short_sides)
+            return low + int(draw * (high - low + 1))
+        return self.short_sides[int(draw * len(self.short_sides))]
+
+    def _crop(self, pixels: Tensor, objects: Objects, draws: list[float]) -> tuple[Tensor, Objects]:
+        first, tall, wide, down, right = draws
+        short = CROP_SHORT_SIDES[int(first * len(CROP_SHORT_SIDES))]
+        height, width = resized_size((pixels.shape[-2], pixels.shape[-1]), short, self.long_side)
+        pixels, objects = resize(pixels, objects, (height, width))
+        rows, columns = (_between(side, draw) for side, draw in ((height, tall), (width, wide)))
+        return crop(
+            pixels, objects, int(down * (height - rows + 1)), int(right * (width - columns + 1)), (rows, columns)
+        )
+
+
+def resize_image(pixels: Tensor, size: ImageSize) -> Tensor:
+    """As `resize`, of an image alone."""
+    return F.resize(pixels, list(size), InterpolationMode.BILINEAR, antialias=True)
+
+
+def _between(side: int, draw: float) -> int:
+    low, high = (min(side, limit) for limit in CROP_SIDES)
+    return low + int(draw * (high - low + 1))
+
+
+def _boxes(objects: Objects, size: ImageSize) -> tv_tensors.BoundingBoxes:
+    return tv_tensors.BoundingBoxes(objects.boxes, format="XYXY", canvas_size=size)
+
+
+def _objects(boxes: Tensor, labels: Tensor, masks: Tensor | None) -> Objects:
+    return Objects(boxes.as_subclass(Tensor), labels, masks)

@@ -1,0 +1,87 @@
+"""Charts of a segmentation's results: what the pixels of each class were taken for, and the IoU of the classes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.colors import PowerNorm
+from numpy.typing import NDArray
+
+from pvtctl.tasks.segmentation.metric import ClassScore
+from pvtctl.views.figure import BLUE, GREY, ORANGE, new_figure, save, shorten, style
+
+_SHOWN_CLASSES = 40
+
+
+def draw_pixel_confusion(path: Path | str, confusion: NDArray[np.int64], class_names: Sequence[str]) -> Path:
+    """Draw what the pixels of each class were taken for, in percent of the class.
+
+    `confusion` (K, K + 1) counts; the last column, classes that the data does not have, is drawn only where it is used.
+    Colour follows the square root, so that rare confusions show. Of many classes those with the most wrong pixels are
+    drawn.
+    """
+    true, found, right = confusion.sum(axis=1), confusion.sum(axis=0)[:-1], np.diag(confusion)
+    wrong = true + found - 2 * right
+    many = len(class_names) > _SHOWN_CLASSES
+    rows = np.argsort(-wrong, kind="stable")[:_SHOWN_CLASSES]
+    rows = np.sort(rows[(true + found)[rows] > 0] if many and right.any() else rows)
+    columns = np.append(rows, len(class_names)) if confusion[:, -1].any() else rows
+    share = (100 * confusion / np.maximum(true[:, None], 1))[np.ix_(rows, columns)]
+    names = [shorten(class_names[at], 18) for at in rows.tolist()]
+
+    side = min(max(0.42 * len(columns), 4.5), 14.0)
+    figure = new_figure(side + 2.2, side + 1.4)
+    axes = figure.subplots()
+    picture = axes.imshow(share, cmap="Blues", norm=PowerNorm(0.5, 0, 100), aspect="auto", interpolation="nearest")
+    figure.colorbar(picture, ax=axes, shrink=0.7, label="percent of the true class's pixels")
+    title = f"Confusion of pixels{f', {len(rows)} of {len(class_names)} classes' if many else ''}"
+    style(axes, title=title, xlabel="taken for", ylabel="is", grid=False)
+    size = 9 if len(columns) <= 30 else 7
+    axes.set_xticks(range(len(columns)), [*names, "other"][: len(columns)], rotation=60, ha="right", fontsize=size)
+    axes.set_yticks(range(len(rows)), names, fontsize=size)
+    for label in [*axes.get_xticklabels(), *axes.get_yticklabels()]:
+        label.set_parse_math(False)
+        label.set_rotation_mode("anchor")
+    if len(rows) <= 20:
+        for row, column in np.argwhere(share >= 0.5).tolist():
+            colour = "white" if share[row, column] > 30 else "black"
+            axes.text(column, row, f"{share[row, column]:.0f}", ha="center", va="center", fontsize=8, color=colour)
+    return save(figure, path)
+
+
+def draw_class_iou(path: Path | str, classes: Sequence[ClassScore]) -> Path:
+    """Draw IoU, accuracy and boundary F of each class that occurs, best first; of many the twenty best and the twenty worst.
+
+    Beside each name stands the class's share of the labelled pixels.
+    """
+    rows = sorted((row for row in classes if math.isfinite(row.iou)), key=lambda row: -row.iou)
+    pixels = max(1, sum(row.pixels for row in rows))
+    many = len(rows) > _SHOWN_CLASSES
+    shown = [*rows[: _SHOWN_CLASSES // 2], *rows[-_SHOWN_CLASSES // 2 :]] if many else rows
+    figure = new_figure(7.5, max(2.4, 0.27 * len(shown) + 1.6))
+    axes = figure.subplots()
+    title = f"IoU of classes{f', {_SHOWN_CLASSES} of {len(rows)}: best and worst' if many else ''}"
+    style(axes, title=title, xlabel="percent")
+    at = np.arange(len(shown))
+    axes.barh(at, [100 * row.accuracy for row in shown], color="#cfe3f1", label="accuracy")
+    axes.barh(at, [100 * row.iou for row in shown], color=BLUE, height=0.5, label="IoU")
+    axes.plot([100 * row.boundary_f for row in shown], at, "D", color=ORANGE, mec="white", label="boundary F")
+    names = [f"{shorten(row.name, 24)} ({_share(row.pixels / pixels)})" for row in shown]
+    axes.set_yticks(at, names, fontsize=9)
+    for label in axes.get_yticklabels():
+        label.set_parse_math(False)
+    axes.set_xlim(0, 101)
+    axes.set_ylim(len(shown) - 0.4, -0.6)
+    axes.grid(False, axis="y")
+    if shown:
+        figure.legend(frameon=False, fontsize=9, loc="outside lower center", ncols=3)
+    else:
+        axes.text(50, 0, "no labelled pixels", ha="center", color=GREY)
+    return save(figure, path)
+
+
+def _share(fraction: float) -> str:
+    return f"{100 * fraction:.1f} %" if fraction == 0 or fraction >= 0.001 else "< 0.1 %"

@@ -1,0 +1,361 @@
+"""A verdict on a set of label maps before a run is spent on it: which values they hold, and the settings that fit them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pvtctl.data.check import (
+    MEANING,
+    Examination,
+    Examinations,
+    Findings,
+    Severity,
+    Verdict,
+    collect,
+    compare_splits,
+    examine,
+    picks_of,
+)
+from pvtctl.data.images import BadImage
+from pvtctl.errors import UsageError
+from pvtctl.models.structures import IGNORE_LABEL
+from pvtctl.tasks.segmentation.class_lists import UNKNOWN, ClassList
+from pvtctl.tasks.segmentation.data import find_classes
+from pvtctl.tasks.segmentation.layouts import SPLITS, Pairs, find_pairs, has_split
+from pvtctl.tasks.segmentation.masks import ColourError, read_values, suggestion
+
+SEGMENTATION_MEANING: Mapping[str, tuple[Severity, str]] = MEANING | {
+    "no_classes": ("error", "nothing says which class a value is"),
+    "outside": ("error", "values that the class list does not have: a run stops at the first such mask"),
+    "colours": ("error", "colour-coded masks whose colours the class list does not have"),
+    "no_labels": ("error", "pixels that are no labels, such as floats: a run stops at the first such mask"),
+    "no_mask": ("error", "images without a mask of their name: a run does not start"),
+    "no_labels_at_all": ("error", "no mask of the split can be used"),
+    "no_image": ("note", "masks without an image of their name: not used"),
+    "bad_mask": ("warning", "masks that cannot be read: skipped in training, left out of scores"),
+    "other_size": ("warning", "image and mask differ in size: skipped in training, left out of scores"),
+    "looks_unlabelled": ("warning", "0 seems to mean unlabelled, and is learned as a class"),
+    "looks_labelled": ("warning", "0 seems to be a class, and is taken for unlabelled: all labels would be off by one"),
+    "looks_binary": ("warning", "masks of 0 and 255: 255 is no class, so that only one is left to learn"),
+    "only_in_val": ("warning", "class with pixels in val alone: never learned"),
+    "only_in_train": ("note", "class with pixels in train alone: has no score"),
+    "label_gap": ("note", "class of the list without a pixel in either split"),
+    "no_class_at_all": ("error", "not one pixel of the split has a class"),
+    "unlabelled": ("note", "not one pixel has a class: nothing is learned from it"),
+}
+"""kind -> (severity, what it means for a run)."""
+
+_ENOUGH, _DOUBTFUL = 20, 0.1
+"""Masks that must be seen, and share of unlabelled pixels, before it is doubted that 0 means unlabelled."""
+
+
+@dataclass(frozen=True)
+class _Seen(Examination):
+    """What was found in an image and its mask."""
+
+    values: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
+    """Values as they lie, and pixels of each."""
+
+
+@dataclass
+class ClassFigures:
+    """How much of a class there is in the masks that were examined."""
+
+    value: int
+    """As it lies."""
+    pixels: int
+    share: float
+    """Of the labelled pixels."""
+    images: int
+
+
+@dataclass
+class LabelFigures:
+    """What the masks of a split hold, by those that were examined."""
+
+    images: int
+    pixels: int
+    unlabelled_share: float
+    """Pixels without a class, of all."""
+    classes: dict[str, ClassFigures]
+    outside: dict[int, int]
+    """Value that the class list does not have -> pixels."""
+    images_with: dict[int, int] = field(default_factory=dict)
+    """Value as it lies -> masks that hold it."""
+
+
+@dataclass
+class LabelVerdict(Verdict):
+    """What was looked at and what was found."""
+
+    splits: dict[str, LabelFigures]
+    advice: list[str]
+    """Settings that would mend it."""
+
+
+def check_segmentation_data(
+    root: Path | str,
+    *,
+    name: str,
+    segmentation: Mapping[str, Any] | None = None,
+    full: bool = False,
+    workers: int = 0,
+    on_progress: Callable[[str, int, int], None] | None = None,
+) -> LabelVerdict:
+    """Look at the pairs, sizes and values of a set: `ade20k`, `pascal_context`, `cityscapes` or `masks`.
+
+    `segmentation` is a recipe's `data.segmentation`. Pairs are read in `workers` processes: all with `full`, else at most
+    `check.QUICK_LIMIT` of a split. `on_progress(split, done, total)` is called along the way.
+    Raises UsageError when there is no such folder.
+    """
+    findings = Findings(SEGMENTATION_MEANING)
+    advice: list[str] = []
+    pairs = _pairs(name, Path(root), findings)
+    classes = _classes(name, root, segmentation or {}, pairs, findings, advice)
+    images, examined, figures = {}, {}, {}
+    digests: dict[str, dict[bytes, str]] = {}
+    for split, found in pairs.items():
+        images[split] = len(found.images) + len(found.without_mask)
+        for kind, names in (("no_mask", found.without_mask), ("no_image", found.without_image)):
+            for each in names:
+                findings.add(kind, split, each)
+        picks = picks_of(len(found.images), full)
+        examined[split] = len(picks)
+        seen: list[_Seen] = []
+        results = examine(_Masks(found, picks, classes), workers, split, on_progress)
+        digests[split] = collect(found.images, _kept(results, seen), split, findings)
+        figures[split] = _figures(seen, classes)
+        _judge_files(seen, found, split, classes, findings)
+    compare_splits(digests, findings)
+    if classes is not None:
+        _judge_classes(figures, classes, findings, advice)
+    else:
+        advice += _advice_without_classes(figures)
+    return LabelVerdict(
+        str(root),
+        findings.verdict(),
+        0 if classes is None else len(classes.names),
+        images,
+        examined,
+        findings.problems(),
+        figures,
+        list(dict.fromkeys(advice)),
+    )
+
+
+class _Images:
+    """The images of a split, for `Examinations`."""
+
+    def __init__(self, pairs: Pairs) -> None:
+        self.pairs = pairs
+
+    def read(self, index: int) -> bytes:
+        return (self.pairs.image_folder / self.pairs.images[index]).read_bytes()
+
+
+class _Masks(Examinations):
+    """Reads each picked image with its mask."""
+
+    def __init__(self, pairs: Pairs, picks: NDArray[np.int64], classes: ClassList | None) -> None:
+        super().__init__(_Images(pairs), picks)
+        self.pairs = pairs
+        self.classes = classes
+
+    def __getitem__(self, at: int) -> _Seen:
+        image = super().__getitem__(at)
+        path = self.pairs.mask_folder / self.pairs.masks[image.index]
+        values, kinds, detail = None, image.kinds, image.detail
+        try:
+            found = read_values(path, self.classes)
+        except ColourError as error:
+            kinds, detail = (*kinds, "colours"), error.message
+        except UsageError as error:
+            kinds, detail = (*kinds, "no_labels"), error.message
+        except (BadImage, OSError) as error:
+            kinds, detail = (*kinds, "bad_mask"), f"mask: {error}"
+        else:
+            values = _counted(found)
+            if image.size is not None and found.shape != image.size:
+                kinds = (*kinds, "other_size")
+                detail = f"{image.size[1]}x{image.size[0]}, its mask {found.shape[1]}x{found.shape[0]}"
+        return _Seen(image.index, image.digest, kinds, detail, image.size, values)
+
+
+def _counted(values: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    if values.dtype == np.uint8:
+        counts = np.bincount(values.reshape(-1), minlength=256)
+        there = np.flatnonzero(counts)
+        return there, counts[there]
+    there, counts = np.unique(values, return_counts=True)
+    return there.astype(np.int64), counts
+
+
+def _kept(results: Iterable[Examination], seen: list[_Seen]) -> Iterator[Examination]:
+    for result in results:
+        assert isinstance(result, _Seen)
+        seen.append(result)
+        yield result
+
+
+def _pairs(name: str, root: Path, findings: Findings) -> dict[str, Pairs]:
+    """Those of the splits that are there."""
+    found, missing = {}, {}
+    for split in SPLITS:
+        try:
+            found[split] = find_pairs(name, root, split)
+        except UsageError as error:
+            if not root.is_dir():
+                raise
+            missing[split] = error.message
+    for split, message in missing.items():
+        findings.add("layout" if not found or has_split(name, root, split) else "missing_split", split, message)
+    return found
+
+
+def _classes(
+    name: str,
+    root: Path | str,
+    segmentation: Mapping[str, Any],
+    pairs: Mapping[str, Pairs],
+    findings: Findings,
+    advice: list[str],
+) -> ClassList | None:
+    train_ids = all(found.train_ids for found in pairs.values())
+    try:
+        return find_classes(name, root, segmentation, train_ids=train_ids)
+    except UsageError as error:
+        findings.add("no_classes", "train", error.message)
+        if error.hint:
+            advice.append(error.hint)
+        return None
+
+
+def _figures(seen: Iterable[_Seen], classes: ClassList | None) -> LabelFigures:
+    pixels: Counter[int] = Counter()
+    masks: Counter[int] = Counter()
+    images = 0
+    for one in seen:
+        if one.values is not None:
+            images += 1
+            values = one.values[0].tolist()
+            masks.update(values)
+            pixels.update(dict(zip(values, one.values[1].tolist(), strict=True)))
+    total = sum(pixels.values())
+    if classes is None:
+        return LabelFigures(images, total, 0.0, {}, dict(sorted(pixels.items())), dict(sorted(masks.items())))
+    labelled = sum(pixels[value] for value in classes.values)
+    table = classes.table()
+    outside = {value: count for value, count in sorted(pixels.items()) if _labels(value, table) == UNKNOWN}
+    by_class = {
+        each: ClassFigures(value, pixels[value], pixels[value] / max(1, labelled), masks[value])
+        for each, value in zip(classes.names, classes.values, strict=True)
+    }
+    unlabelled = total - labelled - sum(outside.values())
+    return LabelFigures(images, total, unlabelled / max(1, total), by_class, outside, dict(sorted(masks.items())))
+
+
+def _labels(values: int | NDArray[np.int64], table: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Labels of values as they lie, UNKNOWN where the class list has none."""
+    values = np.asarray(values)
+    return np.where((values < 0) | (values > 65535), UNKNOWN, table[values.clip(0, 65535)])
+
+
+def _judge_files(
+    seen: Iterable[_Seen], pairs: Pairs, split: str, classes: ClassList | None, findings: Findings
+) -> None:
+    """What single masks show."""
+    table = None if classes is None else classes.table()
+    usable = unlabelled = total = 0
+    for one in seen:
+        total += 1
+        if one.values is None:
+            continue
+        values, counts = one.values
+        usable += "other_size" not in one.kinds
+        if table is None:
+            continue
+        labels = _labels(values, table)
+        name = pairs.masks[one.index]
+        if (labels == UNKNOWN).any():
+            wrong = [f"{value} ({count} pixels)" for value, count in zip(values, counts, strict=True)]
+            wrong = [text for text, label in zip(wrong, labels, strict=True) if label == UNKNOWN]
+            findings.add("outside", split, f"{name}: {', '.join(wrong[:5])}{', ...' if len(wrong) > 5 else ''}")
+        if (labels == IGNORE_LABEL).all():
+            findings.add("unlabelled", split, name)
+            unlabelled += 1
+    if usable and unlabelled == total:
+        findings.add("no_class_at_all", split, f"all {total} masks examined")
+    if total and not usable:
+        findings.add("no_labels_at_all", split, f"none of {total} masks examined")
+
+
+def _judge_classes(
+    figures: Mapping[str, LabelFigures], classes: ClassList, findings: Findings, advice: list[str]
+) -> None:
+    """What the values of whole splits show."""
+    outside = sorted({value for split in figures.values() for value in split.outside})
+    if outside:
+        advice.append(suggestion(outside, classes))
+    _judge_ends(figures, classes, findings, advice)
+    there = {split: {name for name, row in found.classes.items() if row.pixels} for split, found in figures.items()}
+    every: set[str] = set().union(*there.values())
+    for name in classes.names:
+        if name not in every:
+            findings.add("label_gap", next(iter(figures), "train"), name)
+        elif len(there) == 2 and name not in there["train"]:
+            findings.add("only_in_val", "val", name)
+        elif len(there) == 2 and name not in there["val"]:
+            findings.add("only_in_train", "val", name)
+
+
+def _judge_ends(figures: Mapping[str, LabelFigures], classes: ClassList, findings: Findings, advice: list[str]) -> None:
+    """Whether 0 is taken for the wrong thing: a class beside one value too many, or unlabelled with the last one unused."""
+    last = max(classes.values)
+    for split, found in figures.items():
+        values = found.images_with
+        if set(values) == {0, IGNORE_LABEL} and IGNORE_LABEL not in classes.values:
+            findings.add("looks_binary", split, f"all {found.images} masks examined")
+            advice.append("if 255 is a class, write its number into classes.txt: `0 background` and `255 object`")
+        elif 0 in classes.values and 0 in values and list(found.outside) == [last + 1]:
+            findings.add("looks_unlabelled", split, f"values go from 0 to {last + 1}, for {len(classes.names)} classes")
+        elif (
+            0 in classes.ignored
+            and last not in values
+            and not found.outside
+            and found.images >= _ENOUGH
+            and found.unlabelled_share >= _DOUBTFUL
+        ):
+            share = f"{100 * found.unlabelled_share:.0f} % of the pixels, and {last} is in no mask"
+            findings.add("looks_labelled", split, f"0 is in {values.get(0, 0)} of {found.images} masks, {share}")
+            advice.append("if classes count from 0: --set data.segmentation.labels=plain")
+
+
+def _advice_without_classes(figures: Mapping[str, LabelFigures]) -> list[str]:
+    values = sorted({value for found in figures.values() for value in found.outside})
+    if not values:
+        return []
+    few = ", ".join(map(str, values[:20])) + (", ..." if len(values) > 20 else "")
+    return [f"the masks hold the values {few}: write a line for each into classes.txt, NUMBER NAME"]
+
+
+def class_rows(verdict: LabelVerdict) -> list[dict[str, Any]]:
+    """A row a class, in the order of the labels: value, name, and by split its share of the labelled pixels and its images.
+
+    Values that the class list does not have come last, with their pixels' share of all.
+    """
+    rows: dict[tuple[int, str], dict[str, Any]] = {}
+    for split, found in verdict.splits.items():
+        for name, row in found.classes.items():
+            rows.setdefault((row.value, name), {})[split] = (row.share, row.images)
+    for split, found in verdict.splits.items():
+        for value, pixels in found.outside.items():
+            share = (pixels / max(1, found.pixels), found.images_with[value])
+            rows.setdefault((value, ""), {})[split] = share
+    return [{"value": value, "class": name} | by_split for (value, name), by_split in rows.items()]

@@ -1,0 +1,249 @@
+"""Semantic segmentation data: the splits of label maps by name, as `pvtctl.tasks.dense.data` reads them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pvtctl.data.image_files import Names
+from pvtctl.data.images import BadImage, decode, open_image, pixels_of
+from pvtctl.data.scenes.scene import (
+    DEFAULT_SAMPLES,
+    SEMANTIC_CLASSES,
+    Materials,
+    check_split,
+    digest_name,
+    render_scene,
+)
+from pvtctl.data.transforms import Normalization
+from pvtctl.errors import UsageError, nearest
+from pvtctl.models.structures import IGNORE_LABEL
+from pvtctl.tasks.dense.data import DenseDataset
+from pvtctl.tasks.segmentation.class_lists import (
+    CLASS_LIST_HINT,
+    KNOWN,
+    ClassList,
+    Colour,
+    cityscapes_classes,
+    class_list,
+    read_class_list,
+)
+from pvtctl.tasks.segmentation.layouts import SEGMENTATION_SETS, Pairs, find_pairs, require_pairs
+from pvtctl.tasks.segmentation.masks import read_values, to_labels
+from pvtctl.tasks.segmentation.transforms import SegmentationTransform
+
+SEGMENTATION_NAMES = (*SEGMENTATION_SETS, "scenes")
+"""Data that have label maps."""
+
+CLASSES_FILE = "classes.txt"
+
+_LOOKED_AT = 3
+_DOUBTED = 64
+"""Masks that are looked at where the first few have no labelled pixel."""
+"""Masks that are read when a split is opened, so that a wrong setting is told before anything is trained."""
+_CACHE_BYTES = 256 * 2**20
+
+
+class MaskFolder:
+    """Image files and their label maps. Raises UsageError where an image has no mask."""
+
+    def __init__(self, pairs: Pairs, classes: ClassList) -> None:
+        require_pairs(pairs)
+        self.image_folder, self.mask_folder = pairs.image_folder, pairs.mask_folder
+        self.images, self.masks = Names(pairs.images), Names(pairs.masks)
+        self.classes = classes
+        self.class_names = classes.names
+        self.palette = classes.palette
+        self._table = classes.table()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def name(self, index: int) -> str:
+        """Path below the image folder."""
+        return str(self.images[index])
+
+    def mask_path(self, index: int) -> Path:
+        """File of a label map."""
+        return self.mask_folder / self.masks[index]
+
+    def pixels(self, index: int) -> Tensor:
+        """uint8 (3, H, W). Raises BadImage, OSError."""
+        return pixels_of(decode(open_image((self.image_folder / self.images[index]).read_bytes())))
+
+    def target(self, index: int) -> Tensor:
+        """uint8 (H, W). Raises BadImage, OSError; UsageError for a value or colour that the class list does not have."""
+        path = self.mask_path(index)
+        return to_labels(read_values(path, self.classes), self.classes, self._table, path)
+
+    def look(self) -> None:
+        """Read a few masks. Raises UsageError as `target` does, and where none of many has a labelled pixel; broken files
+        are told later."""
+        usual = np.linspace(0, len(self) - 1, _LOOKED_AT).round().astype(int).tolist()
+        empty = [self._is_empty(index) for index in dict.fromkeys(usual)]
+        if False in empty or True not in empty:
+            return
+        more = np.linspace(0, len(self) - 1, _DOUBTED).round().astype(int).tolist()
+        if all(self._is_empty(index) is not False for index in dict.fromkeys(more)):
+            raise UsageError(
+                f"no pixel of the masks in {self.mask_folder} has a class: all are ignored or 255",
+                "data.segmentation.labels and .ignore say which values are none; `pvtctl data check` counts them",
+            )
+
+    def _is_empty(self, index: int) -> bool | None:
+        """Whether a mask has no labelled pixel; None where it cannot be read."""
+        try:
+            return not bool((self.target(index) != IGNORE_LABEL).any())
+        except (BadImage, OSError):
+            return None
+
+    def digest(self, indices: NDArray[np.int64]) -> str:
+        """Hash of the classes and of names and file sizes of some images and masks."""
+        digest = hashlib.sha256(repr((self.classes.names, self.classes.values, self.classes.ignored)).encode())
+        for index in indices.tolist():
+            sizes = [
+                path.stat().st_size if path.is_file() else 0
+                for path in (self.image_folder / self.images[index], self.mask_path(index))
+            ]
+            digest.update(f"{self.images[index]}\0{sizes}\n".encode())
+        return digest.hexdigest()[:16]
+
+
+class ScenesSegmentation:
+    """The built-in scenes, square at `size`, with their 15 classes; stones have no class.
+
+    Rendered scenes are kept in memory, up to 256 MiB a process. Raises UsageError for an unknown split or no samples.
+    """
+
+    def __init__(
+        self,
+        split: str,
+        *,
+        size: int = 224,
+        num_samples: int | None = None,
+        seed: int = 0,
+        materials: Materials = "any",
+    ) -> None:
+        check_split(split)
+        count = DEFAULT_SAMPLES[split] if num_samples is None else num_samples
+        if count < 1:
+            raise UsageError(f"scenes cannot render {count} images", "ask for at least one")
+        self.split, self.size, self.seed, self.count, self.materials = split, size, seed, count, materials
+        self.class_names = list(SEMANTIC_CLASSES)
+        self.palette: list[Colour] | None = None
+        self._cache: dict[int, tuple[Tensor, Tensor]] = {}
+        self._cache_limit = _CACHE_BYTES // (4 * size * size)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def name(self, index: int) -> str:
+        """As the classification data call it."""
+        return f"{self.split}_{index:06d}"
+
+    def pixels(self, index: int) -> Tensor:
+        """uint8 (3, H, W)."""
+        return self._scene(index)[0]
+
+    def target(self, index: int) -> Tensor:
+        """uint8 (H, W)."""
+        return self._scene(index)[1]
+
+    def digest(self, indices: NDArray[np.int64]) -> str:
+        """Changes with the renderer, the seed, the size, the split and the choice of scenes; renders nothing."""
+        return f"{digest_name(self.materials)}-{self.split}-{self.seed}-{self.size}-{len(indices)}"
+
+    def _scene(self, index: int) -> tuple[Tensor, Tensor]:
+        found = self._cache.get(index)
+        if found is None:
+            scene = render_scene(self.seed, self.split, index, self.size, self.materials)
+            labels = torch.from_numpy(scene.semantic.astype(np.uint8))
+            found = torch.from_numpy(scene.image).permute(2, 0, 1), labels
+            if len(self._cache) < self._cache_limit:
+                self._cache[index] = found
+        return found
+
+
+def open_segmentation_split(
+    name: str,
+    root: Path | str | None,
+    split: str,
+    *,
+    segmentation: Mapping[str, Any],
+    training: bool,
+    normalization: Normalization = "imagenet",
+    seed: int = 0,
+    samples: int | None = None,
+    image_size: int = 224,
+    materials: Materials = "any",
+) -> DenseDataset:
+    """A split of `ade20k`, `pascal_context`, `cityscapes`, `masks` (under `root`, laid out as
+    `pvtctl.data.layouts.EXPECTED` says) or `scenes`.
+
+    `segmentation` is a recipe's `data.segmentation` as a mapping. `samples` takes so many images, spread evenly; `scenes`
+    renders so many, square at `image_size`, in these `materials`. A few masks are looked at, and each one that is loaded later is checked.
+    Raises UsageError.
+    """
+    source: MaskFolder | ScenesSegmentation
+    if name == "scenes":
+        source = ScenesSegmentation(split, size=image_size, num_samples=samples, materials=materials)
+    else:
+        source = open_masks(name, root, split, segmentation=segmentation)
+        source.look()
+    transform = SegmentationTransform.from_recipe(segmentation, normalization)
+    return DenseDataset(source, transform, training=training, normalization=normalization, seed=seed, samples=samples)
+
+
+def open_masks(name: str, root: Path | str | None, split: str, *, segmentation: Mapping[str, Any]) -> MaskFolder:
+    """The files of a split, before any transform. Raises UsageError."""
+    if name not in SEGMENTATION_SETS:
+        raise UsageError(f"unknown segmentation data {name!r}", nearest(name, SEGMENTATION_NAMES))
+    pairs = find_pairs(name, root, split)
+    return MaskFolder(pairs, find_classes(name, root, segmentation, train_ids=pairs.train_ids))
+
+
+def find_classes(
+    name: str, root: Path | str | None, segmentation: Mapping[str, Any], *, train_ids: bool = True
+) -> ClassList:
+    """The class list of a set: the file that `segmentation.classes` names, else the one in its folder, else its own.
+
+    ADE20K's masks count from 1, unless `segmentation.labels` says otherwise; Pascal Context's from 0, and when they are
+    said to be shifted its 59 classes without the background. Raises UsageError.
+    """
+    labels, ignore, file = (segmentation.get(key) for key in ("labels", "ignore", "classes"))
+    labels = labels or "auto"
+    if name == "cityscapes" and labels == "shifted":
+        raise UsageError("Cityscapes's labels count from 0", "leave data.segmentation.labels at auto")
+    shifted = name == "ade20k" if labels == "auto" else labels == "shifted"
+    if file is None and name in ("ade20k", "masks"):
+        places = [Path(root or ".") / each for each in (CLASSES_FILE, "objectInfo150.txt")]
+        file = next((place for place in places if place.is_file()), None)
+    if file is not None:
+        open_to_both = labels == "auto" and name == "masks"
+        return read_class_list(Path(file).expanduser(), shifted=None if open_to_both else shifted, ignore=ignore)
+    if name == "cityscapes":
+        return cityscapes_classes(train_ids=train_ids, ignore=ignore)
+    if name not in KNOWN:
+        raise UsageError(
+            f"no class list: there is no {Path(root or '.') / CLASSES_FILE}", f"write one: {CLASS_LIST_HINT}"
+        )
+    names = KNOWN[name]
+    without_background = name == "pascal_context" and shifted
+    return class_list(names[1:] if without_background else names, shifted=shifted, ignore=ignore)
+
+
+__all__ = [
+    "SEGMENTATION_NAMES",
+    "MaskFolder",
+    "ScenesSegmentation",
+    "find_classes",
+    "open_masks",
+    "open_segmentation_split",
+]

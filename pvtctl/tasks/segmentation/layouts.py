@@ -1,0 +1,183 @@
+"""Where the images and label maps of a split lie, in the layouts of the known sets and in plain folders."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pvtctl.data.image_files import SUFFIXES
+from pvtctl.data.layouts import EXPECTED, LABEL_FOLDERS
+from pvtctl.errors import UsageError, nearest
+
+SEGMENTATION_SETS = ("ade20k", "pascal_context", "cityscapes", "masks")
+SPLITS = ("train", "val")
+_LONG = {"train": "training", "val": "validation"}
+_MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
+_CHECK_HINT = "a mask has its image's name and ends in .png; `pvtctl data check FOLDER --json` lists what does not pair"
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The files of a split, sorted by name."""
+
+    image_folder: Path
+    mask_folder: Path
+    images: list[str]
+    """Paths below the image folder."""
+    masks: list[str]
+    """Paths below the mask folder, one for each image."""
+    without_mask: list[str] = field(default_factory=list)
+    """Images that are not among `images`, as they have no mask; a listed name without an image is here too."""
+    without_image: list[str] = field(default_factory=list)
+    """Masks that are not used."""
+    train_ids: bool = True
+    """cityscapes: masks are `labelTrainIds`."""
+
+
+def find_pairs(name: str, root: Path | str | None, split: str) -> Pairs:
+    """The pairs of a split of ade20k, pascal_context, cityscapes or masks; those that do not pair are told apart.
+
+    Raises UsageError when there is no such folder, split or list, or it holds no image.
+    """
+    layout = EXPECTED[name]
+    if split not in SPLITS:
+        raise UsageError(f"no split {split!r}", nearest(split, SPLITS))
+    if root is None or not Path(root).is_dir():
+        raise UsageError(f"no data folder {root}", layout)
+    root = Path(root)
+    match name:
+        case "pascal_context":
+            pairs = _listed(root, split)
+        case "cityscapes":
+            pairs = _cities(root, split)
+        case _:
+            places = _ade20k_places(root, split) if name == "ade20k" else _mask_places(root, split)
+            images, masks = _existing(places, layout)
+            pairs = _by_stem(images, masks)
+    if not pairs.images and not pairs.without_mask:
+        raise UsageError(f"no images in {pairs.image_folder}", layout)
+    return pairs
+
+
+def require_pairs(pairs: Pairs) -> Pairs:
+    """The same pairs. Raises UsageError, naming the first five, where images have no mask."""
+    lost = pairs.without_mask
+    if lost:
+        which = ", ".join(lost[:5]) + (", ..." if len(lost) > 5 else "")
+        of = f"{len(lost)} of {len(lost) + len(pairs.images)} images"
+        is_yolo = not pairs.images and next(pairs.mask_folder.rglob("*.txt"), None) is not None
+        hint = "text files are boxes: `pvtctl data convert FOLDER --from yolo --to NEW`" if is_yolo else _CHECK_HINT
+        if not pairs.images and any(next(pairs.mask_folder.rglob(f"*{end}"), None) for end in (".jpg", ".jpeg")):
+            hint = "JPEG changes the values of labels, so no mask is one: write the masks anew as PNG"
+        raise UsageError(f"{of} have no mask in {pairs.mask_folder}: {which}", hint)
+    return pairs
+
+
+def has_split(name: str, root: Path, split: str) -> bool:
+    """Whether anything of a split is there."""
+    if name == "pascal_context":
+        return (root / "ImageSets" / "SegmentationContext" / f"{split}.txt").is_file()
+    if name == "cityscapes":
+        return (root / "leftImg8bit" / split).is_dir()
+    places = _ade20k_places(root, split) if name == "ade20k" else _mask_places(root, split)
+    return any(images.is_dir() for images, _ in places)
+
+
+def _ade20k_places(root: Path, split: str) -> list[tuple[Path, Path]]:
+    return [(root / "images" / _LONG[split], root / "annotations" / _LONG[split])]
+
+
+def _mask_places(root: Path, split: str) -> list[tuple[Path, Path]]:
+    places = [(root / "images" / split, root / masks / split) for masks in LABEL_FOLDERS]
+    places += [(root / split / "images", root / split / masks) for masks in LABEL_FOLDERS]
+    # SegNet's CamVid
+    return [*places, (root / split, root / f"{split}annot")]
+
+
+def _existing(places: list[tuple[Path, Path]], layout: str) -> tuple[Path, Path]:
+    for images, masks in places:
+        if images.is_dir() and masks.is_dir():
+            return images, masks
+    images, masks = next((pair for pair in places if pair[0].is_dir()), places[0])
+    missing = masks if images.is_dir() else images
+    raise UsageError(f"no folder {missing}", layout)
+
+
+def _files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, str]:
+    """Name without its ending -> path below the folder, sorted; hidden files are left out."""
+    found: dict[str, str] = {}
+    for place, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        below = os.path.relpath(place, folder).replace(os.sep, "/")
+        for name in sorted(names):
+            if name.lower().endswith(suffixes) and not name.startswith("."):
+                path = name if below == "." else f"{below}/{name}"
+                found.setdefault(path.rsplit(".", 1)[0], path)
+    return dict(sorted(found.items()))
+
+
+def _by_stem(image_folder: Path, mask_folder: Path) -> Pairs:
+    images, masks = _files(image_folder, SUFFIXES), _files(mask_folder, _MASK_SUFFIXES)
+    return _paired(image_folder, mask_folder, images, masks)
+
+
+def _paired(
+    image_folder: Path,
+    mask_folder: Path,
+    images: Mapping[str, str],
+    masks: Mapping[str, str],
+    *,
+    train_ids: bool = True,
+) -> Pairs:
+    both = [stem for stem in images if stem in masks]
+    return Pairs(
+        image_folder,
+        mask_folder,
+        [images[stem] for stem in both],
+        [masks[stem] for stem in both],
+        [path for stem, path in images.items() if stem not in masks],
+        [path for stem, path in masks.items() if stem not in images],
+        train_ids,
+    )
+
+
+def _listed(root: Path, split: str) -> Pairs:
+    listing = root / "ImageSets" / "SegmentationContext" / f"{split}.txt"
+    image_folder, mask_folder = root / "JPEGImages", root / "SegmentationClassContext"
+    for folder in (image_folder, mask_folder):
+        if not folder.is_dir():
+            raise UsageError(f"no folder {folder}", EXPECTED["pascal_context"])
+    if not listing.is_file():
+        raise UsageError(f"no list {listing}", EXPECTED["pascal_context"])
+    stems = listing.read_text(encoding="utf-8").split()
+    images, masks = _files(image_folder, SUFFIXES), _files(mask_folder, _MASK_SUFFIXES)
+    absent = [stem for stem in stems if stem not in images]
+    if absent:
+        raise UsageError(
+            f"{len(absent)} of the {len(stems)} images of {listing} are not in {image_folder}: {', '.join(absent[:5])}",
+            EXPECTED["pascal_context"],
+        )
+    wanted = {stem: images[stem] for stem in sorted(set(stems))}
+    return _paired(image_folder, mask_folder, wanted, _of(masks, wanted))
+
+
+def _of(files: Mapping[str, str], stems: Iterable[str]) -> dict[str, str]:
+    return {stem: files[stem] for stem in stems if stem in files}
+
+
+def _cities(root: Path, split: str) -> Pairs:
+    image_folder, mask_folder = root / "leftImg8bit" / split, root / "gtFine" / split
+    for folder in (image_folder, mask_folder):
+        if not folder.is_dir():
+            raise UsageError(f"no folder {folder}", EXPECTED["cityscapes"])
+    images = _without(_files(image_folder, SUFFIXES), "_leftImg8bit")
+    every = _files(mask_folder, (".png",))
+    train_ids = any(stem.endswith("_labelTrainIds") for stem in every)
+    masks = _without(every, "_gtFine_labelTrainIds" if train_ids else "_gtFine_labelIds")
+    return _paired(image_folder, mask_folder, images, masks, train_ids=train_ids)
+
+
+def _without(files: Mapping[str, str], ending: str) -> dict[str, str]:
+    return {stem.removesuffix(ending): path for stem, path in files.items() if stem.endswith(ending)}

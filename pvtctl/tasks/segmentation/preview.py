@@ -1,0 +1,43 @@
+"""Draws what a segmentation network is trained on: each image as it lies, then as training sees it, under its labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from pvtctl.data.preview import draw_views
+from pvtctl.tasks.dense.data import DenseDataset
+from pvtctl.tasks.segmentation.transforms import resize_labels
+
+Pixels = NDArray[np.uint8]
+"""(H, W, 3) RGB."""
+LabelDrawing = Callable[[Pixels, NDArray[np.uint8]], Pixels]
+"""Lays labels (H, W) over an image; what it gives may be of another size (`pvtctl.views`)."""
+
+
+def draw_segmentation_preview(
+    dataset: DenseDataset, path: Path | str, draw: LabelDrawing, *, count: int = 6, copies: int = 3, side: int = 480
+) -> list[str]:
+    """Write a PNG of images and of views as the network sees them, each with its labels over it: see `draw_views`."""
+    return draw_views(
+        dataset,
+        path,
+        lambda pixels, labels: labels_tile(pixels, labels, side, draw),
+        dataset.read,
+        count=count,
+        copies=copies,
+        side=side,
+    )
+
+
+def labels_tile(pixels: Tensor, labels: Tensor, side: int, draw: LabelDrawing) -> Image.Image:
+    """uint8 (3, H, W) and its labels -> a picture `side` pixels wide."""
+    labels = resize_labels(labels, (pixels.shape[-2], pixels.shape[-1]))  # in evaluation they are those of the original
+    drawn = Image.fromarray(draw(pixels.permute(1, 2, 0).contiguous().numpy(), labels.contiguous().numpy()))
+    height = max(1, round(drawn.height * side / drawn.width))
+    return drawn.resize((side, height), Image.Resampling.LANCZOS)

@@ -1,0 +1,174 @@
+"""What a segmentation metric shows people: pictures, tables and the JSON document."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pvtctl.data.images import BadImage
+from pvtctl.errors import UsageError
+from pvtctl.io.files import write_text
+from pvtctl.tasks.dense.data import DenseDataset
+from pvtctl.tasks.segmentation.metric import SegmentationMetric
+from pvtctl.views.report import Table
+
+# Matplotlib takes a second to import: the views are imported where something is drawn.
+
+MOST_CLASSES = 10
+"""Rows of the table of classes on the terminal; the report has all."""
+_COLUMNS = ["class", "pixels, %", "IoU, %", "accuracy, %", "precision, %", "boundary F, %"]
+_NAMED = 8
+"""Classes that a note names."""
+
+
+class SegmentationAccount:
+    """`pvtctl.runs.report.Account` of label maps on a data set's validation images."""
+
+    score = "mIoU"
+
+    def __init__(
+        self, dataset: DenseDataset, metric: SegmentationMetric, samples: Mapping[int, NDArray[np.uint8]]
+    ) -> None:
+        self.dataset = dataset
+        self.metric = metric
+        self.samples = samples
+
+    def pictures(self, folder: Path) -> dict[str, Path]:
+        """Samples and the worst images beside their truth, confusion and classes. Images that are not there are left out."""
+        from pvtctl.tasks.segmentation.charts import draw_class_iou, draw_pixel_confusion
+
+        drawn: dict[str, Path] = {}
+        if self.samples:
+            drawn["Sample predictions"] = draw_segmentation_samples(
+                folder / "segmentation.png", self.dataset, self.samples
+            )
+        if worst := self.metric.worst():
+            places = {name: at for at, name in enumerate(self.dataset.ids)}
+            maps = {places[image.id]: image.labels() for image in worst if image.id in places}
+            drawn["The worst images, by the mean IoU of their own classes"] = draw_segmentation_samples(
+                folder / "worst.png", self.dataset, maps
+            )
+        return drawn | {
+            "Confusion": draw_pixel_confusion(folder / "confusion.png", self.metric.confusion, self.metric.class_names),
+            "Classes": draw_class_iou(folder / "classes.png", self.metric.classes()),
+        }
+
+    def tables(self) -> list[Table]:
+        """The classes, all of them."""
+        return [Table("Classes, worst first", _COLUMNS, [[str(cell) for cell in row] for row in self._class_rows()])]
+
+    def terminal(self) -> tuple[str, list[str], list[list[Any]]]:
+        """The classes that go worst: title, columns, rows."""
+        rows = self._class_rows()
+        title = (
+            "Classes, worst first" if len(rows) <= MOST_CLASSES else f"The {MOST_CLASSES} worst of {len(rows)} classes"
+        )
+        return title, _COLUMNS, rows[:MOST_CLASSES]
+
+    def _class_rows(self) -> list[list[Any]]:
+        """One a class, by IoU; those that occur nowhere last."""
+        classes = self.metric.classes()
+        pixels = max(1, sum(each.pixels for each in classes))
+        return [
+            [
+                each.name,
+                f"{100 * each.pixels / pixels:.2f}",
+                _percent(each.iou),
+                _percent(each.accuracy),
+                _percent(each.precision),
+                _percent(each.boundary_f),
+            ]
+            for each in sorted(classes, key=lambda each: (math.isnan(each.iou), each.iou, each.name))
+        ]
+
+    def document(self) -> dict[str, Any]:
+        """For `--json`: classes, the confusion matrix and the worst images."""
+        worst = [{"id": each.id, "iou": each.iou, "pixel_acc": each.pixel_acc} for each in self.metric.worst()]
+        return {
+            "classes": [asdict(each) for each in self.metric.classes()],
+            "confusion": self.metric.confusion.tolist(),
+            "worst": worst,
+        }
+
+    def notes(self) -> list[str]:
+        """Why numbers are missing, and which classes and pixels do not count as one might think."""
+        metric = self.metric
+        missing = [name for name, value in metric.compute().items() if not math.isfinite(value)]
+        notes = list(dict.fromkeys(metric.why_missing(name) for name in missing[:1]))
+        if not metric.confusion.any():
+            return notes
+        classes = metric.classes()
+        unseen = [each.name for each in classes if not each.pixels and not each.predicted]
+        invented = [each.name for each in classes if not each.pixels and each.predicted]
+        if unseen:
+            notes.append(f"In neither truth nor prediction, left out of the mean IoU: {_listed(unseen)}.")
+        if invented:
+            notes.append(f"Without a true pixel but predicted, counted with an IoU of 0: {_listed(invented)}.")
+        if metric.unlabelled:
+            notes.append(f"Images without a labelled pixel, which count for nothing: {metric.unlabelled}.")
+        if foreign := int(metric.confusion[:, -1].sum()):
+            share = 100 * foreign / int(metric.confusion.sum())
+            notes.append(f"Pixels taken for a class that the data does not have, counted as wrong: {share:.1f} %.")
+        return notes
+
+    def files(self, folder: Path) -> dict[str, Path]:
+        """The classes and the confusion matrix (pixels by true class and prediction) as tables for other programs."""
+        names = self.metric.class_names
+        header = ["class", *names, "a class that the data does not have"]
+        counts = [[name, *row] for name, row in zip(names, self.metric.confusion.tolist(), strict=True)]
+        return {
+            "classes": _write_csv(folder / "classes.csv", [_COLUMNS, *self._class_rows()]),
+            "confusion": _write_csv(folder / "confusion.csv", [header, *counts]),
+        }
+
+
+def draw_segmentation_samples(path: Path, dataset: DenseDataset, samples: Mapping[int, NDArray[np.uint8]]) -> Path:
+    """Write a sheet of validation images beside truth, prediction and errors; those that are not there are left out.
+
+    `samples`: predicted label maps in pixels of the files by position in the split, drawn in this order.
+    """
+    from pvtctl.tasks.segmentation.pictures import draw_comparison
+    from pvtctl.views.class_colours import class_colours
+    from pvtctl.views.sheet import draw_sheet
+
+    colours = class_colours(len(dataset.class_names), dataset.source.palette)
+    names = dataset.ids
+    tiles = {}
+    for at, found in samples.items():
+        try:
+            pixels, target = dataset.read(at)
+        except (BadImage, OSError, UsageError):
+            continue
+        own = SegmentationMetric(dataset.class_names, worst=1)
+        own.add(torch.from_numpy(found), target, names[at])
+        score = f"mean IoU of its classes {_percent(own.worst()[0].iou)} %" if own.worst() else "nothing labelled"
+        picture = pixels.permute(1, 2, 0).contiguous().numpy()
+        tiles[f"{names[at]}: {score}"] = draw_comparison(picture, target.numpy(), found, dataset.class_names, colours)
+    width = max((tile.shape[1] for tile in tiles.values()), default=640)
+    return draw_sheet(path, tiles, columns=1, width=width)
+
+
+def _write_csv(path: Path, rows: Sequence[Sequence[Any]]) -> Path:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    write_text(path, text.getvalue())
+    return path
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The names, the first few of many."""
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}" if math.isfinite(value) else "-"

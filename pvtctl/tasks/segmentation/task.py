@@ -1,0 +1,62 @@
+"""Semantic segmentation: joins a segmentation model, its data, loss and metric for the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pvtctl.models.dense import DenseModel
+from pvtctl.models.losses.segmentation import cross_entropy
+from pvtctl.models.structures import IGNORE_LABEL
+from pvtctl.tasks.classes import match_classes
+from pvtctl.tasks.dense.inference import LabelAnswers
+from pvtctl.tasks.dense.task import DenseTask
+from pvtctl.tasks.segmentation.metric import SegmentationMetric
+
+
+class SegmentationTask(DenseTask):
+    """A segmentation model of `class_names` (the head's K classes) with its data, matched to them by name."""
+
+    name = "segmentation"
+    best_metric = "miou"
+    headline: tuple[str, ...] = ("miou", "pixel_acc", "mean_acc", "boundary_f")
+
+    def __init__(self, model: DenseModel, *, head_names: Sequence[str] | None, **rest: Any) -> None:
+        super().__init__(model, **rest)
+        data_names = self.val.class_names
+        data_to_head = match_classes(data_names, head_names, model.num_classes)
+        self.class_names = list(data_names if head_names is None else head_names)
+        self.plain = data_to_head.tolist() == list(range(model.num_classes))
+        to_head = torch.full((256,), IGNORE_LABEL, dtype=torch.uint8)
+        to_head[: len(data_names)] = data_to_head.to(torch.uint8)
+        self.to_head = to_head
+        """uint8 (256,): the data's label -> the head's."""
+        to_data = torch.full((256,), IGNORE_LABEL, dtype=torch.uint8)
+        to_data[data_to_head] = torch.arange(len(data_names), dtype=torch.uint8)
+        self.answers = LabelAnswers(model, self.testing.window, None if self.plain else to_data)
+
+    def _losses(self, out: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        labels = targets if self.plain else self.to_head.to(targets.device)[targets.long()]
+        # told while it learns; a sixteenth of the pixels says enough and costs nothing
+        few, true = out.detach()[:, :, ::4, ::4].argmax(1), labels[:, ::4, ::4]
+        labelled = true != IGNORE_LABEL
+        right = ((few == true) & labelled).sum() / labelled.sum().clamp(min=1)
+        return {"loss_main": cross_entropy(out, labels), "pixel_acc": right}
+
+    def _kept(self, answer: Tensor) -> NDArray[Any]:
+        return answer.cpu().numpy()
+
+    def metric(self) -> SegmentationMetric:
+        return SegmentationMetric(self.val.class_names)
+
+    def meta(self) -> dict[str, Any]:
+        return {
+            **super().meta(),
+            "num_classes": len(self.class_names),
+            "class_names": self.class_names,
+            "palette": self.val.source.palette if self.class_names == self.val.class_names else None,
+        }

@@ -1,0 +1,165 @@
+"""Images with label maps to what a segmentation network takes, as mmsegmentation's recipes do it.
+
+Training: a random size, a random crop that no single class fills, colours, flip, padding. Images are resized bilinearly
+without antialiasing, as OpenCV does in the code that the published models were trained with. Labels are those of the
+nearest pixel by pixel centres, where the resized image has its values from; OpenCV's nearest rounds towards the top left,
+up to half a pixel away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from pvtctl.data.images import pixels_of
+from pvtctl.data.transforms import NORMALIZATIONS, Normalization
+from pvtctl.models.structures import IGNORE_LABEL, ImageSize
+
+CROP_TRIES = 10
+"""A crop is drawn anew so often, while one class fills too much of it."""
+
+BRIGHTNESS = 32
+"""Levels of 255 up or down."""
+CONTRAST = SATURATION = (0.5, 1.5)
+HUE = 0.1
+"""Of a full turn, either way: 18 of OpenCV's 180 steps."""
+
+
+def within(size: ImageSize, short_side: float, long_side: float) -> ImageSize:
+    """The largest (height, width) of the same aspect within a short and a long side, rounded as mmcv does."""
+    height, width = size
+    scale = min(long_side / max(height, width), short_side / min(height, width))
+    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+
+
+def resize_pixels(pixels: Tensor, size: ImageSize) -> Tensor:
+    """uint8 (3, h, w) -> (3, *size): bilinear by pixel centres, not antialiased."""
+    if pixels.shape[-2:] == tuple(size):
+        return pixels
+    return F.interpolate(pixels[None], size, mode="bilinear", align_corners=False)[0]
+
+
+def resize_labels(labels: Tensor, size: ImageSize) -> Tensor:
+    """uint8 (h, w) -> `size`: the label of the nearest pixel, by pixel centres."""
+    if labels.shape == tuple(size):
+        return labels
+    return F.interpolate(labels[None, None], size, mode="nearest-exact")[0, 0]
+
+
+@dataclass(frozen=True)
+class SegmentationTransform:
+    """Sizes and augmentation; field names are those of a recipe's `data.segmentation`."""
+
+    short_side: int = 512
+    long_side: int = 2048
+    scale: tuple[float, float] = (0.5, 2.0)
+    crop: ImageSize = (512, 512)
+    cat_max_ratio: float = 0.75
+    hflip: float = 0.5
+    photometric: bool = True
+    test_short_side: int = 512
+    test_long_side: int = 2048
+    align: int = 32
+    fill: tuple[int, int, int] = (124, 116, 104)
+    """Colour of the padding: what is nearest to 0 when it is normalised."""
+
+    @classmethod
+    def from_recipe(
+        cls, segmentation: Mapping[str, Any], normalization: Normalization = "imagenet"
+    ) -> SegmentationTransform:
+        """Picks what is a transform's out of a recipe's `data.segmentation`."""
+        values = {name: segmentation[name] for name in cls.__dataclass_fields__ if name in segmentation}
+        for name in {"scale", "crop"} & set(values):
+            values[name] = tuple(values[name])
+        red, green, blue = (round(255 * mean) for mean in NORMALIZATIONS[normalization][0])
+        return cls(**values, fill=(red, green, blue))
+
+    def train(self, pixels: Tensor, target: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """uint8 (3, H, W), (H, W) -> uint8 (3, *crop), (*crop); always the same number of draws."""
+        draws = torch.rand(11 + 2 * (CROP_TRIES + 1), generator=generator, dtype=torch.float64).tolist()
+        ratio = _between(self.scale, draws[0])
+        size = within((pixels.shape[-2], pixels.shape[-1]), int(self.short_side * ratio), int(self.long_side * ratio))
+        pixels, target = resize_pixels(pixels, size), resize_labels(target, size)
+        rows, columns = self._crop(target, draws[11:])
+        pixels, target = pixels[:, rows, columns], target[rows, columns]
+        if draws[1] < self.hflip:
+            pixels, target = pixels.flip(-1), target.flip(-1)
+        if self.photometric:
+            pixels = photometric(pixels, draws[2:11])
+        return self._padded(pixels, target)
+
+    def evaluate(self, pixels: Tensor, ratio: float = 1.0) -> Tensor:
+        """uint8 (3, H, W) -> (3, h, w): within the test sides times `ratio`, then each side up to a multiple of `align`.
+
+        Both are one resize, so that nothing is resampled twice.
+        """
+        short, long = int(self.test_short_side * ratio), int(self.test_long_side * ratio)
+        height, width = within((pixels.shape[-2], pixels.shape[-1]), short, long)
+        return resize_pixels(pixels, (_up(height, self.align), _up(width, self.align)))
+
+    def _crop(self, target: Tensor, draws: list[float]) -> tuple[slice, slice]:
+        """Where to crop; the last draw stands, whatever fills it."""
+        spare = [max(0, side - limit) for side, limit in zip(target.shape, self.crop, strict=True)]
+        rows = columns = slice(0)
+        for down, right in zip(draws[::2], draws[1::2], strict=True):
+            top, left = int(down * (spare[0] + 1)), int(right * (spare[1] + 1))
+            rows, columns = slice(top, top + self.crop[0]), slice(left, left + self.crop[1])
+            if self.cat_max_ratio >= 1 or not any(spare) or _is_mixed(target[rows, columns], self.cat_max_ratio):
+                break
+        return rows, columns
+
+    def _padded(self, pixels: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        height, width = target.shape
+        if (height, width) == self.crop:
+            return pixels.contiguous(), target.contiguous()
+        image = torch.tensor(self.fill, dtype=torch.uint8).view(3, 1, 1).repeat(1, *self.crop)
+        labels = torch.full(self.crop, IGNORE_LABEL, dtype=torch.uint8)
+        image[:, :height, :width] = pixels
+        labels[:height, :width] = target
+        return image, labels
+
+
+def photometric(pixels: Tensor, draws: list[float]) -> Tensor:
+    """uint8 (3, h, w) with other brightness, contrast, saturation and hue, each with a chance of a half.
+
+    `draws` are nine numbers in [0, 1): whether and how much of each, and whether contrast comes first or last.
+    Order, ranges and rounding down are mmsegmentation's. Saturation and hue are changed in PIL's HSV, whose 256 hues are
+    finer than OpenCV's 180.
+    """
+    shift = _between((-BRIGHTNESS, BRIGHTNESS), draws[1]) if draws[0] < 0.5 else 0.0
+    contrast = _between(CONTRAST, draws[3]) if draws[2] < 0.5 else 1.0
+    saturation = _between(SATURATION, draws[5]) if draws[4] < 0.5 else 1.0
+    turn = round(256 * _between((-HUE, HUE), draws[7])) if draws[6] < 0.5 else 0
+    levels = np.clip(np.arange(256) + shift, 0, 255).astype(np.uint8)
+    last = np.arange(256, dtype=np.uint8)
+    scaled = np.clip(np.arange(256) * contrast, 0, 255).astype(np.uint8)
+    levels, last = (scaled[levels], last) if draws[8] < 0.5 else (levels, scaled)
+    image = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
+    if saturation == 1.0 and turn == 0:
+        return pixels_of(image.point(last[levels].tolist() * 3))
+    hue = (np.arange(256) + turn) % 256
+    vivid = np.clip(np.arange(256) * saturation, 0, 255).astype(np.uint8)
+    image = image.point(levels.tolist() * 3).convert("HSV")
+    image = image.point([*hue.tolist(), *vivid.tolist(), *range(256)]).convert("RGB")
+    return pixels_of(image.point(last.tolist() * 3))
+
+
+def _is_mixed(labels: Tensor, limit: float) -> bool:
+    """Whether there are two classes at least, and none has `limit` of the labelled pixels or more."""
+    counts = torch.bincount(labels.reshape(-1), minlength=256)[:IGNORE_LABEL]
+    return int((counts > 0).sum()) > 1 and int(counts.max()) < limit * int(counts.sum())
+
+
+def _between(limits: tuple[float, float], draw: float) -> float:
+    return limits[0] + draw * (limits[1] - limits[0])
+
+
+def _up(side: int, multiple: int) -> int:
+    return -(-side // multiple) * multiple

@@ -1,0 +1,1 @@
+"""Parameter names of other projects, one module each."""

@@ -1,0 +1,195 @@
+"""Neck and head of a detector or dense model from a checkpoint: taken, left fresh, or refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from pvtctl.errors import UsageError
+from pvtctl.models.dense import DenseModel
+from pvtctl.models.detector import Detector
+from pvtctl.weights.identify_dense import AUXILIARY, DenseInfo, identify_dense, other_dense, plain, unseen_options
+from pvtctl.weights.identify_detector import Identified, identify_detector, names_without_meta, other_detector
+from pvtctl.weights.plan import Plan, shape_of
+from pvtctl.weights.read import Checkpoint
+from pvtctl.weights.recognise import Format
+from pvtctl.weights.remap_classes import load_class_rows
+from pvtctl.weights.report import LEAST_SHARE, LoadReport, listed, percent
+
+Names = tuple[Sequence[str] | None, Sequence[str] | None]
+"""Class names of the module and of the file."""
+Above = Identified | DenseInfo
+"""What stands on a backbone, whichever task it is for."""
+_READS_TOKENS = "head.reassemble.3.project.weight"
+"""DPT over a ViT has it, over a pyramid not."""
+
+
+def identify_above(
+    state: Mapping[str, Tensor], format: Format = "pvtctl", meta: Mapping[str, Any] | None = None
+) -> Above | None:
+    """The detector or dense model that `state`, in our names, holds; None when there is none of ours in it."""
+    return identify_detector(state, format) or identify_dense(state, format, meta)
+
+
+def other_above(names: Mapping[str, Tensor]) -> str | None:
+    """What a state dict under its own names is, where that is a model for dense prediction which pvtctl does not build."""
+    return other_dense(names) or other_detector(names)
+
+
+def check_above(
+    module: Detector | DenseModel,
+    here: Above,
+    found: Above | None,
+    checkpoint: Checkpoint,
+    report: LoadReport,
+    partial: bool,
+) -> Above | None:
+    """Whose neck and head are taken from the file: `found`, or None where they start fresh, with the report's reason.
+
+    `here` is what `module` is. Raises UsageError, unless `partial`, for a model of another task, with another head or
+    other conventions, or none of ours.
+    """
+    if found is None:
+        other = other_above(checkpoint.raw)
+        if other is None:
+            report.above_note = f"the file holds no {here.kind}"
+            return None
+        what, build = f"holds {other}, which is none of pvtctl's {here.kind}s", ""
+    elif (found.kind, found.head) != (here.kind, here.head):
+        what = f"holds a {found.title} ({checkpoint.format} layout), and this is a {here.name}"
+        build = f"build that (--head {found.head}), or "
+    elif (unlike := _convention(module, found, checkpoint)) is not None:
+        what, build = unlike
+    else:
+        return found
+    if not partial:
+        raise UsageError(f"{report.source} {what}", f"{build}pass --partial (partial=True) to take its backbone alone")
+    report.above_note = f"the file {what}"
+    return None
+
+
+def _convention(module: Detector | DenseModel, found: Above, checkpoint: Checkpoint) -> tuple[str, str] | None:
+    """What shapes do not show and outputs depend on, where file and module differ in it: what the file holds, and the
+    beginning of a hint. None where they agree or the file does not say."""
+    if isinstance(module, Detector):
+        assert isinstance(found, Identified)
+        theirs = checkpoint.meta.get("conventions") or found.conventions
+        if theirs == module.conventions:
+            return None
+        what = f"holds a {found.title} with the conventions of {theirs}, and this one has those of {module.conventions}"
+        return what, f"build it with conventions={theirs!r}, or "
+    assert isinstance(found, DenseInfo)
+    for option, ours in unseen_options(module.head).items():
+        stated = found.options.get(option)
+        if stated is None and plain(ours) == "project" and _READS_TOKENS in checkpoint.state:
+            stated = "ignore or add"  # which of the two nobody says; the layers of the third are not there
+        if stated is not None and plain(stated) != plain(ours):
+            what = f"holds a {found.title} with the {option} {plain(stated)}, and this one has {plain(ours)}"
+            return what, f"build it with {option}={plain(stated)}, or "
+    return None
+
+
+def plan_above_backbone(
+    targets: Mapping[str, Tensor],
+    state: Mapping[str, Tensor],
+    here: Above,
+    found: Above | None,
+    names: Names,
+    report: LoadReport,
+    partial: bool,
+) -> Plan:
+    """Pair the tensors of neck and head with the file's, rows of classes by name; fills the report.
+
+    Raises UsageError when the class names do not number the rows, and, unless `partial`, when a shape differs, a part has
+    no place, or less than 95 % would be loaded.
+    """
+    classes = here.num_classes
+    if names[0] is not None and len(names[0]) != classes:
+        raise UsageError(f"{len(names[0])} class names were given for a head of {classes} classes")
+    rest = {name: value for name, value in targets.items() if not name.startswith("backbone.")}
+    above = {name: value for name, value in state.items() if name.startswith(("neck.", "head."))}
+    if found is not None:
+        _set_auxiliary_apart(rest, above, report)
+    report.above_total = sum(value.numel() for name, value in rest.items() if name not in here.tables)
+    report.head_new = classes if here.tables else 0
+    if found is None:
+        report.dropped += [(name, "of another head") for name in above if name not in ("head.weight", "head.bias")]
+        return []
+    plan = _plan_rest(rest, above, here.tables, report)
+    if here.tables:
+        theirs = names[1]
+        if theirs is not None and len(theirs) != found.num_classes:
+            theirs = None  # names of other classes than the file's head has
+        counts = classes, found.num_classes
+        plan += load_class_rows(here.tables, rest, above, counts, (names[0], theirs), report)
+    _refuse_misfit(here, found, report, partial)
+    return plan
+
+
+def class_names_of(found: Above, format: Format) -> Sequence[str] | None:
+    """The classes of a file that does not say them, where its layout and their number tell."""
+    return found.class_names if isinstance(found, DenseInfo) else names_without_meta(found, format)
+
+
+def _set_auxiliary_apart(rest: dict[str, Tensor], above: dict[str, Tensor], report: LoadReport) -> None:
+    """Take the auxiliary head out of both where only one of them has it: it is for training alone."""
+    ours, theirs = ([name for name in each if name.startswith(AUXILIARY)] for each in (rest, above))
+    if ours and not theirs:
+        report.missing += [(name, "for training only, starts fresh") for name in ours]
+        for name in ours:
+            del rest[name]
+    if theirs and not ours:
+        report.dropped += [(name, "for training only") for name in theirs]
+        for name in theirs:
+            del above[name]
+
+
+def _plan_rest(
+    rest: Mapping[str, Tensor], above: Mapping[str, Tensor], tables: Mapping[str, object], report: LoadReport
+) -> Plan:
+    """All but the rows of classes."""
+    plan: Plan = []
+    for name, target in rest.items():
+        value = above.get(name)
+        if name in tables:
+            continue
+        if value is None:
+            report.missing.append((name, shape_of(target)))
+        elif value.shape != target.shape:
+            report.mismatched.append((name, f"file {shape_of(value)}, here {shape_of(target)}"))
+        else:
+            plan.append((target, value))
+            report.loaded.append(name)
+            report.above_loaded += target.numel()
+    report.unexpected += [(name, shape_of(value)) for name, value in above.items() if name not in rest]
+    return plan
+
+
+def _refuse_misfit(here: Above, found: Above, report: LoadReport, partial: bool) -> None:
+    """Raise unless nearly all of neck and head is filled. A shape that differs is refused however small it is: that is a
+    variant of the head, and its outputs would be noise."""
+    faults = [
+        (word, [pair for pair in pairs if not pair[0].startswith("backbone.")])
+        for word, pairs in (
+            ("not in the file", report.missing),
+            ("of another shape", report.mismatched),
+            ("without a place here", report.unexpected),
+        )
+    ]
+    foreign = faults[1][1] or faults[2][1]
+    if partial or (report.above_share >= LEAST_SHARE and not foreign):
+        return
+    message = f"{report.source} holds a {found.title} ({report.format} layout) of another make: "
+    message += f"{percent(report.above_share)} of neck and head would be loaded"
+    message += "".join(f"; {word}: {listed(pairs)}" for word, pairs in faults if pairs)
+    queries = any(name == "head.query_embed.weight" for name, _ in report.mismatched)
+    build = f"build it with num_queries={found.num_queries}, or " if queries and isinstance(found, Identified) else ""
+    if isinstance(found, DenseInfo) and isinstance(here, DenseInfo):
+        other = {name: value for name, value in found.options.items() if name in here.options}
+        options = [f"{name}={plain(value)}" for name, value in other.items() if value != here.options[name]]
+        if found.output_stride != here.output_stride and here.head == "trans2seg":
+            options.append(f"output_stride={found.output_stride}")
+        build = f"build it with {', '.join(options)}, or " if options else ""
+    raise UsageError(message, f"{build}pass --partial (partial=True) to load what fits")

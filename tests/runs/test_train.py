@@ -1,0 +1,65 @@
+"""From a recipe to a finished run: what is told on the way, and what is left behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pvtctl.engine import single
+from pvtctl.engine.log import silent
+from pvtctl.errors import UsageError
+from pvtctl.recipe.load import load_recipe
+from pvtctl.recipe.schema import Recipe
+from pvtctl.runs.paths import data_place, default_out
+from pvtctl.runs.train import train_recipe, try_recipe
+
+DIST = single("cpu")
+
+
+@pytest.fixture
+def recipe() -> Recipe:
+    small = ["data.train_samples=4", "data.val_samples=2", "train.epochs=1", "train.total_batch=2"]
+    return load_recipe("imagenet_pvt_v2", "pvt_v2_b0", "smoke", small)
+
+
+def test_a_run_tells_what_it_does_and_returns_what_it_reached(
+    recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told: list[str] = []
+    result = train_recipe(recipe, tmp_path / "run", DIST, say=told.append)
+    assert result is not None
+    assert result.path == tmp_path / "run"
+    assert result.fit.best_epoch == result.best_epoch == 1
+    assert result.numbers == result.summary.numbers
+    assert all(path.exists() for path in result.summary.files.values())
+    place = told.index("data: scenes, rendered as needed; 4 training and 2 validation images, 12 classes")
+    assert place < told.index(f"run folder: {tmp_path / 'run'}")
+    assert any(line.startswith("epoch 1/1") for line in told)
+    assert capsys.readouterr().out == ""
+    with pytest.raises(UsageError, match="exists already"):
+        train_recipe(recipe, tmp_path / "run", DIST, say=silent)
+
+
+def test_a_try_leaves_nothing_behind(
+    recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    report = try_recipe(recipe, DIST, say=silent)
+    assert report.steps == 2
+    assert list(tmp_path.iterdir()) == []
+    captured = capsys.readouterr()
+    assert captured.out == captured.err == ""
+
+
+def test_where_runs_and_data_lie(recipe: Recipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("PVTCTL_RUNS", raising=False)
+    assert default_out(recipe) == Path("runs/imagenet_pvt_v2-pvt_v2_b0-smoke")
+    assert default_out(recipe, "my photos") == Path("runs/imagenet_pvt_v2-pvt_v2_b0-smoke-my_photos")
+    monkeypatch.setenv("PVTCTL_RUNS", str(tmp_path))
+    assert default_out(recipe).parent == tmp_path
+    elsewhere = recipe.model_copy(
+        update={"data": recipe.data.model_copy(update={"name": "imagenet", "path": "nowhere"})}
+    )
+    with pytest.raises(UsageError):
+        data_place(elsewhere)

@@ -1,0 +1,159 @@
+"""Answers of dense models: labels without blowing up all logits, views, windows, relabelling, metres."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pvtctl.models.dense import DenseModel
+from pvtctl.models.heads.dense import DenseHead
+from pvtctl.models.structures import IGNORE_LABEL
+from pvtctl.tasks.dense.inference import CLASSES_AT_ONCE, FARTHEST, DenseTesting, DepthAnswers, LabelAnswers, to_metres
+from pvtctl.tasks.dense.windows import Window
+
+
+class Pixels(nn.Module):
+    """A backbone that hands the images on."""
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        return [images]
+
+
+class Mixer(DenseHead):
+    """Each class a fixed mix of the colours around a pixel, at half the size; depth is the mean colour, made positive."""
+
+    multiple = 4
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.mix = nn.Conv2d(3, num_classes, 3, stride=2, padding=1)
+        nn.init.normal_(self.mix.weight, generator=torch.Generator().manual_seed(1))
+
+    def forward(self, features: Any, auxiliary: bool = False) -> tuple[Tensor, tuple[Tensor, ...]]:
+        return self.mix(features[0]), ()
+
+
+def model_of(num_classes: int = 1, **options: Any) -> DenseModel:
+    task = "segmentation" if num_classes > 1 else "depth"
+    return DenseModel(Pixels(), None, Mixer(num_classes), task=task, num_classes=num_classes, **options).eval()  # type: ignore[arg-type]
+
+
+def images_of(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(2))
+
+
+@pytest.mark.parametrize("num_classes", [2, CLASSES_AT_ONCE, CLASSES_AT_ONCE + 1, 40])
+@torch.no_grad()
+def test_labels_are_the_argmax_of_upsampled_logits(num_classes: int) -> None:
+    model, images = model_of(num_classes), images_of(2, 3, 10, 15)
+    found = LabelAnswers(model).of_batch(model, images, [(23, 31), (10, 15)])
+    for at, original in enumerate([(23, 31), (10, 15)]):
+        expected = model.at_size(model(images[at : at + 1]), (10, 15), original).argmax(1)[0]
+        assert found[at].dtype == torch.uint8
+        assert found[at].equal(expected.to(torch.uint8))
+    assert len(found[0].unique()) > 1
+
+
+@torch.no_grad()
+def test_ties_go_to_the_first_class_across_the_parts() -> None:
+    model = model_of(2 * CLASSES_AT_ONCE + 3)
+    nn.init.zeros_(model.head.mix.weight)
+    nn.init.zeros_(model.head.mix.bias)
+    assert LabelAnswers(model).of_batch(model, images_of(1, 3, 8, 8), [(8, 8)])[0].unique().tolist() == [0]
+
+
+@torch.no_grad()
+def test_labels_of_another_list_of_classes() -> None:
+    model, images = model_of(3), images_of(1, 3, 12, 12)
+    relabel = torch.full((256,), IGNORE_LABEL, dtype=torch.uint8)
+    relabel[torch.tensor([0, 2])] = torch.tensor([7, 1], dtype=torch.uint8)
+    plain = LabelAnswers(model).of_batch(model, images, [(12, 12)])[0]
+    found = LabelAnswers(model, relabel=relabel).of_batch(model, images, [(12, 12)])[0]
+    assert set(plain.unique().tolist()) == {0, 1, 2}
+    assert found.equal(relabel[plain.long()])
+    views = LabelAnswers(model, relabel=relabel).of_views(model, [(images[0], False)], (12, 12))
+    assert views.equal(found)
+
+
+@torch.no_grad()
+def test_views_are_averaged_as_probabilities() -> None:
+    """Flip and three ratios against the sum written out, in the size of the file."""
+    model, image, original = model_of(5), images_of(3, 16, 20), (21, 27)
+    views, total = [], torch.zeros(5, *original)
+    for ratio, mirrored in DenseTesting((0.5, 1.0, 1.5), flip=True).views:
+        view = F.interpolate(image[None], scale_factor=ratio, mode="bilinear")[0]
+        view = view.flip(-1) if mirrored else view
+        views.append((view, mirrored))
+        logits = model.at_size(model(view[None]), (view.shape[1], view.shape[2]), original)[0]
+        total += (logits.flip(-1) if mirrored else logits).softmax(0)
+    assert len(views) == 6
+    found = LabelAnswers(model).of_views(model, views, original)
+    assert found.equal(total.argmax(0).to(torch.uint8))
+
+
+def test_one_view_where_nothing_is_asked() -> None:
+    assert DenseTesting().views == [(1.0, False)]
+    assert DenseTesting((), flip=True).views == [(1.0, False), (1.0, True)]
+    assert DenseTesting((0.5, 2.0)).views == [(0.5, False), (2.0, False)]
+
+
+@torch.no_grad()
+def test_a_mirrored_view_lies_on_the_image() -> None:
+    """A model that sees a pixel alone says of a mirrored image what it says of the image."""
+    model, image = model_of(), images_of(3, 8, 12)
+    answers = DepthAnswers(model)
+    model.head.mix = nn.Conv2d(3, 1, 1)
+    straight = answers.of_views(model, [(image, False)], (8, 12))
+    torch.testing.assert_close(answers.of_views(model, [(image.flip(-1), True)], (8, 12)), straight)
+    torch.testing.assert_close(answers.of_views(model, [(image, False), (image.flip(-1), True)], (8, 12)), straight)
+
+
+@torch.no_grad()
+def test_a_window_over_the_whole_image_changes_nothing() -> None:
+    model, images = model_of(20), images_of(1, 3, 16, 16)
+    whole = LabelAnswers(model).of_batch(model, images, [(16, 16)])
+    windowed = LabelAnswers(model, Window((16, 16), (8, 8))).of_batch(model, images, [(16, 16)])
+    assert whole[0].equal(windowed[0])
+    larger = LabelAnswers(model, Window((64, 64), (8, 8))).of_batch(model, images, [(16, 16)])
+    assert whole[0].equal(larger[0])
+
+
+@torch.no_grad()
+def test_windows_are_merged_before_the_size_of_the_file() -> None:
+    model, images = model_of(4), images_of(1, 3, 16, 24)
+    parts = [images[..., left : left + 16] for left in (0, 8)]
+    maps = [model.at_size(model(part), (16, 16)) for part in parts]
+    merged = torch.cat((maps[0][..., :8], (maps[0][..., 8:] + maps[1][..., :8]) / 2, maps[1][..., 8:]), -1)
+    expected = F.interpolate(merged, size=(20, 30), mode="bilinear", align_corners=False).argmax(1)[0]
+    found = LabelAnswers(model, Window((16, 16), (8, 8))).of_batch(model, images, [(20, 30)])[0]
+    assert found.equal(expected.to(torch.uint8))
+
+
+@torch.no_grad()
+def test_depth_without_a_scale_is_the_networks_own() -> None:
+    model, images = model_of(), images_of(1, 3, 8, 8)
+    found = DepthAnswers(model).of_batch(model, images, [(11, 9)])[0]
+    assert found.shape == (11, 9)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, model.at_size(model(images), (8, 8), (11, 9))[0, 0].clamp(min=0))
+
+
+@torch.no_grad()
+def test_metres_are_made_after_resizing_and_averaging() -> None:
+    model, images = model_of(scale_shift=(0.5, 20.0)), images_of(1, 3, 8, 8)
+    answers = DepthAnswers(model)
+    raw = model.at_size(model(images), (8, 8), (11, 9))[0, 0]
+    torch.testing.assert_close(answers.of_batch(model, images, [(11, 9)])[0], 1 / (0.5 * raw + 20))
+    other = images[0] + 1
+    second = model.at_size(model(other[None]), (8, 8), (11, 9))[0, 0]
+    found = answers.of_views(model, [(images[0], False), (other, False)], (11, 9))
+    torch.testing.assert_close(found, 1 / (0.5 * (raw + second) / 2 + 20))
+
+
+def test_metres_of_the_farthest() -> None:
+    inverse = torch.tensor([0.0, 2.0, -5.0])
+    assert to_metres(inverse, (1.0, 0.5)).tolist() == pytest.approx([2.0, 0.4, 1 / FARTHEST])

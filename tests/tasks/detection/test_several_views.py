@@ -1,0 +1,51 @@
+"""Several views of an image through a real detector."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from same_detections import assert_same_detections
+
+from pvtctl.models.structures import Detections
+from pvtctl.recipe.load import load_recipe
+from pvtctl.tasks.build import build_task
+from pvtctl.tasks.classes import Head
+from pvtctl.tasks.detection.task import DetectionTask
+
+CLOSE = {"rtol": 1.3e-6, "atol": 1e-5}
+"""torch's own for float32."""
+
+
+def detect(head: str, *overrides: str) -> list[Detections]:
+    """What a detector with random weights finds in scenes that no multiple of 32 pixels holds."""
+    settings: list[str | tuple[str, Any]] = [
+        ("model.backbone.name", "pvt_v2_b0"),
+        ("data.val_samples", 2),
+        "data.detection.test_long_side=104",
+        "eval.score_threshold=0.0",
+        *overrides,
+    ]
+    recipe = load_recipe(f"coco_{head}_1x", "pvt_v2_b0", "smoke", settings)
+    task = build_task(recipe, device="cpu", head=Head(12, None), say=lambda text: None)
+    assert isinstance(task, DetectionTask)
+    task.model.eval()
+    with torch.no_grad():
+        return [one for batch in task.val_loader(rank=0, world_size=1) for one in task.predict(task.model, batch)]
+
+
+@pytest.mark.parametrize("head", ["retinanet", "mask_rcnn"])
+def test_one_scale_of_several_is_the_plain_answer(head: str) -> None:
+    plain = detect(head, "data.detection.test_short_side=83")
+    merged = detect(head, "eval.scales=[83]")
+    for one, other in zip(merged, plain, strict=True):
+        assert len(one) == len(other) > 10
+        assert (one.masks is None) == (other.masks is None) == (head == "retinanet")
+        assert_same_detections(
+            one,
+            other,
+            scores=CLOSE,
+            boxes=CLOSE,
+            same_mask=lambda i, j, one=one, other=other: one.masks is None or one.masks[i] == other.masks[j],
+        )
