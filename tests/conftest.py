@@ -26,6 +26,23 @@ ROOT = Path(__file__).resolve().parents[1]
 
 pytest_plugins = ["image_set_fixtures"]
 
+QUICK = ("models", "recipe", "tasks", "engine")
+"""Folders of `pytest -m quick`: networks, data and measures of each task, training, recipes; no commands, no whole runs."""
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """`-m quick` does not import the others either."""
+    others = collection_path.parent == ROOT / "tests" and collection_path.name not in QUICK
+    return True if config.option.markexpr == "quick" and others else None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        folder = item.path.relative_to(ROOT / "tests").parts[0]
+        if folder in QUICK and item.get_closest_marker("slow") is None:
+            item.add_marker("quick")
+
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
@@ -77,8 +94,8 @@ def plain_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
 
     The views' own tests draw, and so do the runs that several tests share and tests marked `draws`.
     """
-    drawn = request.path.parent.name == "views" or request.node.get_closest_marker("draws") is not None
-    if drawn:
+    views = request.path.parent.name in ("views", "explain") or request.path.stem.endswith("_views")
+    if views or request.node.get_closest_marker("draws") is not None:
         return
     from matplotlib.figure import Figure
 
