@@ -48,9 +48,10 @@ def estimate_memory(
     """
     from pvtctl.cost.counting import build_model
     from pvtctl.cost.detectors import output_loss
+    from pvtctl.models.fast_cpu import optimize_for_cpu
 
     with torch.device("meta"):
-        model = build_model(backbone, head, num_classes, output_stride).train(training)
+        model = optimize_for_cpu(build_model(backbone, head, num_classes, output_stride)).train(training)
     images = torch.empty(batch_size, 3, *size, device="meta")
     fused = _FusedAttention() if fused_attention else contextlib.nullcontext()
     with torch.set_grad_enabled(training), _AliveBytes() as alive, fused:

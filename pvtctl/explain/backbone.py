@@ -11,6 +11,7 @@ from torch import Tensor
 from pvtctl.data.transforms import Normalization, normalize
 from pvtctl.errors import UsageError
 from pvtctl.models.backbones import Backbone, build_backbone, build_classifier
+from pvtctl.models.fast_cpu import optimize_for_cpu
 from pvtctl.models.variants import known_variant
 from pvtctl.tasks.detection.transforms import resize_image, resized_size
 from pvtctl.weights import load_weights
@@ -57,7 +58,7 @@ class BackboneUse:
             if checkpoint.dense is not None:
                 self.normalization = checkpoint.dense.normalization or "imagenet"
         self.size = own if size is None else size
-        self.model.to(device).eval()
+        optimize_for_cpu(self.model).to(device).eval()
 
     @property
     def size_in_words(self) -> str:

@@ -19,6 +19,7 @@ from pvtctl.errors import UsageError
 from pvtctl.models.backbones import build_backbone, build_classifier
 from pvtctl.models.dense import DEPTH_HEADS
 from pvtctl.models.detector import HEADS
+from pvtctl.models.fast_cpu import optimize_for_cpu
 from pvtctl.models.structures import DetectOptions, ImageSize
 from pvtctl.tasks.classification.predict import ClassifierUse
 from pvtctl.tasks.dense.inference import DenseTesting
@@ -74,7 +75,7 @@ def from_checkpoint(source: str, *, backbone: str | None = None, backbone_only: 
     }
     side = side or found.position_size
     return Source(
-        model=model,
+        model=optimize_for_cpu(model),
         what=what,
         path=found.path,
         class_names=meta["class_names"],
@@ -109,7 +110,9 @@ def from_names(backbone: str, head: str, num_classes: int | None, *, seed: int =
     what = backbone if head == "none" else f"{backbone} + {head}"
     what = f"{what}, {classes} classes, random weights" if classes else f"{what}, random weights"
     meta = {"backbone": backbone, "head": head, "source": "random weights"}
-    return Source(model=model, what=what, meta={key: value for key, value in meta.items() if value != "none"})
+    return Source(
+        model=optimize_for_cpu(model), what=what, meta={key: value for key, value in meta.items() if value != "none"}
+    )
 
 
 def _bare(found: Inspected) -> nn.Module:

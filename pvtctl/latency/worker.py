@@ -114,15 +114,17 @@ def _build_step(case: dict[str, Any], device: Any) -> Callable[[], object]:
     import torch
 
     from pvtctl.cost.counting import DENSE_HEADS, DETECTORS, build_model
+    from pvtctl.models.fast_cpu import optimize_for_cpu
 
     if case["head"] in DETECTORS:
         return _detector_step(case, device)
     if case["options"]:
         from pvtctl.cost.build_from_options import build_own
 
-        model = build_own(case["backbone"], case["head"], case["num_classes"], case["options"]).to(device)
+        model = build_own(case["backbone"], case["head"], case["num_classes"], case["options"])
     else:
-        model = build_model(case["backbone"], case["head"], case["num_classes"], case["output_stride"]).to(device)
+        model = build_model(case["backbone"], case["head"], case["num_classes"], case["output_stride"])
+    model = optimize_for_cpu(model).to(device)
     if case["head"] in DENSE_HEADS:
         return _dense_step(case, model, device)
     images = torch.randn(case["batch_size"], 3, *case["size"], device=device)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pvtctl.data.images import TensorPicture
 from pvtctl.models.backbones import Classifier, build_classifier
+from pvtctl.models.fast_cpu import optimize_for_cpu
 from pvtctl.tasks.classification.transforms import EvalTransform
 from pvtctl.weights import load_weights
 from pvtctl.weights.describe import Inspected
@@ -31,7 +32,7 @@ class ClassifierUse:
         if model is None:
             model = build_classifier(checkpoint.backbone, num_classes=classes, image_size=size)
             load_weights(model, checkpoint.path, class_names=checkpoint.head.names)
-        self.model = model.to(device).eval()
+        self.model = optimize_for_cpu(model).to(device).eval()
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """uint8 (3, H, W) -> float32 probabilities (K,), on the CPU."""

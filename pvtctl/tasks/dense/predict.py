@@ -12,6 +12,7 @@ from torch import Tensor
 from pvtctl.data.transforms import Normalization, normalize
 from pvtctl.errors import UsageError
 from pvtctl.models.dense import DenseModel, build_depth_model, build_segmenter
+from pvtctl.models.fast_cpu import optimize_for_cpu
 from pvtctl.recipe.schema import DepthData, SegmentationData
 from pvtctl.tasks.dense.data import DenseTransform
 from pvtctl.tasks.dense.inference import Answers, DenseTesting, DepthAnswers, LabelAnswers
@@ -110,7 +111,7 @@ def _loaded(
 ) -> DenseModel:
     model = _build(checkpoint, found, scale_shift)
     load_weights(model, checkpoint.path, class_names=found.class_names)
-    return model.to(device).eval()
+    return optimize_for_cpu(model).to(device).eval()
 
 
 def _build(checkpoint: Inspected, found: DenseInfo, scale_shift: tuple[float, float] | None) -> DenseModel:

@@ -11,6 +11,7 @@ from torch import Tensor
 from pvtctl.data.transforms import normalize, pad_images
 from pvtctl.errors import UsageError
 from pvtctl.models.detector import Detector, build_detector
+from pvtctl.models.fast_cpu import optimize_for_cpu
 from pvtctl.models.structures import Detections, DetectOptions
 from pvtctl.recipe.schema import DetectionData
 from pvtctl.tasks.detection.scoring.columns import Columns, columns_of
@@ -73,7 +74,7 @@ def _loaded_detector(checkpoint: Inspected, found: DetectorInfo, device: torch.d
         conventions=found.conventions,
     )
     load_weights(model, checkpoint.path, class_names=found.class_names)
-    return model.to(device).eval()
+    return optimize_for_cpu(model).to(device).eval()
 
 
 def _sides(tested_short: int, tested_long: int, short: int | None, long: int | None) -> tuple[int, int]:
