@@ -1,6 +1,6 @@
 """Hooks of the documentation site: README.md is its home page, CHANGELOG.md a page of it.
 
-Both stay where GitHub and PyPI look for them, so their links start from the top folder; here they are made relative to docs/.
+Both stay at the top, where readers and packaging tools look for them; here their links are made relative to docs/.
 """
 
 from __future__ import annotations
