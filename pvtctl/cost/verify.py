@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from pvtctl.cost.counting import build_model
+from pvtctl.cost.build import build_model
 
 TOLERANCE = 0.01
 """Relative difference above which two counters are said to disagree."""

@@ -163,7 +163,9 @@ class HeadSpec:
         said = {key: value for key, value in (given or {}).items() if value is not None and key != "name"}
         if unknown := [key for key in said if key not in self.option_names()]:
             names = self.option_names()
-            raise UsageError(f"{self.name} has no {unknown[0]}", nearest(unknown[0], names) if names else "leave it out")
+            raise UsageError(
+                f"{self.name} has no {unknown[0]}", nearest(unknown[0], names) if names else "leave it out"
+            )
         try:
             return self.Options(name=self.name, **said)
         except ValidationError as error:
@@ -227,6 +229,11 @@ class BackboneSpec:
     """What its classifier has outside stages and head."""
 
     @property
+    def is_foreign(self) -> bool:
+        """Whether it is none of the built-in ones, whose maps tests hold to what they say."""
+        return not self.stages and self.family != "timm"
+
+    @property
     def has_class_token(self) -> bool:
         """Whether its classifier reads a class token."""
         return "class_token" in self.Options.model_fields
@@ -270,7 +277,9 @@ def register(spec: HeadSpec | BackboneSpec) -> None:
     if not spec.name.isidentifier():  # `@` and `:` have a meaning in names, and names stand in files' names
         raise UsageError(f"{spec.name!r} is no name for a {kind}", "letters, digits and _, such as my_head")
     if isinstance(spec, HeadSpec) and not (spec.tasks and set(spec.tasks) <= {DETECTION, SEGMENTATION, DEPTH}):
-        raise UsageError(f"head {spec.name} serves {', '.join(spec.tasks) or 'no task'}", "detection, segmentation, depth")
+        raise UsageError(
+            f"head {spec.name} serves {', '.join(spec.tasks) or 'no task'}", "detection, segmentation, depth"
+        )
     table[spec.name] = spec
 
 

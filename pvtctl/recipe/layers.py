@@ -248,7 +248,7 @@ def _types_of_heads() -> dict[str, Any]:
         for key, kind in _own_types(spec.Options).items():
             if key != "name" and kind not in kinds.setdefault(key, []):
                 kinds[key].append(kind)
-    return {key: Union[tuple(found)] for key, found in kinds.items()}
+    return {key: found[0] if len(found) == 1 else Union[tuple(found)] for key, found in kinds.items()}  # noqa: UP007
 
 
 @cache

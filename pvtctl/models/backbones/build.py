@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 
 from pvtctl.errors import UsageError
@@ -11,6 +12,9 @@ from pvtctl.models.backbones.base import Backbone
 from pvtctl.models.classifier import Classifier
 from pvtctl.models.registry import backbone_spec, backbone_specs
 from pvtctl.models.variants import STRIDES
+
+_SIDE = 64
+"""Pixels of the image that a foreign backbone is tried on."""
 
 
 def backbone_names() -> list[str]:
@@ -37,7 +41,10 @@ def build_backbone(name: str, **options: Any) -> Backbone:
         raise UsageError(f"drop_path_rate {rate} is out of range", "it lies in 0 <= rate < 1, mostly 0.1 to 0.3")
     if size < 32:
         raise UsageError(f"image size {size} is too small", "use at least 32 pixels")
-    return checked_backbone(spec.build(spec.options(options)))
+    backbone = checked_backbone(spec.build(spec.options(options)))
+    if spec.is_foreign:
+        _check_maps(backbone)
+    return backbone
 
 
 def as_backbone(backbone: str | Backbone, options: dict[str, Any]) -> Backbone:
@@ -46,7 +53,8 @@ def as_backbone(backbone: str | Backbone, options: dict[str, Any]) -> Backbone:
         return build_backbone(backbone, **options)
     if options:
         raise UsageError("a built backbone takes no options", f"build it with {', '.join(options)}")
-    return checked_backbone(backbone)
+    _check_maps(checked_backbone(backbone))
+    return backbone
 
 
 def checked_backbone(backbone: Any) -> Backbone:
@@ -66,6 +74,28 @@ def checked_backbone(backbone: Any) -> Backbone:
             "4, 8, 16, 32 (dilated ones keep a finer stride in the last two)",
         )
     return backbone
+
+
+def _check_maps(backbone: Backbone) -> None:
+    """Raise UsageError unless a small image gives four maps of the channels and strides that the backbone says."""
+    first = next(backbone.parameters(), torch.empty(0))
+    before = [(module, module.training) for module in backbone.modules()]
+    backbone.eval()
+    with torch.no_grad():
+        maps = list(backbone(torch.zeros(1, 3, _SIDE, _SIDE, device=first.device, dtype=first.dtype)))
+    for module, training in before:
+        module.training = training
+    strides = zip(backbone.feature_channels, backbone.feature_strides, strict=True)
+    wanted = [(1, channels, _SIDE // stride, _SIDE // stride) for channels, stride in strides]
+    if [tuple(one.shape) for one in maps] != wanted:
+        given, right = (
+            ", ".join("x".join(map(str, each[1:])) for each in shapes)
+            for shapes in ([tuple(one.shape) for one in maps], wanted)
+        )
+        raise UsageError(
+            f"{type(backbone).__name__} gives the maps {given} of an image of {_SIDE} pixels, and not {right}",
+            "its feature_channels and feature_strides say what heads get",
+        )
 
 
 def build_classifier(backbone: str | Backbone, *, num_classes: int = 1000, **options: Any) -> Classifier:

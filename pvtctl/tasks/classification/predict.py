@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from pvtctl.data.images import TensorPicture
-from pvtctl.models.backbones import Classifier, build_classifier
+from pvtctl.models.backbones import Classifier
 from pvtctl.tasks.classification.transforms import EvalTransform
-from pvtctl.weights import load_weights
+from pvtctl.weights.build import model_from_checkpoint
 from pvtctl.weights.describe import Inspected
 
 TOP = 5
@@ -29,8 +30,7 @@ class ClassifierUse:
         size = checkpoint.meta.get("image_size", 224)
         self.transform = EvalTransform(size, checkpoint.meta.get("resize", round(size * 256 / 224)))
         if model is None:
-            model = build_classifier(checkpoint.backbone, num_classes=classes, image_size=size)
-            load_weights(model, checkpoint.path, class_names=checkpoint.head.names)
+            model = cast("Classifier", model_from_checkpoint(checkpoint, image_size=size))
         self.model = model.to(device).eval()
 
     def __call__(self, pixels: Tensor) -> Tensor:

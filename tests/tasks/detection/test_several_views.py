@@ -10,8 +10,8 @@ import torch
 from pvtctl.models.structures import Detections
 from pvtctl.recipe.load import load_recipe
 from pvtctl.tasks.build import build_task
-from pvtctl.tasks.classes import Head
 from pvtctl.tasks.detection.task import DetectionTask
+from pvtctl.weights.describe import HeadClasses
 
 
 def detect(head: str, *overrides: str) -> list[Detections]:
@@ -24,7 +24,7 @@ def detect(head: str, *overrides: str) -> list[Detections]:
         *overrides,
     ]
     recipe = load_recipe(f"coco_{head}_1x", "pvt_v2_b0", "smoke", settings)
-    task = build_task(recipe, device="cpu", head=Head(12, None), say=lambda text: None)
+    task = build_task(recipe, device="cpu", head=HeadClasses(12, None), say=lambda text: None)
     assert isinstance(task, DetectionTask)
     task.model.eval()
     with torch.no_grad():

@@ -29,9 +29,7 @@ def _build(backbone: Backbone, options: MaskRcnnOptions, target: Target) -> tupl
     from pvtctl.models.necks.fpn import Fpn
 
     width, conventions = options.width or PAPER_WIDTH, target.conventions
-    neck = Fpn(
-        backbone.feature_channels, extra="pool", start_level=0, conventions=conventions, out_channels=width
-    )
+    neck = Fpn(backbone.feature_channels, extra="pool", start_level=0, conventions=conventions, out_channels=width)
     return neck, MaskRcnn(
         target.num_classes, conventions=conventions, in_channels=width, rois_per_image=options.rois_per_image
     )

@@ -25,9 +25,7 @@ def _build(backbone: Backbone, options: RetinaNetOptions, target: Target) -> tup
     from pvtctl.models.necks.fpn import Fpn
 
     width, conventions = options.width or PAPER_WIDTH, target.conventions
-    neck = Fpn(
-        backbone.feature_channels, extra="p6p7", start_level=1, conventions=conventions, out_channels=width
-    )
+    neck = Fpn(backbone.feature_channels, extra="p6p7", start_level=1, conventions=conventions, out_channels=width)
     return neck, RetinaNet(target.num_classes, conventions=conventions, in_channels=width)
 
 
