@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from pvtctl.errors import UsageError
 from pvtctl.models.backbones import Backbone, Classifier, build_backbone, build_classifier
-from pvtctl.models.dense import DenseModel, DepthHeadName, SegmentationHeadName, build_depth_model, build_segmenter
-from pvtctl.models.detector import Detector, HeadName, build_detector
+from pvtctl.models.dense import DenseModel, build_depth_model, build_segmenter
+from pvtctl.models.detector import Detector, build_detector
+from pvtctl.models.registry import HeadSpec
 
 if TYPE_CHECKING:
     from pvtctl.recipe.load import Override
@@ -35,9 +36,13 @@ def create_backbone(name: str, weights: str | Path | Mapping[str, Tensor] | None
 
 
 def create_classifier(
-    name: str, num_classes: int = 1000, weights: str | Path | Mapping[str, Tensor] | None = None, **options: Any
+    name: str | Backbone,
+    num_classes: int = 1000,
+    weights: str | Path | Mapping[str, Tensor] | None = None,
+    **options: Any,
 ) -> Classifier:
-    """Build a classifier: images (B, 3, H, W) -> logits (B, num_classes). Arguments as in `create_backbone`."""
+    """Build a classifier: images (B, 3, H, W) -> logits (B, num_classes). Arguments as in `create_backbone`; a built
+    backbone may stand for the name."""
     classifier = build_classifier(name, num_classes=num_classes, **options)
     if weights is not None:
         load_weights(classifier, weights)
@@ -45,16 +50,17 @@ def create_classifier(
 
 
 def create_detector(
-    backbone: str,
-    head: HeadName,
+    backbone: str | Backbone,
+    head: str | HeadSpec,
     num_classes: int = 80,
     weights: str | Path | Mapping[str, Tensor] | None = None,
     **options: Any,
 ) -> Detector:
     """Build a detector: normalised images (B, 3, H, W) -> a list of Detections; with targets, losses.
 
-    `head` is retinanet, mask_rcnn or detr; `options` are those of `pvtctl.models.detector.build_detector`. `weights` as in
-    `create_backbone`: of a classifier the backbone is taken, of such a detector all.
+    `backbone` and `head` are names (retinanet, mask_rcnn, detr, or one that was registered), or a built backbone and a
+    `HeadSpec`; `options` are those of `pvtctl.models.detector.build_detector`. `weights` as in `create_backbone`: of a
+    classifier the backbone is taken, of such a detector all.
     """
     detector = build_detector(backbone, head, num_classes=num_classes, **options)
     if weights is not None:
@@ -63,8 +69,8 @@ def create_detector(
 
 
 def create_segmenter(
-    backbone: str,
-    head: SegmentationHeadName,
+    backbone: str | Backbone,
+    head: str | HeadSpec,
     num_classes: int,
     weights: str | Path | Mapping[str, Tensor] | None = None,
     *,
@@ -73,8 +79,8 @@ def create_segmenter(
 ) -> DenseModel:
     """Build a segmentation model: normalised images (B, 3, H, W) -> logits (B, K, h, w), K classes.
 
-    `model.at_size(model(images), (H, W))` has the images' size. `head` is semantic_fpn, trans2seg, deeplabv3plus or dpt;
-    `head_options` are those of `pvtctl.models.dense.build_segmenter`, `options` those of the backbone. `weights` as in
+    `model.at_size(model(images), (H, W))` has the images' size. `head` is semantic_fpn, trans2seg, deeplabv3plus, dpt, or
+    one that was registered, or a `HeadSpec`, and `backbone` a name or a built one; `head_options` are those of `pvtctl.models.dense.build_segmenter`, `options` those of the backbone. `weights` as in
     `create_backbone`: of a classifier the backbone is taken, of such a segmentation model all.
     """
     model = build_segmenter(
@@ -86,8 +92,8 @@ def create_segmenter(
 
 
 def create_depth_model(
-    backbone: str,
-    head: DepthHeadName = "dpt",
+    backbone: str | Backbone,
+    head: str | HeadSpec = "dpt",
     weights: str | Path | Mapping[str, Tensor] | None = None,
     *,
     scale_shift: tuple[float, float] | None = None,

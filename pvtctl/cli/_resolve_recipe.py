@@ -17,18 +17,6 @@ if TYPE_CHECKING:
 NAMED_DATA = ("imagenet", "coco", "ade20k", "pascal_context", "cityscapes", "nyu", "kitti", "mix", "scenes")
 DEFAULT_BACKBONE = "pvt_small"
 CLASSIFICATION_TABLES = ("imagenet_pvt_v1", "imagenet_pvt_v2")
-TABLES = {
-    ("detection", "retinanet"): "coco_retinanet_1x",
-    ("detection", "mask_rcnn"): "coco_mask_rcnn_1x",
-    ("detection", "detr"): "coco_detr_50e",
-    ("segmentation", "semantic_fpn"): "ade20k_semantic_fpn",
-    ("segmentation", "trans2seg"): "ade20k_trans2seg",
-    ("segmentation", "deeplabv3plus"): "ade20k_trans2seg",
-    ("segmentation", "dpt"): "dpt_ade20k",
-    ("depth", "dpt"): "dpt_nyu",
-    ("depth", "midas"): "dpt_backbones",
-}
-"""The recipe that trains a backbone under each head where no table has a row for it."""
 NEEDS = {"classification": "class folders", "detection": "boxes", "segmentation": "label maps", "depth": "depth maps"}
 Override = str | tuple[str, Any]
 
@@ -95,16 +83,16 @@ def choose_data(word: str, folder: Path | None, files: Mapping[str, Path | None]
 
 def choose_task(data: DataChoice, head: str | None, task: str | None) -> str:
     """What is trained or scored: as `task` says, else as the head and the data have it. Raises UsageError."""
-    from pvtctl.recipe.vocabulary import HEADS_OF, TASKS, all_heads, tasks_of_data, tasks_of_head
+    from pvtctl.models.registry import head_spec, heads_of
+    from pvtctl.recipe.vocabulary import TASKS, tasks_of_data
 
     if task is not None and task not in TASKS:
         raise UsageError(f"no task {task!r}", nearest(task, list(TASKS)))
-    if head is not None and not tasks_of_head(head):
-        raise UsageError(f"no head {head!r}", nearest(head, all_heads()))
-    if task is not None and head is not None and head not in HEADS_OF[task]:
-        raise UsageError(f"{head} is no head for {task}", f"--head {' | '.join(HEADS_OF[task]) or '(none)'}")
+    tasks = head_spec(head).tasks if head is not None else ()
+    if task is not None and head is not None and task not in tasks:
+        raise UsageError(f"{head} is no head for {task}", f"--head {' | '.join(heads_of(task)) or '(none)'}")
     of_data = tasks_of_data(data.name)
-    of_head = tasks_of_head(head) if head is not None else of_data
+    of_head = tasks if head is not None else of_data
     wanted = (task,) if task is not None else of_head
     fitting = [each for each in of_data if each in wanted]
     if not fitting:
@@ -140,9 +128,9 @@ def choose_recipe(
     `task` is that of `choose_task`; without `head` its first one is taken. `trained`: the head is there already. Says
     what was chosen where the user left it open. Raises UsageError.
     """
+    from pvtctl.models.registry import backbone_spec, find_head, heads_of
     from pvtctl.models.variants import split_width
     from pvtctl.recipe.load import backbone_of_profile, find_profile, keys_said, load_recipe, rows_of
-    from pvtctl.recipe.vocabulary import HEADS_OF
 
     row: str | None
     stand_in = None
@@ -160,9 +148,9 @@ def choose_recipe(
         if backbone is None:
             backbone = DEFAULT_BACKBONE
             note(f"backbone: {backbone}, as none was named (--backbone NAME; `pvtctl models ls` lists them)")
-        if head is None and HEADS_OF[task]:
-            head = HEADS_OF[task][0]
-            note(f"head: {head}, as none was named (--head {' | '.join(HEADS_OF[task])})")
+        if head is None and (names := heads_of(task)):
+            head = names[0]
+            note(f"head: {head}, as none was named (--head {' | '.join(names)})")
         recipe, row = _table_with(backbone, data.name, task, head)
         stand_in = _row_under(recipe, head) if row is None else None
     if profile is None and data.name == "scenes":
@@ -179,11 +167,13 @@ def choose_recipe(
         check_backbone(backbone)
         own = head or _head_of(recipe, stand_in)
         settings.insert(0, ("model.backbone", _plain_backbone(backbone, own) | backbone_of_profile(recipe, profile)))
-        if own == "dpt" and not _has_tokens(backbone):  # a row's ViT had what is taken back here
-            unsaid: list[Override] = [("model.head.readout", None), ("model.head.taps", None)]
+        spec = find_head(own or "")
+        if spec is not None and spec.token_options and backbone_spec(backbone).patch_size is None:
+            # a row's ViT had what is taken back here
+            unsaid: list[Override] = [(f"model.head.{option}", None) for option in spec.token_options]
             settings[1:1] = [*unsaid, ("data.normalization", "imagenet")]
-    if head is not None and not rows_of(recipe):
-        settings.insert(0, ("model.head.name", head))  # no table's recipe: any head may stand in it
+    if head is not None and not (rows_of(recipe) and _is_listed(head, task)):
+        settings.insert(0, ("model.head.name", head))  # no table's recipe, or no head of any: it may stand in it
     chosen = load_recipe(recipe, row or stand_in, profile, settings)
     if head is not None and (chosen.model.head is None or chosen.model.head.name != head):
         here = "a classifier" if chosen.model.head is None else chosen.model.head.name
@@ -202,7 +192,7 @@ def _for_fresh_head(recipe: Recipe) -> Recipe:
     """Metric depth with a scale that a head can learn from nothing: the papers' are those of their published weights,
     whose outputs are in the thousands."""
     head = recipe.model.head
-    if head is None or head.scale_shift is None or head.scale_shift[0] > 0.01:
+    if head is None or head.metric_scale is None or head.metric_scale[0] > 0.01:
         return recipe
     scale_shift = (1.0, 1 / (recipe.data.depth.max_depth or 10.0))
     note(f"scale and shift of the depth: {scale_shift[0]:g}, {scale_shift[1]:g}, for a head that starts fresh")
@@ -229,6 +219,7 @@ def _table_with(backbone: str, data: str, task: str, head: str | None) -> tuple[
 
     A table of that very data set is taken before the usual one of the task.
     """
+    from pvtctl.models.registry import head_spec, head_specs, heads_of
     from pvtctl.recipe.load import find_row
     from pvtctl.recipe.vocabulary import USUAL_DATA
 
@@ -238,13 +229,22 @@ def _table_with(backbone: str, data: str, task: str, head: str | None) -> tuple[
             return find_row("imagenet", backbone)
         except UsageError:
             return CLASSIFICATION_TABLES[0], None
-    check_backbone(backbone, also=_row_names(sorted(set(TABLES.values()))))
+    table = (head_spec(head) if _is_listed(head, task) else head_spec(heads_of(task)[0])).recipes[task]
+    tables = sorted({name for spec in head_specs() for name in spec.recipes.values()})
+    check_backbone(backbone, also=_row_names(tables))
     for name in dict.fromkeys((USUAL_DATA[task] if data == "scenes" else data, USUAL_DATA[task])):
         try:
             return find_row(name, backbone, task, head=head)
         except UsageError:
             continue
-    return "dpt_backbones" if data == "mix" else TABLES[task, head], None
+    return "dpt_backbones" if data == "mix" else table, None
+
+
+def _is_listed(head: str, task: str) -> bool:
+    """Whether a shipped recipe is for this head; one that a user registered borrows that of its task's first."""
+    from pvtctl.models.registry import head_spec
+
+    return task in head_spec(head).recipes
 
 
 def _row_under(recipe: str, head: str | None) -> str:
@@ -268,28 +268,15 @@ def _head_of(recipe: str, row: str | None) -> str | None:
 
 def _plain_backbone(name: str, head: str | None) -> dict[str, Any]:
     """A backbone that stands in no table, with ResNets and ViTs as the papers have them under this head."""
-    from pvtctl.models.variants import VitVariant, known_variant
-    from pvtctl.recipe.vocabulary import HEADS_OF
+    from pvtctl.models.registry import backbone_spec, find_head
 
-    variant = known_variant(name)
-    pixelwise = head in HEADS_OF["segmentation"] or head in HEADS_OF["depth"]
-    if pixelwise and isinstance(variant, VitVariant) and variant.patch_size == 16:
+    spec, above = backbone_spec(name), None if head is None else find_head(head)
+    if above is None:
+        return {"name": name}
+    if not above.detects and spec.patch_size == 16:
         # DPT's tables are of 384 pixels, as the ViTs that it starts from: on 224's grid two of three positions are lost
         return {"name": name, "image_size": 384}
-    if head is None or variant is None or variant.family != "resnet":
-        return {"name": name}
-    if head in HEADS_OF["detection"]:
-        return {"name": name, "frozen_stages": 1, "freeze_norm": True}
-    strided = head in ("trans2seg", "deeplabv3plus") and variant.block == "bottleneck"
-    return {"name": name, **({"output_stride": 16} if strided else {})}
-
-
-def _has_tokens(backbone: str) -> bool:
-    """Whether DPT reads layers and a class token of it, not the four maps of a pyramid."""
-    from pvtctl.models.variants import known_variant
-
-    variant = known_variant(backbone)
-    return variant is not None and variant.family == "vit"
+    return {"name": name, **spec.under(above)}
 
 
 def _default_row(recipe: str, rows: list[str]) -> str | None:
@@ -320,7 +307,7 @@ def _row_names(recipes: Sequence[str]) -> list[str]:
 
 def check_backbone(name: str, also: Sequence[str] = ()) -> None:
     """Raise UsageError with the nearest names unless `name` is a backbone or one of `also`."""
-    from pvtctl.models.variants import TIMM_PREFIX, find_variant
+    from pvtctl.models.registry import backbone_spec
 
-    if not name.startswith(TIMM_PREFIX) and name not in also:
-        find_variant(name)
+    if name not in also:
+        backbone_spec(name)

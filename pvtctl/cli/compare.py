@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pvtctl.cli._console import parse_sizes, say, table
-from pvtctl.cli.flops import Count, Format, Head, check_backbones, check_sizes
+from pvtctl.cli._heads import chosen_head
+from pvtctl.cli.flops import Count, Format, check_backbones, check_sizes
 from pvtctl.errors import UsageError
 
 if TYPE_CHECKING:
@@ -53,7 +54,9 @@ def compare(
     backbone: Annotated[
         str | None, typer.Option(help="Models instead of runs: names with commas; `pvtctl models ls` lists them.")
     ] = None,
-    head: Annotated[Head, typer.Option(help="What stands on the backbones; none: the bare pyramid.")] = Head.classifier,
+    head: Annotated[
+        str, typer.Option(metavar="HEAD", help="What stands on the backbones, as in `pvtctl flops`.")
+    ] = "classifier",
     size: Annotated[
         str | None,
         typer.Option(
@@ -88,7 +91,7 @@ def compare(
             "runs or --backbone, not both" if runs else "nothing to compare",
             "pvtctl compare runs/first runs/second, or pvtctl compare --backbone pvt_small,resnet50",
         )
-    if runs and (size is not None or head is not Head.classifier):
+    if runs and (size is not None or head != "classifier"):
         raise UsageError("runs have a head and a size of their own", "--head and --size go with --backbone")
     names, hw = ([], (0, 0)) if backbone is None else (_names(backbone), _size(size, head))
     if x is not None and out is None:
@@ -106,7 +109,7 @@ def compare(
         timing = _timing(seconds, device) if latency else None
         if runs:
             return compare_runs(runs, convention=count.value, timing=timing)
-        return compare_models(names, head=head.value, size=hw, convention=count.value, timing=timing)
+        return compare_models(names, head=head, size=hw, convention=count.value, timing=timing)
 
     if out is None:
         found = compared()
@@ -127,10 +130,10 @@ def _names(text: str) -> list[str]:
     return check_backbones(text)
 
 
-def _size(text: str | None, head: Head) -> tuple[int, int]:
+def _size(text: str | None, head: str) -> tuple[int, int]:
     if text is not None and len(parse_sizes(text)) > 1:
         raise UsageError("models are compared at one size", "pvtctl flops and pvtctl latency take several")
-    return check_sizes(text, head, None)[0]
+    return check_sizes(text, chosen_head(head), None)[0]
 
 
 def _timing(seconds: float, device: str) -> Timing:

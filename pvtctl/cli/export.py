@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pvtctl.cli._console import parse_size, parse_sizes, print_json, say, table
+from pvtctl.cli._heads import chosen_head, head_names
 from pvtctl.errors import UsageError, nearest
 
 if TYPE_CHECKING:
@@ -20,18 +21,6 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 FORMATS = {"onnx": ".onnx", "torch": ".pt2", "official": ".pth", "transformers": ""}
 """Name -> ending of the file; transformers is a folder."""
-HEADS = (
-    "classifier",
-    "none",
-    "retinanet",
-    "mask_rcnn",
-    "detr",
-    "semantic_fpn",
-    "trans2seg",
-    "deeplabv3plus",
-    "dpt",
-    "midas",
-)
 EPILOG = """Examples:
 
 pvtctl export runs/my-classifier --format onnx
@@ -74,7 +63,8 @@ def export(
         typer.Option(help="Without SOURCE: this backbone with random weights. With it: which, if SOURCE does not say."),
     ] = None,
     head: Annotated[
-        str | None, typer.Option(help=f"Without SOURCE, what stands on it: {', '.join(HEADS)}. Default: classifier.")
+        str | None,
+        typer.Option(help=f"Without SOURCE, what stands on it: {', '.join(head_names())}. Default: classifier."),
     ] = None,
     num_classes: Annotated[int | None, typer.Option(min=1, help="Without SOURCE. dpt with it: segmentation.")] = None,
     backbone_only: Annotated[
@@ -180,8 +170,8 @@ def _check_options(
         raise UsageError("nothing to export", "name a run folder or checkpoint, or a --backbone for random weights")
     if source is not None and (head is not None or num_classes is not None):
         raise UsageError("--head and --num-classes are for random weights", f"{source} says its own: leave them out")
-    if head is not None and head not in HEADS:
-        raise UsageError(f"no head {head!r}", nearest(head, HEADS))
+    if head is not None:
+        chosen_head(head)
     if chosen in ("official", "transformers"):
         given = {"size": size, "static": static, "at-size": at_size, "with-normalization": with_normalization}
         given["check-sizes"] = check_sizes

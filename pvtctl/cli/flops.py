@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from pvtctl.cli._console import parse_sizes, print_json, say, table
+from pvtctl.cli._heads import chosen_head, head_help
 from pvtctl.errors import PvtctlError, UsageError
+from pvtctl.models.registry import HeadSpec, backbone_spec, head_specs
 
 if TYPE_CHECKING:
     from pvtctl.cost.counting import Cost
@@ -30,21 +32,6 @@ class Count(StrEnum):
     paper = "paper"
 
 
-class Head(StrEnum):
-    """What stands on the backbone."""
-
-    classifier = "classifier"
-    none = "none"
-    retinanet = "retinanet"
-    mask_rcnn = "mask_rcnn"
-    detr = "detr"
-    semantic_fpn = "semantic_fpn"
-    trans2seg = "trans2seg"
-    deeplabv3plus = "deeplabv3plus"
-    dpt = "dpt"
-    midas = "midas"
-
-
 class Format(StrEnum):
     """How rows are printed."""
 
@@ -58,12 +45,10 @@ SIZE_HELP = (
     "Image size, or several: 224,512,800x1280 (height x width, 32 to 8192). Default: 224; segmentation 512, depth 384, "
     "DPT's segmentation 480."
 )
-HEAD_HELP = (
-    "classifier; none: the bare pyramid; detectors; semantic_fpn, trans2seg, deeplabv3plus: segmentation; midas: depth; "
-    "dpt: depth, and with --num-classes segmentation."
-)
+HEAD_HELP = head_help()
 CLASSES_HELP = "Default: 1000 for classifiers, 80 for detectors, 150 for segmentation."
-STRIDE_HELP = "8, 16 or 32, of ResNets of bottlenecks. Default: 32; under trans2seg and deeplabv3plus 16."
+_FINER = " and ".join(spec.name for spec in head_specs() if spec.bottleneck_stride)
+STRIDE_HELP = f"8, 16 or 32, of ResNets of bottlenecks. Default: 32; under {_FINER} 16."
 
 
 @app.command(
@@ -75,8 +60,8 @@ def flops(
     count: Count = typer.Option(
         Count.ops, help="ops: convolutions, linears, matrix products. paper: as the papers' figures were counted."
     ),
-    head: Head = typer.Option(
-        Head.classifier, help=f"{HEAD_HELP} Mask R-CNN is counted on 1000 proposals, 100 detections."
+    head: str = typer.Option(
+        "classifier", metavar="HEAD", help=f"{HEAD_HELP} Mask R-CNN is counted on 1000 proposals, 100 detections."
     ),
     num_classes: int | None = typer.Option(None, min=1, help=CLASSES_HELP),
     output_stride: int | None = typer.Option(None, help=STRIDE_HELP),
@@ -89,7 +74,7 @@ def flops(
     plot: Path | None = typer.Option(None, help="Also draw GMACs against size into this .png, .svg or .pdf file."),
 ) -> None:
     """Count parameters and multiply-accumulates (MACs) of one image, without running the model."""
-    sizes = check_sizes(size, head, num_classes)
+    sizes = check_sizes(size, chosen_head(head), num_classes)
     if plot is not None and plot.suffix.lower() not in _PICTURES:
         raise UsageError(f"{plot} is not a picture's name", f"end it in {', '.join(_PICTURES)}")
     form = Format.json if json else form
@@ -101,7 +86,7 @@ def flops(
         count_cost(
             name,
             hw,
-            head=head.value,
+            head=head,
             num_classes=num_classes,
             output_stride=output_stride,
             convention=count.value,
@@ -126,26 +111,17 @@ def flops(
 
 def check_backbones(text: str) -> list[str]:
     """`A,B` -> names; raises UsageError with the nearest ones when one is unknown, before anything is built."""
-    from pvtctl.models.variants import TIMM_PREFIX, find_variant
-
     names = list(dict.fromkeys(name.strip() for name in text.split(",")))
     for name in names:
-        if not name.startswith(TIMM_PREFIX):
-            find_variant(name)
+        backbone_spec(name)
     return names
 
 
-def check_sizes(text: str | None, head: Head, num_classes: int | None) -> list[tuple[int, int]]:
+def check_sizes(text: str | None, head: HeadSpec | None, num_classes: int | None) -> list[tuple[int, int]]:
     """`A,B` -> sizes, or the one that the papers give models under `head`; raises UsageError."""
     if text is not None:
         return parse_sizes(text)
-    match head:
-        case Head.semantic_fpn | Head.trans2seg | Head.deeplabv3plus:
-            side = 512
-        case Head.dpt | Head.midas:
-            side = 384 if num_classes is None else 480  # DPT: depth at 384, segmentation at 480
-        case _:
-            side = 224
+    side = 224 if head is None else head.sizes.get(head.task_of(num_classes), 224)
     return [(side, side)]
 
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from pvtctl.cli._console import print_json, say, table
-from pvtctl.cli.flops import CLASSES_HELP, HEAD_HELP, SIZE_HELP, STRIDE_HELP, Format, Head, check_backbones, check_sizes
+from pvtctl.cli._heads import chosen_head
+from pvtctl.cli.flops import CLASSES_HELP, HEAD_HELP, SIZE_HELP, STRIDE_HELP, Format, check_backbones, check_sizes
 from pvtctl.errors import UsageError
 
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
-PLAIN_HEADS = ("classifier", "none")
-DETECTORS = ("retinanet", "mask_rcnn", "detr")
 _COLUMNS = ["backbone", "size", "batch", "p50 ms", "p90 ms", "images/s", "peak MiB", "calls"]
 
 
@@ -44,7 +43,9 @@ def latency(
     backbone: str = typer.Option("pvt_small", help="One or several, with commas; several take turns."),
     size: str | None = typer.Option(None, help=SIZE_HELP),
     batch_size: str = typer.Option("1", help="Images a call, or several numbers: 1,8."),
-    head: Head = typer.Option(Head.classifier, help=f"{HEAD_HELP} All but the first two: from photo to answer."),
+    head: str = typer.Option(
+        "classifier", metavar="HEAD", help=f"{HEAD_HELP} All but the first two: from photo to answer."
+    ),
     num_classes: int | None = typer.Option(None, min=1, help=CLASSES_HELP),
     output_stride: int | None = typer.Option(None, help=STRIDE_HELP),
     mode: Mode = typer.Option(Mode.forward, help="forward, or train: forward, backward and an AdamW step."),
@@ -60,16 +61,17 @@ def latency(
     json: bool = typer.Option(False, "--json", help="Short for --format json."),
 ) -> None:
     """Time backbones, or models with a head over them, in turns, each in a process of its own, with random weights."""
-    sizes = check_sizes(size, head, num_classes)
+    spec = chosen_head(head)
+    sizes = check_sizes(size, spec, num_classes)
     batch_sizes = _batch_sizes(batch_size)
     names = check_backbones(backbone)
-    if compile and head.value in DETECTORS:
+    if compile and spec is not None and spec.detects:
         raise UsageError("--compile is not for detectors: what they find decides what runs", "--head none --compile")
 
     from pvtctl.latency.measure import Case, measure_latency
 
     cases = [
-        Case(name, hw, batch, head.value, mode.value, dtype.value, compile, channels_last, num_classes, output_stride)
+        Case(name, hw, batch, head, mode.value, dtype.value, compile, channels_last, num_classes, output_stride)
         for hw, batch, name in itertools.product(sizes, batch_sizes, names)
     ]
     results, machine = measure_latency(
@@ -142,11 +144,11 @@ def _say_conditions(results: list[Latency], machine: dict[str, Any]) -> None:
     case = results[0].case
     how = [case.mode, case.dtype, "compiled" if case.compile else "eager", f"head {case.head}"]
     how += ["channels last"] if case.channels_last else []
-    if case.head not in PLAIN_HEADS and case.mode == "forward":
+    spec = chosen_head(case.head)
+    if spec is not None and case.mode == "forward":
         from pvtctl.latency.detector_step import CANDIDATES, PHOTO
 
-        some = f"{CANDIDATES} candidates an image for NMS; "
-        some = {"detr": "100 queries an image; "}.get(case.head, some) if case.head in DETECTORS else ""
+        some = f"{spec.candidates or f'{CANDIDATES} candidates an image for NMS'}; " if spec.detects else ""
         say(f"photos of {PHOTO[0]}x{PHOTO[1]} in memory, resized; {some}p50 and p90 are all three parts together")
     where = machine.get("gpu") or f"{machine['cpu']} ({machine['cpu_capability']})"
     say(f"{', '.join(how)}; torch {machine['torch']}; allocator {machine['allocator']}")

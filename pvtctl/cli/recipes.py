@@ -174,13 +174,12 @@ def _check_file(file: str) -> dict[str, Any]:
 
 
 def _unknown_backbones(used: dict[str, str]) -> list[str]:
-    from pvtctl.models.variants import TIMM_PREFIX, find_variant
+    from pvtctl.models.registry import backbone_spec
 
     faults = []
     for name, where in used.items():
         try:
-            if not name.startswith(TIMM_PREFIX):
-                find_variant(name)
+            backbone_spec(name)
         except UsageError as error:
             faults.append(f"model.backbone.name: {error.message} ({where}), {error.hint}")
     return faults

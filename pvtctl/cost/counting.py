@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -27,14 +27,14 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from pvtctl.cost.build import PLAIN_HEADS, RawDetector, build_model, build_own, classes_of, on_meta
 from pvtctl.errors import UsageError, nearest
+from pvtctl.models.backbones.base import Backbone
+from pvtctl.models.detector import Detector
+from pvtctl.models.registry import HeadSpec, find_backbone, find_head
 
 Convention = Literal["ops", "paper"]
 CONVENTIONS: tuple[Convention, ...] = ("ops", "paper")
-PLAIN_HEADS = ("classifier", "none")
-DETECTORS = ("retinanet", "mask_rcnn", "detr")
-DENSE_HEADS = ("semantic_fpn", "trans2seg", "deeplabv3plus", "dpt", "midas")
-HEADS = (*PLAIN_HEADS, *DETECTORS, *DENSE_HEADS)
 
 # Operations that only move, view or make data; everything else without a formula is reported as uncounted.
 _MOVES = """
@@ -104,19 +104,19 @@ class Cost:
 
 
 def count(
-    name: str,
+    backbone: str | Backbone,
     size: tuple[int, int],
     *,
-    head: str = "classifier",
+    head: str | HeadSpec = "classifier",
     num_classes: int | None = None,
     output_stride: int | None = None,
     convention: Convention = "ops",
 ) -> Cost:
-    """Count backbone `name` on one image of `size` (height, width) pixels.
+    """Count a backbone (a name, or a built one) on one image of `size` (height, width) pixels.
 
-    `head` is `classifier` (pooling and 1000 classes), `none` (the bare pyramid), a detector's (80 classes), whose
-    second stage is counted on the boxes of `pvtctl.cost.detectors`, or a dense one (`pvtctl.cost.dense`: segmentation of
-    150 classes, and depth); `num_classes` asks for other numbers, and turns `dpt` from depth to segmentation.
+    `head` is `classifier` (pooling and 1000 classes), `none` (the bare pyramid), or a registered one: of a detector (80
+    classes), whose second stage is counted on as many boxes as the papers let through, of segmentation (150 classes) or
+    of depth; `num_classes` asks for other numbers, and turns a head of both (`dpt`) from depth to segmentation.
     `output_stride` is a ResNet's (unset: 32, under trans2seg and deeplabv3plus 16). Images are not padded, but for heads
     that need sides of a multiple. Parameters are those of the model built for 224 pixels, whatever `size` is: position
     tables are interpolated, not rebuilt.
@@ -127,8 +127,32 @@ def count(
         raise UsageError(f"no counting convention {convention!r}", nearest(convention, CONVENTIONS))
     classes = classes_of(head, num_classes)
     with torch.device("meta"):
-        model = build_model(name, head, num_classes, output_stride)
-    return count_model(model, size, backbone=name, head=head, num_classes=classes, convention=convention)
+        model = build_model(on_meta(backbone), head, num_classes, output_stride)
+    return count_model(
+        model,
+        size,
+        backbone=backbone if isinstance(backbone, str) else type(backbone).__name__,
+        head=head if isinstance(head, str) else head.name,
+        num_classes=classes,
+        convention=convention,
+    )
+
+
+def count_own(
+    backbone: str,
+    head: str,
+    num_classes: int | None,
+    options: str,
+    size: tuple[int, int],
+    *,
+    convention: Convention = "ops",
+) -> Cost:
+    """Count a model of `pvtctl.cost.build.build_own` on one image of `size` (height, width), as `count` does."""
+    with torch.device("meta"):
+        model = build_own(backbone, head, num_classes, options)
+        if isinstance(model, Detector):
+            model = RawDetector(model).eval()
+    return count_model(model, size, backbone=backbone, head=head, num_classes=num_classes, convention=convention)
 
 
 def count_model(
@@ -157,52 +181,21 @@ def count_model(
         trainable_params=sum(p.numel() for p in model.parameters() if p.requires_grad),
         macs=sum(counter.macs.values()),
         convention=convention,
-        stages=_stages(model, counter.macs, part_of if head not in PLAIN_HEADS else stage_of),
+        stages=_stages(model, counter.macs, head),
         uncounted=dict(counter.uncounted.most_common()),
     )
-
-
-def classes_of(head: str, num_classes: int | None) -> int | None:
-    """How many classes a model of `build_model` tells apart; None for the bare pyramid and depth. Raises UsageError."""
-    from pvtctl.cost.dense import NUM_CLASSES as SEGMENTED
-    from pvtctl.cost.detectors import NUM_CLASSES as DETECTED
-
-    if head not in HEADS:
-        raise UsageError(f"no head {head!r}", nearest(head, HEADS))
-    if head in ("none", "midas") and num_classes is not None:
-        what = "the bare pyramid has" if head == "none" else "midas answers with depth and has"
-        raise UsageError(f"{what} no classes", "leave the number of classes out, or name a head that has some")
-    if head in ("none", "midas", "dpt"):
-        return num_classes
-    return num_classes or {"classifier": 1000, **dict.fromkeys(DETECTORS, DETECTED)}.get(head, SEGMENTED)
-
-
-def build_model(name: str, head: str, num_classes: int | None = None, output_stride: int | None = None) -> nn.Module:
-    """The model that `count` and `measure_latency` look at, in eval mode, with random weights: images -> raw outputs."""
-    from pvtctl.cost.dense import build_dense_as_papers
-    from pvtctl.cost.detectors import RawDetector, build_detector_as_papers
-    from pvtctl.models.backbones import build_backbone, build_classifier
-
-    classes = classes_of(head, num_classes)
-    strided: dict[str, Any] = {} if output_stride is None else {"output_stride": output_stride}
-    if head == "none":
-        return build_backbone(name, **strided).eval()
-    if head in DENSE_HEADS:
-        return build_dense_as_papers(name, head, classes, output_stride)
-    assert classes is not None
-    if head == "classifier":
-        return build_classifier(name, num_classes=classes, **strided).eval()
-    return RawDetector(build_detector_as_papers(name, head, classes, output_stride)).eval()
 
 
 def what_papers_count(backbone: str, head: str) -> frozenset[str]:
     """What convention `paper` counts besides the products of convolutions and linear layers: of `attention` (its
     products), `bias`, `batch_norm`, `layer_norm`, `activation` (ReLU, pooling)."""
-    if head in ("deeplabv3plus", "trans2seg"):  # PVT v1, Table 7
-        return frozenset({"bias", "batch_norm"})
-    norms = {"layer_norm", "batch_norm"} if backbone.startswith("pvt_v2") else {"batch_norm"}
-    if head == "semantic_fpn" and not backbone.startswith("pvt_v2"):
-        norms = set()
+    above, below = find_head(head), find_backbone(backbone)
+    if above is not None and above.counted is not None:
+        return above.counted
+    if below is not None and below.counts_layer_norm:
+        norms = {"layer_norm", "batch_norm"}
+    else:
+        norms = {"batch_norm"} if above is None or above.counts_batch_norm else set()
     return frozenset({"attention", "bias", "activation", *norms})
 
 
@@ -286,50 +279,29 @@ def stage_of(path: str) -> str:
     return "other"
 
 
-_HEAD_PARTS = {
-    "classification_head": "classification",
-    "regression_head": "regression",
-    "rpn": "rpn",
-    "box_head": "box",
-    "box_predictor": "box",
-    "mask_head": "mask",
-    "mask_predictor": "mask",
-    "transformer.encoder": "encoder",
-    "transformer.decoder": "decoder",
-    "scale_heads": "levels",
-    "classifier": "classifier",
-    "pool": "pyramid_pooling",
-    "branches": "pyramid_pooling",
-    "projection": "pyramid_pooling",
-    "embed": "encoder",
-    "encoder": "encoder",
-    "decoder": "decoder",
-    "answers": "decoder",
-    "reassemble": "reassemble",
-    "output": "output",
-    "auxiliary": "auxiliary",
-    **dict.fromkeys(("conv_c1", "lay1", "lay2", "lay3", "pred"), "class_maps"),
-}
-
-
-def part_of(path: str) -> str:
+def part_of(path: str, head_parts: Mapping[str, str]) -> str:
     """Like `stage_of`, for a model with a head of its own: `backbone.stage1.blocks`, `neck`, `head.rpn`, `head.other`."""
     top, _, rest = path.partition(".")
     if top == "backbone" and rest:
         return f"backbone.{stage_of(rest)}"
     if top == "head":
-        found = next((part for start, part in _HEAD_PARTS.items() if (rest + ".").startswith(start + ".")), "other")
+        found = next((part for start, part in head_parts.items() if (rest + ".").startswith(start + ".")), "other")
         return f"head.{found}"
     return top or "other"
 
 
-def _stages(model: nn.Module, macs: Counter[str], part_of: Callable[[str], str]) -> tuple[StageCost, ...]:
+def _stages(model: nn.Module, macs: Counter[str], head: str) -> tuple[StageCost, ...]:
     """Sum by part, in the order in which the model runs."""
+    spec = find_head(head)
+
+    def part(path: str) -> str:
+        return stage_of(path) if head in PLAIN_HEADS else part_of(path, spec.parts if spec is not None else {})
+
     stage_macs: Counter[str] = Counter()
     stage_params: Counter[str] = Counter()
     for name, parameter in model.named_parameters():
-        stage_params[part_of(name)] += parameter.numel()
+        stage_params[part(name)] += parameter.numel()
     for path, amount in macs.items():
-        stage_macs[part_of(path)] += amount
+        stage_macs[part(path)] += amount
     names = dict.fromkeys([*stage_macs, *stage_params])
     return tuple(StageCost(name, stage_params[name], stage_macs[name]) for name in names)

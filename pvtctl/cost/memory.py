@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from pvtctl.models.variants import TIMM_PREFIX, VitVariant, known_variant
+from pvtctl.models.registry import backbone_spec, head_spec
 
 GIB = 2**30
 CLOSE = 0.8
@@ -46,8 +46,7 @@ def estimate_memory(
     `fused_attention`: the matrix of all tokens against all is never held, as in torch's fused kernels; otherwise each
     layer's is, and kept for the backward pass in training. Raises UsageError for unknown names.
     """
-    from pvtctl.cost.counting import build_model
-    from pvtctl.cost.detectors import output_loss
+    from pvtctl.cost.build import build_model, output_loss
     from pvtctl.models.fast_cpu import optimize_for_cpu
 
     with torch.device("meta"):
@@ -85,14 +84,12 @@ def warn_memory(
 ) -> None:
     """Tell `on_warning`, in one line, where activations alone will fill the device's memory.
 
-    Only backbones with all tokens on one grid are looked at (ViTs, and those of timm), and trans2seg, which makes a map
+    Only backbones with all tokens on one grid are looked at (ViTs, and those of timm), and heads that make a large map
     for each of `num_classes`: others never come near. Images of `size` are padded to multiples of 32, as in batches.
     Raises UsageError for images that the backbone does not take.
     """
-    whole = isinstance(known_variant(backbone), VitVariant) or backbone.startswith(TIMM_PREFIX)
-    from pvtctl.cost.counting import DENSE_HEADS
-
-    if not whole and head != "trans2seg":
+    above = head_spec(head)
+    if not backbone_spec(backbone).one_grid and not above.map_per_class:
         return
     padded = (-(-size[0] // 32) * 32, -(-size[1] // 32) * 32)
     try:
@@ -113,7 +110,7 @@ def warn_memory(
     where = device if device.startswith("cuda") else "this machine"
     images = "an image" if batch_size == 1 else f"{batch_size} images"
     smaller = "smaller images (data.detection) or larger patches need less"
-    if head in DENSE_HEADS:
+    if not above.detects:
         what = "size (data.depth.size)" if num_classes is None else "crop (data.segmentation.crop)"
         smaller = f"a smaller {what} or batch needs less"
     on_warning(

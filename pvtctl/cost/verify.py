@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from pvtctl.cost.counting import build_model
+from pvtctl.cost.build import build_model
 from pvtctl.models.fast_cpu import optimize_for_cpu
 
 TOLERANCE = 0.01

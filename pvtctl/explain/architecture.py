@@ -8,7 +8,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from pvtctl.cost.counting import PLAIN_HEADS, StageCost, build_model, classes_of, count_model
+from pvtctl.cost.build import PLAIN_HEADS, build_model, classes_of
+from pvtctl.cost.counting import StageCost, count_model
 from pvtctl.explain.attention import backbone_of
 from pvtctl.explain.pictures.architecture import Box, Column
 from pvtctl.models.backbones import Backbone, Vit, VitHybrid
@@ -19,6 +20,7 @@ from pvtctl.models.layers.attention import POOLED_SIDE, SelfAttention, SpatialRe
 from pvtctl.models.layers.block import Block
 from pvtctl.models.layers.context_block import ContextBlock
 from pvtctl.models.layers.mlp import Mlp
+from pvtctl.models.registry import find_head
 
 Shape = tuple[int, int, int]
 
@@ -41,7 +43,9 @@ def describe_architecture(
     cost = count_model(model, size, backbone=name, head=head, num_classes=classes)
     necks.close()
     parts = _Parts(cost.stages)
-    boxes = _backbone_boxes(name, backbone, images, shapes, parts, pyramid=head not in ("classifier", "dpt"))
+    boxes = _backbone_boxes(
+        name, backbone, images, shapes, parts, pyramid=head != "classifier" and not _reads_tokens(head)
+    )
     if head not in PLAIN_HEADS:
         boxes += _head_boxes(head, necks.shapes, parts, classes)
     elif head == "classifier":
@@ -50,6 +54,11 @@ def describe_architecture(
             Box("Classifier", (f"{backbone.num_features} features, {classes} classes",), params, macs, kind="above")
         )
     return Column(name if head in PLAIN_HEADS else f"{name} + {head}", size, tuple(boxes), cost.params, cost.macs)
+
+
+def _reads_tokens(head: str) -> bool:
+    spec = find_head(head)
+    return spec is not None and bool(spec.token_options)
 
 
 class _NeckShapes:

@@ -16,6 +16,7 @@ from pvtctl.data.images import EncodedPicture
 from pvtctl.data.randomness import generator_for, key_of
 from pvtctl.data.samplers import Draw
 from pvtctl.data.transforms import denormalize
+from pvtctl.models.registry import head_spec
 from pvtctl.models.structures import IGNORE_LABEL, Objects
 from pvtctl.recipe.schema import Recipe
 from pvtctl.tasks.classification.data import ClassificationDataset, Sample
@@ -106,7 +107,7 @@ class OfSplit(Augmentations):
     def __init__(self, recipe: Recipe, split: str, side: int) -> None:
         """Raises UsageError for data that is not there."""
         super().__init__(recipe, side)
-        masks = recipe.model.head is not None and recipe.model.head.name == "mask_rcnn"
+        masks = recipe.model.head is not None and head_spec(recipe.model.head.name).needs_masks
         self.split: Any = open_recipe_split(recipe, split, training=True, with_masks=masks)
         self.names = self.split.ids
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from pvtctl.data.transforms import Normalization, normalize
 from pvtctl.errors import UsageError
-from pvtctl.models.backbones import Backbone, build_backbone, build_classifier
+from pvtctl.models.backbones import Backbone, build_backbone
 from pvtctl.models.fast_cpu import optimize_for_cpu
-from pvtctl.models.variants import known_variant
+from pvtctl.models.registry import backbone_spec
 from pvtctl.tasks.detection.transforms import resize_image, resized_size
-from pvtctl.weights import load_weights
+from pvtctl.weights.build import backbone_from_checkpoint, model_from_checkpoint
 from pvtctl.weights.describe import Inspected, inspect_checkpoint
 
 LONGEST = 4096
@@ -82,25 +81,15 @@ class BackboneUse:
 
 
 def _fresh(name: str) -> Backbone:
-    variant = known_variant(name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return build_backbone(name, class_token=variant is not None and variant.family in ("pvt_v1", "vit"))
+        return build_backbone(name, class_token=backbone_spec(name).has_class_token)
 
 
 def _built(checkpoint: Inspected) -> Backbone:
-    options: dict[str, Any] = {}
-    if checkpoint.position_size is not None:
-        options["image_size"] = checkpoint.position_size
-    if checkpoint.head is not None and checkpoint.dense is None and checkpoint.detector is None:
-        classifier = build_classifier(checkpoint.backbone, num_classes=checkpoint.head.num_classes, **options)
-        load_weights(classifier, checkpoint.path, class_names=checkpoint.head.names)
-        return classifier.backbone
-    if checkpoint.dense is not None and checkpoint.dense.output_stride:
-        options["output_stride"] = checkpoint.dense.output_stride
-    model = build_backbone(checkpoint.backbone, **options)
-    load_weights(model, checkpoint.path)
-    return model
+    if checkpoint.head is None or checkpoint.above is not None:
+        return backbone_from_checkpoint(checkpoint)
+    return model_from_checkpoint(checkpoint, image_size=checkpoint.position_size or 224).backbone
 
 
 def _tested_at(checkpoint: Inspected) -> int:

@@ -13,10 +13,7 @@ from torch import Tensor
 from pvtctl.errors import UsageError, nearest
 from pvtctl.explain.backbone import BackboneUse
 from pvtctl.models.necks.fpn import Fpn
-from pvtctl.models.structures import DetectOptions
-from pvtctl.tasks.dense.inference import DenseTesting
-from pvtctl.tasks.dense.predict import DenseUse
-from pvtctl.tasks.detection.predict import DetectorUse
+from pvtctl.weights.build import model_from_checkpoint
 from pvtctl.weights.describe import inspect_checkpoint
 
 FIRST = 2
@@ -41,10 +38,8 @@ class PyramidUse(BackboneUse):
             return
         checkpoint = inspect_checkpoint(weights, backbone)
         whole: Any = None
-        if checkpoint.dense is not None:
-            whole = DenseUse(checkpoint, device, testing=DenseTesting()).model
-        elif checkpoint.detector is not None:
-            whole = DetectorUse(checkpoint, device, options=DetectOptions()).model
+        if checkpoint.above is not None:
+            whole = model_from_checkpoint(checkpoint).to(device).eval()
         if whole is not None and whole.neck is not None:
             self.model, self.neck = whole.backbone, whole.neck
 

@@ -13,8 +13,6 @@ from pvtctl.errors import UsageError
 from pvtctl.models.backbones import Backbone, Classifier
 from pvtctl.models.dense import DenseModel
 from pvtctl.models.detector import STRIDE, Detector
-from pvtctl.models.heads.detr import Detr, sine_positions
-from pvtctl.models.heads.retinanet import RetinaNet
 
 Pixels = Literal["normalized", "float", "uint8"]
 """What a graph takes: images whose mean and deviation are taken off, pixels from 0 to 1, or bytes from 0 to 255."""
@@ -90,52 +88,24 @@ class RawBackbone(RawModel):
         return tuple(self.model(images))
 
 
-class RawRetinaNet(RawModel):
-    """`classes_p3` ... `classes_p7` (B, A * K, h, w), before the sigmoid, and `boxes_p3` ... (B, A * 4, h, w), box deltas."""
-
-    names = tuple(f"{what}_p{level}" for what in ("classes", "boxes") for level in range(3, 8))
-
-    def __init__(self, model: Detector, pixels: Pixels, statistics: Statistics) -> None:
-        super().__init__(pixels, statistics)
-        self.model = model
-
-    def traced(self, images: Tensor) -> tuple[Tensor, ...]:
-        assert isinstance(self.model.head, RetinaNet)
-        classes, boxes = self.model.head.raw(self.model.features(images))
-        return (*classes, *boxes)
-
-
-class RawDetr(RawModel):
-    """`logits` (B, Q, K + 1), no-object last, and `boxes` (B, Q, 4), cxcywh as shares of the image, of the last layer.
-
-    For images that fill their batch; sides are padded to multiples of 32, as the detector does.
-    """
-
-    names = ("logits", "boxes")
+class RawDetection(RawModel):
+    """The raw outputs of a detector's head (`DetectionHead.exported`), for images that fill their batch; a head that takes
+    images one by one has them padded to multiples of 32, as the detector does."""
 
     def __init__(self, model: Detector, pixels: Pixels, statistics: Statistics) -> None:
         super().__init__(pixels, statistics)
         self.model = model
+        self.names = model.head.output_names
 
     def traced(self, images: Tensor) -> tuple[Tensor, ...]:
         head = self.model.head
-        assert isinstance(head, Detr)
-        last = self.model.backbone(padded(images, STRIDE))[-1]
-        # every cell holds pixels of its image, since fewer than 32 were added: nothing is masked
-        mask = torch.zeros_like(last[:, 0], dtype=torch.bool)
-        positions = sine_positions(mask).flatten(2).transpose(1, 2)
-        tokens = head.input_proj(last).flatten(2).transpose(1, 2)
-        _, decoded = head.transformer(tokens, positions, head.query_embed.weight, None)
-        return head.class_embed(decoded[-1]), head.bbox_embed(decoded[-1]).sigmoid()
+        return head.exported(self.model.features(padded(images, STRIDE) if head.alone else images))
 
     def answered(self, images: Tensor) -> tuple[Tensor, ...]:
-        head = self.model.head
-        assert isinstance(head, Detr)
+        head, sizes = self.model.head, [(int(images.shape[2]), int(images.shape[3]))] * len(images)
+        images = padded(images, STRIDE) if head.alone else images
         size = (int(images.shape[2]), int(images.shape[3]))
-        images = padded(images, STRIDE)
-        sizes = [size] * len(images)
-        out = head.raw(self.model.features(images, sizes), sizes, (int(images.shape[2]), int(images.shape[3])))
-        return out.logits[-1], out.boxes[-1]
+        return head.exported_eagerly(self.model.features(images, sizes), sizes, size)
 
 
 class RawDense(RawModel):
@@ -173,7 +143,7 @@ def padded(images: Tensor, multiple: int) -> Tensor:
 def raw_model(model: nn.Module, *, pixels: Pixels, statistics: Statistics, at_size: bool = False) -> RawModel:
     """The exportable part of a Classifier, Backbone, Detector or DenseModel.
 
-    Raises UsageError for Mask R-CNN, for anything else, and for `at_size` of a model that has no map.
+    Raises UsageError for a head that cannot be a graph, for anything else, and for `at_size` of a model that has no map.
     """
     if at_size and not isinstance(model, DenseModel):
         raise UsageError("only segmentation and depth models have a map at the images' size", "leave --at-size out")
@@ -184,15 +154,14 @@ def raw_model(model: nn.Module, *, pixels: Pixels, statistics: Statistics, at_si
             return RawBackbone(model, pixels, statistics)
         case DenseModel():
             return RawDense(model, pixels, statistics, at_size=at_size)
-        case Detector(head=RetinaNet()):
-            return RawRetinaNet(model, pixels, statistics)
-        case Detector(head=Detr()):
-            return RawDetr(model, pixels, statistics)
         case Detector():
-            raise UsageError(
-                "Mask R-CNN cannot be exported: its box and mask heads run on what NMS (torchvision::nms) leaves of the "
-                "RPN's proposals and RoIAlign (torchvision::roi_align) cuts out for them, another number for every image",
-                "--backbone-only exports its backbone; RetinaNet and DETR can be exported up to their raw outputs",
-            )
+            if not model.head.output_names:
+                title = model.spec.title if model.spec is not None else type(model.head).__name__
+                why = model.spec.unexportable if model.spec is not None else None
+                raise UsageError(
+                    f"{title} cannot be exported: {why or 'its head does not say what `exported` gives'}",
+                    "--backbone-only exports its backbone; RetinaNet and DETR can be exported up to their raw outputs",
+                )
+            return RawDetection(model, pixels, statistics)
         case _:
             raise UsageError(f"a {type(model).__name__} is none of pvtctl's models", "take one of `pvtctl.create_...`")

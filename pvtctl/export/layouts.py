@@ -24,8 +24,8 @@ from pvtctl.models.backbones import Backbone, Classifier, Pvt, PvtV2
 from pvtctl.models.detector import Detector
 from pvtctl.weights import read_checkpoint, save_safetensors
 from pvtctl.weights.convert import convert_file, unwritable
+from pvtctl.weights.identify import identify_head
 from pvtctl.weights.layouts.transformers import to_transformers_pvt, to_transformers_pvt_v2
-from pvtctl.weights.load_head import identify_above
 
 Layout = Literal["official", "transformers"]
 LAYOUTS: tuple[Layout, ...] = ("official", "transformers")
@@ -94,8 +94,9 @@ def _official(model: nn.Module, path: Path, class_names: Sequence[str] | None, s
         meta["conventions"] = model.conventions
     prefix = "backbone." if isinstance(model, Backbone) else ""
     state = {prefix + key: value for key, value in model.state_dict().items()}
-    above = identify_above(state)
-    if above is not None and (why := unwritable({**meta, "head": above.head})) is not None:
+    above = identify_head(state)
+    spec = getattr(model, "spec", None) or (above.spec if above is not None else None)
+    if spec is not None and (why := unwritable({**meta, "head": spec.name})) is not None:
         raise UsageError(f"this {why}", "--format onnx or torch exports it; `pvtctl weights convert` writes our layout")
     if source is not None:
         return _converted(source, path)

@@ -10,22 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from pvtctl.cost.dense import NUM_CLASSES as SEGMENTATION_CLASSES
-from pvtctl.cost.dense import build_dense_as_papers
-from pvtctl.cost.detectors import NUM_CLASSES as DETECTION_CLASSES
-from pvtctl.cost.detectors import build_detector_as_papers
+from pvtctl.cost.build import PLAIN_HEADS, build_as_papers, build_model, classes_of
 from pvtctl.data.transforms import IMAGENET_MEAN, IMAGENET_STD, NORMALIZATIONS
 from pvtctl.errors import UsageError
-from pvtctl.models.backbones import build_backbone, build_classifier
-from pvtctl.models.dense import DEPTH_HEADS
-from pvtctl.models.detector import HEADS
 from pvtctl.models.fast_cpu import optimize_for_cpu
-from pvtctl.models.structures import DetectOptions, ImageSize
-from pvtctl.tasks.classification.predict import ClassifierUse
-from pvtctl.tasks.dense.inference import DenseTesting
-from pvtctl.tasks.dense.predict import DenseUse
-from pvtctl.tasks.detection.predict import DetectorUse
-from pvtctl.weights import load_weights
+from pvtctl.models.structures import ImageSize
+from pvtctl.weights.build import backbone_from_checkpoint, model_from_checkpoint
 from pvtctl.weights.describe import Inspected, inspect_checkpoint
 
 
@@ -57,7 +47,8 @@ def from_checkpoint(source: str, *, backbone: str | None = None, backbone_only: 
         raise UsageError(
             f"{found.path} holds {found.foreign}, which is none of pvtctl's", "--backbone-only exports its backbone"
         )
-    model = _bare(found) if backbone_only or found.task is None else _whole(found)
+    bare = backbone_only or found.task is None
+    model: nn.Module = backbone_from_checkpoint(found) if bare else model_from_checkpoint(found).eval()
     names = found.head.names if found.head is not None and not backbone_only else None
     mean, std = _statistics(found)
     side = found.meta.get("image_size") if found.task == "classification" else None
@@ -75,7 +66,7 @@ def from_checkpoint(source: str, *, backbone: str | None = None, backbone_only: 
     }
     side = side or found.position_size
     return Source(
-        model=optimize_for_cpu(model),
+        model=model,
         what=what,
         path=found.path,
         class_names=meta["class_names"],
@@ -91,47 +82,19 @@ def from_names(backbone: str, head: str, num_classes: int | None, *, seed: int =
 
     Raises UsageError for unknown names.
     """
-    classes: int | None = num_classes
+    classes = classes_of(head, num_classes if head != "none" else None)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: nn.Module
-        if head == "none":
-            model, classes = build_backbone(backbone), None
-        elif head == "classifier":
-            classes = num_classes or 1000
-            model = build_classifier(backbone, num_classes=classes)
-        elif head in HEADS:
-            classes = num_classes or DETECTION_CLASSES
-            model = build_detector_as_papers(backbone, head, classes)
+        if head in PLAIN_HEADS:
+            model = build_model(backbone, head, classes)
         else:
-            if num_classes is None and head not in DEPTH_HEADS:
-                classes = SEGMENTATION_CLASSES
-            model = build_dense_as_papers(backbone, head, classes)
+            model = build_as_papers(backbone, head, classes)
     what = backbone if head == "none" else f"{backbone} + {head}"
     what = f"{what}, {classes} classes, random weights" if classes else f"{what}, random weights"
     meta = {"backbone": backbone, "head": head, "source": "random weights"}
     return Source(
         model=optimize_for_cpu(model), what=what, meta={key: value for key, value in meta.items() if value != "none"}
     )
-
-
-def _bare(found: Inspected) -> nn.Module:
-    """The backbone of a checkpoint, whatever stands on it there."""
-    options: dict[str, Any] = {"image_size": found.position_size} if found.position_size else {}
-    if found.dense is not None and found.dense.output_stride:
-        options["output_stride"] = found.dense.output_stride
-    model = build_backbone(found.backbone, **options)
-    load_weights(model, found.path)
-    return model
-
-
-def _whole(found: Inspected) -> nn.Module:
-    cpu = torch.device("cpu")
-    if found.dense is not None:
-        return DenseUse(found, cpu, testing=DenseTesting((1.0,), False, None)).model
-    if found.detector is not None:
-        return DetectorUse(found, cpu, options=DetectOptions()).model
-    return ClassifierUse(found, cpu).model
 
 
 def _statistics(found: Inspected) -> tuple[Sequence[float], Sequence[float]]:

@@ -7,16 +7,18 @@ DETR's queries always are as many as they are.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from typing import Any, cast
 
 import torch
 
-from pvtctl.cost.detectors import NUM_CLASSES, build_detector_as_papers
+from pvtctl.cost.build import NUM_CLASSES, build_as_papers, build_own
 from pvtctl.data.transforms import normalize, pad_images
 from pvtctl.models.detector import Detector
 from pvtctl.models.fast_cpu import optimize_for_cpu
+from pvtctl.models.registry import DETECTION
 from pvtctl.models.structures import DetectOptions, Objects
 from pvtctl.tasks.detection.transforms import resize_image
 
@@ -27,8 +29,6 @@ PHOTO = (480, 640)
 OBJECTS = 7
 """True objects an image in training: COCO has 7.3."""
 PARTS = ("preprocess", "network", "postprocess")
-_NETWORK = ("raw", "boxes", "masks", "pooler")
-"""The parts of heads that belong to the network; the rest of `detect` decodes and sorts out."""
 
 
 class DetectorForward:
@@ -70,16 +70,12 @@ class DetectorForward:
 
     def _time_parts(self) -> None:
         """Put a stopwatch around the backbone with its neck, and around the parts of the head that are the network."""
-        head: Any = self._detector.head
         detector: Any = self._detector
         detector.features = self._timed(detector.features)
-        owners = [head, *([head.rpn] if hasattr(head, "rpn") else [])]
-        for owner in owners:
-            for name in _NETWORK:
-                if hasattr(owner, name):
-                    setattr(
-                        owner, name, self._timed(getattr(owner, name), keep=name in ("raw", "boxes") and owner is head)
-                    )
+        for at, part in enumerate(detector.head.network_parts):
+            *inner, name = part.split(".")
+            owner = functools.reduce(getattr, inner, detector.head)
+            setattr(owner, name, self._timed(getattr(owner, name), keep=at == 0))
 
     def _timed(self, part: Callable[..., Any], *, keep: bool = False) -> Callable[..., Any]:
         def run(*args: Any, **kwargs: Any) -> Any:
@@ -94,17 +90,10 @@ class DetectorForward:
 
     def _with_candidates(self) -> DetectOptions:
         """Options whose threshold lets CANDIDATES boxes an image pass, by the outputs of one call."""
-        from pvtctl.models.heads.mask_rcnn import MaskRcnn
-        from pvtctl.models.heads.retinanet import RetinaNet
-
         self()
-        match self._detector.head:
-            case RetinaNet():
-                scores = torch.cat([level.flatten() for level in self._kept[0]]).float().sigmoid()
-            case MaskRcnn():
-                scores = self._kept[0].float().softmax(1)[:, :-1].flatten()
-            case _:
-                return DetectOptions()
+        scores = self._detector.head.candidate_scores(self._kept)
+        if scores is None:
+            return DetectOptions()
         wanted = min(CANDIDATES * len(self._photos), len(scores) - 1)
         return DetectOptions(score_threshold=float(scores.kthvalue(len(scores) - wanted).values))
 
@@ -117,7 +106,8 @@ def training_step(case: dict[str, Any], device: torch.device, guard: Callable[[]
     height, width = case["size"]
     images = pad_images([torch.randn(3, height, width) for _ in range(case["batch_size"])], 32)
     images = images.to(device, memory_format=layout)
-    targets = [_objects(height, width, case["head"] == "mask_rcnn").to(device) for _ in range(len(images))]
+    with_masks = detector.spec is not None and detector.spec.needs_masks
+    targets = [_objects(height, width, with_masks).to(device) for _ in range(len(images))]
     optimizer = torch.optim.AdamW([p for p in detector.parameters() if p.requires_grad], lr=1e-4)
     scaler = torch.amp.GradScaler(device.type, enabled=case["dtype"] == "fp16")
 
@@ -134,12 +124,11 @@ def training_step(case: dict[str, Any], device: torch.device, guard: Callable[[]
 
 
 def _detector(case: dict[str, Any]) -> Detector:
-    classes = case["num_classes"] or NUM_CLASSES
     if case["options"]:
-        from pvtctl.cost.build_from_options import build_own
-
+        classes = case["num_classes"] or NUM_CLASSES[DETECTION]
         return cast("Detector", build_own(case["backbone"], case["head"], classes, case["options"]))
-    return build_detector_as_papers(case["backbone"], case["head"], classes, case["output_stride"])
+    model = build_as_papers(case["backbone"], case["head"], case["num_classes"], case["output_stride"])
+    return cast("Detector", model)
 
 
 def _objects(height: int, width: int, with_masks: bool) -> Objects:

@@ -43,7 +43,7 @@ class Case:
     output_stride: int | None = None
     """Both as in `count`."""
     options: str = ""
-    """JSON of `pvtctl.cost.build_from_options.build_own`'s options, for a model that is built otherwise than the papers'."""
+    """JSON of `pvtctl.cost.build.build_own`'s options, for a model that is built otherwise than the papers'."""
 
     def __str__(self) -> str:
         return f"{self.backbone} at {self.size[0]}x{self.size[1]}, batch {self.batch_size}"

@@ -58,12 +58,16 @@ class _Worker:
             torch.cuda.set_device(self._device)
             torch.cuda.synchronize()  # creates the context before the memory is read
         import pvtctl.cost.counting  # loaded before the memory is read, as its own memory is not the model's
-        import pvtctl.models.backbones
+        from pvtctl.models import backbones
+        from pvtctl.models.registry import find_head
 
-        if case["head"] in pvtctl.cost.counting.DETECTORS:
-            import pvtctl.latency.detector_step
-        if case["head"] in pvtctl.cost.counting.DENSE_HEADS:
-            import pvtctl.latency.dense_step
+        for name in backbones.__all__:
+            getattr(backbones, name)
+        if (spec := find_head(case["head"])) is not None:
+            if spec.detects:
+                import pvtctl.latency.detector_step
+            else:
+                import pvtctl.latency.dense_step  # noqa: F401
 
         self._memory = _PeakMemory(self._device)
         self._step = _build_step(case, self._device)
@@ -113,19 +117,19 @@ def _build_step(case: dict[str, Any], device: Any) -> Callable[[], object]:
     """The function that is timed: one forward pass, or one training step with AdamW."""
     import torch
 
-    from pvtctl.cost.counting import DENSE_HEADS, DETECTORS, build_model
+    from pvtctl.cost.build import build_model, build_own
     from pvtctl.models.fast_cpu import optimize_for_cpu
+    from pvtctl.models.registry import find_head
 
-    if case["head"] in DETECTORS:
+    spec = find_head(case["head"])
+    if spec is not None and spec.detects:
         return _detector_step(case, device)
     if case["options"]:
-        from pvtctl.cost.build_from_options import build_own
-
         model = build_own(case["backbone"], case["head"], case["num_classes"], case["options"])
     else:
         model = build_model(case["backbone"], case["head"], case["num_classes"], case["output_stride"])
     model = optimize_for_cpu(model).to(device)
-    if case["head"] in DENSE_HEADS:
+    if spec is not None:
         return _dense_step(case, model, device)
     images = torch.randn(case["batch_size"], 3, *case["size"], device=device)
     if case["channels_last"]:

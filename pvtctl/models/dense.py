@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pvtctl.errors import UsageError, nearest
-from pvtctl.models.backbones import Backbone, build_backbone
+from pvtctl.errors import UsageError
+from pvtctl.models.backbones.base import Backbone
+from pvtctl.models.backbones.build import as_backbone
 from pvtctl.models.heads.dense import DenseHead
+from pvtctl.models.registry import DEPTH, SEGMENTATION, HeadSpec, Target, head_spec
 from pvtctl.models.structures import ImageSize
-
-SegmentationHeadName = Literal["semantic_fpn", "trans2seg", "deeplabv3plus", "dpt"]
-DepthHeadName = Literal["dpt", "midas"]
-SEGMENTATION_HEADS: tuple[SegmentationHeadName, ...] = get_args(SegmentationHeadName)
-DEPTH_HEADS: tuple[DepthHeadName, ...] = get_args(DepthHeadName)
 
 
 class DenseModel(nn.Module):
@@ -35,6 +32,7 @@ class DenseModel(nn.Module):
         task: Literal["segmentation", "depth"],
         num_classes: int = 1,
         scale_shift: tuple[float, float] | None = None,
+        spec: HeadSpec | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -43,6 +41,8 @@ class DenseModel(nn.Module):
         self.task = task
         self.num_classes = num_classes
         self.scale_shift = scale_shift
+        self.spec = spec
+        """What is known of the head; None where the model was put together by hand."""
 
     def forward(self, images: Tensor, auxiliary: bool = False) -> Any:
         """The map of the padded images (see `at_size`); with `auxiliary` (map, auxiliary maps), for the losses."""
@@ -77,8 +77,8 @@ class DenseModel(nn.Module):
 
 
 def build_segmenter(
-    backbone: str,
-    head: SegmentationHeadName,
+    backbone: str | Backbone,
+    head: str | HeadSpec,
     *,
     num_classes: int,
     head_options: Mapping[str, Any] | None = None,
@@ -86,96 +86,57 @@ def build_segmenter(
 ) -> DenseModel:
     """A segmentation model with starting weights.
 
-    `head_options` are the head's own (a recipe's `model.head` without `name`; those that are None mean its default):
+    Args:
+        backbone: A name, with `backbone_options` (those of `build_backbone`), or a built backbone.
+        head: A name, or a spec that need not be registered.
+        num_classes: At least two.
+        head_options: The head's own (a recipe's `model.head` without `name`); those that are None mean its default.
 
-    | head | options |
-    | --- | --- |
-    | semantic_fpn | dropout, width |
-    | trans2seg | dropout, embed_dim, depth, num_heads |
-    | deeplabv3plus | dropout, width, projection, auxiliary_weight |
-    | dpt | dropout, taps, readout, auxiliary_weight, width |
-
-    `backbone_options` are those of `build_backbone`. Raises UsageError for unknown names and options that do not fit.
+    Raises:
+        UsageError: Unknown names, and options that do not fit.
     """
     if num_classes < 2:
         raise UsageError(
             f"a segmentation model of {num_classes} class tells nothing apart",
             "name at least two classes, background for one",
         )
-    body = build_backbone(backbone, **(backbone_options or {}))
-    options = {key: value for key, value in (head_options or {}).items() if value is not None}
-    neck: nn.Module | None = None
-    top: DenseHead
-    try:
-        match head:
-            case "semantic_fpn":
-                from pvtctl.models.heads.semantic_fpn import SemanticFpn
-                from pvtctl.models.necks.fpn import Fpn
-
-                width = options.pop("width", 256)
-                neck = Fpn(body.feature_channels, extra=None, start_level=0, out_channels=width)
-                top = SemanticFpn(num_classes, in_channels=width, width=width // 2, **options)
-            case "trans2seg":
-                from pvtctl.models.heads.trans2seg import Trans2Seg
-
-                # the side of the last map of the images that the papers train on
-                top = Trans2Seg(body.feature_channels, num_classes, grid=512 // body.feature_strides[-1], **options)
-            case "deeplabv3plus":
-                from pvtctl.models.heads.deeplabv3plus import DeepLabV3Plus
-
-                stride = body.feature_strides[-1]
-                top = DeepLabV3Plus(body.feature_channels, num_classes, stride=stride, **options)
-            case "dpt":
-                from pvtctl.models.heads.dpt import Dpt
-
-                top = Dpt(body, task="segmentation", num_classes=num_classes, **options)
-            case _:
-                raise UsageError(f"no segmentation head {head!r}", nearest(head, SEGMENTATION_HEADS))
-    except TypeError as error:
-        raise _unknown_option(head, error) from error
-    return DenseModel(body, neck, top, task="segmentation", num_classes=num_classes)
+    spec = head_spec(head, task=SEGMENTATION)
+    return _build(backbone, spec, "segmentation", num_classes, head_options, backbone_options)
 
 
 def build_depth_model(
-    backbone: str,
-    head: DepthHeadName,
+    backbone: str | Backbone,
+    head: str | HeadSpec,
     *,
     scale_shift: tuple[float, float] | None = None,
     head_options: Mapping[str, Any] | None = None,
     backbone_options: Mapping[str, Any] | None = None,
 ) -> DenseModel:
-    """A depth model with starting weights; options as in `build_segmenter` (dpt: taps, readout, width; midas: width).
+    """A depth model with starting weights; arguments as in `build_segmenter`.
 
     `scale_shift`: see `DenseModel`. Raises UsageError.
     """
     if scale_shift is not None and not scale_shift[0] > 0:
         raise UsageError(f"a scale of {scale_shift[0]:g} makes no depth", "it must be above 0, DPT's of NYU is 3.05e-4")
-    body = build_backbone(backbone, **(backbone_options or {}))
-    options = {key: value for key, value in (head_options or {}).items() if value is not None}
-    top: DenseHead
-    try:
-        match head:
-            case "dpt":
-                from pvtctl.models.heads.dpt import Dpt
-
-                top = Dpt(body, task="depth", **options)
-            case "midas":
-                from pvtctl.models.heads.midas import Midas
-
-                top = Midas(body.feature_channels, **options)
-            case _:
-                raise UsageError(f"no depth head {head!r}", nearest(head, DEPTH_HEADS))
-    except TypeError as error:
-        raise _unknown_option(head, error) from error
-    return DenseModel(body, None, top, task="depth", scale_shift=scale_shift)
+    model = _build(backbone, head_spec(head, task=DEPTH), "depth", 1, head_options, backbone_options)
+    model.scale_shift = scale_shift
+    return model
 
 
-def _unknown_option(head: str, error: TypeError) -> Exception:
-    """The UsageError for an option that a head does not have; any other TypeError as it is."""
-    if "unexpected keyword argument" not in str(error):
-        return error
-    option = str(error).rsplit("'", 2)[1]
-    return UsageError(f"{head} has no {option}", "leave it out")
+def _build(
+    backbone: str | Backbone,
+    spec: HeadSpec,
+    task: Literal["segmentation", "depth"],
+    num_classes: int,
+    head_options: Mapping[str, Any] | None,
+    backbone_options: Mapping[str, Any] | None,
+) -> DenseModel:
+    options = spec.options(head_options)
+    body = as_backbone(backbone, dict(backbone_options or {}))
+    neck, top = spec.build(body, options, Target(task, num_classes))
+    if not isinstance(top, DenseHead):
+        raise UsageError(f"{spec.name} built a {type(top).__name__}", f"a head for {task} is a DenseHead")
+    return DenseModel(body, neck, top, task=task, num_classes=num_classes, spec=spec)
 
 
-__all__ = ["DEPTH_HEADS", "SEGMENTATION_HEADS", "DenseModel", "build_depth_model", "build_segmenter"]
+__all__ = ["DenseModel", "build_depth_model", "build_segmenter"]

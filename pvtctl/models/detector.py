@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pvtctl.errors import UsageError, nearest
-from pvtctl.models.backbones import Backbone, build_backbone
+from pvtctl.errors import UsageError
+from pvtctl.models.backbones.base import Backbone
+from pvtctl.models.backbones.build import as_backbone
 from pvtctl.models.heads.base import DetectionHead
 from pvtctl.models.heads.masks import place
+from pvtctl.models.registry import DETECTION, Conventions, HeadSpec, Target, head_spec
 from pvtctl.models.structures import Detections, DetectOptions, ImageSize, Objects
-
-HeadName = Literal["retinanet", "mask_rcnn", "detr"]
-HEADS: tuple[HeadName, ...] = get_args(HeadName)
-Conventions = Literal["papers", "torchvision"]
-"""`papers`: anchors, extra levels and RoI sampling of the configurations that the papers used; `torchvision`: those of
-torchvision's first detectors, for their published weights."""
 
 STRIDE = 32
 """Pixels a cell of the last map stands for."""
@@ -38,6 +34,7 @@ class Detector(nn.Module):
         head: DetectionHead,
         num_classes: int,
         conventions: Conventions = "papers",
+        spec: HeadSpec | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -45,6 +42,8 @@ class Detector(nn.Module):
         self.head = head
         self.num_classes = num_classes
         self.conventions = conventions
+        self.spec = spec
+        """What is known of the head; None where the detector was put together by hand."""
 
     def features(self, images: Tensor, sizes: Sequence[ImageSize] | None = None) -> list[Tensor]:
         """What the head gets: the neck's maps, or the backbone's; the last of them only where the head works `alone`."""
@@ -111,60 +110,35 @@ def _round_up(side: int) -> int:
 
 
 def build_detector(
-    backbone: str,
-    head: HeadName,
+    backbone: str | Backbone,
+    head: str | HeadSpec,
     *,
     num_classes: int,
-    num_queries: int = 100,
-    rois_per_image: int = 512,
-    dropout: float | None = None,
-    width: int | None = None,
     conventions: Conventions = "papers",
     backbone_options: Mapping[str, Any] | None = None,
+    **head_options: Any,
 ) -> Detector:
-    """A detector with starting weights. `backbone_options` are those of `build_backbone`; `dropout` is DETR's (0.1);
-    `width` the channels of the FPN and of the others' convolutions (256).
+    """A detector with starting weights.
 
-    Raises UsageError for unknown names and options that do not go together.
+    Args:
+        backbone: A name, with `backbone_options` (those of `build_backbone`), or a built backbone.
+        head: A name, or a spec that need not be registered.
+        num_classes: Without background.
+        conventions: Whose anchors, extra levels and sampling.
+        **head_options: The head's own (a recipe's `model.head` without `name`); those that are None mean its default.
+
+    Raises:
+        UsageError: Unknown names, and options that the head or the backbone does not have.
     """
     if num_classes < 1:
         raise UsageError("a detector needs at least one class", "the annotation file's `categories` are the classes")
-    if head != "detr" and num_queries != 100:
-        raise UsageError(f"{head} has no queries", "leave num_queries out")
-    if head != "detr" and dropout is not None:
-        raise UsageError(f"{head} has no dropout", "leave dropout out")
-    if head == "detr" and width is not None:
-        raise UsageError("detr has no width", "leave width out")
-    if head != "mask_rcnn" and rois_per_image != 512:
-        raise UsageError(f"{head} has no second stage", "leave rois_per_image out")
-    body = build_backbone(backbone, **(backbone_options or {}))
-    channels = body.feature_channels
-    width = 256 if width is None else width
-    match head:
-        case "retinanet":
-            from pvtctl.models.heads.retinanet import RetinaNet
-            from pvtctl.models.necks.fpn import Fpn
-
-            neck = Fpn(channels, extra="p6p7", start_level=1, conventions=conventions, out_channels=width)
-            first = RetinaNet(num_classes, conventions=conventions, in_channels=width)
-            return Detector(body, neck, first, num_classes, conventions)
-        case "mask_rcnn":
-            from pvtctl.models.heads.mask_rcnn import MaskRcnn
-            from pvtctl.models.necks.fpn import Fpn
-
-            neck = Fpn(channels, extra="pool", start_level=0, conventions=conventions, out_channels=width)
-            second = MaskRcnn(num_classes, conventions=conventions, in_channels=width, rois_per_image=rois_per_image)
-            return Detector(body, neck, second, num_classes, conventions)
-        case "detr":
-            from pvtctl.models.heads.detr import Detr
-
-            if conventions != "papers":
-                raise UsageError("torchvision has no DETR", "leave conventions out")
-            rate = 0.1 if dropout is None else dropout
-            top = Detr(channels[-1], num_classes, num_queries=num_queries, dropout=rate)
-            return Detector(body, None, top, num_classes)
-        case _:
-            raise UsageError(f"no head {head!r}", nearest(head, HEADS))
+    spec = head_spec(head, task=DETECTION)
+    options = spec.options(head_options)
+    body = as_backbone(backbone, dict(backbone_options or {}))
+    neck, top = spec.build(body, options, Target(DETECTION, num_classes, conventions))
+    if not isinstance(top, DetectionHead):
+        raise UsageError(f"{spec.name} built a {type(top).__name__}", "a head for detection is a DetectionHead")
+    return Detector(body, neck, top, num_classes, conventions, spec)
 
 
-__all__ = ["HEADS", "Conventions", "Detections", "Detector", "HeadName", "build_detector"]
+__all__ = ["Conventions", "Detections", "Detector", "build_detector"]

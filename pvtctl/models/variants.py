@@ -95,6 +95,8 @@ class ResNetVariant:
 
 
 Variant = PvtVariant | VitVariant | ResNetVariant
+HYBRID_BLOCKS = (3, 4, 9)
+"""Blocks of the three ResNet stages before a hybrid's transformer."""
 
 _V1 = "PVT v1, Table 1"
 _V2 = "PVT v2, Table 1"
@@ -209,7 +211,7 @@ def find_variant(spec: str) -> Variant:
         raise UsageError(
             f"no backbone is called {name!r}", f"{nearest(name, list(VARIANTS))} (pvtctl models ls; or timm:NAME)"
         )
-    return VARIANTS[name] if factor == 1 else _scaled(name, VARIANTS[name], factor)
+    return VARIANTS[name] if factor == 1 else scaled(name, VARIANTS[name], factor)
 
 
 def known_variant(spec: str) -> Variant | None:
@@ -239,7 +241,8 @@ def join_width(name: str, factor: float) -> str:
     return name if factor == 1 else f"{name}@{factor:g}"
 
 
-def _scaled(name: str, variant: Variant, factor: float) -> Variant:
+def scaled(name: str, variant: Variant, factor: float) -> Variant:
+    """`variant`, called `name`, with `factor` times its widths. Raises UsageError (`find_variant` says when)."""
     source = f"{variant.source}; {factor:g} times as wide"
     match variant:
         case PvtVariant():

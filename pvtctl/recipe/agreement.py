@@ -11,9 +11,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from pvtctl.errors import nearest
+from pvtctl.models.registry import head_spec, head_specs, heads_of
 from pvtctl.recipe.layers import Fault, Layer, Origin
 from pvtctl.recipe.schema import Recipe
-from pvtctl.recipe.vocabulary import DATA_OF, DENSE, HEADS_OF, TASKS, Names
+from pvtctl.recipe.vocabulary import DATA_OF, DENSE, TASKS, Names
 from pvtctl.recipe.yaml_loader import KeyPath
 
 COCO_FILES = ("train_images", "train_annotations", "val_images", "val_annotations")
@@ -41,23 +42,6 @@ _TASKS_OF: dict[str, Names] = {
     "eval.crop": ("depth",),
 }
 """Keys that only some tasks read."""
-_HEADS_OF_KEY: dict[str, Names] = {
-    "num_queries": ("detr",),
-    "rois_per_image": ("mask_rcnn",),
-    "dropout": ("detr", "semantic_fpn", "trans2seg", "deeplabv3plus", "dpt"),
-    "embed_dim": ("trans2seg",),
-    "depth": ("trans2seg",),
-    "num_heads": ("trans2seg",),
-    "width": ("retinanet", "mask_rcnn", "semantic_fpn", "deeplabv3plus", "dpt", "midas"),
-    "projection": ("deeplabv3plus",),
-    "auxiliary_weight": ("deeplabv3plus", "dpt"),
-    "readout": ("dpt",),
-    "taps": ("dpt",),
-    "scale_shift": ("dpt", "midas"),
-}
-"""Keys of `model.head` -> the heads that read them."""
-_SEGMENTATION_ONLY = ("dropout", "auxiliary_weight")
-"""Keys that dpt reads for segmentation alone."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +71,7 @@ def _contradictions(recipe: Recipe, origins: Mapping[KeyPath, Origin]) -> Iterat
         mark = near.mark if near else None
         return Fault(f"{key}: {problem}{f' ({mark})' if mark else ''}{', ' + hint if hint else ''}", mark)
 
-    heads, head = HEADS_OF[recipe.task], recipe.model.head
+    heads, head = heads_of(recipe.task), recipe.model.head
     if heads and head is None:
         yield fault("model.head", f"missing: {recipe.task} needs model.head.name, {' or '.join(heads)}")
     if not heads and head is not None:
@@ -100,7 +84,7 @@ def _contradictions(recipe: Recipe, origins: Mapping[KeyPath, Origin]) -> Iterat
         yield fault("data.name", problem, nearest(recipe.data.name, names))
     if recipe.data.name == "mix" and not recipe.data.depth.mix and recipe.task == "depth":
         yield fault("data.depth.mix", "missing: mix needs depth sets by name", "recipe dpt_depth_mix shows how")
-    if recipe.task == "depth" and recipe.train.loss.name == "silog" and head is not None and head.scale_shift is None:
+    if recipe.task == "depth" and recipe.train.loss.name == "silog" and head is not None and head.metric_scale is None:
         yield fault(
             "train.loss.name", "silog compares metres: it needs model.head.scale_shift", "[3.05e-4, 0.1378] for rooms"
         )
@@ -159,13 +143,14 @@ def _rules(recipe: Recipe) -> Iterator[_Unread]:
         yield _Unread(("train", "epochs"), "train.iterations says how long", ("train", "iterations"))
     if recipe.model.head is None:
         return
-    own = recipe.model.head.name
-    if own == "detr":
-        yield _Unread(("eval", "nms_iou"), "DETR has no NMS", head)
-    for name, heads in _HEADS_OF_KEY.items():
-        if own not in heads:
-            yield _Unread(("model", "head", name), f"is for {' and '.join(heads)}, {own} has none", head)
-        elif own == "dpt" and recipe.task == "depth" and name in _SEGMENTATION_ONLY:
-            yield _Unread(("model", "head", name), "is for segmentation, dpt has none for depth", head)
+    own = head_spec(recipe.model.head.name)
+    if not own.has_nms:
+        yield _Unread(("eval", "nms_iou"), f"{own.title} has no NMS", head)
+    for name in dict.fromkeys(key for spec in head_specs() for key in spec.option_names()):
+        if name not in own.option_names():
+            heads = [spec.name for spec in head_specs() if name in spec.option_names()]
+            yield _Unread(("model", "head", name), f"is for {' and '.join(heads)}, {own.name} has none", head)
+        elif (reader := own.only_for.get(name, recipe.task)) != recipe.task:
+            yield _Unread(("model", "head", name), f"is for {reader}, {own.name} has none for {recipe.task}", head)
     if recipe.task == "segmentation":
         yield _Unread(("model", "head", "scale_shift"), "is for depth, segmentation does not read it", task)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+from pvtctl.models.registry import head_specs
 from pvtctl.recipe.schema import Printed, Recipe, Study
 
 _DOTTED = r"^[a-z]\w*(\.\w+)+$"
@@ -14,6 +15,7 @@ def file_schema() -> dict[str, Any]:
     """JSON Schema (2020-12) of a recipe's file. Nothing is required: a base, a row or a profile may say it."""
     schema = Recipe.model_json_schema()
     definitions: dict[str, Any] = schema.pop("$defs")
+    _list_heads(definitions)
     definitions |= Printed.model_json_schema(ref_template="#/$defs/{model}").pop("$defs")
     printed = Printed.model_json_schema(ref_template="#/$defs/{model}")
     printed.pop("$defs")
@@ -70,6 +72,18 @@ def file_schema() -> dict[str, Any]:
     }
     _allow_dotted(result)
     return result
+
+
+def _list_heads(definitions: dict[str, Any]) -> None:
+    """Give `model.head` the keys of one registered head, whichever its name says."""
+    del definitions["HeadOptions"]
+    choices: list[dict[str, Any]] = [{"type": "null"}]
+    for spec in reversed(head_specs()):
+        own = spec.Options.model_json_schema()
+        own["properties"]["name"] = {"const": spec.name, "title": "Name"}
+        definitions[spec.Options.__name__] = {"description": spec.title, **own}
+        choices.insert(0, {"$ref": f"#/$defs/{spec.Options.__name__}"})
+    definitions["Model"]["properties"]["head"] |= {"anyOf": choices}
 
 
 def _figure() -> dict[str, Any]:

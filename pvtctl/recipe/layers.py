@@ -12,12 +12,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from pvtctl.errors import nearest
-from pvtctl.recipe.schema import Block, Recipe
+from pvtctl.models.registry import HeadOptions, head_specs
+from pvtctl.recipe.schema import Recipe
 from pvtctl.recipe.yaml_loader import KeyPath, Mark
 
 FREE_KEYS = ("provenance",)
@@ -161,10 +162,11 @@ def _check_value(layer: Layer, path: KeyPath, value: Any, extra_keys: tuple[str,
         here = path[: depth + 1]
         block = block_of(kind)
         if block is not None:
-            if part not in block.model_fields:
-                words = [*block.model_fields, *(extra_keys if depth == 0 else ())]
+            fields = field_types(block)
+            if part not in fields:
+                words = [*fields, *(extra_keys if depth == 0 else ())]
                 return _fault(layer, here, "unknown key", _nearest_key(part, words))
-            kind = field_types(block)[part]
+            kind = fields[part]
         elif get_origin(kind) is dict:
             kind = get_args(kind)[1]
         else:
@@ -173,7 +175,7 @@ def _check_value(layer: Layer, path: KeyPath, value: Any, extra_keys: tuple[str,
     if block is not None:
         if value == {} or (value is None and NoneType in get_args(kind)):
             return None
-        return _fault(layer, path, f"takes keys ({', '.join(block.model_fields)}), not {_shown(value)}")
+        return _fault(layer, path, f"takes keys ({', '.join(field_types(block))}), not {_shown(value)}")
     if get_origin(kind) is dict and value == {}:
         return None
     if path[0] == "provenance" and len(path) == 2 and not is_key(tuple(path[1].split("."))):
@@ -213,12 +215,13 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def block_of(kind: Any) -> type[Block] | None:
+def block_of(kind: Any) -> type[BaseModel] | None:
     """The block class that an annotation stands for (`Paper | None` -> `Paper`), None for plain values."""
-    for option in get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,):
-        if isinstance(option, type) and issubclass(option, Block):
-            return option
-    return None
+    if get_origin(kind) is Annotated:
+        return block_of(get_args(kind)[0])
+    if get_origin(kind) in (Union, UnionType):
+        return next((block for option in get_args(kind) if (block := block_of(option)) is not None), None)
+    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
 
 
 def _literals(kind: Any) -> list[Any]:
@@ -227,10 +230,25 @@ def _literals(kind: Any) -> list[Any]:
     return [choice for option in get_args(kind) for choice in _literals(option)]
 
 
+def field_types(block: type[BaseModel]) -> dict[str, Any]:
+    """The annotations of a block's keys, bounds included; of `model.head` the keys of all heads together."""
+    return _own_types(block) if block is not HeadOptions else _types_of_heads()
+
+
 @cache
-def field_types(block: type[Block]) -> dict[str, Any]:
-    """The annotations of a block's fields, bounds included."""
-    return get_type_hints(block, include_extras=True)
+def _own_types(block: type[BaseModel]) -> dict[str, Any]:
+    hints = get_type_hints(block, include_extras=True)
+    return {name: hints[name] for name in block.model_fields}
+
+
+def _types_of_heads() -> dict[str, Any]:
+    """What heads share has one type, as a rule; where it has several, each is right somewhere."""
+    kinds: dict[str, list[Any]] = {"name": [Literal[tuple(spec.name for spec in head_specs())]]}
+    for spec in head_specs():
+        for key, kind in _own_types(spec.Options).items():
+            if key != "name" and kind not in kinds.setdefault(key, []):
+                kinds[key].append(kind)
+    return {key: found[0] if len(found) == 1 else Union[tuple(found)] for key, found in kinds.items()}  # noqa: UP007
 
 
 @cache
@@ -238,14 +256,11 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
 
 
-@cache
 def known_keys() -> tuple[KeyPath, ...]:
     """The path of every value that a recipe can set, free names (`expect.*`) left out."""
 
-    def walk(block: type[Block], at: KeyPath) -> Iterator[KeyPath]:
+    def walk(block: type[BaseModel], at: KeyPath) -> Iterator[KeyPath]:
         for name, kind in field_types(block).items():
-            if name not in block.model_fields:
-                continue
             inner = block_of(kind)
             if inner is not None:
                 yield from walk(inner, (*at, name))

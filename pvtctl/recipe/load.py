@@ -17,6 +17,7 @@ import yaml
 from pydantic import ValidationError
 
 from pvtctl.errors import UsageError, nearest
+from pvtctl.models.registry import find_head
 from pvtctl.recipe.agreement import find_faults
 from pvtctl.recipe.layers import Fault, Layer, Origin, check, flatten, merge, nest
 from pvtctl.recipe.schema import Recipe
@@ -97,6 +98,7 @@ def resolve(
     shown = shown_path(source.path)
     if faults:
         raise RecipeFaults(shown, faults)
+    _drop_other_heads(values, origins)
     try:
         recipe = Recipe.model_validate_json(json.dumps(nest(values)), strict=True)
     except ValidationError as error:
@@ -104,6 +106,17 @@ def resolve(
     if faults := find_faults(layers, recipe, origins):
         raise RecipeFaults(shown, faults)
     return Resolved(recipe, origins)
+
+
+def _drop_other_heads(values: dict[KeyPath, Any], origins: dict[KeyPath, Origin]) -> None:
+    """Take out keys that the head does not have and others do: what a base or a profile said for another head, and, in
+    flat recipes of runs made before each head had keys of its own, every other head's default. `find_faults` tells of
+    those that somebody said knowingly."""
+    spec = find_head(str(values.get(("model", "head", "name"))))
+    for path in [path for path in values if spec is not None and path[:2] == ("model", "head") and len(path) == 3]:
+        if spec is not None and path[2] not in spec.Options.model_fields:
+            del values[path]
+            origins.pop(path, None)
 
 
 def _late_fault(shown: str, origins: dict[KeyPath, Origin], error: Any) -> Fault:

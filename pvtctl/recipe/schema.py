@@ -6,11 +6,13 @@ that use them (`pvtctl.engine.build_optimizer(**recipe.train.optimizer.model_dum
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, ValidationInfo, model_validator
 
-from pvtctl.errors import UsageError
+from pvtctl.errors import UsageError, nearest
+from pvtctl.models.registry import HeadOptions, find_head, head_specs
 from pvtctl.models.variants import TIMM_PREFIX, join_width, split_width
 
 Rate = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -222,41 +224,25 @@ class Backbone(Block):
         return join_width(self.name, self.width)
 
 
-class Head(Block):
-    """A dense head, with the neck that the papers put under it. Keys are for the heads that they name."""
+def _as_head_options(value: Any, info: ValidationInfo) -> Any:
+    """A head's block as the options of the head that it names: the registry says which keys that head has."""
+    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+        return value  # the field's own type says what is wrong
+    spec = find_head(value["name"])
+    if spec is None:
+        raise ValueError(f"no head {value['name']!r}, {nearest(value['name'], [each.name for each in head_specs()])}")
+    if info.mode == "json":
+        return spec.Options.model_validate_json(json.dumps(value), strict=True)
+    return spec.Options.model_validate(value)
 
-    name: Literal["retinanet", "mask_rcnn", "detr", "semantic_fpn", "trans2seg", "deeplabv3plus", "dpt", "midas"]
-    num_queries: Annotated[int, Field(ge=1, le=10_000)] = 100
-    """detr."""
-    rois_per_image: Annotated[int, Field(ge=4, le=10_000)] = 512
-    """mask_rcnn: proposals an image that its second stage trains on, a quarter of them objects at most."""
-    dropout: Rate | None = None
-    """detr, semantic_fpn, trans2seg, deeplabv3plus, dpt (segmentation); unset: 0.1, the papers' (trans2seg: 0)."""
-    embed_dim: Annotated[int, Field(ge=8, le=4096)] | None = None
-    """trans2seg; unset: 256."""
-    depth: Annotated[int, Field(ge=1, le=64)] | None = None
-    """trans2seg: layers of the encoder, and of the decoder; unset: 4."""
-    num_heads: Annotated[int, Field(ge=1, le=64)] | None = None
-    """trans2seg; unset: 8."""
-    width: Annotated[int, Field(ge=8, le=4096)] | None = None
-    """Channels. retinanet, mask_rcnn: of the FPN and of every convolution on it, mask_rcnn's box head having four times as
-    many; semantic_fpn: of the FPN, its head having half; deeplabv3plus: of its pyramid pooling; dpt and midas: of the
-    decoder. Unset: 256."""
-    projection: Literal[1, 3] | None = None
-    """deeplabv3plus: side of the convolution that joins its pyramid pooling; unset: 1. mmsegmentation: 3, width 512."""
-    auxiliary_weight: Annotated[float, Field(ge=0)] | None = None
-    """deeplabv3plus and dpt (segmentation): weight of the auxiliary head's loss, 0 leaves it out; unset: 0 and 0.2."""
-    readout: Literal["ignore", "add", "project"] | None = None
-    """dpt over a backbone with a class token: what becomes of it; unset: project."""
-    taps: tuple[str | int, ...] | None = None
-    """dpt over a ViT: four layers that it reads, counted from 1 (R0, R1: stages of the hybrid's ResNet); unset: DPT's."""
-    scale_shift: tuple[Positive, float] | None = None
-    """dpt and midas: metres = 1 / (scale x + shift) of the network's output; unset: inverse depth of an unknown scale."""
+
+HeadBlock = Annotated[SerializeAsAny[HeadOptions], BeforeValidator(_as_head_options)]
+"""A dense head, with the neck that the papers put under it; `name` decides which keys it has."""
 
 
 class Model(Block):
     backbone: Backbone
-    head: Head | None = None
+    head: HeadBlock | None = None
     """Unset: a classifier."""
     num_classes: Annotated[int, Field(ge=1)] | None = None
     """Unset: as many as the data has."""

@@ -17,8 +17,7 @@ from pvtctl.runs.paper_table import Figure, compare_with_paper
 from pvtctl.runs.paths import data_place
 from pvtctl.runs.read_run import read_run
 from pvtctl.tasks.build import Task, build_task
-from pvtctl.tasks.classes import Head
-from pvtctl.weights.describe import inspect_checkpoint
+from pvtctl.weights.describe import HeadClasses, inspect_checkpoint
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class Evaluation:
 
 def score_recipe(
     recipe: Recipe,
-    head: Head,
+    head: HeadClasses,
     dist: Distributed,
     *,
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32",

@@ -11,6 +11,7 @@ import torch
 
 from pvtctl.cost.counting import Cost, count
 from pvtctl.errors import PvtctlError, UsageError
+from pvtctl.models.registry import head_spec
 from pvtctl.recipe.compare import differences
 from pvtctl.recipe.load import load_recipe
 from pvtctl.recipe.schema import Recipe
@@ -209,7 +210,9 @@ def model_cost(recipe: Recipe, num_classes: int) -> dict[str, float]:
         elif recipe.task in ("segmentation", "depth"):
             cost = _dense_cost(recipe, num_classes)
         elif not recipe.expect:
-            if head.width is not None:  # no figures of a neck and head that the counting does not build
+            if (
+                getattr(head, "width", None) is not None
+            ):  # no figures of a neck and head that the counting does not build
                 return {}
             own = count(backbone.spec, cost_size(recipe), head=head.name, num_classes=num_classes)
             return {"params_m": own.params / 1e6}
@@ -243,7 +246,7 @@ def _dense_cost(recipe: Recipe, num_classes: int) -> Cost:
     if recipe.expect and recipe.model.backbone.width != 1:
         full = {
             "backbone": recipe.model.backbone.model_copy(update={"width": 1.0}),
-            "head": recipe.model.head.model_copy(update={"width": None}),
+            "head": head_spec(head).options(recipe.model.head.model_dump(exclude={"width"})),
         }
         recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update=full)})
     with torch.device("meta"):

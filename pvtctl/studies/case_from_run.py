@@ -10,7 +10,6 @@ from pvtctl.latency.measure import Case
 from pvtctl.recipe.schema import Recipe
 from pvtctl.runs.paper_table import cost_size
 from pvtctl.runs.read_run import FinishedRun
-from pvtctl.tasks.build_dense import head_options
 from pvtctl.tasks.detection.transforms import resized_size
 from pvtctl.tasks.from_recipe import backbone_options
 from pvtctl.weights import read_checkpoint
@@ -67,15 +66,14 @@ def _padded(side: int) -> int:
 
 
 def _options(run: FinishedRun) -> dict[str, Any]:
-    """As `pvtctl.cost.build_from_options.build_own` takes them."""
+    """As `pvtctl.cost.build.build_own` takes them."""
     recipe = run.recipe
     body, head = backbone_options(recipe.model.backbone), recipe.model.head
     if head is None:
         return {"backbone": body | {"image_size": recipe.data.image_size}}
     if recipe.task != "detection":
-        return {"backbone": body, "head": head_options(head), "scale_shift": head.scale_shift}
-    own = {key: getattr(head, key) for key in ("num_queries", "rois_per_image", "dropout", "width")}
-    return {"backbone": body, "head": own | {"conventions": _conventions(run)}}
+        return {"backbone": body, "head": head.said(), "scale_shift": head.metric_scale}
+    return {"backbone": body, "head": head.said() | {"conventions": _conventions(run)}}
 
 
 def _conventions(run: FinishedRun) -> str:

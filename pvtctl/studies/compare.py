@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pvtctl.cost.build_from_options import count_own
-from pvtctl.cost.counting import DENSE_HEADS, DETECTORS, Convention, count
+from pvtctl.cost.counting import Convention, count, count_own
 from pvtctl.errors import PvtctlError, UsageError
 from pvtctl.latency.measure import Case, Latency, measure_latency
+from pvtctl.models.registry import find_head
 from pvtctl.runs.paper_table import measured_figures
 from pvtctl.runs.read_run import FinishedRun, read_run
 from pvtctl.studies.case_from_run import case_of
@@ -64,7 +64,7 @@ def compare_models(
     convention: Convention = "ops",
     timing: Timing | None = None,
 ) -> Comparison:
-    """Compare backbones under `head` (`pvtctl.cost.counting.HEADS`) at `size` (height, width), built as the papers did,
+    """Compare backbones under `head` (of `count`) at `size` (height, width), built as the papers did,
     with random weights. Raises UsageError for unknown names and one that is named twice."""
     _refuse_twice(list(backbones), list(backbones))
     subjects = [
@@ -156,7 +156,7 @@ def _notes_of_costs(subjects: Sequence[Subject], convention: Convention, machine
     if latencies:
         where = machine.get("gpu") or f"{machine['cpu']}, {plural(machine['threads'], 'thread')}"
         head = latencies[0].case.head
-        what = "from photo to answer" if head in (*DETECTORS, *DENSE_HEADS) else "one forward pass"
+        what = "from photo to answer" if find_head(head) is not None else "one forward pass"
         notes.append(
             f"latency and memory: inference of one image, {what}, float32, random weights, torch {machine['torch']} on "
             f"{where}"

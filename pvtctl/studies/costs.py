@@ -16,20 +16,21 @@ from typing import Any
 
 import torch
 
-from pvtctl.cost.counting import build_model, count, count_model
-from pvtctl.cost.detectors import RawDetector
+from pvtctl.cost.build import NUM_CLASSES, RawDetector, build_model
+from pvtctl.cost.counting import count, count_model
 from pvtctl.cost.memory import GIB, estimate_memory, memory_at_hand
 from pvtctl.errors import PvtctlError
 from pvtctl.io.files import write_text
 from pvtctl.latency.machine import describe_machine
 from pvtctl.latency.measure import Case, Latency, measure_latency
+from pvtctl.models.registry import head_spec
 from pvtctl.recipe.schema import Recipe
 from pvtctl.runs.paper_table import cost_size, model_cost
 from pvtctl.studies.results import RowResult
 from pvtctl.tasks.build import bare_classifier, bare_detector
-from pvtctl.tasks.build_dense import bare_model, head_options
-from pvtctl.tasks.classes import Head
+from pvtctl.tasks.build_dense import bare_model
 from pvtctl.tasks.from_recipe import backbone_options
+from pvtctl.weights.describe import HeadClasses
 
 Say = Callable[[str], None]
 REPEATS, WARMUP = 5, 1
@@ -149,7 +150,7 @@ def _with_trained(cost: ModelCost, recipe: Recipe, classes: int) -> ModelCost:
         if head is None:
             model: torch.nn.Module = bare_classifier(recipe, classes)
         elif recipe.task == "detection":
-            model = RawDetector(bare_detector(recipe, Head(classes, None)))
+            model = RawDetector(bare_detector(recipe, HeadClasses(classes, None)))
         else:
             model = bare_model(recipe, classes)
         name = head.name if head is not None else "classifier"
@@ -189,10 +190,13 @@ def _training_batch(recipe: Recipe) -> tuple[int, tuple[int, int]]:
 def _case(recipe: Recipe) -> Case:
     """What is timed of a row: the paper's model as `pvtctl latency` builds it, save where DPT's decoder reads otherwise."""
     backbone, head = recipe.model.backbone, recipe.model.head
-    classes = 150 if head is not None and head.name == "dpt" and recipe.task == "segmentation" else None
-    own = {}
-    if head is not None and (head.taps is not None or head.readout not in (None, "project")):
-        own = {"backbone": backbone_options(backbone), "head": head_options(head)}
+    classes, own = None, {}
+    if head is not None:
+        spec = head_spec(head.name)
+        if spec.task_of(None) != recipe.task:
+            classes = NUM_CLASSES[recipe.task]
+        if any(getattr(head, option) not in (None, "project") for option in spec.token_options):
+            own = {"backbone": backbone_options(backbone), "head": head.said()}
     return Case(
         backbone=backbone.name,
         size=(recipe.data.image_size,) * 2 if head is None else cost_size(recipe),

@@ -14,11 +14,12 @@ from pvtctl.errors import UsageError
 from pvtctl.models.backbones import Classifier, build_classifier, set_activation_checkpointing
 from pvtctl.models.detector import Detector, build_detector
 from pvtctl.models.fast_cpu import optimize_for_cpu
+from pvtctl.models.registry import head_spec
 from pvtctl.models.structures import DetectOptions
 from pvtctl.recipe.schema import Recipe
 from pvtctl.tasks.base import Loading
 from pvtctl.tasks.build_dense import build_depth, build_segmentation
-from pvtctl.tasks.classes import Head, training_classes
+from pvtctl.tasks.classes import training_classes
 from pvtctl.tasks.classification.data import ClassificationDataset, open_split
 from pvtctl.tasks.classification.task import ClassificationTask
 from pvtctl.tasks.depth.task import DepthTask
@@ -28,6 +29,7 @@ from pvtctl.tasks.from_recipe import backbone_options, meta_of, train_batch_size
 from pvtctl.tasks.segmentation.task import SegmentationTask
 from pvtctl.tasks.splits import open_recipe_split
 from pvtctl.weights import load_weights
+from pvtctl.weights.describe import HeadClasses
 
 LARGEST_EVAL_BATCH = 192
 """1.5 x 128, as the papers' code evaluates."""
@@ -41,7 +43,7 @@ def build_task(
     *,
     device: torch.device | str,
     world_size: int = 1,
-    head: Head | None = None,
+    head: HeadClasses | None = None,
     partial: bool = False,
     say: Callable[[str], None] = print,
 ) -> Task:
@@ -67,14 +69,14 @@ def _classification(
     recipe: Recipe,
     device: torch.device,
     world_size: int,
-    head: Head | None,
+    head: HeadClasses | None,
     partial: bool,
     say: Callable[[str], None],
 ) -> ClassificationTask:
     train, val = _splits(recipe, training=head is None)
     if head is None:
         names = training_classes(val.class_names, recipe.model.num_classes)
-        head = Head(len(names), names)
+        head = HeadClasses(len(names), names)
     model = optimize_for_cpu(bare_classifier(recipe, head.num_classes))
     if recipe.model.weights is not None:
         source_names = list(imagenet_classes()) if head.names is not None else None
@@ -140,7 +142,7 @@ def _detection(
     recipe: Recipe,
     device: torch.device,
     world_size: int,
-    head: Head | None,
+    head: HeadClasses | None,
     partial: bool,
     say: Callable[[str], None],
 ) -> DetectionTask:
@@ -150,7 +152,7 @@ def _detection(
             "detectors are not compiled: what they find decides what runs", "leave out --compile and train.compile"
         )
     name = recipe.model.head.name
-    with_masks = name == "mask_rcnn"
+    with_masks = head_spec(name).needs_masks
     train = _detection_split(recipe, "train", with_masks) if head is None else None
     val = _detection_split(recipe, "val", with_masks)
     for split, dataset in (("training", train), ("validation", val)):
@@ -161,7 +163,7 @@ def _detection(
         _check_same_classes(train, val)
     if head is None:
         names = training_classes(val.class_names, recipe.model.num_classes)
-        head = Head(len(names), names)
+        head = HeadClasses(len(names), names)
     _warn_of_memory(recipe, device, world_size, training=train is not None, say=say)
     model = optimize_for_cpu(bare_detector(recipe, head))
     if recipe.model.weights is not None:
@@ -184,7 +186,7 @@ def _detection(
         sizes=recipe.data.detection.model_dump(mode="json"),
         meta={
             **meta_of(recipe),
-            "num_queries": recipe.model.head.num_queries,
+            "num_queries": getattr(recipe.model.head, "num_queries", 100),
             "conventions": head.conventions,
         },
     )
@@ -232,33 +234,30 @@ def _check_same_classes(train: DetectionDataset, val: DetectionDataset) -> None:
 
 def _testing(recipe: Recipe) -> Testing:
     values = recipe.eval
-    if recipe.model.head is not None and recipe.model.head.name == "detr":
+    if recipe.model.head is not None and not (spec := head_spec(recipe.model.head.name)).has_nms:
         if values.nms_iou is not None:
-            raise UsageError("DETR has no NMS, so it takes no NMS IoU", "leave out --nms-iou (eval.nms_iou)")
+            raise UsageError(f"{spec.title} has no NMS, so it takes no NMS IoU", "leave out --nms-iou (eval.nms_iou)")
         if values.scales or values.flip:
             raise UsageError(
-                "DETR has no NMS that could merge several views of an image",
+                f"{spec.title} has no NMS that could merge several views of an image",
                 "leave out --scales and --flip (eval.scales, eval.flip)",
             )
     options = DetectOptions(values.score_threshold, values.nms_iou, values.max_detections)
     return Testing(options, values.scales, values.flip, values.backend)
 
 
-def bare_detector(recipe: Recipe, head: Head) -> Detector:
+def bare_detector(recipe: Recipe, head: HeadClasses) -> Detector:
     """The detector with the starting weights of the recipe's seed, the same on every rank."""
     assert recipe.model.head is not None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.train.seed)
         model = build_detector(
             recipe.model.backbone.spec,
-            recipe.model.head.name,  # type: ignore[arg-type]  # recipe.agreement holds it to those of detection
+            recipe.model.head.name,
             num_classes=head.num_classes,
-            num_queries=recipe.model.head.num_queries,
-            rois_per_image=recipe.model.head.rois_per_image,
-            dropout=recipe.model.head.dropout,
-            width=recipe.model.head.width,
             conventions=head.conventions,
             backbone_options=backbone_options(recipe.model.backbone),
+            **recipe.model.head.said(),
         )
     if recipe.train.activation_checkpointing:
         set_activation_checkpointing(model, True)

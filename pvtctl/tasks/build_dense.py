@@ -14,10 +14,9 @@ from pvtctl.errors import UsageError
 from pvtctl.models.backbones import set_activation_checkpointing
 from pvtctl.models.dense import DenseModel, build_depth_model, build_segmenter
 from pvtctl.models.fast_cpu import optimize_for_cpu
-from pvtctl.recipe.schema import Head as HeadBlock
 from pvtctl.recipe.schema import Recipe
 from pvtctl.tasks.base import Loading
-from pvtctl.tasks.classes import Head, training_classes
+from pvtctl.tasks.classes import training_classes
 from pvtctl.tasks.dense.data import DenseDataset
 from pvtctl.tasks.dense.inference import DenseTesting
 from pvtctl.tasks.dense.windows import Window
@@ -29,14 +28,13 @@ from pvtctl.tasks.from_recipe import backbone_options, meta_of, train_batch_size
 from pvtctl.tasks.segmentation.data import open_segmentation_split
 from pvtctl.tasks.segmentation.task import SegmentationTask
 from pvtctl.weights import load_weights
+from pvtctl.weights.describe import HeadClasses
 
 Say = Callable[[str], None]
-_OTHER_OPTIONS = {"name", "num_queries", "rois_per_image", "scale_shift"}
-"""Keys of `model.head` that are no options of a dense head."""
 
 
 def build_segmentation(
-    recipe: Recipe, device: torch.device, world_size: int, head: Head | None, partial: bool, say: Say
+    recipe: Recipe, device: torch.device, world_size: int, head: HeadClasses | None, partial: bool, say: Say
 ) -> SegmentationTask:
     """The task of a recipe, as `build_task` says. Raises UsageError."""
     train, val = _splits(recipe, training=head is None)
@@ -44,7 +42,7 @@ def build_segmentation(
         raise UsageError("training and validation data have other classes", "give both the same list of classes")
     if head is None:
         names = training_classes(val.class_names, recipe.model.num_classes)
-        head = Head(len(names), names)
+        head = HeadClasses(len(names), names)
     _warn_of_memory(recipe, device, world_size, head.num_classes, training=train is not None, say=say)
     model = _seeded(recipe, head.num_classes)
     _load(model, recipe, head, partial, say)
@@ -60,7 +58,7 @@ def build_segmentation(
 
 
 def build_depth(
-    recipe: Recipe, device: torch.device, world_size: int, head: Head | None, partial: bool, say: Say
+    recipe: Recipe, device: torch.device, world_size: int, head: HeadClasses | None, partial: bool, say: Say
 ) -> DepthTask:
     """The task of a recipe, as `build_task` says; any `head` asks for evaluation only. Raises UsageError."""
     train, val = _splits(recipe, training=head is None)
@@ -79,15 +77,10 @@ def build_depth(
     )
 
 
-def head_options(head: HeadBlock) -> dict[str, Any]:
-    """A dense head's own options; None: not said."""
-    return head.model_dump(exclude=_OTHER_OPTIONS)
-
-
 def depth_scoring(recipe: Recipe, val: DenseDataset) -> Callable[[], DepthMetric]:
     """Makes the metric of a recipe's `eval` block; a set with ordinal pairs of its validation images has a WHDR too."""
     assert recipe.model.head is not None
-    metric = recipe.model.head.scale_shift is not None
+    metric = recipe.model.head.metric_scale is not None
     alignment = recipe.eval.alignment
     if alignment == "auto":
         alignment = "none" if metric else "scale_shift"
@@ -150,13 +143,12 @@ def bare_model(recipe: Recipe, num_classes: int) -> DenseModel:
     assert recipe.model.head is not None
     name, head = recipe.model.backbone.spec, recipe.model.head
     options: dict[str, Any] = {
-        "head_options": head_options(head),
+        "head_options": head.said(),
         "backbone_options": backbone_options(recipe.model.backbone),
     }
-    # recipe.agreement holds the head to those of the task
     if recipe.task == "segmentation":
-        return build_segmenter(name, head.name, num_classes=num_classes, **options)  # type: ignore[arg-type]
-    return build_depth_model(name, head.name, scale_shift=head.scale_shift, **options)  # type: ignore[arg-type]
+        return build_segmenter(name, head.name, num_classes=num_classes, **options)
+    return build_depth_model(name, head.name, scale_shift=head.metric_scale, **options)
 
 
 def _seeded(recipe: Recipe, num_classes: int) -> DenseModel:
@@ -192,7 +184,7 @@ def _warn_of_memory(
     )
 
 
-def _load(model: DenseModel, recipe: Recipe, head: Head | None, partial: bool, say: Say) -> None:
+def _load(model: DenseModel, recipe: Recipe, head: HeadClasses | None, partial: bool, say: Say) -> None:
     if recipe.model.weights is not None:
         names = head.names if head is not None else None
         say(load_weights(model, recipe.model.weights, partial=partial, class_names=names).summary())
@@ -213,7 +205,7 @@ def _meta(recipe: Recipe) -> dict[str, Any]:
     return {
         **meta_of(recipe),
         "head": recipe.model.head.name,
-        "head_options": {key: value for key, value in head_options(recipe.model.head).items() if value is not None},
+        "head_options": recipe.model.head.said(),
         "output_stride": recipe.model.backbone.output_stride,
         "position_size": recipe.model.backbone.image_size,
     }

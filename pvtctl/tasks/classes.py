@@ -3,31 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from pvtctl.data.class_names import imagenet_classes, imagenet_indices
 from pvtctl.errors import UsageError
-from pvtctl.models.detector import Conventions
-
-
-@dataclass(frozen=True)
-class Head:
-    """The classes of a model that is evaluated, where they come from its checkpoint and not from the data."""
-
-    num_classes: int
-    names: list[str] | None
-    conventions: Conventions = "papers"
-    """Detectors: whose anchors and sampling it was trained with."""
-
-
-def head_class_names(names: Sequence[str] | None, num_classes: int) -> list[str] | None:
-    """A head's class names: those it came with, ImageNet's for 1000 classes without names, else None."""
-    if names is not None and len(names) == num_classes:
-        return list(names)
-    return list(imagenet_classes()) if num_classes == 1000 else None
 
 
 def match_classes(data_names: Sequence[str], head_names: Sequence[str] | None, num_classes: int) -> Tensor:

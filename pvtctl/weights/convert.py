@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from pvtctl.errors import PvtctlError, UsageError
 from pvtctl.io.files import atomic_path, sha256_of
-from pvtctl.weights.identify_detector import Identified, coco_ids
+from pvtctl.models.registry import find_head
+from pvtctl.weights.identify import HeadInfo, identify_head
 from pvtctl.weights.inspect import image_size_of
 from pvtctl.weights.load import load_weights
-from pvtctl.weights.load_head import Above, class_names_of, identify_above
 from pvtctl.weights.read import Checkpoint, read_checkpoint, read_raw
 from pvtctl.weights.recognise import convert_state, identify, strip_wrappers, to_publisher
 from pvtctl.weights.save import save_safetensors
@@ -65,7 +65,7 @@ def convert_file(
     _check_out(out, to, overwrite)
     checkpoint = read_checkpoint(source)
     name = model_of(checkpoint, backbone)
-    above = identify_above(checkpoint.state, checkpoint.format, checkpoint.meta)
+    above = identify_head(checkpoint.state, checkpoint.format, checkpoint.meta)
     parts = ("backbone.", "neck.", "head.") if above else ("backbone.", "head.weight", "head.bias")
     state = {key: value for key, value in checkpoint.state.items() if key.startswith(parts)}
     meta = _meta(checkpoint, name) | (_above_meta(checkpoint, above) if above else {})
@@ -95,7 +95,8 @@ def convert_file(
 
 def _wrapped(tensors: dict[str, Tensor], meta: Mapping[str, Any]) -> dict[str, Any]:
     """As facebookresearch's DETR, mmdetection and mmsegmentation save their models."""
-    if meta["head"] == "detr":
+    spec = find_head(meta["head"])
+    if spec is not None and spec.publisher == "DETR":
         return {"model": tensors}
     return {"meta": {"CLASSES": tuple(meta.get("class_names") or ())}, "state_dict": tensors}
 
@@ -104,13 +105,8 @@ def unwritable(meta: Mapping[str, Any]) -> str | None:
     """Why a model cannot be said in its publisher's layout; None where it can."""
     if meta.get("conventions") == "torchvision":
         return "is a detector with torchvision's conventions, which mmdetection's layout cannot say"
-    match meta.get("head"):
-        case "dpt" | "trans2seg" as head:
-            return f"is a model with {head}, whose original has layers besides that nothing reads"
-        case "midas":
-            return "is a MiDaS of ours, which nobody else publishes in one layout"
-        case _:
-            return None
+    spec = find_head(str(meta.get("head")))
+    return spec.unpublished if spec is not None and spec.publisher is None else None
 
 
 def _check_out(out: Path, to: str, overwrite: bool) -> None:
@@ -158,15 +154,16 @@ def _meta(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
     }
 
 
-def _above_meta(checkpoint: Checkpoint, above: Above) -> dict[str, Any]:
-    """What a detector or dense model of ours says of itself; class names, where the file has none, as `class_names_of`."""
+def _above_meta(checkpoint: Checkpoint, above: HeadInfo) -> dict[str, Any]:
+    """What a detector or dense model of ours says of itself."""
     meta = checkpoint.meta
-    names = meta.get("class_names") or class_names_of(above, checkpoint.format)
-    if isinstance(above, Identified):
-        ids = meta.get("category_ids") or coco_ids(names)
-        known = {"class_names": names, "category_ids": ids, "num_queries": above.num_queries}
-        task, conventions = "detection", meta.get("conventions") or above.conventions
-        told: dict[str, Any] = {"conventions": conventions}
+    names = meta.get("class_names") or above.class_names
+    told: dict[str, Any]
+    if above.spec.detects:
+        queries = above.options.get("num_queries")
+        known = {"class_names": names, "category_ids": above.category_ids, "num_queries": queries}
+        told = {"conventions": above.conventions}
+        told |= {} if above.spec.marks else {"head_options": above.options}
     else:
         kept = ("palette", "segmentation", "depth")
         known = {key: meta.get(key) for key in kept} | {
@@ -175,9 +172,9 @@ def _above_meta(checkpoint: Checkpoint, above: Above) -> dict[str, Any]:
             "normalization": above.normalization,
             "output_stride": above.output_stride,
         }
-        task, told = above.task, {"head_options": above.options}
+        told = {"head_options": above.options}
     told |= {key: value for key, value in known.items() if value is not None}
-    return told | {"task": task, "head": above.head, "num_classes": above.num_classes}
+    return told | {"task": above.task, "head": above.head, "num_classes": above.num_classes}
 
 
 def _compare(checkpoint: Checkpoint, name: str, state: Mapping[str, Tensor]) -> tuple[str | None, float | None]:

@@ -3,39 +3,40 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from pvtctl.data.class_names import imagenet_classes
 from pvtctl.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from pvtctl.errors import UsageError
-from pvtctl.models.detector import Conventions, HeadName
-from pvtctl.models.variants import STRIDES, VitVariant, known_variant
-from pvtctl.tasks.classes import Head, head_class_names
-from pvtctl.weights import Checkpoint, read_checkpoint, resolve_weights
-from pvtctl.weights.identify_dense import DenseInfo, identify_dense, other_dense
-from pvtctl.weights.identify_detector import coco_ids, identify_detector, names_without_meta, other_detector
+from pvtctl.models.registry import Conventions, find_backbone, find_head
+from pvtctl.models.variants import STRIDES
+from pvtctl.weights.identify import HeadInfo, identify_head
+from pvtctl.weights.read import Checkpoint, read_checkpoint
 from pvtctl.weights.recognise import identify
+from pvtctl.weights.resolve import resolve_weights
+from pvtctl.weights.unsupported import unsupported_model
 
 
 @dataclass(frozen=True)
-class DetectorInfo:
-    """What a detector's checkpoint tells of neck and head."""
+class HeadClasses:
+    """The classes of a model that is evaluated, where they come from its checkpoint and not from the data."""
 
-    head: HeadName
     num_classes: int
-    class_names: list[str] | None
-    """The file's own, or COCO's for a file of others without any and with COCO's number of classes."""
-    category_ids: list[int] | None
-    """Label -> category id of the annotations that it was trained on, where the file or COCO's names tell."""
-    conventions: Conventions
-    num_queries: int | None
-    """DETR's."""
-    width: int | None = None
-    """Channels of FPN and head; None: the papers' 256, or no FPN."""
+    names: list[str] | None
+    conventions: Conventions = "papers"
+    """Detectors: whose anchors and sampling it was trained with."""
+
+
+def head_class_names(names: Sequence[str] | None, num_classes: int) -> list[str] | None:
+    """A head's class names: those it came with, ImageNet's for 1000 classes without names, else None."""
+    if names is not None and len(names) == num_classes:
+        return list(names)
+    return list(imagenet_classes()) if num_classes == 1000 else None
 
 
 @dataclass(frozen=True)
@@ -44,33 +45,38 @@ class Inspected:
 
     path: Path
     backbone: str
-    head: Head | None
-    """The classes of a classifier or detector; None where the file holds a backbone alone."""
+    head: HeadClasses | None
+    """The classes of its model; None where the file holds a backbone alone."""
     meta: dict[str, Any]
     """What our own files say besides: image_size, resize, data, score ...; empty for most foreign ones."""
-    detector: DetectorInfo | None = None
-    """None for classifiers and backbones."""
-    dense: DenseInfo | None = None
-    """None where the file holds no segmentation or depth model."""
+    above: HeadInfo | None = None
+    """What stands on the backbone of a detector, segmentation or depth model; None for classifiers and backbones."""
     position_size: int | None = None
     """Side in pixels of the square images that the backbone's position table was made for, where it has one."""
     foreign: str | None = None
     """What it is, in words, where it is a dense model that pvtctl does not build."""
 
     @property
+    def detector(self) -> HeadInfo | None:
+        """`above` of a detector."""
+        return self.above if self.above is not None and self.above.spec.detects else None
+
+    @property
+    def dense(self) -> HeadInfo | None:
+        """`above` of a segmentation or depth model."""
+        return self.above if self.above is not None and not self.above.spec.detects else None
+
+    @property
     def task(self) -> str | None:
         """What it can be scored on; None where the file holds a backbone alone."""
-        if self.dense is not None:
-            return self.dense.task
-        if self.detector is not None:
-            return "detection"
+        if self.above is not None:
+            return self.above.task
         return "classification" if self.head is not None else None
 
     @property
     def head_name(self) -> str | None:
         """Of a dense head."""
-        above = self.dense or self.detector
-        return above.head if above is not None else None
+        return self.above.head if self.above is not None else None
 
     @property
     def what(self) -> str:
@@ -96,43 +102,36 @@ def inspect_checkpoint(source: str | Path, backbone: str | None = None, *, score
         backbone = candidates[0]
     elif candidates and backbone not in candidates:
         raise UsageError(f"{path} holds {' or '.join(candidates)}, not {backbone}", f"use --backbone {candidates[0]}")
-    head: Head | None = None
     side = _position_size(checkpoint.state, backbone)
-    if (dense := identify_dense(checkpoint.state, checkpoint.format, checkpoint.meta)) is not None:
-        head = Head(dense.num_classes, dense.class_names)
-        return Inspected(path, backbone, head, checkpoint.meta, dense=dense, position_size=side)
-    if scored:
+    above = identify_head(checkpoint.state, checkpoint.format, checkpoint.meta)
+    if scored and (above is None or above.spec.detects):
         _check_normalisation(path, checkpoint.meta)
-    if (detector := _detector(checkpoint)) is not None:
-        head = Head(detector.num_classes, detector.class_names, detector.conventions)
-        return Inspected(path, backbone, head, checkpoint.meta, detector, position_size=side)
-    if (weight := checkpoint.state.get("head.weight")) is not None:
+    if above is not None:
+        head = HeadClasses(above.num_classes, above.class_names, above.conventions)
+        return Inspected(path, backbone, head, checkpoint.meta, above, side)
+    classes: HeadClasses | None = None
+    if (weight := checkpoint.state.get("head.weight")) is not None and weight.ndim == 2:
         rows = int(weight.shape[0])
-        head = Head(rows, head_class_names(checkpoint.meta.get("class_names"), rows))
-    foreign = other_detector(checkpoint.raw) or other_dense(checkpoint.raw)
-    return Inspected(path, backbone, head, checkpoint.meta, position_size=side, foreign=foreign)
+        classes = HeadClasses(rows, head_class_names(checkpoint.meta.get("class_names"), rows))
+    return Inspected(path, backbone, classes, checkpoint.meta, None, side, _unknown_head(checkpoint))
 
 
 def _position_size(state: Mapping[str, Tensor], backbone: str) -> int | None:
-    variant = known_variant(backbone)
-    if isinstance(variant, VitVariant) and (table := state.get("backbone.pos_embed")) is not None:
+    spec = find_backbone(backbone)
+    if spec is not None and spec.patch_size and (table := state.get("backbone.pos_embed")) is not None:
         # one or two class tokens beside a square grid do not reach the next square
-        return math.isqrt(int(table.shape[1])) * variant.patch_size
+        return math.isqrt(int(table.shape[1])) * spec.patch_size
     if (table := state.get("backbone.stages.0.pos_embed")) is not None:
         return math.isqrt(int(table.shape[1])) * STRIDES[0]
     return None
 
 
-def _detector(checkpoint: Checkpoint) -> DetectorInfo | None:
-    found = identify_detector(checkpoint.state, checkpoint.format)
-    if found is None:
-        return None
-    names = checkpoint.meta.get("class_names")
-    if names is None or len(names) != found.num_classes:
-        names = names_without_meta(found, checkpoint.format)
-    conventions = checkpoint.meta.get("conventions") or found.conventions
-    ids = checkpoint.meta.get("category_ids") or coco_ids(names)
-    return DetectorInfo(found.head, found.num_classes, names, ids, conventions, found.num_queries, found.width)
+def _unknown_head(checkpoint: Checkpoint) -> str | None:
+    """What a model is, in words, that is not built here: of another project, or with a head that is not registered."""
+    stated = checkpoint.meta.get("head")
+    if checkpoint.format == "pvtctl" and isinstance(stated, str) and find_head(stated) is None:
+        return f"a model with the head {stated!r}, which is not registered"
+    return unsupported_model(checkpoint.raw)
 
 
 def _check_normalisation(path: Path, meta: dict[str, Any]) -> None:

@@ -11,10 +11,11 @@ from typing import Any
 
 from torch import Tensor
 
-from pvtctl.weights.identify_detector import Identified
-from pvtctl.weights.load_head import class_names_of, identify_above, other_above
+from pvtctl.models.registry import SEGMENTATION
+from pvtctl.weights.identify import identify_head
 from pvtctl.weights.read import Checkpoint, read_checkpoint
 from pvtctl.weights.recognise import identify
+from pvtctl.weights.unsupported import unsupported_model
 
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -93,19 +94,16 @@ def inspect_file(path: Path | str, *, largest: int = 5) -> Inspection:
 
 def _told(checkpoint: Checkpoint) -> dict[str, Any]:
     """What stands on the backbone."""
-    above, meta = identify_above(checkpoint.state, checkpoint.format, checkpoint.meta), checkpoint.meta
+    above, meta = identify_head(checkpoint.state, checkpoint.format, checkpoint.meta), checkpoint.meta
     if above is None:
         head = checkpoint.state.get("head.weight")
         classifier = {} if head is None else {"task": "classification", "classes": head.shape[0]}
-        return {"foreign": other_above(checkpoint.raw), "class_names": meta.get("class_names"), **classifier}
-    names = meta.get("class_names") or class_names_of(above, checkpoint.format)
-    found = {"head": above.head, "class_names": list(names) if names else None}
-    if isinstance(above, Identified):
-        conventions = meta.get("conventions") or above.conventions
-        return found | {"task": "detection", "classes": above.num_classes, "conventions": conventions}
+        return {"foreign": unsupported_model(checkpoint.raw), "class_names": meta.get("class_names"), **classifier}
+    found = {"head": above.head, "class_names": above.class_names or meta.get("class_names"), "task": above.task}
+    if above.spec.detects:
+        return found | {"classes": above.num_classes, "conventions": above.conventions}
     return found | {
-        "task": above.task,
-        "classes": above.num_classes if above.task == "segmentation" else None,
+        "classes": above.num_classes if above.task == SEGMENTATION else None,
         "head_options": above.options,
         "output_stride": above.output_stride,
         "scale_shift": above.scale_shift,

@@ -12,8 +12,8 @@ from pvtctl.errors import UsageError
 from pvtctl.models.dense import DenseModel
 from pvtctl.models.detector import Detector
 from pvtctl.weights.classifier_rows import load_head
-from pvtctl.weights.identify_dense import DenseInfo
-from pvtctl.weights.load_head import check_above, class_names_of, identify_above, plan_above_backbone
+from pvtctl.weights.identify import identify_head
+from pvtctl.weights.load_head import check_above, head_of_module, plan_above_backbone
 from pvtctl.weights.plan import is_bridge, named_as, plan_backbone, shape_of, targets_of
 from pvtctl.weights.read import Checkpoint, find_state, read_checkpoint
 from pvtctl.weights.recognise import convert_state, identify
@@ -61,7 +61,7 @@ def load_weights(
         )
     targets = targets_of(module)
     state = named_as(targets, checkpoint)
-    found = identify_above(state, checkpoint.format, checkpoint.meta)
+    found = identify_head(state, checkpoint.format, checkpoint.meta)
     report = LoadReport(
         source=str(checkpoint.path) if checkpoint.path else "a state dict",
         format="timm" if is_bridge(targets) and found is None else checkpoint.format,
@@ -73,15 +73,14 @@ def load_weights(
     names = checkpoint.meta.get("class_names") or source_class_names
     _sort_out_rest(targets, state, report, dense=isinstance(module, Detector | DenseModel))
     if isinstance(module, Detector | DenseModel):
-        here = identify_above(targets)
-        assert here is not None  # each of ours is told by its names
+        here = head_of_module(module, targets)
         taken = check_above(module, here, found, checkpoint, report, partial)
-        if isinstance(module, DenseModel) and isinstance(taken, DenseInfo) and taken.scale_shift:
+        if isinstance(module, DenseModel) and taken is not None and taken.scale_shift:
             report.scale_shift = taken.scale_shift
             report.note = _metres(module, taken.scale_shift) or report.note
         _refuse_misfit(targets, state, report, partial)
         if taken is not None:
-            names = names or class_names_of(taken, checkpoint.format)
+            names = names or taken.class_names
         plan += plan_above_backbone(targets, state, here, taken, (class_names, names), report, partial)
     else:
         head = _head(module)

@@ -3,56 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from torch import Tensor
 
 from pvtctl.errors import UsageError
 from pvtctl.models.dense import DenseModel
 from pvtctl.models.detector import Detector
-from pvtctl.weights.identify_dense import AUXILIARY, DenseInfo, identify_dense, other_dense, plain, unseen_options
-from pvtctl.weights.identify_detector import Identified, identify_detector, names_without_meta, other_detector
+from pvtctl.models.registry import DETECTION
+from pvtctl.weights.identify import AUXILIARY, HeadInfo, describe_head, identify_head, plain
 from pvtctl.weights.plan import Plan, shape_of
 from pvtctl.weights.read import Checkpoint
-from pvtctl.weights.recognise import Format
 from pvtctl.weights.remap_classes import load_class_rows
 from pvtctl.weights.report import LEAST_SHARE, LoadReport, listed, percent
+from pvtctl.weights.unsupported import unsupported_model
 
 Names = tuple[Sequence[str] | None, Sequence[str] | None]
 """Class names of the module and of the file."""
-Above = Identified | DenseInfo
-"""What stands on a backbone, whichever task it is for."""
-_READS_TOKENS = "head.reassemble.3.project.weight"
-"""DPT over a ViT has it, over a pyramid not."""
 
 
-def identify_above(
-    state: Mapping[str, Tensor], format: Format = "pvtctl", meta: Mapping[str, Any] | None = None
-) -> Above | None:
-    """The detector or dense model that `state`, in our names, holds; None when there is none of ours in it."""
-    return identify_detector(state, format) or identify_dense(state, format, meta)
-
-
-def other_above(names: Mapping[str, Tensor]) -> str | None:
-    """What a state dict under its own names is, where that is a model for dense prediction which pvtctl does not build."""
-    return other_dense(names) or other_detector(names)
+def head_of_module(module: Detector | DenseModel, targets: Mapping[str, Tensor]) -> HeadInfo:
+    """What is known of a module's head, whose tensors under checkpoint names are `targets`. Raises UsageError."""
+    if module.spec is not None:
+        task = DETECTION if isinstance(module, Detector) else module.task
+        return describe_head(targets, module.spec, task, module.num_classes)
+    if (found := identify_head(targets)) is None:
+        raise UsageError(
+            f"{type(module.head).__name__} is no head that pvtctl knows", "build the model with its HeadSpec"
+        )
+    return found
 
 
 def check_above(
     module: Detector | DenseModel,
-    here: Above,
-    found: Above | None,
+    here: HeadInfo,
+    found: HeadInfo | None,
     checkpoint: Checkpoint,
     report: LoadReport,
     partial: bool,
-) -> Above | None:
+) -> HeadInfo | None:
     """Whose neck and head are taken from the file: `found`, or None where they start fresh, with the report's reason.
 
     `here` is what `module` is. Raises UsageError, unless `partial`, for a model of another task, with another head or
     other conventions, or none of ours.
     """
     if found is None:
-        other = other_above(checkpoint.raw)
+        other = unsupported_model(checkpoint.raw)
         if other is None:
             report.above_note = f"the file holds no {here.kind}"
             return None
@@ -70,32 +65,26 @@ def check_above(
     return None
 
 
-def _convention(module: Detector | DenseModel, found: Above, checkpoint: Checkpoint) -> tuple[str, str] | None:
+def _convention(module: Detector | DenseModel, found: HeadInfo, checkpoint: Checkpoint) -> tuple[str, str] | None:
     """What shapes do not show and outputs depend on, where file and module differ in it: what the file holds, and the
     beginning of a hint. None where they agree or the file does not say."""
-    if isinstance(module, Detector):
-        assert isinstance(found, Identified)
-        theirs = checkpoint.meta.get("conventions") or found.conventions
-        if theirs == module.conventions:
-            return None
-        what = f"holds a {found.title} with the conventions of {theirs}, and this one has those of {module.conventions}"
+    if isinstance(module, Detector) and found.conventions != module.conventions:
+        theirs, ours = found.conventions, module.conventions
+        what = f"holds a {found.title} with the conventions of {theirs}, and this one has those of {ours}"
         return what, f"build it with conventions={theirs!r}, or "
-    assert isinstance(found, DenseInfo)
-    for option, ours in unseen_options(module.head).items():
-        stated = found.options.get(option)
-        if stated is None and plain(ours) == "project" and _READS_TOKENS in checkpoint.state:
-            stated = "ignore or add"  # which of the two nobody says; the layers of the third are not there
-        if stated is not None and plain(stated) != plain(ours):
-            what = f"holds a {found.title} with the {option} {plain(stated)}, and this one has {plain(ours)}"
-            return what, f"build it with {option}={plain(stated)}, or "
-    return None
+    unlike = found.spec.unlike(module.head, found.options, checkpoint.state)
+    if unlike is None:
+        return None
+    option, stated, own = unlike
+    what = f"holds a {found.title} with the {option} {stated}, and this one has {own}"
+    return what, f"build it with {option}={stated}, or "
 
 
 def plan_above_backbone(
     targets: Mapping[str, Tensor],
     state: Mapping[str, Tensor],
-    here: Above,
-    found: Above | None,
+    here: HeadInfo,
+    found: HeadInfo | None,
     names: Names,
     report: LoadReport,
     partial: bool,
@@ -126,11 +115,6 @@ def plan_above_backbone(
         plan += load_class_rows(here.tables, rest, above, counts, (names[0], theirs), report)
     _refuse_misfit(here, found, report, partial)
     return plan
-
-
-def class_names_of(found: Above, format: Format) -> Sequence[str] | None:
-    """The classes of a file that does not say them, where its layout and their number tell."""
-    return found.class_names if isinstance(found, DenseInfo) else names_without_meta(found, format)
 
 
 def _set_auxiliary_apart(rest: dict[str, Tensor], above: dict[str, Tensor], report: LoadReport) -> None:
@@ -167,7 +151,7 @@ def _plan_rest(
     return plan
 
 
-def _refuse_misfit(here: Above, found: Above, report: LoadReport, partial: bool) -> None:
+def _refuse_misfit(here: HeadInfo, found: HeadInfo, report: LoadReport, partial: bool) -> None:
     """Raise unless nearly all of neck and head is filled. A shape that differs is refused however small it is: that is a
     variant of the head, and its outputs would be noise."""
     faults = [
@@ -184,12 +168,9 @@ def _refuse_misfit(here: Above, found: Above, report: LoadReport, partial: bool)
     message = f"{report.source} holds a {found.title} ({report.format} layout) of another make: "
     message += f"{percent(report.above_share)} of neck and head would be loaded"
     message += "".join(f"; {word}: {listed(pairs)}" for word, pairs in faults if pairs)
-    queries = any(name == "head.query_embed.weight" for name, _ in report.mismatched)
-    build = f"build it with num_queries={found.num_queries}, or " if queries and isinstance(found, Identified) else ""
-    if isinstance(found, DenseInfo) and isinstance(here, DenseInfo):
-        other = {name: value for name, value in found.options.items() if name in here.options}
-        options = [f"{name}={plain(value)}" for name, value in other.items() if value != here.options[name]]
-        if found.output_stride != here.output_stride and here.head == "trans2seg":
-            options.append(f"output_stride={found.output_stride}")
-        build = f"build it with {', '.join(options)}, or " if options else ""
+    other = {name: value for name, value in found.options.items() if name in here.options}
+    options = [f"{name}={plain(value)}" for name, value in other.items() if value != here.options[name]]
+    if here.output_stride is not None and found.output_stride != here.output_stride:
+        options.append(f"output_stride={found.output_stride}")
+    build = f"build it with {', '.join(options)}, or " if options else ""
     raise UsageError(message, f"{build}pass --partial (partial=True) to load what fits")

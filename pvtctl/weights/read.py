@@ -21,6 +21,8 @@ from torch import Tensor
 
 from pvtctl.errors import UsageError
 from pvtctl.io.files import sha256_of
+from pvtctl.models.registry import backbone_specs
+from pvtctl.models.variants import split_width
 from pvtctl.weights.catalogue import Published, published_with_hash
 from pvtctl.weights.layouts import detr as names_detr
 from pvtctl.weights.layouts import torchvision as names_torchvision
@@ -72,7 +74,7 @@ def read_checkpoint(path: Path | str) -> Checkpoint:
         meta = _transformers_meta(path) | meta
     else:
         raw, meta = read_raw(path)
-    converted = convert_state(raw)
+    converted = Converted(raw, "pvtctl") if _is_ours(raw, meta) else convert_state(raw)
     state, hashed = converted.state, _hash_where_it_tells(path, converted)
     if hashed.startswith(names_torchvision.PUBLISHED_SHA256):
         state = names_torchvision.without_eps(state)
@@ -81,6 +83,14 @@ def read_checkpoint(path: Path | str) -> Checkpoint:
     if hashed and (entry := published_with_hash(hashed)) is not None:
         meta |= _unsaid(entry)
     return Checkpoint(state, converted.format, meta, path, raw)
+
+
+def _is_ours(raw: Mapping[str, Tensor], meta: Mapping[str, Any]) -> bool:
+    """Whether a header of ours names the backbone, and the names are ours too: those of `--to official` are not."""
+    stated = meta.get("backbone")
+    if not isinstance(stated, str) or split_width(stated)[0] not in {spec.name for spec in backbone_specs()}:
+        return False
+    return all(key.startswith(("backbone.", "neck.", "head.")) for key in raw)
 
 
 def _unsaid(entry: Published) -> dict[str, Any]:

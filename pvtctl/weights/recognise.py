@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from pvtctl.errors import UsageError
-from pvtctl.models.variants import VARIANTS, Variant, VitVariant, join_width
+from pvtctl.models.registry import backbone_specs
+from pvtctl.models.variants import join_width
 from pvtctl.weights.layouts import detr as names_detr
 from pvtctl.weights.layouts import dpt as names_dpt
 from pvtctl.weights.layouts import mmdet as names_mmdet
@@ -56,6 +57,14 @@ _HEAD = ("head.weight", "head.bias", "fc.weight", "fc.bias", "head.fc.weight", "
 # A name that each block has once
 _BLOCK = r"(stages\.\d\.)?blocks\.\d+\.norm1\.weight|layer\d\.\d+\.bn1\.weight"
 _WRAPPERS = ("module.", "_orig_mod.", "model.")
+
+
+_PUBLISHERS = {
+    "mmdetection": names_mmdet.to_mmdet,
+    "DETR": names_detr.to_detr,
+    "mmsegmentation": names_mmseg.to_mmseg,
+}
+"""`HeadSpec.publisher` -> our names of the whole model to the publisher's."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +116,7 @@ def _above(state: Mapping[str, Tensor]) -> tuple[Format | None, dict[str, Tensor
     (None, the same state dict) for all others, but `backbone.` stands right before the backbone's names there too.
     """
     keys = set(state)
-    if names_ours.is_detector(keys) or names_ours.is_dense(keys):
+    if names_ours.head_in(keys) is not None:
         return "pvtctl", dict(state)
     if names_mmdet.is_retinanet(keys):
         return "mmdetection RetinaNet", names_mmdet.from_mmdet(state)
@@ -180,14 +189,11 @@ def to_publisher(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename ours to the names of the model's publisher: PVT, DeiT or torchvision for classifiers; for detectors
     mmdetection, whose names the official PVT repository has too, or facebookresearch (DETR); mmsegmentation for Semantic
     FPN and DeepLabV3+. The other dense models have no such names."""
-    keys = set(state)
-    if names_ours.is_detector(keys) or names_ours.is_dense(keys):
+    if (spec := names_ours.head_in(set(state))) is not None:
         backbone = to_publisher({key: value for key, value in state.items() if key.startswith("backbone.")})
         rest = {key: value for key, value in state.items() if not key.startswith("backbone.")}
         whole = {f"backbone.{key}": value for key, value in backbone.items()} | rest
-        if names_ours.is_dense(keys):
-            return names_mmseg.to_mmseg(whole)
-        return names_detr.to_detr(whole) if "head.class_embed.weight" in state else names_mmdet.to_mmdet(whole)
+        return _PUBLISHERS[spec.publisher or "mmdetection"](whole)
     if "backbone.stages.0.patch_embed.proj.weight" in state:
         return names_official.to_official(state)
     if "backbone.class_token" in state:
@@ -239,11 +245,10 @@ def _candidates(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
         family = "vit"
     else:
         family = "resnet"
-    return [name for name, variant in VARIANTS.items() if variant.family == family and _blocks(variant) == depth]
-
-
-def _blocks(variant: Variant) -> int:
-    return variant.depth if isinstance(variant, VitVariant) else sum(variant.depths)
+    # those that do not say their blocks are registered by users, and few
+    return [
+        spec.name for spec in backbone_specs() if spec.blocks is None or (spec.family, spec.blocks) == (family, depth)
+    ]
 
 
 @cache

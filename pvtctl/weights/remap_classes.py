@@ -3,43 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from pvtctl.models.registry import ClassRows, HeadSpec
 from pvtctl.weights.classifier_rows import row_pairs
 from pvtctl.weights.report import LoadReport
 
-Layout = Literal["anchors", "background", "boxes", "plain", "tokens"]
-"""How the first dimension holds K classes: anchors x K, K and the background's row, K x 4, K; tokens: (1, K, C)."""
 
-_TABLES: dict[str, dict[str, Layout]] = {
-    "retinanet": {"head.classification_head.cls_logits": "anchors"},
-    "mask_rcnn": {
-        "head.box_predictor.cls_score": "background",
-        "head.box_predictor.bbox_pred": "boxes",
-        "head.mask_predictor.mask_fcn_logits": "plain",
-    },
-    "detr": {"head.class_embed": "background"},
-    "semantic_fpn": {"head.classifier": "plain"},
-    "deeplabv3plus": {"head.classifier": "plain", "head.auxiliary.2": "plain"},
-    "trans2seg": {"head.cls_embed": "tokens"},
-    "dpt": {"head.output.last": "plain", "head.auxiliary.last": "plain"},
-}
-
-
-def class_tables(head: str) -> dict[str, Layout]:
-    """The parameters of `head` that have rows for classes, and how they lie."""
+def class_tables(spec: HeadSpec) -> dict[str, ClassRows]:
+    """The parameters of a head that have rows for classes, and how they lie."""
     return {
         f"{name}{kind}": layout
-        for name, layout in _TABLES[head].items()
+        for name, layout in spec.class_tables.items()
         for kind in (("",) if layout == "tokens" else (".weight", ".bias"))
     }
 
 
 def load_class_rows(
-    tables: Mapping[str, Layout],
+    tables: Mapping[str, ClassRows],
     targets: Mapping[str, Tensor],
     state: Mapping[str, Tensor],
     counts: tuple[int, int],
@@ -72,7 +55,7 @@ def load_class_rows(
     return plan
 
 
-def _fits(target: Tensor, source: Tensor, layout: Layout, here: int, there: int) -> bool:
+def _fits(target: Tensor, source: Tensor, layout: ClassRows, here: int, there: int) -> bool:
     match layout:
         case "anchors":
             same = target.shape[0] * there == source.shape[0] * here
@@ -88,7 +71,7 @@ def _fits(target: Tensor, source: Tensor, layout: Layout, here: int, there: int)
 
 
 def _with_rows(
-    target: Tensor, source: Tensor, layout: Layout, counts: tuple[int, int], pairs: list[tuple[int, int]]
+    target: Tensor, source: Tensor, layout: ClassRows, counts: tuple[int, int], pairs: list[tuple[int, int]]
 ) -> Tensor:
     value = target.detach().clone(memory_format=torch.contiguous_format)
     source = source.to(value).contiguous()
@@ -99,7 +82,7 @@ def _with_rows(
     return value
 
 
-def _by_class(value: Tensor, layout: Layout, classes: int) -> Tensor:
+def _by_class(value: Tensor, layout: ClassRows, classes: int) -> Tensor:
     """A view (groups, K, rest) of a contiguous table."""
     match layout:
         case "anchors":

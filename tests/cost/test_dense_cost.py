@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from pvtctl.cost import memory
-from pvtctl.cost.counting import build_model, count
+from pvtctl.cost.build import build_model
+from pvtctl.cost.counting import count
 from pvtctl.errors import UsageError
 from pvtctl.latency.dense_step import DenseForward, training_step
 from pvtctl.latency.detector_step import PARTS, PHOTO

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from pvtctl.cost.build_from_options import build_own, count_own
-from pvtctl.cost.counting import count
+from pvtctl.cost.build import build_own
+from pvtctl.cost.counting import count, count_own
 from pvtctl.errors import UsageError
 from pvtctl.latency.measure import Case, measure_latency
 

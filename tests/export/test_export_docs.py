@@ -12,20 +12,9 @@ from same_detections import assert_same_detections
 
 from pvtctl.cli.export import FORMATS
 from pvtctl.cli.main import main
-from pvtctl.models.dense import DEPTH_HEADS, SEGMENTATION_HEADS
-from pvtctl.models.detector import HEADS
+from pvtctl.models.registry import head_specs
 
 TEXT = (Path(__file__).parents[2] / "docs" / "export.md").read_text(encoding="utf-8")
-TITLES = {
-    "retinanet": "RetinaNet",
-    "mask_rcnn": "Mask R-CNN",
-    "detr": "DETR",
-    "semantic_fpn": "Semantic FPN",
-    "trans2seg": "Trans2Seg",
-    "deeplabv3plus": "DeepLabV3+",
-    "dpt": "DPT",
-    "midas": "MiDaS",
-}
 
 
 def _blocks(language: str) -> list[str]:
@@ -73,5 +62,5 @@ def _same_detections(scope: dict[str, object]) -> None:
 
 
 def test_every_head_and_format_is_told() -> None:
-    assert all(TITLES[head] in TEXT for head in (*HEADS, *SEGMENTATION_HEADS, *DEPTH_HEADS))
+    assert all(spec.title in TEXT for spec in head_specs())
     assert all(f"| `{name}` |" in TEXT for name in FORMATS)

@@ -24,7 +24,7 @@ from pvtctl.studies.compare_report import to_csv, to_json, to_markdown, write_co
 from pvtctl.studies.comparison import Comparison, Row
 from pvtctl.tasks.build import bare_classifier, bare_detector
 from pvtctl.tasks.build_dense import bare_model
-from pvtctl.tasks.classes import Head
+from pvtctl.weights.describe import HeadClasses
 
 BOX = {
     "box_ap": 0.3,
@@ -100,7 +100,7 @@ def test_a_models_figures_are_those_of_the_model_that_was_trained(tmp_path: Path
                 case "classification":
                     model: torch.nn.Module = bare_classifier(run.recipe, 12)
                 case "detection":
-                    model = bare_detector(run.recipe, Head(12, None))
+                    model = bare_detector(run.recipe, HeadClasses(12, None))
                 case _:
                     model = bare_model(run.recipe, 12)
         params = row_of(compare_runs([path]), "params").values[0]

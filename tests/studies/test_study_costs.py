@@ -11,7 +11,7 @@ import pytest
 import torch
 from made_up_runs import finish_all
 
-from pvtctl.cost.build_from_options import build_own
+from pvtctl.cost.build import build_own
 from pvtctl.errors import PvtctlError
 from pvtctl.latency.measure import Case, Latency
 from pvtctl.recipe.load import load_recipe, rows_of

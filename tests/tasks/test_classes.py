@@ -6,7 +6,8 @@ import pytest
 
 from pvtctl.data.class_names import imagenet_classes
 from pvtctl.errors import UsageError
-from pvtctl.tasks.classes import head_class_names, match_classes, training_classes
+from pvtctl.tasks.classes import match_classes, training_classes
+from pvtctl.weights.describe import head_class_names
 
 
 def test_order_and_subset_follow_the_names() -> None:

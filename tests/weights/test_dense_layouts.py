@@ -12,10 +12,10 @@ from torch import Tensor
 
 from pvtctl.data.class_names import ADE20K_CLASSES, PASCAL_CONTEXT_CLASSES
 from pvtctl.models.dense import DenseModel, build_depth_model, build_segmenter
-from pvtctl.weights.identify_dense import DenseInfo, identify_dense, other_dense
+from pvtctl.weights.identify import HeadInfo, identify_head
 from pvtctl.weights.inspect import image_size_of
-from pvtctl.weights.load_head import identify_above
 from pvtctl.weights.recognise import convert_state, identify, to_publisher
+from pvtctl.weights.unsupported import unsupported_model
 
 PROJECT = {"readout": "project"}
 # manifest -> layout, backbone, head, task, options, output stride
@@ -54,7 +54,7 @@ def _shapes(shared: Path, name: str) -> dict[str, Tensor]:
     }
 
 
-def _model(found: DenseInfo) -> DenseModel:
+def _model(found: HeadInfo) -> DenseModel:
     more: dict[str, Any] = {"output_stride": found.output_stride} if found.output_stride else {}
     if found.backbones[0].startswith("vit"):
         more["image_size"] = 384
@@ -73,7 +73,7 @@ def _model(found: DenseInfo) -> DenseModel:
 def test_every_layout_is_recognised_and_renamed(name: str, shared: Path) -> None:
     layout, backbone, head, task, options, stride = LAYOUTS[name]
     converted = convert_state(_shapes(shared, name))
-    found = identify_dense(converted.state, converted.format)
+    found = identify_head(converted.state, converted.format)
     assert converted.format == layout
     assert found is not None
     assert (found.backbones, found.head, found.task, found.options) == ([backbone], head, task, options)
@@ -119,10 +119,10 @@ def test_wrappers_are_taken_off(shared: Path) -> None:
 def test_classes_by_their_number(classes: int, names: tuple[str, ...] | None) -> None:
     with torch.device("meta"):
         state = build_segmenter("pvt_v2_b0", "semantic_fpn", num_classes=classes).state_dict()
-    found = identify_dense(state, "mmsegmentation Semantic FPN")
+    found = identify_head(state, "mmsegmentation Semantic FPN")
     assert found is not None
     assert found.class_names == (list(names) if names else None)
-    ours = identify_dense(state)
+    ours = identify_head(state)
     assert ours is not None
     assert ours.class_names is None  # our files say theirs
 
@@ -138,5 +138,5 @@ def test_classes_by_their_number(classes: int, names: tuple[str, ...] | None) ->
 )
 def test_models_of_others_are_named(name: str, what: str) -> None:
     state = {name: torch.zeros(1)}
-    assert what in str(other_dense(state))
-    assert identify_above(state, "unknown") is None
+    assert what in str(unsupported_model(state))
+    assert identify_head(state, "unknown") is None

@@ -19,7 +19,7 @@ from pvtctl.weights import load_weights, read, save_safetensors
 from pvtctl.weights.catalogue import find_published, published_with_hash
 from pvtctl.weights.convert import convert_file
 from pvtctl.weights.describe import inspect_checkpoint
-from pvtctl.weights.identify_dense import identify_dense
+from pvtctl.weights.identify import identify_head
 from pvtctl.weights.inspect import inspect_file
 from pvtctl.weights.read import read_checkpoint
 from pvtctl.weights.recognise import to_publisher
@@ -98,7 +98,7 @@ def test_own_file_round_trip(kind: str, states: dict[str, State], tmp_path: Path
     assert "neck and head: 100.0 %" in report.summary()
     assert ("note: the file's metres are made with the scale_shift 0.5, 0.25" in report.summary()) == (task == "depth")
     checkpoint = read_checkpoint(tmp_path / "best.safetensors")
-    found = identify_dense(checkpoint.state, checkpoint.format, checkpoint.meta)
+    found = identify_head(checkpoint.state, checkpoint.format, checkpoint.meta)
     assert found is not None
     assert (found.head, found.task, found.normalization) == (head, task, "half")
     assert found.backbones == [backbone]

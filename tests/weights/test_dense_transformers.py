@@ -15,7 +15,7 @@ from pvtctl.models.backbones.vit_hybrid import VitHybrid
 from pvtctl.models.dense import DenseModel
 from pvtctl.models.heads.dpt import Dpt
 from pvtctl.weights import load_weights, read_checkpoint
-from pvtctl.weights.identify_dense import identify_dense
+from pvtctl.weights.identify import identify_head
 
 SIZE, WIDTH = 64, 64
 CLASSES = ["wall", "sky", "cat"]
@@ -115,7 +115,7 @@ def test_folder_says_classes_taps_and_readout(tmp_path: Path) -> None:
     original = _original("segmentation", readout_type="add")
     original.save_pretrained(tmp_path)
     checkpoint = read_checkpoint(tmp_path)
-    found = identify_dense(checkpoint.state, checkpoint.format, checkpoint.meta)
+    found = identify_head(checkpoint.state, checkpoint.format, checkpoint.meta)
     assert found is not None
     assert (found.head, found.task, found.class_names, found.normalization) == ("dpt", "segmentation", CLASSES, "half")
     assert found.options == {"readout": "add", "taps": [1, 2, 3, 4]}

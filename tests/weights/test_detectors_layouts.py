@@ -20,7 +20,7 @@ from pvtctl.models.backbones import build_backbone
 from pvtctl.models.detector import Detector, HeadName, build_detector
 from pvtctl.models.structures import Detections, DetectOptions
 from pvtctl.weights import load_weights, read_checkpoint
-from pvtctl.weights.identify_detector import coco_ids, identify_detector, names_without_meta
+from pvtctl.weights.identify import coco_ids, identify_head
 from pvtctl.weights.layouts import torchvision as names_torchvision
 from pvtctl.weights.recognise import convert_state, to_publisher
 
@@ -44,7 +44,7 @@ def test_originals_there_and_back(
     original = original_state(golden)
     converted = convert_state({f"module.{key}": value for key, value in original.items()})
     assert converted.format == format
-    found = identify_detector(converted.state, converted.format)
+    found = identify_head(converted.state, converted.format)
     assert found is not None
     assert (found.backbones, found.head, found.num_classes, found.conventions) == ([backbone], head, classes, "papers")
     back = to_publisher(converted.state)
@@ -259,9 +259,9 @@ def test_published_torchvision_file_has_batch_norms_without_eps(
 def test_names_of_files_without_names() -> None:
     def names(state: dict[str, Tensor]) -> list[str] | None:
         converted = convert_state(state)
-        found = identify_detector(converted.state, converted.format)
+        found = identify_head(converted.state, converted.format)
         assert found is not None
-        return names_without_meta(found, converted.format)
+        return found.class_names
 
     with torch.device("meta"):
         by_id = names(_torchvision("retinanet", 91).state_dict())
@@ -287,6 +287,6 @@ def test_a_detector_of_our_own_is_told_from_torchvisions() -> None:
     converted = convert_state(model.state_dict())
     assert converted.format == "pvtctl"
     assert converted.state.keys() == model.state_dict().keys()
-    found = identify_detector(converted.state)
+    found = identify_head(converted.state)
     assert found is not None
     assert found.conventions == "torchvision"  # P6 stands on the pyramid

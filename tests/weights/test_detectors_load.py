@@ -17,6 +17,7 @@ from pvtctl.errors import UsageError
 from pvtctl.io.files import sha256_of
 from pvtctl.models.backbones import build_backbone, build_classifier
 from pvtctl.models.detector import Detector, HeadName, build_detector
+from pvtctl.models.registry import head_spec
 from pvtctl.weights import load_weights, save_safetensors
 from pvtctl.weights.describe import inspect_checkpoint
 from pvtctl.weights.layouts import detr as names_detr
@@ -73,7 +74,7 @@ def test_own_file_round_trip(head: HeadName, states: dict[HeadName, State], tmp_
     assert found.head.num_classes == 3
     assert (found.detector.head, found.detector.class_names) == (head, ["a", "b", "c"])
     assert (found.detector.category_ids, found.detector.conventions) == ([3, 1, 7], "papers")
-    assert found.detector.num_queries == (100 if head == "detr" else None)
+    assert found.detector.options.get("num_queries") == (100 if head == "detr" else None)
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -134,7 +135,7 @@ def test_classes_are_matched_by_name(head: HeadName, states: dict[HeadName, Stat
     assert "2 classes kept, 2 new, 1 dropped (by class name)" in report.summary()
     assert report.above_share == 1.0
     here = model.state_dict()
-    for name, layout in class_tables(head).items():
+    for name, layout in class_tables(head_spec(head)).items():
         for mine, theirs in ((0, 2), (2, 0)):
             found = _rows_of(here, name, layout, 4, mine)
             assert torch.equal(found, _rows_of(states[head], name, layout, 3, theirs))
@@ -149,7 +150,7 @@ def test_other_number_of_classes_without_names(head: HeadName, states: dict[Head
     model = _blank(head, classes=5)
     report = load_weights(model, states[head])
     assert (report.above_share, report.head_kept, report.head_new) == (1.0, 0, 5)
-    for name in class_tables(head):
+    for name in class_tables(head_spec(head)):
         assert bool((model.state_dict()[name] == 7).all())
     with pytest.raises(UsageError, match="2 class names were given for a head of 5 classes"):
         load_weights(model, states[head], class_names=["a", "b"])

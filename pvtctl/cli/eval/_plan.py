@@ -25,8 +25,7 @@ from pvtctl.runs.paths import runs_root
 
 if TYPE_CHECKING:
     from pvtctl.recipe.schema import Recipe
-    from pvtctl.tasks.classes import Head
-    from pvtctl.weights.describe import Inspected
+    from pvtctl.weights.describe import HeadClasses, Inspected
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +80,7 @@ class Plan:
     out: Path | None
 
     @property
-    def head(self) -> Head:
+    def head(self) -> HeadClasses:
         """The checkpoint's classes, as `build_task` takes them."""
         assert self.checkpoint.head is not None
         return self.checkpoint.head
@@ -174,7 +173,7 @@ def _is_run(path: Path) -> bool:
 
 
 def _find(options: EvalOptions, data: DataChoice, place: Path | None) -> Found:
-    from pvtctl.recipe.vocabulary import HEADS_OF
+    from pvtctl.models.registry import heads_of
 
     if options.weights is not None:
         return Found(options.weights, "as asked")
@@ -183,9 +182,9 @@ def _find(options: EvalOptions, data: DataChoice, place: Path | None) -> Found:
         note(f"backbone: {backbone}, as none was named (--backbone NAME; `pvtctl models ls` lists them)")
     task = choose_task(data, options.head, options.task)
     head = options.head
-    if head is None and HEADS_OF[task]:
-        head = HEADS_OF[task][0]
-        note(f"head: {head}, as none was named (--head {' | '.join(HEADS_OF[task])})")
+    if head is None and (names := heads_of(task)):
+        head = names[0]
+        note(f"head: {head}, as none was named (--head {' | '.join(names)})")
     return find_weights(backbone, data.name, place, head, task)
 
 
@@ -240,13 +239,9 @@ def _as_scored(recipe: Recipe, checkpoint: Inspected, options: EvalOptions) -> R
         case "detection":
             assert recipe.model.head is not None
             assert checkpoint.detector is not None
-            model["head"] = recipe.model.head.model_copy(
-                update={
-                    "num_queries": checkpoint.detector.num_queries or 100,
-                    "dropout": None,
-                    "width": checkpoint.detector.width,
-                }
-            )
+            told = ("num_queries", "dropout", "width")  # by the weights, or not needed
+            own = {key: value for key, value in recipe.model.head.said().items() if key not in told}
+            model["head"] = checkpoint.detector.spec.options(own | checkpoint.detector.options)
             sizes = {
                 "detection": recipe.data.detection.model_copy(update=_detection_sizes(recipe, checkpoint, options.size))
             }
@@ -254,7 +249,7 @@ def _as_scored(recipe: Recipe, checkpoint: Inspected, options: EvalOptions) -> R
             model |= dense_model(recipe, checkpoint, options.scale_shift)
             sizes = _dense_sizes(recipe, checkpoint, options)
             said = options.testing.get("alignment") or "eval.alignment" in options.asked
-            if model["head"].scale_shift is None and not said:
+            if model["head"].metric_scale is None and not said:
                 alignment = "auto"  # a recipe of metric depth says none
         case _:
             batch_size = batch_size or 64
@@ -311,7 +306,8 @@ def _detection_sizes(recipe: Recipe, checkpoint: Inspected, text: str | None) ->
 
 def dense_model(recipe: Recipe, checkpoint: Inspected, scale_shift: tuple[float, float] | None) -> dict[str, Any]:
     """`backbone` and `head` of a recipe's model, as a segmentation or depth checkpoint needs them."""
-    from pvtctl.recipe.schema import Backbone, Head
+    from pvtctl.models.registry import DEPTH
+    from pvtctl.recipe.schema import Backbone
 
     dense = checkpoint.dense
     assert dense is not None
@@ -319,12 +315,15 @@ def dense_model(recipe: Recipe, checkpoint: Inspected, scale_shift: tuple[float,
         raise UsageError("--scale-shift is for depth, and these weights are for segmentation", "leave it out")
     own = recipe.model.backbone
     stride = dense.output_stride or (own.output_stride if own.spec == checkpoint.backbone else 32)
-    head = {key: value for key, value in dense.options.items() if key in Head.model_fields}
+    known = dense.spec.option_names(dense.task)
+    head = {key: value for key, value in dense.options.items() if key in known}
+    if "scale_shift" in known and dense.task == DEPTH:
+        head["scale_shift"] = scale_shift or dense.scale_shift
     return {
         "backbone": Backbone.model_validate(
             {"name": checkpoint.backbone, "output_stride": stride, "image_size": checkpoint.position_size}
         ),
-        "head": Head(name=dense.head, scale_shift=scale_shift or dense.scale_shift, **head),
+        "head": dense.spec.options(head),
     }
 
 

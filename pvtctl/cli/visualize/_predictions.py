@@ -170,7 +170,9 @@ def _of_data(
             as_json=True,
         )
     )
-    masks = plan.recipe.model.head is not None and plan.recipe.model.head.name == "mask_rcnn"
+    from pvtctl.models.registry import head_spec
+
+    masks = plan.recipe.model.head is not None and head_spec(plan.recipe.model.head.name).needs_masks
     opened = open_recipe_split(plan.recipe, split, training=False, with_masks=masks)
     beside = BesideTruth(load_run(source, device=device, backbone=backbone), plan.recipe, opened, threshold=threshold)
     pictures = Pictures.open("predictions", Path(source).name, min(count, len(beside)), out, form)

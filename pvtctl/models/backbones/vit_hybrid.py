@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from pvtctl.models.backbones.vit import Vit
 from pvtctl.models.layers.patches import Size, to_tokens
 from pvtctl.models.layers.taps import TapName
+from pvtctl.models.variants import HYBRID_BLOCKS
 
-BLOCKS = (3, 4, 9)
 WIDTHS = (256, 512, 1024)
 """Of the three convolution stages, which have the strides 4, 8 and 16."""
 
@@ -36,7 +36,7 @@ class VitHybrid(Vit):
         num_heads: int = 12,
         mlp_ratio: int = 4,
         norm_eps: float = 1e-6,
-        stem_blocks: tuple[int, int, int] = BLOCKS,
+        stem_blocks: tuple[int, int, int] = HYBRID_BLOCKS,
         stem_widths: tuple[int, int, int] = WIDTHS,
         stem_groups: int = 32,
         class_token: bool = False,

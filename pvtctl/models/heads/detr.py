@@ -49,6 +49,7 @@ class Detr(DetectionHead):
     """
 
     alone = True
+    output_names = ("logits", "boxes")
 
     def __init__(self, in_channels: int, num_classes: int, *, num_queries: int = 100, dropout: float = 0.1) -> None:
         super().__init__()
@@ -82,6 +83,27 @@ class Detr(DetectionHead):
             final = decoded.to(queries.dtype)
             logits, boxes = self.class_embed(final).float(), self.bbox_embed(final).float().sigmoid()
         return DetrOutputs(positions, memory, decoded, logits, boxes)
+
+    def raw_outputs(self, features: Sequence[Tensor], sizes: Sequence[ImageSize], padded: ImageSize) -> list[Tensor]:
+        out = self.raw(features, sizes, padded)
+        return [out.logits, out.boxes]
+
+    def exported(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Logits (B, Q, K + 1), no-object last, and boxes (B, Q, 4), cxcywh as shares of the image, of the last layer.
+
+        Every cell must hold pixels of its image: nothing is masked.
+        """
+        last = features[-1]
+        positions = sine_positions(torch.zeros_like(last[:, 0], dtype=torch.bool)).flatten(2).transpose(1, 2)
+        tokens = self.input_proj(last).flatten(2).transpose(1, 2)
+        _, decoded = self.transformer(tokens, positions, self.query_embed.weight, None)
+        return self.class_embed(decoded[-1]), self.bbox_embed(decoded[-1]).sigmoid()
+
+    def exported_eagerly(
+        self, features: Sequence[Tensor], sizes: Sequence[ImageSize], padded: ImageSize
+    ) -> tuple[Tensor, ...]:
+        out = self.raw(features, sizes, padded)
+        return out.logits[-1], out.boxes[-1]
 
     def losses(
         self, features: Sequence[Tensor], sizes: Sequence[ImageSize], padded: ImageSize, targets: Sequence[Objects]

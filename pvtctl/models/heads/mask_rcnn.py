@@ -21,6 +21,8 @@ from pvtctl.models.layers.patches import use_channels_last
 from pvtctl.models.structures import Detections, DetectOptions, ImageSize, MaskGrids, Objects
 
 CELLS_BOX, CELLS_MASK = 7, 14
+COUNTED_PROPOSALS, COUNTED_DETECTIONS = 1000, 100
+"""Boxes that box head and mask head look at in an image: as many as the papers' configurations let through."""
 SCORE_THRESHOLD, NMS_IOU, MAX_DETECTIONS = 0.05, 0.5, 100
 """The values of DetectOptions that are left open."""
 
@@ -50,6 +52,8 @@ class MaskRcnn(DetectionHead):
 
     `in_channels` is the width of every convolution too, and a quarter of the box head's.
     """
+
+    network_parts = ("boxes", "masks", "pooler", "rpn.raw")
 
     def __init__(
         self,
@@ -84,6 +88,18 @@ class MaskRcnn(DetectionHead):
         """Maps of boxes (N, C, 14, 14) -> (N, K, 28, 28), before the sigmoid."""
         logits: Tensor = self.mask_predictor(self.mask_head(pooled))
         return logits.float()
+
+    def raw_outputs(self, features: Sequence[Tensor], sizes: Sequence[ImageSize], padded: ImageSize) -> list[Tensor]:
+        """The second stage runs on empty regions, whatever the first found."""
+        boxes, masks = (
+            features[0].new_zeros(number * len(sizes), features[0].shape[1], cells, cells)
+            for number, cells in ((COUNTED_PROPOSALS, CELLS_BOX), (COUNTED_DETECTIONS, CELLS_MASK))
+        )
+        objectness, shifts = self.rpn.raw(features)
+        return [*objectness, *shifts, *self.boxes(boxes), self.masks(masks)]
+
+    def candidate_scores(self, output: tuple[Tensor, Tensor]) -> Tensor:
+        return output[0].float().softmax(1)[:, :-1].flatten()
 
     def losses(
         self, features: Sequence[Tensor], sizes: Sequence[ImageSize], padded: ImageSize, targets: Sequence[Objects]

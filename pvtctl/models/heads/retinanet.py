@@ -33,6 +33,8 @@ class RetinaNet(DetectionHead):
     class: a score is the sigmoid of its class's own output.
     """
 
+    output_names = tuple(f"{what}_p{level}" for what in ("classes", "boxes") for level in range(3, 8))
+
     def __init__(
         self, num_classes: int, *, conventions: Literal["papers", "torchvision"] = "papers", in_channels: int = 256
     ) -> None:
@@ -52,6 +54,18 @@ class RetinaNet(DetectionHead):
             [classes.cls_logits(classes.conv(x)) for x in features],
             [boxes.bbox_reg(boxes.conv(x)) for x in features],
         )
+
+    def raw_outputs(self, features: Sequence[Tensor], sizes: Sequence[ImageSize], padded: ImageSize) -> list[Tensor]:
+        classes, boxes = self.raw(features)
+        return [*classes, *boxes]
+
+    def exported(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Class outputs before the sigmoid, and box deltas, by level."""
+        classes, boxes = self.raw(features)
+        return (*classes, *boxes)
+
+    def candidate_scores(self, output: tuple[list[Tensor], list[Tensor]]) -> Tensor:
+        return torch.cat([level.flatten() for level in output[0]]).float().sigmoid()
 
     def losses(
         self, features: Sequence[Tensor], sizes: Sequence[ImageSize], padded: ImageSize, targets: Sequence[Objects]

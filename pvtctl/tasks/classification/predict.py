@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from pvtctl.data.images import TensorPicture
-from pvtctl.models.backbones import Classifier, build_classifier
-from pvtctl.models.fast_cpu import optimize_for_cpu
+from pvtctl.models.backbones import Classifier
 from pvtctl.tasks.classification.transforms import EvalTransform
-from pvtctl.weights import load_weights
+from pvtctl.weights.build import model_from_checkpoint
 from pvtctl.weights.describe import Inspected
 
 TOP = 5
@@ -30,9 +30,8 @@ class ClassifierUse:
         size = checkpoint.meta.get("image_size", 224)
         self.transform = EvalTransform(size, checkpoint.meta.get("resize", round(size * 256 / 224)))
         if model is None:
-            model = build_classifier(checkpoint.backbone, num_classes=classes, image_size=size)
-            load_weights(model, checkpoint.path, class_names=checkpoint.head.names)
-        self.model = optimize_for_cpu(model).to(device).eval()
+            model = cast("Classifier", model_from_checkpoint(checkpoint, image_size=size))
+        self.model = model.to(device).eval()
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """uint8 (3, H, W) -> float32 probabilities (K,), on the CPU."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from numpy.typing import NDArray
@@ -11,16 +11,14 @@ from torch import Tensor
 
 from pvtctl.data.transforms import Normalization, normalize
 from pvtctl.errors import UsageError
-from pvtctl.models.dense import DenseModel, build_depth_model, build_segmenter
-from pvtctl.models.fast_cpu import optimize_for_cpu
+from pvtctl.models.dense import DenseModel
 from pvtctl.recipe.schema import DepthData, SegmentationData
 from pvtctl.tasks.dense.data import DenseTransform
 from pvtctl.tasks.dense.inference import Answers, DenseTesting, DepthAnswers, LabelAnswers
 from pvtctl.tasks.depth.transforms import DepthTransform
 from pvtctl.tasks.segmentation.transforms import SegmentationTransform
-from pvtctl.weights import load_weights
+from pvtctl.weights.build import model_from_checkpoint
 from pvtctl.weights.describe import Inspected
-from pvtctl.weights.identify_dense import DenseInfo
 
 
 class DenseUse:
@@ -60,10 +58,14 @@ class DenseUse:
         self.palette = [(red, green, blue) for red, green, blue in palette] if palette else None
         self.normalization: Normalization = found.normalization or "imagenet"
         self.transform = self._transform(checkpoint.meta, size)
-        self.model = model or _loaded(checkpoint, found, self.scale_shift, device)
+        self.model = model or self._loaded(checkpoint)
         self.answers: Answers = (
             LabelAnswers(self.model, testing.window) if found.task == "segmentation" else DepthAnswers(self.model)
         )
+
+    def _loaded(self, checkpoint: Inspected) -> DenseModel:
+        model = cast("DenseModel", model_from_checkpoint(checkpoint, scale_shift=self.scale_shift))
+        return model.to(self.device).eval()
 
     def _transform(self, meta: Mapping[str, Any], size: tuple[int, int] | None) -> DenseTransform:
         if self.task == "depth":
@@ -104,22 +106,3 @@ def asked_sides(short_side: int | None, long_side: int | None) -> tuple[int, int
         return None
     short = short_side or 512
     return short, max(short, long_side or 4 * short)
-
-
-def _loaded(
-    checkpoint: Inspected, found: DenseInfo, scale_shift: tuple[float, float] | None, device: torch.device
-) -> DenseModel:
-    model = _build(checkpoint, found, scale_shift)
-    load_weights(model, checkpoint.path, class_names=found.class_names)
-    return optimize_for_cpu(model).to(device).eval()
-
-
-def _build(checkpoint: Inspected, found: DenseInfo, scale_shift: tuple[float, float] | None) -> DenseModel:
-    backbone: dict[str, Any] = {"output_stride": found.output_stride or 32}
-    if checkpoint.position_size is not None:
-        backbone["image_size"] = checkpoint.position_size
-    options: dict[str, Any] = {"head_options": found.options, "backbone_options": backbone}
-    # the file says which of the two it is
-    if found.task == "segmentation":
-        return build_segmenter(checkpoint.backbone, found.head, num_classes=found.num_classes, **options)  # type: ignore[arg-type]
-    return build_depth_model(checkpoint.backbone, found.head, scale_shift=scale_shift, **options)  # type: ignore[arg-type]

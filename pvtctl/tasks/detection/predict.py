@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from pvtctl.data.transforms import normalize, pad_images
 from pvtctl.errors import UsageError
-from pvtctl.models.detector import Detector, build_detector
-from pvtctl.models.fast_cpu import optimize_for_cpu
+from pvtctl.models.detector import Detector
 from pvtctl.models.structures import Detections, DetectOptions
 from pvtctl.recipe.schema import DetectionData
 from pvtctl.tasks.detection.scoring.columns import Columns, columns_of
 from pvtctl.tasks.detection.transforms import resize_image, resized_size
 from pvtctl.tasks.predict import Images
-from pvtctl.weights import load_weights
-from pvtctl.weights.describe import DetectorInfo, Inspected
+from pvtctl.weights.build import model_from_checkpoint
+from pvtctl.weights.describe import Inspected
 
 
 class DetectorUse:
@@ -45,14 +44,14 @@ class DetectorUse:
         self.device = device
         self.options = options
         self.head = found.head
-        self.has_masks = found.head == "mask_rcnn"
+        self.has_masks = found.spec.needs_masks
         names, meta = found.class_names, checkpoint.meta
         self.class_names = names or [f"class {label}" for label in range(found.num_classes)]
         self.category_ids = found.category_ids or list(range(1, found.num_classes + 1))
         tested = {**DetectionData().model_dump(), **(meta.get("detection") or {})}
         self.sizes = _sides(tested["test_short_side"], tested["test_long_side"], short_side, long_side)
         self.pad = tested["pad"]
-        self.model = model or _loaded_detector(checkpoint, found, device)
+        self.model = model or cast("Detector", model_from_checkpoint(checkpoint)).to(device).eval()
 
     def __call__(self, pixels: Tensor) -> Detections:
         """uint8 (3, H, W) -> what is in it, in its pixels, on the CPU."""
@@ -62,19 +61,6 @@ class DetectorUse:
         with torch.inference_mode():
             (found,) = self.model(batch.to(self.device), [size], None, self.options, [original])
         return Detections(found.boxes.cpu(), found.scores.cpu(), found.labels.cpu(), found.masks)
-
-
-def _loaded_detector(checkpoint: Inspected, found: DetectorInfo, device: torch.device) -> Detector:
-    model = build_detector(
-        checkpoint.backbone,
-        found.head,
-        num_classes=found.num_classes,
-        num_queries=found.num_queries or 100,
-        width=found.width,
-        conventions=found.conventions,
-    )
-    load_weights(model, checkpoint.path, class_names=found.class_names)
-    return optimize_for_cpu(model).to(device).eval()
 
 
 def _sides(tested_short: int, tested_long: int, short: int | None, long: int | None) -> tuple[int, int]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pvtctl.data.samplers import GroupedTrainSampler
 from pvtctl.data.transforms import IMAGENET_MEAN, IMAGENET_STD, pad_images
 from pvtctl.models.detector import Detector
+from pvtctl.models.registry import head_spec
 from pvtctl.models.structures import Detections, DetectOptions, ImageSize, Objects
 from pvtctl.tasks.base import DataTask, Loading
 from pvtctl.tasks.classes import match_classes
@@ -81,7 +82,7 @@ class DetectionTask(DataTask):
 
     @property
     def has_masks(self) -> bool:
-        return self.head_name == "mask_rcnn"
+        return head_spec(self.head_name).needs_masks
 
     def _sampler(self, rank: int, world_size: int) -> GroupedTrainSampler:
         wide = self.train.wide if self.sizes["aspect_groups"] else np.zeros(len(self.train), dtype=np.bool_)

@@ -11,9 +11,9 @@ from pvtctl.errors import UsageError
 from pvtctl.recipe.load import load_recipe
 from pvtctl.recipe.schema import Recipe
 from pvtctl.tasks.build import build_task
-from pvtctl.tasks.classes import Head
 from pvtctl.tasks.classification.task import ClassificationTask
 from pvtctl.tasks.from_recipe import fit_settings
+from pvtctl.weights.describe import HeadClasses
 
 
 def recipe(*overrides: str) -> Recipe:
@@ -21,7 +21,7 @@ def recipe(*overrides: str) -> Recipe:
     return load_recipe("imagenet_pvt_v2", "pvt_v2_b0", "smoke", sets)
 
 
-def build(*overrides: str, head: Head | None = None) -> ClassificationTask:
+def build(*overrides: str, head: HeadClasses | None = None) -> ClassificationTask:
     return build_task(recipe(*overrides), device="cpu", head=head, say=lambda text: None)
 
 
@@ -89,7 +89,7 @@ def test_two_ranks_together_score_what_one_does() -> None:
 
 def test_a_larger_head_is_evaluated_by_name() -> None:
     names = ["zebra", *reversed(build().class_names)]
-    task = build(head=Head(13, names))
+    task = build(head=HeadClasses(13, names))
     assert task.train is None
     assert [names[at] for at in task.label_to_head] == task.val.class_names
     assert (

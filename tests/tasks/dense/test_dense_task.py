@@ -18,7 +18,6 @@ from pvtctl.models.losses.depth import gradient_matching, silog, ssi_trimmed
 from pvtctl.models.structures import IGNORE_LABEL
 from pvtctl.recipe.load import load_recipe
 from pvtctl.tasks.build import build_task
-from pvtctl.tasks.classes import Head
 from pvtctl.tasks.dense.data import DenseBatch
 from pvtctl.tasks.dense.inference import FARTHEST, to_metres
 from pvtctl.tasks.dense.predict import DenseUse
@@ -27,13 +26,13 @@ from pvtctl.tasks.depth.files import DepthCoding, decode_depth
 from pvtctl.tasks.depth.task import DepthTask
 from pvtctl.tasks.segmentation.task import SegmentationTask
 from pvtctl.weights import save_safetensors
-from pvtctl.weights.describe import inspect_checkpoint
+from pvtctl.weights.describe import HeadClasses, inspect_checkpoint
 
 K = len(SEMANTIC_CLASSES)
 DPT = "model.head={name: dpt}"
 
 
-def segmentation(*overrides: str, head: Head | None = None, backbone: str = "pvt_v2_b0") -> SegmentationTask:
+def segmentation(*overrides: str, head: HeadClasses | None = None, backbone: str = "pvt_v2_b0") -> SegmentationTask:
     recipe = load_recipe(
         "ade20k_semantic_fpn", "pvt_v2_b0", "smoke", [f"model.backbone={{name: {backbone}}}", *overrides]
     )
@@ -42,7 +41,7 @@ def segmentation(*overrides: str, head: Head | None = None, backbone: str = "pvt
     return task
 
 
-def depth(*overrides: str, head: Head | None = None) -> DepthTask:
+def depth(*overrides: str, head: HeadClasses | None = None) -> DepthTask:
     recipe = load_recipe("small_depth", None, "smoke", ["model.backbone={name: pvt_v2_b0}", *overrides])
     task = build_task(recipe, device="cpu", head=head, say=lambda text: None)
     assert isinstance(task, DepthTask)
@@ -172,7 +171,7 @@ def test_depth_too_trains_every_parameter() -> None:
 
 def test_a_head_with_more_classes_in_another_order_is_matched_by_name() -> None:
     names = ["zebra", *reversed(SEMANTIC_CLASSES), "yak"]
-    task = segmentation(head=Head(K + 2, names))
+    task = segmentation(head=HeadClasses(K + 2, names))
     assert task.train is None
     said = torch.arange(K + 2).repeat_interleave(32).reshape(1, 1, -1).expand(1, 64, -1)
     width = said.shape[2]
@@ -190,7 +189,7 @@ def test_a_head_with_more_classes_in_another_order_is_matched_by_name() -> None:
 
 
 def test_unlabelled_pixels_stay_so_when_classes_are_matched() -> None:
-    task = segmentation(head=Head(K, list(reversed(SEMANTIC_CLASSES))))
+    task = segmentation(head=HeadClasses(K, list(reversed(SEMANTIC_CLASSES))))
     target = torch.full((64, 64), IGNORE_LABEL, dtype=torch.uint8)
     assert task.losses(Fixed(torch.randn(1, K, 64, 64)), batch_of(torch.zeros(1, 3, 64, 64), [target]))["loss"] == 0
 
@@ -198,7 +197,7 @@ def test_unlabelled_pixels_stay_so_when_classes_are_matched() -> None:
 @pytest.mark.parametrize("names", [["zebra"] * K, None])
 def test_classes_that_the_head_lacks_are_an_error(names: list[str] | None) -> None:
     with pytest.raises(UsageError, match="classes"):
-        segmentation(head=Head(K if names else 7, names))
+        segmentation(head=HeadClasses(K if names else 7, names))
 
 
 # losses of depth

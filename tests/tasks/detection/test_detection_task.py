@@ -16,14 +16,14 @@ from pvtctl.errors import UsageError
 from pvtctl.models.structures import Detections, DetectOptions
 from pvtctl.recipe.load import load_recipe
 from pvtctl.tasks.build import build_task
-from pvtctl.tasks.classes import Head
 from pvtctl.tasks.detection.merging import merge_views, mirrored
 from pvtctl.tasks.detection.task import NUM_SAMPLES, DetectionTask
+from pvtctl.weights.describe import HeadClasses
 
 SIZE = (20, 30)
 
 
-def build(*overrides: str, recipe: str = "coco_retinanet_1x", head: Head | None = None) -> DetectionTask:
+def build(*overrides: str, recipe: str = "coco_retinanet_1x", head: HeadClasses | None = None) -> DetectionTask:
     row = None if recipe == "coco_detr_50e" else "pvt_v2_b0"
     loaded = load_recipe(recipe, row or "resnet50", "smoke", [("model.backbone.name", "pvt_v2_b0"), *overrides])
     task = build_task(loaded, device="cpu", head=head, say=lambda text: None)
@@ -65,7 +65,7 @@ def test_it_is_a_task_with_its_story() -> None:
 def test_a_head_with_more_classes_in_another_order_is_matched_by_name() -> None:
     plain = build()
     names = ["zebra", *reversed(plain.val.class_names), "yak"]
-    task = build(head=Head(14, names))
+    task = build(head=HeadClasses(14, names))
     assert task.train is None
     assert [names[at] for at in task.data_to_head] == task.val.class_names
     model = Fixed(14)
@@ -78,7 +78,7 @@ def test_a_head_with_more_classes_in_another_order_is_matched_by_name() -> None:
 
 
 def test_masks_are_dropped_with_their_boxes() -> None:
-    task = build(head=Head(13, ["zebra", *build().val.class_names]))
+    task = build(head=HeadClasses(13, ["zebra", *build().val.class_names]))
     mask: dict[str, Any] = {"size": [2, 2], "counts": b"04"}
     found = Detections(torch.zeros(2, 4), torch.ones(2), torch.tensor([0, 3]), [mask | {"of": 0}, mask | {"of": 1}])
     kept = task._of_data(found)
@@ -87,7 +87,7 @@ def test_masks_are_dropped_with_their_boxes() -> None:
 
 
 def test_losses_see_the_heads_labels() -> None:
-    task = build(head=Head(13, ["zebra", *build().val.class_names]))
+    task = build(head=HeadClasses(13, ["zebra", *build().val.class_names]))
     batch = first_batch(task)
     seen = []
 
@@ -105,11 +105,11 @@ def test_losses_see_the_heads_labels() -> None:
 @pytest.mark.parametrize("names", [["zebra"] * 12, None])
 def test_classes_that_the_head_lacks_are_an_error(names: list[str] | None) -> None:
     with pytest.raises(UsageError, match="classes"):
-        build(head=Head(12 if names else 7, names))
+        build(head=HeadClasses(12 if names else 7, names))
 
 
 def test_samples_of_the_split_are_kept_once_each() -> None:
-    task = build("data.val_samples=9", head=Head(12, None))
+    task = build("data.val_samples=9", head=HeadClasses(12, None))
     model = Fixed(12)
     for _ in range(2):
         for batch in task.val_loader(rank=0, world_size=1):
@@ -119,14 +119,14 @@ def test_samples_of_the_split_are_kept_once_each() -> None:
 
 
 def test_options_reach_the_head() -> None:
-    task = build("eval.score_threshold=0.3", "eval.max_detections=7", "eval.nms_iou=0.4", head=Head(12, None))
+    task = build("eval.score_threshold=0.3", "eval.max_detections=7", "eval.nms_iou=0.4", head=HeadClasses(12, None))
     model = Fixed(12)
     task.predict(model, first_batch(task))
     assert model.seen[0][2] == DetectOptions(0.3, 0.4, 7)
 
 
 def test_several_scales_and_the_mirror_are_one_answer_in_pixels_of_the_file() -> None:
-    task = build("eval.scales=[32,64]", "eval.flip=true", head=Head(12, None))
+    task = build("eval.scales=[32,64]", "eval.flip=true", head=HeadClasses(12, None))
     model = Fixed(12)
     batch = first_batch(task)
     (found, *_) = task.predict(model, batch)
@@ -139,7 +139,7 @@ def test_several_scales_and_the_mirror_are_one_answer_in_pixels_of_the_file() ->
 
 def test_detr_refuses_what_it_cannot_merge() -> None:
     with pytest.raises(UsageError, match="no NMS"):
-        build("eval.flip=true", recipe="coco_detr_50e", head=Head(12, None))
+        build("eval.flip=true", recipe="coco_detr_50e", head=HeadClasses(12, None))
 
 
 def random_detections(seed: int, number: int = 12) -> Detections:
@@ -224,7 +224,7 @@ def test_an_image_that_cannot_be_read_is_skipped_at_several_scales_too(tmp_path:
         f"data.val_images={tmp_path}",
         f"data.val_annotations={tmp_path / 'val.json'}",
         "eval.scales=[32,64]",
-        head=Head(1, ["ball"]),
+        head=HeadClasses(1, ["ball"]),
     )
     model = Fixed(1)
     metric = task.metric()

@@ -11,8 +11,8 @@ from same_detections import assert_same_detections
 from pvtctl.models.structures import Detections
 from pvtctl.recipe.load import load_recipe
 from pvtctl.tasks.build import build_task
-from pvtctl.tasks.classes import Head
 from pvtctl.tasks.detection.task import DetectionTask
+from pvtctl.weights.describe import HeadClasses
 
 CLOSE = {"rtol": 1.3e-6, "atol": 1e-5}
 """torch's own for float32."""
@@ -28,7 +28,7 @@ def detect(head: str, *overrides: str) -> list[Detections]:
         *overrides,
     ]
     recipe = load_recipe(f"coco_{head}_1x", "pvt_v2_b0", "smoke", settings)
-    task = build_task(recipe, device="cpu", head=Head(12, None), say=lambda text: None)
+    task = build_task(recipe, device="cpu", head=HeadClasses(12, None), say=lambda text: None)
     assert isinstance(task, DetectionTask)
     task.model.eval()
     with torch.no_grad():

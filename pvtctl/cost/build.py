@@ -1,0 +1,147 @@
+"""Models as they are counted and timed: as the papers built them, or with options of their own; random weights."""
+
+from __future__ import annotations
+
+import copy
+import json
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pvtctl.errors import UsageError, nearest
+from pvtctl.models.backbones.base import Backbone
+from pvtctl.models.backbones.build import as_backbone, build_classifier
+from pvtctl.models.dense import DenseModel, build_depth_model, build_segmenter
+from pvtctl.models.detector import Detector, build_detector
+from pvtctl.models.registry import (
+    DEPTH,
+    DETECTION,
+    SEGMENTATION,
+    HeadSpec,
+    backbone_spec,
+    find_head,
+    head_spec,
+    head_specs,
+)
+
+PLAIN_HEADS = ("classifier", "none")
+"""What stands on a backbone besides the registered heads: pooling and 1000 classes, or nothing."""
+NUM_CLASSES: dict[str, int] = {DETECTION: 80, SEGMENTATION: 150}
+"""COCO's and ADE20K's."""
+
+
+class RawDetector(nn.Module):
+    """Images (B, 3, H, W) -> raw outputs of all network parts of a detector, with its own parameter names.
+
+    Every part runs once, without any search among boxes (`DetectionHead.raw_outputs`). Images are taken as they are, not
+    padded.
+    """
+
+    def __init__(self, detector: Detector) -> None:
+        super().__init__()
+        self.backbone = detector.backbone
+        self.neck = detector.neck
+        self.head = detector.head
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        maps = self.backbone(images)
+        features = list(maps if self.neck is None else self.neck(maps))
+        size = (int(images.shape[2]), int(images.shape[3]))
+        return self.head.raw_outputs(features, [size] * len(images), size)
+
+
+def output_loss(outputs: Any) -> Tensor:
+    """A scalar that makes gradients flow through all raw outputs."""
+    if isinstance(outputs, Tensor):
+        return outputs.float().mean()
+    return torch.stack([one.float().mean() for one in outputs]).sum()
+
+
+def classes_of(head: str | HeadSpec, num_classes: int | None) -> int | None:
+    """How many classes a model of `build_model` tells apart; None for the bare pyramid and depth. Raises UsageError."""
+    if head == "classifier":
+        return num_classes or 1000
+    spec = None if head == "none" else counted_head(head)
+    if spec is None or spec.tasks == (DEPTH,):
+        if num_classes is not None:
+            what = "the bare pyramid has" if spec is None else f"{spec.name} answers with depth and has"
+            raise UsageError(f"{what} no classes", "leave the number of classes out, or name a head that has some")
+        return None
+    return num_classes or NUM_CLASSES.get(spec.task_of(num_classes))
+
+
+def counted_head(head: str | HeadSpec) -> HeadSpec:
+    """A registered head. Raises UsageError with the nearest names, the plain ones among them."""
+    if isinstance(head, str) and find_head(head) is None:
+        raise UsageError(f"no head {head!r}", nearest(head, [*PLAIN_HEADS, *(spec.name for spec in head_specs())]))
+    return head_spec(head)
+
+
+def build_model(
+    backbone: str | Backbone,
+    head: str | HeadSpec,
+    num_classes: int | None = None,
+    output_stride: int | None = None,
+) -> nn.Module:
+    """The model that `count` and `measure_latency` look at, in eval mode, with random weights: images -> raw outputs."""
+    classes = classes_of(head, num_classes)
+    strided = {} if output_stride is None else {"output_stride": output_stride}
+    if head == "none":
+        return as_backbone(backbone, strided).eval()
+    if head == "classifier":
+        assert classes is not None
+        return build_classifier(backbone, num_classes=classes, **strided).eval()
+    model = build_as_papers(backbone, head, classes, output_stride)
+    return RawDetector(model).eval() if isinstance(model, Detector) else model
+
+
+def build_as_papers(
+    backbone: str | Backbone, head: str | HeadSpec, num_classes: int | None = None, output_stride: int | None = None
+) -> Detector | DenseModel:
+    """A model for dense prediction as the papers built it, in eval mode, with random weights.
+
+    `num_classes` None: of COCO for a detector, else depth where the head answers with it, else of ADE20K. `output_stride`
+    is a ResNet's; unset: the papers' under this head. Raises UsageError for unknown names and options that do not fit.
+    """
+    spec = counted_head(head)
+    options = backbone_spec(backbone).under(spec) if isinstance(backbone, str) else {}
+    if output_stride is not None:
+        options["output_stride"] = output_stride
+    classes = num_classes or NUM_CLASSES.get(spec.task_of(num_classes))
+    return _build(backbone, spec, classes, options, {}, None)
+
+
+def build_own(backbone: str, head: str, num_classes: int | None, options: str) -> nn.Module:
+    """A model with options of its own, in eval mode, with random weights (`num_classes` None or 0: depth).
+
+    `options` is a JSON object: `backbone` as `build_backbone` takes them, `head` as the head's builder does (of a detector
+    `conventions` too), and `scale_shift` of a depth model. Raises UsageError for what does not fit.
+    """
+    given: dict[str, Any] = json.loads(options)
+    body, top = given.get("backbone", {}), given.get("head", {})
+    if head == "classifier":
+        return build_classifier(backbone, num_classes=num_classes or 1000, **body).eval()
+    shift = given.get("scale_shift")
+    return _build(backbone, head_spec(head), num_classes, body, top, None if shift is None else (shift[0], shift[1]))
+
+
+def _build(
+    backbone: str | Backbone,
+    spec: HeadSpec,
+    num_classes: int | None,
+    body: dict[str, Any],
+    top: dict[str, Any],
+    scale_shift: tuple[float, float] | None,
+) -> Detector | DenseModel:
+    if spec.detects:
+        assert num_classes is not None
+        return build_detector(backbone, spec, num_classes=num_classes, backbone_options=body, **top).eval()
+    if num_classes:
+        return build_segmenter(backbone, spec, num_classes=num_classes, backbone_options=body, head_options=top).eval()
+    return build_depth_model(backbone, spec, scale_shift=scale_shift, backbone_options=body, head_options=top).eval()
+
+
+def on_meta(backbone: str | Backbone) -> str | Backbone:
+    """A name as it is; of a built backbone a copy without numbers."""
+    return backbone if isinstance(backbone, str) else copy.deepcopy(backbone).to("meta")

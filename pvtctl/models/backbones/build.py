@@ -1,0 +1,133 @@
+"""Build backbones and classifiers by name, and what is asked of the backbone inside a model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from pvtctl.errors import UsageError
+from pvtctl.models.backbones.base import Backbone
+from pvtctl.models.classifier import Classifier
+from pvtctl.models.registry import backbone_spec, backbone_specs
+from pvtctl.models.variants import STRIDES
+
+_SIDE = 64
+"""Pixels of the image that a foreign backbone is tried on."""
+
+
+def backbone_names() -> list[str]:
+    """The registered names; `timm:NAME` works besides."""
+    return [spec.name for spec in backbone_specs()]
+
+
+def build_backbone(name: str, **options: Any) -> Backbone:
+    """A backbone with starting weights; `NAME@F`: F times as wide.
+
+    Args:
+        name: Of `pvtctl models ls`, `timm:NAME`, or one that was registered.
+        **options: `image_size` (pixels; sizes the position tables of the families that have them, and changes nothing in the
+            others: every family takes other sizes too), `drop_path_rate` (all but ResNets), `class_token` (PVT v1, ViT: what
+            their classifiers need), `frozen_stages`, `freeze_norm`, `output_stride` (8 or 16: the last stages are dilated)
+            (ResNets), or what a registered backbone has of its own.
+
+    Raises:
+        UsageError: An unknown name (with the nearest), or an option that the backbone cannot use.
+    """
+    spec = backbone_spec(name)
+    rate, size = options.get("drop_path_rate", 0.0), options.get("image_size", 224)
+    if not 0.0 <= rate < 1.0:
+        raise UsageError(f"drop_path_rate {rate} is out of range", "it lies in 0 <= rate < 1, mostly 0.1 to 0.3")
+    if size < 32:
+        raise UsageError(f"image size {size} is too small", "use at least 32 pixels")
+    backbone = checked_backbone(spec.build(spec.options(options)))
+    if spec.is_foreign:
+        _check_maps(backbone)
+    return backbone
+
+
+def as_backbone(backbone: str | Backbone, options: dict[str, Any]) -> Backbone:
+    """`build_backbone` of a name, or a built module as it is. Raises UsageError."""
+    if isinstance(backbone, str):
+        return build_backbone(backbone, **options)
+    if options:
+        raise UsageError("a built backbone takes no options", f"build it with {', '.join(options)}")
+    _check_maps(checked_backbone(backbone))
+    return backbone
+
+
+def checked_backbone(backbone: Any) -> Backbone:
+    """`backbone`, where it says what heads need to know. Raises UsageError."""
+    what = f"{type(backbone).__name__} is no backbone"
+    if not isinstance(backbone, Backbone):
+        raise UsageError(
+            f"{what}: it does not derive from pvtctl.models.backbones.Backbone",
+            "class Mine(Backbone), with super().__init__(feature_channels) and a forward that returns four maps",
+        )
+    channels = getattr(backbone, "feature_channels", ())
+    if len(channels) != 4 or not all(isinstance(each, int) and each > 0 for each in channels):
+        raise UsageError(f"{what}: its feature_channels are {channels}", "the channels of its four maps")
+    if len(backbone.feature_strides) != 4 or tuple(backbone.feature_strides[:2]) != STRIDES[:2]:
+        raise UsageError(
+            f"{what}: its feature_strides are {tuple(backbone.feature_strides)}",
+            "4, 8, 16, 32 (dilated ones keep a finer stride in the last two)",
+        )
+    return backbone
+
+
+def _check_maps(backbone: Backbone) -> None:
+    """Raise UsageError unless a small image gives four maps of the channels and strides that the backbone says."""
+    first = next(backbone.parameters(), torch.empty(0))
+    before = [(module, module.training) for module in backbone.modules()]
+    backbone.eval()
+    with torch.no_grad():
+        maps = list(backbone(torch.zeros(1, 3, _SIDE, _SIDE, device=first.device, dtype=first.dtype)))
+    for module, training in before:
+        module.training = training
+    strides = zip(backbone.feature_channels, backbone.feature_strides, strict=True)
+    wanted = [(1, channels, _SIDE // stride, _SIDE // stride) for channels, stride in strides]
+    if [tuple(one.shape) for one in maps] != wanted:
+        given, right = (
+            ", ".join("x".join(map(str, each[1:])) for each in shapes)
+            for shapes in ([tuple(one.shape) for one in maps], wanted)
+        )
+        raise UsageError(
+            f"{type(backbone).__name__} gives the maps {given} of an image of {_SIDE} pixels, and not {right}",
+            "its feature_channels and feature_strides say what heads get",
+        )
+
+
+def build_classifier(backbone: str | Backbone, *, num_classes: int = 1000, **options: Any) -> Classifier:
+    """A `Classifier` over a built backbone, or over `build_backbone(name, ...)`, with the class token where it has one."""
+    if num_classes < 1:
+        raise UsageError(f"num_classes {num_classes} is out of range", "a classifier needs at least one class")
+    if isinstance(backbone, str) and backbone_spec(backbone).has_class_token:
+        options["class_token"] = True
+    return Classifier(as_backbone(backbone, options), num_classes)
+
+
+def set_activation_checkpointing(model: nn.Module, on: bool) -> None:
+    """Switch activation checkpointing of every backbone inside `model`; UsageError where the family cannot."""
+    for module in model.modules():
+        if isinstance(module, Backbone):
+            module.set_activation_checkpointing(on)
+
+
+def layer_depths(model: nn.Module) -> tuple[dict[str, int], int]:
+    """Depth of every parameter of a model with one backbone, and the depth of the head, for layer-wise learning rates.
+
+    0 is the backbone's first embedding or stem, then one a block; all outside the backbone lies at the second number.
+    Raises UsageError for a model without a backbone, or one whose family has no layers to count.
+    """
+    found = [(name, module) for name, module in model.named_modules() if isinstance(module, Backbone)]
+    if not found:
+        raise UsageError(f"{type(model).__name__} has no backbone", "set layer_decay to 1")
+    name, backbone = found[0]
+    prefix = f"{name}." if name else ""
+    head = backbone.num_layers
+    depths = {
+        parameter: backbone.layer_of(parameter.removeprefix(prefix)) if parameter.startswith(prefix) else head
+        for parameter, _ in model.named_parameters()
+    }
+    return depths, head

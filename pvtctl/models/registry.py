@@ -1,0 +1,347 @@
+"""The heads and backbones that every command knows by name. No torch.
+
+A spec holds everything about one head or backbone that is not its network: options, builder, the tasks it serves, how its
+checkpoints are told, how the papers count it. `register` adds one; commands look names up when they run, so that what a
+user's own file registers is a name like any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pvtctl.errors import UsageError, nearest
+from pvtctl.models.variants import TIMM_PREFIX, Four, split_width
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from pvtctl.models.backbones.base import Backbone
+
+DETECTION, SEGMENTATION, DEPTH = "detection", "segmentation", "depth"
+"""The tasks that heads serve."""
+Conventions = Literal["papers", "torchvision"]
+"""Detectors. `papers`: anchors, extra levels and RoI sampling of the configurations that the papers used; `torchvision`:
+those of torchvision's first detectors, for their published weights."""
+ClassRows = Literal["anchors", "background", "boxes", "plain", "tokens"]
+"""How the first dimension of a parameter holds K classes: anchors x K, K and the background's row, K x 4, K; tokens:
+(1, K, C)."""
+State = Mapping[str, "Tensor"]
+"""A state dict in our names: `backbone.*`, `neck.*`, `head.*`."""
+
+
+class HeadOptions(BaseModel):
+    """Options of a head: the keys of a recipe's `model.head`. Each head derives its own; None asks for its default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    name: str
+
+    @property
+    def metric_scale(self) -> tuple[float, float] | None:
+        """`scale_shift` of a metric depth model; None for all others."""
+        return getattr(self, "scale_shift", None)
+
+    def said(self) -> dict[str, Any]:
+        """The options that are not None, without the name and `scale_shift`, which belongs to the whole model."""
+        return {key: value for key, value in self if value is not None and key not in ("name", "scale_shift")}
+
+
+ScaleShift = tuple[Annotated[float, Field(gt=0.0)], float]
+"""Of a depth head's option `scale_shift`: metres = 1 / (scale x + shift) of the network's output."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a head is built for."""
+
+    task: str
+    num_classes: int
+    """1 for depth."""
+    conventions: Conventions = "papers"
+    """Of detectors."""
+
+
+@dataclass(frozen=True)
+class Mark:
+    """Parameters that tell a head in a state dict of ours."""
+
+    task: str
+    names: frozenset[str]
+    count_classes: Callable[[State], int]
+    """K, from shapes; 0 where they make no sense."""
+    beside: frozenset[str] = frozenset()
+    """What stands beside them in our files, where other projects use the same names."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadSpec:
+    """One head, with the neck that the papers put under it. All but the first five fields may be left out."""
+
+    name: str
+    tasks: tuple[str, ...]
+    """`detection`, `segmentation`, `depth`. A head of the last two is for depth unless a number of classes is given."""
+    title: str
+    """As the papers write it: `Mask R-CNN`."""
+    Options: type[HeadOptions]
+    build: Callable[[Backbone, Any, Target], tuple[nn.Module | None, nn.Module]]
+    """(backbone, options, target) -> neck (or None) and head, a `DetectionHead` or `DenseHead`."""
+
+    # checkpoints
+    marks: tuple[Mark, ...] = ()
+    """Without any, only files that name the head in their header are recognised."""
+    class_tables: Mapping[str, ClassRows] = field(default_factory=dict)
+    """Layers with a row a class, without `.weight` and `.bias`: rows are matched by class name when classes change."""
+    options_of: Callable[[State], dict[str, Any]] = lambda state: {}
+    """The options that a state dict's shapes tell."""
+    stride_of: Callable[[State], int | None] = lambda state: None
+    """The output stride of a ResNet under it, where shapes tell it."""
+    unlike: Callable[[Any, Mapping[str, Any], State], tuple[str, str, str] | None] = lambda head, options, state: None
+    """(head, options of a file, its state dict) -> (option, the file's value, this head's) for the first option that
+    shapes do not show and in which the two differ."""
+    publisher: Literal["mmdetection", "DETR", "mmsegmentation"] | None = None
+    """Whose parameter names `--to official` writes."""
+    unpublished: str = "is a model with a head of its own, which no other project has"
+    """Why not, where there is no publisher."""
+
+    # detection
+    needs_masks: bool = False
+    """It learns and gives masks of objects."""
+    has_nms: bool = True
+    """Detections are sorted out by non-maximum suppression, so that views can be merged and the IoU chosen."""
+    candidates: str | None = None
+    """What `latency` says of the boxes an image; unset: those that the score threshold lets reach NMS."""
+
+    # segmentation and depth
+    token_options: tuple[str, ...] = ()
+    """Options for backbones with tokens alone; a head with such options reads tokens where a backbone has them."""
+    map_per_class: bool = False
+    """Memory grows with classes times pixels."""
+    only_for: Mapping[str, str] = field(default_factory=dict)
+    """Option -> the one of `tasks` that reads it."""
+
+    # export
+    unexportable: str | None = None
+    """Why its outputs cannot be a graph."""
+
+    # recipes and costs
+    recipes: Mapping[str, str] = field(default_factory=dict)
+    """Task -> the shipped recipe that trains a backbone under it where no table has a row for it."""
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    """Task -> side of the images that the papers give it; unset: 224."""
+    bottleneck_stride: int | None = None
+    """Output stride of the papers' ResNets of bottlenecks under it; unset: 32."""
+    counted: frozenset[str] | None = None
+    """What the papers' counter saw of `bias`, `batch_norm`, `layer_norm`, `activation`, `attention`; unset: all that it
+    knew under the backbone."""
+    counts_batch_norm: bool = True
+    """False: its batch norm is synchronised, which the counter used for PVT v1 did not know."""
+    parts: Mapping[str, str] = field(default_factory=dict)
+    """Beginning of a parameter's name within the head -> part under which `flops --stages` lists it."""
+
+    @property
+    def detects(self) -> bool:
+        return DETECTION in self.tasks
+
+    def task_of(self, num_classes: int | None) -> str:
+        """The task of a model with so many classes; None: not said."""
+        if DEPTH in self.tasks and (num_classes is None or len(self.tasks) == 1):
+            return DEPTH
+        return next(task for task in self.tasks if task != DEPTH)
+
+    def option_names(self, task: str | None = None) -> list[str]:
+        """The keys of its options but the name; with `task` those that this task reads."""
+        own = [key for key in self.Options.model_fields if key != "name"]
+        return [key for key in own if task is None or self.only_for.get(key, task) == task]
+
+    def options(self, given: Mapping[str, Any] | None = None) -> HeadOptions:
+        """`given` as checked options; those that are None are left open. Raises UsageError."""
+        said = {key: value for key, value in (given or {}).items() if value is not None and key != "name"}
+        if unknown := [key for key in said if key not in self.option_names()]:
+            names = self.option_names()
+            raise UsageError(
+                f"{self.name} has no {unknown[0]}", nearest(unknown[0], names) if names else "leave it out"
+            )
+        try:
+            return self.Options(name=self.name, **said)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"]))
+            raise UsageError(f"{self.name}: {place} {first['msg'].lower()}, not {first['input']}") from error
+
+
+class BackboneOptions(BaseModel):
+    """Options that every backbone takes; families add theirs. A custom `BackboneSpec` may derive its own."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    image_size: int = 224
+    """Side of the square images that position tables are made for; changes nothing where there are none."""
+
+
+ASKS_NOTHING: dict[str, Any] = {
+    "class_token": False,
+    "drop_path_rate": 0.0,
+    "frozen_stages": 0,
+    "freeze_norm": False,
+    "output_stride": 32,
+}
+"""Values of recipes' `model.backbone` that any backbone takes, as they ask for nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneSpec:
+    """One backbone. All but the first four fields may be left out."""
+
+    name: str
+    family: str
+    Options: type[BackboneOptions]
+    build: Callable[[Any], Backbone]
+    """Options -> a backbone with starting weights."""
+
+    family_title: str = ""
+    source: str = "registered by the user"
+    channels: Four | None = None
+    """Of its four maps; None: known once it is built."""
+    params: int | None = None
+    """Of the classifier with 1000 classes at 224."""
+    at_width: Callable[[float], BackboneSpec] | None = None
+    """The spec of `NAME@F`, F times as wide; None: there is one width."""
+    patch_size: int | None = None
+    """Of a ViT, whose tokens lie on one grid; None for all others."""
+    one_grid: bool = False
+    """All tokens lie on one fine grid, so that large images need much memory."""
+    counts_layer_norm: bool = False
+    """The papers' counter knew its LayerNorm (that of PVT v2)."""
+    under: Callable[[HeadSpec], dict[str, Any]] = lambda head: {}
+    """The options that the papers give it under a head."""
+    blocks: int | None = None
+    """Of all stages: tells candidates by their parameter names."""
+    stages: tuple[Mapping[str, Any], ...] = ()
+    """What `models show` prints of each stage."""
+    stage_names: tuple[tuple[str, ...], ...] = ()
+    """How the names of each stage's parameters begin."""
+    outside: str = ""
+    """What its classifier has outside stages and head."""
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether it is none of the built-in ones, whose maps tests hold to what they say."""
+        return not self.stages and self.family != "timm"
+
+    @property
+    def has_class_token(self) -> bool:
+        """Whether its classifier reads a class token."""
+        return "class_token" in self.Options.model_fields
+
+    def options(self, given: Mapping[str, Any]) -> BackboneOptions:
+        """`given` as checked options; what asks for nothing is left out. Raises UsageError."""
+        own = self.Options.model_fields
+        foreign = {key: value for key, value in given.items() if key not in own}
+        for key, value in foreign.items():
+            if key not in ASKS_NOTHING or value != ASKS_NOTHING[key]:
+                raise UsageError(f"{self.name} has no {key}", f"leave {key} out for this backbone")
+        try:
+            return self.Options(**{key: value for key, value in given.items() if key in own})
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"]))
+            raise UsageError(f"{self.name}: {place} {first['msg'].lower()}, not {first['input']}") from error
+
+
+_heads: dict[str, HeadSpec] = {}
+_backbones: dict[str, BackboneSpec] = {}
+
+
+@cache
+def _fill() -> None:
+    """Register the built-in ones, once; they import this module, hence not when it is loaded."""
+    from pvtctl.models.backbones.specs import BACKBONES
+    from pvtctl.models.heads.specs import HEADS
+
+    _heads.update({spec.name: spec for spec in HEADS})
+    _backbones.update({spec.name: spec for spec in BACKBONES})
+
+
+def register(spec: HeadSpec | BackboneSpec) -> None:
+    """Add a head or backbone, whose name every command then knows. Raises UsageError for a name that is taken."""
+    _fill()
+    table: dict[str, Any] = _heads if isinstance(spec, HeadSpec) else _backbones
+    kind = "head" if isinstance(spec, HeadSpec) else "backbone"
+    if spec.name in table or spec.name in ("classifier", "none"):
+        raise UsageError(f"there is a {kind} called {spec.name!r} already", "register it under another name")
+    if not spec.name.isidentifier():  # `@` and `:` have a meaning in names, and names stand in files' names
+        raise UsageError(f"{spec.name!r} is no name for a {kind}", "letters, digits and _, such as my_head")
+    if isinstance(spec, HeadSpec) and not (spec.tasks and set(spec.tasks) <= {DETECTION, SEGMENTATION, DEPTH}):
+        raise UsageError(
+            f"head {spec.name} serves {', '.join(spec.tasks) or 'no task'}", "detection, segmentation, depth"
+        )
+    table[spec.name] = spec
+
+
+def head_specs() -> list[HeadSpec]:
+    """All heads, in the order they were registered."""
+    _fill()
+    return list(_heads.values())
+
+
+def heads_of(task: str) -> tuple[str, ...]:
+    """The names of a task's heads; the first is taken where none is named."""
+    return tuple(spec.name for spec in head_specs() if task in spec.tasks)
+
+
+def find_head(name: str) -> HeadSpec | None:
+    """The head of this name; None where there is none."""
+    _fill()
+    return _heads.get(name)
+
+
+def head_spec(head: str | HeadSpec, *, task: str | None = None) -> HeadSpec:
+    """The head of this name; with `task` one of that task. Raises UsageError with the nearest names."""
+    if isinstance(head, HeadSpec):
+        return head
+    found = find_head(head) if isinstance(head, str) else None
+    if found is not None and (task is None or task in found.tasks):
+        return found
+    names = list(heads_of(task)) if task is not None else [spec.name for spec in head_specs()]
+    what = f"{task} head" if task in (SEGMENTATION, DEPTH) else "head"
+    raise UsageError(f"no {what} {head!r}", nearest(str(head), names))
+
+
+def backbone_specs() -> list[BackboneSpec]:
+    """All backbones, in the order they were registered; `timm:NAME` works besides."""
+    _fill()
+    return list(_backbones.values())
+
+
+def find_backbone(name: str) -> BackboneSpec | None:
+    """The backbone of this name, or of `NAME@F`; None where there is none, and for `timm:NAME`. Raises UsageError for a
+    width that it cannot have."""
+    _fill()
+    plain, factor = split_width(name)
+    spec = _backbones.get(plain)
+    if spec is None or factor == 1:
+        return spec
+    if spec.at_width is None:
+        raise UsageError(f"{plain} has one width", f"write {plain}")
+    return spec.at_width(factor)
+
+
+def backbone_spec(name: str) -> BackboneSpec:
+    """The backbone `NAME`, `NAME@F` (F times as wide) or `timm:NAME`. Raises UsageError with the nearest names."""
+    if not isinstance(name, str):  # a caller's type checker may not be asked
+        raise UsageError(f"a backbone is named by a word, not by a {type(name).__name__}", "such as 'pvt_small'")
+    if name.startswith(TIMM_PREFIX):
+        from pvtctl.models.backbones.specs import timm_spec
+
+        return timm_spec(name)
+    if (found := find_backbone(name)) is not None:
+        return found
+    plain = split_width(name)[0]
+    raise UsageError(
+        f"no backbone is called {plain!r}", f"{nearest(plain, list(_backbones))} (pvtctl models ls; or timm:NAME)"
+    )

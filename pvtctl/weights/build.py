@@ -1,0 +1,66 @@
+"""From a checkpoint to the model in it: the only place where a checkpoint decides what is built."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pvtctl.models.backbones.base import Backbone
+from pvtctl.models.backbones.build import build_backbone, build_classifier
+from pvtctl.models.classifier import Classifier
+from pvtctl.models.dense import DenseModel, build_depth_model, build_segmenter
+from pvtctl.models.detector import Detector, build_detector
+from pvtctl.models.fast_cpu import optimize_for_cpu
+from pvtctl.models.registry import DEPTH
+from pvtctl.weights.describe import Inspected
+from pvtctl.weights.load import load_weights
+
+Model = Classifier | Detector | DenseModel
+
+
+def model_from_checkpoint(
+    checkpoint: Inspected, *, image_size: int | None = None, scale_shift: tuple[float, float] | None = None
+) -> Model:
+    """The model of a checkpoint, its weights loaded, on the CPU and with its fast kernels.
+
+    Args:
+        checkpoint: Of `inspect_checkpoint`; one with a head.
+        image_size: Of a classifier's position tables; unset: as the file says, else 224.
+        scale_shift: Of a metric depth model; unset: as the file says.
+
+    Raises:
+        UsageError: Weights that do not fit.
+    """
+    assert checkpoint.head is not None
+    model = _build(checkpoint, image_size, scale_shift)
+    load_weights(model, checkpoint.path, class_names=checkpoint.head.names)
+    return optimize_for_cpu(model)
+
+
+def backbone_from_checkpoint(checkpoint: Inspected) -> Backbone:
+    """The backbone of a checkpoint, whatever stands on it there, its weights loaded. Raises UsageError."""
+    options = _position_options(checkpoint)
+    if checkpoint.above is not None and checkpoint.above.output_stride:
+        options["output_stride"] = checkpoint.above.output_stride
+    model = build_backbone(checkpoint.backbone, **options)
+    load_weights(model, checkpoint.path)
+    return optimize_for_cpu(model)
+
+
+def _position_options(checkpoint: Inspected) -> dict[str, Any]:
+    return {"image_size": checkpoint.position_size} if checkpoint.position_size else {}
+
+
+def _build(checkpoint: Inspected, image_size: int | None, scale_shift: tuple[float, float] | None) -> Model:
+    found, name = checkpoint.above, checkpoint.backbone
+    assert checkpoint.head is not None
+    if found is None:
+        size = image_size or checkpoint.meta.get("image_size") or 224
+        return build_classifier(name, num_classes=checkpoint.head.num_classes, image_size=size)
+    if found.spec.detects:
+        classes, conventions = found.num_classes, found.conventions
+        return build_detector(name, found.spec, num_classes=classes, conventions=conventions, **found.options)
+    body = {"output_stride": found.output_stride or 32, **_position_options(checkpoint)}
+    parts: dict[str, Any] = {"head_options": found.options, "backbone_options": body}
+    if found.task == DEPTH:
+        return build_depth_model(name, found.spec, scale_shift=scale_shift or found.scale_shift, **parts)
+    return build_segmenter(name, found.spec, num_classes=found.num_classes, **parts)

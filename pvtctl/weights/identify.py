@@ -1,0 +1,207 @@
+"""Which detector, segmentation or depth model a state dict in our names is, and what it must be built with.
+
+Our own files say so in their header, which is believed; shapes and names tell the rest, and all of other projects' files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from torch import Tensor
+
+from pvtctl.data.class_names import ADE20K_CLASSES, COCO_CATEGORIES, COCO_NAMES, PASCAL_CONTEXT_CLASSES, names_by_id
+from pvtctl.models.registry import DEPTH, ClassRows, Conventions, HeadSpec, Mark, find_head, head_specs
+from pvtctl.weights.recognise import Format, identify
+from pvtctl.weights.remap_classes import class_tables
+
+AUXILIARY = "head.auxiliary."
+"""What only training looks at: files may do without."""
+_DETECTORS: tuple[Format, ...] = (
+    "pvtctl",
+    "mmdetection RetinaNet",
+    "mmdetection Mask R-CNN",
+    "mmdetection DETR",
+    "facebookresearch DETR",
+    "torchvision RetinaNet",
+    "torchvision Mask R-CNN",
+)
+"""Layouts of detectors; heads of other makes have some of the same names."""
+_PUBLISHED_CLASSES: dict[int, list[str]] = {
+    150: list(ADE20K_CLASSES),
+    60: list(PASCAL_CONTEXT_CLASSES),
+    59: list(PASCAL_CONTEXT_CLASSES[1:]),  # without the background
+}
+_PUBLISHED_OBJECTS: dict[int, list[str]] = {
+    80: list(COCO_NAMES),
+    90: names_by_id(1, 90),  # torchvision's Mask R-CNN, its background apart
+    91: names_by_id(0, 90),  # a row for every category id: facebookresearch's DETR, torchvision's RetinaNet
+}
+"""Classes by their number, for files of others that do not say them."""
+
+
+@dataclass(frozen=True)
+class HeadInfo:
+    """What names, shapes and header tell of a detector, segmentation or depth model."""
+
+    backbones: list[str]
+    """Ours with exactly these shapes: none for others', two where two share them."""
+    spec: HeadSpec
+    task: str
+    num_classes: int
+    """1 for depth."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Of the head: those that shapes, header or layout tell."""
+    conventions: Conventions = "papers"
+    """Of a detector."""
+    output_stride: int | None = None
+    """Of a ResNet's last map; None where nobody says."""
+    scale_shift: tuple[float, float] | None = None
+    """Of a metric depth model: metres = 1 / (a x + b)."""
+    normalization: Literal["imagenet", "half"] | None = None
+    """The pixels that a segmentation or depth model was trained on; None where nobody says."""
+    class_names: list[str] | None = None
+    """The file's own, or those of COCO, ADE20K or Pascal Context for a file of others with as many classes."""
+    category_ids: list[int] | None = None
+    """Of a detector: label -> category id of its training annotations, where the file or COCO's names tell."""
+
+    @property
+    def head(self) -> str:
+        return self.spec.name
+
+    @property
+    def kind(self) -> str:
+        return "detector" if self.spec.detects else f"{self.task} model"
+
+    @property
+    def name(self) -> str:
+        """`RetinaNet`, `DPT for depth`."""
+        return f"{self.spec.title} for {self.task}" if len(self.spec.tasks) > 1 else self.spec.title
+
+    @property
+    def title(self) -> str:
+        """`Semantic FPN of pvt_small`."""
+        return f"{self.name} of {' or '.join(self.backbones) or 'a backbone that is none of ours'}"
+
+    @property
+    def tables(self) -> dict[str, ClassRows]:
+        """The parameters that have rows for classes."""
+        return {} if self.task == DEPTH else class_tables(self.spec)
+
+
+def identify_head(
+    state: Mapping[str, Tensor], format: Format = "pvtctl", meta: Mapping[str, Any] | None = None
+) -> HeadInfo | None:
+    """The detector or dense model that `state`, in our names, holds; None when there is none of ours in it.
+
+    `format` is the layout that it came in, which tells conventions; `meta` what the file says of itself, which counts
+    where it fits the shapes.
+    """
+    meta = meta or {}
+    found = _stated_head(state, format, meta) or _marked_head(state, format)
+    if found is None:
+        return None
+    spec, task, num_classes = found
+    info = describe_head(state, spec, task, num_classes, format)
+    return _with_meta(info if format == "pvtctl" else _with_conventions(info, format), meta)
+
+
+def describe_head(
+    state: Mapping[str, Tensor], spec: HeadSpec, task: str, num_classes: int, format: Format = "pvtctl"
+) -> HeadInfo:
+    """What shapes tell of a model whose head is known."""
+    backbones = identify(state)
+    stride = None
+    if "resnet" in "".join(backbones):  # published DeepLabV3+ of mmsegmentation are of stride 8 ("d8")
+        stride = 8 if format == "mmsegmentation DeepLabV3+" else spec.stride_of(state)
+    conventions = _conventions_of(state, format) if spec.detects else "papers"
+    return HeadInfo(backbones, spec, task, num_classes, spec.options_of(state), conventions, stride)
+
+
+def _stated_head(
+    state: Mapping[str, Tensor], format: Format, meta: Mapping[str, Any]
+) -> tuple[HeadSpec, str, int] | None:
+    """The head that the header of a file of ours names, with task and number of classes."""
+    spec = find_head(str(meta.get("head")))
+    if spec is None or format != "pvtctl" or not any(name.startswith("head.") for name in state):
+        return None
+    task = str(meta.get("task")) if meta.get("task") in spec.tasks else spec.tasks[0]
+    mark = next((mark for mark in spec.marks if mark.task == task), None)
+    if mark is None:
+        return spec, task, 1 if task == DEPTH else int(meta.get("num_classes") or 1)
+    return (spec, task, mark.count_classes(state)) if mark.names <= state.keys() else None
+
+
+def _marked_head(state: Mapping[str, Tensor], format: Format) -> tuple[HeadSpec, str, int] | None:
+    """The head whose parameters are there."""
+    marks: list[tuple[HeadSpec, Mark]] = [(spec, mark) for spec in head_specs() for mark in spec.marks]
+    for spec, mark in marks:
+        if mark.names <= state.keys() and (format in _DETECTORS or not spec.detects):
+            classes = mark.count_classes(state)
+            if classes >= 1:
+                return spec, mark.task, classes
+    return None
+
+
+def _conventions_of(state: Mapping[str, Tensor], format: Format) -> Conventions:
+    """Whose anchors a detector was trained with: the layout tells, and RetinaNet's P6, which torchvision builds on the
+    pyramid and the papers on the backbone's last map."""
+    if format in ("torchvision RetinaNet", "torchvision Mask R-CNN"):
+        return "torchvision"
+    p6, laterals = state.get("neck.extra_blocks.p6.weight"), state.get("neck.inner_blocks.2.0.weight")
+    if format == "pvtctl" and p6 is not None and laterals is not None and p6.shape[1] != laterals.shape[1]:
+        return "torchvision"
+    return "papers"
+
+
+def _with_conventions(info: HeadInfo, format: Format) -> HeadInfo:
+    """What is so for the published files of a layout, and which they do not say."""
+    if info.spec.detects:
+        return replace(info, class_names=_PUBLISHED_OBJECTS.get(info.num_classes))
+    return replace(
+        info,
+        normalization="half" if format in ("isl-org DPT", "transformers DPT") else "imagenet",
+        class_names=_PUBLISHED_CLASSES.get(info.num_classes),
+    )
+
+
+def _with_meta(info: HeadInfo, meta: Mapping[str, Any]) -> HeadInfo:
+    names, scale_shift = meta.get("class_names"), meta.get("scale_shift")
+    stated = meta.get("head_options") if meta.get("head") == info.head else None
+    info = replace(
+        info,
+        options=dict(stated or {}) | info.options,
+        class_names=list(names) if names and len(names) == info.num_classes else info.class_names,
+    )
+    if info.spec.detects:
+        return replace(
+            info,
+            conventions=meta.get("conventions") or info.conventions,
+            category_ids=meta.get("category_ids") or coco_ids(info.class_names),
+        )
+    return replace(
+        info,
+        output_stride=meta.get("output_stride") or info.output_stride,
+        scale_shift=(float(scale_shift[0]), float(scale_shift[1])) if scale_shift else info.scale_shift,
+        normalization=meta.get("normalization") or info.normalization,
+    )
+
+
+def coco_ids(class_names: Sequence[str] | None) -> list[int] | None:
+    """COCO's category ids of these classes; None unless they are COCO's 80, in any order, with or without unused ones."""
+    if class_names is None or not set(COCO_NAMES) <= set(class_names):
+        return None
+    where = {name: category for category, name in COCO_CATEGORIES.items()}
+    ids = [where.get(name, _unused_id(name)) for name in class_names]
+    return [each for each in ids if each is not None] if None not in ids else None
+
+
+def _unused_id(name: str) -> int | None:
+    number = name.removeprefix("N/A ")
+    return int(number) if number != name and number.isdigit() else None
+
+
+def plain(value: Any) -> str:
+    """An option's value as a recipe has it: `project`, `3, 6, 9, 12`."""
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
