@@ -59,8 +59,8 @@ class Augmentations:
     def mixed(self, indices: Sequence[int], epoch: int) -> tuple[list[Pixels], list[str]] | None:
         """The images of a batch of these, mixed by mixup or CutMix, and their soft labels in words; None where the recipe
         does not mix."""
-        augment = self.recipe.data.augment.model_dump()
-        if self.recipe.task != "classification" or not (augment["mixup_alpha"] or augment["cutmix_alpha"]):
+        augment = self.recipe.data.augment
+        if self.recipe.task != "classification" or not (augment.mixup_alpha or augment.cutmix_alpha):
             return None
         images, labels, names = self._batch(indices, epoch)
         mixup = Mixup.from_augment(len(names), augment)
@@ -161,16 +161,16 @@ class OfFiles(Augmentations):
         file = self.folder / self.names[index]
         generator = generator_for(self.recipe.train.seed, epoch, index, 0)
         if self.recipe.task == "classification":
-            crop = TrainTransform.from_augment(data.image_size, data.augment.model_dump())
+            crop = TrainTransform.from_augment(data.image_size, data.augment)
             return denormalize(crop(EncodedPicture(file.read_bytes()), generator))
         pixels = read_pixels(file)[0]
         shape = pixels.shape[-2:]
         if self.recipe.task == "detection":
-            return DetectionTransform.from_recipe(data.detection.model_dump()).train(pixels, _NOTHING, generator)[0]
+            return DetectionTransform.from_settings(data.detection).train(pixels, _NOTHING, generator)[0]
         if self.recipe.task == "segmentation":
-            transform = SegmentationTransform.from_recipe(data.segmentation.model_dump(), data.normalization)
+            transform = SegmentationTransform.from_settings(data.segmentation, data.normalization)
             return transform.train(pixels, torch.full(shape, IGNORE_LABEL, dtype=torch.uint8), generator)[0]
-        return DepthTransform.from_recipe(data.depth.model_dump()).train(pixels, torch.zeros(shape), generator)[0]
+        return DepthTransform.from_settings(data.depth).train(pixels, torch.zeros(shape), generator)[0]
 
     def _batch(self, indices: Sequence[int], epoch: int) -> tuple[Tensor, Tensor, list[str]]:
         from pvtctl.data.transforms import normalize

@@ -17,7 +17,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 
 from pvtctl.errors import nearest
-from pvtctl.recipe.schema import Block, Recipe
+from pvtctl.recipe.block import Block
+from pvtctl.recipe.schema import Recipe
 from pvtctl.recipe.yaml_loader import KeyPath, Mark
 
 FREE_KEYS = ("provenance",)

@@ -7,19 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pvtctl.engine import evaluate
-from pvtctl.engine import Distributed, choose_precision, start_distributed, stop_distributed
+from pvtctl.engine import Distributed, choose_precision, evaluate, start_distributed, stop_distributed
 from pvtctl.engine.log import Say, silent
 from pvtctl.engine.log import say as say_on_stderr
 from pvtctl.errors import UsageError
 from pvtctl.recipe.load import Override, keys_said, load_recipe
-from pvtctl.recipe.schema import Loss, Recipe
-from pvtctl.tasks.build import Task, build_task
-from pvtctl.weights.describe import inspect_checkpoint
-from pvtctl.tasks.classes import Head
-from pvtctl.runs.paths import data_place
+from pvtctl.recipe.schema import Recipe
 from pvtctl.runs.paper_table import Figure, compare_with_paper
+from pvtctl.runs.paths import data_place
 from pvtctl.runs.read_run import read_run
+from pvtctl.tasks.build import Task, build_task
+from pvtctl.tasks.classes import Head
+from pvtctl.tasks.depth.settings import Loss
+from pvtctl.weights.describe import inspect_checkpoint
 
 
 @dataclass(frozen=True)

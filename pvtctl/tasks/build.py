@@ -97,7 +97,7 @@ def _classification(
         train=train,
         val=val,
         loading=loading,
-        augment=recipe.data.augment.model_dump(),
+        augment=recipe.data.augment,
         meta={**meta_of(recipe), "image_size": recipe.data.image_size, "resize": recipe.data.resize},
     )
 
@@ -113,7 +113,7 @@ def _splits(recipe: Recipe, *, training: bool) -> tuple[ClassificationDataset | 
         data.name,
         root,
         "train",
-        augment=data.augment.model_dump(),
+        augment=data.augment,
         seed=recipe.train.seed,
         samples=data.train_samples,
         **shared,
@@ -180,7 +180,7 @@ def _detection(
             seed=recipe.train.seed,
         ),
         testing=_testing(recipe),
-        sizes=recipe.data.detection.model_dump(mode="json"),
+        settings=recipe.data.detection,
         meta={
             **meta_of(recipe),
             "num_queries": recipe.model.head.num_queries,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial as partially
 from typing import Any
 
@@ -68,7 +68,7 @@ def build_depth(
     _load(model, recipe, None, partial, say)
     return DepthTask(
         model,
-        loss=recipe.train.loss.model_dump(),
+        loss=recipe.train.loss,
         scoring=depth_scoring(recipe, val),
         train=train,
         val=val,
@@ -124,7 +124,7 @@ def testing_of(recipe: Recipe) -> DenseTesting:
 def _splits(recipe: Recipe, *, training: bool) -> tuple[DenseDataset | None, DenseDataset]:
     data = recipe.data
     root = find_data(data.name, data.path)
-    sizes: Mapping[str, Any] = getattr(data, recipe.task).model_dump()
+    sizes = getattr(data, recipe.task)
     opened: Callable[..., DenseDataset] = open_segmentation_split if recipe.task == "segmentation" else open_depth_split
     shared = {
         "normalization": data.normalization,
@@ -134,13 +134,11 @@ def _splits(recipe: Recipe, *, training: bool) -> tuple[DenseDataset | None, Den
     }
     scored = sizes
     if recipe.task == "depth" and recipe.eval.max_depth is not None:  # truth up to there is scored, learned or not
-        scored = {**sizes, "max_depth": recipe.eval.max_depth}
-    val = opened(data.name, root, "val", training=False, samples=data.val_samples, **{recipe.task: scored}, **shared)
+        scored = sizes.model_copy(update={"max_depth": recipe.eval.max_depth})
+    val = opened(data.name, root, "val", training=False, samples=data.val_samples, settings=scored, **shared)
     if not training:
         return None, val
-    train = opened(
-        data.name, root, "train", training=True, samples=data.train_samples, **{recipe.task: sizes}, **shared
-    )
+    train = opened(data.name, root, "train", training=True, samples=data.train_samples, settings=sizes, **shared)
     return train, val
 
 

@@ -28,7 +28,7 @@ def open_recipe_split(recipe: Recipe, split: str, *, training: bool, with_masks:
     data, seed = recipe.data, recipe.train.seed
     samples = data.train_samples if split == "train" else data.val_samples
     if recipe.task == "classification":
-        augment = data.augment.model_dump() if training else None
+        augment = data.augment if training else None
         root = find_data(data.name, data.path)
         return open_split(
             data.name,
@@ -48,7 +48,7 @@ def open_recipe_split(recipe: Recipe, split: str, *, training: bool, with_masks:
             data.name,
             Path() if annotations and images else find_data(data.name, data.path),
             split,
-            detection=data.detection.model_dump(),
+            settings=data.detection,
             training=training,
             with_masks=with_masks,
             seed=seed,
@@ -69,5 +69,5 @@ def open_recipe_split(recipe: Recipe, split: str, *, training: bool, with_masks:
         samples=samples,
         image_size=data.image_size,
         materials=data.scenes.materials,
-        **{recipe.task: getattr(data, recipe.task).model_dump()},
+        settings=getattr(data, recipe.task),
     )

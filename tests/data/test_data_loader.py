@@ -7,10 +7,10 @@ from pvtctl.data.base import Unusable
 from pvtctl.data.loader import build_loader, default_workers
 from pvtctl.data.samplers import EvalSampler, TrainSampler
 from pvtctl.errors import UsageError
-from pvtctl.recipe.schema import Augment
 from pvtctl.tasks.classification.data import Sample, open_split
+from pvtctl.tasks.classification.settings import Augment
 
-AUGMENT = Augment().model_dump()
+AUGMENT = Augment()
 
 
 def train_loader(root, workers=0, batch_size=4, seed=0, repeats=3):

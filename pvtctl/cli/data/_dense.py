@@ -12,9 +12,9 @@ from pvtctl.errors import PvtctlError, UsageError
 
 if TYPE_CHECKING:
     from pvtctl.data.check import Verdict
+    from pvtctl.recipe.schema import Data
     from pvtctl.tasks.depth.check import DepthVerdict
     from pvtctl.tasks.segmentation.check import LabelVerdict
-    from pvtctl.recipe.schema import Data
 
 LABEL_DATA = ("ade20k", "pascal_context", "cityscapes", "masks")
 DEPTH_DATA = ("nyu", "kitti", "depth")
@@ -59,10 +59,10 @@ def check_dense(name: str, root: Path, settings: Data, **options: Any) -> Verdic
     if name in LABEL_DATA:
         from pvtctl.tasks.segmentation.check import check_segmentation_data
 
-        return check_segmentation_data(root, name=name, segmentation=settings.segmentation.model_dump(), **options)
+        return check_segmentation_data(root, name=name, settings=settings.segmentation, **options)
     from pvtctl.tasks.depth.check import check_depth_data
 
-    return check_depth_data(root, name=name, depth=settings.depth.model_dump(), **options)
+    return check_depth_data(root, name=name, settings=settings.depth, **options)
 
 
 def print_labels(verdict: LabelVerdict) -> None:
@@ -134,11 +134,11 @@ def draw_dense(
     drawing: dict[str, Any] = {"count": count, "copies": copies, "side": side}
     if task == "segmentation":
         from pvtctl.tasks.segmentation.data import open_segmentation_split
+        from pvtctl.tasks.segmentation.pictures import draw_overlay
         from pvtctl.tasks.segmentation.preview import draw_segmentation_preview
         from pvtctl.views.class_colours import class_colours
-        from pvtctl.tasks.segmentation.pictures import draw_overlay
 
-        dataset = open_segmentation_split(name, root, split, segmentation=data.segmentation.model_dump(), **options)
+        dataset = open_segmentation_split(name, root, split, settings=data.segmentation, **options)
         names = dataset.class_names
         colours = class_colours(len(names), dataset.source.palette)
         ids = draw_segmentation_preview(
@@ -146,10 +146,10 @@ def draw_dense(
         )
     else:
         from pvtctl.tasks.depth.data import open_depth_split
-        from pvtctl.tasks.depth.preview import draw_depth_preview
         from pvtctl.tasks.depth.pictures import draw_depth
+        from pvtctl.tasks.depth.preview import draw_depth_preview
 
-        dataset = open_depth_split(name, root, split, depth=data.depth.model_dump(), **options)
+        dataset = open_depth_split(name, root, split, settings=data.depth, **options)
         ids = draw_depth_preview(dataset, output, lambda metres: draw_depth(metres, "metres"), **drawing)
     views = f"{copies} training views each" if dataset.training else "as evaluated"
     say(f"{output}: {len(ids)} of {len(dataset)} {split} images, {views}")
@@ -162,13 +162,15 @@ def found_dense(name: str, place: Path) -> dict[str, Any]:
         try:
             if name in LABEL_DATA:
                 from pvtctl.tasks.segmentation.data import open_masks
+                from pvtctl.tasks.segmentation.settings import SegmentationData
 
-                masks = open_masks(name, place, split, segmentation={})
+                masks = open_masks(name, place, split, SegmentationData())
                 row |= {"classes": len(masks.class_names), split: len(masks)}
             else:
                 from pvtctl.tasks.depth.layouts import find_pairs
+                from pvtctl.tasks.depth.settings import DepthData
 
-                row[split] = len(find_pairs(name, place, split, {}))
+                row[split] = len(find_pairs(name, place, split, DepthData()))
         except PvtctlError as error:
             row["state"] = error.message
     return row

@@ -225,7 +225,7 @@ def _recipe(options: EvalOptions, data: DataChoice | None, source: Path, checkpo
 
 def _as_scored(recipe: Recipe, checkpoint: Inspected, options: EvalOptions) -> Recipe:
     """The recipe with the weights' own model, at the size asked for, else the one that they were trained at."""
-    from pvtctl.recipe.schema import Loss
+    from pvtctl.tasks.depth.settings import Loss
 
     # Nothing is trained: a total batch that does not divide by these processes must not matter.
     untrained: dict[str, Any] = {"activation_checkpointing": False, "batch_size": 1, "loss": Loss()}

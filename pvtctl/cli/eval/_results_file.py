@@ -32,12 +32,12 @@ def run_results(
 
     from pvtctl.data.find import find_data
     from pvtctl.engine.environment import describe_environment
-    from pvtctl.recipe.schema import DetectionData
     from pvtctl.runs.paper_table import Figure, coco_label
     from pvtctl.runs.report import Findings, write_findings
     from pvtctl.tasks.detection.data import open_detection_split
     from pvtctl.tasks.detection.report import DetectionAccount
     from pvtctl.tasks.detection.scoring.results import score_results
+    from pvtctl.tasks.detection.settings import DetectionData
 
     data = choose_data(target, folder, files)
     if data.name != "coco":
@@ -51,7 +51,7 @@ def run_results(
         "coco",
         Path() if annotations else find_data("coco", data.path),
         "val",
-        detection=DetectionData().model_dump(),
+        settings=DetectionData(),
         training=False,
         with_masks=True,
         images=images,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -19,6 +19,7 @@ from pvtctl.data.randomness import generator_for, key_of
 from pvtctl.data.samplers import Draw
 from pvtctl.errors import UsageError
 from pvtctl.tasks.classification.layouts import ImageFolder
+from pvtctl.tasks.classification.settings import Augment
 from pvtctl.tasks.classification.shards import ShardFolder, has_shards
 from pvtctl.tasks.classification.transforms import EvalTransform, TrainTransform
 
@@ -201,14 +202,14 @@ def open_split(
     *,
     image_size: int = 224,
     resize: int = 256,
-    augment: Mapping[str, Any] | None = None,
+    augment: Augment | None = None,
     seed: int = 0,
     samples: int | None = None,
     materials: Materials = "any",
 ) -> ClassificationDataset:
     """A split of `imagenet` (class folders or tar shards at `root`) or `scenes`.
 
-    `augment` (a recipe's `data.augment` as a mapping) makes it a training split; without it images are resized and
+    `augment` (a recipe's `data.augment`) makes it a training split; without it images are resized and
     cropped as in evaluation. `samples` takes so many, spread evenly over the classes; `scenes` renders so many,
     in these `materials`. Raises UsageError.
     """

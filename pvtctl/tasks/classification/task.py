@@ -16,6 +16,7 @@ from pvtctl.tasks.classes import match_classes
 from pvtctl.tasks.classification.data import Batch, ClassificationDataset, Sample
 from pvtctl.tasks.classification.metric import ClassificationMetric
 from pvtctl.tasks.classification.mixup import Mixup
+from pvtctl.tasks.classification.settings import Augment
 
 
 class ClassificationTask(DataTask):
@@ -39,7 +40,7 @@ class ClassificationTask(DataTask):
         train: ClassificationDataset | None,
         val: ClassificationDataset,
         loading: Loading,
-        augment: Mapping[str, Any],
+        augment: Augment,
         meta: Mapping[str, Any],
     ) -> None:
         super().__init__(train, val, loading)

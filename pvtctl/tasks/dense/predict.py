@@ -12,10 +12,11 @@ from torch import Tensor
 from pvtctl.data.transforms import Normalization, normalize
 from pvtctl.errors import UsageError
 from pvtctl.models.dense import DenseModel, build_depth_model, build_segmenter
-from pvtctl.recipe.schema import DepthData, SegmentationData
 from pvtctl.tasks.dense.data import DenseTransform
 from pvtctl.tasks.dense.inference import Answers, DenseTesting, DepthAnswers, LabelAnswers
+from pvtctl.tasks.depth.settings import DepthData
 from pvtctl.tasks.depth.transforms import DepthTransform
+from pvtctl.tasks.segmentation.settings import SegmentationData
 from pvtctl.tasks.segmentation.transforms import SegmentationTransform
 from pvtctl.weights import load_weights
 from pvtctl.weights.describe import Inspected
@@ -66,11 +67,11 @@ class DenseUse:
 
     def _transform(self, meta: Mapping[str, Any], size: tuple[int, int] | None) -> DenseTransform:
         if self.task == "depth":
-            tested = {**DepthData().model_dump(), **(meta.get("depth") or {})}
-            return DepthTransform.from_recipe(tested | ({"test_size": size} if size else {}))
-        tested = {**SegmentationData().model_dump(), **(meta.get("segmentation") or {})}
+            depth = DepthData.from_meta(meta.get("depth"))
+            return DepthTransform.from_settings(depth.model_copy(update={"test_size": size} if size else {}))
+        tested = SegmentationData.from_meta(meta.get("segmentation"))
         sides = dict(zip(("test_short_side", "test_long_side"), size, strict=True)) if size else {}
-        return SegmentationTransform.from_recipe(tested | sides, self.normalization)
+        return SegmentationTransform.from_settings(tested.model_copy(update=sides), self.normalization)
 
     @property
     def tested_at(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from pvtctl.models.losses.depth import gradient_matching, silog, ssi_trimmed
 from pvtctl.tasks.dense.inference import DepthAnswers, to_metres
 from pvtctl.tasks.dense.task import DenseTask
 from pvtctl.tasks.depth.metric import DepthMetric
+from pvtctl.tasks.depth.settings import Loss
 
 
 class DepthTask(DenseTask):
@@ -28,13 +29,12 @@ class DepthTask(DenseTask):
         self,
         model: DenseModel,
         *,
-        loss: Mapping[str, Any],
+        loss: Loss,
         scoring: Callable[[], DepthMetric],
         **rest: Any,
     ) -> None:
         super().__init__(model, **rest)
-        self.loss = dict(loss)
-        """The recipe's `train.loss`."""
+        self.loss = loss
         self._scoring = scoring
         self.answers = DepthAnswers(model, self.testing.window)
 
@@ -42,15 +42,14 @@ class DepthTask(DenseTask):
         inverse = out[:, 0]
         valid = targets > 0  # the data leave nothing else outside of the limits in metres
         truth = torch.where(valid, targets, 1.0)
-        if self.loss["name"] == "silog":
+        if self.loss.name == "silog":
             assert self.dense.scale_shift is not None  # recipe.agreement holds it
             metres = to_metres(inverse, self.dense.scale_shift)
-            losses = {"loss_main": silog(metres, truth, valid, self.loss["variance_focus"])}
+            losses = {"loss_main": silog(metres, truth, valid, self.loss.variance_focus)}
         else:
-            losses = {"loss_main": ssi_trimmed(inverse, 1 / truth, valid, self.loss["trim"])}
-        if self.loss["gradient_weight"]:
-            matching = gradient_matching(inverse, 1 / truth, valid)
-            losses["loss_gradient"] = self.loss["gradient_weight"] * matching
+            losses = {"loss_main": ssi_trimmed(inverse, 1 / truth, valid, self.loss.trim)}
+        if self.loss.gradient_weight:
+            losses["loss_gradient"] = self.loss.gradient_weight * gradient_matching(inverse, 1 / truth, valid)
         return losses
 
     def _kept(self, answer: Tensor) -> NDArray[Any]:

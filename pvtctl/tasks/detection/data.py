@@ -21,6 +21,7 @@ from pvtctl.data.transforms import normalize
 from pvtctl.errors import UsageError, nearest
 from pvtctl.models.structures import ImageSize, Objects
 from pvtctl.tasks.detection.coco import CocoAnnotations, find_coco
+from pvtctl.tasks.detection.settings import DetectionData
 from pvtctl.tasks.detection.transforms import DetectionTransform, resize_image, resized_size
 
 if TYPE_CHECKING:
@@ -321,7 +322,7 @@ def open_detection_split(
     root: Path | str | None,
     split: str,
     *,
-    detection: Mapping[str, Any],
+    settings: DetectionData,
     training: bool,
     with_masks: bool,
     seed: int = 0,
@@ -334,7 +335,7 @@ def open_detection_split(
 ) -> DetectionDataset:
     """A split of `coco` (a known layout under `root`, or the pair `images` and `annotations`) or `scenes`.
 
-    `detection` is a recipe's `data.detection` as a mapping. `samples` takes so many images, spread evenly; `scenes`
+    `settings` are a recipe's `data.detection`. `samples` takes so many images, spread evenly; `scenes`
     renders so many, square at `image_size`, in these `materials`. Without `need_images` the annotations are enough, as to score results from
     a file; then `with_masks` reads masks where there are any. Raises UsageError, also when masks are wanted and the data
     have none.
@@ -354,10 +355,10 @@ def open_detection_split(
             raise UsageError(f"{file} holds no masks, only boxes", "train a box detector: --head retinanet")
     return DetectionDataset(
         source,
-        DetectionTransform.from_recipe(detection),
+        DetectionTransform.from_settings(settings),
         training=training,
         with_masks=with_masks,
-        pad=detection.get("pad", 32),
+        pad=settings.pad,
         seed=seed,
         samples=samples,
         problems=problems,

@@ -12,8 +12,8 @@ from pvtctl.data.transforms import normalize, pad_images
 from pvtctl.errors import UsageError
 from pvtctl.models.detector import Detector, build_detector
 from pvtctl.models.structures import Detections, DetectOptions
-from pvtctl.recipe.schema import DetectionData
 from pvtctl.tasks.detection.scoring.columns import Columns, columns_of
+from pvtctl.tasks.detection.settings import DetectionData
 from pvtctl.tasks.detection.transforms import resize_image, resized_size
 from pvtctl.tasks.predict import Images
 from pvtctl.weights import load_weights
@@ -48,9 +48,9 @@ class DetectorUse:
         names, meta = found.class_names, checkpoint.meta
         self.class_names = names or [f"class {label}" for label in range(found.num_classes)]
         self.category_ids = found.category_ids or list(range(1, found.num_classes + 1))
-        tested = {**DetectionData().model_dump(), **(meta.get("detection") or {})}
-        self.sizes = _sides(tested["test_short_side"], tested["test_long_side"], short_side, long_side)
-        self.pad = tested["pad"]
+        tested = DetectionData.from_meta(meta.get("detection"))
+        self.sizes = _sides(tested.test_short_side, tested.test_long_side, short_side, long_side)
+        self.pad = tested.pad
         self.model = model or _loaded_detector(checkpoint, found, device)
 
     def __call__(self, pixels: Tensor) -> Detections:

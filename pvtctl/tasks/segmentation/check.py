@@ -30,6 +30,7 @@ from pvtctl.tasks.segmentation.class_lists import UNKNOWN, ClassList
 from pvtctl.tasks.segmentation.data import find_classes
 from pvtctl.tasks.segmentation.layouts import SPLITS, Pairs, find_pairs, has_split
 from pvtctl.tasks.segmentation.masks import ColourError, read_values, suggestion
+from pvtctl.tasks.segmentation.settings import SegmentationData
 
 SEGMENTATION_MEANING: Mapping[str, tuple[Severity, str]] = MEANING | {
     "no_classes": ("error", "nothing says which class a value is"),
@@ -104,21 +105,21 @@ def check_segmentation_data(
     root: Path | str,
     *,
     name: str,
-    segmentation: Mapping[str, Any] | None = None,
+    settings: SegmentationData | None = None,
     full: bool = False,
     workers: int = 0,
     on_progress: Callable[[str, int, int], None] | None = None,
 ) -> LabelVerdict:
     """Look at the pairs, sizes and values of a set: `ade20k`, `pascal_context`, `cityscapes` or `masks`.
 
-    `segmentation` is a recipe's `data.segmentation`. Pairs are read in `workers` processes: all with `full`, else at most
+    `settings` are a recipe's `data.segmentation`. Pairs are read in `workers` processes: all with `full`, else at most
     `check.QUICK_LIMIT` of a split. `on_progress(split, done, total)` is called along the way.
     Raises UsageError when there is no such folder.
     """
     findings = Findings(SEGMENTATION_MEANING)
     advice: list[str] = []
     pairs = _pairs(name, Path(root), findings)
-    classes = _classes(name, root, segmentation or {}, pairs, findings, advice)
+    classes = _classes(name, root, settings or SegmentationData(), pairs, findings, advice)
     images, examined, figures = {}, {}, {}
     digests: dict[str, dict[bytes, str]] = {}
     for split, found in pairs.items():
@@ -222,14 +223,14 @@ def _pairs(name: str, root: Path, findings: Findings) -> dict[str, Pairs]:
 def _classes(
     name: str,
     root: Path | str,
-    segmentation: Mapping[str, Any],
+    settings: SegmentationData,
     pairs: Mapping[str, Pairs],
     findings: Findings,
     advice: list[str],
 ) -> ClassList | None:
     train_ids = all(found.train_ids for found in pairs.values())
     try:
-        return find_classes(name, root, segmentation, train_ids=train_ids)
+        return find_classes(name, root, settings, train_ids=train_ids)
     except UsageError as error:
         findings.add("no_classes", "train", error.message)
         if error.hint:
