@@ -11,20 +11,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pvtctl.errors import UsageError, nearest
-from pvtctl.explain.backbone import BackboneUse
+from pvtctl.explain.backbone import BackbonePredictor
 from pvtctl.models.necks.fpn import Fpn
-from pvtctl.models.structures import DetectOptions
-from pvtctl.tasks.dense.inference import DenseTesting
-from pvtctl.tasks.dense.predict import DenseUse
-from pvtctl.tasks.detection.predict import DetectorUse
+from pvtctl.tasks.registry import task_spec
 from pvtctl.weights.describe import inspect_checkpoint
 
 FIRST = 2
 """Levels are called by the power of two that is their stride: the first map, of stride 4, is C2."""
 
 
-class PyramidUse(BackboneUse):
-    """`BackboneUse` with what stands on the backbone. `neck` is None where the model has none."""
+class PyramidPredictor(BackbonePredictor):
+    """`BackbonePredictor` with what stands on the backbone. `neck` is None where the model has none."""
 
     def __init__(
         self,
@@ -34,18 +31,16 @@ class PyramidUse(BackboneUse):
         *,
         size: int | tuple[int, int] | None = None,
     ) -> None:
-        """As `BackboneUse`."""
+        """As `BackbonePredictor`."""
         super().__init__(weights, backbone, device, size=size)
         self.neck: Fpn | None = None
         if weights is None:
             return
         checkpoint = inspect_checkpoint(weights, backbone)
-        whole: Any = None
-        if checkpoint.dense is not None:
-            whole = DenseUse(checkpoint, device, testing=DenseTesting()).model
-        elif checkpoint.detector is not None:
-            whole = DetectorUse(checkpoint, device, options=DetectOptions()).model
-        if whole is not None and whole.neck is not None:
+        if checkpoint.task is None or checkpoint.head_name is None:
+            return
+        whole: Any = task_spec(checkpoint.task).predictor(checkpoint, device).model
+        if whole.neck is not None:
             self.model, self.neck = whole.backbone, whole.neck
 
     @property

@@ -19,11 +19,8 @@ from pvtctl.errors import UsageError
 from pvtctl.models.backbones import build_backbone, build_classifier
 from pvtctl.models.dense import DEPTH_HEADS
 from pvtctl.models.detector import HEADS
-from pvtctl.models.structures import DetectOptions, ImageSize
-from pvtctl.tasks.classification.predict import ClassifierUse
-from pvtctl.tasks.dense.inference import DenseTesting
-from pvtctl.tasks.dense.predict import DenseUse
-from pvtctl.tasks.detection.predict import DetectorUse
+from pvtctl.models.structures import ImageSize
+from pvtctl.tasks.registry import task_spec
 from pvtctl.weights import load_weights
 from pvtctl.weights.describe import Inspected, inspect_checkpoint
 
@@ -123,12 +120,8 @@ def _bare(found: Inspected) -> nn.Module:
 
 
 def _whole(found: Inspected) -> nn.Module:
-    cpu = torch.device("cpu")
-    if found.dense is not None:
-        return DenseUse(found, cpu, testing=DenseTesting((1.0,), False, None)).model
-    if found.detector is not None:
-        return DetectorUse(found, cpu, options=DetectOptions()).model
-    return ClassifierUse(found, cpu).model
+    model: nn.Module = task_spec(found.task or "classification").predictor(found, torch.device("cpu")).model
+    return model
 
 
 def _statistics(found: Inspected) -> tuple[Sequence[float], Sequence[float]]:

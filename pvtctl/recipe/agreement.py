@@ -13,34 +13,11 @@ from dataclasses import dataclass
 from pvtctl.errors import nearest
 from pvtctl.recipe.layers import Fault, Layer, Origin
 from pvtctl.recipe.schema import Recipe
-from pvtctl.recipe.vocabulary import DATA_OF, DENSE, HEADS_OF, TASKS, Names
+from pvtctl.recipe.vocabulary import HEADS_OF, Names
 from pvtctl.recipe.yaml_loader import KeyPath
+from pvtctl.tasks.registry import TASK_SPECS, spec_of, tasks_reading
 
 COCO_FILES = ("train_images", "train_annotations", "val_images", "val_annotations")
-_TASKS_OF: dict[str, Names] = {
-    "data.augment": ("classification",),
-    "data.resize": ("classification",),
-    "data.detection": ("detection",),
-    "data.segmentation": ("segmentation",),
-    "data.depth": ("depth",),
-    "data.normalization": DENSE,
-    "model.init": ("detection", *DENSE),
-    "model.backbone.image_size": DENSE,
-    "train.loss": ("depth",),
-    "eval.score_threshold": ("detection",),
-    "eval.nms_iou": ("detection",),
-    "eval.max_detections": ("detection",),
-    "eval.scales": ("detection",),
-    "eval.backend": ("detection",),
-    "eval.ratios": DENSE,
-    "eval.flip": ("detection", *DENSE),
-    "eval.window": ("segmentation",),
-    "eval.stride": ("segmentation",),
-    "eval.alignment": ("depth",),
-    "eval.max_depth": ("depth",),
-    "eval.crop": ("depth",),
-}
-"""Keys that only some tasks read."""
 _HEADS_OF_KEY: dict[str, Names] = {
     "num_queries": ("detr",),
     "rois_per_image": ("mask_rcnn",),
@@ -69,11 +46,6 @@ class _Unread:
     decider: KeyPath
 
 
-def tasks_reading(key: str) -> Names:
-    """The tasks that read a key of recipes."""
-    return _TASKS_OF.get(key, TASKS)
-
-
 def find_faults(layers: list[Layer], recipe: Recipe, origins: Mapping[KeyPath, Origin]) -> list[Fault]:
     """Faults of a recipe that is valid key by key; `layers` are those it was merged from, lowest first."""
     return [*_contradictions(recipe, origins), *_unread(layers, recipe)]
@@ -94,7 +66,7 @@ def _contradictions(recipe: Recipe, origins: Mapping[KeyPath, Origin]) -> Iterat
         yield fault("model.head", "a classifier has none; task: detection makes it a detector")
     if heads and head is not None and head.name not in heads:
         yield fault("model.head.name", f"{head.name} is no head for {recipe.task}", f"it takes {' or '.join(heads)}")
-    names = DATA_OF[recipe.task]
+    names = spec_of(recipe).data_names
     if recipe.data.name not in names:
         problem = f"{recipe.task} reads {' or '.join(names)}, not {recipe.data.name}"
         yield fault("data.name", problem, nearest(recipe.data.name, names))
@@ -139,8 +111,8 @@ def _says(layer: Layer, key: KeyPath) -> bool:
 
 def _rules(recipe: Recipe) -> Iterator[_Unread]:
     task, data, head = ("task",), ("data", "name"), ("model", "head", "name")
-    for key, tasks in _TASKS_OF.items():
-        if recipe.task not in tasks:
+    for key in dict.fromkeys(key for spec in TASK_SPECS.values() for key in spec.reads):
+        if recipe.task not in (tasks := tasks_reading(key)):
             instead = key.startswith("data.") and recipe.task != "classification"
             reads = f"reads data.{recipe.task}" if instead else "does not read it"
             why = f"is for {' and '.join(tasks)}, {recipe.task} {reads}"

@@ -11,13 +11,14 @@ import pytest
 
 import pvtctl
 from pvtctl.cli.main import COMMANDS
+from pvtctl.tasks.registry import TASK_SPECS
 
 PACKAGE = Path(pvtctl.__file__).parent
 GROUND = {"errors", "io", "__version__"}
 # what each part may import, besides itself and the ground; `tasks` and `models` are looked at folder by folder
 ALLOWED = {
     "io": set(),
-    "recipe": {"models.variants"},
+    "recipe": {"models.variants", "tasks.registry", *(f"tasks.{task}.settings" for task in TASK_SPECS)},
     "models.layers": set(),
     "models.losses": {"models.structures"},
     "models.backbones": {"models.layers", "models.variants", "models.classifier"},
@@ -29,11 +30,21 @@ ALLOWED = {
     "weights": {"models", "data.class_names", "data.transforms", "tasks.classes"},
     "cost": {"models"},
     "views": {"models.structures"},
-    "tasks.classification": {"models", "data", "weights", "views", "recipe", "tasks"},
-    "tasks.detection": {"models", "data", "weights", "views", "recipe", "tasks"},
-    "tasks.dense": {"models", "data", "weights", "views", "recipe", "tasks", "tasks.segmentation", "tasks.depth"},
-    "tasks.segmentation": {"models", "data", "weights", "views", "recipe", "tasks", "tasks.dense"},
-    "tasks.depth": {"models", "data", "weights", "views", "recipe", "tasks", "tasks.dense", "tasks.segmentation"},
+    "tasks.classification": {"models", "data", "weights", "views", "recipe", "cost", "tasks"},
+    "tasks.detection": {"models", "data", "weights", "views", "recipe", "cost", "tasks"},
+    "tasks.dense": {"models", "data", "weights", "views", "recipe", "cost", "tasks"},
+    "tasks.segmentation": {"models", "data", "weights", "views", "recipe", "cost", "tasks", "tasks.dense"},
+    "tasks.depth": {
+        "models",
+        "data",
+        "weights",
+        "views",
+        "recipe",
+        "cost",
+        "tasks",
+        "tasks.dense",
+        "tasks.segmentation",
+    },
     "tasks": {"models", "data", "weights", "engine", "views", "recipe", "cost", "tasks"},
     "latency": {"models", "data", "cost", "tasks"},
     "runs": {"models", "data", "weights", "engine", "views", "recipe", "cost", "tasks"},
@@ -71,9 +82,9 @@ def may_import(part: str, module: str) -> bool:
     allowed = {part, *ALLOWED[part], *GROUND}
     if part in ("tasks", "runs", "explain", "studies", "export", "latency"):  # they join the tasks, and may ask any
         allowed |= {each for each in ALLOWED if each.split(".")[0] in allowed}
-    return bool({whole, module, ".".join(module.split(".")[:2])} & allowed) or (
-        whole.startswith("models.") and "models" in allowed
-    )
+    words = module.split(".")
+    prefixes = {".".join(words[:length]) for length in range(2, len(words) + 1)}
+    return bool({whole, *prefixes} & allowed) or (whole.startswith("models.") and "models" in allowed)
 
 
 def test_imports_point_downwards() -> None:

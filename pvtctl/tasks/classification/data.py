@@ -17,6 +17,7 @@ from pvtctl.data.images import BadImage, Picture
 from pvtctl.data.layouts import IMAGENET_LAYOUT
 from pvtctl.data.randomness import generator_for, key_of
 from pvtctl.data.samplers import Draw
+from pvtctl.data.transforms import Normalization
 from pvtctl.errors import UsageError
 from pvtctl.tasks.classification.layouts import ImageFolder
 from pvtctl.tasks.classification.settings import Augment
@@ -56,6 +57,11 @@ class Sample:
     index: int
     skipped: tuple[Skipped, ...] = ()
     """What was drawn before this one and could not be read."""
+
+    @property
+    def target(self) -> int:
+        """The label, by the name that samples of all tasks have."""
+        return self.label
 
 
 @dataclass
@@ -98,6 +104,8 @@ class ClassificationDataset(Dataset[Sample | Unusable]):
     numbers of the draw; the sample names what was skipped. In evaluation it is left out.
     """
 
+    normalization: Normalization = "imagenet"
+
     def __init__(
         self,
         source: Source,
@@ -127,6 +135,12 @@ class ClassificationDataset(Dataset[Sample | Unusable]):
 
     def __len__(self) -> int:
         return len(self.kept)
+
+    def read(self, index: int) -> tuple[Tensor, int]:
+        """An image as it lies, uint8 (3, H, W), and its label. Raises BadImage, OSError."""
+        picture = self.source.picture(int(self.kept[index]))
+        size = picture.height, picture.width
+        return picture.resized((0, 0, *size), size), int(self.labels[index])
 
     def __getitem__(self, draw: Draw | int) -> Sample | Unusable:
         if isinstance(draw, int):
@@ -195,7 +209,7 @@ def open_source(
     return ShardFolder(root, split) if has_shards(root, split) else ImageFolder(root, split)
 
 
-def open_split(
+def open_classification_split(
     name: str,
     root: Path | str,
     split: str,

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from pvtctl.data.check import (
     MEANING,
+    CheckTable,
     Examination,
     Examinations,
     Findings,
@@ -100,6 +101,14 @@ class DepthVerdict(Verdict):
     """What was looked at and what was found."""
 
     splits: dict[str, DepthFigures]
+
+    def tables(self) -> list[CheckTable]:
+        """What the depth files hold, by split."""
+        rows = figure_rows(self)
+        if not rows:
+            return []
+        cells = [["-" if cell is None else cell for cell in row.values()] for row in rows]
+        return [CheckTable(list(rows[0]), cells, "Metres = value / scale (data.depth.scale).")]
 
 
 def check_depth_data(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -12,18 +13,20 @@ from torch import Tensor
 
 from pvtctl.models.dense import DenseModel
 from pvtctl.models.losses.depth import gradient_matching, silog, ssi_trimmed
-from pvtctl.tasks.dense.inference import DepthAnswers, to_metres
+from pvtctl.tasks.dense.inference import DepthInference, to_metres
 from pvtctl.tasks.dense.task import DenseTask
 from pvtctl.tasks.depth.metric import DepthMetric
 from pvtctl.tasks.depth.settings import Loss
+from pvtctl.tasks.depth.spec import DepthSpec
+
+if TYPE_CHECKING:
+    from pvtctl.tasks.depth.report import DepthReport
 
 
 class DepthTask(DenseTask):
     """A depth model with its data. It is scored in metres where the model has a scale, else in inverse depth."""
 
-    name = "depth"
-    best_metric = "delta1"
-    headline: tuple[str, ...] = ("delta1", "abs_rel", "rmse")
+    spec = DepthSpec()
 
     def __init__(
         self,
@@ -36,7 +39,7 @@ class DepthTask(DenseTask):
         super().__init__(model, **rest)
         self.loss = loss
         self._scoring = scoring
-        self.answers = DepthAnswers(model, self.testing.window)
+        self.inference = DepthInference(model, self.testing.window)
 
     def _losses(self, out: Tensor, targets: Tensor) -> dict[str, Tensor]:
         inverse = out[:, 0]
@@ -57,6 +60,16 @@ class DepthTask(DenseTask):
 
     def metric(self) -> DepthMetric:
         return self._scoring()
+
+    def report(self, metric: DepthMetric) -> DepthReport:
+        from pvtctl.tasks.depth.report import DepthReport
+
+        return DepthReport(self.val, metric, self.samples)
+
+    def draw_samples(self, path: Path) -> None:
+        from pvtctl.tasks.depth.report import draw_depth_samples
+
+        draw_depth_samples(path, self.val, self.samples, self.metric())
 
     def meta(self) -> dict[str, Any]:
         return {**super().meta(), "scale_shift": self.dense.scale_shift and list(self.dense.scale_shift)}

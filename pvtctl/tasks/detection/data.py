@@ -17,7 +17,7 @@ from pvtctl.data.base import MAX_SUBSTITUTES, Skipped, Unusable, reason
 from pvtctl.data.images import BadImage, decode, open_image, pixels_of
 from pvtctl.data.randomness import generator_for, key_of
 from pvtctl.data.samplers import Draw
-from pvtctl.data.transforms import normalize
+from pvtctl.data.transforms import Normalization, normalize
 from pvtctl.errors import UsageError, nearest
 from pvtctl.models.structures import ImageSize, Objects
 from pvtctl.tasks.detection.coco import CocoAnnotations, find_coco
@@ -174,6 +174,8 @@ class DetectionDataset(Dataset["DetectionSample | Unusable"]):
     `ClassificationDataset` has it; in evaluation it is left out.
     """
 
+    normalization: Normalization = "imagenet"
+
     def __init__(
         self,
         source: DetectionSource,
@@ -274,6 +276,12 @@ class DetectionDataset(Dataset["DetectionSample | Unusable"]):
             scale = [size[1] / width, size[0] / height] * 2
             target = Objects(target.boxes * torch.tensor(scale), target.labels)
         return target
+
+    def read(self, index: int) -> tuple[Tensor, Objects]:
+        """An image as it lies, uint8 (3, H, W), and what is in it. Raises BadImage, OSError."""
+        place = int(self.kept[index])
+        truth = self.source.objects(place, with_masks=self.with_masks)
+        return self.source.pixels(place), truth
 
     def original(self, index: int) -> NDArray[np.uint8]:
         """The image as it lies, (H, W, 3) RGB. Raises BadImage, OSError."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,12 +15,16 @@ from pvtctl.data.samplers import GroupedTrainSampler
 from pvtctl.data.transforms import IMAGENET_MEAN, IMAGENET_STD, pad_images
 from pvtctl.models.detector import Detector
 from pvtctl.models.structures import Detections, DetectOptions, ImageSize, Objects
-from pvtctl.tasks.base import DataTask, Loading
 from pvtctl.tasks.classes import match_classes
+from pvtctl.tasks.data_task import DataTask, Loading
 from pvtctl.tasks.detection.data import DetectionBatch, DetectionDataset
 from pvtctl.tasks.detection.merging import merge_views, mirrored
 from pvtctl.tasks.detection.metric import DetectionMetric
 from pvtctl.tasks.detection.settings import DetectionData
+from pvtctl.tasks.detection.spec import DetectionSpec
+
+if TYPE_CHECKING:
+    from pvtctl.tasks.detection.report import DetectionReport
 
 NUM_SAMPLES = 6
 """Validation images whose latest detections are kept, to be drawn."""
@@ -47,9 +52,7 @@ class DetectionTask(DataTask):
     Without `train` the task can only be evaluated.
     """
 
-    name = "detection"
-    best_metric = "box_ap"
-    headline: tuple[str, ...] = ("box_ap", "box_ap50", "box_ar_100", "mask_ap", "mask_ap50", "detections")
+    spec = DetectionSpec()
 
     def __init__(
         self,
@@ -150,6 +153,16 @@ class DetectionTask(DataTask):
             masks=self.has_masks,
             backend=self.testing.backend,
         )
+
+    def report(self, metric: DetectionMetric) -> DetectionReport:
+        from pvtctl.tasks.detection.report import DetectionReport
+
+        return DetectionReport(self.val, metric, self.samples)
+
+    def draw_samples(self, path: Path) -> None:
+        from pvtctl.tasks.detection.report import draw_detection_samples
+
+        draw_detection_samples(path, self.val, self.samples)
 
     def meta(self) -> dict[str, Any]:
         """What someone who finds the checkpoint must know to use it."""

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from pvtctl.data.check import (
     MEANING,
+    CheckTable,
     Examination,
     Examinations,
     Findings,
@@ -55,6 +56,9 @@ SEGMENTATION_MEANING: Mapping[str, tuple[Severity, str]] = MEANING | {
 
 _ENOUGH, _DOUBTFUL = 20, 0.1
 """Masks that must be seen, and share of unlabelled pixels, before it is doubted that 0 means unlabelled."""
+
+_CLASS_ROWS = 60
+"""More classes than these are not all shown."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,35 @@ class LabelVerdict(Verdict):
     splits: dict[str, LabelFigures]
     advice: list[str]
     """Settings that would mend it."""
+
+    def tables(self) -> list[CheckTable]:
+        """Which values the masks hold."""
+        rows = class_rows(self)
+        if not rows:
+            return []
+        cells = [
+            [row["value"], row["class"] or "(not a class)", *_shares(row, list(self.splits))]
+            for row in rows
+            if row["class"] == "" or any(row[split][1] for split in self.splits)
+        ]
+        left = len(cells) - _CLASS_ROWS
+        more = f" {left} more are not shown: --json lists all." if left > 0 else ""
+        return [
+            CheckTable(
+                ["value", "class", *(f"{split} {what}" for split in self.splits for what in ("share", "images"))],
+                cells[:_CLASS_ROWS],
+                f"Values as they lie; shares of the labelled pixels of the masks that were examined.{more}",
+            )
+        ]
+
+    def lines(self) -> list[str]:
+        """The unlabelled share of each split, and the settings that would fit the masks."""
+        shares = [
+            f"{split}: {100 * found.unlabelled_share:.1f} % of the pixels have no class"
+            for split, found in self.splits.items()
+            if found.pixels and found.classes
+        ]
+        return [*shares, *(f"setting: {each}" for each in self.advice)]
 
 
 def check_segmentation_data(
@@ -360,3 +393,11 @@ def class_rows(verdict: LabelVerdict) -> list[dict[str, Any]]:
             share = (pixels / max(1, found.pixels), found.images_with[value])
             rows.setdefault((value, ""), {})[split] = share
     return [{"value": value, "class": name} | by_split for (value, name), by_split in rows.items()]
+
+
+def _shares(row: dict[str, Any], splits: list[str]) -> list[str]:
+    cells = []
+    for split in splits:
+        share, images = row.get(split, (0.0, 0))
+        cells += [f"{100 * share:.2f} %" if share else "-", str(images)]
+    return cells

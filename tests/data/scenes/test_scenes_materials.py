@@ -8,7 +8,7 @@ import pytest
 from pvtctl.data.scenes.scene import SCENE_CLASSES, ScenesSource, render_scene
 from pvtctl.errors import UsageError
 from pvtctl.recipe.load import load_recipe
-from pvtctl.tasks.classification.data import open_split
+from pvtctl.tasks.classification.data import open_classification_split
 from pvtctl.tasks.depth.data import open_depth_split
 from pvtctl.tasks.depth.settings import DepthData
 from pvtctl.tasks.detection.data import open_detection_split
@@ -50,7 +50,7 @@ def test_colour_tells_the_class_and_only_then() -> None:
 def test_fingerprints_tell_the_materials() -> None:
     shared = {"samples": 4, "image_size": 32}
     for opened, options in (
-        (open_split, {}),
+        (open_classification_split, {}),
         (open_detection_split, {"settings": DetectionData(), "training": False, "with_masks": False}),
         (open_segmentation_split, {"settings": SegmentationData(), "training": False}),
         (open_depth_split, {"settings": DepthData(), "training": False}),

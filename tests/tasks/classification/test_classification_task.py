@@ -10,10 +10,9 @@ from pvtctl.engine.protocol import Task
 from pvtctl.errors import UsageError
 from pvtctl.recipe.load import load_recipe
 from pvtctl.recipe.schema import Recipe
-from pvtctl.tasks.build import build_task
 from pvtctl.tasks.classes import Head
 from pvtctl.tasks.classification.task import ClassificationTask
-from pvtctl.tasks.from_recipe import fit_settings
+from pvtctl.tasks.from_recipe import build_task, fit_settings
 
 
 def recipe(*overrides: str) -> Recipe:

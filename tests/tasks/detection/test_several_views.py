@@ -9,9 +9,9 @@ import torch
 
 from pvtctl.models.structures import Detections
 from pvtctl.recipe.load import load_recipe
-from pvtctl.tasks.build import build_task
 from pvtctl.tasks.classes import Head
 from pvtctl.tasks.detection.task import DetectionTask
+from pvtctl.tasks.from_recipe import build_task
 
 
 def detect(head: str, *overrides: str) -> list[Detections]:
