@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 NAMED_DATA = ("imagenet", "coco", "ade20k", "pascal_context", "cityscapes", "nyu", "kitti", "mix", "scenes")
 DEFAULT_BACKBONE = "pvt_small"
 CLASSIFICATION_TABLES = ("imagenet_pvt_v1", "imagenet_pvt_v2")
-NEEDS = {"classification": "class folders", "detection": "boxes", "segmentation": "label maps", "depth": "depth maps"}
 Override = str | tuple[str, Any]
 
 
@@ -84,10 +83,10 @@ def choose_data(word: str, folder: Path | None, files: Mapping[str, Path | None]
 def choose_task(data: DataChoice, head: str | None, task: str | None) -> str:
     """What is trained or scored: as `task` says, else as the head and the data have it. Raises UsageError."""
     from pvtctl.models.registry import head_spec, heads_of
-    from pvtctl.recipe.vocabulary import TASKS, tasks_of_data
+    from pvtctl.tasks.registry import task_spec, tasks_of_data
 
-    if task is not None and task not in TASKS:
-        raise UsageError(f"no task {task!r}", nearest(task, list(TASKS)))
+    if task is not None:
+        task_spec(task)  # there is such a task
     tasks = head_spec(head).tasks if head is not None else ()
     if task is not None and head is not None and task not in tasks:
         raise UsageError(f"{head} is no head for {task}", f"--head {' | '.join(heads_of(task)) or '(none)'}")
@@ -100,11 +99,12 @@ def choose_task(data: DataChoice, head: str | None, task: str | None) -> str:
         what = f"is in the layout of {data.name}"
         if data.name == "imagenet" and data.path is not None and not (data.path / "train").is_dir():
             what = "is in none of the layouts that are known (docs/data.md)"
-        voc = "; `pvtctl data convert` brings Pascal VOC and YOLO boxes" if wanted[0] == "detection" else ""
+        spec = task_spec(wanted[0])
+        convert = f"; {spec.convert_hint}" if spec.convert_hint else ""
         raise UsageError(
-            f"{asked} needs {NEEDS[wanted[0]]}, and {data.path or data.name} {what}",
-            f"say {', '.join(name for name in NAMED_DATA if wanted[0] in tasks_of_data(name))}, "
-            f"or a folder of such data{voc}",
+            f"{asked} needs {spec.needs}, and {data.path or data.name} {what}",
+            f"say {', '.join(name for name in NAMED_DATA if name in spec.data_names)}, "
+            f"or a folder of such data{convert}",
         )
     if len(fitting) > 1 and head is not None:
         note(f"task: {fitting[-1]}, as {head} is for {' and '.join(fitting)} (--task NAME)")
@@ -203,13 +203,14 @@ def _for_fresh_head(recipe: Recipe) -> Recipe:
 def _check_layout(data: DataChoice, recipe: str) -> None:
     """Raise UsageError where a recipe's task does not read the data."""
     from pvtctl.recipe.source import read_recipe
-    from pvtctl.recipe.vocabulary import tasks_of_data
+    from pvtctl.tasks.registry import TASK_SPECS, tasks_of_data
 
     said = [layer.values[("task",)] for layer in read_recipe(recipe).shared if ("task",) in layer.values]
     task = said[-1] if said else "classification"
     if task not in tasks_of_data(data.name):
+        needs = TASK_SPECS[task].needs if task in TASK_SPECS else task
         raise UsageError(
-            f"recipe {recipe} needs {NEEDS.get(task, task)}, and {data.path or data.name} is in the layout of {data.name}",
+            f"recipe {recipe} needs {needs}, and {data.path or data.name} is in the layout of {data.name}",
             "name other data, or another recipe (`pvtctl recipes ls`)",
         )
 
@@ -221,7 +222,7 @@ def _table_with(backbone: str, data: str, task: str, head: str | None) -> tuple[
     """
     from pvtctl.models.registry import head_spec, head_specs, heads_of
     from pvtctl.recipe.load import find_row
-    from pvtctl.recipe.vocabulary import USUAL_DATA
+    from pvtctl.tasks.registry import task_spec
 
     if head is None:
         check_backbone(backbone, also=_row_names(CLASSIFICATION_TABLES))
@@ -232,7 +233,8 @@ def _table_with(backbone: str, data: str, task: str, head: str | None) -> tuple[
     table = (head_spec(head) if _is_listed(head, task) else head_spec(heads_of(task)[0])).recipes[task]
     tables = sorted({name for spec in head_specs() for name in spec.recipes.values()})
     check_backbone(backbone, also=_row_names(tables))
-    for name in dict.fromkeys((USUAL_DATA[task] if data == "scenes" else data, USUAL_DATA[task])):
+    usual = task_spec(task).usual_data
+    for name in dict.fromkeys((usual if data == "scenes" else data, usual)):
         try:
             return find_row(name, backbone, task, head=head)
         except UsageError:

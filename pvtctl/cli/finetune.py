@@ -27,6 +27,7 @@ from pvtctl.cli._weights import find_weights, given_weights
 from pvtctl.errors import UsageError
 from pvtctl.models.variants import split_width
 from pvtctl.runs.paths import data_place, default_out
+from pvtctl.tasks.registry import task_spec
 
 if TYPE_CHECKING:
     from pvtctl.recipe.schema import Recipe
@@ -113,8 +114,7 @@ def finetune(
     files = given_files(images, annotations, val_images, val_annotations)
     chosen_data = choose_data(data, folder, files)
     wanted = choose_task(chosen_data, head, task) if recipe is None else "classification"
-    if recipe is None and wanted == "classification":
-        recipe = "finetune_classification"
+    recipe = recipe or task_spec(wanted).finetune_recipe
     named = given_weights(weights) if weights not in (None, "none") else None
     width: list[Override] = []
     if backbone is None and named is not None:

@@ -49,7 +49,7 @@ def _print_inspection(found: Inspection) -> None:
         ("classes", _classes(found)),
         ("types", ", ".join(f"{dtype} ({count:,})" for dtype, count in found.dtypes.items())),
     ]
-    if found.task == "depth":
+    if found.head is not None and found.classes is None:
         a, b = found.scale_shift or (None, None)
         metres = "unknown: inverse depth alone" if a is None else f"1 / ({a:g} x + {b:g}), x the output"
         rows.append(("metres", metres))
@@ -83,7 +83,7 @@ def _plain(value: Any) -> str:
 
 def _classes(found: Inspection) -> str:
     if found.classes is None:
-        return "none: depth" if found.task == "depth" else "no head"
+        return "none: depth" if found.head is not None else "no head"
     names = ", ".join((found.class_names or [])[:3])
     return f"{found.classes} ({names}, ...)" if names else str(found.classes)
 

@@ -56,6 +56,15 @@ class Problem:
     examples: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class CheckTable:
+    """A table of what a data set holds."""
+
+    columns: list[str]
+    rows: list[list[Any]]
+    caption: str | None = None
+
+
 @dataclass
 class Verdict:
     """What was looked at and what was found."""
@@ -73,6 +82,14 @@ class Verdict:
     def exit_code(self) -> ExitCode:
         """0: use it; 1: a run survives it, but something is lost; 2: it cannot be used."""
         return {"ok": ExitCode.DONE, "warnings": ExitCode.FAILED, "unusable": ExitCode.USAGE}[self.verdict]
+
+    def tables(self) -> list[CheckTable]:
+        """What the data hold, for the terminal."""
+        return []
+
+    def lines(self) -> list[str]:
+        """The same in sentences, after the tables."""
+        return []
 
     def to_json(self) -> dict[str, Any]:
         """The document of `pvtctl data check --json`."""

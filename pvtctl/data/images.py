@@ -15,12 +15,16 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 MAX_PIXELS = 89_478_485
 """Images with more pixels are refused before they are decoded: PIL's own limit against decompression bombs."""
+
+RgbImage = NDArray[np.uint8]
+"""(H, W, 3)."""
 
 _DRAFT_MARGIN = 2
 """A JPEG is decoded at 1/s only while the crop keeps this many times the wanted pixels a side."""
@@ -139,3 +143,8 @@ def _first_line(error: Exception, default: str) -> str:
     if not text or "BytesIO" in text[0]:
         return default
     return text[0]
+
+
+def to_rgb(pixels: Tensor) -> RgbImage:
+    """uint8 (3, H, W) -> (H, W, 3), contiguous."""
+    return np.ascontiguousarray(pixels.permute(1, 2, 0).numpy())

@@ -40,7 +40,6 @@ def draw_views(
     path = Path(path)
     if path.suffix.lower() != ".png":
         raise UsageError(f"{path} does not end in .png", "the preview is a PNG: -o preview.png")
-    how: Any = getattr(dataset, "normalization", "imagenet")
     rows: list[tuple[str, list[Image.Image]]] = []
     for at in np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int).tolist():
         views = [dataset[Draw(epoch, at)] for epoch in range(copies if dataset.training else 1)]
@@ -53,7 +52,9 @@ def draw_views(
         except (BadImage, OSError):
             continue
         # of a mix, other epochs show other images: only those of the first are its own
-        seen = [(denormalize(view.image, how), view.target) for view in views if view.index == first.index]
+        seen = [
+            (denormalize(view.image, dataset.normalization), view.target) for view in views if view.index == first.index
+        ]
         rows.append((first.id, [tile(pixels, truth) for pixels, truth in (original, *seen)]))
     if not rows:
         raise UsageError("no image could be read", "`pvtctl data check FOLDER` lists every fault")
@@ -81,3 +82,9 @@ def _sheet(rows: list[tuple[str, list[Image.Image]]], side: int, *, training: bo
             sheet.paste(tile, (_MARGIN + column * step, top + _LINE))
         top += height
     return sheet
+
+
+def drawn_in_words(output: Path, ids: list[str], dataset: Any, split: str, copies: int) -> str:
+    """What a preview shows."""
+    views = f"{copies} training views each" if dataset.training else "as evaluated"
+    return f"{output}: {len(ids)} of {len(dataset)} {split} images, {views}"

@@ -6,38 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from pvtctl.data.base import Unusable
 from pvtctl.data.class_names import readable_name
-from pvtctl.data.images import EncodedPicture
+from pvtctl.data.images import RgbImage, to_rgb
 from pvtctl.data.randomness import generator_for, key_of
 from pvtctl.data.samplers import Draw
-from pvtctl.data.transforms import denormalize
-from pvtctl.models.registry import head_spec
-from pvtctl.models.structures import IGNORE_LABEL, Objects
+from pvtctl.data.transforms import denormalize, normalize
 from pvtctl.recipe.schema import Recipe
-from pvtctl.tasks.classification.data import ClassificationDataset, Sample
-from pvtctl.tasks.classification.mixup import Mixup
-from pvtctl.tasks.classification.transforms import TrainTransform
-from pvtctl.tasks.dense.data import DenseDataset
-from pvtctl.tasks.depth.preview import depth_tile
-from pvtctl.tasks.depth.transforms import DepthTransform
-from pvtctl.tasks.detection.data import DetectionDataset
-from pvtctl.tasks.detection.preview import objects_tile
-from pvtctl.tasks.detection.transforms import DetectionTransform
+from pvtctl.tasks.from_recipe import open_split
 from pvtctl.tasks.predict import read_pixels
-from pvtctl.tasks.segmentation.preview import labels_tile
-from pvtctl.tasks.segmentation.transforms import SegmentationTransform
-from pvtctl.tasks.splits import open_recipe_split
-
-Pixels = NDArray[np.uint8]
-"""(H, W, 3) RGB."""
-_NOTHING = Objects(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
-
-# Matplotlib takes a second to import: the views are imported where something is drawn.
+from pvtctl.tasks.registry import spec_of
 
 
 class Augmentations:
@@ -47,150 +28,76 @@ class Augmentations:
 
     def __init__(self, recipe: Recipe, side: int) -> None:
         """`side` in pixels: the width of the pictures, or their longer side."""
-        self.recipe, self.side = recipe, side
+        self.recipe, self.side, self.spec = recipe, side, spec_of(recipe)
 
-    def original(self, index: int) -> Pixels:
-        """The image as it lies, with what is true of it. Raises BadImage, OSError."""
+    def original(self, index: int) -> RgbImage:
+        """The image as it lies, with its ground truth. Raises BadImage, OSError."""
         raise NotImplementedError
 
-    def draw(self, index: int, epoch: int) -> Pixels:
+    def draw(self, index: int, epoch: int) -> RgbImage:
         """What an epoch makes of it. Raises BadImage, OSError."""
         raise NotImplementedError
 
-    def mixed(self, indices: Sequence[int], epoch: int) -> tuple[list[Pixels], list[str]] | None:
+    def mixed(self, indices: Sequence[int], epoch: int) -> tuple[list[RgbImage], list[str]] | None:
         """The images of a batch of these, mixed by mixup or CutMix, and their soft labels in words; None where the recipe
         does not mix."""
-        augment = self.recipe.data.augment.model_dump()
-        if self.recipe.task != "classification" or not (augment["mixup_alpha"] or augment["cutmix_alpha"]):
+        if not self.spec.mixes(self.recipe):
             return None
         images, labels, names = self._batch(indices, epoch)
-        mixup = Mixup.from_augment(len(names), augment)
         flat = [part for index in indices for part in Draw(epoch, index)]
-        mixed, targets = mixup(images, labels, key_of(self.recipe.train.seed, "batch", *flat))
-        return [_rgb(denormalize(image)) for image in mixed], [_soft(target, names) for target in targets]
+        key = key_of(self.recipe.train.seed, "batch", *flat)
+        mixed, said = self.spec.mix(self.recipe, images, labels, names, key)
+        return [to_rgb(denormalize(image)) for image in mixed], said
 
     def _batch(self, indices: Sequence[int], epoch: int) -> tuple[Tensor, Tensor, list[str]]:
         """Images (B, 3, H, W), labels (B,) and class names, before they are mixed."""
         raise NotImplementedError
 
-    def _tile(self, pixels: Tensor, target: Any, class_names: list[str], palette: Any = None) -> Pixels:
-        """uint8 (3, H, W) and its truth as a picture."""
-        match self.recipe.task:
-            case "classification":
-                return _rgb(pixels)
-            case "detection":
-                from pvtctl.tasks.detection.pictures import draw_detections
 
-                return np.asarray(objects_tile(pixels, target, class_names, self.side, draw_detections))
-            case "segmentation":
-                from pvtctl.tasks.segmentation.pictures import draw_overlay
-                from pvtctl.views.class_colours import class_colours
-
-                colours = class_colours(len(class_names), palette)
-
-                def overlaid(image: Pixels, labels: NDArray[np.uint8]) -> Pixels:
-                    return draw_overlay(image, labels, class_names, colours)
-
-                return np.asarray(labels_tile(pixels, target, self.side, overlaid))
-            case _:
-                from pvtctl.tasks.depth.pictures import draw_depth
-
-                def metres(depth: NDArray[np.float32]) -> Pixels:
-                    return draw_depth(depth, "metres")
-
-                return np.asarray(depth_tile(pixels, target, self.side, metres))
-
-
-class OfSplit(Augmentations):
+class AugmentedSplit(Augmentations):
     """Of a recipe's data: a run with the recipe's seed sees the same draws."""
 
     def __init__(self, recipe: Recipe, split: str, side: int) -> None:
         """Raises UsageError for data that is not there."""
         super().__init__(recipe, side)
-        masks = recipe.model.head is not None and head_spec(recipe.model.head.name).needs_masks
-        self.split: Any = open_recipe_split(recipe, split, training=True, with_masks=masks)
+        self.split: Any = open_split(recipe, split, "train")
         self.names = self.split.ids
 
-    def original(self, index: int) -> Pixels:
-        split = self.split
-        place = int(split.kept[index])
-        match split:
-            case ClassificationDataset():
-                picture = split.source.picture(place)
-                return _rgb(picture.resized((0, 0, picture.height, picture.width), (picture.height, picture.width)))
-            case DetectionDataset():
-                truth = split.source.objects(place, with_masks=split.with_masks)
-                return self._tile(split.source.pixels(place), truth, split.class_names)
-            case _:
-                pixels, target = split.read(index)
-                return self._tile(pixels, target, split.class_names, split.source.palette)
+    def original(self, index: int) -> RgbImage:
+        pixels, target = self.split.read(index)
+        return self.spec.draw_target(self.split, pixels, target, self.side)
 
-    def draw(self, index: int, epoch: int) -> Pixels:
+    def draw(self, index: int, epoch: int) -> RgbImage:
         sample = self.split[Draw(epoch, index)]
-        how: Any = getattr(self.split, "normalization", "imagenet")
-        target = None if isinstance(self.split, ClassificationDataset) else sample.target
-        palette = self.split.source.palette if isinstance(self.split, DenseDataset) else None
-        return self._tile(denormalize(sample.image, how), target, self.split.class_names, palette)
+        pixels = denormalize(sample.image, self.split.normalization)
+        return self.spec.draw_target(self.split, pixels, sample.target, self.side)
 
     def _batch(self, indices: Sequence[int], epoch: int) -> tuple[Tensor, Tensor, list[str]]:
         samples = [self.split[Draw(epoch, index)] for index in indices]
-        kept = [sample for sample in samples if isinstance(sample, Sample)]
-        labels = torch.tensor([sample.label for sample in kept])
-        return (
-            torch.stack([sample.image for sample in kept]),
-            labels,
-            [readable_name(n) for n in self.split.class_names],
-        )
+        kept = [sample for sample in samples if not isinstance(sample, Unusable)]
+        labels = torch.tensor([sample.target for sample in kept])
+        names = [readable_name(name) for name in self.split.class_names]
+        return torch.stack([sample.image for sample in kept]), labels, names
 
 
-class OfFiles(Augmentations):
+class AugmentedFiles(Augmentations):
     """Of image files, of which nothing is known: only their pixels are drawn."""
 
     def __init__(self, recipe: Recipe, folder: Path, names: list[str], side: int) -> None:
         super().__init__(recipe, side)
         self.folder, self.names = folder, names
 
-    def original(self, index: int) -> Pixels:
-        return _rgb(read_pixels(self.folder / self.names[index])[0])
+    def original(self, index: int) -> RgbImage:
+        return to_rgb(read_pixels(self.folder / self.names[index])[0])
 
-    def draw(self, index: int, epoch: int) -> Pixels:
-        return _rgb(self._drawn(index, epoch))
+    def draw(self, index: int, epoch: int) -> RgbImage:
+        return to_rgb(self._drawn(index, epoch))
 
     def _drawn(self, index: int, epoch: int) -> Tensor:
         """uint8 (3, h, w)."""
-        data = self.recipe.data
-        file = self.folder / self.names[index]
         generator = generator_for(self.recipe.train.seed, epoch, index, 0)
-        if self.recipe.task == "classification":
-            crop = TrainTransform.from_augment(data.image_size, data.augment.model_dump())
-            return denormalize(crop(EncodedPicture(file.read_bytes()), generator))
-        pixels = read_pixels(file)[0]
-        shape = pixels.shape[-2:]
-        if self.recipe.task == "detection":
-            return DetectionTransform.from_recipe(data.detection.model_dump()).train(pixels, _NOTHING, generator)[0]
-        if self.recipe.task == "segmentation":
-            transform = SegmentationTransform.from_recipe(data.segmentation.model_dump(), data.normalization)
-            return transform.train(pixels, torch.full(shape, IGNORE_LABEL, dtype=torch.uint8), generator)[0]
-        return DepthTransform.from_recipe(data.depth.model_dump()).train(pixels, torch.zeros(shape), generator)[0]
+        return self.spec.augment_file(self.recipe, self.folder / self.names[index], generator)
 
     def _batch(self, indices: Sequence[int], epoch: int) -> tuple[Tensor, Tensor, list[str]]:
-        from pvtctl.data.transforms import normalize
-
         images = torch.stack([normalize(self._drawn(index, epoch)) for index in indices])
         return images, torch.arange(len(indices)), [Path(self.names[index]).stem for index in indices]
-
-
-def _soft(target: Tensor, names: Sequence[str]) -> str:
-    """`ball 62 %, ring 30 %`: what is more than the smoothing alone gives."""
-    best = target.topk(min(2, len(target)))
-    least = 1.5 * float(target.min())
-    said = [
-        f"{names[label]} {100 * share:.0f} %"
-        for share, label in zip(best.values.tolist(), best.indices.tolist(), strict=True)
-        if share > least
-    ]
-    return ", ".join(said)
-
-
-def _rgb(pixels: Tensor) -> Pixels:
-    return np.ascontiguousarray(pixels.permute(1, 2, 0).numpy())

@@ -13,6 +13,7 @@ from pvtctl.models.backbones import Backbone, build_backbone
 from pvtctl.models.fast_cpu import optimize_for_cpu
 from pvtctl.models.registry import backbone_spec
 from pvtctl.tasks.detection.transforms import resize_image, resized_size
+from pvtctl.tasks.registry import task_spec
 from pvtctl.weights.build import backbone_from_checkpoint, model_from_checkpoint
 from pvtctl.weights.describe import Inspected, inspect_checkpoint
 
@@ -20,7 +21,7 @@ LONGEST = 4096
 """Pixels of a long side, however long an image is against its short side."""
 
 
-class BackboneUse:
+class BackbonePredictor:
     """Attributes: `name` of the backbone, `model` (in eval mode, on `device`), `trained`, `what` (the model in words) and
     `size`, the short side or the height and width that images are resized to."""
 
@@ -94,11 +95,5 @@ def _built(checkpoint: Inspected) -> Backbone:
 
 def _tested_at(checkpoint: Inspected) -> int:
     """The short side."""
-    meta = checkpoint.meta
-    if checkpoint.dense is not None and checkpoint.dense.task == "depth":
-        return int(min((meta.get("depth") or {}).get("test_size") or (384, 384)))
-    if checkpoint.dense is not None:
-        return int((meta.get("segmentation") or {}).get("test_short_side") or 512)
-    if checkpoint.detector is not None:
-        return int((meta.get("detection") or {}).get("test_short_side") or 800)
-    return int(meta.get("image_size") or checkpoint.position_size or 224)
+    side = task_spec(checkpoint.task or "classification").tested_side(checkpoint.meta)
+    return int(side or checkpoint.position_size or 224)

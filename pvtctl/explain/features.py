@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pvtctl.errors import UsageError, nearest
-from pvtctl.explain.backbone import BackboneUse
+from pvtctl.explain.backbone import BackbonePredictor
 from pvtctl.models.necks.fpn import Fpn
 from pvtctl.weights.build import model_from_checkpoint
 from pvtctl.weights.describe import inspect_checkpoint
@@ -20,8 +20,8 @@ FIRST = 2
 """Levels are called by the power of two that is their stride: the first map, of stride 4, is C2."""
 
 
-class PyramidUse(BackboneUse):
-    """`BackboneUse` with what stands on the backbone. `neck` is None where the model has none."""
+class PyramidPredictor(BackbonePredictor):
+    """`BackbonePredictor` with what stands on the backbone. `neck` is None where the model has none."""
 
     def __init__(
         self,
@@ -31,16 +31,16 @@ class PyramidUse(BackboneUse):
         *,
         size: int | tuple[int, int] | None = None,
     ) -> None:
-        """As `BackboneUse`."""
+        """As `BackbonePredictor`."""
         super().__init__(weights, backbone, device, size=size)
         self.neck: Fpn | None = None
         if weights is None:
             return
         checkpoint = inspect_checkpoint(weights, backbone)
-        whole: Any = None
-        if checkpoint.above is not None:
-            whole = model_from_checkpoint(checkpoint).to(device).eval()
-        if whole is not None and whole.neck is not None:
+        if checkpoint.above is None:
+            return
+        whole: Any = model_from_checkpoint(checkpoint).to(device).eval()
+        if whole.neck is not None:
             self.model, self.neck = whole.backbone, whole.neck
 
     @property

@@ -14,34 +14,10 @@ from pvtctl.errors import nearest
 from pvtctl.models.registry import head_spec, head_specs, heads_of
 from pvtctl.recipe.layers import Fault, Layer, Origin
 from pvtctl.recipe.schema import Recipe
-from pvtctl.recipe.vocabulary import DATA_OF, DENSE, TASKS, Names
 from pvtctl.recipe.yaml_loader import KeyPath
+from pvtctl.tasks.registry import TASK_SPECS, spec_of, tasks_reading
 
 COCO_FILES = ("train_images", "train_annotations", "val_images", "val_annotations")
-_TASKS_OF: dict[str, Names] = {
-    "data.augment": ("classification",),
-    "data.resize": ("classification",),
-    "data.detection": ("detection",),
-    "data.segmentation": ("segmentation",),
-    "data.depth": ("depth",),
-    "data.normalization": DENSE,
-    "model.init": ("detection", *DENSE),
-    "model.backbone.image_size": DENSE,
-    "train.loss": ("depth",),
-    "eval.score_threshold": ("detection",),
-    "eval.nms_iou": ("detection",),
-    "eval.max_detections": ("detection",),
-    "eval.scales": ("detection",),
-    "eval.backend": ("detection",),
-    "eval.ratios": DENSE,
-    "eval.flip": ("detection", *DENSE),
-    "eval.window": ("segmentation",),
-    "eval.stride": ("segmentation",),
-    "eval.alignment": ("depth",),
-    "eval.max_depth": ("depth",),
-    "eval.crop": ("depth",),
-}
-"""Keys that only some tasks read."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +27,6 @@ class _Unread:
     path: KeyPath
     why: str
     decider: KeyPath
-
-
-def tasks_reading(key: str) -> Names:
-    """The tasks that read a key of recipes."""
-    return _TASKS_OF.get(key, TASKS)
 
 
 def find_faults(layers: list[Layer], recipe: Recipe, origins: Mapping[KeyPath, Origin]) -> list[Fault]:
@@ -78,7 +49,7 @@ def _contradictions(recipe: Recipe, origins: Mapping[KeyPath, Origin]) -> Iterat
         yield fault("model.head", "a classifier has none; task: detection makes it a detector")
     if heads and head is not None and head.name not in heads:
         yield fault("model.head.name", f"{head.name} is no head for {recipe.task}", f"it takes {' or '.join(heads)}")
-    names = DATA_OF[recipe.task]
+    names = spec_of(recipe).data_names
     if recipe.data.name not in names:
         problem = f"{recipe.task} reads {' or '.join(names)}, not {recipe.data.name}"
         yield fault("data.name", problem, nearest(recipe.data.name, names))
@@ -123,8 +94,8 @@ def _says(layer: Layer, key: KeyPath) -> bool:
 
 def _rules(recipe: Recipe) -> Iterator[_Unread]:
     task, data, head = ("task",), ("data", "name"), ("model", "head", "name")
-    for key, tasks in _TASKS_OF.items():
-        if recipe.task not in tasks:
+    for key in dict.fromkeys(key for spec in TASK_SPECS.values() for key in spec.reads):
+        if recipe.task not in (tasks := tasks_reading(key)):
             instead = key.startswith("data.") and recipe.task != "classification"
             reads = f"reads data.{recipe.task}" if instead else "does not read it"
             why = f"is for {' and '.join(tasks)}, {recipe.task} {reads}"

@@ -9,22 +9,19 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, ValidationInfo, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationInfo, model_validator
 
 from pvtctl.errors import UsageError, nearest
 from pvtctl.models.registry import HeadOptions, find_head, head_specs
 from pvtctl.models.variants import TIMM_PREFIX, join_width, split_width
+from pvtctl.recipe.block import Block, Positive, Rate, Side
+from pvtctl.tasks.classification.settings import Augment
+from pvtctl.tasks.depth.settings import DepthData, Loss
+from pvtctl.tasks.detection.settings import DetectionData
+from pvtctl.tasks.segmentation.settings import SegmentationData
 
-Rate = Annotated[float, Field(ge=0.0, le=1.0)]
 Beta = Annotated[float, Field(ge=0.0, lt=1.0)]
-Positive = Annotated[float, Field(gt=0.0)]
 Count = Annotated[int, Field(ge=0)]
-
-
-class Block(BaseModel):
-    """A closed, frozen part of a recipe."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class Paper(Block):
@@ -33,115 +30,6 @@ class Paper(Block):
     key: Literal["pvt_v1", "pvt_v2", "dpt"]
     table: int | None = None
     figure: int | None = None
-
-
-class Augment(Block):
-    """The training transforms of DeiT as the papers' code runs them."""
-
-    crop_scale: tuple[Positive, Positive] = (0.08, 1.0)
-    crop_ratio: tuple[Positive, Positive] = (0.75, 4 / 3)
-    hflip: Rate = 0.5
-    rand_augment: bool = True
-    rand_augment_magnitude: Annotated[float, Field(ge=0, le=10)] = 9.0
-    rand_augment_std: Annotated[float, Field(ge=0)] = 0.5
-    rand_augment_prob: Rate = 0.5
-    rand_augment_ops: Annotated[int, Field(ge=0, le=15)] = 2
-    erasing: Rate = 0.25
-    mixup_alpha: Annotated[float, Field(ge=0)] = 0.8
-    cutmix_alpha: Annotated[float, Field(ge=0)] = 1.0
-    mixup_prob: Rate = 1.0
-    mixup_switch_prob: Rate = 0.5
-    label_smoothing: Rate = 0.1
-    repeats: Annotated[int, Field(ge=1, le=16)] = 3
-    """Repeated augmentation: copies of an image in an epoch (1 switches it off)."""
-
-
-class DetectionData(Block):
-    """Sizes and augmentation of detection. Images are resized within (short side, long side), keeping their aspect."""
-
-    short_sides: Annotated[tuple[Annotated[int, Field(ge=32, le=4096)], ...], Field(min_length=1)] = (800,)
-    """Training: one is drawn for each image."""
-    sampling: Literal["choice", "range"] = "choice"
-    """`range`: any whole number from the smallest to the largest of `short_sides`."""
-    long_side: Annotated[int, Field(ge=32, le=8192)] = 1333
-    crop: Rate = 0.0
-    """Share of the images that are first resized to a short side of 400, 500 or 600 and cropped to 384 to 600 (DETR)."""
-    hflip: Rate = 0.5
-    test_short_side: Annotated[int, Field(ge=32, le=4096)] = 800
-    test_long_side: Annotated[int, Field(ge=32, le=8192)] = 1333
-    pad: Annotated[int, Field(ge=1, le=128)] = 32
-    """Sides of a batch are multiples of this."""
-    aspect_groups: bool = True
-    """Wide and tall images come in batches of their own."""
-
-
-Side = Annotated[int, Field(ge=32, le=8192)]
-
-
-class SegmentationData(Block):
-    """Sizes and augmentation of semantic segmentation. Images are resized within (short side, long side)."""
-
-    short_side: Side = 512
-    """Training: size before the random scale."""
-    long_side: Side = 2048
-    scale: tuple[Positive, Positive] = (0.5, 2.0)
-    """Training: factor on that size, drawn for each image."""
-    crop: tuple[Side, Side] = (512, 512)
-    """(height, width) that the network is trained at; smaller images are padded, their labels with 255."""
-    cat_max_ratio: Annotated[float, Field(gt=0, le=1)] = 0.75
-    """A crop of which one class fills more is drawn anew, up to ten times."""
-    hflip: Rate = 0.5
-    photometric: bool = True
-    """Brightness, contrast, saturation and hue are changed at random."""
-    test_short_side: Side = 512
-    test_long_side: Side = 2048
-    align: Annotated[int, Field(ge=1, le=256)] = 32
-    """Testing: both sides are rounded up to a multiple of this."""
-    labels: Literal["auto", "plain", "shifted"] = "auto"
-    """`shifted`: 0 is unlabelled and classes count from 1 (ADE20K); `plain`: they count from 0. auto: the layout's own."""
-    ignore: tuple[Annotated[int, Field(ge=0, le=255)], ...] | None = None
-    """Label values (as they lie) without a class, besides 255; unset: the layout's own, or what `classes.txt` says."""
-    classes: str | None = None
-    """File of class names; unset: `classes.txt` in the data's folder, or the layout's own."""
-
-
-class MixedDepth(Block):
-    """One of several depth sets that are trained on together."""
-
-    name: Literal["nyu", "kitti", "depth"] = "depth"
-    path: str
-    weight: Positive = 1.0
-    """Share of the draws, relative to the others."""
-    scale: Positive | None = None
-    inverse: bool = False
-    """The files hold inverse depth (disparity) of an unknown scale."""
-
-
-class DepthData(Block):
-    """Sizes, units and augmentation of depth."""
-
-    size: tuple[Side, Side] = (384, 384)
-    """(height, width) that the network is trained at: resized as little as covers it, then cropped at random."""
-    hflip: Rate = 0.5
-    photometric: bool = False
-    test_size: tuple[Side, Side] = (384, 384)
-    """(height, width) to test at: resized as little as meets one of them, keeping the aspect (DPT)."""
-    multiple: Annotated[int, Field(ge=1, le=256)] = 32
-    """Testing: both sides are rounded to a multiple of this."""
-    scale: Positive | None = None
-    """What a depth file holds for a metre; unset: the layout's own (NYUv2 1000, KITTI 256; float files 1)."""
-    invalid: tuple[float, ...] = ()
-    """Values (as they lie) that are no depth, besides 0, those below 0, and what is not finite."""
-    min_depth: Positive = 1e-3
-    max_depth: Positive | None = None
-    """Metres; what lies beyond is neither learned nor scored."""
-    crop: Literal["none", "kb"] = "none"
-    """`kb`: images and depth are first cut to 1216x352, bottom middle (KITTI's benchmark)."""
-    split_file: str | None = None
-    """KITTI: a list of `image depth focal` lines (the Eigen split) for validation; training takes `train_split_file`."""
-    train_split_file: str | None = None
-    mix: dict[str, MixedDepth] = {}
-    """Depth sets by a name of one's own, for `data.name: mix`."""
 
 
 class ScenesData(Block):
@@ -293,20 +181,6 @@ class Ema(Block):
     decay: Rate = 0.99996
     warmup: bool = True
     """decay at step t is min(decay, (1 + t) / (10 + t))."""
-
-
-class Loss(Block):
-    """What is minimised, where a task leaves a choice: depth."""
-
-    name: Literal["ssi_trimmed", "silog"] = "ssi_trimmed"
-    """`ssi_trimmed`: inverse depth up to scale and shift, the largest residuals left out (MiDaS, DPT); `silog`: the
-    scale-invariant log error of metric depth (Eigen), which needs `model.head.scale_shift`."""
-    trim: Annotated[float, Field(ge=0, lt=1)] = 0.2
-    """ssi_trimmed: share of the residuals that is left out."""
-    gradient_weight: Annotated[float, Field(ge=0)] = 0.5
-    """Weight of the gradient matching over four scales; 0 leaves it out."""
-    variance_focus: Rate = 0.85
-    """silog: how much of the mean error is forgiven; 1 is scale-invariant, 0 plain."""
 
 
 class Train(Block):

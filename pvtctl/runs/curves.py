@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pvtctl.errors import UsageError
-from pvtctl.runs.read_run import MAIN_SCORE, FinishedRun
+from pvtctl.runs.read_run import FinishedRun
+from pvtctl.tasks.registry import task_spec
 
 if TYPE_CHECKING:
     from pvtctl.views.curves import Panel, Series
@@ -26,13 +27,6 @@ AXES: dict[Axis, str] = {
     "time": "hours of the run",
 }
 """What curves are drawn over -> its label."""
-SCORES = {
-    "classification": (("top1", "Top-1 accuracy"),),
-    "detection": (("box_ap", "Box AP"), ("mask_ap", "Mask AP")),
-    "segmentation": (("miou", "Mean IoU"),),
-    "depth": (("delta1", "Depth within a factor of 1.25"),),
-}
-"""Task -> the validation scores that are drawn, fractions; those that no run has are left out."""
 
 
 def names_of(paths: Sequence[Path]) -> list[str]:
@@ -70,17 +64,19 @@ def panels_of(runs: Sequence[FinishedRun], names: Sequence[str], what: Sequence[
 
     panels = []
     if "loss" in what:
-        unit = "cross entropy, nats" if tasks == ["classification"] else "sum of the losses"
+        units = {task_spec(task).curves.loss for task in tasks}
+        unit = units.pop() if len(units) == 1 else "sum of the losses"
         panels.append(Panel("Training loss", unit, series(lambda run: run.training, lambda line: line.get("loss"))))
     if "score" in what:
-        for key, title in SCORES[tasks[0]]:
+        spec = task_spec(tasks[0])
+        for key, title in spec.compared_curves:
 
             def score(line: Any, key: str = key) -> float | None:
                 value = (line.get("ema_metrics") or line.get("metrics") or {}).get(key)
                 return None if value is None else 100 * value
 
             drawn = series(lambda run: run.evaluations, score)
-            if key == MAIN_SCORE[tasks[0]] or any(each.xs for each in drawn):
+            if key == spec.main_score or any(each.xs for each in drawn):
                 panels.append(Panel(f"{title} on the validation images", "percent", drawn, from_zero=True))
     if "lr" in what:
         rates = series(lambda run: run.training, lambda line: line.get("lr"))

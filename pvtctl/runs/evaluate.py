@@ -12,11 +12,14 @@ from pvtctl.engine.log import Say, silent
 from pvtctl.engine.log import say as say_on_stderr
 from pvtctl.errors import UsageError
 from pvtctl.recipe.load import Override, keys_said, load_recipe
-from pvtctl.recipe.schema import Loss, Recipe
+from pvtctl.recipe.schema import Recipe
 from pvtctl.runs.paper_table import Figure, compare_with_paper
 from pvtctl.runs.paths import data_place
 from pvtctl.runs.read_run import read_run
-from pvtctl.tasks.build import Task, build_task
+from pvtctl.tasks.base import untrained
+from pvtctl.tasks.data_task import DataTask
+from pvtctl.tasks.from_recipe import build_task
+from pvtctl.tasks.registry import spec_of
 from pvtctl.weights.describe import HeadClasses, inspect_checkpoint
 
 
@@ -24,7 +27,7 @@ from pvtctl.weights.describe import HeadClasses, inspect_checkpoint
 class Scored:
     """A metric over all validation images."""
 
-    task: Task
+    task: DataTask
     metric: Any
     skipped: dict[str, str]
     """id -> reason of the images that could not be read."""
@@ -59,32 +62,12 @@ def score_recipe(
     chosen = choose_precision(precision, dist.device)
     classes = len(task.val.class_names)
     of_classes = f" of {classes} classes" if classes else ""
-    talk(f"data: {data_place(recipe)}; {len(task.val)} images{of_classes}, at {size_label(recipe)}, in {chosen.name}")
+    talk(
+        f"data: {data_place(recipe)}; {len(task.val)} images{of_classes}, at {task.spec.size_label(recipe)}, in {chosen.name}"
+    )
     metric: Any = evaluate(task, task.model, dist, chosen, shown=talk is not silent)
     skipped = {name: reason for own in dist.gather(task.skipped) for name, reason in own.items()}
     return Scored(task, metric, skipped)
-
-
-def size_label(recipe: Recipe) -> str:
-    """The size at which a recipe's images are scored, in words."""
-    if recipe.task == "classification":
-        return f"{recipe.data.image_size} pixels"
-    if recipe.task == "depth":
-        height, width = recipe.data.depth.test_size
-        return f"about {height}x{width} pixels{_views(recipe)}"
-    own = recipe.data.segmentation if recipe.task == "segmentation" else recipe.data.detection
-    short = " and ".join(map(str, recipe.eval.scales or (own.test_short_side,)))
-    return f"a short side of {short} pixels (long side up to {own.test_long_side}){_views(recipe)}"
-
-
-def _views(recipe: Recipe) -> str:
-    ratios = ", ".join(f"x {ratio:g}" for ratio in recipe.eval.ratios)
-    window = recipe.eval.window
-    return (
-        (f" ({ratios})" if ratios else "")
-        + (f" in windows of {window[0]}x{window[1]}" if window else "")
-        + (", mirrored too" if recipe.eval.flip else "")
-    )
 
 
 def evaluate_run(
@@ -111,13 +94,11 @@ def evaluate_run(
     assert checkpoint.head is not None  # runs train models with heads
     if data is not None and recipe.data.name == "scenes":
         raise UsageError("the run was on scenes, which is rendered", "leave data out, or override data.name too")
-    untrained: dict[str, Any] = {"activation_checkpointing": False, "batch_size": 1, "loss": Loss()}
-    batch_size = recipe.eval.batch_size or (64 if recipe.task == "classification" else None)
+    batch_size = recipe.eval.batch_size or spec_of(recipe).eval_batch_size
     recipe = recipe.model_copy(
         update={
             "model": recipe.model.model_copy(update={"weights": str(checkpoint.path)}),
-            # nothing is trained: a total batch that these processes cannot share must not matter
-            "train": recipe.train.model_copy(update=untrained),
+            "train": untrained(recipe.train),
             "eval": recipe.eval.model_copy(update={"batch_size": batch_size}),
         }
     )

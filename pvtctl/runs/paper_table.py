@@ -7,16 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
-from pvtctl.cost.counting import Cost, count
 from pvtctl.errors import PvtctlError, UsageError
-from pvtctl.models.registry import head_spec
 from pvtctl.recipe.compare import differences
 from pvtctl.recipe.load import load_recipe
 from pvtctl.recipe.schema import Recipe
-from pvtctl.recipe.vocabulary import USUAL_DATA
-from pvtctl.tasks.build_dense import bare_model
+from pvtctl.tasks.registry import spec_of
 
 _FREE = {
     "data.name",  # told apart from changed settings
@@ -45,75 +40,25 @@ _FREE = {
 }
 """Settings of a run that leave its result comparable with the paper's."""
 
-_LABELS = {
-    "top1_err": "top-1 error, %",
-    "top1_acc": "top-1, %",
-    "top5_acc": "top-5, %",
-    "loss": "loss, nats",
-    "ece": "calibration error, %",
-    "top1_present": "top-1 among the data's classes, %",
-    "params_m": "parameters, M (1000 classes)",
-    "gmacs": "multiply-adds, G (224 px)",
-}
-_DENSE_LABELS = {
-    "miou": "mIoU, %",
-    "pixel_acc": "pixel accuracy, %",
-    "mean_acc": "mean accuracy of the classes, %",
-    "fw_iou": "IoU weighted by frequency, %",
-    "boundary_f": "boundary F-score, %",
-    "delta1": "delta < 1.25",
-    "delta2": "delta < 1.25^2",
-    "delta3": "delta < 1.25^3",
-    "abs_rel": "AbsRel",
-    "sq_rel": "SqRel, m",
-    "rmse": "RMSE, m",
-    "rmse_log": "RMSE of the logarithm",
-    "log10": "log10 error",
-    "silog": "SILog x 100",
-    "whdr": "WHDR, %",
-    # DPT, Tables 6 to 8: AbsRel on each of three sets after a fit of scale and shift, and their mean
-    "hrwsi_rel": "AbsRel on HRWSI",
-    "blendedmvs_rel": "AbsRel on BlendedMVS",
-    "redweb_rel": "AbsRel on ReDWeb",
-    "mean_rel": "AbsRel, mean of the three",
-    # DPT, Table 1: sets that were not trained on
-    "diw_whdr": "WHDR on DIW, %",
-    "eth3d_absrel": "AbsRel on ETH3D",
-    "sintel_absrel": "AbsRel on Sintel",
-    "kitti_d125": "delta > 1.25 on KITTI, %",
-    "nyu_d125": "delta > 1.25 on NYUv2, %",
-    "tum_d125": "delta > 1.25 on TUM, %",
-}
-_PERCENT = ("miou", "pixel_acc", "mean_acc", "fw_iou", "boundary_f")
-_DEPTH_SCORES = ("delta1", "delta2", "delta3", "abs_rel", "sq_rel", "rmse", "rmse_log", "log10", "silog")
-_AREAS = {"small": "small objects", "medium": "medium objects", "large": "large objects"}
-
 
 def label_of(name: str, recipe: Recipe) -> str:
     """What a figure is called in tables."""
-    if recipe.task == "classification":
-        return _LABELS.get(name, name)
+    return _model_labels(recipe).get(name) or spec_of(recipe).figure(name).label
+
+
+def _model_labels(recipe: Recipe) -> dict[str, str]:
+    """Figures of the model, with what they are stated for."""
+    if recipe.model.head is None:
+        return {"params_m": "parameters, M (1000 classes)", "gmacs": "multiply-adds, G (224 px)"}
     counted = _ORIGINALS.get(original_data(recipe)) if recipe.expect else None
     classes = f" ({counted.classes} classes)" if counted and counted.classes else ""
-    own = {
+    height, width = spec_of(recipe).counted_size(recipe)
+    return {
         "params_m": f"parameters, M{classes}",
-        "gmacs": f"multiply-adds, G ({_by(cost_size(recipe))})",
+        "gmacs": f"multiply-adds, G ({height}x{width})",
         "latency_ms": "latency, ms",
         "time_ms": "latency, ms",
     }
-    if recipe.task == "detection":
-        return own.get(name) or coco_label(name)
-    return own.get(name) or _DENSE_LABELS.get(name, name)
-
-
-def coco_label(name: str) -> str:
-    """`box AP50, %` for `box_ap50`, `mask AR at 10, %` for `mask_ar_10`; other names as they are."""
-    kind, _, rest = name.partition("_")
-    if kind not in ("box", "mask") or rest[:2] not in ("ap", "ar"):
-        return name
-    measure, _, part = rest.partition("_")
-    tail = f", {_AREAS[part]}" if part in _AREAS else f" at {part}" if part else ""
-    return f"{kind} {measure.upper()}{tail}, %"
 
 
 @dataclass(frozen=True)
@@ -168,101 +113,34 @@ def compare_with_paper(
     `num_classes` are the data's. `numbers` are fractions as `ClassificationMetric.compute` gives them.
     """
     reasons = differences_from_paper(recipe, numbers, num_classes) if recipe.expect else []
-    measured = measured_figures(recipe, numbers) | model_cost(recipe, num_classes)
+    spec = spec_of(recipe)
+    measured = spec.shown_figures(numbers) | model_cost(recipe, num_classes)
     figures = []
     for name, printed in sorted(recipe.expect.items(), key=lambda item: item[0] in _OF_THE_MODEL):
         note = printed.note or ""
         comparable = name in _OF_THE_MODEL or not reasons
-        label = label_of(name, recipe)
-        digits = 3 if name in _DEPTH_SCORES else 2
+        label, digits = label_of(name, recipe), spec.digits_of(name)
         figures.append(Figure(name, label, measured.get(name), printed.paper, printed.code, comparable, note, digits))
     rest = {n: v for n, v in measured.items() if n not in recipe.expect and n != "top1_err"}  # top-1 says the same
     figures += [
-        Figure(name, label_of(name, recipe), value, None, None, True, digits=3 if name in _DEPTH_SCORES else 2)
+        Figure(name, label_of(name, recipe), value, None, None, True, digits=spec.digits_of(name))
         for name, value in rest.items()
     ]
     return figures, reasons
-
-
-def measured_figures(recipe: Recipe, numbers: Mapping[str, float]) -> dict[str, float]:
-    """What is shown of a metric's numbers: percent, save the loss."""
-    if recipe.task == "detection":
-        return {name: 100 * value for name, value in numbers.items() if name.startswith(("box_", "mask_"))}
-    if recipe.task == "segmentation":
-        return {name: 100 * numbers[name] for name in _PERCENT if name in numbers}
-    if recipe.task == "depth":
-        shown = {name: numbers[name] for name in _DEPTH_SCORES if name in numbers}
-        return shown | ({"whdr": 100 * numbers["whdr"]} if "whdr" in numbers else {})
-    shown = {"top1_err": 100 * (1 - numbers["top1"]), "top1_acc": 100 * numbers["top1"]}
-    shown |= {"top5_acc": 100 * numbers["top5"], "loss": numbers["loss"], "ece": 100 * numbers["ece"]}
-    return shown | ({"top1_present": 100 * numbers["top1_present"]} if "top1_present" in numbers else {})
 
 
 def model_cost(recipe: Recipe, num_classes: int) -> dict[str, float]:
     """Parameters and multiply-adds of the model that the papers count; parameters of the own detector where none does.
 
     A row of theirs that ran narrower (`model.backbone.width`) is counted at full width, as it stands beside their figures.
+    A dense model has the classes of the paper's data where it printed figures. The papers leave out what a frozen stem and
+    stage do not train.
     """
-    backbone, head = recipe.model.backbone, recipe.model.head
+    original = _ORIGINALS.get(original_data(recipe)) if recipe.expect else None
     try:
-        if head is None:
-            cost = count(backbone.name if recipe.expect else backbone.spec, (224, 224), convention="paper")
-        elif recipe.task in ("segmentation", "depth"):
-            cost = _dense_cost(recipe, num_classes)
-        elif not recipe.expect:
-            if (
-                getattr(head, "width", None) is not None
-            ):  # no figures of a neck and head that the counting does not build
-                return {}
-            own = count(backbone.spec, cost_size(recipe), head=head.name, num_classes=num_classes)
-            return {"params_m": own.params / 1e6}
-        else:
-            cost = count(backbone.name, cost_size(recipe), head=head.name, convention="paper")
+        return spec_of(recipe).model_cost(recipe, original.classes if original is not None else num_classes)
     except PvtctlError:  # a model that takes one other size only
         return {}
-    # the papers leave out what a frozen stem and stage do not train
-    return {"params_m": cost.trainable_params / 1e6, "gmacs": cost.macs / 1e9}
-
-
-def cost_size(recipe: Recipe) -> tuple[int, int]:
-    """The input that the papers count at: detectors 800x1280, and 640x960 for a short side of 640;
-    segmentation 512x512; depth, and DPT, the size that it is tested at."""
-    if recipe.task == "depth":
-        return recipe.data.depth.test_size
-    if recipe.task == "segmentation":
-        side = recipe.data.segmentation.test_short_side if recipe.profile == "paper" else 512
-        return (side, side)
-    return (640, 960) if recipe.profile == "paper" and recipe.data.detection.test_short_side == 640 else (800, 1280)
-
-
-def _dense_cost(recipe: Recipe, num_classes: int) -> Cost:
-    """Of the recipe's own model, with the classes that the paper's data has where it printed figures."""
-    from pvtctl.cost.counting import count_model
-
-    assert recipe.model.head is not None
-    original = _ORIGINALS.get(original_data(recipe)) if recipe.expect else None
-    classes = original.classes if original is not None else num_classes
-    head = recipe.model.head.name
-    if recipe.expect and recipe.model.backbone.width != 1:
-        full = {
-            "backbone": recipe.model.backbone.model_copy(update={"width": 1.0}),
-            "head": head_spec(head).options(recipe.model.head.model_dump(exclude={"width"})),
-        }
-        recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update=full)})
-    with torch.device("meta"):
-        model = bare_model(recipe, classes).eval()  # in training, batch norm refuses the one image that is counted
-    return count_model(
-        model,
-        cost_size(recipe),
-        backbone=recipe.model.backbone.name,
-        head=head,
-        num_classes=classes or None,
-        convention="paper",
-    )
-
-
-def _by(size: tuple[int, int]) -> str:
-    return f"{size[0]}x{size[1]}"
 
 
 @dataclass(frozen=True)
@@ -290,7 +168,7 @@ def original_data(recipe: Recipe) -> str:
     try:
         return load_recipe(recipe.name, recipe.row).data.name
     except UsageError:
-        return USUAL_DATA[recipe.task]
+        return spec_of(recipe).usual_data
 
 
 def differences_from_paper(recipe: Recipe, numbers: Mapping[str, float], num_classes: int) -> list[str]:

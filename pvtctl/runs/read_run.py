@@ -14,9 +14,7 @@ from pvtctl.engine.run import find_runs, read_info, read_recipe
 from pvtctl.errors import UsageError
 from pvtctl.recipe.load import load_recipe
 from pvtctl.recipe.schema import Recipe
-
-MAIN_SCORE = {"classification": "top1", "detection": "box_ap", "segmentation": "miou", "depth": "delta1"}
-"""Task -> the number that its best weights are chosen by; more is better."""
+from pvtctl.tasks.registry import spec_of
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ class FinishedRun:
     @property
     def main_score(self) -> float | None:
         """The task's main number as a fraction: top-1, box AP, mIoU, delta < 1.25."""
-        return self.score.get(MAIN_SCORE[self.recipe.task])
+        return self.score.get(spec_of(self.recipe).main_score)
 
 
 def images_a_step(recipe: Recipe, starts: Sequence[Mapping[str, Any]]) -> int:
@@ -79,7 +77,7 @@ def read_run(path: Path | str, *, finished: bool = True) -> FinishedRun:
     lines = _lines(path / "metrics.jsonl")
     evaluations = [line for line in lines if line.get("event") == "eval"]
     training = [line for line in lines if line.get("event") == "train"]
-    score = info.get("score") or _best(evaluations, MAIN_SCORE[recipe.task])
+    score = info.get("score") or _best(evaluations, spec_of(recipe).main_score)
     if not isinstance(score, dict):
         raise _damaged(path / "run.json")
     return FinishedRun(path, recipe, info, score, evaluations, training, read_starts(path))

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, assert_never
+from typing import Any
 
 import yaml
 
@@ -14,58 +14,14 @@ from pvtctl.engine import FitResult, RunFolder
 from pvtctl.io.files import write_text
 from pvtctl.recipe.schema import Recipe
 from pvtctl.runs.paper_table import Figure, compare_with_paper, data_label, paper_label, printed_score, result_rows
-from pvtctl.tasks.build import Task
-from pvtctl.tasks.classification.report import ClassificationAccount
-from pvtctl.tasks.classification.task import ClassificationTask
-from pvtctl.tasks.depth.report import DepthAccount, draw_depth_samples
-from pvtctl.tasks.depth.task import DepthTask
-from pvtctl.tasks.detection.report import SAMPLES, DetectionAccount, draw_samples
-from pvtctl.tasks.detection.task import DetectionTask
-from pvtctl.tasks.segmentation.report import SegmentationAccount, draw_segmentation_samples
-from pvtctl.tasks.segmentation.task import SegmentationTask
+from pvtctl.tasks.base import EvaluationReport
+from pvtctl.tasks.data_task import DataTask
 from pvtctl.views.report import Picture, Report, Table, Text, write_report
 
 # Matplotlib takes a second to import: the views are imported where something is drawn.
 
-
-class Account(Protocol):
-    """What a task makes of its metric, for people."""
-
-    score: str
-    """What may not be compared with the paper's where settings differ: `accuracy`, `AP`."""
-
-    def pictures(self, folder: Path) -> dict[str, Path]:
-        """Draw them into `folder`; title -> PNG file."""
-
-    def tables(self) -> list[Table]:
-        """For the report."""
-
-    def terminal(self) -> tuple[str, list[str], list[list[Any]]]:
-        """A short table for the terminal: title, columns, rows."""
-
-    def document(self) -> dict[str, Any]:
-        """For `--json`."""
-
-    def notes(self) -> list[str]:
-        """What a reader of the numbers must know, one sentence each."""
-
-    def files(self, folder: Path) -> dict[str, Path]:
-        """Write what other tools read; title -> file."""
-
-
-def account_of(task: Task, metric: Any) -> Account:
-    """The account of a task's metric."""
-    match task:
-        case ClassificationTask():
-            return ClassificationAccount(task, metric)
-        case DetectionTask():
-            return DetectionAccount(task.val, metric, task.samples)
-        case SegmentationTask():
-            return SegmentationAccount(task.val, metric, task.samples)
-        case DepthTask():
-            return DepthAccount(task.val, metric, task.samples)
-        case _:
-            assert_never(task)
+SAMPLES = "samples"
+"""Folder in a run with a sheet of predictions for each evaluated epoch."""
 
 
 @dataclass
@@ -107,7 +63,7 @@ class RunSummary:
 
 def report_run(
     run: RunFolder,
-    task: Task,
+    task: DataTask,
     recipe: Recipe,
     result: FitResult,
     metric: Any,
@@ -122,8 +78,8 @@ def report_run(
     numbers = metric.compute()
     figures, differences = compare_with_paper(recipe, numbers, len(task.val.class_names))
     curves = draw_run_curves(run, task, steps_per_epoch, None if differences else printed_score(recipe))
-    account = account_of(task, metric)
-    pictures = {"Curves": curves, **account.pictures(run.path), **_samples_of_epochs(run.path)}
+    shown = task.report(metric)
+    pictures = {"Curves": curves, **shown.pictures(run.path), **_samples_of_epochs(run.path)}
     everything = _remember_skipped(run.path / "skipped.json", skipped)
     run.record(skipped_images=len(everything))
     head = f" + {recipe.model.head.name}" if recipe.model.head else ""
@@ -138,12 +94,12 @@ def report_run(
         environment=run.info | {"starts": json.loads((run.path / "environment.json").read_text("utf-8"))},
         skipped=everything,
         paper=paper_label(recipe),
-        notes=account.notes(),
+        notes=shown.notes(),
     )
-    report = write_findings(run.path / "report.html", findings, account, pictures)
-    files = {"report": report, "curves": curves, "weights": run.best_weights, **account.files(run.path)}
+    report = write_findings(run.path / "report.html", findings, shown, pictures)
+    files = {"report": report, "curves": curves, "weights": run.best_weights, **shown.files(run.path)}
     return RunSummary(
-        title, account.score, numbers, figures, differences, findings.paper, everything, files, account.notes()
+        title, shown.score, numbers, figures, differences, findings.paper, everything, files, shown.notes()
     )
 
 
@@ -167,9 +123,9 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
-def draw_run_curves(run: RunFolder, task: Task, steps_per_epoch: int, paper_score: float | None = None) -> Path:
+def draw_run_curves(run: RunFolder, task: DataTask, steps_per_epoch: int, paper_score: float | None = None) -> Path:
     """`curves.png` of a run folder, from its metrics.jsonl. `paper_score`: the printed figure, a fraction."""
-    from pvtctl.views.curves import SHOWN, draw_curves
+    from pvtctl.views.curves import draw_curves
 
     lines = run.metrics()
     return draw_curves(
@@ -181,25 +137,16 @@ def draw_run_curves(run: RunFolder, task: Task, steps_per_epoch: int, paper_scor
             if line["event"] == "eval"
         ],
         steps_per_epoch=steps_per_epoch,
-        shown=SHOWN[task.name],
+        labels=task.spec.curves,
         paper_score=paper_score,
     )
 
 
-def draw_epoch(run: RunFolder, task: Task, steps_per_epoch: int) -> None:
+def draw_epoch(run: RunFolder, task: DataTask, steps_per_epoch: int) -> None:
     """What is drawn after each evaluation of a run: the curves, and a sheet of sample answers of dense heads."""
     draw_run_curves(run, task, steps_per_epoch)
     epoch = max((line["epoch"] for line in run.metrics() if line["event"] == "eval"), default=0)
-    sheet = run.path / SAMPLES / f"epoch_{epoch:03d}.png"
-    match task:
-        case DetectionTask():
-            draw_samples(sheet, task.val, task.samples)
-        case SegmentationTask():
-            draw_segmentation_samples(sheet, task.val, task.samples)
-        case DepthTask():
-            draw_depth_samples(sheet, task.val, task.samples, task.metric())
-        case ClassificationTask():
-            pass
+    task.draw_samples(run.path / SAMPLES / f"epoch_{epoch:03d}.png")
 
 
 def _samples_of_epochs(folder: Path) -> dict[str, Path]:
@@ -210,18 +157,18 @@ def _samples_of_epochs(folder: Path) -> dict[str, Path]:
     return {f"Samples after epoch {int(sheet.stem.removeprefix('epoch_'))}": sheet for sheet in sheets}
 
 
-def write_findings(path: Path, findings: Findings, account: Account, pictures: Mapping[str, Path]) -> Path:
+def write_findings(path: Path, findings: Findings, evaluated: EvaluationReport, pictures: Mapping[str, Path]) -> Path:
     """Write `report.html`."""
     report = Report(findings.title, findings.lead)
     if findings.differences:
         reasons = "; ".join(findings.differences)
-        report.warnings.append(f"The {account.score} is not comparable with that of {findings.paper}: {reasons}.")
+        report.warnings.append(f"The {evaluated.score} is not comparable with that of {findings.paper}: {reasons}.")
     report.warnings += findings.notes
     if findings.skipped:
         report.warnings.append(f"{len(findings.skipped)} image(s) could not be read and were left out; see below.")
     report.parts.append(Table("Results", *result_rows(findings.figures)))
     report.parts += [Picture(title, file) for title, file in pictures.items()]
-    report.parts += account.tables()
+    report.parts += evaluated.tables()
     if findings.skipped:
         report.parts.append(Table("Images left out", ["image", "reason"], list(findings.skipped.items())))
     report.parts.append(Text("Recipe", yaml.safe_dump(dict(findings.recipe), sort_keys=False, allow_unicode=True)))

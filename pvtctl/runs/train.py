@@ -26,8 +26,8 @@ from pvtctl.recipe.schema import Recipe
 from pvtctl.runs.paper_table import Figure
 from pvtctl.runs.paths import data_place
 from pvtctl.runs.report import RunSummary, draw_epoch, report_run
-from pvtctl.tasks.build import Task, build_task
-from pvtctl.tasks.from_recipe import fit_settings
+from pvtctl.tasks.data_task import DataTask
+from pvtctl.tasks.from_recipe import build_task, fit_settings
 from pvtctl.weights import load_weights, save_safetensors
 
 
@@ -106,7 +106,7 @@ def try_recipe(recipe: Recipe, dist: Distributed, *, partial: bool = False, say:
     return dry_run(task, settings, dist, save_weights=save_safetensors, layer_depths=depths, talk=talk)
 
 
-def _prepare(recipe: Recipe, dist: Distributed, partial: bool, talk: Say) -> tuple[Task, FitSettings]:
+def _prepare(recipe: Recipe, dist: Distributed, partial: bool, talk: Say) -> tuple[DataTask, FitSettings]:
     task = build_task(recipe, device=dist.device, world_size=dist.world_size, partial=partial, say=talk)
     settings = fit_settings(recipe, dist.world_size)
     task.batches_per_epoch(dist.world_size)  # too few images are told before there is a run folder
@@ -114,16 +114,18 @@ def _prepare(recipe: Recipe, dist: Distributed, partial: bool, talk: Say) -> tup
     return task, settings
 
 
-def _data_line(task: Task) -> str:
+def _data_line(task: DataTask) -> str:
     classes = f", {len(task.val.class_names)} classes" if task.val.class_names else ""
     return f"{len(task.train)} training and {len(task.val)} validation images{classes}"
 
 
-def _layer_depths(recipe: Recipe, task: Task) -> tuple[Mapping[str, int], int] | None:
+def _layer_depths(recipe: Recipe, task: DataTask) -> tuple[Mapping[str, int], int] | None:
     return None if recipe.train.optimizer.layer_decay == 1.0 else layer_depths(task.model)
 
 
-def _fit(recipe: Recipe, task: Task, settings: FitSettings, run: RunFolder, dist: Distributed, talk: Say) -> FitResult:
+def _fit(
+    recipe: Recipe, task: DataTask, settings: FitSettings, run: RunFolder, dist: Distributed, talk: Say
+) -> FitResult:
     steps = _steps_per_epoch(task, settings, dist)
 
     def draw(folder: RunFolder) -> None:
@@ -141,11 +143,11 @@ def _fit(recipe: Recipe, task: Task, settings: FitSettings, run: RunFolder, dist
     )
 
 
-def _steps_per_epoch(task: Task, settings: FitSettings, dist: Distributed) -> int:
+def _steps_per_epoch(task: DataTask, settings: FitSettings, dist: Distributed) -> int:
     return task.batches_per_epoch(dist.world_size) // settings.accumulate
 
 
-def _score_best(task: Task, run: RunFolder, dist: Distributed, talk: Say) -> tuple[Any, dict[str, str]]:
+def _score_best(task: DataTask, run: RunFolder, dist: Distributed, talk: Say) -> tuple[Any, dict[str, str]]:
     """Score the best weights as they were saved; the metric, and all images that any process could not read."""
     best, precision = dist.from_main((run.best_weights, run.info.get("precision", "auto")))
     load_weights(task.model, best, class_names=task.class_names or None)  # depth has none

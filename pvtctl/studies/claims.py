@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import re
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from pvtctl.recipe.schema import Claim
+from pvtctl.tasks.registry import is_error
 
 Outcome = Literal["holds", "does not hold", "not decided at this scale"]
 HOLDS: Outcome = "holds"
@@ -20,15 +20,11 @@ COUNTED = ("params_m", "gmacs", "train_memory_gib", "inference_memory_gib")
 """Figures that are the same every time: one value decides."""
 TIMES = ("latency_ms", "time_ms")
 CONFIDENCE = 0.95
-_LOWER = re.compile(
-    r"(params_m|gmacs|latency_ms|time_ms|.*_memory_gib|top1_err|loss|ece|sq_rel|rmse|rmse_log|log10|silog|.*rel|.*whdr"
-    r"|.*_d125|resolution_loss)"
-)
 
 
 def lower_is_better(figure: str) -> bool:
     """Whether less of it is better: costs, errors and losses; `delta1` and all accuracies are the other way."""
-    return _LOWER.fullmatch(figure) is not None
+    return figure in (*COUNTED, *TIMES, "resolution_loss") or is_error(figure)
 
 
 @dataclass(frozen=True)

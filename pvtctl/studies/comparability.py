@@ -8,6 +8,7 @@ from typing import Any
 from pvtctl.recipe.load import flat
 from pvtctl.runs.paper_table import data_label
 from pvtctl.runs.read_run import FinishedRun
+from pvtctl.tasks.registry import spec_of, tasks_reading
 
 _NO_RESULT = {
     "data.name",
@@ -45,7 +46,7 @@ def differences(runs: Sequence[FinishedRun], labels: Sequence[str]) -> tuple[lis
         ("training images", lambda run: _number(run.recipe.data.train_samples) or "all"),
         ("profile", lambda run: run.recipe.profile),
         ("length of training", _planned),
-        ("image size", _sizes),
+        ("image size", lambda run: spec_of(run.recipe).sizes_label(run.recipe)),
         ("evaluation", _evaluation),
     ]
     for name, what in checks:
@@ -107,23 +108,6 @@ def _planned(run: FinishedRun) -> str:
     return plural(train.epochs, "epoch") if train.iterations is None else plural(train.iterations, "step")
 
 
-def _sizes(run: FinishedRun) -> str:
-    """What training and testing see."""
-    data = run.recipe.data
-    match run.recipe.task:
-        case "detection":
-            sides = "/".join(map(str, data.detection.short_sides))
-            return f"trained {sides}, tested {data.detection.test_short_side}"
-        case "segmentation":
-            height, width = data.segmentation.crop
-            return f"trained {height}x{width}, tested {data.segmentation.test_short_side}"
-        case "depth":
-            trained, tested = data.depth.size, data.depth.test_size
-            return f"trained {trained[0]}x{trained[1]}, tested {tested[0]}x{tested[1]}"
-        case _:
-            return f"{data.image_size} of {data.resize}"
-
-
 def _evaluation(run: FinishedRun) -> str:
     """Settings of `eval` that change a score."""
     values = flat(run.recipe)
@@ -157,11 +141,8 @@ def _notes(runs: Sequence[FinishedRun], labels: Sequence[str]) -> list[str]:
 
 
 def _is_of_task(key: str, task: str) -> bool:
-    """Whether a task looks at the setting at all: `data` has a block for each."""
-    block = key.split(".")[1]
-    if task != "classification" and block in ("augment", "resize"):
-        return False
-    return block not in ("detection", "segmentation", "depth") or block == task
+    """Whether a task looks at the setting at all."""
+    return all(task in tasks_reading(".".join(key.split(".")[:depth])) for depth in (2, 3))
 
 
 def _groups(values: Sequence[str | None], labels: Sequence[str]) -> dict[str, list[str]]:

@@ -11,11 +11,11 @@ from pvtctl.cost.counting import Convention, count, count_own
 from pvtctl.errors import PvtctlError, UsageError
 from pvtctl.latency.measure import Case, Latency, measure_latency
 from pvtctl.models.registry import find_head
-from pvtctl.runs.paper_table import measured_figures
 from pvtctl.runs.read_run import FinishedRun, read_run
 from pvtctl.studies.case_from_run import case_of
 from pvtctl.studies.comparability import differences, plural
 from pvtctl.studies.comparison import Comparison, Row, Subject, cost_rows, run_rows, score_rows
+from pvtctl.tasks.registry import spec_of
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def _refuse_twice(things: Sequence[object], names: Sequence[str]) -> None:
 def _of_run(run: FinishedRun, label: str, convention: Convention) -> Subject:
     figures, problems = {}, []
     try:
-        figures = measured_figures(run.recipe, run.score) if run.score else {}
+        figures = spec_of(run.recipe).shown_figures(run.score) if run.score else {}
     except KeyError as error:
         problems.append(f"its score lacks {error}")
     case, cost = None, None

@@ -15,9 +15,8 @@ from pvtctl.runs.paper_table import data_label, label_of
 from pvtctl.runs.read_run import FinishedRun
 from pvtctl.studies.claims import lower_is_better
 from pvtctl.studies.comparability import images_seen, plural, progress
+from pvtctl.tasks.registry import spec_of
 
-MAIN_FIGURE = {"classification": "top1_acc", "detection": "box_ap", "segmentation": "miou", "depth": "delta1"}
-"""Task -> its score by the name that `measured_figures` gives it."""
 MISSING = "-"
 
 
@@ -116,14 +115,14 @@ class Comparison:
 def score_rows(subjects: Sequence[Subject], *, comparable: bool) -> list[Row]:
     first = next(subject.run for subject in subjects if subject.run and subject.figures)
     assert first is not None
-    task, recipe = first.recipe.task, first.recipe
-    names = dict.fromkeys([MAIN_FIGURE[task], *(name for subject in subjects for name in subject.figures)])
+    recipe, spec = first.recipe, spec_of(first.recipe)
+    names = dict.fromkeys([spec.main_figure, *(name for subject in subjects for name in subject.figures)])
     rows = []
     for name in names:
         if name == "top1_err" or "_ar" in name:  # top-1 says the same; recalls stand in the run's own report
             continue
         values = tuple(subject.figures.get(name) for subject in subjects)
-        digits = 3 if name == "loss" or (task == "depth" and name != "whdr") else 2
+        digits = 3 if name == "loss" else spec.digits_of(name)
         best = _best(values, lower=lower_is_better(name)) if comparable else frozenset()
         rows.append(Row(name, label_of(name, recipe), values, digits, best))
     return rows

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from pvtctl.cost.build import NUM_CLASSES, RawDetector, build_model
+from pvtctl.cost.build import NUM_CLASSES, build_model
 from pvtctl.cost.counting import count, count_model
 from pvtctl.cost.memory import GIB, estimate_memory, memory_at_hand
 from pvtctl.errors import PvtctlError
@@ -25,11 +25,10 @@ from pvtctl.latency.machine import describe_machine
 from pvtctl.latency.measure import Case, Latency, measure_latency
 from pvtctl.models.registry import head_spec
 from pvtctl.recipe.schema import Recipe
-from pvtctl.runs.paper_table import cost_size, model_cost
+from pvtctl.runs.paper_table import model_cost
 from pvtctl.studies.results import RowResult
-from pvtctl.tasks.build import bare_classifier, bare_detector
-from pvtctl.tasks.build_dense import bare_model
 from pvtctl.tasks.from_recipe import backbone_options
+from pvtctl.tasks.registry import spec_of
 from pvtctl.weights.describe import HeadClasses
 
 Say = Callable[[str], None]
@@ -68,6 +67,7 @@ class ModelCost:
     train_memory_gib: float | None
     """Lower bound: activations of one training step of `train_images` in float32."""
     train_images: int
+    """Of a GPU; one where the recipe leaves it open."""
     train_size: tuple[int, int]
     timing: Timing | None = None
     untimed: str = ""
@@ -129,9 +129,9 @@ def _counted(row: RowResult, recipe: Recipe) -> ModelCost:
     printed = row.expect.get("params_m")
     if printed is not None and "of the classifier" in (printed.note or ""):
         numbers["params_m"] = count(recipe.model.backbone.name, (224, 224)).params / 1e6
-    images, size = _training_batch(recipe)
+    images, size = recipe.train.batch_size or 1, spec_of(recipe).training_size(recipe)
     cost = ModelCost(
-        size=(recipe.data.image_size,) * 2 if recipe.model.head is None else cost_size(recipe),
+        size=spec_of(recipe).counted_size(recipe),
         params_m=numbers.get("params_m"),
         gmacs=numbers.get("gmacs"),
         train_memory_gib=_memory(_case(recipe), size, images, training=True),
@@ -144,47 +144,17 @@ def _counted(row: RowResult, recipe: Recipe) -> ModelCost:
 
 def _with_trained(cost: ModelCost, recipe: Recipe, classes: int) -> ModelCost:
     """The model of a run's own recipe, counted at the size that the run was tested at."""
-    head, size = recipe.model.head, _tested_size(recipe)
+    spec, head = spec_of(recipe), recipe.model.head
+    size = spec.counted_test_size(recipe)
     cost = replace(cost, trained=recipe.model.backbone.spec)
     with contextlib.suppress(PvtctlError, RuntimeError), torch.device("meta"):
-        if head is None:
-            model: torch.nn.Module = bare_classifier(recipe, classes)
-        elif recipe.task == "detection":
-            model = RawDetector(bare_detector(recipe, HeadClasses(classes, None)))
-        else:
-            model = bare_model(recipe, classes)
+        model = spec.counted_model(recipe, HeadClasses(classes, None)).eval()
         name = head.name if head is not None else "classifier"
         counted = count_model(
-            model.eval(), size, backbone=recipe.model.backbone.name, head=name, num_classes=classes, convention="paper"
+            model, size, backbone=recipe.model.backbone.name, head=name, num_classes=classes, convention="paper"
         )
         return replace(cost, trained_params_m=counted.params / 1e6, trained_gmacs=counted.macs / 1e9, trained_size=size)
     return cost
-
-
-def _tested_size(recipe: Recipe) -> tuple[int, int]:
-    data = recipe.data
-    if recipe.model.head is None:
-        return (data.image_size,) * 2
-    if recipe.task == "depth":
-        return data.depth.test_size
-    if recipe.task == "segmentation":
-        return (data.segmentation.test_short_side,) * 2
-    return (data.detection.test_short_side,) * 2 if data.name == "scenes" else cost_size(recipe)
-
-
-def _training_batch(recipe: Recipe) -> tuple[int, tuple[int, int]]:
-    """Images a GPU (one where the recipe leaves it open) and the largest size that training meets, padded."""
-    images = recipe.train.batch_size or 1
-    data = recipe.data
-    if recipe.model.head is None:
-        return images, (data.image_size,) * 2
-    if recipe.task == "depth":
-        return images, data.depth.size
-    if recipe.task == "segmentation":
-        return images, data.segmentation.crop
-    pad = data.detection.pad
-    short, long = max(data.detection.short_sides), data.detection.long_side
-    return images, (-(-short // pad) * pad, -(-max(short, long) // pad) * pad)
 
 
 def _case(recipe: Recipe) -> Case:
@@ -199,7 +169,7 @@ def _case(recipe: Recipe) -> Case:
             own = {"backbone": backbone_options(backbone), "head": head.said()}
     return Case(
         backbone=backbone.name,
-        size=(recipe.data.image_size,) * 2 if head is None else cost_size(recipe),
+        size=spec_of(recipe).counted_size(recipe),
         head=head.name if head is not None else "classifier",
         num_classes=classes,
         output_stride=backbone.output_stride if backbone.output_stride != 32 else None,

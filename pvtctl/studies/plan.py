@@ -179,7 +179,7 @@ def _by_seed(runs: list[Run]) -> list[Run]:
 
 def _wants_pretraining(recipe: Recipe, pretrain: bool) -> bool:
     model = recipe.model
-    if recipe.task == "classification" or model.weights is not None or model.init == "scratch":
+    if model.head is None or model.weights is not None or model.init == "scratch":
         return False
     return pretrain or recipe.data.name == "scenes" or not _published(model.backbone.spec)
 

@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 from pvtctl.errors import PvtctlError
 from pvtctl.recipe.load import load_recipe
 from pvtctl.recipe.schema import Figure, Recipe
-from pvtctl.runs.paper_table import measured_figures
 from pvtctl.runs.read_run import FinishedRun, read_run
 from pvtctl.studies.plan import Plan, Run
 from pvtctl.studies.run import Status, log_file, state_of
+from pvtctl.tasks.registry import spec_of
 
 _T = TypeVar("_T")
 OF_PRETRAINING = ("top1_err", "top1_acc")
@@ -115,7 +115,7 @@ class Attempt:
         points = []
         for line in self.read.evaluations:
             found = value_of(
-                measured_figures(self.run.recipe, line.get("ema_metrics") or line.get("metrics") or {}), figure
+                spec_of(self.run.recipe).shown_figures(line.get("ema_metrics") or line.get("metrics") or {}), figure
             )
             if found is not None:
                 points.append((float(line.get("epoch", 0)), found))
@@ -218,7 +218,7 @@ def _attempt(plan: Plan, run: Run) -> Attempt:
         if state.status != "missing" and (run.out / "run.json").is_file():
             read = read_run(run.out, finished=False)
         if read is not None and status == "finished":
-            figures = measured_figures(run.recipe, read.score)
+            figures = spec_of(run.recipe).shown_figures(read.score)
             found = Attempt(run, status, reason, log_file(run), read, figures)
             return found if found.other_weights else replace(found, figures={**figures, **_of_pretraining(plan, run)})
     except (PvtctlError, KeyError) as error:
@@ -234,5 +234,5 @@ def _of_pretraining(plan: Plan, run: Run) -> dict[str, float]:
         return {}
     if state_of(before).status != "finished":
         return {}
-    found = measured_figures(before.recipe, read_run(before.out).score)
+    found = spec_of(before.recipe).shown_figures(read_run(before.out).score)
     return {name: found[name] for name in OF_PRETRAINING}

@@ -24,8 +24,8 @@ from pvtctl.engine.stop import StopRequests, stopped_by
 from pvtctl.errors import ExitCode, UsageError
 from pvtctl.io.files import write_text
 from pvtctl.runs.read_run import images_a_step, read_starts
-from pvtctl.studies.case_from_run import input_size
 from pvtctl.studies.plan import Plan, Run
+from pvtctl.tasks.registry import spec_of
 from pvtctl.weights.resolve import find_weights
 
 Status = Literal["finished", "running", "stopped", "failed", "missing"]
@@ -237,7 +237,7 @@ def _starts(run: Run) -> list[dict[str, Any]]:
 
 
 def _megapixels(run: Run, images: int) -> int:
-    height, width = input_size(run.recipe)
+    height, width = spec_of(run.recipe).input_size(run.recipe)
     return -(-images * height * width // 1_000_000)
 
 

@@ -36,6 +36,14 @@ def match_classes(data_names: Sequence[str], head_names: Sequence[str] | None, n
     return torch.tensor([where[name] for name in data_names])
 
 
+def match_predicted_classes(data_names: Sequence[str], model_names: Sequence[str]) -> Tensor:
+    """int64 (C,): the model's class for each of the data's; without names of its own ("class 3") in order. Raises as
+    `match_classes`."""
+    unnamed = all(name == f"class {label}" for label, name in enumerate(model_names))
+    named = None if unnamed and len(model_names) == len(data_names) else model_names
+    return match_classes(data_names, named, len(model_names))
+
+
 def training_classes(data_names: Sequence[str], num_classes: int | None) -> list[str]:
     """The class names of a head that is trained on the data; `num_classes` (unset: the data's) may ask for more.
 

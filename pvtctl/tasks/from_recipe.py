@@ -1,11 +1,58 @@
-"""What every task takes from a recipe in the same way."""
+"""From a recipe to a task: what every task takes from it in the same way."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
 
+import torch
+from torch import nn
+
+from pvtctl.cost.memory import warn_memory
+from pvtctl.data.find import find_data
 from pvtctl.engine import FitSettings, resolve_batch_size
+from pvtctl.errors import UsageError
+from pvtctl.models.backbones import set_activation_checkpointing
+from pvtctl.models.fast_cpu import optimize_for_cpu
 from pvtctl.recipe.schema import Backbone, Recipe
+from pvtctl.tasks.base import SPLITS, DataSplit, Role, Say
+from pvtctl.tasks.data_task import DataTask, Loading
+from pvtctl.tasks.registry import spec_of
+from pvtctl.weights import load_weights
+from pvtctl.weights.describe import HeadClasses
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def build_task(
+    recipe: Recipe,
+    *,
+    device: torch.device | str,
+    world_size: int = 1,
+    head: HeadClasses | None = None,
+    partial: bool = False,
+    say: Say = print,
+) -> DataTask:
+    """The task of a recipe with its model (weights loaded, reported through `say`) and data.
+
+    With `head` only the validation data is opened, and its classes are matched to the head's by name. `partial` allows
+    weights that fill less than 95 % of the backbone. Raises UsageError.
+    """
+    return spec_of(recipe).build(
+        recipe, device=torch.device(device), world_size=world_size, head=head, partial=partial, say=say
+    )
+
+
+def open_split(recipe: Recipe, split: str, role: Role) -> DataSplit:
+    """A split of a recipe's data: the one that training and evaluation read, and all pictures of data.
+
+    `role` is `train` (with the augmentation of training) or `evaluate` (as it is tested). Raises UsageError for a split
+    that there is none of, and for data that is not there or is none of the task.
+    """
+    if split not in SPLITS:
+        raise UsageError(f"no split {split!r}", f"one of: {', '.join(SPLITS)}")
+    return spec_of(recipe).open_split(recipe, split, role)
 
 
 def backbone_options(backbone: Backbone) -> dict[str, Any]:
@@ -14,6 +61,93 @@ def backbone_options(backbone: Backbone) -> dict[str, Any]:
     if options["image_size"] is None:
         del options["image_size"]
     return options
+
+
+def with_start_weights(recipe: Recipe, build: Callable[[], Model]) -> Model:
+    """The model with the starting weights of the recipe's seed, the same on every rank, and its fast CPU kernels."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.train.seed)
+        model = build()
+    if recipe.train.activation_checkpointing:
+        set_activation_checkpointing(model, True)
+    return optimize_for_cpu(model)
+
+
+def load_given_weights(
+    model: nn.Module,
+    recipe: Recipe,
+    class_names: list[str] | None,
+    *,
+    partial: bool,
+    say: Say,
+    source_class_names: list[str] | None = None,
+) -> None:
+    """Load the weights that the recipe begins from, where it names any, and say what was loaded. Raises UsageError."""
+    if recipe.model.weights is not None:
+        report = load_weights(
+            model,
+            recipe.model.weights,
+            partial=partial,
+            class_names=class_names,
+            source_class_names=source_class_names,
+        )
+        say(report.summary())
+
+
+def loading_of(
+    recipe: Recipe, device: torch.device, world_size: int, *, eval_batch_size: int = 1, repeats: int = 1
+) -> Loading:
+    """How images reach the model; `eval_batch_size` where the recipe leaves it open."""
+    return Loading(
+        batch_size=train_batch_size(recipe, world_size),
+        eval_batch_size=recipe.eval.batch_size or eval_batch_size,
+        repeats=repeats,
+        workers=recipe.data.workers,
+        pin_memory=device.type == "cuda",
+        seed=recipe.train.seed,
+    )
+
+
+def split_options(recipe: Recipe, split: str) -> dict[str, Any]:
+    """What the readers of all tasks take from a recipe's `data` block."""
+    data = recipe.data
+    return {
+        "image_size": data.image_size,
+        "materials": data.scenes.materials,
+        "seed": recipe.train.seed,
+        "samples": data.train_samples if split == "train" else data.val_samples,
+    }
+
+
+def data_folder(recipe: Recipe) -> Path:
+    """Where the data lies. Raises UsageError when it is nowhere."""
+    return find_data(recipe.data.name, recipe.data.path)
+
+
+def warn_of_memory(
+    recipe: Recipe,
+    size: tuple[int, int],
+    device: torch.device,
+    world_size: int,
+    *,
+    training: bool,
+    say: Say,
+    num_classes: int | None = None,
+    output_stride: int | None = None,
+) -> None:
+    """Say before anything is built where images of `size` will not fit."""
+    assert recipe.model.head is not None
+    warn_memory(
+        recipe.model.backbone.spec,
+        recipe.model.head.name,
+        size,
+        train_batch_size(recipe, world_size) if training else recipe.eval.batch_size or 1,
+        training=training,
+        num_classes=num_classes,
+        output_stride=output_stride,
+        device=str(device),
+        on_warning=lambda text: say(f"warning: {text}"),
+    )
 
 
 def meta_of(recipe: Recipe) -> dict[str, Any]:

@@ -13,47 +13,12 @@ from matplotlib.figure import Figure
 
 from pvtctl.errors import UsageError
 from pvtctl.views.figure import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, new_figure, save, style
+from pvtctl.views.labels import CurveLabels
 
 _SCORE_LINES = ((BLUE, False), (ORANGE, True), (GREEN, False), (PURPLE, True))
 """Colour and dashes of the scores, in order."""
 _SMOOTH_FROM = 40
 """Curves of more points than this are drawn faint, with their running mean over them."""
-
-
-@dataclass(frozen=True)
-class Shown:
-    """Which numbers of a run are drawn, by their keys, with their labels."""
-
-    loss: str
-    title: str
-    scores: tuple[tuple[str, str], ...]
-    """Of evaluations; fractions."""
-    training: tuple[tuple[str, str], ...] = ()
-    """Of training, beside the scores; fractions."""
-
-
-CLASSIFICATION = Shown("cross entropy, nats", "Validation accuracy", (("top1", "top-1"), ("top5", "top-5")))
-DETECTION = Shown(
-    "sum of the losses",
-    "Validation AP",
-    (("box_ap", "box AP"), ("box_ap50", "box AP50"), ("mask_ap", "mask AP"), ("mask_ap50", "mask AP50")),
-    (("recall", "recall in training"),),
-)
-
-
-SEGMENTATION = Shown(
-    "sum of the losses",
-    "Validation",
-    (("miou", "mIoU"), ("pixel_acc", "pixel accuracy"), ("boundary_f", "boundary F")),
-    (("pixel_acc", "pixel accuracy in training"),),
-)
-DEPTH = Shown(
-    "sum of the losses",
-    "Validation: pixels within a factor",
-    (("delta1", "delta < 1.25"), ("delta2", "delta < 1.25^2"), ("delta3", "delta < 1.25^3")),
-)
-SHOWN = {"classification": CLASSIFICATION, "detection": DETECTION, "segmentation": SEGMENTATION, "depth": DEPTH}
-"""By task."""
 
 
 def draw_curves(
@@ -62,29 +27,29 @@ def draw_curves(
     training: Sequence[Mapping[str, Any]],
     evaluations: Sequence[Mapping[str, Any]],
     steps_per_epoch: int,
-    shown: Shown = CLASSIFICATION,
+    labels: CurveLabels,
     paper_score: float | None = None,
 ) -> Path:
     """Draw a run as a PNG of 1560 x 480 pixels, for up to three questions: does it learn, does it score, at what rate.
 
-    `training` rows hold `step`, `loss`, `lr`; `evaluations` rows `step`, maybe `loss`, and the scores of `shown`.
+    `training` rows hold `step`, `loss`, `lr`; `evaluations` rows `step`, maybe `loss`, and the scores of `labels`.
     `paper_score`, a fraction, is drawn as a line only where the run is the paper's experiment at the paper's scale.
     """
     figure = new_figure(13, 4)
     loss, accuracy, rate = figure.subplots(1, 3)
     epochs = f"step ({steps_per_epoch} an epoch)"
 
-    style(loss, title="Loss", xlabel=epochs, ylabel=shown.loss)
+    style(loss, title="Loss", xlabel=epochs, ylabel=labels.loss)
     _line(loss, training, "loss", BLUE, "training (augmented)")
     _line(loss, evaluations, "loss", ORANGE, "validation", points=True)
 
-    style(accuracy, title=shown.title, xlabel=epochs, ylabel="percent")
-    for (key, label), (color, dashed) in zip(shown.scores, _SCORE_LINES, strict=False):
+    style(accuracy, title=labels.title, xlabel=epochs, ylabel="percent")
+    for (key, label), (color, dashed) in zip(labels.scores, _SCORE_LINES, strict=False):
         _line(accuracy, evaluations, key, color, label, points=True, scale=100, dashed=dashed)
-    for key, label in shown.training:
+    for key, label in labels.training:
         _line(accuracy, training, key, GREY, label, scale=100)
     if paper_score is not None:
-        accuracy.axhline(100 * paper_score, color=RED, linestyle=":", label=f"{shown.scores[0][1]} in the paper")
+        accuracy.axhline(100 * paper_score, color=RED, linestyle=":", label=f"{labels.scores[0][1]} in the paper")
     accuracy.set_ylim(0, 102)
 
     style(rate, title="Learning rate", xlabel=epochs)

@@ -42,7 +42,7 @@ def main() -> None:
     keep_memory()
     from pvtctl.engine import choose_precision, evaluate, single
     from pvtctl.recipe.load import load_recipe
-    from pvtctl.tasks.build import build_task
+    from pvtctl.tasks.from_recipe import build_task
 
     sizes = f"{{test_short_side: {options.size}, test_long_side: {4 * options.size}}}"
     recipe = load_recipe(

@@ -14,7 +14,7 @@ from PIL import Image
 from tiny_run import Cli
 
 from pvtctl.data.scenes.scene import SEMANTIC_CLASSES
-from pvtctl.explain.features import PyramidUse
+from pvtctl.explain.features import PyramidPredictor
 from pvtctl.models.dense import build_depth_model, build_segmenter
 from pvtctl.weights import save_safetensors
 
@@ -110,7 +110,7 @@ def test_a_dilated_backbone_is_looked_at_as_it_is(tmp_path: Path, stride: int) -
         "class_names": ["a", "b", "c"],
     }
     save_safetensors(tmp_path / "m.safetensors", model, meta)
-    use = PyramidUse(tmp_path / "m.safetensors", None, torch.device("cpu"), size=64)
+    use = PyramidPredictor(tmp_path / "m.safetensors", None, torch.device("cpu"), size=64)
     pixels = torch.randint(0, 255, (3, 64, 64), dtype=torch.uint8)
     with torch.inference_mode():
         own = model.eval().backbone(use.batch_of(pixels))

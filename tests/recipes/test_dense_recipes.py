@@ -15,7 +15,8 @@ from pvtctl.recipe.load import find_profile, find_row, load_recipe, profiles_of,
 from pvtctl.recipe.schema import Recipe
 from pvtctl.recipe.source import read_recipe
 from pvtctl.runs.paper_table import label_of
-from pvtctl.tasks.build_dense import bare_model
+from pvtctl.tasks.registry import spec_of
+from pvtctl.weights.describe import HeadClasses
 
 SEGMENTATION = "pixel_acc=pixacc miou=miou"
 METRIC = "delta1=d125 delta2=d125_2 delta3=d125_3 abs_rel=absrel rmse=rmse"
@@ -233,7 +234,7 @@ def test_models_build_and_have_the_printed_parameters(name: str) -> None:
             key = recipe.model.model_dump_json(exclude={"backbone": {"drop_path_rate"}})
             if key not in built:
                 with torch.device("meta"):
-                    model = bare_model(recipe, 150)
+                    model = spec_of(recipe).new_model(recipe, HeadClasses(150, None))
                 built[key] = sum(parameter.numel() for parameter in model.parameters()) / 1e6
             figure = recipe.expect.get("params_m")
             if profile != "paper" or figure is None or row is None:

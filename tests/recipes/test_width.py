@@ -13,8 +13,9 @@ from pvtctl.errors import UsageError
 from pvtctl.recipe.load import load_recipe
 from pvtctl.recipe.schema import Backbone
 from pvtctl.runs.paper_table import compare_with_paper
-from pvtctl.tasks.build_dense import bare_model
 from pvtctl.tasks.from_recipe import backbone_options, meta_of
+from pvtctl.tasks.registry import spec_of
+from pvtctl.weights.describe import HeadClasses
 
 
 def test_a_width_is_part_of_what_is_built_and_written() -> None:
@@ -50,7 +51,10 @@ def test_heads_take_a_width(recipe: str, row: str | None) -> None:
     settings = ["model.head.width=16"]
     plain, narrow = (load_recipe(recipe, row, overrides=own) for own in ([], settings))
     with torch.device("meta"):
-        sizes = [sum(p.numel() for p in bare_model(one, 5).parameters()) for one in (plain, narrow)]
+        sizes = [
+            sum(p.numel() for p in spec_of(one).new_model(one, HeadClasses(5, None)).parameters())
+            for one in (plain, narrow)
+        ]
     assert sizes[1] < sizes[0]
 
 

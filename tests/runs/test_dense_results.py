@@ -7,13 +7,13 @@ import pytest
 from pvtctl.recipe.load import load_recipe
 from pvtctl.runs.paper_table import (
     compare_with_paper,
-    cost_size,
     differences_from_paper,
     label_of,
     original_data,
     paper_label,
     printed_score,
 )
+from pvtctl.tasks.registry import spec_of
 
 SCORES = {"miou": 0.398, "pixel_acc": 0.8, "mean_acc": 0.5, "boundary_f": 0.3, "pixels": 1e9}
 DEPTHS = {"delta1": 0.904, "delta2": 0.988, "delta3": 0.998, "abs_rel": 0.11, "rmse": 0.357, "log10": 0.045}
@@ -89,7 +89,7 @@ def test_what_a_recipe_is_scored_and_counted_on(
     name: str, row: str, data: str, size: tuple[int, int], paper: str
 ) -> None:
     recipe = load_recipe(name, row)
-    assert (original_data(recipe), cost_size(recipe), paper_label(recipe)) == (data, size, paper)
+    assert (original_data(recipe), spec_of(recipe).counted_size(recipe), paper_label(recipe)) == (data, size, paper)
     assert original_data(load_recipe(name, row, "mini")) == data, "whatever the profile reads"
 
 

@@ -16,8 +16,8 @@ from pvtctl.engine import FitResult, RunFolder, Stopped, fit, launch, single
 from pvtctl.engine.run import TIMINGS
 from pvtctl.recipe.load import load_recipe
 from pvtctl.recipe.schema import Recipe
-from pvtctl.tasks.build import Task, build_task
-from pvtctl.tasks.from_recipe import fit_settings
+from pvtctl.tasks.data_task import DataTask
+from pvtctl.tasks.from_recipe import build_task, fit_settings
 from pvtctl.weights import save_safetensors
 
 DIST = single("cpu")
@@ -36,11 +36,11 @@ def recipe_of(kind: tuple[str, str | None, list[str]], *overrides: str) -> Recip
     return load_recipe(name, row, "smoke", [*own, *small])
 
 
-def task_of(recipe: Recipe) -> Task:
+def task_of(recipe: Recipe) -> DataTask:
     return build_task(recipe, device="cpu", say=lambda text: None)
 
 
-def train(task: Task, recipe: Recipe, folder: Path, *, resume: bool = False) -> FitResult:
+def train(task: DataTask, recipe: Recipe, folder: Path, *, resume: bool = False) -> FitResult:
     with RunFolder.open(folder, recipe.model_dump(mode="json"), resume=resume, dist=DIST) as run:
         settings = replace(fit_settings(recipe, 1), tensorboard=False)
         return fit(task, settings, run, DIST, save_weights=save_safetensors, talk=lambda text: None)

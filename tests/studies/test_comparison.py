@@ -15,15 +15,15 @@ from pvtctl.cost.counting import count
 from pvtctl.errors import PvtctlError, UsageError
 from pvtctl.latency.measure import Case, Latency
 from pvtctl.recipe.load import dump, load_recipe
+from pvtctl.recipe.schema import Recipe
 from pvtctl.runs.read_run import read_run
 from pvtctl.studies import compare as module
-from pvtctl.studies.case_from_run import case_of, input_size
+from pvtctl.studies.case_from_run import case_of
 from pvtctl.studies.comparability import images_seen, progress
 from pvtctl.studies.compare import Timing, compare_models, compare_runs, labels_of
 from pvtctl.studies.compare_report import to_csv, to_json, to_markdown, write_comparison
 from pvtctl.studies.comparison import Comparison, Row
-from pvtctl.tasks.build import bare_classifier, bare_detector
-from pvtctl.tasks.build_dense import bare_model
+from pvtctl.tasks.registry import spec_of
 from pvtctl.weights.describe import HeadClasses
 
 BOX = {
@@ -96,25 +96,22 @@ def test_a_models_figures_are_those_of_the_model_that_was_trained(tmp_path: Path
     for path in runs:
         run = read_run(path)
         with torch.device("meta"):
-            match run.recipe.task:
-                case "classification":
-                    model: torch.nn.Module = bare_classifier(run.recipe, 12)
-                case "detection":
-                    model = bare_detector(run.recipe, HeadClasses(12, None))
-                case _:
-                    model = bare_model(run.recipe, 12)
+            model = spec_of(run.recipe).new_model(run.recipe, HeadClasses(12, None))
         params = row_of(compare_runs([path]), "params").values[0]
         assert params == sum(p.numel() for p in model.parameters()) / 1e6, path
 
 
 def test_sizes_that_models_are_tested_at() -> None:
-    assert input_size(load_recipe("imagenet_pvt_v1", "pvt_tiny")) == (224, 224)
-    assert input_size(load_recipe("coco_retinanet_1x", "pvt_tiny")) == (800, 1280)
+    def size_of(recipe: Recipe) -> tuple[int, int]:
+        return spec_of(recipe).input_size(recipe)
+
+    assert size_of(load_recipe("imagenet_pvt_v1", "pvt_tiny")) == (224, 224)
+    assert size_of(load_recipe("coco_retinanet_1x", "pvt_tiny")) == (800, 1280)
     other = ["data.detection.test_short_side=300"]
-    assert input_size(load_recipe("coco_retinanet_1x", "pvt_tiny", overrides=other)) == (320, 416)
-    assert input_size(load_recipe("ade20k_semantic_fpn", "pvt_tiny")) == (512, 512)
+    assert size_of(load_recipe("coco_retinanet_1x", "pvt_tiny", overrides=other)) == (320, 416)
+    assert size_of(load_recipe("ade20k_semantic_fpn", "pvt_tiny")) == (512, 512)
     window = ["eval.window=[128,256]"]
-    assert input_size(load_recipe("ade20k_semantic_fpn", "pvt_tiny", overrides=window)) == (128, 256)
+    assert size_of(load_recipe("ade20k_semantic_fpn", "pvt_tiny", overrides=window)) == (128, 256)
 
 
 def test_what_makes_scores_incomparable_is_said_and_nothing_is_ranked(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from pvtctl.tasks.classification.metric import ReliabilityBin
 from pvtctl.tasks.classification.pictures import LabelledImage, draw_calibration, draw_confusion, draw_sheet
+from pvtctl.tasks.registry import task_spec
 from pvtctl.views.curves import draw_curves, running_mean
 from pvtctl.views.report import Picture, Report, Table, Text, write_report
 
@@ -28,7 +29,12 @@ def test_curves(tmp_path: Path, points: int) -> None:
     if points > 2:
         training[3]["loss"] = float("nan")
     path = draw_curves(
-        tmp_path / "curves.png", training=training, evaluations=evaluations, steps_per_epoch=10, paper_score=0.75
+        tmp_path / "curves.png",
+        training=training,
+        evaluations=evaluations,
+        steps_per_epoch=10,
+        labels=task_spec("classification").curves,
+        paper_score=0.75,
     )
     assert size_of(path) == (1560, 480)
     assert [file.name for file in tmp_path.iterdir()] == ["curves.png"], "no temporary file stays"

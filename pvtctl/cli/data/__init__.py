@@ -10,17 +10,8 @@ import typer
 
 from pvtctl.cli._console import byte_progress, print_json, say, table, with_progress
 from pvtctl.cli._options import Overrides, TaskName
-from pvtctl.cli.data._dense import (
-    DEPTH_DATA,
-    LABEL_DATA,
-    check_dense,
-    data_settings,
-    draw_dense,
-    found_dense,
-    print_depths,
-    print_labels,
-)
-from pvtctl.cli.data._detection import draw_detection, found_coco, print_figures, say_conversion
+from pvtctl.cli.data._conversion import say_conversion
+from pvtctl.cli.data._settings import data_settings
 from pvtctl.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -81,10 +72,7 @@ def check(
     2: it cannot be used.
     """
     from pvtctl.data.loader import usable_cores
-    from pvtctl.tasks.classification.check import check_data
-    from pvtctl.tasks.depth.check import DepthVerdict
-    from pvtctl.tasks.detection.check import DetectionVerdict, check_coco_data
-    from pvtctl.tasks.segmentation.check import LabelVerdict
+    from pvtctl.tasks.registry import task_spec, tasks_of_data
 
     if (where is None) == (images is None and annotations is None):
         raise UsageError("name a folder, or --images and --annotations", "for example: pvtctl data check data/coco")
@@ -93,29 +81,26 @@ def check(
         raise UsageError("scenes is rendered: there are no files to check", "pvtctl data preview scenes draws it")
     if name == "mix":
         raise UsageError("mix is several sets of depth", "pvtctl data check FOLDER looks at one of them")
-    if overrides and name not in (*LABEL_DATA, *DEPTH_DATA):
+    spec = task_spec(tasks_of_data(name)[0])
+    if overrides and not spec.has_data_settings:
         raise UsageError("--set is for label maps and depth", "class folders and COCO files are read in one way")
     settings = data_settings(overrides or ())
     processes = workers if workers is not None else usable_cores()
 
     def work(on_progress: Any) -> Verdict:
         options: dict[str, Any] = {"full": full, "workers": processes, "on_progress": on_progress}
-        if name in (*LABEL_DATA, *DEPTH_DATA):
-            return check_dense(name, root or Path(), settings, **options)
-        if name == "coco":
-            return check_coco_data(root, images=images, annotations=annotations, **options)
-        return check_data(root or "", **options)
+        if root is None:
+            options |= {"images": images, "annotations": annotations}
+        return spec.check_data(name, root, settings, **options)
 
     verdict = with_progress(work)
     if as_json:
         print_json(verdict.to_json())
     else:
-        if isinstance(verdict, DetectionVerdict):
-            print_figures(verdict)
-        elif isinstance(verdict, LabelVerdict):
-            print_labels(verdict)
-        elif isinstance(verdict, DepthVerdict):
-            print_depths(verdict)
+        for each in verdict.tables():
+            table("", each.columns, each.rows, caption=each.caption)
+        for line in verdict.lines():
+            print(line)
         _print_verdict(verdict)
     raise typer.Exit(int(verdict.exit_code))
 
@@ -144,9 +129,7 @@ def preview(
 ) -> None:
     """Draw samples as they are evaluated and as training sees them, with their labels, boxes, masks or depth."""
     from pvtctl.recipe.load import load_recipe
-    from pvtctl.recipe.vocabulary import tasks_of_data
-    from pvtctl.tasks.classification.data import open_split
-    from pvtctl.tasks.classification.preview import draw_preview
+    from pvtctl.tasks.registry import task_spec, tasks_of_data
 
     if row is not None and recipe is None:
         raise UsageError("--row needs --recipe", "for example: --recipe imagenet_pvt_v1 --row pvt_small")
@@ -156,15 +139,8 @@ def preview(
     task = task or (given.task if given and name == "scenes" else tasks_of_data(name)[0])
     if task not in tasks_of_data(name):
         raise UsageError(f"{name} holds nothing for {task}", f"--task {' | '.join(tasks_of_data(name))}")
-    drawing: dict[str, Any] = {"split": split, "count": count, "copies": copies or 3, "side": size or 400, "seed": seed}
-    if task == "detection":
-        draw_detection(name, root, output, detection=data.detection, **drawing)
-    elif task in ("segmentation", "depth"):
-        draw_dense(name, root, output, task=task, data=data, **drawing)
-    else:
-        dataset = open_split(name, root, split, image_size=size or 224, augment=data.augment.model_dump(), seed=seed)
-        ids = draw_preview(dataset, output, count=count, copies=copies or 5)
-        say(f"{output}: {len(ids)} of {len(dataset)} {split} samples, {copies or 5} training views each")
+    drawing: dict[str, Any] = {"split": split, "count": count, "copies": copies, "size": size, "seed": seed}
+    say(task_spec(task).preview(name, root, output, data, **drawing))
 
 
 @app.command()
@@ -310,8 +286,7 @@ def _locate(where: str) -> tuple[str, Path]:
 
 
 def _found(name: str, places: list[Path]) -> dict[str, Any]:
-    from pvtctl.errors import PvtctlError
-    from pvtctl.tasks.classification.data import open_source
+    from pvtctl.tasks.registry import task_spec, tasks_of_data
 
     row: dict[str, Any] = {"name": name, "where": None, "classes": None, "train": None, "val": None, "state": ""}
     if name == "scenes":
@@ -322,17 +297,7 @@ def _found(name: str, places: list[Path]) -> dict[str, Any]:
             row["state"] = f"not found: looked for {', '.join(str(place) for place in places)}"
             return row
         place, row["where"] = found, str(found)
-    if name not in ("imagenet", "scenes"):
-        row |= found_coco(place) if name == "coco" else found_dense(name, place)
-        row["state"] = row["state"] or "found"
-        return row
-    for split in ("train", "val"):
-        try:
-            source = open_source(name, place, split)
-        except PvtctlError as error:
-            row["state"] = error.message
-        else:
-            row["classes"], row[split] = len(source.class_names), len(source.ids)
+    row |= task_spec(tasks_of_data(name)[0]).list_data(name, place)
     row["state"] = row["state"] or "found"
     return row
 

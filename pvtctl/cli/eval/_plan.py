@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from pvtctl.cli._console import parse_size
 from pvtctl.cli._resolve_recipe import (
     DEFAULT_BACKBONE,
-    NEEDS,
     DataChoice,
     Override,
     choose_data,
@@ -89,6 +88,7 @@ class Plan:
 def make_plan(options: EvalOptions) -> Plan:
     """Find weights and data, and say what was chosen. Raises UsageError; PvtctlError when a download fails."""
     from pvtctl.data.find import find_data
+    from pvtctl.tasks.registry import task_spec
     from pvtctl.weights.describe import inspect_checkpoint
 
     if options.out is not None and options.out.exists() and not options.out.is_dir():
@@ -118,7 +118,7 @@ def make_plan(options: EvalOptions) -> Plan:
             f"train one: pvtctl finetune {options.target} --weights {found.source}",
         )
     _check_task(options, data, checkpoint)
-    told = "" if checkpoint.task == "depth" else f", {checkpoint.head.num_classes} classes"
+    told = f", {checkpoint.head.num_classes} classes" if task_spec(str(checkpoint.task)).has_classes else ""
     note(f"weights: {found.source} ({found.why}), {checkpoint.what}{told}")
     recipe = _recipe(options, data, Path(found.source), checkpoint)
     out = options.out
@@ -129,8 +129,7 @@ def make_plan(options: EvalOptions) -> Plan:
 
 def _check_task(options: EvalOptions, data: DataChoice | None, checkpoint: Inspected) -> None:
     """Raise UsageError where weights, head, data and options do not belong together."""
-    from pvtctl.recipe.agreement import tasks_reading
-    from pvtctl.recipe.vocabulary import tasks_of_data
+    from pvtctl.tasks.registry import task_spec, tasks_of_data, tasks_reading
 
     holds = f"{checkpoint.backbone} under {checkpoint.head_name}" if checkpoint.head_name else checkpoint.backbone
     holds += f" for {checkpoint.task}"
@@ -142,11 +141,11 @@ def _check_task(options: EvalOptions, data: DataChoice | None, checkpoint: Inspe
         hint = "leave it out, or name other weights" if checkpoint.head_name else train
         raise UsageError(f"{checkpoint.path} holds {holds}, not {asked}", hint)
     if data is not None and checkpoint.task not in (reads := tasks_of_data(data.name)):
-        wanted = NEEDS[str(checkpoint.task)]
+        wanted = task_spec(str(checkpoint.task)).needs
         train = f"train one for it: pvtctl finetune {options.target} --weights {checkpoint.path}"
-        hint = train if checkpoint.task == "classification" else f"name data with {wanted}, or other weights"
+        hint = f"name data with {wanted}, or other weights" if checkpoint.head_name else train
         raise UsageError(
-            f"{checkpoint.path} holds {holds}, and {options.target} has {NEEDS[reads[0]]}, not {wanted}", hint
+            f"{checkpoint.path} holds {holds}, and {options.target} has {task_spec(reads[0]).needs}, not {wanted}", hint
         )
     for key, value in options.testing.items():
         tasks = tasks_reading(f"eval.{key}")
@@ -155,17 +154,8 @@ def _check_task(options: EvalOptions, data: DataChoice | None, checkpoint: Inspe
             raise UsageError(
                 f"--{option} is for {' and '.join(tasks)}, and these weights are for {checkpoint.task}", "leave it out"
             )
-    if checkpoint.task != "classification" and options.resize is not None:
+    if checkpoint.task not in tasks_reading("data.resize") and options.resize is not None:
         raise UsageError("--resize is for classifiers", "--size says the size that others see")
-
-
-def _square(text: str | None) -> int | None:
-    if text is None:
-        return None
-    height, width = parse_size(text)
-    if height != width:
-        raise UsageError(f"size {text!r}: images are scored on a square crop", f"use --size {min(height, width)}")
-    return height
 
 
 def _is_run(path: Path) -> bool:
@@ -224,54 +214,20 @@ def _recipe(options: EvalOptions, data: DataChoice | None, source: Path, checkpo
 
 def _as_scored(recipe: Recipe, checkpoint: Inspected, options: EvalOptions) -> Recipe:
     """The recipe with the weights' own model, at the size asked for, else the one that they were trained at."""
-    from pvtctl.recipe.schema import Loss
+    from pvtctl.tasks.base import EvaluationRequest
+    from pvtctl.tasks.registry import task_spec
 
-    # Nothing is trained: a total batch that does not divide by these processes must not matter.
-    untrained: dict[str, Any] = {"activation_checkpointing": False, "batch_size": 1, "loss": Loss()}
-    train = recipe.train.model_copy(update=untrained)
-    model: dict[str, Any] = {
-        "weights": str(checkpoint.path),
-        "backbone": recipe.model.backbone.model_copy(update=_named(checkpoint.backbone)),
-    }
-    batch_size = options.batch_size or recipe.eval.batch_size
-    alignment = recipe.eval.alignment
-    match checkpoint.task:
-        case "detection":
-            assert recipe.model.head is not None
-            assert checkpoint.detector is not None
-            told = ("num_queries", "dropout", "width")  # by the weights, or not needed
-            own = {key: value for key, value in recipe.model.head.said().items() if key not in told}
-            model["head"] = checkpoint.detector.spec.options(own | checkpoint.detector.options)
-            sizes = {
-                "detection": recipe.data.detection.model_copy(update=_detection_sizes(recipe, checkpoint, options.size))
-            }
-        case "segmentation" | "depth":
-            model |= dense_model(recipe, checkpoint, options.scale_shift)
-            sizes = _dense_sizes(recipe, checkpoint, options)
-            said = options.testing.get("alignment") or "eval.alignment" in options.asked
-            if model["head"].metric_scale is None and not said:
-                alignment = "auto"  # a recipe of metric depth says none
-        case _:
-            batch_size = batch_size or 64
-            sizes = _crop_sizes(recipe, checkpoint, options)
-    scored = recipe.model_copy(
-        update={
-            "data": recipe.data.model_copy(update=sizes),
-            "model": recipe.model.model_copy(update=model),
-            "train": train,
-            "eval": recipe.eval.model_copy(update={"batch_size": batch_size, "alignment": alignment}),
-        }
+    request = EvaluationRequest(
+        size=parse_size(options.size) if options.size is not None else None,
+        resize=options.resize,
+        batch_size=options.batch_size,
+        scale_shift=options.scale_shift,
+        alignment=options.testing.get("alignment"),
+        asked=options.asked,
     )
+    scored = task_spec(str(checkpoint.task)).as_scored(recipe, checkpoint, request)
     _check_followed(options.asked, recipe, scored)
     return scored
-
-
-def _named(spec: str) -> dict[str, Any]:
-    """A backbone's name and width as recipes have them."""
-    from pvtctl.models.variants import split_width
-
-    name, width = split_width(spec)
-    return {"name": name, "width": width}
 
 
 def _check_followed(said: set[str], recipe: Recipe, scored: Recipe) -> None:
@@ -287,83 +243,6 @@ def _check_followed(said: set[str], recipe: Recipe, scored: Recipe) -> None:
             raise UsageError(
                 f"--set {key} is not followed: it is {now}, as the weights or another option have it", "leave it out"
             )
-
-
-def _detection_sizes(recipe: Recipe, checkpoint: Inspected, text: str | None) -> dict[str, Any]:
-    """`test_short_side` and `test_long_side`: as asked (the long side in proportion), else as the weights were tested."""
-    own = recipe.data.detection
-    if text is not None:
-        sides = sorted(parse_size(text))
-        if sides[0] == sides[1]:
-            sides[1] = round(sides[0] * own.test_long_side / own.test_short_side)
-        return {"test_short_side": sides[0], "test_long_side": sides[1]}
-    trained = checkpoint.meta.get("detection")
-    keys = ("test_short_side", "test_long_side")
-    if isinstance(trained, Mapping) and all(isinstance(trained.get(key), int) for key in keys):
-        return {key: trained[key] for key in keys}
-    return {}
-
-
-def dense_model(recipe: Recipe, checkpoint: Inspected, scale_shift: tuple[float, float] | None) -> dict[str, Any]:
-    """`backbone` and `head` of a recipe's model, as a segmentation or depth checkpoint needs them."""
-    from pvtctl.models.registry import DEPTH
-    from pvtctl.recipe.schema import Backbone
-
-    dense = checkpoint.dense
-    assert dense is not None
-    if scale_shift is not None and dense.task != "depth":
-        raise UsageError("--scale-shift is for depth, and these weights are for segmentation", "leave it out")
-    own = recipe.model.backbone
-    stride = dense.output_stride or (own.output_stride if own.spec == checkpoint.backbone else 32)
-    known = dense.spec.option_names(dense.task)
-    head = {key: value for key, value in dense.options.items() if key in known}
-    if "scale_shift" in known and dense.task == DEPTH:
-        head["scale_shift"] = scale_shift or dense.scale_shift
-    return {
-        "backbone": Backbone.model_validate(
-            {"name": checkpoint.backbone, "output_stride": stride, "image_size": checkpoint.position_size}
-        ),
-        "head": dense.spec.options(head),
-    }
-
-
-def _dense_sizes(recipe: Recipe, checkpoint: Inspected, options: EvalOptions) -> dict[str, Any]:
-    """The data block's sizes and normalisation: as asked, else as the weights were tested."""
-    dense = checkpoint.dense
-    assert dense is not None
-    text = options.size
-    own = getattr(recipe.data, dense.task)
-    keys = ("test_short_side", "test_long_side", "align") if dense.task == "segmentation" else ("test_size", "multiple")
-    trained = checkpoint.meta.get(dense.task)
-    changes: dict[str, Any] = {}
-    if isinstance(trained, Mapping):
-        changes = {
-            key: trained[key] for key in keys if key in trained and f"data.{dense.task}.{key}" not in options.asked
-        }
-    if text is not None and dense.task == "depth":
-        changes["test_size"] = parse_size(text)
-    elif text is not None:
-        short, long = sorted(parse_size(text))
-        changes["test_short_side"] = short
-        changes["test_long_side"] = long if long > short else round(short * own.test_long_side / own.test_short_side)
-    if "test_size" in changes:
-        changes["test_size"] = tuple(changes["test_size"])
-    sizes: dict[str, Any] = {dense.task: own.model_copy(update=changes)}
-    return sizes | ({"normalization": dense.normalization} if dense.normalization else {})
-
-
-def _crop_sizes(recipe: Recipe, checkpoint: Inspected, options: EvalOptions) -> dict[str, Any]:
-    """`image_size` and `resize` of a classifier."""
-    size = _square(options.size)
-    ratio = recipe.data.resize / recipe.data.image_size
-    trained = checkpoint.meta.get("image_size")
-    trained = trained if isinstance(trained, int) else recipe.data.image_size
-    stated = checkpoint.meta.get("resize") if size is None else None
-    image_size = size or trained
-    resize = options.resize or (stated if isinstance(stated, int) else round(image_size * ratio))
-    if resize < image_size:
-        raise UsageError(f"--resize {resize} is smaller than the crop of {image_size}", f"use at least {image_size}")
-    return {"image_size": image_size, "resize": resize}
 
 
 def _default_out(source: str, target: str) -> Path:

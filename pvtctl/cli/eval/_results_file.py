@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pvtctl.cli._console import say
 from pvtctl.cli._resolve_recipe import choose_data
-from pvtctl.cli.eval._score import print_account, show_account
+from pvtctl.cli.eval._score import print_evaluation, show_evaluation
 from pvtctl.errors import UsageError
 from pvtctl.runs.paths import runs_root
 
@@ -32,12 +32,13 @@ def run_results(
 
     from pvtctl.data.find import find_data
     from pvtctl.engine.environment import describe_environment
-    from pvtctl.recipe.schema import DetectionData
-    from pvtctl.runs.paper_table import Figure, coco_label
+    from pvtctl.runs.paper_table import Figure
     from pvtctl.runs.report import Findings, write_findings
     from pvtctl.tasks.detection.data import open_detection_split
-    from pvtctl.tasks.detection.report import DetectionAccount
+    from pvtctl.tasks.detection.report import DetectionReport
     from pvtctl.tasks.detection.scoring.results import score_results
+    from pvtctl.tasks.detection.settings import DetectionData
+    from pvtctl.tasks.registry import task_spec
 
     data = choose_data(target, folder, files)
     if data.name != "coco":
@@ -51,7 +52,7 @@ def run_results(
         "coco",
         Path() if annotations else find_data("coco", data.path),
         "val",
-        detection=DetectionData().model_dump(),
+        settings=DetectionData(),
         training=False,
         with_masks=True,
         images=images,
@@ -63,31 +64,34 @@ def run_results(
         dataset.class_names, dataset.category_ids, dataset.to_coco(), results, backend=backend or "auto"
     )
     numbers = metric.compute()
-    account = DetectionAccount(dataset, metric, {})
-    shown = {name: value for name, value in numbers.items() if name.startswith(("box_", "mask_"))}
+    report = DetectionReport(dataset, metric, {})
+    spec = task_spec("detection")
     findings = Findings(
         title=f"{results.name} on {data.label or data.path or 'coco'}",
         lead=f"{results}, {int(numbers['images'])} images, {int(numbers['detections'])} detections",
-        figures=[Figure(name, coco_label(name), 100 * value, None, None, True) for name, value in shown.items()],
+        figures=[
+            Figure(name, spec.figure(name).label, value, None, None, True)
+            for name, value in spec.shown_figures(numbers).items()
+        ],
         differences=[],
         recipe={},
         environment=describe_environment(torch.device("cpu")),
-        notes=account.notes(),
+        notes=report.notes(),
     )
     if out is None and not as_json:
         out = runs_root() / f"eval-{results.stem}"
     written: dict[str, Path] = {}
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-        pictures = account.pictures(out)
-        written = {"report": write_findings(out / "report.html", findings, account, pictures), **pictures}
-        written["classes"] = account.write_classes(out)
+        pictures = report.pictures(out)
+        written = {"report": write_findings(out / "report.html", findings, report, pictures), **pictures}
+        written["classes"] = report.write_classes(out)
     if as_json:
         chosen: dict[str, Any] = {"results": str(results)}
-        print_account(numbers, account, findings, written, chosen=chosen)
+        print_evaluation(numbers, report, findings, written, chosen=chosen)
         return
     say(f"scored by {metric.backend}")
-    show_account(account, findings, written)
+    show_evaluation(report, findings, written)
 
 
 def _check_ids(results: Path, truth: CocoAnnotations) -> None:

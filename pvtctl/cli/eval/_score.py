@@ -14,8 +14,9 @@ from pvtctl.io.files import require_place
 if TYPE_CHECKING:
     from pvtctl.engine import Distributed
     from pvtctl.recipe.schema import Recipe
-    from pvtctl.runs.report import Account, Findings
-    from pvtctl.tasks.build import Task
+    from pvtctl.runs.report import Findings
+    from pvtctl.tasks.base import EvaluationReport
+    from pvtctl.tasks.data_task import DataTask
 
 
 def run_evaluation(options: EvalOptions) -> None:
@@ -45,18 +46,18 @@ def _evaluate(plan: Plan, options: EvalOptions, dist: Distributed) -> None:
 
 
 def _show(
-    plan: Plan, options: EvalOptions, task: Task, metric: Any, skipped: dict[str, str], dist: Distributed
+    plan: Plan, options: EvalOptions, task: DataTask, metric: Any, skipped: dict[str, str], dist: Distributed
 ) -> None:
     from pvtctl.engine.environment import describe_environment
     from pvtctl.runs.paper_table import Figure, compare_with_paper, data_label, paper_label
-    from pvtctl.runs.report import Findings, account_of, write_findings
+    from pvtctl.runs.report import Findings, write_findings
 
     numbers = metric.compute()
     figures, differences = compare_with_paper(plan.recipe, numbers, len(task.val.class_names))
     if (published := plan.found.published_top1) is not None:
         top1 = 100 * numbers["top1"]
         figures.append(Figure("top1_published", "top-1, % (as published)", top1, None, published, not differences))
-    account = account_of(task, metric)
+    report = task.report(metric)
     head = f" + {plan.recipe.model.head.name}" if plan.recipe.model.head else ""
     findings = Findings(
         title=f"{plan.recipe.model.backbone.spec}{head} on {data_label(plan.recipe)}",
@@ -67,14 +68,14 @@ def _show(
         environment=describe_environment(dist.device),
         skipped=skipped,
         paper=paper_label(plan.recipe),
-        notes=account.notes(),
+        notes=report.notes(),
     )
     files: dict[str, Path] = {}
     if plan.out is not None:
         plan.out.mkdir(parents=True, exist_ok=True)
-        pictures = account.pictures(plan.out)
-        files = {"report": write_findings(plan.out / "report.html", findings, account, pictures), **pictures}
-        files |= account.files(plan.out)
+        pictures = report.pictures(plan.out)
+        files = {"report": write_findings(plan.out / "report.html", findings, report, pictures), **pictures}
+        files |= report.files(plan.out)
     if options.as_json:
         chosen = {
             "weights": plan.found.source,
@@ -83,18 +84,18 @@ def _show(
             "head": plan.recipe.model.head and plan.recipe.model.head.name,
             "published_top1": plan.found.published_top1 and plan.found.published_top1 / 100,
         }
-        print_account(numbers, account, findings, files, chosen=chosen, data=_data(plan.recipe, task, skipped))
+        print_evaluation(numbers, report, findings, files, chosen=chosen, data=_data(plan.recipe, task, skipped))
     else:
-        show_account(account, findings, files)
+        show_evaluation(report, findings, files)
 
 
-def show_account(account: Account, findings: Findings, files: Mapping[str, Path]) -> None:
+def show_evaluation(report: EvaluationReport, findings: Findings, files: Mapping[str, Path]) -> None:
     """The tables of an evaluation, and where its files lie."""
     from pvtctl.runs.paper_table import result_rows
 
-    caption = differences_line(account.score, findings.paper, findings.differences)
+    caption = differences_line(report.score, findings.paper, findings.differences)
     table(findings.title, *result_rows(findings.figures), caption=caption)
-    table(*account.terminal())
+    table(*report.terminal())
     for text in findings.notes:
         say(f"note: {text}")
     say_skipped(findings.skipped)
@@ -102,15 +103,15 @@ def show_account(account: Account, findings: Findings, files: Mapping[str, Path]
         print(f"{name.lower()}: {path}")
 
 
-def print_account(
-    numbers: Mapping[str, float], account: Account, findings: Findings, files: Mapping[str, Path], **more: Any
+def print_evaluation(
+    numbers: Mapping[str, float], report: EvaluationReport, findings: Findings, files: Mapping[str, Path], **more: Any
 ) -> None:
     """The same as one JSON document."""
     print_json(
         {
             "metrics": numbers,
             **more,
-            **account.document(),
+            **report.document(),
             "notes": list(findings.notes),
             "environment": findings.environment,
             "files": {name: str(path) for name, path in files.items()},
@@ -118,18 +119,12 @@ def print_account(
     )
 
 
-def _data(recipe: Recipe, task: Task, skipped: dict[str, str]) -> dict[str, Any]:
-    sizes: dict[str, Any] = {"image_size": recipe.data.image_size, "resize": recipe.data.resize}
-    if recipe.task in ("detection", "segmentation"):
-        own = getattr(recipe.data, recipe.task)
-        sizes = {"test_short_side": own.test_short_side, "test_long_side": own.test_long_side}
-    if recipe.task == "depth":
-        sizes = {"test_size": list(recipe.data.depth.test_size)}
+def _data(recipe: Recipe, task: DataTask, skipped: dict[str, str]) -> dict[str, Any]:
     return {
         "name": recipe.data.name,
         "path": recipe.data.path or recipe.data.val_annotations,
         "images": len(task.val),
         "classes": len(task.val.class_names),
-        **sizes,
+        **task.spec.tested_sizes(recipe),
         "skipped": skipped,
     }

@@ -90,10 +90,10 @@ def predict(
 
     Files that are no images are named and skipped. EXIF rotation is ignored, as in training.
     """
-    from pvtctl.cli.predict._run import PredictOptions, run_predict
+    from pvtctl.cli.predict._run import PredictRequest, run_predict
 
     run_predict(
-        PredictOptions(
+        PredictRequest(
             images=images,
             weights=weights,
             backbone=backbone,

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pvtctl.explain.attention import AttendingBlock, AttentionMaps
-    from pvtctl.explain.backbone import BackboneUse
+    from pvtctl.explain.backbone import BackbonePredictor
     from pvtctl.explain.pictures.attention import Panel
     from pvtctl.tasks.predict import Images
 
@@ -96,13 +96,13 @@ def attention(
         raise UsageError("--rollout takes the mean over heads", "leave --head out")
     from pvtctl.engine import single
     from pvtctl.explain.attention import attending_blocks
-    from pvtctl.explain.backbone import BackboneUse
+    from pvtctl.explain.backbone import BackbonePredictor
     from pvtctl.tasks.predict import find_images
 
     found = find_images(images)
     _check_points(queries, found)
     pictures = Pictures.open("attention", Path(images[0]).stem, len(found.names), out, form)
-    use = BackboneUse(weights, backbone, single(device).device, size=wanted_size)
+    use = BackbonePredictor(weights, backbone, single(device).device, size=wanted_size)
     blocks = _choose(use, [name.strip() for text in block or ["all"] for name in text.split(",")])
     for each in blocks:
         _heads(head, each)
@@ -145,7 +145,7 @@ class _Drawn:
 
 
 def _drawn(
-    use: BackboneUse,
+    use: BackbonePredictor,
     path: Path,
     pixels: Tensor,
     blocks: Sequence[AttendingBlock],
@@ -238,7 +238,7 @@ def _facts(maps: AttentionMaps) -> dict[str, Any]:
     }
 
 
-def _choose(use: BackboneUse, words: Sequence[str]) -> list[AttendingBlock]:
+def _choose(use: BackbonePredictor, words: Sequence[str]) -> list[AttendingBlock]:
     from pvtctl.explain.attention import attending_blocks, find_block
 
     every = attending_blocks(use.model)

@@ -14,11 +14,14 @@ from pvtctl.cli._resolve_recipe import choose_data, note
 from pvtctl.cli.visualize._options import AsJson, FormatOption, Out, Pictures, picture_names
 from pvtctl.cli.visualize._predictions import inside, is_data
 from pvtctl.errors import UsageError
+from pvtctl.tasks.registry import spec_of
 
 if TYPE_CHECKING:
     from pvtctl.explain.augmentation_preview import Augmentations
     from pvtctl.recipe.schema import Recipe
 
+WITHOUT_TRUTH = 280
+"""Pixels of a draw without ground truth."""
 EPILOG = """Examples:
 
 pvtctl visualize augmentations scenes --recipe imagenet_pvt_v2 --count 4
@@ -71,7 +74,7 @@ def augmentations(
         if data is None and value is not None:
             raise UsageError(f"--{option} is for data, and images were named", "leave it out")
     recipes = [_recipe(name, row, profile, overrides or (), data, seed) for name in dict.fromkeys(recipe)]
-    width = width or (280 if data is None or recipes[0].task == "classification" else 400)
+    width = width or (WITHOUT_TRUTH if data is None else spec_of(recipes[0]).picture_width)
     sources, names = _open(recipes, words, data, (split or "train", count or 4), width)
     sheets = _Sheets(sources, names, range(epoch, epoch + draws), width)
     pictures = Pictures.open(
@@ -97,7 +100,7 @@ def _recipe(
 ) -> Recipe:
     """The recipe, on the data named."""
     from pvtctl.recipe.load import find_profile, load_recipe, rows_of
-    from pvtctl.recipe.vocabulary import tasks_of_data
+    from pvtctl.tasks.registry import tasks_of_data
 
     if row is None and len(rows := list(rows_of(name))) > 1:
         row = rows[0]
@@ -127,14 +130,14 @@ def _open(
     """A source for each recipe, and the names of the images that are drawn."""
     import numpy as np
 
-    from pvtctl.explain.augmentation_preview import OfFiles, OfSplit
+    from pvtctl.explain.augmentation_preview import AugmentedFiles, AugmentedSplit
     from pvtctl.tasks.predict import find_images
 
     if data is None:
         images = find_images(words)
-        return [OfFiles(recipe, images.folder, images.names, width) for recipe in recipes], images.names
+        return [AugmentedFiles(recipe, images.folder, images.names, width) for recipe in recipes], images.names
     split, count = choice
-    sources = [OfSplit(recipe, split, width) for recipe in recipes]
+    sources = [AugmentedSplit(recipe, split, width) for recipe in recipes]
     shared = [name for name in sources[0].names if all(name in source.names for source in sources[1:])]
     if not shared:
         raise UsageError("the recipes have no image of this data in common", "draw them one by one")
@@ -149,8 +152,7 @@ class _Sheets:
         self.sources, self.epochs, self.width = sources, epochs, width
         self.skipped: dict[str, str] = {}
         self.names = list(names)
-        augment = [source.recipe.data.augment for source in sources if source.recipe.task == "classification"]
-        self.mixing = len(names) > 1 and any(each.mixup_alpha or each.cutmix_alpha for each in augment)
+        self.mixing = len(names) > 1 and any(spec_of(each.recipe).mixes(each.recipe) for each in sources)
 
     def add(self, pictures: Pictures) -> None:
         """Draw all of them. Raises PvtctlError when no image could be read."""

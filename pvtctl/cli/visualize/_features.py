@@ -27,7 +27,7 @@ from pvtctl.cli.visualize._options import (
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from pvtctl.explain.features import PyramidUse
+    from pvtctl.explain.features import PyramidPredictor
     from pvtctl.tasks.predict import Images
 
 
@@ -63,11 +63,11 @@ def features(
     """
     from pvtctl.cli.predict._run import nothing_read, say_skipped
     from pvtctl.engine import single
-    from pvtctl.explain.features import PyramidUse
+    from pvtctl.explain.features import PyramidPredictor
     from pvtctl.tasks.predict import find_images
 
     found = find_images(images)
-    use = PyramidUse(weights, backbone, single(device).device, size=parse_image_size(size))
+    use = PyramidPredictor(weights, backbone, single(device).device, size=parse_image_size(size))
     levels = use.check_levels([name for word in level or () for name in word.split(",")])
     label = f"{use.name}-{Path(images[0]).name}"
     pictures = Pictures.open("features", label, len(found.names), out, form)
@@ -95,7 +95,7 @@ class _Pyramids:
     """The levels of all images. The network sees each image twice: first to find the components of each level, then to
     place the cells along them. What is kept of a cell are four numbers then, not its hundreds of channels."""
 
-    def __init__(self, use: PyramidUse, images: Images, levels: Sequence[str]) -> None:
+    def __init__(self, use: PyramidPredictor, images: Images, levels: Sequence[str]) -> None:
         self.use, self.images, self.levels = use, images, levels
         self.names: list[str] = []
         self.skipped: dict[str, str] = {}

@@ -42,12 +42,12 @@ def position_embeddings(
     """
     wanted = parse_size(size) if size else None
     from pvtctl.engine import single
-    from pvtctl.explain.backbone import BackboneUse
+    from pvtctl.explain.backbone import BackbonePredictor
     from pvtctl.explain.pictures.positions import draw_positions
     from pvtctl.explain.positions import position_tables
     from pvtctl.views.figure import save
 
-    use = BackboneUse(weights, backbone, single("cpu").device)
+    use = BackbonePredictor(weights, backbone, single("cpu").device)
     tables = position_tables(use.model)
     pictures = Pictures.open("position-embeddings", use.name, 1, out, form)
     say_model(use.what, trained=use.trained, size=f"tables of {', '.join(_by(table.grid) for table in tables)} cells")

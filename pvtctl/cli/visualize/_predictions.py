@@ -16,8 +16,8 @@ from pvtctl.cli.visualize._options import AsJson, Backbone, Device, FormatOption
 from pvtctl.errors import UsageError
 
 if TYPE_CHECKING:
-    from pvtctl.explain.compare_predictions import BesideTruth, Shown
     from pvtctl.runs.load_run import LoadedRun
+    from pvtctl.tasks.base import ComparedImage, Comparer
 
 
 class Pick(StrEnum):
@@ -145,9 +145,9 @@ def _of_data(
     """Answers beside the truth; `target` None: of the data that the run `source` was trained on."""
     from pvtctl.cli.eval._plan import EvalOptions, make_plan
     from pvtctl.cli.predict._run import say_skipped
-    from pvtctl.explain.compare_predictions import BesideTruth
     from pvtctl.runs.load_run import load_run
-    from pvtctl.tasks.splits import open_recipe_split
+    from pvtctl.tasks.from_recipe import open_split
+    from pvtctl.tasks.registry import task_spec
 
     split, pick, count, seed = choice
     out, form, as_json = writing
@@ -170,73 +170,62 @@ def _of_data(
             as_json=True,
         )
     )
-    from pvtctl.models.registry import head_spec
-
-    masks = plan.recipe.model.head is not None and head_spec(plan.recipe.model.head.name).needs_masks
-    opened = open_recipe_split(plan.recipe, split, training=False, with_masks=masks)
-    beside = BesideTruth(load_run(source, device=device, backbone=backbone), plan.recipe, opened, threshold=threshold)
-    pictures = Pictures.open("predictions", Path(source).name, min(count, len(beside)), out, form)
-    shown, skipped = _picked(beside, pick, count, seed)
+    opened = open_split(plan.recipe, split, "evaluate")
+    loaded = load_run(source, device=device, backbone=backbone)
+    comparer = task_spec(loaded.task).comparer(loaded.predictor, plan.recipe, opened, threshold=threshold)
+    total = len(opened)
+    pictures = Pictures.open("predictions", Path(source).name, min(count, total), out, form)
+    shown, skipped = _picked(comparer, opened.ids, pick, count, seed)
     say_skipped(skipped, 0)
     if not shown:
         raise UsageError(f"no image of {split} could be read", "`pvtctl data check FOLDER` lists every fault")
     for stem, each in zip(picture_names([inside(each.id) for each in shown]), shown, strict=True):
-        pictures.add(stem, partial(_draw, each), title=each.id, caption=each.verdict, id=each.id, verdict=each.verdict)
+        pictures.add(stem, each.draw, title=each.id, caption=each.verdict, id=each.id, verdict=each.verdict)
     how = {Pick.first: "the first", Pick.random: "randomly chosen"}.get(pick, f"the {pick.value}")
     pictures.close(
         f"Predictions of {source}",
-        f"{len(shown)} of {len(beside)} {split} images ({how}): predictions beside the truth.",
+        f"{len(shown)} of {total} {split} images ({how}): predictions beside the truth.",
         {"weights": source, "task": plan.recipe.task, "split": split, "pick": pick.value, "skipped": skipped},
         as_json=as_json,
     )
 
 
-def _picked(beside: BesideTruth, pick: Pick, count: int, seed: int) -> tuple[list[Shown], dict[str, str]]:
-    """The answers to be drawn, and the images that could not be read with the reasons."""
+def _picked(
+    comparer: Comparer, names: Sequence[str], pick: Pick, count: int, seed: int
+) -> tuple[list[ComparedImage], dict[str, str]]:
+    """The predictions to be drawn, and the images that could not be read with the reasons."""
     import numpy as np
 
     from pvtctl.data.images import BadImage
     from pvtctl.engine import Progress
 
-    order: Sequence[int] = range(len(beside))
+    order: Sequence[int] = range(len(names))
     ranked = pick in (Pick.worst, Pick.best)
     if pick is Pick.random:
-        order = np.random.default_rng(seed).permutation(len(beside)).tolist()
-    shown: list[Shown] = []
+        order = np.random.default_rng(seed).permutation(len(names)).tolist()
+    shown: list[ComparedImage] = []
     goodness: dict[int, float] = {}
     skipped: dict[str, str] = {}
-    with Progress("predictions", len(beside) if ranked else min(count, len(beside)), unit="images") as progress:
+    with Progress("predictions", len(names) if ranked else min(count, len(names)), unit="images") as progress:
         for index in order:
             try:
-                answer = beside(index)
+                compared = comparer(index)
             except (BadImage, OSError) as error:
-                skipped[beside.names[index]] = getattr(error, "strerror", None) or str(error)
+                skipped[names[index]] = getattr(error, "strerror", None) or str(error)
                 continue
             finally:
                 progress.advance()
             if ranked:  # their pixels would fill the memory: those chosen are looked at again
-                if math.isfinite(answer.goodness):
-                    goodness[index] = answer.goodness
+                if math.isfinite(compared.goodness):
+                    goodness[index] = compared.goodness
                 continue
-            shown.append(answer)
+            shown.append(compared)
             if len(shown) == count:
                 break
     if ranked:
         sign = 1 if pick is Pick.worst else -1
-        shown = [beside(at) for at in sorted(goodness, key=lambda at: (sign * goodness[at], at))[:count]]
+        shown = [comparer(at) for at in sorted(goodness, key=lambda at: (sign * goodness[at], at))[:count]]
     return shown, skipped
-
-
-def _draw(shown: Shown, path: Path) -> None:
-    from pvtctl.tasks.classification.pictures import draw_guesses
-    from pvtctl.views.sheet import captioned, write_picture
-
-    drawn = shown.draw()
-    title = f"{shown.id}: {shown.verdict}"
-    if isinstance(drawn, list):
-        draw_guesses(path, shown.image, drawn, title)
-    else:
-        write_picture(path, captioned(drawn, title))
 
 
 def _of_images(
@@ -279,22 +268,12 @@ def _of_images(
 
 def _add(pictures: Pictures, loaded: LoadedRun, name: str, stem: str, pixels: Any, threshold: float, file: str) -> None:
     """One picture of what the model says."""
-    import numpy as np
+    from pvtctl.data.images import to_rgb
 
-    from pvtctl.explain.compare_predictions import draw_answer, guesses_of, in_words
-    from pvtctl.runs.load_run import ClassScores
-    from pvtctl.tasks.classification.pictures import draw_guesses
-    from pvtctl.views.sheet import captioned, write_picture
-
-    image = np.ascontiguousarray(pixels.permute(1, 2, 0).numpy())
-    answer = loaded.predict(pixels)
-    said = in_words(answer, threshold)
-    draw: Any
-    if isinstance(answer, ClassScores):
-        draw = partial(draw_guesses, image=image, guesses=guesses_of(answer), title=name)
-    else:
-        drawn = captioned(draw_answer(image, answer, loaded, threshold=threshold), f"{name}: {said}")
-        draw = partial(write_picture, pixels=drawn)
+    predictor = loaded.predictor
+    prediction = predictor(pixels)
+    said = predictor.in_words(prediction, threshold)
+    draw = partial(predictor.draw, image=to_rgb(pixels), prediction=prediction, title=name, threshold=threshold)
     pictures.add(stem, draw, title=name, caption=said, file=file, verdict=said)
 
 

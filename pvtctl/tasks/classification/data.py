@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -17,8 +17,10 @@ from pvtctl.data.images import BadImage, Picture
 from pvtctl.data.layouts import IMAGENET_LAYOUT
 from pvtctl.data.randomness import generator_for, key_of
 from pvtctl.data.samplers import Draw
+from pvtctl.data.transforms import Normalization
 from pvtctl.errors import UsageError
 from pvtctl.tasks.classification.layouts import ImageFolder
+from pvtctl.tasks.classification.settings import Augment
 from pvtctl.tasks.classification.shards import ShardFolder, has_shards
 from pvtctl.tasks.classification.transforms import EvalTransform, TrainTransform
 
@@ -55,6 +57,11 @@ class Sample:
     index: int
     skipped: tuple[Skipped, ...] = ()
     """What was drawn before this one and could not be read."""
+
+    @property
+    def target(self) -> int:
+        """The label, by the name that samples of all tasks have."""
+        return self.label
 
 
 @dataclass
@@ -97,6 +104,8 @@ class ClassificationDataset(Dataset[Sample | Unusable]):
     numbers of the draw; the sample names what was skipped. In evaluation it is left out.
     """
 
+    normalization: Normalization = "imagenet"
+
     def __init__(
         self,
         source: Source,
@@ -126,6 +135,12 @@ class ClassificationDataset(Dataset[Sample | Unusable]):
 
     def __len__(self) -> int:
         return len(self.kept)
+
+    def read(self, index: int) -> tuple[Tensor, int]:
+        """An image as it lies, uint8 (3, H, W), and its label. Raises BadImage, OSError."""
+        picture = self.source.picture(int(self.kept[index]))
+        size = picture.height, picture.width
+        return picture.resized((0, 0, *size), size), int(self.labels[index])
 
     def __getitem__(self, draw: Draw | int) -> Sample | Unusable:
         if isinstance(draw, int):
@@ -194,21 +209,21 @@ def open_source(
     return ShardFolder(root, split) if has_shards(root, split) else ImageFolder(root, split)
 
 
-def open_split(
+def open_classification_split(
     name: str,
     root: Path | str,
     split: str,
     *,
     image_size: int = 224,
     resize: int = 256,
-    augment: Mapping[str, Any] | None = None,
+    augment: Augment | None = None,
     seed: int = 0,
     samples: int | None = None,
     materials: Materials = "any",
 ) -> ClassificationDataset:
     """A split of `imagenet` (class folders or tar shards at `root`) or `scenes`.
 
-    `augment` (a recipe's `data.augment` as a mapping) makes it a training split; without it images are resized and
+    `augment` (a recipe's `data.augment`) makes it a training split; without it images are resized and
     cropped as in evaluation. `samples` takes so many, spread evenly over the classes; `scenes` renders so many,
     in these `materials`. Raises UsageError.
     """

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pvtctl.data.randomness import key_of
+from pvtctl.tasks.classification.settings import Augment
 
 
 @dataclass(frozen=True)
@@ -30,10 +29,9 @@ class Mixup:
     label_smoothing: float = 0.1
 
     @classmethod
-    def from_augment(cls, num_classes: int, augment: Mapping[str, Any]) -> Mixup:
-        """Picks what is Mixup's out of a recipe's `data.augment`."""
-        names = ("mixup_alpha", "cutmix_alpha", "mixup_prob", "mixup_switch_prob", "label_smoothing")
-        return cls(num_classes, **{name: augment[name] for name in names if name in augment})
+    def from_augment(cls, num_classes: int, augment: Augment) -> Mixup:
+        """Take what is Mixup's out of a recipe's `data.augment`."""
+        return cls(num_classes, **augment.values_for(cls))
 
     def __call__(self, images: Tensor, labels: Tensor, key: int) -> tuple[Tensor, Tensor]:
         """Images (B, 3, H, W) and labels int64 (B,) -> mixed images, soft targets float (B, K).

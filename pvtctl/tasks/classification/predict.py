@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from pvtctl.data.images import TensorPicture
+from pvtctl.data.class_names import readable_name
+from pvtctl.data.images import RgbImage, TensorPicture
 from pvtctl.models.backbones import Classifier
 from pvtctl.tasks.classification.transforms import EvalTransform
+from pvtctl.tasks.predict import Images
 from pvtctl.weights.build import model_from_checkpoint
 from pvtctl.weights.describe import Inspected
 
@@ -18,26 +22,51 @@ TOP = 5
 """Classes that a classifier names for an image."""
 
 
-class ClassifierUse:
+@dataclass(frozen=True)
+class ClassScores:
+    """What a classifier says of one image."""
+
+    probabilities: Tensor
+    """float32 (K,), by class."""
+    class_names: list[str]
+
+    def top(self, count: int = TOP) -> list[tuple[str, float]]:
+        """The likeliest classes with their probabilities, best first."""
+        return likeliest(self.probabilities, self.class_names, count)
+
+
+class ClassifierPredictor:
     """A checkpoint's classifier; `class_names` (K)."""
+
+    palette: list[tuple[int, int, int]] | None = None
 
     def __init__(self, checkpoint: Inspected, device: torch.device, model: Classifier | None = None) -> None:
         """`model` is the checkpoint's, where it is built already. Raises UsageError for weights that do not fit."""
         assert checkpoint.head is not None
-        classes = checkpoint.head.num_classes
         self.device = device
-        self.class_names = checkpoint.head.names or [f"class {label}" for label in range(classes)]
+        self.class_names = checkpoint.head.names or [f"class {label}" for label in range(checkpoint.head.num_classes)]
         size = checkpoint.meta.get("image_size", 224)
         self.transform = EvalTransform(size, checkpoint.meta.get("resize", round(size * 256 / 224)))
-        if model is None:
-            model = cast("Classifier", model_from_checkpoint(checkpoint, image_size=size))
+        model = model or cast("Classifier", model_from_checkpoint(checkpoint, image_size=size))
         self.model = model.to(device).eval()
 
-    def __call__(self, pixels: Tensor) -> Tensor:
-        """uint8 (3, H, W) -> float32 probabilities (K,), on the CPU."""
+    def __call__(self, pixels: Tensor) -> ClassScores:
+        """uint8 (3, H, W) -> probabilities, on the CPU."""
         image = self.transform(TensorPicture(pixels))
         with torch.inference_mode():
-            return self.model(image[None].to(self.device))[0].float().softmax(0).cpu()
+            scores = self.model(image[None].to(self.device))[0].float().softmax(0).cpu()
+        return ClassScores(scores, self.class_names)
+
+    def in_words(self, prediction: ClassScores, threshold: float) -> str:
+        """The likeliest class."""
+        ((name, share),) = prediction.top(1)
+        return f"{readable_name(name)}, {100 * share:.0f} %"
+
+    def draw(self, path: Path, image: RgbImage, prediction: ClassScores, title: str, threshold: float) -> None:
+        """The image beside bars of its likeliest classes."""
+        from pvtctl.tasks.classification.pictures import draw_guesses
+
+        draw_guesses(path, image, guesses_of(prediction), title)
 
 
 def likeliest(probabilities: Tensor, class_names: Sequence[str], count: int = TOP) -> list[tuple[str, float]]:
@@ -46,3 +75,63 @@ def likeliest(probabilities: Tensor, class_names: Sequence[str], count: int = TO
     return [
         (class_names[label], score) for score, label in zip(best.values.tolist(), best.indices.tolist(), strict=True)
     ]
+
+
+def guesses_of(prediction: ClassScores, truth: int | None = None) -> list[Any]:
+    """The likeliest classes of an image with their shares, and the true one behind them where it is none of them."""
+    from pvtctl.tasks.classification.pictures import Guess
+
+    best = prediction.probabilities.topk(min(5, len(prediction.probabilities)))
+    labels = best.indices.tolist()
+    if truth is not None and truth not in labels:
+        labels.append(truth)
+    return [
+        Guess(readable_name(prediction.class_names[label]), float(prediction.probabilities[label]), label == truth)
+        for label in labels
+    ]
+
+
+class ClassesWriter:
+    """`pvtctl predict` with a classifier: a line an image, no files."""
+
+    tells_turned = False
+
+    def __init__(self, checkpoint: Inspected, predictor: ClassifierPredictor, images: Images) -> None:
+        self.checkpoint, self.predictor, self.images = checkpoint, predictor, images
+        self.found: dict[str, list[tuple[str, float]]] = {}
+
+    @property
+    def description(self) -> str:
+        return f"{self.checkpoint.backbone}, {len(self.predictor.class_names)} classes"
+
+    def add(self, name: str, number: int, pixels: Tensor) -> None:
+        self.found[name] = self.predictor(pixels).top()
+
+    def __len__(self) -> int:
+        return len(self.found)
+
+    def finish(self) -> dict[str, Path]:
+        return {}
+
+    def table(self) -> tuple[str, list[str], list[list[Any]]]:
+        most = max(len(best) for best in self.found.values())
+        rows: list[list[Any]] = [
+            [name, *(f"{label} {100 * score:.1f} %" for label, score in best)] for name, best in self.found.items()
+        ]
+        return f"The likeliest classes of {len(self.found)} images", ["image", *map(str, range(1, most + 1))], rows
+
+    def remark(self) -> str | None:
+        return None
+
+    def document(self) -> dict[str, Any]:
+        listed = [
+            {
+                "file": str(self.images.folder / name),
+                "classes": [{"class": label, "score": round(score, 5)} for label, score in best],
+            }
+            for name, best in self.found.items()
+        ]
+        return {"images": listed}
+
+    def places(self, files: Mapping[str, Path]) -> dict[str, Any]:
+        return {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,13 @@ from typing import Any
 import torch
 
 from pvtctl.data.class_names import readable_name
+from pvtctl.data.images import to_rgb
 from pvtctl.data.samplers import Draw
-from pvtctl.tasks.classification.data import Sample
+from pvtctl.tasks.base import ComparedImage, Predictor
+from pvtctl.tasks.classes import match_predicted_classes
+from pvtctl.tasks.classification.data import ClassificationDataset, Sample
 from pvtctl.tasks.classification.metric import ClassificationMetric
+from pvtctl.tasks.classification.predict import ClassScores, guesses_of
 from pvtctl.tasks.classification.task import ClassificationTask
 from pvtctl.views.report import Table
 
@@ -25,8 +30,8 @@ WORST_CLASSES = 10
 """Rows of the table of classes on the terminal; the report has all."""
 
 
-class ClassificationAccount:
-    """`pvtctl.runs.report.Account` of a classifier's scores."""
+class ClassificationReport:
+    """`pvtctl.tasks.base.EvaluationReport` of a classifier's scores."""
 
     score = "accuracy"
 
@@ -165,3 +170,26 @@ def per_class_rows(metric: ClassificationMetric) -> list[dict[str, Any]]:
         }
         for score in metric.per_class()
     ]
+
+
+class ClassComparer:
+    """Predictions next to the ground truth of a split; an image is judged by its loss."""
+
+    def __init__(self, predictor: Predictor, split: ClassificationDataset) -> None:
+        """Raises UsageError for data with classes that the model does not have."""
+        self.predictor, self.split, self.names = predictor, split, split.ids
+        self.to_head = match_predicted_classes(split.class_names, predictor.class_names)
+
+    def __call__(self, index: int) -> ComparedImage:
+        from pvtctl.tasks.classification.pictures import draw_guesses
+
+        pixels, label = self.split.read(index)
+        prediction: ClassScores = self.predictor(pixels)
+        truth = int(self.to_head[label])
+        loss = -math.log(max(float(prediction.probabilities[truth]), 1e-12))
+        right = int(prediction.probabilities.argmax()) == truth
+        name, verdict = self.names[index], f"{'right' if right else 'wrong'}, loss {loss:.2f}"
+        guesses, image = guesses_of(prediction, truth), to_rgb(pixels)
+        return ComparedImage(
+            name, -loss, verdict, lambda path: draw_guesses(path, image, guesses, f"{name}: {verdict}")
+        )

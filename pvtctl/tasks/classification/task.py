@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor, nn
@@ -11,11 +11,16 @@ from torch import Tensor, nn
 from pvtctl.data.samplers import Draw, TrainSampler
 from pvtctl.data.transforms import IMAGENET_MEAN, IMAGENET_STD, denormalize
 from pvtctl.models.losses.classification import classification_loss
-from pvtctl.tasks.base import DataTask, Loading
 from pvtctl.tasks.classes import match_classes
 from pvtctl.tasks.classification.data import Batch, ClassificationDataset, Sample
 from pvtctl.tasks.classification.metric import ClassificationMetric
 from pvtctl.tasks.classification.mixup import Mixup
+from pvtctl.tasks.classification.settings import Augment
+from pvtctl.tasks.classification.spec import ClassificationSpec
+from pvtctl.tasks.data_task import DataTask, Loading
+
+if TYPE_CHECKING:
+    from pvtctl.tasks.classification.report import ClassificationReport
 
 
 class ClassificationTask(DataTask):
@@ -26,9 +31,7 @@ class ClassificationTask(DataTask):
     names are not known: the data's are then taken in order.
     """
 
-    name = "classification"
-    best_metric = "top1"
-    headline: tuple[str, ...] = ("top1", "top5", "loss", "ece", "mean_class_top1", "images")
+    spec = ClassificationSpec()
 
     def __init__(
         self,
@@ -39,7 +42,7 @@ class ClassificationTask(DataTask):
         train: ClassificationDataset | None,
         val: ClassificationDataset,
         loading: Loading,
-        augment: Mapping[str, Any],
+        augment: Augment,
         meta: Mapping[str, Any],
     ) -> None:
         super().__init__(train, val, loading)
@@ -71,6 +74,11 @@ class ClassificationTask(DataTask):
 
     def metric(self) -> ClassificationMetric:
         return ClassificationMetric(self.class_names, label_to_head=self.label_to_head)
+
+    def report(self, metric: ClassificationMetric) -> ClassificationReport:
+        from pvtctl.tasks.classification.report import ClassificationReport
+
+        return ClassificationReport(self, metric)
 
     def meta(self) -> dict[str, Any]:
         """What someone who finds the checkpoint must know to use it."""

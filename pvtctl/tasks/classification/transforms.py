@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from PIL import Image
@@ -14,6 +12,7 @@ from torch import Tensor
 from pvtctl.data.images import Picture, pixels_of
 from pvtctl.data.transforms import normalize
 from pvtctl.tasks.classification.rand_augment import RandAugment
+from pvtctl.tasks.classification.settings import Augment
 
 
 @dataclass(frozen=True)
@@ -35,10 +34,9 @@ class TrainTransform:
     erasing: float = 0.25
 
     @classmethod
-    def from_augment(cls, image_size: int, augment: Mapping[str, Any]) -> TrainTransform:
-        """Picks what is a transform's out of a recipe's `data.augment`."""
-        names = [name for name in cls.__dataclass_fields__ if name in augment]
-        return cls(image_size, **{name: augment[name] for name in names})
+    def from_augment(cls, image_size: int, augment: Augment) -> TrainTransform:
+        """Take what is a transform's out of a recipe's `data.augment`."""
+        return cls(image_size, **augment.values_for(cls))
 
     def __call__(self, picture: Picture, generator: torch.Generator) -> Tensor:
         """A picture -> float32 (3, image_size, image_size). Raises BadImage."""

@@ -34,19 +34,19 @@ class DenseTesting:
         return [(ratio, flip) for ratio in self.ratios or (1.0,) for flip in ((False, True) if self.flip else (False,))]
 
 
-class Answers:
+class DenseInference:
     """What a dense model says of images; `network` is the model itself, or however it is wrapped."""
 
     def __init__(self, model: DenseModel, window: Window | None = None) -> None:
         self.model = model
         self.window = window
 
-    def of_batch(self, network: nn.Module, images: Tensor, originals: Sequence[ImageSize]) -> list[Tensor]:
+    def predict_batch(self, network: nn.Module, images: Tensor, originals: Sequence[ImageSize]) -> list[Tensor]:
         """Images (B, 3, h, w) of one size, without padding -> an answer (H, W) each, at the sizes `originals`."""
         out, size = self._raw(network, images)
         return [self._answer(out[at : at + 1], size, original) for at, original in enumerate(originals)]
 
-    def of_views(self, network: nn.Module, views: Iterable[tuple[Tensor, bool]], original: ImageSize) -> Tensor:
+    def predict_tta(self, network: nn.Module, views: Iterable[tuple[Tensor, bool]], original: ImageSize) -> Tensor:
         """Views (3, h, w) of one image, each with whether it is mirrored -> one answer (H, W) from their mean."""
         total: Tensor | None = None
         count = 0
@@ -56,7 +56,7 @@ class Answers:
             view = view.flip(-1) if mirrored else view
             total, count = (view if total is None else total.add_(view)), count + 1
         assert total is not None
-        return self._of_mean(total / count)
+        return self._from_mean(total / count)
 
     def _raw(self, network: nn.Module, images: Tensor) -> tuple[Tensor, ImageSize]:
         """The network's map, and the size of the images that it is of."""
@@ -79,12 +79,12 @@ class Answers:
         """What is averaged over views, of a map (1, K, H, W)."""
         raise NotImplementedError
 
-    def _of_mean(self, mean: Tensor) -> Tensor:
+    def _from_mean(self, mean: Tensor) -> Tensor:
         """The answer (H, W) from the average."""
         raise NotImplementedError
 
 
-class LabelAnswers(Answers):
+class LabelInference(DenseInference):
     """uint8 label maps; `relabel` (256,) turns the head's labels into others."""
 
     def __init__(self, model: DenseModel, window: Window | None = None, relabel: Tensor | None = None) -> None:
@@ -110,23 +110,23 @@ class LabelAnswers(Answers):
     def _view(self, out: Tensor) -> Tensor:
         return out.softmax(1)[0]
 
-    def _of_mean(self, mean: Tensor) -> Tensor:
+    def _from_mean(self, mean: Tensor) -> Tensor:
         return self._relabelled(mean.argmax(0))
 
     def _relabelled(self, labels: Tensor) -> Tensor:
         return labels.to(torch.uint8) if self.relabel is None else self.relabel.to(labels.device)[labels]
 
 
-class DepthAnswers(Answers):
+class DepthInference(DenseInference):
     """float32 metres of a model with a scale, else inverse depth."""
 
     def _answer(self, out: Tensor, size: ImageSize, original: ImageSize) -> Tensor:
-        return self._of_mean(self._view(self._at(out.float(), size, original)))
+        return self._from_mean(self._view(self._at(out.float(), size, original)))
 
     def _view(self, out: Tensor) -> Tensor:
         return out[0, 0]
 
-    def _of_mean(self, mean: Tensor) -> Tensor:
+    def _from_mean(self, mean: Tensor) -> Tensor:
         if self.model.scale_shift is None:
             return mean.clamp(min=0)  # bicubic resizing may dip below
         return to_metres(mean, self.model.scale_shift)

@@ -1,103 +1,79 @@
-"""A trained segmentation or depth model on images that belong to no data set."""
+"""A trained segmentation or depth model on images that belong to no data set: what both share."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pvtctl.data.images import RgbImage
 from pvtctl.data.transforms import Normalization, normalize
-from pvtctl.errors import UsageError
 from pvtctl.models.dense import DenseModel
-from pvtctl.recipe.schema import DepthData, SegmentationData
 from pvtctl.tasks.dense.data import DenseTransform
-from pvtctl.tasks.dense.inference import Answers, DenseTesting, DepthAnswers, LabelAnswers
-from pvtctl.tasks.depth.transforms import DepthTransform
-from pvtctl.tasks.segmentation.transforms import SegmentationTransform
-from pvtctl.weights.build import model_from_checkpoint
+from pvtctl.tasks.dense.inference import DenseInference, DenseTesting
+from pvtctl.tasks.dense.windows import sliding_window
+from pvtctl.tasks.predict import Images, PredictOptions
 from pvtctl.weights.describe import Inspected
 
 
-class DenseUse:
-    """A checkpoint's segmentation or depth model, ready for images of any size.
+class DensePredictor:
+    """A checkpoint's model for images of any size. Attributes: `head`, `class_names`, `palette`, `model`."""
 
-    Attributes: `task`, `head`, `class_names` and `palette` (of segmentation), `space` (of depth: metres or inverse).
-    """
+    class_names: list[str]
+    palette: list[tuple[int, int, int]] | None = None
+    transform: DenseTransform
+    inference: DenseInference
+    model: DenseModel
 
-    def __init__(
-        self,
-        checkpoint: Inspected,
-        device: torch.device,
-        *,
-        testing: DenseTesting,
-        size: tuple[int, int] | None = None,
-        scale_shift: tuple[float, float] | None = None,
-        model: DenseModel | None = None,
-    ) -> None:
-        """`size` is (height, width) for depth, (short, long side) for segmentation; unset: what the checkpoint was tested
-        at. `model` is the checkpoint's, where it is built already. Raises UsageError for weights that do not fit, and options that the task does not have."""
+    def __init__(self, checkpoint: Inspected, device: torch.device, options: PredictOptions) -> None:
+        """Of a size that `options` leave open the checkpoint says at which it was tested."""
         found = checkpoint.dense
         assert found is not None
-        if found.task == "segmentation" and scale_shift is not None:
-            raise UsageError(
-                "a scale and shift are for depth, and these weights are for segmentation", "leave them out"
-            )
-        if found.task == "depth" and testing.window is not None:
-            raise UsageError("windows are for segmentation, and these weights are for depth", "leave --window out")
         self.device = device
-        self.testing = testing
-        self.task = found.task
         self.head = found.head
-        self.scale_shift = scale_shift or found.scale_shift
-        self.space = "inverse" if self.scale_shift is None else "metres"
-        self.class_names = found.class_names or [f"class {label}" for label in range(found.num_classes)]
-        palette = checkpoint.meta.get("palette")
-        self.palette = [(red, green, blue) for red, green, blue in palette] if palette else None
         self.normalization: Normalization = found.normalization or "imagenet"
-        self.transform = self._transform(checkpoint.meta, size)
-        self.model = model or self._loaded(checkpoint)
-        self.answers: Answers = (
-            LabelAnswers(self.model, testing.window) if found.task == "segmentation" else DepthAnswers(self.model)
-        )
-
-    def _loaded(self, checkpoint: Inspected) -> DenseModel:
-        model = cast("DenseModel", model_from_checkpoint(checkpoint, scale_shift=self.scale_shift))
-        return model.to(self.device).eval()
-
-    def _transform(self, meta: Mapping[str, Any], size: tuple[int, int] | None) -> DenseTransform:
-        if self.task == "depth":
-            tested = {**DepthData().model_dump(), **(meta.get("depth") or {})}
-            return DepthTransform.from_recipe(tested | ({"test_size": size} if size else {}))
-        tested = {**SegmentationData().model_dump(), **(meta.get("segmentation") or {})}
-        sides = dict(zip(("test_short_side", "test_long_side"), size, strict=True)) if size else {}
-        return SegmentationTransform.from_recipe(tested | sides, self.normalization)
+        window = sliding_window(options.get("window"), options.get("stride"))
+        self.testing = DenseTesting(tuple(options.get("ratios") or ()), bool(options.get("flip")), window)
 
     @property
     def tested_at(self) -> str:
         """The size in words."""
-        if isinstance(self.transform, DepthTransform):
-            return "about {}x{} pixels".format(*self.transform.test_size)
-        assert isinstance(self.transform, SegmentationTransform)
-        return f"a short side of {self.transform.test_short_side} (long side up to {self.transform.test_long_side})"
+        raise NotImplementedError
 
-    def __call__(self, pixels: Tensor) -> NDArray[Any]:
-        """uint8 (3, H, W) -> uint8 labels (H, W), or float32 depth (H, W) in `space`."""
+    def predict_map(self, pixels: Tensor) -> NDArray[Any]:
+        """uint8 (3, H, W) -> a map (H, W)."""
         original = (int(pixels.shape[1]), int(pixels.shape[2]))
         with torch.inference_mode():
             views = ((self._view(pixels, ratio, mirrored), mirrored) for ratio, mirrored in self.testing.views)
             if len(self.testing.views) > 1:
-                found = self.answers.of_views(self.model, views, original)
+                found = self.inference.predict_tta(self.model, views, original)
             else:
-                (found,) = self.answers.of_batch(self.model, next(views)[0][None], [original])
+                (found,) = self.inference.predict_batch(self.model, next(views)[0][None], [original])
         answer: NDArray[Any] = found.cpu().numpy()
         return answer
 
     def _view(self, pixels: Tensor, ratio: float, mirrored: bool) -> Tensor:
         resized = self.transform.evaluate(pixels, ratio)
         return normalize(resized.flip(-1) if mirrored else resized, self.normalization).to(self.device)
+
+    def in_words(self, prediction: Any, threshold: float) -> str:
+        """A prediction in a line."""
+        raise NotImplementedError
+
+    def picture(self, image: RgbImage, prediction: Any) -> RgbImage:
+        """A prediction as a picture."""
+        raise NotImplementedError
+
+    def draw(self, path: Path, image: RgbImage, prediction: Any, title: str, threshold: float) -> None:
+        """Write a picture of a prediction under `title`."""
+        from pvtctl.views.sheet import captioned, write_picture
+
+        drawn = self.picture(image, prediction)
+        write_picture(path, captioned(drawn, f"{title}: {self.in_words(prediction, threshold)}"))
 
 
 def asked_sides(short_side: int | None, long_side: int | None) -> tuple[int, int] | None:
@@ -106,3 +82,67 @@ def asked_sides(short_side: int | None, long_side: int | None) -> tuple[int, int
         return None
     short = short_side or 512
     return short, max(short, long_side or 4 * short)
+
+
+class MapsWriter:
+    """`pvtctl predict` with a segmentation or depth model: maps and pictures of every image."""
+
+    tells_turned = True
+    task: ClassVar[str]
+
+    def __init__(self, checkpoint: Inspected, predictor: DensePredictor, images: Images, out: Path | None) -> None:
+        self.checkpoint, self.predictor, self.images, self.out = checkpoint, predictor, images, out
+        self.entries: dict[str, dict[str, Any]] = {}
+        """File -> what is printed of it."""
+
+    @property
+    def what(self) -> str:
+        """Classes or unit, in words."""
+        raise NotImplementedError
+
+    @property
+    def description(self) -> str:
+        count = len(self.images.names)
+        where = f"{count} image{'s' * (count != 1)} at {self.predictor.tested_at}"
+        return f"{self.checkpoint.what}, {self.what}; {where}"
+
+    def add(self, name: str, number: int, pixels: Tensor) -> None:
+        found = self.predictor.predict_map(pixels)
+        entry: dict[str, Any] = {"height": int(pixels.shape[1]), "width": int(pixels.shape[2])}
+        if self.out is not None:
+            stem = (self.out / name).with_suffix("")
+            stem.parent.mkdir(parents=True, exist_ok=True)
+            entry["files"] = {kind: str(path) for kind, path in self.write(pixels, found, stem).items()}
+        self.entries[name] = entry | self.summary(found)
+
+    def write(self, pixels: Tensor, found: NDArray[Any], stem: Path) -> dict[str, Path]:
+        """Write the files of an image, whose names begin as `stem`."""
+        raise NotImplementedError
+
+    def summary(self, found: NDArray[Any]) -> dict[str, Any]:
+        """What is said of one image."""
+        raise NotImplementedError
+
+    def about(self) -> dict[str, Any]:
+        """What is said of all images, for `--json`."""
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def finish(self) -> dict[str, Path]:
+        return {} if self.out is None else {"maps": self.out}
+
+    def remark(self) -> str | None:
+        return None
+
+    def document(self) -> dict[str, Any]:
+        return {
+            "head": self.predictor.head,
+            "task": self.task,
+            **self.about(),
+            "images": [{"file": str(self.images.folder / name), **entry} for name, entry in self.entries.items()],
+        }
+
+    def places(self, files: Mapping[str, Path]) -> dict[str, Any]:
+        return {"folder": self.out and str(self.out)}

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from pvtctl.data.samplers import TrainSampler
 from pvtctl.data.transforms import NORMALIZATIONS
 from pvtctl.models.dense import DenseModel
-from pvtctl.tasks.base import DataTask, Loading
+from pvtctl.tasks.data_task import DataTask, Loading
 from pvtctl.tasks.dense.data import DenseBatch, DenseDataset
-from pvtctl.tasks.dense.inference import Answers, DenseTesting
+from pvtctl.tasks.dense.inference import DenseInference, DenseTesting
 
 NUM_SAMPLES = 6
 """Validation images whose latest maps are kept, to be drawn."""
@@ -23,8 +23,7 @@ NUM_SAMPLES = 6
 class DenseTask(DataTask):
     """What segmentation and depth share. Without `train` the task can only be evaluated."""
 
-    name: str
-    answers: Answers
+    inference: DenseInference
 
     def __init__(
         self,
@@ -79,14 +78,14 @@ class DenseTask(DataTask):
         """A map for each image, in pixels of the file."""
         if self.testing.views != [(1.0, False)]:
             found = [
-                self.answers.of_views(model, self._views(int(index), batch.images.device), original)
+                self.inference.predict_tta(model, self._views(int(index), batch.images.device), original)
                 for index, original in zip(batch.indices, batch.original_sizes, strict=True)
             ]
         elif len(set(batch.sizes)) == 1:
-            found = self.answers.of_batch(model, batch.images, batch.original_sizes)
+            found = self.inference.predict_batch(model, batch.images, batch.original_sizes)
         else:  # padding must not change what is said of an image
             found = [
-                self.answers.of_batch(model, batch.images[at : at + 1, :, : size[0], : size[1]], [original])[0]
+                self.inference.predict_batch(model, batch.images[at : at + 1, :, : size[0], : size[1]], [original])[0]
                 for at, (size, original) in enumerate(zip(batch.sizes, batch.original_sizes, strict=True))
             ]
         for index, one in zip(batch.indices.tolist(), found, strict=True):

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from pvtctl.data.check import (
     MEANING,
+    CheckTable,
     Examination,
     Examinations,
     Findings,
@@ -30,6 +31,7 @@ from pvtctl.tasks.depth.data import coding_of, kb_cropped
 from pvtctl.tasks.depth.files import DepthCoding, raw_depth, valid_values
 from pvtctl.tasks.depth.layouts import LAYOUTS, SPLITS, NoSplitError, Pairs, find_pairs
 from pvtctl.tasks.depth.ordinal_pairs import read_ordinal_pairs
+from pvtctl.tasks.depth.settings import DepthData
 
 DEPTH_MEANING: Mapping[str, tuple[Severity, str]] = MEANING | {
     "no_scale": ("error", "files of integers, and nothing says what they hold for a metre"),
@@ -100,19 +102,27 @@ class DepthVerdict(Verdict):
 
     splits: dict[str, DepthFigures]
 
+    def tables(self) -> list[CheckTable]:
+        """What the depth files hold, by split."""
+        rows = figure_rows(self)
+        if not rows:
+            return []
+        cells = [["-" if cell is None else cell for cell in row.values()] for row in rows]
+        return [CheckTable(list(rows[0]), cells, "Metres = value / scale (data.depth.scale).")]
+
 
 def check_depth_data(
     root: Path | str,
     *,
     name: str | None = None,
-    depth: Mapping[str, Any] | None = None,
+    settings: DepthData | None = None,
     full: bool = False,
     workers: int = 0,
     on_progress: Callable[[str, int, int], None] | None = None,
 ) -> DepthVerdict:
     """Look at the pairs, sizes and values of a depth set: `nyu`, `kitti` or `depth`, by default what its files say it is.
 
-    `depth` is a recipe's `data.depth`. Pairs are read in `workers` processes: all with `full`, else at most
+    `settings` are a recipe's `data.depth`. Pairs are read in `workers` processes: all with `full`, else at most
     `check.QUICK_LIMIT` of a split. `on_progress(split, done, total)` is called along the way.
     Raises UsageError when there is no such folder or layout, or a setting cannot be meant.
     """
@@ -122,10 +132,10 @@ def check_depth_data(
     if name is None:
         guess = guess_layout(root)
         name = guess if guess is not None and guess in LAYOUTS else "depth"
-    depth = depth or {}
-    coding = coding_of(name, depth, root)
+    settings = settings or DepthData()
+    coding = coding_of(name, settings, root)
     findings = Findings(DEPTH_MEANING)
-    found = _find(name, root, depth, findings)
+    found = _find(name, root, settings, findings)
     figures, examined, digests = {}, dict.fromkeys(found, 0), {}
     for split, pairs in found.items():
         for kind, names in pairs.left_out.items():
@@ -133,7 +143,7 @@ def check_depth_data(
                 findings.add(kind, split, each)
         picks = picks_of(len(pairs), full)
         examined[split] = len(picks)
-        looking = _DepthExaminations(pairs, picks, coding, kb_crop=depth.get("crop", "none") == "kb")
+        looking = _DepthExaminations(pairs, picks, coding, kb_crop=settings.crop == "kb")
         summary = _Summary(coding)
         results = summary.watch(examine(looking, workers, split, on_progress))
         digests[split] = collect(pairs.names, results, split, findings)
@@ -332,13 +342,13 @@ def _readable(metres: float) -> str:
     return f"{metres:.3g} m" if metres >= 0.1 else f"{metres * 1000:.3g} mm"
 
 
-def _find(name: str, root: Path, depth: Mapping[str, Any], findings: Findings) -> dict[str, Pairs]:
+def _find(name: str, root: Path, settings: DepthData, findings: Findings) -> dict[str, Pairs]:
     """Split -> its pairs, of those that are there."""
     found: dict[str, Pairs] = {}
     missing: dict[str, UsageError] = {}
     for split in SPLITS:
         try:
-            found[split] = find_pairs(name, root, split, depth)
+            found[split] = find_pairs(name, root, split, settings)
         except UsageError as error:
             missing[split] = error
     for split, fault in missing.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,6 +20,7 @@ from pvtctl.tasks.dense.data import DenseDataset, DenseSource
 from pvtctl.tasks.depth.files import DepthCoding, decode_depth, raw_depth
 from pvtctl.tasks.depth.layouts import INTEGER_SCALES, LAYOUTS, NoSplitError, Pairs, find_pairs, read_depth_json
 from pvtctl.tasks.depth.mix import MixedDataset, MixedSource
+from pvtctl.tasks.depth.settings import DepthData
 from pvtctl.tasks.depth.transforms import DepthTransform
 
 DEPTH_NAMES = (*LAYOUTS, "mix", "scenes")
@@ -148,7 +148,7 @@ def open_depth_split(
     root: Path | str | None,
     split: str,
     *,
-    depth: Mapping[str, Any],
+    settings: DepthData,
     training: bool,
     normalization: Normalization = "imagenet",
     seed: int = 0,
@@ -159,72 +159,67 @@ def open_depth_split(
     """A split, train or val, of `nyu`, `kitti` or `depth` (folders at `root`, `pvtctl.tasks.depth.layouts`), of `mix` or
     `scenes`.
 
-    `depth` is a recipe's `data.depth` as a mapping; depth.json at the top of a set fills in a scale that it leaves open.
+    `settings` are a recipe's `data.depth`; depth.json at the top of a set fills in a scale that it leaves open.
     Targets are float32 metres, 0 where there is no value or one outside of `min_depth` and `max_depth`. `mix` takes its
-    sets from `depth["mix"]` (`MixedDataset`); those of inverse depth give targets up to a factor of each image
+    sets from `settings.mix` (`MixedDataset`); those of inverse depth give targets up to a factor of each image
     (`pvtctl.tasks.depth.files.decode_depth`), which only a loss that fits scale and shift of the inverse may see.
     `samples` takes so many images, spread evenly; `scenes` renders so many, square at `image_size`, in these `materials`. `problems` of what is
     returned counts the images that are left out. Raises UsageError.
     """
     if name not in DEPTH_NAMES:
         raise UsageError(f"unknown depth data {name!r}", nearest(name, DEPTH_NAMES))
-    transform = DepthTransform.from_recipe(depth)
-    settings: dict[str, Any] = {"training": training, "normalization": normalization, "seed": seed, "samples": samples}
+    transform = DepthTransform.from_settings(settings)
+    options: dict[str, Any] = {"training": training, "normalization": normalization, "seed": seed, "samples": samples}
     if name == "mix":
-        mixed, problems = _open_mix(split, depth)
-        return MixedDataset(mixed, transform, problems=problems, **settings)
+        mixed, problems = _open_mix(split, settings)
+        return MixedDataset(mixed, transform, problems=problems, **options)
     if name == "scenes":
-        coding = replace(coding_of("depth", depth), scale=1.0)
+        coding = replace(coding_of("depth", settings), scale=1.0)
         scenes = ScenesDepth(split, coding, size=image_size, num_samples=samples, materials=materials)
-        return DenseDataset(scenes, transform, **settings)
+        return DenseDataset(scenes, transform, **options)
     if root is None:
         raise UsageError(f"no folder for {name!r}", LAYOUTS[name])
-    source = open_depth_files(name, root, split, depth)
-    return DenseDataset(source, transform, problems=source.pairs.problems, **settings)
+    source = open_depth_files(name, root, split, settings)
+    return DenseDataset(source, transform, problems=source.pairs.problems, **options)
 
 
 def open_depth_files(
-    name: str, root: Path | str, split: str, depth: Mapping[str, Any], *, inverse: bool = False
+    name: str, root: Path | str, split: str, settings: DepthData, *, inverse: bool = False
 ) -> DepthFiles:
     """The source of a split of `nyu`, `kitti` or `depth`. Raises UsageError."""
-    pairs = find_pairs(name, root, split, depth)
-    coding = coding_of(name, depth, root, inverse=inverse)
-    return DepthFiles(pairs, coding, kb_crop=depth.get("crop", "none") == "kb")
+    pairs = find_pairs(name, root, split, settings)
+    coding = coding_of(name, settings, root, inverse=inverse)
+    return DepthFiles(pairs, coding, kb_crop=settings.crop == "kb")
 
 
-def coding_of(
-    name: str, depth: Mapping[str, Any], root: Path | str | None = None, *, inverse: bool = False
-) -> DepthCoding:
+def coding_of(name: str, settings: DepthData, root: Path | str | None = None, *, inverse: bool = False) -> DepthCoding:
     """What the depth files of a set mean: a recipe's word goes before that of depth.json at `root`; values without depth
     are those of both. Raises UsageError."""
     if name not in INTEGER_SCALES:
         raise UsageError(f"unknown depth data {name!r}", nearest(name, tuple(INTEGER_SCALES)))
     told = {} if root is None else read_depth_json(root)
-    scale = depth.get("scale")
     return DepthCoding(
-        scale=told.get("scale") if scale is None else scale,
+        scale=told.get("scale") if settings.scale is None else settings.scale,
         integer_scale=INTEGER_SCALES[name],
-        invalid=tuple(dict.fromkeys((*depth.get("invalid", ()), *told.get("invalid", ())))),
-        min_depth=depth.get("min_depth", 1e-3),
-        max_depth=depth.get("max_depth"),
+        invalid=tuple(dict.fromkeys((*settings.invalid, *told.get("invalid", ())))),
+        min_depth=settings.min_depth,
+        max_depth=settings.max_depth,
         inverse=inverse,
     )
 
 
-def _open_mix(split: str, depth: Mapping[str, Any]) -> tuple[MixedSource, dict[str, int]]:
+def _open_mix(split: str, settings: DepthData) -> tuple[MixedSource, dict[str, int]]:
     """Training needs every set; val takes those that have one. A set's own scale and name replace the recipe's; the KB crop is for `kitti` alone."""
-    sets: Mapping[str, Mapping[str, Any]] = depth.get("mix", {})
-    if not sets:
+    if not settings.mix:
         raise UsageError("data.depth.mix names no set", "mix: {indoor: {name: nyu, path: data/nyu, weight: 2}, ...}")
     parts: dict[str, DenseSource] = {}
     problems: dict[str, int] = {}
-    for key, one in sets.items():
-        kind = one.get("name", "depth")
-        settings = dict(depth) | {"scale": one.get("scale")}
-        if kind != "kitti":
-            settings |= {"crop": "none", "split_file": None, "train_split_file": None}
+    for key, one in settings.mix.items():
+        own: dict[str, Any] = {"scale": one.scale}
+        if one.name != "kitti":
+            own |= {"crop": "none", "split_file": None, "train_split_file": None}
         try:
-            files = open_depth_files(kind, one["path"], split, settings, inverse=bool(one.get("inverse", False)))
+            files = open_depth_files(one.name, one.path, split, settings.model_copy(update=own), inverse=one.inverse)
         except NoSplitError as error:
             if split == "train":
                 raise UsageError(f"data.depth.mix.{key}: {error.message}", error.hint) from error
@@ -235,5 +230,5 @@ def _open_mix(split: str, depth: Mapping[str, Any]) -> tuple[MixedSource, dict[s
         problems |= {what: problems.get(what, 0) + count for what, count in files.pairs.problems.items()}
     if not parts:
         raise UsageError(f"no set of data.depth.mix has a {split} split", "one with val/rgb and val/depth is enough")
-    weights = {key: float(sets[key].get("weight", 1.0)) for key in parts}
+    weights = {key: float(settings.mix[key].weight) for key in parts}
     return MixedSource(parts, weights), problems

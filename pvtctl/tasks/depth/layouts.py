@@ -16,6 +16,7 @@ from pvtctl.data.image_files import SUFFIXES, Names
 from pvtctl.data.layouts import DEPTH_FOLDERS, EXPECTED, SPLIT_FILES
 from pvtctl.errors import UsageError, nearest
 from pvtctl.tasks.depth.files import DEPTH_SUFFIXES
+from pvtctl.tasks.depth.settings import DepthData
 
 LAYOUTS: Mapping[str, str] = {name: EXPECTED[name] for name in ("nyu", "kitti", "depth")}
 """Data set name -> what is expected of its folder."""
@@ -67,8 +68,8 @@ class Pairs:
         return digest.hexdigest()[:16]
 
 
-def find_pairs(name: str, root: Path | str, split: str, depth: Mapping[str, Any]) -> Pairs:
-    """The pairs of a split of `nyu`, `kitti` or `depth` at `root`; `depth` is a recipe's `data.depth`.
+def find_pairs(name: str, root: Path | str, split: str, settings: DepthData) -> Pairs:
+    """The pairs of a split of `nyu`, `kitti` or `depth` at `root`; `settings` are a recipe's `data.depth`.
 
     A split file that is named, or lies at the top under its usual name, goes before folders. Images without depth (`None`
     in a split file, or no file of the name) are left out and counted in `problems`.
@@ -81,7 +82,7 @@ def find_pairs(name: str, root: Path | str, split: str, depth: Mapping[str, Any]
         raise UsageError(f"unknown split {split!r}", nearest(split, SPLITS))
     if not root.is_dir():
         raise UsageError(f"no data folder {root}", LAYOUTS[name])
-    file = _split_file(name, root, split, depth)
+    file = _split_file(name, root, split, settings)
     return _listed(name, root, split, file) if file is not None else _in_folders(name, root, split)
 
 
@@ -104,9 +105,9 @@ def read_depth_json(root: Path | str) -> dict[str, Any]:
     return {"scale": None if scale is None else float(scale), "invalid": tuple(float(value) for value in invalid)}
 
 
-def _split_file(name: str, root: Path, split: str, depth: Mapping[str, Any]) -> Path | None:
+def _split_file(name: str, root: Path, split: str, settings: DepthData) -> Path | None:
     key = "train_split_file" if split == "train" else "split_file"
-    named = depth.get(key)
+    named = settings.train_split_file if split == "train" else settings.split_file
     if named is not None:
         places = [Path(named).expanduser(), root / named]
         found = next((place for place in places if place.is_file()), None)

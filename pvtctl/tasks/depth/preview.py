@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from pvtctl.data.preview import draw_views
+from pvtctl.data.preview import draw_views, drawn_in_words
+from pvtctl.recipe.schema import Data
 from pvtctl.tasks.dense.data import DenseDataset
+from pvtctl.tasks.depth.data import open_depth_split
 from pvtctl.tasks.depth.transforms import resize_depth
 
 Pixels = NDArray[np.uint8]
@@ -59,3 +61,29 @@ def _is_dense(depth: Tensor) -> bool:
 def _kept(depth: Tensor, size: tuple[int, int]) -> Tensor:
     """Sparse depth at `size`, the farthest value that falls on a pixel: taking the nearest pixel would lose most."""
     return torch.nn.functional.adaptive_max_pool2d(depth[None], size)[0]
+
+
+def draw_metres(metres: NDArray[np.float32]) -> Pixels:
+    """Colours depth in metres (H, W)."""
+    from pvtctl.tasks.depth.pictures import draw_depth
+
+    return draw_depth(metres, "metres")
+
+
+def preview_depth(
+    name: str, root: Path, output: Path, data: Data, *, split: str, count: int, copies: int, side: int, seed: int
+) -> str:
+    """`pvtctl data preview` of a set; what was drawn, in words."""
+    dataset = open_depth_split(
+        name,
+        root,
+        split,
+        settings=data.depth,
+        training=split == "train",
+        normalization=data.normalization,
+        seed=seed,
+        samples=count if name == "scenes" else None,
+        image_size=data.image_size,
+    )
+    ids = draw_depth_preview(dataset, output, draw_metres, count=count, copies=copies, side=side)
+    return drawn_in_words(output, ids, dataset, split, copies)

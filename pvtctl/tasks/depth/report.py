@@ -15,8 +15,12 @@ from numpy.typing import NDArray
 
 from pvtctl.data.images import BadImage
 from pvtctl.io.files import write_text
+from pvtctl.recipe.schema import Recipe
+from pvtctl.tasks.base import ComparedImage, Predictor
 from pvtctl.tasks.dense.data import DenseDataset
+from pvtctl.tasks.depth.build import depth_scoring
 from pvtctl.tasks.depth.metric import DISTANCES, LONGEST_MAP, NUMBERS, DepthMetric
+from pvtctl.tasks.depth.predict import DepthMap
 from pvtctl.views.report import Table
 
 # Matplotlib takes a second to import: the views are imported where something is drawn.
@@ -26,8 +30,8 @@ MOST_ROWS = 10
 REPORT_ROWS = 30
 
 
-class DepthAccount:
-    """`pvtctl.runs.report.Account` of depth on a data set's validation images."""
+class DepthReport:
+    """`pvtctl.tasks.base.EvaluationReport` of depth on a data set's validation images."""
 
     score = "delta1"
 
@@ -192,3 +196,28 @@ def _draw_rows(path: Path, tiles: Mapping[str, Any]) -> Path:
 
 def _finite(value: Any) -> float | None:
     return float(value) if math.isfinite(value) else None
+
+
+class DepthComparer:
+    """Depth next to the ground truth of a split; an image is judged by AbsRel, aligned as a recipe's `eval` says."""
+
+    def __init__(self, predictor: Predictor, recipe: Recipe, split: DenseDataset) -> None:
+        self.predictor, self.split, self.names = predictor, split, split.ids
+        self.metric = depth_scoring(recipe, split)()
+
+    def __call__(self, index: int) -> ComparedImage:
+        from pvtctl.views.sheet import captioned, write_picture
+
+        pixels, target = self.split.read(index)
+        prediction: DepthMap = self.predictor(pixels)
+        metres = self.metric.metres(torch.from_numpy(prediction.depth), target)
+        valid = self.metric.valid(target)
+        relative = float(((metres - target).abs() / target)[valid].mean()) if bool(valid.any()) else math.nan
+        name = self.names[index]
+        verdict = f"AbsRel {relative:.3f}" if math.isfinite(relative) else "no true depth"
+
+        def draw(path: Path) -> None:
+            drawn = depth_comparison(pixels, target, metres.numpy(), self.metric)
+            write_picture(path, captioned(drawn, f"{name}: {verdict}"))
+
+        return ComparedImage(name, -relative, verdict, draw)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from pvtctl.models.structures import ImageSize
+from pvtctl.tasks.depth.settings import DepthData
 from pvtctl.tasks.segmentation.transforms import photometric
 
 
@@ -48,11 +47,9 @@ class DepthTransform:
     multiple: int = 32
 
     @classmethod
-    def from_recipe(cls, depth: Mapping[str, Any]) -> DepthTransform:
-        """Picks what is a transform's out of a recipe's `data.depth`."""
-        values = {name: depth[name] for name in cls.__dataclass_fields__ if name in depth}
-        values |= {name: tuple(values[name]) for name in ("size", "test_size") if name in values}
-        return cls(**values)
+    def from_settings(cls, settings: DepthData) -> DepthTransform:
+        """Take what is a transform's out of a recipe's `data.depth`."""
+        return cls(**settings.values_for(cls))
 
     def train(self, pixels: Tensor, target: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Resized as little as covers `size`, cut there at random, flipped, colours changed; always the same number of draws.

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from pvtctl.data.check import (
     MEANING,
+    CheckTable,
     Examination,
     Examinations,
     Findings,
@@ -53,6 +54,9 @@ COCO_MEANING: Mapping[str, tuple[Severity, str]] = (
 _SMALL, _LARGE = 32**2, 96**2
 """Square pixels, where COCO's scores divide objects into small, medium and large ones."""
 
+_CLASS_ROWS = 40
+"""More classes than these are not all shown."""
+
 
 @dataclass
 class SplitFigures:
@@ -79,6 +83,38 @@ class DetectionVerdict(Verdict):
     """What was looked at and what was found."""
 
     splits: dict[str, SplitFigures]
+
+    def tables(self) -> list[CheckTable]:
+        """What the annotations hold, by split and by class."""
+        if not self.splits:
+            return []
+        rows = class_rows(self)
+        left = len(rows) - _CLASS_ROWS
+        return [
+            CheckTable(
+                ["split", "images", "without objects", "objects", "with mask", "crowds", "small", "medium", "large"],
+                [
+                    [
+                        split,
+                        figures.images,
+                        figures.without_objects,
+                        figures.objects,
+                        figures.with_mask,
+                        figures.crowds,
+                        figures.small,
+                        figures.medium,
+                        figures.large,
+                    ]
+                    for split, figures in self.splits.items()
+                ],
+                "small: below 32x32 pixels of area, large: from 96x96. Crowd regions are neither learned nor scored.",
+            ),
+            CheckTable(
+                ["class", *self.splits],
+                [list(row.values()) for row in rows[:_CLASS_ROWS]],
+                f"{left} rarer classes are not shown: --json lists all" if left > 0 else None,
+            ),
+        ]
 
 
 def is_coco(folder: Path) -> bool:

@@ -11,11 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pvtctl.data.image_files import Names
+from pvtctl.data.image_files import SUFFIXES, Names
 from pvtctl.data.layouts import COCO_LAYOUT
-from pvtctl.errors import UsageError
+from pvtctl.errors import PvtctlError, UsageError
 from pvtctl.tasks.detection.coco_file import CHECK_HINT, CocoTable, load_coco, scan_coco
 from pvtctl.tasks.detection.segments import Segments
+
+_LARGEST_TO_LIST = 64 << 20
+"""Bytes of an annotation file that is still read only to name the number of classes."""
 
 
 @dataclass(frozen=True)
@@ -190,3 +193,17 @@ def find_coco(
     if need_images and not folder.is_dir():
         raise UsageError(f"no image folder: looked for {' and '.join(map(str, folders))}", COCO_LAYOUT)
     return folder, file
+
+
+def count_coco(place: Path) -> dict[str, Any]:
+    """Classes and images of a COCO set for `pvtctl data ls`; large annotation files are not read for it."""
+    row: dict[str, Any] = {}
+    for split in ("train", "val"):
+        try:
+            folder, file = find_coco(place, split)
+            row[split] = sum(path.name.lower().endswith(SUFFIXES) for path in folder.iterdir())
+            if "classes" not in row and file.stat().st_size <= _LARGEST_TO_LIST:
+                row["classes"] = len(load_coco(file)["categories"])
+        except PvtctlError as error:
+            row["state"] = error.message
+    return row

@@ -17,10 +17,11 @@ from pvtctl.data.base import MAX_SUBSTITUTES, Skipped, Unusable, reason
 from pvtctl.data.images import BadImage, decode, open_image, pixels_of
 from pvtctl.data.randomness import generator_for, key_of
 from pvtctl.data.samplers import Draw
-from pvtctl.data.transforms import normalize
+from pvtctl.data.transforms import Normalization, normalize
 from pvtctl.errors import UsageError, nearest
 from pvtctl.models.structures import ImageSize, Objects
 from pvtctl.tasks.detection.coco import CocoAnnotations, find_coco
+from pvtctl.tasks.detection.settings import DetectionData
 from pvtctl.tasks.detection.transforms import DetectionTransform, resize_image, resized_size
 
 if TYPE_CHECKING:
@@ -173,6 +174,8 @@ class DetectionDataset(Dataset["DetectionSample | Unusable"]):
     `ClassificationDataset` has it; in evaluation it is left out.
     """
 
+    normalization: Normalization = "imagenet"
+
     def __init__(
         self,
         source: DetectionSource,
@@ -274,6 +277,12 @@ class DetectionDataset(Dataset["DetectionSample | Unusable"]):
             target = Objects(target.boxes * torch.tensor(scale), target.labels)
         return target
 
+    def read(self, index: int) -> tuple[Tensor, Objects]:
+        """An image as it lies, uint8 (3, H, W), and what is in it. Raises BadImage, OSError."""
+        place = int(self.kept[index])
+        truth = self.source.objects(place, with_masks=self.with_masks)
+        return self.source.pixels(place), truth
+
     def original(self, index: int) -> NDArray[np.uint8]:
         """The image as it lies, (H, W, 3) RGB. Raises BadImage, OSError."""
         return self.source.pixels(int(self.kept[index])).permute(1, 2, 0).contiguous().numpy()
@@ -321,7 +330,7 @@ def open_detection_split(
     root: Path | str | None,
     split: str,
     *,
-    detection: Mapping[str, Any],
+    settings: DetectionData,
     training: bool,
     with_masks: bool,
     seed: int = 0,
@@ -334,7 +343,7 @@ def open_detection_split(
 ) -> DetectionDataset:
     """A split of `coco` (a known layout under `root`, or the pair `images` and `annotations`) or `scenes`.
 
-    `detection` is a recipe's `data.detection` as a mapping. `samples` takes so many images, spread evenly; `scenes`
+    `settings` are a recipe's `data.detection`. `samples` takes so many images, spread evenly; `scenes`
     renders so many, square at `image_size`, in these `materials`. Without `need_images` the annotations are enough, as to score results from
     a file; then `with_masks` reads masks where there are any. Raises UsageError, also when masks are wanted and the data
     have none.
@@ -354,10 +363,10 @@ def open_detection_split(
             raise UsageError(f"{file} holds no masks, only boxes", "train a box detector: --head retinanet")
     return DetectionDataset(
         source,
-        DetectionTransform.from_recipe(detection),
+        DetectionTransform.from_settings(settings),
         training=training,
         with_masks=with_masks,
-        pad=detection.get("pad", 32),
+        pad=settings.pad,
         seed=seed,
         samples=samples,
         problems=problems,

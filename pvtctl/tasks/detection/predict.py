@@ -2,55 +2,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from pvtctl.data.images import RgbImage, to_rgb
 from pvtctl.data.transforms import normalize, pad_images
 from pvtctl.errors import UsageError
+from pvtctl.io.files import write_text
 from pvtctl.models.detector import Detector
 from pvtctl.models.structures import Detections, DetectOptions
-from pvtctl.recipe.schema import DetectionData
-from pvtctl.tasks.detection.scoring.columns import Columns, columns_of
+from pvtctl.tasks.detection.scoring.columns import Columns, columns_of, join
+from pvtctl.tasks.detection.scoring.results import write_results
+from pvtctl.tasks.detection.settings import DetectionData
 from pvtctl.tasks.detection.transforms import resize_image, resized_size
-from pvtctl.tasks.predict import Images
+from pvtctl.tasks.predict import Images, PredictOptions, save_picture
 from pvtctl.weights.build import model_from_checkpoint
 from pvtctl.weights.describe import Inspected
 
+DRAW_FROM = 0.3
+"""Score of the weakest detection that is drawn and counted."""
+HEADS_OWN = 0.05
+"""Below that, a head must be asked for what it would drop itself."""
 
-class DetectorUse:
+
+class DetectorPredictor:
     """A checkpoint's detector, ready for images of any size.
 
     Attributes: `class_names` (K), `category_ids` (K; COCO's for COCO's classes, else those of the training data, else from
     1 on), `head`, `has_masks`, and `sizes`, the short and long side that images are resized within.
     """
 
+    palette: list[tuple[int, int, int]] | None = None
+
     def __init__(
         self,
         checkpoint: Inspected,
         device: torch.device,
+        options: PredictOptions,
         *,
-        options: DetectOptions,
-        short_side: int | None = None,
-        long_side: int | None = None,
         model: Detector | None = None,
     ) -> None:
-        """Sizes that are left open are those that the checkpoint was tested at; `model` is the checkpoint's, where it is
-        built already. Raises UsageError for weights that do not fit, and for options that the head does not have."""
+        """Sizes that `options` leave open are those that the checkpoint was tested at; `model` is the checkpoint's, where
+        it is built already. Raises UsageError for weights that do not fit, and for options that the head does not have."""
         found = checkpoint.detector
         assert found is not None
         self.device = device
-        self.options = options
+        self.options = DetectOptions(
+            options.get("score_threshold"), options.get("nms_iou"), options.get("max_detections")
+        )
         self.head = found.head
         self.has_masks = found.spec.needs_masks
         names, meta = found.class_names, checkpoint.meta
         self.class_names = names or [f"class {label}" for label in range(found.num_classes)]
         self.category_ids = found.category_ids or list(range(1, found.num_classes + 1))
-        tested = {**DetectionData().model_dump(), **(meta.get("detection") or {})}
-        self.sizes = _sides(tested["test_short_side"], tested["test_long_side"], short_side, long_side)
-        self.pad = tested["pad"]
+        tested = DetectionData.from_meta(meta.get("detection"))
+        asked = options.get("short_side"), options.get("long_side")
+        self.sizes = _sides(tested.test_short_side, tested.test_long_side, *asked)
+        self.pad = tested.pad
         self.model = model or cast("Detector", model_from_checkpoint(checkpoint)).to(device).eval()
 
     def __call__(self, pixels: Tensor) -> Detections:
@@ -61,6 +75,18 @@ class DetectorUse:
         with torch.inference_mode():
             (found,) = self.model(batch.to(self.device), [size], None, self.options, [original])
         return Detections(found.boxes.cpu(), found.scores.cpu(), found.labels.cpu(), found.masks)
+
+    def in_words(self, prediction: Detections, threshold: float) -> str:
+        """How many there are."""
+        return f"{int((prediction.scores >= threshold).sum())} found with a score of {threshold:g} or more"
+
+    def draw(self, path: Path, image: RgbImage, prediction: Detections, title: str, threshold: float) -> None:
+        """The image with boxes and masks."""
+        from pvtctl.tasks.detection.pictures import draw_detections
+        from pvtctl.views.sheet import captioned, write_picture
+
+        drawn = draw_detections(image, above(prediction, threshold), self.class_names)
+        write_picture(path, captioned(drawn, f"{title}: {self.in_words(prediction, threshold)}"))
 
 
 def _sides(tested_short: int, tested_long: int, short: int | None, long: int | None) -> tuple[int, int]:
@@ -86,7 +112,7 @@ def above(found: Detections, score: float) -> Detections:
     return Detections(found.boxes[kept], found.scores[kept], found.labels[kept], masks)
 
 
-def coco_images(images: Images, sizes: Mapping[str, tuple[int, int]], use: DetectorUse) -> dict[str, Any]:
+def coco_images(images: Images, sizes: Mapping[str, tuple[int, int]], predictor: DetectorPredictor) -> dict[str, Any]:
     """What the ids in a results file mean, in COCO's format: the images that were read, and the categories."""
     return {
         "images": [
@@ -96,6 +122,129 @@ def coco_images(images: Images, sizes: Mapping[str, tuple[int, int]], use: Detec
         ],
         "annotations": [],
         "categories": [
-            {"id": number, "name": name} for number, name in zip(use.category_ids, use.class_names, strict=True)
+            {"id": number, "name": name}
+            for number, name in zip(predictor.category_ids, predictor.class_names, strict=True)
         ],
     }
+
+
+class DetectionsWriter:
+    """`pvtctl predict` with a detector: a picture an image, and one results file."""
+
+    tells_turned = True
+
+    def __init__(
+        self,
+        checkpoint: Inspected,
+        device: torch.device,
+        options: PredictOptions,
+        *,
+        images: Images,
+        out: Path | None,
+    ) -> None:
+        score = options.get("score_threshold")
+        self.threshold = DRAW_FROM if score is None else score
+        own = options | {"score_threshold": self.threshold if self.threshold < HEADS_OWN else None}
+        self.predictor = DetectorPredictor(checkpoint, device, own)
+        self.checkpoint, self.images, self.out = checkpoint, images, out
+        self.sizes: dict[str, tuple[int, int]] = {}
+        """(height, width) of every image."""
+        self.found: list[Columns] = []
+        """All detections of each of them."""
+        self.shown: dict[str, Detections] = {}
+        """Those of at least the threshold."""
+
+    @property
+    def description(self) -> str:
+        count, (short, long) = len(self.images.names), self.predictor.sizes
+        return (
+            f"{self.checkpoint.backbone} + {self.predictor.head}, {len(self.predictor.class_names)} classes; "
+            f"{count} image{'s' * (count != 1)} at a short side of {short} (long side up to {long})"
+        )
+
+    def add(self, name: str, number: int, pixels: Tensor) -> None:
+        found = self.predictor(pixels)
+        self.found.append(to_columns(found, number))
+        self.shown[name] = above(found, self.threshold)
+        if self.out is not None:
+            self._draw(pixels, self.shown[name], self.out / "images" / name)
+        self.sizes[name] = (int(pixels.shape[1]), int(pixels.shape[2]))
+
+    def _draw(self, pixels: Tensor, shown: Detections, path: Path) -> None:
+        from pvtctl.tasks.detection.pictures import draw_detections
+
+        if path.suffix.lower() not in (".jpg", ".jpeg", ".png"):
+            path = path.with_name(f"{path.name}.png")
+        save_picture(draw_detections(to_rgb(pixels), shown, self.predictor.class_names), path)
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def finish(self) -> dict[str, Path]:
+        """The results file and what its ids mean."""
+        if self.out is None:
+            return {}
+        out, predictor = self.out, self.predictor
+        files = {"pictures": out / "images", "detections": out / "detections.json", "ids": out / "images.json"}
+        truth = coco_images(self.images, self.sizes, predictor)
+        columns = join(self.found, masks=predictor.has_masks)
+        write_results(files["detections"], columns, predictor.category_ids, truth)
+        write_text(files["ids"], json.dumps(truth, indent=1))
+        return files
+
+    def table(self) -> tuple[str, list[str], list[list[Any]]]:
+        counts, images, best = self._per_class()
+        rows: list[list[Any]] = [
+            [name, counts[name], images[name], f"{best[name]:.2f}"] for name, _ in counts.most_common()
+        ]
+        title = f"{sum(counts.values())} objects of {len(counts)} classes in {len(self)} images"
+        return f"{title} (score {self.threshold:g} or more)", ["class", "objects", "images", "best score"], rows
+
+    def remark(self) -> str | None:
+        if any(len(shown) for shown in self.shown.values()):
+            return None
+        top = max((float(each.scores.max()) for each in self.found if len(each)), default=None)
+        return "nothing was detected at all" if top is None else f"the best score is {top:.2f}; see --score-threshold"
+
+    def _per_class(self) -> tuple[Counter[str], Counter[str], dict[str, float]]:
+        """Objects, images and the best score of each class that is shown."""
+        counts: Counter[str] = Counter()
+        images: Counter[str] = Counter()
+        best: dict[str, float] = {}
+        for shown in self.shown.values():
+            names = [self.predictor.class_names[label] for label in shown.labels.tolist()]
+            counts.update(names)
+            images.update(set(names))
+            for name, score in zip(names, shown.scores.tolist(), strict=True):
+                best[name] = max(score, best.get(name, 0.0))
+        return counts, images, best
+
+    def document(self) -> dict[str, Any]:
+        counts, _, _ = self._per_class()
+        return {
+            "head": self.predictor.head,
+            "score_threshold": self.threshold,
+            "counts": dict(counts.most_common()),
+            "images": [
+                {
+                    "id": number,
+                    "file": str(self.images.folder / name),
+                    "height": self.sizes[name][0],
+                    "width": self.sizes[name][1],
+                    "detections": _as_dicts(self.shown[name], self.predictor.class_names),
+                }
+                for number, name in zip(self.images.ids, self.images.names, strict=True)
+                if name in self.sizes
+            ],
+        }
+
+    def places(self, files: Mapping[str, Path]) -> dict[str, Any]:
+        return {"files": {name: str(path) for name, path in files.items()}}
+
+
+def _as_dicts(found: Detections, class_names: Sequence[str]) -> list[dict[str, Any]]:
+    """Boxes are left, top, right, bottom in pixels of the image."""
+    return [
+        {"class": class_names[label], "score": round(score, 5), "box": [round(side, 2) for side in box]}
+        for label, score, box in zip(found.labels.tolist(), found.scores.tolist(), found.boxes.tolist(), strict=True)
+    ]

@@ -12,9 +12,11 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from pvtctl.data.preview import draw_views
+from pvtctl.data.preview import draw_views, drawn_in_words
+from pvtctl.errors import UsageError
 from pvtctl.models.structures import Objects
-from pvtctl.tasks.detection.data import DetectionDataset
+from pvtctl.recipe.schema import Data
+from pvtctl.tasks.detection.data import DetectionDataset, open_detection_split
 
 Pixels = NDArray[np.uint8]
 """(H, W, 3) RGB."""
@@ -49,3 +51,30 @@ def objects_tile(pixels: Tensor, objects: Objects, class_names: list[str], side:
     shown = Objects(objects.boxes * scale, objects.labels, masks)
     picture = Image.fromarray(draw(np.asarray(image), shown, class_names))
     return picture if max(picture.size) <= side else picture.resize(size, Image.Resampling.LANCZOS)
+
+
+def preview_detection(
+    name: str, root: Path, output: Path, data: Data, *, split: str, count: int, copies: int, side: int, seed: int
+) -> str:
+    """`pvtctl data preview` of a detection set, with its masks where it has any; what was drawn, in words."""
+    from pvtctl.tasks.detection.pictures import draw_detections
+
+    def opened(with_masks: bool) -> DetectionDataset:
+        return open_detection_split(
+            name,
+            root,
+            split,
+            settings=data.detection,
+            training=split == "train",
+            with_masks=with_masks,
+            seed=seed,
+            samples=count if name == "scenes" else None,
+            image_size=side,
+        )
+
+    try:
+        dataset = opened(True)
+    except UsageError:  # boxes alone, or a fault that shows again
+        dataset = opened(False)
+    ids = draw_detection_preview(dataset, output, draw_detections, count=count, copies=copies, side=side)
+    return drawn_in_words(output, ids, dataset, split, copies)

@@ -9,9 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from pvtctl.data.images import BadImage
 from pvtctl.io.files import write_text
-from pvtctl.models.structures import Detections
+from pvtctl.models.structures import Detections, Objects
+from pvtctl.tasks.base import ComparedImage, Predictor
+from pvtctl.tasks.classes import match_predicted_classes
 from pvtctl.tasks.detection.data import DetectionDataset
 from pvtctl.tasks.detection.metric import DetectionMetric
 from pvtctl.tasks.detection.scoring.results import write_results
@@ -24,12 +28,10 @@ MOST_CLASSES = 10
 NUM_WORST = 8
 SHOWN_FROM = 0.3
 """Score from which on sample detections are drawn."""
-SAMPLES = "samples"
-"""Folder in a run with a sheet of detections for each evaluated epoch."""
 
 
-class DetectionAccount:
-    """`pvtctl.runs.report.Account` of detections on a data set's validation images."""
+class DetectionReport:
+    """`pvtctl.tasks.base.EvaluationReport` of detections on a data set's validation images."""
 
     score = "AP"
 
@@ -50,7 +52,7 @@ class DetectionAccount:
 
         drawn: dict[str, Path] = {}
         if self.samples:
-            drawn["Sample detections"] = draw_samples(folder / "detections.png", self.dataset, self.samples)
+            drawn["Sample detections"] = draw_detection_samples(folder / "detections.png", self.dataset, self.samples)
         if tiles := self._worst():
             from pvtctl.views.sheet import draw_sheet
 
@@ -148,7 +150,7 @@ def _percent(value: float) -> str:
     return f"{100 * value:.1f}" if math.isfinite(value) else "-"
 
 
-def draw_samples(path: Path, dataset: DetectionDataset, samples: Mapping[int, Detections]) -> Path:
+def draw_detection_samples(path: Path, dataset: DetectionDataset, samples: Mapping[int, Detections]) -> Path:
     """Write a sheet of a few validation images with what was found in them."""
     from pvtctl.tasks.detection.pictures import draw_detections
     from pvtctl.views.sheet import draw_sheet
@@ -165,3 +167,32 @@ def draw_samples(path: Path, dataset: DetectionDataset, samples: Mapping[int, De
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     return draw_sheet(path, tiles, columns=3, width=480)
+
+
+class DetectionComparer:
+    """Detections next to the ground truth of a split; an image is judged by the F1 score at IoU 0.5."""
+
+    def __init__(self, predictor: Predictor, split: DetectionDataset, *, threshold: float) -> None:
+        """`threshold` is the score from which on detections count. Raises UsageError for data with classes that the model
+        does not have."""
+        self.predictor, self.split, self.threshold, self.names = predictor, split, threshold, split.ids
+        self.to_head = match_predicted_classes(split.class_names, predictor.class_names)
+
+    def __call__(self, index: int) -> ComparedImage:
+        from pvtctl.tasks.detection.pictures import draw_side_by_side, rights
+        from pvtctl.views.sheet import captioned, write_picture
+
+        image = self.split.original(index)
+        found: Detections = self.predictor(torch.from_numpy(image).permute(2, 0, 1))
+        true = self.split.source.objects(int(self.split.kept[index]), with_masks=self.split.with_masks)
+        truth = Objects(true.boxes, self.to_head[true.labels], true.masks)
+        right, wrong = rights(truth, found, self.threshold)
+        # the F1 score: of all that should be there or is said to be, how much is right
+        total = right + wrong + len(truth)
+        name, verdict = self.names[index], f"{right} of {len(truth)} found, {wrong} wrong"
+
+        def draw(path: Path) -> None:
+            drawn = draw_side_by_side(image, truth, found, self.predictor.class_names, threshold=self.threshold)
+            write_picture(path, captioned(drawn, f"{name}: {verdict}"))
+
+        return ComparedImage(name, 2 * right / total if total else 1.0, verdict, draw)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,11 +16,16 @@ from pvtctl.data.transforms import IMAGENET_MEAN, IMAGENET_STD, pad_images
 from pvtctl.models.detector import Detector
 from pvtctl.models.registry import head_spec
 from pvtctl.models.structures import Detections, DetectOptions, ImageSize, Objects
-from pvtctl.tasks.base import DataTask, Loading
 from pvtctl.tasks.classes import match_classes
+from pvtctl.tasks.data_task import DataTask, Loading
 from pvtctl.tasks.detection.data import DetectionBatch, DetectionDataset
 from pvtctl.tasks.detection.merging import merge_views, mirrored
 from pvtctl.tasks.detection.metric import DetectionMetric
+from pvtctl.tasks.detection.settings import DetectionData
+from pvtctl.tasks.detection.spec import DetectionSpec
+
+if TYPE_CHECKING:
+    from pvtctl.tasks.detection.report import DetectionReport
 
 NUM_SAMPLES = 6
 """Validation images whose latest detections are kept, to be drawn."""
@@ -47,9 +53,7 @@ class DetectionTask(DataTask):
     Without `train` the task can only be evaluated.
     """
 
-    name = "detection"
-    best_metric = "box_ap"
-    headline: tuple[str, ...] = ("box_ap", "box_ap50", "box_ar_100", "mask_ap", "mask_ap50", "detections")
+    spec = DetectionSpec()
 
     def __init__(
         self,
@@ -61,15 +65,14 @@ class DetectionTask(DataTask):
         val: DetectionDataset,
         loading: Loading,
         testing: Testing,
-        sizes: Mapping[str, Any],
+        settings: DetectionData,
         meta: Mapping[str, Any],
     ) -> None:
         super().__init__(train, val, loading)
         self.model: nn.Module = model
         self.testing = testing
         self.head_name = head_name
-        self.sizes = dict(sizes)
-        """The recipe's `data.detection`."""
+        self.settings = settings
         self.data_to_head = match_classes(val.class_names, head_names, model.num_classes)
         self.class_names = list(val.class_names if head_names is None else head_names)
         self.head_to_data = torch.full((model.num_classes,), -1, dtype=torch.int64)
@@ -85,7 +88,7 @@ class DetectionTask(DataTask):
         return head_spec(self.head_name).needs_masks
 
     def _sampler(self, rank: int, world_size: int) -> GroupedTrainSampler:
-        wide = self.train.wide if self.sizes["aspect_groups"] else np.zeros(len(self.train), dtype=np.bool_)
+        wide = self.train.wide if self.settings.aspect_groups else np.zeros(len(self.train), dtype=np.bool_)
         return GroupedTrainSampler(
             wide, batch_size=self.loading.batch_size, seed=self.loading.seed, rank=rank, world_size=world_size
         )
@@ -116,9 +119,9 @@ class DetectionTask(DataTask):
         """One image at several scales, and mirrored."""
         device = self.head_device(model)
         views = []
-        for short_side in self.testing.scales or (self.sizes["test_short_side"],):
+        for short_side in self.testing.scales or (self.settings.test_short_side,):
             for flip in (False, True) if self.testing.flip else (False,):
-                image, size = self.val.image_at(index, short_side, self.sizes["test_long_side"], flip)
+                image, size = self.val.image_at(index, short_side, self.settings.test_long_side, flip)
                 batch = pad_images([image], self.val.pad).to(device)
                 found = model(batch, [size], None, self.testing.options, [original])[0]
                 views.append(mirrored(found, original) if flip else found)
@@ -152,13 +155,23 @@ class DetectionTask(DataTask):
             backend=self.testing.backend,
         )
 
+    def report(self, metric: DetectionMetric) -> DetectionReport:
+        from pvtctl.tasks.detection.report import DetectionReport
+
+        return DetectionReport(self.val, metric, self.samples)
+
+    def draw_samples(self, path: Path) -> None:
+        from pvtctl.tasks.detection.report import draw_detection_samples
+
+        draw_detection_samples(path, self.val, self.samples)
+
     def meta(self) -> dict[str, Any]:
         """What someone who finds the checkpoint must know to use it."""
         return {
             **self._meta,
             "task": self.name,
             "head": self.head_name,
-            "detection": self.sizes,
+            "detection": self.settings.model_dump(mode="json"),
             "num_classes": len(self.class_names),
             "class_names": self.class_names,
             "category_ids": list(self.val.category_ids) if self.class_names == self.val.class_names else None,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +13,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from pvtctl.models.structures import ImageSize, Objects
+from pvtctl.tasks.detection.settings import DetectionData
 
 CROP_SHORT_SIDES = (400, 500, 600)
 """Short sides of the first resize of the crop branch."""
@@ -94,12 +93,9 @@ class DetectionTransform:
     test_long_side: int = 1333
 
     @classmethod
-    def from_recipe(cls, detection: Mapping[str, Any]) -> DetectionTransform:
-        """Picks what is a transform's out of a recipe's `data.detection`."""
-        values = {name: detection[name] for name in cls.__dataclass_fields__ if name in detection}
-        if "short_sides" in values:
-            values["short_sides"] = tuple(values["short_sides"])
-        return cls(**values)
+    def from_settings(cls, settings: DetectionData) -> DetectionTransform:
+        """Take what is a transform's out of a recipe's `data.detection`."""
+        return cls(**settings.values_for(cls))
 
     def train(self, pixels: Tensor, objects: Objects, generator: torch.Generator) -> tuple[Tensor, Objects]:
         """Crop branch or not, resize to a drawn short side, flip; always the same number of draws."""

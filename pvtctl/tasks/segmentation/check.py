@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from pvtctl.data.check import (
     MEANING,
+    CheckTable,
     Examination,
     Examinations,
     Findings,
@@ -30,6 +31,7 @@ from pvtctl.tasks.segmentation.class_lists import UNKNOWN, ClassList
 from pvtctl.tasks.segmentation.data import find_classes
 from pvtctl.tasks.segmentation.layouts import SPLITS, Pairs, find_pairs, has_split
 from pvtctl.tasks.segmentation.masks import ColourError, read_values, suggestion
+from pvtctl.tasks.segmentation.settings import SegmentationData
 
 SEGMENTATION_MEANING: Mapping[str, tuple[Severity, str]] = MEANING | {
     "no_classes": ("error", "nothing says which class a value is"),
@@ -54,6 +56,9 @@ SEGMENTATION_MEANING: Mapping[str, tuple[Severity, str]] = MEANING | {
 
 _ENOUGH, _DOUBTFUL = 20, 0.1
 """Masks that must be seen, and share of unlabelled pixels, before it is doubted that 0 means unlabelled."""
+
+_CLASS_ROWS = 60
+"""More classes than these are not all shown."""
 
 
 @dataclass(frozen=True)
@@ -99,26 +104,55 @@ class LabelVerdict(Verdict):
     advice: list[str]
     """Settings that would mend it."""
 
+    def tables(self) -> list[CheckTable]:
+        """Which values the masks hold."""
+        rows = class_rows(self)
+        if not rows:
+            return []
+        cells = [
+            [row["value"], row["class"] or "(not a class)", *_shares(row, list(self.splits))]
+            for row in rows
+            if row["class"] == "" or any(row[split][1] for split in self.splits)
+        ]
+        left = len(cells) - _CLASS_ROWS
+        more = f" {left} more are not shown: --json lists all." if left > 0 else ""
+        return [
+            CheckTable(
+                ["value", "class", *(f"{split} {what}" for split in self.splits for what in ("share", "images"))],
+                cells[:_CLASS_ROWS],
+                f"Values as they lie; shares of the labelled pixels of the masks that were examined.{more}",
+            )
+        ]
+
+    def lines(self) -> list[str]:
+        """The unlabelled share of each split, and the settings that would fit the masks."""
+        shares = [
+            f"{split}: {100 * found.unlabelled_share:.1f} % of the pixels have no class"
+            for split, found in self.splits.items()
+            if found.pixels and found.classes
+        ]
+        return [*shares, *(f"setting: {each}" for each in self.advice)]
+
 
 def check_segmentation_data(
     root: Path | str,
     *,
     name: str,
-    segmentation: Mapping[str, Any] | None = None,
+    settings: SegmentationData | None = None,
     full: bool = False,
     workers: int = 0,
     on_progress: Callable[[str, int, int], None] | None = None,
 ) -> LabelVerdict:
     """Look at the pairs, sizes and values of a set: `ade20k`, `pascal_context`, `cityscapes` or `masks`.
 
-    `segmentation` is a recipe's `data.segmentation`. Pairs are read in `workers` processes: all with `full`, else at most
+    `settings` are a recipe's `data.segmentation`. Pairs are read in `workers` processes: all with `full`, else at most
     `check.QUICK_LIMIT` of a split. `on_progress(split, done, total)` is called along the way.
     Raises UsageError when there is no such folder.
     """
     findings = Findings(SEGMENTATION_MEANING)
     advice: list[str] = []
     pairs = _pairs(name, Path(root), findings)
-    classes = _classes(name, root, segmentation or {}, pairs, findings, advice)
+    classes = _classes(name, root, settings or SegmentationData(), pairs, findings, advice)
     images, examined, figures = {}, {}, {}
     digests: dict[str, dict[bytes, str]] = {}
     for split, found in pairs.items():
@@ -222,14 +256,14 @@ def _pairs(name: str, root: Path, findings: Findings) -> dict[str, Pairs]:
 def _classes(
     name: str,
     root: Path | str,
-    segmentation: Mapping[str, Any],
+    settings: SegmentationData,
     pairs: Mapping[str, Pairs],
     findings: Findings,
     advice: list[str],
 ) -> ClassList | None:
     train_ids = all(found.train_ids for found in pairs.values())
     try:
-        return find_classes(name, root, segmentation, train_ids=train_ids)
+        return find_classes(name, root, settings, train_ids=train_ids)
     except UsageError as error:
         findings.add("no_classes", "train", error.message)
         if error.hint:
@@ -359,3 +393,11 @@ def class_rows(verdict: LabelVerdict) -> list[dict[str, Any]]:
             share = (pixels / max(1, found.pixels), found.images_with[value])
             rows.setdefault((value, ""), {})[split] = share
     return [{"value": value, "class": name} | by_split for (value, name), by_split in rows.items()]
+
+
+def _shares(row: dict[str, Any], splits: list[str]) -> list[str]:
+    cells = []
+    for split in splits:
+        share, images = row.get(split, (0.0, 0))
+        cells += [f"{100 * share:.2f} %" if share else "-", str(images)]
+    return cells

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -37,6 +35,7 @@ from pvtctl.tasks.segmentation.class_lists import (
 )
 from pvtctl.tasks.segmentation.layouts import SEGMENTATION_SETS, Pairs, find_pairs, require_pairs
 from pvtctl.tasks.segmentation.masks import read_values, to_labels
+from pvtctl.tasks.segmentation.settings import SegmentationData
 from pvtctl.tasks.segmentation.transforms import SegmentationTransform
 
 SEGMENTATION_NAMES = (*SEGMENTATION_SETS, "scenes")
@@ -176,7 +175,7 @@ def open_segmentation_split(
     root: Path | str | None,
     split: str,
     *,
-    segmentation: Mapping[str, Any],
+    settings: SegmentationData,
     training: bool,
     normalization: Normalization = "imagenet",
     seed: int = 0,
@@ -187,7 +186,7 @@ def open_segmentation_split(
     """A split of `ade20k`, `pascal_context`, `cityscapes`, `masks` (under `root`, laid out as
     `pvtctl.data.layouts.EXPECTED` says) or `scenes`.
 
-    `segmentation` is a recipe's `data.segmentation` as a mapping. `samples` takes so many images, spread evenly; `scenes`
+    `settings` are a recipe's `data.segmentation`. `samples` takes so many images, spread evenly; `scenes`
     renders so many, square at `image_size`, in these `materials`. A few masks are looked at, and each one that is loaded later is checked.
     Raises UsageError.
     """
@@ -195,30 +194,30 @@ def open_segmentation_split(
     if name == "scenes":
         source = ScenesSegmentation(split, size=image_size, num_samples=samples, materials=materials)
     else:
-        source = open_masks(name, root, split, segmentation=segmentation)
+        source = open_masks(name, root, split, settings)
         source.look()
-    transform = SegmentationTransform.from_recipe(segmentation, normalization)
+    transform = SegmentationTransform.from_settings(settings, normalization)
     return DenseDataset(source, transform, training=training, normalization=normalization, seed=seed, samples=samples)
 
 
-def open_masks(name: str, root: Path | str | None, split: str, *, segmentation: Mapping[str, Any]) -> MaskFolder:
+def open_masks(name: str, root: Path | str | None, split: str, settings: SegmentationData) -> MaskFolder:
     """The files of a split, before any transform. Raises UsageError."""
     if name not in SEGMENTATION_SETS:
         raise UsageError(f"unknown segmentation data {name!r}", nearest(name, SEGMENTATION_NAMES))
     pairs = find_pairs(name, root, split)
-    return MaskFolder(pairs, find_classes(name, root, segmentation, train_ids=pairs.train_ids))
+    return MaskFolder(pairs, find_classes(name, root, settings, train_ids=pairs.train_ids))
 
 
 def find_classes(
-    name: str, root: Path | str | None, segmentation: Mapping[str, Any], *, train_ids: bool = True
+    name: str, root: Path | str | None, settings: SegmentationData, *, train_ids: bool = True
 ) -> ClassList:
-    """The class list of a set: the file that `segmentation.classes` names, else the one in its folder, else its own.
+    """The class list of a set: the file that `settings.classes` names, else the one in its folder, else its own.
 
-    ADE20K's masks count from 1, unless `segmentation.labels` says otherwise; Pascal Context's from 0, and when they are
+    ADE20K's masks count from 1, unless `settings.labels` says otherwise; Pascal Context's from 0, and when they are
     said to be shifted its 59 classes without the background. Raises UsageError.
     """
-    labels, ignore, file = (segmentation.get(key) for key in ("labels", "ignore", "classes"))
-    labels = labels or "auto"
+    labels, ignore = settings.labels, settings.ignore
+    file: str | Path | None = settings.classes
     if name == "cityscapes" and labels == "shifted":
         raise UsageError("Cityscapes's labels count from 0", "leave data.segmentation.labels at auto")
     shifted = name == "ade20k" if labels == "auto" else labels == "shifted"

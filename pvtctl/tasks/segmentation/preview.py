@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from pvtctl.data.preview import draw_views
+from pvtctl.data.preview import draw_views, drawn_in_words
+from pvtctl.recipe.schema import Data
 from pvtctl.tasks.dense.data import DenseDataset
+from pvtctl.tasks.segmentation.data import open_segmentation_split
 from pvtctl.tasks.segmentation.transforms import resize_labels
 
 Pixels = NDArray[np.uint8]
@@ -41,3 +43,32 @@ def labels_tile(pixels: Tensor, labels: Tensor, side: int, draw: LabelDrawing) -
     drawn = Image.fromarray(draw(pixels.permute(1, 2, 0).contiguous().numpy(), labels.contiguous().numpy()))
     height = max(1, round(drawn.height * side / drawn.width))
     return drawn.resize((side, height), Image.Resampling.LANCZOS)
+
+
+def drawing_of(split: DenseDataset) -> LabelDrawing:
+    """Lays labels over an image in the colours of a split's classes, under their names."""
+    from pvtctl.tasks.segmentation.pictures import draw_overlay
+    from pvtctl.views.class_colours import class_colours
+
+    names = split.class_names
+    colours = class_colours(len(names), split.source.palette)
+    return lambda image, labels: draw_overlay(image, labels, names, colours)
+
+
+def preview_segmentation(
+    name: str, root: Path, output: Path, data: Data, *, split: str, count: int, copies: int, side: int, seed: int
+) -> str:
+    """`pvtctl data preview` of a set; what was drawn, in words."""
+    dataset = open_segmentation_split(
+        name,
+        root,
+        split,
+        settings=data.segmentation,
+        training=split == "train",
+        normalization=data.normalization,
+        seed=seed,
+        samples=count if name == "scenes" else None,
+        image_size=data.image_size,
+    )
+    ids = draw_segmentation_preview(dataset, output, drawing_of(dataset), count=count, copies=copies, side=side)
+    return drawn_in_words(output, ids, dataset, split, copies)

@@ -14,11 +14,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pvtctl.data.images import BadImage
+from pvtctl.data.images import BadImage, to_rgb
 from pvtctl.errors import UsageError
 from pvtctl.io.files import write_text
+from pvtctl.models.structures import IGNORE_LABEL
+from pvtctl.tasks.base import ComparedImage, Predictor
+from pvtctl.tasks.classes import match_predicted_classes
 from pvtctl.tasks.dense.data import DenseDataset
 from pvtctl.tasks.segmentation.metric import SegmentationMetric
+from pvtctl.tasks.segmentation.predict import LabelMap
 from pvtctl.views.report import Table
 
 # Matplotlib takes a second to import: the views are imported where something is drawn.
@@ -30,8 +34,8 @@ _NAMED = 8
 """Classes that a note names."""
 
 
-class SegmentationAccount:
-    """`pvtctl.runs.report.Account` of label maps on a data set's validation images."""
+class SegmentationReport:
+    """`pvtctl.tasks.base.EvaluationReport` of label maps on a data set's validation images."""
 
     score = "mIoU"
 
@@ -172,3 +176,36 @@ def _listed(names: Sequence[str]) -> str:
 
 def _percent(value: float) -> str:
     return f"{100 * value:.1f}" if math.isfinite(value) else "-"
+
+
+class SegmentationComparer:
+    """Label maps next to the ground truth of a split; an image is judged by the mean IoU of its own classes."""
+
+    def __init__(self, predictor: Predictor, split: DenseDataset) -> None:
+        """Raises UsageError for data with classes that the model does not have."""
+        self.predictor, self.split, self.names = predictor, split, split.ids
+        to_head = match_predicted_classes(split.class_names, predictor.class_names)
+        self.to_data = np.full(256, IGNORE_LABEL, np.uint8)  # classes that the data does not have count as wrong
+        for label, of_head in enumerate(to_head.tolist()):
+            self.to_data[of_head] = label
+
+    def __call__(self, index: int) -> ComparedImage:
+        from pvtctl.tasks.segmentation.pictures import draw_comparison
+        from pvtctl.views.class_colours import class_colours
+        from pvtctl.views.sheet import captioned, write_picture
+
+        pixels, target = self.split.read(index)
+        prediction: LabelMap = self.predictor(pixels)
+        found, name = self.to_data[prediction.labels], self.names[index]
+        own = SegmentationMetric(self.split.class_names, worst=1)
+        own.add(torch.from_numpy(found), target, name)
+        iou = own.worst()[0].iou if own.worst() else math.nan
+        verdict = f"mean IoU of its classes {100 * iou:.1f} %" if math.isfinite(iou) else "nothing labelled"
+        classes, image = self.split.class_names, to_rgb(pixels)
+        colours = class_colours(len(classes), self.split.source.palette)
+
+        def draw(path: Path) -> None:
+            drawn = draw_comparison(image, target.numpy(), found, classes, colours)
+            write_picture(path, captioned(drawn, f"{name}: {verdict}"))
+
+        return ComparedImage(name, iou, verdict, draw)

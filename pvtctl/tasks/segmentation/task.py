@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from numpy.typing import NDArray
@@ -13,17 +14,19 @@ from pvtctl.models.dense import DenseModel
 from pvtctl.models.losses.segmentation import cross_entropy
 from pvtctl.models.structures import IGNORE_LABEL
 from pvtctl.tasks.classes import match_classes
-from pvtctl.tasks.dense.inference import LabelAnswers
+from pvtctl.tasks.dense.inference import LabelInference
 from pvtctl.tasks.dense.task import DenseTask
 from pvtctl.tasks.segmentation.metric import SegmentationMetric
+from pvtctl.tasks.segmentation.spec import SegmentationSpec
+
+if TYPE_CHECKING:
+    from pvtctl.tasks.segmentation.report import SegmentationReport
 
 
 class SegmentationTask(DenseTask):
     """A segmentation model of `class_names` (the head's K classes) with its data, matched to them by name."""
 
-    name = "segmentation"
-    best_metric = "miou"
-    headline: tuple[str, ...] = ("miou", "pixel_acc", "mean_acc", "boundary_f")
+    spec = SegmentationSpec()
 
     def __init__(self, model: DenseModel, *, head_names: Sequence[str] | None, **rest: Any) -> None:
         super().__init__(model, **rest)
@@ -37,7 +40,7 @@ class SegmentationTask(DenseTask):
         """uint8 (256,): the data's label -> the head's."""
         to_data = torch.full((256,), IGNORE_LABEL, dtype=torch.uint8)
         to_data[data_to_head] = torch.arange(len(data_names), dtype=torch.uint8)
-        self.answers = LabelAnswers(model, self.testing.window, None if self.plain else to_data)
+        self.inference = LabelInference(model, self.testing.window, None if self.plain else to_data)
 
     def _losses(self, out: Tensor, targets: Tensor) -> dict[str, Tensor]:
         labels = targets if self.plain else self.to_head.to(targets.device)[targets.long()]
@@ -52,6 +55,16 @@ class SegmentationTask(DenseTask):
 
     def metric(self) -> SegmentationMetric:
         return SegmentationMetric(self.val.class_names)
+
+    def report(self, metric: SegmentationMetric) -> SegmentationReport:
+        from pvtctl.tasks.segmentation.report import SegmentationReport
+
+        return SegmentationReport(self.val, metric, self.samples)
+
+    def draw_samples(self, path: Path) -> None:
+        from pvtctl.tasks.segmentation.report import draw_segmentation_samples
+
+        draw_segmentation_samples(path, self.val, self.samples)
 
     def meta(self) -> dict[str, Any]:
         return {

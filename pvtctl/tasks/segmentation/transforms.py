@@ -8,9 +8,7 @@ up to half a pixel away.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +19,7 @@ from torch.nn import functional as F
 from pvtctl.data.images import pixels_of
 from pvtctl.data.transforms import NORMALIZATIONS, Normalization
 from pvtctl.models.structures import IGNORE_LABEL, ImageSize
+from pvtctl.tasks.segmentation.settings import SegmentationData
 
 CROP_TRIES = 10
 """A crop is drawn anew so often, while one class fills too much of it."""
@@ -71,15 +70,12 @@ class SegmentationTransform:
     """Colour of the padding: what is nearest to 0 when it is normalised."""
 
     @classmethod
-    def from_recipe(
-        cls, segmentation: Mapping[str, Any], normalization: Normalization = "imagenet"
+    def from_settings(
+        cls, settings: SegmentationData, normalization: Normalization = "imagenet"
     ) -> SegmentationTransform:
-        """Picks what is a transform's out of a recipe's `data.segmentation`."""
-        values = {name: segmentation[name] for name in cls.__dataclass_fields__ if name in segmentation}
-        for name in {"scale", "crop"} & set(values):
-            values[name] = tuple(values[name])
+        """Take what is a transform's out of a recipe's `data.segmentation`."""
         red, green, blue = (round(255 * mean) for mean in NORMALIZATIONS[normalization][0])
-        return cls(**values, fill=(red, green, blue))
+        return cls(**settings.values_for(cls), fill=(red, green, blue))
 
     def train(self, pixels: Tensor, target: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """uint8 (3, H, W), (H, W) -> uint8 (3, *crop), (*crop); always the same number of draws."""

@@ -8,11 +8,13 @@ import pytest
 from pvtctl.data.scenes.scene import SCENE_CLASSES, ScenesSource, render_scene
 from pvtctl.errors import UsageError
 from pvtctl.recipe.load import load_recipe
-from pvtctl.recipe.schema import DepthData, DetectionData, SegmentationData
-from pvtctl.tasks.classification.data import open_split
+from pvtctl.tasks.classification.data import open_classification_split
 from pvtctl.tasks.depth.data import open_depth_split
+from pvtctl.tasks.depth.settings import DepthData
 from pvtctl.tasks.detection.data import open_detection_split
+from pvtctl.tasks.detection.settings import DetectionData
 from pvtctl.tasks.segmentation.data import open_segmentation_split
+from pvtctl.tasks.segmentation.settings import SegmentationData
 
 
 def test_only_colours_change() -> None:
@@ -48,10 +50,10 @@ def test_colour_tells_the_class_and_only_then() -> None:
 def test_fingerprints_tell_the_materials() -> None:
     shared = {"samples": 4, "image_size": 32}
     for opened, options in (
-        (open_split, {}),
-        (open_detection_split, {"detection": DetectionData().model_dump(), "training": False, "with_masks": False}),
-        (open_segmentation_split, {"segmentation": SegmentationData().model_dump(), "training": False}),
-        (open_depth_split, {"depth": DepthData().model_dump(), "training": False}),
+        (open_classification_split, {}),
+        (open_detection_split, {"settings": DetectionData(), "training": False, "with_masks": False}),
+        (open_segmentation_split, {"settings": SegmentationData(), "training": False}),
+        (open_depth_split, {"settings": DepthData(), "training": False}),
     ):
         prints = [
             opened("scenes", "", "val", materials=materials, **shared, **options).fingerprint()  # type: ignore[operator]

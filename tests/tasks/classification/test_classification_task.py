@@ -10,9 +10,8 @@ from pvtctl.engine.protocol import Task
 from pvtctl.errors import UsageError
 from pvtctl.recipe.load import load_recipe
 from pvtctl.recipe.schema import Recipe
-from pvtctl.tasks.build import build_task
 from pvtctl.tasks.classification.task import ClassificationTask
-from pvtctl.tasks.from_recipe import fit_settings
+from pvtctl.tasks.from_recipe import build_task, fit_settings
 from pvtctl.weights.describe import HeadClasses
 
 

@@ -7,8 +7,9 @@ from PIL import Image
 
 from pvtctl.errors import ExitCode, UsageError
 from pvtctl.tasks.classification.check import check_data
-from pvtctl.tasks.classification.data import open_split
+from pvtctl.tasks.classification.data import open_classification_split
 from pvtctl.tasks.classification.preview import draw_preview
+from pvtctl.tasks.classification.settings import Augment
 
 
 def kinds(root, **options) -> dict[tuple[str, str], int]:
@@ -106,7 +107,7 @@ def test_the_real_photos(shared):
 
 
 def test_preview(make_set, tmp_path):
-    dataset = open_split("imagenet", make_set(), "train", image_size=32, augment={})
+    dataset = open_classification_split("imagenet", make_set(), "train", image_size=32, augment=Augment())
     ids = draw_preview(dataset, tmp_path / "p.png", count=3, copies=2)
     assert ids == [dataset.ids[0], dataset.ids[4], dataset.ids[7]]
     with Image.open(tmp_path / "p.png") as sheet:
@@ -122,7 +123,7 @@ def test_preview_of_a_broken_set(make_set, tmp_path):
     root = make_set()
     for file in root.glob("train/*/*"):
         file.write_bytes(b"")
-    dataset = open_split("imagenet", root, "train", image_size=32, augment={})
+    dataset = open_classification_split("imagenet", root, "train", image_size=32, augment=Augment())
     with pytest.raises(UsageError, match="no sample could be read"):
         draw_preview(dataset, tmp_path / "p.png")
     assert not (tmp_path / "p.png").exists()

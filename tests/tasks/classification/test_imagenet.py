@@ -9,7 +9,7 @@ from pvtctl.data.class_names import imagenet_classes, imagenet_indices, readable
 from pvtctl.data.find import find_data
 from pvtctl.data.image_files import Names
 from pvtctl.errors import UsageError
-from pvtctl.tasks.classification.data import open_split
+from pvtctl.tasks.classification.data import open_classification_split
 from pvtctl.tasks.classification.layouts import ImageFolder
 
 
@@ -77,7 +77,7 @@ def test_missing_or_empty_folder_shows_the_layout(tmp_path, image_bytes, state):
     if state == "loose images":
         (root / "train" / "a.jpg").write_bytes(image_bytes())
     with pytest.raises(UsageError) as error:
-        open_split("imagenet", root, "train")
+        open_classification_split("imagenet", root, "train")
     assert "FOLDER/train/CLASS" in error.value.hint
     assert ("no class folders" in error.value.message) == (state in ("empty", "loose images"))
 
@@ -108,16 +108,16 @@ def test_find_data(tmp_path, monkeypatch, make_set):
 
 def test_fingerprint_follows_names_sizes_and_classes(make_set):
     root = make_set()
-    first = fingerprint(open_split("imagenet", root, "train"))
-    assert fingerprint(open_split("imagenet", root, "train")) == first
-    assert fingerprint(open_split("imagenet", root, "train", samples=4)) != first
+    first = fingerprint(open_classification_split("imagenet", root, "train"))
+    assert fingerprint(open_classification_split("imagenet", root, "train")) == first
+    assert fingerprint(open_classification_split("imagenet", root, "train", samples=4)) != first
     file = root / "train" / "n01440764" / "n01440764_000.JPEG"
     file.write_bytes(file.read_bytes() + b"\0")
-    assert fingerprint(open_split("imagenet", root, "train")) != first
+    assert fingerprint(open_classification_split("imagenet", root, "train")) != first
 
 
 def test_samples_are_spread_over_the_classes(make_set):
-    dataset = open_split("imagenet", make_set(train=6), "train", samples=4)
+    dataset = open_classification_split("imagenet", make_set(train=6), "train", samples=4)
     assert list(dataset.labels) == [0, 0, 1, 1]
     assert [dataset[index].label for index in range(4)] == [0, 0, 1, 1]
     assert [dataset[index].id for index in range(4)] == dataset.ids

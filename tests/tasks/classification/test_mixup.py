@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from pvtctl.recipe.schema import Augment
 from pvtctl.tasks.classification.mixup import Mixup, _paste_box
+from pvtctl.tasks.classification.settings import Augment
 
 IMAGES = torch.arange(6, dtype=torch.float32).view(6, 1, 1, 1).expand(6, 3, 16, 16).contiguous()
 LABELS = torch.arange(6)
@@ -24,7 +24,7 @@ def test_targets_follow_the_pixels(batch):
 
 
 def test_depends_on_the_key_alone():
-    mixup = Mixup.from_augment(6, Augment().model_dump())
+    mixup = Mixup.from_augment(6, Augment())
     first = mixup(IMAGES, LABELS, 7)
     np.random.default_rng().random()
     again, other = mixup(IMAGES, LABELS, 7), mixup(IMAGES, LABELS, 8)

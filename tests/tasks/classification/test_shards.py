@@ -11,7 +11,7 @@ import torch
 from pvtctl.data.base import fingerprint
 from pvtctl.errors import UsageError
 from pvtctl.tasks.classification.check import check_data
-from pvtctl.tasks.classification.data import open_split
+from pvtctl.tasks.classification.data import open_classification_split
 from pvtctl.tasks.classification.shards import ShardFolder
 
 
@@ -42,7 +42,7 @@ def test_any_sample_is_read_where_it_lies(shard_root, image_bytes):
     assert list(source.labels) == [0, 1, 2, 0, 1, 2]
     assert source.read(4) == image_bytes(11)
     assert source.class_names[:2] == ["n01440764", "n01443537"]  # without classes.txt: ImageNet-1k
-    assert open_split("imagenet", shard_root, "train", image_size=32)[5].label == 2
+    assert open_classification_split("imagenet", shard_root, "train", image_size=32)[5].label == 2
 
 
 def test_class_names_from_a_file(shard_root):
@@ -54,10 +54,10 @@ def test_class_names_from_a_file(shard_root):
 
 
 def test_index_is_kept_and_renewed(shard_root, image_bytes):
-    first = fingerprint(open_split("imagenet", shard_root, "train"))
+    first = fingerprint(open_classification_split("imagenet", shard_root, "train"))
     index = shard_root / "train" / ".000.tar.index.json"
     assert len(json.loads(index.read_text())["samples"]) == 3
-    assert fingerprint(open_split("imagenet", shard_root, "train")) == first
+    assert fingerprint(open_classification_split("imagenet", shard_root, "train")) == first
     write_shard(shard_root / "train" / "000.tar", {"a.jpg": image_bytes(77), "a.json": b'{"label": 7}'})
     source = ShardFolder(shard_root, "train")
     assert (source.labels[0], source.read(0)) == (7, image_bytes(77))
@@ -78,13 +78,13 @@ def test_reads_what_webdataset_writes(tmp_path, image_bytes):
 
 def test_shards_and_folders_give_the_same_images(tmp_path, make_set):
     root = make_set()
-    folder = open_split("imagenet", root, "val", image_size=32)
+    folder = open_classification_split("imagenet", root, "val", image_size=32)
     members = {}
     for number in range(len(folder)):
         members[f"{number}.jpg"] = folder.source.read(number)
         members[f"{number}.cls"] = str(folder.labels[number]).encode()
     write_shard(tmp_path / "shards" / "val" / "0.tar", members)
-    shards = open_split("imagenet", tmp_path / "shards", "val", image_size=32)
+    shards = open_classification_split("imagenet", tmp_path / "shards", "val", image_size=32)
     for number in range(len(folder)):
         assert torch.equal(folder[number].image, shards[number].image)
         assert folder[number].label == shards[number].label

@@ -11,8 +11,8 @@ from torchvision.transforms import InterpolationMode, v2
 from pvtctl.data.images import EncodedPicture, TensorPicture
 from pvtctl.data.randomness import generator_for, key_of
 from pvtctl.data.transforms import IMAGENET_MEAN, IMAGENET_STD, denormalize, normalize
-from pvtctl.recipe.schema import Augment
 from pvtctl.tasks.classification.rand_augment import OPERATIONS, RandAugment
+from pvtctl.tasks.classification.settings import Augment
 from pvtctl.tasks.classification.transforms import EvalTransform, TrainTransform, erase_box, random_crop_box
 
 
@@ -79,7 +79,7 @@ def test_erasing_covers_two_to_thirty_three_percent():
 
 
 def test_training_depends_on_the_key_alone():
-    transform = TrainTransform.from_augment(32, Augment().model_dump())
+    transform = TrainTransform.from_augment(32, Augment())
     first = transform(picture(), generator_for(0, 1, 2, 0))
     torch.rand(5)
     assert torch.equal(first, transform(picture(), generator_for(0, 1, 2, 0)))

@@ -1,4 +1,4 @@
-"""Answers of dense models: labels without blowing up all logits, views, windows, relabelling, metres."""
+"""Inference of dense models: labels without blowing up all logits, views, windows, relabelling, metres."""
 
 from __future__ import annotations
 
@@ -12,7 +12,14 @@ from torch import Tensor, nn
 from pvtctl.models.dense import DenseModel
 from pvtctl.models.heads.dense import DenseHead
 from pvtctl.models.structures import IGNORE_LABEL
-from pvtctl.tasks.dense.inference import CLASSES_AT_ONCE, FARTHEST, DenseTesting, DepthAnswers, LabelAnswers, to_metres
+from pvtctl.tasks.dense.inference import (
+    CLASSES_AT_ONCE,
+    FARTHEST,
+    DenseTesting,
+    DepthInference,
+    LabelInference,
+    to_metres,
+)
 from pvtctl.tasks.dense.windows import Window
 
 
@@ -50,7 +57,7 @@ def images_of(*shape: int) -> Tensor:
 @torch.no_grad()
 def test_labels_are_the_argmax_of_upsampled_logits(num_classes: int) -> None:
     model, images = model_of(num_classes), images_of(2, 3, 10, 15)
-    found = LabelAnswers(model).of_batch(model, images, [(23, 31), (10, 15)])
+    found = LabelInference(model).predict_batch(model, images, [(23, 31), (10, 15)])
     for at, original in enumerate([(23, 31), (10, 15)]):
         expected = model.at_size(model(images[at : at + 1]), (10, 15), original).argmax(1)[0]
         assert found[at].dtype == torch.uint8
@@ -63,7 +70,7 @@ def test_ties_go_to_the_first_class_across_the_parts() -> None:
     model = model_of(2 * CLASSES_AT_ONCE + 3)
     nn.init.zeros_(model.head.mix.weight)
     nn.init.zeros_(model.head.mix.bias)
-    assert LabelAnswers(model).of_batch(model, images_of(1, 3, 8, 8), [(8, 8)])[0].unique().tolist() == [0]
+    assert LabelInference(model).predict_batch(model, images_of(1, 3, 8, 8), [(8, 8)])[0].unique().tolist() == [0]
 
 
 @torch.no_grad()
@@ -71,11 +78,11 @@ def test_labels_of_another_list_of_classes() -> None:
     model, images = model_of(3), images_of(1, 3, 12, 12)
     relabel = torch.full((256,), IGNORE_LABEL, dtype=torch.uint8)
     relabel[torch.tensor([0, 2])] = torch.tensor([7, 1], dtype=torch.uint8)
-    plain = LabelAnswers(model).of_batch(model, images, [(12, 12)])[0]
-    found = LabelAnswers(model, relabel=relabel).of_batch(model, images, [(12, 12)])[0]
+    plain = LabelInference(model).predict_batch(model, images, [(12, 12)])[0]
+    found = LabelInference(model, relabel=relabel).predict_batch(model, images, [(12, 12)])[0]
     assert set(plain.unique().tolist()) == {0, 1, 2}
     assert found.equal(relabel[plain.long()])
-    views = LabelAnswers(model, relabel=relabel).of_views(model, [(images[0], False)], (12, 12))
+    views = LabelInference(model, relabel=relabel).predict_tta(model, [(images[0], False)], (12, 12))
     assert views.equal(found)
 
 
@@ -91,7 +98,7 @@ def test_views_are_averaged_as_probabilities() -> None:
         logits = model.at_size(model(view[None]), (view.shape[1], view.shape[2]), original)[0]
         total += (logits.flip(-1) if mirrored else logits).softmax(0)
     assert len(views) == 6
-    found = LabelAnswers(model).of_views(model, views, original)
+    found = LabelInference(model).predict_tta(model, views, original)
     assert found.equal(total.argmax(0).to(torch.uint8))
 
 
@@ -105,20 +112,20 @@ def test_one_view_where_nothing_is_asked() -> None:
 def test_a_mirrored_view_lies_on_the_image() -> None:
     """A model that sees a pixel alone says of a mirrored image what it says of the image."""
     model, image = model_of(), images_of(3, 8, 12)
-    answers = DepthAnswers(model)
+    answers = DepthInference(model)
     model.head.mix = nn.Conv2d(3, 1, 1)
-    straight = answers.of_views(model, [(image, False)], (8, 12))
-    torch.testing.assert_close(answers.of_views(model, [(image.flip(-1), True)], (8, 12)), straight)
-    torch.testing.assert_close(answers.of_views(model, [(image, False), (image.flip(-1), True)], (8, 12)), straight)
+    straight = answers.predict_tta(model, [(image, False)], (8, 12))
+    torch.testing.assert_close(answers.predict_tta(model, [(image.flip(-1), True)], (8, 12)), straight)
+    torch.testing.assert_close(answers.predict_tta(model, [(image, False), (image.flip(-1), True)], (8, 12)), straight)
 
 
 @torch.no_grad()
 def test_a_window_over_the_whole_image_changes_nothing() -> None:
     model, images = model_of(20), images_of(1, 3, 16, 16)
-    whole = LabelAnswers(model).of_batch(model, images, [(16, 16)])
-    windowed = LabelAnswers(model, Window((16, 16), (8, 8))).of_batch(model, images, [(16, 16)])
+    whole = LabelInference(model).predict_batch(model, images, [(16, 16)])
+    windowed = LabelInference(model, Window((16, 16), (8, 8))).predict_batch(model, images, [(16, 16)])
     assert whole[0].equal(windowed[0])
-    larger = LabelAnswers(model, Window((64, 64), (8, 8))).of_batch(model, images, [(16, 16)])
+    larger = LabelInference(model, Window((64, 64), (8, 8))).predict_batch(model, images, [(16, 16)])
     assert whole[0].equal(larger[0])
 
 
@@ -129,14 +136,14 @@ def test_windows_are_merged_before_the_size_of_the_file() -> None:
     maps = [model.at_size(model(part), (16, 16)) for part in parts]
     merged = torch.cat((maps[0][..., :8], (maps[0][..., 8:] + maps[1][..., :8]) / 2, maps[1][..., 8:]), -1)
     expected = F.interpolate(merged, size=(20, 30), mode="bilinear", align_corners=False).argmax(1)[0]
-    found = LabelAnswers(model, Window((16, 16), (8, 8))).of_batch(model, images, [(20, 30)])[0]
+    found = LabelInference(model, Window((16, 16), (8, 8))).predict_batch(model, images, [(20, 30)])[0]
     assert found.equal(expected.to(torch.uint8))
 
 
 @torch.no_grad()
 def test_depth_without_a_scale_is_the_networks_own() -> None:
     model, images = model_of(), images_of(1, 3, 8, 8)
-    found = DepthAnswers(model).of_batch(model, images, [(11, 9)])[0]
+    found = DepthInference(model).predict_batch(model, images, [(11, 9)])[0]
     assert found.shape == (11, 9)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, model.at_size(model(images), (8, 8), (11, 9))[0, 0].clamp(min=0))
@@ -145,12 +152,12 @@ def test_depth_without_a_scale_is_the_networks_own() -> None:
 @torch.no_grad()
 def test_metres_are_made_after_resizing_and_averaging() -> None:
     model, images = model_of(scale_shift=(0.5, 20.0)), images_of(1, 3, 8, 8)
-    answers = DepthAnswers(model)
+    answers = DepthInference(model)
     raw = model.at_size(model(images), (8, 8), (11, 9))[0, 0]
-    torch.testing.assert_close(answers.of_batch(model, images, [(11, 9)])[0], 1 / (0.5 * raw + 20))
+    torch.testing.assert_close(answers.predict_batch(model, images, [(11, 9)])[0], 1 / (0.5 * raw + 20))
     other = images[0] + 1
     second = model.at_size(model(other[None]), (8, 8), (11, 9))[0, 0]
-    found = answers.of_views(model, [(images[0], False), (other, False)], (11, 9))
+    found = answers.predict_tta(model, [(images[0], False), (other, False)], (11, 9))
     torch.testing.assert_close(found, 1 / (0.5 * (raw + second) / 2 + 20))
 
 

@@ -17,13 +17,12 @@ from pvtctl.errors import UsageError
 from pvtctl.models.losses.depth import gradient_matching, silog, ssi_trimmed
 from pvtctl.models.structures import IGNORE_LABEL
 from pvtctl.recipe.load import load_recipe
-from pvtctl.tasks.build import build_task
 from pvtctl.tasks.dense.data import DenseBatch
 from pvtctl.tasks.dense.inference import FARTHEST, to_metres
-from pvtctl.tasks.dense.predict import DenseUse
 from pvtctl.tasks.dense.task import NUM_SAMPLES
 from pvtctl.tasks.depth.files import DepthCoding, decode_depth
 from pvtctl.tasks.depth.task import DepthTask
+from pvtctl.tasks.from_recipe import build_task
 from pvtctl.tasks.segmentation.task import SegmentationTask
 from pvtctl.weights import save_safetensors
 from pvtctl.weights.describe import HeadClasses, inspect_checkpoint
@@ -435,14 +434,25 @@ def test_a_saved_model_is_built_from_its_file_alone_and_says_the_same(
     inspected = inspect_checkpoint(path)
     assert (inspected.task, inspected.backbone) == (task.name, task.meta()["backbone"])
     assert inspected.dense is not None
-    use = DenseUse(inspected, torch.device("cpu"), testing=task.testing)
+    window = task.testing.window
+    use: Any = task.spec.predictor(
+        inspected,
+        torch.device("cpu"),
+        {
+            "ratios": task.testing.ratios,
+            "flip": task.testing.flip,
+            "window": window and window.size,
+            "stride": window and window.stride,
+        },
+    )
     assert use.normalization == task.val.normalization
-    assert use.space == ("metres" if getattr(task.dense, "scale_shift", None) else "inverse")
+    if kind == "depth":
+        assert use.space == ("metres" if task.dense.scale_shift else "inverse")
     batch = next(iter(task.val_loader(rank=0, world_size=1)))
     with torch.inference_mode():
         found = task.predict(task.model.eval(), batch)
     for index, one in zip(batch.indices.tolist(), found, strict=True):
-        again = use(task.val.source.pixels(index))
+        again = use.predict_map(task.val.source.pixels(index))
         assert again.dtype == (np.float32 if kind == "depth" else np.uint8)
         np.testing.assert_allclose(again, one.numpy(), rtol=1e-5)
     if kind != "depth":

@@ -11,11 +11,11 @@ from PIL import Image
 
 from pvtctl.data.scenes.export import export_scenes
 from pvtctl.errors import ExitCode, UsageError
-from pvtctl.recipe.schema import DepthData
 from pvtctl.tasks.depth.check import DepthVerdict, check_depth_data, figure_rows, suggested_scale
 from pvtctl.tasks.depth.data import open_depth_split
 from pvtctl.tasks.depth.pictures import draw_depth
 from pvtctl.tasks.depth.preview import draw_depth_preview
+from pvtctl.tasks.depth.settings import DepthData
 
 SIZE = (40, 60)
 
@@ -53,7 +53,7 @@ def example(verdict: DepthVerdict, kind: str) -> str:
 
 def test_a_sound_set(root: Path) -> None:
     seen: list[tuple[str, int, int]] = []
-    verdict = check_depth_data(root, depth={"scale": 1000.0}, on_progress=lambda *now: seen.append(now))
+    verdict = check_depth_data(root, settings=DepthData(scale=1000.0), on_progress=lambda *now: seen.append(now))
     assert told(verdict) == {}
     assert verdict.exit_code is ExitCode.DONE
     assert seen == [("train", 3, 3), ("val", 3, 3)]
@@ -65,7 +65,7 @@ def test_a_sound_set(root: Path) -> None:
     assert figures.farthest == 3
     assert verdict.to_json()["splits"]["val"]["scale"] == 1000
     assert [row["pixels with depth"] for row in figure_rows(verdict)] == ["93.8%", "93.8%"]
-    assert check_depth_data(root, depth={"scale": 1000.0}, workers=1) == verdict
+    assert check_depth_data(root, settings=DepthData(scale=1000.0), workers=1) == verdict
 
 
 def test_exported_scenes_are_sound(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_without_a_scale_one_is_suggested(root: Path) -> None:
 
 @pytest.mark.parametrize(("scale", "median"), [(0.4, "5.15 km"), (700000.0, "2.95 mm"), (1.0, "2.06 km")])
 def test_scales_that_look_wrong(root: Path, scale: float, median: str) -> None:
-    verdict = check_depth_data(root, depth={"scale": scale, "min_depth": 1e-6})
+    verdict = check_depth_data(root, settings=DepthData(scale=scale, min_depth=1e-6))
     assert set(told(verdict)) == {("scale", "train"), ("scale", "val")}
     assert verdict.exit_code is ExitCode.FAILED
     assert f"median {median} at scale {scale:g}; data.depth.scale=1000" in example(verdict, "scale")
@@ -103,7 +103,7 @@ def test_suggestions() -> None:
 def test_splits_of_different_scales(root: Path) -> None:
     for number in range(3):
         put(root, f"val/depth/{number}.png", ramp(30, 60))
-    verdict = check_depth_data(root, depth={"scale": 500.0})
+    verdict = check_depth_data(root, settings=DepthData(scale=500.0))
     assert told(verdict) == {("scales_differ", "val"): 1}
     assert example(verdict, "scales_differ") == "train 4.12 m, val 90 mm"
 
@@ -112,10 +112,12 @@ def test_values_that_are_no_depth(root: Path) -> None:
     put(root, "train/depth/0.png", np.zeros(SIZE, np.uint16))
     put(root, "train/depth/1.png", np.full(SIZE, 2000, np.uint16))
     put(root, "val/depth/0.png", np.where(ramp() > 2500, 65535, ramp()).astype(np.uint16))
-    verdict = check_depth_data(root, depth={"scale": 1000.0})
+    verdict = check_depth_data(root, settings=DepthData(scale=1000.0))
     assert told(verdict) == {("no_depth", "train"): 1, ("all_equal", "train"): 1, ("saturated", "val"): 1}
     assert "data.depth.invalid=[65535]" in example(verdict, "saturated")
-    assert ("saturated", "val") not in told(check_depth_data(root, depth={"scale": 1000.0, "invalid": (65535.0,)}))
+    assert ("saturated", "val") not in told(
+        check_depth_data(root, settings=DepthData(scale=1000.0, invalid=(65535.0,)))
+    )
 
 
 def test_floats_with_values_that_are_none(root: Path) -> None:
@@ -155,7 +157,7 @@ def test_files_that_are_no_depth_or_do_not_fit(root: Path) -> None:
 
 
 def test_a_cap_that_leaves_nothing(root: Path) -> None:
-    verdict = check_depth_data(root, depth={"scale": 1000.0, "max_depth": 0.5})
+    verdict = check_depth_data(root, settings=DepthData(scale=1000.0, max_depth=0.5))
     assert told(verdict) == {
         ("out_of_range", "train"): 3,
         ("out_of_range", "val"): 3,
@@ -178,7 +180,7 @@ def test_missing_splits_and_folders(root: Path, tmp_path: Path) -> None:
 
 def test_ordinal_pairs_that_evaluation_would_refuse(root: Path) -> None:
     (root / "ordinal.csv").write_text("image,y1,x1,y2,x2,nearer\n9.png,1,1,2,2,1\n")
-    verdict = check_depth_data(root, depth={"scale": 1000.0})
+    verdict = check_depth_data(root, settings=DepthData(scale=1000.0))
     assert told(verdict) == {("ordinal", "val"): 1}
     assert "no image '9.png' in the split" in example(verdict, "ordinal")
     assert verdict.exit_code is ExitCode.USAGE
@@ -200,9 +202,7 @@ def test_split_files_tell_the_layout(root: Path) -> None:
 
 @pytest.mark.parametrize("training", [True, False])
 def test_preview(root: Path, tmp_path: Path, training: bool) -> None:
-    dataset = open_depth_split(
-        "nyu", root, "train", depth=DepthData(size=(64, 96)).model_dump(), training=training, samples=2
-    )
+    dataset = open_depth_split("nyu", root, "train", settings=DepthData(size=(64, 96)), training=training, samples=2)
     drawn = draw_depth_preview(dataset, tmp_path / "a.png", _draw, count=5, copies=2, side=120)
     assert drawn == ["0.png", "1.png"]
     with Image.open(tmp_path / "a.png") as image:
@@ -221,7 +221,7 @@ def test_preview_of_sparse_depth_and_of_nothing(root: Path, tmp_path: Path) -> N
         seen.append(values)
         return np.zeros((*values.shape, 3), np.uint8)
 
-    dataset = open_depth_split("nyu", root, "val", depth={"test_size": (40, 60)}, training=False)
+    dataset = open_depth_split("nyu", root, "val", settings=DepthData(test_size=(40, 60)), training=False)
     draw_depth_preview(dataset, tmp_path / "a.png", draw, count=1, side=30)
     assert [int((values > 0).sum()) for values in seen] == [40, 40]  # 5 x 8 points, none lost at half the size
     for number in range(3):
@@ -232,10 +232,10 @@ def test_preview_of_sparse_depth_and_of_nothing(root: Path, tmp_path: Path) -> N
 
 def test_shared_sets(shared: Path) -> None:
     root = shared / "data" / "depth_7scenes"
-    verdict = check_depth_data(root, depth={"scale": 1000.0})
+    verdict = check_depth_data(root, settings=DepthData(scale=1000.0))
     assert told(verdict) == {("saturated", "val"): 6}
     assert verdict.splits["val"].farthest == pytest.approx(65.535)
-    verdict = check_depth_data(root, depth={"scale": 1000.0, "invalid": (65535.0,)})
+    verdict = check_depth_data(root, settings=DepthData(scale=1000.0, invalid=(65535.0,)))
     assert verdict.exit_code is ExitCode.DONE
     assert verdict.splits["val"].farthest == pytest.approx(4, abs=0.1)
     kitti = check_depth_data(shared / "data" / "depth_kitti_sample")

@@ -19,11 +19,11 @@ from pvtctl.data.samplers import Draw, EvalSampler, TrainSampler
 from pvtctl.data.scenes.export import export_scenes
 from pvtctl.data.scenes.scene import render_scene
 from pvtctl.errors import UsageError
-from pvtctl.recipe.schema import DepthData
 from pvtctl.tasks.dense.data import DenseDataset, DenseSample
 from pvtctl.tasks.depth.data import open_depth_split
+from pvtctl.tasks.depth.settings import DepthData
 
-SMALL = DepthData(size=(64, 96), test_size=(64, 64)).model_dump()
+SMALL = {"size": (64, 96), "test_size": (64, 64)}
 Write = Callable[..., None]
 
 
@@ -48,8 +48,9 @@ def write(tmp_path: Path) -> Write:
 
 
 def opened(name: str, root: Path | None, split: str = "val", training: bool = False, **depth: Any) -> DenseDataset:
-    settings: dict[str, Any] = {key: depth.pop(key) for key in ("seed", "samples", "image_size") if key in depth}
-    return open_depth_split(name, root, split, depth=SMALL | depth, training=training, **settings)
+    options: dict[str, Any] = {key: depth.pop(key) for key in ("seed", "samples", "image_size") if key in depth}
+    settings = DepthData.model_validate(SMALL | depth)
+    return open_depth_split(name, root, split, settings=settings, training=training, **options)
 
 
 def metres(dataset: DenseDataset) -> dict[str, float]:

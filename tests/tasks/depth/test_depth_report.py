@@ -17,7 +17,7 @@ from pvtctl.data.images import BadImage
 from pvtctl.data.samplers import Draw
 from pvtctl.tasks.dense.data import DenseDataset
 from pvtctl.tasks.depth.metric import NUMBERS, DepthMetric
-from pvtctl.tasks.depth.report import DepthAccount, draw_depth_samples
+from pvtctl.tasks.depth.report import DepthReport, draw_depth_samples
 
 pytestmark = pytest.mark.draws
 
@@ -57,7 +57,7 @@ class AsIs:
         return pixels
 
 
-def account() -> DepthAccount:
+def account() -> DepthReport:
     """Image k is predicted 1 + k/10 times too far away."""
     source = Ramps()
     dataset = DenseDataset(source, AsIs(), training=False)
@@ -69,15 +69,15 @@ def account() -> DepthAccount:
         metric.update([output], dataset.collate(dataset.__getitems__([Draw(0, at)])))
         if at % 4 == 0:
             samples[at] = output.numpy().astype(np.float16)
-    return DepthAccount(dataset, metric, samples)
+    return DepthReport(dataset, metric, samples)
 
 
 @pytest.fixture(scope="module")
-def shown() -> DepthAccount:
+def shown() -> DepthReport:
     return account()
 
 
-def test_tables_are_worst_first(shown: DepthAccount) -> None:
+def test_tables_are_worst_first(shown: DepthReport) -> None:
     title, columns, rows = shown.terminal()
     assert title == "Images, worst first"
     assert [row[0] for row in rows] == [f"room/{at}.png" for at in (6, 5, 4, 3, 2, 1, 0)]
@@ -94,7 +94,7 @@ def test_tables_are_worst_first(shown: DepthAccount) -> None:
     assert len(shown.tables()[0].rows) == 7
 
 
-def test_notes_say_how_it_was_measured(shown: DepthAccount) -> None:
+def test_notes_say_how_it_was_measured(shown: DepthReport) -> None:
     notes = shown.notes()
     assert notes == [
         f"Measured in {shown.metric.describe()}.",
@@ -103,7 +103,7 @@ def test_notes_say_how_it_was_measured(shown: DepthAccount) -> None:
     ]
 
 
-def test_document_is_plain_json(shown: DepthAccount) -> None:
+def test_document_is_plain_json(shown: DepthReport) -> None:
     document = json.loads(json.dumps(shown.document(), allow_nan=False))
     assert document["measured"]["sentence"] == shown.metric.describe()
     assert document["measured"]["max_depth"] == 20
@@ -111,7 +111,7 @@ def test_document_is_plain_json(shown: DepthAccount) -> None:
     assert {each["abs_rel"] is None for each in document["distances"] if not each["truth"]} <= {True}
 
 
-def test_files_hold_every_number(shown: DepthAccount, tmp_path: Path) -> None:
+def test_files_hold_every_number(shown: DepthReport, tmp_path: Path) -> None:
     files = shown.files(tmp_path)
     with files["per image"].open(encoding="utf-8") as handle:
         rows = list(csv.DictReader(handle))
@@ -121,7 +121,7 @@ def test_files_hold_every_number(shown: DepthAccount, tmp_path: Path) -> None:
         assert mean == pytest.approx(shown.metric.compute()[name], rel=1e-4, abs=1e-6)
 
 
-def test_pictures(shown: DepthAccount, tmp_path: Path) -> None:
+def test_pictures(shown: DepthReport, tmp_path: Path) -> None:
     pictures = shown.pictures(tmp_path)
     assert list(pictures) == [
         "Sample images: truth, prediction and error",
@@ -133,7 +133,7 @@ def test_pictures(shown: DepthAccount, tmp_path: Path) -> None:
     assert all(np.asarray(Image.open(path)).std() > 5 for path in pictures.values())
 
 
-def test_images_that_are_gone_are_left_out(shown: DepthAccount, tmp_path: Path) -> None:
+def test_images_that_are_gone_are_left_out(shown: DepthReport, tmp_path: Path) -> None:
     shown.dataset.source.gone = {6, 4}  # type: ignore[attr-defined]
     try:
         pictures = shown.pictures(tmp_path)
@@ -157,7 +157,7 @@ def test_samples_of_inverse_depth_are_aligned_as_they_are_scored(tmp_path: Path)
 
 def test_nothing_at_all_is_still_an_account(tmp_path: Path) -> None:
     dataset = DenseDataset(Ramps(), AsIs(), training=False)
-    nothing = DepthAccount(dataset, DepthMetric(space="metres", alignment="none"), {})
+    nothing = DepthReport(dataset, DepthMetric(space="metres", alignment="none"), {})
     assert len(nothing.pictures(tmp_path)) == 3
     assert nothing.terminal()[2] == []
     assert nothing.document()["distances"] == []

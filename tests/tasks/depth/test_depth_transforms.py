@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pvtctl.recipe.schema import DepthData
+from pvtctl.tasks.depth.settings import DepthData
 from pvtctl.tasks.depth.transforms import DepthTransform, minimal_size, resize_cubic, resize_depth
 
 
@@ -116,5 +116,5 @@ def test_colours_change_only_where_asked() -> None:
 
 def test_from_a_recipe() -> None:
     data = DepthData(size=(100, 200), test_size=(50, 60), multiple=10, hflip=0.25, photometric=True)
-    made = DepthTransform.from_recipe(data.model_dump(mode="json"))
+    made = DepthTransform.from_settings(data)
     assert made == DepthTransform((100, 200), 0.25, True, (50, 60), 10)

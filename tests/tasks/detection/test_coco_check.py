@@ -14,11 +14,11 @@ from PIL import Image
 from pvtctl.data import check
 from pvtctl.data.scenes.export import export_scenes
 from pvtctl.errors import ExitCode, UsageError
-from pvtctl.recipe.schema import DetectionData
 from pvtctl.tasks.detection.check import check_coco_data, class_rows, is_coco
 from pvtctl.tasks.detection.data import open_detection_split
 from pvtctl.tasks.detection.pictures import draw_detections
 from pvtctl.tasks.detection.preview import draw_detection_preview
+from pvtctl.tasks.detection.settings import DetectionData
 
 Edit = Callable[[Callable[[dict[str, Any]], None]], None]
 """Changes a parsed annotation file in place."""
@@ -188,7 +188,7 @@ def test_preview(root: Path, tmp_path: Path, with_masks: bool) -> None:
             "coco",
             root,
             split,
-            detection=DetectionData().model_dump(),
+            settings=DetectionData(),
             training=split == "train",
             with_masks=with_masks,
         )

@@ -15,8 +15,8 @@ from pvtctl.data.samplers import EvalSampler, GroupedTrainSampler
 from pvtctl.data.scenes.export import export_scenes
 from pvtctl.data.transforms import denormalize, normalize, pad_images
 from pvtctl.errors import UsageError
-from pvtctl.recipe.schema import DetectionData
 from pvtctl.tasks.detection.data import DetectionDataset, open_detection_split
+from pvtctl.tasks.detection.settings import DetectionData
 
 SMALL = DetectionData(short_sides=(64,), long_side=120, test_short_side=64, test_long_side=120)
 
@@ -65,15 +65,11 @@ def read(root: Path, split: str = "train") -> dict[str, Any]:
 
 
 def open_train(root: Path | None, name: str = "coco", masks: bool = True, sizes: DetectionData = SMALL, **options: Any):
-    return open_detection_split(
-        name, root, "train", detection=sizes.model_dump(), training=True, with_masks=masks, **options
-    )
+    return open_detection_split(name, root, "train", settings=sizes, training=True, with_masks=masks, **options)
 
 
 def open_eval(root: Path | None, name: str = "coco", split: str = "train", masks: bool = False, **options: Any):
-    return open_detection_split(
-        name, root, split, detection=SMALL.model_dump(), training=False, with_masks=masks, **options
-    )
+    return open_detection_split(name, root, split, settings=SMALL, training=False, with_masks=masks, **options)
 
 
 def train_loader(dataset: DetectionDataset, workers: int = 0, batch_size: int = 2):

@@ -8,7 +8,7 @@ from torchvision.transforms.v2 import functional as V2
 
 from pvtctl.data.randomness import generator_for
 from pvtctl.models.structures import Objects
-from pvtctl.recipe.schema import DetectionData
+from pvtctl.tasks.detection.settings import DetectionData
 from pvtctl.tasks.detection.transforms import (
     CROP_SHORT_SIDES,
     DetectionTransform,
@@ -177,6 +177,6 @@ def test_the_crop_branch(monkeypatch):
 
 def test_the_recipe_names_the_fields():
     recipe = DetectionData(short_sides=(480, 800), sampling="range", crop=0.5, test_short_side=640)
-    transform = DetectionTransform.from_recipe(recipe.model_dump(mode="json"))
+    transform = DetectionTransform.from_settings(recipe)
     assert transform == DetectionTransform((480, 800), "range", 1333, 0.5, 0.5, 640, 1333)
     assert transform.evaluate(picture()[0]).shape == (3, 640, 960)

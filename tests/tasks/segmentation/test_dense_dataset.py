@@ -15,9 +15,9 @@ from torch import Tensor
 from pvtctl.data.base import Unusable
 from pvtctl.data.images import BadImage
 from pvtctl.data.samplers import Draw
-from pvtctl.recipe.schema import SegmentationData
 from pvtctl.tasks.dense.data import DenseBatch, DenseDataset, DenseSample
 from pvtctl.tasks.segmentation.data import open_segmentation_split
+from pvtctl.tasks.segmentation.settings import SegmentationData
 
 SIZES = [(6, 8), (4, 9), (6, 8), (7, 5), (6, 8)]
 
@@ -190,8 +190,8 @@ def test_the_fingerprint_follows_files_classes_and_settings(tmp_path: Path) -> N
     root = mask_set(tmp_path / "set", {"train": [stripes([0, 1])] * 3, "val": [stripes([0, 2])]})
 
     def print_of(samples: int | None = None, **settings: Any) -> str:
-        named = SegmentationData(**settings).model_dump()
-        data = open_segmentation_split("masks", root, "train", segmentation=named, training=True, samples=samples)
+        named = SegmentationData(**settings)
+        data = open_segmentation_split("masks", root, "train", settings=named, training=True, samples=samples)
         return data.fingerprint()
 
     first = print_of()
@@ -212,8 +212,8 @@ def test_a_broken_file_is_left_out_of_evaluation_by_its_name(tmp_path: Path) -> 
     root = mask_set(tmp_path / "set", {"train": [stripes([0, 1])], "val": [stripes([0, 1])] * 3})
     (root / "images" / "val" / "001.jpg").write_bytes(b"\xff\xd8 nothing")
     write(root / "annotations" / "val" / "002.png", stripes([0, 1], (20, 20)))
-    named = SegmentationData().model_dump()
-    val = open_segmentation_split("masks", root, "val", segmentation=named, training=False)
+    named = SegmentationData()
+    val = open_segmentation_split("masks", root, "val", settings=named, training=False)
     batch = batch_of(val, 0, 1, 2)
     assert batch.ids == ["000.jpg"]
     assert [skip.id for skip in batch.skipped] == ["001.jpg", "002.jpg"]

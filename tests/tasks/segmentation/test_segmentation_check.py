@@ -12,6 +12,7 @@ from segmentation_sets import mask_set, stripes, write
 
 from pvtctl.errors import ExitCode, UsageError
 from pvtctl.tasks.segmentation.check import check_segmentation_data, class_rows
+from pvtctl.tasks.segmentation.settings import SegmentationData
 
 GOOD = [0, 1, 2, 3]
 
@@ -23,7 +24,7 @@ def good(tmp_path, **changes):
 
 
 def checked(root, name="masks", **segmentation):
-    return check_segmentation_data(root, name=name, segmentation=segmentation)
+    return check_segmentation_data(root, name=name, settings=SegmentationData(**segmentation))
 
 
 def kinds(verdict) -> dict[str, str]:

@@ -14,17 +14,17 @@ from pvtctl.data.samplers import Draw, EvalSampler, TrainSampler
 from pvtctl.data.scenes.export import export_scenes
 from pvtctl.data.scenes.scene import SEMANTIC_CLASSES, render_scene
 from pvtctl.errors import UsageError
-from pvtctl.recipe.schema import SegmentationData
 from pvtctl.tasks.segmentation.class_lists import ADE20K_CLASSES, PASCAL_CONTEXT_CLASSES, read_class_list
 from pvtctl.tasks.segmentation.data import open_segmentation_split
+from pvtctl.tasks.segmentation.settings import SegmentationData
 
 SMALL = {"short_side": 32, "long_side": 128, "crop": (32, 32), "test_short_side": 32, "test_long_side": 128}
 
 
 def opened(name, root, split="train", training=False, *, samples=None, image_size=48, seed=0, **options):
-    settings = SegmentationData(**{**SMALL, **options}).model_dump()
+    settings = SegmentationData(**{**SMALL, **options})
     return open_segmentation_split(
-        name, root, split, segmentation=settings, training=training, samples=samples, image_size=image_size, seed=seed
+        name, root, split, settings=settings, training=training, samples=samples, image_size=image_size, seed=seed
     )
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from pvtctl.data.images import BadImage
 from pvtctl.tasks.dense.data import DenseDataset
 from pvtctl.tasks.segmentation.metric import SegmentationMetric
-from pvtctl.tasks.segmentation.report import SegmentationAccount, draw_segmentation_samples
+from pvtctl.tasks.segmentation.report import SegmentationReport, draw_segmentation_samples
 
 pytestmark = pytest.mark.draws
 
@@ -60,7 +60,7 @@ class Transform:
         return pixels
 
 
-def account(unreadable: str = "") -> SegmentationAccount:
+def account(unreadable: str = "") -> SegmentationReport:
     source = Source()
     source.unreadable = unreadable
     dataset = DenseDataset(source, Transform(), training=False)
@@ -73,7 +73,7 @@ def account(unreadable: str = "") -> SegmentationAccount:
         found[5, :at] = 255
         samples[at] = found
         metric.add(torch.from_numpy(found), torch.from_numpy(truth), source.name(at))
-    return SegmentationAccount(dataset, metric, {0: samples[0], 3: samples[3]})
+    return SegmentationReport(dataset, metric, {0: samples[0], 3: samples[3]})
 
 
 def test_pictures(tmp_path: Path) -> None:
@@ -112,12 +112,12 @@ def test_notes_say_what_does_not_count() -> None:
     assert "IoU of 0: car $5$." in notes
     assert "a class that the data does not have, counted as wrong: 0.3 %" in notes
     metric = SegmentationMetric(NAMES)
-    empty = SegmentationAccount(account().dataset, metric, {})
+    empty = SegmentationReport(account().dataset, metric, {})
     assert empty.notes() == ["miou is unknown: no image was read"]
 
 
 def test_an_empty_metric_is_drawn(tmp_path: Path) -> None:
-    empty = SegmentationAccount(account().dataset, SegmentationMetric(NAMES), {})
+    empty = SegmentationReport(account().dataset, SegmentationMetric(NAMES), {})
     assert list(empty.pictures(tmp_path)) == ["Confusion", "Classes"]
     assert len(empty.terminal()[2]) == 4
 

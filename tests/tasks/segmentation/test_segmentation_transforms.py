@@ -11,7 +11,7 @@ from segmentation_sets import photo, stripes
 
 from pvtctl.data.randomness import generator_for
 from pvtctl.data.transforms import normalize
-from pvtctl.recipe.schema import SegmentationData
+from pvtctl.tasks.segmentation.settings import SegmentationData
 from pvtctl.tasks.segmentation.transforms import (
     SegmentationTransform,
     photometric,
@@ -28,7 +28,7 @@ def pair(size=(40, 56), values=(0, 1, 2)):
 
 
 def transform(normalization="imagenet", **options) -> SegmentationTransform:
-    return SegmentationTransform.from_recipe(SegmentationData(**options).model_dump(), normalization)
+    return SegmentationTransform.from_settings(SegmentationData(**options), normalization)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,78 @@
+"""From a recipe to a classifier and its data."""
+
+from __future__ import annotations
+
+import torch
+
+from pvtctl.data.class_names import imagenet_classes
+from pvtctl.models.backbones import Classifier, build_classifier
+from pvtctl.recipe.schema import Recipe
+from pvtctl.tasks.base import Role, Say
+from pvtctl.tasks.classes import training_classes
+from pvtctl.tasks.classification.data import ClassificationDataset, open_classification_split
+from pvtctl.tasks.classification.task import ClassificationTask
+from pvtctl.tasks.from_recipe import (
+    backbone_options,
+    data_folder,
+    load_given_weights,
+    loading_of,
+    meta_of,
+    split_options,
+    train_batch_size,
+    with_start_weights,
+)
+from pvtctl.weights.describe import HeadClasses
+
+LARGEST_EVAL_BATCH = 192
+"""1.5 x 128, as the papers' code evaluates."""
+
+
+def classification_split(recipe: Recipe, split: str, role: Role) -> ClassificationDataset:
+    """A split of a recipe's data. Raises UsageError."""
+    augment = recipe.data.augment if role == "train" else None
+    return open_classification_split(
+        recipe.data.name,
+        data_folder(recipe),
+        split,
+        augment=augment,
+        resize=recipe.data.resize,
+        **split_options(recipe, split),
+    )
+
+
+def build_classification(
+    recipe: Recipe, *, device: torch.device, world_size: int, head: HeadClasses | None, partial: bool, say: Say
+) -> ClassificationTask:
+    """The task of a recipe, as `pvtctl.tasks.from_recipe.build_task` says. Raises UsageError."""
+    val = classification_split(recipe, "val", "evaluate")
+    train = classification_split(recipe, "train", "train") if head is None else None
+    if head is None:
+        names = training_classes(val.class_names, recipe.model.num_classes)
+        head = HeadClasses(len(names), names)
+    num_classes = head.num_classes
+    model = with_start_weights(recipe, lambda: new_classifier(recipe, num_classes))
+    source_names = list(imagenet_classes()) if head.names is not None else None
+    load_given_weights(model, recipe, head.names, partial=partial, say=say, source_class_names=source_names)
+    batch_size = train_batch_size(recipe, world_size)
+    return ClassificationTask(
+        model,
+        num_classes=num_classes,
+        head_names=head.names,
+        train=train,
+        val=val,
+        loading=loading_of(
+            recipe,
+            device,
+            world_size,
+            eval_batch_size=min(max(batch_size * 3 // 2, 1), LARGEST_EVAL_BATCH),
+            repeats=recipe.data.augment.repeats,
+        ),
+        augment=recipe.data.augment,
+        meta={**meta_of(recipe), "image_size": recipe.data.image_size, "resize": recipe.data.resize},
+    )
+
+
+def new_classifier(recipe: Recipe, num_classes: int) -> Classifier:
+    """The model of a recipe, with starting weights."""
+    options = backbone_options(recipe.model.backbone) | {"image_size": recipe.data.image_size}
+    return build_classifier(recipe.model.backbone.spec, num_classes=num_classes, **options)

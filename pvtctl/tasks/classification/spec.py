@@ -1,0 +1,247 @@
+"""Classification as the rest of pvtctl sees it. No torch until a method is called."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pvtctl.errors import PvtctlError, UsageError
+from pvtctl.tasks.base import (
+    SPLITS,
+    EvaluationRequest,
+    ReportedFigure,
+    Role,
+    Say,
+    TaskSpec,
+    scored_model,
+    scored_recipe,
+)
+from pvtctl.views.labels import CurveLabels
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from pvtctl.data.check import Verdict
+    from pvtctl.data.images import RgbImage
+    from pvtctl.models.backbones import Classifier
+    from pvtctl.recipe.schema import Data, Recipe
+    from pvtctl.tasks.base import Predictor
+    from pvtctl.tasks.classification.data import ClassificationDataset
+    from pvtctl.tasks.classification.predict import ClassesWriter, ClassifierPredictor
+    from pvtctl.tasks.classification.report import ClassComparer
+    from pvtctl.tasks.classification.task import ClassificationTask
+    from pvtctl.tasks.predict import Images, PredictOptions
+    from pvtctl.weights.describe import HeadClasses, Inspected
+
+
+class ClassificationSpec(TaskSpec):
+    """Images of one class each."""
+
+    name = "classification"
+    data_names = ("imagenet", "scenes")
+    usual_data = "imagenet"
+    needs = "class folders"
+    reads = ("data.augment", "data.resize")
+    figures = (
+        ReportedFigure("top1_err", "top-1 error, %", lower_is_better=True),
+        ReportedFigure("top1_acc", "top-1, %"),
+        ReportedFigure("top5_acc", "top-5, %"),
+        ReportedFigure("loss", "loss, nats", lower_is_better=True),
+        ReportedFigure("ece", "calibration error, %", percent=True, lower_is_better=True),
+        ReportedFigure("top1_present", "top-1 among the data's classes, %", percent=True),
+    )
+    main_score = "top1"
+    main_figure = "top1_acc"
+    headline = ("top1", "top5", "loss", "ece", "mean_class_top1", "images")
+    curves = CurveLabels("cross entropy, nats", "Validation accuracy", (("top1", "top-1"), ("top5", "top-5")))
+    compared_curves = (("top1", "Top-1 accuracy"),)
+    eval_batch_size = 64
+    finetune_recipe = "finetune_classification"
+    writes_predictions = False
+    picture_width = 280
+
+    def shown_figures(self, numbers: Mapping[str, float]) -> dict[str, float]:
+        """Accuracies by the papers' names, and the top-1 error."""
+        accuracies = {
+            "top1_err": 100 * (1 - numbers["top1"]),
+            "top1_acc": 100 * numbers["top1"],
+            "top5_acc": 100 * numbers["top5"],
+        }
+        return accuracies | super().shown_figures(numbers)
+
+    def open_split(self, recipe: Recipe, split: str, role: Role) -> ClassificationDataset:
+        from pvtctl.tasks.classification.build import classification_split
+
+        return classification_split(recipe, split, role)
+
+    def check_data(self, name: str, root: Path | None, data: Data, **options: Any) -> Verdict:
+        from pvtctl.tasks.classification.check import check_data
+
+        return check_data(root or "", **options)
+
+    def preview(
+        self,
+        name: str,
+        root: Path,
+        output: Path,
+        data: Data,
+        *,
+        split: str,
+        count: int,
+        copies: int | None,
+        size: int | None,
+        seed: int,
+    ) -> str:
+        from pvtctl.tasks.classification.data import open_classification_split
+        from pvtctl.tasks.classification.preview import draw_preview
+
+        dataset = open_classification_split(name, root, split, image_size=size or 224, augment=data.augment, seed=seed)
+        ids = draw_preview(dataset, output, count=count, copies=copies or 5)
+        return f"{output}: {len(ids)} of {len(dataset)} {split} samples, {copies or 5} training views each"
+
+    def list_data(self, name: str, place: Path) -> dict[str, Any]:
+        from pvtctl.tasks.classification.data import open_source
+
+        row: dict[str, Any] = {}
+        for split in SPLITS:
+            try:
+                source = open_source(name, place, split)
+            except PvtctlError as error:
+                row["state"] = error.message
+            else:
+                row |= {"classes": len(source.class_names), split: len(source.ids)}
+        return row
+
+    def new_model(self, recipe: Recipe, head: HeadClasses) -> Classifier:
+        from pvtctl.tasks.classification.build import new_classifier
+
+        return new_classifier(recipe, head.num_classes)
+
+    def build(
+        self,
+        recipe: Recipe,
+        *,
+        device: torch.device,
+        world_size: int,
+        head: HeadClasses | None,
+        partial: bool,
+        say: Say,
+    ) -> ClassificationTask:
+        from pvtctl.tasks.classification.build import build_classification
+
+        return build_classification(recipe, device=device, world_size=world_size, head=head, partial=partial, say=say)
+
+    def predictor(
+        self,
+        checkpoint: Inspected,
+        device: torch.device,
+        options: PredictOptions | None = None,
+        *,
+        scale_shift: tuple[float, float] | None = None,
+        model: Any = None,
+    ) -> ClassifierPredictor:
+        from pvtctl.tasks.classification.predict import ClassifierPredictor
+
+        return ClassifierPredictor(checkpoint, device, model)
+
+    def prediction_writer(
+        self,
+        checkpoint: Inspected,
+        device: torch.device,
+        options: PredictOptions,
+        *,
+        scale_shift: tuple[float, float] | None,
+        images: Images,
+        out: Path | None,
+    ) -> ClassesWriter:
+        from pvtctl.tasks.classification.predict import ClassesWriter
+
+        return ClassesWriter(checkpoint, self.predictor(checkpoint, device), images)
+
+    def comparer(self, predictor: Predictor, recipe: Recipe, split: Any, *, threshold: float) -> ClassComparer:
+        from pvtctl.tasks.classification.report import ClassComparer
+
+        return ClassComparer(predictor, split)
+
+    def as_scored(self, recipe: Recipe, checkpoint: Inspected, request: EvaluationRequest) -> Recipe:
+        size = None
+        if request.size is not None:
+            height, size = request.size
+            if height != size:
+                raise UsageError(
+                    f"size '{height}x{size}': images are scored on a square crop", f"use --size {min(height, size)}"
+                )
+        ratio = recipe.data.resize / recipe.data.image_size
+        trained = checkpoint.meta.get("image_size")
+        trained = trained if isinstance(trained, int) else recipe.data.image_size
+        stated = checkpoint.meta.get("resize") if size is None else None
+        image_size = size or trained
+        resize = request.resize or (stated if isinstance(stated, int) else round(image_size * ratio))
+        if resize < image_size:
+            raise UsageError(
+                f"--resize {resize} is smaller than the crop of {image_size}", f"use at least {image_size}"
+            )
+        return scored_recipe(
+            recipe,
+            data={"image_size": image_size, "resize": resize},
+            model=scored_model(recipe, checkpoint),
+            evaluation={"batch_size": request.batch_size or recipe.eval.batch_size or self.eval_batch_size},
+        )
+
+    def size_label(self, recipe: Recipe) -> str:
+        return f"{recipe.data.image_size} pixels"
+
+    def sizes_label(self, recipe: Recipe) -> str:
+        return f"{recipe.data.image_size} of {recipe.data.resize}"
+
+    def tested_sizes(self, recipe: Recipe) -> dict[str, Any]:
+        return {"image_size": recipe.data.image_size, "resize": recipe.data.resize}
+
+    def tested_side(self, meta: Mapping[str, Any]) -> int | None:
+        return meta.get("image_size")
+
+    def training_size(self, recipe: Recipe) -> tuple[int, int]:
+        return recipe.data.image_size, recipe.data.image_size
+
+    def input_size(self, recipe: Recipe) -> tuple[int, int]:
+        return recipe.data.image_size, recipe.data.image_size
+
+    def counted_size(self, recipe: Recipe) -> tuple[int, int]:
+        return recipe.data.image_size, recipe.data.image_size
+
+    def model_cost(self, recipe: Recipe, classes: int) -> dict[str, float]:
+        from pvtctl.cost.counting import count
+
+        backbone = recipe.model.backbone
+        cost = count(backbone.name if recipe.expect else backbone.spec, (224, 224), convention="paper")
+        return {"params_m": cost.trainable_params / 1e6, "gmacs": cost.macs / 1e9}
+
+    def case_options(self, recipe: Recipe, conventions: str) -> dict[str, Any]:
+        from pvtctl.tasks.from_recipe import backbone_options
+
+        return {"backbone": backbone_options(recipe.model.backbone) | {"image_size": recipe.data.image_size}}
+
+    def draw_target(self, split: Any, pixels: Tensor, target: Any, side: int) -> RgbImage:
+        from pvtctl.data.images import to_rgb
+
+        return to_rgb(pixels)
+
+    def augment_file(self, recipe: Recipe, file: Path, generator: torch.Generator) -> Tensor:
+        from pvtctl.data.images import EncodedPicture
+        from pvtctl.data.transforms import denormalize
+        from pvtctl.tasks.classification.transforms import TrainTransform
+
+        crop = TrainTransform.from_augment(recipe.data.image_size, recipe.data.augment)
+        return denormalize(crop(EncodedPicture(file.read_bytes()), generator))
+
+    def mixes(self, recipe: Recipe) -> bool:
+        return bool(recipe.data.augment.mixup_alpha or recipe.data.augment.cutmix_alpha)
+
+    def mix(
+        self, recipe: Recipe, images: Tensor, labels: Tensor, names: Sequence[str], key: int
+    ) -> tuple[Tensor, list[str]]:
+        from pvtctl.tasks.classification.preview import mix_in_words
+
+        return mix_in_words(recipe.data.augment, images, labels, names, key)

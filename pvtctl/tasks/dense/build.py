@@ -1,0 +1,80 @@
+"""What segmentation and depth take from a recipe in the same way."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from pvtctl.cost.counting import count_model
+from pvtctl.models.registry import head_spec
+from pvtctl.recipe.schema import Recipe
+from pvtctl.tasks.base import TaskSpec
+from pvtctl.tasks.dense.inference import DenseTesting
+from pvtctl.tasks.dense.windows import Window
+from pvtctl.tasks.from_recipe import backbone_options, meta_of
+from pvtctl.weights.describe import HeadClasses
+
+
+def dense_options(recipe: Recipe) -> dict[str, Any]:
+    """Options of the model of a recipe, as the builders of `pvtctl.models.dense` take them."""
+    assert recipe.model.head is not None
+    return {
+        "head_options": recipe.model.head.said(),
+        "backbone_options": backbone_options(recipe.model.backbone),
+    }
+
+
+def testing_of(recipe: Recipe) -> DenseTesting:
+    """Views and windows of a recipe's `eval` block."""
+    window = None
+    if (size := recipe.eval.window) is not None:
+        window = Window(size, recipe.eval.stride or (max(1, size[0] * 2 // 3), max(1, size[1] * 2 // 3)))
+    return DenseTesting(recipe.eval.ratios, recipe.eval.flip, window)
+
+
+def dense_meta(recipe: Recipe) -> dict[str, Any]:
+    """What a checkpoint of a run says of it."""
+    assert recipe.model.head is not None
+    return {
+        **meta_of(recipe),
+        "head": recipe.model.head.name,
+        "head_options": recipe.model.head.said(),
+        "output_stride": recipe.model.backbone.output_stride,
+        "position_size": recipe.model.backbone.image_size,
+    }
+
+
+def dense_case_options(recipe: Recipe) -> dict[str, Any]:
+    """As `pvtctl.cost.build.build_own` takes them."""
+    head = recipe.model.head
+    assert head is not None
+    return {
+        "backbone": backbone_options(recipe.model.backbone),
+        "head": head.said(),
+        "scale_shift": head.metric_scale,
+    }
+
+
+def dense_cost(spec: TaskSpec, recipe: Recipe, classes: int) -> dict[str, float]:
+    """Parameters and multiply-adds of the recipe's own model; of a paper's row at full width."""
+    assert recipe.model.head is not None
+    head = recipe.model.head.name
+    if recipe.expect and recipe.model.backbone.width != 1:
+        full = {
+            "backbone": recipe.model.backbone.model_copy(update={"width": 1.0}),
+            "head": head_spec(head).options(recipe.model.head.model_dump(exclude={"width"})),
+        }
+        recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update=full)})
+    with torch.device("meta"):
+        # in training, batch norm refuses the one image that is counted
+        model = spec.new_model(recipe, HeadClasses(classes, None)).eval()
+    cost = count_model(
+        model,
+        spec.counted_size(recipe),
+        backbone=recipe.model.backbone.name,
+        head=head,
+        num_classes=classes or None,
+        convention="paper",
+    )
+    return {"params_m": cost.trainable_params / 1e6, "gmacs": cost.macs / 1e9}

@@ -1,0 +1,48 @@
+"""How the weights of a segmentation or depth model are scored: their own model, at the size that they were tested at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pvtctl.models.registry import DEPTH
+from pvtctl.recipe.schema import Backbone, Recipe
+from pvtctl.tasks.base import EvaluationRequest, scored_recipe
+
+if TYPE_CHECKING:
+    from pvtctl.weights.describe import Inspected
+
+
+def stated_sizes(checkpoint: Inspected, task: str, keys: Sequence[str], request: EvaluationRequest) -> dict[str, Any]:
+    """Those of `keys` that the checkpoint's metadata say of the task's settings and that `--set` does not."""
+    trained = checkpoint.meta.get(task)
+    if not isinstance(trained, Mapping):
+        return {}
+    return {key: trained[key] for key in keys if key in trained and f"data.{task}.{key}" not in request.asked}
+
+
+def dense_scored(recipe: Recipe, checkpoint: Inspected, request: EvaluationRequest, data: Mapping[str, Any]) -> Recipe:
+    """The recipe with the checkpoint's own model, and these changes of its `data` block."""
+    dense, own = checkpoint.dense, recipe.model.backbone
+    assert dense is not None
+    stride = dense.output_stride or (own.output_stride if own.spec == checkpoint.backbone else 32)
+    known = dense.spec.option_names(dense.task)
+    options = {key: value for key, value in dense.options.items() if key in known}
+    if "scale_shift" in known and dense.task == DEPTH:
+        options["scale_shift"] = request.scale_shift or dense.scale_shift
+    head = dense.spec.options(options)
+    alignment = recipe.eval.alignment
+    if head.metric_scale is None and not (request.alignment or "eval.alignment" in request.asked):
+        alignment = "auto"  # a recipe of metric depth says none
+    return scored_recipe(
+        recipe,
+        data={**data, **({"normalization": dense.normalization} if dense.normalization else {})},
+        model={
+            "weights": str(checkpoint.path),
+            "backbone": Backbone.model_validate(
+                {"name": checkpoint.backbone, "output_stride": stride, "image_size": checkpoint.position_size}
+            ),
+            "head": head,
+        },
+        evaluation={"batch_size": request.batch_size or recipe.eval.batch_size, "alignment": alignment},
+    )

@@ -1,0 +1,121 @@
+"""From a recipe to a depth model and its data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial as partially
+from typing import Any
+
+import torch
+
+from pvtctl.errors import UsageError
+from pvtctl.models.dense import DenseModel, build_depth_model
+from pvtctl.recipe.schema import Recipe
+from pvtctl.tasks.base import Role, Say
+from pvtctl.tasks.dense.build import dense_meta, dense_options, testing_of
+from pvtctl.tasks.dense.data import DenseDataset
+from pvtctl.tasks.depth.data import open_depth_split
+from pvtctl.tasks.depth.metric import DepthMetric
+from pvtctl.tasks.depth.ordinal_pairs import read_ordinal_pairs
+from pvtctl.tasks.depth.task import DepthTask
+from pvtctl.tasks.from_recipe import (
+    data_folder,
+    load_given_weights,
+    loading_of,
+    split_options,
+    warn_of_memory,
+    with_start_weights,
+)
+from pvtctl.weights.describe import HeadClasses
+
+
+def depth_split(recipe: Recipe, split: str, role: Role) -> DenseDataset:
+    """A split of a recipe's data. Raises UsageError."""
+    return open_depth_split(
+        recipe.data.name,
+        data_folder(recipe),
+        split,
+        settings=recipe.data.depth,
+        training=role == "train",
+        normalization=recipe.data.normalization,
+        **split_options(recipe, split),
+    )
+
+
+def build_depth(
+    recipe: Recipe, *, device: torch.device, world_size: int, head: HeadClasses | None, partial: bool, say: Say
+) -> DepthTask:
+    """The task of a recipe, as `pvtctl.tasks.from_recipe.build_task` says; any `head` asks for evaluation only.
+
+    Raises UsageError.
+    """
+    scored = recipe
+    if recipe.eval.max_depth is not None:  # ground truth up to there is scored, learned or not
+        depth = recipe.data.depth.model_copy(update={"max_depth": recipe.eval.max_depth})
+        scored = recipe.model_copy(update={"data": recipe.data.model_copy(update={"depth": depth})})
+    val = depth_split(scored, "val", "evaluate")
+    train = depth_split(recipe, "train", "train") if head is None else None
+    own = recipe.data.depth
+    warn_of_memory(
+        recipe,
+        own.size if train is not None else own.test_size,
+        device,
+        world_size,
+        training=train is not None,
+        output_stride=recipe.model.backbone.output_stride,
+        say=say,
+    )
+    model = with_start_weights(recipe, lambda: new_depth_model(recipe))
+    load_given_weights(model, recipe, None, partial=partial, say=say)
+    return DepthTask(
+        model,
+        loss=recipe.train.loss,
+        scoring=depth_scoring(recipe, val),
+        train=train,
+        val=val,
+        loading=loading_of(recipe, device, world_size),
+        testing=testing_of(recipe),
+        meta={**dense_meta(recipe), "depth": own.model_dump(mode="json")},
+    )
+
+
+def depth_scoring(recipe: Recipe, val: DenseDataset) -> Callable[[], DepthMetric]:
+    """Makes the metric of a recipe's `eval` block; a set with ordinal pairs of its validation images has a WHDR too."""
+    assert recipe.model.head is not None
+    metric = recipe.model.head.metric_scale is not None
+    alignment = recipe.eval.alignment
+    if alignment == "auto":
+        alignment = "none" if metric else "scale_shift"
+    if alignment == "none" and not metric:
+        raise UsageError(
+            "inverse depth of an unknown scale cannot be scored without alignment",
+            "eval.alignment scale_shift or median (--alignment), or a metric model (model.head.scale_shift)",
+        )
+    return partially(
+        DepthMetric,
+        space="metres" if metric else "inverse",
+        alignment=alignment,
+        min_depth=recipe.data.depth.min_depth,
+        max_depth=recipe.eval.max_depth or recipe.data.depth.max_depth,
+        crop=recipe.eval.crop,
+        pairs=_ordinal_pairs(recipe, val),
+    )
+
+
+def _ordinal_pairs(recipe: Recipe, val: DenseDataset) -> dict[str, Any]:
+    if recipe.data.name in ("mix", "scenes"):
+        return {}
+    names = {val.source.name(index) for index in range(len(val.source))}
+    return read_ordinal_pairs(data_folder(recipe), names)
+
+
+def new_depth_model(recipe: Recipe) -> DenseModel:
+    """The model of a recipe, with starting weights."""
+    head = recipe.model.head
+    assert head is not None
+    return build_depth_model(
+        recipe.model.backbone.spec,
+        head.name,
+        scale_shift=head.metric_scale,
+        **dense_options(recipe),
+    )

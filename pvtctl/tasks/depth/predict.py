@@ -1,0 +1,116 @@
+"""A trained depth model on images that belong to no data set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pvtctl.data.images import RgbImage
+from pvtctl.models.dense import DenseModel
+from pvtctl.tasks.dense.inference import DepthInference
+from pvtctl.tasks.dense.predict import DensePredictor, MapsWriter
+from pvtctl.tasks.depth.settings import DepthData
+from pvtctl.tasks.depth.transforms import DepthTransform
+from pvtctl.tasks.predict import PredictOptions
+from pvtctl.weights.build import model_from_checkpoint
+from pvtctl.weights.describe import Inspected
+
+_UNITS = {"metres": "metres", "inverse": "inverse depth, without a unit"}
+
+
+@dataclass(frozen=True)
+class DepthMap:
+    """What a depth model says of one image."""
+
+    depth: NDArray[Any]
+    """float32 (H, W), at the image's own size, in `space`."""
+    space: Literal["metres", "inverse"]
+    """`inverse`: larger for what is nearer, without a unit, of weights that have no scale."""
+
+
+class DepthPredictor(DensePredictor):
+    """A checkpoint's depth model; `space` is that of its maps."""
+
+    transform: DepthTransform
+
+    def __init__(
+        self,
+        checkpoint: Inspected,
+        device: torch.device,
+        options: PredictOptions,
+        *,
+        scale_shift: tuple[float, float] | None = None,
+        model: DenseModel | None = None,
+    ) -> None:
+        """`scale_shift` unset is the checkpoint's own; `model` is the checkpoint's, where it is built already.
+
+        Raises UsageError for weights that do not fit.
+        """
+        super().__init__(checkpoint, device, options)
+        assert checkpoint.dense is not None
+        scale_shift = scale_shift or checkpoint.dense.scale_shift
+        self.space: Literal["metres", "inverse"] = "inverse" if scale_shift is None else "metres"
+        self.class_names = []
+        tested = DepthData.from_meta(checkpoint.meta.get("depth"))
+        if size := options.get("size"):
+            tested = tested.model_copy(update={"test_size": size})
+        self.transform = DepthTransform.from_settings(tested)
+        model = model or cast("DenseModel", model_from_checkpoint(checkpoint, scale_shift=scale_shift))
+        self.model = model.to(device).eval()
+        self.inference = DepthInference(self.model, self.testing.window)
+
+    @property
+    def tested_at(self) -> str:
+        return "about {}x{} pixels".format(*self.transform.test_size)
+
+    def __call__(self, pixels: Tensor) -> DepthMap:
+        """uint8 (3, H, W) -> depth (H, W)."""
+        return DepthMap(self.predict_map(pixels), self.space)
+
+    def in_words(self, prediction: DepthMap, threshold: float) -> str:
+        if prediction.space == "inverse":
+            return "inverse depth, without a unit"
+        low, high = np.quantile(prediction.depth, [0.01, 0.99])
+        return f"{low:.1f} to {high:.1f} m"
+
+    def picture(self, image: RgbImage, prediction: DepthMap) -> RgbImage:
+        from pvtctl.tasks.depth.pictures import draw_beside
+
+        return draw_beside(image, prediction.depth, prediction.space)
+
+
+class DepthWriter(MapsWriter):
+    """`pvtctl predict` with a depth model."""
+
+    task = "depth"
+    predictor: DepthPredictor
+
+    @property
+    def what(self) -> str:
+        return f"depth in {_UNITS[self.predictor.space]}"
+
+    def write(self, pixels: Tensor, found: NDArray[Any], stem: Path) -> dict[str, Path]:
+        """`NAME.png` (16 bits), `NAME.npy` and `NAME_view.png`."""
+        from pvtctl.tasks.depth.pictures import write_depth
+
+        return write_depth(stem.parent, stem.name, found, space=self.predictor.space)
+
+    def summary(self, found: NDArray[Any]) -> dict[str, Any]:
+        """The range of the depth."""
+        low, middle, high = (float(value) for value in np.quantile(found, [0.01, 0.5, 0.99]))
+        return {"depth": {"percentile_1": low, "median": middle, "percentile_99": high}}
+
+    def about(self) -> dict[str, Any]:
+        return {"space": self.predictor.space}
+
+    def table(self) -> tuple[str, list[str], list[list[Any]]]:
+        rows = [[name, *(f"{value:.3g}" for value in entry["depth"].values())] for name, entry in self.entries.items()]
+        unit = "m" if self.predictor.space == "metres" else "inverse, no unit"
+        title = f"Depth ({unit}) of {len(rows)} image{'s' * (len(rows) != 1)}"
+        return title, ["image", "1st percentile", "median", "99th percentile"], rows

@@ -1,0 +1,138 @@
+"""From a recipe to a detector and its data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from pvtctl.errors import UsageError
+from pvtctl.models.detector import Detector, build_detector
+from pvtctl.models.registry import head_spec
+from pvtctl.models.structures import DetectOptions
+from pvtctl.recipe.schema import Recipe
+from pvtctl.tasks.base import Role, Say
+from pvtctl.tasks.classes import training_classes
+from pvtctl.tasks.detection.data import DetectionDataset, open_detection_split
+from pvtctl.tasks.detection.task import DetectionTask, Testing
+from pvtctl.tasks.from_recipe import (
+    backbone_options,
+    data_folder,
+    load_given_weights,
+    loading_of,
+    meta_of,
+    split_options,
+    warn_of_memory,
+    with_start_weights,
+)
+from pvtctl.weights.describe import HeadClasses
+
+
+def detection_split(recipe: Recipe, split: str, role: Role) -> DetectionDataset:
+    """A split of a recipe's data, with masks where the head learns them. Raises UsageError."""
+    data = recipe.data
+    images = data.train_images if split == "train" else data.val_images
+    annotations = data.train_annotations if split == "train" else data.val_annotations
+    return open_detection_split(
+        data.name,
+        Path() if annotations and images else data_folder(recipe),
+        split,
+        settings=data.detection,
+        training=role == "train",
+        with_masks=recipe.model.head is not None and head_spec(recipe.model.head.name).needs_masks,
+        images=images,
+        annotations=annotations,
+        **split_options(recipe, split),
+    )
+
+
+def build_detection(
+    recipe: Recipe, *, device: torch.device, world_size: int, head: HeadClasses | None, partial: bool, say: Say
+) -> DetectionTask:
+    """The task of a recipe, as `pvtctl.tasks.from_recipe.build_task` says. Raises UsageError."""
+    assert recipe.model.head is not None  # the schema holds it
+    if recipe.train.compile:
+        raise UsageError(
+            "detectors are not compiled: what they find decides what runs", "leave out --compile and train.compile"
+        )
+    train = detection_split(recipe, "train", "train") if head is None else None
+    val = detection_split(recipe, "val", "evaluate")
+    for split, dataset in (("training", train), ("validation", val)):
+        if dataset is not None and dataset.problems:
+            told = ", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in dataset.problems.items())
+            say(f"{split} annotations: {told}")
+    if train is not None:
+        _check_same_classes(train, val)
+    if head is None:
+        names = training_classes(val.class_names, recipe.model.num_classes)
+        head = HeadClasses(len(names), names)
+    training = train is not None
+    warn_of_memory(recipe, _largest(recipe, training=training), device, world_size, training=training, say=say)
+    classes = head
+    model = with_start_weights(recipe, lambda: new_detector(recipe, classes))
+    load_given_weights(model, recipe, head.names, partial=partial, say=say)
+    return DetectionTask(
+        model,
+        head_name=recipe.model.head.name,
+        head_names=head.names,
+        train=train,
+        val=val,
+        loading=loading_of(recipe, device, world_size),
+        testing=_testing(recipe),
+        settings=recipe.data.detection,
+        meta={
+            **meta_of(recipe),
+            "num_queries": getattr(recipe.model.head, "num_queries", 100),
+            "conventions": head.conventions,
+        },
+    )
+
+
+def _largest(recipe: Recipe, *, training: bool) -> tuple[int, int]:
+    """(height, width) of the largest images."""
+    sizes = recipe.data.detection
+    if recipe.data.name == "scenes":
+        short = long = max(*sizes.short_sides, sizes.test_short_side)
+    elif training:
+        short, long = max(sizes.short_sides), sizes.long_side
+    else:
+        short, long = max(recipe.eval.scales or (sizes.test_short_side,)), sizes.test_long_side
+    return short, max(short, long)
+
+
+def _check_same_classes(train: DetectionDataset, val: DetectionDataset) -> None:
+    if train.class_names == val.class_names:
+        return
+    ours, theirs = set(train.class_names), set(val.class_names)
+    some = ", ".join(sorted(ours ^ theirs)[:5]) or "their order"
+    raise UsageError(
+        f"the training and validation annotations have other categories: {some}",
+        "give both files the same `categories`, also those without objects",
+    )
+
+
+def _testing(recipe: Recipe) -> Testing:
+    values = recipe.eval
+    if recipe.model.head is not None and not (spec := head_spec(recipe.model.head.name)).has_nms:
+        if values.nms_iou is not None:
+            raise UsageError(f"{spec.title} has no NMS, so it takes no NMS IoU", "leave out --nms-iou (eval.nms_iou)")
+        if values.scales or values.flip:
+            raise UsageError(
+                f"{spec.title} has no NMS that could merge several views of an image",
+                "leave out --scales and --flip (eval.scales, eval.flip)",
+            )
+    options = DetectOptions(values.score_threshold, values.nms_iou, values.max_detections)
+    return Testing(options, values.scales, values.flip, values.backend)
+
+
+def new_detector(recipe: Recipe, head: HeadClasses) -> Detector:
+    """The model of a recipe, with starting weights."""
+    assert recipe.model.head is not None
+    return build_detector(
+        recipe.model.backbone.spec,
+        recipe.model.head.name,
+        num_classes=head.num_classes,
+        conventions=head.conventions,
+        backbone_options=backbone_options(recipe.model.backbone),
+        **recipe.model.head.said(),
+    )

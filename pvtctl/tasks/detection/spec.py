@@ -1,0 +1,295 @@
+"""Detection as the rest of pvtctl sees it. No torch until a method is called."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pvtctl.tasks.base import (
+    EvaluationRequest,
+    ReportedFigure,
+    Role,
+    Say,
+    TaskSpec,
+    scored_model,
+    scored_recipe,
+    views_label,
+)
+from pvtctl.views.labels import CurveLabels
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from pvtctl.data.check import Verdict
+    from pvtctl.data.images import RgbImage
+    from pvtctl.models.detector import Detector
+    from pvtctl.recipe.schema import Data, Recipe
+    from pvtctl.tasks.base import Predictor
+    from pvtctl.tasks.detection.data import DetectionDataset
+    from pvtctl.tasks.detection.predict import DetectionsWriter, DetectorPredictor
+    from pvtctl.tasks.detection.report import DetectionComparer
+    from pvtctl.tasks.detection.task import DetectionTask
+    from pvtctl.tasks.predict import Images, PredictOptions
+    from pvtctl.weights.describe import HeadClasses, Inspected
+
+_AREAS = {"small": "small objects", "medium": "medium objects", "large": "large objects"}
+_MEASURES = (
+    "ap",
+    "ap50",
+    "ap75",
+    "ap_small",
+    "ap_medium",
+    "ap_large",
+    "ar_1",
+    "ar_10",
+    "ar_100",
+    "ar_small",
+    "ar_medium",
+    "ar_large",
+)
+PHOTO = (480, 640)
+"""COCO's most frequent (height, width)."""
+_PAD = 32
+
+
+def _coco_figure(kind: str, name: str) -> ReportedFigure:
+    """`box AP50, %` for `box_ap50`, `mask AR at 10, %` for `mask_ar_10`."""
+    measure, _, part = name.partition("_")
+    tail = f", {_AREAS[part]}" if part in _AREAS else f" at {part}" if part else ""
+    return ReportedFigure(f"{kind}_{name}", f"{kind} {measure.upper()}{tail}, %", percent=True)
+
+
+class DetectionSpec(TaskSpec):
+    """Images with the boxes, and maybe masks, of their objects."""
+
+    name = "detection"
+    data_names = ("coco", "scenes")
+    usual_data = "coco"
+    needs = "boxes"
+    convert_hint = "`pvtctl data convert` brings Pascal VOC and YOLO boxes"
+    reads = (
+        "data.detection",
+        "model.init",
+        "eval.score_threshold",
+        "eval.nms_iou",
+        "eval.max_detections",
+        "eval.scales",
+        "eval.backend",
+        "eval.flip",
+    )
+    predict_options = ("score_threshold", "nms_iou", "max_detections", "short_side", "long_side")
+    figures = tuple(_coco_figure(kind, name) for kind in ("box", "mask") for name in _MEASURES)
+    main_score = "box_ap"
+    main_figure = "box_ap"
+    headline = ("box_ap", "box_ap50", "box_ar_100", "mask_ap", "mask_ap50", "detections")
+    curves = CurveLabels(
+        "sum of the losses",
+        "Validation AP",
+        (("box_ap", "box AP"), ("box_ap50", "box AP50"), ("mask_ap", "mask AP"), ("mask_ap50", "mask AP50")),
+        (("recall", "recall in training"),),
+    )
+    compared_curves = (("box_ap", "Box AP"), ("mask_ap", "Mask AP"))
+
+    def open_split(self, recipe: Recipe, split: str, role: Role) -> DetectionDataset:
+        from pvtctl.tasks.detection.build import detection_split
+
+        return detection_split(recipe, split, role)
+
+    def check_data(self, name: str, root: Path | None, data: Data, **options: Any) -> Verdict:
+        from pvtctl.tasks.detection.check import check_coco_data
+
+        return check_coco_data(root, **options)
+
+    def preview(
+        self,
+        name: str,
+        root: Path,
+        output: Path,
+        data: Data,
+        *,
+        split: str,
+        count: int,
+        copies: int | None,
+        size: int | None,
+        seed: int,
+    ) -> str:
+        from pvtctl.tasks.detection.preview import preview_detection
+
+        return preview_detection(
+            name, root, output, data, split=split, count=count, copies=copies or 3, side=size or 400, seed=seed
+        )
+
+    def list_data(self, name: str, place: Path) -> dict[str, Any]:
+        from pvtctl.tasks.detection.coco import count_coco
+
+        return count_coco(place)
+
+    def new_model(self, recipe: Recipe, head: HeadClasses) -> Detector:
+        from pvtctl.tasks.detection.build import new_detector
+
+        return new_detector(recipe, head)
+
+    def build(
+        self,
+        recipe: Recipe,
+        *,
+        device: torch.device,
+        world_size: int,
+        head: HeadClasses | None,
+        partial: bool,
+        say: Say,
+    ) -> DetectionTask:
+        from pvtctl.tasks.detection.build import build_detection
+
+        return build_detection(recipe, device=device, world_size=world_size, head=head, partial=partial, say=say)
+
+    def predictor(
+        self,
+        checkpoint: Inspected,
+        device: torch.device,
+        options: PredictOptions | None = None,
+        *,
+        scale_shift: tuple[float, float] | None = None,
+        model: Any = None,
+    ) -> DetectorPredictor:
+        from pvtctl.tasks.detection.predict import DetectorPredictor
+
+        return DetectorPredictor(checkpoint, device, options or {}, model=model)
+
+    def prediction_writer(
+        self,
+        checkpoint: Inspected,
+        device: torch.device,
+        options: PredictOptions,
+        *,
+        scale_shift: tuple[float, float] | None,
+        images: Images,
+        out: Path | None,
+    ) -> DetectionsWriter:
+        from pvtctl.tasks.detection.predict import DetectionsWriter
+
+        return DetectionsWriter(checkpoint, device, options, images=images, out=out)
+
+    def comparer(self, predictor: Predictor, recipe: Recipe, split: Any, *, threshold: float) -> DetectionComparer:
+        from pvtctl.tasks.detection.report import DetectionComparer
+
+        return DetectionComparer(predictor, split, threshold=threshold)
+
+    def as_scored(self, recipe: Recipe, checkpoint: Inspected, request: EvaluationRequest) -> Recipe:
+        """The long side of `request.size` follows in proportion where one side is said."""
+        assert recipe.model.head is not None
+        assert checkpoint.detector is not None
+        own, trained = recipe.data.detection, checkpoint.meta.get("detection")
+        keys = ("test_short_side", "test_long_side")
+        sizes: dict[str, Any] = {}
+        if request.size is not None:
+            short, long = sorted(request.size)
+            sizes = {
+                "test_short_side": short,
+                "test_long_side": long if long > short else round(short * own.test_long_side / own.test_short_side),
+            }
+        elif isinstance(trained, Mapping) and all(isinstance(trained.get(key), int) for key in keys):
+            sizes = {key: trained[key] for key in keys}
+        stated = ("num_queries", "dropout", "width")  # by the weights, or not needed
+        kept = {key: value for key, value in recipe.model.head.said().items() if key not in stated}
+        head = checkpoint.detector.spec.options(kept | checkpoint.detector.options)
+        return scored_recipe(
+            recipe,
+            data={"detection": own.model_copy(update=sizes)},
+            model=scored_model(recipe, checkpoint) | {"head": head},
+            evaluation={"batch_size": request.batch_size or recipe.eval.batch_size},
+        )
+
+    def size_label(self, recipe: Recipe) -> str:
+        short = " and ".join(map(str, recipe.eval.scales or (recipe.data.detection.test_short_side,)))
+        long = recipe.data.detection.test_long_side
+        return f"a short side of {short} pixels (long side up to {long}){views_label(recipe)}"
+
+    def sizes_label(self, recipe: Recipe) -> str:
+        own = recipe.data.detection
+        return f"trained {'/'.join(map(str, own.short_sides))}, tested {own.test_short_side}"
+
+    def tested_sizes(self, recipe: Recipe) -> dict[str, Any]:
+        own = recipe.data.detection
+        return {"test_short_side": own.test_short_side, "test_long_side": own.test_long_side}
+
+    def tested_side(self, meta: Mapping[str, Any]) -> int | None:
+        return int((meta.get("detection") or {}).get("test_short_side") or 800)
+
+    def training_size(self, recipe: Recipe) -> tuple[int, int]:
+        """Padded, as in batches."""
+        own = recipe.data.detection
+        short, long = max(own.short_sides), own.long_side
+        return -(-short // own.pad) * own.pad, -(-max(short, long) // own.pad) * own.pad
+
+    def input_size(self, recipe: Recipe) -> tuple[int, int]:
+        """800x1280 and 640x960 as the papers count, or the size that a photo of 480x640 gets."""
+        from pvtctl.tasks.detection.transforms import resized_size
+
+        side, longest = recipe.data.detection.test_short_side, recipe.data.detection.test_long_side
+        if recipe.data.name == "scenes":
+            side = _padded(min(side, longest))
+            return side, side
+        if (side, longest) in ((800, 1333), (640, 1333)):
+            return self.counted_size(recipe) if side == 800 else (640, 960)
+        height, width = resized_size(PHOTO, side, longest)
+        return _padded(height), _padded(width)
+
+    def counted_size(self, recipe: Recipe) -> tuple[int, int]:
+        """800x1280, and 640x960 for a short side of 640."""
+        narrow = recipe.profile == "paper" and recipe.data.detection.test_short_side == 640
+        return (640, 960) if narrow else (800, 1280)
+
+    def counted_test_size(self, recipe: Recipe) -> tuple[int, int]:
+        side = recipe.data.detection.test_short_side
+        return (side, side) if recipe.data.name == "scenes" else self.counted_size(recipe)
+
+    def counted_model(self, recipe: Recipe, head: HeadClasses) -> nn.Module:
+        from pvtctl.cost.build import RawDetector
+
+        return RawDetector(self.new_model(recipe, head))
+
+    def model_cost(self, recipe: Recipe, classes: int) -> dict[str, float]:
+        """Of a run that is none of a paper's the parameters alone, with its own classes."""
+        from pvtctl.cost.counting import count
+
+        backbone, head, size = recipe.model.backbone, recipe.model.head, self.counted_size(recipe)
+        assert head is not None
+        if recipe.expect:
+            cost = count(backbone.name, size, head=head.name, convention="paper")
+            return {"params_m": cost.trainable_params / 1e6, "gmacs": cost.macs / 1e9}
+        if getattr(head, "width", None) is not None:  # no figures of a neck and head that the counting does not build
+            return {}
+        return {"params_m": count(backbone.spec, size, head=head.name, num_classes=classes).params / 1e6}
+
+    def case_options(self, recipe: Recipe, conventions: str) -> dict[str, Any]:
+        from pvtctl.tasks.from_recipe import backbone_options
+
+        head = recipe.model.head
+        assert head is not None
+        return {"backbone": backbone_options(recipe.model.backbone), "head": head.said() | {"conventions": conventions}}
+
+    def draw_target(self, split: Any, pixels: Tensor, target: Any, side: int) -> RgbImage:
+        import numpy as np
+
+        from pvtctl.tasks.detection.pictures import draw_detections
+        from pvtctl.tasks.detection.preview import objects_tile
+
+        return np.asarray(objects_tile(pixels, target, split.class_names, side, draw_detections))
+
+    def augment_file(self, recipe: Recipe, file: Path, generator: torch.Generator) -> Tensor:
+        import torch
+
+        from pvtctl.models.structures import Objects
+        from pvtctl.tasks.detection.transforms import DetectionTransform
+        from pvtctl.tasks.predict import read_pixels
+
+        nothing = Objects(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
+        transform = DetectionTransform.from_settings(recipe.data.detection)
+        return transform.train(read_pixels(file)[0], nothing, generator)[0]
+
+
+def _padded(side: int) -> int:
+    return -(-side // _PAD) * _PAD

@@ -1,0 +1,83 @@
+"""From a recipe to a segmentation model and its data."""
+
+from __future__ import annotations
+
+import torch
+
+from pvtctl.errors import UsageError
+from pvtctl.models.dense import DenseModel, build_segmenter
+from pvtctl.recipe.schema import Recipe
+from pvtctl.tasks.base import Role, Say
+from pvtctl.tasks.classes import training_classes
+from pvtctl.tasks.dense.build import dense_meta, dense_options, testing_of
+from pvtctl.tasks.dense.data import DenseDataset
+from pvtctl.tasks.from_recipe import (
+    data_folder,
+    load_given_weights,
+    loading_of,
+    split_options,
+    warn_of_memory,
+    with_start_weights,
+)
+from pvtctl.tasks.segmentation.data import open_segmentation_split
+from pvtctl.tasks.segmentation.task import SegmentationTask
+from pvtctl.weights.describe import HeadClasses
+
+
+def segmentation_split(recipe: Recipe, split: str, role: Role) -> DenseDataset:
+    """A split of a recipe's data. Raises UsageError."""
+    return open_segmentation_split(
+        recipe.data.name,
+        data_folder(recipe),
+        split,
+        settings=recipe.data.segmentation,
+        training=role == "train",
+        normalization=recipe.data.normalization,
+        **split_options(recipe, split),
+    )
+
+
+def build_segmentation(
+    recipe: Recipe, *, device: torch.device, world_size: int, head: HeadClasses | None, partial: bool, say: Say
+) -> SegmentationTask:
+    """The task of a recipe, as `pvtctl.tasks.from_recipe.build_task` says. Raises UsageError."""
+    val = segmentation_split(recipe, "val", "evaluate")
+    train = segmentation_split(recipe, "train", "train") if head is None else None
+    if train is not None and train.class_names != val.class_names:
+        raise UsageError("training and validation data have other classes", "give both the same list of classes")
+    if head is None:
+        names = training_classes(val.class_names, recipe.model.num_classes)
+        head = HeadClasses(len(names), names)
+    own, num_classes = recipe.data.segmentation, head.num_classes
+    warn_of_memory(
+        recipe,
+        own.crop if train is not None else (own.test_short_side, own.test_short_side),
+        device,
+        world_size,
+        training=train is not None,
+        num_classes=num_classes,
+        output_stride=recipe.model.backbone.output_stride,
+        say=say,
+    )
+    model = with_start_weights(recipe, lambda: new_segmenter(recipe, num_classes))
+    load_given_weights(model, recipe, head.names, partial=partial, say=say)
+    return SegmentationTask(
+        model,
+        head_names=head.names,
+        train=train,
+        val=val,
+        loading=loading_of(recipe, device, world_size),
+        testing=testing_of(recipe),
+        meta={**dense_meta(recipe), "segmentation": own.model_dump(mode="json")},
+    )
+
+
+def new_segmenter(recipe: Recipe, num_classes: int) -> DenseModel:
+    """The model of a recipe, with starting weights."""
+    assert recipe.model.head is not None
+    return build_segmenter(
+        recipe.model.backbone.spec,
+        recipe.model.head.name,
+        num_classes=num_classes,
+        **dense_options(recipe),
+    )

@@ -1,0 +1,232 @@
+"""Segmentation as the rest of pvtctl sees it. No torch until a method is called."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pvtctl.errors import PvtctlError, UsageError
+from pvtctl.tasks.base import SPLITS, EvaluationRequest, ReportedFigure, Role, Say, TaskSpec, views_label
+from pvtctl.views.labels import CurveLabels
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from pvtctl.data.check import Verdict
+    from pvtctl.data.images import RgbImage
+    from pvtctl.models.dense import DenseModel
+    from pvtctl.recipe.schema import Data, Recipe
+    from pvtctl.tasks.base import Predictor
+    from pvtctl.tasks.dense.data import DenseDataset
+    from pvtctl.tasks.predict import Images, PredictOptions
+    from pvtctl.tasks.segmentation.predict import LabelsWriter, SegmentationPredictor
+    from pvtctl.tasks.segmentation.report import SegmentationComparer
+    from pvtctl.tasks.segmentation.task import SegmentationTask
+    from pvtctl.weights.describe import HeadClasses, Inspected
+
+
+class SegmentationSpec(TaskSpec):
+    """Images with a class for each pixel."""
+
+    name = "segmentation"
+    data_names = ("ade20k", "pascal_context", "cityscapes", "masks", "scenes")
+    usual_data = "ade20k"
+    needs = "label maps"
+    reads = (
+        "data.segmentation",
+        "data.normalization",
+        "model.init",
+        "model.backbone.image_size",
+        "eval.ratios",
+        "eval.flip",
+        "eval.window",
+        "eval.stride",
+    )
+    predict_options = ("short_side", "long_side", "ratios", "flip", "window", "stride")
+    figures = (
+        ReportedFigure("miou", "mIoU, %", percent=True),
+        ReportedFigure("pixel_acc", "pixel accuracy, %", percent=True),
+        ReportedFigure("mean_acc", "mean accuracy of the classes, %", percent=True),
+        ReportedFigure("fw_iou", "IoU weighted by frequency, %", percent=True),
+        ReportedFigure("boundary_f", "boundary F-score, %", percent=True),
+    )
+    has_data_settings = True
+    main_score = "miou"
+    main_figure = "miou"
+    headline = ("miou", "pixel_acc", "mean_acc", "boundary_f")
+    curves = CurveLabels(
+        "sum of the losses",
+        "Validation",
+        (("miou", "mIoU"), ("pixel_acc", "pixel accuracy"), ("boundary_f", "boundary F")),
+        (("pixel_acc", "pixel accuracy in training"),),
+    )
+    compared_curves = (("miou", "Mean IoU"),)
+
+    def open_split(self, recipe: Recipe, split: str, role: Role) -> DenseDataset:
+        from pvtctl.tasks.segmentation.build import segmentation_split
+
+        return segmentation_split(recipe, split, role)
+
+    def check_data(self, name: str, root: Path | None, data: Data, **options: Any) -> Verdict:
+        from pvtctl.tasks.segmentation.check import check_segmentation_data
+
+        return check_segmentation_data(root or Path(), name=name, settings=data.segmentation, **options)
+
+    def preview(
+        self,
+        name: str,
+        root: Path,
+        output: Path,
+        data: Data,
+        *,
+        split: str,
+        count: int,
+        copies: int | None,
+        size: int | None,
+        seed: int,
+    ) -> str:
+        from pvtctl.tasks.segmentation.preview import preview_segmentation
+
+        return preview_segmentation(
+            name, root, output, data, split=split, count=count, copies=copies or 3, side=size or 400, seed=seed
+        )
+
+    def list_data(self, name: str, place: Path) -> dict[str, Any]:
+        from pvtctl.tasks.segmentation.data import open_masks
+        from pvtctl.tasks.segmentation.settings import SegmentationData
+
+        row: dict[str, Any] = {}
+        for split in SPLITS:
+            try:
+                masks = open_masks(name, place, split, SegmentationData())
+                row |= {"classes": len(masks.class_names), split: len(masks)}
+            except PvtctlError as error:
+                row["state"] = error.message
+        return row
+
+    def new_model(self, recipe: Recipe, head: HeadClasses) -> DenseModel:
+        from pvtctl.tasks.segmentation.build import new_segmenter
+
+        return new_segmenter(recipe, head.num_classes)
+
+    def build(
+        self,
+        recipe: Recipe,
+        *,
+        device: torch.device,
+        world_size: int,
+        head: HeadClasses | None,
+        partial: bool,
+        say: Say,
+    ) -> SegmentationTask:
+        from pvtctl.tasks.segmentation.build import build_segmentation
+
+        return build_segmentation(recipe, device=device, world_size=world_size, head=head, partial=partial, say=say)
+
+    def predictor(
+        self,
+        checkpoint: Inspected,
+        device: torch.device,
+        options: PredictOptions | None = None,
+        *,
+        scale_shift: tuple[float, float] | None = None,
+        model: Any = None,
+    ) -> SegmentationPredictor:
+        from pvtctl.tasks.segmentation.predict import SegmentationPredictor
+
+        return SegmentationPredictor(checkpoint, device, options or {}, model=model)
+
+    def prediction_writer(
+        self,
+        checkpoint: Inspected,
+        device: torch.device,
+        options: PredictOptions,
+        *,
+        scale_shift: tuple[float, float] | None,
+        images: Images,
+        out: Path | None,
+    ) -> LabelsWriter:
+        from pvtctl.tasks.segmentation.predict import LabelsWriter
+
+        return LabelsWriter(checkpoint, self.predictor(checkpoint, device, options), images, out)
+
+    def comparer(self, predictor: Predictor, recipe: Recipe, split: Any, *, threshold: float) -> SegmentationComparer:
+        from pvtctl.tasks.segmentation.report import SegmentationComparer
+
+        return SegmentationComparer(predictor, split)
+
+    def as_scored(self, recipe: Recipe, checkpoint: Inspected, request: EvaluationRequest) -> Recipe:
+        """The long side of `request.size` follows in proportion where one side is said."""
+        from pvtctl.tasks.dense.evaluate import dense_scored, stated_sizes
+
+        if request.scale_shift is not None:
+            raise UsageError("--scale-shift is for depth, and these weights are for segmentation", "leave it out")
+        own = recipe.data.segmentation
+        sizes = stated_sizes(checkpoint, self.name, ("test_short_side", "test_long_side", "align"), request)
+        if request.size is not None:
+            short, long = sorted(request.size)
+            sizes["test_short_side"] = short
+            sizes["test_long_side"] = long if long > short else round(short * own.test_long_side / own.test_short_side)
+        return dense_scored(recipe, checkpoint, request, {self.name: own.model_copy(update=sizes)})
+
+    def size_label(self, recipe: Recipe) -> str:
+        own = recipe.data.segmentation
+        short = " and ".join(map(str, recipe.eval.scales or (own.test_short_side,)))
+        return f"a short side of {short} pixels (long side up to {own.test_long_side}){views_label(recipe)}"
+
+    def sizes_label(self, recipe: Recipe) -> str:
+        height, width = recipe.data.segmentation.crop
+        return f"trained {height}x{width}, tested {recipe.data.segmentation.test_short_side}"
+
+    def tested_sizes(self, recipe: Recipe) -> dict[str, Any]:
+        own = recipe.data.segmentation
+        return {"test_short_side": own.test_short_side, "test_long_side": own.test_long_side}
+
+    def tested_side(self, meta: Mapping[str, Any]) -> int | None:
+        return int((meta.get("segmentation") or {}).get("test_short_side") or 512)
+
+    def training_size(self, recipe: Recipe) -> tuple[int, int]:
+        return recipe.data.segmentation.crop
+
+    def input_size(self, recipe: Recipe) -> tuple[int, int]:
+        """A square, or the window."""
+        side = recipe.data.segmentation.test_short_side
+        return recipe.eval.window or (side, side)
+
+    def counted_size(self, recipe: Recipe) -> tuple[int, int]:
+        """512x512 unless the paper tests at another short side."""
+        side = recipe.data.segmentation.test_short_side if recipe.profile == "paper" else 512
+        return side, side
+
+    def counted_test_size(self, recipe: Recipe) -> tuple[int, int]:
+        return (recipe.data.segmentation.test_short_side,) * 2
+
+    def model_cost(self, recipe: Recipe, classes: int) -> dict[str, float]:
+        from pvtctl.tasks.dense.build import dense_cost
+
+        return dense_cost(self, recipe, classes)
+
+    def case_options(self, recipe: Recipe, conventions: str) -> dict[str, Any]:
+        from pvtctl.tasks.dense.build import dense_case_options
+
+        return dense_case_options(recipe)
+
+    def draw_target(self, split: Any, pixels: Tensor, target: Any, side: int) -> RgbImage:
+        import numpy as np
+
+        from pvtctl.tasks.segmentation.preview import drawing_of, labels_tile
+
+        return np.asarray(labels_tile(pixels, target, side, drawing_of(split)))
+
+    def augment_file(self, recipe: Recipe, file: Path, generator: torch.Generator) -> Tensor:
+        import torch
+
+        from pvtctl.models.structures import IGNORE_LABEL
+        from pvtctl.tasks.predict import read_pixels
+        from pvtctl.tasks.segmentation.transforms import SegmentationTransform
+
+        pixels = read_pixels(file)[0]
+        transform = SegmentationTransform.from_settings(recipe.data.segmentation, recipe.data.normalization)
+        return transform.train(pixels, torch.full(pixels.shape[-2:], IGNORE_LABEL, dtype=torch.uint8), generator)[0]
