@@ -29,10 +29,10 @@ from doc_pages import (
 
 from pvtctl.cli.main import COMMANDS
 from pvtctl.errors import UsageError
-from pvtctl.models.variants import TIMM_PREFIX, find_variant, split_width
+from pvtctl.models.registry import backbone_spec, head_specs
+from pvtctl.models.variants import TIMM_PREFIX, split_width
 from pvtctl.recipe.load import find_row, load_recipe, profiles_of, rows_of
 from pvtctl.recipe.source import recipe_names
-from pvtctl.recipe.vocabulary import all_heads
 from pvtctl.studies.plan import study_names
 
 CLICK_ERROR: Any = typer.BadParameter.__mro__[2]
@@ -200,7 +200,7 @@ def check_names(command: Command) -> None:
             check_backbone(name, recipe)
     attention = command.words[:2] == ["visualize", "attention"]  # its heads are those of a block, by number
     for head in [] if attention else said.get("--head", []):
-        assert placeholder(head) or head in (*all_heads(), "classifier", "none"), f"no head {head}"
+        assert placeholder(head) or head in (*(spec.name for spec in head_specs()), "classifier", "none"), f"no head {head}"
     for setting in said.get("--set", []):
         faults = check_settings(setting)
         assert "unknown key" not in faults, f"{setting}: {faults}"
@@ -220,7 +220,7 @@ def check_backbone(name: str, recipe: str | None) -> None:
     if recipe is not None and plain in rows_of(recipe):
         return
     try:
-        find_variant(plain)
+        backbone_spec(plain)
     except UsageError:
         find_row("imagenet", plain)
 
