@@ -38,6 +38,7 @@ __all__ = [
     "load_run",
     "load_weights",
     "measure_latency",
+    "optimize_for_cpu",
     "run_recipe",
     "run_study",
 ]
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from pvtctl.cost.counting import count
     from pvtctl.export import export_model
     from pvtctl.latency.measure import Case, measure_latency
+    from pvtctl.models.fast_cpu import optimize_for_cpu
     from pvtctl.runs.evaluate import evaluate_run as evaluate
     from pvtctl.runs.load_run import load_run
     from pvtctl.studies.compare import compare_models, compare_runs
@@ -71,6 +73,7 @@ _ELSEWHERE = {
     "export_model": ("pvtctl.export", "export_model"),
     "load_run": ("pvtctl.runs.load_run", "load_run"),
     "measure_latency": ("pvtctl.latency.measure", "measure_latency"),
+    "optimize_for_cpu": ("pvtctl.models.fast_cpu", "optimize_for_cpu"),
     "run_study": ("pvtctl.studies.request", "run_study"),
 }
 """Public functions that lie outside `pvtctl.api`, which holds the others."""

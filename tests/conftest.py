@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
 import os
+import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
+from PIL import Image
 
 # Before torch is imported, here and in the processes that tests start: pytest runs a worker a core, and threads of one that
 # wait for a core held by another cost more than they give.
@@ -20,6 +25,23 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 ROOT = Path(__file__).resolve().parents[1]
 
 pytest_plugins = ["image_set_fixtures"]
+
+QUICK = ("models", "recipe", "tasks", "engine")
+"""Folders of `pytest -m quick`: networks, data and measures of each task, training, recipes; no commands, no whole runs."""
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """`-m quick` does not import the others either."""
+    others = collection_path.parent == ROOT / "tests" and collection_path.name not in QUICK
+    return True if config.option.markexpr == "quick" and others else None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        folder = item.path.relative_to(ROOT / "tests").parts[0]
+        if folder in QUICK and item.get_closest_marker("slow") is None:
+            item.add_marker("quick")
 
 
 @pytest.fixture(scope="session")
@@ -40,3 +62,50 @@ def kit(shared: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+MadeOnce = Callable[[str, Callable[[Path], object]], Path]
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> MadeOnce:
+    """`made_once(name, make)`: the folder that `make` has filled, once for all workers of pytest. Read only."""
+    top = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        top = top.parent
+
+    def folder_of(name: str, make: Callable[[Path], object]) -> Path:
+        folder, done = top / name, top / f"{name}.done"
+        with (top / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # of a worker that failed at it
+                folder.mkdir()
+                make(folder)
+                done.touch()
+        return folder
+
+    return folder_of
+
+
+@pytest.fixture(autouse=True)
+def plain_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PNGs of figures are white, of the right size: laying out and drawing letters was half the time of a training run.
+
+    The views' own tests draw, and so do the runs that several tests share and tests marked `draws`.
+    """
+    views = request.path.parent.name in ("views", "explain") or request.path.stem.endswith("_views")
+    if views or request.node.get_closest_marker("draws") is not None:
+        return
+    from matplotlib.figure import Figure
+
+    whole = Figure.savefig
+
+    def plain(self: Figure, path: Any, *, format: str, dpi: int, **options: Any) -> None:
+        if format != "png":
+            whole(self, path, format=format, dpi=dpi, **options)
+            return
+        size = tuple(int(side * dpi) for side in self.get_size_inches())
+        Image.new("RGB", size, "white").save(path, format="PNG")
+
+    monkeypatch.setattr(Figure, "savefig", plain)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from same_detections import assert_same_detections
 from torch import nn
 
 import pvtctl
@@ -137,13 +138,19 @@ def test_detections_are_those_of_the_command(runs: Any, photos: list[Path], tmp_
     answers: Any = loaded.predict(photos, score_threshold=0.001, max_detections=20)
     results = json.loads((tmp_path / "out" / "detections.json").read_text())
     assert len(results) == sum(map(len, answers)) > 0
+    categories = json.loads((tmp_path / "out" / "images.json").read_text())["categories"]
+    ids = [category["id"] for category in categories]
+    assert [category["name"] for category in categories] == loaded.class_names
     for number, answer in enumerate(answers, start=1):
         assert isinstance(answer, Detections)
         own = [each for each in results if each["image_id"] == number]
-        assert [each["score"] for each in own] == pytest.approx(answer.scores.tolist(), abs=1e-4)
         sides = torch.tensor([each["bbox"] for each in own])
         sides[:, 2:] += sides[:, :2]
-        torch.testing.assert_close(sides, answer.boxes, atol=0.02, rtol=0)
+        scores = torch.tensor([each["score"] for each in own])
+        labels = torch.tensor([ids.index(each["category_id"]) for each in own])
+        assert_same_detections(
+            Detections(sides, scores, labels), answer, scores={"atol": 1e-4, "rtol": 0}, boxes={"atol": 0.02, "rtol": 0}
+        )
     assert len(loaded.predict(photos[0], max_detections=2, score_threshold=0.0)) == 2  # type: ignore[arg-type]
 
 

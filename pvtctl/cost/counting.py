@@ -241,7 +241,7 @@ class _OperationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 @contextmanager
 def _tracked_paths(model: nn.Module, path: list[str]) -> Iterator[None]:
     """Keep `path` equal to the stack of module names that are running. Layers with hooks are called and never read past
-    (`pvtctl.models.layers.linear.is_plain`), so that every convolution runs as one, under its own name."""
+    (`pvtctl.models.fast_cpu.is_plain`), so that every convolution runs as one, under its own name."""
     hooks = []
 
     def enter(name: str) -> Any:

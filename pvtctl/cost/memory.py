@@ -47,9 +47,10 @@ def estimate_memory(
     layer's is, and kept for the backward pass in training. Raises UsageError for unknown names.
     """
     from pvtctl.cost.build import build_model, output_loss
+    from pvtctl.models.fast_cpu import optimize_for_cpu
 
     with torch.device("meta"):
-        model = build_model(backbone, head, num_classes, output_stride).train(training)
+        model = optimize_for_cpu(build_model(backbone, head, num_classes, output_stride)).train(training)
     images = torch.empty(batch_size, 3, *size, device="meta")
     fused = _FusedAttention() if fused_attention else contextlib.nullcontext()
     with torch.set_grad_enabled(training), _AliveBytes() as alive, fused:

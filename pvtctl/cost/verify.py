@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from pvtctl.cost.build import build_model
+from pvtctl.models.fast_cpu import optimize_for_cpu
 
 TOLERANCE = 0.01
 """Relative difference above which two counters are said to disagree."""
@@ -55,8 +56,10 @@ def verify(
     counter needs neither. Norms, pooling and upsampling are switched off in fvcore: convention `ops` has none of them.
     """
     with torch.device("meta"):
-        torch_macs = macs_by_torch(build_model(name, head, num_classes, output_stride).requires_grad_(False), size)
-    fvcore_macs, uncounted = macs_by_fvcore(build_model(name, head, num_classes, output_stride), size)
+        torch_macs = macs_by_torch(
+            optimize_for_cpu(build_model(name, head, num_classes, output_stride)).requires_grad_(False), size
+        )
+    fvcore_macs, uncounted = macs_by_fvcore(optimize_for_cpu(build_model(name, head, num_classes, output_stride)), size)
     return Verification(fvcore_macs, torch_macs, uncounted)
 
 

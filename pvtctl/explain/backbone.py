@@ -10,6 +10,7 @@ from torch import Tensor
 from pvtctl.data.transforms import Normalization, normalize
 from pvtctl.errors import UsageError
 from pvtctl.models.backbones import Backbone, build_backbone
+from pvtctl.models.fast_cpu import optimize_for_cpu
 from pvtctl.models.registry import backbone_spec
 from pvtctl.tasks.detection.transforms import resize_image, resized_size
 from pvtctl.weights.build import backbone_from_checkpoint, model_from_checkpoint
@@ -56,7 +57,7 @@ class BackboneUse:
             if checkpoint.dense is not None:
                 self.normalization = checkpoint.dense.normalization or "imagenet"
         self.size = own if size is None else size
-        self.model.to(device).eval()
+        optimize_for_cpu(self.model).to(device).eval()
 
     @property
     def size_in_words(self) -> str:

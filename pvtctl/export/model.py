@@ -26,6 +26,7 @@ from pvtctl.models.backbones import Backbone, Classifier
 from pvtctl.models.backbones.base import MIN_SIDE
 from pvtctl.models.dense import DenseModel
 from pvtctl.models.detector import Detector
+from pvtctl.models.fast_cpu import plain_kernels
 from pvtctl.models.structures import ImageSize
 
 Format = Literal["torch", "onnx"]
@@ -121,7 +122,8 @@ def export_model(
     with _in_eval(model):
         raw = raw_model(model, pixels=pixels, statistics=(mean, std), at_size=at_size).eval()
         on_progress("tracing with torch.export")
-        program = export_program(raw, size=size, default_size=default_size, static=static)
+        with plain_kernels(raw):
+            program = export_program(raw, size=size, default_size=default_size, static=static)
         said = _meta(raw, (mean, std), program, at_size, meta or {})
         cases = _cases(raw, program, size or default_size, check_sizes)
         with atomic_path(path) as temporary:

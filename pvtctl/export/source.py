@@ -13,6 +13,7 @@ from torch import nn
 from pvtctl.cost.build import PLAIN_HEADS, build_as_papers, build_model, classes_of
 from pvtctl.data.transforms import IMAGENET_MEAN, IMAGENET_STD, NORMALIZATIONS
 from pvtctl.errors import UsageError
+from pvtctl.models.fast_cpu import optimize_for_cpu
 from pvtctl.models.structures import ImageSize
 from pvtctl.weights.build import backbone_from_checkpoint, model_from_checkpoint
 from pvtctl.weights.describe import Inspected, inspect_checkpoint
@@ -65,7 +66,7 @@ def from_checkpoint(source: str, *, backbone: str | None = None, backbone_only: 
     }
     side = side or found.position_size
     return Source(
-        model=model,
+        model=optimize_for_cpu(model),
         what=what,
         path=found.path,
         class_names=meta["class_names"],
@@ -91,7 +92,9 @@ def from_names(backbone: str, head: str, num_classes: int | None, *, seed: int =
     what = backbone if head == "none" else f"{backbone} + {head}"
     what = f"{what}, {classes} classes, random weights" if classes else f"{what}, random weights"
     meta = {"backbone": backbone, "head": head, "source": "random weights"}
-    return Source(model=model, what=what, meta={key: value for key, value in meta.items() if value != "none"})
+    return Source(
+        model=optimize_for_cpu(model), what=what, meta={key: value for key, value in meta.items() if value != "none"}
+    )
 
 
 def _statistics(found: Inspected) -> tuple[Sequence[float], Sequence[float]]:

@@ -17,6 +17,7 @@ import torch
 from pvtctl.cost.build import NUM_CLASSES, build_as_papers, build_own
 from pvtctl.data.transforms import normalize, pad_images
 from pvtctl.models.detector import Detector
+from pvtctl.models.fast_cpu import optimize_for_cpu
 from pvtctl.models.registry import DETECTION
 from pvtctl.models.structures import DetectOptions, Objects
 from pvtctl.tasks.detection.transforms import resize_image
@@ -39,7 +40,7 @@ class DetectorForward:
         self._guard = guard
         self._size: tuple[int, int] = tuple(case["size"])
         self._layout = torch.channels_last if case["channels_last"] else torch.contiguous_format
-        self._detector = _detector(case).to(device)
+        self._detector = optimize_for_cpu(_detector(case)).to(device)
         self._detector = self._detector.to(memory_format=self._layout)
         number = case["batch_size"]
         self._photos = [torch.randint(0, 256, (3, *PHOTO), dtype=torch.uint8) for _ in range(number)]
@@ -99,7 +100,7 @@ class DetectorForward:
 
 def training_step(case: dict[str, Any], device: torch.device, guard: Callable[[], Any]) -> Callable[[], object]:
     """Losses on OBJECTS boxes an image, backward and a step of AdamW; masks where the head learns them."""
-    detector = _detector(case).to(device).train()
+    detector = optimize_for_cpu(_detector(case)).to(device).train()
     layout = torch.channels_last if case["channels_last"] else torch.contiguous_format
     detector = detector.to(memory_format=layout)
     height, width = case["size"]

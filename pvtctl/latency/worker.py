@@ -118,15 +118,17 @@ def _build_step(case: dict[str, Any], device: Any) -> Callable[[], object]:
     import torch
 
     from pvtctl.cost.build import build_model, build_own
+    from pvtctl.models.fast_cpu import optimize_for_cpu
     from pvtctl.models.registry import find_head
 
     spec = find_head(case["head"])
     if spec is not None and spec.detects:
         return _detector_step(case, device)
     if case["options"]:
-        model = build_own(case["backbone"], case["head"], case["num_classes"], case["options"]).to(device)
+        model = build_own(case["backbone"], case["head"], case["num_classes"], case["options"])
     else:
-        model = build_model(case["backbone"], case["head"], case["num_classes"], case["output_stride"]).to(device)
+        model = build_model(case["backbone"], case["head"], case["num_classes"], case["output_stride"])
+    model = optimize_for_cpu(model).to(device)
     if spec is not None:
         return _dense_step(case, model, device)
     images = torch.randn(case["batch_size"], 3, *case["size"], device=device)

@@ -11,21 +11,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pvtctl.engine import single
+from pvtctl.errors import UsageError, nearest
 from pvtctl.models.backbones import Classifier
 from pvtctl.models.dense import DenseModel
 from pvtctl.models.detector import Detector
-from pvtctl.engine import single
-from pvtctl.errors import UsageError, nearest
-from pvtctl.recipe.schema import Recipe
 from pvtctl.models.structures import Detections, DetectOptions, ImageSize
-from pvtctl.tasks.dense.inference import DenseTesting
-from pvtctl.weights.describe import Inspected, inspect_checkpoint
-from pvtctl.tasks.predict import READ_BY, ImageLike, to_pixels
-from pvtctl.tasks.classification.predict import TOP, ClassifierUse, likeliest
-from pvtctl.tasks.detection.predict import DetectorUse
-from pvtctl.tasks.dense.predict import DenseUse, asked_sides
+from pvtctl.recipe.schema import Recipe
 from pvtctl.runs.read_run import read_run
+from pvtctl.tasks.classification.predict import TOP, ClassifierUse, likeliest
+from pvtctl.tasks.dense.inference import DenseTesting
+from pvtctl.tasks.dense.predict import DenseUse, asked_sides
 from pvtctl.tasks.dense.windows import sliding_window
+from pvtctl.tasks.detection.predict import DetectorUse
+from pvtctl.tasks.predict import READ_BY, ImageLike, to_pixels
+from pvtctl.weights.describe import Inspected, inspect_checkpoint
 
 
 @dataclass(frozen=True)

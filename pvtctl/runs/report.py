@@ -13,16 +13,16 @@ import yaml
 from pvtctl.engine import FitResult, RunFolder
 from pvtctl.io.files import write_text
 from pvtctl.recipe.schema import Recipe
-from pvtctl.tasks.build import Task
-from pvtctl.tasks.classification.task import ClassificationTask
-from pvtctl.tasks.classification.report import ClassificationAccount
-from pvtctl.tasks.depth.task import DepthTask
-from pvtctl.tasks.segmentation.task import SegmentationTask
-from pvtctl.tasks.depth.report import DepthAccount, draw_depth_samples
-from pvtctl.tasks.detection.task import DetectionTask
-from pvtctl.tasks.detection.report import SAMPLES, DetectionAccount, draw_samples
 from pvtctl.runs.paper_table import Figure, compare_with_paper, data_label, paper_label, printed_score, result_rows
+from pvtctl.tasks.build import Task
+from pvtctl.tasks.classification.report import ClassificationAccount
+from pvtctl.tasks.classification.task import ClassificationTask
+from pvtctl.tasks.depth.report import DepthAccount, draw_depth_samples
+from pvtctl.tasks.depth.task import DepthTask
+from pvtctl.tasks.detection.report import SAMPLES, DetectionAccount, draw_samples
+from pvtctl.tasks.detection.task import DetectionTask
 from pvtctl.tasks.segmentation.report import SegmentationAccount, draw_segmentation_samples
+from pvtctl.tasks.segmentation.task import SegmentationTask
 from pvtctl.views.report import Picture, Report, Table, Text, write_report
 
 # Matplotlib takes a second to import: the views are imported where something is drawn.

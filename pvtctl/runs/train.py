@@ -7,20 +7,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pvtctl.models.backbones import layer_depths
-from pvtctl.engine import dry_run
-from pvtctl.engine import evaluate
-from pvtctl.engine import fit
-from pvtctl.engine import Distributed, DryRunReport, FitResult, FitSettings, RunFolder, choose_precision
+from pvtctl.engine import (
+    Distributed,
+    DryRunReport,
+    FitResult,
+    FitSettings,
+    RunFolder,
+    choose_precision,
+    dry_run,
+    evaluate,
+    fit,
+)
 from pvtctl.engine.log import Say, silent
 from pvtctl.engine.log import say as say_on_stderr
 from pvtctl.engine.run import taken
+from pvtctl.models.backbones import layer_depths
 from pvtctl.recipe.schema import Recipe
-from pvtctl.tasks.build import Task, build_task
-from pvtctl.tasks.from_recipe import fit_settings
+from pvtctl.runs.paper_table import Figure
 from pvtctl.runs.paths import data_place
 from pvtctl.runs.report import RunSummary, draw_epoch, report_run
-from pvtctl.runs.paper_table import Figure
+from pvtctl.tasks.build import Task, build_task
+from pvtctl.tasks.from_recipe import fit_settings
 from pvtctl.weights import load_weights, save_safetensors
 
 

@@ -13,6 +13,7 @@ from pvtctl.data.find import find_data
 from pvtctl.errors import UsageError
 from pvtctl.models.backbones import Classifier, build_classifier, set_activation_checkpointing
 from pvtctl.models.detector import Detector, build_detector
+from pvtctl.models.fast_cpu import optimize_for_cpu
 from pvtctl.models.registry import head_spec
 from pvtctl.models.structures import DetectOptions
 from pvtctl.recipe.schema import Recipe
@@ -76,7 +77,7 @@ def _classification(
     if head is None:
         names = training_classes(val.class_names, recipe.model.num_classes)
         head = HeadClasses(len(names), names)
-    model = bare_classifier(recipe, head.num_classes)
+    model = optimize_for_cpu(bare_classifier(recipe, head.num_classes))
     if recipe.model.weights is not None:
         source_names = list(imagenet_classes()) if head.names is not None else None
         report = load_weights(
@@ -164,7 +165,7 @@ def _detection(
         names = training_classes(val.class_names, recipe.model.num_classes)
         head = HeadClasses(len(names), names)
     _warn_of_memory(recipe, device, world_size, training=train is not None, say=say)
-    model = bare_detector(recipe, head)
+    model = optimize_for_cpu(bare_detector(recipe, head))
     if recipe.model.weights is not None:
         report = load_weights(model, recipe.model.weights, partial=partial, class_names=head.names)
         say(report.summary())

@@ -13,6 +13,7 @@ from pvtctl.data.find import find_data
 from pvtctl.errors import UsageError
 from pvtctl.models.backbones import set_activation_checkpointing
 from pvtctl.models.dense import DenseModel, build_depth_model, build_segmenter
+from pvtctl.models.fast_cpu import optimize_for_cpu
 from pvtctl.recipe.schema import Recipe
 from pvtctl.tasks.base import Loading
 from pvtctl.tasks.classes import training_classes
@@ -154,7 +155,7 @@ def _seeded(recipe: Recipe, num_classes: int) -> DenseModel:
     """The model with the starting weights of the recipe's seed, the same on every rank."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.train.seed)
-        model = bare_model(recipe, num_classes)
+        model = optimize_for_cpu(bare_model(recipe, num_classes))
     if recipe.train.activation_checkpointing:
         set_activation_checkpointing(model, True)
     return model

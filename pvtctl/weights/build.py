@@ -9,6 +9,7 @@ from pvtctl.models.backbones.build import build_backbone, build_classifier
 from pvtctl.models.classifier import Classifier
 from pvtctl.models.dense import DenseModel, build_depth_model, build_segmenter
 from pvtctl.models.detector import Detector, build_detector
+from pvtctl.models.fast_cpu import optimize_for_cpu
 from pvtctl.models.registry import DEPTH
 from pvtctl.weights.describe import Inspected
 from pvtctl.weights.load import load_weights
@@ -19,7 +20,7 @@ Model = Classifier | Detector | DenseModel
 def model_from_checkpoint(
     checkpoint: Inspected, *, image_size: int | None = None, scale_shift: tuple[float, float] | None = None
 ) -> Model:
-    """The model of a checkpoint, its weights loaded, on the CPU.
+    """The model of a checkpoint, its weights loaded, on the CPU and its kernels.
 
     Args:
         checkpoint: Of `inspect_checkpoint`; one with a head.
@@ -32,7 +33,7 @@ def model_from_checkpoint(
     assert checkpoint.head is not None
     model = _build(checkpoint, image_size, scale_shift)
     load_weights(model, checkpoint.path, class_names=checkpoint.head.names)
-    return model
+    return optimize_for_cpu(model)
 
 
 def backbone_from_checkpoint(checkpoint: Inspected) -> Backbone:
@@ -42,7 +43,7 @@ def backbone_from_checkpoint(checkpoint: Inspected) -> Backbone:
         options["output_stride"] = checkpoint.above.output_stride
     model = build_backbone(checkpoint.backbone, **options)
     load_weights(model, checkpoint.path)
-    return model
+    return optimize_for_cpu(model)
 
 
 def _position_options(checkpoint: Inspected) -> dict[str, Any]:

@@ -185,11 +185,12 @@ def _compare(checkpoint: Checkpoint, name: str, state: Mapping[str, Tensor]) -> 
     if original is None:
         return None, None
     from pvtctl.models.backbones import build_classifier
+    from pvtctl.models.fast_cpu import optimize_for_cpu
 
     library, model = original
     size = image_size_of(state) or 224
     ours = build_classifier(name, num_classes=state["head.weight"].shape[0], image_size=size)
-    load_weights(ours, state)
+    load_weights(optimize_for_cpu(ours), state)
     image = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         expected = model.eval()(image)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from tiny_run import TINY, TINY_DETECTOR, Cli, Result
 
 from pvtctl.cli.main import main
+
+MadeOnce = Callable[[str, Callable[[Path], object]], Path]
 
 
 @pytest.fixture
@@ -27,27 +30,34 @@ def cli(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.fixture(scope="session")
-def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def smoke_run(made_once: MadeOnce) -> Path:
     """The folder of a finished run: pvt_v2_b0, 12 classes, 32 pixels. Read only."""
-    out = tmp_path_factory.mktemp("runs") / "imagenet_pvt_v2-pvt_v2_b0-smoke"
-    code = main(["pretrain", "scenes", "--backbone", "pvt_v2_b0", "--profile", "smoke", "--out", str(out), *TINY])
-    assert code == 0
-    return out
+    name = "imagenet_pvt_v2-pvt_v2_b0-smoke"
+
+    def make(folder: Path) -> None:
+        words = ["--backbone", "pvt_v2_b0", "--profile", "smoke", "--out", str(folder / name)]
+        assert main(["pretrain", "scenes", *words, *TINY]) == 0
+
+    return made_once("classifier", make) / name
 
 
 @pytest.fixture(scope="session")
-def detector_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def detector_run(made_once: MadeOnce) -> Path:
     """The folder of a finished run of RetinaNet on scenes: pvt_v2_b0, 12 classes, 64 pixels. Read only."""
-    out = tmp_path_factory.mktemp("runs") / "detector"
-    arguments = ["finetune", "scenes", "--head", "retinanet", "--weights", "none", "--out", str(out), *TINY_DETECTOR]
-    assert main(arguments) == 0
-    return out
+
+    def make(folder: Path) -> None:
+        words = ["--head", "retinanet", "--weights", "none", "--out", str(folder / "detector")]
+        assert main(["finetune", "scenes", *words, *TINY_DETECTOR]) == 0
+
+    return made_once("detector", make) / "detector"
 
 
 @pytest.fixture(scope="session")
-def coco_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def coco_folder(made_once: MadeOnce) -> Path:
     """Scenes in COCO layout: four training and four validation images of 64 pixels, 12 classes, masks. Read only."""
-    out = tmp_path_factory.mktemp("data") / "things"
-    sizes = ["--train", "4", "--val", "4", "--size", "64"]
-    assert main(["data", "export", "scenes", "--layout", "coco", "--to", str(out), *sizes]) == 0
-    return out
+
+    def make(folder: Path) -> None:
+        sizes = ["--train", "4", "--val", "4", "--size", "64"]
+        assert main(["data", "export", "scenes", "--layout", "coco", "--to", str(folder / "things"), *sizes]) == 0
+
+    return made_once("coco", make) / "things"

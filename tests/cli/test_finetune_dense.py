@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +34,18 @@ FILES = {
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(made_once: Callable[[str, Callable[[Path], None]], Path]) -> Path:
     """Two runs on scenes, `segmenter` and `metric`, and scenes as files, `maps` and `rooms`. Read only."""
-    top = tmp_path_factory.mktemp("dense")
-    sizes = ["--train", "4", "--val", "2", "--size", "64"]
-    for layout, name in (("ade20k", "maps"), ("nyu", "rooms")):
-        assert main(["data", "export", "scenes", "--layout", layout, "--to", str(top / name), *sizes]) == 0
-    for name, words in (("segmenter", ["--head", "semantic_fpn"]), ("metric", ["--head", "dpt", "--task", "depth"])):
-        assert main(["finetune", "scenes", *words, *TINY, "--out", str(top / name)]) == 0
-    return top
+    runs = (("segmenter", ["--head", "semantic_fpn"]), ("metric", ["--head", "dpt", "--task", "depth"]))
+
+    def make(top: Path) -> None:
+        sizes = ["--train", "4", "--val", "2", "--size", "64"]
+        for layout, name in (("ade20k", "maps"), ("nyu", "rooms")):
+            assert main(["data", "export", "scenes", "--layout", layout, "--to", str(top / name), *sizes]) == 0
+        for name, words in runs:
+            assert main(["finetune", "scenes", *words, *TINY, "--out", str(top / name)]) == 0
+
+    return made_once("dense", make)
 
 
 def metrics_of(run: Path) -> list[dict[str, Any]]:

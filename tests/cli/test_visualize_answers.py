@@ -18,6 +18,8 @@ from pvtctl.explain.features import PyramidUse
 from pvtctl.models.dense import build_depth_model, build_segmenter
 from pvtctl.weights import save_safetensors
 
+pytestmark = pytest.mark.draws
+
 BACKBONE = "pvt_v2_b0"
 LONG = "a_photo_whose_name_has_more_than_forty_letters.png"
 

@@ -45,7 +45,9 @@ def targets() -> list[Objects]:
     boxes = torch.tensor([[4.0, 4.0, 40.0, 36.0], [20.0, 10.0, 60.0, 60.0]])
     masks = torch.zeros(2, SIDE, SIDE, dtype=torch.bool)
     masks[0, 4:36, 4:40] = masks[1, 10:60, 20:60] = True
-    nothing = Objects(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, SIDE, SIDE, dtype=torch.bool))
+    nothing = Objects(
+        torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, SIDE, SIDE, dtype=torch.bool)
+    )
     return [Objects(boxes, torch.tensor([0, 2]), masks), nothing]
 
 
@@ -124,7 +126,9 @@ class TestHead:
         assert {key: value for key, value in told.said().items() if key in ("width", "num_queries", "embed_dim")} == {
             key: value for key, value in own.said().items() if key in ("width", "num_queries", "embed_dim")
         }
-        assert found.tables.keys() <= model.state_dict().keys() | {f"head.auxiliary.2.{each}" for each in ("weight", "bias")}
+        assert found.tables.keys() <= model.state_dict().keys() | {
+            f"head.auxiliary.2.{each}" for each in ("weight", "bias")
+        }
 
     def test_it_is_counted_part_by_part(self, spec: HeadSpec, task: str) -> None:
         classes = None if task == DEPTH else K

@@ -10,6 +10,8 @@ from PIL import Image
 from pvtctl.cost.counting import Cost
 from pvtctl.cost.plot import plot_costs
 
+pytestmark = pytest.mark.draws
+
 
 def _cost(name: str, side: int, gmacs: float) -> Cost:
     return Cost(name, "classifier", (side, side), 1000, 1, 1, int(gmacs * 1e9), "ops", (), {})

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import re
+import shlex
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +30,7 @@ from doc_pages import (
     prose_of,
 )
 
-from pvtctl.cli.main import COMMANDS
+from pvtctl.cli.main import COMMANDS, main
 from pvtctl.errors import UsageError
 from pvtctl.models.registry import backbone_spec, head_specs
 from pvtctl.models.variants import TIMM_PREFIX, split_width
@@ -200,7 +203,9 @@ def check_names(command: Command) -> None:
             check_backbone(name, recipe)
     attention = command.words[:2] == ["visualize", "attention"]  # its heads are those of a block, by number
     for head in [] if attention else said.get("--head", []):
-        assert placeholder(head) or head in (*(spec.name for spec in head_specs()), "classifier", "none"), f"no head {head}"
+        assert placeholder(head) or head in (*(spec.name for spec in head_specs()), "classifier", "none"), (
+            f"no head {head}"
+        )
     for setting in said.get("--set", []):
         faults = check_settings(setting)
         assert "unknown key" not in faults, f"{setting}: {faults}"
@@ -282,10 +287,25 @@ def test_what_is_marked_runs(page: Path, tmp_path: Path) -> None:
             command = line.partition(" #")[0]
             if block.added and f"pvtctl {block.added[0]} " in command:
                 command += f" {block.added[1]}"
-            execute(["bash", "-ec", command], tmp_path, f"{block}: {command}")
+            run_line(command, tmp_path, f"{block}: {command}")
     if python:
         text = "\n".join(f"# {block}\n{block.text}" for block in python)
         execute([sys.executable, "-c", text], tmp_path, f"Python of {page.name}")
+
+
+def run_line(line: str, folder: Path, what: str) -> None:
+    """One call of pvtctl runs in this process, which has torch already; all else in a shell."""
+    words = shlex.split(line)
+    if words[0] != "pvtctl" or programs(line) != [words]:
+        execute(["bash", "-ec", line], folder, what)
+        return
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.chdir(folder)
+        for name in ("PVTCTL_DATA", "PVTCTL_RUNS"):
+            patch.delenv(name, raising=False)
+        code = main(words[1:])
+    assert code == 0, f"{what}\n{out.getvalue()}\n{err.getvalue()}"
 
 
 def execute(command: list[str], folder: Path, what: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from same_detections import assert_same_detections
 
 from pvtctl.cli.export import FORMATS
 from pvtctl.cli.main import main
@@ -54,10 +55,10 @@ def _same_detections(scope: dict[str, object]) -> None:
     images = torch.from_numpy(np.asarray(scope["images"]))
     with torch.inference_mode():
         (expected,) = detector(images, options=DetectOptions(score_threshold=0.005))
-    found = scope["found"]
     assert len(expected.boxes)
-    torch.testing.assert_close(found.scores, expected.scores, rtol=1e-3, atol=1e-5)  # type: ignore[attr-defined]
-    torch.testing.assert_close(found.boxes, expected.boxes, rtol=1e-3, atol=1e-2)  # type: ignore[attr-defined]
+    assert_same_detections(
+        scope["found"], expected, scores={"rtol": 1e-3, "atol": 1e-5}, boxes={"rtol": 1e-3, "atol": 1e-2}
+    )
 
 
 def test_every_head_and_format_is_told() -> None:

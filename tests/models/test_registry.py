@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -71,13 +70,12 @@ POOLS = BackboneSpec(name="pools", family="pools", Options=BackboneOptions, buil
 
 
 @pytest.fixture
-def own(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def own(monkeypatch: pytest.MonkeyPatch) -> None:
     head_spec("dpt")  # fills the tables
     for table in ("_heads", "_backbones"):
         monkeypatch.setattr(registry, table, dict(getattr(registry, table)))
     register(POINTS)
     register(POOLS)
-    yield
 
 
 def test_names_are_taken_once(own: None) -> None:
@@ -107,7 +105,9 @@ def test_recipes_know_them(own: None, tmp_path: Path) -> None:
 
 
 def test_commands_know_them(own: None, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["flops", "--backbone", "pools", "--head", "points", "--size", "64", "--num-classes", "5", "--json"]) == 0
+    assert (
+        main(["flops", "--backbone", "pools", "--head", "points", "--size", "64", "--num-classes", "5", "--json"]) == 0
+    )
     (row,) = json.loads(capsys.readouterr().out)["rows"]
     assert (row["backbone"], row["head"], row["num_classes"]) == ("pools", "points", 5)
     assert row["params"] == (3 * 8 + 8) + (8 * 8 + 8) + (8 * 5 + 5)
@@ -118,7 +118,13 @@ def test_commands_know_them(own: None, capsys: pytest.CaptureFixture[str]) -> No
 def test_a_checkpoint_that_names_them_is_believed(own: None, tmp_path: Path) -> None:
     model = pvtctl.create_segmenter("pools", "points", 3, head_options={"layers": 2})
     path = tmp_path / "own.safetensors"
-    meta = {"backbone": "pools", "head": "points", "head_options": {"layers": 2}, "task": "segmentation", "num_classes": 3}
+    meta = {
+        "backbone": "pools",
+        "head": "points",
+        "head_options": {"layers": 2},
+        "task": "segmentation",
+        "num_classes": 3,
+    }
     save_safetensors(path, model, meta)
     found = inspect_checkpoint(path)
     assert found.what == "pools + points"
@@ -147,6 +153,10 @@ def test_a_backbone_that_breaks_its_word_is_told() -> None:
     short, narrow = Pools(), Pools()
     short.feature_channels = (8, 8, 8)  # type: ignore[assignment]
     narrow.feature_channels = (8, 8, 8, 16)
-    for wrong, problem in ((short, "feature_channels are"), (narrow, "gives the maps"), (nn.Linear(1, 1), "no backbone")):
+    for wrong, problem in (
+        (short, "feature_channels are"),
+        (narrow, "gives the maps"),
+        (nn.Linear(1, 1), "no backbone"),
+    ):
         with pytest.raises(UsageError, match=problem):
             pvtctl.create_classifier(wrong, 2)  # type: ignore[arg-type]

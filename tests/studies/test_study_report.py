@@ -18,6 +18,8 @@ from pvtctl.studies.plan import Plan, make_plan
 from pvtctl.studies.report import write_study
 from pvtctl.studies.results import RowResult
 
+pytestmark = pytest.mark.draws
+
 
 @pytest.fixture(autouse=True)
 def made_up_costs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 import torch
+from same_detections import assert_same_detections
 from torch import Tensor, nn
 
 from pvtctl.data.class_names import COCO_NAMES
 from pvtctl.io.files import sha256_of
 from pvtctl.models.backbones import build_backbone
 from pvtctl.models.detector import Detector, build_detector
-from pvtctl.models.structures import DetectOptions
+from pvtctl.models.structures import Detections, DetectOptions
 from pvtctl.weights import load_weights, read_checkpoint
 from pvtctl.weights.identify import coco_ids, identify_head
 from pvtctl.weights.layouts import torchvision as names_torchvision
@@ -212,9 +213,13 @@ def test_detections_of_a_loaded_file_equal_torchvisions(kind: str, head: str, tm
         expected = theirs([image])[0]
         found = ours(image[None], options=DetectOptions(max_detections=theirs_give))[0]
     assert len(found) == len(expected["boxes"]) > 10
-    torch.testing.assert_close(found.scores, expected["scores"], rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(found.boxes, expected["boxes"], rtol=1e-4, atol=1e-2)
-    assert torch.equal(found.labels, expected["labels"] - int(kind == "maskrcnn"))  # background is first there
+    labels = expected["labels"] - int(kind == "maskrcnn")  # background is first there
+    assert_same_detections(
+        found,
+        Detections(expected["boxes"], expected["scores"], labels),
+        scores={"rtol": 1e-4, "atol": 1e-5},
+        boxes={"rtol": 1e-4, "atol": 1e-2},
+    )
 
 
 @pytest.mark.parametrize("kind", ["retinanet", "maskrcnn"])

@@ -212,9 +212,7 @@ def _refused(model: Detector, source: Any, message: str, hint: str) -> None:
 @pytest.mark.parametrize(
     ("here", "there", "title"), [("retinanet", "mask_rcnn", "Mask R-CNN"), ("detr", "retinanet", "RetinaNet")]
 )
-def test_detector_under_another_head(
-    here: str, there: str, title: str, states: dict[str, State]
-) -> None:
+def test_detector_under_another_head(here: str, there: str, title: str, states: dict[str, State]) -> None:
     model = _blank(here)
     _refused(model, states[there], f"holds a {title} of {BACKBONE} .* and this is a", f"--head {there}.*--partial")
     report = load_weights(model, states[there], partial=True)
@@ -246,9 +244,7 @@ def test_other_conventions(head: str, states: dict[str, State], tmp_path: Path) 
         ("transformer.level_embed", "Deformable DETR"),
     ],
 )
-def test_detectors_that_are_not_built_here(
-    name: str, title: str, states: dict[str, State], tmp_path: Path
-) -> None:
+def test_detectors_that_are_not_built_here(name: str, title: str, states: dict[str, State], tmp_path: Path) -> None:
     body = {key: value for key, value in states["retinanet"].items() if key.startswith("backbone.")}
     source = body | {name: torch.zeros(4)}
     model = _blank("retinanet")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from pvtctl.cli._console import byte_progress, print_json, say, table, with_progress
+from pvtctl.cli._options import Overrides, TaskName
 from pvtctl.cli.data._dense import (
     DEPTH_DATA,
     LABEL_DATA,
@@ -20,7 +21,6 @@ from pvtctl.cli.data._dense import (
     print_labels,
 )
 from pvtctl.cli.data._detection import draw_detection, found_coco, print_figures, say_conversion
-from pvtctl.cli._options import Overrides, TaskName
 from pvtctl.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -80,10 +80,10 @@ def check(
     Exit code 0: use it (notes at most). 1: a run survives it, but images are skipped or scores flattered.
     2: it cannot be used.
     """
-    from pvtctl.tasks.classification.check import check_data
-    from pvtctl.tasks.detection.check import DetectionVerdict, check_coco_data
-    from pvtctl.tasks.depth.check import DepthVerdict
     from pvtctl.data.loader import usable_cores
+    from pvtctl.tasks.classification.check import check_data
+    from pvtctl.tasks.depth.check import DepthVerdict
+    from pvtctl.tasks.detection.check import DetectionVerdict, check_coco_data
     from pvtctl.tasks.segmentation.check import LabelVerdict
 
     if (where is None) == (images is None and annotations is None):
@@ -143,10 +143,10 @@ def preview(
     seed: int = typer.Option(0, min=0, help="Seed of the random numbers."),
 ) -> None:
     """Draw samples as they are evaluated and as training sees them, with their labels, boxes, masks or depth."""
-    from pvtctl.tasks.classification.data import open_split
-    from pvtctl.tasks.classification.preview import draw_preview
     from pvtctl.recipe.load import load_recipe
     from pvtctl.recipe.vocabulary import tasks_of_data
+    from pvtctl.tasks.classification.data import open_split
+    from pvtctl.tasks.classification.preview import draw_preview
 
     if row is not None and recipe is None:
         raise UsageError("--row needs --recipe", "for example: --recipe imagenet_pvt_v1 --row pvt_small")
@@ -310,8 +310,8 @@ def _locate(where: str) -> tuple[str, Path]:
 
 
 def _found(name: str, places: list[Path]) -> dict[str, Any]:
-    from pvtctl.tasks.classification.data import open_source
     from pvtctl.errors import PvtctlError
+    from pvtctl.tasks.classification.data import open_source
 
     row: dict[str, Any] = {"name": name, "where": None, "classes": None, "train": None, "val": None, "state": ""}
     if name == "scenes":

@@ -12,9 +12,9 @@ from pvtctl.errors import PvtctlError, UsageError
 
 if TYPE_CHECKING:
     from pvtctl.data.check import Verdict
+    from pvtctl.recipe.schema import Data
     from pvtctl.tasks.depth.check import DepthVerdict
     from pvtctl.tasks.segmentation.check import LabelVerdict
-    from pvtctl.recipe.schema import Data
 
 LABEL_DATA = ("ade20k", "pascal_context", "cityscapes", "masks")
 DEPTH_DATA = ("nyu", "kitti", "depth")
@@ -134,9 +134,9 @@ def draw_dense(
     drawing: dict[str, Any] = {"count": count, "copies": copies, "side": side}
     if task == "segmentation":
         from pvtctl.tasks.segmentation.data import open_segmentation_split
+        from pvtctl.tasks.segmentation.pictures import draw_overlay
         from pvtctl.tasks.segmentation.preview import draw_segmentation_preview
         from pvtctl.views.class_colours import class_colours
-        from pvtctl.tasks.segmentation.pictures import draw_overlay
 
         dataset = open_segmentation_split(name, root, split, segmentation=data.segmentation.model_dump(), **options)
         names = dataset.class_names
@@ -146,8 +146,8 @@ def draw_dense(
         )
     else:
         from pvtctl.tasks.depth.data import open_depth_split
-        from pvtctl.tasks.depth.preview import draw_depth_preview
         from pvtctl.tasks.depth.pictures import draw_depth
+        from pvtctl.tasks.depth.preview import draw_depth_preview
 
         dataset = open_depth_split(name, root, split, depth=data.depth.model_dump(), **options)
         ids = draw_depth_preview(dataset, output, lambda metres: draw_depth(metres, "metres"), **drawing)

@@ -9,9 +9,9 @@ from pvtctl.cli._console import say, table
 from pvtctl.errors import UsageError
 
 if TYPE_CHECKING:
-    from pvtctl.tasks.detection.check import DetectionVerdict
     from pvtctl.data.convert.to_coco import Conversion
     from pvtctl.recipe.schema import DetectionData
+    from pvtctl.tasks.detection.check import DetectionVerdict
 
 _CLASS_ROWS = 40
 """More classes than these are not all printed."""
@@ -64,9 +64,9 @@ def draw_detection(
     detection: DetectionData,
 ) -> None:
     """`data preview` of a detection set, with its masks where it has any."""
-    from pvtctl.tasks.detection.preview import draw_detection_preview
     from pvtctl.tasks.detection.data import DetectionDataset, open_detection_split
     from pvtctl.tasks.detection.pictures import draw_detections
+    from pvtctl.tasks.detection.preview import draw_detection_preview
 
     def opened(with_masks: bool) -> DetectionDataset:
         return open_detection_split(
@@ -92,10 +92,10 @@ def draw_detection(
 
 def found_coco(place: Path) -> dict[str, Any]:
     """Classes and images of a COCO set for `data ls`; large annotation files are not read for it."""
-    from pvtctl.tasks.detection.coco import find_coco
-    from pvtctl.tasks.detection.coco_file import load_coco
     from pvtctl.data.image_files import SUFFIXES
     from pvtctl.errors import PvtctlError
+    from pvtctl.tasks.detection.coco import find_coco
+    from pvtctl.tasks.detection.coco_file import load_coco
 
     row: dict[str, Any] = {}
     for split in ("train", "val"):

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pvtctl.models.backbones.vit import Vit
-from pvtctl.models.layers.patches import Size, conv_by_linear
+from pvtctl.models.layers.patches import Size, to_tokens
 from pvtctl.models.layers.taps import TapName
 from pvtctl.models.variants import HYBRID_BLOCKS
 
@@ -64,8 +64,8 @@ class VitHybrid(Vit):
     def _patches(self, images: Tensor) -> tuple[Tensor, Size, dict[TapName, Tensor]]:
         embed = cast("ResNetEmbed", self.patch_embed)
         fine, middle, coarse = embed.maps(images)
-        tokens, size = conv_by_linear(coarse, embed.proj)
-        return tokens, size, {"R0": fine, "R1": middle}
+        x = embed.proj(coarse)
+        return to_tokens(x), (x.shape[2], x.shape[3]), {"R0": fine, "R1": middle}
 
     def _pyramid_size(self, images: Tensor, stride: int) -> Size:
         return -(-images.shape[2] // stride), -(-images.shape[3] // stride)

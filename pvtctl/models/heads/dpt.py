@@ -14,8 +14,7 @@ from pvtctl.errors import UsageError, nearest
 from pvtctl.models.heads.dense import DenseHead
 from pvtctl.models.heads.refinement import WIDTH, Decoder, DepthOutput
 from pvtctl.models.layers.conv_norm import ConvNorm
-from pvtctl.models.layers.linear import apply_linear, is_plain
-from pvtctl.models.layers.patches import conv_by_linear, to_map, to_tokens
+from pvtctl.models.layers.patches import to_map, to_tokens
 from pvtctl.models.layers.taps import ReadsTaps, Tap, TapName
 
 Readout = Literal["ignore", "add", "project"]
@@ -134,22 +133,16 @@ class Reassemble(nn.Module):
         size = tap.map.shape[2], tap.map.shape[3]
         tokens, special = to_tokens(tap.map), cast("Tensor", tap.special)
         if self.read is not None:
-            tokens = self._projected(tokens, special[:, :1])
+            tokens = self.projected(tokens, special[:, :1])
         elif self.readout == "add":
             tokens = tokens + special.mean(1, keepdim=True)
-        x = to_map(conv_by_linear(to_map(tokens.contiguous(), size), self.project)[0], size)
+        x: Tensor = self.project(to_map(tokens.contiguous(), size))
         return x if self.resample is None else cast("Tensor", self.resample(x))
 
-    def _projected(self, tokens: Tensor, first: Tensor) -> Tensor:
-        """GELU of the linear over every one of `tokens` (B, N, C) with `first` (B, 1, C) beside it.
-
-        The part of the product that falls to `first` is the same for all tokens of an image, and computed once.
-        """
+    def projected(self, tokens: Tensor, first: Tensor) -> Tensor:
+        """GELU of the linear over every one of `tokens` (B, N, C) with `first` (B, 1, C) beside it: (B, N, C)."""
         assert self.read is not None
-        if not is_plain(self.read, nn.Linear):
-            return apply_linear(self.read, torch.cat((tokens, first.expand_as(tokens)), dim=-1), gelu=True)
-        own, beside = self.read.weight.tensor_split(2, dim=1)
-        return F.gelu(F.linear(tokens, own) + F.linear(first, beside, self.read.bias))
+        return F.gelu(self.read(torch.cat((tokens, first.expand_as(tokens)), dim=-1)))
 
 
 def classifier(num_classes: int, dropout: float, width: int = WIDTH) -> nn.Sequential:

@@ -17,7 +17,7 @@ from pvtctl.models.heads.base import DetectionHead
 from pvtctl.models.heads.boxes import ShiftCoder
 from pvtctl.models.heads.roi import RoiPooler, RoiSample, RoiSampler, covered, mask_targets
 from pvtctl.models.heads.rpn import Rpn
-from pvtctl.models.layers.winograd import speed_up_convs
+from pvtctl.models.layers.patches import use_channels_last
 from pvtctl.models.structures import Detections, DetectOptions, ImageSize, MaskGrids, Objects
 
 CELLS_BOX, CELLS_MASK = 7, 14
@@ -77,7 +77,7 @@ class MaskRcnn(DetectionHead):
         for layer in (self.box_head.fc6, self.box_head.fc7):
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
-        speed_up_convs(self)
+        use_channels_last(self)
 
     def boxes(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
         """Maps of proposals (N, C, 7, 7) -> scores (N, K + 1), before the softmax, and shifts (N, 4 * K)."""

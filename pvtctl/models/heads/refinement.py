@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pvtctl.models.layers.conv_norm import ConvNorm
-from pvtctl.models.layers.winograd import Conv3x3, speed_up_convs
+from pvtctl.models.layers.patches import use_channels_last
 
 WIDTH = 256
 """Channels of every map in the originals' decoders."""
@@ -27,11 +27,12 @@ class Decoder(nn.Module):
         self, channels: Sequence[int], *, norm: bool, mixing: bool, rectified: bool = False, width: int = WIDTH
     ) -> None:
         super().__init__()
-        self.narrow = nn.ModuleList(Conv3x3(number, width, bias=False) for number in channels)
+        self.narrow = nn.ModuleList(nn.Conv2d(number, width, 3, padding=1, bias=False) for number in channels)
         self.fusions = nn.ModuleList(
             Fusion(norm=norm, mixing=mixing, rectified=rectified, coarsest=level == 3, width=width)
             for level in range(4)
         )
+        use_channels_last(self)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         narrowed = [conv(x) for conv, x in zip(self.narrow, maps, strict=True)]
@@ -57,7 +58,6 @@ class Fusion(nn.Module):
         self.skip = None if coarsest else ResidualUnit(width, norm=norm, rectified=rectified)
         self.unit = ResidualUnit(width, norm=norm, rectified=rectified)
         self.mix = nn.Conv2d(width, width, 1) if mixing else None
-        speed_up_convs(self)
 
     def forward(self, x: Tensor, coarser: Tensor | None, size: tuple[int, int]) -> Tensor:
         """`x` (B, width, h, w), `coarser` of the same shape (None at the coarsest) -> (B, width, *size)."""
@@ -82,8 +82,8 @@ class ResidualUnit(nn.Module):
             self.first: nn.Module = ConvNorm(width, width, 3)
             self.second: nn.Module = ConvNorm(width, width, 3, relu=False)
         else:
-            self.first = nn.Sequential(Conv3x3(width, width), nn.ReLU(inplace=True))
-            self.second = Conv3x3(width, width)
+            self.first = nn.Sequential(nn.Conv2d(width, width, 3, padding=1), nn.ReLU(inplace=True))
+            self.second = nn.Conv2d(width, width, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         start = F.relu(x)
@@ -101,9 +101,10 @@ class DepthOutput(nn.Module):
     def __init__(self, *, align_corners: bool, width: int = WIDTH) -> None:
         super().__init__()
         self.align_corners = align_corners
-        self.first = Conv3x3(width, width // 2)
-        self.second = Conv3x3(width // 2, 32)
+        self.first = nn.Conv2d(width, width // 2, 3, padding=1)
+        self.second = nn.Conv2d(width // 2, 32, 3, padding=1)
         self.last = nn.Conv2d(32, 1, 1)
+        use_channels_last(self)
         with torch.no_grad():
             for values in self.last.parameters():
                 values.abs_()

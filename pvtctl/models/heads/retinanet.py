@@ -16,7 +16,7 @@ from torchvision.ops import batched_nms, clip_boxes_to_image, sigmoid_focal_loss
 from pvtctl.models.heads.anchors import retinanet_anchors
 from pvtctl.models.heads.base import DetectionHead
 from pvtctl.models.heads.matching import IGNORED, BoxMatcher, match_boxes
-from pvtctl.models.layers.winograd import speed_up_convs
+from pvtctl.models.layers.patches import use_channels_last
 from pvtctl.models.structures import Detections, DetectOptions, ImageSize, Objects
 
 CANDIDATES = 1000
@@ -45,7 +45,7 @@ class RetinaNet(DetectionHead):
         self.box_coder = BoxCoder(weights=(1.0, 1.0, 1.0, 1.0))
         self.classification_head = RetinaNetClassificationHead(in_channels, self.anchors.per_cell(), num_classes)
         self.regression_head = RetinaNetRegressionHead(in_channels, self.anchors.per_cell())
-        speed_up_convs(self)
+        use_channels_last(self)
 
     def raw(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Per level the class outputs (B, A * K, h, w), before the sigmoid, and the box deltas (B, A * 4, h, w)."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pvtctl.errors import UsageError
 from pvtctl.models.heads.dense import DenseHead
-from pvtctl.models.layers.attention import SelfAttention, attention
+from pvtctl.models.layers.attention import DotProductAttention, SelfAttention
 from pvtctl.models.layers.block import Block, run_blocks
 from pvtctl.models.layers.mlp import Mlp
 from pvtctl.models.layers.patches import Size, to_map, to_tokens
@@ -149,7 +149,7 @@ class Trans2Seg(DenseHead):
         return self.pred(self.lay3(x)).view(-1, number, *detail.shape[2:])
 
 
-class PrototypeAttention(nn.Module):
+class PrototypeAttention(DotProductAttention):
     """Class prototypes ask the cells; queries are cut into heads without a transpose, and so put together again."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
@@ -163,7 +163,7 @@ class PrototypeAttention(nn.Module):
         """Queries (B, K, C), cells (B, N, C) -> (B, K, C)."""
         kv = torch.unflatten(self.fc_kv(cells), -1, (2, self.num_heads, -1))
         k, v = kv.permute(2, 0, 3, 1, 4).unbind(0)
-        out = attention(prototype_heads(self.fc_q(queries), self.num_heads), k, v)  # B K heads*d
+        out = self.attend(prototype_heads(self.fc_q(queries), self.num_heads), k, v)  # B K heads*d
         out = torch.unflatten(out, -1, (self.num_heads, -1)).transpose(1, 2)
         return self.proj(out.reshape(queries.shape))
 

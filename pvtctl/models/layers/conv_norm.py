@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pvtctl.errors import UsageError
-from pvtctl.models.layers.linear import is_plain, runs_in_one_pass
-from pvtctl.models.layers.patches import channels_last_conv
-from pvtctl.models.layers.winograd import is_large, winograd
+from pvtctl.models.layers.patches import use_channels_last
 
 
 class ConvNorm(nn.Module):
     """A convolution without bias that keeps the size of its map, `conv`, its batch norm, `bn`, and unless told not to a ReLU.
 
-    Maps (B, in_channels, h, w) -> (B, out_channels, h, w); `kernel` is odd. Weights start as He's normal by fan out. For
-    inference on a CPU the norm is folded into the convolution, whose maps are then gone through once instead of three
-    times, and a 3x3 one over large maps runs by `winograd`. Raises UsageError where training has one value a channel.
+    Maps (B, in_channels, h, w) -> (B, out_channels, h, w); `kernel` is odd. Weights start as He's normal by fan out.
+    Raises UsageError where training has one value a channel.
     """
 
     def __init__(
@@ -38,7 +34,7 @@ class ConvNorm(nn.Module):
         )
         self.bn = nn.BatchNorm2d(out_channels)
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
-        channels_last_conv(self.conv)
+        use_channels_last(self)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.bn.training and x.shape[0] * x.shape[2] * x.shape[3] == 1 and isinstance(self.bn, nn.BatchNorm2d):
@@ -46,26 +42,8 @@ class ConvNorm(nn.Module):
                 "batch norm cannot train on one image of which this head sees one cell",
                 "--set train.batch_size=2, or more",
             )
-        if self._folds(x):
-            out = self._folded(x)
-        else:
-            out = self.bn(self.conv(x))
+        out = self.bn(self.conv(x))
         return F.relu(out, inplace=True) if self.relu else out
-
-    def _folds(self, x: Tensor) -> bool:
-        conv, bn = self.conv, self.bn
-        plain = is_plain(conv, nn.Conv2d) and is_plain(bn, nn.BatchNorm2d)
-        return plain and not bn.training and runs_in_one_pass(x, conv.weight, bn.weight, bn.running_var)
-
-    def _folded(self, x: Tensor) -> Tensor:
-        conv, bn = self.conv, self.bn
-        assert bn.running_mean is not None
-        assert bn.running_var is not None
-        scale = bn.weight * torch.rsqrt(bn.running_var + bn.eps)
-        weight, bias = conv.weight * scale.view(-1, 1, 1, 1), bn.bias - bn.running_mean * scale
-        if conv.kernel_size == (3, 3) and conv.dilation == (1, 1) and conv.groups == 1 and is_large(x, weight):
-            return winograd(x, weight, bias)
-        return F.conv2d(x, weight, bias, 1, conv.padding, conv.dilation, conv.groups)
 
 
 class SeparableConvNorm(nn.Sequential):

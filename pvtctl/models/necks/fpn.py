@@ -14,7 +14,7 @@ from torchvision.ops.feature_pyramid_network import (
     LastLevelP6P7,
 )
 
-from pvtctl.models.layers.winograd import speed_up_convs
+from pvtctl.models.layers.patches import use_channels_last
 
 
 class P6P7(ExtraFPNBlock):  # type: ignore[misc]  # torchvision has no types
@@ -77,7 +77,7 @@ class Fpn(FeaturePyramidNetwork):  # type: ignore[misc]  # torchvision has no ty
         super().__init__(list(channels[start_level:]), out_channels, blocks)
         self.start_level = start_level
         self.out_channels = out_channels
-        speed_up_convs(self)
+        use_channels_last(self)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.xavier_uniform_(module.weight)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pvtctl.data.images import TensorPicture
 from pvtctl.models.backbones import Classifier
+from pvtctl.models.fast_cpu import optimize_for_cpu
 from pvtctl.tasks.classification.transforms import EvalTransform
 from pvtctl.weights.build import model_from_checkpoint
 from pvtctl.weights.describe import Inspected
@@ -31,7 +32,7 @@ class ClassifierUse:
         self.transform = EvalTransform(size, checkpoint.meta.get("resize", round(size * 256 / 224)))
         if model is None:
             model = cast("Classifier", model_from_checkpoint(checkpoint, image_size=size))
-        self.model = model.to(device).eval()
+        self.model = optimize_for_cpu(model).to(device).eval()
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """uint8 (3, H, W) -> float32 probabilities (K,), on the CPU."""

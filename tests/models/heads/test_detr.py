@@ -8,6 +8,7 @@ from types import ModuleType
 
 import pytest
 import torch
+from same_detections import assert_same_detections
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -128,9 +129,7 @@ def test_answer_does_not_depend_on_the_batch(backbone: str) -> None:
         bare = [model(image[None])[0] for image in images]
     for other in (swapped, single, bare):
         for one, two in zip(together, other, strict=True):
-            torch.testing.assert_close(one.scores, two.scores, rtol=1e-5, atol=1e-6)
-            torch.testing.assert_close(one.boxes, two.boxes, rtol=1e-5, atol=1e-4)
-            assert one.labels.equal(two.labels)
+            assert_same_detections(one, two, scores={"rtol": 1e-5, "atol": 1e-6}, boxes={"rtol": 1e-5, "atol": 1e-4})
     assert not torch.allclose(together[0].boxes, together[2].boxes)
 
 

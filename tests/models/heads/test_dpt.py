@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pvtctl.errors import UsageError
 from pvtctl.models.backbones import Vit, VitHybrid, build_backbone
 from pvtctl.models.dense import DenseModel, build_depth_model, build_segmenter
+from pvtctl.models.fast_cpu import optimize_for_cpu
 from pvtctl.models.heads.dpt import Dpt, Reassemble, reassembled_channels
 from pvtctl.models.heads.refinement import Fusion
 from pvtctl.models.layers.taps import Tap
@@ -110,7 +111,7 @@ def test_auxiliary_classifier_is_left_out_at_weight_0() -> None:
 
 
 @pytest.mark.parametrize("task", ["segmentation", "depth"])
-def test_training_and_inference_kernels_agree(task: str) -> None:
+def test_cpu_kernels_agree(task: str) -> None:
     """Also where Winograd's convolution is taken, and batch norms are folded."""
     torch.manual_seed(0)
     model = over(narrow_vit(), task).eval()
@@ -119,9 +120,9 @@ def test_training_and_inference_kernels_agree(task: str) -> None:
             nn.init.uniform_(module.running_mean, -0.2, 0.2)
             nn.init.uniform_(module.running_var, 0.5, 2.0)
     batch = images(1, 3, 160, 160)
-    with torch.inference_mode():
-        fast = model(batch)
     slow = model(batch).detach()
+    with torch.inference_mode():
+        fast = optimize_for_cpu(model)(batch)
     assert (fast - slow).abs().max() < 1e-4 * slow.std().clamp_min(1e-2)
 
 
@@ -137,7 +138,9 @@ def test_readout_by_hand(readout: Any) -> None:
         assert step.read is not None
         expected = F.gelu(step.read(torch.cat((tokens, special[:, :1].expand(2, 6, 8)), -1)))
     expected = step.project(expected.transpose(1, 2).reshape(2, 8, 2, 3))
-    torch.testing.assert_close(step(Tap(tokens.transpose(1, 2).reshape(2, 8, 2, 3), special)), expected)
+    tap = Tap(tokens.transpose(1, 2).reshape(2, 8, 2, 3), special)
+    torch.testing.assert_close(step(tap), expected)
+    torch.testing.assert_close(optimize_for_cpu(step)(tap), expected)
 
 
 def test_mixing_before_the_resize_changes_nothing() -> None:

@@ -9,6 +9,7 @@ from types import ModuleType
 import pytest
 import torch
 import torch.nn.functional as F
+from same_detections import assert_same_detections
 from torch import Tensor
 from torchvision.models.detection import retinanet_resnet50_fpn
 from torchvision.models.detection.image_list import ImageList
@@ -16,7 +17,7 @@ from torchvision.ops import box_iou
 
 from pvtctl.models.detector import build_detector
 from pvtctl.models.heads.retinanet import RetinaNet, best_scores, per_anchor
-from pvtctl.models.structures import DetectOptions, Objects
+from pvtctl.models.structures import Detections, DetectOptions, Objects
 from pvtctl.weights import load_weights
 
 NONE = Objects(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
@@ -93,13 +94,14 @@ def test_equal_to_torchvision_under_its_conventions() -> None:
         torch.testing.assert_close(
             torch.cat([per_anchor(x, 4) for x in boxes], 1), outputs["bbox_regression"], atol=1e-3, rtol=1e-4
         )
-        # from the same maps, so that noise cannot change the order of equals
+        # from the same maps, so that noise cannot change which of two equals is kept
         found = ours.head.detect(features, sizes, padded, DetectOptions(max_detections=300))
     for detections, other in zip(found, expected, strict=True):
         assert len(detections) == len(other["boxes"]) > 50
-        assert torch.equal(detections.labels, other["labels"])
-        torch.testing.assert_close(detections.boxes, other["boxes"], atol=0.01, rtol=0)
-        torch.testing.assert_close(detections.scores, other["scores"], atol=1e-4, rtol=0)
+        theirs_found = Detections(other["boxes"], other["scores"], other["labels"])
+        assert_same_detections(
+            detections, theirs_found, scores={"atol": 1e-4, "rtol": 0}, boxes={"atol": 0.01, "rtol": 0}
+        )
 
 
 def small_head(classes: int = 3, width: int = 8) -> tuple[RetinaNet, list[Tensor]]:

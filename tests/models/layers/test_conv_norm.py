@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from pvtctl.models.fast_cpu import optimize_for_cpu
 from pvtctl.models.layers.conv_norm import ConvNorm, SeparableConvNorm
 
 
@@ -40,6 +41,7 @@ def test_folded_equals_one_after_the_other(
     module = lively(ConvNorm(*channels, **options))
     assert isinstance(module, ConvNorm)
     x = torch.randn(2, channels[0], *size)
+    optimize_for_cpu(module)
     expected = module.bn(module.conv(x)).detach()
     if options.get("relu", True):
         expected = F.relu(expected)
@@ -49,7 +51,7 @@ def test_folded_equals_one_after_the_other(
 
 
 def test_hooks_and_others_in_place_of_the_parts_are_respected() -> None:
-    module = lively(ConvNorm(4, 4))
+    module = lively(optimize_for_cpu(ConvNorm(4, 4)))
     assert isinstance(module, ConvNorm)
     x = torch.randn(1, 4, 5, 5)
     seen = []
@@ -63,14 +65,14 @@ def test_hooks_and_others_in_place_of_the_parts_are_respected() -> None:
 
 
 def test_statistics_move_in_training_without_gradients() -> None:
-    module = ConvNorm(4, 4)
+    module = optimize_for_cpu(ConvNorm(4, 4))
     with torch.no_grad():
         module(torch.randn(2, 4, 5, 5) + 3)
     assert module.bn.num_batches_tracked == 1
 
 
 def test_becomes_synchronised() -> None:
-    module: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(SeparableConvNorm(4, 6, dilation=2))
+    module: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(optimize_for_cpu(SeparableConvNorm(4, 6, dilation=2)))
     norms = [m for m in module.modules() if isinstance(m, nn.SyncBatchNorm)]
     assert len(norms) == 2
     lone = module.eval()

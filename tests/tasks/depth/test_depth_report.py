@@ -19,6 +19,8 @@ from pvtctl.tasks.dense.data import DenseDataset
 from pvtctl.tasks.depth.metric import NUMBERS, DepthMetric
 from pvtctl.tasks.depth.report import DepthAccount, draw_depth_samples
 
+pytestmark = pytest.mark.draws
+
 
 class Ramps:
     """Images of 30x40 pixels, each a slope of depth from 1 m to (its number + 2) m; the last has no truth."""

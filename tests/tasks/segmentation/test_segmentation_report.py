@@ -17,6 +17,8 @@ from pvtctl.tasks.dense.data import DenseDataset
 from pvtctl.tasks.segmentation.metric import SegmentationMetric
 from pvtctl.tasks.segmentation.report import SegmentationAccount, draw_segmentation_samples
 
+pytestmark = pytest.mark.draws
+
 NAMES = ["sky", "road", "car $5$", "ghost"]
 
 

@@ -1,0 +1,183 @@
+"""`optimize_for_cpu`: a built model is plain torch until it is asked for, and the same model afterwards."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+import pvtctl
+from pvtctl.models import fast_cpu
+from pvtctl.models.fast_cpu import optimize_for_cpu, plain_kernels
+
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    "pvt": lambda: pvtctl.create_classifier("pvt_tiny@0.25", num_classes=3),
+    "pvt_v2": lambda: pvtctl.create_classifier("pvt_v2_b0", num_classes=3),
+    "pvt_v2_li": lambda: pvtctl.create_backbone("pvt_v2_b2_li@0.25"),
+    "vit": lambda: pvtctl.create_classifier("deit_tiny_patch16", num_classes=3),
+    "vit_hybrid": lambda: pvtctl.create_backbone("vit_hybrid@0.25"),
+    "resnet": lambda: pvtctl.create_backbone("resnet18"),
+    "retinanet": lambda: pvtctl.create_detector("pvt_v2_b0", "retinanet", num_classes=3),
+    "mask_rcnn": lambda: pvtctl.create_detector("pvt_v2_b0", "mask_rcnn", num_classes=3),
+    "detr": lambda: pvtctl.create_detector("pvt_v2_b0", "detr", num_classes=3),
+    "semantic_fpn": lambda: pvtctl.create_segmenter("pvt_v2_b0", "semantic_fpn", num_classes=3),
+    "trans2seg": lambda: pvtctl.create_segmenter("pvt_tiny@0.25", "trans2seg", num_classes=3),
+    "deeplabv3plus": lambda: pvtctl.create_segmenter("resnet18", "deeplabv3plus", num_classes=3),
+    "dpt, segmentation": lambda: pvtctl.create_segmenter("pvt_v2_b0", "dpt", num_classes=3),
+    "dpt, depth": lambda: pvtctl.create_depth_model("deit_tiny_patch16", "dpt"),
+    "midas": lambda: pvtctl.create_depth_model("pvt_v2_b0", "midas"),
+}
+SIZE = (128, 160)
+
+
+@pytest.fixture(autouse=True, params=["AVX512", "AVX2"])
+def _capability(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: request.param)
+    monkeypatch.setattr(fast_cpu, "MIN_CELLS", 64)  # Winograd's convolution on small maps too
+    fast_cpu.one_pass_pays.cache_clear()
+    yield
+    fast_cpu.one_pass_pays.cache_clear()
+
+
+class Operations(TorchDispatchMode):
+    """The namespaces of all operations that run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.namespaces: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.namespaces.add(func.namespace)
+        return func(*args, **(kwargs or {}))
+
+
+def built(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    model = MODELS[name]().eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_mean, -0.1, 0.1)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+    return model
+
+
+def images() -> Tensor:
+    return torch.randn(1, 3, *SIZE, generator=torch.Generator().manual_seed(0))
+
+
+def raw(model: nn.Module) -> list[Tensor]:
+    """What a model computes before anything is sorted out, which noise would reorder."""
+    if hasattr(model, "conventions"):
+        features = model.features(images())
+        if hasattr(model.head, "rpn"):
+            return tree_leaves([features, model.head.rpn.raw(features), model.head.masks(features[0][:, :, :14, :14])])
+        if model.neck is not None:
+            return tree_leaves([features, model.head.raw(features)])
+        out = model.head.raw(features, [SIZE], SIZE)
+        return [out.memory, out.logits, out.boxes]
+    return tree_leaves(model(images()))
+
+
+def kinds(model: nn.Module) -> list[type[nn.Module]]:
+    return [type(module) for module in model.modules()]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_is_equal_but_for_noise(name: str) -> None:
+    model = built(name)
+    plain_kinds, names = kinds(model), list(model.state_dict())
+    with torch.inference_mode():
+        plain = raw(model)
+    assert optimize_for_cpu(model) is model
+    fast_kinds = kinds(model)
+    assert fast_kinds != plain_kinds or name == "resnet"
+    assert list(model.state_dict()) == names
+    with torch.inference_mode():
+        fast = raw(model)
+    assert len(fast) == len(plain)
+    for ours, theirs in zip(fast, plain, strict=True):
+        assert (ours - theirs).abs().max() <= 2e-4 * theirs.abs().max().clamp_min(1e-2)
+    assert kinds(optimize_for_cpu(model)) == fast_kinds
+    with plain_kernels(model):
+        assert kinds(model) == plain_kinds
+    assert kinds(model) == fast_kinds
+    optimize_for_cpu(model, enabled=False)
+    assert kinds(model) == plain_kinds
+    with torch.inference_mode():
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip(raw(model), plain, strict=True))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_unasked_no_model_runs_an_operation_of_its_own_processor(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted in a dispatch mode, and without one by the call itself: a fast kernel steps aside for modes."""
+
+    def refused(*args: object, **kwargs: object) -> Any:
+        raise AssertionError("a plain model asked for a CPU kernel")
+
+    for kernel in ("linear", "winograd", "is_plain_inference", "choose_attention", "is_plain"):
+        monkeypatch.setattr(fast_cpu, kernel, refused)
+    model = built(name)
+    with torch.inference_mode():
+        raw(model)
+        with Operations() as operations:
+            raw(model)
+    assert operations.namespaces <= {"aten", "prims", "torchvision"}
+
+
+def test_gradients_are_those_of_plain_layers() -> None:
+    model = built("pvt").train()
+    model(images()).sum().backward()
+    plain = [parameter.grad.clone() for parameter in model.parameters()]
+    model.zero_grad()
+    optimize_for_cpu(model)(images()).sum().backward()
+    for parameter, expected in zip(model.parameters(), plain, strict=True):
+        torch.testing.assert_close(parameter.grad, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max() + 1))
+
+
+def test_switch_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = built("pvt")
+    plain = kinds(model)
+    monkeypatch.setenv("PVTCTL_FAST_CPU", "0")
+    assert kinds(pvtctl.optimize_for_cpu(model)) == plain
+    monkeypatch.setenv("PVTCTL_FAST_CPU", "1")
+    assert kinds(pvtctl.optimize_for_cpu(model)) != plain
+
+
+def test_linear_layers_are_left_alone_without_avx512() -> None:
+    linears = [m for m in optimize_for_cpu(built("pvt")).modules() if isinstance(m, nn.Linear)]
+    fast = [m for m in linears if type(m) is fast_cpu.FastLinear]
+    avx512 = torch.backends.cpu.get_cpu_capability() == "AVX512"
+    assert len(fast) == (len(linears) - 1 if fast_cpu.one_pass_pays() else 0)  # all but the classifier's
+    assert avx512 or not fast
+
+
+@pytest.mark.parametrize("name", ["pvt", "dpt, depth", "semantic_fpn"])
+def test_copies_and_pickles(name: str) -> None:
+    model = optimize_for_cpu(built(name))
+    with torch.inference_mode():
+        expected = raw(model)
+        for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+            assert kinds(other) == kinds(model)
+            assert all(torch.equal(ours, theirs) for ours, theirs in zip(raw(other), expected, strict=True))
+
+
+def test_state_goes_both_ways() -> None:
+    plain, fast = built("pvt"), optimize_for_cpu(MODELS["pvt"]())
+    fast.load_state_dict(plain.state_dict())
+    plain.load_state_dict(fast.state_dict())
+    assert [p.stride() for p in fast.parameters()] == [p.stride() for p in plain.parameters()]
+
+
+@pytest.mark.parametrize("name", ["pvt", "semantic_fpn"])
+def test_torch_export_gives_the_graph_of_the_plain_model(name: str) -> None:
+    model = built(name)
+    plain = torch.export.export(model, (images(),))
+    fast = torch.export.export(optimize_for_cpu(model), (images(),))
+    assert fast.graph_module.code == plain.graph_module.code

@@ -1,0 +1,271 @@
+"""Each CPU kernel gives what the plain layer gives, and steps aside where anything observes or changes the layer."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.autograd import forward_ad
+from torch.nn.utils import parametrize, prune
+from torch.utils.flop_counter import FlopCounterMode
+
+from pvtctl.models import fast_cpu
+from pvtctl.models.fast_cpu import (
+    PatchConv,
+    WinogradConv,
+    choose_attention,
+    linear,
+    optimize_for_cpu,
+    winograd,
+)
+from pvtctl.models.layers.attention import SelfAttention, SpatialReductionAttention
+from pvtctl.models.layers.block import Block
+from pvtctl.models.layers.conv_norm import ConvNorm
+from pvtctl.models.layers.mlp import Mlp
+from pvtctl.models.layers.patches import PatchEmbed
+
+
+@pytest.fixture(params=["AVX512", "AVX2"])
+def capability(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A processor with and one without AVX-512; the one-pass product works on both."""
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: request.param)
+    fast_cpu.one_pass_pays.cache_clear()
+    yield request.param
+    fast_cpu.one_pass_pays.cache_clear()
+
+
+@pytest.mark.parametrize("size", [(4, 4), (5, 7), (13, 19), (32, 40)])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_equals_the_plain_convolution(size: tuple[int, int], batch: int) -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(12, 20, 3, padding=1)
+    x = torch.randn(batch, 12, *size)
+    with torch.inference_mode():
+        expected = F.conv2d(x.double(), conv.weight.double(), conv.bias.double(), padding=1)
+        out = winograd(x, conv.weight, conv.bias)
+    assert out.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(out.double(), expected, atol=2e-5, rtol=0)
+
+
+def test_strips_join(monkeypatch: pytest.MonkeyPatch) -> None:
+    conv, x = nn.Conv2d(4, 4, 3, padding=1), torch.randn(2, 4, 30, 18)
+    with torch.inference_mode():
+        whole = winograd(x, conv.weight, conv.bias)
+        monkeypatch.setattr(fast_cpu, "WORKSPACE", 1)
+        assert torch.allclose(winograd(x, conv.weight, conv.bias), whole, atol=1e-6)
+
+
+def test_taken_for_large_maps_in_inference_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    monkeypatch.setattr(fast_cpu, "winograd", lambda x, w, b: calls.append(x) or winograd(x, w, b))
+    conv = winograd_conv(128)
+    large, small = torch.randn(1, 128, 32, 32), torch.randn(1, 128, 16, 16)
+    conv(large).sum().backward()
+    with torch.inference_mode():
+        conv(small)
+        conv.double()(large.double())
+        with torch.autocast("cpu", torch.bfloat16):
+            conv.float()(large)
+        assert not calls
+        conv(large)
+    assert len(calls) == 1
+
+
+def winograd_conv(channels: int) -> nn.Module:
+    conv = optimize_for_cpu(nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1)))[0]
+    assert type(conv) is WinogradConv
+    return conv
+
+
+def test_winograd_takes_the_3x3_convolutions_of_necks_and_heads() -> None:
+    other = [nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3, 2, 1), nn.Conv2d(8, 8, 3, 1, 2, 2), nn.Conv2d(8, 8, 3, 1, 1, 1, 8)]
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), *other, nn.Conv2d(8, 8, 1), ConvNorm(8, 8, 3))
+    state = torch.get_rng_state()
+    optimize_for_cpu(model)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert [type(module) is WinogradConv for module in model] == [True, *[False] * 6]
+    assert type(model[6].conv) is nn.Conv2d
+
+
+@pytest.mark.parametrize("shape", [(577, 768), (1, 577, 768), (2, 300, 768), (512, 768), (1025, 768)])
+@pytest.mark.parametrize("gelu", [False, True])
+def test_row_counts_that_divide_badly_come_out_the_same(
+    shape: tuple[int, ...], gelu: bool, monkeypatch: pytest.MonkeyPatch, capability: str
+) -> None:
+    torch.manual_seed(0)
+    chunks: list[int] = []
+    one_pass = fast_cpu._one_pass
+    monkeypatch.setattr(fast_cpu, "_one_pass", lambda x, *a, **k: chunks.append(len(x)) or one_pass(x, *a, **k))
+    x, weight, bias = torch.randn(shape), torch.randn(768, 768) / 28, torch.randn(768)
+    expected = F.linear(x.double(), weight.double(), bias.double())
+    expected = F.gelu(expected) if gelu else expected
+    with torch.inference_mode():
+        out = linear(x, weight, bias, gelu=gelu)
+        assert out.shape == expected.shape
+        torch.testing.assert_close(out.double(), expected, atol=1e-4, rtol=0)
+    if not fast_cpu.one_pass_pays():
+        assert not chunks
+        return
+    rows = x.numel() // 768
+    assert len(chunks) == (3 if rows in (577, 600) else 1)
+
+
+class TestPatches:
+    @pytest.mark.parametrize("size", [(16, 16), (17, 22), (9, 8)])
+    @pytest.mark.parametrize("stride", [1, 2, 4, 8])
+    def test_linear_equals_the_convolution(self, size: tuple[int, int], stride: int) -> None:
+        embed = PatchEmbed(6, 10, stride).double()
+        conv = copy.deepcopy(embed.proj)
+        optimize_for_cpu(embed)
+        assert type(embed.proj) is PatchConv
+        x = torch.randn(2, 6, *size, dtype=torch.float64)
+        expected = conv(x)
+        for layout in (torch.contiguous_format, torch.channels_last):
+            out = embed.proj(x.contiguous(memory_format=layout))
+            assert out.is_contiguous(memory_format=torch.channels_last)
+            torch.testing.assert_close(out, expected)
+
+    def test_images_and_overlapping_patches_stay_convolutions(self) -> None:
+        for embed in (PatchEmbed(3, 8, 4), PatchEmbed(6, 8, 4, overlapping=True)):
+            assert type(optimize_for_cpu(embed).proj) is nn.Conv2d
+
+
+class TestAttention:
+    @pytest.mark.parametrize("shape", [(2, 1, 64, 4, 16), (1, 5, 9, 9, 12), (2, 2, 50, 7, 89)])
+    def test_kernels_agree(self, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+        batch, heads, queries, keys, width = shape
+        q = torch.randn(batch, heads, queries, width, requires_grad=True)
+        k, v = torch.randn(2, batch, heads, keys, width, requires_grad=True).unbind(0)
+        module, results = optimize_for_cpu(SelfAttention(heads * width, heads, qkv_bias=True)), []
+        for kernel in ("fused", "plain"):
+            monkeypatch.setattr(fast_cpu, "choose_attention", lambda *args, kernel=kernel, **kw: kernel)
+            out = module.attend(q, k, v)
+            grads = torch.autograd.grad(out.square().sum(), (q, k, v))
+            results.append([out, *grads])
+            assert out.shape == (batch, queries, heads * width)
+        for a, b in zip(*results, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+    def test_choice(self) -> None:
+        # PVT at 224: 3136 queries and 49 keys in stage 1; at 800x1216: 60800 and 950
+        def choose(queries: int, keys: int, needs_grad: bool, dtype: str = "float32", device: str = "cpu") -> str:
+            return choose_attention(
+                queries, keys, dtype=getattr(torch, dtype), device_type=device, needs_grad=needs_grad
+            )
+
+        assert choose(3136, 49, True) == "plain"
+        assert choose(3136, 49, False) == "fused"
+        assert choose(197, 197, True) == "fused"  # a DeiT
+        assert choose(197, 197, True, "bfloat16") == "plain"
+        assert choose(60800, 950, True) == "fused"
+        assert choose(60800, 950, False, "bfloat16") == "fused"
+        assert choose(3136, 49, True, "bfloat16", "cuda") == "fused"
+
+
+class Doubled(nn.Module):
+    """An adapter around a layer, with the layer's own weight in sight."""
+
+    def __init__(self, layer: nn.Linear | nn.Conv2d) -> None:
+        super().__init__()
+        self.layer, self.weight, self.bias = layer, layer.weight, layer.bias
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 2 * self.layer(x)
+
+
+class Twice(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 2 * x
+
+
+class TestLinear:
+    """Layers are read past only while nobody could tell; every case is compared with torch's own operations."""
+
+    @pytest.mark.parametrize("gelu", [False, True])
+    @pytest.mark.usefixtures("capability")
+    def test_equals_torch_on_odd_inputs(self, gelu: bool) -> None:
+        layer = nn.Linear(24, 16)
+        wide = torch.randn(4, 10, 48)
+        inputs = [wide[..., ::2], wide[..., :24].transpose(0, 1), wide[:0, :, :24], wide[0, 0, :24]]
+        inputs.append(torch.randn(24, 10, 4).permute(2, 1, 0))
+        inputs.append(torch.randn(1, 1, 24).expand(4, 10, 24))
+        with torch.no_grad():
+            for x in inputs:
+                expected = layer(x)
+                ours = linear(x, layer.weight, layer.bias, gelu=gelu)
+                torch.testing.assert_close(ours, F.gelu(expected) if gelu else expected)
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+    @pytest.mark.usefixtures("capability")
+    def test_mixed_types_are_refused_as_torch_refuses_them(self, dtype: torch.dtype) -> None:
+        layer = nn.Linear(24, 16).to(dtype)
+        with torch.no_grad(), pytest.raises(RuntimeError, match="dtype"):
+            linear(torch.randn(2, 24), layer.weight, layer.bias)
+
+    @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")  # torch's own
+    @pytest.mark.usefixtures("capability")
+    def test_counters_and_forward_gradients_see_the_product(self) -> None:
+        mlp, x = optimize_for_cpu(Mlp(24, 16)), torch.randn(3, 24)
+        layer = mlp.fc1
+        with torch.no_grad():
+            with FlopCounterMode(display=False) as counter:
+                layer(x)
+            assert counter.get_total_flops() == 2 * 3 * 24 * 16
+            with forward_ad.dual_level():
+                tangent = forward_ad.unpack_dual(layer(forward_ad.make_dual(x, x))).tangent
+            torch.testing.assert_close(tangent, F.linear(x, layer.weight))
+
+    @pytest.mark.usefixtures("capability")
+    def test_pruned_layers_train_on_their_pruned_weight(self) -> None:
+        """Pruning computes `weight` before each call; the one that lies there is of the step before."""
+        mlp = optimize_for_cpu(Mlp(8, 16))
+        prune.l1_unstructured(mlp.fc1, "weight", 0.5)
+        for _ in range(2):
+            mlp(torch.randn(2, 6, 8), (2, 3)).square().sum().backward()
+        with torch.no_grad():
+            mlp.fc1.weight_orig.zero_()
+            expected = mlp.fc2(F.gelu(mlp.fc1.bias)).expand(2, 6, 8)
+            torch.testing.assert_close(mlp(torch.randn(2, 6, 8), (2, 3)), expected)
+
+    @pytest.mark.parametrize("name", ["mlp.fc1", "mlp.fc2", "attn.q", "attn.kv", "attn.proj", "attn.sr"])
+    @pytest.mark.parametrize("how", ["adapter", "hook", "parametrisation", "patched forward"])
+    @pytest.mark.parametrize("first", ["optimized", "changed"])
+    @pytest.mark.usefixtures("capability")
+    def test_whatever_is_put_on_a_layer_acts(self, name: str, how: str, first: str) -> None:
+        block = Block(16, SpatialReductionAttention(16, 2, 2), Mlp(16, 32), drop_path=0.0, norm_eps=1e-6).eval()
+        tokens = torch.randn(2, 24, 16)
+        layer = block.get_submodule(name)
+        doubled = copy.deepcopy(block)
+        for parameter in doubled.get_submodule(name).parameters():
+            parameter.data *= 2
+        if first == "optimized":
+            optimize_for_cpu(block)
+        if how == "adapter":
+            parent, _, child = name.partition(".")
+            setattr(block.get_submodule(parent), child, Doubled(layer))
+        elif how == "hook":
+            layer.register_forward_hook(lambda module, args, out: 2 * out)
+        elif how == "parametrisation":
+            for parameter in ("weight", "bias"):
+                parametrize.register_parametrization(layer, parameter, Twice())
+        else:
+            layer.forward = lambda x, forward=layer.forward: 2 * forward(x)
+        if first == "changed":
+            optimize_for_cpu(block)
+        with torch.inference_mode():
+            torch.testing.assert_close(block(tokens, (6, 4)), doubled(tokens, (6, 4)))
+
+    @pytest.mark.usefixtures("capability")
+    def test_chunks_equal_the_whole_and_a_hook_sees_all_tokens(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(fast_cpu, "CHUNK_BYTES", 4 * 32 * 7)
+        mlp, tokens, seen = optimize_for_cpu(Mlp(8, 32)), torch.randn(8, 6, 5).transpose(0, 2), []
+        expected = mlp.fc2(F.gelu(mlp.fc1(tokens)))
+        with torch.inference_mode():
+            torch.testing.assert_close(mlp(tokens, (2, 3)), expected)
+            mlp.fc2.register_forward_hook(lambda module, args, out: seen.append(out.shape))
+            torch.testing.assert_close(mlp(tokens, (2, 3)), expected)
+        assert seen == [(5, 6, 8)]
