@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from pvtctl.models.registry import DEPTH, DETECTION, SEGMENTATION, heads_of
+
 DataFolder = Annotated[
     Path | None,
     typer.Option("--data", metavar="DIR", help="Where the data lies. Default: $PVTCTL_DATA/NAME, then data/NAME."),
@@ -14,8 +16,8 @@ DataFolder = Annotated[
 Head = Annotated[
     str | None,
     typer.Option(
-        help="Dense head on the backbone: retinanet, mask_rcnn, detr (boxes); semantic_fpn, trans2seg, deeplabv3plus, dpt "
-        "(label maps); dpt, midas (depth). Default: the first for the data's task."
+        help=f"Dense head on the backbone: {', '.join(heads_of(DETECTION))} (boxes); {', '.join(heads_of(SEGMENTATION))} "
+        f"(label maps); {', '.join(heads_of(DEPTH))} (depth). Default: the first for the data's task."
     ),
 ]
 TaskName = Annotated[

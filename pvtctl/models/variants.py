@@ -1,8 +1,8 @@
 """Every built-in backbone's numbers, in plain sight and without torch.
 
-`pvtctl.models.backbones` builds from these tables, `pvtctl models` prints them, and a test holds the parameter counts to the
-built models. `NAME@F` is a narrower model of the same depth and shape, for small experiments: see `find_variant`. Sources: PVT v1 Table 1 and its code (stage 2 of small and medium is printed as 3 blocks but coded, and
-counted, as 4), PVT v2 Table 1, timm 0.3.2 for the ViT-Small that PVT v1 Table 8 compares with, DeiT Table 1, and
+`pvtctl.models.backbones.specs` registers them, and a test holds the parameter counts to the built models. `NAME@F` is a
+narrower model of the same depth and shape, for small experiments: see `scaled`. Sources: PVT v1 Table 1 and its code (stage
+2 of small and medium is printed as 3 blocks but coded, and counted, as 4), PVT v2 Table 1, timm 0.3.2 for the ViT-Small that PVT v1 Table 8 compares with, DeiT Table 1, and
 torchvision for the ResNets.
 """
 
@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from pvtctl.errors import UsageError, nearest
+from pvtctl.errors import UsageError
 
 Four = tuple[int, int, int, int]
 STRIDES: Four = (4, 8, 16, 32)
@@ -199,27 +199,6 @@ RESNET = {
 VARIANTS: dict[str, Variant] = {**PVT_V1, **PVT_V2, **VIT, **RESNET}
 
 
-def find_variant(spec: str) -> Variant:
-    """The built-in variant called `spec`, or with `NAME@F` (0 < F <= 1) the one called NAME with F times its widths.
-
-    Depth, heads, ratios and patches stay. Widths are rounded to multiples of the heads (ResNets: their base width of 64 to
-    a multiple of 8; a hybrid's ResNet to a power of two), and never below one a head. Raises UsageError with the nearest names for an unknown one, and for a
-    factor that is out of range or that the family cannot take.
-    """
-    name, factor = split_width(spec)
-    if name not in VARIANTS:
-        raise UsageError(
-            f"no backbone is called {name!r}", f"{nearest(name, list(VARIANTS))} (pvtctl models ls; or timm:NAME)"
-        )
-    return VARIANTS[name] if factor == 1 else scaled(name, VARIANTS[name], factor)
-
-
-def known_variant(spec: str) -> Variant | None:
-    """As `find_variant`; None for what is no built-in backbone, such as `timm:NAME`."""
-    name, _ = split_width(spec)
-    return find_variant(spec) if name in VARIANTS else None
-
-
 def split_width(spec: str) -> tuple[str, float]:
     """`pvt_small@0.25` -> ("pvt_small", 0.25); 1 where no factor is said. Raises UsageError for one out of range."""
     name, at, text = spec.rpartition("@")
@@ -242,7 +221,12 @@ def join_width(name: str, factor: float) -> str:
 
 
 def scaled(name: str, variant: Variant, factor: float) -> Variant:
-    """`variant`, called `name`, with `factor` times its widths. Raises UsageError (`find_variant` says when)."""
+    """`variant`, called `name`, with `factor` (0 < F <= 1) times its widths.
+
+    Depth, heads, ratios and patches stay. Widths are rounded to multiples of the heads (ResNets: their base width of 64 to
+    a multiple of 8; a hybrid's ResNet to a power of two), and never below one a head. Raises UsageError for a factor that
+    the family cannot take.
+    """
     source = f"{variant.source}; {factor:g} times as wide"
     match variant:
         case PvtVariant():

@@ -10,7 +10,7 @@ from typing import Any
 
 from pvtctl.cost.counting import Convention, Cost
 from pvtctl.latency.measure import Case, Latency
-from pvtctl.models.variants import known_variant
+from pvtctl.models.registry import find_backbone
 from pvtctl.runs.paper_table import data_label, label_of
 from pvtctl.runs.read_run import FinishedRun
 from pvtctl.studies.claims import lower_is_better
@@ -48,8 +48,8 @@ class Subject:
     def family(self) -> str:
         """Of the backbone: points of a family look alike."""
         name = self.case.backbone if self.case else self.model.partition(" ")[0]
-        variant = known_variant(name)
-        return variant.family if variant is not None else name.partition(":")[0]
+        spec = find_backbone(name)
+        return spec.family if spec is not None else name.partition(":")[0]
 
 
 @dataclass(frozen=True)

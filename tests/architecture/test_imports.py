@@ -18,12 +18,24 @@ GROUND = {"errors", "io", "__version__"}
 # what each part may import, besides itself and the ground; `tasks` and `models` are looked at folder by folder
 ALLOWED = {
     "io": set(),
-    "recipe": {"models.variants", "tasks.registry", *(f"tasks.{task}.settings" for task in TASK_SPECS)},
+    "recipe": {
+        "models.variants",
+        "models.registry",
+        "tasks.registry",
+        *(f"tasks.{task}.settings" for task in TASK_SPECS),
+    },
     "models.layers": set(),
     "models.losses": {"models.structures"},
-    "models.backbones": {"models.layers", "models.variants", "models.classifier"},
+    "models.backbones": {"models.layers", "models.variants", "models.registry", "models.classifier"},
     "models.necks": {"models.layers"},
-    "models.heads": {"models.layers", "models.losses", "models.structures"},
+    "models.heads": {
+        "models.layers",
+        "models.losses",
+        "models.structures",
+        "models.necks",
+        "models.registry",
+        "models.backbones",
+    },
     "models": {"models"},
     "data": {"models.structures"},
     "engine": set(),

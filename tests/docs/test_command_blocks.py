@@ -32,8 +32,8 @@ from doc_pages import (
 
 from pvtctl.cli.main import COMMANDS, main
 from pvtctl.errors import UsageError
-from pvtctl.models.registry import head_specs
-from pvtctl.models.variants import TIMM_PREFIX, find_variant, split_width
+from pvtctl.models.registry import backbone_spec, head_specs
+from pvtctl.models.variants import TIMM_PREFIX, split_width
 from pvtctl.recipe.load import find_row, load_recipe, profiles_of, rows_of
 from pvtctl.recipe.source import recipe_names
 from pvtctl.studies.plan import study_names
@@ -225,7 +225,7 @@ def check_backbone(name: str, recipe: str | None) -> None:
     if recipe is not None and plain in rows_of(recipe):
         return
     try:
-        find_variant(plain)
+        backbone_spec(plain)
     except UsageError:
         find_row("imagenet", plain)
 

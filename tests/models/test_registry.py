@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -71,13 +70,12 @@ POOLS = BackboneSpec(name="pools", family="pools", Options=BackboneOptions, buil
 
 
 @pytest.fixture
-def own(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def own(monkeypatch: pytest.MonkeyPatch) -> None:
     head_spec("dpt")  # fills the tables
     for table in ("_heads", "_backbones"):
         monkeypatch.setattr(registry, table, dict(getattr(registry, table)))
     register(POINTS)
     register(POOLS)
-    yield
 
 
 def test_names_are_taken_once(own: None) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pvtctl.cli.main import main
 from pvtctl.data.class_names import COCO_NAMES
-from pvtctl.models.detector import HeadName, build_detector
+from pvtctl.models.detector import build_detector
 from pvtctl.weights import load_weights, read_checkpoint, save_safetensors
 from pvtctl.weights.recognise import to_publisher
 from pvtctl.weights.verify import verify_weights
@@ -19,7 +19,7 @@ from pvtctl.weights.verify import verify_weights
 BACKBONE = "pvt_v2_b0"
 
 
-def _state(head: HeadName, classes: int, backbone: str = BACKBONE) -> dict[str, Tensor]:
+def _state(head: str, classes: int, backbone: str = BACKBONE) -> dict[str, Tensor]:
     """Random numbers under a detector's names."""
     with torch.device("meta"):
         names = build_detector(backbone, head, num_classes=classes).state_dict()
@@ -28,12 +28,12 @@ def _state(head: HeadName, classes: int, backbone: str = BACKBONE) -> dict[str, 
 
 
 @pytest.fixture(params=["retinanet", "mask_rcnn", "detr"])
-def head(request: pytest.FixtureRequest) -> HeadName:
-    name: HeadName = request.param
+def head(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
     return name
 
 
-def test_inspect(head: HeadName, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_inspect(head: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "theirs.pth"
     torch.save({"state_dict": to_publisher(_state(head, 80)), "meta": {"CLASSES": COCO_NAMES}}, path)
     assert main(["weights", "inspect", str(path)]) == 0
@@ -48,7 +48,7 @@ def test_inspect(head: HeadName, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert (verdict.ok, verdict.models) == (True, [BACKBONE])
 
 
-def test_convert_there_and_back(head: HeadName, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_convert_there_and_back(head: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     original = to_publisher(_state(head, 80))
     torch.save({"model": original}, tmp_path / "theirs.pth")
     assert main(["weights", "convert", str(tmp_path / "theirs.pth"), str(tmp_path / "ours.safetensors")]) == 0

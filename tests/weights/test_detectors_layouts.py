@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from pvtctl.data.class_names import COCO_NAMES
 from pvtctl.io.files import sha256_of
 from pvtctl.models.backbones import build_backbone
-from pvtctl.models.detector import Detector, HeadName, build_detector
+from pvtctl.models.detector import Detector, build_detector
 from pvtctl.models.structures import Detections, DetectOptions
 from pvtctl.weights import load_weights, read_checkpoint
 from pvtctl.weights.identify import coco_ids, identify_head
@@ -39,7 +39,7 @@ OriginalState = Callable[[str], dict[str, Tensor]]
     ],
 )
 def test_originals_there_and_back(
-    golden: str, format: str, backbone: str, head: HeadName, classes: int, original_state: OriginalState
+    golden: str, format: str, backbone: str, head: str, classes: int, original_state: OriginalState
 ) -> None:
     original = original_state(golden)
     converted = convert_state({f"module.{key}": value for key, value in original.items()})
@@ -198,7 +198,7 @@ def _torchvision(kind: str, classes: int) -> nn.Module:
 
 
 @pytest.mark.parametrize(("kind", "head"), [("retinanet", "retinanet"), ("maskrcnn", "mask_rcnn")])
-def test_detections_of_a_loaded_file_equal_torchvisions(kind: str, head: HeadName, tmp_path: Path) -> None:
+def test_detections_of_a_loaded_file_equal_torchvisions(kind: str, head: str, tmp_path: Path) -> None:
     theirs = _torchvision(kind, 5)
     torch.save(theirs.state_dict(), tmp_path / "theirs.pth")
     classes = 5 if kind == "retinanet" else 4

@@ -16,7 +16,7 @@ from pvtctl.data.class_names import COCO_NAMES
 from pvtctl.errors import UsageError
 from pvtctl.io.files import sha256_of
 from pvtctl.models.backbones import build_backbone, build_classifier
-from pvtctl.models.detector import Detector, HeadName, build_detector
+from pvtctl.models.detector import Detector, build_detector
 from pvtctl.models.registry import head_spec
 from pvtctl.weights import load_weights, save_safetensors
 from pvtctl.weights.describe import inspect_checkpoint
@@ -26,12 +26,12 @@ from pvtctl.weights.recognise import to_publisher
 from pvtctl.weights.remap_classes import class_tables
 
 BACKBONE = "pvt_v2_b0"
-HEADS: list[HeadName] = ["retinanet", "mask_rcnn", "detr"]
+HEADS: list[str] = ["retinanet", "mask_rcnn", "detr"]
 State = dict[str, Tensor]
 
 
 @pytest.fixture(scope="module")
-def states() -> dict[HeadName, State]:
+def states() -> dict[str, State]:
     """A detector of three classes with each head."""
     torch.manual_seed(0)
     states = {head: build_detector(BACKBONE, head, num_classes=3).state_dict() for head in HEADS}
@@ -41,7 +41,7 @@ def states() -> dict[HeadName, State]:
     }
 
 
-def _blank(head: HeadName, classes: int = 3, backbone: str = BACKBONE, **options: Any) -> Detector:
+def _blank(head: str, classes: int = 3, backbone: str = BACKBONE, **options: Any) -> Detector:
     """Without starting values, which take longest: all 7."""
     with torch.device("meta"):
         model = build_detector(backbone, head, num_classes=classes, **options)
@@ -57,7 +57,7 @@ def _same(found: State, expected: State) -> bool:
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_own_file_round_trip(head: HeadName, states: dict[HeadName, State], tmp_path: Path) -> None:
+def test_own_file_round_trip(head: str, states: dict[str, State], tmp_path: Path) -> None:
     path = tmp_path / "best.safetensors"
     meta = {"backbone": BACKBONE, "head": head, "class_names": ["a", "b", "c"], "category_ids": [3, 1, 7]}
     save_safetensors(path, states[head], meta | {"conventions": "papers"})
@@ -78,7 +78,7 @@ def test_own_file_round_trip(head: HeadName, states: dict[HeadName, State], tmp_
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_classifier_fills_the_backbone_alone(head: HeadName) -> None:
+def test_classifier_fills_the_backbone_alone(head: str) -> None:
     source = build_classifier(BACKBONE, num_classes=5)
     model = _blank(head)
     report = load_weights(model, source.state_dict(), class_names=["a", "b", "c"])
@@ -101,7 +101,7 @@ def test_context_blocks_may_be_missing() -> None:
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_detector_gives_its_backbone(head: HeadName, states: dict[HeadName, State]) -> None:
+def test_detector_gives_its_backbone(head: str, states: dict[str, State]) -> None:
     expected = {key: value for key, value in states[head].items() if key.startswith("backbone.")}
     for source in (states[head], to_publisher(states[head])):
         backbone = build_backbone(BACKBONE)
@@ -126,7 +126,7 @@ def _rows_of(state: State, name: str, layout: str, classes: int, wanted: int) ->
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_classes_are_matched_by_name(head: HeadName, states: dict[HeadName, State], tmp_path: Path) -> None:
+def test_classes_are_matched_by_name(head: str, states: dict[str, State], tmp_path: Path) -> None:
     path = tmp_path / "abc.safetensors"
     save_safetensors(path, states[head], {"class_names": ["a", "b", "c"]})
     model = _blank(head, classes=4)
@@ -146,7 +146,7 @@ def test_classes_are_matched_by_name(head: HeadName, states: dict[HeadName, Stat
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_other_number_of_classes_without_names(head: HeadName, states: dict[HeadName, State]) -> None:
+def test_other_number_of_classes_without_names(head: str, states: dict[str, State]) -> None:
     model = _blank(head, classes=5)
     report = load_weights(model, states[head])
     assert (report.above_share, report.head_kept, report.head_new) == (1.0, 0, 5)
@@ -156,7 +156,7 @@ def test_other_number_of_classes_without_names(head: HeadName, states: dict[Head
         load_weights(model, states[head], class_names=["a", "b"])
 
 
-def test_names_in_mmdetections_files(states: dict[HeadName, State], tmp_path: Path) -> None:
+def test_names_in_mmdetections_files(states: dict[str, State], tmp_path: Path) -> None:
     """Version 2 has them beside the weights, version 3 one level further down; numpy's numbers are no code."""
     theirs = to_publisher(states["retinanet"])
     for number, meta in enumerate(
@@ -212,9 +212,7 @@ def _refused(model: Detector, source: Any, message: str, hint: str) -> None:
 @pytest.mark.parametrize(
     ("here", "there", "title"), [("retinanet", "mask_rcnn", "Mask R-CNN"), ("detr", "retinanet", "RetinaNet")]
 )
-def test_detector_under_another_head(
-    here: HeadName, there: HeadName, title: str, states: dict[HeadName, State]
-) -> None:
+def test_detector_under_another_head(here: str, there: str, title: str, states: dict[str, State]) -> None:
     model = _blank(here)
     _refused(model, states[there], f"holds a {title} of {BACKBONE} .* and this is a", f"--head {there}.*--partial")
     report = load_weights(model, states[there], partial=True)
@@ -225,7 +223,7 @@ def test_detector_under_another_head(
 
 
 @pytest.mark.parametrize("head", ["retinanet", "mask_rcnn"])
-def test_other_conventions(head: HeadName, states: dict[HeadName, State], tmp_path: Path) -> None:
+def test_other_conventions(head: str, states: dict[str, State], tmp_path: Path) -> None:
     path = tmp_path / "theirs.safetensors"
     save_safetensors(path, states[head], {"conventions": "torchvision"})
     _refused(_blank(head), path, "the conventions of torchvision, and this one has those of papers", "--partial")
@@ -246,9 +244,7 @@ def test_other_conventions(head: HeadName, states: dict[HeadName, State], tmp_pa
         ("transformer.level_embed", "Deformable DETR"),
     ],
 )
-def test_detectors_that_are_not_built_here(
-    name: str, title: str, states: dict[HeadName, State], tmp_path: Path
-) -> None:
+def test_detectors_that_are_not_built_here(name: str, title: str, states: dict[str, State], tmp_path: Path) -> None:
     body = {key: value for key, value in states["retinanet"].items() if key.startswith("backbone.")}
     source = body | {name: torch.zeros(4)}
     model = _blank("retinanet")
@@ -263,7 +259,7 @@ def test_detectors_that_are_not_built_here(
 
 
 @pytest.mark.parametrize(("kind", "head"), [("retinanet", "retinanet"), ("maskrcnn", "mask_rcnn")])
-def test_torchvisions_second_detectors(kind: str, head: HeadName) -> None:
+def test_torchvisions_second_detectors(kind: str, head: str) -> None:
     from torchvision.models import detection
 
     with torch.device("meta"):
@@ -274,7 +270,7 @@ def test_torchvisions_second_detectors(kind: str, head: HeadName) -> None:
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_damaged_neck_or_head(head: HeadName, states: dict[HeadName, State]) -> None:
+def test_damaged_neck_or_head(head: str, states: dict[str, State]) -> None:
     large = max((key for key in states[head] if key.startswith("head.")), key=lambda key: states[head][key].numel())
     fewer = {key: value for key, value in states[head].items() if key.split(".")[:3] != large.split(".")[:3]}
     _refused(_blank(head), fewer, r"of another make: .* of neck and head would be loaded; not in the file", "--partial")
@@ -285,11 +281,11 @@ def test_damaged_neck_or_head(head: HeadName, states: dict[HeadName, State]) -> 
     _refused(_blank(head), less_backbone, "of the backbone's parameters would be loaded", "--partial")
 
 
-def test_other_number_of_queries(states: dict[HeadName, State]) -> None:
+def test_other_number_of_queries(states: dict[str, State]) -> None:
     _refused(_blank("detr", num_queries=50), states["detr"], "head.query_embed.weight", "num_queries=100")
 
 
-def test_nan_is_reported(states: dict[HeadName, State]) -> None:
+def test_nan_is_reported(states: dict[str, State]) -> None:
     bad = dict(states["retinanet"])
     bad["neck.inner_blocks.0.0.bias"] = torch.full((256,), torch.nan)
     report = load_weights(_blank("retinanet"), bad)
@@ -297,7 +293,7 @@ def test_nan_is_reported(states: dict[HeadName, State]) -> None:
     assert "NaN or infinity in neck.inner_blocks.0.0.bias" in report.summary()
 
 
-def test_resnets_of_caffes_style(states: dict[HeadName, State], tmp_path: Path) -> None:
+def test_resnets_of_caffes_style(states: dict[str, State], tmp_path: Path) -> None:
     path = tmp_path / "caffe.pth"
     config = "backbone=dict(type='ResNet', depth=50, style='caffe')"
     torch.save({"meta": {"config": config}, "state_dict": states["retinanet"]}, path)
@@ -305,7 +301,7 @@ def test_resnets_of_caffes_style(states: dict[HeadName, State], tmp_path: Path) 
     assert load_weights(_blank("retinanet"), path, partial=True).above_share == 1.0
 
 
-def test_dilated_resnets(states: dict[HeadName, State], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dilated_resnets(states: dict[str, State], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """DETR-DC5: told by the arguments that its training writes beside the weights, or by the published files' hashes."""
     path = tmp_path / "dc5.pth"
     theirs = to_publisher(states["detr"])

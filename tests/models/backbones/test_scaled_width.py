@@ -11,7 +11,8 @@ from pvtctl.cost.counting import count
 from pvtctl.errors import UsageError
 from pvtctl.models.backbones import build_backbone, build_classifier
 from pvtctl.models.detector import build_detector
-from pvtctl.models.variants import PvtVariant, VitVariant, find_variant, join_width, known_variant, split_width
+from pvtctl.models.registry import backbone_spec, find_backbone
+from pvtctl.models.variants import VARIANTS, PvtVariant, VitVariant, join_width, scaled, split_width
 from pvtctl.weights import load_weights, save_safetensors
 from pvtctl.weights.describe import inspect_checkpoint
 
@@ -33,8 +34,8 @@ SPECS = [
 
 @pytest.mark.parametrize("spec", SPECS)
 def test_scaled_models_keep_the_contract(spec: str) -> None:
-    variant = find_variant(spec)
-    whole = find_variant(spec.partition("@")[0])
+    variant = backbone_spec(spec)
+    whole = backbone_spec(spec.partition("@")[0])
     assert variant.params is None
     assert all(a < b for a, b in zip(variant.channels, whole.channels, strict=True))
     torch.manual_seed(0)
@@ -49,12 +50,12 @@ def test_scaled_models_keep_the_contract(spec: str) -> None:
 @pytest.mark.parametrize("factor", [0.01, 0.1, 0.3, 0.7, 0.999])
 def test_widths_are_multiples_of_the_heads(factor: float) -> None:
     for name in ("pvt_small", "pvt_small_wide", "pvt_v2_b0"):
-        variant = find_variant(f"{name}@{factor}")
+        variant = scaled(name, VARIANTS[name], factor)
         assert isinstance(variant, PvtVariant)
         assert all(
             dim >= heads and dim % heads == 0 for dim, heads in zip(variant.embed_dims, variant.num_heads, strict=True)
         )
-    vit = find_variant(f"vit_small_patch4@{factor}")
+    vit = scaled("vit_small_patch4", VARIANTS["vit_small_patch4"], factor)
     assert isinstance(vit, VitVariant)
     assert vit.embed_dim % vit.num_heads == 0
 
@@ -68,12 +69,12 @@ def test_hybrids_norms_have_groups_of_two_channels_at_least(spec: str) -> None:
 
 
 def test_the_whole_width_is_the_model_itself() -> None:
-    assert find_variant("pvt_small@1") is find_variant("pvt_small")
+    assert backbone_spec("pvt_small@1") is backbone_spec("pvt_small")
     assert split_width("pvt_small@0.25") == ("pvt_small", 0.25)
     assert split_width("timm:a@b") == ("timm:a@b", 1.0)
     assert (join_width("pvt_small", 0.25), join_width("pvt_small", 1.0)) == ("pvt_small@0.25", "pvt_small")
-    assert known_variant("timm:resnet18") is None
-    assert known_variant("nothing@0.5") is None
+    assert find_backbone("timm:resnet18") is None
+    assert find_backbone("nothing@0.5") is None
 
 
 @pytest.mark.parametrize(
