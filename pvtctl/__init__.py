@@ -21,7 +21,14 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 __all__ = [
+    "Backbone",
+    "BackboneOptions",
+    "BackboneSpec",
     "Case",
+    "DenseHead",
+    "DetectionHead",
+    "HeadOptions",
+    "HeadSpec",
     "PvtctlError",
     "UsageError",
     "__version__",
@@ -35,10 +42,12 @@ __all__ = [
     "create_segmenter",
     "evaluate",
     "export_model",
+    "load_module",
     "load_run",
     "load_weights",
     "measure_latency",
     "optimize_for_cpu",
+    "register",
     "run_recipe",
     "run_study",
 ]
@@ -57,8 +66,13 @@ if TYPE_CHECKING:
     )
     from pvtctl.cost.counting import count
     from pvtctl.export import export_model
+    from pvtctl.extensions import load_module
     from pvtctl.latency.measure import Case, measure_latency
+    from pvtctl.models.backbones.base import Backbone
     from pvtctl.models.fast_cpu import optimize_for_cpu
+    from pvtctl.models.heads.base import DetectionHead
+    from pvtctl.models.heads.dense import DenseHead
+    from pvtctl.models.registry import BackboneOptions, BackboneSpec, HeadOptions, HeadSpec, register
     from pvtctl.runs.evaluate import evaluate_run as evaluate
     from pvtctl.runs.load_run import load_run
     from pvtctl.studies.compare import compare_models, compare_runs
@@ -66,6 +80,15 @@ if TYPE_CHECKING:
 
 _ELSEWHERE = {
     "Case": ("pvtctl.latency.measure", "Case"),
+    "Backbone": ("pvtctl.models.backbones.base", "Backbone"),
+    "BackboneOptions": ("pvtctl.models.registry", "BackboneOptions"),
+    "BackboneSpec": ("pvtctl.models.registry", "BackboneSpec"),
+    "DenseHead": ("pvtctl.models.heads.dense", "DenseHead"),
+    "DetectionHead": ("pvtctl.models.heads.base", "DetectionHead"),
+    "HeadOptions": ("pvtctl.models.registry", "HeadOptions"),
+    "HeadSpec": ("pvtctl.models.registry", "HeadSpec"),
+    "register": ("pvtctl.models.registry", "register"),
+    "load_module": ("pvtctl.extensions", "load_module"),
     "compare_models": ("pvtctl.studies.compare", "compare_models"),
     "compare_runs": ("pvtctl.studies.compare", "compare_runs"),
     "count": ("pvtctl.cost.counting", "count"),

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from pvtctl.errors import UsageError, nearest
-from pvtctl.models.registry import DEPTH, DETECTION, SEGMENTATION, HeadSpec, find_head, head_specs
-
-PLAIN = ("classifier", "none")
+from pvtctl.models.registry import DEPTH, DETECTION, PLAIN_HEADS, SEGMENTATION, HeadSpec, find_head, head_specs
 
 
 def head_names() -> list[str]:
     """What may stand on a backbone: the plain ones, then the registered heads."""
-    return [*PLAIN, *(spec.name for spec in head_specs())]
+    return [*PLAIN_HEADS, *(spec.name for spec in head_specs())]
 
 
 def chosen_head(text: str) -> HeadSpec | None:
     """The head that `--head` names; None for the plain ones. Raises UsageError with the nearest names."""
-    if text in PLAIN:
+    if text in PLAIN_HEADS:
         return None
     if (found := find_head(text)) is None:
         raise UsageError(f"no head {text!r}", nearest(text, head_names()))

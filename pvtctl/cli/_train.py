@@ -14,6 +14,7 @@ import typer
 
 from pvtctl.cli._console import print_json, say, table
 from pvtctl.errors import ExitCode, PvtctlError, ToldElsewhereError, UsageError
+from pvtctl.extensions import command_words
 
 if TYPE_CHECKING:
     from pvtctl.engine import Distributed, DryRunReport
@@ -77,7 +78,7 @@ def arguments_of(context: typer.Context) -> list[str]:
             continue
         for one in value if isinstance(value, list | tuple) else [value]:
             arguments += [parameter.opts[0]] if one is True else [parameter.opts[0], str(one)]
-    return [*arguments, "--", *positional]
+    return [*arguments, *command_words(), "--", *positional]
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from pvtctl.cli._resolve_recipe import DEFAULT_BACKBONE, Override, choose_data, 
 from pvtctl.cli._train import TrainOptions, arguments_of, in_processes, train
 from pvtctl.cli._weights import find_weights, given_weights
 from pvtctl.errors import UsageError
+from pvtctl.extensions import require_for_run
 from pvtctl.models.variants import split_width
 from pvtctl.runs.paths import data_place, default_out
 from pvtctl.tasks.registry import task_spec
@@ -111,6 +112,8 @@ def finetune(
     Rows of the head are kept for classes that the weights know by the same name, the others start fresh. Ends with a
     table of results and a run folder like that of `pretrain`.
     """
+    if resume and out is not None:
+        require_for_run(out)
     files = given_files(images, annotations, val_images, val_annotations)
     chosen_data = choose_data(data, folder, files)
     wanted = choose_task(chosen_data, head, task) if recipe is None else "classification"

@@ -61,7 +61,43 @@ class _Commands(TyperGroup):
             raise UsageError(f"no command {name!r}", nearest(name, list(COMMANDS)))
         command = typer.main.get_command(importlib.import_module(f"pvtctl.cli.{name}").app)
         command.name = name
+        _add_module_option(command)
         return name, command, args[1:]
+
+
+def _load_modules(files: list[str]) -> list[str]:
+    if files:
+        from pvtctl.extensions import load_module
+
+        for file in files:
+            load_module(file)
+    return files
+
+
+def _module_option(
+    module: list[str] = typer.Option(
+        [],
+        "--module",
+        metavar="FILE.py",
+        callback=_load_modules,
+        expose_value=False,
+        is_eager=True,
+        show_default=False,
+        help="Load backbones and heads of your own from this Python file (docs/extending.md). Repeatable.",
+    ),
+) -> None:
+    """Holds the option that every command has."""
+
+
+def _add_module_option(command: Any) -> None:
+    """Give a command, or each command of a group, the option `--module`."""
+    commands = getattr(command, "commands", None)
+    for inner in (commands or {}).values():
+        _add_module_option(inner)
+    if commands is None:
+        holder = typer.Typer(add_completion=False)
+        holder.command()(_module_option)
+        command.params.append(typer.main.get_command(holder).params[0])
 
 
 app = typer.Typer(

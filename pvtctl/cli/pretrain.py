@@ -12,6 +12,7 @@ from pvtctl.cli._resolve_recipe import Override, choose_data, choose_recipe
 from pvtctl.cli._train import TrainOptions, arguments_of, in_processes, train
 from pvtctl.cli._weights import given_weights
 from pvtctl.errors import UsageError
+from pvtctl.extensions import require_for_run
 from pvtctl.runs.paths import default_out
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -64,6 +65,8 @@ def pretrain(
     Ends with a table of results beside the paper's printed ones, and a run folder with recipe, environment, metrics,
     best weights, curves.png and report.html. Ctrl-C, SIGTERM and SIGUSR1 save before they stop; --resume goes on.
     """
+    if resume and out is not None:
+        require_for_run(out)
     chosen_data = choose_data(data, folder)
     if chosen_data.name not in ("imagenet", "scenes"):
         raise UsageError(

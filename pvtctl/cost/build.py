@@ -17,6 +17,7 @@ from pvtctl.models.detector import Detector, build_detector
 from pvtctl.models.registry import (
     DEPTH,
     DETECTION,
+    PLAIN_HEADS,
     SEGMENTATION,
     HeadSpec,
     backbone_spec,
@@ -25,8 +26,6 @@ from pvtctl.models.registry import (
     head_specs,
 )
 
-PLAIN_HEADS = ("classifier", "none")
-"""What stands on a backbone besides the registered heads: pooling and 1000 classes, or nothing."""
 NUM_CLASSES: dict[str, int] = {DETECTION: 80, SEGMENTATION: 150}
 """COCO's and ADE20K's."""
 

@@ -27,11 +27,11 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from pvtctl.cost.build import PLAIN_HEADS, RawDetector, build_model, build_own, classes_of, on_meta
+from pvtctl.cost.build import RawDetector, build_model, build_own, classes_of, on_meta
 from pvtctl.errors import UsageError, nearest
 from pvtctl.models.backbones.base import Backbone
 from pvtctl.models.detector import Detector
-from pvtctl.models.registry import HeadSpec, find_backbone, find_head
+from pvtctl.models.registry import PLAIN_HEADS, HeadSpec, find_backbone, find_head
 
 Convention = Literal["ops", "paper"]
 CONVENTIONS: tuple[Convention, ...] = ("ops", "paper")

@@ -24,7 +24,7 @@ from pvtctl.io.files import write_text
 
 FREE_KEYS = ("data.path", "data.workers", "train.save_minutes", "train.keep_checkpoints", "train.max_minutes")
 """Recipe keys that may change between the parts of a run: none of them changes a result."""
-_DESCRIPTIONS = ("about", "title", "paper", "expect", "provenance")
+_DESCRIPTIONS = ("about", "title", "paper", "expect", "provenance", "module")
 """Parts of a recipe that say what it is about and change no result either."""
 _NAMED = 6
 """Changed keys that an error names."""

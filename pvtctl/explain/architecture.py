@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from pvtctl.cost.build import PLAIN_HEADS, build_model, classes_of
+from pvtctl.cost.build import build_model, classes_of
 from pvtctl.cost.counting import StageCost, count_model
 from pvtctl.explain.attention import backbone_of
 from pvtctl.explain.pictures.architecture import Box, Column
@@ -20,7 +20,7 @@ from pvtctl.models.layers.attention import POOLED_SIDE, SelfAttention, SpatialRe
 from pvtctl.models.layers.block import Block
 from pvtctl.models.layers.context_block import ContextBlock
 from pvtctl.models.layers.mlp import Mlp
-from pvtctl.models.registry import find_head
+from pvtctl.models.registry import PLAIN_HEADS, find_head
 
 Shape = tuple[int, int, int]
 

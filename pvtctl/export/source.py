@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from pvtctl.cost.build import PLAIN_HEADS, build_as_papers, build_model, classes_of
+from pvtctl.cost.build import build_as_papers, build_model, classes_of
 from pvtctl.data.transforms import IMAGENET_MEAN, IMAGENET_STD, NORMALIZATIONS
 from pvtctl.errors import UsageError
 from pvtctl.models.fast_cpu import optimize_for_cpu
+from pvtctl.models.registry import PLAIN_HEADS
 from pvtctl.models.structures import ImageSize
 from pvtctl.weights.build import backbone_from_checkpoint, model_from_checkpoint
 from pvtctl.weights.describe import Inspected, inspect_checkpoint

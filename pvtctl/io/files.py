@@ -6,9 +6,11 @@ import errno
 import hashlib
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 from pvtctl.errors import PvtctlError, UsageError
 
@@ -84,3 +86,18 @@ def sha256_of(path: Path | str) -> str:
     """Hex digest of a file's bytes."""
     with Path(path).open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def user_folder(kind: Literal["cache", "state"]) -> Path:
+    """pvtctl's folder of a user for what may be fetched again (`cache`) or is remembered between commands (`state`).
+
+    `$PVTCTL_CACHE` or `$PVTCTL_STATE`, else where the platform keeps such files.
+    """
+    if chosen := os.environ.get(f"PVTCTL_{kind.upper()}"):
+        return Path(chosen).expanduser()
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / {"cache": "Caches", "state": "Application Support"}[kind] / "pvtctl"
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", Path.home())) / "pvtctl"
+    usual = {"cache": ".cache", "state": ".local/state"}[kind]
+    return Path(os.environ.get(f"XDG_{kind.upper()}_HOME") or Path.home() / usual) / "pvtctl"

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from pvtctl.errors import ExitCode, PvtctlError, UsageError
+from pvtctl.extensions import loaded
 from pvtctl.latency.machine import OthersShare
 
 TURN_SECONDS = 0.25
@@ -97,7 +98,8 @@ def measure_latency(
     """
     if seconds <= 0 or (repeats is not None and repeats < 1) or warmup < 0 or (threads is not None and threads < 1):
         raise UsageError("seconds, repeats and threads must be positive, warm-up not negative", "pvtctl latency --help")
-    options = {"device": device, "threads": threads, "warmup": warmup}
+    modules = [str(extension.path) for extension in loaded()]
+    options = {"device": device, "threads": threads, "warmup": warmup, "modules": modules}
     groups: dict[tuple[object, ...], list[Case]] = {}
     for case in dict.fromkeys(cases):
         groups.setdefault((case.size, case.batch_size), []).append(case)

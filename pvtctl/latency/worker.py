@@ -44,11 +44,14 @@ def main() -> None:
 
 class _Worker:
     def __init__(self, case: dict[str, Any]) -> None:
+        from pvtctl.extensions import load_module
         from pvtctl.io.allocator import keep_memory
 
         keep_memory()
         import torch
 
+        for file in case["modules"]:
+            load_module(file)
         self._case = case
         self._device = torch.device(case["device"])
         if case["threads"]:

@@ -7,7 +7,8 @@ user's own file registers is a name like any other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import importlib.metadata
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -267,12 +268,56 @@ def _fill() -> None:
     _backbones.update({spec.name: spec for spec in BACKBONES})
 
 
+ENTRY_POINTS = "pvtctl.plugins"
+"""Group of entry points of installed packages that register heads and backbones."""
+PLAIN_HEADS = ("classifier", "none")
+"""What `--head` takes besides registered heads: ImageNet's classifier, and the bare pyramid."""
+_plugin_faults: list[str] | None = None
+"""Errors of the installed plugins; None until they were loaded."""
+
+
+def _load_plugins() -> None:
+    """Load the installed entry points once; each is a module, or a function without arguments to call.
+
+    One that fails takes nothing else with it: the error of a name that is not found tells of it.
+    """
+    global _plugin_faults
+    if _plugin_faults is not None:
+        return
+    _plugin_faults = []
+    for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
+        try:
+            loaded = entry.load()
+            if callable(loaded):
+                loaded()
+        except Exception as error:
+            what = f"the installed plugin {entry.name} ({entry.value}) failed"
+            _plugin_faults.append(f"{what}: {type(error).__name__}: {error}")
+
+
+def registered() -> frozenset[tuple[str, str]]:
+    """(`head` or `backbone`, name) of everything that is registered by now, without loading plugins."""
+    _fill()
+    return frozenset([*(("head", name) for name in _heads), *(("backbone", name) for name in _backbones)])
+
+
+def unregister(entries: Iterable[tuple[str, str]]) -> None:
+    """Take back what a file registered that failed half way."""
+    for kind, name in entries:
+        del {"head": _heads, "backbone": _backbones}[kind][name]
+
+
+def _not_found(message: str, hint: str) -> UsageError:
+    """An unknown name, with the plugins that failed and may have been to register it."""
+    return UsageError(message, "; ".join([hint, *(_plugin_faults or ())]))
+
+
 def register(spec: HeadSpec | BackboneSpec) -> None:
     """Add a head or backbone, whose name every command then knows. Raises UsageError for a name that is taken."""
     _fill()
     table: dict[str, Any] = _heads if isinstance(spec, HeadSpec) else _backbones
     kind = "head" if isinstance(spec, HeadSpec) else "backbone"
-    if spec.name in table or spec.name in ("classifier", "none"):
+    if spec.name in table or spec.name in PLAIN_HEADS:
         raise UsageError(f"there is a {kind} called {spec.name!r} already", "register it under another name")
     if not spec.name.isidentifier():  # `@` and `:` have a meaning in names, and names stand in files' names
         raise UsageError(f"{spec.name!r} is no name for a {kind}", "letters, digits and _, such as my_head")
@@ -284,8 +329,9 @@ def register(spec: HeadSpec | BackboneSpec) -> None:
 
 
 def head_specs() -> list[HeadSpec]:
-    """All heads, in the order they were registered."""
+    """All heads, in the order they were registered, those of installed plugins too."""
     _fill()
+    _load_plugins()
     return list(_heads.values())
 
 
@@ -297,6 +343,8 @@ def heads_of(task: str) -> tuple[str, ...]:
 def find_head(name: str) -> HeadSpec | None:
     """The head of this name; None where there is none."""
     _fill()
+    if name not in _heads and name not in PLAIN_HEADS:
+        _load_plugins()
     return _heads.get(name)
 
 
@@ -309,12 +357,13 @@ def head_spec(head: str | HeadSpec, *, task: str | None = None) -> HeadSpec:
         return found
     names = list(heads_of(task)) if task is not None else [spec.name for spec in head_specs()]
     what = f"{task} head" if task in (SEGMENTATION, DEPTH) else "head"
-    raise UsageError(f"no {what} {head!r}", nearest(str(head), names))
+    raise _not_found(f"no {what} {head!r}", nearest(str(head), names))
 
 
 def backbone_specs() -> list[BackboneSpec]:
-    """All backbones, in the order they were registered; `timm:NAME` works besides."""
+    """All backbones, in the order they were registered, those of installed plugins too; `timm:NAME` works besides."""
     _fill()
+    _load_plugins()
     return list(_backbones.values())
 
 
@@ -323,6 +372,8 @@ def find_backbone(name: str) -> BackboneSpec | None:
     width that it cannot have."""
     _fill()
     plain, factor = split_width(name)
+    if plain not in _backbones and not name.startswith(TIMM_PREFIX):
+        _load_plugins()
     spec = _backbones.get(plain)
     if spec is None or factor == 1:
         return spec
@@ -342,6 +393,6 @@ def backbone_spec(name: str) -> BackboneSpec:
     if (found := find_backbone(name)) is not None:
         return found
     plain = split_width(name)[0]
-    raise UsageError(
+    raise _not_found(
         f"no backbone is called {plain!r}", f"{nearest(plain, list(_backbones))} (pvtctl models ls; or timm:NAME)"
     )

@@ -17,6 +17,7 @@ import yaml
 from pydantic import ValidationError
 
 from pvtctl.errors import UsageError, nearest
+from pvtctl.extensions import require_named
 from pvtctl.models.registry import find_head
 from pvtctl.recipe.agreement import find_faults
 from pvtctl.recipe.layers import Fault, Layer, Origin, check, flatten, merge, nest
@@ -96,6 +97,8 @@ def resolve(
     if profile != "paper" or ("profile",) not in values:
         values[("profile",)] = profile
     shown = shown_path(source.path)
+    needed = values.get(("module",), ())
+    require_named([needed] if isinstance(needed, str) else needed, source.name)
     if faults:
         raise RecipeFaults(shown, faults)
     _drop_other_heads(values, origins)

@@ -266,6 +266,8 @@ class Recipe(Block):
     """What the paper calls this row."""
     paper: Paper | None = None
     task: Literal["classification", "detection", "segmentation", "depth"] = "classification"
+    module: str | tuple[str, ...] = ()
+    """Python files that register the backbone or head: the recipe needs them loaded (`--module FILE.py`)."""
     data: Data = Data()
     model: Model
     train: Train = Train()
@@ -274,6 +276,11 @@ class Recipe(Block):
     """Printed figures by metric name: `top1_err` (percent), `params_m`, `gmacs` ... A bare number means `paper:`."""
     provenance: dict[str, str] = {}
     """Where a setting's value comes from, and what paper and official code say where they differ, by dotted key."""
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """`module` as a list."""
+        return (self.module,) if isinstance(self.module, str) else self.module
 
 
 class Printed(Block):

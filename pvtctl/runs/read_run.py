@@ -12,6 +12,7 @@ from typing import Any
 import pvtctl
 from pvtctl.engine.run import find_runs, read_info, read_recipe
 from pvtctl.errors import UsageError
+from pvtctl.extensions import require_for_run
 from pvtctl.recipe.load import load_recipe
 from pvtctl.recipe.schema import Recipe
 from pvtctl.tasks.registry import spec_of
@@ -70,6 +71,7 @@ def read_run(path: Path | str, *, finished: bool = True) -> FinishedRun:
     """
     path = Path(path)
     info = _info(path)
+    require_for_run(path)
     recipe = _recipe(path, info)
     if finished and info["status"] != "finished":
         reason = f": {info['reason']}" if info.get("reason") else ""

@@ -21,13 +21,14 @@ from pvtctl.engine import (
 from pvtctl.engine.log import Say, silent
 from pvtctl.engine.log import say as say_on_stderr
 from pvtctl.engine.run import taken
+from pvtctl.extensions import keep_copies, require_for_run
 from pvtctl.models.backbones import layer_depths
 from pvtctl.recipe.schema import Recipe
 from pvtctl.runs.paper_table import Figure
 from pvtctl.runs.paths import data_place
 from pvtctl.runs.report import RunSummary, draw_epoch, report_run
 from pvtctl.tasks.data_task import DataTask
-from pvtctl.tasks.from_recipe import build_task, fit_settings
+from pvtctl.tasks.from_recipe import build_task, extensions_of, fit_settings
 from pvtctl.weights import load_weights, save_safetensors
 
 
@@ -88,6 +89,10 @@ def train_recipe(
     notes = {"data": task.fingerprints()} if dist.is_main else {}
     with RunFolder.open(out, flat, resume=resume, dist=dist, notes=notes) as run:
         talk(f"run folder: {run.path}")
+        if dist.is_main:
+            require_for_run(run.path, talk)  # a changed file is told
+            keep_copies(extensions_of(recipe), run.path)
+            run.record(modules=[extension.as_meta() for extension in extensions_of(recipe)])
         run.record(num_classes=len(task.class_names))
         result = _fit(recipe, task, settings, run, dist, talk)
         metric, skipped = _score_best(task, run, dist, talk)

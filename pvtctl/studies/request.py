@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pvtctl.extensions import command_words
 from pvtctl.recipe.load import Override
 from pvtctl.runs.paths import runs_root
 from pvtctl.studies.plan import DEFAULT_PROFILE, Plan, Run, make_plan
@@ -73,7 +74,7 @@ class StudyRequest:
             ("--set-pretraining", self.pretraining_overrides),
         ):
             words += [word for value in values for word in (option, value)]
-        return words + (["--pretrain"] if self.pretrain else [])
+        return [*words, *(["--pretrain"] if self.pretrain else []), *command_words()]
 
 
 def _absolute(path: Path) -> Path:

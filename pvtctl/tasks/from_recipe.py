@@ -13,6 +13,7 @@ from pvtctl.cost.memory import warn_memory
 from pvtctl.data.find import find_data
 from pvtctl.engine import FitSettings, resolve_batch_size
 from pvtctl.errors import UsageError
+from pvtctl.extensions import Extension, file_name, loaded, owners
 from pvtctl.models.backbones import set_activation_checkpointing
 from pvtctl.models.fast_cpu import optimize_for_cpu
 from pvtctl.recipe.schema import Backbone, Recipe
@@ -158,7 +159,16 @@ def meta_of(recipe: Recipe) -> dict[str, Any]:
         "recipe": recipe.name,
         "row": recipe.row,
         "profile": recipe.profile,
+        **({"modules": modules} if (modules := [one.as_meta() for one in extensions_of(recipe)]) else {}),
     }
+
+
+def extensions_of(recipe: Recipe) -> list[Extension]:
+    """The users' files that a recipe's backbone and head come from, and those that it names."""
+    head = recipe.model.head
+    used = owners([recipe.model.backbone.name, head.name if head is not None else None])
+    named = [one for one in loaded() if one.file in map(file_name, recipe.modules) and one not in used]
+    return [*used, *named]
 
 
 def train_batch_size(recipe: Recipe, world_size: int) -> int:

@@ -13,6 +13,7 @@ from torch import Tensor
 from pvtctl.data.class_names import imagenet_classes
 from pvtctl.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from pvtctl.errors import UsageError
+from pvtctl.extensions import require
 from pvtctl.models.registry import Conventions, find_backbone, find_head
 from pvtctl.models.variants import STRIDES
 from pvtctl.weights.identify import HeadInfo, identify_head
@@ -93,6 +94,7 @@ def inspect_checkpoint(source: str | Path, backbone: str | None = None, *, score
     """
     path = resolve_weights(str(source))
     checkpoint = read_checkpoint(path)
+    require(checkpoint.meta.get("modules") or (), path.parent)
     stated = checkpoint.meta.get("backbone")
     shapes = identify(checkpoint.state)
     candidates = [stated] if isinstance(stated, str) else shapes

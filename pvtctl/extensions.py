@@ -1,0 +1,201 @@
+"""Python files of users that register backbones and heads (`--module FILE.py`). Loads without torch.
+
+A file runs only when it was named, or as the copy in a run folder of a file that this user named before: its hash then
+stands in the user's state folder. Whatever else a recipe, checkpoint or run folder asks for is refused, with the option
+to add. (Installed plugins: `pvtctl.models.registry`.)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pvtctl.errors import PvtctlError, UsageError
+from pvtctl.io.files import atomic_path, user_folder, write_text
+from pvtctl.models import registry
+
+COPIES = "modules"
+"""Folder of a run folder with copies of the files that its model needs."""
+
+
+@dataclass(frozen=True)
+class Extension:
+    """A loaded file."""
+
+    path: Path
+    sha256: str
+    content: bytes
+    names: tuple[str, ...]
+    """Backbones and heads that it registered."""
+
+    @property
+    def file(self) -> str:
+        return self.path.name
+
+    def as_meta(self) -> dict[str, str]:
+        """As checkpoints and run.json state it."""
+        return {"file": self.file, "sha256": self.sha256}
+
+
+_loaded: dict[str, Extension] = {}
+"""By file name, which must therefore be unique in a process."""
+
+
+def load_module(path: str | Path) -> Extension:
+    """Run a Python file that registers backbones or heads, and remember its hash as this user's choice.
+
+    The same file twice is loaded once. Raises UsageError: no such file, a file that fails, and a second file of the same
+    name with other content.
+    """
+    path = Path(path).expanduser().absolute()
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        hint = "--module takes a Python file that calls pvtctl.register (docs/extending.md)"
+        raise UsageError(f"module {path} cannot be read: {error.strerror}", hint) from error
+    extension = _load(path, content)
+    _trust(extension)
+    return extension
+
+
+def _load(path: Path, content: bytes) -> Extension:
+    """Run `content`, the bytes of `path` as they were read and hashed."""
+    digest = hashlib.sha256(content).hexdigest()
+    if (known := _loaded.get(path.name)) is not None:
+        if known.sha256 == digest:
+            return known
+        raise UsageError(
+            f"two modules are called {path.name}: {known.path} and {path}", "name one of them, or rename it"
+        )
+    before = registry.registered()
+    name = f"pvtctl_extension_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or path.suffix != ".py":
+        raise UsageError(f"module {path} is not a Python file", "its name must end in .py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pickled loader workers look their module up
+    try:
+        exec(compile(content, str(path), "exec"), module.__dict__)
+    except Exception as error:
+        del sys.modules[name]
+        registry.unregister(registry.registered() - before)
+        if isinstance(error, PvtctlError):
+            raise UsageError(f"module {path}: {error.message}", error.hint) from error
+        raise UsageError(f"module {path} failed: {_where(path, error)}", "run it with python to see more") from error
+    extension = Extension(path, digest, content, tuple(sorted(name for _, name in registry.registered() - before)))
+    _loaded[path.name] = extension
+    return extension
+
+
+def _where(path: Path, error: Exception) -> str:
+    """The error with the line of the file that it came from."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    line = error.lineno if isinstance(error, SyntaxError) else (lines[-1] if lines else None)
+    text = error.msg if isinstance(error, SyntaxError) else str(error)
+    return f"{type(error).__name__}: {text}" + (f" (line {line})" if line else "")
+
+
+def loaded() -> list[Extension]:
+    """The files that were loaded, in order."""
+    return list(_loaded.values())
+
+
+def command_words() -> list[str]:
+    """`--module FILE` for each loaded file, for the command line of another process."""
+    return [word for extension in loaded() for word in ("--module", str(extension.path))]
+
+
+def owners(names: Iterable[str | None]) -> list[Extension]:
+    """The loaded files that registered one of these backbones or heads."""
+    wanted = set(names)
+    return [extension for extension in loaded() if wanted & set(extension.names)]
+
+
+def keep_copies(extensions: Iterable[Extension], run_folder: Path) -> None:
+    """Copy files into a run folder, where `--resume`, `eval`, `predict` and `export` find them again."""
+    for extension in extensions:
+        with atomic_path(run_folder / COPIES / extension.file) as temporary:
+            temporary.write_bytes(extension.content)
+
+
+def require(stated: Sequence[Mapping[str, Any]], beside: Path, log: Callable[[str], None] | None = None) -> None:
+    """Have the files loaded that a run folder or checkpoint in `beside` states (`Extension.as_meta`).
+
+    A file that was named is taken, and a difference from the stated hash is said through `log`. Else the copy in the run
+    folder is loaded, if this user named a file of that content before. Raises UsageError for what is missing, was changed,
+    or comes from somebody else.
+    """
+    for one in stated:
+        file, digest = file_name(str(one.get("file"))), str(one.get("sha256"))
+        if (known := _loaded.get(file)) is not None:
+            if known.sha256 != digest and log is not None:
+                log(
+                    f"warning: {known.path} is not the file that this was trained with ({known.sha256[:8]}, not {digest[:8]})"
+                )
+            continue
+        copy = beside / COPIES / file
+        if not copy.is_file():
+            raise UsageError(f"{beside} needs the module {file}, which is not there", f"add --module PATH/{file}")
+        content = copy.read_bytes()
+        actual = hashlib.sha256(content).hexdigest()
+        if actual != digest:
+            raise UsageError(
+                f"{copy} was changed since the run began ({actual[:8]}, not {digest[:8]})",
+                f"read it, then add --module {copy} to run it all the same",
+            )
+        if digest not in _trusted():
+            raise UsageError(
+                f"{beside} needs the module {file}, code that you have not run before",
+                f"read it, then add --module {copy}",
+            )
+        _load(copy, content)
+
+
+def require_for_run(folder: Path, log: Callable[[str], None] | None = None) -> None:
+    """`require` what run.json of a run folder states; nothing where there is no run. Raises UsageError."""
+    with suppress(OSError, ValueError):
+        info = json.loads((folder / "run.json").read_text("utf-8"))
+        if isinstance(info, dict) and isinstance(stated := info.get("modules"), list):
+            require([one for one in stated if isinstance(one, dict)], folder, log)
+
+
+def file_name(path: str) -> str:
+    """The name under which a module is known, whatever folder it lies in."""
+    return Path(path).name
+
+
+def require_named(files: Sequence[str], recipe: str) -> None:
+    """Raise UsageError unless each module that a recipe needs (its `module:`) was loaded."""
+    for file in files:
+        if file_name(file) not in _loaded:
+            raise UsageError(f"recipe {recipe} needs the module {file}", f"read it, then add --module {file}")
+
+
+def _state_file() -> Path:
+    return user_folder("state") / "modules.json"
+
+
+def _trusted() -> dict[str, str]:
+    """Hash -> path of every file that this user named."""
+    with suppress(OSError, ValueError):
+        found = json.loads(_state_file().read_text("utf-8"))
+        if isinstance(found, dict):
+            return found
+    return {}
+
+
+def _trust(extension: Extension) -> None:
+    known = _trusted()
+    if extension.sha256 in known:
+        return
+    with suppress(PvtctlError):  # without a state folder the copy must be named again
+        write_text(_state_file(), json.dumps(known | {extension.sha256: str(extension.path)}, indent=2) + "\n")
+        _state_file().chmod(0o600)
