@@ -304,7 +304,8 @@ def registered() -> frozenset[tuple[str, str]]:
 def unregister(entries: Iterable[tuple[str, str]]) -> None:
     """Take back what a file registered that failed half way."""
     for kind, name in entries:
-        del {"head": _heads, "backbone": _backbones}[kind][name]
+        table: dict[str, Any] = _heads if kind == "head" else _backbones
+        del table[name]
 
 
 def _not_found(message: str, hint: str) -> UsageError:

@@ -27,6 +27,18 @@ class DenseHead(nn.Module):
         """What `forward` takes of a backbone: its four maps, unless the head asks for something else."""
         return backbone(images)
 
+    def loss(self, out: Tensor, target: Tensor) -> Tensor | None:
+        """The training loss of a map, for heads with one of their own.
+
+        Args:
+            out: (B, K, H, W) at the size of the training images, or of an auxiliary map.
+            target: Labels uint8 (B, H, W), 255 = ignore; or depth float32 (B, H, W) in metres, 0 = no value.
+
+        Returns:
+            A scalar; None for the task's own loss (cross entropy, or a recipe's `train.loss`).
+        """
+        return None
+
     def forward(self, features: Any, auxiliary: bool = False) -> tuple[Tensor, Sequence[Tensor]]:
         """The map (B, K, h, w), K classes or 1 for depth, and with `auxiliary` those that only training looks at."""
         raise NotImplementedError

@@ -42,6 +42,8 @@ class DepthTask(DenseTask):
         self.inference = DepthInference(model, self.testing.window)
 
     def _losses(self, out: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        if (own := self.dense.head.loss(out, targets)) is not None:
+            return {"loss_main": own}
         inverse = out[:, 0]
         valid = targets > 0  # the data leave nothing else outside of the limits in metres
         truth = torch.where(valid, targets, 1.0)

@@ -48,7 +48,8 @@ class SegmentationTask(DenseTask):
         few, true = out.detach()[:, :, ::4, ::4].argmax(1), labels[:, ::4, ::4]
         labelled = true != IGNORE_LABEL
         right = ((few == true) & labelled).sum() / labelled.sum().clamp(min=1)
-        return {"loss_main": cross_entropy(out, labels), "pixel_acc": right}
+        own = self.dense.head.loss(out, labels)
+        return {"loss_main": cross_entropy(out, labels) if own is None else own, "pixel_acc": right}
 
     def _kept(self, answer: Tensor) -> NDArray[Any]:
         return answer.cpu().numpy()
