@@ -28,6 +28,8 @@ pytest_plugins = ["image_set_fixtures"]
 
 QUICK = ("models", "recipe", "tasks", "engine")
 """Folders of `pytest -m quick`: networks, data and measures of each task, training, recipes; no commands, no whole runs."""
+SMALL = ("pvt_tiny", "pvt_v2_b0", "deit_tiny", "resnet18")
+"""Of the networks that are held to the originals' numbers, those of `pytest -m quick`."""
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -40,7 +42,8 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         folder = item.path.relative_to(ROOT / "tests").parts[0]
-        if folder in QUICK and item.get_closest_marker("slow") is None:
+        large = "kit" in getattr(item, "fixturenames", ()) and not item.name.split("[")[-1].startswith(SMALL)
+        if folder in QUICK and not large and item.get_closest_marker("slow") is None:
             item.add_marker("quick")
 
 

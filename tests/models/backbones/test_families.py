@@ -264,6 +264,9 @@ class TestTimm:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings(
+    "ignore:Skipping serialization of:UserWarning"
+)  # torch 2.6, where pytest listens to its log
 def test_compiled_model_equals_eager() -> None:
     torch.manual_seed(0)
     model = Pvt(**{**NARROW, "depths": (1, 1, 1, 1)}, image_size=64).eval()
