@@ -98,19 +98,19 @@ def _transformers_pvt() -> nn.Module:
 def _ours_classifier() -> nn.Module:
     import pvtctl
 
-    return pvtctl.create_classifier("pvt_small")
+    return pvtctl.optimize_for_cpu(pvtctl.create_classifier("pvt_small"))
 
 
 def _ours_pyramid() -> nn.Module:
     import pvtctl
 
-    return pvtctl.create_backbone("pvt_small")
+    return pvtctl.optimize_for_cpu(pvtctl.create_backbone("pvt_small"))
 
 
 def _ours_retinanet(backbone: str) -> nn.Module:
-    from pvtctl.models.detector import build_detector
+    import pvtctl
 
-    return build_detector(backbone, "retinanet", num_classes=80)
+    return pvtctl.optimize_for_cpu(pvtctl.create_detector(backbone, "retinanet", num_classes=80))
 
 
 class _TorchvisionRetinaNet(nn.Module):
@@ -135,9 +135,9 @@ class _PlainBackbone(PlainPyramid):
 
 
 def _ours_semantic_fpn() -> nn.Module:
-    from pvtctl.models.dense import build_segmenter
+    import pvtctl
 
-    return build_segmenter("pvt_small", "semantic_fpn", num_classes=150)
+    return pvtctl.optimize_for_cpu(pvtctl.create_segmenter("pvt_small", "semantic_fpn", num_classes=150))
 
 
 def _plain_attention() -> nn.Module:
@@ -180,9 +180,9 @@ class _PlainSemanticFpn(nn.Module):
 
 
 def _ours_dpt_large() -> nn.Module:
-    from pvtctl.models.dense import build_depth_model
+    import pvtctl
 
-    return build_depth_model("vit_large_patch16", "dpt", backbone_options={"image_size": 384})
+    return pvtctl.optimize_for_cpu(pvtctl.create_depth_model("vit_large_patch16", "dpt", image_size=384))
 
 
 class _TransformersDpt(nn.Module):
