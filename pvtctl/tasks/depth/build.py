@@ -33,11 +33,14 @@ from pvtctl.weights.describe import Inspected
 
 def depth_split(recipe: Recipe, split: str, role: Role) -> DenseDataset:
     """A split of a recipe's data. Raises UsageError."""
+    settings = recipe.data.depth
+    if role == "evaluate" and recipe.eval.max_depth is not None:  # ground truth up to there is scored, learned or not
+        settings = settings.model_copy(update={"max_depth": recipe.eval.max_depth})
     return open_depth_split(
         recipe.data.name,
         data_folder(recipe),
         split,
-        settings=recipe.data.depth,
+        settings=settings,
         training=role == "train",
         normalization=recipe.data.normalization,
         **split_options(recipe, split),
@@ -51,11 +54,7 @@ def build_depth(
 
     Raises UsageError.
     """
-    scored = recipe
-    if recipe.eval.max_depth is not None:  # ground truth up to there is scored, learned or not
-        depth = recipe.data.depth.model_copy(update={"max_depth": recipe.eval.max_depth})
-        scored = recipe.model_copy(update={"data": recipe.data.model_copy(update={"depth": depth})})
-    val = depth_split(scored, "val", "evaluate")
+    val = depth_split(recipe, "val", "evaluate")
     train = depth_split(recipe, "train", "train") if head is None else None
     own = recipe.data.depth
     warn_of_memory(
