@@ -13,6 +13,7 @@ from torch import Tensor
 from pvtctl.errors import UsageError, nearest
 from pvtctl.explain.backbone import BackbonePredictor
 from pvtctl.models.necks.fpn import Fpn
+from pvtctl.tasks.base import PredictionRequest
 from pvtctl.tasks.registry import task_spec
 from pvtctl.weights.describe import inspect_checkpoint
 
@@ -39,7 +40,7 @@ class PyramidPredictor(BackbonePredictor):
         checkpoint = inspect_checkpoint(weights, backbone)
         if checkpoint.task is None or checkpoint.head_name is None:
             return
-        whole: Any = task_spec(checkpoint.task).predictor(checkpoint, device).model
+        whole: Any = task_spec(checkpoint.task).predictor(PredictionRequest(checkpoint, device)).model
         if whole.neck is not None:
             self.model, self.neck = whole.backbone, whole.neck
 

@@ -20,6 +20,7 @@ from pvtctl.models.backbones import build_backbone, build_classifier
 from pvtctl.models.dense import DEPTH_HEADS
 from pvtctl.models.detector import HEADS
 from pvtctl.models.structures import ImageSize
+from pvtctl.tasks.base import PredictionRequest
 from pvtctl.tasks.registry import task_spec
 from pvtctl.weights import load_weights
 from pvtctl.weights.describe import Inspected, inspect_checkpoint
@@ -120,7 +121,9 @@ def _bare(found: Inspected) -> nn.Module:
 
 
 def _whole(found: Inspected) -> nn.Module:
-    model: nn.Module = task_spec(found.task or "classification").predictor(found, torch.device("cpu")).model
+    model: nn.Module = (
+        task_spec(found.task or "classification").predictor(PredictionRequest(found, torch.device("cpu"))).model
+    )
     return model
 
 

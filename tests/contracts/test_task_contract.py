@@ -14,10 +14,9 @@ import torch
 
 from pvtctl.recipe.load import flat, load_recipe
 from pvtctl.recipe.schema import Recipe
-from pvtctl.tasks.base import EvaluationRequest, TaskSpec
+from pvtctl.tasks.base import EvaluationRequest, PredictionRequest, PredictOptions, TaskSpec
 from pvtctl.tasks.data_task import DataTask
 from pvtctl.tasks.from_recipe import build_task, open_split
-from pvtctl.tasks.predict import PredictOptions
 from pvtctl.tasks.registry import TASK_SPECS, spec_of, task_spec, tasks_of_data, tasks_reading
 from pvtctl.weights import save_safetensors
 from pvtctl.weights.describe import Inspected, inspect_checkpoint
@@ -152,7 +151,7 @@ class TaskContract:
 
     @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
     def test_a_predictor_takes_any_size(self, spec: TaskSpec, saved: Saved, size: tuple[int, int]) -> None:
-        predictor = spec.predictor(saved.checkpoint, torch.device("cpu"))
+        predictor = spec.predictor(PredictionRequest(saved.checkpoint, torch.device("cpu")))
         pixels = torch.randint(0, 256, (3, *size), dtype=torch.uint8)
         prediction = predictor(pixels)
         assert predictor.in_words(prediction, 0.3)
@@ -161,7 +160,7 @@ class TaskContract:
     def test_predictions_are_compared_with_the_ground_truth(
         self, spec: TaskSpec, recipe: Recipe, saved: Saved, tmp_path: Path
     ) -> None:
-        predictor = spec.predictor(saved.checkpoint, torch.device("cpu"))
+        predictor = spec.predictor(PredictionRequest(saved.checkpoint, torch.device("cpu")))
         compared = spec.comparer(predictor, recipe, open_split(recipe, "val", "evaluate"), threshold=0.3)(0)
         assert compared.verdict
         assert not math.isinf(compared.goodness)

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 from pvtctl.errors import PvtctlError, UsageError
 from pvtctl.tasks.base import (
     SPLITS,
+    BuildRequest,
     EvaluationRequest,
+    PredictionRequest,
+    PreviewRequest,
     ReportedFigure,
     Role,
-    Say,
     TaskSpec,
     scored_model,
     scored_recipe,
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     from pvtctl.tasks.classification.predict import ClassesWriter, ClassifierPredictor
     from pvtctl.tasks.classification.report import ClassComparer
     from pvtctl.tasks.classification.task import ClassificationTask
-    from pvtctl.tasks.predict import Images, PredictOptions
+    from pvtctl.tasks.predict import Images
     from pvtctl.weights.describe import Inspected
 
 
@@ -82,25 +84,10 @@ class ClassificationSpec(TaskSpec):
 
         return check_data(root or "", **options)
 
-    def preview(
-        self,
-        name: str,
-        root: Path,
-        output: Path,
-        data: Data,
-        *,
-        split: str,
-        count: int,
-        copies: int | None,
-        size: int | None,
-        seed: int,
-    ) -> str:
-        from pvtctl.tasks.classification.data import open_classification_split
-        from pvtctl.tasks.classification.preview import draw_preview
+    def preview(self, request: PreviewRequest) -> str:
+        from pvtctl.tasks.classification.preview import preview_classification
 
-        dataset = open_classification_split(name, root, split, image_size=size or 224, augment=data.augment, seed=seed)
-        ids = draw_preview(dataset, output, count=count, copies=copies or 5)
-        return f"{output}: {len(ids)} of {len(dataset)} {split} samples, {copies or 5} training views each"
+        return preview_classification(request)
 
     def list_data(self, name: str, place: Path) -> dict[str, Any]:
         from pvtctl.tasks.classification.data import open_source
@@ -120,39 +107,20 @@ class ClassificationSpec(TaskSpec):
 
         return new_classifier(recipe, head.num_classes)
 
-    def build(
-        self, recipe: Recipe, *, device: torch.device, world_size: int, head: Head | None, partial: bool, say: Say
-    ) -> ClassificationTask:
+    def build(self, request: BuildRequest) -> ClassificationTask:
         from pvtctl.tasks.classification.build import build_classification
 
-        return build_classification(recipe, device=device, world_size=world_size, head=head, partial=partial, say=say)
+        return build_classification(request)
 
-    def predictor(
-        self,
-        checkpoint: Inspected,
-        device: torch.device,
-        options: PredictOptions | None = None,
-        *,
-        scale_shift: tuple[float, float] | None = None,
-        model: Any = None,
-    ) -> ClassifierPredictor:
+    def predictor(self, request: PredictionRequest, model: Any = None) -> ClassifierPredictor:
         from pvtctl.tasks.classification.predict import ClassifierPredictor
 
-        return ClassifierPredictor(checkpoint, device, model)
+        return ClassifierPredictor(request, model)
 
-    def prediction_writer(
-        self,
-        checkpoint: Inspected,
-        device: torch.device,
-        options: PredictOptions,
-        *,
-        scale_shift: tuple[float, float] | None,
-        images: Images,
-        out: Path | None,
-    ) -> ClassesWriter:
+    def prediction_writer(self, request: PredictionRequest, images: Images, out: Path | None) -> ClassesWriter:
         from pvtctl.tasks.classification.predict import ClassesWriter
 
-        return ClassesWriter(checkpoint, self.predictor(checkpoint, device), images)
+        return ClassesWriter(request.checkpoint, self.predictor(request), images)
 
     def comparer(self, predictor: Predictor, recipe: Recipe, split: Any, *, threshold: float) -> ClassComparer:
         from pvtctl.tasks.classification.report import ClassComparer

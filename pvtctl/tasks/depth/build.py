@@ -11,8 +11,7 @@ import torch
 from pvtctl.errors import UsageError
 from pvtctl.models.dense import DenseModel, build_depth_model
 from pvtctl.recipe.schema import Recipe
-from pvtctl.tasks.base import Role, Say
-from pvtctl.tasks.classes import Head
+from pvtctl.tasks.base import BuildRequest, Role
 from pvtctl.tasks.dense.build import dense_meta, dense_options, options_of_checkpoint, testing_of
 from pvtctl.tasks.dense.data import DenseDataset
 from pvtctl.tasks.depth.data import open_depth_split
@@ -47,34 +46,27 @@ def depth_split(recipe: Recipe, split: str, role: Role) -> DenseDataset:
     )
 
 
-def build_depth(
-    recipe: Recipe, *, device: torch.device, world_size: int, head: Head | None, partial: bool, say: Say
-) -> DepthTask:
-    """The task of a recipe, as `pvtctl.tasks.from_recipe.build_task` says; any `head` asks for evaluation only.
-
-    Raises UsageError.
-    """
+def build_depth(request: BuildRequest) -> DepthTask:
+    """Model and data of a recipe; any `head` asks for evaluation only. Raises UsageError."""
+    recipe = request.recipe
     val = depth_split(recipe, "val", "evaluate")
-    train = depth_split(recipe, "train", "train") if head is None else None
+    train = depth_split(recipe, "train", "train") if request.head is None else None
     own = recipe.data.depth
     warn_of_memory(
-        recipe,
+        request,
         own.size if train is not None else own.test_size,
-        device,
-        world_size,
         training=train is not None,
         output_stride=recipe.model.backbone.output_stride,
-        say=say,
     )
     model = with_start_weights(recipe, lambda: new_depth_model(recipe))
-    load_given_weights(model, recipe, None, partial=partial, say=say)
+    load_given_weights(model, request, None)
     return DepthTask(
         model,
         loss=recipe.train.loss,
         scoring=depth_scoring(recipe, val),
         train=train,
         val=val,
-        loading=loading_of(recipe, device, world_size),
+        loading=loading_of(request),
         testing=testing_of(recipe),
         meta={**dense_meta(recipe), "depth": own.model_dump(mode="json")},
     )

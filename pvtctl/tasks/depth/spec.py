@@ -7,7 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pvtctl.errors import PvtctlError
-from pvtctl.tasks.base import SPLITS, EvaluationRequest, ReportedFigure, Role, Say, TaskSpec, views_label
+from pvtctl.tasks.base import (
+    SPLITS,
+    BuildRequest,
+    EvaluationRequest,
+    PredictionRequest,
+    PreviewRequest,
+    ReportedFigure,
+    Role,
+    TaskSpec,
+    views_label,
+)
 from pvtctl.views.labels import CurveLabels
 
 if TYPE_CHECKING:
@@ -24,7 +34,7 @@ if TYPE_CHECKING:
     from pvtctl.tasks.depth.predict import DepthPredictor, DepthWriter
     from pvtctl.tasks.depth.report import DepthComparer
     from pvtctl.tasks.depth.task import DepthTask
-    from pvtctl.tasks.predict import Images, PredictOptions
+    from pvtctl.tasks.predict import Images
     from pvtctl.weights.describe import Inspected
 
 
@@ -94,24 +104,10 @@ class DepthSpec(TaskSpec):
 
         return check_depth_data(root or Path(), name=name, settings=data.depth, **options)
 
-    def preview(
-        self,
-        name: str,
-        root: Path,
-        output: Path,
-        data: Data,
-        *,
-        split: str,
-        count: int,
-        copies: int | None,
-        size: int | None,
-        seed: int,
-    ) -> str:
+    def preview(self, request: PreviewRequest) -> str:
         from pvtctl.tasks.depth.preview import preview_depth
 
-        return preview_depth(
-            name, root, output, data, split=split, count=count, copies=copies or 3, side=size or 400, seed=seed
-        )
+        return preview_depth(request)
 
     def list_data(self, name: str, place: Path) -> dict[str, Any]:
         from pvtctl.tasks.depth.layouts import find_pairs
@@ -130,41 +126,20 @@ class DepthSpec(TaskSpec):
 
         return new_depth_model(recipe)
 
-    def build(
-        self, recipe: Recipe, *, device: torch.device, world_size: int, head: Head | None, partial: bool, say: Say
-    ) -> DepthTask:
+    def build(self, request: BuildRequest) -> DepthTask:
         from pvtctl.tasks.depth.build import build_depth
 
-        return build_depth(recipe, device=device, world_size=world_size, head=head, partial=partial, say=say)
+        return build_depth(request)
 
-    def predictor(
-        self,
-        checkpoint: Inspected,
-        device: torch.device,
-        options: PredictOptions | None = None,
-        *,
-        scale_shift: tuple[float, float] | None = None,
-        model: Any = None,
-    ) -> DepthPredictor:
+    def predictor(self, request: PredictionRequest, model: Any = None) -> DepthPredictor:
         from pvtctl.tasks.depth.predict import DepthPredictor
 
-        return DepthPredictor(checkpoint, device, options or {}, scale_shift=scale_shift, model=model)
+        return DepthPredictor(request, model)
 
-    def prediction_writer(
-        self,
-        checkpoint: Inspected,
-        device: torch.device,
-        options: PredictOptions,
-        *,
-        scale_shift: tuple[float, float] | None,
-        images: Images,
-        out: Path | None,
-    ) -> DepthWriter:
+    def prediction_writer(self, request: PredictionRequest, images: Images, out: Path | None) -> DepthWriter:
         from pvtctl.tasks.depth.predict import DepthWriter
 
-        return DepthWriter(
-            checkpoint, self.predictor(checkpoint, device, options, scale_shift=scale_shift), images, out
-        )
+        return DepthWriter(request.checkpoint, self.predictor(request), images, out)
 
     def comparer(self, predictor: Predictor, recipe: Recipe, split: Any, *, threshold: float) -> DepthComparer:
         from pvtctl.tasks.depth.report import DepthComparer

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pvtctl.tasks.base import (
+    BuildRequest,
     EvaluationRequest,
+    PredictionRequest,
+    PreviewRequest,
     ReportedFigure,
     Role,
-    Say,
     TaskSpec,
     scored_model,
     scored_recipe,
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from pvtctl.tasks.detection.predict import DetectionsWriter, DetectorPredictor
     from pvtctl.tasks.detection.report import DetectionComparer
     from pvtctl.tasks.detection.task import DetectionTask
-    from pvtctl.tasks.predict import Images, PredictOptions
+    from pvtctl.tasks.predict import Images
     from pvtctl.weights.describe import Inspected
 
 _AREAS = {"small": "small objects", "medium": "medium objects", "large": "large objects"}
@@ -103,24 +105,10 @@ class DetectionSpec(TaskSpec):
 
         return check_coco_data(root, **options)
 
-    def preview(
-        self,
-        name: str,
-        root: Path,
-        output: Path,
-        data: Data,
-        *,
-        split: str,
-        count: int,
-        copies: int | None,
-        size: int | None,
-        seed: int,
-    ) -> str:
+    def preview(self, request: PreviewRequest) -> str:
         from pvtctl.tasks.detection.preview import preview_detection
 
-        return preview_detection(
-            name, root, output, data, split=split, count=count, copies=copies or 3, side=size or 400, seed=seed
-        )
+        return preview_detection(request)
 
     def list_data(self, name: str, place: Path) -> dict[str, Any]:
         from pvtctl.tasks.detection.coco import count_coco
@@ -132,39 +120,20 @@ class DetectionSpec(TaskSpec):
 
         return new_detector(recipe, head)
 
-    def build(
-        self, recipe: Recipe, *, device: torch.device, world_size: int, head: Head | None, partial: bool, say: Say
-    ) -> DetectionTask:
+    def build(self, request: BuildRequest) -> DetectionTask:
         from pvtctl.tasks.detection.build import build_detection
 
-        return build_detection(recipe, device=device, world_size=world_size, head=head, partial=partial, say=say)
+        return build_detection(request)
 
-    def predictor(
-        self,
-        checkpoint: Inspected,
-        device: torch.device,
-        options: PredictOptions | None = None,
-        *,
-        scale_shift: tuple[float, float] | None = None,
-        model: Any = None,
-    ) -> DetectorPredictor:
+    def predictor(self, request: PredictionRequest, model: Any = None) -> DetectorPredictor:
         from pvtctl.tasks.detection.predict import DetectorPredictor
 
-        return DetectorPredictor(checkpoint, device, options or {}, model=model)
+        return DetectorPredictor(request, model)
 
-    def prediction_writer(
-        self,
-        checkpoint: Inspected,
-        device: torch.device,
-        options: PredictOptions,
-        *,
-        scale_shift: tuple[float, float] | None,
-        images: Images,
-        out: Path | None,
-    ) -> DetectionsWriter:
+    def prediction_writer(self, request: PredictionRequest, images: Images, out: Path | None) -> DetectionsWriter:
         from pvtctl.tasks.detection.predict import DetectionsWriter
 
-        return DetectionsWriter(checkpoint, device, options, images=images, out=out)
+        return DetectionsWriter(request, images, out)
 
     def comparer(self, predictor: Predictor, recipe: Recipe, split: Any, *, threshold: float) -> DetectionComparer:
         from pvtctl.tasks.detection.report import DetectionComparer

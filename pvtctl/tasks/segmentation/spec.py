@@ -7,7 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pvtctl.errors import PvtctlError, UsageError
-from pvtctl.tasks.base import SPLITS, EvaluationRequest, ReportedFigure, Role, Say, TaskSpec, views_label
+from pvtctl.tasks.base import (
+    SPLITS,
+    BuildRequest,
+    EvaluationRequest,
+    PredictionRequest,
+    PreviewRequest,
+    ReportedFigure,
+    Role,
+    TaskSpec,
+    views_label,
+)
 from pvtctl.views.labels import CurveLabels
 
 if TYPE_CHECKING:
@@ -21,7 +31,7 @@ if TYPE_CHECKING:
     from pvtctl.tasks.base import Predictor
     from pvtctl.tasks.classes import Head
     from pvtctl.tasks.dense.data import DenseDataset
-    from pvtctl.tasks.predict import Images, PredictOptions
+    from pvtctl.tasks.predict import Images
     from pvtctl.tasks.segmentation.predict import LabelsWriter, SegmentationPredictor
     from pvtctl.tasks.segmentation.report import SegmentationComparer
     from pvtctl.tasks.segmentation.task import SegmentationTask
@@ -75,24 +85,10 @@ class SegmentationSpec(TaskSpec):
 
         return check_segmentation_data(root or Path(), name=name, settings=data.segmentation, **options)
 
-    def preview(
-        self,
-        name: str,
-        root: Path,
-        output: Path,
-        data: Data,
-        *,
-        split: str,
-        count: int,
-        copies: int | None,
-        size: int | None,
-        seed: int,
-    ) -> str:
+    def preview(self, request: PreviewRequest) -> str:
         from pvtctl.tasks.segmentation.preview import preview_segmentation
 
-        return preview_segmentation(
-            name, root, output, data, split=split, count=count, copies=copies or 3, side=size or 400, seed=seed
-        )
+        return preview_segmentation(request)
 
     def list_data(self, name: str, place: Path) -> dict[str, Any]:
         from pvtctl.tasks.segmentation.data import open_masks
@@ -112,39 +108,20 @@ class SegmentationSpec(TaskSpec):
 
         return new_segmenter(recipe, head.num_classes)
 
-    def build(
-        self, recipe: Recipe, *, device: torch.device, world_size: int, head: Head | None, partial: bool, say: Say
-    ) -> SegmentationTask:
+    def build(self, request: BuildRequest) -> SegmentationTask:
         from pvtctl.tasks.segmentation.build import build_segmentation
 
-        return build_segmentation(recipe, device=device, world_size=world_size, head=head, partial=partial, say=say)
+        return build_segmentation(request)
 
-    def predictor(
-        self,
-        checkpoint: Inspected,
-        device: torch.device,
-        options: PredictOptions | None = None,
-        *,
-        scale_shift: tuple[float, float] | None = None,
-        model: Any = None,
-    ) -> SegmentationPredictor:
+    def predictor(self, request: PredictionRequest, model: Any = None) -> SegmentationPredictor:
         from pvtctl.tasks.segmentation.predict import SegmentationPredictor
 
-        return SegmentationPredictor(checkpoint, device, options or {}, model=model)
+        return SegmentationPredictor(request, model)
 
-    def prediction_writer(
-        self,
-        checkpoint: Inspected,
-        device: torch.device,
-        options: PredictOptions,
-        *,
-        scale_shift: tuple[float, float] | None,
-        images: Images,
-        out: Path | None,
-    ) -> LabelsWriter:
+    def prediction_writer(self, request: PredictionRequest, images: Images, out: Path | None) -> LabelsWriter:
         from pvtctl.tasks.segmentation.predict import LabelsWriter
 
-        return LabelsWriter(checkpoint, self.predictor(checkpoint, device, options), images, out)
+        return LabelsWriter(request.checkpoint, self.predictor(request), images, out)
 
     def comparer(self, predictor: Predictor, recipe: Recipe, split: Any, *, threshold: float) -> SegmentationComparer:
         from pvtctl.tasks.segmentation.report import SegmentationComparer
