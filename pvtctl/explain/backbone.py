@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pvtctl.data.sizes import resized_size
 from pvtctl.data.transforms import Normalization, normalize
 from pvtctl.errors import UsageError
 from pvtctl.models.backbones import Backbone, build_backbone, build_classifier
 from pvtctl.models.variants import known_variant
-from pvtctl.tasks.detection.transforms import resize_image, resized_size
+from pvtctl.tasks.detection.transforms import resize_image
 from pvtctl.tasks.registry import task_spec
 from pvtctl.weights import load_weights
 from pvtctl.weights.describe import Inspected, inspect_checkpoint

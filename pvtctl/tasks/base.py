@@ -126,6 +126,26 @@ class PreviewRequest:
     seed: int
 
 
+@dataclass(frozen=True)
+class TaskSizes:
+    """The sizes of a recipe's images, (height, width)."""
+
+    training: tuple[int, int]
+    """The largest that the network is trained at."""
+    testing: tuple[int, int]
+    """What the network sees in testing; of photos, which differ, a usual one."""
+    counted: tuple[int, int]
+    """What the papers state a model's operations at."""
+    counted_here: tuple[int, int]
+    """The same of a model as it was trained."""
+    scored: dict[str, Any]
+    """For `--json`: at which size images are scored."""
+    scored_label: str
+    """The same in words."""
+    label: str
+    """Sizes of training and testing in words."""
+
+
 class DataSplit(Protocol):
     """The images of a split with their ground truth, under the transform of training or evaluation."""
 
@@ -345,36 +365,12 @@ class TaskSpec(ABC):
         """The recipe with the checkpoint's own model, at the size asked for, else the one that it was tested at."""
 
     @abstractmethod
-    def size_label(self, recipe: Recipe) -> str:
-        """The size at which a recipe's images are scored, in words."""
-
-    @abstractmethod
-    def sizes_label(self, recipe: Recipe) -> str:
-        """The sizes of training and testing, in words."""
-
-    @abstractmethod
-    def tested_sizes(self, recipe: Recipe) -> dict[str, Any]:
-        """The size at which a recipe's images are scored, for `--json`."""
+    def sizes(self, recipe: Recipe) -> TaskSizes:
+        """The sizes that a recipe's images have."""
 
     @abstractmethod
     def tested_side(self, meta: Mapping[str, Any]) -> int | None:
         """The short side in pixels that a checkpoint was tested at, by its metadata; None where they do not say it."""
-
-    @abstractmethod
-    def training_size(self, recipe: Recipe) -> tuple[int, int]:
-        """The largest (height, width) that the network is trained at."""
-
-    @abstractmethod
-    def input_size(self, recipe: Recipe) -> tuple[int, int]:
-        """(height, width) of what the network sees in testing; of photos, which differ, a usual one."""
-
-    @abstractmethod
-    def counted_size(self, recipe: Recipe) -> tuple[int, int]:
-        """(height, width) that the papers state a model's operations at."""
-
-    def counted_test_size(self, recipe: Recipe) -> tuple[int, int]:
-        """The same of a model as it was trained, at the size that it is tested at."""
-        return self.input_size(recipe)
 
     def counted_model(self, recipe: Recipe, head: Head) -> nn.Module:
         """The model of a recipe as it is counted: images to raw outputs."""

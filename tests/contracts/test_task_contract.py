@@ -145,9 +145,9 @@ class TaskContract:
         assert json.loads(json.dumps(meta)) == meta
         assert saved.checkpoint.task == spec.name
         scored = spec.as_scored(recipe, saved.checkpoint, EvaluationRequest())
-        assert spec.tested_sizes(scored) == spec.tested_sizes(recipe)
-        assert spec.size_label(scored) == spec.size_label(recipe)
-        assert spec.tested_side(saved.checkpoint.meta) == min(spec.input_size(recipe))
+        assert spec.sizes(scored).scored == spec.sizes(recipe).scored
+        assert spec.sizes(scored).scored_label == spec.sizes(recipe).scored_label
+        assert spec.tested_side(saved.checkpoint.meta) == min(spec.sizes(recipe).testing)
 
     @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
     def test_a_predictor_takes_any_size(self, spec: TaskSpec, saved: Saved, size: tuple[int, int]) -> None:

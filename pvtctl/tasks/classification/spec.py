@@ -15,6 +15,7 @@ from pvtctl.tasks.base import (
     PreviewRequest,
     ReportedFigure,
     Role,
+    TaskSizes,
     TaskSpec,
     scored_model,
     scored_recipe,
@@ -152,26 +153,20 @@ class ClassificationSpec(TaskSpec):
             evaluation={"batch_size": request.batch_size or recipe.eval.batch_size or self.eval_batch_size},
         )
 
-    def size_label(self, recipe: Recipe) -> str:
-        return f"{recipe.data.image_size} pixels"
-
-    def sizes_label(self, recipe: Recipe) -> str:
-        return f"{recipe.data.image_size} of {recipe.data.resize}"
-
-    def tested_sizes(self, recipe: Recipe) -> dict[str, Any]:
-        return {"image_size": recipe.data.image_size, "resize": recipe.data.resize}
+    def sizes(self, recipe: Recipe) -> TaskSizes:
+        side, resize = recipe.data.image_size, recipe.data.resize
+        return TaskSizes(
+            training=(side, side),
+            testing=(side, side),
+            counted=(side, side),
+            counted_here=(side, side),
+            scored={"image_size": side, "resize": resize},
+            scored_label=f"{side} pixels",
+            label=f"{side} of {resize}",
+        )
 
     def tested_side(self, meta: Mapping[str, Any]) -> int | None:
         return meta.get("image_size")
-
-    def training_size(self, recipe: Recipe) -> tuple[int, int]:
-        return recipe.data.image_size, recipe.data.image_size
-
-    def input_size(self, recipe: Recipe) -> tuple[int, int]:
-        return recipe.data.image_size, recipe.data.image_size
-
-    def counted_size(self, recipe: Recipe) -> tuple[int, int]:
-        return recipe.data.image_size, recipe.data.image_size
 
     def model_cost(self, recipe: Recipe, classes: int) -> dict[str, float]:
         from pvtctl.cost.counting import count

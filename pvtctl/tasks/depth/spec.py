@@ -15,6 +15,7 @@ from pvtctl.tasks.base import (
     PreviewRequest,
     ReportedFigure,
     Role,
+    TaskSizes,
     TaskSpec,
     views_label,
 )
@@ -156,31 +157,20 @@ class DepthSpec(TaskSpec):
             sizes["test_size"] = tuple(sizes["test_size"])
         return dense_scored(recipe, checkpoint, request, {self.name: recipe.data.depth.model_copy(update=sizes)})
 
-    def size_label(self, recipe: Recipe) -> str:
-        height, width = recipe.data.depth.test_size
-        return f"about {height}x{width} pixels{views_label(recipe)}"
-
-    def sizes_label(self, recipe: Recipe) -> str:
+    def sizes(self, recipe: Recipe) -> TaskSizes:
         trained, tested = recipe.data.depth.size, recipe.data.depth.test_size
-        return f"trained {trained[0]}x{trained[1]}, tested {tested[0]}x{tested[1]}"
-
-    def tested_sizes(self, recipe: Recipe) -> dict[str, Any]:
-        return {"test_size": list(recipe.data.depth.test_size)}
+        return TaskSizes(
+            training=trained,
+            testing=tested,
+            counted=tested,
+            counted_here=tested,
+            scored={"test_size": list(tested)},
+            scored_label=f"about {tested[0]}x{tested[1]} pixels{views_label(recipe)}",
+            label=f"trained {trained[0]}x{trained[1]}, tested {tested[0]}x{tested[1]}",
+        )
 
     def tested_side(self, meta: Mapping[str, Any]) -> int | None:
         return int(min((meta.get("depth") or {}).get("test_size") or (384, 384)))
-
-    def training_size(self, recipe: Recipe) -> tuple[int, int]:
-        return recipe.data.depth.size
-
-    def input_size(self, recipe: Recipe) -> tuple[int, int]:
-        return recipe.data.depth.test_size
-
-    def counted_size(self, recipe: Recipe) -> tuple[int, int]:
-        return recipe.data.depth.test_size
-
-    def counted_test_size(self, recipe: Recipe) -> tuple[int, int]:
-        return recipe.data.depth.test_size
 
     def model_cost(self, recipe: Recipe, classes: int) -> dict[str, float]:
         from pvtctl.tasks.dense.build import dense_cost

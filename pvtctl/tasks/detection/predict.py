@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from pvtctl.data.images import RgbImage, to_rgb
+from pvtctl.data.sizes import resized_size
 from pvtctl.data.transforms import normalize, pad_images
 from pvtctl.errors import UsageError
 from pvtctl.io.files import write_text
@@ -23,7 +24,7 @@ from pvtctl.tasks.detection.build import load_detector
 from pvtctl.tasks.detection.scoring.columns import Columns, columns_of, join
 from pvtctl.tasks.detection.scoring.results import write_results
 from pvtctl.tasks.detection.settings import DetectionData
-from pvtctl.tasks.detection.transforms import resize_image, resized_size
+from pvtctl.tasks.detection.transforms import resize_image
 from pvtctl.tasks.predict import Images, save_picture
 
 DRAW_FROM = 0.3

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pvtctl.data.sizes import padded_side, resized_size
 from pvtctl.tasks.base import (
     BuildRequest,
     EvaluationRequest,
@@ -13,6 +14,7 @@ from pvtctl.tasks.base import (
     PreviewRequest,
     ReportedFigure,
     Role,
+    TaskSizes,
     TaskSpec,
     scored_model,
     scored_recipe,
@@ -169,49 +171,33 @@ class DetectionSpec(TaskSpec):
             evaluation={"batch_size": request.batch_size or recipe.eval.batch_size},
         )
 
-    def size_label(self, recipe: Recipe) -> str:
-        short = " and ".join(map(str, recipe.eval.scales or (recipe.data.detection.test_short_side,)))
-        long = recipe.data.detection.test_long_side
-        return f"a short side of {short} pixels (long side up to {long}){views_label(recipe)}"
-
-    def sizes_label(self, recipe: Recipe) -> str:
+    def sizes(self, recipe: Recipe) -> TaskSizes:
+        """Testing and counting of photos: 800x1280, and 640x960 for a short side of 640, as the papers have it; else what a
+        photo of 480x640 becomes."""
         own = recipe.data.detection
-        return f"trained {'/'.join(map(str, own.short_sides))}, tested {own.test_short_side}"
-
-    def tested_sizes(self, recipe: Recipe) -> dict[str, Any]:
-        own = recipe.data.detection
-        return {"test_short_side": own.test_short_side, "test_long_side": own.test_long_side}
+        short, long = own.test_short_side, own.test_long_side
+        counted = (640, 960) if recipe.profile == "paper" and short == 640 else (800, 1280)
+        if scenes := recipe.data.name == "scenes":
+            testing = (padded_side(min(short, long), _PAD),) * 2
+        elif (short, long) in ((800, 1333), (640, 1333)):
+            testing = counted if short == 800 else (640, 960)
+        else:
+            height, width = resized_size(PHOTO, short, long)
+            testing = padded_side(height, _PAD), padded_side(width, _PAD)
+        largest = max(own.short_sides)
+        scored = " and ".join(map(str, recipe.eval.scales or (short,)))
+        return TaskSizes(
+            training=(padded_side(largest, own.pad), padded_side(max(largest, own.long_side), own.pad)),
+            testing=testing,
+            counted=counted,
+            counted_here=(short, short) if scenes else counted,
+            scored={"test_short_side": short, "test_long_side": long},
+            scored_label=f"a short side of {scored} pixels (long side up to {long}){views_label(recipe)}",
+            label=f"trained {'/'.join(map(str, own.short_sides))}, tested {short}",
+        )
 
     def tested_side(self, meta: Mapping[str, Any]) -> int | None:
         return int((meta.get("detection") or {}).get("test_short_side") or 800)
-
-    def training_size(self, recipe: Recipe) -> tuple[int, int]:
-        """Padded, as in batches."""
-        own = recipe.data.detection
-        short, long = max(own.short_sides), own.long_side
-        return -(-short // own.pad) * own.pad, -(-max(short, long) // own.pad) * own.pad
-
-    def input_size(self, recipe: Recipe) -> tuple[int, int]:
-        """800x1280 and 640x960 as the papers count, or the size that a photo of 480x640 gets."""
-        from pvtctl.tasks.detection.transforms import resized_size
-
-        side, longest = recipe.data.detection.test_short_side, recipe.data.detection.test_long_side
-        if recipe.data.name == "scenes":
-            side = _padded(min(side, longest))
-            return side, side
-        if (side, longest) in ((800, 1333), (640, 1333)):
-            return self.counted_size(recipe) if side == 800 else (640, 960)
-        height, width = resized_size(PHOTO, side, longest)
-        return _padded(height), _padded(width)
-
-    def counted_size(self, recipe: Recipe) -> tuple[int, int]:
-        """800x1280, and 640x960 for a short side of 640."""
-        narrow = recipe.profile == "paper" and recipe.data.detection.test_short_side == 640
-        return (640, 960) if narrow else (800, 1280)
-
-    def counted_test_size(self, recipe: Recipe) -> tuple[int, int]:
-        side = recipe.data.detection.test_short_side
-        return (side, side) if recipe.data.name == "scenes" else self.counted_size(recipe)
 
     def counted_model(self, recipe: Recipe, head: Head) -> nn.Module:
         from pvtctl.cost.detectors import RawDetector
@@ -222,7 +208,7 @@ class DetectionSpec(TaskSpec):
         """Of a run that is none of a paper's the parameters alone, with its own classes."""
         from pvtctl.cost.counting import count
 
-        backbone, head, size = recipe.model.backbone, recipe.model.head, self.counted_size(recipe)
+        backbone, head, size = recipe.model.backbone, recipe.model.head, self.sizes(recipe).counted
         assert head is not None
         if recipe.expect:
             cost = count(backbone.name, size, head=head.name, convention="paper")
@@ -256,7 +242,3 @@ class DetectionSpec(TaskSpec):
         nothing = Objects(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
         transform = DetectionTransform.from_settings(recipe.data.detection)
         return transform.train(read_pixels(file)[0], nothing, generator)[0]
-
-
-def _padded(side: int) -> int:
-    return -(-side // _PAD) * _PAD

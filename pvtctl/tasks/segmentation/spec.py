@@ -15,6 +15,7 @@ from pvtctl.tasks.base import (
     PreviewRequest,
     ReportedFigure,
     Role,
+    TaskSizes,
     TaskSpec,
     views_label,
 )
@@ -142,37 +143,23 @@ class SegmentationSpec(TaskSpec):
             sizes["test_long_side"] = long if long > short else round(short * own.test_long_side / own.test_short_side)
         return dense_scored(recipe, checkpoint, request, {self.name: own.model_copy(update=sizes)})
 
-    def size_label(self, recipe: Recipe) -> str:
+    def sizes(self, recipe: Recipe) -> TaskSizes:
+        """Testing sees a square, or the window; 512x512 is counted unless the paper tests at another short side."""
         own = recipe.data.segmentation
-        short = " and ".join(map(str, recipe.eval.scales or (own.test_short_side,)))
-        return f"a short side of {short} pixels (long side up to {own.test_long_side}){views_label(recipe)}"
-
-    def sizes_label(self, recipe: Recipe) -> str:
-        height, width = recipe.data.segmentation.crop
-        return f"trained {height}x{width}, tested {recipe.data.segmentation.test_short_side}"
-
-    def tested_sizes(self, recipe: Recipe) -> dict[str, Any]:
-        own = recipe.data.segmentation
-        return {"test_short_side": own.test_short_side, "test_long_side": own.test_long_side}
+        side, long = own.test_short_side, own.test_long_side
+        scored = " and ".join(map(str, recipe.eval.scales or (side,)))
+        return TaskSizes(
+            training=own.crop,
+            testing=recipe.eval.window or (side, side),
+            counted=(side, side) if recipe.profile == "paper" else (512, 512),
+            counted_here=(side, side),
+            scored={"test_short_side": side, "test_long_side": long},
+            scored_label=f"a short side of {scored} pixels (long side up to {long}){views_label(recipe)}",
+            label=f"trained {own.crop[0]}x{own.crop[1]}, tested {side}",
+        )
 
     def tested_side(self, meta: Mapping[str, Any]) -> int | None:
         return int((meta.get("segmentation") or {}).get("test_short_side") or 512)
-
-    def training_size(self, recipe: Recipe) -> tuple[int, int]:
-        return recipe.data.segmentation.crop
-
-    def input_size(self, recipe: Recipe) -> tuple[int, int]:
-        """A square, or the window."""
-        side = recipe.data.segmentation.test_short_side
-        return recipe.eval.window or (side, side)
-
-    def counted_size(self, recipe: Recipe) -> tuple[int, int]:
-        """512x512 unless the paper tests at another short side."""
-        side = recipe.data.segmentation.test_short_side if recipe.profile == "paper" else 512
-        return side, side
-
-    def counted_test_size(self, recipe: Recipe) -> tuple[int, int]:
-        return (recipe.data.segmentation.test_short_side,) * 2
 
     def model_cost(self, recipe: Recipe, classes: int) -> dict[str, float]:
         from pvtctl.tasks.dense.build import dense_cost
