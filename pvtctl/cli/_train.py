@@ -105,28 +105,23 @@ def one_voice(dist: Distributed) -> Iterator[None]:
 def train(recipe: Recipe, options: TrainOptions) -> None:
     """Run `recipe`, and print and write what came out. Raises PvtctlError, among them Stopped (exit code 75 or 130)."""
     from pvtctl.engine import start_distributed, stop_distributed
+    from pvtctl.runs.train import train_recipe, try_recipe
 
     dist = start_distributed(options.device)
     try:
         with one_voice(dist):
-            _train(recipe, options, dist)
+            if options.resume and options.dry_run:
+                raise UsageError("--dry-run starts nothing that --resume could go on with", "leave out one of them")
+            if options.dry_run:
+                report = try_recipe(recipe, dist, partial=options.partial, say=say)
+                if dist.is_main:
+                    _show_dry_run(recipe, report, options.as_json)
+                return
+            result = train_recipe(recipe, options.out, dist, resume=options.resume, partial=options.partial, say=say)
+            if result is not None:
+                _show(result, options.as_json)
     finally:
         stop_distributed()
-
-
-def _train(recipe: Recipe, options: TrainOptions, dist: Distributed) -> None:
-    from pvtctl.runs.train import train_recipe, try_recipe
-
-    if options.resume and options.dry_run:
-        raise UsageError("--dry-run starts nothing that --resume could go on with", "leave out one of them")
-    if options.dry_run:
-        report = try_recipe(recipe, dist, partial=options.partial, say=say)
-        if dist.is_main:
-            _show_dry_run(recipe, report, options.as_json)
-        return
-    result = train_recipe(recipe, options.out, dist, resume=options.resume, partial=options.partial, say=say)
-    if result is not None:
-        _show(result, options.as_json)
 
 
 def _show_dry_run(recipe: Recipe, report: DryRunReport, as_json: bool) -> None:

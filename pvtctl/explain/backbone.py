@@ -7,12 +7,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pvtctl.data.sizes import resized_size
 from pvtctl.data.transforms import Normalization, normalize
 from pvtctl.errors import UsageError
 from pvtctl.models.backbones import Backbone, build_backbone
 from pvtctl.models.fast_cpu import optimize_for_cpu
 from pvtctl.models.registry import backbone_spec
-from pvtctl.tasks.detection.transforms import resize_image, resized_size
+from pvtctl.tasks.detection.transforms import resize_image
 from pvtctl.tasks.registry import task_spec
 from pvtctl.weights.build import backbone_from_checkpoint, model_from_checkpoint
 from pvtctl.weights.describe import Inspected, inspect_checkpoint

@@ -63,7 +63,7 @@ def score_recipe(
     classes = len(task.val.class_names)
     of_classes = f" of {classes} classes" if classes else ""
     talk(
-        f"data: {data_place(recipe)}; {len(task.val)} images{of_classes}, at {task.spec.size_label(recipe)}, in {chosen.name}"
+        f"data: {data_place(recipe)}; {len(task.val)} images{of_classes}, at {task.spec.sizes(recipe).scored_label}, in {chosen.name}"
     )
     metric: Any = evaluate(task, task.model, dist, chosen, shown=talk is not silent)
     skipped = {name: reason for own in dist.gather(task.skipped) for name, reason in own.items()}

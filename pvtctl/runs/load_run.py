@@ -16,9 +16,10 @@ from pvtctl.models.detector import Detector
 from pvtctl.models.structures import Detections
 from pvtctl.recipe.schema import Recipe
 from pvtctl.runs.read_run import read_run
+from pvtctl.tasks.base import PredictionRequest, PredictOptions
 from pvtctl.tasks.classification.predict import ClassScores
 from pvtctl.tasks.depth.predict import DepthMap
-from pvtctl.tasks.predict import ImageLike, PredictOptions, to_pixels
+from pvtctl.tasks.predict import ImageLike, to_pixels
 from pvtctl.tasks.registry import task_spec, tasks_taking
 from pvtctl.tasks.segmentation.predict import LabelMap
 from pvtctl.weights.describe import Inspected, inspect_checkpoint
@@ -49,7 +50,7 @@ class LoadedRun:
         self.path, self.task, self.recipe, self.score, self.device = checkpoint.path, task, recipe, score, device
         self._checkpoint, self._scale_shift = checkpoint, scale_shift
         self._refuse_foreign({"scale_shift": scale_shift})
-        self.predictor = task_spec(task).predictor(checkpoint, device, scale_shift=scale_shift)
+        self.predictor = task_spec(task).predictor(PredictionRequest(checkpoint, device, scale_shift=scale_shift))
         self.class_names = list(self.predictor.class_names)
         self.palette = self.predictor.palette
         self.model: Classifier | Detector | DenseModel = self.predictor.model
@@ -74,9 +75,8 @@ class LoadedRun:
                 f"no option {min(wrong)!r} of predict", nearest(min(wrong), list(PredictOptions.__annotations__))
             )
         self._refuse_foreign(dict(options))
-        predictor = task_spec(self.task).predictor(
-            self._checkpoint, self.device, options, scale_shift=self._scale_shift, model=self.model
-        )
+        request = PredictionRequest(self._checkpoint, self.device, options, self._scale_shift)
+        predictor = task_spec(self.task).predictor(request, self.model)
         if isinstance(images, list | tuple):
             return [predictor(to_pixels(image)) for image in images]
         answer: Answer = predictor(to_pixels(images))

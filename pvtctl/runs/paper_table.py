@@ -52,7 +52,7 @@ def _model_labels(recipe: Recipe) -> dict[str, str]:
         return {"params_m": "parameters, M (1000 classes)", "gmacs": "multiply-adds, G (224 px)"}
     counted = _ORIGINALS.get(original_data(recipe)) if recipe.expect else None
     classes = f" ({counted.classes} classes)" if counted and counted.classes else ""
-    height, width = spec_of(recipe).counted_size(recipe)
+    height, width = spec_of(recipe).sizes(recipe).counted
     return {
         "params_m": f"parameters, M{classes}",
         "gmacs": f"multiply-adds, G ({height}x{width})",

@@ -94,11 +94,20 @@ def train_recipe(
             keep_copies(extensions_of(recipe), run.path)
             run.record(modules=[extension.as_meta() for extension in extensions_of(recipe)])
         run.record(num_classes=len(task.class_names))
-        result = _fit(recipe, task, settings, run, dist, talk)
+        steps = task.batches_per_epoch(dist.world_size) // settings.accumulate
+        result = fit(
+            task,
+            settings,
+            run,
+            dist,
+            save_weights=save_safetensors,
+            after_eval=lambda folder: draw_epoch(folder, task, steps),
+            layer_depths=_layer_depths(recipe, task),
+            talk=talk,
+        )
         metric, skipped = _score_best(task, run, dist, talk)
         if not dist.is_main:
             return None
-        steps = _steps_per_epoch(task, settings, dist)
         summary = report_run(run, task, recipe, result, metric, steps_per_epoch=steps, skipped=skipped)
         return RunResult(run.path, result, summary)
 
@@ -126,30 +135,6 @@ def _data_line(task: DataTask) -> str:
 
 def _layer_depths(recipe: Recipe, task: DataTask) -> tuple[Mapping[str, int], int] | None:
     return None if recipe.train.optimizer.layer_decay == 1.0 else layer_depths(task.model)
-
-
-def _fit(
-    recipe: Recipe, task: DataTask, settings: FitSettings, run: RunFolder, dist: Distributed, talk: Say
-) -> FitResult:
-    steps = _steps_per_epoch(task, settings, dist)
-
-    def draw(folder: RunFolder) -> None:
-        draw_epoch(folder, task, steps)
-
-    return fit(
-        task,
-        settings,
-        run,
-        dist,
-        save_weights=save_safetensors,
-        after_eval=draw,
-        layer_depths=_layer_depths(recipe, task),
-        talk=talk,
-    )
-
-
-def _steps_per_epoch(task: DataTask, settings: FitSettings, dist: Distributed) -> int:
-    return task.batches_per_epoch(dist.world_size) // settings.accumulate
 
 
 def _score_best(task: DataTask, run: RunFolder, dist: Distributed, talk: Say) -> tuple[Any, dict[str, str]]:

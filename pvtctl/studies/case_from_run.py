@@ -23,7 +23,7 @@ def case_of(run: FinishedRun) -> Case:
     head = recipe.model.head
     return Case(
         recipe.model.backbone.spec,
-        spec.input_size(recipe),
+        spec.sizes(recipe).testing,
         head=head.name if head is not None else "classifier",
         num_classes=classes or None,
         options=json.dumps(spec.case_options(recipe, _conventions(run))),

@@ -46,7 +46,7 @@ def differences(runs: Sequence[FinishedRun], labels: Sequence[str]) -> tuple[lis
         ("training images", lambda run: _number(run.recipe.data.train_samples) or "all"),
         ("profile", lambda run: run.recipe.profile),
         ("length of training", _planned),
-        ("image size", lambda run: spec_of(run.recipe).sizes_label(run.recipe)),
+        ("image size", lambda run: spec_of(run.recipe).sizes(run.recipe).label),
         ("evaluation", _evaluation),
     ]
     for name, what in checks:

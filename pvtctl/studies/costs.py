@@ -129,9 +129,9 @@ def _counted(row: RowResult, recipe: Recipe) -> ModelCost:
     printed = row.expect.get("params_m")
     if printed is not None and "of the classifier" in (printed.note or ""):
         numbers["params_m"] = count(recipe.model.backbone.name, (224, 224)).params / 1e6
-    images, size = recipe.train.batch_size or 1, spec_of(recipe).training_size(recipe)
+    images, size = recipe.train.batch_size or 1, spec_of(recipe).sizes(recipe).training
     cost = ModelCost(
-        size=spec_of(recipe).counted_size(recipe),
+        size=spec_of(recipe).sizes(recipe).counted,
         params_m=numbers.get("params_m"),
         gmacs=numbers.get("gmacs"),
         train_memory_gib=_memory(_case(recipe), size, images, training=True),
@@ -145,7 +145,7 @@ def _counted(row: RowResult, recipe: Recipe) -> ModelCost:
 def _with_trained(cost: ModelCost, recipe: Recipe, classes: int) -> ModelCost:
     """The model of a run's own recipe, counted at the size that the run was tested at."""
     spec, head = spec_of(recipe), recipe.model.head
-    size = spec.counted_test_size(recipe)
+    size = spec.sizes(recipe).counted_here
     cost = replace(cost, trained=recipe.model.backbone.spec)
     with contextlib.suppress(PvtctlError, RuntimeError), torch.device("meta"):
         model = spec.counted_model(recipe, HeadClasses(classes, None)).eval()
@@ -169,7 +169,7 @@ def _case(recipe: Recipe) -> Case:
             own = {"backbone": backbone_options(backbone), "head": head.said()}
     return Case(
         backbone=backbone.name,
-        size=spec_of(recipe).counted_size(recipe),
+        size=spec_of(recipe).sizes(recipe).counted,
         head=head.name if head is not None else "classifier",
         num_classes=classes,
         output_stride=backbone.output_stride if backbone.output_stride != 32 else None,

@@ -237,7 +237,7 @@ def _starts(run: Run) -> list[dict[str, Any]]:
 
 
 def _megapixels(run: Run, images: int) -> int:
-    height, width = spec_of(run.recipe).input_size(run.recipe)
+    height, width = spec_of(run.recipe).sizes(run.recipe).testing
     return -(-images * height * width // 1_000_000)
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypedDict
 
 if TYPE_CHECKING:
     import torch
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pvtctl.data.transforms import Normalization
     from pvtctl.recipe.schema import Data, Recipe, Train
     from pvtctl.tasks.data_task import DataTask
-    from pvtctl.tasks.predict import Images, PredictOptions
+    from pvtctl.tasks.predict import Images
     from pvtctl.views.labels import CurveLabels
     from pvtctl.views.report import Table
     from pvtctl.weights.describe import HeadClasses, Inspected
@@ -55,6 +55,94 @@ class EvaluationRequest:
     alignment: str | None = None
     asked: Collection[str] = ()
     """The dotted keys that `--set` gives a value."""
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """What a task is built for."""
+
+    recipe: Recipe
+    device: torch.device
+    world_size: int = 1
+    head: HeadClasses | None = None
+    """The classes of a checkpoint's head: evaluation only, without training data."""
+    partial: bool = False
+    """Take weights that fill less than 95 % of the backbone."""
+    say: Say = print
+
+
+class PredictOptions(TypedDict, total=False):
+    """How a prediction is made, as the options of `pvtctl predict` say it; what is left out is the weights' and the head's
+    own (all that a detector's head gives is answered: the command draws from a score of 0.3 on)."""
+
+    score_threshold: float | None
+    """Detection: the lowest score."""
+    nms_iou: float | None
+    """Detection: overlap above which the lower of two boxes goes."""
+    max_detections: int | None
+    """Detection: an image at most."""
+    short_side: int | None
+    """Detection, segmentation: images are resized to this short side."""
+    long_side: int | None
+    """Or less, where the long side would exceed this."""
+    size: tuple[int, int] | None
+    """Depth: (height, width) that images are brought to."""
+    ratios: Sequence[float] | None
+    """Segmentation, depth: factors on the size, whose answers are averaged."""
+    flip: bool
+    """Segmentation, depth: look at the mirrored image too."""
+    window: tuple[int, int] | None
+    """Segmentation: (height, width) of a window that slides over the image."""
+    stride: tuple[int, int] | None
+    """How far, (down, across); two thirds of the window unless said."""
+
+
+@dataclass(frozen=True)
+class PredictionRequest:
+    """What predicts, and how."""
+
+    checkpoint: Inspected
+    device: torch.device
+    options: PredictOptions = field(default_factory=PredictOptions)
+    scale_shift: tuple[float, float] | None = None
+    """Of metric depth, where the checkpoint does not say its own."""
+
+
+@dataclass(frozen=True)
+class PreviewRequest:
+    """What `pvtctl data preview` draws."""
+
+    name: str
+    root: Path
+    output: Path
+    data: Data
+    """Settings and augmentation."""
+    split: str
+    count: int
+    copies: int | None
+    """Training views of each; None: as many as is usual for the task."""
+    size: int | None
+    seed: int
+
+
+@dataclass(frozen=True)
+class TaskSizes:
+    """The sizes of a recipe's images, (height, width)."""
+
+    training: tuple[int, int]
+    """The largest that the network is trained at."""
+    testing: tuple[int, int]
+    """What the network sees in testing; of photos, which differ, a usual one."""
+    counted: tuple[int, int]
+    """What the papers state a model's operations at."""
+    counted_here: tuple[int, int]
+    """The same of a model as it was trained."""
+    scored: dict[str, Any]
+    """For `--json`: at which size images are scored."""
+    scored_label: str
+    """The same in words."""
+    label: str
+    """Sizes of training and testing in words."""
 
 
 class DataSplit(Protocol):
@@ -190,7 +278,7 @@ class TaskSpec(ABC):
     reads: ClassVar[tuple[str, ...]]
     """The keys of a recipe that this task reads and that not every task does."""
     predict_options: ClassVar[tuple[str, ...]] = ()
-    """The options of a prediction (`pvtctl.tasks.predict.PredictOptions`) that it reads."""
+    """The options of a prediction (`PredictOptions`) that it reads."""
     figures: ClassVar[tuple[ReportedFigure, ...]]
     main_score: ClassVar[str]
     """The number of the metric that the best weights are chosen by; more is better."""
@@ -237,20 +325,8 @@ class TaskSpec(ABC):
         """`pvtctl data check` of a data set."""
 
     @abstractmethod
-    def preview(
-        self,
-        name: str,
-        root: Path,
-        output: Path,
-        data: Data,
-        *,
-        split: str,
-        count: int,
-        copies: int | None,
-        size: int | None,
-        seed: int,
-    ) -> str:
-        """`pvtctl data preview`: draw samples to the PNG `output`; what was drawn, in words."""
+    def preview(self, request: PreviewRequest) -> str:
+        """`pvtctl data preview`: draw samples to a PNG; what was drawn, in words."""
 
     @abstractmethod
     def list_data(self, name: str, place: Path) -> dict[str, Any]:
@@ -261,45 +337,19 @@ class TaskSpec(ABC):
         """The model of a recipe with starting weights, for the classes of `head`."""
 
     @abstractmethod
-    def build(
-        self,
-        recipe: Recipe,
-        *,
-        device: torch.device,
-        world_size: int,
-        head: HeadClasses | None,
-        partial: bool,
-        say: Say,
-    ) -> DataTask:
-        """Model and data of a recipe; see `pvtctl.tasks.from_recipe.build_task`."""
+    def build(self, request: BuildRequest) -> DataTask:
+        """Model and data of a recipe. Raises UsageError."""
 
     @abstractmethod
-    def predictor(
-        self,
-        checkpoint: Inspected,
-        device: torch.device,
-        options: PredictOptions | None = None,
-        *,
-        scale_shift: tuple[float, float] | None = None,
-        model: Any = None,
-    ) -> Predictor:
+    def predictor(self, request: PredictionRequest, model: Any = None) -> Predictor:
         """A checkpoint's model for images of any size; `model` is the checkpoint's where it is built already.
 
         Raises UsageError for weights that do not fit, and for options that the head does not have.
         """
 
     @abstractmethod
-    def prediction_writer(
-        self,
-        checkpoint: Inspected,
-        device: torch.device,
-        options: PredictOptions,
-        *,
-        scale_shift: tuple[float, float] | None,
-        images: Images,
-        out: Path | None,
-    ) -> PredictionWriter:
-        """What `pvtctl predict` does with a checkpoint's predictions for `images`; `out` None: nothing is written."""
+    def prediction_writer(self, request: PredictionRequest, images: Images, out: Path | None) -> PredictionWriter:
+        """What `pvtctl predict` does with predictions for `images`; `out` None: nothing is written."""
 
     @abstractmethod
     def comparer(self, predictor: Predictor, recipe: Recipe, split: Any, *, threshold: float) -> Comparer:
@@ -314,36 +364,12 @@ class TaskSpec(ABC):
         """The recipe with the checkpoint's own model, at the size asked for, else the one that it was tested at."""
 
     @abstractmethod
-    def size_label(self, recipe: Recipe) -> str:
-        """The size at which a recipe's images are scored, in words."""
-
-    @abstractmethod
-    def sizes_label(self, recipe: Recipe) -> str:
-        """The sizes of training and testing, in words."""
-
-    @abstractmethod
-    def tested_sizes(self, recipe: Recipe) -> dict[str, Any]:
-        """The size at which a recipe's images are scored, for `--json`."""
+    def sizes(self, recipe: Recipe) -> TaskSizes:
+        """The sizes that a recipe's images have."""
 
     @abstractmethod
     def tested_side(self, meta: Mapping[str, Any]) -> int | None:
         """The short side in pixels that a checkpoint was tested at, by its metadata; None where they do not say it."""
-
-    @abstractmethod
-    def training_size(self, recipe: Recipe) -> tuple[int, int]:
-        """The largest (height, width) that the network is trained at."""
-
-    @abstractmethod
-    def input_size(self, recipe: Recipe) -> tuple[int, int]:
-        """(height, width) of what the network sees in testing; of photos, which differ, a usual one."""
-
-    @abstractmethod
-    def counted_size(self, recipe: Recipe) -> tuple[int, int]:
-        """(height, width) that the papers state a model's operations at."""
-
-    def counted_test_size(self, recipe: Recipe) -> tuple[int, int]:
-        """The same of a model as it was trained, at the size that it is tested at."""
-        return self.input_size(recipe)
 
     def counted_model(self, recipe: Recipe, head: HeadClasses) -> nn.Module:
         """The model of a recipe as it is counted: images to raw outputs."""

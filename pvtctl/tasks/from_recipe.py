@@ -17,7 +17,7 @@ from pvtctl.extensions import Extension, file_name, loaded, owners
 from pvtctl.models.backbones import set_activation_checkpointing
 from pvtctl.models.fast_cpu import optimize_for_cpu
 from pvtctl.recipe.schema import Backbone, Recipe
-from pvtctl.tasks.base import SPLITS, DataSplit, Role, Say
+from pvtctl.tasks.base import SPLITS, BuildRequest, DataSplit, Role, Say
 from pvtctl.tasks.data_task import DataTask, Loading
 from pvtctl.tasks.registry import spec_of
 from pvtctl.weights import load_weights
@@ -40,9 +40,7 @@ def build_task(
     With `head` only the validation data is opened, and its classes are matched to the head's by name. `partial` allows
     weights that fill less than 95 % of the backbone. Raises UsageError.
     """
-    return spec_of(recipe).build(
-        recipe, device=torch.device(device), world_size=world_size, head=head, partial=partial, say=say
-    )
+    return spec_of(recipe).build(BuildRequest(recipe, torch.device(device), world_size, head, partial, say))
 
 
 def open_split(recipe: Recipe, split: str, role: Role) -> DataSplit:
@@ -76,35 +74,25 @@ def with_start_weights(recipe: Recipe, build: Callable[[], Model]) -> Model:
 
 def load_given_weights(
     model: nn.Module,
-    recipe: Recipe,
+    request: BuildRequest,
     class_names: list[str] | None,
-    *,
-    partial: bool,
-    say: Say,
     source_class_names: list[str] | None = None,
 ) -> None:
     """Load the weights that the recipe begins from, where it names any, and say what was loaded. Raises UsageError."""
-    if recipe.model.weights is not None:
-        report = load_weights(
-            model,
-            recipe.model.weights,
-            partial=partial,
-            class_names=class_names,
-            source_class_names=source_class_names,
-        )
-        say(report.summary())
+    if (source := request.recipe.model.weights) is not None:
+        names = {"class_names": class_names, "source_class_names": source_class_names}
+        request.say(load_weights(model, source, partial=request.partial, **names).summary())
 
 
-def loading_of(
-    recipe: Recipe, device: torch.device, world_size: int, *, eval_batch_size: int = 1, repeats: int = 1
-) -> Loading:
+def loading_of(request: BuildRequest, *, eval_batch_size: int = 1, repeats: int = 1) -> Loading:
     """How images reach the model; `eval_batch_size` where the recipe leaves it open."""
+    recipe = request.recipe
     return Loading(
-        batch_size=train_batch_size(recipe, world_size),
+        batch_size=train_batch_size(recipe, request.world_size),
         eval_batch_size=recipe.eval.batch_size or eval_batch_size,
         repeats=repeats,
         workers=recipe.data.workers,
-        pin_memory=device.type == "cuda",
+        pin_memory=request.device.type == "cuda",
         seed=recipe.train.seed,
     )
 
@@ -125,29 +113,19 @@ def data_folder(recipe: Recipe) -> Path:
     return find_data(recipe.data.name, recipe.data.path)
 
 
-def warn_of_memory(
-    recipe: Recipe,
-    size: tuple[int, int],
-    device: torch.device,
-    world_size: int,
-    *,
-    training: bool,
-    say: Say,
-    num_classes: int | None = None,
-    output_stride: int | None = None,
-) -> None:
-    """Say before anything is built where images of `size` will not fit."""
+def warn_of_memory(request: BuildRequest, size: tuple[int, int], *, training: bool, **model: int | None) -> None:
+    """Say before anything is built where images of `size` will not fit; `model` as `pvtctl.cost.memory` takes it."""
+    recipe = request.recipe
     assert recipe.model.head is not None
     warn_memory(
         recipe.model.backbone.spec,
         recipe.model.head.name,
         size,
-        train_batch_size(recipe, world_size) if training else recipe.eval.batch_size or 1,
+        train_batch_size(recipe, request.world_size) if training else recipe.eval.batch_size or 1,
         training=training,
-        num_classes=num_classes,
-        output_stride=output_stride,
-        device=str(device),
-        on_warning=lambda text: say(f"warning: {text}"),
+        device=str(request.device),
+        on_warning=lambda text: request.say(f"warning: {text}"),
+        **model,
     )
 
 

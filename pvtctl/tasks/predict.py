@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,37 +18,10 @@ from torch import Tensor
 from pvtctl.data.image_files import SUFFIXES, images_below
 from pvtctl.data.images import BadImage, decode, open_image, pixels_of
 from pvtctl.errors import UsageError
-from pvtctl.models.structures import ImageSize
 
 _COCO_NAME = re.compile(r"\d{12}")
 
 _ORIENTATION = 0x0112
-
-
-class PredictOptions(TypedDict, total=False):
-    """How a prediction is made, as the options of `pvtctl predict` say it; what is left out is the weights' and the head's
-    own (all that a detector's head gives is answered: the command draws from a score of 0.3 on)."""
-
-    score_threshold: float | None
-    """Detection: the lowest score."""
-    nms_iou: float | None
-    """Detection: overlap above which the lower of two boxes goes."""
-    max_detections: int | None
-    """Detection: an image at most."""
-    short_side: int | None
-    """Detection, segmentation: images are resized to this short side."""
-    long_side: int | None
-    """Or less, where the long side would exceed this."""
-    size: ImageSize | None
-    """Depth: (height, width) that images are brought to."""
-    ratios: Sequence[float] | None
-    """Segmentation, depth: factors on the size, whose answers are averaged."""
-    flip: bool
-    """Segmentation, depth: look at the mirrored image too."""
-    window: ImageSize | None
-    """Segmentation: (height, width) of a window that slides over the image."""
-    stride: ImageSize | None
-    """How far, (down, across); two thirds of the window unless said."""
 
 
 @dataclass(frozen=True)

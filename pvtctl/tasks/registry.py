@@ -42,7 +42,7 @@ def tasks_reading(key: str) -> tuple[str, ...]:
 
 
 def tasks_taking(option: str) -> tuple[str, ...]:
-    """The tasks whose predictions have an option (`pvtctl.tasks.predict.PredictOptions`)."""
+    """The tasks whose predictions have an option (`pvtctl.tasks.base.PredictOptions`)."""
     return tuple(task for task, spec in TASK_SPECS.items() if option in spec.predict_options)
 
 

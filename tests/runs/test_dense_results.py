@@ -89,7 +89,7 @@ def test_what_a_recipe_is_scored_and_counted_on(
     name: str, row: str, data: str, size: tuple[int, int], paper: str
 ) -> None:
     recipe = load_recipe(name, row)
-    assert (original_data(recipe), spec_of(recipe).counted_size(recipe), paper_label(recipe)) == (data, size, paper)
+    assert (original_data(recipe), spec_of(recipe).sizes(recipe).counted, paper_label(recipe)) == (data, size, paper)
     assert original_data(load_recipe(name, row, "mini")) == data, "whatever the profile reads"
 
 

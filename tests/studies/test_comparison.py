@@ -103,7 +103,7 @@ def test_a_models_figures_are_those_of_the_model_that_was_trained(tmp_path: Path
 
 def test_sizes_that_models_are_tested_at() -> None:
     def size_of(recipe: Recipe) -> tuple[int, int]:
-        return spec_of(recipe).input_size(recipe)
+        return spec_of(recipe).sizes(recipe).testing
 
     assert size_of(load_recipe("imagenet_pvt_v1", "pvt_tiny")) == (224, 224)
     assert size_of(load_recipe("coco_retinanet_1x", "pvt_tiny")) == (800, 1280)

@@ -129,6 +129,7 @@ def preview(
 ) -> None:
     """Draw samples as they are evaluated and as training sees them, with their labels, boxes, masks or depth."""
     from pvtctl.recipe.load import load_recipe
+    from pvtctl.tasks.base import PreviewRequest
     from pvtctl.tasks.registry import task_spec, tasks_of_data
 
     if row is not None and recipe is None:
@@ -139,8 +140,7 @@ def preview(
     task = task or (given.task if given and name == "scenes" else tasks_of_data(name)[0])
     if task not in tasks_of_data(name):
         raise UsageError(f"{name} holds nothing for {task}", f"--task {' | '.join(tasks_of_data(name))}")
-    drawing: dict[str, Any] = {"split": split, "count": count, "copies": copies, "size": size, "seed": seed}
-    say(task_spec(task).preview(name, root, output, data, **drawing))
+    say(task_spec(task).preview(PreviewRequest(name, root, output, data, split, count, copies, size, seed)))
 
 
 @app.command()

@@ -125,6 +125,6 @@ def _data(recipe: Recipe, task: DataTask, skipped: dict[str, str]) -> dict[str, 
         "path": recipe.data.path or recipe.data.val_annotations,
         "images": len(task.val),
         "classes": len(task.val.class_names),
-        **task.spec.tested_sizes(recipe),
+        **task.spec.sizes(recipe).scored,
         "skipped": skipped,
     }

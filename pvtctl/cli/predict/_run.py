@@ -92,7 +92,7 @@ def _check_options(options: PredictRequest, checkpoint: Inspected) -> None:
 
 
 def _option_names() -> list[str]:
-    from pvtctl.tasks.predict import PredictOptions
+    from pvtctl.tasks.base import PredictOptions
 
     return list(PredictOptions.__annotations__)
 
@@ -100,6 +100,7 @@ def _option_names() -> list[str]:
 def _predict(options: PredictRequest, checkpoint: Inspected, images: Images) -> None:
     """Predict all images, write what there is to write, and print a table or JSON."""
     from pvtctl.engine import single
+    from pvtctl.tasks.base import PredictionRequest
     from pvtctl.tasks.registry import task_spec
 
     spec = task_spec(str(checkpoint.task))
@@ -108,9 +109,8 @@ def _predict(options: PredictRequest, checkpoint: Inspected, images: Images) -> 
     out = options.out
     if out is None and spec.writes_predictions and not options.as_json:
         out = _default_out(options)
-    writer = spec.prediction_writer(
-        checkpoint, single(options.device).device, said, scale_shift=options.scale_shift, images=images, out=out
-    )
+    request = PredictionRequest(checkpoint, single(options.device).device, said, options.scale_shift)
+    writer = spec.prediction_writer(request, images, out)
     note(f"weights: {options.weights}, {writer.description}")
     skipped: dict[str, str] = {}
     files: dict[str, Path] = {}

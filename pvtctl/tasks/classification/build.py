@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import torch
-
 from pvtctl.data.class_names import imagenet_classes
 from pvtctl.models.backbones import Classifier, build_classifier
 from pvtctl.recipe.schema import Recipe
-from pvtctl.tasks.base import Role, Say
+from pvtctl.tasks.base import BuildRequest, Role
 from pvtctl.tasks.classes import training_classes
 from pvtctl.tasks.classification.data import ClassificationDataset, open_classification_split
 from pvtctl.tasks.classification.task import ClassificationTask
@@ -40,10 +38,10 @@ def classification_split(recipe: Recipe, split: str, role: Role) -> Classificati
     )
 
 
-def build_classification(
-    recipe: Recipe, *, device: torch.device, world_size: int, head: HeadClasses | None, partial: bool, say: Say
-) -> ClassificationTask:
-    """The task of a recipe, as `pvtctl.tasks.from_recipe.build_task` says. Raises UsageError."""
+def build_classification(request: BuildRequest) -> ClassificationTask:
+    """Model and data of a recipe. Raises UsageError."""
+    recipe = request.recipe
+    head = request.head
     val = classification_split(recipe, "val", "evaluate")
     train = classification_split(recipe, "train", "train") if head is None else None
     if head is None:
@@ -52,8 +50,8 @@ def build_classification(
     num_classes = head.num_classes
     model = with_start_weights(recipe, lambda: new_classifier(recipe, num_classes))
     source_names = list(imagenet_classes()) if head.names is not None else None
-    load_given_weights(model, recipe, head.names, partial=partial, say=say, source_class_names=source_names)
-    batch_size = train_batch_size(recipe, world_size)
+    load_given_weights(model, request, head.names, source_names)
+    batch_size = train_batch_size(recipe, request.world_size)
     return ClassificationTask(
         model,
         num_classes=num_classes,
@@ -61,9 +59,7 @@ def build_classification(
         train=train,
         val=val,
         loading=loading_of(
-            recipe,
-            device,
-            world_size,
+            request,
             eval_batch_size=min(max(batch_size * 3 // 2, 1), LARGEST_EVAL_BATCH),
             repeats=recipe.data.augment.repeats,
         ),

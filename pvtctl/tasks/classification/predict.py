@@ -13,6 +13,7 @@ from torch import Tensor
 from pvtctl.data.class_names import readable_name
 from pvtctl.data.images import RgbImage, TensorPicture
 from pvtctl.models.backbones import Classifier
+from pvtctl.tasks.base import PredictionRequest
 from pvtctl.tasks.classification.transforms import EvalTransform
 from pvtctl.tasks.predict import Images
 from pvtctl.weights.build import model_from_checkpoint
@@ -40,8 +41,9 @@ class ClassifierPredictor:
 
     palette: list[tuple[int, int, int]] | None = None
 
-    def __init__(self, checkpoint: Inspected, device: torch.device, model: Classifier | None = None) -> None:
+    def __init__(self, request: PredictionRequest, model: Classifier | None = None) -> None:
         """`model` is the checkpoint's, where it is built already. Raises UsageError for weights that do not fit."""
+        checkpoint, device = request.checkpoint, request.device
         assert checkpoint.head is not None
         self.device = device
         self.class_names = checkpoint.head.names or [f"class {label}" for label in range(checkpoint.head.num_classes)]

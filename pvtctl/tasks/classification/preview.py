@@ -14,7 +14,8 @@ from pvtctl.data.samplers import Draw
 from pvtctl.data.transforms import denormalize
 from pvtctl.errors import UsageError
 from pvtctl.io.files import atomic_path
-from pvtctl.tasks.classification.data import ClassificationDataset, Sample
+from pvtctl.tasks.base import PreviewRequest
+from pvtctl.tasks.classification.data import ClassificationDataset, Sample, open_classification_split
 from pvtctl.tasks.classification.mixup import Mixup
 from pvtctl.tasks.classification.settings import Augment
 from pvtctl.tasks.classification.transforms import EvalTransform
@@ -69,6 +70,16 @@ def _sheet(rows: list[tuple[str, list[torch.Tensor]]], side: int) -> Image.Image
             pixels = denormalize(image).permute(1, 2, 0).contiguous().numpy()
             sheet.paste(Image.fromarray(pixels), (_MARGIN + column * step, top + _LINE))
     return sheet
+
+
+def preview_classification(request: PreviewRequest) -> str:
+    """`pvtctl data preview` of a set; what was drawn, in words."""
+    name, split, copies = request.name, request.split, request.copies or 5
+    dataset = open_classification_split(
+        name, request.root, split, image_size=request.size or 224, augment=request.data.augment, seed=request.seed
+    )
+    ids = draw_preview(dataset, request.output, count=request.count, copies=copies)
+    return f"{request.output}: {len(ids)} of {len(dataset)} {split} samples, {copies} training views each"
 
 
 def mix_in_words(

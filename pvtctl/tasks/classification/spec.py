@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any
 from pvtctl.errors import PvtctlError, UsageError
 from pvtctl.tasks.base import (
     SPLITS,
+    BuildRequest,
     EvaluationRequest,
+    PredictionRequest,
+    PreviewRequest,
     ReportedFigure,
     Role,
-    Say,
+    TaskSizes,
     TaskSpec,
     scored_model,
     scored_recipe,
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
     from pvtctl.tasks.classification.predict import ClassesWriter, ClassifierPredictor
     from pvtctl.tasks.classification.report import ClassComparer
     from pvtctl.tasks.classification.task import ClassificationTask
-    from pvtctl.tasks.predict import Images, PredictOptions
+    from pvtctl.tasks.predict import Images
     from pvtctl.weights.describe import HeadClasses, Inspected
 
 
@@ -81,25 +84,10 @@ class ClassificationSpec(TaskSpec):
 
         return check_data(root or "", **options)
 
-    def preview(
-        self,
-        name: str,
-        root: Path,
-        output: Path,
-        data: Data,
-        *,
-        split: str,
-        count: int,
-        copies: int | None,
-        size: int | None,
-        seed: int,
-    ) -> str:
-        from pvtctl.tasks.classification.data import open_classification_split
-        from pvtctl.tasks.classification.preview import draw_preview
+    def preview(self, request: PreviewRequest) -> str:
+        from pvtctl.tasks.classification.preview import preview_classification
 
-        dataset = open_classification_split(name, root, split, image_size=size or 224, augment=data.augment, seed=seed)
-        ids = draw_preview(dataset, output, count=count, copies=copies or 5)
-        return f"{output}: {len(ids)} of {len(dataset)} {split} samples, {copies or 5} training views each"
+        return preview_classification(request)
 
     def list_data(self, name: str, place: Path) -> dict[str, Any]:
         from pvtctl.tasks.classification.data import open_source
@@ -119,46 +107,20 @@ class ClassificationSpec(TaskSpec):
 
         return new_classifier(recipe, head.num_classes)
 
-    def build(
-        self,
-        recipe: Recipe,
-        *,
-        device: torch.device,
-        world_size: int,
-        head: HeadClasses | None,
-        partial: bool,
-        say: Say,
-    ) -> ClassificationTask:
+    def build(self, request: BuildRequest) -> ClassificationTask:
         from pvtctl.tasks.classification.build import build_classification
 
-        return build_classification(recipe, device=device, world_size=world_size, head=head, partial=partial, say=say)
+        return build_classification(request)
 
-    def predictor(
-        self,
-        checkpoint: Inspected,
-        device: torch.device,
-        options: PredictOptions | None = None,
-        *,
-        scale_shift: tuple[float, float] | None = None,
-        model: Any = None,
-    ) -> ClassifierPredictor:
+    def predictor(self, request: PredictionRequest, model: Any = None) -> ClassifierPredictor:
         from pvtctl.tasks.classification.predict import ClassifierPredictor
 
-        return ClassifierPredictor(checkpoint, device, model)
+        return ClassifierPredictor(request, model)
 
-    def prediction_writer(
-        self,
-        checkpoint: Inspected,
-        device: torch.device,
-        options: PredictOptions,
-        *,
-        scale_shift: tuple[float, float] | None,
-        images: Images,
-        out: Path | None,
-    ) -> ClassesWriter:
+    def prediction_writer(self, request: PredictionRequest, images: Images, out: Path | None) -> ClassesWriter:
         from pvtctl.tasks.classification.predict import ClassesWriter
 
-        return ClassesWriter(checkpoint, self.predictor(checkpoint, device), images)
+        return ClassesWriter(request.checkpoint, self.predictor(request), images)
 
     def comparer(self, predictor: Predictor, recipe: Recipe, split: Any, *, threshold: float) -> ClassComparer:
         from pvtctl.tasks.classification.report import ClassComparer
@@ -190,26 +152,20 @@ class ClassificationSpec(TaskSpec):
             evaluation={"batch_size": request.batch_size or recipe.eval.batch_size or self.eval_batch_size},
         )
 
-    def size_label(self, recipe: Recipe) -> str:
-        return f"{recipe.data.image_size} pixels"
-
-    def sizes_label(self, recipe: Recipe) -> str:
-        return f"{recipe.data.image_size} of {recipe.data.resize}"
-
-    def tested_sizes(self, recipe: Recipe) -> dict[str, Any]:
-        return {"image_size": recipe.data.image_size, "resize": recipe.data.resize}
+    def sizes(self, recipe: Recipe) -> TaskSizes:
+        side, resize = recipe.data.image_size, recipe.data.resize
+        return TaskSizes(
+            training=(side, side),
+            testing=(side, side),
+            counted=(side, side),
+            counted_here=(side, side),
+            scored={"image_size": side, "resize": resize},
+            scored_label=f"{side} pixels",
+            label=f"{side} of {resize}",
+        )
 
     def tested_side(self, meta: Mapping[str, Any]) -> int | None:
         return meta.get("image_size")
-
-    def training_size(self, recipe: Recipe) -> tuple[int, int]:
-        return recipe.data.image_size, recipe.data.image_size
-
-    def input_size(self, recipe: Recipe) -> tuple[int, int]:
-        return recipe.data.image_size, recipe.data.image_size
-
-    def counted_size(self, recipe: Recipe) -> tuple[int, int]:
-        return recipe.data.image_size, recipe.data.image_size
 
     def model_cost(self, recipe: Recipe, classes: int) -> dict[str, float]:
         from pvtctl.cost.counting import count

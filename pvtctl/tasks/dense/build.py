@@ -71,7 +71,7 @@ def dense_cost(spec: TaskSpec, recipe: Recipe, classes: int) -> dict[str, float]
         model = spec.new_model(recipe, HeadClasses(classes, None)).eval()
     cost = count_model(
         model,
-        spec.counted_size(recipe),
+        spec.sizes(recipe).counted,
         backbone=recipe.model.backbone.name,
         head=head,
         num_classes=classes or None,

@@ -13,10 +13,11 @@ from torch import Tensor
 from pvtctl.data.images import RgbImage
 from pvtctl.data.transforms import Normalization, normalize
 from pvtctl.models.dense import DenseModel
+from pvtctl.tasks.base import PredictionRequest
 from pvtctl.tasks.dense.data import DenseTransform
 from pvtctl.tasks.dense.inference import DenseInference, DenseTesting
 from pvtctl.tasks.dense.windows import sliding_window
-from pvtctl.tasks.predict import Images, PredictOptions
+from pvtctl.tasks.predict import Images
 from pvtctl.weights.describe import Inspected
 
 
@@ -29,11 +30,10 @@ class DensePredictor:
     inference: DenseInference
     model: DenseModel
 
-    def __init__(self, checkpoint: Inspected, device: torch.device, options: PredictOptions) -> None:
-        """Of a size that `options` leave open the checkpoint says at which it was tested."""
-        found = checkpoint.dense
+    def __init__(self, request: PredictionRequest) -> None:
+        found, options = request.checkpoint.dense, request.options
         assert found is not None
-        self.device = device
+        self.device = request.device
         self.head = found.head
         self.normalization: Normalization = found.normalization or "imagenet"
         window = sliding_window(options.get("window"), options.get("stride"))

@@ -6,12 +6,10 @@ from collections.abc import Callable
 from functools import partial as partially
 from typing import Any
 
-import torch
-
 from pvtctl.errors import UsageError
 from pvtctl.models.dense import DenseModel, build_depth_model
 from pvtctl.recipe.schema import Recipe
-from pvtctl.tasks.base import Role, Say
+from pvtctl.tasks.base import BuildRequest, Role
 from pvtctl.tasks.dense.build import dense_meta, dense_options, testing_of
 from pvtctl.tasks.dense.data import DenseDataset
 from pvtctl.tasks.depth.data import open_depth_split
@@ -26,54 +24,45 @@ from pvtctl.tasks.from_recipe import (
     warn_of_memory,
     with_start_weights,
 )
-from pvtctl.weights.describe import HeadClasses
 
 
 def depth_split(recipe: Recipe, split: str, role: Role) -> DenseDataset:
     """A split of a recipe's data. Raises UsageError."""
+    settings = recipe.data.depth
+    if role == "evaluate" and recipe.eval.max_depth is not None:  # ground truth up to there is scored, learned or not
+        settings = settings.model_copy(update={"max_depth": recipe.eval.max_depth})
     return open_depth_split(
         recipe.data.name,
         data_folder(recipe),
         split,
-        settings=recipe.data.depth,
+        settings=settings,
         training=role == "train",
         normalization=recipe.data.normalization,
         **split_options(recipe, split),
     )
 
 
-def build_depth(
-    recipe: Recipe, *, device: torch.device, world_size: int, head: HeadClasses | None, partial: bool, say: Say
-) -> DepthTask:
-    """The task of a recipe, as `pvtctl.tasks.from_recipe.build_task` says; any `head` asks for evaluation only.
-
-    Raises UsageError.
-    """
-    scored = recipe
-    if recipe.eval.max_depth is not None:  # ground truth up to there is scored, learned or not
-        depth = recipe.data.depth.model_copy(update={"max_depth": recipe.eval.max_depth})
-        scored = recipe.model_copy(update={"data": recipe.data.model_copy(update={"depth": depth})})
-    val = depth_split(scored, "val", "evaluate")
-    train = depth_split(recipe, "train", "train") if head is None else None
+def build_depth(request: BuildRequest) -> DepthTask:
+    """Model and data of a recipe; any `head` asks for evaluation only. Raises UsageError."""
+    recipe = request.recipe
+    val = depth_split(recipe, "val", "evaluate")
+    train = depth_split(recipe, "train", "train") if request.head is None else None
     own = recipe.data.depth
     warn_of_memory(
-        recipe,
+        request,
         own.size if train is not None else own.test_size,
-        device,
-        world_size,
         training=train is not None,
         output_stride=recipe.model.backbone.output_stride,
-        say=say,
     )
     model = with_start_weights(recipe, lambda: new_depth_model(recipe))
-    load_given_weights(model, recipe, None, partial=partial, say=say)
+    load_given_weights(model, request, None)
     return DepthTask(
         model,
         loss=recipe.train.loss,
         scoring=depth_scoring(recipe, val),
         train=train,
         val=val,
-        loading=loading_of(recipe, device, world_size),
+        loading=loading_of(request),
         testing=testing_of(recipe),
         meta={**dense_meta(recipe), "depth": own.model_dump(mode="json")},
     )

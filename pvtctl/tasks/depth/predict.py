@@ -7,19 +7,17 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from pvtctl.data.images import RgbImage
 from pvtctl.models.dense import DenseModel
+from pvtctl.tasks.base import PredictionRequest
 from pvtctl.tasks.dense.inference import DepthInference
 from pvtctl.tasks.dense.predict import DensePredictor, MapsWriter
 from pvtctl.tasks.depth.settings import DepthData
 from pvtctl.tasks.depth.transforms import DepthTransform
-from pvtctl.tasks.predict import PredictOptions
 from pvtctl.weights.build import model_from_checkpoint
-from pvtctl.weights.describe import Inspected
 
 _UNITS = {"metres": "metres", "inverse": "inverse depth, without a unit"}
 
@@ -39,30 +37,20 @@ class DepthPredictor(DensePredictor):
 
     transform: DepthTransform
 
-    def __init__(
-        self,
-        checkpoint: Inspected,
-        device: torch.device,
-        options: PredictOptions,
-        *,
-        scale_shift: tuple[float, float] | None = None,
-        model: DenseModel | None = None,
-    ) -> None:
-        """`scale_shift` unset is the checkpoint's own; `model` is the checkpoint's, where it is built already.
-
-        Raises UsageError for weights that do not fit.
-        """
-        super().__init__(checkpoint, device, options)
+    def __init__(self, request: PredictionRequest, model: DenseModel | None = None) -> None:
+        """`model` is the checkpoint's, where it is built already. Raises UsageError for weights that do not fit."""
+        super().__init__(request)
+        checkpoint = request.checkpoint
         assert checkpoint.dense is not None
-        scale_shift = scale_shift or checkpoint.dense.scale_shift
+        scale_shift = request.scale_shift or checkpoint.dense.scale_shift
         self.space: Literal["metres", "inverse"] = "inverse" if scale_shift is None else "metres"
         self.class_names = []
         tested = DepthData.from_meta(checkpoint.meta.get("depth"))
-        if size := options.get("size"):
+        if size := request.options.get("size"):
             tested = tested.model_copy(update={"test_size": size})
         self.transform = DepthTransform.from_settings(tested)
         model = model or cast("DenseModel", model_from_checkpoint(checkpoint, scale_shift=scale_shift))
-        self.model = model.to(device).eval()
+        self.model = model.to(request.device).eval()
         self.inference = DepthInference(self.model, self.testing.window)
 
     @property

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from pvtctl.data.preview import draw_views, drawn_in_words
-from pvtctl.recipe.schema import Data
+from pvtctl.tasks.base import PreviewRequest
 from pvtctl.tasks.dense.data import DenseDataset
 from pvtctl.tasks.depth.data import open_depth_split
 from pvtctl.tasks.depth.transforms import resize_depth
@@ -70,20 +70,19 @@ def draw_metres(metres: NDArray[np.float32]) -> Pixels:
     return draw_depth(metres, "metres")
 
 
-def preview_depth(
-    name: str, root: Path, output: Path, data: Data, *, split: str, count: int, copies: int, side: int, seed: int
-) -> str:
+def preview_depth(request: PreviewRequest) -> str:
     """`pvtctl data preview` of a set; what was drawn, in words."""
+    name, split, copies, side = request.name, request.split, request.copies or 3, request.size or 400
     dataset = open_depth_split(
         name,
-        root,
+        request.root,
         split,
-        settings=data.depth,
+        settings=request.data.depth,
         training=split == "train",
-        normalization=data.normalization,
-        seed=seed,
-        samples=count if name == "scenes" else None,
-        image_size=data.image_size,
+        normalization=request.data.normalization,
+        seed=request.seed,
+        samples=request.count if name == "scenes" else None,
+        image_size=request.data.image_size,
     )
-    ids = draw_depth_preview(dataset, output, draw_metres, count=count, copies=copies, side=side)
-    return drawn_in_words(output, ids, dataset, split, copies)
+    ids = draw_depth_preview(dataset, request.output, draw_metres, count=request.count, copies=copies, side=side)
+    return drawn_in_words(request.output, ids, dataset, split, copies)

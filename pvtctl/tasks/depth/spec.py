@@ -7,7 +7,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pvtctl.errors import PvtctlError
-from pvtctl.tasks.base import SPLITS, EvaluationRequest, ReportedFigure, Role, Say, TaskSpec, views_label
+from pvtctl.tasks.base import (
+    SPLITS,
+    BuildRequest,
+    EvaluationRequest,
+    PredictionRequest,
+    PreviewRequest,
+    ReportedFigure,
+    Role,
+    TaskSizes,
+    TaskSpec,
+    views_label,
+)
 from pvtctl.views.labels import CurveLabels
 
 if TYPE_CHECKING:
@@ -23,7 +34,7 @@ if TYPE_CHECKING:
     from pvtctl.tasks.depth.predict import DepthPredictor, DepthWriter
     from pvtctl.tasks.depth.report import DepthComparer
     from pvtctl.tasks.depth.task import DepthTask
-    from pvtctl.tasks.predict import Images, PredictOptions
+    from pvtctl.tasks.predict import Images
     from pvtctl.weights.describe import HeadClasses, Inspected
 
 
@@ -93,24 +104,10 @@ class DepthSpec(TaskSpec):
 
         return check_depth_data(root or Path(), name=name, settings=data.depth, **options)
 
-    def preview(
-        self,
-        name: str,
-        root: Path,
-        output: Path,
-        data: Data,
-        *,
-        split: str,
-        count: int,
-        copies: int | None,
-        size: int | None,
-        seed: int,
-    ) -> str:
+    def preview(self, request: PreviewRequest) -> str:
         from pvtctl.tasks.depth.preview import preview_depth
 
-        return preview_depth(
-            name, root, output, data, split=split, count=count, copies=copies or 3, side=size or 400, seed=seed
-        )
+        return preview_depth(request)
 
     def list_data(self, name: str, place: Path) -> dict[str, Any]:
         from pvtctl.tasks.depth.layouts import find_pairs
@@ -129,48 +126,20 @@ class DepthSpec(TaskSpec):
 
         return new_depth_model(recipe)
 
-    def build(
-        self,
-        recipe: Recipe,
-        *,
-        device: torch.device,
-        world_size: int,
-        head: HeadClasses | None,
-        partial: bool,
-        say: Say,
-    ) -> DepthTask:
+    def build(self, request: BuildRequest) -> DepthTask:
         from pvtctl.tasks.depth.build import build_depth
 
-        return build_depth(recipe, device=device, world_size=world_size, head=head, partial=partial, say=say)
+        return build_depth(request)
 
-    def predictor(
-        self,
-        checkpoint: Inspected,
-        device: torch.device,
-        options: PredictOptions | None = None,
-        *,
-        scale_shift: tuple[float, float] | None = None,
-        model: Any = None,
-    ) -> DepthPredictor:
+    def predictor(self, request: PredictionRequest, model: Any = None) -> DepthPredictor:
         from pvtctl.tasks.depth.predict import DepthPredictor
 
-        return DepthPredictor(checkpoint, device, options or {}, scale_shift=scale_shift, model=model)
+        return DepthPredictor(request, model)
 
-    def prediction_writer(
-        self,
-        checkpoint: Inspected,
-        device: torch.device,
-        options: PredictOptions,
-        *,
-        scale_shift: tuple[float, float] | None,
-        images: Images,
-        out: Path | None,
-    ) -> DepthWriter:
+    def prediction_writer(self, request: PredictionRequest, images: Images, out: Path | None) -> DepthWriter:
         from pvtctl.tasks.depth.predict import DepthWriter
 
-        return DepthWriter(
-            checkpoint, self.predictor(checkpoint, device, options, scale_shift=scale_shift), images, out
-        )
+        return DepthWriter(request.checkpoint, self.predictor(request), images, out)
 
     def comparer(self, predictor: Predictor, recipe: Recipe, split: Any, *, threshold: float) -> DepthComparer:
         from pvtctl.tasks.depth.report import DepthComparer
@@ -187,31 +156,20 @@ class DepthSpec(TaskSpec):
             sizes["test_size"] = tuple(sizes["test_size"])
         return dense_scored(recipe, checkpoint, request, {self.name: recipe.data.depth.model_copy(update=sizes)})
 
-    def size_label(self, recipe: Recipe) -> str:
-        height, width = recipe.data.depth.test_size
-        return f"about {height}x{width} pixels{views_label(recipe)}"
-
-    def sizes_label(self, recipe: Recipe) -> str:
+    def sizes(self, recipe: Recipe) -> TaskSizes:
         trained, tested = recipe.data.depth.size, recipe.data.depth.test_size
-        return f"trained {trained[0]}x{trained[1]}, tested {tested[0]}x{tested[1]}"
-
-    def tested_sizes(self, recipe: Recipe) -> dict[str, Any]:
-        return {"test_size": list(recipe.data.depth.test_size)}
+        return TaskSizes(
+            training=trained,
+            testing=tested,
+            counted=tested,
+            counted_here=tested,
+            scored={"test_size": list(tested)},
+            scored_label=f"about {tested[0]}x{tested[1]} pixels{views_label(recipe)}",
+            label=f"trained {trained[0]}x{trained[1]}, tested {tested[0]}x{tested[1]}",
+        )
 
     def tested_side(self, meta: Mapping[str, Any]) -> int | None:
         return int(min((meta.get("depth") or {}).get("test_size") or (384, 384)))
-
-    def training_size(self, recipe: Recipe) -> tuple[int, int]:
-        return recipe.data.depth.size
-
-    def input_size(self, recipe: Recipe) -> tuple[int, int]:
-        return recipe.data.depth.test_size
-
-    def counted_size(self, recipe: Recipe) -> tuple[int, int]:
-        return recipe.data.depth.test_size
-
-    def counted_test_size(self, recipe: Recipe) -> tuple[int, int]:
-        return recipe.data.depth.test_size
 
     def model_cost(self, recipe: Recipe, classes: int) -> dict[str, float]:
         from pvtctl.tasks.dense.build import dense_cost

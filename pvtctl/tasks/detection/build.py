@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from pvtctl.errors import UsageError
 from pvtctl.models.detector import Detector, build_detector
 from pvtctl.models.registry import head_spec
 from pvtctl.models.structures import DetectOptions
 from pvtctl.recipe.schema import Recipe
-from pvtctl.tasks.base import Role, Say
+from pvtctl.tasks.base import BuildRequest, Role
 from pvtctl.tasks.classes import training_classes
 from pvtctl.tasks.detection.data import DetectionDataset, open_detection_split
 from pvtctl.tasks.detection.task import DetectionTask, Testing
@@ -46,10 +44,10 @@ def detection_split(recipe: Recipe, split: str, role: Role) -> DetectionDataset:
     )
 
 
-def build_detection(
-    recipe: Recipe, *, device: torch.device, world_size: int, head: HeadClasses | None, partial: bool, say: Say
-) -> DetectionTask:
-    """The task of a recipe, as `pvtctl.tasks.from_recipe.build_task` says. Raises UsageError."""
+def build_detection(request: BuildRequest) -> DetectionTask:
+    """Model and data of a recipe. Raises UsageError."""
+    recipe, say = request.recipe, request.say
+    head = request.head
     assert recipe.model.head is not None  # the schema holds it
     if recipe.train.compile:
         raise UsageError(
@@ -67,17 +65,17 @@ def build_detection(
         names = training_classes(val.class_names, recipe.model.num_classes)
         head = HeadClasses(len(names), names)
     training = train is not None
-    warn_of_memory(recipe, _largest(recipe, training=training), device, world_size, training=training, say=say)
+    warn_of_memory(request, _largest(recipe, training=training), training=training)
     classes = head
     model = with_start_weights(recipe, lambda: new_detector(recipe, classes))
-    load_given_weights(model, recipe, head.names, partial=partial, say=say)
+    load_given_weights(model, request, head.names)
     return DetectionTask(
         model,
         head_name=recipe.model.head.name,
         head_names=head.names,
         train=train,
         val=val,
-        loading=loading_of(recipe, device, world_size),
+        loading=loading_of(request),
         testing=_testing(recipe),
         settings=recipe.data.detection,
         meta={

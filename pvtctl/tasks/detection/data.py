@@ -17,12 +17,13 @@ from pvtctl.data.base import MAX_SUBSTITUTES, Skipped, Unusable, reason
 from pvtctl.data.images import BadImage, decode, open_image, pixels_of
 from pvtctl.data.randomness import generator_for, key_of
 from pvtctl.data.samplers import Draw
+from pvtctl.data.sizes import resized_size
 from pvtctl.data.transforms import Normalization, normalize
 from pvtctl.errors import UsageError, nearest
 from pvtctl.models.structures import ImageSize, Objects
 from pvtctl.tasks.detection.coco import CocoAnnotations, find_coco
 from pvtctl.tasks.detection.settings import DetectionData
-from pvtctl.tasks.detection.transforms import DetectionTransform, resize_image, resized_size
+from pvtctl.tasks.detection.transforms import DetectionTransform, resize_image
 
 if TYPE_CHECKING:
     from pvtctl.data.scenes.scene import Materials

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,18 +13,19 @@ import torch
 from torch import Tensor
 
 from pvtctl.data.images import RgbImage, to_rgb
+from pvtctl.data.sizes import resized_size
 from pvtctl.data.transforms import normalize, pad_images
 from pvtctl.errors import UsageError
 from pvtctl.io.files import write_text
 from pvtctl.models.detector import Detector
 from pvtctl.models.structures import Detections, DetectOptions
+from pvtctl.tasks.base import PredictionRequest, PredictOptions
 from pvtctl.tasks.detection.scoring.columns import Columns, columns_of, join
 from pvtctl.tasks.detection.scoring.results import write_results
 from pvtctl.tasks.detection.settings import DetectionData
-from pvtctl.tasks.detection.transforms import resize_image, resized_size
-from pvtctl.tasks.predict import Images, PredictOptions, save_picture
+from pvtctl.tasks.detection.transforms import resize_image
+from pvtctl.tasks.predict import Images, save_picture
 from pvtctl.weights.build import model_from_checkpoint
-from pvtctl.weights.describe import Inspected
 
 DRAW_FROM = 0.3
 """Score of the weakest detection that is drawn and counted."""
@@ -40,19 +42,13 @@ class DetectorPredictor:
 
     palette: list[tuple[int, int, int]] | None = None
 
-    def __init__(
-        self,
-        checkpoint: Inspected,
-        device: torch.device,
-        options: PredictOptions,
-        *,
-        model: Detector | None = None,
-    ) -> None:
+    def __init__(self, request: PredictionRequest, model: Detector | None = None) -> None:
         """Sizes that `options` leave open are those that the checkpoint was tested at; `model` is the checkpoint's, where
         it is built already. Raises UsageError for weights that do not fit, and for options that the head does not have."""
+        checkpoint, options = request.checkpoint, request.options
         found = checkpoint.detector
         assert found is not None
-        self.device = device
+        self.device = request.device
         self.options = DetectOptions(
             options.get("score_threshold"), options.get("nms_iou"), options.get("max_detections")
         )
@@ -65,7 +61,7 @@ class DetectorPredictor:
         asked = options.get("short_side"), options.get("long_side")
         self.sizes = _sides(tested.test_short_side, tested.test_long_side, *asked)
         self.pad = tested.pad
-        self.model = model or cast("Detector", model_from_checkpoint(checkpoint)).to(device).eval()
+        self.model = model or cast("Detector", model_from_checkpoint(checkpoint)).to(request.device).eval()
 
     def __call__(self, pixels: Tensor) -> Detections:
         """uint8 (3, H, W) -> what is in it, in its pixels, on the CPU."""
@@ -133,19 +129,14 @@ class DetectionsWriter:
 
     tells_turned = True
 
-    def __init__(
-        self,
-        checkpoint: Inspected,
-        device: torch.device,
-        options: PredictOptions,
-        *,
-        images: Images,
-        out: Path | None,
-    ) -> None:
-        score = options.get("score_threshold")
+    def __init__(self, request: PredictionRequest, images: Images, out: Path | None) -> None:
+        score = request.options.get("score_threshold")
         self.threshold = DRAW_FROM if score is None else score
-        own = options | {"score_threshold": self.threshold if self.threshold < HEADS_OWN else None}
-        self.predictor = DetectorPredictor(checkpoint, device, own)
+        own: PredictOptions = {**request.options, "score_threshold": None}
+        if self.threshold < HEADS_OWN:
+            own["score_threshold"] = self.threshold
+        self.predictor = DetectorPredictor(replace(request, options=own))
+        checkpoint = request.checkpoint
         self.checkpoint, self.images, self.out = checkpoint, images, out
         self.sizes: dict[str, tuple[int, int]] = {}
         """(height, width) of every image."""

@@ -15,7 +15,7 @@ from torch.nn import functional
 from pvtctl.data.preview import draw_views, drawn_in_words
 from pvtctl.errors import UsageError
 from pvtctl.models.structures import Objects
-from pvtctl.recipe.schema import Data
+from pvtctl.tasks.base import PreviewRequest
 from pvtctl.tasks.detection.data import DetectionDataset, open_detection_split
 
 Pixels = NDArray[np.uint8]
@@ -53,22 +53,21 @@ def objects_tile(pixels: Tensor, objects: Objects, class_names: list[str], side:
     return picture if max(picture.size) <= side else picture.resize(size, Image.Resampling.LANCZOS)
 
 
-def preview_detection(
-    name: str, root: Path, output: Path, data: Data, *, split: str, count: int, copies: int, side: int, seed: int
-) -> str:
+def preview_detection(request: PreviewRequest) -> str:
     """`pvtctl data preview` of a detection set, with its masks where it has any; what was drawn, in words."""
+    name, split, copies, side = request.name, request.split, request.copies or 3, request.size or 400
     from pvtctl.tasks.detection.pictures import draw_detections
 
     def opened(with_masks: bool) -> DetectionDataset:
         return open_detection_split(
             name,
-            root,
+            request.root,
             split,
-            settings=data.detection,
+            settings=request.data.detection,
             training=split == "train",
             with_masks=with_masks,
-            seed=seed,
-            samples=count if name == "scenes" else None,
+            seed=request.seed,
+            samples=request.count if name == "scenes" else None,
             image_size=side,
         )
 
@@ -76,5 +75,7 @@ def preview_detection(
         dataset = opened(True)
     except UsageError:  # boxes alone, or a fault that shows again
         dataset = opened(False)
-    ids = draw_detection_preview(dataset, output, draw_detections, count=count, copies=copies, side=side)
-    return drawn_in_words(output, ids, dataset, split, copies)
+    ids = draw_detection_preview(
+        dataset, request.output, draw_detections, count=request.count, copies=copies, side=side
+    )
+    return drawn_in_words(request.output, ids, dataset, split, copies)

@@ -6,11 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pvtctl.data.sizes import padded_side, resized_size
 from pvtctl.tasks.base import (
+    BuildRequest,
     EvaluationRequest,
+    PredictionRequest,
+    PreviewRequest,
     ReportedFigure,
     Role,
-    Say,
+    TaskSizes,
     TaskSpec,
     scored_model,
     scored_recipe,
@@ -31,7 +35,7 @@ if TYPE_CHECKING:
     from pvtctl.tasks.detection.predict import DetectionsWriter, DetectorPredictor
     from pvtctl.tasks.detection.report import DetectionComparer
     from pvtctl.tasks.detection.task import DetectionTask
-    from pvtctl.tasks.predict import Images, PredictOptions
+    from pvtctl.tasks.predict import Images
     from pvtctl.weights.describe import HeadClasses, Inspected
 
 _AREAS = {"small": "small objects", "medium": "medium objects", "large": "large objects"}
@@ -102,24 +106,10 @@ class DetectionSpec(TaskSpec):
 
         return check_coco_data(root, **options)
 
-    def preview(
-        self,
-        name: str,
-        root: Path,
-        output: Path,
-        data: Data,
-        *,
-        split: str,
-        count: int,
-        copies: int | None,
-        size: int | None,
-        seed: int,
-    ) -> str:
+    def preview(self, request: PreviewRequest) -> str:
         from pvtctl.tasks.detection.preview import preview_detection
 
-        return preview_detection(
-            name, root, output, data, split=split, count=count, copies=copies or 3, side=size or 400, seed=seed
-        )
+        return preview_detection(request)
 
     def list_data(self, name: str, place: Path) -> dict[str, Any]:
         from pvtctl.tasks.detection.coco import count_coco
@@ -131,46 +121,20 @@ class DetectionSpec(TaskSpec):
 
         return new_detector(recipe, head)
 
-    def build(
-        self,
-        recipe: Recipe,
-        *,
-        device: torch.device,
-        world_size: int,
-        head: HeadClasses | None,
-        partial: bool,
-        say: Say,
-    ) -> DetectionTask:
+    def build(self, request: BuildRequest) -> DetectionTask:
         from pvtctl.tasks.detection.build import build_detection
 
-        return build_detection(recipe, device=device, world_size=world_size, head=head, partial=partial, say=say)
+        return build_detection(request)
 
-    def predictor(
-        self,
-        checkpoint: Inspected,
-        device: torch.device,
-        options: PredictOptions | None = None,
-        *,
-        scale_shift: tuple[float, float] | None = None,
-        model: Any = None,
-    ) -> DetectorPredictor:
+    def predictor(self, request: PredictionRequest, model: Any = None) -> DetectorPredictor:
         from pvtctl.tasks.detection.predict import DetectorPredictor
 
-        return DetectorPredictor(checkpoint, device, options or {}, model=model)
+        return DetectorPredictor(request, model)
 
-    def prediction_writer(
-        self,
-        checkpoint: Inspected,
-        device: torch.device,
-        options: PredictOptions,
-        *,
-        scale_shift: tuple[float, float] | None,
-        images: Images,
-        out: Path | None,
-    ) -> DetectionsWriter:
+    def prediction_writer(self, request: PredictionRequest, images: Images, out: Path | None) -> DetectionsWriter:
         from pvtctl.tasks.detection.predict import DetectionsWriter
 
-        return DetectionsWriter(checkpoint, device, options, images=images, out=out)
+        return DetectionsWriter(request, images, out)
 
     def comparer(self, predictor: Predictor, recipe: Recipe, split: Any, *, threshold: float) -> DetectionComparer:
         from pvtctl.tasks.detection.report import DetectionComparer
@@ -202,49 +166,33 @@ class DetectionSpec(TaskSpec):
             evaluation={"batch_size": request.batch_size or recipe.eval.batch_size},
         )
 
-    def size_label(self, recipe: Recipe) -> str:
-        short = " and ".join(map(str, recipe.eval.scales or (recipe.data.detection.test_short_side,)))
-        long = recipe.data.detection.test_long_side
-        return f"a short side of {short} pixels (long side up to {long}){views_label(recipe)}"
-
-    def sizes_label(self, recipe: Recipe) -> str:
+    def sizes(self, recipe: Recipe) -> TaskSizes:
+        """Testing and counting of photos: 800x1280, and 640x960 for a short side of 640, as the papers have it; else what a
+        photo of 480x640 becomes."""
         own = recipe.data.detection
-        return f"trained {'/'.join(map(str, own.short_sides))}, tested {own.test_short_side}"
-
-    def tested_sizes(self, recipe: Recipe) -> dict[str, Any]:
-        own = recipe.data.detection
-        return {"test_short_side": own.test_short_side, "test_long_side": own.test_long_side}
+        short, long = own.test_short_side, own.test_long_side
+        counted = (640, 960) if recipe.profile == "paper" and short == 640 else (800, 1280)
+        if scenes := recipe.data.name == "scenes":
+            testing = (padded_side(min(short, long), _PAD),) * 2
+        elif (short, long) in ((800, 1333), (640, 1333)):
+            testing = counted if short == 800 else (640, 960)
+        else:
+            height, width = resized_size(PHOTO, short, long)
+            testing = padded_side(height, _PAD), padded_side(width, _PAD)
+        largest = max(own.short_sides)
+        scored = " and ".join(map(str, recipe.eval.scales or (short,)))
+        return TaskSizes(
+            training=(padded_side(largest, own.pad), padded_side(max(largest, own.long_side), own.pad)),
+            testing=testing,
+            counted=counted,
+            counted_here=(short, short) if scenes else counted,
+            scored={"test_short_side": short, "test_long_side": long},
+            scored_label=f"a short side of {scored} pixels (long side up to {long}){views_label(recipe)}",
+            label=f"trained {'/'.join(map(str, own.short_sides))}, tested {short}",
+        )
 
     def tested_side(self, meta: Mapping[str, Any]) -> int | None:
         return int((meta.get("detection") or {}).get("test_short_side") or 800)
-
-    def training_size(self, recipe: Recipe) -> tuple[int, int]:
-        """Padded, as in batches."""
-        own = recipe.data.detection
-        short, long = max(own.short_sides), own.long_side
-        return -(-short // own.pad) * own.pad, -(-max(short, long) // own.pad) * own.pad
-
-    def input_size(self, recipe: Recipe) -> tuple[int, int]:
-        """800x1280 and 640x960 as the papers count, or the size that a photo of 480x640 gets."""
-        from pvtctl.tasks.detection.transforms import resized_size
-
-        side, longest = recipe.data.detection.test_short_side, recipe.data.detection.test_long_side
-        if recipe.data.name == "scenes":
-            side = _padded(min(side, longest))
-            return side, side
-        if (side, longest) in ((800, 1333), (640, 1333)):
-            return self.counted_size(recipe) if side == 800 else (640, 960)
-        height, width = resized_size(PHOTO, side, longest)
-        return _padded(height), _padded(width)
-
-    def counted_size(self, recipe: Recipe) -> tuple[int, int]:
-        """800x1280, and 640x960 for a short side of 640."""
-        narrow = recipe.profile == "paper" and recipe.data.detection.test_short_side == 640
-        return (640, 960) if narrow else (800, 1280)
-
-    def counted_test_size(self, recipe: Recipe) -> tuple[int, int]:
-        side = recipe.data.detection.test_short_side
-        return (side, side) if recipe.data.name == "scenes" else self.counted_size(recipe)
 
     def counted_model(self, recipe: Recipe, head: HeadClasses) -> nn.Module:
         from pvtctl.cost.build import RawDetector
@@ -255,7 +203,7 @@ class DetectionSpec(TaskSpec):
         """Of a run that is none of a paper's the parameters alone, with its own classes."""
         from pvtctl.cost.counting import count
 
-        backbone, head, size = recipe.model.backbone, recipe.model.head, self.counted_size(recipe)
+        backbone, head, size = recipe.model.backbone, recipe.model.head, self.sizes(recipe).counted
         assert head is not None
         if recipe.expect:
             cost = count(backbone.name, size, head=head.name, convention="paper")
@@ -289,7 +237,3 @@ class DetectionSpec(TaskSpec):
         nothing = Objects(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
         transform = DetectionTransform.from_settings(recipe.data.detection)
         return transform.train(read_pixels(file)[0], nothing, generator)[0]
-
-
-def _padded(side: int) -> int:
-    return -(-side // _PAD) * _PAD

@@ -12,6 +12,7 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
+from pvtctl.data.sizes import resized_size
 from pvtctl.models.structures import ImageSize, Objects
 from pvtctl.tasks.detection.settings import DetectionData
 
@@ -23,13 +24,6 @@ CROP_SIDES = (384, 600)
 
 MIN_BOX_SIDE = 1.0
 """Pixels of the network's input: objects with a shorter side are dropped."""
-
-
-def resized_size(size: ImageSize, short_side: int, long_side: int) -> ImageSize:
-    """The largest (height, width) of the same aspect within a short and a long side, rounded as in the papers' code."""
-    height, width = size
-    scale = min(long_side / max(height, width), short_side / min(height, width))
-    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
 
 def resize(pixels: Tensor, objects: Objects, size: ImageSize) -> tuple[Tensor, Objects]:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import torch
-
 from pvtctl.errors import UsageError
 from pvtctl.models.dense import DenseModel, build_segmenter
 from pvtctl.recipe.schema import Recipe
-from pvtctl.tasks.base import Role, Say
+from pvtctl.tasks.base import BuildRequest, Role
 from pvtctl.tasks.classes import training_classes
 from pvtctl.tasks.dense.build import dense_meta, dense_options, testing_of
 from pvtctl.tasks.dense.data import DenseDataset
@@ -37,10 +35,10 @@ def segmentation_split(recipe: Recipe, split: str, role: Role) -> DenseDataset:
     )
 
 
-def build_segmentation(
-    recipe: Recipe, *, device: torch.device, world_size: int, head: HeadClasses | None, partial: bool, say: Say
-) -> SegmentationTask:
-    """The task of a recipe, as `pvtctl.tasks.from_recipe.build_task` says. Raises UsageError."""
+def build_segmentation(request: BuildRequest) -> SegmentationTask:
+    """Model and data of a recipe. Raises UsageError."""
+    recipe = request.recipe
+    head = request.head
     val = segmentation_split(recipe, "val", "evaluate")
     train = segmentation_split(recipe, "train", "train") if head is None else None
     if train is not None and train.class_names != val.class_names:
@@ -50,23 +48,20 @@ def build_segmentation(
         head = HeadClasses(len(names), names)
     own, num_classes = recipe.data.segmentation, head.num_classes
     warn_of_memory(
-        recipe,
+        request,
         own.crop if train is not None else (own.test_short_side, own.test_short_side),
-        device,
-        world_size,
         training=train is not None,
         num_classes=num_classes,
         output_stride=recipe.model.backbone.output_stride,
-        say=say,
     )
     model = with_start_weights(recipe, lambda: new_segmenter(recipe, num_classes))
-    load_given_weights(model, recipe, head.names, partial=partial, say=say)
+    load_given_weights(model, request, head.names)
     return SegmentationTask(
         model,
         head_names=head.names,
         train=train,
         val=val,
-        loading=loading_of(recipe, device, world_size),
+        loading=loading_of(request),
         testing=testing_of(recipe),
         meta={**dense_meta(recipe), "segmentation": own.model_dump(mode="json")},
     )

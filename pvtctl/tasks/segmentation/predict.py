@@ -7,19 +7,18 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from pvtctl.data.images import RgbImage, to_rgb
 from pvtctl.models.dense import DenseModel
+from pvtctl.tasks.base import PredictionRequest
 from pvtctl.tasks.dense.inference import LabelInference
 from pvtctl.tasks.dense.predict import DensePredictor, MapsWriter, asked_sides
-from pvtctl.tasks.predict import PredictOptions, save_picture
+from pvtctl.tasks.predict import save_picture
 from pvtctl.tasks.segmentation.settings import SegmentationData
 from pvtctl.tasks.segmentation.transforms import SegmentationTransform
 from pvtctl.weights.build import model_from_checkpoint
-from pvtctl.weights.describe import Inspected
 
 MOST_CLASSES = 12
 """Rows of the table of classes."""
@@ -39,11 +38,10 @@ class SegmentationPredictor(DensePredictor):
 
     transform: SegmentationTransform
 
-    def __init__(
-        self, checkpoint: Inspected, device: torch.device, options: PredictOptions, *, model: DenseModel | None = None
-    ) -> None:
+    def __init__(self, request: PredictionRequest, model: DenseModel | None = None) -> None:
         """`model` is the checkpoint's, where it is built already. Raises UsageError for weights that do not fit."""
-        super().__init__(checkpoint, device, options)
+        super().__init__(request)
+        checkpoint, options = request.checkpoint, request.options
         found = checkpoint.dense
         assert found is not None
         self.class_names = found.class_names or [f"class {label}" for label in range(found.num_classes)]
@@ -53,7 +51,7 @@ class SegmentationPredictor(DensePredictor):
         if sides := asked_sides(options.get("short_side"), options.get("long_side")):
             tested = tested.model_copy(update={"test_short_side": sides[0], "test_long_side": sides[1]})
         self.transform = SegmentationTransform.from_settings(tested, self.normalization)
-        self.model = model or cast("DenseModel", model_from_checkpoint(checkpoint)).to(device).eval()
+        self.model = model or cast("DenseModel", model_from_checkpoint(checkpoint)).to(request.device).eval()
         self.inference = LabelInference(self.model, self.testing.window)
 
     @property

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from pvtctl.data.preview import draw_views, drawn_in_words
-from pvtctl.recipe.schema import Data
+from pvtctl.tasks.base import PreviewRequest
 from pvtctl.tasks.dense.data import DenseDataset
 from pvtctl.tasks.segmentation.data import open_segmentation_split
 from pvtctl.tasks.segmentation.transforms import resize_labels
@@ -55,20 +55,21 @@ def drawing_of(split: DenseDataset) -> LabelDrawing:
     return lambda image, labels: draw_overlay(image, labels, names, colours)
 
 
-def preview_segmentation(
-    name: str, root: Path, output: Path, data: Data, *, split: str, count: int, copies: int, side: int, seed: int
-) -> str:
+def preview_segmentation(request: PreviewRequest) -> str:
     """`pvtctl data preview` of a set; what was drawn, in words."""
+    name, split, copies, side = request.name, request.split, request.copies or 3, request.size or 400
     dataset = open_segmentation_split(
         name,
-        root,
+        request.root,
         split,
-        settings=data.segmentation,
+        settings=request.data.segmentation,
         training=split == "train",
-        normalization=data.normalization,
-        seed=seed,
-        samples=count if name == "scenes" else None,
-        image_size=data.image_size,
+        normalization=request.data.normalization,
+        seed=request.seed,
+        samples=request.count if name == "scenes" else None,
+        image_size=request.data.image_size,
     )
-    ids = draw_segmentation_preview(dataset, output, drawing_of(dataset), count=count, copies=copies, side=side)
-    return drawn_in_words(output, ids, dataset, split, copies)
+    ids = draw_segmentation_preview(
+        dataset, request.output, drawing_of(dataset), count=request.count, copies=copies, side=side
+    )
+    return drawn_in_words(request.output, ids, dataset, split, copies)

@@ -7,7 +7,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pvtctl.errors import PvtctlError, UsageError
-from pvtctl.tasks.base import SPLITS, EvaluationRequest, ReportedFigure, Role, Say, TaskSpec, views_label
+from pvtctl.tasks.base import (
+    SPLITS,
+    BuildRequest,
+    EvaluationRequest,
+    PredictionRequest,
+    PreviewRequest,
+    ReportedFigure,
+    Role,
+    TaskSizes,
+    TaskSpec,
+    views_label,
+)
 from pvtctl.views.labels import CurveLabels
 
 if TYPE_CHECKING:
@@ -20,7 +31,7 @@ if TYPE_CHECKING:
     from pvtctl.recipe.schema import Data, Recipe
     from pvtctl.tasks.base import Predictor
     from pvtctl.tasks.dense.data import DenseDataset
-    from pvtctl.tasks.predict import Images, PredictOptions
+    from pvtctl.tasks.predict import Images
     from pvtctl.tasks.segmentation.predict import LabelsWriter, SegmentationPredictor
     from pvtctl.tasks.segmentation.report import SegmentationComparer
     from pvtctl.tasks.segmentation.task import SegmentationTask
@@ -74,24 +85,10 @@ class SegmentationSpec(TaskSpec):
 
         return check_segmentation_data(root or Path(), name=name, settings=data.segmentation, **options)
 
-    def preview(
-        self,
-        name: str,
-        root: Path,
-        output: Path,
-        data: Data,
-        *,
-        split: str,
-        count: int,
-        copies: int | None,
-        size: int | None,
-        seed: int,
-    ) -> str:
+    def preview(self, request: PreviewRequest) -> str:
         from pvtctl.tasks.segmentation.preview import preview_segmentation
 
-        return preview_segmentation(
-            name, root, output, data, split=split, count=count, copies=copies or 3, side=size or 400, seed=seed
-        )
+        return preview_segmentation(request)
 
     def list_data(self, name: str, place: Path) -> dict[str, Any]:
         from pvtctl.tasks.segmentation.data import open_masks
@@ -111,46 +108,20 @@ class SegmentationSpec(TaskSpec):
 
         return new_segmenter(recipe, head.num_classes)
 
-    def build(
-        self,
-        recipe: Recipe,
-        *,
-        device: torch.device,
-        world_size: int,
-        head: HeadClasses | None,
-        partial: bool,
-        say: Say,
-    ) -> SegmentationTask:
+    def build(self, request: BuildRequest) -> SegmentationTask:
         from pvtctl.tasks.segmentation.build import build_segmentation
 
-        return build_segmentation(recipe, device=device, world_size=world_size, head=head, partial=partial, say=say)
+        return build_segmentation(request)
 
-    def predictor(
-        self,
-        checkpoint: Inspected,
-        device: torch.device,
-        options: PredictOptions | None = None,
-        *,
-        scale_shift: tuple[float, float] | None = None,
-        model: Any = None,
-    ) -> SegmentationPredictor:
+    def predictor(self, request: PredictionRequest, model: Any = None) -> SegmentationPredictor:
         from pvtctl.tasks.segmentation.predict import SegmentationPredictor
 
-        return SegmentationPredictor(checkpoint, device, options or {}, model=model)
+        return SegmentationPredictor(request, model)
 
-    def prediction_writer(
-        self,
-        checkpoint: Inspected,
-        device: torch.device,
-        options: PredictOptions,
-        *,
-        scale_shift: tuple[float, float] | None,
-        images: Images,
-        out: Path | None,
-    ) -> LabelsWriter:
+    def prediction_writer(self, request: PredictionRequest, images: Images, out: Path | None) -> LabelsWriter:
         from pvtctl.tasks.segmentation.predict import LabelsWriter
 
-        return LabelsWriter(checkpoint, self.predictor(checkpoint, device, options), images, out)
+        return LabelsWriter(request.checkpoint, self.predictor(request), images, out)
 
     def comparer(self, predictor: Predictor, recipe: Recipe, split: Any, *, threshold: float) -> SegmentationComparer:
         from pvtctl.tasks.segmentation.report import SegmentationComparer
@@ -171,37 +142,23 @@ class SegmentationSpec(TaskSpec):
             sizes["test_long_side"] = long if long > short else round(short * own.test_long_side / own.test_short_side)
         return dense_scored(recipe, checkpoint, request, {self.name: own.model_copy(update=sizes)})
 
-    def size_label(self, recipe: Recipe) -> str:
+    def sizes(self, recipe: Recipe) -> TaskSizes:
+        """Testing sees a square, or the window; 512x512 is counted unless the paper tests at another short side."""
         own = recipe.data.segmentation
-        short = " and ".join(map(str, recipe.eval.scales or (own.test_short_side,)))
-        return f"a short side of {short} pixels (long side up to {own.test_long_side}){views_label(recipe)}"
-
-    def sizes_label(self, recipe: Recipe) -> str:
-        height, width = recipe.data.segmentation.crop
-        return f"trained {height}x{width}, tested {recipe.data.segmentation.test_short_side}"
-
-    def tested_sizes(self, recipe: Recipe) -> dict[str, Any]:
-        own = recipe.data.segmentation
-        return {"test_short_side": own.test_short_side, "test_long_side": own.test_long_side}
+        side, long = own.test_short_side, own.test_long_side
+        scored = " and ".join(map(str, recipe.eval.scales or (side,)))
+        return TaskSizes(
+            training=own.crop,
+            testing=recipe.eval.window or (side, side),
+            counted=(side, side) if recipe.profile == "paper" else (512, 512),
+            counted_here=(side, side),
+            scored={"test_short_side": side, "test_long_side": long},
+            scored_label=f"a short side of {scored} pixels (long side up to {long}){views_label(recipe)}",
+            label=f"trained {own.crop[0]}x{own.crop[1]}, tested {side}",
+        )
 
     def tested_side(self, meta: Mapping[str, Any]) -> int | None:
         return int((meta.get("segmentation") or {}).get("test_short_side") or 512)
-
-    def training_size(self, recipe: Recipe) -> tuple[int, int]:
-        return recipe.data.segmentation.crop
-
-    def input_size(self, recipe: Recipe) -> tuple[int, int]:
-        """A square, or the window."""
-        side = recipe.data.segmentation.test_short_side
-        return recipe.eval.window or (side, side)
-
-    def counted_size(self, recipe: Recipe) -> tuple[int, int]:
-        """512x512 unless the paper tests at another short side."""
-        side = recipe.data.segmentation.test_short_side if recipe.profile == "paper" else 512
-        return side, side
-
-    def counted_test_size(self, recipe: Recipe) -> tuple[int, int]:
-        return (recipe.data.segmentation.test_short_side,) * 2
 
     def model_cost(self, recipe: Recipe, classes: int) -> dict[str, float]:
         from pvtctl.tasks.dense.build import dense_cost

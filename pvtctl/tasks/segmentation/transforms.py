@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pvtctl.data.images import pixels_of
+from pvtctl.data.sizes import padded_side, resized_size
 from pvtctl.data.transforms import NORMALIZATIONS, Normalization
 from pvtctl.models.structures import IGNORE_LABEL, ImageSize
 from pvtctl.tasks.segmentation.settings import SegmentationData
@@ -29,13 +30,6 @@ BRIGHTNESS = 32
 CONTRAST = SATURATION = (0.5, 1.5)
 HUE = 0.1
 """Of a full turn, either way: 18 of OpenCV's 180 steps."""
-
-
-def within(size: ImageSize, short_side: float, long_side: float) -> ImageSize:
-    """The largest (height, width) of the same aspect within a short and a long side, rounded as mmcv does."""
-    height, width = size
-    scale = min(long_side / max(height, width), short_side / min(height, width))
-    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
 
 def resize_pixels(pixels: Tensor, size: ImageSize) -> Tensor:
@@ -81,7 +75,9 @@ class SegmentationTransform:
         """uint8 (3, H, W), (H, W) -> uint8 (3, *crop), (*crop); always the same number of draws."""
         draws = torch.rand(11 + 2 * (CROP_TRIES + 1), generator=generator, dtype=torch.float64).tolist()
         ratio = _between(self.scale, draws[0])
-        size = within((pixels.shape[-2], pixels.shape[-1]), int(self.short_side * ratio), int(self.long_side * ratio))
+        size = resized_size(
+            (pixels.shape[-2], pixels.shape[-1]), int(self.short_side * ratio), int(self.long_side * ratio)
+        )
         pixels, target = resize_pixels(pixels, size), resize_labels(target, size)
         rows, columns = self._crop(target, draws[11:])
         pixels, target = pixels[:, rows, columns], target[rows, columns]
@@ -97,8 +93,8 @@ class SegmentationTransform:
         Both are one resize, so that nothing is resampled twice.
         """
         short, long = int(self.test_short_side * ratio), int(self.test_long_side * ratio)
-        height, width = within((pixels.shape[-2], pixels.shape[-1]), short, long)
-        return resize_pixels(pixels, (_up(height, self.align), _up(width, self.align)))
+        height, width = resized_size((pixels.shape[-2], pixels.shape[-1]), short, long)
+        return resize_pixels(pixels, (padded_side(height, self.align), padded_side(width, self.align)))
 
     def _crop(self, target: Tensor, draws: list[float]) -> tuple[slice, slice]:
         """Where to crop; the last draw stands, whatever fills it."""
@@ -155,7 +151,3 @@ def _is_mixed(labels: Tensor, limit: float) -> bool:
 
 def _between(limits: tuple[float, float], draw: float) -> float:
     return limits[0] + draw * (limits[1] - limits[0])
-
-
-def _up(side: int, multiple: int) -> int:
-    return -(-side // multiple) * multiple

@@ -17,6 +17,7 @@ from pvtctl.errors import UsageError
 from pvtctl.models.losses.depth import gradient_matching, silog, ssi_trimmed
 from pvtctl.models.structures import IGNORE_LABEL
 from pvtctl.recipe.load import load_recipe
+from pvtctl.tasks.base import PredictionRequest, PredictOptions
 from pvtctl.tasks.dense.data import DenseBatch
 from pvtctl.tasks.dense.inference import FARTHEST, to_metres
 from pvtctl.tasks.dense.task import NUM_SAMPLES
@@ -435,16 +436,13 @@ def test_a_saved_model_is_built_from_its_file_alone_and_says_the_same(
     assert (inspected.task, inspected.backbone) == (task.name, task.meta()["backbone"])
     assert inspected.dense is not None
     window = task.testing.window
-    use: Any = task.spec.predictor(
-        inspected,
-        torch.device("cpu"),
-        {
-            "ratios": task.testing.ratios,
-            "flip": task.testing.flip,
-            "window": window and window.size,
-            "stride": window and window.stride,
-        },
-    )
+    options: PredictOptions = {
+        "ratios": task.testing.ratios,
+        "flip": task.testing.flip,
+        "window": window and window.size,
+        "stride": window and window.stride,
+    }
+    use: Any = task.spec.predictor(PredictionRequest(inspected, torch.device("cpu"), options))
     assert use.normalization == task.val.normalization
     if kind == "depth":
         assert use.space == ("metres" if task.dense.scale_shift else "inverse")

@@ -7,6 +7,7 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as V2
 
 from pvtctl.data.randomness import generator_for
+from pvtctl.data.sizes import resized_size
 from pvtctl.models.structures import Objects
 from pvtctl.tasks.detection.settings import DetectionData
 from pvtctl.tasks.detection.transforms import (
@@ -17,7 +18,6 @@ from pvtctl.tasks.detection.transforms import (
     flip,
     resize,
     resize_masks,
-    resized_size,
 )
 
 

@@ -10,6 +10,7 @@ import torch
 from segmentation_sets import photo, stripes
 
 from pvtctl.data.randomness import generator_for
+from pvtctl.data.sizes import resized_size
 from pvtctl.data.transforms import normalize
 from pvtctl.tasks.segmentation.settings import SegmentationData
 from pvtctl.tasks.segmentation.transforms import (
@@ -17,7 +18,6 @@ from pvtctl.tasks.segmentation.transforms import (
     photometric,
     resize_labels,
     resize_pixels,
-    within,
 )
 
 PLAIN = {"photometric": False, "hflip": 0.0}
@@ -36,7 +36,7 @@ def transform(normalization="imagenet", **options) -> SegmentationTransform:
     [((512, 683), (512, 683)), ((360, 480), (512, 683)), ((100, 900), (228, 2048)), ((683, 512), (683, 512))],
 )
 def test_sizes_within_a_short_and_a_long_side(size, expected):
-    assert within(size, 512, 2048) == expected
+    assert resized_size(size, 512, 2048) == expected
 
 
 @pytest.mark.parametrize(("ratio", "expected"), [(1.0, (512, 704)), (0.5, (256, 352)), (1.75, (896, 1216))])
