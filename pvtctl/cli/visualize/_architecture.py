@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from pvtctl.cli.flops import Head, check_backbones, check_sizes
+from pvtctl.cli._heads import chosen_head
+from pvtctl.cli.flops import check_backbones, check_sizes
 from pvtctl.cli.visualize._options import AsJson, FormatOption, Out, Pictures
 
 EPILOG = """Examples:
@@ -22,7 +23,9 @@ pvtctl visualize architecture --backbone pvt_v2_b0 --head retinanet --size 800x1
 
 def architecture(
     backbone: Annotated[str, typer.Option(help="A name of `pvtctl models ls`, or several with commas: A,B,C.")],
-    head: Annotated[Head, typer.Option(help="What stands on the backbone.")] = Head.classifier,
+    head: Annotated[
+        str, typer.Option(metavar="HEAD", help="What stands on the backbone, as in `pvtctl flops`.")
+    ] = "classifier",
     num_classes: Annotated[int | None, typer.Option(min=1, help="Default: the papers'.")] = None,
     size: Annotated[
         str | None,
@@ -41,17 +44,17 @@ def architecture(
     resolution a map keeps. Nothing is computed, so large sizes cost nothing.
     """
     names = check_backbones(backbone)
-    sizes = check_sizes(size, head, num_classes)
+    sizes = check_sizes(size, chosen_head(head), num_classes)
     from pvtctl.explain.architecture import describe_architecture
     from pvtctl.explain.pictures.architecture import draw_architectures
     from pvtctl.views.figure import save
 
     pictures = Pictures.open("architecture", "-".join(names), len(sizes), out, form)
     for each in sizes:
-        columns = [describe_architecture(name, each, head=head.value, num_classes=num_classes) for name in names]
+        columns = [describe_architecture(name, each, head=head, num_classes=num_classes) for name in names]
         label = f"{each[0]}x{each[1]}"
         facts: dict[str, Any] = {"size": list(each), "models": [column.to_json() for column in columns]}
         figure = draw_architectures(columns)
         pictures.add(label, partial(save, figure, dpi=130), title=f"{', '.join(names)} at {label}", **facts)
     title = f"Architecture of {', '.join(names)}"
-    pictures.close(title, f"With {head.value}, at {len(sizes)} sizes.", {"head": head.value}, as_json=as_json)
+    pictures.close(title, f"With {head}, at {len(sizes)} sizes.", {"head": head}, as_json=as_json)
