@@ -187,6 +187,7 @@ def _detection(
         meta={
             **meta_of(recipe),
             "num_queries": getattr(recipe.model.head, "num_queries", 100),
+            **({} if head_spec(name).marks else {"head_options": recipe.model.head.said()}),
             "conventions": head.conventions,
         },
     )
