@@ -98,6 +98,12 @@ def measure_latency(
     """
     if seconds <= 0 or (repeats is not None and repeats < 1) or warmup < 0 or (threads is not None and threads < 1):
         raise UsageError("seconds, repeats and threads must be positive, warm-up not negative", "pvtctl latency --help")
+    for case in cases:
+        if not (isinstance(case.backbone, str) and isinstance(case.head, str)):
+            raise UsageError(
+                "a built model cannot be timed: each case has a process of its own, which builds it by name",
+                "register a BackboneSpec or HeadSpec, and give its name",
+            )
     modules = [str(extension.path) for extension in loaded()]
     options = {"device": device, "threads": threads, "warmup": warmup, "modules": modules}
     groups: dict[tuple[object, ...], list[Case]] = {}

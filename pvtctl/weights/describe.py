@@ -17,10 +17,10 @@ from pvtctl.extensions import require
 from pvtctl.models.registry import Conventions, find_backbone, find_head
 from pvtctl.models.variants import STRIDES
 from pvtctl.weights.identify import HeadInfo, identify_head
+from pvtctl.weights.layouts.unsupported import unsupported_model
 from pvtctl.weights.read import Checkpoint, read_checkpoint
 from pvtctl.weights.recognise import identify
 from pvtctl.weights.resolve import resolve_weights
-from pvtctl.weights.unsupported import unsupported_model
 
 
 @dataclass(frozen=True)

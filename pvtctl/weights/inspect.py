@@ -13,9 +13,9 @@ from torch import Tensor
 
 from pvtctl.models.registry import SEGMENTATION
 from pvtctl.weights.identify import identify_head
+from pvtctl.weights.layouts.unsupported import unsupported_model
 from pvtctl.weights.read import Checkpoint, read_checkpoint
 from pvtctl.weights.recognise import identify
-from pvtctl.weights.unsupported import unsupported_model
 
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from pvtctl.errors import UsageError
 from pvtctl.models.dense import DenseModel
 from pvtctl.models.detector import Detector
-from pvtctl.weights.classifier_rows import load_head
 from pvtctl.weights.identify import identify_head
 from pvtctl.weights.load_head import check_above, head_of_module, plan_above_backbone
 from pvtctl.weights.plan import is_bridge, named_as, plan_backbone, shape_of, targets_of
 from pvtctl.weights.read import Checkpoint, find_state, read_checkpoint
 from pvtctl.weights.recognise import convert_state, identify
+from pvtctl.weights.remap_classes import load_head
 from pvtctl.weights.report import LEAST_SHARE, LoadReport, listed, percent
 from pvtctl.weights.resolve import resolve_weights
 

@@ -11,11 +11,11 @@ from pvtctl.models.dense import DenseModel
 from pvtctl.models.detector import Detector
 from pvtctl.models.registry import DETECTION
 from pvtctl.weights.identify import AUXILIARY, HeadInfo, describe_head, identify_head, plain
+from pvtctl.weights.layouts.unsupported import unsupported_model
 from pvtctl.weights.plan import Plan, shape_of
 from pvtctl.weights.read import Checkpoint
 from pvtctl.weights.remap_classes import load_class_rows
 from pvtctl.weights.report import LEAST_SHARE, LoadReport, listed, percent
-from pvtctl.weights.unsupported import unsupported_model
 
 Names = tuple[Sequence[str] | None, Sequence[str] | None]
 """Class names of the module and of the file."""

@@ -14,8 +14,8 @@ from pvtctl.data.class_names import ADE20K_CLASSES, PASCAL_CONTEXT_CLASSES
 from pvtctl.models.dense import DenseModel, build_depth_model, build_segmenter
 from pvtctl.weights.identify import HeadInfo, identify_head
 from pvtctl.weights.inspect import image_size_of
+from pvtctl.weights.layouts.unsupported import unsupported_model
 from pvtctl.weights.recognise import convert_state, identify, to_publisher
-from pvtctl.weights.unsupported import unsupported_model
 
 PROJECT = {"readout": "project"}
 # manifest -> layout, backbone, head, task, options, output stride

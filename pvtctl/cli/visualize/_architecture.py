@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from pvtctl.cli._heads import chosen_head
-from pvtctl.cli.flops import HEAD_HELP, check_backbones, check_sizes
+from pvtctl.cli.flops import check_backbones, check_sizes
 from pvtctl.cli.visualize._options import AsJson, FormatOption, Out, Pictures
 
 EPILOG = """Examples:
@@ -23,7 +23,9 @@ pvtctl visualize architecture --backbone pvt_v2_b0 --head retinanet --size 800x1
 
 def architecture(
     backbone: Annotated[str, typer.Option(help="A name of `pvtctl models ls`, or several with commas: A,B,C.")],
-    head: Annotated[str, typer.Option(metavar="HEAD", help=HEAD_HELP)] = "classifier",
+    head: Annotated[
+        str, typer.Option(metavar="HEAD", help="What stands on the backbone, as in `pvtctl flops`.")
+    ] = "classifier",
     num_classes: Annotated[int | None, typer.Option(min=1, help="Default: the papers'.")] = None,
     size: Annotated[
         str | None,

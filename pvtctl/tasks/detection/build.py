@@ -82,6 +82,8 @@ def build_detection(request: BuildRequest) -> DetectionTask:
             **meta_of(recipe),
             "num_queries": getattr(recipe.model.head, "num_queries", 100),
             "conventions": head.conventions,
+            # a head without marks is told by its header alone
+            **({} if head_spec(recipe.model.head.name).marks else {"head_options": recipe.model.head.said()}),
         },
     )
 

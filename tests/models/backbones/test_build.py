@@ -106,8 +106,8 @@ def test_a_backbone_is_named_by_a_word() -> None:
 
 
 def test_unknown_option_is_an_error() -> None:
-    with pytest.raises(TypeError):
-        build_backbone("pvt_tiny", dropout=0.1)  # type: ignore[call-arg]
+    with pytest.raises(UsageError, match="pvt_tiny has no dropout"):
+        build_backbone("pvt_tiny", dropout=0.1)
 
 
 def test_classifier_needs_a_class() -> None:

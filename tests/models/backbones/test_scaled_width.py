@@ -118,12 +118,12 @@ def test_a_checkpoint_tells_its_width(tmp_path: Path) -> None:
 @pytest.mark.parametrize("head", ["retinanet", "mask_rcnn"])
 def test_a_detector_of_another_width_is_built_again(head: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    model = build_detector("resnet18@0.25", head, num_classes=2, width=24).eval()  # type: ignore[arg-type]
+    model = build_detector("resnet18@0.25", head, num_classes=2, width=24).eval()
     save_safetensors(tmp_path / "best.safetensors", model, {"backbone": "resnet18@0.25", "class_names": ["a", "b"]})
     found = inspect_checkpoint(tmp_path / "best.safetensors")
     assert found.detector is not None
-    assert found.detector.width == 24
-    again = build_detector(found.backbone, found.detector.head, num_classes=2, width=found.detector.width).eval()
+    assert found.detector.options == {"width": 24}
+    again = build_detector(found.backbone, found.detector.head, num_classes=2, **found.detector.options).eval()
     load_weights(again, tmp_path / "best.safetensors")
     images = torch.randn(1, 3, 64, 96)
     with torch.inference_mode():
