@@ -116,7 +116,7 @@ class RawDense(RawModel):
         super().__init__(pixels, statistics)
         self.model = model
         self.at_size = at_size
-        self.names = ("inverse_depth" if model.task == "depth" else "logits",)
+        self.names = ("inverse_depth" if model.gives_depth else "logits",)
 
     def traced(self, images: Tensor) -> tuple[Tensor, ...]:
         model, height, width = self.model, images.shape[2], images.shape[3]

@@ -151,7 +151,7 @@ def export_model(
 def default_size_of(model: nn.Module) -> ImageSize:
     """Of the papers' test images: 224 for classifiers and backbones, 384 for depth, 512 for segmentation and detectors."""
     match model:
-        case DenseModel(task="depth"):
+        case DenseModel(gives_depth=True):
             side = 384
         case DenseModel() | Detector():
             side = 512

@@ -13,6 +13,7 @@ from torch import nn
 from pvtctl.cost.build import build_as_papers, build_model, classes_of
 from pvtctl.data.transforms import IMAGENET_MEAN, IMAGENET_STD, NORMALIZATIONS
 from pvtctl.errors import UsageError
+from pvtctl.models.dense import DenseModel
 from pvtctl.models.fast_cpu import optimize_for_cpu
 from pvtctl.models.registry import PLAIN_HEADS
 from pvtctl.models.structures import ImageSize
@@ -50,16 +51,17 @@ def from_checkpoint(source: str, *, backbone: str | None = None, backbone_only: 
         )
     bare = backbone_only or found.task is None
     model: nn.Module = backbone_from_checkpoint(found) if bare else model_from_checkpoint(found).eval()
-    names = found.head.names if found.head is not None and not backbone_only else None
+    gives_depth = isinstance(model, DenseModel) and model.gives_depth
+    names = found.head.names if found.head is not None and not backbone_only and not gives_depth else None
     mean, std = _statistics(found)
-    side = found.meta.get("image_size") if found.task == "classification" else None
+    side = found.meta.get("image_size") if found.above is None and found.head is not None else None
     what = found.backbone if backbone_only else found.what
-    if names and found.task != "depth":
+    if names:
         what = f"{what}, {len(names)} classes"
     meta: dict[str, Any] = {
         "backbone": found.backbone,
         "head": found.head_name if not backbone_only else None,
-        "class_names": list(names) if names and found.task != "depth" else None,
+        "class_names": list(names) if names else None,
         "category_ids": found.detector.category_ids if found.detector and not backbone_only else None,
         "source": found.path.name if found.path.is_file() else found.path.resolve().name,
         "recipe": found.meta.get("recipe"),

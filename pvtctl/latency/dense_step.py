@@ -51,7 +51,7 @@ class DenseForward:
 
     def _answer(self, out: Tensor) -> Tensor:
         """A raw map (1, K, h, w) -> (H, W): the class of each pixel of a photo, or its depth."""
-        if self._model.task == "depth":
+        if self._model.gives_depth:
             return self._model.at_size(out, self._size, PHOTO)[0, 0]
         best: list[tuple[Tensor, Tensor]] = []
         for first in range(0, out.shape[1], CLASSES_AT_ONCE):
@@ -81,9 +81,7 @@ def training_step(
     size: tuple[int, int] = tuple(case["size"])
     number = case["batch_size"]
     images = torch.randn(number, 3, *size, device=device).contiguous(memory_format=layout)
-    loss_of = (
-        _label_loss(number, size, model, device) if model.task == "segmentation" else _depth_loss(number, size, device)
-    )
+    loss_of = _depth_loss(number, size, device) if model.gives_depth else _label_loss(number, size, model, device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     scaler = torch.amp.GradScaler(device.type, enabled=case["dtype"] == "fp16")
 

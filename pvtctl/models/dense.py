@@ -54,6 +54,11 @@ class DenseModel(nn.Module):
         out, others = self.head(features, auxiliary)
         return (out, others) if auxiliary else out
 
+    @property
+    def gives_depth(self) -> bool:
+        """Whether the map is depth, not logits of classes."""
+        return self.task == DEPTH
+
     def padded(self, size: ImageSize) -> ImageSize:
         """(height, width) that images of `size` are padded to."""
         height, width = (-(-side // self.head.multiple) * self.head.multiple for side in size)

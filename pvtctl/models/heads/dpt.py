@@ -16,6 +16,7 @@ from pvtctl.models.heads.refinement import WIDTH, Decoder, DepthOutput
 from pvtctl.models.layers.conv_norm import ConvNorm
 from pvtctl.models.layers.patches import to_map, to_tokens
 from pvtctl.models.layers.taps import ReadsTaps, Tap, TapName
+from pvtctl.models.registry import DEPTH, SEGMENTATION
 
 Readout = Literal["ignore", "add", "project"]
 READOUTS: tuple[Readout, ...] = get_args(Readout)
@@ -58,9 +59,9 @@ class Dpt(DenseHead):
         else:
             refuse(f"{type(backbone).__name__} backbones give four maps as they are", taps=taps, readout=readout)
             channels = backbone.feature_channels
-        self.decoder = Decoder(channels, norm=task == "segmentation", mixing=True, width=width)
+        self.decoder = Decoder(channels, norm=task == SEGMENTATION, mixing=True, width=width)
         self.auxiliary: nn.Module | None = None
-        if task == "depth":
+        if task == DEPTH:
             refuse("DPT for depth is trained without them", dropout=dropout, auxiliary_weight=auxiliary_weight)
             self.upsampling = "bicubic"
             self.output: nn.Module = DepthOutput(align_corners=True, width=width)
