@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from pvtctl.models.registry import DETECTION, BackboneOptions, BackboneSpec, HeadSpec
 from pvtctl.models.variants import (
@@ -45,8 +45,8 @@ class ResNetOptions(BackboneOptions):
 
     frozen_stages: int = 0
     freeze_norm: bool = False
-    output_stride: Literal[8, 16, 32] = 32
-    """8, 16: the last stages are dilated."""
+    output_stride: int = 32
+    """8 or 16: the last stages are dilated."""
 
 
 def _pvt(variant: PvtVariant, options: TokenOptions) -> Backbone:
