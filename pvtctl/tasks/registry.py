@@ -6,17 +6,15 @@ from typing import TYPE_CHECKING
 
 from pvtctl.errors import UsageError, nearest
 from pvtctl.tasks.base import TaskSpec
-from pvtctl.tasks.classification.spec import ClassificationSpec
-from pvtctl.tasks.depth.spec import DepthSpec
-from pvtctl.tasks.detection.spec import DetectionSpec
-from pvtctl.tasks.segmentation.spec import SegmentationSpec
+from pvtctl.tasks.classification.spec import CLASSIFICATION
+from pvtctl.tasks.depth.spec import DEPTH
+from pvtctl.tasks.detection.spec import DETECTION
+from pvtctl.tasks.segmentation.spec import SEGMENTATION
 
 if TYPE_CHECKING:
     from pvtctl.recipe.schema import Recipe
 
-TASK_SPECS: dict[str, TaskSpec] = {
-    spec.name: spec for spec in (ClassificationSpec(), DetectionSpec(), SegmentationSpec(), DepthSpec())
-}
+TASK_SPECS: dict[str, TaskSpec] = {spec.name: spec for spec in (CLASSIFICATION, DETECTION, SEGMENTATION, DEPTH)}
 
 
 def task_spec(name: str) -> TaskSpec:

@@ -201,3 +201,6 @@ class ClassificationSpec(TaskSpec):
         from pvtctl.tasks.classification.preview import mix_in_words
 
         return mix_in_words(recipe.data.augment, images, labels, names, key)
+
+
+CLASSIFICATION = ClassificationSpec()

@@ -16,7 +16,7 @@ from pvtctl.tasks.classification.data import Batch, ClassificationDataset, Sampl
 from pvtctl.tasks.classification.metric import ClassificationMetric
 from pvtctl.tasks.classification.mixup import Mixup
 from pvtctl.tasks.classification.settings import Augment
-from pvtctl.tasks.classification.spec import ClassificationSpec
+from pvtctl.tasks.classification.spec import CLASSIFICATION
 from pvtctl.tasks.data_task import DataTask, Loading
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class ClassificationTask(DataTask):
     names are not known: the data's are then taken in order.
     """
 
-    spec = ClassificationSpec()
+    spec = CLASSIFICATION
 
     def __init__(
         self,

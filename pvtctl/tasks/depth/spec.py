@@ -197,3 +197,6 @@ class DepthSpec(TaskSpec):
         pixels = read_pixels(file)[0]
         transform = DepthTransform.from_settings(recipe.data.depth)
         return transform.train(pixels, torch.zeros(pixels.shape[-2:]), generator)[0]
+
+
+DEPTH = DepthSpec()

@@ -17,7 +17,7 @@ from pvtctl.tasks.dense.inference import DepthInference, to_metres
 from pvtctl.tasks.dense.task import DenseTask
 from pvtctl.tasks.depth.metric import DepthMetric
 from pvtctl.tasks.depth.settings import Loss
-from pvtctl.tasks.depth.spec import DepthSpec
+from pvtctl.tasks.depth.spec import DEPTH
 
 if TYPE_CHECKING:
     from pvtctl.tasks.depth.report import DepthReport
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class DepthTask(DenseTask):
     """A depth model with its data. It is scored in metres where the model has a scale, else in inverse depth."""
 
-    spec = DepthSpec()
+    spec = DEPTH
 
     def __init__(
         self,

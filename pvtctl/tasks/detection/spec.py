@@ -237,3 +237,6 @@ class DetectionSpec(TaskSpec):
         nothing = Objects(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
         transform = DetectionTransform.from_settings(recipe.data.detection)
         return transform.train(read_pixels(file)[0], nothing, generator)[0]
+
+
+DETECTION = DetectionSpec()

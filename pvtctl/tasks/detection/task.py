@@ -22,7 +22,7 @@ from pvtctl.tasks.detection.data import DetectionBatch, DetectionDataset
 from pvtctl.tasks.detection.merging import merge_views, mirrored
 from pvtctl.tasks.detection.metric import DetectionMetric
 from pvtctl.tasks.detection.settings import DetectionData
-from pvtctl.tasks.detection.spec import DetectionSpec
+from pvtctl.tasks.detection.spec import DETECTION
 
 if TYPE_CHECKING:
     from pvtctl.tasks.detection.report import DetectionReport
@@ -53,7 +53,7 @@ class DetectionTask(DataTask):
     Without `train` the task can only be evaluated.
     """
 
-    spec = DetectionSpec()
+    spec = DETECTION
 
     def __init__(
         self,

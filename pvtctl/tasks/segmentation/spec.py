@@ -187,3 +187,6 @@ class SegmentationSpec(TaskSpec):
         pixels = read_pixels(file)[0]
         transform = SegmentationTransform.from_settings(recipe.data.segmentation, recipe.data.normalization)
         return transform.train(pixels, torch.full(pixels.shape[-2:], IGNORE_LABEL, dtype=torch.uint8), generator)[0]
+
+
+SEGMENTATION = SegmentationSpec()

@@ -17,7 +17,7 @@ from pvtctl.tasks.classes import match_classes
 from pvtctl.tasks.dense.inference import LabelInference
 from pvtctl.tasks.dense.task import DenseTask
 from pvtctl.tasks.segmentation.metric import SegmentationMetric
-from pvtctl.tasks.segmentation.spec import SegmentationSpec
+from pvtctl.tasks.segmentation.spec import SEGMENTATION
 
 if TYPE_CHECKING:
     from pvtctl.tasks.segmentation.report import SegmentationReport
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class SegmentationTask(DenseTask):
     """A segmentation model of `class_names` (the head's K classes) with its data, matched to them by name."""
 
-    spec = SegmentationSpec()
+    spec = SEGMENTATION
 
     def __init__(self, model: DenseModel, *, head_names: Sequence[str] | None, **rest: Any) -> None:
         super().__init__(model, **rest)
