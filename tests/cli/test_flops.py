@@ -97,7 +97,7 @@ def test_plot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["--backbone", "pvt_smal"], "pvt_smal", "pvt_small"),
         (["--backbone", "pvt_small,,resnet50"], "''", "pvt_small"),
         (["--count", "flops"], "flops", "--help"),
-        (["--head", "retina"], "retina", "--help"),
+        (["--head", "retina"], "retina", "retinanet"),
         (["--head", "none", "--num-classes", "3"], "no classes", "name a head"),
         (["--plot", "fig6.docx"], "fig6.docx", ".png"),
     ],
