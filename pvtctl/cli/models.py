@@ -24,7 +24,7 @@ app = typer.Typer(
 _JSON = typer.Option(False, "--json", help="Print one JSON document.")
 
 
-@app.command(epilog="Example: pvtctl models ls --json")
+@app.command("ls", epilog="Example: pvtctl models ls --json")
 def ls(json: bool = _JSON) -> None:
     """List the built-in backbones with the parameters of their 1000-class classifiers and their maps' channels."""
     from pvtctl.weights.catalogue import published_for
@@ -59,7 +59,7 @@ def ls(json: bool = _JSON) -> None:
     say(f"{TIMM_PREFIX}NAME works besides, for any timm model with features; pvtctl models show NAME describes one")
 
 
-@app.command(epilog="Example: pvtctl models show pvt_small --size 800x1216")
+@app.command("show", epilog="Example: pvtctl models show pvt_small --size 800x1216")
 def show(
     name: str = typer.Argument(metavar="NAME", help="A name of `pvtctl models ls`, or timm:NAME."),
     size: str = typer.Option("224", help="Image size for the maps, HEIGHTxWIDTH or one number (32 to 8192)."),

@@ -29,7 +29,7 @@ _SET = typer.Option([], "--set", metavar="KEY.PATH=VALUE", help="Change one valu
 _JSON = typer.Option(False, "--json", help="Print one JSON document.")
 
 
-@app.command()
+@app.command("ls")
 def ls(json: bool = _JSON) -> None:
     """List the recipes that came along, each with its paper's table and its rows."""
     from pvtctl.recipe.load import recipe_names
@@ -62,7 +62,7 @@ def ls(json: bool = _JSON) -> None:
     say("pvtctl recipes show NAME prints one")
 
 
-@app.command(epilog="Example: pvtctl recipes show imagenet_pvt_v1 --row pvt_small --profile mini --origin")
+@app.command("show", epilog="Example: pvtctl recipes show imagenet_pvt_v1 --row pvt_small --profile mini --origin")
 def show(
     name: str = _RECIPE,
     row: str | None = _ROW,
@@ -131,7 +131,7 @@ def cp(
     say(f"wrote {target}; pvtctl recipes check {target} checks it, and --recipe {target} runs it")
 
 
-@app.command()
+@app.command("check")
 def check(
     files: list[str] = typer.Argument(metavar="FILE...", help="Recipe files, or names of `pvtctl recipes ls`."),
     json: bool = _JSON,

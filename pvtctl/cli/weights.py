@@ -93,7 +93,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-@app.command(epilog="Example: pvtctl weights convert pvt_small.pth pvt_small.safetensors")
+@app.command("convert", epilog="Example: pvtctl weights convert pvt_small.pth pvt_small.safetensors")
 def convert(
     file: str = _SOURCE,
     out: Path = typer.Argument(metavar="OUT", help="What to write: .safetensors, or .pth with --to official."),
@@ -127,7 +127,7 @@ def _layout(text: str) -> Literal["ours", "official"]:
             raise UsageError(f"--to {text!r} is no layout", "one of: ours, official")
 
 
-@app.command()
+@app.command("ls")
 def ls(json: bool = _JSON) -> None:
     """List the published checkpoints that `fetch` knows, and which of them are on this machine."""
     from pvtctl.io.download import recorded_sha256
@@ -178,7 +178,7 @@ def _cached(entry: dict[str, Any]) -> str:
     return f"{entry['bytes'] / 1e6:.0f} MB" if entry["cached"] else "-"
 
 
-@app.command(epilog="Example: pvtctl weights fetch pvt_small pvt_v2_b2")
+@app.command("fetch", epilog="Example: pvtctl weights fetch pvt_small pvt_v2_b2")
 def fetch(
     names: list[str] = typer.Argument(metavar="NAME|URL...", help="Names of `pvtctl weights ls`, or addresses."),
     mirror: str | None = typer.Option(
@@ -196,7 +196,7 @@ def fetch(
         print(path)
 
 
-@app.command()
+@app.command("verify")
 def verify(
     names: list[str] = typer.Argument(None, metavar="[NAME|FILE]...", help="Which; else all that were fetched."),
     json: bool = _JSON,

@@ -50,7 +50,7 @@ _PLACE = (
 _WHERE = typer.Argument(help=_PLACE)
 
 
-@app.command(epilog="Example: pvtctl data check ~/imagenet --full")
+@app.command("check", epilog="Example: pvtctl data check ~/imagenet --full")
 def check(
     where: str | None = typer.Argument(None, help=_PLACE),
     images: Path | None = typer.Option(None, help="The image folder of --annotations."),
@@ -143,7 +143,7 @@ def preview(
     say(task_spec(task).preview(PreviewRequest(name, root, output, data, split, count, copies, size, seed)))
 
 
-@app.command()
+@app.command("ls")
 def ls(as_json: bool = _JSON) -> None:
     """Show which data sets are found, where they are looked for, and which ones can be fetched."""
     from pvtctl.data.find import DATA_NAMES, data_places
@@ -167,7 +167,7 @@ def ls(as_json: bool = _JSON) -> None:
     )
 
 
-@app.command(epilog="Example: pvtctl data convert VOCdevkit/VOC2007 --from voc --to data/coco")
+@app.command("convert", epilog="Example: pvtctl data convert VOCdevkit/VOC2007 --from voc --to data/coco")
 def convert(
     source: Path = typer.Argument(help="The folder with the labels, and with the images unless --images names them."),
     layout: Source = typer.Option(..., "--from", help="voc: Pascal-VOC XML. yolo: text files, boxes or polygons."),
@@ -219,7 +219,7 @@ def convert(
         print(done.path)
 
 
-@app.command(epilog="Example: pvtctl data fetch coco --split val")
+@app.command("fetch", epilog="Example: pvtctl data fetch coco --split val")
 def fetch(
     name: str = typer.Argument(help="A set that `pvtctl data ls` knows how to get."),
     split: str | None = typer.Option(None, help="train or val alone, with what it needs."),
@@ -244,7 +244,9 @@ def fetch(
     print(path)
 
 
-@app.command(epilog="Example: pvtctl data export scenes --layout imagenet --to data/imagenet --train 600 --val 120")
+@app.command(
+    "export", epilog="Example: pvtctl data export scenes --layout imagenet --to data/imagenet --train 600 --val 120"
+)
 def export(
     name: str = typer.Argument(help="`scenes`, the one data set that is made here."),
     layout: Layout = typer.Option(..., help="The layout whose readers it is for."),
