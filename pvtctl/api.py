@@ -126,7 +126,7 @@ def load_weights(module: nn.Module, source: str | Path | Mapping[str, Tensor], p
 
     if isinstance(source, str | Path):
         source = weights.resolve_weights(str(source))
-    return weights.load_weights(module, source, partial=partial)
+    return weights.load_checkpoint(module, source, partial=partial)
 
 
 def run_recipe(
@@ -160,7 +160,8 @@ def run_recipe(
     >>> run.numbers["top1"], run.best_epoch, run.path
     """
     from pvtctl.engine import start_distributed, stop_distributed
-    from pvtctl.engine.log import say, silent
+    from pvtctl.engine.log import silent
+    from pvtctl.io.console import say
     from pvtctl.recipe.load import load_recipe
     from pvtctl.recipe.schema import Recipe
     from pvtctl.runs.paths import default_out

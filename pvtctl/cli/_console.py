@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from pvtctl.errors import UsageError
-
-
-def say(text: str) -> None:
-    """A line of talk, on stderr, so that stdout stays what a program may read."""
-    print(text, file=sys.stderr, flush=True)
 
 
 def print_json(value: Any) -> None:

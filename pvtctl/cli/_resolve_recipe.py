@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pvtctl.cli._console import say
 from pvtctl.errors import UsageError, nearest
+from pvtctl.io.console import say
 
 if TYPE_CHECKING:
     from pvtctl.recipe.schema import Recipe

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from pvtctl.cli._console import print_json, say, table
+from pvtctl.cli._console import print_json, table
 from pvtctl.errors import ExitCode, PvtctlError, ToldElsewhereError, UsageError
 from pvtctl.extensions import command_words
+from pvtctl.io.console import say
 
 if TYPE_CHECKING:
     from pvtctl.engine import Distributed, DryRunReport

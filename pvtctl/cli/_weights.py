@@ -27,7 +27,7 @@ class Found:
     """Percent, as the publisher prints it."""
 
 
-def find_weights(
+def choose_weights(
     backbone: str, data_name: str, place: Path | None, head: str | None = None, task: str = "classification"
 ) -> Found:
     """The newest finished run of `backbone` (under `head`) on the data, else its published checkpoint, fetched where it
@@ -37,7 +37,7 @@ def find_weights(
     on any data of another name. Raises UsageError when there is neither, PvtctlError when the download fails.
     """
     from pvtctl.engine.run import find_runs
-    from pvtctl.weights import fetch, published_for
+    from pvtctl.weights import fetch_weights, published_for
     from pvtctl.weights.cache import cached_file
     from pvtctl.weights.catalogue import detector_page, published_model
 
@@ -73,7 +73,7 @@ def find_weights(
     if file is None:
         note(f"weights: no run of {backbone} under {runs_root()}; fetching the published ones from {entry.url}")
         try:
-            file = fetch(entry.name)
+            file = fetch_weights(entry.name)
         except PvtctlError as error:
             hint = f"fetch it elsewhere and name the file with --weights, or train: {train}"
             raise PvtctlError(error.message, hint, exit_code=error.exit_code) from error

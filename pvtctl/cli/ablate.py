@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pvtctl.cli._console import print_json, say, table
+from pvtctl.cli._console import print_json, table
 from pvtctl.cli._options import AsJson, Device, Gpus
 from pvtctl.errors import PvtctlError, ToldElsewhereError, UsageError
+from pvtctl.io.console import say
 from pvtctl.runs.paths import runs_root
 
 if TYPE_CHECKING:
-    from pvtctl.studies.plan import Plan, Run
+    from pvtctl.studies.plan import Run, StudyPlan
     from pvtctl.studies.report import StudyReport
     from pvtctl.studies.request import StudyRequest
     from pvtctl.studies.run import RunState
@@ -163,7 +164,7 @@ def _list(root: Path, as_json: bool) -> None:
     say("pvtctl ablate NAME runs one at profile mini, on the built-in data")
 
 
-def _train_one(context: typer.Context, plan: Plan, name: str, gpus: int | None, device: str | None) -> None:
+def _train_one(context: typer.Context, plan: StudyPlan, name: str, gpus: int | None, device: str | None) -> None:
     """One run of the study in this process; a failure is left for the report, whoever started the process."""
     from pvtctl.cli._train import TrainOptions, arguments_of, in_processes, train
     from pvtctl.cli.finetune import with_found_weights
@@ -187,7 +188,7 @@ def _train_one(context: typer.Context, plan: Plan, name: str, gpus: int | None, 
         raise
 
 
-def _show_plan(plan: Plan, as_json: bool) -> None:
+def _show_plan(plan: StudyPlan, as_json: bool) -> None:
     from pvtctl.studies.run import state_of
 
     states = {run.name: state_of(run) for run in plan.runs}
@@ -224,7 +225,7 @@ def _run_line(run: Run, state: RunState) -> dict[str, object]:
 
 
 def _write_jobs(
-    plan: Plan,
+    plan: StudyPlan,
     request: StudyRequest,
     folder: Path,
     gpus: int | None,

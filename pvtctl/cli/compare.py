@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pvtctl.cli._console import parse_sizes, say, table
+from pvtctl.cli._console import parse_sizes, table
 from pvtctl.cli._heads import chosen_head
-from pvtctl.cli.flops import Count, Format, check_backbones, check_sizes
+from pvtctl.cli.flops import Count, FlopsFormat, check_backbones, check_sizes
 from pvtctl.errors import UsageError
+from pvtctl.io.console import say
 
 if TYPE_CHECKING:
-    from pvtctl.studies.compare import Timing
+    from pvtctl.studies.compare import LatencySettings
     from pvtctl.studies.comparison import Comparison
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -47,7 +48,7 @@ class Against(StrEnum):
 
 
 @app.command("compare", epilog=EPILOG)
-def compare(
+def compare_command(
     runs: Annotated[
         list[Path] | None, typer.Argument(metavar="RUN...", help="Folders of runs of one task. Or --backbone.")
     ] = None,
@@ -78,7 +79,7 @@ def compare(
     out: Annotated[
         Path | None, typer.Option(help="New folder for compare.html, .md, .csv, .json and scatter.png, .svg.")
     ] = None,
-    form: Annotated[Format, typer.Option("--format", help="How to print the table.")] = Format.table,
+    form: Annotated[FlopsFormat, typer.Option("--format", help="How to print the table.")] = FlopsFormat.table,
     as_json: Annotated[bool, typer.Option("--json", help="Short for --format json.")] = False,
 ) -> None:
     """Set runs side by side, or backbones under a head: one row a figure, one column a run.
@@ -119,7 +120,7 @@ def compare(
             found = compared()
             files = write_comparison(folder, found, against=x.value if x else None)
         say(f"wrote {', '.join(str(out / path.name) for path in files.values())}")
-    _print(found, Format.json if as_json else form)
+    _print(found, FlopsFormat.json if as_json else form)
 
 
 def _names(text: str) -> list[str]:
@@ -136,24 +137,24 @@ def _size(text: str | None, head: str) -> tuple[int, int]:
     return check_sizes(text, chosen_head(head), None)[0]
 
 
-def _timing(seconds: float, device: str) -> Timing:
+def _timing(seconds: float, device: str) -> LatencySettings:
     from pvtctl.cli.latency import timed_device
-    from pvtctl.studies.compare import Timing
+    from pvtctl.studies.compare import LatencySettings
 
-    return Timing(seconds, timed_device(device), say)
+    return LatencySettings(seconds, timed_device(device), say)
 
 
-def _print(found: Comparison, form: Format) -> None:
+def _print(found: Comparison, form: FlopsFormat) -> None:
     from pvtctl.studies.compare_report import all_notes, to_csv, to_json, to_markdown
 
     match form:
-        case Format.json:
+        case FlopsFormat.json:
             print(to_json(found), end="")
-        case Format.csv:
+        case FlopsFormat.csv:
             print(to_csv(found), end="")
-        case Format.markdown:
+        case FlopsFormat.markdown:
             print(to_markdown(found), end="")
-        case Format.table:
+        case FlopsFormat.table:
             print(found.title)
             for columns in _blocks(found):
                 _print_block(found, columns)

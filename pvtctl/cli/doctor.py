@@ -15,8 +15,9 @@ from typing import Any
 
 import typer
 
-from pvtctl.cli._console import print_json, say, table
+from pvtctl.cli._console import print_json, table
 from pvtctl.errors import ExitCode
+from pvtctl.io.console import say
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pvtctl.cli._console import parse_size, parse_sizes, print_json, say, table
+from pvtctl.cli._console import parse_size, parse_sizes, print_json, table
 from pvtctl.cli._heads import chosen_head, head_names
 from pvtctl.errors import UsageError, nearest
+from pvtctl.io.console import say
 
 if TYPE_CHECKING:
     from pvtctl.export.layouts import LayoutReport
     from pvtctl.export.model import ExportReport
-    from pvtctl.export.source import Source
+    from pvtctl.export.source import ExportSource
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -43,7 +44,7 @@ class Normalization(StrEnum):
 
 
 @app.command("export", epilog=EPILOG)
-def export(
+def export_command(
     source: Annotated[
         str | None, typer.Argument(metavar="[SOURCE]", help="Run folder, checkpoint file or published name.")
     ] = None,
@@ -183,7 +184,7 @@ def _check_options(
 
 def _source(
     source: str | None, backbone: str | None, head: str | None, num_classes: int | None, *, backbone_only: bool
-) -> Source:
+) -> ExportSource:
     from pvtctl.export.source import from_checkpoint, from_names
 
     if source is not None:
@@ -193,7 +194,9 @@ def _source(
     return from_names(backbone, "none" if backbone_only else head or "classifier", num_classes)
 
 
-def _layout(found: Source, place: Path, chosen: str, tolerance: float, *, backbone_only: bool, as_json: bool) -> None:
+def _layout(
+    found: ExportSource, place: Path, chosen: str, tolerance: float, *, backbone_only: bool, as_json: bool
+) -> None:
     from pvtctl.export.layouts import export_layout
 
     report = export_layout(
@@ -219,7 +222,7 @@ def _show_layout(report: LayoutReport) -> None:
     print(report.path)
 
 
-def _show(report: ExportReport, found: Source) -> None:
+def _show(report: ExportReport, found: ExportSource) -> None:
     timing = report.timing
     names = {"eager": "eager", "program": "torch.export", "onnxruntime": "onnxruntime"}
     rows: list[list[Any]] = [

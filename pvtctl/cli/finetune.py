@@ -23,7 +23,7 @@ from pvtctl.cli._options import (
 )
 from pvtctl.cli._resolve_recipe import DEFAULT_BACKBONE, Override, choose_data, choose_recipe, choose_task, note
 from pvtctl.cli._train import TrainOptions, arguments_of, in_processes, train
-from pvtctl.cli._weights import find_weights, given_weights
+from pvtctl.cli._weights import choose_weights, given_weights
 from pvtctl.errors import UsageError
 from pvtctl.extensions import require_for_run
 from pvtctl.models.variants import split_width
@@ -121,7 +121,7 @@ def finetune(
     named = given_weights(weights) if weights not in (None, "none") else None
     width: list[Override] = []
     if backbone is None and named is not None:
-        backbone = backbone_of(named)
+        backbone = backbone_of_weights(named)
         width = [("model.backbone.width", split_width(backbone)[1])]  # that of the weights, not a profile's
     elif backbone is None and recipe == "finetune_classification":
         backbone = DEFAULT_BACKBONE
@@ -168,12 +168,12 @@ def with_found_weights(recipe: Recipe) -> Recipe:
     if model.weights is not None or model.init == "scratch":
         return recipe
     of = "scenes" if recipe.data.name == "scenes" and model.head is not None else "imagenet"
-    found = find_weights(model.backbone.spec, of, None)
+    found = choose_weights(model.backbone.spec, of, None)
     note(f"weights: {found.source} ({found.why})")
     return recipe.model_copy(update={"model": model.model_copy(update={"weights": given_weights(found.source)})})
 
 
-def backbone_of(weights: str) -> str:
+def backbone_of_weights(weights: str) -> str:
     """The backbone that a checkpoint holds, by its metadata or its shapes. Raises UsageError when it cannot be told."""
     from pvtctl.weights.describe import inspect_checkpoint
 

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from pvtctl.cli._console import parse_sizes, print_json, say, table
+from pvtctl.cli._console import parse_sizes, print_json, table
 from pvtctl.cli._heads import chosen_head, head_help
 from pvtctl.errors import PvtctlError, UsageError
+from pvtctl.io.console import say
 from pvtctl.models.registry import HeadSpec, backbone_spec, head_specs
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class Count(StrEnum):
     paper = "paper"
 
 
-class Format(StrEnum):
+class FlopsFormat(StrEnum):
     """How rows are printed."""
 
     table = "table"
@@ -66,10 +67,10 @@ def flops(
     num_classes: int | None = typer.Option(None, min=1, help=CLASSES_HELP),
     output_stride: int | None = typer.Option(None, help=STRIDE_HELP),
     stages: bool = typer.Option(False, "--stages", help="One row for each part of the model."),
-    verify: bool = typer.Option(
+    verify_macs: bool = typer.Option(
         False, "--verify", help="Count with fvcore and torch.utils.flop_counter too; needs one real forward pass."
     ),
-    form: Format = typer.Option(Format.table, "--format", help="How to print the rows."),
+    form: FlopsFormat = typer.Option(FlopsFormat.table, "--format", help="How to print the rows."),
     json: bool = typer.Option(False, "--json", help="Short for --format json."),
     plot: Path | None = typer.Option(None, help="Also draw GMACs against size into this .png, .svg or .pdf file."),
 ) -> None:
@@ -77,7 +78,7 @@ def flops(
     sizes = check_sizes(size, chosen_head(head), num_classes)
     if plot is not None and plot.suffix.lower() not in _PICTURES:
         raise UsageError(f"{plot} is not a picture's name", f"end it in {', '.join(_PICTURES)}")
-    form = Format.json if json else form
+    form = FlopsFormat.json if json else form
     names = check_backbones(backbone)
 
     from pvtctl.cost.counting import count as count_cost
@@ -94,7 +95,7 @@ def flops(
         for name in names
         for hw in sizes
     ]
-    checks = [_verified(cost, output_stride) for cost in costs] if verify else []
+    checks = [_verified(cost, output_stride) for cost in costs] if verify_macs else []
     _print(costs, checks, form, by_stage=stages)
     if plot is not None:
         from pvtctl.cost.plot import plot_costs
@@ -126,10 +127,12 @@ def check_sizes(text: str | None, head: HeadSpec | None, num_classes: int | None
 
 
 def _verified(cost: Cost, output_stride: int | None) -> Verification:
-    from pvtctl.cost.verify import verify
+    from pvtctl.cost.verify import verify_macs
 
     say(f"verifying {cost.backbone} at {_by(cost.size)}: one forward pass on the CPU")
-    check = verify(cost.backbone, cost.size, head=cost.head, num_classes=cost.num_classes, output_stride=output_stride)
+    check = verify_macs(
+        cost.backbone, cost.size, head=cost.head, num_classes=cost.num_classes, output_stride=output_stride
+    )
     say(
         f"fvcore {check.fvcore_macs / 1e9:.3f}, torch.utils.flop_counter {check.torch_macs / 1e9:.3f} GMACs: "
         f"difference {check.difference:+.3%}"
@@ -141,14 +144,14 @@ def _by(size: tuple[int, int]) -> str:
     return f"{size[0]}x{size[1]}"
 
 
-def _print(costs: list[Cost], checks: list[Verification], form: Format, *, by_stage: bool) -> None:
-    if form is Format.json:
+def _print(costs: list[Cost], checks: list[Verification], form: FlopsFormat, *, by_stage: bool) -> None:
+    if form is FlopsFormat.json:
         print_json({"rows": _json_rows(costs, checks)})
         return
-    columns, rows = _stage_rows(costs) if by_stage else _rows(costs, checks, plain=form is Format.csv)
-    if form is Format.csv:
+    columns, rows = _stage_rows(costs) if by_stage else _rows(costs, checks, plain=form is FlopsFormat.csv)
+    if form is FlopsFormat.csv:
         csv.writer(sys.stdout, lineterminator="\n").writerows([columns, *rows])
-    elif form is Format.markdown:
+    elif form is FlopsFormat.markdown:
         numeric = columns.index("params" if by_stage else "params M")
         marks = ["---"] * numeric + ["---:"] * (len(columns) - numeric)
         for line in [columns, marks, *rows]:

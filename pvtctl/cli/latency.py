@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from pvtctl.cli._console import print_json, say, table
+from pvtctl.cli._console import print_json, table
 from pvtctl.cli._heads import chosen_head
-from pvtctl.cli.flops import CLASSES_HELP, HEAD_HELP, SIZE_HELP, STRIDE_HELP, Format, check_backbones, check_sizes
+from pvtctl.cli.flops import CLASSES_HELP, HEAD_HELP, SIZE_HELP, STRIDE_HELP, FlopsFormat, check_backbones, check_sizes
 from pvtctl.errors import UsageError
+from pvtctl.io.console import say
 
 if TYPE_CHECKING:
     from pvtctl.latency.measure import Latency
@@ -57,7 +58,7 @@ def latency(
     warmup: int = typer.Option(3, min=0, help="Calls before the clock starts, besides the first."),
     seconds: float = typer.Option(5.0, min=0.01, help="Timed seconds a case (and at least 7 calls)."),
     repeats: int | None = typer.Option(None, min=1, help="Timed calls a case, instead of --seconds."),
-    form: Format = typer.Option(Format.table, "--format", help="How to print the rows."),
+    form: FlopsFormat = typer.Option(FlopsFormat.table, "--format", help="How to print the rows."),
     json: bool = typer.Option(False, "--json", help="Short for --format json."),
 ) -> None:
     """Time backbones, or models with a head over them, in turns, each in a process of its own, with random weights."""
@@ -83,7 +84,7 @@ def latency(
         repeats=repeats,
         on_progress=say,
     )
-    _print(results, machine, Format.json if json else form)
+    _print(results, machine, FlopsFormat.json if json else form)
 
 
 def _batch_sizes(text: str) -> list[int]:
@@ -110,8 +111,8 @@ def timed_device(text: str) -> str:
     return text
 
 
-def _print(results: list[Latency], machine: dict[str, Any], form: Format) -> None:
-    if form is Format.json:
+def _print(results: list[Latency], machine: dict[str, Any], form: FlopsFormat) -> None:
+    if form is FlopsFormat.json:
         print_json({"rows": [result.to_dict() for result in results], "machine": machine})
         return
     parts = list(results[0].parts_ms or {})
@@ -130,9 +131,9 @@ def _print(results: list[Latency], machine: dict[str, Any], form: Format) -> Non
         ]
         for result in results
     ]
-    if form is Format.csv:
+    if form is FlopsFormat.csv:
         csv.writer(sys.stdout, lineterminator="\n").writerows([columns, *rows])
-    elif form is Format.markdown:
+    elif form is FlopsFormat.markdown:
         for line in (columns, ["---"] * 2 + ["---:"] * (len(columns) - 2), *rows):
             print("| " + " | ".join(str(cell) for cell in line) + " |")
     else:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from pvtctl.cli._console import parse_size, print_json, say, table
+from pvtctl.cli._console import parse_size, print_json, table
+from pvtctl.io.console import say
 from pvtctl.models.registry import BackboneSpec, backbone_spec, backbone_specs
 from pvtctl.models.variants import STRIDES, TIMM_PREFIX
 
@@ -25,7 +26,7 @@ _JSON = typer.Option(False, "--json", help="Print one JSON document.")
 
 
 @app.command("ls", epilog="Example: pvtctl models ls --json")
-def ls(json: bool = _JSON) -> None:
+def models_ls(json: bool = _JSON) -> None:
     """List the built-in backbones with the parameters of their 1000-class classifiers and their maps' channels."""
     from pvtctl.weights.catalogue import published_for
 
@@ -60,7 +61,7 @@ def ls(json: bool = _JSON) -> None:
 
 
 @app.command("show", epilog="Example: pvtctl models show pvt_small --size 800x1216")
-def show(
+def models_show(
     name: str = typer.Argument(metavar="NAME", help="A name of `pvtctl models ls`, or timm:NAME."),
     size: str = typer.Option("224", help="Image size for the maps, HEIGHTxWIDTH or one number (32 to 8192)."),
     json: bool = _JSON,

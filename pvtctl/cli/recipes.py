@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from pvtctl.cli._console import print_json, say, table
+from pvtctl.cli._console import print_json, table
 from pvtctl.errors import UsageError
+from pvtctl.io.console import say
 
 if TYPE_CHECKING:
     from pvtctl.recipe.load import Resolved
@@ -30,7 +31,7 @@ _JSON = typer.Option(False, "--json", help="Print one JSON document.")
 
 
 @app.command("ls")
-def ls(json: bool = _JSON) -> None:
+def recipes_ls(json: bool = _JSON) -> None:
     """List the recipes that came along, each with its paper's table and its rows."""
     from pvtctl.recipe.load import recipe_names
     from pvtctl.recipe.source import read_recipe
@@ -63,7 +64,7 @@ def ls(json: bool = _JSON) -> None:
 
 
 @app.command("show", epilog="Example: pvtctl recipes show imagenet_pvt_v1 --row pvt_small --profile mini --origin")
-def show(
+def recipes_show(
     name: str = _RECIPE,
     row: str | None = _ROW,
     profile: str = _PROFILE,
@@ -132,7 +133,7 @@ def cp(
 
 
 @app.command("check")
-def check(
+def recipes_check(
     files: list[str] = typer.Argument(metavar="FILE...", help="Recipe files, or names of `pvtctl recipes ls`."),
     json: bool = _JSON,
 ) -> None:
@@ -192,10 +193,10 @@ def diff(
     json: bool = _JSON,
 ) -> None:
     """Print the values in which two runs differ."""
-    from pvtctl.recipe.compare import differences, parse_spec
+    from pvtctl.recipe.compare import parse_spec, recipe_differences
 
     first, second = parse_spec(left), parse_spec(right)
-    found = differences(first.load(), second.load())
+    found = recipe_differences(first.load(), second.load())
     if json:
         print_json({"a": str(first), "b": str(second), "differences": {key: list(pair) for key, pair in found.items()}})
     elif found:

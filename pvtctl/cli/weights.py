@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
-from pvtctl.cli._console import byte_progress, print_json, say, table
+from pvtctl.cli._console import byte_progress, print_json, table
 from pvtctl.errors import ExitCode, PvtctlError, UsageError
+from pvtctl.io.console import say
 
 if TYPE_CHECKING:
     from pvtctl.weights.inspect import Inspection
-    from pvtctl.weights.verify import Verdict
+    from pvtctl.weights.verify import WeightsVerdict
 
 app = typer.Typer(
     add_completion=False,
@@ -94,7 +95,7 @@ def _short(value: Any) -> str:
 
 
 @app.command("convert", epilog="Example: pvtctl weights convert pvt_small.pth pvt_small.safetensors")
-def convert(
+def weights_convert(
     file: str = _SOURCE,
     out: Path = typer.Argument(metavar="OUT", help="What to write: .safetensors, or .pth with --to official."),
     backbone: str | None = typer.Option(None, help="Which model it is, where two share the same shapes."),
@@ -128,8 +129,8 @@ def _layout(text: str) -> Literal["ours", "official"]:
 
 
 @app.command("ls")
-def ls(json: bool = _JSON) -> None:
-    """List the published checkpoints that `fetch` knows, and which of them are on this machine."""
+def weights_ls(json: bool = _JSON) -> None:
+    """List the published checkpoints that `weights_fetch` knows, and which of them are on this machine."""
     from pvtctl.io.download import recorded_sha256
     from pvtctl.weights.cache import cache_folder, cached_file
     from pvtctl.weights.catalogue import published
@@ -179,7 +180,7 @@ def _cached(entry: dict[str, Any]) -> str:
 
 
 @app.command("fetch", epilog="Example: pvtctl weights fetch pvt_small pvt_v2_b2")
-def fetch(
+def weights_fetch(
     names: list[str] = typer.Argument(metavar="NAME|URL...", help="Names of `pvtctl weights ls`, or addresses."),
     mirror: str | None = typer.Option(
         None, help="Address that takes the place of scheme and host; else $PVTCTL_MIRROR."
@@ -188,7 +189,7 @@ def fetch(
     to: Path | None = typer.Option(None, help="Folder to put them in; else the cache, where names find them."),
 ) -> None:
     """Get published checkpoints, check their hashes and print where they are. A cut download goes on where it stopped."""
-    from pvtctl.weights.download import fetch as fetch_one
+    from pvtctl.weights.download import fetch_weights as fetch_one
 
     for name in names:
         with byte_progress() as watch:
@@ -197,7 +198,7 @@ def fetch(
 
 
 @app.command("verify")
-def verify(
+def weights_verify(
     names: list[str] = typer.Argument(None, metavar="[NAME|FILE]...", help="Which; else all that were fetched."),
     json: bool = _JSON,
 ) -> None:
@@ -223,5 +224,5 @@ def verify(
         )
 
 
-def _verdict_row(verdict: Verdict) -> list[str]:
+def _verdict_row(verdict: WeightsVerdict) -> list[str]:
     return [verdict.name, "ok" if verdict.ok else verdict.fault or "", verdict.hash, " or ".join(verdict.models) or "-"]

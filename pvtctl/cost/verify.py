@@ -42,7 +42,7 @@ class Verification:
         return abs(self.difference) <= TOLERANCE
 
 
-def verify(
+def verify_macs(
     name: str,
     size: tuple[int, int],
     *,

@@ -66,7 +66,7 @@ class CheckTable:
 
 
 @dataclass
-class Verdict:
+class DatasetVerdict:
     """What was looked at and what was found."""
 
     path: str
@@ -163,7 +163,7 @@ def _look_at(data: bytes) -> tuple[tuple[str, ...], tuple[int, int]]:
     return tuple(kinds), (image.height, image.width)
 
 
-class Findings:
+class DatasetFindings:
     """Collects faults by kind and split; `meaning` says what each kind means for a run."""
 
     def __init__(self, meaning: Mapping[str, tuple[Severity, str]] = MEANING) -> None:
@@ -188,8 +188,8 @@ class Findings:
         return "unusable" if "error" in worst else "warnings" if "warning" in worst else "ok"
 
 
-def compare_splits(digests: Mapping[str, Mapping[bytes, str]], findings: Findings) -> None:
-    """Tell of images that are in train and val; `digests` by split as `collect` gives them."""
+def compare_splits(digests: Mapping[str, Mapping[bytes, str]], findings: DatasetFindings) -> None:
+    """Tell of images that are in train and val; `digests` by split as `collect_examinations` gives them."""
     for digest, name in digests.get("val", {}).items():
         if digest in digests.get("train", {}):
             findings.add("in_train_and_val", "val", f"{name} = train/{digests['train'][digest]}")
@@ -213,7 +213,9 @@ def examine(
             on_progress(split, done, len(dataset))
 
 
-def collect(ids: Sequence[str], results: Iterable[Examination], split: str, findings: Findings) -> dict[bytes, str]:
+def collect_examinations(
+    ids: Sequence[str], results: Iterable[Examination], split: str, findings: DatasetFindings
+) -> dict[bytes, str]:
     """Digest -> name of the split's examined images."""
     digests: dict[bytes, str] = {}
     total = bad = 0

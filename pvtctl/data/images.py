@@ -38,7 +38,7 @@ class TooLarge(BadImage):
     """An image with more than MAX_PIXELS pixels."""
 
 
-class Picture(Protocol):
+class SourceImage(Protocol):
     """An image of which any part can be had at any size."""
 
     height: int

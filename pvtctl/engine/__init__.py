@@ -11,11 +11,11 @@ from pvtctl.engine.dry_run import DryRunReport, dry_run
 from pvtctl.engine.ema import Ema
 from pvtctl.engine.evaluate import evaluate
 from pvtctl.engine.fit import fit
-from pvtctl.engine.log import Progress, say
+from pvtctl.engine.log import Progress
 from pvtctl.engine.optim import build_optimizer, describe_lr, parameter_groups, scale_lr
 from pvtctl.engine.precision import Precision, choose_precision
 from pvtctl.engine.protocol import Metric, Task
-from pvtctl.engine.run import RunFolder, find_runs, read_info, read_recipe
+from pvtctl.engine.run import RunFolder, find_runs, read_info, read_run_recipe
 from pvtctl.engine.schedule import Schedule, build_schedule
 from pvtctl.engine.settings import FitResult, FitSettings, resolve_batch_size
 from pvtctl.engine.stop import Stopped
@@ -44,9 +44,8 @@ __all__ = [
     "launch",
     "parameter_groups",
     "read_info",
-    "read_recipe",
+    "read_run_recipe",
     "resolve_batch_size",
-    "say",
     "scale_lr",
     "single",
     "start_distributed",

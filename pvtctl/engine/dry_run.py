@@ -16,11 +16,12 @@ import torch
 from pvtctl.engine.checkpoint import CheckpointStore
 from pvtctl.engine.distributed import Distributed
 from pvtctl.engine.fit import SaveWeights
-from pvtctl.engine.log import Say, say
+from pvtctl.engine.log import Say
 from pvtctl.engine.protocol import Task
 from pvtctl.engine.settings import FitSettings
 from pvtctl.engine.step import Stepper, memory_errors
 from pvtctl.errors import PvtctlError
+from pvtctl.io.console import say
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import nn
 from pvtctl.engine.checkpoint import load_state
 from pvtctl.engine.distributed import Distributed
 from pvtctl.engine.evaluate import EvaluationStopped, evaluate
-from pvtctl.engine.log import Progress, Say, clock, say, silent
+from pvtctl.engine.log import Progress, Say, clock, silent
 from pvtctl.engine.precision import Precision
 from pvtctl.engine.progress_state import Progressed
 from pvtctl.engine.protocol import Task
@@ -23,6 +23,7 @@ from pvtctl.engine.settings import FitResult, FitSettings
 from pvtctl.engine.step import Stepper, memory_errors
 from pvtctl.engine.stop import StopRequests, stopped_by
 from pvtctl.errors import PvtctlError, UsageError
+from pvtctl.io.console import say
 
 SaveWeights = Callable[[Path, nn.Module, dict[str, Any]], None]
 MAX_BAD_STEPS = 3

@@ -8,12 +8,9 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
+from pvtctl.io.console import say
+
 Say = Callable[[str], None]
-
-
-def say(text: str) -> None:
-    """A line on stderr."""
-    print(text, file=sys.stderr, flush=True)
 
 
 def silent(text: str) -> None:

@@ -92,7 +92,7 @@ class RunFolder:
         if not resume and (error := taken(self.path)):
             raise error
         if resume:
-            check_recipe(read_recipe(self.path), self.recipe, self.path, free_keys)
+            check_recipe(read_run_recipe(self.path), self.recipe, self.path, free_keys)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = _Lock(self.path)
@@ -246,7 +246,7 @@ def read_info(path: Path | str) -> dict[str, Any]:
     return info
 
 
-def read_recipe(path: Path | str) -> dict[str, Any]:
+def read_run_recipe(path: Path | str) -> dict[str, Any]:
     """The flat recipe that a run began with.
 
     Raises UsageError when the folder holds no run, or when the file is damaged.

@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 from pvtctl.cost.build import build_model, classes_of
 from pvtctl.cost.counting import StageCost, count_model
-from pvtctl.explain.attention import backbone_of
+from pvtctl.explain.attention import backbone_in
 from pvtctl.explain.pictures.architecture import Box, Column
 from pvtctl.models.backbones import Backbone, Vit, VitHybrid
 from pvtctl.models.backbones.base import PyramidTransformer
 from pvtctl.models.backbones.pvt import Pvt
 from pvtctl.models.backbones.resnet import ResNet
 from pvtctl.models.layers.attention import POOLED_SIDE, SelfAttention, SpatialReductionAttention
-from pvtctl.models.layers.block import Block
+from pvtctl.models.layers.block import TransformerBlock
 from pvtctl.models.layers.context_block import ContextBlock
 from pvtctl.models.layers.mlp import Mlp
 from pvtctl.models.registry import PLAIN_HEADS, find_head
@@ -35,7 +35,7 @@ def describe_architecture(
     classes = classes_of(head, num_classes)
     with torch.device("meta"):
         model = build_model(name, head, num_classes)
-        backbone = backbone_of(model)
+        backbone = backbone_in(model)
         necks = _NeckShapes(getattr(model, "neck", None))
         with torch.no_grad():
             images = torch.empty(1, 3, *size)
@@ -112,7 +112,7 @@ def _backbone_boxes(
 
 def _pvt_stage(number: int, backbone: PyramidTransformer, stage: nn.Module, shape: Shape, parts: _Parts) -> Box:
     blocks = cast("nn.ModuleList", stage.blocks)
-    block = cast("Block", blocks[0])
+    block = cast("TransformerBlock", blocks[0])
     attn, mlp = cast("SpatialReductionAttention", block.attn), cast("Mlp", block.mlp)
     patch = cast("nn.Conv2d", cast("nn.Module", stage.patch_embed).proj)
     rows, columns = attn.key_spans(shape[1:])
@@ -138,7 +138,7 @@ def _pvt_stage(number: int, backbone: PyramidTransformer, stage: nn.Module, shap
 
 def _vit_boxes(backbone: Vit, images: Tensor, shapes: list[Shape], parts: _Parts, *, pyramid: bool) -> list[Box]:
     grid = cast("Shape", tuple(backbone.read_taps(images, [backbone.depth])[0].map.shape[1:]))
-    block = cast("Block", backbone.blocks[0])
+    block = cast("TransformerBlock", backbone.blocks[0])
     attn, mlp = cast("SelfAttention", block.attn), cast("Mlp", block.mlp)
     tokens, special = _count(grid[1] * grid[2]), backbone.special_tokens
     patch = f"patches {backbone.patch_size}×{backbone.patch_size}"

@@ -95,7 +95,7 @@ def attending_blocks(model: nn.Module) -> list[AttendingBlock]:
 
     Raises UsageError for backbones without attention, and for those of timm, whose inside is not known here.
     """
-    backbone = backbone_of(model)
+    backbone = backbone_in(model)
     match backbone:
         case PyramidTransformer():
             return [
@@ -129,7 +129,7 @@ def attending_blocks(model: nn.Module) -> list[AttendingBlock]:
             )
 
 
-def backbone_of(model: nn.Module) -> Backbone:
+def backbone_in(model: nn.Module) -> Backbone:
     """The backbone itself, or the one in a classifier, detector or dense model. Raises UsageError."""
     found = next((module for module in model.modules() if isinstance(module, Backbone)), None)
     if found is None:
@@ -159,7 +159,7 @@ def attention_maps(
     Raises UsageError for a pixel outside of the images, and a token that a block does not have.
     """
     with torch.inference_mode(), _inputs_of(blocks) as inputs:
-        backbone_of(model)(images)
+        backbone_in(model)(images)
         return [_maps_of(block, inputs[block.name], images, queries) for block in blocks]
 
 
@@ -179,7 +179,7 @@ def rollout_maps(
     if isinstance(block.module, ContextBlock):
         raise UsageError("a context block adds one summary to all places: there is nothing to roll out", "leave it out")
     with torch.inference_mode(), _inputs_of(blocks) as inputs:
-        backbone_of(model)(images)
+        backbone_in(model)(images)
         tokens, size = cast("tuple[Tensor, Size]", inputs[block.name])
         special = _special_tokens(tokens, size)
         names, indices = _indices(block, queries, special, size, images)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pvtctl.errors import UsageError
-from pvtctl.explain.attention import backbone_of
+from pvtctl.explain.attention import backbone_in
 from pvtctl.models.backbones import PvtV2, ResNet, Vit, VitHybrid
 from pvtctl.models.backbones.pvt import Pvt, PvtStage
 from pvtctl.models.layers.patches import Size
@@ -51,7 +51,7 @@ class PositionTable:
 
 def position_tables(model: nn.Module) -> list[PositionTable]:
     """The tables of the backbone in `model`. Raises UsageError, saying where positions come from, where there are none."""
-    backbone = backbone_of(model)
+    backbone = backbone_in(model)
     match backbone:
         case Pvt():
             tables = []

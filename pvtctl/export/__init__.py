@@ -6,8 +6,8 @@
 
 from __future__ import annotations
 
-from pvtctl.export.check import Check, Timing
+from pvtctl.export.check import Check, ExportTiming
 from pvtctl.export.layouts import LayoutReport, export_layout
 from pvtctl.export.model import ExportReport, export_model
 
-__all__ = ["Check", "ExportReport", "LayoutReport", "Timing", "export_layout", "export_model"]
+__all__ = ["Check", "ExportReport", "ExportTiming", "LayoutReport", "export_layout", "export_model"]

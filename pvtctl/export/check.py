@@ -39,7 +39,7 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Timing:
+class ExportTiming:
     """Median milliseconds of a call, each way in turn, in one process with as many threads for each."""
 
     batch: int
@@ -57,7 +57,7 @@ class Timing:
         return asdict(self)
 
 
-def compare(raw: RawModel, run: Run, cases: Sequence[tuple[int, ImageSize]], tolerance: float) -> list[Check]:
+def compare_outputs(raw: RawModel, run: Run, cases: Sequence[tuple[int, ImageSize]], tolerance: float) -> list[Check]:
     """The graph `run` against eager, one entry for each output of each (batch, size).
 
     Raises PvtctlError when the graph fails at a size, or an output differs by more than `tolerance`, says another shape,
@@ -98,7 +98,7 @@ def _difference(batch: int, size: ImageSize, name: str, ours: Tensor, theirs: Te
     return Check(batch, size, name, absolute, absolute / largest if largest else absolute)
 
 
-def time_in_turns(raw: RawModel, runs: Mapping[str, Run], batch: int, size: ImageSize, repeats: int) -> Timing:
+def time_in_turns(raw: RawModel, runs: Mapping[str, Run], batch: int, size: ImageSize, repeats: int) -> ExportTiming:
     """`eager` and each of `runs`, one call of each in turn, `repeats` times after one that does not count.
 
     A program that does not take this size is left out: beside an ONNX file, which may take more, it is a bystander.
@@ -117,4 +117,4 @@ def time_in_turns(raw: RawModel, runs: Mapping[str, Run], batch: int, size: Imag
             run(images)
             spent[name].append((time.perf_counter() - start) * 1e3)
     medians = {name: statistics.median(values) for name, values in spent.items()}
-    return Timing(batch, size, torch.get_num_threads(), repeats, medians)
+    return ExportTiming(batch, size, torch.get_num_threads(), repeats, medians)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from pvtctl import __version__
 from pvtctl.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from pvtctl.errors import UsageError
-from pvtctl.export.check import TOLERANCE, Check, Run, Timing, compare, time_in_turns
+from pvtctl.export.check import TOLERANCE, Check, ExportTiming, Run, compare_outputs, time_in_turns
 from pvtctl.export.exportable import Pixels, RawModel, Statistics, raw_model
 from pvtctl.export.onnx import OPSET, OnnxModel, require_onnx, write_onnx
 from pvtctl.export.program import Program, example, export_program, quiet
@@ -53,7 +53,7 @@ class ExportReport:
     """The smallest open height and width that a program takes; an ONNX file takes smaller ones."""
     tolerance: float
     checks: list[Check]
-    timing: Timing
+    timing: ExportTiming
 
     @property
     def largest_difference(self) -> float:
@@ -129,7 +129,7 @@ def export_model(
         with atomic_path(path) as temporary:
             runs = _write(raw, program, temporary, chosen, said, on_progress)
             on_progress(f"comparing with eager at {_in_words(cases)}")
-            checks = compare(raw, list(runs.values())[-1], cases, tolerance)
+            checks = compare_outputs(raw, list(runs.values())[-1], cases, tolerance)
             on_progress("timing")
             timing = time_in_turns(raw, runs, *cases[0], repeats)
     return ExportReport(

@@ -22,7 +22,7 @@ from pvtctl.weights.describe import Inspected, inspect_checkpoint
 
 
 @dataclass(frozen=True)
-class Source:
+class ExportSource:
     """A model and what is known of it."""
 
     model: nn.Module
@@ -39,7 +39,7 @@ class Source:
     """What an exported file says besides: backbone, head, class names, the checkpoint's name."""
 
 
-def from_checkpoint(source: str, *, backbone: str | None = None, backbone_only: bool = False) -> Source:
+def from_checkpoint(source: str, *, backbone: str | None = None, backbone_only: bool = False) -> ExportSource:
     """The model of a checkpoint file, run folder or published name.
 
     Raises UsageError for what is no checkpoint, holds a model that pvtctl does not build, or is of another backbone.
@@ -68,7 +68,7 @@ def from_checkpoint(source: str, *, backbone: str | None = None, backbone_only: 
         "score": found.meta.get("score"),
     }
     side = side or found.position_size
-    return Source(
+    return ExportSource(
         model=model,
         what=what,
         path=found.path,
@@ -80,7 +80,7 @@ def from_checkpoint(source: str, *, backbone: str | None = None, backbone_only: 
     )
 
 
-def from_names(backbone: str, head: str, num_classes: int | None, *, seed: int = 0) -> Source:
+def from_names(backbone: str, head: str, num_classes: int | None, *, seed: int = 0) -> ExportSource:
     """A model with random weights, of seed `seed`. `head` is `classifier`, `none` or a dense head.
 
     Raises UsageError for unknown names.
@@ -95,7 +95,7 @@ def from_names(backbone: str, head: str, num_classes: int | None, *, seed: int =
     what = backbone if head == "none" else f"{backbone} + {head}"
     what = f"{what}, {classes} classes, random weights" if classes else f"{what}, random weights"
     meta = {"backbone": backbone, "head": head, "source": "random weights"}
-    return Source(
+    return ExportSource(
         model=optimize_for_cpu(model), what=what, meta={key: value for key, value in meta.items() if value != "none"}
     )
 

@@ -71,7 +71,7 @@ def _better(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> tuple[T
     return torch.where(wins, other[0], one[0]), torch.where(wins, other[1], one[1])
 
 
-def training_step(
+def dense_training_step(
     case: dict[str, Any], model: DenseModel, device: torch.device, guard: Callable[[], Any]
 ) -> Callable[[], object]:
     """The papers' losses on a label or a depth for every pixel, auxiliary maps included, backward and a step of AdamW."""

@@ -98,7 +98,9 @@ class DetectorForward:
         return DetectOptions(score_threshold=float(scores.kthvalue(len(scores) - wanted).values))
 
 
-def training_step(case: dict[str, Any], device: torch.device, guard: Callable[[], Any]) -> Callable[[], object]:
+def detector_training_step(
+    case: dict[str, Any], device: torch.device, guard: Callable[[], Any]
+) -> Callable[[], object]:
     """Losses on OBJECTS boxes an image, backward and a step of AdamW; masks where the head learns them."""
     detector = optimize_for_cpu(_detector(case)).to(device).train()
     layout = torch.channels_last if case["channels_last"] else torch.contiguous_format

@@ -150,18 +150,18 @@ def _build_step(case: dict[str, Any], device: Any) -> Callable[[], object]:
 
 
 def _detector_step(case: dict[str, Any], device: Any) -> Callable[[], object]:
-    from pvtctl.latency.detector_step import DetectorForward, training_step
+    from pvtctl.latency.detector_step import DetectorForward, detector_training_step
 
     if case["mode"] == "train":
-        return training_step(case, device, lambda: _autocast(case, device))
+        return detector_training_step(case, device, lambda: _autocast(case, device))
     return DetectorForward(case, device, lambda: _inference(case, device))
 
 
 def _dense_step(case: dict[str, Any], model: Any, device: Any) -> Callable[[], object]:
-    from pvtctl.latency.dense_step import DenseForward, training_step
+    from pvtctl.latency.dense_step import DenseForward, dense_training_step
 
     if case["mode"] == "train":
-        return training_step(case, model, device, lambda: _autocast(case, device))
+        return dense_training_step(case, model, device, lambda: _autocast(case, device))
     return DenseForward(case, model, device, lambda: _inference(case, device))
 
 

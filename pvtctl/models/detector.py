@@ -13,7 +13,7 @@ from pvtctl.errors import UsageError
 from pvtctl.models.backbones.base import Backbone
 from pvtctl.models.backbones.build import as_backbone
 from pvtctl.models.heads.base import DetectionHead
-from pvtctl.models.heads.masks import place
+from pvtctl.models.heads.masks import place_detections
 from pvtctl.models.registry import DETECTION, Conventions, HeadSpec, Target, head_spec
 from pvtctl.models.structures import Detections, DetectOptions, ImageSize, Objects
 
@@ -100,7 +100,7 @@ class Detector(nn.Module):
         features = self.features(images, sizes)
         if targets is None:
             found = self.head.detect(features, sizes, padded, options or DetectOptions())
-            return [place(*one) for one in zip(found, sizes, output_sizes or sizes, strict=True)]
+            return [place_detections(*one) for one in zip(found, sizes, output_sizes or sizes, strict=True)]
         losses = self.head.losses(features, sizes, padded, targets)
         return {"loss": torch.stack([v for k, v in losses.items() if k.startswith("loss_")]).sum(), **losses}
 

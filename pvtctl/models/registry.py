@@ -68,7 +68,7 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Mark:
+class HeadMark:
     """Parameters that tell a head in a state dict of ours."""
 
     task: str
@@ -93,7 +93,7 @@ class HeadSpec:
     """(backbone, options, target) -> neck (or None) and head, a `DetectionHead` or `DenseHead`."""
 
     # checkpoints
-    marks: tuple[Mark, ...] = ()
+    marks: tuple[HeadMark, ...] = ()
     """Without any, only files that name the head in their header are recognised."""
     class_tables: Mapping[str, ClassRows] = field(default_factory=dict)
     """Layers with a row a class, without `.weight` and `.bias`: rows are matched by class name when classes change."""

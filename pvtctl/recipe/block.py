@@ -13,7 +13,7 @@ Positive = Annotated[float, Field(gt=0.0)]
 Side = Annotated[int, Field(ge=32, le=8192)]
 
 
-class Block(BaseModel):
+class SettingsBlock(BaseModel):
     """A closed, frozen part of a recipe."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)

@@ -37,7 +37,7 @@ def parse_spec(text: str) -> Spec:
     return Spec(name, row or None, profile or "paper")
 
 
-def differences(left: Recipe, right: Recipe) -> dict[str, tuple[Any, Any]]:
+def recipe_differences(left: Recipe, right: Recipe) -> dict[str, tuple[Any, Any]]:
     """Keys whose values differ, each with both values; None where a side has no such key. Provenance is left out."""
     ours, theirs = flat(left), flat(right)
     keys = [*ours, *(key for key in theirs if key not in ours)]

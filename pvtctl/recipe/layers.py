@@ -19,7 +19,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from pvtctl.errors import nearest
 from pvtctl.models.registry import HeadOptions, head_specs
 from pvtctl.recipe.schema import Recipe
-from pvtctl.recipe.yaml_loader import KeyPath, Mark
+from pvtctl.recipe.yaml_loader import KeyPath, SourceMark
 
 FREE_KEYS = ("provenance",)
 """Blocks whose keys are taken as they are written, dots and all."""
@@ -33,9 +33,9 @@ class Layer:
 
     label: str
     values: dict[KeyPath, Any] = field(default_factory=dict)
-    marks: dict[KeyPath, Mark] = field(default_factory=dict)
+    marks: dict[KeyPath, SourceMark] = field(default_factory=dict)
 
-    def mark(self, path: KeyPath) -> Mark | None:
+    def mark(self, path: KeyPath) -> SourceMark | None:
         """Where `path`, or else the nearest key above it, was said."""
         return next((self.marks[path[:n]] for n in range(len(path), 0, -1) if path[:n] in self.marks), None)
 
@@ -45,7 +45,7 @@ class Origin:
     """Which layer set a value, and where it stands."""
 
     label: str
-    mark: Mark | None
+    mark: SourceMark | None
 
     def __str__(self) -> str:
         return f"{self.label}, {self.mark}" if self.mark and self.mark.line else self.label
@@ -56,16 +56,16 @@ class Fault:
     """One thing that is wrong, as one line."""
 
     text: str
-    mark: Mark | None = None
+    mark: SourceMark | None = None
 
 
 def flatten(
-    data: Mapping[str, Any], label: str, marks: Mapping[KeyPath, Mark], at: KeyPath = ()
+    data: Mapping[str, Any], label: str, marks: Mapping[KeyPath, SourceMark], at: KeyPath = ()
 ) -> tuple[Layer, list[Fault]]:
     """The layer that the mapping found under `at` in a document stands for; `marks` are the document's."""
     layer, faults = Layer(label), []
 
-    def put(path: KeyPath, value: Any, mark: Mark | None) -> None:
+    def put(path: KeyPath, value: Any, mark: SourceMark | None) -> None:
         if len(path) == 2 and path[0] == "expect" and isinstance(value, int | float) and not isinstance(value, bool):
             path = (*path, "paper")
         said = [known for known in layer.values if known[: len(path)] == path or path[: len(known)] == known]
@@ -143,7 +143,7 @@ def nest(values: Mapping[KeyPath, Any]) -> dict[str, Any]:
     return result
 
 
-def check(layer: Layer, extra_keys: tuple[str, ...] = ()) -> list[Fault]:
+def check_layer(layer: Layer, extra_keys: tuple[str, ...] = ()) -> list[Fault]:
     """Every unknown key and wrong value of a layer, whatever lies over or under it.
 
     `extra_keys` are words that the place may also use at its top level (for the nearest valid word).

@@ -20,10 +20,10 @@ from pvtctl.errors import UsageError, nearest
 from pvtctl.extensions import require_named
 from pvtctl.models.registry import find_head
 from pvtctl.recipe.agreement import find_faults
-from pvtctl.recipe.layers import Fault, Layer, Origin, check, flatten, merge, nest
+from pvtctl.recipe.layers import Fault, Layer, Origin, check_layer, flatten, merge, nest
 from pvtctl.recipe.schema import Recipe
 from pvtctl.recipe.source import RecipeFaults, RecipeFile, read_recipe, recipe_names, recipe_path
-from pvtctl.recipe.yaml_loader import KeyPath, Mark, parse_value, shown_path
+from pvtctl.recipe.yaml_loader import KeyPath, SourceMark, parse_value, shown_path
 
 __all__ = [
     "RecipeFaults",
@@ -86,7 +86,7 @@ def resolve(
             f"recipe {source.name} has no profile {profile!r}", nearest(profile, list(source.profiles)).capitalize()
         )
     extra, faults = _override_layer(overrides)
-    faults = [*source.faults, *faults, *check(extra)]
+    faults = [*source.faults, *faults, *check_layer(extra)]
     of_row = [source.rows[row]] if row else []
     scaled = [layer for key, layer in source.scaled_rows.items() if key == (profile, row)]
     layers = [*source.shared, *of_row, *source.profiles[profile], *scaled, extra]
@@ -149,7 +149,7 @@ def _override_layer(overrides: Sequence[Override]) -> tuple[Layer, list[Fault]]:
     for override in overrides:
         if isinstance(override, str):
             key, equals, text = override.partition("=")
-            mark = Mark(f"--set {override}")
+            mark = SourceMark(f"--set {override}")
             if not equals or not key.strip():
                 faults.append(Fault(f"--set {override}: write it as key.path=value", mark))
                 continue
@@ -160,7 +160,7 @@ def _override_layer(overrides: Sequence[Override]) -> tuple[Layer, list[Fault]]:
                 continue
         else:
             key, value = override
-            mark = Mark(f"{key}={value}")
+            mark = SourceMark(f"{key}={value}")
         key = key.strip()
         one, found = flatten({key: value}, "--set", {(key,): mark})
         faults += found

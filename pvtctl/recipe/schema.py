@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationInfo, mod
 from pvtctl.errors import UsageError, nearest
 from pvtctl.models.registry import HeadOptions, find_head, head_specs
 from pvtctl.models.variants import TIMM_PREFIX, join_width, split_width
-from pvtctl.recipe.block import Block, Positive, Rate, Side
+from pvtctl.recipe.block import Positive, Rate, SettingsBlock, Side
 from pvtctl.tasks.classification.settings import Augment
 from pvtctl.tasks.depth.settings import DepthData, Loss
 from pvtctl.tasks.detection.settings import DetectionData
@@ -24,7 +24,7 @@ Beta = Annotated[float, Field(ge=0.0, lt=1.0)]
 Count = Annotated[int, Field(ge=0)]
 
 
-class Paper(Block):
+class Paper(SettingsBlock):
     """Where the experiment was printed."""
 
     key: Literal["pvt_v1", "pvt_v2", "dpt"]
@@ -32,7 +32,7 @@ class Paper(Block):
     figure: int | None = None
 
 
-class ScenesData(Block):
+class ScenesData(SettingsBlock):
     """What the built-in `scenes` looks like."""
 
     materials: Literal["any", "typical"] = "any"
@@ -40,7 +40,7 @@ class ScenesData(Block):
     small experiment learns from much sooner."""
 
 
-class Data(Block):
+class Data(SettingsBlock):
     """Which data, at what size."""
 
     name: str = "imagenet"
@@ -71,7 +71,7 @@ class Data(Block):
     augment: Augment = Augment()
 
 
-class Backbone(Block):
+class BackboneSettings(SettingsBlock):
     """A backbone of `pvtctl models ls`, or `timm:NAME`."""
 
     name: str
@@ -128,8 +128,8 @@ HeadBlock = Annotated[SerializeAsAny[HeadOptions], BeforeValidator(_as_head_opti
 """A dense head, with the neck that the papers put under it; `name` decides which keys it has."""
 
 
-class Model(Block):
-    backbone: Backbone
+class Model(SettingsBlock):
+    backbone: BackboneSettings
     head: HeadBlock | None = None
     """Unset: a classifier."""
     num_classes: Annotated[int, Field(ge=1)] | None = None
@@ -140,7 +140,7 @@ class Model(Block):
     """A dense head without `weights`: the backbone's ImageNet weights are found and loaded, or training starts from nothing."""
 
 
-class Optimizer(Block):
+class Optimizer(SettingsBlock):
     name: Literal["adamw", "adam", "sgd"] = "adamw"
     """`adam`: weight decay is added to the gradient."""
     lr: Positive = 1e-3
@@ -160,7 +160,7 @@ class Optimizer(Block):
     """How `lr` follows the batch when it differs from `train.total_batch`."""
 
 
-class Schedule(Block):
+class ScheduleSettings(SettingsBlock):
     name: Literal["cosine", "poly", "step", "constant", "official_lagging"] = "cosine"
     """`official_lagging`: cosine stepped after each epoch with that epoch's index, as the official code does."""
     min_lr: Annotated[float, Field(ge=0)] = 1e-5
@@ -176,14 +176,14 @@ class Schedule(Block):
     gamma: Positive = 0.1
 
 
-class Ema(Block):
+class EmaSettings(SettingsBlock):
     enabled: bool = False
     decay: Rate = 0.99996
     warmup: bool = True
     """decay at step t is min(decay, (1 + t) / (10 + t))."""
 
 
-class Train(Block):
+class Train(SettingsBlock):
     epochs: Annotated[int, Field(ge=1)] = 300
     iterations: Annotated[int, Field(ge=1)] | None = None
     """Instead of `epochs`: optimiser steps of `total_batch` images; steps of another batch see as many images in all."""
@@ -198,9 +198,9 @@ class Train(Block):
     max_minutes: Positive | None = None
     """Save and stop after so long, to be resumed (a queue's time limit)."""
     optimizer: Optimizer = Optimizer()
-    schedule: Schedule = Schedule()
+    schedule: ScheduleSettings = ScheduleSettings()
     clip_grad: Positive | None = None
-    ema: Ema = Ema()
+    ema: EmaSettings = EmaSettings()
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     channels_last: Literal["auto", "on", "off"] = "auto"
     compile: bool = False
@@ -215,7 +215,7 @@ class Train(Block):
     """Epochs between evaluations; the last epoch is always evaluated."""
 
 
-class Eval(Block):
+class Eval(SettingsBlock):
     batch_size: Annotated[int, Field(ge=1)] | None = None
     """Images per rank; unset: 1.5 x the training batch, as the papers' code does, at most 192; detectors 1."""
     score_threshold: Rate | None = None
@@ -245,7 +245,7 @@ class Eval(Block):
     """Who computes COCO's numbers, all to the same; auto: numpy. faster: faster-coco-eval, if installed."""
 
 
-class Figure(Block):
+class PrintedFigure(SettingsBlock):
     """One printed figure and where it stands with it."""
 
     paper: float | None = None
@@ -254,7 +254,7 @@ class Figure(Block):
     note: str | None = None
 
 
-class Recipe(Block):
+class Recipe(SettingsBlock):
     """One run, flat: what is left after base, recipe, row, profile and `--set` are merged."""
 
     name: str
@@ -272,7 +272,7 @@ class Recipe(Block):
     model: Model
     train: Train = Train()
     eval: Eval = Eval()
-    expect: dict[str, Figure] = {}
+    expect: dict[str, PrintedFigure] = {}
     """Printed figures by metric name: `top1_err` (percent), `params_m`, `gmacs` ... A bare number means `paper:`."""
     provenance: dict[str, str] = {}
     """Where a setting's value comes from, and what paper and official code say where they differ, by dotted key."""
@@ -283,16 +283,16 @@ class Recipe(Block):
         return (self.module,) if isinstance(self.module, str) else self.module
 
 
-class Printed(Block):
+class Printed(SettingsBlock):
     """A row that the paper prints and that no recipe runs: it keeps the table whole."""
 
     title: str
-    expect: dict[str, Figure]
+    expect: dict[str, PrintedFigure]
     note: str
     """Why it is not run."""
 
 
-class Claim(Block):
+class Claim(SettingsBlock):
     """What the paper says its table shows, in a form that can be checked: two rows, or a row and a bound."""
 
     text: str
@@ -320,7 +320,7 @@ class Claim(Block):
         return self
 
 
-class Study(Block):
+class Study(SettingsBlock):
     """What makes a table a study that `pvtctl ablate` runs: its claims, and what the small scale can show of them."""
 
     claim: str

@@ -13,9 +13,9 @@ from pydantic import ValidationError
 
 import pvtctl
 from pvtctl.errors import UsageError, nearest
-from pvtctl.recipe.layers import Fault, Layer, check, flatten
+from pvtctl.recipe.layers import Fault, Layer, check_layer, flatten
 from pvtctl.recipe.schema import Printed, Study
-from pvtctl.recipe.yaml_loader import Document, KeyPath, Mark, read_yaml
+from pvtctl.recipe.yaml_loader import Document, KeyPath, SourceMark, read_yaml
 
 FILE_KEYS = ("base", "rows", "profiles", "printed", "study")
 """What a recipe's file may say besides a recipe's own keys."""
@@ -66,7 +66,7 @@ def read_recipe(name_or_path: str | Path, _chain: tuple[Path, ...] = ()) -> Reci
     parts = {key: document.data.get(key) for key in FILE_KEYS}
     own = {key: value for key, value in document.data.items() if key not in FILE_KEYS}
     shared, found = flatten(own, "recipe", document.marks)
-    faults += [*found, *check(shared, FILE_KEYS)]
+    faults += [*found, *check_layer(shared, FILE_KEYS)]
     result = RecipeFile(path.stem, path, [shared], {}, {"paper": []}, {}, {}, faults=faults)
     if parts["base"] is not None:
         _add_base(result, parts["base"], document.marks[("base",)], _chain)
@@ -80,12 +80,12 @@ def read_recipe(name_or_path: str | Path, _chain: tuple[Path, ...] = ()) -> Reci
     return result
 
 
-def _line_of(text: str) -> Mark | None:
+def _line_of(text: str) -> SourceMark | None:
     match = re.search(r"\(([^()]+):(\d+)\)", text)
-    return Mark(match[1], int(match[2])) if match else None
+    return SourceMark(match[1], int(match[2])) if match else None
 
 
-def _add_base(result: RecipeFile, base: Any, mark: Mark, chain: tuple[Path, ...]) -> None:
+def _add_base(result: RecipeFile, base: Any, mark: SourceMark, chain: tuple[Path, ...]) -> None:
     chain = (*chain, result.path.resolve())
     if not isinstance(base, str):
         result.faults.append(Fault(f"base: the name or path of a recipe, not {json.dumps(base)} ({mark})", mark))
@@ -133,7 +133,7 @@ def _sections(document: Document, at: KeyPath, kind: str, faults: list[Fault]) -
         else:
             own = {key: value for key, value in (settings or {}).items() if at != ("profiles",) or key != "rows"}
             layer, found = flatten(own, f"{kind} {name}", document.marks, (*at, name))
-            faults += [*found, *check(layer)]
+            faults += [*found, *check_layer(layer)]
             layers.append((name, layer))
     return layers
 

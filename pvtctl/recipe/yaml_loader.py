@@ -24,7 +24,7 @@ KeyPath = tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Mark:
+class SourceMark:
     """Where something was said: a file and its line (from 1), or an option of the command line (no line)."""
 
     file: str
@@ -39,7 +39,7 @@ class Document:
     """A YAML mapping, the mark of every key in it by its path, and the faults that did not stop the reading."""
 
     data: dict[str, Any]
-    marks: dict[KeyPath, Mark]
+    marks: dict[KeyPath, SourceMark]
     faults: list[str] = field(default_factory=list)
 
 
@@ -189,7 +189,7 @@ def _mapping(node: yaml.MappingNode, at: KeyPath, document: Document, shown: str
             first = document.marks[here]
             document.faults.append(f"{'.'.join(here)}: repeated key ({shown}:{line}), first said in line {first.line}")
             continue
-        document.marks[here] = Mark(shown, line)
+        document.marks[here] = SourceMark(shown, line)
         result[key] = _construct(value_node, here, document, shown)
     return result
 

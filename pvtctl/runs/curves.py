@@ -14,7 +14,7 @@ from pvtctl.runs.read_run import FinishedRun
 from pvtctl.tasks.registry import task_spec
 
 if TYPE_CHECKING:
-    from pvtctl.views.curves import Panel, Series
+    from pvtctl.views.curves import CurvePanel, Series
 
 # Matplotlib takes a second to import: the views are imported where something is drawn.
 
@@ -41,12 +41,12 @@ def names_of(paths: Sequence[Path]) -> list[str]:
     raise UsageError(f"{twice} is named twice", "name each run once")
 
 
-def panels_of(runs: Sequence[FinishedRun], names: Sequence[str], what: Sequence[What], axis: Axis) -> list[Panel]:
+def panels_of(runs: Sequence[FinishedRun], names: Sequence[str], what: Sequence[What], axis: Axis) -> list[CurvePanel]:
     """A panel for each of `what` that the runs have recorded; the scores of a task may be two.
 
     Raises UsageError for scores of several tasks, and for epochs of a run that has not finished one.
     """
-    from pvtctl.views.curves import Panel
+    from pvtctl.views.curves import CurvePanel
 
     tasks = list(dict.fromkeys(run.recipe.task for run in runs))
     if len(tasks) > 1 and "score" in what:
@@ -66,7 +66,9 @@ def panels_of(runs: Sequence[FinishedRun], names: Sequence[str], what: Sequence[
     if "loss" in what:
         units = {task_spec(task).curves.loss for task in tasks}
         unit = units.pop() if len(units) == 1 else "sum of the losses"
-        panels.append(Panel("Training loss", unit, series(lambda run: run.training, lambda line: line.get("loss"))))
+        panels.append(
+            CurvePanel("Training loss", unit, series(lambda run: run.training, lambda line: line.get("loss")))
+        )
     if "score" in what:
         spec = task_spec(tasks[0])
         for key, title in spec.compared_curves:
@@ -77,10 +79,10 @@ def panels_of(runs: Sequence[FinishedRun], names: Sequence[str], what: Sequence[
 
             drawn = series(lambda run: run.evaluations, score)
             if key == spec.main_score or any(each.xs for each in drawn):
-                panels.append(Panel(f"{title} on the validation images", "percent", drawn, from_zero=True))
+                panels.append(CurvePanel(f"{title} on the validation images", "percent", drawn, from_zero=True))
     if "lr" in what:
         rates = series(lambda run: run.training, lambda line: line.get("lr"))
-        panels.append(Panel("Learning rate", "", rates, from_zero=True))
+        panels.append(CurvePanel("Learning rate", "", rates, from_zero=True))
     return panels
 
 

@@ -9,11 +9,11 @@ from typing import Any, Literal
 
 from pvtctl.engine import Distributed, choose_precision, evaluate, start_distributed, stop_distributed
 from pvtctl.engine.log import Say, silent
-from pvtctl.engine.log import say as say_on_stderr
 from pvtctl.errors import UsageError
+from pvtctl.io.console import say as say_on_stderr
 from pvtctl.recipe.load import Override, keys_said, load_recipe
 from pvtctl.recipe.schema import Recipe
-from pvtctl.runs.paper_table import Figure, compare_with_paper
+from pvtctl.runs.paper_table import ComparedFigure, compare_with_paper
 from pvtctl.runs.paths import data_place
 from pvtctl.runs.read_run import read_run
 from pvtctl.tasks.base import untrained
@@ -39,7 +39,7 @@ class Evaluation:
 
     numbers: dict[str, float]
     """All figures; scores are fractions (`top1` 0.751, `box_ap` 0.404)."""
-    figures: list[Figure]
+    figures: list[ComparedFigure]
     """The figures that the paper's table has, each with the printed one."""
     differences: list[str]
     """Why they may not be compared with the paper's."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pvtctl.errors import PvtctlError, UsageError
-from pvtctl.recipe.compare import differences
+from pvtctl.recipe.compare import recipe_differences
 from pvtctl.recipe.load import load_recipe
 from pvtctl.recipe.schema import Recipe
 from pvtctl.tasks.registry import spec_of
@@ -62,7 +62,7 @@ def _model_labels(recipe: Recipe) -> dict[str, str]:
 
 
 @dataclass(frozen=True)
-class Figure:
+class ComparedFigure:
     """A row of the table of results."""
 
     name: str
@@ -107,7 +107,7 @@ def _printed(value: float | None) -> str:
 
 def compare_with_paper(
     recipe: Recipe, numbers: Mapping[str, float], num_classes: int
-) -> tuple[list[Figure], list[str]]:
+) -> tuple[list[ComparedFigure], list[str]]:
     """The table of a run's results, and why its accuracy may not be compared with the paper's (empty: it may).
 
     `num_classes` are the data's. `numbers` are fractions as `ClassificationMetric.compute` gives them.
@@ -120,10 +120,12 @@ def compare_with_paper(
         note = printed.note or ""
         comparable = name in _OF_THE_MODEL or not reasons
         label, digits = label_of(name, recipe), spec.digits_of(name)
-        figures.append(Figure(name, label, measured.get(name), printed.paper, printed.code, comparable, note, digits))
+        figures.append(
+            ComparedFigure(name, label, measured.get(name), printed.paper, printed.code, comparable, note, digits)
+        )
     rest = {n: v for n, v in measured.items() if n not in recipe.expect and n != "top1_err"}  # top-1 says the same
     figures += [
-        Figure(name, label_of(name, recipe), value, None, None, True, digits=spec.digits_of(name))
+        ComparedFigure(name, label_of(name, recipe), value, None, None, True, digits=spec.digits_of(name))
         for name, value in rest.items()
     ]
     return figures, reasons
@@ -201,7 +203,7 @@ def changed_settings(recipe: Recipe) -> list[str]:
         return []
     return [
         f"{key} {now}"
-        for key, (_, now) in differences(shipped, recipe).items()
+        for key, (_, now) in recipe_differences(shipped, recipe).items()
         if key.split(".")[0] in ("data", "model", "train", "eval") and key not in _FREE
     ]
 
@@ -232,7 +234,7 @@ def paper_label(recipe: Recipe) -> str:
     return f"{name}, {part}" if recipe.paper.table or recipe.paper.figure else name
 
 
-def result_rows(figures: Sequence[Figure]) -> tuple[list[str], list[list[str]]]:
+def result_rows(figures: Sequence[ComparedFigure]) -> tuple[list[str], list[list[str]]]:
     """Columns and rows of the table of results; without the paper's columns where it printed nothing."""
     rows = [figure.cells() for figure in figures]
     if any(figure.paper is not None or figure.code is not None for figure in figures):

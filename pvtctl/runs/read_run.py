@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pvtctl
-from pvtctl.engine.run import find_runs, read_info, read_recipe
+from pvtctl.engine.run import find_runs, read_info, read_run_recipe
 from pvtctl.errors import UsageError
 from pvtctl.extensions import require_for_run
 from pvtctl.recipe.load import load_recipe
@@ -113,7 +113,7 @@ def _recipe(path: Path, info: dict[str, Any]) -> Recipe:
         raise UsageError(f"the run in {path} is only half there: it has no recipe.yaml", "copy the whole folder")
     version = info.get("version")
     try:
-        read_recipe(path)
+        read_run_recipe(path)
     except (UsageError, ValueError, OSError):
         raise _damaged(path / "recipe.yaml") from None
     try:

@@ -13,10 +13,17 @@ import yaml
 from pvtctl.engine import FitResult, RunFolder
 from pvtctl.io.files import write_text
 from pvtctl.recipe.schema import Recipe
-from pvtctl.runs.paper_table import Figure, compare_with_paper, data_label, paper_label, printed_score, result_rows
+from pvtctl.runs.paper_table import (
+    ComparedFigure,
+    compare_with_paper,
+    data_label,
+    paper_label,
+    printed_score,
+    result_rows,
+)
 from pvtctl.tasks.base import EvaluationReport
 from pvtctl.tasks.data_task import DataTask
-from pvtctl.views.report import Picture, Report, Table, Text, write_report
+from pvtctl.views.report import Report, ReportPicture, ReportTable, Text, write_report
 
 # Matplotlib takes a second to import: the views are imported where something is drawn.
 
@@ -25,12 +32,12 @@ SAMPLES = "samples"
 
 
 @dataclass
-class Findings:
+class ReportContent:
     """What an evaluation has to tell, besides the pictures that are drawn from the metric."""
 
     title: str
     lead: str
-    figures: Sequence[Figure]
+    figures: Sequence[ComparedFigure]
     differences: Sequence[str]
     """Why the figures may not be compared with the paper's."""
     recipe: Mapping[str, Any]
@@ -50,7 +57,7 @@ class RunSummary:
     score: str
     """What the differences are about: `accuracy`, `AP`."""
     numbers: dict[str, float]
-    figures: list[Figure]
+    figures: list[ComparedFigure]
     differences: list[str]
     """Why the accuracy may not be compared with the paper's."""
     paper: str
@@ -84,7 +91,7 @@ def report_run(
     run.record(skipped_images=len(everything))
     head = f" + {recipe.model.head.name}" if recipe.model.head else ""
     title = f"{recipe.title or recipe.model.backbone.spec}{head} on {data_label(recipe)}"
-    findings = Findings(
+    findings = ReportContent(
         title=title,
         lead=f"Recipe {recipe.name}, profile {recipe.profile}: {_count(result.epochs, 'epoch')}, "
         f"{_count(result.steps, 'step')}, {duration(result.seconds)}; best weights of epoch {result.best_epoch}",
@@ -157,7 +164,9 @@ def _samples_of_epochs(folder: Path) -> dict[str, Path]:
     return {f"Samples after epoch {int(sheet.stem.removeprefix('epoch_'))}": sheet for sheet in sheets}
 
 
-def write_findings(path: Path, findings: Findings, evaluated: EvaluationReport, pictures: Mapping[str, Path]) -> Path:
+def write_findings(
+    path: Path, findings: ReportContent, evaluated: EvaluationReport, pictures: Mapping[str, Path]
+) -> Path:
     """Write `report.html`."""
     report = Report(findings.title, findings.lead)
     if findings.differences:
@@ -166,11 +175,11 @@ def write_findings(path: Path, findings: Findings, evaluated: EvaluationReport, 
     report.warnings += findings.notes
     if findings.skipped:
         report.warnings.append(f"{len(findings.skipped)} image(s) could not be read and were left out; see below.")
-    report.parts.append(Table("Results", *result_rows(findings.figures)))
-    report.parts += [Picture(title, file) for title, file in pictures.items()]
+    report.parts.append(ReportTable("Results", *result_rows(findings.figures)))
+    report.parts += [ReportPicture(title, file) for title, file in pictures.items()]
     report.parts += evaluated.tables()
     if findings.skipped:
-        report.parts.append(Table("Images left out", ["image", "reason"], list(findings.skipped.items())))
+        report.parts.append(ReportTable("Images left out", ["image", "reason"], list(findings.skipped.items())))
     report.parts.append(Text("Recipe", yaml.safe_dump(dict(findings.recipe), sort_keys=False, allow_unicode=True)))
     report.parts.append(Text("Environment", json.dumps(findings.environment, indent=2)))
     return write_report(path, report)

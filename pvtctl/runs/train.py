@@ -19,17 +19,17 @@ from pvtctl.engine import (
     fit,
 )
 from pvtctl.engine.log import Say, silent
-from pvtctl.engine.log import say as say_on_stderr
 from pvtctl.engine.run import taken
 from pvtctl.extensions import keep_copies, require_for_run
+from pvtctl.io.console import say as say_on_stderr
 from pvtctl.models.backbones import layer_depths
 from pvtctl.recipe.schema import Recipe
-from pvtctl.runs.paper_table import Figure
+from pvtctl.runs.paper_table import ComparedFigure
 from pvtctl.runs.paths import data_place
 from pvtctl.runs.report import RunSummary, draw_epoch, report_run
 from pvtctl.tasks.data_task import DataTask
 from pvtctl.tasks.from_recipe import build_task, extensions_of, fit_settings
-from pvtctl.weights import load_weights, save_safetensors
+from pvtctl.weights import load_checkpoint, save_safetensors
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class RunResult:
         return self.summary.numbers
 
     @property
-    def figures(self) -> list[Figure]:
+    def figures(self) -> list[ComparedFigure]:
         """The figures that the paper's table has, each with the printed one."""
         return self.summary.figures
 
@@ -140,7 +140,7 @@ def _layer_depths(recipe: Recipe, task: DataTask) -> tuple[Mapping[str, int], in
 def _score_best(task: DataTask, run: RunFolder, dist: Distributed, talk: Say) -> tuple[Any, dict[str, str]]:
     """Score the best weights as they were saved; the metric, and all images that any process could not read."""
     best, precision = dist.from_main((run.best_weights, run.info.get("precision", "auto")))
-    load_weights(task.model, best, class_names=task.class_names or None)  # depth has none
+    load_checkpoint(task.model, best, class_names=task.class_names or None)  # depth has none
     chosen = choose_precision(precision, dist.device)
     metric = evaluate(task, task.model, dist, chosen, title="best weights", shown=talk is not silent)
     skipped = {name: reason for own in dist.gather(task.skipped) for name, reason in own.items()}

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pvtctl.views.curves import Panel as CurvePanel
+from pvtctl.views.curves import CurvePanel as CurvePanel
 from pvtctl.views.curves import Series, draw_panels
-from pvtctl.views.scatter import Panel, Point, draw_scatters
+from pvtctl.views.scatter import Point, ScatterPanel, draw_scatters
 
 _WIDE = 20
 """Largest last value over the smallest from which on multiply-adds are drawn on a logarithmic axis."""
@@ -46,8 +46,8 @@ def draw_score_against(
         for p in places
         if p.cost is not None and p.score is not None
     ]
-    panels = [Panel(points, costs[at], scores[at]) for at, points in enumerate((printed, own)) if points]
-    return draw_scatters(path, panels or [Panel([], "", "")], title=title, hollow="printed in the paper")
+    panels = [ScatterPanel(points, costs[at], scores[at]) for at, points in enumerate((printed, own)) if points]
+    return draw_scatters(path, panels or [ScatterPanel([], "", "")], title=title, hollow="printed in the paper")
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ def lower_is_better(figure: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Sample:
+class ScoreSample:
     """What there is of a figure for one row."""
 
     values: tuple[float, ...] = ()
@@ -41,7 +41,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class ClaimVerdict:
     """A claim of the paper and what came of it here."""
 
     text: str
@@ -65,15 +65,17 @@ class Verdict:
         return asdict(self)
 
 
-def judge(claim: Claim, samples: Mapping[str, Sample], printed: Mapping[str, float | None], *, small: bool) -> Verdict:
+def judge(
+    claim: Claim, samples: Mapping[str, ScoreSample], printed: Mapping[str, float | None], *, small: bool
+) -> ClaimVerdict:
     """Hold `claim` against the rows' `samples`.
 
     `printed` are the paper's figures; `small` says that the scores are of a smaller experiment than the paper's, so that
     no level of a score can be compared with a bound.
     """
-    blank = Verdict(claim.text, claim.figure, _rows(claim), UNDECIDED, "", printed=_printed_margin(claim, printed))
+    blank = ClaimVerdict(claim.text, claim.figure, _rows(claim), UNDECIDED, "", printed=_printed_margin(claim, printed))
     names = [name for name in (claim.better, claim.worse, claim.row) if name is not None]
-    found = [samples.get(name, Sample(missing="missing")) for name in names]
+    found = [samples.get(name, ScoreSample(missing="missing")) for name in names]
     for name, sample in zip(names, found, strict=True):
         if not sample.values or not all(math.isfinite(value) for value in sample.values):
             return replace(blank, reason=f"{name}: {sample.missing or 'no such figure was measured'}")
@@ -116,14 +118,14 @@ def _printed_margin(claim: Claim, printed: Mapping[str, float | None]) -> float 
     return round(_margin(claim, known), 6) if len(known) == len(names) else None
 
 
-def _by_count(claim: Claim, blank: Verdict, found: Sequence[Sample]) -> Verdict:
+def _by_count(claim: Claim, blank: ClaimVerdict, found: Sequence[ScoreSample]) -> ClaimVerdict:
     margin = _margin(claim, [sample.values[0] for sample in found])
     outcome = HOLDS if margin > 0 else FAILS
     how = "measured once" if claim.figure == "inference_memory_gib" else "worked out"
     return replace(blank, outcome=outcome, margin=margin, reason=f"{how} at the paper's full size: no spread")
 
 
-def _by_time(claim: Claim, blank: Verdict, found: Sequence[Sample]) -> Verdict:
+def _by_time(claim: Claim, blank: ClaimVerdict, found: Sequence[ScoreSample]) -> ClaimVerdict:
     margin = _margin(claim, [sample.values[0] for sample in found])
     edges = [(sample.low, sample.high) for sample in found]
     if any(low is None or high is None for low, high in edges):
@@ -139,7 +141,7 @@ def _by_time(claim: Claim, blank: Verdict, found: Sequence[Sample]) -> Verdict:
     return replace(blank, outcome=outcome, margin=margin, reason="the calls' times do not overlap; of this machine")
 
 
-def _by_seeds(claim: Claim, blank: Verdict, found: Sequence[Sample]) -> Verdict:
+def _by_seeds(claim: Claim, blank: ClaimVerdict, found: Sequence[ScoreSample]) -> ClaimVerdict:
     margin = _margin(claim, [statistics.fmean(sample.values) for sample in found])
     lacking = "; ".join(sample.missing for sample in found if sample.missing)
     if any(len(sample.values) < 2 for sample in found):

@@ -37,7 +37,7 @@ _NAMED = 6
 """Settings that a note names."""
 
 
-def differences(runs: Sequence[FinishedRun], labels: Sequence[str]) -> tuple[list[str], list[str]]:
+def run_differences(runs: Sequence[FinishedRun], labels: Sequence[str]) -> tuple[list[str], list[str]]:
     """Why the runs' scores are not comparable, one reason a line, and notes on what else differs."""
     reasons: list[str] = []
     checks: list[tuple[str, Callable[[FinishedRun], str | None]]] = [

@@ -13,13 +13,13 @@ from pvtctl.latency.measure import Case, Latency, measure_latency
 from pvtctl.models.registry import find_head
 from pvtctl.runs.read_run import FinishedRun, read_run
 from pvtctl.studies.case_from_run import case_of
-from pvtctl.studies.comparability import differences, plural
-from pvtctl.studies.comparison import Comparison, Row, Subject, cost_rows, run_rows, score_rows
+from pvtctl.studies.comparability import plural, run_differences
+from pvtctl.studies.comparison import Comparison, Row, Subject, comparison_run_rows, cost_rows, score_rows
 from pvtctl.tasks.registry import spec_of
 
 
 @dataclass(frozen=True)
-class Timing:
+class LatencySettings:
     """How latency is measured: see `pvtctl.latency.measure.measure_latency`."""
 
     seconds: float = 3.0
@@ -28,7 +28,7 @@ class Timing:
 
 
 def compare_runs(
-    paths: Sequence[Path | str], *, convention: Convention = "ops", timing: Timing | None = None
+    paths: Sequence[Path | str], *, convention: Convention = "ops", timing: LatencySettings | None = None
 ) -> Comparison:
     """Compare run folders of one task. Models are counted, and timed with `timing`, as they were trained, at the size
     they are tested at. Runs that have not ended show the best evaluation so far.
@@ -47,9 +47,9 @@ def compare_runs(
     labels = labels_of([run.path for run in runs])
     subjects = [_of_run(run, label, convention) for run, label in zip(runs, labels, strict=True)]
     subjects, machine = _timed(subjects, timing)
-    not_comparable, notes = differences(runs, labels)
+    not_comparable, notes = run_differences(runs, labels)
     rows = score_rows(subjects, comparable=not not_comparable and len(runs) > 1)
-    rows += [*cost_rows(subjects, convention), *run_rows(subjects)]
+    rows += [*cost_rows(subjects, convention), *comparison_run_rows(subjects)]
     task = runs[0].recipe.task
     title = f"{len(runs)} runs: {task}" if len(runs) > 1 else f"{labels[0]}: {task}"
     notes += _notes_of_costs(subjects, convention, machine)
@@ -62,7 +62,7 @@ def compare_models(
     head: str = "classifier",
     size: tuple[int, int] = (224, 224),
     convention: Convention = "ops",
-    timing: Timing | None = None,
+    timing: LatencySettings | None = None,
 ) -> Comparison:
     """Compare backbones under `head` (of `count`) at `size` (height, width), built as the papers did,
     with random weights. Raises UsageError for unknown names and one that is named twice."""
@@ -111,7 +111,7 @@ def _of_run(run: FinishedRun, label: str, convention: Convention) -> Subject:
     return Subject(label, case, run, figures, cost, problems=tuple(problems))
 
 
-def _timed(subjects: list[Subject], timing: Timing | None) -> tuple[list[Subject], dict[str, Any]]:
+def _timed(subjects: list[Subject], timing: LatencySettings | None) -> tuple[list[Subject], dict[str, Any]]:
     """The subjects with their latencies, those of one size in turns. One that fails alone spoils no other."""
     if timing is None:
         return subjects, {}
@@ -141,7 +141,7 @@ def _timed(subjects: list[Subject], timing: Timing | None) -> tuple[list[Subject
     return timed, machine
 
 
-def _measure(cases: Sequence[Case], timing: Timing, found: dict[Case, Latency]) -> dict[str, Any]:
+def _measure(cases: Sequence[Case], timing: LatencySettings, found: dict[Case, Latency]) -> dict[str, Any]:
     results, machine = measure_latency(
         cases, device=timing.device, seconds=timing.seconds, on_progress=timing.on_progress
     )

@@ -13,7 +13,7 @@ from typing import Any
 from pvtctl.errors import UsageError
 from pvtctl.io.files import write_text
 from pvtctl.studies.comparison import Comparison, Row, Subject
-from pvtctl.views.report import Picture, Report, Strong, Table, write_report
+from pvtctl.views.report import Report, ReportPicture, ReportTable, Strong, write_report
 
 COSTS = {"params": "parameters, M", "macs": "multiply-adds, G", "latency": "latency p50, ms"}
 """What a score can be drawn against."""
@@ -71,15 +71,15 @@ def write_comparison(folder: Path, comparison: Comparison, *, against: str | Non
     warnings = [f"not comparable: {reason}" for reason in comparison.not_comparable]
     marked = "bold: the best of a row" if any(row.best for row in comparison.rows) else ""
     report = Report(comparison.title, marked, warnings)
-    report.parts.append(Table("Side by side", columns, rows, notes=comparison.notes))
-    report.parts += [Picture(title, path) for title, path in pictures[:1]]
+    report.parts.append(ReportTable("Side by side", columns, rows, notes=comparison.notes))
+    report.parts += [ReportPicture(title, path) for title, path in pictures[:1]]
     write_report(files["html"], report)
     return files | {f"scatter.{path.suffix[1:]}": path for _, path in pictures}
 
 
 def _draw(folder: Path, comparison: Comparison, against: str | None) -> list[tuple[str, Path]]:
     """Title and file of the SVG and the PNG."""
-    from pvtctl.views.scatter import Panel, Point, draw_scatters
+    from pvtctl.views.scatter import Point, ScatterPanel, draw_scatters
 
     if against is not None and against not in COSTS:
         raise UsageError(f"no cost {against!r} to draw against", f"one of: {', '.join(COSTS)}")
@@ -99,7 +99,7 @@ def _draw(folder: Path, comparison: Comparison, against: str | None) -> list[tup
             for subject, x, y in zip(comparison.subjects, _numbers(row), _numbers(upright), strict=True)
         ]
         if any(math.isfinite(point.x) and math.isfinite(point.y) for point in points):
-            panels.append(Panel(points, row.label, upright.label))
+            panels.append(ScatterPanel(points, row.label, upright.label))
     if not panels:
         return []
     name = upright.label.partition(",")[0]

@@ -159,7 +159,7 @@ def cost_rows(subjects: Sequence[Subject], convention: Convention) -> list[Row]:
     return rows
 
 
-def run_rows(subjects: Sequence[Subject]) -> list[Row]:
+def comparison_run_rows(subjects: Sequence[Subject]) -> list[Row]:
     """How the runs came about."""
     runs = [subject.run for subject in subjects if subject.run is not None]
     last: list[dict[str, Any]] = [run.environment[-1] if run.environment else {} for run in runs]

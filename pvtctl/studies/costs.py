@@ -44,7 +44,7 @@ _PROCESS_BYTES = GIB // 2
 
 
 @dataclass(frozen=True)
-class Timing:
+class CaseTiming:
     """Calls of one image, in milliseconds, and the memory that they took."""
 
     calls: int
@@ -69,7 +69,7 @@ class ModelCost:
     train_images: int
     """Of a GPU; one where the recipe leaves it open."""
     train_size: tuple[int, int]
-    timing: Timing | None = None
+    timing: CaseTiming | None = None
     untimed: str = ""
     """Why there is no timing."""
     trained: str = ""
@@ -103,7 +103,7 @@ def study_costs(
         return {name: replace(cost, untimed="not measured") for name, cost in costs.items()}
     cases = {row.row: _case(row.recipe) for row in rows if row.recipe is not None}
     kept = _Kept(out / "costs.json", device)
-    found: dict[Case, Timing | str] = {
+    found: dict[Case, CaseTiming | str] = {
         case: kept.known[repr(case)] for case in cases.values() if repr(case) in kept.known
     }
     wanted = [case for case in dict.fromkeys(cases.values()) if case not in found]
@@ -114,11 +114,11 @@ def study_costs(
                 found[case] = reason
         measured = _measure([case for case in wanted if case not in found], device, say)
         found |= measured
-        kept.add({repr(case): timing for case, timing in measured.items() if isinstance(timing, Timing)})
+        kept.add({repr(case): timing for case, timing in measured.items() if isinstance(timing, CaseTiming)})
     return {name: _with_timing(cost, found[cases[name]]) for name, cost in costs.items()}
 
 
-def _with_timing(cost: ModelCost, found: Timing | str) -> ModelCost:
+def _with_timing(cost: ModelCost, found: CaseTiming | str) -> ModelCost:
     return replace(cost, untimed=found) if isinstance(found, str) else replace(cost, timing=found)
 
 
@@ -240,9 +240,9 @@ def _macs_per_second(device: str) -> float:
     return float(side**3 / best)
 
 
-def _measure(cases: Sequence[Case], device: str, say: Say) -> dict[Case, Timing | str]:
+def _measure(cases: Sequence[Case], device: str, say: Say) -> dict[Case, CaseTiming | str]:
     """Cases of one size take turns where they fit into memory together; one that fails spoils no other."""
-    found: dict[Case, Timing | str] = {}
+    found: dict[Case, CaseTiming | str] = {}
     for group in _groups(cases, _SPARE * _free_bytes(device)):
         try:
             found |= _timed(group, device, say)
@@ -268,14 +268,14 @@ def _groups(cases: Sequence[Case], free: float) -> list[list[Case]]:
     return groups
 
 
-def _timed(cases: Sequence[Case], device: str, say: Say) -> dict[Case, Timing | str]:
+def _timed(cases: Sequence[Case], device: str, say: Say) -> dict[Case, CaseTiming | str]:
     results, _ = measure_latency(cases, device=device, warmup=WARMUP, repeats=REPEATS, on_progress=say)
     return {case: _timing(result) for case, result in zip(cases, results, strict=True)}
 
 
-def _timing(result: Latency) -> Timing:
+def _timing(result: Latency) -> CaseTiming:
     memory = result.peak_memory_bytes / GIB
-    return Timing(result.calls, result.p50_ms, result.p90_ms, result.min_ms, memory, result.others_cpu_share)
+    return CaseTiming(result.calls, result.p50_ms, result.p90_ms, result.min_ms, memory, result.others_cpu_share)
 
 
 class _Kept:
@@ -286,13 +286,13 @@ class _Kept:
         machine = describe_machine(device)
         machine = {key: value for key, value in machine.items() if isinstance(value, str | int | float | None)}
         self._where = machine | {"threads": torch.get_num_threads(), "repeats": REPEATS, "warmup": WARMUP}
-        self.known: dict[str, Timing | str] = {}
+        self.known: dict[str, CaseTiming | str] = {}
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
             held = json.loads(file.read_text("utf-8"))
             if held["where"] == self._where:
-                self.known = {name: Timing(**timing) for name, timing in held["times"].items()}
+                self.known = {name: CaseTiming(**timing) for name, timing in held["times"].items()}
 
-    def add(self, times: dict[str, Timing]) -> None:
+    def add(self, times: dict[str, CaseTiming]) -> None:
         self.known |= times
-        kept = {name: asdict(timing) for name, timing in self.known.items() if isinstance(timing, Timing)}
+        kept = {name: asdict(timing) for name, timing in self.known.items() if isinstance(timing, CaseTiming)}
         write_text(self._file, json.dumps({"where": self._where, "times": kept}, indent=2) + "\n")

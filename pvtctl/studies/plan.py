@@ -35,7 +35,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Plan:
+class StudyPlan:
     """A study at one profile, ready to run."""
 
     study: str
@@ -99,7 +99,7 @@ def read_study(name: str) -> RecipeFile:
     return source
 
 
-def make_plan(
+def make_study_plan(
     name: str,
     root: Path,
     *,
@@ -110,7 +110,7 @@ def make_plan(
     pretraining_overrides: Sequence[Override] = (),
     weights: Mapping[str, str] | None = None,
     pretrain: bool = False,
-) -> Plan:
+) -> StudyPlan:
     """The runs of study `name` below the folder `root`.
 
     `rows` picks some (where it is empty all but those that the study leaves out of profile mini), `seeds` runs each that often (unset: as the study says for profile mini, else
@@ -150,7 +150,7 @@ def make_plan(
             run_name = f"{row}/seed{recipe.train.seed}"
             row_runs.append(Run(run_name, "row", row, recipe.train.seed, recipe, out / "rows" / run_name, needs))
     runs = (*pretrainings.values(), *_by_seed(row_runs))
-    return Plan(
+    return StudyPlan(
         study,
         source,
         about,

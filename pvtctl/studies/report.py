@@ -17,13 +17,13 @@ from pvtctl.latency.machine import describe_machine
 from pvtctl.recipe.load import Override
 from pvtctl.recipe.source import recipes_folder
 from pvtctl.runs.paper_table import differences_from_paper, paper_label
-from pvtctl.studies.claims import COUNTED, TIMES, Sample, Verdict, judge
+from pvtctl.studies.claims import COUNTED, TIMES, ClaimVerdict, ScoreSample, judge
 from pvtctl.studies.costs import ModelCost, study_costs
 from pvtctl.studies.pictures import draw_pictures
-from pvtctl.studies.plan import Plan
+from pvtctl.studies.plan import StudyPlan
 from pvtctl.studies.resolution import FIGURE as RESOLUTION
 from pvtctl.studies.resolution import with_resolution_loss
-from pvtctl.studies.results import OF_PRETRAINING, RowResult, collect, pretrainings
+from pvtctl.studies.results import OF_PRETRAINING, RowResult, collect_results, pretrainings
 from pvtctl.studies.tables import (
     Measured,
     cost_table,
@@ -34,7 +34,7 @@ from pvtctl.studies.tables import (
     run_table,
     verdict_table,
 )
-from pvtctl.views.report import Picture, Report, Table, Text, write_report
+from pvtctl.views.report import Report, ReportPicture, ReportTable, Text, write_report
 
 SCHEMA = 1
 """Of study.json."""
@@ -57,14 +57,14 @@ class StudyReport:
 
 
 def write_study(
-    plan: Plan, *, latency: bool = True, device: str | None = None, say: Say = lambda text: None
+    plan: StudyPlan, *, latency: bool = True, device: str | None = None, say: Say = lambda text: None
 ) -> StudyReport:
     """Write the report of what has finished into the study's folder: report.html, table.md, table.csv, study.json and figures/.
 
     `latency` times the paper's models on `device` (unset: a GPU where there is one). Raises UsageError where no row has
     finished, or a run folder holds a run of other settings.
     """
-    rows = collect(plan)
+    rows = collect_results(plan)
     if not any(row.finished for row in rows):
         raise UsageError(
             f"no row of {plan.study} at profile {plan.profile} is finished",
@@ -88,7 +88,7 @@ def _device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def verdicts_of(plan: Plan, rows: Sequence[RowResult], costs: Mapping[str, ModelCost]) -> list[Verdict]:
+def verdicts_of(plan: StudyPlan, rows: Sequence[RowResult], costs: Mapping[str, ModelCost]) -> list[ClaimVerdict]:
     """Every claim of the study, judged."""
     verdicts = []
     for claim in plan.about.claims if plan.about is not None else ():
@@ -98,23 +98,23 @@ def verdicts_of(plan: Plan, rows: Sequence[RowResult], costs: Mapping[str, Model
     return verdicts
 
 
-def _sample(row: RowResult, cost: ModelCost | None, figure: str) -> Sample:
+def _sample(row: RowResult, cost: ModelCost | None, figure: str) -> ScoreSample:
     if figure in (*COUNTED, *TIMES):
         value = cost.value(figure) if cost is not None else None
         if cost is None or value is None:
-            return Sample(
+            return ScoreSample(
                 missing=(cost.untimed if cost and figure not in ("params_m", "gmacs") else "") or "not counted"
             )
         if figure in TIMES and cost.timing is not None:
-            return Sample((value,), cost.timing.fastest_ms, cost.timing.p90_ms)
-        return Sample((value,))
+            return ScoreSample((value,), cost.timing.fastest_ms, cost.timing.p90_ms)
+        return ScoreSample((value,))
     spread = row.spread(figure)
     missing = f"{row.row}: {row.state}" if row.state else ""
     if spread is not None and not missing and figure not in OF_PRETRAINING and spread.n < len(row.finished):
         missing = f"{row.row}: {spread.n} of {len(row.finished)} seeds have a figure"
     if spread is None:
-        return Sample(missing=row.state or ("it has no pretraining here" if row.finished else ""))
-    return Sample(spread.values, missing=missing)
+        return ScoreSample(missing=row.state or ("it has no pretraining here" if row.finished else ""))
+    return ScoreSample(spread.values, missing=missing)
 
 
 def _write(all_of: Measured, pictures: dict[str, Path], device: str) -> StudyReport:
@@ -135,7 +135,7 @@ def _write(all_of: Measured, pictures: dict[str, Path], device: str) -> StudyRep
     environment = {"machine": describe_machine(device), "runs": _environments(all_of)}
     report = Report(title, _lead(plan, recipe.about), warnings)
     report.parts += [*tables[:-2]]
-    report.parts += [Picture(name, path) for name, path in pictures.items() if path.suffix == ".svg"]
+    report.parts += [ReportPicture(name, path) for name, path in pictures.items() if path.suffix == ".svg"]
     report.parts += [
         *tables[-2:],
         Text("Commands that make this again", "\n".join(commands)),
@@ -156,7 +156,7 @@ def _write(all_of: Measured, pictures: dict[str, Path], device: str) -> StudyRep
     return StudyReport(title, *_terminal(all_of), _verdict_rows(all_of), files, document)
 
 
-def _lead(plan: Plan, about: str | None) -> str:
+def _lead(plan: StudyPlan, about: str | None) -> str:
     return f"The paper: {plan.about.claim}." if plan.about is not None else f"{about or plan.study}."
 
 
@@ -208,7 +208,7 @@ def _unlike_the_paper(all_of: Measured) -> list[str]:
     return list(reasons)
 
 
-def _commands(plan: Plan) -> list[str]:
+def _commands(plan: StudyPlan) -> list[str]:
     """What was asked for."""
     shipped = plan.source.path.is_relative_to(recipes_folder())
     words = [
@@ -246,7 +246,7 @@ def _environments(all_of: Measured) -> dict[str, Any]:
     return found
 
 
-def _page(report: Report, tables: Sequence[Table], commands: Sequence[str]) -> str:
+def _page(report: Report, tables: Sequence[ReportTable], commands: Sequence[str]) -> str:
     """table.md."""
     parts = [f"# {report.title}", "", report.lead, ""]
     parts += [line for warning in report.warnings for line in (f"> {warning}", "")]

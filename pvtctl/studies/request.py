@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from pvtctl.extensions import command_words
 from pvtctl.recipe.load import Override
 from pvtctl.runs.paths import runs_root
-from pvtctl.studies.plan import DEFAULT_PROFILE, Plan, Run, make_plan
+from pvtctl.studies.plan import DEFAULT_PROFILE, Run, StudyPlan, make_study_plan
 
 if TYPE_CHECKING:
     from pvtctl.studies.report import StudyReport
@@ -45,10 +45,10 @@ class StudyRequest:
     pretrain: bool = False
     """Pretrain all backbones here, published weights or not."""
 
-    def plan(self) -> Plan:
+    def plan(self) -> StudyPlan:
         """The runs. Raises UsageError."""
         data: list[Override] = [("data.path", str(_absolute(self.data)))] if self.data else []
-        return make_plan(
+        return make_study_plan(
             self.study,
             self.root,
             profile=self.profile,
@@ -89,7 +89,7 @@ def _place(source: str) -> str:
 
 def run_rows(
     request: StudyRequest,
-    plan: Plan,
+    plan: StudyPlan,
     *,
     jobs: int | None = None,
     gpus: int | None = None,
@@ -120,7 +120,7 @@ def process_words(gpus: int | None, device: str | None) -> list[str]:
     return [*(["--gpus", str(gpus)] if gpus else []), *(["--device", device] if device else [])]
 
 
-def _share(plan: Plan, jobs: int | None, gpus: int | None, device: str | None) -> tuple[int, int | None]:
+def _share(plan: StudyPlan, jobs: int | None, gpus: int | None, device: str | None) -> tuple[int, int | None]:
     """Runs at a time, and CPU threads for each where they share the CPU."""
     import torch
 

@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 
 from pvtctl.errors import PvtctlError
 from pvtctl.recipe.load import load_recipe
-from pvtctl.recipe.schema import Figure, Recipe
+from pvtctl.recipe.schema import PrintedFigure, Recipe
 from pvtctl.runs.read_run import FinishedRun, read_run
-from pvtctl.studies.plan import Plan, Run
+from pvtctl.studies.plan import Run, StudyPlan
 from pvtctl.studies.run import Status, log_file, state_of
 from pvtctl.tasks.registry import spec_of
 
@@ -134,7 +134,7 @@ class RowResult:
 
     row: str
     title: str
-    expect: Mapping[str, Figure]
+    expect: Mapping[str, PrintedFigure]
     """What the paper prints."""
     recipe: Recipe | None
     """At the paper's scale; None for a row that no recipe runs."""
@@ -189,7 +189,7 @@ def value_of(figures: Mapping[str, _T], name: str) -> _T | None:
     return None
 
 
-def collect(plan: Plan) -> list[RowResult]:
+def collect_results(plan: StudyPlan) -> list[RowResult]:
     """Every row of the table in its order, the printed ones that nobody runs last. Runs that cannot be read have failed.
 
     Raises UsageError when a folder of the study holds a run of other settings.
@@ -206,12 +206,12 @@ def collect(plan: Plan) -> list[RowResult]:
     return rows
 
 
-def pretrainings(plan: Plan) -> list[Attempt]:
+def pretrainings(plan: StudyPlan) -> list[Attempt]:
     """The runs that rows begin from."""
     return [_attempt(plan, run) for run in plan.runs if run.kind == "pretraining"]
 
 
-def _attempt(plan: Plan, run: Run) -> Attempt:
+def _attempt(plan: StudyPlan, run: Run) -> Attempt:
     state = state_of(run)
     status, reason, read, figures = state.status, state.reason, None, {}
     try:
@@ -227,7 +227,7 @@ def _attempt(plan: Plan, run: Run) -> Attempt:
     return Attempt(run, status, reason, log_file(run), read, figures)
 
 
-def _of_pretraining(plan: Plan, run: Run) -> dict[str, float]:
+def _of_pretraining(plan: StudyPlan, run: Run) -> dict[str, float]:
     """Top-1 of the ImageNet weights that a run began from, where its table prints it."""
     before = plan.pretraining_of(run)
     if before is None or not any(name in run.recipe.expect for name in OF_PRETRAINING):

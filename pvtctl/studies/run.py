@@ -19,14 +19,14 @@ import yaml
 
 from pvtctl.engine.distributed import LAUNCHER
 from pvtctl.engine.log import Progress, clock
-from pvtctl.engine.run import check_recipe, in_use, read_info, read_recipe
+from pvtctl.engine.run import check_recipe, in_use, read_info, read_run_recipe
 from pvtctl.engine.stop import StopRequests, stopped_by
 from pvtctl.errors import ExitCode, UsageError
 from pvtctl.io.files import write_text
 from pvtctl.runs.read_run import images_a_step, read_starts
-from pvtctl.studies.plan import Plan, Run
+from pvtctl.studies.plan import Run, StudyPlan
 from pvtctl.tasks.registry import spec_of
-from pvtctl.weights.resolve import find_weights
+from pvtctl.weights.resolve import find_weights_file
 
 Status = Literal["finished", "running", "stopped", "failed", "missing"]
 _POLL_SECONDS = 0.2
@@ -51,7 +51,7 @@ def state_of(run: Run) -> RunState:
     """
     try:
         info = _info(run)
-        began = read_recipe(run.out) if info else {}
+        began = read_run_recipe(run.out) if info else {}
     except UsageError as error:
         return RunState("failed", f"{error.message}: remove {run.out} to run it anew")
     if info:
@@ -102,7 +102,7 @@ def _check_settings(run: Run, began: dict[str, Any]) -> None:
         raise UsageError(error.message, hint) from error
 
 
-def recipe_to_run(plan: Plan, run: Run) -> tuple[Any, bool]:
+def recipe_to_run(plan: StudyPlan, run: Run) -> tuple[Any, bool]:
     """The recipe of a run with the weights that it begins from, and whether there is something to go on with.
 
     Raises UsageError when the pretraining that it needs is not finished.
@@ -112,7 +112,7 @@ def recipe_to_run(plan: Plan, run: Run) -> tuple[Any, bool]:
     weights = recipe.model.weights
     pretraining = plan.pretraining_of(run)
     if resume:
-        weights = read_recipe(run.out).get("model", {}).get("weights")
+        weights = read_run_recipe(run.out).get("model", {}).get("weights")
         if (
             weights
             and pretraining is not None
@@ -129,7 +129,7 @@ def recipe_to_run(plan: Plan, run: Run) -> tuple[Any, bool]:
 
 def _moved(run: Run, pretraining: Run) -> str:
     """Where the weights of a run are now that the folder of all studies was moved; the run's recipe says so from then on."""
-    began = read_recipe(run.out)
+    began = read_run_recipe(run.out)
     began["model"]["weights"] = str(pretraining.out.absolute())
     write_text(run.out / "recipe.yaml", yaml.safe_dump(began, sort_keys=False))
     return str(began["model"]["weights"])
@@ -146,7 +146,7 @@ class _Child:
 
 
 def run_plan(
-    plan: Plan,
+    plan: StudyPlan,
     command: Callable[[Run], Sequence[str]],
     *,
     jobs: int = 1,
@@ -163,7 +163,7 @@ def run_plan(
     states = {run.name: state_of(run) for run in plan.runs}
     for row, given in plan.weights.items():
         if any(states[run.name].status == "missing" for run in plan.row_runs(row)):
-            find_weights(given)
+            find_weights_file(given)
     waiting = [run for run in plan.runs if states[run.name].status not in ("finished", "running")]
     done = len(plan.runs) - len(waiting)
     say(f"{plan.study}: {len(plan.runs)} runs, {done} of them done or at work elsewhere; {jobs} at a time")
@@ -202,7 +202,7 @@ class _Meter:
     """Progress of a study by what its runs have logged, in megapixels of the images seen: a run's time goes with them
     rather than with the number of images, which are small in pretraining."""
 
-    def __init__(self, plan: Plan, waiting: Sequence[Run]) -> None:
+    def __init__(self, plan: StudyPlan, waiting: Sequence[Run]) -> None:
         self.seen = {run.name: 0 if run in waiting else _megapixels(run, _images(run)) for run in plan.runs}
         total = sum(_megapixels(run, _images(run)) for run in plan.runs)
         done = sum(self.seen.values())

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pvtctl.errors import UsageError
 from pvtctl.io.files import write_text
-from pvtctl.studies.plan import Plan
+from pvtctl.studies.plan import StudyPlan
 
 _JOB = """#!/bin/bash
 #SBATCH --job-name={name}
@@ -31,7 +31,7 @@ exit "$code"
 
 
 def write_jobs(
-    plan: Plan, folder: Path, *, arguments: Sequence[str], report: Sequence[str], options: Sequence[str] = ()
+    plan: StudyPlan, folder: Path, *, arguments: Sequence[str], report: Sequence[str], options: Sequence[str] = ()
 ) -> list[Path]:
     """Write a job file for each run of the plan, one for the report, and `submit.sh`, which hands all to `sbatch`.
 
@@ -60,7 +60,7 @@ def write_jobs(
     return files
 
 
-def _write_job(folder: Path, label: str, plan: Plan, command: Sequence[str], header: str, here: Path) -> Path:
+def _write_job(folder: Path, label: str, plan: StudyPlan, command: Sequence[str], header: str, here: Path) -> Path:
     text = _JOB.format(
         name=f"{plan.study}-{label}",
         log=folder.absolute() / f"{label}.log",

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 from pvtctl.recipe.schema import Recipe
 from pvtctl.runs.paper_table import label_of
-from pvtctl.studies.claims import COUNTED, TIMES, Verdict
+from pvtctl.studies.claims import COUNTED, TIMES, ClaimVerdict
 from pvtctl.studies.costs import ModelCost
-from pvtctl.studies.plan import Plan
+from pvtctl.studies.plan import StudyPlan
 from pvtctl.studies.results import Attempt, RowResult
-from pvtctl.views.report import Table
+from pvtctl.views.report import ReportTable
 
 _COSTS = (*COUNTED, *TIMES)
 _LABELS = {
@@ -35,10 +35,10 @@ _FRACTIONS = ("_rel", "abs_rel", "absrel", "delta", "rmse", "sq_rel", "log10")
 class Measured:
     """Everything that the tables show."""
 
-    plan: Plan
+    plan: StudyPlan
     rows: Sequence[RowResult]
     costs: Mapping[str, ModelCost]
-    verdicts: Sequence[Verdict]
+    verdicts: Sequence[ClaimVerdict]
     pretrainings: Sequence[Attempt]
 
     @property
@@ -87,7 +87,7 @@ def measured_cell(row: RowResult, cost: ModelCost | None, figure: str, score: st
     return text if spread.deviation is None else f"{text} ± {spread.deviation:.{digits_of(figure)}f}"
 
 
-def paper_table(all_of: Measured, title: str) -> Table:
+def paper_table(all_of: Measured, title: str) -> ReportTable:
     """The paper's own table, with a measured column beside each printed one."""
     here = f"here, {all_of.plan.profile}"
     columns, groups = ["row"], [("", 1)]
@@ -102,7 +102,7 @@ def paper_table(all_of: Measured, title: str) -> Table:
             cells += ["-" if printed is None else f"{printed:g}{_only_in_code(row, figure)}"]
             cells += [measured_cell(row, all_of.costs.get(row.row), figure, all_of.score)]
         rows.append([*cells, _seeds(row)])
-    return Table(title, [*columns, "runs"], rows, groups=[*groups, ("", 1)], notes=_notes(all_of))
+    return ReportTable(title, [*columns, "runs"], rows, groups=[*groups, ("", 1)], notes=_notes(all_of))
 
 
 def _only_in_code(row: RowResult, figure: str) -> str:
@@ -137,7 +137,7 @@ def _notes(all_of: Measured) -> list[str]:
 COST_GROUPS = [("", 1), ("the paper's model, full size", 7), ("trained here", 4)]
 
 
-def cost_table(all_of: Measured) -> Table:
+def cost_table(all_of: Measured) -> ReportTable:
     """Costs of the paper's models, and of the models that were trained."""
     columns = ["row", "size", "parameters, M", "GMACs", "latency p50, ms", "p90, ms", "memory of inference, GiB"]
     columns += ["memory of training, GiB", "backbone", "parameters, M", "GMACs", "at size"]
@@ -173,10 +173,10 @@ def cost_table(all_of: Measured) -> Table:
         f"Memory of training is a lower bound, worked out from shapes: activations in float32 with fused attention (images a "
         f"GPU: {shown}). Latency is one image from photo to result, or one forward pass of a classifier."
     )
-    return Table("What the models cost", columns, rows, groups=COST_GROUPS, notes=list(dict.fromkeys(notes)))
+    return ReportTable("What the models cost", columns, rows, groups=COST_GROUPS, notes=list(dict.fromkeys(notes)))
 
 
-def verdict_table(all_of: Measured) -> Table:
+def verdict_table(all_of: Measured) -> ReportTable:
     """The paper's claims and what came of them."""
     columns = ["claim", "verdict", "margin here", "95 % interval", "margin in the paper", "why"]
     rows = []
@@ -196,10 +196,10 @@ def verdict_table(all_of: Measured) -> Table:
             "All seeds of a row begin from one pretraining: what chance did to that is in no spread, and its own figures "
             "(top-1) count once."
         )
-    return Table("What the paper claims, and what came of it here", columns, rows, notes=notes)
+    return ReportTable("What the paper claims, and what came of it here", columns, rows, notes=notes)
 
 
-def run_table(all_of: Measured) -> Table:
+def run_table(all_of: Measured) -> ReportTable:
     """Every run, pretrainings first."""
     columns = ["run", "state", "epochs", "images seen", "minutes", "precision", "began from", "parameters, M"]
     costs = all_of.costs
@@ -218,10 +218,10 @@ def run_table(all_of: Measured) -> Table:
                 _number(cost.trained_params_m, 2) if cost else "-",
             ]
         )
-    return Table("The runs", columns, rows)
+    return ReportTable("The runs", columns, rows)
 
 
-def markdown(table: Table) -> str:
+def markdown(table: ReportTable) -> str:
     """A table as Markdown; headings over several columns are put before each of theirs."""
     columns = list(table.columns)
     if table.groups:

@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from pvtctl.data.check import Verdict
+    from pvtctl.data.check import DatasetVerdict
     from pvtctl.data.images import RgbImage
     from pvtctl.data.transforms import Normalization
     from pvtctl.recipe.schema import Data, Recipe, Train
     from pvtctl.tasks.data_task import DataTask
     from pvtctl.tasks.predict import Images
     from pvtctl.views.labels import CurveLabels
-    from pvtctl.views.report import Table
+    from pvtctl.views.report import ReportTable
     from pvtctl.weights.describe import HeadClasses, Inspected
 
 SPLITS = ("train", "val")
@@ -247,7 +247,7 @@ class EvaluationReport(Protocol):
     def pictures(self, folder: Path) -> dict[str, Path]:
         """Draw them into `folder`; title -> PNG file."""
 
-    def tables(self) -> list[Table]:
+    def tables(self) -> list[ReportTable]:
         """For the report."""
 
     def terminal(self) -> tuple[str, list[str], list[list[Any]]]:
@@ -321,7 +321,7 @@ class TaskSpec(ABC):
         """A split, `train` or `val`, of a recipe's data. Raises UsageError for data that is not there or does not fit."""
 
     @abstractmethod
-    def check_data(self, name: str, root: Path | None, data: Data, **options: Any) -> Verdict:
+    def check_data(self, name: str, root: Path | None, data: Data, **options: Any) -> DatasetVerdict:
         """`pvtctl data check` of a data set."""
 
     @abstractmethod

@@ -16,11 +16,11 @@ from pvtctl.errors import UsageError
 from pvtctl.extensions import Extension, file_name, loaded, owners
 from pvtctl.models.backbones import set_activation_checkpointing
 from pvtctl.models.fast_cpu import optimize_for_cpu
-from pvtctl.recipe.schema import Backbone, Recipe
+from pvtctl.recipe.schema import BackboneSettings, Recipe
 from pvtctl.tasks.base import SPLITS, BuildRequest, DataSplit, Role, Say
 from pvtctl.tasks.data_task import DataTask, Loading
 from pvtctl.tasks.registry import spec_of
-from pvtctl.weights import load_weights
+from pvtctl.weights import load_checkpoint
 from pvtctl.weights.describe import HeadClasses
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -54,7 +54,7 @@ def open_split(recipe: Recipe, split: str, role: Role) -> DataSplit:
     return spec_of(recipe).open_split(recipe, split, role)
 
 
-def backbone_options(backbone: Backbone) -> dict[str, Any]:
+def backbone_options(backbone: BackboneSettings) -> dict[str, Any]:
     """As `pvtctl.models.backbones.build_backbone` takes them, without the name and the width."""
     options = backbone.model_dump(exclude={"name", "width"})
     if options["image_size"] is None:
@@ -81,7 +81,7 @@ def load_given_weights(
     """Load the weights that the recipe begins from, where it names any, and say what was loaded. Raises UsageError."""
     if (source := request.recipe.model.weights) is not None:
         names = {"class_names": class_names, "source_class_names": source_class_names}
-        request.say(load_weights(model, source, partial=request.partial, **names).summary())
+        request.say(load_checkpoint(model, source, partial=request.partial, **names).summary())
 
 
 def loading_of(request: BuildRequest, *, eval_batch_size: int = 1, repeats: int = 1) -> Loading:

@@ -126,7 +126,7 @@ class Series:
 
 
 @dataclass(frozen=True)
-class Panel:
+class CurvePanel:
     """Axes with several curves in them."""
 
     title: str
@@ -151,11 +151,11 @@ def draw_overlay(path: Path | str, series: Sequence[Series], xlabel: str, ylabel
 
     Values that are not finite are left out. Raises UsageError where nothing is left to draw.
     """
-    return draw_panels(path, [Panel(title, ylabel, series)], xlabel)
+    return draw_panels(path, [CurvePanel(title, ylabel, series)], xlabel)
 
 
 def draw_panels(
-    path: Path | str, panels: Sequence[Panel], xlabel: str, *, title: str = "", same_xs: bool = True
+    path: Path | str, panels: Sequence[CurvePanel], xlabel: str, *, title: str = "", same_xs: bool = True
 ) -> Path:
     """Draw panels side by side under one legend: the same label has the same colour and marker in all of them.
 

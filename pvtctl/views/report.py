@@ -36,7 +36,7 @@ class Strong(str):
 
 
 @dataclass(frozen=True)
-class Table:
+class ReportTable:
     """A table of text; columns whose every cell is a number or `-` are aligned to the right."""
 
     title: str
@@ -49,7 +49,7 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Picture:
+class ReportPicture:
     """A PNG or SVG file that is inlined."""
 
     title: str
@@ -71,7 +71,7 @@ class Report:
     title: str
     lead: str
     warnings: list[str] = field(default_factory=list)
-    parts: list[Table | Picture | Text] = field(default_factory=list)
+    parts: list[ReportTable | ReportPicture | Text] = field(default_factory=list)
 
 
 def write_report(path: Path | str, report: Report) -> Path:
@@ -80,9 +80,9 @@ def write_report(path: Path | str, report: Report) -> Path:
     body += [f'<p class="warn">{html.escape(text)}</p>' for text in report.warnings]
     for part in report.parts:
         match part:
-            case Table():
+            case ReportTable():
                 body.append(_table(part))
-            case Picture():
+            case ReportPicture():
                 body.append(_picture(part))
             case Text():
                 title, text = html.escape(part.title), html.escape(part.text)
@@ -107,14 +107,14 @@ def inlined(path: Path) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
-def _picture(part: Picture) -> str:
+def _picture(part: ReportPicture) -> str:
     if not part.path.is_file():
         return ""
     title = html.escape(part.title)
     return f'<h2>{title}</h2><figure><img alt="{title}" src="{inlined(part.path)}"></figure>'
 
 
-def _table(part: Table) -> str:
+def _table(part: ReportTable) -> str:
     numeric = [bool(part.rows) and all(_is_number(row[at]) for row in part.rows) for at in range(len(part.columns))]
     classes = [' class="number"' if yes else "" for yes in numeric]
 

@@ -45,7 +45,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Panel:
+class ScatterPanel:
     """One pair of axes."""
 
     points: Sequence[Point]
@@ -62,12 +62,12 @@ def draw_scatter(
     that had to move away is tied to its point by a line. Points that are not finite are left out. `hollow` says in the
     legend what hollow points are. Raises UsageError where no point is left.
     """
-    return draw_scatters(path, [Panel(points, xlabel, ylabel)], title=title, hollow=hollow)
+    return draw_scatters(path, [ScatterPanel(points, xlabel, ylabel)], title=title, hollow=hollow)
 
 
-def draw_scatters(path: Path | str, panels: Sequence[Panel], *, title: str, hollow: str | None = None) -> Path:
+def draw_scatters(path: Path | str, panels: Sequence[ScatterPanel], *, title: str, hollow: str | None = None) -> Path:
     """Draw several panels side by side, with one legend; otherwise as `draw_scatter`."""
-    panels = [Panel([p for p in each.points if _is_finite(p)], each.xlabel, each.ylabel) for each in panels]
+    panels = [ScatterPanel([p for p in each.points if _is_finite(p)], each.xlabel, each.ylabel) for each in panels]
     if not any(panel.points for panel in panels):
         raise UsageError("there is nothing to draw: no model has both figures", "measure some first")
     figure = new_figure(7.2 if len(panels) == 1 else 4.7 * len(panels), 4.8)

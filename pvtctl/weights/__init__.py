@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pvtctl.weights.catalogue import Published, published, published_for
-    from pvtctl.weights.download import fetch
-    from pvtctl.weights.load import load_weights
+    from pvtctl.weights.download import fetch_weights
+    from pvtctl.weights.load import load_checkpoint
     from pvtctl.weights.read import Checkpoint, read_checkpoint
     from pvtctl.weights.report import LoadReport
     from pvtctl.weights.resolve import resolve_weights
@@ -21,8 +21,8 @@ __all__ = [
     "Checkpoint",
     "LoadReport",
     "Published",
-    "fetch",
-    "load_weights",
+    "fetch_weights",
+    "load_checkpoint",
     "published",
     "published_for",
     "read_checkpoint",
@@ -34,8 +34,8 @@ _HOME = {
     "Checkpoint": "read",
     "LoadReport": "report",
     "Published": "catalogue",
-    "fetch": "download",
-    "load_weights": "load",
+    "fetch_weights": "download",
+    "load_checkpoint": "load",
     "published": "catalogue",
     "published_for": "catalogue",
     "read_checkpoint": "read",

@@ -17,7 +17,7 @@ from pvtctl.io.files import atomic_path, sha256_of
 from pvtctl.models.registry import find_head
 from pvtctl.weights.identify import HeadInfo, identify_head
 from pvtctl.weights.inspect import image_size_of
-from pvtctl.weights.load import load_weights
+from pvtctl.weights.load import load_checkpoint
 from pvtctl.weights.read import Checkpoint, read_checkpoint, read_raw
 from pvtctl.weights.recognise import convert_state, identify, strip_wrappers, to_publisher
 from pvtctl.weights.save import save_safetensors
@@ -27,7 +27,7 @@ TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
-class Conversion:
+class CheckpointConversion:
     """What `convert_file` did."""
 
     backbone: str
@@ -50,7 +50,7 @@ def convert_file(
     backbone: str | None = None,
     to: Literal["ours", "official"] = "ours",
     overwrite: bool = False,
-) -> Conversion:
+) -> CheckpointConversion:
     """Write the checkpoint `source` to `out` in our layout, or in that of the model's publisher.
 
     `out` ends in .safetensors, or in .pth / .pt / .bin for a pickled state dict (official layout only). `backbone` says
@@ -82,7 +82,7 @@ def convert_file(
         with atomic_path(out) as temporary:
             temporary.write_bytes(content.getbuffer())
     _check_written(out, state)
-    return Conversion(
+    return CheckpointConversion(
         backbone=name,
         head=above.head if above else None,
         format=checkpoint.format,
@@ -190,7 +190,7 @@ def _compare(checkpoint: Checkpoint, name: str, state: Mapping[str, Tensor]) -> 
     library, model = original
     size = image_size_of(state) or 224
     ours = build_classifier(name, num_classes=state["head.weight"].shape[0], image_size=size)
-    load_weights(optimize_for_cpu(ours), state)
+    load_checkpoint(optimize_for_cpu(ours), state)
     image = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         expected = model.eval()(image)

@@ -12,7 +12,7 @@ from pvtctl.weights.cache import cache_folder
 from pvtctl.weights.catalogue import find_published, published
 
 
-def fetch(
+def fetch_weights(
     name_or_url: str,
     *,
     mirror: str | None = None,

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from pvtctl.data.class_names import ADE20K_CLASSES, COCO_CATEGORIES, COCO_NAMES, PASCAL_CONTEXT_CLASSES, names_by_id
-from pvtctl.models.registry import DEPTH, ClassRows, Conventions, HeadSpec, Mark, find_head, head_specs
+from pvtctl.models.registry import DEPTH, ClassRows, Conventions, HeadMark, HeadSpec, find_head, head_specs
 from pvtctl.weights.recognise import Format, identify
 from pvtctl.weights.remap_classes import class_tables
 
@@ -135,7 +135,7 @@ def _stated_head(
 
 def _marked_head(state: Mapping[str, Tensor], format: Format) -> tuple[HeadSpec, str, int] | None:
     """The head whose parameters are there."""
-    marks: list[tuple[HeadSpec, Mark]] = [(spec, mark) for spec in head_specs() for mark in spec.marks]
+    marks: list[tuple[HeadSpec, HeadMark]] = [(spec, mark) for spec in head_specs() for mark in spec.marks]
     for spec, mark in marks:
         if mark.names <= state.keys() and (format in _DETECTORS or not spec.detects):
             classes = mark.count_classes(state)

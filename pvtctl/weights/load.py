@@ -30,7 +30,7 @@ _STYLES = {
 }
 
 
-def load_weights(
+def load_checkpoint(
     module: nn.Module,
     source: str | Path | Mapping[str, Tensor],
     *,

@@ -118,17 +118,17 @@ def _above(state: Mapping[str, Tensor]) -> tuple[Format | None, dict[str, Tensor
     keys = set(state)
     if names_ours.head_in(keys) is not None:
         return "pvtctl", dict(state)
-    if names_mmdet.is_retinanet(keys):
+    if names_mmdet.is_mmdet_retinanet(keys):
         return "mmdetection RetinaNet", names_mmdet.from_mmdet(state)
-    if names_mmdet.is_mask_rcnn(keys):
+    if names_mmdet.is_mmdet_mask_rcnn(keys):
         return "mmdetection Mask R-CNN", names_mmdet.from_mmdet(state)
     if names_detr.is_mmdet_detr(keys):
         return "mmdetection DETR", names_detr.from_mmdet_detr(state)
     if names_detr.is_detr(keys):
         return "facebookresearch DETR", names_detr.from_detr(state)
-    if names_torchvision.is_retinanet(keys):
+    if names_torchvision.is_torchvision_retinanet(keys):
         return "torchvision RetinaNet", names_torchvision.from_torchvision(state)
-    if names_torchvision.is_mask_rcnn(keys):
+    if names_torchvision.is_torchvision_mask_rcnn(keys):
         return "torchvision Mask R-CNN", names_torchvision.from_torchvision(state)
     if names_mmseg.is_semantic_fpn(keys):
         return "mmsegmentation Semantic FPN", names_mmseg.from_mmseg(state)

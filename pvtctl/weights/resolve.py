@@ -18,13 +18,13 @@ def resolve_weights(text: str) -> Path:
     Raises UsageError when there is none, with the nearest names or the command that fetches it, and PvtctlError when the
     fetched file is not what it was.
     """
-    path = find_weights(text)
+    path = find_weights_file(text)
     if (entry := find_published(text)) is not None and path == cached_file(entry):
         check_hash(path, known_as=path, prefix=entry.sha256)
     return path
 
 
-def find_weights(text: str) -> Path:
+def find_weights_file(text: str) -> Path:
     """`resolve_weights` without a look at any hash."""
     try:
         path = Path(text).expanduser()

@@ -9,11 +9,11 @@ from pvtctl.errors import PvtctlError
 from pvtctl.io.download import check_hash, recorded_sha256
 from pvtctl.weights.catalogue import find_published
 from pvtctl.weights.inspect import inspect_file
-from pvtctl.weights.resolve import find_weights
+from pvtctl.weights.resolve import find_weights_file
 
 
 @dataclass(frozen=True)
-class Verdict:
+class WeightsVerdict:
     """One file's outcome."""
 
     name: str
@@ -29,7 +29,7 @@ class Verdict:
         return asdict(self)
 
 
-def verify_weights(text: str) -> Verdict:
+def verify_weights(text: str) -> WeightsVerdict:
     """Check the hash and the content of a published name's file, or of any checkpoint.
 
     A file passes when its hash agrees with whatever is known of it, it can be read, its shapes are those of one of our
@@ -38,14 +38,14 @@ def verify_weights(text: str) -> Verdict:
     path, compared = None, "unknown"
     entry = find_published(text)
     try:
-        path = find_weights(text)
+        path = find_weights_file(text)
         if path.is_file():
             prefix = entry.sha256 if entry is not None else None
             compared = "publisher" if prefix else "first fetch" if recorded_sha256(path) else "unknown"
             check_hash(path, known_as=path, prefix=prefix)
         found = inspect_file(path)
     except PvtctlError as error:
-        return Verdict(text, False, str(path) if path else None, compared, fault=error.message, hint=error.hint)
+        return WeightsVerdict(text, False, str(path) if path else None, compared, fault=error.message, hint=error.hint)
     fault = None
     if not found.models:
         fault = f"holds no model that pvtctl knows ({found.format} layout)"
@@ -54,4 +54,4 @@ def verify_weights(text: str) -> Verdict:
     elif found.nonfinite:
         fault = f"holds NaN or infinity in {found.nonfinite[0]}"
     hint = f"`pvtctl weights inspect {text}` shows what is in it" if fault else None
-    return Verdict(text, fault is None, str(path), compared, found.models, fault, hint)
+    return WeightsVerdict(text, fault is None, str(path), compared, found.models, fault, hint)

@@ -14,7 +14,7 @@ from pvtctl.cli.main import COMMANDS
 from pvtctl.tasks.registry import TASK_SPECS
 
 PACKAGE = Path(pvtctl.__file__).parent
-GROUND = {"errors", "io", "__version__"}
+GROUND = {"errors", "io", "extensions", "__version__"}
 # what each part may import, besides itself and the ground; `tasks` and `models` are looked at folder by folder
 ALLOWED = {
     "io": set(),

@@ -87,7 +87,7 @@ def test_words_alone_take_the_published_weights(
 ) -> None:
     wnids = list(imagenet_classes())
     make_val(tmp_path / "data" / "imagenet", [wnids[5], wnids[900]])
-    monkeypatch.setattr("pvtctl.weights.download.fetch", lambda name: imagenet_file)
+    monkeypatch.setattr("pvtctl.weights.download.fetch_weights", lambda name: imagenet_file)
     result = cli("eval", "imagenet", "--backbone", "pvt_v2_b0", "--size", "32")
     assert result.code == 0, result.err
     assert "fetching the published ones" in result.err
@@ -122,7 +122,7 @@ def test_real_photos_of_some_classes(cli: Cli, imagenet_file: Path, shared: Path
 
 def test_named_data_is_scored_whole(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also by weights of a run that looked at a part of it; the run itself repeats what it did."""
-    monkeypatch.setattr("pvtctl.weights.download.fetch", _offline)
+    monkeypatch.setattr("pvtctl.weights.download.fetch_weights", _offline)
     names = ["blue", "red", "green"]
     folder = make_val(tmp_path / "photos", names)
     shutil.copytree(folder / "val", folder / "train")

@@ -125,7 +125,7 @@ def test_without_weights_and_runs_the_published_are_wanted(cli: Cli, monkeypatch
     def offline(name: str) -> None:
         raise PvtctlError("no network")
 
-    monkeypatch.setattr("pvtctl.weights.download.fetch", offline)
+    monkeypatch.setattr("pvtctl.weights.download.fetch_weights", offline)
     result = cli("finetune", "scenes", "--backbone", "pvt_v2_b0", *SMOKE)
     assert result.code == 1
     assert "fetching the published ones from https://github.com/whai362/PVT" in result.err

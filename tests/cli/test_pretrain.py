@@ -20,7 +20,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from tiny_run import TINY, Cli
 
-from pvtctl.engine import RunFolder, read_recipe, single
+from pvtctl.engine import RunFolder, read_run_recipe, single
 
 SMOKE = ["pretrain", "scenes", "--backbone", "pvt_v2_b0", "--profile", "smoke", *TINY]
 
@@ -90,7 +90,7 @@ def test_results_table_and_default_folder(cli: Cli) -> None:
 def test_a_second_run_stays_out_of_a_folder_in_use(cli: Cli, smoke_run: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     shutil.copytree(smoke_run, folder, ignore=shutil.ignore_patterns("*.png", "tensorboard"))
-    with RunFolder.open(folder, read_recipe(folder), resume=True, dist=single("cpu")):
+    with RunFolder.open(folder, read_run_recipe(folder), resume=True, dist=single("cpu")):
         result = cli(*SMOKE, "--out", folder, "--resume")
     assert result.code == 2
     assert "another run is at work" in result.err

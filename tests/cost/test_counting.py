@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from pvtctl.cost.counting import count, count_model, stage_of
-from pvtctl.cost.verify import macs_by_fvcore, macs_by_torch, verify
+from pvtctl.cost.verify import macs_by_fvcore, macs_by_torch, verify_macs
 from pvtctl.errors import UsageError
 from pvtctl.models.backbones import backbone_names
 
@@ -102,7 +102,7 @@ def test_a_huge_input_costs_no_memory() -> None:
 
 @pytest.mark.parametrize("name", ONE_OF_EACH_FAMILY)
 def test_two_counters_agree_within_one_percent(name: str) -> None:
-    check = verify(name, (64, 96))
+    check = verify_macs(name, (64, 96))
     assert check.agree
     assert abs(check.difference) < 1e-4
     assert check.torch_macs == count(name, (64, 96)).macs

@@ -13,7 +13,7 @@ from pvtctl.cost import memory
 from pvtctl.cost.build import build_model
 from pvtctl.cost.counting import count
 from pvtctl.errors import UsageError
-from pvtctl.latency.dense_step import DenseForward, training_step
+from pvtctl.latency.dense_step import DenseForward, dense_training_step
 from pvtctl.latency.detector_step import PARTS, PHOTO
 
 S = (512, 512)
@@ -152,7 +152,7 @@ def test_a_training_step_learns(head: str, classes: int | None) -> None:
     torch.manual_seed(0)
     model: Any = build_model("pvt_v2_b0", head, classes)
     before = next(model.head.parameters()).clone()
-    loss: Any = training_step(case(), model, torch.device("cpu"), contextlib.nullcontext)()
+    loss: Any = dense_training_step(case(), model, torch.device("cpu"), contextlib.nullcontext)()
     assert bool(torch.isfinite(loss))
     assert not torch.equal(before, next(model.head.parameters()))
 

@@ -12,7 +12,7 @@ import torch
 from pvtctl.cost import memory
 from pvtctl.cost.counting import CONVENTIONS, Cost, count
 from pvtctl.errors import UsageError
-from pvtctl.latency.detector_step import CANDIDATES, PARTS, DetectorForward, training_step
+from pvtctl.latency.detector_step import CANDIDATES, PARTS, DetectorForward, detector_training_step
 
 # Parameters and trainable ones (M), `ops` and `paper` (GMACs), as counted on the authors' own code or on mmdetection's:
 # torch.utils.flop_counter, and mmcv's counter with the attention formula of the PVT repositories.
@@ -122,7 +122,7 @@ def test_a_random_detector_has_something_to_sort_out(head: str) -> None:
 def test_a_training_step_learns(head: str) -> None:
     torch.manual_seed(0)
     guard: Callable[[], Any] = contextlib.nullcontext
-    loss: Any = training_step(case(head, batch_size=1), torch.device("cpu"), guard)()
+    loss: Any = detector_training_step(case(head, batch_size=1), torch.device("cpu"), guard)()
     assert bool(torch.isfinite(loss))
 
 

@@ -7,7 +7,7 @@ from pvtctl.data.base import Unusable
 from pvtctl.data.loader import build_loader, default_workers
 from pvtctl.data.samplers import EvalSampler, TrainSampler
 from pvtctl.errors import UsageError
-from pvtctl.tasks.classification.data import Sample, open_classification_split
+from pvtctl.tasks.classification.data import ClassificationSample, open_classification_split
 from pvtctl.tasks.classification.settings import Augment
 
 AUGMENT = Augment()
@@ -81,7 +81,7 @@ def test_a_corrupt_image_in_training_gives_way_to_the_next(make_set, workers):
     assert list(loader.skipped) == [bad]
     assert "truncated" in loader.skipped[bad].lower()
     substitute = loader.dataset[2]
-    assert isinstance(substitute, Sample)
+    assert isinstance(substitute, ClassificationSample)
     assert substitute.id.endswith("_003.JPEG")
     assert substitute.label == 0
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from toy_task import ToyTask, save_weights, settings
 
-from pvtctl.engine import RunFolder, find_runs, fit, read_info, read_recipe, single
+from pvtctl.engine import RunFolder, find_runs, fit, read_info, read_run_recipe, single
 from pvtctl.engine.checkpoint import CheckpointStore, is_intact, load_state
 from pvtctl.errors import ExitCode, PvtctlError, UsageError
 
@@ -23,7 +23,7 @@ RECIPE = {"name": "toy", "row": "small", "train": {"lr": 1e-05, "betas": (0.9, 0
 
 def test_the_recipe_is_kept_as_it_was(tmp_path: Path) -> None:
     RunFolder.open(tmp_path / "run", RECIPE, dist=DIST).close()
-    assert read_recipe(tmp_path / "run") == {**RECIPE, "train": {"lr": 1e-05, "betas": [0.9, 0.999]}}
+    assert read_run_recipe(tmp_path / "run") == {**RECIPE, "train": {"lr": 1e-05, "betas": [0.9, 0.999]}}
     assert read_info(tmp_path / "run")["row"] == "small"
 
 

@@ -18,7 +18,7 @@ from pvtctl.explain.attention import AttentionMaps, attending_blocks, attention_
 from pvtctl.models.backbones import Backbone, build_backbone, build_classifier
 from pvtctl.models.detector import build_detector
 from pvtctl.models.layers.attention import MultiHeadAttention
-from pvtctl.weights import load_weights
+from pvtctl.weights import load_checkpoint
 
 Array = NDArray[np.float64]
 
@@ -28,7 +28,7 @@ def official(name: str, kit: ModuleType, shared: Path) -> tuple[torch.nn.Module,
     entries = json.loads((shared / "parity" / "manifests" / f"{name}.json").read_text())["entries"]
     state = kit.fill_state_dict({key: shape for key, shape, dtype, _ in entries if dtype == "float32"}, "")
     model = build_classifier(name).eval()
-    load_weights(model, state)
+    load_checkpoint(model, state)
     return model, {key: np.asarray(value, dtype=np.float64) for key, value in state.items()}
 
 

@@ -11,10 +11,10 @@ from matplotlib.patches import Rectangle
 
 from pvtctl.errors import UsageError
 from pvtctl.explain.pictures.architecture import Box, Column, draw_architectures
-from pvtctl.explain.pictures.attention import Panel, draw_attention
+from pvtctl.explain.pictures.attention import AttentionPanel, draw_attention
 from pvtctl.explain.pictures.positions import Similarities, draw_positions
 from pvtctl.views.figure import new_figure, save
-from pvtctl.views.report import Picture, Report, write_report
+from pvtctl.views.report import Report, ReportPicture, write_report
 
 
 @pytest.mark.parametrize("ending", ["png", "svg"])
@@ -40,7 +40,7 @@ def test_other_endings_are_refused(tmp_path: Path) -> None:
 def test_reports_inline_both(tmp_path: Path) -> None:
     pictures = []
     for ending in ("png", "svg"):
-        pictures.append(Picture(ending, save(new_figure(1, 1), tmp_path / f"a.{ending}")))
+        pictures.append(ReportPicture(ending, save(new_figure(1, 1), tmp_path / f"a.{ending}")))
     page = write_report(tmp_path / "report.html", Report("R", "", parts=list(pictures))).read_text()
     assert 'src="data:image/png;base64' in page
     assert 'src="data:image/svg+xml;base64' in page
@@ -48,7 +48,7 @@ def test_reports_inline_both(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [(128, 171), (64, 151), (40, 400)])
 def test_words_stay_inside_of_the_picture(size: tuple[int, int]) -> None:
-    panel = Panel("stage1.block1", "max 50 %", np.zeros((4, 4), np.float32), 8)
+    panel = AttentionPanel("stage1.block1", "max 50 %", np.zeros((4, 4), np.float32), 8)
     title = f"Attention of pvt_v2_b0 (random weights) in {'abcdefghij' * 4}.jpg ({size[0]}x{size[1]})"
     figure = draw_attention(np.zeros((*size, 3), np.uint8), size, [("query", [panel])], title=title)
     figure.canvas.draw()
@@ -64,7 +64,7 @@ def test_cells_lie_where_their_places_are() -> None:
     values[:4, 4:8] = 0.5
     values[:, 8] = np.nan
     image = np.full((48, 80, 3), 200, np.uint8)
-    panel = Panel("stage1.block1", "max 50 %", values, 8, query=(5, 2), point=(20.5, 47.5))
+    panel = AttentionPanel("stage1.block1", "max 50 %", values, 8, query=(5, 2), point=(20.5, 47.5))
     figure = draw_attention(image, (48, 75), [("query at 20,47", [panel])], title="Attention")
     original, drawn = figure.axes[0], figure.axes[1]
     assert (drawn.get_xlim(), drawn.get_ylim()) == ((0, 75), (48, 0))
@@ -84,7 +84,7 @@ def test_cells_lie_where_their_places_are() -> None:
 def test_a_rollout_is_scaled_by_the_other_places() -> None:
     values = np.full((2, 2), 0.1, np.float32)
     values[0, 0] = 0.7
-    panel = Panel("rollout", "", values, 16, query=(0, 0), spare_query=True)
+    panel = AttentionPanel("rollout", "", values, 16, query=(0, 0), spare_query=True)
     figure = draw_attention(np.zeros((32, 32, 3), np.uint8), (32, 32), [("", [panel])], title="")
     assert figure.axes[1].get_images()[1].get_clim()[1] == pytest.approx(0.1)
 

@@ -16,7 +16,7 @@ from pvtctl.export import layouts as layouts_module
 from pvtctl.models.backbones import build_classifier
 from pvtctl.models.dense import build_depth_model, build_segmenter
 from pvtctl.models.detector import build_detector
-from pvtctl.weights import load_weights, read_checkpoint
+from pvtctl.weights import load_checkpoint, read_checkpoint
 
 Narrow = Callable[[str], nn.Module]
 NAMES = ["ant", "bee", "cat", "dog", "eel"]
@@ -46,7 +46,7 @@ def test_transformers_folder_reads_back_as_itself(tmp_path: Path, name: str) -> 
     model = build_classifier(name, num_classes=3)
     export_layout(model, tmp_path / "out", "transformers")
     other = build_classifier(name, num_classes=3)
-    load_weights(other, tmp_path / "out")
+    load_checkpoint(other, tmp_path / "out")
     assert all(torch.equal(value, other.state_dict()[key]) for key, value in model.state_dict().items())
 
 

@@ -23,7 +23,7 @@ from pvtctl.models.fast_cpu import (
     winograd,
 )
 from pvtctl.models.layers.attention import SelfAttention, SpatialReductionAttention
-from pvtctl.models.layers.block import Block
+from pvtctl.models.layers.block import TransformerBlock
 from pvtctl.models.layers.conv_norm import ConvNorm
 from pvtctl.models.layers.mlp import Mlp
 from pvtctl.models.layers.patches import PatchEmbed
@@ -236,7 +236,9 @@ class TestLinear:
     @pytest.mark.parametrize("first", ["optimized", "changed"])
     @pytest.mark.usefixtures("capability")
     def test_whatever_is_put_on_a_layer_acts(self, name: str, how: str, first: str) -> None:
-        block = Block(16, SpatialReductionAttention(16, 2, 2), Mlp(16, 32), drop_path=0.0, norm_eps=1e-6).eval()
+        block = TransformerBlock(
+            16, SpatialReductionAttention(16, 2, 2), Mlp(16, 32), drop_path=0.0, norm_eps=1e-6
+        ).eval()
         tokens = torch.randn(2, 24, 16)
         layer = block.get_submodule(name)
         doubled = copy.deepcopy(block)

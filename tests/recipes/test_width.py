@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from pvtctl.cli._weights import find_weights
+from pvtctl.cli._weights import choose_weights
 from pvtctl.errors import UsageError
 from pvtctl.recipe.load import load_recipe
-from pvtctl.recipe.schema import Backbone
+from pvtctl.recipe.schema import BackboneSettings
 from pvtctl.runs.paper_table import compare_with_paper
 from pvtctl.tasks.from_recipe import backbone_options, meta_of
 from pvtctl.tasks.registry import spec_of
@@ -26,10 +26,10 @@ def test_a_width_is_part_of_what_is_built_and_written() -> None:
 
 
 def test_a_factor_in_the_name_counts() -> None:
-    assert Backbone(name="pvt_small@0.25") == Backbone(name="pvt_small", width=0.25)
-    assert Backbone(name="pvt_small@0.5", width=0.25).spec == "pvt_small@0.5"
-    assert Backbone(name="pvt_small@1", width=0.25).spec == "pvt_small"
-    assert Backbone(name="pvt_small").spec == "pvt_small"
+    assert BackboneSettings(name="pvt_small@0.25") == BackboneSettings(name="pvt_small", width=0.25)
+    assert BackboneSettings(name="pvt_small@0.5", width=0.25).spec == "pvt_small@0.5"
+    assert BackboneSettings(name="pvt_small@1", width=0.25).spec == "pvt_small"
+    assert BackboneSettings(name="pvt_small").spec == "pvt_small"
 
 
 @pytest.mark.parametrize(
@@ -80,15 +80,15 @@ def test_a_narrower_run_is_named_where_the_whole_width_is_asked_for(
     (run / "recipe.yaml").write_text(json.dumps(narrow.model_dump(mode="json")))
     (run / "run.json").write_text(json.dumps({"finished": "2026-01-01", "status": "finished"}))
     (run / "best.safetensors").touch()
-    assert find_weights("pvt_tiny@0.25", "scenes", None).source == str(run)
+    assert choose_weights("pvt_tiny@0.25", "scenes", None).source == str(run)
     with pytest.raises(UsageError) as fault:
-        find_weights("pvt_tiny", "scenes", None)
+        choose_weights("pvt_tiny", "scenes", None)
     assert fault.value.hint == "one of pvt_tiny@0.25 is there: --backbone pvt_tiny@0.25"
     with pytest.raises(UsageError, match="published ones fit the full width only") as fault:
-        find_weights("pvt_small@0.25", "scenes", None)
+        choose_weights("pvt_small@0.25", "scenes", None)
     assert fault.value.hint == "train: pvtctl pretrain scenes --backbone pvt_small@0.25"
     with pytest.raises(UsageError) as fault:
-        find_weights("pvt_small", "scenes", None)
+        choose_weights("pvt_small", "scenes", None)
     assert "pvtctl pretrain scenes --backbone pvt_small@1" in str(fault.value.hint)
 
 

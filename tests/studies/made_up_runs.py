@@ -8,7 +8,7 @@ from typing import Any
 
 from pvtctl.io.files import write_text
 from pvtctl.recipe.load import dump
-from pvtctl.studies.plan import Plan, Run
+from pvtctl.studies.plan import Run, StudyPlan
 from pvtctl.studies.run import failure_file, log_file
 
 SIZES = {"_ap_small": 0.4, "_ap_medium": 1.0, "_ap_large": 1.3, "_ap50": 1.5, "_ap75": 1.1, "_ap": 1.0}
@@ -58,7 +58,7 @@ def fail(run: Run, reason: str) -> None:
     write_text(log_file(run), f"error: {reason}\n")
 
 
-def finish_all(plan: Plan, values: Mapping[str, float], *, steps: float = 0.01) -> None:
+def finish_all(plan: StudyPlan, values: Mapping[str, float], *, steps: float = 0.01) -> None:
     """Finish every run: `values` by row (fractions), each further seed `steps` higher; pretrainings reach 0.5."""
     for run in plan.runs:
         if run.kind == "pretraining":

@@ -20,7 +20,7 @@ from pvtctl.runs.read_run import read_run
 from pvtctl.studies import compare as module
 from pvtctl.studies.case_from_run import case_of
 from pvtctl.studies.comparability import images_seen, progress
-from pvtctl.studies.compare import Timing, compare_models, compare_runs, labels_of
+from pvtctl.studies.compare import LatencySettings, compare_models, compare_runs, labels_of
 from pvtctl.studies.compare_report import to_csv, to_json, to_markdown, write_comparison
 from pvtctl.studies.comparison import Comparison, Row
 from pvtctl.tasks.registry import spec_of
@@ -197,7 +197,7 @@ def test_times_are_measured_in_turns_and_one_failure_spoils_no_other(monkeypatch
         return [fake_latency(case, 5.0) for case in cases], {"cpu": "some", "threads": 1, "torch": "2"}
 
     monkeypatch.setattr(module, "measure_latency", measure)
-    found = compare_models(["pvt_v2_b0", "resnet18"], size=(64, 64), timing=Timing())
+    found = compare_models(["pvt_v2_b0", "resnet18"], size=(64, 64), timing=LatencySettings())
     assert asked == [["pvt_v2_b0", "resnet18"], ["pvt_v2_b0"], ["resnet18"]]
     assert row_of(found, "latency_p90").cells() == ["10.00", "-"]
     assert "resnet18: not timed: out of memory: resnet18" in found.notes
@@ -211,7 +211,7 @@ def test_runs_are_timed_as_they_were_trained(detectors: list[Path], monkeypatch:
         return [fake_latency(case, 4.0 + at) for at, case in enumerate(cases)], {"cpu": "a", "threads": 1, "torch": "2"}
 
     monkeypatch.setattr(module, "measure_latency", measure)
-    found = compare_runs(detectors, timing=Timing())
+    found = compare_runs(detectors, timing=LatencySettings())
     assert row_of(found, "latency_p50").best == {0}
     assert found.subjects[0].case == case_of(read_run(detectors[0]))
 

@@ -11,9 +11,9 @@ from made_up_runs import finish_all
 
 import pvtctl.runs.evaluate
 from pvtctl.errors import UsageError
-from pvtctl.studies.plan import make_plan
+from pvtctl.studies.plan import make_study_plan
 from pvtctl.studies.resolution import FIGURE, larger, with_resolution_loss
-from pvtctl.studies.results import collect
+from pvtctl.studies.results import collect_results
 
 
 def test_five_thirds_of_the_size() -> None:
@@ -31,15 +31,17 @@ def test_every_finished_run_is_tested_once(tmp_path: Path, monkeypatch: pytest.M
         return SimpleNamespace(numbers={"abs_rel": 0.25})
 
     monkeypatch.setattr(pvtctl.runs.evaluate, "evaluate_run", evaluate)
-    plan = make_plan("dpt-resolution", tmp_path, profile="smoke", rows=["resnet50", "vit_hybrid"])
+    plan = make_study_plan("dpt-resolution", tmp_path, profile="smoke", rows=["resnet50", "vit_hybrid"])
     finish_all(plan, {"resnet50": 0.2, "vit_hybrid": 0.2})
     said: list[str] = []
-    rows = {row.row: row for row in with_resolution_loss(collect(plan), plan.out, device="cpu", say=said.append)}
+    rows = {
+        row.row: row for row in with_resolution_loss(collect_results(plan), plan.out, device="cpu", say=said.append)
+    }
     loss = rows["resnet50"].spread(FIGURE)
     assert loss is not None
     assert loss.mean == pytest.approx(25.0)
     assert rows["vit_hybrid"].spread(FIGURE) is None
     assert "vit_hybrid/seed0 could not be tested at more pixels: no weights" in said
     assert asked[0] == [("data.depth.test_size", [96, 96])]
-    with_resolution_loss(collect(plan), plan.out, device="cpu", say=said.append)
+    with_resolution_loss(collect_results(plan), plan.out, device="cpu", say=said.append)
     assert len(asked) == 3  # the failed one is tried again

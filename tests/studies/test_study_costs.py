@@ -17,8 +17,8 @@ from pvtctl.latency.measure import Case, Latency
 from pvtctl.recipe.load import load_recipe, rows_of
 from pvtctl.studies import costs
 from pvtctl.studies.costs import study_costs
-from pvtctl.studies.plan import make_plan
-from pvtctl.studies.results import RowResult, collect
+from pvtctl.studies.plan import make_study_plan
+from pvtctl.studies.results import RowResult, collect_results
 
 
 def row_of(recipe: str, row: str) -> RowResult:
@@ -117,11 +117,11 @@ def test_memory_of_training_is_that_of_the_warning() -> None:
 
 
 def test_the_trained_model_is_told_apart_from_the_papers(tmp_path: Path) -> None:
-    plan = make_plan(
+    plan = make_study_plan(
         "vit-vs-pvt", tmp_path, profile="smoke", rows=["pvt_small"], overrides=["model.backbone.width=0.25"]
     )
     finish_all(plan, {"pvt_small": 0.2})
-    row = next(row for row in collect(plan) if row.row == "pvt_small")
+    row = next(row for row in collect_results(plan) if row.row == "pvt_small")
     cost = study_costs([row], tmp_path, latency=False)["pvt_small"]
     assert cost.params_m == pytest.approx(34.2, abs=0.05)
     assert cost.trained == "pvt_small@0.25"

@@ -13,8 +13,8 @@ from made_up_runs import fail, finish_all
 
 from pvtctl.errors import UsageError
 from pvtctl.studies import report
-from pvtctl.studies.costs import ModelCost, Timing
-from pvtctl.studies.plan import Plan, make_plan
+from pvtctl.studies.costs import CaseTiming, ModelCost
+from pvtctl.studies.plan import StudyPlan, make_study_plan
 from pvtctl.studies.report import write_study
 from pvtctl.studies.results import RowResult
 
@@ -28,7 +28,7 @@ def made_up_costs(monkeypatch: pytest.MonkeyPatch) -> None:
     def costs(rows: Sequence[RowResult], out: Path, **options: Any) -> dict[str, ModelCost]:
         found = {}
         for at, row in enumerate(row for row in rows if row.recipe is not None):
-            timing = Timing(5, 100.0 * (at + 1), 101.0 * (at + 1), 99.0 * (at + 1), 0.5)
+            timing = CaseTiming(5, 100.0 * (at + 1), 101.0 * (at + 1), 99.0 * (at + 1), 0.5)
             cost = ModelCost((800, 1280), 30.0 + at, 200.0 + at, 5.0, 2, (800, 1344), timing)
             found[row.row] = cost if options["latency"] else ModelCost((800, 1280), 30.0, 200.0, 5.0, 2, (800, 1344))
         return found
@@ -36,8 +36,8 @@ def made_up_costs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report, "study_costs", costs)
 
 
-def plan_of(study: str, out: Path, seeds: int = 2, **options: Any) -> Plan:
-    return make_plan(study, out, profile="smoke", seeds=seeds, **options)
+def plan_of(study: str, out: Path, seeds: int = 2, **options: Any) -> StudyPlan:
+    return make_study_plan(study, out, profile="smoke", seeds=seeds, **options)
 
 
 def test_every_file_is_written_and_says_the_same(tmp_path: Path) -> None:

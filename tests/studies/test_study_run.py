@@ -20,7 +20,7 @@ import yaml
 
 from pvtctl.engine.stop import Stopped
 from pvtctl.errors import ExitCode, UsageError
-from pvtctl.studies.plan import Plan, Run, make_plan
+from pvtctl.studies.plan import Run, StudyPlan, make_study_plan
 from pvtctl.studies.run import failure_file, log_file, recipe_to_run, record_failure, run_plan, state_of
 
 FINISHES = """
@@ -40,11 +40,11 @@ def silent(text: str) -> None:
     pass
 
 
-def plan_of(root: Path, **options: Any) -> Plan:
-    return make_plan("gcnet", root, profile="smoke", **options)
+def plan_of(root: Path, **options: Any) -> StudyPlan:
+    return make_study_plan("gcnet", root, profile="smoke", **options)
 
 
-def one_row(root: Path) -> Plan:
+def one_row(root: Path) -> StudyPlan:
     """A study of one run, which needs none before it."""
     weights = root / "x.pth"
     weights.touch()

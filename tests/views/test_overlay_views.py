@@ -17,7 +17,7 @@ from pvtctl.models.structures import Detections, Objects
 from pvtctl.tasks.classification.pictures import Guess, draw_guesses
 from pvtctl.tasks.depth.pictures import draw_beside
 from pvtctl.tasks.detection.pictures import draw_detections, draw_side_by_side, rights
-from pvtctl.views.curves import Panel, Series, draw_overlay, draw_panels
+from pvtctl.views.curves import CurvePanel, Series, draw_overlay, draw_panels
 from pvtctl.views.sheet import sheet_of, write_picture
 
 
@@ -37,8 +37,10 @@ def test_overlays_are_the_same_each_time(tmp_path: Path, ending: str) -> None:
 
 def test_nothing_to_draw_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="nothing to draw"):
-        draw_panels(tmp_path / "x.png", [Panel("t", "u", [Series("a", [1], [float("nan")])])], "step")
-    draw_panels(tmp_path / "x.png", [Panel("t", "u", [Series("a", [1], [2.0])]), Panel("empty", "u", [])], "step")
+        draw_panels(tmp_path / "x.png", [CurvePanel("t", "u", [Series("a", [1], [float("nan")])])], "step")
+    draw_panels(
+        tmp_path / "x.png", [CurvePanel("t", "u", [Series("a", [1], [2.0])]), CurvePanel("empty", "u", [])], "step"
+    )
     assert [file.name for file in tmp_path.iterdir()] == ["x.png"]
 
 

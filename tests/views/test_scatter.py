@@ -15,7 +15,7 @@ from PIL import Image
 
 from pvtctl.errors import UsageError
 from pvtctl.views import scatter
-from pvtctl.views.scatter import Panel, Point, draw_scatter, draw_scatters
+from pvtctl.views.scatter import Point, ScatterPanel, draw_scatter, draw_scatters
 
 CROWD = [
     Point(f"pvt_model_{at}", 20 + 3 * (at % 4), 40 + 0.8 * (at // 4), f"family {at % 3}", y_error=0.2)
@@ -84,7 +84,7 @@ def test_one_group_needs_no_legend_and_hollow_points_are_explained(drawn: list[F
 
 
 def test_costs_of_different_magnitude_get_a_logarithmic_axis(drawn: list[Figure], tmp_path: Path) -> None:
-    panels = [Panel([Point("a", 1, 1), Point("b", x, 2)], f"{x}", "y") for x in (3, 300)]
+    panels = [ScatterPanel([Point("a", 1, 1), Point("b", x, 2)], f"{x}", "y") for x in (3, 300)]
     draw_scatters(tmp_path / "a.png", panels, title="Two")
     assert [axes.get_xscale() for axes in drawn[0].axes] == ["linear", "log"]
 

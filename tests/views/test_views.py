@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 
 from pvtctl.tasks.classification.metric import ReliabilityBin
-from pvtctl.tasks.classification.pictures import LabelledImage, draw_calibration, draw_confusion, draw_sheet
+from pvtctl.tasks.classification.pictures import SheetImage, draw_calibration, draw_confusion, draw_image_sheet
 from pvtctl.tasks.registry import task_spec
 from pvtctl.views.curves import draw_curves, running_mean
-from pvtctl.views.report import Picture, Report, Table, Text, write_report
+from pvtctl.views.report import Report, ReportPicture, ReportTable, Text, write_report
 
 
 def size_of(path: Path) -> tuple[int, int]:
@@ -61,17 +61,17 @@ def test_calibration(tmp_path: Path) -> None:
 @pytest.mark.parametrize("count", [0, 1, 8])
 def test_sheet_with_any_script_and_number_of_images(tmp_path: Path, count: int) -> None:
     pixels = np.zeros((32, 48, 3), dtype=np.uint8)
-    images = [LabelledImage(pixels, "狗", random.choice(["狗", "cat"]), 0.5, "val/狗/1.jpg", 2.5) for _ in range(count)]
-    assert draw_sheet(tmp_path / "sheet.png", images, "Worst $ images").stat().st_size > 1000
+    images = [SheetImage(pixels, "狗", random.choice(["狗", "cat"]), 0.5, "val/狗/1.jpg", 2.5) for _ in range(count)]
+    assert draw_image_sheet(tmp_path / "sheet.png", images, "Worst $ images").stat().st_size > 1000
 
 
 def test_report_is_self_contained_and_escapes(tmp_path: Path) -> None:
-    picture = draw_sheet(tmp_path / "sheet.png", [], "none")
+    picture = draw_image_sheet(tmp_path / "sheet.png", [], "none")
     report = Report("run <1>", "done & dusted", warnings=["not <comparable>"])
     report.parts += [
-        Table("Results", ["metric", "here", "paper"], [["top-1, %", "10.0", "75.1"], ["loss", "2.1", "-"]]),
-        Picture("Sheet", picture),
-        Picture("Missing", tmp_path / "none.png"),
+        ReportTable("Results", ["metric", "here", "paper"], [["top-1, %", "10.0", "75.1"], ["loss", "2.1", "-"]]),
+        ReportPicture("Sheet", picture),
+        ReportPicture("Missing", tmp_path / "none.png"),
         Text("Recipe", "a: <b>"),
     ]
     page = write_report(tmp_path / "report.html", report).read_text()

@@ -1,4 +1,4 @@
-"""What `load_weights` does with segmentation and depth models: what it takes, matches by class name, and refuses."""
+"""What `load_checkpoint` does with segmentation and depth models: what it takes, matches by class name, and refuses."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pvtctl.models.backbones import build_backbone, build_classifier
 from pvtctl.models.dense import DenseModel, build_depth_model, build_segmenter
 from pvtctl.models.detector import build_detector
 from pvtctl.models.layers.position import resize_position_table
-from pvtctl.weights import load_weights, read, save_safetensors
+from pvtctl.weights import load_checkpoint, read, save_safetensors
 from pvtctl.weights.catalogue import find_published, published_with_hash
 from pvtctl.weights.convert import convert_file
 from pvtctl.weights.describe import inspect_checkpoint
@@ -90,7 +90,7 @@ def test_own_file_round_trip(kind: str, states: dict[str, State], tmp_path: Path
     meta |= {"scale_shift": [0.5, 0.25]} if task == "depth" else {"class_names": NAMES}
     save_safetensors(tmp_path / "best.safetensors", states[kind], meta)
     model = _blank(kind)
-    report = load_weights(model, tmp_path, class_names=NAMES if task == "segmentation" else None)
+    report = load_checkpoint(model, tmp_path, class_names=NAMES if task == "segmentation" else None)
     assert _same(model.state_dict(), states[kind])
     assert (report.backbone_share, report.above_share) == (1.0, 1.0)
     assert report.head_kept == (3 if task == "segmentation" else 0)
@@ -120,23 +120,23 @@ def _table(state: State, kind: str) -> list[tuple[Tensor, int]]:
 @pytest.mark.parametrize("kind", ["semantic_fpn", "trans2seg", "deeplabv3plus", "dpt"])
 def test_rows_of_classes_go_by_name(kind: str, states: dict[str, State]) -> None:
     model = _blank(kind, classes=4)
-    report = load_weights(model, states[kind], class_names=["road", "car", "sky", "bus"], source_class_names=NAMES)
+    report = load_checkpoint(model, states[kind], class_names=["road", "car", "sky", "bus"], source_class_names=NAMES)
     assert (report.head_kept, report.head_new, report.head_dropped) == (2, 2, 1)
     for (ours, dim), (theirs, _) in zip(_table(model.state_dict(), kind), _table(states[kind], kind), strict=True):
         assert torch.equal(ours.select(dim, 0), theirs.select(dim, 2))
         assert torch.equal(ours.select(dim, 2), theirs.select(dim, 0))
         assert bool((ours.select(dim, 1) == 7).all())
         assert bool((ours.select(dim, 3) == 7).all())
-    unnamed = load_weights(_blank(kind, classes=4), states[kind])
+    unnamed = load_checkpoint(_blank(kind, classes=4), states[kind])
     assert (unnamed.head_kept, unnamed.above_share) == (0, 1.0)
     with pytest.raises(UsageError, match="2 class names were given for a head of 3 classes"):
-        load_weights(_blank(kind), states[kind], class_names=["a", "b"])
+        load_checkpoint(_blank(kind), states[kind], class_names=["a", "b"])
 
 
 def test_classifier_fills_the_backbone_alone() -> None:
     source = build_classifier(BACKBONE, num_classes=5)
     model = _blank("semantic_fpn")
-    report = load_weights(model, source.state_dict(), class_names=NAMES)
+    report = load_checkpoint(model, source.state_dict(), class_names=NAMES)
     assert _same(model.backbone.state_dict(), source.backbone.state_dict())
     assert all(bool((value == 7).all()) for value in model.head.state_dict().values())
     assert (report.above_loaded, report.head_kept, report.head_new) == (0, 0, 3)
@@ -147,7 +147,7 @@ def test_dpt_from_a_classifier_with_another_grid() -> None:
     torch.manual_seed(0)
     source = build_classifier("deit_tiny_patch16", num_classes=3, image_size=64)
     model = build_depth_model("deit_tiny_patch16", "dpt", backbone_options={"image_size": 96})
-    report = load_weights(model, source.state_dict())
+    report = load_checkpoint(model, source.state_dict())
     assert report.resized == [("backbone.pos_embed", "4x4 to 6x6")]
     theirs, ours = source.backbone.state_dict()["pos_embed"], model.backbone.state_dict()["pos_embed"]
     assert torch.equal(ours[:, :1], theirs[:, :1])
@@ -160,7 +160,7 @@ def test_tables_of_a_distilled_model_have_two_more_slots() -> None:
         source = build_backbone("deit_base_distilled_patch16", image_size=32, drop_path_rate=0.0).state_dict()
         target = build_backbone("deit_base_distilled_patch16", image_size=48)
     state = {f"backbone.{key}": torch.rand(value.shape) for key, value in source.items()}
-    report = load_weights(_filled(target), state)
+    report = load_checkpoint(_filled(target), state)
     assert report.resized == [("backbone.pos_embed", "2x2 to 3x3")]
     assert torch.equal(target.state_dict()["pos_embed"][:, :2], state["backbone.pos_embed"][:, :2])
     assert report.model == "deit_base_distilled_patch16"
@@ -170,11 +170,11 @@ def test_tables_of_a_distilled_model_have_two_more_slots() -> None:
 def test_dense_model_gives_its_backbone(kind: str, states: dict[str, State]) -> None:
     expected = {key: value for key, value in states[kind].items() if key.startswith("backbone.")}
     backbone = build_backbone(BACKBONE)
-    report = load_weights(backbone, states[kind])
+    report = load_checkpoint(backbone, states[kind])
     assert _same({f"backbone.{key}": value for key, value in backbone.state_dict().items()}, expected)
     assert not report.unexpected
     classifier = build_classifier(BACKBONE, num_classes=4)
-    assert load_weights(classifier, states[kind]).head_kept == 0
+    assert load_checkpoint(classifier, states[kind]).head_kept == 0
 
 
 def _detector() -> nn.Module:
@@ -214,12 +214,12 @@ def test_other_heads_and_tasks_are_refused(states: dict[str, State]) -> None:
     for model, state, message, hint in cases:
         before = {key: value.clone() for key, value in model.state_dict().items()}
         with pytest.raises(UsageError) as error:
-            load_weights(model, state)
+            load_checkpoint(model, state)
         assert error.value.message == f"a state dict {message}"
         assert error.value.hint == f"{hint}pass --partial (partial=True) to take its backbone alone"
         assert _same(model.state_dict(), before)
     model = _blank("semantic_fpn")
-    report = load_weights(model, states["dpt"], partial=True)
+    report = load_checkpoint(model, states["dpt"], partial=True)
     assert (report.backbone_share, report.above_loaded) == (1.0, 0)
     assert "neck and head: start fresh (the file holds a DPT for segmentation" in report.summary()
 
@@ -229,17 +229,17 @@ def test_heads_of_others_are_refused_by_name() -> None:
     state = {key: value for key, value in source.items() if key.startswith("backbone.")}
     state["decode_head.psp_modules.0.1.conv.weight"] = torch.zeros(1)
     with pytest.raises(UsageError, match="UPerNet or PSPNet, which is none of pvtctl's segmentation models") as error:
-        load_weights(_blank("semantic_fpn"), state)
+        load_checkpoint(_blank("semantic_fpn"), state)
     assert error.value.hint == "pass --partial (partial=True) to take its backbone alone"
-    assert load_weights(_blank("semantic_fpn"), state, partial=True).backbone_share == 1.0
+    assert load_checkpoint(_blank("semantic_fpn"), state, partial=True).backbone_share == 1.0
 
 
 def test_a_head_of_another_make_is_refused_with_its_options(states: dict[str, State]) -> None:
     with pytest.raises(UsageError, match=r"of another make: .* of neck and head would be loaded") as error:
-        load_weights(_blank("deeplabv3plus", width=64), states["deeplabv3plus"])
+        load_checkpoint(_blank("deeplabv3plus", width=64), states["deeplabv3plus"])
     assert error.value.hint == "build it with width=32, or pass --partial (partial=True) to load what fits"
     with pytest.raises(UsageError) as error:
-        load_weights(_blank("trans2seg", depth=3), states["trans2seg"])
+        load_checkpoint(_blank("trans2seg", depth=3), states["trans2seg"])
     assert error.value.hint == "build it with depth=2, or pass --partial (partial=True) to load what fits"
 
 
@@ -247,10 +247,10 @@ def test_taps_that_the_file_states_must_agree(states: dict[str, State], tmp_path
     meta = {"backbone": "deit_tiny_patch16", "task": "depth", "head": "dpt", "head_options": {"taps": [6, 8, 10, 12]}}
     save_safetensors(tmp_path / "a.safetensors", states["dpt_depth"], meta)
     with pytest.raises(UsageError, match="with the taps 6, 8, 10, 12, and this one has 3, 6, 9, 12") as error:
-        load_weights(_blank("dpt_depth"), tmp_path / "a.safetensors")
+        load_checkpoint(_blank("dpt_depth"), tmp_path / "a.safetensors")
     assert str(error.value.hint).startswith("build it with taps=6, 8, 10, 12, or ")
     model = _blank("dpt_depth", taps=[6, 8, 10, 12])
-    assert load_weights(model, tmp_path / "a.safetensors").above_share == 1.0
+    assert load_checkpoint(model, tmp_path / "a.safetensors").above_share == 1.0
 
 
 @pytest.mark.parametrize("readout", ["ignore", "add"])
@@ -258,18 +258,18 @@ def test_a_file_without_the_layers_of_a_readout_has_another(readout: str, states
     """They are few enough to be missing otherwise, and the outputs would be noise."""
     plain = {key: value for key, value in states["dpt_depth"].items() if ".read." not in key}
     with pytest.raises(UsageError, match="with the readout ignore or add, and this one has project"):
-        load_weights(_blank("dpt_depth"), plain)
-    assert load_weights(_blank("dpt_depth", readout=readout), plain).above_share == 1.0
+        load_checkpoint(_blank("dpt_depth"), plain)
+    assert load_checkpoint(_blank("dpt_depth", readout=readout), plain).above_share == 1.0
 
 
 def test_the_auxiliary_head_may_be_missing_on_either_side(states: dict[str, State]) -> None:
     plain = {key: value for key, value in states["deeplabv3plus"].items() if not key.startswith("head.auxiliary.")}
     model = _blank("deeplabv3plus")
-    report = load_weights(model, plain)
+    report = load_checkpoint(model, plain)
     assert report.above_share == 1.0
     assert {reason for _, reason in report.missing} == {"for training only, starts fresh"}
     assert bool((model.state_dict()["head.auxiliary.2.weight"] == 7).all())
-    report = load_weights(_blank("deeplabv3plus", auxiliary_weight=0.0), states["deeplabv3plus"])
+    report = load_checkpoint(_blank("deeplabv3plus", auxiliary_weight=0.0), states["deeplabv3plus"])
     assert report.above_share == 1.0
     assert {reason for name, reason in report.dropped} == {"for training only"}
 
@@ -307,7 +307,7 @@ def test_google_vits_of_384_are_not_scored_on_imagenets_pixels(tmp_path: Path, m
 def test_class_names_of_mmsegmentation_lose_their_blanks(states: dict[str, State], tmp_path: Path) -> None:
     content = {"meta": {"CLASSES": ("sky", "bed ", "road")}, "state_dict": to_publisher(states["semantic_fpn"])}
     torch.save(content, tmp_path / "a.pth")
-    report = load_weights(_blank("semantic_fpn", 2), tmp_path / "a.pth", class_names=["bed", "sky"])
+    report = load_checkpoint(_blank("semantic_fpn", 2), tmp_path / "a.pth", class_names=["bed", "sky"])
     assert (report.format, report.head_kept) == ("mmsegmentation Semantic FPN", 2)
 
 

@@ -14,7 +14,7 @@ from pvtctl.models.backbones.vit import Vit
 from pvtctl.models.backbones.vit_hybrid import VitHybrid
 from pvtctl.models.dense import DenseModel
 from pvtctl.models.heads.dpt import Dpt
-from pvtctl.weights import load_weights, read_checkpoint
+from pvtctl.weights import load_checkpoint, read_checkpoint
 from pvtctl.weights.identify import identify_head
 
 SIZE, WIDTH = 64, 64
@@ -101,7 +101,7 @@ def test_outputs_are_theirs(task: str, hybrid: bool) -> None:
     original = _original(task, hybrid=hybrid)
     taps = ("R0", "R1", 3, 4) if hybrid else None
     model = _ours(task, hybrid=hybrid, taps=taps)
-    report = load_weights(model, original.state_dict())
+    report = load_checkpoint(model, original.state_dict())
     assert report.format == "transformers DPT"
     assert (report.backbone_share, report.above_share) == (1.0, 1.0)
     assert not report.missing
@@ -120,10 +120,10 @@ def test_folder_says_classes_taps_and_readout(tmp_path: Path) -> None:
     assert (found.head, found.task, found.class_names, found.normalization) == ("dpt", "segmentation", CLASSES, "half")
     assert found.options == {"readout": "add", "taps": [1, 2, 3, 4]}
     model = _ours("segmentation", readout="add")
-    report = load_weights(model, tmp_path, class_names=["cat", "dog", "wall"])
+    report = load_checkpoint(model, tmp_path, class_names=["cat", "dog", "wall"])
     assert (report.head_kept, report.head_new) == (2, 1)
     theirs, ours = _outputs(original, model)
     torch.testing.assert_close(ours[:, [2, 0]], theirs[:, [0, 2]], rtol=1e-3, atol=1e-4 * float(theirs.abs().max()))
     with pytest.raises(UsageError, match="with the readout add, and this one has ignore") as error:
-        load_weights(_ours("segmentation", readout="ignore"), tmp_path)
+        load_checkpoint(_ours("segmentation", readout="ignore"), tmp_path)
     assert error.value.hint == "build it with readout=add, or pass --partial (partial=True) to take its backbone alone"

@@ -12,7 +12,7 @@ from torch import Tensor
 from pvtctl.cli.main import main
 from pvtctl.data.class_names import COCO_NAMES
 from pvtctl.models.detector import build_detector
-from pvtctl.weights import load_weights, read_checkpoint, save_safetensors
+from pvtctl.weights import load_checkpoint, read_checkpoint, save_safetensors
 from pvtctl.weights.recognise import to_publisher
 from pvtctl.weights.verify import verify_weights
 
@@ -95,12 +95,12 @@ def test_timm_backbone_under_a_head(tmp_path: Path) -> None:
     meta = {"backbone": "timm:resnet18", "class_names": ["a", "b", "c"]}
     save_safetensors(tmp_path / "best.safetensors", state, meta)
     model = build_detector("timm:resnet18", "retinanet", num_classes=3)
-    report = load_weights(model, tmp_path, class_names=["a", "b", "c"])
+    report = load_checkpoint(model, tmp_path, class_names=["a", "b", "c"])
     assert (report.backbone_share, report.above_share, report.head_kept) == (1.0, 1.0, 3)
     assert torch.equal(model.state_dict()["neck.inner_blocks.0.0.weight"], state["neck.inner_blocks.0.0.weight"])
     import timm
 
     theirs = timm.create_model("resnet18").state_dict()
-    report = load_weights(model, theirs)
+    report = load_checkpoint(model, theirs)
     assert (report.backbone_share, report.above_loaded) == (1.0, 0)
     assert torch.equal(model.state_dict()["backbone.net.conv1.weight"], theirs["conv1.weight"])

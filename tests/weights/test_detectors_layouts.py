@@ -19,7 +19,7 @@ from pvtctl.io.files import sha256_of
 from pvtctl.models.backbones import build_backbone
 from pvtctl.models.detector import Detector, build_detector
 from pvtctl.models.structures import Detections, DetectOptions
-from pvtctl.weights import load_weights, read_checkpoint
+from pvtctl.weights import load_checkpoint, read_checkpoint
 from pvtctl.weights.identify import coco_ids, identify_head
 from pvtctl.weights.layouts import torchvision as names_torchvision
 from pvtctl.weights.recognise import convert_state, to_publisher
@@ -64,7 +64,7 @@ def test_raw_outputs_of_a_loaded_retinanet_equal_mmdetections(
     golden = json.loads((shared / "parity" / "goldens" / "retinanet_pvt_small_fpn.json").read_text())
     case = golden["cases"]["heads_1x256x320"]
     model = build_detector("pvt_small", "retinanet", num_classes=80).eval()
-    report = load_weights(model, original_state("retinanet_pvt_small_fpn"))
+    report = load_checkpoint(model, original_state("retinanet_pvt_small_fpn"))
     assert (report.model, report.above_share, report.head_share) == ("RetinaNet of pvt_small", 1.0, 1.0)
     image = torch.from_numpy(kit.make_input(case["inputs"]["image"], "image", case["variant"]))
     head: Any = model.head
@@ -168,7 +168,7 @@ def test_mmdetections_own_pvt(name: str) -> None:
     source = build_backbone(name).eval()
     source.load_state_dict({k: v + 0.01 * torch.randn_like(v) for k, v in source.state_dict().items()})
     ours = build_backbone(name).eval()
-    report = load_weights(ours, _mmdet_pvt({f"backbone.{key}": value for key, value in source.state_dict().items()}))
+    report = load_checkpoint(ours, _mmdet_pvt({f"backbone.{key}": value for key, value in source.state_dict().items()}))
     assert (report.format, report.model) == ("mmdetection PVT", name)
     assert report.backbone_share > 0.999  # all but v1's class token and last norm
     image = torch.randn(1, 3, 64, 96)
@@ -203,7 +203,7 @@ def test_detections_of_a_loaded_file_equal_torchvisions(kind: str, head: str, tm
     torch.save(theirs.state_dict(), tmp_path / "theirs.pth")
     classes = 5 if kind == "retinanet" else 4
     ours = build_detector("resnet50", head, num_classes=classes, conventions="torchvision").eval()
-    report = load_weights(ours, tmp_path / "theirs.pth")
+    report = load_checkpoint(ours, tmp_path / "theirs.pth")
     assert (report.backbone_share, report.above_share, report.head_kept) == (1.0, 1.0, classes)
     assert not report.missing
     assert not report.unexpected

@@ -1,4 +1,4 @@
-"""What `load_weights` does with detectors: what it takes, matches by class name, leaves fresh and refuses."""
+"""What `load_checkpoint` does with detectors: what it takes, matches by class name, leaves fresh and refuses."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pvtctl.io.files import sha256_of
 from pvtctl.models.backbones import build_backbone, build_classifier
 from pvtctl.models.detector import Detector, build_detector
 from pvtctl.models.registry import head_spec
-from pvtctl.weights import load_weights, save_safetensors
+from pvtctl.weights import load_checkpoint, save_safetensors
 from pvtctl.weights.describe import inspect_checkpoint
 from pvtctl.weights.layouts import detr as names_detr
 from pvtctl.weights.read import read_checkpoint
@@ -62,7 +62,7 @@ def test_own_file_round_trip(head: str, states: dict[str, State], tmp_path: Path
     meta = {"backbone": BACKBONE, "head": head, "class_names": ["a", "b", "c"], "category_ids": [3, 1, 7]}
     save_safetensors(path, states[head], meta | {"conventions": "papers"})
     model = _blank(head)
-    report = load_weights(model, tmp_path, class_names=["a", "b", "c"])
+    report = load_checkpoint(model, tmp_path, class_names=["a", "b", "c"])
     assert _same(model.state_dict(), states[head])
     assert (report.backbone_share, report.above_share, report.head_kept) == (1.0, 1.0, 3)
     assert not any((report.missing, report.unexpected, report.mismatched, report.dropped, report.nonfinite))
@@ -81,19 +81,19 @@ def test_own_file_round_trip(head: str, states: dict[str, State], tmp_path: Path
 def test_classifier_fills_the_backbone_alone(head: str) -> None:
     source = build_classifier(BACKBONE, num_classes=5)
     model = _blank(head)
-    report = load_weights(model, source.state_dict(), class_names=["a", "b", "c"])
+    report = load_checkpoint(model, source.state_dict(), class_names=["a", "b", "c"])
     assert _same(model.backbone.state_dict(), source.backbone.state_dict())
     assert all(bool((value == 7).all()) for value in model.head.state_dict().values())
     assert (report.above_loaded, report.head_kept, report.head_new) == (0, 0, 3)
     assert "neck and head: start fresh (the file holds no detector)" in report.summary()
     with pytest.raises(UsageError, match=r"holds pvt_v2_b0 .* not resnet18"):
-        load_weights(_blank(head, backbone="resnet18"), source.state_dict())
+        load_checkpoint(_blank(head, backbone="resnet18"), source.state_dict())
 
 
 def test_context_blocks_may_be_missing() -> None:
     plain = build_backbone("resnet50")
     model = _blank("mask_rcnn", backbone="resnet50_gc_r4")
-    report = load_weights(model, {f"backbone.{key}": value for key, value in plain.state_dict().items()})
+    report = load_checkpoint(model, {f"backbone.{key}": value for key, value in plain.state_dict().items()})
     assert report.backbone_share == 1.0
     assert len(report.identities) == 13 * 8
     assert not report.missing
@@ -105,12 +105,12 @@ def test_detector_gives_its_backbone(head: str, states: dict[str, State]) -> Non
     expected = {key: value for key, value in states[head].items() if key.startswith("backbone.")}
     for source in (states[head], to_publisher(states[head])):
         backbone = build_backbone(BACKBONE)
-        report = load_weights(backbone, source)
+        report = load_checkpoint(backbone, source)
         assert _same({f"backbone.{key}": value for key, value in backbone.state_dict().items()}, expected)
         assert report.backbone_share == 1.0
         assert not report.unexpected
         classifier = build_classifier(BACKBONE, num_classes=4)
-        assert load_weights(classifier, source).head_kept == 0
+        assert load_checkpoint(classifier, source).head_kept == 0
 
 
 def _rows_of(state: State, name: str, layout: str, classes: int, wanted: int) -> Tensor:
@@ -130,7 +130,7 @@ def test_classes_are_matched_by_name(head: str, states: dict[str, State], tmp_pa
     path = tmp_path / "abc.safetensors"
     save_safetensors(path, states[head], {"class_names": ["a", "b", "c"]})
     model = _blank(head, classes=4)
-    report = load_weights(model, path, class_names=["c", "new", "a", "other"])
+    report = load_checkpoint(model, path, class_names=["c", "new", "a", "other"])
     assert (report.head_kept, report.head_new, report.head_dropped) == (2, 2, 1)
     assert "2 classes kept, 2 new, 1 dropped (by class name)" in report.summary()
     assert report.above_share == 1.0
@@ -148,12 +148,12 @@ def test_classes_are_matched_by_name(head: str, states: dict[str, State], tmp_pa
 @pytest.mark.parametrize("head", HEADS)
 def test_other_number_of_classes_without_names(head: str, states: dict[str, State]) -> None:
     model = _blank(head, classes=5)
-    report = load_weights(model, states[head])
+    report = load_checkpoint(model, states[head])
     assert (report.above_share, report.head_kept, report.head_new) == (1.0, 0, 5)
     for name in class_tables(head_spec(head)):
         assert bool((model.state_dict()[name] == 7).all())
     with pytest.raises(UsageError, match="2 class names were given for a head of 5 classes"):
-        load_weights(model, states[head], class_names=["a", "b"])
+        load_checkpoint(model, states[head], class_names=["a", "b"])
 
 
 def test_names_in_mmdetections_files(states: dict[str, State], tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_names_in_mmdetections_files(states: dict[str, State], tmp_path: Path) -
         path = tmp_path / f"{number}.pth"
         torch.save({"meta": meta, "state_dict": theirs, "optimizer": {}}, path)
         model = _blank("retinanet", classes=1)
-        assert load_weights(model, path, class_names=["z"]).head_kept == 1
+        assert load_checkpoint(model, path, class_names=["z"]).head_kept == 1
         detector = inspect_checkpoint(path).detector
         assert detector is not None
         assert detector.class_names == ["x", "y", "z"]
@@ -192,7 +192,7 @@ def test_coco_names_of_a_file_without_any(tmp_path: Path) -> None:
     assert detector.class_names == list(COCO_NAMES)
     assert detector.category_ids is not None
     assert detector.category_ids[-1] == 90
-    report = load_weights(_blank("retinanet", classes=2), theirs, class_names=["zebra", "gnu"])
+    report = load_checkpoint(_blank("retinanet", classes=2), theirs, class_names=["zebra", "gnu"])
     assert (report.head_kept, report.head_new, report.head_dropped) == (1, 1, 79)
 
 
@@ -202,7 +202,7 @@ def test_coco_names_of_a_file_without_any(tmp_path: Path) -> None:
 def _refused(model: Detector, source: Any, message: str, hint: str) -> None:
     before = {key: value.clone() for key, value in model.state_dict().items()}
     with pytest.raises(UsageError, match=message) as raised:
-        load_weights(model, source)
+        load_checkpoint(model, source)
     assert "\n" not in raised.value.message
     assert raised.value.hint is not None
     assert re.search(hint, raised.value.hint)
@@ -215,7 +215,7 @@ def _refused(model: Detector, source: Any, message: str, hint: str) -> None:
 def test_detector_under_another_head(here: str, there: str, title: str, states: dict[str, State]) -> None:
     model = _blank(here)
     _refused(model, states[there], f"holds a {title} of {BACKBONE} .* and this is a", f"--head {there}.*--partial")
-    report = load_weights(model, states[there], partial=True)
+    report = load_checkpoint(model, states[there], partial=True)
     assert report.backbone_share == 1.0
     assert (report.above_loaded, report.head_kept) == (0, 0)
     assert "start fresh" in report.summary()
@@ -249,8 +249,8 @@ def test_detectors_that_are_not_built_here(name: str, title: str, states: dict[s
     source = body | {name: torch.zeros(4)}
     model = _blank("retinanet")
     _refused(model, source, f"holds .*{title}.*none of pvtctl's detectors", "--partial")
-    assert load_weights(model, source, partial=True).backbone_share == 1.0
-    assert load_weights(build_backbone(BACKBONE), source).backbone_share == 1.0
+    assert load_checkpoint(model, source, partial=True).backbone_share == 1.0
+    assert load_checkpoint(build_backbone(BACKBONE), source).backbone_share == 1.0
     save_safetensors(tmp_path / "other.safetensors", source, {})
     found = inspect_checkpoint(tmp_path / "other.safetensors")
     assert found.detector is None
@@ -266,7 +266,7 @@ def test_torchvisions_second_detectors(kind: str, head: str) -> None:
         theirs = getattr(detection, f"{kind}_resnet50_fpn_v2")(weights=None, weights_backbone=None)
     state = {key: torch.ones(value.shape) for key, value in theirs.state_dict().items()}
     _refused(_blank(head, backbone="resnet50", conventions="torchvision"), state, "torchvision's .* v2", "--partial")
-    assert load_weights(build_backbone("resnet50"), state).backbone_share == 1.0
+    assert load_checkpoint(build_backbone("resnet50"), state).backbone_share == 1.0
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -276,7 +276,7 @@ def test_damaged_neck_or_head(head: str, states: dict[str, State]) -> None:
     _refused(_blank(head), fewer, r"of another make: .* of neck and head would be loaded; not in the file", "--partial")
     more = states[head] | {"head.extra.weight": torch.zeros(3)}
     _refused(_blank(head), more, r"without a place here: head\.extra\.weight \(3\)", "--partial")
-    assert load_weights(_blank(head), more, partial=True).above_share == 1.0
+    assert load_checkpoint(_blank(head), more, partial=True).above_share == 1.0
     less_backbone = {key: value for key, value in states[head].items() if ".stages.3." not in key}
     _refused(_blank(head), less_backbone, "of the backbone's parameters would be loaded", "--partial")
 
@@ -288,7 +288,7 @@ def test_other_number_of_queries(states: dict[str, State]) -> None:
 def test_nan_is_reported(states: dict[str, State]) -> None:
     bad = dict(states["retinanet"])
     bad["neck.inner_blocks.0.0.bias"] = torch.full((256,), torch.nan)
-    report = load_weights(_blank("retinanet"), bad)
+    report = load_checkpoint(_blank("retinanet"), bad)
     assert report.nonfinite == ["neck.inner_blocks.0.0.bias"]
     assert "NaN or infinity in neck.inner_blocks.0.0.bias" in report.summary()
 
@@ -298,7 +298,7 @@ def test_resnets_of_caffes_style(states: dict[str, State], tmp_path: Path) -> No
     config = "backbone=dict(type='ResNet', depth=50, style='caffe')"
     torch.save({"meta": {"config": config}, "state_dict": states["retinanet"]}, path)
     _refused(_blank("retinanet"), path, "ResNet of caffe's style", "a plain ResNet.*--partial")
-    assert load_weights(_blank("retinanet"), path, partial=True).above_share == 1.0
+    assert load_checkpoint(_blank("retinanet"), path, partial=True).above_share == 1.0
 
 
 def test_dilated_resnets(states: dict[str, State], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -310,6 +310,6 @@ def test_dilated_resnets(states: dict[str, State], tmp_path: Path, monkeypatch: 
         if dilation:
             _refused(_blank("detr"), path, r"a dilated last stage \(DETR-DC5\)", "--partial")
         else:
-            assert load_weights(_blank("detr"), path).above_share == 1.0
+            assert load_checkpoint(_blank("detr"), path).above_share == 1.0
     monkeypatch.setattr(names_detr, "DILATED_SHA256", (sha256_of(path)[:8],))
     _refused(_blank("detr"), path, "DETR-DC5", "--partial")

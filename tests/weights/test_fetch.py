@@ -21,7 +21,7 @@ from pvtctl.io import download
 from pvtctl.io.download import record_path
 from pvtctl.weights import catalogue
 from pvtctl.weights.catalogue import Published
-from pvtctl.weights.download import fetch
+from pvtctl.weights.download import fetch_weights
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB
 
@@ -107,7 +107,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def _get(url: str, **options: Any) -> Path:
-    return fetch(url, pause=0.0, **options)
+    return fetch_weights(url, pause=0.0, **options)
 
 
 def _left_in(folder: Path) -> list[str]:

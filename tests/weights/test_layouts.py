@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pvtctl.models.backbones import backbone_names, build_backbone, build_classifier
-from pvtctl.weights import load_weights, read_checkpoint
+from pvtctl.weights import load_checkpoint, read_checkpoint
 from pvtctl.weights.recognise import convert_state, identify, to_publisher
 
 
@@ -32,7 +32,7 @@ def _outputs(theirs: nn.Module, name: str, source: Any = None, size: int = 224) 
         expected = theirs(image)
     expected = getattr(expected, "logits", expected)
     ours = build_classifier(name, num_classes=expected.shape[1]).eval()
-    report = load_weights(ours, theirs.state_dict() if source is None else source)
+    report = load_checkpoint(ours, theirs.state_dict() if source is None else source)
     assert report.backbone_share == 1.0
     assert report.head_share == 1.0
     assert report.model is not None
@@ -64,16 +64,16 @@ def test_timm_file_into_timm_backbone(timm_name: str) -> None:
     timm = pytest.importorskip("timm", reason="needs the timm extra")
     theirs = _shaken(timm.create_model(timm_name, num_classes=7))
     ours = build_backbone(f"timm:{timm_name}").eval()
-    report = load_weights(ours, theirs.state_dict())
+    report = load_checkpoint(ours, theirs.state_dict())
     assert report.backbone_share == 1.0
     assert {name for name, _ in report.dropped} >= ({"fc.weight"} if "resnet" in timm_name else {"timm.head.weight"})
     if timm_name == "resnet18":
         image = torch.randn(1, 3, 64, 64)
         torch.testing.assert_close(ours(image)[-1], theirs.forward_features(image))
     again = build_backbone(f"timm:{timm_name}")
-    assert load_weights(again, ours.state_dict()).backbone_share == 1.0
+    assert load_checkpoint(again, ours.state_dict()).backbone_share == 1.0
     classifier = build_classifier(f"timm:{timm_name}", num_classes=3)
-    assert load_weights(classifier, build_classifier(f"timm:{timm_name}", num_classes=3).state_dict()).head_kept == 3
+    assert load_checkpoint(classifier, build_classifier(f"timm:{timm_name}", num_classes=3).state_dict()).head_kept == 3
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnext50_32x4d"])
@@ -123,7 +123,7 @@ def test_transformers_folder(tmp_path: Path, as_bin: bool) -> None:
 def test_transformers_bare_model() -> None:
     """`PvtModel` saves without the `pvt.` prefix and without a classifier."""
     state = {k.removeprefix("pvt."): v for k, v in _transformers("Pvt").state_dict().items() if "classifier" not in k}
-    report = load_weights(build_classifier("pvt_tiny", num_classes=4), state)
+    report = load_checkpoint(build_classifier("pvt_tiny", num_classes=4), state)
     assert report.backbone_share == 1.0
     assert report.head_note == "the file has no head"
 
@@ -146,7 +146,7 @@ def test_original_layouts(original_state: Callable[[str], dict[str, Tensor]], ma
     assert back.keys() == state.keys()
     assert all(back[key] is state[key] for key in state)
     for module in (build_classifier(name), build_backbone(name)):
-        report = load_weights(module, state)
+        report = load_checkpoint(module, state)
         assert report.backbone_share == 1.0
         assert not report.unexpected
         assert not report.missing
@@ -157,14 +157,14 @@ def test_official_dense_layout(original_state: Callable[[str], dict[str, Tensor]
     dense = {f"backbone.{key}": value for key, value in original_state("pvt_tiny_pyramid").items()}
     dense |= {"neck.fpn.weight": torch.zeros(3), "bbox_head.head.weight": torch.zeros(2)}
     module = build_backbone("pvt_tiny")
-    report = load_weights(module, {"module." + key: value for key, value in dense.items()})
+    report = load_checkpoint(module, {"module." + key: value for key, value in dense.items()})
     assert (report.format, report.model, report.backbone_share) == ("official PVT", "pvt_tiny", 1.0)
     assert [name for name, _ in report.dropped] == ["neck.fpn.weight", "bbox_head.head.weight"]
     torch.testing.assert_close(module.state_dict()["stages.3.pos_embed"], dense["backbone.pos_embed4"])
 
 
 def test_class_token_is_left_out_of_dense_models(original_state: Callable[[str], dict[str, Tensor]]) -> None:
-    report = load_weights(build_backbone("pvt_tiny"), original_state("pvt_tiny"))
+    report = load_checkpoint(build_backbone("pvt_tiny"), original_state("pvt_tiny"))
     reasons = dict(report.dropped)
     assert reasons["backbone.class_token"] == reasons["backbone.norm.weight"] == "for classification only"
     assert reasons["head.weight"] == "no classification head here"

@@ -1,4 +1,4 @@
-"""What `load_weights` takes, refuses and reports."""
+"""What `load_checkpoint` takes, refuses and reports."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pvtctl.io.download import write_record
 from pvtctl.io.files import sha256_of
 from pvtctl.models.backbones import build_backbone, build_classifier
 from pvtctl.models.layers.position import resize_position_table
-from pvtctl.weights import LoadReport, load_weights, read_checkpoint, resolve_weights, save_safetensors
+from pvtctl.weights import LoadReport, load_checkpoint, read_checkpoint, resolve_weights, save_safetensors
 
 NAME = "pvt_v2_b0"
 
@@ -38,7 +38,7 @@ def test_own_file_round_trip(tmp_path: Path, state: dict[str, Tensor]) -> None:
     assert read_checkpoint(path).meta == meta | {"pvtctl_version": pvtctl.__version__}
     for source in (path, str(path), tmp_path, str(tmp_path)):  # the file, or the run folder
         model = build_classifier(NAME, num_classes=4)
-        report = load_weights(model, source)
+        report = load_checkpoint(model, source)
         assert report.source == str(path)
         assert _same(model.state_dict(), state)
     assert resolve_weights(str(tmp_path)) == path
@@ -49,7 +49,7 @@ def test_run_without_best_weights_gives_its_newest_checkpoint(tmp_path: Path, st
     for step in (9, 10):
         torch.save({"model": state, "step": step, "ema": None}, tmp_path / "checkpoints" / f"step-{step:08d}.pt")
     assert resolve_weights(str(tmp_path)) == tmp_path / "checkpoints" / "step-00000010.pt"
-    assert load_weights(build_classifier(NAME, num_classes=4), tmp_path).backbone_share == 1.0
+    assert load_checkpoint(build_classifier(NAME, num_classes=4), tmp_path).backbone_share == 1.0
 
 
 def test_full_disk_keeps_the_file_that_was_there(
@@ -79,7 +79,7 @@ def test_saving_takes_a_module_in_any_memory_format(tmp_path: Path) -> None:
     model = build_classifier("resnet18", num_classes=2).to(memory_format=torch.channels_last)
     save_safetensors(tmp_path / "a.safetensors", model, {})
     again = build_classifier("resnet18", num_classes=2)
-    load_weights(again, tmp_path / "a.safetensors")
+    load_checkpoint(again, tmp_path / "a.safetensors")
     assert _same(again.state_dict(), model.state_dict())
 
 
@@ -92,7 +92,7 @@ def test_public_functions_load(tmp_path: Path, state: dict[str, Tensor]) -> None
 
 @pytest.mark.parametrize("wrap", ["module.", "_orig_mod.", "module._orig_mod."])
 def test_wrappers_are_taken_off(state: dict[str, Tensor], wrap: str) -> None:
-    report = load_weights(build_backbone(NAME), {wrap + key: value for key, value in state.items()})
+    report = load_checkpoint(build_backbone(NAME), {wrap + key: value for key, value in state.items()})
     assert (report.format, report.model, report.backbone_share) == ("pvtctl", NAME, 1.0)
 
 
@@ -110,7 +110,7 @@ def test_plain_weights_are_preferred_to_averaged_ones_and_said_so(tmp_path: Path
     averaged = {key: torch.zeros_like(value) for key, value in state.items()}
     torch.save({"model": state, "ema": {"module": averaged, "updates": 3}, "model_ema": None}, tmp_path / "step.pt")
     model = build_classifier(NAME, num_classes=4)
-    report = load_weights(model, tmp_path / "step.pt")
+    report = load_checkpoint(model, tmp_path / "step.pt")
     assert _same(model.state_dict(), state)
     assert "note: taken from 'model'; the file also holds ema" in report.summary()
 
@@ -119,7 +119,7 @@ def test_another_model_is_named_and_nothing_changes(state: dict[str, Tensor]) ->
     module = build_backbone("pvt_v2_b1")
     before = {key: value.clone() for key, value in module.state_dict().items()}
     with pytest.raises(UsageError, match=r"holds pvt_v2_b0 \(pvtctl layout\), not pvt_v2_b1: \d") as caught:
-        load_weights(module, state)
+        load_checkpoint(module, state)
     assert caught.value.exit_code == ExitCode.USAGE
     assert "backbone.stages.3.blocks.0.mlp.fc2.weight (file 256x1024, here 512x2048)" in str(caught.value)
     assert "build pvt_v2_b0" in str(caught.value.hint)
@@ -130,16 +130,16 @@ def test_deeper_model_of_the_same_widths_is_refused() -> None:
     """Each parameter of PVT-Tiny is in a PVT-Small file, and yet it is another model."""
     small = build_backbone("pvt_small").state_dict()
     with pytest.raises(UsageError, match=r"pvt_small \(pvtctl layout\), not pvt_tiny: 140 of its tensors"):
-        load_weights(build_backbone("pvt_tiny"), small)
-    assert load_weights(build_backbone("pvt_tiny"), small, partial=True).backbone_share == 1.0
+        load_checkpoint(build_backbone("pvt_tiny"), small)
+    assert load_checkpoint(build_backbone("pvt_tiny"), small, partial=True).backbone_share == 1.0
 
 
 def test_partial_load_says_what_is_missing(state: dict[str, Tensor]) -> None:
     cut = {key: value for key, value in state.items() if "stages.3" not in key}
     with pytest.raises(UsageError, match=r"not in the file: backbone\.stages\.3\.patch_embed\.proj\.weight") as caught:
-        load_weights(build_classifier(NAME, num_classes=4), cut)
+        load_checkpoint(build_classifier(NAME, num_classes=4), cut)
     assert "--partial" in str(caught.value.hint)
-    report = load_weights(build_classifier(NAME, num_classes=4), cut, partial=True)
+    report = load_checkpoint(build_classifier(NAME, num_classes=4), cut, partial=True)
     assert 0.1 < report.backbone_share < 0.95
     assert all("stages.3" in name for name, _ in report.missing)
 
@@ -148,24 +148,24 @@ def test_lost_running_statistics_are_refused() -> None:
     """They are no parameters, but a ResNet without them computes nonsense."""
     state = {k: v for k, v in build_backbone("resnet18").state_dict().items() if "running_var" not in k}
     with pytest.raises(UsageError, match="running_var"):
-        load_weights(build_backbone("resnet18"), state)
+        load_checkpoint(build_backbone("resnet18"), state)
 
 
 def test_file_of_no_known_model_is_refused_even_in_part() -> None:
     with pytest.raises(UsageError, match=r"no model that pvtctl knows \(1 tensors: features\.0\.weight"):
-        load_weights(build_backbone(NAME), {"features.0.weight": torch.zeros(3)}, partial=True)
+        load_checkpoint(build_backbone(NAME), {"features.0.weight": torch.zeros(3)}, partial=True)
 
 
 def test_not_finite_weights_are_reported(state: dict[str, Tensor]) -> None:
     bad = dict(state) | {"head.bias": torch.tensor([0.0, float("nan"), 0.0, float("inf")])}
-    report = load_weights(build_classifier(NAME, num_classes=4), bad)
+    report = load_checkpoint(build_classifier(NAME, num_classes=4), bad)
     assert report.nonfinite == ["head.bias"]
     assert "warning: NaN or infinity in head.bias" in report.summary()
 
 
 def test_half_precision_file(state: dict[str, Tensor]) -> None:
     model = build_classifier(NAME, num_classes=4)
-    load_weights(model, {key: value.half() for key, value in state.items()})
+    load_checkpoint(model, {key: value.half() for key, value in state.items()})
     assert {value.dtype for value in model.state_dict().values()} == {torch.float32}
     torch.testing.assert_close(model.head.weight, state["head.weight"], rtol=1e-3, atol=1e-4)
 
@@ -174,7 +174,7 @@ def test_half_precision_file(state: dict[str, Tensor]) -> None:
 def test_position_tables_of_another_image_size(name: str) -> None:
     source = build_classifier(name, num_classes=2, image_size=224)
     target = build_classifier(name, num_classes=2, image_size=384)
-    report = load_weights(target, source.state_dict())
+    report = load_checkpoint(target, source.state_dict())
     assert report.backbone_share == 1.0
     key, grid = ("backbone.stages.3.pos_embed", "7x7 to 12x12")
     if name.startswith("deit"):
@@ -192,7 +192,7 @@ def _heads(
     """The report, and the head's weight before and after."""
     model = build_classifier(NAME, num_classes=rows)
     before = model.head.weight.detach().clone()
-    report = load_weights(model, state, class_names=class_names, source_class_names=source)
+    report = load_checkpoint(model, state, class_names=class_names, source_class_names=source)
     return report, before, model.head.weight.detach()
 
 
@@ -208,7 +208,7 @@ def test_head_rows_go_by_name(state: dict[str, Tensor]) -> None:
 def test_head_names_in_the_file_come_first(tmp_path: Path, state: dict[str, Tensor]) -> None:
     save_safetensors(tmp_path / "w.safetensors", state, {"class_names": ["w", "x", "y", "z"]})
     model = build_classifier(NAME, num_classes=2)
-    report = load_weights(
+    report = load_checkpoint(
         model, tmp_path / "w.safetensors", class_names=["z", "w"], source_class_names=["a", "b", "c", "d"]
     )
     assert (report.head_kept, report.head_new, report.head_dropped) == (2, 0, 2)
@@ -276,18 +276,18 @@ def test_state_dicts_as_training_scripts_wrap_them(wrap: str, state: dict[str, T
         "averaged": {"n_averaged": torch.tensor(2)} | {f"module.{key}": value for key, value in state.items()},
         "framework": {f"model.{key}": value for key, value in state.items()},
     }[wrap]
-    assert load_weights(model, wrapped).backbone_share == 1.0
+    assert load_checkpoint(model, wrapped).backbone_share == 1.0
     assert _same(model.state_dict(), state)
 
 
 def test_what_holds_no_tensors_is_refused() -> None:
     with pytest.raises(UsageError, match="the state dict holds no weights"):
-        load_weights(build_classifier(NAME, num_classes=4), {})
+        load_checkpoint(build_classifier(NAME, num_classes=4), {})
 
 
 def test_a_head_whose_parts_do_not_fit_each_other_is_left_out(state: dict[str, Tensor]) -> None:
     for odd in ({"head.bias": torch.zeros(3)}, {"head.weight": torch.tensor(1.0)}):
-        report = load_weights(build_classifier(NAME, num_classes=4), state | odd)
+        report = load_checkpoint(build_classifier(NAME, num_classes=4), state | odd)
         assert (report.backbone_share, report.head_kept) == (1.0, 0)
         assert "the file's head is" in report.head_note
 
@@ -297,10 +297,10 @@ def test_halves_of_a_key_value_matrix_are_refused_in_words() -> None:
     odd = {"pvt.encoder.patch_embeddings.0.projection.weight": torch.zeros(64, 3, 4, 4), key: torch.zeros(4, 4)}
     for more in ({}, {key.replace("key", "value"): torch.zeros(4, 3)}):
         with pytest.raises(UsageError, match="transformers Pvt"):
-            load_weights(build_classifier("pvt_tiny", num_classes=4), odd | more)
+            load_checkpoint(build_classifier("pvt_tiny", num_classes=4), odd | more)
 
 
 def test_an_empty_position_table_is_left_out() -> None:
     state = build_backbone("pvt_tiny").state_dict() | {"stages.3.pos_embed": torch.zeros(1, 0, 512)}
-    report = load_weights(build_backbone("pvt_tiny"), state)
+    report = load_checkpoint(build_backbone("pvt_tiny"), state)
     assert [name for name, _ in report.mismatched] == ["backbone.stages.3.pos_embed"]

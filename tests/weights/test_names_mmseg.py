@@ -12,7 +12,7 @@ from torch import Tensor
 from pvtctl.errors import UsageError
 from pvtctl.models.backbones import build_backbone
 from pvtctl.models.dense import build_segmenter
-from pvtctl.weights import load_weights
+from pvtctl.weights import load_checkpoint
 from pvtctl.weights.layouts import mmseg as names_mmseg
 from pvtctl.weights.recognise import convert_state
 
@@ -71,7 +71,7 @@ def test_backbone_of_openmmlab_with_a_deep_stem_alone(prefix: str) -> None:
         for key, value in names_mmseg.to_mmseg({f"backbone.{k}": v for k, v in source.state_dict().items()}).items()
     }
     assert f"{prefix}stem.6.weight" in theirs
-    load_weights(target, theirs)
+    load_checkpoint(target, theirs)
     assert all(torch.equal(value, source.state_dict()[key]) for key, value in target.state_dict().items())
     with pytest.raises(UsageError):
-        load_weights(build_backbone("resnet50"), theirs)
+        load_checkpoint(build_backbone("resnet50"), theirs)

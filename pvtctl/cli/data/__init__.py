@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from pvtctl.cli._console import byte_progress, print_json, say, table, with_progress
+from pvtctl.cli._console import byte_progress, print_json, table, with_progress
 from pvtctl.cli._options import Overrides, TaskName
 from pvtctl.cli.data._conversion import say_conversion
 from pvtctl.cli.data._settings import data_settings
 from pvtctl.errors import ExitCode, UsageError
+from pvtctl.io.console import say
 
 if TYPE_CHECKING:
-    from pvtctl.data.check import Verdict
+    from pvtctl.data.check import DatasetVerdict
 
 app = typer.Typer(
     add_completion=False,
@@ -35,7 +36,7 @@ class Layout(StrEnum):
     nyu = "nyu"
 
 
-class Source(StrEnum):
+class ConvertSource(StrEnum):
     """What `data convert` can read."""
 
     voc = "voc"
@@ -51,7 +52,7 @@ _WHERE = typer.Argument(help=_PLACE)
 
 
 @app.command("check", epilog="Example: pvtctl data check ~/imagenet --full")
-def check(
+def data_check(
     where: str | None = typer.Argument(None, help=_PLACE),
     images: Path | None = typer.Option(None, help="The image folder of --annotations."),
     annotations: Path | None = typer.Option(None, help="A COCO annotation file, in place of a folder in its layout."),
@@ -87,7 +88,7 @@ def check(
     settings = data_settings(overrides or ())
     processes = workers if workers is not None else usable_cores()
 
-    def work(on_progress: Any) -> Verdict:
+    def work(on_progress: Any) -> DatasetVerdict:
         options: dict[str, Any] = {"full": full, "workers": processes, "on_progress": on_progress}
         if root is None:
             options |= {"images": images, "annotations": annotations}
@@ -144,7 +145,7 @@ def preview(
 
 
 @app.command("ls")
-def ls(as_json: bool = _JSON) -> None:
+def data_ls(as_json: bool = _JSON) -> None:
     """Show which data sets are found, where they are looked for, and which ones can be fetched."""
     from pvtctl.data.find import DATA_NAMES, data_places
     from pvtctl.data.public_sets import public_sets
@@ -168,9 +169,11 @@ def ls(as_json: bool = _JSON) -> None:
 
 
 @app.command("convert", epilog="Example: pvtctl data convert VOCdevkit/VOC2007 --from voc --to data/coco")
-def convert(
+def data_convert(
     source: Path = typer.Argument(help="The folder with the labels, and with the images unless --images names them."),
-    layout: Source = typer.Option(..., "--from", help="voc: Pascal-VOC XML. yolo: text files, boxes or polygons."),
+    layout: ConvertSource = typer.Option(
+        ..., "--from", help="voc: Pascal-VOC XML. yolo: text files, boxes or polygons."
+    ),
     to: Path = typer.Option(..., help="The folder to write, in COCO's layout."),
     images: Path | None = typer.Option(None, help="Where the images are, if not below SOURCE."),
     classes: Path | None = typer.Option(
@@ -194,9 +197,9 @@ def convert(
     """Write a detection set in Pascal-VOC or YOLO layout as COCO JSON beside its images. The source stays as it is."""
     from dataclasses import asdict
 
-    from pvtctl.data.convert.to_coco import convert as convert_set
+    from pvtctl.data.convert.to_coco import convert_to_coco as convert_set
 
-    if zero_based and layout is not Source.voc:
+    if zero_based and layout is not ConvertSource.voc:
         raise UsageError("--zero-based is for --from voc", "YOLO's coordinates are shares of the image")
     done = with_progress(
         lambda on_progress: convert_set(
@@ -220,7 +223,7 @@ def convert(
 
 
 @app.command("fetch", epilog="Example: pvtctl data fetch coco --split val")
-def fetch(
+def data_fetch(
     name: str = typer.Argument(help="A set that `pvtctl data ls` knows how to get."),
     split: str | None = typer.Option(None, help="train or val alone, with what it needs."),
     mirror: str | None = typer.Option(
@@ -247,7 +250,7 @@ def fetch(
 @app.command(
     "export", epilog="Example: pvtctl data export scenes --layout imagenet --to data/imagenet --train 600 --val 120"
 )
-def export(
+def data_export(
     name: str = typer.Argument(help="`scenes`, the one data set that is made here."),
     layout: Layout = typer.Option(..., help="The layout whose readers it is for."),
     to: Path = typer.Option(..., help="The folder to write."),
@@ -304,7 +307,7 @@ def _found(name: str, places: list[Path]) -> dict[str, Any]:
     return row
 
 
-def _print_verdict(verdict: Verdict) -> None:
+def _print_verdict(verdict: DatasetVerdict) -> None:
     for split, images in verdict.images.items():
         looked_at = verdict.examined[split]
         part = "" if looked_at == images else f", {looked_at} of them examined (--full for all)"

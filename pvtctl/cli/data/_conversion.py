@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pvtctl.cli._console import say
+from pvtctl.io.console import say
 
 if TYPE_CHECKING:
-    from pvtctl.data.convert.to_coco import Conversion
+    from pvtctl.data.convert.to_coco import DatasetConversion
 
 
-def say_conversion(done: Conversion) -> None:
+def say_conversion(done: DatasetConversion) -> None:
     """What was written and what was left out, on stderr."""
     origin = {
         "lists": "splits by the source's lists",

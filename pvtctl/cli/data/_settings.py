@@ -30,11 +30,11 @@ def data_settings(overrides: Sequence[str]) -> Data:
     try:
         return Data.model_validate_json(json.dumps(nest(values)), strict=True)
     except ValidationError as error:
-        from pvtctl.recipe.layers import Layer, check
+        from pvtctl.recipe.layers import Layer, check_layer
 
         first = error.errors()[0]
         where = ".".join(("data", *map(str, first["loc"])))
-        known = check(Layer("--set", {("data", *path): value for path, value in values.items()}))
+        known = check_layer(Layer("--set", {("data", *path): value for path, value in values.items()}))
         if known:
             text = known[0].text.replace(" (None)", "")
             raise UsageError(f"--set {text}", "`pvtctl recipes schema` lists all settings") from error

@@ -45,7 +45,7 @@ pvtctl eval nyu --weights dpt_hybrid_nyu --depth-crop eigen --max-depth 10
 
 
 @app.command("eval", epilog=EPILOG)
-def evaluate(
+def eval_command(
     target: Annotated[
         str,
         typer.Argument(

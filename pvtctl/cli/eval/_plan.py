@@ -18,7 +18,7 @@ from pvtctl.cli._resolve_recipe import (
     choose_task,
     note,
 )
-from pvtctl.cli._weights import Found, find_weights
+from pvtctl.cli._weights import Found, choose_weights
 from pvtctl.errors import UsageError
 from pvtctl.runs.paths import runs_root
 
@@ -70,7 +70,7 @@ class EvalOptions:
 
 
 @dataclass(frozen=True)
-class Plan:
+class EvalPlan:
     """What is scored on what."""
 
     recipe: Recipe
@@ -85,7 +85,7 @@ class Plan:
         return self.checkpoint.head
 
 
-def make_plan(options: EvalOptions) -> Plan:
+def make_eval_plan(options: EvalOptions) -> EvalPlan:
     """Find weights and data, and say what was chosen. Raises UsageError; PvtctlError when a download fails."""
     from pvtctl.data.find import find_data
     from pvtctl.tasks.registry import task_spec
@@ -124,7 +124,7 @@ def make_plan(options: EvalOptions) -> Plan:
     out = options.out
     if out is None and not options.as_json:
         out = run / "eval" if run is not None else _default_out(found.source, options.target)
-    return Plan(recipe, checkpoint, found, out)
+    return EvalPlan(recipe, checkpoint, found, out)
 
 
 def _check_task(options: EvalOptions, data: DataChoice | None, checkpoint: Inspected) -> None:
@@ -175,7 +175,7 @@ def _find(options: EvalOptions, data: DataChoice, place: Path | None) -> Found:
     if head is None and (names := heads_of(task)):
         head = names[0]
         note(f"head: {head}, as none was named (--head {' | '.join(names)})")
-    return find_weights(backbone, data.name, place, head, task)
+    return choose_weights(backbone, data.name, place, head, task)
 
 
 def _recipe(options: EvalOptions, data: DataChoice | None, source: Path, checkpoint: Inspected) -> Recipe:
@@ -232,9 +232,9 @@ def _as_scored(recipe: Recipe, checkpoint: Inspected, options: EvalOptions) -> R
 
 def _check_followed(said: set[str], recipe: Recipe, scored: Recipe) -> None:
     """Raise UsageError for what `--set` says of training, or against the weights or another option."""
-    from pvtctl.recipe.compare import differences
+    from pvtctl.recipe.compare import recipe_differences
 
-    overruled = differences(recipe, scored)
+    overruled = recipe_differences(recipe, scored)
     for key in sorted(said):
         if key.startswith("train."):
             raise UsageError(f"--set {key}: nothing is trained here", "leave it out")

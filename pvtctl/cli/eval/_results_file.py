@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pvtctl.cli._console import say
 from pvtctl.cli._resolve_recipe import choose_data
 from pvtctl.cli.eval._score import print_evaluation, show_evaluation
 from pvtctl.errors import UsageError
+from pvtctl.io.console import say
 from pvtctl.runs.paths import runs_root
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ def run_results(
 
     from pvtctl.data.find import find_data
     from pvtctl.engine.environment import describe_environment
-    from pvtctl.runs.paper_table import Figure
-    from pvtctl.runs.report import Findings, write_findings
+    from pvtctl.runs.paper_table import ComparedFigure
+    from pvtctl.runs.report import ReportContent, write_findings
     from pvtctl.tasks.detection.data import open_detection_split
     from pvtctl.tasks.detection.report import DetectionReport
     from pvtctl.tasks.detection.scoring.results import score_results
@@ -66,11 +66,11 @@ def run_results(
     numbers = metric.compute()
     report = DetectionReport(dataset, metric, {})
     spec = task_spec("detection")
-    findings = Findings(
+    findings = ReportContent(
         title=f"{results.name} on {data.label or data.path or 'coco'}",
         lead=f"{results}, {int(numbers['images'])} images, {int(numbers['detections'])} detections",
         figures=[
-            Figure(name, spec.figure(name).label, value, None, None, True)
+            ComparedFigure(name, spec.figure(name).label, value, None, None, True)
             for name, value in spec.shown_figures(numbers).items()
         ],
         differences=[],

@@ -6,15 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pvtctl.cli._console import print_json, say, table
+from pvtctl.cli._console import print_json, table
 from pvtctl.cli._train import differences_line, one_voice, say_skipped
-from pvtctl.cli.eval._plan import EvalOptions, Plan, make_plan
+from pvtctl.cli.eval._plan import EvalOptions, EvalPlan, make_eval_plan
+from pvtctl.io.console import say
 from pvtctl.io.files import require_place
 
 if TYPE_CHECKING:
     from pvtctl.engine import Distributed
     from pvtctl.recipe.schema import Recipe
-    from pvtctl.runs.report import Findings
+    from pvtctl.runs.report import ReportContent
     from pvtctl.tasks.base import EvaluationReport
     from pvtctl.tasks.data_task import DataTask
 
@@ -23,7 +24,7 @@ def run_evaluation(options: EvalOptions) -> None:
     """Score and show. Raises PvtctlError."""
     from pvtctl.engine import start_distributed, stop_distributed
 
-    plan = make_plan(options)
+    plan = make_eval_plan(options)
     dist = start_distributed(options.device)
     try:
         with one_voice(dist):
@@ -32,7 +33,7 @@ def run_evaluation(options: EvalOptions) -> None:
         stop_distributed()
 
 
-def _evaluate(plan: Plan, options: EvalOptions, dist: Distributed) -> None:
+def _evaluate(plan: EvalPlan, options: EvalOptions, dist: Distributed) -> None:
     from pvtctl.engine import read_info
     from pvtctl.runs.evaluate import score_recipe
 
@@ -46,20 +47,22 @@ def _evaluate(plan: Plan, options: EvalOptions, dist: Distributed) -> None:
 
 
 def _show(
-    plan: Plan, options: EvalOptions, task: DataTask, metric: Any, skipped: dict[str, str], dist: Distributed
+    plan: EvalPlan, options: EvalOptions, task: DataTask, metric: Any, skipped: dict[str, str], dist: Distributed
 ) -> None:
     from pvtctl.engine.environment import describe_environment
-    from pvtctl.runs.paper_table import Figure, compare_with_paper, data_label, paper_label
-    from pvtctl.runs.report import Findings, write_findings
+    from pvtctl.runs.paper_table import ComparedFigure, compare_with_paper, data_label, paper_label
+    from pvtctl.runs.report import ReportContent, write_findings
 
     numbers = metric.compute()
     figures, differences = compare_with_paper(plan.recipe, numbers, len(task.val.class_names))
     if (published := plan.found.published_top1) is not None:
         top1 = 100 * numbers["top1"]
-        figures.append(Figure("top1_published", "top-1, % (as published)", top1, None, published, not differences))
+        figures.append(
+            ComparedFigure("top1_published", "top-1, % (as published)", top1, None, published, not differences)
+        )
     report = task.report(metric)
     head = f" + {plan.recipe.model.head.name}" if plan.recipe.model.head else ""
-    findings = Findings(
+    findings = ReportContent(
         title=f"{plan.recipe.model.backbone.spec}{head} on {data_label(plan.recipe)}",
         lead=f"{plan.found.source} ({plan.found.why}), {int(numbers['images'])} images",
         figures=figures,
@@ -89,7 +92,7 @@ def _show(
         show_evaluation(report, findings, files)
 
 
-def show_evaluation(report: EvaluationReport, findings: Findings, files: Mapping[str, Path]) -> None:
+def show_evaluation(report: EvaluationReport, findings: ReportContent, files: Mapping[str, Path]) -> None:
     """The tables of an evaluation, and where its files lie."""
     from pvtctl.runs.paper_table import result_rows
 
@@ -104,7 +107,11 @@ def show_evaluation(report: EvaluationReport, findings: Findings, files: Mapping
 
 
 def print_evaluation(
-    numbers: Mapping[str, float], report: EvaluationReport, findings: Findings, files: Mapping[str, Path], **more: Any
+    numbers: Mapping[str, float],
+    report: EvaluationReport,
+    findings: ReportContent,
+    files: Mapping[str, Path],
+    **more: Any,
 ) -> None:
     """The same as one JSON document."""
     print_json(

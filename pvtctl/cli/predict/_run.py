@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pvtctl.cli._console import parse_size, print_json, say, table
+from pvtctl.cli._console import parse_size, print_json, table
 from pvtctl.cli._resolve_recipe import note
 from pvtctl.errors import PvtctlError, UsageError
+from pvtctl.io.console import say
 from pvtctl.io.files import require_place
 from pvtctl.runs.paths import runs_root
 
@@ -120,7 +121,7 @@ def _predict(options: PredictRequest, checkpoint: Inspected, images: Images) -> 
     finally:  # after Ctrl-C too: what was seen is kept, in whole files
         if len(writer):
             files = writer.finish()
-    say_skipped(skipped, turned if writer.tells_turned else 0)
+    say_skipped_images(skipped, turned if writer.tells_turned else 0)
     if not len(writer):
         raise nothing_read(skipped)
     if options.as_json:
@@ -169,7 +170,7 @@ def _default_out(options: PredictRequest) -> Path:
     return out
 
 
-def say_skipped(skipped: dict[str, str], turned: int) -> None:
+def say_skipped_images(skipped: dict[str, str], turned: int) -> None:
     for name, reason in list(skipped.items())[:NAMED]:
         say(f"skipped {name}: {reason}")
     if len(skipped) > NAMED:

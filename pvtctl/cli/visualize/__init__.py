@@ -27,7 +27,7 @@ def _root() -> None:
     """Each command's body lies in `_visualize_<command>.py`."""
 
 
-app.command("attention", epilog=_visualize_attention.EPILOG)(_visualize_attention.attention)
+app.command("attention", epilog=_visualize_attention.EPILOG)(_visualize_attention.attention_command)
 app.command("architecture", epilog=_visualize_architecture.EPILOG)(_visualize_architecture.architecture)
 app.command("features", epilog=_visualize_features.EPILOG)(_visualize_features.features)
 app.command("predictions", epilog=_visualize_predictions.EPILOG)(_visualize_predictions.predictions)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from pvtctl.explain.attention import AttendingBlock, AttentionMaps
     from pvtctl.explain.backbone import BackbonePredictor
-    from pvtctl.explain.pictures.attention import Panel
+    from pvtctl.explain.pictures.attention import AttentionPanel
     from pvtctl.tasks.predict import Images
 
 EPILOG = """Examples:
@@ -51,7 +51,7 @@ Words = str | tuple[int, int]
 """A query as the user gives it: a pixel of the image, `middle`, or the name of a token."""
 
 
-def attention(
+def attention_command(
     images: ImageWords,
     weights: Weights = None,
     backbone: Backbone = None,
@@ -168,7 +168,7 @@ def _drawn(
         maps = [rollout_maps(use.model, batch, each, seen) for each in blocks]  # type: ignore[arg-type]
     else:
         maps = attention_maps(use.model, batch, blocks, seen)  # type: ignore[arg-type]
-    rows: list[tuple[str, list[Panel]]] = []
+    rows: list[tuple[str, list[AttentionPanel]]] = []
     for at, point in enumerate(points):
         what = f"{point} token" if isinstance(point, str) else f"query at {point[0]},{point[1]}"
         place = None if isinstance(point, str) else ((point[0] + 0.5) * scale[0], (point[1] + 0.5) * scale[1])
@@ -192,11 +192,11 @@ def _panels(
     *,
     rollout: bool,
     smooth: bool,
-) -> list[Panel]:
+) -> list[AttentionPanel]:
     """Of one query and block: each of `heads`, None for their mean."""
     import torch
 
-    from pvtctl.explain.pictures.attention import Panel
+    from pvtctl.explain.pictures.attention import AttentionPanel
 
     row = 0 if maps.queries == ("all",) else at
     on = (maps.between_keys() if smooth else maps.on_places())[0, :, row]
@@ -221,7 +221,9 @@ def _panels(
             f", {name} token {100 * float(share):.2g} %" for name, share in zip(maps.special, beside, strict=True)
         )
         title = f"rollout to {maps.block}" if rollout else f"{maps.block}{which}"
-        panels.append(Panel(title, note, values.numpy(), maps.stride, place, point, smooth=smooth, spare_query=rollout))
+        panels.append(
+            AttentionPanel(title, note, values.numpy(), maps.stride, place, point, smooth=smooth, spare_query=rollout)
+        )
     return panels
 
 

@@ -12,7 +12,7 @@ import typer
 from pvtctl.cli._options import Overrides
 from pvtctl.cli._resolve_recipe import choose_data, note
 from pvtctl.cli.visualize._options import AsJson, FormatOption, Out, Pictures, picture_names
-from pvtctl.cli.visualize._predictions import inside, is_data
+from pvtctl.cli.visualize._predictions import is_data, safe_name
 from pvtctl.errors import UsageError
 from pvtctl.tasks.registry import spec_of
 
@@ -156,12 +156,12 @@ class _Sheets:
 
     def add(self, pictures: Pictures) -> None:
         """Draw all of them. Raises PvtctlError when no image could be read."""
-        from pvtctl.cli.predict._run import nothing_read, say_skipped
+        from pvtctl.cli.predict._run import nothing_read, say_skipped_images
         from pvtctl.data.images import BadImage
         from pvtctl.views.sheet import captioned, sheet_of, write_picture
 
         drawn = []
-        for name, stem in zip(self.names, picture_names([inside(name) for name in self.names]), strict=True):
+        for name, stem in zip(self.names, picture_names([safe_name(name) for name in self.names]), strict=True):
             try:
                 tiles = self._tiles(name)
             except (BadImage, OSError) as error:
@@ -170,7 +170,7 @@ class _Sheets:
             drawn.append(name)
             sheet = captioned(sheet_of(tiles, columns=1 + len(self.epochs), width=self.width), self._title(name))
             pictures.add(stem, partial(write_picture, pixels=sheet), title=name, caption=self._told(), image=name)
-        say_skipped(self.skipped, 0)
+        say_skipped_images(self.skipped, 0)
         if not drawn:
             raise nothing_read(self.skipped)
         if self.mixing and len(drawn) > 1:

@@ -61,7 +61,7 @@ def features(
     images of the call together, so that equal colours are equal features in all of its pictures. Energy is the length of
     each cell's vector of features. The same call draws the same pictures.
     """
-    from pvtctl.cli.predict._run import nothing_read, say_skipped
+    from pvtctl.cli.predict._run import nothing_read, say_skipped_images
     from pvtctl.engine import single
     from pvtctl.explain.features import PyramidPredictor
     from pvtctl.tasks.predict import find_images
@@ -73,7 +73,7 @@ def features(
     pictures = Pictures.open("features", label, len(found.names), out, form)
     say_model(use.what, trained=use.trained, size=use.size_in_words)
     pyramids = _Pyramids(use, found, levels)
-    say_skipped(pyramids.skipped, len(pyramids.turned))
+    say_skipped_images(pyramids.skipped, len(pyramids.turned))
     if not pyramids.names:
         raise nothing_read(pyramids.skipped)
     pyramids.draw(pictures)

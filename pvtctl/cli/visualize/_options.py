@@ -27,7 +27,7 @@ OTHER_ENDINGS = (".jpg", ".jpeg", ".pdf", ".gif", ".webp", ".html")
 """What looks like a file and not like a folder."""
 
 
-class Format(StrEnum):
+class PictureFormat(StrEnum):
     """What pictures are written as."""
 
     png = "png"
@@ -54,7 +54,9 @@ Out = Annotated[
     Path | None,
     typer.Option(help="A new .png or .svg for one picture, else a new folder. Default: runs/visualize-..."),
 ]
-FormatOption = Annotated[Format | None, typer.Option("--format", help="What is written: png (default), svg, or both.")]
+FormatOption = Annotated[
+    PictureFormat | None, typer.Option("--format", help="What is written: png (default), svg, or both.")
+]
 Device = Annotated[str | None, typer.Option(help="cuda or cpu. Default: cuda where there is one.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
@@ -84,7 +86,7 @@ class Pictures:
     written: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
-    def open(cls, command: str, label: str, count: int, out: Path | None, form: Format | None) -> Pictures:
+    def open(cls, command: str, label: str, count: int, out: Path | None, form: PictureFormat | None) -> Pictures:
         """`label` says what is drawn, for the name of the folder where `--out` is left open; `count` is the number of
         pictures that will come. Raises UsageError for an `--out` that is there already or does not fit."""
         endings = _endings(form)
@@ -99,9 +101,9 @@ class Pictures:
             return cls(out, endings)
         if count > 1:
             raise UsageError(f"--out {out} is one file, and there will be {count} pictures", "name a new folder")
-        if form not in (None, Format.both, Format(out.suffix.lower()[1:])):
+        if form not in (None, PictureFormat.both, PictureFormat(out.suffix.lower()[1:])):
             raise UsageError(f"--out {out} is no .{form}", "leave --format out, or write --format both")
-        endings = endings if form is Format.both else (out.suffix.lower(),)
+        endings = endings if form is PictureFormat.both else (out.suffix.lower(),)
         for ending in endings:
             if out.with_suffix(ending).exists():
                 raise UsageError(
@@ -143,7 +145,7 @@ class Pictures:
 def look_at_all(images: Images, look: Callable[[Path, Tensor], None]) -> dict[str, str]:
     """Call `look(path, pixels)` for every image that can be read, pixels uint8 (3, H, W), under a progress bar; files that
     are no images are named and skipped: name -> why. Raises PvtctlError when none can be read."""
-    from pvtctl.cli.predict._run import nothing_read, say_skipped
+    from pvtctl.cli.predict._run import nothing_read, say_skipped_images
     from pvtctl.data.images import BadImage
     from pvtctl.engine import Progress
     from pvtctl.tasks.predict import read_pixels
@@ -160,7 +162,7 @@ def look_at_all(images: Images, look: Callable[[Path, Tensor], None]) -> dict[st
                 turned += asks
                 look(images.folder / name, pixels)
             progress.advance()
-    say_skipped(skipped, turned)
+    say_skipped_images(skipped, turned)
     if len(skipped) == len(images.names):
         raise nothing_read(skipped)
     return skipped
@@ -179,11 +181,11 @@ def say_model(what: str, *, trained: bool, size: str) -> None:
         note("random weights: the pictures show the start of training, not what a trained model does (see --weights)")
 
 
-def _endings(form: Format | None) -> tuple[str, ...]:
+def _endings(form: PictureFormat | None) -> tuple[str, ...]:
     match form:
-        case Format.both:
+        case PictureFormat.both:
             return ENDINGS
-        case Format.svg:
+        case PictureFormat.svg:
             return (".svg",)
         case _:
             return (".png",)

@@ -143,15 +143,15 @@ def _of_data(
     writing: _Writing,
 ) -> None:
     """Answers beside the truth; `target` None: of the data that the run `source` was trained on."""
-    from pvtctl.cli.eval._plan import EvalOptions, make_plan
-    from pvtctl.cli.predict._run import say_skipped
+    from pvtctl.cli.eval._plan import EvalOptions, make_eval_plan
+    from pvtctl.cli.predict._run import say_skipped_images
     from pvtctl.runs.load_run import load_run
     from pvtctl.tasks.from_recipe import open_split
     from pvtctl.tasks.registry import task_spec
 
     split, pick, count, seed = choice
     out, form, as_json = writing
-    plan = make_plan(
+    plan = make_eval_plan(
         EvalOptions(
             target=target or source,
             weights=source if target else None,
@@ -176,10 +176,10 @@ def _of_data(
     total = len(opened)
     pictures = Pictures.open("predictions", Path(source).name, min(count, total), out, form)
     shown, skipped = _picked(comparer, opened.ids, pick, count, seed)
-    say_skipped(skipped, 0)
+    say_skipped_images(skipped, 0)
     if not shown:
         raise UsageError(f"no image of {split} could be read", "`pvtctl data check FOLDER` lists every fault")
-    for stem, each in zip(picture_names([inside(each.id) for each in shown]), shown, strict=True):
+    for stem, each in zip(picture_names([safe_name(each.id) for each in shown]), shown, strict=True):
         pictures.add(stem, each.draw, title=each.id, caption=each.verdict, id=each.id, verdict=each.verdict)
     how = {Pick.first: "the first", Pick.random: "randomly chosen"}.get(pick, f"the {pick.value}")
     pictures.close(
@@ -232,7 +232,7 @@ def _of_images(
     source: str, words: list[str], backbone: str | None, threshold: float, device: str | None, writing: _Writing
 ) -> None:
     """Answers to images without truth."""
-    from pvtctl.cli.predict._run import nothing_read, say_skipped
+    from pvtctl.cli.predict._run import nothing_read, say_skipped_images
     from pvtctl.data.images import BadImage
     from pvtctl.engine import Progress
     from pvtctl.runs.load_run import load_run
@@ -255,7 +255,7 @@ def _of_images(
                 turned += asks
                 _add(pictures, loaded, name, stem, pixels, threshold, str(images.folder / name))
             progress.advance()
-    say_skipped(skipped, turned)
+    say_skipped_images(skipped, turned)
     if not pictures.written:
         raise nothing_read(skipped)
     pictures.close(
@@ -277,7 +277,7 @@ def _add(pictures: Pictures, loaded: LoadedRun, name: str, stem: str, pixels: An
     pictures.add(stem, draw, title=name, caption=said, file=file, verdict=said)
 
 
-def inside(name: str) -> str:
+def safe_name(name: str) -> str:
     """A file's name in a data set as a name below the folder of pictures, whatever leads out of it."""
     parts = [part for part in PurePosixPath(name).parts if part not in ("/", "..")]
     return "/".join(parts) or "image"

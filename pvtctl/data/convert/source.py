@@ -32,7 +32,7 @@ NOTES = {
 
 
 @dataclass
-class Labelled:
+class LabelledObject:
     """One object of an image."""
 
     name: str
@@ -45,13 +45,13 @@ class Labelled:
 
 
 @dataclass
-class LabelledImage:
+class AnnotatedImage:
     """One image and what the source says of it."""
 
     path: Path
     size: tuple[int, int]
     """(height, width) of the file."""
-    objects: list[Labelled]
+    objects: list[LabelledObject]
     found_as: Path
     """The label file's path, or the image's, below the source: its folders may name a split."""
 
@@ -66,7 +66,7 @@ class Note:
     examples: list[str]
 
 
-class Findings:
+class ConversionFindings:
     """Collects what stops a conversion, with its place, and what does not."""
 
     def __init__(self, *roots: Path) -> None:
@@ -163,7 +163,9 @@ def size_of(path: Path) -> tuple[int, int] | None:
         return None
 
 
-def inside(labelled: Labelled, size: tuple[int, int], findings: Findings, place: Path) -> Labelled | None:
+def clip_to_image(
+    labelled: LabelledObject, size: tuple[int, int], findings: ConversionFindings, place: Path
+) -> LabelledObject | None:
     """The object cut at the edges of its image; None where nothing is left of it."""
     height, width = size
     x0, y0, x1, y1 = labelled.box
@@ -175,7 +177,7 @@ def inside(labelled: Labelled, size: tuple[int, int], findings: Findings, place:
         findings.note("cut", place)
     limits = (width, height)
     polygon = [min(max(value, 0.0), float(limits[at % 2])) for at, value in enumerate(labelled.polygon)]
-    return Labelled(labelled.name, cut, labelled.crowd, polygon)
+    return LabelledObject(labelled.name, cut, labelled.crowd, polygon)
 
 
 def read_names(path: Path) -> list[str]:

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from pvtctl.data.convert.source import (
-    Findings,
+    AnnotatedImage,
+    ConversionFindings,
     ImageIndex,
-    LabelledImage,
     Note,
     polygon_area,
     read_names,
@@ -33,7 +33,7 @@ VAL_SHARE = 0.2
 
 
 @dataclass(frozen=True)
-class Conversion:
+class DatasetConversion:
     """What was written."""
 
     path: str
@@ -45,7 +45,7 @@ class Conversion:
     notes: list[Note]
 
 
-def convert(
+def convert_to_coco(
     source: Path | str,
     layout: str,
     to: Path | str,
@@ -57,7 +57,7 @@ def convert(
     zero_based: bool = False,
     copy: bool = False,
     on_progress: Callable[[str, int, int], None] | None = None,
-) -> Conversion:
+) -> DatasetConversion:
     """Write the new folder `to` in COCO's layout: `images/{train,val}/`, `annotations/instances_{train,val}.json`.
 
     `layout` is `voc` (see `convert_voc.read_voc`, also for `zero_based`) or `yolo` (`convert_yolo.read_yolo`). Images
@@ -71,7 +71,7 @@ def convert(
     source, to = Path(source).expanduser(), Path(to).expanduser()
     image_folder = Path(images).expanduser() if images is not None else source
     _check_arguments(source, image_folder, to, layout, val_share)
-    index, findings = ImageIndex(image_folder), Findings(source, image_folder)
+    index, findings = ImageIndex(image_folder), ConversionFindings(source, image_folder)
     names = read_names(Path(classes).expanduser()) if classes is not None else None
     if layout == "voc":
         names, found = read_voc(source, index, names, findings, zero_based=zero_based, on_progress=on_progress)
@@ -85,7 +85,7 @@ def convert(
             document = _document(items, names, _link_images(items, folder / "images" / split, copy), layout)
             text = json.dumps(document, separators=(",", ":"))
             (folder / "annotations" / f"instances_{split}.json").write_text(text + "\n", encoding="utf-8")
-    return Conversion(
+    return DatasetConversion(
         str(to),
         names,
         {split: len(items) for split, items in splits.items()},
@@ -108,11 +108,11 @@ def _check_arguments(source: Path, images: Path, to: Path, layout: str, val_shar
 
 
 def _splits(
-    source: Path, found: Sequence[LabelledImage], val_share: float | None, seed: int, findings: Findings
-) -> tuple[str, dict[str, list[LabelledImage]]]:
+    source: Path, found: Sequence[AnnotatedImage], val_share: float | None, seed: int, findings: ConversionFindings
+) -> tuple[str, dict[str, list[AnnotatedImage]]]:
     """(where they come from, split -> its images)."""
     listed = _listed(source)
-    by: dict[str | None, list[LabelledImage]] = defaultdict(list)
+    by: dict[str | None, list[AnnotatedImage]] = defaultdict(list)
     for item in found:
         folders = split_of_folders(item.found_as) or split_of_folders(findings.below(item.path))
         by[listed.get(item.path.stem) if listed else folders].append(item)
@@ -148,12 +148,12 @@ def _listed(source: Path) -> dict[str, str]:
     return splits
 
 
-def _draw(items: list[LabelledImage], share: float, seed: int) -> dict[str, list[LabelledImage]]:
+def _draw(items: list[AnnotatedImage], share: float, seed: int) -> dict[str, list[AnnotatedImage]]:
     """A share of the images, at least one of several, is val: the same ones on every machine."""
     if not items:
         return {}
 
-    def rank(item: LabelledImage) -> bytes:
+    def rank(item: AnnotatedImage) -> bytes:
         return hashlib.sha256(f"{seed}/{item.found_as.as_posix()}".encode()).digest()
 
     count = min(max(round(len(items) * share), 1), len(items) - 1)
@@ -165,7 +165,7 @@ def _draw(items: list[LabelledImage], share: float, seed: int) -> dict[str, list
     return {split: members for split, members in splits.items() if members}
 
 
-def _link_images(items: Iterable[LabelledImage], folder: Path, copy: bool) -> list[str]:
+def _link_images(items: Iterable[AnnotatedImage], folder: Path, copy: bool) -> list[str]:
     """Put the images into `folder` and return their names there."""
     folder.mkdir(parents=True)
     names: set[str] = set()
@@ -186,7 +186,7 @@ def _link_images(items: Iterable[LabelledImage], folder: Path, copy: bool) -> li
     return given
 
 
-def _document(items: Sequence[LabelledImage], names: list[str], files: list[str], layout: str) -> dict[str, Any]:
+def _document(items: Sequence[AnnotatedImage], names: list[str], files: list[str], layout: str) -> dict[str, Any]:
     numbers = {name: at for at, name in enumerate(names, start=1)}
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []

@@ -8,7 +8,15 @@ from pathlib import Path
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
-from pvtctl.data.convert.source import Findings, ImageIndex, Labelled, LabelledImage, files_below, inside, size_of
+from pvtctl.data.convert.source import (
+    AnnotatedImage,
+    ConversionFindings,
+    ImageIndex,
+    LabelledObject,
+    clip_to_image,
+    files_below,
+    size_of,
+)
 from pvtctl.errors import UsageError, nearest
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
@@ -26,11 +34,11 @@ def read_voc(
     source: Path,
     index: ImageIndex,
     names: list[str] | None,
-    findings: Findings,
+    findings: ConversionFindings,
     *,
     zero_based: bool,
     on_progress: Callable[[str, int, int], None] | None = None,
-) -> tuple[list[str], list[LabelledImage]]:
+) -> tuple[list[str], list[AnnotatedImage]]:
     """(class names, labelled images) of all XML files below `source`.
 
     The devkit counts pixels from 1 and names the first and the last one of a box: xmin 1, xmax W is the full width, so
@@ -43,7 +51,7 @@ def read_voc(
     files = files_below(source, (".xml",))
     if not files:
         raise UsageError(f"no XML file in {source}", "name the folder that holds the Pascal-VOC annotations")
-    found: list[LabelledImage] = []
+    found: list[AnnotatedImage] = []
     seen: set[str] = set()
     used: set[Path] = set()
     for at, file in enumerate(files, start=1):
@@ -99,9 +107,9 @@ def _read_file(
     file: Path,
     index: ImageIndex,
     names: list[str] | None,
-    findings: Findings,
+    findings: ConversionFindings,
     zero_based: bool,
-) -> LabelledImage | None:
+) -> AnnotatedImage | None:
     if root.tag != "annotation":
         raise _Refused(f"not a Pascal-VOC annotation: the root is <{root.tag}>", lines[root])
     # before the image is looked for: faults of the text are told even where no image lies beside it
@@ -123,11 +131,11 @@ def _read_file(
     for each in labelled:
         if not zero_based and min(each.box[:2]) < 0:  # 0 in the file
             findings.note("from_zero", file)
-        if (part := inside(each, size, findings, file)) is not None:
+        if (part := clip_to_image(each, size, findings, file)) is not None:
             kept.append(part)
             if part.crowd:
                 findings.note("difficult", file)
-    return LabelledImage(images[0], size, kept, findings.below(file))
+    return AnnotatedImage(images[0], size, kept, findings.below(file))
 
 
 def _size_in(root: Element) -> tuple[int, int] | None:
@@ -139,7 +147,7 @@ def _size_in(root: Element) -> tuple[int, int] | None:
     return (height, width) if height > 0 and width > 0 else None
 
 
-def _read_object(each: Element, lines: dict[Element, int], names: list[str] | None, zero_based: bool) -> Labelled:
+def _read_object(each: Element, lines: dict[Element, int], names: list[str] | None, zero_based: bool) -> LabelledObject:
     line = lines[each]
     name = (each.findtext("name") or "").strip()
     if not name:
@@ -162,4 +170,4 @@ def _read_object(each: Element, lines: dict[Element, int], names: list[str] | No
     offset = 0.0 if zero_based else 1.0
     x0, y0, x1, y1 = numbers
     crowd = (each.findtext("difficult") or "").strip() in ("1", "true", "True")
-    return Labelled(name, (x0 - offset, y0 - offset, x1, y1), crowd)
+    return LabelledObject(name, (x0 - offset, y0 - offset, x1, y1), crowd)

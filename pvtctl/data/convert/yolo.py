@@ -11,13 +11,13 @@ from typing import Any
 import yaml
 
 from pvtctl.data.convert.source import (
-    Findings,
+    AnnotatedImage,
+    ConversionFindings,
     ImageIndex,
-    Labelled,
-    LabelledImage,
+    LabelledObject,
     check_names,
+    clip_to_image,
     files_below,
-    inside,
     read_names,
     size_of,
     split_of_folders,
@@ -34,10 +34,10 @@ def read_yolo(
     source: Path,
     index: ImageIndex,
     names: list[str] | None,
-    findings: Findings,
+    findings: ConversionFindings,
     *,
     on_progress: Callable[[str, int, int], None] | None = None,
-) -> tuple[list[str], list[LabelledImage]]:
+) -> tuple[list[str], list[AnnotatedImage]]:
     """(class names, labelled images) of the images in `index`.
 
     The labels of `.../images/.../NAME.jpg` are in `.../labels/.../NAME.txt`, else beside the image. A line is
@@ -51,7 +51,7 @@ def read_yolo(
     if not labels.paths:
         raise UsageError(f"no YOLO label file in {source}", "expected: labels/NAME.txt beside images/NAME.jpg")
     names = names if names is not None else _names_in(source)
-    found: list[LabelledImage] = []
+    found: list[AnnotatedImage] = []
     used: set[Path] = set()
     for at, image in enumerate(index.paths, start=1):
         file = labels.of(image)
@@ -63,7 +63,7 @@ def read_yolo(
             findings.note("unreadable", image)
         else:
             inside_it = _in_pixels(objects, size, findings, file or image)
-            found.append(LabelledImage(image, size, inside_it, findings.below(image)))
+            found.append(AnnotatedImage(image, size, inside_it, findings.below(image)))
         if on_progress is not None:
             on_progress("labels", at, len(index.paths))
     for path in sorted(labels.paths - used):
@@ -123,7 +123,7 @@ def _names_in(source: Path) -> list[str]:
     return check_names([str(name) for name in names], file)
 
 
-def _read_file(file: Path, names: list[str], findings: Findings) -> list[Labelled]:
+def _read_file(file: Path, names: list[str], findings: ConversionFindings) -> list[LabelledObject]:
     """Objects in shares of the image; of lines that cannot be used the faults are told."""
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
@@ -142,7 +142,7 @@ def _read_file(file: Path, names: list[str], findings: Findings) -> list[Labelle
     return objects
 
 
-def _read_line(words: list[str], names: list[str]) -> Labelled:
+def _read_line(words: list[str], names: list[str]) -> LabelledObject:
     """Raises ValueError with what is wrong."""
     try:
         label, *values = map(float, words)
@@ -161,12 +161,14 @@ def _read_line(words: list[str], names: list[str]) -> Labelled:
         raise ValueError(f"{max(values, key=abs):g} is no share of the image: are these pixels?")
     if len(values) == 4:
         cx, cy, width, height = values
-        return Labelled(name, (cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2))
+        return LabelledObject(name, (cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2))
     xs, ys = values[::2], values[1::2]
-    return Labelled(name, (min(xs), min(ys), max(xs), max(ys)), polygon=values)
+    return LabelledObject(name, (min(xs), min(ys), max(xs), max(ys)), polygon=values)
 
 
-def _in_pixels(shares: list[Labelled], size: tuple[int, int], findings: Findings, place: Path) -> list[Labelled]:
+def _in_pixels(
+    shares: list[LabelledObject], size: tuple[int, int], findings: ConversionFindings, place: Path
+) -> list[LabelledObject]:
     height, width = size
     scale = (width, height)
     kept = []
@@ -174,6 +176,8 @@ def _in_pixels(shares: list[Labelled], size: tuple[int, int], findings: Findings
         x0, y0, x1, y1 = each.box
         box = (x0 * width, y0 * height, x1 * width, y1 * height)
         polygon = [value * scale[at % 2] for at, value in enumerate(each.polygon)]
-        if (part := inside(Labelled(each.name, box, each.crowd, polygon), size, findings, place)) is not None:
+        if (
+            part := clip_to_image(LabelledObject(each.name, box, each.crowd, polygon), size, findings, place)
+        ) is not None:
             kept.append(part)
     return kept

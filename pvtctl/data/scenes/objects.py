@@ -127,7 +127,7 @@ def dot(a: Sequence[float], b: Sequence[float]) -> float:
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
-def place(part: Convex, rotation: Matrix, scale: float, offset: Vector) -> Convex:
+def place_part(part: Convex, rotation: Matrix, scale: float, offset: Vector) -> Convex:
     """The part rotated about the origin, scaled, then moved by `offset`."""
     normals = apply(rotation, part.normals) if len(part.normals) else part.normals
     move = np.array(offset)
@@ -236,7 +236,7 @@ def _ring(draws: Draws) -> list[Part]:
     upright = turned_x(0.25)
     rim = frustum(ROUND_SIDES, 0.5, 0.5, -thickness / 2, thickness / 2)
     hole = frustum(ROUND_SIDES, inner, inner, -thickness, thickness)
-    return [Part(place(rim, upright, 1.0, (0, 0, 0)), place(hole, upright, 1.0, (0, 0, 0)))]
+    return [Part(place_part(rim, upright, 1.0, (0, 0, 0)), place_part(hole, upright, 1.0, (0, 0, 0)))]
 
 
 def _star(draws: Draws) -> list[Part]:
@@ -244,14 +244,14 @@ def _star(draws: Draws) -> list[Part]:
     triangle = frustum(3, 0.25, 0.25, -thickness / 2, thickness / 2, smooth=False)
     tilt = draws.between(0.0, 1 / 6)
     turns = [product(turned_z(tilt + k / 6), turned_x(0.25)) for k in (0, 1)]
-    return [Part(place(triangle, turn, 1.0, (0, 0, 0))) for turn in turns]
+    return [Part(place_part(triangle, turn, 1.0, (0, 0, 0))) for turn in turns]
 
 
 def _cross(draws: Draws) -> list[Part]:
     arm, depth = draws.between(0.2, 0.34), draws.between(0.2, 0.34)
     tilt = turned_z(draws.between(-0.125, 0.125))
     bars = [box(1.0, arm, depth, (0, -arm / 2, 0)), box(arm, 1.0, depth, (0, -0.5, 0))]
-    return [Part(place(bar, tilt, 1.0, (0, 0, 0))) for bar in bars]
+    return [Part(place_part(bar, tilt, 1.0, (0, 0, 0))) for bar in bars]
 
 
 def _mug(draws: Draws) -> list[Part]:
@@ -268,7 +268,7 @@ def _mug(draws: Draws) -> list[Part]:
 def _arch(draws: Draws) -> list[Part]:
     height, depth = draws.between(0.7, 1.0), draws.between(0.3, 0.55)
     radius = draws.between(0.24, 0.36)
-    tunnel = place(frustum(ROUND_SIDES, radius, radius, -1.0, 1.0), turned_x(0.25), 1.0, (0, height * 0.42, 0))
+    tunnel = place_part(frustum(ROUND_SIDES, radius, radius, -1.0, 1.0), turned_x(0.25), 1.0, (0, height * 0.42, 0))
     wall = box(1.0, height, depth)
     passage = box(2 * radius, height * 0.45, 2.0, (0, -height * 0.03, 0))
     upper = replace(wall, normals=wall.normals, offsets=np.where(_FACES[:, 1] < 0, -height * 0.42, wall.offsets))
@@ -346,7 +346,8 @@ def build_object(kind: int | None, draws: Draws, size: float) -> list[Part]:
     offset = (-float(centre[0]), -float(turned[:, 1].min()), -float(centre[2]))
     return [
         Part(
-            place(p.solid, rotation, scale, offset), None if p.hole is None else place(p.hole, rotation, scale, offset)
+            place_part(p.solid, rotation, scale, offset),
+            None if p.hole is None else place_part(p.hole, rotation, scale, offset),
         )
         for p in parts
     ]

@@ -27,7 +27,7 @@ _PANEL, _LARGEST = 3.1, 16.0
 
 
 @dataclass(frozen=True)
-class Panel:
+class AttentionPanel:
     """One map: `values` (H, W), weights between 0 and 1, NaN where there is no key; one place of it is `stride` pixels a
     side. `query` is the place that asks, None for one that has no place; `point` the pixel (x, y) that the user named."""
 
@@ -44,7 +44,7 @@ class Panel:
 
 
 def draw_attention(
-    image: Pixels, size: tuple[int, int], rows: Sequence[tuple[str, Sequence[Panel]]], *, title: str
+    image: Pixels, size: tuple[int, int], rows: Sequence[tuple[str, Sequence[AttentionPanel]]], *, title: str
 ) -> Figure:
     """Rows of panels under a title, each row with its label and the image in front.
 
@@ -70,7 +70,7 @@ def draw_attention(
     return figure
 
 
-def _draw_image(axes: Axes, image: Pixels, size: tuple[int, int], panel: Panel | None, label: str) -> None:
+def _draw_image(axes: Axes, image: Pixels, size: tuple[int, int], panel: AttentionPanel | None, label: str) -> None:
     if not label:
         return
     axes.set_title(label, loc="left", fontsize=10, parse_math=False)
@@ -79,7 +79,7 @@ def _draw_image(axes: Axes, image: Pixels, size: tuple[int, int], panel: Panel |
         _mark(axes, size, panel)
 
 
-def _draw_panel(axes: Axes, grey: Pixels, size: tuple[int, int], panel: Panel) -> None:
+def _draw_panel(axes: Axes, grey: Pixels, size: tuple[int, int], panel: AttentionPanel) -> None:
     axes.set_title(f"{panel.title}\n{panel.note}", loc="left", fontsize=9, parse_math=False, linespacing=1.3)
     axes.imshow(grey, extent=(0, size[1], size[0], 0), interpolation="antialiased")
     height, width = panel.values.shape
@@ -99,7 +99,7 @@ def _draw_panel(axes: Axes, grey: Pixels, size: tuple[int, int], panel: Panel) -
     _mark(axes, size, panel)
 
 
-def _mark(axes: Axes, size: tuple[int, int], panel: Panel) -> None:
+def _mark(axes: Axes, size: tuple[int, int], panel: AttentionPanel) -> None:
     """The place that asks as a box, the pixel that was named as a cross; both legible on light and dark."""
     axes.set(xlim=(0, size[1]), ylim=(size[0], 0))
     if panel.query is not None:

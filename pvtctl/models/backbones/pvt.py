@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from pvtctl.models.backbones.base import PyramidStage, PyramidTransformer, check_images
 from pvtctl.models.layers.attention import SpatialReductionAttention
-from pvtctl.models.layers.block import Block, run_blocks
+from pvtctl.models.layers.block import TransformerBlock, run_blocks
 from pvtctl.models.layers.drop_path import drop_path_rates
 from pvtctl.models.layers.mlp import Mlp
 from pvtctl.models.layers.patches import PatchEmbed, Size, to_map
@@ -25,7 +25,9 @@ class PvtStage(PyramidStage):
     or not there is one.
     """
 
-    def __init__(self, patch_embed: PatchEmbed, blocks: list[Block], dim: int, grid: Size, *, class_slot: bool) -> None:
+    def __init__(
+        self, patch_embed: PatchEmbed, blocks: list[TransformerBlock], dim: int, grid: Size, *, class_slot: bool
+    ) -> None:
         super().__init__()
         self.patch_embed = patch_embed
         self.grid = grid
@@ -69,7 +71,7 @@ class Pvt(PyramidTransformer):
         stages = []
         for i, dim in enumerate(embed_dims):
             blocks = [
-                Block(
+                TransformerBlock(
                     dim,
                     SpatialReductionAttention(dim, num_heads[i], sr_ratios[i]),
                     Mlp(dim, dim * mlp_ratios[i]),

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from pvtctl.models.backbones.base import PyramidStage, PyramidTransformer, check_images
 from pvtctl.models.layers.attention import SpatialReductionAttention
-from pvtctl.models.layers.block import Block, run_blocks
+from pvtctl.models.layers.block import TransformerBlock, run_blocks
 from pvtctl.models.layers.drop_path import drop_path_rates
 from pvtctl.models.layers.mlp import Mlp
 from pvtctl.models.layers.patches import PatchEmbed, to_map
@@ -21,7 +21,7 @@ NORM_EPS = 1e-6
 class PvtV2Stage(PyramidStage):
     """Overlapping patch embedding, blocks, norm."""
 
-    def __init__(self, patch_embed: PatchEmbed, blocks: list[Block], dim: int) -> None:
+    def __init__(self, patch_embed: PatchEmbed, blocks: list[TransformerBlock], dim: int) -> None:
         super().__init__()
         self.patch_embed = patch_embed
         self.blocks = nn.ModuleList(blocks)
@@ -59,7 +59,7 @@ class PvtV2(PyramidTransformer):
         stages = []
         for i, dim in enumerate(embed_dims):
             blocks = [
-                Block(
+                TransformerBlock(
                     dim,
                     SpatialReductionAttention(dim, num_heads[i], sr_ratios[i], linear=linear_sra),
                     Mlp(dim, dim * mlp_ratios[i], dwconv=conv_ffn, relu=linear_sra),

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pvtctl.errors import UsageError
 from pvtctl.models.backbones.base import Backbone, check_images
 from pvtctl.models.layers.attention import SelfAttention
-from pvtctl.models.layers.block import Block, run_block
+from pvtctl.models.layers.block import TransformerBlock, run_block
 from pvtctl.models.layers.drop_path import drop_path_rates
 from pvtctl.models.layers.mlp import Mlp
 from pvtctl.models.layers.patches import PatchEmbed, Size, to_map
@@ -65,7 +65,7 @@ class Vit(Backbone):
         self.distillation_token = nn.Parameter(torch.zeros(1, 1, embed_dim)) if distilled else None
         self.pos_embed = nn.Parameter(torch.zeros(1, self.special_tokens + side * side, embed_dim))
         self.blocks = nn.ModuleList(
-            Block(
+            TransformerBlock(
                 embed_dim,
                 SelfAttention(embed_dim, num_heads, qkv_bias=qkv_bias),
                 Mlp(embed_dim, embed_dim * mlp_ratio),

@@ -211,7 +211,7 @@ class Transformer(nn.Module):
     def __init__(self, dropout: float) -> None:
         super().__init__()
         self.encoder = Encoder(dropout)
-        self.decoder = Decoder(dropout)
+        self.decoder = DetrDecoder(dropout)
         for parameter in self.parameters():
             if parameter.ndim > 1:
                 nn.init.xavier_uniform_(parameter)
@@ -238,12 +238,12 @@ class Encoder(nn.Module):
         return x
 
 
-class Decoder(nn.Module):
+class DetrDecoder(nn.Module):
     """The decoder's layers; the results of all of them, through one norm."""
 
     def __init__(self, dropout: float) -> None:
         super().__init__()
-        self.layers = nn.ModuleList([DecoderLayer(dropout) for _ in range(DEPTH)])
+        self.layers = nn.ModuleList([DetrDecoderLayer(dropout) for _ in range(DEPTH)])
         self.norm = nn.LayerNorm(WIDTH)
 
     def forward(self, memory: Tensor, positions: Tensor, queries: Tensor, padding: Tensor | None) -> Tensor:
@@ -271,7 +271,7 @@ class EncoderLayer(nn.Module):
         return cast("Tensor", self.norm2(x + self.dropout(hidden)))
 
 
-class DecoderLayer(nn.Module):
+class DetrDecoderLayer(nn.Module):
     """Self-attention of the queries, attention to the encoder's memory, two linears; each added and then normed."""
 
     def __init__(self, dropout: float) -> None:

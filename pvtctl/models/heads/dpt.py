@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pvtctl.errors import UsageError, nearest
 from pvtctl.models.heads.dense import DenseHead
-from pvtctl.models.heads.refinement import WIDTH, Decoder, DepthOutput
+from pvtctl.models.heads.refinement import WIDTH, DepthOutput, RefinementDecoder
 from pvtctl.models.layers.conv_norm import ConvNorm
 from pvtctl.models.layers.patches import to_map, to_tokens
 from pvtctl.models.layers.taps import ReadsTaps, Tap, TapName
@@ -31,7 +31,7 @@ class Dpt(DenseHead):
     Over a backbone with tokens it reads four blocks, the `taps` (counted from 1; "R0" and "R1" are stages of a hybrid's
     ResNet, taken as they are), makes maps of them with the class token by `readout` (section 3.1, "Read"), and brings
     those to strides 4, 8, 16, 32 ("Resample"). Over a pyramid the four maps stand there already. From there on all are
-    one `Decoder`; segmentation has batch norms in it, and in training an auxiliary classifier on the fusion of stride 4.
+    one `RefinementDecoder`; segmentation has batch norms in it, and in training an auxiliary classifier on the fusion of stride 4.
 
     `taps`, `readout` None: DPT's own and "project". `dropout` and `auxiliary_weight` are for segmentation (None: 0.1 and
     0.2). `width`: channels in the decoder. Raises UsageError for taps that do not exist or are out of order, and for options that have no use here.
@@ -59,7 +59,7 @@ class Dpt(DenseHead):
         else:
             refuse(f"{type(backbone).__name__} backbones give four maps as they are", taps=taps, readout=readout)
             channels = backbone.feature_channels
-        self.decoder = Decoder(channels, norm=task == SEGMENTATION, mixing=True, width=width)
+        self.decoder = RefinementDecoder(channels, norm=task == SEGMENTATION, mixing=True, width=width)
         self.auxiliary: nn.Module | None = None
         if task == DEPTH:
             refuse("DPT for depth is trained without them", dropout=dropout, auxiliary_weight=auxiliary_weight)

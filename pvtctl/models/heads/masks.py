@@ -13,7 +13,7 @@ from torch import Tensor
 from pvtctl.models.structures import Detections, ImageSize
 
 
-def place(found: Detections, size: ImageSize, output_size: ImageSize) -> Detections:
+def place_detections(found: Detections, size: ImageSize, output_size: ImageSize) -> Detections:
     """The detections of an image of `size`, in pixels of the same image at `output_size`, with their masks pasted."""
     boxes = found.boxes
     if tuple(output_size) != tuple(size):

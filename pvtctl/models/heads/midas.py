@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from pvtctl.models.heads.dense import DenseHead
-from pvtctl.models.heads.refinement import WIDTH, Decoder, DepthOutput
+from pvtctl.models.heads.refinement import WIDTH, DepthOutput, RefinementDecoder
 
 
 class Midas(DenseHead):
@@ -21,7 +21,7 @@ class Midas(DenseHead):
 
     def __init__(self, channels: Sequence[int], *, width: int = WIDTH) -> None:
         super().__init__()
-        self.decoder = Decoder(channels, norm=False, mixing=False, rectified=True, width=width)
+        self.decoder = RefinementDecoder(channels, norm=False, mixing=False, rectified=True, width=width)
         self.output = DepthOutput(align_corners=False, width=width)
 
     def forward(self, features: Sequence[Tensor], auxiliary: bool = False) -> tuple[Tensor, Sequence[Tensor]]:

@@ -16,7 +16,7 @@ WIDTH = 256
 """Channels of every map in the originals' decoders."""
 
 
-class Decoder(nn.Module):
+class RefinementDecoder(nn.Module):
     """Four maps of strides 4, 8, 16, 32 -> the outcomes of the four fusions, finest first: strides 2, 4, 8, 16.
 
     Each map gets `width` channels by a 3x3 convolution without bias. The originals build one residual

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pvtctl.errors import UsageError
 from pvtctl.models.heads.dense import DenseHead
 from pvtctl.models.layers.attention import DotProductAttention, SelfAttention
-from pvtctl.models.layers.block import Block, run_blocks
+from pvtctl.models.layers.block import TransformerBlock, run_blocks
 from pvtctl.models.layers.mlp import Mlp
 from pvtctl.models.layers.patches import Size, to_map, to_tokens
 from pvtctl.models.layers.position import is_grid
@@ -81,7 +81,7 @@ class Trans2Seg(DenseHead):
         self.cls_embed = nn.Parameter(torch.zeros(1, num_classes, embed_dim))
         self.dropout = nn.Dropout(dropout)
         self.encoder = nn.ModuleList(
-            Block(
+            TransformerBlock(
                 embed_dim,
                 SelfAttention(embed_dim, num_heads, qkv_bias=False),
                 Mlp(embed_dim, hidden),
@@ -91,7 +91,7 @@ class Trans2Seg(DenseHead):
             for _ in range(depth)
         )
         self.norm = nn.LayerNorm(embed_dim)
-        self.decoder = nn.ModuleList(DecoderLayer(embed_dim, num_heads, hidden) for _ in range(depth - 1))
+        self.decoder = nn.ModuleList(PrototypeLayer(embed_dim, num_heads, hidden) for _ in range(depth - 1))
         self.answers = Answers(embed_dim, num_heads, grid)
         self.conv_c1 = ConvBnRelu(channels[0], width)
         self.lay1 = SeparableConv(embed_dim + num_heads, width)
@@ -173,7 +173,7 @@ def prototype_heads(queries: Tensor, num_heads: int) -> Tensor:
     return queries.reshape(queries.shape[0], num_heads, queries.shape[1], -1)
 
 
-class DecoderLayer(nn.Module):
+class PrototypeLayer(nn.Module):
     """Prototypes gather from the cells; both go through an MLP of their own, doubled first."""
 
     def __init__(self, dim: int, num_heads: int, hidden: int) -> None:

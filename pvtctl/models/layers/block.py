@@ -12,7 +12,7 @@ from pvtctl.models.layers.drop_path import DropPath
 from pvtctl.models.layers.patches import Size
 
 
-class Block(nn.Module):
+class TransformerBlock(nn.Module):
     """tokens + attn(norm(tokens)), then + mlp(norm(tokens)); drop path on both branches."""
 
     def __init__(self, dim: int, attn: nn.Module, mlp: nn.Module, *, drop_path: float, norm_eps: float) -> None:

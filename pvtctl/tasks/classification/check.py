@@ -8,7 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
-from pvtctl.data.check import Examinations, Findings, Verdict, collect, compare_splits, examine, picks_of
+from pvtctl.data.check import (
+    DatasetFindings,
+    DatasetVerdict,
+    Examinations,
+    collect_examinations,
+    compare_splits,
+    examine,
+    picks_of,
+)
 from pvtctl.data.image_files import SUFFIXES, images_below
 from pvtctl.errors import UsageError
 from pvtctl.tasks.classification.layouts import ImageFolder, class_folders
@@ -21,7 +29,7 @@ def check_data(
     full: bool = False,
     workers: int = 0,
     on_progress: Callable[[str, int, int], None] | None = None,
-) -> Verdict:
+) -> DatasetVerdict:
     """Look at the layout, the classes and the images of a data set in the ImageNet layout or in tar shards.
 
     Images are read and decoded in `workers` processes: all with `full`, else at most QUICK_LIMIT of a split.
@@ -30,7 +38,7 @@ def check_data(
     root = Path(root)
     if not root.is_dir():
         raise UsageError(f"no data folder {root}", "give a folder that holds train/ and val/")
-    findings = Findings()
+    findings = DatasetFindings()
     images, examined = {}, {}
     digests: dict[str, dict[bytes, str]] = {}
     classes: set[str] = set()
@@ -50,12 +58,12 @@ def check_data(
         picks = picks_of(total, full)
         examined[split] = len(picks)
         results = examine(Examinations(source, picks), workers, split, on_progress)
-        digests[split] = collect(source.ids, results, split, findings)
+        digests[split] = collect_examinations(source.ids, results, split, findings)
     compare_splits(digests, findings)
-    return Verdict(str(root), findings.verdict(), len(classes), images, examined, findings.problems())
+    return DatasetVerdict(str(root), findings.verdict(), len(classes), images, examined, findings.problems())
 
 
-def _open(root: Path, split: str, findings: Findings) -> ImageFolder | ShardFolder | None:
+def _open(root: Path, split: str, findings: DatasetFindings) -> ImageFolder | ShardFolder | None:
     """The split as training would open it; where that refuses, its faults go to `findings` and the rest is looked at."""
     try:
         if has_shards(root, split):
@@ -83,7 +91,7 @@ def _open(root: Path, split: str, findings: Findings) -> ImageFolder | ShardFold
     return ImageFolder(root, split, class_names=filled) if filled else None
 
 
-def _check_classes(source: ImageFolder | ShardFolder, split: str, findings: Findings) -> None:
+def _check_classes(source: ImageFolder | ShardFolder, split: str, findings: DatasetFindings) -> None:
     present = set(np.unique(source.labels).tolist())
     for label, name in enumerate(source.class_names):
         if label not in present:

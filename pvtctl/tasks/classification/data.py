@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from pvtctl.data.images import BadImage, Picture
+from pvtctl.data.images import BadImage, SourceImage
 from pvtctl.data.layouts import IMAGENET_LAYOUT
 from pvtctl.data.randomness import generator_for, key_of
 from pvtctl.data.samplers import Draw
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 from pvtctl.data.base import MAX_SUBSTITUTES, Skipped, Unusable, reason
 
 
-class Source(Protocol):
+class ClassificationSource(Protocol):
     """Where the images of a split come from."""
 
     class_names: list[str]
@@ -39,7 +39,7 @@ class Source(Protocol):
     def ids(self) -> Sequence[str]:
         """A name for each sample, unique in the split."""
 
-    def picture(self, index: int) -> Picture:
+    def picture(self, index: int) -> SourceImage:
         """Raises BadImage, OSError."""
 
     def sizes(self) -> Iterator[int]:
@@ -47,7 +47,7 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True)
-class Sample:
+class ClassificationSample:
     """One image as the network takes it."""
 
     image: Tensor
@@ -97,7 +97,7 @@ class Batch:
         return Batch(images, labels, self.ids, indices, self.key, self.skipped, self.failed)
 
 
-class ClassificationDataset(Dataset[Sample | Unusable]):
+class ClassificationDataset(Dataset[ClassificationSample | Unusable]):
     """A split under a transform. Indexed by draws, so that random numbers depend on (seed, epoch, index, copy) alone.
 
     In training a sample that cannot be read gives way to the next in the list (then the next ...), with the random
@@ -108,7 +108,7 @@ class ClassificationDataset(Dataset[Sample | Unusable]):
 
     def __init__(
         self,
-        source: Source,
+        source: ClassificationSource,
         transform: TrainTransform | EvalTransform,
         *,
         seed: int = 0,
@@ -142,7 +142,7 @@ class ClassificationDataset(Dataset[Sample | Unusable]):
         size = picture.height, picture.width
         return picture.resized((0, 0, *size), size), int(self.labels[index])
 
-    def __getitem__(self, draw: Draw | int) -> Sample | Unusable:
+    def __getitem__(self, draw: Draw | int) -> ClassificationSample | Unusable:
         if isinstance(draw, int):
             draw = Draw(0, draw)
         skipped: list[Skipped] = []
@@ -155,7 +155,7 @@ class ClassificationDataset(Dataset[Sample | Unusable]):
             except (BadImage, OSError) as error:
                 skipped.append(Skipped(self.source.ids[place], reason(error)))
                 continue
-            return Sample(image, int(self.labels[index]), self.source.ids[place], index, tuple(skipped))
+            return ClassificationSample(image, int(self.labels[index]), self.source.ids[place], index, tuple(skipped))
         return Unusable(tuple(skipped))
 
     def __getitems__(self, draws: list[Draw]) -> list[Any]:
@@ -176,7 +176,7 @@ class ClassificationDataset(Dataset[Sample | Unusable]):
     def collate(self, items: list[Any]) -> Batch:
         """What `__getitems__` gives -> a batch of the samples that could be read."""
         *drawn, key = items
-        samples = [item for item in drawn if isinstance(item, Sample)]
+        samples = [item for item in drawn if isinstance(item, ClassificationSample)]
         return Batch(
             images=torch.stack([sample.image for sample in samples]) if samples else torch.empty(0, 3, 0, 0),
             labels=torch.tensor([sample.label for sample in samples], dtype=torch.int64),
@@ -197,7 +197,7 @@ def open_source(
     size: int = 256,
     seed: int = 0,
     materials: Materials = "any",
-) -> Source:
+) -> ClassificationSource:
     """The images of a split before any transform. `samples`, `size`, `seed` and `materials` say what `scenes` renders."""
     if name == "scenes":
         from pvtctl.data.scenes.scene import ScenesSource

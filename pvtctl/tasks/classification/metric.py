@@ -20,7 +20,7 @@ _UNIT = 2.0**24
 _MAX_LOSS = 1e4  # an infinite loss (fp16 overflow) still has to sum; a million images of it fit int64
 
 
-class Labelled(Protocol):
+class LabelledBatch(Protocol):
     """What the metric reads of a batch."""
 
     @property
@@ -43,7 +43,7 @@ class Miss(NamedTuple):
 
 
 @dataclass(frozen=True)
-class ClassScore:
+class ClassAccuracy:
     """One class of the data."""
 
     name: str
@@ -97,7 +97,7 @@ class ClassificationMetric:
         self.bin_confidence = torch.zeros(bins, dtype=torch.int64)
         self.worst_heap: list[Miss] = []
 
-    def update(self, outputs: Tensor, batch: Labelled) -> None:
+    def update(self, outputs: Tensor, batch: LabelledBatch) -> None:
         """Count a batch: `outputs` are logits (B, K)."""
         logits = outputs.detach().float().cpu()
         labels = self.label_to_head[batch.labels.cpu()]
@@ -183,7 +183,7 @@ class ClassificationMetric:
         scores = [score.top1 for score in self.per_class() if score.images]
         return sum(scores) / len(scores) if scores else 0.0
 
-    def per_class(self) -> list[ClassScore]:
+    def per_class(self) -> list[ClassAccuracy]:
         """A row for each class of the data, in the head's order."""
         true: Counter[int] = Counter()
         predicted: Counter[int] = Counter()
@@ -194,7 +194,7 @@ class ClassificationMetric:
         for at in self.present:
             hits = self.confusion[at, at]
             rows.append(
-                ClassScore(
+                ClassAccuracy(
                     name=self.class_names[at],
                     images=true[at],
                     top1=hits / true[at] if true[at] else 0.0,

@@ -72,7 +72,7 @@ def draw_calibration(path: Path | str, bins: Sequence[ReliabilityBin], error: fl
 
 
 @dataclass(frozen=True)
-class LabelledImage:
+class SheetImage:
     """One picture of a sheet."""
 
     pixels: np.ndarray
@@ -87,7 +87,7 @@ class LabelledImage:
     """In nats."""
 
 
-def draw_sheet(path: Path | str, images: Sequence[LabelledImage], title: str, *, columns: int = 6) -> Path:
+def draw_image_sheet(path: Path | str, images: Sequence[SheetImage], title: str, *, columns: int = 6) -> Path:
     """Draw images in rows, each framed and marked by whether the prediction is right (a tick or a cross, not colour alone)."""
     rows = max(1, -(-len(images) // columns))
     figure = new_figure(2.1 * columns, 2.75 * rows + 0.4)

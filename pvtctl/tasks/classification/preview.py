@@ -15,7 +15,7 @@ from pvtctl.data.transforms import denormalize
 from pvtctl.errors import UsageError
 from pvtctl.io.files import atomic_path
 from pvtctl.tasks.base import PreviewRequest
-from pvtctl.tasks.classification.data import ClassificationDataset, Sample, open_classification_split
+from pvtctl.tasks.classification.data import ClassificationDataset, ClassificationSample, open_classification_split
 from pvtctl.tasks.classification.mixup import Mixup
 from pvtctl.tasks.classification.settings import Augment
 from pvtctl.tasks.classification.transforms import EvalTransform
@@ -40,8 +40,8 @@ def draw_preview(dataset: ClassificationDataset, path: Path | str, *, count: int
     ids = []
     for at in np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int).tolist():
         views = [plain[int(kept[at])], *(dataset[Draw(epoch, at)] for epoch in range(copies))]
-        images = [view.image for view in views if isinstance(view, Sample)]
-        if isinstance(views[0], Sample) and len(images) == len(views):
+        images = [view.image for view in views if isinstance(view, ClassificationSample)]
+        if isinstance(views[0], ClassificationSample) and len(images) == len(views):
             label = readable_name(dataset.class_names[views[0].label])
             rows.append((f"{label}  ({views[0].id})", images))
             ids.append(views[0].id)

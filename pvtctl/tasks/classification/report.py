@@ -14,11 +14,11 @@ from pvtctl.data.images import to_rgb
 from pvtctl.data.samplers import Draw
 from pvtctl.tasks.base import ComparedImage, Predictor
 from pvtctl.tasks.classes import match_predicted_classes
-from pvtctl.tasks.classification.data import ClassificationDataset, Sample
+from pvtctl.tasks.classification.data import ClassificationDataset, ClassificationSample
 from pvtctl.tasks.classification.metric import ClassificationMetric
 from pvtctl.tasks.classification.predict import ClassScores, guesses_of
 from pvtctl.tasks.classification.task import ClassificationTask
-from pvtctl.views.report import Table
+from pvtctl.views.report import ReportTable
 
 # Matplotlib takes a second to import: the views are imported where something is drawn.
 
@@ -43,7 +43,7 @@ class ClassificationReport:
         """Sheets of predictions and worst images, the confusion matrix and the reliability diagram."""
         return draw_evaluation(folder, self.task, self.metric)
 
-    def tables(self) -> list[Table]:
+    def tables(self) -> list[ReportTable]:
         return [per_class_table(self.metric)]
 
     def terminal(self) -> tuple[str, list[str], list[list[Any]]]:
@@ -78,21 +78,21 @@ class ClassificationReport:
 
 def draw_evaluation(folder: Path, task: ClassificationTask, metric: ClassificationMetric) -> dict[str, Path]:
     """Write the pictures of an evaluation into `folder`; title -> file."""
-    from pvtctl.tasks.classification.pictures import draw_calibration, draw_confusion, draw_sheet
+    from pvtctl.tasks.classification.pictures import draw_calibration, draw_confusion, draw_image_sheet
 
     names = [readable_name(score.name) for score in metric.per_class()]
     return {
-        "Some predictions": draw_sheet(
+        "Some predictions": draw_image_sheet(
             folder / "predictions.png", _predictions(task), "Validation images as the model sees them"
         ),
         "Confusion matrix": draw_confusion(folder / "confusion.png", metric.confusion_matrix(), names),
         "Calibration": draw_calibration(folder / "calibration.png", metric.reliability(), metric.calibration_error()),
-        "Worst images": draw_sheet(folder / "worst.png", _worst(task, metric), "The images of the highest loss"),
+        "Worst images": draw_image_sheet(folder / "worst.png", _worst(task, metric), "The images of the highest loss"),
     }
 
 
 def _worst(task: ClassificationTask, metric: ClassificationMetric) -> list[Any]:
-    from pvtctl.tasks.classification.pictures import LabelledImage
+    from pvtctl.tasks.classification.pictures import SheetImage
 
     misses = metric.worst()[:NUM_WORST]
     wanted = {miss.id for miss in misses}
@@ -102,13 +102,13 @@ def _worst(task: ClassificationTask, metric: ClassificationMetric) -> list[Any]:
         pixels = task.seen_image(where[miss.id])
         if pixels is not None:
             truth, prediction = (readable_name(task.class_names[at]) for at in (miss.label, miss.prediction))
-            sheet.append(LabelledImage(pixels, truth, prediction, miss.confidence, miss.id, miss.loss))
+            sheet.append(SheetImage(pixels, truth, prediction, miss.confidence, miss.id, miss.loss))
     return sheet
 
 
 def _predictions(task: ClassificationTask) -> list[Any]:
     """Images spread evenly over the validation split, with what the model says of them."""
-    from pvtctl.tasks.classification.pictures import LabelledImage
+    from pvtctl.tasks.classification.pictures import SheetImage
 
     total = len(task.val)
     picked = sorted({at * total // NUM_PREDICTIONS for at in range(NUM_PREDICTIONS)})
@@ -118,16 +118,16 @@ def _predictions(task: ClassificationTask) -> list[Any]:
     for index in picked:
         sample = task.val[Draw(0, index)]
         pixels = task.seen_image(index)
-        if not isinstance(sample, Sample) or pixels is None:
+        if not isinstance(sample, ClassificationSample) or pixels is None:
             continue
         with torch.inference_mode():
             confidence, prediction = task.model(sample.image[None].to(device))[0].float().softmax(0).max(0)
         truth = readable_name(task.class_names[int(task.label_to_head[sample.label])])
-        sheet.append(LabelledImage(pixels, truth, readable_name(task.class_names[int(prediction)]), float(confidence)))
+        sheet.append(SheetImage(pixels, truth, readable_name(task.class_names[int(prediction)]), float(confidence)))
     return sheet
 
 
-def per_class_table(metric: ClassificationMetric) -> Table:
+def per_class_table(metric: ClassificationMetric) -> ReportTable:
     """Accuracy of each class, worst first, with what it is most often taken for."""
     classes = worst_classes_first(metric)[:MOST_CLASSES]
     named = any(row["class"] != row["name"] for row in classes)  # wnids have readable names besides
@@ -143,7 +143,7 @@ def per_class_table(metric: ClassificationMetric) -> Table:
         for row in classes
     ]
     columns = [*(["wnid"] if named else []), "class", "images", "top-1, %", "precision, %", "most often taken for"]
-    return Table("Classes, worst first", columns, rows)
+    return ReportTable("Classes, worst first", columns, rows)
 
 
 def worst_classes_first(metric: ClassificationMetric) -> list[dict[str, Any]]:

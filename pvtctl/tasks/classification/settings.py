@@ -6,10 +6,10 @@ from typing import Annotated
 
 from pydantic import Field
 
-from pvtctl.recipe.block import Block, Positive, Rate
+from pvtctl.recipe.block import Positive, Rate, SettingsBlock
 
 
-class Augment(Block):
+class Augment(SettingsBlock):
     """The training transforms of DeiT as the papers' code runs them."""
 
     crop_scale: tuple[Positive, Positive] = (0.08, 1.0)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from pvtctl.data.check import Verdict
+    from pvtctl.data.check import DatasetVerdict
     from pvtctl.data.images import RgbImage
     from pvtctl.models.backbones import Classifier
     from pvtctl.recipe.schema import Data, Recipe
@@ -79,7 +79,7 @@ class ClassificationSpec(TaskSpec):
 
         return classification_split(recipe, split, role)
 
-    def check_data(self, name: str, root: Path | None, data: Data, **options: Any) -> Verdict:
+    def check_data(self, name: str, root: Path | None, data: Data, **options: Any) -> DatasetVerdict:
         from pvtctl.tasks.classification.check import check_data
 
         return check_data(root or "", **options)

@@ -12,7 +12,7 @@ from pvtctl.data.samplers import Draw, TrainSampler
 from pvtctl.data.transforms import IMAGENET_MEAN, IMAGENET_STD, denormalize
 from pvtctl.models.losses.classification import classification_loss
 from pvtctl.tasks.classes import match_classes
-from pvtctl.tasks.classification.data import Batch, ClassificationDataset, Sample
+from pvtctl.tasks.classification.data import Batch, ClassificationDataset, ClassificationSample
 from pvtctl.tasks.classification.metric import ClassificationMetric
 from pvtctl.tasks.classification.mixup import Mixup
 from pvtctl.tasks.classification.settings import Augment
@@ -94,4 +94,4 @@ class ClassificationTask(DataTask):
     def seen_image(self, index: int) -> np.ndarray | None:
         """The validation image as the model sees it, uint8 (H, W, 3); None when it cannot be read."""
         sample = self.val[Draw(0, index)]
-        return denormalize(sample.image).permute(1, 2, 0).numpy() if isinstance(sample, Sample) else None
+        return denormalize(sample.image).permute(1, 2, 0).numpy() if isinstance(sample, ClassificationSample) else None

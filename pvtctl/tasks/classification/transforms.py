@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pvtctl.data.images import Picture, pixels_of
+from pvtctl.data.images import SourceImage, pixels_of
 from pvtctl.data.transforms import normalize
 from pvtctl.tasks.classification.rand_augment import RandAugment
 from pvtctl.tasks.classification.settings import Augment
@@ -38,7 +38,7 @@ class TrainTransform:
         """Take what is a transform's out of a recipe's `data.augment`."""
         return cls(image_size, **augment.values_for(cls))
 
-    def __call__(self, picture: Picture, generator: torch.Generator) -> Tensor:
+    def __call__(self, picture: SourceImage, generator: torch.Generator) -> Tensor:
         """A picture -> float32 (3, image_size, image_size). Raises BadImage."""
         box = random_crop_box(picture.height, picture.width, self.crop_scale, self.crop_ratio, generator)
         pixels = picture.resized(box, (self.image_size, self.image_size), exact=False)
@@ -71,7 +71,7 @@ class EvalTransform:
     image_size: int = 224
     resize: int = 256
 
-    def __call__(self, picture: Picture, generator: torch.Generator | None = None) -> Tensor:
+    def __call__(self, picture: SourceImage, generator: torch.Generator | None = None) -> Tensor:
         """A picture -> float32 (3, image_size, image_size). Raises BadImage."""
         short_side = max(self.resize, self.image_size)
         top, left, height, width = _middle(picture.height, picture.width)

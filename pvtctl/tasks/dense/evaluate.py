@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pvtctl.models.registry import DEPTH
-from pvtctl.recipe.schema import Backbone, Recipe
+from pvtctl.recipe.schema import BackboneSettings, Recipe
 from pvtctl.tasks.base import EvaluationRequest, scored_recipe
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def dense_scored(recipe: Recipe, checkpoint: Inspected, request: EvaluationReque
         data={**data, **({"normalization": dense.normalization} if dense.normalization else {})},
         model={
             "weights": str(checkpoint.path),
-            "backbone": Backbone.model_validate(
+            "backbone": BackboneSettings.model_validate(
                 {"name": checkpoint.backbone, "output_stride": stride, "image_size": checkpoint.position_size}
             ),
             "head": head,

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from pvtctl.data.check import (
     MEANING,
     CheckTable,
+    DatasetFindings,
+    DatasetVerdict,
     Examination,
     Examinations,
-    Findings,
     Severity,
-    Verdict,
-    collect,
+    collect_examinations,
     compare_splits,
     examine,
     picks_of,
@@ -29,7 +29,7 @@ from pvtctl.data.layouts import guess_layout
 from pvtctl.errors import UsageError
 from pvtctl.tasks.depth.data import coding_of, kb_cropped
 from pvtctl.tasks.depth.files import DepthCoding, raw_depth, valid_values
-from pvtctl.tasks.depth.layouts import LAYOUTS, SPLITS, NoSplitError, Pairs, find_pairs
+from pvtctl.tasks.depth.layouts import LAYOUTS, SPLITS, DepthPairs, NoSplitError, find_depth_pairs
 from pvtctl.tasks.depth.ordinal_pairs import read_ordinal_pairs
 from pvtctl.tasks.depth.settings import DepthData
 
@@ -97,7 +97,7 @@ class DepthFigures:
 
 
 @dataclass
-class DepthVerdict(Verdict):
+class DepthVerdict(DatasetVerdict):
     """What was looked at and what was found."""
 
     splits: dict[str, DepthFigures]
@@ -134,7 +134,7 @@ def check_depth_data(
         name = guess if guess is not None and guess in LAYOUTS else "depth"
     settings = settings or DepthData()
     coding = coding_of(name, settings, root)
-    findings = Findings(DEPTH_MEANING)
+    findings = DatasetFindings(DEPTH_MEANING)
     found = _find(name, root, settings, findings)
     figures, examined, digests = {}, dict.fromkeys(found, 0), {}
     for split, pairs in found.items():
@@ -146,7 +146,7 @@ def check_depth_data(
         looking = _DepthExaminations(pairs, picks, coding, kb_crop=settings.crop == "kb")
         summary = _Summary(coding)
         results = summary.watch(examine(looking, workers, split, on_progress))
-        digests[split] = collect(pairs.names, results, split, findings)
+        digests[split] = collect_examinations(pairs.names, results, split, findings)
         figures[split] = summary.figures(len(pairs))
         summary.judge(split, findings)
     compare_splits(digests, findings)
@@ -195,7 +195,7 @@ def figure_rows(verdict: DepthVerdict) -> list[dict[str, Any]]:
 class _DepthExaminations(Examinations):
     """Reads each picked image of a split with its depth file, in the loader's processes."""
 
-    def __init__(self, pairs: Pairs, picks: NDArray[np.int64], coding: DepthCoding, *, kb_crop: bool) -> None:
+    def __init__(self, pairs: DepthPairs, picks: NDArray[np.int64], coding: DepthCoding, *, kb_crop: bool) -> None:
         super().__init__(_Images(pairs), picks)
         self.pairs, self.coding, self.kb_crop = pairs, coding, kb_crop
 
@@ -228,7 +228,7 @@ class _DepthExaminations(Examinations):
 class _Images:
     """The images of the pairs."""
 
-    def __init__(self, pairs: Pairs) -> None:
+    def __init__(self, pairs: DepthPairs) -> None:
         self.pairs = pairs
 
     def read(self, index: int) -> bytes:
@@ -296,7 +296,7 @@ class _Summary:
         """Of the pixels that are a depth."""
         return self.valid / self.pixels if self.pixels else 0.0
 
-    def judge(self, split: str, findings: Findings) -> None:
+    def judge(self, split: str, findings: DatasetFindings) -> None:
         """What only all files of a split can tell."""
         if self.looked_at and not self.usable:
             findings.add("no_depth_at_all", split, f"all {self.looked_at} examined")
@@ -342,13 +342,13 @@ def _readable(metres: float) -> str:
     return f"{metres:.3g} m" if metres >= 0.1 else f"{metres * 1000:.3g} mm"
 
 
-def _find(name: str, root: Path, settings: DepthData, findings: Findings) -> dict[str, Pairs]:
+def _find(name: str, root: Path, settings: DepthData, findings: DatasetFindings) -> dict[str, DepthPairs]:
     """Split -> its pairs, of those that are there."""
-    found: dict[str, Pairs] = {}
+    found: dict[str, DepthPairs] = {}
     missing: dict[str, UsageError] = {}
     for split in SPLITS:
         try:
-            found[split] = find_pairs(name, root, split, settings)
+            found[split] = find_depth_pairs(name, root, split, settings)
         except UsageError as error:
             missing[split] = error
     for split, fault in missing.items():
@@ -357,7 +357,7 @@ def _find(name: str, root: Path, settings: DepthData, findings: Findings) -> dic
     return found
 
 
-def _compare_medians(figures: Mapping[str, DepthFigures], findings: Findings) -> None:
+def _compare_medians(figures: Mapping[str, DepthFigures], findings: DatasetFindings) -> None:
     medians = {split: each.median for split, each in figures.items() if each.median}
     if len(medians) == 2 and max(medians.values()) > 20 * min(medians.values()):
         findings.add("scales_differ", "val", ", ".join(f"{split} {_readable(each)}" for split, each in medians.items()))

@@ -18,7 +18,14 @@ from pvtctl.errors import UsageError, nearest
 from pvtctl.models.structures import ImageSize
 from pvtctl.tasks.dense.data import DenseDataset, DenseSource
 from pvtctl.tasks.depth.files import DepthCoding, decode_depth, raw_depth
-from pvtctl.tasks.depth.layouts import INTEGER_SCALES, LAYOUTS, NoSplitError, Pairs, find_pairs, read_depth_json
+from pvtctl.tasks.depth.layouts import (
+    INTEGER_SCALES,
+    LAYOUTS,
+    DepthPairs,
+    NoSplitError,
+    find_depth_pairs,
+    read_depth_json,
+)
 from pvtctl.tasks.depth.mix import MixedDataset, MixedSource
 from pvtctl.tasks.depth.settings import DepthData
 from pvtctl.tasks.depth.transforms import DepthTransform
@@ -41,7 +48,7 @@ class DepthFiles:
     the first depth files show that none can be used, and why.
     """
 
-    def __init__(self, pairs: Pairs, coding: DepthCoding, *, kb_crop: bool = False) -> None:
+    def __init__(self, pairs: DepthPairs, coding: DepthCoding, *, kb_crop: bool = False) -> None:
         self.class_names: list[str] = []
         self.palette: list[tuple[int, int, int]] | None = None
         self.pairs, self.coding, self.kb_crop = pairs, coding, kb_crop
@@ -187,7 +194,7 @@ def open_depth_files(
     name: str, root: Path | str, split: str, settings: DepthData, *, inverse: bool = False
 ) -> DepthFiles:
     """The source of a split of `nyu`, `kitti` or `depth`. Raises UsageError."""
-    pairs = find_pairs(name, root, split, settings)
+    pairs = find_depth_pairs(name, root, split, settings)
     coding = coding_of(name, settings, root, inverse=inverse)
     return DepthFiles(pairs, coding, kb_crop=settings.crop == "kb")
 

@@ -43,7 +43,7 @@ class NoSplitError(UsageError):
 
 
 @dataclass(frozen=True)
-class Pairs:
+class DepthPairs:
     """Images and their depth files."""
 
     names: Sequence[str]
@@ -68,7 +68,7 @@ class Pairs:
         return digest.hexdigest()[:16]
 
 
-def find_pairs(name: str, root: Path | str, split: str, settings: DepthData) -> Pairs:
+def find_depth_pairs(name: str, root: Path | str, split: str, settings: DepthData) -> DepthPairs:
     """The pairs of a split of `nyu`, `kitti` or `depth` at `root`; `settings` are a recipe's `data.depth`.
 
     A split file that is named, or lies at the top under its usual name, goes before folders. Images without depth (`None`
@@ -120,7 +120,7 @@ def _split_file(name: str, root: Path, split: str, settings: DepthData) -> Path 
     return root / usual if usual is not None and (root / usual).is_file() else None
 
 
-def _listed(name: str, root: Path, split: str, file: Path) -> Pairs:
+def _listed(name: str, root: Path, split: str, file: Path) -> DepthPairs:
     """Pairs of a split file: `image depth focal` a line, relative to one of the layout's roots."""
     names, images, depths, without = [], [], [], []
     word = "train" if split == "train" else "test"
@@ -164,7 +164,7 @@ class _Finder:
         return self.roots[0] / name
 
 
-def _in_folders(name: str, root: Path, split: str) -> Pairs:
+def _in_folders(name: str, root: Path, split: str) -> DepthPairs:
     places = [root / folder for folder in _SPLIT_FOLDERS[split]]
     place = next((place for place in places if _halves(place)), None)
     halves = _halves(place or root)
@@ -214,13 +214,13 @@ def _by_name(folder: Path, suffixes: tuple[str, ...]) -> dict[str, str]:
     return found
 
 
-def _pairs(names: list[str], images: list[str], depths: list[str], left_out: dict[str, list[str]]) -> Pairs:
+def _pairs(names: list[str], images: list[str], depths: list[str], left_out: dict[str, list[str]]) -> DepthPairs:
     problems = {
         f"images_{kind}" if kind == "without_depth" else f"depth_files_{kind}": len(found)
         for kind, found in left_out.items()
         if found
     }
-    return Pairs(Names(names), Names(images), Names(depths), problems, left_out)
+    return DepthPairs(Names(names), Names(images), Names(depths), problems, left_out)
 
 
 def _lines(file: Path) -> list[str]:

@@ -35,7 +35,7 @@ _NEAREST = 1e-8
 _ROW = np.dtype([("index", np.int32), ("pixels", np.int32), *((name, np.float32) for name in NUMBERS)])
 
 
-class OfImages(Protocol):
+class DepthScoresByImage(Protocol):
     """What the metric reads of a batch."""
 
     @property
@@ -113,7 +113,7 @@ class DepthMetric:
         self._counts = np.zeros((4, len(DISTANCES) - 1), np.int64)
         self._maps: dict[int, tuple[float, NDArray[np.float16]]] = {}
 
-    def update(self, outputs: Sequence[Tensor], batch: OfImages) -> None:
+    def update(self, outputs: Sequence[Tensor], batch: DepthScoresByImage) -> None:
         """Score a batch: `outputs` (H, W) float32 of each image, the size of its truth. An image counts once."""
         for output, target, name, index in zip(outputs, batch.targets, batch.ids, batch.indices.tolist(), strict=True):
             if index in self._seen:

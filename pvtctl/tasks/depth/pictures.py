@@ -23,7 +23,7 @@ Depth = NDArray[np.float32]
 """(H, W) metres, 0 where there is none; or inverse depth."""
 
 PANEL = 400
-"""Width of each of the four pictures of `draw_comparison`; of wide images it is twice that, in two rows."""
+"""Width of each of the four pictures of `draw_depth_comparison`; of wide images it is twice that, in two rows."""
 NO_DEPTH = (165, 165, 165)
 _GAP = 6
 _NARROWEST = 240
@@ -110,7 +110,9 @@ def draw_beside(image: Pixels, values: Depth, space: Space) -> Pixels:
     return np.concatenate(parts, axis=1)
 
 
-def draw_comparison(image: Pixels, truth: Depth, prediction: Depth, scored: NDArray[np.bool_] | None = None) -> Pixels:
+def draw_depth_comparison(
+    image: Pixels, truth: Depth, prediction: Depth, scored: NDArray[np.bool_] | None = None
+) -> Pixels:
     """Image, truth, prediction and errors side by side, above the bars that say what the colours mean.
 
     `truth` and `prediction` (H, W) metres have the image's size or are smaller. `scored`: the pixels that count, where

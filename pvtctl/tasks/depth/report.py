@@ -21,7 +21,7 @@ from pvtctl.tasks.dense.data import DenseDataset
 from pvtctl.tasks.depth.build import depth_scoring
 from pvtctl.tasks.depth.metric import DISTANCES, LONGEST_MAP, NUMBERS, DepthMetric
 from pvtctl.tasks.depth.predict import DepthMap
-from pvtctl.views.report import Table
+from pvtctl.views.report import ReportTable
 
 # Matplotlib takes a second to import: the views are imported where something is drawn.
 
@@ -72,10 +72,10 @@ class DepthReport:
             tiles[title] = depth_comparison(pixels, target, metres.astype(np.float32), self.metric)
         return tiles
 
-    def tables(self) -> list[Table]:
+    def tables(self) -> list[ReportTable]:
         """The images that go worst."""
         rows = [[str(cell) for cell in row] for row in self._rows(REPORT_ROWS)]
-        return [Table("Images, worst first", self._columns(), rows)]
+        return [ReportTable("Images, worst first", self._columns(), rows)]
 
     def terminal(self) -> tuple[str, list[str], list[list[Any]]]:
         """The images that go worst: title, columns, rows."""
@@ -177,12 +177,12 @@ def depth_comparison(
     pixels: torch.Tensor, target: torch.Tensor, metres: NDArray[np.float32], metric: DepthMetric
 ) -> Any:
     """The four pictures of an image; a thinned prediction is compared with the truth at the same pixels."""
-    from pvtctl.tasks.depth.pictures import draw_comparison
+    from pvtctl.tasks.depth.pictures import draw_depth_comparison
 
     step = 1 if target.shape == metres.shape else -(-max(target.shape) // LONGEST_MAP)
     truth, scored = target[::step, ::step], metric.valid(target)[::step, ::step]
     image = pixels.permute(1, 2, 0).contiguous().numpy()
-    return draw_comparison(image, truth.numpy(), metres, scored.numpy())
+    return draw_depth_comparison(image, truth.numpy(), metres, scored.numpy())
 
 
 def _draw_rows(path: Path, tiles: Mapping[str, Any]) -> Path:

@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pvtctl.recipe.block import Block, Positive, Rate, Side
+from pvtctl.recipe.block import Positive, Rate, SettingsBlock, Side
 
 
-class MixedDepth(Block):
+class MixedDepth(SettingsBlock):
     """One of several depth sets that are trained on together."""
 
     name: Literal["nyu", "kitti", "depth"] = "depth"
@@ -21,7 +21,7 @@ class MixedDepth(Block):
     """The files hold inverse depth (disparity) of an unknown scale."""
 
 
-class DepthData(Block):
+class DepthData(SettingsBlock):
     """Sizes, units and augmentation of depth."""
 
     size: tuple[Side, Side] = (384, 384)
@@ -48,7 +48,7 @@ class DepthData(Block):
     """Depth sets by a name of one's own, for `data.name: mix`."""
 
 
-class Loss(Block):
+class Loss(SettingsBlock):
     """What is minimised, where a task leaves a choice: depth."""
 
     name: Literal["ssi_trimmed", "silog"] = "ssi_trimmed"

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from pvtctl.data.check import Verdict
+    from pvtctl.data.check import DatasetVerdict
     from pvtctl.data.images import RgbImage
     from pvtctl.models.dense import DenseModel
     from pvtctl.recipe.schema import Data, Recipe
@@ -99,7 +99,7 @@ class DepthSpec(TaskSpec):
 
         return depth_split(recipe, split, role)
 
-    def check_data(self, name: str, root: Path | None, data: Data, **options: Any) -> Verdict:
+    def check_data(self, name: str, root: Path | None, data: Data, **options: Any) -> DatasetVerdict:
         from pvtctl.tasks.depth.check import check_depth_data
 
         return check_depth_data(root or Path(), name=name, settings=data.depth, **options)
@@ -110,13 +110,13 @@ class DepthSpec(TaskSpec):
         return preview_depth(request)
 
     def list_data(self, name: str, place: Path) -> dict[str, Any]:
-        from pvtctl.tasks.depth.layouts import find_pairs
+        from pvtctl.tasks.depth.layouts import find_depth_pairs
         from pvtctl.tasks.depth.settings import DepthData
 
         row: dict[str, Any] = {}
         for split in SPLITS:
             try:
-                row[split] = len(find_pairs(name, place, split, DepthData()))
+                row[split] = len(find_depth_pairs(name, place, split, DepthData()))
             except PvtctlError as error:
                 row["state"] = error.message
         return row

@@ -88,7 +88,7 @@ def draw_detection_confusion(path: Path | str, analysis: DetectionAnalysis) -> P
     return save(figure, path)
 
 
-def draw_errors(path: Path | str, analysis: DetectionAnalysis) -> Path:
+def draw_error_kinds(path: Path | str, analysis: DetectionAnalysis) -> Path:
     """Draw how often each kind of error occurs, and what AP at IoU 0.5 would gain without it."""
     figure = new_figure(9.0, 3.4)
     left, right = figure.subplots(1, 2, sharey=True)

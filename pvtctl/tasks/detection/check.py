@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from pvtctl.data.check import (
     MEANING,
     CheckTable,
+    DatasetFindings,
+    DatasetVerdict,
     Examination,
     Examinations,
-    Findings,
     Severity,
-    Verdict,
-    collect,
+    collect_examinations,
     compare_splits,
     examine,
     picks_of,
@@ -79,7 +79,7 @@ class SplitFigures:
 
 
 @dataclass
-class DetectionVerdict(Verdict):
+class DetectionVerdict(DatasetVerdict):
     """What was looked at and what was found."""
 
     splits: dict[str, SplitFigures]
@@ -88,7 +88,7 @@ class DetectionVerdict(Verdict):
         """What the annotations hold, by split and by class."""
         if not self.splits:
             return []
-        rows = class_rows(self)
+        rows = object_class_rows(self)
         left = len(rows) - _CLASS_ROWS
         return [
             CheckTable(
@@ -137,7 +137,7 @@ def check_coco_data(
     `check.QUICK_LIMIT` of a split. `on_progress(split, done, total)` is called along the way.
     Raises UsageError when there is no such folder, or the pair is not complete.
     """
-    findings = Findings(COCO_MEANING)
+    findings = DatasetFindings(COCO_MEANING)
     if images is not None or annotations is not None:
         folder, file = find_coco(None, "given", images=images, annotations=annotations)
         places = {file.stem: (folder, file)}
@@ -153,7 +153,9 @@ def check_coco_data(
         picks = there[picks_of(len(there), full)]
         examined[split] = len(picks)
         results = examine(Examinations(_Listed(folder, table.file_names), picks), workers, split, on_progress)
-        digests[split] = collect(table.file_names, _compare_sizes(results, table, split, findings), split, findings)
+        digests[split] = collect_examinations(
+            table.file_names, _compare_sizes(results, table, split, findings), split, findings
+        )
     compare_splits(digests, findings)
     return DetectionVerdict(
         path=str(root if images is None else places[next(iter(places))][1]),
@@ -177,7 +179,7 @@ class _Listed:
         return (self.folder / self.names[index]).read_bytes()
 
 
-def _places(root: Path, findings: Findings) -> dict[str, tuple[Path, Path]]:
+def _places(root: Path, findings: DatasetFindings) -> dict[str, tuple[Path, Path]]:
     """Split -> (image folder, annotation file), of those that are there."""
     if not root.is_dir():
         raise UsageError(f"no data folder {root}", COCO_LAYOUT)
@@ -194,7 +196,7 @@ def _places(root: Path, findings: Findings) -> dict[str, tuple[Path, Path]]:
     return found
 
 
-def _read(file: Path, split: str, findings: Findings) -> CocoTable | None:
+def _read(file: Path, split: str, findings: DatasetFindings) -> CocoTable | None:
     """The file's columns; its faults go to `findings`."""
     try:
         table = scan_coco(load_coco(file), masks=True)
@@ -214,7 +216,7 @@ def _read(file: Path, split: str, findings: Findings) -> CocoTable | None:
     return table
 
 
-def _compare_classes(train: CocoTable, val: CocoTable, findings: Findings) -> None:
+def _compare_classes(train: CocoTable, val: CocoTable, findings: DatasetFindings) -> None:
     ids, ids_of_val = (dict(zip(table.class_names, table.category_ids, strict=True)) for table in (train, val))
     for name in [name for name in ids_of_val if name not in ids]:
         findings.add("no_class", "val", name)
@@ -232,7 +234,7 @@ def _compare_classes(train: CocoTable, val: CocoTable, findings: Findings) -> No
             findings.add("only_in_val", "val", name)
 
 
-def _compare_files(folder: Path, table: CocoTable, split: str, findings: Findings) -> NDArray[np.int64]:
+def _compare_files(folder: Path, table: CocoTable, split: str, findings: DatasetFindings) -> NDArray[np.int64]:
     """Positions of the listed images that are there."""
     on_disk = {
         path.relative_to(folder).as_posix()
@@ -253,7 +255,7 @@ def _compare_files(folder: Path, table: CocoTable, split: str, findings: Finding
 
 
 def _compare_sizes(
-    results: Iterable[Examination], table: CocoTable, split: str, findings: Findings
+    results: Iterable[Examination], table: CocoTable, split: str, findings: DatasetFindings
 ) -> Iterator[Examination]:
     for result in results:
         height, width = table.sizes[result.index].tolist()
@@ -284,7 +286,7 @@ def _figures(table: CocoTable) -> SplitFigures:
     )
 
 
-def class_rows(verdict: DetectionVerdict) -> list[dict[str, Any]]:
+def object_class_rows(verdict: DetectionVerdict) -> list[dict[str, Any]]:
     """A row a class, the most frequent in train first: its name and its objects by split."""
     names = dict.fromkeys(name for figures in verdict.splits.values() for name in figures.classes)
     rows = [

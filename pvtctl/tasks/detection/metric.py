@@ -17,7 +17,7 @@ from pvtctl.tasks.detection.scoring.scores import CocoScores, choose_backend, ev
 _KINDS: tuple[tuple[str, Kind], ...] = (("box", "bbox"), ("mask", "segm"))
 
 
-class OfImages(Protocol):
+class DetectionsByImage(Protocol):
     """What the metric reads of a batch."""
 
     @property
@@ -55,7 +55,7 @@ class DetectionMetric:
         self._seen: set[int] = set()
         self._scores: dict[str, CocoScores] = {}
 
-    def update(self, outputs: Sequence[Detections], batch: OfImages) -> None:
+    def update(self, outputs: Sequence[Detections], batch: DetectionsByImage) -> None:
         """Keep the detections of a batch, one entry of `outputs` an image; labels are the data's."""
         for found, image_id in zip(outputs, batch.image_ids, strict=True):
             if int(image_id) in self._seen:

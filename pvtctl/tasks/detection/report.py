@@ -19,7 +19,7 @@ from pvtctl.tasks.classes import match_predicted_classes
 from pvtctl.tasks.detection.data import DetectionDataset
 from pvtctl.tasks.detection.metric import DetectionMetric
 from pvtctl.tasks.detection.scoring.results import write_results
-from pvtctl.views.report import Table
+from pvtctl.views.report import ReportTable
 
 # Matplotlib takes a second to import: the views are imported where something is drawn.
 
@@ -46,7 +46,7 @@ class DetectionReport:
         from pvtctl.tasks.detection.charts import (
             draw_class_ap,
             draw_detection_confusion,
-            draw_errors,
+            draw_error_kinds,
             draw_precision_recall,
         )
 
@@ -61,7 +61,7 @@ class DetectionReport:
         return drawn | {
             "Precision and recall": draw_precision_recall(folder / "precision_recall.png", self.analysis),
             "Confusion with background": draw_detection_confusion(folder / "confusion.png", self.analysis),
-            "Kinds of errors": draw_errors(folder / "errors.png", self.analysis),
+            "Kinds of errors": draw_error_kinds(folder / "errors.png", self.analysis),
             "Classes": draw_class_ap(folder / "classes.png", self.analysis),
         }
 
@@ -85,12 +85,14 @@ class DetectionReport:
             )
         return tiles
 
-    def tables(self) -> list[Table]:
+    def tables(self) -> list[ReportTable]:
         """Classes and kinds of errors."""
         errors = [[each.name, str(each.count), _percent(each.ap50_gain)] for each in self.analysis.errors]
         return [
-            Table("Classes, worst first", self._columns(), [[str(cell) for cell in row] for row in self._class_rows()]),
-            Table("Errors at IoU 0.5", ["kind", "count", "AP50 gained without it, %"], errors),
+            ReportTable(
+                "Classes, worst first", self._columns(), [[str(cell) for cell in row] for row in self._class_rows()]
+            ),
+            ReportTable("Errors at IoU 0.5", ["kind", "count", "AP50 gained without it, %"], errors),
         ]
 
     def terminal(self) -> tuple[str, list[str], list[list[Any]]]:

@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pvtctl.recipe.block import Block, Rate
+from pvtctl.recipe.block import Rate, SettingsBlock
 
 
-class DetectionData(Block):
+class DetectionData(SettingsBlock):
     """Sizes and augmentation of detection. Images are resized within (short side, long side), keeping their aspect."""
 
     short_sides: Annotated[tuple[Annotated[int, Field(ge=32, le=4096)], ...], Field(min_length=1)] = (800,)

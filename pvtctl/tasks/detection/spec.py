@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from pvtctl.data.check import Verdict
+    from pvtctl.data.check import DatasetVerdict
     from pvtctl.data.images import RgbImage
     from pvtctl.models.detector import Detector
     from pvtctl.recipe.schema import Data, Recipe
@@ -101,7 +101,7 @@ class DetectionSpec(TaskSpec):
 
         return detection_split(recipe, split, role)
 
-    def check_data(self, name: str, root: Path | None, data: Data, **options: Any) -> Verdict:
+    def check_data(self, name: str, root: Path | None, data: Data, **options: Any) -> DatasetVerdict:
         from pvtctl.tasks.detection.check import check_coco_data
 
         return check_coco_data(root, **options)

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.colors import PowerNorm
 from numpy.typing import NDArray
 
-from pvtctl.tasks.segmentation.metric import ClassScore
+from pvtctl.tasks.segmentation.metric import ClassIou
 from pvtctl.views.figure import BLUE, GREY, ORANGE, new_figure, save, shorten, style
 
 _SHOWN_CLASSES = 40
@@ -52,7 +52,7 @@ def draw_pixel_confusion(path: Path | str, confusion: NDArray[np.int64], class_n
     return save(figure, path)
 
 
-def draw_class_iou(path: Path | str, classes: Sequence[ClassScore]) -> Path:
+def draw_class_iou(path: Path | str, classes: Sequence[ClassIou]) -> Path:
     """Draw IoU, accuracy and boundary F of each class that occurs, best first; of many the twenty best and the twenty worst.
 
     Beside each name stands the class's share of the labelled pixels.

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from pvtctl.data.check import (
     MEANING,
     CheckTable,
+    DatasetFindings,
+    DatasetVerdict,
     Examination,
     Examinations,
-    Findings,
     Severity,
-    Verdict,
-    collect,
+    collect_examinations,
     compare_splits,
     examine,
     picks_of,
@@ -29,7 +29,7 @@ from pvtctl.errors import UsageError
 from pvtctl.models.structures import IGNORE_LABEL
 from pvtctl.tasks.segmentation.class_lists import UNKNOWN, ClassList
 from pvtctl.tasks.segmentation.data import find_classes
-from pvtctl.tasks.segmentation.layouts import SPLITS, Pairs, find_pairs, has_split
+from pvtctl.tasks.segmentation.layouts import SPLITS, MaskPairs, find_mask_pairs, has_split
 from pvtctl.tasks.segmentation.masks import ColourError, read_values, suggestion
 from pvtctl.tasks.segmentation.settings import SegmentationData
 
@@ -97,7 +97,7 @@ class LabelFigures:
 
 
 @dataclass
-class LabelVerdict(Verdict):
+class LabelVerdict(DatasetVerdict):
     """What was looked at and what was found."""
 
     splits: dict[str, LabelFigures]
@@ -106,7 +106,7 @@ class LabelVerdict(Verdict):
 
     def tables(self) -> list[CheckTable]:
         """Which values the masks hold."""
-        rows = class_rows(self)
+        rows = label_class_rows(self)
         if not rows:
             return []
         cells = [
@@ -149,7 +149,7 @@ def check_segmentation_data(
     `check.QUICK_LIMIT` of a split. `on_progress(split, done, total)` is called along the way.
     Raises UsageError when there is no such folder.
     """
-    findings = Findings(SEGMENTATION_MEANING)
+    findings = DatasetFindings(SEGMENTATION_MEANING)
     advice: list[str] = []
     pairs = _pairs(name, Path(root), findings)
     classes = _classes(name, root, settings or SegmentationData(), pairs, findings, advice)
@@ -164,7 +164,7 @@ def check_segmentation_data(
         examined[split] = len(picks)
         seen: list[_Seen] = []
         results = examine(_Masks(found, picks, classes), workers, split, on_progress)
-        digests[split] = collect(found.images, _kept(results, seen), split, findings)
+        digests[split] = collect_examinations(found.images, _kept(results, seen), split, findings)
         figures[split] = _figures(seen, classes)
         _judge_files(seen, found, split, classes, findings)
     compare_splits(digests, findings)
@@ -187,7 +187,7 @@ def check_segmentation_data(
 class _Images:
     """The images of a split, for `Examinations`."""
 
-    def __init__(self, pairs: Pairs) -> None:
+    def __init__(self, pairs: MaskPairs) -> None:
         self.pairs = pairs
 
     def read(self, index: int) -> bytes:
@@ -197,7 +197,7 @@ class _Images:
 class _Masks(Examinations):
     """Reads each picked image with its mask."""
 
-    def __init__(self, pairs: Pairs, picks: NDArray[np.int64], classes: ClassList | None) -> None:
+    def __init__(self, pairs: MaskPairs, picks: NDArray[np.int64], classes: ClassList | None) -> None:
         super().__init__(_Images(pairs), picks)
         self.pairs = pairs
         self.classes = classes
@@ -238,12 +238,12 @@ def _kept(results: Iterable[Examination], seen: list[_Seen]) -> Iterator[Examina
         yield result
 
 
-def _pairs(name: str, root: Path, findings: Findings) -> dict[str, Pairs]:
+def _pairs(name: str, root: Path, findings: DatasetFindings) -> dict[str, MaskPairs]:
     """Those of the splits that are there."""
     found, missing = {}, {}
     for split in SPLITS:
         try:
-            found[split] = find_pairs(name, root, split)
+            found[split] = find_mask_pairs(name, root, split)
         except UsageError as error:
             if not root.is_dir():
                 raise
@@ -257,8 +257,8 @@ def _classes(
     name: str,
     root: Path | str,
     settings: SegmentationData,
-    pairs: Mapping[str, Pairs],
-    findings: Findings,
+    pairs: Mapping[str, MaskPairs],
+    findings: DatasetFindings,
     advice: list[str],
 ) -> ClassList | None:
     train_ids = all(found.train_ids for found in pairs.values())
@@ -302,7 +302,7 @@ def _labels(values: int | NDArray[np.int64], table: NDArray[np.uint8]) -> NDArra
 
 
 def _judge_files(
-    seen: Iterable[_Seen], pairs: Pairs, split: str, classes: ClassList | None, findings: Findings
+    seen: Iterable[_Seen], pairs: MaskPairs, split: str, classes: ClassList | None, findings: DatasetFindings
 ) -> None:
     """What single masks show."""
     table = None if classes is None else classes.table()
@@ -331,7 +331,7 @@ def _judge_files(
 
 
 def _judge_classes(
-    figures: Mapping[str, LabelFigures], classes: ClassList, findings: Findings, advice: list[str]
+    figures: Mapping[str, LabelFigures], classes: ClassList, findings: DatasetFindings, advice: list[str]
 ) -> None:
     """What the values of whole splits show."""
     outside = sorted({value for split in figures.values() for value in split.outside})
@@ -349,7 +349,9 @@ def _judge_classes(
             findings.add("only_in_train", "val", name)
 
 
-def _judge_ends(figures: Mapping[str, LabelFigures], classes: ClassList, findings: Findings, advice: list[str]) -> None:
+def _judge_ends(
+    figures: Mapping[str, LabelFigures], classes: ClassList, findings: DatasetFindings, advice: list[str]
+) -> None:
     """Whether 0 is taken for the wrong thing: a class beside one value too many, or unlabelled with the last one unused."""
     last = max(classes.values)
     for split, found in figures.items():
@@ -379,7 +381,7 @@ def _advice_without_classes(figures: Mapping[str, LabelFigures]) -> list[str]:
     return [f"the masks hold the values {few}: write a line for each into classes.txt, NUMBER NAME"]
 
 
-def class_rows(verdict: LabelVerdict) -> list[dict[str, Any]]:
+def label_class_rows(verdict: LabelVerdict) -> list[dict[str, Any]]:
     """A row a class, in the order of the labels: value, name, and by split its share of the labelled pixels and its images.
 
     Values that the class list does not have come last, with their pixels' share of all.

@@ -33,7 +33,7 @@ from pvtctl.tasks.segmentation.class_lists import (
     class_list,
     read_class_list,
 )
-from pvtctl.tasks.segmentation.layouts import SEGMENTATION_SETS, Pairs, find_pairs, require_pairs
+from pvtctl.tasks.segmentation.layouts import SEGMENTATION_SETS, MaskPairs, find_mask_pairs, require_pairs
 from pvtctl.tasks.segmentation.masks import read_values, to_labels
 from pvtctl.tasks.segmentation.settings import SegmentationData
 from pvtctl.tasks.segmentation.transforms import SegmentationTransform
@@ -53,7 +53,7 @@ _CACHE_BYTES = 256 * 2**20
 class MaskFolder:
     """Image files and their label maps. Raises UsageError where an image has no mask."""
 
-    def __init__(self, pairs: Pairs, classes: ClassList) -> None:
+    def __init__(self, pairs: MaskPairs, classes: ClassList) -> None:
         require_pairs(pairs)
         self.image_folder, self.mask_folder = pairs.image_folder, pairs.mask_folder
         self.images, self.masks = Names(pairs.images), Names(pairs.masks)
@@ -204,7 +204,7 @@ def open_masks(name: str, root: Path | str | None, split: str, settings: Segment
     """The files of a split, before any transform. Raises UsageError."""
     if name not in SEGMENTATION_SETS:
         raise UsageError(f"unknown segmentation data {name!r}", nearest(name, SEGMENTATION_NAMES))
-    pairs = find_pairs(name, root, split)
+    pairs = find_mask_pairs(name, root, split)
     return MaskFolder(pairs, find_classes(name, root, settings, train_ids=pairs.train_ids))
 
 

@@ -19,7 +19,7 @@ _CHECK_HINT = "a mask has its image's name and ends in .png; `pvtctl data check 
 
 
 @dataclass(frozen=True)
-class Pairs:
+class MaskPairs:
     """The files of a split, sorted by name."""
 
     image_folder: Path
@@ -36,7 +36,7 @@ class Pairs:
     """cityscapes: masks are `labelTrainIds`."""
 
 
-def find_pairs(name: str, root: Path | str | None, split: str) -> Pairs:
+def find_mask_pairs(name: str, root: Path | str | None, split: str) -> MaskPairs:
     """The pairs of a split of ade20k, pascal_context, cityscapes or masks; those that do not pair are told apart.
 
     Raises UsageError when there is no such folder, split or list, or it holds no image.
@@ -61,7 +61,7 @@ def find_pairs(name: str, root: Path | str | None, split: str) -> Pairs:
     return pairs
 
 
-def require_pairs(pairs: Pairs) -> Pairs:
+def require_pairs(pairs: MaskPairs) -> MaskPairs:
     """The same pairs. Raises UsageError, naming the first five, where images have no mask."""
     lost = pairs.without_mask
     if lost:
@@ -118,7 +118,7 @@ def _files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
-def _by_stem(image_folder: Path, mask_folder: Path) -> Pairs:
+def _by_stem(image_folder: Path, mask_folder: Path) -> MaskPairs:
     images, masks = _files(image_folder, SUFFIXES), _files(mask_folder, _MASK_SUFFIXES)
     return _paired(image_folder, mask_folder, images, masks)
 
@@ -130,9 +130,9 @@ def _paired(
     masks: Mapping[str, str],
     *,
     train_ids: bool = True,
-) -> Pairs:
+) -> MaskPairs:
     both = [stem for stem in images if stem in masks]
-    return Pairs(
+    return MaskPairs(
         image_folder,
         mask_folder,
         [images[stem] for stem in both],
@@ -143,7 +143,7 @@ def _paired(
     )
 
 
-def _listed(root: Path, split: str) -> Pairs:
+def _listed(root: Path, split: str) -> MaskPairs:
     listing = root / "ImageSets" / "SegmentationContext" / f"{split}.txt"
     image_folder, mask_folder = root / "JPEGImages", root / "SegmentationClassContext"
     for folder in (image_folder, mask_folder):
@@ -167,7 +167,7 @@ def _of(files: Mapping[str, str], stems: Iterable[str]) -> dict[str, str]:
     return {stem: files[stem] for stem in stems if stem in files}
 
 
-def _cities(root: Path, split: str) -> Pairs:
+def _cities(root: Path, split: str) -> MaskPairs:
     image_folder, mask_folder = root / "leftImg8bit" / split, root / "gtFine" / split
     for folder in (image_folder, mask_folder):
         if not folder.is_dir():

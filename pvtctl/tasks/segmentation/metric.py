@@ -59,7 +59,7 @@ class WorstImage(NamedTuple):
 
 
 @dataclass(frozen=True)
-class ClassScore:
+class ClassIou:
     """One class of the data; fractions, NaN where there is nothing to divide by."""
 
     name: str
@@ -190,13 +190,13 @@ class SegmentationMetric:
     def _boundaries(self) -> NDArray[np.float64]:
         return _divided(self.boundary_sum / _UNIT, self.boundary_images)
 
-    def classes(self) -> list[ClassScore]:
+    def classes(self) -> list[ClassIou]:
         """A row for each class, in the data's order."""
         columns = [*_ratios(self.confusion), self._boundaries()]
         counts = zip(self.confusion.sum(axis=1).tolist(), self.confusion.sum(axis=0).tolist(), strict=False)
         numbers = np.stack(columns, axis=1).tolist()
         return [
-            ClassScore(name, pixels, predicted, *row)
+            ClassIou(name, pixels, predicted, *row)
             for name, (pixels, predicted), row in zip(self.class_names, counts, numbers, strict=True)
         ]
 

@@ -20,7 +20,7 @@ Colours = NDArray[np.uint8]
 """(256, 3) RGB by label: `class_colours`."""
 
 PANEL = 340
-"""Width of each picture of `draw_comparison`."""
+"""Width of each picture of `draw_label_comparison`."""
 _OVER = 0.6
 """Share of the class's colour over a pixel."""
 _SMALLEST, _LARGEST = 480, 1600
@@ -30,7 +30,7 @@ _NAMED = 0.01
 """Share of the image from which on a class's name is written into its widest place."""
 
 
-def draw_overlay(image: Pixels, labels: Labels, class_names: Sequence[str], colours: Colours) -> Pixels:
+def draw_label_overlay(image: Pixels, labels: Labels, class_names: Sequence[str], colours: Colours) -> Pixels:
     """The label map over its image, both (H, W), with outlines, names and a legend of the classes that are there.
 
     Pixels without a class are left as they are.
@@ -43,7 +43,7 @@ def draw_overlay(image: Pixels, labels: Labels, class_names: Sequence[str], colo
     return _stacked([_overlaid(image, labels, class_names, colours), _legend(entries, panel)])
 
 
-def draw_comparison(
+def draw_label_comparison(
     image: Pixels, truth: Labels, prediction: Labels, class_names: Sequence[str], colours: Colours
 ) -> Pixels:
     """Image, truth, prediction and errors in a row over a legend, four times `PANEL` wide with 6 pixels between them.
@@ -60,7 +60,7 @@ def draw_comparison(
         captioned(_overlaid(picture, true, class_names, colours), "truth"),
         captioned(_overlaid(picture, found, class_names, colours), "prediction"),
         captioned(
-            draw_errors(picture, true, found, colours),
+            draw_label_errors(picture, true, found, colours),
             f"{100 * (1 - right):.1f} % wrong (colour: taken for)" if labelled.any() else "nothing labelled",
         ),
     ]
@@ -78,7 +78,7 @@ def draw_comparison(
     return _stacked([row, _legend(entries, row.shape[1])])
 
 
-def draw_errors(image: Pixels, truth: Labels, prediction: Labels, colours: Colours) -> Pixels:
+def draw_label_errors(image: Pixels, truth: Labels, prediction: Labels, colours: Colours) -> Pixels:
     """The image in light grey, wrong pixels in the colour of what they were taken for, unlabelled ones hatched."""
     grey = np.asarray(Image.fromarray(image).convert("L"), np.float32)[..., None]
     picture = np.repeat((0.35 * grey + 150).astype(np.uint8), 3, axis=2)

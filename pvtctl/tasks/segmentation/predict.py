@@ -66,11 +66,11 @@ class SegmentationPredictor(DensePredictor):
         return f"{len(np.unique(prediction.labels))} classes"
 
     def picture(self, image: RgbImage, prediction: LabelMap) -> RgbImage:
-        from pvtctl.tasks.segmentation.pictures import draw_overlay
+        from pvtctl.tasks.segmentation.pictures import draw_label_overlay
         from pvtctl.views.class_colours import class_colours
 
         colours = class_colours(len(self.class_names), self.palette)
-        return draw_overlay(image, prediction.labels, self.class_names, colours)
+        return draw_label_overlay(image, prediction.labels, self.class_names, colours)
 
 
 class LabelsWriter(MapsWriter):
@@ -84,14 +84,14 @@ class LabelsWriter(MapsWriter):
 
     def write(self, pixels: Tensor, found: NDArray[Any], stem: Path) -> dict[str, Path]:
         """`NAME.png`, the label map with its palette, and `NAME_view.png` over the image."""
-        from pvtctl.tasks.segmentation.pictures import draw_overlay, write_label_map
+        from pvtctl.tasks.segmentation.pictures import draw_label_overlay, write_label_map
         from pvtctl.views.class_colours import class_colours
 
         names = self.predictor.class_names
         colours = class_colours(len(names), self.predictor.palette)
         files = {"labels": stem.with_name(f"{stem.name}.png"), "view": stem.with_name(f"{stem.name}_view.png")}
         write_label_map(files["labels"], found, colours)
-        save_picture(draw_overlay(to_rgb(pixels), found, names, colours), files["view"])
+        save_picture(draw_label_overlay(to_rgb(pixels), found, names, colours), files["view"])
         return files
 
     def summary(self, found: NDArray[Any]) -> dict[str, Any]:

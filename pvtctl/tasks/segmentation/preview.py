@@ -47,12 +47,12 @@ def labels_tile(pixels: Tensor, labels: Tensor, side: int, draw: LabelDrawing) -
 
 def drawing_of(split: DenseDataset) -> LabelDrawing:
     """Lays labels over an image in the colours of a split's classes, under their names."""
-    from pvtctl.tasks.segmentation.pictures import draw_overlay
+    from pvtctl.tasks.segmentation.pictures import draw_label_overlay
     from pvtctl.views.class_colours import class_colours
 
     names = split.class_names
     colours = class_colours(len(names), split.source.palette)
-    return lambda image, labels: draw_overlay(image, labels, names, colours)
+    return lambda image, labels: draw_label_overlay(image, labels, names, colours)
 
 
 def preview_segmentation(request: PreviewRequest) -> str:

@@ -23,7 +23,7 @@ from pvtctl.tasks.classes import match_predicted_classes
 from pvtctl.tasks.dense.data import DenseDataset
 from pvtctl.tasks.segmentation.metric import SegmentationMetric
 from pvtctl.tasks.segmentation.predict import LabelMap
-from pvtctl.views.report import Table
+from pvtctl.views.report import ReportTable
 
 # Matplotlib takes a second to import: the views are imported where something is drawn.
 
@@ -66,9 +66,11 @@ class SegmentationReport:
             "Classes": draw_class_iou(folder / "classes.png", self.metric.classes()),
         }
 
-    def tables(self) -> list[Table]:
+    def tables(self) -> list[ReportTable]:
         """The classes, all of them."""
-        return [Table("Classes, worst first", _COLUMNS, [[str(cell) for cell in row] for row in self._class_rows()])]
+        return [
+            ReportTable("Classes, worst first", _COLUMNS, [[str(cell) for cell in row] for row in self._class_rows()])
+        ]
 
     def terminal(self) -> tuple[str, list[str], list[list[Any]]]:
         """The classes that go worst: title, columns, rows."""
@@ -140,7 +142,7 @@ def draw_segmentation_samples(path: Path, dataset: DenseDataset, samples: Mappin
 
     `samples`: predicted label maps in pixels of the files by position in the split, drawn in this order.
     """
-    from pvtctl.tasks.segmentation.pictures import draw_comparison
+    from pvtctl.tasks.segmentation.pictures import draw_label_comparison
     from pvtctl.views.class_colours import class_colours
     from pvtctl.views.sheet import draw_sheet
 
@@ -156,7 +158,9 @@ def draw_segmentation_samples(path: Path, dataset: DenseDataset, samples: Mappin
         own.add(torch.from_numpy(found), target, names[at])
         score = f"mean IoU of its classes {_percent(own.worst()[0].iou)} %" if own.worst() else "nothing labelled"
         picture = pixels.permute(1, 2, 0).contiguous().numpy()
-        tiles[f"{names[at]}: {score}"] = draw_comparison(picture, target.numpy(), found, dataset.class_names, colours)
+        tiles[f"{names[at]}: {score}"] = draw_label_comparison(
+            picture, target.numpy(), found, dataset.class_names, colours
+        )
     width = max((tile.shape[1] for tile in tiles.values()), default=640)
     return draw_sheet(path, tiles, columns=1, width=width)
 
@@ -190,7 +194,7 @@ class SegmentationComparer:
             self.to_data[of_head] = label
 
     def __call__(self, index: int) -> ComparedImage:
-        from pvtctl.tasks.segmentation.pictures import draw_comparison
+        from pvtctl.tasks.segmentation.pictures import draw_label_comparison
         from pvtctl.views.class_colours import class_colours
         from pvtctl.views.sheet import captioned, write_picture
 
@@ -205,7 +209,7 @@ class SegmentationComparer:
         colours = class_colours(len(classes), self.split.source.palette)
 
         def draw(path: Path) -> None:
-            drawn = draw_comparison(image, target.numpy(), found, classes, colours)
+            drawn = draw_label_comparison(image, target.numpy(), found, classes, colours)
             write_picture(path, captioned(drawn, f"{name}: {verdict}"))
 
         return ComparedImage(name, iou, verdict, draw)

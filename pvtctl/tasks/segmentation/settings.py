@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pvtctl.recipe.block import Block, Positive, Rate, Side
+from pvtctl.recipe.block import Positive, Rate, SettingsBlock, Side
 
 
-class SegmentationData(Block):
+class SegmentationData(SettingsBlock):
     """Sizes and augmentation of semantic segmentation. Images are resized within (short side, long side)."""
 
     short_side: Side = 512

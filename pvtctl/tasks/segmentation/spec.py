@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from pvtctl.data.check import Verdict
+    from pvtctl.data.check import DatasetVerdict
     from pvtctl.data.images import RgbImage
     from pvtctl.models.dense import DenseModel
     from pvtctl.recipe.schema import Data, Recipe
@@ -80,7 +80,7 @@ class SegmentationSpec(TaskSpec):
 
         return segmentation_split(recipe, split, role)
 
-    def check_data(self, name: str, root: Path | None, data: Data, **options: Any) -> Verdict:
+    def check_data(self, name: str, root: Path | None, data: Data, **options: Any) -> DatasetVerdict:
         from pvtctl.tasks.segmentation.check import check_segmentation_data
 
         return check_segmentation_data(root or Path(), name=name, settings=data.segmentation, **options)

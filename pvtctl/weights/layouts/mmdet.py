@@ -49,12 +49,12 @@ _TO_OFFICIAL = (
 )
 
 
-def is_retinanet(keys: set[str]) -> bool:
+def is_mmdet_retinanet(keys: set[str]) -> bool:
     """mmdetection's RetinaNet on a plain FPN."""
     return {"bbox_head.retina_cls.weight", "neck.lateral_convs.0.conv.weight"} <= keys
 
 
-def is_mask_rcnn(keys: set[str]) -> bool:
+def is_mmdet_mask_rcnn(keys: set[str]) -> bool:
     """mmdetection's Mask R-CNN with two shared linear layers, on a plain FPN."""
     wanted = ("bbox_head.fc_cls", "bbox_head.shared_fcs.1", "mask_head.conv_logits")
     return {*(f"roi_head.{part}.weight" for part in wanted), "neck.lateral_convs.0.conv.weight"} <= keys

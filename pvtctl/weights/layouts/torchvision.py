@@ -28,7 +28,7 @@ _RULES = (
 )
 
 
-def is_retinanet(keys: set[str]) -> bool:
+def is_torchvision_retinanet(keys: set[str]) -> bool:
     """RetinaNet without norms in the head (torchvision's `v2` has them)."""
     wanted = {"backbone.body.conv1.weight", "head.classification_head.cls_logits.weight"}
     return wanted <= keys and "head.classification_head.conv.0.1.weight" not in keys and not _is_fcos(keys)
@@ -38,7 +38,7 @@ def _is_fcos(keys: set[str]) -> bool:
     return "head.regression_head.bbox_ctrness.weight" in keys
 
 
-def is_mask_rcnn(keys: set[str]) -> bool:
+def is_torchvision_mask_rcnn(keys: set[str]) -> bool:
     """Mask R-CNN with two linear layers in the box head and no norms (torchvision's `v2` has four convolutions there)."""
     wanted = {"backbone.body.conv1.weight", "roi_heads.box_head.fc6.weight"}
     return wanted <= keys and "roi_heads.mask_predictor.mask_fcn_logits.weight" in keys

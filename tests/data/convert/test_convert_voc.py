@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from pvtctl.data.convert.to_coco import convert
+from pvtctl.data.convert.to_coco import convert_to_coco
 from pvtctl.errors import UsageError
 from pvtctl.tasks.detection.coco import CocoAnnotations, find_coco
 
@@ -53,7 +53,7 @@ def load(root: Path, split: str) -> dict[str, Any]:
 
 
 def test_the_devkit(devkit: Path, tmp_path: Path) -> None:
-    done = convert(devkit, "voc", tmp_path / "coco")
+    done = convert_to_coco(devkit, "voc", tmp_path / "coco")
     assert done.classes == ["ant", "cat", "dog"]
     assert (done.images, done.objects, done.split_by) == ({"train": 2, "val": 1}, {"train": 2, "val": 1}, "lists")
     assert {note.kind: note.count for note in done.notes} == {"no_labels": 1, "difficult": 1}
@@ -69,7 +69,7 @@ def test_the_devkit(devkit: Path, tmp_path: Path) -> None:
 
 
 def test_copies(devkit: Path, tmp_path: Path) -> None:
-    convert(devkit, "voc", tmp_path / "coco", copy=True)
+    convert_to_coco(devkit, "voc", tmp_path / "coco", copy=True)
     copied = tmp_path / "coco" / "images" / "train" / "000001.jpg"
     original = devkit / "JPEGImages" / "000001.jpg"
     assert not copied.samefile(original)
@@ -79,7 +79,7 @@ def test_copies(devkit: Path, tmp_path: Path) -> None:
 def test_bccd_is_what_its_published_json_says(shared: Path, tmp_path: Path) -> None:
     root = shared / "data" / "bccd"
     (tmp_path / "names.txt").write_text("RBC\nWBC\nPlatelets\n")
-    done = convert(root, "voc", tmp_path / "out", classes=tmp_path / "names.txt", zero_based=True)
+    done = convert_to_coco(root, "voc", tmp_path / "out", classes=tmp_path / "names.txt", zero_based=True)
     assert (done.split_by, done.objects) == ("folders", {"train": 2804, "val": 1137})
     assert {note.kind: note.count for note in done.notes} == {"no_area": 2}
     for split in ("train", "val"):
@@ -93,7 +93,7 @@ def test_bccd_is_what_its_published_json_says(shared: Path, tmp_path: Path) -> N
                 (names[a["image_id"]], a["category_id"], a["bbox"], a["area"]) for a in document["annotations"]
             ]
         assert ours["rows"] == theirs["rows"]
-    told = convert(root, "voc", tmp_path / "one").notes
+    told = convert_to_coco(root, "voc", tmp_path / "one").notes
     assert {note.kind for note in told} <= {"no_area", "cut", "from_zero"}
 
 
@@ -102,7 +102,7 @@ def test_folders_name_the_splits_and_pick_among_equal_names(tmp_path: Path) -> N
     for split in ("train", "valid", "test"):
         write_image(root / "images" / split / "a.jpg", (60, 40 + len(split)))
         write_xml(root / "labels" / split / "a.xml", CAT)
-    done = convert(root, "voc", tmp_path / "coco")
+    done = convert_to_coco(root, "voc", tmp_path / "coco")
     assert (done.images, done.split_by) == ({"train": 1, "val": 1}, "folders")
     assert {note.kind: note.examples for note in done.notes} == {"test": ["images/test/a.jpg"]}
     assert load(tmp_path / "coco", "val")["images"][0]["height"] == 45
@@ -114,12 +114,12 @@ def test_a_share_becomes_val_and_does_not_depend_on_the_place(tmp_path: Path) ->
         for number in range(10):
             write_image(tmp_path / place / "in" / f"{number}.jpg")
             write_xml(tmp_path / place / "in" / f"{number}.xml", CAT)
-        done = convert(tmp_path / place / "in", "voc", tmp_path / place / "out", val_share=0.3, seed=1)
+        done = convert_to_coco(tmp_path / place / "in", "voc", tmp_path / place / "out", val_share=0.3, seed=1)
         assert (done.images, done.split_by) == ({"train": 7, "val": 3}, "share")
         chosen.append([image["file_name"] for image in load(tmp_path / place / "out", "val")["images"]])
     assert chosen[0] == chosen[1]
-    assert convert(tmp_path / "one" / "in", "voc", tmp_path / "by_default").images == {"train": 8, "val": 2}
-    convert(tmp_path / "one" / "in", "voc", tmp_path / "seed2", val_share=0.3, seed=2)
+    assert convert_to_coco(tmp_path / "one" / "in", "voc", tmp_path / "by_default").images == {"train": 8, "val": 2}
+    convert_to_coco(tmp_path / "one" / "in", "voc", tmp_path / "seed2", val_share=0.3, seed=2)
     assert [image["file_name"] for image in load(tmp_path / "seed2", "val")["images"]] != chosen[0]
 
 
@@ -134,7 +134,7 @@ def test_what_is_left_out_is_told(tmp_path: Path) -> None:
     write_xml(root / "other.xml", CAT, name="C:\\photos\\renamed.jpg", size="<size><width>0</width></size>")
     write_xml(root / "gone.xml", CAT)
     write_xml(root / "broken.xml", CAT)
-    done = convert(root, "voc", tmp_path / "out", val_share=0.5)
+    done = convert_to_coco(root, "voc", tmp_path / "out", val_share=0.5)
     assert {note.kind: note.count for note in done.notes} == {
         "no_image": 1,
         "unreadable": 1,
@@ -164,7 +164,7 @@ def test_broken_xml_is_named_with_its_line(tmp_path: Path, text: str, message: s
     write_image(tmp_path / "in" / "a.jpg")
     (tmp_path / "in" / "a.xml").write_text(text)
     with pytest.raises(UsageError) as caught:
-        convert(tmp_path / "in", "voc", tmp_path / "out")
+        convert_to_coco(tmp_path / "in", "voc", tmp_path / "out")
     assert caught.value.message.startswith(message)
     assert not (tmp_path / "out").exists()
 
@@ -174,7 +174,7 @@ def test_entities_in_another_encoding_are_refused_too(tmp_path: Path) -> None:
     text = '<?xml version="1.0" encoding="UTF-16"?><!DOCTYPE a [<!ENTITY b "x">]><annotation>&b;</annotation>'
     (tmp_path / "in" / "a.xml").write_bytes(text.encode("utf-16"))
     with pytest.raises(UsageError, match="a document type"):
-        convert(tmp_path / "in", "voc", tmp_path / "out")
+        convert_to_coco(tmp_path / "in", "voc", tmp_path / "out")
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "twelve", ""])
@@ -182,7 +182,7 @@ def test_boxes_that_are_no_numbers(tmp_path: Path, value: str) -> None:
     write_image(tmp_path / "in" / "a.jpg")
     write_xml(tmp_path / "in" / "a.xml", ("cat", (1, 1, value, 3), 0))
     with pytest.raises(UsageError, match=rf"a\.xml:5: xmax of cat is '{value}'"):
-        convert(tmp_path / "in", "voc", tmp_path / "out")
+        convert_to_coco(tmp_path / "in", "voc", tmp_path / "out")
 
 
 def test_all_faults_are_counted_and_the_next_named(tmp_path: Path) -> None:
@@ -191,7 +191,7 @@ def test_all_faults_are_counted_and_the_next_named(tmp_path: Path) -> None:
         write_image(tmp_path / "in" / f"{number}.jpg")
         write_xml(tmp_path / "in" / f"{number}.xml", ("cats", (1, 1, 9, 9), 0))
     with pytest.raises(UsageError) as caught:
-        convert(tmp_path / "in", "voc", tmp_path / "out", classes=tmp_path / "names.txt")
+        convert_to_coco(tmp_path / "in", "voc", tmp_path / "out", classes=tmp_path / "names.txt")
     assert caught.value.message == "0.xml:4: class 'cats' is not in the list of classes; did you mean cat?"
     assert "7 faults in all" in str(caught.value.hint)
     assert "4.xml:4" in str(caught.value.hint)
@@ -202,13 +202,13 @@ def test_one_image_described_twice(tmp_path: Path) -> None:
     write_xml(tmp_path / "in" / "a.xml", CAT)
     write_xml(tmp_path / "in" / "b.xml", CAT, name="a.jpg")
     with pytest.raises(UsageError, match=r"b\.xml: a\.jpg is described by another file too"):
-        convert(tmp_path / "in", "voc", tmp_path / "out")
+        convert_to_coco(tmp_path / "in", "voc", tmp_path / "out")
 
 
 @pytest.mark.parametrize("where", ["in/out", "in"])
 def test_the_source_stays_as_it_is(devkit: Path, tmp_path: Path, where: str) -> None:
     with pytest.raises(UsageError, match="lies inside of"):
-        convert(tmp_path, "voc", tmp_path / where)
+        convert_to_coco(tmp_path, "voc", tmp_path / where)
 
 
 def test_arguments(devkit: Path, tmp_path: Path) -> None:
@@ -223,11 +223,11 @@ def test_arguments(devkit: Path, tmp_path: Path) -> None:
         "no XML file": (tmp_path / "empty", "voc", tmp_path / "out"),
     }.items():
         with pytest.raises(UsageError, match=message):
-            convert(*arguments)
+            convert_to_coco(*arguments)
     with pytest.raises(UsageError, match="cannot be val"):
-        convert(devkit, "voc", tmp_path / "out", val_share=1.0)
+        convert_to_coco(devkit, "voc", tmp_path / "out", val_share=1.0)
     with pytest.raises(UsageError, match="'cat' twice"):
-        convert(devkit, "voc", tmp_path / "out", classes=tmp_path / "twice.txt")
+        convert_to_coco(devkit, "voc", tmp_path / "out", classes=tmp_path / "twice.txt")
     with pytest.raises(UsageError, match=r"no labelled images in .*3 label files without an image") as caught:
-        convert(devkit, "voc", tmp_path / "out", images=tmp_path / "empty")
+        convert_to_coco(devkit, "voc", tmp_path / "out", images=tmp_path / "empty")
     assert "--images" in str(caught.value.hint)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from pvtctl.data.convert.to_coco import convert
+from pvtctl.data.convert.to_coco import convert_to_coco
 from pvtctl.errors import UsageError
 from pvtctl.tasks.detection.coco import CocoAnnotations, find_coco
 
@@ -32,7 +32,7 @@ def load(root: Path, split: str = "train") -> dict[str, Any]:
 
 
 def test_boxes_and_polygons(source: Path, tmp_path: Path) -> None:
-    done = convert(source, "yolo", tmp_path / "out")
+    done = convert_to_coco(source, "yolo", tmp_path / "out")
     assert (done.classes, done.images, done.objects) == (["cat", "dog"], {"train": 2, "val": 2}, {"train": 2, "val": 2})
     assert (done.notes, done.split_by) == ([], "folders")
     document = load(tmp_path / "out")
@@ -54,24 +54,24 @@ def test_flat_folders_with_a_list_of_names(tmp_path: Path) -> None:
     (root / "classes.txt").write_text("\ufeffcat\n\n")
     (root / "train.txt").write_text("".join(f"data/obj/{number}.jpg\n" for number in range(3)))
     (root / "val.txt").write_text("data/obj/3.jpg\n")
-    done = convert(root, "yolo", tmp_path / "out")
+    done = convert_to_coco(root, "yolo", tmp_path / "out")
     assert (done.split_by, done.images) == ("lists", {"train": 3, "val": 1})
     assert [(note.kind, note.examples) for note in done.notes] == [("no_split", ["4.jpg"])]
 
 
 def test_images_elsewhere(source: Path, tmp_path: Path) -> None:
     (source / "images").rename(tmp_path / "photos")
-    done = convert(source, "yolo", tmp_path / "out", images=tmp_path / "photos")
+    done = convert_to_coco(source, "yolo", tmp_path / "out", images=tmp_path / "photos")
     assert (done.images, done.objects) == ({"train": 2, "val": 2}, {"train": 2, "val": 2})
     with pytest.raises(UsageError, match="no labelled images"):
-        convert(source, "yolo", tmp_path / "out2")
+        convert_to_coco(source, "yolo", tmp_path / "out2")
 
 
 def test_linked_folders_are_followed_and_loops_are_not(source: Path, tmp_path: Path) -> None:
     (source / "images").rename(tmp_path / "photos")
     (source / "images").symlink_to(tmp_path / "photos")
     (tmp_path / "photos" / "loop").symlink_to(source)
-    assert convert(source, "yolo", tmp_path / "out").images == {"train": 2, "val": 2}
+    assert convert_to_coco(source, "yolo", tmp_path / "out").images == {"train": 2, "val": 2}
 
 
 def test_what_is_left_out_is_told(source: Path, tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_what_is_left_out_is_told(source: Path, tmp_path: Path) -> None:
     (labels / "0.txt").write_text("0 1.2 0.5 0.1 0.1\n0 0.5 0.5 0 0.5\n0 0.95 0.5 0.3 0.3\n0 0.5 0.5 1.0001 1\n")
     (labels / "gone.txt").write_text("0 0.5 0.5 1 1\n")
     (source / "images" / "train" / "1.png").write_bytes(b"")
-    done = convert(source, "yolo", tmp_path / "out")
+    done = convert_to_coco(source, "yolo", tmp_path / "out")
     assert {note.kind: note.count for note in done.notes} == {"no_image": 1, "unreadable": 1, "no_area": 2, "cut": 1}
     assert [a["bbox"] for a in load(tmp_path / "out")["annotations"]] == [[160, 35, 40, 30], [0, 0, 200, 100]]
 
@@ -101,7 +101,7 @@ def test_what_is_left_out_is_told(source: Path, tmp_path: Path) -> None:
 def test_broken_lines_are_named(source: Path, tmp_path: Path, line: str, message: str) -> None:
     (source / "labels" / "val" / "1.txt").write_text(f"0 0.5 0.5 1 1\n\n{line}\n")
     with pytest.raises(UsageError) as caught:
-        convert(source, "yolo", tmp_path / "out")
+        convert_to_coco(source, "yolo", tmp_path / "out")
     assert caught.value.message.startswith(f"labels/val/1.txt:3: {message}")
     assert not (tmp_path / "out").exists()
 
@@ -109,7 +109,7 @@ def test_broken_lines_are_named(source: Path, tmp_path: Path, line: str, message
 def test_a_label_file_that_is_no_text(source: Path, tmp_path: Path) -> None:
     (source / "labels" / "val" / "1.txt").write_bytes(b"\xff\xfe\x00\x81")
     with pytest.raises(UsageError, match=r"labels/val/1\.txt: not text"):
-        convert(source, "yolo", tmp_path / "out")
+        convert_to_coco(source, "yolo", tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -125,15 +125,15 @@ def test_a_label_file_that_is_no_text(source: Path, tmp_path: Path) -> None:
 def test_names(source: Path, tmp_path: Path, text: str, message: str) -> None:
     (source / "data.yaml").write_text(text)
     with pytest.raises(UsageError, match=message):
-        convert(source, "yolo", tmp_path / "out")
+        convert_to_coco(source, "yolo", tmp_path / "out")
     (tmp_path / "names.txt").write_text("a b\nc\n")
-    assert convert(source, "yolo", tmp_path / "out", classes=tmp_path / "names.txt").classes == ["a b", "c"]
+    assert convert_to_coco(source, "yolo", tmp_path / "out", classes=tmp_path / "names.txt").classes == ["a b", "c"]
     (source / "data.yaml").unlink()
     with pytest.raises(UsageError, match="no class names in"):
-        convert(source, "yolo", tmp_path / "out2")
+        convert_to_coco(source, "yolo", tmp_path / "out2")
 
 
 def test_no_labels(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     with pytest.raises(UsageError, match="no YOLO label file"):
-        convert(tmp_path / "in", "yolo", tmp_path / "out")
+        convert_to_coco(tmp_path / "in", "yolo", tmp_path / "out")

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pvtctl.models.backbones import build_backbone, build_classifier
-from pvtctl.weights import load_weights
+from pvtctl.weights import load_checkpoint
 
 QUICK = [
     "pvt_tiny",
@@ -47,7 +47,7 @@ def test_outputs_equal_the_original(golden: str, kit: ModuleType, shared: Path) 
         with torch.device("meta"):  # no starting values: the kit's replace them all
             model = build_classifier(name) if classifies else build_backbone(name)
         model.to_empty(device="cpu")
-        report = load_weights(model, states[case["variant"]])
+        report = load_checkpoint(model, states[case["variant"]])
         assert report.backbone_share == 1.0
         image = torch.from_numpy(kit.make_input(case["inputs"]["image"], "image", case["variant"]))
         with torch.inference_mode():

@@ -13,7 +13,7 @@ from pvtctl.models.backbones import build_backbone, build_classifier
 from pvtctl.models.detector import build_detector
 from pvtctl.models.registry import backbone_spec, find_backbone
 from pvtctl.models.variants import VARIANTS, PvtVariant, VitVariant, join_width, scaled, split_width
-from pvtctl.weights import load_weights, save_safetensors
+from pvtctl.weights import load_checkpoint, save_safetensors
 from pvtctl.weights.describe import inspect_checkpoint
 
 SPECS = [
@@ -108,7 +108,7 @@ def test_a_checkpoint_tells_its_width(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"holds pvt_tiny@0\.25, not pvt_tiny"):
         inspect_checkpoint(file, "pvt_tiny")
     detector = build_detector("pvt_tiny@0.25", "retinanet", num_classes=2, width=16)
-    assert load_weights(detector, file).backbone_share == 1.0
+    assert load_checkpoint(detector, file).backbone_share == 1.0
     assert torch.equal(
         detector.backbone.state_dict()["stages.3.blocks.1.mlp.fc1.weight"],
         source.backbone.state_dict()["stages.3.blocks.1.mlp.fc1.weight"],
@@ -124,7 +124,7 @@ def test_a_detector_of_another_width_is_built_again(head: str, tmp_path: Path) -
     assert found.detector is not None
     assert found.detector.options == {"width": 24}
     again = build_detector(found.backbone, found.detector.head, num_classes=2, **found.detector.options).eval()
-    load_weights(again, tmp_path / "best.safetensors")
+    load_checkpoint(again, tmp_path / "best.safetensors")
     images = torch.randn(1, 3, 64, 96)
     with torch.inference_mode():
         assert all(torch.equal(a, b) for a, b in zip(model.features(images), again.features(images), strict=True))

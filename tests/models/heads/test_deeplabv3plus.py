@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pvtctl.errors import UsageError
 from pvtctl.models.dense import build_segmenter
 from pvtctl.models.heads.deeplabv3plus import DeepLabV3Plus, rates
-from pvtctl.weights import load_weights
+from pvtctl.weights import load_checkpoint
 
 MMSEG = {"width": 512, "projection": 3, "auxiliary_weight": 0.4}
 CHANNELS = (8, 12, 16, 24)
@@ -41,7 +41,7 @@ def test_every_map_equals_mmsegmentation(kit: ModuleType, shared: Path) -> None:
         sharp = case["variant"] == "faint"
         tolerance, dtype = ({"factor": 0, "floor": 1e-7}, torch.float64) if sharp else ({}, torch.float32)
         state = kit.fill_state_dict(shapes, case["variant"])
-        load_weights(model.float(), {k: torch.as_tensor(v) for k, v in state.items()})
+        load_checkpoint(model.float(), {k: torch.as_tensor(v) for k, v in state.items()})
         image = torch.from_numpy(kit.make_input(case["inputs"]["image"], "image", case["variant"])).to(dtype)
         with torch.inference_mode():
             maps = model.to(dtype).backbone(image)

@@ -88,10 +88,10 @@ def test_outputs_equal_the_original(golden: str, kit: ModuleType, shared: Path) 
 
 def load_original(model: Detector, state: dict[str, Tensor]) -> None:
     """Head names are the original's behind `head.`; the backbones' are those that pvtctl.weights reads."""
-    from pvtctl.weights import load_weights
+    from pvtctl.weights import load_checkpoint
 
     prefix = "backbone.0.body."
-    load_weights(model.backbone, {key.removeprefix(prefix): value for key, value in state.items() if prefix in key})
+    load_checkpoint(model.backbone, {key.removeprefix(prefix): value for key, value in state.items() if prefix in key})
     model.head.load_state_dict({key: value for key, value in state.items() if prefix not in key})
 
 

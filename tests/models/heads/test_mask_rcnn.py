@@ -25,7 +25,7 @@ from pvtctl.models.heads.matching import BoxMatcher
 from pvtctl.models.heads.roi import RoiPooler, RoiSampler, level_of, mask_targets
 from pvtctl.models.necks.fpn import Fpn
 from pvtctl.models.structures import Detections, DetectOptions, Objects
-from pvtctl.weights import load_weights
+from pvtctl.weights import load_checkpoint
 
 # pycocotools' decoder speaks to numpy in the old way
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -87,7 +87,7 @@ def test_raw_outputs_equal_mmdetection(golden: str, backbone: str, kit: ModuleTy
     model.to_empty(device="cpu").eval()
     head: Any = model.head
     for case in cases.values():
-        load_weights(model, kit.fill_state_dict(shapes, case["variant"]))
+        load_checkpoint(model, kit.fill_state_dict(shapes, case["variant"]))
         images = torch.from_numpy(kit.make_input(case["inputs"]["image"], "image", case["variant"]))
         boxes = [torch.tensor(case["roi_boxes"])[:, 1:]]
         with torch.inference_mode():
@@ -119,7 +119,7 @@ def test_detections_equal_torchvision() -> None:
         theirs.roi_heads.box_predictor.bbox_pred.weight.mul_(4)
         theirs.rpn.head.bbox_pred.weight.mul_(10)
     ours = build_detector("resnet50", "mask_rcnn", num_classes=5, conventions="torchvision").eval()
-    load_weights(ours, theirs.state_dict())
+    load_checkpoint(ours, theirs.state_dict())
     images, sizes = torch.randn(2, 3, 192, 256), [(192, 230), (150, 256)]
     with torch.inference_mode():
         maps = theirs.backbone(images)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 from torchvision.ops import clip_boxes_to_image
 
-from pvtctl.models.heads.masks import paste_masks, place
+from pvtctl.models.heads.masks import paste_masks, place_detections
 from pvtctl.models.structures import Detections, MaskGrids
 
 # pycocotools' decoder speaks to numpy in the old way
@@ -62,7 +62,7 @@ def test_boxes_without_area_or_outside_give_empty_masks(rounded: bool) -> None:
 def test_place_brings_boxes_and_masks_to_the_size_asked_for() -> None:
     grids = MaskGrids(torch.ones(1, 28, 28))
     found = Detections(torch.tensor([[10.0, 20, 30, 60]]), torch.ones(1), torch.zeros(1).long(), grids=grids)
-    placed = place(found, (90, 120), (180, 60))
+    placed = place_detections(found, (90, 120), (180, 60))
     assert placed.boxes.tolist() == [[5, 40, 15, 120]]
     assert placed.grids is None
     assert placed.masks is not None
@@ -71,6 +71,6 @@ def test_place_brings_boxes_and_masks_to_the_size_asked_for() -> None:
     assert mask.sum() == 10 * 80
     assert mask[40:120, 5:15].all()
     assert found.grids is grids  # what came in is as it was
-    same = place(Detections(found.boxes, found.scores, found.labels), (90, 120), (90, 120))
+    same = place_detections(Detections(found.boxes, found.scores, found.labels), (90, 120), (90, 120))
     assert torch.equal(same.boxes, found.boxes)
     assert same.masks is None

@@ -18,7 +18,7 @@ from torchvision.ops import box_iou
 from pvtctl.models.detector import build_detector
 from pvtctl.models.heads.retinanet import RetinaNet, best_scores, per_anchor
 from pvtctl.models.structures import Detections, DetectOptions, Objects
-from pvtctl.weights import load_weights
+from pvtctl.weights import load_checkpoint
 
 NONE = Objects(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
 
@@ -36,7 +36,7 @@ def test_raw_outputs_equal_the_original(golden: str, backbone: str, kit: ModuleT
             model = build_detector(backbone, "retinanet", num_classes=80)
         model = model.to_empty(device="cpu").eval()
         assert sum(p.numel() for p in model.parameters()) == manifest["total_params"]
-        load_weights(model, {k: torch.as_tensor(v) for k, v in kit.fill_state_dict(shapes, case["variant"]).items()})
+        load_checkpoint(model, {k: torch.as_tensor(v) for k, v in kit.fill_state_dict(shapes, case["variant"]).items()})
         image = torch.from_numpy(kit.make_input(case["inputs"]["image"], "image", case["variant"]))
         for dtype, tolerance in ((torch.float32, {}), (torch.float64, {"factor": 0, "floor": 1e-7})):
             with torch.inference_mode():

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pvtctl.errors import UsageError
 from pvtctl.models.dense import DenseModel, build_segmenter
 from pvtctl.models.heads.semantic_fpn import SemanticFpn
-from pvtctl.weights import load_weights
+from pvtctl.weights import load_checkpoint
 
 
 @pytest.mark.parametrize(("golden", "backbone"), [("sem_fpn_pvt_small", "pvt_small"), ("sem_fpn_r50v1c", "resnet50c")])
@@ -31,7 +31,7 @@ def test_every_map_equals_mmsegmentation(golden: str, backbone: str, kit: Module
         sharp = case["variant"] == "faint"
         tolerance, dtype = ({"factor": 0, "floor": 1e-7}, torch.float64) if sharp else ({}, torch.float32)
         state = kit.fill_state_dict(shapes, case["variant"])
-        load_weights(model.float(), {k: torch.as_tensor(v) for k, v in state.items()})
+        load_checkpoint(model.float(), {k: torch.as_tensor(v) for k, v in state.items()})
         image = torch.from_numpy(kit.make_input(case["inputs"]["image"], "image", case["variant"])).to(dtype)
         with torch.inference_mode():
             outputs = outputs_of(model.to(dtype), image)

@@ -13,7 +13,15 @@ from pvtctl.io.depth_png import read_depth_png, write_depth_png
 from pvtctl.tasks.depth.charts import draw_depth_histogram, draw_error_by_distance, draw_image_errors
 from pvtctl.tasks.depth.files import DepthCoding, decode_depth, raw_depth
 from pvtctl.tasks.depth.metric import DISTANCES, NUMBERS, Distances
-from pvtctl.tasks.depth.pictures import NO_DEPTH, PANEL, Scale, colour_depth, draw_comparison, draw_depth, write_depth
+from pvtctl.tasks.depth.pictures import (
+    NO_DEPTH,
+    PANEL,
+    Scale,
+    colour_depth,
+    draw_depth,
+    draw_depth_comparison,
+    write_depth,
+)
 
 
 def ramp(height: int = 30, width: int = 40, low: float = 1.0, high: float = 5.0) -> np.ndarray:
@@ -54,12 +62,12 @@ def test_flat_and_empty_maps_are_drawn(metres: np.ndarray) -> None:
     metres = metres.astype(np.float32)
     assert draw_depth(metres, "metres").shape[1] == draw_depth(metres, "inverse").shape[1] == 400
     image = np.zeros((*metres.shape, 3), np.uint8)
-    assert draw_comparison(image, metres, metres).shape[1] == 4 * PANEL + 18
+    assert draw_depth_comparison(image, metres, metres).shape[1] == 4 * PANEL + 18
 
 
 def test_truth_and_prediction_share_their_colours() -> None:
     truth = ramp(PANEL, PANEL)
-    picture = draw_comparison(np.zeros((PANEL, PANEL, 3), np.uint8), truth, truth)
+    picture = draw_depth_comparison(np.zeros((PANEL, PANEL, 3), np.uint8), truth, truth)
     strip = picture.shape[0] - PANEL - 80
     panels = [picture[strip + 20 : strip + 60, at * (PANEL + 6) : at * (PANEL + 6) + PANEL] for at in range(4)]
     np.testing.assert_array_equal(panels[1], panels[2])
@@ -72,7 +80,7 @@ def test_errors_have_two_colours_and_only_where_there_is_truth() -> None:
     prediction = truth + np.where(np.arange(PANEL) < PANEL // 2, 0.5, -0.5).astype(np.float32)
     scored = np.ones(truth.shape, bool)
     scored[:, -PANEL // 4 :] = False
-    picture = draw_comparison(np.zeros((PANEL, PANEL, 3), np.uint8), truth, prediction, scored)
+    picture = draw_depth_comparison(np.zeros((PANEL, PANEL, 3), np.uint8), truth, prediction, scored)
     row = picture[200, 3 * (PANEL + 6) :].astype(int)
     far, near = row[PANEL * 3 // 8], row[PANEL * 5 // 8]
     assert far[0] > far[2] + 50, "too far is red"
@@ -84,7 +92,7 @@ def test_laser_points_stay_visible_and_wide_images_large() -> None:
     truth = np.zeros((376, 1241), np.float32)
     truth[::12, ::12] = 10.0
     prediction = np.full(truth.shape, 11.0, np.float32)
-    picture = draw_comparison(np.full((*truth.shape, 3), 90, np.uint8), truth, prediction)
+    picture = draw_depth_comparison(np.full((*truth.shape, 3), 90, np.uint8), truth, prediction)
     width = 4 * PANEL + 18
     assert picture.shape[1] == width
     coloured = (picture[40:240, width // 2 + 10 :] != NO_DEPTH).any(axis=2)

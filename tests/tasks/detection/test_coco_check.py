@@ -14,7 +14,7 @@ from PIL import Image
 from pvtctl.data import check
 from pvtctl.data.scenes.export import export_scenes
 from pvtctl.errors import ExitCode, UsageError
-from pvtctl.tasks.detection.check import check_coco_data, class_rows, is_coco
+from pvtctl.tasks.detection.check import check_coco_data, is_coco, object_class_rows
 from pvtctl.tasks.detection.data import open_detection_split
 from pvtctl.tasks.detection.pictures import draw_detections
 from pvtctl.tasks.detection.preview import draw_detection_preview
@@ -66,7 +66,7 @@ def test_exported_scenes_are_sound(root: Path) -> None:
     assert (train.objects, train.with_mask, train.crowds) == (len(areas), len(areas), 0)
     assert (train.small, train.medium) == (sum(a < 1024 for a in areas), sum(1024 <= a < 9216 for a in areas))
     assert sum(train.classes.values()) == len(areas)
-    rows = class_rows(verdict)
+    rows = object_class_rows(verdict)
     assert len(rows) == 12
     assert [row["train"] for row in rows] == sorted((row["train"] for row in rows), reverse=True)
     assert seen[-1] == ("val", 3, 3)

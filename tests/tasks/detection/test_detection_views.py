@@ -11,7 +11,12 @@ from PIL import Image
 from pycocotools import mask as rle
 
 from pvtctl.models.structures import Detections, Objects
-from pvtctl.tasks.detection.charts import draw_class_ap, draw_detection_confusion, draw_errors, draw_precision_recall
+from pvtctl.tasks.detection.charts import (
+    draw_class_ap,
+    draw_detection_confusion,
+    draw_error_kinds,
+    draw_precision_recall,
+)
 from pvtctl.tasks.detection.metric import DetectionMetric
 from pvtctl.tasks.detection.pictures import PALETTE, colour_of, draw_detections, draw_side_by_side
 from pvtctl.tasks.detection.scoring.analysis import DetectionAnalysis
@@ -88,6 +93,6 @@ def analysis(classes: int, found: int) -> DetectionAnalysis:
 @pytest.mark.parametrize(("classes", "found"), [(1, 0), (3, 3), (60, 50)])
 def test_charts(tmp_path: Path, classes: int, found: int) -> None:
     result = analysis(classes, found)
-    for draw in (draw_precision_recall, draw_detection_confusion, draw_errors, draw_class_ap):
+    for draw in (draw_precision_recall, draw_detection_confusion, draw_error_kinds, draw_class_ap):
         with Image.open(draw(tmp_path / f"{draw.__name__}.png", result)) as picture:
             assert min(picture.size) > 200

@@ -11,7 +11,7 @@ from PIL import Image
 from segmentation_sets import mask_set, stripes, write
 
 from pvtctl.errors import ExitCode, UsageError
-from pvtctl.tasks.segmentation.check import check_segmentation_data, class_rows
+from pvtctl.tasks.segmentation.check import check_segmentation_data, label_class_rows
 from pvtctl.tasks.segmentation.settings import SegmentationData
 
 GOOD = [0, 1, 2, 3]
@@ -44,7 +44,7 @@ def test_a_good_set(tmp_path):
         "sky": (0, 2), "road": (1, 2), "car": (2, 2),
     }  # fmt: skip
     assert sum(row.share for row in train.classes.values()) == pytest.approx(1.0)
-    assert [row["class"] for row in class_rows(verdict)] == ["sky", "road", "car"]
+    assert [row["class"] for row in label_class_rows(verdict)] == ["sky", "road", "car"]
     assert told[-1] == ("val", 1, 1)
     json.dumps(verdict.to_json())
 
@@ -55,7 +55,7 @@ def test_values_outside_of_the_classes(tmp_path):
     assert kinds(verdict)["outside"] == "error"
     assert verdict.exit_code == ExitCode.USAGE
     assert list(verdict.splits["val"].outside) == [9]
-    assert class_rows(verdict)[-1]["value"] == 9
+    assert label_class_rows(verdict)[-1]["value"] == 9
     assert any("data.segmentation.ignore=[9]" in each for each in verdict.advice)
     assert "outside" not in kinds(checked(root, ignore=(3, 9)))
 
@@ -157,7 +157,7 @@ def test_without_a_class_list_the_values_are_told(tmp_path):
     verdict = checked(root)
     assert kinds(verdict) == {"no_classes": "error"}
     assert any("the values 0, 1, 2, 3" in each for each in verdict.advice)
-    assert [row["value"] for row in class_rows(verdict)] == GOOD
+    assert [row["value"] for row in label_class_rows(verdict)] == GOOD
     (root / "classes.txt").write_text("sky\n")
     assert kinds(checked(root)) == {"no_classes": "error"}
 

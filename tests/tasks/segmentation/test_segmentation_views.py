@@ -11,7 +11,13 @@ from PIL import Image
 
 from pvtctl.tasks.segmentation.charts import draw_class_iou, draw_pixel_confusion
 from pvtctl.tasks.segmentation.metric import SegmentationMetric
-from pvtctl.tasks.segmentation.pictures import PANEL, draw_comparison, draw_errors, draw_overlay, write_label_map
+from pvtctl.tasks.segmentation.pictures import (
+    PANEL,
+    draw_label_comparison,
+    draw_label_errors,
+    draw_label_overlay,
+    write_label_map,
+)
 from pvtctl.views.class_colours import NO_CLASS, chosen_colours, class_colours, perceived
 
 
@@ -46,10 +52,10 @@ def test_overlays_of_any_size(size: tuple[int, int]) -> None:
     labels[:, : size[1] // 3] = 255
     before = image.copy(), labels.copy()
     names = [f"class_{at} $x$ 猫" for at in range(150)]
-    drawn = draw_overlay(image, labels, names, class_colours(150))
+    drawn = draw_label_overlay(image, labels, names, class_colours(150))
     assert drawn.dtype == np.uint8
     assert max(drawn.shape[:2]) >= 480
-    compared = draw_comparison(image, labels, np.roll(labels, 1, 0), names, class_colours(150))
+    compared = draw_label_comparison(image, labels, np.roll(labels, 1, 0), names, class_colours(150))
     assert compared.shape[1] == 4 * PANEL + 3 * 6
     assert (image == before[0]).all()
     assert (labels == before[1]).all()
@@ -59,7 +65,7 @@ def test_an_overlay_shows_colours_and_leaves_the_rest() -> None:
     image = np.full((480, 480, 3), 200, np.uint8)
     labels = np.full((480, 480), 255, np.uint8)
     labels[:, :240] = 1
-    drawn = draw_overlay(image, labels, ["a", "b"], class_colours(2))
+    drawn = draw_label_overlay(image, labels, ["a", "b"], class_colours(2))
     assert (drawn[:480, 241:] == 200).all()
     expected = 200 + 0.6 * (np.array(chosen_colours(2)[1]) - 200.0)
     np.testing.assert_allclose(drawn[5, 5], expected, atol=1)
@@ -71,7 +77,7 @@ def test_errors() -> None:
     found[0, 100:200] = 1
     truth[0, 300:] = 255
     found[0, 300:] = 2
-    drawn = draw_errors(image, truth, found, class_colours(3))[0]
+    drawn = draw_label_errors(image, truth, found, class_colours(3))[0]
     assert (drawn[100:200] == chosen_colours(3)[1]).all()
     assert (drawn[:100] == 185).all()
     assert set(drawn[300:, 0].tolist()) == {60, 185}, "hatched"

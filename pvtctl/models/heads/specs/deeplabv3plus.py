@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from pvtctl.models.heads.specs.shapes import Dropout, Width, rows_of
-from pvtctl.models.registry import SEGMENTATION, HeadOptions, HeadSpec, Mark, State, Target
+from pvtctl.models.heads.specs.shapes import Dropout, Width, class_counter
+from pvtctl.models.registry import SEGMENTATION, HeadMark, HeadOptions, HeadSpec, State, Target
 
 if TYPE_CHECKING:
     from torch import nn
@@ -45,10 +45,10 @@ DEEPLABV3PLUS = HeadSpec(
     Options=DeepLabV3PlusOptions,
     build=_build,
     marks=(
-        Mark(
+        HeadMark(
             SEGMENTATION,
             frozenset({"head.low_level.conv.weight", "head.classifier.weight"}),
-            rows_of("head.classifier.weight"),
+            class_counter("head.classifier.weight"),
         ),
     ),
     class_tables={"head.classifier": "plain", "head.auxiliary.2": "plain"},

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from pvtctl.errors import UsageError
-from pvtctl.models.heads.specs.shapes import Dropout, rows_of
-from pvtctl.models.registry import DETECTION, HeadOptions, HeadSpec, Mark, State, Target
+from pvtctl.models.heads.specs.shapes import Dropout, class_counter
+from pvtctl.models.registry import DETECTION, HeadMark, HeadOptions, HeadSpec, State, Target
 
 if TYPE_CHECKING:
     from torch import nn
@@ -43,10 +43,10 @@ DETR = HeadSpec(
     Options=DetrOptions,
     build=_build,
     marks=(
-        Mark(
+        HeadMark(
             DETECTION,
             frozenset({"head.class_embed.weight"}),
-            rows_of("head.class_embed.weight", background=1),
+            class_counter("head.class_embed.weight", background=1),
             beside=frozenset({_QUERIES}),
         ),
     ),

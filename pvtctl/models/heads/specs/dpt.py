@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import Field
 
-from pvtctl.models.heads.specs.shapes import Dropout, Width, decoder_width, rows_of
-from pvtctl.models.registry import DEPTH, SEGMENTATION, HeadOptions, HeadSpec, Mark, ScaleShift, State, Target
+from pvtctl.models.heads.specs.shapes import Dropout, Width, class_counter, decoder_width
+from pvtctl.models.registry import DEPTH, SEGMENTATION, HeadMark, HeadOptions, HeadSpec, ScaleShift, State, Target
 
 if TYPE_CHECKING:
     from torch import nn
@@ -73,8 +73,8 @@ DPT = HeadSpec(
     Options=DptOptions,
     build=_build,
     marks=(
-        Mark(SEGMENTATION, frozenset({_MIX, _LAST, "head.output.first.conv.weight"}), rows_of(_LAST)),
-        Mark(DEPTH, frozenset({_MIX, _LAST, "head.output.second.weight"}), rows_of(_LAST)),
+        HeadMark(SEGMENTATION, frozenset({_MIX, _LAST, "head.output.first.conv.weight"}), class_counter(_LAST)),
+        HeadMark(DEPTH, frozenset({_MIX, _LAST, "head.output.second.weight"}), class_counter(_LAST)),
     ),
     class_tables={"head.output.last": "plain", "head.auxiliary.last": "plain"},
     options_of=_options_of,

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from pvtctl.models.heads.specs.shapes import PAPER_WIDTH, Width, fpn_width, rows_of
-from pvtctl.models.registry import DETECTION, HeadOptions, HeadSpec, Mark, Target
+from pvtctl.models.heads.specs.shapes import PAPER_WIDTH, Width, class_counter, fpn_width
+from pvtctl.models.registry import DETECTION, HeadMark, HeadOptions, HeadSpec, Target
 
 if TYPE_CHECKING:
     from torch import nn
@@ -42,10 +42,10 @@ MASK_RCNN = HeadSpec(
     Options=MaskRcnnOptions,
     build=_build,
     marks=(
-        Mark(
+        HeadMark(
             DETECTION,
             frozenset({f"{_MASKS}.weight"}),
-            rows_of(f"{_SCORES}.weight", background=1),
+            class_counter(f"{_SCORES}.weight", background=1),
             beside=frozenset({"neck.inner_blocks.0.0.weight"}),
         ),
     ),

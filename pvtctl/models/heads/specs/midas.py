@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pvtctl.models.heads.specs.shapes import Width, decoder_width, rows_of
-from pvtctl.models.registry import DEPTH, HeadOptions, HeadSpec, Mark, ScaleShift, Target
+from pvtctl.models.heads.specs.shapes import Width, class_counter, decoder_width
+from pvtctl.models.registry import DEPTH, HeadMark, HeadOptions, HeadSpec, ScaleShift, Target
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,7 +33,7 @@ MIDAS = HeadSpec(
     title="MiDaS",
     Options=MidasOptions,
     build=_build,
-    marks=(Mark(DEPTH, frozenset({"head.decoder.narrow.0.weight", _LAST}), rows_of(_LAST)),),
+    marks=(HeadMark(DEPTH, frozenset({"head.decoder.narrow.0.weight", _LAST}), class_counter(_LAST)),),
     options_of=decoder_width,
     unpublished="is a MiDaS of ours, which nobody else publishes in one layout",
     recipes={DEPTH: "dpt_backbones"},

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pvtctl.models.heads.specs.shapes import PAPER_WIDTH, Width, fpn_width
-from pvtctl.models.registry import DETECTION, HeadOptions, HeadSpec, Mark, State, Target
+from pvtctl.models.registry import DETECTION, HeadMark, HeadOptions, HeadSpec, State, Target
 
 if TYPE_CHECKING:
     from torch import nn
@@ -42,7 +42,7 @@ RETINANET = HeadSpec(
     Options=RetinaNetOptions,
     build=_build,
     marks=(
-        Mark(
+        HeadMark(
             DETECTION,
             frozenset({f"{_CLASSES}.weight"}),
             _count_classes,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pvtctl.models.heads.specs.shapes import PAPER_WIDTH, Dropout, Width, fpn_width, rows_of
-from pvtctl.models.registry import SEGMENTATION, HeadOptions, HeadSpec, Mark, Target
+from pvtctl.models.heads.specs.shapes import PAPER_WIDTH, Dropout, Width, class_counter, fpn_width
+from pvtctl.models.registry import SEGMENTATION, HeadMark, HeadOptions, HeadSpec, Target
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,10 +37,10 @@ SEMANTIC_FPN = HeadSpec(
     Options=SemanticFpnOptions,
     build=_build,
     marks=(
-        Mark(
+        HeadMark(
             SEGMENTATION,
             frozenset({"head.scale_heads.0.0.conv.weight", "head.classifier.weight"}),
-            rows_of("head.classifier.weight"),
+            class_counter("head.classifier.weight"),
         ),
     ),
     class_tables={"head.classifier": "plain"},

@@ -14,7 +14,7 @@ Dropout = Annotated[float, Field(ge=0.0, le=1.0)]
 PAPER_WIDTH = 256
 
 
-def rows_of(name: str, *, background: int = 0) -> Callable[[State], int]:
+def class_counter(name: str, *, background: int = 0) -> Callable[[State], int]:
     """Counts the classes of a parameter with a row a class and `background` rows more."""
     return lambda state: int(state[name].shape[0]) - background if name in state else 0
 

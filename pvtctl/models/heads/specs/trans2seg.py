@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from pvtctl.models.heads.specs.shapes import Dropout, Width
-from pvtctl.models.registry import SEGMENTATION, HeadOptions, HeadSpec, Mark, State, Target
+from pvtctl.models.registry import SEGMENTATION, HeadMark, HeadOptions, HeadSpec, State, Target
 
 if TYPE_CHECKING:
     from torch import nn
@@ -57,7 +57,7 @@ TRANS2SEG = HeadSpec(
     title="Trans2Seg",
     Options=Trans2SegOptions,
     build=_build,
-    marks=(Mark(SEGMENTATION, frozenset({_ANSWERS, _CLASSES}), lambda state: int(state[_CLASSES].shape[1])),),
+    marks=(HeadMark(SEGMENTATION, frozenset({_ANSWERS, _CLASSES}), lambda state: int(state[_CLASSES].shape[1])),),
     class_tables={_CLASSES: "tokens"},
     options_of=_options_of,
     stride_of=_stride_of,

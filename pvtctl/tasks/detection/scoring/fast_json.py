@@ -27,7 +27,7 @@ _EXACT = 2.0**53
 
 
 @dataclass
-class Table:
+class ParsedResults:
     """The columns of a results file."""
 
     image_ids: NDArray[np.int64]
@@ -58,7 +58,7 @@ class _Layout:
     masks: bool
 
 
-def read_table(data: bytes) -> Table | None:
+def read_table(data: bytes) -> ParsedResults | None:
     """The columns of a results file in the usual layout; None where it is any other."""
     opening = re.match(rb"\s*\[\s*(?=\{)", data)
     closing = re.search(rb"\s*\]\s*$", data[-64:])
@@ -161,13 +161,13 @@ def _entries(structure: bytes, entry: bytes, between: bytes) -> int | None:
     return None if rest or structure != between.join([entry] * entries) else entries
 
 
-def _columns(numbers: NDArray[np.float64], counts: list[bytes], layout: _Layout) -> Table | None:
+def _columns(numbers: NDArray[np.float64], counts: list[bytes], layout: _Layout) -> ParsedResults | None:
     slots = layout.slots
     ids = numbers[:, [*slots["image_id"], *slots["category_id"], *(slots["size"] if layout.masks else ())]]
     if (ids != np.rint(ids)).any() or (np.abs(ids) > _EXACT).any() or (layout.masks and len(counts) != len(numbers)):
         return None
     whole = ids.astype(np.int64)
-    return Table(
+    return ParsedResults(
         whole[:, 0].copy(),
         whole[:, 1].copy(),
         numbers[:, slots["score"][0]].copy(),

@@ -19,7 +19,7 @@ from pvtctl.errors import UsageError
 from pvtctl.io.files import atomic_path
 from pvtctl.tasks.detection.metric import DetectionMetric
 from pvtctl.tasks.detection.scoring.columns import Columns, counts_of
-from pvtctl.tasks.detection.scoring.fast_json import Table, read_table
+from pvtctl.tasks.detection.scoring.fast_json import ParsedResults, read_table
 
 _FORMAT = (
     'a results file is a list of {"image_id", "category_id", "bbox", "score"}, see cocodataset.org/#format-results'
@@ -110,7 +110,7 @@ def score_results(
     return metric
 
 
-def _table(path: Path) -> Table:
+def _table(path: Path) -> ParsedResults:
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -119,7 +119,7 @@ def _table(path: Path) -> Table:
     return _slow_table(path, data) if table is None else table
 
 
-def _slow_table(path: Path, data: bytes) -> Table:
+def _slow_table(path: Path, data: bytes) -> ParsedResults:
     """Any valid JSON, whatever its layout, entry by entry."""
     try:
         entries = json.loads(data)
@@ -144,7 +144,7 @@ def _slow_table(path: Path, data: bytes) -> Table:
     if not with_boxes and not with_masks:
         at = next(at for at, row in enumerate(rows) if row[3] is None)
         raise UsageError(f"entry {at} of {path} has no 'bbox'", "boxes for all entries, or masks for all of them")
-    return Table(
+    return ParsedResults(
         np.asarray([row[0] for row in rows], np.int64),
         np.asarray([row[1] for row in rows], np.int64),
         np.asarray([row[2] for row in rows], np.float64),
@@ -179,7 +179,7 @@ def _known(path: Path, used: NDArray[np.int64], known: NDArray[np.int64], what: 
         )
 
 
-def _masks(path: Path, table: Table, truth: Mapping[str, Any]) -> tuple[list[bytes], NDArray[np.float64]]:
+def _masks(path: Path, table: ParsedResults, truth: Mapping[str, Any]) -> tuple[list[bytes], NDArray[np.float64]]:
     """Compressed counts of every mask, and the boxes around them."""
     from pycocotools import mask as rle
 
