@@ -10,7 +10,7 @@ import pvtctl
 from pvtctl.tasks.registry import TASK_SPECS
 
 PACKAGE = Path(pvtctl.__file__).parent
-HOMES = {"tasks", "recipe", "export", "latency", "models", "weights"}
+HOMES = {"tasks", "recipe"}
 TASK_CLASSES = {
     f"{task}{kind}"
     for task in ("Classification", "Detection", "Segmentation", "Depth", "Dense")
