@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from pvtctl.errors import UsageError, nearest
 from pvtctl.extensions import require_named
-from pvtctl.models.registry import find_head
+from pvtctl.models.registry import find_head, head_specs
 from pvtctl.recipe.agreement import find_faults
 from pvtctl.recipe.layers import Fault, Layer, Origin, check_layer, flatten, merge, nest
 from pvtctl.recipe.schema import Recipe
@@ -120,6 +120,16 @@ def _drop_other_heads(values: dict[KeyPath, Any], origins: dict[KeyPath, Origin]
         if spec is not None and path[2] not in spec.Options.model_fields:
             del values[path]
             origins.pop(path, None)
+
+
+def keys_of_other_heads(recipe: Recipe) -> list[str]:
+    """Dotted keys of heads that the recipe's head does not have. Flat recipes of runs made by pvtctl 0.1 hold their defaults,
+    which change nothing."""
+    if recipe.model.head is None:
+        return []
+    own = type(recipe.model.head).model_fields
+    keys = dict.fromkeys(key for spec in head_specs() for key in spec.option_names())
+    return [f"model.head.{key}" for key in keys if key not in own]
 
 
 def _late_fault(shown: str, origins: dict[KeyPath, Origin], error: Any) -> Fault:

@@ -19,10 +19,11 @@ from pvtctl.engine import (
     fit,
 )
 from pvtctl.engine.log import Say, silent
-from pvtctl.engine.run import taken
+from pvtctl.engine.run import FREE_KEYS, taken
 from pvtctl.extensions import keep_copies, require_for_run
 from pvtctl.io.console import say as say_on_stderr
 from pvtctl.models.backbones import layer_depths
+from pvtctl.recipe.load import keys_of_other_heads
 from pvtctl.recipe.schema import Recipe
 from pvtctl.runs.paper_table import ComparedFigure
 from pvtctl.runs.paths import data_place
@@ -87,7 +88,8 @@ def train_recipe(
     task, settings = _prepare(recipe, dist, partial, talk)
     flat = recipe.model_dump(mode="json")
     notes = {"data": task.fingerprints()} if dist.is_main else {}
-    with RunFolder.open(out, flat, resume=resume, dist=dist, notes=notes) as run:
+    free = [*FREE_KEYS, *keys_of_other_heads(recipe)]
+    with RunFolder.open(out, flat, resume=resume, dist=dist, notes=notes, free_keys=free) as run:
         talk(f"run folder: {run.path}")
         if dist.is_main:
             require_for_run(run.path, talk)  # a changed file is told

@@ -19,10 +19,11 @@ import yaml
 
 from pvtctl.engine.distributed import LAUNCHER
 from pvtctl.engine.log import Progress, clock
-from pvtctl.engine.run import check_recipe, in_use, read_info, read_run_recipe
+from pvtctl.engine.run import FREE_KEYS, check_recipe, in_use, read_info, read_run_recipe
 from pvtctl.engine.stop import StopRequests, stopped_by
 from pvtctl.errors import ExitCode, UsageError
 from pvtctl.io.files import write_text
+from pvtctl.recipe.load import keys_of_other_heads
 from pvtctl.runs.read_run import images_a_step, read_starts
 from pvtctl.studies.plan import Run, StudyPlan
 from pvtctl.tasks.registry import spec_of
@@ -96,7 +97,8 @@ def _check_settings(run: Run, began: dict[str, Any]) -> None:
     if run.recipe.model.weights is None:
         wanted["model"]["weights"] = began.get("model", {}).get("weights")
     try:
-        check_recipe(began, json.loads(json.dumps(wanted)), run.out)
+        free = [*FREE_KEYS, *keys_of_other_heads(run.recipe)]
+        check_recipe(began, json.loads(json.dumps(wanted)), run.out, free)
     except UsageError as error:
         hint = "choose another --out, or remove that folder to run it anew"
         raise UsageError(error.message, hint) from error
