@@ -12,11 +12,10 @@ import importlib.util
 import json
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pvtctl.errors import PvtctlError, UsageError
 from pvtctl.io.files import atomic_path, user_folder, write_text
@@ -126,14 +125,16 @@ def keep_copies(extensions: Iterable[Extension], run_folder: Path) -> None:
             temporary.write_bytes(extension.content)
 
 
-def require(stated: Sequence[Mapping[str, Any]], beside: Path, log: Callable[[str], None] | None = None) -> None:
+def require(stated: object, beside: Path, log: Callable[[str], None] | None = None) -> None:
     """Have the files loaded that a run folder or checkpoint in `beside` states (`Extension.as_meta`).
 
     A file that was named is taken, and a difference from the stated hash is said through `log`. Else the copy in the run
     folder is loaded, if this user named a file of that content before. Raises UsageError for what is missing, was changed,
     or comes from somebody else.
     """
-    for one in stated:
+    for one in stated if isinstance(stated, list) else ():
+        if not isinstance(one, dict):
+            continue
         file, digest = file_name(str(one.get("file"))), str(one.get("sha256"))
         if (known := _loaded.get(file)) is not None:
             if known.sha256 != digest and log is not None:
@@ -163,8 +164,8 @@ def require_for_run(folder: Path, log: Callable[[str], None] | None = None) -> N
     """`require` what run.json of a run folder states; nothing where there is no run. Raises UsageError."""
     with suppress(OSError, ValueError):
         info = json.loads((folder / "run.json").read_text("utf-8"))
-        if isinstance(info, dict) and isinstance(stated := info.get("modules"), list):
-            require([one for one in stated if isinstance(one, dict)], folder, log)
+        if isinstance(info, dict):
+            require(info.get("modules"), folder, log)
 
 
 def file_name(path: str) -> str:

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pvtctl.errors import UsageError
 
 Rate = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
@@ -19,9 +21,20 @@ class SettingsBlock(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     @classmethod
-    def from_meta(cls, meta: Mapping[str, Any] | None) -> Self:
-        """The settings that a checkpoint's metadata hold (`meta["depth"]`); what they leave out has its default."""
-        return cls.model_validate({key: value for key, value in (meta or {}).items() if key in cls.model_fields})
+    def from_meta(cls, meta: object) -> Self:
+        """The settings in a checkpoint's metadata (`meta["depth"]`); missing ones have their defaults.
+
+        Raises UsageError for values that are not settings: the file comes from anywhere.
+        """
+        stated = meta if isinstance(meta, Mapping) else {}
+        try:
+            return cls.model_validate({key: value for key, value in stated.items() if key in cls.model_fields})
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(map(str, first["loc"]))
+            raise UsageError(
+                f"the checkpoint's metadata is damaged: {key} {first['msg'].lower()}", "use another copy of the file"
+            ) from error
 
     def values_for(self, dataclass: Any) -> dict[str, Any]:
         """The values of the fields that a dataclass has too, by name."""

@@ -94,7 +94,7 @@ def inspect_checkpoint(source: str | Path, backbone: str | None = None, *, score
     """
     path = resolve_weights(str(source))
     checkpoint = read_checkpoint(path)
-    require(checkpoint.meta.get("modules") or (), path.parent)
+    require(checkpoint.meta.get("modules"), path.parent)
     stated = checkpoint.meta.get("backbone")
     shapes = identify(checkpoint.state)
     candidates = [stated] if isinstance(stated, str) else shapes
