@@ -109,7 +109,7 @@ def test_what_a_layout_has_no_words_for_is_refused(tmp_path: Path, narrow: Narro
         (narrow("classifier"), "x.safetensors", "transformers", "is a file's name"),
         (narrow("classifier"), "x.onnx", "official", "has no known ending"),
         (narrow("classifier"), "x.pth", "timm", "no layout 'timm'"),
-        (nn.Linear(2, 2), "x.pth", "official", "a Linear is none of pvtctl's models"),
+        (nn.Linear(2, 2), "x.pth", "official", "a Linear is not a pvtctl model"),
     ):
         with pytest.raises(UsageError, match=message):
             export_layout(model, tmp_path / path, layout)  # type: ignore[arg-type]
