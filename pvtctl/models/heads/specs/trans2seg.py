@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pvtctl.models.backbones.base import Backbone
 
 PAPER_SIDE = 512
-"""Of the images that the papers train on, which its cells are counted at."""
+"""Side of the papers' training images, for which its cells are counted."""
 _CLASSES, _ANSWERS = "head.cls_embed", "head.answers.fc_q.weight"
 
 
