@@ -17,7 +17,7 @@ from pvtctl.models.structures import Objects
 
 STRIDES = (4, 8, 16, 32)
 FINEST_SIDE = 56
-"""Pixels; boxes of an area from the square of this up to four times that use the second finest level."""
+"""Pixels; boxes with sqrt(area) below twice this use the finest level."""
 SAMPLED, POSITIVE_SHARE, OVERLAP = 512, 0.25, 0.5
 MASK_CELLS = 28
 _MASKS_AT_ONCE = 16
