@@ -102,7 +102,7 @@ def build_segmenter(
     """
     if num_classes < 2:
         raise UsageError(
-            f"a segmentation model of {num_classes} class tells nothing apart",
+            f"a segmentation model of {num_classes} class has nothing to distinguish",
             "name at least two classes, background for one",
         )
     spec = head_spec(head, task=SEGMENTATION)

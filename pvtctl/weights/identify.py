@@ -93,7 +93,7 @@ class HeadInfo:
 def identify_head(
     state: Mapping[str, Tensor], format: Format = "pvtctl", meta: Mapping[str, Any] | None = None
 ) -> HeadInfo | None:
-    """Identify the detector or dense model in `state` (pvtctl's names); None if there is none that pvtctl builds.
+    """Identify the detector or dense model in `state` (pvtctl's names); None if pvtctl builds no such model.
 
     `format`: the original layout, which implies conventions; `meta`: the file's metadata, used where it fits the shapes.
     """

@@ -329,7 +329,7 @@ def test_inspect_convert_and_verify(states: dict[str, State], tmp_path: Path) ->
     save_safetensors(tmp_path / "dpt.safetensors", states["dpt_depth"], {"scale_shift": [1.0, 2.0]})
     depth = inspect_file(tmp_path / "dpt.safetensors")
     assert (depth.task, depth.head, depth.classes, depth.scale_shift) == ("depth", "dpt", None, (1.0, 2.0))
-    with pytest.raises(UsageError, match="whose original has layers besides") as error:
+    with pytest.raises(UsageError, match="whose original has further, unused layers") as error:
         convert_file(tmp_path / "dpt.safetensors", tmp_path / "c.pth", to="official")
     assert error.value.hint == "leave --to out, to write ours"
 
