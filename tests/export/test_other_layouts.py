@@ -102,7 +102,7 @@ def test_what_a_layout_has_no_words_for_is_refused(tmp_path: Path, narrow: Narro
     depth = build_depth_model("resnet18", "dpt")
     (tmp_path / "there").mkdir()
     for model, path, layout, message in (
-        (depth, "x.pth", "official", "this is a model with dpt, whose original has layers"),
+        (depth, "x.pth", "official", "this is a model with dpt, whose original has further, unused layers"),
         (depth, "x", "transformers", "for classifiers of PVT v1 and v2, and this is a DenseModel over ResNet"),
         (backbone, "x", "transformers", "this is a Pvt over Pvt"),
         (narrow("classifier"), "there", "transformers", "exists"),
