@@ -1,1 +1,1 @@
-"""What a model costs: parameters and multiply-accumulates (`counting`), time and memory (`latency`)."""
+"""Cost of a model: parameters and multiply-accumulates (`counting`), activation memory (`memory`)."""

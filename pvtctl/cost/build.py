@@ -1,4 +1,4 @@
-"""Models as they are counted and timed: as the papers built them, or with options of their own; random weights."""
+"""Build models for counting and timing, as in the papers or with other options; random weights."""
 
 from __future__ import annotations
 
@@ -27,14 +27,13 @@ from pvtctl.models.registry import (
 )
 
 NUM_CLASSES: dict[str, int] = {DETECTION: 80, SEGMENTATION: 150}
-"""COCO's and ADE20K's."""
+"""Number of classes of COCO and ADE20K."""
 
 
 class RawDetector(nn.Module):
     """Images (B, 3, H, W) -> raw outputs of all network parts of a detector, with its own parameter names.
 
-    Every part runs once, without any search among boxes (`DetectionHead.raw_outputs`). Images are taken as they are, not
-    padded.
+    Every part runs once, without NMS or RoIAlign (`DetectionHead.raw_outputs`). Images are not padded.
     """
 
     def __init__(self, detector: Detector) -> None:
@@ -51,27 +50,27 @@ class RawDetector(nn.Module):
 
 
 def output_loss(outputs: Any) -> Tensor:
-    """A scalar that makes gradients flow through all raw outputs."""
+    """A scalar from which gradients flow through all raw outputs."""
     if isinstance(outputs, Tensor):
         return outputs.float().mean()
     return torch.stack([one.float().mean() for one in outputs]).sum()
 
 
 def classes_of(head: str | HeadSpec, num_classes: int | None) -> int | None:
-    """How many classes a model of `build_model` tells apart; None for the bare pyramid and depth. Raises UsageError."""
+    """Number of classes of a model of `build_model`; None for the bare pyramid and depth. Raises UsageError."""
     if head == "classifier":
         return num_classes or 1000
     spec = None if head == "none" else counted_head(head)
     if spec is None or spec.tasks == (DEPTH,):
         if num_classes is not None:
-            what = "the bare pyramid has" if spec is None else f"{spec.name} answers with depth and has"
+            what = "the bare pyramid has" if spec is None else f"{spec.name} predicts depth and has"
             raise UsageError(f"{what} no classes", "leave the number of classes out, or name a head that has some")
         return None
     return num_classes or NUM_CLASSES.get(spec.task_of(num_classes))
 
 
 def counted_head(head: str | HeadSpec) -> HeadSpec:
-    """A registered head. Raises UsageError with the nearest names, the plain ones among them."""
+    """A registered head. Raises UsageError with the nearest names, including `classifier` and `none`."""
     if isinstance(head, str) and find_head(head) is None:
         raise UsageError(f"no head {head!r}", nearest(head, [*PLAIN_HEADS, *(spec.name for spec in head_specs())]))
     return head_spec(head)
@@ -83,7 +82,7 @@ def build_model(
     num_classes: int | None = None,
     output_stride: int | None = None,
 ) -> nn.Module:
-    """The model that `count` and `measure_latency` look at, in eval mode, with random weights: images -> raw outputs."""
+    """The model that `count` and `measure_latency` use, in eval mode, with random weights: images -> raw outputs."""
     classes = classes_of(head, num_classes)
     strided = {} if output_stride is None else {"output_stride": output_stride}
     if head == "none":
@@ -98,10 +97,10 @@ def build_model(
 def build_as_papers(
     backbone: str | Backbone, head: str | HeadSpec, num_classes: int | None = None, output_stride: int | None = None
 ) -> Detector | DenseModel:
-    """A model for dense prediction as the papers built it, in eval mode, with random weights.
+    """A dense prediction model as in the papers, in eval mode, with random weights.
 
-    `num_classes` None: of COCO for a detector, else depth where the head answers with it, else of ADE20K. `output_stride`
-    is a ResNet's; unset: the papers' under this head. Raises UsageError for unknown names and options that do not fit.
+    `num_classes` None: COCO's for a detector, otherwise depth if the head predicts it, else ADE20K's. `output_stride`
+    applies to ResNets; unset: the papers' for this head. Raises UsageError for unknown names and options that do not fit.
     """
     spec = counted_head(head)
     options = backbone_spec(backbone).under(spec) if isinstance(backbone, str) else {}
@@ -112,10 +111,10 @@ def build_as_papers(
 
 
 def build_own(backbone: str, head: str, num_classes: int | None, options: str) -> nn.Module:
-    """A model with options of its own, in eval mode, with random weights (`num_classes` None or 0: depth).
+    """A model with custom options, in eval mode, with random weights (`num_classes` None or 0: depth).
 
-    `options` is a JSON object: `backbone` as `build_backbone` takes them, `head` as the head's builder does (of a detector
-    `conventions` too), and `scale_shift` of a depth model. Raises UsageError for what does not fit.
+    `options` is a JSON object: `backbone` as for `build_backbone`, `head` as for the head's builder (detectors also
+    `conventions`), and `scale_shift` of a depth model. Raises UsageError for options that do not fit.
     """
     given: dict[str, Any] = json.loads(options)
     body, top = given.get("backbone", {}), given.get("head", {})
@@ -142,5 +141,5 @@ def _build(
 
 
 def on_meta(backbone: str | Backbone) -> str | Backbone:
-    """A name as it is; of a built backbone a copy without numbers."""
+    """A name unchanged; a built backbone as a copy on the meta device."""
     return backbone if isinstance(backbone, str) else copy.deepcopy(backbone).to("meta")

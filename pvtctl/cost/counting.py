@@ -36,7 +36,7 @@ from pvtctl.models.registry import PLAIN_HEADS, HeadSpec, find_backbone, find_he
 Convention = Literal["ops", "paper"]
 CONVENTIONS: tuple[Convention, ...] = ("ops", "paper")
 
-# Operations that only move, view or make data; everything else without a formula is reported as uncounted.
+# Operations that only move, view or create data; all others without a formula are reported as uncounted.
 _MOVES = """
     alias arange as_strided cat clone constant_pad_nd contiguous copy detach empty empty_like empty_strided expand fill
     full index lift_fresh new_empty new_zeros ones permute pixel_shuffle repeat reshape reshape_alias roll scalar_tensor select
@@ -57,7 +57,7 @@ _ATTENTION = frozenset({"bmm", "baddbmm", "scaled_dot_product_attention"})
 
 @dataclass(frozen=True)
 class StageCost:
-    """Share of one part of the model (`stem`, `stage1.patch_embed`, `stage1.blocks`, `head`, ...)."""
+    """Cost of one part of the model (`stem`, `stage1.patch_embed`, `stage1.blocks`, `head`, ...)."""
 
     name: str
     params: int
@@ -66,7 +66,7 @@ class StageCost:
 
 @dataclass(frozen=True)
 class Cost:
-    """What one image of `size` (height, width) costs. Plain counts, not millions."""
+    """Cost of one image of `size` (height, width). Plain counts, not millions."""
 
     backbone: str
     head: str
@@ -79,7 +79,7 @@ class Cost:
     convention: Convention
     stages: tuple[StageCost, ...]
     uncounted: dict[str, int]
-    """Operations that the convention leaves out -> how often they ran."""
+    """Operations that the convention leaves out -> number of calls."""
 
     @property
     def flops(self) -> int:
@@ -87,7 +87,7 @@ class Cost:
         return 2 * self.macs
 
     def to_dict(self) -> dict[str, Any]:
-        """The row of `pvtctl flops --json`."""
+        """A row of `pvtctl flops --json`."""
         return {
             "backbone": self.backbone,
             "head": self.head,
@@ -114,11 +114,11 @@ def count(
 ) -> Cost:
     """Count a backbone (a name, or a built one) on one image of `size` (height, width) pixels.
 
-    `head` is `classifier` (pooling and 1000 classes), `none` (the bare pyramid), or a registered one: of a detector (80
-    classes), whose second stage is counted on as many boxes as the papers let through, of segmentation (150 classes) or
-    of depth; `num_classes` asks for other numbers, and turns a head of both (`dpt`) from depth to segmentation.
-    `output_stride` is a ResNet's (unset: 32, under trans2seg and deeplabv3plus 16). Images are not padded, but for heads
-    that need sides of a multiple. Parameters are those of the model built for 224 pixels, whatever `size` is: position
+    `head` is `classifier` (pooling and 1000 classes), `none` (the bare pyramid), or a registered one: a detector (80
+    classes), whose second stage is counted on the papers' number of boxes, segmentation (150 classes) or depth;
+    `num_classes` sets another number, and switches a head of both (`dpt`) from depth to segmentation.
+    `output_stride` applies to ResNets (unset: 32, with trans2seg and deeplabv3plus 16). Images are not padded, except for
+    heads that need sides of a multiple. Parameters are those of the model built for 224 pixels, for any `size`: position
     tables are interpolated, not rebuilt.
 
     Raises UsageError for unknown names, and options that do not fit.
@@ -164,8 +164,8 @@ def count_model(
     num_classes: int | None = None,
     convention: Convention = "ops",
 ) -> Cost:
-    """Count a model that lies on the meta device: images (1, 3, H, W) -> anything. Names are only written down, except
-    that they say what `paper` counts (`what_papers_count`).
+    """Count a model on the meta device: images (1, 3, H, W) -> anything. The names are labels, except that they
+    determine what `paper` counts (`what_papers_count`).
     """
     counter = _OperationCounter(
         what_papers_count(backbone, head) if convention == "paper" else frozenset({"attention"})
@@ -187,8 +187,9 @@ def count_model(
 
 
 def what_papers_count(backbone: str, head: str) -> frozenset[str]:
-    """What convention `paper` counts besides the products of convolutions and linear layers: of `attention` (its
-    products), `bias`, `batch_norm`, `layer_norm`, `activation` (ReLU, pooling)."""
+    """Terms that convention `paper` adds to the products of convolutions and linear layers: `attention` (its products),
+    `bias`, `batch_norm`, `layer_norm`, `activation` (ReLU, pooling).
+    """
     above, below = find_head(head), find_backbone(backbone)
     if above is not None and above.counted is not None:
         return above.counted
@@ -200,11 +201,11 @@ def what_papers_count(backbone: str, head: str) -> frozenset[str]:
 
 
 class _OperationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Sees every aten operation of a forward pass; torch's own formulas give the products' cost."""
+    """Intercepts every aten operation of a forward pass; torch's own formulas give the cost of products."""
 
     def __init__(self, counted: frozenset[str]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.path: list[str] = [""]  # names of the modules being run, outermost first
+        self.path: list[str] = [""]  # names of the running modules, outermost first
         self.macs: Counter[str] = Counter()
         self.uncounted: Counter[str] = Counter()
         self._formulas = FlopCounterMode(display=False).flop_registry
@@ -226,13 +227,13 @@ class _OperationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return out
 
     def _extra(self, name: str, args: Any, out: Any) -> int:
-        """What the papers' counter adds to the products of operation `name` (0: nothing)."""
+        """Term that the papers' counter adds to the products of operation `name` (0: nothing)."""
         if name == "convolution":
             return out.numel() if args[2] is not None and "bias" in self._counted else 0
         if name in ("batch_norm", "layer_norm"):
             return 2 * args[0].numel() if name in self._counted else 0
         if name in ("relu", "max_pool2d") and self.path[-1].startswith(("head.rpn", "neck")):
-            return 0  # functions there, not modules: their counter did not see them
+            return 0  # functions there, not modules: their counter missed them
         if (name == "relu" or name in _POOLS) and "activation" in self._counted:
             return args[0].numel()
         return 0
@@ -240,8 +241,9 @@ class _OperationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @contextmanager
 def _tracked_paths(model: nn.Module, path: list[str]) -> Iterator[None]:
-    """Keep `path` equal to the stack of module names that are running. Layers with hooks are called and never read past
-    (`pvtctl.models.fast_cpu.is_plain`), so that every convolution runs as one, under its own name."""
+    """Keep `path` equal to the stack of running module names. Layers with hooks are called and never bypassed
+    (`pvtctl.models.fast_cpu.is_plain`), so that every convolution runs as one, under its own name.
+    """
     hooks = []
 
     def enter(name: str) -> Any:
@@ -280,7 +282,7 @@ def stage_of(path: str) -> str:
 
 
 def part_of(path: str, head_parts: Mapping[str, str]) -> str:
-    """Like `stage_of`, for a model with a head of its own: `backbone.stage1.blocks`, `neck`, `head.rpn`, `head.other`."""
+    """Like `stage_of`, for a model with a neck and head: `backbone.stage1.blocks`, `neck`, `head.rpn`, `head.other`."""
     top, _, rest = path.partition(".")
     if top == "backbone" and rest:
         return f"backbone.{stage_of(rest)}"
@@ -291,7 +293,7 @@ def part_of(path: str, head_parts: Mapping[str, str]) -> str:
 
 
 def _stages(model: nn.Module, macs: Counter[str], head: str) -> tuple[StageCost, ...]:
-    """Sum by part, in the order in which the model runs."""
+    """Sum by part, in execution order."""
     spec = find_head(head)
 
     def part(path: str) -> str:

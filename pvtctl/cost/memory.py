@@ -1,8 +1,8 @@
-"""How much memory a model with a head of its own will need, from shapes alone, so that it can be said before it fails.
+"""Estimate the memory of a detector or dense model from shapes alone, to warn before it runs out.
 
-The forward and backward pass run on the meta device, where tensors have sizes and no memory, and all that is alive at once
-is added up. Losses, optimiser, libraries and what an allocator keeps are not in it: it is a lower bound, meant for
-models whose activations are out of all proportion, such as ViT-Small/4 at 800 pixels (PVT v1, Table 8).
+Forward and backward pass run on the meta device, where tensors have sizes but no memory, and all tensors alive at once
+are added up. Losses, optimiser, libraries and allocator overhead are not included: it is a lower bound, meant for
+models with extremely large activations, such as ViT-Small/4 at 800 pixels (PVT v1, Table 8).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pvtctl.models.registry import backbone_spec, head_spec
 
 GIB = 2**30
 CLOSE = 0.8
-"""Share of the memory from which on a warning is due: weights, optimiser and losses come on top."""
+"""Share of the memory above which to warn: weights, optimiser and losses come on top."""
 
 
 def estimate_memory(
@@ -43,7 +43,7 @@ def estimate_memory(
     """Bytes of activations alive at once, at the peak, of `batch_size` images of `size` (height, width) pixels.
 
     `head`, `num_classes` and `output_stride` are those of `pvtctl.cost.counting.count`.
-    `fused_attention`: the matrix of all tokens against all is never held, as in torch's fused kernels; otherwise each
+    `fused_attention`: the matrix of all tokens against all is never stored, as in torch's fused kernels; otherwise each
     layer's is, and kept for the backward pass in training. Raises UsageError for unknown names.
     """
     from pvtctl.cost.build import build_model, output_loss
@@ -61,7 +61,7 @@ def estimate_memory(
 
 
 def memory_at_hand(device: str = "cpu") -> int:
-    """Bytes of a GPU, or of this machine's memory, or what its container may use of it."""
+    """Bytes of a GPU's memory, or of this machine's, limited to what its container may use."""
     if device.startswith("cuda"):
         return torch.cuda.get_device_properties(device).total_memory
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -82,11 +82,11 @@ def warn_memory(
     num_classes: int | None = None,
     output_stride: int | None = None,
 ) -> None:
-    """Tell `on_warning`, in one line, where activations alone will fill the device's memory.
+    """Call `on_warning` with one line if activations alone will fill the device's memory.
 
-    Only backbones with all tokens on one grid are looked at (ViTs, and those of timm), and heads that make a large map
-    for each of `num_classes`: others never come near. Images of `size` are padded to multiples of 32, as in batches.
-    Raises UsageError for images that the backbone does not take.
+    Only backbones with all tokens on one grid are checked (ViTs and timm's), and heads that make a large map for each of
+    `num_classes`: others need far less. Images of `size` are padded to multiples of 32, as in batches. Raises UsageError
+    for image sizes that the backbone does not support.
     """
     above = head_spec(head)
     if not backbone_spec(backbone).one_grid and not above.map_per_class:
@@ -102,7 +102,7 @@ def warn_memory(
             num_classes=num_classes,
             output_stride=output_stride,
         )
-    except (NotImplementedError, RuntimeError):  # some models of timm cannot do without numbers
+    except (NotImplementedError, RuntimeError):  # some timm models cannot run on the meta device
         return
     at_hand = memory_at_hand(device)
     if needed < CLOSE * at_hand:
@@ -121,7 +121,7 @@ def warn_memory(
 
 
 class _FusedAttention(TorchFunctionMode):
-    """Scaled dot-product attention as fused kernels have it: inputs and output are kept, the products never are."""
+    """Scaled dot-product attention as in fused kernels: inputs and output are stored, the products never are."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is F.scaled_dot_product_attention:
@@ -145,7 +145,7 @@ class _Attention(torch.autograd.Function):
 
 
 class _AliveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Adds up the storages that operations make and takes them off when they are freed."""
+    """Adds the size of storages created by operations and subtracts it when they are freed."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

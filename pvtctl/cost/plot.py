@@ -9,16 +9,16 @@ from typing import Any
 from pvtctl.cost.counting import Cost
 from pvtctl.io.files import atomic_path
 
-# Okabe and Ito's palette without its yellow: told apart with every kind of colour vision, and in grey by the markers.
+# Okabe and Ito's palette without its yellow: distinguishable with every kind of colour vision, and in grey by the markers.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 _MARKERS = "osD^vPX"
 
 
 def plot_costs(costs: Sequence[Cost], path: Path | str) -> None:
-    """Draw one line a backbone, GMACs over the input's scale, into `path` (PNG, SVG or PDF by its ending).
+    """Draw one line per backbone, GMACs over the input scale, into `path` (PNG, SVG or PDF by its ending).
 
-    The scale of a size is the square root of its area, so that 224x224 lies at 224. A line that is more than twice as
-    high as all others leaves the picture, as ViT-Small/16 does in the paper, and says where it would end.
+    The scale of a size is the square root of its area, 224 for 224x224. A line more than twice as high as all others
+    leaves the picture, as ViT-Small/16 does in the paper, with a note where it would end.
     """
     from matplotlib.figure import Figure
 
@@ -27,7 +27,7 @@ def plot_costs(costs: Sequence[Cost], path: Path | str) -> None:
         lines.setdefault(cost.backbone, []).append(((cost.size[0] * cost.size[1]) ** 0.5, cost.macs / 1e9))
     for points in lines.values():
         points.sort()
-    lines = dict(sorted(lines.items(), key=lambda line: -line[1][-1][1]))  # the legend reads like the picture
+    lines = dict(sorted(lines.items(), key=lambda line: -line[1][-1][1]))  # the legend has the order of the lines
     top = _top([points[-1][1] for points in lines.values()])
     right = max(points[-1][0] for points in lines.values())
 
@@ -54,14 +54,14 @@ def plot_costs(costs: Sequence[Cost], path: Path | str) -> None:
 
 
 def _top(ends: Sequence[float]) -> float:
-    """Upper end of the axis: above the highest line, or above the second when the highest would squeeze it."""
+    """Upper end of the axis: above the highest line, or above the second if the highest would compress it."""
     ranked = sorted(ends, reverse=True)
     reach = ranked[1] if len(ranked) > 1 and ranked[0] > 2 * ranked[1] else ranked[0]
     return 1.1 * reach
 
 
 def _say_where_it_ends(axes: Any, points: list[tuple[float, float]], top: float, colour: str) -> None:
-    """Write the last value beside the point where the line crosses the upper edge."""
+    """Write the last value next to the point where the line crosses the upper edge."""
     last = points[-1]
     above = next(at for at, (_, y) in enumerate(points) if y > top)
     (x0, y0), (x1, y1) = points[max(above - 1, 0)], points[above]

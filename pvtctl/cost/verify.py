@@ -1,4 +1,4 @@
-"""A second and third opinion on the MACs: `fvcore` on a traced graph and `torch.utils.flop_counter` on the meta device."""
+"""Verify MACs with two more counters: `fvcore` on a traced graph and `torch.utils.flop_counter` on the meta device."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from pvtctl.cost.build import build_model
 from pvtctl.models.fast_cpu import optimize_for_cpu
 
 TOLERANCE = 0.01
-"""Relative difference above which two counters are said to disagree."""
+"""Relative difference above which two counters disagree."""
 
-# What fvcore has formulas for and convention `ops` has not.
+# Operations with a formula in fvcore that convention `ops` does not count.
 _NOT_IN_OPS = ("layer_norm", "batch_norm", "adaptive_avg_pool2d", "upsample_bilinear2d", "upsample_bicubic2d")
 
 
@@ -30,7 +30,7 @@ class Verification:
     fvcore_macs: int
     torch_macs: int
     fvcore_uncounted: dict[str, int]
-    """What fvcore has no formula for -> how often it occurs in the graph."""
+    """Operations without a formula in fvcore -> number of occurrences in the graph."""
 
     @property
     def difference(self) -> float:
@@ -52,8 +52,8 @@ def verify_macs(
 ) -> Verification:
     """Count `name` at `size` (height, width) with both counters.
 
-    fvcore traces a real forward pass of one image on the CPU, so this needs the time and memory of one; the other
-    counter needs neither. Norms, pooling and upsampling are switched off in fvcore: convention `ops` has none of them.
+    fvcore traces a real forward pass of one image on the CPU, with its time and memory; the other counter needs neither.
+    Norms, pooling and upsampling are switched off in fvcore: convention `ops` has none of them.
     """
     with torch.device("meta"):
         torch_macs = macs_by_torch(
@@ -72,9 +72,9 @@ def macs_by_torch(model: nn.Module, size: tuple[int, int]) -> int:
 
 
 def macs_by_fvcore(model: nn.Module, size: tuple[int, int]) -> tuple[int, dict[str, int]]:
-    """MACs of one image by fvcore with a formula for fused attention, and what it has no formula for."""
+    """MACs of one image by fvcore with a formula for fused attention, and the operations without a formula."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch.jit, on which fvcore stands, is deprecated
+        warnings.simplefilter("ignore")  # torch.jit, which fvcore uses, is deprecated
         from fvcore.nn import FlopCountAnalysis
 
     analysis = FlopCountAnalysis(model, torch.zeros(1, 3, *size))

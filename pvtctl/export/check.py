@@ -1,4 +1,4 @@
-"""An exported graph against the model it is from: how far outputs differ at several sizes, and how long each takes."""
+"""Compare an exported graph with its model: differences of outputs at several sizes, and timings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pvtctl.export.program import example
 from pvtctl.models.structures import ImageSize
 
 TOLERANCE = 1e-4
-"""Largest difference that passes, as a share of the largest value of an output."""
+"""Largest accepted difference, relative to the largest value of an output."""
 
 Run = Callable[[Tensor], Sequence[Tensor]]
 
@@ -32,7 +32,7 @@ class Check:
     output: str
     absolute: float
     relative: float
-    """As a share of the output's largest absolute value."""
+    """Relative to the output's largest absolute value."""
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -40,17 +40,17 @@ class Check:
 
 @dataclass(frozen=True)
 class ExportTiming:
-    """Median milliseconds of a call, each way in turn, in one process with as many threads for each."""
+    """Median milliseconds per call, methods taking turns in one process with equal threads."""
 
     batch: int
     size: ImageSize
     threads: int
     repeats: int
     milliseconds: dict[str, float]
-    """`eager`, `program` and, of an ONNX file, `onnxruntime`."""
+    """`eager`, `program` and, for ONNX files, `onnxruntime`."""
 
     def ratio(self, name: str) -> float:
-        """How much longer than eager it takes; below 1: faster."""
+        """Time relative to eager; below 1: faster."""
         return self.milliseconds[name] / self.milliseconds["eager"]
 
     def as_dict(self) -> dict[str, Any]:
@@ -58,10 +58,10 @@ class ExportTiming:
 
 
 def compare_outputs(raw: RawModel, run: Run, cases: Sequence[tuple[int, ImageSize]], tolerance: float) -> list[Check]:
-    """The graph `run` against eager, one entry for each output of each (batch, size).
+    """Compare the graph `run` with eager: one entry for each output of each (batch, size).
 
-    Raises PvtctlError when the graph fails at a size, or an output differs by more than `tolerance`, says another shape,
-    or is no number where eager's is one.
+    Raises PvtctlError when the graph fails at a size, or an output differs by more than `tolerance`, has another shape,
+    or is NaN where eager's is not.
     """
     checks = []
     for batch, size in cases:
@@ -70,7 +70,7 @@ def compare_outputs(raw: RawModel, run: Run, cases: Sequence[tuple[int, ImageSiz
         case = f"a batch of {batch} at {size[0]}x{size[1]}"
         try:
             got = run(images)
-        except Exception as error:  # onnxruntime and torch raise kinds of their own
+        except Exception as error:  # onnxruntime and torch raise their own classes
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise PvtctlError(
                 f"the exported graph fails on {case}: {first[:200]}", "nothing was written; --size HxW fixes the sides"
@@ -99,14 +99,14 @@ def _difference(batch: int, size: ImageSize, name: str, ours: Tensor, theirs: Te
 
 
 def time_in_turns(raw: RawModel, runs: Mapping[str, Run], batch: int, size: ImageSize, repeats: int) -> ExportTiming:
-    """`eager` and each of `runs`, one call of each in turn, `repeats` times after one that does not count.
+    """Time `eager` and each of `runs`, one call of each in turn, `repeats` times after one untimed round.
 
-    A program that does not take this size is left out: beside an ONNX file, which may take more, it is a bystander.
+    A program that does not support this size is left out; an ONNX file may support more.
     """
     images = example(raw, batch, size)
     every: dict[str, Run] = {"eager": raw.eager}
     for name, run in runs.items():
-        with contextlib.suppress(AssertionError):  # what a guard of torch.export raises
+        with contextlib.suppress(AssertionError):  # raised by a guard of torch.export
             run(images)
             every[name] = run
     raw.eager(images)

@@ -1,4 +1,4 @@
-"""What of a model goes into a graph: everything from the image to the raw outputs, nothing whose course the outputs decide."""
+"""The exportable part of each model: image to raw head outputs, without NMS and RoIAlign."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pvtctl.models.dense import DenseModel
 from pvtctl.models.detector import STRIDE, Detector
 
 Pixels = Literal["normalized", "float", "uint8"]
-"""What a graph takes: images whose mean and deviation are taken off, pixels from 0 to 1, or bytes from 0 to 255."""
+"""Input of a graph: images normalised by mean and standard deviation, pixels from 0 to 1, or bytes from 0 to 255."""
 Statistics = tuple[Sequence[float], Sequence[float]]
 """Mean and standard deviation of the three channels of pixels from 0 to 1."""
 
@@ -23,8 +23,8 @@ Statistics = tuple[Sequence[float], Sequence[float]]
 class RawModel(nn.Module):
     """Pixels (B, 3, H, W) -> a tuple of raw outputs, called `names`.
 
-    `forward` is what is exported, free of Python numbers taken from tensors' shapes, so that sizes stay open; `eager` is
-    the same by way of the model's own code, which the exported graph is compared with and timed against.
+    `forward` is exported; it has no Python numbers taken from shapes, so that sizes stay dynamic. `eager` computes the
+    same with the model's own code, as the reference for outputs and timings.
     """
 
     names: tuple[str, ...]
@@ -37,7 +37,7 @@ class RawModel(nn.Module):
         self.register_buffer("std", std, persistent=False)
 
     def normalized(self, pixels: Tensor) -> Tensor:
-        """float32 images as the model takes them."""
+        """float32 images, normalised for the model."""
         if self.pixels == "normalized":
             return pixels
         unit = pixels.float() / 255 if self.pixels == "uint8" else pixels
@@ -49,16 +49,16 @@ class RawModel(nn.Module):
         return self.traced(self.normalized(images))
 
     def eager(self, images: Tensor) -> tuple[Tensor, ...]:
-        """What the model itself answers, without gradients."""
+        """The model's own outputs, without gradients."""
         with torch.inference_mode():
             return self.answered(self.normalized(images))
 
     def traced(self, images: Tensor) -> tuple[Tensor, ...]:
-        """The graph's way from normalised images to the outputs."""
+        """Outputs from normalised images, as traced for the graph."""
         raise NotImplementedError
 
     def answered(self, images: Tensor) -> tuple[Tensor, ...]:
-        """The model's own way."""
+        """Outputs from normalised images, by the model's own code."""
         return self.traced(images)
 
 
@@ -89,8 +89,9 @@ class RawBackbone(RawModel):
 
 
 class RawDetection(RawModel):
-    """The raw outputs of a detector's head (`DetectionHead.exported`), for images that fill their batch; a head that takes
-    images one by one has them padded to multiples of 32, as the detector does."""
+    """The raw outputs of a detector's head (`DetectionHead.exported`), for images that fill their batch; for a head that
+    needs images one by one they are padded to multiples of 32, as in the detector.
+    """
 
     def __init__(self, model: Detector, pixels: Pixels, statistics: Statistics) -> None:
         super().__init__(pixels, statistics)
@@ -110,7 +111,8 @@ class RawDetection(RawModel):
 
 class RawDense(RawModel):
     """`logits` (B, K, h, w) of a segmentation model, or `inverse_depth` (B, 1, h, w): the head's own map, of images padded
-    to multiples of its coarsest stride, or with `at_size` a map of the images' own size."""
+    to multiples of its coarsest stride, or with `at_size` a map at the images' size.
+    """
 
     def __init__(self, model: DenseModel, pixels: Pixels, statistics: Statistics, *, at_size: bool) -> None:
         super().__init__(pixels, statistics)
@@ -125,7 +127,7 @@ class RawDense(RawModel):
         out, _ = model.head(features if model.neck is None else model.neck(features))
         if not self.at_size:
             return (out,)
-        # one resize, to the padded size, and a cut: what `DenseModel.at_size` comes to where the image's size is wanted
+        # one resize, to the padded size, and a crop: equals `DenseModel.at_size` for the image's size
         corners = model.head.align_corners
         out = F.interpolate(out, size=images.shape[2:], mode=model.head.upsampling, align_corners=corners)
         return (out[:, :, :height, :width],)
@@ -136,14 +138,14 @@ class RawDense(RawModel):
 
 
 def padded(images: Tensor, multiple: int) -> Tensor:
-    """Zeros below and to the right, up to sides that are multiples of `multiple`."""
+    """Pad with zeros below and to the right, to sides that are multiples of `multiple`."""
     return F.pad(images, (0, -images.shape[3] % multiple, 0, -images.shape[2] % multiple))
 
 
 def raw_model(model: nn.Module, *, pixels: Pixels, statistics: Statistics, at_size: bool = False) -> RawModel:
     """The exportable part of a Classifier, Backbone, Detector or DenseModel.
 
-    Raises UsageError for a head that cannot be a graph, for anything else, and for `at_size` of a model that has no map.
+    Raises UsageError for a head that cannot be exported, for other modules, and for `at_size` of a model without a map.
     """
     if at_size and not isinstance(model, DenseModel):
         raise UsageError("only segmentation and depth models have a map at the images' size", "leave --at-size out")
@@ -164,4 +166,4 @@ def raw_model(model: nn.Module, *, pixels: Pixels, statistics: Statistics, at_si
                 )
             return RawDetection(model, pixels, statistics)
         case _:
-            raise UsageError(f"a {type(model).__name__} is none of pvtctl's models", "take one of `pvtctl.create_...`")
+            raise UsageError(f"a {type(model).__name__} is not a pvtctl model", "take one of `pvtctl.create_...`")

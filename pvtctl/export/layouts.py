@@ -1,4 +1,4 @@
-"""A model's weights as a checkpoint of another project: its publisher's own layout, or a folder for transformers."""
+"""Export a model's weights in another project's layout: its publisher's, or a directory for transformers."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ LAYOUTS: tuple[Layout, ...] = ("official", "transformers")
 
 @dataclass(frozen=True)
 class LayoutReport:
-    """What was written, and what it was compared with."""
+    """Result of `export_layout`: file, model, and comparison with the original."""
 
     path: Path
     layout: Layout
     model: str
-    """In words: `PvtForImageClassification`, `pvt_small`, `retinanet of pvt_small`."""
+    """Description: `PvtForImageClassification`, `pvt_small`, `retinanet of pvt_small`."""
     compared_with: str | None
-    """Whose outputs on one image were compared with ours; None: the tensors alone were read back, and are equal."""
+    """Implementation whose outputs on one image were compared; None: only the tensors were read back, and are equal."""
     difference: float | None
-    """The largest, as a share of the outputs' largest."""
+    """The largest, relative to the largest output."""
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON takes it."""
+        """As JSON data."""
         return asdict(self) | {"path": str(self.path)}
 
 
@@ -60,19 +60,19 @@ def export_layout(
     std: Sequence[float] = IMAGENET_STD,
     tolerance: float = TOLERANCE,
 ) -> LayoutReport:
-    """Write the weights of `model` as another project has them, and prove it.
+    """Write the weights of `model` in another project's layout and verify them.
 
-    `official`: one file (.pth, .safetensors) in the layout of the model's publisher, read back and equal to the bit: the
-    PVT authors' for PVT (which timm reads for v2, too), DeiT's, torchvision's; mmdetection's for RetinaNet and Mask R-CNN,
+    `official`: one file (.pth, .safetensors) in the layout of the model's publisher, read back and bitwise equal: the PVT
+    authors' for PVT (which timm also reads for v2), DeiT's, torchvision's; mmdetection's for RetinaNet and Mask R-CNN,
     facebookresearch's for DETR, mmsegmentation's for Semantic FPN and DeepLabV3+.
-    `transformers`: a folder (config.json, model.safetensors, preprocessor_config.json) for classifiers of PVT v1 and v2,
-    which `transformers.AutoModelForImageClassification.from_pretrained` reads; with transformers installed its logits on
-    one image are compared with ours, and may differ by `tolerance` of the largest (its norms have one epsilon, ours two).
+    `transformers`: a directory (config.json, model.safetensors, preprocessor_config.json) for classifiers of PVT v1 and
+    v2, for `transformers.AutoModelForImageClassification.from_pretrained`; if transformers is installed, its logits on
+    one image are compared, and may differ by `tolerance` of the largest (its norms have one epsilon, pvtctl's two).
 
-    `source` is the checkpoint that `model` was loaded from, which is converted as it is; unset: the model as it is.
+    `source` is the checkpoint that `model` was loaded from, which is converted unchanged; unset: the model's own tensors.
 
-    Raises UsageError for a path that exists, an unknown layout, a model that the layout has no words for; PvtctlError
-    when what was written does not give the same back.
+    Raises UsageError for a path that exists, an unknown layout, a model that the layout does not support; PvtctlError
+    when the written file does not give the same back.
     """
     path = Path(path)
     match layout:
@@ -88,7 +88,7 @@ def _official(model: nn.Module, path: Path, class_names: Sequence[str] | None, s
     if path.exists():
         raise UsageError(f"{path} exists", "name another file; nothing is ever overwritten")
     if not isinstance(getattr(model, "backbone", model), Backbone):
-        raise UsageError(f"a {type(model).__name__} is none of pvtctl's models", "take one of `pvtctl.create_...`")
+        raise UsageError(f"a {type(model).__name__} is not a pvtctl model", "take one of `pvtctl.create_...`")
     meta: dict[str, Any] = {"class_names": list(class_names)} if class_names else {}
     if isinstance(model, Detector):
         meta["conventions"] = model.conventions
@@ -146,7 +146,7 @@ def _transformers_folder(
 
 
 def _config(body: Pvt | PvtV2, num_classes: int, class_names: Sequence[str] | None) -> tuple[dict[str, Any], int]:
-    """transformers' configuration of a PVT, and the side of the images that it is for."""
+    """transformers' configuration of a PVT, and the side of its images."""
     first: list[Any] = [stage.blocks[0] for stage in body.stages]  # type: ignore[index]
     linear = any(block.attn.linear for block in first)
     if isinstance(body, PvtV2) and first[0].mlp.dwconv is None:
@@ -203,7 +203,7 @@ def _write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def _compare_with_transformers(folder: Path, model: Classifier, size: int, tolerance: float) -> float | None:
-    """The largest difference of transformers' logits from ours; None where transformers is not installed."""
+    """The largest difference of transformers' logits from pvtctl's; None where transformers is not installed."""
     if importlib.util.find_spec("transformers") is None:
         return None
     import transformers
@@ -224,7 +224,7 @@ def _compare_with_transformers(folder: Path, model: Classifier, size: int, toler
 
 
 def _check_read_back(folder: Path, model: Classifier) -> None:
-    """Our reader must give the same bits back."""
+    """Check that pvtctl reads the same bits back."""
     back, state = read_checkpoint(folder).state, model.state_dict()
     if back.keys() != state.keys() or not all(torch.equal(back[key], state[key].cpu()) for key in state):
         raise PvtctlError("the folder did not read back as it was written", "nothing was kept; try another disk")
@@ -232,7 +232,7 @@ def _check_read_back(folder: Path, model: Classifier) -> None:
 
 @contextmanager
 def _no_bars() -> Iterator[None]:
-    """transformers draws a bar for every file that it loads."""
+    """Disable the bar that transformers draws for every file that it loads."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()

@@ -1,4 +1,4 @@
-"""A model of ours as a `torch.export` program or an ONNX file that was checked and timed before it got its name."""
+"""Export a pvtctl model as a `torch.export` program or ONNX file, checked and timed before it gets its name."""
 
 from __future__ import annotations
 
@@ -35,33 +35,33 @@ SUFFIXES: dict[str, Format] = {".pt2": "torch", ".onnx": "onnx"}
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What `export_model` wrote, and how it fares against eager."""
+    """Result of `export_model`: file, numerical difference from eager, timings."""
 
     path: Path
     format: Format
     opset: int | None
-    """Of ONNX."""
+    """Of ONNX; None for programs."""
     bytes: int
     inputs: str
-    """What the graph takes: `normalized`, `float` or `uint8` pixels."""
+    """Input of the graph: `normalized`, `float` or `uint8` pixels."""
     outputs: tuple[str, ...]
     dynamic: list[str]
-    """Which of batch, height and width are open."""
+    """Which of batch, height and width are dynamic."""
     fixed: dict[str, str]
-    """The others: at what, and why."""
+    """The others: value and reason."""
     least: dict[str, int]
-    """The smallest open height and width that a program takes; an ONNX file takes smaller ones."""
+    """The smallest dynamic height and width of a program; an ONNX file takes smaller ones."""
     tolerance: float
     checks: list[Check]
     timing: ExportTiming
 
     @property
     def largest_difference(self) -> float:
-        """Of all checks, as a share of the output's largest value."""
+        """Of all checks, relative to the output's largest value."""
         return max(check.relative for check in self.checks)
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON takes it."""
+        """As JSON data."""
         plain = {
             name: getattr(self, name) for name in ("format", "opset", "bytes", "inputs", "dynamic", "fixed", "least")
         }
@@ -95,17 +95,17 @@ def export_model(
 ) -> ExportReport:
     """Write a Classifier, Backbone, Detector (RetinaNet, DETR) or DenseModel as a program (.pt2) or ONNX file (.onnx).
 
-    The graph takes `images` (batch, 3, height, width), float32, and gives what `pvtctl.export.exportable` says: logits, maps, or a
-    detector's outputs before their post-processing. `pixels`: what it takes; `float` (0 to 1) and `uint8` put `mean` and
-    `std` into the graph. `at_size` resizes a segmentation or depth map to the images' size. Batch, height and width are open
-    where the model lets them; `size` (height, width) fixes the sides, `static` them and a batch of 1.
+    The graph takes `images` (batch, 3, height, width), float32, and gives the outputs of `pvtctl.export.exportable`:
+    logits, maps, or a detector's outputs before post-processing. `pixels`: its input; `float` (0 to 1) and `uint8` put
+    `mean` and `std` into the graph. `at_size` resizes a segmentation or depth map to the images' size. Batch, height and
+    width are dynamic where the model permits; `size` (height, width) fixes the sides, `static` them and a batch of 1.
 
     The file's outputs are compared with eager at `check_sizes` (unset: three around `default_size`, one not square, one
-    of odd sides), batches of 1 and 2; then eager, program and onnxruntime take turns, `repeats` calls each, at the first
-    of them. Only a file that passed gets its name. `meta` is written into it, besides what is said here.
+    of odd sides), batches of 1 and 2; then eager, program and onnxruntime are timed in turns, `repeats` calls each, at the
+    first of them. Only a file that passes gets its name. `meta` is added to the file's metadata.
 
-    Raises UsageError for a path that exists or ends in neither .pt2 nor .onnx, a model that cannot be exported or lies on a GPU, sides
-    below 32, a missing extra; PvtctlError when an output differs by more than `tolerance` of its largest value.
+    Raises UsageError for a path that exists or ends in neither .pt2 nor .onnx, a model that cannot be exported or is on a
+    GPU, sides below 32, a missing extra; PvtctlError when an output differs by more than `tolerance` of its largest value.
     """
     path = Path(path)
     chosen = _format(path, format)
@@ -115,9 +115,7 @@ def export_model(
         raise UsageError(f"{path} exists", "name another file; nothing is ever overwritten")
     _check_numbers(size, check_sizes, tolerance, repeats)
     if any(parameter.device.type == "cuda" for parameter in model.parameters()):
-        raise UsageError(
-            "the model lies on a GPU: graphs are traced, checked and timed on the CPU", "model.cpu() first"
-        )
+        raise UsageError("the model is on a GPU: graphs are traced, checked and timed on the CPU", "model.cpu() first")
     default_size = default_size or default_size_of(model)
     with _in_eval(model):
         raw = raw_model(model, pixels=pixels, statistics=(mean, std), at_size=at_size).eval()
@@ -149,7 +147,7 @@ def export_model(
 
 
 def default_size_of(model: nn.Module) -> ImageSize:
-    """Of the papers' test images: 224 for classifiers and backbones, 384 for depth, 512 for segmentation and detectors."""
+    """The papers' test size: 224 for classifiers and backbones, 384 for depth, 512 for segmentation and detectors."""
     match model:
         case DenseModel(gives_depth=True):
             side = 384
@@ -188,7 +186,7 @@ def _check_numbers(
 def _cases(
     raw: RawModel, program: Program, size: ImageSize, check_sizes: Sequence[ImageSize] | None
 ) -> list[tuple[int, ImageSize]]:
-    """(batch, size) to compare at."""
+    """(batch, size) of the comparisons."""
     batches = [1] if "batch" in program.fixed else [1, 2]
     if "height" in program.fixed:
         height, width = (int(program.fixed[side].split(",")[0]) for side in ("height", "width"))
@@ -204,7 +202,7 @@ def _cases(
 
 
 def _taken(raw: RawModel, size: ImageSize) -> ImageSize:
-    """`size`, or where the model itself refuses it (timm's ViTs take whole patches only), the next multiples of 32."""
+    """`size`, or if the model refuses it (timm's ViTs take whole patches only), the next multiples of 32."""
     try:
         raw.eager(example(raw, 1, size))
     except UsageError:
@@ -219,7 +217,7 @@ def _in_words(cases: Sequence[tuple[int, ImageSize]]) -> str:
 def _meta(
     raw: RawModel, statistics: Statistics, program: Program, at_size: bool, more: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What the file says of itself."""
+    """The file's metadata."""
     mean, std = statistics
     model: Any = getattr(raw, "model", raw)
     said: dict[str, Any] = {
@@ -255,7 +253,7 @@ def _write(
     meta: Mapping[str, Any],
     on_progress: Callable[[str], None],
 ) -> dict[str, Run]:
-    """Write the file; gives what runs the program and, last, what runs the file."""
+    """Write the file; returns functions that run the program and, last, the file."""
     if format == "torch":
         path.write_bytes(program.to_bytes(meta))
         return {"program": _runner(path.read_bytes())}
@@ -284,7 +282,7 @@ def _called(module: nn.Module) -> Run:
 
 @contextmanager
 def _in_eval(model: nn.Module) -> Iterator[None]:
-    """The model in eval mode, and every module of it back as it was."""
+    """Put the model in eval mode, and restore the mode of every module afterwards."""
     before = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

@@ -1,4 +1,4 @@
-"""From an exported program to an ONNX file, and the file under onnxruntime."""
+"""Write an exported program as an ONNX file, and run the file with onnxruntime."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from pvtctl.export.exportable import RawModel
 from pvtctl.export.program import AXES, Program, quiet
 
 OPSET = 20
-"""What torch's exporter writes of its own, without a conversion after it."""
+"""The native opset of torch's exporter, without a conversion afterwards."""
 INPUT = "images"
 _NEEDS = ("onnx", "onnxscript", "onnxruntime")
 
 
 def require_onnx() -> None:
-    """Raise UsageError unless everything that writes and checks ONNX files is installed."""
+    """Raise UsageError unless the packages that write and check ONNX files are installed."""
     missing = [name for name in _NEEDS if importlib.util.find_spec(name) is None]
     if missing:
         raise UsageError(f"ONNX files need {', '.join(missing)}", "pip install 'pvtctl[export]'")
@@ -32,7 +32,7 @@ def require_onnx() -> None:
 def write_onnx(raw: RawModel, program: Program, path: Path, meta: Mapping[str, str]) -> None:
     """Write `program` to `path` with opset OPSET; `meta` becomes the file's `metadata_props`.
 
-    The input is called `images`, the outputs as `raw.names` says.
+    The input is called `images`, the outputs as in `raw.names`.
     """
     import onnx
 
@@ -56,7 +56,7 @@ def write_onnx(raw: RawModel, program: Program, path: Path, meta: Mapping[str, s
 
 @contextmanager
 def _quiet_logs() -> Iterator[None]:
-    """The exporter logs what it skips (torchvision's operators, constants it does not fold): nothing a user can act on."""
+    """Silence the exporter's logs of what it skips (torchvision's operators, unfolded constants): users cannot act on it."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [each.level for each in loggers]
     for each in loggers:
@@ -69,7 +69,7 @@ def _quiet_logs() -> Iterator[None]:
 
 
 class OnnxModel:
-    """An ONNX file under onnxruntime on the CPU, with as many threads as torch has."""
+    """An ONNX file run by onnxruntime on the CPU, with as many threads as torch."""
 
     def __init__(self, path: Path) -> None:
         import onnxruntime

@@ -1,4 +1,4 @@
-"""From a model to a `torch.export` program whose batch, height and width stay open where the model lets them."""
+"""Trace a model into a `torch.export` program whose batch, height and width stay dynamic where possible."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from pvtctl.models.structures import ImageSize
 
 AXES = {0: "batch", 2: "height", 3: "width"}
 META_FILE = "pvtctl.json"
-"""Where in a .pt2 file its metadata lie (`extra_files`)."""
+"""Name of the metadata in a .pt2 file (`extra_files`)."""
 _EXAMPLE_BATCH, _EXAMPLE = 2, (128, 96)
-"""Nothing in it is 1 on any level up to stride 32, and its sides differ: torch.export takes equal numbers for one."""
+"""No level up to stride 32 has a size of 1, and the sides differ: torch.export takes equal numbers for one."""
 _EXAMPLE_P7 = (512, 384)
 """The same for maps of stride 128."""
 
 
 @dataclass(frozen=True)
 class Program:
-    """An exported program and which of its input's sides are open."""
+    """An exported program and its input's dynamic sides."""
 
     program: ExportedProgram
     fixed: dict[str, str]
-    """`batch`, `height`, `width` as far as they are fixed -> at what, and why."""
+    """Those of `batch`, `height`, `width` that are fixed -> value and reason."""
 
     @property
     def dynamic(self) -> list[str]:
@@ -44,8 +44,9 @@ class Program:
 
     @property
     def least(self) -> dict[str, int]:
-        """The smallest open height and width that the program takes: torch.export takes a map that is one cell wide for
-        one that always is, and so the coarsest map must be wider. An ONNX file has no such limit."""
+        """The smallest dynamic height and width of the program: torch.export treats a map that is one cell wide as one that
+        always is, so the coarsest map must be wider. An ONNX file has no such limit.
+        """
         shape, ranges = _input_shape(self.program), self.program.range_constraints
         open_sides = {name: shape[at].node.expr for at, name in AXES.items() if at and name not in self.fixed}
         return {name: max(MIN_SIDE, int(ranges[expr].lower)) for name, expr in open_sides.items() if expr in ranges}
@@ -59,7 +60,7 @@ class Program:
 
 
 def example(raw: RawModel, batch: int, size: ImageSize, *, seed: int = 0) -> Tensor:
-    """Random pixels (B, 3, H, W) of the kind that the graph takes."""
+    """Random pixels (B, 3, H, W) in the graph's input format."""
     generator = torch.Generator().manual_seed(seed)
     match raw.pixels:
         case "normalized":
@@ -74,7 +75,7 @@ def export_program(raw: RawModel, *, size: ImageSize | None, default_size: Image
     """Trace `raw` (in eval mode).
 
     `size` fixes height and width, `static` fixes them (at `size`, else `default_size`) and a batch of 1. Raises
-    PvtctlError, naming the operation, when torch.export cannot trace the model at all.
+    PvtctlError, naming the operation, when torch.export cannot trace the model.
     """
     if static:
         at = size or default_size
@@ -90,7 +91,7 @@ def export_program(raw: RawModel, *, size: ImageSize | None, default_size: Image
     except PvtctlError as error:
         return _with_fixed_sides(raw, default_size, error.message)
     fixed = _specialised(program)
-    if "height" in fixed or "width" in fixed:  # at the sides of the example, which nobody asked for
+    if "height" in fixed or "width" in fixed:  # at the example's sides, which were not requested
         return _with_fixed_sides(raw, default_size, _why_specialised(raw, fixed))
     return Program(program, fixed)
 
@@ -120,7 +121,7 @@ def _export(raw: RawModel, images: Tensor, open_sides: Mapping[int, Any]) -> Exp
     with torch.no_grad(), quiet():
         try:
             return torch.export.export(raw, (images,), dynamic_shapes=shapes)
-        except Exception as error:  # whatever a model that is not ours does inside
+        except Exception as error:  # any error of a third-party model
             raise PvtctlError(
                 f"torch.export cannot trace {_named(raw)}: {_operation(error)}",
                 "`--backbone-only` exports the backbone alone; `pvtctl --debug export` shows the traceback",
@@ -135,7 +136,7 @@ def _named(raw: RawModel) -> str:
 
 
 def _operation(error: BaseException) -> str:
-    """The failing operation in a line: the place in the code that torch names, and what it says."""
+    """The failing operation in a line: the place in the code that torch names, and its message."""
     text = str(error)
     first = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
     places = re.findall(r'File "([^"]+)", line (\d+), in (\w+)\n\s+(.+)', text)
@@ -145,7 +146,7 @@ def _operation(error: BaseException) -> str:
 
 
 def _specialised(program: ExportedProgram) -> dict[str, str]:
-    """The sides that torch.export fixed though they were to stay open."""
+    """The sides that torch.export fixed against the request."""
     shape = _input_shape(program)
     return {
         name: f"{shape[at]}, by an operation of the model" for at, name in AXES.items() if isinstance(shape[at], int)
@@ -159,7 +160,7 @@ def _input_shape(program: ExportedProgram) -> Any:
 
 
 def _why_specialised(raw: RawModel, fixed: Mapping[str, str]) -> str:
-    """Ask again and demand the open sides: torch then names the operation that fixes them."""
+    """Trace again and require dynamic sides: torch then names the operation that fixes them."""
     try:
         _export(raw, example(raw, _EXAMPLE_BATCH, _example_size(raw)), {0: Dim.AUTO, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC})
     except PvtctlError as error:
@@ -169,8 +170,9 @@ def _why_specialised(raw: RawModel, fixed: Mapping[str, str]) -> str:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """torch's exporters warn about their own insides: deprecated helpers, weights whose memory has gaps (ours are
-    channels_last). No user can act on it, and what they may do wrong is found when the file is compared with eager."""
+    """Silence the exporters' warnings about their own internals: deprecated helpers, weights with gaps in memory (pvtctl's
+    are channels_last). Users cannot act on them, and errors are found when the file is compared with eager.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

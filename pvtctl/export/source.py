@@ -1,4 +1,4 @@
-"""From what a user names to a model that can be exported, and what its file should say of it."""
+"""Find the model to export from a checkpoint or names, with the metadata of its file."""
 
 from __future__ import annotations
 
@@ -23,31 +23,31 @@ from pvtctl.weights.describe import Inspected, inspect_checkpoint
 
 @dataclass(frozen=True)
 class ExportSource:
-    """A model and what is known of it."""
+    """A model to export and its description."""
 
     model: nn.Module
     what: str
-    """In words: `pvt_small + retinanet, 80 classes`."""
+    """Description: `pvt_small + retinanet, 80 classes`."""
     path: Path | None = None
     """The checkpoint; None for random weights."""
     class_names: Sequence[str] | None = None
     mean: Sequence[float] = IMAGENET_MEAN
     std: Sequence[float] = IMAGENET_STD
     size: ImageSize | None = None
-    """Square images that the position tables, or the training, were made for; None where any size is as good."""
+    """Square images that the position tables, or the training, were made for; None where any size will do."""
     meta: dict[str, Any] = field(default_factory=dict)
-    """What an exported file says besides: backbone, head, class names, the checkpoint's name."""
+    """Further metadata of an exported file: backbone, head, class names, the checkpoint's name."""
 
 
 def from_checkpoint(source: str, *, backbone: str | None = None, backbone_only: bool = False) -> ExportSource:
-    """The model of a checkpoint file, run folder or published name.
+    """The model of a checkpoint file, run directory or published name.
 
-    Raises UsageError for what is no checkpoint, holds a model that pvtctl does not build, or is of another backbone.
+    Raises UsageError for files that are not checkpoints, models that pvtctl does not build, and another backbone.
     """
     found = inspect_checkpoint(source, backbone, scored=False)
     if found.foreign is not None and not backbone_only:
         raise UsageError(
-            f"{found.path} holds {found.foreign}, which is none of pvtctl's", "--backbone-only exports its backbone"
+            f"{found.path} holds {found.foreign}, which is not a pvtctl model", "--backbone-only exports its backbone"
         )
     bare = backbone_only or found.task is None
     model: nn.Module = backbone_from_checkpoint(found) if bare else model_from_checkpoint(found).eval()
@@ -81,7 +81,7 @@ def from_checkpoint(source: str, *, backbone: str | None = None, backbone_only: 
 
 
 def from_names(backbone: str, head: str, num_classes: int | None, *, seed: int = 0) -> ExportSource:
-    """A model with random weights, of seed `seed`. `head` is `classifier`, `none` or a dense head.
+    """A model with random weights from seed `seed`. `head` is `classifier`, `none` or a dense head.
 
     Raises UsageError for unknown names.
     """
@@ -101,7 +101,7 @@ def from_names(backbone: str, head: str, num_classes: int | None, *, seed: int =
 
 
 def _statistics(found: Inspected) -> tuple[Sequence[float], Sequence[float]]:
-    """Mean and deviation of the pixels that the model was trained on: the file's own, else its layout's, else ImageNet's."""
+    """Mean and standard deviation of the training pixels: the file's own, else its layout's, else ImageNet's."""
     meta = found.meta
     if meta.get("mean") and meta.get("std"):
         return tuple(meta["mean"]), tuple(meta["std"])

@@ -1,5 +1,4 @@
-"""What `pvtctl latency` times of a segmentation or depth model: from a photo to its map, in three parts, or one training
-step."""
+"""Timed steps of a segmentation or depth model: from image to map, in three parts, or one training step."""
 
 from __future__ import annotations
 
@@ -19,11 +18,11 @@ from pvtctl.models.losses.segmentation import cross_entropy
 from pvtctl.tasks.detection.transforms import resize_image
 
 CLASSES_AT_ONCE = 16
-"""Logits of so many classes are brought to the photo's size at a time, as in evaluation."""
+"""Number of classes whose logits are resized to the image's size at a time, as in evaluation."""
 
 
 class DenseForward:
-    """Calls take uint8 photos to maps in the photos' pixels: labels, or depth. `seconds` holds the parts of the last call."""
+    """Calls map uint8 images to labels or depth at the images' size. `seconds` holds the parts of the last call."""
 
     def __init__(self, case: dict[str, Any], model: DenseModel, device: torch.device, guard: Callable[[], Any]) -> None:
         self.seconds: dict[str, float] = {}
@@ -43,14 +42,14 @@ class DenseForward:
         with self._guard():
             out = self._network(images)
             done = self._now()
-            # one image at a time: maps of all classes at the size of photos are large
+            # one image at a time: maps of all classes at full image size are large
             found = [self._answer(out[at : at + 1].float()) for at in range(len(out))]
         end = self._now()
         self.seconds = dict(zip(PARTS, (ready - start, done - ready, end - done), strict=True))
         return found
 
     def _answer(self, out: Tensor) -> Tensor:
-        """A raw map (1, K, h, w) -> (H, W): the class of each pixel of a photo, or its depth."""
+        """A raw map (1, K, h, w) -> (H, W): the class of each pixel of an image, or its depth."""
         if self._model.gives_depth:
             return self._model.at_size(out, self._size, PHOTO)[0, 0]
         best: list[tuple[Tensor, Tensor]] = []
@@ -66,7 +65,7 @@ class DenseForward:
 
 
 def _better(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Scores and labels of two groups of classes -> those of the pixel's better one."""
+    """Scores and labels of two groups of classes -> those of the higher score per pixel."""
     wins = other[0] > one[0]
     return torch.where(wins, other[0], one[0]), torch.where(wins, other[1], one[1])
 
@@ -74,7 +73,7 @@ def _better(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> tuple[T
 def dense_training_step(
     case: dict[str, Any], model: DenseModel, device: torch.device, guard: Callable[[], Any]
 ) -> Callable[[], object]:
-    """The papers' losses on a label or a depth for every pixel, auxiliary maps included, backward and a step of AdamW."""
+    """The papers' losses on a label or depth for every pixel, auxiliary maps included, backward and an AdamW step."""
     layout = torch.channels_last if case["channels_last"] else torch.contiguous_format
     model = model.train().to(memory_format=layout)
     network: Any = torch.compile(model) if case["compile"] else model

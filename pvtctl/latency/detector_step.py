@@ -1,8 +1,8 @@
-"""What `pvtctl latency` times of a detector: from a photo to its detections, in three parts, or one training step.
+"""Timed steps of a detector: from image to detections, in three parts, or one training step.
 
-A model with random weights finds nothing, and would have no post-processing to speak of. So the score threshold is set
-where CANDIDATES boxes an image pass it, and these are decoded, sorted out by NMS and, under Mask R-CNN, given masks.
-DETR's queries always are as many as they are.
+A model with random weights detects nothing, so post-processing would cost almost nothing. Therefore the score threshold
+is set where CANDIDATES boxes an image pass it; these are decoded, filtered by NMS and, with Mask R-CNN, given masks.
+DETR always has its fixed number of queries.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from pvtctl.models.structures import DetectOptions, Objects
 from pvtctl.tasks.detection.transforms import resize_image
 
 CANDIDATES = 1000
-"""Boxes an image that reach NMS."""
+"""Boxes per image that reach NMS."""
 PHOTO = (480, 640)
-"""(height, width) of the photos that are made ready; COCO's most frequent size."""
+"""(height, width) of the images before preprocessing; COCO's most frequent size."""
 OBJECTS = 7
-"""True objects an image in training: COCO has 7.3."""
+"""Ground-truth objects per image in training: COCO has 7.3."""
 PARTS = ("preprocess", "network", "postprocess")
 
 
 class DetectorForward:
-    """Calls take uint8 photos to detections in the photos' pixels; `seconds` holds the parts of the last call."""
+    """Calls map uint8 images to detections in the images' pixels; `seconds` holds the parts of the last call."""
 
     def __init__(self, case: dict[str, Any], device: torch.device, guard: Callable[[], Any]) -> None:
         self.seconds: dict[str, float] = {}
@@ -69,7 +69,7 @@ class DetectorForward:
         return time.perf_counter()
 
     def _time_parts(self) -> None:
-        """Put a stopwatch around the backbone with its neck, and around the parts of the head that are the network."""
+        """Time the backbone with its neck, and the network parts of the head."""
         detector: Any = self._detector
         detector.features = self._timed(detector.features)
         for at, part in enumerate(detector.head.network_parts):
@@ -89,7 +89,7 @@ class DetectorForward:
         return run
 
     def _with_candidates(self) -> DetectOptions:
-        """Options whose threshold lets CANDIDATES boxes an image pass, by the outputs of one call."""
+        """Options whose threshold lets CANDIDATES boxes an image pass, from the outputs of one call."""
         self()
         scores = self._detector.head.candidate_scores(self._kept)
         if scores is None:
@@ -101,7 +101,7 @@ class DetectorForward:
 def detector_training_step(
     case: dict[str, Any], device: torch.device, guard: Callable[[], Any]
 ) -> Callable[[], object]:
-    """Losses on OBJECTS boxes an image, backward and a step of AdamW; masks where the head learns them."""
+    """Losses on OBJECTS boxes an image, backward and an AdamW step; masks where the head learns them."""
     detector = optimize_for_cpu(_detector(case)).to(device).train()
     layout = torch.channels_last if case["channels_last"] else torch.contiguous_format
     detector = detector.to(memory_format=layout)

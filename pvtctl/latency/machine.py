@@ -1,4 +1,4 @@
-"""What machine a measurement was made on, and how much of it others used meanwhile."""
+"""Describe the machine of a measurement, and measure its use by other processes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _memory_bytes() -> int | None:
 class OthersShare:
     """Share of the CPU time of all cores that processes other than `pids` used between two moments (Linux).
 
-    In a container /proc/stat is the host's, so that neighbours count as others: they disturb a measurement just the same.
+    In a container /proc/stat is the host's, so other containers count: they disturb a measurement as well.
     """
 
     def __init__(self, pids: Iterable[int]) -> None:
@@ -72,10 +72,10 @@ class OthersShare:
             own = sum(_process_ticks(pid) for pid in self._pids)
         except (OSError, ValueError, IndexError):
             return None
-        return sum(cpu) - cpu[3] - cpu[4], sum(cpu), own  # the fourth is idle, the fifth waiting for a disk
+        return sum(cpu) - cpu[3] - cpu[4], sum(cpu), own  # the fourth is idle time, the fifth waiting for a disk
 
 
 def _process_ticks(pid: int) -> int:
-    # The command's name, in parentheses, may hold spaces; user and system time are the 12th and 13th word after it.
+    # The command's name, in parentheses, may have spaces; user and system time are the 12th and 13th word after it.
     words = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     return int(words[11]) + int(words[12])

@@ -1,8 +1,8 @@
-"""Time and peak memory of backbones, and of detectors, segmentation and depth models over them, measured against each other on this machine.
+"""Measure time and peak memory of backbones, detectors, segmentation and depth models on this machine, in turns.
 
-Every case lives in a process of its own (its allocator and its peak memory are its alone), and the processes take turns
-of about a quarter of a second, in alternating order, while the others wait: what the machine does meanwhile (clocks,
-neighbours) then falls on all of them alike.
+Every case has a process of its own (with its own allocator and peak memory), and the processes take turns of about a
+quarter of a second, in alternating order, while the others wait: changes of the machine (clocks, other processes) then
+affect all of them alike.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MIN_CALLS = 7
 
 @dataclass(frozen=True)
 class Case:
-    """What is timed. `size` is (height, width) in pixels; `head` as in `pvtctl.cost.counting.count`."""
+    """A case to time. `size` is (height, width) in pixels; `head` as in `pvtctl.cost.counting.count`."""
 
     backbone: str
     size: tuple[int, int] = (224, 224)
@@ -37,14 +37,14 @@ class Case:
     mode: Literal["forward", "train"] = "forward"
     """`train` is forward, loss, backward and one AdamW step."""
     dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Anything but fp32 runs under autocast, fp16 training with a gradient scaler."""
+    """All but fp32 run under autocast, fp16 training with a gradient scaler."""
     compile: bool = False
     channels_last: bool = False
     num_classes: int | None = None
     output_stride: int | None = None
     """Both as in `count`."""
     options: str = ""
-    """JSON of `pvtctl.cost.build.build_own`'s options, for a model that is built otherwise than the papers'."""
+    """JSON of the options of `pvtctl.cost.build.build_own`, for a model other than the papers'."""
 
     def __str__(self) -> str:
         return f"{self.backbone} at {self.size[0]}x{self.size[1]}, batch {self.batch_size}"
@@ -52,7 +52,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Latency:
-    """Result of one case; times in milliseconds a call (a call is one batch)."""
+    """Result of one case; times in milliseconds per call (a call is one batch)."""
 
     case: Case
     calls: int
@@ -61,19 +61,18 @@ class Latency:
     mean_ms: float
     min_ms: float
     first_ms: float
-    """The very first call, with compilation where it is on; not part of the others."""
+    """The very first call, with compilation if enabled; not part of the others."""
     images_per_second: float
     """All timed images over all timed seconds."""
     peak_memory_bytes: int
     """Growth over the loaded libraries, weights included: resident set (CPU) or torch's allocator (CUDA)."""
     others_cpu_share: float | None
-    """Fraction of this machine's CPU time that other processes took meanwhile; None where it cannot be read."""
+    """Fraction of this machine's CPU time used by other processes meanwhile; None where it cannot be read."""
     parts_ms: dict[str, float] | None = None
-    """Medians of the parts of a model with a head of its own, in the order in which they run: preprocess, network,
-    postprocess."""
+    """Medians of the parts of a detector or dense model, in order: preprocess, network, postprocess."""
 
     def to_dict(self) -> dict[str, Any]:
-        """The row of `pvtctl latency --json`."""
+        """A row of `pvtctl latency --json`."""
         row = asdict(self)
         case = row.pop("case")
         if not case["options"]:
@@ -94,7 +93,7 @@ def measure_latency(
     """Measure `cases`; those of equal size and batch take turns. Returns their results, in order, and the machine.
 
     Each case is called `repeats` times, or for `seconds` of timed calls and at least seven times, after `warmup` calls.
-    Raises PvtctlError when a case runs out of memory or fails; no process is left behind, whatever happens.
+    Raises PvtctlError when a case runs out of memory or fails; all processes are ended in any case.
     """
     if seconds <= 0 or (repeats is not None and repeats < 1) or warmup < 0 or (threads is not None and threads < 1):
         raise UsageError("seconds, repeats and threads must be positive, warm-up not negative", "pvtctl latency --help")
@@ -138,7 +137,7 @@ class _Run:
         self._peak = 0
 
     def prepare(self, options: dict[str, Any]) -> dict[str, Any]:
-        """Build and warm up; returns what the process says about the machine."""
+        """Build and warm up; returns the process's description of the machine."""
         said = self._ask(asdict(self.case) | options)
         self._first, self._estimate = said["first_seconds"], said["seconds"]
         machine: dict[str, Any] = said["machine"]
@@ -150,7 +149,7 @@ class _Run:
         return sum(self.times) >= seconds and len(self.times) >= MIN_CALLS
 
     def take_turn(self, repeats: int | None) -> None:
-        """About TURN_SECONDS of calls. The first wakes caches and threads, so it counts only when it is the only one."""
+        """Time calls for about TURN_SECONDS. The first warms up caches and threads, so it counts only if it is the only one."""
         calls = max(1, min(200, round(TURN_SECONDS / max(self._estimate, 1e-6))))
         if repeats is not None:
             calls = min(calls, repeats - len(self.times))
@@ -187,7 +186,7 @@ class _Run:
         stdin, stdout = self.process.stdin, self.process.stdout
         assert stdin is not None
         assert stdout is not None
-        with contextlib.suppress(BrokenPipeError):  # it has died: the empty answer says so
+        with contextlib.suppress(BrokenPipeError):  # it has died, which the empty reply shows
             stdin.write(json.dumps(request) + "\n")
             stdin.flush()
         line = stdout.readline()
@@ -204,13 +203,13 @@ class _Run:
 
     def _death(self) -> PvtctlError:
         code = self.process.wait()
-        if code == -signal.SIGKILL:  # nobody but the kernel's out-of-memory killer does this
+        if code == -signal.SIGKILL:  # only the kernel's out-of-memory killer does this
             return _out_of_memory(self.case)
         return PvtctlError(f"{self.case} failed: its process ended with code {code}", "PVTCTL_DEBUG=1 shows its output")
 
 
 def _take_turns(runs: Sequence[_Run], seconds: float, repeats: int | None) -> None:
-    """Rounds in which every unfinished case has one turn; every second round runs backwards."""
+    """Rounds in which every unfinished case has one turn; every second round is reversed."""
     forwards = True
     while waiting := [run for run in runs if not run.is_done(seconds, repeats)]:
         for run in waiting if forwards else reversed(waiting):
@@ -224,9 +223,9 @@ def _out_of_memory(case: Case) -> PvtctlError:
 
 @contextlib.contextmanager
 def _worker() -> Iterator[subprocess.Popen[str]]:
-    """A `pvtctl.latency.worker` that is gone, with all its children, when the block ends.
+    """A `pvtctl.latency.worker` that is ended, with all its children, when the block ends.
 
-    It has a session of its own, so that Ctrl-C reaches the parent alone; when the parent is killed, it ends by itself.
+    It has its own session, so that Ctrl-C reaches the parent only; when the parent is killed, it ends by itself.
     """
     process = subprocess.Popen(
         [sys.executable, "-m", "pvtctl.latency.worker"],

@@ -1,6 +1,6 @@
-"""The child process of one measured case: builds the model once, then runs it as often as it is told.
+"""The child process of one measured case: builds the model once, then runs it on request.
 
-`python -m pvtctl.latency.worker` reads one JSON object a line from stdin and answers one a line on its original
+`python -m pvtctl.latency.worker` reads one JSON object per line from stdin and writes one per line to its original
 stdout. The first is the case (`pvtctl.latency.measure.Case` and options); then `{"calls": n}` until stdin closes, which
 also happens when the parent dies, so that no worker outlives it.
 """
@@ -18,9 +18,9 @@ from typing import Any
 
 
 def main() -> None:
-    """Answer requests until stdin ends."""
+    """Handle requests until stdin ends."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # whatever a library prints is talk
+    os.dup2(2, 1)  # output of libraries is not part of the protocol
 
     def answer(message: dict[str, Any]) -> None:
         answers.write(json.dumps(message) + "\n")
@@ -37,7 +37,7 @@ def main() -> None:
                 answer(worker.measure(request["calls"]))
         except Exception as error:  # the parent turns it into one line for the user
             hint = getattr(error, "hint", None)
-            code = getattr(error, "exit_code", None)  # 2: it was asked for what makes no sense
+            code = getattr(error, "exit_code", None)  # 2: an impossible request
             answer({"error": _explain(error), "hint": hint, "code": code, "out_of_memory": _is_out_of_memory(error)})
             return
 
@@ -76,7 +76,7 @@ class _Worker:
         self._step = _build_step(case, self._device)
 
     def prepare(self) -> dict[str, Any]:
-        """Warm-up: the first call alone (it may compile), then the given number."""
+        """Warm up: the first call separately (it may compile), then the given number of calls."""
         import torch
 
         from pvtctl.io.allocator import allocator_state
@@ -93,7 +93,7 @@ class _Worker:
         }
 
     def measure(self, calls: int) -> dict[str, Any]:
-        """Seconds of each of `calls` calls, and of its parts where it has some, and the peak memory so far."""
+        """Time `calls` calls: seconds of each, and of its parts where it has some, and the peak memory so far."""
         seconds: list[float] = []
         parts: dict[str, list[float]] = {}
         for _ in range(calls):
@@ -117,7 +117,7 @@ class _Worker:
 
 
 def _build_step(case: dict[str, Any], device: Any) -> Callable[[], object]:
-    """The function that is timed: one forward pass, or one training step with AdamW."""
+    """The timed function: one forward pass, or one training step with AdamW."""
     import torch
 
     from pvtctl.cost.build import build_model, build_own
@@ -187,9 +187,7 @@ def _train_step(case: dict[str, Any], model: Any, images: Any) -> Callable[[], o
     def step() -> object:
         with _autocast(case, device):
             out = run(images)
-            if (
-                case["head"] == "none"
-            ):  # the pyramid has no loss of its own: a mean makes gradients flow through all of it
+            if case["head"] == "none":  # the pyramid has no loss: a mean makes gradients flow through all of it
                 loss = sum(level.float().mean() for level in out)
             else:
                 loss = torch.nn.functional.cross_entropy(out.float(), labels)
@@ -210,7 +208,7 @@ def _autocast(case: dict[str, Any], device: Any) -> Any:
 
 
 class _PeakMemory:
-    """Peak since construction. CUDA: bytes of tensors, by torch's allocator. CPU: growth of the resident set."""
+    """Peak since construction. CUDA: bytes of tensors in torch's allocator. CPU: growth of the resident set."""
 
     def __init__(self, device: Any) -> None:
         self._device = device
@@ -221,7 +219,7 @@ class _PeakMemory:
             return
         with contextlib.suppress(
             OSError
-        ):  # start the high-water mark anew (Linux); else it holds the libraries' loading
+        ):  # reset the high-water mark (Linux); otherwise it includes the loading of libraries
             Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
         self._start = _status_bytes("VmRSS") or _max_resident_bytes()
 

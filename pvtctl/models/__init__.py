@@ -1,1 +1,1 @@
-"""The networks: built from plain arguments, they know nothing of recipes."""
+"""The networks, built from plain arguments; independent of recipes."""

@@ -9,9 +9,9 @@ from pvtctl.models.backbones.resnet import ResNet
 
 
 class Classifier(nn.Module):
-    """Images (B, 3, H, W) -> logits (B, num_classes): `head` on what the `backbone` pools.
+    """Images (B, 3, H, W) -> logits (B, num_classes): `head` on the pooled features of `backbone`.
 
-    The head starts as its family's does: truncated normal of std 0.02 and bias 0, or torch's default after a ResNet.
+    The head is initialised as its family's: truncated normal of std 0.02 and bias 0, or torch's default after a ResNet.
     """
 
     def __init__(self, backbone: Backbone, num_classes: int) -> None:

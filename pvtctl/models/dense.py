@@ -1,4 +1,4 @@
-"""Models that answer pixel by pixel: a backbone, the neck and the head that stand on it, as one module."""
+"""Dense prediction models (segmentation and depth): backbone, neck and head as one module."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from pvtctl.models.structures import ImageSize
 class DenseModel(nn.Module):
     """Images (B, 3, H, W) -> a map (B, K, h, w): logits of K classes, or with K = 1 depth.
 
-    `backbone.*`, `neck.*` and `head.*` are its parameters' names; only Semantic FPN has a neck. A depth model answers in
-    inverse depth, larger for what is nearer; with `scale_shift` (a, b) it is a metric one: metres = 1 / (a x + b).
+    Parameter names are `backbone.*`, `neck.*` and `head.*`; only Semantic FPN has a neck. A depth model predicts inverse
+    depth (larger is nearer); with `scale_shift` (a, b) metric depth: metres = 1 / (a x + b).
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class DenseModel(nn.Module):
         self.num_classes = num_classes
         self.scale_shift = scale_shift
         self.spec = spec
-        """What is known of the head; None where the model was put together by hand."""
+        """The head's spec; None for a model assembled by hand."""
 
     def forward(self, images: Tensor, auxiliary: bool = False) -> Any:
         """The map of the padded images (see `at_size`); with `auxiliary` (map, auxiliary maps), for the losses."""
@@ -65,10 +65,10 @@ class DenseModel(nn.Module):
         return height, width
 
     def at_size(self, out: Tensor, image: ImageSize, size: ImageSize | None = None) -> Tensor:
-        """A map of `forward` (B, K, h, w) for images of `image` (height, width), resized to `size` (unset: `image`).
+        """Resize a map of `forward` (B, K, h, w) for images of `image` (height, width) to `size` (unset: `image`).
 
-        A map whose corners lie on the image's corners is brought to the image first, and from there by pixel centres, as
-        the image was resized from its file: in one step, pixels near the border would be misplaced by up to half of one.
+        A map with aligned corners is resized to the image first, and from there by pixel centres, as the image was resized
+        from its file: in one step, pixels near the border would be misplaced by up to half a pixel.
         """
         padded = self.padded(image)
         if padded != image or self.head.align_corners:
@@ -89,20 +89,20 @@ def build_segmenter(
     head_options: Mapping[str, Any] | None = None,
     backbone_options: Mapping[str, Any] | None = None,
 ) -> DenseModel:
-    """A segmentation model with starting weights.
+    """Build a segmentation model with initial weights.
 
     Args:
         backbone: A name, with `backbone_options` (those of `build_backbone`), or a built backbone.
         head: A name, or a spec that need not be registered.
         num_classes: At least two.
-        head_options: The head's own (a recipe's `model.head` without `name`); those that are None mean its default.
+        head_options: The head's own (a recipe's `model.head` without `name`); None values mean its default.
 
     Raises:
         UsageError: Unknown names, and options that do not fit.
     """
     if num_classes < 2:
         raise UsageError(
-            f"a segmentation model of {num_classes} class tells nothing apart",
+            f"a segmentation model of {num_classes} class has nothing to distinguish",
             "name at least two classes, background for one",
         )
     spec = head_spec(head, task=SEGMENTATION)
@@ -117,7 +117,7 @@ def build_depth_model(
     head_options: Mapping[str, Any] | None = None,
     backbone_options: Mapping[str, Any] | None = None,
 ) -> DenseModel:
-    """A depth model with starting weights; arguments as in `build_segmenter`.
+    """Build a depth model with initial weights; arguments as in `build_segmenter`.
 
     `scale_shift`: see `DenseModel`. Raises UsageError.
     """

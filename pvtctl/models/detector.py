@@ -1,4 +1,4 @@
-"""Detectors: a backbone, the neck and the head that stand on it, as one module."""
+"""Detectors: backbone, neck and head as one module."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from pvtctl.models.registry import DETECTION, Conventions, HeadSpec, Target, hea
 from pvtctl.models.structures import Detections, DetectOptions, ImageSize, Objects
 
 STRIDE = 32
-"""Pixels a cell of the last map stands for."""
+"""Pixels per cell of the last map."""
 
 
 class Detector(nn.Module):
-    """Images (B, 3, H, W) and the size of each within the padding -> losses with targets, detections without.
+    """Images (B, 3, H, W) and their sizes without padding -> losses with targets, detections without.
 
-    `backbone.*`, `neck.*` and `head.*` are its parameters' names. DETR has no neck (`neck` is None).
+    Parameter names are `backbone.*`, `neck.*` and `head.*`. DETR has no neck (`neck` is None).
     """
 
     def __init__(
@@ -43,20 +43,20 @@ class Detector(nn.Module):
         self.num_classes = num_classes
         self.conventions = conventions
         self.spec = spec
-        """What is known of the head; None where the detector was put together by hand."""
+        """The head's spec; None for a detector assembled by hand."""
 
     def features(self, images: Tensor, sizes: Sequence[ImageSize] | None = None) -> list[Tensor]:
-        """What the head gets: the neck's maps, or the backbone's; the last of them only where the head works `alone`."""
+        """The head's input: the neck's maps, or the backbone's; only the last of them for heads with `alone`."""
         if self.head.alone and sizes is not None and not self._mixes_images():
             return [self._last_map(images, sizes)]
         maps = self.backbone(images)
         return list(maps) if self.neck is None else list(self.neck(maps))
 
     def _last_map(self, images: Tensor, sizes: Sequence[ImageSize]) -> Tensor:
-        """The backbone's last map (B, C, H/32, W/32), each image's made from its own pixels, zeros around it.
+        """The backbone's last map (B, C, H/32, W/32), computed per image without batch padding, padded with zeros.
 
-        Images go through the backbone with those of the same size, up to the next multiple of 32: with more padding they
-        would not give the same map, since attention and convolutions see it. That is one call for each size.
+        Images of the same size, up to the next multiple of 32, go through the backbone together, one call per size: more
+        padding would change the map through attention and convolutions.
         """
         own = [(_round_up(height), _round_up(width)) for height, width in sizes]
         limits = (images.shape[2] // STRIDE, images.shape[3] // STRIDE)
@@ -73,9 +73,9 @@ class Detector(nn.Module):
         return torch.cat(maps)[sorted(range(len(order)), key=order.__getitem__)]
 
     def _mixes_images(self) -> bool:
-        """Whether batch norm in training makes one image's maps depend on the others anyhow.
+        """Whether batch norm in training makes an image's maps depend on the others in any case.
 
-        Its statistics are those of all images together then, and ranks agree on how often they exchange them.
+        Its statistics are then those of all images together, and ranks synchronise them equally often.
         """
         return any(isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training for module in self.modules())
 
@@ -89,8 +89,8 @@ class Detector(nn.Module):
     ) -> Any:
         """With `targets`: losses by name, `loss` their sum. Without: list of Detections.
 
-        `sizes` (height, width): unset, the images fill the batch. Boxes and masks are in pixels of the input, or of
-        images of `output_sizes` where given: those before the input was resized to `sizes`.
+        `sizes` (height, width): unset, the images fill the batch. Boxes and masks are in pixels of the input, or of images of
+        `output_sizes` if given: those before the input was resized to `sizes`.
         """
         height, width = int(images.shape[2]), int(images.shape[3])
         sizes = [(height, width)] * images.shape[0] if sizes is None else sizes
@@ -118,14 +118,14 @@ def build_detector(
     backbone_options: Mapping[str, Any] | None = None,
     **head_options: Any,
 ) -> Detector:
-    """A detector with starting weights.
+    """Build a detector with initial weights.
 
     Args:
         backbone: A name, with `backbone_options` (those of `build_backbone`), or a built backbone.
         head: A name, or a spec that need not be registered.
         num_classes: Without background.
-        conventions: Whose anchors, extra levels and sampling.
-        **head_options: The head's own (a recipe's `model.head` without `name`); those that are None mean its default.
+        conventions: Of anchors, extra levels and sampling.
+        **head_options: The head's own (a recipe's `model.head` without `name`); None values mean its default.
 
     Raises:
         UsageError: Unknown names, and options that the head or the backbone does not have.

@@ -1,9 +1,9 @@
-"""CPU kernels for a built model, put in place from outside: `optimize_for_cpu`.
+"""Faster CPU kernels for a built model: `optimize_for_cpu`.
 
-The layers of pvtctl are plain torch. The commands, `load_run` and the benchmarks put subclasses of those layers in their
-place, under the same names and with the same parameters. Each computes what its layer computes, up to float32 rounding:
+The layers of pvtctl are plain torch. The commands, `load_run` and the benchmarks replace them by subclasses with the same
+names and parameters. Each computes the same as its layer, up to float32 rounding:
 
-| lever | where | when it acts |
+| kernel | where | when it is used |
 | --- | --- | --- |
 | `FastLinear` | linear layers of attention and MLPs | float32 inference on a CPU with AVX-512 |
 | `FastMlp` | MLPs without convolution | float32 inference on a CPU |
@@ -13,9 +13,8 @@ place, under the same names and with the same parameters. Each computes what its
 | `SplitReassemble` | DPT's "project" readout | always |
 | attention | all attention of pvtctl's own layers | on a CPU: training in float32, and everything in bf16 |
 
-A layer that is more than itself (hooks, pruning, parametrisations, adapters, quantised layers in its place, a patched
-`forward`) is called as it stands. Gradients, autocast, tracing, compiling, export and operation counters get the plain
-kernels.
+A modified layer (hooks, pruning, parametrisations, adapters, quantised replacements, a patched `forward`) is called
+unchanged. Gradients, autocast, tracing, compiling, export and operation counters use the plain kernels.
 """
 
 from __future__ import annotations
@@ -44,20 +43,20 @@ from pvtctl.models.layers.patches import ModuleT, PatchEmbed, Size, to_map
 SWITCH = "PVTCTL_FAST_CPU"
 """Environment variable; 0 leaves every model plain."""
 
-# torch 2.6 has no such question; what is right in a graph for export is right in any other there
+# not in torch 2.6; the export-safe way is right in other graphs too
 is_exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
 
 
 def optimize_for_cpu(model: ModuleT, *, enabled: bool = True) -> ModuleT:
-    """Let `model` run on CPU kernels, in place, and return it.
+    """Replace layers of `model` by faster CPU kernels, in place, and return it.
 
     Names and values of parameters, hooks and the training mode stay, and outputs are equal up to float32 rounding. On
-    other devices the model runs as before, but for patch convolutions, which are matmuls there too. Calling it twice
-    changes nothing more.
+    other devices the model runs as before, except that patch convolutions become matmuls there too. A second call changes
+    nothing.
 
     Args:
-        model: A model of pvtctl, or any module that has such layers in it.
-        enabled: False gives the plain layers back, as does the environment variable PVTCTL_FAST_CPU=0.
+        model: A model of pvtctl, or any module with such layers.
+        enabled: False restores the plain layers, as does the environment variable PVTCTL_FAST_CPU=0.
     """
     for module in model.modules():
         if type(module) in _PLAIN_OF:
@@ -72,7 +71,7 @@ def optimize_for_cpu(model: ModuleT, *, enabled: bool = True) -> ModuleT:
 
 @contextmanager
 def plain_kernels(model: nn.Module) -> Iterator[None]:
-    """Within it `model` has its plain layers, as `torch.export` is to see them."""
+    """Context in which `model` has its plain layers, as `torch.export` needs them."""
     before = [(module, type(module)) for module in model.modules() if type(module) in _PLAIN_OF]
     optimize_for_cpu(model, enabled=False)
     try:
@@ -82,22 +81,23 @@ def plain_kernels(model: nn.Module) -> Iterator[None]:
             module.__class__ = kind
 
 
-# --- when a kernel may act
+# --- when a kernel may be used
 
 
 def is_plain(layer: nn.Module, *kinds: type[nn.Module]) -> bool:
-    """Whether calling `layer` does what its class, one of `kinds`, does and nothing else.
+    """Whether calling `layer` runs exactly its class, one of `kinds`, and nothing else.
 
-    Hooks (among them pruning and weight norm), parametrisations, adapters, quantised layers put in its place and patched
-    `forward`s make the difference: such a layer is called, its weight is not read.
+    False with hooks (including pruning and weight norm), parametrisations, adapters, quantised replacements and patched
+    `forward`s: such a layer must be called, not bypassed by reading its weight.
     """
     hooks = (layer._forward_pre_hooks, layer._forward_hooks, layer._backward_pre_hooks, layer._backward_hooks)
     return type(layer) in kinds and not any(hooks) and "forward" not in layer.__dict__
 
 
 def is_plain_inference(*tensors: Tensor | None) -> bool:
-    """Whether all are plain float32 CPU tensors and nothing observes the operations: no gradient of either direction,
-    autocast, tracing, compiling, export or counting."""
+    """Whether all are plain float32 CPU tensors and nothing observes the operations: no forward or backward gradient,
+    autocast, tracing, compiling, export or counting.
+    """
     return (
         not torch.is_grad_enabled()
         and all(
@@ -117,17 +117,18 @@ ROWS, AWKWARD_ROWS, LARGE_WEIGHT = 256, range(385, 1024), 1 << 19
 """Rows at a time, for a large weight and a number of rows that oneDNN may not divide well (see `_in_chunks`)."""
 
 CHUNK_BYTES = 4 << 20
-"""Hidden activations that stay in a CPU's cache between the two products of an MLP; measured, see `FastMlp`."""
+"""Size of hidden activations that stay in a CPU's cache between the two products of an MLP; measured, see `FastMlp`."""
 
 
 @functools.cache
 def one_pass_pays() -> bool:
-    """Whether the processor has AVX-512, without which oneDNN's one-pass product is the slower one, and this torch has
-    the operator, which has no stable name, and computes with it what it should."""
+    """Whether the processor has AVX-512, without which oneDNN's one-pass product is slower, and this torch has the operator,
+    whose name is not stable, with correct results.
+    """
     if not torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
         return False
     try:
-        # no random numbers: this must not move the generator that the caller has seeded
+        # no random numbers: this must not change the state of the caller's generator
         x, weight, bias = (torch.linspace(-1, 1, n, device="cpu").sin() for n in (5 * 24, 16 * 24, 16))
         x, weight = x.reshape(5, 24), weight.reshape(16, 24)
         with torch.inference_mode():
@@ -138,11 +139,11 @@ def one_pass_pays() -> bool:
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, *, gelu: bool = False) -> Tensor:
-    """x (..., in), weight (out, in), bias (out,) -> (..., out), with a GELU on it if asked for.
+    """x (..., in), weight (out, in), bias (out,) -> (..., out), with a GELU if requested.
 
-    torch's own linear copies the bias over the whole output before it multiplies, and a GELU reads and writes that output
-    once more; for the wide hidden layers of a PVT these passes cost as much as a third of the product. oneDNN does
-    product, bias and GELU in one pass, which torch offers to `torch.compile` only.
+    torch's own linear copies the bias over the whole output before the product, and a GELU reads and writes that output
+    again; for the wide hidden layers of a PVT these passes cost up to a third of the product. oneDNN does product, bias
+    and GELU in one pass, which torch uses in `torch.compile` only.
     """
     if one_pass_pays() and is_plain_inference(x, weight, bias):
         rows = x.numel() // x.shape[-1]
@@ -159,8 +160,9 @@ def _one_pass(x: Tensor, weight: Tensor, bias: Tensor | None, *, gelu: bool) -> 
 
 def _in_chunks(x: Tensor, weight: Tensor, bias: Tensor | None, *, gelu: bool) -> Tensor:
     """oneDNN cuts the rows into equal blocks, and for some numbers finds none that fit: the 577 tokens of a ViT at 384
-    pixels (1024 to 3072 channels) take 45 ms on a Zen 4 core, 576 take 35. In chunks it is 36, and where the whole went well
-    3 % more."""
+    pixels (1024 to 3072 channels) take 45 ms on a Zen 4 core, 576 take 35. In chunks it is 36; where the unchunked
+    product is efficient, chunks cost 3 % more.
+    """
     rows = x.flatten(0, -2)
     out = x.new_empty(len(rows), len(weight))
     for start in range(0, len(rows), ROWS):
@@ -169,7 +171,7 @@ def _in_chunks(x: Tensor, weight: Tensor, bias: Tensor | None, *, gelu: bool) ->
 
 
 class FastLinear(nn.Linear):
-    """nn.Linear by `linear`."""
+    """nn.Linear using `linear`."""
 
     def forward(self, x: Tensor) -> Tensor:
         return linear(x, self.weight, self.bias) if is_plain(self, FastLinear) else super().forward(x)
@@ -179,12 +181,12 @@ class FastMlp(Mlp):
     """The MLP with its first GELU in the same pass, a few thousand tokens at a time.
 
     The hidden layer of PVT's first stage is 8 times as wide as its tokens: 51 MB at batch 8 and 224, 124 MB for an
-    800x1216 image. In chunks it never leaves the cache, and never counts in the peak.
+    800x1216 image. In chunks it stays in the cache, and does not add to the peak memory.
     """
 
     def forward(self, tokens: Tensor, size: Size) -> Tensor:
         first, second = self.fc1, self.fc2
-        # layers that are more than a linear may look at all tokens, or count their calls
+        # modified layers may use all tokens at once, or count their calls
         plain = is_plain(first, nn.Linear, FastLinear) and is_plain(second, nn.Linear, FastLinear)
         if self.dwconv is not None or not plain or not is_plain_inference(tokens, first.weight, second.weight):
             return super().forward(tokens, size)
@@ -201,8 +203,7 @@ class FastMlp(Mlp):
 
 
 class SplitReassemble(Reassemble):
-    """The part of the readout's product that falls to the class token is the same for all tokens of an image, and computed
-    once."""
+    """The class token's part of the readout's product, equal for all tokens of an image, is computed once."""
 
     def projected(self, tokens: Tensor, first: Tensor) -> Tensor:
         assert self.read is not None
@@ -218,9 +219,9 @@ class SplitReassemble(Reassemble):
 class PatchConv(nn.Conv2d):
     """A convolution whose kernel is its stride, as one matmul over gathered patches. The result is channels_last.
 
-    Rows and columns beyond a multiple of the stride are left out, as the convolution leaves them out. Gathering is cheap
-    where channels are innermost, as in the maps of tokens; from the three planes of an image it costs more than the
-    product. In `torch.export` the patches' sides would hold later images to sizes that divide as the example's do.
+    Rows and columns beyond a multiple of the stride are ignored, as in the convolution. Gathering is cheap where channels
+    are innermost, as in the maps of tokens; from the three planes of an image it costs more than the product. In
+    `torch.export` it would restrict later images to sizes that divide as the example's do.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -236,8 +237,9 @@ class PatchConv(nn.Conv2d):
 
 
 class FoldedConvNorm(ConvNorm):
-    """The norm is folded into the convolution, whose maps are then gone through once instead of three times; a 3x3 one over
-    large maps runs by `winograd`."""
+    """The norm is folded into the convolution: one pass over the maps instead of three; a 3x3 one over large maps runs by
+    `winograd`.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         conv, bn = self.conv, self.bn
@@ -259,17 +261,17 @@ class WinogradConv(nn.Conv2d):
     """A 3x3 convolution of stride 1 and padding 1, by `winograd` where that is faster."""
 
     def forward(self, x: Tensor) -> Tensor:
-        # in this order: a question about the size would hold an exported graph to the example's answer
+        # in this order: a condition on the size would restrict an exported graph to the example's
         if is_plain_inference(x, self.weight, self.bias) and is_large(x, self.weight):
             return winograd(x, self.weight, self.bias)
         return super().forward(x)
 
 
 MIN_CELLS, MIN_CHANNELS = 1024, 128
-"""From that map size and those channels on Winograd's convolution; below, the transforms cost what the products save."""
+"""Least map size and channels for Winograd's convolution; below, the transforms cost what the products save."""
 
 WORKSPACE = 4 << 20
-"""Floats of its largest intermediate, so that it stays within the cache."""
+"""Floats of its largest intermediate, to fit the cache."""
 
 
 def _both_axes(rows: list[list[float]]) -> Tensor:
@@ -302,16 +304,16 @@ _OUTPUT = _both_axes([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 
 
 
 def is_large(x: Tensor, weight: Tensor) -> bool:
-    """Whether `winograd` of these is faster than the plain convolution."""
+    """Whether `winograd` is faster than the plain convolution for these tensors."""
     return x.ndim == 4 and x.shape[2] * x.shape[3] >= MIN_CELLS and min(weight.shape[:2]) >= MIN_CHANNELS
 
 
 def winograd(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """The convolution of x (B, C, H, W) with weight (out, C, 3, 3), stride 1, padding 1, plus bias (out,) if there is one.
+    """The convolution of x (B, C, H, W) with weight (out, C, 3, 3), stride 1, padding 1, plus bias (out,) if given.
 
     Winograd's minimal filtering F(4x4, 3x3) (Lavin and Gray, arXiv 1509.09308, section 4.3; its Y = A^T [(G g G^T) * (B^T d B)]
-    A): a tile of 4x4 outputs takes 36 products a channel pair instead of 144, and additions on the way in and out. cuDNN does
-    so unasked; oneDNN no longer does. Rounding differs from the plain sum by float32 noise (measured: 4e-5 of the output's
+    A): a tile of 4x4 outputs takes 36 products per channel pair instead of 144, plus additions in the transforms. cuDNN does
+    so by default; oneDNN no longer does. Rounding differs from the plain sum by float32 noise (measured: 4e-5 of the output's
     standard deviation at most, where oneDNN's own convolution has 1e-5).
 
     float32 on the CPU, without gradient. The result is channels_last.
@@ -347,20 +349,20 @@ def winograd(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 # --- attention
 
 PLAIN_MAX_KEYS, PLAIN_MIN_QUERIES = 64, 512
-"""float32: plain attention is taken on a CPU in training up to that many keys and from that many queries on."""
+"""float32: plain attention is used in CPU training up to that many keys and from that many queries."""
 
 PLAIN_MAX_PAIRS = 1 << 22
-"""bf16 and fp16: plain attention is taken on a CPU up to that many query-key pairs; beyond, memory decides."""
+"""bf16 and fp16: plain attention is used on a CPU up to that many query-key pairs; beyond, memory decides."""
 
 
 def choose_attention(
     num_queries: int, num_keys: int, *, dtype: torch.dtype, device_type: str, needs_grad: bool
 ) -> Literal["fused", "plain"]:
-    """Which attention kernel is faster: `fused` (torch's SDPA) or `plain` (matmul, softmax, matmul).
+    """Choose the faster attention kernel: `fused` (torch's SDPA) or `plain` (matmul, softmax, matmul).
 
-    The fused kernel saves the (N, M) matrix, which counts at detection sizes and on every GPU. On a CPU in float32 its
-    backward loses only where keys are few and queries many, as in the first stages of a PVT at 224. In bf16 it does not
-    use the processor's bf16 products as plain matmuls do, and loses everywhere. Measured (one Zen 4 core, torch 2.15,
+    The fused kernel avoids the (N, M) matrix, which matters at detection sizes and on every GPU. On a CPU in float32 its
+    backward is slower only where keys are few and queries many, as in the first stages of a PVT at 224. In bf16 it does not
+    use the processor's bf16 products as plain matmuls do, and is always slower. Measured (one Zen 4 core, torch 2.15,
     batch 8, forward and backward, ms fused / plain):
 
     | queries x keys, heads | float32 | bf16 |
@@ -407,12 +409,12 @@ class FastPrototypeAttention(_ChosenAttention, PrototypeAttention):
 
 @dataclass(frozen=True)
 class Lever:
-    """One way to make a model faster."""
+    """One group of kernel replacements."""
 
     kernels: dict[type[nn.Module], type[nn.Module]]
-    """Plain class -> the class that takes its place."""
+    """Plain class -> its replacement."""
     find: Callable[[nn.Module], Iterator[nn.Module]]
-    """The layers of a model that it is for."""
+    """The layers of a model to replace."""
     pays: Callable[[], bool] = lambda: True
     """Whether it is faster on this processor."""
 
@@ -437,7 +439,7 @@ def _patch_convs(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def _convs_3x3(model: nn.Module) -> Iterator[nn.Module]:
-    """Those of necks and heads that no `ConvNorm` folds."""
+    """Those of necks and heads that are not part of a `ConvNorm`."""
     others = [module for module in model.modules() if isinstance(module, Backbone | ConvNorm)]
     left_out = {inner for other in others for inner in other.modules()}
     for conv in model.modules():
@@ -451,7 +453,7 @@ def _keeps_size_by_3x3(conv: nn.Conv2d) -> bool:
 
 
 def _of(kernels: dict[type[nn.Module], type[nn.Module]], pays: Callable[[], bool] = lambda: True) -> Lever:
-    """For all layers of these very classes."""
+    """For all layers of exactly these classes."""
     return Lever(kernels, lambda model: (module for module in model.modules() if type(module) in kernels), pays)
 
 

@@ -1,8 +1,8 @@
-"""The heads and backbones that every command knows by name. No torch.
+"""The registry of heads and backbones. No torch.
 
-A spec holds everything about one head or backbone that is not its network: options, builder, the tasks it serves, how its
-checkpoints are told, how the papers count it. `register` adds one; commands look names up when they run, so that what a
-user's own file registers is a name like any other.
+A spec holds everything about one head or backbone except its network: options, builder, tasks, how its checkpoints are
+recognised, how the papers count it. `register` adds one; commands look names up when they run, so that names registered
+by a user's file work everywhere.
 """
 
 from __future__ import annotations
@@ -24,19 +24,20 @@ if TYPE_CHECKING:
     from pvtctl.models.backbones.base import Backbone
 
 DETECTION, SEGMENTATION, DEPTH = "detection", "segmentation", "depth"
-"""The tasks that heads serve."""
+"""The tasks of heads."""
 Conventions = Literal["papers", "torchvision"]
-"""Detectors. `papers`: anchors, extra levels and RoI sampling of the configurations that the papers used; `torchvision`:
-those of torchvision's first detectors, for their published weights."""
+"""Detectors. `papers`: anchors, extra levels and RoI sampling of the papers' configurations; `torchvision`: those of
+torchvision's first detectors, for their published weights.
+"""
 ClassRows = Literal["anchors", "background", "boxes", "plain", "tokens"]
 """How the first dimension of a parameter holds K classes: anchors x K, K and the background's row, K x 4, K; tokens:
 (1, K, C)."""
 State = Mapping[str, "Tensor"]
-"""A state dict in our names: `backbone.*`, `neck.*`, `head.*`."""
+"""A state dict in pvtctl's names: `backbone.*`, `neck.*`, `head.*`."""
 
 
 class HeadOptions(BaseModel):
-    """Options of a head: the keys of a recipe's `model.head`. Each head derives its own; None asks for its default."""
+    """Options of a head: the keys of a recipe's `model.head`. Each head derives its own; None means its default."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
@@ -58,7 +59,7 @@ ScaleShift = tuple[Annotated[float, Field(gt=0.0)], float]
 
 @dataclass(frozen=True)
 class Target:
-    """What a head is built for."""
+    """Task, classes and conventions to build a head for."""
 
     task: str
     num_classes: int
@@ -69,25 +70,25 @@ class Target:
 
 @dataclass(frozen=True)
 class HeadMark:
-    """Parameters that tell a head in a state dict of ours."""
+    """Parameters that identify a head in a pvtctl state dict."""
 
     task: str
     names: frozenset[str]
     count_classes: Callable[[State], int]
-    """K, from shapes; 0 where they make no sense."""
+    """K, from shapes; 0 if they are not plausible."""
     beside: frozenset[str] = frozenset()
-    """What stands beside them in our files, where other projects use the same names."""
+    """Further parameters in pvtctl's files, if other projects use the same marks."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeadSpec:
-    """One head, with the neck that the papers put under it. All but the first five fields may be left out."""
+    """One head, with the papers' neck for it. All but the first five fields are optional."""
 
     name: str
     tasks: tuple[str, ...]
     """`detection`, `segmentation`, `depth`. A head of the last two is for depth unless a number of classes is given."""
     title: str
-    """As the papers write it: `Mask R-CNN`."""
+    """As written in the papers: `Mask R-CNN`."""
     Options: type[HeadOptions]
     build: Callable[[Backbone, Any, Target], tuple[nn.Module | None, nn.Module]]
     """(backbone, options, target) -> neck (or None) and head, a `DetectionHead` or `DenseHead`."""
@@ -96,30 +97,31 @@ class HeadSpec:
     marks: tuple[HeadMark, ...] = ()
     """Without any, only files that name the head in their header are recognised."""
     class_tables: Mapping[str, ClassRows] = field(default_factory=dict)
-    """Layers with a row a class, without `.weight` and `.bias`: rows are matched by class name when classes change."""
+    """Layers with a row per class, without `.weight` and `.bias`: rows are matched by class name when classes change."""
     options_of: Callable[[State], dict[str, Any]] = lambda state: {}
-    """The options that a state dict's shapes tell."""
+    """The options that can be inferred from a state dict's shapes."""
     stride_of: Callable[[State], int | None] = lambda state: None
-    """The output stride of a ResNet under it, where shapes tell it."""
+    """The output stride of its ResNet, if shapes determine it."""
     unlike: Callable[[Any, Mapping[str, Any], State], tuple[str, str, str] | None] = lambda head, options, state: None
-    """(head, options of a file, its state dict) -> (option, the file's value, this head's) for the first option that
-    shapes do not show and in which the two differ."""
+    """(head, options of a file, its state dict) -> (option, the file's value, this head's) for the first differing option
+    that does not affect shapes.
+    """
     publisher: Literal["mmdetection", "DETR", "mmsegmentation"] | None = None
-    """Whose parameter names `--to official` writes."""
+    """The project whose parameter names `--to official` writes."""
     unpublished: str = "is a model with a head of its own, which no other project has"
-    """Why not, where there is no publisher."""
+    """Why not, without a publisher."""
 
     # detection
     needs_masks: bool = False
-    """It learns and gives masks of objects."""
+    """It is trained on masks of objects and predicts them."""
     has_nms: bool = True
-    """Detections are sorted out by non-maximum suppression, so that views can be merged and the IoU chosen."""
+    """Detections are filtered by non-maximum suppression, so that views can be merged and the IoU chosen."""
     candidates: str | None = None
-    """What `latency` says of the boxes an image; unset: those that the score threshold lets reach NMS."""
+    """Description of the boxes per image in `latency`; unset: those above the score threshold, before NMS."""
 
     # segmentation and depth
     token_options: tuple[str, ...] = ()
-    """Options for backbones with tokens alone; a head with such options reads tokens where a backbone has them."""
+    """Options for token backbones only; a head with such options uses a backbone's tokens if it has them."""
     map_per_class: bool = False
     """Memory grows with classes times pixels."""
     only_for: Mapping[str, str] = field(default_factory=dict)
@@ -127,40 +129,41 @@ class HeadSpec:
 
     # export
     unexportable: str | None = None
-    """Why its outputs cannot be a graph."""
+    """Why its outputs cannot be exported."""
 
     # recipes and costs
     recipes: Mapping[str, str] = field(default_factory=dict)
-    """Task -> the shipped recipe that trains a backbone under it where no table has a row for it."""
+    """Task -> the shipped recipe for backbones without a row in a paper's table."""
     sizes: Mapping[str, int] = field(default_factory=dict)
-    """Task -> side of the images that the papers give it; unset: 224."""
+    """Task -> side of the papers' images; unset: 224."""
     bottleneck_stride: int | None = None
-    """Output stride of the papers' ResNets of bottlenecks under it; unset: 32."""
+    """Output stride of the papers' bottleneck ResNets with it; unset: 32."""
     counted: frozenset[str] | None = None
-    """What the papers' counter saw of `bias`, `batch_norm`, `layer_norm`, `activation`, `attention`; unset: all that it
-    knew under the backbone."""
+    """Terms that the papers' counter counted: `bias`, `batch_norm`, `layer_norm`, `activation`, `attention`; unset: those
+    of the backbone.
+    """
     counts_batch_norm: bool = True
-    """False: its batch norm is synchronised, which the counter used for PVT v1 did not know."""
+    """False: its batch norm is synchronised, which the counter used for PVT v1 ignores."""
     parts: Mapping[str, str] = field(default_factory=dict)
-    """Beginning of a parameter's name within the head -> part under which `flops --stages` lists it."""
+    """Prefix of a parameter's name within the head -> part under which `flops --stages` lists it."""
 
     @property
     def detects(self) -> bool:
         return DETECTION in self.tasks
 
     def task_of(self, num_classes: int | None) -> str:
-        """The task of a model with so many classes; None: not said."""
+        """The task of a model with this number of classes; None: unknown."""
         if DEPTH in self.tasks and (num_classes is None or len(self.tasks) == 1):
             return DEPTH
         return next(task for task in self.tasks if task != DEPTH)
 
     def option_names(self, task: str | None = None) -> list[str]:
-        """The keys of its options but the name; with `task` those that this task reads."""
+        """The keys of its options except the name; with `task` only those used for it."""
         own = [key for key in self.Options.model_fields if key != "name"]
         return [key for key in own if task is None or self.only_for.get(key, task) == task]
 
     def options(self, given: Mapping[str, Any] | None = None) -> HeadOptions:
-        """`given` as checked options; those that are None are left open. Raises UsageError."""
+        """Validate `given` as options; None values are left at their defaults. Raises UsageError."""
         said = {key: value for key, value in (given or {}).items() if value is not None and key != "name"}
         if unknown := [key for key in said if key not in self.option_names()]:
             names = self.option_names()
@@ -176,12 +179,12 @@ class HeadSpec:
 
 
 class BackboneOptions(BaseModel):
-    """Options that every backbone takes; families add theirs. A custom `BackboneSpec` may derive its own."""
+    """Options of every backbone; families add theirs. A custom `BackboneSpec` may derive its own."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     image_size: int = 224
-    """Side of the square images that position tables are made for; changes nothing where there are none."""
+    """Side of the square images for the position tables, if any; changes nothing else."""
 
 
 ASKS_NOTHING: dict[str, Any] = {
@@ -191,56 +194,56 @@ ASKS_NOTHING: dict[str, Any] = {
     "freeze_norm": False,
     "output_stride": 32,
 }
-"""Values of recipes' `model.backbone` that any backbone takes, as they ask for nothing."""
+"""Values of recipes' `model.backbone` accepted by any backbone, as they change nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneSpec:
-    """One backbone. All but the first four fields may be left out."""
+    """One backbone. All but the first four fields are optional."""
 
     name: str
     family: str
     Options: type[BackboneOptions]
     build: Callable[[Any], Backbone]
-    """Options -> a backbone with starting weights."""
+    """Options -> a backbone with initial weights."""
 
     family_title: str = ""
     source: str = "registered by the user"
     channels: Four | None = None
-    """Of its four maps; None: known once it is built."""
+    """Of its four maps; None: known after building."""
     params: int | None = None
     """Of the classifier with 1000 classes at 224."""
     at_width: Callable[[float], BackboneSpec] | None = None
-    """The spec of `NAME@F`, F times as wide; None: there is one width."""
+    """The spec of `NAME@F`, F times as wide; None: only one width."""
     patch_size: int | None = None
-    """Of a ViT, whose tokens lie on one grid; None for all others."""
+    """Of a ViT, which has one grid of tokens; None for all others."""
     one_grid: bool = False
-    """All tokens lie on one fine grid, so that large images need much memory."""
+    """All tokens are on one fine grid, so that large images need much memory."""
     counts_layer_norm: bool = False
-    """The papers' counter knew its LayerNorm (that of PVT v2)."""
+    """The papers' counter counts its LayerNorm (PVT v2's)."""
     under: Callable[[HeadSpec], dict[str, Any]] = lambda head: {}
-    """The options that the papers give it under a head."""
+    """The papers' options with a head."""
     blocks: int | None = None
-    """Of all stages: tells candidates by their parameter names."""
+    """In all stages; used with parameter names to identify checkpoints."""
     stages: tuple[Mapping[str, Any], ...] = ()
-    """What `models show` prints of each stage."""
+    """Table of stages printed by `models show`."""
     stage_names: tuple[tuple[str, ...], ...] = ()
-    """How the names of each stage's parameters begin."""
+    """Prefixes of the names of each stage's parameters."""
     outside: str = ""
-    """What its classifier has outside stages and head."""
+    """Parts of its classifier outside stages and head."""
 
     @property
     def is_foreign(self) -> bool:
-        """Whether it is none of the built-in ones, whose maps tests hold to what they say."""
+        """Whether it is not built in; only the maps of built-in ones are covered by tests."""
         return not self.stages and self.family != "timm"
 
     @property
     def has_class_token(self) -> bool:
-        """Whether its classifier reads a class token."""
+        """Whether its classifier uses a class token."""
         return "class_token" in self.Options.model_fields
 
     def options(self, given: Mapping[str, Any]) -> BackboneOptions:
-        """`given` as checked options; what asks for nothing is left out. Raises UsageError."""
+        """Validate `given` as options; values that change nothing are ignored. Raises UsageError."""
         own = self.Options.model_fields
         foreign = {key: value for key, value in given.items() if key not in own}
         for key, value in foreign.items():
@@ -260,7 +263,7 @@ _backbones: dict[str, BackboneSpec] = {}
 
 @cache
 def _fill() -> None:
-    """Register the built-in ones, once; they import this module, hence not when it is loaded."""
+    """Register the built-in ones, once; they import this module, hence not at import time."""
     from pvtctl.models.backbones.specs import BACKBONES
     from pvtctl.models.heads.specs import HEADS
 
@@ -269,17 +272,17 @@ def _fill() -> None:
 
 
 ENTRY_POINTS = "pvtctl.plugins"
-"""Group of entry points of installed packages that register heads and backbones."""
+"""Entry point group of installed packages that register heads and backbones."""
 PLAIN_HEADS = ("classifier", "none")
-"""What `--head` takes besides registered heads: ImageNet's classifier, and the bare pyramid."""
+"""Values of `--head` besides registered heads: ImageNet's classifier, and the bare pyramid."""
 _plugin_faults: list[str] | None = None
-"""Errors of the installed plugins; None until they were loaded."""
+"""Errors of the installed plugins; None before loading."""
 
 
 def _load_plugins() -> None:
     """Load the installed entry points once; each is a module, or a function without arguments to call.
 
-    One that fails takes nothing else with it: the error of a name that is not found tells of it.
+    A plugin that fails affects no other; its error is shown when a name is not found.
     """
     global _plugin_faults
     if _plugin_faults is not None:
@@ -296,31 +299,31 @@ def _load_plugins() -> None:
 
 
 def registered() -> frozenset[tuple[str, str]]:
-    """(`head` or `backbone`, name) of everything that is registered by now, without loading plugins."""
+    """(`head` or `backbone`, name) of everything registered so far, without loading plugins."""
     _fill()
     return frozenset([*(("head", name) for name in _heads), *(("backbone", name) for name in _backbones)])
 
 
 def unregister(entries: Iterable[tuple[str, str]]) -> None:
-    """Take back what a file registered that failed half way."""
+    """Unregister the entries of a file that failed midway."""
     for kind, name in entries:
         table: dict[str, Any] = _heads if kind == "head" else _backbones
         del table[name]
 
 
 def _not_found(message: str, hint: str) -> UsageError:
-    """An unknown name, with the plugins that failed and may have been to register it."""
+    """The error of an unknown name, with the failed plugins that may have registered it."""
     return UsageError(message, "; ".join([hint, *(_plugin_faults or ())]))
 
 
 def register(spec: HeadSpec | BackboneSpec) -> None:
-    """Add a head or backbone, whose name every command then knows. Raises UsageError for a name that is taken."""
+    """Add a head or backbone, whose name every command then accepts. Raises UsageError for a name that is taken."""
     _fill()
     table: dict[str, Any] = _heads if isinstance(spec, HeadSpec) else _backbones
     kind = "head" if isinstance(spec, HeadSpec) else "backbone"
     if spec.name in table or spec.name in PLAIN_HEADS:
         raise UsageError(f"there is a {kind} called {spec.name!r} already", "register it under another name")
-    if not spec.name.isidentifier():  # `@` and `:` have a meaning in names, and names stand in files' names
+    if not spec.name.isidentifier():  # `@` and `:` have a meaning in names, and names are parts of file names
         raise UsageError(f"{spec.name!r} is no name for a {kind}", "letters, digits and _, such as my_head")
     if isinstance(spec, HeadSpec) and not (spec.tasks and set(spec.tasks) <= {DETECTION, SEGMENTATION, DEPTH}):
         raise UsageError(
@@ -330,19 +333,19 @@ def register(spec: HeadSpec | BackboneSpec) -> None:
 
 
 def head_specs() -> list[HeadSpec]:
-    """All heads, in the order they were registered, those of installed plugins too."""
+    """All heads, in order of registration, including installed plugins'."""
     _fill()
     _load_plugins()
     return list(_heads.values())
 
 
 def heads_of(task: str) -> tuple[str, ...]:
-    """The names of a task's heads; the first is taken where none is named."""
+    """The names of a task's heads; the first is the default."""
     return tuple(spec.name for spec in head_specs() if task in spec.tasks)
 
 
 def find_head(name: str) -> HeadSpec | None:
-    """The head of this name; None where there is none."""
+    """The head of this name, or None."""
     _fill()
     if name not in _heads and name not in PLAIN_HEADS:
         _load_plugins()
@@ -350,7 +353,7 @@ def find_head(name: str) -> HeadSpec | None:
 
 
 def head_spec(head: str | HeadSpec, *, task: str | None = None) -> HeadSpec:
-    """The head of this name; with `task` one of that task. Raises UsageError with the nearest names."""
+    """The head of this name; with `task` it must support that task. Raises UsageError with the nearest names."""
     if isinstance(head, HeadSpec):
         return head
     found = find_head(head) if isinstance(head, str) else None
@@ -362,15 +365,16 @@ def head_spec(head: str | HeadSpec, *, task: str | None = None) -> HeadSpec:
 
 
 def backbone_specs() -> list[BackboneSpec]:
-    """All backbones, in the order they were registered, those of installed plugins too; `timm:NAME` works besides."""
+    """All backbones, in order of registration, including installed plugins'; `timm:NAME` works besides."""
     _fill()
     _load_plugins()
     return list(_backbones.values())
 
 
 def find_backbone(name: str) -> BackboneSpec | None:
-    """The backbone of this name, or of `NAME@F`; None where there is none, and for `timm:NAME`. Raises UsageError for a
-    width that it cannot have."""
+    """The backbone `NAME` or `NAME@F`; None for unknown names and for `timm:NAME`. Raises UsageError for an impossible
+    width.
+    """
     _fill()
     plain, factor = split_width(name)
     if plain not in _backbones and not name.startswith(TIMM_PREFIX):
@@ -385,7 +389,7 @@ def find_backbone(name: str) -> BackboneSpec | None:
 
 def backbone_spec(name: str) -> BackboneSpec:
     """The backbone `NAME`, `NAME@F` (F times as wide) or `timm:NAME`. Raises UsageError with the nearest names."""
-    if not isinstance(name, str):  # a caller's type checker may not be asked
+    if not isinstance(name, str):  # callers may not use a type checker
         raise UsageError(f"a backbone is named by a word, not by a {type(name).__name__}", "such as 'pvt_small'")
     if name.startswith(TIMM_PREFIX):
         from pvtctl.models.backbones.specs import timm_spec

@@ -1,9 +1,9 @@
-"""Every built-in backbone's numbers, in plain sight and without torch.
+"""Sizes of every built-in backbone, as data. No torch.
 
-`pvtctl.models.backbones.specs` registers them, and a test holds the parameter counts to the built models. `NAME@F` is a
-narrower model of the same depth and shape, for small experiments: see `scaled`. Sources: PVT v1 Table 1 and its code (stage
-2 of small and medium is printed as 3 blocks but coded, and counted, as 4), PVT v2 Table 1, timm 0.3.2 for the ViT-Small that PVT v1 Table 8 compares with, DeiT Table 1, and
-torchvision for the ResNets.
+`pvtctl.models.backbones.specs` registers them, and a test compares the parameter counts with the built models. `NAME@F`
+is a narrower model of the same depth and shape, for small experiments: see `scaled`. Sources: PVT v1 Table 1 and its code
+(stage 2 of small and medium is printed as 3 blocks but coded, and counted, as 4), PVT v2 Table 1, timm 0.3.2 for the
+ViT-Small of PVT v1 Table 8, DeiT Table 1, and torchvision for the ResNets.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ TIMM_PREFIX = "timm:"
 
 @dataclass(frozen=True, kw_only=True)
 class PvtVariant:
-    """A Pyramid Vision Transformer; one number a stage."""
+    """A Pyramid Vision Transformer; one number per stage."""
 
     family: Literal["pvt_v1", "pvt_v2"]
     embed_dims: Four
@@ -34,7 +34,7 @@ class PvtVariant:
     conv_ffn: bool = True
     """v2: a depthwise convolution in the feed-forward part."""
     params: int | None
-    """Of the classifier with 1000 classes at 224; None for scaled models, which no table counts."""
+    """Of the classifier with 1000 classes at 224; None for scaled models, which are in no table."""
     source: str
 
     @property
@@ -44,11 +44,11 @@ class PvtVariant:
 
 @dataclass(frozen=True, kw_only=True)
 class VitVariant:
-    """A plain Vision Transformer: one grid, its class token kept."""
+    """A plain Vision Transformer: one grid, with class token."""
 
     family: Literal["vit"] = "vit"
     stem: Literal["patches", "resnet"] = "patches"
-    """`resnet`: the first three stages of a ResNet-50 (`pvtctl.models.backbones.vit_hybrid`) in place of the patch convolution."""
+    """`resnet`: the first three stages of a ResNet-50 (`pvtctl.models.backbones.vit_hybrid`) instead of the patch convolution."""
     patch_size: int
     embed_dim: int
     depth: int
@@ -57,7 +57,7 @@ class VitVariant:
     qkv_bias: bool = True
     norm_eps: float = 1e-6
     distilled: bool = False
-    """A distillation token beside the class token."""
+    """A distillation token in addition to the class token."""
     stem_width: int = 256
     """`resnet`: channels of its first stage; the second has twice, the third four times as many."""
     params: int | None
@@ -79,10 +79,11 @@ class ResNetVariant:
     groups: int = 1
     width_per_group: int = 64
     deep_stem: int = 0
-    """Three 3x3 convolutions of this width, this and twice this, instead of the one of 7x7 (He et al., arXiv 1812.01187,
-    figure 2c); 0: the one."""
+    """Three 3x3 convolutions of this width, this and twice this, instead of the 7x7 one (He et al., arXiv 1812.01187,
+    figure 2c); 0: the 7x7 one.
+    """
     context_ratio: float | None = None
-    """Global context blocks in stages 2 to 4, their bottleneck that much narrower than the stage; None: there are none."""
+    """Global context blocks in stages 2 to 4; ratio of their bottleneck's width to the stage's; None: no such blocks."""
     base_width: int = 64
     """Channels of the stem and of the first stage's 3x3 convolutions; each later stage has twice the one before."""
     params: int | None
@@ -163,7 +164,7 @@ VIT = {
         patch_size=16, embed_dim=768, depth=12, num_heads=12, params=86_567_656, source="ViT, Table 1"),
     "vit_large_patch16": VitVariant(
         patch_size=16, embed_dim=1024, depth=24, num_heads=16, params=304_326_632, source="ViT, Table 1"),
-    # one classifier over both tokens, where DeiT has two and takes their mean: the second's 1000 biases are missing
+    # one classifier over both tokens, where DeiT averages two: the second's 1000 biases are missing
     "deit_base_distilled_patch16": VitVariant(
         patch_size=16, embed_dim=768, depth=12, num_heads=12, distilled=True, params=87_337_192, source=_DEIT),
     "vit_hybrid": VitVariant(
@@ -200,7 +201,7 @@ VARIANTS: dict[str, Variant] = {**PVT_V1, **PVT_V2, **VIT, **RESNET}
 
 
 def split_width(spec: str) -> tuple[str, float]:
-    """`pvt_small@0.25` -> ("pvt_small", 0.25); 1 where no factor is said. Raises UsageError for one out of range."""
+    """`pvt_small@0.25` -> ("pvt_small", 0.25); 1 without a factor. Raises UsageError for one out of range."""
     name, at, text = spec.rpartition("@")
     if not at or spec.startswith(TIMM_PREFIX):  # timm's own names never have one, and hubs' may
         return spec, 1.0
@@ -210,13 +211,13 @@ def split_width(spec: str) -> tuple[str, float]:
         factor = math.nan
     if not 0 < factor <= 1:
         raise UsageError(
-            f"{spec}: {text!r} is no factor on the width", f"it lies in 0 < F <= 1, such as {name or 'pvt_small'}@0.25"
+            f"{spec}: {text!r} is not a width factor", f"use 0 < F <= 1, such as {name or 'pvt_small'}@0.25"
         )
     return name, factor
 
 
 def join_width(name: str, factor: float) -> str:
-    """The opposite of `split_width`."""
+    """The inverse of `split_width`."""
     return name if factor == 1 else f"{name}@{factor:g}"
 
 
@@ -224,8 +225,8 @@ def scaled(name: str, variant: Variant, factor: float) -> Variant:
     """`variant`, called `name`, with `factor` (0 < F <= 1) times its widths.
 
     Depth, heads, ratios and patches stay. Widths are rounded to multiples of the heads (ResNets: their base width of 64 to
-    a multiple of 8; a hybrid's ResNet to a power of two), and never below one a head. Raises UsageError for a factor that
-    the family cannot take.
+    a multiple of 8; a hybrid's ResNet to a power of two), and never below one per head. Raises UsageError for a factor that
+    the family does not support.
     """
     source = f"{variant.source}; {factor:g} times as wide"
     match variant:

@@ -1,4 +1,4 @@
-"""Recognise, convert, load and fetch checkpoints of this and of other projects.
+"""Recognise, convert, load and fetch checkpoints of pvtctl and of other projects.
 
 Names are imported on first use, so that `pvtctl.weights.catalogue` and `.download` load without torch.
 """

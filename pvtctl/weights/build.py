@@ -1,4 +1,4 @@
-"""From a checkpoint to the model in it: the only place where a checkpoint decides what is built."""
+"""Build the model that a checkpoint holds."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ Model = Classifier | Detector | DenseModel
 def model_from_checkpoint(
     checkpoint: Inspected, *, image_size: int | None = None, scale_shift: tuple[float, float] | None = None
 ) -> Model:
-    """The model of a checkpoint, its weights loaded, on the CPU and with its fast kernels.
+    """Build the model of a checkpoint and load its weights, on the CPU with its fast kernels.
 
     Args:
-        checkpoint: Of `inspect_checkpoint`; one with a head.
-        image_size: Of a classifier's position tables; unset: as the file says, else 224.
-        scale_shift: Of a metric depth model; unset: as the file says.
+        checkpoint: From `inspect_checkpoint`; it must have a head.
+        image_size: Image size of a classifier's position tables; unset: the checkpoint's, else 224.
+        scale_shift: Of a metric depth model; unset: the checkpoint's.
 
     Raises:
         UsageError: Weights that do not fit.
@@ -37,7 +37,7 @@ def model_from_checkpoint(
 
 
 def backbone_from_checkpoint(checkpoint: Inspected) -> Backbone:
-    """The backbone of a checkpoint, whatever stands on it there, its weights loaded. Raises UsageError."""
+    """Build a checkpoint's backbone, without neck and head, and load its weights. Raises UsageError."""
     options = _position_options(checkpoint)
     if checkpoint.above is not None and checkpoint.above.output_stride:
         options["output_stride"] = checkpoint.above.output_stride

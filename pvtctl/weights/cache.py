@@ -1,4 +1,4 @@
-"""Where fetched checkpoints lie. Loads without torch."""
+"""The directory of fetched checkpoints. Loads without torch."""
 
 from __future__ import annotations
 
@@ -14,6 +14,6 @@ def cache_folder() -> Path:
 
 
 def cached_file(entry: Published) -> Path | None:
-    """The fetched file of an entry, None when there is none."""
+    """The fetched file of an entry, or None."""
     path = cache_folder() / entry.file_name
     return path if path.is_file() else None

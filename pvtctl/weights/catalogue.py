@@ -1,4 +1,4 @@
-"""Checkpoints that others published: where they are, and what their publishers say of them. Loads without torch."""
+"""Published checkpoints of other projects: address, source, licence, figures. Loads without torch."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ class Published:
     """One published checkpoint: an ImageNet-1K classifier, or a segmentation or depth model."""
 
     name: str
-    """What `--weights` and `pvtctl weights fetch` call it."""
+    """Name for `--weights` and `pvtctl weights fetch`."""
     backbone: str
     url: str
     figures: Mapping[str, float]
-    """What it scores, as the publisher prints it: `top1`, `miou` and `pixel_acc` in percent, depth's deltas as fractions."""
+    """Published metrics: `top1`, `miou` and `pixel_acc` in percent, depth deltas as fractions."""
     source: str
-    """Who publishes it, and where the figures are printed."""
+    """The publisher, and where the figures are printed."""
     license: str
     sha256: str | None = None
     """The first hex digits of the file's SHA-256, where the publisher gives them."""
     head: str | None = None
     """Of a segmentation or depth model; None for classifiers."""
     data: str = "ImageNet-1K"
-    """What it was trained on last, and scored on unless a figure's name says otherwise."""
+    """Data of the last training, and of the evaluation unless a figure's name says otherwise."""
     scale_shift: tuple[float, float] | None = None
-    """Of a metric depth model: metres = 1 / (a x + b). The file does not say it."""
+    """Of a metric depth model: metres = 1 / (a x + b). Not in the file."""
     normalization: Literal["imagenet", "half"] = "imagenet"
-    """Of the pixels that it takes: ImageNet's mean and deviation, or 0.5 for both."""
+    """Input normalisation: ImageNet's mean and standard deviation, or 0.5 for both."""
 
     @property
     def scores(self) -> str:
-        """`top1 79.8`, `miou 49.02, pixel_acc 83.11`: the first two."""
+        """The first two figures: `top1 79.8`, `miou 49.02, pixel_acc 83.11`."""
         return ", ".join(f"{name} {value:g}" for name, value in list(self.figures.items())[:2])
 
     @property
@@ -58,7 +58,7 @@ def _deit(kind: str, digits: str, top1: float) -> Published:
 
 
 def _timm(name: str, backbone: str, file: str, digits: str, top1: float) -> Published:
-    """Google's ViT of ImageNet-21K, fine-tuned at 384 pixels of mean and deviation 0.5: what DPT's models start from."""
+    """Google's ViT of ImageNet-21K, fine-tuned at 384 pixels (mean and std 0.5): DPT's initial weights."""
     source = "timm, from Google's (model-index)"
     url = f"{_TIMM}/{file}-{digits}.pth"
     return Published(
@@ -75,7 +75,7 @@ def _timm(name: str, backbone: str, file: str, digits: str, top1: float) -> Publ
 
 
 def _torchvision(backbone: str, digits: str, top1: float, version: str = "V1") -> Published:
-    """V1 are the weights that the papers' dense models start from; V2 are of a later, longer recipe."""
+    """V1: the initial weights of the papers' dense models; V2: of a later, longer recipe."""
     name = backbone if version == "V1" else f"{backbone}_v2"
     source = f"torchvision, IMAGENET1K_{version}"
     url = f"{_TORCHVISION}/{backbone}-{digits}.pth"
@@ -97,7 +97,7 @@ def _dpt(
 
 
 def _zero_shot(*values: float) -> dict[str, float]:
-    """Of sets that were not trained on: WHDR in percent, AbsRel, and percent of pixels beyond delta 1.25."""
+    """Figures on data not trained on: WHDR in percent, AbsRel, and percent of pixels beyond delta 1.25."""
     names = ("diw_whdr", "eth3d_abs_rel", "sintel_abs_rel", "kitti_beyond", "nyu_beyond", "tum_beyond")
     return dict(zip(names, values, strict=True))
 
@@ -168,17 +168,17 @@ def published() -> list[Published]:
 
 
 def find_published(name: str) -> Published | None:
-    """The entry of this name."""
+    """The entry of this name, or None."""
     return next((entry for entry in _PUBLISHED if entry.name == name), None)
 
 
 def published_with_hash(sha256: str) -> Published | None:
-    """The entry whose publisher's digits begin this SHA-256."""
+    """The entry whose publisher's digits begin this SHA-256, or None."""
     return next((entry for entry in _PUBLISHED if entry.sha256 and sha256.startswith(entry.sha256)), None)
 
 
 def published_for(backbone: str) -> Published | None:
-    """The classifier to take for a backbone when nobody says which: of the same name, else the first there is."""
+    """The default classifier of a backbone: the entry of the same name, else the first one."""
     of_backbone = (entry for entry in _PUBLISHED if entry.backbone == backbone and entry.head is None)
     same = find_published(backbone)
     return same if same is not None and same.head is None else next(of_backbone, None)
@@ -210,10 +210,10 @@ _DETECTOR_PAGES = {
 
 
 def detector_page(backbone: str, head: str) -> str | None:
-    """Where somebody offers this detector, trained on COCO, in a layout that `load_weights` reads; None where nobody does.
+    """Where this detector, trained on COCO, is published in a layout that `load_weights` reads, or None.
 
-    A file's address, which `fetch` gets, or a page for a browser: PVT's authors' detectors lie on file hosts without direct
-    links.
+    Either a file's address, which `fetch` downloads, or a web page: the PVT authors' detectors are on file hosts without
+    direct links.
     """
     by_authors = backbone.startswith("pvt_") and head in ("retinanet", "mask_rcnn")
     return _DETECTOR_PAGES.get((backbone, head)) or (_PVT_DETECTORS if by_authors else None)

@@ -1,4 +1,4 @@
-"""Write a checkpoint in another layout, and prove that nothing was lost."""
+"""Convert a checkpoint to another layout and verify the result."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from pvtctl.weights.recognise import convert_state, identify, strip_wrappers, to
 from pvtctl.weights.save import save_safetensors
 
 TOLERANCE = 1e-4
-"""Largest difference of two implementations' outputs, as a share of the outputs' largest."""
+"""Largest accepted difference between two implementations' outputs, relative to the largest output."""
 
 
 @dataclass(frozen=True)
 class CheckpointConversion:
-    """What `convert_file` did."""
+    """Result of `convert_file`."""
 
     backbone: str
     head: str | None
@@ -36,11 +36,11 @@ class CheckpointConversion:
     format: str
     classes: int | None
     dropped: list[str]
-    """Names in the file that are no part of backbone, neck or head."""
+    """Names in the file that do not belong to backbone, neck or head."""
     compared_with: str | None
-    """Whose outputs were compared with ours; None where no original is installed."""
+    """Implementation that outputs were compared with; None where the original is not installed."""
     difference: float | None
-    """Largest difference to the original's outputs, as a share of their largest."""
+    """Largest difference from the original's outputs, relative to the largest of them."""
 
 
 def convert_file(
@@ -51,15 +51,14 @@ def convert_file(
     to: Literal["ours", "official"] = "ours",
     overwrite: bool = False,
 ) -> CheckpointConversion:
-    """Write the checkpoint `source` to `out` in our layout, or in that of the model's publisher.
+    """Write the checkpoint `source` to `out` in pvtctl's layout or in that of the model's publisher.
 
-    `out` ends in .safetensors, or in .pth / .pt / .bin for a pickled state dict (official layout only). `backbone` says
-    which model it is where two share the same shapes. Where the implementation that the file is from is installed
-    (torchvision, timm, transformers), its outputs on one image are compared with ours first; then the written file is
-    read back and must give the same tensors.
+    `out` ends in .safetensors, or in .pth / .pt / .bin for a pickled state dict (official layout only). `backbone`
+    chooses between models of the same shapes. If the original implementation (torchvision, timm, transformers) is
+    installed, outputs on one image are compared first; then the written file is read back and must give the same tensors.
 
-    Raises UsageError for a file of no known model, of another one than `backbone`, or an `out` that exists; PvtctlError
-    when the outputs differ.
+    Raises UsageError for a file without a known model or with another one than `backbone`, or an `out` that exists;
+    PvtctlError when the outputs differ.
     """
     out = Path(out)
     _check_out(out, to, overwrite)
@@ -94,7 +93,7 @@ def convert_file(
 
 
 def _wrapped(tensors: dict[str, Tensor], meta: Mapping[str, Any]) -> dict[str, Any]:
-    """As facebookresearch's DETR, mmdetection and mmsegmentation save their models."""
+    """Wrap a state dict as facebookresearch's DETR, mmdetection and mmsegmentation save their models."""
     spec = find_head(meta["head"])
     if spec is not None and spec.publisher == "DETR":
         return {"model": tensors}
@@ -102,7 +101,7 @@ def _wrapped(tensors: dict[str, Tensor], meta: Mapping[str, Any]) -> dict[str, A
 
 
 def unwritable(meta: Mapping[str, Any]) -> str | None:
-    """Why a model cannot be said in its publisher's layout; None where it can."""
+    """Why a model cannot be written in its publisher's layout, or None."""
     if meta.get("conventions") == "torchvision":
         return "is a detector with torchvision's conventions, which mmdetection's layout cannot say"
     spec = find_head(str(meta.get("head")))
@@ -121,8 +120,8 @@ def _check_out(out: Path, to: str, overwrite: bool) -> None:
 
 
 def model_of(checkpoint: Checkpoint, backbone: str | None = None) -> str:
-    """Which of our backbones a checkpoint holds. Where two share its shapes: `backbone`, else what its metadata say, else
-    the first. Raises UsageError when it is none of ours, or not `backbone`.
+    """The name of the backbone in a checkpoint. If two share its shapes: `backbone`, else the metadata's, else the
+    first. Raises UsageError for a backbone unknown to pvtctl, or another one than `backbone`.
     """
     names = identify(checkpoint.state)
     if not names:
@@ -155,7 +154,7 @@ def _meta(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
 
 
 def _above_meta(checkpoint: Checkpoint, above: HeadInfo) -> dict[str, Any]:
-    """What a detector or dense model of ours says of itself."""
+    """Metadata of a pvtctl detector or dense model."""
     meta = checkpoint.meta
     names = meta.get("class_names") or above.class_names
     told: dict[str, Any]
@@ -178,7 +177,7 @@ def _above_meta(checkpoint: Checkpoint, above: HeadInfo) -> dict[str, Any]:
 
 
 def _compare(checkpoint: Checkpoint, name: str, state: Mapping[str, Tensor]) -> tuple[str | None, float | None]:
-    """Outputs of the original and of ours on one image; (None, None) without a head or without the original."""
+    """Compare the outputs of the original and of pvtctl on one image; (None, None) without a head or the original."""
     if "head.weight" not in state:
         return None, None
     original = _original(checkpoint, name, state["head.weight"].shape[0])
@@ -205,7 +204,7 @@ def _compare(checkpoint: Checkpoint, name: str, state: Mapping[str, Tensor]) -> 
 
 
 def _original(checkpoint: Checkpoint, name: str, classes: int) -> tuple[str, nn.Module] | None:
-    """The implementation that the file is from, with the file's weights; None where it is not installed."""
+    """The original implementation with the file's weights; None where it is not installed."""
     raw = strip_wrappers(checkpoint.raw)
     if any(key.startswith("backbone.") for key in raw):
         return None  # a dense model's

@@ -1,4 +1,4 @@
-"""What must be known of a checkpoint before a model can be built for it."""
+"""Read what building a checkpoint's model requires: backbone, head and classes."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from pvtctl.weights.resolve import resolve_weights
 
 @dataclass(frozen=True)
 class HeadClasses:
-    """The classes of a model that is evaluated, where they come from its checkpoint and not from the data."""
+    """The classes of an evaluated model, where they come from its checkpoint and not from the data."""
 
     num_classes: int
     names: list[str] | None
     conventions: Conventions = "papers"
-    """Detectors: whose anchors and sampling it was trained with."""
+    """Detectors: conventions of the anchors and sampling used in training."""
 
 
 def head_class_names(names: Sequence[str] | None, num_classes: int) -> list[str] | None:
-    """A head's class names: those it came with, ImageNet's for 1000 classes without names, else None."""
+    """A head's class names: the given ones, ImageNet's for 1000 classes without names, else None."""
     if names is not None and len(names) == num_classes:
         return list(names)
     return list(imagenet_classes()) if num_classes == 1000 else None
@@ -42,20 +42,20 @@ def head_class_names(names: Sequence[str] | None, num_classes: int) -> list[str]
 
 @dataclass(frozen=True)
 class Inspected:
-    """A checkpoint's own account of itself."""
+    """A checkpoint's model, classes and metadata."""
 
     path: Path
     backbone: str
     head: HeadClasses | None
-    """The classes of its model; None where the file holds a backbone alone."""
+    """The classes of its model; None for a bare backbone."""
     meta: dict[str, Any]
-    """What our own files say besides: image_size, resize, data, score ...; empty for most foreign ones."""
+    """Further metadata of pvtctl's files: image_size, resize, data, score ...; empty for most third-party ones."""
     above: HeadInfo | None = None
-    """What stands on the backbone of a detector, segmentation or depth model; None for classifiers and backbones."""
+    """Neck and head of a detector, segmentation or depth model; None for classifiers and backbones."""
     position_size: int | None = None
     """Side in pixels of the square images that the backbone's position table was made for, where it has one."""
     foreign: str | None = None
-    """What it is, in words, where it is a dense model that pvtctl does not build."""
+    """Description of a dense model that pvtctl cannot build."""
 
     @property
     def detector(self) -> HeadInfo | None:
@@ -69,14 +69,14 @@ class Inspected:
 
     @property
     def task(self) -> str | None:
-        """What it can be scored on; None where the file holds a backbone alone."""
+        """The task that it can be evaluated on; None for a bare backbone."""
         if self.above is not None:
             return self.above.task
         return "classification" if self.head is not None else None
 
     @property
     def head_name(self) -> str | None:
-        """Of a dense head."""
+        """Name of a dense head."""
         return self.above.head if self.above is not None else None
 
     @property
@@ -86,11 +86,11 @@ class Inspected:
 
 
 def inspect_checkpoint(source: str | Path, backbone: str | None = None, *, scored: bool = True) -> Inspected:
-    """Read a checkpoint (file, run folder, published name) and tell its backbone and classes.
+    """Read a checkpoint (file, run directory, published name) and identify its backbone and classes.
 
-    `backbone` is needed for models that are none of ours (`timm:NAME`), and must agree where the file says its own.
-    Raises UsageError: no checkpoint, another backbone, an unknown one, or, where it will be `scored` as it is, pixels
-    normalised otherwise than ours.
+    `backbone` is required for models outside pvtctl (`timm:NAME`), and must agree with the file's own, if stated.
+    Raises UsageError: no checkpoint, another backbone, an unknown one, or, if it will be `scored` without training, a
+    different pixel normalisation.
     """
     path = resolve_weights(str(source))
     checkpoint = read_checkpoint(path)
@@ -121,7 +121,7 @@ def inspect_checkpoint(source: str | Path, backbone: str | None = None, *, score
 def _position_size(state: Mapping[str, Tensor], backbone: str) -> int | None:
     spec = find_backbone(backbone)
     if spec is not None and spec.patch_size and (table := state.get("backbone.pos_embed")) is not None:
-        # one or two class tokens beside a square grid do not reach the next square
+        # with one or two class tokens a square grid does not reach the next square
         return math.isqrt(int(table.shape[1])) * spec.patch_size
     if (table := state.get("backbone.stages.0.pos_embed")) is not None:
         return math.isqrt(int(table.shape[1])) * STRIDES[0]
@@ -129,7 +129,7 @@ def _position_size(state: Mapping[str, Tensor], backbone: str) -> int | None:
 
 
 def _unknown_head(checkpoint: Checkpoint) -> str | None:
-    """What a model is, in words, that is not built here: of another project, or with a head that is not registered."""
+    """Description of a model that pvtctl cannot build: of another project, or with an unregistered head."""
     stated = checkpoint.meta.get("head")
     if checkpoint.format == "pvtctl" and isinstance(stated, str) and find_head(stated) is None:
         return f"a model with the head {stated!r}, which is not registered"

@@ -22,14 +22,14 @@ def fetch_weights(
     timeout: float = TIMEOUT,
     pause: float = 1.0,
 ) -> Path:
-    """Get a published checkpoint, or any by its address, and return the file; one that is there already is checked only.
+    """Download a published checkpoint, or any other by its URL, and return the file; an existing one is only checked.
 
-    `mirror` (for published names else `$PVTCTL_MIRROR`) takes the place of scheme and host; `folder` takes the file from a local folder
-    instead of the network; `to` is where it goes (else the cache). A cut download goes on where it stopped, also in a
-    later call; `pause` seconds, doubled each time, lie between the attempts.
-    The hash is compared with the publisher's digits where it gives them, and with that of the first fetch ever after.
+    `mirror` replaces scheme and host (published names: default `$PVTCTL_MIRROR`); `folder` reads from a local directory
+    instead of the network; `to` is the target directory (default: the cache). Interrupted downloads are resumed, also in
+    later calls; retries wait `pause` seconds, doubled each time.
+    The hash is compared with the publisher's digits, if any, and with that of the first download.
 
-    Raises UsageError for unknown names, PvtctlError when the file cannot be had or is not what it should be.
+    Raises UsageError for unknown names, PvtctlError when the download fails or the hash differs.
     """
     order = _order(name_or_url, mirror, Path(to) if to is not None else cache_folder())
     return get(order, folder=folder, progress=progress, timeout=timeout, pause=pause)

@@ -1,6 +1,6 @@
-"""Which detector, segmentation or depth model a state dict in our names is, and what it must be built with.
+"""Identify the detector, segmentation or depth model in a state dict with pvtctl's names, and its build options.
 
-Our own files say so in their header, which is believed; shapes and names tell the rest, and all of other projects' files.
+Headers of pvtctl's files are used first; everything else is inferred from shapes and names.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pvtctl.weights.recognise import Format, identify
 from pvtctl.weights.remap_classes import class_tables
 
 AUXILIARY = "head.auxiliary."
-"""What only training looks at: files may do without."""
+"""Parameters used in training only, which files may lack."""
 _DETECTORS: tuple[Format, ...] = (
     "pvtctl",
     "mmdetection RetinaNet",
@@ -27,7 +27,7 @@ _DETECTORS: tuple[Format, ...] = (
     "torchvision RetinaNet",
     "torchvision Mask R-CNN",
 )
-"""Layouts of detectors; heads of other makes have some of the same names."""
+"""Layouts of detectors; third-party heads may share some of these names."""
 _PUBLISHED_CLASSES: dict[int, list[str]] = {
     150: list(ADE20K_CLASSES),
     60: list(PASCAL_CONTEXT_CLASSES),
@@ -35,36 +35,36 @@ _PUBLISHED_CLASSES: dict[int, list[str]] = {
 }
 _PUBLISHED_OBJECTS: dict[int, list[str]] = {
     80: list(COCO_NAMES),
-    90: names_by_id(1, 90),  # torchvision's Mask R-CNN, its background apart
+    90: names_by_id(1, 90),  # torchvision's Mask R-CNN, without its background
     91: names_by_id(0, 90),  # a row for every category id: facebookresearch's DETR, torchvision's RetinaNet
 }
-"""Classes by their number, for files of others that do not say them."""
+"""Number of classes -> class names, for third-party files without names."""
 
 
 @dataclass(frozen=True)
 class HeadInfo:
-    """What names, shapes and header tell of a detector, segmentation or depth model."""
+    """A detector, segmentation or depth model as identified from names, shapes and header."""
 
     backbones: list[str]
-    """Ours with exactly these shapes: none for others', two where two share them."""
+    """pvtctl's backbones with exactly these shapes: none for third-party ones, two where two share them."""
     spec: HeadSpec
     task: str
     num_classes: int
     """1 for depth."""
     options: dict[str, Any] = field(default_factory=dict)
-    """Of the head: those that shapes, header or layout tell."""
+    """Head options known from shapes, header or layout."""
     conventions: Conventions = "papers"
     """Of a detector."""
     output_stride: int | None = None
-    """Of a ResNet's last map; None where nobody says."""
+    """Of a ResNet's last map; None if unknown."""
     scale_shift: tuple[float, float] | None = None
     """Of a metric depth model: metres = 1 / (a x + b)."""
     normalization: Literal["imagenet", "half"] | None = None
-    """The pixels that a segmentation or depth model was trained on; None where nobody says."""
+    """Pixel normalisation in training of a segmentation or depth model; None if unknown."""
     class_names: list[str] | None = None
-    """The file's own, or those of COCO, ADE20K or Pascal Context for a file of others with as many classes."""
+    """The file's own, or those of COCO, ADE20K or Pascal Context for a third-party file with as many classes."""
     category_ids: list[int] | None = None
-    """Of a detector: label -> category id of its training annotations, where the file or COCO's names tell."""
+    """Of a detector: label -> category id of its training annotations, if known from the file or COCO's names."""
 
     @property
     def head(self) -> str:
@@ -82,21 +82,20 @@ class HeadInfo:
     @property
     def title(self) -> str:
         """`Semantic FPN of pvt_small`."""
-        return f"{self.name} of {' or '.join(self.backbones) or 'a backbone that is none of ours'}"
+        return f"{self.name} of {' or '.join(self.backbones) or 'a third-party backbone'}"
 
     @property
     def tables(self) -> dict[str, ClassRows]:
-        """The parameters that have rows for classes."""
+        """The parameters with one row or group of rows per class."""
         return {} if self.task == DEPTH else class_tables(self.spec)
 
 
 def identify_head(
     state: Mapping[str, Tensor], format: Format = "pvtctl", meta: Mapping[str, Any] | None = None
 ) -> HeadInfo | None:
-    """The detector or dense model that `state`, in our names, holds; None when there is none of ours in it.
+    """Identify the detector or dense model in `state` (pvtctl's names); None if pvtctl builds no such model.
 
-    `format` is the layout that it came in, which tells conventions; `meta` what the file says of itself, which counts
-    where it fits the shapes.
+    `format`: the original layout, which implies conventions; `meta`: the file's metadata, used where it fits the shapes.
     """
     meta = meta or {}
     found = _stated_head(state, format, meta) or _marked_head(state, format)
@@ -110,10 +109,10 @@ def identify_head(
 def describe_head(
     state: Mapping[str, Tensor], spec: HeadSpec, task: str, num_classes: int, format: Format = "pvtctl"
 ) -> HeadInfo:
-    """What shapes tell of a model whose head is known."""
+    """Infer from shapes a model whose head is known."""
     backbones = identify(state)
     stride = None
-    if "resnet" in "".join(backbones):  # published DeepLabV3+ of mmsegmentation are of stride 8 ("d8")
+    if "resnet" in "".join(backbones):  # mmsegmentation's published DeepLabV3+ models have stride 8 ("d8")
         stride = 8 if format == "mmsegmentation DeepLabV3+" else spec.stride_of(state)
     conventions = _conventions_of(state, format) if spec.detects else "papers"
     return HeadInfo(backbones, spec, task, num_classes, spec.options_of(state), conventions, stride)
@@ -122,7 +121,7 @@ def describe_head(
 def _stated_head(
     state: Mapping[str, Tensor], format: Format, meta: Mapping[str, Any]
 ) -> tuple[HeadSpec, str, int] | None:
-    """The head that the header of a file of ours names, with task and number of classes."""
+    """The head, task and number of classes in the header of a pvtctl file."""
     spec = find_head(str(meta.get("head")))
     if spec is None or format != "pvtctl" or not any(name.startswith("head.") for name in state):
         return None
@@ -134,7 +133,7 @@ def _stated_head(
 
 
 def _marked_head(state: Mapping[str, Tensor], format: Format) -> tuple[HeadSpec, str, int] | None:
-    """The head whose parameters are there."""
+    """The head whose parameters are present."""
     marks: list[tuple[HeadSpec, HeadMark]] = [(spec, mark) for spec in head_specs() for mark in spec.marks]
     for spec, mark in marks:
         if mark.names <= state.keys() and (format in _DETECTORS or not spec.detects):
@@ -145,8 +144,9 @@ def _marked_head(state: Mapping[str, Tensor], format: Format) -> tuple[HeadSpec,
 
 
 def _conventions_of(state: Mapping[str, Tensor], format: Format) -> Conventions:
-    """Whose anchors a detector was trained with: the layout tells, and RetinaNet's P6, which torchvision builds on the
-    pyramid and the papers on the backbone's last map."""
+    """A detector's conventions, from the layout or from RetinaNet's P6, which torchvision computes from the pyramid and
+    the papers from the backbone's last map.
+    """
     if format in ("torchvision RetinaNet", "torchvision Mask R-CNN"):
         return "torchvision"
     p6, laterals = state.get("neck.extra_blocks.p6.weight"), state.get("neck.inner_blocks.2.0.weight")
@@ -156,7 +156,7 @@ def _conventions_of(state: Mapping[str, Tensor], format: Format) -> Conventions:
 
 
 def _with_conventions(info: HeadInfo, format: Format) -> HeadInfo:
-    """What is so for the published files of a layout, and which they do not say."""
+    """Add facts about a layout's published files that are not in the files."""
     if info.spec.detects:
         return replace(info, class_names=_PUBLISHED_OBJECTS.get(info.num_classes))
     return replace(
@@ -203,5 +203,5 @@ def _unused_id(name: str) -> int | None:
 
 
 def plain(value: Any) -> str:
-    """An option's value as a recipe has it: `project`, `3, 6, 9, 12`."""
+    """An option's value as written in recipes: `project`, `3, 6, 9, 12`."""
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

@@ -1,4 +1,4 @@
-"""What a checkpoint file holds, without building its model."""
+"""Describe a checkpoint file without building its model."""
 
 from __future__ import annotations
 
@@ -22,40 +22,40 @@ _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
 @dataclass(frozen=True, kw_only=True)
 class Inspection:
-    """What `pvtctl weights inspect` prints; `as_dict` is its JSON."""
+    """The output of `pvtctl weights inspect`; `as_dict` is its JSON."""
 
     path: str
     bytes: int
     format: str
     models: list[str]
-    """Our backbones with exactly these shapes; two where two models share them."""
+    """pvtctl's backbones with exactly these shapes; two where two models share them."""
     params: int
-    """All parameters, buffers apart."""
+    """All parameters, without buffers."""
     backbone_params: int
     task: str | None = None
-    """`classification`, `detection`, `segmentation` or `depth`; None for a backbone alone, and for others' models."""
+    """`classification`, `detection`, `segmentation` or `depth`; None for a bare backbone or an unsupported model."""
     head: str | None = None
     """Of a model for dense prediction: `retinanet`, `semantic_fpn`, `dpt` ..."""
     foreign: str | None = None
-    """What it is, in words, where it is a model for dense prediction that is not built here."""
+    """Description of a dense prediction model that pvtctl cannot build."""
     classes: int | None = None
-    """Of the classification head, of the detector (background apart), of the segmentation model."""
+    """Of the classification head, the detector (without background) or the segmentation model."""
     class_names: list[str] | None = None
-    """Those that the file says; else COCO's, ADE20K's or Pascal Context's, for others' files with as many classes."""
+    """The file's own; else COCO's, ADE20K's or Pascal Context's, for third-party files with as many classes."""
     conventions: str | None = None
     """Of a detector: `papers` or `torchvision`."""
     head_options: dict[str, Any] = field(default_factory=dict)
-    """Of a segmentation or depth head, as `build_segmenter` and `build_depth_model` take them: those that can be told."""
+    """Known options of a segmentation or depth head, as for `build_segmenter` and `build_depth_model`."""
     output_stride: int | None = None
-    """Of a ResNet under a segmentation head, where it can be told."""
+    """Of a ResNet in a segmentation model, if known."""
     scale_shift: tuple[float, float] | None = None
     """Of a metric depth model: metres = 1 / (a x + b)."""
     normalization: str | None = None
-    """Of a segmentation or depth model's pixels: `imagenet`, or `half` (mean and deviation 0.5)."""
+    """Pixel normalisation of a segmentation or depth model: `imagenet`, or `half` (mean and std 0.5)."""
     image_size: int | None
-    """Side of the images that the position tables were learned on; None for models without such tables."""
+    """Side of the images that the position tables were trained on; None without such tables."""
     dtypes: dict[str, int]
-    """Numbers of each type."""
+    """Number of values of each type."""
     tensors: int
     largest: list[dict[str, Any]]
     nonfinite: list[str]
@@ -93,7 +93,7 @@ def inspect_file(path: Path | str, *, largest: int = 5) -> Inspection:
 
 
 def _told(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What stands on the backbone."""
+    """Describe neck and head."""
     above, meta = identify_head(checkpoint.state, checkpoint.format, checkpoint.meta), checkpoint.meta
     if above is None:
         head = checkpoint.state.get("head.weight")
@@ -117,12 +117,12 @@ def _size_of(path: Path) -> int:
 
 
 def image_size_of(state: Mapping[str, Tensor]) -> int | None:
-    """Side in pixels of the square images that the position tables of `state` (our names) were learned on."""
+    """Side in pixels of the square images that the position tables of `state` (pvtctl's names) were trained on."""
     if (table := state.get("backbone.stages.0.pos_embed")) is not None:  # PVT v1: stride 4
         return 4 * math.isqrt(table.shape[1])
     table, patches = state.get("backbone.pos_embed"), state.get("backbone.patch_embed.proj.weight")
-    if table is not None and patches is not None:  # ViT: the slots of its special tokens do not reach the next square
-        hybrid = "backbone.patch_embed.stem.weight" in state  # patches of a ResNet's map of stride 16
+    if table is not None and patches is not None:  # ViT: special tokens are too few to reach the next square
+        hybrid = "backbone.patch_embed.stem.weight" in state  # the patches are cells of a ResNet's map of stride 16
         patch = 16 if hybrid else patches.shape[-1]
         return patch * math.isqrt(table.shape[1])
     return None

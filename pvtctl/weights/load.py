@@ -1,4 +1,4 @@
-"""Load a checkpoint into a backbone, classifier, detector or dense model and report what happened."""
+"""Load a checkpoint into a backbone, classifier, detector or dense model and report the result."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pvtctl.weights.resolve import resolve_weights
 # v1 and ViT have these for classification; the dense models of the official code do not.
 _CLASSIFICATION_ONLY = ("backbone.class_token", "backbone.norm.weight", "backbone.norm.bias")
 
-# ResNets of other makes, whose names and shapes are the plain ones' all the same
+# Third-party ResNets whose names and shapes equal those of the plain ones
 _STYLES = {
     "caffe": "of caffe's style, with other strides and pixels in BGR order",
     "dilated": "with a dilated last stage (DETR-DC5)",
@@ -38,20 +38,20 @@ def load_checkpoint(
     class_names: Sequence[str] | None = None,
     source_class_names: Sequence[str] | None = None,
 ) -> LoadReport:
-    """Load a checkpoint of ours or of another project into `module`: a Backbone, Classifier, Detector or DenseModel.
+    """Load a checkpoint of pvtctl or another project into `module`: a Backbone, Classifier, Detector or DenseModel.
 
-    `source`: a file, a run or transformers folder, a published name, or a state dict in any known layout.
+    `source`: a file, a run or transformers directory, a published name, or a state dict in any known layout.
     `class_names`: the module's classes, in the order of its head's rows. The file's own names come from its metadata,
-    or, where it has none, from `source_class_names`, or are those of COCO, ADE20K or Pascal Context for a file of others
-    with as many classes. With both known, rows of classes are matched by name; otherwise a head of equal size is loaded
-    whole and one of another size not at all.
-    Position tables of another grid are interpolated. A file with neither neck nor head in it fills the backbone of a
-    detector or dense model, and neck and head start fresh; of a detector's or dense model's file a backbone or classifier
-    takes the backbone. `module` changes only if nothing is raised.
+    else from `source_class_names`, else they are those of COCO, ADE20K or Pascal Context for a third-party file with as
+    many classes. With both known, rows of classes are matched by name; otherwise a head of equal size is loaded
+    completely and one of another size not at all.
+    Position tables of another grid are interpolated. A file without neck and head initialises the backbone of a
+    detector or dense model only; a backbone or classifier takes the backbone of a detector or dense model. `module`
+    changes only if nothing is raised.
 
-    Raises UsageError for files that are no checkpoint, and, unless `partial`, for files that hold less than 95 % of the
-    backbone's parameters (or of neck and head), parts that have no place here, or another task or head; always when
-    nothing at all fits.
+    Raises UsageError for files that are not checkpoints, and, unless `partial`, for files with less than 95 % of the
+    backbone's parameters (or of neck and head), with unexpected parts, or of another task or head; always when nothing
+    fits.
     """
     checkpoint = _checkpoint(source)
     if (style := _STYLES.get(checkpoint.meta.get("style", ""))) and not partial:
@@ -121,7 +121,7 @@ def _head(module: nn.Module) -> nn.Linear | None:
 def _sort_out_rest(
     targets: Mapping[str, Tensor], state: Mapping[str, Tensor], report: LoadReport, *, dense: bool
 ) -> None:
-    """List what the file holds and the module does not, apart from its head: needless here, or foreign."""
+    """List the file's tensors that the module does not have, except the head: as dropped or as unexpected."""
     for name, value in state.items():
         if name in targets or name.endswith("num_batches_tracked") or name in ("head.weight", "head.bias"):
             if name in ("head.weight", "head.bias") and name not in targets:
@@ -145,7 +145,7 @@ def _refuse_misfit(
     if report.model:
         what = f"{report.source} holds {report.model} ({report.format} layout), not {here}"
     elif report.format != "unknown":
-        what = f"{report.source} holds a {report.format} model that is none of ours, and does not fit {here}"
+        what = f"{report.source} holds a {report.format} model that pvtctl does not have, and does not fit {here}"
     else:
         some = ", ".join(list(state)[:3])
         what = f"{report.source} holds no model that pvtctl knows ({len(state)} tensors: {some}, ...)"

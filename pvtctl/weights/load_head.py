@@ -1,4 +1,4 @@
-"""Neck and head of a detector or dense model from a checkpoint: taken, left fresh, or refused."""
+"""Load neck and head weights of a detector or dense model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Names = tuple[Sequence[str] | None, Sequence[str] | None]
 
 
 def head_of_module(module: Detector | DenseModel, targets: Mapping[str, Tensor]) -> HeadInfo:
-    """What is known of a module's head, whose tensors under checkpoint names are `targets`. Raises UsageError."""
+    """Describe a module's head; `targets`: its tensors under checkpoint names. Raises UsageError."""
     if module.spec is not None:
         task = DETECTION if isinstance(module, Detector) else module.task
         return describe_head(targets, module.spec, task, module.num_classes)
@@ -41,17 +41,17 @@ def check_above(
     report: LoadReport,
     partial: bool,
 ) -> HeadInfo | None:
-    """Whose neck and head are taken from the file: `found`, or None where they start fresh, with the report's reason.
+    """Decide whether neck and head are loaded: `found`, or None if they keep their initial values (reason in the report).
 
-    `here` is what `module` is. Raises UsageError, unless `partial`, for a model of another task, with another head or
-    other conventions, or none of ours.
+    `here` describes `module`. Raises UsageError, unless `partial`, for a model of another task, with another head or
+    other conventions, or unknown to pvtctl.
     """
     if found is None:
         other = unsupported_model(checkpoint.raw)
         if other is None:
             report.above_note = f"the file holds no {here.kind}"
             return None
-        what, build = f"holds {other}, which is none of pvtctl's {here.kind}s", ""
+        what, build = f"holds {other}, which is not a pvtctl {here.kind}", ""
     elif (found.kind, found.head) != (here.kind, here.head):
         what = f"holds a {found.title} ({checkpoint.format} layout), and this is a {here.name}"
         build = f"build that (--head {found.head}), or "
@@ -66,8 +66,9 @@ def check_above(
 
 
 def _convention(module: Detector | DenseModel, found: HeadInfo, checkpoint: Checkpoint) -> tuple[str, str] | None:
-    """What shapes do not show and outputs depend on, where file and module differ in it: what the file holds, and the
-    beginning of a hint. None where they agree or the file does not say."""
+    """A difference between file and module that affects outputs but not shapes: what the file holds, and the beginning of
+    a hint. None where they agree or the file does not state it.
+    """
     if isinstance(module, Detector) and found.conventions != module.conventions:
         theirs, ours = found.conventions, module.conventions
         what = f"holds a {found.title} with the conventions of {theirs}, and this one has those of {ours}"
@@ -91,8 +92,8 @@ def plan_above_backbone(
 ) -> Plan:
     """Pair the tensors of neck and head with the file's, rows of classes by name; fills the report.
 
-    Raises UsageError when the class names do not number the rows, and, unless `partial`, when a shape differs, a part has
-    no place, or less than 95 % would be loaded.
+    Raises UsageError when the number of class names differs from that of the rows, and, unless `partial`, when a shape
+    differs, a part is unexpected, or less than 95 % would be loaded.
     """
     classes = here.num_classes
     if names[0] is not None and len(names[0]) != classes:
@@ -110,7 +111,7 @@ def plan_above_backbone(
     if here.tables:
         theirs = names[1]
         if theirs is not None and len(theirs) != found.num_classes:
-            theirs = None  # names of other classes than the file's head has
+            theirs = None  # the number of names differs from the head's classes
         counts = classes, found.num_classes
         plan += load_class_rows(here.tables, rest, above, counts, (names[0], theirs), report)
     _refuse_misfit(here, found, report, partial)
@@ -118,7 +119,7 @@ def plan_above_backbone(
 
 
 def _set_auxiliary_apart(rest: dict[str, Tensor], above: dict[str, Tensor], report: LoadReport) -> None:
-    """Take the auxiliary head out of both where only one of them has it: it is for training alone."""
+    """Remove the auxiliary head from both where only one has it: it is used in training only."""
     ours, theirs = ([name for name in each if name.startswith(AUXILIARY)] for each in (rest, above))
     if ours and not theirs:
         report.missing += [(name, "for training only, starts fresh") for name in ours]
@@ -133,7 +134,7 @@ def _set_auxiliary_apart(rest: dict[str, Tensor], above: dict[str, Tensor], repo
 def _plan_rest(
     rest: Mapping[str, Tensor], above: Mapping[str, Tensor], tables: Mapping[str, object], report: LoadReport
 ) -> Plan:
-    """All but the rows of classes."""
+    """Pair all tensors but the rows of classes."""
     plan: Plan = []
     for name, target in rest.items():
         value = above.get(name)
@@ -152,8 +153,9 @@ def _plan_rest(
 
 
 def _refuse_misfit(here: HeadInfo, found: HeadInfo, report: LoadReport, partial: bool) -> None:
-    """Raise unless nearly all of neck and head is filled. A shape that differs is refused however small it is: that is a
-    variant of the head, and its outputs would be noise."""
+    """Raise unless nearly all of neck and head is loaded. Any difference in shape is refused: it is a variant of the head,
+    and its outputs would be noise.
+    """
     faults = [
         (word, [pair for pair in pairs if not pair[0].startswith("backbone.")])
         for word, pairs in (

@@ -1,4 +1,4 @@
-"""Pair the tensors of a backbone with those of a checkpoint, whatever stands on it."""
+"""Pair the tensors of a backbone with those of a checkpoint."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from pvtctl.weights.recognise import strip_wrappers
 from pvtctl.weights.report import LoadReport
 
 Plan = list[tuple[Tensor, Tensor]]
-"""(tensor of the module, what to copy into it)"""
+"""(tensor of the module, value to copy into it)"""
 
 
 def targets_of(module: nn.Module) -> dict[str, Tensor]:
-    """The module's tensors under checkpoint names: a bare backbone's get `backbone.` before them."""
+    """The module's tensors under checkpoint names: those of a bare backbone are prefixed with `backbone.`."""
     prefix = "" if isinstance(getattr(module, "backbone", None), Backbone) else "backbone."
     return {prefix + key: value for key, value in module.state_dict().items()}
 
@@ -29,8 +29,8 @@ def targets_of(module: nn.Module) -> dict[str, Tensor]:
 def named_as(targets: Mapping[str, Tensor], checkpoint: Checkpoint) -> dict[str, Tensor]:
     """The checkpoint's tensors under checkpoint names.
 
-    A layout that nobody knows gets the module's names where they agree, and so does every file for a `timm:NAME`
-    backbone, which holds timm's own model.
+    Tensors of an unknown layout get the module's names where they agree, as does every file for a `timm:NAME` backbone,
+    which holds timm's own model.
     """
     if is_bridge(targets):
         raw = strip_wrappers(checkpoint.raw)
@@ -42,7 +42,7 @@ def named_as(targets: Mapping[str, Tensor], checkpoint: Checkpoint) -> dict[str,
 
 
 def is_bridge(targets: Mapping[str, Tensor]) -> bool:
-    """Whether the module's backbone is a `timm:NAME`."""
+    """Whether the module's backbone is a `timm:NAME` one."""
     return any(name.startswith("backbone.net.") for name in targets)
 
 
@@ -55,7 +55,7 @@ def plan_backbone(
 ) -> Plan:
     """Pair each tensor of the module's backbone with the file's; fills the report's lists.
 
-    Parts that begin as identities (`Backbone.begins_as_identity`) do not count where the file has none.
+    Parts that start as identities (`Backbone.begins_as_identity`) are not counted where the file has none.
     """
     backbone: Any = getattr(module, "backbone", module)
     parameters = {f"backbone.{name}" for name, _ in backbone.named_parameters()}
@@ -85,7 +85,7 @@ def plan_backbone(
 
 
 def _slots(name: str, tensors: Mapping[str, Tensor]) -> int:
-    """How many slots of a position table are those of tokens that are no patches."""
+    """Number of a position table's slots for tokens other than patches."""
     match name:
         case "backbone.stages.3.pos_embed":
             return 1
@@ -98,7 +98,7 @@ def _slots(name: str, tensors: Mapping[str, Tensor]) -> int:
 def _resized(
     name: str, table: Tensor, target: Tensor, slots: int, source_slots: int, report: LoadReport
 ) -> Tensor | None:
-    """A position table interpolated to the module's grid; None when the grids cannot be told or the slots differ."""
+    """A position table interpolated to the module's grid; None when the grids are unknown or the slots differ."""
     if table.ndim != 3 or table.shape[0] != 1 or table.shape[2] != target.shape[2] or slots != source_slots:
         return None
     source_grid, grid = _grid(table.shape[1] - slots), _grid(target.shape[1] - slots)
@@ -110,7 +110,7 @@ def _resized(
 
 
 def _grid(tokens: int) -> tuple[int, int] | None:
-    """Published tables and ours are learned on square images."""
+    """Height and width of a grid of tokens: published tables and pvtctl's are trained on square images."""
     side = math.isqrt(max(tokens, 0))
     return (side, side) if side and side * side == tokens else None
 

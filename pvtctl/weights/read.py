@@ -1,4 +1,4 @@
-"""Read a checkpoint file without ever running code from it, and say in one line what is wrong with a bad one."""
+"""Read checkpoint files without running code from them; one-line errors for invalid ones."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from pvtctl.weights.layouts import transformers_dpt as names_transformers_dpt
 from pvtctl.weights.recognise import Converted, Format, convert_state
 from pvtctl.weights.resolve import weights_in_folder
 
-# Where training scripts put the weights inside what they save; averaged weights are taken only if there is nothing else.
+# Where training scripts put the weights in their files; averaged weights are taken only if there is nothing else.
 _INSIDE = ("model", "state_dict", "model_state_dict", "module")
 _AVERAGED = ("model_ema", "state_dict_ema", "ema", "ema_state_dict")
 _META_KEY = "pvtctl"
 _numpy_scalar = np.float64(0).__reduce__()[0]
 
 
-# What training scripts save beside the weights and what holds no code: their arguments, and scores as numpy's numbers,
+# What training scripts save with the weights and what holds no code: their arguments, and scores as numpy numbers,
 # whose module had another name before numpy 2.
 _HARMLESS: list[Any] = [
     argparse.Namespace,
@@ -49,24 +49,24 @@ _HARMLESS: list[Any] = [
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a file holds, in our names."""
+    """A file's contents under pvtctl's names."""
 
     state: dict[str, Tensor]
     """`backbone.*` and `head.*` where the format is known, the file's own names where it is "unknown"."""
     format: Format
     meta: dict[str, Any] = field(default_factory=dict)
-    """Ours: backbone, num_classes, class_names, image_size, mean, std, version, score; else what the file says."""
+    """pvtctl's files: backbone, num_classes, class_names, image_size, mean, std, version, score; else the file's own metadata."""
     path: Path | None = None
     raw: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
     """The same tensors under the file's own names."""
 
 
 def read_checkpoint(path: Path | str) -> Checkpoint:
-    """Read a checkpoint file or a transformers model folder and rename its parameters to ours.
+    """Read a checkpoint file or a transformers model directory and rename its parameters to pvtctl's names.
 
-    Files: safetensors, or what `torch.save` wrote (read with `weights_only=True`; a pickle with code is refused).
+    Files: safetensors, or those of `torch.save` (read with `weights_only=True`; a pickle with code is refused).
     Raises UsageError for anything that is not a checkpoint: a missing, empty or truncated file, a web page, a Git LFS
-    pointer, a pickle that would run code, a folder without weights.
+    pointer, a pickle that would run code, a directory without weights.
     """
     path = Path(path)
     if path.is_dir():
@@ -86,7 +86,7 @@ def read_checkpoint(path: Path | str) -> Checkpoint:
 
 
 def _is_ours(raw: Mapping[str, Tensor], meta: Mapping[str, Any]) -> bool:
-    """Whether a header of ours names the backbone, and the names are ours too: those of `--to official` are not."""
+    """Whether a pvtctl header names the backbone and the names are pvtctl's; `--to official` changes them."""
     stated = meta.get("backbone")
     if not isinstance(stated, str) or split_width(stated)[0] not in {spec.name for spec in backbone_specs()}:
         return False
@@ -94,7 +94,7 @@ def _is_ours(raw: Mapping[str, Tensor], meta: Mapping[str, Any]) -> bool:
 
 
 def _unsaid(entry: Published) -> dict[str, Any]:
-    """What a published file leaves to its publisher's code."""
+    """Facts about a published file that are only in its publisher's code."""
     said: dict[str, Any] = {}
     if entry.normalization == "half":
         said = {"normalization": "half", "mean": [0.5] * 3, "std": [0.5] * 3}
@@ -102,9 +102,10 @@ def _unsaid(entry: Published) -> dict[str, Any]:
 
 
 def _hash_where_it_tells(path: Path, converted: Converted) -> str:
-    """The SHA-256 of a file that may be a publisher's, of whose models some compute otherwise than their names say: two
-    detectors, DPT's metric depth models, whose scale and shift stand in its code, and Google's ViTs of 384 pixels, whose
-    mean and deviation are not ImageNet's. Else nothing."""
+    """The SHA-256 of a file that may be a published one whose outputs depend on more than its names show: two detectors,
+    DPT's metric depth models (scale and shift are in its code), and Google's ViTs of 384 pixels (mean and std are not
+    ImageNet's). Else an empty string.
+    """
     match converted.format:
         case "torchvision RetinaNet" | "torchvision Mask R-CNN" | "facebookresearch DETR":
             told = not any(
@@ -132,12 +133,12 @@ def _transformers_meta(folder: Path) -> dict[str, Any]:
 
 
 def _parse(text: str) -> Any:
-    """JSON; NaN and Infinity, which are none but which Python writes, become None."""
+    """Parse JSON; NaN and Infinity, which Python writes but JSON does not allow, become None."""
     return json.loads(text, parse_constant=lambda _: None)
 
 
 def read_raw(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """A file's tensors under the file's own names, and its metadata. Raises as `read_checkpoint`."""
+    """Read a file's tensors under their own names, and its metadata. Raises as `read_checkpoint`."""
     path = Path(path)
     start = _first_bytes(path)
     if _is_safetensors(start):
@@ -160,12 +161,12 @@ def _first_bytes(path: Path) -> bytes:
 
 
 def _is_safetensors(start: bytes) -> bool:
-    """A little-endian header length, then JSON."""
+    """Whether the file starts as safetensors do: a little-endian header length, then JSON."""
     return len(start) > 8 and start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 1 << 32
 
 
 def _refuse_text(path: Path, start: bytes) -> None:
-    """Raise for files that are text: web pages, Git LFS pointers, messages of servers."""
+    """Raise for text files: web pages, Git LFS pointers, server messages."""
     text = start.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<!--")):
         raise UsageError(
@@ -209,13 +210,13 @@ def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             warnings.catch_warnings(),
             path.open("rb") as handle,
         ):
-            warnings.simplefilter("ignore")  # of pickles in other protocols: what matters of them is said below
-            # By such a name torch would take the file for safetensors, which it is not: it gets no name then.
+            warnings.simplefilter("ignore")  # of pickles in other protocols: relevant problems are reported below
+            # torch would take a file of this name for safetensors, which it is not: it gets no name then.
             source = handle if path.suffix == ".safetensors" else path
             content = torch.load(source, map_location="cpu", weights_only=True, mmap=zipped and source is path)
     except pickle.UnpicklingError as error:
         raise _pickle_error(path, str(error)) from error
-    except Exception as error:  # bytes that are damaged or hostile lead torch's reader to any of them
+    except Exception as error:  # damaged or hostile bytes make torch's reader raise any of them
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UsageError(f"{path} is damaged or not a checkpoint ({first[:120]})", "get or copy it again") from error
     return find_state(str(path), content)
@@ -245,7 +246,7 @@ def _names_code(path: Path) -> bool:
 
 
 def find_state(source: str, content: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors of a saved object, a state dict itself or one inside a training script's dict, and what it says of them.
+    """The tensors of a saved object (a state dict, or one inside a training script's dict) and its metadata.
 
     Raises UsageError, naming `source`, when there are none.
     """
@@ -265,8 +266,9 @@ def find_state(source: str, content: Any) -> tuple[dict[str, Tensor], dict[str, 
 
 
 def _stated(content: Mapping[str, Any]) -> dict[str, Any]:
-    """What names and shapes do not tell, from beside the weights: mmdetection's (2.x, 3.x) class names, and in its
-    configuration's text whether the ResNet is of caffe's style; whether DETR's is dilated, in its arguments."""
+    """Facts saved with the weights that names and shapes do not show: mmdetection's (2.x, 3.x) class names, and from its
+    configuration text whether the ResNet is caffe-style; from DETR's arguments whether it is dilated.
+    """
     if getattr(content.get("args"), "dilation", False):
         return {"style": "dilated"}
     meta = content.get("meta")
@@ -284,7 +286,7 @@ def _stated(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _tensors(content: Any) -> dict[str, Tensor]:
-    """The named tensors of a dict, or of the `module` in it (as averaged models are saved); else nothing."""
+    """The named tensors of a dict, or of the `module` in it (as in averaged models); else an empty dict."""
     if not isinstance(content, Mapping):
         return {}
     found = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)}

@@ -1,4 +1,4 @@
-"""Which layout a state dict has, and which of our models its shapes are: from names and shapes, never the file name."""
+"""Recognise the layout and the backbone of a state dict, from names and shapes, never from the file name."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ Format = Literal[
     "unknown",
 ]
 
-# Left out when two models are compared: they depend on the image size or on the use, not on the model.
+# Not compared between two models: they depend on the image size or on the use, not on the model.
 _USE_PARTS = ("class_token", "norm.weight", "norm.bias")
 _HEAD = ("head.weight", "head.bias", "fc.weight", "fc.bias", "head.fc.weight", "head.fc.bias")
 # A name that each block has once
@@ -64,22 +64,22 @@ _PUBLISHERS = {
     "DETR": names_detr.to_detr,
     "mmsegmentation": names_mmseg.to_mmseg,
 }
-"""`HeadSpec.publisher` -> our names of the whole model to the publisher's."""
+"""`HeadSpec.publisher` -> function from pvtctl's names of the whole model to the publisher's."""
 
 
 @dataclass(frozen=True)
 class Converted:
-    """A state dict in our names, `backbone.*`, `neck.*`, `head.*` as far as there are any; and the layout it came from."""
+    """A state dict under pvtctl's names (`backbone.*`, `neck.*`, `head.*`, as present) and its original layout."""
 
     state: dict[str, Tensor]
     format: Format
 
 
 def convert_state(state: Mapping[str, Tensor]) -> Converted:
-    """Recognise a state dict's layout by its names and rename it to ours.
+    """Recognise a state dict's layout by its names and rename it to pvtctl's names.
 
-    Prefixes of wrappers (`module.`, `_orig_mod.`, `model.`) and of dense models (`backbone.`) are taken off first. A
-    detector's or dense model's layout is that of its head, a layout that nobody knows comes back unchanged with format "unknown".
+    Prefixes of wrappers (`module.`, `_orig_mod.`, `model.`) and of dense models (`backbone.`) are removed first. The layout
+    of a detector or dense model is that of its head; unknown layouts are returned unchanged with format "unknown".
     """
     bare = strip_wrappers(state)
     above, named = _above(bare)
@@ -110,10 +110,10 @@ def convert_state(state: Mapping[str, Tensor]) -> Converted:
 
 
 def _above(state: Mapping[str, Tensor]) -> tuple[Format | None, dict[str, Tensor]]:
-    """The layout of a detector or dense model, and its state dict with our names for neck and head and `backbone.` before
-    the backbone's own.
+    """The layout of a detector or dense model, and its state dict with pvtctl's names for neck and head and `backbone.`
+    before the backbone's own.
 
-    (None, the same state dict) for all others, but `backbone.` stands right before the backbone's names there too.
+    For all others None and the state dict, `backbone.` being right before the backbone's names there too.
     """
     keys = set(state)
     if names_ours.head_in(keys) is not None:
@@ -156,7 +156,7 @@ def _split(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Te
 
 
 def recognise(keys: set[str]) -> Format:
-    """The layout that has these parameter names, a dense model's `backbone.` taken off."""
+    """The layout with these parameter names (those of a dense model without `backbone.`)."""
     if names_ours.is_ours(keys):
         return "pvtctl"
     if names_official.is_official(keys):
@@ -177,8 +177,8 @@ def recognise(keys: set[str]) -> Format:
 
 
 def strip_wrappers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Take off the prefixes that DDP, torch.compile, averaged models and training frameworks put before every name."""
-    own = ("n_averaged", "data_preprocessor.mean", "data_preprocessor.std")  # of averaged models, of mmdetection 3.x
+    """Remove the prefixes that DDP, torch.compile, averaged models and training frameworks put before every name."""
+    own = ("n_averaged", "data_preprocessor.mean", "data_preprocessor.std")  # of averaged models and mmdetection 3.x
     stripped = {key: value for key, value in state.items() if key not in own}
     while stripped and (prefix := next((p for p in _WRAPPERS if all(k.startswith(p) for k in stripped)), None)):
         stripped = {key.removeprefix(prefix): value for key, value in stripped.items()}
@@ -186,9 +186,10 @@ def strip_wrappers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def to_publisher(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename ours to the names of the model's publisher: PVT, DeiT or torchvision for classifiers; for detectors
-    mmdetection, whose names the official PVT repository has too, or facebookresearch (DETR); mmsegmentation for Semantic
-    FPN and DeepLabV3+. The other dense models have no such names."""
+    """Rename to the names of the model's publisher. Classifiers: PVT, DeiT or torchvision; detectors: mmdetection (also the
+    official PVT repository's names) or facebookresearch (DETR); Semantic FPN and DeepLabV3+: mmsegmentation. Other dense
+    models have none.
+    """
     if (spec := names_ours.head_in(set(state))) is not None:
         backbone = to_publisher({key: value for key, value in state.items() if key.startswith("backbone.")})
         rest = {key: value for key, value in state.items() if not key.startswith("backbone.")}
@@ -202,10 +203,11 @@ def to_publisher(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def identify(state: Mapping[str, Tensor]) -> list[str]:
-    """Names of our backbones whose parameters have exactly these names and shapes (`backbone.*` of `state`).
+    """Names of pvtctl's backbones with exactly these parameter names and shapes (`backbone.*` of `state`).
 
-    Narrower ones are found by their factor, `pvt_small@0.25`. Empty when it is none of ours; two names where two models share one shape (`deit_base_patch16`,
-    `vit_base_patch16`). The image size and the presence of class token, final norm and head do not matter.
+    Narrower ones include their factor, `pvt_small@0.25`. Empty for unknown backbones; two names where two models have the
+    same shapes (`deit_base_patch16`, `vit_base_patch16`). The image size and the presence of class token, final norm and
+    head do not matter.
     """
     shapes = _signature({k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")})
     names = _candidates(shapes)
@@ -213,7 +215,7 @@ def identify(state: Mapping[str, Tensor]) -> list[str]:
 
 
 def _scaled(names: list[str], shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
-    """Those of `names` that have these shapes at a width of their own, the least scaled first."""
+    """Those of `names` that have these shapes at some width, the least scaled first."""
     found = []
     for name in names:
         full = _known_signature(name)
@@ -237,7 +239,7 @@ def _signature(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
 
 
 def _candidates(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
-    """The names worth building: those of the family and the depth that the parameter names tell."""
+    """Candidates to build: those whose family and depth agree with the parameter names."""
     depth = sum(re.fullmatch(_BLOCK, key) is not None for key in shapes)
     if "stages.0.patch_embed.proj.weight" in shapes:
         family = "pvt_v2" if "stages.0.norm.weight" in shapes else "pvt_v1"
@@ -245,7 +247,7 @@ def _candidates(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
         family = "vit"
     else:
         family = "resnet"
-    # those that do not say their blocks are registered by users, and few
+    # specs without a block count are the few registered by users
     return [
         spec.name for spec in backbone_specs() if spec.blocks is None or (spec.family, spec.blocks) == (family, depth)
     ]

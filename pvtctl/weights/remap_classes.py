@@ -1,4 +1,4 @@
-"""The class outputs of a model when the classes differ: rows are matched by class name."""
+"""Load class outputs when the classes differ: rows are matched by class name."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ def load_head(
     source_names: Sequence[str] | None,
     report: LoadReport,
 ) -> list[tuple[Tensor, Tensor]]:
-    """Pairs (tensor of the head, value to copy), and the report's `head_*` fields filled.
+    """Pairs (tensor of the head, value to copy); fills the report's `head_*` fields.
 
-    With names on both sides rows go by name and the others keep their fresh values. Without names a head of equal size
-    is taken whole, one of another size is left out. Raises UsageError when `class_names` do not number the head's rows.
+    With names on both sides, rows are matched by name and the others keep their initial values. Without names a head of
+    equal size is loaded completely, one of another size not at all. Raises UsageError when the number of `class_names`
+    differs from that of the head's rows.
     """
     rows = head.out_features
     if class_names is not None and len(class_names) != rows:
@@ -41,7 +42,7 @@ def load_head(
         report.mismatched.append(("head.weight", report.head_note))
         return []
     if source_names is not None and len(source_names) != weight.shape[0]:
-        source_names = None  # names of other classes than the file's head has
+        source_names = None  # the number of names differs from the head's classes
     pairs = row_pairs(rows, weight.shape[0], class_names, source_names, report)
     here = torch.tensor([pair[0] for pair in pairs], dtype=torch.long)
     there = torch.tensor([pair[1] for pair in pairs], dtype=torch.long)
@@ -64,7 +65,7 @@ def row_pairs(
     source_names: Sequence[str] | None,
     report: LoadReport,
 ) -> list[tuple[int, int]]:
-    """(row here, row in the file) for each class that both have."""
+    """(row here, row in the file) for each class in both."""
     if class_names is not None and source_names is not None:
         where = {name: row for row, name in enumerate(source_names)}
         report.head_note = "by class name"
@@ -83,7 +84,7 @@ def _rows(target: Tensor, source: Tensor, here: Tensor, there: Tensor) -> tuple[
 
 
 def class_tables(spec: HeadSpec) -> dict[str, ClassRows]:
-    """The parameters of a head that have rows for classes, and how they lie."""
+    """The parameters of a head that have rows for classes, and their row layout."""
     return {
         f"{name}{kind}": layout
         for name, layout in spec.class_tables.items()
@@ -99,11 +100,11 @@ def load_class_rows(
     names: tuple[Sequence[str] | None, Sequence[str] | None],
     report: LoadReport,
 ) -> list[tuple[Tensor, Tensor]]:
-    """Pairs (tensor of the module, value to copy), and the report's `head_*` fields filled.
+    """Pairs (tensor of the module, value to copy); fills the report's `head_*` fields.
 
     `counts` and `names` are those of the module and of the file. With names on both sides the rows of shared classes are
-    taken and the others keep their fresh values; without, equal counts are taken whole and others not at all. The
-    background's row comes along with the first class that is kept.
+    loaded and the others keep their initial values; without, equal counts are loaded completely and others not at all. The
+    background's row is loaded whenever a class is.
     """
     here, there = counts
     pairs = row_pairs(here, there, *names, report)

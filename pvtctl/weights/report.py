@@ -1,29 +1,29 @@
-"""What a load did: which parameters came from the file, which did not, and why."""
+"""The result of loading weights: which parameters were loaded, which not, and why."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
 LEAST_SHARE = 0.95
-"""A load of less of the backbone's parameters than this, or of the neck and head of a detector or dense model, is refused."""
+"""Least share of the backbone's parameters, or of a dense model's neck and head, below which loading is refused."""
 
 
 @dataclass
 class LoadReport:
-    """The outcome of `load_weights`. Lists of pairs hold (parameter name, reason)."""
+    """The result of `load_weights`. Lists of pairs hold (parameter name, reason)."""
 
     source: str
     """The file, or "a state dict"."""
     format: str
     model: str | None
-    """Which of our backbones or models for dense prediction the file holds, by its shapes; None when it is none."""
+    """pvtctl's name of the backbone or dense prediction model in the file, from its shapes; None if unknown."""
     loaded: list[str] = field(default_factory=list)
     missing: list[tuple[str, str]] = field(default_factory=list)
     """In the module, not in the file."""
     unexpected: list[tuple[str, str]] = field(default_factory=list)
-    """In the file, without a place in the module."""
+    """In the file, not in the module."""
     mismatched: list[tuple[str, str]] = field(default_factory=list)
-    """In both, with shapes that cannot be joined."""
+    """In both, with incompatible shapes."""
     dropped: list[tuple[str, str]] = field(default_factory=list)
     """In the file, left out on purpose: not needed by this module."""
     scale_shift: tuple[float, float] | None = None
@@ -31,46 +31,46 @@ class LoadReport:
     resized: list[tuple[str, str]] = field(default_factory=list)
     """Position tables interpolated to another grid."""
     nonfinite: list[str] = field(default_factory=list)
-    """Parameters of the file that hold NaN or infinity."""
+    """Parameters of the file with NaN or infinity."""
     identities: list[str] = field(default_factory=list)
-    """Parts of the backbone that the file does not have and that change nothing before they are trained."""
+    """Backbone parts missing in the file that change nothing before training."""
     backbone_loaded: int = 0
-    """Numbers of the backbone's parameters that came from the file."""
+    """Number of backbone parameters loaded from the file."""
     backbone_total: int = 0
     above_loaded: int = 0
-    """Numbers of a detector's or dense model's neck and head, rows of classes apart, that came from the file."""
+    """Number of parameters loaded into a detector's or dense model's neck and head, without rows of classes."""
     above_total: int = 0
     above_note: str = ""
-    """Why they did not."""
+    """Why they were not loaded."""
     head_kept: int = 0
-    """Rows (classes) of the head that came from the file."""
+    """Rows (classes) of the head loaded from the file."""
     head_new: int = 0
     head_dropped: int = 0
     """Rows of the file's head that no class of the module uses."""
     head_note: str = ""
     note: str = ""
-    """What else there was to choose from in the file."""
+    """Other weights in the file that could be loaded instead."""
 
     @property
     def backbone_share(self) -> float:
-        """Share of the backbone's parameters that came from the file, 0..1."""
+        """Share of the backbone's parameters loaded from the file, 0..1."""
         return self.backbone_loaded / self.backbone_total if self.backbone_total else 1.0
 
     @property
     def above_share(self) -> float:
-        """Share of a detector's or dense model's neck and head, rows of classes apart, that came from the file, 0..1."""
+        """Share of a detector's or dense model's neck and head loaded from the file, without rows of classes, 0..1."""
         return self.above_loaded / self.above_total if self.above_total else 0.0
 
     @property
     def head_share(self) -> float:
-        """Share of the head's rows that came from the file, 0..1; 0 without a head."""
+        """Share of the head's rows loaded from the file, 0..1; 0 without a head."""
         rows = self.head_kept + self.head_new
         return self.head_kept / rows if rows else 0.0
 
     def summary(self) -> str:
-        """A few lines for people."""
+        """A few lines of text."""
         lines = [
-            f"weights: {self.source}: {self.model or 'none of our models'} ({self.format} layout)",
+            f"weights: {self.source}: {self.model or 'unknown model'} ({self.format} layout)",
             f"  backbone: {percent(self.backbone_share)} of {_millions(self.backbone_total)} parameters loaded",
         ]
         if self.identities:
@@ -107,7 +107,7 @@ def listed(pairs: list[tuple[str, str]], limit: int = 3) -> str:
 
 
 def percent(share: float) -> str:
-    """`98.7 %`, rounded down, so that 100.0 % means all of it."""
+    """`98.7 %`, rounded down, so that 100.0 % means all."""
     return f"{int(share * 1000) / 10:.1f} %"
 
 

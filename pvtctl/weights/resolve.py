@@ -1,4 +1,4 @@
-"""From what a user types after `--weights` to a file."""
+"""Resolve the value of `--weights` to a file."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pvtctl.weights.catalogue import find_published, published
 
 
 def resolve_weights(text: str) -> Path:
-    """The checkpoint that `text` names: a file, a run folder (see `weights_in_folder`), a transformers folder (returned
-    as it is), or a published name that has been fetched, whose hash is checked.
+    """The checkpoint that `text` names: a file, a run directory (see `weights_in_folder`), a transformers directory
+    (returned unchanged), or a published name that has been fetched, whose hash is checked.
 
-    Raises UsageError when there is none, with the nearest names or the command that fetches it, and PvtctlError when the
-    fetched file is not what it was.
+    Raises UsageError when nothing is found, with the nearest names or the command that fetches it, and PvtctlError when
+    the fetched file has changed.
     """
     path = find_weights_file(text)
     if (entry := find_published(text)) is not None and path == cached_file(entry):
@@ -25,7 +25,7 @@ def resolve_weights(text: str) -> Path:
 
 
 def find_weights_file(text: str) -> Path:
-    """`resolve_weights` without a look at any hash."""
+    """`resolve_weights` without checking hashes."""
     try:
         path = Path(text).expanduser()
         if path.is_file():
@@ -52,9 +52,9 @@ def find_weights_file(text: str) -> Path:
 
 
 def weights_in_folder(folder: Path) -> Path:
-    """The file with the weights of a run folder (the best, else the newest checkpoint) or of a transformers folder.
+    """The weights file of a run directory (the best, else the newest checkpoint) or of a transformers directory.
 
-    Raises UsageError when there is none.
+    Raises UsageError when there are no weights.
     """
     for name in ("best.safetensors", "model.safetensors", "pytorch_model.bin"):
         if (folder / name).is_file():
@@ -66,5 +66,5 @@ def weights_in_folder(folder: Path) -> Path:
         raise UsageError(f"{folder} holds weights split over several files", "no model here is that large")
     raise UsageError(
         f"{folder} is a folder without weights",
-        "expected best.safetensors (a run), or model.safetensors or pytorch_model.bin beside config.json (transformers)",
+        "expected best.safetensors (a run), or model.safetensors or pytorch_model.bin with config.json (transformers)",
     )

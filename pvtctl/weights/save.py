@@ -1,4 +1,4 @@
-"""Write our checkpoints: safetensors, with what one must know about them in the header."""
+"""Write pvtctl's checkpoints: safetensors with metadata in the header."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from pvtctl.io.files import atomic_path
 
 
 def save_safetensors(path: Path | str, module_or_state: nn.Module | Mapping[str, Tensor], meta: dict[str, Any]) -> None:
-    """Write a module's or a state dict's tensors to `path`, replacing it in one step.
+    """Write a module's or a state dict's tensors to `path`, replacing it atomically.
 
-    `meta` must be JSON (backbone, num_classes, class_names, image_size, mean, std, score, ...); our version is added.
-    Raises PvtctlError when the disk is full; `path` is then as it was.
+    `meta` must be JSON (backbone, num_classes, class_names, image_size, mean, std, score, ...); pvtctl's version is added.
+    Raises PvtctlError when the disk is full; `path` is then unchanged.
     """
     state = module_or_state.state_dict() if isinstance(module_or_state, nn.Module) else module_or_state
-    # A copy each: safetensors refuses tensors that share memory or have gaps (channels_last, views).
+    # Copies: safetensors refuses tensors that share memory or have gaps (channels_last, views).
     tensors = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
     header = {"format": "pt", "pvtctl": json.dumps({"pvtctl_version": __version__} | meta)}
-    # Not `save_file`: it hides the error of a full disk, and writes files that only their owner may read.
+    # Not `save_file`: it hides the error of a full disk, and writes files readable only by their owner.
     content = to_bytes(tensors, metadata=header)
     size = int.from_bytes(content[:8], "little")
     content = _sorted_header(content[8 : 8 + size]) + content[8 + size :]
@@ -33,9 +33,9 @@ def save_safetensors(path: Path | str, module_or_state: nn.Module | Mapping[str,
 
 
 def _sorted_header(text: bytes) -> bytes:
-    """A header's size and text. safetensors shuffles the metadata: sorted, equal weights are equal bytes."""
+    """A header's size and text. safetensors shuffles the metadata: sorted, equal weights give equal bytes."""
     header = json.loads(text)
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
     lasting = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    lasting += b" " * (-len(lasting) % 8)  # tensors begin at multiples of 8
+    lasting += b" " * (-len(lasting) % 8)  # tensors start at multiples of 8
     return len(lasting).to_bytes(8, "little") + lasting

@@ -1,4 +1,4 @@
-"""Whether a checkpoint on this machine is what it should be."""
+"""Verify the hash and contents of checkpoints on this machine."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from pvtctl.weights.resolve import find_weights_file
 
 @dataclass(frozen=True)
 class WeightsVerdict:
-    """One file's outcome."""
+    """The result for one file."""
 
     name: str
     ok: bool
     path: str | None = None
     hash: str = "unknown"
-    """What the hash was compared with: "publisher", "first fetch", or "unknown" where nobody gave one."""
+    """What the hash was compared with: "publisher", "first fetch", or "unknown" without a reference."""
     models: list[str] = field(default_factory=list)
     fault: str | None = None
     hint: str | None = None
@@ -30,10 +30,10 @@ class WeightsVerdict:
 
 
 def verify_weights(text: str) -> WeightsVerdict:
-    """Check the hash and the content of a published name's file, or of any checkpoint.
+    """Check the hash and the contents of a published checkpoint's file, or of any checkpoint.
 
-    A file passes when its hash agrees with whatever is known of it, it can be read, its shapes are those of one of our
-    models (of the published one, for a name), and no number in it is NaN or infinite.
+    A file passes when its hash agrees with the known ones, it can be read, its shapes are those of a pvtctl model (of the
+    published one, for a name), and no value is NaN or infinite.
     """
     path, compared = None, "unknown"
     entry = find_published(text)

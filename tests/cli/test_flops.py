@@ -173,7 +173,7 @@ def test_output_stride(capsys: pytest.CaptureFixture[str]) -> None:
     for wrong, words in (
         (["--backbone", "resnet50", "--output-stride", "12"], "an output stride of 12"),
         (["--backbone", "pvt_tiny", "--output-stride", "16"], "pvt_tiny has no output_stride"),
-        (["--backbone", "resnet50", "--head", "midas", "--num-classes", "5"], "midas answers with depth"),
+        (["--backbone", "resnet50", "--head", "midas", "--num-classes", "5"], "midas predicts depth"),
         (["--backbone", "resnet50", "--head", "semantic_fpn", "--num-classes", "1"], "of 1 class"),
     ):
         assert main(["flops", *wrong, "--size", "64"]) == 2

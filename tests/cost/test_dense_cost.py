@@ -114,7 +114,7 @@ def test_classes_turn_dpt_from_depth_to_segmentation() -> None:
     assert classes.num_classes == 7
     assert depth.params != classes.params
     assert count("pvt_v2_b0", (64, 64), head="semantic_fpn").num_classes == 150
-    with pytest.raises(UsageError, match="midas answers with depth and has no classes"):
+    with pytest.raises(UsageError, match="midas predicts depth and has no classes"):
         count("pvt_v2_b0", (64, 64), head="midas", num_classes=7)
     with pytest.raises(UsageError, match="output_stride"):
         count("pvt_v2_b0", (64, 64), head="deeplabv3plus", output_stride=16)

@@ -102,14 +102,14 @@ def test_what_a_layout_has_no_words_for_is_refused(tmp_path: Path, narrow: Narro
     depth = build_depth_model("resnet18", "dpt")
     (tmp_path / "there").mkdir()
     for model, path, layout, message in (
-        (depth, "x.pth", "official", "this is a model with dpt, whose original has layers"),
+        (depth, "x.pth", "official", "this is a model with dpt, whose original has further, unused layers"),
         (depth, "x", "transformers", "for classifiers of PVT v1 and v2, and this is a DenseModel over ResNet"),
         (backbone, "x", "transformers", "this is a Pvt over Pvt"),
         (narrow("classifier"), "there", "transformers", "exists"),
         (narrow("classifier"), "x.safetensors", "transformers", "is a file's name"),
         (narrow("classifier"), "x.onnx", "official", "has no known ending"),
         (narrow("classifier"), "x.pth", "timm", "no layout 'timm'"),
-        (nn.Linear(2, 2), "x.pth", "official", "a Linear is none of pvtctl's models"),
+        (nn.Linear(2, 2), "x.pth", "official", "a Linear is not a pvtctl model"),
     ):
         with pytest.raises(UsageError, match=message):
             export_layout(model, tmp_path / path, layout)  # type: ignore[arg-type]

@@ -228,7 +228,7 @@ def test_heads_of_others_are_refused_by_name() -> None:
     source = build_classifier(BACKBONE, num_classes=5).state_dict()
     state = {key: value for key, value in source.items() if key.startswith("backbone.")}
     state["decode_head.psp_modules.0.1.conv.weight"] = torch.zeros(1)
-    with pytest.raises(UsageError, match="UPerNet or PSPNet, which is none of pvtctl's segmentation models") as error:
+    with pytest.raises(UsageError, match="UPerNet or PSPNet, which is not a pvtctl segmentation model") as error:
         load_checkpoint(_blank("semantic_fpn"), state)
     assert error.value.hint == "pass --partial (partial=True) to take its backbone alone"
     assert load_checkpoint(_blank("semantic_fpn"), state, partial=True).backbone_share == 1.0
@@ -329,7 +329,7 @@ def test_inspect_convert_and_verify(states: dict[str, State], tmp_path: Path) ->
     save_safetensors(tmp_path / "dpt.safetensors", states["dpt_depth"], {"scale_shift": [1.0, 2.0]})
     depth = inspect_file(tmp_path / "dpt.safetensors")
     assert (depth.task, depth.head, depth.classes, depth.scale_shift) == ("depth", "dpt", None, (1.0, 2.0))
-    with pytest.raises(UsageError, match="whose original has layers besides") as error:
+    with pytest.raises(UsageError, match="whose original has further, unused layers") as error:
         convert_file(tmp_path / "dpt.safetensors", tmp_path / "c.pth", to="official")
     assert error.value.hint == "leave --to out, to write ours"
 

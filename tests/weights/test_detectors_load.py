@@ -248,7 +248,7 @@ def test_detectors_that_are_not_built_here(name: str, title: str, states: dict[s
     body = {key: value for key, value in states["retinanet"].items() if key.startswith("backbone.")}
     source = body | {name: torch.zeros(4)}
     model = _blank("retinanet")
-    _refused(model, source, f"holds .*{title}.*none of pvtctl's detectors", "--partial")
+    _refused(model, source, f"holds .*{title}.*not a pvtctl detector", "--partial")
     assert load_checkpoint(model, source, partial=True).backbone_share == 1.0
     assert load_checkpoint(build_backbone(BACKBONE), source).backbone_share == 1.0
     save_safetensors(tmp_path / "other.safetensors", source, {})

@@ -53,7 +53,7 @@ _HOME = {
     "Vit": "backbones.vit",
     "VitHybrid": "backbones.vit_hybrid",
 }
-"""Where the names lie that are not in `build`."""
+"""Modules of the names that are not in `build`."""
 
 
 def __getattr__(name: str) -> Any:

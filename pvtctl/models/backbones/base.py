@@ -1,4 +1,4 @@
-"""What every backbone is."""
+"""Base classes of all backbones."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ MIN_SIDE = 32
 class Backbone(nn.Module):
     """Images (B, 3, H, W) -> four maps (B, C_i, H/s_i, W/s_i), s = 4, 8, 16, 32.
 
-    H and W are any sizes from 32 up; odd ones are rounded as the family's original does (PVT v1 and ViT down, PVT v2 and
-    ResNet up). `feature_channels` and `feature_strides` say what a head gets.
+    H and W may have any size from 32; odd ones are rounded as in the original (PVT v1 and ViT down, PVT v2 and ResNet
+    up). `feature_channels` and `feature_strides` describe the maps.
     """
 
     feature_strides: Four = STRIDES
@@ -25,36 +25,36 @@ class Backbone(nn.Module):
         super().__init__()
         self.feature_channels = feature_channels
         self.num_features = feature_channels[-1]
-        """Width of what `pooled` returns."""
+        """Width of the output of `pooled`."""
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Four maps, strides 4, 8, 16, 32."""
+        """Return four maps, strides 4, 8, 16, 32."""
         raise NotImplementedError
 
     def pooled(self, images: Tensor) -> Tensor:
-        """(B, num_features) for a classifier: the mean over the last map, unless the family has a class token."""
+        """Features (B, num_features) for a classifier: the mean over the last map, unless the family has a class token."""
         return self.forward(images)[-1].mean((2, 3))
 
     @property
     def num_layers(self) -> int:
-        """Depth of what follows the backbone, for layer-wise learning rates: one more than its last layer's."""
+        """Depth of the layers after the backbone, for layer-wise learning rates: its last layer's plus one."""
         raise NotImplementedError
 
     def layer_of(self, name: str) -> int:
-        """Depth of the parameter `name`: 0 for the first embedding or stem, then one a block."""
+        """Depth of the parameter `name`: 0 for the first embedding or stem, then one per block."""
         raise NotImplementedError
 
     def begins_as_identity(self, name: str) -> bool:
-        """Whether the parameter `name` is of a part that changes nothing until it is trained (context blocks).
+        """Whether the parameter `name` belongs to a part that is the identity before training (context blocks).
 
-        A checkpoint without such parts holds the whole of the backbone all the same.
+        A checkpoint without such parts still counts as complete.
         """
         return False
 
     def set_activation_checkpointing(self, on: bool) -> None:
-        """Trade time for memory in training: blocks compute their activations again in the backward pass.
+        """Trade time for memory in training: blocks recompute their activations in the backward pass.
 
-        Raises UsageError where the family cannot.
+        Raises UsageError where the family does not support it.
         """
         if on:
             raise UsageError(
@@ -79,7 +79,7 @@ class PyramidStage(nn.Module):
 
 
 class PyramidTransformer(Backbone):
-    """The part that PVT v1 and v2 share: four `stages`, each with a `patch_embed` and `blocks`."""
+    """Base of PVT v1 and v2: four `stages`, each with a `patch_embed` and `blocks`."""
 
     stages: nn.ModuleList
     depths: Four
@@ -90,7 +90,7 @@ class PyramidTransformer(Backbone):
         return sum(self.depths) + 1
 
     def layer_of(self, name: str) -> int:
-        """A stage's embedding and position table go with its first block, save those of stage 1, which are layer 0."""
+        """A stage's embedding and position table have the depth of its first block; in stage 1 they are layer 0."""
         part = name.split(".")
         if part[0] == "class_token":
             return sum(self.depths[:3]) + 1

@@ -1,4 +1,4 @@
-"""Build backbones and classifiers by name, and what is asked of the backbone inside a model."""
+"""Build backbones and classifiers by name; settings and layer depths of the backbone inside a model."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from pvtctl.models.registry import backbone_spec, backbone_specs
 from pvtctl.models.variants import STRIDES
 
 _SIDE = 64
-"""Pixels of the image that a foreign backbone is tried on."""
+"""Side in pixels of the image that a custom backbone is tested with."""
 
 
 def backbone_names() -> list[str]:
-    """The registered names; `timm:NAME` works besides."""
+    """The registered names, without `timm:NAME`."""
     return [spec.name for spec in backbone_specs()]
 
 
 def build_backbone(name: str, **options: Any) -> Backbone:
-    """A backbone with starting weights; `NAME@F`: F times as wide.
+    """Build a backbone with initial weights; `NAME@F`: F times as wide.
 
     Args:
-        name: Of `pvtctl models ls`, `timm:NAME`, or one that was registered.
-        **options: `image_size` (pixels; sizes the position tables of the families that have them, and changes nothing in the
-            others: every family takes other sizes too), `drop_path_rate` (all but ResNets), `class_token` (PVT v1, ViT: what
-            their classifiers need), `frozen_stages`, `freeze_norm`, `output_stride` (8 or 16: the last stages are dilated)
-            (ResNets), or what a registered backbone has of its own.
+        name: From `pvtctl models ls`, `timm:NAME`, or a registered one.
+        **options: `image_size` (pixels; sizes position tables, if any: every family takes other sizes too),
+            `drop_path_rate` (all but ResNets), `class_token` (PVT v1, ViT: needed by their classifiers),
+            `frozen_stages`, `freeze_norm`, `output_stride` (8 or 16: the last stages are dilated) (ResNets), or those of
+            a registered backbone.
 
     Raises:
-        UsageError: An unknown name (with the nearest), or an option that the backbone cannot use.
+        UsageError: An unknown name (with the nearest), or an option that the backbone does not have.
     """
     spec = backbone_spec(name)
     rate, size = options.get("drop_path_rate", 0.0), options.get("image_size", 224)
     if not 0.0 <= rate < 1.0:
-        raise UsageError(f"drop_path_rate {rate} is out of range", "it lies in 0 <= rate < 1, mostly 0.1 to 0.3")
+        raise UsageError(f"drop_path_rate {rate} is out of range", "use 0 <= rate < 1, usually 0.1 to 0.3")
     if size < 32:
         raise UsageError(f"image size {size} is too small", "use at least 32 pixels")
     backbone = checked_backbone(spec.build(spec.options(options)))
@@ -48,7 +48,7 @@ def build_backbone(name: str, **options: Any) -> Backbone:
 
 
 def as_backbone(backbone: str | Backbone, options: dict[str, Any]) -> Backbone:
-    """`build_backbone` of a name, or a built module as it is. Raises UsageError."""
+    """`build_backbone` of a name; a built module is checked and returned unchanged. Raises UsageError."""
     if isinstance(backbone, str):
         return build_backbone(backbone, **options)
     if options:
@@ -58,7 +58,7 @@ def as_backbone(backbone: str | Backbone, options: dict[str, Any]) -> Backbone:
 
 
 def checked_backbone(backbone: Any) -> Backbone:
-    """`backbone`, where it says what heads need to know. Raises UsageError."""
+    """`backbone`, if it has the interface that heads need. Raises UsageError."""
     what = f"{type(backbone).__name__} is no backbone"
     if not isinstance(backbone, Backbone):
         raise UsageError(
@@ -77,7 +77,7 @@ def checked_backbone(backbone: Any) -> Backbone:
 
 
 def _check_maps(backbone: Backbone) -> None:
-    """Raise UsageError unless a small image gives four maps of the channels and strides that the backbone says."""
+    """Raise UsageError unless a small image gives four maps of the stated channels and strides."""
     first = next(backbone.parameters(), torch.empty(0))
     before = [(module, module.training) for module in backbone.modules()]
     backbone.eval()
@@ -99,7 +99,7 @@ def _check_maps(backbone: Backbone) -> None:
 
 
 def build_classifier(backbone: str | Backbone, *, num_classes: int = 1000, **options: Any) -> Classifier:
-    """A `Classifier` over a built backbone, or over `build_backbone(name, ...)`, with the class token where it has one."""
+    """A `Classifier` with a built backbone, or with `build_backbone(name, ...)`, with the class token where it has one."""
     if num_classes < 1:
         raise UsageError(f"num_classes {num_classes} is out of range", "a classifier needs at least one class")
     if isinstance(backbone, str) and backbone_spec(backbone).has_class_token:
@@ -108,7 +108,7 @@ def build_classifier(backbone: str | Backbone, *, num_classes: int = 1000, **opt
 
 
 def set_activation_checkpointing(model: nn.Module, on: bool) -> None:
-    """Switch activation checkpointing of every backbone inside `model`; UsageError where the family cannot."""
+    """Set activation checkpointing of every backbone in `model`; UsageError where the family does not support it."""
     for module in model.modules():
         if isinstance(module, Backbone):
             module.set_activation_checkpointing(on)
@@ -117,8 +117,8 @@ def set_activation_checkpointing(model: nn.Module, on: bool) -> None:
 def layer_depths(model: nn.Module) -> tuple[dict[str, int], int]:
     """Depth of every parameter of a model with one backbone, and the depth of the head, for layer-wise learning rates.
 
-    0 is the backbone's first embedding or stem, then one a block; all outside the backbone lies at the second number.
-    Raises UsageError for a model without a backbone, or one whose family has no layers to count.
+    0 is the backbone's first embedding or stem, then one per block; all parameters outside the backbone have the second
+    number. Raises UsageError for a model without a backbone, or one whose family does not number its layers.
     """
     found = [(name, module) for name, module in model.named_modules() if isinstance(module, Backbone)]
     if not found:

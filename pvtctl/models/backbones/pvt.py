@@ -15,14 +15,14 @@ from pvtctl.models.layers.position import resize_position_table
 from pvtctl.models.variants import STRIDES, Four
 
 NORM_EPS = 1e-6
-"""Of the blocks and the final norm; patch embeddings and spatial reductions have 1e-5."""
+"""Of the blocks and the final norm; patch embeddings and spatial reductions use 1e-5."""
 
 
 class PvtStage(PyramidStage):
     """Patch embedding, position table, blocks.
 
-    `pos_embed` (1, N, C) was learned on `grid` (h, w); with `class_slot` its first row belongs to the class token, whether
-    or not there is one.
+    `pos_embed` (1, N, C) belongs to `grid` (h, w); with `class_slot` its first row is the class token's, even if the
+    model has none.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class PvtStage(PyramidStage):
         self.blocks = nn.ModuleList(blocks)
 
     def forward(self, x: Tensor, class_token: Tensor | None = None) -> tuple[Tensor, Size]:
-        """Map (B, C, H, W) -> tokens (B, N, dim), the class token first where one is given, and their (h, w)."""
+        """Map (B, C, H, W) -> tokens (B, N, dim), the class token first if given, and their (h, w)."""
         tokens, size = self.patch_embed(x)
         table = self.pos_embed[:, 1:] if self.class_slot else self.pos_embed
         tokens = tokens + resize_position_table(table, self.grid, size)
@@ -49,8 +49,8 @@ class PvtStage(PyramidStage):
 class Pvt(PyramidTransformer):
     """PVT v1.
 
-    The class token exists in stage 4 only, and only when `class_token` is asked for: dense prediction has none, nor a
-    norm on its maps. `image_size` (pixels, square) sizes the position tables; other sizes resize them.
+    The class token exists in stage 4 only, and only with `class_token`; dense prediction uses neither it nor a norm on
+    the maps. `image_size` (pixels, square) sizes the position tables; they are resized for other sizes.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class Pvt(PyramidTransformer):
 
 
 def initialise_pvt(model: Pvt) -> None:
-    """Starting values as the official code has them, drawn from torch's global generator in the order of the modules.
+    """Initialise as the official code, using torch's global generator in the order of the modules.
 
     | parameter | values |
     | --- | --- |

@@ -15,7 +15,7 @@ from pvtctl.models.layers.patches import PatchEmbed, to_map
 from pvtctl.models.variants import Four
 
 NORM_EPS = 1e-6
-"""Of the blocks and the stage norms; patch embeddings and spatial reductions have 1e-5."""
+"""Of the blocks and the stage norms; patch embeddings and spatial reductions use 1e-5."""
 
 
 class PvtV2Stage(PyramidStage):
@@ -37,7 +37,7 @@ class PvtV2Stage(PyramidStage):
 class PvtV2(PyramidTransformer):
     """PVT v2: no position tables, no class token; every map is normed, for classification and dense tasks alike.
 
-    `linear_sra` gives all stages linear spatial reduction (B2-Li) and the ReLU that its code has in the feed-forward part.
+    `linear_sra` gives all stages linear spatial reduction (B2-Li) and, as its code, a ReLU in the feed-forward part.
     Without `conv_ffn` the feed-forward part is v1's (Table 6 of the paper).
     """
 
@@ -84,7 +84,7 @@ class PvtV2(PyramidTransformer):
 
 
 def initialise_pvt_v2(model: nn.Module) -> None:
-    """Starting values as the official code has them, drawn from torch's global generator in the order of the modules.
+    """Initialise as the official code, using torch's global generator in the order of the modules.
 
     | parameter | values |
     | --- | --- |

@@ -1,4 +1,4 @@
-"""torchvision's ResNets and ResNeXts as pyramids, frozen where the papers' detectors freeze them, and with context blocks."""
+"""torchvision's ResNets and ResNeXts as pyramids, with frozen stages, dilation, context blocks and deep stems."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from pvtctl.models.variants import Four
 
 
 class ResNet(Backbone):
-    """conv1, bn1, layer1 to layer4 under torchvision's names; the four layers are the pyramid.
+    """conv1, bn1, layer1 to layer4 with torchvision's names; the outputs of the four layers are the pyramid.
 
-    `frozen_stages` n: the stem and the layers 1 to n do not train, their batch norms included (n = 1 in the papers'
+    `frozen_stages` n: the stem and the layers 1 to n are not trained, including their batch norms (n = 1 in the papers'
     detectors; 0: nothing is frozen). `freeze_norm`: every batch norm uses its stored statistics, also in training mode;
-    scales and shifts outside the frozen stages still train. Both together leave the trainable parameters that PVT v1
-    Tables 3 and 4 print. Starting values are torchvision's. `output_stride` 16 or 8: the last stage, or the last two,
-    are dilated instead of strided, so that the last maps have that stride.
+    scales and shifts outside the frozen stages are still trained. With both, the trainable parameters are those of PVT v1
+    Tables 3 and 4. Initial values are torchvision's. `output_stride` 16 or 8: the last stage, or the last two, are
+    dilated instead of strided, so that the last maps have that stride.
 
-    `context_ratio` (bottleneck blocks only): a `ContextBlock` in every block of the layers 2 to 4, as GCNet has them (c3 to
+    `context_ratio` (bottleneck blocks only): a `ContextBlock` in every block of the layers 2 to 4, as in GCNet (c3 to
     c5), named `layer{i}.{j}.context_block`.
 
-    `base_width` (torchvision's is 64): channels of the stem and of layer1's 3x3 convolutions; all others follow.
+    `base_width` (torchvision's is 64): channels of the stem and of layer1's 3x3 convolutions; all others scale with it.
 
-    `deep_stem` w: three 3x3 convolutions, w, w and 2 w wide, instead of conv1's 7x7, as `conv1.0`, `conv1.3`, `conv1.6`, with
-    their norms `conv1.1`, `conv1.4` and `bn1` (timm's names, and those of Trans2Seg's code).
+    `deep_stem` w: three 3x3 convolutions, w, w and 2 w wide, instead of conv1's 7x7, as `conv1.0`, `conv1.3`, `conv1.6`,
+    with their norms `conv1.1`, `conv1.4` and `bn1` (names of timm and of Trans2Seg's code).
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class ResNet(Backbone):
         freeze_norm: bool = False,
         output_stride: int = 32,
     ) -> None:
-        # importing torchvision takes as long as importing torch: only who builds a ResNet waits for it
+        # importing torchvision takes as long as importing torch: only done for ResNets
         from torchvision.models import resnet as torchvision_resnet
 
         kind = torchvision_resnet.BasicBlock if block == "basic" else torchvision_resnet.Bottleneck
@@ -93,7 +93,7 @@ class ResNet(Backbone):
         return [self.conv1, self.bn1, *(self.layer1, self.layer2, self.layer3, self.layer4)[: self.frozen_stages]]
 
     def train(self, mode: bool = True) -> Self:
-        """As nn.Module's, but what is frozen stays in evaluation mode."""
+        """As nn.Module's, but frozen parts stay in evaluation mode."""
         super().train(mode)
         for module in self._frozen():
             module.eval()
@@ -127,7 +127,7 @@ class ResNet(Backbone):
 
 
 def _whole(original: Any, base_width: int) -> Any:
-    """torchvision's ResNet with `base_width` in place of 64 in its four layers; the stem stays as it is."""
+    """torchvision's ResNet with `base_width` in place of 64 in its four layers; the stem is unchanged."""
     if base_width == 64:
         return original
 
@@ -142,14 +142,14 @@ def _whole(original: Any, base_width: int) -> Any:
 
 
 def _conv(in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> nn.Conv2d:
-    """Without bias, its starting values those of torchvision's ResNets."""
+    """A convolution without bias, initialised as in torchvision's ResNets."""
     conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, bias=False)
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     return conv
 
 
 def _deep_stem(width: int) -> nn.Sequential:
-    """Images -> maps of 2 x `width` channels and stride 2, the last norm and ReLU left to come."""
+    """Images -> maps of 2 x `width` channels and stride 2, before the last norm and ReLU."""
     return nn.Sequential(
         _conv(3, width, 3, stride=2),
         nn.BatchNorm2d(width),
@@ -162,7 +162,7 @@ def _deep_stem(width: int) -> nn.Sequential:
 
 
 def _take_channels(block: Any, channels: int) -> None:
-    """Let the first bottleneck of all read a stem of `channels` where torchvision's has 64."""
+    """Adapt the first bottleneck to a stem of `channels` where torchvision's has 64."""
     if block.conv1.in_channels != channels:
         block.conv1 = _conv(channels, block.conv1.out_channels, 1)
         block.downsample[0] = _conv(channels, block.downsample[0].out_channels, 1)

@@ -1,4 +1,4 @@
-"""Specs of the built-in backbones, made from the numbers in `pvtctl.models.variants`, and of timm's. No torch."""
+"""Specs of the built-in backbones, from the sizes in `pvtctl.models.variants`, and of timm's. No torch."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ Stage = Mapping[str, Any]
 
 
 class TransformerOptions(BackboneOptions):
-    """Of PVT v2 and timm's models."""
+    """Options of PVT v2 and timm's models."""
 
     drop_path_rate: float = 0.0
 
 
 class TokenOptions(TransformerOptions):
-    """Of PVT v1 and ViT."""
+    """Options of PVT v1 and ViT."""
 
     class_token: bool = False
-    """Adds what their classifiers need."""
+    """Add the class token and norm that their classifiers need."""
 
 
 class ResNetOptions(BackboneOptions):
-    """Of ResNets."""
+    """Options of ResNets."""
 
     frozen_stages: int = 0
     freeze_norm: bool = False
@@ -130,7 +130,7 @@ def _resnet(variant: ResNetVariant, options: ResNetOptions) -> Backbone:
 
 
 def _resnet_under(variant: ResNetVariant, head: HeadSpec) -> dict[str, Any]:
-    """Detectors freeze stem and stage 1; some segmentation heads keep a finer last map."""
+    """Detectors freeze stem and stage 1; some segmentation heads use a finer last map."""
     if DETECTION in head.tasks:
         return {"frozen_stages": 1, "freeze_norm": True}
     if head.bottleneck_stride is not None and variant.block == "bottleneck":
@@ -187,7 +187,7 @@ def _pvt_spec(name: str, variant: PvtVariant) -> BackboneSpec:
 
 
 def _vit_spec(name: str, variant: VitVariant) -> BackboneSpec:
-    """A quarter of a ViT's blocks is a stage; a hybrid's ResNet stands in its first three."""
+    """A stage is a quarter of a ViT's blocks; a hybrid's ResNet is part of its first three."""
     hybrid = variant.stem == "resnet"
     depth = variant.depth
     ends = [0, 0, depth * 3 // 4, depth] if hybrid else [depth * at // 4 for at in (1, 2, 3, 4)]
@@ -229,7 +229,7 @@ BACKBONES = [
 
 
 def timm_spec(name: str) -> BackboneSpec:
-    """Of `timm:NAME`: any model of timm with features."""
+    """The spec of `timm:NAME`: any timm model with features."""
 
     def build(options: TransformerOptions) -> Backbone:
         from pvtctl.models.backbones.timm_bridge import TimmBackbone

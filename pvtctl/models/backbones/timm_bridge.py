@@ -1,4 +1,4 @@
-"""Any timm model that gives features, as a pyramid (`timm:NAME`)."""
+"""Any timm model with features, as a pyramid (`timm:NAME`)."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from pvtctl.models.variants import STRIDES, TIMM_PREFIX
 
 
 class TimmBackbone(Backbone):
-    """A timm model's features brought to strides 4, 8, 16, 32.
+    """A timm model's features resized to strides 4, 8, 16, 32.
 
     For each stride the deepest map of that stride is taken; where a model has none, the map of the nearest stride, or in
-    a plain ViT the one after that quarter of its blocks, resized (bilinear). Weights start as timm's do.
+    a plain ViT the one after that quarter of its blocks, resized (bilinear). Initial weights are timm's.
     """
 
     def __init__(self, name: str, *, drop_path_rate: float = 0.0, image_size: int = 224) -> None:
@@ -30,7 +30,7 @@ class TimmBackbone(Backbone):
         levels = sorted(set(taps))
         self.net = _create(name, {**options, "out_indices": levels})
         self.taps = [levels.index(tap) for tap in taps]
-        """Which of the net's maps stands for each stride."""
+        """The net's map for each stride."""
         layout = getattr(self.net, "output_fmt", "NCHW")
         self.channels_last_maps = getattr(layout, "value", layout) == "NHWC"
 
@@ -38,7 +38,7 @@ class TimmBackbone(Backbone):
         check_images(images)
         try:
             features = self.net(images)
-        except AssertionError as error:  # how timm's models refuse sizes
+        except AssertionError as error:  # timm's models refuse sizes with it
             raise UsageError(
                 f"timm's model does not take images of {images.shape[2]}x{images.shape[3]}: {error}",
                 "choose image sizes that it takes (detectors: data.detection), or another backbone",
@@ -47,7 +47,7 @@ class TimmBackbone(Backbone):
         for tap, stride in zip(self.taps, STRIDES, strict=True):
             x = features[tap].permute(0, 3, 1, 2) if self.channels_last_maps else features[tap]
             target = -(-images.shape[2] // stride), -(-images.shape[3] // stride)
-            # a family may round odd sizes either way; anything further off is another stride
+            # a family may round odd sizes either way; larger differences are another stride
             if abs(x.shape[2] - target[0]) > 1 or abs(x.shape[3] - target[1]) > 1:
                 x = F.interpolate(x, size=target, mode="bilinear", align_corners=False)
             maps.append(x)
@@ -66,18 +66,18 @@ def _no_layers() -> UsageError:
 
 
 def _choose_taps(reductions: list[int]) -> list[int]:
-    """Which of a model's feature maps, given their strides, stand for strides 4, 8, 16, 32."""
-    if len(set(reductions)) == 1:  # one resolution throughout: after each quarter, as for our ViTs
+    """Choose the feature maps, given their strides, for strides 4, 8, 16, 32."""
+    if len(set(reductions)) == 1:  # one resolution throughout: after each quarter, as in pvtctl's ViTs
         return [max(len(reductions) * quarter // 4 - 1, 0) for quarter in (1, 2, 3, 4)]
     deepest = {reduction: at for at, reduction in enumerate(reductions)}
     return [deepest[min(deepest, key=lambda reduction: abs(reduction - stride))] for stride in STRIDES]
 
 
 def _find_options(name: str, drop_path_rate: float, image_size: int) -> dict[str, Any]:
-    """The arguments that make the model `name` give features, at any image size where it can.
+    """The arguments that make the model `name` return features, at any image size where possible.
 
-    Raises PvtctlError without timm, UsageError for unknown names, for models without features and for a drop path rate
-    that the model does not take.
+    Raises PvtctlError without timm, UsageError for unknown names, models without features, and a drop path rate
+    that the model does not support.
     """
     if importlib.util.find_spec("timm") is None:
         raise PvtctlError(f"{TIMM_PREFIX}{name} needs timm, which is not installed", "pip install 'pvtctl[timm]'")
@@ -94,7 +94,7 @@ def _find_options(name: str, drop_path_rate: float, image_size: int) -> dict[str
             with torch.device("meta"):
                 _create(name, {**common, **extra})
             return {**common, **extra}
-        except Exception as error:  # timm models raise what they like: TypeError, RuntimeError, AttributeError ...
+        except Exception as error:  # timm models raise various errors: TypeError, RuntimeError, AttributeError ...
             fault = error
     if "drop_path_rate" in str(fault):
         raise UsageError(f"timm's {name} has no drop path", "leave drop_path_rate at 0") from fault

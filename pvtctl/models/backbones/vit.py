@@ -1,4 +1,4 @@
-"""Plain Vision Transformers: the ViT-Small that PVT compares with (PVT v1, Table 8), DeiT, ViT-Base and ViT-Large."""
+"""Plain Vision Transformers: ViT-Small as compared in PVT v1, Table 8, DeiT, ViT-Base and ViT-Large."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from pvtctl.models.layers.taps import Tap, TapName
 
 
 class Vit(Backbone):
-    """A column of blocks over one grid of patches and a class token, which it always keeps.
+    """Blocks over one grid of patches and a class token, which is always present.
 
     The pyramid is made as in PVT v1, Table 8: the maps after each quarter of the blocks (2, 4, 6, 8 of 8), without the
-    class token and before the final norm, resized (bilinear) to strides 4, 8, 16, 32. `read_taps` gives what leaves single
-    blocks. `class_token` asks for the final norm, which only classification uses. `distilled`: a distillation token
-    besides, as the distilled DeiT has it. `image_size` (pixels, square) sizes the position table; others resize it.
-    `patch_embed` takes the place of the patch convolution.
+    class token and before the final norm, resized (bilinear) to strides 4, 8, 16, 32. `read_taps` returns the outputs of
+    single blocks. `class_token` adds the final norm, used in classification only. `distilled` adds the distillation token
+    of distilled DeiTs. `image_size` (pixels, square) sizes the position table; it is resized for other sizes.
+    `patch_embed` replaces the patch convolution.
     """
 
     checkpointing = False
@@ -78,7 +78,7 @@ class Vit(Backbone):
         initialise_vit(self)
 
     def _patches(self, images: Tensor) -> tuple[Tensor, Size, dict[TapName, Tensor]]:
-        """Patches (B, h*w, C), (h, w), and the maps of convolution stages, by their names as taps, that led there."""
+        """Patches (B, h*w, C), (h, w), and the maps of the convolution stages before them, by tap name."""
         tokens, size = self.patch_embed(images)
         return tokens, size, {}
 
@@ -95,7 +95,7 @@ class Vit(Backbone):
         return torch.cat((first, tokens), dim=1), size, stages
 
     def read_taps(self, images: Tensor, taps: Sequence[TapName]) -> list[Tap]:
-        """What leaves each of `taps` (names of `tap_channels`, in its order); see `pvtctl.models.layers.taps`."""
+        """The outputs of each of `taps` (names in `tap_channels`, in its order); see `pvtctl.models.layers.taps`."""
         tokens, size, stages = self._embed(images)
         found = [Tap(stages[name], None) for name in taps if name in stages]
         for number, block in enumerate(self.blocks, 1):
@@ -120,10 +120,10 @@ class Vit(Backbone):
         return maps
 
     def pooled(self, images: Tensor) -> Tensor:
-        """The class token after the final norm, with the distillation token's values behind it where there is one;
-        without that norm, the mean over the last block's patches.
+        """The class token after the final norm, followed by the distillation token, if any; without that norm, the mean over
+        the last block's patches.
 
-        A distilled DeiT answers with the mean of two linear classifiers, one a token: one over both is just as much.
+        A distilled DeiT averages two linear classifiers, one per token: a single one over both tokens is equivalent.
         """
         tokens, size, _ = self._embed(images)
         for block in self.blocks:
@@ -150,7 +150,7 @@ class Vit(Backbone):
 
 
 def initialise_vit(model: Vit) -> None:
-    """Starting values (timm 0.3.2 and DeiT), drawn from torch's global generator in the order of the modules.
+    """Initialise as timm 0.3.2 and DeiT, using torch's global generator in the order of the modules.
 
     | parameter | values |
     | --- | --- |

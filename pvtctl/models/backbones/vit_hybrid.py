@@ -14,18 +14,18 @@ from pvtctl.models.layers.taps import TapName
 from pvtctl.models.variants import HYBRID_BLOCKS
 
 WIDTHS = (256, 512, 1024)
-"""Of the three convolution stages, which have the strides 4, 8 and 16."""
+"""Widths of the three convolution stages, with strides 4, 8 and 16."""
 
 DEVIATION_FLOOR = 1e-5
-"""Added to the standard deviation of a kernel, which then divides it (timm 0.4.5, on which DPT was trained)."""
+"""Added to a kernel's standard deviation before dividing by it (timm 0.4.5, on which DPT was trained)."""
 
 
 class VitHybrid(Vit):
-    """A Vit whose patches are the cells of a ResNet's map of stride 16.
+    """A ViT whose patches are the cells of a ResNet's map of stride 16.
 
-    The first two stages of that ResNet ("R0" and "R1" among the taps) are the pyramid's maps of strides 4 and 8, what
-    leaves the transformer after three quarters of its blocks is that of stride 16, and after all of them, resized, that of
-    stride 32. Odd sides are rounded up. `stem_groups`: of every group norm of that ResNet.
+    The pyramid: strides 4 and 8 are the first two stages of that ResNet (taps "R0" and "R1"), stride 16 is the output of
+    three quarters of the transformer blocks, stride 32 that of all, resized. Odd sides are rounded up. `stem_groups`: the
+    groups of the ResNet's group norms.
     """
 
     def __init__(
@@ -72,10 +72,10 @@ class VitHybrid(Vit):
 
 
 class ResNetEmbed(nn.Module):
-    """Stem and three stages of bottlenecks, and the 1x1 convolution that makes tokens of the last stage's cells.
+    """Stem, three stages of bottlenecks, and the 1x1 convolution from the last stage's cells to tokens.
 
-    It is the ResNet of Big Transfer without its pre-activation: standardised kernels, group norms, and the padding that
-    TensorFlow calls "same".
+    It is the ResNet of Big Transfer without its pre-activation: standardised kernels, group norms, and TensorFlow's "same"
+    padding.
     """
 
     def __init__(self, blocks: tuple[int, int, int], widths: tuple[int, int, int], embed_dim: int, groups: int) -> None:
@@ -100,7 +100,7 @@ class ResNetEmbed(nn.Module):
     def maps(self, images: Tensor) -> list[Tensor]:
         """Images (B, 3, H, W) -> the stages' maps, strides 4, 8, 16."""
         x = F.relu(self.stem_norm(self.stem(images)))
-        # what is padded is never the largest: behind the ReLU nothing lies below zero
+        # padding is never the maximum: all values are at least 0 after the ReLU
         x = F.max_pool2d(F.pad(x, same_padding(x, 3, 2)), 3, 2)
         found = []
         for stage in self.stages:
@@ -110,7 +110,7 @@ class ResNetEmbed(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 (with the stride), 1x1, each with its norm, and the shortcut; ReLU behind the sum."""
+    """1x1, 3x3 (with the stride), 1x1, each with its norm, plus the shortcut; ReLU after the sum."""
 
     def __init__(self, channels: int, width: int, stride: int, groups: int) -> None:
         super().__init__()
@@ -132,9 +132,9 @@ class Bottleneck(nn.Module):
 
 
 class StandardizedConv(nn.Conv2d):
-    """A convolution whose kernels, one an output channel, are brought to mean 0 and variance 1; no bias, "same" padding.
+    """A convolution whose kernels, one per output channel, are normalised to mean 0 and variance 1; no bias, "same" padding.
 
-    Weight standardisation (arXiv 1903.10520). Starting values: He normal of the outputs, as timm has them.
+    Weight standardisation (arXiv 1903.10520). Initial values: He normal by fan out, as in timm.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int, *, stride: int = 1) -> None:
@@ -153,6 +153,6 @@ class StandardizedConv(nn.Conv2d):
 
 
 def same_padding(x: Tensor, kernel: int, stride: int) -> tuple[int, int, int, int]:
-    """Zeros (left, right, top, bottom) that make a side of n pixels ceil(n / stride) long; an odd one goes behind."""
+    """Padding (left, right, top, bottom) that makes a side of n pixels ceil(n / stride) long; an odd one goes to the end."""
     height, width = (max(kernel - ((side - 1) % stride + 1), 0) for side in (x.shape[2], x.shape[3]))
     return width // 2, width - width // 2, height // 2, height - height // 2

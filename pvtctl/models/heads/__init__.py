@@ -1,1 +1,1 @@
-"""Heads: maps -> raw outputs, losses and detections, one file a family."""
+"""Heads: maps -> raw outputs, losses and predictions, one file per family."""

@@ -1,4 +1,4 @@
-"""Anchor boxes of RetinaNet and of the region proposal network (RPN), and which of them may be matched."""
+"""Anchor boxes of RetinaNet and of the region proposal network (RPN), and which of them are valid."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from pvtctl.models.structures import ImageSize
 
 RATIOS = (0.5, 1.0, 2.0)
-"""Height over width, of every anchor generator here."""
+"""Height over width, for all anchor generators."""
 
 KEPT_GRIDS = 8
-"""Grids are kept for that many combinations of input size and device; multi-scale training has more, and recomputes."""
+"""Grids are cached for that many combinations of input size and device; multi-scale training has more, and recomputes."""
 
 
 class AnchorGrid(AnchorGenerator):  # type: ignore[misc]  # torchvision has no types
     """Anchors (x1, y1, x2, y2) around every cell of every map, in pixels of the network's input.
 
-    Cells lie in the order of a map's rows; a cell's anchors are ordered by ratio (1/2, 1, 2), then by size. `sizes` holds
-    for each level the square roots of the anchors' areas.
+    Cells are in row-major order; a cell's anchors are ordered by ratio (1/2, 1, 2), then by size. `sizes` holds for each
+    level the square roots of the anchors' areas.
 
     `papers` (mmdetection 2.13): not rounded, centred on (x * stride, y * stride) with the `strides` given.
     `torchvision`: corners rounded to whole pixels, and a level's stride is the input's size // the map's.
@@ -56,13 +56,13 @@ class AnchorGrid(AnchorGenerator):  # type: ignore[misc]  # torchvision has no t
         return corners.round() if self.rounded else corners
 
     def per_cell(self) -> int:
-        """Anchors a cell, the same on every level."""
+        """Anchors per cell, the same on every level."""
         return self.num_anchors_per_location()[0]
 
     def grids(self, features: Sequence[Tensor], padded: ImageSize) -> list[Tensor]:
-        """Per level (h * w * anchors a cell, 4), float32, for maps (B, C, h, w) of inputs of size `padded`.
+        """Per level (h * w * anchors per cell, 4), float32, for maps (B, C, h, w) of inputs of size `padded`.
 
-        Do not write into them: they are kept for the next call.
+        Read-only: they are cached.
         """
         shapes, device = [tuple(f.shape[-2:]) for f in features], features[0].device
         key = (*shapes, padded, device)
@@ -76,17 +76,17 @@ class AnchorGrid(AnchorGenerator):  # type: ignore[misc]  # torchvision has no t
         strides = [(s, s) for s in self.strides]
         if self.rounded:
             strides = [(padded[0] // h, padded[1] // w) for h, w in shapes]
-        with torch.inference_mode(False):  # kept grids serve training too
+        with torch.inference_mode(False):  # cached grids are used in training too
             self.cell_anchors = [
                 self.generate_anchors(s, r, device=device) for s, r in zip(self.sizes, self.aspect_ratios, strict=True)
             ]
             return self.grid_anchors(shapes, strides)
 
     def valid(self, features: Sequence[Tensor], size: ImageSize) -> Tensor | None:
-        """Bool (anchors of all levels,): whose cell lies in the image of `size` (h, w); None when all do.
+        """Bool (anchors of all levels,): whether its cell is in the image of `size` (h, w); None when all are.
 
-        The image's own size counts, filled up to a multiple of 32, not the batch's; anchors outside are neither positive
-        nor negative. torchvision knows no such rule, hence None under its conventions.
+        The image's own size counts, rounded up to a multiple of 32, not the batch's; anchors outside are neither positive nor
+        negative. torchvision has no such rule, hence None with its conventions.
         """
         if self.rounded:
             return None
@@ -103,9 +103,9 @@ class AnchorGrid(AnchorGenerator):  # type: ignore[misc]  # torchvision has no t
 
 
 def retinanet_anchors(conventions: Literal["papers", "torchvision"]) -> AnchorGrid:
-    """Three octave sizes and three ratios a cell, on strides 8 to 128 (RetinaNet, arXiv 1708.02002, section 4).
+    """Three octave sizes and three ratios per cell, on strides 8 to 128 (RetinaNet, arXiv 1708.02002, section 4).
 
-    `papers`: 4 * stride * 2^(i/3); torchvision cuts the sizes to whole pixels.
+    `papers`: 4 * stride * 2^(i/3); torchvision truncates the sizes to whole pixels.
     """
     strides = (8, 16, 32, 64, 128)
     sizes = [tuple(4 * stride * 2 ** (i / 3) for i in range(3)) for stride in strides]
@@ -115,6 +115,6 @@ def retinanet_anchors(conventions: Literal["papers", "torchvision"]) -> AnchorGr
 
 
 def rpn_anchors(conventions: Literal["papers", "torchvision"]) -> AnchorGrid:
-    """One size, 8 * stride, and three ratios a cell, on strides 4 to 64 (FPN, arXiv 1612.03144, section 4.1)."""
+    """One size, 8 * stride, and three ratios per cell, on strides 4 to 64 (FPN, arXiv 1612.03144, section 4.1)."""
     strides = (4, 8, 16, 32, 64)
     return AnchorGrid([(8 * stride,) for stride in strides], strides, conventions=conventions)

@@ -1,4 +1,4 @@
-"""What every detection head is."""
+"""Base class of all detection heads."""
 
 from __future__ import annotations
 
@@ -11,51 +11,51 @@ from pvtctl.models.structures import Detections, DetectOptions, ImageSize, Objec
 
 
 class DetectionHead(nn.Module):
-    """Feature maps -> losses in training, detections in use.
+    """Feature maps -> losses in training, detections in inference.
 
-    `features` are the maps that the head's neck gives (for DETR the backbone's, of which it takes the last), of a batch
-    that is padded with zeros to (H, W) = `padded`; `sizes` holds the (height, width) of each image within it.
+    `features` are the maps of the head's neck (for DETR the backbone's, of which it uses the last), of a batch padded
+    with zeros to (H, W) = `padded`; `sizes` holds the (height, width) of each image within it.
     """
 
     alone = False
-    """True: the detector gives each image to the backbone without the padding that others in its batch need."""
+    """True: the detector runs the backbone on each image without the padding of its batch."""
     network_parts: tuple[str, ...] = ("raw",)
-    """Methods, also of submodules (`rpn.raw`), that are the network; the rest of `detect` decodes and sorts out."""
+    """Methods, also of submodules (`rpn.raw`), that are the network; the rest of `detect` is post-processing."""
     output_names: tuple[str, ...] = ()
-    """What `exported` gives."""
+    """Names of the outputs of `exported`."""
 
     def losses(
         self, features: Sequence[Tensor], sizes: Sequence[ImageSize], padded: ImageSize, targets: Sequence[Objects]
     ) -> dict[str, Tensor]:
-        """Scalars by name. Those called `loss_...` are summed and minimised; the others are only logged (detached), and
-        tell early whether it learns: `recall`, the share of true objects that are matched and recognised."""
+        """Scalars by name. Those called `loss_...` are summed and minimised; the others are only logged (detached), as an
+        early sign of learning: `recall`, the share of ground-truth objects that are matched and recognised.
+        """
         raise NotImplementedError
 
     def detect(
         self, features: Sequence[Tensor], sizes: Sequence[ImageSize], padded: ImageSize, options: DetectOptions
     ) -> list[Detections]:
-        """One an image, in pixels of the network's input, best first; masks as `grids`. `Detector.forward` brings the
-        boxes to the size that is asked for and pastes the masks there.
+        """Detections per image, in pixels of the network's input, best first; masks as `grids`. `Detector.forward` scales the
+        boxes to the requested size and pastes the masks there.
 
         Raises UsageError for an option that the head does not have.
         """
         raise NotImplementedError
 
     def raw_outputs(self, features: Sequence[Tensor], sizes: Sequence[ImageSize], padded: ImageSize) -> list[Tensor]:
-        """Outputs of all network parts, each run once, without NMS or RoIAlign: what is counted."""
+        """Outputs of all network parts, each run once, without NMS or RoIAlign: used for counting."""
         raise NotImplementedError
 
     def exported(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Raw outputs, called `output_names`, for images that fill their batch, traced by torch.export: sizes stay open."""
+        """Raw outputs, called `output_names`, for images that fill their batch; traced by torch.export with dynamic sizes."""
         raise NotImplementedError
 
     def exported_eagerly(
         self, features: Sequence[Tensor], sizes: Sequence[ImageSize], padded: ImageSize
     ) -> tuple[Tensor, ...]:
-        """The same by way of `detect`'s own code, which a graph is compared with."""
+        """The same by `detect`'s own code, as the reference for a graph."""
         return self.exported(features)
 
     def candidate_scores(self, output: Any) -> Tensor | None:
-        """Scores (N,) of all boxes from what the first of `network_parts` gave; None where no threshold chooses among
-        them."""
+        """Scores (N,) of all boxes from the output of the first of `network_parts`; None for heads without a threshold."""
         return None

@@ -1,4 +1,4 @@
-"""Boxes as shifts from other boxes, as both stages of Mask R-CNN learn them."""
+"""Boxes encoded as shifts from other boxes, as in both stages of Mask R-CNN."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torchvision.models.detection._utils import BoxCoder
 
 
 class ShiftCoder:
-    """The shift of the centre over the size, and the logarithm of the change in size, times `weights` (x, y, w, h).
+    """Encode the shift of the centre over the size, and the logarithm of the change in size, times `weights` (x, y, w, h).
 
-    Sizes grow at most 1000 / 16 times; in the papers' configurations (mmdetection) they shrink no further either.
+    Sizes grow at most 1000 / 16 times; in the papers' configurations (mmdetection) they also shrink at most by that.
     """
 
     def __init__(
@@ -25,12 +25,12 @@ class ShiftCoder:
             self.least = torch.tensor([-torch.inf, -torch.inf, factor * weights[2], factor * weights[3]])
 
     def encode(self, boxes: Tensor, anchors: Tensor) -> Tensor:
-        """Shifts (N, 4) that lead from `anchors` (N, 4) to `boxes` (N, 4)."""
+        """Shifts (N, 4) from `anchors` (N, 4) to `boxes` (N, 4)."""
         shifts: Tensor = self.coder.encode_single(boxes.float(), anchors.float())
         return shifts
 
     def decode(self, shifts: Tensor, anchors: Tensor) -> Tensor:
-        """Boxes (N, 4 * M), where shifts (N, 4 * M) lead from `anchors` (N, 4)."""
+        """Boxes (N, 4 * M), for shifts (N, 4 * M) from `anchors` (N, 4)."""
         shifts = shifts.float()
         if self.least is not None:
             shifts = shifts.maximum(self.least.to(shifts.device).repeat(shifts.shape[1] // 4))

@@ -19,16 +19,16 @@ LOW_LEVEL, AUXILIARY = 48, 256
 class DeepLabV3Plus(DenseHead):
     """Four maps of `channels` each, finest first, any sizes -> logits (B, K, h, w) of the finest map's size.
 
-    On the last map stand a 1x1 convolution, three separable ones dilated by `rates(stride)` and the mean over the whole
-    map; what a `projection` x `projection` convolution makes of all five is resized to the finest map, joined by 48
-    channels of that, and passes two separable convolutions, dropout of whole channels and a 1x1 one. Each convolution has
-    batch norm and ReLU.
+    The last map passes a 1x1 convolution, three separable ones dilated by `rates(stride)` and the mean over the whole map;
+    a `projection` x `projection` convolution of all five is resized to the finest map, concatenated with 48 channels of
+    that, and passes two separable convolutions, dropout of whole channels and a 1x1 one. Each convolution has batch norm
+    and ReLU.
 
-    Width 256 and projection 1 over `resnet50s` have the parameters and multiply-adds of PVT v1 Table 7 (26.8 M; the
-    assembly is derived from those counts); mmsegmentation's has width 512 and projection 3 over `resnet50c`.
+    Width 256 and projection 1 with `resnet50s` have the parameters and multiply-adds of PVT v1 Table 7 (26.8 M; the
+    assembly is derived from those counts); mmsegmentation's has width 512 and projection 3 with `resnet50c`.
 
     `stride` is that of the last map. With `auxiliary_weight` above 0 there is a fully convolutional auxiliary head on the
-    third map, as mmsegmentation has it (there 0.4). Raises UsageError for options out of range.
+    third map, as in mmsegmentation (there 0.4). Raises UsageError for options out of range.
     """
 
     def __init__(
@@ -81,5 +81,5 @@ class DeepLabV3Plus(DenseHead):
 
 
 def rates(stride: int) -> tuple[int, int, int]:
-    """Dilations over a map of that stride: 12, 24 and 36 at 8, and so on, always the same distances in pixels of the image."""
+    """Dilations for a map of that stride: 12, 24 and 36 at 8, and so on, the same distances in pixels of the image."""
     return 96 // stride, 192 // stride, 288 // stride

@@ -1,7 +1,7 @@
 """DETR: a transformer over the backbone's last map, whose learned queries become a set of objects (Carion et al. 2020).
 
-The state names are those of the original code behind `head.`; sizes and weights are those of its configuration. No layer lets an
-image see padding: the mask goes from the images' sizes to the position encoding and to the attention of every layer.
+Names in state dicts are those of the original code after `head.`; sizes and weights are those of its configuration. No
+layer attends to padding: the mask applies to the position encoding and to the attention of every layer.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ MAX_DETECTIONS = 100
 
 @dataclass
 class DetrOutputs:
-    """What the layers say, from the first decoder layer to the last. L decoder layers, Q queries, N tokens of the map."""
+    """Outputs of all layers, from the first decoder layer to the last. L decoder layers, Q queries, N tokens of the map."""
 
     positions: Tensor
     """float32 (B, 256, h, w)."""
     memory: Tensor
-    """What the encoder gives (B, N, 256), padding included."""
+    """The encoder's output (B, N, 256), padding included."""
     decoded: Tensor
     """(L, B, Q, 256), normed."""
     logits: Tensor
     """float32 (L, B, Q, K + 1), no-object last."""
     boxes: Tensor
-    """float32 (L, B, Q, 4), cxcywh as shares of the image's own size."""
+    """float32 (L, B, Q, 4), cxcywh relative to the image's own size."""
 
 
 class Detr(DetectionHead):
-    """The backbone's last map -> `num_queries` objects an image.
+    """The backbone's last map -> `num_queries` objects per image.
 
-    `alone` tells the detector to give every image to the backbone without the padding that others in its batch need: what
-    the backbone makes of padding would reach the map otherwise.
+    With `alone` the detector runs the backbone on every image without the padding of its batch: the backbone's features of
+    padding would otherwise affect the map.
     """
 
     alone = True
@@ -63,12 +63,12 @@ class Detr(DetectionHead):
         self.input_proj = nn.Conv2d(in_channels, WIDTH, 1)
 
     def raw(self, features: Sequence[Tensor], sizes: Sequence[ImageSize], padded: ImageSize) -> DetrOutputs:
-        """All that the losses need, of the last of `features`."""
+        """All outputs that the losses need, from the last of `features`."""
         last = features[-1]
         valid = valid_cells(sizes, padded, (int(last.shape[2]), int(last.shape[3])))
         mask = padding_mask(valid, last)
         positions = sine_positions(mask)
-        # Without padding no mask: the attention kernels are faster so.
+        # No mask without padding: the attention kernels are faster.
         full = all(cells == tuple(last.shape[2:]) for cells in valid)
         tokens = self.input_proj(last).flatten(2).transpose(1, 2)
         queries = self.query_embed.weight
@@ -78,7 +78,7 @@ class Detr(DetectionHead):
             queries,
             None if full else mask.flatten(1),
         )
-        # Under autocast too in full precision: bf16 would move the boxes of a large image by a pixel.
+        # In full precision under autocast too: bf16 would move the boxes of a large image by a pixel.
         with _full_precision(last.device):
             final = decoded.to(queries.dtype)
             logits, boxes = self.class_embed(final).float(), self.bbox_embed(final).float().sigmoid()
@@ -89,9 +89,9 @@ class Detr(DetectionHead):
         return [out.logits, out.boxes]
 
     def exported(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Logits (B, Q, K + 1), no-object last, and boxes (B, Q, 4), cxcywh as shares of the image, of the last layer.
+        """Logits (B, Q, K + 1), no-object last, and boxes (B, Q, 4), cxcywh relative to the image, of the last layer.
 
-        Every cell must hold pixels of its image: nothing is masked.
+        All images must fill the map: nothing is masked.
         """
         last = features[-1]
         positions = sine_positions(torch.zeros_like(last[:, 0], dtype=torch.bool)).flatten(2).transpose(1, 2)
@@ -124,9 +124,9 @@ class Detr(DetectionHead):
     def detect(
         self, features: Sequence[Tensor], sizes: Sequence[ImageSize], padded: ImageSize, options: DetectOptions
     ) -> list[Detections]:
-        """The best class of every query, no-object left out; best first, boxes cut at the image's edges.
+        """The best class of every query, except no-object; best first, boxes clipped to the image.
 
-        Raises UsageError for `nms_iou`: queries are told apart by training.
+        Raises UsageError for `nms_iou`: DETR needs no NMS, as training penalises duplicates.
         """
         from torchvision.ops import box_convert, clip_boxes_to_image
 
@@ -148,7 +148,7 @@ class Detr(DetectionHead):
 
 
 def _full_precision(device: torch.device) -> AbstractContextManager[Any]:
-    """Autocast off; the meta device has none."""
+    """Context with autocast off; the meta device has none."""
     return torch.autocast(device.type, enabled=False) if torch.amp.is_autocast_available(device.type) else nullcontext()
 
 
@@ -158,9 +158,9 @@ def _extent(size: ImageSize, like: Tensor) -> Tensor:
 
 
 def valid_cells(sizes: Sequence[ImageSize], padded: ImageSize, cells: ImageSize) -> list[ImageSize]:
-    """How many rows and columns of a map of `cells` (h, w) over a batch of `padded` (H, W) pixels each image has.
+    """Rows and columns of each image in a map of `cells` (h, w), for a batch of `padded` (H, W) pixels.
 
-    A cell belongs to the image when the pixel does that lies nearest: number floor(i H / h) for row i, as in the original.
+    A cell belongs to the image if its nearest pixel does: number floor(i H / h) for row i, as in the original.
     """
     return [
         (-(-height * cells[0] // padded[0]), -(-width * cells[1] // padded[1]))  # rounded up
@@ -169,7 +169,7 @@ def valid_cells(sizes: Sequence[ImageSize], padded: ImageSize, cells: ImageSize)
 
 
 def padding_mask(valid: Sequence[ImageSize], features: Tensor) -> Tensor:
-    """bool (B, h, w), True where `features` (B, C, h, w) is padding; `valid` as `valid_cells` gives."""
+    """bool (B, h, w), True where `features` (B, C, h, w) is padding; `valid` is the result of `valid_cells`."""
     limits = torch.tensor(valid).to(features.device, non_blocking=True)
     rows = torch.arange(features.shape[2], device=features.device)[None] >= limits[:, :1]
     columns = torch.arange(features.shape[3], device=features.device)[None] >= limits[:, 1:]
@@ -177,9 +177,9 @@ def padding_mask(valid: Sequence[ImageSize], features: Tensor) -> Tensor:
 
 
 def sine_positions(mask: Tensor) -> Tensor:
-    """float32 (B, 256, h, w): sines and cosines of where a cell lies in its own image, 128 for y and then 128 for x.
+    """float32 (B, 256, h, w): sines and cosines of a cell's position in its own image, 128 for y and then 128 for x.
 
-    `mask` (B, h, w) is True in padding. The last valid row or column lies at 2 pi.
+    `mask` (B, h, w) is True in padding. The position of the last valid row or column is 2 pi.
     """
     valid = (~mask).float()
     y, x = valid.cumsum(1), valid.cumsum(2)
@@ -195,7 +195,7 @@ def sine_positions(mask: Tensor) -> Tensor:
 
 
 class BoxMlp(nn.Module):
-    """Three linear layers: what a query became -> its box before the sigmoid."""
+    """Three linear layers: decoded query -> its box before the sigmoid."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -239,7 +239,7 @@ class Encoder(nn.Module):
 
 
 class DetrDecoder(nn.Module):
-    """The decoder's layers; the results of all of them, through one norm."""
+    """The decoder's layers; returns the results of all of them, through one norm."""
 
     def __init__(self, dropout: float) -> None:
         super().__init__()
@@ -255,7 +255,7 @@ class DetrDecoder(nn.Module):
 
 
 class EncoderLayer(nn.Module):
-    """Self-attention and two linears, each added and then normed. Positions go to queries and keys only."""
+    """Self-attention and two linear layers, each added and then normed. Positions are added to queries and keys only."""
 
     def __init__(self, dropout: float) -> None:
         super().__init__()
@@ -272,7 +272,7 @@ class EncoderLayer(nn.Module):
 
 
 class DetrDecoderLayer(nn.Module):
-    """Self-attention of the queries, attention to the encoder's memory, two linears; each added and then normed."""
+    """Self-attention of the queries, attention to the encoder's memory, two linear layers; each added and then normed."""
 
     def __init__(self, dropout: float) -> None:
         super().__init__()

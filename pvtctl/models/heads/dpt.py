@@ -22,19 +22,20 @@ Readout = Literal["ignore", "add", "project"]
 READOUTS: tuple[Readout, ...] = get_args(Readout)
 STRIDES = (4, 8, 16, 32)
 WIDE = 1024
-"""From that width on a ViT's maps get the channels of DPT-Large."""
+"""From that width a ViT's maps get the channels of DPT-Large."""
 
 
 class Dpt(DenseHead):
     """Depth (B, 1, H, W): inverse, of an unknown scale, never below 0. Segmentation: logits (B, K, H/2, W/2).
 
-    Over a backbone with tokens it reads four blocks, the `taps` (counted from 1; "R0" and "R1" are stages of a hybrid's
-    ResNet, taken as they are), makes maps of them with the class token by `readout` (section 3.1, "Read"), and brings
-    those to strides 4, 8, 16, 32 ("Resample"). Over a pyramid the four maps stand there already. From there on all are
-    one `RefinementDecoder`; segmentation has batch norms in it, and in training an auxiliary classifier on the fusion of stride 4.
+    With a token backbone it reads four blocks, the `taps` (counted from 1; "R0" and "R1" are stages of a hybrid's ResNet,
+    used unchanged), combines them with the class token by `readout` (section 3.1, "Read"), and resizes the maps to strides
+    4, 8, 16, 32 ("Resample"). With a pyramid its four maps are used directly. Then follows one `RefinementDecoder`;
+    segmentation adds batch norms to it, and in training an auxiliary classifier on the fusion of stride 4.
 
     `taps`, `readout` None: DPT's own and "project". `dropout` and `auxiliary_weight` are for segmentation (None: 0.1 and
-    0.2). `width`: channels in the decoder. Raises UsageError for taps that do not exist or are out of order, and for options that have no use here.
+    0.2). `width`: channels in the decoder. Raises UsageError for taps that do not exist or are out of order, and for
+    options without effect.
     """
 
     def __init__(
@@ -69,9 +70,7 @@ class Dpt(DenseHead):
         self.align_corners = True
         rate = 0.1 if dropout is None else dropout
         if not 0 <= rate < 1:
-            raise UsageError(
-                f"a dropout of {rate:g} is out of range", "it lies in 0 <= dropout < 1, the paper's is 0.1"
-            )
+            raise UsageError(f"a dropout of {rate:g} is out of range", "use 0 <= dropout < 1, the paper's is 0.1")
         self.output = classifier(num_classes, rate, width)
         self.auxiliary_weight = 0.2 if auxiliary_weight is None else auxiliary_weight
         if self.auxiliary_weight > 0:
@@ -92,13 +91,13 @@ class Dpt(DenseHead):
         return channels
 
     def read(self, backbone: Any, images: Tensor) -> list[Tap]:
-        """The taps of a backbone with tokens; of any other its maps, with no special tokens beside them."""
+        """The taps of a token backbone; other backbones' maps, without special tokens."""
         if self.taps:
             return cast("ReadsTaps", backbone).read_taps(images, self.taps)
         return [Tap(x, None) for x in backbone(images)]
 
     def maps(self, taps: Sequence[Tap]) -> list[Tensor]:
-        """What `read` gave, as maps of strides 4, 8, 16, 32."""
+        """The outputs of `read` as maps of strides 4, 8, 16, 32."""
         if not self.taps:
             return [tap.map for tap in taps]
         steps = zip(taps, self.reassemble, strict=True)
@@ -113,8 +112,8 @@ class Dpt(DenseHead):
 class Reassemble(nn.Module):
     """One block's tokens -> a map (B, channels, h, w) of `stride` (DPT section 3.1).
 
-    Read: the special tokens are left out (`ignore`), their mean is added to every patch (`add`), or the class token is
-    put beside every patch and both are projected to the width of one (`project`: linear, GELU). Then a 1x1 convolution,
+    Read: the special tokens are ignored (`ignore`), their mean is added to every patch (`add`), or the class token is
+    concatenated to every patch and both are projected to the width of one (`project`: linear, GELU). Then a 1x1 convolution,
     and where the grid has another stride a transposed convolution (kernel = stride) or one of 3x3 with that stride.
     """
 
@@ -141,7 +140,7 @@ class Reassemble(nn.Module):
         return x if self.resample is None else cast("Tensor", self.resample(x))
 
     def projected(self, tokens: Tensor, first: Tensor) -> Tensor:
-        """GELU of the linear over every one of `tokens` (B, N, C) with `first` (B, 1, C) beside it: (B, N, C)."""
+        """GELU of the linear layer on `tokens` (B, N, C) concatenated with `first` (B, 1, C): (B, N, C)."""
         assert self.read is not None
         return F.gelu(self.read(torch.cat((tokens, first.expand_as(tokens)), dim=-1)))
 
@@ -154,9 +153,9 @@ def classifier(num_classes: int, dropout: float, width: int = WIDTH) -> nn.Seque
 
 
 def reassembled_channels(backbone: ReadsTaps) -> list[int]:
-    """Channels of the four maps that are made of a backbone's tokens.
+    """Channels of the four maps made from a backbone's tokens.
 
-    The table has those of ViT-Base, ViT-Large and the hybrid; other widths keep the proportions of the nearer of the two.
+    The table has those of ViT-Base, ViT-Large and the hybrid; other widths have the proportions of the nearer of the two.
     """
     width = backbone.embed_dim
     if "R0" in backbone.tap_channels:
@@ -165,7 +164,7 @@ def reassembled_channels(backbone: ReadsTaps) -> list[int]:
 
 
 def checked_taps(backbone: ReadsTaps, taps: Sequence[TapName] | None) -> tuple[TapName, ...]:
-    """Four names of `backbone.tap_channels` in their order, the last block last, of `taps` (numbers may be words).
+    """Four names of `backbone.tap_channels` in their order, the last block last, from `taps` (numbers may be strings).
 
     None: the backbone's own. Raises UsageError.
     """
@@ -189,7 +188,7 @@ def checked_taps(backbone: ReadsTaps, taps: Sequence[TapName] | None) -> tuple[T
 
 
 def refuse(why: str, **options: Any) -> None:
-    """UsageError when one of `options` was asked for."""
+    """Raise UsageError if one of `options` is set."""
     for name, value in options.items():
         if value is not None:
             raise UsageError(f"dpt has no {name} here: {why}", f"leave {name} out")

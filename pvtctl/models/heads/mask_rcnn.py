@@ -22,9 +22,9 @@ from pvtctl.models.structures import Detections, DetectOptions, ImageSize, MaskG
 
 CELLS_BOX, CELLS_MASK = 7, 14
 COUNTED_PROPOSALS, COUNTED_DETECTIONS = 1000, 100
-"""Boxes that box head and mask head look at in an image: as many as the papers' configurations let through."""
+"""Boxes per image counted in the box head and the mask head: the number in the papers' configurations."""
 SCORE_THRESHOLD, NMS_IOU, MAX_DETECTIONS = 0.05, 0.5, 100
-"""The values of DetectOptions that are left open."""
+"""Default values of DetectOptions."""
 
 
 class BoxPredictor(nn.Module):
@@ -43,14 +43,14 @@ class BoxPredictor(nn.Module):
 
 
 class MaskRcnn(DetectionHead):
-    """Five maps (B, in_channels, h, w) of strides 4 to 64 -> losses or detections, as the configurations of PVT v1 have it.
+    """Five maps (B, in_channels, h, w) of strides 4 to 64 -> losses or detections, as in PVT v1's configurations.
 
-    Training draws 256 anchors and `rois_per_image` proposals of an image (see `Rpn`, `RoiSampler`). The modules are
-    torchvision's; box layers start as mmdetection's do. `conventions="torchvision"` changes anchors, RoIAlign and what
-    becomes of detections to what torchvision's maskrcnn_resnet50_fpn does; losses stay the papers'. Its files have
-    background first among classes, boxes and masks: here `cls_score` has it last, and the others have none.
+    Training samples 256 anchors and `rois_per_image` proposals per image (see `Rpn`, `RoiSampler`). The modules are
+    torchvision's; box layers are initialised as in mmdetection. `conventions="torchvision"` changes anchors, RoIAlign and
+    post-processing to those of torchvision's maskrcnn_resnet50_fpn; losses stay the papers'. Its files have background
+    first among classes, boxes and masks: here `cls_score` has it last, and the others have none.
 
-    `in_channels` is the width of every convolution too, and a quarter of the box head's.
+    `in_channels` is also the width of every convolution, and a quarter of the box head's.
     """
 
     network_parts = ("boxes", "masks", "pooler", "rpn.raw")
@@ -90,7 +90,7 @@ class MaskRcnn(DetectionHead):
         return logits.float()
 
     def raw_outputs(self, features: Sequence[Tensor], sizes: Sequence[ImageSize], padded: ImageSize) -> list[Tensor]:
-        """The second stage runs on empty regions, whatever the first found."""
+        """The second stage runs on empty regions, independent of the first."""
         boxes, masks = (
             features[0].new_zeros(number * len(sizes), features[0].shape[1], cells, cells)
             for number, cells in ((COUNTED_PROPOSALS, CELLS_BOX), (COUNTED_DETECTIONS, CELLS_MASK))
@@ -105,10 +105,10 @@ class MaskRcnn(DetectionHead):
         self, features: Sequence[Tensor], sizes: Sequence[ImageSize], padded: ImageSize, targets: Sequence[Objects]
     ) -> dict[str, Tensor]:
         """`loss_rpn_cls`, `loss_rpn_box` (see `Rpn.losses`); `loss_cls` (cross-entropy) and `loss_box` (L1), over the number
-        of sampled proposals; `loss_mask` (binary cross-entropy over the cells of the true class's mask).
+        of sampled proposals; `loss_mask` (binary cross-entropy over the cells of the ground-truth class's mask).
 
-        `recall`: share of the true boxes of which some sampled proposal, with an IoU of 0.5 or more, gives their class the
-        highest score. `proposal_recall`: share that any proposal overlaps so. Both are 1 without boxes.
+        `recall`: share of the ground-truth boxes for which a sampled proposal, with an IoU of at least 0.5, gives their class
+        the highest score. `proposal_recall`: share overlapped by any proposal with that IoU. Both are 1 without boxes.
 
         Raises UsageError where targets have no masks.
         """
@@ -170,7 +170,7 @@ class MaskRcnn(DetectionHead):
             ]
         )
         classes = torch.cat(list(labels))
-        # without objects the mask head still takes part, by nothing: processes that train together wait for its gradient
+        # without objects the mask head still takes part, times 0: distributed training waits for its gradient
         logits = _own(self.masks(self.pooler(maps, boxes, CELLS_MASK)), classes)
         loss = F.binary_cross_entropy_with_logits(logits, aims, reduction="sum")
         return {"loss_mask": loss / max(aims.numel(), 1)}
@@ -197,8 +197,9 @@ class MaskRcnn(DetectionHead):
     def detect(
         self, features: Sequence[Tensor], sizes: Sequence[ImageSize], padded: ImageSize, options: DetectOptions
     ) -> list[Detections]:
-        """Of 1000 proposals an image: each class's box where its score is above the threshold, NMS within each class, the
-        best `max_detections`, and their masks."""
+        """From 1000 proposals per image: each class's box with a score above the threshold, NMS within each class, the best
+        `max_detections`, and their masks.
+        """
         maps = [x.contiguous() for x in features]
         proposals = self.rpn.propose(self.rpn.raw(features), self.rpn.anchors.grids(features, padded), sizes, False)
         scores, shifts = self.boxes(self.pooler(maps, proposals, CELLS_BOX))
@@ -218,7 +219,7 @@ class MaskRcnn(DetectionHead):
         return found
 
     def _best_of(self, boxes: Tensor, scores: Tensor, size: ImageSize, options: DetectOptions) -> Detections:
-        """Of boxes (N, K, 4) with scores (N, K)."""
+        """Select detections from boxes (N, K, 4) with scores (N, K)."""
         threshold = SCORE_THRESHOLD if options.score_threshold is None else options.score_threshold
         at, labels = (scores > threshold).nonzero(as_tuple=True)
         boxes, scores = clip_boxes_to_image(boxes[at, labels], size), scores[at, labels]
@@ -231,5 +232,5 @@ class MaskRcnn(DetectionHead):
 
 
 def _own(of_all: Tensor, classes: Tensor) -> Tensor:
-    """Of (N, K, ...) the part of each row's own class, (N, ...)."""
+    """From (N, K, ...) the part of each row's own class, (N, ...)."""
     return of_all[torch.arange(len(classes), device=classes.device), classes]

@@ -1,4 +1,4 @@
-"""From the grids that a mask head gives to masks of an image, as COCO run-length encodings."""
+"""Paste the grids of a mask head into image masks, as COCO run-length encodings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pvtctl.models.structures import Detections, ImageSize
 
 
 def place_detections(found: Detections, size: ImageSize, output_size: ImageSize) -> Detections:
-    """The detections of an image of `size`, in pixels of the same image at `output_size`, with their masks pasted."""
+    """Scale the detections of an image of `size` to `output_size` and paste their masks."""
     boxes = found.boxes
     if tuple(output_size) != tuple(size):
         (height, width), (out_height, out_width) = size, output_size
@@ -29,10 +29,10 @@ def place_detections(found: Detections, size: ImageSize, output_size: ImageSize)
 def paste_masks(
     probabilities: Tensor, boxes: Tensor, size: ImageSize, *, rounded: bool = False
 ) -> list[dict[str, Any]]:
-    """COCO RLEs at `size` (height, width) of probabilities (N, S, S) laid over boxes (N, 4) xyxy: bilinear, above 0.5.
+    """COCO RLEs at `size` (height, width) of probabilities (N, S, S) resized to boxes (N, 4) xyxy: bilinear, above 0.5.
 
-    One mask at a time, and only where its box lies: a hundred whole images of floats would not fit small machines.
-    `rounded`: torchvision's way, see `MaskGrids`.
+    One mask at a time, and only within its box: a hundred full-size float images would not fit small machines. `rounded`:
+    torchvision's way, see `MaskGrids`.
     """
     from pycocotools import mask as coco_mask
 
@@ -44,7 +44,7 @@ def paste_masks(
     for grid, (left, top, right, bottom) in zip(grids, corners.tolist(), strict=True):
         rows = _weights(top, bottom, height, len(grid), rounded)
         columns = _weights(left, right, width, len(grid), rounded)
-        # Fortran order, as the encoder wants it, without a copy
+        # Fortran order, as the encoder needs it, without a copy
         canvas = np.zeros((width, height), np.uint8).T
         if rows is not None and columns is not None:
             (y, down), (x, across) = rows, columns
@@ -55,7 +55,7 @@ def paste_masks(
 
 
 def _weights(start: float, end: float, limit: int, cells: int, rounded: bool) -> tuple[int, Tensor] | None:
-    """The first pixel that a box side covers in 0..limit, and how each pixel from there draws on the grid's cells.
+    """The first pixel that a box side covers in 0..limit, and the weights of the grid's cells for each pixel from there.
 
     Bilinear sampling is a product of one such matrix (pixels, cells) for the rows and one for the columns.
     """
@@ -67,7 +67,7 @@ def _weights(start: float, end: float, limit: int, cells: int, rounded: bool) ->
         keep = slice(max(-first, 0), max(min(last, limit) - first, 0))
         first, at = max(first, 0), at[keep]
     else:
-        # half a cell around the box still draws on it, but never more than half: it stays below 0.5
+        # half a cell around the box still has weight, but never more than half: it stays below 0.5
         first = max(math.floor(start), 0)
         last = max(min(math.ceil(end), limit), first)
         at = (torch.arange(first, last) + 0.5 - start) * (cells / max(end - start, 1e-6)) - 0.5
@@ -77,7 +77,7 @@ def _weights(start: float, end: float, limit: int, cells: int, rounded: bool) ->
 
 
 def _with_border(grids: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
-    """A cell of zeros around each grid, and the boxes grown to match (torchvision's `paste_masks_in_image`)."""
+    """Add a cell of zeros around each grid, and enlarge the boxes to match (torchvision's `paste_masks_in_image`)."""
     cells = grids.shape[-1]
     centre, half = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 2
     half = half * ((cells + 2) / cells)

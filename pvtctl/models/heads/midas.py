@@ -14,7 +14,7 @@ class Midas(DenseHead):
     """Four maps of `channels`, strides 4 to 32 -> inverse depth (B, 1, H, W) of an unknown scale, never below 0.
 
     DPT's decoder without batch norms and without the 1x1 convolutions of its fusions. As in MiDaS's code the shortcuts of
-    the residual units start behind their first ReLU, and the last resize lays no corners on corners.
+    the residual units start after their first ReLU, and the last resize does not align corners.
     """
 
     upsampling = "bicubic"

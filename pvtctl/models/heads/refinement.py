@@ -1,4 +1,4 @@
-"""What the decoders of DPT and MiDaS share: maps of one width, joined from the coarsest to the finest (RefineNet's way)."""
+"""Shared by the decoders of DPT and MiDaS: maps of one width, fused from the coarsest to the finest (as RefineNet)."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from pvtctl.models.layers.conv_norm import ConvNorm
 from pvtctl.models.layers.patches import use_channels_last
 
 WIDTH = 256
-"""Channels of every map in the originals' decoders."""
+"""Channels of every map in the original decoders."""
 
 
 class RefinementDecoder(nn.Module):
-    """Four maps of strides 4, 8, 16, 32 -> the outcomes of the four fusions, finest first: strides 2, 4, 8, 16.
+    """Four maps of strides 4, 8, 16, 32 -> the outputs of the four fusions, finest first: strides 2, 4, 8, 16.
 
-    Each map gets `width` channels by a 3x3 convolution without bias. The originals build one residual
-    unit more, in the coarsest fusion, and never use it (row 37); here it does not exist.
+    Each map gets `width` channels by a 3x3 convolution without bias. The originals have another residual unit in the
+    coarsest fusion and never use it; it is left out here.
     """
 
     def __init__(
@@ -46,11 +46,11 @@ class RefinementDecoder(nn.Module):
 
 
 class Fusion(nn.Module):
-    """A map, through a residual unit, plus what the coarser fusion gave; a second unit; a bilinear resize, corners on
+    """A map, through a residual unit, plus the coarser fusion's output; a second unit; a bilinear resize with aligned
     corners; with `mixing` a 1x1 convolution (DPT section 3.1).
 
-    The resize is a mean of neighbours with weights that sum to 1, so the convolution may come before it, where it has a
-    quarter of the work: the outcome is the same but for rounding.
+    The resize is a mean of neighbours with weights that sum to 1, so the convolution may come before it, at a quarter of
+    the cost: the result is the same but for rounding.
     """
 
     def __init__(self, *, norm: bool, mixing: bool, rectified: bool, coarsest: bool, width: int = WIDTH) -> None:
@@ -72,7 +72,7 @@ class Fusion(nn.Module):
 class ResidualUnit(nn.Module):
     """x + two times (ReLU, 3x3 convolution), the convolutions with batch norm instead of bias if `norm`.
 
-    `rectified`: the shortcut starts behind the first ReLU. MiDaS's code computes that, by a ReLU in place.
+    `rectified`: the shortcut starts after the first ReLU, as in MiDaS's code (by an in-place ReLU).
     """
 
     def __init__(self, width: int, *, norm: bool, rectified: bool) -> None:
@@ -93,9 +93,9 @@ class ResidualUnit(nn.Module):
 class DepthOutput(nn.Module):
     """(B, width, h, w) of stride 2 -> inverse depth (B, 1, 2h, 2w), never below 0.
 
-    The last convolution starts without negative values: what it sees has none either, so every fresh head answers above 0.
-    With torch's own values the last ReLU leaves about every third fresh head at 0 in all pixels, where it has no slope and
-    never learns.
+    The last convolution is initialised without negative values: its input has none either, so an untrained head's output
+    is above 0. With torch's default about a third of untrained heads output 0 in all pixels, where the last ReLU has no
+    gradient, and never learn.
     """
 
     def __init__(self, *, align_corners: bool, width: int = WIDTH) -> None:

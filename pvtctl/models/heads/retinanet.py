@@ -20,16 +20,16 @@ from pvtctl.models.layers.patches import use_channels_last
 from pvtctl.models.structures import Detections, DetectOptions, ImageSize, Objects
 
 CANDIDATES = 1000
-"""Of every level that many scores, at most, get as far as NMS."""
+"""Maximum number of scores per level that reach NMS."""
 
 SCORE_THRESHOLD, NMS_IOU, MAX_DETECTIONS = 0.05, 0.5, 100
-"""The values of DetectOptions that are left open."""
+"""Default values of DetectOptions."""
 
 
 class RetinaNet(DetectionHead):
-    """Five maps (B, in_channels, h, w) of strides 8 to 128 -> losses or detections, as the configurations of PVT v1 have it.
+    """Five maps (B, in_channels, h, w) of strides 8 to 128 -> losses or detections, as in PVT v1's configurations.
 
-    The modules are torchvision's, which start as the paper says (normal, std 0.01; scores of 0.01). There is no background
+    The modules are torchvision's, initialised as in the paper (normal, std 0.01; scores of 0.01). There is no background
     class: a score is the sigmoid of its class's own output.
     """
 
@@ -73,8 +73,8 @@ class RetinaNet(DetectionHead):
         """`loss_cls` (focal, gamma 2, alpha 0.25) and `loss_box` (L1), summed over the batch and divided by the number of
         its positive anchors, at least 1. In float32, under autocast too.
 
-        `recall`: share of the true boxes of which some positive anchor is sure enough to be detected, that is, gives their
-        class a score above 0.05 and no other class a higher one; 1 without boxes.
+        `recall`: share of the ground-truth boxes that some positive anchor would detect, that is, with a score above 0.05 for
+        their class and no other class higher; 1 without boxes.
         """
         logits, deltas = (
             torch.cat([per_anchor(x, width) for x in maps], 1)
@@ -102,8 +102,9 @@ class RetinaNet(DetectionHead):
     def detect(
         self, features: Sequence[Tensor], sizes: Sequence[ImageSize], padded: ImageSize, options: DetectOptions
     ) -> list[Detections]:
-        """Per level the 1000 best scores above the threshold; their boxes, cut at the image's border; NMS within each
-        class; the best `max_detections` of what is left."""
+        """Per level the 1000 best scores above the threshold; their boxes, clipped to the image; NMS within each class; the
+        best `max_detections` of the rest.
+        """
         return self.decode(*self.raw(features), sizes, padded, options)
 
     def decode(
@@ -114,7 +115,7 @@ class RetinaNet(DetectionHead):
         padded: ImageSize,
         options: DetectOptions,
     ) -> list[Detections]:
-        """`detect` from what `raw` gave, here or in an exported graph: no parameter of the head is looked at."""
+        """`detect` from the outputs of `raw`, here or in an exported graph; uses no parameters of the head."""
         grids = self.anchors.grids(classes, padded)
         classes = [per_anchor(x, self.num_classes) for x in classes]
         boxes = [per_anchor(x, 4) for x in boxes]
@@ -146,7 +147,8 @@ def per_anchor(x: Tensor, width: int) -> Tensor:
 
 def class_loss(logits: Tensor, positive: Tensor, labels: Tensor, ignored: Tensor) -> Tensor:
     """Sum of the focal loss over logits (N, K): the anchors at index `positive` (P,) have `labels` (P,), `ignored` (bool
-    (N,)) do not count, all others are background."""
+    (N,)) do not count, all others are background.
+    """
     goal = torch.zeros_like(logits)
     goal[positive, labels] = 1.0
     each: Tensor = sigmoid_focal_loss(logits, goal, alpha=0.25, gamma=2.0, reduction="none")
@@ -154,7 +156,7 @@ def class_loss(logits: Tensor, positive: Tensor, labels: Tensor, ignored: Tensor
 
 
 def recognised(logits: Tensor, labels: Tensor, box: Tensor, boxes: int) -> Tensor:
-    """How many of `boxes` some positive anchor recognises; logits (P, K), labels (P,) and box (P,) are the anchors'."""
+    """Number of `boxes` that some positive anchor recognises; logits (P, K), labels (P,) and box (P,) are the anchors'."""
     best, guess = logits.max(1)
     right = (guess == labels) & (best.sigmoid() > SCORE_THRESHOLD)
     hit = torch.zeros(boxes, dtype=torch.bool, device=logits.device)
@@ -164,7 +166,7 @@ def recognised(logits: Tensor, labels: Tensor, box: Tensor, boxes: int) -> Tenso
 
 def best_scores(logits: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
     """The highest scores above `threshold`, at most CANDIDATES, best first, and their index in logits (N,)."""
-    # comparing outputs spares the sigmoid of millions; the slack leaves the last word to the score itself
+    # comparing outputs avoids millions of sigmoids; with the slack the score itself decides
     least = math.log(threshold / (1 - threshold)) - 1e-3 if 0 < threshold < 1 else -math.inf
     index = (logits > least).nonzero()[:, 0]
     scores = logits[index].float().sigmoid()

@@ -1,4 +1,4 @@
-"""The second stage of Mask R-CNN on proposals: what is cut from the maps for them, their samples, and their targets."""
+"""The second stage of Mask R-CNN: RoIAlign of proposals, their sampling, and their targets."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pvtctl.models.structures import Objects
 
 STRIDES = (4, 8, 16, 32)
 FINEST_SIDE = 56
-"""Pixels; boxes of an area from the square of this up to four times that go to the finest level but one."""
+"""Pixels; boxes with sqrt(area) below twice this use the finest level."""
 SAMPLED, POSITIVE_SHARE, OVERLAP = 512, 0.25, 0.5
 MASK_CELLS = 28
 _MASKS_AT_ONCE = 16
@@ -26,8 +26,8 @@ _MASKS_AT_ONCE = 16
 class RoiPooler:
     """RoIAlign of boxes, each from the level that fits its size, on maps of strides 4, 8, 16, 32.
 
-    `papers`: pixel centres at half coordinates, as many samples a cell as it covers positions.
-    `torchvision`: no half shift, 2 x 2 samples.
+    `papers`: pixel centres at half coordinates, as many samples per cell as it covers positions.
+    `torchvision`: no half-pixel shift, 2 x 2 samples.
     """
 
     def __init__(self, *, conventions: Literal["papers", "torchvision"]) -> None:
@@ -43,7 +43,7 @@ class RoiPooler:
         out = maps[0].new_zeros(len(rois), maps[0].shape[1], cells, cells)
         for level, (features, stride) in enumerate(zip(maps, STRIDES, strict=False)):
             at = (levels == level).nonzero()[:, 0]
-            # in float32 whatever the maps are: half precision places boxes wrongly by pixels
+            # in float32 for all maps: half precision misplaces boxes by pixels
             cut = roi_align(features.float(), rois[at], cells, 1 / stride, self.samples, self.aligned)
             out = out.index_put((at,), cut.to(out.dtype))
         return out
@@ -57,20 +57,20 @@ def level_of(boxes: Tensor) -> Tensor:
 
 @dataclass
 class RoiSample:
-    """The boxes of one image that the second stage learns from."""
+    """The boxes of one image that the second stage is trained on."""
 
     boxes: Tensor
     """(S, 4), the positive ones first."""
     truth: Tensor
-    """(P,) which true object each positive box answers for."""
+    """(P,) index of the ground-truth object of each positive box."""
     proposed: Tensor
-    """bool (P,): the box is a proposal, not a true box put among them."""
+    """bool (P,): the box is a proposal, not an added ground-truth box."""
 
 
 class RoiSampler:
-    """Draws `boxes_per_image` boxes, at most a quarter of them positive (IoU 0.5), from its proposals and its true boxes.
+    """Sample `boxes_per_image` boxes, at most a quarter positive (IoU 0.5), from proposals and ground-truth boxes.
 
-    Random numbers are torch's global ones, see `Rpn`.
+    Random numbers are from torch's global generator, see `Rpn`.
     """
 
     def __init__(self, boxes_per_image: int = SAMPLED) -> None:
@@ -86,10 +86,11 @@ class RoiSampler:
 
 
 def mask_targets(masks: Tensor, boxes: Tensor, which: Tensor) -> Tensor:
-    """What the mask head should say: the true masks[which] (of bool (N, H, W)) within boxes (P, 4), as (P, 28, 28) of 0
-    and 1. A cell is of the object where at least half of it is."""
+    """Targets of the mask head: the ground-truth masks[which] (of bool (N, H, W)) within boxes (P, 4), as (P, 28, 28) of
+    0 and 1. A cell is 1 if at least half of it is in the object.
+    """
     targets = boxes.new_zeros(len(boxes), MASK_CELLS, MASK_CELLS)
-    # whole images of floats: a few at a time
+    # full-size float images: a few at a time
     for start in range(0, len(masks), _MASKS_AT_ONCE):
         at = ((which >= start) & (which < start + _MASKS_AT_ONCE)).nonzero()[:, 0]
         if len(at):
@@ -100,7 +101,7 @@ def mask_targets(masks: Tensor, boxes: Tensor, which: Tensor) -> Tensor:
 
 
 def covered(proposals: Tensor, objects: Objects) -> Tensor:
-    """bool (N,): the true boxes that some proposal overlaps with an IoU of 0.5 or more."""
+    """bool (N,): the ground-truth boxes that some proposal overlaps with an IoU of 0.5 or more."""
     if not len(proposals):
         return torch.zeros(len(objects), dtype=torch.bool, device=objects.boxes.device)
     return box_iou(objects.boxes, proposals).amax(1) >= OVERLAP

@@ -1,4 +1,4 @@
-"""The region proposal network (RPN) of Mask R-CNN: boxes that may hold an object of any class."""
+"""The region proposal network (RPN) of Mask R-CNN: class-agnostic object proposals."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from pvtctl.models.structures import ImageSize, Objects
 
 NMS_IOU = 0.7
 PROPOSALS = 1000
-"""An image, in training and in use."""
+"""Per image, in training and inference."""
 BEFORE_NMS = {True: 2000, False: 1000}
-"""A level, in training and in use."""
+"""Per level; True: training."""
 SAMPLED, POSITIVE_SHARE = 256, 0.5
 SMALLEST_SIDE = 1e-3
 """Pixels; narrower proposals are dropped."""
 
 
 class Rpn(RPNHead):  # type: ignore[misc]  # torchvision has no types
-    """Maps of strides 4 to 64 -> 1000 proposals an image, and what it costs to learn them.
+    """Maps of strides 4 to 64 -> 1000 proposals per image, and the RPN's losses.
 
-    A shared 3x3 convolution, objectness and box shifts (weights 1, 1, 1, 1) of three anchors a cell. Training: IoU 0.7 and
-    0.3, 256 anchors an image, at most half of them positive. Samples are drawn from torch's global generator,
-    which the engine seeds for each step, so that a resumed run draws the same.
+    A shared 3x3 convolution, objectness and box shifts (weights 1, 1, 1, 1) of three anchors per cell. Training: IoU 0.7
+    and 0.3, 256 anchors per image, at most half of them positive. Samples are drawn from torch's global generator, which
+    the engine seeds for each step, so that a resumed run draws the same.
     """
 
     def __init__(self, channels: int, *, conventions: Literal["papers", "torchvision"]) -> None:
@@ -102,7 +102,7 @@ class Rpn(RPNHead):  # type: ignore[misc]  # torchvision has no types
 
 
 def sample_labels(matches: Tensor) -> Tensor:
-    """Matches as torchvision's sampler wants them: 1 positive, 0 negative, -1 to be left out."""
+    """Matches in the form of torchvision's sampler: 1 positive, 0 negative, -1 ignored."""
     return torch.where(matches == IGNORED, -1, (matches >= 0).long())
 
 

@@ -1,4 +1,4 @@
-"""Semantic FPN (Kirillov et al., arXiv 1901.02446): the maps of a feature pyramid, brought to the finest and added."""
+"""Semantic FPN (Kirillov et al., arXiv 1901.02446): the maps of a feature pyramid, upsampled to the finest and added."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from pvtctl.models.layers.conv_norm import ConvNorm
 class SemanticFpn(DenseHead):
     """Four maps of `in_channels` each, finest first, any sizes -> logits (B, K, h, w) of the finest map's size.
 
-    A map goes up one level at a time, each time through a 3x3 convolution, batch norm, ReLU and a bilinear resize to the
+    A map is upsampled one level at a time, each time by a 3x3 convolution, batch norm, ReLU and a bilinear resize to the
     size of the next finer map: 1, 1, 2 and 3 times (the finest has its convolution too). The sum passes dropout of whole
-    channels and a 1x1 convolution. Sizes from PVT v1's segmentation code: 256 and 128 channels; where a side
-    is odd that code doubles the coarser map beyond it before the resize.
+    channels and a 1x1 convolution. Sizes from PVT v1's segmentation code: 256 and 128 channels; with odd sides that code
+    doubles the coarser map beyond the finer one before the resize.
     """
 
     def __init__(self, num_classes: int, *, dropout: float = 0.1, in_channels: int = 256, width: int = 128) -> None:

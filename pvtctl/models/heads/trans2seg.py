@@ -1,7 +1,7 @@
-"""Trans2Seg: a transformer over the backbone's last map, whose class prototypes ask where their classes are.
+"""Trans2Seg: a transformer over the backbone's last map, whose learned class prototypes attend to the map.
 
-Xie et al. 2021 (arXiv 2101.08461), as PVT v1 puts it on its pyramid (Table 7). Sizes and what
-the paper leaves open are those of the original code.
+Xie et al. 2021 (arXiv 2101.08461), as used on PVT v1's pyramid (Table 7). Sizes and details not in the paper are those
+of the original code.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ from pvtctl.models.layers.position import is_grid
 SIZES = {128: (2, 32), 256: (3, 64), 768: (4, 128)}
 """embed_dim of the three published configurations -> ratio of their MLPs, width of their class maps."""
 CLASSES_AT_ONCE = 16
-"""Classes whose maps are made together in inference: 150 at once take gigabytes at 512 pixels."""
+"""Classes whose maps are computed together in inference: 150 at once take gigabytes at 512 pixels."""
 
 
 class Trans2Seg(DenseHead):
     """The backbone's first and last map -> logits (B, K, h, w) of the first map's size.
 
-    The encoder looks at the last map's cells. In the decoder K learned prototypes look for their classes among them; how
-    strongly each cell answers, one map a class and head, goes beside the encoder's features into three separable
-    convolutions, which see one class at a time and add the first map's detail.
+    The encoder processes the last map's cells. In the decoder K learned prototypes attend to them; the attention scores,
+    one map per class and head, are concatenated with the encoder's features and pass three separable convolutions, which
+    process one class at a time and add the first map's detail.
 
-    Equal to the original code with its weights, its peculiarities included: a residual of the decoder adds a tensor to
-    itself (so what came in from below is lost and the rest doubled), queries are cut into heads without a transpose, and
-    the answers are taken before the softmax. Where it holds for 12 classes and 1024 cells alone, this is done:
+    Equal to the original code with its weights, including its peculiarities: a residual of the decoder adds a tensor to
+    itself (so the layer's input is lost and the rest doubled), queries are split into heads without a transpose, and the
+    scores are taken before the softmax. Two generalisations, as the original supports only 12 classes and 1024 cells:
 
     * Classes: there are as many prototypes as classes; nothing else depends on K.
-    * Cells: `grid` is the side of the square of cells that the position table and the MLP over a class's answers (its
-      linear layers take one number a cell) are made for. Another map's answers are resized to that grid, go through norm
-      and MLP, and come back; positions are resized to the map, by height and width. At grid x grid nothing is resized.
-    * What the original computes and nothing reads is left out: that MLP in all layers but the last, and the last layer's
-      other results. No gradient would ever reach it; `docs/cost.md` says how much it is.
+    * Cells: `grid` is the side of the square of cells of the position table and of the MLP over a class's scores (its
+      linear layers take one number per cell). Other maps' scores are resized to that grid for norm and MLP, and back;
+      positions are resized to the map, by height and width. At grid x grid nothing is resized.
+    * Unused computations of the original are left out: that MLP in all layers but the last, and the last layer's other
+      results. No gradient would ever reach it; `docs/cost.md` has its cost.
 
-    `dropout` acts on the tokens that enter the encoder; the original has none. Raises UsageError for a rate out of
-    range and an `embed_dim` that `num_heads` does not divide.
+    `dropout` applies to the encoder's input tokens; the original has none. Raises UsageError for a rate out of range and
+    an `embed_dim` that `num_heads` does not divide.
     """
 
     align_corners = True
@@ -68,9 +68,7 @@ class Trans2Seg(DenseHead):
                 "the paper has 256 and 8",
             )
         if not 0 <= dropout < 1:
-            raise UsageError(
-                f"a dropout of {dropout:g} is out of range", "it lies in 0 <= dropout < 1; the original has 0"
-            )
+            raise UsageError(f"a dropout of {dropout:g} is out of range", "use 0 <= dropout < 1; the original has 0")
         mlp_ratio, width = SIZES.get(embed_dim, SIZES[256])
         hidden = embed_dim * mlp_ratio
         self.num_classes = num_classes
@@ -101,7 +99,7 @@ class Trans2Seg(DenseHead):
         self._init_weights()
 
     def _init_weights(self) -> None:
-        """Normal of 0.02, cut at two deviations of 1 (as the original), for linear layers, tokens and tables."""
+        """Normal of std 0.02, truncated at +-2 (as the original), for linear layers, tokens and tables."""
         for table in (self.cls_token, self.pos_embed, self.cls_embed):
             nn.init.trunc_normal_(table, std=0.02)
         for module in self.modules():
@@ -111,7 +109,7 @@ class Trans2Seg(DenseHead):
                     nn.init.zeros_(module.bias)
 
     def forward(self, features: Sequence[Tensor], auxiliary: bool = False) -> tuple[Tensor, Sequence[Tensor]]:
-        """The backbone's maps, of which the first and the last are read -> (logits, no auxiliary maps)."""
+        """The backbone's maps, of which the first and the last are used -> (logits, no auxiliary maps)."""
         first, last = features[0], features[-1]
         size = (last.shape[2], last.shape[3])
         tokens = self.encoded(last, size)
@@ -122,7 +120,7 @@ class Trans2Seg(DenseHead):
         answers = self.answers(queries, cells, size)
         shared, detail = to_map(tokens.contiguous(), size), self.conv_c1(first)
         step = self.num_classes if torch.is_grad_enabled() else CLASSES_AT_ONCE
-        if self.lay1.bn_depth.training:  # batch norms look at all classes together
+        if self.lay1.bn_depth.training:  # batch norms need all classes together
             step = self.num_classes
         return torch.cat([self.class_maps(shared, part, detail) for part in answers.split(step, 1)], 1), ()
 
@@ -140,7 +138,7 @@ class Trans2Seg(DenseHead):
         return self.norm(tokens)[:, 1:]
 
     def class_maps(self, shared: Tensor, answers: Tensor, detail: Tensor) -> Tensor:
-        """shared (B, C, h, w), the answers of k classes (B, k, heads, h, w) and detail (B, width, H, W) -> (B, k, H, W)."""
+        """shared (B, C, h, w), scores of k classes (B, k, heads, h, w) and detail (B, width, H, W) -> (B, k, H, W)."""
         number = answers.shape[1]
         x = torch.cat((shared.unsqueeze(1).expand(-1, number, -1, -1, -1), answers), 2).flatten(0, 1)
         x = self.lay2(self.lay1(x))
@@ -150,7 +148,7 @@ class Trans2Seg(DenseHead):
 
 
 class PrototypeAttention(DotProductAttention):
-    """Class prototypes ask the cells; queries are cut into heads without a transpose, and so put together again."""
+    """Class prototypes attend to cells; queries are split into heads, and merged again, without a transpose."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
@@ -169,12 +167,12 @@ class PrototypeAttention(DotProductAttention):
 
 
 def prototype_heads(queries: Tensor, num_heads: int) -> Tensor:
-    """(B, K, C) -> (B, heads, K, C/heads) in the order of memory: what the original does where others transpose."""
+    """(B, K, C) -> (B, heads, K, C/heads) in memory order, without the usual transpose, as in the original."""
     return queries.reshape(queries.shape[0], num_heads, queries.shape[1], -1)
 
 
 class PrototypeLayer(nn.Module):
-    """Prototypes gather from the cells; both go through an MLP of their own, doubled first."""
+    """Prototypes attend to the cells; both then pass their own MLP, doubled first."""
 
     def __init__(self, dim: int, num_heads: int, hidden: int) -> None:
         super().__init__()
@@ -190,12 +188,12 @@ class PrototypeLayer(nn.Module):
         """(B, K, C) and (B, N, C) -> the same shapes."""
         queries = 2 * self.attn(self.norm1_clsembed(queries), self.norm1(cells))
         cells = 2 * cells
-        one = (1, 1)  # without convolutions the MLPs do not mind the map's size
+        one = (1, 1)  # without convolutions the MLPs do not use the map's size
         return queries + self.mlp(self.norm2(queries), one), cells + self.mlp2(self.norm3(cells), one)
 
 
 class Answers(nn.Module):
-    """The last decoder layer, as far as anything reads it: how strongly each cell answers each prototype."""
+    """The used part of the last decoder layer: the attention score of each cell for each prototype."""
 
     def __init__(self, dim: int, num_heads: int, grid: int) -> None:
         super().__init__()

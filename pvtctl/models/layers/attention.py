@@ -15,7 +15,7 @@ POOLED_SIDE = 7
 
 
 class DotProductAttention(nn.Module):
-    """Base of all attention here: scaled dot products of queries and keys weigh the values."""
+    """Base of all attention layers: softmax of scaled dot products of queries and keys, applied to the values."""
 
     num_heads: int
     proj: nn.Linear
@@ -26,10 +26,10 @@ class DotProductAttention(nn.Module):
 
 
 class MultiHeadAttention(DotProductAttention):
-    """What both kinds below share: queries, keys and values from tokens, and what is done with them."""
+    """Shared by the attention layers below: queries, keys and values from tokens, and the output projection."""
 
     def queries_keys_values(self, tokens: Tensor, size: Size) -> tuple[Tensor, Tensor, Tensor]:
-        """Of tokens (B, N, C) of a map of `size`: q (B, heads, N, d), k and v (B, heads, M, d)."""
+        """From tokens (B, N, C) of a map of `size`: q (B, heads, N, d), k and v (B, heads, M, d)."""
         raise NotImplementedError
 
     def forward(self, tokens: Tensor, size: Size) -> Tensor:
@@ -37,16 +37,18 @@ class MultiHeadAttention(DotProductAttention):
         return self.proj(self.attend(*self.queries_keys_values(tokens, size)))
 
     def weights(self, tokens: Tensor, size: Size, queries: Tensor | None = None) -> Tensor:
-        """What `forward` weighs the values with, for pictures: (B, heads, N, M), rows that sum to 1; of the tokens
-        `queries` (Q indices) alone, (B, heads, Q, M)."""
+        """The attention weights of `forward`, for pictures: (B, heads, N, M), rows that sum to 1; with `queries` (Q indices)
+        only those, (B, heads, Q, M).
+        """
         q, k, _ = self.queries_keys_values(tokens, size)
         if queries is not None:
             q = q[:, :, queries]
         return (q @ (k * q.shape[-1] ** -0.5).transpose(-2, -1)).softmax(dim=-1)
 
     def key_spans(self, size: Size) -> tuple[list[Span], list[Span]]:
-        """Rows and columns of the keys' grid, row by row as the keys lie: which rows and columns (start, stop) of a map of
-        `size` each is made of."""
+        """Rows and columns (start, stop) of a map of `size` that each row and column of the keys' grid covers; keys are in
+        row-major order.
+        """
         rows, columns = ([(at, at + 1) for at in range(side)] for side in size)
         return rows, columns
 
@@ -54,8 +56,8 @@ class MultiHeadAttention(DotProductAttention):
 class SpatialReductionAttention(MultiHeadAttention):
     """Attention whose keys and values come from a smaller map (PVT v1 section 3.3; linear: PVT v2 section 3.2).
 
-    `sr_ratio` R > 1: an RxR convolution of stride R and a LayerNorm (eps 1e-5) shrink the map. `linear`: average pooling
-    to 7x7, 1x1 convolution, LayerNorm, GELU, whatever R is. The paper's formula reduces K and V apart and without biases;
+    `sr_ratio` R > 1: an RxR convolution of stride R and a LayerNorm (eps 1e-5) reduce the map. `linear`: average pooling
+    to 7x7, 1x1 convolution, LayerNorm, GELU, for any R. The paper's formula reduces K and V separately and without biases;
     the code, followed here, reduces once, and all projections have biases.
     """
 
@@ -73,7 +75,7 @@ class SpatialReductionAttention(MultiHeadAttention):
             self.norm = nn.LayerNorm(dim, eps=1e-5)
 
     def reduced(self, tokens: Tensor, size: Size) -> Tensor:
-        """The tokens (B, M, C) that keys and values are made of."""
+        """The tokens (B, M, C) from which keys and values are computed."""
         if not self.reduces:
             return tokens
         x = to_map(tokens, size)
@@ -102,7 +104,7 @@ class SpatialReductionAttention(MultiHeadAttention):
 
 
 class SelfAttention(MultiHeadAttention):
-    """Attention over all tokens with one joint projection, as ViT has it."""
+    """Attention over all tokens with one joint projection, as in ViT."""
 
     def __init__(self, dim: int, num_heads: int, *, qkv_bias: bool) -> None:
         super().__init__()
@@ -111,7 +113,7 @@ class SelfAttention(MultiHeadAttention):
         self.proj = nn.Linear(dim, dim)
 
     def queries_keys_values(self, tokens: Tensor, size: Size) -> tuple[Tensor, Tensor, Tensor]:
-        """The map's `size` does not matter here."""
+        """As in the base class; `size` is not used."""
         qkv = torch.unflatten(self.qkv(tokens), -1, (3, self.num_heads, -1))
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         return q, k, v

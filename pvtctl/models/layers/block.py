@@ -1,4 +1,4 @@
-"""The pre-norm transformer block that all transformers here share."""
+"""The pre-norm transformer block of all backbones here."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class TransformerBlock(nn.Module):
 
 
 def run_block(block: nn.Module, tokens: Tensor, size: Size, *, checkpointing: bool) -> Tensor:
-    """`block(tokens, size)`; with `checkpointing` its activations are computed again in the backward pass."""
+    """`block(tokens, size)`; with `checkpointing` its activations are recomputed in the backward pass."""
     if checkpointing and torch.is_grad_enabled():
         return checkpoint(block, tokens, size, use_reentrant=False)
     return block(tokens, size)

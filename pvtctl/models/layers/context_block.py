@@ -1,4 +1,4 @@
-"""The global context block of GCNet: one summary of the whole map, added to every position."""
+"""The global context block of GCNet: a summary of the whole map is added to every position."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class ContextBlock(nn.Module):
 
     A 1x1 convolution scores the positions; the map's mean under the softmax of the scores goes through a bottleneck of
     `ratio` C channels (1x1, LayerNorm, ReLU, 1x1) and is added to each position. The last layer starts at zero: an
-    untrained block hands its input on. Names are the original's, by which its checkpoints load.
+    untrained block is the identity. Names are the original's, to load its checkpoints.
     """
 
     def __init__(self, channels: int, ratio: float) -> None:
@@ -32,7 +32,7 @@ class ContextBlock(nn.Module):
             nn.init.zeros_(cast("Tensor", start))
 
     def weights(self, x: Tensor) -> Tensor:
-        """How much each position of (B, C, H, W) counts in the summary: (B, 1, HW), rows that sum to 1."""
+        """Weight of each position of (B, C, H, W) in the summary: (B, 1, HW), rows that sum to 1."""
         return cast("Tensor", self.conv_mask(x).flatten(2).softmax(-1))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Convolution, batch norm and ReLU: what the segmentation heads are made of."""
+"""Convolution, batch norm and ReLU, as used in the segmentation heads."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pvtctl.models.layers.patches import use_channels_last
 
 
 class ConvNorm(nn.Module):
-    """A convolution without bias that keeps the size of its map, `conv`, its batch norm, `bn`, and unless told not to a ReLU.
+    """A size-preserving convolution without bias, `conv`, its batch norm, `bn`, and by default a ReLU.
 
-    Maps (B, in_channels, h, w) -> (B, out_channels, h, w); `kernel` is odd. Weights start as He's normal by fan out.
-    Raises UsageError where training has one value a channel.
+    Maps (B, in_channels, h, w) -> (B, out_channels, h, w); `kernel` is odd. Initial weights: He normal by fan out.
+    Raises UsageError in training on one value per channel.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class ConvNorm(nn.Module):
 
 
 class SeparableConvNorm(nn.Sequential):
-    """A 3x3 `ConvNorm` of every channel by itself, and a 1x1 one across them (DeepLabV3+, section 3.1)."""
+    """A 3x3 `ConvNorm` per channel, and a 1x1 one across channels (DeepLabV3+, section 3.1)."""
 
     def __init__(self, in_channels: int, out_channels: int, *, dilation: int = 1) -> None:
         super().__init__(

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class DropPath(nn.Module):
-    """In training, zeroes a sample's whole residual branch with probability `rate`, and scales the others to keep the mean."""
+    """In training, zeroes a sample's residual branch with probability `rate`, and scales the others to keep the mean."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()

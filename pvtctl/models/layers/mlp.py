@@ -11,7 +11,7 @@ from pvtctl.models.layers.patches import Size, to_map, to_tokens
 class Mlp(nn.Module):
     """Linear - GELU - linear; with `dwconv` a depthwise 3x3 convolution before the GELU (PVT v2 section 3.3).
 
-    `relu` puts a ReLU before that convolution: the code of PVT v2's linear model has it, the paper does not say so.
+    `relu` adds a ReLU before that convolution: as the code of PVT v2's linear model, not mentioned in the paper.
     """
 
     def __init__(self, dim: int, hidden_dim: int, *, dwconv: bool = False, relu: bool = False) -> None:
@@ -22,7 +22,7 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden_dim, dim)
 
     def forward(self, tokens: Tensor, size: Size) -> Tensor:
-        """(B, N, C) -> (B, N, C); `size` (H, W) of the tokens is used by the convolution alone."""
+        """(B, N, C) -> (B, N, C); `size` (H, W) of the tokens is used by the convolution only."""
         x = self.fc1(tokens)
         if self.dwconv is not None:
             x = F.relu(x) if self.relu else x

@@ -1,7 +1,7 @@
-"""Between maps (B, C, H, W) and tokens (B, N, C) without copies, and the patch convolutions of the transformers.
+"""Convert between maps (B, C, H, W) and tokens (B, N, C) without copies; patch convolutions of the transformers.
 
-Tokens are contiguous; the map of tokens is a channels_last view of the same memory, and so is the way back. The weights
-of the convolutions here are kept in channels_last memory too (their shape is the usual one).
+Tokens are contiguous; their map is a channels_last view of the same memory, and vice versa. The weights of the
+convolutions here are channels_last too (their shape is the usual one).
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ def to_tokens(x: Tensor) -> Tensor:
 
 
 def use_channels_last(module: ModuleT) -> ModuleT:
-    """Move the weights of all convolutions in `module` to channels_last memory, and return it; shapes and values stay.
+    """Convert the weights of all convolutions in `module` to channels_last memory, and return it; shapes and values stay.
 
-    Starting values that are drawn afterwards are drawn in that order.
+    Initial values drawn afterwards are drawn in that order.
     """
     for conv in module.modules():
         if isinstance(conv, nn.Conv2d):
@@ -41,7 +41,7 @@ class PatchEmbed(nn.Module):
     """Image or map to tokens of the next stage.
 
     A convolution with kernel = stride (PVT v1 section 3.2, ViT), or an overlapping one with kernel 2s-1 and padding s-1
-    (PVT v2 section 3.3), then a LayerNorm (eps 1e-5) unless `norm` is off. Plain patches round odd sizes down,
+    (PVT v2 section 3.3), then a LayerNorm (eps 1e-5) unless `norm` is off. Non-overlapping patches round odd sizes down,
     overlapping ones up.
     """
 

@@ -9,10 +9,10 @@ from pvtctl.models.layers.patches import Size, to_map, to_tokens
 
 
 def resize_position_table(table: Tensor, grid: Size, size: Size) -> Tensor:
-    """(1, h*w, C), learned on `grid` (h, w), for a map of `size` (H, W): (1, H*W, C), bilinear, corners not aligned.
+    """Resize (1, h*w, C), trained on `grid` (h, w), to a map of `size` (H, W): (1, H*W, C), bilinear, corners not aligned.
 
-    The table is taken as it is only when both sides agree. (The official code compares H*W, and so misplaces positions
-    on maps such as 28x112, and compares with the first stage's count in every stage.)
+    The table is unchanged only when both sides agree. (The official code compares H*W, and so misplaces positions on maps
+    such as 28x112, and compares with the first stage's count in every stage.)
     """
     if is_grid(size, grid):
         return table
@@ -20,9 +20,9 @@ def resize_position_table(table: Tensor, grid: Size, size: Size) -> Tensor:
 
 
 def is_grid(size: Size, grid: Size) -> bool:
-    """Whether a map of `size` has the sides of `grid`, so that nothing need be resized.
+    """Whether a map of `size` has the sides of `grid`, so that no resizing is needed.
 
-    False for sizes that `torch.export` keeps open, which are no ints: such a graph resizes always, which at equal sides
-    changes nothing.
+    False for dynamic sizes in `torch.export`, which are no ints: such a graph always resizes, which changes nothing at
+    equal sides.
     """
     return all(isinstance(side, int) for side in size) and size == grid

@@ -1,4 +1,4 @@
-"""Reading a transformer in the middle: what DPT's head asks of a backbone that has tokens."""
+"""Intermediate outputs of transformer backbones, as DPT's head uses them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TapName = int | str
 
 
 class Tap(NamedTuple):
-    """What leaves one block: the patches as a map (B, C, h, w), and apart from them the special tokens (B, S, C).
+    """The output of one block: the patches as a map (B, C, h, w), and separately the special tokens (B, S, C).
 
     S is 1 (class token) or 2 (class and distillation token); None for a convolution stage, which has none.
     """
@@ -23,16 +23,16 @@ class Tap(NamedTuple):
 
 @runtime_checkable
 class ReadsTaps(Protocol):
-    """A backbone whose single blocks can be read."""
+    """A backbone with readable single blocks."""
 
     patch_size: int
     depth: int
     embed_dim: int
     tap_channels: dict[TapName, int]
-    """Channels behind every name that `read_taps` knows, in the order of computation."""
+    """Channels of every name that `read_taps` accepts, in the order of computation."""
     default_taps: tuple[TapName, ...]
-    """Those of DPT, section 3.2; the backbone's own four maps are made of them too."""
+    """Those of DPT, section 3.2; the backbone's own four maps are also made from them."""
 
     def read_taps(self, images: Tensor, taps: Sequence[TapName]) -> list[Tap]:
-        """What leaves each of `taps`, which are in the order of computation; nothing behind the last is computed."""
+        """The outputs of `taps`, given in the order of computation; nothing after the last is computed."""
         ...

@@ -1,9 +1,9 @@
-"""The losses of depth: MiDaS's and DPT's, blind to scale and shift, and the log error of metric depth.
+"""Depth losses: MiDaS's and DPT's, invariant to scale and shift, and the log error of metric depth.
 
-Maps are (B, H, W) with a bool mask (B, H, W) of the pixels that have a truth. All is computed in fp32, also under autocast.
-Each image counts alike: a loss is the mean over the batch, and an image that can teach nothing counts as 0: one with
-fewer than two true pixels and, where scale and shift are free, one whose truth is flat. What predicts something that is
-not finite at a true pixel gives a loss that is not finite.
+Maps are (B, H, W) with a bool mask (B, H, W) of the pixels with ground truth. All is computed in fp32, also under
+autocast. A loss is the mean over the batch's images; unusable images count as 0: those with fewer than two valid pixels
+and, where scale and shift are free, those with flat ground truth. A prediction that is not finite at a valid pixel gives
+a loss that is not finite.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ import torch
 from torch import Tensor
 
 _FLAT = 1e-6
-"""A map whose mean deviation is below this share of its median is flat: what is left of it is rounding."""
+"""A map whose mean deviation is below this share of its median is flat: the rest is rounding."""
 _SMALLEST = 1e-12
 _NEAREST = 1e-6
-"""Metres; what is predicted nearer has no logarithm worth learning from."""
+"""Metres; smaller predictions are clamped before the logarithm."""
 
 
 def ssi_trimmed(prediction: Tensor, target: Tensor, mask: Tensor, trim: float = 0.2) -> Tensor:
     """The scale- and shift-invariant trimmed loss of inverse depth (MiDaS, arXiv 1907.01341, equations 5 to 7).
 
-    Both maps lose their median and are divided by their mean absolute deviation from it. Of the M absolute differences of
-    an image the largest `trim` x M are left out, and the rest is summed and divided by 2 M.
+    The median is subtracted from both maps, which are divided by their mean absolute deviation from it. Of the M absolute
+    differences of an image the largest `trim` x M are left out, and the rest is summed and divided by 2 M.
     """
     with torch.autocast(prediction.device.type, enabled=False):
         residual, used = _residual(prediction, target, mask)
@@ -37,10 +37,10 @@ def ssi_trimmed(prediction: Tensor, target: Tensor, mask: Tensor, trim: float = 
 
 
 def gradient_matching(prediction: Tensor, target: Tensor, mask: Tensor, scales: int = 4) -> Tensor:
-    """Absolute steps of the difference of both maps to the right and downwards, summed over `scales` (MiDaS equation 11).
+    """Absolute gradients of the difference of both maps, in x and y, summed over `scales` (MiDaS equation 11).
 
-    The maps are normalised as in `ssi_trimmed`. At scale k every 2^k-th pixel is looked at; only steps between two true
-    pixels count, and each scale is divided by its own number of true pixels.
+    The maps are normalised as in `ssi_trimmed`. Scale k uses every 2^k-th pixel; only gradients between two valid pixels
+    count, and each scale is divided by its own number of valid pixels.
     """
     with torch.autocast(prediction.device.type, enabled=False):
         residual, used = _residual(prediction, target, mask)
@@ -56,8 +56,8 @@ def gradient_matching(prediction: Tensor, target: Tensor, mask: Tensor, scales: 
 def silog(prediction: Tensor, target: Tensor, mask: Tensor, variance_focus: float = 0.85) -> Tensor:
     """The scale-invariant log error of metric depth, both maps in metres (Eigen et al. 2014, equation 4).
 
-    sqrt(mean(d^2) - focus x mean(d)^2) with d the difference of the logarithms: focus 1 forgives a wrong scale, 0
-    nothing. The factor of 10 that some codes put before it is left out, so that the loss reads as an error of the logarithm.
+    sqrt(mean(d^2) - focus x mean(d)^2) with d the difference of the logarithms: focus 1 ignores a wrong scale, 0 penalises
+    it fully. The factor of 10 in some implementations is left out, so that the loss is an error of the logarithm.
     """
     with torch.autocast(prediction.device.type, enabled=False):
         count = mask.flatten(1).sum(1)
@@ -65,10 +65,10 @@ def silog(prediction: Tensor, target: Tensor, mask: Tensor, variance_focus: floa
         truth = torch.where(mask, target.float(), 1.0).clamp(min=_NEAREST)
         difference = (there.log() - truth.log()).flatten(1)
         mean = difference.sum(1) / count.clamp(min=1)
-        # The variance about the mean, not the difference of two squares, of which rounding leaves little
+        # The variance about the mean: a difference of two squares would lose precision
         spread = torch.where(mask.flatten(1), difference - mean[:, None], 0.0).square().sum(1) / count.clamp(min=1)
         error = spread + (1 - variance_focus) * mean.square()
-        # The root has no slope at 0
+        # The root has no finite gradient at 0
         return _mean_of_images(error.clamp(min=_SMALLEST).sqrt(), count >= 2)
 
 
@@ -82,7 +82,7 @@ def _residual(prediction: Tensor, target: Tensor, mask: Tensor) -> tuple[Tensor,
 def _normalised(values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """(x - median) / mean |x - median| of the masked pixels, 0 elsewhere, and which images are flat (B,).
 
-    A flat image is not divided: a prediction may start flat, and has a slope out of it.
+    A flat image is not divided, so that a prediction that starts flat has a gradient.
     """
     count = mask.flatten(1).sum(1)
     ordered = values.masked_fill(~mask, math.inf).flatten(1).sort(1).values
@@ -92,7 +92,7 @@ def _normalised(values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     deviation = moved.abs().flatten(1).sum(1) / count.clamp(min=1)
     flat = deviation <= (_FLAT * median.detach().abs().flatten()).clamp(min=_SMALLEST)
     divisor = torch.where(flat, 1.0, deviation)
-    # Dividing by infinity would hide what is not finite
+    # Dividing by infinity would hide non-finite values
     divisor = torch.where(divisor.isinf(), math.nan, divisor)
     return moved / divisor[:, None, None], flat
 

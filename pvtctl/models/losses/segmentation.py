@@ -10,10 +10,10 @@ from pvtctl.models.structures import IGNORE_LABEL
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross entropy in nats over the labelled pixels of a batch, computed in fp32 whatever the logits' type.
+    """Mean cross entropy in nats over the labelled pixels of a batch, computed in fp32 for any type of logits.
 
-    `logits` (B, K, h, w); `labels` (B, h, w) uint8 or int64, IGNORE_LABEL where there is none. A batch without any
-    labelled pixel gives 0, with a gradient of 0, where a plain mean would be NaN.
+    `logits` (B, K, h, w); `labels` (B, h, w) uint8 or int64, IGNORE_LABEL for unlabelled pixels. A batch without labelled
+    pixels gives 0, with a gradient of 0, where a plain mean would be NaN.
     """
     labels = labels.long()
     total = F.cross_entropy(logits.float(), labels, ignore_index=IGNORE_LABEL, reduction="sum")

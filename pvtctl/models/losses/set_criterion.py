@@ -1,4 +1,4 @@
-"""DETR's loss: every true object gets one query, the cheapest over all objects together, and the others learn to be none.
+"""DETR's loss: bipartite matching of ground-truth objects and queries; unmatched queries learn the no-object class.
 
 DETR sections 3.1 and A.2; the weights are those of its code: classes 1 (no-object 0.1), L1 5, generalised IoU 2, the same
 for matching and loss.
@@ -24,9 +24,9 @@ RECALL_IOU = 0.5
 def set_losses(logits: Tensor, boxes: Tensor, labels: Sequence[Tensor], truth: Sequence[Tensor]) -> dict[str, Tensor]:
     """`loss_cls`, `loss_box` and `loss_giou`, each the sum over all decoder layers, and `recall` of the last one.
 
-    `logits` (L, B, Q, K + 1), no-object last; `boxes` (L, B, Q, 4) cxcywh as shares of the image, L decoder layers,
+    `logits` (L, B, Q, K + 1), no-object last; `boxes` (L, B, Q, 4) cxcywh relative to the image, L decoder layers,
     Q queries. `labels` and `truth` hold an image's (N,) classes and (N, 4) boxes in the same form. Box losses are divided
-    by the number of objects an image batch has, the mean over all ranks. `recall` is the share of true objects whose query
+    by the number of objects in the batch, the mean over all ranks. `recall` is the share of ground-truth objects whose query
     has the right class above all others, no-object included, and a box of IoU above 0.5; 1 where there are no objects.
     Predictions that are not finite give losses that are not finite.
     """
@@ -68,7 +68,7 @@ def match_queries(
 ) -> list[list[tuple[Tensor, Tensor]]]:
     """[layer][image] -> the matched queries, ascending, and the object of each; both int64 (min(Q, N),), on the CPU.
 
-    Arguments as `set_losses`. The cheapest assignment by -probability + 5 L1 - 2 generalised IoU.
+    Arguments as in `set_losses`. The assignment minimises -probability + 5 L1 - 2 generalised IoU.
     """
     layers, batch, queries = logits.shape[:3]
     probabilities = logits.softmax(-1)
@@ -80,7 +80,7 @@ def match_queries(
         cost = L1_WEIGHT * torch.cdist(found, truth[b], p=1) - CLASS_COST * by_class - GIOU_WEIGHT * overlap
         costs.append(cost.flatten())
     # One transfer from the device for all layers and images. Costs that are not finite stop the solver: as the very lowest
-    # they get matched, and the loss tells what happened.
+    # they get matched, and the loss is not finite either.
     flat = torch.cat(costs).nan_to_num(nan=-1e9, posinf=-1e9, neginf=-1e9).cpu().numpy()
     counts = [len(one) for one in labels]
     parts = np.split(flat, np.cumsum([layers * queries * count for count in counts])[:-1])
@@ -107,7 +107,7 @@ def paired_iou(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _mean_over_ranks(objects: float, device: torch.device) -> Tensor:
-    """Objects of a rank's batch, the mean over all ranks, at least 1."""
+    """Number of objects in a rank's batch, the mean over all ranks, at least 1."""
     count = torch.tensor(objects, device=device)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.all_reduce(count)

@@ -18,10 +18,10 @@ from pvtctl.models.layers.patches import use_channels_last
 
 
 class P6P7(ExtraFPNBlock):  # type: ignore[misc]  # torchvision has no types
-    """RetinaNet's two coarse levels as the papers' configurations have them.
+    """RetinaNet's two coarse levels as in the papers' configurations.
 
     P6 is a 3x3 convolution of stride 2 on the backbone's last map, P7 one on P6, with no ReLU between. torchvision's block
-    has one, and takes the pyramid's last map instead wherever the widths are equal (pvt_v2_b0 ends in 256 channels).
+    has one, and uses the pyramid's last map instead if the widths are equal (pvt_v2_b0 ends in 256 channels).
     """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
@@ -30,14 +30,15 @@ class P6P7(ExtraFPNBlock):  # type: ignore[misc]  # torchvision has no types
         self.p7 = nn.Conv2d(out_channels, out_channels, 3, stride=2, padding=1)
 
     def forward(self, results: list[Tensor], x: list[Tensor], names: list[str]) -> tuple[list[Tensor], list[str]]:
-        """`results` and `names` with P6 and P7 behind; `x` are the backbone's maps."""
+        """Append P6 and P7 to `results` and `names`; `x` are the backbone's maps."""
         p6 = _halved(self.p6, x[-1])
         return [*results, p6, _halved(self.p7, p6)], [*names, "p6", "p7"]
 
 
 def _halved(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """`conv` of `x`. For maps one cell high or wide the zeros around them are laid here: oneDNN's bf16 leaves the weight
-    gradient of what touches its own padding alone unset, whatever lay in that memory."""
+    """`conv` of `x`. Maps one cell high or wide are padded with zeros explicitly: in bf16, oneDNN leaves the weight gradient
+    of taps that see only its own padding uninitialised.
+    """
     if 1 not in x.shape[-2:]:
         return conv(x)
     return F.conv2d(F.pad(x, (1, 1, 1, 1)), conv.weight, conv.bias, stride=2)
@@ -47,12 +48,12 @@ class Fpn(FeaturePyramidNetwork):  # type: ignore[misc]  # torchvision has no ty
     """Backbone maps of `channels` -> maps (B, out_channels, h, w), finest first; any sizes, odd ones too.
 
     Lateral 1x1 convolutions, top-down addition by nearest upsampling, a 3x3 convolution each; no norm, no activation.
-    `start_level` is the first backbone map that takes part. `extra` adds coarser levels: `p6p7` two by convolution
-    (RetinaNet), `pool` one by taking every second cell (Mask R-CNN), None none (Semantic FPN). Under `torchvision`
-    conventions P6 stands on the last pyramid map and a ReLU before P7, as its published RetinaNet has it.
+    `start_level` is the first backbone map used. `extra` adds coarser levels: `p6p7` two by convolution (RetinaNet),
+    `pool` one by taking every second cell (Mask R-CNN), None none (Semantic FPN). With `torchvision` conventions P6 uses
+    the last pyramid map and a ReLU precedes P7, as in its published RetinaNet.
 
-    Weights start as Xavier's uniform, biases at 0. They lie in channels_last memory, so that on a CPU all convolutions of
-    neck and head run in the layout that oneDNN computes in, whatever layout the backbone's maps have.
+    Initial weights are Xavier uniform, biases 0. They are in channels_last memory, so that on a CPU all convolutions of
+    neck and head run in oneDNN's layout, for any layout of the backbone's maps.
     """
 
     def __init__(

@@ -1,1 +1,1 @@
-"""Parameter names of other projects, one module each."""
+"""Parameter names of other projects, one module per project."""

@@ -1,4 +1,4 @@
-"""Parameter names of DETR in facebookresearch's code (ours behind `head.`) and in mmdetection 2.x and 3.x.
+"""Parameter names of DETR: facebookresearch's (pvtctl's after `head.`) and mmdetection's (2.x, 3.x).
 
 Sources: the parameters of the original models, by name and shape; mmdetection's DETRHead and its transformer layers.
 """
@@ -13,7 +13,7 @@ from torch import Tensor
 from pvtctl.weights.layouts.mmdet import renamed
 
 DILATED_SHA256 = ("f0fb7ef5", "a2e86def")
-"""How the hashes of the published DETR-DC5 files begin: their names and shapes are those of the plain ones."""
+"""First hash digits of the published DETR-DC5 files, whose names and shapes equal those of the plain models."""
 
 _TOP = ("transformer.", "class_embed.", "bbox_embed.", "query_embed.", "input_proj.")
 _MMDET = (
@@ -37,13 +37,13 @@ _MMDET_LAYER = (
 
 
 def is_detr(keys: set[str]) -> bool:
-    """facebookresearch's DETR, without a head for masks."""
+    """Whether this is facebookresearch's DETR without a mask head."""
     wanted = ("transformer.decoder.layers.0.multihead_attn.in_proj_weight", "query_embed.weight", "class_embed.weight")
     return set(wanted) <= keys and not any(key.startswith("bbox_attention.") for key in keys)
 
 
 def from_detr(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename facebookresearch's DETR to ours; the backbone keeps its own names behind `backbone.`."""
+    """Rename facebookresearch's DETR to pvtctl's names; the backbone keeps its own after `backbone.`."""
     return {_detr_name(key): value for key, value in state.items()}
 
 
@@ -60,7 +60,7 @@ def to_detr(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def is_mmdet_detr(keys: set[str]) -> bool:
-    """mmdetection's plain DETR: 2.x keeps the transformer in the head, 3.x beside it."""
+    """Whether this is mmdetection's plain DETR: the transformer is in the head in 2.x, next to it in 3.x."""
     decoder = ("bbox_head.transformer.decoder.layers.0.attentions.1.attn.in_proj_weight",)
     newer = ("decoder.layers.0.cross_attn.attn.in_proj_weight", "query_embedding.weight")
     head = {"bbox_head.fc_cls.weight", "bbox_head.reg_ffn.layers.0.0.weight"}
@@ -68,7 +68,7 @@ def is_mmdet_detr(keys: set[str]) -> bool:
 
 
 def from_mmdet_detr(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename mmdetection's DETR to ours; `backbone.*` and names that nobody knows are kept."""
+    """Rename mmdetection's DETR to pvtctl's names; `backbone.*` and unknown names are kept."""
     return {_mmdet_name(key): value for key, value in state.items()}
 
 

@@ -1,6 +1,6 @@
-"""Parameter names of the original DPT (isl-org/DPT), depth and segmentation, and ours.
+"""Parameter names of the original DPT (isl-org/DPT), depth and segmentation, and pvtctl's.
 
-Source: the parameters of the original models, by name and shape. Some that stand in its files are never used.
+Source: the parameters of the original models, by name and shape. Some parameters in its files are never used.
 """
 
 from __future__ import annotations
@@ -27,18 +27,19 @@ _CLASSES = {"0": "first.conv", "1": "first.bn", "4": "last"}
 
 
 def is_dpt(keys: set[str]) -> bool:
-    """The original DPT, depth or segmentation, over a ViT or the hybrid."""
+    """Whether this is the original DPT, depth or segmentation, with a ViT or the hybrid."""
     return {"scratch.refinenet1.out_conv.weight", "pretrained.act_postprocess4.3.weight", f"{_BODY}pos_embed"} <= keys
 
 
 def is_unused(key: str) -> bool:
-    """Whether the original holds this parameter and its outputs never depend on it: the ViT's final norm and classifier,
-    and the first residual unit of the coarsest fusion."""
+    """Whether the original's outputs never depend on this parameter: the ViT's final norm and classifier, and the first
+    residual unit of the coarsest fusion.
+    """
     return _UNUSED.match(key) is not None
 
 
 def from_dpt(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename to ours. Names that nobody knows, and those that `is_unused` says, are kept."""
+    """Rename to pvtctl's names. Unknown names and unused parameters (`is_unused`) are kept."""
     norm = "scratch.refinenet1.resConfUnit1.bn1.weight" in state
     return {_to_ours(key, norm): value for key, value in state.items()}
 
@@ -62,7 +63,7 @@ def _to_ours(key: str, norm: bool) -> str:
         case {"mix": level}:
             return f"head.decoder.fusions.{int(level) - 1}.mix.{rest}"
         case {"fusion": level, "unit": unit, "layer": layer, "number": number}:
-            inside = f".{layer}" if norm else ".0" if number == "1" else ""  # with bias, a ReLU stands behind the first
+            inside = f".{layer}" if norm else ".0" if number == "1" else ""  # with bias, a ReLU follows the first
             place = f"{'skip' if unit == '1' else 'unit'}.{'first' if number == '1' else 'second'}{inside}"
             return f"head.decoder.fusions.{int(level) - 1}.{place}.{rest}"
         case {"output": number} if number in outputs:
@@ -80,7 +81,7 @@ def _body(key: str) -> str:
 
 
 def hybrid_stem(key: str) -> str:
-    """timm's name of a parameter of the hybrid's ResNet as ours, both without `backbone.`; any other name as it is."""
+    """Rename a parameter of timm's hybrid ResNet, without `backbone.`; other names are returned unchanged."""
     if not key.startswith(_STEM):
         return key
     rest = key.removeprefix(_STEM).replace("stem.conv.", "stem.").replace("stem.norm.", "stem_norm.")

@@ -1,4 +1,4 @@
-"""Parameter names of mmdetection's RetinaNet and Mask R-CNN (the official PVT repository's too), and ours.
+"""Parameter names of mmdetection's RetinaNet and Mask R-CNN (also the official PVT repository's), and pvtctl's.
 
 Sources: the parameters of the models of mmdetection (3.3, whose names are those of 2.x), and for
 mmdetection's own PVT its checkpoint converter (`pvt_convert`).
@@ -50,18 +50,18 @@ _TO_OFFICIAL = (
 
 
 def is_mmdet_retinanet(keys: set[str]) -> bool:
-    """mmdetection's RetinaNet on a plain FPN."""
+    """Whether this is mmdetection's RetinaNet with a plain FPN."""
     return {"bbox_head.retina_cls.weight", "neck.lateral_convs.0.conv.weight"} <= keys
 
 
 def is_mmdet_mask_rcnn(keys: set[str]) -> bool:
-    """mmdetection's Mask R-CNN with two shared linear layers, on a plain FPN."""
+    """Whether this is mmdetection's Mask R-CNN with two shared linear layers and a plain FPN."""
     wanted = ("bbox_head.fc_cls", "bbox_head.shared_fcs.1", "mask_head.conv_logits")
     return {*(f"roi_head.{part}.weight" for part in wanted), "neck.lateral_convs.0.conv.weight"} <= keys
 
 
 def from_mmdet(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename neck and head of either to ours. `backbone.*` and names that nobody knows are kept."""
+    """Rename neck and head of either to pvtctl's names. `backbone.*` and unknown names are kept."""
     laterals = sum(re.fullmatch(r"neck\.lateral_convs\.\d\.conv\.weight", key) is not None for key in state)
     return {_to_ours(key, laterals): value for key, value in state.items()}
 
@@ -73,12 +73,12 @@ def _to_ours(key: str, laterals: int) -> str:
             return f"neck.inner_blocks.{number}.0.{rest}"
         if number < laterals:
             return f"neck.layer_blocks.{number}.0.{rest}"
-        return f"neck.extra_blocks.p{6 + number - laterals}.{rest}"  # those behind the pyramid's own are P6 and P7
+        return f"neck.extra_blocks.p{6 + number - laterals}.{rest}"  # levels after the pyramid's own are P6 and P7
     return renamed(key, (*_RETINANET, *_MASK_RCNN))
 
 
 def to_mmdet(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The inverse of `from_mmdet`, for the names of a RetinaNet or Mask R-CNN of ours."""
+    """The inverse of `from_mmdet`, for the names of a pvtctl RetinaNet or Mask R-CNN."""
     laterals = sum(re.fullmatch(r"neck\.inner_blocks\.\d\.0\.weight", key) is not None for key in state)
     return {_from_ours(key, laterals): value for key, value in state.items()}
 
@@ -92,7 +92,7 @@ def _from_ours(key: str, laterals: int) -> str:
 
 
 def renamed(key: str, rules: tuple[tuple[str, str], ...]) -> str:
-    """`key` with the beginning that one of `rules` (pattern, replacement) knows replaced."""
+    """`key` with its beginning replaced by the first matching rule (pattern, replacement)."""
     for pattern, replacement in rules:
         if re.match(pattern, key):
             return re.sub(f"^{pattern}", replacement, key)
@@ -100,14 +100,15 @@ def renamed(key: str, rules: tuple[tuple[str, str], ...]) -> str:
 
 
 def is_mmdet_pvt(keys: set[str]) -> bool:
-    """mmdetection's own PVT (`PyramidVisionTransformer`, v1 and v2), `backbone.` taken off."""
+    """Whether this is mmdetection's own PVT (`PyramidVisionTransformer`, v1 or v2), names without `backbone.`."""
     attention = {f"layers.3.1.{block}.attn.attn.in_proj_weight" for block in (0, 1)}  # v1's block 0 is a position table
     return "layers.0.0.projection.weight" in keys and bool(attention & keys)
 
 
 def from_mmdet_pvt(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename mmdetection's own PVT to ours: its query, key and value are one matrix, its MLPs 1x1 convolutions, and its
-    position tables stand among the blocks."""
+    """Rename mmdetection's own PVT to pvtctl's names: its query, key and value are one matrix, its MLPs 1x1
+    convolutions, and its position tables are listed among the blocks.
+    """
     shift = 1 if "layers.0.1.0.pos_embed" in state else 0
     second = 4 if any(key.endswith("ffn.layers.4.weight") for key in state) else 3  # v2 has a convolution between
     converted: dict[str, Tensor] = {}
@@ -131,7 +132,7 @@ def from_mmdet_pvt(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _with_class_slot(table: Tensor) -> Tensor:
-    """v1's last table has a slot for the class token, which detection does without and mmdetection leaves out."""
+    """Add the class token's slot to v1's last table, which mmdetection leaves out."""
     square = table.ndim == 3 and math.isqrt(table.shape[1]) ** 2 == table.shape[1]
     return torch.cat([torch.zeros_like(table[:, :1]), table], dim=1) if square else table
 

@@ -1,7 +1,6 @@
-"""Parameter names of mmsegmentation's Semantic FPN (the official PVT repositories' too) and DeepLabV3+, and ours.
+"""Parameter names of mmsegmentation's Semantic FPN (also the official PVT repositories') and DeepLabV3+, and pvtctl's.
 
-Sources: the parameters of the models of mmsegmentation (1.2,
-whose names are those of 0.x).
+Sources: the parameters of the models of mmsegmentation (1.2, whose names are those of 0.x).
 """
 
 from __future__ import annotations
@@ -50,30 +49,31 @@ _TO_OFFICIAL = (
 
 
 def is_semantic_fpn(keys: set[str]) -> bool:
-    """mmsegmentation's Semantic FPN on a plain FPN."""
+    """Whether this is mmsegmentation's Semantic FPN with a plain FPN."""
     return {"decode_head.scale_heads.3.4.conv.weight", "neck.lateral_convs.0.conv.weight"} <= keys
 
 
 def is_deeplabv3plus(keys: set[str]) -> bool:
-    """mmsegmentation's DeepLabV3+ with separable convolutions."""
+    """Whether this is mmsegmentation's DeepLabV3+ with separable convolutions."""
     return {"decode_head.aspp_modules.1.depthwise_conv.conv.weight", "decode_head.c1_bottleneck.conv.weight"} <= keys
 
 
 def from_mmseg(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename neck and head of either to ours. `backbone.*` and names that nobody knows are kept."""
+    """Rename neck and head of either to pvtctl's names. `backbone.*` and unknown names are kept."""
     return {_to_ours(key): value for key, value in state.items()}
 
 
 def _to_ours(key: str) -> str:
     if found := _SCALE_HEAD.fullmatch(key):
-        # every second entry of theirs is an upsampling, without parameters
+        # every second entry of theirs is an upsampling without parameters
         return f"head.scale_heads.{found[1]}.{int(found[2]) // 2}.{found[3]}"
     return renamed(key, (*_NECK, *_HEAD))
 
 
 def to_mmseg(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The inverse of `from_mmseg`, for the names of a Semantic FPN or DeepLabV3+ of ours. Of `backbone.*` only a deep stem
-    gets other names, those of a ResNetV1c."""
+    """The inverse of `from_mmseg`, for the names of a pvtctl Semantic FPN or DeepLabV3+. Of `backbone.*` only a deep stem
+    is renamed, to that of a ResNetV1c.
+    """
     deep = "backbone.conv1.0.weight" in state
     return {_from_ours(key, deep): value for key, value in state.items()}
 

@@ -1,4 +1,4 @@
-"""Parameter names of the official PVT code (v1 and v2, classification and dense) and ours."""
+"""Parameter names of the official PVT code (v1 and v2, classification and dense) and pvtctl's."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def is_official(keys: set[str]) -> bool:
 
 
 def from_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename an official state dict to ours; names it does not know are kept, for the report to list.
+    """Rename an official state dict to pvtctl's names; unknown names are kept, for the report.
 
     Source: classification/pvt.py and pvt_v2.py of the official repository.
     """

@@ -1,4 +1,4 @@
-"""Parameter names of timm's PVT v2 and ViT / DeiT (the official DeiT files use the latter), and ours."""
+"""Parameter names of timm's PVT v2 and ViT / DeiT (the official DeiT files use the latter), and pvtctl's."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pvtctl.weights.layouts.dpt import hybrid_stem
 
-# ours to timm's, of a hybrid's ResNet
+# pvtctl's names to timm's, of a hybrid's ResNet
 _HYBRID = (
     (r"^patch_embed\.stem\.", "patch_embed.backbone.stem.conv."),
     (r"^patch_embed\.stem_norm\.", "patch_embed.backbone.stem.norm."),
@@ -21,12 +21,12 @@ _HYBRID = (
 
 
 def is_timm_pvt_v2(keys: set[str]) -> bool:
-    """timm's PVT v2: the first patch embedding stands outside the stages."""
+    """Whether this is timm's PVT v2, whose first patch embedding is not in a stage."""
     return "patch_embed.proj.weight" in keys and "stages.0.blocks.0.attn.kv.weight" in keys
 
 
 def from_timm_pvt_v2(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename timm's PVT v2 to ours: `patch_embed` and `stages.N.downsample` become `stages.N.patch_embed`."""
+    """Rename timm's PVT v2 to pvtctl's names: `patch_embed` and `stages.N.downsample` become `stages.N.patch_embed`."""
     converted = {}
     for key, value in state.items():
         if key.startswith("head."):
@@ -40,14 +40,14 @@ def from_timm_pvt_v2(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def is_timm_vit(keys: set[str]) -> bool:
-    """timm's and DeiT's ViT, plain, distilled or on a ResNet: one fused qkv a block, and a class token."""
+    """Whether this is timm's or DeiT's ViT, plain, distilled or hybrid: one fused qkv per block, and a class token."""
     return {"patch_embed.proj.weight", "blocks.0.attn.qkv.weight", "cls_token"} <= keys
 
 
 def from_timm_vit(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename timm's ViT to ours: the tokens, the ResNet under a hybrid, and the head have other names.
+    """Rename timm's ViT to pvtctl's names: the tokens, the ResNet of a hybrid, and the head are renamed.
 
-    A distilled DeiT has two classifiers and answers with their mean: the one over both tokens that is as much.
+    A distilled DeiT averages two classifiers; they become the equivalent single one over both tokens.
     """
     converted = {_vit_to_ours(key): value for key, value in state.items() if not key.startswith("head_dist.")}
     if "dist_token" in state and {"head_dist.weight", "head_dist.bias", "head.weight", "head.bias"} <= state.keys():
@@ -67,7 +67,7 @@ def _vit_to_ours(key: str) -> str:
 
 
 def to_timm_vit(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The inverse of `from_timm_vit`; of a distilled DeiT both classifiers get the same bias, the mean of theirs."""
+    """The inverse of `from_timm_vit`; both classifiers of a distilled DeiT get the same bias, the mean of the two."""
     converted = {_vit_to_timm(key): value for key, value in state.items()}
     if "backbone.distillation_token" in state and "head.weight" in state:
         width = state["head.weight"].shape[1] // 2
@@ -86,11 +86,11 @@ def _vit_to_timm(key: str) -> str:
 
 
 def timm_bridge_name(key: str, targets: Container[str], *, ours: bool) -> str:
-    """Where a timm model's parameter `key` lies in a `timm:NAME` backbone; `key` itself where it has no place.
+    """The name of a timm model's parameter `key` in a `timm:NAME` backbone; `key` itself where it has none.
 
     timm's feature extractors flatten the first level of names (`stages.0.x` is `stages_0.x`) or put the model under
-    `model.`. The classifier's layers, which they leave out, have none, and its head neither: it was not trained on what
-    our classifier pools.
+    `model.`. They omit the classifier's layers, which have no name here, nor has the head: it was not trained on the
+    features that pvtctl's classifier pools.
     """
     if key in ("head.weight", "head.bias") and not ours:
         return f"timm.{key}"

@@ -1,7 +1,7 @@
-"""Parameter names of torchvision's first RetinaNet and Mask R-CNN (`*_resnet50_fpn`), and ours.
+"""Parameter names of torchvision's first RetinaNet and Mask R-CNN (`*_resnet50_fpn`), and pvtctl's.
 
 Source: torchvision.models.detection; the published files still have the names of torchvision before 0.13, which its
-modules rename when they load.
+modules rename when loading.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 from pvtctl.weights.layouts.mmdet import renamed
 
 PUBLISHED_SHA256 = ("eeacb38b", "bf2d0c1e")
-"""How the hashes of the two published files (`*_COCO_V1`) begin."""
+"""First hash digits of the two published files (`*_COCO_V1`)."""
 BATCH_NORM_EPS = 1e-5
 
 _RULES = (
@@ -29,7 +29,7 @@ _RULES = (
 
 
 def is_torchvision_retinanet(keys: set[str]) -> bool:
-    """RetinaNet without norms in the head (torchvision's `v2` has them)."""
+    """Whether this is RetinaNet without norms in the head (torchvision's `v2` has them)."""
     wanted = {"backbone.body.conv1.weight", "head.classification_head.cls_logits.weight"}
     return wanted <= keys and "head.classification_head.conv.0.1.weight" not in keys and not _is_fcos(keys)
 
@@ -39,14 +39,15 @@ def _is_fcos(keys: set[str]) -> bool:
 
 
 def is_torchvision_mask_rcnn(keys: set[str]) -> bool:
-    """Mask R-CNN with two linear layers in the box head and no norms (torchvision's `v2` has four convolutions there)."""
+    """Whether this is Mask R-CNN with two linear layers and no norms in the box head (`v2` has four convolutions)."""
     wanted = {"backbone.body.conv1.weight", "roi_heads.box_head.fc6.weight"}
     return wanted <= keys and "roi_heads.mask_predictor.mask_fcn_logits.weight" in keys
 
 
 def from_torchvision(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename to ours. Mask R-CNN's background goes from the first row to the last, and its boxes and masks are dropped,
-    which nothing uses. RetinaNet has no background: its rows stay."""
+    """Rename to pvtctl's names. Mask R-CNN's background moves from the first class row to the last; its unused box and mask
+    rows are dropped. RetinaNet has no background: its rows stay.
+    """
     converted: dict[str, Tensor] = {}
     for key, value in state.items():
         name = _to_ours(key)
@@ -69,8 +70,8 @@ def _to_ours(key: str) -> str:
 
 
 def without_eps(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Running variances from which our batch norms' eps is taken off.
+    """Subtract pvtctl's batch-norm eps from the running variances.
 
-    The two published files were trained when frozen batch norms had none, and torchvision sets it to 0 for them alone.
+    The two published files were trained when frozen batch norms had no eps; torchvision sets it to 0 for them alone.
     """
     return {key: v - BATCH_NORM_EPS if key.endswith("running_var") else v for key, v in state.items()}

@@ -1,7 +1,7 @@
-"""Parameter names of the original Trans2Seg code, and ours.
+"""Parameter names of the original Trans2Seg code, and pvtctl's.
 
-Source: the parameters of the original model, by name and shape. It has layers whose results nothing reads (see
-`pvtctl.models.heads.trans2seg`); ours has not, so they are left out here.
+Source: the parameters of the original model, by name and shape. Layers whose results are never used (see
+`pvtctl.models.heads.trans2seg`) do not exist in pvtctl and are left out here.
 """
 
 from __future__ import annotations
@@ -28,13 +28,14 @@ _OF_ANSWERS = ("norm1.", "norm1_clsembed.", "norm4.", "mlp3.")
 
 
 def is_trans2seg(keys: set[str]) -> bool:
-    """The original Trans2Seg, backbone included."""
+    """Whether this is the original Trans2Seg, backbone included."""
     return _MARK in keys
 
 
 def from_trans2seg(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename to `backbone.*` (the ResNet's names as they are) and our `head.*`; what nothing reads, the backbone's own
-    classifier too, is left out."""
+    """Rename to `backbone.*` (the ResNet's names unchanged) and pvtctl's `head.*`; unused parameters, among them the
+    backbone's own classifier, are left out.
+    """
     last = max(int(found[1]) for key in state if (found := re.match(_VIT + r"blocks_decoder\.(\d+)\.", key)))
     converted: dict[str, Tensor] = {}
     for key, value in state.items():
@@ -51,7 +52,7 @@ def from_trans2seg(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _answers(name: str, value: Tensor) -> dict[str, Tensor]:
-    """Of the last decoder layer: what makes the answers. Keys are the first half of the joint projection."""
+    """The last decoder layer's attention scores. Keys are the first half of the joint projection."""
     match name:
         case "attn.fc_q.weight":
             return {"head.answers.fc_q.weight": value}

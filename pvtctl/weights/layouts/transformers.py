@@ -1,4 +1,4 @@
-"""Parameter names of Hugging Face transformers' Pvt and PvtV2, and ours."""
+"""Parameter names of Hugging Face transformers' Pvt and PvtV2, and pvtctl's."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-# Inside a block; query, key and value are handled apart, because key and value are one matrix here.
+# Inside a block; query, key and value are handled separately, because key and value are one matrix here.
 _V1_BLOCK = {
     "layer_norm_1": "norm1",
     "layer_norm_2": "norm2",
@@ -37,17 +37,17 @@ _V2_BLOCK = {
 
 
 def is_transformers_pvt(keys: set[str]) -> bool:
-    """transformers' Pvt (v1), with or without its `pvt.` prefix."""
+    """Whether this is transformers' Pvt (v1), with or without its `pvt.` prefix."""
     return any(key.endswith("encoder.patch_embeddings.0.projection.weight") for key in keys)
 
 
 def is_transformers_pvt_v2(keys: set[str]) -> bool:
-    """transformers' PvtV2, with or without its `pvt_v2.` prefix."""
+    """Whether this is transformers' PvtV2, with or without its `pvt_v2.` prefix."""
     return any(key.endswith("encoder.layers.0.patch_embedding.proj.weight") for key in keys)
 
 
 def from_transformers_pvt(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename transformers' Pvt to ours and join each block's key and value into `kv`."""
+    """Rename transformers' Pvt to pvtctl's names and join each block's key and value into `kv`."""
     return _joined({_v1_name(key): value for key, value in state.items()})
 
 
@@ -72,7 +72,7 @@ def _v1_name(key: str) -> str:
 
 
 def from_transformers_pvt_v2(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename transformers' PvtV2 to ours and join each block's key and value into `kv`."""
+    """Rename transformers' PvtV2 to pvtctl's names and join each block's key and value into `kv`."""
     return _joined({_v2_name(key): value for key, value in state.items()})
 
 
@@ -92,9 +92,9 @@ def _v2_name(key: str) -> str:
 
 
 def _joined(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Stack `attn.k` over `attn.v` as `attn.kv`: our key-value matrix holds the keys' rows first.
+    """Stack `attn.k` over `attn.v` as `attn.kv`: the key-value matrix holds the keys' rows first.
 
-    What has no partner, or one of another shape, keeps its name, for the report to list.
+    Tensors without a partner, or with one of another shape, keep their names, for the report.
     """
     joined: dict[str, Tensor] = {}
     for key, value in state.items():
@@ -151,7 +151,7 @@ def _v2_of_ours(key: str) -> str:
 
 
 def _parts_of_stage(key: str) -> tuple[str, str, str]:
-    """`stages.2.blocks.5.norm1.weight` -> 2, blocks, 5.norm1.weight; empty where it is of no stage."""
+    """`stages.2.blocks.5.norm1.weight` -> 2, blocks, 5.norm1.weight; empty if not in a stage."""
     found = re.match(r"stages\.([0-3])\.(patch_embed|pos_embed|blocks|norm)\.?(.*)$", key)
     return (found[1], found[2], found[3]) if found else ("", "", "")
 
@@ -163,7 +163,7 @@ def _block_of_ours(rest: str, names: Mapping[str, str]) -> str:
 
 
 def _split(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Each block's `kv` as keys and values apart."""
+    """Split each block's `kv` into keys and values."""
     apart: dict[str, Tensor] = {}
     for key, value in state.items():
         if ".attn.kv." in key:

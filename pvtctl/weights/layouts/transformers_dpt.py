@@ -1,7 +1,7 @@
-"""Parameter names of Hugging Face transformers' DPT (over a ViT or the hybrid), and ours.
+"""Parameter names of Hugging Face transformers' DPT (with a ViT or the hybrid), and pvtctl's.
 
 Source: the state dicts of `DPTForDepthEstimation` and `DPTForSemanticSegmentation` (transformers 5), and their docstrings
-for what the configuration says.
+for the configuration.
 """
 
 from __future__ import annotations
@@ -63,14 +63,14 @@ _QKV = re.compile(r"(.+\.attn\.)query\.(weight|bias)")
 
 
 def is_transformers_dpt(keys: set[str]) -> bool:
-    """transformers' DPT over its own ViT or hybrid; those over other backbones have no `dpt.embeddings`."""
+    """Whether this is transformers' DPT with its own ViT or hybrid; others have no `dpt.embeddings`."""
     return {"dpt.embeddings.cls_token", "neck.reassemble_stage.layers.3.projection.weight"} <= keys
 
 
 def from_transformers_dpt(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename to ours, `backbone.*` and `head.*`, each block's query, key and value joined into `qkv`.
+    """Rename to pvtctl's `backbone.*` and `head.*`, each block's query, key and value joined into `qkv`.
 
-    Left out is what no result depends on: the pooler, and the residual unit that the coarsest fusion never uses.
+    Unused parameters are left out: the pooler, and the first residual unit of the coarsest fusion.
     """
     normed = any(".batch_norm1." in key for key in state)
     rules = (*_RULES, *(_SEGMENTATION if "head.head.1.running_mean" in state else _DEPTH))
@@ -88,7 +88,7 @@ def from_transformers_dpt(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _fusion(key: str, normed: bool) -> str | None:
-    """Their first fusion is the coarsest, ours the last."""
+    """transformers counts fusions from the coarsest, pvtctl from the finest."""
     found = _FUSION.fullmatch(key)
     if found is None:
         return None
@@ -103,7 +103,7 @@ def _fusion(key: str, normed: bool) -> str | None:
 
 
 def stated(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a `config.json` of such a model says in the words of our metadata: readout, taps, classes."""
+    """pvtctl metadata from a model's `config.json`: readout, taps, classes."""
     if config.get("model_type") != "dpt":
         return {}
     options: dict[str, Any] = {"readout": config.get("readout_type", "project")}

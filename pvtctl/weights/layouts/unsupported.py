@@ -1,10 +1,10 @@
-"""Models for dense prediction of other projects that pvtctl does not build: told by their parameters' names."""
+"""Name dense prediction models of other projects that pvtctl does not build, by their parameter names."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-# (a part of a parameter's name, what has it); the first that is found counts
+# (part of a parameter's name, model); the first match counts
 _DENSE = (
     ("decode_head.psp_modules.", "mmsegmentation's UPerNet or PSPNet"),
     ("decode_head.fusion_conv.", "mmsegmentation's SegFormer"),
@@ -39,6 +39,6 @@ _DETECTORS = (
 
 
 def unsupported_model(names: Iterable[str]) -> str | None:
-    """What a state dict under its own names is, where pvtctl does not build it."""
+    """Description of the model in a state dict (original names) if pvtctl does not build it, else None."""
     keys = list(names)
     return next((title for part, title in (*_DENSE, *_DETECTORS) if any(part in key for key in keys)), None)

@@ -80,10 +80,10 @@ def test_the_whole_width_is_the_model_itself() -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("pvt_small@0", "'0' is no factor on the width"),
-        ("pvt_small@2", "'2' is no factor on the width"),
-        ("pvt_small@x", "'x' is no factor on the width"),
-        ("pvt_small@", "'' is no factor on the width"),
+        ("pvt_small@0", "'0' is not a width factor"),
+        ("pvt_small@2", "'2' is not a width factor"),
+        ("pvt_small@x", "'x' is not a width factor"),
+        ("pvt_small@", "'' is not a width factor"),
         ("pvt_smal@0.5", "no backbone is called 'pvt_smal'"),
         ("resnext50_32x4d@0.1", "groups of less than one channel"),
     ],

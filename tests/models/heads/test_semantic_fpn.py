@@ -173,5 +173,5 @@ def test_bad_options() -> None:
         build_segmenter("resnet18", "semantic_fpn", num_classes=3, head_options={"dropout": 1.0})
     with pytest.raises(UsageError, match="semantic_fpn has no width_of_nothing"):
         build_segmenter("resnet18", "semantic_fpn", num_classes=3, head_options={"width_of_nothing": 1})
-    with pytest.raises(UsageError, match="tells nothing apart"):
+    with pytest.raises(UsageError, match="has nothing to distinguish"):
         build_segmenter("resnet18", "semantic_fpn", num_classes=1)

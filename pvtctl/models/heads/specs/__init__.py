@@ -1,6 +1,6 @@
-"""What is known of each built-in head besides its network: options, builder, checkpoints, costs. No torch.
+"""Specs of the built-in heads: options, builder, checkpoints, costs. No torch.
 
-One file a head; its network lies beside this folder under the same name.
+One file per head; the network is in the file of the same name in the parent directory.
 """
 
 from pvtctl.models.heads.specs.deeplabv3plus import DEEPLABV3PLUS
@@ -13,6 +13,6 @@ from pvtctl.models.heads.specs.semantic_fpn import SEMANTIC_FPN
 from pvtctl.models.heads.specs.trans2seg import TRANS2SEG
 
 HEADS = (RETINANET, MASK_RCNN, DETR, SEMANTIC_FPN, TRANS2SEG, DEEPLABV3PLUS, DPT, MIDAS)
-"""The first of a task is taken where none is named. MiDaS's mark is part of DPT's, hence it comes last."""
+"""The first head of a task is its default. MiDaS's mark is part of DPT's, hence it comes last."""
 
 __all__ = ["HEADS"]

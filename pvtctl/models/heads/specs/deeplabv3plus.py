@@ -21,7 +21,7 @@ class DeepLabV3PlusOptions(HeadOptions):
     width: Width | None = None
     """Channels of its pyramid pooling; unset: 256."""
     projection: Literal[1, 3] | None = None
-    """Side of the convolution that joins its pyramid pooling; unset: 1. mmsegmentation: 3, width 512."""
+    """Kernel size of the convolution that joins its pyramid pooling; unset: 1. mmsegmentation: 3, width 512."""
     auxiliary_weight: Annotated[float, Field(ge=0)] | None = None
     """Weight of the auxiliary head's loss, 0 leaves it out; unset: 0."""
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _MIX, _LAST = "head.decoder.fusions.0.mix.weight", "head.output.last.weight"
 _READS_TOKENS = "head.reassemble.3.project.weight"
-"""DPT over a ViT has it, over a pyramid not."""
+"""Present in DPT on a ViT, not on a pyramid."""
 
 
 class DptOptions(HeadOptions):
@@ -28,9 +28,9 @@ class DptOptions(HeadOptions):
     auxiliary_weight: Annotated[float, Field(ge=0)] | None = None
     """Segmentation: weight of the auxiliary head's loss, 0 leaves it out; unset: 0.2."""
     readout: Literal["ignore", "add", "project"] | None = None
-    """Over a backbone with a class token: what becomes of it; unset: project."""
+    """With a class token: how it is used; unset: project."""
     taps: tuple[str | int, ...] | None = None
-    """Over a ViT: four layers that it reads, counted from 1 (R0, R1: stages of the hybrid's ResNet); unset: DPT's."""
+    """On a ViT: four layers that it reads, counted from 1 (R0, R1: stages of the hybrid's ResNet); unset: DPT's."""
     scale_shift: ScaleShift | None = None
     """Depth: metres = 1 / (scale x + shift) of the network's output; unset: inverse depth of an unknown scale."""
 
@@ -48,21 +48,21 @@ def _options_of(state: State) -> dict[str, Any]:
 
 
 def _unlike(head: Any, options: Mapping[str, Any], state: State) -> tuple[str, str, str] | None:
-    """Blocks that are read, and what becomes of the class token: "ignore" and "add" have no parameters."""
+    """Difference in taps or readout between a file and this head: "ignore" and "add" have no parameters."""
     if not head.taps:
         return None
     readouts = [step.readout for step in head.reassemble if hasattr(step, "readout")]
     for option, own in (("taps", head.taps), ("readout", readouts[-1])):
         stated, ours = options.get(option), _plain(own)
         if stated is None and ours == "project" and _READS_TOKENS in state:
-            stated = "ignore or add"  # which of the two nobody says; the layers of the third are not there
+            stated = "ignore or add"  # the file does not say which; "project" would have parameters
         if stated is not None and _plain(stated) != ours:
             return option, _plain(stated), ours
     return None
 
 
 def _plain(value: Any) -> str:
-    """`project`, `3, 6, 9, 12`."""
+    """An option's value as in recipes: `project`, `3, 6, 9, 12`."""
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
@@ -79,7 +79,7 @@ DPT = HeadSpec(
     class_tables={"head.output.last": "plain", "head.auxiliary.last": "plain"},
     options_of=_options_of,
     unlike=_unlike,
-    unpublished="is a model with dpt, whose original has layers besides that nothing reads",
+    unpublished="is a model with dpt, whose original has further, unused layers",
     token_options=("readout", "taps"),
     only_for={"dropout": SEGMENTATION, "auxiliary_weight": SEGMENTATION},
     recipes={SEGMENTATION: "dpt_ade20k", DEPTH: "dpt_nyu"},

@@ -19,9 +19,9 @@ _MASKS, _SCORES = "head.mask_predictor.mask_fcn_logits", "head.box_predictor.cls
 
 class MaskRcnnOptions(HeadOptions):
     rois_per_image: Annotated[int, Field(ge=4, le=10_000)] = 512
-    """Proposals an image that the second stage trains on, a quarter of them objects at most."""
+    """Proposals per image that the second stage trains on, at most a quarter of them objects."""
     width: Width | None = None
-    """Channels of the FPN and of every convolution on it, the box head having four times as many; unset: 256."""
+    """Channels of the FPN and of all convolutions after it; the box head has four times as many; unset: 256."""
 
 
 def _build(backbone: Backbone, options: MaskRcnnOptions, target: Target) -> tuple[nn.Module, nn.Module]:

@@ -17,7 +17,7 @@ _CLASSES, _BOXES = "head.classification_head.cls_logits", "head.regression_head.
 
 class RetinaNetOptions(HeadOptions):
     width: Width | None = None
-    """Channels of the FPN and of every convolution on it; unset: 256."""
+    """Channels of the FPN and of all convolutions after it; unset: 256."""
 
 
 def _build(backbone: Backbone, options: RetinaNetOptions, target: Target) -> tuple[nn.Module, nn.Module]:

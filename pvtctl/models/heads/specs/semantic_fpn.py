@@ -17,7 +17,7 @@ class SemanticFpnOptions(HeadOptions):
     dropout: Dropout | None = None
     """Unset: 0.1, the papers'."""
     width: Width | None = None
-    """Channels of the FPN, the head having half; unset: 256."""
+    """Channels of the FPN; the head has half; unset: 256."""
 
 
 def _build(backbone: Backbone, options: SemanticFpnOptions, target: Target) -> tuple[nn.Module, nn.Module]:

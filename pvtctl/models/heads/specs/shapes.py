@@ -1,4 +1,4 @@
-"""Options and class counts that several heads read off a state dict."""
+"""Options and class counts that several heads infer from a state dict."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ PAPER_WIDTH = 256
 
 
 def class_counter(name: str, *, background: int = 0) -> Callable[[State], int]:
-    """Counts the classes of a parameter with a row a class and `background` rows more."""
+    """Return a function that counts the classes of a parameter with one row per class and `background` more."""
     return lambda state: int(state[name].shape[0]) - background if name in state else 0
 
 
 def fpn_width(state: State) -> dict[str, Any]:
-    """`width` of a feature pyramid, where it is not the papers' 256."""
+    """`width` of a feature pyramid, if not the papers' 256."""
     return _unless_papers("neck.inner_blocks.0.0.weight", state)
 
 
 def decoder_width(state: State) -> dict[str, Any]:
-    """`width` of the decoder of DPT and MiDaS, where it is not the originals' 256."""
+    """`width` of the decoder of DPT and MiDaS, if not the originals' 256."""
     return _unless_papers("head.decoder.narrow.0.weight", state)
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pvtctl.models.backbones.base import Backbone
 
 PAPER_SIDE = 512
-"""Of the images that the papers train on, which its cells are counted at."""
+"""Side of the papers' training images, for which its cells are counted."""
 _CLASSES, _ANSWERS = "head.cls_embed", "head.answers.fc_q.weight"
 
 
@@ -61,7 +61,7 @@ TRANS2SEG = HeadSpec(
     class_tables={_CLASSES: "tokens"},
     options_of=_options_of,
     stride_of=_stride_of,
-    unpublished="is a model with trans2seg, whose original has layers besides that nothing reads",
+    unpublished="is a model with trans2seg, whose original has further, unused layers",
     map_per_class=True,
     recipes={SEGMENTATION: "ade20k_trans2seg"},
     sizes={SEGMENTATION: 512},
