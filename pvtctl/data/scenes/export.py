@@ -57,8 +57,8 @@ def export_scenes(
     - `nyu`: `{train,val}/rgb/NAME.jpg`, `{train,val}/depth/NAME.png` (16 bits, millimetres, 0 = no value), and
       `depth.json` with that scale
 
-    `scenes.json` beside them says what was rendered. Files are equal for equal arguments. `on_progress` is called with
-    (split, images done, images in all). The folder appears when all of it is written. Raises UsageError for an unknown
+    `scenes.json` next to them describes what was rendered. Files are equal for equal arguments. `on_progress` is called
+    with (split, images done, images in all). The folder appears when all of it is written. Raises UsageError for an unknown
     layout, too few images, or a folder that holds anything, and PvtctlError when it cannot be written.
     """
     root = Path(root)

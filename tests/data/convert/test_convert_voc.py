@@ -207,7 +207,7 @@ def test_one_image_described_twice(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("where", ["in/out", "in"])
 def test_the_source_stays_as_it_is(devkit: Path, tmp_path: Path, where: str) -> None:
-    with pytest.raises(UsageError, match="lies inside of"):
+    with pytest.raises(UsageError, match="is inside"):
         convert_to_coco(tmp_path, "voc", tmp_path / where)
 
 
