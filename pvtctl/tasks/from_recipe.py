@@ -109,7 +109,7 @@ def split_options(recipe: Recipe, split: str) -> dict[str, Any]:
 
 
 def data_folder(recipe: Recipe) -> Path:
-    """Directory of the data. Raises UsageError if there is none."""
+    """Directory of the data. Raises UsageError if it is missing."""
     return find_data(recipe.data.name, recipe.data.path)
 
 

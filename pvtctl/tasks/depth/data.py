@@ -216,7 +216,7 @@ def coding_of(name: str, settings: DepthData, root: Path | str | None = None, *,
 
 
 def _open_mix(split: str, settings: DepthData) -> tuple[MixedSource, dict[str, int]]:
-    """Training needs every set, val uses those that have it. A set's scale and name override the recipe's; KB crop: `kitti` only."""
+    """Training needs every set, val uses those that have it. Scale and name are the set's; KB crop: `kitti` only."""
     if not settings.mix:
         raise UsageError("data.depth.mix names no set", "mix: {indoor: {name: nyu, path: data/nyu, weight: 2}, ...}")
     parts: dict[str, DenseSource] = {}

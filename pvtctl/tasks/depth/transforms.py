@@ -52,7 +52,7 @@ class DepthTransform:
         return cls(**settings.values_for(cls))
 
     def train(self, pixels: Tensor, target: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Resize as little as possible to cover `size`, random crop, flip, colour jitter; always the same number of draws.
+        """Minimal resize to cover `size`, random crop, flip, colour jitter; always the same number of draws.
 
         Crops first, then resizes, so that only the used part is resampled.
         """

@@ -16,7 +16,7 @@ _SLOTS = 15
 def boundary_scores(truth: Tensor, prediction: Tensor, valid: Tensor, num_classes: int) -> Tensor:
     """Boundary F of each class in one image: float64 (K,) fractions on the CPU, NaN for a class without any outline.
 
-    `truth` and `prediction` are (H, W) uint8 labels on one device; predictions of K and above belong to no class. `valid`
+    `truth` and `prediction` are (H, W) uint8 labels on one device; predictions from K on are of no class. `valid`
     (H, W) bool are the labelled pixels: elsewhere there is no outline, also of the prediction. A pixel is on the
     outline of its class if one of its four neighbours has another; the border of the image and that of unlabelled
     regions are no outlines. Precision is the share of the predicted outline within the tolerance of the true one,
@@ -66,7 +66,7 @@ def _spread(places: Tensor, bits: Tensor, shape: torch.Size) -> Tensor:
 
 
 def _dilated(bits: Tensor, radius: float) -> Tensor:
-    """Dilate by a disk of `radius`: each pixel gets the bits of all pixels in it; done row by row from the narrow ends."""
+    """Dilate by a disk: each pixel gets the bits of all pixels within `radius`; row by row from the narrow ends."""
     height, width = bits.shape
     out, wide = torch.zeros_like(bits), bits.clone()
     reached = 0

@@ -20,7 +20,7 @@ def draw_pixel_confusion(path: Path | str, confusion: NDArray[np.int64], class_n
     """Draw the pixel confusion matrix, in percent of the true class.
 
     `confusion` (K, K + 1) counts; the last column, classes that the data does not have, is drawn only if it is used.
-    Colour follows the square root, so that rare confusions are visible. Of many classes those with the most wrong pixels are
+    Colour follows the square root, to show rare confusions. Of many classes those with the most wrong pixels are
     drawn.
     """
     true, found, right = confusion.sum(axis=1), confusion.sum(axis=0)[:-1], np.diag(confusion)

@@ -352,7 +352,7 @@ def _judge_classes(
 def _judge_ends(
     figures: Mapping[str, LabelFigures], classes: ClassList, findings: DatasetFindings, advice: list[str]
 ) -> None:
-    """Report when 0 seems misinterpreted: a class next to one value too many, or unlabelled with the last value unused."""
+    """Report if 0 seems misread: a class next to one value too many, or unlabelled with the last value unused."""
     last = max(classes.values)
     for split, found in figures.items():
         values = found.images_with
@@ -382,7 +382,7 @@ def _advice_without_classes(figures: Mapping[str, LabelFigures]) -> list[str]:
 
 
 def label_class_rows(verdict: LabelVerdict) -> list[dict[str, Any]]:
-    """One row per class, in the order of the labels: value, name, and by split its share of the labelled pixels and its images.
+    """One row per class, in label order: value, name, and by split its share of the labelled pixels and its images.
 
     Values that the class list does not have come last, with their pixels' share of all.
     """

@@ -187,7 +187,7 @@ def open_segmentation_split(
     `pvtctl.data.layouts.EXPECTED`) or `scenes`.
 
     `settings` are a recipe's `data.segmentation`. `samples` limits the number of images, spread evenly; `scenes`
-    renders that many, square at `image_size`, in these `materials`. A few masks are checked, and each that is loaded later.
+    renders that many, square at `image_size`, in these `materials`. Masks are checked: a few now, others on loading.
     Raises UsageError.
     """
     source: MaskFolder | ScenesSegmentation

@@ -37,7 +37,7 @@ class MaskPairs:
 
 
 def find_mask_pairs(name: str, root: Path | str | None, split: str) -> MaskPairs:
-    """The pairs of a split of ade20k, pascal_context, cityscapes or masks; files without a partner are listed separately.
+    """The pairs of a split of ade20k, pascal_context, cityscapes or masks; unpaired files are listed apart.
 
     Raises UsageError when there is no such folder, split or list, or no image.
     """

@@ -46,7 +46,7 @@ def draw_label_overlay(image: Pixels, labels: Labels, class_names: Sequence[str]
 def draw_label_comparison(
     image: Pixels, truth: Labels, prediction: Labels, class_names: Sequence[str], colours: Colours
 ) -> Pixels:
-    """Image, ground truth, prediction and errors in a row over a legend, four times `PANEL` wide with 6 pixels between them.
+    """Image, ground truth, prediction, errors in a row over a legend, each `PANEL` wide, 6 pixels apart.
 
     Among the errors, wrong pixels have the colour of the predicted class, correct ones are grey, and those without a
     true class hatched. The legend marks classes that were missed completely and those that are absent.

@@ -143,7 +143,7 @@ class SegmentationSpec(TaskSpec):
         return dense_scored(recipe, checkpoint, request, {self.name: own.model_copy(update=sizes)})
 
     def sizes(self, recipe: Recipe) -> TaskSizes:
-        """Test input: a square, or the window; cost is counted at 512x512 unless the paper tests at another short side."""
+        """Test input: a square, or the window; cost is for 512x512 unless the paper tests at another short side."""
         own = recipe.data.segmentation
         side, long = own.test_short_side, own.test_long_side
         scored = " and ".join(map(str, recipe.eval.scales or (side,)))

@@ -1,7 +1,7 @@
 """Transforms of images with label maps to network inputs, as in mmsegmentation's recipes.
 
-Training: a random size, a random crop not filled by one class, photometric distortion, flip, padding. Images are resized bilinearly
-without antialiasing, like OpenCV in the code of the published models. Labels are those of the
+Training: random resize, random crop not filled by one class, photometric distortion, flip, padding. Images are resized
+bilinearly without antialiasing, like OpenCV in the code of the published models. Labels are those of the
 nearest pixel by pixel centres, consistent with the resized image; OpenCV's nearest rounds towards the top left,
 up to half a pixel away.
 """
