@@ -74,7 +74,7 @@ def _sheet(rows: list[tuple[str, list[Image.Image]]], side: int, *, training: bo
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=12)
     for column in range(columns):
         seen = f"training, epoch {column - 1}" if training else "as evaluated"
-        pen.text((_MARGIN + column * step, _MARGIN), seen if column else "as it lies", fill="black", font=font)
+        pen.text((_MARGIN + column * step, _MARGIN), seen if column else "original", fill="black", font=font)
     top = 2 * _MARGIN + _LINE
     for (name, tiles), height in zip(rows, heights, strict=True):
         pen.text((_MARGIN, top), name, fill="black", font=font)

@@ -28,7 +28,7 @@ def match_classes(data_names: Sequence[str], head_names: Sequence[str] | None, n
     unknown = [name for name in data_names if name not in where]
     if unknown:
         raise UsageError(
-            f"{len(unknown)} of the data's {len(data_names)} classes are none of the model's {num_classes}: "
+            f"{len(unknown)} of the data's {len(data_names)} classes are not among the model's {num_classes}: "
             f"{', '.join(unknown[:5])}{' ...' if len(unknown) > 5 else ''}; the model has "
             f"{', '.join(list(head_names)[:5])}{' ...' if num_classes > 5 else ''}",
             "evaluate on data of the model's classes, or `pvtctl finetune` the model on these",

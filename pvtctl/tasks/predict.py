@@ -106,15 +106,15 @@ def to_pixels(image: ImageLike) -> Tensor:
             raise UsageError(f"the image cannot be read: {error}", "give one that can be opened") from error
     if isinstance(image, np.ndarray):
         if image.ndim != 3 or image.shape[2] != 3:
-            raise UsageError(f"an array of shape {image.shape} is no image", "an image is an array (H, W, 3)")
+            raise UsageError(f"an array of shape {image.shape} is not an image", "an image is an array (H, W, 3)")
         pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
     elif isinstance(image, Tensor):
         if image.ndim != 3 or image.shape[0] != 3:
             hint = "an image is a tensor (3, H, W); of a batch, give list(batch)"
-            raise UsageError(f"a tensor of shape {tuple(image.shape)} is no image", hint)
+            raise UsageError(f"a tensor of shape {tuple(image.shape)} is not an image", hint)
         pixels = image.detach().cpu()
     else:
-        raise UsageError(f"a {type(image).__name__} is no image", "a path, a PIL image, a tensor or an array")
+        raise UsageError(f"a {type(image).__name__} is not an image", "a path, a PIL image, a tensor or an array")
     return _to_uint8(pixels)
 
 
@@ -128,7 +128,8 @@ def _to_uint8(pixels: Tensor) -> Tensor:
     low, high = float(pixels.min()), float(pixels.max())
     if not (low >= 0 and high <= 1):  # also true for NaN
         raise UsageError(
-            f"pixels of {low:.3g} to {high:.3g} are no image's", "floats from 0 to 1 (do not normalise them), or uint8"
+            f"pixels of {low:.3g} to {high:.3g} are not an image's",
+            "floats from 0 to 1 (do not normalise them), or uint8",
         )
     return (pixels * 255).round().to(torch.uint8)
 

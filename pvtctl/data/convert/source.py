@@ -23,10 +23,10 @@ NOTES = {
     "no_image": "label files without an image: left out",
     "unreadable": "images that cannot be read: left out",
     "other_size": "label files that give another size than the image has: the image's is taken",
-    "difficult": "objects marked difficult: become crowd, which is neither learned nor scored",
+    "difficult": "objects marked difficult: become crowd, which is neither trained on nor scored",
     "no_area": "objects without area inside the image: left out",
     "cut": "boxes that reach beyond the image: cut at its edge",
-    "from_zero": "boxes begin at 0, where the devkit counts from 1: --zero-based, if another tool wrote these files",
+    "from_zero": "boxes start at 0, where the devkit counts from 1: --zero-based, if another tool wrote these files",
 }
 """kind -> what was done. None of these stops a conversion."""
 

@@ -104,7 +104,9 @@ def _check_arguments(source: Path, images: Path, to: Path, layout: str, val_shar
     if to.resolve().is_relative_to(source.resolve()):
         raise UsageError(f"{to} is inside {source}", "name a folder outside: the source stays as it is")
     if val_share is not None and not 0 < val_share < 1:
-        raise UsageError(f"a share of {val_share} of the images cannot be val", "give a number between 0 and 1, as 0.2")
+        raise UsageError(
+            f"a share of {val_share} of the images cannot be used for val", "give a number between 0 and 1, as 0.2"
+        )
 
 
 def _splits(
@@ -131,7 +133,7 @@ def _splits(
         seen = f": {notes[0].count} {notes[0].meaning}" if notes else ""
         raise UsageError(
             f"no labelled images in {source}{seen}",
-            "name the folder of the images with --images, if they lie elsewhere",
+            "name the folder of the images with --images, if they are elsewhere",
         )
     return split_by, splits
 

@@ -158,7 +158,7 @@ def _read_line(words: list[str], names: list[str]) -> LabelledObject:
             f"{len(words)} numbers: expected class cx cy w h, or class x y x y x y ... of three points or more"
         )
     if min(values) < -_FURTHEST or max(values) > 1 + _FURTHEST:
-        raise ValueError(f"{max(values, key=abs):g} is no share of the image: are these pixels?")
+        raise ValueError(f"{max(values, key=abs):g} is not a share of the image: are these pixels?")
     if len(values) == 4:
         cx, cy, width, height = values
         return LabelledObject(name, (cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2))

@@ -1,7 +1,7 @@
 """Intersection of the solids of `scenes` with camera rays: per-pixel depth, light and shadow.
 
 An object is seen through the linearised perspective of the point where it stands: a ray is the line of points
-(u - z a, v - z b, z), so every plane and quadric is met at a z that is simple in the pixel's u and v (metres at the
+(u - z a, v - z b, z), so z on planes and quadrics is a simple function of the pixel's u and v (metres at the
 object's distance, v upwards). Only exactly rounded float32 arithmetic is used.
 """
 

@@ -39,12 +39,12 @@ SEMANTIC_CLASSES = ("floor", "wall", "sky", *SCENE_CLASSES)
 """Names of the values of `Scene.semantic`."""
 
 IGNORE = 255
-"""Semantic value of stones, which belong to no class, and of objects of which too little is seen."""
+"""Semantic value of stones, which belong to no class, and of objects that are mostly hidden."""
 
 SPLITS = ("train", "val")
 DEFAULT_SAMPLES = {"train": 6000, "val": 1200}
 MIN_VISIBLE_PIXELS = 8
-"""Objects of which fewer pixels are seen are not annotated."""
+"""Objects with fewer visible pixels are not annotated."""
 
 VERSION = 1
 """Increased whenever any scene changes, so that fingerprints of runs differ."""
@@ -141,7 +141,7 @@ def check_split(split: str) -> None:
 
 
 class ScenesSource:
-    """The images of a split for classification, as `pvtctl.tasks.classification.data.ClassificationDataset` reads them.
+    """The images of a split for classification, a source of `pvtctl.tasks.classification.data.ClassificationDataset`.
 
     `num_samples` defaults to 6000 (train) and 1200 (val). Rendered images are kept in memory, up to 256 MiB a process,
     because training visits them many times. Raises UsageError for an unknown split, no samples, or a size below 8.

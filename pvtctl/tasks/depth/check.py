@@ -34,7 +34,7 @@ from pvtctl.tasks.depth.ordinal_pairs import read_ordinal_pairs
 from pvtctl.tasks.depth.settings import DepthData
 
 DEPTH_MEANING: Mapping[str, tuple[Severity, str]] = MEANING | {
-    "no_scale": ("error", "files of integers, and nothing says what they hold for a metre"),
+    "no_scale": ("error", "files of integers without a known value per metre"),
     "scale": ("warning", "depths that no camera sees: the scale looks wrong"),
     "scales_differ": ("warning", "one split lies many times as far as the other: their scales differ"),
     "mixed_types": ("warning", "integers and floats in one set: one scale is hardly right for both"),

@@ -85,8 +85,8 @@ class DepthFiles:
             else:
                 return
         raise UsageError(
-            f"none of the {len(faults)} depth files looked at can be used; {faults[0]}",
-            "`pvtctl data check FOLDER` says what is in them",
+            f"none of the {len(faults)} examined depth files can be used; {faults[0]}",
+            "`pvtctl data check FOLDER` describes them",
         )
 
 

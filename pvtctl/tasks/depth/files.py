@@ -85,7 +85,7 @@ def decode_depth(values: NDArray[Any], coding: DepthCoding) -> Tensor:
     """
     scale = coding.scale_of(values.dtype)
     if scale is None and not coding.inverse:
-        raise UsageError("depth files of integers, and nothing says what they hold for a metre", SCALE_HINT)
+        raise UsageError("depth files of integers without a known value per metre", SCALE_HINT)
     valid = valid_values(values, coding.invalid)
     if not valid.any():
         raise BadImage("no value of it is a depth: all are 0, negative, not finite, or listed as invalid")

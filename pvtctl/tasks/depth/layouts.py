@@ -174,7 +174,7 @@ def _in_folders(name: str, root: Path, split: str) -> DepthPairs:
     if place is None and split == "train":
         raise NoSplitError(
             f"{root} holds images and depth without splits: it can be evaluated, not trained on",
-            f"move what is to be learned to {root / 'train'}/rgb and {root / 'train'}/depth, the rest to val/",
+            f"move the training data to {root / 'train'}/rgb and {root / 'train'}/depth, the rest to val/",
         )
     image_folder, depth_folder = halves
     pictures, truths = _by_name(image_folder, SUFFIXES), _by_name(depth_folder, DEPTH_SUFFIXES)

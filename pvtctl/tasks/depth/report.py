@@ -134,7 +134,7 @@ class DepthReport:
         if metric.all_pairs:
             notes.append(f"whdr: {metric.wrong_pairs:,} of {metric.all_pairs:,} ordinal pairs are ordered wrongly.")
         if metric.without_truth:
-            notes.append(f"{metric.without_truth} image(s) have no pixel to score and count nowhere.")
+            notes.append(f"{metric.without_truth} image(s) have no pixel to score and are not counted.")
         if metric.nonfinite:
             notes.append(
                 f"The outputs of {metric.nonfinite} image(s) are not finite everywhere; such pixels were scored as the "

@@ -51,7 +51,8 @@ def build_detection(request: BuildRequest) -> DetectionTask:
     assert recipe.model.head is not None  # ensured by the schema
     if recipe.train.compile:
         raise UsageError(
-            "detectors are not compiled: what they find decides what runs", "leave out --compile and train.compile"
+            "detectors are not compiled: their control flow depends on the data",
+            "leave out --compile and train.compile",
         )
     train = detection_split(recipe, "train", "train") if head is None else None
     val = detection_split(recipe, "val", "evaluate")

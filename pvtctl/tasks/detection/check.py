@@ -107,7 +107,7 @@ class DetectionVerdict(DatasetVerdict):
                     ]
                     for split, figures in self.splits.items()
                 ],
-                "small: below 32x32 pixels of area, large: from 96x96. Crowd regions are neither learned nor scored.",
+                "small: below 32x32 pixels of area, large: from 96x96. Crowd regions are neither trained on nor scored.",
             ),
             CheckTable(
                 ["class", *self.splits],

@@ -215,7 +215,7 @@ class DetectionDataset(Dataset["DetectionSample | Unusable"]):
             raise UsageError(
                 f"no image to train on: {int(empty.sum())} have no objects, {int(small.sum())} a side below "
                 f"{MIN_TRAIN_SIDE} pixels",
-                "`pvtctl data check FOLDER` tells what the annotations hold",
+                "`pvtctl data check FOLDER` describes the annotations",
             )
         return usable
 

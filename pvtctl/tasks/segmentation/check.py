@@ -37,7 +37,7 @@ SEGMENTATION_MEANING: Mapping[str, tuple[Severity, str]] = MEANING | {
     "no_classes": ("error", "nothing says which class a value is"),
     "outside": ("error", "values that the class list does not have: a run stops at the first such mask"),
     "colours": ("error", "colour-coded masks whose colours the class list does not have"),
-    "no_labels": ("error", "pixels that are no labels, such as floats: a run stops at the first such mask"),
+    "no_labels": ("error", "pixels that are not labels, such as floats: a run stops at the first such mask"),
     "no_mask": ("error", "images without a mask of their name: a run does not start"),
     "no_labels_at_all": ("error", "no mask of the split can be used"),
     "no_image": ("note", "masks without an image of their name: not used"),

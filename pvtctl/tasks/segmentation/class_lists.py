@@ -119,7 +119,7 @@ def class_list(
         few = len(kept) < 2
         raise UsageError(
             f"{where} has {len(kept)} class{'' if len(kept) == 1 else 'es'}"
-            f"{': nothing to tell apart' if few else f', more than {MAX_CLASSES}'}",
+            f"{': nothing to distinguish' if few else f', more than {MAX_CLASSES}'}",
             f"{CLASS_LIST_HINT}; list the background too" if few else "label maps are bytes",
         )
     palette = None

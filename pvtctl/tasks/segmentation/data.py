@@ -93,7 +93,7 @@ class MaskFolder:
         if all(self._is_empty(index) is not False for index in dict.fromkeys(more)):
             raise UsageError(
                 f"no pixel of the masks in {self.mask_folder} has a class: all are ignored or 255",
-                "data.segmentation.labels and .ignore say which values are none; `pvtctl data check` counts them",
+                "data.segmentation.labels and .ignore set the values without a class; `pvtctl data check` counts them",
             )
 
     def _is_empty(self, index: int) -> bool | None:

@@ -43,7 +43,7 @@ def read_values(path: Path, classes: ClassList | None = None) -> Values:
         values = np.asarray(image)
         return values.astype(np.uint8) if values.dtype == np.bool_ else values
     if image.mode not in _COLOUR_MODES:
-        raise UsageError(f"{path}: pixels of the kind {image.mode} are no labels", "masks are 8- or 16-bit PNG files")
+        raise UsageError(f"{path}: pixels of the kind {image.mode} are not labels", "masks are 8- or 16-bit PNG files")
     if classes is None or classes.palette is None:
         raise ColourError(
             f"{path} is a colour-coded mask ({image.mode}), and the class list has no colours",

@@ -116,14 +116,14 @@ class SegmentationReport:
         unseen = [each.name for each in classes if not each.pixels and not each.predicted]
         invented = [each.name for each in classes if not each.pixels and each.predicted]
         if unseen:
-            notes.append(f"In neither truth nor prediction, left out of the mean IoU: {_listed(unseen)}.")
+            notes.append(f"In neither ground truth nor prediction, left out of the mean IoU: {_listed(unseen)}.")
         if invented:
             notes.append(f"Without a true pixel but predicted, counted with an IoU of 0: {_listed(invented)}.")
         if metric.unlabelled:
-            notes.append(f"Images without a labelled pixel, which count for nothing: {metric.unlabelled}.")
+            notes.append(f"Images without a labelled pixel, which are not counted: {metric.unlabelled}.")
         if foreign := int(metric.confusion[:, -1].sum()):
             share = 100 * foreign / int(metric.confusion.sum())
-            notes.append(f"Pixels taken for a class that the data does not have, counted as wrong: {share:.1f} %.")
+            notes.append(f"Pixels predicted as a class that the data does not have, counted as wrong: {share:.1f} %.")
         return notes
 
     def files(self, folder: Path) -> dict[str, Path]:

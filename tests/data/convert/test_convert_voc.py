@@ -224,7 +224,7 @@ def test_arguments(devkit: Path, tmp_path: Path) -> None:
     }.items():
         with pytest.raises(UsageError, match=message):
             convert_to_coco(*arguments)
-    with pytest.raises(UsageError, match="cannot be val"):
+    with pytest.raises(UsageError, match="cannot be used for val"):
         convert_to_coco(devkit, "voc", tmp_path / "out", val_share=1.0)
     with pytest.raises(UsageError, match="'cat' twice"):
         convert_to_coco(devkit, "voc", tmp_path / "out", classes=tmp_path / "twice.txt")

@@ -195,7 +195,7 @@ def _masks(path: Path, table: ParsedResults, truth: Mapping[str, Any]) -> tuple[
     outside = (boxes[:, :2] + boxes[:, 2:] > limits).any(axis=1)
     if outside.any():
         raise UsageError(
-            f"the mask of entry {int(outside.argmax())} of {path} leaves its image", "its counts are damaged"
+            f"the mask of entry {int(outside.argmax())} of {path} exceeds its image", "its counts are damaged"
         )
     return [counts_of(mask) for mask in masks], boxes
 
@@ -222,5 +222,5 @@ def _compressed(path: Path, at: int, mask: Any, size: tuple[int, int]) -> dict[s
         else:
             packed = {"size": list(size), "counts": counts_of(mask)}
     except Exception as error:  # pycocotools raises no more specific error
-        raise UsageError(f"the mask of entry {at} of {path} is no run-length encoding", _FORMAT) from error
+        raise UsageError(f"the mask of entry {at} of {path} is not a run-length encoding", _FORMAT) from error
     return dict(packed)
