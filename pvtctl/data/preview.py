@@ -34,8 +34,8 @@ def draw_views(
     """Write a PNG with `count` images spread over the split, one a row: the original image, then `copies` views as the
     network is trained on them (of epochs 0, 1, ...), or the one that it is tested on. Tiles are `side` pixels wide at most.
 
-    `lying` reads an image (uint8 (3, H, W)) and its ground truth, `tile` draws both. Returns the drawn ids. Raises UsageError
-    if no image can be read, or `path` does not end in .png.
+    `lying` reads an image (uint8 (3, H, W)) and its ground truth, `tile` draws both. Returns the drawn ids. Raises
+    UsageError if no image can be read, or `path` does not end in .png.
     """
     path = Path(path)
     if path.suffix.lower() != ".png":

@@ -29,8 +29,8 @@ class TrainSampler:
     draw, so that copies fall on different ranks and the ranks' k-th batches together are the same draws for every
     number of ranks at the same total batch. The last incomplete batch is dropped.
 
-    With repeats the official code uses `num_samples // 256 * 256` draws; so does this sampler from 25 600 samples on, where
-    that costs at most 1 %. Smaller sets, and `repeats=1`, use all.
+    With repeats the official code uses `num_samples // 256 * 256` draws; so does this sampler from 25 600 samples on,
+    where that costs at most 1 %. Smaller sets, and `repeats=1`, use all.
 
     Raises UsageError when a rank's share does not fill one batch.
     """

@@ -58,8 +58,8 @@ def export_scenes(
       `depth.json` with that scale
 
     `scenes.json` next to them describes what was rendered. Files are equal for equal arguments. `on_progress` is called
-    with (split, images done, images in all). The folder appears when all of it is written. Raises UsageError for an unknown
-    layout, too few images, or a folder that holds anything, and PvtctlError when it cannot be written.
+    with (split, images done, images in all). The folder appears when all of it is written. Raises UsageError for an
+    unknown layout, too few images, or a folder that holds anything, and PvtctlError when it cannot be written.
     """
     root = Path(root)
     if layout not in LAYOUTS:

@@ -50,7 +50,7 @@ VERSION = 1
 """Increased whenever any scene changes, so that fingerprints of runs differ."""
 
 Materials = Literal["any", "typical"]
-"""`any`: drawn alike for all classes; `typical`: most objects have their class's colour (`pvtctl.data.scenes.typical`)."""
+"""`any`: drawn alike for all classes; `typical`: most have their class's colour (`pvtctl.data.scenes.typical`)."""
 
 _CACHE_BYTES = 256 * 2**20
 
