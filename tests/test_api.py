@@ -202,7 +202,7 @@ def test_an_image_may_come_in_any_form(runs: Any, photos: list[Path]) -> None:
         (torch.full((3, 8, 8), float("nan")), "pixels of nan"),
         (torch.zeros(3, 8, 8, dtype=torch.int64), "int64"),
         (torch.zeros(3, 0, 8), "0x8"),
-        (7, "a int is no image"),
+        (7, "a int is not an image"),
     ],
 )
 def test_what_is_no_image_is_told(runs: Any, image: Any, told: str) -> None:

@@ -1,4 +1,4 @@
-"""What the splits of all tasks share."""
+"""Skipped samples and fingerprints, shared by the splits of all tasks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 MAX_SUBSTITUTES = 64
-"""So many unreadable images in a row end a run: the data is broken then, not a file."""
+"""This many unreadable images in a row end a run: then the data set is broken, not a file."""
 
 
 @dataclass(frozen=True)
@@ -19,23 +19,23 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Unusable:
-    """In place of a sample: nothing could be read."""
+    """Stands for a sample for which nothing could be read."""
 
     skipped: tuple[Skipped, ...]
 
 
 def reason(error: Exception) -> str:
-    """Why a file could not be used, in a line."""
+    """One-line reason why a file could not be used."""
     return (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
 
 
 class Fingerprinted(Protocol):
-    """A split that can say what it holds."""
+    """A split with a hash of its content."""
 
     def fingerprint(self) -> str:
-        """Hash of the names, sizes, truth and classes: equal for equal data, cheap to make (reads no image)."""
+        """Hash of names, sizes, ground truth and classes: equal for equal data; reads no image."""
 
 
 def fingerprint(dataset: Fingerprinted) -> str:
-    """Hash of what a split holds, in 16 digits or so: equal for equal data."""
+    """Hash of a split's content, about 16 digits: equal for equal data."""
     return dataset.fingerprint()

@@ -1,4 +1,4 @@
-"""A verdict on a data set before a run is spent on it."""
+"""Checks a data set before training on it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Severity = Literal["error", "warning", "note"]
 
 MEANING: dict[str, tuple[Severity, str]] = {
     "missing_split": ("warning", "only the other split can be used"),
-    "layout": ("error", "cannot be used as it lies"),
+    "layout": ("error", "cannot be used as it is"),
     "empty_class": ("error", "class folder without images"),
     "not_in_train": ("error", "class of val that train does not have"),
     "not_in_val": ("error", "class of train that val does not have"),
@@ -34,12 +34,12 @@ MEANING: dict[str, tuple[Severity, str]] = {
     "exif_rotation": ("note", "the rotation is ignored, as ImageNet's training code does"),
     "tiny": ("note", "a side below 32 pixels: enlarged"),
     "repeated": ("note", "the same bytes twice within a split"),
-    "other_files": ("note", "not images by their names: not looked at"),
+    "other_files": ("note", "not images by their names: ignored"),
 }
 """kind -> (severity, what it means for a run)."""
 
 QUICK_LIMIT = 20_000
-"""Without `full`, so many images of a split are examined, spread evenly."""
+"""Images of a split that are examined without `full`, spread evenly."""
 
 _EXAMPLES = 5
 
@@ -67,7 +67,7 @@ class CheckTable:
 
 @dataclass
 class DatasetVerdict:
-    """What was looked at and what was found."""
+    """Result of checking a data set."""
 
     path: str
     verdict: Literal["ok", "warnings", "unusable"]
@@ -75,46 +75,46 @@ class DatasetVerdict:
     images: dict[str, int]
     """Images by split."""
     examined: dict[str, int]
-    """Images read and decoded by split."""
+    """Images read and decoded, by split."""
     problems: list[Problem]
 
     @property
     def exit_code(self) -> ExitCode:
-        """0: use it; 1: a run survives it, but something is lost; 2: it cannot be used."""
+        """0: usable; 1: usable with losses; 2: unusable."""
         return {"ok": ExitCode.DONE, "warnings": ExitCode.FAILED, "unusable": ExitCode.USAGE}[self.verdict]
 
     def tables(self) -> list[CheckTable]:
-        """What the data hold, for the terminal."""
+        """Statistics of the data, for the terminal."""
         return []
 
     def lines(self) -> list[str]:
-        """The same in sentences, after the tables."""
+        """Findings as sentences, after the tables."""
         return []
 
     def to_json(self) -> dict[str, Any]:
-        """The document of `pvtctl data check --json`."""
+        """The JSON document of `pvtctl data check --json`."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Examination:
-    """What was found in one image file."""
+    """Findings for one image file."""
 
     index: int
     digest: bytes
     kinds: tuple[str, ...]
     detail: str = ""
     size: tuple[int, int] | None = None
-    """(height, width) of what can be decoded."""
+    """(height, width) of the decodable image."""
 
     @property
     def is_bad(self) -> bool:
-        """No run can use it."""
+        """Whether no run can use it."""
         return self.size is None
 
 
 class Readable(Protocol):
-    """Where the bytes of images come from."""
+    """A source of image bytes."""
 
     def read(self, index: int) -> bytes:
         """Raises OSError."""
@@ -148,7 +148,7 @@ class Examinations(Dataset[Examination]):
 
 
 def _look_at(data: bytes) -> tuple[tuple[str, ...], tuple[int, int]]:
-    """(kinds of what is odd about a readable image, its height and width). Raises BadImage."""
+    """(kinds of anomalies of a readable image, its height and width). Raises BadImage."""
     image = open_image(data)
     kinds = []
     if image.mode == "CMYK":
@@ -164,7 +164,7 @@ def _look_at(data: bytes) -> tuple[tuple[str, ...], tuple[int, int]]:
 
 
 class DatasetFindings:
-    """Collects faults by kind and split; `meaning` says what each kind means for a run."""
+    """Collects faults by kind and split; `meaning`: severity and effect of each kind."""
 
     def __init__(self, meaning: Mapping[str, tuple[Severity, str]] = MEANING) -> None:
         self._meaning = meaning
@@ -183,13 +183,13 @@ class DatasetFindings:
         return sorted(problems, key=lambda problem: (order[problem.severity], problem.split, problem.kind))
 
     def verdict(self) -> Literal["ok", "warnings", "unusable"]:
-        """By the worst that was found."""
+        """The verdict of the worst fault."""
         worst = {self._meaning[kind][0] for kind, _ in self._found}
         return "unusable" if "error" in worst else "warnings" if "warning" in worst else "ok"
 
 
 def compare_splits(digests: Mapping[str, Mapping[bytes, str]], findings: DatasetFindings) -> None:
-    """Tell of images that are in train and val; `digests` by split as `collect_examinations` gives them."""
+    """Report images in both train and val; `digests` by split, from `collect_examinations`."""
     for digest, name in digests.get("val", {}).items():
         if digest in digests.get("train", {}):
             findings.add("in_train_and_val", "val", f"{name} = train/{digests['train'][digest]}")

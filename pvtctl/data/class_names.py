@@ -27,7 +27,7 @@ COCO_IDS = tuple(COCO_CATEGORIES)
 
 
 def names_by_id(first: int, last: int) -> list[str]:
-    """A name for every id from `first` to `last`; the ids that no class has are called `N/A 12` and so on."""
+    """A name for every id from `first` to `last`; unused ids are called `N/A 12` and so on."""
     return [COCO_CATEGORIES.get(each, f"N/A {each}") for each in range(first, last + 1)]
 
 
@@ -47,7 +47,7 @@ def wnid_to_index() -> dict[str, int]:
 def imagenet_indices(class_names: Sequence[str]) -> list[int] | None:
     """For each class of a data set its ImageNet-1k index, or None unless all are wnids of ImageNet-1k.
 
-    With it a 1000-class head is scored on a folder that holds only some of the classes:
+    With it a 1000-class head is scored on a folder with only some of the classes:
     `target = indices[label]`, against all 1000 logits.
     """
     known = wnid_to_index()
@@ -57,7 +57,7 @@ def imagenet_indices(class_names: Sequence[str]) -> list[int] | None:
 
 
 def readable_name(class_name: str) -> str:
-    """`n01440764` -> `tench`; names that are no wnids stay."""
+    """`n01440764` -> `tench`; other names are unchanged."""
     return imagenet_classes().get(class_name, class_name)
 
 

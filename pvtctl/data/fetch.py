@@ -1,4 +1,4 @@
-"""Downloads public data sets and unpacks them where `find_data` looks: what was cut goes on, what is there is left alone."""
+"""Resumable download of public data sets, unpacked where `find_data` looks; existing files are kept."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pvtctl.io.download import TIMEOUT, Order, Progress, check_hash, get, record
 from pvtctl.io.files import write_text
 
 Watch = Callable[[str], Progress]
-"""Gives the progress callback of one piece of work, by its description."""
+"""Returns the progress callback for a step with this description."""
 
 SPLITS = ("train", "val")
 
@@ -38,16 +38,16 @@ def fetch_set(
     timeout: float = TIMEOUT,
     pause: float = 1.0,
 ) -> Path:
-    """Get a public set, or what one split of it needs, and return its folder: `to`, else where `find_data` looks first.
+    """Download a public set, or what one split needs of it; returns its folder: `to`, else the first of `data_places`.
 
-    `mirror` (else `$PVTCTL_MIRROR`) takes the place of scheme and host; `folder` has the archives already, and they
-    are read there. The space on the disk is looked at first. A cut download goes on where it stopped, also in a later
-    call. Hashes are compared with those that are known, and with those of the first fetch. What an archive holds appears
+    `mirror` (else `$PVTCTL_MIRROR`) replaces scheme and host; with `folder`, archives are read from there. Free
+    disk space is checked first. An interrupted download resumes where it stopped, also in a later
+    call. Hashes are compared with the known ones and with those of the first download. An archive's content appears
     in one step when all of it is unpacked and its checksums agree; then the archive is removed, unless `keep`.
     Parts that are there already are not fetched again.
 
-    Raises UsageError for an unknown set or split, PvtctlError when it cannot be had, does not fit, or is not what it
-    should be.
+    Raises UsageError for an unknown set or split, PvtctlError if it cannot be downloaded, does not fit, or has
+    unexpected content.
     """
     entry = find_public(name)
     if entry is None:
@@ -75,7 +75,7 @@ def fetch_set(
 
 
 def _is_there(archive: Archive, target: Path) -> bool:
-    """Whether all that it brings is in the set's folder. Raises UsageError where only some of it is."""
+    """Whether the archive's whole content is in the set's folder. Raises UsageError if only part of it is."""
     there = [place for place in archive.places if (target / place).exists()]
     if there and len(there) < len(archive.places):
         absent = next(place for place in archive.places if place not in there)
@@ -86,7 +86,7 @@ def _is_there(archive: Archive, target: Path) -> bool:
 
 
 def _check_space(target: Path, archives: Iterable[Archive], *, stored_elsewhere: bool, keep: bool) -> None:
-    """Raises PvtctlError when the disk has not enough room for the archives and what comes out of them."""
+    """Raises PvtctlError if the disk lacks space for the archives and their content."""
     archives = list(archives)
     sizes = [0 if stored_elsewhere else max(0, archive.size - _have(archive, target)) for archive in archives]
     # an archive goes before the next one comes
@@ -129,7 +129,7 @@ def _from_folder(archive: Archive, source: Path, target: Path) -> Path:
 
 
 def _unpack(archive: Archive, file: Path, target: Path, progress: Progress | None) -> None:
-    """Put what the archive holds into `target`, each place in one step."""
+    """Unpack the archive into `target`, each entry in one step."""
     inside = target / _DOWNLOADS / f"{file.stem}.unpacking"
     shutil.rmtree(inside, ignore_errors=True)  # of a call that was killed
     try:
@@ -201,7 +201,7 @@ def _extract(
 
 
 def _record(entry: PublicSet, archive: Archive, file: Path, target: Path) -> None:
-    """Keep in `fetched.json` where the set is from and its terms."""
+    """Record source and terms of the set in `fetched.json`."""
     path = target / "fetched.json"
     try:
         record = json.loads(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Where data sets are looked for."""
+"""Finds the folders of data sets."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def find_data(name: str, path: str | Path | None = None) -> Path:
     from pvtctl.data.layouts import COCO_LAYOUT
 
     layout = {"imagenet": IMAGENET_LAYOUT, "coco": COCO_LAYOUT, **EXPECTED}[name]
-    # the layout that scenes are written in, where this data's reader reads it
+    # the layout in which scenes are exported for this data's reader
     kind = {"kitti": "nyu", "depth": "nyu"}.get(name, name)
     if path is not None:
         folder = Path(path).expanduser()

@@ -1,4 +1,4 @@
-"""Which files of a folder are images."""
+"""Finds the image files of a folder."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".gif", ".ppm", ".tif", ".tiff", ".webp")
-"""Files with these endings (in any case) are images; others are not looked at."""
+"""Files with these endings (in any case) are images; others are ignored."""
 
 
 class Names(Sequence[str]):

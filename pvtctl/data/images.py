@@ -1,10 +1,10 @@
-"""Image files to pixels: any file that PIL knows becomes RGB, only the part that is asked for is resampled.
+"""Image files to pixels: any file that PIL knows becomes RGB, only the requested part is resampled.
 
 PIL decodes, torch's vector kernels resample what was cropped, as uint8, at two thirds of the time of decoding and
 resampling with PIL. On 200 photos 99.97 % of the values are within one of 256 levels of PIL's own bicubic (0.04 on
-average); at saturated edges, where the order of the two passes decides what is clipped, they are up to 12 apart. In training, a JPEG whose crop is many times larger than what is wanted
-is decoded at a half, a quarter or an eighth of its size. EXIF rotation is ignored, as the training
-code of ImageNet ignores it: the published scores were made so.
+average); at saturated edges, where the order of the two passes decides what is clipped, they are up to 12 apart. In
+training, a JPEG whose crop is many times larger than the target is decoded at a half, a quarter or an eighth of its
+size. EXIF rotation is ignored, as the training code of ImageNet ignores it: the published scores were made so.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ RgbImage = NDArray[np.uint8]
 """(H, W, 3)."""
 
 _DRAFT_MARGIN = 2
-"""A JPEG is decoded at 1/s only while the crop keeps this many times the wanted pixels a side."""
+"""A JPEG is decoded at 1/s only while the crop keeps this many times the target pixels per side."""
 
 
 class BadImage(Exception):
@@ -39,14 +39,14 @@ class TooLarge(BadImage):
 
 
 class SourceImage(Protocol):
-    """An image of which any part can be had at any size."""
+    """An image from which any part can be read at any size."""
 
     height: int
     width: int
 
     def resized(self, box: tuple[int, int, int, int], size: tuple[int, int], *, exact: bool = True) -> Tensor:
         """The part `box` (top, left, height, width, in pixels of the picture), resampled bicubic and antialiased to
-        `size` (H, W): uint8 (3, H, W). Without `exact`, what is many times larger than `size` may be had cheaper, and
+        `size` (H, W): uint8 (3, H, W). Without `exact`, much larger images may be resampled cheaper and
         differ by about one of 256 levels. Raises BadImage."""
 
 
@@ -63,7 +63,7 @@ class TensorPicture:
 
 
 class EncodedPicture:
-    """The bytes of an image file, decoded when pixels are asked for. Raises BadImage when the header is no image's."""
+    """The bytes of an image file, decoded on demand. Raises BadImage if the header is not an image's."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -84,7 +84,7 @@ class EncodedPicture:
 
 
 def open_image(data: bytes) -> Image.Image:
-    """PIL's view of the header, nothing decoded yet. Raises BadImage; above MAX_PIXELS too."""
+    """PIL's view of the header, not decoded. Raises BadImage, also above MAX_PIXELS."""
     if not data:
         raise BadImage("the file is empty")
     try:
@@ -100,7 +100,7 @@ def open_image(data: bytes) -> Image.Image:
 
 
 def decode(image: Image.Image, reduce: int = 1) -> Image.Image:
-    """What `open_image` gave, decoded to RGB. Raises BadImage.
+    """Decode the result of `open_image` to RGB. Raises BadImage.
 
     With `reduce` of 2 or more a JPEG is decoded at the smallest of 1/2, 1/4, 1/8 of its size that is not below 1/reduce.
     Alpha is dropped and palettes are applied as PIL does it; 16-bit grey is scaled to 8 bits (PIL alone would clip it).
@@ -119,7 +119,7 @@ def decode(image: Image.Image, reduce: int = 1) -> Image.Image:
 
 
 def pixels_of(image: Image.Image) -> Tensor:
-    """An RGB image -> uint8 (3, H, W), a view of (H, W, 3) memory of its own."""
+    """An RGB image -> uint8 (3, H, W), a view of a new (H, W, 3) array."""
     raw = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
     return raw.view(image.height, image.width, 3).permute(2, 0, 1)
 

@@ -1,4 +1,4 @@
-"""Which data set lies in a folder, told by what its folders are called; nothing is read. No torch."""
+"""Guesses which data set a folder holds from the names of its subfolders; reads no file. No torch."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ EXPECTED = {
     "depth": "expected: FOLDER/{train,val}/rgb/NAME.* (or images) and FOLDER/{train,val}/depth/NAME.{png,tif,npy}, and\n"
     '      data.depth.scale, or FOLDER/depth.json with {"scale": 1000}; FOLDER/rgb and FOLDER/depth can be evaluated',
 }
-"""What `find_data` tells where there is no folder."""
+"""Expected layout by data set, for the message when the folder is missing."""
 
 SPLIT_FILES = {
     "nyu": {"train": "nyudepthv2_train_files_with_gt.txt", "val": "nyudepthv2_test_files_with_gt.txt"},

@@ -1,4 +1,4 @@
-"""Batches from loader processes: the same bits for any number of them."""
+"""Batches from loader processes: bit-identical for any number of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pvtctl.errors import PvtctlError, UsageError
 
 
 class BatchedDataset(Protocol):
-    """A data set that is indexed by lists of draws, and makes batches of what it gives for them."""
+    """A data set that is indexed by lists of draws and collates the samples into batches."""
 
     @property
     def training(self) -> bool: ...
@@ -23,11 +23,11 @@ class BatchedDataset(Protocol):
     def __getitems__(self, draws: list[Any]) -> list[Any]: ...
 
     def collate(self, items: list[Any]) -> Any:
-        """A batch: its length is that of the samples in it, `skipped` and `failed` tell of the others."""
+        """A batch: its length is the number of samples; `skipped` and `failed` describe the others."""
 
 
 class _Guarded:
-    """A data set in a loader process: an error for users comes out as it is, not as the text of a traceback."""
+    """A data set in a loader process: PvtctlErrors are passed on as they are, not as the text of a traceback."""
 
     def __init__(self, dataset: BatchedDataset) -> None:
         self.dataset = dataset
@@ -43,9 +43,9 @@ class _Guarded:
 
 
 class Loader:
-    """A data loader that knows what it skipped. Iterating gives the sampler's batches, as the data set makes them.
+    """A data loader that records skipped images. Iterating yields the sampler's batches, collated by the data set.
 
-    Batches without a single readable image are not given. Raises UsageError when a training draw found no readable
+    Batches without a single readable image are skipped. Raises UsageError when a training draw found no readable
     image, or an evaluation none at all, and what the data set raises for users.
     """
 
@@ -131,8 +131,8 @@ def build_loader(
 def default_workers(accelerator: bool, ranks_here: int = 1) -> int:
     """Loader processes for each of `ranks_here` ranks on this machine.
 
-    Beside an accelerator every core may load, up to 16 a rank. Where the network itself runs on the cores, an image is
-    a hundredth of its work: one process in eight cores, and below eight none, as a process would only take turns with
+    With an accelerator every core may load, up to 16 per rank. If the network runs on the CPU, loading an image is
+    a hundredth of its work: one process per eight cores, and none below eight, as a process would only compete with
     the network.
     """
     share = usable_cores() // max(1, ranks_here)
@@ -145,7 +145,7 @@ def usable_cores() -> int:
 
 
 def _prepare_worker(worker: int) -> None:
-    """Stop signals are the main process's to answer: it saves while loader processes still stand."""
+    """Ignore stop signals: the main process handles them, and saves while loader processes still run."""
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)
     for name in ("SIGINT", "SIGUSR1"):

@@ -1,4 +1,4 @@
-"""A sheet of what a dense network is trained on: images as they lie, then as training sees them, with what is to be found."""
+"""A sheet of training samples of a dense task: original images, then augmented views, with their ground truth."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def draw_views(
     copies: int,
     side: int,
 ) -> list[str]:
-    """Write a PNG with `count` images spread over the split, one a row: the image as it lies, then `copies` views as the
+    """Write a PNG with `count` images spread over the split, one a row: the original image, then `copies` views as the
     network is trained on them (of epochs 0, 1, ...), or the one that it is tested on. Tiles are `side` pixels wide at most.
 
-    `lying` reads an image (uint8 (3, H, W)) and its truth, `tile` draws both. Returns the ids drawn. Raises UsageError when
-    no image can be read, or `path` does not end in .png.
+    `lying` reads an image (uint8 (3, H, W)) and its ground truth, `tile` draws both. Returns the drawn ids. Raises
+    UsageError if no image can be read, or `path` does not end in .png.
     """
     path = Path(path)
     if path.suffix.lower() != ".png":
@@ -43,7 +43,7 @@ def draw_views(
     rows: list[tuple[str, list[Image.Image]]] = []
     for at in np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int).tolist():
         views = [dataset[Draw(epoch, at)] for epoch in range(copies if dataset.training else 1)]
-        # in training another image stands in for one that cannot be read
+        # in training another image replaces one that cannot be read
         if any(isinstance(view, Unusable) or view.skipped for view in views):
             continue
         first = views[0]
@@ -66,7 +66,7 @@ def draw_views(
 
 
 def _sheet(rows: list[tuple[str, list[Image.Image]]], side: int, *, training: bool) -> Image.Image:
-    """Rows of tiles, at most `side` pixels wide, under a name each; the first tile is the image as it lies."""
+    """Rows of tiles, at most `side` pixels wide, each with its name above; the first tile is the original image."""
     columns = len(rows[0][1])
     step = side + _MARGIN
     heights = [max(tile.height for tile in tiles) + _LINE + _MARGIN for _, tiles in rows]
@@ -74,7 +74,7 @@ def _sheet(rows: list[tuple[str, list[Image.Image]]], side: int, *, training: bo
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=12)
     for column in range(columns):
         seen = f"training, epoch {column - 1}" if training else "as evaluated"
-        pen.text((_MARGIN + column * step, _MARGIN), seen if column else "as it lies", fill="black", font=font)
+        pen.text((_MARGIN + column * step, _MARGIN), seen if column else "original", fill="black", font=font)
     top = 2 * _MARGIN + _LINE
     for (name, tiles), height in zip(rows, heights, strict=True):
         pen.text((_MARGIN, top), name, fill="black", font=font)
@@ -85,6 +85,6 @@ def _sheet(rows: list[tuple[str, list[Image.Image]]], side: int, *, training: bo
 
 
 def drawn_in_words(output: Path, ids: list[str], dataset: Any, split: str, copies: int) -> str:
-    """What a preview shows."""
+    """Description of a preview's content."""
     views = f"{copies} training views each" if dataset.training else "as evaluated"
     return f"{output}: {len(ids)} of {len(dataset)} {split} images, {views}"

@@ -16,14 +16,14 @@ class Archive:
     size: int
     """Bytes; near enough where no hash is known."""
     unpacked: int
-    """Bytes, about."""
+    """Approximate number of bytes."""
     places: tuple[str, ...]
-    """What it brings to the top of the set's folder."""
+    """Top-level entries that it adds to the set's folder."""
     splits: tuple[str, ...]
     """The splits that need it."""
     sha256: str | None = None
     below: str = ""
-    """The folder inside the zip whose content is taken, with a slash at its end."""
+    """The folder inside the zip whose content is unpacked, with a trailing slash."""
 
     @property
     def file_name(self) -> str:
@@ -32,18 +32,18 @@ class Archive:
 
 @dataclass(frozen=True)
 class PublicSet:
-    """A set that its owners let anybody download."""
+    """A set that anyone may download."""
 
     name: str
     title: str
     terms: str
     """Its licence in a few words, and where the full text is."""
     hashes: str
-    """Who says what the archives' hashes are."""
+    """Source of the archives' hashes."""
     archives: tuple[Archive, ...]
 
     def archives_for(self, split: str | None) -> list[Archive]:
-        """Those that a split needs; all without one."""
+        """Archives that a split needs; without a split, all."""
         return [archive for archive in self.archives if split is None or split in archive.splits]
 
 
@@ -102,7 +102,7 @@ _PUBLIC = [
 
 
 def public_sets() -> list[PublicSet]:
-    """All of them."""
+    """All public sets."""
     return list(_PUBLIC)
 
 

@@ -1,4 +1,4 @@
-"""Random numbers that depend on what is drawn for, and on nothing else."""
+"""Random numbers that depend only on a key."""
 
 from __future__ import annotations
 

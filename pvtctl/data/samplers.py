@@ -1,4 +1,4 @@
-"""Which samples, in which order, on which rank: a function of (seed, epoch) that can start at any batch."""
+"""Samplers: samples, order and rank as a function of (seed, epoch) that can start at any batch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pvtctl.errors import UsageError
 
 
 class Draw(NamedTuple):
-    """One use of one sample: what a dataset is asked for, and what its random numbers depend on (with the seed)."""
+    """One use of one sample: the index of a dataset, and with the seed the key of its random numbers."""
 
     epoch: int
     index: int  # type: ignore[assignment]  # hides tuple.index, which nobody calls on a draw
@@ -24,13 +24,13 @@ class Draw(NamedTuple):
 class TrainSampler:
     """Batches of draws for training, with DeiT's repeated augmentation.
 
-    An epoch is a random order of the samples, each `repeats` times in a row, of which only so many draws are used as
-    there are samples: at `repeats=3` an epoch shows a third of the images, thrice. Ranks take every `world_size`-th
+    An epoch is a random order of the samples, each `repeats` times in a row, of which only as many draws are used as
+    there are samples: at `repeats=3` an epoch shows a third of the images, 3 times. Ranks take every `world_size`-th
     draw, so that copies fall on different ranks and the ranks' k-th batches together are the same draws for every
     number of ranks at the same total batch. The last incomplete batch is dropped.
 
-    The official code uses `num_samples // 256 * 256` draws when it repeats; so do we from 25 600 samples on, where that
-    costs at most 1 %. Smaller sets, and `repeats=1`, use all.
+    With repeats the official code uses `num_samples // 256 * 256` draws; so does this sampler from 25 600 samples on,
+    where that costs at most 1 %. Smaller sets, and `repeats=1`, use all.
 
     Raises UsageError when a rank's share does not fill one batch.
     """
@@ -63,7 +63,7 @@ class TrainSampler:
         return self._num_batches
 
     def set_epoch(self, epoch: int, first_batch: int = 0) -> None:
-        """What the next iteration gives: the batches of `epoch` from number `first_batch` on."""
+        """Set the next iteration to the batches of `epoch` from number `first_batch` on."""
         self.epoch = epoch
         self.first_batch = first_batch
 
@@ -77,12 +77,12 @@ class TrainSampler:
 
 
 class GroupedTrainSampler:
-    """Batches of draws for training in which wide and tall images do not meet, so that little is padded.
+    """Batches of draws for training that separate wide and tall images, to reduce padding.
 
     `wide` (bool (N,)) names the group of each image. An epoch is a random order; of each group it is cut into total
     batches (all ranks together), what remains of both is joined and cut likewise, and the batches are shuffled. So at
-    most one batch mixes the groups, an epoch leaves out less than one total batch, and sets with few images of a kind
-    need nothing special. Ranks take every `world_size`-th draw of a total batch:
+    most one batch mixes the groups, an epoch leaves out less than one total batch, and sets with few images of a group
+    need no special treatment. Ranks take every `world_size`-th draw of a total batch:
     together they see the same draws for every number of ranks at the same total batch.
 
     Raises UsageError when the images do not fill one total batch.
@@ -113,7 +113,7 @@ class GroupedTrainSampler:
         return self._num_batches
 
     def set_epoch(self, epoch: int, first_batch: int = 0) -> None:
-        """What the next iteration gives: the batches of `epoch` from number `first_batch` on."""
+        """Set the next iteration to the batches of `epoch` from number `first_batch` on."""
         self.epoch = epoch
         self.first_batch = first_batch
 
@@ -131,7 +131,7 @@ class GroupedTrainSampler:
 
 
 class EvalSampler:
-    """Batches of draws for evaluation: over all ranks every sample exactly once, nothing padded, in order.
+    """Batches of draws for evaluation: over all ranks every sample exactly once, in order, without padding.
 
     A rank beyond the number of samples has no batches.
     """

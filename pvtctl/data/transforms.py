@@ -24,7 +24,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 Normalization = Literal["imagenet", "half"]
-"""`half`: mean and deviation 0.5 in every channel, as DPT and the ViTs that it stands on take their images."""
+"""`half`: mean and standard deviation 0.5 in every channel, as DPT and the ViTs it builds on use."""
 
 NORMALIZATIONS: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
     "imagenet": (IMAGENET_MEAN, IMAGENET_STD),
@@ -46,6 +46,6 @@ def normalize(pixels: Tensor, how: Normalization = "imagenet") -> Tensor:
 
 
 def denormalize(images: Tensor, how: Normalization = "imagenet") -> Tensor:
-    """The inverse of `normalize`, for pictures of what a network sees: uint8 (..., 3, H, W)."""
+    """The inverse of `normalize`, to draw network inputs: uint8 (..., 3, H, W)."""
     scale, shift = _FACTORS[how]
     return ((images - shift) / scale).round().clamp(0, 255).to(torch.uint8)

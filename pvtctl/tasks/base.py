@@ -1,4 +1,4 @@
-"""What a task is to the rest of pvtctl: `TaskSpec`, one object a task, and the protocols of what it makes. No torch."""
+"""Interface between a task and the rest of pvtctl: `TaskSpec`, one object per task, and its protocols. No torch."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 SPLITS = ("train", "val")
 Role = Literal["train", "evaluate"]
-"""What a split is opened for: with the augmentation of training, or as it is tested."""
+"""Whether a split is opened with training augmentation or with the evaluation transform."""
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class ReportedFigure:
-    """A number that a task reports or that the papers print for it."""
+    """A number that a task or its papers report."""
 
     name: str
     label: str
@@ -45,7 +45,7 @@ class ReportedFigure:
 
 @dataclass(frozen=True)
 class EvaluationRequest:
-    """What `pvtctl eval` asks besides the weights and the data; None where it is left open."""
+    """Options of `pvtctl eval` besides weights and data; None: not given."""
 
     size: tuple[int, int] | None = None
     """(height, width)."""
@@ -54,12 +54,12 @@ class EvaluationRequest:
     scale_shift: tuple[float, float] | None = None
     alignment: str | None = None
     asked: Collection[str] = ()
-    """The dotted keys that `--set` gives a value."""
+    """Dotted keys set with `--set`."""
 
 
 @dataclass(frozen=True)
 class BuildRequest:
-    """What a task is built for."""
+    """What `TaskSpec.build` builds a task from."""
 
     recipe: Recipe
     device: torch.device
@@ -67,50 +67,50 @@ class BuildRequest:
     head: HeadClasses | None = None
     """The classes of a checkpoint's head: evaluation only, without training data."""
     partial: bool = False
-    """Take weights that fill less than 95 % of the backbone."""
+    """Accept weights that fill less than 95 % of the backbone."""
     say: Say = print
 
 
 class PredictOptions(TypedDict, total=False):
-    """How a prediction is made, as the options of `pvtctl predict` say it; what is left out is the weights' and the head's
-    own (all that a detector's head gives is answered: the command draws from a score of 0.3 on)."""
+    """Options of `pvtctl predict`; missing ones default to those of the weights and the head
+    (all detections are returned; the command draws those with a score of at least 0.3)."""
 
     score_threshold: float | None
-    """Detection: the lowest score."""
+    """Detection: minimum score."""
     nms_iou: float | None
-    """Detection: overlap above which the lower of two boxes goes."""
+    """Detection: IoU above which the lower-scored of two boxes is removed."""
     max_detections: int | None
-    """Detection: an image at most."""
+    """Detection: maximum per image."""
     short_side: int | None
     """Detection, segmentation: images are resized to this short side."""
     long_side: int | None
-    """Or less, where the long side would exceed this."""
+    """Limit of the long side, which takes precedence."""
     size: tuple[int, int] | None
-    """Depth: (height, width) that images are brought to."""
+    """Depth: (height, width) that images are resized to."""
     ratios: Sequence[float] | None
-    """Segmentation, depth: factors on the size, whose answers are averaged."""
+    """Segmentation, depth: scale factors; their predictions are averaged."""
     flip: bool
-    """Segmentation, depth: look at the mirrored image too."""
+    """Segmentation, depth: also predict the mirrored image."""
     window: tuple[int, int] | None
     """Segmentation: (height, width) of a window that slides over the image."""
     stride: tuple[int, int] | None
-    """How far, (down, across); two thirds of the window unless said."""
+    """Step of the window, (down, across); default: two thirds of the window."""
 
 
 @dataclass(frozen=True)
 class PredictionRequest:
-    """What predicts, and how."""
+    """Weights and options of a prediction."""
 
     checkpoint: Inspected
     device: torch.device
     options: PredictOptions = field(default_factory=PredictOptions)
     scale_shift: tuple[float, float] | None = None
-    """Of metric depth, where the checkpoint does not say its own."""
+    """For metric depth, if the checkpoint has no scale and shift."""
 
 
 @dataclass(frozen=True)
 class PreviewRequest:
-    """What `pvtctl data preview` draws."""
+    """Options of `pvtctl data preview`."""
 
     name: str
     root: Path
@@ -120,25 +120,25 @@ class PreviewRequest:
     split: str
     count: int
     copies: int | None
-    """Training views of each; None: as many as is usual for the task."""
+    """Training views of each; None: the task's default."""
     size: int | None
     seed: int
 
 
 @dataclass(frozen=True)
 class TaskSizes:
-    """The sizes of a recipe's images, (height, width)."""
+    """Image sizes of a recipe, (height, width)."""
 
     training: tuple[int, int]
-    """The largest that the network is trained at."""
+    """Largest size in training."""
     testing: tuple[int, int]
-    """What the network sees in testing; of photos, which differ, a usual one."""
+    """Network input size in testing; a typical one if images differ in size."""
     counted: tuple[int, int]
-    """What the papers state a model's operations at."""
+    """Size at which the papers count operations."""
     counted_here: tuple[int, int]
-    """The same of a model as it was trained."""
+    """Size at which the operations of the trained model are counted."""
     scored: dict[str, Any]
-    """For `--json`: at which size images are scored."""
+    """For `--json`: size at which images are scored."""
     scored_label: str
     """The same in words."""
     label: str
@@ -164,7 +164,7 @@ class DataSplit(Protocol):
     def __getitem__(self, draw: Any) -> Any: ...
 
     def read(self, index: int) -> tuple[Tensor, Any]:
-        """An image as it lies, uint8 (3, H, W), and its ground truth. Raises BadImage, OSError."""
+        """An original image, uint8 (3, H, W), and its ground truth. Raises BadImage, OSError."""
 
 
 class Predictor(Protocol):
@@ -174,48 +174,48 @@ class Predictor(Protocol):
     class_names: list[str]
     """Empty for depth."""
     palette: list[tuple[int, int, int]] | None
-    """RGB of each class of label maps, where the data said so."""
+    """RGB of each class of label maps, if the data defines them."""
 
     def __call__(self, pixels: Tensor) -> Any:
         """The prediction for an image, uint8 (3, H, W), at its own size."""
 
     def in_words(self, prediction: Any, threshold: float) -> str:
-        """A prediction in a line; `threshold` is the score from which on detections count."""
+        """A prediction in one line; detections below the score `threshold` are not counted."""
 
     def draw(self, path: Path, image: RgbImage, prediction: Any, title: str, threshold: float) -> None:
         """Write a picture of a prediction under `title`."""
 
 
 class PredictionWriter(Protocol):
-    """What `pvtctl predict` does with the predictions of a task. Made by `TaskSpec.prediction_writer`."""
+    """Writes the predictions of a task for `pvtctl predict`. Made by `TaskSpec.prediction_writer`."""
 
     tells_turned: bool
-    """Whether images are counted that ask to be turned (EXIF)."""
+    """Whether images with an EXIF rotation are counted."""
 
     @property
     def description(self) -> str:
         """Model, classes and size in words."""
 
     def add(self, name: str, number: int, pixels: Tensor) -> None:
-        """Predict an image, uint8 (3, H, W), and write what belongs to it alone."""
+        """Predict an image, uint8 (3, H, W), and write its own files."""
 
     def __len__(self) -> int:
         """Images so far."""
 
     def finish(self) -> dict[str, Path]:
-        """Write what belongs to all images; what was written, by name."""
+        """Write files about all images; returns name -> file."""
 
     def table(self) -> tuple[str, list[str], list[list[Any]]]:
         """For the terminal: title, columns, rows."""
 
     def remark(self) -> str | None:
-        """What is said after the table."""
+        """Text after the table."""
 
     def document(self) -> dict[str, Any]:
         """For `--json`."""
 
     def places(self, files: Mapping[str, Path]) -> dict[str, Any]:
-        """For `--json`: where it was written."""
+        """For `--json`: paths of the written files."""
 
 
 @dataclass(frozen=True)
@@ -224,9 +224,9 @@ class ComparedImage:
 
     id: str
     goodness: float
-    """More is better, for the choice of the worst and best; NaN where there is no ground truth."""
+    """Higher is better, to choose the worst and best; NaN without ground truth."""
     verdict: str
-    """The same for people: `AbsRel 0.123`."""
+    """The same as text: `AbsRel 0.123`."""
     draw: Callable[[Path], object]
     """Write a picture."""
 
@@ -239,10 +239,10 @@ class Comparer(Protocol):
 
 
 class EvaluationReport(Protocol):
-    """What a task makes of its metric, for people."""
+    """Tables, pictures and files made from a task's metric."""
 
     score: str
-    """What may not be compared with the paper's where settings differ: `accuracy`, `AP`."""
+    """The number that cannot be compared with the paper's if settings differ: `accuracy`, `AP`."""
 
     def pictures(self, folder: Path) -> dict[str, Path]:
         """Draw them into `folder`; title -> PNG file."""
@@ -257,68 +257,68 @@ class EvaluationReport(Protocol):
         """For `--json`."""
 
     def notes(self) -> list[str]:
-        """What a reader of the numbers must know, one sentence each."""
+        """Caveats about the numbers, one sentence each."""
 
     def files(self, folder: Path) -> dict[str, Path]:
-        """Write what other tools read; title -> file."""
+        """Write files for other tools; title -> file."""
 
 
 class TaskSpec(ABC):
-    """All that pvtctl must know of a task. What is data is said at once; methods import torch when they are called."""
+    """All that pvtctl needs to know of a task. Class attributes are data; methods import torch when called."""
 
     name: ClassVar[str]
     data_names: ClassVar[tuple[str, ...]]
     """The data sets that it reads."""
     usual_data: ClassVar[str]
-    """What the papers train it on."""
+    """The data set that the papers train on."""
     needs: ClassVar[str]
-    """What its data have, in words: `boxes`."""
+    """Required ground truth, in words: `boxes`."""
     convert_hint: ClassVar[str] = ""
-    """How data of other layouts are brought into one that it reads."""
+    """How to convert other layouts."""
     reads: ClassVar[tuple[str, ...]]
-    """The keys of a recipe that this task reads and that not every task does."""
+    """Recipe keys that this task reads and not every task does."""
     predict_options: ClassVar[tuple[str, ...]] = ()
     """The options of a prediction (`PredictOptions`) that it reads."""
     figures: ClassVar[tuple[ReportedFigure, ...]]
     main_score: ClassVar[str]
-    """The number of the metric that the best weights are chosen by; more is better."""
+    """Metric by which the best weights are chosen; higher is better."""
     main_figure: ClassVar[str]
     """The same among `figures`."""
     headline: ClassVar[tuple[str, ...]]
-    """The metric's numbers that are said after each epoch."""
+    """Metrics that are logged after each epoch."""
     curves: ClassVar[CurveLabels]
-    """What the curves of a run show."""
+    """Labels of a run's curves."""
     compared_curves: ClassVar[tuple[tuple[str, str], ...]]
     """Validation scores, fractions, that curves of several runs show; those that no run has are left out."""
     eval_batch_size: ClassVar[int | None] = None
-    """Images that are scored at a time where nothing says how many."""
+    """Default batch size of evaluation."""
     finetune_recipe: ClassVar[str | None] = None
     """The recipe of `pvtctl finetune`; None: the table of a paper that has backbone and head."""
     has_classes: ClassVar[bool] = True
-    """Whether its models tell classes apart."""
+    """Whether its models distinguish classes."""
     has_data_settings: ClassVar[bool] = False
-    """Whether settings say how the files of a data set are read."""
+    """Whether there are settings for how a data set's files are read."""
     writes_predictions: ClassVar[bool] = True
     """Whether `pvtctl predict` writes files."""
     picture_width: ClassVar[int] = 400
-    """Of an augmented image with its ground truth, in pixels."""
+    """Width in pixels of an augmented image drawn with its ground truth."""
 
     def figure(self, name: str) -> ReportedFigure:
-        """The figure of that name; of an unknown one the name is its label."""
+        """The figure of that name; for an unknown one, the name is its label."""
         return next((each for each in self.figures if each.name == name), ReportedFigure(name, name))
 
     def shown_figures(self, numbers: Mapping[str, float]) -> dict[str, float]:
-        """What tables show of a metric's numbers, in the papers' units."""
+        """A metric's numbers as shown in tables, in the papers' units."""
         measured = [each for each in self.figures if each.measured and each.name in numbers]
         return {each.name: 100 * numbers[each.name] if each.percent else numbers[each.name] for each in measured}
 
     def digits_of(self, figure: str) -> int:
-        """Decimals that tables show of a figure."""
+        """Decimals of a figure in tables."""
         return self.figure(figure).digits
 
     @abstractmethod
     def open_split(self, recipe: Recipe, split: str, role: Role) -> DataSplit:
-        """A split, `train` or `val`, of a recipe's data. Raises UsageError for data that is not there or does not fit."""
+        """A split, `train` or `val`, of a recipe's data. Raises UsageError for missing or unsuitable data."""
 
     @abstractmethod
     def check_data(self, name: str, root: Path | None, data: Data, **options: Any) -> DatasetVerdict:
@@ -326,11 +326,11 @@ class TaskSpec(ABC):
 
     @abstractmethod
     def preview(self, request: PreviewRequest) -> str:
-        """`pvtctl data preview`: draw samples to a PNG; what was drawn, in words."""
+        """`pvtctl data preview`: draw samples to a PNG; returns a description."""
 
     @abstractmethod
     def list_data(self, name: str, place: Path) -> dict[str, Any]:
-        """For `pvtctl data ls`: number of `classes`, of images by split, and as `state` what is wrong."""
+        """For `pvtctl data ls`: number of `classes`, of images by split, and as `state` any problem."""
 
     @abstractmethod
     def new_model(self, recipe: Recipe, head: HeadClasses) -> nn.Module:
@@ -342,37 +342,37 @@ class TaskSpec(ABC):
 
     @abstractmethod
     def predictor(self, request: PredictionRequest, model: Any = None) -> Predictor:
-        """A checkpoint's model for images of any size; `model` is the checkpoint's where it is built already.
+        """A checkpoint's model for images of any size; `model` is the checkpoint's if it is built already.
 
         Raises UsageError for weights that do not fit, and for options that the head does not have.
         """
 
     @abstractmethod
     def prediction_writer(self, request: PredictionRequest, images: Images, out: Path | None) -> PredictionWriter:
-        """What `pvtctl predict` does with predictions for `images`; `out` None: nothing is written."""
+        """Writer of predictions for `images` for `pvtctl predict`; with `out` None, nothing is written."""
 
     @abstractmethod
     def comparer(self, predictor: Predictor, recipe: Recipe, split: Any, *, threshold: float) -> Comparer:
         """Predictions next to the ground truth of a split, whose classes are matched by name.
 
-        `recipe` says how depth is scored, `threshold` from which score on detections count. Raises UsageError for data
+        `recipe` defines how depth is scored, `threshold` the minimum score of detections. Raises UsageError for data
         with classes that the model does not have.
         """
 
     @abstractmethod
     def as_scored(self, recipe: Recipe, checkpoint: Inspected, request: EvaluationRequest) -> Recipe:
-        """The recipe with the checkpoint's own model, at the size asked for, else the one that it was tested at."""
+        """The recipe with the checkpoint's own model, at the requested size, else at its test size."""
 
     @abstractmethod
     def sizes(self, recipe: Recipe) -> TaskSizes:
-        """The sizes that a recipe's images have."""
+        """Image sizes of a recipe."""
 
     @abstractmethod
     def tested_side(self, meta: Mapping[str, Any]) -> int | None:
-        """The short side in pixels that a checkpoint was tested at, by its metadata; None where they do not say it."""
+        """The short side in pixels that a checkpoint was tested at, from its metadata; None if unknown."""
 
     def counted_model(self, recipe: Recipe, head: HeadClasses) -> nn.Module:
-        """The model of a recipe as it is counted: images to raw outputs."""
+        """The model of a recipe as its cost is counted: images to raw outputs."""
         return self.new_model(recipe, head)
 
     @abstractmethod
@@ -385,11 +385,11 @@ class TaskSpec(ABC):
 
     @abstractmethod
     def draw_target(self, split: Any, pixels: Tensor, target: Any, side: int) -> RgbImage:
-        """A picture of an image of a split, uint8 (3, H, W), with its ground truth; `side` pixels wide, or long."""
+        """Draw an image of a split, uint8 (3, H, W), with its ground truth; `side` pixels wide, or long."""
 
     @abstractmethod
     def augment_file(self, recipe: Recipe, file: Path, generator: torch.Generator) -> Tensor:
-        """What training makes of an image file without ground truth, uint8 (3, h, w). Raises BadImage, OSError."""
+        """An image file without ground truth after training augmentation, uint8 (3, h, w). Raises BadImage, OSError."""
 
     def mixes(self, recipe: Recipe) -> bool:
         """Whether training mixes the images of a batch."""
@@ -398,12 +398,12 @@ class TaskSpec(ABC):
     def mix(
         self, recipe: Recipe, images: Tensor, labels: Tensor, names: Sequence[str], key: int
     ) -> tuple[Tensor, list[str]]:
-        """Images (B, 3, H, W), mixed as a batch with this key, and their soft labels in words."""
+        """Images (B, 3, H, W) mixed as a batch with this key, and a description of their soft labels."""
         raise NotImplementedError(f"{self.name} mixes no images")
 
 
 def views_label(recipe: Recipe) -> str:
-    """The views of an image that a recipe's `eval` block asks for, in words that follow a size."""
+    """Description of the test-time views in a recipe's `eval` block, to follow a size."""
     ratios = ", ".join(f"x {ratio:g}" for ratio in recipe.eval.ratios)
     window = recipe.eval.window
     return (
@@ -414,7 +414,7 @@ def views_label(recipe: Recipe) -> str:
 
 
 def untrained(train: Train) -> Train:
-    """A recipe's `train` block for scoring: a total batch that the processes cannot share must not matter."""
+    """A recipe's `train` block for scoring: batch size 1, as processes need not divide its total batch."""
     from pvtctl.tasks.depth.settings import Loss
 
     return train.model_copy(update={"activation_checkpointing": False, "batch_size": 1, "loss": Loss()})
@@ -432,7 +432,7 @@ def scored_model(recipe: Recipe, checkpoint: Inspected) -> dict[str, Any]:
 def scored_recipe(
     recipe: Recipe, *, data: Mapping[str, Any], model: Mapping[str, Any], evaluation: Mapping[str, Any]
 ) -> Recipe:
-    """A recipe with other values in its blocks, of which nothing is trained."""
+    """A recipe with other values in its blocks, for scoring only."""
     return recipe.model_copy(
         update={
             "data": recipe.data.model_copy(update=data),

@@ -1,4 +1,4 @@
-"""Which class of a head stands for which class of the data: by name wherever names are known."""
+"""Maps classes of the data to those of a head: by name wherever names are known."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from pvtctl.errors import UsageError
 def match_classes(data_names: Sequence[str], head_names: Sequence[str] | None, num_classes: int) -> Tensor:
     """int64 (C,): the head's class for each of the data's C classes.
 
-    Without names on the head's side, classes of equal number are taken in order. Raises UsageError when a class of the
-    data is none of the head's.
+    If the head has no class names, an equal number of classes is matched in order. Raises UsageError if the head lacks
+    a class of the data.
     """
     if head_names is None:
         if len(data_names) != num_classes:
@@ -28,7 +28,7 @@ def match_classes(data_names: Sequence[str], head_names: Sequence[str] | None, n
     unknown = [name for name in data_names if name not in where]
     if unknown:
         raise UsageError(
-            f"{len(unknown)} of the data's {len(data_names)} classes are none of the model's {num_classes}: "
+            f"{len(unknown)} of the data's {len(data_names)} classes are not among the model's {num_classes}: "
             f"{', '.join(unknown[:5])}{' ...' if len(unknown) > 5 else ''}; the model has "
             f"{', '.join(list(head_names)[:5])}{' ...' if num_classes > 5 else ''}",
             "evaluate on data of the model's classes, or `pvtctl finetune` the model on these",
@@ -37,7 +37,7 @@ def match_classes(data_names: Sequence[str], head_names: Sequence[str] | None, n
 
 
 def match_predicted_classes(data_names: Sequence[str], model_names: Sequence[str]) -> Tensor:
-    """int64 (C,): the model's class for each of the data's; without names of its own ("class 3") in order. Raises as
+    """int64 (C,): the model's class for each of the data's; in order if it has no names ("class 3"). Raises as
     `match_classes`."""
     unnamed = all(name == f"class {label}" for label, name in enumerate(model_names))
     named = None if unnamed and len(model_names) == len(data_names) else model_names
@@ -45,9 +45,9 @@ def match_predicted_classes(data_names: Sequence[str], model_names: Sequence[str
 
 
 def training_classes(data_names: Sequence[str], num_classes: int | None) -> list[str]:
-    """The class names of a head that is trained on the data; `num_classes` (unset: the data's) may ask for more.
+    """The class names of a head that is trained on the data; `num_classes` (unset: the data's) may be larger.
 
-    More classes than the data has are possible for ImageNet alone, whose thousand are known by name.
+    More classes than the data has are possible for ImageNet only, whose 1000 names are known.
     """
     if num_classes is None or num_classes == len(data_names):
         return list(data_names)

@@ -1,4 +1,4 @@
-"""What all tasks do with their data: one loader for all epochs of a split, and the memory of what it skipped."""
+"""The data part of a task: one loader for all epochs of a split, and the images it skipped."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pvtctl.tasks.base import EvaluationReport, TaskSpec
 
 @dataclass(frozen=True)
 class Loading:
-    """How images reach the model."""
+    """Settings of the data loaders."""
 
     batch_size: int
     """Training images per rank and forward pass."""
@@ -27,13 +27,13 @@ class Loading:
     repeats: int = 1
     """Repeated augmentation: copies of an image in an epoch."""
     workers: int | None = None
-    """Loader processes per rank; unset: chosen from the cores at hand."""
+    """Loader processes per rank; unset: chosen by the available cores."""
     pin_memory: bool = False
     seed: int = 0
 
 
 class DataTask:
-    """The half of `pvtctl.engine.protocol.Task` that is about data. `train` is None where nothing is trained."""
+    """The half of `pvtctl.engine.protocol.Task` that loads data. `train` is None for evaluation only."""
 
     spec: TaskSpec
     model: nn.Module
@@ -52,7 +52,7 @@ class DataTask:
         self._val_loader: Loader | None = None
 
     def train_loader(self, *, epoch: int, first_batch: int, rank: int, world_size: int) -> Iterable[Any]:
-        """Batches of this rank in `epoch` from number `first_batch` on. One loader serves all epochs: its processes stay."""
+        """Batches of this rank in `epoch` from number `first_batch` on. One loader serves all epochs."""
         if self._train_loader is None:
             self._train_loader = self._loader(self.train, self._sampler(rank, world_size), world_size)
         sampler: Any = self._train_loader.sampler
@@ -60,7 +60,7 @@ class DataTask:
         return self._train_loader
 
     def batches_per_epoch(self, world_size: int) -> int:
-        """Per rank, equal on every rank. Raises UsageError when the images do not fill one batch."""
+        """Batches per rank, equal on every rank. Raises UsageError if the images do not fill one batch."""
         return len(self._sampler(0, world_size))
 
     def _sampler(self, rank: int, world_size: int) -> Any:
@@ -101,22 +101,22 @@ class DataTask:
         raise NotImplementedError
 
     def predict(self, model: nn.Module, batch: Any) -> Any:
-        """Outputs as `metric().update` takes them."""
+        """Outputs in the form that `metric().update` takes."""
         raise NotImplementedError
 
     def metric(self) -> Any:
         raise NotImplementedError
 
     def meta(self) -> dict[str, Any]:
-        """Plain JSON values that go into every checkpoint."""
+        """JSON values stored in every checkpoint."""
         raise NotImplementedError
 
     def report(self, metric: Any) -> EvaluationReport:
-        """What there is to show of a metric."""
+        """Tables and pictures of a metric."""
         raise NotImplementedError
 
     def draw_samples(self, path: Path) -> None:
-        """Draw a few validation images with their latest predictions, where the task keeps any."""
+        """Draw a few validation images with their latest predictions, if the task keeps any."""
 
     def fingerprints(self) -> dict[str, str]:
         """Split -> hash of its samples: equal for equal data."""
@@ -124,7 +124,7 @@ class DataTask:
 
     @property
     def skipped(self) -> dict[str, str]:
-        """id -> reason of the images that this rank could not read so far; the split stands before the id."""
+        """id -> reason of the images that this rank could not read so far; ids are prefixed with the split."""
         loaders = {"train": self._train_loader, "val": self._val_loader}
         return {
             f"{split}/{name}": reason

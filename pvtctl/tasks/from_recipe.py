@@ -1,4 +1,4 @@
-"""From a recipe to a task: what every task takes from it in the same way."""
+"""Builds tasks from recipes: the part that all tasks share."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ def build_task(
 
 
 def open_split(recipe: Recipe, split: str, role: Role) -> DataSplit:
-    """A split of a recipe's data: the one that training and evaluation read, and all pictures of data.
+    """A split of a recipe's data, as training, evaluation and all pictures of data use it.
 
-    `role` is `train` (with the augmentation of training) or `evaluate` (as it is tested). Raises UsageError for a split
-    that there is none of, and for data that is not there or is none of the task.
+    `role` is `train` (with the augmentation of training) or `evaluate` (its transform). Raises UsageError for
+    a split that does not exist, and for data that is missing or does not suit the task.
     """
     if split not in SPLITS:
         raise UsageError(f"no split {split!r}", f"one of: {', '.join(SPLITS)}")
@@ -55,7 +55,7 @@ def open_split(recipe: Recipe, split: str, role: Role) -> DataSplit:
 
 
 def backbone_options(backbone: BackboneSettings) -> dict[str, Any]:
-    """As `pvtctl.models.backbones.build_backbone` takes them, without the name and the width."""
+    """Options for `pvtctl.models.backbones.build_backbone`, without name and width."""
     options = backbone.model_dump(exclude={"name", "width"})
     if options["image_size"] is None:
         del options["image_size"]
@@ -63,7 +63,7 @@ def backbone_options(backbone: BackboneSettings) -> dict[str, Any]:
 
 
 def with_start_weights(recipe: Recipe, build: Callable[[], Model]) -> Model:
-    """The model with the starting weights of the recipe's seed, the same on every rank, and its fast CPU kernels."""
+    """The model initialised from the recipe's seed, the same on every rank, with fast CPU kernels."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.train.seed)
         model = build()
@@ -78,14 +78,14 @@ def load_given_weights(
     class_names: list[str] | None,
     source_class_names: list[str] | None = None,
 ) -> None:
-    """Load the weights that the recipe begins from, where it names any, and say what was loaded. Raises UsageError."""
+    """Load the recipe's starting weights, if any, and log what was loaded. Raises UsageError."""
     if (source := request.recipe.model.weights) is not None:
         names = {"class_names": class_names, "source_class_names": source_class_names}
         request.say(load_checkpoint(model, source, partial=request.partial, **names).summary())
 
 
 def loading_of(request: BuildRequest, *, eval_batch_size: int = 1, repeats: int = 1) -> Loading:
-    """How images reach the model; `eval_batch_size` where the recipe leaves it open."""
+    """Loader settings of a recipe; `eval_batch_size` is the default for evaluation."""
     recipe = request.recipe
     return Loading(
         batch_size=train_batch_size(recipe, request.world_size),
@@ -98,7 +98,7 @@ def loading_of(request: BuildRequest, *, eval_batch_size: int = 1, repeats: int 
 
 
 def split_options(recipe: Recipe, split: str) -> dict[str, Any]:
-    """What the readers of all tasks take from a recipe's `data` block."""
+    """Options from a recipe's `data` block that all tasks' readers take."""
     data = recipe.data
     return {
         "image_size": data.image_size,
@@ -109,12 +109,12 @@ def split_options(recipe: Recipe, split: str) -> dict[str, Any]:
 
 
 def data_folder(recipe: Recipe) -> Path:
-    """Where the data lies. Raises UsageError when it is nowhere."""
+    """Directory of the data. Raises UsageError if it is missing."""
     return find_data(recipe.data.name, recipe.data.path)
 
 
 def warn_of_memory(request: BuildRequest, size: tuple[int, int], *, training: bool, **model: int | None) -> None:
-    """Say before anything is built where images of `size` will not fit; `model` as `pvtctl.cost.memory` takes it."""
+    """Warn in advance if images of `size` will not fit in memory; `model` goes to `pvtctl.cost.memory`."""
     recipe = request.recipe
     assert recipe.model.head is not None
     warn_memory(
@@ -130,7 +130,7 @@ def warn_of_memory(request: BuildRequest, size: tuple[int, int], *, training: bo
 
 
 def meta_of(recipe: Recipe) -> dict[str, Any]:
-    """What every checkpoint of a run says of it."""
+    """Metadata in every checkpoint of a run."""
     return {
         "backbone": recipe.model.backbone.spec,
         "data": recipe.data.name,
@@ -142,7 +142,7 @@ def meta_of(recipe: Recipe) -> dict[str, Any]:
 
 
 def extensions_of(recipe: Recipe) -> list[Extension]:
-    """The users' files that a recipe's backbone and head come from, and those that it names."""
+    """Extension files of a recipe: those of its backbone and head, and those that it lists."""
     head = recipe.model.head
     used = owners([recipe.model.backbone.name, head.name if head is not None else None])
     named = [one for one in loaded() if one.file in map(file_name, recipe.modules) and one not in used]
@@ -155,6 +155,6 @@ def train_batch_size(recipe: Recipe, world_size: int) -> int:
 
 
 def fit_settings(recipe: Recipe, world_size: int) -> FitSettings:
-    """The recipe's `train` block as the engine takes it."""
+    """Engine settings from the recipe's `train` block."""
     values = recipe.train.model_dump(exclude={"activation_checkpointing", "loss"})
     return FitSettings(**values | {"batch_size": train_batch_size(recipe, world_size)})

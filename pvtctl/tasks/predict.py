@@ -1,4 +1,4 @@
-"""A trained model on images that belong to no data set: which images, how they are read, and what the model says."""
+"""Images for prediction outside data sets: finding, reading and drawing them."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ class Images:
     """The images to predict, in the order of their names, numbers in them by value: frame2 before frame10."""
 
     folder: Path
-    """That all of them lie below."""
+    """Their common parent."""
     names: list[str]
-    """Relative to it."""
+    """Relative to `folder`."""
     ids: list[int]
-    """COCO's image ids where every file is named by one (000000000139.jpg), else 1, 2, 3 ..."""
+    """COCO's image ids if every file name is one (000000000139.jpg), else 1, 2, 3 ..."""
 
 
 def find_images(words: Sequence[str]) -> Images:
-    """Files, folders (with the folders in them) and patterns -> images. Of a folder, what is no image by its suffix is
-    left out.
+    """Files, folders (with the folders in them) and patterns -> images. In a folder, files without an image
+    suffix are skipped.
 
-    Raises UsageError when one of the words stands for nothing.
+    Raises UsageError if a word matches nothing.
     """
     found: dict[Path, None] = {}
     for word in words:
@@ -75,7 +75,7 @@ def _by_value(name: str) -> list[tuple[int, str]]:
 
 
 def read_pixels(path: Path) -> tuple[Tensor, bool]:
-    """uint8 (3, H, W) of an image file, and whether it asks to be turned (EXIF), which is not done: training does not.
+    """uint8 (3, H, W) of an image file, and whether it has an EXIF rotation, which is ignored, as in training.
 
     Raises BadImage, OSError.
     """
@@ -91,7 +91,7 @@ ImageLike = str | Path | Image.Image | Tensor | NDArray[Any]
 def to_pixels(image: ImageLike) -> Tensor:
     """uint8 (3, H, W) of an image: a file's path, a PIL image, a tensor (3, H, W) or an array (H, W, 3).
 
-    Tensors and arrays hold uint8, or floats from 0 to 1, and are not normalised. Raises UsageError for what is no image.
+    Tensors and arrays hold uint8, or floats from 0 to 1, and are not normalised. Raises UsageError for anything else.
     """
     if isinstance(image, str | Path):
         try:
@@ -106,35 +106,36 @@ def to_pixels(image: ImageLike) -> Tensor:
             raise UsageError(f"the image cannot be read: {error}", "give one that can be opened") from error
     if isinstance(image, np.ndarray):
         if image.ndim != 3 or image.shape[2] != 3:
-            raise UsageError(f"an array of shape {image.shape} is no image", "an image is an array (H, W, 3)")
+            raise UsageError(f"an array of shape {image.shape} is not an image", "an image is an array (H, W, 3)")
         pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
     elif isinstance(image, Tensor):
         if image.ndim != 3 or image.shape[0] != 3:
             hint = "an image is a tensor (3, H, W); of a batch, give list(batch)"
-            raise UsageError(f"a tensor of shape {tuple(image.shape)} is no image", hint)
+            raise UsageError(f"a tensor of shape {tuple(image.shape)} is not an image", hint)
         pixels = image.detach().cpu()
     else:
-        raise UsageError(f"a {type(image).__name__} is no image", "a path, a PIL image, a tensor or an array")
+        raise UsageError(f"a {type(image).__name__} is not an image", "a path, a PIL image, a tensor or an array")
     return _to_uint8(pixels)
 
 
 def _to_uint8(pixels: Tensor) -> Tensor:
     if 0 in pixels.shape:
-        raise UsageError(f"an image of {pixels.shape[1]}x{pixels.shape[2]} pixels is none", "give one with pixels")
+        raise UsageError(f"an image of {pixels.shape[1]}x{pixels.shape[2]} pixels is empty", "give one with pixels")
     if pixels.dtype == torch.uint8:
         return pixels
     if not pixels.is_floating_point():
         raise UsageError(f"pixels of type {pixels.dtype} are not known", "uint8, or floats from 0 to 1")
     low, high = float(pixels.min()), float(pixels.max())
-    if not (low >= 0 and high <= 1):  # NaN is none of both
+    if not (low >= 0 and high <= 1):  # also true for NaN
         raise UsageError(
-            f"pixels of {low:.3g} to {high:.3g} are no image's", "floats from 0 to 1 (do not normalise them), or uint8"
+            f"pixels of {low:.3g} to {high:.3g} are not an image's",
+            "floats from 0 to 1 (do not normalise them), or uint8",
         )
     return (pixels * 255).round().to(torch.uint8)
 
 
 def save_picture(pixels: Any, path: Path) -> None:
-    """Write uint8 (H, W, 3) RGB as JPEG where `path` ends so, else as PNG, replacing `path` in one step."""
+    """Write uint8 (H, W, 3) RGB as JPEG if `path` has its suffix, else as PNG, replacing `path` in one step."""
     from pvtctl.io.files import atomic_path
 
     with atomic_path(path) as temporary:

@@ -1,4 +1,4 @@
-"""The table of the tasks. No torch."""
+"""Registry of tasks. No torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TASK_SPECS: dict[str, TaskSpec] = {spec.name: spec for spec in (CLASSIFICATION, 
 
 
 def task_spec(name: str) -> TaskSpec:
-    """The task of that name. Raises UsageError with the nearest names."""
+    """The task of that name. Raises UsageError with the closest names."""
     if name not in TASK_SPECS:
         raise UsageError(f"no task {name!r}", nearest(name, list(TASK_SPECS)))
     return TASK_SPECS[name]
@@ -35,15 +35,15 @@ def tasks_of_data(name: str) -> tuple[str, ...]:
 
 
 def tasks_reading(key: str) -> tuple[str, ...]:
-    """The tasks that read a key of recipes."""
+    """Tasks that read a recipe key."""
     return tuple(task for task, spec in TASK_SPECS.items() if key in spec.reads) or tuple(TASK_SPECS)
 
 
 def tasks_taking(option: str) -> tuple[str, ...]:
-    """The tasks whose predictions have an option (`pvtctl.tasks.base.PredictOptions`)."""
+    """The tasks whose predictions take an option (`pvtctl.tasks.base.PredictOptions`)."""
     return tuple(task for task, spec in TASK_SPECS.items() if option in spec.predict_options)
 
 
 def is_error(figure: str) -> bool:
-    """Whether less of a figure is better, as of errors and losses."""
+    """Whether a lower figure is better, as for errors and losses."""
     return any(spec.figure(figure).lower_is_better for spec in TASK_SPECS.values())

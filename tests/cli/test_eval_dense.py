@@ -225,7 +225,7 @@ def test_a_head_of_other_classes_is_refused_with_their_names(cli: Cli, weights: 
     (copy / "classes.txt").write_text("\n".join(f"thing {at}" for at in range(15)))
     result = cli("eval", "streets", "--weights", weights / "segmenter.safetensors")
     assert result.code == 2
-    assert "15 of the data's 15 classes are none of the model's 15: thing 0" in result.err
+    assert "15 of the data's 15 classes are not among the model's 15: thing 0" in result.err
     assert "pvtctl finetune" in result.err
 
 

@@ -136,7 +136,7 @@ def _change(key: str, **values: Any) -> Change:
         (_change("annotations", category_id=777), ["777"]),
         (_change("annotations", bbox=[1.0, float("nan"), 4.0, 4.0]), ["own.json", "pvtctl data check"]),
         (_change("annotations", bbox=[10.0, 10.0, -4.0, 5.0]), ["negative width or height", "pvtctl data check"]),
-        (_change("categories", name="zebra"), ["1 of the data's 12 classes are none of the model's 12: zebra"]),
+        (_change("categories", name="zebra"), ["1 of the data's 12 classes are not among the model's 12: zebra"]),
     ],
 )
 def test_annotations_that_do_not_fit(

@@ -29,7 +29,7 @@ def test_nameless_heads_match_by_number_only() -> None:
 
 
 def test_unknown_classes_are_named() -> None:
-    with pytest.raises(UsageError, match="1 of the data's 2 classes are none of the model's 2: zebra"):
+    with pytest.raises(UsageError, match="1 of the data's 2 classes are not among the model's 2: zebra"):
         match_classes(["a", "zebra"], ["a", "b"], 2)
 
 

@@ -1,4 +1,4 @@
-"""What the readers of Pascal-VOC and YOLO labels share: the objects they give, the images they look for, what they tell."""
+"""Shared by the readers of Pascal-VOC and YOLO labels: labelled objects, image look-up, findings."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ NOTES = {
     "no_image": "label files without an image: left out",
     "unreadable": "images that cannot be read: left out",
     "other_size": "label files that give another size than the image has: the image's is taken",
-    "difficult": "objects marked difficult: become crowd, which is neither learned nor scored",
+    "difficult": "objects marked difficult: become crowd, which is neither trained on nor scored",
     "no_area": "objects without area inside the image: left out",
     "cut": "boxes that reach beyond the image: cut at its edge",
-    "from_zero": "boxes begin at 0, where the devkit counts from 1: --zero-based, if another tool wrote these files",
+    "from_zero": "boxes start at 0, where the devkit counts from 1: --zero-based, if another tool wrote these files",
 }
 """kind -> what was done. None of these stops a conversion."""
 
@@ -46,19 +46,19 @@ class LabelledObject:
 
 @dataclass
 class AnnotatedImage:
-    """One image and what the source says of it."""
+    """One image and its annotations."""
 
     path: Path
     size: tuple[int, int]
     """(height, width) of the file."""
     objects: list[LabelledObject]
     found_as: Path
-    """The label file's path, or the image's, below the source: its folders may name a split."""
+    """The label file's path, or the image's, relative to the source: its folders may name a split."""
 
 
 @dataclass(frozen=True)
 class Note:
-    """Something that was left out or mended, and how often."""
+    """Something that was left out or corrected, and how often."""
 
     kind: str
     meaning: str
@@ -67,7 +67,7 @@ class Note:
 
 
 class ConversionFindings:
-    """Collects what stops a conversion, with its place, and what does not."""
+    """Collects what stops a conversion, with file and line, and what does not."""
 
     def __init__(self, *roots: Path) -> None:
         self._roots = roots
@@ -81,7 +81,7 @@ class ConversionFindings:
         self._notes[kind].append(str(self.below(path)))
 
     def below(self, path: Path) -> Path:
-        """The path as seen from the source, or from the folder of the images."""
+        """The path relative to the source, or to the folder of the images."""
         return next((path.relative_to(root) for root in self._roots if path.is_relative_to(root)), path)
 
     def refuse(self) -> None:
@@ -113,7 +113,7 @@ class ImageIndex:
             self._by_name[path.stem].append(path)
 
     def find(self, name: str, beside: Path) -> list[Path]:
-        """The images of this name, with or without its suffix; of several, those beside the label file, else those of
+        """The images of this name, with or without its suffix; of several, those next to the label file, else those of
         its split."""
         found = self._by_name.get(name, [])
         for better in (
@@ -126,7 +126,7 @@ class ImageIndex:
 
 
 def files_below(root: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    """Files with one of these suffixes, in any case, in `root` and its folders, sorted; hidden ones are not looked at.
+    """Files with one of these suffixes, in any case, in `root` and its folders, sorted; hidden ones are ignored.
 
     Linked folders are followed, each place once.
     """
@@ -146,7 +146,7 @@ def files_below(root: Path, suffixes: tuple[str, ...]) -> list[Path]:
 
 
 def split_of_folders(path: Path) -> str | None:
-    """`train`, `val` or `test`, as the innermost folder that is called so (`valid`, `train2017` count too)."""
+    """`train`, `val` or `test`: the name of the innermost such folder (`valid`, `train2017` count too)."""
     for part in reversed(path.parts[:-1]):
         for split, pattern in _SPLIT_WORDS:
             if re.fullmatch(pattern, part.lower()):
@@ -155,7 +155,7 @@ def split_of_folders(path: Path) -> str | None:
 
 
 def size_of(path: Path) -> tuple[int, int] | None:
-    """(height, width) as the file's header has it, None where it is no image that PIL knows."""
+    """(height, width) from the file's header; None if PIL does not recognise an image."""
     try:
         with Image.open(path) as image:
             return image.height, image.width
@@ -166,7 +166,7 @@ def size_of(path: Path) -> tuple[int, int] | None:
 def clip_to_image(
     labelled: LabelledObject, size: tuple[int, int], findings: ConversionFindings, place: Path
 ) -> LabelledObject | None:
-    """The object cut at the edges of its image; None where nothing is left of it."""
+    """The object clipped to its image; None if nothing is left."""
     height, width = size
     x0, y0, x1, y1 = labelled.box
     cut = (max(x0, 0.0), max(y0, 0.0), min(x1, float(width)), min(y1, float(height)))

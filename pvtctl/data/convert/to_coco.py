@@ -1,4 +1,4 @@
-"""Turns detection sets in Pascal-VOC or YOLO layout into COCO's."""
+"""Converts detection sets in Pascal-VOC or YOLO layout to COCO's."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ from pvtctl.io.files import new_folder
 SOURCES = ("voc", "yolo")
 
 VAL_SHARE = 0.2
-"""The share of the images that becomes val where the source has no splits of its own."""
+"""The share of the images used for val if the source has no splits."""
 
 
 @dataclass(frozen=True)
 class DatasetConversion:
-    """What was written."""
+    """Result of a conversion."""
 
     path: str
     classes: list[str]
     images: dict[str, int]
     objects: dict[str, int]
     split_by: str
-    """Where the splits come from: "lists", "folders" or "share"."""
+    """Origin of the splits: "lists", "folders" or "share"."""
     notes: list[Note]
 
 
@@ -102,15 +102,17 @@ def _check_arguments(source: Path, images: Path, to: Path, layout: str, val_shar
         if not folder.is_dir():
             raise UsageError(f"no folder {folder}", "name the folder that holds the labels, and --images where needed")
     if to.resolve().is_relative_to(source.resolve()):
-        raise UsageError(f"{to} lies inside of {source}", "name a folder outside: the source stays as it is")
+        raise UsageError(f"{to} is inside {source}", "name a folder outside: the source stays as it is")
     if val_share is not None and not 0 < val_share < 1:
-        raise UsageError(f"a share of {val_share} of the images cannot be val", "give a number between 0 and 1, as 0.2")
+        raise UsageError(
+            f"a share of {val_share} of the images cannot be used for val", "give a number between 0 and 1, as 0.2"
+        )
 
 
 def _splits(
     source: Path, found: Sequence[AnnotatedImage], val_share: float | None, seed: int, findings: ConversionFindings
 ) -> tuple[str, dict[str, list[AnnotatedImage]]]:
-    """(where they come from, split -> its images)."""
+    """(origin of the splits, split -> its images)."""
     listed = _listed(source)
     by: dict[str | None, list[AnnotatedImage]] = defaultdict(list)
     for item in found:
@@ -131,7 +133,7 @@ def _splits(
         seen = f": {notes[0].count} {notes[0].meaning}" if notes else ""
         raise UsageError(
             f"no labelled images in {source}{seen}",
-            "name the folder of the images with --images, if they lie elsewhere",
+            "name the folder of the images with --images, if they are elsewhere",
         )
     return split_by, splits
 

@@ -112,7 +112,7 @@ def _read_file(
 ) -> AnnotatedImage | None:
     if root.tag != "annotation":
         raise _Refused(f"not a Pascal-VOC annotation: the root is <{root.tag}>", lines[root])
-    # before the image is looked for: faults of the text are told even where no image lies beside it
+    # before the image is looked for: errors in the XML are reported even if its image is missing
     labelled = [_read_object(each, lines, names, zero_based) for each in root.iter("object")]
     given = Path((root.findtext("filename") or "").replace("\\", "/").strip()).name
     images = index.find(file.stem, file) or index.find(given, file)  # `filename` is often left from before a renaming
@@ -139,7 +139,7 @@ def _read_file(
 
 
 def _size_in(root: Element) -> tuple[int, int] | None:
-    """(height, width) as the XML has it, None where it says none (some tools write zeros)."""
+    """(height, width) from the XML, None if missing (some tools write zeros)."""
     try:
         height, width = (int(float(root.findtext(f"size/{side}") or 0)) for side in ("height", "width"))
     except (ValueError, OverflowError):

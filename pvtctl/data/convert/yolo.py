@@ -1,4 +1,4 @@
-"""Reads detection labels in YOLO's text files: boxes, and the polygons of its segmentation sets."""
+"""Reads detection labels in YOLO's text files: boxes, and polygons of segmentation sets."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from pvtctl.errors import UsageError
 _NAME_FILES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml", "classes.txt", "obj.names")
 _NOT_LABELS = {*_NAME_FILES, "train.txt", "val.txt", "test.txt", "notes.txt"}
 _FURTHEST = 0.5
-"""How far beyond the image, in shares of it, a coordinate may lie; what is further off is no share but pixels."""
+"""How far outside the image a coordinate may be, as a share of its side; larger values are taken for pixels."""
 
 
 def read_yolo(
@@ -40,7 +40,7 @@ def read_yolo(
 ) -> tuple[list[str], list[AnnotatedImage]]:
     """(class names, labelled images) of the images in `index`.
 
-    The labels of `.../images/.../NAME.jpg` are in `.../labels/.../NAME.txt`, else beside the image. A line is
+    The labels of `.../images/.../NAME.jpg` are in `.../labels/.../NAME.txt`, else next to the image. A line is
     `class cx cy w h` (centre and size) or, for a polygon, `class x1 y1 x2 y2 x3 y3 ...`, as shares of the image's
     width and height. An image without a label file or with an empty one has no objects, by this layout's convention.
     Class names are `names`, else those of `data.yaml`, `classes.txt` or `obj.names` at the top of `source`.
@@ -49,7 +49,7 @@ def read_yolo(
     """
     labels = _LabelFiles(source)
     if not labels.paths:
-        raise UsageError(f"no YOLO label file in {source}", "expected: labels/NAME.txt beside images/NAME.jpg")
+        raise UsageError(f"no YOLO label file in {source}", "expected: labels/NAME.txt next to images/NAME.jpg")
     names = names if names is not None else _names_in(source)
     found: list[AnnotatedImage] = []
     used: set[Path] = set()
@@ -68,7 +68,7 @@ def read_yolo(
             on_progress("labels", at, len(index.paths))
     for path in sorted(labels.paths - used):
         findings.note("no_image", path)
-    return names, found if used else []  # without one label file of theirs these are other images
+    return names, found if used else []  # if no image has a label file, these are the wrong images
 
 
 class _LabelFiles:
@@ -124,7 +124,7 @@ def _names_in(source: Path) -> list[str]:
 
 
 def _read_file(file: Path, names: list[str], findings: ConversionFindings) -> list[LabelledObject]:
-    """Objects in shares of the image; of lines that cannot be used the faults are told."""
+    """Objects in shares of the image; lines that cannot be used are reported to `findings`."""
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -143,7 +143,7 @@ def _read_file(file: Path, names: list[str], findings: ConversionFindings) -> li
 
 
 def _read_line(words: list[str], names: list[str]) -> LabelledObject:
-    """Raises ValueError with what is wrong."""
+    """Raises ValueError with the reason."""
     try:
         label, *values = map(float, words)
     except ValueError:
@@ -158,7 +158,7 @@ def _read_line(words: list[str], names: list[str]) -> LabelledObject:
             f"{len(words)} numbers: expected class cx cy w h, or class x y x y x y ... of three points or more"
         )
     if min(values) < -_FURTHEST or max(values) > 1 + _FURTHEST:
-        raise ValueError(f"{max(values, key=abs):g} is no share of the image: are these pixels?")
+        raise ValueError(f"{max(values, key=abs):g} is not a share of the image: are these pixels?")
     if len(values) == 4:
         cx, cy, width, height = values
         return LabelledObject(name, (cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2))

@@ -1,4 +1,4 @@
-"""Writes the built-in scenes as files in the layouts of ImageNet, COCO, ADE20K and NYU Depth, for the readers of those."""
+"""Writes the built-in scenes as files in the layouts of ImageNet, COCO, ADE20K and NYU Depth, for their readers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DEPTH_SCALE = 1000
 """Depth files hold millimetres: metres = value / 1000, 0 = no value."""
 
 INFO_FILE = "scenes.json"
-"""Written at the top of every export: what was rendered, and the names of the classes."""
+"""Written at the top of every export: rendering settings and class names."""
 
 _JPEG_QUALITY = 95
 
@@ -57,9 +57,9 @@ def export_scenes(
     - `nyu`: `{train,val}/rgb/NAME.jpg`, `{train,val}/depth/NAME.png` (16 bits, millimetres, 0 = no value), and
       `depth.json` with that scale
 
-    `scenes.json` beside them says what was rendered. Files are equal for equal arguments. `on_progress` is called with
-    (split, images done, images in all). The folder appears when all of it is written. Raises UsageError for an unknown
-    layout, too few images, or a folder that holds anything, and PvtctlError when it cannot be written.
+    `scenes.json` next to them describes what was rendered. Files are equal for equal arguments. `on_progress` is called
+    with (split, images done, images in all). The folder appears when all of it is written. Raises UsageError for an
+    unknown layout, too few images, or a folder that holds anything, and PvtctlError when it cannot be written.
     """
     root = Path(root)
     if layout not in LAYOUTS:
@@ -103,12 +103,12 @@ def _make_folders(job: _Job) -> None:
 
 
 def _long(split: str) -> str:
-    """ADE20K's word for a split."""
+    """ADE20K's name of a split."""
     return {"train": "training", "val": "validation"}[split]
 
 
 def _write_image(job: _Job, index: int) -> dict[str, Any]:
-    """Render one scene and write its files. Returns what a layout with one big annotation file needs of it."""
+    """Render one scene and write its files. Returns its record for layouts with one annotation file."""
     scene = render_scene(job.seed, job.split, index, job.size)
     name = f"{job.split}_{index:06d}"
     match job.layout:

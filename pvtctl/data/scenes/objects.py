@@ -59,7 +59,7 @@ class Convex:
     """A convex part: the points p with normal . p <= offset for every face, and inside the ellipsoid if there is one."""
 
     points: Points
-    """(V, 3); their hull is the part, or nearly so where it is round: gives bounds and shadows."""
+    """(V, 3); their hull is the part, or approximately if round: for bounds and shadows."""
     normals: Points
     """(F, 3) unit vectors pointing outwards."""
     offsets: Points

@@ -1,7 +1,7 @@
-"""How a solid of `scenes` meets the rays of the camera: per-pixel depth, light and shadow.
+"""Intersection of the solids of `scenes` with camera rays: per-pixel depth, light and shadow.
 
 An object is seen through the linearised perspective of the point where it stands: a ray is the line of points
-(u - z a, v - z b, z), so every plane and quadric is met at a z that is simple in the pixel's u and v (metres at the
+(u - z a, v - z b, z), so z on planes and quadrics is a simple function of the pixel's u and v (metres at the
 object's distance, v upwards). Only exactly rounded float32 arithmetic is used.
 """
 
@@ -30,7 +30,7 @@ class View(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Surface:
-    """What a window of pixels sees of an object; z is towards the viewer in metres, -1e9 where there is nothing."""
+    """An object's visible surface in a window of pixels; z is towards the viewer in metres, -1e9 for empty pixels."""
 
     rows: slice
     columns: slice
@@ -145,7 +145,7 @@ def _see(part: Part, u: Floats, v: Floats, view: View) -> tuple[Floats, Floats]:
 
 
 def see_object(parts: list[Part], u: Floats, v: Floats, view: View) -> Surface | None:
-    """What the grid of columns `u` (W,) and rows `v` (H,) sees of an object; None where it lies outside."""
+    """Surface of an object on the grid of columns `u` (W,) and rows `v` (H,); None if it is outside the image."""
     spans = [project(part.solid.points, view) for part in parts]
     windows = [window(u, v, us, vs) for us, vs in spans]
     rows = slice(min(w[0].start for w in windows), min(max(w[0].stop for w in windows), len(v)))

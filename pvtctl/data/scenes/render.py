@@ -1,8 +1,8 @@
 """Composes and draws one scene of the built-in `scenes` data.
 
-A camera without tilt stands `height` metres above the ground; a ground point at distance Z lies at
-horizon + focal * height / Z below the top, all in units of the image's short side. Objects stand on the ground, so
-their size in the image, the row where they stand and their depth agree. What is in a scene does not depend on the size
+A camera without tilt is `height` metres above the ground; a ground point at distance Z is
+horizon + focal * height / Z below the top, all in units of the image's short side. Objects rest on the ground, so
+their size in the image, the row of their base and their depth agree. The content of a scene does not depend on the size
 at which it is drawn. Everything is drawn at twice the size and averaged.
 """
 
@@ -18,7 +18,7 @@ from pvtctl.data.scenes.objects import SCENE_CLASSES, Draws, Part, build_object
 from pvtctl.data.scenes.raster import Floats, Surface, View, cast_shadow, see_object
 
 FLOOR, WALL, SKY, STONE = -1, -2, -3, -4
-"""What a pixel of the drawn `ids` shows where it is no object (objects count from 0)."""
+"""Values of the drawn `ids` for pixels that show no object (objects count from 0)."""
 
 Colour = tuple[float, float, float]
 
@@ -116,7 +116,7 @@ NUM_PATTERNS = 6
 
 
 def mix_of(material: Material, a: Floats, b: Floats, c: Floats | float) -> Floats | float:
-    """How much of the second colour lies at the points (a, b, c) metres; the arrays broadcast."""
+    """Share of the second colour at the points (a, b, c) metres; the arrays broadcast."""
     frequency, (p, q) = material.frequency, material.turn
     match material.pattern:
         case 0:

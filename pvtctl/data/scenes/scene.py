@@ -1,9 +1,9 @@
-"""The built-in data: rendered pictures of a dozen kinds of objects, with the ground truth of five tasks.
+"""The built-in data: rendered images of a dozen classes of objects, with ground truth for five tasks.
 
 Every scene depends on (seed, split, index) alone. One main object, standing nearest to the middle and larger than the
 others, gives the image its class; shapes tell the classes apart, colours and textures do not, unless `materials` are
-"typical" (`pvtctl.data.scenes.typical`). It needs no download and
-stands in for no real data set: it is used where `scenes` is named.
+"typical" (`pvtctl.data.scenes.typical`). It needs no download and does
+not replace a real data set: it is used only where `scenes` is named.
 """
 
 from __future__ import annotations
@@ -39,24 +39,24 @@ SEMANTIC_CLASSES = ("floor", "wall", "sky", *SCENE_CLASSES)
 """Names of the values of `Scene.semantic`."""
 
 IGNORE = 255
-"""Semantic value of stones, which belong to no class, and of objects of which too little is seen."""
+"""Semantic value of stones, which belong to no class, and of objects that are mostly hidden."""
 
 SPLITS = ("train", "val")
 DEFAULT_SAMPLES = {"train": 6000, "val": 1200}
 MIN_VISIBLE_PIXELS = 8
-"""Objects of which fewer pixels are seen are not annotated."""
+"""Objects with fewer visible pixels are not annotated."""
 
 VERSION = 1
-"""Raised whenever any scene changes, so that fingerprints of runs tell."""
+"""Increased whenever any scene changes, so that fingerprints of runs differ."""
 
 Materials = Literal["any", "typical"]
-"""`any`: drawn alike for all classes; `typical`: most objects wear the colour of their class (`pvtctl.data.scenes.typical`)."""
+"""`any`: drawn alike for all classes; `typical`: most have their class's colour (`pvtctl.data.scenes.typical`)."""
 
 _CACHE_BYTES = 256 * 2**20
 
 
 def digest_name(materials: Materials) -> str:
-    """What the digests of splits begin with: it changes with the renderer and the materials."""
+    """Prefix of the digests of splits; changes with the renderer and the materials."""
     return f"scenes{VERSION}" if materials == "any" else f"scenes{VERSION}-{materials}"
 
 
@@ -77,7 +77,7 @@ class Scene:
     semantic: NDArray[np.int64]
     """(H, W): positions in `SEMANTIC_CLASSES`, 255 where there is no label."""
     depth: NDArray[np.float32]
-    """(H, W): distance from the plane of the camera in metres, 0 where there is none (the sky)."""
+    """(H, W): distance from the plane of the camera in metres, 0 for no depth (the sky)."""
 
 
 def scene_label(seed: int, split: str, index: int) -> int:
@@ -141,7 +141,7 @@ def check_split(split: str) -> None:
 
 
 class ScenesSource:
-    """The images of a split for classification, as `pvtctl.tasks.classification.data.ClassificationDataset` reads them.
+    """The images of a split for classification, a source of `pvtctl.tasks.classification.data.ClassificationDataset`.
 
     `num_samples` defaults to 6000 (train) and 1200 (val). Rendered images are kept in memory, up to 256 MiB a process,
     because training visits them many times. Raises UsageError for an unknown split, no samples, or a size below 8.
@@ -169,7 +169,7 @@ class ScenesSource:
         self._cache_limit = _CACHE_BYTES // (3 * self.size[0] * self.size[1])
 
     def scene(self, index: int) -> Scene:
-        """Image and every ground truth."""
+        """Image and all ground truth."""
         return render_scene(self.seed, self.split, index, self.size, self.materials)
 
     def picture(self, index: int) -> TensorPicture:

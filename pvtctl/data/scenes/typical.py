@@ -1,9 +1,9 @@
-"""Materials that tell about the class, as colour and texture do in photographs: an easier setting of the built-in `scenes`.
+"""Materials that correlate with the class, as in photographs: an easier setting of the built-in `scenes`.
 
-By default shape alone tells the classes of `scenes` apart, and a transformer without convolutions needs more images than a
-small experiment has before it learns anything from that. With typical materials nine objects in ten have the hue of their
-class, which it shares with one other class: one of the two is plain, the other is patterned. Everything else, from the
-shapes to the light and the clutter, is as in the scene of the same index without them.
+By default only shape distinguishes the classes of `scenes`, and a transformer without convolutions needs more images
+than a small experiment has before it learns anything from that. With typical materials nine objects in ten have the hue
+of their class, which it shares with one other class: one of the two is plain, the other is patterned. Everything else,
+from the shapes to the light and the clutter, is as in the scene of the same index without them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""From a recipe to a classifier and its data."""
+"""Builds a classifier and its data from a recipe."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pvtctl.tasks.from_recipe import (
 from pvtctl.weights.describe import HeadClasses
 
 LARGEST_EVAL_BATCH = 192
-"""1.5 x 128, as the papers' code evaluates."""
+"""1.5 x 128, as in the papers' evaluation code."""
 
 
 def classification_split(recipe: Recipe, split: str, role: Role) -> ClassificationDataset:
@@ -69,6 +69,6 @@ def build_classification(request: BuildRequest) -> ClassificationTask:
 
 
 def new_classifier(recipe: Recipe, num_classes: int) -> Classifier:
-    """The model of a recipe, with starting weights."""
+    """The model of a recipe, newly initialised."""
     options = backbone_options(recipe.model.backbone) | {"image_size": recipe.data.image_size}
     return build_classifier(recipe.model.backbone.spec, num_classes=num_classes, **options)

@@ -1,4 +1,4 @@
-"""A verdict on a classification set before a run is spent on it."""
+"""Checks a classification set before training on it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def check_data(
     workers: int = 0,
     on_progress: Callable[[str, int, int], None] | None = None,
 ) -> DatasetVerdict:
-    """Look at the layout, the classes and the images of a data set in the ImageNet layout or in tar shards.
+    """Check the layout, the classes and the images of a data set in the ImageNet layout or in tar shards.
 
     Images are read and decoded in `workers` processes: all with `full`, else at most QUICK_LIMIT of a split.
     `on_progress(split, done, total)` is called along the way. Raises UsageError when `root` is no folder.
@@ -64,7 +64,7 @@ def check_data(
 
 
 def _open(root: Path, split: str, findings: DatasetFindings) -> ImageFolder | ShardFolder | None:
-    """The split as training would open it; where that refuses, its faults go to `findings` and the rest is looked at."""
+    """Open the split as training would; if that fails, faults go to `findings` and the rest is examined."""
     try:
         if has_shards(root, split):
             return ShardFolder(root, split)

@@ -1,4 +1,4 @@
-"""Splits of classification data: what is drawn becomes a sample, what cannot be read is skipped and reported."""
+"""Splits of classification data: draws become samples; unreadable images are skipped and reported."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class ClassificationSource(Protocol):
 
 @dataclass(frozen=True)
 class ClassificationSample:
-    """One image as the network takes it."""
+    """One network input with its label."""
 
     image: Tensor
     """float32 (3, H, W), normalised."""
@@ -56,17 +56,17 @@ class ClassificationSample:
     id: str
     index: int
     skipped: tuple[Skipped, ...] = ()
-    """What was drawn before this one and could not be read."""
+    """Draws before this one that could not be read."""
 
     @property
     def target(self) -> int:
-        """The label, by the name that samples of all tasks have."""
+        """The label, under the name common to all tasks."""
         return self.label
 
 
 @dataclass
 class Batch:
-    """Samples side by side."""
+    """A batch of samples."""
 
     images: Tensor
     """float32 (B, 3, H, W)."""
@@ -76,10 +76,10 @@ class Batch:
     indices: Tensor
     """int64 (B,): positions in the split."""
     key: int
-    """Depends on the seed and the draws alone; what is drawn for the batch as a whole (mixup) depends on it."""
+    """Depends on the seed and the draws alone; seeds what is drawn per batch (mixup)."""
     skipped: list[Skipped]
     failed: int = 0
-    """Draws that gave no sample at all."""
+    """Draws that gave no sample."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -100,7 +100,7 @@ class Batch:
 class ClassificationDataset(Dataset[ClassificationSample | Unusable]):
     """A split under a transform. Indexed by draws, so that random numbers depend on (seed, epoch, index, copy) alone.
 
-    In training a sample that cannot be read gives way to the next in the list (then the next ...), with the random
+    In training a sample that cannot be read is replaced by the next in the list (then the next ...), with the random
     numbers of the draw; the sample names what was skipped. In evaluation it is left out.
     """
 
@@ -130,14 +130,14 @@ class ClassificationDataset(Dataset[ClassificationSample | Unusable]):
 
     @property
     def ids(self) -> list[str]:
-        """Names of all samples. Made anew at each call."""
+        """Names of all samples. Built at each call."""
         return [self.source.ids[int(index)] for index in self.kept]
 
     def __len__(self) -> int:
         return len(self.kept)
 
     def read(self, index: int) -> tuple[Tensor, int]:
-        """An image as it lies, uint8 (3, H, W), and its label. Raises BadImage, OSError."""
+        """An original image, uint8 (3, H, W), and its label. Raises BadImage, OSError."""
         picture = self.source.picture(int(self.kept[index]))
         size = picture.height, picture.width
         return picture.resized((0, 0, *size), size), int(self.labels[index])
@@ -174,7 +174,7 @@ class ClassificationDataset(Dataset[ClassificationSample | Unusable]):
         return digest.hexdigest()[:16]
 
     def collate(self, items: list[Any]) -> Batch:
-        """What `__getitems__` gives -> a batch of the samples that could be read."""
+        """Collate the output of `__getitems__` into a batch of the readable samples."""
         *drawn, key = items
         samples = [item for item in drawn if isinstance(item, ClassificationSample)]
         return Batch(
@@ -198,7 +198,7 @@ def open_source(
     seed: int = 0,
     materials: Materials = "any",
 ) -> ClassificationSource:
-    """The images of a split before any transform. `samples`, `size`, `seed` and `materials` say what `scenes` renders."""
+    """The images of a split before any transform. `samples`, `size`, `seed` and `materials` are for `scenes`."""
     if name == "scenes":
         from pvtctl.data.scenes.scene import ScenesSource
 
@@ -224,7 +224,7 @@ def open_classification_split(
     """A split of `imagenet` (class folders or tar shards at `root`) or `scenes`.
 
     `augment` (a recipe's `data.augment`) makes it a training split; without it images are resized and
-    cropped as in evaluation. `samples` takes so many, spread evenly over the classes; `scenes` renders so many,
+    cropped as in evaluation. `samples` limits the number, spread evenly over the classes; `scenes` renders that many,
     in these `materials`. Raises UsageError.
     """
     transform: TrainTransform | EvalTransform

@@ -1,4 +1,4 @@
-"""Class folders as ImageNet has them: ROOT/train/CLASS/*.JPEG and ROOT/val/CLASS/*.JPEG."""
+"""ImageNet's class folders: ROOT/train/CLASS/*.JPEG and ROOT/val/CLASS/*.JPEG."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Metrics of image classification, exact: what several ranks counted merges to the bits of one pass over all images.
+"""Metrics of image classification, exact: merged over ranks they are bit-identical to one pass over all images.
 
 Counts are integers. Losses and confidences are summed as integers too (in units of 2**-24), because floating-point sums
 depend on the order of the images, and the order depends on the number of ranks.
@@ -21,7 +21,7 @@ _MAX_LOSS = 1e4  # an infinite loss (fp16 overflow) still has to sum; a million 
 
 
 class LabelledBatch(Protocol):
-    """What the metric reads of a batch."""
+    """The parts of a batch that the metric reads."""
 
     @property
     def labels(self) -> Tensor:
@@ -49,9 +49,9 @@ class ClassAccuracy:
     name: str
     images: int
     top1: float
-    """Fraction of the class's images that were recognised (0 where there is none)."""
+    """Fraction of the class's images classified correctly (0 without images)."""
     precision: float
-    """Fraction of the images predicted to be this class that are (0 where there is none)."""
+    """Fraction of the images predicted to be this class that belong to it (0 without predictions)."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ class ClassificationMetric:
     """top-1, top-5, loss, calibration, confusion and the worst images of a classifier.
 
     `class_names` are the head's K classes. `label_to_head`, (C,) int64, gives the head's class for each of the data's C
-    classes where the two differ: predictions then run over all K classes, the usual practice for ImageNet subsets, and
-    `top1_present` also says what the accuracy is among the data's own classes alone. Without it C equals K.
+    classes if the two differ: predictions are then over all K classes, the usual practice for ImageNet subsets, and
+    `top1_present` is the accuracy among the data's own classes only. Without it C equals K.
 
     Top-k with K < k counts every image. Equal logits are ranked by class index, as argmax does; an image with a
     non-finite logit is wrong in every count and is reported as `nonfinite`.
@@ -146,7 +146,7 @@ class ClassificationMetric:
         }
 
     def merge(self, states: Iterable[dict[str, Any]]) -> None:
-        """Replace what was counted by the sum of `states` (the own one among them)."""
+        """Replace the counts by the sum of `states`, which include this metric's."""
         states = list(states)
         counts = [sum(column) for column in zip(*(state["counts"] for state in states), strict=True)]
         self.images, self.top1, self.top5, self.top1_present, self.nonfinite, self.loss = counts

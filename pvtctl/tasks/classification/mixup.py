@@ -1,4 +1,4 @@
-"""Mixup and CutMix with a switch, label smoothing inside the soft target."""
+"""Mixup and CutMix, with label smoothing in the soft targets."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from pvtctl.tasks.classification.settings import Augment
 
 @dataclass(frozen=True)
 class Mixup:
-    """Mixes a batch with its own reverse: one draw a batch ("batch" mode of the papers' code).
+    """Mixes a batch with its own reverse: one draw per batch ("batch" mode of the papers' code).
 
     With both alphas above 0, CutMix is used with probability `mixup_switch_prob`. CutMix's lambda is corrected to the
     box's real area inside the image. With both at 0, or where `mixup_prob` misses, only labels are smoothed. In an odd
-    batch the middle image is mixed with itself, that is: not at all.
+    batch the middle image is mixed with itself, i.e. unchanged.
     """
 
     num_classes: int
@@ -30,13 +30,13 @@ class Mixup:
 
     @classmethod
     def from_augment(cls, num_classes: int, augment: Augment) -> Mixup:
-        """Take what is Mixup's out of a recipe's `data.augment`."""
+        """Create from a recipe's `data.augment`."""
         return cls(num_classes, **augment.values_for(cls))
 
     def __call__(self, images: Tensor, labels: Tensor, key: int) -> tuple[Tensor, Tensor]:
         """Images (B, 3, H, W) and labels int64 (B,) -> mixed images, soft targets float (B, K).
 
-        What is drawn depends on `key` alone (`Batch.key`). The input images are not changed.
+        Random numbers depend only on `key` (`Batch.key`). The input images are not changed.
         """
         targets = self._smooth(labels, images.dtype)
         rng = np.random.default_rng(key_of(key, "mixup"))

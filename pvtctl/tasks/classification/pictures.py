@@ -15,7 +15,7 @@ from pvtctl.views.figure import BLUE, GREEN, GREY, ORANGE, RED, new_figure, save
 
 
 def draw_confusion(path: Path | str, matrix: Tensor, names: Sequence[str]) -> Path:
-    """Draw where images of each class went, as percent of the row.
+    """Draw the confusion matrix, in percent of the row.
 
     `matrix` (C, C + 1) int64 counts; the last column, predictions of classes that the data does not have, is drawn only
     where it is used. Colour follows the square root, so that rare confusions show among many classes. Cells carry their number up to 20 classes, axes their names up to 60.
@@ -88,7 +88,7 @@ class SheetImage:
 
 
 def draw_image_sheet(path: Path | str, images: Sequence[SheetImage], title: str, *, columns: int = 6) -> Path:
-    """Draw images in rows, each framed and marked by whether the prediction is right (a tick or a cross, not colour alone)."""
+    """Draw images in rows, each framed and marked right or wrong (a tick or a cross, not colour alone)."""
     rows = max(1, -(-len(images) // columns))
     figure = new_figure(2.1 * columns, 2.75 * rows + 0.4)
     figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", parse_math=False)
@@ -129,7 +129,7 @@ class Guess:
 
 
 def draw_guesses(path: Path | str, image: np.ndarray, guesses: Sequence[Guess], title: str) -> Path:
-    """Draw an image (H, W, 3) beside bars of its likeliest classes, as PNG or SVG; the true one is green and marked."""
+    """Draw an image (H, W, 3) and bars of its most probable classes, as PNG or SVG; the true one is green."""
     figure = new_figure(9, 3.6)
     picture, bars = figure.subplots(1, 2, width_ratios=[1, 1.15])
     figure.suptitle(shorten(title, 100), x=0.01, ha="left", fontsize=11, fontweight="bold", parse_math=False)
@@ -141,7 +141,7 @@ def draw_guesses(path: Path | str, image: np.ndarray, guesses: Sequence[Guess], 
         colour = GREEN if guess.true else RED if known else BLUE
         bars.barh(at, 100 * guess.share, color=colour, height=0.62)
         text = f"{shorten(guess.name, 34)} {100 * guess.share:.1f} %{' ✓ the true class' if guess.true else ''}"
-        # the name stands over its bar, where a long one has the whole width
+        # above the bar, so that a long name has the whole width
         bars.text(0, at - 0.36, text, va="bottom", fontsize=9, parse_math=False)
     bars.set_ylim(len(guesses) - 0.5, -0.9)
     bars.set_xlim(0, 100)

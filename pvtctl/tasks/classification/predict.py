@@ -1,4 +1,4 @@
-"""A trained classifier on images that belong to no data set."""
+"""Prediction with a trained classifier on images outside a data set."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from pvtctl.weights.build import model_from_checkpoint
 from pvtctl.weights.describe import Inspected
 
 TOP = 5
-"""Classes that a classifier names for an image."""
+"""Number of classes that a classifier lists for an image."""
 
 
 @dataclass(frozen=True)
 class ClassScores:
-    """What a classifier says of one image."""
+    """A classifier's prediction for one image."""
 
     probabilities: Tensor
     """float32 (K,), by class."""
     class_names: list[str]
 
     def top(self, count: int = TOP) -> list[tuple[str, float]]:
-        """The likeliest classes with their probabilities, best first."""
+        """The most probable classes with their probabilities, best first."""
         return likeliest(self.probabilities, self.class_names, count)
 
 
@@ -42,7 +42,7 @@ class ClassifierPredictor:
     palette: list[tuple[int, int, int]] | None = None
 
     def __init__(self, request: PredictionRequest, model: Classifier | None = None) -> None:
-        """`model` is the checkpoint's, where it is built already. Raises UsageError for weights that do not fit."""
+        """`model`: the checkpoint's, if it is built already. Raises UsageError for weights that do not fit."""
         checkpoint, device = request.checkpoint, request.device
         assert checkpoint.head is not None
         self.device = device
@@ -60,19 +60,19 @@ class ClassifierPredictor:
         return ClassScores(scores, self.class_names)
 
     def in_words(self, prediction: ClassScores, threshold: float) -> str:
-        """The likeliest class."""
+        """The most probable class."""
         ((name, share),) = prediction.top(1)
         return f"{readable_name(name)}, {100 * share:.0f} %"
 
     def draw(self, path: Path, image: RgbImage, prediction: ClassScores, title: str, threshold: float) -> None:
-        """The image beside bars of its likeliest classes."""
+        """The image next to bars of its most probable classes."""
         from pvtctl.tasks.classification.pictures import draw_guesses
 
         draw_guesses(path, image, guesses_of(prediction), title)
 
 
 def likeliest(probabilities: Tensor, class_names: Sequence[str], count: int = TOP) -> list[tuple[str, float]]:
-    """The `count` likeliest classes of (K,) probabilities, best first."""
+    """The `count` most probable classes of (K,) probabilities, best first."""
     best = probabilities.topk(min(count, len(probabilities)))
     return [
         (class_names[label], score) for score, label in zip(best.values.tolist(), best.indices.tolist(), strict=True)
@@ -80,7 +80,7 @@ def likeliest(probabilities: Tensor, class_names: Sequence[str], count: int = TO
 
 
 def guesses_of(prediction: ClassScores, truth: int | None = None) -> list[Any]:
-    """The likeliest classes of an image with their shares, and the true one behind them where it is none of them."""
+    """The most probable classes of an image with their probabilities, then the true one if it is not among them."""
     from pvtctl.tasks.classification.pictures import Guess
 
     best = prediction.probabilities.topk(min(5, len(prediction.probabilities)))

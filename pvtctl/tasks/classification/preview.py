@@ -1,4 +1,4 @@
-"""Draws what a network is trained on: each sample as it is evaluated, then as training sees it."""
+"""Draws training samples: each with its evaluation crop, then augmented views."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def _sheet(rows: list[tuple[str, list[torch.Tensor]]], side: int) -> Image.Image
 
 
 def preview_classification(request: PreviewRequest) -> str:
-    """`pvtctl data preview` of a set; what was drawn, in words."""
+    """`pvtctl data preview` of a set; returns a description."""
     name, split, copies = request.name, request.split, request.copies or 5
     dataset = open_classification_split(
         name, request.root, split, image_size=request.size or 224, augment=request.data.augment, seed=request.seed
@@ -91,7 +91,7 @@ def mix_in_words(
 
 
 def _soft_label(target: torch.Tensor, names: Sequence[str]) -> str:
-    """`ball 62 %, ring 30 %`: what is more than the smoothing alone gives."""
+    """`ball 62 %, ring 30 %`: classes above the share from label smoothing."""
     best = target.topk(min(2, len(target)))
     least = 1.5 * float(target.min())
     said = [

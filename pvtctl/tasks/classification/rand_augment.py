@@ -1,6 +1,6 @@
-"""RandAugment as the papers' code runs it: rand-m9-mstd0.5-inc1 of timm 0.3.2.
+"""RandAugment as in the papers' code: rand-m9-mstd0.5-inc1 of timm 0.3.2.
 
-torchvision's RandAugment knows neither a spread of the magnitude nor operations that all grow with it, so the policy is
+torchvision's RandAugment has neither a spread of the magnitude nor operations that all grow with it, so the policy is
 written here over torchvision's functional operations and PIL.
 """
 
@@ -15,7 +15,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as TF
 
 FILL = (124, 116, 104)
-"""ImageNet's mean colour, where a geometric operation uncovers ground."""
+"""ImageNet's mean colour, fills the area uncovered by geometric operations."""
 
 TOP = 10.0
 """The largest magnitude."""

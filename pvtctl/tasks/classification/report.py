@@ -1,4 +1,4 @@
-"""What a classification metric shows people: pictures, tables and the JSON document."""
+"""Report of a classification metric: pictures, tables and the JSON document."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NUM_WORST = 18
 MOST_CLASSES = 1000
 """Rows of the per-class table in a report."""
 WORST_CLASSES = 10
-"""Rows of the table of classes on the terminal; the report has all."""
+"""Rows of the table of classes in the terminal; the report has all."""
 
 
 class ClassificationReport:
@@ -47,7 +47,7 @@ class ClassificationReport:
         return [per_class_table(self.metric)]
 
     def terminal(self) -> tuple[str, list[str], list[list[Any]]]:
-        """The classes that go worst: title, columns, rows."""
+        """The worst classes: title, columns, rows."""
         classes = worst_classes_first(self.metric)
         shown = [
             [row["name"], row["images"], f"{100 * row['top1']:.1f}", row["taken_for"] or "-"]
@@ -107,7 +107,7 @@ def _worst(task: ClassificationTask, metric: ClassificationMetric) -> list[Any]:
 
 
 def _predictions(task: ClassificationTask) -> list[Any]:
-    """Images spread evenly over the validation split, with what the model says of them."""
+    """Images spread evenly over the validation split, with their predictions."""
     from pvtctl.tasks.classification.pictures import SheetImage
 
     total = len(task.val)
@@ -128,7 +128,7 @@ def _predictions(task: ClassificationTask) -> list[Any]:
 
 
 def per_class_table(metric: ClassificationMetric) -> ReportTable:
-    """Accuracy of each class, worst first, with what it is most often taken for."""
+    """Accuracy of each class, worst first, with the class it is most often confused with."""
     classes = worst_classes_first(metric)[:MOST_CLASSES]
     named = any(row["class"] != row["name"] for row in classes)  # wnids have readable names besides
     rows = [
@@ -153,7 +153,7 @@ def worst_classes_first(metric: ClassificationMetric) -> list[dict[str, Any]]:
 
 
 def per_class_rows(metric: ClassificationMetric) -> list[dict[str, Any]]:
-    """One mapping a class, plain JSON values: class, name, images, top1 (None without images), precision, taken_for."""
+    """One mapping per class, JSON values: class, name, images, top1 (None without images), precision, taken_for."""
     taken: dict[str, tuple[int, str]] = {}
     for (label, prediction), images in sorted(metric.confusion.items()):
         name = metric.class_names[label]
@@ -173,7 +173,7 @@ def per_class_rows(metric: ClassificationMetric) -> list[dict[str, Any]]:
 
 
 class ClassComparer:
-    """Predictions next to the ground truth of a split; an image is judged by its loss."""
+    """Predictions next to the ground truth of a split; images are ranked by their loss."""
 
     def __init__(self, predictor: Predictor, split: ClassificationDataset) -> None:
         """Raises UsageError for data with classes that the model does not have."""

@@ -1,4 +1,4 @@
-"""What a recipe says of the training transforms of classification. No torch."""
+"""Recipe settings of classification's training transforms. No torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pvtctl.recipe.block import Positive, Rate, SettingsBlock
 
 
 class Augment(SettingsBlock):
-    """The training transforms of DeiT as the papers' code runs them."""
+    """The training transforms of DeiT as in the papers' code."""
 
     crop_scale: tuple[Positive, Positive] = (0.08, 1.0)
     crop_ratio: tuple[Positive, Positive] = (0.75, 4 / 3)

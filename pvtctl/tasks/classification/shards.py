@@ -2,8 +2,8 @@
 
 A sample is the group of members with one key (the path up to the first dot of its file name): an image (`.jpg`, `.jpeg`,
 `.png`, `.webp`) and a label, either `.cls` (a number as text) or `.json` with `label` or `cls`. Each shard is scanned
-once; the places of its members are kept in an index file beside it, so that any sample of any epoch is one seek away,
-shuffling is exact, and a run resumes at any batch. That is why the shards must be local files: a stream cannot do it.
+once; the places of its members are kept in an index file next to it, so that any sample of any epoch is one seek away,
+shuffling is exact, and a run resumes at any batch. Hence shards must be local files, not streams.
 
 Class names come from `classes.txt` in ROOT, one a line (its first word). Without it the labels must be ImageNet-1k
 indices.
@@ -70,7 +70,7 @@ class ShardFolder:
 
 
 def shard_index(shard: Path) -> list[tuple[str, int, int, int]]:
-    """(key, label, offset, size) of each sample of a shard, in its order; from the index file where that is current."""
+    """(key, label, offset, size) of each sample of a shard, in its order; from the index file if it is current."""
     index_file = shard.with_name(f".{shard.name}.index.json")
     status = shard.stat()
     stamp = [_INDEX_VERSION, status.st_size, status.st_mtime_ns]
@@ -84,7 +84,7 @@ def shard_index(shard: Path) -> list[tuple[str, int, int, int]]:
     try:
         write_text(index_file, json.dumps({"stamp": stamp, "samples": samples}))
     except PvtctlError as error:
-        warnings.warn(f"the index of {shard.name} was not kept, it is scanned anew each time: {error}", stacklevel=2)
+        warnings.warn(f"the index of {shard.name} was not saved, it is scanned again each time: {error}", stacklevel=2)
     return samples
 
 
@@ -106,7 +106,7 @@ def _scan(shard: Path) -> list[tuple[str, int, int, int]]:
                     assert handle is not None  # it is a regular file
                     _take_label(labels, key, suffix, handle.read(), shard)
     except (tarfile.TarError, EOFError) as error:
-        raise UsageError(f"{shard} is not a whole tar file: {error}", "copy it anew") from error
+        raise UsageError(f"{shard} is not a whole tar file: {error}", "copy it again") from error
     if unmatched := sorted(images.keys() ^ labels.keys()):
         raise UsageError(
             f"{shard}: {len(unmatched)} sample(s) lack an image or a label, the first is {unmatched[0]}",
@@ -122,7 +122,7 @@ def _take_label(labels: dict[str, int], key: str, suffix: str, text: bytes, shar
             if not isinstance(value, dict):
                 raise TypeError("facts about an image are a JSON object")
             value = value["label"] if "label" in value else value.get("cls", labels.get(key))
-            if value is None:  # other facts about the image, its label stands in a .cls
+            if value is None:  # other facts about the image, its label is in a .cls
                 return
         labels[key] = int(value)
     except (ValueError, TypeError, OverflowError) as error:

@@ -1,4 +1,4 @@
-"""Classification as the rest of pvtctl sees it. No torch until a method is called."""
+"""Interface of classification to the rest of pvtctl. No torch until a method is called."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 
 class ClassificationSpec(TaskSpec):
-    """Images of one class each."""
+    """Classification: images of one class each."""
 
     name = "classification"
     data_names = ("imagenet", "scenes")
@@ -66,7 +66,7 @@ class ClassificationSpec(TaskSpec):
     picture_width = 280
 
     def shown_figures(self, numbers: Mapping[str, float]) -> dict[str, float]:
-        """Accuracies by the papers' names, and the top-1 error."""
+        """Accuracies under the papers' names, and the top-1 error."""
         accuracies = {
             "top1_err": 100 * (1 - numbers["top1"]),
             "top1_acc": 100 * numbers["top1"],

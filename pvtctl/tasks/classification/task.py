@@ -27,8 +27,8 @@ class ClassificationTask(DataTask):
     """A classifier over `class_names` (the head's K classes) with its data.
 
     `train` and `val` are splits over the same classes, which are all or some of the head's, in any order; labels are
-    matched by name. Without `train` the task can only be evaluated. `head_names` is None where a checkpoint's class
-    names are not known: the data's are then taken in order.
+    matched by name. Without `train` the task can only be evaluated. `head_names` is None if a checkpoint's class
+    names are unknown: the data's are then taken in order.
     """
 
     spec = CLASSIFICATION
@@ -81,7 +81,7 @@ class ClassificationTask(DataTask):
         return ClassificationReport(self, metric)
 
     def meta(self) -> dict[str, Any]:
-        """What someone who finds the checkpoint must know to use it."""
+        """Metadata needed to use the checkpoint."""
         return {
             **self._meta,
             "task": self.name,
@@ -92,6 +92,6 @@ class ClassificationTask(DataTask):
         }
 
     def seen_image(self, index: int) -> np.ndarray | None:
-        """The validation image as the model sees it, uint8 (H, W, 3); None when it cannot be read."""
+        """The validation image after the evaluation transform, uint8 (H, W, 3); None when it cannot be read."""
         sample = self.val[Draw(0, index)]
         return denormalize(sample.image).permute(1, 2, 0).numpy() if isinstance(sample, ClassificationSample) else None

@@ -1,4 +1,4 @@
-"""From a picture to a normalised image: DeiT's training recipe and the evaluation crop of the papers."""
+"""Training transforms of DeiT and evaluation crop of the papers, to normalised images."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class TrainTransform:
 
     @classmethod
     def from_augment(cls, image_size: int, augment: Augment) -> TrainTransform:
-        """Take what is a transform's out of a recipe's `data.augment`."""
+        """Create from a recipe's `data.augment`."""
         return cls(image_size, **augment.values_for(cls))
 
     def __call__(self, picture: SourceImage, generator: torch.Generator) -> Tensor:
@@ -85,8 +85,8 @@ class EvalTransform:
 
 
 def _middle(height: int, width: int) -> tuple[int, int, int, int]:
-    """The whole picture, or of a strip more than 4 times as long as wide the middle part, which is all the centre crop
-    sees: resampling a strip of 20000x10 whole would take half a gigabyte."""
+    """The whole picture, or the middle part of a strip more than 4 times as long as wide, which contains the centre
+    crop: resampling a strip of 20000x10 whole would take half a gigabyte."""
     limit = 2 * min(height, width)
     if max(height, width) <= 2 * limit:
         return 0, 0, height, width
@@ -118,7 +118,7 @@ def random_crop_box(
 
 
 def erase_box(image: Tensor, generator: torch.Generator) -> Tensor:
-    """Overwrite one box by normal noise, a value a pixel and channel: 2 % to 1/3 of the area, aspect 0.3 to 1/0.3.
+    """Overwrite one box by normal noise, one value per pixel and channel: 2 % to 1/3 of the area, aspect 0.3 to 1/0.3.
 
     In place; unchanged when ten tries give no box that fits.
     """

@@ -1,4 +1,4 @@
-"""What segmentation and depth take from a recipe in the same way."""
+"""Builds the parts that segmentation and depth models share from a recipe."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pvtctl.weights.describe import HeadClasses
 
 
 def dense_options(recipe: Recipe) -> dict[str, Any]:
-    """Options of the model of a recipe, as the builders of `pvtctl.models.dense` take them."""
+    """Options of a recipe's model for the builders of `pvtctl.models.dense`."""
     assert recipe.model.head is not None
     return {
         "head_options": recipe.model.head.said(),
@@ -34,7 +34,7 @@ def testing_of(recipe: Recipe) -> DenseTesting:
 
 
 def dense_meta(recipe: Recipe) -> dict[str, Any]:
-    """What a checkpoint of a run says of it."""
+    """Metadata in a run's checkpoint."""
     assert recipe.model.head is not None
     return {
         **meta_of(recipe),
@@ -46,7 +46,7 @@ def dense_meta(recipe: Recipe) -> dict[str, Any]:
 
 
 def dense_case_options(recipe: Recipe) -> dict[str, Any]:
-    """As `pvtctl.cost.build.build_own` takes them."""
+    """Options for `pvtctl.cost.build.build_own`."""
     head = recipe.model.head
     assert head is not None
     return {
@@ -57,7 +57,7 @@ def dense_case_options(recipe: Recipe) -> dict[str, Any]:
 
 
 def dense_cost(spec: TaskSpec, recipe: Recipe, classes: int) -> dict[str, float]:
-    """Parameters and multiply-adds of the recipe's own model; of a paper's row at full width."""
+    """Parameters and multiply-adds of the recipe's own model; for a row of a paper at full width."""
     assert recipe.model.head is not None
     head = recipe.model.head.name
     if recipe.expect and recipe.model.backbone.width != 1:
@@ -67,7 +67,7 @@ def dense_cost(spec: TaskSpec, recipe: Recipe, classes: int) -> dict[str, float]
         }
         recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update=full)})
     with torch.device("meta"):
-        # in training, batch norm refuses the one image that is counted
+        # in training, batch norm does not accept a single image
         model = spec.new_model(recipe, HeadClasses(classes, None)).eval()
     cost = count_model(
         model,

@@ -1,4 +1,4 @@
-"""Splits of data with an answer for each pixel, label maps or depth: what is drawn becomes an image with its map."""
+"""Splits of data with a map per image, labels or depth: draws become images with their maps."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class DenseSource(Protocol):
     class_names: list[str]
     """Of segmentation; empty for depth."""
     palette: list[tuple[int, int, int]] | None
-    """RGB of each class where the data says so."""
+    """RGB of each class if the data defines it."""
 
     def __len__(self) -> int: ...
 
@@ -37,13 +37,13 @@ class DenseSource(Protocol):
         """uint8 (3, H, W). Raises BadImage, OSError."""
 
     def target(self, index: int) -> Tensor:
-        """uint8 (H, W) labels from 0, IGNORE_LABEL where there is none; or float32 (H, W) metres, 0 where there is none.
+        """uint8 (H, W) labels from 0, IGNORE_LABEL for unlabelled; or float32 (H, W) metres, 0 for no depth.
 
-        Raises BadImage, OSError; UsageError for values that show a wrong setting.
+        Raises BadImage, OSError; UsageError for values that point to a wrong setting.
         """
 
     def digest(self, indices: NDArray[np.int64]) -> str:
-        """Hash of what some images are and hold. Reads no image."""
+        """Hash of some images and their maps. Reads no image."""
 
 
 class DenseTransform(Protocol):
@@ -53,12 +53,12 @@ class DenseTransform(Protocol):
         """uint8 (3, H, W) and its map -> uint8 (3, h, w) and its map (h, w), of the training size."""
 
     def evaluate(self, pixels: Tensor, ratio: float = 1.0) -> Tensor:
-        """uint8 (3, H, W) -> (3, h, w) as it is tested, `ratio` times as large; nothing random."""
+        """uint8 (3, H, W) -> (3, h, w) for evaluation, `ratio` times as large; nothing random."""
 
 
 @dataclass(frozen=True)
 class DenseSample:
-    """One image as the network takes it."""
+    """One network input with its map."""
 
     image: Tensor
     """float32 (3, h, w), normalised."""
@@ -68,12 +68,12 @@ class DenseSample:
     id: str
     index: int
     skipped: tuple[Skipped, ...] = ()
-    """What was drawn before this one and could not be read."""
+    """Draws before this one that could not be read."""
 
 
 @dataclass
 class DenseBatch:
-    """Images side by side."""
+    """A batch of images with their maps."""
 
     images: Tensor
     """float32 (B, 3, H, W), normalised; smaller ones padded with zeros to the right and at the bottom."""
@@ -89,7 +89,7 @@ class DenseBatch:
     """Depends on the seed and the draws alone."""
     skipped: list[Skipped]
     failed: int = 0
-    """Draws that gave no sample at all."""
+    """Draws that gave no sample."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -113,7 +113,7 @@ class DenseBatch:
 class DenseDataset(Dataset["DenseSample | Unusable"]):
     """A split under the transform of training or evaluation. Random numbers depend on (seed, epoch, index, copy) alone.
 
-    An image that cannot be read gives way to the next in training; in evaluation it is left out.
+    An image that cannot be read is replaced by the next in training and left out in evaluation.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class DenseDataset(Dataset["DenseSample | Unusable"]):
         self.normalization = normalization
         self.seed = seed
         self.problems = dict(problems or {})
-        """What the split leaves out -> how many."""
+        """Kind of excluded images -> number."""
         self.class_names = source.class_names
         count = len(source) if samples is None else min(samples, len(source))
         self.kept = np.arange(count, dtype=np.int64) * len(source) // max(1, count)
@@ -141,7 +141,7 @@ class DenseDataset(Dataset["DenseSample | Unusable"]):
 
     @property
     def ids(self) -> list[str]:
-        """File names of all samples. Made anew at each call."""
+        """File names of all samples. Built at each call."""
         return [self.source.name(place) for place in self.kept.tolist()]
 
     def __len__(self) -> int:
@@ -170,11 +170,11 @@ class DenseDataset(Dataset["DenseSample | Unusable"]):
         return Unusable(tuple(skipped))
 
     def chosen(self, draw: Draw, step: int) -> int:
-        """Position in the split of what a draw asks for, or of the `step`-th that stands in for it."""
+        """Position of a draw's image in the split, or of its `step`-th replacement."""
         return (draw.index + step) % len(self)
 
     def read(self, index: int) -> tuple[Tensor, Tensor]:
-        """An image as it lies, uint8 (3, H, W), and its map (H, W). Raises BadImage, OSError."""
+        """An original image, uint8 (3, H, W), and its map (H, W). Raises BadImage, OSError."""
         place = int(self.kept[index])
         pixels, target = self.source.pixels(place), self.source.target(place)
         if pixels.shape[-2:] != target.shape:
@@ -183,7 +183,7 @@ class DenseDataset(Dataset["DenseSample | Unusable"]):
         return pixels, target
 
     def original(self, index: int) -> NDArray[np.uint8]:
-        """The image as it lies, (H, W, 3) RGB. Raises BadImage, OSError."""
+        """The original image, (H, W, 3) RGB. Raises BadImage, OSError."""
         return self.source.pixels(int(self.kept[index])).permute(1, 2, 0).contiguous().numpy()
 
     def image_at(self, index: int, ratio: float = 1.0, flip: bool = False) -> Tensor:
@@ -201,7 +201,7 @@ class DenseDataset(Dataset["DenseSample | Unusable"]):
         return [*(self[draw] for draw in draws), key_of(self.seed, "batch", *flat)]
 
     def collate(self, items: list[Any]) -> DenseBatch:
-        """What `__getitems__` gives -> a batch of the samples that could be read."""
+        """Collate the output of `__getitems__` into a batch of the readable samples."""
         *drawn, key = items
         samples = [item for item in drawn if isinstance(item, DenseSample)]
         return DenseBatch(

@@ -1,4 +1,4 @@
-"""How the weights of a segmentation or depth model are scored: their own model, at the size that they were tested at."""
+"""Recipe to evaluate weights of a segmentation or depth model: their own model, at their test size."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def stated_sizes(checkpoint: Inspected, task: str, keys: Sequence[str], request: EvaluationRequest) -> dict[str, Any]:
-    """Those of `keys` that the checkpoint's metadata say of the task's settings and that `--set` does not."""
+    """Those of `keys` in the checkpoint's metadata of the task's settings that `--set` does not override."""
     trained = checkpoint.meta.get(task)
     if not isinstance(trained, Mapping):
         return {}
@@ -33,7 +33,7 @@ def dense_scored(recipe: Recipe, checkpoint: Inspected, request: EvaluationReque
     head = dense.spec.options(options)
     alignment = recipe.eval.alignment
     if head.metric_scale is None and not (request.alignment or "eval.alignment" in request.asked):
-        alignment = "auto"  # a recipe of metric depth says none
+        alignment = "auto"  # recipes of metric depth have none
     return scored_recipe(
         recipe,
         data={**data, **({"normalization": dense.normalization} if dense.normalization else {})},

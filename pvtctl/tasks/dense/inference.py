@@ -1,4 +1,4 @@
-"""From images to label maps and depth at the size of the files: whole images or windows, one view or several."""
+"""Label maps and depth of images at original size: whole images or windows, one view or several."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from pvtctl.models.structures import ImageSize
 from pvtctl.tasks.dense.windows import Window, slide
 
 CLASSES_AT_ONCE = 16
-"""Logits of so many classes are brought to the image's size at a time."""
+"""Number of classes whose logits are resized to the image at a time."""
 FARTHEST = 1e-6
-"""Smallest inverse depth in 1/m that metres are made of."""
+"""Smallest inverse depth in 1/m that is converted to metres."""
 
 
 @dataclass(frozen=True)
 class DenseTesting:
-    """How maps are made from images."""
+    """Test-time views and windows."""
 
     ratios: tuple[float, ...] = ()
     """Factors on the test size; empty: 1 alone."""
@@ -35,19 +35,19 @@ class DenseTesting:
 
 
 class DenseInference:
-    """What a dense model says of images; `network` is the model itself, or however it is wrapped."""
+    """Inference of a dense model; `network` is the model, possibly wrapped."""
 
     def __init__(self, model: DenseModel, window: Window | None = None) -> None:
         self.model = model
         self.window = window
 
     def predict_batch(self, network: nn.Module, images: Tensor, originals: Sequence[ImageSize]) -> list[Tensor]:
-        """Images (B, 3, h, w) of one size, without padding -> an answer (H, W) each, at the sizes `originals`."""
+        """Images (B, 3, h, w) of one size, without padding -> a map (H, W) each, at the sizes `originals`."""
         out, size = self._raw(network, images)
         return [self._answer(out[at : at + 1], size, original) for at, original in enumerate(originals)]
 
     def predict_tta(self, network: nn.Module, views: Iterable[tuple[Tensor, bool]], original: ImageSize) -> Tensor:
-        """Views (3, h, w) of one image, each with whether it is mirrored -> one answer (H, W) from their mean."""
+        """Views (3, h, w) of one image, each with whether it is mirrored -> one map (H, W) from their mean."""
         total: Tensor | None = None
         count = 0
         for image, mirrored in views:
@@ -59,40 +59,40 @@ class DenseInference:
         return self._from_mean(total / count)
 
     def _raw(self, network: nn.Module, images: Tensor) -> tuple[Tensor, ImageSize]:
-        """The network's map, and the size of the images that it is of."""
+        """The network's map and the size of its images."""
         size = _size_of(images)
         if self.window is None:
             return network(images), size
         return slide(lambda part: self.model.at_size(network(part).float(), _size_of(part)), images, self.window), size
 
     def _at(self, out: Tensor, size: ImageSize, original: ImageSize) -> Tensor:
-        """A map at the size of the file; one of a sliding window lies on the image's own pixels already."""
+        """Resize a map to the original size; sliding-window maps have the image's size already."""
         if self.window is None:
             return self.model.at_size(out, size, original)
         return F.interpolate(out, size=original, mode="bilinear", align_corners=False)
 
     def _answer(self, out: Tensor, size: ImageSize, original: ImageSize) -> Tensor:
-        """A raw map (1, K, h, w) -> the answer (H, W)."""
+        """A raw map (1, K, h, w) -> a prediction (H, W)."""
         raise NotImplementedError
 
     def _view(self, out: Tensor) -> Tensor:
-        """What is averaged over views, of a map (1, K, H, W)."""
+        """Convert a map (1, K, H, W) to the values that are averaged over views."""
         raise NotImplementedError
 
     def _from_mean(self, mean: Tensor) -> Tensor:
-        """The answer (H, W) from the average."""
+        """The prediction (H, W) from the average."""
         raise NotImplementedError
 
 
 class LabelInference(DenseInference):
-    """uint8 label maps; `relabel` (256,) turns the head's labels into others."""
+    """uint8 label maps; `relabel` (256,) maps the head's labels to others."""
 
     def __init__(self, model: DenseModel, window: Window | None = None, relabel: Tensor | None = None) -> None:
         super().__init__(model, window)
         self.relabel = relabel
 
     def _answer(self, out: Tensor, size: ImageSize, original: ImageSize) -> Tensor:
-        """Never more than a few classes at the size of the file at a time."""
+        """Resizes only a few classes at a time to the original size."""
         best: Tensor | None = None
         labels: Tensor | None = None
         for first in range(0, out.shape[1], CLASSES_AT_ONCE):
@@ -118,7 +118,7 @@ class LabelInference(DenseInference):
 
 
 class DepthInference(DenseInference):
-    """float32 metres of a model with a scale, else inverse depth."""
+    """float32 metres for models with a scale, else inverse depth."""
 
     def _answer(self, out: Tensor, size: ImageSize, original: ImageSize) -> Tensor:
         return self._from_mean(self._view(self._at(out.float(), size, original)))

@@ -1,4 +1,4 @@
-"""A trained segmentation or depth model on images that belong to no data set: what both share."""
+"""Prediction on images outside a data set, shared by segmentation and depth."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class DensePredictor:
         return normalize(resized.flip(-1) if mirrored else resized, self.normalization).to(self.device)
 
     def in_words(self, prediction: Any, threshold: float) -> str:
-        """A prediction in a line."""
+        """One-line description of a prediction."""
         raise NotImplementedError
 
     def picture(self, image: RgbImage, prediction: Any) -> RgbImage:
@@ -77,7 +77,7 @@ class DensePredictor:
 
 
 def asked_sides(short_side: int | None, long_side: int | None) -> tuple[int, int] | None:
-    """The short and long side that images are resized within, where one of them was said."""
+    """The short and long side that images are resized within, if one of them is given."""
     if not (short_side or long_side):
         return None
     short = short_side or 512
@@ -93,7 +93,7 @@ class MapsWriter:
     def __init__(self, checkpoint: Inspected, predictor: DensePredictor, images: Images, out: Path | None) -> None:
         self.checkpoint, self.predictor, self.images, self.out = checkpoint, predictor, images, out
         self.entries: dict[str, dict[str, Any]] = {}
-        """File -> what is printed of it."""
+        """File -> printed summary."""
 
     @property
     def what(self) -> str:
@@ -116,15 +116,15 @@ class MapsWriter:
         self.entries[name] = entry | self.summary(found)
 
     def write(self, pixels: Tensor, found: NDArray[Any], stem: Path) -> dict[str, Path]:
-        """Write the files of an image, whose names begin as `stem`."""
+        """Write the files of an image, whose names start with `stem`."""
         raise NotImplementedError
 
     def summary(self, found: NDArray[Any]) -> dict[str, Any]:
-        """What is said of one image."""
+        """Summary of one image."""
         raise NotImplementedError
 
     def about(self) -> dict[str, Any]:
-        """What is said of all images, for `--json`."""
+        """Summary of all images, for `--json`."""
         raise NotImplementedError
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""What segmentation and depth share: a dense model with its data for the engine."""
+"""Base of segmentation and depth tasks: a dense model with its data for the engine."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from pvtctl.tasks.dense.data import DenseBatch, DenseDataset
 from pvtctl.tasks.dense.inference import DenseInference, DenseTesting
 
 NUM_SAMPLES = 6
-"""Validation images whose latest maps are kept, to be drawn."""
+"""Validation images whose latest predictions are kept for drawing."""
 
 
 class DenseTask(DataTask):
-    """What segmentation and depth share. Without `train` the task can only be evaluated."""
+    """Base of segmentation and depth tasks. Without `train` the task can only be evaluated."""
 
     inference: DenseInference
 
@@ -38,7 +38,7 @@ class DenseTask(DataTask):
         super().__init__(train, val, loading)
         self.model: nn.Module = model
         self.dense = model
-        """The model itself, however it is wrapped for training."""
+        """The model itself, without training wrappers."""
         self.testing = testing
         self.class_names = list(val.class_names)
         self.samples: dict[int, NDArray[Any]] = {}
@@ -62,7 +62,7 @@ class DenseTask(DataTask):
         targets = torch.stack(batch.targets)
         weight = self.dense.head.auxiliary_weight
         out, others = model(batch.images, True)
-        # resized in fp32: of what autocast gives, bf16, the mean of two neighbours has three digits
+        # resized in fp32: in autocast's bf16 the mean of two neighbours has three digits
         losses = self._losses(self.dense.at_size(out.float(), size), targets)
         for at, other in enumerate(others):
             own = self._losses(self.dense.at_size(other.float(), size), targets)
@@ -71,7 +71,7 @@ class DenseTask(DataTask):
         return {"loss": total, **losses}
 
     def _losses(self, out: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """`loss_main`, what is added to it, and what is only logged, of maps (B, K, H, W) at the targets' size."""
+        """`loss_main`, added and only logged terms for maps (B, K, H, W) at the targets' size."""
         raise NotImplementedError
 
     def predict(self, model: nn.Module, batch: DenseBatch) -> list[Tensor]:
@@ -83,7 +83,7 @@ class DenseTask(DataTask):
             ]
         elif len(set(batch.sizes)) == 1:
             found = self.inference.predict_batch(model, batch.images, batch.original_sizes)
-        else:  # padding must not change what is said of an image
+        else:  # padding must not change a prediction
             found = [
                 self.inference.predict_batch(model, batch.images[at : at + 1, :, : size[0], : size[1]], [original])[0]
                 for at, (size, original) in enumerate(zip(batch.sizes, batch.original_sizes, strict=True))
@@ -98,11 +98,11 @@ class DenseTask(DataTask):
             yield self.val.image_at(index, ratio, mirrored).to(device), mirrored
 
     def _kept(self, answer: Tensor) -> NDArray[Any]:
-        """An answer as `samples` keeps it."""
+        """A prediction in the form kept in `samples`."""
         raise NotImplementedError
 
     def meta(self) -> dict[str, Any]:
-        """What someone who finds the checkpoint must know to use it."""
+        """Metadata needed to use the checkpoint."""
         mean, std = NORMALIZATIONS[self.val.normalization]
         return {
             **self._meta,

@@ -1,4 +1,4 @@
-"""Maps of images larger than the network is meant for: a window slides over them."""
+"""Sliding-window inference for images larger than the network is meant for."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pvtctl.models.structures import ImageSize
 
 @dataclass(frozen=True)
 class Window:
-    """What slides, and how far each time, (height, width)."""
+    """Window size and step, (height, width)."""
 
     size: ImageSize
     stride: ImageSize

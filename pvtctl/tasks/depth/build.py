@@ -1,4 +1,4 @@
-"""From a recipe to a depth model and its data."""
+"""Builds a depth model and its data from a recipe."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from pvtctl.tasks.from_recipe import (
 def depth_split(recipe: Recipe, split: str, role: Role) -> DenseDataset:
     """A split of a recipe's data. Raises UsageError."""
     settings = recipe.data.depth
-    if role == "evaluate" and recipe.eval.max_depth is not None:  # ground truth up to there is scored, learned or not
+    if role == "evaluate" and recipe.eval.max_depth is not None:  # the scoring limit, whatever the training limit
         settings = settings.model_copy(update={"max_depth": recipe.eval.max_depth})
     return open_depth_split(
         recipe.data.name,
@@ -43,7 +43,7 @@ def depth_split(recipe: Recipe, split: str, role: Role) -> DenseDataset:
 
 
 def build_depth(request: BuildRequest) -> DepthTask:
-    """Model and data of a recipe; any `head` asks for evaluation only. Raises UsageError."""
+    """Model and data of a recipe; any `head` means evaluation only. Raises UsageError."""
     recipe = request.recipe
     val = depth_split(recipe, "val", "evaluate")
     train = depth_split(recipe, "train", "train") if request.head is None else None
@@ -69,7 +69,7 @@ def build_depth(request: BuildRequest) -> DepthTask:
 
 
 def depth_scoring(recipe: Recipe, val: DenseDataset) -> Callable[[], DepthMetric]:
-    """Makes the metric of a recipe's `eval` block; a set with ordinal pairs of its validation images has a WHDR too."""
+    """Makes the metric of a recipe's `eval` block; adds WHDR if the set has ordinal pairs."""
     assert recipe.model.head is not None
     metric = recipe.model.head.metric_scale is not None
     alignment = recipe.eval.alignment
@@ -99,7 +99,7 @@ def _ordinal_pairs(recipe: Recipe, val: DenseDataset) -> dict[str, Any]:
 
 
 def new_depth_model(recipe: Recipe) -> DenseModel:
-    """The model of a recipe, with starting weights."""
+    """The model of a recipe, newly initialised."""
     head = recipe.model.head
     assert head is not None
     return build_depth_model(

@@ -1,4 +1,4 @@
-"""Charts of depth: errors by distance, which distances are true and predicted, and the errors of single images."""
+"""Charts of depth: errors by distance, histograms of true and predicted depth, and the errors of single images."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from pvtctl.tasks.depth.metric import DISTANCES, Distances
 from pvtctl.views.figure import BLUE, GREEN, GREY, ORANGE, RED, new_figure, save, style
 
 _RARE = 5e-4
-"""Share of the true pixels that a bin must have: the mean error of fewer says nothing."""
+"""Share of the true pixels that a bin must have: with fewer, the mean error is not meaningful."""
 
 
 def draw_error_by_distance(path: Path | str, distances: Distances, measured: str) -> Path:
-    """Draw the mean error in percent of the true distance, and which way it goes. `measured`: how, in a sentence."""
+    """Draw the mean error in percent of the true distance, and its sign. `measured`: metric in words."""
     figure = new_figure(8.0, 4.2)
     _say(figure, measured)
     axes = figure.subplots()
@@ -46,7 +46,7 @@ def draw_error_by_distance(path: Path | str, distances: Distances, measured: str
 
 
 def draw_depth_histogram(path: Path | str, distances: Distances, measured: str) -> Path:
-    """Draw how the scored pixels are spread over distances, by truth and by prediction."""
+    """Draw histograms of the scored pixels by true and by predicted distance."""
     figure = new_figure(8.0, 4.2)
     _say(figure, measured)
     axes = figure.subplots()
@@ -88,7 +88,7 @@ def draw_image_errors(path: Path | str, rows: NDArray[Any], measured: str) -> Pa
 
 
 def _say(figure: Figure, measured: str) -> None:
-    """How it was measured, small, below everything; in two lines, broken at the semicolon nearest to the middle."""
+    """Write `measured` below the charts in small print, in two lines broken at the semicolon nearest to the middle."""
     breaks = [at for at, letter in enumerate(measured) if letter == ";"]
     if breaks:
         at = min(breaks, key=lambda at: abs(at - len(measured) / 2))
@@ -97,7 +97,7 @@ def _say(figure: Figure, measured: str) -> None:
 
 
 def _distance_axis(axes: Axes, kept: NDArray[np.bool_]) -> None:
-    """From the first bin to the last, logarithmic where they are far apart, with plain numbers."""
+    """From the first bin to the last, logarithmic if they are far apart, with plain numbers."""
     edges = np.flatnonzero(kept)
     low, high = float(DISTANCES[edges[0]]), float(DISTANCES[edges[-1] + 1])
     axes.set_xlim(low, high)

@@ -1,4 +1,4 @@
-"""A verdict on a depth set before a run is spent on it: what the files hold, and the settings that would mend it."""
+"""Checks a depth set before training on it: the files' values, and settings that would fix problems."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from pvtctl.tasks.depth.ordinal_pairs import read_ordinal_pairs
 from pvtctl.tasks.depth.settings import DepthData
 
 DEPTH_MEANING: Mapping[str, tuple[Severity, str]] = MEANING | {
-    "no_scale": ("error", "files of integers, and nothing says what they hold for a metre"),
+    "no_scale": ("error", "files of integers without a known value per metre"),
     "scale": ("warning", "depths that no camera sees: the scale looks wrong"),
     "scales_differ": ("warning", "one split lies many times as far as the other: their scales differ"),
     "mixed_types": ("warning", "integers and floats in one set: one scale is hardly right for both"),
@@ -54,19 +54,19 @@ DEPTH_MEANING: Mapping[str, tuple[Severity, str]] = MEANING | {
 """kind -> (severity, what it means for a run)."""
 
 NEAREST, FARTHEST = 0.05, 500.0
-"""Metres: medians of a split outside of this are taken for a wrong scale."""
+"""Metres: medians of a split outside this range suggest a wrong scale."""
 
 _SCALES = (1000.0, 256.0, 5000.0, 100.0, 1.0, 65535.0)
-"""Of sets that are around: millimetres, KITTI, TUM, centimetres, metres, shares."""
+"""Scales in use: millimetres, KITTI, TUM, centimetres, metres, shares."""
 _PLAUSIBLE = (0.3, 60.0)
 _SPARSE = 0.25
 _SAMPLES = 512
-"""Values of a file that the percentiles of a split are made of."""
+"""Values of a file used for the percentiles of a split."""
 
 
 @dataclass(frozen=True)
 class _Seen(Examination):
-    """What was found in an image and its depth file."""
+    """Findings for an image and its depth file."""
 
     dtype: str = ""
     valid: int = 0
@@ -74,18 +74,18 @@ class _Seen(Examination):
     pixels: int = 0
     largest: float = 0.0
     values: NDArray[np.float64] | None = None
-    """Some of the valid values as they lie, spread evenly over the map."""
+    """Some of the valid raw values, spread evenly over the map."""
 
 
 @dataclass
 class DepthFigures:
-    """What the depth files of a split hold, by those that were examined. Metres are None where there is no scale."""
+    """Statistics of a split's examined depth files. Metres are None without a scale."""
 
     images: int
     types: dict[str, int]
-    """Files of each type of number."""
+    """Files by number type."""
     scale: float | None
-    """Metres = value / scale, as it would be read."""
+    """Metres = value / scale, as used for reading."""
     valid_share: float
     """Of the pixels of all files that can be read."""
     median: float | None
@@ -98,12 +98,12 @@ class DepthFigures:
 
 @dataclass
 class DepthVerdict(DatasetVerdict):
-    """What was looked at and what was found."""
+    """Result of checking a depth set."""
 
     splits: dict[str, DepthFigures]
 
     def tables(self) -> list[CheckTable]:
-        """What the depth files hold, by split."""
+        """Statistics of the depth files, by split."""
         rows = figure_rows(self)
         if not rows:
             return []
@@ -120,11 +120,11 @@ def check_depth_data(
     workers: int = 0,
     on_progress: Callable[[str, int, int], None] | None = None,
 ) -> DepthVerdict:
-    """Look at the pairs, sizes and values of a depth set: `nyu`, `kitti` or `depth`, by default what its files say it is.
+    """Check the pairs, sizes and values of a depth set: `nyu`, `kitti` or `depth`, by default guessed from its files.
 
     `settings` are a recipe's `data.depth`. Pairs are read in `workers` processes: all with `full`, else at most
     `check.QUICK_LIMIT` of a split. `on_progress(split, done, total)` is called along the way.
-    Raises UsageError when there is no such folder or layout, or a setting cannot be meant.
+    Raises UsageError when there is no such folder or layout, or a setting makes no sense.
     """
     root = Path(root).expanduser()
     if not root.is_dir():
@@ -168,7 +168,7 @@ def check_depth_data(
 
 
 def figure_rows(verdict: DepthVerdict) -> list[dict[str, Any]]:
-    """A row a split for tables: types, scale, share of pixels with depth, and where they lie in metres."""
+    """One row per split for tables: types, scale, share of pixels with depth, and their range in metres."""
     rows: list[dict[str, Any]] = []
     for split, figures in verdict.splits.items():
         metres: dict[str, Any] = {
@@ -236,7 +236,7 @@ class _Images:
 
 
 def _odd(values: NDArray[Any], known: NDArray[np.float64], coding: DepthCoding) -> Iterator[str]:
-    """Kinds of what is odd about a map and its valid values."""
+    """Kinds of anomalies in a map and its valid values."""
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         yield "not_finite"
     if (values < 0).any():
@@ -255,22 +255,22 @@ def _odd(values: NDArray[Any], known: NDArray[np.float64], coding: DepthCoding) 
 
 
 def _largest(values: NDArray[Any]) -> int:
-    """What saturates: 16-bit files are read as wider integers by some decoders."""
+    """The saturation value: some decoders read 16-bit files as wider integers."""
     return 65535 if values.max() <= 65535 else int(np.iinfo(values.dtype).max)
 
 
 class _Summary:
-    """Gathers what the files of a split hold."""
+    """Collects statistics of a split's files."""
 
     def __init__(self, coding: DepthCoding) -> None:
         self.coding = coding
         self.values: dict[str, list[NDArray[np.float64]]] = defaultdict(list)
-        """Of each type of number, some values of each file as they lie."""
+        """Of each type of number, some raw values of each file."""
         self.valid = self.pixels = self.usable = self.looked_at = 0
         self.farthest = 0.0
 
     def watch(self, results: Iterable[Examination]) -> Iterator[Examination]:
-        """The same results."""
+        """Record the results and pass them on."""
         for result in results:
             self.looked_at += 1
             if isinstance(result, _Seen) and result.values is not None:
@@ -293,11 +293,11 @@ class _Summary:
 
     @property
     def share(self) -> float:
-        """Of the pixels that are a depth."""
+        """Share of pixels with a depth."""
         return self.valid / self.pixels if self.pixels else 0.0
 
     def judge(self, split: str, findings: DatasetFindings) -> None:
-        """What only all files of a split can tell."""
+        """Report what only shows over all files of a split."""
         if self.looked_at and not self.usable:
             findings.add("no_depth_at_all", split, f"all {self.looked_at} examined")
         if len({np.dtype(each).kind == "f" for each in self.values}) > 1:
@@ -318,14 +318,14 @@ class _Summary:
         return self.coding.scale_of(np.dtype(dtype))
 
     def _metres(self) -> NDArray[np.float64]:
-        """Of all files whose scale is known."""
+        """Values in metres of all files with a known scale."""
         scaled = [(files, self._scale_of(each)) for each, files in self.values.items()]
         return np.concatenate([np.zeros(0), *(values / scale for files, scale in scaled if scale for values in files)])
 
 
 def suggested_scale(middle: float, share: float = 1.0) -> str:
-    """What to set, for a median value as it lies in the files; where only a small share of pixels has a depth they are a
-    laser's, mostly KITTI's."""
+    """Suggested setting for a median raw value; if few pixels have a depth, the data are from
+    a laser, usually KITTI."""
     low, high = _PLAUSIBLE
     scales = (256.0, *_SCALES) if share < _SPARSE else _SCALES
     scale = next((scale for scale in scales if low <= middle / scale <= high), None)
@@ -343,7 +343,7 @@ def _readable(metres: float) -> str:
 
 
 def _find(name: str, root: Path, settings: DepthData, findings: DatasetFindings) -> dict[str, DepthPairs]:
-    """Split -> its pairs, of those that are there."""
+    """Existing splits -> their pairs."""
     found: dict[str, DepthPairs] = {}
     missing: dict[str, UsageError] = {}
     for split in SPLITS:

@@ -33,7 +33,7 @@ from pvtctl.tasks.depth.transforms import DepthTransform
 DEPTH_NAMES = (*LAYOUTS, "mix", "scenes")
 
 KB_SIZE: ImageSize = (352, 1216)
-"""What KITTI's depth benchmark cuts out of an image, bottom middle."""
+"""Crop of KITTI's depth benchmark, bottom centre."""
 
 Array = TypeVar("Array", Tensor, NDArray[Any])
 
@@ -42,10 +42,10 @@ _PROBES = 8
 
 
 class DepthFiles:
-    """The pairs of a folder, as `pvtctl.tasks.dense.data.DenseDataset` reads them.
+    """The pairs of a folder, a source of `pvtctl.tasks.dense.data.DenseDataset`.
 
-    With `kb_crop` the images are what is left of them after the crop, for everything downstream. Raises UsageError when
-    the first depth files show that none can be used, and why.
+    With `kb_crop` images are cropped before everything else. Raises UsageError if
+    the first depth files are all unusable, with the reason.
     """
 
     def __init__(self, pairs: DepthPairs, coding: DepthCoding, *, kb_crop: bool = False) -> None:
@@ -85,13 +85,13 @@ class DepthFiles:
             else:
                 return
         raise UsageError(
-            f"none of the {len(faults)} depth files looked at can be used; {faults[0]}",
-            "`pvtctl data check FOLDER` says what is in them",
+            f"none of the {len(faults)} examined depth files can be used; {faults[0]}",
+            "`pvtctl data check FOLDER` describes them",
         )
 
 
 def kb_cropped(image: Array) -> Array:
-    """(..., H, W) -> (..., 352, 1216), bottom middle. Raises BadImage for what is smaller."""
+    """(..., H, W) -> (..., 352, 1216), bottom centre. Raises BadImage for smaller images."""
     height, width = image.shape[-2:]
     if height < KB_SIZE[0] or width < KB_SIZE[1]:
         raise BadImage(f"{width}x{height} pixels: too small for KITTI's crop of {KB_SIZE[1]}x{KB_SIZE[0]}")
@@ -100,7 +100,7 @@ def kb_cropped(image: Array) -> Array:
 
 
 class ScenesDepth:
-    """The built-in scenes of a split, square at `size`, with depth in metres and none in the sky.
+    """The built-in scenes of a split, square at `size`, with depth in metres, none for the sky.
 
     Rendered scenes are kept in memory, up to 256 MiB a process. Raises UsageError for an unknown split or no samples.
     """
@@ -137,7 +137,7 @@ class ScenesDepth:
         return self._scene(index)[1]
 
     def digest(self, indices: NDArray[np.int64]) -> str:
-        """Changes with the renderer, the size, the split, the choice of scenes and the depths that count."""
+        """Changes with the renderer, the size, the split, the choice of scenes and the depth limits."""
         return f"{digest_name(self.materials)}-{self.split}-{self.size}-{len(indices)}-{self.coding.min_depth}-{self.coding.max_depth}"
 
     def _scene(self, index: int) -> tuple[Tensor, Tensor]:
@@ -167,11 +167,11 @@ def open_depth_split(
     `scenes`.
 
     `settings` are a recipe's `data.depth`; depth.json at the top of a set fills in a scale that it leaves open.
-    Targets are float32 metres, 0 where there is no value or one outside of `min_depth` and `max_depth`. `mix` takes its
+    Targets are float32 metres, 0 for no value or one outside `min_depth` and `max_depth`. `mix` takes its
     sets from `settings.mix` (`MixedDataset`); those of inverse depth give targets up to a factor of each image
-    (`pvtctl.tasks.depth.files.decode_depth`), which only a loss that fits scale and shift of the inverse may see.
-    `samples` takes so many images, spread evenly; `scenes` renders so many, square at `image_size`, in these `materials`. `problems` of what is
-    returned counts the images that are left out. Raises UsageError.
+    (`pvtctl.tasks.depth.files.decode_depth`), for losses that fit scale and shift of the inverse only.
+    `samples` limits the number of images, spread evenly; `scenes` renders that many, square at `image_size`, in these
+    `materials`. `problems` of the result counts the images left out. Raises UsageError.
     """
     if name not in DEPTH_NAMES:
         raise UsageError(f"unknown depth data {name!r}", nearest(name, DEPTH_NAMES))
@@ -193,15 +193,15 @@ def open_depth_split(
 def open_depth_files(
     name: str, root: Path | str, split: str, settings: DepthData, *, inverse: bool = False
 ) -> DepthFiles:
-    """The source of a split of `nyu`, `kitti` or `depth`. Raises UsageError."""
+    """The data source of a split of `nyu`, `kitti` or `depth`. Raises UsageError."""
     pairs = find_depth_pairs(name, root, split, settings)
     coding = coding_of(name, settings, root, inverse=inverse)
     return DepthFiles(pairs, coding, kb_crop=settings.crop == "kb")
 
 
 def coding_of(name: str, settings: DepthData, root: Path | str | None = None, *, inverse: bool = False) -> DepthCoding:
-    """What the depth files of a set mean: a recipe's word goes before that of depth.json at `root`; values without depth
-    are those of both. Raises UsageError."""
+    """Encoding of a set's depth files: the recipe takes precedence over depth.json at `root`; `invalid` values of
+    both are combined. Raises UsageError."""
     if name not in INTEGER_SCALES:
         raise UsageError(f"unknown depth data {name!r}", nearest(name, tuple(INTEGER_SCALES)))
     told = {} if root is None else read_depth_json(root)
@@ -216,7 +216,7 @@ def coding_of(name: str, settings: DepthData, root: Path | str | None = None, *,
 
 
 def _open_mix(split: str, settings: DepthData) -> tuple[MixedSource, dict[str, int]]:
-    """Training needs every set; val takes those that have one. A set's own scale and name replace the recipe's; the KB crop is for `kitti` alone."""
+    """Training needs every set, val uses those that have it. Scale and name are the set's; KB crop: `kitti` only."""
     if not settings.mix:
         raise UsageError("data.depth.mix names no set", "mix: {indoor: {name: nyu, path: data/nyu, weight: 2}, ...}")
     parts: dict[str, DenseSource] = {}

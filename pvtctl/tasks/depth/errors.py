@@ -1,4 +1,4 @@
-"""Depth errors of one image, the fits that come before them, the parts of an image that count, and ordinal pairs."""
+"""Depth errors of one image, alignment, evaluation crops, and ordinal pairs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pvtctl.errors import UsageError
 from pvtctl.models.structures import ImageSize
 
 NUMBERS = ("abs_rel", "sq_rel", "rmse", "rmse_log", "log10", "silog", "delta1", "delta2", "delta3")
-"""Of each image; `silog` is times 100, as it is printed everywhere, deltas are fractions."""
+"""Errors of each image; `silog` is multiplied by 100, as in publications; deltas are fractions."""
 _KB, _EIGEN = (352, 1216), (480, 640)
 
 
@@ -36,9 +36,9 @@ def depth_errors(depth: Tensor, truth: Tensor) -> list[float]:
 
 
 def least_squares(values: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-    """Scale and shift with the smallest sum of squares of scale x values + shift - wanted; both (N,) float64.
+    """Scale and shift that minimise the squares of scale x values + shift - wanted; both (N,) float64.
 
-    Values that are all alike get scale 0 and the mean of what was wanted.
+    For constant values: scale 0 and the mean of `wanted`.
     """
     mean, goal = values.mean(), wanted.mean()
     moved = values - mean
@@ -49,7 +49,7 @@ def least_squares(values: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def median(values: Tensor) -> Tensor:
-    """The middle value, of an even number the mean of the two in the middle (numpy's; torch takes the lower)."""
+    """The median; for an even number the mean of the middle two (as numpy; torch takes the lower)."""
     lower, upper = (values.kthvalue(place + 1).values for place in ((len(values) - 1) // 2, len(values) // 2))
     return (lower + upper) / 2
 
@@ -58,7 +58,7 @@ def crop_box(crop: Literal["eigen", "garg"], size: ImageSize) -> tuple[int, int,
     """(top, bottom, left, right) of the scored part of a map (height, width).
 
     `eigen`: rows 45 to 471 and columns 41 to 601 of 480x640, in proportion for other sizes. `garg`: KITTI's shares of the
-    full image. A map of 352x1216, KITTI's benchmark crop, is taken to be cut from 375x1242, the usual size of KITTI.
+    full image. A map of 352x1216, KITTI's benchmark crop, is assumed to be cut from 375x1242, the usual size of KITTI.
     """
     height, width = size
     if crop == "eigen":
@@ -76,7 +76,7 @@ def crop_box(crop: Literal["eigen", "garg"], size: ImageSize) -> tuple[int, int,
 
 
 def whdr(output: Tensor, pairs: NDArray[np.int64], space: Literal["metres", "inverse"]) -> tuple[int, int]:
-    """How many ordinal pairs an output (H, W) orders wrongly, and how many there are (WHDR with equal weights; DIW).
+    """Number of ordinal pairs that an output (H, W) orders wrongly, and of all pairs (WHDR with equal weights; DIW).
 
     `pairs` (P, 5): y and x of a first point, y and x of a second, and 1 where the first is nearer, -1 where the second is.
     Points that the output puts at the same depth are ordered wrongly. Raises UsageError for points outside the image.
@@ -84,7 +84,7 @@ def whdr(output: Tensor, pairs: NDArray[np.int64], space: Literal["metres", "inv
     height, width = output.shape
     points = pairs[:, :4].reshape(-1, 2, 2)
     if (points < 0).any() or (points >= (height, width)).any():
-        raise UsageError(f"an ordinal pair lies outside its image of {width}x{height} pixels", "pairs are y, x from 0")
+        raise UsageError(f"an ordinal pair is outside its image of {width}x{height} pixels", "pairs are y, x from 0")
     y, x = (torch.from_numpy(points[:, :, axis].copy()).to(output.device) for axis in (0, 1))
     values = output[y, x].double()
     nearer = (values[:, 0] - values[:, 1]).sign() * (1 if space == "inverse" else -1)

@@ -1,4 +1,4 @@
-"""Depth files to metres: 16- and 32-bit integers (PNG, TIFF, PGM), float TIFF and PFM, npy; nothing valid is guessed."""
+"""Depth files to metres: 16- and 32-bit integers (PNG, TIFF, PGM), float TIFF and PFM, npy; units are never guessed."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ _MODE_WORDS = {"1": "black and white", "L": "8-bit grey", "P": "8-bit palette", 
 
 @dataclass(frozen=True)
 class DepthCoding:
-    """What the values of a set's depth files mean. Raises UsageError for what cannot be meant."""
+    """Encoding of a set's depth files. Raises UsageError for settings that make no sense."""
 
     scale: float | None = None
     """Metres = value / scale, in files of any type; None: `integer_scale` in those of integers, 1 in those of floats."""
     integer_scale: float | None = None
-    """The layout's own; None: it has none, files of integers are refused."""
+    """The layout's scale; None: files of integers are not accepted."""
     invalid: tuple[float, ...] = ()
-    """Values as they lie that are no depth; nor are 0, what is below it, and what is not finite."""
+    """Raw values that mean no depth, as do 0, negative and non-finite values."""
     min_depth: float = 1e-3
     max_depth: float | None = None
-    """Metres: what lies outside is no depth either."""
+    """Metres: values outside the limits count as no depth."""
     inverse: bool = False
-    """The files hold inverse depth of an unknown scale: `decode_depth` says what becomes of it."""
+    """The files hold inverse depth of an unknown scale, see `decode_depth`."""
 
     def __post_init__(self) -> None:
         for value in (self.scale, self.integer_scale):
@@ -57,14 +57,14 @@ class DepthCoding:
             )
 
     def scale_of(self, dtype: np.dtype[Any]) -> float | None:
-        """What a file of this type holds for a metre; None: nothing says it."""
+        """Value per metre in a file of this type; None: unknown."""
         return self.scale if self.scale is not None else 1.0 if dtype.kind == "f" else self.integer_scale
 
 
 def raw_depth(path: Path) -> NDArray[Any]:
-    """The values of a file as they lie, (H, W), integers or floats.
+    """The raw values of a file, (H, W), integers or floats.
 
-    Raises OSError; BadImage for what is no depth map: 8 bits, colours, complex numbers, more or fewer than two axes.
+    Raises OSError; BadImage if it is no depth map: 8 bits, colours, complex numbers, more or fewer than two axes.
     """
     data = path.read_bytes()
     values = _npy(data) if path.suffix.lower() == ".npy" else _picture(data)
@@ -76,16 +76,16 @@ def raw_depth(path: Path) -> NDArray[Any]:
 
 
 def decode_depth(values: NDArray[Any], coding: DepthCoding) -> Tensor:
-    """Values as they lie (H, W) -> float32 (H, W) metres, 0 where there is none.
+    """Raw values (H, W) -> float32 (H, W) metres, 0 for no depth.
 
-    Inverse depth of an unknown scale becomes depth of an unknown scale: median / value, so that half of an image lies
-    beyond 1 "metre". Losses and scores that fit scale and shift of the inverse do not see the factor; others must not be
+    Inverse depth of an unknown scale becomes depth of an unknown scale: median / value, so that half of an image is
+    beyond 1 "metre". Losses and scores that fit scale and shift of the inverse are invariant to it; others must not be
     used on it. `min_depth` and `max_depth` are not applied to it.
     Raises BadImage when no value is a depth, UsageError for integers without a scale.
     """
     scale = coding.scale_of(values.dtype)
     if scale is None and not coding.inverse:
-        raise UsageError("depth files of integers, and nothing says what they hold for a metre", SCALE_HINT)
+        raise UsageError("depth files of integers without a known value per metre", SCALE_HINT)
     valid = valid_values(values, coding.invalid)
     if not valid.any():
         raise BadImage("no value of it is a depth: all are 0, negative, not finite, or listed as invalid")
@@ -93,7 +93,7 @@ def decode_depth(values: NDArray[Any], coding: DepthCoding) -> Tensor:
         depth = np.divide(np.median(values[valid]), values, out=np.zeros(values.shape), where=valid)
         return torch.from_numpy(depth.astype(np.float32))
     assert scale is not None
-    with np.errstate(over="ignore"):  # what is too large for float32 is infinite there, and no depth
+    with np.errstate(over="ignore"):  # values too large for float32 become infinite, which is no depth
         depth = values.astype(np.float32) / np.float32(scale)
     inside = valid & (depth >= coding.min_depth) & (depth < np.inf)
     if coding.max_depth is not None:
@@ -106,7 +106,7 @@ def decode_depth(values: NDArray[Any], coding: DepthCoding) -> Tensor:
 
 
 def valid_values(values: NDArray[Any], invalid: Iterable[float]) -> NDArray[np.bool_]:
-    """bool (H, W): finite, above 0, and none of those listed."""
+    """bool (H, W): finite, above 0, and not one of those listed."""
     valid = values > 0
     if values.dtype.kind == "f":
         valid &= np.isfinite(values)

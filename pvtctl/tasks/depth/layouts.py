@@ -1,4 +1,4 @@
-"""Where the images of a depth set and their depth files lie: folders, NYUv2's split files, KITTI's Eigen split."""
+"""Finds images and depth files of a depth set: folders, NYUv2's split files, KITTI's Eigen split."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from pvtctl.tasks.depth.files import DEPTH_SUFFIXES
 from pvtctl.tasks.depth.settings import DepthData
 
 LAYOUTS: Mapping[str, str] = {name: EXPECTED[name] for name in ("nyu", "kitti", "depth")}
-"""Data set name -> what is expected of its folder."""
+"""Data set name -> expected layout of its folder."""
 
 INTEGER_SCALES: Mapping[str, float | None] = {"nyu": 1000.0, "kitti": 256.0, "depth": None}
-"""Data set name -> what its files of integers hold for a metre."""
+"""Data set name -> value per metre in integer files."""
 
 DEPTH_FILE = "depth.json"
-"""At the top of a set: `scale` and `invalid`, as a recipe's `data.depth` has them."""
+"""At the top of a set: `scale` and `invalid`, as in a recipe's `data.depth`."""
 
 SPLITS = ("train", "val")
 _SPLIT_FOLDERS = {"train": ("train", "training"), "val": ("val", "validation", "test")}
@@ -39,7 +39,7 @@ _ROOTS["kitti"] += tuple(f"{top}/{part}" for top in ("data_depth_annotated", "gt
 
 
 class NoSplitError(UsageError):
-    """The folder has nothing of this split."""
+    """The folder does not have this split."""
 
 
 @dataclass(frozen=True)
@@ -52,15 +52,15 @@ class DepthPairs:
     """Paths."""
     depths: Sequence[str]
     problems: dict[str, int] = field(default_factory=dict)
-    """What is left out -> how many."""
+    """Reason -> number of images left out."""
     left_out: dict[str, list[str]] = field(default_factory=dict)
-    """The same by name, for `pvtctl data check`."""
+    """Reason -> their names, for `pvtctl data check`."""
 
     def __len__(self) -> int:
         return len(self.names)
 
     def digest(self, indices: NDArray[np.int64], coding: str) -> str:
-        """Hash of names and sizes of the files, and of what their values mean."""
+        """Hash of names and sizes of the files, and of the values' encoding."""
         digest = hashlib.sha256(coding.encode())
         for index in indices.tolist():
             sizes = (_bytes_of(path) for path in (self.images[index], self.depths[index]))
@@ -71,9 +71,9 @@ class DepthPairs:
 def find_depth_pairs(name: str, root: Path | str, split: str, settings: DepthData) -> DepthPairs:
     """The pairs of a split of `nyu`, `kitti` or `depth` at `root`; `settings` are a recipe's `data.depth`.
 
-    A split file that is named, or lies at the top under its usual name, goes before folders. Images without depth (`None`
+    A split file, given or at the top under its usual name, precedes folders. Images without depth (`None`
     in a split file, or no file of the name) are left out and counted in `problems`.
-    Raises UsageError: no such folder, split or split file, nothing that fits the layout, not one pair.
+    Raises UsageError: no such folder, split or split file, layout or pairs.
     """
     root = Path(root).expanduser()
     if name not in LAYOUTS:
@@ -87,7 +87,7 @@ def find_depth_pairs(name: str, root: Path | str, split: str, settings: DepthDat
 
 
 def read_depth_json(root: Path | str) -> dict[str, Any]:
-    """`scale` and `invalid` of the set's depth.json, as far as it says them. Raises UsageError when it is no such file."""
+    """`scale` and `invalid` of the set's depth.json, if given. Raises UsageError for an invalid file."""
     path = Path(root).expanduser() / DEPTH_FILE
     if not path.is_file():
         return {}
@@ -148,7 +148,7 @@ def _listed(name: str, root: Path, split: str, file: Path) -> DepthPairs:
 
 
 class _Finder:
-    """Looks a listed file up in several roots, that of the file before first."""
+    """Looks up listed files in several roots, starting with the previous file's."""
 
     def __init__(self, roots: list[Path]) -> None:
         self.roots = list(roots)
@@ -174,7 +174,7 @@ def _in_folders(name: str, root: Path, split: str) -> DepthPairs:
     if place is None and split == "train":
         raise NoSplitError(
             f"{root} holds images and depth without splits: it can be evaluated, not trained on",
-            f"move what is to be learned to {root / 'train'}/rgb and {root / 'train'}/depth, the rest to val/",
+            f"move the training data to {root / 'train'}/rgb and {root / 'train'}/depth, the rest to val/",
         )
     image_folder, depth_folder = halves
     pictures, truths = _by_name(image_folder, SUFFIXES), _by_name(depth_folder, DEPTH_SUFFIXES)
@@ -196,7 +196,7 @@ def _in_folders(name: str, root: Path, split: str) -> DepthPairs:
 
 
 def _halves(place: Path) -> tuple[Path, Path] | None:
-    """The folders of images and of depth in a folder that has both."""
+    """Image and depth folders inside a folder that has both."""
     images, depths = (
         next((place / folder for folder in folders if (place / folder).is_dir()), None)
         for folders in (_IMAGE_FOLDERS, DEPTH_FOLDERS)
@@ -205,7 +205,7 @@ def _halves(place: Path) -> tuple[Path, Path] | None:
 
 
 def _by_name(folder: Path, suffixes: tuple[str, ...]) -> dict[str, str]:
-    """Relative path without its ending -> relative path, sorted; the first where several have one name."""
+    """Relative path without suffix -> relative path, sorted; the first if several share a name."""
     found: dict[str, str] = {}
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file():

@@ -1,7 +1,7 @@
-"""The metric of depth: the numbers of the KITTI and NYUv2 evaluations, always with what they were measured by.
+"""The metric of depth: the numbers of the KITTI and NYUv2 evaluations, always with the protocol.
 
-As those evaluations do, each number is computed for every image alone, and the mean over the images is given: an image of
-few true pixels counts as much as one of many.
+As in those evaluations, each number is the mean over images of the image's own number: an image with
+few true pixels counts as much as one with many.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ Alignment = Literal["none", "median", "scale_shift"]
 Crop = Literal["none", "eigen", "garg"]
 
 DISTANCES: NDArray[np.float64] = np.geomspace(0.01, 1000.0, 201)
-"""Metres: edges of the bins that errors are counted in by distance, 40 a decade."""
+"""Metres: edges of the bins for errors by distance, 40 per decade."""
 WORST_MAPS = 6
 """Images whose predictions are kept."""
 LONGEST_MAP = 1280
 _UNIT = 2.0**20
-"""Errors by distance are summed as whole numbers of 1 / _UNIT, so that the sum does not depend on the order of images."""
+"""Errors by distance are summed as integer multiples of 1 / _UNIT, for sums independent of the order of images."""
 _NEAREST = 1e-8
 """Inverse depth is at least this much before it is inverted (DPT's floor)."""
 _ROW = np.dtype([("index", np.int32), ("pixels", np.int32), *((name, np.float32) for name in NUMBERS)])
 
 
 class DepthScoresByImage(Protocol):
-    """What the metric reads of a batch."""
+    """The parts of a batch that the metric reads."""
 
     @property
     def targets(self) -> Sequence[Tensor]:
-        """float32 (H, W) metres of each original image, 0 where there is no truth."""
+        """float32 (H, W) metres of each original image, 0 without ground truth."""
 
     @property
     def ids(self) -> Sequence[str]:
@@ -53,29 +53,29 @@ class DepthScoresByImage(Protocol):
 
 @dataclass(frozen=True)
 class Distances:
-    """What was true and predicted at each distance: integers and means for the bins of `DISTANCES`."""
+    """Counts and mean errors by distance, for the bins of `DISTANCES`."""
 
     truth: NDArray[np.int64]
     """True pixels in each bin."""
     predicted: NDArray[np.int64]
-    """Pixels that are predicted to lie in each bin."""
+    """Pixels with a prediction in each bin."""
     abs_rel: NDArray[np.float64]
-    """|prediction - truth| / truth, mean over the bin's true pixels; NaN where there are none."""
+    """|prediction - ground truth| / ground truth, mean over the bin's true pixels; NaN without any."""
     bias: NDArray[np.float64]
-    """(prediction - truth) / truth, likewise."""
+    """(prediction - ground truth) / ground truth, likewise."""
 
 
 class DepthMetric:
-    """Errors of depth over a data set; 44 bytes are kept of each image, and the maps of the few worst.
+    """Errors of depth over a data set; stores 44 bytes per image, and the maps of the few worst.
 
     `space`: outputs are metres, or inverse depth of an unknown scale (larger is nearer). `alignment` fits each output to
-    its truth first: `median` multiplies the depth by the quotient of the medians, `scale_shift` takes the scale and shift
-    of the least squares, in inverse depth where the outputs are inverse. Only true pixels with `min_depth` < truth <
-    `max_depth` within the `crop` count, also for the alignment. Predictions are then clamped to both limits. Without
-    `max_depth`, inverse outputs end at the deepest truth of their image, because anything at or below 0 would lie
+    its ground truth first: `median` scales the depth by the ratio of the medians, `scale_shift` fits scale
+    and shift by least squares, in inverse depth if the outputs are inverse. Only ground truth between `min_depth` and
+    `max_depth` (exclusive) within the `crop` counts, also for the alignment. Predictions are then clamped.
+    Without `max_depth`, inverse outputs are limited to the image's deepest ground truth: values at or below 0 would be
     infinitely far away.
 
-    Raises UsageError for inverse depth without alignment, and for limits that leave nothing.
+    Raises UsageError for inverse depth without alignment, and for an empty range.
     """
 
     def __init__(
@@ -95,18 +95,18 @@ class DepthMetric:
             )
         if max_depth is not None and not max_depth > min_depth:
             raise UsageError(
-                f"no depth lies between {min_depth:g} and {max_depth:g} m", "set max_depth above min_depth"
+                f"there is no depth between {min_depth:g} and {max_depth:g} m", "set max_depth above min_depth"
             )
         self.space, self.alignment, self.crop = space, alignment, crop
         self.min_depth, self.max_depth = min_depth, max_depth
         self.pairs = pairs
         self.without_truth = 0
-        """Images without a pixel to score, which count nowhere."""
+        """Images without a scored pixel, which are not counted."""
         self.nonfinite = 0
         """Images whose output held values that are not finite: infinite ones were taken for the largest or smallest of the
         output, NaN for 0."""
         self.all_pixels = 0
-        """Of the scored images, with and without truth."""
+        """Pixels of the scored images, with and without ground truth."""
         self.wrong_pairs = self.all_pairs = 0
         self._rows: list[NDArray[Any]] = []
         self._seen: set[int] = set()
@@ -114,7 +114,7 @@ class DepthMetric:
         self._maps: dict[int, tuple[float, NDArray[np.float16]]] = {}
 
     def update(self, outputs: Sequence[Tensor], batch: DepthScoresByImage) -> None:
-        """Score a batch: `outputs` (H, W) float32 of each image, the size of its truth. An image counts once."""
+        """Score a batch: `outputs` (H, W) float32 of each image, the size of its ground truth. An image counts once."""
         for output, target, name, index in zip(outputs, batch.targets, batch.ids, batch.indices.tolist(), strict=True):
             if index in self._seen:
                 continue
@@ -153,20 +153,20 @@ class DepthMetric:
             self._keep({**self._maps, index: (worst[0], metres.cpu().numpy().astype(np.float16))})
 
     def _keep(self, maps: Mapping[int, tuple[float, NDArray[np.float16]]]) -> None:
-        """Of these maps the worst, the first of equal ones."""
+        """Keep the worst of these maps; of equal ones the first."""
         order = sorted(maps, key=lambda at: (-maps[at][0], at))
         self._maps = {at: maps[at] for at in order[:WORST_MAPS]}
 
     @property
     def worst_maps(self) -> dict[int, NDArray[np.float16]]:
-        """The predictions of the worst images by their index, worst first: metres as they were scored, float16 (h, w).
+        """The predictions of the worst images by their index, worst first: metres as scored, float16 (h, w).
 
         Images with more than `LONGEST_MAP` pixels a side are thinned: every n-th row and column is kept.
         """
         return {index: metres for index, (_, metres) in self._maps.items()}
 
     def valid(self, target: Tensor) -> Tensor:
-        """bool (H, W): the pixels of a truth that are scored."""
+        """bool (H, W): the ground-truth pixels that are scored."""
         valid = target.isfinite() & (target > self.min_depth)
         if self.max_depth is not None:
             valid &= target < self.max_depth
@@ -178,16 +178,16 @@ class DepthMetric:
         return valid
 
     def metres(self, output: Tensor, target: Tensor) -> Tensor:
-        """An output (H, W) as it is scored: aligned to its truth and within the limits, float32 metres at every pixel.
+        """An output (H, W) as scored: aligned to the ground truth, within the limits, float32 metres at every pixel.
 
-        Without any true pixel there is nothing to align with: metres as they are, inverse depth as 1 / output.
+        Without any true pixel nothing can be aligned: metres stay as they are, inverse depth as 1 / output.
         """
         output, target = _finite(output.float()), target.to(output.device)
         valid = self.valid(target)
         return self._fitted(output[valid].double(), target[valid].double(), output.double()).float()
 
     def _fitted(self, seen: Tensor, truth: Tensor, output: Tensor) -> Tensor:
-        """`output` in metres, aligned by what was `seen` where `truth` lies; all float64."""
+        """`output` in metres, aligned by the values `seen` at the pixels of `truth`; all float64."""
         inverse = self.space == "inverse"
         deepest = self.max_depth
         if deepest is None and inverse and len(truth):
@@ -239,7 +239,7 @@ class DepthMetric:
         }
 
     def merge(self, states: Iterable[dict[str, Any]]) -> None:
-        """Replace what was kept by the sum of `states` (the own one among them); no image may be in two of them."""
+        """Replace the state by the sum of `states`, including this metric's; no image may be in two of them."""
         states = list(states)
         self._rows = [state["rows"] for state in states]
         self._seen = {index for state in states for index in state["seen"]}
@@ -265,7 +265,7 @@ class DepthMetric:
         return numbers
 
     def describe(self) -> str:
-        """In one sentence, what the numbers were measured by: space, alignment, crop, cap and which pixels count."""
+        """One sentence on the evaluation protocol: space, alignment, crop, cap and which pixels count."""
         inverse = self.space == "inverse"
         alignment = {
             "none": "not aligned",
@@ -283,7 +283,7 @@ class DepthMetric:
 
 
 def _bin(metres: Tensor) -> Tensor:
-    """int64 (N,): the bin of `DISTANCES` that each falls into; what is nearer or farther goes into the first or last."""
+    """int64 (N,): the bin of `DISTANCES` that each falls into; values beyond the range go into the first or last."""
     share = (metres / DISTANCES[0]).log() / math.log(DISTANCES[-1] / DISTANCES[0])
     return (share * (len(DISTANCES) - 1)).clamp(0, len(DISTANCES) - 2).long()
 

@@ -1,4 +1,4 @@
-"""Several depth sets trained on together, each by a weight, as the papers' MIX is."""
+"""Weighted training on several depth sets, like the papers' MIX."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pvtctl.tasks.dense.data import DenseDataset, DenseSource, DenseTransform
 
 
 class MixedSource:
-    """Several sets one after another; names begin with a set's own."""
+    """Concatenation of several sets; names start with a set's name."""
 
     def __init__(self, parts: Mapping[str, DenseSource], weights: Mapping[str, float]) -> None:
         self.class_names: list[str] = []
@@ -55,11 +55,11 @@ class MixedSource:
 
 
 class MixedDataset(DenseDataset):
-    """A `MixedSource` of which an epoch of training shows each set by its weight.
+    """A `MixedSource` whose training epochs sample each set by its weight.
 
-    An epoch has as many draws as the sets have images. A set's share of them walks through its images in a shuffled order
-    that goes on from epoch to epoch, so that all of them are seen equally often, however large the set. Which image a draw
-    is depends on (seed, epoch, index) alone. Evaluation shows every image once.
+    An epoch has as many draws as the sets have images. A set's draws go through its images in a shuffled order
+    that continues over epochs, so that all images are seen equally often, however large the set. The image of a draw
+    depends only on (seed, epoch, index). Evaluation shows every image once.
     """
 
     def __init__(self, source: MixedSource, transform: DenseTransform, **settings: Any) -> None:
@@ -74,7 +74,7 @@ class MixedDataset(DenseDataset):
             [source.weights[key] * (len(order) > 0) for key, order in zip(source.parts, self._orders, strict=True)]
         )
         self._ends = np.round(np.cumsum(weights) / weights.sum() * len(self)).astype(np.int64)
-        """(sets,): the draws of an epoch that belong to each end here."""
+        """(sets,): end of each set's draws in an epoch."""
 
     def chosen(self, draw: Draw, step: int) -> int:
         if not self.training:

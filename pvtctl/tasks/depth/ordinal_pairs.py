@@ -1,4 +1,4 @@
-"""Ordinal pairs of depth: two points of an image, and which of them is nearer. People can say that where nobody can measure."""
+"""Ordinal pairs of depth: two points of an image, and which of them is nearer. People can annotate this."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pvtctl.errors import UsageError, nearest
 
 ORDINAL_FILE = "ordinal.csv"
-"""Lies at the top of a depth set, and is about its validation images, which have depth files too."""
+"""At the top of a depth set; about its validation images, which have depth files too."""
 _COLUMNS = ("image", "y1", "x1", "y2", "x2", "nearer")
 _HINT = f"{ORDINAL_FILE} has the columns {','.join(_COLUMNS)}: pixels from 0, `nearer` is 1 or 2"
 
@@ -21,7 +21,7 @@ def read_ordinal_pairs(root: Path | str, names: Collection[str]) -> dict[str, ND
     """`ordinal.csv` of a depth set: image -> (P, 5) y, x of a first point, y, x of a second, 1 or -1: the first, or the
     second, is nearer (`pvtctl.tasks.depth.errors.whdr`). Empty without such a file.
 
-    `names` are the images of the split, by which the file calls them. Raises UsageError with the line that is wrong.
+    `names` are the images of the split, as named in the file. Raises UsageError naming the wrong line.
     """
     path = Path(root).expanduser() / ORDINAL_FILE
     if not path.is_file():

@@ -1,7 +1,7 @@
-"""Depth as pictures: in a perceptual colour map with a scale bar, and beside the truth with the errors.
+"""Depth as pictures: in a perceptual colour map with a scale bar, and next to ground truth and errors.
 
-Near is bright and far is dark (viridis, reversed); pixels without depth are grey. A picture's bar says which metres
-its colours stand for; truth and prediction share one.
+Near is bright and far is dark (viridis, reversed); pixels without depth are grey. The bar shows the metres of
+the colours; ground truth and prediction share one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pvtctl.io.files import atomic_path
 from pvtctl.views.sheet import Pixels, captioned, enlarged, enlargement, font_of
 
 Depth = NDArray[np.float32]
-"""(H, W) metres, 0 where there is none; or inverse depth."""
+"""(H, W) metres, 0 for no depth; or inverse depth."""
 
 PANEL = 400
 """Width of each of the four pictures of `draw_depth_comparison`; of wide images it is twice that, in two rows."""
@@ -29,16 +29,16 @@ _GAP = 6
 _NARROWEST = 240
 """Pixels that a bar needs for its labels."""
 _WIDE = 2.2
-"""Width over height from which on four pictures stand in two rows."""
+"""Aspect ratio (width over height) from which four pictures are drawn in two rows."""
 _SPARSE = 0.25
-"""Share of pixels with a truth below which each is drawn as 3 x 3: laser points are invisible otherwise."""
+"""Share of pixels with ground truth below which each is drawn as 3 x 3: laser points are invisible otherwise."""
 _ERROR_LIMITS = (0.05, 0.1, 0.2, 0.5, 1.0)
 _LOGARITHMIC = 12.0
-"""Ratio of farthest to nearest from which on colours follow the logarithm of the distance."""
+"""Ratio of farthest to nearest from which colours are logarithmic in distance."""
 
 
 class Scale:
-    """Which colours stand for which metres: from `low` to `high`, logarithmic where they are far apart."""
+    """Colour scale from `low` to `high` metres, logarithmic if they are far apart."""
 
     def __init__(self, low: float, high: float) -> None:
         self.low = low
@@ -47,7 +47,7 @@ class Scale:
 
     @classmethod
     def of(cls, metres: Depth) -> Scale:
-        """For the depths of a map, but for the half percent at either end."""
+        """Scale for a map's depths, without the half percent at either end."""
         known = metres[np.isfinite(metres) & (metres > 0)]
         if not known.size:
             return cls(0.0, 1.0)
@@ -55,7 +55,7 @@ class Scale:
         return cls(low, high)
 
     def share(self, metres: Depth) -> NDArray[np.float64]:
-        """Place on the scale, 0 to 1."""
+        """Position on the scale, 0 to 1."""
         inside = np.clip(metres.astype(np.float64), self.low, self.high)
         if self.logarithmic:
             return np.asarray(np.log(inside / self.low) / math.log(self.high / self.low))
@@ -99,7 +99,7 @@ def draw_depth(values: Depth, space: Space) -> Pixels:
 
 
 def draw_beside(image: Pixels, values: Depth, space: Space) -> Pixels:
-    """An image (H, W) and its depth, which has no truth to be compared with, side by side."""
+    """An image (H, W) and its depth side by side, without ground truth."""
     found = captioned(draw_depth(values, space), "prediction")
     left = captioned(enlarged(image, enlargement(image)), "image")
     rows = max(left.shape[0], found.shape[0])
@@ -113,9 +113,9 @@ def draw_beside(image: Pixels, values: Depth, space: Space) -> Pixels:
 def draw_depth_comparison(
     image: Pixels, truth: Depth, prediction: Depth, scored: NDArray[np.bool_] | None = None
 ) -> Pixels:
-    """Image, truth, prediction and errors side by side, above the bars that say what the colours mean.
+    """Image, ground truth, prediction and errors side by side, above their colour bars.
 
-    `truth` and `prediction` (H, W) metres have the image's size or are smaller. `scored`: the pixels that count, where
+    `truth` and `prediction` (H, W) metres have the image's size or are smaller. `scored`: the pixels that count, if
     not all true ones do; only they have an error. Always 4 x `PANEL` + 18 pixels wide.
     """
     valid = np.isfinite(truth) & (truth > 0)
@@ -152,7 +152,7 @@ def scale_bar(width: int, colours: str, ticks: Sequence[tuple[float, str]]) -> P
     bar.paste(Image.fromarray(np.repeat(strip[None], bottom - top, axis=0)), (left, top))
     pen, font = ImageDraw.Draw(bar), font_of(size)
     taken = -math.inf
-    # Both ends come first; what would touch another label is left out
+    # Both ends come first; labels that would touch another are left out
     end = right - font.getlength(ticks[-1][1]) - size / 2
     for share, label in ticks:
         x = left + share * (right - left - 1)
@@ -204,7 +204,7 @@ def _error_limit(errors: NDArray[np.floating]) -> float:
 def _laid(
     values: NDArray[np.floating], valid: NDArray[np.bool_], size: tuple[int, int]
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Values and where they are, at another size; of several pixels with a value that fall on one the last is taken."""
+    """Resize values and their mask; of several values that fall on one pixel the last is taken."""
     height, width = size
     if valid.mean() >= _SPARSE:
         pair = (values.astype(np.float32), valid.astype(np.uint8))

@@ -1,4 +1,4 @@
-"""A trained depth model on images that belong to no data set."""
+"""Prediction with a trained depth model on images outside a data set."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _UNITS = {"metres": "metres", "inverse": "inverse depth, without a unit"}
 
 @dataclass(frozen=True)
 class DepthMap:
-    """What a depth model says of one image."""
+    """Predicted depth of one image."""
 
     depth: NDArray[Any]
     """float32 (H, W), at the image's own size, in `space`."""
     space: Literal["metres", "inverse"]
-    """`inverse`: larger for what is nearer, without a unit, of weights that have no scale."""
+    """`inverse`: larger is nearer, without a unit, for weights without a scale."""
 
 
 class DepthPredictor(DensePredictor):
@@ -38,7 +38,7 @@ class DepthPredictor(DensePredictor):
     transform: DepthTransform
 
     def __init__(self, request: PredictionRequest, model: DenseModel | None = None) -> None:
-        """`model` is the checkpoint's, where it is built already. Raises UsageError for weights that do not fit."""
+        """`model`: the checkpoint's, if it is built already. Raises UsageError for weights that do not fit."""
         super().__init__(request)
         checkpoint = request.checkpoint
         assert checkpoint.dense is not None

@@ -1,4 +1,4 @@
-"""Draws what a depth network is trained on: each image as it lies, then as training sees it, with its depth below."""
+"""Draws training samples of depth: each original image, then augmented views, with the depth below."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from pvtctl.tasks.depth.transforms import resize_depth
 Pixels = NDArray[np.uint8]
 """(H, W, 3) RGB."""
 DepthDrawing = Callable[[NDArray[np.float32]], Pixels]
-"""Colours metres (H, W), 0 where there is none; what it gives may be larger (`pvtctl.tasks.depth.pictures`)."""
+"""Colours metres (H, W), 0 for no depth; the result may be larger (`pvtctl.tasks.depth.pictures`)."""
 
 
 def draw_depth_preview(
     dataset: DenseDataset, path: Path | str, draw: DepthDrawing, *, count: int = 6, copies: int = 3, side: int = 400
 ) -> list[str]:
-    """Write a PNG of images and of views as the network sees them, each with its depth below: see `draw_views`."""
+    """Write a PNG of images and of augmented views, each with its depth below: see `draw_views`."""
     return draw_views(
         dataset,
         path,
@@ -59,7 +59,7 @@ def _is_dense(depth: Tensor) -> bool:
 
 
 def _kept(depth: Tensor, size: tuple[int, int]) -> Tensor:
-    """Sparse depth at `size`, the farthest value that falls on a pixel: taking the nearest pixel would lose most."""
+    """Sparse depth at `size`, the farthest value that falls on a pixel: nearest sampling would lose most."""
     return torch.nn.functional.adaptive_max_pool2d(depth[None], size)[0]
 
 
@@ -71,7 +71,7 @@ def draw_metres(metres: NDArray[np.float32]) -> Pixels:
 
 
 def preview_depth(request: PreviewRequest) -> str:
-    """`pvtctl data preview` of a set; what was drawn, in words."""
+    """`pvtctl data preview` of a set; returns a description."""
     name, split, copies, side = request.name, request.split, request.copies or 3, request.size or 400
     dataset = open_depth_split(
         name,

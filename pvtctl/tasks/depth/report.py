@@ -1,4 +1,4 @@
-"""What a depth metric shows people: pictures, tables and the JSON document."""
+"""Report of a depth metric: pictures, tables and the JSON document."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from pvtctl.views.report import ReportTable
 # Matplotlib takes a second to import: the views are imported where something is drawn.
 
 MOST_ROWS = 10
-"""Images in the table on the terminal; per_image.csv has all."""
+"""Images in the table in the terminal; per_image.csv has all."""
 REPORT_ROWS = 30
 
 
@@ -41,7 +41,7 @@ class DepthReport:
         self.samples = samples
 
     def pictures(self, folder: Path) -> dict[str, Path]:
-        """Samples, the worst images, and charts. Images that are not there any more are left out."""
+        """Samples, the worst images, and charts. Missing images are left out."""
         from pvtctl.tasks.depth.charts import draw_depth_histogram, draw_error_by_distance, draw_image_errors
 
         drawn: dict[str, Path] = {}
@@ -58,7 +58,7 @@ class DepthReport:
         }
 
     def _worst(self) -> dict[str, Any]:
-        """Title -> picture of the images of largest error, whose predictions the metric kept."""
+        """Title -> picture of the images with the largest errors, whose predictions the metric kept."""
         errors = {int(row["index"]): row for row in self.metric.worst(len(self.metric.worst_maps))}
         tiles = {}
         for index, metres in self.metric.worst_maps.items():
@@ -73,12 +73,12 @@ class DepthReport:
         return tiles
 
     def tables(self) -> list[ReportTable]:
-        """The images that go worst."""
+        """The worst images."""
         rows = [[str(cell) for cell in row] for row in self._rows(REPORT_ROWS)]
         return [ReportTable("Images, worst first", self._columns(), rows)]
 
     def terminal(self) -> tuple[str, list[str], list[list[Any]]]:
-        """The images that go worst: title, columns, rows."""
+        """The worst images: title, columns, rows."""
         rows, images = self._rows(MOST_ROWS), len(self.metric.rows())
         title = "Images, worst first" if len(rows) == images else f"The {len(rows)} worst of {images} images"
         return title, self._columns(), rows
@@ -98,7 +98,7 @@ class DepthReport:
         ]
 
     def document(self) -> dict[str, Any]:
-        """For `--json`: how it was measured, and the errors by distance where there are any."""
+        """For `--json`: how it was measured, and the errors by distance if there are any."""
         metric, distances = self.metric, self.metric.distances()
         return {
             "measured": {
@@ -134,7 +134,7 @@ class DepthReport:
         if metric.all_pairs:
             notes.append(f"whdr: {metric.wrong_pairs:,} of {metric.all_pairs:,} ordinal pairs are ordered wrongly.")
         if metric.without_truth:
-            notes.append(f"{metric.without_truth} image(s) have no pixel to score and count nowhere.")
+            notes.append(f"{metric.without_truth} image(s) have no pixel to score and are not counted.")
         if metric.nonfinite:
             notes.append(
                 f"The outputs of {metric.nonfinite} image(s) are not finite everywhere; such pixels were scored as the "
@@ -143,7 +143,7 @@ class DepthReport:
         return notes
 
     def files(self, folder: Path) -> dict[str, Path]:
-        """Every number of every image, as a table for other programs."""
+        """Write all numbers of all images as a table."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["image", "pixels", *NUMBERS])
@@ -157,10 +157,10 @@ class DepthReport:
 def draw_depth_samples(
     path: Path, dataset: DenseDataset, samples: Mapping[int, NDArray[Any]], metric: DepthMetric
 ) -> Path:
-    """Write a sheet of a few validation images: image, truth, prediction and error, each pair on one scale.
+    """Write a sheet of a few validation images: image, ground truth, prediction and error, each pair on one scale.
 
     `samples` are a task's outputs by position in the split, float16 (H, W) metres or inverse depth; `metric` aligns them
-    as it would score them. Images that cannot be read any more are left out.
+    as it would score them. Images that cannot be read are left out.
     """
     tiles = {}
     for at, output in sorted(samples.items()):
@@ -176,7 +176,7 @@ def draw_depth_samples(
 def depth_comparison(
     pixels: torch.Tensor, target: torch.Tensor, metres: NDArray[np.float32], metric: DepthMetric
 ) -> Any:
-    """The four pictures of an image; a thinned prediction is compared with the truth at the same pixels."""
+    """The four pictures of an image; a thinned prediction is compared with the ground truth at the same pixels."""
     from pvtctl.tasks.depth.pictures import draw_depth_comparison
 
     step = 1 if target.shape == metres.shape else -(-max(target.shape) // LONGEST_MAP)
@@ -199,7 +199,7 @@ def _finite(value: Any) -> float | None:
 
 
 class DepthComparer:
-    """Depth next to the ground truth of a split; an image is judged by AbsRel, aligned as a recipe's `eval` says."""
+    """Depth next to the ground truth of a split; images are ranked by AbsRel, aligned as in the recipe's `eval`."""
 
     def __init__(self, predictor: Predictor, recipe: Recipe, split: DenseDataset) -> None:
         self.predictor, self.split, self.names = predictor, split, split.ids

@@ -1,4 +1,4 @@
-"""Depth as the rest of pvtctl sees it. No torch until a method is called."""
+"""Interface of depth to the rest of pvtctl. No torch until a method is called."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 
 class DepthSpec(TaskSpec):
-    """Images with a distance for each pixel."""
+    """Depth estimation: a distance for each pixel."""
 
     name = "depth"
     data_names = ("nyu", "kitti", "depth", "mix", "scenes")
@@ -69,12 +69,12 @@ class DepthSpec(TaskSpec):
         ReportedFigure("log10", "log10 error", lower_is_better=True, digits=3),
         ReportedFigure("silog", "SILog x 100", lower_is_better=True, digits=3),
         ReportedFigure("whdr", "WHDR, %", percent=True, lower_is_better=True),
-        # DPT, Tables 6 to 8: AbsRel on each of three sets after a fit of scale and shift, and their mean
+        # DPT, Tables 6 to 8: AbsRel on three sets after fitting scale and shift, and their mean
         ReportedFigure("hrwsi_rel", "AbsRel on HRWSI", lower_is_better=True, measured=False),
         ReportedFigure("blendedmvs_rel", "AbsRel on BlendedMVS", lower_is_better=True, measured=False),
         ReportedFigure("redweb_rel", "AbsRel on ReDWeb", lower_is_better=True, measured=False),
         ReportedFigure("mean_rel", "AbsRel, mean of the three", lower_is_better=True, measured=False),
-        # DPT, Table 1: sets that were not trained on
+        # DPT, Table 1: zero-shot sets
         ReportedFigure("diw_whdr", "WHDR on DIW, %", lower_is_better=True, measured=False),
         ReportedFigure("eth3d_absrel", "AbsRel on ETH3D", lower_is_better=True, measured=False),
         ReportedFigure("sintel_absrel", "AbsRel on Sintel", lower_is_better=True, measured=False),

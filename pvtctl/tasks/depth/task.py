@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class DepthTask(DenseTask):
-    """A depth model with its data. It is scored in metres where the model has a scale, else in inverse depth."""
+    """A depth model with its data. Scored in metres if the model has a scale, else in inverse depth."""
 
     spec = DEPTH
 
@@ -45,10 +45,10 @@ class DepthTask(DenseTask):
         if (own := self.dense.head.loss(out, targets)) is not None:
             return {"loss_main": own}
         inverse = out[:, 0]
-        valid = targets > 0  # the data leave nothing else outside of the limits in metres
+        valid = targets > 0  # the data have no values outside the limits in metres
         truth = torch.where(valid, targets, 1.0)
         if self.loss.name == "silog":
-            assert self.dense.scale_shift is not None  # recipe.agreement holds it
+            assert self.dense.scale_shift is not None  # ensured by recipe.agreement
             metres = to_metres(inverse, self.dense.scale_shift)
             losses = {"loss_main": silog(metres, truth, valid, self.loss.variance_focus)}
         else:

@@ -1,4 +1,4 @@
-"""Images with depth to what a depth network takes: DPT's sizes, resampled as OpenCV does."""
+"""Transforms of images with depth to network inputs: DPT's sizes, resampled like OpenCV."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from pvtctl.tasks.segmentation.transforms import photometric
 def resize_cubic(pixels: Tensor, size: ImageSize) -> Tensor:
     """uint8 (3, h, w) -> (3, *size), cubic with a = -0.75 and no filter before shrinking: OpenCV's INTER_CUBIC.
 
-    In whole numbers, at a fifteenth of the time in floats: of photos, 0.05 % of the values are more than one of 256 levels
-    apart, at saturated edges up to 27, where rows are clipped before columns.
+    In integers, at a fifteenth of the time in floats: on photos, 0.05 % of the values differ by more than one of
+    256 levels, at saturated edges by up to 27, where rows are clipped before columns.
     """
     return pixels if pixels.shape[-2:] == size else F.interpolate(pixels[None], size, mode="bicubic")[0]
 
 
 def resize_depth(depth: Tensor, size: ImageSize) -> Tensor:
-    """float32 (h, w) -> `size`, each pixel from the one nearest to its middle: nothing is mixed across holes and edges."""
+    """float32 (h, w) -> `size`, nearest by pixel centres: no mixing across holes and edges."""
     return depth if depth.shape == size else F.interpolate(depth[None, None], size, mode="nearest-exact")[0, 0]
 
 
 def minimal_size(size: ImageSize, wanted: ImageSize, multiple: int, ratio: float = 1.0) -> ImageSize:
-    """The (height, width) that DPT tests an image of `size` at: of the two factors that make its height or its width that
-    of `wanted`, the one nearer to 1, times `ratio`; both sides rounded to a multiple, never to none."""
+    """DPT's test (height, width) for an image of `size`: of the two factors that bring its height or width to that
+    of `wanted`, the one nearer to 1, times `ratio`; both sides rounded to a multiple, at least one."""
     factor = min((want / side for want, side in zip(wanted, size, strict=True)), key=lambda factor: abs(1 - factor))
     height, width = (max(1, round(side * factor * ratio / multiple)) * multiple for side in size)
     return height, width
@@ -48,13 +48,13 @@ class DepthTransform:
 
     @classmethod
     def from_settings(cls, settings: DepthData) -> DepthTransform:
-        """Take what is a transform's out of a recipe's `data.depth`."""
+        """Create from a recipe's `data.depth`."""
         return cls(**settings.values_for(cls))
 
     def train(self, pixels: Tensor, target: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Resized as little as covers `size`, cut there at random, flipped, colours changed; always the same number of draws.
+        """Minimal resize to cover `size`, random crop, flip, colour jitter; always the same number of draws.
 
-        The part is cut out first and resized then, so that only what is used is resampled.
+        Crops first, then resizes, so that only the used part is resampled.
         """
         down, right, flipping, *colours = torch.rand(12, generator=generator, dtype=torch.float64).tolist()
         height, width = pixels.shape[-2:]
@@ -72,7 +72,7 @@ class DepthTransform:
         return pixels, target.contiguous()
 
     def evaluate(self, pixels: Tensor, ratio: float = 1.0) -> Tensor:
-        """DPT's minimal resize: the side that changes least decides, the aspect is kept up to `multiple`."""
+        """DPT's minimal resize: the factor of the side that changes least, the aspect is kept up to `multiple`."""
         return resize_cubic(
             pixels, minimal_size((pixels.shape[-2], pixels.shape[-1]), self.test_size, self.multiple, ratio)
         )

@@ -1,4 +1,4 @@
-"""From a recipe to a detector and its data."""
+"""Builds a detector and its data from a recipe."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from pvtctl.weights.describe import HeadClasses
 
 
 def detection_split(recipe: Recipe, split: str, role: Role) -> DetectionDataset:
-    """A split of a recipe's data, with masks where the head learns them. Raises UsageError."""
+    """A split of a recipe's data, with masks if the head is trained on them. Raises UsageError."""
     data = recipe.data
     images = data.train_images if split == "train" else data.val_images
     annotations = data.train_annotations if split == "train" else data.val_annotations
@@ -48,10 +48,11 @@ def build_detection(request: BuildRequest) -> DetectionTask:
     """Model and data of a recipe. Raises UsageError."""
     recipe, say = request.recipe, request.say
     head = request.head
-    assert recipe.model.head is not None  # the schema holds it
+    assert recipe.model.head is not None  # ensured by the schema
     if recipe.train.compile:
         raise UsageError(
-            "detectors are not compiled: what they find decides what runs", "leave out --compile and train.compile"
+            "detectors are not compiled: their control flow depends on the data",
+            "leave out --compile and train.compile",
         )
     train = detection_split(recipe, "train", "train") if head is None else None
     val = detection_split(recipe, "val", "evaluate")
@@ -82,7 +83,7 @@ def build_detection(request: BuildRequest) -> DetectionTask:
             **meta_of(recipe),
             "num_queries": getattr(recipe.model.head, "num_queries", 100),
             "conventions": head.conventions,
-            # a head without marks is told by its header alone
+            # a head without marks is identified only by the header
             **({} if head_spec(recipe.model.head.name).marks else {"head_options": recipe.model.head.said()}),
         },
     )
@@ -126,7 +127,7 @@ def _testing(recipe: Recipe) -> Testing:
 
 
 def new_detector(recipe: Recipe, head: HeadClasses) -> Detector:
-    """The model of a recipe, with starting weights."""
+    """The model of a recipe, newly initialised."""
     assert recipe.model.head is not None
     return build_detector(
         recipe.model.backbone.spec,

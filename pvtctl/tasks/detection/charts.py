@@ -1,4 +1,4 @@
-"""Charts of a detector's results: precision over recall, confusion with background, kinds of errors, AP of the classes."""
+"""Charts of a detector's results: precision-recall curves, confusion with background, error kinds, AP by class."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SHOWN_CLASSES = 40
 
 
 def draw_precision_recall(path: Path | str, analysis: DetectionAnalysis) -> Path:
-    """Draw the mean curves at IoU 0.5, 0.75 and 0.5 to 0.95, and beside them those of single classes at IoU 0.5.
+    """Draw the mean curves at IoU 0.5, 0.75 and 0.5 to 0.95, and those of single classes at IoU 0.5.
 
     Of many classes the three best and the three worst are drawn in colour, the others in grey.
     """
@@ -52,9 +52,9 @@ def _legend(curve: Curve) -> str:
 
 
 def draw_detection_confusion(path: Path | str, analysis: DetectionAnalysis) -> Path:
-    """Draw what objects were taken for, in percent of the row, at the analysis' threshold.
+    """Draw the confusion matrix in percent of the row, at the analysis' threshold.
 
-    The last column is objects that were missed; the last row detections where nothing is, in percent of all of them by
+    The last column is missed objects; the last row detections on background, in percent of all of them by
     class. Of many classes those with the most confusions are drawn.
     """
     counts, names = analysis.confusion, analysis.class_names
@@ -109,7 +109,7 @@ def draw_error_kinds(path: Path | str, analysis: DetectionAnalysis) -> Path:
 
 
 def draw_class_ap(path: Path | str, analysis: DetectionAnalysis) -> Path:
-    """Draw AP and AP50 of each class that the data has, best first; of many the twenty best and the twenty worst."""
+    """Draw AP and AP50 of each class in the data, best first; of many the twenty best and the twenty worst."""
     rows = sorted((row for row in analysis.classes if math.isfinite(row.ap)), key=lambda row: -row.ap)
     many = len(rows) > _SHOWN_CLASSES
     shown = [*rows[: _SHOWN_CLASSES // 2], *rows[-_SHOWN_CLASSES // 2 :]] if many else rows

@@ -1,4 +1,4 @@
-"""A verdict on a detection set in COCO's format before a run is spent on it."""
+"""Checks a detection set in COCO's format before training on it."""
 
 from __future__ import annotations
 
@@ -52,19 +52,19 @@ COCO_MEANING: Mapping[str, tuple[Severity, str]] = (
 """kind -> (severity, what it means for a run)."""
 
 _SMALL, _LARGE = 32**2, 96**2
-"""Square pixels, where COCO's scores divide objects into small, medium and large ones."""
+"""Square pixels: COCO's limits between small, medium and large objects."""
 
 _CLASS_ROWS = 40
-"""More classes than these are not all shown."""
+"""Maximum number of classes shown."""
 
 
 @dataclass
 class SplitFigures:
-    """What the annotations of a split hold. Boxes that are dropped are not counted."""
+    """Statistics of a split's annotations. Dropped boxes are not counted."""
 
     images: int
     objects: int
-    """Crowd regions not among them."""
+    """Without crowd regions."""
     crowds: int
     without_objects: int
     """Images."""
@@ -80,12 +80,12 @@ class SplitFigures:
 
 @dataclass
 class DetectionVerdict(DatasetVerdict):
-    """What was looked at and what was found."""
+    """Result of checking a detection set."""
 
     splits: dict[str, SplitFigures]
 
     def tables(self) -> list[CheckTable]:
-        """What the annotations hold, by split and by class."""
+        """Statistics of the annotations, by split and by class."""
         if not self.splits:
             return []
         rows = object_class_rows(self)
@@ -107,7 +107,7 @@ class DetectionVerdict(DatasetVerdict):
                     ]
                     for split, figures in self.splits.items()
                 ],
-                "small: below 32x32 pixels of area, large: from 96x96. Crowd regions are neither learned nor scored.",
+                "small: below 32x32 pixels of area, large: from 96x96. Crowd regions are neither trained on nor scored.",
             ),
             CheckTable(
                 ["class", *self.splits],
@@ -131,11 +131,11 @@ def check_coco_data(
     workers: int = 0,
     on_progress: Callable[[str, int, int], None] | None = None,
 ) -> DetectionVerdict:
-    """Look at annotations, classes and images of a COCO set: the splits under `root`, or one pair of folder and file.
+    """Check annotations, classes and images of a COCO set: the splits under `root`, or one pair of folder and file.
 
     Annotations are read whole. Images are read and decoded in `workers` processes: all with `full`, else at most
     `check.QUICK_LIMIT` of a split. `on_progress(split, done, total)` is called along the way.
-    Raises UsageError when there is no such folder, or the pair is not complete.
+    Raises UsageError when there is no such folder, or the pair is incomplete.
     """
     findings = DatasetFindings(COCO_MEANING)
     if images is not None or annotations is not None:
@@ -180,7 +180,7 @@ class _Listed:
 
 
 def _places(root: Path, findings: DatasetFindings) -> dict[str, tuple[Path, Path]]:
-    """Split -> (image folder, annotation file), of those that are there."""
+    """Split -> (image folder, annotation file), if they exist."""
     if not root.is_dir():
         raise UsageError(f"no data folder {root}", COCO_LAYOUT)
     found, missing = {}, {}
@@ -190,7 +190,7 @@ def _places(root: Path, findings: DatasetFindings) -> dict[str, tuple[Path, Path
         except UsageError as error:
             missing[split] = error.message
     for split, message in missing.items():
-        # annotations without images are a fault; a split of which nothing is there may be meant so
+        # annotations without images are a fault; a missing split may be intended
         has_file = any((root / "annotations" / f"instances_{split}{year}.json").is_file() for year in ("2017", ""))
         findings.add("missing_split" if found and not has_file else "layout", split, message)
     return found
@@ -235,7 +235,7 @@ def _compare_classes(train: CocoTable, val: CocoTable, findings: DatasetFindings
 
 
 def _compare_files(folder: Path, table: CocoTable, split: str, findings: DatasetFindings) -> NDArray[np.int64]:
-    """Positions of the listed images that are there."""
+    """Positions of the listed images that exist."""
     on_disk = {
         path.relative_to(folder).as_posix()
         for path in folder.rglob("*")
@@ -287,7 +287,7 @@ def _figures(table: CocoTable) -> SplitFigures:
 
 
 def object_class_rows(verdict: DetectionVerdict) -> list[dict[str, Any]]:
-    """A row a class, the most frequent in train first: its name and its objects by split."""
+    """One row per class, the most frequent in train first: its name and its objects by split."""
     names = dict.fromkeys(name for figures in verdict.splits.values() for name in figures.classes)
     rows = [
         {"class": name} | {split: figures.classes.get(name, 0) for split, figures in verdict.splits.items()}

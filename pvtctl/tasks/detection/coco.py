@@ -1,4 +1,4 @@
-"""COCO instances: what images hold, compactly, and back as ground truth for scoring."""
+"""COCO instances: compact annotations of images, and back to ground truth for scoring."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from pvtctl.tasks.detection.coco_file import CHECK_HINT, CocoTable, load_coco, s
 from pvtctl.tasks.detection.segments import Segments
 
 _LARGEST_TO_LIST = 64 << 20
-"""Bytes of an annotation file that is still read only to name the number of classes."""
+"""Bytes of an annotation file up to which it is read just to count classes."""
 
 
 @dataclass(frozen=True)
 class ImageObjects:
-    """What one image holds, crowds left out; pixels of the original image."""
+    """Objects of one image without crowds; pixels of the original image."""
 
     boxes: NDArray[np.float32]
     """(N, 4) xyxy, clipped to the image."""
@@ -59,7 +59,7 @@ class CocoAnnotations:
 
     @classmethod
     def read(cls, path: Path | str, *, masks: bool = True) -> CocoAnnotations:
-        """From a file. Raises UsageError."""
+        """Read from a file. Raises UsageError."""
         return cls(load_coco(path), masks=masks, name=str(path))
 
     def _keep(self, table: CocoTable) -> None:
@@ -82,11 +82,11 @@ class CocoAnnotations:
 
     @property
     def has_masks(self) -> bool:
-        """Masks were read, and some object has one."""
+        """Whether masks were read and some object has one."""
         return self._segments is not None and bool(self._segments.has_mask()[~self._crowd].any())
 
     def objects(self, index: int, *, with_masks: bool = False) -> ImageObjects:
-        """The objects of an image, crowds left out; `with_masks` leaves out those without a mask too."""
+        """The objects of an image without crowds; `with_masks` also drops those without a mask."""
         rows = np.arange(self._first[index], self._first[index + 1])
         keep = ~self._crowd[rows]
         if with_masks and self._segments is not None:
@@ -102,7 +102,7 @@ class CocoAnnotations:
         return self._segments.masks(rows, height, width)
 
     def num_objects(self, *, with_masks: bool = False) -> NDArray[np.int64]:
-        """(I,): objects of each image as `objects` gives them."""
+        """(I,): objects of each image as returned by `objects`."""
         keep = ~self._crowd
         if with_masks and self._segments is not None:
             keep &= self._segments.has_mask()
@@ -111,8 +111,8 @@ class CocoAnnotations:
     def to_coco(self, indices: Iterable[int] | None = None) -> dict[str, Any]:
         """The ground truth of some images (all) as a COCO dictionary, for scoring.
 
-        With the file's own ids, boxes, areas and crowds, all but what was dropped. Masks are there where they were read:
-        polygons as they stood, run lengths compressed, no mask as an empty one. Annotations are numbered anew when one
+        With the file's ids, boxes, areas and crowds, except dropped ones. Masks are included if they were read:
+        polygons unchanged, run lengths compressed, a missing mask as an empty one. Annotations are renumbered if one
         has the id 0, which COCO's evaluation takes for "none".
         """
         chosen = range(len(self)) if indices is None else indices
@@ -160,10 +160,10 @@ def find_coco(
     annotations: Path | str | None = None,
     need_images: bool = True,
 ) -> tuple[Path, Path]:
-    """(image folder, annotation file) of a split: the pair that is named, else the known layouts under `root`.
+    """(image folder, annotation file) of a split: the given pair, else the known layouts under `root`.
 
-    Raises UsageError with the places that were looked at. Without `need_images` the folder may be absent, and need not
-    be named.
+    Raises UsageError with the searched paths. Without `need_images` the folder may be missing and need not
+    be given.
     """
     if annotations is not None:
         file = Path(annotations).expanduser()
@@ -196,7 +196,7 @@ def find_coco(
 
 
 def count_coco(place: Path) -> dict[str, Any]:
-    """Classes and images of a COCO set for `pvtctl data ls`; large annotation files are not read for it."""
+    """Classes and images of a COCO set for `pvtctl data ls`; large annotation files are not read."""
     row: dict[str, Any] = {}
     for split in ("train", "val"):
         try:

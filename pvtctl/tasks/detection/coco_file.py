@@ -1,4 +1,4 @@
-"""A COCO annotation file: read once, every fault named, the rest kept as columns of numbers."""
+"""Reads and checks a COCO annotation file: all faults, and the rest as columns of numbers."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ CHECK_HINT = "`pvtctl data check FOLDER` lists every fault"
 
 _EXAMPLES = 5
 _CLIP_TOLERANCE = 0.01
-"""Pixels: COCO's own boxes are rounded to two decimals, and so end a hair outside of their images."""
+"""Pixels: COCO's own boxes are rounded to two decimals, and may end slightly outside their images."""
 
 
 @dataclass(frozen=True)
 class CocoProblem:
-    """One kind of fault of a file. An `error` makes it unusable; of a `warning` something was dropped or mended."""
+    """One kind of fault of a file. An `error` makes it unusable; for a `warning` something was dropped or corrected."""
 
     kind: str
     severity: Literal["error", "warning"]
     message: str
-    """One line, the number and the first five concerned included."""
+    """One line with the number and the first five ids."""
     ids: tuple[int | str, ...]
-    """All that are concerned: ids of annotations, images or categories as the kind has it; `#N` is the Nth in its list."""
+    """All ids concerned, of annotations, images or categories by kind; `#N` is the Nth in its list."""
 
 
 KINDS: dict[str, tuple[Literal["error", "warning"], str]] = {
@@ -64,7 +64,7 @@ KINDS: dict[str, tuple[Literal["error", "warning"], str]] = {
 
 @dataclass
 class CocoTable:
-    """What a file says, as columns; rows without errors, in the order of the file."""
+    """Content of a file as columns; rows without errors, in the order of the file."""
 
     category_ids: list[int] = field(default_factory=list)
     class_names: list[str] = field(default_factory=list)
@@ -78,11 +78,11 @@ class CocoTable:
     labels: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     """(N,): positions in `category_ids`, which is sorted."""
     boxes: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 4)))
-    """(N, 4): x, y, width, height as they stand in the file."""
+    """(N, 4): x, y, width, height as in the file."""
     areas: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
     crowd: NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, np.bool_))
     segments: Segments | None = None
-    """None where masks were not asked for."""
+    """None if masks were not requested."""
     problems: list[CocoProblem] = field(default_factory=list)
 
 
@@ -94,7 +94,7 @@ class _Faults:
         self.found.setdefault(kind, []).extend(ids)
 
     def add_rows(self, kind: str, ids: NDArray[np.int64], wrong: Any) -> None:
-        """`wrong` (N,) tells which of `ids` are."""
+        """Record the `ids` where `wrong` (N,) is true."""
         if wrong.any():
             self.add(kind, *ids[wrong].tolist())
 
@@ -146,14 +146,14 @@ def load_coco(path: Path | str) -> dict[str, Any]:
 
 
 def check_coco(data: Mapping[str, Any]) -> list[CocoProblem]:
-    """Every fault of what `load_coco` gave, errors before warnings."""
+    """All faults of the output of `load_coco`, errors before warnings."""
     return scan_coco(data, masks=True).problems
 
 
 def scan_coco(data: Mapping[str, Any], *, masks: bool) -> CocoTable:
-    """Columns and faults of what `load_coco` gave. Rows with errors are not among the columns.
+    """Columns and faults of the output of `load_coco`. Rows with errors are not in the columns.
 
-    Without `masks`, `segmentation` is not looked at.
+    Without `masks`, `segmentation` is ignored.
     """
     table, faults = CocoTable(), _Faults()
     _scan_categories(data["categories"], table, faults)
@@ -181,7 +181,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_name(value: Any) -> bool:
-    """A text that can be a file's name."""
+    """Whether it can be a file name."""
     try:
         return isinstance(value, str) and value != "" and b"\0" not in os.fsencode(value)
     except UnicodeEncodeError:
@@ -275,7 +275,7 @@ def _scan_segments(annotations: list[Any], good: list[int], table: CocoTable, fa
 
 
 def _check_boxes(table: CocoTable, faults: _Faults) -> None:
-    """Names bad boxes and drops those that no image holds a pixel of."""
+    """Report bad boxes and drop those without a pixel in the image."""
     boxes, sizes = table.boxes, table.sizes[table.images]
     finite = np.isfinite(boxes).all(1)
     turned = finite & (boxes[:, 2:] < 0).any(1)
@@ -306,5 +306,5 @@ def _check_boxes(table: CocoTable, faults: _Faults) -> None:
 def _count_missing_masks(table: CocoTable, faults: _Faults) -> None:
     assert table.segments is not None
     has_mask = table.segments.has_mask()
-    if has_mask.any():  # a set of boxes alone is no fault
+    if has_mask.any():  # a set with only boxes is no fault
         faults.add_rows("no_mask", table.ids, ~has_mask & ~table.crowd)

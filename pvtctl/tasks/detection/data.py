@@ -1,4 +1,4 @@
-"""Splits of detection data: what is drawn becomes an image with its objects, and samples become padded batches."""
+"""Splits of detection data: draws become images with their objects, and samples padded batches."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from pvtctl.data.transforms import pad_images
 DETECTION_NAMES = ("coco", "scenes")
 
 MIN_TRAIN_SIDE = 32
-"""Training leaves out images with a shorter side, as the papers' code does."""
+"""Training excludes images with a shorter side, as in the papers' code."""
 
 
 class DetectionSource(Protocol):
@@ -54,20 +54,20 @@ class DetectionSource(Protocol):
         """File name, unique in the split."""
 
     def num_objects(self, *, with_masks: bool) -> NDArray[np.int64]:
-        """(I,): objects to learn from; an image may have more than are told."""
+        """(I,): number of training objects; an image may have more."""
 
     def pixels(self, index: int) -> Tensor:
         """uint8 (3, H, W). Raises BadImage, OSError."""
 
     def objects(self, index: int, *, with_masks: bool) -> Objects:
-        """In pixels of the original image."""
+        """Objects in pixels of the original image."""
 
     def digest(self, indices: NDArray[np.int64]) -> str:
-        """Hash of what some images are and hold."""
+        """Hash of some images and their objects."""
 
 
 class CocoSource:
-    """Images in a folder, with COCO annotations. Raises UsageError when none of the images is there, if they are needed."""
+    """Images in a folder, with COCO annotations. Raises UsageError if images are needed and all are missing."""
 
     def __init__(self, folder: Path, annotations: CocoAnnotations, *, need_images: bool = True) -> None:
         self.folder = folder
@@ -92,7 +92,7 @@ class CocoSource:
         return self.annotations.num_objects(with_masks=with_masks)
 
     def pixels(self, index: int) -> Tensor:
-        """Raises BadImage, also when the file has another size than the annotations say: they belong to another file."""
+        """Raises BadImage, also if the file's size differs from the annotations, which then belong to another file."""
         image = open_image((self.folder / self.name(index)).read_bytes())
         height, width = self.sizes[index].tolist()
         if image.size != (width, height):
@@ -110,7 +110,7 @@ class CocoSource:
 
 @dataclass(frozen=True)
 class DetectionSample:
-    """One image as the network takes it, before padding."""
+    """One network input with its objects, before padding."""
 
     image: Tensor
     """float32 (3, h, w), normalised."""
@@ -120,12 +120,12 @@ class DetectionSample:
     id: str
     index: int
     skipped: tuple[Skipped, ...] = ()
-    """What was drawn before this one and could not be read."""
+    """Draws before this one that could not be read."""
 
 
 @dataclass
 class DetectionBatch:
-    """Images of several sizes side by side."""
+    """A batch of images of several sizes."""
 
     images: Tensor
     """float32 (B, 3, H, W), normalised, padded with zeros to the right and at the bottom."""
@@ -144,7 +144,7 @@ class DetectionBatch:
     """Depends on the seed and the draws alone."""
     skipped: list[Skipped]
     failed: int = 0
-    """Draws that gave no sample at all."""
+    """Draws that gave no sample."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -170,9 +170,9 @@ class DetectionBatch:
 class DetectionDataset(Dataset["DetectionSample | Unusable"]):
     """A split under the transform of training or evaluation. Random numbers depend on (seed, epoch, index, copy) alone.
 
-    Training leaves out images without objects and those with a side below 32 pixels; `problems` counts them, together
-    with what the annotations dropped. An image that cannot be read gives way to the next in training, as
-    `ClassificationDataset` has it; in evaluation it is left out.
+    Training excludes images without objects and those with a side below 32 pixels; `problems` counts them, together
+    with dropped annotations. An image that cannot be read is replaced by the next in training, as
+    in `ClassificationDataset`; in evaluation it is left out.
     """
 
     normalization: Normalization = "imagenet"
@@ -215,18 +215,18 @@ class DetectionDataset(Dataset["DetectionSample | Unusable"]):
             raise UsageError(
                 f"no image to train on: {int(empty.sum())} have no objects, {int(small.sum())} a side below "
                 f"{MIN_TRAIN_SIDE} pixels",
-                "`pvtctl data check FOLDER` tells what the annotations hold",
+                "`pvtctl data check FOLDER` describes the annotations",
             )
         return usable
 
     @property
     def annotations(self) -> CocoAnnotations:
-        """Of the whole source; `to_coco` gives those of this split alone."""
+        """Of the whole source; `to_coco` returns those of this split only."""
         return self.source.annotations
 
     @property
     def ids(self) -> list[str]:
-        """File names of all samples. Made anew at each call."""
+        """File names of all samples. Built at each call."""
         return [self.source.name(place) for place in self.kept.tolist()]
 
     @property
@@ -261,7 +261,7 @@ class DetectionDataset(Dataset["DetectionSample | Unusable"]):
             target = self.source.objects(place, with_masks=self.with_masks)
             pixels, target = self.transform.train(pixels, target, generator)
         else:
-            # scores are made of `to_coco`, in pixels of the original; boxes here are for losses and pictures
+            # scores use `to_coco`, in pixels of the original; boxes here are for losses and pictures
             pixels = self.transform.evaluate(pixels)
             target = self.truth(index, (pixels.shape[-2], pixels.shape[-1]))
         image_id = int(self.source.image_ids[place])
@@ -279,13 +279,13 @@ class DetectionDataset(Dataset["DetectionSample | Unusable"]):
         return target
 
     def read(self, index: int) -> tuple[Tensor, Objects]:
-        """An image as it lies, uint8 (3, H, W), and what is in it. Raises BadImage, OSError."""
+        """An original image, uint8 (3, H, W), and its objects. Raises BadImage, OSError."""
         place = int(self.kept[index])
         truth = self.source.objects(place, with_masks=self.with_masks)
         return self.source.pixels(place), truth
 
     def original(self, index: int) -> NDArray[np.uint8]:
-        """The image as it lies, (H, W, 3) RGB. Raises BadImage, OSError."""
+        """The original image, (H, W, 3) RGB. Raises BadImage, OSError."""
         return self.source.pixels(int(self.kept[index])).permute(1, 2, 0).contiguous().numpy()
 
     def image_at(self, index: int, short_side: int, long_side: int, flip: bool = False) -> tuple[Tensor, ImageSize]:
@@ -296,7 +296,7 @@ class DetectionDataset(Dataset["DetectionSample | Unusable"]):
         return normalize(pixels.flip(-1) if flip else pixels), size
 
     def to_coco(self) -> dict[str, Any]:
-        """The ground truth of this split for scoring, as `CocoAnnotations.to_coco` has it."""
+        """The ground truth of this split for scoring, in the format of `CocoAnnotations.to_coco`."""
         return self.annotations.to_coco(self.kept.tolist())
 
     def fingerprint(self) -> str:
@@ -309,7 +309,7 @@ class DetectionDataset(Dataset["DetectionSample | Unusable"]):
         return [*(self[draw] for draw in draws), key_of(self.seed, "batch", *flat)]
 
     def collate(self, items: list[Any]) -> DetectionBatch:
-        """What `__getitems__` gives -> a batch of the samples that could be read."""
+        """Collate the output of `__getitems__` into a batch of the readable samples."""
         *drawn, key = items
         samples = [item for item in drawn if isinstance(item, DetectionSample)]
         return DetectionBatch(
@@ -344,10 +344,10 @@ def open_detection_split(
 ) -> DetectionDataset:
     """A split of `coco` (a known layout under `root`, or the pair `images` and `annotations`) or `scenes`.
 
-    `settings` are a recipe's `data.detection`. `samples` takes so many images, spread evenly; `scenes`
-    renders so many, square at `image_size`, in these `materials`. Without `need_images` the annotations are enough, as to score results from
-    a file; then `with_masks` reads masks where there are any. Raises UsageError, also when masks are wanted and the data
-    have none.
+    `settings` are a recipe's `data.detection`. `samples` limits the number of images, spread evenly; `scenes`
+    renders that many, square at `image_size`, in these `materials`. Without `need_images` annotations suffice, e.g. for
+    results files; then `with_masks` reads masks if there are any. Raises UsageError, also if masks are requested and
+    missing.
     """
     if name not in DETECTION_NAMES:
         raise UsageError(f"unknown detection data {name!r}", nearest(name, DETECTION_NAMES))

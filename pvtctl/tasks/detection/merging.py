@@ -31,7 +31,7 @@ def merge_views(views: Sequence[Detections], options: DetectOptions) -> Detectio
 
 
 def mirrored(found: Detections, size: ImageSize) -> Detections:
-    """Detections of an image that was flipped left to right, moved to where they are in the image itself."""
+    """Detections of an image that was flipped left to right, moved to their positions in the original."""
     left, top, right, bottom = found.boxes.unbind(1)
     boxes = torch.stack([size[1] - right, top, size[1] - left, bottom], dim=1)
     masks = None if found.masks is None else [_mirrored_mask(mask) for mask in found.masks]

@@ -1,4 +1,4 @@
-"""The metric of detection: keeps detections as columns of numbers, and scores them by COCO's rules."""
+"""The metric of detection: stores detections as columns of numbers and computes COCO's metrics."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _KINDS: tuple[tuple[str, Kind], ...] = (("box", "bbox"), ("mask", "segm"))
 
 
 class DetectionsByImage(Protocol):
-    """What the metric reads of a batch."""
+    """The parts of a batch that the metric reads."""
 
     @property
     def image_ids(self) -> Sequence[int]:
@@ -26,11 +26,11 @@ class DetectionsByImage(Protocol):
 
 
 class DetectionMetric:
-    """COCO's numbers for boxes, and for masks where `masks` is on.
+    """COCO's metrics for boxes, and for masks if `masks` is on.
 
     `truth` is a COCO dictionary: its categories are `category_ids`, the ids of the labels 0, 1, ... named `class_names`.
-    Detections come in pixels of the original images. All images of `truth` count, also those never seen by `update`:
-    what is in them was missed. An image that comes twice counts once.
+    Detections are in pixels of the original images. All images of `truth` count, also those not in any `update`:
+    their objects are missed. An image that occurs twice counts once.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class DetectionMetric:
         self.masks = masks
         self.backend = choose_backend(backend)
         self.nonfinite = 0
-        """Detections left out because their box or score was not finite."""
+        """Detections left out for a non-finite box or score."""
         self._parts: list[Columns] = []
         self._seen: set[int] = set()
         self._scores: dict[str, CocoScores] = {}
@@ -73,7 +73,7 @@ class DetectionMetric:
         self._scores.clear()
 
     def add(self, found: Columns) -> None:
-        """Keep detections that are columns already, such as those of a results file; the truth's images count as seen."""
+        """Keep detections in columns, such as those of a results file; all ground-truth images count as seen."""
         self._parts.append(found)
         self._seen.update(image["id"] for image in self.truth["images"])
         self._scores.clear()
@@ -86,7 +86,7 @@ class DetectionMetric:
         return joined
 
     def detections_of(self, image_id: int) -> Detections:
-        """The boxes kept of one image, best first, in its own pixels."""
+        """The stored boxes of one image, best first, in its pixels."""
         import numpy as np
         import torch
 
@@ -105,7 +105,7 @@ class DetectionMetric:
         return {"found": self.found.as_dict(), "seen": sorted(self._seen), "nonfinite": self.nonfinite}
 
     def merge(self, states: Iterable[dict[str, Any]]) -> None:
-        """Replace what was kept by the union of `states` (the own one among them); an image counts once."""
+        """Replace the state by the union of `states`, including this metric's; an image counts once."""
         parts, seen, dropped = [], set[int](), 0
         for state in states:
             part = Columns(**state["found"])
@@ -124,7 +124,7 @@ class DetectionMetric:
         return self._scores[what]
 
     def compute(self) -> dict[str, float]:
-        """COCO's twelve numbers as `box_ap`, ..., `box_ar_large`, and with `mask_`; fractions, NaN for COCO's -1.
+        """COCO's twelve metrics as `box_ap`, ..., `box_ar_large`, and with `mask_`; fractions, NaN for COCO's -1.
 
         Also `images` seen, `detections` kept and, where there are any, `nonfinite` ones that were left out.
         """
@@ -151,5 +151,5 @@ class DetectionMetric:
         )
 
     def why_missing(self, name: str) -> str:
-        """In words, why the number `name` of `compute` is NaN."""
+        """Reason why the number `name` of `compute` is NaN."""
         return why_missing(name, self.truth)

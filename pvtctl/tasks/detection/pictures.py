@@ -1,4 +1,4 @@
-"""Detections drawn into images: alone, and beside the truth with right and wrong marked."""
+"""Detections drawn into images: alone, and next to the ground truth with right and wrong marked."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ PALETTE: tuple[Colour, ...] = (
     (213, 94, 0),
     (240, 228, 66),
 )
-"""Okabe and Ito's, told apart with any common colour blindness. Classes share them in turn; the labels say which it is."""
+"""Okabe and Ito's, distinguishable with common colour blindness. Classes reuse them in turn; labels name the class."""
 _TRUE, _RIGHT, _WRONG = (240, 240, 240), PALETTE[4], PALETTE[5]
 _MASK = 0.45
-"""Share of the colour over a pixel of a mask."""
+"""Opacity of masks."""
 _WRONGS = {code: name for name, code in ERRORS.items()}
 
 
@@ -50,7 +50,7 @@ def draw_detections(image: Pixels, found: Detections | Objects, class_names: Seq
     """Boxes, masks, names and scores drawn into a copy of `image` (H, W, 3) uint8; true objects have no score.
 
     An image under 400 pixels on its long side is enlarged by a whole number, so that its labels can be read. A label
-    that would cover another is left out; the best detection is labelled first. An only class is not named.
+    that would cover another is left out; the best detection is labelled first. A single class is not named.
     """
     scale = enlargement(image)
     labels = found.labels.tolist()
@@ -66,10 +66,10 @@ def draw_detections(image: Pixels, found: Detections | Objects, class_names: Seq
 def draw_side_by_side(
     image: Pixels, truth: Objects, found: Detections, class_names: Sequence[str], *, threshold: float = 0.3
 ) -> Pixels:
-    """Truth on the left, detections of at least `threshold` on the right, matched at IoU 0.5.
+    """Ground truth on the left, detections of at least `threshold` on the right, matched at IoU 0.5.
 
     Objects that were missed are dashed on the left; wrong detections are dashed on the right and named by their kind of
-    error. Colours say the same: white for found, light blue for right, red for missed and wrong.
+    error. Colours: white for found, light blue for right, red for missed and wrong.
     """
     keep = found.scores >= threshold
     masks = None if found.masks is None else [m for m, k in zip(found.masks, keep.tolist(), strict=True) if k]
@@ -106,7 +106,7 @@ def draw_side_by_side(
 
 
 def rights(truth: Objects, found: Detections, threshold: float) -> tuple[int, int]:
-    """How many of the detections of at least `threshold` are right, as `draw_side_by_side` marks them, and how many wrong."""
+    """Number of right and of wrong detections of at least `threshold`, as marked by `draw_side_by_side`."""
     keep = found.scores >= threshold
     kinds = _matched(truth, Detections(found.boxes[keep], found.scores[keep], found.labels[keep])).kind
     right = int((kinds == RIGHT).sum())
@@ -121,7 +121,7 @@ def _matched(truth: Objects, shown: Detections) -> Matching:
 
 
 def _text(class_names: Sequence[str], label: int, score: float | None = None, error: str = "") -> str:
-    """What is written at a box; an only class goes without saying."""
+    """Label of a box; a single class is not named."""
     name = class_names[label] if len(class_names) > 1 else ""
     return " ".join(word for word in (name, "" if score is None else f"{100 * score:.0f}%", error) if word)
 
@@ -165,7 +165,7 @@ def _with_marks(image: Pixels, marks: Sequence[_Mark]) -> Pixels:
 
 
 def _outline(pen: ImageDraw.ImageDraw, mark: _Mark, line: int, size: tuple[int, int]) -> None:
-    """A frame with a dark edge, seen on any background; boxes are cut at the image's border."""
+    """A frame with a dark edge, visible on any background; boxes are clipped to the image."""
     x0, y0 = max(mark.box[0], 0.0), max(mark.box[1], 0.0)
     x1, y1 = max(min(mark.box[2], size[0]) - 1, x0), max(min(mark.box[3], size[1]) - 1, y0)
     if not mark.dashed:
@@ -189,8 +189,8 @@ def _label(
     size: tuple[int, int],
     placed: list[tuple[float, float, float, float]],
 ) -> None:
-    """Write above the box, inside it or below, where no label is yet; nowhere if all are taken. Never past the picture's edge:
-    a name that is longer than the picture is wide loses its end."""
+    """Write above the box, inside it or below, where there is no label yet, else omit it. Stays in the picture:
+    names longer than the picture are cut."""
     text = mark.text
     while len(text) > 2 and pen.textlength(text, font=font) + 6 > size[0]:
         text = text[:-2] + "…"

@@ -1,4 +1,4 @@
-"""A trained detector on images that belong to no data set."""
+"""Prediction with a trained detector on images outside a data set."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from pvtctl.tasks.predict import Images, save_picture
 from pvtctl.weights.build import model_from_checkpoint
 
 DRAW_FROM = 0.3
-"""Score of the weakest detection that is drawn and counted."""
+"""Minimum score of detections that are drawn and counted."""
 HEADS_OWN = 0.05
-"""Below that, a head must be asked for what it would drop itself."""
+"""Default minimum score of heads, to be lowered for lower thresholds."""
 
 
 class DetectorPredictor:
@@ -43,7 +43,7 @@ class DetectorPredictor:
     palette: list[tuple[int, int, int]] | None = None
 
     def __init__(self, request: PredictionRequest, model: Detector | None = None) -> None:
-        """Sizes that `options` leave open are those that the checkpoint was tested at; `model` is the checkpoint's, where
+        """Sizes missing in `options` are the checkpoint's test sizes; `model`: the checkpoint's, if
         it is built already. Raises UsageError for weights that do not fit, and for options that the head does not have."""
         checkpoint, options = request.checkpoint, request.options
         found = checkpoint.detector
@@ -64,7 +64,7 @@ class DetectorPredictor:
         self.model = model or cast("Detector", model_from_checkpoint(checkpoint)).to(request.device).eval()
 
     def __call__(self, pixels: Tensor) -> Detections:
-        """uint8 (3, H, W) -> what is in it, in its pixels, on the CPU."""
+        """uint8 (3, H, W) -> its detections, in its pixels, on the CPU."""
         original = (int(pixels.shape[1]), int(pixels.shape[2]))
         size = resized_size(original, *self.sizes)
         batch = pad_images([normalize(resize_image(pixels, size))], self.pad)
@@ -73,7 +73,7 @@ class DetectorPredictor:
         return Detections(found.boxes.cpu(), found.scores.cpu(), found.labels.cpu(), found.masks)
 
     def in_words(self, prediction: Detections, threshold: float) -> str:
-        """How many there are."""
+        """The number of detections."""
         return f"{int((prediction.scores >= threshold).sum())} found with a score of {threshold:g} or more"
 
     def draw(self, path: Path, image: RgbImage, prediction: Detections, title: str, threshold: float) -> None:
@@ -86,7 +86,7 @@ class DetectorPredictor:
 
 
 def _sides(tested_short: int, tested_long: int, short: int | None, long: int | None) -> tuple[int, int]:
-    """Short and long side; a short side alone takes the long one along, in the proportion of the tested ones."""
+    """Short and long side; if only the short side is given, the long one keeps the proportion of the tested ones."""
     if short is None:
         short = tested_short if long is None else min(tested_short, long)
     if long is None:
@@ -97,7 +97,7 @@ def _sides(tested_short: int, tested_long: int, short: int | None, long: int | N
 
 
 def to_columns(found: Detections, image_id: int) -> Columns:
-    """The detections of an image as they go into a results file."""
+    """The detections of an image as columns of a results file."""
     return columns_of(image_id, found.boxes.numpy(), found.scores.numpy(), found.labels.numpy(), found.masks)[0]
 
 
@@ -109,7 +109,7 @@ def above(found: Detections, score: float) -> Detections:
 
 
 def coco_images(images: Images, sizes: Mapping[str, tuple[int, int]], predictor: DetectorPredictor) -> dict[str, Any]:
-    """What the ids in a results file mean, in COCO's format: the images that were read, and the categories."""
+    """Images and categories of the ids in a results file, in COCO's format."""
     return {
         "images": [
             {"id": number, "file_name": name, "height": sizes[name][0], "width": sizes[name][1]}
@@ -125,7 +125,7 @@ def coco_images(images: Images, sizes: Mapping[str, tuple[int, int]], predictor:
 
 
 class DetectionsWriter:
-    """`pvtctl predict` with a detector: a picture an image, and one results file."""
+    """`pvtctl predict` with a detector: a picture per image, and one results file."""
 
     tells_turned = True
 
@@ -141,9 +141,9 @@ class DetectionsWriter:
         self.sizes: dict[str, tuple[int, int]] = {}
         """(height, width) of every image."""
         self.found: list[Columns] = []
-        """All detections of each of them."""
+        """Number of all detections of each image."""
         self.shown: dict[str, Detections] = {}
-        """Those of at least the threshold."""
+        """Number of detections of at least the threshold."""
 
     @property
     def description(self) -> str:
@@ -172,7 +172,7 @@ class DetectionsWriter:
         return len(self.sizes)
 
     def finish(self) -> dict[str, Path]:
-        """The results file and what its ids mean."""
+        """Write the results file and the images and categories of its ids."""
         if self.out is None:
             return {}
         out, predictor = self.out, self.predictor
@@ -198,7 +198,7 @@ class DetectionsWriter:
         return "nothing was detected at all" if top is None else f"the best score is {top:.2f}; see --score-threshold"
 
     def _per_class(self) -> tuple[Counter[str], Counter[str], dict[str, float]]:
-        """Objects, images and the best score of each class that is shown."""
+        """Objects, images and the best score of each shown class."""
         counts: Counter[str] = Counter()
         images: Counter[str] = Counter()
         best: dict[str, float] = {}

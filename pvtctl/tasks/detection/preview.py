@@ -1,4 +1,4 @@
-"""Draws what a detector is trained on: each image as it lies, then as training sees it, with boxes, labels and masks."""
+"""Draws training samples of detection: each original image, then augmented views, with boxes, labels and masks."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from pvtctl.tasks.detection.data import DetectionDataset, open_detection_split
 Pixels = NDArray[np.uint8]
 """(H, W, 3) RGB."""
 Drawing = Callable[[Pixels, Objects, Sequence[str]], Pixels]
-"""Draws objects, in pixels of the picture, under their class names; what it gives may be larger (`pvtctl.views`)."""
+"""Draws objects, in pixels of the picture, under their class names; the result may be larger (`pvtctl.views`)."""
 
 
 def draw_detection_preview(
     dataset: DetectionDataset, path: Path | str, draw: Drawing, *, count: int = 6, copies: int = 3, side: int = 400
 ) -> list[str]:
-    """Write a PNG of images, of views as the network sees them, and of their boxes and masks: see `draw_views`."""
+    """Write a PNG of images, of augmented views, and of their boxes and masks: see `draw_views`."""
 
     def tile(pixels: Tensor, objects: Objects) -> Image.Image:
         return objects_tile(pixels, objects, dataset.class_names, side, draw)
@@ -39,14 +39,14 @@ def draw_detection_preview(
 
 
 def objects_tile(pixels: Tensor, objects: Objects, class_names: list[str], side: int, draw: Drawing) -> Image.Image:
-    """uint8 (3, H, W) and what is in it -> a picture whose longer side is `side` pixels."""
+    """uint8 (3, H, W) and its objects -> a picture whose longer side is `side` pixels."""
     height, width = pixels.shape[-2:]
     scale = side / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     image = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy()).resize(size, Image.Resampling.BILINEAR)
     masks = None
-    if objects.masks is not None:  # shrunk before they are drawn, so that names and lines stay sharp
-        # float, as nearest neighbours of bool are not made; every pixel is one of the mask's own
+    if objects.masks is not None:  # resized before drawing, so that names and lines stay sharp
+        # float, as bool has no nearest-neighbour resizing; every value is one of the mask's
         masks = functional.interpolate(objects.masks[None].float(), size[::-1], mode="nearest")[0] > 0
     shown = Objects(objects.boxes * scale, objects.labels, masks)
     picture = Image.fromarray(draw(np.asarray(image), shown, class_names))
@@ -54,7 +54,7 @@ def objects_tile(pixels: Tensor, objects: Objects, class_names: list[str], side:
 
 
 def preview_detection(request: PreviewRequest) -> str:
-    """`pvtctl data preview` of a detection set, with its masks where it has any; what was drawn, in words."""
+    """`pvtctl data preview` of a detection set, with its masks if any; returns a description."""
     name, split, copies, side = request.name, request.split, request.copies or 3, request.size or 400
     from pvtctl.tasks.detection.pictures import draw_detections
 
@@ -73,7 +73,7 @@ def preview_detection(request: PreviewRequest) -> str:
 
     try:
         dataset = opened(True)
-    except UsageError:  # boxes alone, or a fault that shows again
+    except UsageError:  # only boxes, or an error that will be raised again
         dataset = opened(False)
     ids = draw_detection_preview(
         dataset, request.output, draw_detections, count=request.count, copies=copies, side=side

@@ -1,4 +1,4 @@
-"""What a detection metric shows people: pictures, tables and the JSON document."""
+"""Report of a detection metric: pictures, tables and the JSON document."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from pvtctl.views.report import ReportTable
 # Matplotlib takes a second to import: the views are imported where something is drawn.
 
 MOST_CLASSES = 10
-"""Rows of the table of classes on the terminal; the report has all."""
+"""Rows of the table of classes in the terminal; the report has all."""
 NUM_WORST = 8
 SHOWN_FROM = 0.3
-"""Score from which on sample detections are drawn."""
+"""Minimum score of drawn sample detections."""
 
 
 class DetectionReport:
@@ -42,7 +42,7 @@ class DetectionReport:
         self.analysis = metric.analysis()
 
     def pictures(self, folder: Path) -> dict[str, Path]:
-        """Worst images beside their truth, curves, confusion, errors and classes. Images that are not there are left out."""
+        """Worst images next to ground truth, curves, confusion, errors and classes. Missing images are left out."""
         from pvtctl.tasks.detection.charts import (
             draw_class_ap,
             draw_detection_confusion,
@@ -66,7 +66,7 @@ class DetectionReport:
         }
 
     def _worst(self) -> dict[str, Any]:
-        """Title -> picture of the images with the most errors, truth and detections side by side."""
+        """Title -> picture of the images with the most errors, ground truth and detections side by side."""
         from pvtctl.tasks.detection.pictures import draw_side_by_side
 
         threshold = self.analysis.threshold if math.isfinite(self.analysis.threshold) else 0.0
@@ -96,7 +96,7 @@ class DetectionReport:
         ]
 
     def terminal(self) -> tuple[str, list[str], list[list[Any]]]:
-        """The classes that go worst: title, columns, rows."""
+        """The worst classes: title, columns, rows."""
         rows = self._class_rows()
         title = (
             "Classes, worst first" if len(rows) <= MOST_CLASSES else f"The {MOST_CLASSES} worst of {len(rows)} classes"
@@ -108,7 +108,7 @@ class DetectionReport:
         return ["class", "objects", "box AP, %", "box AP50, %", *masks, "best score from", "precision, %", "recall, %"]
 
     def _class_rows(self) -> list[list[Any]]:
-        """One a class with objects, by AP; precision and recall are those from its best score on."""
+        """One row per class with objects, by AP; precision and recall at its best threshold."""
         scored = [each for each in self.analysis.classes if each.objects]
         return [
             [
@@ -134,14 +134,14 @@ class DetectionReport:
         return list(dict.fromkeys(self.metric.why_missing(name) for name in missing))
 
     def files(self, folder: Path) -> dict[str, Path]:
-        """The detections in COCO's results format, and the classes as a table for other programs."""
+        """The detections in COCO's results format, and the classes as a table."""
         results = write_results(
             folder / "detections.json", self.metric.found, self.metric.category_ids, self.metric.truth
         )
         return {"detections": results, "classes": self.write_classes(folder)}
 
     def write_classes(self, folder: Path) -> Path:
-        """Write `classes.csv`, the table of classes for other programs."""
+        """Write `classes.csv`, the table of classes."""
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([self._columns(), *self._class_rows()])
         write_text(folder / "classes.csv", text.getvalue())
@@ -153,7 +153,7 @@ def _percent(value: float) -> str:
 
 
 def draw_detection_samples(path: Path, dataset: DetectionDataset, samples: Mapping[int, Detections]) -> Path:
-    """Write a sheet of a few validation images with what was found in them."""
+    """Write a sheet of a few validation images with their detections."""
     from pvtctl.tasks.detection.pictures import draw_detections
     from pvtctl.views.sheet import draw_sheet
 
@@ -172,10 +172,10 @@ def draw_detection_samples(path: Path, dataset: DetectionDataset, samples: Mappi
 
 
 class DetectionComparer:
-    """Detections next to the ground truth of a split; an image is judged by the F1 score at IoU 0.5."""
+    """Detections next to the ground truth of a split; images are ranked by the F1 score at IoU 0.5."""
 
     def __init__(self, predictor: Predictor, split: DetectionDataset, *, threshold: float) -> None:
-        """`threshold` is the score from which on detections count. Raises UsageError for data with classes that the model
+        """`threshold` is the minimum score of detections. Raises UsageError for data with classes that the model
         does not have."""
         self.predictor, self.split, self.threshold, self.names = predictor, split, threshold, split.ids
         self.to_head = match_predicted_classes(split.class_names, predictor.class_names)
@@ -189,7 +189,7 @@ class DetectionComparer:
         true = self.split.source.objects(int(self.split.kept[index]), with_masks=self.split.with_masks)
         truth = Objects(true.boxes, self.to_head[true.labels], true.masks)
         right, wrong = rights(truth, found, self.threshold)
-        # the F1 score: of all that should be there or is said to be, how much is right
+        # the F1 score: right ones among all objects and detections
         total = right + wrong + len(truth)
         name, verdict = self.names[index], f"{right} of {len(truth)} found, {wrong} wrong"
 

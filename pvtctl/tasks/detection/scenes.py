@@ -1,4 +1,4 @@
-"""The built-in scenes as detection data: boxes and masks of a dozen classes, without a folder."""
+"""The built-in scenes as detection data: boxes and masks of a dozen classes, rendered on the fly."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _CACHE_BYTES = 256 * 2**20
 
 
 class ScenesDetection:
-    """The scenes of a split, square at `size`, as `pvtctl.tasks.detection.data.DetectionDataset` reads them.
+    """The scenes of a split, square at `size`, a source of `pvtctl.tasks.detection.data.DetectionDataset`.
 
-    Every object of which at least 8 pixels are seen is annotated; COCO ids of images and classes start at 1. Rendered
+    Every object with at least 8 visible pixels is annotated; COCO ids of images and classes start at 1. Rendered
     scenes are kept in memory, up to 256 MiB a process. Raises UsageError for an unknown split or no samples.
     """
 
@@ -49,7 +49,7 @@ class ScenesDetection:
         self._cache_limit = _CACHE_BYTES // (3 * size * size)
 
     def name(self, index: int) -> str:
-        """As the classification data call it."""
+        """The same name as in the classification data."""
         return f"{self.split}_{index:06d}"
 
     def num_objects(self, *, with_masks: bool = False) -> np.ndarray[Any, np.dtype[np.int64]]:
@@ -61,7 +61,7 @@ class ScenesDetection:
         return self._scene(index)[0]
 
     def objects(self, index: int, *, with_masks: bool) -> Objects:
-        """The truth of a scene."""
+        """The ground truth of a scene."""
         _, boxes, labels, rles = self._scene(index)
         masks = None
         if with_masks:
@@ -72,7 +72,7 @@ class ScenesDetection:
 
     @cached_property
     def annotations(self) -> CocoAnnotations:
-        """All truth in COCO's terms. Renders every scene at the first call."""
+        """All ground truth in COCO's format. Renders every scene at the first call."""
         entries: list[dict[str, Any]] = []
         for index in range(self.count):
             _, boxes, labels, rles = self._scene(index)

@@ -1,4 +1,4 @@
-"""Masks of COCO annotations, held as columns of numbers: polygons, and run lengths in COCO's compressed spelling."""
+"""Masks of COCO annotations, as columns of numbers: polygons, and COCO's compressed run lengths."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 MAX_COORDINATE = 1e6
-"""Pixels: pycocotools takes memory for every pixel along a polygon, also outside of the image."""
+"""Pixels: pycocotools allocates memory for every pixel along a polygon, also outside of the image."""
 
 SegmentFault = Literal["bad_polygon", "bad_mask", "mask_size"]
 
@@ -23,16 +23,16 @@ class Segments:
     coordinates: NDArray[np.float64]
     """x, y, x, y ... of all polygons."""
     part_ends: NDArray[np.int64]
-    """(P + 1,): where each polygon ends in `coordinates`, after a 0."""
+    """(P + 1,): end of each polygon in `coordinates`, after a 0."""
     parts: NDArray[np.int64]
     """(N, 2): first polygon and one past the last."""
     runs: NDArray[np.uint8]
-    """All run-length masks in COCO's compressed spelling."""
+    """All run-length masks, in COCO's compressed format."""
     run_ends: NDArray[np.int64]
     """(N, 2): first byte and one past the last."""
 
     def __getitem__(self, rows: NDArray[Any]) -> Segments:
-        """Those of some rows, over the same memory."""
+        """Masks of some rows, sharing memory."""
         return Segments(self.coordinates, self.part_ends, self.parts[rows], self.runs, self.run_ends[rows])
 
     def has_mask(self) -> NDArray[np.bool_]:
@@ -50,7 +50,7 @@ class Segments:
         return self.runs[first:last].tobytes()
 
     def rle(self, row: int, height: int, width: int) -> dict[str, Any]:
-        """The mask as one compressed RLE {"size": [height, width], "counts": bytes}; nothing where there is none."""
+        """The mask as one compressed RLE {"size": [height, width], "counts": bytes}; empty without a mask."""
         if counts := self.run_lengths(row):
             return {"size": [height, width], "counts": counts}
         polygons = self.polygons(row)
@@ -70,7 +70,7 @@ class Segments:
 
 
 class SegmentReader:
-    """Takes the `segmentation` of one annotation after the other."""
+    """Collects the `segmentation` of annotations one by one."""
 
     def __init__(self) -> None:
         self._coordinates = array("d")
@@ -80,7 +80,7 @@ class SegmentReader:
         self._run_ends = array("q")
 
     def add(self, segmentation: Any, height: int, width: int) -> SegmentFault | None:
-        """Keeps it, or nothing where it has a fault, which is returned. Empty or absent is no fault."""
+        """Store it, or nothing if it has a fault, which is returned. Empty or missing is no fault."""
         first_part, first_byte, fault = len(self._part_ends) - 1, len(self._runs), None
         if isinstance(segmentation, list):
             fault = self._add_polygons(segmentation)
@@ -93,7 +93,7 @@ class SegmentReader:
         return fault
 
     def finish(self) -> tuple[Segments, NDArray[np.bool_]]:
-        """What was kept, and for each annotation whether a coordinate is not finite, or absurd."""
+        """The stored masks, and for each annotation whether a coordinate is non-finite or absurd."""
         segments = Segments(
             coordinates=np.array(self._coordinates),
             part_ends=np.array(self._part_ends),
@@ -114,7 +114,7 @@ class SegmentReader:
             before = len(self._coordinates)
             try:
                 self._coordinates.extend(polygon)
-            except (TypeError, OverflowError):  # a text or a list among the numbers, or one of hundreds of digits
+            except (TypeError, OverflowError):  # a string or list among the numbers, or a number of hundreds of digits
                 del self._coordinates[before:]
                 return "bad_polygon"
             self._part_ends.append(len(self._coordinates))
@@ -144,9 +144,9 @@ def _compressed(counts: list[int], height: int, width: int) -> bytes:
 
 
 def decode_rle(rle: dict[str, Any]) -> NDArray[np.bool_]:
-    """A compressed RLE -> bool (H, W). (That of pycocotools warns with every mask under numpy 2.)
+    """A compressed RLE -> bool (H, W). (pycocotools' decoder warns for every mask under numpy 2.)
 
-    Raises ValueError when its runs do not cover the image.
+    Raises ValueError if its runs do not cover the image.
     """
     height, width = rle["size"]
     runs = _runs(rle["counts"])
@@ -156,8 +156,8 @@ def decode_rle(rle: dict[str, Any]) -> NDArray[np.bool_]:
 
 
 def _pixels_of(counts: str) -> int | None:
-    """Pixels that compressed run lengths cover; None where they are no run lengths. pycocotools reads beyond its memory
-    where the runs do not cover the image."""
+    """Pixels that compressed run lengths cover; None if they are invalid. pycocotools reads out of bounds
+    if the runs do not cover the image."""
     try:
         runs = _runs(counts.encode("ascii"))
     except UnicodeEncodeError:
@@ -166,9 +166,9 @@ def _pixels_of(counts: str) -> int | None:
 
 
 def _runs(counts: bytes) -> NDArray[np.int64] | None:
-    """The run lengths that COCO spells compressed, of background and mask in turn; None where they are none.
+    """Decode COCO's compressed run lengths, of background and mask in turn; None if invalid.
 
-    Each is spelled in digits of 5 bits and a bit for "goes on", from chr(48) up, lowest digit first, in two's
+    Each is encoded in digits of 5 bits and a continuation bit, from chr(48) up, lowest digit first, in two's
     complement; from the fourth on it is the difference to the run before the last.
     """
     codes = np.frombuffer(counts, np.uint8).astype(np.int64) - 48

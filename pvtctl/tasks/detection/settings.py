@@ -1,4 +1,4 @@
-"""What a recipe says of detection data. No torch."""
+"""Recipe settings of detection data. No torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class DetectionData(SettingsBlock):
     short_sides: Annotated[tuple[Annotated[int, Field(ge=32, le=4096)], ...], Field(min_length=1)] = (800,)
     """Training: one is drawn for each image."""
     sampling: Literal["choice", "range"] = "choice"
-    """`range`: any whole number from the smallest to the largest of `short_sides`."""
+    """`range`: any integer from the smallest to the largest of `short_sides`."""
     long_side: Annotated[int, Field(ge=32, le=8192)] = 1333
     crop: Rate = 0.0
     """Share of the images that are first resized to a short side of 400, 500 or 600 and cropped to 384 to 600 (DETR)."""
@@ -25,4 +25,4 @@ class DetectionData(SettingsBlock):
     pad: Annotated[int, Field(ge=1, le=128)] = 32
     """Sides of a batch are multiples of this."""
     aspect_groups: bool = True
-    """Wide and tall images come in batches of their own."""
+    """Wide and tall images are batched separately."""

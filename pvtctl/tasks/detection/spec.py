@@ -1,4 +1,4 @@
-"""Detection as the rest of pvtctl sees it. No torch until a method is called."""
+"""Interface of detection to the rest of pvtctl. No torch until a method is called."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _coco_figure(kind: str, name: str) -> ReportedFigure:
 
 
 class DetectionSpec(TaskSpec):
-    """Images with the boxes, and maybe masks, of their objects."""
+    """Detection: boxes, and optionally masks, of objects."""
 
     name = "detection"
     data_names = ("coco", "scenes")
@@ -142,7 +142,7 @@ class DetectionSpec(TaskSpec):
         return DetectionComparer(predictor, split, threshold=threshold)
 
     def as_scored(self, recipe: Recipe, checkpoint: Inspected, request: EvaluationRequest) -> Recipe:
-        """The long side of `request.size` follows in proportion where one side is said."""
+        """The long side of `request.size` follows in proportion if one side is given."""
         assert recipe.model.head is not None
         assert checkpoint.detector is not None
         own, trained = recipe.data.detection, checkpoint.meta.get("detection")
@@ -156,7 +156,7 @@ class DetectionSpec(TaskSpec):
             }
         elif isinstance(trained, Mapping) and all(isinstance(trained.get(key), int) for key in keys):
             sizes = {key: trained[key] for key in keys}
-        stated = ("num_queries", "dropout", "width")  # by the weights, or not needed
+        stated = ("num_queries", "dropout", "width")  # given by the weights, or not needed
         kept = {key: value for key, value in recipe.model.head.said().items() if key not in stated}
         head = checkpoint.detector.spec.options(kept | checkpoint.detector.options)
         return scored_recipe(
@@ -167,8 +167,8 @@ class DetectionSpec(TaskSpec):
         )
 
     def sizes(self, recipe: Recipe) -> TaskSizes:
-        """Testing and counting of photos: 800x1280, and 640x960 for a short side of 640, as the papers have it; else what a
-        photo of 480x640 becomes."""
+        """Testing and counting of photos: 800x1280, and 640x960 for a short side of 640, as in the papers; else that
+        of a resized 480x640 photo."""
         own = recipe.data.detection
         short, long = own.test_short_side, own.test_long_side
         counted = (640, 960) if recipe.profile == "paper" and short == 640 else (800, 1280)
@@ -200,7 +200,7 @@ class DetectionSpec(TaskSpec):
         return RawDetector(self.new_model(recipe, head))
 
     def model_cost(self, recipe: Recipe, classes: int) -> dict[str, float]:
-        """Of a run that is none of a paper's the parameters alone, with its own classes."""
+        """Only the parameters, with its own classes, for a run that is not a paper's."""
         from pvtctl.cost.counting import count
 
         backbone, head, size = recipe.model.backbone, recipe.model.head, self.sizes(recipe).counted
@@ -208,7 +208,7 @@ class DetectionSpec(TaskSpec):
         if recipe.expect:
             cost = count(backbone.name, size, head=head.name, convention="paper")
             return {"params_m": cost.trainable_params / 1e6, "gmacs": cost.macs / 1e9}
-        if getattr(head, "width", None) is not None:  # no figures of a neck and head that the counting does not build
+        if getattr(head, "width", None) is not None:  # no figures for a neck and head that the counting does not build
             return {}
         return {"params_m": count(backbone.spec, size, head=head.name, num_classes=classes).params / 1e6}
 

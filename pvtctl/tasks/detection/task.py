@@ -28,19 +28,19 @@ if TYPE_CHECKING:
     from pvtctl.tasks.detection.report import DetectionReport
 
 NUM_SAMPLES = 6
-"""Validation images whose latest detections are kept, to be drawn."""
+"""Validation images whose latest detections are kept for drawing."""
 
 
 @dataclass(frozen=True)
 class Testing:
-    """How detections are made from images."""
+    """Settings of inference and scoring."""
 
     options: DetectOptions = field(default_factory=DetectOptions)
     scales: tuple[int, ...] = ()
     """Short sides; empty: the data's own test size."""
     flip: bool = False
     backend: str = "auto"
-    """Who computes COCO's numbers."""
+    """Backend of COCO's metrics."""
 
     @property
     def several_views(self) -> bool:
@@ -94,14 +94,14 @@ class DetectionTask(DataTask):
         )
 
     def losses(self, model: nn.Module, batch: DetectionBatch) -> Mapping[str, Tensor]:
-        """The head's losses and what else it logs (`recall`)."""
+        """The head's losses and other logged values (`recall`)."""
         labels = self.data_to_head.to(batch.images.device)
         targets = [Objects(each.boxes, labels[each.labels], each.masks) for each in batch.targets]
         losses: dict[str, Tensor] = model(batch.images, batch.sizes, targets)
         return losses
 
     def predict(self, model: nn.Module, batch: DetectionBatch) -> list[Detections]:
-        """Detections in pixels of the images' files, with the data's labels."""
+        """Detections in pixels of the original images, with the data's labels."""
         if self.testing.several_views:
             found = [self._merged(model, int(index), size) for index, size in self._images(batch)]
         else:
@@ -116,7 +116,7 @@ class DetectionTask(DataTask):
         return list(zip(batch.indices, batch.original_sizes, strict=True))
 
     def _merged(self, model: nn.Module, index: int, original: ImageSize) -> Detections:
-        """One image at several scales, and mirrored."""
+        """Merged detections of one image at several scales, and mirrored."""
         device = self.head_device(model)
         views = []
         for short_side in self.testing.scales or (self.settings.test_short_side,):
@@ -132,7 +132,7 @@ class DetectionTask(DataTask):
         return next(model.parameters()).device
 
     def _of_data(self, found: Detections) -> Detections:
-        """The same detections with the data's labels; classes that the data does not have are left out."""
+        """The same detections with the data's labels; other classes are dropped."""
         labels = self.head_to_data.to(found.labels.device)[found.labels]
         kept = labels >= 0
         if bool(kept.all()):
@@ -166,7 +166,7 @@ class DetectionTask(DataTask):
         draw_detection_samples(path, self.val, self.samples)
 
     def meta(self) -> dict[str, Any]:
-        """What someone who finds the checkpoint must know to use it."""
+        """Metadata needed to use the checkpoint."""
         return {
             **self._meta,
             "task": self.name,

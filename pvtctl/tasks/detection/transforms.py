@@ -1,4 +1,4 @@
-"""Images with boxes and masks to what a detector takes: resize, crop, flip, by draws of our own."""
+"""Transforms of images with boxes and masks to network inputs: resize, crop, flip, with explicit random draws."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ def resize(pixels: Tensor, objects: Objects, size: ImageSize) -> tuple[Tensor, O
 
 
 def resize_masks(masks: Tensor, size: ImageSize) -> Tensor:
-    """bool (N, h, w) -> (N, *size), each pixel from the nearest: as torchvision's, in a quarter of its time."""
+    """bool (N, h, w) -> (N, *size), nearest neighbour, as torchvision's in a quarter of the time."""
     rows, columns = (_nearest(old, new) for old, new in zip(masks.shape[-2:], size, strict=True))
     return torch.from_numpy(np.take(np.take(masks.numpy(), columns, 2), rows, 1))
 
 
 def _nearest(old: int, new: int) -> NDArray[np.int64]:
-    """For each of `new` pixels of a line the one of `old` to take; in float32, in which torch computes it."""
+    """For each of `new` pixels of a line the source pixel of `old`; in float32, like torch."""
     places = np.arange(new, dtype=np.float32) * np.float32(old / new)
     return np.minimum(places.astype(np.int64), old - 1)
 
 
 def crop(pixels: Tensor, objects: Objects, top: int, left: int, size: ImageSize) -> tuple[Tensor, Objects]:
-    """The part of an image; objects whose box lies outside of it are dropped, others cut."""
+    """Crop an image; objects with boxes outside are dropped, others clipped."""
     height, width = size
     before = (pixels.shape[-2], pixels.shape[-1])
     boxes = F.crop(_boxes(objects, before), top, left, height, width).as_subclass(Tensor)
@@ -60,14 +60,14 @@ def crop(pixels: Tensor, objects: Objects, top: int, left: int, size: ImageSize)
 
 
 def flip(pixels: Tensor, objects: Objects) -> tuple[Tensor, Objects]:
-    """Left becomes right."""
+    """Flip left to right."""
     size = (pixels.shape[-2], pixels.shape[-1])
     boxes = F.horizontal_flip(_boxes(objects, size))
     return pixels.flip(-1), _objects(boxes, objects.labels, None if objects.masks is None else objects.masks.flip(-1))
 
 
 def drop_degenerate(objects: Objects) -> Objects:
-    """Without the objects of which less than a pixel is left."""
+    """Drop objects with a side below `MIN_BOX_SIDE`."""
     kept = (objects.boxes[:, 2:] - objects.boxes[:, :2] >= MIN_BOX_SIDE).all(1)
     if bool(kept.all()):
         return objects
@@ -88,7 +88,7 @@ class DetectionTransform:
 
     @classmethod
     def from_settings(cls, settings: DetectionData) -> DetectionTransform:
-        """Take what is a transform's out of a recipe's `data.detection`."""
+        """Create from a recipe's `data.detection`."""
         return cls(**settings.values_for(cls))
 
     def train(self, pixels: Tensor, objects: Objects, generator: torch.Generator) -> tuple[Tensor, Objects]:
@@ -103,7 +103,7 @@ class DetectionTransform:
         return pixels, drop_degenerate(objects)
 
     def evaluate(self, pixels: Tensor) -> Tensor:
-        """Resized within the test sides; nothing random."""
+        """Resize within the test sides; nothing random."""
         size = resized_size((pixels.shape[-2], pixels.shape[-1]), self.test_short_side, self.test_long_side)
         return resize_image(pixels, size)
 
@@ -125,7 +125,7 @@ class DetectionTransform:
 
 
 def resize_image(pixels: Tensor, size: ImageSize) -> Tensor:
-    """As `resize`, of an image alone."""
+    """As `resize`, for an image only."""
     return F.resize(pixels, list(size), InterpolationMode.BILINEAR, antialias=True)
 
 

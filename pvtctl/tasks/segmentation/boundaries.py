@@ -1,4 +1,4 @@
-"""How well the outlines of the classes lie where they are: the boundary F-score of semantic segmentation."""
+"""Boundary F-score of semantic segmentation."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import torch
 from torch import Tensor
 
 TOLERANCE = 0.0075
-"""Share of the image's diagonal that an outline may be off (Csurka et al., BMVC 2013, section 3)."""
+"""Share of the image's diagonal within which outlines match (Csurka et al., BMVC 2013, section 3)."""
 _SLOTS = 15
-"""Classes that are dilated together, one a bit of int16."""
+"""Classes that are dilated together, one per bit of int16."""
 
 
 def boundary_scores(truth: Tensor, prediction: Tensor, valid: Tensor, num_classes: int) -> Tensor:
-    """F of each class of one image: float64 (K,) fractions on the CPU, NaN for a class without any outline.
+    """Boundary F of each class in one image: float64 (K,) fractions on the CPU, NaN for a class without any outline.
 
-    `truth` and `prediction` are (H, W) uint8 labels on one device; predictions of K and above are of no class. `valid`
-    (H, W) bool are the labelled pixels: elsewhere there is no outline, of the prediction neither. A pixel lies on the
-    outline of its class where one of its four neighbours is of another; the border of the image and that of unlabelled
+    `truth` and `prediction` are (H, W) uint8 labels on one device; predictions from K on are of no class. `valid`
+    (H, W) bool are the labelled pixels: elsewhere there is no outline, also of the prediction. A pixel is on the
+    outline of its class if one of its four neighbours has another; the border of the image and that of unlabelled
     regions are no outlines. Precision is the share of the predicted outline within the tolerance of the true one,
     recall the reverse; a class with only one of the two outlines gets 0.
     """
@@ -66,7 +66,7 @@ def _spread(places: Tensor, bits: Tensor, shape: torch.Size) -> Tensor:
 
 
 def _dilated(bits: Tensor, radius: float) -> Tensor:
-    """Each pixel gets the bits of all pixels within `radius`: the disk is laid row by row, from its narrow ends inwards."""
+    """Dilate by a disk: each pixel gets the bits of all pixels within `radius`; row by row from the narrow ends."""
     height, width = bits.shape
     out, wide = torch.zeros_like(bits), bits.clone()
     reached = 0

@@ -1,4 +1,4 @@
-"""From a recipe to a segmentation model and its data."""
+"""Builds a segmentation model and its data from a recipe."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def build_segmentation(request: BuildRequest) -> SegmentationTask:
 
 
 def new_segmenter(recipe: Recipe, num_classes: int) -> DenseModel:
-    """The model of a recipe, with starting weights."""
+    """The model of a recipe, newly initialised."""
     assert recipe.model.head is not None
     return build_segmenter(
         recipe.model.backbone.spec,

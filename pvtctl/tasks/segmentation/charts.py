@@ -1,4 +1,4 @@
-"""Charts of a segmentation's results: what the pixels of each class were taken for, and the IoU of the classes."""
+"""Charts of a segmentation's results: pixel confusion and IoU of the classes."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _SHOWN_CLASSES = 40
 
 
 def draw_pixel_confusion(path: Path | str, confusion: NDArray[np.int64], class_names: Sequence[str]) -> Path:
-    """Draw what the pixels of each class were taken for, in percent of the class.
+    """Draw the pixel confusion matrix, in percent of the true class.
 
-    `confusion` (K, K + 1) counts; the last column, classes that the data does not have, is drawn only where it is used.
-    Colour follows the square root, so that rare confusions show. Of many classes those with the most wrong pixels are
+    `confusion` (K, K + 1) counts; the last column, classes that the data does not have, is drawn only if it is used.
+    Colour follows the square root, to show rare confusions. Of many classes those with the most wrong pixels are
     drawn.
     """
     true, found, right = confusion.sum(axis=1), confusion.sum(axis=0)[:-1], np.diag(confusion)
@@ -55,7 +55,7 @@ def draw_pixel_confusion(path: Path | str, confusion: NDArray[np.int64], class_n
 def draw_class_iou(path: Path | str, classes: Sequence[ClassIou]) -> Path:
     """Draw IoU, accuracy and boundary F of each class that occurs, best first; of many the twenty best and the twenty worst.
 
-    Beside each name stands the class's share of the labelled pixels.
+    Each name has the class's share of the labelled pixels.
     """
     rows = sorted((row for row in classes if math.isfinite(row.iou)), key=lambda row: -row.iou)
     pixels = max(1, sum(row.pixels for row in rows))

@@ -1,4 +1,4 @@
-"""A verdict on a set of label maps before a run is spent on it: which values they hold, and the settings that fit them."""
+"""Checks a set of label maps before training on it: the values in the masks, and the settings that fit them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SEGMENTATION_MEANING: Mapping[str, tuple[Severity, str]] = MEANING | {
     "no_classes": ("error", "nothing says which class a value is"),
     "outside": ("error", "values that the class list does not have: a run stops at the first such mask"),
     "colours": ("error", "colour-coded masks whose colours the class list does not have"),
-    "no_labels": ("error", "pixels that are no labels, such as floats: a run stops at the first such mask"),
+    "no_labels": ("error", "pixels that are not labels, such as floats: a run stops at the first such mask"),
     "no_mask": ("error", "images without a mask of their name: a run does not start"),
     "no_labels_at_all": ("error", "no mask of the split can be used"),
     "no_image": ("note", "masks without an image of their name: not used"),
@@ -55,57 +55,57 @@ SEGMENTATION_MEANING: Mapping[str, tuple[Severity, str]] = MEANING | {
 """kind -> (severity, what it means for a run)."""
 
 _ENOUGH, _DOUBTFUL = 20, 0.1
-"""Masks that must be seen, and share of unlabelled pixels, before it is doubted that 0 means unlabelled."""
+"""Number of masks, and share of unlabelled pixels, from which it is doubtful that 0 means unlabelled."""
 
 _CLASS_ROWS = 60
-"""More classes than these are not all shown."""
+"""Maximum number of classes shown."""
 
 
 @dataclass(frozen=True)
 class _Seen(Examination):
-    """What was found in an image and its mask."""
+    """Findings for an image and its mask."""
 
     values: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
-    """Values as they lie, and pixels of each."""
+    """Raw values and number of pixels of each."""
 
 
 @dataclass
 class ClassFigures:
-    """How much of a class there is in the masks that were examined."""
+    """Frequency of a class in the examined masks."""
 
     value: int
-    """As it lies."""
+    """Raw value."""
     pixels: int
     share: float
-    """Of the labelled pixels."""
+    """Share of the labelled pixels."""
     images: int
 
 
 @dataclass
 class LabelFigures:
-    """What the masks of a split hold, by those that were examined."""
+    """Statistics of a split's examined masks."""
 
     images: int
     pixels: int
     unlabelled_share: float
-    """Pixels without a class, of all."""
+    """Share of pixels without a class."""
     classes: dict[str, ClassFigures]
     outside: dict[int, int]
-    """Value that the class list does not have -> pixels."""
+    """Value missing in the class list -> pixels."""
     images_with: dict[int, int] = field(default_factory=dict)
-    """Value as it lies -> masks that hold it."""
+    """Raw value -> number of masks with it."""
 
 
 @dataclass
 class LabelVerdict(DatasetVerdict):
-    """What was looked at and what was found."""
+    """Result of checking a set of label maps."""
 
     splits: dict[str, LabelFigures]
     advice: list[str]
-    """Settings that would mend it."""
+    """Settings that would fix it."""
 
     def tables(self) -> list[CheckTable]:
-        """Which values the masks hold."""
+        """The values in the masks."""
         rows = label_class_rows(self)
         if not rows:
             return []
@@ -143,7 +143,7 @@ def check_segmentation_data(
     workers: int = 0,
     on_progress: Callable[[str, int, int], None] | None = None,
 ) -> LabelVerdict:
-    """Look at the pairs, sizes and values of a set: `ade20k`, `pascal_context`, `cityscapes` or `masks`.
+    """Check the pairs, sizes and values of a set: `ade20k`, `pascal_context`, `cityscapes` or `masks`.
 
     `settings` are a recipe's `data.segmentation`. Pairs are read in `workers` processes: all with `full`, else at most
     `check.QUICK_LIMIT` of a split. `on_progress(split, done, total)` is called along the way.
@@ -239,7 +239,7 @@ def _kept(results: Iterable[Examination], seen: list[_Seen]) -> Iterator[Examina
 
 
 def _pairs(name: str, root: Path, findings: DatasetFindings) -> dict[str, MaskPairs]:
-    """Those of the splits that are there."""
+    """Pairs of the existing splits."""
     found, missing = {}, {}
     for split in SPLITS:
         try:
@@ -296,7 +296,7 @@ def _figures(seen: Iterable[_Seen], classes: ClassList | None) -> LabelFigures:
 
 
 def _labels(values: int | NDArray[np.int64], table: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Labels of values as they lie, UNKNOWN where the class list has none."""
+    """Labels of raw values, UNKNOWN if not in the class list."""
     values = np.asarray(values)
     return np.where((values < 0) | (values > 65535), UNKNOWN, table[values.clip(0, 65535)])
 
@@ -304,7 +304,7 @@ def _labels(values: int | NDArray[np.int64], table: NDArray[np.uint8]) -> NDArra
 def _judge_files(
     seen: Iterable[_Seen], pairs: MaskPairs, split: str, classes: ClassList | None, findings: DatasetFindings
 ) -> None:
-    """What single masks show."""
+    """Report problems of single masks."""
     table = None if classes is None else classes.table()
     usable = unlabelled = total = 0
     for one in seen:
@@ -333,7 +333,7 @@ def _judge_files(
 def _judge_classes(
     figures: Mapping[str, LabelFigures], classes: ClassList, findings: DatasetFindings, advice: list[str]
 ) -> None:
-    """What the values of whole splits show."""
+    """Report problems of the values of whole splits."""
     outside = sorted({value for split in figures.values() for value in split.outside})
     if outside:
         advice.append(suggestion(outside, classes))
@@ -352,7 +352,7 @@ def _judge_classes(
 def _judge_ends(
     figures: Mapping[str, LabelFigures], classes: ClassList, findings: DatasetFindings, advice: list[str]
 ) -> None:
-    """Whether 0 is taken for the wrong thing: a class beside one value too many, or unlabelled with the last one unused."""
+    """Report if 0 seems misread: a class next to one value too many, or unlabelled with the last value unused."""
     last = max(classes.values)
     for split, found in figures.items():
         values = found.images_with
@@ -382,7 +382,7 @@ def _advice_without_classes(figures: Mapping[str, LabelFigures]) -> list[str]:
 
 
 def label_class_rows(verdict: LabelVerdict) -> list[dict[str, Any]]:
-    """A row a class, in the order of the labels: value, name, and by split its share of the labelled pixels and its images.
+    """One row per class, in label order: value, name, and by split its share of the labelled pixels and its images.
 
     Values that the class list does not have come last, with their pixels' share of all.
     """

@@ -1,4 +1,4 @@
-"""Class lists of segmentation sets: those that are known, and the file in which a folder of masks names its own."""
+"""Class lists of segmentation sets: the known ones, and the class file of a folder of masks."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from pvtctl.models.structures import IGNORE_LABEL
 Colour = tuple[int, int, int]
 
 MAX_CLASSES = 254
-"""Label maps are bytes: 255 is no class, and 254 marks a value that the class list does not know."""
+"""Label maps are bytes: 255 is no class, and 254 marks a value not in the class list."""
 
 UNKNOWN = 254
 
 VOID_NAMES = ("void", "unlabelled", "unlabeled", "ignore", "ignored", "no label", "unknown")
-"""Classes of a list with such a name are neither learned nor scored."""
+"""Classes with these names are neither trained on nor scored."""
 
 CLASS_LIST_HINT = "one class a line: NAME, or NUMBER NAME, or NUMBER NAME R G B (0 sky 128 128 128)"
 
@@ -48,26 +48,26 @@ _CITYSCAPES: tuple[tuple[int, str, Colour], ...] = (
     (32, "motorcycle", (0, 0, 230)),
     (33, "bicycle", (119, 11, 32)),
 )
-"""Number in `labelIds` files, name, colour; the place in this list is the number in `labelTrainIds` files."""
+"""Number in `labelIds` files, name, colour; the position in this list is the number in `labelTrainIds` files."""
 
 CITYSCAPES_VALUES = 34
-"""`labelIds` run from 0 to 33; those that are not listed have no class."""
+"""`labelIds` run from 0 to 33; unlisted ones have no class."""
 
 
 @dataclass(frozen=True)
 class ClassList:
-    """The classes of a set, and the values that they have in its files."""
+    """The classes of a set and their values in its files."""
 
     names: list[str]
     values: list[int]
-    """As they lie, one for each name; label k of a map is entry k."""
+    """Raw values, one for each name; label k of a map is entry k."""
     palette: list[Colour] | None = None
     ignored: tuple[int, ...] = ()
-    """Further values as they lie that have no class; 255 has none either, unless a class is listed with it."""
+    """Further raw values without a class; so is 255, unless a class is listed with it."""
     ignored_colours: tuple[Colour, ...] = ()
 
     def table(self) -> NDArray[np.uint8]:
-        """(65536,): value as it lies -> label from 0, IGNORE_LABEL, or UNKNOWN."""
+        """(65536,): raw value -> label from 0, IGNORE_LABEL, or UNKNOWN."""
         table = np.full(65536, UNKNOWN, np.uint8)
         table[[*self.ignored, IGNORE_LABEL]] = IGNORE_LABEL
         table[self.values] = np.arange(len(self.values))
@@ -91,7 +91,7 @@ def class_list(
     void: Collection[str] = (),
     where: str = "the class list",
 ) -> ClassList:
-    """A list of classes with the values they have in the files.
+    """Create a class list with the classes' values in the files.
 
     `numbers` are those values; without them classes count from 0, or when `shifted` from 1. `shifted` also says that 0
     is unlabelled: numbers that start at 0 are then one less than the values. `ignore` gives the values without a class;
@@ -119,7 +119,7 @@ def class_list(
         few = len(kept) < 2
         raise UsageError(
             f"{where} has {len(kept)} class{'' if len(kept) == 1 else 'es'}"
-            f"{': nothing to tell apart' if few else f', more than {MAX_CLASSES}'}",
+            f"{': nothing to distinguish' if few else f', more than {MAX_CLASSES}'}",
             f"{CLASS_LIST_HINT}; list the background too" if few else "label maps are bytes",
         )
     palette = None
@@ -141,10 +141,10 @@ _LINE = re.compile(r"^(?:(\d+)[\s:,;]+)?(.*?)(?:[\s,;:]+(\d{1,3})[\s,;]+(\d{1,3}
 
 
 def read_class_list(path: Path | str, *, shifted: bool | None, ignore: Collection[int] | None = None) -> ClassList:
-    """The classes of a text file (`CLASS_LIST_HINT`); lines that are empty or start with # are left out.
+    """The classes of a text file (`CLASS_LIST_HINT`); empty lines and those that start with # are skipped.
 
-    Numbers are values as they lie in the masks; without them the line's place counts. With `shifted`
-    unset, numbers that start above 0 say that 0 is unlabelled. objectInfo150.txt of ADE20K is understood too.
+    Numbers are the raw values in the masks, by default the position in the file. With `shifted`
+    unset, numbers that start above 0 mean that 0 is unlabelled. ADE20K's objectInfo150.txt is accepted too.
     Raises UsageError.
     """
     path = Path(path)
@@ -200,4 +200,4 @@ def cityscapes_classes(*, train_ids: bool, ignore: Collection[int] | None = None
 
 
 KNOWN: Mapping[str, tuple[str, ...]] = {"ade20k": ADE20K_CLASSES, "pascal_context": PASCAL_CONTEXT_CLASSES}
-"""Names of sets whose files count as the list does; ADE20K's from 1, with 0 for what is unlabelled."""
+"""Names of sets whose files number classes as the list does; ADE20K's start at 1, with 0 for unlabelled."""

@@ -1,4 +1,4 @@
-"""Semantic segmentation data: the splits of label maps by name, as `pvtctl.tasks.dense.data` reads them."""
+"""Semantic segmentation data: splits by name, as sources for `pvtctl.tasks.dense.data`."""
 
 from __future__ import annotations
 
@@ -39,19 +39,19 @@ from pvtctl.tasks.segmentation.settings import SegmentationData
 from pvtctl.tasks.segmentation.transforms import SegmentationTransform
 
 SEGMENTATION_NAMES = (*SEGMENTATION_SETS, "scenes")
-"""Data that have label maps."""
+"""Data sets with label maps."""
 
 CLASSES_FILE = "classes.txt"
 
 _LOOKED_AT = 3
 _DOUBTED = 64
-"""Masks that are looked at where the first few have no labelled pixel."""
-"""Masks that are read when a split is opened, so that a wrong setting is told before anything is trained."""
+"""Masks that are read if the first few have no labelled pixel."""
+"""Masks that are read when a split is opened, to detect a wrong setting before training."""
 _CACHE_BYTES = 256 * 2**20
 
 
 class MaskFolder:
-    """Image files and their label maps. Raises UsageError where an image has no mask."""
+    """Image files and their label maps. Raises UsageError if an image has no mask."""
 
     def __init__(self, pairs: MaskPairs, classes: ClassList) -> None:
         require_pairs(pairs)
@@ -66,11 +66,11 @@ class MaskFolder:
         return len(self.images)
 
     def name(self, index: int) -> str:
-        """Path below the image folder."""
+        """Path relative to the image folder."""
         return str(self.images[index])
 
     def mask_path(self, index: int) -> Path:
-        """File of a label map."""
+        """Path of the label map."""
         return self.mask_folder / self.masks[index]
 
     def pixels(self, index: int) -> Tensor:
@@ -83,8 +83,8 @@ class MaskFolder:
         return to_labels(read_values(path, self.classes), self.classes, self._table, path)
 
     def look(self) -> None:
-        """Read a few masks. Raises UsageError as `target` does, and where none of many has a labelled pixel; broken files
-        are told later."""
+        """Read a few masks. Raises UsageError as `target` does, and if many have no labelled pixel; broken files
+        are reported later."""
         usual = np.linspace(0, len(self) - 1, _LOOKED_AT).round().astype(int).tolist()
         empty = [self._is_empty(index) for index in dict.fromkeys(usual)]
         if False in empty or True not in empty:
@@ -93,11 +93,11 @@ class MaskFolder:
         if all(self._is_empty(index) is not False for index in dict.fromkeys(more)):
             raise UsageError(
                 f"no pixel of the masks in {self.mask_folder} has a class: all are ignored or 255",
-                "data.segmentation.labels and .ignore say which values are none; `pvtctl data check` counts them",
+                "data.segmentation.labels and .ignore set the values without a class; `pvtctl data check` counts them",
             )
 
     def _is_empty(self, index: int) -> bool | None:
-        """Whether a mask has no labelled pixel; None where it cannot be read."""
+        """Whether a mask has no labelled pixel; None if it cannot be read."""
         try:
             return not bool((self.target(index) != IGNORE_LABEL).any())
         except (BadImage, OSError):
@@ -144,7 +144,7 @@ class ScenesSegmentation:
         return self.count
 
     def name(self, index: int) -> str:
-        """As the classification data call it."""
+        """The same name as in the classification data."""
         return f"{self.split}_{index:06d}"
 
     def pixels(self, index: int) -> Tensor:
@@ -183,11 +183,11 @@ def open_segmentation_split(
     image_size: int = 224,
     materials: Materials = "any",
 ) -> DenseDataset:
-    """A split of `ade20k`, `pascal_context`, `cityscapes`, `masks` (under `root`, laid out as
-    `pvtctl.data.layouts.EXPECTED` says) or `scenes`.
+    """A split of `ade20k`, `pascal_context`, `cityscapes`, `masks` (under `root`, in the layout of
+    `pvtctl.data.layouts.EXPECTED`) or `scenes`.
 
-    `settings` are a recipe's `data.segmentation`. `samples` takes so many images, spread evenly; `scenes`
-    renders so many, square at `image_size`, in these `materials`. A few masks are looked at, and each one that is loaded later is checked.
+    `settings` are a recipe's `data.segmentation`. `samples` limits the number of images, spread evenly; `scenes`
+    renders that many, square at `image_size`, in these `materials`. Masks are checked: a few now, others on loading.
     Raises UsageError.
     """
     source: MaskFolder | ScenesSegmentation
@@ -211,10 +211,10 @@ def open_masks(name: str, root: Path | str | None, split: str, settings: Segment
 def find_classes(
     name: str, root: Path | str | None, settings: SegmentationData, *, train_ids: bool = True
 ) -> ClassList:
-    """The class list of a set: the file that `settings.classes` names, else the one in its folder, else its own.
+    """The class list of a set: the file that `settings.classes` names, else the one in its folder, else the layout's.
 
-    ADE20K's masks count from 1, unless `settings.labels` says otherwise; Pascal Context's from 0, and when they are
-    said to be shifted its 59 classes without the background. Raises UsageError.
+    ADE20K's masks count from 1, unless `settings.labels` is set; Pascal Context's from 0, and when
+    `shifted` its 59 classes without the background. Raises UsageError.
     """
     labels, ignore = settings.labels, settings.ignore
     file: str | Path | None = settings.classes

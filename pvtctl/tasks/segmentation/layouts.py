@@ -1,4 +1,4 @@
-"""Where the images and label maps of a split lie, in the layouts of the known sets and in plain folders."""
+"""Finds images and label maps of a split, in the known layouts and in plain folders."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class MaskPairs:
     image_folder: Path
     mask_folder: Path
     images: list[str]
-    """Paths below the image folder."""
+    """Paths relative to the image folder."""
     masks: list[str]
-    """Paths below the mask folder, one for each image."""
+    """Paths relative to the mask folder, one for each image."""
     without_mask: list[str] = field(default_factory=list)
-    """Images that are not among `images`, as they have no mask; a listed name without an image is here too."""
+    """Images without a mask, not in `images`; also listed names without an image."""
     without_image: list[str] = field(default_factory=list)
     """Masks that are not used."""
     train_ids: bool = True
@@ -37,9 +37,9 @@ class MaskPairs:
 
 
 def find_mask_pairs(name: str, root: Path | str | None, split: str) -> MaskPairs:
-    """The pairs of a split of ade20k, pascal_context, cityscapes or masks; those that do not pair are told apart.
+    """The pairs of a split of ade20k, pascal_context, cityscapes or masks; unpaired files are listed apart.
 
-    Raises UsageError when there is no such folder, split or list, or it holds no image.
+    Raises UsageError when there is no such folder, split or list, or no image.
     """
     layout = EXPECTED[name]
     if split not in SPLITS:
@@ -62,7 +62,7 @@ def find_mask_pairs(name: str, root: Path | str | None, split: str) -> MaskPairs
 
 
 def require_pairs(pairs: MaskPairs) -> MaskPairs:
-    """The same pairs. Raises UsageError, naming the first five, where images have no mask."""
+    """The same pairs. Raises UsageError, naming the first five, if images have no mask."""
     lost = pairs.without_mask
     if lost:
         which = ", ".join(lost[:5]) + (", ..." if len(lost) > 5 else "")
@@ -76,7 +76,7 @@ def require_pairs(pairs: MaskPairs) -> MaskPairs:
 
 
 def has_split(name: str, root: Path, split: str) -> bool:
-    """Whether anything of a split is there."""
+    """Whether any file of a split exists."""
     if name == "pascal_context":
         return (root / "ImageSets" / "SegmentationContext" / f"{split}.txt").is_file()
     if name == "cityscapes":
@@ -106,7 +106,7 @@ def _existing(places: list[tuple[Path, Path]], layout: str) -> tuple[Path, Path]
 
 
 def _files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, str]:
-    """Name without its ending -> path below the folder, sorted; hidden files are left out."""
+    """Name without suffix -> path relative to the folder, sorted; hidden files are left out."""
     found: dict[str, str] = {}
     for place, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))

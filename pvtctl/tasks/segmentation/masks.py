@@ -1,4 +1,4 @@
-"""Files of label maps to labels: what lies in a file is looked up in the class list, and nothing unknown goes on."""
+"""Reads label-map files into labels by the class list; unknown values are errors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pvtctl.models.structures import IGNORE_LABEL
 from pvtctl.tasks.segmentation.class_lists import CLASS_LIST_HINT, UNKNOWN, ClassList
 
 Values = NDArray[Any]
-"""(H, W) or (N,) whole numbers."""
+"""(H, W) or (N,) integers."""
 
 _PLACES = np.array([1 << 16, 1 << 8, 1], np.int32)
 _INDEX_MODES = ("1", "L", "P", "I", "I;16", "I;16L", "I;16B", "I;16N")
@@ -29,10 +29,10 @@ class ColourError(UsageError):
 
 
 def read_values(path: Path, classes: ClassList | None = None) -> Values:
-    """A file of a label map -> (H, W) values as they lie, of any whole type; a palette's entry is its number.
+    """A label-map file -> (H, W) raw values, of any integer type; for palette images, the index.
 
-    Colours become the values of the classes that list them; where none are listed, colour-coded masks are refused.
-    Raises BadImage for a file that is no image, OSError, ColourError, and UsageError for pixels of an odd kind.
+    Colours become the values of the classes that list them; if none are listed, colour-coded masks are not accepted.
+    Raises BadImage if it is not an image, OSError, ColourError, and UsageError for unsupported pixel formats.
     """
     image = open_image(path.read_bytes())
     try:
@@ -43,7 +43,7 @@ def read_values(path: Path, classes: ClassList | None = None) -> Values:
         values = np.asarray(image)
         return values.astype(np.uint8) if values.dtype == np.bool_ else values
     if image.mode not in _COLOUR_MODES:
-        raise UsageError(f"{path}: pixels of the kind {image.mode} are no labels", "masks are 8- or 16-bit PNG files")
+        raise UsageError(f"{path}: pixels of the kind {image.mode} are not labels", "masks are 8- or 16-bit PNG files")
     if classes is None or classes.palette is None:
         raise ColourError(
             f"{path} is a colour-coded mask ({image.mode}), and the class list has no colours",
@@ -53,9 +53,9 @@ def read_values(path: Path, classes: ClassList | None = None) -> Values:
 
 
 def from_colours(colours: NDArray[np.uint8], classes: ClassList, path: Path) -> Values:
-    """(H, W, 3) -> (H, W): the value of the class with that colour, 255 where it has no class.
+    """(H, W, 3) -> (H, W): the value of the class with that colour, 255 for no class.
 
-    Raises ColourError for one that is not listed.
+    Raises ColourError for unlisted colours.
     """
     assert classes.palette is not None
     listed = np.array([*classes.palette, *classes.ignored_colours], np.int32) @ _PLACES
@@ -67,7 +67,7 @@ def from_colours(colours: NDArray[np.uint8], classes: ClassList, path: Path) -> 
     if unknown.any():
         row, column = (int(places[0]) for places in np.nonzero(unknown))
         raise ColourError(
-            f"{path}: the colour {tuple(colours[row, column].tolist())} at row {row}, column {column} is none of the "
+            f"{path}: the colour {tuple(colours[row, column].tolist())} at row {row}, column {column} is not one of the "
             f"{len(listed)} listed ones ({int(unknown.sum())} such pixels)",
             "list it in classes.txt, as a class or as `void`; masks must not be saved as JPEG or resized smoothly",
         )
@@ -75,7 +75,7 @@ def from_colours(colours: NDArray[np.uint8], classes: ClassList, path: Path) -> 
 
 
 def to_labels(values: Values, classes: ClassList, table: NDArray[np.uint8], path: Path) -> Tensor:
-    """Values as they lie -> uint8 (H, W) labels from 0, IGNORE_LABEL where there is none. Raises UsageError.
+    """Raw values -> uint8 (H, W) labels from 0, IGNORE_LABEL for no class. Raises UsageError.
 
     `table` is that of `ClassList.table`.
     """
@@ -92,7 +92,7 @@ def to_labels(values: Values, classes: ClassList, table: NDArray[np.uint8], path
 
 
 def unknown_values(values: Values, classes: ClassList, path: Path) -> UsageError:
-    """The error for values (N,) that the class list does not have, with the setting to change."""
+    """The error for values (N,) missing in the class list, with the setting to change."""
     found, counts = np.unique(values, return_counts=True)
     named = ", ".join(map(str, found[:5].tolist())) + (", ..." if len(found) > 5 else "")
     return UsageError(
@@ -103,7 +103,7 @@ def unknown_values(values: Values, classes: ClassList, path: Path) -> UsageError
 
 
 def suggestion(unknown: Sequence[int], classes: ClassList) -> str:
-    """Which setting would make sense of values that the class list does not have."""
+    """The setting that would explain values missing in the class list."""
     first, last = min(classes.values), max(classes.values)
     if first == 0 and unknown == [last + 1]:
         return (

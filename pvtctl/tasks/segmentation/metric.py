@@ -1,6 +1,6 @@
-"""The metric of semantic segmentation: counts of pixels by class, so that memory does not grow with the set.
+"""The metric of semantic segmentation: pixel counts by class, so that memory does not grow with the set.
 
-What several ranks counted merges to the bits of one pass: counts are integers, and boundary scores are summed in units
+Merged over ranks, results are bit-identical to one pass: counts are integers, and boundary scores are summed in units
 of 2**-24.
 """
 
@@ -27,11 +27,11 @@ _UNIT = 2.0**24
 
 
 class Mapped(Protocol):
-    """What the metric reads of a batch."""
+    """The parts of a batch that the metric reads."""
 
     @property
     def targets(self) -> Sequence[Tensor]:
-        """uint8 (H, W) labels of each image, IGNORE_LABEL where there is none."""
+        """uint8 (H, W) labels of each image, IGNORE_LABEL for unlabelled."""
 
     @property
     def ids(self) -> Sequence[str]:
@@ -39,10 +39,10 @@ class Mapped(Protocol):
 
 
 class WorstImage(NamedTuple):
-    """One image, ordered by how badly it went."""
+    """One image, ordered by its error."""
 
     badness: float
-    """1 - the mean IoU of the classes that are in the image."""
+    """1 - the mean IoU of the classes in the image."""
     id: str
     pixel_acc: float
     png: bytes
@@ -60,18 +60,18 @@ class WorstImage(NamedTuple):
 
 @dataclass(frozen=True)
 class ClassIou:
-    """One class of the data; fractions, NaN where there is nothing to divide by."""
+    """One class of the data; fractions, NaN for a zero denominator."""
 
     name: str
     pixels: int
-    """That are this class."""
+    """Labelled pixels of this class."""
     predicted: int
-    """Labelled pixels that were taken for it."""
+    """Labelled pixels predicted as this class."""
     iou: float
     accuracy: float
-    """Share of its pixels that were recognised."""
+    """Share of its pixels predicted as this class."""
     precision: float
-    """Share of the pixels taken for it that are."""
+    """Share of the pixels predicted as this class that belong to it."""
     boundary_f: float
     """Mean over the images with an outline of it, true or predicted."""
 
@@ -79,8 +79,8 @@ class ClassIou:
 class SegmentationMetric:
     """IoU, accuracy and boundary F-score of label maps with the data's K classes, whose names are `class_names`.
 
-    Counts run over all labelled pixels of the set, as mmsegmentation's do: `miou` is the mean over the classes that
-    occur in truth or prediction, `mean_acc` over those that occur in the truth; a class that does not occur is left
+    Counts are over all labelled pixels of the set, as mmsegmentation's do: `miou` is the mean over the classes that
+    occur in ground truth or prediction, `mean_acc` over those in the ground truth; a class that does not occur is left
     out, not counted as 0. Pixels predicted as a class that the data does not have are wrong.
 
     The boundary score is that of Csurka et al. (BMVC 2013): F of each class in each image (see `boundary_scores`),
@@ -112,11 +112,11 @@ class SegmentationMetric:
             self.add(output, target.to(output.device), name)
 
     def add(self, prediction: Tensor, truth: Tensor, name: str) -> None:
-        """Count one image, `name`d so among the worst, on the device where it lies. Raises UsageError as `update`."""
+        """Count one image, listed as `name` among the worst, on its device. Raises UsageError as `update`."""
         if prediction.shape != truth.shape:
             raise ValueError(f"{name}: predicted {tuple(prediction.shape)}, but its labels are {tuple(truth.shape)}")
         classes = len(self.class_names)
-        # unlabelled pixels are counted in a row of their own: to pick out the others takes longer
+        # unlabelled pixels are counted in a separate row: selecting the others takes longer
         codes = truth.int() * (classes + 1) + prediction.clamp(max=classes)
         table = torch.bincount(codes.flatten(), minlength=256 * (classes + 1)).reshape(256, classes + 1).cpu().numpy()
         if strange := np.flatnonzero(table[classes:IGNORE_LABEL].any(axis=1)).tolist():
@@ -161,7 +161,7 @@ class SegmentationMetric:
         }
 
     def merge(self, states: Iterable[dict[str, Any]]) -> None:
-        """Replace what was counted by the sum of `states` (the own one among them)."""
+        """Replace the counts by the sum of `states`, which include this metric's."""
         states = list(states)
         self.images, self.unlabelled = (sum(column) for column in zip(*(s["images"] for s in states), strict=True))
         self.confusion = np.sum([state["confusion"] for state in states], axis=0)
@@ -170,7 +170,7 @@ class SegmentationMetric:
         heapq.heapify(self.worst_heap)
 
     def compute(self) -> dict[str, float]:
-        """Fractions, NaN where nothing could be counted; `fw_iou` weights each class's IoU by its share of the pixels.
+        """Fractions, NaN if nothing was counted; `fw_iou` weights each class's IoU by its share of the pixels.
 
         Also `images` seen and `pixels` labelled.
         """
@@ -191,7 +191,7 @@ class SegmentationMetric:
         return _divided(self.boundary_sum / _UNIT, self.boundary_images)
 
     def classes(self) -> list[ClassIou]:
-        """A row for each class, in the data's order."""
+        """One row per class, in the data's order."""
         columns = [*_ratios(self.confusion), self._boundaries()]
         counts = zip(self.confusion.sum(axis=1).tolist(), self.confusion.sum(axis=0).tolist(), strict=False)
         numbers = np.stack(columns, axis=1).tolist()
@@ -205,7 +205,7 @@ class SegmentationMetric:
         return sorted(self.worst_heap, reverse=True)
 
     def why_missing(self, name: str) -> str:
-        """In words, why the number `name` of `compute` is NaN."""
+        """Reason why the number `name` of `compute` is NaN."""
         if not self.images:
             return f"{name} is unknown: no image was read"
         if not self.confusion.any():
@@ -214,7 +214,7 @@ class SegmentationMetric:
 
 
 def _ratios(counts: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """IoU, accuracy and precision of each class, NaN where there is nothing to divide by."""
+    """IoU, accuracy and precision of each class, NaN for a zero denominator."""
     hits, true, found = np.diag(counts).astype(np.float64), counts.sum(axis=1), counts.sum(axis=0)[:-1]
     return _divided(hits, true + found - hits), _divided(hits, true), _divided(hits, found)
 
@@ -224,6 +224,6 @@ def _divided(part: NDArray[np.float64], whole: NDArray[Any]) -> NDArray[np.float
 
 
 def _mean(values: NDArray[np.float64]) -> float:
-    """Over those that are no NaN."""
+    """Mean without NaN."""
     there = values[np.isfinite(values)]
     return float(there.mean()) if len(there) else math.nan

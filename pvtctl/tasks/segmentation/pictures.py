@@ -1,4 +1,4 @@
-"""Label maps as pictures: laid over the image, beside the truth with what is wrong, and as files of their own."""
+"""Label maps as pictures: overlaid on the image, next to the ground truth with errors, and as files."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from pvtctl.views.class_colours import NO_CLASS
 from pvtctl.views.sheet import Colour, Pixels, captioned, font_of
 
 Labels = NDArray[np.uint8]
-"""(H, W) labels of classes from 0; IGNORE_LABEL where there is none."""
+"""(H, W) labels of classes from 0; IGNORE_LABEL for unlabelled."""
 Colours = NDArray[np.uint8]
 """(256, 3) RGB by label: `class_colours`."""
 
 PANEL = 340
 """Width of each picture of `draw_label_comparison`."""
 _OVER = 0.6
-"""Share of the class's colour over a pixel."""
+"""Opacity of the class colour."""
 _SMALLEST, _LARGEST = 480, 1600
-"""Overlays are resized so that their long side lies within: names are unreadable otherwise."""
+"""Overlays are resized to these limits of the long side, so that names are readable."""
 _HATCH = 60
 _NAMED = 0.01
-"""Share of the image from which on a class's name is written into its widest place."""
+"""Share of the image from which a class's name is written at its widest point."""
 
 
 def draw_label_overlay(image: Pixels, labels: Labels, class_names: Sequence[str], colours: Colours) -> Pixels:
-    """The label map over its image, both (H, W), with outlines, names and a legend of the classes that are there.
+    """The label map over its image, both (H, W), with outlines, names and a legend of the classes in it.
 
     Pixels without a class are left as they are.
     """
@@ -46,10 +46,10 @@ def draw_label_overlay(image: Pixels, labels: Labels, class_names: Sequence[str]
 def draw_label_comparison(
     image: Pixels, truth: Labels, prediction: Labels, class_names: Sequence[str], colours: Colours
 ) -> Pixels:
-    """Image, truth, prediction and errors in a row over a legend, four times `PANEL` wide with 6 pixels between them.
+    """Image, ground truth, prediction, errors in a row over a legend, each `PANEL` wide, 6 pixels apart.
 
-    Among the errors, wrong pixels have the colour of what they were taken for, right ones are grey, and those without a
-    true class hatched. The legend says which classes were missed altogether, and which are not there.
+    Among the errors, wrong pixels have the colour of the predicted class, correct ones are grey, and those without a
+    true class hatched. The legend marks classes that were missed completely and those that are absent.
     """
     true, found = _resized_labels(truth, PANEL), _resized_labels(prediction, PANEL)
     picture = _resized(image, PANEL)
@@ -79,7 +79,7 @@ def draw_label_comparison(
 
 
 def draw_label_errors(image: Pixels, truth: Labels, prediction: Labels, colours: Colours) -> Pixels:
-    """The image in light grey, wrong pixels in the colour of what they were taken for, unlabelled ones hatched."""
+    """The image in light grey, wrong pixels in the colour of the predicted class, unlabelled ones hatched."""
     grey = np.asarray(Image.fromarray(image).convert("L"), np.float32)[..., None]
     picture = np.repeat((0.35 * grey + 150).astype(np.uint8), 3, axis=2)
     wrong = (truth != prediction) & (truth != IGNORE_LABEL)
@@ -112,7 +112,7 @@ def _overlaid(image: Pixels, labels: Labels, class_names: Sequence[str], colours
 
 
 def _with_names(picture: Pixels, labels: Labels, class_names: Sequence[str], colours: Colours) -> Pixels:
-    """Each class's name where it is widest, as far as it fits; the classes of most pixels first."""
+    """Each class's name where it is widest, if it fits; largest classes first."""
     canvas = Image.fromarray(picture)
     pen = ImageDraw.Draw(canvas)
     font = font_of(max(13, round(max(picture.shape[:2]) / 45)))
@@ -140,7 +140,7 @@ def _with_names(picture: Pixels, labels: Labels, class_names: Sequence[str], col
 def _spot(
     mask: NDArray[np.bool_], wide: float, font: ImageFont.FreeTypeFont, size: tuple[int, int]
 ) -> tuple[float, float, float, float] | None:
-    """Where a text of `wide` pixels stands: at the pixel farthest from the mask's edge; None where it is too narrow."""
+    """Position of a text of `wide` pixels: the pixel farthest from the mask's edge; None if it is too narrow."""
     from scipy.ndimage import distance_transform_edt
 
     step = max(1, max(mask.shape) // 160)
@@ -155,7 +155,7 @@ def _spot(
 
 
 def _legend(entries: Sequence[tuple[str, Colour]], width: int) -> Pixels:
-    """Swatches with names, in as many lines as they need."""
+    """Swatches with names, on as many lines as needed."""
     size = max(13, round(min(width, 1600) / 95))
     font, line = font_of(size), round(1.6 * size)
     spots: list[tuple[float, int, str, Colour]] = []

@@ -1,4 +1,4 @@
-"""A trained segmentation model on images that belong to no data set."""
+"""Prediction with a trained segmentation model on images outside a data set."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MOST_CLASSES = 12
 
 @dataclass(frozen=True)
 class LabelMap:
-    """What a segmentation model says of one image."""
+    """Predicted label map of one image."""
 
     labels: NDArray[Any]
     """uint8 (H, W), at the image's own size: indices of `class_names`."""
@@ -34,12 +34,12 @@ class LabelMap:
 
 
 class SegmentationPredictor(DensePredictor):
-    """A checkpoint's segmentation model; `class_names` (K), and `palette` where the checkpoint has one."""
+    """A checkpoint's segmentation model; `class_names` (K), and `palette` if the checkpoint has one."""
 
     transform: SegmentationTransform
 
     def __init__(self, request: PredictionRequest, model: DenseModel | None = None) -> None:
-        """`model` is the checkpoint's, where it is built already. Raises UsageError for weights that do not fit."""
+        """`model`: the checkpoint's, if it is built already. Raises UsageError for weights that do not fit."""
         super().__init__(request)
         checkpoint, options = request.checkpoint, request.options
         found = checkpoint.dense
@@ -119,6 +119,6 @@ class LabelsWriter(MapsWriter):
         return f"{len(most)} classes in {len(self)} images", ["class", "pixels, %", "images"], rows
 
     def remark(self) -> str | None:
-        """How many classes the table leaves out."""
+        """Number of classes left out of the table."""
         left = len({name for entry in self.entries.values() for name in entry["classes"]}) - MOST_CLASSES
         return f"and {left} more classes (--json lists all)" if left > 0 else None

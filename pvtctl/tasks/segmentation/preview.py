@@ -1,4 +1,4 @@
-"""Draws what a segmentation network is trained on: each image as it lies, then as training sees it, under its labels."""
+"""Draws training samples of segmentation: each original image, then augmented views, with overlaid labels."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from pvtctl.tasks.segmentation.transforms import resize_labels
 Pixels = NDArray[np.uint8]
 """(H, W, 3) RGB."""
 LabelDrawing = Callable[[Pixels, NDArray[np.uint8]], Pixels]
-"""Lays labels (H, W) over an image; what it gives may be of another size (`pvtctl.views`)."""
+"""Lays labels (H, W) over an image; the result may have another size (`pvtctl.views`)."""
 
 
 def draw_segmentation_preview(
     dataset: DenseDataset, path: Path | str, draw: LabelDrawing, *, count: int = 6, copies: int = 3, side: int = 480
 ) -> list[str]:
-    """Write a PNG of images and of views as the network sees them, each with its labels over it: see `draw_views`."""
+    """Write a PNG of images and of augmented views, each with its labels over it: see `draw_views`."""
     return draw_views(
         dataset,
         path,
@@ -39,14 +39,16 @@ def draw_segmentation_preview(
 
 def labels_tile(pixels: Tensor, labels: Tensor, side: int, draw: LabelDrawing) -> Image.Image:
     """uint8 (3, H, W) and its labels -> a picture `side` pixels wide."""
-    labels = resize_labels(labels, (pixels.shape[-2], pixels.shape[-1]))  # in evaluation they are those of the original
+    labels = resize_labels(
+        labels, (pixels.shape[-2], pixels.shape[-1])
+    )  # in evaluation the labels have the original size
     drawn = Image.fromarray(draw(pixels.permute(1, 2, 0).contiguous().numpy(), labels.contiguous().numpy()))
     height = max(1, round(drawn.height * side / drawn.width))
     return drawn.resize((side, height), Image.Resampling.LANCZOS)
 
 
 def drawing_of(split: DenseDataset) -> LabelDrawing:
-    """Lays labels over an image in the colours of a split's classes, under their names."""
+    """Function that overlays labels in the colours of a split's classes, with their names."""
     from pvtctl.tasks.segmentation.pictures import draw_label_overlay
     from pvtctl.views.class_colours import class_colours
 
@@ -56,7 +58,7 @@ def drawing_of(split: DenseDataset) -> LabelDrawing:
 
 
 def preview_segmentation(request: PreviewRequest) -> str:
-    """`pvtctl data preview` of a set; what was drawn, in words."""
+    """`pvtctl data preview` of a set; returns a description."""
     name, split, copies, side = request.name, request.split, request.copies or 3, request.size or 400
     dataset = open_segmentation_split(
         name,

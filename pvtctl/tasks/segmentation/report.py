@@ -1,4 +1,4 @@
-"""What a segmentation metric shows people: pictures, tables and the JSON document."""
+"""Report of a segmentation metric: pictures, tables and the JSON document."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from pvtctl.views.report import ReportTable
 # Matplotlib takes a second to import: the views are imported where something is drawn.
 
 MOST_CLASSES = 10
-"""Rows of the table of classes on the terminal; the report has all."""
+"""Rows of the table of classes in the terminal; the report has all."""
 _COLUMNS = ["class", "pixels, %", "IoU, %", "accuracy, %", "precision, %", "boundary F, %"]
 _NAMED = 8
 """Classes that a note names."""
@@ -47,7 +47,7 @@ class SegmentationReport:
         self.samples = samples
 
     def pictures(self, folder: Path) -> dict[str, Path]:
-        """Samples and the worst images beside their truth, confusion and classes. Images that are not there are left out."""
+        """Samples and worst images next to ground truth, confusion and classes. Missing images are left out."""
         from pvtctl.tasks.segmentation.charts import draw_class_iou, draw_pixel_confusion
 
         drawn: dict[str, Path] = {}
@@ -73,7 +73,7 @@ class SegmentationReport:
         ]
 
     def terminal(self) -> tuple[str, list[str], list[list[Any]]]:
-        """The classes that go worst: title, columns, rows."""
+        """The worst classes: title, columns, rows."""
         rows = self._class_rows()
         title = (
             "Classes, worst first" if len(rows) <= MOST_CLASSES else f"The {MOST_CLASSES} worst of {len(rows)} classes"
@@ -81,7 +81,7 @@ class SegmentationReport:
         return title, _COLUMNS, rows[:MOST_CLASSES]
 
     def _class_rows(self) -> list[list[Any]]:
-        """One a class, by IoU; those that occur nowhere last."""
+        """One row per class, by IoU; those that do not occur come last."""
         classes = self.metric.classes()
         pixels = max(1, sum(each.pixels for each in classes))
         return [
@@ -106,7 +106,7 @@ class SegmentationReport:
         }
 
     def notes(self) -> list[str]:
-        """Why numbers are missing, and which classes and pixels do not count as one might think."""
+        """Why numbers are missing, and which classes and pixels are not counted."""
         metric = self.metric
         missing = [name for name, value in metric.compute().items() if not math.isfinite(value)]
         notes = list(dict.fromkeys(metric.why_missing(name) for name in missing[:1]))
@@ -116,18 +116,18 @@ class SegmentationReport:
         unseen = [each.name for each in classes if not each.pixels and not each.predicted]
         invented = [each.name for each in classes if not each.pixels and each.predicted]
         if unseen:
-            notes.append(f"In neither truth nor prediction, left out of the mean IoU: {_listed(unseen)}.")
+            notes.append(f"In neither ground truth nor prediction, left out of the mean IoU: {_listed(unseen)}.")
         if invented:
             notes.append(f"Without a true pixel but predicted, counted with an IoU of 0: {_listed(invented)}.")
         if metric.unlabelled:
-            notes.append(f"Images without a labelled pixel, which count for nothing: {metric.unlabelled}.")
+            notes.append(f"Images without a labelled pixel, which are not counted: {metric.unlabelled}.")
         if foreign := int(metric.confusion[:, -1].sum()):
             share = 100 * foreign / int(metric.confusion.sum())
-            notes.append(f"Pixels taken for a class that the data does not have, counted as wrong: {share:.1f} %.")
+            notes.append(f"Pixels predicted as a class that the data does not have, counted as wrong: {share:.1f} %.")
         return notes
 
     def files(self, folder: Path) -> dict[str, Path]:
-        """The classes and the confusion matrix (pixels by true class and prediction) as tables for other programs."""
+        """The classes and the confusion matrix (pixels by true class and prediction) as tables."""
         names = self.metric.class_names
         header = ["class", *names, "a class that the data does not have"]
         counts = [[name, *row] for name, row in zip(names, self.metric.confusion.tolist(), strict=True)]
@@ -138,7 +138,7 @@ class SegmentationReport:
 
 
 def draw_segmentation_samples(path: Path, dataset: DenseDataset, samples: Mapping[int, NDArray[np.uint8]]) -> Path:
-    """Write a sheet of validation images beside truth, prediction and errors; those that are not there are left out.
+    """Write a sheet of validation images with ground truth, prediction and errors; missing images are left out.
 
     `samples`: predicted label maps in pixels of the files by position in the split, drawn in this order.
     """
@@ -183,7 +183,7 @@ def _percent(value: float) -> str:
 
 
 class SegmentationComparer:
-    """Label maps next to the ground truth of a split; an image is judged by the mean IoU of its own classes."""
+    """Label maps next to the ground truth of a split; images are ranked by the mean IoU of their own classes."""
 
     def __init__(self, predictor: Predictor, split: DenseDataset) -> None:
         """Raises UsageError for data with classes that the model does not have."""

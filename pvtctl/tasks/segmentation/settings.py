@@ -1,4 +1,4 @@
-"""What a recipe says of segmentation data. No torch."""
+"""Recipe settings of segmentation data. No torch."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ class SegmentationData(SettingsBlock):
     """Training: size before the random scale."""
     long_side: Side = 2048
     scale: tuple[Positive, Positive] = (0.5, 2.0)
-    """Training: factor on that size, drawn for each image."""
+    """Training: scale factor, drawn for each image."""
     crop: tuple[Side, Side] = (512, 512)
-    """(height, width) that the network is trained at; smaller images are padded, their labels with 255."""
+    """(height, width) of training; smaller images are padded, their labels with 255."""
     cat_max_ratio: Annotated[float, Field(gt=0, le=1)] = 0.75
-    """A crop of which one class fills more is drawn anew, up to ten times."""
+    """Crops with a larger share of one class are drawn again, up to ten times."""
     hflip: Rate = 0.5
     photometric: bool = True
-    """Brightness, contrast, saturation and hue are changed at random."""
+    """Random changes of brightness, contrast, saturation and hue."""
     test_short_side: Side = 512
     test_long_side: Side = 2048
     align: Annotated[int, Field(ge=1, le=256)] = 32
     """Testing: both sides are rounded up to a multiple of this."""
     labels: Literal["auto", "plain", "shifted"] = "auto"
-    """`shifted`: 0 is unlabelled and classes count from 1 (ADE20K); `plain`: they count from 0. auto: the layout's own."""
+    """`shifted`: 0 is unlabelled and classes count from 1 (ADE20K); `plain`: they count from 0. auto: the layout's."""
     ignore: tuple[Annotated[int, Field(ge=0, le=255)], ...] | None = None
-    """Label values (as they lie) without a class, besides 255; unset: the layout's own, or what `classes.txt` says."""
+    """Raw label values without a class, besides 255; unset: the layout's, or those of `classes.txt`."""
     classes: str | None = None
-    """File of class names; unset: `classes.txt` in the data's folder, or the layout's own."""
+    """File of class names; unset: `classes.txt` in the data's folder, or the layout's."""

@@ -1,4 +1,4 @@
-"""Segmentation as the rest of pvtctl sees it. No torch until a method is called."""
+"""Interface of segmentation to the rest of pvtctl. No torch until a method is called."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 
 class SegmentationSpec(TaskSpec):
-    """Images with a class for each pixel."""
+    """Semantic segmentation: a class for each pixel."""
 
     name = "segmentation"
     data_names = ("ade20k", "pascal_context", "cityscapes", "masks", "scenes")
@@ -129,7 +129,7 @@ class SegmentationSpec(TaskSpec):
         return SegmentationComparer(predictor, split)
 
     def as_scored(self, recipe: Recipe, checkpoint: Inspected, request: EvaluationRequest) -> Recipe:
-        """The long side of `request.size` follows in proportion where one side is said."""
+        """The long side of `request.size` follows in proportion if one side is given."""
         from pvtctl.tasks.dense.evaluate import dense_scored, stated_sizes
 
         if request.scale_shift is not None:
@@ -143,7 +143,7 @@ class SegmentationSpec(TaskSpec):
         return dense_scored(recipe, checkpoint, request, {self.name: own.model_copy(update=sizes)})
 
     def sizes(self, recipe: Recipe) -> TaskSizes:
-        """Testing sees a square, or the window; 512x512 is counted unless the paper tests at another short side."""
+        """Test input: a square, or the window; cost is for 512x512 unless the paper tests at another short side."""
         own = recipe.data.segmentation
         side, long = own.test_short_side, own.test_long_side
         scored = " and ".join(map(str, recipe.eval.scales or (side,)))

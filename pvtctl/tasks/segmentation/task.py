@@ -44,7 +44,7 @@ class SegmentationTask(DenseTask):
 
     def _losses(self, out: Tensor, targets: Tensor) -> dict[str, Tensor]:
         labels = targets if self.plain else self.to_head.to(targets.device)[targets.long()]
-        # told while it learns; a sixteenth of the pixels says enough and costs nothing
+        # logged in training; a sixteenth of the pixels is accurate enough and cheap
         few, true = out.detach()[:, :, ::4, ::4].argmax(1), labels[:, ::4, ::4]
         labelled = true != IGNORE_LABEL
         right = ((few == true) & labelled).sum() / labelled.sum().clamp(min=1)

@@ -1,8 +1,8 @@
-"""Images with label maps to what a segmentation network takes, as mmsegmentation's recipes do it.
+"""Transforms of images with label maps to network inputs, as in mmsegmentation's recipes.
 
-Training: a random size, a random crop that no single class fills, colours, flip, padding. Images are resized bilinearly
-without antialiasing, as OpenCV does in the code that the published models were trained with. Labels are those of the
-nearest pixel by pixel centres, where the resized image has its values from; OpenCV's nearest rounds towards the top left,
+Training: random resize, random crop not filled by one class, photometric distortion, flip, padding. Images are resized
+bilinearly without antialiasing, like OpenCV in the code of the published models. Labels are those of the
+nearest pixel by pixel centres, consistent with the resized image; OpenCV's nearest rounds towards the top left,
 up to half a pixel away.
 """
 
@@ -23,13 +23,13 @@ from pvtctl.models.structures import IGNORE_LABEL, ImageSize
 from pvtctl.tasks.segmentation.settings import SegmentationData
 
 CROP_TRIES = 10
-"""A crop is drawn anew so often, while one class fills too much of it."""
+"""Maximum number of crops drawn while one class fills too much."""
 
 BRIGHTNESS = 32
-"""Levels of 255 up or down."""
+"""Largest change, in levels of 255."""
 CONTRAST = SATURATION = (0.5, 1.5)
 HUE = 0.1
-"""Of a full turn, either way: 18 of OpenCV's 180 steps."""
+"""Largest change, in turns: 18 of OpenCV's 180 steps."""
 
 
 def resize_pixels(pixels: Tensor, size: ImageSize) -> Tensor:
@@ -61,13 +61,13 @@ class SegmentationTransform:
     test_long_side: int = 2048
     align: int = 32
     fill: tuple[int, int, int] = (124, 116, 104)
-    """Colour of the padding: what is nearest to 0 when it is normalised."""
+    """Colour of the padding: nearest to 0 after normalisation."""
 
     @classmethod
     def from_settings(
         cls, settings: SegmentationData, normalization: Normalization = "imagenet"
     ) -> SegmentationTransform:
-        """Take what is a transform's out of a recipe's `data.segmentation`."""
+        """Create from a recipe's `data.segmentation`."""
         red, green, blue = (round(255 * mean) for mean in NORMALIZATIONS[normalization][0])
         return cls(**settings.values_for(cls), fill=(red, green, blue))
 
@@ -90,14 +90,14 @@ class SegmentationTransform:
     def evaluate(self, pixels: Tensor, ratio: float = 1.0) -> Tensor:
         """uint8 (3, H, W) -> (3, h, w): within the test sides times `ratio`, then each side up to a multiple of `align`.
 
-        Both are one resize, so that nothing is resampled twice.
+        Both in one resize, to resample only once.
         """
         short, long = int(self.test_short_side * ratio), int(self.test_long_side * ratio)
         height, width = resized_size((pixels.shape[-2], pixels.shape[-1]), short, long)
         return resize_pixels(pixels, (padded_side(height, self.align), padded_side(width, self.align)))
 
     def _crop(self, target: Tensor, draws: list[float]) -> tuple[slice, slice]:
-        """Where to crop; the last draw stands, whatever fills it."""
+        """Where to crop; the last draw is used in any case."""
         spare = [max(0, side - limit) for side, limit in zip(target.shape, self.crop, strict=True)]
         rows = columns = slice(0)
         for down, right in zip(draws[::2], draws[1::2], strict=True):
@@ -144,7 +144,7 @@ def photometric(pixels: Tensor, draws: list[float]) -> Tensor:
 
 
 def _is_mixed(labels: Tensor, limit: float) -> bool:
-    """Whether there are two classes at least, and none has `limit` of the labelled pixels or more."""
+    """Whether there are at least two classes and each has less than `limit` of the labelled pixels."""
     counts = torch.bincount(labels.reshape(-1), minlength=256)[:IGNORE_LABEL]
     return int((counts > 0).sum()) > 1 and int(counts.max()) < limit * int(counts.sum())
 

@@ -207,7 +207,7 @@ def test_one_image_described_twice(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("where", ["in/out", "in"])
 def test_the_source_stays_as_it_is(devkit: Path, tmp_path: Path, where: str) -> None:
-    with pytest.raises(UsageError, match="lies inside of"):
+    with pytest.raises(UsageError, match="is inside"):
         convert_to_coco(tmp_path, "voc", tmp_path / where)
 
 
@@ -224,7 +224,7 @@ def test_arguments(devkit: Path, tmp_path: Path) -> None:
     }.items():
         with pytest.raises(UsageError, match=message):
             convert_to_coco(*arguments)
-    with pytest.raises(UsageError, match="cannot be val"):
+    with pytest.raises(UsageError, match="cannot be used for val"):
         convert_to_coco(devkit, "voc", tmp_path / "out", val_share=1.0)
     with pytest.raises(UsageError, match="'cat' twice"):
         convert_to_coco(devkit, "voc", tmp_path / "out", classes=tmp_path / "twice.txt")

@@ -93,7 +93,7 @@ def test_what_is_left_out_is_told(source: Path, tmp_path: Path) -> None:
         ("2 0.5 0.5 0.5 0.5", "class 2 is not one of the 2 classes, 0 to 1"),
         ("-1 0.5 0.5 0.5 0.5", "class -1 is not one"),
         ("0.5 0.5 0.5 0.5 0.5", "class 0.5 is not one"),
-        ("0 120 80 30 30", "120 is no share of the image: are these pixels?"),
+        ("0 120 80 30 30", "120 is not a share of the image: are these pixels?"),
         ("0 nan 0.5 0.5 0.5", "a number is not finite"),
         ("cat 0.5 0.5 0.5 0.5", "'cat 0.5 0.5 0.5 0.5' is not a row of numbers"),
     ],

@@ -198,7 +198,7 @@ def test_depth_json_with_faults(tmp_path: Path, write: Write, told: str, says: s
 def test_depth_json_speaks_where_the_recipe_is_silent(tmp_path: Path, write: Write) -> None:
     write("val/rgb/a.png", "val/depth/a.png", 2)
     write("val/rgb/b.png", "val/depth/b.png", 4)
-    with pytest.raises(UsageError, match="nothing says what they hold"):
+    with pytest.raises(UsageError, match="integers without a known value per metre"):
         opened("depth", tmp_path)
     (tmp_path / "depth.json").write_text(json.dumps({"scale": 500, "invalid": [2000]}))
     dataset = opened("depth", tmp_path)
@@ -236,7 +236,7 @@ def test_a_set_of_which_nothing_can_be_used_is_refused_at_once(tmp_path: Path, w
         write(f"val/rgb/{name}.png", None)
         (tmp_path / "val/depth").mkdir(exist_ok=True)
         Image.fromarray(np.zeros((48, 64, 3), np.uint8)).save(tmp_path / f"val/depth/{name}.png")
-    with pytest.raises(UsageError, match=r"none of the 2 depth files looked at can be used; a.png: colours \(RGB\)"):
+    with pytest.raises(UsageError, match=r"none of the 2 examined depth files can be used; a.png: colours \(RGB\)"):
         opened("nyu", tmp_path)
 
 
@@ -357,7 +357,7 @@ def test_faults_of_a_mix_name_the_set(mix: Mapping[str, Any], tmp_path: Path) ->
 
 def test_seven_scenes(shared: Path) -> None:
     root = shared / "data" / "depth_7scenes"
-    with pytest.raises(UsageError, match="nothing says what they hold"):
+    with pytest.raises(UsageError, match="integers without a known value per metre"):
         opened("depth", root)
     for invalid, deepest in (((), 65.535), ((65535.0,), 4.1)):
         dataset = opened("depth", root, scale=1000.0, invalid=invalid)

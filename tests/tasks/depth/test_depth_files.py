@@ -142,7 +142,7 @@ def test_a_map_wholly_out_of_range_tells_where_it_lies() -> None:
 
 
 def test_integers_need_a_scale() -> None:
-    with pytest.raises(UsageError, match="nothing says what they hold") as error:
+    with pytest.raises(UsageError, match="integers without a known value per metre") as error:
         decode_depth(VALUES, DepthCoding())
     assert "data.depth.scale=1000" in str(error.value.hint)
 

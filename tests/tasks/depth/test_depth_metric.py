@@ -263,7 +263,7 @@ def test_ordinal_pairs() -> None:
     with pytest.raises(UsageError, match="outside its image of 2x2"):
         whdr(inverse, np.array([[0, 0, 0, 2, 1]]), "inverse")
     outside = DepthMetric(space="inverse", alignment="scale_shift", pairs={"0.png": 2 * np.abs(pairs)})
-    with pytest.raises(UsageError, match=r"0\.png: an ordinal pair lies outside"):
+    with pytest.raises(UsageError, match=r"0\.png: an ordinal pair is outside"):
         outside.update([inverse], batch_of(torch.zeros(2, 2)))
     metric = DepthMetric(space="inverse", alignment="scale_shift", pairs={"0.png": pairs})
     metric.update([inverse], batch_of(torch.zeros(2, 2)))
@@ -285,7 +285,7 @@ def test_every_sentence_says_what_was_measured() -> None:
 def test_settings_that_mean_nothing() -> None:
     with pytest.raises(UsageError, match="without an alignment"):
         DepthMetric(space="inverse", alignment="none")
-    with pytest.raises(UsageError, match=r"no depth lies between 1 and 0\.5 m"):
+    with pytest.raises(UsageError, match=r"there is no depth between 1 and 0\.5 m"):
         DepthMetric(space="metres", alignment="none", min_depth=1.0, max_depth=0.5)
 
 

@@ -99,7 +99,7 @@ def test_notes_say_how_it_was_measured(shown: DepthReport) -> None:
     assert notes == [
         f"Measured in {shown.metric.describe()}.",
         "5,600 pixels of 7 images were scored, 66.7 % of all in them.",
-        "1 image(s) have no pixel to score and count nowhere.",
+        "1 image(s) have no pixel to score and are not counted.",
     ]
 
 

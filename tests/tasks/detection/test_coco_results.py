@@ -140,7 +140,7 @@ BAD = {
         json.dumps([entry(segmentation={"size": [60, 40], "counts": "0"})]),
         "mask of entry 0 of .* is 60x40 in an image of 40x60",
     ),
-    "no mask": (json.dumps([entry(segmentation=[[1, 2]])]), "no run-length encoding"),
+    "no mask": (json.dumps([entry(segmentation=[[1, 2]])]), "is not a run-length encoding"),
 }
 
 

@@ -108,7 +108,7 @@ def test_tables_and_document() -> None:
 
 def test_notes_say_what_does_not_count() -> None:
     notes = " ".join(account().notes())
-    assert "neither truth nor prediction, left out of the mean IoU: ghost." in notes
+    assert "neither ground truth nor prediction, left out of the mean IoU: ghost." in notes
     assert "IoU of 0: car $5$." in notes
     assert "a class that the data does not have, counted as wrong: 0.3 %" in notes
     metric = SegmentationMetric(NAMES)

@@ -1,1 +1,1 @@
-"""COCO's metrics and what follows from them."""
+"""COCO's metrics and analyses based on them."""

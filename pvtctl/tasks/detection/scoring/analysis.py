@@ -1,6 +1,6 @@
-"""What lies behind the AP: classes, curves, confusion, kinds of errors and what each costs, and the worst images.
+"""Analysis behind AP: classes, curves, confusion, kinds of errors and their cost, and the worst images.
 
-Errors, confusion and images are judged by boxes at IoU 0.5. Curves and AP are those of COCO's evaluation.
+Errors, confusion and images use boxes at IoU 0.5. Curves and AP are those of COCO's evaluation.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ RECALLS = np.linspace(0.0, 1.0, 101)
 
 @dataclass(frozen=True)
 class ClassResult:
-    """One class; fractions, NaN where the data has no object of it."""
+    """One class; fractions, NaN if the data has no object of it."""
 
     name: str
     objects: int
@@ -53,9 +53,9 @@ class ClassResult:
     ar: float
     """Highest recall with 100 detections an image."""
     mask_ap: float
-    """NaN also where masks were not scored."""
+    """NaN also if masks were not scored."""
     threshold: float
-    """Score from which on detections give the best F1 at IoU 0.5; NaN without a right one."""
+    """Score threshold of the best F1 at IoU 0.5; NaN without a right detection."""
     f1: float
     precision: float
     """At `threshold`, as are `f1` and `recall`."""
@@ -78,12 +78,12 @@ class ErrorShare:
     name: str
     count: int
     ap50_gain: float
-    """How much the AP at IoU 0.5 would rise without it, every other error staying (TIDE's oracle)."""
+    """Increase of AP at IoU 0.5 without this error, all others unchanged (TIDE's oracle)."""
 
 
 @dataclass(frozen=True)
 class ImageErrors:
-    """An image at the analysis' score threshold."""
+    """Errors of one image at the analysis' score threshold."""
 
     image_id: int
     file_name: str
@@ -96,21 +96,21 @@ class ImageErrors:
 
 @dataclass(frozen=True)
 class DetectionAnalysis:
-    """All of it; `as_dict` makes it JSON."""
+    """The whole analysis; `as_dict` converts it to JSON values."""
 
     class_names: list[str]
     threshold: float
-    """Score from which on detections count in `confusion` and `worst`: that of the best F1 of all classes together,
-    unless another was asked for; NaN, and all count, where nothing is right."""
+    """Score threshold of `confusion` and `worst`: that of the best F1 over all classes,
+    unless another was given; NaN, with all detections counted, if none is right."""
     classes: list[ClassResult]
     curves: list[Curve]
     """Mean over classes at IoU 0.5, 0.75 and over all ten."""
     class_curves: list[Curve]
-    """A class each, at IoU 0.5."""
+    """One curve per class, at IoU 0.5."""
     confusion: NDArray[np.int64]
     """(K + 1, K + 1): row the true class, column the detected one; the last row is background, the last column missed."""
     errors: list[ErrorShare]
-    """As TIDE tells them apart, with "missed" last: objects that nothing was found of."""
+    """TIDE's error kinds, with "missed" last: objects without any detection."""
     worst: list[ImageErrors]
 
     def as_dict(self) -> dict[str, Any]:
@@ -139,9 +139,9 @@ def analyse(
     threshold: float | None = None,
     worst: int = 16,
 ) -> DetectionAnalysis:
-    """Analyse detections, sorted by image, of which COCO's scores are known already; `worst` images are kept.
+    """Analyse detections, sorted by image, with COCO's scores given; keeps the `worst` images.
 
-    `threshold` is the score from which detections count in the confusion and the images; None: that of the best F1.
+    `threshold` is the minimum score for the confusion and the images; None: that of the best F1.
     """
     found = found.best_hundred()
     true = true_objects(truth, category_ids)
@@ -230,7 +230,7 @@ def _curves(boxes: CocoScores) -> list[Curve]:
 def _confusion(
     found: Columns, matching: Matching, true: TrueObjects, chosen: NDArray[np.bool_], size: int
 ) -> NDArray[np.int64]:
-    """Right ones first; then the rest by score, each for the object left that it overlaps most, whatever its class."""
+    """Right ones first, then the rest by score, each with the remaining object of highest IoU, of any class."""
     matrix = np.zeros((size + 1, size + 1), np.int64)
     free = ~true.crowd
     right = chosen & (matching.kind == RIGHT)

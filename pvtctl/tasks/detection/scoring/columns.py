@@ -1,4 +1,4 @@
-"""Detections of many images as columns of numbers: 52 bytes each and the bytes of its mask, however they were come by."""
+"""Detections of many images as columns of numbers: 52 bytes each, plus the mask's."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 BOX_DECIMALS = 4
 SCORE_DECIMALS = 9
-# A number rounded to decimals is the very number that its printed form reads back as. Scoring detections and scoring the
-# file that they were saved to thus see the same bits. Nine decimals keep any two float32 scores above 0.01 apart.
+# A number rounded to decimals is read back exactly from its printed form. So scoring detections and scoring the
+# file that they were saved to give identical results. Nine decimals keep any two float32 scores above 0.01 apart.
 
 
 @dataclass
@@ -23,7 +23,7 @@ class Columns:
     labels: NDArray[np.int32]
     scores: NDArray[np.float64]
     boxes: NDArray[np.float64]
-    """(N, 4) x, y, width, height in pixels of the original image, as COCO has them."""
+    """(N, 4) x, y, width, height in pixels of the original image, as in COCO."""
     masks: list[bytes] | None = None
     """Counts of COCO's compressed run lengths, each of the size of its image."""
 
@@ -37,13 +37,13 @@ class Columns:
         return Columns(self.image_ids[rows], self.labels[rows], self.scores[rows], self.boxes[rows], masks)
 
     def by_image(self) -> Columns:
-        """Sorted by image; those of one image keep their order."""
+        """Sorted by image; stable within an image."""
         if not (np.diff(self.image_ids) < 0).any():
             return self
         return self.take(np.argsort(self.image_ids, kind="stable"))
 
     def best_hundred(self) -> Columns:
-        """Without those that COCO leaves out: beyond the hundred best of an image and class."""
+        """Without those that COCO drops: beyond the hundred best of an image and class."""
         order = np.lexsort((-self.scores, self.labels, self.image_ids))
         image, label = self.image_ids[order], self.labels[order]
         first = np.append(True, (image[1:] != image[:-1]) | (label[1:] != label[:-1]))[: len(order)]
@@ -60,7 +60,7 @@ def empty_columns(masks: bool) -> Columns:
 
 
 def join(parts: Iterable[Columns], *, masks: bool) -> Columns:
-    """One after the other."""
+    """Concatenate."""
     parts = list(parts) or [empty_columns(masks)]
     joined = [mask for part in parts for mask in part.masks or ()] if masks else None
     return Columns(
@@ -81,7 +81,7 @@ def counts_of(mask: dict[str, Any]) -> bytes:
 def columns_of(
     image_id: int, boxes: NDArray[Any], scores: NDArray[Any], labels: NDArray[Any], masks: Sequence[Any] | None
 ) -> tuple[Columns, int]:
-    """Detections of one image, `boxes` (N, 4) xyxy, and how many were left out because a number was not finite."""
+    """Detections of one image, `boxes` (N, 4) xyxy, and how many were left out for a non-finite number."""
     boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
     scores = np.asarray(scores, np.float64)
     xywh = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)

@@ -1,8 +1,8 @@
-"""Reading a list of JSON objects that all look alike, as columns: some ten times as fast as Python's own parser.
+"""Reads a list of JSON objects of equal layout as columns: about ten times as fast as Python's parser.
 
-Programs write results files in one breath, so every entry has the same keys in the same order and the same white space.
-The first entry shows that layout. Where the whole file is seen to have it, nothing is left to parse but numbers, which
-are read as one flat JSON list, rounded as Python rounds them. Any other file is for the caller to read in the ordinary way.
+Results files are written by programs, so every entry has the same keys in the same order and the same white space.
+The first entry shows that layout. If the whole file has it, only numbers remain to be parsed, which
+are read as one flat JSON list, rounded as Python rounds them. The caller reads any other file with the normal parser.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from pydantic_core import from_json
 
 _PLAIN = b"0123456789+-."
 _NOT_NUMERIC = bytes(byte for byte in range(256) if byte not in _PLAIN + b"eE,")
-_LETTERS = b"ABCDFGHIJKLMNOPQRSTUVWXYZ"  # stand for the keys; without E, which may be part of a number
+_LETTERS = b"ABCDFGHIJKLMNOPQRSTUVWXYZ"  # letters for the keys; without E, which may be part of a number
 _BLOCK = 1 << 20
 _COUNTS = re.compile(rb'("counts"\s*:\s*)"((?:[^"\\]|\\\\)*)"')
 _STRING = re.compile(rb'"[^"\\]*"')
-_NUMBER = re.compile(rb'("[^"\\]*")|-?[0-9][-+.0-9eE]*')  # or a string, of which every character stays
+_NUMBER = re.compile(rb'("[^"\\]*")|-?[0-9][-+.0-9eE]*')  # or a string, kept completely
 _EXACT = 2.0**53
 
 
@@ -34,16 +34,16 @@ class ParsedResults:
     category_ids: NDArray[np.int64]
     scores: NDArray[np.float64]
     boxes: NDArray[np.float64] | None
-    """(N, 4) x, y, width, height; None where there are none."""
+    """(N, 4) x, y, width, height; None if there are none."""
     counts: list[Any] | None
-    """Counts of each mask where `sizes` is there, else the segmentation as it stands; None where there are no masks."""
+    """Counts of each mask if `sizes` is given, else the raw segmentation; None without masks."""
     sizes: NDArray[np.int64] | None
     """(N, 2) height, width of each mask."""
 
 
 @dataclass
 class _Layout:
-    """What all entries share."""
+    """Layout shared by all entries."""
 
     plain_entry: bytes
     """An entry's bytes without its numbers."""
@@ -53,13 +53,13 @@ class _Layout:
     keys: list[tuple[bytes, bytes]]
     """Quoted key, its letter."""
     slots: dict[str, list[int]]
-    """Where in an entry's row of numbers the values of a key are."""
+    """Positions of a key's values in an entry's row of numbers."""
     width: int
     masks: bool
 
 
 def read_table(data: bytes) -> ParsedResults | None:
-    """The columns of a results file in the usual layout; None where it is any other."""
+    """The columns of a results file in the usual layout; None for any other."""
     opening = re.match(rb"\s*\[\s*(?=\{)", data)
     closing = re.search(rb"\s*\]\s*$", data[-64:])
     if opening is None or closing is None:
@@ -83,7 +83,7 @@ def read_table(data: bytes) -> ParsedResults | None:
 
 
 def _layout(data: bytes, start: int, end: int) -> _Layout | None:
-    """The layout of the first entry, where it is one that is known."""
+    """The layout of the first entry, if it is known."""
     try:
         text = data[start : start + (1 << 20)].decode("ascii")
         entry, length = json.JSONDecoder().raw_decode(text)
@@ -111,9 +111,9 @@ def _layout(data: bytes, start: int, end: int) -> _Layout | None:
 
 
 def _find_slots(entry: Any, slots: dict[str, list[int]], at: int = 0) -> int:
-    """Note under each key which of the entry's numbers are its value's; return how many numbers there are.
+    """Record for each key which of the entry's numbers are its value; return the number of numbers.
 
-    The counts of a mask are one, the 0 that is put in their place.
+    The counts of a mask are one number, the 0 that replaces them.
     """
     for key, value in entry.items():
         if isinstance(value, dict):
@@ -133,14 +133,14 @@ def _shorten(raw: bytes, keys: list[tuple[bytes, bytes]]) -> bytes:
 
 
 def _numbers(block: bytes, layout: _Layout, counts: list[bytes]) -> NDArray[np.float64] | None:
-    """(N, width) numbers of a block of whole entries; None where one does not have the layout."""
+    """(N, width) numbers of a block of whole entries; None if one does not have the layout."""
     if layout.masks:
         pieces = _COUNTS.split(block)
         counts.extend(piece.replace(b"\\\\", b"\\") for piece in pieces[2::3])
         del pieces[2::3]
         block = b"0".join([b"".join(pieces[at : at + 2]) for at in range(0, len(pieces), 2)])
     entries = _entries(block.translate(None, _PLAIN), layout.plain_entry, layout.between)
-    if entries is None:  # a number with an exponent: its e must be told from those of the keys
+    if entries is None:  # a number with an exponent: its e must be distinguished from those of the keys
         block = _shorten(block, layout.keys)
         entries = _entries(block.translate(None, _PLAIN + b"eE"), layout.short_entry, layout.between)
         text = block.translate(None, _NOT_NUMERIC)
@@ -156,7 +156,7 @@ def _numbers(block: bytes, layout: _Layout, counts: list[bytes]) -> NDArray[np.f
 
 
 def _entries(structure: bytes, entry: bytes, between: bytes) -> int | None:
-    """How many entries `structure` is, None where it is anything else."""
+    """Number of entries in `structure`, None if it is anything else."""
     entries, rest = divmod(len(structure) + len(between), len(entry) + len(between))
     return None if rest or structure != between.join([entry] * entries) else entries
 

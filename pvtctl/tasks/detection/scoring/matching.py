@@ -1,6 +1,6 @@
-"""Which detection is which object's, and what is wrong with the others: the ground of every analysis of errors.
+"""Matches detections to objects and classifies the errors: the basis of all error analyses.
 
-Detections are matched as COCO does at IoU 0.5: by class, best score first, each to the free object that it overlaps most.
+Detections are matched as in COCO at IoU 0.5: by class, best score first, each to the free object that it overlaps most.
 Errors are TIDE's (Bolya et al. 2020, section 2.2), with its thresholds of 0.5 and 0.1.
 """
 
@@ -17,7 +17,7 @@ from pvtctl.tasks.detection.scoring.columns import Columns
 
 FOREGROUND, BACKGROUND = 0.5, 0.1
 RIGHT, CLASSIFICATION, LOCALISATION, BOTH, DUPLICATE, NOTHING_THERE, IGNORED = range(7)
-"""What a detection is; IGNORED lies on a crowd."""
+"""Kinds of detections; IGNORED overlaps a crowd."""
 
 Boxes = NDArray[np.float64]
 
@@ -33,23 +33,23 @@ class TrueObjects:
     crowd: NDArray[np.bool_]
 
     def counts(self, num_classes: int) -> NDArray[np.int64]:
-        """Objects of each class, crowds apart."""
+        """Objects of each class, without crowds."""
         return np.bincount(self.labels[~self.crowd], minlength=num_classes)
 
 
 @dataclass
 class Matching:
-    """What every detection is (one of the numbers above), and which object it points at."""
+    """Kind of every detection (one of the numbers above), and its object."""
 
     kind: NDArray[np.int8]
     object: NDArray[np.int64]
-    """Row of the true objects, -1 for none: its own where RIGHT, else the one it should have been of."""
+    """Row of the true objects, -1 for none: the matched one if RIGHT, else the one it should have matched."""
     overlapped: NDArray[np.int64]
-    """Row of the object of any class that it overlaps by 0.5 or more, and most; -1 for none."""
+    """Row of the object of any class with the highest IoU of at least 0.5; -1 for none."""
 
 
 def true_objects(truth: Mapping[str, Any], category_ids: Sequence[int]) -> TrueObjects:
-    """The annotations of a COCO dictionary."""
+    """Objects from the annotations of a COCO dictionary."""
     labels = {key: label for label, key in enumerate(category_ids)}
     rows = sorted(truth["annotations"], key=lambda each: int(each["image_id"]))
     return TrueObjects(
@@ -71,7 +71,7 @@ def box_iou(found: Boxes, true: Boxes, crowd: NDArray[np.bool_]) -> Boxes:
 
 
 def match(found: Columns, true: TrueObjects) -> Matching:
-    """Match the detections of all images; both sorted by image."""
+    """Match the detections of all images; both are sorted by image."""
     size = len(found)
     matching = Matching(np.full(size, NOTHING_THERE, np.int8), np.full(size, -1), np.full(size, -1))
     images, starts = np.unique(found.image_ids, return_index=True)
@@ -99,7 +99,7 @@ def _match_image(
     free = np.ones(len(labels), bool)
     for at in np.flatnonzero(own_iou >= FOREGROUND).tolist():
         overlaps = np.where(free, own[at], 0.0)
-        # of equal overlaps the last, as COCO's evaluation takes it
+        # of equal overlaps the last, as in COCO's evaluation
         best = len(overlaps) - 1 - int(overlaps[::-1].argmax())
         if overlaps[best] >= FOREGROUND:
             owner[at], free[best] = best, False
@@ -123,7 +123,7 @@ def _match_image(
 def average_precision(
     scores: NDArray[np.float64], labels: NDArray[Any], right: NDArray[np.bool_], objects: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """(K,) precision averaged over COCO's 101 recalls, for classes with `objects` (K,) to find; NaN without any."""
+    """(K,) precision averaged over COCO's 101 recalls, for classes with `objects` (K,) objects; NaN without any."""
     result = np.full(len(objects), np.nan)
     order = np.lexsort((-scores, labels))
     labels, right = np.asarray(labels)[order], right[order]

@@ -1,8 +1,8 @@
-"""COCO's evaluation on columns of numbers: pycocotools' precision and recall to the bit, without an object a detection.
+"""COCO's evaluation on columns of numbers: bit-identical to pycocotools, without a Python object per detection.
 
-The rules, and the order in which ties are resolved, are those of pycocotools' `COCOeval`; so are the overlaps, which its
-own C code computes. Two things make it quick. The detections of one rank, each of another image and class, are matched
-at once. And precision is looked at only where a detection is right: between two of those it can only fall.
+The rules, and the order in which ties are resolved, are those of pycocotools' `COCOeval`; so are the overlaps, from its
+C code. It is fast because the detections of one rank, each of another image and class, are matched
+at once, and precision is computed only at right detections: between two of those it can only fall.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Kind = Literal["bbox", "segm"]
 IOUS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0.0, 1.0, 101)
 AREAS = np.asarray([(0, 1e10), (0, 32**2), (32**2, 96**2), (96**2, 1e10)])
-"""All, small, medium and large: from and to, in pixels, both included."""
+"""All, small, medium and large: lower and upper area in pixels, inclusive."""
 MAX_DETECTIONS = (1, 10, 100)
 _MISSED, _SET_ASIDE, _RIGHT = 0, 1, 2  # a detection matches nothing, an object that does not count, one that does
 
@@ -47,8 +47,8 @@ def precision_and_recall(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Precision (10 IoUs, 101 recalls, K, 4 areas, 3 limits of detections) and highest recall (10, K, 4, 3).
 
-    -1 where there is nothing to find. `truth` is a COCO dictionary. The area of a detection is its box's for "bbox" and
-    its mask's for "segm". Objects are told apart by their place, not by their id: COCO's tools take id 0 for "none".
+    -1 where there are no objects. `truth` is a COCO dictionary. The area of a detection is its box's for "bbox" and
+    its mask's for "segm". Objects are identified by position, not by id: COCO's tools take id 0 for "none".
     """
     classes = len(category_ids)
     images = np.unique(np.asarray([image["id"] for image in truth["images"]], np.int64))
@@ -89,7 +89,7 @@ def precision_and_recall(
 def _objects(
     truth: Mapping[str, Any], category_ids: Sequence[int], images: NDArray[np.int64], kind: Kind
 ) -> tuple[_Shapes, NDArray[np.bool_]]:
-    """The objects of the images and classes that are scored, and which of them stand for a crowd."""
+    """The objects of the scored images and classes, and which of them are crowds."""
     labels = {category: label for label, category in enumerate(category_ids)}
     places = {image: place for place, image in enumerate(images.tolist())}
     rows = [each for each in truth["annotations"] if each["image_id"] in places and each["category_id"] in labels]
@@ -124,7 +124,7 @@ def detection_masks(truth: Mapping[str, Any], found: Columns) -> list[dict[str, 
 
 
 def mask_areas(masks: Sequence[Any]) -> NDArray[np.float64]:
-    # pycocotools writes the number of masks into a byte on the way, so that more than 255 at a time raise an error
+    # pycocotools stores the number of masks in a byte, so that more than 255 at a time raise an error
     areas = [area for at in range(0, len(masks), 255) for area in rle.area(masks[at : at + 255]).tolist()]
     return np.asarray(areas, np.float64)
 
@@ -149,10 +149,10 @@ def _match(
     crowds: NDArray[np.bool_],
     aside: NDArray[np.bool_],
 ) -> NDArray[np.int8]:
-    """What each detection matches for each IoU and range of areas, (N, 10, 4).
+    """The match of each detection for each IoU and area range, (N, 10, 4).
 
-    In the order of scores within an image and class, each takes the object of the highest overlap that is still free,
-    of equal ones the last, and one `aside` only for want of others. Crowds are always free.
+    In the order of scores within an image and class, each takes the free object of the highest overlap,
+    of equal ones the last, and one `aside` only if there is no other. Crowds are always free.
     """
     hits = np.zeros((len(ranks), len(IOUS), len(AREAS)), np.int8)
     parts = list(overlaps)
@@ -177,7 +177,7 @@ def _match(
 
 
 def _curve(numbers: NDArray[np.int32], to_find: int) -> tuple[NDArray[np.float64], float]:
-    """Precision at 101 recalls and the highest recall, of right detections with these `numbers` among all that count."""
+    """Precision at 101 recalls and the highest recall, for right detections with these `numbers` among all."""
     if not len(numbers):
         return np.zeros(len(RECALLS)), 0.0
     right = np.arange(1, len(numbers) + 1)

@@ -1,7 +1,7 @@
-"""Detections in COCO's results format: writing, reading at the speed of its numbers, and scoring a file without a model.
+"""Detections in COCO's results format: writing, fast reading, and scoring a file without a model.
 
 A results file is a list of `{"image_id", "category_id", "bbox": [x, y, width, height], "score"}`, with
-`"segmentation": {"size": [H, W], "counts": "..."}` for masks, in place of the box or beside it
+`"segmentation": {"size": [H, W], "counts": "..."}` for masks, instead of the box or with it
 (cocodataset.org/#format-results).
 """
 
@@ -27,9 +27,9 @@ _FORMAT = (
 
 
 def write_results(path: Path | str, found: Columns, category_ids: Sequence[int], truth: Mapping[str, Any]) -> Path:
-    """Replace `path` by the detections in COCO's results format; `truth` gives the masks' sizes.
+    """Write the detections to `path` in COCO's results format; `truth` gives the masks' sizes.
 
-    Every number is written so that it reads back as the same bits.
+    All numbers are read back bit-identical.
     """
     path = Path(path)
     categories = [int(key) for key in category_ids]
@@ -61,10 +61,10 @@ def write_results(path: Path | str, found: Columns, category_ids: Sequence[int],
 
 
 def read_results(path: Path | str, truth: Mapping[str, Any], category_ids: Sequence[int]) -> Columns:
-    """The detections of a COCO results file, in the file's order; boxes that it lacks are those around the masks.
+    """The detections of a COCO results file, in the file's order; missing boxes are computed from the masks.
 
-    `category_ids` are the data's, in the order of its labels. Raises UsageError when the file is no JSON or no results
-    file, or when an image, a category, a number or the size of a mask in it does not fit `truth`.
+    `category_ids` are the data's, in the order of its labels. Raises UsageError if the file is no results
+    file, or if an image, a category, a number or the size of a mask in it does not fit `truth`.
     """
     path = Path(path)
     table = _table(path)
@@ -97,9 +97,9 @@ def score_results(
     *,
     backend: str = "auto",
 ) -> DetectionMetric:
-    """The metric of a results file's detections; call `.compute()` on it.
+    """The metric of a results file's detections; call `.compute()` for the numbers.
 
-    Masks are scored where both the file and `truth` have them. Raises UsageError as `read_results` does.
+    Masks are scored if both the file and `truth` have them. Raises UsageError as `read_results` does.
     """
     found = read_results(path, truth, category_ids)
     masks = found.masks is not None and any("segmentation" in each for each in truth["annotations"])
@@ -123,7 +123,7 @@ def _slow_table(path: Path, data: bytes) -> ParsedResults:
     """Any valid JSON, whatever its layout, entry by entry."""
     try:
         entries = json.loads(data)
-    except ValueError as error:  # also bytes that are no text
+    except ValueError as error:  # also bytes that are not text
         whole = data.rstrip()[-1:] in (b"]", b"}")
         what = "is not JSON" if whole or not data.lstrip().startswith(b"[") else "ends in the middle"
         raise UsageError(f"results file {path} {what}: {error}", "write or copy it again") from error
@@ -155,7 +155,7 @@ def _slow_table(path: Path, data: bytes) -> ParsedResults:
 
 
 def _row(entry: Any) -> tuple[int, int, float, list[float] | None, Any]:
-    """(image, category, score, box, segmentation) of an entry; KeyError names what is absent."""
+    """(image, category, score, box, segmentation) of an entry; KeyError names the missing key."""
     image, category, score = entry["image_id"], entry["category_id"], entry["score"]
     if int(image) != image or int(category) != category or isinstance(score, str | bool):
         raise ValueError(entry)
@@ -168,7 +168,7 @@ def _row(entry: Any) -> tuple[int, int, float, list[float] | None, Any]:
 
 
 def _known(path: Path, used: NDArray[np.int64], known: NDArray[np.int64], what: str) -> None:
-    """Raise UsageError with the first five ids that the annotations do not have."""
+    """Raise UsageError with the first five ids missing in the annotations."""
     strange = np.unique(used[~np.isin(used, known)])
     if len(strange):
         first = ", ".join(str(each) for each in strange[:5].tolist())
@@ -195,7 +195,7 @@ def _masks(path: Path, table: ParsedResults, truth: Mapping[str, Any]) -> tuple[
     outside = (boxes[:, :2] + boxes[:, 2:] > limits).any(axis=1)
     if outside.any():
         raise UsageError(
-            f"the mask of entry {int(outside.argmax())} of {path} leaves its image", "its counts are damaged"
+            f"the mask of entry {int(outside.argmax())} of {path} exceeds its image", "its counts are damaged"
         )
     return [counts_of(mask) for mask in masks], boxes
 
@@ -221,6 +221,6 @@ def _compressed(path: Path, at: int, mask: Any, size: tuple[int, int]) -> dict[s
             packed = rle.frPyObjects({"size": list(size), "counts": mask["counts"]}, *size)
         else:
             packed = {"size": list(size), "counts": counts_of(mask)}
-    except Exception as error:  # pycocotools raises nothing more special
-        raise UsageError(f"the mask of entry {at} of {path} is no run-length encoding", _FORMAT) from error
+    except Exception as error:  # pycocotools raises no more specific error
+        raise UsageError(f"the mask of entry {at} of {path} is not a run-length encoding", _FORMAT) from error
     return dict(packed)

@@ -1,4 +1,4 @@
-"""COCO's numbers by COCO's rules: pycocotools is the referee, `coco_numpy` and faster-coco-eval say the same, faster."""
+"""COCO's metrics; pycocotools is the reference, `numpy_backend` and faster-coco-eval compute the same faster."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RECALL_NAMES = ("ar_1", "ar_10", "ar_100", "ar_small", "ar_medium", "ar_large")
 
 
 def choose_backend(backend: str) -> str:
-    """ "numpy", which "auto" means, "pycocotools" or "faster" (faster-coco-eval). Raises UsageError for any other word."""
+    """ "numpy", which "auto" means, "pycocotools" or "faster" (faster-coco-eval). Raises UsageError for any other name."""
     if backend not in BACKENDS:
         raise UsageError(f"no metric backend {backend!r}", f"one of: {', '.join(BACKENDS)}")
     if backend == "faster" and importlib.util.find_spec("faster_coco_eval") is None:
@@ -33,7 +33,7 @@ def choose_backend(backend: str) -> str:
 
 @dataclass(frozen=True)
 class CocoScores:
-    """Precision and recall of every class, as COCO's evaluation leaves them; -1 where there is nothing to find."""
+    """Precision and recall of every class, from COCO's evaluation; -1 where there are no objects."""
 
     precision: NDArray[np.float64]
     """(10 IoUs, 101 recalls, K, 4 areas, 3 limits of detections)."""
@@ -41,15 +41,15 @@ class CocoScores:
     """(10 IoUs, K, 4 areas, 3 limits of detections)."""
 
     def ap(self, *, iou: int | None = None, area: int = 0, label: int | None = None) -> float:
-        """Mean precision over classes with anything to find; NaN where no class has. `iou`: position in 0.5, 0.55 ..."""
+        """Mean precision over classes with objects; NaN without any. `iou`: position in 0.5, 0.55 ..."""
         return _mean(_pick(self.precision[..., area, 2], iou, label))
 
     def ar(self, *, limit: int = 2, area: int = 0, label: int | None = None) -> float:
-        """Mean highest recall with 1, 10 or 100 detections an image and class (`limit` 0, 1, 2)."""
+        """Mean highest recall with 1, 10 or 100 detections per image and class (`limit` 0, 1, 2)."""
         return _mean(_pick(self.recall[:, :, area, limit], None, label))
 
     def numbers(self) -> dict[str, float]:
-        """COCO's twelve, fractions; NaN where COCO prints -1."""
+        """COCO's twelve metrics, as fractions; NaN where COCO prints -1."""
         aps = [self.ap(), self.ap(iou=0), self.ap(iou=5), *(self.ap(area=area) for area in (1, 2, 3))]
         ars = [*(self.ar(limit=limit) for limit in range(3)), *(self.ar(area=area) for area in (1, 2, 3))]
         return dict(zip((*NAMES, *RECALL_NAMES), (*aps, *ars), strict=True))
@@ -68,9 +68,9 @@ def _mean(values: NDArray[np.float64]) -> float:
 def evaluate_columns(
     truth: Mapping[str, Any], category_ids: Sequence[int], found: Columns, kind: Kind, backend: str
 ) -> CocoScores:
-    """Score `found` against `truth` (a COCO dictionary, left as it is) over all its images.
+    """Score `found` against `truth` (a COCO dictionary, not modified) over all its images.
 
-    The area of a detection is its box's for "bbox" and its mask's for "segm". `backend` is what `choose_backend` says.
+    The area of a detection is its box's for "bbox" and its mask's for "segm". `backend`: see `choose_backend`.
     """
     if backend == "numpy":
         return CocoScores(*precision_and_recall(truth, category_ids, found, kind))
@@ -92,7 +92,7 @@ def evaluate_columns(
         evaluation.params.catIds = list(category_ids)
         evaluation.evaluate()
         evaluation.accumulate()
-    order = np.argsort(np.argsort(np.asarray(category_ids)))  # COCO's evaluation sorts classes by their ids
+    order = np.argsort(np.argsort(np.asarray(category_ids)))  # COCO's evaluation sorts classes by id
     result = evaluation.eval
     precision, recall = np.asarray(result["precision"]), np.asarray(result["recall"])
     shape = result["counts"]
@@ -101,7 +101,7 @@ def evaluate_columns(
 
 @contextlib.contextmanager
 def _no_collection() -> Iterator[None]:
-    """No garbage collection: the evaluations make a million objects, none of them garbage, and a third of the time goes."""
+    """Disable garbage collection: evaluation creates a million live objects; saves a third of the time."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -149,7 +149,7 @@ def _annotations(
 
 
 def why_missing(name: str, truth: Mapping[str, Any]) -> str:
-    """In words, why a number such as `box_ap_small` is NaN, which COCO's own tools print as -1."""
+    """Reason why a number such as `box_ap_small` is NaN, which COCO's own tools print as -1."""
     kinds = {
         "small": "no objects below 32x32 pixels",
         "medium": "no objects between 32x32 and 96x96 pixels",
