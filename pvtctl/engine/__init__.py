@@ -1,4 +1,4 @@
-"""Training and evaluation of any `Task` (see `protocol.py`): knows no task by name.
+"""Training and evaluation of any `Task` (see `protocol.py`), independent of the task.
 
 dist = start_distributed(device)                      # or single("cpu")
 run = RunFolder.open(path, recipe_flat, resume=False, dist=dist)

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: written whole or not at all, and read back from the newest one that is intact."""
+"""Checkpoints of a run: written atomically, and loaded from the newest intact one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pvtctl.io.files import atomic_path
 class CheckpointStore:
     """`step-XXXXXXXX.pt` files in one folder, of which the newest `keep` are kept.
 
-    A state holds tensors and plain values only, so that reading it never runs code (`weights_only=True`).
+    A state holds tensors and plain values only, so that loading it never runs code (`weights_only=True`).
     """
 
     def __init__(self, folder: Path, keep: int = 2) -> None:
@@ -39,7 +39,7 @@ class CheckpointStore:
         return path
 
     def newest(self, say: Callable[[str], None]) -> Path | None:
-        """The newest intact file; damaged ones are named through `say` and passed over."""
+        """The newest intact file; damaged ones are reported through `say` and skipped."""
         for path in self.files():
             if is_intact(path):
                 return path
@@ -47,9 +47,9 @@ class CheckpointStore:
         return None
 
     def set_aside_after(self, path: Path | None) -> None:
-        """Rename what is newer than `path` to `*.damaged`, so that it does not count among the files that are kept.
+        """Rename files newer than `path` to `*.damaged`, so that they do not count among the `keep` files.
 
-        Not removed: a disk that fails to read once may read it again.
+        They are not removed: a failed read may be temporary.
         """
         for other in self.files():
             if path is None or other > path:
@@ -63,7 +63,7 @@ def load_state(path: Path) -> dict[str, Any]:
 
 
 def is_intact(path: Path) -> bool:
-    """Whether every byte is as it was written: the file is a zip archive, whose members carry checksums."""
+    """Whether the checksums of the file, a zip archive, match its content."""
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip() is None
@@ -72,7 +72,7 @@ def is_intact(path: Path) -> bool:
 
 
 class _Watched:
-    """A file that remembers the error of a failed write, which torch's writer hides behind a RuntimeError."""
+    """A file that keeps the error of a failed write, which torch's writer replaces by a RuntimeError."""
 
     def __init__(self, handle: BinaryIO) -> None:
         self.handle = handle

@@ -1,4 +1,4 @@
-"""Several processes that train one model: started by `launch` (`--gpus N`), torchrun or Slurm's torchrun."""
+"""Distributed training: processes started by `launch` (`--gpus N`), or by torchrun, also under Slurm."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from torch import nn
 from pvtctl.errors import PvtctlError, ToldElsewhereError, UsageError
 
 LAUNCHER = "PVTCTL_LAUNCHER"
-"""Environment variable with the process id of `launch`, whose end also ends its processes."""
+"""Environment variable with the process id of `launch`; when that process ends, its children end too."""
 GRACE = 60.0
-"""Seconds that the other processes get to save themselves after one has failed."""
+"""Seconds that the other processes have for saving after one has failed."""
 
 
 @dataclass(frozen=True)
 class Distributed:
-    """This process among its peers. With one process all methods work and cost nothing."""
+    """This process in its process group. With one process all methods work and cost nothing."""
 
     rank: int
     world_size: int
@@ -35,11 +35,11 @@ class Distributed:
 
     @property
     def is_main(self) -> bool:
-        """The rank that writes and talks."""
+        """Whether this is rank 0, which writes files and logs."""
         return self.rank == 0
 
     def reduce(self, values: Sequence[float], op: Literal["sum", "max"]) -> list[float]:
-        """Elementwise over all ranks, the same list on each."""
+        """Elementwise sum or maximum over all ranks, the same list on each."""
         if self.world_size == 1:
             return list(values)
         kind = torch_dist.ReduceOp.SUM if op == "sum" else torch_dist.ReduceOp.MAX
@@ -48,7 +48,7 @@ class Distributed:
         return tensor.tolist()
 
     def gather(self, value: Any) -> list[Any]:
-        """`value` of every rank, by rank, on each rank."""
+        """The values of all ranks, in rank order, on each rank."""
         if self.world_size == 1:
             return [value]
         values: list[Any] = [None] * self.world_size
@@ -56,7 +56,7 @@ class Distributed:
         return values
 
     def from_main(self, value: Any) -> Any:
-        """The first rank's `value` on every rank."""
+        """Rank 0's `value`, on every rank."""
         if self.world_size == 1:
             return value
         values = [value]
@@ -64,7 +64,7 @@ class Distributed:
         return values[0]
 
     def agree(self, error: PvtctlError | None) -> None:
-        """Raise the first rank's `error`, if any, on every rank, so that none is left waiting for another."""
+        """Raise rank 0's `error`, if any, on every rank, so that no rank waits for another."""
         told = (error.message, int(error.exit_code)) if error else None
         told = self.from_main(told)
         if error is not None:
@@ -73,30 +73,30 @@ class Distributed:
             raise ToldElsewhereError(told[0], exit_code=told[1])
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """The model with gradients averaged over the ranks."""
+        """Wrap the model in DDP, which averages gradients over the ranks."""
         if self.world_size == 1:
             return model
         devices = [self.device] if self.device.type == "cuda" else None
-        # Depth-wise kernels (C, 1, 3, 3) have two equal ways to be strided; the warning about it is of no use here.
+        # Depth-wise kernels (C, 1, 3, 3) have two equivalent strides; the warning about it is irrelevant here.
         warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
         return nn.parallel.DistributedDataParallel(model, device_ids=devices)
 
     def share_buffers(self, model: nn.Module) -> None:
-        """Give every rank the first one's buffers (batch norm statistics), before all evaluate one model."""
+        """Broadcast rank 0's buffers (batch norm statistics), so that all ranks evaluate the same model."""
         if self.world_size > 1:
             for buffer in model.buffers():
                 torch_dist.broadcast(buffer, src=0)
 
 
 def single(device: torch.device | str | None = None) -> Distributed:
-    """One process on `device` (unset: CUDA where there is one, else the CPU)."""
+    """One process on `device` (default: CUDA if available, else the CPU)."""
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     return Distributed(0, 1, find_device(device))
 
 
 def find_device(device: torch.device | str) -> torch.device:
-    """The device of that name. Raises UsageError where this machine has none of it."""
+    """The device of that name. Raises UsageError if this machine does not have it."""
     try:
         found = torch.device(device)
     except RuntimeError:
@@ -107,7 +107,7 @@ def find_device(device: torch.device | str) -> torch.device:
         if (found.index or 0) >= torch.cuda.device_count():
             raise UsageError(f"this machine has no {found}", "pvtctl doctor says what it has")
     elif found.type != "cpu" and not (found.type == "mps" and torch.backends.mps.is_available()):
-        raise UsageError(f"device {str(device)!r} is none that this machine can train on", "cpu, cuda or cuda:1")
+        raise UsageError(f"device {str(device)!r} cannot be used for training", "cpu, cuda or cuda:1")
     return found
 
 
@@ -135,13 +135,13 @@ def start_distributed(device: str | None = None) -> Distributed:
 
 
 def stop_distributed() -> None:
-    """Leave the group, if there is one."""
+    """Destroy the process group, if there is one."""
     if torch_dist.is_available() and torch_dist.is_initialized():
         torch_dist.destroy_process_group()
 
 
 def orphaned() -> bool:
-    """Whether the launcher of this process was killed outright: nobody is left to tell it anything."""
+    """Whether the launcher of this process was killed, so that no signals will be forwarded."""
     launcher = os.environ.get(LAUNCHER)
     return launcher is not None and os.getppid() != int(launcher)
 
@@ -149,8 +149,8 @@ def orphaned() -> bool:
 def launch(command: Sequence[str], processes: int) -> int:
     """Run `command` in `processes` processes on this machine and return the exit code of the first that failed, or 0.
 
-    Sets the variables that torchrun sets. Unlike torchrun it hands signals on and keeps the exit codes, so that a run
-    on several GPUs stops, resumes and reports as a run on one does. When a process fails the others are ended.
+    Sets the variables that torchrun sets. Unlike torchrun it forwards signals and keeps exit codes, so that a run on
+    several GPUs stops, resumes and reports like a run on one. When a process fails, the others are terminated.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -158,7 +158,7 @@ def launch(command: Sequence[str], processes: int) -> int:
     base = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes)}
     base |= {"LOCAL_WORLD_SIZE": str(processes), LAUNCHER: str(os.getpid())}
     base.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
-    # Own sessions: Ctrl-C then reaches the processes once, through us, and not once more through the terminal.
+    # Separate sessions: Ctrl-C then reaches the processes once, forwarded from here, and not also from the terminal.
     running = [
         subprocess.Popen(
             list(command), env={**base, "RANK": str(rank), "LOCAL_RANK": str(rank)}, start_new_session=True
@@ -184,7 +184,7 @@ def launch(command: Sequence[str], processes: int) -> int:
 
 
 def _wait(running: list[subprocess.Popen[bytes]]) -> int:
-    """Until all have ended; after the first failure the others get GRACE seconds."""
+    """Wait until all have ended; after the first failure the others get GRACE seconds."""
     failed_at: float | None = None
     code = 0
     told = False

@@ -1,4 +1,4 @@
-"""A try of everything that a run does, which leaves nothing behind."""
+"""Dry run: every step of a training run once, without leaving files."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from pvtctl.io.console import say
 
 @dataclass(frozen=True)
 class DryRunReport:
-    """What a run would need, by one step of it."""
+    """Time and memory of a run, estimated from one step."""
 
     precision: str
     loss: float
     images_per_step: int
     steps: int
-    """Of the whole run."""
+    """Optimiser steps of the whole run."""
     step_seconds: float
-    """The second step: the first one warms up. Without the time to load data, if that is slower."""
+    """Duration of the second step (the first one warms up); data loading, if slower, is not included."""
     load_seconds: float
-    """Until the first batch was there, the loader's start included."""
+    """Time to the first batch, including the start of the loader."""
     val_batches: int | None
     val_batch_seconds: float
     evaluations: int
@@ -44,9 +44,9 @@ class DryRunReport:
     checkpoint_bytes: int
     peak_memory_bytes: int
     memory: str
-    """Which memory that is: of the GPU (allocated by torch), or of this process."""
+    """Which memory it is: of the GPU (allocated by torch), or of this process."""
     run_seconds: float
-    """Training and evaluating, by the times above."""
+    """Training, evaluation and saving, estimated from the times above."""
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -61,10 +61,10 @@ def dry_run(
     layer_depths: tuple[Mapping[str, int], int] | None = None,
     talk: Say = say,
 ) -> DryRunReport:
-    """Take one training step (twice on the same batches, to time it warm), score one validation batch and save once to
-    a temporary folder that is removed.
+    """Take one training step (twice on the same batches, to time it warm), evaluate one validation batch and save once
+    to a temporary directory.
 
-    Raises what `fit` would raise: out of memory, no data, a full disk; PvtctlError when the loss is not finite.
+    Raises the errors of `fit` (out of memory, no data, full disk), and PvtctlError when the loss is not finite.
     """
     size = task.meta().get("image_size")
     with memory_errors(settings.batch_size, size, settings.accumulate):
@@ -108,7 +108,7 @@ def dry_run(
 
 
 def _try_validation(task: Task, stepper: Stepper, dist: Distributed) -> tuple[int | None, float]:
-    """Number of validation batches where the loader tells it, and the seconds of one."""
+    """Number of validation batches if the loader has a length, and seconds per batch."""
     model = task.model.eval()
     loader = task.val_loader(rank=dist.rank, world_size=dist.world_size)
     total = len(loader) if isinstance(loader, Sized) else None
@@ -125,7 +125,7 @@ def _try_validation(task: Task, stepper: Stepper, dist: Distributed) -> tuple[in
 
 
 def _try_saving(task: Task, stepper: Stepper, save_weights: SaveWeights) -> tuple[float, int]:
-    """Seconds and bytes of a checkpoint."""
+    """Seconds to save a checkpoint, and its bytes."""
     with tempfile.TemporaryDirectory(prefix="pvtctl-dry-run-") as folder:
         began = time.perf_counter()
         path = CheckpointStore(Path(folder)).save(stepper.state_dict(), 0)

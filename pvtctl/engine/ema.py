@@ -1,4 +1,4 @@
-"""A running average of the weights."""
+"""Exponential moving average (EMA) of the weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Ema:
     """Exponential moving average of a model's parameters; buffers are copied.
 
     After update t (counted from 0) with warm-up, the decay is `min(decay, (1 + t) / (10 + t))`, so that the random
-    start is forgotten within the first steps.
+    initialisation is forgotten within the first steps.
     """
 
     def __init__(self, model: nn.Module, *, decay: float = 0.99996, warmup: bool = True) -> None:
@@ -28,7 +28,7 @@ class Ema:
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Move the average towards the weights of `model`."""
+        """Update the average with the weights of `model`."""
         weight = 1.0 - self.decay_at(self.updates)
         torch._foreach_lerp_(list(self.module.parameters()), [p.detach() for p in model.parameters()], weight)
         for own, new in zip(self.module.buffers(), model.buffers(), strict=True):

@@ -1,4 +1,4 @@
-"""What a run was made with: enough to tell why two runs differ."""
+"""Software, hardware and settings of a run, recorded to explain differences between runs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "LD_PRELOAD", "PYTORCH_CUDA_A
 
 
 def describe_environment(device: torch.device) -> dict[str, Any]:
-    """Versions, machine, source state, command line and the settings that change speed or memory; plain JSON values."""
+    """Versions, machine, source state, command line and settings that affect speed or memory, as plain JSON values."""
     return {
         "pvtctl": pvtctl.__version__,
         "source": _source_state(),
@@ -61,7 +61,7 @@ def _cpu_name() -> str:
 
 
 def _source_state() -> dict[str, Any] | None:
-    """Commit of the checkout that the package runs from, and whether files differ from it; None when installed."""
+    """Commit of the package's checkout and whether files differ from it; None when installed."""
     folder = Path(pvtctl.__file__).parent
 
     def git(*arguments: str) -> str | None:
@@ -71,7 +71,7 @@ def _source_state() -> dict[str, Any] | None:
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
-    # A virtual environment may lie inside some other repository: only one that tracks our own files counts.
+    # A virtual environment may be inside another repository: only one that tracks the package's files counts.
     if git("ls-files", "--error-unmatch", "__init__.py") is None:
         return None
     return {"commit": git("rev-parse", "HEAD"), "changed_files": len((git("status", "--porcelain") or "").splitlines())}

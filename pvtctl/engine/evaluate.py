@@ -1,4 +1,4 @@
-"""Scoring a model on a task's validation data, alone or over several ranks."""
+"""Evaluate a model on a task's validation data, on one or several ranks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pvtctl.engine.protocol import Metric, Task
 
 
 class EvaluationStopped(Exception):
-    """A rank was told to stop in the middle; raised on all of them."""
+    """A rank got a stop request during evaluation; raised on all ranks."""
 
 
 def evaluate(
@@ -27,13 +27,12 @@ def evaluate(
     title: str = "evaluate",
     shown: bool = True,
 ) -> Metric:
-    """The task's metric over every validation sample exactly once; call `.compute()` on it.
+    """The task's metric, updated with every validation sample exactly once; call `.compute()` on it.
 
-    On several ranks each scores its share and the states are merged, so that all ranks hold the numbers that one rank
-    over all samples would have. `model` is put on the device and left in its former mode. Progress is `shown` on the
-    first rank.
+    Each rank evaluates its share and the states are merged, so that all ranks have the result of one rank over all
+    samples. `model` is moved to the device; its training mode is restored. Progress is `shown` on rank 0.
 
-    Raises EvaluationStopped on every rank when `should_stop()` turns true on any of them.
+    Raises EvaluationStopped on every rank when `should_stop()` returns true on any of them.
     """
     was_training = model.training
     model.to(dist.device).eval()

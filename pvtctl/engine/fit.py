@@ -1,4 +1,4 @@
-"""The training loop: one for all tasks."""
+"""The training loop of all tasks."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from pvtctl.io.console import say
 
 SaveWeights = Callable[[Path, nn.Module, dict[str, Any]], None]
 MAX_BAD_STEPS = 3
-"""Steps in a row without a finite loss before the run goes back to its last checkpoint."""
+"""Consecutive steps with a non-finite loss before the run rolls back to its last checkpoint."""
 LOGS = ("metrics.jsonl", "nonfinite.jsonl")
 SAVE_SHARE = 0.05
-"""Share of the time that the checkpoints at the ends of short epochs may take."""
+"""Fraction of the time that checkpoints at the ends of short epochs may take."""
 
 
 def fit(
@@ -44,14 +44,14 @@ def fit(
     layer_depths: tuple[Mapping[str, int], int] | None = None,
     talk: Say = say,
 ) -> FitResult:
-    """Train `task.model` in `run`, going on from the newest intact checkpoint where there is one.
+    """Train `task.model` in `run`, resuming from the newest intact checkpoint if there is one.
 
     `save_weights(path, module, meta)` writes the best weights so far; `after_eval(run)` may draw curves. Both run on
-    the first rank only. `layer_depths` is needed for layer-wise decay: see `build_optimizer`. A run that has finished
-    returns its result again. `talk` gets what there is to tell; `log.silent` hides the progress bars too.
+    rank 0 only. `layer_depths` is needed for layer-wise decay: see `build_optimizer`. A finished run returns its result
+    again. `talk` receives log lines; `log.silent` hides the progress bars too.
 
-    Raises Stopped (exit code 75 or 130) when a signal or the time limit ended the run after it saved itself, and
-    PvtctlError when memory or disk ran out, or when the loss stayed non-finite after one roll-back.
+    Raises Stopped (exit code 75 or 130) when a signal or the time limit ended the run after saving, and PvtctlError
+    when memory or disk ran out, or when the loss stayed non-finite after one roll-back.
     """
     talk = talk if dist.is_main else silent
     if dist.from_main(run.finished):
@@ -71,7 +71,7 @@ def fit(
 
 
 def _record_end(run: RunFolder, status: str, reason: str) -> None:
-    """Note how a run ended early; on a full disk even this may fail, and the first error is the one to tell."""
+    """Record why a run ended early; a failure to write is ignored (full disk), so that the first error is reported."""
     try:
         run.record(status=status, reason=reason)
     except PvtctlError:
@@ -120,7 +120,7 @@ class _Fit:
 
     @property
     def step(self) -> int:
-        """Optimiser steps that are done, skipped ones among them."""
+        """Optimiser steps done, including skipped ones."""
         return self.at.epoch * self.stepper.steps_per_epoch + self.at.batch // self.settings.accumulate
 
     @property
@@ -130,7 +130,7 @@ class _Fit:
     def run(self) -> FitResult:
         """Train to the end."""
         while True:
-            # After a roll-back the loop starts anew from where the checkpoint stands, maybe in an earlier epoch.
+            # After a roll-back the loop restarts at the checkpoint's position, maybe in an earlier epoch.
             if self.step < self.total_steps and self.at.batch < self.batches_per_epoch and not self._train_epoch():
                 continue
             last = self.step >= self.total_steps
@@ -144,7 +144,7 @@ class _Fit:
     # --- training -----------------------------------------------------------------------------------------------------
 
     def _train_epoch(self) -> bool:
-        """From where the run stands to the epoch's end, or to the last step; False after a roll-back."""
+        """Train from the current position to the end of the epoch or the last step; False after a roll-back."""
         task, dist, epoch = self.task, self.dist, self.at.epoch
         task.model.train()
         loader = task.train_loader(epoch=epoch, first_batch=self.at.batch, rank=dist.rank, world_size=dist.world_size)
@@ -166,7 +166,7 @@ class _Fit:
         for _ in range(self.settings.accumulate):
             try:
                 taken.append(next(batches))
-            except UsageError as error:  # no usage that all processes share: this one's images, and it must say so
+            except UsageError as error:  # caused by this process's images, so it must be reported here
                 raise PvtctlError(error.message, error.hint, exit_code=error.exit_code) from error
             except StopIteration:
                 raise PvtctlError(
@@ -177,7 +177,7 @@ class _Fit:
         return taken
 
     def _train_step(self, batches: list[Any]) -> bool:
-        """Take a step and all that follows from it; False after a roll-back."""
+        """Take a step, then log and save as due; False after a roll-back."""
         at, settings = self.at, self.settings
         place, step = [at.epoch, at.batch], self.step
         at.batch += settings.accumulate
@@ -212,7 +212,7 @@ class _Fit:
         return self.stop.code, time.monotonic() - self.saved_at >= self.settings.save_minutes * 60
 
     def _skip(self, place: list[int], step: int, ids: list[str]) -> bool:
-        """A step without a finite loss: note it, and after several go back once; False after that."""
+        """Record a step with a non-finite loss, and roll back once after several; False after a roll-back."""
         at = self.at
         at.skipped += 1
         at.bad_in_a_row += 1
@@ -235,11 +235,11 @@ class _Fit:
         at = self.at
         at.rollbacks, at.bad_in_a_row, at.skipped = 1, 0, skipped
         at.passed_over = [*at.passed_over, *steps]
-        self.talk(f"going back to {self.where} ({checkpoint.name}); the steps that failed are passed over")
+        self.talk(f"going back to {self.where} ({checkpoint.name}); the failed steps are skipped")
         return False
 
     def _log_line(self) -> None:
-        """Write the averages since the last line over all ranks."""
+        """Log the averages over all ranks since the last line."""
         at = self.at
         names = sorted(at.sums)
         totals = self.dist.reduce([at.images, self.line_images, *(at.sums[name] for name in names)], "sum")
@@ -269,7 +269,7 @@ class _Fit:
     # --- evaluation ---------------------------------------------------------------------------------------------------
 
     def _evaluate(self) -> None:
-        """Score the weights, and their average where there is one, and keep the best."""
+        """Evaluate the weights, and their EMA if there is one, and keep the best."""
         began = time.monotonic()
         raw = self._score(self.task.model)
         averaged = self._score(self.stepper.ema.module) if self.stepper.ema else None
@@ -290,7 +290,7 @@ class _Fit:
         if self.after_eval is not None:
             after_eval = self.after_eval
             self._on_main(lambda: after_eval(self.run_folder))
-        self.line_began += time.monotonic() - began  # images per second are of training alone
+        self.line_began += time.monotonic() - began  # images per second count training time only
 
     def _score(self, model: nn.Module) -> dict[str, float]:
         self.dist.share_buffers(model)
@@ -307,7 +307,7 @@ class _Fit:
             self._save()
             code = int(self.dist.reduce([self.stop.code], "max")[0])
             raise stopped_by(code, f"{self.where}, while it was evaluated") from None
-        # A number that the data cannot give (COCO's -1: no such objects) is left out, as JSON has no NaN.
+        # Undefined numbers (COCO's -1: no such objects) are left out, as JSON has no NaN.
         return {name: value for name, value in metric.compute().items() if math.isfinite(value)}
 
     def _is_best(self) -> bool:
@@ -326,7 +326,7 @@ class _Fit:
     # --- saving -------------------------------------------------------------------------------------------------------
 
     def _on_main(self, action: Callable[[], None]) -> None:
-        """Do it on the first rank; an error reaches all."""
+        """Run `action` on rank 0; an error is raised on all ranks."""
         error = None
         if self.dist.is_main:
             try:
@@ -363,7 +363,7 @@ class _Fit:
             ) from error
 
     def _save_at_epoch_end(self, last: bool) -> None:
-        """Save, but let epochs of seconds share a checkpoint rather than spend their time on writing."""
+        """Save, unless epochs are so short that saving would take too large a fraction of the time."""
         waited = time.monotonic() - self.saved_at
         if self.saved_step == self.step:
             return
@@ -372,7 +372,7 @@ class _Fit:
             self._save()
 
     def _newest(self) -> Path | None:
-        """The newest intact checkpoint, as the first rank sees it."""
+        """The newest intact checkpoint, as found by rank 0."""
         store = self.run_folder.checkpoints
         path = None
         if self.dist.is_main:
@@ -400,7 +400,7 @@ class _Fit:
         self.line_images = 0
 
     def _seconds(self) -> float:
-        """Time spent on the run in all its parts."""
+        """Total time of the run, over all resumed parts."""
         return self.at.seconds + time.monotonic() - self.began
 
     def _finish(self) -> FitResult:

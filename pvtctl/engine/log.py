@@ -1,4 +1,4 @@
-"""What a run tells the person who watches it: lines and progress on stderr."""
+"""Log lines and progress bars on stderr."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Say = Callable[[str], None]
 
 
 def silent(text: str) -> None:
-    """Takes the place of `say` where nobody listens, as on all ranks but the first."""
+    """Replaces `say` where nothing is logged, as on all ranks but the first."""
 
 
 def clock(seconds: float) -> str:
@@ -25,7 +25,7 @@ def clock(seconds: float) -> str:
 
 
 class Progress:
-    """A bar with rate and time left on a terminal, a line every `every` seconds elsewhere, nothing when not `shown`."""
+    """A progress bar with rate and time left on a terminal, else a line every `every` seconds; none if not `shown`."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class Progress:
             self._bar.stop()
 
     def advance(self, note: str = "", by: int = 1) -> None:
-        """`by` more are done; `note` says how it stands."""
+        """Advance by `by`; `note` is shown next to the rate."""
         self.done += by
         if not self.shown:
             return

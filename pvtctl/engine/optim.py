@@ -1,4 +1,4 @@
-"""Optimisers with the papers' parameter groups, and how the learning rate follows the batch."""
+"""Optimisers with the papers' parameter groups, and scaling of the learning rate with the batch size."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BACKBONE = "backbone."
 
 
 def scale_lr(lr: float, batch: int, stated_batch: int, rule: LrScaling = "linear") -> float:
-    """`lr`, which is stated at `stated_batch` images a step, for steps of `batch` images.
+    """Scale `lr`, stated for `stated_batch` images per step, to `batch` images per step.
 
     >>> scale_lr(1e-3, batch=256, stated_batch=1024)
     0.00025
@@ -34,7 +34,7 @@ def scale_lr(lr: float, batch: int, stated_batch: int, rule: LrScaling = "linear
 
 
 def describe_lr(lr: float, batch: int, stated_batch: int, rule: LrScaling) -> str:
-    """One sentence on what `scale_lr` did."""
+    """One sentence describing the result of `scale_lr`."""
     scaled = scale_lr(lr, batch, stated_batch, rule)
     if batch == stated_batch:
         return f"learning rate {lr:g} at {batch} images a step, as the recipe states it"
@@ -46,8 +46,8 @@ def describe_lr(lr: float, batch: int, stated_batch: int, rule: LrScaling) -> st
 def is_decayed(name: str, parameter: nn.Parameter, rule: NoDecay) -> bool:
     """Whether weight decay applies to a parameter.
 
-    `papers`: not to 1-D parameters, biases and class tokens; position tables are decayed.
-    `norms`: only 1-D parameters are spared. `none`: nothing is spared.
+    `papers`: not to 1-D parameters, biases and class tokens, but to position embeddings.
+    `norms`: not to 1-D parameters. `none`: to all parameters.
     """
     match rule:
         case "papers":
@@ -70,12 +70,12 @@ def parameter_groups(
     layer_depths: tuple[Mapping[str, int], int] | None = None,
     backbone_lr_mult: float = 1.0,
 ) -> list[dict[str, Any]]:
-    """Groups of the trainable parameters, each with `params`, `names`, `weight_decay` and `lr_scale`.
+    """Parameter groups of the trainable parameters, each with `params`, `names`, `weight_decay` and `lr_scale`.
 
-    `layer_depths` is (depth of each parameter by name, number of layers), depth 0 nearest to the image; the factor of a
-    layer is `layer_decay ** (layers - depth)`. Parameters under `backbone.` are multiplied by `backbone_lr_mult`.
+    `layer_depths` is (depth of each parameter by name, number of layers), depth 0 nearest to the image; the lr factor
+    of a layer is `layer_decay ** (layers - depth)`, times `backbone_lr_mult` for parameters under `backbone.`.
 
-    Raises PvtctlError when nothing is trainable, or when a parameter has no depth although layer decay is asked for.
+    Raises PvtctlError when nothing is trainable, or when a parameter has no depth although layer decay is requested.
     """
     groups: dict[tuple[bool, float], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
@@ -97,9 +97,9 @@ def parameter_groups(
 
 
 def _distance(name: str, layer_depths: tuple[Mapping[str, int], int] | None) -> int:
-    """Layers between the parameter and the model's end."""
+    """Number of layers between the parameter and the model's output."""
     if layer_depths is None:
-        raise PvtctlError("layer-wise decay needs the depth of each layer, which this model does not tell")
+        raise PvtctlError("layer-wise decay needs the depth of each layer, which this model does not define")
     depths, num_layers = layer_depths
     if name not in depths:
         raise PvtctlError(f"layer-wise decay: {name} belongs to no layer")
@@ -121,7 +121,7 @@ def build_optimizer(
     layer_depths: tuple[Mapping[str, int], int] | None = None,
     backbone_lr_mult: float = 1.0,
 ) -> torch.optim.Optimizer:
-    """AdamW, Adam or SGD over `parameter_groups(model)`. Each group carries `lr_scale`: see `set_lr`."""
+    """AdamW, Adam or SGD over `parameter_groups(model)`. Each group has an `lr_scale`: see `set_lr`."""
     groups = parameter_groups(
         model,
         weight_decay=weight_decay,
@@ -131,7 +131,7 @@ def build_optimizer(
         backbone_lr_mult=backbone_lr_mult,
     )
     optimizer: torch.optim.Optimizer
-    # The fused kernels make one pass over the memory: on CPU and CUDA alike the fastest that torch has.
+    # The fused kernels make one pass over the memory: torch's fastest on both CPU and CUDA.
     fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for g in groups for p in g["params"])
     match name:
         case "adamw":
@@ -147,6 +147,6 @@ def build_optimizer(
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Give every group `lr` times its own `lr_scale`."""
+    """Set the learning rate of every group to `lr` times its `lr_scale`."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group["lr_scale"]

@@ -1,4 +1,4 @@
-"""Number format and memory layout, chosen by what the device does well."""
+"""Choice of precision and memory layout for the device."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from torch import nn
 
 PrecisionName = Literal["fp32", "bf16", "fp16"]
 _WORTH_IT = 1.3
-"""How much faster bf16 must be before it is chosen: it costs some accuracy, and a model is not all matmuls."""
+"""Minimum speed-up for choosing bf16: it costs some accuracy, and a model is not all matmuls."""
 
 
 @dataclass(frozen=True)
 class Precision:
-    """The format of matmuls and convolutions under autocast; weights and their updates always stay fp32."""
+    """Precision of matmuls and convolutions under autocast; weights and optimiser updates are always fp32."""
 
     name: PrecisionName
     why: str
@@ -30,7 +30,7 @@ class Precision:
         return torch.autocast(device.type, dtype=torch.bfloat16 if self.name == "bf16" else torch.float16)
 
     def scaler(self, device: torch.device) -> torch.amp.GradScaler | None:
-        """Loss scaling, which fp16 alone needs."""
+        """Gradient scaler, needed for fp16 only."""
         return torch.amp.GradScaler(device.type) if self.name == "fp16" else None
 
     def __str__(self) -> str:
@@ -38,10 +38,10 @@ class Precision:
 
 
 def choose_precision(wanted: Literal["auto"] | PrecisionName, device: torch.device) -> Precision:
-    """The precision asked for, or the one that suits the device.
+    """The requested precision, or with `auto` the one that suits the device.
 
-    CUDA: bf16 where the hardware has it, fp16 on older cards. CPU: a small MLP is trained for a moment in fp32 and
-    bf16; bf16 is between twice as fast and a hundred times slower, depending on the processor. Elsewhere fp32.
+    CUDA: bf16 where the hardware supports it, fp16 on older cards. CPU: chosen by briefly training a small MLP in fp32
+    and bf16; bf16 is between twice as fast and a hundred times slower, depending on the processor. Elsewhere fp32.
     """
     if wanted != "auto":
         return Precision(wanted, "as asked")
@@ -59,14 +59,14 @@ def choose_precision(wanted: Literal["auto"] | PrecisionName, device: torch.devi
 
 @functools.cache
 def cpu_bf16_gain() -> float:
-    """How many times faster than fp32 this CPU trains a small MLP under bf16 autocast (below 1: slower).
+    """Speed-up of training a small MLP on this CPU under bf16 autocast over fp32 (below 1: slower).
 
-    Takes about a third of a second. A first look at one small product keeps CPUs that emulate bf16 from taking long.
+    Takes about a third of a second. One small product is timed first, so that CPUs that emulate bf16 do not take long.
     """
     small = torch.ones(256, 256)
     if _seconds(lambda: small @ small) * 4 < _seconds(lambda: small.bfloat16() @ small.bfloat16()):
         return 0.25
-    with torch.random.fork_rng(devices=[]):  # its starting weights must not move the caller's random numbers
+    with torch.random.fork_rng(devices=[]):  # initialising the MLP must not change the caller's random state
         mlp = nn.Sequential(nn.Linear(384, 1536), nn.GELU(), nn.Linear(1536, 384))
     tokens = torch.ones(2048, 384)
 
@@ -79,9 +79,7 @@ def cpu_bf16_gain() -> float:
 
 
 def _seconds(call: Callable[[], object]) -> float:
-    """Processor time of the fastest of three calls, after one to warm up; the clock on the wall would also count what
-    other processes take.
-    """
+    """CPU time of the fastest of three calls after a warm-up; wall time would include other processes."""
     call()
     times = []
     for _ in range(3):
@@ -92,6 +90,6 @@ def _seconds(call: Callable[[], object]) -> float:
 
 
 def wants_channels_last(model: nn.Module) -> bool:
-    """Whether most weights lie in convolutions, which then run faster with channels last; token models gain nothing."""
+    """Whether most weights are in convolutions, which run faster with channels last; token models gain nothing."""
     convolutions = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Conv2d))
     return convolutions > 0.5 * sum(p.numel() for p in model.parameters())

@@ -1,4 +1,4 @@
-"""The folder that a run lives in: recipe, environment, status, metrics, checkpoints and best weights."""
+"""The run directory: recipe, environment, status, metrics, checkpoints and best weights."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from pvtctl.errors import PvtctlError, UsageError
 from pvtctl.io.files import write_text
 
 FREE_KEYS = ("data.path", "data.workers", "train.save_minutes", "train.keep_checkpoints", "train.max_minutes")
-"""Recipe keys that may change between the parts of a run: none of them changes a result."""
+"""Recipe keys that may change when a run is resumed, as they do not affect results."""
 _DESCRIPTIONS = ("about", "title", "paper", "expect", "provenance", "module")
-"""Parts of a recipe that say what it is about and change no result either."""
+"""Descriptive parts of a recipe, which do not affect results either."""
 _NAMED = 6
-"""Changed keys that an error names."""
+"""Number of changed keys listed in an error."""
 TIMINGS = ("seconds", "images_per_s")
 """Keys of metrics.jsonl that differ between a run and its repetition."""
 
 _WRITTEN_FIRST = {".lock", "environment.json", "recipe.yaml"}
-"""What a run writes before its run.json, without which it cannot be resumed."""
+"""Files written before run.json, without which a run cannot be resumed."""
 
 
 class RunFolder:
-    """A run's files. Open one with `RunFolder.open`; only the first rank writes.
+    """Files of a run. Open it with `RunFolder.open`; only rank 0 writes.
 
-    `run.json` status and score, `recipe.yaml` what was asked for, `environment.json` one entry for each start,
-    `metrics.jsonl` one line per log interval and evaluation, `nonfinite.jsonl` batches that gave no finite loss,
+    `run.json` status and score, `recipe.yaml` the recipe, `environment.json` one entry per start,
+    `metrics.jsonl` one line per log interval and evaluation, `nonfinite.jsonl` batches with a non-finite loss,
     `checkpoints/`, `best.safetensors`.
     """
 
@@ -62,13 +62,13 @@ class RunFolder:
         notes: Mapping[str, Any] | None = None,
         free_keys: Sequence[str] = FREE_KEYS,
     ) -> RunFolder:
-        """Start a run in a new folder, or go on with one.
+        """Start a run in a new directory, or resume one.
 
         `recipe` is the flat recipe as plain values; its `name`, `row` and `profile` go into run.json, and `notes` (data
-        fingerprint ...) into environment.json. All ranks call this together.
+        fingerprint ...) into environment.json. All ranks must call this together.
 
-        Raises UsageError when the folder is taken, when there is nothing to resume, when the recipe differs from the
-        one that the run began with, or when another process is at work in the folder.
+        Raises UsageError when the directory exists already, there is nothing to resume, the recipe differs from that of
+        the run's start, or another process uses the directory.
         """
         path = Path(path)
         run = cls(path, json.loads(json.dumps(recipe)), writes=dist.is_main)
@@ -110,7 +110,7 @@ class RunFolder:
 
     @property
     def info(self) -> dict[str, Any]:
-        """What run.json says; empty before the run has begun."""
+        """Content of run.json; empty before the run has started."""
         return read_info(self.path)
 
     @property
@@ -122,7 +122,7 @@ class RunFolder:
         return self.path / "best.safetensors"
 
     def record(self, **fields: Any) -> None:
-        """Replace fields of run.json."""
+        """Update fields of run.json."""
         if self.writes:
             write_text(self.path / "run.json", json.dumps({**self.info, **fields}, indent=2) + "\n")
 
@@ -144,17 +144,17 @@ class RunFolder:
         return [json.loads(line) for line in file.read_text("utf-8").splitlines()] if file.is_file() else []
 
     def length(self, file: str) -> int:
-        """Bytes in one of the logs; a checkpoint remembers it."""
+        """Size of a log in bytes, which checkpoints store."""
         path = self.path / file
         return path.stat().st_size if path.is_file() else 0
 
     def rewind(self, file: str, size: int) -> None:
-        """Cut a log back to what it held at the checkpoint that the run goes on from."""
+        """Truncate a log to its size at the checkpoint that the run resumes from."""
         if self.writes and self.length(file) > size:
             os.truncate(self.path / file, size)
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
-        """Write numbers for TensorBoard, where it is installed."""
+        """Write values for TensorBoard, if it is installed."""
         if not self.writes:
             return
         if self._tensorboard is None:
@@ -169,7 +169,7 @@ class RunFolder:
                 self._tensorboard.add_scalar(name, value, step)
 
     def close(self) -> None:
-        """Give the folder free for others."""
+        """Release the run directory's lock."""
         if self._tensorboard:
             self._tensorboard.close()
         if self._lock is not None:
@@ -186,7 +186,7 @@ class RunFolder:
 
 
 class _Lock:
-    """Keeps a second run out of a folder. The kernel lets go of it however the process ends."""
+    """Lock of a run directory. The kernel releases it however the process ends."""
 
     def __init__(self, folder: Path) -> None:
         file = folder / ".lock"
@@ -201,7 +201,7 @@ class _Lock:
             ) from None
         os.ftruncate(self.descriptor, 0)
         os.write(self.descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
-        # A loader's worker may outlive a killed run by seconds and must not hold the lock for it.
+        # A loader worker may outlive a killed run by seconds and must not keep the lock.
         own = weakref.ref(self)
         os.register_at_fork(after_in_child=lambda: _close(own()))
 
@@ -212,7 +212,7 @@ class _Lock:
 
 
 def in_use(path: Path) -> bool:
-    """Whether a process is at work in a run folder."""
+    """Whether a process is using a run directory."""
     try:
         lock = _Lock(path)
     except UsageError:
@@ -227,18 +227,18 @@ def _close(lock: _Lock | None) -> None:
 
 
 def taken(path: Path) -> UsageError | None:
-    """Why no run can start there: something is there already, other than what a start that died at once has left."""
+    """The error if no run can start there: the path exists, with more than the files of a start that failed at once."""
     if not path.exists():
         return None
     names = {file.name for file in path.iterdir() if file.suffix != ".tmp"} if path.is_dir() else {"a file"}
     if not names or (".lock" in names and names <= _WRITTEN_FIRST):
         return None
-    hint = "go on with it by --resume, or choose another --out"
+    hint = "continue it with --resume, or choose another --out"
     return UsageError(f"{path} exists already", hint if "run.json" in names else "choose another --out")
 
 
 def read_info(path: Path | str) -> dict[str, Any]:
-    """run.json of a run folder; empty where there is none. Raises ValueError when it is none of ours."""
+    """Content of run.json of a run directory; empty if there is no such file. Raises ValueError if it is invalid."""
     file = Path(path) / "run.json"
     info = json.loads(file.read_text("utf-8")) if file.is_file() else {}
     if not isinstance(info, dict):
@@ -247,9 +247,9 @@ def read_info(path: Path | str) -> dict[str, Any]:
 
 
 def read_run_recipe(path: Path | str) -> dict[str, Any]:
-    """The flat recipe that a run began with.
+    """The flat recipe of a run.
 
-    Raises UsageError when the folder holds no run, or when the file is damaged.
+    Raises UsageError when the directory contains no run, or when the file is damaged.
     """
     file = Path(path) / "recipe.yaml"
     if not file.is_file():
@@ -266,12 +266,12 @@ def read_run_recipe(path: Path | str) -> dict[str, Any]:
 def find_runs(
     root: Path | str, *, name: str | None = None, row: str | None = None, status: str | None = "finished"
 ) -> list[Path]:
-    """Run folders under `root` (itself included), newest first, that match the recipe's name, its row and a status."""
+    """Run directories under `root` (itself included), newest first, that match a recipe name, row and status."""
     found: list[tuple[str, Path]] = []
     for file in Path(root).rglob("run.json"):
         try:
             info = read_info(file.parent)
-        except ValueError:  # somebody else's file of that name
+        except ValueError:  # not a file of pvtctl
             continue
         wanted = (("name", name), ("row", row), ("status", status))
         if all(value is None or info.get(key) == value for key, value in wanted):
@@ -286,7 +286,7 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def check_recipe(began: dict[str, Any], now: dict[str, Any], path: Path, free_keys: Sequence[str] = FREE_KEYS) -> None:
-    """Raise UsageError when the flat recipe `now` would not give the run that `path` holds, which `began` with another."""
+    """Raise UsageError if the flat recipes `began` (of the run in `path`) and `now` differ in keys that affect results."""
     before, after = _flat(began), _flat(now)
     changed = [
         f"{key} was {before.get(key)!r}, is {after.get(key)!r}"

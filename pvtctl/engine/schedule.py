@@ -1,4 +1,4 @@
-"""The learning rate as a pure function of the optimiser step: nothing to save, nothing to get out of step."""
+"""Learning rate schedules as pure functions of the optimiser step, without state to save."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Schedule:
     gamma: float = 0.1
 
     def at(self, step: int) -> float:
-        """The rate that step number `step` is taken with."""
+        """The learning rate of step number `step`."""
         if self.name == "official_lagging":
             # The official code sets the rate after each epoch from that epoch's index, so that epochs 0 and 1 both
-            # run at the warm-up's start and the whole curve comes one epoch late.
+            # run at the warm-up's start and the whole curve lags by one epoch.
             return self._at_epoch(max(step // self.steps_per_epoch - 1, 0))
         return self._at_epoch(step / self.steps_per_epoch)
 
@@ -42,7 +42,7 @@ class Schedule:
             case "cosine":
                 return self._cosine(progress)
             case "official_lagging":
-                # There the cosine counts from epoch 0: the warm-up only covers its beginning.
+                # There the cosine counts from epoch 0: the warm-up only replaces its beginning.
                 return self._cosine(min(epoch / self.epochs, 1.0))
             case "poly":
                 return self.min_lr + (self.lr - self.min_lr) * (1.0 - progress) ** self.power
@@ -73,12 +73,12 @@ def build_schedule(
 ) -> Schedule:
     """A schedule over `epochs` epochs of `steps_per_epoch` optimiser steps.
 
-    All begin with a linear warm-up from `warmup_lr` over `warmup_epochs`, or over `warmup_steps` optimiser steps where
-    that is given (0 switches either off), stepped every iteration; `cosine` and `poly` then fall from `lr` to `min_lr`
-    over the rest. `step` multiplies by `gamma` after each of `steps` (epochs of the run, warm-up included).
-    `official_lagging` is what the papers' code does: see `Schedule.at`.
+    All start with a linear warm-up from `warmup_lr` over `warmup_epochs`, or over `warmup_steps` optimiser steps if
+    given (0 disables either), stepped every iteration; `cosine` and `poly` then decay from `lr` to `min_lr` over the
+    rest. `step` multiplies by `gamma` after each of `steps` (epochs of the run, warm-up included). `official_lagging`
+    reproduces the papers' code: see `Schedule.at`.
 
-    A warm-up of more than half the run is cut to half of it, so that short trial runs train at all.
+    A warm-up longer than half the run is cut to half of it, so that short trial runs do train.
     """
     if warmup_steps is not None:
         warmup_epochs = warmup_steps / steps_per_epoch

@@ -1,4 +1,4 @@
-"""One optimiser step: forward and backward passes, agreement between ranks, clipping, update."""
+"""One optimiser step: forward and backward passes, synchronisation of ranks, gradient clipping, update."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ from pvtctl.errors import PvtctlError, UsageError
 
 @dataclass
 class StepOutcome:
-    """What a step gave, alike on all ranks but for the sums, which are this rank's."""
+    """Result of a step, equal on all ranks except for the sums, which are of this rank."""
 
     applied: bool
-    """False: a loss or gradient was not finite on some rank, and nothing was updated."""
+    """False if a loss or gradient was not finite on some rank, so that nothing was updated."""
     flags: list[float]
-    """The highest over all ranks of each flag that went in."""
+    """Maximum over all ranks of each input flag."""
     sums: dict[str, float]
-    """Each loss times the images it is of, summed over this rank's passes."""
+    """Each loss times its number of images, summed over this rank's passes."""
     images: int
     grad_norm: float
     """Global norm before clipping."""
     bad_ids: list[str]
-    """Samples of this rank's passes whose loss was not finite."""
+    """Samples of this rank's passes with a non-finite loss."""
 
 
 class Stepper:
-    """A task's model on its device with all that an update needs: optimiser, schedule, precision, EMA."""
+    """A task's model on its device, with optimiser, schedule, precision and EMA."""
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class Stepper:
             )
         if precision is None and dist.is_main:
             precision = choose_precision(settings.precision, dist.device)
-        self.precision: Precision = dist.from_main(precision)  # measured once: ranks could measure differently
+        self.precision: Precision = dist.from_main(precision)  # measured once, as results may differ between ranks
         self.scaler = self.precision.scaler(dist.device)
         self.channels_last = settings.channels_last == "on" or (
             settings.channels_last == "auto" and wants_channels_last(task.model)
@@ -105,10 +105,10 @@ class Stepper:
     def __call__(
         self, batches: Sequence[Any], step: int, *, attempt: int = 0, flags: Callable[[], Sequence[float]] = tuple
     ) -> StepOutcome:
-        """Take step number `step` on `batches`, one a pass.
+        """Take step number `step` on `batches`, one per pass.
 
-        All randomness in the model is drawn from (seed, step, rank, attempt), so nothing of it needs to be saved.
-        `flags()` is asked for once the passes are done; the highest over all ranks of each comes back.
+        All randomness in the model is seeded by (seed, step, rank, attempt), so that no random state needs to be saved.
+        `flags()` is called after the passes; the maximum of each over all ranks is returned.
         """
         seed_step(self.settings.seed, step, self.dist.rank, attempt)
         self.optimizer.zero_grad(set_to_none=True)
@@ -118,9 +118,9 @@ class Stepper:
             self.scaler.unscale_(self.optimizer)
         gradients = [p.grad for g in self.optimizer.param_groups for p in g["params"] if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
-        # The one point where the host waits for the device: everything that decides on the update comes at once.
+        # The only synchronisation of host and device: all values that decide on the update are transferred together.
         finite_here, grad_norm = torch.stack(finite).tolist(), float(norm)
-        # With loss scaling an overflow of the gradients is ordinary: the scaler leaves out the step and scales down.
+        # With loss scaling an overflow of the gradients is normal: the scaler skips the step and reduces the scale.
         bad = not all(finite_here) or (self.scaler is None and not np.isfinite(grad_norm))
         agreed = self.dist.reduce([float(bad), *flags()], "max")
         if agreed[0] == 0.0:
@@ -128,23 +128,23 @@ class Stepper:
         else:
             if self.scaler is not None:
                 self.scaler.update()
-            for buffer, before in buffers:  # the statistics of batch norm have seen what was not finite
+            for buffer, before in buffers:  # batch norm statistics were updated with non-finite values
                 buffer.copy_(before)
         ids = [i for b, ok in zip(batches, finite_here, strict=True) if not ok for i in self.task.sample_ids(b)]
-        if bad and not ids:  # the gradient alone: any of the samples may be the cause
+        if bad and not ids:  # only the gradient is non-finite: any of the samples may be the cause
             ids = [i for b in batches for i in self.task.sample_ids(b)]
         totals = {name: float(value) for name, value in sums.items()} if agreed[0] == 0.0 else {}
         return StepOutcome(agreed[0] == 0.0, agreed[1:], totals, sum(sizes), grad_norm, ids)
 
     def _passes(self, batches: Sequence[Any]) -> tuple[dict[str, Tensor], list[Tensor], list[int]]:
-        """Forward and backward over all batches: loss sums, a finite flag a batch, and image counts."""
+        """Forward and backward over all batches: loss sums, a finite flag per batch, and image counts."""
         sums: dict[str, Tensor] = {}
         finite, sizes = [], []
         for number, batch in enumerate(batches):
             images = self.task.batch_size(batch)
             batch = self.task.to_device(batch, self.dist.device)
             last = number == len(batches) - 1
-            # Gradients travel between ranks once a step, with the last pass.
+            # Gradients are reduced over ranks once per step, in the last pass.
             with nullcontext() if self.ddp is None or last else self.ddp.no_sync():
                 with self.precision.autocast(self.dist.device):
                     losses = self.task.losses(self.model, batch)
@@ -170,7 +170,7 @@ class Stepper:
             self.ema.update(self.task.model)
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and plain values: all that the next step depends on, apart from its number."""
+        """Tensors and plain values: everything that the next step depends on, except its number."""
         return {
             "model": self.task.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -189,9 +189,9 @@ class Stepper:
 
 
 def synchronise_batch_norm(model: nn.Module, dist: Distributed) -> None:
-    """Let batch norm see the images of all ranks; alone it does so anyway. Names and values stay as they are.
+    """Convert batch norm to synchronised batch norm if there are several ranks. Names and values stay the same.
 
-    Raises UsageError for several ranks on the CPU, where torch cannot.
+    Raises UsageError for several ranks on the CPU, which torch does not support.
     """
     if dist.world_size == 1:
         return
@@ -204,7 +204,7 @@ def synchronise_batch_norm(model: nn.Module, dist: Distributed) -> None:
 
 
 def seed_step(seed: int, step: int, rank: int, attempt: int = 0) -> None:
-    """Seed torch, numpy and Python for one step of one rank."""
+    """Seed torch, numpy and Python's random for one step of one rank."""
     words = np.random.SeedSequence([seed, step, rank, attempt]).generate_state(3, np.uint32)
     torch.manual_seed(int(words[0]) << 31 | int(words[1]) >> 1)
     np.random.seed(int(words[2]))
@@ -213,7 +213,7 @@ def seed_step(seed: int, step: int, rank: int, attempt: int = 0) -> None:
 
 @contextmanager
 def memory_errors(batch_size: int, size: object, accumulate: int) -> Iterator[None]:
-    """Turn running out of memory into an error that says what to lower."""
+    """Turn out-of-memory errors into errors with a hint on what to lower."""
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError) as error:

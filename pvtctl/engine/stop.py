@@ -1,4 +1,4 @@
-"""Stopping a run so that it can go on later: signals, a time limit, and the error that says so."""
+"""Stopping a run so that it can be resumed: signals, a time limit, and the error raised."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ TIME_LIMIT = 100
 
 
 class Stopped(PvtctlError):
-    """The run has saved itself and stopped before its end."""
+    """The run was saved and stopped before its end."""
 
     exit_code = ExitCode.RESUMABLE
 
 
 class StopRequests:
-    """Turns SIGTERM, SIGUSR1 and Ctrl-C into a request that the loop meets between steps.
+    """Turns SIGTERM, SIGUSR1 and Ctrl-C into a request that the training loop checks between steps.
 
-    A second Ctrl-C leaves at once. Outside the main thread, where Python forbids handlers, only the time limit works.
+    A second Ctrl-C exits at once. Outside the main thread, where Python forbids handlers, only the time limit works.
     """
 
     def __init__(self, max_minutes: float | None = None) -> None:
@@ -48,7 +48,7 @@ class StopRequests:
 
     def _request(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._owner:
-            return  # a loader's worker inherits the handler; the loop will end it
+            return  # a loader worker inherits the handler; the loop will end it
         if number == signal.SIGINT and self.number == signal.SIGINT:
             raise KeyboardInterrupt
         self.number = number
@@ -64,11 +64,11 @@ class StopRequests:
 
 
 def stopped_by(code: int, where: str) -> Stopped:
-    """The error for a run that saved itself; `where` says how far it came."""
+    """The error for a run that was saved and stopped; `where` is its progress."""
     cause = "its time limit" if code == TIME_LIMIT else _NAMES[signal.Signals(code)]
     exit_code = ExitCode.INTERRUPTED if code == signal.SIGINT else ExitCode.RESUMABLE
     return Stopped(
         f"stopped by {cause} at {where}; everything is saved",
-        "add --resume to the same command to go on",
+        "add --resume to the same command to continue",
         exit_code=exit_code,
     )

@@ -1,1 +1,1 @@
-"""What models attend to, are made of and get wrong, as data for pictures."""
+"""Attention, architecture, features and errors of models, as data for pictures."""

@@ -1,4 +1,4 @@
-"""What a model is made of, stage by stage, for pictures: shapes at a size, heads, reductions, tokens and cost."""
+"""Architecture of a model by stage, for pictures: shapes at an input size, heads, reductions, tokens and cost."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ Shape = tuple[int, int, int]
 def describe_architecture(
     name: str, size: tuple[int, int], *, head: str = "classifier", num_classes: int | None = None
 ) -> Column:
-    """The boxes of backbone `name` with `head` on one image of `size`; names and costs as of `pvtctl.cost.counting.count`.
+    """Boxes of backbone `name` with `head` on one image of `size`; names and costs as in `pvtctl.cost.counting.count`.
 
-    Nothing is computed: the model lies on the meta device. Raises UsageError for unknown names and options.
+    The model is on the meta device, so nothing is computed. Raises UsageError for unknown names and options.
     """
     classes = classes_of(head, num_classes)
     with torch.device("meta"):
@@ -62,7 +62,7 @@ def _reads_tokens(head: str) -> bool:
 
 
 class _NeckShapes:
-    """The maps that leave a neck, by a hook."""
+    """Shapes of a neck's output maps, recorded by a hook."""
 
     def __init__(self, neck: nn.Module | None) -> None:
         self.shapes: list[Shape] = []
@@ -78,13 +78,13 @@ class _NeckShapes:
 
 
 class _Parts:
-    """Shares of the cost by their names, with or without the `backbone.` that models with heads put before."""
+    """Cost of a model's parts by name, with or without the prefix `backbone.` of models with heads."""
 
     def __init__(self, stages: Sequence[StageCost]) -> None:
         self.left = {stage.name.removeprefix("backbone."): (stage.params, stage.macs) for stage in stages}
 
     def take(self, *starts: str) -> tuple[int, int]:
-        """Parameters and MACs of all parts whose names start so, once."""
+        """Parameters and MACs of all remaining parts with these prefixes, which are removed."""
         names = [name for name in self.left if name.startswith(starts)]
         taken = [self.left.pop(name) for name in names]
         return sum(params for params, _ in taken), sum(macs for _, macs in taken)
@@ -154,7 +154,7 @@ def _vit_boxes(backbone: Vit, images: Tensor, shapes: list[Shape], parts: _Parts
         Box(f"Blocks 1 to {backbone.depth}", lines, *parts.take("blocks"), grid),
     ]
     if pyramid:
-        # DPT reads the blocks itself
+        # DPT uses the blocks directly
         taps = ", ".join(
             f"block {t}" if isinstance(t, int) else f"ResNet stage {int(t[1]) + 1}" for t in backbone.default_taps
         )

@@ -1,7 +1,7 @@
-"""What a backbone's blocks attend to: the weights of any block, recomputed from its inputs, and their rollout.
+"""Attention weights of a backbone's blocks, recomputed from their inputs, and attention rollout.
 
-The model runs as it always does, with its fused attention; hooks keep what enters the chosen blocks, and their own
-parameters give the weights again (`pvtctl.models.layers.attention.MultiHeadAttention.weights`).
+The model runs with fused attention as usual; hooks keep the inputs of the chosen blocks, from which the weights are
+computed (`pvtctl.models.layers.attention.MultiHeadAttention.weights`).
 """
 
 from __future__ import annotations
@@ -25,35 +25,35 @@ from pvtctl.models.layers.patches import Size
 
 SpecialToken = Literal["class", "distillation"]
 Query = tuple[int, int] | SpecialToken
-"""Pixel (x, y) of the image that the model sees, or a token that belongs to no place."""
+"""Pixel (x, y) of the model's input image, or a special token."""
 
 
 @dataclass(frozen=True)
 class AttendingBlock:
-    """A block of a backbone that weighs places against each other."""
+    """A block of a backbone with attention weights."""
 
     name: str
-    """`stage1.block1` of a pyramid, `block1` of a plain transformer; both count from 1."""
+    """`stage1.block1` of a pyramid, `block1` of a plain transformer; counted from 1."""
     module: MultiHeadAttention | ContextBlock
     stage: int
-    """From 1; blocks of a plain transformer are all of stage 1."""
+    """Counted from 1; 1 for all blocks of a plain transformer."""
     stride: int
-    """Pixels a side of one place of its map."""
+    """Side of one position of its map, in pixels."""
 
     @property
     def heads(self) -> int:
-        """1 for a context block."""
+        """Number of heads; 1 for a context block."""
         return self.module.num_heads if isinstance(self.module, MultiHeadAttention) else 1
 
 
 @dataclass(frozen=True)
 class AttentionMaps:
-    """How much each query of a block takes from each key.
+    """Attention weights of a block, for each query and key.
 
-    `weights` (B, heads, Q, S + M): rows sum to 1. The first S keys are the tokens `special`, which belong to no place; the M
-    others lie row by row on a grid, of which row i is made of the rows `key_rows[i]` (start, stop) of the block's map of
-    `size` (H, W), and column j of `key_columns[j]`. One place of the map is `stride` x `stride` pixels. `queries` names
-    the Q rows: (row, column) of the map, or a special token; a context block has one row, for all places.
+    `weights` (B, heads, Q, S + M): rows sum to 1. The first S keys are the special tokens `special`; the M others form
+    a grid in row-major order: row i covers the rows `key_rows[i]` (start, stop) of the block's map of `size` (H, W),
+    column j the columns `key_columns[j]`. One position of the map is `stride` x `stride` pixels. `queries` are the Q
+    rows: (row, column) of the map, or a special token; a context block has one row, for all positions.
     """
 
     block: str
@@ -70,10 +70,10 @@ class AttentionMaps:
         return int(self.weights.shape[1])
 
     def on_places(self) -> Tensor:
-        """(B, heads, Q, H, W): at each place of the map the weight of the key that is made of it; the mean where several
-        are, NaN where none is (the remainder that a reduction leaves out)."""
+        """(B, heads, Q, H, W): at each position of the map the weight of the key that covers it, the mean if there are
+        several, NaN without one (the remainder that a reduction leaves out)."""
         keys = self.weights[..., len(self.special) :]
-        # what a reduction leaves out lies behind its last key
+        # the remainder that a reduction leaves out is after its last key
         rows = _covers(self.key_rows, self.size[0])[:, : self.key_rows[-1][1]]
         columns = _covers(self.key_columns, self.size[1])[:, : self.key_columns[-1][1]]
         grid = keys.reshape(*keys.shape[:-1], len(rows), len(columns))
@@ -83,7 +83,7 @@ class AttentionMaps:
         return places
 
     def between_keys(self) -> Tensor:
-        """As `on_places`, going straight from the middle of one key to that of the next instead of in cells."""
+        """As `on_places`, but linearly interpolated between the centres of keys."""
         keys = self.weights[..., len(self.special) :]
         rows, columns = _bends(self.key_rows, self.size[0]), _bends(self.key_columns, self.size[1])
         grid = keys.reshape(*keys.shape[:-1], len(rows), len(columns))
@@ -91,9 +91,9 @@ class AttentionMaps:
 
 
 def attending_blocks(model: nn.Module) -> list[AttendingBlock]:
-    """The blocks of the backbone in `model` (a Backbone, or anything that holds one) whose weights can be had, in order.
+    """The blocks with attention weights of the backbone in `model` (a Backbone, or a model with one), in order.
 
-    Raises UsageError for backbones without attention, and for those of timm, whose inside is not known here.
+    Raises UsageError for backbones without attention, and for those of timm, whose structure is not known.
     """
     backbone = backbone_in(model)
     match backbone:
@@ -130,7 +130,7 @@ def attending_blocks(model: nn.Module) -> list[AttendingBlock]:
 
 
 def backbone_in(model: nn.Module) -> Backbone:
-    """The backbone itself, or the one in a classifier, detector or dense model. Raises UsageError."""
+    """`model` if it is a backbone, or the backbone of a classifier, detector or dense model. Raises UsageError."""
     found = next((module for module in model.modules() if isinstance(module, Backbone)), None)
     if found is None:
         raise UsageError(f"{type(model).__name__} has no backbone of pvtctl's", "build it with pvtctl.create_backbone")
@@ -138,7 +138,7 @@ def backbone_in(model: nn.Module) -> Backbone:
 
 
 def find_block(model: nn.Module, name: str) -> AttendingBlock:
-    """The block called `name`; `last` is the last one, `stage3` the last of a stage. Raises UsageError, naming them."""
+    """The block called `name`; `last` is the last one, `stage3` the last of a stage. Raises UsageError."""
     blocks = attending_blocks(model)
     by_name = {block.name: block for block in blocks} | {"last": blocks[-1]}
     if blocks[0].name.startswith("stage"):
@@ -155,8 +155,8 @@ def attention_maps(
 ) -> list[AttentionMaps]:
     """The weights of `blocks` (of `find_block`) for normalised images (B, 3, H, W), from one pass of the backbone.
 
-    Of `queries` alone, or of all: special tokens first, then all places row by row. The model must be in eval mode.
-    Raises UsageError for a pixel outside of the images, and a token that a block does not have.
+    For `queries`, or by default for all: special tokens first, then all positions in row-major order. The model must be
+    in eval mode. Raises UsageError for a pixel outside of the images, and a token that a block does not have.
     """
     with torch.inference_mode(), _inputs_of(blocks) as inputs:
         backbone_in(model)(images)
@@ -168,10 +168,10 @@ def rollout_maps(
 ) -> AttentionMaps:
     """Attention rollout (Abnar and Zuidema 2020) from `block` back to the first block of its stage.
 
-    What a block's outputs are made of is taken as half its inputs (the residual) and half what its attention mixes, the
-    mean over its heads, and these are multiplied through the blocks. Keys of a spatial reduction are shared out over the
-    places they are made of, so that rows sum to 1 and stay on the block's own map; what lies before the stage is not
-    composed. In a plain transformer the stage is all blocks.
+    Each block's output is taken as half its input (the residual) and half its attention averaged over heads, and these
+    matrices are multiplied over the blocks. Weights of keys of a spatial reduction are distributed over the positions
+    that they cover, so that rows sum to 1 on the block's map; earlier stages are not included. In a plain transformer
+    all blocks are one stage.
     """
     blocks = attending_blocks(model)
     blocks = [each for each in blocks if each.stage == block.stage]
@@ -184,7 +184,7 @@ def rollout_maps(
         special = _special_tokens(tokens, size)
         names, indices = _indices(block, queries, special, size, images)
         count = tokens.shape[1]
-        # rows of the product are followed from the last block to the first: a matrix of all pairs is never made
+        # rows of the product are computed from the last block to the first, without a matrix of all pairs
         rows = torch.eye(count, device=tokens.device)[indices].expand(len(images), -1, -1)
         for each in reversed(blocks):
             module = cast("MultiHeadAttention", each.module)
@@ -197,8 +197,8 @@ def rollout_maps(
 
 
 def place_of(pixel: tuple[int, int], size: Size, stride: int) -> tuple[int, int]:
-    """Row and column of the place of a map of `size` that the pixel (x, y) belongs to; the nearest one for a pixel in the
-    remainder that patches leave out."""
+    """Row and column, in a map of `size`, of the position that contains the pixel (x, y); the nearest one for a pixel
+    in the remainder that patches leave out."""
     x, y = pixel
     return min(y // stride, size[0] - 1), min(x // stride, size[1] - 1)
 
@@ -229,7 +229,7 @@ def _indices(
     size: Size,
     images: Tensor,
 ) -> tuple[tuple[tuple[int, int] | SpecialToken, ...], Tensor]:
-    """Names of the rows that are asked for, and which tokens they are."""
+    """Names of the queries, and the indices of their tokens."""
     if queries is None:
         places = [(row, column) for row in range(size[0]) for column in range(size[1])]
         return (*special, *places), torch.arange(len(special) + len(places), device=images.device)
@@ -266,7 +266,7 @@ def _special_tokens(tokens: Tensor, size: Size) -> tuple[SpecialToken, ...]:
 
 
 def _shared_out(mixed: Tensor, module: MultiHeadAttention, size: Size, special: int) -> Tensor:
-    """Weights (B, Q, S + M) of keys -> (B, Q, S + N) of the places that they are made of, each key's share by area."""
+    """Weights (B, Q, S + M) of keys -> (B, Q, S + N) of the positions that they cover, distributed by area."""
     rows, columns = (_covers(spans, side).to(mixed) for spans, side in zip(module.key_spans(size), size, strict=True))
     rows, columns = rows / rows.sum(1, keepdim=True), columns / columns.sum(1, keepdim=True)
     grid = mixed[..., special:].reshape(*mixed.shape[:2], len(rows), len(columns))
@@ -275,7 +275,7 @@ def _shared_out(mixed: Tensor, module: MultiHeadAttention, size: Size, special: 
 
 
 def _covers(spans: list[Span], side: int) -> Tensor:
-    """(keys, side): 1 where a key is made of a place."""
+    """(keys, side): 1 where a key covers a position."""
     covers = torch.zeros(len(spans), side)
     for at, (start, stop) in enumerate(spans):
         covers[at, start:stop] = 1
@@ -283,7 +283,7 @@ def _covers(spans: list[Span], side: int) -> Tensor:
 
 
 def _bends(spans: list[Span], side: int) -> Tensor:
-    """(keys, side): how much of each key a place takes in linear interpolation between the keys' middles."""
+    """(keys, side): weight of each key at each position in linear interpolation between the keys' centres."""
     middles = [(start + stop) / 2 for start, stop in spans]
     rows = [np.interp(np.arange(side) + 0.5, middles, np.eye(len(spans))[at]) for at in range(len(spans))]
     return torch.from_numpy(np.stack(rows)).float()
@@ -300,7 +300,7 @@ def _by_stage(blocks: Sequence[AttendingBlock]) -> str:
 
 @contextmanager
 def _inputs_of(blocks: Sequence[AttendingBlock]) -> Iterator[dict[str, tuple[Tensor, ...]]]:
-    """Block name -> the arguments that its module was last called with."""
+    """Block name -> the arguments of the last call of its module."""
     inputs: dict[str, tuple[Tensor, ...]] = {}
 
     def keep(name: str) -> object:

@@ -1,4 +1,4 @@
-"""What training makes of images: the draws of a recipe, exactly as a run with its seed sees them, as pictures."""
+"""Previews of a recipe's data augmentation, exactly as in a run with the same seed."""
 
 from __future__ import annotations
 
@@ -22,25 +22,24 @@ from pvtctl.tasks.registry import spec_of
 
 
 class Augmentations:
-    """The training draws of a recipe. `names` are the images': an image has the same name under every recipe."""
+    """Augmented training images of a recipe. `names` are those of the images, equal under all recipes."""
 
     names: list[str]
 
     def __init__(self, recipe: Recipe, side: int) -> None:
-        """`side` in pixels: the width of the pictures, or their longer side."""
+        """`side`: the width of the pictures, or their longer side, in pixels."""
         self.recipe, self.side, self.spec = recipe, side, spec_of(recipe)
 
     def original(self, index: int) -> RgbImage:
-        """The image as it lies, with its ground truth. Raises BadImage, OSError."""
+        """The original image with its ground truth. Raises BadImage, OSError."""
         raise NotImplementedError
 
     def draw(self, index: int, epoch: int) -> RgbImage:
-        """What an epoch makes of it. Raises BadImage, OSError."""
+        """The image as augmented in an epoch. Raises BadImage, OSError."""
         raise NotImplementedError
 
     def mixed(self, indices: Sequence[int], epoch: int) -> tuple[list[RgbImage], list[str]] | None:
-        """The images of a batch of these, mixed by mixup or CutMix, and their soft labels in words; None where the recipe
-        does not mix."""
+        """Images of a batch after mixup or CutMix, and their soft labels as text; None if the recipe uses neither."""
         if not self.spec.mixes(self.recipe):
             return None
         images, labels, names = self._batch(indices, epoch)
@@ -50,15 +49,15 @@ class Augmentations:
         return [to_rgb(denormalize(image)) for image in mixed], said
 
     def _batch(self, indices: Sequence[int], epoch: int) -> tuple[Tensor, Tensor, list[str]]:
-        """Images (B, 3, H, W), labels (B,) and class names, before they are mixed."""
+        """Images (B, 3, H, W), labels (B,) and class names, before mixing."""
         raise NotImplementedError
 
 
 class AugmentedSplit(Augmentations):
-    """Of a recipe's data: a run with the recipe's seed sees the same draws."""
+    """Augmented images of a recipe's data, the same as in a run with the recipe's seed."""
 
     def __init__(self, recipe: Recipe, split: str, side: int) -> None:
-        """Raises UsageError for data that is not there."""
+        """Raises UsageError for missing data."""
         super().__init__(recipe, side)
         self.split: Any = open_split(recipe, split, "train")
         self.names = self.split.ids
@@ -81,7 +80,7 @@ class AugmentedSplit(Augmentations):
 
 
 class AugmentedFiles(Augmentations):
-    """Of image files, of which nothing is known: only their pixels are drawn."""
+    """Augmented image files without ground truth."""
 
     def __init__(self, recipe: Recipe, folder: Path, names: list[str], side: int) -> None:
         super().__init__(recipe, side)

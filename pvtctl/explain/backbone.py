@@ -1,4 +1,4 @@
-"""The backbone of a checkpoint, whatever stands on it, ready for images of any size."""
+"""The backbone of any checkpoint, for images of any size."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from pvtctl.weights.build import backbone_from_checkpoint, model_from_checkpoint
 from pvtctl.weights.describe import Inspected, inspect_checkpoint
 
 LONGEST = 4096
-"""Pixels of a long side, however long an image is against its short side."""
+"""Maximum long side in pixels, for any aspect ratio."""
 
 
 class BackbonePredictor:
-    """Attributes: `name` of the backbone, `model` (in eval mode, on `device`), `trained`, `what` (the model in words) and
-    `size`, the short side or the height and width that images are resized to."""
+    """The backbone of a checkpoint. Attributes: `name`, `model` (in eval mode, on `device`), `trained`, `what` (a
+    description) and `size`, the short side or (height, width) that images are resized to."""
 
     def __init__(
         self,
@@ -34,8 +34,8 @@ class BackbonePredictor:
         *,
         size: int | tuple[int, int] | None = None,
     ) -> None:
-        """Without `weights`, `backbone` as it starts (the same one always). A classifier's backbone keeps its class token,
-        one under a detector or a dense head has none, as in their own use.
+        """Without `weights`, `backbone` with random weights of a fixed seed. The backbone of a classifier keeps its
+        class token; that of a detector or dense model has none, as in those models.
 
         Raises UsageError when neither is given, for unknown names, and for weights that do not fit.
         """
@@ -78,7 +78,7 @@ class BackbonePredictor:
         return resize_image(pixels, size)
 
     def batch_of(self, resized: Tensor) -> Tensor:
-        """What `resized` gave -> normalised float32 (1, 3, h, w) on the device."""
+        """Result of `resized` -> normalised float32 (1, 3, h, w) on the device."""
         return normalize(resized, self.normalization)[None].to(self.device)
 
 
@@ -95,6 +95,6 @@ def _built(checkpoint: Inspected) -> Backbone:
 
 
 def _tested_at(checkpoint: Inspected) -> int:
-    """The short side."""
+    """The short side of the test size, in pixels."""
     side = task_spec(checkpoint.task or "classification").tested_side(checkpoint.meta)
     return int(side or checkpoint.position_size or 224)

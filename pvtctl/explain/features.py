@@ -1,4 +1,4 @@
-"""The pyramid of a checkpoint: the backbone's maps and, where the model has a neck, the neck's."""
+"""The feature pyramid of a checkpoint: the maps of the backbone and of the neck, if there is one."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from pvtctl.weights.build import model_from_checkpoint
 from pvtctl.weights.describe import inspect_checkpoint
 
 FIRST = 2
-"""Levels are called by the power of two that is their stride: the first map, of stride 4, is C2."""
+"""Levels are named by log2 of their stride: the first map, of stride 4, is C2."""
 
 
 class PyramidPredictor(BackbonePredictor):
-    """`BackbonePredictor` with what stands on the backbone. `neck` is None where the model has none."""
+    """`BackbonePredictor` with the model's neck. `neck` is None if the model has none."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class PyramidPredictor(BackbonePredictor):
         return names
 
     def check_levels(self, wanted: list[str]) -> list[str]:
-        """The levels of that name, in the pyramid's order; all of them where none is wanted. Raises UsageError."""
+        """The `wanted` levels in the pyramid's order; all if it is empty. Raises UsageError for unknown names."""
         named = [name.strip().upper() for name in wanted]
         for name in named:
             if name not in self.levels:
@@ -64,7 +64,7 @@ class PyramidPredictor(BackbonePredictor):
         return [name for name in self.levels if name in named or not named]
 
     def maps(self, resized: Tensor) -> dict[str, NDArray[np.float32]]:
-        """What `resized` gave -> level name -> features (C, h, w)."""
+        """Result of `resized` -> features (C, h, w) by level name."""
         with torch.inference_mode():
             found = list(self.model(self.batch_of(resized)))
             if self.neck is not None:

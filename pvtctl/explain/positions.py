@@ -1,4 +1,4 @@
-"""Learned position tables of a backbone, as they are and resized, and how alike their cells are."""
+"""Learned position embeddings of a backbone, original and resized, and the similarity of their cells."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from pvtctl.models.layers.position import resize_position_table
 
 @dataclass(frozen=True)
 class PositionTable:
-    """The table of a stage (`stage1` ...) or of a plain transformer (`patches`): `values` (1, h*w, C), learned on `grid`
-    (h, w), without the rows of special tokens. Its cells are `stride` pixels a side; odd sides are rounded up or down."""
+    """The table of a stage (`stage1` ...) or of a plain transformer (`patches`): `values` (1, h*w, C), learned on
+    `grid` (h, w), without special tokens. A cell is `stride` x `stride` pixels; odd sides are rounded up or down."""
 
     name: str
     values: Tensor
@@ -30,12 +30,12 @@ class PositionTable:
     rounds_up: bool = False
 
     def grid_at(self, size: Size) -> Size:
-        """The grid of images of `size` pixels."""
+        """The grid for images of `size` pixels."""
         height, width = (-(-side // self.stride) if self.rounds_up else side // self.stride for side in size)
         return height, width
 
     def resized(self, grid: Size) -> PositionTable:
-        """As the backbone itself resizes it."""
+        """The table resized as in the backbone."""
         with torch.no_grad():
             values = resize_position_table(self.values, self.grid, grid)
         return PositionTable(self.name, values, grid, self.stride, self.rounds_up)
@@ -50,7 +50,7 @@ class PositionTable:
 
 
 def position_tables(model: nn.Module) -> list[PositionTable]:
-    """The tables of the backbone in `model`. Raises UsageError, saying where positions come from, where there are none."""
+    """The tables of the backbone in `model`. If there are none, raises UsageError with the source of positions."""
     backbone = backbone_in(model)
     match backbone:
         case Pvt():
@@ -82,7 +82,7 @@ def position_tables(model: nn.Module) -> list[PositionTable]:
 
 
 def spread_places(grid: Size, count: int) -> list[tuple[int, int]]:
-    """`count` x `count` cells spread evenly over a grid, row by row; fewer where it has fewer rows or columns."""
+    """`count` x `count` cells spread evenly over a grid, in row-major order; fewer if it has fewer rows or columns."""
     rows, columns = (
         sorted({int((at + 0.5) * side / min(count, side)) for at in range(min(count, side))}) for side in grid
     )

@@ -1,1 +1,1 @@
-"""From a recipe to a finished run, its evaluation and its report."""
+"""Training runs from recipes, their evaluation and reports."""

@@ -1,4 +1,4 @@
-"""The curves of runs side by side: loss, main scores and learning rate over steps, epochs, images or time."""
+"""Curves of several runs: loss, main scores and learning rate over steps, epochs, images or time."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ AXES: dict[Axis, str] = {
     "images": "images seen, thousands",
     "time": "hours of the run",
 }
-"""What curves are drawn over -> its label."""
+"""x axis -> its label."""
 
 
 def names_of(paths: Sequence[Path]) -> list[str]:
-    """The shortest ends of the folders' paths that tell all of them apart."""
+    """The shortest unique endings of the paths."""
     parts = [path.absolute().parts for path in paths]
     longest = max(map(len, parts))
     for count in range(1, longest + 1):
@@ -42,9 +42,9 @@ def names_of(paths: Sequence[Path]) -> list[str]:
 
 
 def panels_of(runs: Sequence[FinishedRun], names: Sequence[str], what: Sequence[What], axis: Axis) -> list[CurvePanel]:
-    """A panel for each of `what` that the runs have recorded; the scores of a task may be two.
+    """A panel for each of `what` that the runs have recorded; a task may have two scores.
 
-    Raises UsageError for scores of several tasks, and for epochs of a run that has not finished one.
+    Raises UsageError for scores of several tasks, and for an axis of epochs if a run has not finished one.
     """
     from pvtctl.views.curves import CurvePanel
 
@@ -87,7 +87,7 @@ def panels_of(runs: Sequence[FinishedRun], names: Sequence[str], what: Sequence[
 
 
 def damage(run: FinishedRun) -> str | None:
-    """What is told of a log whose last line was cut off, as a killed run leaves it."""
+    """A note if the last line of a log is truncated, as after a killed run."""
     file = run.path / "metrics.jsonl"
     lines = file.read_text("utf-8", errors="replace").splitlines() if file.is_file() else []
     try:
@@ -109,7 +109,7 @@ def _series(
 ) -> Series:
     from pvtctl.views.curves import Series
 
-    # a resumed run may have logged a step twice: the later line counts
+    # a resumed run may have logged a step twice: the later line is used
     found = {line["step"]: value(line) for line in lines if isinstance(line.get("step"), int)}
     points = [(place(step), float(number)) for step, number in sorted(found.items()) if number is not None]
     points = [(x, y) for x, y in points if math.isfinite(x)]
@@ -117,7 +117,7 @@ def _series(
 
 
 def _places(run: FinishedRun, axis: Axis, name: str) -> Callable[[float], float]:
-    """step -> where it lies on the axis."""
+    """Function from a step to its position on the axis."""
     match axis:
         case "steps":
             return lambda step: step
@@ -133,7 +133,7 @@ def _places(run: FinishedRun, axis: Axis, name: str) -> Callable[[float], float]
             steps = sorted(clock)
 
             def hours(step: float) -> float:
-                """Of the last line of training until then; evaluations carry their own duration only."""
+                """Time of the last training line up to `step`; evaluations only log their own duration."""
                 at = bisect.bisect_right(steps, step) - 1
                 return clock[steps[max(at, 0)]] / 3600 if steps else math.nan
 
@@ -141,7 +141,7 @@ def _places(run: FinishedRun, axis: Axis, name: str) -> Callable[[float], float]
 
 
 def _epoch_steps(run: FinishedRun) -> float | None:
-    """Steps of an epoch, from the first evaluation, else from the last line of a whole epoch."""
+    """Steps per epoch, from the first evaluation, else from the last line of a whole epoch."""
     for line in run.evaluations:
         if line.get("epoch") and line.get("step"):
             return float(line["step"]) / float(line["epoch"])

@@ -1,4 +1,4 @@
-"""Scoring trained weights: what `pvtctl eval` and `pvtctl.evaluate` share."""
+"""Evaluation of trained weights, shared by `pvtctl eval` and `pvtctl.evaluate`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from pvtctl.weights.describe import HeadClasses, inspect_checkpoint
 
 @dataclass(frozen=True)
 class Scored:
-    """A metric over all validation images."""
+    """The metric over all validation images."""
 
     task: DataTask
     metric: Any
@@ -35,14 +35,14 @@ class Scored:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate_run` found."""
+    """Result of `evaluate_run`."""
 
     numbers: dict[str, float]
     """All figures; scores are fractions (`top1` 0.751, `box_ap` 0.404)."""
     figures: list[ComparedFigure]
-    """The figures that the paper's table has, each with the printed one."""
+    """The figures in the paper's table, each with the published value."""
     differences: list[str]
-    """Why they may not be compared with the paper's."""
+    """Why the figures are not comparable with the paper's."""
     skipped: dict[str, str]
     """id -> reason of the images that could not be read."""
 
@@ -56,7 +56,7 @@ def score_recipe(
     partial: bool = False,
     say: Say = say_on_stderr,
 ) -> Scored:
-    """Score the weights that `recipe` names, whose classes are `head`'s, on its validation data. Raises UsageError."""
+    """Evaluate the weights in `recipe`, with the classes of `head`, on its validation data. Raises UsageError."""
     talk = say if dist.is_main else silent
     task = build_task(recipe, device=dist.device, world_size=dist.world_size, head=head, partial=partial, say=talk)
     chosen = choose_precision(precision, dist.device)
@@ -78,11 +78,11 @@ def evaluate_run(
     device: str | None = None,
     quiet: bool = False,
 ) -> Evaluation:
-    """Score a run's best weights as `pvtctl eval RUN` does: on the run's validation data, or on other such data in the
-    folder `data`, at the run's size and in its precision.
+    """Evaluate a run's best weights as `pvtctl eval RUN` does: on the run's validation data, or on data of the same
+    layout in the directory `data`, at the run's size and precision.
 
-    `overrides` are those of `--set`, of the recipe's `data` and `eval` blocks (`eval.flip=true`). Nothing is written.
-    Raises UsageError for what is no run, data that is nowhere, and overrides of what is not read here.
+    `overrides` are those of `--set`, for the recipe's `data` and `eval` blocks (`eval.flip=true`). Nothing is written.
+    Raises UsageError if `run` is not a run, for missing data, and for overrides of other blocks.
     """
     read = read_run(Path(run).expanduser(), finished=False)
     for key in sorted(keys_said(overrides)):

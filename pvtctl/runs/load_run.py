@@ -1,4 +1,4 @@
-"""A finished run, or any checkpoint, ready to be asked about images: `pvtctl.load_run`."""
+"""Load a run or any checkpoint for prediction: `pvtctl.load_run`."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ __all__ = ["ClassScores", "DepthMap", "LabelMap", "LoadedRun", "PredictOptions",
 
 
 class LoadedRun:
-    """A trained model and what is known of it. Made by `load_run`.
+    """A trained model with its metadata, as returned by `load_run`.
 
-    Attributes: `path` (the weights' file), `task`, `recipe` (flat; None of a checkpoint that lies in no run folder), `score`
-    (of the weights, fractions; empty where the file says none), `class_names` (K; empty for depth), `palette` (RGB of each
-    class of a segmentation model, where its data said so), `model` (in evaluation
-    mode, on `device`) and `predictor` (the model for images of any size).
+    Attributes: `path` (file of the weights), `task`, `recipe` (flat; None for a checkpoint outside a run directory),
+    `score` (of the weights, fractions; empty if the file has none), `class_names` (K; empty for depth), `palette` (RGB
+    of each class of a segmentation model, if its data has one), `model` (in evaluation mode, on `device`) and
+    `predictor` (the model for images of any size).
     """
 
     def __init__(
@@ -62,13 +62,13 @@ class LoadedRun:
     def predict(
         self, images: ImageLike | list[Any] | tuple[Any, ...], **options: Unpack[PredictOptions]
     ) -> Answer | list[Answer]:
-        """What the model sees in an image, or in each of a list: the answers that `pvtctl predict` writes.
+        """Predict an image, or each of a list: the same predictions as `pvtctl predict`.
 
-        An image is a path, a PIL image, a tensor (3, H, W) or an array (H, W, 3) of uint8, or of floats from 0 to 1 that
-        are not normalised; each may have a size of its own. The answer is `ClassScores` of a classifier; `Detections`, with
-        boxes and masks in pixels of the image and labels that are indices of `class_names`; `LabelMap`; or `DepthMap`.
+        An image is a path, a PIL image, a tensor (3, H, W) or an array (H, W, 3) of uint8, or of unnormalised floats in
+        [0, 1]; sizes may differ. Returns `ClassScores`; `Detections`, with boxes and masks in pixels of the image and
+        labels as indices of `class_names`; `LabelMap`; or `DepthMap`.
 
-        Raises UsageError for what is no image and for options that the task does not read.
+        Raises UsageError for invalid images and for options that the task does not have.
         """
         if wrong := options.keys() - PredictOptions.__annotations__.keys():
             raise UsageError(
@@ -83,7 +83,7 @@ class LoadedRun:
         return answer
 
     def _refuse_foreign(self, options: dict[str, Any]) -> None:
-        """Raise UsageError for an option that the task does not read."""
+        """Raise UsageError for an option that the task does not have."""
         for name, value in options.items():
             if self.task not in (tasks := tasks_taking(name)) and value:
                 raise UsageError(
@@ -98,14 +98,17 @@ def load_run(
     backbone: str | None = None,
     scale_shift: tuple[float, float] | None = None,
 ) -> LoadedRun:
-    """A run's best weights, ready for `LoadedRun.predict`.
+    """Load a run's best weights, or a checkpoint, for `LoadedRun.predict`.
 
-    `source` is what `--weights` takes: a run folder (one that is still running has its best weights so far), a checkpoint
-    file of ours or of another project, or a published name that was fetched. `device` unset: CUDA where there is one, else
-    the CPU. `backbone` is for files that do not say their own (`timm:NAME`), `scale_shift` for metric depth (see
-    `create_depth_model`).
+    Args:
+        source: as for `--weights`: a run directory (of an unfinished run, its best weights so far), a checkpoint file
+            of pvtctl or another project, or the name of a fetched published checkpoint.
+        device: default: CUDA if available, else the CPU.
+        backbone: for files that do not name their backbone (`timm:NAME`).
+        scale_shift: for metric depth: see `create_depth_model`.
 
-    Raises UsageError for what is no checkpoint, damaged run folders, and weights without a head.
+    Raises:
+        UsageError: for invalid checkpoints, damaged run directories, and weights without a head.
     """
     checkpoint = inspect_checkpoint(source, backbone)
     if checkpoint.task is None:
@@ -119,6 +122,6 @@ def load_run(
 
 
 def _numbers(score: Any) -> dict[str, float]:
-    """What a checkpoint's metadata says of its score."""
+    """The score in a checkpoint's metadata."""
     items: Iterable[tuple[Any, Any]] = score.items() if isinstance(score, dict) else ()
     return {str(name): float(value) for name, value in items if isinstance(value, int | float)}

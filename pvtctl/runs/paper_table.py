@@ -1,4 +1,4 @@
-"""What was measured beside what the paper printed, and whether the two may be compared."""
+"""Measured figures next to the paper's, and whether they are comparable."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pvtctl.recipe.schema import Recipe
 from pvtctl.tasks.registry import spec_of
 
 _FREE = {
-    "data.name",  # told apart from changed settings
+    "data.name",  # reported separately from changed settings
     "data.path",
     "data.train_images",
     "data.train_annotations",
@@ -38,16 +38,16 @@ _FREE = {
     "eval.batch_size",
     "eval.backend",
 }
-"""Settings of a run that leave its result comparable with the paper's."""
+"""Settings that do not affect whether a result is comparable with the paper's."""
 
 
 def label_of(name: str, recipe: Recipe) -> str:
-    """What a figure is called in tables."""
+    """Label of a figure in tables."""
     return _model_labels(recipe).get(name) or spec_of(recipe).figure(name).label
 
 
 def _model_labels(recipe: Recipe) -> dict[str, str]:
-    """Figures of the model, with what they are stated for."""
+    """Labels of the model's figures, with the conditions they are stated for."""
     if recipe.model.head is None:
         return {"params_m": "parameters, M (1000 classes)", "gmacs": "multiply-adds, G (224 px)"}
     counted = _ORIGINALS.get(original_data(recipe)) if recipe.expect else None
@@ -63,14 +63,14 @@ def _model_labels(recipe: Recipe) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class ComparedFigure:
-    """A row of the table of results."""
+    """A row of the results table."""
 
     name: str
     label: str
     measured: float | None
     paper: float | None
     code: float | None
-    """What the official repository states, where that differs from the paper."""
+    """Value in the official repository, if it differs from the paper's."""
     comparable: bool
     note: str = ""
     digits: int = 2
@@ -96,7 +96,7 @@ class ComparedFigure:
 
 
 _OF_THE_MODEL = ("params_m", "gmacs")
-"""Figures that do not depend on what the model was trained on."""
+"""Figures that do not depend on the training data."""
 
 COLUMNS = ["figure", "measured", "paper", "official code", "remark"]
 
@@ -108,9 +108,9 @@ def _printed(value: float | None) -> str:
 def compare_with_paper(
     recipe: Recipe, numbers: Mapping[str, float], num_classes: int
 ) -> tuple[list[ComparedFigure], list[str]]:
-    """The table of a run's results, and why its accuracy may not be compared with the paper's (empty: it may).
+    """The results table of a run, and why its accuracy is not comparable with the paper's (empty: it is).
 
-    `num_classes` are the data's. `numbers` are fractions as `ClassificationMetric.compute` gives them.
+    `num_classes` is that of the data. `numbers` are fractions, as from `ClassificationMetric.compute`.
     """
     reasons = differences_from_paper(recipe, numbers, num_classes) if recipe.expect else []
     spec = spec_of(recipe)
@@ -123,7 +123,7 @@ def compare_with_paper(
         figures.append(
             ComparedFigure(name, label, measured.get(name), printed.paper, printed.code, comparable, note, digits)
         )
-    rest = {n: v for n, v in measured.items() if n not in recipe.expect and n != "top1_err"}  # top-1 says the same
+    rest = {n: v for n, v in measured.items() if n not in recipe.expect and n != "top1_err"}  # redundant with top-1
     figures += [
         ComparedFigure(name, label_of(name, recipe), value, None, None, True, digits=spec.digits_of(name))
         for name, value in rest.items()
@@ -132,22 +132,22 @@ def compare_with_paper(
 
 
 def model_cost(recipe: Recipe, num_classes: int) -> dict[str, float]:
-    """Parameters and multiply-adds of the model that the papers count; parameters of the own detector where none does.
+    """Parameters and multiply-adds of the model as counted in the papers; parameters only, for a detector of no paper.
 
-    A row of theirs that ran narrower (`model.backbone.width`) is counted at full width, as it stands beside their figures.
-    A dense model has the classes of the paper's data where it printed figures. The papers leave out what a frozen stem and
-    stage do not train.
+    A paper's row that was trained at a smaller width (`model.backbone.width`) is counted at full width, for comparison
+    with the published figures. A dense model has the classes of the paper's data where the paper has figures. The
+    papers do not count the frozen stem and stage.
     """
     original = _ORIGINALS.get(original_data(recipe)) if recipe.expect else None
     try:
         return spec_of(recipe).model_cost(recipe, original.classes if original is not None else num_classes)
-    except PvtctlError:  # a model that takes one other size only
+    except PvtctlError:  # a model with a fixed, different input size
         return {}
 
 
 @dataclass(frozen=True)
 class _Original:
-    """The validation data that a paper scores on."""
+    """The validation data of a paper's scores."""
 
     label: str
     classes: int
@@ -166,7 +166,7 @@ _ORIGINALS = {
 
 
 def original_data(recipe: Recipe) -> str:
-    """The data set that the paper of a recipe scores on: that of the recipe as it is shipped."""
+    """The data set of the paper's scores: that of the shipped recipe."""
     try:
         return load_recipe(recipe.name, recipe.row).data.name
     except UsageError:
@@ -174,7 +174,7 @@ def original_data(recipe: Recipe) -> str:
 
 
 def differences_from_paper(recipe: Recipe, numbers: Mapping[str, float], num_classes: int) -> list[str]:
-    """What sets a run apart from the experiment of the paper; empty where nothing that counts does."""
+    """Relevant differences between a run and the paper's experiment."""
     name = original_data(recipe)
     original = _ORIGINALS.get(name)
     found = []
@@ -196,7 +196,7 @@ def differences_from_paper(recipe: Recipe, numbers: Mapping[str, float], num_cla
 
 
 def changed_settings(recipe: Recipe) -> list[str]:
-    """`key value` of what `--set` changed against the shipped recipe's row; empty for a recipe of the user's own."""
+    """`key value` of each setting changed against the shipped recipe's row; empty for a user's recipe."""
     try:
         shipped = load_recipe(recipe.name, recipe.row)
     except UsageError:
@@ -209,7 +209,7 @@ def changed_settings(recipe: Recipe) -> list[str]:
 
 
 def printed_score(recipe: Recipe) -> float | None:
-    """The paper's main score as a fraction: top-1 accuracy, from whichever figure it printed, box AP, mIoU or delta."""
+    """The paper's main score as a fraction: top-1 accuracy (also from a published error), box AP, mIoU or delta."""
     for name, sign, offset in (("top1_err", -1, 100.0), ("top1_acc", 1, 0.0), ("box_ap", 1, 0.0), ("miou", 1, 0.0)):
         figure = recipe.expect.get(name)
         if figure is not None and figure.paper is not None:
@@ -219,7 +219,7 @@ def printed_score(recipe: Recipe) -> float | None:
 
 
 def data_label(recipe: Recipe) -> str:
-    """What the data is called in titles: `scenes`, `imagenet`, the folder's own name, or that of its annotations."""
+    """Name of the data in titles: `scenes`, `imagenet`, or the name of the directory or annotation file."""
     if recipe.data.val_annotations:
         return Path(recipe.data.val_annotations).stem
     return Path(recipe.data.path).name if recipe.data.path else recipe.data.name
@@ -235,7 +235,7 @@ def paper_label(recipe: Recipe) -> str:
 
 
 def result_rows(figures: Sequence[ComparedFigure]) -> tuple[list[str], list[list[str]]]:
-    """Columns and rows of the table of results; without the paper's columns where it printed nothing."""
+    """Columns and rows of the results table; without the paper's columns if it has no figures."""
     rows = [figure.cells() for figure in figures]
     if any(figure.paper is not None or figure.code is not None for figure in figures):
         return COLUMNS, rows

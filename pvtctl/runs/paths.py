@@ -1,4 +1,4 @@
-"""Where runs and data lie. No torch."""
+"""Paths of runs and data. Does not import torch."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 
 def runs_root() -> Path:
-    """Where runs lie when no folder is named."""
+    """Default directory of runs."""
     return Path(os.environ.get("PVTCTL_RUNS") or "runs")
 
 
 def default_out(recipe: Recipe, label: str | None = None) -> Path:
-    """`<runs>/<recipe>-<row or backbone>[-<profile>][-<label>]`; `label` names data of the user's own."""
+    """`<runs>/<recipe>-<row or backbone>[-<profile>][-<label>]`; `label` names custom data."""
     parts = [recipe.name, recipe.row or recipe.model.backbone.spec]
     parts += [recipe.profile] if recipe.profile != "paper" else []
     parts += [label] if label else []
@@ -27,7 +27,7 @@ def default_out(recipe: Recipe, label: str | None = None) -> Path:
 
 
 def data_place(recipe: Recipe) -> str:
-    """Where a recipe's data lies, in words. Raises UsageError when it is nowhere."""
+    """Location of a recipe's data, for messages. Raises UsageError when it is not found."""
     from pvtctl.data.find import find_data
 
     if recipe.data.name == "scenes":

@@ -1,4 +1,4 @@
-"""Reading what a run has left in its folder."""
+"""Read the files of a run directory."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from pvtctl.tasks.registry import spec_of
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A run folder, read. Runs that have not finished look the same, with what there is (`read_run(finished=False)`)."""
+    """Content of a run directory. For unfinished runs, what there is so far (`read_run(finished=False)`)."""
 
     path: Path
     recipe: Recipe
-    """Flat, as the run began."""
+    """The flat recipe at the start of the run."""
     info: dict[str, Any]
     """run.json."""
     score: dict[str, float]
-    """Of the best weights, as the metrics give it (fractions); empty where nothing was evaluated yet."""
+    """Metrics of the best weights (fractions); empty if nothing was evaluated yet."""
     evaluations: list[dict[str, Any]]
     """Lines of metrics.jsonl: `epoch`, `step`, `metrics`, `seconds`."""
     training: list[dict[str, Any]]
     """Lines of metrics.jsonl: `epoch`, `step`, `loss`, `lr`, `images_per_s`, `seconds` ..."""
     environment: list[dict[str, Any]]
-    """One for each start of the run, as `pvtctl.engine.environment.describe_environment` says it."""
+    """One entry per start of the run, from `pvtctl.engine.environment.describe_environment`."""
 
     @property
     def status(self) -> str:
@@ -43,17 +43,17 @@ class FinishedRun:
 
     @property
     def images_a_step(self) -> int:
-        """Images of a step of the optimiser, copies of repeated augmentation counted."""
+        """Images per optimiser step, including copies of repeated augmentation."""
         return images_a_step(self.recipe, self.environment)
 
     @property
     def main_score(self) -> float | None:
-        """The task's main number as a fraction: top-1, box AP, mIoU, delta < 1.25."""
+        """The task's main metric as a fraction: top-1, box AP, mIoU, delta < 1.25."""
         return self.score.get(spec_of(self.recipe).main_score)
 
 
 def images_a_step(recipe: Recipe, starts: Sequence[Mapping[str, Any]]) -> int:
-    """Images of a step of the optimiser, by the recipe and environment.json, which tells the number of processes."""
+    """Images per optimiser step, from the recipe and environment.json, which has the number of processes."""
     train = recipe.train
     if train.batch_size is None:
         return train.total_batch
@@ -61,13 +61,13 @@ def images_a_step(recipe: Recipe, starts: Sequence[Mapping[str, Any]]) -> int:
 
 
 def read_run(path: Path | str, *, finished: bool = True) -> FinishedRun:
-    """Read a run's folder.
+    """Read a run directory.
 
-    With `finished` a run that has not ended is refused; otherwise what it has so far is read, and its score is that of
-    the best evaluation. The last line of metrics.jsonl may be cut off, as a run that was killed leaves it.
+    With `finished`, unfinished runs are an error; otherwise what they have so far is read, and the score is that of the
+    best evaluation. The last line of metrics.jsonl may be truncated, as after a killed run.
 
-    Raises UsageError, with a hint, where there is no run, files are missing or damaged, or another version of pvtctl
-    wrote a recipe that this one cannot read.
+    Raises UsageError if there is no run, files are missing or damaged, or the recipe is of an incompatible version of
+    pvtctl.
     """
     path = Path(path)
     info = _info(path)
@@ -93,7 +93,7 @@ def _info(path: Path) -> dict[str, Any]:
     file = path / "run.json"
     if not file.is_file():
         if (path / "recipe.yaml").is_file():
-            raise UsageError(f"the run in {path} is only half written: it has no run.json", "start it anew elsewhere")
+            raise UsageError(f"the run in {path} is only half written: it has no run.json", "start it again elsewhere")
         below = [str(run) for run in find_runs(path, status=None)[:3]]
         raise UsageError(
             f"there is no run in {path}",
@@ -148,7 +148,7 @@ def _lines(file: Path) -> list[dict[str, Any]]:
 
 
 def read_starts(path: Path) -> list[dict[str, Any]]:
-    """environment.json of a run folder; empty where there is none. Raises UsageError when it is damaged."""
+    """Content of environment.json of a run directory; empty if missing. Raises UsageError when it is damaged."""
     file = path / "environment.json"
     if not file.is_file():
         return []
@@ -171,4 +171,4 @@ def _damaged(file: Path) -> UsageError:
 
 
 def _hint(status: str) -> str:
-    return "wait until it has ended" if status == "running" else "go on with it by --resume"
+    return "wait until it has ended" if status == "running" else "continue it with --resume"

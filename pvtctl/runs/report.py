@@ -1,4 +1,4 @@
-"""The report of a run or an evaluation: what all tasks share."""
+"""The report of a run or an evaluation, common to all tasks."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ from pvtctl.views.report import Report, ReportPicture, ReportTable, Text, write_
 # Matplotlib takes a second to import: the views are imported where something is drawn.
 
 SAMPLES = "samples"
-"""Folder in a run with a sheet of predictions for each evaluated epoch."""
+"""Subdirectory of a run with a sheet of predictions for each evaluated epoch."""
 
 
 @dataclass
 class ReportContent:
-    """What an evaluation has to tell, besides the pictures that are drawn from the metric."""
+    """Results of an evaluation, apart from the pictures drawn from the metric."""
 
     title: str
     lead: str
     figures: Sequence[ComparedFigure]
     differences: Sequence[str]
-    """Why the figures may not be compared with the paper's."""
+    """Why the figures are not comparable with the paper's."""
     recipe: Mapping[str, Any]
     environment: Any
     skipped: Mapping[str, str] = field(default_factory=dict)
@@ -51,15 +51,15 @@ class ReportContent:
 
 @dataclass(frozen=True)
 class RunSummary:
-    """What a finished run shows."""
+    """Summary of a finished run."""
 
     title: str
     score: str
-    """What the differences are about: `accuracy`, `AP`."""
+    """Name of the score that differs: `accuracy`, `AP`."""
     numbers: dict[str, float]
     figures: list[ComparedFigure]
     differences: list[str]
-    """Why the accuracy may not be compared with the paper's."""
+    """Why the score is not comparable with the paper's."""
     paper: str
     skipped: dict[str, str]
     """id -> reason of the images that could not be read."""
@@ -78,9 +78,9 @@ def report_run(
     steps_per_epoch: int,
     skipped: Mapping[str, str],
 ) -> RunSummary:
-    """Write pictures and report.html of a finished run, and skipped.json where images could not be read.
+    """Write pictures and report.html of a finished run, and skipped.json if images could not be read.
 
-    `metric` is that of the best weights; `skipped` what this part of the run could not read.
+    `metric` is that of the best weights; `skipped` are the images that this part of the run could not read.
     """
     numbers = metric.compute()
     figures, differences = compare_with_paper(recipe, numbers, len(task.val.class_names))
@@ -111,7 +111,7 @@ def report_run(
 
 
 def _remember_skipped(path: Path, skipped: Mapping[str, str]) -> dict[str, str]:
-    """Add to what earlier parts of the run could not read."""
+    """Merge with the images that earlier parts of the run could not read."""
     before = json.loads(path.read_text("utf-8")) if path.is_file() else {}
     everything = {**before, **skipped}
     if everything != before:
@@ -131,7 +131,7 @@ def duration(seconds: float) -> str:
 
 
 def draw_run_curves(run: RunFolder, task: DataTask, steps_per_epoch: int, paper_score: float | None = None) -> Path:
-    """`curves.png` of a run folder, from its metrics.jsonl. `paper_score`: the printed figure, a fraction."""
+    """Draw `curves.png` of a run directory from its metrics.jsonl. `paper_score`: the published score, a fraction."""
     from pvtctl.views.curves import draw_curves
 
     lines = run.metrics()
@@ -150,14 +150,14 @@ def draw_run_curves(run: RunFolder, task: DataTask, steps_per_epoch: int, paper_
 
 
 def draw_epoch(run: RunFolder, task: DataTask, steps_per_epoch: int) -> None:
-    """What is drawn after each evaluation of a run: the curves, and a sheet of sample answers of dense heads."""
+    """Draw the pictures of each evaluation: the curves and, for dense heads, a sheet of sample predictions."""
     draw_run_curves(run, task, steps_per_epoch)
     epoch = max((line["epoch"] for line in run.metrics() if line["event"] == "eval"), default=0)
     task.draw_samples(run.path / SAMPLES / f"epoch_{epoch:03d}.png")
 
 
 def _samples_of_epochs(folder: Path) -> dict[str, Path]:
-    """Sheets of sample answers, at most six of them, from the first epoch to the last."""
+    """Sheets of sample predictions, at most six, from the first epoch to the last."""
     sheets = sorted((folder / SAMPLES).glob("epoch_*.png"))
     if len(sheets) > 6:
         sheets = [sheets[round(at * (len(sheets) - 1) / 5)] for at in range(6)]

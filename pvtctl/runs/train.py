@@ -1,4 +1,4 @@
-"""From a recipe to a finished run: what `pretrain`, `finetune`, the studies and `pvtctl.run_recipe` share."""
+"""Train a recipe: shared by `pretrain`, `finetune`, the studies and `pvtctl.run_recipe`."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ class RunResult:
     """A finished run."""
 
     path: Path
-    """Its folder: recipe, environment, metrics, checkpoints, best weights, curves and report.html."""
+    """The run directory: recipe, environment, metrics, checkpoints, best weights, curves and report.html."""
     fit: FitResult
-    """How the training went: epochs, steps, seconds, the last and the best evaluation."""
+    """Result of training: epochs, steps, seconds, the last and the best evaluation."""
     summary: RunSummary
-    """What `report.html` shows: figures beside the paper's, why they may not be compared, files."""
+    """Content of `report.html`: figures next to the paper's, why they are not comparable, files."""
 
     @property
     def numbers(self) -> dict[str, float]:
@@ -51,7 +51,7 @@ class RunResult:
 
     @property
     def figures(self) -> list[ComparedFigure]:
-        """The figures that the paper's table has, each with the printed one."""
+        """The figures in the paper's table, each with the published value."""
         return self.summary.figures
 
     @property
@@ -69,30 +69,34 @@ def train_recipe(
     partial: bool = False,
     say: Say = say_on_stderr,
 ) -> RunResult | None:
-    """Train `recipe` in the run folder `out`, score its best weights and write its report; None in all processes but the
-    first.
+    """Train `recipe` in the run directory `out`, evaluate its best weights and write its report.
 
-    `resume` goes on with the run in `out`, and returns the result of one that has finished; `partial` takes weights that
-    fill less than 95 % of the backbone. What there is to tell goes through `say`; `silent` of `pvtctl.engine.log` hides
-    the progress bars too.
+    Args:
+        resume: continue the run in `out`; a finished one returns its result.
+        partial: accept weights that fill less than 95 % of the backbone.
+        say: receives log lines; `silent` of `pvtctl.engine.log` hides the progress bars too.
 
-    Raises UsageError for a recipe that cannot be run and a folder that is taken, Stopped (exit code 75 or 130) when a
-    signal or the time limit ended the run after it saved itself, PvtctlError when memory or disk ran out or the loss
-    stayed non-finite.
+    Returns:
+        The result on rank 0, None on other ranks.
+
+    Raises:
+        UsageError: for a recipe that cannot be run, or an existing directory.
+        Stopped: (exit code 75 or 130) when a signal or the time limit ended the run after saving.
+        PvtctlError: when memory or disk ran out or the loss stayed non-finite.
     """
     talk = say if dist.is_main else silent
     if not resume:
-        # Before anything is loaded; `RunFolder.open` asks again. By the first process alone: another one could be late
-        # and find the folder that the first has made.
+        # Before anything is loaded; `RunFolder.open` checks again. On rank 0 only: a later process could find the
+        # directory that rank 0 has created.
         dist.agree(taken(out) if dist.is_main else None)
     task, settings = _prepare(recipe, dist, partial, talk)
     flat = recipe.model_dump(mode="json")
     notes = {"data": task.fingerprints()} if dist.is_main else {}
     free = [*FREE_KEYS, *keys_of_other_heads(recipe)]
     with RunFolder.open(out, flat, resume=resume, dist=dist, notes=notes, free_keys=free) as run:
-        talk(f"run folder: {run.path}")
+        talk(f"run directory: {run.path}")
         if dist.is_main:
-            require_for_run(run.path, talk)  # a changed file is told
+            require_for_run(run.path, talk)  # a changed file is reported
             keep_copies(extensions_of(recipe), run.path)
             run.record(modules=[extension.as_meta() for extension in extensions_of(recipe)])
         run.record(num_classes=len(task.class_names))
@@ -115,7 +119,7 @@ def train_recipe(
 
 
 def try_recipe(recipe: Recipe, dist: Distributed, *, partial: bool = False, say: Say = say_on_stderr) -> DryRunReport:
-    """Try everything that a run of `recipe` does, write nothing, and tell what it would need. Raises as `train_recipe`."""
+    """Dry run of `recipe`: estimate time and memory without writing files. Raises as `train_recipe`."""
     talk = say if dist.is_main else silent
     task, settings = _prepare(recipe, dist, partial, talk)
     depths = _layer_depths(recipe, task)
@@ -125,7 +129,7 @@ def try_recipe(recipe: Recipe, dist: Distributed, *, partial: bool = False, say:
 def _prepare(recipe: Recipe, dist: Distributed, partial: bool, talk: Say) -> tuple[DataTask, FitSettings]:
     task = build_task(recipe, device=dist.device, world_size=dist.world_size, partial=partial, say=talk)
     settings = fit_settings(recipe, dist.world_size)
-    task.batches_per_epoch(dist.world_size)  # too few images are told before there is a run folder
+    task.batches_per_epoch(dist.world_size)  # too few images are an error before the run directory is created
     talk(f"data: {data_place(recipe)}; {_data_line(task)}")
     return task, settings
 
@@ -140,7 +144,7 @@ def _layer_depths(recipe: Recipe, task: DataTask) -> tuple[Mapping[str, int], in
 
 
 def _score_best(task: DataTask, run: RunFolder, dist: Distributed, talk: Say) -> tuple[Any, dict[str, str]]:
-    """Score the best weights as they were saved; the metric, and all images that any process could not read."""
+    """Evaluate the saved best weights; the metric, and all images that any process could not read."""
     best, precision = dist.from_main((run.best_weights, run.info.get("precision", "auto")))
     load_checkpoint(task.model, best, class_names=task.class_names or None)  # depth has none
     chosen = choose_precision(precision, dist.device)

@@ -1,1 +1,1 @@
-"""Studies: all rows of a paper's table, run, costed and judged against what the paper says of them."""
+"""Studies: all rows of a paper's table, trained, counted and compared with the paper's claims."""

@@ -1,4 +1,4 @@
-"""The model of a run's own recipe, as it is counted and timed."""
+"""The model of a run's recipe, for counting and timing."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pvtctl.weights import read_checkpoint
 
 
 def case_of(run: FinishedRun) -> Case:
-    """One image through the model that `run` trained, with all its options, at the size it is tested at.
+    """The model trained by `run`, with all its options, on one image of the test size.
 
-    Raises UsageError where the run does not say how many classes its model has.
+    Raises UsageError if the run has no number of classes.
     """
     recipe, spec = run.recipe, spec_of(run.recipe)
     classes = run.info.get("num_classes", recipe.model.num_classes)
@@ -31,6 +31,6 @@ def case_of(run: FinishedRun) -> Case:
 
 
 def _conventions(run: FinishedRun) -> str:
-    """A detector's, which its first weights decide: its own weights say them."""
+    """The conventions of a detector, read from its weights, as they depend on the initial ones."""
     best = run.path / "best.safetensors"
     return str(read_checkpoint(best).meta.get("conventions") or "papers") if best.is_file() else "papers"

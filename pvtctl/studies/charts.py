@@ -1,4 +1,4 @@
-"""Pictures of a study: score against parameters or time, and over epochs, the paper's figures in a panel of their own."""
+"""Charts of a study: score against parameters or time, and over epochs, with a separate panel for the paper."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from pvtctl.views.curves import Series, draw_panels
 from pvtctl.views.scatter import Point, ScatterPanel, draw_scatters
 
 _WIDE = 20
-"""Largest last value over the smallest from which on multiply-adds are drawn on a logarithmic axis."""
+"""Ratio of largest to smallest last value above which multiply-adds get a logarithmic axis."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """A row in a picture of score against cost; None where there is no such figure."""
+    """A row in a chart of score against cost; None for missing figures."""
 
     title: str
     printed_cost: float | None
@@ -25,16 +25,16 @@ class Place:
     cost: float | None
     score: float | None
     deviation: float | None = None
-    """Of the score over seeds."""
+    """Standard deviation of the score over seeds."""
 
 
 def draw_score_against(
     path: Path | str, places: Sequence[Place], *, title: str, costs: tuple[str, str], scores: tuple[str, str]
 ) -> Path:
-    """Draw the paper's points, hollow, and ours, each in a panel of its own, because their scales differ.
+    """Draw the paper's points (hollow) and the measured ones in two panels, as their scales differ.
 
-    `costs` and `scores` label the axes of the two panels. A panel without points is left out. Raises UsageError where
-    neither has any.
+    `costs` and `scores` label the axes of the two panels. A panel without points is left out. Raises UsageError if
+    both are empty.
     """
     printed = [
         Point(p.title, p.printed_cost, p.printed_score, group=p.title, hollow=True)
@@ -52,7 +52,7 @@ def draw_score_against(
 
 @dataclass(frozen=True)
 class Curves:
-    """A row's curves, one a seed: (epoch, score) each; and where the paper's ends."""
+    """A row's curves, one per seed, as (epoch, score); and the paper's final value."""
 
     title: str
     seeds: Sequence[Sequence[tuple[float, float]]]
@@ -61,9 +61,9 @@ class Curves:
 
 
 def draw_study_curves(path: Path | str, rows: Sequence[Curves], *, score: str, here: str, paper: str) -> Path:
-    """Draw each row's mean over seeds with a band of one standard deviation, and the paper's final values beside it.
+    """Draw each row's mean over seeds with a band of one standard deviation, and the paper's final values next to it.
 
-    Raises UsageError where there is nothing to draw.
+    Raises UsageError if there is nothing to draw.
     """
     own = [_series(row) for row in rows if any(row.seeds)]
     printed = [Series(row.title, [row.printed_epochs], [row.printed]) for row in rows if row.printed is not None]
@@ -74,7 +74,7 @@ def draw_study_curves(path: Path | str, rows: Sequence[Curves], *, score: str, h
 
 
 def _series(row: Curves) -> Series:
-    """Epochs that all seeds have reached are averaged; the rest of a longer one is left out."""
+    """Average the epochs that all seeds have reached; later ones are left out."""
     by_epoch: dict[float, list[float]] = {}
     for seed in row.seeds:
         for epoch, value in seed:
@@ -90,8 +90,8 @@ def _series(row: Curves) -> Series:
 
 
 def draw_macs(path: Path | str, *, sides: Sequence[int], lines: Mapping[str, Sequence[float]]) -> Path:
-    """Draw GMACs of one image over the side of square inputs, a line a backbone, as PVT v1's Figure 6 does; where the last
-    values are of different magnitude, on a logarithmic axis."""
+    """Draw GMACs per image over the side of square inputs, a line per backbone, as in Figure 6 of PVT v1; on a
+    logarithmic axis if the last values differ in magnitude."""
     ends = [values[-1] for values in lines.values()]
     wide = max(ends) > _WIDE * min(ends)
     series = [Series(name, list(sides), list(values)) for name, values in lines.items()]

@@ -1,4 +1,4 @@
-"""Whether what the paper says of its table came out here: the margin between two rows against its spread over seeds."""
+"""Test a paper's claims about its table: the margin between two rows against its spread over seeds."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ FAILS: Outcome = "does not hold"
 UNDECIDED: Outcome = "not decided at this scale"
 
 COUNTED = ("params_m", "gmacs", "train_memory_gib", "inference_memory_gib")
-"""Figures that are the same every time: one value decides."""
+"""Deterministic figures, for which one value is enough."""
 TIMES = ("latency_ms", "time_ms")
 CONFIDENCE = 0.95
 
 
 def lower_is_better(figure: str) -> bool:
-    """Whether less of it is better: costs, errors and losses; `delta1` and all accuracies are the other way."""
+    """Whether lower values are better: costs, errors and losses, but not `delta1` and accuracies."""
     return figure in (*COUNTED, *TIMES, "resolution_loss") or is_error(figure)
 
 
 @dataclass(frozen=True)
 class ScoreSample:
-    """What there is of a figure for one row."""
+    """The measured values of a figure for one row."""
 
     values: tuple[float, ...] = ()
-    """Scores: one a seed. Counted figures: one."""
+    """Scores: one per seed. Counted figures: one."""
     low: float | None = None
     """Times: the fastest call and the 90th percentile."""
     high: float | None = None
     missing: str = ""
-    """Why there is nothing, or less than was asked for."""
+    """Why values are missing."""
 
 
 @dataclass(frozen=True)
 class ClaimVerdict:
-    """A claim of the paper and what came of it here."""
+    """A claim of the paper and its verdict."""
 
     text: str
     figure: str
@@ -52,7 +52,7 @@ class ClaimVerdict:
     reason: str
     """One sentence."""
     margin: float | None = None
-    """How far the first row is ahead, in the figure's unit: positive is what the paper says."""
+    """Margin of the first row, in the figure's unit; positive as the paper claims."""
     error: float | None = None
     """Standard error of the margin over seeds."""
     interval: tuple[float, float] | None = None
@@ -68,10 +68,10 @@ class ClaimVerdict:
 def judge(
     claim: Claim, samples: Mapping[str, ScoreSample], printed: Mapping[str, float | None], *, small: bool
 ) -> ClaimVerdict:
-    """Hold `claim` against the rows' `samples`.
+    """Test `claim` on the rows' `samples`.
 
-    `printed` are the paper's figures; `small` says that the scores are of a smaller experiment than the paper's, so that
-    no level of a score can be compared with a bound.
+    `printed` are the paper's figures; with `small`, the scores are of a smaller experiment than the paper's and
+    cannot be compared with a bound.
     """
     blank = ClaimVerdict(claim.text, claim.figure, _rows(claim), UNDECIDED, "", printed=_printed_margin(claim, printed))
     names = [name for name in (claim.better, claim.worse, claim.row) if name is not None]
@@ -89,7 +89,7 @@ def judge(
 
 
 def printed_verdict(claim: Claim, printed: Mapping[str, float | None]) -> bool | None:
-    """Whether `claim` holds in the paper's own figures; None where it prints none."""
+    """Whether `claim` holds for the paper's figures; None if it has none."""
     margin = _printed_margin(claim, printed)
     return None if margin is None else margin > 0
 
@@ -101,7 +101,7 @@ def _rows(claim: Claim) -> str:
 
 
 def _margin(claim: Claim, values: Sequence[float]) -> float:
-    """Positive is what the paper says."""
+    """Signed margin, positive as the paper claims."""
     if claim.above is not None:
         return values[0] - claim.above
     if claim.below is not None:
@@ -114,7 +114,7 @@ def _printed_margin(claim: Claim, printed: Mapping[str, float | None]) -> float 
     names = [name for name in (claim.better, claim.worse, claim.row) if name is not None]
     values = [printed.get(name) for name in names]
     known = [value for value in values if value is not None]
-    # floats of a few digits: 18.8 - 19.3 is to be 0.5
+    # decimals of few digits: 18.8 - 19.3 must give 0.5
     return round(_margin(claim, known), 6) if len(known) == len(names) else None
 
 
@@ -133,7 +133,7 @@ def _by_time(claim: Claim, blank: ClaimVerdict, found: Sequence[ScoreSample]) ->
     spans = [(low, high) for low, high in edges if low is not None and high is not None]
     if claim.row is not None:
         bound = claim.above if claim.above is not None else claim.below
-        spans.append((bound, bound))  # type: ignore[arg-type]  # the schema holds that one of them is there
+        spans.append((bound, bound))  # type: ignore[arg-type]  # the schema requires one of them
     (low, high), (other_low, other_high) = spans
     if low <= other_high and other_low <= high:
         return replace(blank, margin=margin, reason="the fastest to 90th percentile ranges of the calls overlap")
@@ -146,7 +146,7 @@ def _by_seeds(claim: Claim, blank: ClaimVerdict, found: Sequence[ScoreSample]) -
     lacking = "; ".join(sample.missing for sample in found if sample.missing)
     if any(len(sample.values) < 2 for sample in found):
         return replace(blank, margin=margin, reason=f"one seed: no spread{f' ({lacking})' if lacking else ''}")
-    if all(len(set(sample.values)) == 1 for sample in found):  # of a coarse figure, or seeds that change nothing
+    if all(len(set(sample.values)) == 1 for sample in found):  # a coarse figure, or seeds without effect
         tail = f" ({lacking})" if lacking else ""
         return replace(blank, margin=margin, reason=f"all seeds gave the very same figure: no spread to judge by{tail}")
     error, interval = _welch(margin, [sample.values for sample in found])
@@ -163,7 +163,7 @@ def _by_seeds(claim: Claim, blank: ClaimVerdict, found: Sequence[ScoreSample]) -
 def _welch(margin: float, groups: Sequence[Sequence[float]]) -> tuple[float, tuple[float, float]]:
     """Standard error of a difference of means (or of one mean), and Welch's t interval at 95 % around the margin.
 
-    Not all values of all groups are the same.
+    The values must not be all the same.
     """
     shares = [(statistics.variance(values) / len(values), len(values)) for values in groups]
     variance = sum(share for share, _ in shares)

@@ -1,4 +1,4 @@
-"""Whether the scores of runs may be compared, and what else sets the runs apart."""
+"""Whether the scores of runs are comparable, and other differences between the runs."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ _NO_RESULT = {
     "train.save_minutes",
     "train.seed",
 }
-"""Settings that leave a result as it is, or are told otherwise."""
+"""Settings that do not affect results, or are reported elsewhere."""
 _NAMED = 6
-"""Settings that a note names."""
+"""Number of settings listed in a note."""
 
 
 def run_differences(runs: Sequence[FinishedRun], labels: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Why the runs' scores are not comparable, one reason a line, and notes on what else differs."""
+    """Reasons why the runs' scores are not comparable, and notes on other differences."""
     reasons: list[str] = []
     checks: list[tuple[str, Callable[[FinishedRun], str | None]]] = [
         ("data", lambda run: data_label(run.recipe)),
@@ -69,7 +69,7 @@ def plural(number: int, thing: str) -> str:
 
 
 def progress(run: FinishedRun) -> str:
-    """`60 epochs`, or `15 of 60 epochs` of a run that has not ended."""
+    """`60 epochs`, or `15 of 60 epochs` for an unfinished run."""
     planned = _planned(run)
     if run.status == "finished":
         return planned
@@ -80,13 +80,13 @@ def progress(run: FinishedRun) -> str:
 
 
 def images_seen(run: FinishedRun) -> int | None:
-    """Training images that the optimiser has seen, copies of repeated augmentation counted."""
+    """Number of training images seen by the optimiser, including copies of repeated augmentation."""
     steps = _steps(run)
     return None if steps is None else steps * run.images_a_step
 
 
 def _other_content(runs: Sequence[FinishedRun], labels: Sequence[str]) -> str:
-    """Fingerprints of validation data that differ; scenes are rendered anew, and their number and size say all."""
+    """Validation data with different fingerprints; except scenes, which are defined by their number and size."""
     if runs[0].recipe.data.name == "scenes":
         return ""
     marks = [run.environment[-1].get("data") if run.environment else None for run in runs]
@@ -109,7 +109,7 @@ def _planned(run: FinishedRun) -> str:
 
 
 def _evaluation(run: FinishedRun) -> str:
-    """Settings of `eval` that change a score."""
+    """Settings of `eval` that affect a score."""
     values = flat(run.recipe)
     told = [
         f"{key.removeprefix('eval.')} {value}"
@@ -141,12 +141,12 @@ def _notes(runs: Sequence[FinishedRun], labels: Sequence[str]) -> list[str]:
 
 
 def _is_of_task(key: str, task: str) -> bool:
-    """Whether a task looks at the setting at all."""
+    """Whether a task uses the setting."""
     return all(task in tasks_reading(".".join(key.split(".")[:depth])) for depth in (2, 3))
 
 
 def _groups(values: Sequence[str | None], labels: Sequence[str]) -> dict[str, list[str]]:
-    """Value -> labels that have it; those that do not say are left out."""
+    """Value -> labels that have it; missing values are left out."""
     groups: dict[str, list[str]] = {}
     for value, label in zip(values, labels, strict=True):
         if value is not None:

@@ -1,4 +1,4 @@
-"""Runs, or models, side by side: what they score and what they cost, in one table with one column each."""
+"""Compare the scores and costs of runs or models, in a table with one column each."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pvtctl.tasks.registry import spec_of
 
 @dataclass(frozen=True)
 class LatencySettings:
-    """How latency is measured: see `pvtctl.latency.measure.measure_latency`."""
+    """Settings of the latency measurement: see `pvtctl.latency.measure.measure_latency`."""
 
     seconds: float = 3.0
     device: str = "cpu"
@@ -30,10 +30,10 @@ class LatencySettings:
 def compare_runs(
     paths: Sequence[Path | str], *, convention: Convention = "ops", timing: LatencySettings | None = None
 ) -> Comparison:
-    """Compare run folders of one task. Models are counted, and timed with `timing`, as they were trained, at the size
-    they are tested at. Runs that have not ended show the best evaluation so far.
+    """Compare run directories of one task. Models are counted, and timed with `timing`, as they were trained, at their
+    test size. Unfinished runs show the best evaluation so far.
 
-    Raises UsageError where a folder holds no run, a run is named twice, tasks differ, or no run has a score yet.
+    Raises UsageError if a directory contains no run, a run is given twice, tasks differ, or no run has a score yet.
     """
     _refuse_twice([Path(path).resolve() for path in paths], [str(path) for path in paths])
     runs = [read_run(path, finished=False) for path in paths]
@@ -43,7 +43,7 @@ def compare_runs(
         raise UsageError(f"runs of different tasks have no score in common: {told}", "compare those of one task")
     if not any(run.score for run in runs):
         told = ", ".join(f"{run.path} ({run.status})" for run in runs)
-        raise UsageError(f"nothing was scored yet: {told}", "wait for the first evaluation, or go on by --resume")
+        raise UsageError(f"nothing was scored yet: {told}", "wait for the first evaluation, or continue with --resume")
     labels = labels_of([run.path for run in runs])
     subjects = [_of_run(run, label, convention) for run, label in zip(runs, labels, strict=True)]
     subjects, machine = _timed(subjects, timing)
@@ -64,8 +64,10 @@ def compare_models(
     convention: Convention = "ops",
     timing: LatencySettings | None = None,
 ) -> Comparison:
-    """Compare backbones under `head` (of `count`) at `size` (height, width), built as the papers did,
-    with random weights. Raises UsageError for unknown names and one that is named twice."""
+    """Compare backbones with `head` (of `count`) at `size` (height, width), as in the papers, with random weights.
+
+    Raises UsageError for unknown or repeated names.
+    """
     _refuse_twice(list(backbones), list(backbones))
     subjects = [
         Subject(name, Case(name, size, head=head), cost=count(name, size, head=head, convention=convention))
@@ -81,7 +83,7 @@ def compare_models(
 
 
 def labels_of(paths: Sequence[Path]) -> list[str]:
-    """The shortest ends of the paths that tell them apart: `mini`, or `pvt_small/seed0` where others end alike."""
+    """The shortest unique endings of the paths: `mini`, or `pvt_small/seed0` if several end in `seed0`."""
     parts = [path.resolve().parts for path in paths]
     for length in range(1, max(map(len, parts)) + 1):
         labels = ["/".join(part[-length:]) for part in parts]
@@ -112,7 +114,7 @@ def _of_run(run: FinishedRun, label: str, convention: Convention) -> Subject:
 
 
 def _timed(subjects: list[Subject], timing: LatencySettings | None) -> tuple[list[Subject], dict[str, Any]]:
-    """The subjects with their latencies, those of one size in turns. One that fails alone spoils no other."""
+    """The subjects with their latencies, interleaved for equal sizes. A failure does not affect the others."""
     if timing is None:
         return subjects, {}
     cases = list(dict.fromkeys(subject.case for subject in subjects if subject.case is not None))
@@ -156,7 +158,7 @@ def _notes_of_costs(subjects: Sequence[Subject], convention: Convention, machine
     if latencies:
         where = machine.get("gpu") or f"{machine['cpu']}, {plural(machine['threads'], 'thread')}"
         head = latencies[0].case.head
-        what = "from photo to answer" if find_head(head) is not None else "one forward pass"
+        what = "from photo to result" if find_head(head) is not None else "one forward pass"
         notes.append(
             f"latency and memory: inference of one image, {what}, float32, random weights, torch {machine['torch']} on "
             f"{where}"

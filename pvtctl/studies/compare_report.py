@@ -1,4 +1,4 @@
-"""A comparison as Markdown, CSV, JSON, pictures and one HTML page."""
+"""Write a comparison as Markdown, CSV, JSON, pictures and one HTML page."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from pvtctl.studies.comparison import Comparison, Row, Subject
 from pvtctl.views.report import Report, ReportPicture, ReportTable, Strong, write_report
 
 COSTS = {"params": "parameters, M", "macs": "multiply-adds, G", "latency": "latency p50, ms"}
-"""What a score can be drawn against."""
+"""Costs that a score can be plotted against."""
 _ROWS = {"params": "params", "macs": "macs", "latency": "latency_p50"}
 
 
 def to_markdown(comparison: Comparison) -> str:
-    """The table with the best values in bold, and its notes as a list."""
+    """The table as Markdown with the best values in bold, and its notes as a list."""
     columns = ["", *(subject.label for subject in comparison.subjects)]
     rows = [
         [row.label, *(f"**{cell}**" if at in row.best else cell for at, cell in enumerate(row.cells()))]
@@ -34,7 +34,7 @@ def to_markdown(comparison: Comparison) -> str:
 
 
 def to_csv(comparison: Comparison) -> str:
-    """One line a figure, numbers as they were measured."""
+    """The table as CSV, one line per figure, numbers unrounded."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["figure", "label", *(subject.label for subject in comparison.subjects)])
@@ -44,19 +44,19 @@ def to_csv(comparison: Comparison) -> str:
 
 
 def to_json(comparison: Comparison) -> str:
-    """The document of `--json`; numbers that are none become null."""
+    """The output of `--json`; non-finite numbers become null."""
     return json.dumps(_finite(comparison.to_dict()), indent=2, allow_nan=False) + "\n"
 
 
 def all_notes(comparison: Comparison) -> list[str]:
-    """What stands below the table."""
+    """The notes below the table."""
     return [f"not comparable: {reason}" for reason in comparison.not_comparable] + list(comparison.notes)
 
 
 def write_comparison(folder: Path, comparison: Comparison, *, against: str | None = None) -> dict[str, Path]:
-    """Write compare.html, .md, .csv, .json and scatter.png, .svg into `folder`; `against` picks one panel (COSTS).
+    """Write compare.html, .md, .csv, .json and scatter.png, .svg into `folder`; `against` selects one panel (COSTS).
 
-    The pictures are left out where fewer than two figures are known. Raises UsageError for an unknown `against`.
+    The pictures are left out if fewer than two figures are known. Raises UsageError for an unknown `against`.
     """
     files = {kind: folder / f"compare.{kind}" for kind in ("html", "md", "csv", "json")}
     pictures = _draw(folder, comparison, against)
@@ -78,7 +78,7 @@ def write_comparison(folder: Path, comparison: Comparison, *, against: str | Non
 
 
 def _draw(folder: Path, comparison: Comparison, against: str | None) -> list[tuple[str, Path]]:
-    """Title and file of the SVG and the PNG."""
+    """Draw the scatter plots; title and file of the SVG and the PNG."""
     from pvtctl.views.scatter import Point, ScatterPanel, draw_scatters
 
     if against is not None and against not in COSTS:
@@ -87,7 +87,7 @@ def _draw(folder: Path, comparison: Comparison, against: str | None) -> list[tup
     upright, across = _axes(known, comparison.subjects, against)
     if against is not None and not across:
         raise UsageError(
-            f"nothing to draw against {against}: it was not found out, or stands upright already",
+            f"nothing to draw against {against}: it was not measured, or is on the y axis already",
             f"one of: {', '.join(COSTS)}",
         )
     if upright is None or not across:
@@ -113,7 +113,7 @@ def _draw(folder: Path, comparison: Comparison, against: str | None) -> list[tup
 
 
 def _axes(known: dict[str, Row], subjects: Sequence[Subject], against: str | None) -> tuple[Row | None, list[Row]]:
-    """What stands upright (the score; of models alone the time, or else the parameters) and what it is drawn against."""
+    """The y axis (the score; for models without runs the time, else the parameters) and the x axes."""
     if any(subject.figures for subject in subjects):
         upright: Row | None = next(iter(known.values()))
         wanted = list(_ROWS) if against is None else [against]

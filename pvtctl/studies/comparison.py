@@ -1,4 +1,4 @@
-"""The table that `pvtctl.studies.compare` fills: its columns, its rows and which value of a row is the best."""
+"""The table of `pvtctl.studies.compare`: columns, rows and the best value of each row."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ MISSING = "-"
 
 @dataclass(frozen=True)
 class Subject:
-    """One column: a run, or a model alone."""
+    """One column: a run, or a model without a run."""
 
     label: str
     case: Case | None
-    """The model, at the size it is tested at, as it is counted and timed; None: `problems` say why."""
+    """The model at its test size, for counting and timing; None: see `problems`."""
     run: FinishedRun | None = None
     figures: dict[str, float] = field(default_factory=dict)
     """The score, in the papers' units."""
     cost: Cost | None = None
     latency: Latency | None = None
     problems: tuple[str, ...] = ()
-    """Why something is missing."""
+    """Reasons for missing values."""
 
     @property
     def model(self) -> str:
@@ -46,7 +46,7 @@ class Subject:
 
     @property
     def family(self) -> str:
-        """Of the backbone: points of a family look alike."""
+        """Family of the backbone; its points share colour and marker."""
         name = self.case.backbone if self.case else self.model.partition(" ")[0]
         spec = find_backbone(name)
         return spec.family if spec is not None else name.partition(":")[0]
@@ -60,9 +60,9 @@ class Row:
     label: str
     values: tuple[float | str | None, ...]
     digits: int | None = None
-    """Of numbers; None: as they are."""
+    """Decimals of numbers; None: unrounded."""
     best: frozenset[int] = frozenset()
-    """Columns with the best value, where values may be compared."""
+    """Columns with the best value, if values are comparable."""
 
     def cells(self) -> list[str]:
         """The values as text."""
@@ -71,19 +71,19 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The table, what must be known to read it, and the points of its scatter plot."""
+    """The table, its notes, and the points of its scatter plot."""
 
     title: str
     subjects: tuple[Subject, ...]
     rows: tuple[Row, ...]
     not_comparable: tuple[str, ...]
-    """Why no score is marked as the best; empty: they may be compared."""
+    """Why no score is marked as the best; empty if they are comparable."""
     notes: tuple[str, ...]
     machine: dict[str, Any]
-    """That times were measured on; empty where none were."""
+    """The machine that times were measured on; empty if there are none."""
 
     def to_dict(self) -> dict[str, Any]:
-        """The document of `pvtctl compare --json`."""
+        """The output of `pvtctl compare --json`."""
         columns = [
             {
                 "label": subject.label,
@@ -119,7 +119,7 @@ def score_rows(subjects: Sequence[Subject], *, comparable: bool) -> list[Row]:
     names = dict.fromkeys([spec.main_figure, *(name for subject in subjects for name in subject.figures)])
     rows = []
     for name in names:
-        if name == "top1_err" or "_ar" in name:  # top-1 says the same; recalls stand in the run's own report
+        if name == "top1_err" or "_ar" in name:  # redundant with top-1; recalls are in the run's report
             continue
         values = tuple(subject.figures.get(name) for subject in subjects)
         digits = 3 if name == "loss" else spec.digits_of(name)
@@ -160,7 +160,7 @@ def cost_rows(subjects: Sequence[Subject], convention: Convention) -> list[Row]:
 
 
 def comparison_run_rows(subjects: Sequence[Subject]) -> list[Row]:
-    """How the runs came about."""
+    """Rows on the training of the runs."""
     runs = [subject.run for subject in subjects if subject.run is not None]
     last: list[dict[str, Any]] = [run.environment[-1] if run.environment else {} for run in runs]
 
@@ -212,7 +212,7 @@ def _minutes(run: FinishedRun) -> float | None:
 
 
 def _best(values: Sequence[float | None], *, lower: bool) -> frozenset[int]:
-    """Columns of the best number, all of them where several share it; none where there is nothing to choose from."""
+    """Columns with the best number, several if equal; none if there is nothing to compare."""
     known = [value for value in values if value is not None and math.isfinite(value)]
     if len(set(known)) < 2:
         return frozenset()

@@ -1,7 +1,7 @@
-"""What the models of a study cost: at the paper's full size, which needs no training, and as they were really trained.
+"""Costs of the models of a study: at the paper's full size, which needs no training, and as trained here.
 
-Parameters, multiply-adds and the memory of training are worked out from shapes; time and the memory of inference are measured
-on this machine, unless a call would take too long or more memory than there is.
+Parameters, multiply-adds and training memory are computed from shapes; time and inference memory are measured on this
+machine, unless a call would take too long or too much memory.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ from pvtctl.weights.describe import HeadClasses
 Say = Callable[[str], None]
 REPEATS, WARMUP = 5, 1
 LONGEST_SECONDS = 240.0
-"""For all calls of one row; a row that would take longer is left out."""
+"""Time limit in seconds for all calls of one row; rows that would take longer are left out."""
 _REACHED = 0.4
-"""Share of a plain matrix product's speed that whole models are reckoned to reach."""
+"""Assumed speed of whole models as a fraction of a plain matrix product's."""
 _SPARE = 0.6
-"""Share of the free memory that a measurement may take."""
+"""Fraction of the free memory that a measurement may use."""
 _PROCESS_BYTES = GIB // 2
-"""Of a process with torch in it."""
+"""Memory of a process that has imported torch."""
 
 
 @dataclass(frozen=True)
 class CaseTiming:
-    """Calls of one image, in milliseconds, and the memory that they took."""
+    """Times of calls on one image, in milliseconds, and their memory."""
 
     calls: int
     p50_ms: float
@@ -53,33 +53,33 @@ class CaseTiming:
     fastest_ms: float
     memory_gib: float
     others: float | None = None
-    """Share of this machine's CPU time that other processes took meanwhile."""
+    """Fraction of this machine's CPU time used by other processes meanwhile."""
 
 
 @dataclass(frozen=True)
 class ModelCost:
-    """Of one row. The first figures are those of the paper's model at the paper's size."""
+    """Costs of one row. The first figures are those of the paper's model at the paper's size."""
 
     size: tuple[int, int]
-    """(height, width) that operations, time and inference memory are stated at."""
+    """(height, width) for operations, time and inference memory."""
     params_m: float | None
     gmacs: float | None
     train_memory_gib: float | None
     """Lower bound: activations of one training step of `train_images` in float32."""
     train_images: int
-    """Of a GPU; one where the recipe leaves it open."""
+    """Images per GPU; 1 if the recipe does not set it."""
     train_size: tuple[int, int]
     timing: CaseTiming | None = None
     untimed: str = ""
     """Why there is no timing."""
     trained: str = ""
-    """The backbone that was really trained: `pvt_small@0.25`."""
+    """The backbone that was trained: `pvt_small@0.25`."""
     trained_params_m: float | None = None
     trained_gmacs: float | None = None
     trained_size: tuple[int, int] | None = None
 
     def value(self, figure: str) -> float | None:
-        """A figure of the paper's model by the name that tables and claims use."""
+        """A figure of the paper's model, by its name in tables and claims."""
         if figure in ("params_m", "gmacs", "train_memory_gib"):
             found: float | None = getattr(self, figure)
             return found
@@ -97,7 +97,7 @@ class ModelCost:
 def study_costs(
     rows: Sequence[RowResult], out: Path, *, latency: bool = True, device: str = "cpu", say: Say = lambda text: None
 ) -> dict[str, ModelCost]:
-    """What every row that a recipe runs costs; times are kept in `out`/costs.json and not measured twice on one machine."""
+    """Costs of all rows that have a recipe; times are kept in `out`/costs.json and measured once per machine."""
     costs = {row.row: _counted(row, row.recipe) for row in rows if row.recipe is not None}
     if not latency:
         return {name: replace(cost, untimed="not measured") for name, cost in costs.items()}
@@ -123,7 +123,7 @@ def _with_timing(cost: ModelCost, found: CaseTiming | str) -> ModelCost:
 
 
 def _counted(row: RowResult, recipe: Recipe) -> ModelCost:
-    """What needs no running."""
+    """The costs that are computed from shapes."""
     classes = max((int(a.read.info.get("num_classes") or 0) for a in row.attempts if a.read), default=0)
     numbers = model_cost(recipe, classes or 80)
     printed = row.expect.get("params_m")
@@ -143,7 +143,7 @@ def _counted(row: RowResult, recipe: Recipe) -> ModelCost:
 
 
 def _with_trained(cost: ModelCost, recipe: Recipe, classes: int) -> ModelCost:
-    """The model of a run's own recipe, counted at the size that the run was tested at."""
+    """Add the counts of the model of a run's recipe, at the run's test size."""
     spec, head = spec_of(recipe), recipe.model.head
     size = spec.sizes(recipe).counted_here
     cost = replace(cost, trained=recipe.model.backbone.spec)
@@ -158,7 +158,7 @@ def _with_trained(cost: ModelCost, recipe: Recipe, classes: int) -> ModelCost:
 
 
 def _case(recipe: Recipe) -> Case:
-    """What is timed of a row: the paper's model as `pvtctl latency` builds it, save where DPT's decoder reads otherwise."""
+    """The timed model of a row: the paper's, as in `pvtctl latency`, but with the row's settings of DPT's decoder."""
     backbone, head = recipe.model.backbone, recipe.model.head
     classes, own = None, {}
     if head is not None:
@@ -178,7 +178,7 @@ def _case(recipe: Recipe) -> Case:
 
 
 def _memory(case: Case, size: tuple[int, int], images: int, *, training: bool) -> float | None:
-    """GiB of activations, as the warning of `pvtctl finetune` reckons them; None for a model that needs numbers."""
+    """GiB of activations, computed as for the warning of `pvtctl finetune`; None for a model that needs real values."""
     try:
         needed = estimate_memory(
             case.backbone,
@@ -195,13 +195,13 @@ def _memory(case: Case, size: tuple[int, int], images: int, *, training: bool) -
 
 
 def _too_much(case: Case, gmacs: float | None, speed: float, device: str) -> str:
-    """Why a case is not run; empty where it may be."""
+    """Why a case is not run; empty if it is."""
     seconds = 1e9 * (gmacs or 0) / (_REACHED * speed)
     if seconds * (REPEATS + WARMUP + 1) > LONGEST_SECONDS:
         return f"not timed: by its operations a call would take about {_span(seconds)} on this machine"
     needed, free = _needed_bytes(case), _SPARE * _free_bytes(device)
     if needed > free:
-        return f"not timed: it needs about {needed / GIB:.0f} GiB, {free / GIB:.0f} GiB are to be had"
+        return f"not timed: it needs about {needed / GIB:.0f} GiB, {free / GIB:.0f} GiB are available"
     return ""
 
 
@@ -210,7 +210,7 @@ def _span(seconds: float) -> str:
 
 
 def _needed_bytes(case: Case) -> int:
-    """Of a process that runs it: activations with a margin, weights, and torch itself."""
+    """Memory of a process that runs the case: activations with a margin, weights, and torch itself."""
     with torch.device("meta"):
         weights = sum(p.numel() for p in build_model(case.backbone, case.head, case.num_classes).parameters())
     activations = _memory(case, case.size, 1, training=False) or 1.0
@@ -218,7 +218,7 @@ def _needed_bytes(case: Case) -> int:
 
 
 def _free_bytes(device: str) -> int:
-    """Of a GPU, or what this machine can give without swapping."""
+    """Free memory of a GPU, or of this machine without swapping."""
     if device.startswith("cuda"):
         return torch.cuda.mem_get_info(device)[0]
     at_hand = memory_at_hand()
@@ -229,7 +229,7 @@ def _free_bytes(device: str) -> int:
 
 
 def _macs_per_second(device: str) -> float:
-    """Of a plain matrix product."""
+    """Speed of a plain matrix product."""
     side = 1024
     a = torch.ones(side, side, device=device)
     best = float("inf")
@@ -241,7 +241,7 @@ def _macs_per_second(device: str) -> float:
 
 
 def _measure(cases: Sequence[Case], device: str, say: Say) -> dict[Case, CaseTiming | str]:
-    """Cases of one size take turns where they fit into memory together; one that fails spoils no other."""
+    """Measure cases of one size interleaved if they fit into memory together; a failure does not affect the others."""
     found: dict[Case, CaseTiming | str] = {}
     for group in _groups(cases, _SPARE * _free_bytes(device)):
         try:
@@ -279,7 +279,7 @@ def _timing(result: Latency) -> CaseTiming:
 
 
 class _Kept:
-    """Times that were measured before: those of this machine, torch and these settings count."""
+    """Cache of measured times, valid for this machine, torch version and these settings."""
 
     def __init__(self, file: Path, device: str) -> None:
         self._file = file

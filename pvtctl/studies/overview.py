@@ -1,4 +1,4 @@
-"""All studies in one list: what each paper found, what a study takes, how far its runs are. No torch."""
+"""List of all studies: the paper's finding, cost and progress. Does not import torch."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class StudyLine:
     claim: str
     rows: int
     cost: dict[str, str] = field(default_factory=dict)
-    """By profile, as the study says it."""
+    """Cost by profile, as stated in the study."""
     minutes: dict[str, float | None] = field(default_factory=dict)
-    """By profile: of all runs and the pretrainings that they begin from, one after another, as they took here; None where
+    """Minutes by profile of all runs and the pretrainings that they start from, in sequence, as measured here; None if
     too little has run."""
     states: dict[str, str] = field(default_factory=dict)
-    """By profile that something was run at: `4 of 9 runs finished, 1 failed`."""
+    """State by profile, if anything was run: `4 of 9 runs finished, 1 failed`."""
 
     def as_dict(self) -> dict[str, Any]:
         """For `--json`."""
@@ -44,11 +44,11 @@ class StudyLine:
 
 
 def overview(runs_root: Path) -> list[StudyLine]:
-    """Every shipped study, with what has been run below the folder `runs_root`."""
+    """All shipped studies, with the state of their runs below the directory `runs_root`."""
     lines = []
     for name in study_names():
         source = read_study(name)
-        assert source.study is not None  # study_names gives no other
+        assert source.study is not None  # study_names returns studies only
         recipe = load_recipe(source.name, next(iter(source.rows)))
         minutes: dict[str, float | None] = {}
         states: dict[str, str] = {}
@@ -71,7 +71,7 @@ def _label(paper: Paper | None) -> str:
 
 
 def _runs(folder: Path) -> list[dict[str, Any]]:
-    """run.json of every row's run, with its row; files that cannot be read are passed over."""
+    """run.json of every row's run, with its row; unreadable files are skipped."""
     found = []
     for file in sorted(folder.glob("rows/*/*/run.json")):
         info = _read(file)
@@ -105,7 +105,7 @@ def _state(folder: Path) -> str:
 
 
 def _minutes(folder: Path, rows: Sequence[str], seeds: int) -> float | None:
-    """Of the whole study by what its runs took: every row must have run once."""
+    """Minutes of the whole study, from the times of its runs; every row must have run once."""
     by_row: dict[str, list[float]] = {}
     before: dict[str, float] = {}
     for info in _runs(folder):
@@ -120,7 +120,7 @@ def _minutes(folder: Path, rows: Sequence[str], seeds: int) -> float | None:
 
 
 def _pretraining_seconds(run: Path) -> dict[str, float]:
-    """Folder -> seconds of the pretraining that a run began from, where it is one of ours."""
+    """Directory -> seconds of the pretraining that a run started from, if pvtctl trained it."""
     try:
         lines = (run / "recipe.yaml").read_text("utf-8").splitlines()
     except OSError:
@@ -128,7 +128,7 @@ def _pretraining_seconds(run: Path) -> dict[str, float]:
     begun = next((line.partition(":")[2].strip().strip("'\"") for line in lines if line.startswith("  weights:")), "")
     if not begun or begun == "null":
         return {}
-    # where it was, or, of a folder of all studies that was moved, beside the study: STUDIES/STUDY/rows/ROW/seed0
+    # the recorded path, or, if the directory of studies was moved, next to the study: STUDIES/STUDY/rows/ROW/seed0
     places = (Path(begun), run.parents[3] / "pretraining" / Path(begun).name)
     result = next((info for place in places if (info := _read(place / "run.json"))), {}).get("result")
     seconds = result.get("seconds") if isinstance(result, dict) else None

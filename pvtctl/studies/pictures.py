@@ -15,11 +15,11 @@ from pvtctl.studies.tables import Measured
 
 Draw = Callable[[Path], object]
 _SIDES = (224, 448, 672, 896, 1120)
-"""Input sizes of the picture of multiply-adds, in pixels."""
+"""Input sizes of the chart of multiply-adds, in pixels."""
 
 
 def draw_pictures(all_of: Measured, folder: Path) -> dict[str, Path]:
-    """Draw what the study asks for; title -> SVG, a PNG of the same name lies beside it. What has no points is left out."""
+    """Draw the study's figures; title -> SVG, next to a PNG of the same name. Figures without points are left out."""
     about = all_of.plan.about
     known: dict[str, tuple[str, Callable[[Measured], Draw]]] = {
         "params": ("Score against parameters", _params),
@@ -45,7 +45,7 @@ def _params(all_of: Measured) -> Draw:
         printed = row.printed("params_m")
         if cost is None:
             return printed, None
-        # counted, where the table does not print it
+        # counted, if not in the table
         return cost.params_m if printed is None else printed, cost.trained_params_m
 
     costs = ("parameters of the paper's model, M", "parameters of the trained model, M")
@@ -68,7 +68,7 @@ def _score_against(
     costs: tuple[str, str],
     here: str,
 ) -> Draw:
-    """The score against a cost, `cost_of(row, its costs)`: as printed, and as it is here."""
+    """Draw the score against a cost, `cost_of(row, its costs)`: published and measured."""
     from pvtctl.studies.charts import Place, draw_score_against
 
     places = []

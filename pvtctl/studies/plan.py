@@ -1,4 +1,4 @@
-"""What a study consists of: its rows, their seeds, the pretrainings that they share, and where each of them lies. No torch."""
+"""Plan of a study: rows, seeds, shared pretrainings, and their directories. Does not import torch."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class Run:
     row: str | None
     seed: int
     recipe: Recipe
-    """Without the weights that it begins from, where `needs` gives them."""
+    """The recipe, without initial weights if they come from `needs`."""
     out: Path
-    """Its run folder."""
+    """Its run directory."""
     needs: str | None = None
-    """The name of the pretraining that it begins from."""
+    """Name of the pretraining that it starts from."""
 
 
 @dataclass(frozen=True)
@@ -39,34 +39,34 @@ class StudyPlan:
     """A study at one profile, ready to run."""
 
     study: str
-    """As users type it: `vit-vs-pvt`."""
+    """Name on the command line: `vit-vs-pvt`."""
     source: RecipeFile
     about: Study | None
-    """Claims and scale; None for a table that is no study."""
+    """Claims and scale; None for a table that is not a study."""
     profile: str
     out: Path
-    """The study's folder: rows, logs and report. Pretrainings lie beside it, for other studies too."""
+    """The study's directory: rows, logs and report. Pretrainings are next to it, shared with other studies."""
     runs: tuple[Run, ...]
-    """Each after what it needs."""
+    """All runs, each after the one that it needs."""
     rows: tuple[str, ...]
-    """All that the table runs, in its order."""
+    """All rows of the table that have a recipe, in its order."""
     picked: tuple[str, ...]
     seeds: int
     weights: Mapping[str, str] = field(default_factory=dict)
-    """Row -> what the user gave it to begin from."""
+    """Row -> initial weights given by the user."""
     overrides: tuple[Override, ...] = ()
-    """What was changed in all rows' recipes."""
+    """Overrides of all rows' recipes."""
     pretraining_overrides: tuple[Override, ...] = ()
     """The same for the pretrainings."""
     pretrain: bool = False
-    """Whether all were to be pretrained here."""
+    """Whether all backbones are pretrained here."""
 
     def row_runs(self, row: str) -> list[Run]:
-        """The runs of a row, one a seed."""
+        """The runs of a row, one per seed."""
         return [run for run in self.runs if run.row == row]
 
     def pretraining_of(self, run: Run) -> Run | None:
-        """The run whose weights `run` begins from."""
+        """The run whose weights `run` starts from."""
         return next((one for one in self.runs if one.name == run.needs), None)
 
     def find(self, name: str) -> Run:
@@ -78,12 +78,12 @@ class StudyPlan:
 
 
 def study_names() -> list[str]:
-    """The shipped recipes that are studies, as users type them."""
+    """Names of the shipped studies, as used on the command line."""
     return [name.replace("_", "-") for name in recipe_names() if read_recipe(name).study is not None]
 
 
 def read_study(name: str) -> RecipeFile:
-    """The recipe of a study: by its name, by the name of any recipe with rows, or by a file.
+    """The recipe of a study, by its name, the name of any recipe with rows, or a file.
 
     Raises UsageError.
     """
@@ -111,14 +111,18 @@ def make_study_plan(
     weights: Mapping[str, str] | None = None,
     pretrain: bool = False,
 ) -> StudyPlan:
-    """The runs of study `name` below the folder `root`.
+    """Plan the runs of study `name` below the directory `root`.
 
-    `rows` picks some (where it is empty all but those that the study leaves out of profile mini), `seeds` runs each that often (unset: as the study says for profile mini, else
-    once). `overrides` change the rows' recipes, `pretraining_overrides` those of the pretrainings. Rows begin from
-    `weights[row]`, or from a pretraining of this study's: always on the built-in data, elsewhere where nobody has
-    published weights of the backbone, or with `pretrain`.
+    Args:
+        rows: rows to run; empty: all except those that the study excludes from profile mini.
+        seeds: runs per row; default: the study's number for profile mini, else 1.
+        overrides: changes to the rows' recipes.
+        pretraining_overrides: changes to the recipes of the pretrainings.
+        weights: initial weights of rows. Other rows start from a pretraining of the study: always on the built-in data,
+            else if there are no published weights of the backbone, or with `pretrain`.
 
-    Raises UsageError for unknown studies, rows and profiles, and for recipes that cannot run.
+    Raises:
+        UsageError: for unknown studies, rows and profiles, and for recipes that cannot run.
     """
     source = read_study(name)
     about = source.study
@@ -168,7 +172,7 @@ def make_study_plan(
 
 
 def _by_seed(runs: list[Run]) -> list[Run]:
-    """All rows once before any runs again: a study that is cut off has whole rounds."""
+    """Order runs by seed, so that an interrupted study has complete rounds of all rows."""
     rounds: dict[str, int] = {}
     order = []
     for run in runs:
@@ -191,7 +195,7 @@ def _published(backbone: str) -> bool:
 
 
 def _pretraining(name: str, recipe: Recipe, root: Path, overrides: Sequence[Override]) -> Run:
-    """The run that trains the backbone of `recipe` as a classifier, by recipe `name` at the same profile."""
+    """The run that trains the backbone of `recipe` as a classifier, with recipe `name` at the same profile."""
     backbone = recipe.model.backbone
     source = read_recipe(name)
     if recipe.profile not in source.profiles:
@@ -201,7 +205,7 @@ def _pretraining(name: str, recipe: Recipe, root: Path, overrides: Sequence[Over
     settings: list[Override] = [*overrides, ("model.backbone.width", backbone.width)]
     if row is not None:
         trained = load_recipe(name, row, recipe.profile, settings)
-    else:  # the paper's table lacks it: trained like the others, without what is said of the row that stands in
+    else:  # not in the paper's table: trained like the others, without the description of the row used instead
         lent = next(iter(rows), None)
         own = {"name": backbone.name, "width": backbone.width}
         trained = load_recipe(name, lent, recipe.profile, [*overrides, ("model.backbone", own)])

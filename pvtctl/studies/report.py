@@ -1,4 +1,4 @@
-"""The report of a study: the paper's table with what was measured, verdicts, pictures, runs, and how to do it again."""
+"""The report of a study: the paper's table with measured figures, verdicts, pictures, runs and the command."""
 
 from __future__ import annotations
 
@@ -37,20 +37,20 @@ from pvtctl.studies.tables import (
 from pvtctl.views.report import Report, ReportPicture, ReportTable, Text, write_report
 
 SCHEMA = 1
-"""Of study.json."""
+"""Version of study.json's format."""
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class StudyReport:
-    """What was written, and what a terminal shows of it."""
+    """Files of the report, and its summary for the terminal."""
 
     title: str
     columns: list[str]
     rows: list[list[str]]
     caption: str
     verdicts: list[list[str]]
-    """Claim, verdict, why."""
+    """Claim, verdict, reason."""
     files: dict[str, Path]
     document: dict[str, Any]
     """study.json."""
@@ -59,10 +59,11 @@ class StudyReport:
 def write_study(
     plan: StudyPlan, *, latency: bool = True, device: str | None = None, say: Say = lambda text: None
 ) -> StudyReport:
-    """Write the report of what has finished into the study's folder: report.html, table.md, table.csv, study.json and figures/.
+    """Write the report of the finished runs: report.html, table.md, table.csv, study.json and figures/ in the study's
+    directory.
 
-    `latency` times the paper's models on `device` (unset: a GPU where there is one). Raises UsageError where no row has
-    finished, or a run folder holds a run of other settings.
+    `latency` times the paper's models on `device` (default: a GPU if available). Raises UsageError if no row has
+    finished, or a run directory contains a run of other settings.
     """
     rows = collect_results(plan)
     if not any(row.finished for row in rows):
@@ -89,7 +90,7 @@ def _device() -> str:
 
 
 def verdicts_of(plan: StudyPlan, rows: Sequence[RowResult], costs: Mapping[str, ModelCost]) -> list[ClaimVerdict]:
-    """Every claim of the study, judged."""
+    """The verdicts on all claims of the study."""
     verdicts = []
     for claim in plan.about.claims if plan.about is not None else ():
         samples = {row.row: _sample(row, costs.get(row.row), claim.figure) for row in rows}
@@ -161,7 +162,7 @@ def _lead(plan: StudyPlan, about: str | None) -> str:
 
 
 def _warnings(all_of: Measured) -> list[str]:
-    """What a reader must know before the numbers."""
+    """Warnings above the tables."""
     plan = all_of.plan
     told = []
     attempts = [attempt for row in all_of.rows for attempt in row.attempts]
@@ -186,7 +187,7 @@ def _warnings(all_of: Measured) -> list[str]:
         told.append(f"What this scale can and cannot show: {plan.about.scale}")
     if other := [attempt for attempt in attempts if attempt.other_weights]:
         begun = "; ".join(f"{attempt.run.name} from {attempt.weights}" for attempt in other)
-        told.append(f"Begun from other weights than the pretraining that this study would give them: {begun}.")
+        told.append(f"Started from other weights than this study's pretraining: {begun}.")
     if reasons := _unlike_the_paper(all_of):
         told.append(f"What differs from the paper: {'; '.join(reasons)}.")
     return told
@@ -196,7 +197,7 @@ def _unlike_the_paper(all_of: Measured) -> list[str]:
     reasons: dict[str, None] = {}
     for row in all_of.rows:
         for attempt in row.finished[:1]:
-            assert attempt.read is not None  # it has finished
+            assert attempt.read is not None  # as it has finished
             classes = int(attempt.read.info.get("num_classes") or 0)
             numbers = {"images": 0.0, **attempt.read.score}
             reasons |= dict.fromkeys(differences_from_paper(attempt.run.recipe, numbers, classes))
@@ -204,12 +205,12 @@ def _unlike_the_paper(all_of: Measured) -> list[str]:
             if width != 1:
                 reasons[f"backbones {width:g} times as wide"] = None
             if attempt.run.needs and not attempt.other_weights:
-                reasons["backbones begin from a pretraining of this study's own profile, not from ImageNet's"] = None
+                reasons["backbones start from a pretraining of this study's profile, not from ImageNet's"] = None
     return list(reasons)
 
 
 def _commands(plan: StudyPlan) -> list[str]:
-    """What was asked for."""
+    """The command that repeats the study."""
     shipped = plan.source.path.is_relative_to(recipes_folder())
     words = [
         "pvtctl",
@@ -236,7 +237,7 @@ def _as_typed(override: Override) -> str:
 
 
 def _environments(all_of: Measured) -> dict[str, Any]:
-    """How each finished run was started last."""
+    """Environment of the last start of each finished run."""
     found = {}
     for row in all_of.rows:
         for attempt in row.finished:
@@ -255,7 +256,7 @@ def _page(report: Report, tables: Sequence[ReportTable], commands: Sequence[str]
 
 
 def _terminal(all_of: Measured) -> tuple[list[str], list[list[str]], str]:
-    """Columns, rows and caption of a table that fits a terminal: the main score and the costs."""
+    """Columns, rows and caption of a table for the terminal: the main score and the costs."""
     score, label = all_of.score, all_of.label(all_of.score)
     columns = ["row", f"{label}: paper", f"here, {all_of.plan.profile}", "params M", "GMACs", "latency ms", "trained M"]
     rows = []
@@ -327,7 +328,7 @@ def _document(
 
 
 def _plain(value: Any) -> Any:
-    """As JSON gives it back; numbers that are not finite become null."""
+    """The value as JSON types; non-finite numbers become null."""
     if isinstance(value, Mapping):
         return {str(key): _plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""What a user asks of a study, and running it whole: what `pvtctl ablate` and `pvtctl.run_study` share."""
+"""Options of a study, and running it: shared by `pvtctl ablate` and `pvtctl.run_study`."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ _MOST_JOBS = 4
 
 @dataclass(frozen=True)
 class StudyRequest:
-    """What the runs of a study are. Every process of the study is given the same words again."""
+    """Options that define the runs of a study. Every process of the study gets the same ones."""
 
     study: str
-    """A name of `pvtctl ablate ls`, any recipe with rows, or the path of a YAML file."""
+    """A name from `pvtctl ablate ls`, any recipe with rows, or the path of a YAML file."""
     root: Path
-    """The folder of all studies, which share pretrainings."""
+    """The directory of all studies, which share pretrainings."""
     profile: str = DEFAULT_PROFILE
     rows: Sequence[str] = ()
     """Empty: all."""
     seeds: int | None = None
-    """Unset: the study's own for profile mini, else 1."""
+    """Runs per row; default: the study's number for profile mini, else 1."""
     data: Path | None = None
-    """Where the study's data lies; unset: `$PVTCTL_DATA/NAME`, then `data/NAME`."""
+    """Directory of the study's data; default: `$PVTCTL_DATA/NAME`, then `data/NAME`."""
     weights: Mapping[str, str] = field(default_factory=dict)
-    """Row -> checkpoint file, run folder or published name that it begins from."""
+    """Row -> initial weights: a checkpoint file, run directory or published name."""
     overrides: Sequence[str] = ()
     """`key.path=value` for all rows."""
     pretraining_overrides: Sequence[str] = ()
-    """The same for the pretrainings."""
+    """`key.path=value` for the pretrainings."""
     pretrain: bool = False
-    """Pretrain all backbones here, published weights or not."""
+    """Pretrain all backbones, even if there are published weights."""
 
     def plan(self) -> StudyPlan:
         """The runs. Raises UsageError."""
@@ -61,7 +61,7 @@ class StudyRequest:
         )
 
     def words(self) -> list[str]:
-        """What follows `pvtctl ablate` to ask for the same plan from any folder."""
+        """Arguments of `pvtctl ablate` for the same plan, from any directory."""
         is_file = self.study.endswith((".yaml", ".yml")) or "/" in self.study
         words = [str(_absolute(Path(self.study))) if is_file else self.study]
         words += ["--profile", self.profile, "--out", str(_absolute(self.root))]
@@ -82,7 +82,7 @@ def _absolute(path: Path) -> Path:
 
 
 def _place(source: str) -> str:
-    """A file or folder by its absolute path, a published name as it is."""
+    """The absolute path of a file or directory; a published name is unchanged."""
     path = Path(source).expanduser()
     return str(path.absolute()) if path.exists() else source
 
@@ -96,10 +96,10 @@ def run_rows(
     device: str | None = None,
     say: Callable[[str], None],
 ) -> dict[str, RunState]:
-    """Run what is not finished; the state of every run by name. Each run is a process of its own, `jobs` at a time.
+    """Run what is not finished; the state of every run by name. Each run is a separate process, `jobs` at a time.
 
-    `jobs` is 1 where it is left open; on a CPU at profile mini one a core, at most four. Raises Stopped on Ctrl-C,
-    SIGTERM and SIGUSR1, and UsageError where a run folder holds a run of other settings.
+    `jobs` defaults to 1; on a CPU at profile mini to one per core, at most 4. Raises Stopped on Ctrl-C, SIGTERM and
+    SIGUSR1, and UsageError if a run directory contains a run of other settings.
     """
     from pvtctl.io.files import require_place
     from pvtctl.studies.run import run_plan
@@ -116,12 +116,12 @@ def run_rows(
 
 
 def process_words(gpus: int | None, device: str | None) -> list[str]:
-    """The options that say where each run computes."""
+    """The device options of each run."""
     return [*(["--gpus", str(gpus)] if gpus else []), *(["--device", device] if device else [])]
 
 
 def _share(plan: StudyPlan, jobs: int | None, gpus: int | None, device: str | None) -> tuple[int, int | None]:
-    """Runs at a time, and CPU threads for each where they share the CPU."""
+    """Number of simultaneous runs, and CPU threads of each if they share the CPU."""
     import torch
 
     if gpus or ((device or "cuda") != "cpu" and torch.cuda.is_available()):
@@ -150,14 +150,14 @@ def run_study(
     latency: bool = True,
     say: Callable[[str], None] | None = None,
 ) -> StudyReport:
-    """Run a study of the papers as `pvtctl ablate` does, and write its report; what is finished already is kept.
+    """Run a study of the papers as `pvtctl ablate` does, and write its report; finished runs are kept.
 
-    `out` is the folder of all studies (unset: `$PVTCTL_RUNS` or runs, /studies). Runs that failed are cells of the
-    table. The other arguments are those of `StudyRequest` and `run_rows`; `latency` times the paper's models at the
-    paper's size; `say` hears how it goes.
+    `out` is the directory of all studies (default: `studies` in `$PVTCTL_RUNS` or `runs`). Failed runs are marked in
+    the table. `latency` times the paper's models at the paper's size; `say` receives log lines. The other arguments
+    are those of `StudyRequest` and `run_rows`.
 
-    Raises UsageError for unknown studies, rows and profiles, for folders that hold runs of other settings, and when not
-    one row has finished; Stopped when a signal ended it.
+    Raises UsageError for unknown studies, rows and profiles, for directories with runs of other settings, and when no
+    row has finished; Stopped when a signal ended it.
     """
     from pvtctl.engine.log import silent
     from pvtctl.studies.report import write_study

@@ -1,4 +1,4 @@
-"""What a depth model loses at more pixels than it was trained at (DPT, Figure 4): measured after training."""
+"""Loss of accuracy of depth models at a higher resolution than in training (DPT, Figure 4), measured after training."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from pvtctl.studies.results import Attempt, RowResult
 
 FIGURE = "resolution_loss"
 FACTOR = 640 / 384
-"""The largest size of the paper's figure over the one that it trains at."""
+"""The largest size in the paper's figure over its training size."""
 
 
 def with_resolution_loss(
     rows: Sequence[RowResult], out: Path, *, device: str, say: Callable[[str], None]
 ) -> list[RowResult]:
-    """`rows` with how much higher the deviation is at FACTOR of the test size, in percent, of every finished depth run.
+    """`rows` with the relative increase of AbsRel at FACTOR of the test size, in percent, of every finished depth run.
 
-    What was measured is kept in `out`/resolution.json. A run whose weights cannot be tested is left without the figure.
+    Results are kept in `out`/resolution.json. Runs whose weights cannot be tested do not get the figure.
     """
     file = out / "resolution.json"
     kept: dict[str, float] = {}
@@ -48,7 +48,7 @@ def with_resolution_loss(
 
 
 def larger(size: tuple[int, int], multiple: int) -> tuple[int, int]:
-    """FACTOR times a test size, rounded to what the model takes."""
+    """FACTOR times a test size, rounded to a size that the model supports."""
     height, width = (max(multiple, round(side * FACTOR / multiple) * multiple) for side in size)
     return height, width
 

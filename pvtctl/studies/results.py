@@ -1,4 +1,4 @@
-"""What the runs of a study came to: each row's figures over its seeds, and what became of runs that did not finish."""
+"""Results of a study's runs: each row's figures over its seeds, and the state of unfinished runs."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from pvtctl.tasks.registry import spec_of
 
 _T = TypeVar("_T")
 OF_PRETRAINING = ("top1_err", "top1_acc")
-"""Figures that tables of detectors take from the ImageNet training before."""
+"""Figures in detectors' tables that are those of the ImageNet pretraining."""
 _MEASURED_AS = {"mean_rel": "abs_rel"}
-"""A printed figure that no run has under that name -> what stands for it: the mean deviation over three sets, the deviation
-on the data at hand."""
+"""Published figure that runs do not have -> its substitute: for the mean AbsRel over three data sets, AbsRel on the
+data used."""
 
 
 @dataclass(frozen=True)
 class Spread:
-    """A figure over the seeds of a row."""
+    """The values of a figure over the seeds of a row."""
 
     values: tuple[float, ...]
 
@@ -47,32 +47,32 @@ class Spread:
 
 @dataclass(frozen=True)
 class Attempt:
-    """One run of a study, however it ended."""
+    """One run of a study, finished or not."""
 
     run: Run
     status: Status
     reason: str | None
     """Why it failed."""
     log: Path
-    """What its process said; it may not be there."""
+    """The log of its process; may not exist."""
     read: FinishedRun | None
-    """Its folder, where there is one."""
+    """Content of its directory, if there is one."""
     figures: Mapping[str, float]
-    """Of the best weights, in the papers' units (percent); empty unless finished."""
+    """Figures of the best weights, in the papers' units (percent); empty unless finished."""
 
     @property
     def epochs(self) -> int:
-        """Epochs that it has trained, the last one maybe in part."""
+        """Number of epochs trained, the last one maybe in part."""
         return int(self._last("epoch"))
 
     @property
     def images(self) -> int:
-        """Training images that it has seen, about: the last line of its log may lie before its end."""
+        """Approximate number of training images seen: the last line of its log may precede its end."""
         return int(self._last("step")) * self.read.images_a_step if self.read is not None else 0
 
     @property
     def seconds(self) -> float | None:
-        """Of the whole training, stops left out; None where nothing tells."""
+        """Training time, without interruptions; None if unknown."""
         result = self.read.info.get("result") if self.read else None
         if isinstance(result, dict) and isinstance(result.get("seconds"), int | float):
             return float(result["seconds"])
@@ -84,7 +84,7 @@ class Attempt:
 
     @property
     def weights(self) -> str:
-        """What it began from."""
+        """The initial weights."""
         if self.read is None:
             return "-"
         if self.run.needs and not self.other_weights:
@@ -93,7 +93,7 @@ class Attempt:
 
     @property
     def other_weights(self) -> bool:
-        """Whether it began from something else than the pretraining that it needs: a run keeps what it began from."""
+        """Whether its initial weights, which a run keeps, are not from the pretraining that it needs."""
         if self.run.needs is None or self.read is None:
             return False
         folder = f"{self.run.needs.rpartition('/')[2]}-{self.run.recipe.profile}"
@@ -101,7 +101,7 @@ class Attempt:
 
     @property
     def state(self) -> str:
-        """In words, for a cell."""
+        """State for a table cell."""
         if self.status == "failed":
             return f"failed: {self.reason or 'unknown'}"
         if self.status in ("stopped", "running") and self.epochs:
@@ -109,7 +109,7 @@ class Attempt:
         return self.status
 
     def curve(self, figure: str) -> list[tuple[float, float]]:
-        """(epoch, figure) of every evaluation."""
+        """(epoch, value) of every evaluation."""
         if self.read is None:
             return []
         points = []
@@ -135,22 +135,22 @@ class RowResult:
     row: str
     title: str
     expect: Mapping[str, PrintedFigure]
-    """What the paper prints."""
+    """Figures published in the paper."""
     recipe: Recipe | None
-    """At the paper's scale; None for a row that no recipe runs."""
+    """Recipe at the paper's scale; None for a row without a recipe."""
     note: str = ""
-    """Why it is not run."""
+    """Why the row is not run."""
     attempts: tuple[Attempt, ...] = ()
-    """One a seed; empty for rows that were not picked."""
+    """One run per seed; empty for rows that were not picked."""
     added: Mapping[str, Sequence[float]] = field(default_factory=dict)
-    """Figures that were measured after training, one a finished run."""
+    """Figures measured after training, one value per finished run."""
 
     @property
     def finished(self) -> list[Attempt]:
         return [attempt for attempt in self.attempts if attempt.status == "finished"]
 
     def spread(self, figure: str) -> Spread | None:
-        """A figure over the finished seeds; None where none has it. A pretraining that they share counts once."""
+        """A figure over the finished seeds; None if none has it. A shared pretraining counts once."""
         shared = figure in OF_PRETRAINING
         values = {
             (attempt.run.needs if shared else None) or attempt.run.name: value_of(attempt.figures, figure)
@@ -161,13 +161,13 @@ class RowResult:
         return Spread(tuple(finite)) if finite else None
 
     def printed(self, figure: str) -> float | None:
-        """What the paper prints, or else its code states."""
+        """The figure in the paper, or else in its code."""
         value = value_of(self.expect, figure)
         return None if value is None else value.paper if value.paper is not None else value.code
 
     @property
     def state(self) -> str:
-        """In words: empty when all seeds finished."""
+        """State for a table cell; empty when all seeds finished."""
         if not self.attempts:
             return "not run" if self.recipe is None else "not picked"
         unfinished = [attempt for attempt in self.attempts if attempt.status != "finished"]
@@ -180,7 +180,7 @@ class RowResult:
 
 
 def value_of(figures: Mapping[str, _T], name: str) -> _T | None:
-    """A figure by its printed or its measured name."""
+    """A figure by its published or its measured name."""
     if name in figures:
         return figures[name]
     for printed, own in _MEASURED_AS.items():
@@ -190,9 +190,9 @@ def value_of(figures: Mapping[str, _T], name: str) -> _T | None:
 
 
 def collect_results(plan: StudyPlan) -> list[RowResult]:
-    """Every row of the table in its order, the printed ones that nobody runs last. Runs that cannot be read have failed.
+    """All rows of the table in order, rows that are not run last. Unreadable runs count as failed.
 
-    Raises UsageError when a folder of the study holds a run of other settings.
+    Raises UsageError when a directory of the study contains a run of other settings.
     """
     rows = []
     for row in plan.rows:
@@ -207,7 +207,7 @@ def collect_results(plan: StudyPlan) -> list[RowResult]:
 
 
 def pretrainings(plan: StudyPlan) -> list[Attempt]:
-    """The runs that rows begin from."""
+    """The pretraining runs that rows start from."""
     return [_attempt(plan, run) for run in plan.runs if run.kind == "pretraining"]
 
 
@@ -228,7 +228,7 @@ def _attempt(plan: StudyPlan, run: Run) -> Attempt:
 
 
 def _of_pretraining(plan: StudyPlan, run: Run) -> dict[str, float]:
-    """Top-1 of the ImageNet weights that a run began from, where its table prints it."""
+    """Top-1 of the ImageNet weights that a run started from, if its table has it."""
     before = plan.pretraining_of(run)
     if before is None or not any(name in run.recipe.expect for name in OF_PRETRAINING):
         return {}

@@ -1,6 +1,6 @@
-"""Running the runs of a study: side by side in processes of their own, each after what it needs, resumed where it stopped.
+"""Run a study: runs in separate, parallel processes, each after the one that it needs, resumed if interrupted.
 
-A run that fails is written down and the others go on; what came of it is a cell of the table.
+Failures are recorded and marked in the table; the other runs continue.
 """
 
 from __future__ import annotations
@@ -33,28 +33,28 @@ Status = Literal["finished", "running", "stopped", "failed", "missing"]
 _POLL_SECONDS = 0.2
 _LOOK_SECONDS = 2.0
 _LAST_WORDS = 20
-"""Lines at the end of a log among which the error is looked for."""
+"""Lines at the end of a log that are searched for the error."""
 
 
 @dataclass(frozen=True)
 class RunState:
-    """How far a run has come."""
+    """State of a run."""
 
     status: Status
     reason: str | None = None
-    """Of a failure."""
+    """Reason of a failure."""
 
 
 def state_of(run: Run) -> RunState:
-    """How far a run has come, by what lies in its folder; one that cannot be read has failed.
+    """State of a run, from its directory; an unreadable one counts as failed.
 
-    Raises UsageError when the folder holds a run of other settings.
+    Raises UsageError when the directory contains a run of other settings.
     """
     try:
         info = _info(run)
         began = read_run_recipe(run.out) if info else {}
     except UsageError as error:
-        return RunState("failed", f"{error.message}: remove {run.out} to run it anew")
+        return RunState("failed", f"{error.message}: remove {run.out} to run it again")
     if info:
         _check_settings(run, began)
     if info.get("status") == "finished":
@@ -68,12 +68,12 @@ def state_of(run: Run) -> RunState:
 
 
 def failure_file(run: Run) -> Path:
-    """Where a failure is written down: beside the run folder, which it may not have come to."""
+    """The file that records a failure: next to the run directory, which may not exist."""
     return run.out.parent / f"{run.out.name}.failure.json"
 
 
 def log_file(run: Run) -> Path:
-    """What the process of a run said."""
+    """The log of a run's process."""
     return run.out.parent / f"{run.out.name}.log"
 
 
@@ -92,7 +92,7 @@ def _info(run: Run) -> dict[str, Any]:
 
 
 def _check_settings(run: Run, began: dict[str, Any]) -> None:
-    """Raise UsageError when the run folder began with another recipe; the weights that it began from are not compared."""
+    """Raise UsageError when the run directory has another recipe; initial weights are not compared."""
     wanted = run.recipe.model_dump(mode="json")
     if run.recipe.model.weights is None:
         wanted["model"]["weights"] = began.get("model", {}).get("weights")
@@ -100,12 +100,12 @@ def _check_settings(run: Run, began: dict[str, Any]) -> None:
         free = [*FREE_KEYS, *keys_of_other_heads(run.recipe)]
         check_recipe(began, json.loads(json.dumps(wanted)), run.out, free)
     except UsageError as error:
-        hint = "choose another --out, or remove that folder to run it anew"
+        hint = "choose another --out, or remove that directory to run it again"
         raise UsageError(error.message, hint) from error
 
 
 def recipe_to_run(plan: StudyPlan, run: Run) -> tuple[Any, bool]:
-    """The recipe of a run with the weights that it begins from, and whether there is something to go on with.
+    """The recipe of a run with its initial weights, and whether there is a run to resume.
 
     Raises UsageError when the pretraining that it needs is not finished.
     """
@@ -124,13 +124,13 @@ def recipe_to_run(plan: StudyPlan, run: Run) -> tuple[Any, bool]:
             weights = _moved(run, pretraining)
     elif pretraining is not None:
         if state_of(pretraining).status != "finished":
-            raise UsageError(f"{run.name} begins from {pretraining.name}, which is not finished")
+            raise UsageError(f"{run.name} starts from {pretraining.name}, which is not finished")
         weights = str(pretraining.out.absolute())
     return recipe.model_copy(update={"model": recipe.model.model_copy(update={"weights": weights})}), resume
 
 
 def _moved(run: Run, pretraining: Run) -> str:
-    """Where the weights of a run are now that the folder of all studies was moved; the run's recipe says so from then on."""
+    """New path of a run's initial weights after the directory of studies was moved; the run's recipe is updated."""
     began = read_run_recipe(run.out)
     began["model"]["weights"] = str(pretraining.out.absolute())
     write_text(run.out / "recipe.yaml", yaml.safe_dump(began, sort_keys=False))
@@ -143,7 +143,7 @@ class _Child:
     process: subprocess.Popen[bytes]
     log: IO[bytes]
     log_begin: int
-    """Where in the log its own words begin."""
+    """Offset in the log of this process's output."""
     began: float = field(default_factory=time.monotonic)
 
 
@@ -155,12 +155,12 @@ def run_plan(
     threads: int | None = None,
     say: Callable[[str], None],
 ) -> dict[str, RunState]:
-    """Run what is not finished yet, `jobs` at a time; returns the state of every run by name.
+    """Run what is not finished, `jobs` at a time; returns the state of every run by name.
 
-    `command(run)` is the process that trains one run and exits with the codes of `pvtctl`; `threads` is how many CPU
-    threads each takes. Failures are kept in `failure_file`. Raises Stopped on Ctrl-C, SIGTERM and SIGUSR1, after all
-    processes have saved themselves, and UsageError, before anything runs, when a run folder holds a run of other settings
-    or the weights that the user named for a row are not there.
+    `command(run)` is the command that trains one run and exits with the codes of `pvtctl`; `threads` is the number of
+    CPU threads of each. Failures are kept in `failure_file`. Raises Stopped on Ctrl-C, SIGTERM and SIGUSR1, after all
+    processes have saved, and UsageError, before anything runs, when a run directory contains a run of other settings or
+    the weights given for a row are missing.
     """
     states = {run.name: state_of(run) for run in plan.runs}
     for row, given in plan.weights.items():
@@ -183,26 +183,26 @@ def run_plan(
                     states[run.name] = record_failure(run, f"{run.needs} failed", ExitCode.FAILED)
                     meter.full(run)
                 else:
-                    states[run.name] = RunState("running")  # whatever came of it before
+                    states[run.name] = RunState("running")  # regardless of its state before
                     children.append(_start(run, command(run), threads, say))
             if stop.code:
                 _stop(children, stop.code)
                 finished = sum(state.status == "finished" for state in states.values())
                 stopped = stopped_by(stop.code, f"{finished} of {len(plan.runs)} finished runs")
-                stopped.hint = "the same command goes on"
+                stopped.hint = "run the same command to continue"
                 raise stopped
             if waiting and not children and _next(waiting, states) is None:
                 for run in waiting:
                     say(f"{run.name}: waits for {run.needs}, which is {states[run.needs or ''].status}")
-                break  # the same command goes on with them, once that has ended
+                break  # the same command runs them, once that has ended
             meter.look(children)
             time.sleep(_POLL_SECONDS)
     return states
 
 
 class _Meter:
-    """Progress of a study by what its runs have logged, in megapixels of the images seen: a run's time goes with them
-    rather than with the number of images, which are small in pretraining."""
+    """Progress of a study from the logs of its runs, in megapixels seen: time is proportional to pixels rather than to
+    images, which are small in pretraining."""
 
     def __init__(self, plan: StudyPlan, waiting: Sequence[Run]) -> None:
         self.seen = {run.name: 0 if run in waiting else _megapixels(run, _images(run)) for run in plan.runs}
@@ -215,7 +215,7 @@ class _Meter:
         self._set(run, _images(run), "")
 
     def look(self, children: Sequence[_Child]) -> None:
-        """Every few seconds, because the logs are read whole."""
+        """Update from the logs, only every few seconds as they are read completely."""
         if time.monotonic() - self._looked < _LOOK_SECONDS:
             return
         self._looked = time.monotonic()
@@ -234,7 +234,7 @@ class _Meter:
 def _starts(run: Run) -> list[dict[str, Any]]:
     try:
         return read_starts(run.out)
-    except UsageError:  # told by the run's own process
+    except UsageError:  # reported by the run's process
         return []
 
 
@@ -244,7 +244,7 @@ def _megapixels(run: Run, images: int) -> int:
 
 
 def _images(run: Run) -> int:
-    """Training images of a whole run, about: real data of unknown size counts as scenes' usual number."""
+    """Approximate number of training images of a whole run: unknown data sizes count as the default one of scenes."""
     train = run.recipe.train
     if train.iterations is not None:
         return train.iterations * train.total_batch
@@ -253,7 +253,7 @@ def _images(run: Run) -> int:
 
 
 def _next(waiting: Sequence[Run], states: Mapping[str, RunState]) -> Run | None:
-    """The first run whose pretraining has ended."""
+    """The first run whose pretraining has finished or failed."""
     pending = {run.name for run in waiting}
     for run in waiting:
         if run.needs is None or (run.needs not in pending and states[run.needs].status in ("finished", "failed")):
@@ -262,7 +262,7 @@ def _next(waiting: Sequence[Run], states: Mapping[str, RunState]) -> Run | None:
 
 
 def _start(run: Run, command: Sequence[str], threads: int | None, say: Callable[[str], None]) -> _Child:
-    """One process in a session of its own: Ctrl-C reaches this process alone, which hands it on."""
+    """Start one process in a separate session: Ctrl-C reaches only this process, which forwards it."""
     failure_file(run).unlink(missing_ok=True)
     log_file(run).parent.mkdir(parents=True, exist_ok=True)
     environment = os.environ | {LAUNCHER: str(os.getpid())}
@@ -298,9 +298,9 @@ def _ended(child: _Child, say: Callable[[str], None]) -> RunState:
 
 
 def record_failure(run: Run, reason: str, code: int) -> RunState:
-    """Write down why a run failed; the next start of it takes that back.
+    """Record why a run failed; its next start removes the record.
 
-    A start that finds the run at work already, for another `pvtctl ablate`, is no failure of the run: nothing is written.
+    A run that another `pvtctl ablate` is training has not failed: nothing is written.
     """
     if run.out.is_dir() and in_use(run.out):
         return RunState("running")
@@ -310,7 +310,7 @@ def record_failure(run: Run, reason: str, code: int) -> RunState:
 
 
 def _last_error(log: Path, begin: int) -> str | None:
-    """The last that one start of a run complained of: earlier ones have left their words before `begin`."""
+    """The last error in the log after offset `begin`, where this start's output begins."""
     lines = log.read_bytes()[begin:].decode("utf-8", errors="replace").splitlines()[-_LAST_WORDS:]
     told = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     return told[-1] if told else None
@@ -328,13 +328,13 @@ def _last_metrics(file: Path) -> dict[str, Any] | None:
     for line in reversed(file.read_text("utf-8").splitlines()[-3:]):
         try:
             return dict(json.loads(line))
-        except ValueError:  # being written at this moment
+        except ValueError:  # being written
             continue
     return None
 
 
 def _stop(children: list[_Child], code: int) -> None:
-    """Ask every process to save itself, and wait for it; a second Ctrl-C ends them at once."""
+    """Signal every process to save and stop, and wait; a second Ctrl-C ends them at once."""
     asked = signal.SIGINT if code == signal.SIGINT else signal.SIGTERM
     for child in children:
         child.process.send_signal(asked)

@@ -1,4 +1,4 @@
-"""A study as Slurm jobs: one a run, each after the pretraining that it needs, and the report after all. No torch."""
+"""A study as Slurm jobs: one per run, each after its pretraining, and the report last. Does not import torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _JOB = """#!/bin/bash
 #SBATCH --output={log}
 #SBATCH --open-mode=append
 #SBATCH --requeue
-# Two minutes before the time limit the run saves itself; it then goes on in the same job's next turn.
+# Two minutes before the time limit the run saves and stops; it resumes when the job is requeued.
 #SBATCH --signal=B:TERM@120
 {options}
 cd {folder} || exit 2
@@ -33,23 +33,26 @@ exit "$code"
 def write_jobs(
     plan: StudyPlan, folder: Path, *, arguments: Sequence[str], report: Sequence[str], options: Sequence[str] = ()
 ) -> list[Path]:
-    """Write a job file for each run of the plan, one for the report, and `submit.sh`, which hands all to `sbatch`.
+    """Write a job file for each run of the plan, one for the report, and `submit.sh`, which submits all with `sbatch`.
 
-    `arguments` follow `pvtctl ablate` in every job, with `--only RUN` after them, and `report` in the report's;
-    `options` (`--gres=gpu:8`) go into each header. Nothing that exists is overwritten: raises UsageError.
+    `arguments` follow `pvtctl ablate` in every job, with `--only RUN` appended, and `report` in the report's job;
+    `options` (`--gres=gpu:8`) are added to each header. Raises UsageError if `folder` exists.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} exists", "name a new folder for the job files")
     header = "\n".join(f"#SBATCH {option}" for option in options)
     here = Path.cwd()
-    files, lines = [], ["#!/bin/bash", "# Hands the study's jobs to Slurm, each after what it needs.", "set -e"]
+    files, lines = (
+        [],
+        ["#!/bin/bash", "# Submits the study's jobs to Slurm, each after the one that it needs.", "set -e"],
+    )
     lines.append(f"cd {shlex.quote(str(folder.absolute()))}")
     jobs: dict[str, str] = {}
     for number, run in enumerate(plan.runs):
         label = run.name.replace("/", "-")
         command = ["pvtctl", "ablate", *arguments, "--only", run.name]
         files.append(_write_job(folder, label, plan, command, header, here))
-        # a job that can never start would wait for ever, and the report with it
+        # a job that can never start would wait forever, and block the report
         after = f"--dependency=afterok:${jobs[run.needs]} --kill-on-invalid-dep=yes " if run.needs in jobs else ""
         jobs[run.name] = f"job{number}"
         lines.append(f"job{number}=$(sbatch --parsable {after}{shlex.quote(files[-1].name)})")
@@ -72,7 +75,7 @@ def _write_job(folder: Path, label: str, plan: StudyPlan, command: Sequence[str]
 
 
 def write_script(path: Path, text: str) -> Path:
-    """A file that may be executed."""
+    """Write an executable file."""
     write_text(path, text)
     path.chmod(0o755)
     return path

@@ -1,4 +1,4 @@
-"""The tables of a study's report, as HTML parts, Markdown and CSV."""
+"""Tables of a study's report, as HTML parts, Markdown and CSV."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ _LABELS = {
     "mean_rel": "AbsRel, mean of the three (here: of the data)",
 }
 _BUSY = 0.1
-"""Share of the CPU that others take from which on the times are doubtful."""
+"""Fraction of CPU time used by other processes above which times are unreliable."""
 _FRACTIONS = ("_rel", "abs_rel", "absrel", "delta", "rmse", "sq_rel", "log10")
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Everything that the tables show."""
+    """The data of all tables."""
 
     plan: StudyPlan
     rows: Sequence[RowResult]
@@ -43,7 +43,7 @@ class Measured:
 
     @property
     def figures(self) -> list[str]:
-        """The columns of the table: what the paper prints, in its order, and the score and claimed figures where it does not."""
+        """Columns of the table: the paper's figures in order, then the score and claimed figures that it lacks."""
         names = [name for row in self.rows for name in row.expect]
         about = self.plan.about
         if about is not None:
@@ -52,31 +52,31 @@ class Measured:
 
     @property
     def score(self) -> str:
-        """The main figure."""
+        """Name of the main figure."""
         if self.plan.about is not None:
             return self.plan.about.score
         return next((name for name in self.figures if name not in _COSTS), "")
 
     def label(self, figure: str) -> str:
-        """What a figure is called, with its unit."""
+        """Label of a figure, with its unit."""
         recipe = next(row.recipe for row in self.rows if row.recipe is not None)
         return label_of_figure(figure, recipe)
 
 
 def label_of_figure(figure: str, recipe: Recipe) -> str:
-    """What a figure of a study is called."""
+    """Label of a study's figure."""
     return _LABELS.get(figure) or label_of(figure, recipe)
 
 
 def digits_of(figure: str) -> int:
-    """Decimals that a measured figure is shown with."""
+    """Number of decimals of a measured figure."""
     if any(part in figure for part in _FRACTIONS):
         return 4
     return 1 if figure in _COSTS else 2
 
 
 def measured_cell(row: RowResult, cost: ModelCost | None, figure: str, score: str) -> str:
-    """What was measured, `38.20 ± 0.31`; of the main score, what became of the row where there is nothing."""
+    """The measured value, `38.20 ± 0.31`; for a missing main score, the state of the row."""
     if figure in _COSTS:
         value = cost.value(figure) if cost is not None else None
         return "-" if value is None else f"{value:.{digits_of(figure)}f}"
@@ -88,7 +88,7 @@ def measured_cell(row: RowResult, cost: ModelCost | None, figure: str, score: st
 
 
 def paper_table(all_of: Measured, title: str) -> ReportTable:
-    """The paper's own table, with a measured column beside each printed one."""
+    """The paper's table, with a measured column next to each published one."""
     here = f"here, {all_of.plan.profile}"
     columns, groups = ["row"], [("", 1)]
     for figure in all_of.figures:
@@ -177,7 +177,7 @@ def cost_table(all_of: Measured) -> ReportTable:
 
 
 def verdict_table(all_of: Measured) -> ReportTable:
-    """The paper's claims and what came of them."""
+    """The paper's claims and their verdicts."""
     columns = ["claim", "verdict", "margin here", "95 % interval", "margin in the paper", "why"]
     rows = []
     for verdict in all_of.verdicts:
@@ -193,15 +193,15 @@ def verdict_table(all_of: Measured) -> ReportTable:
     notes = ["Margins are how far the row that the paper puts ahead is ahead here, ± their standard error over seeds."]
     if all_of.plan.seeds > 1 and any(run.needs for run in all_of.plan.runs):
         notes.append(
-            "All seeds of a row begin from one pretraining: what chance did to that is in no spread, and its own figures "
+            "All seeds of a row start from one pretraining: its variance is not in the spread, and its figures "
             "(top-1) count once."
         )
     return ReportTable("What the paper claims, and what came of it here", columns, rows, notes=notes)
 
 
 def run_table(all_of: Measured) -> ReportTable:
-    """Every run, pretrainings first."""
-    columns = ["run", "state", "epochs", "images seen", "minutes", "precision", "began from", "parameters, M"]
+    """All runs, pretrainings first."""
+    columns = ["run", "state", "epochs", "images seen", "minutes", "precision", "started from", "parameters, M"]
     costs = all_of.costs
     rows = []
     for attempt in [*all_of.pretrainings, *(one for row in all_of.rows for one in row.attempts)]:
@@ -222,7 +222,7 @@ def run_table(all_of: Measured) -> ReportTable:
 
 
 def markdown(table: ReportTable) -> str:
-    """A table as Markdown; headings over several columns are put before each of theirs."""
+    """A table as Markdown; group headings are prepended to the headings of their columns."""
     columns = list(table.columns)
     if table.groups:
         above = [label for label, width in table.groups for _ in range(width)]
@@ -237,7 +237,7 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def long_csv(all_of: Measured) -> str:
-    """One line a row and figure."""
+    """CSV with one line per row and figure."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["row", "title", "figure", "unit", "paper", "code", "mean", "sd", "n", "where", "state"])

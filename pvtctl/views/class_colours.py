@@ -1,4 +1,4 @@
-"""Colours for the classes of label maps: the data's own, or as many as are needed, far apart for everybody's eyes."""
+"""Colours of classes in label maps: the data's palette, or generated ones that the colour-blind can distinguish too."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from pvtctl.models.structures import IGNORE_LABEL
 from pvtctl.views.sheet import Colour
 
 NO_CLASS: Colour = (0, 0, 0)
-"""What has no class."""
+"""Colour of pixels without a class."""
 _FIRST = ((0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233), (213, 94, 0), (240, 228, 66))
-"""Okabe and Ito's, which the first classes get."""
+"""Okabe and Ito's palette, for the first classes."""
 _TAKEN = ((0, 0, 0), (255, 255, 255), (128, 128, 128))
-"""No class comes near what stands for no class, for outlines and for pixels that are right."""
+"""Reserved colours that classes stay away from: no class, outlines and correct pixels."""
 _LIGHTNESS = (0.38, 0.95)
-"""Of Oklab, 0 to 1: darker colours hide the image below them."""
-# What red-blind and green-blind people see of linear RGB (Machado, Oliveira and Fernandes 2009, severity 1).
+"""Range of lightness in Oklab, 0 to 1: darker colours hide the image below them."""
+# Simulation of red and green blindness in linear RGB (Machado, Oliveira and Fernandes 2009, severity 1).
 _RED_BLIND = ((0.152286, 1.052583, -0.204868), (0.114503, 0.786281, 0.099216), (-0.003882, -0.048116, 1.051998))
 _GREEN_BLIND = ((0.367322, 0.860646, -0.227968), (0.280085, 0.672501, 0.047413), (-0.011820, 0.042940, 0.968881))
 # Oklab (Ottosson 2020): linear RGB -> cone responses, whose cube roots -> lightness and two opponent colours
@@ -28,7 +28,7 @@ _OPPONENTS = ((0.2104542553, 0.7936177850, -0.0040720468), (1.9779984951, -2.428
 
 
 def class_colours(num_classes: int, palette: Sequence[Colour] | None = None) -> NDArray[np.uint8]:
-    """(256, 3) RGB by label: `palette` where the data has one, else chosen; NO_CLASS from `num_classes` on."""
+    """(256, 3) RGB by label: `palette` if the data has one, else generated; NO_CLASS from `num_classes` on."""
     table = np.empty((256, 3), np.uint8)
     table[:] = NO_CLASS
     table[: min(num_classes, IGNORE_LABEL)] = chosen_colours(num_classes) if palette is None else palette
@@ -37,10 +37,10 @@ def class_colours(num_classes: int, palette: Sequence[Colour] | None = None) -> 
 
 @lru_cache
 def chosen_colours(count: int) -> tuple[Colour, ...]:
-    """`count` colours; the first of many are the same as those of few.
+    """Generate `count` colours; the first ones do not depend on `count`.
 
-    Each is the one of a grid that lies farthest from all before it, in Oklab, seen by the eye that tells them apart
-    worst: a common one, a red-blind or a green-blind one.
+    Each is the colour of a grid with the largest Oklab distance from all before it: the smallest one over normal,
+    red-blind and green-blind vision.
     """
     levels = np.linspace(0, 255, 14).round().astype(np.uint8)
     grid = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), -1).reshape(-1, 3)
@@ -59,12 +59,12 @@ def chosen_colours(count: int) -> tuple[Colour, ...]:
 
 
 def _distance(seen: NDArray[np.float64], colour: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(3 eyes, N, 3) and (3, 3) -> (N,): as the worst eye sees it."""
+    """(3 kinds of vision, N, 3) and (3, 3) -> (N,): the smallest distance over the kinds of vision."""
     return np.asarray(np.linalg.norm(seen - colour[:, None], axis=-1).min(0))
 
 
 def perceived(rgb: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """(N, 3) RGB -> (3, N, 3) Oklab of a common, a red-blind and a green-blind eye."""
+    """(N, 3) RGB -> (3, N, 3) Oklab for normal, red-blind and green-blind vision."""
     share = rgb / 255
     linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
     eyes = np.stack([linear, linear @ np.array(_RED_BLIND).T, linear @ np.array(_GREEN_BLIND).T])

@@ -1,4 +1,4 @@
-"""How a run went: loss, accuracy and learning rate over the steps; and curves of several runs over each other."""
+"""Curves of a run (loss, scores and learning rate over steps), and overlaid curves of several runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pvtctl.views.labels import CurveLabels
 _SCORE_LINES = ((BLUE, False), (ORANGE, True), (GREEN, False), (PURPLE, True))
 """Colour and dashes of the scores, in order."""
 _SMOOTH_FROM = 40
-"""Curves of more points than this are drawn faint, with their running mean over them."""
+"""Curves with more points than this are drawn faint, with their running mean on top."""
 
 
 def draw_curves(
@@ -30,10 +30,10 @@ def draw_curves(
     labels: CurveLabels,
     paper_score: float | None = None,
 ) -> Path:
-    """Draw a run as a PNG of 1560 x 480 pixels, for up to three questions: does it learn, does it score, at what rate.
+    """Draw a run as a PNG of 1560 x 480 pixels, with up to three panels: loss, scores and learning rate.
 
-    `training` rows hold `step`, `loss`, `lr`; `evaluations` rows `step`, maybe `loss`, and the scores of `labels`.
-    `paper_score`, a fraction, is drawn as a line only where the run is the paper's experiment at the paper's scale.
+    `training` rows have `step`, `loss`, `lr`; `evaluations` rows `step`, maybe `loss`, and the scores of `labels`.
+    `paper_score`, a fraction, is drawn as a line; pass it only for the paper's experiment at the paper's scale.
     """
     figure = new_figure(13, 4)
     loss, accuracy, rate = figure.subplots(1, 3)
@@ -79,7 +79,7 @@ def _line(
     scale: float = 1.0,
     dashed: bool = False,
 ) -> None:
-    """One curve; values that are missing or not finite are left out."""
+    """Draw one curve; missing and non-finite values are left out."""
     values = {row["step"]: scale * row[key] for row in rows if key in row and math.isfinite(row[key])}
     if not values:
         return
@@ -103,7 +103,7 @@ def _line(
 
 
 def running_mean(values: Sequence[float], width: int) -> list[float]:
-    """Mean of each value and the up to `width - 1` before it."""
+    """Mean of each value and up to `width - 1` values before it."""
     means, total = [], 0.0
     for at, value in enumerate(values):
         total += value - (values[at - width] if at >= width else 0.0)
@@ -113,21 +113,21 @@ def running_mean(values: Sequence[float], width: int) -> list[float]:
 
 @dataclass(frozen=True)
 class Series:
-    """One curve among others: a run, or the mean of several with their spread."""
+    """One curve of an overlay: a run, or the mean of several with their spread."""
 
     label: str
     xs: Sequence[float]
     means: Sequence[float]
     lows: Sequence[float] | None = None
-    """With `highs` the edges of a band around the means."""
+    """With `highs`, the edges of a band around the means."""
     highs: Sequence[float] | None = None
     paper: float | None = None
-    """What the paper printed for it, in the unit of `means`: a dotted line."""
+    """The published value, in the unit of `means`: a dotted line."""
 
 
 @dataclass(frozen=True)
 class CurvePanel:
-    """Axes with several curves in them."""
+    """Axes with several curves."""
 
     title: str
     ylabel: str
@@ -138,18 +138,18 @@ class CurvePanel:
 
 _COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, GREY)
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-"""Seven beside six colours: 42 curves before a pair of both comes again."""
+"""Seven markers and six colours: 42 curves before a pair repeats."""
 _DASHES = ("-", "--", "-.")
 _MOST_MARKERS = 12
-"""Of one curve; more would hide it."""
+"""Maximum number of markers on a curve; more would hide it."""
 _LONGEST = 42
-"""Letters of a label in a legend."""
+"""Maximum number of letters of a legend label."""
 
 
 def draw_overlay(path: Path | str, series: Sequence[Series], xlabel: str, ylabel: str, title: str) -> Path:
-    """Draw curves over each other as PNG or SVG, each with its own colour and marker, and its band where it has one.
+    """Draw overlaid curves as PNG or SVG, each with its colour, marker and band, if it has one.
 
-    Values that are not finite are left out. Raises UsageError where nothing is left to draw.
+    Non-finite values are left out. Raises UsageError if there is nothing to draw.
     """
     return draw_panels(path, [CurvePanel(title, ylabel, series)], xlabel)
 
@@ -157,9 +157,9 @@ def draw_overlay(path: Path | str, series: Sequence[Series], xlabel: str, ylabel
 def draw_panels(
     path: Path | str, panels: Sequence[CurvePanel], xlabel: str, *, title: str = "", same_xs: bool = True
 ) -> Path:
-    """Draw panels side by side under one legend: the same label has the same colour and marker in all of them.
+    """Draw panels side by side with one legend: a label has the same colour and marker in all panels.
 
-    With `same_xs` they share the range of their x axes. Raises UsageError where no panel has a finite value.
+    With `same_xs` they share the range of their x axes. Raises UsageError if no panel has a finite value.
     """
     labels = list(dict.fromkeys(series.label for panel in panels for series in panel.series))
     if not any(math.isfinite(value) for panel in panels for series in panel.series for value in series.means):
@@ -187,14 +187,14 @@ def draw_panels(
 
 
 def _columns(labels: Sequence[str], panels: int) -> int:
-    """How many labels stand beside each other below a picture of so many panels."""
+    """Number of legend columns below this number of panels."""
     told = len(" (dotted: paper 40.4)") if panels == 1 else 0
     letters = 8 + max(min(len(label), _LONGEST) + told for label in labels)
     return max(1, min(len(labels), (110 if panels == 1 else 62 * panels) // letters))
 
 
 def _legend(figure: Figure, series: Sequence[Series], columns: int) -> None:
-    """Below all panels: one line and marker a label, with what the paper printed for it."""
+    """Draw the legend below all panels: a line and marker per label, with the published value."""
     handles = {
         label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
@@ -208,7 +208,7 @@ def _legend(figure: Figure, series: Sequence[Series], columns: int) -> None:
 
 
 def _overlaid(axes: Axes, series: Series, at: int) -> None:
-    """One curve of an overlay; many noisy points are drawn faint, with their running mean over them."""
+    """Draw one curve of an overlay; many noisy points are drawn faint, with their running mean on top."""
     color, marker = _COLOURS[at % len(_COLOURS)], _MARKERS[at % len(_MARKERS)]
     dashes = _DASHES[at // len(_COLOURS) % len(_DASHES)]
     kept = [place for place, value in enumerate(series.means) if math.isfinite(value)]
@@ -237,11 +237,11 @@ def _overlaid(axes: Axes, series: Series, at: int) -> None:
 
 
 def _short(name: str) -> str:
-    """Names of runs differ at either end: a long one loses its middle."""
+    """Shorten a long name in the middle, as names of runs differ at either end."""
     return name if len(name) <= _LONGEST else f"{name[: _LONGEST // 2]}…{name[-(_LONGEST // 2 - 1) :]}"
 
 
 def _is_noisy(values: Sequence[float]) -> bool:
-    """Whether it goes up and down more often than a schedule does."""
+    """Whether the values change direction more often than a schedule."""
     turns = sum((b - a) * (c - b) < 0 for a, b, c in zip(values, values[1:], values[2:], strict=False))
     return turns > len(values) / 8

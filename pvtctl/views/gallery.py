@@ -1,4 +1,4 @@
-"""Many pictures on one HTML page: thumbnails in a grid, each of which opens at its full size. No script is needed."""
+"""Pictures on one HTML page: thumbnails in a grid that open at full size, without scripts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pvtctl.views.report import inlined, write_page
 
-# A picture is on the page once. The address of its figure (#picture-2) makes that figure cover the page.
+# A picture is on the page once. The anchor of its figure (#picture-2) makes that figure cover the page.
 _STYLE = """
 body { max-width: 1500px; }
 .gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 300px), 1fr)); gap: 1.2rem;
@@ -35,17 +35,17 @@ class GalleryEntry:
 
     title: str
     caption: str
-    """A sentence below the title, or nothing."""
+    """A sentence below the title, or empty."""
     path: Path
     """A PNG or SVG file, which is inlined."""
     alt: str = ""
-    """What is seen, for those who do not see it; unset: title and caption."""
+    """Alternative text; default: title and caption."""
 
 
 def write_gallery(path: Path | str, title: str, lead: str, entries: Sequence[GalleryEntry]) -> Path:
-    """Write one self-contained HTML file of pictures, in the order given; those whose file is not there are left out.
+    """Write one self-contained HTML file of pictures, in the given order; missing files are left out.
 
-    A thumbnail opens at full size, with ways on, back and out, all of them links that a keyboard reaches.
+    A thumbnail opens at full size, with links to the next and previous picture and back, usable by keyboard.
     """
     there = [entry for entry in entries if entry.path.is_file()]
     count = f"{len(there)} picture{'s' * (len(there) != 1)}. Click one to see it at its full size."

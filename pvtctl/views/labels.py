@@ -1,4 +1,4 @@
-"""Which numbers of a run its curves show, and what they are called. No matplotlib."""
+"""Keys and labels of a run's curves. Does not import matplotlib."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class CurveLabels:
-    """The numbers that `pvtctl.views.curves.draw_curves` draws, by their keys in metrics.jsonl, with their labels."""
+    """Labels of the values drawn by `pvtctl.views.curves.draw_curves`, by key in metrics.jsonl."""
 
     loss: str
     title: str
     scores: tuple[tuple[str, str], ...]
-    """Of evaluations; fractions."""
+    """Scores of evaluations, as fractions."""
     training: tuple[tuple[str, str], ...] = ()
-    """Of training, beside the scores; fractions."""
+    """Scores of training, drawn with those of evaluations, as fractions."""

@@ -1,4 +1,4 @@
-"""A report in one HTML file: pictures are inlined, nothing is fetched, any browser shows it."""
+"""A report in one self-contained HTML file with inlined pictures."""
 
 from __future__ import annotations
 
@@ -32,25 +32,25 @@ details > summary { cursor: pointer; font-weight: 600; font-size: 1.05rem; margi
 
 
 class Strong(str):
-    """A table's cell in bold."""
+    """A table cell in bold."""
 
 
 @dataclass(frozen=True)
 class ReportTable:
-    """A table of text; columns whose every cell is a number or `-` are aligned to the right."""
+    """A table of text; columns with only numbers and `-` are right-aligned."""
 
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     groups: Sequence[tuple[str, int]] = ()
-    """Headings above the columns, each with how many columns it stands over."""
+    """Group headings above the columns, each with its number of columns."""
     notes: Sequence[str] = ()
     """Lines below the table."""
 
 
 @dataclass(frozen=True)
 class ReportPicture:
-    """A PNG or SVG file that is inlined."""
+    """A PNG or SVG file, which is inlined."""
 
     title: str
     path: Path
@@ -58,7 +58,7 @@ class ReportPicture:
 
 @dataclass(frozen=True)
 class Text:
-    """Preformatted text, folded away until it is opened."""
+    """Preformatted text, collapsed until opened."""
 
     title: str
     text: str
@@ -66,7 +66,7 @@ class Text:
 
 @dataclass
 class Report:
-    """A page: a title, one line below it, warnings, then parts in the order given."""
+    """A page: a title, one line below it, warnings, then parts in order."""
 
     title: str
     lead: str
@@ -75,7 +75,7 @@ class Report:
 
 
 def write_report(path: Path | str, report: Report) -> Path:
-    """Write `report` as one HTML file. A picture whose file is not there is left out."""
+    """Write `report` as one HTML file. Missing pictures are left out."""
     body = [f"<h1>{html.escape(report.title)}</h1>", f'<p class="lead">{html.escape(report.lead)}</p>']
     body += [f'<p class="warn">{html.escape(text)}</p>' for text in report.warnings]
     for part in report.parts:
@@ -91,7 +91,7 @@ def write_report(path: Path | str, report: Report) -> Path:
 
 
 def write_page(path: Path | str, title: str, body: Sequence[str], style: str = "") -> Path:
-    """Write one HTML file of the lines `body`, which are HTML already; `style` is CSS besides that of reports."""
+    """Write one HTML file with the HTML lines `body`; `style` is CSS added to that of reports."""
     head = f"<title>{html.escape(title)}</title><style>{_STYLE}{style}</style>"
     meta = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
     page = (
@@ -102,7 +102,7 @@ def write_page(path: Path | str, title: str, body: Sequence[str], style: str = "
 
 
 def inlined(path: Path) -> str:
-    """A picture file (PNG, SVG) as the address of an image that holds it."""
+    """A picture file (PNG, SVG) as a data URL."""
     kind = "svg+xml" if path.suffix.lower() == ".svg" else "png"
     return f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
 
@@ -142,7 +142,7 @@ def _text(cell: Any) -> str:
 
 
 def _whole(cell: str) -> str:
-    """`38.2 ± 0.3` and `-1.2 to +3.4` stay on one line."""
+    """Keep `38.2 ± 0.3` and `-1.2 to +3.4` on one line."""
     return ' class="whole"' if re.fullmatch(r"[-+]?[\d.]+ (±|to) [-+]?[\d.]+", cell) else ""
 
 

@@ -1,4 +1,4 @@
-"""Points with names: models or runs against what they cost."""
+"""Labelled scatter plots of models or runs against their cost."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from pvtctl.views.figure import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, new_figu
 
 COLOURS = (BLUE, RED, GREEN, PURPLE, ORANGE, "#56B4E9", "#000000")
 MARKERS = "osD^vPX"
-"""Groups differ in both, so that they are told apart in grey, too."""
+"""Groups differ in both, so that they can be distinguished in grey too."""
 LONGEST_LABEL = 34
 _LOGARITHMIC = 25
-"""Largest x over smallest x from which on the axis is logarithmic."""
+"""Ratio of largest to smallest x above which the axis is logarithmic."""
 _MARKER = 7.5
 _TEXT = 8.5
-"""Points of size."""
+"""Sizes in points."""
 
 
 @dataclass(frozen=True)
@@ -56,17 +56,17 @@ class ScatterPanel:
 def draw_scatter(
     path: Path | str, points: Sequence[Point], *, xlabel: str, ylabel: str, title: str, hollow: str | None = None
 ) -> Path:
-    """Draw `points` with their labels beside them into a PNG or SVG file.
+    """Draw `points` with labels as a PNG or SVG file.
 
-    Labels lie on no point, no error bar and no other label as long as there is room, and never outside the picture; one
-    that had to move away is tied to its point by a line. Points that are not finite are left out. `hollow` says in the
-    legend what hollow points are. Raises UsageError where no point is left.
+    Labels do not overlap points, error bars and other labels as long as there is room, and stay inside the picture; a
+    line connects a label to its point if it had to move away. Non-finite points are left out. `hollow` is the legend's
+    label of hollow points. Raises UsageError if no point is left.
     """
     return draw_scatters(path, [ScatterPanel(points, xlabel, ylabel)], title=title, hollow=hollow)
 
 
 def draw_scatters(path: Path | str, panels: Sequence[ScatterPanel], *, title: str, hollow: str | None = None) -> Path:
-    """Draw several panels side by side, with one legend; otherwise as `draw_scatter`."""
+    """Draw several panels side by side with one legend; otherwise as `draw_scatter`."""
     panels = [ScatterPanel([p for p in each.points if _is_finite(p)], each.xlabel, each.ylabel) for each in panels]
     if not any(panel.points for panel in panels):
         raise UsageError("there is nothing to draw: no model has both figures", "measure some first")
@@ -82,7 +82,7 @@ def draw_scatters(path: Path | str, panels: Sequence[ScatterPanel], *, title: st
     _add_legend(figure, groups, hollow if any(p.hollow for panel in panels for p in panel.points) else None)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # letters that the font lacks become boxes, as in `save`
-        figure.draw_without_rendering()  # from here on points have places
+        figure.draw_without_rendering()  # fixes the positions of points
         for axes, panel in zip(all_axes, panels, strict=True):
             _place_labels(axes, panel.points)
     return save(figure, path)
@@ -93,7 +93,7 @@ def _is_finite(point: Point) -> bool:
 
 
 def _looks(at: int) -> tuple[str, str]:
-    """Colour and marker of the group of that number; they begin anew out of step, so that 49 pairs differ."""
+    """Colour and marker of the group of that number; their combination is unique for 49 groups."""
     return COLOURS[at % len(COLOURS)], MARKERS[(at + at // len(COLOURS)) % len(MARKERS)]
 
 
@@ -116,7 +116,7 @@ def _draw_point(axes: Axes, point: Point, group: int) -> None:
 
 
 def _set_limits(axes: Axes, points: Sequence[Point]) -> None:
-    """Room around the points for labels, on a logarithmic axis where costs are of different magnitude."""
+    """Leave room around the points for labels; the x axis is logarithmic if costs differ in magnitude."""
     axes.margins(x=0.16, y=0.14)
     xs = [point.x for point in points]
     if xs and min(xs) > 0 and max(xs) > _LOGARITHMIC * min(xs):
@@ -129,7 +129,7 @@ def _set_limits(axes: Axes, points: Sequence[Point]) -> None:
 
 
 def _add_legend(figure: Figure, groups: Sequence[str], hollow: str | None) -> None:
-    """Below the axes, where it hides nothing; none for a single group without a name."""
+    """Draw the legend below the axes; none for a single group without a name."""
     entries = []
     for at, name in enumerate(groups):
         if name and len(groups) > 1:
@@ -150,7 +150,7 @@ def _entry(name: str, colour: str, marker: str, face: str) -> Line2D:
 
 
 def _place_labels(axes: Axes, points: Sequence[Point]) -> None:
-    """Greedy: each label, crowded points first, takes the nearest free place around its point."""
+    """Place labels greedily, crowded points first, each at the nearest free position around its point."""
     taken = [box for point in points for box in _boxes_of(axes, point)]
     places = [_place(axes, point.x, point.y) for point in points]
 
@@ -163,13 +163,13 @@ def _place_labels(axes: Axes, points: Sequence[Point]) -> None:
 
 
 def _place(axes: Axes, x: float, y: float) -> tuple[float, float]:
-    """In pixels of the canvas."""
+    """Position in pixels of the canvas."""
     across, up = axes.transData.transform((x, y))
     return float(across), float(up)
 
 
 def _boxes_of(axes: Axes, point: Point) -> list[Bbox]:
-    """What a point and its error bars cover, in pixels of the canvas."""
+    """Bounding boxes of a point and its error bars, in pixels of the canvas."""
     x, y = _place(axes, point.x, point.y)
     reach = _pixels(axes, _MARKER / 2 + 1.5)
     boxes = [Bbox.from_extents(x - reach, y - reach, x + reach, y + reach)]
@@ -224,7 +224,7 @@ def _place_label(axes: Axes, point: Point, at: tuple[float, float], taken: Seque
 
 
 def _offsets(width: float, height: float, unit: float) -> Iterator[tuple[float, float, bool]]:
-    """Centres of a label around its point, nearest first: right, left, above, below, then between, ring by ring."""
+    """Candidate centres of a label around its point, nearest first: right, left, above, below, then between."""
     directions = [(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1)]
     halves = [(0.5, 1), (-0.5, 1), (0.5, -1), (-0.5, -1)]
     for ring, gap in enumerate((7, 11, 18, 26, 36, 48, 62, 80, 100)):

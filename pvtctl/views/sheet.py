@@ -1,4 +1,4 @@
-"""Sheets of pictures with their titles, and what all drawn images share: captions, letters, enlargement."""
+"""Contact sheets of titled pictures, and common code of drawn images: captions, fonts, enlargement."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ Pixels = NDArray[np.uint8]
 Colour = tuple[int, int, int]
 
 _SMALLEST = 400
-"""Images with a shorter long side are enlarged by a whole number: a label would cover most of them."""
+"""Images with a shorter long side are enlarged by an integer factor, as a label would cover most of them."""
 
 
 def draw_sheet(path: Path | str, tiles: Mapping[str, Pixels], *, columns: int = 2, width: int = 640) -> Path:
-    """Write a PNG or SVG of pictures under their titles, as `sheet_of` lays them."""
+    """Write `sheet_of` the titled pictures as a PNG or SVG."""
     return write_picture(path, sheet_of(tiles, columns=columns, width=width))
 
 
 def sheet_of(tiles: Mapping[str, Pixels], *, columns: int = 2, width: int = 640) -> Pixels:
-    """Pictures under their titles, `columns` side by side, each shrunk or enlarged to `width` pixels."""
+    """Arrange titled pictures in `columns` columns, each resized to `width` pixels."""
     cells = []
     for title, tile in tiles.items():
         height = max(1, round(tile.shape[0] * width / tile.shape[1]))
@@ -52,7 +52,7 @@ def sheet_of(tiles: Mapping[str, Pixels], *, columns: int = 2, width: int = 640)
 
 
 def write_picture(path: Path | str, pixels: Pixels) -> Path:
-    """Write a PNG, or an SVG that holds it, by the path's ending. Raises UsageError for other endings."""
+    """Write a PNG, or an SVG that contains it, by the path's suffix. Raises UsageError for other suffixes."""
     path = Path(path)
     picture = io.BytesIO()
     Image.fromarray(pixels).save(picture, format="PNG")
@@ -75,17 +75,17 @@ def write_picture(path: Path | str, pixels: Pixels) -> Path:
 
 
 def enlargement(image: Pixels) -> int:
-    """The whole number by which a small image is drawn larger."""
+    """The integer factor by which a small image is enlarged."""
     return max(1, math.ceil(_SMALLEST / max(image.shape[:2])))
 
 
 def enlarged(image: Pixels, scale: int) -> Pixels:
-    """Each pixel as `scale` x `scale` pixels."""
+    """Enlarge each pixel to `scale` x `scale` pixels."""
     return image if scale == 1 else np.repeat(np.repeat(image, scale, axis=0), scale, axis=1)
 
 
 def captioned(image: Pixels, text: str) -> Pixels:
-    """The picture under a line of text, which is made smaller until it fits."""
+    """The picture under a line of text, which is shrunk to fit."""
     size = min(max(14, round(image.shape[1] / 40)), 22)
     strip = Image.new("RGB", (image.shape[1], round(1.6 * size)), "white")
     pen = ImageDraw.Draw(strip)
@@ -98,7 +98,7 @@ def captioned(image: Pixels, text: str) -> Pixels:
 
 @lru_cache
 def font_of(size: int) -> ImageFont.FreeTypeFont:
-    """Matplotlib's own font, which has most alphabets and is there on every machine."""
+    """The font bundled with matplotlib, which has most alphabets."""
     from matplotlib import get_data_path
 
     return ImageFont.truetype(str(Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)

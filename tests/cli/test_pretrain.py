@@ -315,4 +315,4 @@ def test_two_processes_score_every_image_once(tmp_path: Path) -> None:
     assert process.returncode == 0, err
     result = json.loads(out)
     assert result["metrics"]["images"] == 11
-    assert err.count("run folder:") == err.count("recipe:") == 1, "one process talks"
+    assert err.count("run directory:") == err.count("recipe:") == 1, "one process talks"

@@ -34,7 +34,7 @@ def test_a_run_tells_what_it_does_and_returns_what_it_reached(
     assert result.numbers == result.summary.numbers
     assert all(path.exists() for path in result.summary.files.values())
     place = told.index("data: scenes, rendered as needed; 4 training and 2 validation images, 12 classes")
-    assert place < told.index(f"run folder: {tmp_path / 'run'}")
+    assert place < told.index(f"run directory: {tmp_path / 'run'}")
     assert any(line.startswith("epoch 1/1") for line in told)
     assert capsys.readouterr().out == ""
     with pytest.raises(UsageError, match="exists already"):

@@ -98,7 +98,7 @@ def test_what_would_take_too_long_or_too_much_is_not_run(
     assert slow.untimed == "not timed: by its operations a call would take about 24 min on this machine"
     monkeypatch.setattr(costs, "_macs_per_second", lambda device: 1e11)
     monkeypatch.setattr(costs, "_free_bytes", lambda device: 2**28)
-    assert "GiB are to be had" in study_costs([B0], tmp_path)["pvt_v2_b0"].untimed
+    assert "GiB are available" in study_costs([B0], tmp_path)["pvt_v2_b0"].untimed
     assert fake.asked == []
 
 

@@ -1,4 +1,4 @@
-"""Models as columns of boxes, stage by stage, side by side: shapes, what is in them, and what they cost."""
+"""Draw models side by side as columns of boxes, one per stage, with shapes, contents and costs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _WIDTH, _GAP, _BETWEEN = 3.9, 0.26, 0.55
 _LINE, _PADDING, _BAR = 0.185, 0.1, 0.085
 _TOP, _BOTTOM = 0.95, 0.34
 _MAP, _BAR_LENGTH = 0.95, 1.35
-"""All in inches: a box, the gaps, lines of text, the square that shows a map's size, the longest bar."""
+"""In inches: a box, the gaps, lines of text, the square for a map's size, the longest bar."""
 
 
 _LEGEND = ("Bars: orange parameters, blue GMACs; one scale each.", "Squares: the map in the image at half its size.")
@@ -24,7 +24,7 @@ _LEGEND = ("Bars: orange parameters, blue GMACs; one scale each.", "Squares: the
 
 @dataclass(frozen=True)
 class Box:
-    """A part of a model. `shape` (channels, height, width) of what leaves it; None where that is no map."""
+    """A part of a model. `shape` (channels, height, width) of its output; None if that is not a map."""
 
     title: str
     lines: tuple[str, ...]
@@ -32,12 +32,12 @@ class Box:
     macs: int
     shape: tuple[int, int, int] | None = None
     kind: str = "backbone"
-    """backbone, or above: what stands on it."""
+    """`backbone`, or `above` for neck, head or classifier."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """A model on one image of `size` (height, width): its boxes in the order in which they run, and its sums."""
+    """A model on one image of `size` (height, width): its boxes in order of execution, and its totals."""
 
     name: str
     size: tuple[int, int]
@@ -46,12 +46,12 @@ class Column:
     macs: int
 
     def to_json(self) -> dict[str, Any]:
-        """Its boxes and sums, plain counts."""
+        """Boxes and totals, as plain counts."""
         return asdict(self)
 
 
 def draw_architectures(columns: Sequence[Column]) -> Figure:
-    """A figure of all `columns`, their bars on one scale each for parameters and for MACs."""
+    """Draw all `columns`, with common scales of the bars for parameters and for MACs."""
     height = max(_TOP + sum(_height(box) + _GAP for box in column.boxes) + _BOTTOM for column in columns)
     width = len(columns) * (_WIDTH + _BETWEEN) + 0.1
     figure = new_figure(width, height)
@@ -117,7 +117,7 @@ def _draw_box(axes: Axes, x: float, y: float, box: Box, size: tuple[int, int], m
 def _draw_map(
     axes: Axes, right: float, bottom: float, room: float, shape: tuple[int, int, int], size: tuple[int, int]
 ) -> None:
-    """The image's area in outline and the map in it, as large as its side is against an image of stride 2."""
+    """Draw the image's outline and the map in it, as large as its side relative to an image at stride 2."""
     unit = min(_MAP / size[1], room / size[0])
     height, width = size[0] * unit, size[1] * unit
     axes.add_patch(Rectangle((right - width, bottom - height), width, height, fill=False, edgecolor="#c5ccd3", lw=0.7))

@@ -1,4 +1,4 @@
-"""Attention over the image: every key drawn as the cell it is made of, in colours of its weight."""
+"""Draw attention over the image: every key as the cell that it covers, coloured by its weight."""
 
 from __future__ import annotations
 
@@ -20,35 +20,35 @@ Pixels = NDArray[np.uint8]
 """(H, W, 3) RGB."""
 Place = tuple[int, int]
 
-_COLOURS = matplotlib.colormaps["inferno"]  # its lightness rises evenly, for every kind of colour vision and in grey
+_COLOURS = matplotlib.colormaps["inferno"]  # perceptually uniform, also for colour-blind readers and in grey
 _LIFT, _DIM, _COVER = 40, 0.55, 0.68
 _PANEL, _LARGEST = 3.1, 16.0
-"""Inches: the width of one panel, and of a whole figure, in which more panels become narrower."""
+"""In inches: the width of one panel, and the maximum width of a figure."""
 
 
 @dataclass(frozen=True)
 class AttentionPanel:
-    """One map: `values` (H, W), weights between 0 and 1, NaN where there is no key; one place of it is `stride` pixels a
-    side. `query` is the place that asks, None for one that has no place; `point` the pixel (x, y) that the user named."""
+    """One map: `values` (H, W), weights between 0 and 1, NaN where there is no key; a position is `stride` x `stride`
+    pixels. `query` is the query's position, None for a special token; `point` the pixel (x, y) given by the user."""
 
     title: str
     note: str
-    """Below the title, smaller."""
+    """Smaller text below the title."""
     values: NDArray[np.float32]
     stride: int
     query: Place | None = None
     point: tuple[float, float] | None = None
     smooth: bool = False
     spare_query: bool = False
-    """The colours reach up to the largest weight of the other places: the query's own would leave all others dark."""
+    """Scale colours to the largest weight except the query's own, which would make all others dark."""
 
 
 def draw_attention(
     image: Pixels, size: tuple[int, int], rows: Sequence[tuple[str, Sequence[AttentionPanel]]], *, title: str
 ) -> Figure:
-    """Rows of panels under a title, each row with its label and the image in front.
+    """Draw rows of panels under a title, each row starting with its label and the image.
 
-    `image` is drawn as large as the model saw it, `size` (height, width) in pixels, in which the panels' places lie.
+    `image` is drawn at the model's input `size` (height, width) in pixels, in which the panels' positions are given.
     """
     across = 1 + max(len(panels) for _, panels in rows)
     columns = min(across, 5)
@@ -100,7 +100,7 @@ def _draw_panel(axes: Axes, grey: Pixels, size: tuple[int, int], panel: Attentio
 
 
 def _mark(axes: Axes, size: tuple[int, int], panel: AttentionPanel) -> None:
-    """The place that asks as a box, the pixel that was named as a cross; both legible on light and dark."""
+    """Mark the query's position by a box and the given pixel by a cross, both visible on light and dark."""
     axes.set(xlim=(0, size[1]), ylim=(size[0], 0))
     if panel.query is not None:
         corner = (panel.query[1] * panel.stride, panel.query[0] * panel.stride)
@@ -116,8 +116,8 @@ def _mark(axes: Axes, size: tuple[int, int], panel: AttentionPanel) -> None:
 
 
 def _draw_bar(figure: Figure, grid: Any, height: float) -> None:
-    """What the colours mean, as they look over an image of middle grey: each panel's own largest weight is at the top.
-    Its label is folded into lines that `height` inches hold."""
+    """Draw the colour bar, as over a medium grey image; its top is the largest weight of each panel. The label is
+    wrapped to `height` inches."""
     grey = (_LIFT + _DIM * 128) / 255
     seen = matplotlib.colors.ListedColormap(_COVER * _COLOURS(np.linspace(0, 1, 256))[:, :3] + (1 - _COVER) * grey)
     scale = matplotlib.cm.ScalarMappable(matplotlib.colors.Normalize(0, 1), seen)
@@ -129,7 +129,7 @@ def _draw_bar(figure: Figure, grid: Any, height: float) -> None:
 
 
 def _dimmed(image: Pixels) -> Pixels:
-    """In grey and darker, so that colours can only be weights."""
+    """The image in dark grey, so that only weights are coloured."""
     grey = image.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
     lifted: Pixels = (_LIFT + _DIM * grey).clip(0, 255).astype(np.uint8)
     return np.repeat(lifted[..., None], 3, axis=2)

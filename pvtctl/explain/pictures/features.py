@@ -1,7 +1,7 @@
-"""Maps of features as pictures: their three principal components as colours, and how strong they are in each cell.
+"""Feature maps as pictures: their first three principal components as colours, and the norm of each cell.
 
-The components of a level are those of all cells of all images together, so that a colour means the same in every picture
-of one call.
+The components of a level are computed over all cells of all images, so that colours are comparable between the
+pictures of one call.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ Map = NDArray[np.floating]
 """(C, h, w)."""
 
 _ENDS = (0.01, 0.99)
-"""Quantiles of a component's values that become black and full colour."""
+"""Quantiles of a component's values that map to black and full colour."""
 _CELL = 2.5
-"""Inches a panel is wide."""
+"""Width of a panel in inches."""
 
 
 class ComponentFit:
-    """Gathers the cells of a level, map by map, and finds the directions in which they differ most."""
+    """Principal component analysis of the cells of a level, accumulated over maps."""
 
     def __init__(self) -> None:
         self._cells = 0
@@ -37,17 +37,17 @@ class ComponentFit:
         self._products: NDArray[np.float64] | float = 0.0
 
     def add(self, features: Map) -> None:
-        """The cells of another map; all maps of a fit have the same channels."""
+        """Add the cells of a map; all maps must have the same channels."""
         cells = features.reshape(len(features), -1).astype(np.float64)
         self._cells += cells.shape[1]
         self._sum = self._sum + cells.sum(1)
         self._products = self._products + cells @ cells.T
 
     def components(self) -> Components:
-        """The three directions of most variance, or as many as there are channels.
+        """The three directions of largest variance, or as many as there are channels.
 
-        A direction and its opposite are equally right: the one whose largest weight is above 0 is taken, so that equal
-        cells give equal colours.
+        The sign of a direction is arbitrary: it is chosen so that the largest weight is positive, for reproducible
+        colours.
         """
         mean = np.asarray(self._sum) / self._cells
         covariance = np.asarray(self._products) / self._cells - np.outer(mean, mean)
@@ -62,17 +62,17 @@ class ComponentFit:
 
 @dataclass(frozen=True)
 class Components:
-    """What `ComponentFit` found."""
+    """Result of `ComponentFit`."""
 
     mean: NDArray[np.float64]
     """(C,)."""
     directions: NDArray[np.float64]
-    """(3, C) or fewer rows, of most variance first."""
+    """(3, C) or fewer rows, by decreasing variance."""
     share: float
-    """Of the variance that these directions hold, 0 to 1."""
+    """Fraction of the variance explained by these directions, 0 to 1."""
 
     def of(self, features: Map) -> NDArray[np.float32]:
-        """(C, h, w) -> the cells' places along the directions, (3, h, w); those of missing directions are 0."""
+        """Project (C, h, w) onto the directions, (3, h, w); missing directions give 0."""
         channels, height, width = features.shape
         cells = features.reshape(channels, -1).astype(np.float64) - self.mean[:, None]
         placed = np.zeros((3, height * width), np.float32)
@@ -82,23 +82,23 @@ class Components:
 
 @dataclass(frozen=True)
 class Level:
-    """One level of one image's pyramid, as it is drawn."""
+    """One level of one image's pyramid, for drawing."""
 
     name: str
     """C2, P4 ..."""
     channels: int
     share: float
-    """Of the variance that the three components hold."""
+    """Fraction of the variance explained by the three components."""
     rgb: Pixels
     """(h, w, 3): the components."""
     energy: NDArray[np.float32]
-    """(h, w): length of each cell's vector of features."""
+    """(h, w): norm of each cell's feature vector."""
     limits: tuple[float, float]
-    """Of `energy` over all images."""
+    """Range of `energy` over all images."""
 
 
 def energy_of(features: Map) -> NDArray[np.float32]:
-    """(C, h, w) -> (h, w): the root of the sum of the squares of the channels."""
+    """(C, h, w) -> (h, w): L2 norm over the channels."""
     return np.asarray(np.linalg.norm(features.astype(np.float64), axis=0), np.float32)
 
 
@@ -109,8 +109,7 @@ def to_levels(
     placed: Sequence[NDArray[np.float32]],
     energies: Sequence[NDArray[np.float32]],
 ) -> list[Level]:
-    """A level of several images: what `Components.of` and `energy_of` gave of each of them -> one Level an image, all on
-    the same scales."""
+    """Results of `Components.of` and `energy_of` for several images -> one Level per image, with common scales."""
     values = np.concatenate([part.reshape(3, -1) for part in placed], axis=1)
     low, high = np.quantile(values, _ENDS, axis=1)
     span = np.where(high - low > 1e-9 * max(1.0, float(np.abs(values).max())), high - low, np.inf)
@@ -118,20 +117,20 @@ def to_levels(
     found = []
     for part, energy in zip(placed, energies, strict=True):
         scaled = (part - low[:, None, None]) / span[:, None, None]
-        scaled[np.isinf(span)] = 0.5  # nothing differs: grey
+        scaled[np.isinf(span)] = 0.5  # constant: grey
         rgb = (255 * np.clip(scaled, 0, 1)).round().astype(np.uint8).transpose(1, 2, 0)
         found.append(Level(name, channels, share, rgb, energy, limits))
     return found
 
 
 def draw_features(path: Path | str, image: Pixels, groups: Mapping[str, Sequence[Level]], title: str) -> Path:
-    """Draw one image beside its levels as PNG or SVG: of each group (backbone, neck) a row of components over a row of
-    energies. Cells are drawn as squares of the image that they stand for."""
+    """Draw one image next to its levels as PNG or SVG: for each group (backbone, neck) a row of components above a row
+    of energies. Cells are drawn over the image area that they cover."""
     columns = 1 + max(len(levels) for levels in groups.values())
     height, width = image.shape[:2]
     cell = min(max(_CELL * height / width, 0.6), 2.5 * _CELL)
     figure = new_figure(_CELL * columns, len(groups) * (2 * cell + 1.15) + 0.6)
-    # about 8 letters of this size an inch
+    # about 8 letters of this size per inch
     lines = "\n".join(shorten(line, round(8 * _CELL * columns)) for line in title.splitlines())
     figure.suptitle(lines, x=0.01, ha="left", fontsize=11, fontweight="bold", parse_math=False)
     grid = figure.subplots(2 * len(groups), columns, squeeze=False)
@@ -153,7 +152,7 @@ def draw_features(path: Path | str, image: Pixels, groups: Mapping[str, Sequence
 
 
 def _panel(axes: Axes, pixels: Pixels, text: str, size: tuple[int, int] | None = None) -> None:
-    """Pixels, laid over the image's width and height so that all panels have its shape."""
+    """Draw pixels stretched to the image's width and height, so that all panels have its shape."""
     width, height = size or (pixels.shape[1], pixels.shape[0])
     axes.imshow(pixels, interpolation="nearest", extent=(0, width, height, 0))
     axes.set_title(text, loc="left", fontsize=8, parse_math=False)

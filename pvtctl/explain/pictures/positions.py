@@ -1,4 +1,4 @@
-"""Similarity of position embeddings: for some cells of a table, how alike all others are, laid out as the cells lie."""
+"""Draw the similarity of position embeddings: for some cells of a table, the similarity to all cells, as a map."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from pvtctl.views.figure import head, new_figure
 
 _TILES, _LABELS = 4.2, 0.75
-"""Inches: the longer side of a panel, and what its title takes."""
+"""In inches: the longer side of a panel, and the height of its title."""
 
 
 @dataclass(frozen=True)
 class Similarities:
-    """A table's panel: `maps` (Q, h, w), cosines, of the cells `places` (row, column), which lie on rows and columns."""
+    """A table's panel: `maps` (Q, h, w), cosine similarities of the cells `places` (row, column), which form a grid."""
 
     title: str
     maps: NDArray[np.float32]
@@ -28,8 +28,8 @@ class Similarities:
 
 
 def draw_positions(rows: Sequence[Sequence[Similarities]], *, title: str) -> Figure:
-    """A row a table: as it was learned and, where there is a second, resized. Colours have one scale a row, up to the
-    largest similarity of different cells."""
+    """Draw a row per table: as learned and, if there is a second panel, resized. Each row has one colour scale, up to
+    the largest similarity of different cells."""
     across = max(len(row) for row in rows)
     shapes = [_tiling(row[-1].places, row[-1].maps.shape[1:])[0] for row in rows]
     heights = [_TILES * min(1.0, shape[0] / shape[1]) + _LABELS for shape in shapes]
@@ -76,7 +76,7 @@ def _draw_panel(axes: Axes, each: Similarities, limit: float) -> None:
 
 
 def _largest(each: Similarities) -> float:
-    """Of different cells, rounded up to a tenth."""
+    """Largest similarity of different cells, rounded up to a tenth."""
     others = np.abs(each.maps).copy()
     for at, (row, column) in enumerate(each.places):
         others[at, row, column] = 0
