@@ -75,7 +75,7 @@ def faults_of(text: str, sets: tuple[str, ...] = ()) -> list[str]:
         # windows, ratios
         (
             f"{SEGMENTATION}eval: {{window: [64, 96], stride: [64, 97]}}\n",
-            "eval.stride: 64x97 is larger than the window of 64x96: pixels between would never be seen (x.yaml:4)",
+            "eval.stride: 64x97 is larger than the window of 64x96: pixels in between would be skipped (x.yaml:4)",
         ),
         (f"{SEGMENTATION}eval.stride: [64, 64]\n", "eval.stride: needs eval.window, the window that slides (x.yaml:4)"),
         (f"{DEPTH}eval.window: [64, 64]\n", "eval.window: is for segmentation, depth does not read it (x.yaml:4)"),
@@ -101,7 +101,7 @@ def faults_of(text: str, sets: tuple[str, ...] = ()) -> list[str]:
         ),
         (f"{SEGMENTATION}model.head.num_queries: 9\n", "model.head.num_queries: is for detr, semantic_fpn has none"),
         # the rest
-        (f"{SEGMENTATION}train: {{epochs: 3, iterations: 30}}\n", "train.epochs: train.iterations says how long"),
+        (f"{SEGMENTATION}train: {{epochs: 3, iterations: 30}}\n", "train.epochs: train.iterations sets the length"),
         (
             f"{CLASSIFIER}data.normalization: half\n",
             "data.normalization: is for segmentation and depth, classification does not read it (x.yaml:2)",
