@@ -198,7 +198,7 @@ def find_row(
 ) -> tuple[str, str]:
     """Find the recipe and row of a paper's table that trains `backbone` on `data_name` in any profile.
 
-    `backbone` is the name of a backbone or a row; with `head`, only recipes with that head count. Recipes in `FIRST` come
+    `backbone` is the name of a backbone or a row; with `head`, only recipes with that head count. Those in `FIRST` come
     first, then the others by name. Raises UsageError if no recipe uses the data, or none has such a row.
     """
     rows: list[str] = []

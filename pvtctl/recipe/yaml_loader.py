@@ -1,7 +1,7 @@
 """YAML in which `1e-4` is a number, `yes` is text, a repeated key is an error, and every key has its line.
 
-The scalars follow the YAML 1.2 core schema instead of PyYAML's 1.1. Anchors and aliases are errors: use `base:`, rows and
-profiles instead. So a small file cannot expand into a large one.
+The scalars follow the YAML 1.2 core schema instead of PyYAML's 1.1. Anchors and aliases are errors: a small file could
+expand into a large one; use `base:`, rows and profiles instead.
 """
 
 from __future__ import annotations

@@ -146,7 +146,7 @@ def test_what_belongs_together_is_taken_and_reads_back(text: str) -> None:
 def test_a_later_word_on_epochs_wins_over_iterations_only_with_them() -> None:
     """A profile that says epochs says `iterations: null` too; on the command line alone it is a fault."""
     assert load_recipe("ade20k_semantic_fpn", "pvt_small", "mini").train.iterations is None
-    with pytest.raises(RecipeFaults, match=r"train\.epochs: train\.iterations says how long"):
+    with pytest.raises(RecipeFaults, match=r"train\.epochs: train\.iterations sets the length"):
         load_recipe("ade20k_semantic_fpn", "pvt_small", overrides=["train.epochs=3"])
     both = ["train.epochs=3", "train.iterations=null"]
     assert load_recipe("ade20k_semantic_fpn", "pvt_small", overrides=both).train.epochs == 3
