@@ -88,7 +88,7 @@ def parse_scale_shift(text: str | None) -> tuple[float, float] | None:
     if values is None:
         return None
     if len(values) != 2 or values[0] <= 0:
-        raise UsageError(f"--scale-shift {text!r} is no scale above 0 and a shift", "write it as 3.05e-4,0.1378")
+        raise UsageError(f"--scale-shift {text!r} is not a scale above 0 and a shift", "write it as 3.05e-4,0.1378")
     return values[0], values[1]
 
 
@@ -100,7 +100,7 @@ def _numbers(text: str | None, option: str, example: str) -> tuple[float, ...] |
     except ValueError:
         values = (math.nan,)
     if not all(map(math.isfinite, values)):
-        raise UsageError(f"--{option} {text!r} are no numbers", f"write them as {example}")
+        raise UsageError(f"--{option} {text!r} are not numbers", f"write them as {example}")
     return values
 
 

@@ -75,7 +75,7 @@ def choose_data(word: str, folder: Path | None, files: Mapping[str, Path | None]
     hint = f"{close} Or " if close.startswith("did you mean") else ""
     raise UsageError(
         problem,
-        f"{hint}say {', '.join(NAMED_DATA)}, or a folder that holds train/CLASS/*.jpg and val/CLASS/*.jpg, "
+        f"{hint}say {', '.join(NAMED_DATA)}, or a folder with train/CLASS/*.jpg and val/CLASS/*.jpg, "
         "annotations/instances_{train,val}*.json, images/ and annotations/ (label maps), or rgb/ and depth/",
     )
 
@@ -89,7 +89,7 @@ def choose_task(data: DataChoice, head: str | None, task: str | None) -> str:
         task_spec(task)  # raises for an unknown task
     tasks = head_spec(head).tasks if head is not None else ()
     if task is not None and head is not None and task not in tasks:
-        raise UsageError(f"{head} is no head for {task}", f"--head {' | '.join(heads_of(task)) or '(none)'}")
+        raise UsageError(f"{head} is not a head for {task}", f"--head {' | '.join(heads_of(task)) or '(none)'}")
     of_data = tasks_of_data(data.name)
     of_head = tasks if head is not None else of_data
     wanted = (task,) if task is not None else of_head

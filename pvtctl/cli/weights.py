@@ -127,7 +127,7 @@ def _layout(text: str) -> Literal["ours", "official"]:
         case "ours" | "official":
             return text
         case _:
-            raise UsageError(f"--to {text!r} is no layout", "one of: ours, official")
+            raise UsageError(f"--to {text!r} is not a layout", "one of: ours, official")
 
 
 @app.command("ls")

@@ -47,7 +47,7 @@ def _contradictions(recipe: Recipe, origins: Mapping[KeyPath, Origin]) -> Iterat
     if not heads and head is not None:
         yield fault("model.head", "a classifier has none; task: detection makes it a detector")
     if heads and head is not None and head.name not in heads:
-        yield fault("model.head.name", f"{head.name} is no head for {recipe.task}", f"it takes {' or '.join(heads)}")
+        yield fault("model.head.name", f"{head.name} is not a head for {recipe.task}", f"it takes {' or '.join(heads)}")
     names = spec_of(recipe).data_names
     if recipe.data.name not in names:
         problem = f"{recipe.task} reads {' or '.join(names)}, not {recipe.data.name}"

@@ -36,13 +36,13 @@ def faults_of(text: str, sets: tuple[str, ...] = ()) -> list[str]:
         # heads and data of another task
         (
             f"task: segmentation\ndata.name: ade20k\n{MODEL % 'midas'}",
-            "model.head.name: midas is no head for segmentation (x.yaml:3), it takes semantic_fpn or trans2seg or ",
+            "model.head.name: midas is not a head for segmentation (x.yaml:3), it takes semantic_fpn or trans2seg or ",
         ),
         (
             f"task: depth\ndata.name: nyu\n{MODEL % 'semantic_fpn'}",
-            "model.head.name: semantic_fpn is no head for depth (x.yaml:3), it takes dpt or midas",
+            "model.head.name: semantic_fpn is not a head for depth (x.yaml:3), it takes dpt or midas",
         ),
-        (DETECTION.replace("retinanet", "dpt"), "model.head.name: dpt is no head for detection (x.yaml:3), it takes "),
+        (DETECTION.replace("retinanet", "dpt"), "model.head.name: dpt is not a head for detection (x.yaml:3), it takes "),
         (
             f"task: depth\ndata.name: nyu\n{CLASSIFIER}",
             "model.head: missing: depth needs model.head.name, dpt or midas (x.yaml:1)",

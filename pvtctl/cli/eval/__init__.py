@@ -209,5 +209,5 @@ def _scales(text: str | None) -> tuple[int, ...] | None:
         return None
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() and 32 <= int(part) <= 4096 for part in parts):
-        raise UsageError(f"--scales {text!r} are no short sides in pixels", "write them as 600,800,1000 (32 to 4096)")
+        raise UsageError(f"--scales {text!r} are not short sides in pixels", "write them as 600,800,1000 (32 to 4096)")
     return tuple(int(part) for part in parts)

@@ -272,7 +272,7 @@ def _parse_query(text: str) -> Words:
         return text
     if not re.fullmatch(r"\d+\s*,\s*\d+", text):
         raise UsageError(
-            f"--query {text!r} is no point of an image",
+            f"--query {text!r} is not a point of an image",
             "write X,Y in pixels, as --query 120,80; or class for the class token",
         )
     x, y = (int(part) for part in text.split(","))
