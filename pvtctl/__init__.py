@@ -11,7 +11,7 @@
 >>> run = pvtctl.run_recipe("imagenet_pvt_v2", row="pvt_v2_b0", profile="mini")
 >>> pvtctl.load_run(run.path).predict(["cat.jpg", "dog.jpg"])
 
-docs/python.md describes them all.
+docs/python.md describes all functions.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ _ELSEWHERE = {
     "optimize_for_cpu": ("pvtctl.models.fast_cpu", "optimize_for_cpu"),
     "run_study": ("pvtctl.studies.request", "run_study"),
 }
-"""Public functions that lie outside `pvtctl.api`, which holds the others."""
+"""Public names defined outside `pvtctl.api`: module and name there."""
 
 
 def __getattr__(name: str) -> Any:

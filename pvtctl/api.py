@@ -1,4 +1,4 @@
-"""The public functions. The commands call these same ones."""
+"""The public functions, which the commands also call."""
 
 from __future__ import annotations
 
@@ -24,10 +24,13 @@ if TYPE_CHECKING:
 def create_backbone(name: str, weights: str | Path | Mapping[str, Tensor] | None = None, **options: Any) -> Backbone:
     """Build a backbone: images (B, 3, H, W) -> four maps (B, C_i, H/s_i, W/s_i), s = 4, 8, 16, 32.
 
-    `name` is one of `pvtctl models ls`, or `timm:NAME`. `weights` is a checkpoint file, a run folder, a published name
-    of `pvtctl weights ls`, or a state dict. `options` are those of `pvtctl.models.backbones.build_backbone`.
+    Args:
+        name: A name listed by `pvtctl models ls`, or `timm:NAME`.
+        weights: Checkpoint file, run directory, published name (`pvtctl weights ls`) or state dict.
+        **options: See `pvtctl.models.backbones.build_backbone`.
 
-    Raises UsageError for unknown names, options and files, and for weights that do not fit.
+    Raises:
+        UsageError: Unknown name, option or file, or weights that do not fit.
     """
     backbone = build_backbone(name, **options)
     if weights is not None:
@@ -41,8 +44,8 @@ def create_classifier(
     weights: str | Path | Mapping[str, Tensor] | None = None,
     **options: Any,
 ) -> Classifier:
-    """Build a classifier: images (B, 3, H, W) -> logits (B, num_classes). Arguments as in `create_backbone`; a built
-    backbone may stand for the name."""
+    """Build a classifier: images (B, 3, H, W) -> logits (B, num_classes). Arguments as in `create_backbone`; `name`
+    may also be a built backbone."""
     classifier = build_classifier(name, num_classes=num_classes, **options)
     if weights is not None:
         load_weights(classifier, weights)
@@ -58,9 +61,12 @@ def create_detector(
 ) -> Detector:
     """Build a detector: normalised images (B, 3, H, W) -> a list of Detections; with targets, losses.
 
-    `backbone` and `head` are names (retinanet, mask_rcnn, detr, or one that was registered), or a built backbone and a
-    `HeadSpec`; `options` are those of `pvtctl.models.detector.build_detector`. `weights` as in `create_backbone`: of a
-    classifier the backbone is taken, of such a detector all.
+    Args:
+        backbone: Name or built backbone.
+        head: retinanet, mask_rcnn, detr, the name of a registered head, or a `HeadSpec`.
+        num_classes: Number of classes, without background.
+        weights: As in `create_backbone`. A classifier's weights fill the backbone only, a detector's the whole model.
+        **options: See `pvtctl.models.detector.build_detector`.
     """
     detector = build_detector(backbone, head, num_classes=num_classes, **options)
     if weights is not None:
@@ -79,9 +85,15 @@ def create_segmenter(
 ) -> DenseModel:
     """Build a segmentation model: normalised images (B, 3, H, W) -> logits (B, K, h, w), K classes.
 
-    `model.at_size(model(images), (H, W))` has the images' size. `head` is semantic_fpn, trans2seg, deeplabv3plus, dpt, or
-    one that was registered, or a `HeadSpec`, and `backbone` a name or a built one; `head_options` are those of `pvtctl.models.dense.build_segmenter`, `options` those of the backbone. `weights` as in
-    `create_backbone`: of a classifier the backbone is taken, of such a segmentation model all.
+    `model.at_size(model(images), (H, W))` resizes the logits to the images' size.
+
+    Args:
+        backbone: Name or built backbone.
+        head: semantic_fpn, trans2seg, deeplabv3plus, dpt, the name of a registered head, or a `HeadSpec`.
+        num_classes: Number of classes.
+        weights: As in `create_backbone`. A classifier's weights fill the backbone only.
+        head_options: See `pvtctl.models.dense.build_segmenter`.
+        **options: Options of the backbone.
     """
     model = build_segmenter(
         backbone, head, num_classes=num_classes, head_options=head_options, backbone_options=options
@@ -100,11 +112,11 @@ def create_depth_model(
     head_options: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> DenseModel:
-    """Build a depth model: normalised images (B, 3, H, W) -> inverse depth (B, 1, h, w), larger for what is nearer.
+    """Build a depth model: normalised images (B, 3, H, W) -> inverse depth (B, 1, h, w), larger is nearer.
 
-    With `scale_shift` (a, b) it is a metric one: metres = 1 / (a x + b). The published DPT of KITTI has (6.016e-5,
-    0.00579), that of NYUv2 (3.05e-4, 0.1378); unset, it is taken from weights that say it. The
-    other arguments are as in `create_segmenter`.
+    With `scale_shift` (a, b) the depth is metric: metres = 1 / (a x + b). The published DPT for KITTI has (6.016e-5,
+    0.00579), the one for NYUv2 (3.05e-4, 0.1378). If None, it is read from the weights' metadata. Other arguments as in
+    `create_segmenter`.
     """
     model = build_depth_model(
         backbone, head, scale_shift=scale_shift, head_options=head_options, backbone_options=options
@@ -116,11 +128,11 @@ def create_depth_model(
 
 
 def load_weights(module: nn.Module, source: str | Path | Mapping[str, Tensor], partial: bool = False) -> LoadReport:
-    """Load a checkpoint of ours or of another project into a backbone, classifier, detector, segmentation or depth model, and
-    say what was loaded.
+    """Load a checkpoint (pvtctl's or another project's) into a backbone, classifier, detector, segmentation or depth
+    model, and report what was loaded.
 
-    Raises UsageError when the file is not a checkpoint, holds less than 95 % of the backbone, or a model with another
-    head (unless `partial`).
+    Raises UsageError if the file is not a checkpoint, has less than 95 % of the backbone, or has another head (unless
+    `partial`).
     """
     from pvtctl import weights
 
@@ -143,18 +155,28 @@ def run_recipe(
     partial: bool = False,
     quiet: bool = False,
 ) -> RunResult:
-    """Train by a recipe, as `pretrain` and `finetune` do, to a run folder with weights and a report.
+    """Train by a recipe, as `pretrain` and `finetune` do. Writes a run directory with weights and a report.
 
-    `recipe` is a name of `pvtctl recipes ls`, a YAML file, or a `Recipe` of `pvtctl.recipe.load.load_recipe` (which has its
-    row, profile and overrides already). `row` may be left out where the recipe has none or one. `overrides` are those of
-    `--set` (`"train.epochs=2"`), or pairs of a key and a value. `data` is the folder of the recipe's data, `weights` a
-    checkpoint file, run folder or published name to begin from, `out` a new run folder (unset: as the commands name it).
-    `resume` goes on with the run in `out`; `partial` as in `load_weights`; `quiet` says and shows nothing. Under torchrun
-    this is called in every process, and all return the same.
+    Under torchrun, call it in every process; all return the same result.
 
-    A signal or Ctrl-C lets the step end and the run save itself: `pvtctl.engine.Stopped` is raised then. Raises UsageError
-    for recipes, data, weights and folders that cannot be used, PvtctlError when memory or disk ran out or the loss stayed
-    non-finite.
+    Args:
+        recipe: A name listed by `pvtctl recipes ls`, a YAML file, or a `Recipe` from `pvtctl.recipe.load.load_recipe`
+            (row, profile and overrides already applied).
+        row: Row of the recipe; optional if the recipe has at most one.
+        profile: paper, mini or smoke.
+        overrides: As for `--set` (`"train.epochs=2"`), or (key, value) pairs.
+        data: Folder of the data set.
+        weights: Checkpoint file, run directory or published name to start from.
+        out: New run directory. Default: named as by the commands.
+        resume: Resume the run in `out`.
+        device: cuda or cpu. Default: cuda if available.
+        partial: As in `load_weights`.
+        quiet: Print nothing.
+
+    Raises:
+        pvtctl.engine.Stopped: A signal or Ctrl-C; the current step is finished and the run saved first.
+        UsageError: Unusable recipe, data, weights or directory.
+        PvtctlError: Out of memory or disk space, or the loss stayed non-finite.
 
     >>> run = pvtctl.run_recipe("imagenet_pvt_v2", row="pvt_v2_b0", profile="mini")
     >>> run.numbers["top1"], run.best_epoch, run.path
@@ -189,6 +211,6 @@ def run_recipe(
 
 
 def _given(weights: str | Path) -> str:
-    """A file or folder by its absolute path, so that the run can be resumed from elsewhere; a published name as it is."""
+    """Absolute path of a file or folder, so that a run can be resumed from anywhere; a published name as it is."""
     path = Path(weights).expanduser()
     return str(path.absolute()) if path.exists() else str(weights)

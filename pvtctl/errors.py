@@ -1,4 +1,4 @@
-"""The one error type that users meet, and the exit codes of the command line."""
+"""Base class of all errors shown to users, and the exit codes of the command line."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ class ExitCode(IntEnum):
     USAGE = 2
     """Wrong usage, recipe or data: running it again unchanged fails again."""
     RESUMABLE = 75
-    """A signal (SIGTERM, SIGUSR1) stopped the run after it saved itself; `--resume` goes on."""
+    """A signal (SIGTERM, SIGUSR1) stopped the run after it was saved; `--resume` continues it."""
     INTERRUPTED = 130
-    """Ctrl-C. A training run has saved itself before it exits."""
+    """Ctrl-C. A training run is saved before it exits."""
 
 
 class PvtctlError(Exception):
-    """A fault that a user can mend: one line that says what is wrong, one hint what to do.
+    """An error that the user can fix: one line on what is wrong, and a hint on what to do.
 
-    The library raises it; `pvtctl.cli.main` alone prints it and turns it into an exit code.
+    Only `pvtctl.cli.main` prints it and converts it to an exit code.
     """
 
     exit_code: int = ExitCode.FAILED
@@ -42,11 +42,11 @@ class UsageError(PvtctlError):
 
 
 class ToldElsewhereError(PvtctlError):
-    """Ends a process whose error another process tells: only the exit code is left to give."""
+    """Exit with a code and no message, because another process reports the error."""
 
 
 def nearest(word: str, valid: list[str] | tuple[str, ...]) -> str:
-    """`did you mean ...?` with the closest valid words, or the list of all where it is short.
+    """`did you mean ...?` with the closest valid words, or all valid words if there are at most 40.
 
     >>> nearest("pvt_smal", ["pvt_tiny", "pvt_small"])
     'did you mean pvt_small?'

@@ -1,8 +1,8 @@
-"""Python files of users that register backbones and heads (`--module FILE.py`). Loads without torch.
+"""User-provided Python files that register backbones and heads (`--module FILE.py`). Loads without torch.
 
-A file runs only when it was named, or as the copy in a run folder of a file that this user named before: its hash then
-stands in the user's state folder. Whatever else a recipe, checkpoint or run folder asks for is refused, with the option
-to add. (Installed plugins: `pvtctl.models.registry`.)
+A file is executed only if the user named it, or if it is a run directory's copy of a file that this user named before
+(its hash is in the user's state folder). Any other file that a recipe, checkpoint or run directory requires is refused
+with a hint. Installed plugins: `pvtctl.models.registry`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pvtctl.io.files import atomic_path, user_folder, write_text
 from pvtctl.models import registry
 
 COPIES = "modules"
-"""Folder of a run folder with copies of the files that its model needs."""
+"""Subfolder of a run directory with copies of the files that its model needs."""
 
 
 @dataclass(frozen=True)
@@ -33,26 +33,26 @@ class Extension:
     sha256: str
     content: bytes
     names: tuple[str, ...]
-    """Backbones and heads that it registered."""
+    """Names of the backbones and heads it registered."""
 
     @property
     def file(self) -> str:
         return self.path.name
 
     def as_meta(self) -> dict[str, str]:
-        """As checkpoints and run.json state it."""
+        """File name and hash, as stored in checkpoints and run.json."""
         return {"file": self.file, "sha256": self.sha256}
 
 
 _loaded: dict[str, Extension] = {}
-"""By file name, which must therefore be unique in a process."""
+"""Keyed by file name, which must be unique in a process."""
 
 
 def load_module(path: str | Path) -> Extension:
-    """Run a Python file that registers backbones or heads, and remember its hash as this user's choice.
+    """Run a Python file that registers backbones or heads, and record its hash as trusted by this user.
 
-    The same file twice is loaded once. Raises UsageError: no such file, a file that fails, and a second file of the same
-    name with other content.
+    A file is loaded only once. Raises UsageError if it is missing, fails, or has the name of a loaded file but other
+    content.
     """
     path = Path(path).expanduser().absolute()
     try:
@@ -66,7 +66,7 @@ def load_module(path: str | Path) -> Extension:
 
 
 def _load(path: Path, content: bytes) -> Extension:
-    """Run `content`, the bytes of `path` as they were read and hashed."""
+    """Run `content`, the bytes of `path` that were hashed."""
     digest = hashlib.sha256(content).hexdigest()
     if (known := _loaded.get(path.name)) is not None:
         if known.sha256 == digest:
@@ -95,7 +95,7 @@ def _load(path: Path, content: bytes) -> Extension:
 
 
 def _where(path: Path, error: Exception) -> str:
-    """The error with the line of the file that it came from."""
+    """The error and the line of the file that raised it."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
     line = error.lineno if isinstance(error, SyntaxError) else (lines[-1] if lines else None)
     text = error.msg if isinstance(error, SyntaxError) else str(error)
@@ -103,7 +103,7 @@ def _where(path: Path, error: Exception) -> str:
 
 
 def loaded() -> list[Extension]:
-    """The files that were loaded, in order."""
+    """The loaded files, in order."""
     return list(_loaded.values())
 
 
@@ -119,18 +119,18 @@ def owners(names: Iterable[str | None]) -> list[Extension]:
 
 
 def keep_copies(extensions: Iterable[Extension], run_folder: Path) -> None:
-    """Copy files into a run folder, where `--resume`, `eval`, `predict` and `export` find them again."""
+    """Copy files into a run directory, where `--resume`, `eval`, `predict` and `export` find them."""
     for extension in extensions:
         with atomic_path(run_folder / COPIES / extension.file) as temporary:
             temporary.write_bytes(extension.content)
 
 
 def require(stated: object, beside: Path, log: Callable[[str], None] | None = None) -> None:
-    """Have the files loaded that a run folder or checkpoint in `beside` states (`Extension.as_meta`).
+    """Load the files `stated` by a run directory or checkpoint at `beside` (`Extension.as_meta`).
 
-    A file that was named is taken, and a difference from the stated hash is said through `log`. Else the copy in the run
-    folder is loaded, if this user named a file of that content before. Raises UsageError for what is missing, was changed,
-    or comes from somebody else.
+    A file already loaded is used, with a warning through `log` if its hash differs. Otherwise the copy in the run
+    directory is loaded if this user named a file with that hash before. Raises UsageError for files that are missing,
+    changed, or not trusted.
     """
     for one in stated if isinstance(stated, list) else ():
         if not isinstance(one, dict):
@@ -161,7 +161,7 @@ def require(stated: object, beside: Path, log: Callable[[str], None] | None = No
 
 
 def require_for_run(folder: Path, log: Callable[[str], None] | None = None) -> None:
-    """`require` what run.json of a run folder states; nothing where there is no run. Raises UsageError."""
+    """`require` the files stated in a run directory's run.json, if there is one. Raises UsageError."""
     with suppress(OSError, ValueError):
         info = json.loads((folder / "run.json").read_text("utf-8"))
         if isinstance(info, dict):
@@ -169,12 +169,12 @@ def require_for_run(folder: Path, log: Callable[[str], None] | None = None) -> N
 
 
 def file_name(path: str) -> str:
-    """The name under which a module is known, whatever folder it lies in."""
+    """The name under which a module is known: its path without the folder."""
     return Path(path).name
 
 
 def require_named(files: Sequence[str], recipe: str) -> None:
-    """Raise UsageError unless each module that a recipe needs (its `module:`) was loaded."""
+    """Raise UsageError unless every module that a recipe needs (its `module:`) is loaded."""
     for file in files:
         if file_name(file) not in _loaded:
             raise UsageError(f"recipe {recipe} needs the module {file}", f"read it, then add --module {file}")
@@ -185,7 +185,7 @@ def _state_file() -> Path:
 
 
 def _trusted() -> dict[str, str]:
-    """Hash -> path of every file that this user named."""
+    """Hash -> path of every file this user has named."""
     with suppress(OSError, ValueError):
         found = json.loads(_state_file().read_text("utf-8"))
         if isinstance(found, dict):

@@ -1,4 +1,4 @@
-"""Output shared by the commands: results to stdout, talk to stderr."""
+"""Output shared by the commands: results to stdout, messages to stderr."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pvtctl.errors import UsageError
 
 
 def print_json(value: Any) -> None:
-    """The one document on stdout of a command called with `--json`. Numbers that are none (NaN) become null."""
+    """Print the JSON document of a command called with `--json`. NaN and infinity become null."""
     print(json.dumps(_without_nan(value), indent=2, allow_nan=False))
 
 
@@ -25,7 +25,7 @@ def _without_nan(value: Any) -> Any:
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, caption: str | None = None) -> None:
-    """A table on stdout; cells after the first are right-aligned when they are numbers."""
+    """Print a table to stdout; numeric columns are right-aligned."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -38,9 +38,9 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, 
     for row in rows:
         grid.add_row(*(Text(str(cell)) for cell in row))
     console = Console()
-    if not console.is_terminal:  # a pipe or a file: never wrap by an imagined terminal width
+    if not console.is_terminal:  # a pipe or a file has no terminal width to wrap at
         console = Console(width=max(console.width, 200))
-    # title and caption as lines of their own: inside the grid they would wrap at its width
+    # title and caption as separate lines: inside the grid they would wrap at its width
     for part in (title, grid, caption):
         if part:
             console.print(part, markup=False, highlight=False)
@@ -65,7 +65,7 @@ def parse_size(text: str, *, least: int = 32) -> tuple[int, int]:
     sides = [int(part) for part in parts]
     height, width = sides[0], sides[-1]
     if not (least <= height <= 8192 and least <= width <= 8192):
-        raise UsageError(f"size {text!r} is out of range", f"both sides must lie between {least} and 8192 pixels")
+        raise UsageError(f"size {text!r} is out of range", f"both sides must be between {least} and 8192 pixels")
     return height, width
 
 
@@ -75,7 +75,7 @@ def parse_sizes(text: str) -> list[tuple[int, int]]:
 
 
 def parse_ratios(text: str | None) -> tuple[float, ...] | None:
-    """`0.5,1,1.5`: factors on a test size. Raises UsageError."""
+    """Parse `0.5,1,1.5`, factors on a test size. Raises UsageError."""
     ratios = _numbers(text, "ratios", "0.5,1,1.5")
     if ratios is not None and not all(0.1 <= ratio <= 8 for ratio in ratios):
         raise UsageError(f"--ratios {text!r} are out of range", "factors between 0.1 and 8, as 0.5,1,1.5")
@@ -83,12 +83,12 @@ def parse_ratios(text: str | None) -> tuple[float, ...] | None:
 
 
 def parse_scale_shift(text: str | None) -> tuple[float, float] | None:
-    """`3.05e-4,0.1378`: what turns inverse depth into metres. Raises UsageError."""
+    """Parse `3.05e-4,0.1378`, the conversion of inverse depth to metres. Raises UsageError."""
     values = _numbers(text, "scale-shift", "3.05e-4,0.1378")
     if values is None:
         return None
     if len(values) != 2 or values[0] <= 0:
-        raise UsageError(f"--scale-shift {text!r} is no scale above 0 and a shift", "write it as 3.05e-4,0.1378")
+        raise UsageError(f"--scale-shift {text!r} is not a scale above 0 and a shift", "write it as 3.05e-4,0.1378")
     return values[0], values[1]
 
 
@@ -100,13 +100,13 @@ def _numbers(text: str | None, option: str, example: str) -> tuple[float, ...] |
     except ValueError:
         values = (math.nan,)
     if not all(map(math.isfinite, values)):
-        raise UsageError(f"--{option} {text!r} are no numbers", f"write them as {example}")
+        raise UsageError(f"--{option} {text!r} are not numbers", f"write them as {example}")
     return values
 
 
 @contextmanager
 def byte_progress() -> Iterator[Callable[[str], Callable[[int, int | None], None]]]:
-    """Bars on stderr for what is counted in bytes: the function it gives starts one by its name."""
+    """Progress bars in bytes on stderr; yields a function that starts a named bar."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -121,7 +121,7 @@ def byte_progress() -> Iterator[Callable[[str], Callable[[int, int | None], None
 
 
 def with_progress(work: Any) -> Any:
-    """Run `work(on_progress)` under a bar for each split, on stderr."""
+    """Run `work(on_progress)` with a progress bar per split on stderr."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

@@ -1,4 +1,4 @@
-"""The choices of `--head` where a backbone is named, from the registry. No torch."""
+"""Choices of `--head` for commands with `--backbone`, from the registry. No torch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pvtctl.models.registry import DEPTH, DETECTION, PLAIN_HEADS, SEGMENTATION, 
 
 
 def head_names() -> list[str]:
-    """What may stand on a backbone: the plain ones, then the registered heads."""
+    """Valid values of `--head`: the plain ones, then the registered heads."""
     return [*PLAIN_HEADS, *(spec.name for spec in head_specs())]
 
 
@@ -21,7 +21,7 @@ def chosen_head(text: str) -> HeadSpec | None:
 
 
 def head_help() -> str:
-    """What `--head` takes, task by task."""
+    """Help text of `--head`, by task."""
     alone = {
         task: ", ".join(spec.name for spec in head_specs() if spec.tasks == (task,))
         for task in (DETECTION, SEGMENTATION, DEPTH)

@@ -1,4 +1,4 @@
-"""Options that `pretrain`, `finetune` and `eval` share: said once, so that they mean and read the same everywhere."""
+"""Options shared by `pretrain`, `finetune` and `eval`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pvtctl.models.registry import DEPTH, DETECTION, SEGMENTATION, heads_of
 
 DataFolder = Annotated[
     Path | None,
-    typer.Option("--data", metavar="DIR", help="Where the data lies. Default: $PVTCTL_DATA/NAME, then data/NAME."),
+    typer.Option("--data", metavar="DIR", help="Folder of the data. Default: $PVTCTL_DATA/NAME, then data/NAME."),
 ]
 Head = Annotated[
     str | None,
@@ -25,38 +25,34 @@ TaskName = Annotated[
     typer.Option(
         "--task",
         metavar="TASK",
-        help="classification, detection, segmentation or depth, where data and head leave it open.",
+        help="classification, detection, segmentation or depth, if data and head do not determine it.",
     ),
 ]
 Ratios = Annotated[
     str | None,
-    typer.Option(help="Segmentation, depth: factors on the size to look at and merge, with commas: 0.75,1,1.25."),
+    typer.Option(help="Segmentation, depth: factors on the test size, whose predictions are merged: 0.75,1,1.25."),
 ]
 Window = Annotated[
-    str | None, typer.Option(metavar="HxW", help="Segmentation: slide a window of this size. Default: whole images.")
+    str | None, typer.Option(metavar="HxW", help="Segmentation: size of a sliding window. Default: whole images.")
 ]
-Stride = Annotated[
-    str | None, typer.Option(metavar="HxW", help="How far the window slides. Default: two thirds of it.")
-]
+Stride = Annotated[str | None, typer.Option(metavar="HxW", help="Step of the window. Default: two thirds of it.")]
 ScaleShift = Annotated[
     str | None,
     typer.Option(
         metavar="SCALE,SHIFT",
-        help="Depth weights that do not say theirs: metres = 1 / (SCALE x + SHIFT). DPT: 3.05e-4,0.1378 (NYUv2).",
+        help="For depth weights without it: metres = 1 / (SCALE x + SHIFT). DPT: 3.05e-4,0.1378 (NYUv2).",
     ),
 ]
 Profile = Annotated[
     str | None, typer.Option(help="Scale: paper, mini (minutes on a CPU), smoke. Default: paper; mini for scenes.")
 ]
 Partial = Annotated[bool, typer.Option("--partial", help="Accept weights that fill less than 95 % of the backbone.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in that folder.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Resume the run in that directory.")]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe; may be repeated.")
 ]
-Gpus = Annotated[int | None, typer.Option(help="Processes to train with, one a GPU. Default: 1.")]
-Device = Annotated[str | None, typer.Option(help="cuda or cpu. Default: cuda where there is one.")]
+Gpus = Annotated[int | None, typer.Option(help="Processes to train with, one per GPU. Default: 1.")]
+Device = Annotated[str | None, typer.Option(help="cuda or cpu. Default: cuda if available.")]
 Compile = Annotated[bool, typer.Option("--compile", help="Compile the model: slower to start, faster to run.")]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Try a step of everything, estimate memory and time, write nothing.")
-]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Run one step, estimate memory and time, write nothing.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the results as JSON.")]

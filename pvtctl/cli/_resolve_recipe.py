@@ -1,4 +1,4 @@
-"""From the few words of `pretrain`, `finetune` and `eval` to one recipe; what was chosen for the user is said. No torch."""
+"""Resolve the arguments of `pretrain`, `finetune` and `eval` to one recipe; report defaults chosen. No torch."""
 
 from __future__ import annotations
 
@@ -21,33 +21,33 @@ Override = str | tuple[str, Any]
 
 
 def note(text: str) -> None:
-    """Say what was chosen, once: not in the processes that `--gpus` started, nor in other ranks than the first."""
+    """Print a choice once: only on rank 0, and not in processes started by `--gpus`."""
     if "PVTCTL_LAUNCHER" not in os.environ and os.environ.get("RANK", "0") == "0":
         say(text)
 
 
 @dataclass(frozen=True)
 class DataChoice:
-    """Which data the user means."""
+    """The data set that the user chose."""
 
     name: str
-    """`imagenet` or `coco` (the layout), or `scenes`."""
+    """The layout (`imagenet`, `coco` ...), or `scenes`."""
     path: Path | None = None
-    """Where it lies, absolute, where the user said so."""
+    """Absolute path, if the user gave one."""
     label: str | None = None
-    """For the run folder's name: a folder of the user's own."""
+    """Part of the run directory's name, for the user's own data."""
     files: Mapping[str, Path] = field(default_factory=dict)
-    """`train_images`, `train_annotations`, `val_images`, `val_annotations`, absolute, where they lie in no layout."""
+    """`train_images`, `train_annotations`, `val_images`, `val_annotations` outside a known layout, absolute."""
 
     def overrides(self) -> list[Override]:
-        """As a recipe takes it."""
+        """As overrides of a recipe."""
         named = [(f"data.{key}", str(path)) for key, path in self.files.items()]
         return [("data.name", self.name), ("data.path", str(self.path) if self.path else None), *named]
 
 
 def choose_data(word: str, folder: Path | None, files: Mapping[str, Path | None] | None = None) -> DataChoice:
-    """What DATA and `--data` mean together: a named data set (found, or in `folder`), or a folder in a known layout
-    (`pvtctl.data.layouts`). `files` (see `DataChoice.files`) are for COCO annotations that lie in no layout.
+    """Resolve DATA and `--data`: a named data set (found, or in `folder`), or a folder in a known layout
+    (`pvtctl.data.layouts`). `files` (see `DataChoice.files`) are for COCO annotations outside a known layout.
 
     Raises UsageError.
     """
@@ -75,21 +75,21 @@ def choose_data(word: str, folder: Path | None, files: Mapping[str, Path | None]
     hint = f"{close} Or " if close.startswith("did you mean") else ""
     raise UsageError(
         problem,
-        f"{hint}say {', '.join(NAMED_DATA)}, or a folder that holds train/CLASS/*.jpg and val/CLASS/*.jpg, "
+        f"{hint}say {', '.join(NAMED_DATA)}, or a folder with train/CLASS/*.jpg and val/CLASS/*.jpg, "
         "annotations/instances_{train,val}*.json, images/ and annotations/ (label maps), or rgb/ and depth/",
     )
 
 
 def choose_task(data: DataChoice, head: str | None, task: str | None) -> str:
-    """What is trained or scored: as `task` says, else as the head and the data have it. Raises UsageError."""
+    """The task to train or score: `task`, else the one of head and data. Raises UsageError."""
     from pvtctl.models.registry import head_spec, heads_of
     from pvtctl.tasks.registry import task_spec, tasks_of_data
 
     if task is not None:
-        task_spec(task)  # there is such a task
+        task_spec(task)  # raises for an unknown task
     tasks = head_spec(head).tasks if head is not None else ()
     if task is not None and head is not None and task not in tasks:
-        raise UsageError(f"{head} is no head for {task}", f"--head {' | '.join(heads_of(task)) or '(none)'}")
+        raise UsageError(f"{head} is not a head for {task}", f"--head {' | '.join(heads_of(task)) or '(none)'}")
     of_data = tasks_of_data(data.name)
     of_head = tasks if head is not None else of_data
     wanted = (task,) if task is not None else of_head
@@ -98,7 +98,7 @@ def choose_task(data: DataChoice, head: str | None, task: str | None) -> str:
         asked = f"--head {head}" if head is not None else f"--task {task}"
         what = f"is in the layout of {data.name}"
         if data.name == "imagenet" and data.path is not None and not (data.path / "train").is_dir():
-            what = "is in none of the layouts that are known (docs/data.md)"
+            what = "is not in a known layout (docs/data.md)"
         spec = task_spec(wanted[0])
         convert = f"; {spec.convert_hint}" if spec.convert_hint else ""
         raise UsageError(
@@ -123,10 +123,10 @@ def choose_recipe(
     overrides: Sequence[Override] = (),
     trained: bool = False,
 ) -> Recipe:
-    """The recipe of a run: by `recipe` (a name or a file) or the paper's table that trains `backbone`.
+    """The recipe of a run: `recipe` (a name or a file), or the paper's table that trains `backbone`.
 
-    `task` is that of `choose_task`; without `head` its first one is taken. `trained`: the head is there already. Says
-    what was chosen where the user left it open. Raises UsageError.
+    `task` is the result of `choose_task`; without `head`, its first head is used. `trained`: the head is already
+    trained. Prints the defaults chosen. Raises UsageError.
     """
     from pvtctl.models.registry import backbone_spec, find_head, heads_of
     from pvtctl.models.variants import split_width
@@ -135,7 +135,7 @@ def choose_recipe(
     row: str | None
     stand_in = None
     scaled: list[Override] = []
-    if backbone is not None and "@" in backbone:  # the row of the full-size one, at that width
+    if backbone is not None and "@" in backbone:  # use the row of the full-size backbone at that width
         backbone, width = split_width(backbone)
         scaled = [("model.backbone.width", width)]
     if recipe is not None:
@@ -173,7 +173,7 @@ def choose_recipe(
             unsaid: list[Override] = [(f"model.head.{option}", None) for option in spec.token_options]
             settings[1:1] = [*unsaid, ("data.normalization", "imagenet")]
     if head is not None and not (rows_of(recipe) and _is_listed(head, task)):
-        settings.insert(0, ("model.head.name", head))  # no table's recipe, or no head of any: it may stand in it
+        settings.insert(0, ("model.head.name", head))  # not a table's recipe, or an unlisted head
     chosen = load_recipe(recipe, row or stand_in, profile, settings)
     if head is not None and (chosen.model.head is None or chosen.model.head.name != head):
         here = "a classifier" if chosen.model.head is None else chosen.model.head.name
@@ -189,19 +189,19 @@ def choose_recipe(
 
 
 def _for_fresh_head(recipe: Recipe) -> Recipe:
-    """Metric depth with a scale that a head can learn from nothing: the papers' are those of their published weights,
-    whose outputs are in the thousands."""
+    """Metric depth with a scale that a new head can learn: the papers' scales fit their published weights, whose
+    outputs are in the thousands."""
     head = recipe.model.head
     if head is None or head.metric_scale is None or head.metric_scale[0] > 0.01:
         return recipe
     scale_shift = (1.0, 1 / (recipe.data.depth.max_depth or 10.0))
-    note(f"scale and shift of the depth: {scale_shift[0]:g}, {scale_shift[1]:g}, for a head that starts fresh")
+    note(f"scale and shift of the depth: {scale_shift[0]:g}, {scale_shift[1]:g}, for a new head")
     model = recipe.model.model_copy(update={"head": head.model_copy(update={"scale_shift": scale_shift})})
     return recipe.model_copy(update={"model": model})
 
 
 def _check_layout(data: DataChoice, recipe: str) -> None:
-    """Raise UsageError where a recipe's task does not read the data."""
+    """Raise UsageError if a recipe's task cannot use the data."""
     from pvtctl.recipe.source import read_recipe
     from pvtctl.tasks.registry import TASK_SPECS, tasks_of_data
 
@@ -216,9 +216,9 @@ def _check_layout(data: DataChoice, recipe: str) -> None:
 
 
 def _table_with(backbone: str, data: str, task: str, head: str | None) -> tuple[str, str | None]:
-    """The recipe and row of the paper's table that trains `backbone` under `head`; no row where it stands in none.
+    """The recipe and row of the paper's table that trains `backbone` with `head`; no row if no table has it.
 
-    A table of that very data set is taken before the usual one of the task.
+    A table of the same data set takes precedence over the usual one of the task.
     """
     from pvtctl.models.registry import head_spec, head_specs, heads_of
     from pvtctl.recipe.load import find_row
@@ -243,15 +243,14 @@ def _table_with(backbone: str, data: str, task: str, head: str | None) -> tuple[
 
 
 def _is_listed(head: str, task: str) -> bool:
-    """Whether a shipped recipe is for this head; one that a user registered borrows that of its task's first."""
+    """Whether a shipped recipe has this head; user-registered heads use the recipe of their task's first head."""
     from pvtctl.models.registry import head_spec
 
     return task in head_spec(head).recipes
 
 
 def _row_under(recipe: str, head: str | None) -> str:
-    """The first row of a recipe with this head (None: that of its shared settings), whose settings stand in for a backbone
-    of no row."""
+    """The first row with this head (None: that of the shared settings), to use for a backbone without a row."""
     from pvtctl.recipe.load import rows_of
 
     rows, wanted = rows_of(recipe), head or _head_of(recipe, None)
@@ -269,20 +268,20 @@ def _head_of(recipe: str, row: str | None) -> str | None:
 
 
 def _plain_backbone(name: str, head: str | None) -> dict[str, Any]:
-    """A backbone that stands in no table, with ResNets and ViTs as the papers have them under this head."""
+    """Settings of a backbone without a row; ResNets and ViTs as in the papers with this head."""
     from pvtctl.models.registry import backbone_spec, find_head
 
     spec, above = backbone_spec(name), None if head is None else find_head(head)
     if above is None:
         return {"name": name}
     if not above.detects and spec.patch_size == 16:
-        # DPT's tables are of 384 pixels, as the ViTs that it starts from: on 224's grid two of three positions are lost
+        # DPT's tables are of 384 pixels, as the ViTs it starts from: at 224, two of three positions would be lost
         return {"name": name, "image_size": 384}
     return {"name": name, **spec.under(above)}
 
 
 def _default_row(recipe: str, rows: list[str]) -> str | None:
-    """The row to take when none was named; None where the recipe needs none. Raises UsageError when it is unclear."""
+    """The default row; None if the recipe needs none. Raises UsageError if it is ambiguous."""
     if len(rows) <= 1:
         return rows[0] if rows else None
     if DEFAULT_BACKBONE not in rows:

@@ -1,4 +1,4 @@
-"""What `pretrain` and `finetune` share: start processes, run, and show what came out."""
+"""Shared by `pretrain` and `finetune`: start processes, run, and show the results."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """How to run a recipe; what to run is the recipe."""
+    """How to run a recipe."""
 
     out: Path
     resume: bool
@@ -36,9 +36,9 @@ class TrainOptions:
 
 
 def in_processes(gpus: int | None, device: str | None, arguments: list[str]) -> None:
-    """With `--gpus N`, N > 1: run `pvtctl ARGUMENTS` in N processes and end with their exit code. Else return.
+    """With `--gpus N`, N > 1: run `pvtctl ARGUMENTS` in N processes and exit with their code. Else return.
 
-    Raises UsageError for fewer than 1, and for more than there are (unless `--device cpu` asks for a trial).
+    Raises UsageError if N < 1 or more than the available GPUs (except with `--device cpu`).
     """
     if gpus is None:
         return
@@ -60,7 +60,7 @@ def in_processes(gpus: int | None, device: str | None, arguments: list[str]) -> 
         from pvtctl.engine import launch
 
         code = launch([sys.executable, "-m", "pvtctl", *arguments], gpus)
-        if code > 128 and code != ExitCode.INTERRUPTED:  # it had no chance to say why
+        if code > 128 and code != ExitCode.INTERRUPTED:  # it could not report why
             raise PvtctlError(f"a process was ended by signal {code - 128}", "9: for lack of memory?", exit_code=code)
         if code:
             raise ToldElsewhereError("a process failed", exit_code=code)
@@ -68,7 +68,7 @@ def in_processes(gpus: int | None, device: str | None, arguments: list[str]) -> 
 
 
 def arguments_of(context: typer.Context) -> list[str]:
-    """The command line of the running command again, for the processes of `--gpus`, without `--gpus` itself."""
+    """The current command line without `--gpus`, for the processes that `--gpus` starts."""
     arguments, positional = [str(context.info_name)], []
     for parameter in context.command.params:
         value = context.params.get(parameter.name or "")
@@ -84,7 +84,7 @@ def arguments_of(context: typer.Context) -> list[str]:
 
 @contextmanager
 def one_voice(dist: Distributed) -> Iterator[None]:
-    """Of several processes that end alike only the first says so; a fault of another one alone is told by it."""
+    """Report an error shared by several processes only on rank 0, and one of a single process by that process."""
     from pvtctl.engine import Stopped
 
     try:
@@ -99,12 +99,12 @@ def one_voice(dist: Distributed) -> Iterator[None]:
         if dist.world_size == 1 or "by peer" not in str(error):
             raise
         if dist.is_main:
-            say("another process has ended, and this one cannot go on without it")
+            say("another process has ended, and this one cannot continue without it")
         raise ToldElsewhereError("another process has ended") from error
 
 
 def train(recipe: Recipe, options: TrainOptions) -> None:
-    """Run `recipe`, and print and write what came out. Raises PvtctlError, among them Stopped (exit code 75 or 130)."""
+    """Run `recipe`, print and write the results. Raises PvtctlError, including Stopped (exit code 75 or 130)."""
     from pvtctl.engine import start_distributed, stop_distributed
     from pvtctl.runs.train import train_recipe, try_recipe
 
@@ -112,7 +112,7 @@ def train(recipe: Recipe, options: TrainOptions) -> None:
     try:
         with one_voice(dist):
             if options.resume and options.dry_run:
-                raise UsageError("--dry-run starts nothing that --resume could go on with", "leave out one of them")
+                raise UsageError("--dry-run and --resume exclude each other", "leave out one of them")
             if options.dry_run:
                 report = try_recipe(recipe, dist, partial=options.partial, say=say)
                 if dist.is_main:
@@ -180,12 +180,12 @@ def _show(run: RunResult, as_json: bool) -> None:
 
 
 def differences_line(score: str, paper: str, differences: Sequence[str]) -> str | None:
-    """Why the score (accuracy, AP) may not be set beside the paper's."""
+    """Why the score (accuracy, AP) is not comparable with the paper's."""
     return f"{score} not comparable with {paper}: {'; '.join(differences)}" if differences else None
 
 
 def say_skipped(skipped: Mapping[str, str]) -> None:
-    """Name the images that could not be read."""
+    """List the images that could not be read."""
     if not skipped:
         return
     say(f"warning: {len(skipped)} image(s) could not be read and were left out:")

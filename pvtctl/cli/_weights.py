@@ -1,4 +1,4 @@
-"""Which weights a command begins from or scores, where the user named none. No torch."""
+"""Find default weights for a command, if the user named none. No torch."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from pvtctl.runs.paths import runs_root
 
 
 def given_weights(text: str) -> str:
-    """A file or folder by its absolute path, so that the run can be resumed from elsewhere; a published name as it is."""
+    """Absolute path of a file or folder, so that a run can be resumed from anywhere; a published name as it is."""
     path = Path(text).expanduser()
     return str(path.absolute()) if path.exists() else text
 
 
 @dataclass(frozen=True)
 class Found:
-    """Weights that were found for a backbone that the user named without weights."""
+    """Weights found for a backbone."""
 
     source: str
-    """A run folder or a file."""
+    """A run directory or a file."""
     why: str
     published_top1: float | None = None
-    """Percent, as the publisher prints it."""
+    """Published top-1 accuracy in percent."""
 
 
 def choose_weights(
     backbone: str, data_name: str, place: Path | None, head: str | None = None, task: str = "classification"
 ) -> Found:
-    """The newest finished run of `backbone` (under `head`) on the data, else its published checkpoint, fetched where it
-    is not here.
+    """The newest finished run of `backbone` (with `head`) on the data, else its published checkpoint, downloaded if
+    needed.
 
-    `place` is the folder that the data lies in (of `find_data`); None asks for a run on any ImageNet of 1000 classes, or
-    on any data of another name. Raises UsageError when there is neither, PvtctlError when the download fails.
+    `place` is the folder of the data (from `find_data`); None accepts a run on any ImageNet with 1000 classes, or on
+    any data with the same name. Raises UsageError if there is neither, PvtctlError if the download fails.
     """
     from pvtctl.engine.run import find_runs
     from pvtctl.weights import fetch_weights, published_for
@@ -51,7 +51,7 @@ def choose_weights(
             narrower = narrower or trained
     classifier = data_name == "imagenet" and head is None
     entry = published_for(backbone) if classifier else published_model(backbone, head, data_name)
-    # the profile for scenes trains at a part of the width unless the whole is named
+    # the profile for scenes trains at reduced width unless full width is named
     spec = f"{backbone}@1" if data_name == "scenes" and "@" not in backbone and not head else backbone
     train = f"pvtctl {'finetune' if head else 'pretrain'} {data_name} --backbone {spec}"
     train += f" --head {head}" if head else ""
@@ -81,7 +81,7 @@ def choose_weights(
 
 
 def _trained_in(run: Path, data_name: str, place: Path | None, head: str | None, task: str) -> str | None:
-    """The backbone that a finished run trained for this task, head and data; None where it is a run of another kind."""
+    """The backbone of a finished run with this task, head and data; None if they differ."""
     from pvtctl.data.find import find_data
     from pvtctl.engine.run import read_info
     from pvtctl.recipe.load import load_recipe
@@ -100,8 +100,8 @@ def _trained_in(run: Path, data_name: str, place: Path | None, head: str | None,
     if place is None:
         return spec if data_name != "imagenet" or read_info(run).get("num_classes") == 1000 else None
     if recipe.data.val_annotations:
-        return None  # of annotations of its own
+        return None  # trained on annotations outside a known layout
     try:
         return spec if find_data(data_name, recipe.data.path).resolve() == place.resolve() else None
-    except UsageError:  # its data is no longer there
+    except UsageError:  # its data no longer exists
         return None

@@ -1,4 +1,4 @@
-"""`pvtctl ablate`: run a study of the papers and judge its claims."""
+"""`pvtctl ablate`: run a study of the papers and check its claims."""
 
 from __future__ import annotations
 
@@ -53,18 +53,18 @@ def ablate(
     ] = None,
     jobs: Annotated[
         int | None,
-        typer.Option(min=1, help="Runs at a time. Default: 1; on a CPU at profile mini one a core, at most 4."),
+        typer.Option(min=1, help="Parallel runs. Default: 1; on a CPU at profile mini one per core, at most 4."),
     ] = None,
     folder: Annotated[
         Path | None,
-        typer.Option("--data", metavar="DIR", help="Where the study's data lies. Default: $PVTCTL_DATA/NAME."),
+        typer.Option("--data", metavar="DIR", help="Folder of the study's data. Default: $PVTCTL_DATA/NAME."),
     ] = None,
     weights: Annotated[
         list[str] | None,
-        typer.Option(metavar="ROW=FILE", help="Weights that a row begins from; may be repeated."),
+        typer.Option(metavar="ROW=FILE", help="Weights that a row starts from; may be repeated."),
     ] = None,
     pretrain: Annotated[
-        bool, typer.Option("--pretrain", help="Pretrain all backbones here, published weights or not.")
+        bool, typer.Option("--pretrain", help="Pretrain all backbones here, even if there are published weights.")
     ] = False,
     overrides: Annotated[
         list[str] | None,
@@ -79,8 +79,10 @@ def ablate(
         typer.Option(help="Folder of all studies, which share pretrainings. Default: $PVTCTL_RUNS (or runs)/studies."),
     ] = None,
     latency: Annotated[bool, typer.Option(help="Time the paper's models at the paper's size for the report.")] = True,
-    report: Annotated[bool, typer.Option("--report", help="Run nothing: write the report of what is there.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the runs and how far they are.")] = False,
+    report: Annotated[
+        bool, typer.Option("--report", help="Run nothing: write the report of the finished runs.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the runs and their state.")] = False,
     slurm: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Run nothing: write Slurm job files into a new folder.")
     ] = None,
@@ -93,10 +95,10 @@ def ablate(
     only: Annotated[str | None, typer.Option(hidden=True, help="Train this one run in this process.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run the rows of a paper's table, each after the pretraining that it needs, and write the table with a measured
-    column beside each printed one, a verdict on each claim, and the figures.
+    """Run the rows of a paper's table, each after the pretraining it needs, and write the table of published and
+    measured figures, a verdict on each claim, and plots.
 
-    The same command again goes on where it stopped, and tries again what failed.
+    Running the same command again resumes the study and retries failed runs.
     """
     root = (out or runs_root() / "studies").expanduser()
     if study == "ls":
@@ -165,7 +167,7 @@ def _list(root: Path, as_json: bool) -> None:
 
 
 def _train_one(context: typer.Context, plan: StudyPlan, name: str, gpus: int | None, device: str | None) -> None:
-    """One run of the study in this process; a failure is left for the report, whoever started the process."""
+    """Train one run of the study in this process; record a failure for the report."""
     from pvtctl.cli._train import TrainOptions, arguments_of, in_processes, train
     from pvtctl.cli.finetune import with_found_weights
     from pvtctl.engine.stop import Stopped
@@ -203,7 +205,7 @@ def _show_plan(plan: StudyPlan, as_json: bool) -> None:
         )
         return
     rows = [[run.name, _begins_from(run), states[run.name].status, run.out] for run in plan.runs]
-    table(f"{plan.study}, profile {plan.profile}", ["run", "begins from", "state", "folder"], rows)
+    table(f"{plan.study}, profile {plan.profile}", ["run", "starts from", "state", "folder"], rows)
 
 
 def _begins_from(run: Run) -> str:

@@ -1,4 +1,4 @@
-"""`pvtctl compare`: runs, or backbones under a head, side by side."""
+"""`pvtctl compare`: compare runs, or backbones with a head."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _LONGEST_CELL = 26
 
 
 class Against(StrEnum):
-    """What the scatter plot draws scores against."""
+    """Horizontal axis of the scatter plot."""
 
     params = "params"
     macs = "macs"
@@ -55,37 +55,33 @@ def compare_command(
     backbone: Annotated[
         str | None, typer.Option(help="Models instead of runs: names with commas; `pvtctl models ls` lists them.")
     ] = None,
-    head: Annotated[
-        str, typer.Option(metavar="HEAD", help="What stands on the backbones, as in `pvtctl flops`.")
-    ] = "classifier",
+    head: Annotated[str, typer.Option(metavar="HEAD", help="Head of the models, as in `pvtctl flops`.")] = "classifier",
     size: Annotated[
         str | None,
         typer.Option(
             metavar="HxW",
-            help="Image size for --backbone. Default: 224; segmentation 512, depth 384. Runs: what they are tested at.",
+            help="Image size for --backbone. Default: 224; segmentation 512, depth 384. Runs: their test size.",
         ),
     ] = None,
     count: Annotated[
-        Count, typer.Option(help="ops: convolutions, linears, matrix products. paper: as the papers counted.")
+        Count, typer.Option(help="ops: convolutions, linears, matrix products. paper: as in the papers.")
     ] = Count.ops,
     latency: Annotated[
         bool, typer.Option("--latency/--no-latency", help="Time the models on this machine, in turns.")
     ] = True,
-    seconds: Annotated[float, typer.Option(min=0.01, help="Timed seconds a model (and at least 7 calls).")] = 3.0,
-    device: Annotated[
-        str, typer.Option(help="For times: cpu, cuda, cuda:1; auto takes a GPU where there is one.")
-    ] = "auto",
-    x: Annotated[Against | None, typer.Option("--x", help="One panel in the plot. Default: all that is known.")] = None,
+    seconds: Annotated[float, typer.Option(min=0.01, help="Timed seconds per model (and at least 7 calls).")] = 3.0,
+    device: Annotated[str, typer.Option(help="For times: cpu, cuda, cuda:1; auto uses a GPU if available.")] = "auto",
+    x: Annotated[Against | None, typer.Option("--x", help="Single panel of the plot. Default: all available.")] = None,
     out: Annotated[
         Path | None, typer.Option(help="New folder for compare.html, .md, .csv, .json and scatter.png, .svg.")
     ] = None,
-    form: Annotated[FlopsFormat, typer.Option("--format", help="How to print the table.")] = FlopsFormat.table,
+    form: Annotated[FlopsFormat, typer.Option("--format", help="Format of the table.")] = FlopsFormat.table,
     as_json: Annotated[bool, typer.Option("--json", help="Short for --format json.")] = False,
 ) -> None:
-    """Set runs side by side, or backbones under a head: one row a figure, one column a run.
+    """Compare runs, or backbones with a head: one row per figure, one column per run.
 
-    Scores, parameters, multiply-adds, times, memory, and how each run came about. The best of a row is marked where the
-    runs may be compared; below the table stands what sets them apart.
+    Scores, parameters, multiply-adds, times, memory, and the settings of each run. The best of a row is marked if the
+    runs are comparable; differences between them are listed below the table.
     """
     if bool(runs) == bool(backbone):
         raise UsageError(
@@ -93,7 +89,7 @@ def compare_command(
             "pvtctl compare runs/first runs/second, or pvtctl compare --backbone pvt_small,resnet50",
         )
     if runs and (size is not None or head != "classifier"):
-        raise UsageError("runs have a head and a size of their own", "--head and --size go with --backbone")
+        raise UsageError("--head and --size are not for runs", "--head and --size go with --backbone")
     names, hw = ([], (0, 0)) if backbone is None else (_names(backbone), _size(size, head))
     if x is not None and out is None:
         raise UsageError("--x is for the plot, and no plot is written", "add --out FOLDER")
@@ -173,7 +169,7 @@ def _print_block(found: Comparison, columns: list[int]) -> None:
 
 
 def _blocks(found: Comparison) -> list[list[int]]:
-    """Columns that fit beside each other into the terminal, block by block."""
+    """Split the columns into blocks that fit into the terminal."""
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else _PIPE_WIDTH
     left = max(len(row.label) for row in found.rows) + 4
     blocks: list[list[int]] = [[]]

@@ -1,4 +1,4 @@
-"""`pvtctl doctor`: what this machine and environment can do, and what is missing."""
+"""`pvtctl doctor`: check this machine and environment."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _VARIABLES = {
     "PVTCTL_DATA": "folder that holds data sets by name; else ./data",
     "PVTCTL_RUNS": "folder for runs; else ./runs",
     "PVTCTL_CACHE": "folder for fetched weights; else the user's cache folder",
-    "PVTCTL_MIRROR": "address that takes the place of the publishers' when weights or data are fetched; else theirs",
-    "PVTCTL_MALLOC": "`system` leaves the memory allocator as it came; else freed memory is kept",
+    "PVTCTL_MIRROR": "address to fetch weights and data from; else the publishers'",
+    "PVTCTL_MALLOC": "`system` leaves the memory allocator unchanged; else freed memory is kept",
     "PVTCTL_DEBUG": "anything: show the traceback of an error",
-    "OMP_NUM_THREADS": "threads of a process on the CPU; else one a core",
-    "CUDA_VISIBLE_DEVICES": "which GPUs are seen; else all",
+    "OMP_NUM_THREADS": "CPU threads per process; else one per core",
+    "CUDA_VISIBLE_DEVICES": "visible GPUs; else all",
 }
 _FOR_DEVELOPERS = ("test", "dev")
 _LOW_DISK_GB = 5
@@ -51,9 +51,9 @@ def doctor(
     measure: bool = typer.Option(True, help="Time a matrix product in each number format (under two seconds)."),
     json: bool = typer.Option(False, "--json", help="Print one JSON document."),
 ) -> None:
-    """Say what this machine and environment can do: versions, devices, speed, extras, folders, data, weights."""
+    """Report what this machine and environment can do: versions, devices, speed, extras, folders, data, weights."""
     findings = [*_tried("environment", _python), *_tried("environment", _libraries)]
-    if not any(found.status == "broken" for found in findings):  # the rest of the machine's parts stand on torch
+    if not any(found.status == "broken" for found in findings):  # the other checks need torch
         findings += _tried("machine", _machine)
         findings += _tried("measured", _measured) if measure else []
     for part, look in (("extras", _extras), ("folders", _folders), ("variables", _variables)):
@@ -69,7 +69,7 @@ def doctor(
 
 
 def _tried(part: str, look: Callable[[], list[Finding]]) -> list[Finding]:
-    """What `look` finds; where it fails, that is the finding: an odd environment must not silence the doctor."""
+    """Findings of `look`; an exception becomes a finding, so that the other checks still run."""
     try:
         return look()
     except Exception as error:
@@ -117,7 +117,7 @@ def _python() -> list[Finding]:
 
 
 def _libraries() -> list[Finding]:
-    """The libraries that pvtctl cannot do without; importing torchvision also proves that it fits torch."""
+    """Required libraries; importing torchvision also checks that it fits torch."""
     import importlib
 
     found = []
@@ -164,7 +164,7 @@ def _machine() -> list[Finding]:
         found.append(Finding("machine", "gpu", "none: fine for trials, latency and small training"))
     keep_memory()
     kept = allocator_state() == "kept"
-    meaning = "freed memory stays with the process" if kept else "as it came"
+    meaning = "freed memory stays with the process" if kept else "unchanged"
     found.append(Finding("machine", "allocator", f"{allocator_state()} ({meaning})"))
     return found
 
@@ -179,7 +179,7 @@ def _cpu_flags() -> set[str]:
 
 
 def _memory(total: int | None) -> str:
-    """Total and available memory; a container's own limit where it is lower."""
+    """Total and available memory, and a container's limit if lower."""
     parts = [f"{total / 2**30:.1f} GiB"] if total else []
     try:
         limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="utf-8").strip()
@@ -213,7 +213,7 @@ def _measured() -> list[Finding]:
 def matmul_gflops(device: Any, kind: Any, budget_s: float = 0.15) -> float:
     """Speed of a square matrix product, in 1e9 floating point operations (2 a multiply-add) per second.
 
-    Sizes double until one product takes `budget_s`, so that an emulated format does not hold the command up.
+    Sizes double until one product takes `budget_s`, so that emulated formats do not take long.
     """
     import torch
 
@@ -238,7 +238,7 @@ def matmul_gflops(device: Any, kind: Any, budget_s: float = 0.15) -> float:
 
 
 def _extras() -> list[Finding]:
-    """Optional parts as the package's own metadata lists them."""
+    """Optional dependencies listed in the package metadata."""
     try:
         required = importlib.metadata.requires("pvtctl") or []
     except importlib.metadata.PackageNotFoundError:
@@ -296,7 +296,7 @@ def _variables() -> list[Finding]:
 
 
 def _data() -> list[Finding]:
-    """Folders at the places where data sets are looked for that hold a `train` or `val` folder."""
+    """Folders with a `train` or `val` folder, in the places searched for data sets."""
     from pvtctl.data.find import data_places
 
     places = list(dict.fromkeys(place.parent for place in data_places("imagenet")))

@@ -1,4 +1,4 @@
-"""`pvtctl export`: models as files for other tools."""
+"""`pvtctl export`: write models as files for other tools."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 FORMATS = {"onnx": ".onnx", "torch": ".pt2", "official": ".pth", "transformers": ""}
-"""Name -> ending of the file; transformers is a folder."""
+"""Format -> file extension; transformers is a folder."""
 EPILOG = """Examples:
 
 pvtctl export runs/my-classifier --format onnx
@@ -37,7 +37,7 @@ pvtctl export --backbone pvt_v2_b0 --head none --format onnx
 
 
 class Normalization(StrEnum):
-    """What pixels a graph with normalisation takes."""
+    """Input pixels of a graph with normalisation."""
 
     float = "float"
     uint8 = "uint8"
@@ -46,52 +46,55 @@ class Normalization(StrEnum):
 @app.command("export", epilog=EPILOG)
 def export_command(
     source: Annotated[
-        str | None, typer.Argument(metavar="[SOURCE]", help="Run folder, checkpoint file or published name.")
+        str | None, typer.Argument(metavar="[SOURCE]", help="Run directory, checkpoint file or published name.")
     ] = None,
     form: Annotated[
         str | None,
         typer.Option(
             "--format",
             help="onnx; torch (a torch.export program); official (the checkpoint layout of the model's publisher); "
-            "transformers (a folder for Hugging Face). Default: what --out ends in, or onnx.",
+            "transformers (a folder for Hugging Face). Default: by the extension of --out, or onnx.",
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="File, or folder for transformers. Default: named after SOURCE, here.")
+        Path | None,
+        typer.Option(help="File, or folder for transformers. Default: named after SOURCE, in the working directory."),
     ] = None,
     backbone: Annotated[
         str | None,
-        typer.Option(help="Without SOURCE: this backbone with random weights. With it: which, if SOURCE does not say."),
+        typer.Option(
+            help="Without SOURCE: this backbone with random weights. With it: the backbone of SOURCE, if unknown."
+        ),
     ] = None,
     head: Annotated[
         str | None,
-        typer.Option(help=f"Without SOURCE, what stands on it: {', '.join(head_names())}. Default: classifier."),
+        typer.Option(help=f"Without SOURCE, the head: {', '.join(head_names())}. Default: classifier."),
     ] = None,
     num_classes: Annotated[int | None, typer.Option(min=1, help="Without SOURCE. dpt with it: segmentation.")] = None,
     backbone_only: Annotated[
-        bool, typer.Option("--backbone-only", help="The four maps of the backbone, without what stands on it.")
+        bool, typer.Option("--backbone-only", help="Export the backbone only: its four maps.")
     ] = False,
     size: Annotated[
-        str | None, typer.Option(metavar="HxW", help="Fix height and width. Default: open where the model lets them.")
+        str | None, typer.Option(metavar="HxW", help="Fix height and width. Default: dynamic if the model allows it.")
     ] = None,
-    static: Annotated[bool, typer.Option("--static", help="Fix the batch too, at 1.")] = False,
+    static: Annotated[bool, typer.Option("--static", help="Fix the batch size at 1 too.")] = False,
     at_size: Annotated[
         bool, typer.Option("--at-size", help="Segmentation, depth: resize the map to the images' size in the graph.")
     ] = False,
     with_normalization: Annotated[
         Normalization | None,
-        typer.Option(help="Put mean and deviation into the graph, which takes float (0 to 1) or uint8 pixels then."),
+        typer.Option(help="Normalise in the graph, which then takes float (0 to 1) or uint8 pixels."),
     ] = None,
     check_sizes: Annotated[
         str | None, typer.Option(metavar="HxW,...", help="Compare with eager at these sizes. Default: three.")
     ] = None,
     tolerance: Annotated[
-        float, typer.Option(help="Largest difference from eager that passes, as a share of an output's largest value.")
+        float, typer.Option(help="Largest accepted difference from eager, relative to an output's largest value.")
     ] = 1e-4,
-    repeats: Annotated[int, typer.Option(min=1, help="Timed calls of each: eager, program, onnxruntime.")] = 10,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed calls each of eager, program, onnxruntime.")] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Write a model as ONNX, as a torch.export program or as another project's checkpoint, checked against ours."""
+    """Write a model as ONNX, as a torch.export program or as another project's checkpoint, checked against pvtctl's model."""
     chosen = _format(form, out)
     place = out if out is not None else Path(_stem(source, backbone, head) + FORMATS[chosen])
     if place.exists():
@@ -166,11 +169,11 @@ def _check_options(
     check_sizes: str | None,
     chosen: str,
 ) -> None:
-    """Options that do not go together. Raises UsageError."""
+    """Raise UsageError for options that exclude each other."""
     if source is None and backbone is None:
-        raise UsageError("nothing to export", "name a run folder or checkpoint, or a --backbone for random weights")
+        raise UsageError("nothing to export", "name a run directory or checkpoint, or a --backbone for random weights")
     if source is not None and (head is not None or num_classes is not None):
-        raise UsageError("--head and --num-classes are for random weights", f"{source} says its own: leave them out")
+        raise UsageError("--head and --num-classes are for random weights", f"{source} has its own: leave them out")
     if head is not None:
         chosen_head(head)
     if chosen in ("official", "transformers"):

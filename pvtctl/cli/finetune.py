@@ -1,4 +1,4 @@
-"""`pvtctl finetune`: train on one's own data from pretrained weights."""
+"""`pvtctl finetune`: train on your data from pretrained weights."""
 
 from __future__ import annotations
 
@@ -71,33 +71,33 @@ def finetune(
     weights: Annotated[
         str | None,
         typer.Option(
-            help="Checkpoint file, run folder or published name, or none. Default: the newest finished run of the "
+            help="Checkpoint file, run directory or published name, or none. Default: the newest finished run of the "
             "backbone on imagenet (scenes: on scenes), else its published weights."
         ),
     ] = None,
     head: Head = None,
     task: TaskName = None,
     backbone: Annotated[
-        str | None, typer.Option(help="A name of `pvtctl models ls`. Default: the one of the weights, else pvt_small.")
+        str | None,
+        typer.Option(help="A name listed by `pvtctl models ls`. Default: that of the weights, else pvt_small."),
     ] = None,
     partial: Partial = False,
     recipe: Annotated[
         str | None,
         typer.Option(
-            help="A name of `pvtctl recipes ls` or a YAML file. Default: finetune_classification; under a dense head "
+            help="A name listed by `pvtctl recipes ls` or a YAML file. Default: finetune_classification; for a dense head "
             "the paper's table that has the backbone."
         ),
     ] = None,
     profile: Profile = None,
     folder: DataFolder = None,
-    images: Annotated[
-        Path | None, typer.Option(help="With coco: the folder of the training images (and of the others).")
-    ] = None,
-    annotations: Annotated[Path | None, typer.Option(help="With coco: JSON file of the training objects.")] = None,
+    images: Annotated[Path | None, typer.Option(help="With coco: folder of the training images.")] = None,
+    annotations: Annotated[Path | None, typer.Option(help="With coco: JSON file of the training annotations.")] = None,
     val_images: Annotated[Path | None, typer.Option(help="Folder of the validation images. Default: --images.")] = None,
-    val_annotations: Annotated[Path | None, typer.Option(help="JSON file of the validation objects.")] = None,
+    val_annotations: Annotated[Path | None, typer.Option(help="JSON file of the validation annotations.")] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Run folder. Default: $PVTCTL_RUNS (or runs)/RECIPE-BACKBONE[-PROFILE][-DATA].")
+        Path | None,
+        typer.Option(help="Run directory. Default: $PVTCTL_RUNS (or runs)/RECIPE-BACKBONE[-PROFILE][-DATA]."),
     ] = None,
     resume: Resume = False,
     overrides: Overrides = None,
@@ -109,8 +109,8 @@ def finetune(
 ) -> None:
     """Train a classifier, a detector, a segmentation or a depth model on your data from pretrained weights.
 
-    Rows of the head are kept for classes that the weights know by the same name, the others start fresh. Ends with a
-    table of results and a run folder like that of `pretrain`.
+    The head's weights are kept for classes with the same name; other classes are initialised randomly. Prints a table
+    of results and writes a run directory like `pretrain`.
     """
     if resume and out is not None:
         require_for_run(out)
@@ -122,7 +122,7 @@ def finetune(
     width: list[Override] = []
     if backbone is None and named is not None:
         backbone = backbone_of_weights(named)
-        width = [("model.backbone.width", split_width(backbone)[1])]  # that of the weights, not a profile's
+        width = [("model.backbone.width", split_width(backbone)[1])]  # that of the weights, not the profile's
     elif backbone is None and recipe == "finetune_classification":
         backbone = DEFAULT_BACKBONE
     settings: list[Override] = [("model.weights", named)] if weights is not None else []
@@ -132,7 +132,7 @@ def finetune(
     chosen = choose_recipe(
         chosen_data, backbone=backbone, recipe=recipe, profile=profile, task=wanted, head=head, overrides=settings
     )
-    data_place(chosen)  # data that is nowhere is told before weights are fetched
+    data_place(chosen)  # report missing data before weights are fetched
     if weights is None:
         chosen = with_found_weights(chosen)
     out = out or default_out(chosen, chosen_data.label)
@@ -143,7 +143,7 @@ def finetune(
 def given_files(
     images: Path | None, annotations: Path | None, val_images: Path | None, val_annotations: Path | None
 ) -> dict[str, Path | None]:
-    """Annotations that lie in no layout, as `choose_data` takes them. Raises UsageError where half of them is missing."""
+    """Annotations outside a known layout, for `choose_data`. Raises UsageError if one of each pair is missing."""
     if (annotations is None) != (val_annotations is None):
         raise UsageError(
             "training needs two annotation files: --annotations FILE (training) and --val-annotations FILE",
@@ -160,9 +160,9 @@ def given_files(
 
 
 def with_found_weights(recipe: Recipe) -> Recipe:
-    """The recipe with the weights that its backbone begins from, unless it names them or begins from scratch.
+    """Add default weights to the recipe, unless it names weights or trains from scratch.
 
-    Dense heads on scenes begin from a classifier of scenes, all others from one of ImageNet.
+    Dense heads on scenes start from a classifier trained on scenes, all others from one trained on ImageNet.
     """
     model = recipe.model
     if model.weights is not None or model.init == "scratch":
@@ -174,9 +174,9 @@ def with_found_weights(recipe: Recipe) -> Recipe:
 
 
 def backbone_of_weights(weights: str) -> str:
-    """The backbone that a checkpoint holds, by its metadata or its shapes. Raises UsageError when it cannot be told."""
+    """The backbone of a checkpoint, by its metadata or shapes. Raises UsageError if it cannot be identified."""
     from pvtctl.weights.describe import inspect_checkpoint
 
     found = inspect_checkpoint(weights, scored=False).backbone
-    note(f"backbone: {found}, which the weights hold")
+    note(f"backbone: {found}, from the weights")
     return found

@@ -34,7 +34,7 @@ class Count(StrEnum):
 
 
 class FlopsFormat(StrEnum):
-    """How rows are printed."""
+    """Output format."""
 
     table = "table"
     markdown = "markdown"
@@ -49,7 +49,7 @@ SIZE_HELP = (
 HEAD_HELP = head_help()
 CLASSES_HELP = "Default: 1000 for classifiers, 80 for detectors, 150 for segmentation."
 _FINER = " and ".join(spec.name for spec in head_specs() if spec.bottleneck_stride)
-STRIDE_HELP = f"8, 16 or 32, of ResNets of bottlenecks. Default: 32; under {_FINER} 16."
+STRIDE_HELP = f"8, 16 or 32, for ResNets with bottlenecks. Default: 32; with {_FINER} 16."
 
 
 @app.command(
@@ -59,18 +59,18 @@ def flops(
     backbone: str = typer.Option("pvt_small", help="One or several, with commas; `pvtctl models ls` lists them."),
     size: str | None = typer.Option(None, help=SIZE_HELP),
     count: Count = typer.Option(
-        Count.ops, help="ops: convolutions, linears, matrix products. paper: as the papers' figures were counted."
+        Count.ops, help="ops: convolutions, linears, matrix products. paper: as in the papers."
     ),
     head: str = typer.Option(
         "classifier", metavar="HEAD", help=f"{HEAD_HELP} Mask R-CNN is counted on 1000 proposals, 100 detections."
     ),
     num_classes: int | None = typer.Option(None, min=1, help=CLASSES_HELP),
     output_stride: int | None = typer.Option(None, help=STRIDE_HELP),
-    stages: bool = typer.Option(False, "--stages", help="One row for each part of the model."),
+    stages: bool = typer.Option(False, "--stages", help="One row per part of the model."),
     verify_macs: bool = typer.Option(
         False, "--verify", help="Count with fvcore and torch.utils.flop_counter too; needs one real forward pass."
     ),
-    form: FlopsFormat = typer.Option(FlopsFormat.table, "--format", help="How to print the rows."),
+    form: FlopsFormat = typer.Option(FlopsFormat.table, "--format", help="Output format."),
     json: bool = typer.Option(False, "--json", help="Short for --format json."),
     plot: Path | None = typer.Option(None, help="Also draw GMACs against size into this .png, .svg or .pdf file."),
 ) -> None:
@@ -111,7 +111,7 @@ def flops(
 
 
 def check_backbones(text: str) -> list[str]:
-    """`A,B` -> names; raises UsageError with the nearest ones when one is unknown, before anything is built."""
+    """Parse `A,B` into names; raises UsageError with the nearest valid ones if one is unknown."""
     names = list(dict.fromkeys(name.strip() for name in text.split(",")))
     for name in names:
         backbone_spec(name)
@@ -119,7 +119,7 @@ def check_backbones(text: str) -> list[str]:
 
 
 def check_sizes(text: str | None, head: HeadSpec | None, num_classes: int | None) -> list[tuple[int, int]]:
-    """`A,B` -> sizes, or the one that the papers give models under `head`; raises UsageError."""
+    """Parse `A,B` into sizes; None: the papers' size for `head`. Raises UsageError."""
     if text is not None:
         return parse_sizes(text)
     side = 224 if head is None else head.sizes.get(head.task_of(num_classes), 224)
@@ -177,7 +177,7 @@ def _json_rows(costs: list[Cost], checks: list[Verification]) -> list[dict[str, 
 
 
 def _rows(costs: list[Cost], checks: list[Verification], *, plain: bool) -> tuple[list[str], list[list[Any]]]:
-    """Columns and one row a model and size; `plain` gives counts instead of millions and billions."""
+    """Columns, and one row per model and size; `plain` gives counts instead of millions and billions."""
     columns = ["backbone", "head", "size", "count", "params M", "trainable M", "GMACs", "GFLOPs"]
     if plain:
         columns = ["backbone", "head", "size", "count", "params", "trainable_params", "macs", "flops"]
@@ -206,7 +206,7 @@ def _stage_rows(costs: list[Cost]) -> tuple[list[str], list[list[Any]]]:
 
 
 def _subtotals(parts: list[tuple[str, int, int]]) -> list[tuple[str, int, int]]:
-    """Of a detector's backbone, neck and head; nothing for other models, whose parts stand in no such groups."""
+    """Subtotals of a detector's backbone, neck and head; empty for other models."""
     groups = dict.fromkeys(name.partition(".")[0] for name, _, _ in parts)
     if "backbone" not in groups:
         return []

@@ -1,4 +1,4 @@
-"""`pvtctl latency`: time and memory of backbones, detectors, segmentation and depth models against each other on this machine."""
+"""`pvtctl latency`: time and memory of backbones, detectors, segmentation and depth models on this machine."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _COLUMNS = ["backbone", "size", "batch", "p50 ms", "p90 ms", "images/s", "peak M
 
 
 class Mode(StrEnum):
-    """What one call is."""
+    """What is timed."""
 
     forward = "forward"
     train = "train"
@@ -41,33 +41,35 @@ class Dtype(StrEnum):
 
 @app.command(epilog="Example: pvtctl latency --backbone pvt_small,resnet50 --size 224 --batch-size 1,8 --seconds 5")
 def latency(
-    backbone: str = typer.Option("pvt_small", help="One or several, with commas; several take turns."),
+    backbone: str = typer.Option("pvt_small", help="One or several, with commas; several are timed in turns."),
     size: str | None = typer.Option(None, help=SIZE_HELP),
-    batch_size: str = typer.Option("1", help="Images a call, or several numbers: 1,8."),
+    batch_size: str = typer.Option("1", help="Images per call, or several numbers: 1,8."),
     head: str = typer.Option(
-        "classifier", metavar="HEAD", help=f"{HEAD_HELP} All but the first two: from photo to answer."
+        "classifier", metavar="HEAD", help=f"{HEAD_HELP} All but the first two are timed from photo to result."
     ),
     num_classes: int | None = typer.Option(None, min=1, help=CLASSES_HELP),
     output_stride: int | None = typer.Option(None, help=STRIDE_HELP),
     mode: Mode = typer.Option(Mode.forward, help="forward, or train: forward, backward and an AdamW step."),
     dtype: Dtype = typer.Option(Dtype.fp32, help="fp32, or bf16 and fp16 under autocast."),
     compile: bool = typer.Option(False, "--compile", help="Time torch.compile's result; compiling is not timed."),
-    channels_last: bool = typer.Option(False, "--channels-last", help="Hand the images over in channels-last layout."),
-    threads: int | None = typer.Option(None, min=1, help="CPU threads. Default: torch's own choice."),
-    device: str = typer.Option("auto", help="cpu, cuda, cuda:1; auto takes a GPU where there is one."),
-    warmup: int = typer.Option(3, min=0, help="Calls before the clock starts, besides the first."),
-    seconds: float = typer.Option(5.0, min=0.01, help="Timed seconds a case (and at least 7 calls)."),
-    repeats: int | None = typer.Option(None, min=1, help="Timed calls a case, instead of --seconds."),
-    form: FlopsFormat = typer.Option(FlopsFormat.table, "--format", help="How to print the rows."),
+    channels_last: bool = typer.Option(False, "--channels-last", help="Images in channels-last layout."),
+    threads: int | None = typer.Option(None, min=1, help="CPU threads. Default: torch's."),
+    device: str = typer.Option("auto", help="cpu, cuda, cuda:1; auto uses a GPU if available."),
+    warmup: int = typer.Option(3, min=0, help="Untimed calls after the first."),
+    seconds: float = typer.Option(5.0, min=0.01, help="Timed seconds per case (and at least 7 calls)."),
+    repeats: int | None = typer.Option(None, min=1, help="Timed calls per case, instead of --seconds."),
+    form: FlopsFormat = typer.Option(FlopsFormat.table, "--format", help="Output format."),
     json: bool = typer.Option(False, "--json", help="Short for --format json."),
 ) -> None:
-    """Time backbones, or models with a head over them, in turns, each in a process of its own, with random weights."""
+    """Time backbones, or models with a head, in turns, each in a separate process, with random weights."""
     spec = chosen_head(head)
     sizes = check_sizes(size, spec, num_classes)
     batch_sizes = _batch_sizes(batch_size)
     names = check_backbones(backbone)
     if compile and spec is not None and spec.detects:
-        raise UsageError("--compile is not for detectors: what they find decides what runs", "--head none --compile")
+        raise UsageError(
+            "--compile is not for detectors: their computation depends on the detections", "--head none --compile"
+        )
 
     from pvtctl.latency.measure import Case, measure_latency
 
@@ -95,7 +97,7 @@ def _batch_sizes(text: str) -> list[int]:
 
 
 def timed_device(text: str) -> str:
-    """The device that `--device` names, `auto` resolved. Raises UsageError for one that this machine has not."""
+    """Resolve `--device`, including `auto`. Raises UsageError if this machine does not have it."""
     import torch
 
     if text == "auto":
@@ -105,9 +107,9 @@ def timed_device(text: str) -> str:
     except RuntimeError:
         raise UsageError(f"no device {text!r}", "cpu, cuda or cuda:1") from None
     if device.type not in ("cpu", "cuda"):
-        raise UsageError(f"device {text!r} is not one of those that are timed", "cpu, cuda or cuda:1")
+        raise UsageError(f"device {text!r} cannot be timed", "cpu, cuda or cuda:1")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UsageError(f"this machine has no {text}", "pvtctl doctor says what it has; --device cpu works anywhere")
+        raise UsageError(f"this machine has no {text}", "pvtctl doctor lists its devices; --device cpu works anywhere")
     return text
 
 

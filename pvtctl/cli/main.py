@@ -1,6 +1,6 @@
-"""Entry point: finds the command, runs it, and is the one place that prints errors and picks exit codes.
+"""Entry point: find and run the command, print errors, and choose the exit code.
 
-Commands live in `pvtctl/cli/<command>.py`, each with a typer `app`; only the one that is called is imported.
+Commands are in `pvtctl/cli/<command>.py`, each with a typer `app`; only the one that is called is imported.
 """
 
 from __future__ import annotations
@@ -19,31 +19,31 @@ from pvtctl import __version__
 from pvtctl.errors import ExitCode, PvtctlError, ToldElsewhereError, UsageError, nearest
 from pvtctl.io.allocator import keep_memory
 
-# Typer may carry its own Click or use the installed one: its own exceptions say which.
+# Typer may bundle Click or use the installed one: its exception classes show which.
 _ClickException: Any = typer.BadParameter.__mro__[2]
 
-# One line each, in the order of a project: the modules themselves are imported only when called.
+# One line each, in the order of a project; the modules are imported only when called.
 COMMANDS = {
     "pretrain": "Train a backbone as a classifier from scratch, by a paper's recipe.",
     "finetune": "Train on your data from pretrained weights.",
     "eval": "Score a run, a checkpoint or a published model.",
-    "predict": "Show what a trained model sees in images.",
-    "ablate": "Run a study of the papers: its table, measured beside printed, and a verdict per claim.",
-    "compare": "Set runs, or backbones under a head, side by side.",
+    "predict": "Run a trained model on images.",
+    "ablate": "Run a study of the papers: published and measured figures, and a verdict per claim.",
+    "compare": "Compare runs, or backbones with a head.",
     "visualize": "Draw attention, features, predictions, curves, architectures.",
     "export": "Write torch.export programs, ONNX files and other projects' checkpoints.",
     "flops": "Count parameters and multiply-accumulates at any size.",
-    "latency": "Time backbones against each other on this machine.",
+    "latency": "Time backbones on this machine.",
     "models": "List and describe the backbones.",
     "weights": "Inspect, convert, fetch and verify checkpoints.",
     "data": "Check, preview, export and locate data sets.",
     "recipes": "List, show, check and compare experiments.",
-    "doctor": "Say what this machine and environment can do.",
+    "doctor": "Report what this machine and environment can do.",
 }
 
 
 class _Commands(TyperGroup):
-    """Knows every command's name and summary; imports a command's module only to run it."""
+    """Group of all commands; imports a command's module only to run it."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(COMMANDS)
@@ -83,14 +83,14 @@ def _module_option(
         expose_value=False,
         is_eager=True,
         show_default=False,
-        help="Load backbones and heads of your own from this Python file (docs/extending.md). Repeatable.",
+        help="Load your own backbones and heads from this Python file (docs/extending.md). Repeatable.",
     ),
 ) -> None:
-    """Holds the option that every command has."""
+    """The option that every command has."""
 
 
 def _add_module_option(command: Any) -> None:
-    """Give a command, or each command of a group, the option `--module`."""
+    """Add the option `--module` to a command, or to each command of a group."""
     commands = getattr(command, "commands", None)
     for inner in (commands or {}).values():
         _add_module_option(inner)
@@ -151,7 +151,7 @@ def main(argv: list[str] | None = None) -> int:
     except (KeyboardInterrupt, typer.Abort):
         _explain_usage("interrupted", None)
         return ExitCode.INTERRUPTED
-    except BrokenPipeError:  # the reader (`| head`) has gone: nothing to say, and nothing may be flushed at exit
+    except BrokenPipeError:  # the reader (`| head`) has closed the pipe: print nothing, and flush nothing at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.DONE
     except Exception as error:
@@ -160,7 +160,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _explain_usage(message: str, hint: str | None) -> None:
-    """What all processes that torchrun or `--gpus` started meet alike is told by the first one of each machine."""
+    """Print an error shared by all processes (torchrun or `--gpus`) only in the first process of each machine."""
     if os.environ.get("LOCAL_RANK", "0") == "0":
         _explain(message, hint)
 
@@ -174,14 +174,14 @@ def _explain(message: str, hint: str | None) -> None:
 
 
 def _explain_unforeseen(error: Exception) -> int:
-    """Out of memory and full disks can surface anywhere; anything else is a fault of ours, and says so."""
+    """Report out of memory, a full disk, or else a bug in pvtctl; returns the exit code."""
     text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "allocate memory" in text:
         _explain("out of memory", "fewer or smaller images at a time, or a smaller model, need less")
     elif isinstance(error, OSError) and error.errno == errno.ENOSPC:
         _explain("the disk is full", "free some space and run the command again")
     else:
-        hint = "this is a fault of pvtctl: please report it with the output of the same command after `pvtctl --debug`"
+        hint = "this is a bug in pvtctl: please report it with the output of the same command after `pvtctl --debug`"
         _explain(f"{type(error).__name__}: {text}", hint)
     return ExitCode.FAILED
 

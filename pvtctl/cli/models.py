@@ -27,7 +27,7 @@ _JSON = typer.Option(False, "--json", help="Print one JSON document.")
 
 @app.command("ls", epilog="Example: pvtctl models ls --json")
 def models_ls(json: bool = _JSON) -> None:
-    """List the built-in backbones with the parameters of their 1000-class classifiers and their maps' channels."""
+    """List the built-in backbones with the channels of their maps and the parameters as 1000-class classifiers."""
     from pvtctl.weights.catalogue import published_for
 
     found = [
@@ -57,7 +57,7 @@ def models_ls(json: bool = _JSON) -> None:
         for one, spec in zip(found, backbone_specs(), strict=True)
     ]
     table("", ["backbone", "family", "params (M)", "channels", "strides", "published weights"], rows)
-    say(f"{TIMM_PREFIX}NAME works besides, for any timm model with features; pvtctl models show NAME describes one")
+    say(f"{TIMM_PREFIX}NAME also works, for any timm model with features; pvtctl models show NAME describes one")
 
 
 @app.command("show", epilog="Example: pvtctl models show pvt_small --size 800x1216")
@@ -68,7 +68,7 @@ def models_show(
 ) -> None:
     """Describe a backbone stage by stage: widths, depths, heads, reductions, parameters, and its maps at a size."""
     height, width = parse_size(size)
-    backbone_spec(name)  # an unknown name is told apart before torch is loaded
+    backbone_spec(name)  # reject an unknown name before torch is loaded
     described = describe(name, height, width)
     if json:
         print_json(described)
@@ -90,7 +90,7 @@ def models_show(
 
 
 def describe(name: str, height: int, width: int) -> dict[str, Any]:
-    """What `models show --json` prints: numbers by stage, read off the model itself on the meta device."""
+    """The output of `models show --json`: numbers by stage, from the model on the meta device."""
     import torch
 
     from pvtctl.models.backbones import build_classifier
@@ -131,7 +131,7 @@ def describe(name: str, height: int, width: int) -> dict[str, Any]:
 
 
 def _params_by_stage(model: Classifier, spec: BackboneSpec) -> list[int]:
-    """Parameters of the four stages, by where the model's names put them; none where nobody says (timm)."""
+    """Parameters of the four stages, by parameter name; empty if unknown (timm)."""
     counts = {name: parameter.numel() for name, parameter in model.backbone.named_parameters()}
     return [sum(n for key, n in counts.items() if key.startswith(group)) for group in spec.stage_names]
 

@@ -37,20 +37,20 @@ def pretrain(
         ),
     ],
     backbone: Annotated[
-        str | None, typer.Option(help="A name of `pvtctl models ls`, or timm:NAME. Default: pvt_small.")
+        str | None, typer.Option(help="A name listed by `pvtctl models ls`, or timm:NAME. Default: pvt_small.")
     ] = None,
     recipe: Annotated[
         str | None,
-        typer.Option(help="A name of `pvtctl recipes ls` or a YAML file. Default: the table that has the backbone."),
+        typer.Option(help="A name listed by `pvtctl recipes ls` or a YAML file. Default: the table with the backbone."),
     ] = None,
     profile: Profile = None,
     folder: DataFolder = None,
     weights: Annotated[
-        str | None, typer.Option(help="Start from a checkpoint file, a run folder or a published name.")
+        str | None, typer.Option(help="Start from a checkpoint file, a run directory or a published name.")
     ] = None,
     partial: Partial = False,
     out: Annotated[
-        Path | None, typer.Option(help="Run folder. Default: $PVTCTL_RUNS (or runs)/RECIPE-ROW[-PROFILE].")
+        Path | None, typer.Option(help="Run directory. Default: $PVTCTL_RUNS (or runs)/RECIPE-ROW[-PROFILE].")
     ] = None,
     resume: Resume = False,
     overrides: Overrides = None,
@@ -62,8 +62,8 @@ def pretrain(
 ) -> None:
     """Train a backbone as a classifier from scratch, by a paper's recipe.
 
-    Ends with a table of results beside the paper's printed ones, and a run folder with recipe, environment, metrics,
-    best weights, curves.png and report.html. Ctrl-C, SIGTERM and SIGUSR1 save before they stop; --resume goes on.
+    Prints a table of measured and published results, and writes a run directory with recipe, environment, metrics, best
+    weights, curves.png and report.html. Ctrl-C, SIGTERM and SIGUSR1 save and stop the run; --resume continues it.
     """
     if resume and out is not None:
         require_for_run(out)

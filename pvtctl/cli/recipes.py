@@ -23,7 +23,7 @@ app = typer.Typer(
 )
 
 _PAPERS = {"pvt_v1": "PVT v1", "pvt_v2": "PVT v2", "dpt": "DPT"}
-_RECIPE = typer.Argument(metavar="NAME", help="A name of `pvtctl recipes ls`, or the path of a recipe's file.")
+_RECIPE = typer.Argument(metavar="NAME", help="A name listed by `pvtctl recipes ls`, or the path of a recipe file.")
 _ROW = typer.Option(None, help="The row of the recipe's table.")
 _PROFILE = typer.Option("paper", help="The scale: paper, mini or smoke.")
 _SET = typer.Option([], "--set", metavar="KEY.PATH=VALUE", help="Change one value; may be repeated.")
@@ -32,7 +32,7 @@ _JSON = typer.Option(False, "--json", help="Print one JSON document.")
 
 @app.command("ls")
 def recipes_ls(json: bool = _JSON) -> None:
-    """List the recipes that came along, each with its paper's table and its rows."""
+    """List the shipped recipes, each with its paper's table and its rows."""
     from pvtctl.recipe.load import recipe_names
     from pvtctl.recipe.source import read_recipe
 
@@ -69,10 +69,10 @@ def recipes_show(
     row: str | None = _ROW,
     profile: str = _PROFILE,
     set_: list[str] = _SET,
-    origin: bool = typer.Option(False, "--origin", help="Say beside each value that is no default where it was set."),
+    origin: bool = typer.Option(False, "--origin", help="Show where each value that is not a default was set."),
     json: bool = _JSON,
 ) -> None:
-    """Print the flat recipe of one run as YAML; a recipe with several rows and no --row, as its file stands."""
+    """Print the flat recipe of one run as YAML; without --row, a recipe with several rows is printed as its file."""
     from pvtctl.recipe.load import dump, flat, resolve
     from pvtctl.recipe.source import read_recipe
 
@@ -95,7 +95,7 @@ def recipes_show(
 
 
 def _with_origins(resolved: Resolved) -> list[str]:
-    """`key: value  # origin` lines, and below each value what paper and code say about it."""
+    """`key: value  # origin` lines, each followed by its provenance."""
     from pvtctl.recipe.load import flat
 
     origins = {".".join(path): origin for path, origin in resolved.origins.items()}
@@ -118,7 +118,7 @@ def cp(
     name: str = _RECIPE,
     dest: Path = typer.Argument(help="The new file, or a folder for it; nothing is overwritten."),
 ) -> None:
-    """Copy a recipe's file, to edit it."""
+    """Copy a recipe file to edit it."""
     from pvtctl.io.files import write_text
     from pvtctl.recipe.load import recipe_path
 
@@ -137,7 +137,7 @@ def recipes_check(
     files: list[str] = typer.Argument(metavar="FILE...", help="Recipe files, or names of `pvtctl recipes ls`."),
     json: bool = _JSON,
 ) -> None:
-    """Check recipes: all rows under all profiles, their backbones too. Every fault is told; exit code 2 if there is one."""
+    """Check recipes: all rows in all profiles, and their backbones. Lists every fault; exit code 2 if there is one."""
     reports = [{"file": file, **_check_file(file)} for file in files]
     if json:
         print_json({"files": reports})
@@ -210,7 +210,7 @@ def diff(
 
 @app.command()
 def schema() -> None:
-    """Print the JSON Schema of a recipe's file, for editors that complete and check YAML."""
+    """Print the JSON Schema of a recipe file, for editors that complete and check YAML."""
     from pvtctl.recipe.json_schema import file_schema
 
     print_json(file_schema())

@@ -28,7 +28,7 @@ _SOURCE = typer.Argument(metavar="FILE", help="A checkpoint file, a run or trans
 
 @app.command(epilog="Example: pvtctl weights inspect pvt_small.pth")
 def inspect(file: str = _SOURCE, json: bool = _JSON) -> None:
-    """Say what a checkpoint holds: layout, model, parameters, classes, types, NaNs. Runs no code from it."""
+    """Describe a checkpoint: layout, model, parameters, classes, types, NaNs. Runs no code from it."""
     from pvtctl.weights.inspect import inspect_file
     from pvtctl.weights.resolve import resolve_weights
 
@@ -44,7 +44,7 @@ def _print_inspection(found: Inspection) -> None:
         ("file", found.path),
         ("size", f"{found.bytes / 1e6:.1f} MB"),
         ("layout", found.format),
-        ("model", " or ".join(found.models) or "none of ours"),
+        ("model", " or ".join(found.models) or "unknown"),
         ("head", _head(found)),
         ("parameters", f"{found.params:,} ({found.backbone_params:,} in the backbone)"),
         ("classes", _classes(found)),
@@ -55,11 +55,13 @@ def _print_inspection(found: Inspection) -> None:
         metres = "unknown: inverse depth alone" if a is None else f"1 / ({a:g} x + {b:g}), x the output"
         rows.append(("metres", metres))
     if found.normalization is not None:
-        rows.append(("pixels", "mean and deviation 0.5" if found.normalization == "half" else "ImageNet's mean"))
+        rows.append(
+            ("pixels", "mean and standard deviation 0.5" if found.normalization == "half" else "ImageNet's mean")
+        )
     if found.image_size is not None:
         rows.append(("position tables", f"of {found.image_size}x{found.image_size} images"))
     rows.append(("NaN or infinity", ", ".join(found.nonfinite[:5]) or "none"))
-    rows += [(f"said: {key}", _short(value)) for key, value in found.meta.items()]
+    rows += [(f"metadata: {key}", _short(value)) for key, value in found.meta.items()]
     table("", ["what", "is"], rows)
     largest = [(each["name"], "x".join(map(str, each["shape"]))) for each in found.largest]
     table(f"Largest of {found.tensors} tensors", ["name", "shape"], largest)
@@ -67,7 +69,7 @@ def _print_inspection(found: Inspection) -> None:
 
 def _head(found: Inspection) -> str:
     if found.foreign is not None:
-        return f"{found.foreign}, which is none of pvtctl's"
+        return f"{found.foreign}, not supported by pvtctl"
     if found.head is None:
         return "a classifier's" if found.task else "none"
     options = [f"{name} {_plain(value)}" for name, value in found.head_options.items()]
@@ -97,12 +99,12 @@ def _short(value: Any) -> str:
 @app.command("convert", epilog="Example: pvtctl weights convert pvt_small.pth pvt_small.safetensors")
 def weights_convert(
     file: str = _SOURCE,
-    out: Path = typer.Argument(metavar="OUT", help="What to write: .safetensors, or .pth with --to official."),
-    backbone: str | None = typer.Option(None, help="Which model it is, where two share the same shapes."),
-    to: str = typer.Option("ours", help="The layout: ours, or official (that of the model's publisher)."),
+    out: Path = typer.Argument(metavar="OUT", help="The new file: .safetensors, or .pth with --to official."),
+    backbone: str | None = typer.Option(None, help="The model, if several have the same shapes."),
+    to: str = typer.Option("ours", help="The layout: ours (pvtctl's), or official (that of the model's publisher)."),
     force: bool = typer.Option(False, "--force", help="Overwrite OUT."),
 ) -> None:
-    """Write a checkpoint in our layout or its publisher's, and check that outputs and tensors stay the same."""
+    """Write a checkpoint in pvtctl's or its publisher's layout, and check that outputs and tensors are unchanged."""
     from pvtctl.weights.convert import convert_file
     from pvtctl.weights.resolve import resolve_weights
 
@@ -111,7 +113,7 @@ def weights_convert(
     say(f"{what} ({done.format} layout) -> {out} ({to} layout)")
     if done.dropped:
         say(
-            f"left out, no part of backbone, neck or head: {', '.join(done.dropped[:5])}{' ...' * (len(done.dropped) > 5)}"
+            f"left out, not part of backbone, neck or head: {', '.join(done.dropped[:5])}{' ...' * (len(done.dropped) > 5)}"
         )
     if done.compared_with is not None:
         say(f"outputs equal those of {done.compared_with}: largest difference {done.difference:.1e} of the largest")
@@ -125,12 +127,12 @@ def _layout(text: str) -> Literal["ours", "official"]:
         case "ours" | "official":
             return text
         case _:
-            raise UsageError(f"--to {text!r} is no layout", "one of: ours, official")
+            raise UsageError(f"--to {text!r} is not a layout", "one of: ours, official")
 
 
 @app.command("ls")
 def weights_ls(json: bool = _JSON) -> None:
-    """List the published checkpoints that `weights_fetch` knows, and which of them are on this machine."""
+    """List the published checkpoints that `weights fetch` can download, and which are on this machine."""
     from pvtctl.io.download import recorded_sha256
     from pvtctl.weights.cache import cache_folder, cached_file
     from pvtctl.weights.catalogue import published
@@ -167,7 +169,7 @@ def weights_ls(json: bool = _JSON) -> None:
         "Published weights",
         ["name", "model", "data", "scores", "source", "license", "hash from", "here"],
         rows,
-        caption=f"scores as the publisher prints them (--json has all); fetched files lie in {cache_folder()}",
+        caption=f"scores as the publisher prints them (--json has all); fetched files are in {cache_folder()}",
     )
 
 
@@ -182,13 +184,11 @@ def _cached(entry: dict[str, Any]) -> str:
 @app.command("fetch", epilog="Example: pvtctl weights fetch pvt_small pvt_v2_b2")
 def weights_fetch(
     names: list[str] = typer.Argument(metavar="NAME|URL...", help="Names of `pvtctl weights ls`, or addresses."),
-    mirror: str | None = typer.Option(
-        None, help="Address that takes the place of scheme and host; else $PVTCTL_MIRROR."
-    ),
-    folder: Path | None = typer.Option(None, "--from", help="Take the files from this folder, not from the network."),
-    to: Path | None = typer.Option(None, help="Folder to put them in; else the cache, where names find them."),
+    mirror: str | None = typer.Option(None, help="Address that replaces scheme and host; else $PVTCTL_MIRROR."),
+    folder: Path | None = typer.Option(None, "--from", help="Copy the files from this folder instead of downloading."),
+    to: Path | None = typer.Option(None, help="Target folder; else the cache, where names are found."),
 ) -> None:
-    """Get published checkpoints, check their hashes and print where they are. A cut download goes on where it stopped."""
+    """Download published checkpoints, check their hashes and print the paths. Interrupted downloads are resumed."""
     from pvtctl.weights.download import fetch_weights as fetch_one
 
     for name in names:
@@ -199,10 +199,10 @@ def weights_fetch(
 
 @app.command("verify")
 def weights_verify(
-    names: list[str] = typer.Argument(None, metavar="[NAME|FILE]...", help="Which; else all that were fetched."),
+    names: list[str] = typer.Argument(None, metavar="[NAME|FILE]...", help="Default: all fetched ones."),
     json: bool = _JSON,
 ) -> None:
-    """Check hashes and that the files load as the models they should be. Exit code 1 when one does not."""
+    """Check that hashes match and that the files load as the expected models. Exit code 1 if one fails."""
     from pvtctl.weights.cache import cached_file
     from pvtctl.weights.catalogue import published
     from pvtctl.weights.verify import verify_weights

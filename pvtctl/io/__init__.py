@@ -1,1 +1,1 @@
-"""Files, downloads and memory: knows nothing of pvtctl."""
+"""Files, downloads and memory; independent of models and data."""

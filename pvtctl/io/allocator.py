@@ -2,7 +2,8 @@
 
 Activations of tens of MB make glibc map and unmap memory at every operation; the page faults that follow can cost more
 than the arithmetic. The command line and its worker processes therefore call `keep_memory` when they start. Set
-`PVTCTL_MALLOC=system` to leave the allocator alone. As a library, pvtctl never touches the allocator of its host unasked.
+`PVTCTL_MALLOC=system` to leave the allocator unchanged. As a library, pvtctl
+never changes the allocator unless `keep_memory` is called.
 """
 
 from __future__ import annotations
@@ -35,5 +36,5 @@ def keep_memory() -> str:
 
 
 def allocator_state() -> str:
-    """`kept` when freed memory stays with this process, `system` when the allocator is as it came."""
+    """`kept` if freed memory stays with this process, `system` if the allocator is unchanged."""
     return _state

@@ -6,5 +6,5 @@ import sys
 
 
 def say(text: str) -> None:
-    """Print a line to stderr, so that stdout stays what a program may read."""
+    """Print a line to stderr; stdout is reserved for results."""
     print(text, file=sys.stderr, flush=True)

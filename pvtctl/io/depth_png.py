@@ -1,9 +1,9 @@
-"""Depth as a 16-bit PNG that says itself what its values mean, and back.
+"""Read and write depth as a 16-bit PNG whose metadata states what its values mean.
 
 Text chunks of the file: `pvtctl:space` (metres or inverse), `pvtctl:scale` (output = value / scale) and, for people,
-`Description`. In metres the value 0 is no depth, and scales are those that other tools know: 1000 as in NYUv2's files
-where all depth lies below 65.5 m, else 256 as in KITTI's where 99 % lies below 256 m, else what fits these 99 %; what lies
-beyond ends at 65535. Inverse depth of an unknown scale has values up to 65535, and 0 is infinitely far away.
+`Description`. In metres, 0 means no depth, and the scale is one that other tools use: 1000 as in NYUv2's files if all
+depth is less than 65.5 m, else 256 as in KITTI's if 99 % is less than 256 m, else the one that fits these 99 %; larger
+values are clipped to 65535. Inverse depth of an unknown scale has values up to 65535, and 0 is infinitely far away.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _SPACE, _SCALE = "pvtctl:space", "pvtctl:scale"
 
 
 def write_depth_png(path: Path | str, values: NDArray[Any], *, space: Space) -> float:
-    """Write a map (H, W) of metres or inverse depth, and return its scale: value in the file = round(scale x value).
+    """Write a map (H, W) of metres or inverse depth, and return its scale: stored value = round(scale x value).
 
-    What is not finite or below 0 becomes 0; metres above 0 never do.
+    Values that are negative or not finite become 0; positive metres never do.
     """
     values = np.where(np.isfinite(values) & (values > 0), values, 0).astype(np.float64)
     scale = _scale(values[values > 0], space)
@@ -44,7 +44,7 @@ def write_depth_png(path: Path | str, values: NDArray[Any], *, space: Space) -> 
 
 
 def read_depth_png(path: Path | str) -> tuple[NDArray[np.float32], Space]:
-    """The map (H, W) of a file of `write_depth_png`, and what it holds: metres, 0 for no depth, or inverse depth.
+    """Read a file of `write_depth_png`: the map (H, W), and whether it is metres (0 = no depth) or inverse depth.
 
     Raises UsageError for other files.
     """
@@ -56,7 +56,7 @@ def read_depth_png(path: Path | str) -> tuple[NDArray[np.float32], Space]:
         space, scale = text[_SPACE], float(text[_SCALE])
     except (OSError, KeyError, ValueError) as error:
         raise UsageError(
-            f"{path} is no depth file of pvtctl: it does not say its scale", "`pvtctl predict` writes such files"
+            f"{path} is not a depth file of pvtctl: it does not state its scale", "`pvtctl predict` writes such files"
         ) from error
     if space not in ("metres", "inverse") or not scale > 0 or stored.ndim != 2:
         raise UsageError(f"{path} is a damaged depth file", "predict the image again")
@@ -64,7 +64,7 @@ def read_depth_png(path: Path | str) -> tuple[NDArray[np.float32], Space]:
 
 
 def _scale(values: NDArray[np.float64], space: Space) -> float:
-    """For values that are all above 0."""
+    """Scale for values that are all positive."""
     if not values.size:
         return 1000.0 if space == "metres" else 1.0
     most = float(values.max())
@@ -72,7 +72,7 @@ def _scale(values: NDArray[np.float64], space: Space) -> float:
         return _MOST / most
     if most * 1000 <= _MOST:
         return 1000.0
-    # One pixel of sky a thousand kilometres away must not leave the others a few values
+    # One sky pixel a thousand kilometres away must not reduce all others to a few values
     most = float(np.quantile(values, 0.99))
     return min(256.0, _MOST / most)
 

@@ -1,4 +1,4 @@
-"""Download a file once, go on where it was cut, and never trust what came. Loads without torch."""
+"""Resumable download with hash verification. Loads without torch."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from pvtctl.errors import PvtctlError, UsageError
 from pvtctl.io.files import sha256_of, write_text
 
 Progress = Callable[[int, int | None], None]
-"""Called with the bytes on disk and the whole size, where it is known."""
+"""Called with the bytes on disk and the total size, None if unknown."""
 
 ATTEMPTS = 4
 TIMEOUT = 30.0
-"""Seconds without an answer or a byte before an attempt is given up."""
+"""Seconds without a response or data before an attempt fails."""
 _CHUNK = 1 << 20
 _HTML = (b"<!doctype", b"<html", b"<?xml", b"<head")
 
 
 @dataclass(frozen=True)
 class Order:
-    """One file to get: from where, to where, and what its SHA-256 starts with where that is known."""
+    """One file to download: URL, target, and the first digits of its SHA-256 if known."""
 
     url: str
     target: Path
     sha256: str | None = None
     what: str = "checkpoint"
-    """What kind of file it is, for messages."""
+    """Kind of file, for messages."""
     listed_by: str = "pvtctl weights ls"
     """The command that lists the known addresses, for messages."""
 
@@ -50,7 +50,7 @@ class Order:
 
     @property
     def tag_file(self) -> Path:
-        """Holds the server's ETag of the part, so that it is never continued with bytes of another version."""
+        """File with the server's ETag of the part, so that it is never continued with bytes of another version."""
         return self.target.with_name(self.target.name + ".part.etag")
 
     def discard(self) -> None:
@@ -66,12 +66,18 @@ def get(
     timeout: float = TIMEOUT,
     pause: float = 1.0,
 ) -> Path:
-    """Get the file of an order and return it; one that is there already is checked only.
+    """Download the file of an order and return its path; an existing file is only verified.
 
-    `folder` takes it from a local folder instead of the network. A cut download goes on where it stopped, also in a
-    later call; `pause` seconds, doubled each time, lie between the attempts. The hash is compared with that of the
-    order, and with that of the first fetch ever after.
-    Raises PvtctlError when the file cannot be had or is not what it should be, UsageError when `folder` lacks it.
+    An interrupted download is resumed, also by a later call. The hash is compared with the order's and with the one
+    recorded at the first download.
+
+    Args:
+        folder: Copy the file from this local folder instead.
+        pause: Seconds before the second attempt, doubled for each further one.
+
+    Raises:
+        PvtctlError: The file cannot be downloaded or is not the expected one.
+        UsageError: The file is not in `folder`.
     """
     with _disk_errors(order), _alone(order.target.parent):
         if order.target.is_file():
@@ -88,18 +94,18 @@ def get(
 
 
 def through_mirror(url: str, mirror: str) -> str:
-    """`url` with `mirror` in the place of its scheme and host."""
+    """`url` with its scheme and host replaced by `mirror`."""
     return mirror.rstrip("/") + urllib.parse.urlsplit(url).path
 
 
 def refuse_scheme(url: str) -> None:
-    """Raise UsageError for an address that is not of the web or of a file."""
+    """Raise UsageError unless the scheme is http, https or file."""
     if urllib.parse.urlsplit(url).scheme not in ("http", "https", "file"):
         raise UsageError(f"cannot fetch from {url!r}", "addresses start with https://, http:// or file://")
 
 
 def _accept(order: Order) -> None:
-    """Give the whole part its name, once its content is what it should be; a wrong one is removed."""
+    """Verify the complete part and rename it to the target; a wrong one is removed."""
     try:
         _refuse_html(order)
         digest = check_hash(order.part, known_as=order.target, prefix=order.sha256)
@@ -113,11 +119,11 @@ def _accept(order: Order) -> None:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """One process at a time fetches into `folder`; the others wait, and find the file."""
+    """Lock `folder`, so that one process at a time downloads into it."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
         import fcntl
-    except ImportError:  # Windows: nobody waits
+    except ImportError:  # Windows: no lock
         yield
         return
     handle = os.open(folder, os.O_RDONLY)
@@ -130,14 +136,14 @@ def _alone(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _disk_errors(order: Order) -> Iterator[None]:
-    """Turn a full or read-only disk into one line; what was downloaded so far stays."""
+    """Convert a full or read-only disk to a PvtctlError; the partial download is kept."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise PvtctlError(
                 f"the disk is full: {order.target} was not fetched",
-                "free some space and fetch again: it goes on where it stopped. Or choose another folder with --to",
+                "free some space and fetch again: the download resumes. Or choose another folder with --to",
             ) from error
         raise PvtctlError(
             f"{order.target} cannot be written: {error.strerror or error}", "choose --to FOLDER"
@@ -152,7 +158,7 @@ def _copy(order: Order, file: Path) -> None:
 
 
 def _download(order: Order, progress: Progress | None, timeout: float, pause: float) -> None:
-    """Bring `order.part` to its whole size; after ATTEMPTS requests in a row that brought nothing new it gives up."""
+    """Complete `order.part`; fails after ATTEMPTS requests in a row without new data."""
     attempts = furthest = 0
     while attempts < ATTEMPTS:
         if attempts:
@@ -164,7 +170,7 @@ def _download(order: Order, progress: Progress | None, timeout: float, pause: fl
         except urllib.error.HTTPError as error:
             error.close()
             _refuse_status(order, error.code)
-            reason = f"the server answers {error.code}"
+            reason = f"the server returned {error.code}"
         except (TimeoutError, urllib.error.URLError, http.client.HTTPException, ConnectionError) as error:
             reason = _reason(error)
         have = order.part.stat().st_size if order.part.is_file() else 0
@@ -179,28 +185,28 @@ def _download(order: Order, progress: Progress | None, timeout: float, pause: fl
 def _reason(error: Exception) -> str:
     cause = error.reason if isinstance(error, urllib.error.URLError) else error
     if isinstance(cause, TimeoutError):
-        return "no answer in time"
+        return "no response in time"
     return (getattr(cause, "strerror", None) or str(cause) or type(cause).__name__).splitlines()[0]
 
 
 def _refuse_status(order: Order, status: int) -> None:
-    """Raise for answers that asking again does not change."""
+    """Raise for status codes that a retry does not change."""
     if status in (404, 410):
         raise PvtctlError(
-            f"{order.url} does not exist (the server answers {status})",
+            f"{order.url} does not exist (the server returned {status})",
             f"check the address or the mirror; `{order.listed_by}` lists those known",
         )
-    if status == 416:  # the part is longer than the file: it is of something else
+    if status == 416:  # the part is longer than the file: it belongs to another file
         order.discard()
         return
     if 400 <= status < 500 and status not in (408, 429):
         raise PvtctlError(
-            f"{order.url} is refused (the server answers {status})", "get it by hand and use --from FOLDER"
+            f"{order.url} is refused (the server returned {status})", "get it by hand and use --from FOLDER"
         )
 
 
 def _attempt(order: Order, progress: Progress | None, timeout: float) -> bool:
-    """One request; True when the part is whole afterwards."""
+    """Send one request; True if the part is complete afterwards."""
     have = _usable_part(order)
     request = urllib.request.Request(order.url, headers={"User-Agent": f"pvtctl/{__version__}"})
     if have:
@@ -212,7 +218,7 @@ def _attempt(order: Order, progress: Progress | None, timeout: float) -> bool:
     except urllib.error.HTTPError as error:
         if error.code == 416 and have and error.headers.get("Content-Range", "").endswith(f"/{have}"):
             error.close()
-            return True  # it was whole already
+            return True  # it was complete already
         raise
     with answer:
         if "text/html" in answer.headers.get("Content-Type", ""):
@@ -231,7 +237,7 @@ def _attempt(order: Order, progress: Progress | None, timeout: float) -> bool:
 
 
 def _usable_part(order: Order) -> int:
-    """Bytes of an earlier attempt that may be continued: only where a tag or a hash would show another version."""
+    """Bytes of an earlier attempt that can be continued: only if an ETag or a hash would reveal another version."""
     if not order.part.is_file():
         return 0
     if order.sha256 is None and not order.tag_file.is_file():
@@ -241,7 +247,7 @@ def _usable_part(order: Order) -> int:
 
 
 def _extent(answer: http.client.HTTPResponse, have: int) -> tuple[int, int | None]:
-    """(where the answer's bytes begin, size of the whole file if known); a server may ignore what was asked."""
+    """(offset of the response's first byte, total size if known); a server may ignore the range."""
     found = re.match(r"bytes (\d+)-\d+/(\d+|\*)", answer.headers.get("Content-Range", ""))
     if answer.status == 206 and found:
         begin, total = found.groups()
@@ -262,7 +268,7 @@ def _pour(answer: BinaryIO, part: BinaryIO, done: int, total: int | None, progre
 
 
 def _read(answer: BinaryIO) -> bytes:
-    """A failure to read is the network's and tried again; a failure to write is the disk's."""
+    """Read a chunk; a failure counts as a network error and is retried, unlike one to write."""
     try:
         return answer.read(_CHUNK)
     except TimeoutError:
@@ -288,12 +294,12 @@ def _html_error(order: Order) -> PvtctlError:
 
 
 def record_path(path: Path) -> Path:
-    """The small JSON beside a fetched file that holds its address and SHA-256."""
+    """The JSON file next to a downloaded file, with its URL and SHA-256."""
     return path.with_name(path.name + ".json")
 
 
 def recorded_sha256(path: Path) -> str | None:
-    """The SHA-256 that was recorded when `path` was first fetched."""
+    """The SHA-256 recorded when `path` was first downloaded."""
     try:
         record = json.loads(record_path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -303,15 +309,15 @@ def recorded_sha256(path: Path) -> str | None:
 
 
 def write_record(path: Path, url: str, digest: str, size: int) -> None:
-    """Write the record of a first fetch."""
+    """Write the record of a first download."""
     record: dict[str, Any] = {"url": url, "sha256": digest, "size": size}
     write_text(record_path(path), json.dumps(record, indent=2) + "\n")
 
 
 def check_hash(file: Path, *, known_as: Path, prefix: str | None) -> str:
-    """The SHA-256 of `file`, after comparing it with the publisher's first digits and with the record of `known_as`.
+    """Return the SHA-256 of `file` after comparing it with `prefix` and with the record of `known_as`.
 
-    Raises PvtctlError when either differs.
+    Raises PvtctlError if either differs.
     """
     digest = sha256_of(file)
     if prefix is not None and not digest.startswith(prefix):

@@ -1,4 +1,4 @@
-"""Writing files so that a crash or a full disk never harms what is already there."""
+"""Write files so that a crash or a full disk never damages existing ones."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from pvtctl.errors import PvtctlError, UsageError
 
 @contextmanager
 def atomic_path(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it to `path` when the block ends well, remove it otherwise.
+    """Yield a temporary path next to `path`; rename it to `path` on success, remove it otherwise.
 
-    Raises PvtctlError when the disk is full or the folder cannot be written; `path` is then as it was.
+    Raises PvtctlError if the disk is full or the folder cannot be written; `path` is then unchanged.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -37,9 +37,9 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(root: Path) -> Iterator[Path]:
-    """Yield a hidden folder beside `root` that becomes `root` when the block ends well, and vanishes otherwise.
+    """Yield a hidden folder next to `root`; rename it to `root` on success, remove it otherwise.
 
-    Raises UsageError when `root` holds anything already, PvtctlError when it cannot be written.
+    Raises UsageError if `root` is a file or not empty, PvtctlError if it cannot be written.
     """
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         what = "is not empty" if root.is_dir() else "is a file"
@@ -60,7 +60,7 @@ def new_folder(root: Path) -> Iterator[Path]:
 
 
 def require_place(folder: Path) -> None:
-    """Raise UsageError where `folder` could not be made or written, before hours are spent on what belongs there."""
+    """Raise UsageError if `folder` cannot be created or written; call it before hours of training."""
     there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     if not there.is_dir():
         raise UsageError(f"{folder} cannot be written: {there} is a file", "choose another --out")
@@ -89,9 +89,9 @@ def sha256_of(path: Path | str) -> str:
 
 
 def user_folder(kind: Literal["cache", "state"]) -> Path:
-    """pvtctl's folder of a user for what may be fetched again (`cache`) or is remembered between commands (`state`).
+    """The user's folder for downloaded files (`cache`) or for what is kept between commands (`state`).
 
-    `$PVTCTL_CACHE` or `$PVTCTL_STATE`, else where the platform keeps such files.
+    `$PVTCTL_CACHE` or `$PVTCTL_STATE`, else the platform's usual place.
     """
     if chosen := os.environ.get(f"PVTCTL_{kind.upper()}"):
         return Path(chosen).expanduser()

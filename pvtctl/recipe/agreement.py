@@ -1,8 +1,7 @@
-"""What only the merged recipe shows: settings that its task, data or head never reads, and settings that contradict.
+"""Checks of the merged recipe: settings that its task, data or head does not use, and settings that contradict.
 
-A setting that is not read is a fault where somebody said it knowing what reads it: in the place that decides (the layer
-that says `task`, `data.name` or `model.head.name` last), or in a later one. What a base or a profile said for another
-task, data set or head is passed over.
+An unused setting is a fault if it is set in the layer that last sets `task`, `data.name` or `model.head.name`, or in a
+later one. Settings that a base or a profile made for another task, data set or head are ignored.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ COCO_FILES = ("train_images", "train_annotations", "val_images", "val_annotation
 
 @dataclass(frozen=True)
 class _Unread:
-    """`path`, or what lies under it, is not read; `decider` is the key that decides so."""
+    """`path` and everything below it are unused because of the value of the key `decider`."""
 
     path: KeyPath
     why: str
@@ -30,7 +29,7 @@ class _Unread:
 
 
 def find_faults(layers: list[Layer], recipe: Recipe, origins: Mapping[KeyPath, Origin]) -> list[Fault]:
-    """Faults of a recipe that is valid key by key; `layers` are those it was merged from, lowest first."""
+    """Return faults of a recipe whose single keys are valid; `layers` are those it was merged from, lowest first."""
     return [*_contradictions(recipe, origins), *_unread(layers, recipe)]
 
 
@@ -48,7 +47,7 @@ def _contradictions(recipe: Recipe, origins: Mapping[KeyPath, Origin]) -> Iterat
     if not heads and head is not None:
         yield fault("model.head", "a classifier has none; task: detection makes it a detector")
     if heads and head is not None and head.name not in heads:
-        yield fault("model.head.name", f"{head.name} is no head for {recipe.task}", f"it takes {' or '.join(heads)}")
+        yield fault("model.head.name", f"{head.name} is not a head for {recipe.task}", f"it takes {' or '.join(heads)}")
     names = spec_of(recipe).data_names
     if recipe.data.name not in names:
         problem = f"{recipe.task} reads {' or '.join(names)}, not {recipe.data.name}"
@@ -70,7 +69,7 @@ def _contradictions(recipe: Recipe, origins: Mapping[KeyPath, Origin]) -> Iterat
     elif window is not None and stride is not None and (stride[0] > window[0] or stride[1] > window[1]):
         yield fault(
             "eval.stride",
-            f"{stride[0]}x{stride[1]} is larger than the window of {window[0]}x{window[1]}: pixels between would never be seen",
+            f"{stride[0]}x{stride[1]} is larger than the window of {window[0]}x{window[1]}: pixels in between would be skipped",
         )
     if recipe.model.init == "scratch" and recipe.model.weights is not None:
         yield fault("model.init", "scratch, but model.weights names a checkpoint to start from")
@@ -80,7 +79,7 @@ def _unread(layers: list[Layer], recipe: Recipe) -> Iterator[Fault]:
     for rule in _rules(recipe):
         decided = max((at for at, layer in enumerate(layers) if _says(layer, rule.decider)), default=-1)
         for at, layer in enumerate(layers):
-            if at < decided or ("profile",) in layer.values:  # a flat recipe, written by a run: every key is in it
+            if at < decided or ("profile",) in layer.values:  # a flat recipe, written by a run, contains every key
                 continue
             for path, value in layer.values.items():
                 if path[: len(rule.path)] == rule.path and value is not None and value != {}:
@@ -107,11 +106,11 @@ def _rules(recipe: Recipe) -> Iterator[_Unread]:
         for name in COCO_FILES:
             yield _Unread(("data", name), f"is for coco, {recipe.data.name} does not read it", data)
     if recipe.data.name != "scenes":
-        yield _Unread(("data", "scenes"), f"is for data.name: scenes, {recipe.data.name} is none of it", data)
+        yield _Unread(("data", "scenes"), f"is for data.name: scenes, {recipe.data.name} does not use it", data)
     if recipe.data.name != "mix":
         yield _Unread(("data", "depth", "mix"), f"is for data.name: mix, {recipe.data.name} is one set", data)
     if recipe.train.iterations is not None:
-        yield _Unread(("train", "epochs"), "train.iterations says how long", ("train", "iterations"))
+        yield _Unread(("train", "epochs"), "train.iterations sets the length", ("train", "iterations"))
     if recipe.model.head is None:
         return
     own = head_spec(recipe.model.head.name)

@@ -1,4 +1,4 @@
-"""The base of all blocks of a recipe, and the numbers that they share. No torch."""
+"""Base class of all recipe blocks, and number types they share. No torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Side = Annotated[int, Field(ge=32, le=8192)]
 
 
 class SettingsBlock(BaseModel):
-    """A closed, frozen part of a recipe."""
+    """A block of a recipe: frozen, unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
@@ -37,6 +37,6 @@ class SettingsBlock(BaseModel):
             ) from error
 
     def values_for(self, dataclass: Any) -> dict[str, Any]:
-        """The values of the fields that a dataclass has too, by name."""
+        """Values of the fields that `dataclass` also has, by name."""
         names = type(self).model_fields
         return {field.name: getattr(self, field.name) for field in fields(dataclass) if field.name in names}

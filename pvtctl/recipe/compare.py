@@ -1,4 +1,4 @@
-"""Two recipes beside each other."""
+"""Compare two recipes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pvtctl.recipe.schema import Recipe
 
 @dataclass(frozen=True)
 class Spec:
-    """One run of one recipe, in the words of a command line: `NAME[:ROW][@PROFILE]`."""
+    """One run of a recipe as written on the command line: `NAME[:ROW][@PROFILE]`."""
 
     name: str
     row: str | None = None
@@ -27,7 +27,7 @@ class Spec:
 
 
 def parse_spec(text: str) -> Spec:
-    """`imagenet_pvt_v1:pvt_small@mini`, `my.yaml@mini`, `small_photos`; raises UsageError."""
+    """Parse `imagenet_pvt_v1:pvt_small@mini`, `my.yaml@mini` or `small_photos`; raises UsageError."""
     rest, at, profile = text.partition("@")
     name, colon, row = rest.partition(":")
     if not name or (at and not profile) or (colon and not row):
@@ -38,7 +38,7 @@ def parse_spec(text: str) -> Spec:
 
 
 def recipe_differences(left: Recipe, right: Recipe) -> dict[str, tuple[Any, Any]]:
-    """Keys whose values differ, each with both values; None where a side has no such key. Provenance is left out."""
+    """Return keys whose values differ, with both values (None for a missing key). Provenance is ignored."""
     ours, theirs = flat(left), flat(right)
     keys = [*ours, *(key for key in theirs if key not in ours)]
     told = [key for key in keys if ours.get(key) != theirs.get(key) and not key.startswith("provenance.")]

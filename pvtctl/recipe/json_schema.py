@@ -1,4 +1,4 @@
-"""The JSON Schema of a recipe's file, for editors: nested and dotted keys, rows, profiles and printed rows."""
+"""JSON Schema of a recipe file for editors: nested and dotted keys, rows, profiles and printed rows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _DOTTED = r"^[a-z]\w*(\.\w+)+$"
 
 
 def file_schema() -> dict[str, Any]:
-    """JSON Schema (2020-12) of a recipe's file. Nothing is required: a base, a row or a profile may say it."""
+    """JSON Schema (2020-12) of a recipe file. No key is required: a base, a row or a profile may set it."""
     schema = Recipe.model_json_schema()
     definitions: dict[str, Any] = schema.pop("$defs")
     _list_heads(definitions)
@@ -28,30 +28,30 @@ def file_schema() -> dict[str, Any]:
     properties = schema["properties"]
     properties["expect"]["additionalProperties"] = _figure()
     for name in ("row", "profile", "name"):  # written by `recipes show` and by runs, not by people
-        properties[name]["description"] = "Written into flat recipes; leave it out of a recipe's file."
+        properties[name]["description"] = "Written into flat recipes; leave it out of a recipe file."
     layer = {"type": ["object", "null"], "additionalProperties": False, "properties": copy.deepcopy(properties)}
     _allow_dotted(layer)
     scaled = copy.deepcopy(layer)
     scaled["properties"]["rows"] = {
         "type": "object",
-        "description": "What single rows say at this scale.",
+        "description": "Settings of single rows at this scale.",
         "additionalProperties": {"$ref": "#/$defs/Layer"},
     }
     definitions |= {"Layer": layer, "Profile": scaled, "Printed": printed}
     names = {"propertyNames": {"pattern": r"^[\w-]+$"}}
     properties["base"] = {
         "type": "string",
-        "description": "A recipe whose shared blocks and profiles lie below this one.",
+        "description": "A recipe whose shared blocks and profiles this one inherits.",
     }
     properties["rows"] = {
         "type": "object",
-        "description": "One run each: what differs from the shared blocks, and what the paper printed.",
+        "description": "One run each: differences from the shared blocks, and the published figures.",
         "additionalProperties": {"$ref": "#/$defs/Layer"},
         **names,
     }
     properties["profiles"] = {
         "type": "object",
-        "description": "Scales of the experiment (paper, mini, smoke): what each changes.",
+        "description": "Scales of the experiment (paper, mini, smoke): the changes of each.",
         "additionalProperties": {"$ref": "#/$defs/Profile"},
         **names,
     }
@@ -61,7 +61,7 @@ def file_schema() -> dict[str, Any]:
         "additionalProperties": {"$ref": "#/$defs/Printed"},
         **names,
     }
-    properties["study"] = study | {"description": "What makes the table a study of `pvtctl ablate`."}
+    properties["study"] = study | {"description": "Makes the recipe a study for `pvtctl ablate`."}
     result = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "pvtctl recipe file",
@@ -75,7 +75,7 @@ def file_schema() -> dict[str, Any]:
 
 
 def _list_heads(definitions: dict[str, Any]) -> None:
-    """Give `model.head` the keys of one registered head, whichever its name says."""
+    """Set the schema of `model.head`: the keys of the registered head that its name selects."""
     del definitions["HeadOptions"]
     choices: list[dict[str, Any]] = [{"type": "null"}]
     for spec in reversed(head_specs()):
@@ -87,7 +87,7 @@ def _list_heads(definitions: dict[str, Any]) -> None:
 
 
 def _figure() -> dict[str, Any]:
-    return {"anyOf": [{"type": "number", "description": "As the paper prints it."}, {"$ref": "#/$defs/Figure"}]}
+    return {"anyOf": [{"type": "number", "description": "As published."}, {"$ref": "#/$defs/Figure"}]}
 
 
 def _allow_dotted(definition: dict[str, Any]) -> None:

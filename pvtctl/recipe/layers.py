@@ -1,8 +1,7 @@
-"""Layers of settings: made flat, checked against the schema with file and line, and laid over one another.
+"""Layers of settings: flatten, check against the schema with file and line, and merge.
 
-A layer is what one place says: a base file, a recipe, a row, a profile, the command line. Flat means one entry a value,
-by its path of keys: `("train", "optimizer", "lr"): 1e-4`. Dotted and nested keys are then the same thing, and so is
-where each value came from.
+A layer holds the settings of one source: a base file, a recipe, a row, a profile, the command line. A flat layer has
+one entry per value, keyed by its path: `("train", "optimizer", "lr"): 1e-4`, whether the keys were dotted or nested.
 """
 
 from __future__ import annotations
@@ -22,27 +21,27 @@ from pvtctl.recipe.schema import Recipe
 from pvtctl.recipe.yaml_loader import KeyPath, SourceMark
 
 FREE_KEYS = ("provenance",)
-"""Blocks whose keys are taken as they are written, dots and all."""
+"""Blocks whose keys are taken literally, including dots."""
 KEPT_ON_RENAME = (("data",),)
-"""Blocks whose `name` does not choose the code that reads the rest: another data set keeps image size and augmentation."""
+"""Blocks that keep their other settings when `name` changes: another data set keeps image size and augmentation."""
 
 
 @dataclass
 class Layer:
-    """What one place says: values by path, and the mark of every key on the way to them."""
+    """Settings of one source: values by path, and the source mark of every key."""
 
     label: str
     values: dict[KeyPath, Any] = field(default_factory=dict)
     marks: dict[KeyPath, SourceMark] = field(default_factory=dict)
 
     def mark(self, path: KeyPath) -> SourceMark | None:
-        """Where `path`, or else the nearest key above it, was said."""
+        """Mark of `path`, or of the nearest key above it."""
         return next((self.marks[path[:n]] for n in range(len(path), 0, -1) if path[:n] in self.marks), None)
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Which layer set a value, and where it stands."""
+    """The layer that set a value, and its file and line."""
 
     label: str
     mark: SourceMark | None
@@ -53,7 +52,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that is wrong, as one line."""
+    """One error, as one line."""
 
     text: str
     mark: SourceMark | None = None
@@ -62,7 +61,7 @@ class Fault:
 def flatten(
     data: Mapping[str, Any], label: str, marks: Mapping[KeyPath, SourceMark], at: KeyPath = ()
 ) -> tuple[Layer, list[Fault]]:
-    """The layer that the mapping found under `at` in a document stands for; `marks` are the document's."""
+    """Flatten the mapping at path `at` of a document into a layer; `marks` are the document's."""
     layer, faults = Layer(label), []
 
     def put(path: KeyPath, value: Any, mark: SourceMark | None) -> None:
@@ -94,7 +93,7 @@ def flatten(
 
 
 def merge(layers: list[Layer]) -> tuple[dict[KeyPath, Any], dict[KeyPath, Origin]]:
-    """Lay later layers over earlier ones: mappings merge, lists replace, and a block whose `name` changes is replaced whole.
+    """Merge layers, later over earlier: mappings merge, lists replace, a block whose `name` changes is replaced whole.
 
     Returns the values by path and the origin of each.
     """
@@ -114,9 +113,9 @@ def merge(layers: list[Layer]) -> tuple[dict[KeyPath, Any], dict[KeyPath, Origin
                     drop(block)
         for path, value in layer.values.items():
             if value == {} and isinstance(value, dict):
-                continue  # an empty block says nothing
+                continue  # an empty block sets nothing
             for end in range(1, len(path)):
-                if path[:end] in values:  # a block where a null stood
+                if path[:end] in values:  # a block replaces a null
                     del values[path[:end]], origins[path[:end]]
             drop(path)
             values[path] = value
@@ -125,7 +124,7 @@ def merge(layers: list[Layer]) -> tuple[dict[KeyPath, Any], dict[KeyPath, Origin
 
 
 def _default(path: KeyPath) -> Any:
-    """The default of the field at `path`, None where it has none."""
+    """Default of the field at `path`, None if it has none."""
     value: Any = Recipe.model_fields[path[0]].get_default() if path[0] in Recipe.model_fields else None
     for part in path[1:]:
         value = getattr(value, part, None)
@@ -133,7 +132,7 @@ def _default(path: KeyPath) -> Any:
 
 
 def nest(values: Mapping[KeyPath, Any]) -> dict[str, Any]:
-    """The nested mapping that flat `values` stand for."""
+    """Convert flat `values` to a nested mapping."""
     result: dict[str, Any] = {}
     for path, value in values.items():
         block = result
@@ -144,9 +143,9 @@ def nest(values: Mapping[KeyPath, Any]) -> dict[str, Any]:
 
 
 def check_layer(layer: Layer, extra_keys: tuple[str, ...] = ()) -> list[Fault]:
-    """Every unknown key and wrong value of a layer, whatever lies over or under it.
+    """Return every unknown key and wrong value of a layer, independent of the other layers.
 
-    `extra_keys` are words that the place may also use at its top level (for the nearest valid word).
+    `extra_keys` are further keys allowed at its top level (used to suggest the nearest valid key).
     """
     found = {}
     for path, value in layer.values.items():
@@ -202,7 +201,7 @@ def _fault(layer: Layer, path: KeyPath, problem: str, hint: str = "") -> Fault:
 
 
 def _nearest_key(word: str, siblings: list[str]) -> str:
-    """The nearest key of the same block, else the places elsewhere where this very word is a key."""
+    """The nearest key of the same block, else the paths of other blocks that have exactly this key."""
     near = nearest(word, siblings)
     if near.startswith("did you mean"):
         return near
@@ -216,7 +215,7 @@ def _shown(value: Any) -> str:
 
 
 def block_of(kind: Any) -> type[BaseModel] | None:
-    """The block class that an annotation stands for (`Paper | None` -> `Paper`), None for plain values."""
+    """Block class of an annotation (`Paper | None` -> `Paper`), None for plain values."""
     if get_origin(kind) is Annotated:
         return block_of(get_args(kind)[0])
     if get_origin(kind) in (Union, UnionType):
@@ -231,7 +230,7 @@ def _literals(kind: Any) -> list[Any]:
 
 
 def field_types(block: type[BaseModel]) -> dict[str, Any]:
-    """The annotations of a block's keys, bounds included; of `model.head` the keys of all heads together."""
+    """Annotations of a block's keys, including bounds; for `model.head`, the keys of all heads."""
     return _own_types(block) if block is not HeadOptions else _types_of_heads()
 
 
@@ -242,7 +241,7 @@ def _own_types(block: type[BaseModel]) -> dict[str, Any]:
 
 
 def _types_of_heads() -> dict[str, Any]:
-    """What heads share has one type, as a rule; where it has several, each is right somewhere."""
+    """Annotations of all heads' keys; a key with different types in several heads gets their union."""
     kinds: dict[str, list[Any]] = {"name": [Literal[tuple(spec.name for spec in head_specs())]]}
     for spec in head_specs():
         for key, kind in _own_types(spec.Options).items():
@@ -257,7 +256,7 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 
 
 def known_keys() -> tuple[KeyPath, ...]:
-    """The path of every value that a recipe can set, free names (`expect.*`) left out."""
+    """Paths of all values that a recipe can set, without free names (`expect.*`)."""
 
     def walk(block: type[BaseModel], at: KeyPath) -> Iterator[KeyPath]:
         for name, kind in field_types(block).items():
@@ -271,5 +270,5 @@ def known_keys() -> tuple[KeyPath, ...]:
 
 
 def is_key(path: KeyPath) -> bool:
-    """True for a value or a block that recipes have."""
+    """Whether `path` is a value or a block of recipes."""
     return any(known[: len(path)] == path for known in known_keys())

@@ -1,8 +1,8 @@
-"""From a recipe's file, a row, a profile and `--set` to one flat, checked `Recipe`.
+"""Load a recipe file with row, profile and `--set` as one flat, checked `Recipe`.
 
-Precedence, lowest first: field default, `base:` file, recipe, row, profile, the profile's word on the row, `--set`.
-Mappings merge, lists replace, and a block whose `name` changes replaces the old block whole (`data` alone keeps its other
-settings). A base gives its shared blocks and its profiles; rows belong to the file that prints them.
+Precedence, lowest first: field default, `base:` file, recipe, row, profile, the profile's settings of the row, `--set`.
+Mappings merge, lists replace, and a block whose `name` changes replaces the old block whole (except `data`).
+A base provides its shared blocks and profiles; its rows are not inherited.
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ FIRST = (
     "dpt_nyu",
     "dpt_backbones",
 )
-"""The main tables: a backbone that is named without a recipe means its row in the first of these that has one."""
+"""The main tables: a backbone named without a recipe selects its row in the first of these that has one."""
 Override = str | tuple[str, Any]
-"""`key.path=value` with a YAML value, as `--set` takes it, or a key path and a plain value."""
+"""`key.path=value` with a YAML value, as for `--set`, or a (key path, value) pair."""
 
 
 @dataclass(frozen=True)
 class Resolved:
-    """A recipe with the origin of every value that is not a field's default."""
+    """A recipe, and the origin of every value that is not a default."""
 
     recipe: Recipe
     origins: dict[KeyPath, Origin]
@@ -67,10 +67,10 @@ class Resolved:
 def load_recipe(
     name_or_path: str | Path, row: str | None = None, profile: str = "paper", overrides: Sequence[Override] = ()
 ) -> Recipe:
-    """The flat recipe of one run.
+    """Load the flat recipe of one run.
 
-    `row` may be left out where the recipe has none, or one. Raises RecipeFaults (a UsageError) with all faults of the
-    file and of `overrides`, and UsageError for an unknown recipe, row or profile.
+    `row` is optional if the recipe has at most one. Raises RecipeFaults (a UsageError) with all faults of the file and
+    of `overrides`, and UsageError for an unknown recipe, row or profile.
     """
     return resolve(name_or_path, row, profile, overrides).recipe
 
@@ -78,7 +78,7 @@ def load_recipe(
 def resolve(
     name_or_path: str | Path, row: str | None = None, profile: str = "paper", overrides: Sequence[Override] = ()
 ) -> Resolved:
-    """`load_recipe`, with where each value came from."""
+    """Like `load_recipe`, with the origin of each value."""
     source = read_recipe(name_or_path)
     row = _choose_row(source, row)
     if profile not in source.profiles:
@@ -112,9 +112,8 @@ def resolve(
 
 
 def _drop_other_heads(values: dict[KeyPath, Any], origins: dict[KeyPath, Origin]) -> None:
-    """Take out keys that the head does not have and others do: what a base or a profile said for another head, and, in
-    flat recipes of runs made before each head had keys of its own, every other head's default. `find_faults` tells of
-    those that somebody said knowingly."""
+    """Remove keys that only other heads have: settings of a base or a profile for another head, and, in flat recipes of
+    older runs, the defaults of every other head. `find_faults` reports those set deliberately."""
     spec = find_head(str(values.get(("model", "head", "name"))))
     for path in [path for path in values if spec is not None and path[:2] == ("model", "head") and len(path) == 3]:
         if spec is not None and path[2] not in spec.Options.model_fields:
@@ -133,7 +132,7 @@ def keys_of_other_heads(recipe: Recipe) -> list[str]:
 
 
 def _late_fault(shown: str, origins: dict[KeyPath, Origin], error: Any) -> Fault:
-    """A fault that only the merged recipe shows, such as a backbone without a name."""
+    """A fault of the merged recipe, such as a backbone without a name."""
     path = tuple(str(part) for part in error["loc"])
     block = path[:-1] if error["type"] == "missing" and len(path) > 1 else path
     near = next((origin.mark for at, origin in origins.items() if at[: len(block)] == block and origin.mark), None)
@@ -174,7 +173,7 @@ def _override_layer(overrides: Sequence[Override]) -> tuple[Layer, list[Fault]]:
         key = key.strip()
         one, found = flatten({key: value}, "--set", {(key,): mark})
         faults += found
-        for path in one.values:  # the last word on a key counts, and on a block too
+        for path in one.values:  # the last value of a key counts, and of a block too
             for known in [known for known in layer.values if known[: len(path)] == path or path[: len(known)] == known]:
                 del layer.values[known]
         layer.values.update(one.values)
@@ -183,22 +182,22 @@ def _override_layer(overrides: Sequence[Override]) -> tuple[Layer, list[Fault]]:
 
 
 def keys_said(overrides: Sequence[Override]) -> set[str]:
-    """The dotted keys that `overrides` give a value; `load_recipe` tells of those that are not well formed."""
+    """The dotted keys set by `overrides`; malformed ones are reported by `load_recipe`."""
     return {".".join(path) for path in _override_layer(overrides)[0].values}
 
 
 def rows_of(name_or_path: str | Path) -> list[str]:
-    """The rows that a recipe can run, in the order of the paper's table."""
+    """Rows of a recipe, in the order of the paper's table."""
     return list(read_recipe(name_or_path).rows)
 
 
 def profiles_of(name_or_path: str | Path) -> list[str]:
-    """The profiles of a recipe, `paper` first."""
+    """Profiles of a recipe, `paper` first."""
     return list(read_recipe(name_or_path).profiles)
 
 
 def backbone_of_profile(name_or_path: str | Path, profile: str) -> dict[str, Any]:
-    """What a profile itself says of `model.backbone`, whichever that is: {"width": 0.25} of most tables' mini."""
+    """Settings of `model.backbone` in a profile: {"width": 0.25} in most tables' mini."""
     values, _ = merge(read_recipe(name_or_path).profiles.get(profile, []))
     said = {path[2]: value for path, value in values.items() if path[:2] == ("model", "backbone") and len(path) == 3}
     return {} if "name" in said else said
@@ -207,10 +206,10 @@ def backbone_of_profile(name_or_path: str | Path, profile: str) -> dict[str, Any
 def find_row(
     data_name: str, backbone: str, task: str = "classification", *, head: str | None = None
 ) -> tuple[str, str]:
-    """The recipe and row of a paper's table that trains `backbone` on `data_name`, in any of its profiles.
+    """Find the recipe and row of a paper's table that trains `backbone` on `data_name` in any profile.
 
-    `backbone` is a backbone's or a row's name; `head` asks for a detector with that head. Where several recipes have such
-    a row, the first of `FIRST`, then the first by name. Raises UsageError when no recipe uses the data, or none has one.
+    `backbone` is the name of a backbone or a row; with `head`, only recipes with that head count. Those in `FIRST` come
+    first, then the others by name. Raises UsageError if no recipe uses the data, or none has such a row.
     """
     rows: list[str] = []
     data: set[str] = set()
@@ -235,7 +234,7 @@ def find_row(
 
 
 def find_profile(recipe: str, data_name: str) -> str:
-    """The first profile of a recipe (`paper` before the others) that uses `data_name`; UsageError where none does."""
+    """First profile of a recipe (`paper` before the others) that uses `data_name`; UsageError if none does."""
     names = _data_names(read_recipe(recipe))
     if data_name not in names:
         raise UsageError(f"recipe {recipe} does not use {data_name!r}", nearest(data_name, list(names)))
@@ -243,7 +242,7 @@ def find_profile(recipe: str, data_name: str) -> str:
 
 
 def _tables(task: str) -> Iterator[tuple[str, RecipeFile]]:
-    """The shipped recipes of `task` that stand for a table of a paper, those of `FIRST` before the others."""
+    """Shipped recipes of `task` that reproduce a paper's table, those of `FIRST` before the others."""
     names = recipe_names()
     for name in [*(name for name in FIRST if name in names), *(name for name in names if name not in FIRST)]:
         source = read_recipe(name)
@@ -253,7 +252,7 @@ def _tables(task: str) -> Iterator[tuple[str, RecipeFile]]:
 
 
 def _data_names(source: RecipeFile) -> dict[str, str]:
-    """The data sets that a recipe's profiles use, each with its first profile."""
+    """Data sets used by a recipe's profiles -> the first profile that uses it."""
     names: dict[str, str] = {}
     for profile, layers in source.profiles.items():
         values, _ = merge([*source.shared, *layers])
@@ -262,7 +261,7 @@ def _data_names(source: RecipeFile) -> dict[str, str]:
 
 
 def flat(recipe: Recipe) -> dict[str, Any]:
-    """Every value by its dotted key, defaults included: `{"train.optimizer.lr": 0.001, ...}`, plain JSON values."""
+    """All values by dotted key, including defaults: `{"train.optimizer.lr": 0.001, ...}`, plain JSON values."""
     result: dict[str, Any] = {}
 
     def walk(value: Any, at: str) -> None:
@@ -277,5 +276,5 @@ def flat(recipe: Recipe) -> dict[str, Any]:
 
 
 def dump(recipe: Recipe) -> str:
-    """The recipe as YAML text with every default written out; `load_recipe` reads it back to an equal recipe."""
+    """The recipe as YAML text including defaults; `load_recipe` reads it back to an equal recipe."""
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)

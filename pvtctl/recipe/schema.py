@@ -1,7 +1,7 @@
-"""What a recipe may say: pydantic models, one a block, all frozen and closed to unknown keys.
+"""The settings of a recipe: one pydantic model per block, frozen; unknown keys are errors.
 
-No torch here: recipes are read, checked and printed without it. Field names equal the argument names of the functions
-that use them (`pvtctl.engine.build_optimizer(**recipe.train.optimizer.model_dump())`), so that nothing is said twice.
+No torch: recipes are read, checked and printed without it. Field names equal the argument names of the functions that
+use them (`pvtctl.engine.build_optimizer(**recipe.train.optimizer.model_dump())`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Count = Annotated[int, Field(ge=0)]
 
 
 class Paper(SettingsBlock):
-    """Where the experiment was printed."""
+    """Where the experiment was published."""
 
     key: Literal["pvt_v1", "pvt_v2", "dpt"]
     table: int | None = None
@@ -33,24 +33,24 @@ class Paper(SettingsBlock):
 
 
 class ScenesData(SettingsBlock):
-    """What the built-in `scenes` looks like."""
+    """Appearance of the built-in `scenes`."""
 
     materials: Literal["any", "typical"] = "any"
-    """`any`: colour and texture tell nothing of the class; `typical`: most objects wear a colour of their class, which a
-    small experiment learns from much sooner."""
+    """`any`: colour and texture are independent of the class; `typical`: they correlate with it, so that small
+    experiments learn much sooner."""
 
 
 class Data(SettingsBlock):
-    """Which data, at what size."""
+    """The data set and its image size."""
 
     name: str = "imagenet"
     """Classes: `imagenet` (class folders or tar shards). Boxes: `coco` (any COCO-format set). Label maps: `ade20k`,
     `pascal_context`, `cityscapes`, `masks` (folders of images and label maps). Depth: `nyu`, `kitti`, `depth` (folders of
     images and depth), `mix`. Any: `scenes` (the built-in renderer)."""
     path: str | None = None
-    """Where it lies; unset: `$PVTCTL_DATA/<name>`, then `./data/<name>`."""
+    """Folder of the data; unset: `$PVTCTL_DATA/<name>`, then `./data/<name>`."""
     train_images: str | None = None
-    """`coco`: folder of images and JSON file, where they do not lie in the layout under `path`."""
+    """`coco`: folder of images and JSON file, if they are not in COCO's layout under `path`."""
     train_annotations: str | None = None
     val_images: str | None = None
     val_annotations: str | None = None
@@ -59,41 +59,41 @@ class Data(SettingsBlock):
     depth: DepthData = DepthData()
     scenes: ScenesData = ScenesData()
     normalization: Literal["imagenet", "half"] = "imagenet"
-    """Segmentation and depth: mean and deviation of the pixels; `half` is 0.5 and 0.5 (DPT and its ViTs)."""
+    """Segmentation and depth: mean and standard deviation of the pixels; `half` is 0.5 and 0.5 (DPT and its ViTs)."""
     image_size: Annotated[int, Field(ge=32, le=4096)] = 224
     resize: Annotated[int, Field(ge=32, le=8192)] = 256
     """Evaluation: short side before the centre crop of `image_size`."""
     train_samples: Annotated[int, Field(ge=1)] | None = None
-    """`scenes`: how many images a split renders; elsewhere: use only so many, spread over the classes (for trials)."""
+    """`scenes`: number of images per split; other data: use only this many, spread over the classes (for trials)."""
     val_samples: Annotated[int, Field(ge=1)] | None = None
     workers: Annotated[int, Field(ge=0, le=256)] | None = None
-    """Loader processes per rank; unset: chosen from the cores at hand, and said."""
+    """Loader processes per rank; unset: chosen by the available cores, and reported."""
     augment: Augment = Augment()
 
 
 class BackboneSettings(SettingsBlock):
-    """A backbone of `pvtctl models ls`, or `timm:NAME`."""
+    """A backbone listed by `pvtctl models ls`, or `timm:NAME`."""
 
     name: str
-    """`NAME@F` is NAME with the `width` F."""
+    """`NAME@F` is NAME with `width` F."""
     width: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
-    """Factor on all its widths, for small experiments: the depth stays. Published weights fit 1 only. timm's models stay
-    as they are."""
+    """Factor on all its widths, for small experiments; the depth is unchanged. Published weights fit 1 only. Not for
+    timm's models."""
     drop_path_rate: Rate = 0.0
     frozen_stages: Annotated[int, Field(ge=0, le=4)] = 0
-    """ResNets: the stem and that many stages are frozen (1, stem and stage 1, in the papers' detectors; 0: nothing)."""
+    """ResNets: freeze the stem and this many stages (1, stem and stage 1, in the papers' detectors; 0: nothing)."""
     output_stride: Literal[8, 16, 32] = 32
     """ResNets: the last stages are dilated instead of strided (DeepLab)."""
     image_size: Side | None = None
-    """Dense heads: position tables (ViT, PVT v1) are made for square images of this size, and resized for others; unset:
-    224. Classifiers take `data.image_size`."""
+    """Dense heads: position tables (ViT, PVT v1) are created for square images of this size, and resized for others;
+    unset: 224. Classifiers use `data.image_size`."""
     freeze_norm: bool = False
-    """ResNets: batch norm runs on its stored statistics in training too; scale and shift outside frozen stages still train."""
+    """ResNets: batch norm uses stored statistics in training too; scale and shift outside frozen stages still train."""
 
     @model_validator(mode="before")
     @classmethod
     def _split(cls, values: Any) -> Any:
-        """A factor in the name counts, whatever a profile says of the width; timm's models have one width each."""
+        """A factor in the name overrides `width`; timm's models have only one width."""
         if not isinstance(values, dict) or not isinstance(values.get("name"), str):
             return values
         if values["name"].startswith(TIMM_PREFIX):
@@ -108,14 +108,14 @@ class BackboneSettings(SettingsBlock):
 
     @property
     def spec(self) -> str:
-        """As `pvtctl.models.backbones.build_backbone` takes it: `pvt_small`, or `pvt_small@0.25`."""
+        """Name for `pvtctl.models.backbones.build_backbone`: `pvt_small`, or `pvt_small@0.25`."""
         return join_width(self.name, self.width)
 
 
 def _as_head_options(value: Any, info: ValidationInfo) -> Any:
-    """A head's block as the options of the head that it names: the registry says which keys that head has."""
+    """Validate a head's block as the registered options of the head that it names."""
     if not isinstance(value, dict) or not isinstance(value.get("name"), str):
-        return value  # the field's own type says what is wrong
+        return value  # the field's type reports what is wrong
     spec = find_head(value["name"])
     if spec is None:
         raise ValueError(f"no head {value['name']!r}, {nearest(value['name'], [each.name for each in head_specs()])}")
@@ -125,7 +125,7 @@ def _as_head_options(value: Any, info: ValidationInfo) -> Any:
 
 
 HeadBlock = Annotated[SerializeAsAny[HeadOptions], BeforeValidator(_as_head_options)]
-"""A dense head, with the neck that the papers put under it; `name` decides which keys it has."""
+"""A dense head with the papers' neck for it; its keys depend on `name`."""
 
 
 class Model(SettingsBlock):
@@ -133,11 +133,11 @@ class Model(SettingsBlock):
     head: HeadBlock | None = None
     """Unset: a classifier."""
     num_classes: Annotated[int, Field(ge=1)] | None = None
-    """Unset: as many as the data has."""
+    """Unset: that of the data."""
     weights: str | None = None
-    """A checkpoint file, a run folder, or a published name of `pvtctl weights ls`; unset: `init` says what then."""
+    """A checkpoint file, a run directory, or a published name (`pvtctl weights ls`); unset: see `init`."""
     init: Literal["pretrained", "scratch"] = "pretrained"
-    """A dense head without `weights`: the backbone's ImageNet weights are found and loaded, or training starts from nothing."""
+    """A dense head without `weights`: find and load the backbone's ImageNet weights, or train from scratch."""
 
 
 class Optimizer(SettingsBlock):
@@ -154,10 +154,10 @@ class Optimizer(SettingsBlock):
     no_decay: Literal["papers", "norms", "none"] = "papers"
     """`papers`: 1-D parameters, biases and class tokens are not decayed, position tables are."""
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Factor on the learning rate for each layer further from the head; 1 switches it off."""
+    """Factor on the learning rate per layer further from the head; 1 disables it."""
     backbone_lr_mult: Annotated[float, Field(ge=0)] = 1.0
     lr_scaling: Literal["linear", "sqrt", "none"] = "linear"
-    """How `lr` follows the batch when it differs from `train.total_batch`."""
+    """How `lr` is scaled if the batch differs from `train.total_batch`."""
 
 
 class ScheduleSettings(SettingsBlock):
@@ -167,7 +167,7 @@ class ScheduleSettings(SettingsBlock):
     """At `train.total_batch`, scaled as `lr` is."""
     warmup_epochs: Annotated[float, Field(ge=0)] = 5.0
     warmup_steps: Count | None = None
-    """Optimiser steps of warm-up, instead of `warmup_epochs`."""
+    """Warm-up in optimiser steps, instead of `warmup_epochs`."""
     warmup_lr: Annotated[float, Field(ge=0)] = 1e-6
     power: Positive = 0.9
     """`poly` only."""
@@ -186,7 +186,7 @@ class EmaSettings(SettingsBlock):
 class Train(SettingsBlock):
     epochs: Annotated[int, Field(ge=1)] = 300
     iterations: Annotated[int, Field(ge=1)] | None = None
-    """Instead of `epochs`: optimiser steps of `total_batch` images; steps of another batch see as many images in all."""
+    """Instead of `epochs`: optimiser steps of `total_batch` images; another batch sees as many images."""
     loss: Loss = Loss()
     total_batch: Annotated[int, Field(ge=1)] = 1024
     """The batch that `optimizer.lr` is stated at: images per optimiser step over all ranks."""
@@ -194,9 +194,9 @@ class Train(SettingsBlock):
     """Images per rank and forward pass; unset: total_batch / ranks / accumulate."""
     accumulate: Annotated[int, Field(ge=1)] = 1
     max_steps: Annotated[int, Field(ge=1)] | None = None
-    """Stop after so many optimiser steps (schedules still span `epochs`)."""
+    """Stop after this many optimiser steps (schedules still span `epochs`)."""
     max_minutes: Positive | None = None
-    """Save and stop after so long, to be resumed (a queue's time limit)."""
+    """Save and stop after this time, to be resumed (a queue's time limit)."""
     optimizer: Optimizer = Optimizer()
     schedule: ScheduleSettings = ScheduleSettings()
     clip_grad: Positive | None = None
@@ -206,10 +206,10 @@ class Train(SettingsBlock):
     compile: bool = False
     activation_checkpointing: bool = False
     sync_batch_norm: bool = False
-    """Batch norm over the images of all ranks; needs GPUs where there is more than one rank."""
+    """Batch norm over the images of all ranks; more than one rank needs GPUs."""
     seed: Count = 0
     save_minutes: Positive = 10.0
-    """A checkpoint at least this often, besides the one at each epoch's end."""
+    """A checkpoint at least this often, in addition to the one at each epoch's end."""
     keep_checkpoints: Annotated[int, Field(ge=1)] = 2
     eval_every: Annotated[int, Field(ge=1)] = 1
     """Epochs between evaluations; the last epoch is always evaluated."""
@@ -219,43 +219,43 @@ class Eval(SettingsBlock):
     batch_size: Annotated[int, Field(ge=1)] | None = None
     """Images per rank; unset: 1.5 x the training batch, as the papers' code does, at most 192; detectors 1."""
     score_threshold: Rate | None = None
-    """Detections below are dropped; unset: the head's own (0.05, DETR 0)."""
+    """Lower-scored detections are dropped; unset: the head's default (0.05, DETR 0)."""
     nms_iou: Rate | None = None
     """RetinaNet and Mask R-CNN; unset: 0.5."""
     max_detections: Annotated[int, Field(ge=1)] | None = None
-    """An image; unset: 100."""
+    """Per image; unset: 100."""
     scales: tuple[Annotated[int, Field(ge=32, le=4096)], ...] = ()
-    """Detection: short sides to test at and merge; unset: `data.detection.test_short_side` alone."""
+    """Detection: short sides for multi-scale testing; unset: `data.detection.test_short_side` only."""
     ratios: tuple[Positive, ...] = ()
-    """Segmentation and depth: factors on the test size to test at and merge; unset: 1 alone."""
+    """Segmentation and depth: factors on the test size for multi-scale testing; unset: 1 only."""
     flip: bool = False
-    """Test the mirrored image too, and merge."""
+    """Also predict the mirrored image, and merge."""
     window: tuple[Side, Side] | None = None
-    """Segmentation: (height, width) of a window that slides over the image; unset: the whole image at once."""
+    """Segmentation: (height, width) of the sliding window; unset: the whole image at once."""
     stride: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = None
-    """How far it slides; unset: two thirds of the window."""
+    """Step of the sliding window; unset: two thirds of its size."""
     alignment: Literal["auto", "none", "median", "scale_shift"] = "auto"
-    """Depth: how each image's prediction is fitted to the truth before it is scored; auto: none for metres, scale_shift
-    for inverse depth."""
+    """Depth: alignment of each prediction with the ground truth before scoring; auto: none for metres, scale_shift for
+    inverse depth."""
     max_depth: Positive | None = None
-    """Depth: metres that are scored at most; unset: `data.depth.max_depth`."""
+    """Depth: largest depth scored, in metres; unset: `data.depth.max_depth`."""
     crop: Literal["none", "eigen", "garg"] = "none"
     """Depth: part of the image that is scored (`eigen`: of NYUv2, `garg`: of KITTI)."""
     backend: Literal["auto", "numpy", "pycocotools", "faster"] = "auto"
-    """Who computes COCO's numbers, all to the same; auto: numpy. faster: faster-coco-eval, if installed."""
+    """Implementation of COCO's metrics, all with equal results; auto: numpy. faster: faster-coco-eval, if installed."""
 
 
 class PrintedFigure(SettingsBlock):
-    """One printed figure and where it stands with it."""
+    """One published figure."""
 
     paper: float | None = None
     code: float | None = None
-    """What the official repository states or reaches, where that differs."""
+    """The official repository's figure, if different."""
     note: str | None = None
 
 
 class Recipe(SettingsBlock):
-    """One run, flat: what is left after base, recipe, row, profile and `--set` are merged."""
+    """One run, flat: base, recipe, row, profile and `--set` merged."""
 
     name: str
     row: str | None = None
@@ -263,7 +263,7 @@ class Recipe(SettingsBlock):
     about: str | None = None
     """One line: what the experiment is."""
     title: str | None = None
-    """What the paper calls this row."""
+    """The paper's name of this row."""
     paper: Paper | None = None
     task: Literal["classification", "detection", "segmentation", "depth"] = "classification"
     module: str | tuple[str, ...] = ()
@@ -273,9 +273,9 @@ class Recipe(SettingsBlock):
     train: Train = Train()
     eval: Eval = Eval()
     expect: dict[str, PrintedFigure] = {}
-    """Printed figures by metric name: `top1_err` (percent), `params_m`, `gmacs` ... A bare number means `paper:`."""
+    """Published figures by metric: `top1_err` (percent), `params_m`, `gmacs` ... A bare number means `paper:`."""
     provenance: dict[str, str] = {}
-    """Where a setting's value comes from, and what paper and official code say where they differ, by dotted key."""
+    """By dotted key: source of the value, and the values of paper and official code if they differ."""
 
     @property
     def modules(self) -> tuple[str, ...]:
@@ -284,7 +284,7 @@ class Recipe(SettingsBlock):
 
 
 class Printed(SettingsBlock):
-    """A row that the paper prints and that no recipe runs: it keeps the table whole."""
+    """A row of the paper's table that no recipe runs, listed for completeness."""
 
     title: str
     expect: dict[str, PrintedFigure]
@@ -293,17 +293,17 @@ class Printed(SettingsBlock):
 
 
 class Claim(SettingsBlock):
-    """What the paper says its table shows, in a form that can be checked: two rows, or a row and a bound."""
+    """A checkable claim of the paper about its table: two rows, or a row and a bound."""
 
     text: str
     """One sentence, with the paper's figures."""
     figure: str
-    """The figure that decides: a score of the rows, or `params_m`, `gmacs`, `latency_ms`, `train_memory_gib`."""
+    """The figure compared: a score, or `params_m`, `gmacs`, `latency_ms`, `train_memory_gib`."""
     better: str | None = None
-    """The row that should be ahead of `worse`."""
+    """The row that should be better than `worse`."""
     worse: str | None = None
     row: str | None = None
-    """Instead of two rows: this one's figure should lie `above` or `below` a value."""
+    """Instead of two rows: a row whose figure should be `above` or `below` a value."""
     above: float | None = None
     below: float | None = None
 
@@ -321,23 +321,23 @@ class Claim(SettingsBlock):
 
 
 class Study(SettingsBlock):
-    """What makes a table a study that `pvtctl ablate` runs: its claims, and what the small scale can show of them."""
+    """Makes a recipe a study for `pvtctl ablate`: the claims, and how far the mini profile can test them."""
 
     claim: str
     """One line: what the paper found."""
     score: str
     """The figure that ranks the rows."""
     pretraining: str | None = None
-    """The recipe that trains the rows' ImageNet weights where there are none; unset: no row needs any."""
+    """The recipe that pretrains the rows' backbones if there are no weights; unset: no row needs any."""
     claims: tuple[Claim, ...] = ()
     figures: tuple[Literal["params", "curves", "macs", "tradeoff"], ...] = ()
     """Pictures: score against parameters (Figure 2), over epochs (Figure 5), multiply-adds against input size (Figure 6),
     score against time (Table 11)."""
     scale: str
-    """What profile mini can show and what not."""
+    """What profile mini can show, and what it cannot."""
     left_out: dict[str, str] = {}
-    """Rows that profile mini runs only where they are named, and why."""
+    """Rows that profile mini runs only if named, and why."""
     cost: dict[str, str] = {}
-    """Profile -> what all of it takes and on what: `16 min, 2 CPU cores`."""
+    """Profile -> total time and hardware: `16 min, 2 CPU cores`."""
     seeds: Annotated[int, Field(ge=1, le=100)] = 1
     """Seeds of each row at profile mini."""

@@ -1,4 +1,4 @@
-"""A recipe's file: found by name or path, read with its base, and checked layer by layer before anything is merged."""
+"""Recipe files: find by name or path, read with the base, and check layer by layer before merging."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from pvtctl.recipe.schema import Printed, Study
 from pvtctl.recipe.yaml_loader import Document, KeyPath, SourceMark, read_yaml
 
 FILE_KEYS = ("base", "rows", "profiles", "printed", "study")
-"""What a recipe's file may say besides a recipe's own keys."""
+"""Keys that a recipe file may have in addition to those of `Recipe`."""
 
 
 class RecipeFaults(UsageError):
-    """A recipe that cannot run, with every fault found in one pass."""
+    """An invalid recipe, with all its faults."""
 
     def __init__(self, where: str, faults: Sequence[Fault]) -> None:
         unique = {fault.text: fault for fault in faults}
@@ -38,7 +38,7 @@ def _order(fault: Fault) -> tuple[str, int]:
 
 @dataclass
 class RecipeFile:
-    """A recipe's file, read and checked layer by layer, but not yet merged into a run."""
+    """A recipe file, read and checked layer by layer but not yet merged."""
 
     name: str
     path: Path
@@ -46,19 +46,19 @@ class RecipeFile:
     """Base first."""
     rows: dict[str, Layer]
     profiles: dict[str, list[Layer]]
-    """Base first; `paper` is always there."""
+    """Base first; always has `paper`."""
     scaled_rows: dict[tuple[str, str], Layer]
-    """By profile and row: what a profile of this file alone says of single rows."""
+    """By profile and row: settings of single rows in this file's profiles (not the base's)."""
     printed: dict[str, Printed]
     study: Study | None = None
-    """Of this file alone: a base lends none."""
+    """Of this file only: not inherited from a base."""
     faults: list[Fault] = field(default_factory=list)
 
 
 def read_recipe(name_or_path: str | Path, _chain: tuple[Path, ...] = ()) -> RecipeFile:
-    """Read a recipe's file with its base, and collect its faults.
+    """Read a recipe file with its base, and collect its faults.
 
-    Raises UsageError when there is no such recipe or the file is not YAML.
+    Raises UsageError if there is no such recipe or the file is not YAML.
     """
     path = recipe_path(name_or_path)
     document = read_yaml(path)
@@ -106,14 +106,14 @@ def _add_base(result: RecipeFile, base: Any, mark: SourceMark, chain: tuple[Path
 
 
 def _without_identity(layer: Layer, base: str) -> Layer:
-    """A base lends its settings, not its name, its table or what the paper printed for it."""
+    """A layer of a base without its name, title, paper and published figures."""
     values = {p: v for p, v in layer.values.items() if p[0] not in ("name", "about", "title", "paper", "expect")}
     label = layer.label if layer.label.startswith("base") else f"base {base}"
     return Layer(label, values, layer.marks)
 
 
 def _sections(document: Document, at: KeyPath, kind: str, faults: list[Fault]) -> list[tuple[str, Layer]]:
-    """The named layers under `rows:` or `profiles:`, or under the `rows:` of a profile, which is no setting of its own."""
+    """The named layers under `rows:`, under `profiles:`, or under the `rows:` of a profile."""
     sections: Any = document.data
     for key in at:
         sections = sections.get(key) if isinstance(sections, dict) else None
@@ -191,7 +191,7 @@ def _study(document: Document, rows: list[str], faults: list[Fault]) -> Study | 
 
 
 def recipes_folder(package: Path | None = None) -> Path:
-    """Where the shipped recipes lie: in the installed package, or at the root of a checkout."""
+    """Folder of the shipped recipes: in the installed package, or at the root of a checkout."""
     package = package or Path(pvtctl.__file__).parent
     installed = package / "_recipes"
     return installed if installed.is_dir() else package.parent / "recipes"
@@ -203,7 +203,7 @@ def recipe_names() -> list[str]:
 
 
 def recipe_path(name_or_path: str | Path) -> Path:
-    """The file of a shipped recipe's name, or of a path (anything with a `/` or ending in `.yaml` or `.yml`).
+    """File of a shipped recipe by name, or of a path (anything with a `/` or ending in `.yaml` or `.yml`).
 
     Raises UsageError with the nearest names.
     """
@@ -211,7 +211,7 @@ def recipe_path(name_or_path: str | Path) -> Path:
     if isinstance(name_or_path, Path) or "/" in text or text.endswith((".yaml", ".yml")):
         path = Path(text).expanduser()
         if not path.is_file():
-            raise UsageError(f"there is no recipe file {text}", "pvtctl recipes ls lists the recipes that came along")
+            raise UsageError(f"there is no recipe file {text}", "pvtctl recipes ls lists the shipped recipes")
         return path
     for path in recipes_folder().rglob("*.yaml"):
         if path.stem == text:

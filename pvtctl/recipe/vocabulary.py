@@ -1,4 +1,4 @@
-"""The tasks' names. Nothing else is imported."""
+"""Names of the tasks. Imports nothing."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""YAML as people expect it: `1e-4` is a number, `yes` is text, a repeated key is an error, and every key has its line.
+"""YAML in which `1e-4` is a number, `yes` is text, a repeated key is an error, and every key has its line.
 
-The scalars follow the YAML 1.2 core schema instead of PyYAML's 1.1. Anchors and aliases are refused: `base:`, rows and
-profiles say the same in the open, and a small file cannot grow into a large one.
+The scalars follow the YAML 1.2 core schema instead of PyYAML's 1.1. Anchors and aliases are errors: a small file could
+expand into a large one; use `base:`, rows and profiles instead.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ KeyPath = tuple[str, ...]
 
 @dataclass(frozen=True)
 class SourceMark:
-    """Where something was said: a file and its line (from 1), or an option of the command line (no line)."""
+    """Source of a setting: a file and line (from 1), or a command-line option (no line)."""
 
     file: str
     line: int | None = None
@@ -36,14 +36,14 @@ class SourceMark:
 
 @dataclass
 class Document:
-    """A YAML mapping, the mark of every key in it by its path, and the faults that did not stop the reading."""
+    """A YAML mapping, the source mark of every key by path, and the non-fatal faults."""
 
     data: dict[str, Any]
     marks: dict[KeyPath, SourceMark]
     faults: list[str] = field(default_factory=list)
 
 
-_SCALARS = [  # YAML 1.2 core schema, in the order of trial
+_SCALARS = [  # YAML 1.2 core schema, in the order tried
     ("tag:yaml.org,2002:null", r"~|null|Null|NULL|", "~nN\0"),
     ("tag:yaml.org,2002:bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
     ("tag:yaml.org,2002:int", r"[-+]?[0-9]{1,18}|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
@@ -87,8 +87,8 @@ for _tag, _pattern, _first in _SCALARS:
 def read_yaml(path: Path | str) -> Document:
     """Read a file that holds one YAML mapping.
 
-    Raises UsageError with file and line for what is missing, too large, not UTF-8 or not YAML. Repeated keys and values
-    that no recipe can use (`.inf`, tagged values) are listed in `Document.faults`, so that they can be told with the rest.
+    Raises UsageError with file and line if the file is missing, too large, not UTF-8 or not YAML. Repeated keys and
+    values that no recipe can use (`.inf`, tagged values) are listed in `Document.faults`.
     """
     path = Path(path)
     shown = shown_path(path)
@@ -107,9 +107,9 @@ def read_yaml(path: Path | str) -> Document:
     return parse_yaml(text, shown)
 
 
-@lru_cache(maxsize=64)  # a command that goes through all rows reads the same text again and again
+@lru_cache(maxsize=64)  # commands that load all rows read the same text repeatedly
 def parse_yaml(text: str, shown: str) -> Document:
-    """`read_yaml` for text at hand; `shown` is the file name in messages. The document is shared: do not change it."""
+    """Like `read_yaml`, from text; `shown` is the file name in messages. The document is cached: do not change it."""
     node = _compose(text, shown)
     document = Document({}, {})
     if node is None:
@@ -121,7 +121,7 @@ def parse_yaml(text: str, shown: str) -> Document:
 
 
 def parse_value(text: str) -> Any:
-    """One value as YAML reads it: `1e-4`, `off`, `[0.9, 0.95]`, `{name: sgd}`. Raises UsageError."""
+    """Parse one YAML value: `1e-4`, `off`, `[0.9, 0.95]`, `{name: sgd}`. Raises UsageError."""
     document = Document({}, {})
     node = _compose(text, "value")
     if node is None:
@@ -133,7 +133,7 @@ def parse_value(text: str) -> Any:
 
 
 def shown_path(path: Path) -> str:
-    """`path` as a message shows it: relative to the working directory where it lies below it."""
+    """`path` for messages: relative to the working directory if below it."""
     try:
         return str(path.resolve().relative_to(Path.cwd()))
     except ValueError:

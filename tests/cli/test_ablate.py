@@ -88,7 +88,7 @@ def test_dry_run_writes_nothing(cli: Cli, words: list[str], tmp_path: Path) -> N
         "broken/seed0",
     ]
     assert {run["state"] for run in shown.json["runs"]} == {"missing"}
-    assert "begins from" in cli(*words, "--dry-run").out
+    assert "starts from" in cli(*words, "--dry-run").out
     assert not (tmp_path / "runs").exists()
 
 

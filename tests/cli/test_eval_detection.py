@@ -193,7 +193,7 @@ def test_results_with_numbers_of_their_own(cli: Cli, coco_folder: Path, tmp_path
     (tmp_path / "images.json").write_text(json.dumps(numbered))
     (tmp_path / "detections.json").write_text("[]")
     result = cli("eval", coco_folder, "--results", "detections.json")
-    assert_told(result, "numbers images otherwise", "other.jpg", truth["images"][0]["file_name"], "--weights")
+    assert_told(result, "has other image ids", "other.jpg", truth["images"][0]["file_name"], "--weights")
     (tmp_path / "images.json").write_text('{"images": 3}')
     assert cli("eval", coco_folder, "--results", "detections.json", "--json").code == 0
 

@@ -32,7 +32,7 @@ def make_folder(root: Path, names: list[str]) -> Path:
 def test_from_a_run_then_evaluated(cli: Cli, smoke_run: Path) -> None:
     result = cli("finetune", "scenes", "--weights", smoke_run, *SMOKE, "--json")
     assert result.code == 0, result.err
-    assert "backbone: pvt_v2_b0, which the weights hold" in result.err
+    assert "backbone: pvt_v2_b0, from the weights" in result.err
     assert "12 classes kept, 0 new" in result.err
     run = Path(result.json["run"])
     assert run.name == "finetune_classification-pvt_v2_b0-smoke"
@@ -59,7 +59,7 @@ def test_from_an_official_file(cli: Cli, tmp_path: Path) -> None:
     torch.save({"model": state}, tmp_path / "official.pth")
     result = cli("finetune", "scenes", "--weights", "official.pth", *SMOKE, "--dry-run")
     assert result.code == 0, result.err
-    assert "backbone: pvt_v2_b0, which the weights hold" in result.err
+    assert "backbone: pvt_v2_b0, from the weights" in result.err
     assert "0 classes kept, 12 new, 1000 dropped" in result.err
 
 

@@ -196,7 +196,7 @@ def test_a_run_goes_on_with_other_data(cli: Cli, made: Path) -> None:
     [
         (["scenes", "--head", "semantic_fpm"], ["no head 'semantic_fpm'", "did you mean semantic_fpn?"]),
         (["scenes", "--task", "nonsense"], ["no task 'nonsense'", "depth"]),
-        (["scenes", "--head", "midas", "--task", "segmentation"], ["midas is no head for segmentation"]),
+        (["scenes", "--head", "midas", "--task", "segmentation"], ["midas is not a head for segmentation"]),
         (["rooms", "--head", "semantic_fpn"], ["--head semantic_fpn needs label maps", "in the layout of depth"]),
         (["maps", "--head", "midas"], ["--head midas needs depth maps", "in the layout of ade20k"]),
         (["maps", "--task", "depth"], ["--task depth needs depth maps"]),

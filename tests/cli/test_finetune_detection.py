@@ -103,7 +103,7 @@ def test_a_folder_in_coco_layout_and_a_head_reused_by_class_name(
 def test_from_a_classifier(cli: Cli, smoke_run: Path, coco_folder: Path) -> None:
     result = cli("finetune", coco_folder, "--weights", smoke_run, "--profile", "smoke", "--dry-run", "--json")
     assert result.code == 0, result.err
-    assert "backbone: pvt_v2_b0, which the weights hold" in result.err
+    assert "backbone: pvt_v2_b0, from the weights" in result.err
     assert "head: retinanet, as none was named" in result.err
     assert result.json["recipe"]["data"]["path"] == str(coco_folder)
     assert result.json["recipe"]["model"]["head"]["name"] == "retinanet"

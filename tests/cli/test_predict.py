@@ -155,7 +155,7 @@ def test_a_turned_photo_is_taken_as_it_lies(cli: Cli, detector: Path, tmp_path: 
     Image.new("RGB", (90, 60)).save(tmp_path / "turned.jpg", exif=exif)
     result = cli("predict", tmp_path / "turned.jpg", "--weights", detector, "--json")
     assert (result.json["images"][0]["height"], result.json["images"][0]["width"]) == (60, 90)
-    assert "1 image asks to be turned" in result.err
+    assert "1 image has an EXIF rotation" in result.err
 
 
 def test_interrupted_it_keeps_what_it_saw(

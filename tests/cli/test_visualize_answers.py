@@ -236,8 +236,8 @@ def test_augmentations_of_single_images(cli: Cli, photos: Path) -> None:
         (["features", "photos", "--backbone", BACKBONE, "--out", "photos"], "--out photos is there already"),
         (["features", "photos", "--backbone", BACKBONE, "--out", "x.png"], "there will be 3 pictures"),
         (["predictions"], "which model?"),
-        (["predictions", "photos/grey.png"], "photos/grey.png is no model"),
-        (["predictions", "RUN", "photos/grey.png", "--pick", "worst"], "--pick is for data with truth"),
+        (["predictions", "photos/grey.png"], "photos/grey.png is not a model"),
+        (["predictions", "RUN", "photos/grey.png", "--pick", "worst"], "--pick is for data with ground truth"),
         (["predictions", "RUN", "--split", "test"], "no split 'test'"),
         (["predictions", "RUN", "nowhere.png"], "no file or folder nowhere.png"),
         (["curves", "photos"], "there is no run in photos"),
@@ -288,4 +288,4 @@ def test_images_that_ask_to_be_turned_are_told(cli: Cli, tmp_path: Path) -> None
             str(out),
         )
         assert (result.code, out.is_file()) == (0, True)
-        assert "1 image asks to be turned (EXIF)" in result.err
+        assert "1 image has an EXIF rotation" in result.err

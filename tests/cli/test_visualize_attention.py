@@ -66,7 +66,7 @@ def test_a_point_outside_of_a_later_image_is_told_before_any_is_drawn(cli: Cli, 
     ("options", "said"),
     [
         (["--query", "90,3"], "the query point 90,3 is outside of photo.jpg, which is 90 wide and 60 high"),
-        (["--query", "here"], "--query 'here' is no point of an image"),
+        (["--query", "here"], "--query 'here' is not a point of an image"),
         (["--query", "class"], "has no class token"),
         (["--block", "stage9"], "no block 'stage9'; this backbone has stage1.block1, stage1.block2"),
         (["--block", "stage1", "--head", "2"], "stage1.block2 has no head '2': it has one head, 1"),

@@ -36,13 +36,16 @@ def faults_of(text: str, sets: tuple[str, ...] = ()) -> list[str]:
         # heads and data of another task
         (
             f"task: segmentation\ndata.name: ade20k\n{MODEL % 'midas'}",
-            "model.head.name: midas is no head for segmentation (x.yaml:3), it takes semantic_fpn or trans2seg or ",
+            "model.head.name: midas is not a head for segmentation (x.yaml:3), it takes semantic_fpn or trans2seg or ",
         ),
         (
             f"task: depth\ndata.name: nyu\n{MODEL % 'semantic_fpn'}",
-            "model.head.name: semantic_fpn is no head for depth (x.yaml:3), it takes dpt or midas",
+            "model.head.name: semantic_fpn is not a head for depth (x.yaml:3), it takes dpt or midas",
         ),
-        (DETECTION.replace("retinanet", "dpt"), "model.head.name: dpt is no head for detection (x.yaml:3), it takes "),
+        (
+            DETECTION.replace("retinanet", "dpt"),
+            "model.head.name: dpt is not a head for detection (x.yaml:3), it takes ",
+        ),
         (
             f"task: depth\ndata.name: nyu\n{CLASSIFIER}",
             "model.head: missing: depth needs model.head.name, dpt or midas (x.yaml:1)",
@@ -75,7 +78,7 @@ def faults_of(text: str, sets: tuple[str, ...] = ()) -> list[str]:
         # windows, ratios
         (
             f"{SEGMENTATION}eval: {{window: [64, 96], stride: [64, 97]}}\n",
-            "eval.stride: 64x97 is larger than the window of 64x96: pixels between would never be seen (x.yaml:4)",
+            "eval.stride: 64x97 is larger than the window of 64x96: pixels in between would be skipped (x.yaml:4)",
         ),
         (f"{SEGMENTATION}eval.stride: [64, 64]\n", "eval.stride: needs eval.window, the window that slides (x.yaml:4)"),
         (f"{DEPTH}eval.window: [64, 64]\n", "eval.window: is for segmentation, depth does not read it (x.yaml:4)"),
@@ -101,7 +104,7 @@ def faults_of(text: str, sets: tuple[str, ...] = ()) -> list[str]:
         ),
         (f"{SEGMENTATION}model.head.num_queries: 9\n", "model.head.num_queries: is for detr, semantic_fpn has none"),
         # the rest
-        (f"{SEGMENTATION}train: {{epochs: 3, iterations: 30}}\n", "train.epochs: train.iterations says how long"),
+        (f"{SEGMENTATION}train: {{epochs: 3, iterations: 30}}\n", "train.epochs: train.iterations sets the length"),
         (
             f"{CLASSIFIER}data.normalization: half\n",
             "data.normalization: is for segmentation and depth, classification does not read it (x.yaml:2)",
@@ -146,7 +149,7 @@ def test_what_belongs_together_is_taken_and_reads_back(text: str) -> None:
 def test_a_later_word_on_epochs_wins_over_iterations_only_with_them() -> None:
     """A profile that says epochs says `iterations: null` too; on the command line alone it is a fault."""
     assert load_recipe("ade20k_semantic_fpn", "pvt_small", "mini").train.iterations is None
-    with pytest.raises(RecipeFaults, match=r"train\.epochs: train\.iterations says how long"):
+    with pytest.raises(RecipeFaults, match=r"train\.epochs: train\.iterations sets the length"):
         load_recipe("ade20k_semantic_fpn", "pvt_small", overrides=["train.epochs=3"])
     both = ["train.epochs=3", "train.iterations=null"]
     assert load_recipe("ade20k_semantic_fpn", "pvt_small", overrides=both).train.epochs == 3

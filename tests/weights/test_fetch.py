@@ -285,7 +285,7 @@ def test_full_disk_keeps_the_part(server: Server, cache: Path, monkeypatch: pyte
 def test_silent_server_times_out(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(download, "ATTEMPTS", 2)
     server.delay = 0.5
-    with pytest.raises(PvtctlError, match="no answer in time"):
+    with pytest.raises(PvtctlError, match="no response in time"):
         _get(server.url, timeout=0.05)
 
 

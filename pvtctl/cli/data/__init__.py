@@ -1,4 +1,4 @@
-"""`pvtctl data`: look at data sets before a run is spent on them."""
+"""`pvtctl data`: check, preview, convert, export and fetch data sets."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     no_args_is_help=True,
-    help="Check, preview, convert, export, fetch and locate data sets. NAME is one that `pvtctl data ls` lists; `scenes` is "
+    help="Check, preview, convert, export, fetch and locate data sets. NAME is listed by `pvtctl data ls`; `scenes` is "
     "the built-in renderer.",
 )
 
 
 class Layout(StrEnum):
-    """What `data export` can write."""
+    """Layouts that `data export` writes."""
 
     imagenet = "imagenet"
     coco = "coco"
@@ -37,13 +37,13 @@ class Layout(StrEnum):
 
 
 class ConvertSource(StrEnum):
-    """What `data convert` can read."""
+    """Layouts that `data convert` reads."""
 
     voc = "voc"
     yolo = "yolo"
 
 
-_JSON = typer.Option(False, "--json", help="One JSON document on stdout.")
+_JSON = typer.Option(False, "--json", help="Print one JSON document.")
 _PLACE = (
     "A folder (with train/ and val/, with COCO's annotations/, with images/ and masks/, with rgb/ and depth/), or NAME "
     "(looked for in $PVTCTL_DATA/NAME and ./data/NAME)."
@@ -55,22 +55,23 @@ _WHERE = typer.Argument(help=_PLACE)
 def data_check(
     where: str | None = typer.Argument(None, help=_PLACE),
     images: Path | None = typer.Option(None, help="The image folder of --annotations."),
-    annotations: Path | None = typer.Option(None, help="A COCO annotation file, in place of a folder in its layout."),
-    full: bool = typer.Option(False, "--full", help="Every image; otherwise at most 20000 of a split, evenly spread."),
-    workers: int | None = typer.Option(None, min=0, help="Processes that read and decode (default: one a core)."),
+    annotations: Path | None = typer.Option(None, help="A COCO annotation file, instead of a folder in COCO's layout."),
+    full: bool = typer.Option(
+        False, "--full", help="Check every image; otherwise at most 20000 per split, evenly spread."
+    ),
+    workers: int | None = typer.Option(None, min=0, help="Processes that read and decode. Default: one per core."),
     overrides: Overrides = None,
     as_json: bool = _JSON,
 ) -> None:
-    """Give a verdict on a data set: class folders or tar shards, boxes in COCO's format, label maps, or depth.
+    """Check a data set: class folders or tar shards, boxes in COCO's format, label maps, or depth.
 
-    Looks at layout, classes and images: unreadable, truncated, giant and tiny files, CMYK and other modes, EXIF
-    rotation, empty classes, label gaps, classes that differ between train and val, the same image in both.
-    Of COCO sets also at every annotation: ids, boxes, polygons and masks, images that are not there or of another size.
-    Of label maps and depth at every pair: values outside of the class list, colour-coded masks, other sizes, images
-    without a mask, a depth scale that looks wrong; and it suggests the setting, which `--set data.KEY=VALUE` tries.
+    Checks layout, classes and images: unreadable, truncated, huge and tiny files, CMYK and other modes, EXIF rotation,
+    empty classes, label gaps, classes that differ between train and val, the same image in both.
+    For COCO sets also every annotation: ids, boxes, polygons and masks, images that are missing or of another size.
+    For label maps and depth every pair: values outside the class list, colour-coded masks, other sizes, images without
+    a mask, an implausible depth scale; it suggests the setting to try with `--set data.KEY=VALUE`.
 
-    Exit code 0: use it (notes at most). 1: a run survives it, but images are skipped or scores flattered.
-    2: it cannot be used.
+    Exit code 0: usable (notes at most). 1: usable, but images are skipped or scores too high. 2: unusable.
     """
     from pvtctl.data.loader import usable_cores
     from pvtctl.tasks.registry import task_spec, tasks_of_data
@@ -84,7 +85,7 @@ def data_check(
         raise UsageError("mix is several sets of depth", "pvtctl data check FOLDER looks at one of them")
     spec = task_spec(tasks_of_data(name)[0])
     if overrides and not spec.has_data_settings:
-        raise UsageError("--set is for label maps and depth", "class folders and COCO files are read in one way")
+        raise UsageError("--set is for label maps and depth", "class folders and COCO files have no such settings")
     settings = data_settings(overrides or ())
     processes = workers if workers is not None else usable_cores()
 
@@ -111,13 +112,13 @@ def preview(
     where: str = _WHERE,
     output: Path = typer.Option(Path("preview.png"), "-o", "--output", help="The PNG to write."),
     split: str = typer.Option("train", help="train or val."),
-    count: int = typer.Option(6, min=1, max=100, help="Samples, one a row, spread over the split."),
-    copies: int | None = typer.Option(None, min=1, max=20, help="Training views of each (5; 3 of dense data)."),
+    count: int = typer.Option(6, min=1, max=100, help="Samples, one per row, spread over the split."),
+    copies: int | None = typer.Option(None, min=1, max=20, help="Training views of each (5; 3 for dense data)."),
     size: int | None = typer.Option(
         None,
         min=32,
         max=1024,
-        help="Image size in pixels (224); of boxes, label maps and depth, the size it is drawn at.",
+        help="Image size in pixels (224); for boxes, label maps and depth, the size drawn.",
     ),
     recipe: str | None = typer.Option(
         None,
@@ -128,7 +129,7 @@ def preview(
     overrides: Overrides = None,
     seed: int = typer.Option(0, min=0, help="Seed of the random numbers."),
 ) -> None:
-    """Draw samples as they are evaluated and as training sees them, with their labels, boxes, masks or depth."""
+    """Draw samples as used in evaluation and as augmented in training, with labels, boxes, masks or depth."""
     from pvtctl.recipe.load import load_recipe
     from pvtctl.tasks.base import PreviewRequest
     from pvtctl.tasks.registry import task_spec, tasks_of_data
@@ -140,13 +141,13 @@ def preview(
     data = given.data if given else data_settings(overrides or ())
     task = task or (given.task if given and name == "scenes" else tasks_of_data(name)[0])
     if task not in tasks_of_data(name):
-        raise UsageError(f"{name} holds nothing for {task}", f"--task {' | '.join(tasks_of_data(name))}")
+        raise UsageError(f"{name} has no data for {task}", f"--task {' | '.join(tasks_of_data(name))}")
     say(task_spec(task).preview(PreviewRequest(name, root, output, data, split, count, copies, size, seed)))
 
 
 @app.command("ls")
 def data_ls(as_json: bool = _JSON) -> None:
-    """Show which data sets are found, where they are looked for, and which ones can be fetched."""
+    """List the data sets found, the folders searched, and the data sets that can be fetched."""
     from pvtctl.data.find import DATA_NAMES, data_places
     from pvtctl.data.public_sets import public_sets
 
@@ -178,23 +179,23 @@ def data_convert(
     images: Path | None = typer.Option(None, help="Where the images are, if not below SOURCE."),
     classes: Path | None = typer.Option(
         None,
-        help="A file with one class name a line: their order. Else sorted (voc), or data.yaml's, classes.txt's (yolo).",
+        help="A file with one class name per line. Default: sorted (voc), or from data.yaml or classes.txt (yolo).",
     ),
     val_share: float | None = typer.Option(
-        None, help="Draw this share of the images as val; else as the source's lists or folders say, else 0.2."
+        None, help="Fraction of images to draw for val. Default: by the source's lists or folders, else 0.2."
     ),
-    seed: int = typer.Option(0, min=0, help="Seed of that draw."),
+    seed: int = typer.Option(0, min=0, help="Seed of the draw."),
     zero_based: bool = typer.Option(
         False,
         "--zero-based",
-        help="voc: boxes are edges in pixels from 0, as LabelImg and others write, not the devkit's.",
+        help="voc: boxes are pixel edges from 0, as written by LabelImg and others, not the devkit's.",
     ),
     copy: bool = typer.Option(
         False, "--copy", help="Copy the images; otherwise they become hard links where possible."
     ),
     as_json: bool = _JSON,
 ) -> None:
-    """Write a detection set in Pascal-VOC or YOLO layout as COCO JSON beside its images. The source stays as it is."""
+    """Write a detection set in Pascal-VOC or YOLO layout as COCO JSON with its images. The source is unchanged."""
     from dataclasses import asdict
 
     from pvtctl.data.convert.to_coco import convert_to_coco as convert_set
@@ -224,18 +225,14 @@ def data_convert(
 
 @app.command("fetch", epilog="Example: pvtctl data fetch coco --split val")
 def data_fetch(
-    name: str = typer.Argument(help="A set that `pvtctl data ls` knows how to get."),
-    split: str | None = typer.Option(None, help="train or val alone, with what it needs."),
-    mirror: str | None = typer.Option(
-        None, help="Address that takes the place of scheme and host; else $PVTCTL_MIRROR."
-    ),
-    folder: Path | None = typer.Option(
-        None, "--from", help="Take the archives from this folder, not from the network."
-    ),
+    name: str = typer.Argument(help="A data set that can be fetched (see `pvtctl data ls`)."),
+    split: str | None = typer.Option(None, help="train or val only."),
+    mirror: str | None = typer.Option(None, help="Address that replaces scheme and host; else $PVTCTL_MIRROR."),
+    folder: Path | None = typer.Option(None, "--from", help="Use the archives in this folder instead of downloading."),
     to: Path | None = typer.Option(None, help="The set's folder; else $PVTCTL_DATA/NAME, else ./data/NAME."),
     keep: bool = typer.Option(False, "--keep", help="Keep the archives after they are unpacked."),
 ) -> None:
-    """Download a public data set and unpack it. A cut or interrupted download goes on where it stopped."""
+    """Download a public data set and unpack it. Interrupted downloads are resumed."""
     from pvtctl.data.fetch import fetch_set
     from pvtctl.data.public_sets import find_public
 
@@ -251,15 +248,15 @@ def data_fetch(
     "export", epilog="Example: pvtctl data export scenes --layout imagenet --to data/imagenet --train 600 --val 120"
 )
 def data_export(
-    name: str = typer.Argument(help="`scenes`, the one data set that is made here."),
-    layout: Layout = typer.Option(..., help="The layout whose readers it is for."),
+    name: str = typer.Argument(help="Only `scenes`."),
+    layout: Layout = typer.Option(..., help="Layout to write."),
     to: Path = typer.Option(..., help="The folder to write."),
     train: int = typer.Option(600, min=1, help="Training images."),
     val: int = typer.Option(120, min=1, help="Validation images."),
     size: int = typer.Option(224, min=32, max=1024, help="Image size in pixels."),
     seed: int = typer.Option(0, min=0, help="Seed of the renderer."),
 ) -> None:
-    """Write the built-in scenes as files, in the layout of a real data set."""
+    """Write the built-in scenes as files in a standard layout."""
     from pvtctl.data.scenes.export import export_scenes
 
     if name != "scenes":
@@ -275,7 +272,7 @@ def data_export(
 
 
 def _locate(where: str) -> tuple[str, Path]:
-    """(data set name, folder) of an argument that is either."""
+    """(data set name, folder) of an argument that is one of them."""
     from pvtctl.data.find import DATA_NAMES, find_data
     from pvtctl.data.layouts import guess_layout
     from pvtctl.errors import nearest

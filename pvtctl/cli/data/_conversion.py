@@ -1,4 +1,4 @@
-"""What `pvtctl data convert` says."""
+"""Messages of `pvtctl data convert`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def say_conversion(done: DatasetConversion) -> None:
-    """What was written and what was left out, on stderr."""
+    """Print what was written and what was left out, on stderr."""
     origin = {
         "lists": "splits by the source's lists",
         "folders": "splits by the source's folders",

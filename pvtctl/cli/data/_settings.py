@@ -1,4 +1,4 @@
-"""The settings of data that `pvtctl data` takes."""
+"""Data settings for `pvtctl data`."""
 
 from __future__ import annotations
 

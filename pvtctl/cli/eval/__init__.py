@@ -57,61 +57,58 @@ def eval_command(
     weights: Annotated[
         str | None,
         typer.Option(
-            help="Checkpoint file, run folder or published name. Default: the newest finished run of the backbone on "
+            help="Checkpoint file, run directory or published name. Default: the newest finished run of the backbone on "
             "the data, else its published weights."
         ),
     ] = None,
     backbone: Annotated[
-        str | None, typer.Option(help="A name of `pvtctl models ls`. Default: the one of the weights, else pvt_small.")
+        str | None,
+        typer.Option(help="A name listed by `pvtctl models ls`. Default: that of the weights, else pvt_small."),
     ] = None,
     head: Head = None,
     task: TaskName = None,
     folder: DataFolder = None,
-    images: Annotated[Path | None, typer.Option(help="With coco: the folder of the images.")] = None,
-    annotations: Annotated[Path | None, typer.Option(help="With coco: JSON file of the true objects.")] = None,
+    images: Annotated[Path | None, typer.Option(help="With coco: folder of the images.")] = None,
+    annotations: Annotated[Path | None, typer.Option(help="With coco: JSON file of the annotations.")] = None,
     results: Annotated[
         Path | None, typer.Option(help="With coco: score this COCO results file; no model is needed.")
     ] = None,
     size: Annotated[
         str | None,
         typer.Option(
-            help="Pixels of the square that is cropped; for detectors and segmentation the short side, or both as "
-            "640x1066; for depth HxW. Default: what the weights were trained at."
+            help="Side of the square crop in pixels; for detectors and segmentation the short side, or both as "
+            "640x1066; for depth HxW. Default: the training size."
         ),
     ] = None,
     resize: Annotated[
-        int | None, typer.Option(help="Short side before the crop. Default: in the recipe's proportion to the size.")
+        int | None, typer.Option(help="Short side before the crop. Default: in the recipe's ratio to the size.")
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images at a time. Default: the recipe's.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images per batch. Default: the recipe's.")] = None,
     score_threshold: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Detections below are dropped. Default: 0.05; DETR 0.")
+        float | None, typer.Option(min=0, max=1, help="Lower-scored detections are dropped. Default: 0.05; DETR 0.")
     ] = None,
     nms_iou: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Overlap above which NMS drops a box. Default: 0.5.")
+        float | None, typer.Option(min=0, max=1, help="IoU above which NMS drops a box. Default: 0.5.")
     ] = None,
-    max_detections: Annotated[int | None, typer.Option(min=1, help="An image. Default: 100.")] = None,
-    scales: Annotated[
-        str | None, typer.Option(help="Short sides to detect at and merge, with commas: 600,800,1000.")
-    ] = None,
-    flip: Annotated[bool, typer.Option("--flip", help="Test the mirrored image too, and merge.")] = False,
+    max_detections: Annotated[int | None, typer.Option(min=1, help="Per image. Default: 100.")] = None,
+    scales: Annotated[str | None, typer.Option(help="Short sides for multi-scale testing: 600,800,1000.")] = None,
+    flip: Annotated[bool, typer.Option("--flip", help="Also predict the mirrored image, and merge.")] = False,
     ratios: Ratios = None,
     window: Window = None,
     stride: Stride = None,
     alignment: Annotated[
         str | None,
         typer.Option(
-            help="Depth: fit each prediction to the truth by none, median or scale_shift first. Default: none for metres, "
+            help="Depth: alignment with the ground truth: none, median or scale_shift. Default: none for metres, "
             "scale_shift for inverse depth."
         ),
     ] = None,
-    max_depth: Annotated[float | None, typer.Option(help="Depth: metres that are scored at most.")] = None,
-    depth_crop: Annotated[
-        str | None, typer.Option(help="Depth: score a part of the image: eigen (NYUv2) or garg (KITTI).")
-    ] = None,
+    max_depth: Annotated[float | None, typer.Option(help="Depth: largest depth scored, in metres.")] = None,
+    depth_crop: Annotated[str | None, typer.Option(help="Depth: crop to score: eigen (NYUv2) or garg (KITTI).")] = None,
     scale_shift: ScaleShift = None,
     backend: Annotated[
         str | None,
-        typer.Option(help="Who computes COCO's numbers: auto, numpy, pycocotools, faster. Default: auto, numpy."),
+        typer.Option(help="Implementation of COCO's metrics: auto, numpy, pycocotools, faster. Default: auto, numpy."),
     ] = None,
     profile: Annotated[
         str | None, typer.Option(help="Scale of the data: paper, mini, smoke. Default: that of the weights' run.")
@@ -129,17 +126,17 @@ def eval_command(
 ) -> None:
     """Score a run, a checkpoint or a published model on validation images.
 
-    Classifiers: top-1, top-5, loss, calibration and the classes that go worst; report.html has the confusion matrix, the
-    calibration diagram and a sheet of the worst images. A head of 1000 classes is scored by class name (wnid), so that a
-    folder with some of the classes is scored right.
+    Classifiers: top-1, top-5, loss, calibration and the worst classes; report.html has the confusion matrix, the
+    reliability diagram and a sheet of the worst images. A head of 1000 classes is scored by class name (wnid), so that
+    folders with some of the classes are scored correctly.
 
     Detectors: COCO's 12 numbers for boxes (and masks), per-class AP; report.html has precision-recall curves, the
-    confusion matrix with background, the kinds of errors and the worst images beside their truth; the detections are
+    confusion matrix with background, error types and the worst images with ground truth; the detections are
     saved as a COCO results file.
 
     Segmentation: mIoU, pixel and mean accuracy, boundary F-score and the IoU of every class. Depth: AbsRel, SqRel, RMSE,
-    log10, SILog and the share of pixels within a factor, and in which space, after which alignment, within which crop
-    and cap. report.html has the worst images beside truth and errors.
+    log10, SILog and threshold accuracies, with the space, alignment, crop and cap used. report.html has the worst
+    images with ground truth and errors.
     """
     from pvtctl.cli.eval._plan import EvalOptions
     from pvtctl.cli.eval._results_file import run_results
@@ -178,7 +175,7 @@ def eval_command(
     if results is not None:
         if (needless := next((k for k, value in (model | detecting).items() if value is not None), None)) is not None:
             raise UsageError(
-                f"--{needless.replace('_', '-')} is for a model, and --results scores detections that are there",
+                f"--{needless.replace('_', '-')} is for a model, and --results scores existing detections",
                 "leave out one of them",
             )
         run_results(target, folder, files, results, backend=backend, out=out, as_json=as_json)
@@ -212,5 +209,5 @@ def _scales(text: str | None) -> tuple[int, ...] | None:
         return None
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() and 32 <= int(part) <= 4096 for part in parts):
-        raise UsageError(f"--scales {text!r} are no short sides in pixels", "write them as 600,800,1000 (32 to 4096)")
+        raise UsageError(f"--scales {text!r} are not short sides in pixels", "write them as 600,800,1000 (32 to 4096)")
     return tuple(int(part) for part in parts)

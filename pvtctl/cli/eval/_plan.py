@@ -1,4 +1,4 @@
-"""What `pvtctl eval` scores: the weights, the data and the recipe that say how."""
+"""Plan of `pvtctl eval`: weights, data and recipe."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class EvalOptions:
-    """The options of `pvtctl eval`; None where the user left it open."""
+    """Options of `pvtctl eval`; None if not given."""
 
     target: str
     weights: str | None
@@ -38,27 +38,27 @@ class EvalOptions:
     task: str | None
     folder: Path | None
     files: Mapping[str, Path | None] = field(default_factory=dict)
-    """Images and annotations that lie in no layout (`DataChoice.files`)."""
+    """Images and annotations outside a known layout (`DataChoice.files`)."""
     testing: Mapping[str, Any] = field(default_factory=dict)
-    """Values of a recipe's `eval` block: score_threshold, flip, ratios, alignment ...; None: not said."""
+    """Values of a recipe's `eval` block: score_threshold, flip, ratios, alignment ...; None: not given."""
     overrides: Sequence[str] = ()
     """`--set KEY=VALUE`."""
 
     @property
     def settings(self) -> list[Override]:
-        """All that is said about the recipe."""
+        """All overrides of the recipe."""
         said: list[Override] = [(f"eval.{key}", value) for key, value in self.testing.items() if value is not None]
         return [*said, *self.overrides]
 
     @property
     def asked(self) -> set[str]:
-        """The keys that `--set` gives a value."""
+        """Keys set by `--set`."""
         from pvtctl.recipe.load import keys_said
 
         return keys_said(self.overrides)
 
     scale_shift: tuple[float, float] | None
-    """Of metric depth, where the weights do not say their own."""
+    """For metric depth, if the weights have none."""
     size: str | None
     resize: int | None
     batch_size: int | None
@@ -71,7 +71,7 @@ class EvalOptions:
 
 @dataclass(frozen=True)
 class EvalPlan:
-    """What is scored on what."""
+    """The weights, data and recipe to evaluate."""
 
     recipe: Recipe
     checkpoint: Inspected
@@ -80,25 +80,25 @@ class EvalPlan:
 
     @property
     def head(self) -> HeadClasses:
-        """The checkpoint's classes, as `build_task` takes them."""
+        """The checkpoint's classes, for `build_task`."""
         assert self.checkpoint.head is not None
         return self.checkpoint.head
 
 
 def make_eval_plan(options: EvalOptions) -> EvalPlan:
-    """Find weights and data, and say what was chosen. Raises UsageError; PvtctlError when a download fails."""
+    """Find weights and data, and print the choices. Raises UsageError; PvtctlError if a download fails."""
     from pvtctl.data.find import find_data
     from pvtctl.tasks.registry import task_spec
     from pvtctl.weights.describe import inspect_checkpoint
 
     if options.out is not None and options.out.exists() and not options.out.is_dir():
-        raise UsageError(f"--out {options.out} is a file", "name a folder, which is made where it is not there")
+        raise UsageError(f"--out {options.out} is a file", "name a folder; it is created if missing")
     if options.batch_size is not None and options.batch_size < 1:
         raise UsageError(f"--batch-size {options.batch_size} makes no sense", "use 1 or more")
     run = Path(options.target) if _is_run(Path(options.target)) else None
     if run is not None:
         if options.weights is not None:
-            raise UsageError(f"{run} is a run, with weights of its own", "leave out --weights, or name data instead")
+            raise UsageError(f"{run} is a run with its own weights", "leave out --weights, or name data instead")
         if options.profile is not None:
             raise UsageError("--profile goes with data, and a run has its own", "leave it out")
         found, data = Found(str(run), "the run's best weights"), None
@@ -128,7 +128,7 @@ def make_eval_plan(options: EvalOptions) -> EvalPlan:
 
 
 def _check_task(options: EvalOptions, data: DataChoice | None, checkpoint: Inspected) -> None:
-    """Raise UsageError where weights, head, data and options do not belong together."""
+    """Raise UsageError if weights, head, data and options do not fit together."""
     from pvtctl.tasks.registry import task_spec, tasks_of_data, tasks_reading
 
     holds = f"{checkpoint.backbone} under {checkpoint.head_name}" if checkpoint.head_name else checkpoint.backbone
@@ -155,7 +155,7 @@ def _check_task(options: EvalOptions, data: DataChoice | None, checkpoint: Inspe
                 f"--{option} is for {' and '.join(tasks)}, and these weights are for {checkpoint.task}", "leave it out"
             )
     if checkpoint.task not in tasks_reading("data.resize") and options.resize is not None:
-        raise UsageError("--resize is for classifiers", "--size says the size that others see")
+        raise UsageError("--resize is for classifiers", "--size sets the size for other tasks")
 
 
 def _is_run(path: Path) -> bool:
@@ -179,7 +179,7 @@ def _find(options: EvalOptions, data: DataChoice, place: Path | None) -> Found:
 
 
 def _recipe(options: EvalOptions, data: DataChoice | None, source: Path, checkpoint: Inspected) -> Recipe:
-    """The recipe that says what data is read and how: the run's own where the weights come from a run on such data."""
+    """The recipe for reading the data: the run's own if the weights are from a run on such data."""
     from pvtctl.recipe.load import load_recipe
 
     of_run = load_recipe(source / "recipe.yaml", overrides=options.settings) if _is_run(source) else None
@@ -187,14 +187,14 @@ def _recipe(options: EvalOptions, data: DataChoice | None, source: Path, checkpo
         if options.folder is not None and of_run.data.name == "scenes":
             raise UsageError("the run was on scenes, which is rendered: it needs no --data", "leave out --data")
         changes: dict[str, Any] = {}
-        if data is not None and (data.path or data.files):  # the data was named: nothing of the run's own is meant
+        if data is not None and (data.path or data.files):  # the data was named: do not use the run's
             nothing = dict.fromkeys(("path", "train_images", "train_annotations", "val_images", "val_annotations"))
             changes = {**nothing, "path": data.path and str(data.path)}
             changes |= {key: str(path) for key, path in data.files.items()}
         elif options.folder is not None:
             changes["path"] = str(options.folder)
         if data is not None and data.name != "scenes" and "data.val_samples" not in options.asked:
-            changes["val_samples"] = None  # all of it, however little the run looked at
+            changes["val_samples"] = None  # all of it, even if the run used less
         recipe = of_run.model_copy(update={"data": of_run.data.model_copy(update=changes)})
     else:
         assert data is not None  # a run as the target has its own recipe
@@ -213,7 +213,7 @@ def _recipe(options: EvalOptions, data: DataChoice | None, source: Path, checkpo
 
 
 def _as_scored(recipe: Recipe, checkpoint: Inspected, options: EvalOptions) -> Recipe:
-    """The recipe with the weights' own model, at the size asked for, else the one that they were trained at."""
+    """The recipe with the model of the weights, at the given size, else the training size."""
     from pvtctl.tasks.base import EvaluationRequest
     from pvtctl.tasks.registry import task_spec
 
@@ -231,7 +231,7 @@ def _as_scored(recipe: Recipe, checkpoint: Inspected, options: EvalOptions) -> R
 
 
 def _check_followed(said: set[str], recipe: Recipe, scored: Recipe) -> None:
-    """Raise UsageError for what `--set` says of training, or against the weights or another option."""
+    """Raise UsageError for `--set` keys of training, or that contradict the weights or another option."""
     from pvtctl.recipe.compare import recipe_differences
 
     overruled = recipe_differences(recipe, scored)

@@ -1,4 +1,4 @@
-"""What `pvtctl eval coco --results FILE` does: score detections that are already made."""
+"""`pvtctl eval coco --results FILE`: score existing detections."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def run_results(
     out: Path | None,
     as_json: bool,
 ) -> None:
-    """Score and show. Images are only looked at for pictures: without them there are none. Raises PvtctlError."""
+    """Score and show the results. Images are only needed for pictures. Raises PvtctlError."""
     import torch
 
     from pvtctl.data.find import find_data
@@ -46,7 +46,7 @@ def run_results(
             f"--results are COCO detections, and {target} is in {data.name} layout", "pvtctl eval coco ..."
         )
     if out is not None and out.exists() and not out.is_dir():
-        raise UsageError(f"--out {out} is a file", "name a folder, which is made where it is not there")
+        raise UsageError(f"--out {out} is a file", "name a folder; it is created if missing")
     images, annotations = (data.files.get(key) for key in ("val_images", "val_annotations"))
     dataset = open_detection_split(
         "coco",
@@ -95,7 +95,7 @@ def run_results(
 
 
 def _check_ids(results: Path, truth: CocoAnnotations) -> None:
-    """Raise UsageError where `predict` numbered other images than the annotations do: scores would be of strangers."""
+    """Raise UsageError if the image ids of `predict` do not match those of the annotations."""
     numbered = results.parent / "images.json"
     if results.name != "detections.json" or not numbered.is_file():
         return
@@ -103,13 +103,13 @@ def _check_ids(results: Path, truth: CocoAnnotations) -> None:
         theirs = {
             int(one["id"]): Path(one["file_name"]).name for one in json.loads(numbered.read_text("utf-8"))["images"]
         }
-    except (ValueError, KeyError, TypeError):  # not the one that predict writes
+    except (ValueError, KeyError, TypeError):  # not a file written by predict
         return
     ours = {int(number): Path(name).name for number, name in zip(truth.image_ids, truth.file_names, strict=True)}
     for number, name in theirs.items():
         if number in ours and ours[number] != name:
             raise UsageError(
-                f"{results} numbers images otherwise than the annotations: image {number} is {name} in {numbered}, "
+                f"{results} has other image ids than the annotations: image {number} is {name} in {numbered}, "
                 f"and {ours[number]} in the annotations",
                 "score the model itself: pvtctl eval coco --images DIR --annotations FILE --weights ...",
             )

@@ -1,4 +1,4 @@
-"""What `pvtctl eval` does: score what was planned, and show it."""
+"""Body of `pvtctl eval`: score the plan and show the results."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def run_evaluation(options: EvalOptions) -> None:
-    """Score and show. Raises PvtctlError."""
+    """Score and show the results. Raises PvtctlError."""
     from pvtctl.engine import start_distributed, stop_distributed
 
     plan = make_eval_plan(options)
@@ -39,7 +39,7 @@ def _evaluate(plan: EvalPlan, options: EvalOptions, dist: Distributed) -> None:
 
     if plan.out is not None:
         require_place(plan.out)
-    # a run is scored as it scored itself; published figures are best met in fp32
+    # a run uses its own precision; published figures are best reproduced in fp32
     precision = read_info(plan.found.source).get("precision", "fp32")
     scored = score_recipe(plan.recipe, plan.head, dist, precision=precision, partial=options.partial, say=say)
     if dist.is_main:
@@ -93,7 +93,7 @@ def _show(
 
 
 def show_evaluation(report: EvaluationReport, findings: ReportContent, files: Mapping[str, Path]) -> None:
-    """The tables of an evaluation, and where its files lie."""
+    """Print the tables of an evaluation and the paths of its files."""
     from pvtctl.runs.paper_table import result_rows
 
     caption = differences_line(report.score, findings.paper, findings.differences)
@@ -113,7 +113,7 @@ def print_evaluation(
     files: Mapping[str, Path],
     **more: Any,
 ) -> None:
-    """The same as one JSON document."""
+    """Print the results as one JSON document."""
     print_json(
         {
             "metrics": numbers,

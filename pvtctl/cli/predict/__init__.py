@@ -1,4 +1,4 @@
-"""`pvtctl predict`: what a trained model sees in images."""
+"""`pvtctl predict`: run a trained model on images."""
 
 from __future__ import annotations
 
@@ -34,34 +34,36 @@ def predict(
             metavar="IMAGES...", help="Image files, folders of images (frames of a video), or quoted patterns."
         ),
     ],
-    weights: Annotated[str | None, typer.Option(help="Checkpoint file, run folder or published name. Needed.")] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="Checkpoint file, run directory or published name. Required.")
+    ] = None,
     backbone: Annotated[
-        str | None, typer.Option(help="For weights that do not say their own: a name of `pvtctl models ls`.")
+        str | None, typer.Option(help="For weights of an unknown backbone: a name listed by `pvtctl models ls`.")
     ] = None,
     score_threshold: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Draw and count detections from here on. Default: 0.3.")
+        float | None, typer.Option(min=0, max=1, help="Lowest score of detections to draw and count. Default: 0.3.")
     ] = None,
     nms_iou: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Overlap above which the lower of two boxes goes. Default: 0.5.")
+        float | None, typer.Option(min=0, max=1, help="IoU above which NMS drops the lower-scored box. Default: 0.5.")
     ] = None,
-    max_detections: Annotated[int | None, typer.Option(min=1, help="An image at most. Default: 100.")] = None,
+    max_detections: Annotated[int | None, typer.Option(min=1, help="At most, per image. Default: 100.")] = None,
     short_side: Annotated[
         int | None,
         typer.Option(
-            min=32, max=4096, help="Images are resized to this short side. Default: the weights' own, or 800."
+            min=32, max=4096, help="Images are resized to this short side. Default: that of the weights, or 800."
         ),
     ] = None,
     long_side: Annotated[
         int | None,
-        typer.Option(min=32, max=8192, help="Or less, where the long side would exceed this. Default: in proportion."),
+        typer.Option(min=32, max=8192, help="Limit of the long side. Default: in proportion."),
     ] = None,
     size: Annotated[
         str | None,
-        typer.Option(metavar="HxW", help="Depth: size that images are brought to. Default: the weights' own."),
+        typer.Option(metavar="HxW", help="Depth: size that images are resized to. Default: that of the weights."),
     ] = None,
     ratios: Ratios = None,
     flip: Annotated[
-        bool, typer.Option("--flip", help="Segmentation, depth: look at the mirrored image too, and merge.")
+        bool, typer.Option("--flip", help="Segmentation, depth: also predict the mirrored image, and merge.")
     ] = False,
     window: Window = None,
     stride: Stride = None,
@@ -69,26 +71,24 @@ def predict(
     device: Device = None,
     out: Annotated[
         Path | None,
-        typer.Option(
-            help="New folder for what is written. Default: runs/predict-...; with --json, nothing is written."
-        ),
+        typer.Option(help="New folder for the output. Default: runs/predict-...; with --json, nothing is written."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Show what a trained model sees in images.
+    """Run a trained model on images.
 
-    Detectors: a picture of every image with its boxes (and masks) is written, and detections.json in COCO's results
-    format, which holds all that the head gives, also below --score-threshold; images.json says which image and category
-    the ids stand for. Files named as COCO's keep COCO's ids, so that `pvtctl eval coco --results` can score them.
+    Detectors: writes every image with its boxes (and masks), and detections.json in COCO's results format with all
+    detections, also below --score-threshold; images.json maps the ids to images and categories. Files named as COCO's
+    keep COCO's ids, so that `pvtctl eval coco --results` can score them.
 
-    Segmentation: NAME.png holds the label of each pixel (with a palette), NAME_view.png shows it over the image.
+    Segmentation: NAME.png has the label of each pixel (with a palette), NAME_view.png shows it over the image.
 
-    Depth: NAME.png holds 16 bits a pixel, with the scale in its metadata, NAME.npy 32-bit floats (metres, or inverse depth
-    where the weights have no scale), NAME_view.png shows it in colours with a bar.
+    Depth: NAME.png has 16 bits per pixel, with the scale in its metadata, NAME.npy 32-bit floats (metres, or inverse
+    depth if the weights have no scale), NAME_view.png shows it in colours with a bar.
 
-    Classifiers: the five likeliest classes of every image are printed.
+    Classifiers: prints the five most likely classes of every image.
 
-    Files that are no images are named and skipped. EXIF rotation is ignored, as in training.
+    Files that are not images are listed and skipped. EXIF rotation is ignored, as in training.
     """
     from pvtctl.cli.predict._run import PredictRequest, run_predict
 

@@ -1,4 +1,4 @@
-"""What `pvtctl predict` does: choose images and model, run it, write and show."""
+"""Body of `pvtctl predict`: choose images and model, run it, write and show the results."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from pvtctl.weights.describe import Inspected
 
 NAMED = 5
-"""Skipped files that are named one by one."""
+"""Number of skipped files that are listed by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PredictRequest:
-    """The options of `pvtctl predict`; None where the user left it open."""
+    """Options of `pvtctl predict`; None if not given."""
 
     images: Sequence[str]
     weights: str | None
@@ -48,7 +48,7 @@ class PredictRequest:
 
 
 def run_predict(options: PredictRequest) -> None:
-    """Raises UsageError; PvtctlError when no image could be read or nothing can be written."""
+    """Run `pvtctl predict`. Raises UsageError; PvtctlError if no image can be read or nothing can be written."""
     if options.weights is None:
         raise UsageError(
             "predict needs --weights", "--weights FILE, the folder of a run, or a name of `pvtctl weights ls`"
@@ -78,7 +78,7 @@ def run_predict(options: PredictRequest) -> None:
 
 
 def _check_options(options: PredictRequest, checkpoint: Inspected) -> None:
-    """Raise UsageError for an option that the weights' task does not read."""
+    """Raise UsageError for an option that the weights' task does not use."""
     from pvtctl.tasks.registry import TASK_SPECS, tasks_taking
 
     readers = {name: tasks_taking(name) for name in (*_option_names(), "scale_shift")}
@@ -86,7 +86,7 @@ def _check_options(options: PredictRequest, checkpoint: Inspected) -> None:
     task = checkpoint.task
     for name, tasks in readers.items():
         if task is not None and task not in tasks and getattr(options, name) not in (None, False):
-            hint = "leave it out; --json prints all that there is" if name == "out" else "leave it out"
+            hint = "leave it out; --json prints everything" if name == "out" else "leave it out"
             raise UsageError(
                 f"--{name.replace('_', '-')} is for {' and '.join(tasks)}, and {checkpoint.path} is for {task}", hint
             )
@@ -99,7 +99,7 @@ def _option_names() -> list[str]:
 
 
 def _predict(options: PredictRequest, checkpoint: Inspected, images: Images) -> None:
-    """Predict all images, write what there is to write, and print a table or JSON."""
+    """Predict all images, write the files, and print a table or JSON."""
     from pvtctl.engine import single
     from pvtctl.tasks.base import PredictionRequest
     from pvtctl.tasks.registry import task_spec
@@ -118,7 +118,7 @@ def _predict(options: PredictRequest, checkpoint: Inspected, images: Images) -> 
     turned = 0
     try:
         turned = _predict_all(writer, images, skipped)
-    finally:  # after Ctrl-C too: what was seen is kept, in whole files
+    finally:  # after Ctrl-C too: keep finished predictions, in complete files
         if len(writer):
             files = writer.finish()
     say_skipped_images(skipped, turned if writer.tells_turned else 0)
@@ -140,7 +140,7 @@ def _predict(options: PredictRequest, checkpoint: Inspected, images: Images) -> 
 
 
 def _predict_all(writer: PredictionWriter, images: Images, skipped: dict[str, str]) -> int:
-    """How many images ask to be turned; those that cannot be read go to `skipped`, with the reason."""
+    """Number of images with EXIF rotation; unreadable ones are added to `skipped`, with the reason."""
     from pvtctl.data.images import BadImage
     from pvtctl.engine import Progress
     from pvtctl.tasks.predict import read_pixels
@@ -160,7 +160,7 @@ def _predict_all(writer: PredictionWriter, images: Images, skipped: dict[str, st
 
 
 def _default_out(options: PredictRequest) -> Path:
-    """`<runs>/predict-<weights>-<images>`, with a number where that is taken."""
+    """`<runs>/predict-<weights>-<images>`, with a number if it exists."""
     parts = [Path(part).name or part for part in (str(options.weights), options.images[0])]
     label = "-".join(re.sub(r"[^\w.+-]+", "_", part) for part in parts)
     out = runs_root() / f"predict-{label}"
@@ -176,8 +176,8 @@ def say_skipped_images(skipped: dict[str, str], turned: int) -> None:
     if len(skipped) > NAMED:
         say(f"skipped {len(skipped) - NAMED} more")
     if turned:
-        which = "1 image asks" if turned == 1 else f"{turned} images ask"
-        say(f"note: {which} to be turned (EXIF), which is not done, as in training")
+        which = "1 image has" if turned == 1 else f"{turned} images have"
+        say(f"note: {which} an EXIF rotation, which is ignored, as in training")
 
 
 def nothing_read(skipped: dict[str, str]) -> PvtctlError:

@@ -1,4 +1,4 @@
-"""`pvtctl visualize`: pictures of what models look at, find, are made of and learned."""
+"""`pvtctl visualize`: attention, features, predictions, architectures and curves as pictures."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Draw what a model looks at, finds, is made of and learned, as PNG or SVG; several pictures also give one "
+    help="Draw attention, features, predictions, architectures and curves as PNG or SVG; several pictures also give one "
     "index.html. `pvtctl visualize COMMAND --help` shows examples.",
 )
 
 
 @app.callback()
 def _root() -> None:
-    """Each command's body lies in `_visualize_<command>.py`."""
+    """Each command is in `_<command>.py`."""
 
 
 app.command("attention", epilog=_visualize_attention.EPILOG)(_visualize_attention.attention_command)

@@ -22,16 +22,14 @@ pvtctl visualize architecture --backbone pvt_v2_b0 --head retinanet --size 800x1
 
 
 def architecture(
-    backbone: Annotated[str, typer.Option(help="A name of `pvtctl models ls`, or several with commas: A,B,C.")],
-    head: Annotated[
-        str, typer.Option(metavar="HEAD", help="What stands on the backbone, as in `pvtctl flops`.")
-    ] = "classifier",
+    backbone: Annotated[str, typer.Option(help="A name listed by `pvtctl models ls`, or several: A,B,C.")],
+    head: Annotated[str, typer.Option(metavar="HEAD", help="Head of the model, as in `pvtctl flops`.")] = "classifier",
     num_classes: Annotated[int | None, typer.Option(min=1, help="Default: the papers'.")] = None,
     size: Annotated[
         str | None,
         typer.Option(
             metavar="HxW",
-            help="Image size, or several: a picture each. Default: 224; segmentation 512, depth 384, DPT's segmentation 480.",
+            help="Image size, or several: one picture each. Default: 224; segmentation 512, depth 384, DPT's segmentation 480.",
         ),
     ] = None,
     out: Out = None,
@@ -40,8 +38,8 @@ def architecture(
 ) -> None:
     """Draw backbones stage by stage, side by side: shapes at a size, heads, reductions, tokens, parameters and MACs.
 
-    Costs are those of `pvtctl flops`; the bars of a picture have one scale. The small squares show how much of the image's
-    resolution a map keeps. Nothing is computed, so large sizes cost nothing.
+    Costs are those of `pvtctl flops`; all bars of a picture have the same scale. The small squares show the
+    resolution of a map relative to the image. The model is not run, so large sizes take no longer.
     """
     names = check_backbones(backbone)
     sizes = check_sizes(size, chosen_head(head), num_classes)

@@ -48,7 +48,7 @@ pvtctl visualize attention photo.jpg --backbone deit_small_patch16 --query class
 """
 
 Words = str | tuple[int, int]
-"""A query as the user gives it: a pixel of the image, `middle`, or the name of a token."""
+"""A query point: a pixel of the image, `middle`, or the name of a token."""
 
 
 def attention_command(
@@ -62,20 +62,19 @@ def attention_command(
             "each stage, every third of a ViT. Several with commas, or repeated. Default: all."
         ),
     ] = None,
-    head: Annotated[str, typer.Option(help="A head's number, from 1 on; mean, or all.")] = "mean",
+    head: Annotated[str, typer.Option(help="Number of a head, from 1; mean, or all.")] = "mean",
     query: Annotated[
         list[str] | None,
         typer.Option(
             metavar="X,Y",
-            help="A pixel of the image as it is, or class: the class token. May be repeated. Default: its middle.",
+            help="A pixel of the original image, or class: the class token. May be repeated. Default: its middle.",
         ),
     ] = None,
     rollout: Annotated[
-        bool, typer.Option("--rollout", help="Through all blocks of the stage up to this one, residuals counted in.")
+        bool,
+        typer.Option("--rollout", help="Attention rollout through the stage's blocks up to this one, with residuals."),
     ] = False,
-    smooth: Annotated[
-        bool, typer.Option("--smooth", help="Run colours into each other instead of drawing cells.")
-    ] = False,
+    smooth: Annotated[bool, typer.Option("--smooth", help="Interpolate colours instead of drawing cells.")] = False,
     size: ImageSize = None,
     out: Out = None,
     form: FormatOption = None,
@@ -84,11 +83,11 @@ def attention_command(
 ) -> None:
     """Draw what a point of an image attends to: for any block, head and query point.
 
-    Of PVT, PVT v2, ViT and DeiT, also inside detectors and segmentation models, and of the context blocks of a GCNet. The
-    weights are recomputed from what enters the blocks; the model runs with its fused attention, as always.
+    For PVT, PVT v2, ViT and DeiT, also inside detectors and segmentation models, and for the context blocks of a GCNet.
+    The weights are recomputed from the blocks' inputs; the model itself runs with fused attention.
 
-    With spatial reduction a key is made of a square of places: it is drawn as that square. Darker parts at the right and
-    lower edge belong to no key: the reduction leaves out what does not fill one.
+    With spatial reduction, a key covers a square of positions and is drawn as that square. Darker parts at the right
+    and lower edge belong to no key, because the reduction drops incomplete squares.
     """
     queries = [_parse_query(text) for text in query or ["middle"]]
     wanted_size = parse_image_size(size)
@@ -132,7 +131,7 @@ def attention_command(
 
 @dataclass(frozen=True)
 class _Drawn:
-    """A picture, its title, and what `--json` tells of it."""
+    """A picture, its title, and its facts for `--json`."""
 
     figure: Figure
     title: str
@@ -176,7 +175,7 @@ def _drawn(
             _panels(each, at, place, _heads(head, block), rollout=rollout, smooth=smooth)
             for each, block in zip(maps, blocks, strict=True)
         ]
-        # of all heads, a row a block; of one, the blocks side by side
+        # all heads: one row per block; one head: the blocks side by side
         rows += [(what, each) for each in panels] if head == "all" else [(what, [each[0] for each in panels])]
     image = pixels.permute(1, 2, 0).contiguous().numpy()
     title = f"{'Attention rollout' if rollout else 'Attention'} of {use.what} in {path.name} ({size[0]}x{size[1]})"
@@ -193,7 +192,7 @@ def _panels(
     rollout: bool,
     smooth: bool,
 ) -> list[AttentionPanel]:
-    """Of one query and block: each of `heads`, None for their mean."""
+    """Panels of one query and block, one for each of `heads` (None: their mean)."""
     import torch
 
     from pvtctl.explain.pictures.attention import AttentionPanel
@@ -211,7 +210,7 @@ def _panels(
         keys = keys.mean(0) if head is None else keys[head]
         which = "" if maps.heads == 1 else f", mean of {maps.heads} heads" if head is None else f", head {head + 1}"
         note = ""
-        # half of what leaves a block is its input: in a rollout the query itself outweighs all
+        # half of a block's output is its input: in a rollout the query itself dominates
         if rollout and place is not None and len(keys) > 1:
             own = place[0] * maps.size[1] + place[1]
             note = f"itself {100 * float(keys[own]):.2g} %, else "
@@ -228,7 +227,7 @@ def _panels(
 
 
 def _facts(maps: AttentionMaps) -> dict[str, Any]:
-    """What `--json` tells of a block: the keys' grid, and the weights as they are."""
+    """Facts of a block for `--json`: the keys' grid, and the weights."""
     return {
         "block": maps.block,
         "heads": maps.heads,
@@ -257,7 +256,7 @@ def _choose(use: BackbonePredictor, words: Sequence[str]) -> list[AttendingBlock
 
 
 def _heads(text: str, block: AttendingBlock) -> list[int | None]:
-    """Which heads of a block are drawn, from 0 on; None for their mean. Raises UsageError."""
+    """Heads of a block to draw, from 0; None for their mean. Raises UsageError."""
     if text == "mean":
         return [None]
     if text == "all":
@@ -273,7 +272,7 @@ def _parse_query(text: str) -> Words:
         return text
     if not re.fullmatch(r"\d+\s*,\s*\d+", text):
         raise UsageError(
-            f"--query {text!r} is no point of an image",
+            f"--query {text!r} is not a point of an image",
             "write X,Y in pixels, as --query 120,80; or class for the class token",
         )
     x, y = (int(part) for part in text.split(","))
@@ -281,21 +280,21 @@ def _parse_query(text: str) -> Words:
 
 
 def _check_points(queries: list[Words], found: Images) -> None:
-    """Raise UsageError, before anything is drawn, for a pixel outside of one of the images."""
+    """Raise UsageError, before anything is drawn, for a pixel outside one of the images."""
     from pvtctl.data.images import BadImage, open_image
 
     points = [query for query in queries if not isinstance(query, str)]
     for path in (found.folder / name for name in found.names if points):
         try:
             width, height = open_image(path.read_bytes()).size
-        except (BadImage, OSError):  # named when its turn comes
+        except (BadImage, OSError):  # reported when it is read
             continue
         for point in points:
             _point(point, (height, width), path)
 
 
 def _point(query: Words, size: tuple[int, int], path: Path) -> Words:
-    """A pixel of this image of (height, width), or the name of a token. Raises UsageError for a pixel outside of it."""
+    """A pixel of this (height, width) image, or the name of a token. Raises UsageError for a pixel outside it."""
     height, width = size
     if query == "middle":
         return width // 2, height // 2

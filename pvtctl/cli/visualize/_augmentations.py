@@ -1,4 +1,4 @@
-"""`pvtctl visualize augmentations`: what training makes of images."""
+"""`pvtctl visualize augmentations`: images as augmented in training."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ pvtctl visualize augmentations street.jpg --recipe runs/my-run/recipe.yaml --set
 def augmentations(
     words: Annotated[
         list[str],
-        typer.Argument(metavar="DATA|IMAGES...", help="A data set, moved with its truth, or image files without."),
+        typer.Argument(metavar="DATA|IMAGES...", help="A data set, augmented with its ground truth, or image files."),
     ],
     recipe: Annotated[
         list[str] | None,
@@ -48,24 +48,25 @@ def augmentations(
         str | None, typer.Option(help="The recipe's profile. Default: paper; for scenes the one that uses them.")
     ] = None,
     overrides: Overrides = None,
-    split: Annotated[str | None, typer.Option(help="Of data: train or val. Default: train.")] = None,
+    split: Annotated[str | None, typer.Option(help="For a data set: train or val. Default: train.")] = None,
     count: Annotated[
-        int | None, typer.Option(min=1, max=100, help="Of data: images, spread over it. Default: 4.")
+        int | None, typer.Option(min=1, max=100, help="For a data set: images, spread over it. Default: 4.")
     ] = None,
-    draws: Annotated[int, typer.Option(min=1, max=20, help="Draws of each image, of consecutive epochs.")] = 4,
-    epoch: Annotated[int, typer.Option(min=0, help="The first of these epochs, from 0.")] = 0,
-    seed: Annotated[int | None, typer.Option(min=0, help="That of the run. Default: the recipe's.")] = None,
+    draws: Annotated[int, typer.Option(min=1, max=20, help="Draws per image, of consecutive epochs.")] = 4,
+    epoch: Annotated[int, typer.Option(min=0, help="First epoch drawn, from 0.")] = 0,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the run. Default: the recipe's.")] = None,
     width: Annotated[
-        int | None, typer.Option(min=64, max=1024, help="Of each draw, in pixels. Default: 280, or 400 with truth.")
+        int | None,
+        typer.Option(min=64, max=1024, help="Width of each draw in pixels. Default: 280, or 400 with ground truth."),
     ] = None,
     out: Out = None,
     form: FormatOption = None,
     as_json: AsJson = False,
 ) -> None:
-    """Draw images as training sees them: the original, then a draw of each epoch, with what is true of them moved along.
+    """Draw augmented training images: the original, then one draw per epoch, with the ground truth transformed alike.
 
-    Draws of a data set are exact: a run with the recipe and the seed sees them in those epochs. Where the recipe mixes
-    (mixup, CutMix), another picture shows the images as a batch of these would be mixed, with their soft labels.
+    Draws of a data set are exact: a run with this recipe and seed uses them in those epochs. If the recipe mixes images
+    (mixup, CutMix), another picture shows them mixed as one batch, with their soft labels.
     """
     if not recipe:
         raise UsageError("which augmentation? --recipe is missing", "for example: --recipe imagenet_pvt_v2")
@@ -98,7 +99,7 @@ def augmentations(
 def _recipe(
     name: str, row: str | None, profile: str | None, overrides: Sequence[str], data: str | None, seed: int | None
 ) -> Recipe:
-    """The recipe, on the data named."""
+    """The recipe with the named data."""
     from pvtctl.recipe.load import find_profile, load_recipe, rows_of
     from pvtctl.tasks.registry import tasks_of_data
 
@@ -118,8 +119,8 @@ def _recipe(
     found = load_recipe(name, row, profile or "paper", [*chosen.overrides(), *settings])
     if found.task not in tasks_of_data(chosen.name):
         raise UsageError(
-            f"{name} is for {found.task}, and {data} holds nothing for it",
-            f"name data for {found.task}, or image files, which are drawn without truth",
+            f"{name} is for {found.task}, and {data} has no data for it",
+            f"name data for {found.task}, or image files, which are drawn without ground truth",
         )
     return found
 
@@ -127,7 +128,7 @@ def _recipe(
 def _open(
     recipes: Sequence[Recipe], words: Sequence[str], data: str | None, choice: tuple[str, int], width: int
 ) -> tuple[list[Augmentations], list[str]]:
-    """A source for each recipe, and the names of the images that are drawn."""
+    """A source per recipe, and the names of the images to draw."""
     import numpy as np
 
     from pvtctl.explain.augmentation_preview import AugmentedFiles, AugmentedSplit
@@ -146,7 +147,7 @@ def _open(
 
 
 class _Sheets:
-    """A sheet for each image, and one of mixed images where a recipe mixes."""
+    """A sheet per image, and one of mixed images if a recipe mixes."""
 
     def __init__(self, sources: Sequence[Augmentations], names: Sequence[str], epochs: range, width: int) -> None:
         self.sources, self.epochs, self.width = sources, epochs, width
@@ -155,7 +156,7 @@ class _Sheets:
         self.mixing = len(names) > 1 and any(spec_of(each.recipe).mixes(each.recipe) for each in sources)
 
     def add(self, pictures: Pictures) -> None:
-        """Draw all of them. Raises PvtctlError when no image could be read."""
+        """Draw all sheets. Raises PvtctlError if no image can be read."""
         from pvtctl.cli.predict._run import nothing_read, say_skipped_images
         from pvtctl.data.images import BadImage
         from pvtctl.views.sheet import captioned, sheet_of, write_picture
@@ -186,7 +187,7 @@ class _Sheets:
         for source in self.sources:
             index = source.names.index(name)
             before = f"{source.recipe.name}: " if several else ""
-            tiles[f"{before}as it lies"] = source.original(index)
+            tiles[f"{before}original"] = source.original(index)
             tiles |= {f"{before}epoch {epoch}": source.draw(index, epoch) for epoch in self.epochs}
         return tiles
 

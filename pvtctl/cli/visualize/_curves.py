@@ -1,4 +1,4 @@
-"""`pvtctl visualize curves`: runs over each other."""
+"""`pvtctl visualize curves`: curves of runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pvtctl.errors import UsageError
 
 
 class Axis(StrEnum):
-    """What curves are drawn over."""
+    """Horizontal axis."""
 
     steps = "steps"
     epochs = "epochs"
@@ -24,7 +24,7 @@ class Axis(StrEnum):
 
 
 class What(StrEnum):
-    """What is drawn."""
+    """Curves to draw."""
 
     loss = "loss"
     score = "score"
@@ -32,7 +32,7 @@ class What(StrEnum):
 
 
 MOST = 40
-"""Curves in one picture."""
+"""Maximum number of runs in one picture."""
 EPILOG = """Examples:
 
 pvtctl visualize curves runs/my-run runs/another --out curves.svg
@@ -49,17 +49,17 @@ def curves(
     ],
     x: Annotated[Axis, typer.Option("--x", help="Over steps, epochs, images seen, or hours.")] = Axis.steps,
     only: Annotated[
-        list[What] | None, typer.Option(help="loss, score or lr alone; may be repeated. Default: all three.")
+        list[What] | None, typer.Option(help="loss, score or lr only; may be repeated. Default: all three.")
     ] = None,
     out: Out = None,
     form: FormatOption = None,
     as_json: AsJson = False,
 ) -> None:
-    """Draw the curves of runs over each other: training loss, main scores, learning rate.
+    """Draw the curves of runs in one picture: training loss, main scores, learning rate.
 
-    Runs are named by the shortest end of their folder that tells them apart. One that has not ended is drawn as far as
-    it is, and says so. Losses of many lines are faint under their running mean. Hours are those of the run so far, with
-    evaluations. Scores of different tasks are not drawn together; their losses may be, with `--only loss`.
+    Runs are named by the shortest distinct end of their path. Unfinished runs are marked and drawn as far as they are.
+    Long losses are drawn faintly, with their running mean. Hours include evaluations. Scores of different tasks are not
+    drawn together; their losses may be, with `--only loss`.
     """
     from pvtctl.runs.curves import AXES, damage, names_of, panels_of
     from pvtctl.runs.read_run import read_run
@@ -103,7 +103,7 @@ def curves(
 
 
 def _runs_of(word: Path) -> list[Path]:
-    """The run, or the runs below a folder by their paths; what is neither is left for `read_run` to refuse."""
+    """The run, or the runs below a folder, sorted by path; `read_run` raises for anything else."""
     from pvtctl.engine.run import find_runs
 
     word = word.expanduser()

@@ -57,9 +57,9 @@ def features(
 ) -> None:
     """Draw the levels of a model's pyramid: their principal components as colours, and their energy.
 
-    The three directions in which the cells of a level differ most become red, green and blue. They are found over all
-    images of the call together, so that equal colours are equal features in all of its pictures. Energy is the length of
-    each cell's vector of features. The same call draws the same pictures.
+    The first three principal components of a level are red, green and blue. They are computed over all images of the
+    call, so that equal colours mean equal features in all pictures. Energy is the norm of each cell's feature vector.
+    The result is deterministic.
     """
     from pvtctl.cli.predict._run import nothing_read, say_skipped_images
     from pvtctl.engine import single
@@ -92,15 +92,15 @@ def features(
 
 
 class _Pyramids:
-    """The levels of all images. The network sees each image twice: first to find the components of each level, then to
-    place the cells along them. What is kept of a cell are four numbers then, not its hundreds of channels."""
+    """The levels of all images. Each image is run twice: first to fit the components of each level, then to project its
+    cells onto them, so that only four numbers per cell are stored instead of hundreds of channels."""
 
     def __init__(self, use: PyramidPredictor, images: Images, levels: Sequence[str]) -> None:
         self.use, self.images, self.levels = use, images, levels
         self.names: list[str] = []
         self.skipped: dict[str, str] = {}
         self.turned: set[str] = set()
-        """Images that ask to be turned (EXIF)."""
+        """Number of images with EXIF rotation."""
         self.channels: dict[str, int] = {}
         self.components = self._fit()
         self.shares = {name: each.share for name, each in self.components.items()}
@@ -134,7 +134,7 @@ class _Pyramids:
         return self.use.resized(pixels)
 
     def draw(self, pictures: Pictures) -> None:
-        """A picture an image."""
+        """Draw one picture per image."""
         from pvtctl.explain.pictures.features import draw_features, energy_of, to_levels
 
         placed: dict[str, list[NDArray[Any]]] = {level: [] for level in self.levels}

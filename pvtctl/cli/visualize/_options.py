@@ -1,4 +1,4 @@
-"""What all of `pvtctl visualize` shares: its options, and where its pictures go. No torch."""
+"""Options and output shared by the commands of `pvtctl visualize`. No torch."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 ENDINGS = (".png", ".svg")
 OTHER_ENDINGS = (".jpg", ".jpeg", ".pdf", ".gif", ".webp", ".html")
-"""What looks like a file and not like a folder."""
+"""Extensions that mark `--out` as a file rather than a folder."""
 
 
 class PictureFormat(StrEnum):
-    """What pictures are written as."""
+    """File format of pictures."""
 
     png = "png"
     svg = "svg"
@@ -38,26 +38,24 @@ class PictureFormat(StrEnum):
 ImageWords = Annotated[
     list[str], typer.Argument(metavar="IMAGES...", help="Image files, folders of images, or quoted patterns.")
 ]
-Weights = Annotated[str | None, typer.Option(help="Checkpoint file, run folder or published name.")]
+Weights = Annotated[str | None, typer.Option(help="Checkpoint file, run directory or published name.")]
 Backbone = Annotated[
-    str | None, typer.Option(help="A name of `pvtctl models ls`; without --weights, its random starting weights.")
+    str | None, typer.Option(help="A name listed by `pvtctl models ls`; without --weights, randomly initialised.")
 ]
 ImageSize = Annotated[
     str | None,
     typer.Option(
         "--size",
         metavar="N|HxW",
-        help="Images are resized to this short side, or to this height and width. Default: what the weights were tested at.",
+        help="Images are resized to this short side, or to this height and width. Default: the test size of the weights.",
     ),
 ]
 Out = Annotated[
     Path | None,
     typer.Option(help="A new .png or .svg for one picture, else a new folder. Default: runs/visualize-..."),
 ]
-FormatOption = Annotated[
-    PictureFormat | None, typer.Option("--format", help="What is written: png (default), svg, or both.")
-]
-Device = Annotated[str | None, typer.Option(help="cuda or cpu. Default: cuda where there is one.")]
+FormatOption = Annotated[PictureFormat | None, typer.Option("--format", help="png (default), svg, or both.")]
+Device = Annotated[str | None, typer.Option(help="cuda or cpu. Default: cuda if available.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
@@ -73,22 +71,22 @@ def parse_image_size(text: str | None) -> int | tuple[int, int] | None:
 
 @dataclass
 class Pictures:
-    """Where the pictures of one command go, and what was written so far.
+    """Output of one command: the destination of its pictures, and those written so far.
 
-    One picture goes into a file where `--out` names one; all others into a folder, with an index.html where there are
-    several.
+    A single picture is written to the file that `--out` names; otherwise pictures go to a folder, with an index.html if
+    there are several.
     """
 
     folder: Path
     endings: tuple[str, ...]
     file: str | None = None
-    """Name, without its ending, of the one picture that `--out` named."""
+    """Name, without extension, of the single picture that `--out` names."""
     written: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
     def open(cls, command: str, label: str, count: int, out: Path | None, form: PictureFormat | None) -> Pictures:
-        """`label` says what is drawn, for the name of the folder where `--out` is left open; `count` is the number of
-        pictures that will come. Raises UsageError for an `--out` that is there already or does not fit."""
+        """Prepare the output. `label` is used in the name of the default folder; `count` is the number of pictures to
+        come. Raises UsageError if `--out` exists or does not fit."""
         endings = _endings(form)
         if out is None:
             return cls(_free_folder(command, label), endings)
@@ -115,8 +113,8 @@ class Pictures:
     def add(
         self, name: str, draw: Callable[[Path], object], *, title: str, caption: str = "", **facts: Any
     ) -> list[Path]:
-        """Have `draw(path)` write the picture `name` (a relative path without an ending), once an ending. `facts` are
-        told of it with `--json`."""
+        """Write the picture `name` (a relative path without extension) with `draw(path)`, once per extension. `facts`
+        are printed with `--json`."""
         paths = [self.folder / f"{self.file or name}{ending}" for ending in self.endings]
         for path in paths:
             draw(path)
@@ -124,7 +122,7 @@ class Pictures:
         return paths
 
     def close(self, title: str, lead: str, document: dict[str, Any], *, as_json: bool) -> None:
-        """Write the gallery where there are several pictures, and say what was written."""
+        """Write the gallery if there are several pictures, and print what was written."""
         index = self.folder / "index.html" if len(self.written) > 1 else None
         if index is not None:
             from pvtctl.views.gallery import GalleryEntry, write_gallery
@@ -143,8 +141,8 @@ class Pictures:
 
 
 def look_at_all(images: Images, look: Callable[[Path, Tensor], None]) -> dict[str, str]:
-    """Call `look(path, pixels)` for every image that can be read, pixels uint8 (3, H, W), under a progress bar; files that
-    are no images are named and skipped: name -> why. Raises PvtctlError when none can be read."""
+    """Call `look(path, pixels)` for every image that can be read, pixels uint8 (3, H, W), with a progress bar. Files
+    that are not images are reported and skipped; returns name -> reason. Raises PvtctlError if none can be read."""
     from pvtctl.cli.predict._run import nothing_read, say_skipped_images
     from pvtctl.data.images import BadImage
     from pvtctl.engine import Progress
@@ -169,13 +167,13 @@ def look_at_all(images: Images, look: Callable[[Path, Tensor], None]) -> dict[st
 
 
 def picture_names(names: Sequence[str]) -> list[str]:
-    """Names of images without their endings, told apart where two differ by the ending alone."""
+    """Names of images without extension, made unique if two differ only in it."""
     stems = [str(Path(name).with_suffix("")) for name in names]
     return [stem if stems.count(stem) == 1 else name for stem, name in zip(stems, names, strict=True)]
 
 
 def say_model(what: str, *, trained: bool, size: str) -> None:
-    """Which model looks at what; that its weights are random is said out loud."""
+    """Print the model and image size, and a note if the weights are random."""
     note(f"{what}; {size}")
     if not trained:
         note("random weights: the pictures show the start of training, not what a trained model does (see --weights)")
@@ -192,7 +190,7 @@ def _endings(form: PictureFormat | None) -> tuple[str, ...]:
 
 
 def _free_folder(command: str, label: str) -> Path:
-    """`<runs>/visualize-<command>-<label>`, with a number where that is taken."""
+    """`<runs>/visualize-<command>-<label>`, with a number if it exists."""
     name = "-".join(["visualize", command, re.sub(r"[^\w.+-]+", "_", label)])
     out, number = runs_root() / name, 2
     while out.exists():

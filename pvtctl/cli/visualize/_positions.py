@@ -28,17 +28,17 @@ def position_embeddings(
     backbone: Backbone = None,
     size: Annotated[
         str | None,
-        typer.Option(metavar="HxW", help="Also draw the tables as they are resized for images of this size."),
+        typer.Option(metavar="HxW", help="Also draw the tables resized for images of this size."),
     ] = None,
-    cells: Annotated[int, typer.Option(min=1, max=14, help="Cells a side that are compared with all others.")] = 5,
+    cells: Annotated[int, typer.Option(min=1, max=14, help="Cells per side that are compared with all others.")] = 5,
     out: Out = None,
     form: FormatOption = None,
     as_json: AsJson = False,
 ) -> None:
-    """Draw how alike the learned positions are: of some cells of each table, the cosine to all cells.
+    """Draw the cosine similarity of learned position embeddings: of some cells of each table with all cells.
 
-    Each small map belongs to one cell, the dot, and the maps lie as these cells do. With --size, the table as it was learned
-    stands beside the one that images of that size get. Of PVT v1 (a table a stage), ViT, DeiT and vit_hybrid.
+    Each small map belongs to one cell (the dot), and the maps are arranged like the cells. With --size, the learned
+    table is shown next to the resized one. For PVT v1 (one table per stage), ViT, DeiT and vit_hybrid.
     """
     wanted = parse_size(size) if size else None
     from pvtctl.engine import single

@@ -1,4 +1,4 @@
-"""`pvtctl visualize predictions`: answers beside the truth."""
+"""`pvtctl visualize predictions`: predictions next to ground truth."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Pick(StrEnum):
-    """Which images of a data set are drawn."""
+    """Images of a data set to draw."""
 
     first = "first"
     worst = "worst"
@@ -47,34 +47,36 @@ def predictions(
         list[str] | None,
         typer.Argument(
             metavar="[RUN] [DATA | IMAGES...]",
-            help="The folder of a run (or --weights), then data with its truth, or images without. Default: the run's data.",
+            help="A run directory (or --weights), then data with ground truth, or images. Default: the run's data.",
         ),
     ] = None,
     weights: Weights = None,
     backbone: Backbone = None,
-    split: Annotated[str | None, typer.Option(help="Of data: train or val. Default: val.")] = None,
-    count: Annotated[int | None, typer.Option(min=1, max=500, help="Of data: pictures to draw. Default: 6.")] = None,
+    split: Annotated[str | None, typer.Option(help="For a data set: train or val. Default: val.")] = None,
+    count: Annotated[
+        int | None, typer.Option(min=1, max=500, help="For a data set: pictures to draw. Default: 6.")
+    ] = None,
     pick: Annotated[
         Pick | None,
-        typer.Option(help="Of data: which images. Worst and best look at all of the split. Default: first."),
+        typer.Option(help="For a data set: which images. Worst and best predict the whole split. Default: first."),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of --pick random.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of --pick random.")] = 0,
     score_threshold: Annotated[
-        float, typer.Option(min=0, max=1, help="Detectors: detections from here on are drawn and judged.")
+        float, typer.Option(min=0, max=1, help="Detectors: lowest score of detections to draw and match.")
     ] = 0.3,
     device: Device = None,
     out: Out = None,
     form: FormatOption = None,
     as_json: AsJson = False,
 ) -> None:
-    """Draw what a model answers: beside the truth of a data set, or on images of your own.
+    """Draw predictions next to the ground truth of a data set, or on your own images.
 
-    Detectors: truth on the left, detections on the right, missed and wrong ones dashed and named by their kind of error.
-    Segmentation: image, truth, prediction and errors. Depth: the same, with scales. Classifiers: the likeliest classes,
-    the true one marked.
+    Detectors: ground truth on the left, detections on the right, missed and wrong ones dashed with their error type.
+    Segmentation: image, ground truth, prediction and errors. Depth: the same, with scales. Classifiers: the most likely
+    classes, with the true one marked.
 
-    Worst and best are by the F1 score of the detections (IoU 0.5), by the mean IoU of an image's own classes, by AbsRel,
-    and by the loss.
+    Worst and best are by F1 score of the detections (IoU 0.5), by mean IoU over the classes in an image, by AbsRel, and
+    by loss.
     """
     source, rest = _source(list(words or ()), weights)
     if len(rest) == 1 and is_data(rest[0]):
@@ -82,16 +84,16 @@ def predictions(
     elif rest:
         for option, value in (("split", split), ("count", count), ("pick", pick)):
             if value is not None:
-                raise UsageError(f"--{option} is for data with truth, and images were named", "leave it out")
+                raise UsageError(f"--{option} is for data with ground truth, and images were named", "leave it out")
         _of_images(source, rest, backbone, score_threshold, device, (out, form, as_json))
         return
     elif any((Path(source) / name).is_file() for name in ("run.json", "recipe.yaml")):
         from pvtctl.runs.read_run import read_run
 
-        read_run(Path(source), finished=False)  # of half a run, say so
+        read_run(Path(source), finished=False)  # report an unfinished run
         target = None
     else:
-        raise UsageError(f"what shall {source} look at? Neither data nor images are named", "add scenes, or street.jpg")
+        raise UsageError(f"no input for {source}: neither data nor images are named", "add scenes, or street.jpg")
     _of_data(
         source,
         target,
@@ -108,7 +110,7 @@ _Writing = tuple[Path | None, Any, bool]
 
 
 def _source(words: list[str], weights: str | None) -> tuple[str, list[str]]:
-    """The model, and what it is to look at."""
+    """The model, and the remaining words: data or images."""
     if weights is not None:
         return weights, words
     if not words:
@@ -116,7 +118,9 @@ def _source(words: list[str], weights: str | None) -> tuple[str, list[str]]:
             "which model? Neither a run nor --weights is given", "for example: pvtctl visualize predictions runs/my-run"
         )
     if is_data(words[0]) or (Path(words[0]).is_file() and Path(words[0]).suffix.lower() in _IMAGES):
-        raise UsageError(f"{words[0]} is no model", f"name a run before it, or add --weights: {words[0]} --weights W")
+        raise UsageError(
+            f"{words[0]} is not a model", f"name a run before it, or add --weights: {words[0]} --weights W"
+        )
     return words[0], words[1:]
 
 
@@ -124,7 +128,7 @@ _IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")
 
 
 def is_data(word: str) -> bool:
-    """Whether a word is data with truth: a known name, or a folder in a known layout."""
+    """Whether a word is data with ground truth: a known name, or a folder in a known layout."""
     from pvtctl.data.layouts import guess_layout
 
     folder = Path(word).expanduser()
@@ -142,7 +146,7 @@ def _of_data(
     device: str | None,
     writing: _Writing,
 ) -> None:
-    """Answers beside the truth; `target` None: of the data that the run `source` was trained on."""
+    """Predictions next to ground truth; `target` None: on the data that the run `source` was trained on."""
     from pvtctl.cli.eval._plan import EvalOptions, make_eval_plan
     from pvtctl.cli.predict._run import say_skipped_images
     from pvtctl.runs.load_run import load_run
@@ -184,7 +188,7 @@ def _of_data(
     how = {Pick.first: "the first", Pick.random: "randomly chosen"}.get(pick, f"the {pick.value}")
     pictures.close(
         f"Predictions of {source}",
-        f"{len(shown)} of {total} {split} images ({how}): predictions beside the truth.",
+        f"{len(shown)} of {total} {split} images ({how}): predictions next to ground truth.",
         {"weights": source, "task": plan.recipe.task, "split": split, "pick": pick.value, "skipped": skipped},
         as_json=as_json,
     )
@@ -193,7 +197,7 @@ def _of_data(
 def _picked(
     comparer: Comparer, names: Sequence[str], pick: Pick, count: int, seed: int
 ) -> tuple[list[ComparedImage], dict[str, str]]:
-    """The predictions to be drawn, and the images that could not be read with the reasons."""
+    """The predictions to draw, and unreadable images with the reason."""
     import numpy as np
 
     from pvtctl.data.images import BadImage
@@ -215,7 +219,7 @@ def _picked(
                 continue
             finally:
                 progress.advance()
-            if ranked:  # their pixels would fill the memory: those chosen are looked at again
+            if ranked:  # their pixels would fill the memory: those chosen are read again
                 if math.isfinite(compared.goodness):
                     goodness[index] = compared.goodness
                 continue
@@ -231,7 +235,7 @@ def _picked(
 def _of_images(
     source: str, words: list[str], backbone: str | None, threshold: float, device: str | None, writing: _Writing
 ) -> None:
-    """Answers to images without truth."""
+    """Predictions on images without ground truth."""
     from pvtctl.cli.predict._run import nothing_read, say_skipped_images
     from pvtctl.data.images import BadImage
     from pvtctl.engine import Progress
@@ -241,7 +245,7 @@ def _of_images(
     out, form, as_json = writing
     images = find_images(words)
     loaded = load_run(source, device=device, backbone=backbone)
-    note(f"{source}, for {loaded.task}; {len(images.names)} image{'s' * (len(images.names) != 1)} without truth")
+    note(f"{source}, for {loaded.task}; {len(images.names)} image{'s' * (len(images.names) != 1)} without ground truth")
     pictures = Pictures.open("predictions", Path(source).name, len(images.names), out, form)
     skipped: dict[str, str] = {}
     turned = 0
@@ -260,14 +264,14 @@ def _of_images(
         raise nothing_read(skipped)
     pictures.close(
         f"Predictions of {source}",
-        f"{len(pictures.written)} images without truth.",
+        f"{len(pictures.written)} images without ground truth.",
         {"weights": source, "task": loaded.task, "skipped": skipped},
         as_json=as_json,
     )
 
 
 def _add(pictures: Pictures, loaded: LoadedRun, name: str, stem: str, pixels: Any, threshold: float, file: str) -> None:
-    """One picture of what the model says."""
+    """Add a picture of one prediction."""
     from pvtctl.data.images import to_rgb
 
     predictor = loaded.predictor
@@ -278,6 +282,6 @@ def _add(pictures: Pictures, loaded: LoadedRun, name: str, stem: str, pixels: An
 
 
 def safe_name(name: str) -> str:
-    """A file's name in a data set as a name below the folder of pictures, whatever leads out of it."""
+    """Convert a file name in a data set to a path that stays below the folder of pictures."""
     parts = [part for part in PurePosixPath(name).parts if part not in ("/", "..")]
     return "/".join(parts) or "image"

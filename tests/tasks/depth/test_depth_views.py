@@ -142,7 +142,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     Image.fromarray(np.ones((3, 3), np.uint16)).save(tmp_path / "plain.png")
     (tmp_path / "text.png").write_text("no picture")
     for name in ("plain.png", "text.png", "missing.png"):
-        with pytest.raises(UsageError, match="no depth file of pvtctl"):
+        with pytest.raises(UsageError, match="not a depth file of pvtctl"):
             read_depth_png(tmp_path / name)
 
 
