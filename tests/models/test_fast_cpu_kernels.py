@@ -59,7 +59,7 @@ def test_strips_join(monkeypatch: pytest.MonkeyPatch) -> None:
         assert torch.allclose(winograd(x, conv.weight, conv.bias), whole, atol=1e-6)
 
 
-def test_taken_for_large_maps_in_inference_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_taken_for_large_maps_in_inference_only(monkeypatch: pytest.MonkeyPatch, capability: str) -> None:
     calls = []
     monkeypatch.setattr(fast_cpu, "winograd", lambda x, w, b: calls.append(x) or winograd(x, w, b))
     conv = winograd_conv(128)
@@ -72,7 +72,10 @@ def test_taken_for_large_maps_in_inference_only(monkeypatch: pytest.MonkeyPatch)
             conv.float()(large)
         assert not calls
         conv(large)
-    assert len(calls) == 1
+    assert len(calls) == (capability == "AVX512")  # of 128 channels; 256 are worth it without, too
+    with torch.inference_mode():
+        winograd_conv(256)(torch.randn(1, 256, 32, 32))
+    assert len(calls) == 1 + (capability == "AVX512")
 
 
 def winograd_conv(channels: int) -> nn.Module:
