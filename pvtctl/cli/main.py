@@ -59,10 +59,15 @@ class _Commands(TyperGroup):
             return super().resolve_command(ctx, args)
         if name not in COMMANDS:
             raise UsageError(f"no command {name!r}", nearest(name, list(COMMANDS)))
-        command = typer.main.get_command(importlib.import_module(f"pvtctl.cli.{name}").app)
-        command.name = name
-        _add_module_option(command)
-        return name, command, args[1:]
+        return name, command_of(name), args[1:]
+
+
+def command_of(name: str) -> Any:
+    """The command of COMMANDS with this name, which has the option `--module` of all commands too."""
+    command = typer.main.get_command(importlib.import_module(f"pvtctl.cli.{name}").app)
+    command.name = name
+    _add_module_option(command)
+    return command
 
 
 def _load_modules(files: list[str]) -> list[str]:

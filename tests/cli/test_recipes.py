@@ -154,7 +154,7 @@ def test_schema_takes_every_recipe_and_refuses_a_bad_one(capsys: pytest.CaptureF
     assert code == 0
     schema = json.loads(out)
     assert schema == file_schema()
-    augment, head = schema["$defs"]["Augment"]["properties"], schema["$defs"]["Head"]["properties"]
+    augment, head = schema["$defs"]["Augment"]["properties"], schema["$defs"]["DptOptions"]["properties"]
     assert augment["repeats"]["description"].startswith("Repeated augmentation: copies of an image")
     assert all("description" in head[name] for name in ("readout", "taps", "scale_shift"))
     for name in recipe_names():

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pytest
 from doc_pages import PAGES, ROOT, blocks_of
 
-PACKAGE_IS_REWRITTEN = False
+PACKAGE_IS_REWRITTEN = True
 """Whether docstrings and messages of pvtctl/ are held to the same list: set it to True once they are rewritten."""
 
 LOCATION = "in|at|on|below|under|above|beside|between|outside|inside|beyond|there|where"
