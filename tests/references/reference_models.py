@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from reference_values import empty, fill, image, layout, make_faint, uniform
+from reference_values import fill, image, layout, make_faint, uniform
 from torch import Tensor, nn
 
 import pvtctl
@@ -25,16 +25,18 @@ ODD_SIZES = [(71, 101), (64, 80)]
 
 
 @torch.inference_mode()
-def backbone(name: str, **options: Any) -> dict[str, Any]:
-    """Maps at two sizes, of a faint model too, and a classifier's logits."""
-    model = fill(empty(pvtctl.create_backbone, name, **options))
-    found: dict[str, Any] = {"layout": layout(model)}
-    for where, shape in (("", SMALL), (" odd", (1, *ODD[1:]))):
-        found |= _numbered(f"map{where}", model(image(*shape)))
+def backbone(name: str, *, deep: bool = False, **options: Any) -> dict[str, Any]:
+    """Maps at two sizes, of a faint model too, and a classifier's logits; of a `deep` model the first alone."""
+    model = fill(pvtctl.create_backbone(name, **options))
+    classifier = pvtctl.create_classifier(name, num_classes=CLASSES, **options)
+    found: dict[str, Any] = {"layout": layout(model), "layout of the classifier": layout(classifier)}
+    found |= _numbered("map", model(image(*SMALL)))
+    if deep:
+        return found
+    found |= _numbered("map odd", model(image(1, *ODD[1:])))
     make_faint(model)
     found |= _numbered("map faint", model(image(*SMALL, faint=True)))
-    classifier = fill(empty(pvtctl.create_classifier, name, num_classes=CLASSES, **options))
-    return found | {"layout of the classifier": layout(classifier), "logits": classifier(image(*SMALL))}
+    return found | {"logits": fill(classifier)(image(*SMALL))}
 
 
 RAW = {
@@ -85,7 +87,7 @@ def segmenter(
 ) -> dict[str, Any]:
     """Logits at two sizes, in training the loss with auxiliary maps and, with `backward`, its gradients."""
     settings = {"dropout": 0.0, **head_options}
-    model = fill(empty(pvtctl.create_segmenter, name, head, num_classes=CLASSES, head_options=settings, **options))
+    model = fill(pvtctl.create_segmenter(name, head, num_classes=CLASSES, head_options=settings, **options))
     found = _dense(model)
     labels = torch.from_numpy(uniform("labels", (2, 71, 101)) * 3 + 3).byte()
     labels[labels >= CLASSES] = 255
@@ -99,7 +101,7 @@ def depth_model(
     name: str, head: Any, head_options: Mapping[str, Any], *, backward: bool = True, **options: Any
 ) -> dict[str, Any]:
     """Inverse depth at two sizes, the three losses of depth and, with `backward`, their gradients."""
-    model = fill(empty(pvtctl.create_depth_model, name, head, head_options=head_options, **options))
+    model = fill(pvtctl.create_depth_model(name, head, head_options=head_options, **options))
     found = _dense(model)
     truth = torch.from_numpy(uniform("depth", (2, 71, 101))) * 2 + 3
     mask = torch.from_numpy(uniform("where", (2, 71, 101))) > -0.8
@@ -134,9 +136,14 @@ def _numbered(name: str, maps: Iterable[Tensor]) -> dict[str, Tensor]:
 
 
 NARROW = {"pvt_huge": 0.125, "pvt_v2_b5": 0.125, "vit_large_patch16": 0.125}
+DEEP = ("pvt_huge", "pvt_large", "pvt_v2_b3", "pvt_v2_b4", "pvt_v2_b5", "resnet101", "resnet152", "resnext101")
+"""Beginnings of the names of models that differ from others in depth, or in width, alone."""
 FULL_WIDTH = ("pvt_tiny", "pvt_v2_b0", "resnet18", "deit_tiny_patch16")
 BACKBONES: dict[str, Case] = {
-    **{(spec := f"{name}@{NARROW.get(name, 0.25)}"): partial(backbone, spec) for name in backbone_names()},
+    **{
+        (spec := f"{name}@{NARROW.get(name, 0.25)}"): partial(backbone, spec, deep=name.startswith(DEEP))
+        for name in backbone_names()
+    },
     **{name: partial(backbone, name) for name in FULL_WIDTH},
     "resnet50c@0.25 stride 8": partial(backbone, "resnet50c@0.25", output_stride=8),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -20,16 +20,15 @@ SAMPLES = 8
 
 
 def uniform(tag: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Values in [-1, 1), equal on every machine: SplitMix64 of the position, its stream chosen by the CRC-32 of `tag`."""
-    count = math.prod(shape)
-    start = np.uint64(zlib.crc32(tag.encode()) << 32)
-    x = np.arange(1, count + 1, dtype=np.uint64)
-    x *= np.uint64(0x9E3779B97F4A7C15)
-    x += start
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        x ^= x >> np.uint64(shift)
-        x *= np.uint64(factor)
-    x >>= np.uint64(40)  # 24 bits, which float32 holds exactly
+    """Values in [-1, 1), equal on every machine: the position plus the CRC-32 of `tag`, mixed as MurmurHash3 does last."""
+    x = np.arange(1, math.prod(shape) + 1, dtype=np.uint32)
+    x *= np.uint32(0x9E3779B9)
+    x += np.uint32(zlib.crc32(tag.encode()))
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        x ^= x >> np.uint32(shift)
+        x *= np.uint32(factor)
+    x ^= x >> np.uint32(16)
+    x >>= np.uint32(8)  # 24 bits, which float32 holds exactly
     return (x.astype(np.float32) * np.float32(2**-23) - np.float32(1)).reshape(shape)
 
 
@@ -52,14 +51,6 @@ def parameter(key: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
 def is_table(shape: tuple[int, ...]) -> bool:
     """Position tables and tokens, (1, N, C)."""
     return len(shape) == 3 and shape[0] == 1
-
-
-def empty(create: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-    """The model that `create` builds, without drawing the starting values that `fill` replaces."""
-    with torch.device("meta"):
-        model = create(*arguments, **options)
-    assert {name for name, _ in model.named_buffers()} <= model.state_dict().keys(), "`fill` would miss a buffer"
-    return model.to_empty(device="cpu")
 
 
 @torch.no_grad()
