@@ -87,7 +87,7 @@ def _list_heads(definitions: dict[str, Any]) -> None:
 
 
 def _figure() -> dict[str, Any]:
-    return {"anyOf": [{"type": "number", "description": "As published."}, {"$ref": "#/$defs/Figure"}]}
+    return {"anyOf": [{"type": "number", "description": "As published."}, {"$ref": "#/$defs/PrintedFigure"}]}
 
 
 def _allow_dotted(definition: dict[str, Any]) -> None:
