@@ -147,6 +147,10 @@ class HeadSpec:
     parts: Mapping[str, str] = field(default_factory=dict)
     """Prefix of a parameter's name within the head -> part under which `flops --stages` lists it."""
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickles and copies of models hold the name; the spec is looked up where they are loaded."""
+        return head_spec, (self.name,)
+
     @property
     def detects(self) -> bool:
         return DETECTION in self.tasks
