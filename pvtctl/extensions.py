@@ -177,7 +177,7 @@ def require_named(files: Sequence[str], recipe: str) -> None:
     """Raise UsageError unless every module that a recipe needs (its `module:`) is loaded."""
     for file in files:
         if file_name(file) not in _loaded:
-            raise UsageError(f"recipe {recipe} needs the module {file}", f"read it, then add --module {file}")
+            raise UsageError(f"recipe {recipe} needs --module {file}", f"read {file}, then add --module {file}")
 
 
 def _state_file() -> Path:

@@ -115,7 +115,7 @@ def test_a_recipe_states_what_it_needs(tmp_path: Path, capsys: pytest.CaptureFix
     recipe.write_text("base: small_maps\nmodule: one_conv.py\nmodel: {head: {name: one_conv, smoothing: 0.2}}\n")
     assert run("recipes", "check", "mine.yaml") == 2
     captured = capsys.readouterr()
-    assert "--module one_conv.py" in captured.out + captured.err
+    assert "recipe mine needs --module one_conv.py" in captured.out + captured.err
     assert run("recipes", "check", "mine.yaml", "--module", "one_conv.py") == 0
 
 

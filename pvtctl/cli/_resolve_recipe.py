@@ -128,7 +128,7 @@ def choose_recipe(
     `task` is the result of `choose_task`; without `head`, its first head is used. `trained`: the head is already
     trained. Prints the defaults chosen. Raises UsageError.
     """
-    from pvtctl.models.registry import backbone_spec, find_head, heads_of
+    from pvtctl.models.registry import backbone_spec, find_head, head_spec, heads_of
     from pvtctl.models.variants import split_width
     from pvtctl.recipe.load import backbone_of_profile, find_profile, keys_said, load_recipe, rows_of
 
@@ -172,7 +172,7 @@ def choose_recipe(
             # a row's ViT had what is taken back here
             unsaid: list[Override] = [(f"model.head.{option}", None) for option in spec.token_options]
             settings[1:1] = [*unsaid, ("data.normalization", "imagenet")]
-    if head is not None and not (rows_of(recipe) and _is_listed(head, task)):
+    if head is not None and not (rows_of(recipe) and head_spec(head).recipes):
         settings.insert(0, ("model.head.name", head))  # not a table's recipe, or an unlisted head
     chosen = load_recipe(recipe, row or stand_in, profile, settings)
     if head is not None and (chosen.model.head is None or chosen.model.head.name != head):

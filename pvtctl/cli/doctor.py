@@ -25,6 +25,8 @@ _VARIABLES = {
     "PVTCTL_DATA": "folder that holds data sets by name; else ./data",
     "PVTCTL_RUNS": "folder for runs; else ./runs",
     "PVTCTL_CACHE": "folder for fetched weights; else the user's cache folder",
+    "PVTCTL_STATE": "folder that remembers the modules you have named; else the user's state folder",
+    "PVTCTL_FAST_CPU": "0: models run on PyTorch's own kernels only",
     "PVTCTL_MIRROR": "address to fetch weights and data from; else the publishers'",
     "PVTCTL_MALLOC": "`system` leaves the memory allocator unchanged; else freed memory is kept",
     "PVTCTL_DEBUG": "anything: show the traceback of an error",

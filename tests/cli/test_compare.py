@@ -68,7 +68,7 @@ def test_models_are_timed(cli: Cli) -> None:
         ([], "nothing to compare", "--backbone"),
         (["RUN", "--backbone", "pvt_tiny"], "not both", "--backbone"),
         (["RUN", "RUN"], "named twice", ""),
-        (["RUN", "--size", "64"], "of their own", "--backbone"),
+        (["RUN", "--size", "64"], "--head and --size are not for runs", "--backbone"),
         (["RUN", "DETECTOR"], "different tasks", "one task"),
         (["nowhere"], "there is no folder nowhere", ""),
         (["."], "there is no run in .", ""),

@@ -150,7 +150,7 @@ def test_other_classes_are_a_clear_error(cli: Cli, smoke_run: Path, tmp_path: Pa
     folder = make_val(tmp_path / "photos", ["dachshund", "poodle"])
     result = cli("eval", folder, "--weights", smoke_run)
     assert result.code == 2
-    assert "none of the model's 12: dachshund, poodle" in result.err
+    assert "not among the model's 12: dachshund, poodle" in result.err
     assert "pvtctl finetune" in result.err
 
 
@@ -164,7 +164,7 @@ def test_other_classes_are_a_clear_error(cli: Cli, smoke_run: Path, tmp_path: Pa
         (["--size", "64", "--resize", "40"], "smaller than the crop"),
         (["--batch-size", "0"], "--batch-size 0"),
         (["--backbone", "pvt_tiny"], "holds pvt_v2_b0, not pvt_tiny"),
-        (["--weights", "x.pth"], "weights of its own"),
+        (["--weights", "x.pth"], "its own weights"),
     ],
 )
 def test_wrong_options(cli: Cli, smoke_run: Path, arguments: list[str], message: str) -> None:
@@ -213,10 +213,10 @@ def test_a_report_is_not_written_over_a_file(cli: Cli, smoke_run: Path, tmp_path
 def test_processes_that_do_not_divide_the_training_batch_can_evaluate(
     cli: Cli, smoke_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pvtctl.tasks import build
+    from pvtctl.tasks import from_recipe
 
-    inner = build.train_batch_size
-    monkeypatch.setattr(build, "train_batch_size", lambda recipe, world_size: inner(recipe, 7))
+    inner = from_recipe.train_batch_size
+    monkeypatch.setattr(from_recipe, "train_batch_size", lambda recipe, world_size: inner(recipe, 7))
     result = cli("eval", smoke_run, "--json")
     assert result.code == 0, result.err
 
