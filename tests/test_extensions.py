@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import pvtctl
 from pvtctl import extensions
@@ -26,6 +27,7 @@ def apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A state folder of the test's own, and a registry that forgets what the test registers."""
     monkeypatch.setenv("PVTCTL_STATE", str(tmp_path / "state"))
     monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (70, 50), (200, 30, 30)).save(tmp_path / "red.png")
     for name, text in FILES.items():
         (tmp_path / name).write_text(text, encoding="utf-8")
     before = registry.registered()
@@ -57,6 +59,7 @@ def test_backbone_through_the_commands(tmp_path: Path, capsys: pytest.CaptureFix
     assert (tmp_path / "run" / "modules" / "steps.py").read_text() == FILES["steps.py"]
     assert run("pretrain", "scenes", "--backbone", "steps", "--out", "run", "--resume", *SMOKE) == 0
     assert run("eval", "--weights", "run", "scenes") == 0
+    assert run("predict", "red.png", "--weights", "run") == 0
     assert run("export", "run", "--out", "steps.pt2") == 0
     capsys.readouterr()
     assert run("flops", "--backbone", "steps", "--head", "retinanet", "--json", *module) == 0
@@ -73,6 +76,10 @@ def test_head_with_a_loss_through_the_commands(tmp_path: Path, capsys: pytest.Ca
     assert run(*words, "--module", "one_conv.py") == 0
     assert run(*words, "--resume") == 0
     assert run("eval", "scenes", "--weights", "run") == 0
+    assert run("predict", "red.png", "--weights", "run") == 0
+    assert run("export", "run", "--out", "head.pt2") == 0
+    flops = ["flops", "--backbone", "pvt_v2_b0@0.25", "--head", "one_conv", "--size", "64", "--num-classes", "5"]
+    assert run(*flops, "--module", "one_conv.py") == 0
     forget(BUILT_IN)
     loaded = pvtctl.load_run("run")
     assert loaded.model.head.smoothing == 0.05
