@@ -23,8 +23,6 @@ COCO_CATEGORIES: dict[int, str] = {
 
 COCO_NAMES = tuple(COCO_CATEGORIES.values())
 
-COCO_IDS = tuple(COCO_CATEGORIES)
-
 
 def names_by_id(first: int, last: int) -> list[str]:
     """A name for every id from `first` to `last`; unused ids are called `N/A 12` and so on."""

@@ -97,8 +97,9 @@ def train_recipe(
         talk(f"run directory: {run.path}")
         if dist.is_main:
             require_for_run(run.path, talk)  # a changed file is reported
-            keep_copies(extensions_of(recipe), run.path)
-            run.record(modules=[extension.as_meta() for extension in extensions_of(recipe)])
+            if used := extensions_of(recipe):
+                keep_copies(used, run.path)
+                run.record(modules=[extension.as_meta() for extension in used])
         run.record(num_classes=len(task.class_names))
         steps = task.batches_per_epoch(dist.world_size) // settings.accumulate
         result = fit(
