@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from pvtctl import __version__
 from pvtctl.errors import UsageError
 from pvtctl.recipe.load import dump, load_recipe
 from pvtctl.runs.read_run import read_run
@@ -24,7 +25,7 @@ def make_run(path: Path, **info: Any) -> Path:
     path.mkdir(parents=True)
     recipe = load_recipe("imagenet_pvt_v2", "pvt_v2_b0", "mini")
     (path / "recipe.yaml").write_text(dump(recipe), "utf-8")
-    said = {"status": "finished", "task": "classification", "version": "0.1.0", "score": {"top1": 0.5, "loss": 1.5}}
+    said = {"status": "finished", "task": "classification", "version": __version__, "score": {"top1": 0.5, "loss": 1.5}}
     (path / "run.json").write_text(json.dumps(said | info), "utf-8")
     (path / "environment.json").write_text(json.dumps([{"cpu": "some", "device": "cpu"}]), "utf-8")
     (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in LINES), "utf-8")
@@ -109,6 +110,13 @@ def test_damaged_files(tmp_path: Path, file: str, text: str | None, message: str
         read_run(path)
     assert caught.value.hint
     assert "\n" not in caught.value.message
+
+
+def test_a_recipe_of_another_version(tmp_path: Path) -> None:
+    path = make_run(tmp_path / "run", version="0.0.1")
+    (path / "recipe.yaml").write_text("model: {backbone: {name: pvt_tiny, twist: 3}}")
+    with pytest.raises(UsageError, match=r"written by pvtctl 0\.0\.1, this is .*twist"):
+        read_run(path)
 
 
 def test_a_recipe_of_a_later_version_says_which(tmp_path: Path) -> None:
