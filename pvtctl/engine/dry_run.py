@@ -66,7 +66,7 @@ def dry_run(
 
     Raises the errors of `fit` (out of memory, no data, full disk), and PvtctlError when the loss is not finite.
     """
-    size = task.meta().get("image_size")
+    size = task.meta().image_size
     with memory_errors(settings.batch_size, size, settings.accumulate):
         stepper = Stepper(task, settings, dist, layer_depths=layer_depths, say=talk)
         began = time.perf_counter()

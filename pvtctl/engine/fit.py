@@ -23,9 +23,10 @@ from pvtctl.engine.settings import FitResult, FitSettings
 from pvtctl.engine.step import Stepper, memory_errors
 from pvtctl.engine.stop import StopRequests, stopped_by
 from pvtctl.errors import PvtctlError, UsageError
+from pvtctl.io.checkpoint_meta import CheckpointMeta
 from pvtctl.io.console import say
 
-SaveWeights = Callable[[Path, nn.Module, dict[str, Any]], None]
+SaveWeights = Callable[[Path, nn.Module, CheckpointMeta], None]
 MAX_BAD_STEPS = 3
 """Consecutive steps with a non-finite loss before the run rolls back to its last checkpoint."""
 LOGS = ("metrics.jsonl", "nonfinite.jsonl")
@@ -57,7 +58,7 @@ def fit(
     if dist.from_main(run.finished):
         talk(f"{run.path} has finished already")
         return FitResult(**dist.from_main(run.info.get("result")))
-    size = task.meta().get("image_size")
+    size = task.meta().image_size
     try:
         with (
             StopRequests(settings.max_minutes) as stop,
@@ -320,7 +321,7 @@ class _Fit:
 
     def _save_best(self) -> None:
         module = self.stepper.ema.module if self.stepper.ema else self.task.model
-        meta = {**self.task.meta(), "score": self.at.best, "epoch": self.at.best_epoch}
+        meta = self.task.meta().updated(score=self.at.best, epoch=self.at.best_epoch)
         self.save_weights(self.run_folder.best_weights, module, meta)
 
     # --- saving -------------------------------------------------------------------------------------------------------
@@ -351,7 +352,7 @@ class _Fit:
             "shares": shares,
             "world_size": self.dist.world_size,
             "batches_per_epoch": self.batches_per_epoch,
-            "meta": self.task.meta(),
+            "meta": self.task.meta().as_json(),
             **self.stepper.state_dict(),
         }
         try:

@@ -7,6 +7,8 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from pvtctl.io.checkpoint_meta import CheckpointMeta
+
 
 class Metric(Protocol):
     """Accumulates over batches; the merged states of several ranks equal that of one rank over all images."""
@@ -57,5 +59,5 @@ class Task(Protocol):
 
     def metric(self) -> Metric: ...
 
-    def meta(self) -> dict[str, Any]:
-        """Plain JSON values stored in every checkpoint: class names, normalisation, image size ..."""
+    def meta(self) -> CheckpointMeta:
+        """Stored in every checkpoint: class names, normalisation, image size ..."""

@@ -89,20 +89,19 @@ def _official(model: nn.Module, path: Path, class_names: Sequence[str] | None, s
         raise UsageError(f"{path} exists", "name another file; nothing is ever overwritten")
     if not isinstance(getattr(model, "backbone", model), Backbone):
         raise UsageError(f"a {type(model).__name__} is not a pvtctl model", "take one of `pvtctl.create_...`")
-    meta: dict[str, Any] = {"class_names": list(class_names)} if class_names else {}
-    if isinstance(model, Detector):
-        meta["conventions"] = model.conventions
+    conventions = model.conventions if isinstance(model, Detector) else None
     prefix = "backbone." if isinstance(model, Backbone) else ""
     state = {prefix + key: value for key, value in model.state_dict().items()}
     above = identify_head(state)
     spec = getattr(model, "spec", None) or (above.spec if above is not None else None)
-    if spec is not None and (why := unwritable({**meta, "head": spec.name})) is not None:
+    if spec is not None and (why := unwritable(spec.name, conventions)) is not None:
         raise UsageError(f"this {why}", "--format onnx or torch exports it; `pvtctl weights convert` writes our layout")
     if source is not None:
         return _converted(source, path)
     with tempfile.TemporaryDirectory() as folder:
         ours = Path(folder) / "model.safetensors"
-        save_safetensors(ours, state, meta)
+        known = {"class_names": list(class_names) if class_names else None, "conventions": conventions}
+        save_safetensors(ours, state, {key: value for key, value in known.items() if value is not None})
         return _converted(ours, path)
 
 

@@ -54,7 +54,7 @@ def from_checkpoint(source: str, *, backbone: str | None = None, backbone_only: 
     gives_depth = isinstance(model, DenseModel) and model.gives_depth
     names = found.head.names if found.head is not None and not backbone_only and not gives_depth else None
     mean, std = _statistics(found)
-    side = found.meta.get("image_size") if found.above is None and found.head is not None else None
+    side = found.meta.image_size if found.above is None and found.head is not None else None
     what = found.backbone if backbone_only else found.what
     if names:
         what = f"{what}, {len(names)} classes"
@@ -64,8 +64,8 @@ def from_checkpoint(source: str, *, backbone: str | None = None, backbone_only: 
         "class_names": list(names) if names else None,
         "category_ids": found.detector.category_ids if found.detector and not backbone_only else None,
         "source": found.path.name if found.path.is_file() else found.path.resolve().name,
-        "recipe": found.meta.get("recipe"),
-        "score": found.meta.get("score"),
+        "recipe": found.meta.recipe,
+        "score": found.meta.score,
     }
     side = side or found.position_size
     return ExportSource(
@@ -103,7 +103,7 @@ def from_names(backbone: str, head: str, num_classes: int | None, *, seed: int =
 def _statistics(found: Inspected) -> tuple[Sequence[float], Sequence[float]]:
     """Mean and standard deviation of the training pixels: the file's own, else its layout's, else ImageNet's."""
     meta = found.meta
-    if meta.get("mean") and meta.get("std"):
-        return tuple(meta["mean"]), tuple(meta["std"])
-    how = (found.dense.normalization if found.dense is not None else None) or meta.get("normalization") or "imagenet"
+    if meta.mean and meta.std:
+        return tuple(meta.mean), tuple(meta.std)
+    how = (found.dense.normalization if found.dense is not None else None) or meta.normalization or "imagenet"
     return NORMALIZATIONS[how]

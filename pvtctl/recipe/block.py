@@ -8,7 +8,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from pvtctl.errors import UsageError
+from pvtctl.io.checkpoint_meta import metadata_error
 
 Rate = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
@@ -21,20 +21,19 @@ class SettingsBlock(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     @classmethod
-    def from_meta(cls, meta: object) -> Self:
-        """The settings in a checkpoint's metadata (`meta["depth"]`); missing ones have their defaults.
+    def from_meta(cls, meta: Mapping[str, Any] | None) -> Self:
+        """The settings in a checkpoint's metadata (`meta.depth`); missing ones have their defaults.
 
         Raises UsageError for values that are not settings: the file comes from anywhere.
         """
-        stated = meta if isinstance(meta, Mapping) else {}
         try:
-            return cls.model_validate({key: value for key, value in stated.items() if key in cls.model_fields})
+            return cls.model_validate({key: value for key, value in (meta or {}).items() if key in cls.model_fields})
         except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(map(str, first["loc"]))
-            raise UsageError(
-                f"the checkpoint's metadata is damaged: {key} {first['msg'].lower()}", "use another copy of the file"
-            ) from error
+            raise metadata_error(error) from error
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON values of all fields."""
+        return self.model_dump(mode="json")
 
     def values_for(self, dataclass: Any) -> dict[str, Any]:
         """Values of the fields that `dataclass` also has, by name."""

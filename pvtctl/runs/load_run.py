@@ -114,7 +114,7 @@ def load_run(
     if checkpoint.task is None:
         what = checkpoint.foreign or "no head"
         raise UsageError(f"{checkpoint.path} holds {what}, so it cannot predict", "docs/checkpoints.md: what is read")
-    recipe, score = None, _numbers(checkpoint.meta.get("score"))
+    recipe, score = None, _numbers(checkpoint.meta.score)
     if (Path(source).expanduser() / "run.json").is_file():
         run = read_run(Path(source).expanduser(), finished=False)
         recipe, score = run.recipe, run.score

@@ -33,4 +33,4 @@ def case_of(run: FinishedRun) -> Case:
 def _conventions(run: FinishedRun) -> str:
     """The conventions of a detector, read from its weights, as they depend on the initial ones."""
     best = run.path / "best.safetensors"
-    return str(read_checkpoint(best).meta.get("conventions") or "papers") if best.is_file() else "papers"
+    return read_checkpoint(best).meta.conventions or "papers" if best.is_file() else "papers"

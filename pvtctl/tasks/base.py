@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from pvtctl.views.report import ReportTable
     from pvtctl.weights.describe import HeadClasses, Inspected
 
+from pvtctl.io.checkpoint_meta import CheckpointMeta
+
 SPLITS = ("train", "val")
 Role = Literal["train", "evaluate"]
 """Whether a split is opened with training augmentation or with the evaluation transform."""
@@ -368,7 +370,7 @@ class TaskSpec(ABC):
         """Image sizes of a recipe."""
 
     @abstractmethod
-    def tested_side(self, meta: Mapping[str, Any]) -> int | None:
+    def tested_side(self, meta: CheckpointMeta) -> int | None:
         """The short side in pixels that a checkpoint was tested at, from its metadata; None if unknown."""
 
     def counted_model(self, recipe: Recipe, head: HeadClasses) -> nn.Module:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from pvtctl.data.base import fingerprint
 from pvtctl.data.loader import Loader, build_loader
 from pvtctl.data.samplers import EvalSampler
+from pvtctl.io.checkpoint_meta import CheckpointMeta
 from pvtctl.tasks.base import EvaluationReport, TaskSpec
 
 
@@ -107,8 +108,8 @@ class DataTask:
     def metric(self) -> Any:
         raise NotImplementedError
 
-    def meta(self) -> dict[str, Any]:
-        """JSON values stored in every checkpoint."""
+    def meta(self) -> CheckpointMeta:
+        """Metadata stored in every checkpoint."""
         raise NotImplementedError
 
     def report(self, metric: Any) -> EvaluationReport:

@@ -14,6 +14,7 @@ from pvtctl.data.find import find_data
 from pvtctl.engine import FitSettings, resolve_batch_size
 from pvtctl.errors import UsageError
 from pvtctl.extensions import Extension, file_name, loaded, owners
+from pvtctl.io.checkpoint_meta import CheckpointMeta
 from pvtctl.models.backbones import set_activation_checkpointing
 from pvtctl.models.fast_cpu import optimize_for_cpu
 from pvtctl.recipe.schema import BackboneSettings, Recipe
@@ -129,16 +130,17 @@ def warn_of_memory(request: BuildRequest, size: tuple[int, int], *, training: bo
     )
 
 
-def meta_of(recipe: Recipe) -> dict[str, Any]:
+def meta_of(recipe: Recipe) -> CheckpointMeta:
     """Metadata in every checkpoint of a run."""
-    return {
-        "backbone": recipe.model.backbone.spec,
-        "data": recipe.data.name,
-        "recipe": recipe.name,
-        "row": recipe.row,
-        "profile": recipe.profile,
-        **({"modules": modules} if (modules := [one.as_meta() for one in extensions_of(recipe)]) else {}),
-    }
+    meta = CheckpointMeta(
+        backbone=recipe.model.backbone.spec,
+        data=recipe.data.name,
+        recipe=recipe.name,
+        row=recipe.row,
+        profile=recipe.profile,
+    )
+    modules = [one.as_meta() for one in extensions_of(recipe)]
+    return meta.updated(modules=modules) if modules else meta
 
 
 def extensions_of(recipe: Recipe) -> list[Extension]:

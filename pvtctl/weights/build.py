@@ -54,7 +54,7 @@ def _build(checkpoint: Inspected, image_size: int | None, scale_shift: tuple[flo
     found, name = checkpoint.above, checkpoint.backbone
     assert checkpoint.head is not None
     if found is None:
-        size = image_size or checkpoint.meta.get("image_size") or 224
+        size = image_size or checkpoint.meta.image_size or 224
         return build_classifier(name, num_classes=checkpoint.head.num_classes, image_size=size)
     if found.spec.detects:
         classes, conventions = found.num_classes, found.conventions

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pvtctl.errors import PvtctlError, UsageError
+from pvtctl.io.checkpoint_meta import CheckpointMeta
 from pvtctl.io.files import atomic_path, sha256_of
 from pvtctl.models.registry import find_head
 from pvtctl.weights.identify import HeadInfo, identify_head
@@ -67,8 +68,8 @@ def convert_file(
     above = identify_head(checkpoint.state, checkpoint.format, checkpoint.meta)
     parts = ("backbone.", "neck.", "head.") if above else ("backbone.", "head.weight", "head.bias")
     state = {key: value for key, value in checkpoint.state.items() if key.startswith(parts)}
-    meta = _meta(checkpoint, name) | (_above_meta(checkpoint, above) if above else {})
-    if to == "official" and (why := unwritable(meta)) is not None:
+    meta = _meta(checkpoint, name).updated(**(_above_meta(checkpoint, above) if above else {}))
+    if to == "official" and (why := unwritable(meta.head, meta.conventions)) is not None:
         raise UsageError(f"{checkpoint.path} {why}", "leave --to out, to write ours")
     compared_with, difference = _compare(checkpoint, name, state)
     written = to_publisher(state) if to == "official" else state
@@ -85,26 +86,26 @@ def convert_file(
         backbone=name,
         head=above.head if above else None,
         format=checkpoint.format,
-        classes=meta["num_classes"],
+        classes=meta.num_classes,
         dropped=sorted(set(checkpoint.state) - set(state)),
         compared_with=compared_with,
         difference=difference,
     )
 
 
-def _wrapped(tensors: dict[str, Tensor], meta: Mapping[str, Any]) -> dict[str, Any]:
+def _wrapped(tensors: dict[str, Tensor], meta: CheckpointMeta) -> dict[str, Any]:
     """Wrap a state dict as facebookresearch's DETR, mmdetection and mmsegmentation save their models."""
-    spec = find_head(meta["head"])
+    spec = find_head(meta.head or "")
     if spec is not None and spec.publisher == "DETR":
         return {"model": tensors}
-    return {"meta": {"CLASSES": tuple(meta.get("class_names") or ())}, "state_dict": tensors}
+    return {"meta": {"CLASSES": tuple(meta.class_names or ())}, "state_dict": tensors}
 
 
-def unwritable(meta: Mapping[str, Any]) -> str | None:
+def unwritable(head: str | None, conventions: str | None = None) -> str | None:
     """Why a model cannot be written in its publisher's layout, or None."""
-    if meta.get("conventions") == "torchvision":
+    if conventions == "torchvision":
         return "is a detector with torchvision's conventions, which mmdetection's layout cannot say"
-    spec = find_head(str(meta.get("head")))
+    spec = find_head(head or "")
     return spec.unpublished if spec is not None and spec.publisher is None else None
 
 
@@ -133,30 +134,27 @@ def model_of(checkpoint: Checkpoint, backbone: str | None = None) -> str:
         raise UsageError(f"{checkpoint.path} holds {' or '.join(names)}, not {backbone}", "leave --backbone out")
     if backbone is not None:
         return backbone
-    stated = checkpoint.meta.get("backbone")
+    stated = checkpoint.meta.backbone
     return stated if stated in names else names[0]
 
 
-def _meta(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
+def _meta(checkpoint: Checkpoint, name: str) -> CheckpointMeta:
     head = checkpoint.state.get("head.weight")
     origin: dict[str, str] = {"format": checkpoint.format}
     if checkpoint.path is not None and checkpoint.path.is_file():
         origin |= {"file": checkpoint.path.name, "sha256": sha256_of(checkpoint.path)}
     kept = ("class_names", "image_size", "mean", "std", "score")
-    meta: dict[str, Any] = {key: checkpoint.meta[key] for key in kept if key in checkpoint.meta}
+    known = {key: value for key, value in checkpoint.meta.as_json().items() if key in kept}
     if (size := image_size_of(checkpoint.state)) is not None:
-        meta["image_size"] = size
-    return meta | {
-        "backbone": name,
-        "num_classes": head.shape[0] if head is not None else None,
-        "converted_from": origin,
-    }
+        known["image_size"] = size
+    classes = head.shape[0] if head is not None else None
+    return CheckpointMeta(**known, backbone=name, num_classes=classes, converted_from=origin)
 
 
 def _above_meta(checkpoint: Checkpoint, above: HeadInfo) -> dict[str, Any]:
     """Metadata of a pvtctl detector or dense model."""
     meta = checkpoint.meta
-    names = meta.get("class_names") or above.class_names
+    names = meta.class_names or above.class_names
     told: dict[str, Any]
     if above.spec.detects:
         queries = above.options.get("num_queries")
@@ -164,8 +162,10 @@ def _above_meta(checkpoint: Checkpoint, above: HeadInfo) -> dict[str, Any]:
         told = {"conventions": above.conventions}
         told |= {} if above.spec.marks else {"head_options": above.options}
     else:
-        kept = ("palette", "segmentation", "depth")
-        known = {key: meta.get(key) for key in kept} | {
+        known = {
+            "palette": meta.palette,
+            "segmentation": meta.segmentation,
+            "depth": meta.depth,
             "class_names": names,
             "scale_shift": list(above.scale_shift) if above.scale_shift else None,
             "normalization": above.normalization,

@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -14,6 +13,7 @@ from pvtctl.data.class_names import imagenet_classes
 from pvtctl.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from pvtctl.errors import UsageError
 from pvtctl.extensions import require
+from pvtctl.io.checkpoint_meta import CheckpointMeta
 from pvtctl.models.registry import Conventions, find_backbone, find_head
 from pvtctl.models.variants import STRIDES
 from pvtctl.weights.identify import HeadInfo, identify_head
@@ -48,8 +48,7 @@ class Inspected:
     backbone: str
     head: HeadClasses | None
     """The classes of its model; None for a bare backbone."""
-    meta: dict[str, Any]
-    """Further metadata of pvtctl's files: image_size, resize, data, score ...; empty for most third-party ones."""
+    meta: CheckpointMeta
     above: HeadInfo | None = None
     """Neck and head of a detector, segmentation or depth model; None for classifiers and backbones."""
     position_size: int | None = None
@@ -94,10 +93,10 @@ def inspect_checkpoint(source: str | Path, backbone: str | None = None, *, score
     """
     path = resolve_weights(str(source))
     checkpoint = read_checkpoint(path)
-    require(checkpoint.meta.get("modules"), path.parent)
-    stated = checkpoint.meta.get("backbone")
+    require(checkpoint.meta.modules, path.parent)
+    stated = checkpoint.meta.backbone
     shapes = identify(checkpoint.state)
-    candidates = [stated] if isinstance(stated, str) else shapes
+    candidates = [stated] if stated is not None else shapes
     if backbone is None:
         if not candidates:
             raise UsageError(f"{path} does not say which backbone it holds", "name it with --backbone")
@@ -114,7 +113,7 @@ def inspect_checkpoint(source: str | Path, backbone: str | None = None, *, score
     classes: HeadClasses | None = None
     if (weight := checkpoint.state.get("head.weight")) is not None and weight.ndim == 2:
         rows = int(weight.shape[0])
-        classes = HeadClasses(rows, head_class_names(checkpoint.meta.get("class_names"), rows))
+        classes = HeadClasses(rows, head_class_names(checkpoint.meta.class_names, rows))
     return Inspected(path, backbone, classes, checkpoint.meta, None, side, _unknown_head(checkpoint))
 
 
@@ -130,16 +129,15 @@ def _position_size(state: Mapping[str, Tensor], backbone: str) -> int | None:
 
 def _unknown_head(checkpoint: Checkpoint) -> str | None:
     """Description of a model that pvtctl cannot build: of another project, or with an unregistered head."""
-    stated = checkpoint.meta.get("head")
-    if checkpoint.format == "pvtctl" and isinstance(stated, str) and find_head(stated) is None:
+    stated = checkpoint.meta.head
+    if checkpoint.format == "pvtctl" and stated is not None and find_head(stated) is None:
         return f"a model with the head {stated!r}, which is not registered"
     return unsupported_model(checkpoint.raw)
 
 
-def _check_normalisation(path: Path, meta: dict[str, Any]) -> None:
-    for key, ours in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
-        theirs = meta.get(key)
-        if theirs is not None and list(theirs) != list(ours):
+def _check_normalisation(path: Path, meta: CheckpointMeta) -> None:
+    for key, theirs, ours in (("mean", meta.mean, IMAGENET_MEAN), ("std", meta.std, IMAGENET_STD)):
+        if theirs is not None and theirs != list(ours):
             raise UsageError(
                 f"{path} was trained with pixels of {key} {theirs}, and images are read with ImageNet's {list(ours)}",
                 "its scores would be wrong",

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from pvtctl.data.class_names import ADE20K_CLASSES, COCO_CATEGORIES, COCO_NAMES, PASCAL_CONTEXT_CLASSES, names_by_id
+from pvtctl.io.checkpoint_meta import CheckpointMeta
 from pvtctl.models.registry import DEPTH, ClassRows, Conventions, HeadMark, HeadSpec, find_head, head_specs
 from pvtctl.weights.recognise import Format, identify
 from pvtctl.weights.remap_classes import class_tables
@@ -91,13 +92,13 @@ class HeadInfo:
 
 
 def identify_head(
-    state: Mapping[str, Tensor], format: Format = "pvtctl", meta: Mapping[str, Any] | None = None
+    state: Mapping[str, Tensor], format: Format = "pvtctl", meta: CheckpointMeta | None = None
 ) -> HeadInfo | None:
     """Identify the detector or dense model in `state` (pvtctl's names); None if pvtctl builds no such model.
 
     `format`: the original layout, which implies conventions; `meta`: the file's metadata, used where it fits the shapes.
     """
-    meta = meta or {}
+    meta = meta or CheckpointMeta()
     found = _stated_head(state, format, meta) or _marked_head(state, format)
     if found is None:
         return None
@@ -118,17 +119,15 @@ def describe_head(
     return HeadInfo(backbones, spec, task, num_classes, spec.options_of(state), conventions, stride)
 
 
-def _stated_head(
-    state: Mapping[str, Tensor], format: Format, meta: Mapping[str, Any]
-) -> tuple[HeadSpec, str, int] | None:
+def _stated_head(state: Mapping[str, Tensor], format: Format, meta: CheckpointMeta) -> tuple[HeadSpec, str, int] | None:
     """The head, task and number of classes in the header of a pvtctl file."""
-    spec = find_head(str(meta.get("head")))
+    spec = find_head(meta.head or "")
     if spec is None or format != "pvtctl" or not any(name.startswith("head.") for name in state):
         return None
-    task = str(meta.get("task")) if meta.get("task") in spec.tasks else spec.tasks[0]
+    task = meta.task if meta.task in spec.tasks else spec.tasks[0]
     mark = next((mark for mark in spec.marks if mark.task == task), None)
     if mark is None:
-        return spec, task, 1 if task == DEPTH else int(meta.get("num_classes") or 1)
+        return spec, task, 1 if task == DEPTH else (meta.num_classes or 1)
     return (spec, task, mark.count_classes(state)) if mark.names <= state.keys() else None
 
 
@@ -166,9 +165,9 @@ def _with_conventions(info: HeadInfo, format: Format) -> HeadInfo:
     )
 
 
-def _with_meta(info: HeadInfo, meta: Mapping[str, Any]) -> HeadInfo:
-    names, scale_shift = meta.get("class_names"), meta.get("scale_shift")
-    stated = meta.get("head_options") if meta.get("head") == info.head else None
+def _with_meta(info: HeadInfo, meta: CheckpointMeta) -> HeadInfo:
+    names, scale_shift = meta.class_names, meta.scale_shift
+    stated = meta.head_options if meta.head == info.head else None
     info = replace(
         info,
         options=dict(stated or {}) | info.options,
@@ -177,14 +176,14 @@ def _with_meta(info: HeadInfo, meta: Mapping[str, Any]) -> HeadInfo:
     if info.spec.detects:
         return replace(
             info,
-            conventions=meta.get("conventions") or info.conventions,
-            category_ids=meta.get("category_ids") or coco_ids(info.class_names),
+            conventions=meta.conventions or info.conventions,
+            category_ids=meta.category_ids or coco_ids(info.class_names),
         )
     return replace(
         info,
-        output_stride=meta.get("output_stride") or info.output_stride,
-        scale_shift=(float(scale_shift[0]), float(scale_shift[1])) if scale_shift else info.scale_shift,
-        normalization=meta.get("normalization") or info.normalization,
+        output_stride=meta.output_stride or info.output_stride,
+        scale_shift=(scale_shift[0], scale_shift[1]) if scale_shift else info.scale_shift,
+        normalization=meta.normalization or info.normalization,
     )
 
 

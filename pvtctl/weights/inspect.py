@@ -88,7 +88,7 @@ def inspect_file(path: Path | str, *, largest: int = 5) -> Inspection:
         tensors=len(state),
         largest=[{"name": key, "shape": list(value.shape)} for key, value in biggest],
         nonfinite=[key for key, value in state.items() if value.is_floating_point() and not value.isfinite().all()],
-        meta=checkpoint.meta,
+        meta=checkpoint.meta.as_json(),
     )
 
 
@@ -98,8 +98,8 @@ def _told(checkpoint: Checkpoint) -> dict[str, Any]:
     if above is None:
         head = checkpoint.state.get("head.weight")
         classifier = {} if head is None else {"task": "classification", "classes": head.shape[0]}
-        return {"foreign": unsupported_model(checkpoint.raw), "class_names": meta.get("class_names"), **classifier}
-    found = {"head": above.head, "class_names": above.class_names or meta.get("class_names"), "task": above.task}
+        return {"foreign": unsupported_model(checkpoint.raw), "class_names": meta.class_names, **classifier}
+    found = {"head": above.head, "class_names": above.class_names or meta.class_names, "task": above.task}
     if above.spec.detects:
         return found | {"classes": above.num_classes, "conventions": above.conventions}
     return found | {

@@ -54,7 +54,7 @@ def load_checkpoint(
     fits.
     """
     checkpoint = _checkpoint(source)
-    if (style := _STYLES.get(checkpoint.meta.get("style", ""))) and not partial:
+    if (style := _STYLES.get(checkpoint.meta.style or "")) and not partial:
         raise UsageError(
             f"{checkpoint.path} holds a ResNet {style}: its outputs would be wrong here",
             "take a file of a plain ResNet, or pass --partial (partial=True) to start training from this one",
@@ -70,7 +70,7 @@ def load_checkpoint(
         note=_note(checkpoint),
     )
     plan = plan_backbone(module, targets, state, checkpoint, report)
-    names = checkpoint.meta.get("class_names") or source_class_names
+    names = checkpoint.meta.class_names or source_class_names
     _sort_out_rest(targets, state, report, dense=isinstance(module, Detector | DenseModel))
     if isinstance(module, Detector | DenseModel):
         here = head_of_module(module, targets)
@@ -101,8 +101,8 @@ def _checkpoint(source: str | Path | Mapping[str, Tensor]) -> Checkpoint:
 
 
 def _note(checkpoint: Checkpoint) -> str:
-    also = checkpoint.meta.get("also_averaged")
-    return f"taken from {checkpoint.meta['inside']!r}; the file also holds {', '.join(also)}" if also else ""
+    also = checkpoint.meta.also_averaged
+    return f"taken from {checkpoint.meta.inside!r}; the file also holds {', '.join(also)}" if also else ""
 
 
 def _metres(module: DenseModel, theirs: tuple[float, float]) -> str:

@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from pvtctl.errors import UsageError
+from pvtctl.io.checkpoint_meta import CheckpointMeta
 from pvtctl.io.files import sha256_of
 from pvtctl.models.registry import backbone_specs
 from pvtctl.models.variants import split_width
@@ -54,8 +55,7 @@ class Checkpoint:
     state: dict[str, Tensor]
     """`backbone.*` and `head.*` where the format is known, the file's own names where it is "unknown"."""
     format: Format
-    meta: dict[str, Any] = field(default_factory=dict)
-    """pvtctl's files: backbone, num_classes, class_names, image_size, mean, std, version, score; else the file's own metadata."""
+    meta: CheckpointMeta = field(default_factory=CheckpointMeta)
     path: Path | None = None
     raw: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
     """The same tensors under the file's own names."""
@@ -71,7 +71,7 @@ def read_checkpoint(path: Path | str) -> Checkpoint:
     path = Path(path)
     if path.is_dir():
         raw, meta = read_raw(weights_in_folder(path))
-        meta = _transformers_meta(path) | meta
+        meta = CheckpointMeta.read(_transformers_meta(path) | meta.as_json(), path)
     else:
         raw, meta = read_raw(path)
     converted = Converted(raw, "pvtctl") if _is_ours(raw, meta) else convert_state(raw)
@@ -79,16 +79,16 @@ def read_checkpoint(path: Path | str) -> Checkpoint:
     if hashed.startswith(names_torchvision.PUBLISHED_SHA256):
         state = names_torchvision.without_eps(state)
     if hashed.startswith(names_detr.DILATED_SHA256):
-        meta["style"] = "dilated"
+        meta = meta.updated(style="dilated")
     if hashed and (entry := published_with_hash(hashed)) is not None:
-        meta |= _unsaid(entry)
+        meta = meta.updated(**_unsaid(entry))
     return Checkpoint(state, converted.format, meta, path, raw)
 
 
-def _is_ours(raw: Mapping[str, Tensor], meta: Mapping[str, Any]) -> bool:
+def _is_ours(raw: Mapping[str, Tensor], meta: CheckpointMeta) -> bool:
     """Whether a pvtctl header names the backbone and the names are pvtctl's; `--to official` changes them."""
-    stated = meta.get("backbone")
-    if not isinstance(stated, str) or split_width(stated)[0] not in {spec.name for spec in backbone_specs()}:
+    stated = meta.backbone
+    if stated is None or split_width(stated)[0] not in {spec.name for spec in backbone_specs()}:
         return False
     return all(key.startswith(("backbone.", "neck.", "head.")) for key in raw)
 
@@ -129,7 +129,10 @@ def _transformers_meta(folder: Path) -> dict[str, Any]:
     wanted = ("model_type", "image_size", "hidden_sizes", "depths", "architectures")
     if not isinstance(config, dict):
         return {}
-    return {key: config[key] for key in wanted if key in config} | names_transformers_dpt.stated(config)
+    stated = {key: config[key] for key in wanted if key in config}
+    if not isinstance(stated.get("image_size"), int):  # (height, width) in some, which pvtctl has no use for
+        stated.pop("image_size", None)
+    return stated | names_transformers_dpt.stated(config)
 
 
 def _parse(text: str) -> Any:
@@ -137,7 +140,7 @@ def _parse(text: str) -> Any:
     return json.loads(text, parse_constant=lambda _: None)
 
 
-def read_raw(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_raw(path: Path | str) -> tuple[dict[str, Tensor], CheckpointMeta]:
     """Read a file's tensors under their own names, and its metadata. Raises as `read_checkpoint`."""
     path = Path(path)
     start = _first_bytes(path)
@@ -179,7 +182,7 @@ def _refuse_text(path: Path, start: bytes) -> None:
         raise UsageError(f"{path} is JSON text, not a checkpoint", "give the weights file or its folder")
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], CheckpointMeta]:
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
@@ -192,10 +195,10 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         meta = _parse(header.get(_META_KEY, "{}"))
     except ValueError:
         meta = {}
-    return state, meta if isinstance(meta, dict) else {}
+    return state, CheckpointMeta.read(meta if isinstance(meta, dict) else {}, path)
 
 
-def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _read_torch(path: Path) -> tuple[dict[str, Tensor], CheckpointMeta]:
     try:
         zipped = zipfile.is_zipfile(path)
     except zipfile.BadZipFile:  # of an archive that claims to span several disks
@@ -245,7 +248,7 @@ def _names_code(path: Path) -> bool:
         return False
 
 
-def find_state(source: str, content: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def find_state(source: str, content: Any) -> tuple[dict[str, Tensor], CheckpointMeta]:
     """The tensors of a saved object (a state dict, or one inside a training script's dict) and its metadata.
 
     Raises UsageError, naming `source`, when there are none.
@@ -255,11 +258,12 @@ def find_state(source: str, content: Any) -> tuple[dict[str, Tensor], dict[str, 
         for key in (*_INSIDE, *averaged):
             if inner := _tensors(content.get(key)):
                 also = [name for name in averaged if name != key]
-                meta = {"inside": key} | ({"also_averaged": also} if also else {})
+                meta = CheckpointMeta(inside=key, **_stated(content))
                 epoch = content.get("epoch")
-                return inner, meta | ({"epoch": epoch} if isinstance(epoch, int) else {}) | _stated(content)
+                meta = meta.updated(epoch=epoch) if isinstance(epoch, int) else meta
+                return inner, meta.updated(also_averaged=also) if also else meta
         if state := _tensors(content):
-            return state, {}
+            return state, CheckpointMeta()
     raise UsageError(
         f"{source} holds no weights", "expected a state dict, or a dict with one under 'model' or 'state_dict'"
     )

@@ -11,19 +11,27 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from pvtctl import __version__
+from pvtctl.io.checkpoint_meta import CheckpointMeta
 from pvtctl.io.files import atomic_path
 
 
-def save_safetensors(path: Path | str, module_or_state: nn.Module | Mapping[str, Tensor], meta: dict[str, Any]) -> None:
+def save_safetensors(
+    path: Path | str, module_or_state: nn.Module | Mapping[str, Tensor], meta: CheckpointMeta | Mapping[str, Any]
+) -> None:
     """Write a module's or a state dict's tensors to `path`, replacing it atomically.
 
-    `meta` must be JSON (backbone, num_classes, class_names, image_size, mean, std, score, ...); pvtctl's version is added.
+    `meta`, or JSON values for its fields; pvtctl's version is added.
     Raises PvtctlError when the disk is full; `path` is then unchanged.
     """
     state = module_or_state.state_dict() if isinstance(module_or_state, nn.Module) else module_or_state
     # Copies: safetensors refuses tensors that share memory or have gaps (channels_last, views).
     tensors = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
-    header = {"format": "pt", "pvtctl": json.dumps({"pvtctl_version": __version__} | meta)}
+    header = {
+        "format": "pt",
+        "pvtctl": json.dumps(
+            {"pvtctl_version": __version__} | (meta.as_json() if isinstance(meta, CheckpointMeta) else dict(meta))
+        ),
+    }
     # Not `save_file`: it hides the error of a full disk, and writes files readable only by their owner.
     content = to_bytes(tensors, metadata=header)
     size = int.from_bytes(content[:8], "little")

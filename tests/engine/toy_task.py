@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from pvtctl.engine import Distributed, FitSettings, RunFolder, fit, start_distributed, stop_distributed
 from pvtctl.errors import PvtctlError
+from pvtctl.io.checkpoint_meta import CheckpointMeta
 
 FEATURES, CLASSES, VAL = 6, 3, 13
 
@@ -117,8 +118,8 @@ class ToyTask:
     def metric(self) -> Accuracy:
         return Accuracy()
 
-    def meta(self) -> dict[str, Any]:
-        return {"classes": CLASSES}
+    def meta(self) -> CheckpointMeta:
+        return CheckpointMeta(num_classes=CLASSES)
 
 
 def settings(**changes: Any) -> FitSettings:
@@ -136,8 +137,8 @@ def settings(**changes: Any) -> FitSettings:
     return FitSettings(**base | changes)
 
 
-def save_weights(path: Path, module: nn.Module, meta: dict[str, Any]) -> None:
-    save_file(module.state_dict(), path, {"score": json.dumps(meta.get("score"))})
+def save_weights(path: Path, module: nn.Module, meta: CheckpointMeta) -> None:
+    save_file(module.state_dict(), path, {"score": json.dumps(meta.score)})
 
 
 def main() -> int:

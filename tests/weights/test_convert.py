@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pvtctl.errors import PvtctlError, UsageError
+from pvtctl.io.checkpoint_meta import CheckpointMeta
 from pvtctl.models.backbones import build_backbone, build_classifier
 from pvtctl.weights import Checkpoint, read_checkpoint
 from pvtctl.weights import convert as convert_module
@@ -43,8 +44,8 @@ def test_to_ours_and_back(tmp_path: Path, resnet: tuple[Path, dict[str, Tensor]]
     assert done.difference is not None
     assert done.difference < 1e-5
     meta = read_checkpoint(tmp_path / "ours.safetensors").meta
-    assert (meta["backbone"], meta["num_classes"]) == ("resnet18", 3)
-    assert meta["converted_from"]["file"] == "theirs.pth"
+    assert (meta.backbone, meta.num_classes) == ("resnet18", 3)
+    assert (meta.converted_from or {})["file"] == "theirs.pth"
 
     back = convert_file(tmp_path / "ours.safetensors", tmp_path / "back.pth", to="official")
     assert back.format == "pvtctl"
@@ -124,7 +125,7 @@ def test_models_of_one_shape_are_told_by_the_user() -> None:
         state = {f"backbone.{key}": value for key, value in build_backbone("vit_base_patch16").state_dict().items()}
     assert identify(state) == ["deit_base_patch16", "vit_base_patch16"]
     assert model_of(Checkpoint(state, "pvtctl"), "vit_base_patch16") == "vit_base_patch16"
-    assert model_of(Checkpoint(state, "pvtctl", {"backbone": "vit_base_patch16"})) == "vit_base_patch16"
+    assert model_of(Checkpoint(state, "pvtctl", CheckpointMeta(backbone="vit_base_patch16"))) == "vit_base_patch16"
     assert model_of(Checkpoint(state, "pvtctl")) == "deit_base_patch16"
 
 

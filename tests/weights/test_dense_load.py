@@ -288,10 +288,10 @@ def test_scale_and_shift_come_with_the_published_file(tmp_path: Path, monkeypatc
         "pretrained.model.pos_embed": torch.zeros(1),
     }
     torch.save(original, tmp_path / "any name.pt")
-    assert "scale_shift" not in read_checkpoint(tmp_path / "any name.pt").meta
+    assert "scale_shift" not in read_checkpoint(tmp_path / "any name.pt").meta.as_json()
     monkeypatch.setattr(read, "published_with_hash", lambda _: nyu)
     meta = read_checkpoint(tmp_path / "any name.pt").meta
-    assert (meta["scale_shift"], meta["normalization"], meta["mean"]) == ([3.05e-4, 0.1378], "half", [0.5] * 3)
+    assert (meta.scale_shift, meta.normalization, meta.mean) == ([3.05e-4, 0.1378], "half", [0.5] * 3)
 
 
 def test_google_vits_of_384_are_not_scored_on_imagenets_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,22 +55,22 @@ def test_convert_there_and_back(head: str, tmp_path: Path, capsys: pytest.Captur
     assert f"{head} of {BACKBONE}" in capsys.readouterr().err
     ours = read_checkpoint(tmp_path / "ours.safetensors")
     assert ours.format == "pvtctl"
-    assert {key: ours.meta[key] for key in ("task", "head", "num_classes", "conventions", "backbone")} == {
+    assert {key: getattr(ours.meta, key) for key in ("task", "head", "num_classes", "conventions", "backbone")} == {
         "task": "detection",
         "head": head,
         "num_classes": 80,
         "conventions": "papers",
         "backbone": BACKBONE,
     }
-    assert ours.meta["class_names"] == list(COCO_NAMES)
-    assert ours.meta["category_ids"][-1] == 90
+    assert ours.meta.class_names == list(COCO_NAMES)
+    assert (ours.meta.category_ids or [])[-1] == 90
     back = tmp_path / "back.pth"
     assert main(["weights", "convert", str(tmp_path / "ours.safetensors"), str(back), "--to", "official"]) == 0
     again = read_checkpoint(back)
     assert again.raw.keys() == original.keys()
     assert all(torch.equal(again.raw[key], original[key]) for key in original)
     if head != "detr":  # mmdetection's files say their classes, facebookresearch's do not
-        assert again.meta["class_names"] == list(COCO_NAMES)
+        assert again.meta.class_names == list(COCO_NAMES)
 
 
 def test_torchvisions_conventions_have_no_official_layout(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -117,7 +117,7 @@ def test_transformers_folder(tmp_path: Path, as_bin: bool) -> None:
         torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
     found, expected = _outputs(model, "pvt_v2_b0", tmp_path)
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=2e-4)
-    assert read_checkpoint(tmp_path).meta["model_type"] == "pvt_v2"
+    assert read_checkpoint(tmp_path).meta.as_json()["model_type"] == "pvt_v2"
 
 
 def test_transformers_bare_model() -> None:

@@ -35,7 +35,7 @@ def test_own_file_round_trip(tmp_path: Path, state: dict[str, Tensor]) -> None:
     meta = {"backbone": NAME, "num_classes": 4, "class_names": ["a", "b", "c", "d"], "image_size": 224, "score": 0.5}
     save_safetensors(path, state, meta)
     assert read_checkpoint(path).format == "pvtctl"
-    assert read_checkpoint(path).meta == meta | {"pvtctl_version": pvtctl.__version__}
+    assert read_checkpoint(path).meta.as_json() == meta | {"pvtctl_version": pvtctl.__version__}
     for source in (path, str(path), tmp_path, str(tmp_path)):  # the file, or the run folder
         model = build_classifier(NAME, num_classes=4)
         report = load_checkpoint(model, source)
@@ -72,7 +72,7 @@ def test_full_disk_keeps_the_file_that_was_there(
 
 def test_metadata_that_is_not_quite_json(tmp_path: Path, state: dict[str, Tensor]) -> None:
     save_safetensors(tmp_path / "w.safetensors", state, {"score": float("nan")})
-    assert read_checkpoint(tmp_path / "w.safetensors").meta["score"] is None
+    assert read_checkpoint(tmp_path / "w.safetensors").meta.as_json()["score"] is None
 
 
 def test_saving_takes_a_module_in_any_memory_format(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_training_checkpoints(tmp_path: Path, state: dict[str, Tensor], inside: 
 
     torch.save({inside: state, "epoch": 7, "args": argparse.Namespace(lr=1.0)}, tmp_path / "checkpoint.pth")
     checkpoint = read_checkpoint(tmp_path / "checkpoint.pth")
-    assert checkpoint.meta == {"inside": inside, "epoch": 7}
+    assert checkpoint.meta.as_json() == {"inside": inside, "epoch": 7}
     assert _same(checkpoint.state, state)
 
 

@@ -64,7 +64,7 @@ def build_classification(request: BuildRequest) -> ClassificationTask:
             repeats=recipe.data.augment.repeats,
         ),
         augment=recipe.data.augment,
-        meta={**meta_of(recipe), "image_size": recipe.data.image_size, "resize": recipe.data.resize},
+        meta=meta_of(recipe).updated(image_size=recipe.data.image_size, resize=recipe.data.resize),
     )
 
 

@@ -47,8 +47,8 @@ class ClassifierPredictor:
         assert checkpoint.head is not None
         self.device = device
         self.class_names = checkpoint.head.names or [f"class {label}" for label in range(checkpoint.head.num_classes)]
-        size = checkpoint.meta.get("image_size", 224)
-        self.transform = EvalTransform(size, checkpoint.meta.get("resize", round(size * 256 / 224)))
+        size = checkpoint.meta.image_size or 224
+        self.transform = EvalTransform(size, checkpoint.meta.resize or round(size * 256 / 224))
         model = model or cast("Classifier", model_from_checkpoint(checkpoint, image_size=size))
         self.model = model.to(device).eval()
 

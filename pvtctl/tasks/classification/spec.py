@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pvtctl.errors import PvtctlError, UsageError
+from pvtctl.io.checkpoint_meta import CheckpointMeta
 from pvtctl.tasks.base import (
     SPLITS,
     BuildRequest,
@@ -136,11 +137,10 @@ class ClassificationSpec(TaskSpec):
                     f"size '{height}x{size}': images are scored on a square crop", f"use --size {min(height, size)}"
                 )
         ratio = recipe.data.resize / recipe.data.image_size
-        trained = checkpoint.meta.get("image_size")
-        trained = trained if isinstance(trained, int) else recipe.data.image_size
-        stated = checkpoint.meta.get("resize") if size is None else None
+        trained = checkpoint.meta.image_size or recipe.data.image_size
+        stated = checkpoint.meta.resize if size is None else None
         image_size = size or trained
-        resize = request.resize or (stated if isinstance(stated, int) else round(image_size * ratio))
+        resize = request.resize or stated or round(image_size * ratio)
         if resize < image_size:
             raise UsageError(
                 f"--resize {resize} is smaller than the crop of {image_size}", f"use at least {image_size}"
@@ -164,8 +164,8 @@ class ClassificationSpec(TaskSpec):
             label=f"{side} of {resize}",
         )
 
-    def tested_side(self, meta: Mapping[str, Any]) -> int | None:
-        return meta.get("image_size")
+    def tested_side(self, meta: CheckpointMeta) -> int | None:
+        return meta.image_size
 
     def model_cost(self, recipe: Recipe, classes: int) -> dict[str, float]:
         from pvtctl.cost.counting import count

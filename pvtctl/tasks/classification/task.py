@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor, nn
 
 from pvtctl.data.samplers import Draw, TrainSampler
 from pvtctl.data.transforms import IMAGENET_MEAN, IMAGENET_STD, denormalize
+from pvtctl.io.checkpoint_meta import CheckpointMeta
 from pvtctl.models.losses.classification import classification_loss
 from pvtctl.tasks.classes import match_classes
 from pvtctl.tasks.classification.data import Batch, ClassificationDataset, ClassificationSample
@@ -43,14 +44,14 @@ class ClassificationTask(DataTask):
         val: ClassificationDataset,
         loading: Loading,
         augment: Augment,
-        meta: Mapping[str, Any],
+        meta: CheckpointMeta,
     ) -> None:
         super().__init__(train, val, loading)
         self.model = model
         self.label_to_head = match_classes(val.class_names, head_names, num_classes)
         self.class_names = list(val.class_names if head_names is None else head_names)
         self.mixup = Mixup.from_augment(num_classes, augment)
-        self._meta = dict(meta)
+        self._meta = meta
 
     def _sampler(self, rank: int, world_size: int) -> TrainSampler:
         return TrainSampler(
@@ -80,16 +81,15 @@ class ClassificationTask(DataTask):
 
         return ClassificationReport(self, metric)
 
-    def meta(self) -> dict[str, Any]:
+    def meta(self) -> CheckpointMeta:
         """Metadata needed to use the checkpoint."""
-        return {
-            **self._meta,
-            "task": self.name,
-            "num_classes": len(self.class_names),
-            "class_names": self.class_names,
-            "mean": list(IMAGENET_MEAN),
-            "std": list(IMAGENET_STD),
-        }
+        return self._meta.updated(
+            task=self.name,
+            num_classes=len(self.class_names),
+            class_names=self.class_names,
+            mean=list(IMAGENET_MEAN),
+            std=list(IMAGENET_STD),
+        )
 
     def seen_image(self, index: int) -> np.ndarray | None:
         """The validation image after the evaluation transform, uint8 (H, W, 3); None when it cannot be read."""

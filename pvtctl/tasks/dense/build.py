@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from pvtctl.cost.counting import count_model
+from pvtctl.io.checkpoint_meta import CheckpointMeta
 from pvtctl.models.registry import head_spec
 from pvtctl.recipe.schema import Recipe
 from pvtctl.tasks.base import TaskSpec
@@ -33,16 +34,15 @@ def testing_of(recipe: Recipe) -> DenseTesting:
     return DenseTesting(recipe.eval.ratios, recipe.eval.flip, window)
 
 
-def dense_meta(recipe: Recipe) -> dict[str, Any]:
+def dense_meta(recipe: Recipe) -> CheckpointMeta:
     """Metadata in a run's checkpoint."""
     assert recipe.model.head is not None
-    return {
-        **meta_of(recipe),
-        "head": recipe.model.head.name,
-        "head_options": recipe.model.head.said(),
-        "output_stride": recipe.model.backbone.output_stride,
-        "position_size": recipe.model.backbone.image_size,
-    }
+    return meta_of(recipe).updated(
+        head=recipe.model.head.name,
+        head_options=recipe.model.head.said(),
+        output_stride=recipe.model.backbone.output_stride,
+        position_size=recipe.model.backbone.image_size,
+    )
 
 
 def dense_case_options(recipe: Recipe) -> dict[str, Any]:

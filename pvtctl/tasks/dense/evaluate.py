@@ -15,9 +15,7 @@ if TYPE_CHECKING:
 
 def stated_sizes(checkpoint: Inspected, task: str, keys: Sequence[str], request: EvaluationRequest) -> dict[str, Any]:
     """Those of `keys` in the checkpoint's metadata of the task's settings that `--set` does not override."""
-    trained = checkpoint.meta.get(task)
-    if not isinstance(trained, Mapping):
-        return {}
+    trained: Mapping[str, Any] = getattr(checkpoint.meta, task) or {}
     return {key: trained[key] for key in keys if key in trained and f"data.{task}.{key}" not in request.asked}
 
 

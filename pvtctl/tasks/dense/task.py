@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pvtctl.data.samplers import TrainSampler
 from pvtctl.data.transforms import NORMALIZATIONS
+from pvtctl.io.checkpoint_meta import CheckpointMeta
 from pvtctl.models.dense import DenseModel
 from pvtctl.tasks.data_task import DataTask, Loading
 from pvtctl.tasks.dense.data import DenseBatch, DenseDataset
@@ -33,7 +34,7 @@ class DenseTask(DataTask):
         val: DenseDataset,
         loading: Loading,
         testing: DenseTesting,
-        meta: Mapping[str, Any],
+        meta: CheckpointMeta,
     ) -> None:
         super().__init__(train, val, loading)
         self.model: nn.Module = model
@@ -44,7 +45,7 @@ class DenseTask(DataTask):
         self.samples: dict[int, NDArray[Any]] = {}
         """Latest maps of a few validation images, by their position in the split."""
         self._picked = {at * len(val) // NUM_SAMPLES for at in range(NUM_SAMPLES)}
-        self._meta = dict(meta)
+        self._meta = meta
 
     def _sampler(self, rank: int, world_size: int) -> TrainSampler:
         return TrainSampler(
@@ -101,13 +102,8 @@ class DenseTask(DataTask):
         """A prediction in the form kept in `samples`."""
         raise NotImplementedError
 
-    def meta(self) -> dict[str, Any]:
+    def meta(self) -> CheckpointMeta:
         """Metadata needed to use the checkpoint."""
-        mean, std = NORMALIZATIONS[self.val.normalization]
-        return {
-            **self._meta,
-            "task": self.name,
-            "normalization": self.val.normalization,
-            "mean": list(mean),
-            "std": list(std),
-        }
+        how = self.val.normalization
+        mean, std = NORMALIZATIONS[how]
+        return self._meta.updated(task=self.name, normalization=how, mean=list(mean), std=list(std))

@@ -64,7 +64,7 @@ def build_depth(request: BuildRequest) -> DepthTask:
         val=val,
         loading=loading_of(request),
         testing=testing_of(recipe),
-        meta={**dense_meta(recipe), "depth": own.model_dump(mode="json")},
+        meta=dense_meta(recipe).updated(depth=own.as_json()),
     )
 
 

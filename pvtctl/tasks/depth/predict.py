@@ -45,7 +45,7 @@ class DepthPredictor(DensePredictor):
         scale_shift = request.scale_shift or checkpoint.dense.scale_shift
         self.space: Literal["metres", "inverse"] = "inverse" if scale_shift is None else "metres"
         self.class_names = []
-        tested = DepthData.from_meta(checkpoint.meta.get("depth"))
+        tested = DepthData.from_meta(checkpoint.meta.depth)
         if size := request.options.get("size"):
             tested = tested.model_copy(update={"test_size": size})
         self.transform = DepthTransform.from_settings(tested)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pvtctl.errors import PvtctlError
+from pvtctl.io.checkpoint_meta import CheckpointMeta
 from pvtctl.tasks.base import (
     SPLITS,
     BuildRequest,
@@ -168,8 +168,8 @@ class DepthSpec(TaskSpec):
             label=f"trained {trained[0]}x{trained[1]}, tested {tested[0]}x{tested[1]}",
         )
 
-    def tested_side(self, meta: Mapping[str, Any]) -> int | None:
-        return int(min((meta.get("depth") or {}).get("test_size") or (384, 384)))
+    def tested_side(self, meta: CheckpointMeta) -> int | None:
+        return int(min((meta.depth or {}).get("test_size") or (384, 384)))
 
     def model_cost(self, recipe: Recipe, classes: int) -> dict[str, float]:
         from pvtctl.tasks.dense.build import dense_cost

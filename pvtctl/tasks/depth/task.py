@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pvtctl.io.checkpoint_meta import CheckpointMeta
 from pvtctl.models.dense import DenseModel
 from pvtctl.models.losses.depth import gradient_matching, silog, ssi_trimmed
 from pvtctl.tasks.dense.inference import DepthInference, to_metres
@@ -73,5 +74,5 @@ class DepthTask(DenseTask):
 
         draw_depth_samples(path, self.val, self.samples, self.metric())
 
-    def meta(self) -> dict[str, Any]:
-        return {**super().meta(), "scale_shift": self.dense.scale_shift and list(self.dense.scale_shift)}
+    def meta(self) -> CheckpointMeta:
+        return super().meta().updated(scale_shift=self.dense.scale_shift and list(self.dense.scale_shift))

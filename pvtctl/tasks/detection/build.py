@@ -79,13 +79,12 @@ def build_detection(request: BuildRequest) -> DetectionTask:
         loading=loading_of(request),
         testing=_testing(recipe),
         settings=recipe.data.detection,
-        meta={
-            **meta_of(recipe),
-            "num_queries": getattr(recipe.model.head, "num_queries", 100),
-            "conventions": head.conventions,
+        meta=meta_of(recipe).updated(
+            num_queries=getattr(recipe.model.head, "num_queries", 100),
+            conventions=head.conventions,
             # a head without marks is identified only by the header
             **({} if head_spec(recipe.model.head.name).marks else {"head_options": recipe.model.head.said()}),
-        },
+        ),
     )
 
 

@@ -57,7 +57,7 @@ class DetectorPredictor:
         names, meta = found.class_names, checkpoint.meta
         self.class_names = names or [f"class {label}" for label in range(found.num_classes)]
         self.category_ids = found.category_ids or list(range(1, found.num_classes + 1))
-        tested = DetectionData.from_meta(meta.get("detection"))
+        tested = DetectionData.from_meta(meta.detection)
         asked = options.get("short_side"), options.get("long_side")
         self.sizes = _sides(tested.test_short_side, tested.test_long_side, *asked)
         self.pad = tested.pad

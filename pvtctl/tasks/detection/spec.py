@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pvtctl.data.sizes import padded_side, resized_size
+from pvtctl.io.checkpoint_meta import CheckpointMeta
 from pvtctl.tasks.base import (
     BuildRequest,
     EvaluationRequest,
@@ -145,7 +145,7 @@ class DetectionSpec(TaskSpec):
         """The long side of `request.size` follows in proportion if one side is given."""
         assert recipe.model.head is not None
         assert checkpoint.detector is not None
-        own, trained = recipe.data.detection, checkpoint.meta.get("detection")
+        own, trained = recipe.data.detection, checkpoint.meta.detection or {}
         keys = ("test_short_side", "test_long_side")
         sizes: dict[str, Any] = {}
         if request.size is not None:
@@ -154,7 +154,7 @@ class DetectionSpec(TaskSpec):
                 "test_short_side": short,
                 "test_long_side": long if long > short else round(short * own.test_long_side / own.test_short_side),
             }
-        elif isinstance(trained, Mapping) and all(isinstance(trained.get(key), int) for key in keys):
+        elif all(isinstance(trained.get(key), int) for key in keys):
             sizes = {key: trained[key] for key in keys}
         stated = ("num_queries", "dropout", "width")  # given by the weights, or not needed
         kept = {key: value for key, value in recipe.model.head.said().items() if key not in stated}
@@ -191,8 +191,8 @@ class DetectionSpec(TaskSpec):
             label=f"trained {'/'.join(map(str, own.short_sides))}, tested {short}",
         )
 
-    def tested_side(self, meta: Mapping[str, Any]) -> int | None:
-        return int((meta.get("detection") or {}).get("test_short_side") or 800)
+    def tested_side(self, meta: CheckpointMeta) -> int | None:
+        return int((meta.detection or {}).get("test_short_side") or 800)
 
     def counted_model(self, recipe: Recipe, head: HeadClasses) -> nn.Module:
         from pvtctl.cost.build import RawDetector

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pvtctl.data.samplers import GroupedTrainSampler
 from pvtctl.data.transforms import IMAGENET_MEAN, IMAGENET_STD, pad_images
+from pvtctl.io.checkpoint_meta import CheckpointMeta
 from pvtctl.models.detector import Detector
 from pvtctl.models.registry import head_spec
 from pvtctl.models.structures import Detections, DetectOptions, ImageSize, Objects
@@ -66,7 +67,7 @@ class DetectionTask(DataTask):
         loading: Loading,
         testing: Testing,
         settings: DetectionData,
-        meta: Mapping[str, Any],
+        meta: CheckpointMeta,
     ) -> None:
         super().__init__(train, val, loading)
         self.model: nn.Module = model
@@ -80,7 +81,7 @@ class DetectionTask(DataTask):
         self.samples: dict[int, Detections] = {}
         """Latest detections of a few validation images, by their position in the split."""
         self._picked = {at * len(val) // NUM_SAMPLES for at in range(NUM_SAMPLES)}
-        self._meta = dict(meta)
+        self._meta = meta
         self._truth: dict[str, Any] | None = None
 
     @property
@@ -165,16 +166,15 @@ class DetectionTask(DataTask):
 
         draw_detection_samples(path, self.val, self.samples)
 
-    def meta(self) -> dict[str, Any]:
+    def meta(self) -> CheckpointMeta:
         """Metadata needed to use the checkpoint."""
-        return {
-            **self._meta,
-            "task": self.name,
-            "head": self.head_name,
-            "detection": self.settings.model_dump(mode="json"),
-            "num_classes": len(self.class_names),
-            "class_names": self.class_names,
-            "category_ids": list(self.val.category_ids) if self.class_names == self.val.class_names else None,
-            "mean": list(IMAGENET_MEAN),
-            "std": list(IMAGENET_STD),
-        }
+        return self._meta.updated(
+            task=self.name,
+            head=self.head_name,
+            detection=self.settings.as_json(),
+            num_classes=len(self.class_names),
+            class_names=self.class_names,
+            category_ids=list(self.val.category_ids) if self.class_names == self.val.class_names else None,
+            mean=list(IMAGENET_MEAN),
+            std=list(IMAGENET_STD),
+        )

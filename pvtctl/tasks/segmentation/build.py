@@ -63,7 +63,7 @@ def build_segmentation(request: BuildRequest) -> SegmentationTask:
         val=val,
         loading=loading_of(request),
         testing=testing_of(recipe),
-        meta={**dense_meta(recipe), "segmentation": own.model_dump(mode="json")},
+        meta=dense_meta(recipe).updated(segmentation=own.as_json()),
     )
 
 

@@ -45,9 +45,8 @@ class SegmentationPredictor(DensePredictor):
         found = checkpoint.dense
         assert found is not None
         self.class_names = found.class_names or [f"class {label}" for label in range(found.num_classes)]
-        palette = checkpoint.meta.get("palette")
-        self.palette = [(red, green, blue) for red, green, blue in palette] if palette else None
-        tested = SegmentationData.from_meta(checkpoint.meta.get("segmentation"))
+        self.palette = checkpoint.meta.palette or None
+        tested = SegmentationData.from_meta(checkpoint.meta.segmentation)
         if sides := asked_sides(options.get("short_side"), options.get("long_side")):
             tested = tested.model_copy(update={"test_short_side": sides[0], "test_long_side": sides[1]})
         self.transform = SegmentationTransform.from_settings(tested, self.normalization)

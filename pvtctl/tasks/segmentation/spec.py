@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pvtctl.errors import PvtctlError, UsageError
+from pvtctl.io.checkpoint_meta import CheckpointMeta
 from pvtctl.tasks.base import (
     SPLITS,
     BuildRequest,
@@ -157,8 +157,8 @@ class SegmentationSpec(TaskSpec):
             label=f"trained {own.crop[0]}x{own.crop[1]}, tested {side}",
         )
 
-    def tested_side(self, meta: Mapping[str, Any]) -> int | None:
-        return int((meta.get("segmentation") or {}).get("test_short_side") or 512)
+    def tested_side(self, meta: CheckpointMeta) -> int | None:
+        return int((meta.segmentation or {}).get("test_short_side") or 512)
 
     def model_cost(self, recipe: Recipe, classes: int) -> dict[str, float]:
         from pvtctl.tasks.dense.build import dense_cost

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pvtctl.io.checkpoint_meta import CheckpointMeta
 from pvtctl.models.dense import DenseModel
 from pvtctl.models.losses.segmentation import cross_entropy
 from pvtctl.models.structures import IGNORE_LABEL
@@ -67,10 +68,7 @@ class SegmentationTask(DenseTask):
 
         draw_segmentation_samples(path, self.val, self.samples)
 
-    def meta(self) -> dict[str, Any]:
-        return {
-            **super().meta(),
-            "num_classes": len(self.class_names),
-            "class_names": self.class_names,
-            "palette": self.val.source.palette if self.class_names == self.val.class_names else None,
-        }
+    def meta(self) -> CheckpointMeta:
+        palette = self.val.source.palette if self.class_names == self.val.class_names else None
+        names = self.class_names
+        return super().meta().updated(num_classes=len(names), class_names=names, palette=palette)

@@ -27,7 +27,7 @@ def build(*overrides: str, head: HeadClasses | None = None) -> ClassificationTas
 def test_it_is_a_task_with_its_story() -> None:
     task: Task = build()
     assert task.batches_per_epoch(1) == 3
-    meta = task.meta()
+    meta = task.meta().as_json()
     assert meta["backbone"] == "pvt_v2_b0"
     assert meta["num_classes"] == len(meta["class_names"]) == 12
     assert (meta["image_size"], meta["profile"], meta["row"]) == (32, "smoke", "pvt_v2_b0")

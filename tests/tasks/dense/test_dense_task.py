@@ -77,7 +77,7 @@ def scores_of(labels: Tensor, classes: int) -> Tensor:
 
 def test_they_are_tasks_with_their_story() -> None:
     task: Task = segmentation()
-    meta = task.meta()
+    meta = task.meta().as_json()
     assert (meta["task"], meta["head"], meta["backbone"], meta["profile"]) == (
         "segmentation",
         "semantic_fpn",
@@ -88,10 +88,10 @@ def test_they_are_tasks_with_their_story() -> None:
     assert (meta["normalization"], meta["segmentation"]["test_short_side"]) == ("imagenet", 64)
     assert task.batches_per_epoch(1) == 4
     measured = depth("data.normalization=half")
-    assert measured.meta()["scale_shift"] == [1.0, 0.1]
-    assert measured.meta()["mean"] == [0.5, 0.5, 0.5]
-    assert measured.meta()["depth"]["test_size"] == [64, 64]
-    assert "class_names" not in measured.meta()
+    assert measured.meta().scale_shift == [1.0, 0.1]
+    assert measured.meta().mean == [0.5, 0.5, 0.5]
+    assert (measured.meta().depth or {})["test_size"] == [64, 64]
+    assert "class_names" not in measured.meta().as_json()
 
 
 # losses of segmentation
@@ -184,8 +184,8 @@ def test_a_head_with_more_classes_in_another_order_is_matched_by_name() -> None:
     own = K - truth  # the head's number of each class
     learned = batch_of(torch.zeros(1, 3, 64, K * 32), [truth[0].to(torch.uint8)])
     assert task.losses(Fixed(scores_of(own, K + 2)), learned)["loss"].item() == pytest.approx(0, abs=1e-6)
-    assert task.meta()["class_names"] == names
-    assert task.meta()["palette"] is None
+    assert task.meta().class_names == names
+    assert task.meta().as_json()["palette"] is None
 
 
 def test_unlabelled_pixels_stay_so_when_classes_are_matched() -> None:
@@ -433,7 +433,7 @@ def test_a_saved_model_is_built_from_its_file_alone_and_says_the_same(
     path = tmp_path / "best.safetensors"
     save_safetensors(path, task.model, task.meta())
     inspected = inspect_checkpoint(path)
-    assert (inspected.task, inspected.backbone) == (task.name, task.meta()["backbone"])
+    assert (inspected.task, inspected.backbone) == (task.name, task.meta().backbone)
     assert inspected.dense is not None
     window = task.testing.window
     options: PredictOptions = {

@@ -55,7 +55,7 @@ def first_batch(task: DetectionTask) -> Any:
 
 def test_it_is_a_task_with_its_story() -> None:
     task: Task = build()
-    meta = task.meta()
+    meta = task.meta().as_json()
     assert (meta["head"], meta["backbone"], meta["profile"]) == ("retinanet", "pvt_v2_b0", "smoke")
     assert meta["num_classes"] == len(meta["class_names"]) == len(meta["category_ids"]) == 12
     assert meta["detection"]["test_short_side"] == 64
@@ -74,7 +74,7 @@ def test_a_head_with_more_classes_in_another_order_is_matched_by_name() -> None:
         assert one.labels.tolist() == list(reversed(range(12))), "zebra and yak are none of the data's"
         assert one.boxes[:, 0].tolist() == list(range(1, 13)), "boxes stay with their labels"
         assert len(one.scores) == 12
-    assert task.meta()["category_ids"] is None, "the head's classes have no ids of the data"
+    assert task.meta().as_json()["category_ids"] is None, "the head's classes have no ids of the data"
 
 
 def test_masks_are_dropped_with_their_boxes() -> None:
