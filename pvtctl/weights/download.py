@@ -8,8 +8,7 @@ from pathlib import Path
 
 from pvtctl.errors import UsageError, nearest
 from pvtctl.io.download import TIMEOUT, Order, Progress, get, refuse_scheme, through_mirror
-from pvtctl.weights.cache import cache_folder
-from pvtctl.weights.catalogue import find_published, published
+from pvtctl.weights.catalogue import cache_folder, find_published, published
 
 
 def fetch_weights(

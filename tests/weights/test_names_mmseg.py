@@ -12,8 +12,8 @@ from torch import Tensor
 from pvtctl.errors import UsageError
 from pvtctl.models.backbones import build_backbone
 from pvtctl.models.dense import build_segmenter
-from pvtctl.weights import load_checkpoint
 from pvtctl.weights.layouts import mmseg as names_mmseg
+from pvtctl.weights.load import load_checkpoint
 from pvtctl.weights.recognise import convert_state
 
 MODELS = {
