@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pvtctl.recipe.load import Override
     from pvtctl.recipe.schema import Recipe
     from pvtctl.runs.train import RunResult
-    from pvtctl.weights import LoadReport
+    from pvtctl.weights.report import LoadReport
 
 
 def create_backbone(name: str, weights: str | Path | Mapping[str, Tensor] | None = None, **options: Any) -> Backbone:

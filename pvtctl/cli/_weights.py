@@ -37,9 +37,8 @@ def choose_weights(
     any data with the same name. Raises UsageError if there is neither, PvtctlError if the download fails.
     """
     from pvtctl.engine.run import find_runs
-    from pvtctl.weights import fetch_weights, published_for
-    from pvtctl.weights.cache import cached_file
-    from pvtctl.weights.catalogue import detector_page, published_model
+    from pvtctl.weights.catalogue import cached_file, detector_page, published_for, published_model
+    from pvtctl.weights.download import fetch_weights
 
     what = f"{backbone} + {head}" if head else backbone
     narrower = None

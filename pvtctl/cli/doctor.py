@@ -269,7 +269,7 @@ def _version(package: str) -> str | None:
 
 
 def _folders() -> list[Finding]:
-    from pvtctl.weights.cache import cache_folder
+    from pvtctl.weights.catalogue import cache_folder
 
     data = Path(os.environ.get("PVTCTL_DATA") or "data")
     folders = {"data": data, "runs": Path(os.environ.get("PVTCTL_RUNS") or "runs"), "weights": cache_folder()}
@@ -314,8 +314,7 @@ def _data() -> list[Finding]:
 
 
 def _weights() -> list[Finding]:
-    from pvtctl.weights.cache import cached_file
-    from pvtctl.weights.catalogue import published
+    from pvtctl.weights.catalogue import cached_file, published
 
     cached = [entry.name for entry in published() if cached_file(entry) is not None]
     text = f"{len(cached)} of {len(published())} published files fetched"

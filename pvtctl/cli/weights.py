@@ -12,8 +12,7 @@ from pvtctl.errors import ExitCode, PvtctlError, UsageError
 from pvtctl.io.console import say
 
 if TYPE_CHECKING:
-    from pvtctl.weights.inspect import Inspection
-    from pvtctl.weights.verify import WeightsVerdict
+    from pvtctl.weights.inspect import Inspection, WeightsVerdict
 
 app = typer.Typer(
     add_completion=False,
@@ -134,8 +133,7 @@ def _layout(text: str) -> Literal["ours", "official"]:
 def weights_ls(json: bool = _JSON) -> None:
     """List the published checkpoints that `weights fetch` can download, and which are on this machine."""
     from pvtctl.io.download import recorded_sha256
-    from pvtctl.weights.cache import cache_folder, cached_file
-    from pvtctl.weights.catalogue import published
+    from pvtctl.weights.catalogue import cache_folder, cached_file, published
 
     entries = []
     for entry in published():
@@ -203,9 +201,8 @@ def weights_verify(
     json: bool = _JSON,
 ) -> None:
     """Check that hashes match and that the files load as the expected models. Exit code 1 if one fails."""
-    from pvtctl.weights.cache import cached_file
-    from pvtctl.weights.catalogue import published
-    from pvtctl.weights.verify import verify_weights
+    from pvtctl.weights.catalogue import cached_file, published
+    from pvtctl.weights.inspect import verify_weights
 
     chosen = names or [entry.name for entry in published() if cached_file(entry) is not None]
     if not chosen:

@@ -1,9 +1,8 @@
-"""Skipped samples and fingerprints, shared by the splits of all tasks."""
+"""Skipped samples, shared by the splits of all tasks."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 MAX_SUBSTITUTES = 64
 """This many unreadable images in a row end a run: then the data set is broken, not a file."""
@@ -27,15 +26,3 @@ class Unusable:
 def reason(error: Exception) -> str:
     """One-line reason why a file could not be used."""
     return (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
-
-
-class Fingerprinted(Protocol):
-    """A split with a hash of its content."""
-
-    def fingerprint(self) -> str:
-        """Hash of names, sizes, ground truth and classes: equal for equal data; reads no image."""
-
-
-def fingerprint(dataset: Fingerprinted) -> str:
-    """Hash of a split's content, about 16 digits: equal for equal data."""
-    return dataset.fingerprint()

@@ -8,13 +8,13 @@ import shutil
 import stat
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 from pvtctl.data.find import data_places
 from pvtctl.data.public_sets import Archive, PublicSet, find_public, public_sets
 from pvtctl.errors import PvtctlError, UsageError, nearest
-from pvtctl.io.download import TIMEOUT, Order, Progress, check_hash, get, record_path, refuse_scheme, through_mirror
+from pvtctl.io.download import TIMEOUT, Order, Progress, check_hash, get, record_path, through_mirror
 from pvtctl.io.files import write_text
 
 Watch = Callable[[str], Progress]
@@ -59,14 +59,20 @@ def fetch_set(
     wanted = [archive for archive in entry.archives_for(split) if not _is_there(archive, target)]
     source = Path(folder).expanduser() if folder is not None else None
     _check_space(target, wanted, stored_elsewhere=source is not None, keep=keep)
-    _make(target / _DOWNLOADS)
+    try:
+        (target / _DOWNLOADS).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PvtctlError(
+            f"{target / _DOWNLOADS} cannot be written: {error.strerror or error}", "choose --to FOLDER"
+        ) from error
     for archive in wanted:
         if source is not None:
             file = _from_folder(archive, source, target)
         else:
-            order = _order(archive, target, mirror)
-            told = watch(f"{archive.file_name}") if watch else None
-            file = get(order, progress=told, timeout=timeout, pause=pause)
+            url = through_mirror(archive.url, mirror)
+            place = target / _DOWNLOADS / archive.file_name
+            order = Order(url, place, archive.sha256, "zip archive", "pvtctl data ls")
+            file = get(order, progress=watch(archive.file_name) if watch else None, timeout=timeout, pause=pause)
         _unpack(archive, file, target, watch(f"unpacking {archive.file_name}") if watch else None)
         _record(entry, archive, file, target)
         if source is None and not keep:
@@ -85,9 +91,8 @@ def _is_there(archive: Archive, target: Path) -> bool:
     return bool(there)
 
 
-def _check_space(target: Path, archives: Iterable[Archive], *, stored_elsewhere: bool, keep: bool) -> None:
+def _check_space(target: Path, archives: list[Archive], *, stored_elsewhere: bool, keep: bool) -> None:
     """Raises PvtctlError if the disk lacks space for the archives and their content."""
-    archives = list(archives)
     sizes = [0 if stored_elsewhere else max(0, archive.size - _have(archive, target)) for archive in archives]
     # an archive goes before the next one comes
     needed = sum(archive.unpacked for archive in archives) + (sum(sizes) if keep else max(sizes, default=0))
@@ -104,20 +109,6 @@ def _have(archive: Archive, target: Path) -> int:
     file = target / _DOWNLOADS / archive.file_name
     parts = (file, file.with_name(file.name + ".part"))
     return sum(part.stat().st_size for part in parts if part.is_file())
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise PvtctlError(f"{folder} cannot be written: {error.strerror or error}", "choose --to FOLDER") from error
-
-
-def _order(archive: Archive, target: Path, mirror: str | None) -> Order:
-    url = through_mirror(archive.url, mirror) if mirror else archive.url
-    refuse_scheme(url)
-    file = target / _DOWNLOADS / archive.file_name
-    return Order(url, file, archive.sha256, "zip archive", "pvtctl data ls")
 
 
 def _from_folder(archive: Archive, source: Path, target: Path) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from pvtctl.data.layouts import EXPECTED, IMAGENET_LAYOUT
+from pvtctl.data.layouts import COCO_LAYOUT, EXPECTED, IMAGENET_LAYOUT
 from pvtctl.data.public_sets import find_public
 from pvtctl.errors import UsageError, nearest
 
@@ -22,11 +22,7 @@ def find_data(name: str, path: str | Path | None = None) -> Path:
         return Path()
     if name not in DATA_NAMES:
         raise UsageError(f"unknown data set {name!r}", nearest(name, DATA_NAMES))
-    from pvtctl.data.layouts import COCO_LAYOUT
-
     layout = {"imagenet": IMAGENET_LAYOUT, "coco": COCO_LAYOUT, **EXPECTED}[name]
-    # the layout in which scenes are exported for this data's reader
-    kind = {"kitti": "nyu", "depth": "nyu"}.get(name, name)
     if path is not None:
         folder = Path(path).expanduser()
         if not folder.is_dir():
@@ -36,6 +32,7 @@ def find_data(name: str, path: str | Path | None = None) -> Path:
         if folder.is_dir():
             return folder
     fetch = f"      `pvtctl data fetch {name}` downloads it\n" if find_public(name) is not None else ""
+    kind = {"kitti": "nyu", "depth": "nyu"}.get(name, name)  # the layout in which scenes are exported for its reader
     stand_in = f"      `pvtctl data export scenes --layout {kind} --to data/{name}` makes a small stand-in"
     if kind not in ("imagenet", "coco", "ade20k", "nyu"):
         stand_in = "      `pvtctl data export scenes --layout ade20k --to data/ade20k` makes a small set of label maps"

@@ -45,8 +45,9 @@ class _Guarded:
 class Loader:
     """A data loader that records skipped images. Iterating yields the sampler's batches, collated by the data set.
 
-    Batches without a single readable image are skipped. Raises UsageError when a training draw found no readable
-    image, or an evaluation none at all, and what the data set raises for users.
+    `workers`: its processes; unset, `default_workers`. Results do not depend on their number. Batches without a single
+    readable image are skipped. Raises UsageError when a training draw found no readable image, or an evaluation none at
+    all, and what the data set raises for users.
     """
 
     def __init__(
@@ -54,14 +55,15 @@ class Loader:
         dataset: BatchedDataset,
         sampler: TrainSampler | GroupedTrainSampler | EvalSampler,
         *,
-        workers: int = 0,
+        workers: int | None = None,
         pin_memory: bool = False,
+        ranks_here: int = 1,
     ) -> None:
         self.dataset = dataset
         self.sampler = sampler
         self.skipped: dict[str, str] = {}
         """id -> reason of every image that could not be read so far, over all epochs of this loader."""
-        self._workers = workers
+        self._workers = default_workers(torch.cuda.is_available(), ranks_here) if workers is None else workers
         self._pin_memory = pin_memory
         self._batches = self._start()
 
@@ -104,28 +106,11 @@ class Loader:
             failed = f"all {len(self.skipped)} images"
         if failed:
             self.close()  # left to the garbage collector, processes are only ended after a timeout
-            raise self._nothing_readable(failed)
-
-    def _nothing_readable(self, how_many: str) -> UsageError:
-        name, reason = next(iter(self.skipped.items()))
-        return UsageError(
-            f"{how_many} could not be read; the first is {name}: {reason}",
-            "`pvtctl data check FOLDER` lists every fault",
-        )
-
-
-def build_loader(
-    dataset: BatchedDataset,
-    sampler: TrainSampler | GroupedTrainSampler | EvalSampler,
-    *,
-    workers: int | None = None,
-    pin_memory: bool = False,
-    ranks_here: int = 1,
-) -> Loader:
-    """A loader with `workers` processes; unset, `default_workers`. Results do not depend on their number."""
-    if workers is None:
-        workers = default_workers(torch.cuda.is_available(), ranks_here)
-    return Loader(dataset, sampler, workers=workers, pin_memory=pin_memory)
+            name, reason = next(iter(self.skipped.items()))
+            raise UsageError(
+                f"{failed} could not be read; the first is {name}: {reason}",
+                "`pvtctl data check FOLDER` lists every fault",
+            )
 
 
 def default_workers(accelerator: bool, ranks_here: int = 1) -> int:

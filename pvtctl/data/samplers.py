@@ -21,7 +21,40 @@ class Draw(NamedTuple):
     copy: int = 0
 
 
-class TrainSampler:
+class _TrainingSampler:
+    """Batches of draws of which the ranks take every `world_size`-th. Raises UsageError if `used` ones fill no batch."""
+
+    def __init__(self, num_samples: int, used: int, *, batch_size: int, seed: int, rank: int, world_size: int) -> None:
+        self.num_samples = num_samples
+        self.batch_size = batch_size
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.epoch = 0
+        self.first_batch = 0
+        self._num_batches = used // (batch_size * world_size)
+        if self._num_batches == 0:
+            raise UsageError(
+                f"{num_samples} training images do not fill one batch of {batch_size} on each of {world_size} rank(s)",
+                "use a smaller batch: --set train.total_batch=N",
+            )
+
+    def __len__(self) -> int:
+        """Batches of a whole epoch on this rank (equal on every rank)."""
+        return self._num_batches
+
+    def set_epoch(self, epoch: int, first_batch: int = 0) -> None:
+        """Set the next iteration to the batches of `epoch` from number `first_batch` on."""
+        self.epoch = epoch
+        self.first_batch = first_batch
+
+    def _order(self) -> tuple[NDArray[np.int64], torch.Generator]:
+        """A random order of the samples in this epoch, and the generator that drew it."""
+        generator = generator_for(self.seed, self.epoch, "order")
+        return torch.randperm(self.num_samples, generator=generator).numpy(), generator
+
+
+class TrainSampler(_TrainingSampler):
     """Batches of draws for training, with DeiT's repeated augmentation.
 
     An epoch is a random order of the samples, each `repeats` times in a row, of which only as many draws are used as
@@ -45,38 +78,20 @@ class TrainSampler:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        self.num_samples = num_samples
-        self.batch_size = batch_size
-        self.seed = seed
-        self.repeats = repeats
-        self.rank = rank
-        self.world_size = world_size
-        self.epoch = 0
-        self.first_batch = 0
         used = num_samples // 256 * 256 if repeats > 1 and num_samples >= 25_600 else num_samples
-        self._num_batches = used // world_size // batch_size
-        if self._num_batches == 0:
-            raise _too_few(num_samples, batch_size, world_size)
-
-    def __len__(self) -> int:
-        """Batches of a whole epoch on this rank (equal on every rank)."""
-        return self._num_batches
-
-    def set_epoch(self, epoch: int, first_batch: int = 0) -> None:
-        """Set the next iteration to the batches of `epoch` from number `first_batch` on."""
-        self.epoch = epoch
-        self.first_batch = first_batch
+        super().__init__(num_samples, used, batch_size=batch_size, seed=seed, rank=rank, world_size=world_size)
+        self.repeats = repeats
 
     def __iter__(self) -> Iterator[list[Draw]]:
         epoch = self.epoch
-        order = torch.randperm(self.num_samples, generator=generator_for(self.seed, epoch, "order")).numpy()
+        order, _ = self._order()
         for batch in range(self.first_batch, self._num_batches):
             first = batch * self.batch_size * self.world_size + self.rank
             places = range(first, first + self.batch_size * self.world_size, self.world_size)
             yield [Draw(epoch, int(order[place // self.repeats]), place % self.repeats) for place in places]
 
 
-class GroupedTrainSampler:
+class GroupedTrainSampler(_TrainingSampler):
     """Batches of draws for training that separate wide and tall images, to reduce padding.
 
     `wide` (bool (N,)) names the group of each image. An epoch is a random order; of each group it is cut into total
@@ -97,30 +112,12 @@ class GroupedTrainSampler:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
+        super().__init__(len(wide), len(wide), batch_size=batch_size, seed=seed, rank=rank, world_size=world_size)
         self.wide = np.asarray(wide, np.bool_)
-        self.batch_size = batch_size
-        self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
-        self.epoch = 0
-        self.first_batch = 0
-        self._num_batches = len(self.wide) // (batch_size * world_size)
-        if self._num_batches == 0:
-            raise _too_few(len(self.wide), batch_size, world_size)
-
-    def __len__(self) -> int:
-        """Batches of a whole epoch on this rank (equal on every rank)."""
-        return self._num_batches
-
-    def set_epoch(self, epoch: int, first_batch: int = 0) -> None:
-        """Set the next iteration to the batches of `epoch` from number `first_batch` on."""
-        self.epoch = epoch
-        self.first_batch = first_batch
 
     def __iter__(self) -> Iterator[list[Draw]]:
         epoch, total = self.epoch, self.batch_size * self.world_size
-        generator = generator_for(self.seed, epoch, "order")
-        order = torch.randperm(len(self.wide), generator=generator).numpy()
+        order, generator = self._order()
         groups = [order[self.wide[order]], order[~self.wide[order]]]
         whole = [group[: len(group) // total * total] for group in groups]
         rest = np.concatenate([group[len(part) :] for group, part in zip(groups, whole, strict=True)])
@@ -146,10 +143,3 @@ class EvalSampler:
     def __iter__(self) -> Iterator[list[Draw]]:
         for first in range(0, len(self.indices), self.batch_size):
             yield [Draw(0, index) for index in self.indices[first : first + self.batch_size]]
-
-
-def _too_few(num_samples: int, batch_size: int, world_size: int) -> UsageError:
-    return UsageError(
-        f"{num_samples} training images do not fill one batch of {batch_size} on each of {world_size} rank(s)",
-        "use a smaller batch: --set train.total_batch=N",
-    )

@@ -22,10 +22,11 @@ from pvtctl.export.check import TOLERANCE
 from pvtctl.io.files import new_folder
 from pvtctl.models.backbones import Backbone, Classifier, Pvt, PvtV2
 from pvtctl.models.detector import Detector
-from pvtctl.weights import read_checkpoint, save_safetensors
 from pvtctl.weights.convert import convert_file, unwritable
 from pvtctl.weights.identify import identify_head
 from pvtctl.weights.layouts.transformers import to_transformers_pvt, to_transformers_pvt_v2
+from pvtctl.weights.read import read_checkpoint
+from pvtctl.weights.save import save_safetensors
 
 Layout = Literal["official", "transformers"]
 LAYOUTS: tuple[Layout, ...] = ("official", "transformers")

@@ -93,15 +93,12 @@ def get(
     return order.target
 
 
-def through_mirror(url: str, mirror: str) -> str:
-    """`url` with its scheme and host replaced by `mirror`."""
-    return mirror.rstrip("/") + urllib.parse.urlsplit(url).path
-
-
-def refuse_scheme(url: str) -> None:
-    """Raise UsageError unless the scheme is http, https or file."""
+def through_mirror(url: str, mirror: str | None) -> str:
+    """`url`, its scheme and host replaced by `mirror` if there is one. Raises UsageError unless it is http, https or file."""
+    url = mirror.rstrip("/") + urllib.parse.urlsplit(url).path if mirror else url
     if urllib.parse.urlsplit(url).scheme not in ("http", "https", "file"):
         raise UsageError(f"cannot fetch from {url!r}", "addresses start with https://, http:// or file://")
+    return url
 
 
 def _accept(order: Order) -> None:
@@ -259,22 +256,19 @@ def _extent(answer: http.client.HTTPResponse, have: int) -> tuple[int, int | Non
 
 
 def _pour(answer: BinaryIO, part: BinaryIO, done: int, total: int | None, progress: Progress | None) -> int:
-    while chunk := _read(answer):
+    while True:
+        try:
+            chunk = answer.read(_CHUNK)
+        except TimeoutError:
+            raise
+        except OSError as error:  # counts as a network error and is retried, unlike one to write
+            raise http.client.HTTPException(error.strerror or str(error)) from error
+        if not chunk:
+            return done
         part.write(chunk)
         done += len(chunk)
         if progress is not None:
             progress(done, total)
-    return done
-
-
-def _read(answer: BinaryIO) -> bytes:
-    """Read a chunk; a failure counts as a network error and is retried, unlike one to write."""
-    try:
-        return answer.read(_CHUNK)
-    except TimeoutError:
-        raise
-    except OSError as error:
-        raise http.client.HTTPException(error.strerror or str(error)) from error
 
 
 def _refuse_html(order: Order) -> None:

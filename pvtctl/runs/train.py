@@ -30,7 +30,8 @@ from pvtctl.runs.paths import data_place
 from pvtctl.runs.report import RunSummary, draw_epoch, report_run
 from pvtctl.tasks.data_task import DataTask
 from pvtctl.tasks.from_recipe import build_task, extensions_of, fit_settings
-from pvtctl.weights import load_checkpoint, save_safetensors
+from pvtctl.weights.load import load_checkpoint
+from pvtctl.weights.save import save_safetensors
 
 
 @dataclass(frozen=True)

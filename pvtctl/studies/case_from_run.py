@@ -8,7 +8,7 @@ from pvtctl.errors import UsageError
 from pvtctl.latency.measure import Case
 from pvtctl.runs.read_run import FinishedRun
 from pvtctl.tasks.registry import spec_of
-from pvtctl.weights import read_checkpoint
+from pvtctl.weights.read import read_checkpoint
 
 
 def case_of(run: FinishedRun) -> Case:

@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pvtctl.data.base import fingerprint
-from pvtctl.data.loader import Loader, build_loader
+from pvtctl.data.loader import Loader
 from pvtctl.data.samplers import EvalSampler
 from pvtctl.io.checkpoint_meta import CheckpointMeta
 from pvtctl.tasks.base import EvaluationReport, TaskSpec
@@ -79,7 +78,7 @@ class DataTask:
 
     def _loader(self, dataset: Any, sampler: Any, world_size: int) -> Loader:
         assert dataset is not None, "built for evaluation only"
-        return build_loader(
+        return Loader(
             dataset,
             sampler,
             workers=self.loading.workers,
@@ -121,7 +120,7 @@ class DataTask:
 
     def fingerprints(self) -> dict[str, str]:
         """Split -> hash of its samples: equal for equal data."""
-        return {"train": fingerprint(self.train), "val": fingerprint(self.val)}
+        return {"train": self.train.fingerprint(), "val": self.val.fingerprint()}
 
     @property
     def skipped(self) -> dict[str, str]:

@@ -21,8 +21,8 @@ from pvtctl.recipe.schema import BackboneSettings, Recipe
 from pvtctl.tasks.base import SPLITS, BuildRequest, DataSplit, Role, Say
 from pvtctl.tasks.data_task import DataTask, Loading
 from pvtctl.tasks.registry import spec_of
-from pvtctl.weights import load_checkpoint
 from pvtctl.weights.describe import HeadClasses
+from pvtctl.weights.load import load_checkpoint
 
 Model = TypeVar("Model", bound=nn.Module)
 

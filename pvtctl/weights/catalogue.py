@@ -1,10 +1,13 @@
-"""Published checkpoints of other projects: address, source, licence, figures. Loads without torch."""
+"""Published checkpoints of other projects: address, source, licence, figures, fetched files. Loads without torch."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
+
+from pvtctl.io.files import user_folder
 
 _PVT = "https://github.com/whai362/PVT/releases/download/v2"
 _DEIT = "https://dl.fbaipublicfiles.com/deit"
@@ -59,19 +62,9 @@ def _deit(kind: str, digits: str, top1: float) -> Published:
 
 def _timm(name: str, backbone: str, file: str, digits: str, top1: float) -> Published:
     """Google's ViT of ImageNet-21K, fine-tuned at 384 pixels (mean and std 0.5): DPT's initial weights."""
-    source = "timm, from Google's (model-index)"
-    url = f"{_TIMM}/{file}-{digits}.pth"
-    return Published(
-        name,
-        backbone,
-        url,
-        {"top1": top1},
-        source,
-        "Apache-2.0",
-        digits,
-        data="ImageNet-1K at 384",
-        normalization="half",
-    )
+    source, url = "timm, from Google's (model-index)", f"{_TIMM}/{file}-{digits}.pth"
+    data = "ImageNet-1K at 384"
+    return Published(name, backbone, url, {"top1": top1}, source, "Apache-2.0", digits, data=data, normalization="half")
 
 
 def _torchvision(backbone: str, digits: str, top1: float, version: str = "V1") -> Published:
@@ -102,11 +95,9 @@ def _zero_shot(*values: float) -> dict[str, float]:
     return dict(zip(names, values, strict=True))
 
 
-_ABSOLUTE = ("delta1", "delta2", "delta3", "abs_rel", "sq_rel", "rmse", "rmse_log", "silog", "log10")
-
-
 def _absolute(*values: float) -> dict[str, float]:
-    return dict(zip(_ABSOLUTE, values, strict=True))
+    names = ("delta1", "delta2", "delta3", "abs_rel", "sq_rel", "rmse", "rmse_log", "silog", "log10")
+    return dict(zip(names, values, strict=True))
 
 
 _PUBLISHED = [
@@ -184,19 +175,10 @@ def published_for(backbone: str) -> Published | None:
     return same if same is not None and same.head is None else next(of_backbone, None)
 
 
-_DENSE = {
-    ("vit_large_patch16", "mix"): "dpt_large_midas",
-    ("vit_hybrid", "mix"): "dpt_hybrid_midas",
-    ("vit_hybrid", "kitti"): "dpt_hybrid_kitti",
-    ("vit_hybrid", "nyu"): "dpt_hybrid_nyu",
-    ("vit_large_patch16", "ade20k"): "dpt_large_ade20k",
-    ("vit_hybrid", "ade20k"): "dpt_hybrid_ade20k",
-}
-
-
 def published_model(backbone: str, head: str | None, data_name: str) -> Published | None:
     """The segmentation or depth model that was trained on the data of this name."""
-    return find_published(_DENSE.get((backbone, data_name), "")) if head == "dpt" else None
+    size = {"vit_large_patch16": "large", "vit_hybrid": "hybrid"}.get(backbone)
+    return find_published(f"dpt_{size}_{'midas' if data_name == 'mix' else data_name}") if head == "dpt" else None
 
 
 _PVT_DETECTORS = "https://github.com/whai362/PVT/tree/v2/detection"
@@ -217,3 +199,14 @@ def detector_page(backbone: str, head: str) -> str | None:
     """
     by_authors = backbone.startswith("pvt_") and head in ("retinanet", "mask_rcnn")
     return _DETECTOR_PAGES.get((backbone, head)) or (_PVT_DETECTORS if by_authors else None)
+
+
+def cache_folder() -> Path:
+    """Where fetched checkpoints are: `weights` in pvtctl's cache folder (`pvtctl.io.files.user_folder`)."""
+    return user_folder("cache") / "weights"
+
+
+def cached_file(entry: Published) -> Path | None:
+    """The fetched file of an entry, or None."""
+    path = cache_folder() / entry.file_name
+    return path if path.is_file() else None

@@ -7,9 +7,8 @@ import urllib.parse
 from pathlib import Path
 
 from pvtctl.errors import UsageError, nearest
-from pvtctl.io.download import TIMEOUT, Order, Progress, get, refuse_scheme, through_mirror
-from pvtctl.weights.cache import cache_folder
-from pvtctl.weights.catalogue import find_published, published
+from pvtctl.io.download import TIMEOUT, Order, Progress, get, through_mirror
+from pvtctl.weights.catalogue import cache_folder, find_published, published
 
 
 def fetch_weights(
@@ -45,9 +44,7 @@ def _order(name_or_url: str, mirror: str | None, target_folder: Path) -> Order:
     else:
         names = [each.name for each in published()]
         raise UsageError(f"no published weights {name_or_url!r}", f"{nearest(name_or_url, names)}; or give an address")
-    if mirror or (entry is not None and (mirror := os.environ.get("PVTCTL_MIRROR"))):
-        url = through_mirror(url, mirror)
-    refuse_scheme(url)
+    url = through_mirror(url, mirror or (os.environ.get("PVTCTL_MIRROR") if entry is not None else None))
     if not file_name or file_name in (".", "..") or "/" in file_name or "\\" in file_name:
         raise UsageError(f"{url!r} names no file", "give the address of the checkpoint itself")
     return Order(url, target_folder / file_name, sha256)

@@ -14,7 +14,8 @@ from torch import Tensor
 from pvtctl.data.class_names import ADE20K_CLASSES, COCO_CATEGORIES, COCO_NAMES, PASCAL_CONTEXT_CLASSES, names_by_id
 from pvtctl.io.checkpoint_meta import CheckpointMeta
 from pvtctl.models.registry import DEPTH, ClassRows, Conventions, HeadMark, HeadSpec, find_head, head_specs
-from pvtctl.weights.recognise import Format, identify
+from pvtctl.weights.layouts.base import Format
+from pvtctl.weights.recognise import identify
 from pvtctl.weights.remap_classes import class_tables
 
 AUXILIARY = "head.auxiliary."

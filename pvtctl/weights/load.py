@@ -84,7 +84,7 @@ def load_checkpoint(
         plan += plan_above_backbone(targets, state, here, taken, (class_names, names), report, partial)
     else:
         head = _head(module)
-        plan += load_head(head, state, class_names, names, report) if head is not None else []
+        plan += load_head(head, state, (class_names, names), report) if head is not None else []
         _refuse_misfit(targets, state, report, partial)
     with torch.no_grad():
         for target, value in plan:
@@ -153,18 +153,11 @@ def _refuse_misfit(
         message = f"{what}: {len(report.unexpected)} of its tensors have no place here"
     else:
         message = f"{what}: {percent(report.backbone_share)} of the backbone's parameters would be loaded"
-    for word, pairs in (
-        ("not in the file", report.missing),
-        ("of another shape", report.mismatched),
-        ("without a place here", report.unexpected),
-    ):
+    tensors = {**state, **targets}
+    for word, pairs in report.misfits:
         if pairs:
-            largest = sorted(pairs, key=lambda pair: -_numel(pair[0], targets, state))
+            largest = sorted(pairs, key=lambda pair: -tensors[pair[0]].numel())
             message += f"; {word}: {listed(largest)}"
     known = f"build {identify(state)[0]}, or " if identify(state) else ""
     hint = f"{known}pass --partial (partial=True) to load what fits" if report.backbone_loaded else None
     raise UsageError(message, hint or f"{known or 'give '}a file of {here}")
-
-
-def _numel(name: str, targets: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> int:
-    return (targets[name] if name in targets else state[name]).numel()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from torch import Tensor
 
@@ -14,11 +14,8 @@ from pvtctl.weights.identify import AUXILIARY, HeadInfo, describe_head, identify
 from pvtctl.weights.layouts.unsupported import unsupported_model
 from pvtctl.weights.plan import Plan, shape_of
 from pvtctl.weights.read import Checkpoint
-from pvtctl.weights.remap_classes import load_class_rows
+from pvtctl.weights.remap_classes import Names, check_number_of_names, load_class_rows
 from pvtctl.weights.report import LEAST_SHARE, LoadReport, listed, percent
-
-Names = tuple[Sequence[str] | None, Sequence[str] | None]
-"""Class names of the module and of the file."""
 
 
 def head_of_module(module: Detector | DenseModel, targets: Mapping[str, Tensor]) -> HeadInfo:
@@ -96,8 +93,7 @@ def plan_above_backbone(
     differs, a part is unexpected, or less than 95 % would be loaded.
     """
     classes = here.num_classes
-    if names[0] is not None and len(names[0]) != classes:
-        raise UsageError(f"{len(names[0])} class names were given for a head of {classes} classes")
+    check_number_of_names(names[0], classes)
     rest = {name: value for name, value in targets.items() if not name.startswith("backbone.")}
     above = {name: value for name, value in state.items() if name.startswith(("neck.", "head."))}
     if found is not None:
@@ -109,11 +105,7 @@ def plan_above_backbone(
         return []
     plan = _plan_rest(rest, above, here.tables, report)
     if here.tables:
-        theirs = names[1]
-        if theirs is not None and len(theirs) != found.num_classes:
-            theirs = None  # the number of names differs from the head's classes
-        counts = classes, found.num_classes
-        plan += load_class_rows(here.tables, rest, above, counts, (names[0], theirs), report)
+        plan += load_class_rows(here.tables, rest, above, (classes, found.num_classes), names, report)
     _refuse_misfit(here, found, report, partial)
     return plan
 
@@ -156,14 +148,7 @@ def _refuse_misfit(here: HeadInfo, found: HeadInfo, report: LoadReport, partial:
     """Raise unless nearly all of neck and head is loaded. Any difference in shape is refused: it is a variant of the head,
     and its outputs would be noise.
     """
-    faults = [
-        (word, [pair for pair in pairs if not pair[0].startswith("backbone.")])
-        for word, pairs in (
-            ("not in the file", report.missing),
-            ("of another shape", report.mismatched),
-            ("without a place here", report.unexpected),
-        )
-    ]
+    faults = [(word, [pair for pair in pairs if not pair[0].startswith("backbone.")]) for word, pairs in report.misfits]
     foreign = faults[1][1] or faults[2][1]
     if partial or (report.above_share >= LEAST_SHARE and not foreign):
         return

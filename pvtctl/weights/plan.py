@@ -86,13 +86,9 @@ def plan_backbone(
 
 def _slots(name: str, tensors: Mapping[str, Tensor]) -> int:
     """Number of a position table's slots for tokens other than patches."""
-    match name:
-        case "backbone.stages.3.pos_embed":
-            return 1
-        case "backbone.pos_embed":
-            return 2 if "backbone.distillation_token" in tensors else 1
-        case _:
-            return 0
+    if name == "backbone.pos_embed":
+        return 2 if "backbone.distillation_token" in tensors else 1
+    return 1 if name == "backbone.stages.3.pos_embed" else 0
 
 
 def _resized(
@@ -101,18 +97,14 @@ def _resized(
     """A position table interpolated to the module's grid; None when the grids are unknown or the slots differ."""
     if table.ndim != 3 or table.shape[0] != 1 or table.shape[2] != target.shape[2] or slots != source_slots:
         return None
-    source_grid, grid = _grid(table.shape[1] - slots), _grid(target.shape[1] - slots)
-    if source_grid is None or grid is None:
+    # published tables and pvtctl's are trained on square images
+    tokens = [each.shape[1] - slots for each in (table, target)]
+    there, here = (math.isqrt(max(number, 0)) for number in tokens)
+    if not there or not here or [there * there, here * here] != tokens:
         return None
-    resized = resize_position_table(table[:, slots:].float(), source_grid, grid)
-    report.resized.append((name, f"{source_grid[0]}x{source_grid[1]} to {grid[0]}x{grid[1]}"))
+    resized = resize_position_table(table[:, slots:].float(), (there, there), (here, here))
+    report.resized.append((name, f"{there}x{there} to {here}x{here}"))
     return torch.cat([table[:, :slots], resized.to(table.dtype)], dim=1)
-
-
-def _grid(tokens: int) -> tuple[int, int] | None:
-    """Height and width of a grid of tokens: published tables and pvtctl's are trained on square images."""
-    side = math.isqrt(max(tokens, 0))
-    return (side, side) if side and side * side == tokens else None
 
 
 def shape_of(tensor: Tensor) -> str:

@@ -25,10 +25,9 @@ from pvtctl.io.files import sha256_of
 from pvtctl.models.registry import backbone_specs
 from pvtctl.models.variants import split_width
 from pvtctl.weights.catalogue import Published, published_with_hash
-from pvtctl.weights.layouts import detr as names_detr
-from pvtctl.weights.layouts import torchvision as names_torchvision
-from pvtctl.weights.layouts import transformers_dpt as names_transformers_dpt
-from pvtctl.weights.recognise import Converted, Format, convert_state
+from pvtctl.weights.layouts import detr, torchvision, transformers
+from pvtctl.weights.layouts.base import Format
+from pvtctl.weights.recognise import Converted, convert_state
 from pvtctl.weights.resolve import weights_in_folder
 
 # Where training scripts put the weights in their files; averaged weights are taken only if there is nothing else.
@@ -76,9 +75,9 @@ def read_checkpoint(path: Path | str) -> Checkpoint:
         raw, meta = read_raw(path)
     converted = Converted(raw, "pvtctl") if _is_ours(raw, meta) else convert_state(raw)
     state, hashed = converted.state, _hash_where_it_tells(path, converted)
-    if hashed.startswith(names_torchvision.PUBLISHED_SHA256):
-        state = names_torchvision.without_eps(state)
-    if hashed.startswith(names_detr.DILATED_SHA256):
+    if hashed.startswith(torchvision.PUBLISHED_SHA256):
+        state = torchvision.without_eps(state)
+    if hashed.startswith(detr.DILATED_SHA256):
         meta = meta.updated(style="dilated")
     if hashed and (entry := published_with_hash(hashed)) is not None:
         meta = meta.updated(**_unsaid(entry))
@@ -132,7 +131,7 @@ def _transformers_meta(folder: Path) -> dict[str, Any]:
     stated = {key: config[key] for key in wanted if key in config}
     if not isinstance(stated.get("image_size"), int):  # (height, width) in some, which pvtctl has no use for
         stated.pop("image_size", None)
-    return stated | names_transformers_dpt.stated(config)
+    return stated | transformers.stated(config)
 
 
 def _parse(text: str) -> Any:

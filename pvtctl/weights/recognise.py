@@ -7,49 +7,15 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from pvtctl.errors import UsageError
-from pvtctl.models.registry import backbone_specs
+from pvtctl.models.registry import HeadSpec, backbone_specs, head_specs
 from pvtctl.models.variants import join_width
-from pvtctl.weights.layouts import detr as names_detr
-from pvtctl.weights.layouts import dpt as names_dpt
-from pvtctl.weights.layouts import mmdet as names_mmdet
-from pvtctl.weights.layouts import mmseg as names_mmseg
-from pvtctl.weights.layouts import official as names_official
-from pvtctl.weights.layouts import ours as names_ours
-from pvtctl.weights.layouts import resnet as names_resnet
-from pvtctl.weights.layouts import timm as names_timm
-from pvtctl.weights.layouts import torchvision as names_torchvision
-from pvtctl.weights.layouts import trans2seg as names_trans2seg
-from pvtctl.weights.layouts import transformers as names_transformers
-from pvtctl.weights.layouts import transformers_dpt as names_transformers_dpt
-
-Format = Literal[
-    "pvtctl",
-    "official PVT",
-    "timm PVT v2",
-    "timm ViT / DeiT",
-    "torchvision ResNet",
-    "transformers Pvt",
-    "transformers PvtV2",
-    "mmdetection PVT",
-    "mmdetection RetinaNet",
-    "mmdetection Mask R-CNN",
-    "mmdetection DETR",
-    "facebookresearch DETR",
-    "torchvision RetinaNet",
-    "torchvision Mask R-CNN",
-    "mmsegmentation Semantic FPN",
-    "mmsegmentation DeepLabV3+",
-    "Trans2Seg",
-    "isl-org DPT",
-    "transformers DPT",
-    "unknown",
-]
+from pvtctl.weights.layouts import detr, dpt, mmdet, mmseg, official, timm, torchvision, trans2seg, transformers
+from pvtctl.weights.layouts.base import Format, Layout
 
 # Not compared between two models: they depend on the image size or on the use, not on the model.
 _USE_PARTS = ("class_token", "norm.weight", "norm.bias")
@@ -58,12 +24,40 @@ _HEAD = ("head.weight", "head.bias", "fc.weight", "fc.bias", "head.fc.weight", "
 _BLOCK = r"(stages\.\d\.)?blocks\.\d+\.norm1\.weight|layer\d\.\d+\.bn1\.weight"
 _WRAPPERS = ("module.", "_orig_mod.", "model.")
 
+_WITH_HEAD = (
+    mmdet.RETINANET,
+    mmdet.MASK_RCNN,
+    detr.MMDETECTION,
+    detr.FACEBOOK,
+    torchvision.RETINANET,
+    torchvision.MASK_RCNN,
+    mmseg.SEMANTIC_FPN,
+    mmseg.DEEPLABV3PLUS,
+    trans2seg.TRANS2SEG,
+    dpt.DPT,
+    transformers.DPT,
+)
+"""Layouts of detectors and dense models; the first that fits counts."""
+_BACKBONES = (
+    Layout(  # ResNets have torchvision's names
+        "pvtctl",
+        (
+            {"stages.0.patch_embed.proj.weight"},
+            {"patch_embed.proj.weight", "blocks.0.attn.qkv.weight", "class_token"},
+        ),
+        lambda state: {key if key in _HEAD else f"backbone.{key}": value for key, value in state.items()},
+    ),
+    official.PVT,
+    transformers.PVT,
+    transformers.PVT_V2,
+    timm.PVT_V2,
+    timm.VIT,
+    torchvision.RESNET,
+    mmdet.PVT,
+)
+"""Layouts of backbones and classifiers, names without `backbone.`."""
 
-_PUBLISHERS = {
-    "mmdetection": names_mmdet.to_mmdet,
-    "DETR": names_detr.to_detr,
-    "mmsegmentation": names_mmseg.to_mmseg,
-}
+_PUBLISHERS = {"mmdetection": mmdet.to_mmdet, "DETR": detr.RULES.to_theirs, "mmsegmentation": mmseg.to_mmseg}
 """`HeadSpec.publisher` -> function from pvtctl's names of the whole model to the publisher's."""
 
 
@@ -82,68 +76,40 @@ def convert_state(state: Mapping[str, Tensor]) -> Converted:
     of a detector or dense model is that of its head; unknown layouts are returned unchanged with format "unknown".
     """
     bare = strip_wrappers(state)
-    above, named = _above(bare)
+    head_format, named = _with_head(bare)
     inner, other = _split(named)
-    format = recognise(set(inner))
-    match format:
-        case "pvtctl":
-            converted = {key if key in _HEAD else f"backbone.{key}": value for key, value in inner.items()}
-        case "official PVT":
-            converted = names_official.from_official(inner)
-        case "timm PVT v2":
-            converted = names_timm.from_timm_pvt_v2(inner)
-        case "timm ViT / DeiT":
-            converted = names_timm.from_timm_vit(inner)
-        case "torchvision ResNet":
-            converted = names_resnet.from_resnet(inner)
-            if any(key.startswith("backbone.") for key in bare) and "head.weight" in bare:
-                format = "pvtctl"  # ours keeps torchvision's names inside the backbone
-        case "transformers Pvt":
-            converted = names_transformers.from_transformers_pvt(inner)
-        case "transformers PvtV2":
-            converted = names_transformers.from_transformers_pvt_v2(inner)
-        case "mmdetection PVT":
-            converted = names_mmdet.from_mmdet_pvt(inner)
-        case _:
-            return Converted(named if above else dict(bare), above or "unknown")
-    return Converted(converted | other, above or format)
+    layout = next((each for each in _BACKBONES if each.fits(set(inner))), None)
+    if layout is None:
+        return Converted(named if head_format else bare, head_format or "unknown")
+    format = layout.format
+    if layout is torchvision.RESNET and "head.weight" in bare and any(key.startswith("backbone.") for key in bare):
+        format = "pvtctl"  # ours keeps torchvision's names inside the backbone
+    return Converted(layout.to_ours(inner) | other, head_format or format)
 
 
-def _above(state: Mapping[str, Tensor]) -> tuple[Format | None, dict[str, Tensor]]:
+def _with_head(state: dict[str, Tensor]) -> tuple[Format | None, dict[str, Tensor]]:
     """The layout of a detector or dense model, and its state dict with pvtctl's names for neck and head and `backbone.`
     before the backbone's own.
 
     For all others None and the state dict, `backbone.` being right before the backbone's names there too.
     """
     keys = set(state)
-    if names_ours.head_in(keys) is not None:
-        return "pvtctl", dict(state)
-    if names_mmdet.is_mmdet_retinanet(keys):
-        return "mmdetection RetinaNet", names_mmdet.from_mmdet(state)
-    if names_mmdet.is_mmdet_mask_rcnn(keys):
-        return "mmdetection Mask R-CNN", names_mmdet.from_mmdet(state)
-    if names_detr.is_mmdet_detr(keys):
-        return "mmdetection DETR", names_detr.from_mmdet_detr(state)
-    if names_detr.is_detr(keys):
-        return "facebookresearch DETR", names_detr.from_detr(state)
-    if names_torchvision.is_torchvision_retinanet(keys):
-        return "torchvision RetinaNet", names_torchvision.from_torchvision(state)
-    if names_torchvision.is_torchvision_mask_rcnn(keys):
-        return "torchvision Mask R-CNN", names_torchvision.from_torchvision(state)
-    if names_mmseg.is_semantic_fpn(keys):
-        return "mmsegmentation Semantic FPN", names_mmseg.from_mmseg(state)
-    if names_mmseg.is_deeplabv3plus(keys):
-        return "mmsegmentation DeepLabV3+", names_mmseg.from_mmseg(state)
-    if names_trans2seg.is_trans2seg(keys):
-        return "Trans2Seg", names_trans2seg.from_trans2seg(state)
-    if names_dpt.is_dpt(keys):
-        return "isl-org DPT", names_dpt.from_dpt(state)
-    if names_transformers_dpt.is_transformers_dpt(keys):
-        return "transformers DPT", names_transformers_dpt.from_transformers_dpt(state)
+    if _own_head(keys) is not None:
+        return "pvtctl", state
+    if (layout := next((each for each in _WITH_HEAD if each.fits(keys)), None)) is not None:
+        return layout.format, layout.to_ours(state)
     if not any(".body." in key for key in keys):
-        return None, dict(state)
+        return None, state
     bare = {re.sub(r"^backbone\.fpn\.", "neck.", key): value for key, value in state.items()}
     return None, {re.sub(r"^backbone\.(0\.)?body\.", "backbone.", key): value for key, value in bare.items()}
+
+
+def _own_head(keys: set[str]) -> HeadSpec | None:
+    """The head of a pvtctl detector or dense model: its names start with `head.`, unlike other projects', and the backbone
+    has no `body`.
+    """
+    marks = ((spec, mark) for spec in head_specs() for mark in spec.marks)
+    return next((spec for spec, mark in marks if mark.names | mark.beside <= keys), None)
 
 
 def _split(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -153,27 +119,6 @@ def _split(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Te
     inner = {k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.") or k in _HEAD}
     other = {k: v for k, v in state.items() if not k.startswith("backbone.") and k not in _HEAD}
     return inner, other
-
-
-def recognise(keys: set[str]) -> Format:
-    """The layout with these parameter names (those of a dense model without `backbone.`)."""
-    if names_ours.is_ours(keys):
-        return "pvtctl"
-    if names_official.is_official(keys):
-        return "official PVT"
-    if names_transformers.is_transformers_pvt(keys):
-        return "transformers Pvt"
-    if names_transformers.is_transformers_pvt_v2(keys):
-        return "transformers PvtV2"
-    if names_timm.is_timm_pvt_v2(keys):
-        return "timm PVT v2"
-    if names_timm.is_timm_vit(keys):
-        return "timm ViT / DeiT"
-    if names_resnet.is_resnet(keys):
-        return "torchvision ResNet"
-    if names_mmdet.is_mmdet_pvt(keys):
-        return "mmdetection PVT"
-    return "unknown"
 
 
 def strip_wrappers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -190,16 +135,16 @@ def to_publisher(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     official PVT repository's names) or facebookresearch (DETR); Semantic FPN and DeepLabV3+: mmsegmentation. Other dense
     models have none.
     """
-    if (spec := names_ours.head_in(set(state))) is not None:
+    if (spec := _own_head(set(state))) is not None:
         backbone = to_publisher({key: value for key, value in state.items() if key.startswith("backbone.")})
         rest = {key: value for key, value in state.items() if not key.startswith("backbone.")}
         whole = {f"backbone.{key}": value for key, value in backbone.items()} | rest
         return _PUBLISHERS[spec.publisher or "mmdetection"](whole)
     if "backbone.stages.0.patch_embed.proj.weight" in state:
-        return names_official.to_official(state)
+        return official.RULES.to_theirs(state)
     if "backbone.class_token" in state:
-        return names_timm.to_timm_vit(state)
-    return names_resnet.to_resnet(state)
+        return timm.to_timm_vit(state)
+    return torchvision.to_resnet(state)
 
 
 def identify(state: Mapping[str, Tensor]) -> list[str]:

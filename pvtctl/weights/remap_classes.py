@@ -11,76 +11,54 @@ from pvtctl.errors import UsageError
 from pvtctl.models.registry import ClassRows, HeadSpec
 from pvtctl.weights.report import LoadReport
 
+Names = tuple[Sequence[str] | None, Sequence[str] | None]
+"""Class names of the module and of the file."""
+
 
 def load_head(
-    head: nn.Linear,
-    state: Mapping[str, Tensor],
-    class_names: Sequence[str] | None,
-    source_names: Sequence[str] | None,
-    report: LoadReport,
+    head: nn.Linear, state: Mapping[str, Tensor], names: Names, report: LoadReport
 ) -> list[tuple[Tensor, Tensor]]:
-    """Pairs (tensor of the head, value to copy); fills the report's `head_*` fields.
+    """`load_class_rows` for a classifier's linear layer, `head.weight` and `head.bias` of `state`.
 
-    With names on both sides, rows are matched by name and the others keep their initial values. Without names a head of
-    equal size is loaded completely, one of another size not at all. Raises UsageError when the number of `class_names`
-    differs from that of the head's rows.
+    Raises UsageError when the number of class names differs from that of the head's rows.
     """
     rows = head.out_features
-    if class_names is not None and len(class_names) != rows:
-        raise UsageError(f"{len(class_names)} class names were given for a head of {rows} classes")
+    check_number_of_names(names[0], rows)
     weight, bias = state.get("head.weight"), state.get("head.bias")
     report.head_new = rows
     if weight is None:
         report.head_note = "the file has no head"
         report.missing += [(name, "the file has no head") for name in ("head.weight", "head.bias")]
         return []
-    rows_there = weight.shape[0] if weight.ndim else 0
-    report.head_dropped = rows_there
+    rows_there = report.head_dropped = weight.shape[0] if weight.ndim else 0
     if weight.ndim != 2 or weight.shape[1] != head.in_features or (bias is not None and bias.shape != (rows_there,)):
         shapes = " and ".join("x".join(map(str, each.shape)) for each in (weight, bias) if each is not None)
         report.head_note = f"the file's head is {shapes}, this one takes {head.in_features} features"
         report.mismatched.append(("head.weight", report.head_note))
         return []
-    if source_names is not None and len(source_names) != weight.shape[0]:
-        source_names = None  # the number of names differs from the head's classes
-    pairs = row_pairs(rows, weight.shape[0], class_names, source_names, report)
-    here = torch.tensor([pair[0] for pair in pairs], dtype=torch.long)
-    there = torch.tensor([pair[1] for pair in pairs], dtype=torch.long)
-    report.head_kept, report.head_new = len(pairs), rows - len(pairs)
-    report.head_dropped = weight.shape[0] - len(pairs)
-    if not pairs:
-        return []
-    plan = [_rows(head.weight, weight, here, there)]
-    report.loaded.append("head.weight")
-    if bias is not None and head.bias is not None:
-        plan.append(_rows(head.bias, bias, here, there))
-        report.loaded.append("head.bias")
-    return plan
+    targets = {"head.weight": head.weight} | ({} if head.bias is None or bias is None else {"head.bias": head.bias})
+    tables: dict[str, ClassRows] = dict.fromkeys(targets, "plain")
+    return load_class_rows(tables, targets, state, (rows, rows_there), names, report)
 
 
-def row_pairs(
-    rows: int,
-    source_rows: int,
-    class_names: Sequence[str] | None,
-    source_names: Sequence[str] | None,
-    report: LoadReport,
-) -> list[tuple[int, int]]:
+def check_number_of_names(names: Sequence[str] | None, classes: int) -> None:
+    """Raise UsageError unless there is a name for each class, or none at all."""
+    if names is not None and len(names) != classes:
+        raise UsageError(f"{len(names)} class names were given for a head of {classes} classes")
+
+
+def _row_pairs(rows: int, source_rows: int, names: Names, report: LoadReport) -> list[tuple[int, int]]:
     """(row here, row in the file) for each class in both."""
-    if class_names is not None and source_names is not None:
-        where = {name: row for row, name in enumerate(source_names)}
+    here, there = names
+    if here is not None and there is not None and len(there) == source_rows:
+        where = {name: row for row, name in enumerate(there)}
         report.head_note = "by class name"
-        return [(row, where[name]) for row, name in enumerate(class_names) if name in where]
+        return [(row, where[name]) for row, name in enumerate(here) if name in where]
     if rows == source_rows:
         report.head_note = "as a whole"
         return [(row, row) for row in range(rows)]
     report.head_note = f"the file has {source_rows} classes and no names to match them by"
     return []
-
-
-def _rows(target: Tensor, source: Tensor, here: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
-    value = target.detach().clone()
-    value[here.to(value.device)] = source[there].to(value)
-    return target, value
 
 
 def class_tables(spec: HeadSpec) -> dict[str, ClassRows]:
@@ -97,7 +75,7 @@ def load_class_rows(
     targets: Mapping[str, Tensor],
     state: Mapping[str, Tensor],
     counts: tuple[int, int],
-    names: tuple[Sequence[str] | None, Sequence[str] | None],
+    names: Names,
     report: LoadReport,
 ) -> list[tuple[Tensor, Tensor]]:
     """Pairs (tensor of the module, value to copy); fills the report's `head_*` fields.
@@ -107,7 +85,7 @@ def load_class_rows(
     background's row is loaded whenever a class is.
     """
     here, there = counts
-    pairs = row_pairs(here, there, *names, report)
+    pairs = _row_pairs(here, there, names, report)
     report.head_kept, report.head_new, report.head_dropped = len(pairs), here - len(pairs), there - len(pairs)
     plan = []
     for name, layout in tables.items():

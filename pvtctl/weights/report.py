@@ -62,10 +62,13 @@ class LoadReport:
         return self.above_loaded / self.above_total if self.above_total else 0.0
 
     @property
-    def head_share(self) -> float:
-        """Share of the head's rows loaded from the file, 0..1; 0 without a head."""
-        rows = self.head_kept + self.head_new
-        return self.head_kept / rows if rows else 0.0
+    def misfits(self) -> list[tuple[str, list[tuple[str, str]]]]:
+        """`missing`, `mismatched` and `unexpected`, each with its description."""
+        return [
+            ("not in the file", self.missing),
+            ("of another shape", self.mismatched),
+            ("without a place here", self.unexpected),
+        ]
 
     def summary(self) -> str:
         """A few lines of text."""
@@ -85,13 +88,7 @@ class LoadReport:
                 f"  head: {self.head_kept} classes kept, {self.head_new} new, {self.head_dropped} dropped"
                 + (f" ({self.head_note})" if self.head_note else "")
             )
-        for word, pairs in (
-            ("not in the file", self.missing),
-            ("of another shape", self.mismatched),
-            ("without a place here", self.unexpected),
-            ("left out", self.dropped),
-            ("interpolated", self.resized),
-        ):
+        for word, pairs in (*self.misfits, ("left out", self.dropped), ("interpolated", self.resized)):
             if pairs:
                 lines.append(f"  {word}: {listed(pairs)}")
         if self.note:
@@ -101,9 +98,9 @@ class LoadReport:
         return "\n".join(lines)
 
 
-def listed(pairs: list[tuple[str, str]], limit: int = 3) -> str:
+def listed(pairs: list[tuple[str, str]]) -> str:
     """`name (reason), name (reason) and 5 more`."""
-    return _short([f"{name} ({reason})" if reason else name for name, reason in pairs], limit)
+    return _short([f"{name} ({reason})" if reason else name for name, reason in pairs])
 
 
 def percent(share: float) -> str:
@@ -111,9 +108,9 @@ def percent(share: float) -> str:
     return f"{int(share * 1000) / 10:.1f} %"
 
 
-def _short(names: list[str], limit: int = 3) -> str:
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
+def _short(names: list[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
 
 
 def _millions(count: int) -> str:

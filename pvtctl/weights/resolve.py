@@ -7,8 +7,7 @@ from pathlib import Path
 
 from pvtctl.errors import UsageError, nearest
 from pvtctl.io.download import check_hash
-from pvtctl.weights.cache import cached_file
-from pvtctl.weights.catalogue import find_published, published
+from pvtctl.weights.catalogue import cached_file, find_published, published
 
 
 def resolve_weights(text: str) -> Path:

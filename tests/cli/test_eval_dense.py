@@ -13,7 +13,7 @@ from pvtctl.cli.main import main
 from pvtctl.data.scenes.scene import SEMANTIC_CLASSES
 from pvtctl.models.backbones import build_classifier
 from pvtctl.models.dense import build_depth_model, build_segmenter
-from pvtctl.weights import save_safetensors
+from pvtctl.weights.save import save_safetensors
 
 BACKBONE = "pvt_v2_b0"
 NOT_ALIGNED = "inverse depth of an unknown scale cannot be scored without alignment"

@@ -15,7 +15,7 @@ from tiny_run import Cli, Result
 
 from pvtctl.data.scenes.scene import SCENE_CLASSES
 from pvtctl.models.detector import build_detector
-from pvtctl.weights import save_safetensors
+from pvtctl.weights.save import save_safetensors
 
 Change = Callable[[dict[str, Any]], None]
 

@@ -10,7 +10,7 @@ from tiny_run import Cli
 
 from pvtctl.data.scenes.scene import SCENE_CLASSES
 from pvtctl.models.detector import build_detector
-from pvtctl.weights import save_safetensors
+from pvtctl.weights.save import save_safetensors
 
 
 @pytest.fixture(scope="module")

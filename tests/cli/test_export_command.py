@@ -10,7 +10,8 @@ import torch
 from tiny_run import Cli
 
 from pvtctl.models.backbones import build_classifier
-from pvtctl.weights import read_checkpoint, save_safetensors
+from pvtctl.weights.read import read_checkpoint
+from pvtctl.weights.save import save_safetensors
 
 QUICK = ["--static", "--size", "64", "--repeats", "1"]
 

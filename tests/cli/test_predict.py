@@ -15,7 +15,7 @@ from tiny_run import Cli
 from pvtctl.models.backbones import build_classifier
 from pvtctl.models.detector import Detector, build_detector
 from pvtctl.tasks.predict import find_images
-from pvtctl.weights import save_safetensors
+from pvtctl.weights.save import save_safetensors
 
 NAMES = ["ant", "bee"]
 SIDES = ["--short-side", "64", "--long-side", "96"]

@@ -16,7 +16,7 @@ from tiny_run import Cli
 from pvtctl.data.scenes.scene import SEMANTIC_CLASSES
 from pvtctl.explain.features import PyramidPredictor
 from pvtctl.models.dense import build_depth_model, build_segmenter
-from pvtctl.weights import save_safetensors
+from pvtctl.weights.save import save_safetensors
 
 pytestmark = pytest.mark.draws
 

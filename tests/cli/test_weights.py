@@ -10,7 +10,7 @@ import torch
 
 from pvtctl.cli.main import main
 from pvtctl.models.backbones import build_classifier
-from pvtctl.weights import save_safetensors
+from pvtctl.weights.save import save_safetensors
 
 
 @pytest.fixture(autouse=True)

@@ -19,8 +19,8 @@ from pvtctl.tasks.base import EvaluationRequest, PredictionRequest, PredictOptio
 from pvtctl.tasks.data_task import DataTask
 from pvtctl.tasks.from_recipe import build_task, open_split
 from pvtctl.tasks.registry import TASK_SPECS, spec_of, task_spec, tasks_of_data, tasks_reading
-from pvtctl.weights import save_safetensors
 from pvtctl.weights.describe import Inspected, inspect_checkpoint
+from pvtctl.weights.save import save_safetensors
 
 SIZES = [(37, 53), (96, 33), (64, 64)]
 

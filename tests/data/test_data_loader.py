@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pvtctl.data.base import Unusable
-from pvtctl.data.loader import build_loader, default_workers
+from pvtctl.data.loader import Loader, default_workers
 from pvtctl.data.samplers import EvalSampler, TrainSampler
 from pvtctl.errors import UsageError
 from pvtctl.tasks.classification.data import ClassificationSample, open_classification_split
@@ -16,12 +16,12 @@ AUGMENT = Augment()
 def train_loader(root, workers=0, batch_size=4, seed=0, repeats=3):
     dataset = open_classification_split("imagenet", root, "train", image_size=32, augment=AUGMENT, seed=seed)
     sampler = TrainSampler(len(dataset), batch_size=batch_size, seed=seed, repeats=repeats)
-    return build_loader(dataset, sampler, workers=workers)
+    return Loader(dataset, sampler, workers=workers)
 
 
 def val_loader(root, workers=0, batch_size=3):
     dataset = open_classification_split("imagenet", root, "val", image_size=32, resize=36)
-    return build_loader(dataset, EvalSampler(len(dataset), batch_size=batch_size), workers=workers)
+    return Loader(dataset, EvalSampler(len(dataset), batch_size=batch_size), workers=workers)
 
 
 def break_file(root, split, wnid="n01440764", number=0):
@@ -134,7 +134,7 @@ def test_evaluation_covers_the_split(make_set):
 
 def test_scenes_are_read_the_same_way():
     dataset = open_classification_split("scenes", "", "train", image_size=32, augment=AUGMENT, samples=12)
-    loader = build_loader(dataset, TrainSampler(12, batch_size=4), workers=0)
+    loader = Loader(dataset, TrainSampler(12, batch_size=4), workers=0)
     batch = next(iter(loader))
     assert batch.images.shape == (4, 3, 32, 32)
     assert len(dataset.class_names) == 12

@@ -18,7 +18,7 @@ from pvtctl.explain.attention import AttentionMaps, attending_blocks, attention_
 from pvtctl.models.backbones import Backbone, build_backbone, build_classifier
 from pvtctl.models.detector import build_detector
 from pvtctl.models.layers.attention import MultiHeadAttention
-from pvtctl.weights import load_checkpoint
+from pvtctl.weights.load import load_checkpoint
 
 Array = NDArray[np.float64]
 

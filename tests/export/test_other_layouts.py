@@ -16,7 +16,8 @@ from pvtctl.export import layouts as layouts_module
 from pvtctl.models.backbones import build_classifier
 from pvtctl.models.dense import build_depth_model, build_segmenter
 from pvtctl.models.detector import build_detector
-from pvtctl.weights import load_checkpoint, read_checkpoint
+from pvtctl.weights.load import load_checkpoint
+from pvtctl.weights.read import read_checkpoint
 
 Narrow = Callable[[str], nn.Module]
 NAMES = ["ant", "bee", "cat", "dog", "eel"]

@@ -29,9 +29,9 @@ from pvtctl.models.registry import (
     register,
 )
 from pvtctl.recipe.load import load_recipe
-from pvtctl.weights import save_safetensors
 from pvtctl.weights.build import model_from_checkpoint
 from pvtctl.weights.describe import inspect_checkpoint
+from pvtctl.weights.save import save_safetensors
 
 
 class Pools(Backbone):

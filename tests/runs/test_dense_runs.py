@@ -18,7 +18,7 @@ from pvtctl.recipe.load import load_recipe
 from pvtctl.recipe.schema import Recipe
 from pvtctl.tasks.data_task import DataTask
 from pvtctl.tasks.from_recipe import build_task, fit_settings
-from pvtctl.weights import save_safetensors
+from pvtctl.weights.save import save_safetensors
 
 DIST = single("cpu")
 SEGMENTATION = (

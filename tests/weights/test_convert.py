@@ -13,11 +13,10 @@ from torch import Tensor
 from pvtctl.errors import PvtctlError, UsageError
 from pvtctl.io.checkpoint_meta import CheckpointMeta
 from pvtctl.models.backbones import build_backbone, build_classifier
-from pvtctl.weights import Checkpoint, read_checkpoint
 from pvtctl.weights import convert as convert_module
 from pvtctl.weights.convert import convert_file, model_of
 from pvtctl.weights.inspect import inspect_file
-from pvtctl.weights.read import read_raw
+from pvtctl.weights.read import Checkpoint, read_checkpoint, read_raw
 from pvtctl.weights.recognise import identify
 from pvtctl.weights.save import save_safetensors
 from pvtctl.weights.verify import verify_weights

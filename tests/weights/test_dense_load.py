@@ -15,14 +15,16 @@ from pvtctl.models.backbones import build_backbone, build_classifier
 from pvtctl.models.dense import DenseModel, build_depth_model, build_segmenter
 from pvtctl.models.detector import build_detector
 from pvtctl.models.layers.position import resize_position_table
-from pvtctl.weights import load_checkpoint, read, save_safetensors
+from pvtctl.weights import read
 from pvtctl.weights.catalogue import find_published, published_with_hash
 from pvtctl.weights.convert import convert_file
 from pvtctl.weights.describe import inspect_checkpoint
 from pvtctl.weights.identify import identify_head
 from pvtctl.weights.inspect import inspect_file
+from pvtctl.weights.load import load_checkpoint
 from pvtctl.weights.read import read_checkpoint
 from pvtctl.weights.recognise import to_publisher
+from pvtctl.weights.save import save_safetensors
 from pvtctl.weights.verify import verify_weights
 
 BACKBONE = "pvt_v2_b0"

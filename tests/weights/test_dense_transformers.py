@@ -14,8 +14,9 @@ from pvtctl.models.backbones.vit import Vit
 from pvtctl.models.backbones.vit_hybrid import VitHybrid
 from pvtctl.models.dense import DenseModel
 from pvtctl.models.heads.dpt import Dpt
-from pvtctl.weights import load_checkpoint, read_checkpoint
 from pvtctl.weights.identify import identify_head
+from pvtctl.weights.load import load_checkpoint
+from pvtctl.weights.read import read_checkpoint
 
 SIZE, WIDTH = 64, 64
 CLASSES = ["wall", "sky", "cat"]

@@ -12,8 +12,10 @@ from torch import Tensor
 from pvtctl.cli.main import main
 from pvtctl.data.class_names import COCO_NAMES
 from pvtctl.models.detector import build_detector
-from pvtctl.weights import load_checkpoint, read_checkpoint, save_safetensors
+from pvtctl.weights.load import load_checkpoint
+from pvtctl.weights.read import read_checkpoint
 from pvtctl.weights.recognise import to_publisher
+from pvtctl.weights.save import save_safetensors
 from pvtctl.weights.verify import verify_weights
 
 BACKBONE = "pvt_v2_b0"

@@ -18,12 +18,13 @@ from pvtctl.io.files import sha256_of
 from pvtctl.models.backbones import build_backbone, build_classifier
 from pvtctl.models.detector import Detector, build_detector
 from pvtctl.models.registry import head_spec
-from pvtctl.weights import load_checkpoint, save_safetensors
 from pvtctl.weights.describe import inspect_checkpoint
 from pvtctl.weights.layouts import detr as names_detr
+from pvtctl.weights.load import load_checkpoint
 from pvtctl.weights.read import read_checkpoint
 from pvtctl.weights.recognise import to_publisher
 from pvtctl.weights.remap_classes import class_tables
+from pvtctl.weights.save import save_safetensors
 
 BACKBONE = "pvt_v2_b0"
 HEADS: list[str] = ["retinanet", "mask_rcnn", "detr"]

@@ -16,7 +16,11 @@ from pvtctl.io.download import write_record
 from pvtctl.io.files import sha256_of
 from pvtctl.models.backbones import build_backbone, build_classifier
 from pvtctl.models.layers.position import resize_position_table
-from pvtctl.weights import LoadReport, load_checkpoint, read_checkpoint, resolve_weights, save_safetensors
+from pvtctl.weights.load import load_checkpoint
+from pvtctl.weights.read import read_checkpoint
+from pvtctl.weights.report import LoadReport
+from pvtctl.weights.resolve import resolve_weights
+from pvtctl.weights.save import save_safetensors
 
 NAME = "pvt_v2_b0"
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from pvtctl.errors import UsageError
 from pvtctl.models.backbones import build_backbone
 from pvtctl.models.dense import build_segmenter
-from pvtctl.weights import load_checkpoint
 from pvtctl.weights.layouts import mmseg as names_mmseg
+from pvtctl.weights.load import load_checkpoint
 from pvtctl.weights.recognise import convert_state
 
 MODELS = {
@@ -55,10 +55,10 @@ def test_pvt_under_semantic_fpn(shared: Path) -> None:
 
 def test_neither_is_taken_for_the_other(shared: Path) -> None:
     fpn, deeplab = (set(state_of(golden, shared)) for golden in MODELS)
-    assert names_mmseg.is_semantic_fpn(fpn)
-    assert names_mmseg.is_deeplabv3plus(deeplab)
-    assert not names_mmseg.is_semantic_fpn(deeplab)
-    assert not names_mmseg.is_deeplabv3plus(fpn)
+    assert names_mmseg.SEMANTIC_FPN.fits(fpn)
+    assert names_mmseg.DEEPLABV3PLUS.fits(deeplab)
+    assert not names_mmseg.SEMANTIC_FPN.fits(deeplab)
+    assert not names_mmseg.DEEPLABV3PLUS.fits(fpn)
 
 
 @pytest.mark.parametrize("prefix", ["", "backbone."])

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from pvtctl.errors import UsageError
-from pvtctl.weights import read_checkpoint, save_safetensors
+from pvtctl.weights.read import read_checkpoint
+from pvtctl.weights.save import save_safetensors
 
 STATE = {f"layer{i}.weight": torch.full((40, 40), float(i)) for i in range(5)}
 

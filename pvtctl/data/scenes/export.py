@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +24,6 @@ INFO_FILE = "scenes.json"
 """Written at the top of every export: rendering settings and class names."""
 
 _JPEG_QUALITY = 95
-
-
-@dataclass(frozen=True)
-class _Job:
-    """What one image needs to be rendered and written."""
-
-    folder: Path
-    layout: str
-    split: str
-    size: tuple[int, int]
-    seed: int
 
 
 def export_scenes(
@@ -72,11 +60,10 @@ def export_scenes(
     size = (size, size) if isinstance(size, int) else size
     with new_folder(root) as folder:
         for split, count in counts.items():
-            job = _Job(folder, layout, split, size, seed)
-            _make_folders(job)
             records = []
             for index in range(count):
-                records.append(_write_image(job, index))
+                scene = render_scene(seed, split, index, size)
+                records.append(_write(scene, folder, layout, split, index))
                 if on_progress is not None:
                     on_progress(split, len(records), count)
             if layout == "coco":
@@ -88,49 +75,31 @@ def export_scenes(
         _write_json(folder / INFO_FILE, _info(layout, counts, size, seed))
 
 
-def _make_folders(job: _Job) -> None:
-    match job.layout:
+def _write(scene: Scene, folder: Path, layout: str, split: str, index: int) -> dict[str, Any]:
+    """Write the files of one scene. Returns its record for layouts with one annotation file."""
+    name = f"{split}_{index:06d}"
+    match layout:
         case "imagenet":
-            names: Iterable[str] = (f"{job.split}/{name}" for name in SCENE_CLASSES)
+            _save(scene.image, folder / split / SCENE_CLASSES[scene.label] / f"{name}.JPEG")
         case "coco":
-            names = (f"{job.split}2017", "annotations")
-        case "ade20k":
-            names = (f"{kind}/{_long(job.split)}" for kind in ("images", "annotations"))
-        case _:
-            names = (f"{job.split}/{kind}" for kind in ("rgb", "depth"))
-    for name in names:
-        (job.folder / name).mkdir(parents=True, exist_ok=True)
-
-
-def _long(split: str) -> str:
-    """ADE20K's name of a split."""
-    return {"train": "training", "val": "validation"}[split]
-
-
-def _write_image(job: _Job, index: int) -> dict[str, Any]:
-    """Render one scene and write its files. Returns its record for layouts with one annotation file."""
-    scene = render_scene(job.seed, job.split, index, job.size)
-    name = f"{job.split}_{index:06d}"
-    match job.layout:
-        case "imagenet":
-            _save_jpeg(scene.image, job.folder / job.split / SCENE_CLASSES[scene.label] / f"{name}.JPEG")
-        case "coco":
-            _save_jpeg(scene.image, job.folder / f"{job.split}2017" / f"{name}.jpg")
+            _save(scene.image, folder / f"{split}2017" / f"{name}.jpg")
             return _coco_record(scene, name, index + 1)
         case "ade20k":
-            split = _long(job.split)
-            _save_jpeg(scene.image, job.folder / "images" / split / f"{name}.jpg")
+            split = {"train": "training", "val": "validation"}[split]
+            _save(scene.image, folder / "images" / split / f"{name}.jpg")
             labels = np.where(scene.semantic == IGNORE, 0, scene.semantic + 1).astype(np.uint8)
-            Image.fromarray(labels).save(job.folder / "annotations" / split / f"{name}.png")
+            _save(labels, folder / "annotations" / split / f"{name}.png")
         case _:
-            _save_jpeg(scene.image, job.folder / job.split / "rgb" / f"{name}.jpg")
+            _save(scene.image, folder / split / "rgb" / f"{name}.jpg")
             millimetres = np.rint(scene.depth.astype(np.float64) * DEPTH_SCALE).astype(np.uint16)
-            Image.fromarray(millimetres).save(job.folder / job.split / "depth" / f"{name}.png")
+            _save(millimetres, folder / split / "depth" / f"{name}.png")
     return {}
 
 
-def _save_jpeg(image: NDArray[np.uint8], path: Path) -> None:
-    Image.fromarray(image).save(path, format="JPEG", quality=_JPEG_QUALITY)
+def _save(pixels: NDArray[Any], path: Path) -> None:
+    """Write a JPEG or PNG, by the ending of `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path, quality=_JPEG_QUALITY)
 
 
 def _coco_record(scene: Scene, name: str, image_id: int) -> dict[str, Any]:
@@ -185,4 +154,5 @@ def _info(layout: str, counts: dict[str, int], size: tuple[int, int], seed: int)
 
 
 def _write_json(path: Path, document: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(document) + "\n", encoding="utf-8")

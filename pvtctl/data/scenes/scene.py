@@ -18,22 +18,11 @@ import torch
 from numpy.typing import NDArray
 
 from pvtctl.data.images import TensorPicture
-from pvtctl.data.scenes.objects import SCENE_CLASSES, Draws
+from pvtctl.data.scenes.objects import SCENE_CLASSES as SCENE_CLASSES
+from pvtctl.data.scenes.objects import Draws
 from pvtctl.data.scenes.render import FLOOR, SKY, WALL, Thing, draw
 from pvtctl.data.scenes.typical import dress
 from pvtctl.errors import UsageError, nearest
-
-__all__ = [
-    "DEFAULT_SAMPLES",
-    "IGNORE",
-    "SCENE_CLASSES",
-    "SEMANTIC_CLASSES",
-    "SPLITS",
-    "Materials",
-    "Scene",
-    "ScenesSource",
-    "render_scene",
-]
 
 SEMANTIC_CLASSES = ("floor", "wall", "sky", *SCENE_CLASSES)
 """Names of the values of `Scene.semantic`."""

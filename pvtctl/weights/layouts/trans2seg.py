@@ -1,46 +1,36 @@
-"""Parameter names of the original Trans2Seg code, and pvtctl's.
+"""Parameter names of the original Trans2Seg code.
 
 Source: the parameters of the original model, by name and shape. Layers whose results are never used (see
-`pvtctl.models.heads.trans2seg`) do not exist in pvtctl and are left out here.
+`pvtctl.models.heads.trans2seg`) do not exist in pvtctl and are left out here, as is the backbone's own classifier.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 
 from torch import Tensor
 
-from pvtctl.weights.layouts.mmdet import renamed
+from pvtctl.weights.layouts.base import Layout, Rules, State
 
-_VIT = r"transformer_head\.transformer\.vit\."
-_RULES = (
-    (r"encoder\.", "backbone."),
-    (_VIT + r"hybrid_embed\.proj\.", "head.embed."),
-    (_VIT + r"blocks_encoder\.", "head.encoder."),
-    (_VIT + r"blocks_decoder\.", "head.decoder."),
+_VIT = "transformer_head.transformer.vit."
+_RULES = Rules(
+    ("encoder.", "backbone."),
+    (f"{_VIT}hybrid_embed.proj.", "head.embed."),
+    (f"{_VIT}blocks_encoder.", "head.encoder."),
+    (f"{_VIT}blocks_decoder.", "head.decoder."),
     (_VIT, "head."),
-    (r"transformer_head\.(lay\d)\.block\.", r"head.\1."),
-    (r"transformer_head\.", "head."),
+    ("transformer_head.lay#.block.", "head.lay#."),
+    ("transformer_head.", "head."),
 )
-_MARK = "transformer_head.transformer.vit.hybrid_embed.proj.weight"
-_OF_ANSWERS = ("norm1.", "norm1_clsembed.", "norm4.", "mlp3.")
 
 
-def is_trans2seg(keys: set[str]) -> bool:
-    """Whether this is the original Trans2Seg, backbone included."""
-    return _MARK in keys
-
-
-def from_trans2seg(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename to `backbone.*` (the ResNet's names unchanged) and pvtctl's `head.*`; unused parameters, among them the
-    backbone's own classifier, are left out.
-    """
-    last = max(int(found[1]) for key in state if (found := re.match(_VIT + r"blocks_decoder\.(\d+)\.", key)))
+def _to_ours(state: State) -> dict[str, Tensor]:
+    renamed = _RULES.to_ours(state)
+    inside = re.compile(r"head\.decoder\.(\d+)\.(.+)")
+    last = max(int(found[1]) for key in renamed if (found := inside.match(key)))
     converted: dict[str, Tensor] = {}
-    for key, value in state.items():
-        name = renamed(key, _RULES)
-        found = re.match(r"head\.decoder\.(\d+)\.(.+)", name)
+    for name, value in renamed.items():
+        found = inside.match(name)
         if found is None:
             if not name.startswith("backbone.fc."):
                 converted[name] = value
@@ -53,12 +43,13 @@ def from_trans2seg(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _answers(name: str, value: Tensor) -> dict[str, Tensor]:
     """The last decoder layer's attention scores. Keys are the first half of the joint projection."""
-    match name:
-        case "attn.fc_q.weight":
-            return {"head.answers.fc_q.weight": value}
-        case "attn.fc_kv.weight":
-            return {"head.answers.fc_k.weight": value[: len(value) // 2]}
-        case _ if name.startswith(_OF_ANSWERS):
-            return {f"head.answers.{name}": value}
-        case _:
-            return {}
+    if name == "attn.fc_q.weight":
+        return {"head.answers.fc_q.weight": value}
+    if name == "attn.fc_kv.weight":
+        return {"head.answers.fc_k.weight": value[: len(value) // 2]}
+    if name.startswith(("norm1.", "norm1_clsembed.", "norm4.", "mlp3.")):
+        return {f"head.answers.{name}": value}
+    return {}
+
+
+TRANS2SEG = Layout("Trans2Seg", ({f"{_VIT}hybrid_embed.proj.weight"},), _to_ours)

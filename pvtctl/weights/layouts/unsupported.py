@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 # (part of a parameter's name, model); the first match counts
-_DENSE = (
+_MODELS = (
     ("decode_head.psp_modules.", "mmsegmentation's UPerNet or PSPNet"),
     ("decode_head.fusion_conv.", "mmsegmentation's SegFormer"),
     ("decode_head.linear_fuse.", "SegFormer"),
@@ -14,8 +14,6 @@ _DENSE = (
     ("scratch.refinenet4.", "another model of MiDaS' or DPT's authors"),
     ("depth_head.scratch.", "Depth Anything"),
     ("neck.reassemble_stage.", "transformers' DPT over another backbone, or Depth Anything"),
-)
-_DETECTORS = (
     ("rpn_head.init_proposal_bboxes.", "mmdetection's Sparse R-CNN"),
     ("roi_head.bbox_head.0.", "mmdetection's Cascade R-CNN"),
     ("roi_head.bbox_head.fc_cls.", "mmdetection's Faster R-CNN, or a Mask R-CNN with another head"),
@@ -41,4 +39,4 @@ _DETECTORS = (
 def unsupported_model(names: Iterable[str]) -> str | None:
     """Description of the model in a state dict (original names) if pvtctl does not build it, else None."""
     keys = list(names)
-    return next((title for part, title in (*_DENSE, *_DETECTORS) if any(part in key for key in keys)), None)
+    return next((title for part, title in _MODELS if any(part in key for key in keys)), None)

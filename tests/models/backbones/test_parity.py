@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pvtctl.models.backbones import build_backbone, build_classifier
-from pvtctl.weights import load_checkpoint
+from pvtctl.weights.load import load_checkpoint
 
 QUICK = [
     "pvt_tiny",

@@ -13,8 +13,9 @@ from pvtctl.models.backbones import build_backbone, build_classifier
 from pvtctl.models.detector import build_detector
 from pvtctl.models.registry import backbone_spec, find_backbone
 from pvtctl.models.variants import VARIANTS, PvtVariant, VitVariant, join_width, scaled, split_width
-from pvtctl.weights import load_checkpoint, save_safetensors
 from pvtctl.weights.describe import inspect_checkpoint
+from pvtctl.weights.load import load_checkpoint
+from pvtctl.weights.save import save_safetensors
 
 SPECS = [
     "pvt_small@0.25",

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pvtctl.errors import UsageError
 from pvtctl.models.dense import build_segmenter
 from pvtctl.models.heads.deeplabv3plus import DeepLabV3Plus, rates
-from pvtctl.weights import load_checkpoint
+from pvtctl.weights.load import load_checkpoint
 
 MMSEG = {"width": 512, "projection": 3, "auxiliary_weight": 0.4}
 CHANNELS = (8, 12, 16, 24)

@@ -88,7 +88,7 @@ def test_outputs_equal_the_original(golden: str, kit: ModuleType, shared: Path) 
 
 def load_original(model: Detector, state: dict[str, Tensor]) -> None:
     """Head names are the original's behind `head.`; the backbones' are those that pvtctl.weights reads."""
-    from pvtctl.weights import load_checkpoint
+    from pvtctl.weights.load import load_checkpoint
 
     prefix = "backbone.0.body."
     load_checkpoint(model.backbone, {key.removeprefix(prefix): value for key, value in state.items() if prefix in key})

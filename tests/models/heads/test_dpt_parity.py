@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pvtctl.models.dense import DenseModel, build_depth_model, build_segmenter
 from pvtctl.models.heads.dpt import Dpt
-from pvtctl.weights.layouts.dpt import from_dpt, is_dpt, is_unused
+from pvtctl.weights.layouts.dpt import DPT, is_unused
 
 BACKBONES = {"dpt_large": "vit_large_patch16", "dpt_hybrid": "vit_hybrid"}
 
@@ -31,8 +31,8 @@ def build(golden: str) -> DenseModel:
 
 def load(model: DenseModel, state: dict[str, Tensor]) -> None:
     """Everything that the original uses has its place, and nothing here is left without a value."""
-    assert is_dpt(set(state))
-    named = {key: value for key, value in from_dpt(state).items() if not is_unused(key)}
+    assert DPT.fits(set(state))
+    named = {key: value for key, value in DPT.to_ours(state).items() if not is_unused(key)}
     model.load_state_dict(named)
 
 

@@ -25,7 +25,7 @@ from pvtctl.models.heads.matching import BoxMatcher
 from pvtctl.models.heads.roi import RoiPooler, RoiSampler, level_of, mask_targets
 from pvtctl.models.necks.fpn import Fpn
 from pvtctl.models.structures import Detections, DetectOptions, Objects
-from pvtctl.weights import load_checkpoint
+from pvtctl.weights.load import load_checkpoint
 
 # pycocotools' decoder speaks to numpy in the old way
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

@@ -18,7 +18,7 @@ from torchvision.ops import box_iou
 from pvtctl.models.detector import build_detector
 from pvtctl.models.heads.retinanet import RetinaNet, best_scores, per_anchor
 from pvtctl.models.structures import Detections, DetectOptions, Objects
-from pvtctl.weights import load_checkpoint
+from pvtctl.weights.load import load_checkpoint
 
 NONE = Objects(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pvtctl.errors import UsageError
 from pvtctl.models.dense import DenseModel, build_segmenter
 from pvtctl.models.heads.semantic_fpn import SemanticFpn
-from pvtctl.weights import load_checkpoint
+from pvtctl.weights.load import load_checkpoint
 
 
 @pytest.mark.parametrize(("golden", "backbone"), [("sem_fpn_pvt_small", "pvt_small"), ("sem_fpn_r50v1c", "resnet50c")])

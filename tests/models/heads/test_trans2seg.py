@@ -14,7 +14,7 @@ from pvtctl.errors import UsageError
 from pvtctl.models.backbones import build_backbone
 from pvtctl.models.dense import build_segmenter
 from pvtctl.models.heads.trans2seg import Trans2Seg
-from pvtctl.weights.layouts.trans2seg import from_trans2seg, is_trans2seg
+from pvtctl.weights.layouts.trans2seg import TRANS2SEG
 
 GOLDEN = "trans2seg_r50c_medium"
 CHANNELS = (8, 8, 8, 16)
@@ -37,8 +37,8 @@ def test_equal_to_the_original(case: str, kit: ModuleType, shared: Path) -> None
     golden = json.loads((shared / "parity" / "goldens" / f"{GOLDEN}.json").read_text())["cases"][case]
     shapes = {key: shape for key, shape, dtype, _ in entries if dtype == "float32"}
     state = kit.fill_state_dict(shapes, golden["variant"])
-    assert is_trans2seg(set(state))
-    ours = from_trans2seg(state)
+    assert TRANS2SEG.fits(set(state))
+    ours = TRANS2SEG.to_ours(state)
     model = build_segmenter("resnet50s", "trans2seg", num_classes=12, backbone_options={"output_stride": 16}).eval()
     missing, unexpected = model.load_state_dict(ours, strict=False)
     assert all(name.endswith("num_batches_tracked") for name in missing)

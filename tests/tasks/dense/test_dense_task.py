@@ -25,8 +25,8 @@ from pvtctl.tasks.depth.files import DepthCoding, decode_depth
 from pvtctl.tasks.depth.task import DepthTask
 from pvtctl.tasks.from_recipe import build_task
 from pvtctl.tasks.segmentation.task import SegmentationTask
-from pvtctl.weights import save_safetensors
 from pvtctl.weights.describe import HeadClasses, inspect_checkpoint
+from pvtctl.weights.save import save_safetensors
 
 K = len(SEMANTIC_CLASSES)
 DPT = "model.head={name: dpt}"

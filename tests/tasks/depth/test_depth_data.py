@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from pvtctl.data.base import Unusable
-from pvtctl.data.loader import build_loader
+from pvtctl.data.loader import Loader
 from pvtctl.data.samplers import Draw, EvalSampler, TrainSampler
 from pvtctl.data.scenes.export import export_scenes
 from pvtctl.data.scenes.scene import render_scene
@@ -227,7 +227,7 @@ def test_bad_files_are_skipped_and_listed(tmp_path: Path, write: Write) -> None:
     assert "8-bit grey" in reasons["b.png"]
     assert "no value of it is a depth" in reasons["c.png"]
     assert reasons["d.png"] == "64x48 pixels, but its map is 32x24"
-    loader = build_loader(opened("nyu", tmp_path, "train"), EvalSampler(5, batch_size=2), workers=0)
+    loader = Loader(opened("nyu", tmp_path, "train"), EvalSampler(5, batch_size=2), workers=0)
     assert [name for batch in loader for name in batch.ids] == ["a.png"]
 
 
@@ -276,7 +276,7 @@ def test_samples_depend_on_seed_epoch_and_index_alone() -> None:
         dataset = opened("scenes", None, "train", training=True, seed=seed, samples=8, image_size=72)
         sampler = TrainSampler(8, batch_size=batch_size, seed=seed)
         sampler.set_epoch(epoch)
-        loader = build_loader(dataset, sampler, workers=workers)
+        loader = Loader(dataset, sampler, workers=workers)
         return [part for batch in loader for part in (*batch.images, *batch.targets)]
 
     first = sorted(float(part.sum()) for part in images(3, 1, 0, 2))

@@ -12,7 +12,7 @@ from pvtctl.recipe.load import load_recipe
 from pvtctl.recipe.schema import Recipe
 from pvtctl.runs.load_run import load_run
 from pvtctl.tasks.from_recipe import build_task, open_split
-from pvtctl.weights import save_safetensors
+from pvtctl.weights.save import save_safetensors
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from pvtctl.data.base import Unusable, fingerprint
-from pvtctl.data.loader import build_loader
+from pvtctl.data.loader import Loader
 from pvtctl.data.samplers import EvalSampler, GroupedTrainSampler
 from pvtctl.data.scenes.export import export_scenes
 from pvtctl.data.transforms import denormalize, normalize, pad_images
@@ -73,7 +73,7 @@ def open_eval(root: Path | None, name: str = "coco", split: str = "train", masks
 
 
 def train_loader(dataset: DetectionDataset, workers: int = 0, batch_size: int = 2):
-    return build_loader(dataset, GroupedTrainSampler(dataset.wide, batch_size=batch_size, seed=3), workers=workers)
+    return Loader(dataset, GroupedTrainSampler(dataset.wide, batch_size=batch_size, seed=3), workers=workers)
 
 
 def test_batches_hold_what_a_detector_takes(make_coco):
@@ -127,7 +127,7 @@ def test_same_bits_for_any_number_of_workers_and_after_a_restart(make_coco):
 
 def test_evaluation_gives_every_image_once_in_order(make_coco):
     dataset = open_eval(make_coco(5))
-    batches = list(build_loader(dataset, EvalSampler(5, batch_size=2), workers=0))
+    batches = list(Loader(dataset, EvalSampler(5, batch_size=2), workers=0))
     assert [batch.image_ids for batch in batches] == [[100, 101], [102, 103], [104]]
     assert batches[0].sizes == [(82, 64), (64, 107)]
     box = batches[0].targets[0].boxes[0]
@@ -175,7 +175,7 @@ def test_missing_and_broken_files_are_skipped(make_coco):
     assert set(batch.ids) == {"003.png", "004.png", "005.png"}
     assert set(loader.skipped) == set(bad)
     assert all(reason in loader.skipped[name] for name, reason in bad.items())
-    evaluation = build_loader(open_eval(root), EvalSampler(6, batch_size=3), workers=0)
+    evaluation = Loader(open_eval(root), EvalSampler(6, batch_size=3), workers=0)
     assert [batch.ids for batch in evaluation] == [["003.png", "004.png", "005.png"]]
     assert set(evaluation.skipped) == set(bad)
     assert isinstance(evaluation.dataset[0], Unusable)

@@ -9,7 +9,7 @@ from PIL import Image
 from segmentation_sets import mask_set, photo, stripes, write
 
 from pvtctl.data.layouts import guess_layout
-from pvtctl.data.loader import build_loader
+from pvtctl.data.loader import Loader
 from pvtctl.data.samplers import Draw, EvalSampler, TrainSampler
 from pvtctl.data.scenes.export import export_scenes
 from pvtctl.data.scenes.scene import SEMANTIC_CLASSES, render_scene
@@ -215,7 +215,7 @@ def test_values_outside_the_classes_never_reach_the_loss(tmp_path, workers, trai
     data = opened("masks", mask_set(tmp_path, {"train": maps}), training=training)
     sampler = TrainSampler(9, batch_size=3) if training else EvalSampler(9, batch_size=3)
     with pytest.raises(UsageError) as caught:
-        list(build_loader(data, sampler, workers=workers))
+        list(Loader(data, sampler, workers=workers))
     assert "002.png has the value 77" in caught.value.message
     assert "\n" not in caught.value.message
     assert "data.segmentation.ignore=[77]" in caught.value.hint
@@ -348,7 +348,7 @@ def test_same_bits_for_any_number_of_workers(tmp_path, workers):
     data = opened(
         "masks", mask_set(tmp_path, {"train": [stripes([0, 1, 2], (40 + n, 50)) for n in range(6)]}), training=True
     )
-    alone, many = (build_loader(data, TrainSampler(6, batch_size=2), workers=number) for number in (0, workers))
+    alone, many = (Loader(data, TrainSampler(6, batch_size=2), workers=number) for number in (0, workers))
     for one, other in zip(alone, many, strict=True):
         assert torch.equal(one.images, other.images)
         assert all(torch.equal(a, b) for a, b in zip(one.targets, other.targets, strict=True))
