@@ -222,7 +222,7 @@ def _run_line(run: Run, state: RunState) -> dict[str, object]:
         "state": state.status,
         "reason": state.reason,
         "folder": str(run.out),
-        "recipe": run.recipe.model_dump(mode="json"),
+        "recipe": run.recipe.plain_values(),
     }
 
 

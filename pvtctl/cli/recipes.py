@@ -85,9 +85,7 @@ def recipes_show(
     resolved = resolve(name, row, profile, set_)
     if json:
         origins = {".".join(path): str(origin) for path, origin in resolved.origins.items()}
-        print_json(
-            {"recipe": resolved.recipe.model_dump(mode="json"), "flat": flat(resolved.recipe), "origins": origins}
-        )
+        print_json({"recipe": resolved.recipe.plain_values(), "flat": flat(resolved.recipe), "origins": origins})
     elif origin:
         print("\n".join(_with_origins(resolved)))
     else:

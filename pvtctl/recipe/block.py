@@ -36,6 +36,10 @@ class SettingsBlock(BaseModel):
                 f"the checkpoint's metadata is damaged: {key} {first['msg'].lower()}", "use another copy of the file"
             ) from error
 
+    def plain_values(self) -> dict[str, Any]:
+        """All settings as plain JSON values, for files and output."""
+        return self.model_dump(mode="json")
+
     def values_for(self, dataclass: Any) -> dict[str, Any]:
         """Values of the fields that `dataclass` also has, by name."""
         names = type(self).model_fields

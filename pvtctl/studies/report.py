@@ -344,7 +344,7 @@ def _row_document(row: RowResult, cost: ModelCost | None) -> dict[str, Any]:
         "title": row.title,
         "state": row.state or "finished",
         "note": row.note or None,
-        "printed": {name: figure.model_dump() for name, figure in row.expect.items()},
+        "printed": {name: figure.plain_values() for name, figure in row.expect.items()},
         "measured": {
             name: {"mean": spread.mean, "sd": spread.deviation, "n": spread.n, "values": list(spread.values)}
             for name, spread in spreads.items()

@@ -93,7 +93,7 @@ def _info(run: Run) -> dict[str, Any]:
 
 def _check_settings(run: Run, began: dict[str, Any]) -> None:
     """Raise UsageError when the run directory has another recipe; initial weights are not compared."""
-    wanted = run.recipe.model_dump(mode="json")
+    wanted = run.recipe.plain_values()
     if run.recipe.model.weights is None:
         wanted["model"]["weights"] = began.get("model", {}).get("weights")
     try:
