@@ -163,7 +163,7 @@ def run_plan(
     the weights given for a row are missing.
     """
     states = {run.name: state_of(run) for run in plan.runs}
-    for row, given in plan.weights.items():
+    for row, given in plan.request.row_weights.items():
         if any(states[run.name].status == "missing" for run in plan.row_runs(row)):
             find_weights_file(given)
     waiting = [run for run in plan.runs if states[run.name].status not in ("finished", "running")]

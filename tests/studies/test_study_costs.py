@@ -17,7 +17,7 @@ from pvtctl.latency.measure import Case, Latency
 from pvtctl.recipe.load import load_recipe, rows_of
 from pvtctl.studies import costs
 from pvtctl.studies.costs import study_costs
-from pvtctl.studies.plan import make_study_plan
+from pvtctl.studies.plan import StudyRequest
 from pvtctl.studies.results import RowResult, collect_results
 
 
@@ -117,9 +117,9 @@ def test_memory_of_training_is_that_of_the_warning() -> None:
 
 
 def test_the_trained_model_is_told_apart_from_the_papers(tmp_path: Path) -> None:
-    plan = make_study_plan(
+    plan = StudyRequest(
         "vit-vs-pvt", tmp_path, profile="smoke", rows=["pvt_small"], overrides=["model.backbone.width=0.25"]
-    )
+    ).plan()
     finish_all(plan, {"pvt_small": 0.2})
     row = next(row for row in collect_results(plan) if row.row == "pvt_small")
     cost = study_costs([row], tmp_path, latency=False)["pvt_small"]
