@@ -43,8 +43,7 @@ def architecture(
     """
     names = check_backbones(backbone)
     sizes = check_sizes(size, chosen_head(head), num_classes)
-    from pvtctl.explain.architecture import describe_architecture
-    from pvtctl.explain.pictures.architecture import draw_architectures
+    from pvtctl.explain.architecture import describe_architecture, draw_architectures
     from pvtctl.views.figure import save
 
     pictures = Pictures.open("architecture", "-".join(names), len(sizes), out, form)

@@ -108,7 +108,7 @@ class _Pyramids:
     def _fit(self) -> dict[str, Any]:
         from pvtctl.data.images import BadImage
         from pvtctl.engine import Progress
-        from pvtctl.explain.pictures.features import ComponentFit
+        from pvtctl.explain.feature_pictures import ComponentFit
 
         fits = {name: ComponentFit() for name in self.levels}
         with Progress("features", len(self.images.names), unit="images") as progress:
@@ -135,7 +135,7 @@ class _Pyramids:
 
     def draw(self, pictures: Pictures) -> None:
         """Draw one picture per image."""
-        from pvtctl.explain.pictures.features import draw_features, energy_of, to_levels
+        from pvtctl.explain.feature_pictures import draw_features, energy_of, to_levels
 
         placed: dict[str, list[NDArray[Any]]] = {level: [] for level in self.levels}
         energies: dict[str, list[NDArray[Any]]] = {level: [] for level in self.levels}
