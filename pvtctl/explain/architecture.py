@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import cast
 
 import torch
 from matplotlib.axes import Axes
@@ -40,45 +40,24 @@ def describe_architecture(
     with torch.device("meta"):
         model = build_model(name, head, num_classes)
         backbone = backbone_in(model)
-        necks = _NeckShapes(getattr(model, "neck", None))
+        out: dict[str, object] = {}
+        if (neck := getattr(model, "neck", None)) is not None:
+            neck.register_forward_hook(lambda module, maps, found: out.update(neck=found))
         with torch.no_grad():
             images = torch.empty(1, 3, *size)
             shapes: list[Shape] = [tuple(x.shape[1:]) for x in backbone(images)]
     cost = count_model(model, size, backbone=name, head=head, num_classes=classes)
-    necks.close()
     parts = _Parts(cost.stages)
-    boxes = _backbone_boxes(
-        name, backbone, images, shapes, parts, pyramid=head != "classifier" and not _reads_tokens(head)
-    )
-    if head not in PLAIN_HEADS:
-        boxes += _head_boxes(head, necks.shapes, parts, classes)
-    elif head == "classifier":
-        params, macs = parts.take("head")
-        boxes.append(
-            Box("Classifier", (f"{backbone.num_features} features, {classes} classes",), params, macs, kind="above")
-        )
-    return Column(name if head in PLAIN_HEADS else f"{name} + {head}", size, tuple(boxes), cost.params, cost.macs)
-
-
-def _reads_tokens(head: str) -> bool:
     spec = find_head(head)
-    return spec is not None and bool(spec.token_options)
-
-
-class _NeckShapes:
-    """Shapes of a neck's output maps, recorded by a hook."""
-
-    def __init__(self, neck: nn.Module | None) -> None:
-        self.shapes: list[Shape] = []
-        self.hook = neck.register_forward_hook(self._keep) if neck is not None else None
-
-    def _keep(self, module: nn.Module, arguments: object, out: object) -> None:
-        if isinstance(out, list | tuple):
-            self.shapes = [tuple(x.shape[1:]) for x in out]
-
-    def close(self) -> None:
-        if self.hook is not None:
-            self.hook.remove()
+    pyramid = head != "classifier" and not (spec and spec.token_options)
+    boxes = _backbone_boxes(name, backbone, images, shapes, parts, pyramid=pyramid)
+    if head not in PLAIN_HEADS:
+        maps = out["neck"] if isinstance(out.get("neck"), list | tuple) else ()
+        boxes += _head_boxes(head, [tuple(x.shape[1:]) for x in maps], parts, classes)
+    elif head == "classifier":
+        lines = (f"{backbone.num_features} features, {classes} classes",)
+        boxes.append(Box("Classifier", lines, *parts.take("head"), kind="above"))
+    return Column(name if head in PLAIN_HEADS else f"{name} + {head}", size, tuple(boxes), cost.params, cost.macs)
 
 
 class _Parts:
@@ -133,7 +112,7 @@ def _pvt_stage(number: int, backbone: PyramidTransformer, stage: nn.Module, shap
     lines = (
         f"patches {kernel}×{kernel}, step {stride}{table}",
         f"{_number(len(blocks), 'block')}, {_number(attn.num_heads, 'head')} of {shape[0] // attn.num_heads}",
-        f"{_count(shape[1] * shape[2])}{' + 1' if special else ''} tokens, {reduction}: {_count(keys + special)}",
+        f"{shape[1] * shape[2]:,}{' + 1' if special else ''} tokens, {reduction}: {keys + special:,}",
         f"feed-forward {mlp.fc1.out_features}" + (" with 3×3 convolution" if mlp.dwconv is not None else ""),
     )
     last = ("other",) if number == 4 else ()
@@ -144,7 +123,7 @@ def _vit_boxes(backbone: Vit, images: Tensor, shapes: list[Shape], parts: _Parts
     grid = cast("Shape", tuple(backbone.read_taps(images, [backbone.depth])[0].map.shape[1:]))
     block = cast("TransformerBlock", backbone.blocks[0])
     attn, mlp = cast("SelfAttention", block.attn), cast("Mlp", block.mlp)
-    tokens, special = _count(grid[1] * grid[2]), backbone.special_tokens
+    tokens, special = f"{grid[1] * grid[2]:,}", backbone.special_tokens
     patch = f"patches {backbone.patch_size}×{backbone.patch_size}"
     if isinstance(backbone, VitHybrid):
         patch = "a ResNet's map of stride 16, a token a cell"
@@ -169,9 +148,7 @@ def _vit_boxes(backbone: Vit, images: Tensor, shapes: list[Shape], parts: _Parts
 
 def _resnet_stage(number: int, backbone: ResNet, shape: Shape, parts: _Parts) -> Box:
     blocks = cast("nn.Sequential", getattr(backbone, f"layer{number}"))
-    convs = [
-        module for module in blocks[-1].modules() if isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3)
-    ]
+    convs = [each for each in blocks[-1].modules() if isinstance(each, nn.Conv2d) and each.kernel_size == (3, 3)]
     conv = convs[-1]
     kind = "basic block" if len(convs) > 1 else "bottleneck"
     groups = f", {conv.groups} groups" if conv.groups > 1 else ""
@@ -186,25 +163,18 @@ def _resnet_stage(number: int, backbone: ResNet, shape: Shape, parts: _Parts) ->
 def _head_boxes(head: str, neck: list[Shape], parts: _Parts, num_classes: int | None) -> list[Box]:
     boxes = []
     if "neck" in parts.left:
-        lines = [_by(shape) for shape in neck]
-        boxes.append(Box("Neck (FPN)", tuple(lines), *parts.take("neck"), kind="above"))
-    inside = {name.removeprefix("head."): parts.left[name] for name in list(parts.left) if name.startswith("head.")}
-    classes = f"{num_classes} classes" if num_classes else "depth"
-    lines = [
-        f"{name}: {params / 1e6:.2f} M parameters, {macs / 1e9:.2f} GMACs" for name, (params, macs) in inside.items()
+        boxes.append(Box("Neck (FPN)", tuple(map(_by, neck)), *parts.take("neck"), kind="above"))
+    lines = [f"{num_classes} classes" if num_classes else "depth"]
+    lines += [
+        f"{name.removeprefix('head.').replace('_', ' ')}: {params / 1e6:.2f} M parameters, {macs / 1e9:.2f} GMACs"
+        for name, (params, macs) in parts.left.items()
+        if name.startswith("head.")
     ]
-    boxes.append(
-        Box(f"Head ({head})", (classes, *(line.replace("_", " ") for line in lines)), *parts.take(""), kind="above")
-    )
-    return boxes
+    return [*boxes, Box(f"Head ({head})", tuple(lines), *parts.take(""), kind="above")]
 
 
 def _by(shape: Shape) -> str:
     return " × ".join(map(str, shape))
-
-
-def _count(number: int) -> str:
-    return f"{number:,}"
 
 
 def _number(count: int, what: str) -> str:
@@ -243,10 +213,6 @@ class Column:
     boxes: tuple[Box, ...]
     params: int
     macs: int
-
-    def to_json(self) -> dict[str, Any]:
-        """Boxes and totals, as plain counts."""
-        return asdict(self)
 
 
 def draw_architectures(columns: Sequence[Column]) -> Figure:

@@ -27,7 +27,7 @@ from pvtctl.cli.visualize._options import (
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from pvtctl.explain.features import PyramidPredictor
+    from pvtctl.explain.backbone import PyramidPredictor
     from pvtctl.tasks.predict import Images
 
 
@@ -63,7 +63,7 @@ def features(
     """
     from pvtctl.cli.predict._run import nothing_read, say_skipped_images
     from pvtctl.engine import single
-    from pvtctl.explain.features import PyramidPredictor
+    from pvtctl.explain.backbone import PyramidPredictor
     from pvtctl.tasks.predict import find_images
 
     found = find_images(images)
