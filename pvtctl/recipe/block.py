@@ -44,3 +44,12 @@ class SettingsBlock(BaseModel):
         """Values of the fields that `dataclass` also has, by name."""
         names = type(self).model_fields
         return {field.name: getattr(self, field.name) for field in fields(dataclass) if field.name in names}
+
+
+def dotted(values: Mapping[str, Any], at: str = "") -> dict[str, Any]:
+    """Nested values by dotted key; empty mappings are left out."""
+    result: dict[str, Any] = {}
+    for key, value in values.items():
+        here = f"{at}.{key}" if at else str(key)
+        result |= dotted(value, here) if isinstance(value, Mapping) else {here: value}
+    return result
