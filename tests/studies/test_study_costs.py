@@ -15,7 +15,7 @@ from pvtctl.cost.build import build_own
 from pvtctl.errors import PvtctlError
 from pvtctl.latency.measure import Case, Latency
 from pvtctl.recipe.load import load_recipe, rows_of
-from pvtctl.studies import costs
+from pvtctl.studies import cases, costs
 from pvtctl.studies.costs import study_costs
 from pvtctl.studies.plan import StudyRequest
 from pvtctl.studies.results import RowResult, collect_results
@@ -47,7 +47,7 @@ class FakeLatency:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeLatency:
     fake = FakeLatency()
-    monkeypatch.setattr(costs, "measure_latency", fake)
+    monkeypatch.setattr(cases, "measure_latency", fake)
     monkeypatch.setattr(costs, "_macs_per_second", lambda device: 1e11)
     return fake
 
@@ -147,7 +147,7 @@ def test_models_that_read_otherwise_are_timed_each_by_itself(
         asked.extend(cases)
         return FakeLatency()(cases)
 
-    monkeypatch.setattr(costs, "measure_latency", measure)
+    monkeypatch.setattr(cases, "measure_latency", measure)
     monkeypatch.setattr(costs, "_macs_per_second", lambda device: 1e11)
     monkeypatch.setattr(costs, "_free_bytes", lambda device: 2**40)
     found = study_costs([row_of(study, row) for row in rows_of(study)], tmp_path)
