@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from matplotlib.axes import Axes
@@ -40,7 +40,7 @@ def describe_architecture(
     with torch.device("meta"):
         model = build_model(name, head, num_classes)
         backbone = backbone_in(model)
-        out: dict[str, object] = {}
+        out: dict[str, Any] = {}
         if (neck := getattr(model, "neck", None)) is not None:
             neck.register_forward_hook(lambda module, maps, found: out.update(neck=found))
         with torch.no_grad():

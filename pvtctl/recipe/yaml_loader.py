@@ -208,11 +208,12 @@ class _Values:
                     return value
                 case "str":
                     return text
+                case _:
+                    self._fault(node, at, f"the tag {node.tag} is not taken")
+                    return text
         except ValueError:  # `!!int abc`
             self._fault(node, at, f"{text} is not a number")
             return text
-        self._fault(node, at, f"the tag {node.tag} is not taken")
-        return text
 
     def _fault(self, node: Any, at: KeyPath, problem: str) -> None:
         self.document.faults.append(f"{'.'.join(at)}: {problem} ({self.shown}:{node.start_mark.line + 1})")

@@ -110,14 +110,12 @@ def study_costs(
         options = {"device": device, "warmup": WARMUP, "repeats": REPEATS, "on_progress": say}
         results, failed, _ = time_cases(groups, strict=False, **options)
         timed = {case: _timing(result) for case, result in results.items()}
-        found |= failed | timed
+        found |= {**failed, **timed}
         kept.add({repr(case): timing for case, timing in timed.items()})
-    return {
-        row: replace(costs[row], untimed=told)
-        if isinstance(told := found[case], str)
-        else replace(costs[row], timing=told)
-        for row, case in cases.items()
-    }
+    for row, case in cases.items():
+        timing = found[case]
+        costs[row] = replace(costs[row], **{"untimed" if isinstance(timing, str) else "timing": timing})
+    return costs
 
 
 def _counted(row: RowResult, recipe: Recipe) -> ModelCost:

@@ -6,7 +6,7 @@ import json
 import math
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -299,7 +299,7 @@ def _document(
         "warnings": list(warnings),
         "figures": {name: all_of.label(name) for name in all_of.figures},
         "rows": [_row_document(row, all_of.costs.get(row.row)) for row in all_of.rows],
-        "claims": [verdict.to_dict() for verdict in all_of.verdicts],
+        "claims": [asdict(verdict) for verdict in all_of.verdicts],
         "runs": [
             {
                 "run": attempt.run.name,
@@ -347,5 +347,5 @@ def _row_document(row: RowResult, cost: ModelCost | None) -> dict[str, Any]:
             name: {"mean": spread.mean, "sd": spread.deviation, "n": spread.n, "values": list(spread.values)}
             for name, spread in spreads.items()
         },
-        "cost": cost.to_dict() if cost is not None else None,
+        "cost": asdict(cost) if cost is not None else None,
     }
