@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -129,7 +129,7 @@ def _show_dry_run(recipe: Recipe, report: DryRunReport, as_json: bool) -> None:
     from pvtctl.runs.report import duration
 
     if as_json:
-        print_json({"dry_run": report.as_dict(), "recipe": recipe.model_dump(mode="json")})
+        print_json({"dry_run": asdict(report), "recipe": recipe.plain_values()})
         return
     rows = [
         ("precision", report.precision),

@@ -14,9 +14,8 @@ from pvtctl.io.console import say
 from pvtctl.runs.paths import runs_root
 
 if TYPE_CHECKING:
-    from pvtctl.studies.plan import Run, StudyPlan
+    from pvtctl.studies.plan import Run, StudyPlan, StudyRequest
     from pvtctl.studies.report import StudyReport
-    from pvtctl.studies.request import StudyRequest
     from pvtctl.studies.run import RunState
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -104,7 +103,8 @@ def ablate(
     if study == "ls":
         _list(root, as_json)
         return
-    from pvtctl.studies.request import StudyRequest, run_rows
+    from pvtctl.studies.plan import StudyRequest
+    from pvtctl.studies.request import run_rows
 
     request = StudyRequest(
         study,
@@ -222,7 +222,7 @@ def _run_line(run: Run, state: RunState) -> dict[str, object]:
         "state": state.status,
         "reason": state.reason,
         "folder": str(run.out),
-        "recipe": run.recipe.model_dump(mode="json"),
+        "recipe": run.recipe.plain_values(),
     }
 
 

@@ -33,8 +33,7 @@ _JSON = typer.Option(False, "--json", help="Print one JSON document.")
 @app.command("ls")
 def recipes_ls(json: bool = _JSON) -> None:
     """List the shipped recipes, each with its paper's table and its rows."""
-    from pvtctl.recipe.load import recipe_names
-    from pvtctl.recipe.source import read_recipe
+    from pvtctl.recipe.source import read_recipe, recipe_names
 
     found: list[dict[str, Any]] = []
     for name in recipe_names():
@@ -85,9 +84,7 @@ def recipes_show(
     resolved = resolve(name, row, profile, set_)
     if json:
         origins = {".".join(path): str(origin) for path, origin in resolved.origins.items()}
-        print_json(
-            {"recipe": resolved.recipe.model_dump(mode="json"), "flat": flat(resolved.recipe), "origins": origins}
-        )
+        print_json({"recipe": resolved.recipe.plain_values(), "flat": flat(resolved.recipe), "origins": origins})
     elif origin:
         print("\n".join(_with_origins(resolved)))
     else:
@@ -120,7 +117,7 @@ def cp(
 ) -> None:
     """Copy a recipe file to edit it."""
     from pvtctl.io.files import write_text
-    from pvtctl.recipe.load import recipe_path
+    from pvtctl.recipe.source import recipe_path
 
     source = recipe_path(name)
     target = dest / source.name if dest.is_dir() else dest
@@ -151,8 +148,8 @@ def recipes_check(
 
 
 def _check_file(file: str) -> dict[str, Any]:
-    from pvtctl.recipe.load import RecipeFaults, load_recipe
-    from pvtctl.recipe.source import read_recipe
+    from pvtctl.recipe.load import load_recipe
+    from pvtctl.recipe.source import RecipeFaults, read_recipe
 
     faults: dict[str, None] = {}  # in order, each once
     runs = 0
@@ -193,7 +190,7 @@ def diff(
     json: bool = _JSON,
 ) -> None:
     """Print the values in which two runs differ."""
-    from pvtctl.recipe.compare import parse_spec, recipe_differences
+    from pvtctl.recipe.load import parse_spec, recipe_differences
 
     first, second = parse_spec(left), parse_spec(right)
     found = recipe_differences(first.load(), second.load())

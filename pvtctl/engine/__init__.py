@@ -8,7 +8,6 @@ metric = evaluate(task, task.model, dist, choose_precision("auto", dist.device))
 
 from pvtctl.engine.distributed import Distributed, launch, single, start_distributed, stop_distributed
 from pvtctl.engine.dry_run import DryRunReport, dry_run
-from pvtctl.engine.ema import Ema
 from pvtctl.engine.evaluate import evaluate
 from pvtctl.engine.fit import fit
 from pvtctl.engine.log import Progress
@@ -16,8 +15,9 @@ from pvtctl.engine.optim import build_optimizer, describe_lr, parameter_groups, 
 from pvtctl.engine.precision import Precision, choose_precision
 from pvtctl.engine.protocol import Metric, Task
 from pvtctl.engine.run import RunFolder, find_runs, read_info, read_run_recipe
-from pvtctl.engine.schedule import Schedule, build_schedule
+from pvtctl.engine.schedule import Schedule
 from pvtctl.engine.settings import FitResult, FitSettings, resolve_batch_size
+from pvtctl.engine.step import Ema
 from pvtctl.engine.stop import Stopped
 
 __all__ = [
@@ -34,7 +34,6 @@ __all__ = [
     "Stopped",
     "Task",
     "build_optimizer",
-    "build_schedule",
     "choose_precision",
     "describe_lr",
     "dry_run",

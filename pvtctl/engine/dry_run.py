@@ -7,9 +7,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sized
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -48,9 +47,6 @@ class DryRunReport:
     run_seconds: float
     """Training, evaluation and saving, estimated from the times above."""
 
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 def dry_run(
     task: Task,
@@ -67,12 +63,12 @@ def dry_run(
     Raises the errors of `fit` (out of memory, no data, full disk), and PvtctlError when the loss is not finite.
     """
     size = task.meta().image_size
-    with memory_errors(settings.batch_size, size, settings.accumulate):
+    with memory_errors(settings, size):
         stepper = Stepper(task, settings, dist, layer_depths=layer_depths, say=talk)
         began = time.perf_counter()
         task.model.train()
         loader = iter(task.train_loader(epoch=0, first_batch=0, rank=dist.rank, world_size=dist.world_size))
-        batches = [next(loader) for _ in range(settings.accumulate)]
+        batches = [next(loader) for _ in range(settings.train.accumulate)]
         load_seconds = time.perf_counter() - began
         outcome = stepper(batches, 0)
         if not outcome.applied:
@@ -87,12 +83,12 @@ def dry_run(
     save_seconds, checkpoint_bytes = _try_saving(task, stepper, save_weights) if dist.is_main else (0.0, 0)
     _, steps = settings.span(stepper.steps_per_epoch, dist.world_size)
     epochs = -(-steps // stepper.steps_per_epoch)
-    evaluations = -(-epochs // settings.eval_every) * (2 if stepper.ema else 1)
+    evaluations = -(-epochs // settings.train.eval_every) * (2 if stepper.ema else 1)
     gpu = dist.device.type == "cuda"
     return DryRunReport(
         precision=str(stepper.precision),
         loss=outcome.sums["loss"] / outcome.images,
-        images_per_step=settings.batch_size * settings.accumulate * dist.world_size,
+        images_per_step=settings.batch_size * settings.train.accumulate * dist.world_size,
         steps=steps,
         step_seconds=step_seconds,
         load_seconds=load_seconds,

@@ -5,18 +5,18 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from pvtctl.engine.checkpoint import load_state
+from pvtctl.engine.checkpoint import Progressed, load_state
 from pvtctl.engine.distributed import Distributed
 from pvtctl.engine.evaluate import EvaluationStopped, evaluate
 from pvtctl.engine.log import Progress, Say, clock, silent
 from pvtctl.engine.precision import Precision
-from pvtctl.engine.progress_state import Progressed
 from pvtctl.engine.protocol import Task
 from pvtctl.engine.run import RunFolder, now
 from pvtctl.engine.settings import FitResult, FitSettings
@@ -60,23 +60,13 @@ def fit(
         return FitResult(**dist.from_main(run.info.get("result")))
     size = task.meta().image_size
     try:
-        with (
-            StopRequests(settings.max_minutes) as stop,
-            memory_errors(settings.batch_size, size, settings.accumulate),
-        ):
+        with StopRequests(settings.train.max_minutes) as stop, memory_errors(settings, size):
             return _Fit(task, settings, run, dist, stop, save_weights, after_eval, layer_depths, talk).run()
     except BaseException as error:
         stopped = isinstance(error, KeyboardInterrupt) or getattr(error, "exit_code", 1) in (75, 130)
-        _record_end(run, "stopped" if stopped else "failed", str(error) or type(error).__name__)
+        with suppress(PvtctlError):  # a full disk, so that the first error is reported
+            run.record(status="stopped" if stopped else "failed", reason=str(error) or type(error).__name__)
         raise
-
-
-def _record_end(run: RunFolder, status: str, reason: str) -> None:
-    """Record why a run ended early; a failure to write is ignored (full disk), so that the first error is reported."""
-    try:
-        run.record(status=status, reason=reason)
-    except PvtctlError:
-        return
 
 
 class _Fit:
@@ -96,13 +86,13 @@ class _Fit:
     ) -> None:
         self.task, self.settings, self.run_folder, self.dist = task, settings, run, dist
         self.stop, self.save_weights, self.after_eval, self.talk = stop, save_weights, after_eval, talk
-        run.checkpoints.keep = settings.keep_checkpoints
+        run.checkpoints.keep = settings.train.keep_checkpoints
         self.at = Progressed()
         checkpoint = self._newest()
         state = load_state(checkpoint) if checkpoint else None
         precision = Precision(state["precision"], "as the run began") if state else None
         self.stepper = Stepper(task, settings, dist, layer_depths=layer_depths, precision=precision, say=talk)
-        self.batches_per_epoch = self.stepper.steps_per_epoch * settings.accumulate
+        self.batches_per_epoch = self.stepper.steps_per_epoch * settings.train.accumulate
         epochs, self.total_steps = settings.span(self.stepper.steps_per_epoch, dist.world_size)
         self.epochs = math.ceil(epochs)
         self.log_every = settings.log_every or min(50, max(1, self.stepper.steps_per_epoch // 10))
@@ -122,7 +112,7 @@ class _Fit:
     @property
     def step(self) -> int:
         """Optimiser steps done, including skipped ones."""
-        return self.at.epoch * self.stepper.steps_per_epoch + self.at.batch // self.settings.accumulate
+        return self.at.epoch * self.stepper.steps_per_epoch + self.at.batch // self.settings.train.accumulate
 
     @property
     def where(self) -> str:
@@ -136,7 +126,7 @@ class _Fit:
                 continue
             last = self.step >= self.total_steps
             self._save_at_epoch_end(last)
-            if last or (self.at.epoch + 1) % self.settings.eval_every == 0:
+            if last or (self.at.epoch + 1) % self.settings.train.eval_every == 0:
                 self._evaluate()
             if last:
                 return self._finish()
@@ -151,7 +141,7 @@ class _Fit:
         loader = task.train_loader(epoch=epoch, first_batch=self.at.batch, rank=dist.rank, world_size=dist.world_size)
         batches = iter(loader)
         title = f"epoch {epoch + 1}/{self.epochs}"
-        start = self.at.batch // self.settings.accumulate
+        start = self.at.batch // self.settings.train.accumulate
         with Progress(
             title, self.stepper.steps_per_epoch, start=start, unit="steps", shown=self.talk is not silent
         ) as progress:
@@ -164,7 +154,7 @@ class _Fit:
     def _take(self, batches: Iterator[Any]) -> list[Any]:
         """The batches of one step."""
         taken = []
-        for _ in range(self.settings.accumulate):
+        for _ in range(self.settings.train.accumulate):
             try:
                 taken.append(next(batches))
             except UsageError as error:  # caused by this process's images, so it must be reported here
@@ -181,7 +171,7 @@ class _Fit:
         """Take a step, then log and save as due; False after a roll-back."""
         at, settings = self.at, self.settings
         place, step = [at.epoch, at.batch], self.step
-        at.batch += settings.accumulate
+        at.batch += settings.train.accumulate
         if place in at.passed_over:
             return True
         outcome = self.stepper(batches, step, attempt=at.rollbacks, flags=self._flags)
@@ -210,7 +200,7 @@ class _Fit:
 
     def _flags(self) -> tuple[float, float]:
         """Whether to stop, and whether a checkpoint is due."""
-        return self.stop.code, time.monotonic() - self.saved_at >= self.settings.save_minutes * 60
+        return self.stop.code, time.monotonic() - self.saved_at >= self.settings.train.save_minutes * 60
 
     def _skip(self, place: list[int], step: int, ids: list[str]) -> bool:
         """Record a step with a non-finite loss, and roll back once after several; False after a roll-back."""
@@ -230,7 +220,7 @@ class _Fit:
                 f"the loss is not finite: {MAX_BAD_STEPS} steps in a row{again}, the last one step {step}",
                 "look at nonfinite.jsonl; try a lower train.optimizer.lr, train.clip_grad=1.0 or train.precision=fp32",
             )
-        skipped, accumulate = at.skipped, self.settings.accumulate
+        skipped, accumulate = at.skipped, self.settings.train.accumulate
         steps = [[place[0], place[1] - back * accumulate] for back in range(MAX_BAD_STEPS)]
         self._restore(load_state(checkpoint))
         at = self.at
@@ -251,8 +241,6 @@ class _Fit:
         line |= {
             "lr": self.stepper.schedule.at(self.step - 1),
             "grad_norm": at.norms / max(at.steps_in_line - at.overflows, 1),
-        }
-        line |= {
             "skipped": at.skipped,
             "images_per_s": round(totals[1] / elapsed, 2),
             "seconds": round(self._seconds(), 1),
@@ -282,14 +270,12 @@ class _Fit:
         self.run_folder.log({**line, "seconds": round(time.monotonic() - began, 1)})
         self._scalars("eval", raw)
         self._scalars("eval_ema", averaged or {})
-        said = [name for name in self.task.headline if name in at.metrics]
-        shown = ", ".join(f"{name} {at.metrics[name]:.4g}" for name in said)
+        shown = ", ".join(f"{name} {at.metrics[name]:.4g}" for name in self.task.headline if name in at.metrics)
         self.talk(f"epoch {at.epoch + 1}/{self.epochs} after {clock(self._seconds())}: {shown}")
         if self._is_best():
             at.best, at.best_epoch = at.metrics, at.epoch + 1
             self._on_main(self._save_best)
-        if self.after_eval is not None:
-            after_eval = self.after_eval
+        if (after_eval := self.after_eval) is not None:
             self._on_main(lambda: after_eval(self.run_folder))
         self.line_began += time.monotonic() - began  # images per second count training time only
 
@@ -312,12 +298,11 @@ class _Fit:
         return {name: value for name, value in metric.compute().items() if math.isfinite(value)}
 
     def _is_best(self) -> bool:
-        name = self.task.best_metric
-        if not self.at.best:
-            return True
-        worst = -math.inf if self.task.higher_is_better else math.inf
-        new, old = self.at.metrics.get(name, worst), self.at.best.get(name, worst)
-        return new > old if self.task.higher_is_better else new < old
+        sign = 1 if self.task.higher_is_better else -1
+        new, old = (
+            sign * found.get(self.task.best_metric, -sign * math.inf) for found in (self.at.metrics, self.at.best)
+        )
+        return not self.at.best or new > old
 
     def _save_best(self) -> None:
         module = self.stepper.ema.module if self.stepper.ema else self.task.model
@@ -344,8 +329,7 @@ class _Fit:
         self.save_took = self.saved_at - began
 
     def _write(self, shares: list[Any]) -> None:
-        run = self.run_folder
-        lengths = {file: run.length(file) for file in LOGS}
+        lengths = {file: self.run_folder.length(file) for file in LOGS}
         state = {
             "format": 1,
             "progressed": asdict(self.at) | {"seconds": self._seconds(), "lengths": lengths},
@@ -356,7 +340,7 @@ class _Fit:
             **self.stepper.state_dict(),
         }
         try:
-            run.checkpoints.save(state, self.step)
+            self.run_folder.checkpoints.save(state, self.step)
         except PvtctlError as error:
             raise PvtctlError(
                 f"the checkpoint could not be saved: {error.message}",
@@ -365,9 +349,9 @@ class _Fit:
 
     def _save_at_epoch_end(self, last: bool) -> None:
         """Save, unless epochs are so short that saving would take too large a fraction of the time."""
-        waited = time.monotonic() - self.saved_at
         if self.saved_step == self.step:
             return
+        waited = time.monotonic() - self.saved_at
         due = last or self.save_took == 0.0 or self.save_took <= waited * SAVE_SHARE
         if self.dist.from_main(due):
             self._save()

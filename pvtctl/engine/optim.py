@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from pvtctl.errors import PvtctlError
+from pvtctl.recipe.schema import Optimizer
 
-NoDecay = Literal["papers", "norms", "none"]
 LrScaling = Literal["linear", "sqrt", "none"]
 BACKBONE = "backbone."
 
@@ -43,32 +43,8 @@ def describe_lr(lr: float, batch: int, stated_batch: int, rule: LrScaling) -> st
     return f"learning rate {scaled:g} for {batch} images a step: {lr:g} at {stated_batch}, scaled by the {rule} rule"
 
 
-def is_decayed(name: str, parameter: nn.Parameter, rule: NoDecay) -> bool:
-    """Whether weight decay applies to a parameter.
-
-    `papers`: not to 1-D parameters, biases and class tokens, but to position embeddings.
-    `norms`: not to 1-D parameters. `none`: to all parameters.
-    """
-    match rule:
-        case "papers":
-            leaf = name.rsplit(".", 1)[-1]
-            return parameter.ndim > 1 and leaf != "bias" and leaf != "class_token"
-        case "norms":
-            return parameter.ndim > 1
-        case "none":
-            return True
-        case _:
-            assert_never(rule)
-
-
 def parameter_groups(
-    model: nn.Module,
-    *,
-    weight_decay: float,
-    no_decay: NoDecay = "papers",
-    layer_decay: float = 1.0,
-    layer_depths: tuple[Mapping[str, int], int] | None = None,
-    backbone_lr_mult: float = 1.0,
+    model: nn.Module, settings: Optimizer, layer_depths: tuple[Mapping[str, int], int] | None = None
 ) -> list[dict[str, Any]]:
     """Parameter groups of the trainable parameters, each with `params`, `names`, `weight_decay` and `lr_scale`.
 
@@ -81,19 +57,24 @@ def parameter_groups(
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        scale = backbone_lr_mult if name.startswith(BACKBONE) else 1.0
-        if layer_decay != 1.0:
-            scale *= layer_decay ** _distance(name, layer_depths)
-        decayed = is_decayed(name, parameter, no_decay)
+        scale = settings.backbone_lr_mult if name.startswith(BACKBONE) else 1.0
+        if settings.layer_decay != 1.0:
+            scale *= settings.layer_decay ** _distance(name, layer_depths)
+        decayed = _is_decayed(name, parameter, settings.no_decay)
         group = groups.setdefault(
             (decayed, scale),
-            {"params": [], "names": [], "weight_decay": weight_decay if decayed else 0.0, "lr_scale": scale},
+            {"params": [], "names": [], "weight_decay": settings.weight_decay if decayed else 0.0, "lr_scale": scale},
         )
         group["params"].append(parameter)
         group["names"].append(name)
     if not groups:
         raise PvtctlError("no parameter of the model is trainable", "unfreeze a part of it")
     return list(groups.values())
+
+
+def _is_decayed(name: str, parameter: nn.Parameter, rule: Literal["papers", "norms", "none"]) -> bool:
+    spared = rule == "papers" and name.rsplit(".", 1)[-1] in ("bias", "class_token")
+    return rule == "none" or (parameter.ndim > 1 and not spared)
 
 
 def _distance(name: str, layer_depths: tuple[Mapping[str, int], int] | None) -> int:
@@ -107,41 +88,18 @@ def _distance(name: str, layer_depths: tuple[Mapping[str, int], int] | None) -> 
 
 
 def build_optimizer(
-    model: nn.Module,
-    *,
-    name: Literal["adamw", "adam", "sgd"] = "adamw",
-    lr: float = 1e-3,
-    weight_decay: float = 0.05,
-    betas: tuple[float, float] = (0.9, 0.999),
-    eps: float = 1e-8,
-    momentum: float = 0.9,
-    nesterov: bool = False,
-    no_decay: NoDecay = "papers",
-    layer_decay: float = 1.0,
-    layer_depths: tuple[Mapping[str, int], int] | None = None,
-    backbone_lr_mult: float = 1.0,
+    model: nn.Module, settings: Optimizer, lr: float, layer_depths: tuple[Mapping[str, int], int] | None = None
 ) -> torch.optim.Optimizer:
-    """AdamW, Adam or SGD over `parameter_groups(model)`. Each group has an `lr_scale`: see `set_lr`."""
-    groups = parameter_groups(
-        model,
-        weight_decay=weight_decay,
-        no_decay=no_decay,
-        layer_decay=layer_decay,
-        layer_depths=layer_depths,
-        backbone_lr_mult=backbone_lr_mult,
-    )
-    optimizer: torch.optim.Optimizer
+    """AdamW, Adam or SGD over `parameter_groups(model)`, at `lr`. Each group has an `lr_scale`: see `set_lr`."""
+    groups = parameter_groups(model, settings, layer_depths)
     # The fused kernels make one pass over the memory: torch's fastest on both CPU and CUDA.
     fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for g in groups for p in g["params"])
-    match name:
-        case "adamw":
-            optimizer = torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=fused)
-        case "adam":
-            optimizer = torch.optim.Adam(groups, lr=lr, betas=betas, eps=eps, fused=fused)
-        case "sgd":
-            optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=fused)
-        case _:
-            assert_never(name)
+    optimizer: torch.optim.Optimizer
+    if settings.name == "sgd":
+        optimizer = torch.optim.SGD(groups, lr=lr, momentum=settings.momentum, nesterov=settings.nesterov, fused=fused)
+    else:
+        kind = torch.optim.AdamW if settings.name == "adamw" else torch.optim.Adam
+        optimizer = kind(groups, lr=lr, betas=settings.betas, eps=settings.eps, fused=fused)
     set_lr(optimizer, lr)
     return optimizer
 

@@ -21,6 +21,7 @@ from pvtctl.engine.distributed import Distributed
 from pvtctl.engine.environment import describe_environment
 from pvtctl.errors import PvtctlError, UsageError
 from pvtctl.io.files import write_text
+from pvtctl.recipe.block import dotted
 
 FREE_KEYS = ("data.path", "data.workers", "train.save_minutes", "train.keep_checkpoints", "train.max_minutes")
 """Recipe keys that may change when a run is resumed, as they do not affect results."""
@@ -279,15 +280,9 @@ def find_runs(
     return [path for _, path in sorted(found, reverse=True)]
 
 
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(value, Mapping):
-        return {prefix: value}
-    return {k: v for key, item in value.items() for k, v in _flat(item, f"{prefix}.{key}" if prefix else key).items()}
-
-
 def check_recipe(began: dict[str, Any], now: dict[str, Any], path: Path, free_keys: Sequence[str] = FREE_KEYS) -> None:
     """Raise UsageError if the flat recipes `began` (of the run in `path`) and `now` differ in keys that affect results."""
-    before, after = _flat(began), _flat(now)
+    before, after = dotted(began), dotted(now)
     changed = [
         f"{key} was {before.get(key)!r}, is {after.get(key)!r}"
         for key in sorted(before.keys() | after.keys())

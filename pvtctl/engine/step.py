@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -13,14 +14,47 @@ import torch
 from torch import Tensor, nn
 
 from pvtctl.engine.distributed import Distributed
-from pvtctl.engine.ema import Ema
 from pvtctl.engine.log import Say
 from pvtctl.engine.optim import build_optimizer, describe_lr, scale_lr, set_lr
 from pvtctl.engine.precision import Precision, choose_precision, wants_channels_last
 from pvtctl.engine.protocol import Task
-from pvtctl.engine.schedule import Schedule, build_schedule
+from pvtctl.engine.schedule import Schedule
 from pvtctl.engine.settings import FitSettings
 from pvtctl.errors import PvtctlError, UsageError
+
+
+class Ema:
+    """Exponential moving average of a model's parameters; buffers are copied.
+
+    After update t (counted from 0) with warm-up, the decay is `min(decay, (1 + t) / (10 + t))`, so that the random
+    initialisation is forgotten within the first steps.
+    """
+
+    def __init__(self, model: nn.Module, *, decay: float = 0.99996, warmup: bool = True) -> None:
+        self.module = copy.deepcopy(model).eval()
+        self.module.requires_grad_(False)
+        self.decay = decay
+        self.warmup = warmup
+        self.updates = 0
+
+    def decay_at(self, update: int) -> float:
+        return min(self.decay, (1 + update) / (10 + update)) if self.warmup else self.decay
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Update the average with the weights of `model`."""
+        weight = 1.0 - self.decay_at(self.updates)
+        torch._foreach_lerp_(list(self.module.parameters()), [p.detach() for p in model.parameters()], weight)
+        for own, new in zip(self.module.buffers(), model.buffers(), strict=True):
+            own.copy_(new)
+        self.updates += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"module": self.module.state_dict(), "updates": self.updates}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.module.load_state_dict(state["module"])
+        self.updates = int(state["updates"])
 
 
 @dataclass
@@ -56,51 +90,46 @@ class Stepper:
         self.task = task
         self.settings = settings
         self.dist = dist
-        self.steps_per_epoch = task.batches_per_epoch(dist.world_size) // settings.accumulate
+        self.steps_per_epoch = task.batches_per_epoch(dist.world_size) // settings.train.accumulate
         if self.steps_per_epoch == 0:
             raise UsageError(
                 f"{task.batches_per_epoch(dist.world_size)} batch(es) an epoch do not make one step of "
-                f"{settings.accumulate} pass(es) over {settings.batch_size} images each",
+                f"{settings.train.accumulate} pass(es) over {settings.batch_size} images each",
                 "lower train.total_batch, train.batch_size or train.accumulate",
             )
         if precision is None and dist.is_main:
-            precision = choose_precision(settings.precision, dist.device)
+            precision = choose_precision(settings.train.precision, dist.device)
         self.precision: Precision = dist.from_main(precision)  # measured once, as results may differ between ranks
         self.scaler = self.precision.scaler(dist.device)
-        self.channels_last = settings.channels_last == "on" or (
-            settings.channels_last == "auto" and wants_channels_last(task.model)
-        )
-        if settings.sync_batch_norm:
+        layout = settings.train.channels_last
+        channels_last = layout == "on" or (layout == "auto" and wants_channels_last(task.model))
+        if settings.train.sync_batch_norm:
             synchronise_batch_norm(task.model, dist)
         task.model.to(dist.device)
-        if self.channels_last:
+        if channels_last:
             task.model.to(memory_format=torch.channels_last)
         wrapped = dist.wrap(task.model)
         self.ddp = wrapped if isinstance(wrapped, nn.parallel.DistributedDataParallel) else None
-        compiled: Any = torch.compile(wrapped) if settings.compile else wrapped
+        compiled: Any = torch.compile(wrapped) if settings.train.compile else wrapped
         self.model: nn.Module = compiled
-        ema = dict(settings.ema)
-        self.ema = Ema(task.model, **ema) if ema.pop("enabled", False) else None
+        ema = settings.train.ema
+        self.ema = Ema(task.model, decay=ema.decay, warmup=ema.warmup) if ema.enabled else None
         self.optimizer, self.schedule = self._updates(layer_depths, say)
-        layout = ", channels last" if self.channels_last else ""
-        say(f"precision {self.precision}{layout}")
+        say(f"precision {self.precision}{', channels last' if channels_last else ''}")
 
     def _updates(
         self, layer_depths: tuple[Mapping[str, int], int] | None, say: Say
     ) -> tuple[torch.optim.Optimizer, Schedule]:
-        settings = self.settings
-        options = dict(settings.optimizer)
-        rule = options.pop("lr_scaling", "linear")
-        stated = float(options.pop("lr", 1e-3))
-        batch = settings.batch_size * settings.accumulate * self.dist.world_size
-        lr = scale_lr(stated, batch, settings.total_batch, rule)
-        say(describe_lr(stated, batch, settings.total_batch, rule))
-        optimizer = build_optimizer(self.task.model, lr=lr, layer_depths=layer_depths, **options)
-        curve = dict(settings.schedule)
-        curve["min_lr"] = scale_lr(float(curve.get("min_lr", 1e-5)), batch, settings.total_batch, rule)
-        epochs, _ = settings.span(self.steps_per_epoch, self.dist.world_size)
-        schedule = build_schedule(lr=lr, epochs=epochs, steps_per_epoch=self.steps_per_epoch, **curve)
-        return optimizer, schedule
+        train = self.settings.train
+        options, stated = train.optimizer, train.total_batch
+        batch = self.settings.batch_size * train.accumulate * self.dist.world_size
+        lr = scale_lr(options.lr, batch, stated, options.lr_scaling)
+        say(describe_lr(options.lr, batch, stated, options.lr_scaling))
+        optimizer = build_optimizer(self.task.model, options, lr, layer_depths)
+        min_lr = scale_lr(train.schedule.min_lr, batch, stated, options.lr_scaling)
+        curve = train.schedule.model_copy(update={"min_lr": min_lr})
+        epochs, _ = self.settings.span(self.steps_per_epoch, self.dist.world_size)
+        return optimizer, Schedule(curve, lr=lr, epochs=epochs, steps_per_epoch=self.steps_per_epoch)
 
     def __call__(
         self, batches: Sequence[Any], step: int, *, attempt: int = 0, flags: Callable[[], Sequence[float]] = tuple
@@ -110,7 +139,7 @@ class Stepper:
         All randomness in the model is seeded by (seed, step, rank, attempt), so that no random state needs to be saved.
         `flags()` is called after the passes; the maximum of each over all ranks is returned.
         """
-        seed_step(self.settings.seed, step, self.dist.rank, attempt)
+        seed_step(self.settings.train.seed, step, self.dist.rank, attempt)
         self.optimizer.zero_grad(set_to_none=True)
         buffers = [(buffer, buffer.clone()) for buffer in self.task.model.buffers()]
         sums, finite, sizes = self._passes(batches)
@@ -157,9 +186,9 @@ class Stepper:
         return sums, finite, sizes
 
     def _update(self, step: int, norm: Tensor) -> None:
-        if self.settings.clip_grad is not None:
+        if (limit := self.settings.train.clip_grad) is not None:
             parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-            torch.nn.utils.clip_grads_with_norm_(parameters, self.settings.clip_grad, norm)
+            torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
         set_lr(self.optimizer, self.schedule.at(step))
         if self.scaler is None:
             self.optimizer.step()
@@ -212,28 +241,23 @@ def seed_step(seed: int, step: int, rank: int, attempt: int = 0) -> None:
 
 
 @contextmanager
-def memory_errors(batch_size: int, size: object, accumulate: int) -> Iterator[None]:
-    """Turn out-of-memory errors into errors with a hint on what to lower."""
+def memory_errors(settings: FitSettings, size: object) -> Iterator[None]:
+    """Turn out-of-memory errors into errors with a hint on what to lower; `size` is that of the images, if known."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise _out_of_memory(batch_size, size, accumulate) from error
-    except RuntimeError as error:
+    except (MemoryError, RuntimeError) as error:
         text = str(error).lower()
-        if "dataloader worker" in text and ("killed" in text or "shared memory" in text or "bus error" in text):
+        if "dataloader worker" in text and any(cause in text for cause in ("killed", "shared memory", "bus error")):
             raise PvtctlError(
                 "a process that loads data was killed, most likely for lack of memory", "use --set data.workers=1"
             ) from error
-        if "not enough memory" not in text and "can't allocate memory" not in text:
+        words = ("not enough memory", "can't allocate memory")
+        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and not any(each in text for each in words):
             raise
-        raise _out_of_memory(batch_size, size, accumulate) from error
-
-
-def _out_of_memory(batch_size: int, size: object, accumulate: int) -> PvtctlError:
-    at = f" of {size} pixels" if size else ""
-    half = max(batch_size // 2, 1)
-    return PvtctlError(
-        f"out of memory with {batch_size} images{at} in one pass",
-        f"keep the results and lower the memory: --set train.batch_size={half} --set train.accumulate={accumulate * 2}, "
-        "or --set train.activation_checkpointing=true",
-    )
+        at = f" of {size} pixels" if size else ""
+        half, passes = max(settings.batch_size // 2, 1), settings.train.accumulate * 2
+        raise PvtctlError(
+            f"out of memory with {settings.batch_size} images{at} in one pass",
+            f"keep the results and lower the memory: --set train.batch_size={half} --set train.accumulate={passes}, "
+            "or --set train.activation_checkpointing=true",
+        ) from error

@@ -1,17 +1,20 @@
-"""Architecture of a model by stage, for pictures: shapes at an input size, heads, reductions, tokens and cost."""
+"""Architecture of a model by stage, and its picture: shapes at an input size, heads, reductions, tokens and cost."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch, Rectangle
 from torch import Tensor, nn
 
 from pvtctl.cost.build import build_model, classes_of
 from pvtctl.cost.counting import StageCost, count_model
 from pvtctl.explain.attention import backbone_in
-from pvtctl.explain.pictures.architecture import Box, Column
 from pvtctl.models.backbones import Backbone, Vit, VitHybrid
 from pvtctl.models.backbones.base import PyramidTransformer
 from pvtctl.models.backbones.pvt import Pvt
@@ -21,6 +24,7 @@ from pvtctl.models.layers.block import TransformerBlock
 from pvtctl.models.layers.context_block import ContextBlock
 from pvtctl.models.layers.mlp import Mlp
 from pvtctl.models.registry import PLAIN_HEADS, find_head
+from pvtctl.views.figure import BLUE, GREY, ORANGE, new_figure
 
 Shape = tuple[int, int, int]
 
@@ -36,45 +40,24 @@ def describe_architecture(
     with torch.device("meta"):
         model = build_model(name, head, num_classes)
         backbone = backbone_in(model)
-        necks = _NeckShapes(getattr(model, "neck", None))
+        out: dict[str, Any] = {}
+        if (neck := getattr(model, "neck", None)) is not None:
+            neck.register_forward_hook(lambda module, maps, found: out.update(neck=found))
         with torch.no_grad():
             images = torch.empty(1, 3, *size)
             shapes: list[Shape] = [tuple(x.shape[1:]) for x in backbone(images)]
     cost = count_model(model, size, backbone=name, head=head, num_classes=classes)
-    necks.close()
     parts = _Parts(cost.stages)
-    boxes = _backbone_boxes(
-        name, backbone, images, shapes, parts, pyramid=head != "classifier" and not _reads_tokens(head)
-    )
-    if head not in PLAIN_HEADS:
-        boxes += _head_boxes(head, necks.shapes, parts, classes)
-    elif head == "classifier":
-        params, macs = parts.take("head")
-        boxes.append(
-            Box("Classifier", (f"{backbone.num_features} features, {classes} classes",), params, macs, kind="above")
-        )
-    return Column(name if head in PLAIN_HEADS else f"{name} + {head}", size, tuple(boxes), cost.params, cost.macs)
-
-
-def _reads_tokens(head: str) -> bool:
     spec = find_head(head)
-    return spec is not None and bool(spec.token_options)
-
-
-class _NeckShapes:
-    """Shapes of a neck's output maps, recorded by a hook."""
-
-    def __init__(self, neck: nn.Module | None) -> None:
-        self.shapes: list[Shape] = []
-        self.hook = neck.register_forward_hook(self._keep) if neck is not None else None
-
-    def _keep(self, module: nn.Module, arguments: object, out: object) -> None:
-        if isinstance(out, list | tuple):
-            self.shapes = [tuple(x.shape[1:]) for x in out]
-
-    def close(self) -> None:
-        if self.hook is not None:
-            self.hook.remove()
+    pyramid = head != "classifier" and not (spec and spec.token_options)
+    boxes = _backbone_boxes(name, backbone, images, shapes, parts, pyramid=pyramid)
+    if head not in PLAIN_HEADS:
+        maps = out["neck"] if isinstance(out.get("neck"), list | tuple) else ()
+        boxes += _head_boxes(head, [tuple(x.shape[1:]) for x in maps], parts, classes)
+    elif head == "classifier":
+        lines = (f"{backbone.num_features} features, {classes} classes",)
+        boxes.append(Box("Classifier", lines, *parts.take("head"), kind="above"))
+    return Column(name if head in PLAIN_HEADS else f"{name} + {head}", size, tuple(boxes), cost.params, cost.macs)
 
 
 class _Parts:
@@ -129,7 +112,7 @@ def _pvt_stage(number: int, backbone: PyramidTransformer, stage: nn.Module, shap
     lines = (
         f"patches {kernel}×{kernel}, step {stride}{table}",
         f"{_number(len(blocks), 'block')}, {_number(attn.num_heads, 'head')} of {shape[0] // attn.num_heads}",
-        f"{_count(shape[1] * shape[2])}{' + 1' if special else ''} tokens, {reduction}: {_count(keys + special)}",
+        f"{shape[1] * shape[2]:,}{' + 1' if special else ''} tokens, {reduction}: {keys + special:,}",
         f"feed-forward {mlp.fc1.out_features}" + (" with 3×3 convolution" if mlp.dwconv is not None else ""),
     )
     last = ("other",) if number == 4 else ()
@@ -140,7 +123,7 @@ def _vit_boxes(backbone: Vit, images: Tensor, shapes: list[Shape], parts: _Parts
     grid = cast("Shape", tuple(backbone.read_taps(images, [backbone.depth])[0].map.shape[1:]))
     block = cast("TransformerBlock", backbone.blocks[0])
     attn, mlp = cast("SelfAttention", block.attn), cast("Mlp", block.mlp)
-    tokens, special = _count(grid[1] * grid[2]), backbone.special_tokens
+    tokens, special = f"{grid[1] * grid[2]:,}", backbone.special_tokens
     patch = f"patches {backbone.patch_size}×{backbone.patch_size}"
     if isinstance(backbone, VitHybrid):
         patch = "a ResNet's map of stride 16, a token a cell"
@@ -165,9 +148,7 @@ def _vit_boxes(backbone: Vit, images: Tensor, shapes: list[Shape], parts: _Parts
 
 def _resnet_stage(number: int, backbone: ResNet, shape: Shape, parts: _Parts) -> Box:
     blocks = cast("nn.Sequential", getattr(backbone, f"layer{number}"))
-    convs = [
-        module for module in blocks[-1].modules() if isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3)
-    ]
+    convs = [each for each in blocks[-1].modules() if isinstance(each, nn.Conv2d) and each.kernel_size == (3, 3)]
     conv = convs[-1]
     kind = "basic block" if len(convs) > 1 else "bottleneck"
     groups = f", {conv.groups} groups" if conv.groups > 1 else ""
@@ -182,26 +163,136 @@ def _resnet_stage(number: int, backbone: ResNet, shape: Shape, parts: _Parts) ->
 def _head_boxes(head: str, neck: list[Shape], parts: _Parts, num_classes: int | None) -> list[Box]:
     boxes = []
     if "neck" in parts.left:
-        lines = [_by(shape) for shape in neck]
-        boxes.append(Box("Neck (FPN)", tuple(lines), *parts.take("neck"), kind="above"))
-    inside = {name.removeprefix("head."): parts.left[name] for name in list(parts.left) if name.startswith("head.")}
-    classes = f"{num_classes} classes" if num_classes else "depth"
-    lines = [
-        f"{name}: {params / 1e6:.2f} M parameters, {macs / 1e9:.2f} GMACs" for name, (params, macs) in inside.items()
+        boxes.append(Box("Neck (FPN)", tuple(map(_by, neck)), *parts.take("neck"), kind="above"))
+    lines = [f"{num_classes} classes" if num_classes else "depth"]
+    lines += [
+        f"{name.removeprefix('head.').replace('_', ' ')}: {params / 1e6:.2f} M parameters, {macs / 1e9:.2f} GMACs"
+        for name, (params, macs) in parts.left.items()
+        if name.startswith("head.")
     ]
-    boxes.append(
-        Box(f"Head ({head})", (classes, *(line.replace("_", " ") for line in lines)), *parts.take(""), kind="above")
-    )
-    return boxes
+    return [*boxes, Box(f"Head ({head})", tuple(lines), *parts.take(""), kind="above")]
 
 
 def _by(shape: Shape) -> str:
     return " × ".join(map(str, shape))
 
 
-def _count(number: int) -> str:
-    return f"{number:,}"
-
-
 def _number(count: int, what: str) -> str:
     return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
+_WIDTH, _GAP, _BETWEEN = 3.9, 0.26, 0.55
+_LINE, _PADDING, _BAR = 0.185, 0.1, 0.085
+_TOP, _BOTTOM = 0.95, 0.34
+_MAP, _BAR_LENGTH = 0.95, 1.35
+"""In inches: a box, the gaps, lines of text, the square for a map's size, the longest bar."""
+
+
+_LEGEND = ("Bars: orange parameters, blue GMACs; one scale each.", "Squares: the map in the image at half its size.")
+
+
+@dataclass(frozen=True)
+class Box:
+    """A part of a model. `shape` (channels, height, width) of its output; None if that is not a map."""
+
+    title: str
+    lines: tuple[str, ...]
+    params: int
+    macs: int
+    shape: tuple[int, int, int] | None = None
+    kind: str = "backbone"
+    """`backbone`, or `above` for neck, head or classifier."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A model on one image of `size` (height, width): its boxes in order of execution, and its totals."""
+
+    name: str
+    size: tuple[int, int]
+    boxes: tuple[Box, ...]
+    params: int
+    macs: int
+
+
+def draw_architectures(columns: Sequence[Column]) -> Figure:
+    """Draw all `columns`, with common scales of the bars for parameters and for MACs."""
+    height = max(_TOP + sum(_height(box) + _GAP for box in column.boxes) + _BOTTOM for column in columns)
+    width = len(columns) * (_WIDTH + _BETWEEN) + 0.1
+    figure = new_figure(width, height)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set(xlim=(0, width), ylim=(height, 0))
+    axes.set_axis_off()
+    for at, text in enumerate(_LEGEND):
+        axes.text(0.3, height - _BOTTOM + 0.17 * at, text, fontsize=8, color=GREY, va="bottom")
+    boxes = [box for column in columns for box in column.boxes]
+    most = max(box.params for box in boxes) or 1, max(box.macs for box in boxes) or 1
+    for at, column in enumerate(columns):
+        _draw_column(axes, 0.3 + at * (_WIDTH + _BETWEEN), column, most)
+    return figure
+
+
+def _draw_column(axes: Axes, x: float, column: Column, most: tuple[int, int]) -> None:
+    axes.text(x, 0.24, column.name, fontsize=13, fontweight="bold", va="center", parse_math=False)
+    sums = f"{_parameters(column.params)} parameters, {_giga(column.macs)} GMACs"
+    axes.text(x, 0.48, sums, fontsize=10, va="center")
+    y = _TOP
+    axes.text(x, 0.7, f"image, 3 × {column.size[0]} × {column.size[1]}", fontsize=9, color=GREY, va="center")
+    for at, box in enumerate(column.boxes):
+        if at:
+            axes.add_patch(
+                FancyArrowPatch(
+                    (x + _WIDTH / 2, y - _GAP), (x + _WIDTH / 2, y), arrowstyle="-|>", mutation_scale=9, color=GREY
+                )
+            )
+        _draw_box(axes, x, y, box, column.size, most)
+        y += _height(box) + _GAP
+
+
+def _height(box: Box) -> float:
+    bars = 2 * (_BAR + 0.06) + 0.06 if box.params or box.macs else 0.0
+    return 2 * _PADDING + _LINE * (1 + len(box.lines)) + bars
+
+
+def _draw_box(axes: Axes, x: float, y: float, box: Box, size: tuple[int, int], most: tuple[int, int]) -> None:
+    height = _height(box)
+    face, edge = ("#f4f8fb", BLUE) if box.kind == "backbone" else ("#fdf7ec", ORANGE)
+    axes.add_patch(Rectangle((x, y), _WIDTH, height, facecolor=face, edgecolor=edge, linewidth=1.1))
+    line = y + _PADDING + _LINE / 2
+    axes.text(x + 0.12, line, box.title, fontsize=10, fontweight="bold", va="center", parse_math=False)
+    if box.shape is not None:
+        shape = " × ".join(map(str, box.shape))
+        axes.text(x + _WIDTH - 0.12, line, shape, fontsize=10, va="center", ha="right", fontweight="bold")
+        _draw_map(axes, x + _WIDTH - 0.12, y + height - _PADDING, height - 2 * _PADDING - _LINE - 0.08, box.shape, size)
+    for text in box.lines:
+        line += _LINE
+        axes.text(x + 0.12, line, text, fontsize=8.5, va="center", parse_math=False)
+    bar = line + _LINE / 2 + 0.06
+    for value, largest, colour, words in (
+        (box.params, most[0], ORANGE, f"{_parameters(box.params)} parameters"),
+        (box.macs, most[1], BLUE, f"{_giga(box.macs)} GMACs"),
+    ):
+        if box.params or box.macs:
+            length = max(_BAR_LENGTH * value / largest, 0.01)
+            axes.add_patch(Rectangle((x + 0.12, bar), length, _BAR, facecolor=colour, linewidth=0))
+            axes.text(x + 0.12 + length + 0.06, bar + _BAR / 2, words, fontsize=7.5, va="center")
+            bar += _BAR + 0.06
+
+
+def _draw_map(
+    axes: Axes, right: float, bottom: float, room: float, shape: tuple[int, int, int], size: tuple[int, int]
+) -> None:
+    """Draw the image's outline and the map in it, as large as its side relative to an image at stride 2."""
+    unit = min(_MAP / size[1], room / size[0])
+    height, width = size[0] * unit, size[1] * unit
+    axes.add_patch(Rectangle((right - width, bottom - height), width, height, fill=False, edgecolor="#c5ccd3", lw=0.7))
+    inner = 2 * shape[2] * unit, 2 * shape[1] * unit
+    axes.add_patch(Rectangle((right - inner[0], bottom - inner[1]), *inner, facecolor="#8fb8d6", linewidth=0))
+
+
+def _parameters(count: int) -> str:
+    return f"{count / 1e6:.3g} M" if count >= 1e5 else f"{count / 1e3:.3g} k"
+
+
+def _giga(count: int) -> str:
+    return f"{count / 1e9:.3g}" if count >= 1e7 else f"{count / 1e9:.1g}"

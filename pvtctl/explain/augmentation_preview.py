@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from pvtctl.tasks.predict import read_pixels
 from pvtctl.tasks.registry import spec_of
 
 
-class Augmentations:
+class Augmentations(ABC):
     """Augmented training images of a recipe. `names` are those of the images, equal under all recipes."""
 
     names: list[str]
@@ -30,13 +31,13 @@ class Augmentations:
         """`side`: the width of the pictures, or their longer side, in pixels."""
         self.recipe, self.side, self.spec = recipe, side, spec_of(recipe)
 
+    @abstractmethod
     def original(self, index: int) -> RgbImage:
         """The original image with its ground truth. Raises BadImage, OSError."""
-        raise NotImplementedError
 
+    @abstractmethod
     def draw(self, index: int, epoch: int) -> RgbImage:
         """The image as augmented in an epoch. Raises BadImage, OSError."""
-        raise NotImplementedError
 
     def mixed(self, indices: Sequence[int], epoch: int) -> tuple[list[RgbImage], list[str]] | None:
         """Images of a batch after mixup or CutMix, and their soft labels as text; None if the recipe uses neither."""
@@ -48,9 +49,9 @@ class Augmentations:
         mixed, said = self.spec.mix(self.recipe, images, labels, names, key)
         return [to_rgb(denormalize(image)) for image in mixed], said
 
+    @abstractmethod
     def _batch(self, indices: Sequence[int], epoch: int) -> tuple[Tensor, Tensor, list[str]]:
         """Images (B, 3, H, W), labels (B,) and class names, before mixing."""
-        raise NotImplementedError
 
 
 class AugmentedSplit(Augmentations):

@@ -1,23 +1,31 @@
-"""The backbone of any checkpoint, for images of any size."""
+"""The backbone of any checkpoint, or its feature pyramid, for images of any size."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pvtctl.data.sizes import resized_size
 from pvtctl.data.transforms import Normalization, normalize
-from pvtctl.errors import UsageError
+from pvtctl.errors import UsageError, nearest
 from pvtctl.models.backbones import Backbone, build_backbone
 from pvtctl.models.fast_cpu import optimize_for_cpu
+from pvtctl.models.necks.fpn import Fpn
 from pvtctl.models.registry import backbone_spec
 from pvtctl.tasks.detection.transforms import resize_image
 from pvtctl.tasks.registry import task_spec
 from pvtctl.weights.build import backbone_from_checkpoint, model_from_checkpoint
 from pvtctl.weights.describe import Inspected, inspect_checkpoint
 
+FIRST = 2
+"""Levels are named by log2 of their stride: the first map, of stride 4, is C2."""
+_EXTRA = {"NoneType": 0, "LastLevelMaxPool": 1, "P6P7": 2, "LastLevelP6P7": 2}
+"""Coarser levels that a neck's last block adds."""
 LONGEST = 4096
 """Maximum long side in pixels, for any aspect ratio."""
 
@@ -49,17 +57,25 @@ class BackbonePredictor:
         if weights is None:
             assert backbone is not None
             self.name, self.what = backbone, f"{backbone} (random weights)"
-            self.model = _fresh(backbone)
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                self.model = build_backbone(backbone, class_token=backbone_spec(backbone).has_class_token)
             own: int | tuple[int, int] = 224
         else:
             checkpoint = inspect_checkpoint(weights, backbone)
             self.name, self.what = checkpoint.backbone, f"{checkpoint.what} of {Path(weights).name or weights}"
-            self.model = _built(checkpoint)
-            own = _tested_at(checkpoint)
+            self.model = self._loaded(checkpoint)
+            side = task_spec(checkpoint.task or "classification").tested_side(checkpoint.meta)
+            own = int(side or checkpoint.position_size or 224)
             if checkpoint.dense is not None:
                 self.normalization = checkpoint.dense.normalization or "imagenet"
         self.size = own if size is None else size
         optimize_for_cpu(self.model).to(device).eval()
+
+    def _loaded(self, checkpoint: Inspected) -> Backbone:
+        if checkpoint.head is None or checkpoint.above is not None:
+            return backbone_from_checkpoint(checkpoint)
+        return model_from_checkpoint(checkpoint, image_size=checkpoint.position_size or 224).backbone
 
     @property
     def size_in_words(self) -> str:
@@ -82,19 +98,48 @@ class BackbonePredictor:
         return normalize(resized, self.normalization)[None].to(self.device)
 
 
-def _fresh(name: str) -> Backbone:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return build_backbone(name, class_token=backbone_spec(name).has_class_token)
+class PyramidPredictor(BackbonePredictor):
+    """`BackbonePredictor` with the model's neck. `neck` is None if the model has none."""
 
+    neck: Fpn | None = None
 
-def _built(checkpoint: Inspected) -> Backbone:
-    if checkpoint.head is None or checkpoint.above is not None:
-        return backbone_from_checkpoint(checkpoint)
-    return model_from_checkpoint(checkpoint, image_size=checkpoint.position_size or 224).backbone
+    def _loaded(self, checkpoint: Inspected) -> Backbone:
+        if checkpoint.above is None:
+            return super()._loaded(checkpoint)
+        whole: Any = model_from_checkpoint(checkpoint)
+        if whole.neck is None:
+            return super()._loaded(checkpoint)
+        self.neck = whole.neck.to(self.device).eval()
+        backbone: Backbone = whole.backbone
+        return backbone
 
+    @property
+    def levels(self) -> list[str]:
+        """C2 to C5, then the neck's: P3 to P7 of RetinaNet, P2 to P6 of Mask R-CNN, P2 to P5 of Semantic FPN."""
+        names = [f"C{FIRST + at}" for at in range(4)]
+        if self.neck is not None:
+            first = FIRST + self.neck.start_level
+            blocks = 4 - self.neck.start_level
+            names += [f"P{first + at}" for at in range(blocks + _EXTRA[type(self.neck.extra_blocks).__name__])]
+        return names
 
-def _tested_at(checkpoint: Inspected) -> int:
-    """The short side of the test size, in pixels."""
-    side = task_spec(checkpoint.task or "classification").tested_side(checkpoint.meta)
-    return int(side or checkpoint.position_size or 224)
+    def check_levels(self, wanted: list[str]) -> list[str]:
+        """The `wanted` levels in the pyramid's order; all if it is empty. Raises UsageError for unknown names."""
+        named = [name.strip().upper() for name in wanted]
+        for name in named:
+            if name not in self.levels:
+                why = "" if self.neck is not None or not name.startswith("P") else ": the model has no neck"
+                known = nearest(name, self.levels) if len(name) > 3 else f"one of: {', '.join(self.levels)}"
+                raise UsageError(f"{self.name} has no level {name!r}{why}", known)
+        return [name for name in self.levels if name in named or not named]
+
+    def maps(self, resized: Tensor) -> dict[str, NDArray[np.float32]]:
+        """Result of `resized` -> features (C, h, w) by level name."""
+        with torch.inference_mode():
+            found = list(self.model(self.batch_of(resized)))
+            if self.neck is not None:
+                found += self.neck(found)
+        return {
+            name: cast("NDArray[np.float32]", features[0].float().cpu().numpy())
+            for name, features in zip(self.levels, found, strict=True)
+        }

@@ -35,7 +35,20 @@ class SettingsBlock(BaseModel):
         """JSON values of all fields."""
         return self.model_dump(mode="json")
 
+    def plain_values(self) -> dict[str, Any]:
+        """All settings as plain JSON values, for files and output."""
+        return self.model_dump(mode="json")
+
     def values_for(self, dataclass: Any) -> dict[str, Any]:
         """Values of the fields that `dataclass` also has, by name."""
         names = type(self).model_fields
         return {field.name: getattr(self, field.name) for field in fields(dataclass) if field.name in names}
+
+
+def dotted(values: Mapping[str, Any], at: str = "") -> dict[str, Any]:
+    """Nested values by dotted key; empty mappings are left out."""
+    result: dict[str, Any] = {}
+    for key, value in values.items():
+        here = f"{at}.{key}" if at else str(key)
+        result |= dotted(value, here) if isinstance(value, Mapping) else {here: value}
+    return result

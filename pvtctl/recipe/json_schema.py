@@ -16,9 +16,8 @@ def file_schema() -> dict[str, Any]:
     schema = Recipe.model_json_schema()
     definitions: dict[str, Any] = schema.pop("$defs")
     _list_heads(definitions)
-    definitions |= Printed.model_json_schema(ref_template="#/$defs/{model}").pop("$defs")
     printed = Printed.model_json_schema(ref_template="#/$defs/{model}")
-    printed.pop("$defs")
+    definitions |= printed.pop("$defs")
     printed["properties"]["expect"]["additionalProperties"] = _figure()
     study = Study.model_json_schema(ref_template="#/$defs/{model}")
     definitions |= study.pop("$defs")
@@ -38,29 +37,21 @@ def file_schema() -> dict[str, Any]:
         "additionalProperties": {"$ref": "#/$defs/Layer"},
     }
     definitions |= {"Layer": layer, "Profile": scaled, "Printed": printed}
-    names = {"propertyNames": {"pattern": r"^[\w-]+$"}}
     properties["base"] = {
         "type": "string",
         "description": "A recipe whose shared blocks and profiles this one inherits.",
     }
-    properties["rows"] = {
-        "type": "object",
-        "description": "One run each: differences from the shared blocks, and the published figures.",
-        "additionalProperties": {"$ref": "#/$defs/Layer"},
-        **names,
-    }
-    properties["profiles"] = {
-        "type": "object",
-        "description": "Scales of the experiment (paper, mini, smoke): the changes of each.",
-        "additionalProperties": {"$ref": "#/$defs/Profile"},
-        **names,
-    }
-    properties["printed"] = {
-        "type": "object",
-        "description": "Rows of the paper's table that are not run.",
-        "additionalProperties": {"$ref": "#/$defs/Printed"},
-        **names,
-    }
+    for key, definition, description in (
+        ("rows", "Layer", "One run each: differences from the shared blocks, and the published figures."),
+        ("profiles", "Profile", "Scales of the experiment (paper, mini, smoke): the changes of each."),
+        ("printed", "Printed", "Rows of the paper's table that are not run."),
+    ):
+        properties[key] = {
+            "type": "object",
+            "description": description,
+            "additionalProperties": {"$ref": f"#/$defs/{definition}"},
+            "propertyNames": {"pattern": r"^[\w-]+$"},
+        }
     properties["study"] = study | {"description": "Makes the recipe a study for `pvtctl ablate`."}
     result = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

@@ -20,24 +20,11 @@ from pvtctl.errors import UsageError, nearest
 from pvtctl.extensions import require_named
 from pvtctl.models.registry import find_head, head_specs
 from pvtctl.recipe.agreement import find_faults
+from pvtctl.recipe.block import dotted
 from pvtctl.recipe.layers import Fault, Layer, Origin, check_layer, flatten, merge, nest
 from pvtctl.recipe.schema import Recipe
-from pvtctl.recipe.source import RecipeFaults, RecipeFile, read_recipe, recipe_names, recipe_path
+from pvtctl.recipe.source import RecipeFaults, RecipeFile, read_recipe, recipe_names
 from pvtctl.recipe.yaml_loader import KeyPath, SourceMark, parse_value, shown_path
-
-__all__ = [
-    "RecipeFaults",
-    "dump",
-    "find_profile",
-    "find_row",
-    "flat",
-    "load_recipe",
-    "profiles_of",
-    "recipe_names",
-    "recipe_path",
-    "resolve",
-    "rows_of",
-]
 
 FIRST = (
     "imagenet_pvt_v1",
@@ -115,8 +102,8 @@ def _drop_other_heads(values: dict[KeyPath, Any], origins: dict[KeyPath, Origin]
     """Remove keys that only other heads have: settings of a base or a profile for another head, and, in flat recipes of
     older runs, the defaults of every other head. `find_faults` reports those set deliberately."""
     spec = find_head(str(values.get(("model", "head", "name"))))
-    for path in [path for path in values if spec is not None and path[:2] == ("model", "head") and len(path) == 3]:
-        if spec is not None and path[2] not in spec.Options.model_fields:
+    for path in list(values):
+        if spec and path[:2] == ("model", "head") and len(path) == 3 and path[2] not in spec.Options.model_fields:
             del values[path]
             origins.pop(path, None)
 
@@ -191,11 +178,6 @@ def rows_of(name_or_path: str | Path) -> list[str]:
     return list(read_recipe(name_or_path).rows)
 
 
-def profiles_of(name_or_path: str | Path) -> list[str]:
-    """Profiles of a recipe, `paper` first."""
-    return list(read_recipe(name_or_path).profiles)
-
-
 def backbone_of_profile(name_or_path: str | Path, profile: str) -> dict[str, Any]:
     """Settings of `model.backbone` in a profile: {"width": 0.25} in most tables' mini."""
     values, _ = merge(read_recipe(name_or_path).profiles.get(profile, []))
@@ -262,19 +244,44 @@ def _data_names(source: RecipeFile) -> dict[str, str]:
 
 def flat(recipe: Recipe) -> dict[str, Any]:
     """All values by dotted key, including defaults: `{"train.optimizer.lr": 0.001, ...}`, plain JSON values."""
-    result: dict[str, Any] = {}
-
-    def walk(value: Any, at: str) -> None:
-        if isinstance(value, dict) and value:
-            for key, inner in value.items():
-                walk(inner, f"{at}.{key}" if at else str(key))
-        elif value != {}:
-            result[at] = value
-
-    walk(recipe.model_dump(mode="json"), "")
-    return result
+    return dotted(recipe.plain_values())
 
 
 def dump(recipe: Recipe) -> str:
     """The recipe as YAML text including defaults; `load_recipe` reads it back to an equal recipe."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+    return yaml.safe_dump(recipe.plain_values(), sort_keys=False, allow_unicode=True, width=120)
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One run of a recipe as written on the command line: `NAME[:ROW][@PROFILE]`."""
+
+    name: str
+    row: str | None = None
+    profile: str = "paper"
+
+    def load(self, overrides: tuple[Override, ...] = ()) -> Recipe:
+        return load_recipe(self.name, self.row, self.profile, overrides)
+
+    def __str__(self) -> str:
+        row = f":{self.row}" if self.row else ""
+        return f"{self.name}{row}@{self.profile}"
+
+
+def parse_spec(text: str) -> Spec:
+    """Parse `imagenet_pvt_v1:pvt_small@mini`, `my.yaml@mini` or `small_photos`; raises UsageError."""
+    rest, at, profile = text.partition("@")
+    name, colon, row = rest.partition(":")
+    if not name or (at and not profile) or (colon and not row):
+        raise UsageError(
+            f"{text!r} does not name a run", "write NAME[:ROW][@PROFILE], as in imagenet_pvt_v1:pvt_small@mini"
+        )
+    return Spec(name, row or None, profile or "paper")
+
+
+def recipe_differences(left: Recipe, right: Recipe) -> dict[str, tuple[Any, Any]]:
+    """Return keys whose values differ, with both values (None for a missing key). Provenance is ignored."""
+    ours, theirs = flat(left), flat(right)
+    keys = [*ours, *(key for key in theirs if key not in ours)]
+    told = [key for key in keys if ours.get(key) != theirs.get(key) and not key.startswith("provenance.")]
+    return {key: (ours.get(key), theirs.get(key)) for key in told}

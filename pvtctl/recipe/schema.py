@@ -1,7 +1,6 @@
 """The settings of a recipe: one pydantic model per block, frozen; unknown keys are errors.
 
-No torch: recipes are read, checked and printed without it. Field names equal the argument names of the functions that
-use them (`pvtctl.engine.build_optimizer(**recipe.train.optimizer.model_dump())`).
+No torch: recipes are read, checked and printed without it.
 """
 
 from __future__ import annotations

@@ -100,16 +100,13 @@ def _add_base(result: RecipeFile, base: Any, mark: SourceMark, chain: tuple[Path
         result.faults.append(Fault(f"base: {error.message} ({mark})", mark))
         return
     result.faults.extend(lower.faults)
-    kept = [_without_identity(layer, lower.name) for layer in lower.shared]
-    result.shared = [*kept, *result.shared]
+    shared = []
+    for layer in lower.shared:  # without its name, title, paper and published figures
+        values = {p: v for p, v in layer.values.items() if p[0] not in ("name", "about", "title", "paper", "expect")}
+        label = layer.label if layer.label.startswith("base") else f"base {lower.name}"
+        shared.append(Layer(label, values, layer.marks))
+    result.shared = [*shared, *result.shared]
     result.profiles = {name: list(layers) for name, layers in lower.profiles.items()}
-
-
-def _without_identity(layer: Layer, base: str) -> Layer:
-    """A layer of a base without its name, title, paper and published figures."""
-    values = {p: v for p, v in layer.values.items() if p[0] not in ("name", "about", "title", "paper", "expect")}
-    label = layer.label if layer.label.startswith("base") else f"base {base}"
-    return Layer(label, values, layer.marks)
 
 
 def _sections(document: Document, at: KeyPath, kind: str, faults: list[Fault]) -> list[tuple[str, Layer]]:
@@ -163,10 +160,16 @@ def _printed(document: Document, faults: list[Fault]) -> dict[str, Printed]:
         try:
             result[name] = Printed.model_validate_json(json.dumps(row), strict=True)
         except ValidationError as error:
-            for one in error.errors():
-                key = ".".join(["printed", name, *map(str, one["loc"])])
-                faults.append(Fault(f"{key}: {one['msg'].removeprefix('Input ').lower()} ({at})", at))
+            faults += _invalid(error, ["printed", name], at)
     return result
+
+
+def _invalid(error: ValidationError, where: list[str], mark: SourceMark) -> list[Fault]:
+    found = []
+    for one in error.errors():
+        problem = one["msg"].removeprefix("Input ").removeprefix("Value error, ").lower()
+        found.append(Fault(f"{'.'.join([*where, *map(str, one['loc'])])}: {problem} ({mark})", mark))
+    return found
 
 
 def _study(document: Document, rows: list[str], faults: list[Fault]) -> Study | None:
@@ -177,10 +180,7 @@ def _study(document: Document, rows: list[str], faults: list[Fault]) -> Study | 
     try:
         study = Study.model_validate_json(json.dumps(block), strict=True)
     except ValidationError as error:
-        for one in error.errors():
-            key = ".".join(["study", *map(str, one["loc"])])
-            problem = one["msg"].removeprefix("Input ").removeprefix("Value error, ").lower()
-            faults.append(Fault(f"{key}: {problem} ({at})", at))
+        faults += _invalid(error, ["study"], at)
         return None
     named = [("claims", row) for claim in study.claims for row in (claim.better, claim.worse, claim.row)]
     named += [("left_out", row) for row in study.left_out]

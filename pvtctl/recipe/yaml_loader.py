@@ -61,16 +61,12 @@ class _Loader(yaml.SafeLoader):
     depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
+        problem = f"more than {MAX_DEPTH} levels of nesting" if self.depth >= MAX_DEPTH else None
         if self.check_event(yaml.AliasEvent):
+            problem = "anchors and aliases are not taken; write the values out"
+        if problem:
             event = self.peek_event()  # type: ignore[no-untyped-call]
-            raise yaml.MarkedYAMLError(
-                problem="anchors and aliases are not taken; write the values out", problem_mark=event.start_mark
-            )
-        if self.depth >= MAX_DEPTH:
-            event = self.peek_event()  # type: ignore[no-untyped-call]
-            raise yaml.MarkedYAMLError(
-                problem=f"more than {MAX_DEPTH} levels of nesting", problem_mark=event.start_mark
-            )
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
         self.depth += 1
         node = super().compose_node(parent, index)
         self.depth -= 1
@@ -116,7 +112,7 @@ def parse_yaml(text: str, shown: str) -> Document:
         raise UsageError(f"{shown} is empty", "pvtctl recipes show imagenet_pvt_v1 prints a recipe to start from")
     if not isinstance(node, yaml.MappingNode):
         raise UsageError(f"{shown}:{node.start_mark.line + 1}: expected `key: value` lines")
-    document.data = _construct(node, (), document, shown)
+    document.data = _Values(document, shown).of(node, ())
     return document
 
 
@@ -126,7 +122,7 @@ def parse_value(text: str) -> Any:
     node = _compose(text, "value")
     if node is None:
         return None
-    value = _construct(node, (), document, "value")
+    value = _Values(document, "value").of(node, ())
     if document.faults:
         raise UsageError("; ".join(document.faults))
     return value
@@ -163,65 +159,61 @@ def _compose(text: str, shown: str) -> Any:
         ) from error
 
 
-def _construct(node: Any, at: KeyPath, document: Document, shown: str) -> Any:
-    if not isinstance(node, yaml.ScalarNode) and node.tag not in _PLAIN_TAGS:
-        document.faults.append(f"{'.'.join(at)}: the tag {node.tag} is not taken ({_where(node, shown)})")
-    match node:
-        case yaml.MappingNode():
-            return _mapping(node, at, document, shown)
-        case yaml.SequenceNode():
-            items = enumerate(node.value)
-            return [_construct(item, (*at, str(index)), document, shown) for index, item in items]
-        case _:
-            return _scalar(node, at, document, shown)
+class _Values:
+    """Python values of YAML nodes; marks and faults go into `document`."""
 
+    def __init__(self, document: Document, shown: str) -> None:
+        self.document, self.shown = document, shown
 
-def _mapping(node: yaml.MappingNode, at: KeyPath, document: Document, shown: str) -> dict[str, Any]:
-    result: dict[str, Any] = {}
-    for key_node, value_node in node.value:
-        line = key_node.start_mark.line + 1
-        if not isinstance(key_node, yaml.ScalarNode):
-            document.faults.append(f"{'.'.join(at) or 'the file'}: a key must be a word ({shown}:{line})")
-            continue
-        key = str(key_node.value)
-        here = (*at, key)
-        if key in result:
-            first = document.marks[here]
-            document.faults.append(f"{'.'.join(here)}: repeated key ({shown}:{line}), first said in line {first.line}")
-            continue
-        document.marks[here] = SourceMark(shown, line)
-        result[key] = _construct(value_node, here, document, shown)
-    return result
+    def of(self, node: Any, at: KeyPath) -> Any:
+        if not isinstance(node, yaml.ScalarNode) and node.tag not in _PLAIN_TAGS:
+            self._fault(node, at, f"the tag {node.tag} is not taken")
+        match node:
+            case yaml.MappingNode():
+                return self._mapping(node, at)
+            case yaml.SequenceNode():
+                return [self.of(item, (*at, str(index))) for index, item in enumerate(node.value)]
+            case _:
+                return self._scalar(node, str(node.value), at)
 
+    def _mapping(self, node: yaml.MappingNode, at: KeyPath) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            mark = SourceMark(self.shown, key_node.start_mark.line + 1)
+            key = str(key_node.value)
+            here = (*at, key)
+            if not isinstance(key_node, yaml.ScalarNode):
+                self.document.faults.append(f"{'.'.join(at) or 'the file'}: a key must be a word ({mark})")
+            elif key in result:
+                first = self.document.marks[here].line
+                self.document.faults.append(f"{'.'.join(here)}: repeated key ({mark}), first said in line {first}")
+            else:
+                self.document.marks[here] = mark
+                result[key] = self.of(value_node, here)
+        return result
 
-def _scalar(node: yaml.ScalarNode, at: KeyPath, document: Document, shown: str) -> Any:
-    text = str(node.value)
-    try:
-        return _plain_scalar(node, text, at, document, shown)
-    except ValueError:  # `!!int abc`
-        document.faults.append(f"{'.'.join(at)}: {text} is not a number ({_where(node, shown)})")
-        return text
-
-
-def _plain_scalar(node: yaml.ScalarNode, text: str, at: KeyPath, document: Document, shown: str) -> Any:
-    match node.tag.removeprefix("tag:yaml.org,2002:"):
-        case "null":
-            return None
-        case "bool":
-            return text.lower() == "true"
-        case "int":
-            return int(text, 0) if text[:2] in ("0x", "0o") else int(text)
-        case "float":
-            value = float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
-            if not math.isfinite(value):
-                document.faults.append(f"{'.'.join(at)}: {text} is not a usable number ({_where(node, shown)})")
-            return value
-        case "str":
-            return text
-        case _:
-            document.faults.append(f"{'.'.join(at)}: the tag {node.tag} is not taken ({_where(node, shown)})")
+    def _scalar(self, node: yaml.ScalarNode, text: str, at: KeyPath) -> Any:
+        try:
+            match node.tag.removeprefix("tag:yaml.org,2002:"):
+                case "null":
+                    return None
+                case "bool":
+                    return text.lower() == "true"
+                case "int":
+                    return int(text, 0) if text[:2] in ("0x", "0o") else int(text)
+                case "float":
+                    value = float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
+                    if not math.isfinite(value):
+                        self._fault(node, at, f"{text} is not a usable number")
+                    return value
+                case "str":
+                    return text
+                case _:
+                    self._fault(node, at, f"the tag {node.tag} is not taken")
+                    return text
+        except ValueError:  # `!!int abc`
+            self._fault(node, at, f"{text} is not a number")
             return text
 
-
-def _where(node: Any, shown: str) -> str:
-    return f"{shown}:{node.start_mark.line + 1}"
+    def _fault(self, node: Any, at: KeyPath, problem: str) -> None:
+        self.document.faults.append(f"{'.'.join(at)}: {problem} ({self.shown}:{node.start_mark.line + 1})")

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pvtctl.errors import PvtctlError, UsageError
-from pvtctl.recipe.compare import recipe_differences
-from pvtctl.recipe.load import load_recipe
+from pvtctl.recipe.load import load_recipe, recipe_differences
 from pvtctl.recipe.schema import Recipe
 from pvtctl.tasks.registry import spec_of
 

@@ -97,7 +97,7 @@ def report_run(
         f"{_count(result.steps, 'step')}, {duration(result.seconds)}; best weights of epoch {result.best_epoch}",
         figures=figures,
         differences=differences,
-        recipe=recipe.model_dump(mode="json"),
+        recipe=recipe.plain_values(),
         environment=run.info | {"starts": json.loads((run.path / "environment.json").read_text("utf-8"))},
         skipped=everything,
         paper=paper_label(recipe),

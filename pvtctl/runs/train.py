@@ -91,7 +91,7 @@ def train_recipe(
         # directory that rank 0 has created.
         dist.agree(taken(out) if dist.is_main else None)
     task, settings = _prepare(recipe, dist, partial, talk)
-    flat = recipe.model_dump(mode="json")
+    flat = recipe.plain_values()
     notes = {"data": task.fingerprints()} if dist.is_main else {}
     free = [*FREE_KEYS, *keys_of_other_heads(recipe)]
     with RunFolder.open(out, flat, resume=resume, dist=dist, notes=notes, free_keys=free) as run:
@@ -102,7 +102,7 @@ def train_recipe(
                 keep_copies(used, run.path)
                 run.record(modules=[extension.as_meta() for extension in used])
         run.record(num_classes=len(task.class_names))
-        steps = task.batches_per_epoch(dist.world_size) // settings.accumulate
+        steps = task.batches_per_epoch(dist.world_size) // settings.train.accumulate
         result = fit(
             task,
             settings,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from pvtctl.recipe.schema import Claim
 from pvtctl.tasks.registry import is_error
@@ -59,10 +59,6 @@ class ClaimVerdict:
     """At 95 %."""
     printed: float | None = None
     """The paper's margin."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """For study.json."""
-        return asdict(self)
 
 
 def judge(

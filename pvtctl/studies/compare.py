@@ -9,10 +9,10 @@ from typing import Any
 
 from pvtctl.cost.counting import Convention, count, count_own
 from pvtctl.errors import PvtctlError, UsageError
-from pvtctl.latency.measure import Case, Latency, measure_latency
+from pvtctl.latency.measure import Case
 from pvtctl.models.registry import find_head
 from pvtctl.runs.read_run import FinishedRun, read_run
-from pvtctl.studies.case_from_run import case_of
+from pvtctl.studies.cases import case_of, time_cases
 from pvtctl.studies.comparability import plural, run_differences
 from pvtctl.studies.comparison import Comparison, Row, Subject, comparison_run_rows, cost_rows, score_rows
 from pvtctl.tasks.registry import spec_of
@@ -77,9 +77,8 @@ def compare_models(
     rows = [*cost_rows(subjects, convention), Row("model", "model", tuple(subject.model for subject in subjects))]
     under = "" if head == "classifier" else " as bare pyramids" if head == "none" else f" under {head}"
     title = f"{', '.join(backbones)}{under} at {size[0]}x{size[1]}"
-    return Comparison(
-        title, tuple(subjects), tuple(rows), (), tuple(_notes_of_costs(subjects, convention, machine)), machine
-    )
+    notes = _notes_of_costs(subjects, convention, machine)
+    return Comparison(title, tuple(subjects), tuple(rows), (), tuple(notes), machine)
 
 
 def labels_of(paths: Sequence[Path]) -> list[str]:
@@ -118,37 +117,16 @@ def _timed(subjects: list[Subject], timing: LatencySettings | None) -> tuple[lis
     if timing is None:
         return subjects, {}
     cases = list(dict.fromkeys(subject.case for subject in subjects if subject.case is not None))
-    found: dict[Case, Latency] = {}
-    failed: dict[Case, str] = {}
-    machine: dict[str, Any] = {}
-    for size in dict.fromkeys(case.size for case in cases):
-        group = [case for case in cases if case.size == size]
-        try:
-            machine |= _measure(group, timing, found)
-        except UsageError:
-            raise
-        except PvtctlError:
-            for case in group:
-                try:
-                    machine |= _measure([case], timing, found)
-                except PvtctlError as error:
-                    failed[case] = error.message
+    groups = [[case for case in cases if case.size == size] for size in dict.fromkeys(case.size for case in cases)]
+    found, failed, machine = time_cases(groups, strict=True, **vars(timing))
     timed = []
     for subject in subjects:
         if subject.case in found:
             subject = replace(subject, latency=found[subject.case])
         elif subject.case in failed:
-            subject = replace(subject, problems=(*subject.problems, f"not timed: {failed[subject.case]}"))
+            subject = replace(subject, problems=(*subject.problems, failed[subject.case]))
         timed.append(subject)
     return timed, machine
-
-
-def _measure(cases: Sequence[Case], timing: LatencySettings, found: dict[Case, Latency]) -> dict[str, Any]:
-    results, machine = measure_latency(
-        cases, device=timing.device, seconds=timing.seconds, on_progress=timing.on_progress
-    )
-    found |= dict(zip(cases, results, strict=True))
-    return machine
 
 
 def _notes_of_costs(subjects: Sequence[Subject], convention: Convention, machine: dict[str, Any]) -> list[str]:
@@ -171,12 +149,12 @@ def _notes_of_costs(subjects: Sequence[Subject], convention: Convention, machine
         notes.append("the models are tested at different sizes, so operations, times and memory are not ranked")
     if len({subject.cost.num_classes for subject in subjects if subject.cost}) > 1:
         notes.append("the models have different numbers of classes, so parameters are not ranked")
-    views = [subject.label for subject in subjects if subject.run and _views(subject.run)]
+    tested = {subject.label: subject.run.recipe.eval for subject in subjects if subject.run}
+    views = [
+        label
+        for label, each in tested.items()
+        if each.flip or len(each.scales) > 1 or len(each.ratios) > 1 or each.window is not None
+    ]
     if views:
         notes.append(f"costs are those of one view; several are merged in the score of {', '.join(views)}")
     return notes + [f"{subject.label}: {problem}" for subject in subjects for problem in subject.problems]
-
-
-def _views(run: FinishedRun) -> bool:
-    values = run.recipe.eval
-    return values.flip or len(values.scales) > 1 or len(values.ratios) > 1 or values.window is not None

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -22,10 +21,12 @@ from pvtctl.cost.memory import GIB, estimate_memory, memory_at_hand
 from pvtctl.errors import PvtctlError
 from pvtctl.io.files import write_text
 from pvtctl.latency.machine import describe_machine
-from pvtctl.latency.measure import Case, Latency, measure_latency
+from pvtctl.latency.measure import Case, Latency
 from pvtctl.models.registry import head_spec
 from pvtctl.recipe.schema import Recipe
 from pvtctl.runs.paper_table import model_cost
+from pvtctl.studies.cases import time_cases
+from pvtctl.studies.claims import TIMES
 from pvtctl.studies.results import RowResult
 from pvtctl.tasks.from_recipe import backbone_options
 from pvtctl.tasks.registry import spec_of
@@ -80,18 +81,10 @@ class ModelCost:
 
     def value(self, figure: str) -> float | None:
         """A figure of the paper's model, by its name in tables and claims."""
-        if figure in ("params_m", "gmacs", "train_memory_gib"):
-            found: float | None = getattr(self, figure)
-            return found
-        if self.timing is None:
-            return None
-        if figure in ("latency_ms", "time_ms"):
-            return self.timing.p50_ms
-        return self.timing.memory_gib if figure == "inference_memory_gib" else None
-
-    def to_dict(self) -> dict[str, Any]:
-        """For study.json."""
-        return asdict(self)
+        known = {"params_m": self.params_m, "gmacs": self.gmacs, "train_memory_gib": self.train_memory_gib}
+        if (timing := self.timing) is not None:
+            known |= dict.fromkeys(TIMES, timing.p50_ms) | {"inference_memory_gib": timing.memory_gib}
+        return known.get(figure)
 
 
 def study_costs(
@@ -106,20 +99,23 @@ def study_costs(
     found: dict[Case, CaseTiming | str] = {
         case: kept.known[repr(case)] for case in cases.values() if repr(case) in kept.known
     }
-    wanted = [case for case in dict.fromkeys(cases.values()) if case not in found]
+    wanted: dict[Case, float | None] = {}
+    for row, case in cases.items():
+        if case not in found:
+            wanted.setdefault(case, costs[row].gmacs)
     if wanted:
         speed = _macs_per_second(device)
-        for case in wanted:
-            if reason := _too_much(case, costs[next(n for n in cases if cases[n] == case)].gmacs, speed, device):
-                found[case] = reason
-        measured = _measure([case for case in wanted if case not in found], device, say)
-        found |= measured
-        kept.add({repr(case): timing for case, timing in measured.items() if isinstance(timing, CaseTiming)})
-    return {name: _with_timing(cost, found[cases[name]]) for name, cost in costs.items()}
-
-
-def _with_timing(cost: ModelCost, found: CaseTiming | str) -> ModelCost:
-    return replace(cost, untimed=found) if isinstance(found, str) else replace(cost, timing=found)
+        found |= {case: reason for case, gmacs in wanted.items() if (reason := _too_much(case, gmacs, speed, device))}
+        groups = _groups([case for case in wanted if case not in found], _SPARE * _free_bytes(device))
+        options = {"device": device, "warmup": WARMUP, "repeats": REPEATS, "on_progress": say}
+        results, failed, _ = time_cases(groups, strict=False, **options)
+        timed = {case: _timing(result) for case, result in results.items()}
+        found |= {**failed, **timed}
+        kept.add({repr(case): timing for case, timing in timed.items()})
+    for row, case in cases.items():
+        timing = found[case]
+        costs[row] = replace(costs[row], **{"untimed" if isinstance(timing, str) else "timing": timing})
+    return costs
 
 
 def _counted(row: RowResult, recipe: Recipe) -> ModelCost:
@@ -240,21 +236,6 @@ def _macs_per_second(device: str) -> float:
     return float(side**3 / best)
 
 
-def _measure(cases: Sequence[Case], device: str, say: Say) -> dict[Case, CaseTiming | str]:
-    """Measure cases of one size interleaved if they fit into memory together; a failure does not affect the others."""
-    found: dict[Case, CaseTiming | str] = {}
-    for group in _groups(cases, _SPARE * _free_bytes(device)):
-        try:
-            found |= _timed(group, device, say)
-        except PvtctlError:
-            for case in group:
-                try:
-                    found |= _timed([case], device, say)
-                except PvtctlError as error:
-                    found[case] = f"not timed: {error.message}"
-    return found
-
-
 def _groups(cases: Sequence[Case], free: float) -> list[list[Case]]:
     groups: list[list[Case]] = []
     left = 0.0
@@ -266,11 +247,6 @@ def _groups(cases: Sequence[Case], free: float) -> list[list[Case]]:
         groups[-1].append(case)
         left -= needed
     return groups
-
-
-def _timed(cases: Sequence[Case], device: str, say: Say) -> dict[Case, CaseTiming | str]:
-    results, _ = measure_latency(cases, device=device, warmup=WARMUP, repeats=REPEATS, on_progress=say)
-    return {case: _timing(result) for case, result in zip(cases, results, strict=True)}
 
 
 def _timing(result: Latency) -> CaseTiming:
@@ -286,7 +262,7 @@ class _Kept:
         machine = describe_machine(device)
         machine = {key: value for key, value in machine.items() if isinstance(value, str | int | float | None)}
         self._where = machine | {"threads": torch.get_num_threads(), "repeats": REPEATS, "warmup": WARMUP}
-        self.known: dict[str, CaseTiming | str] = {}
+        self.known: dict[str, CaseTiming] = {}
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
             held = json.loads(file.read_text("utf-8"))
             if held["where"] == self._where:
@@ -294,5 +270,5 @@ class _Kept:
 
     def add(self, times: dict[str, CaseTiming]) -> None:
         self.known |= times
-        kept = {name: asdict(timing) for name, timing in self.known.items() if isinstance(timing, CaseTiming)}
+        kept = {name: asdict(timing) for name, timing in self.known.items()}
         write_text(self._file, json.dumps({"where": self._where, "times": kept}, indent=2) + "\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pvtctl.errors import UsageError, nearest
+from pvtctl.extensions import command_words
 from pvtctl.recipe.load import Override, load_recipe
 from pvtctl.recipe.schema import Recipe, Study
 from pvtctl.recipe.source import RecipeFile, read_recipe, recipe_names
@@ -35,31 +37,134 @@ class Run:
 
 
 @dataclass(frozen=True)
+class StudyRequest:
+    """Options that define the runs of a study. Every process of the study gets the same ones."""
+
+    study: str
+    """A name from `pvtctl ablate ls`, any recipe with rows, or the path of a YAML file."""
+    root: Path
+    """The directory of all studies, which share pretrainings."""
+    profile: str = DEFAULT_PROFILE
+    rows: Sequence[str] = ()
+    """Empty: all except those that the study excludes from profile mini."""
+    seeds: int | None = None
+    """Runs per row; default: the study's number for profile mini, else 1."""
+    data: Path | None = None
+    """Directory of the study's data; default: `$PVTCTL_DATA/NAME`, then `data/NAME`."""
+    weights: Mapping[str, str] = field(default_factory=dict)
+    """Row -> initial weights: a checkpoint file, run directory or published name. Other rows start from a pretraining
+    of the study: always on the built-in data, else if there are no published weights of the backbone."""
+    overrides: Sequence[Override] = ()
+    """Changes to all rows' recipes: `key.path=value`."""
+    pretraining_overrides: Sequence[Override] = ()
+    """The same for the pretrainings."""
+    pretrain: bool = False
+    """Pretrain all backbones, even if there are published weights."""
+
+    @property
+    def row_overrides(self) -> list[Override]:
+        """`overrides`, with the directory of the data."""
+        return [*([("data.path", str(_absolute(self.data)))] if self.data else []), *self.overrides]
+
+    @property
+    def row_weights(self) -> dict[str, str]:
+        """`weights`, with absolute paths of files and directories."""
+        paths = {row: Path(source).expanduser() for row, source in self.weights.items()}
+        return {row: str(path.absolute()) if path.exists() else self.weights[row] for row, path in paths.items()}
+
+    def words(self) -> list[str]:
+        """Arguments of `pvtctl ablate` for the same plan, from any directory."""
+        words = [str(_absolute(Path(self.study))) if _is_file(self.study) else self.study]
+        words += ["--profile", self.profile, "--out", str(_absolute(self.root))]
+        words += ["--rows", ",".join(self.rows)] if self.rows else []
+        words += ["--seeds", str(self.seeds)] if self.seeds is not None else []
+        words += ["--data", str(_absolute(self.data))] if self.data else []
+        for option, values in (
+            ("--weights", [f"{row}={source}" for row, source in self.row_weights.items()]),
+            ("--set", self.overrides),
+            ("--set-pretraining", self.pretraining_overrides),
+        ):
+            words += [word for value in values for word in (option, as_typed(value))]
+        return [*words, *(["--pretrain"] if self.pretrain else []), *command_words()]
+
+    def plan(self) -> StudyPlan:
+        """The runs. Raises UsageError for unknown studies, rows and profiles, and for recipes that cannot run."""
+        source, profile, weights = read_study(self.study), self.profile, self.row_weights
+        about = source.study
+        for row in [*self.rows, *weights]:
+            if row not in source.rows:
+                raise UsageError(f"{self.study} has no row {row!r}", nearest(row, list(source.rows)))
+        if self.seeds is not None and not 1 <= self.seeds <= 100:
+            raise UsageError(f"--seeds {self.seeds} is out of range", "1 to 100")
+        at_mini = about if profile == "mini" else None
+        seeds = self.seeds or (at_mini.seeds if at_mini else 1)
+        left_out = at_mini.left_out if at_mini else {}
+        picked = tuple(row for row in source.rows if (row in self.rows if self.rows else row not in left_out))
+        out = self.root / f"{source.name.replace('_', '-')}-{profile}"
+        pretrainings: dict[str, Run] = {}
+        rounds: list[list[Run]] = [[] for _ in range(seeds)]
+        for row in picked:
+            first = load_recipe(source.path, row, profile, self.row_overrides)
+            needs = None
+            if row not in weights and about and about.pretraining and _wants_pretraining(first, self.pretrain):
+                run = _pretraining(about.pretraining, first, self.root, self.pretraining_overrides)
+                pretrainings.setdefault(run.name, run)
+                needs = run.name
+            for number in range(seeds):
+                settings = [*self.row_overrides, ("train.seed", first.train.seed + number)]
+                settings += [("model.weights", weights[row])] if row in weights else []
+                recipe = load_recipe(source.path, row, profile, settings)
+                name = f"{row}/seed{recipe.train.seed}"
+                rounds[number].append(Run(name, "row", row, recipe.train.seed, recipe, out / "rows" / name, needs))
+        # by seed, so that an interrupted study has complete rounds of all rows
+        runs = (*pretrainings.values(), *(run for each in rounds for run in each))
+        return StudyPlan(self, source, out, runs, picked, seeds)
+
+
+def as_typed(override: Override) -> str:
+    """An override as on the command line."""
+    return override if isinstance(override, str) else f"{override[0]}={json.dumps(override[1])}"
+
+
+def _absolute(path: Path) -> Path:
+    return path.expanduser().absolute()
+
+
+def _is_file(study: str) -> bool:
+    return "/" in study or study.endswith((".yaml", ".yml"))
+
+
+@dataclass(frozen=True)
 class StudyPlan:
     """A study at one profile, ready to run."""
 
-    study: str
-    """Name on the command line: `vit-vs-pvt`."""
+    request: StudyRequest
     source: RecipeFile
-    about: Study | None
-    """Claims and scale; None for a table that is not a study."""
-    profile: str
     out: Path
     """The study's directory: rows, logs and report. Pretrainings are next to it, shared with other studies."""
     runs: tuple[Run, ...]
     """All runs, each after the one that it needs."""
-    rows: tuple[str, ...]
-    """All rows of the table that have a recipe, in its order."""
     picked: tuple[str, ...]
     seeds: int
-    weights: Mapping[str, str] = field(default_factory=dict)
-    """Row -> initial weights given by the user."""
-    overrides: tuple[Override, ...] = ()
-    """Overrides of all rows' recipes."""
-    pretraining_overrides: tuple[Override, ...] = ()
-    """The same for the pretrainings."""
-    pretrain: bool = False
-    """Whether all backbones are pretrained here."""
+
+    @property
+    def study(self) -> str:
+        """Name on the command line: `vit-vs-pvt`."""
+        return self.source.name.replace("_", "-")
+
+    @property
+    def about(self) -> Study | None:
+        """Claims and scale; None for a table that is not a study."""
+        return self.source.study
+
+    @property
+    def profile(self) -> str:
+        return self.request.profile
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """All rows of the table that have a recipe, in its order."""
+        return tuple(self.source.rows)
 
     def row_runs(self, row: str) -> list[Run]:
         """The runs of a row, one per seed."""
@@ -87,7 +192,7 @@ def read_study(name: str) -> RecipeFile:
 
     Raises UsageError.
     """
-    if "/" in name or name.endswith((".yaml", ".yml")):
+    if _is_file(name):
         source = read_recipe(name)
     else:
         recipe = name.replace("-", "_")
@@ -99,99 +204,15 @@ def read_study(name: str) -> RecipeFile:
     return source
 
 
-def make_study_plan(
-    name: str,
-    root: Path,
-    *,
-    profile: str = DEFAULT_PROFILE,
-    rows: Sequence[str] = (),
-    seeds: int | None = None,
-    overrides: Sequence[Override] = (),
-    pretraining_overrides: Sequence[Override] = (),
-    weights: Mapping[str, str] | None = None,
-    pretrain: bool = False,
-) -> StudyPlan:
-    """Plan the runs of study `name` below the directory `root`.
-
-    Args:
-        rows: rows to run; empty: all except those that the study excludes from profile mini.
-        seeds: runs per row; default: the study's number for profile mini, else 1.
-        overrides: changes to the rows' recipes.
-        pretraining_overrides: changes to the recipes of the pretrainings.
-        weights: initial weights of rows. Other rows start from a pretraining of the study: always on the built-in data,
-            else if there are no published weights of the backbone, or with `pretrain`.
-
-    Raises:
-        UsageError: for unknown studies, rows and profiles, and for recipes that cannot run.
-    """
-    source = read_study(name)
-    about = source.study
-    for row in [*rows, *(weights or {})]:
-        if row not in source.rows:
-            raise UsageError(f"{name} has no row {row!r}", nearest(row, list(source.rows)))
-    if seeds is not None and not 1 <= seeds <= 100:
-        raise UsageError(f"--seeds {seeds} is out of range", "1 to 100")
-    if seeds is None:
-        seeds = about.seeds if about is not None and profile == "mini" else 1
-    left_out = about.left_out if about is not None and profile == "mini" else {}
-    picked = tuple(row for row in source.rows if (row in rows if rows else row not in left_out))
-    study = source.name.replace("_", "-")
-    out = root / f"{study}-{profile}"
-    pretrainings: dict[str, Run] = {}
-    row_runs: list[Run] = []
-    for row in picked:
-        first = load_recipe(source.path, row, profile, overrides)
-        given = (weights or {}).get(row)
-        needs = None
-        if given is None and about is not None and about.pretraining and _wants_pretraining(first, pretrain):
-            run = _pretraining(about.pretraining, first, root, pretraining_overrides)
-            pretrainings.setdefault(run.name, run)
-            needs = run.name
-        for number in range(seeds):
-            settings = [*overrides, ("train.seed", first.train.seed + number)]
-            settings += [("model.weights", given)] if given is not None else []
-            recipe = load_recipe(source.path, row, profile, settings)
-            run_name = f"{row}/seed{recipe.train.seed}"
-            row_runs.append(Run(run_name, "row", row, recipe.train.seed, recipe, out / "rows" / run_name, needs))
-    runs = (*pretrainings.values(), *_by_seed(row_runs))
-    return StudyPlan(
-        study,
-        source,
-        about,
-        profile,
-        out,
-        runs,
-        tuple(source.rows),
-        picked,
-        seeds,
-        weights=dict(weights or {}),
-        overrides=tuple(overrides),
-        pretraining_overrides=tuple(pretraining_overrides),
-        pretrain=pretrain,
-    )
-
-
-def _by_seed(runs: list[Run]) -> list[Run]:
-    """Order runs by seed, so that an interrupted study has complete rounds of all rows."""
-    rounds: dict[str, int] = {}
-    order = []
-    for run in runs:
-        rounds[run.row or ""] = rounds.get(run.row or "", 0) + 1
-        order.append((rounds[run.row or ""], run))
-    return [run for _, run in sorted(order, key=lambda pair: pair[0])]
-
-
 def _wants_pretraining(recipe: Recipe, pretrain: bool) -> bool:
     model = recipe.model
     if model.head is None or model.weights is not None or model.init == "scratch":
         return False
-    return pretrain or recipe.data.name == "scenes" or not _published(model.backbone.spec)
-
-
-def _published(backbone: str) -> bool:
+    if pretrain or recipe.data.name == "scenes":
+        return True
     from pvtctl.weights.catalogue import published_for
 
-    return published_for(backbone) is not None
+    return published_for(model.backbone.spec) is None
 
 
 def _pretraining(name: str, recipe: Recipe, root: Path, overrides: Sequence[Override]) -> Run:

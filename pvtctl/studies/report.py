@@ -6,7 +6,7 @@ import json
 import math
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,12 @@ import pvtctl
 from pvtctl.errors import UsageError
 from pvtctl.io.files import write_text
 from pvtctl.latency.machine import describe_machine
-from pvtctl.recipe.load import Override
 from pvtctl.recipe.source import recipes_folder
 from pvtctl.runs.paper_table import differences_from_paper, paper_label
 from pvtctl.studies.claims import COUNTED, TIMES, ClaimVerdict, ScoreSample, judge
 from pvtctl.studies.costs import ModelCost, study_costs
 from pvtctl.studies.pictures import draw_pictures
-from pvtctl.studies.plan import StudyPlan
+from pvtctl.studies.plan import StudyPlan, as_typed
 from pvtctl.studies.resolution import FIGURE as RESOLUTION
 from pvtctl.studies.resolution import with_resolution_loss
 from pvtctl.studies.results import OF_PRETRAINING, RowResult, collect_results, pretrainings
@@ -224,16 +223,15 @@ def _commands(plan: StudyPlan) -> list[str]:
     if plan.picked != plan.rows:
         words += ["--rows", ",".join(plan.picked)]
     words += ["--out", str(plan.out.parent)]
-    words += ["--pretrain"] if plan.pretrain else []
-    for row, weights in plan.weights.items():
+    words += ["--pretrain"] if plan.request.pretrain else []
+    for row, weights in plan.request.row_weights.items():
         words += ["--weights", f"{row}={weights}"] if row in plan.picked else []
-    for option, overrides in (("--set", plan.overrides), ("--set-pretraining", plan.pretraining_overrides)):
-        words += [word for each in overrides for word in (option, _as_typed(each))]
+    for option, overrides in (
+        ("--set", plan.request.row_overrides),
+        ("--set-pretraining", plan.request.pretraining_overrides),
+    ):
+        words += [word for each in overrides for word in (option, as_typed(each))]
     return [shlex.join(words)]
-
-
-def _as_typed(override: Override) -> str:
-    return override if isinstance(override, str) else f"{override[0]}={json.dumps(override[1])}"
 
 
 def _environments(all_of: Measured) -> dict[str, Any]:
@@ -301,7 +299,7 @@ def _document(
         "warnings": list(warnings),
         "figures": {name: all_of.label(name) for name in all_of.figures},
         "rows": [_row_document(row, all_of.costs.get(row.row)) for row in all_of.rows],
-        "claims": [verdict.to_dict() for verdict in all_of.verdicts],
+        "claims": [asdict(verdict) for verdict in all_of.verdicts],
         "runs": [
             {
                 "run": attempt.run.name,
@@ -344,10 +342,10 @@ def _row_document(row: RowResult, cost: ModelCost | None) -> dict[str, Any]:
         "title": row.title,
         "state": row.state or "finished",
         "note": row.note or None,
-        "printed": {name: figure.model_dump() for name, figure in row.expect.items()},
+        "printed": {name: figure.plain_values() for name, figure in row.expect.items()},
         "measured": {
             name: {"mean": spread.mean, "sd": spread.deviation, "n": spread.n, "values": list(spread.values)}
             for name, spread in spreads.items()
         },
-        "cost": cost.to_dict() if cost is not None else None,
+        "cost": asdict(cost) if cost is not None else None,
     }

@@ -1,90 +1,21 @@
-"""Options of a study, and running it: shared by `pvtctl ablate` and `pvtctl.run_study`."""
+"""Run a study: shared by `pvtctl ablate` and `pvtctl.run_study`."""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pvtctl.extensions import command_words
-from pvtctl.recipe.load import Override
 from pvtctl.runs.paths import runs_root
-from pvtctl.studies.plan import DEFAULT_PROFILE, Run, StudyPlan, make_study_plan
+from pvtctl.studies.plan import DEFAULT_PROFILE, Run, StudyPlan, StudyRequest
 
 if TYPE_CHECKING:
     from pvtctl.studies.report import StudyReport
     from pvtctl.studies.run import RunState
 
 _MOST_JOBS = 4
-
-
-@dataclass(frozen=True)
-class StudyRequest:
-    """Options that define the runs of a study. Every process of the study gets the same ones."""
-
-    study: str
-    """A name from `pvtctl ablate ls`, any recipe with rows, or the path of a YAML file."""
-    root: Path
-    """The directory of all studies, which share pretrainings."""
-    profile: str = DEFAULT_PROFILE
-    rows: Sequence[str] = ()
-    """Empty: all."""
-    seeds: int | None = None
-    """Runs per row; default: the study's number for profile mini, else 1."""
-    data: Path | None = None
-    """Directory of the study's data; default: `$PVTCTL_DATA/NAME`, then `data/NAME`."""
-    weights: Mapping[str, str] = field(default_factory=dict)
-    """Row -> initial weights: a checkpoint file, run directory or published name."""
-    overrides: Sequence[str] = ()
-    """`key.path=value` for all rows."""
-    pretraining_overrides: Sequence[str] = ()
-    """`key.path=value` for the pretrainings."""
-    pretrain: bool = False
-    """Pretrain all backbones, even if there are published weights."""
-
-    def plan(self) -> StudyPlan:
-        """The runs. Raises UsageError."""
-        data: list[Override] = [("data.path", str(_absolute(self.data)))] if self.data else []
-        return make_study_plan(
-            self.study,
-            self.root,
-            profile=self.profile,
-            rows=self.rows,
-            seeds=self.seeds,
-            overrides=[*data, *self.overrides],
-            pretraining_overrides=self.pretraining_overrides,
-            weights={row: _place(source) for row, source in self.weights.items()},
-            pretrain=self.pretrain,
-        )
-
-    def words(self) -> list[str]:
-        """Arguments of `pvtctl ablate` for the same plan, from any directory."""
-        is_file = self.study.endswith((".yaml", ".yml")) or "/" in self.study
-        words = [str(_absolute(Path(self.study))) if is_file else self.study]
-        words += ["--profile", self.profile, "--out", str(_absolute(self.root))]
-        words += ["--rows", ",".join(self.rows)] if self.rows else []
-        words += ["--seeds", str(self.seeds)] if self.seeds is not None else []
-        words += ["--data", str(_absolute(self.data))] if self.data else []
-        for option, values in (
-            ("--weights", [f"{row}={_place(source)}" for row, source in self.weights.items()]),
-            ("--set", self.overrides),
-            ("--set-pretraining", self.pretraining_overrides),
-        ):
-            words += [word for value in values for word in (option, value)]
-        return [*words, *(["--pretrain"] if self.pretrain else []), *command_words()]
-
-
-def _absolute(path: Path) -> Path:
-    return path.expanduser().absolute()
-
-
-def _place(source: str) -> str:
-    """The absolute path of a file or directory; a published name is unchanged."""
-    path = Path(source).expanduser()
-    return str(path.absolute()) if path.exists() else source
 
 
 def run_rows(

@@ -93,7 +93,7 @@ def _info(run: Run) -> dict[str, Any]:
 
 def _check_settings(run: Run, began: dict[str, Any]) -> None:
     """Raise UsageError when the run directory has another recipe; initial weights are not compared."""
-    wanted = run.recipe.model_dump(mode="json")
+    wanted = run.recipe.plain_values()
     if run.recipe.model.weights is None:
         wanted["model"]["weights"] = began.get("model", {}).get("weights")
     try:
@@ -163,7 +163,7 @@ def run_plan(
     the weights given for a row are missing.
     """
     states = {run.name: state_of(run) for run in plan.runs}
-    for row, given in plan.weights.items():
+    for row, given in plan.request.row_weights.items():
         if any(states[run.name].status == "missing" for run in plan.row_runs(row)):
             find_weights_file(given)
     waiting = [run for run in plan.runs if states[run.name].status not in ("finished", "running")]

@@ -157,6 +157,5 @@ def train_batch_size(recipe: Recipe, world_size: int) -> int:
 
 
 def fit_settings(recipe: Recipe, world_size: int) -> FitSettings:
-    """Engine settings from the recipe's `train` block."""
-    values = recipe.train.model_dump(exclude={"activation_checkpointing", "loss"})
-    return FitSettings(**values | {"batch_size": train_batch_size(recipe, world_size)})
+    """Engine settings of a recipe."""
+    return FitSettings(recipe.train, train_batch_size(recipe, world_size))

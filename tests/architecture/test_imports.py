@@ -38,7 +38,7 @@ ALLOWED = {
     },
     "models": {"models"},
     "data": {"models.structures"},
-    "engine": set(),
+    "engine": {"recipe"},
     "weights": {"models", "data.class_names", "data.transforms", "tasks.classes"},
     "cost": {"models"},
     "views": {"models.structures"},

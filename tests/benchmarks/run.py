@@ -118,8 +118,9 @@ def _model_call(name: str, mode: str, batch: int, size: tuple[int, int]) -> Call
         return forward
     if name == "ours":
         from pvtctl.engine import build_optimizer
+        from pvtctl.recipe.schema import Optimizer
 
-        optimizer = build_optimizer(model, name="adamw", lr=1e-4)
+        optimizer = build_optimizer(model, Optimizer(), 1e-4)
     else:
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     labels = torch.randint(0, 1000, (batch,))

@@ -11,7 +11,8 @@ import pytest
 
 from pvtctl.cli.main import main
 from pvtctl.recipe.json_schema import file_schema
-from pvtctl.recipe.load import load_recipe, recipe_names, recipe_path
+from pvtctl.recipe.load import load_recipe
+from pvtctl.recipe.source import recipe_names, recipe_path
 from pvtctl.recipe.yaml_loader import read_yaml
 
 BAD = "model.backbone.name: pvt_tiny\ntrain: {epochs: many, optimizer: {lrr: 1}}\n"

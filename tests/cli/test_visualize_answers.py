@@ -14,7 +14,7 @@ from PIL import Image
 from tiny_run import Cli
 
 from pvtctl.data.scenes.scene import SEMANTIC_CLASSES
-from pvtctl.explain.features import PyramidPredictor
+from pvtctl.explain.backbone import PyramidPredictor
 from pvtctl.models.dense import build_depth_model, build_segmenter
 from pvtctl.weights.save import save_safetensors
 

@@ -33,8 +33,8 @@ from pvtctl.cli.main import COMMANDS, command_of, main
 from pvtctl.errors import UsageError
 from pvtctl.models.registry import backbone_spec, head_specs
 from pvtctl.models.variants import TIMM_PREFIX, split_width
-from pvtctl.recipe.load import find_row, load_recipe, profiles_of, rows_of
-from pvtctl.recipe.source import recipe_names
+from pvtctl.recipe.load import find_row, load_recipe, rows_of
+from pvtctl.recipe.source import read_recipe, recipe_names
 from pvtctl.studies.plan import study_names
 
 CLICK_ERROR: Any = typer.BadParameter.__mro__[2]
@@ -197,7 +197,7 @@ def check_names(command: Command) -> None:
     if recipe is not None:
         assert recipe in recipe_names(), f"no recipe {recipe}"
     for profile in said.get("--profile", []):
-        known = profiles_of(recipe) if recipe else [*NAMES_PROFILES]
+        known = list(read_recipe(recipe).profiles) if recipe else [*NAMES_PROFILES]
         assert placeholder(profile) or profile in known, f"no profile {profile}"
     for row in [row for rows in (*said.get("--row", []), *said.get("--rows", [])) for row in rows.split(",")]:
         assert placeholder(row) or (recipe is not None and row in rows_of(recipe)), f"no row {row}"

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from pvtctl.engine import Distributed, Ema, build_optimizer, build_schedule, describe_lr, parameter_groups, scale_lr
+from pvtctl.engine import Distributed, Ema, Schedule, build_optimizer, describe_lr, parameter_groups, scale_lr
 from pvtctl.engine.optim import set_lr
 from pvtctl.engine.step import synchronise_batch_norm
 from pvtctl.errors import PvtctlError, UsageError
 from pvtctl.models.backbones import build_backbone
+from pvtctl.recipe.schema import Optimizer, ScheduleSettings
+
+
+def build_schedule(*, lr: float, epochs: float, steps_per_epoch: int, **curve: Any) -> Schedule:
+    return Schedule(ScheduleSettings(**curve), lr=lr, epochs=epochs, steps_per_epoch=steps_per_epoch)
 
 
 class Model(nn.Module):
@@ -29,8 +35,8 @@ class Model(nn.Module):
         self.head = nn.Linear(4, 2)
 
 
-def decayed(**options: object) -> set[str]:
-    groups = parameter_groups(Model(), weight_decay=0.1, **options)  # type: ignore[arg-type]
+def decayed(**options: Any) -> set[str]:
+    groups = parameter_groups(Model(), Optimizer(weight_decay=0.1, **options))
     return {name for group in groups if group["weight_decay"] for name in group["names"]}
 
 
@@ -47,7 +53,8 @@ def test_other_rules() -> None:
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
 def test_backbone_and_decoder_learn_at_two_rates(name: str) -> None:
     """DPT's depth: 1e-5 for the backbone and 1e-4 for the decoder."""
-    optimizer = build_optimizer(Model(), name=name, lr=1e-4, weight_decay=0, backbone_lr_mult=0.1)  # type: ignore[arg-type]
+    settings = Optimizer(name=name, weight_decay=0, backbone_lr_mult=0.1)  # type: ignore[arg-type]
+    optimizer = build_optimizer(Model(), settings, 1e-4)
     rates = {entry: group["lr"] for group in optimizer.param_groups for entry in group["names"]}
     assert rates == {entry: pytest.approx(1e-5 if entry.startswith("backbone.") else 1e-4) for entry in rates}
     assert {entry.partition(".")[0] for entry in rates} == {"backbone", "head"}
@@ -57,7 +64,7 @@ def test_backbone_and_decoder_learn_at_two_rates(name: str) -> None:
 
 def test_every_trainable_parameter_is_in_exactly_one_group() -> None:
     model = Model()
-    groups = parameter_groups(model, weight_decay=0.1, backbone_lr_mult=0.5)
+    groups = parameter_groups(model, Optimizer(weight_decay=0.1, backbone_lr_mult=0.5))
     ids = [id(p) for group in groups for p in group["params"]]
     assert sorted(ids) == sorted(id(p) for p in model.parameters() if p.requires_grad)
 
@@ -65,7 +72,8 @@ def test_every_trainable_parameter_is_in_exactly_one_group() -> None:
 def test_layer_decay_and_backbone_factor_multiply() -> None:
     model = Model()
     depths = {name: (0 if name.startswith("backbone.") else 2) for name, _ in model.named_parameters()}
-    groups = parameter_groups(model, weight_decay=0.1, layer_decay=0.5, layer_depths=(depths, 3), backbone_lr_mult=0.1)
+    settings = Optimizer(weight_decay=0.1, layer_decay=0.5, backbone_lr_mult=0.1)
+    groups = parameter_groups(model, settings, (depths, 3))
     scales = {name: group["lr_scale"] for group in groups for name in group["names"]}
     assert scales["backbone.proj.weight"] == pytest.approx(0.1 * 0.5**3)
     assert scales["head.weight"] == pytest.approx(0.5)
@@ -73,14 +81,14 @@ def test_layer_decay_and_backbone_factor_multiply() -> None:
 
 def test_layer_decay_needs_every_depth() -> None:
     with pytest.raises(PvtctlError, match="needs the depth"):
-        parameter_groups(Model(), weight_decay=0.1, layer_decay=0.5)
+        parameter_groups(Model(), Optimizer(weight_decay=0.1, layer_decay=0.5))
     with pytest.raises(PvtctlError, match=r"class_token belongs to no layer"):
-        parameter_groups(Model(), weight_decay=0.1, layer_decay=0.5, layer_depths=({}, 3))
+        parameter_groups(Model(), Optimizer(weight_decay=0.1, layer_decay=0.5), ({}, 3))
 
 
 def test_nothing_trainable_is_an_error() -> None:
     with pytest.raises(PvtctlError, match="no parameter"):
-        build_optimizer(nn.Linear(2, 2).requires_grad_(False))
+        build_optimizer(nn.Linear(2, 2).requires_grad_(False), Optimizer(), 1e-3)
 
 
 @pytest.mark.parametrize("name", ["adamw", "adam", "sgd"])
@@ -88,7 +96,8 @@ def test_fused_update_equals_the_plain_one(name: str) -> None:
     torch.manual_seed(0)
     ours = nn.Linear(5, 3)
     theirs = copy.deepcopy(ours)
-    optimizer = build_optimizer(ours, name=name, lr=0.1, weight_decay=0.2, no_decay="none", nesterov=name == "sgd")  # type: ignore[arg-type]
+    settings = Optimizer(name=name, weight_decay=0.2, no_decay="none", nesterov=name == "sgd")  # type: ignore[arg-type]
+    optimizer = build_optimizer(ours, settings, 0.1)
     plain: torch.optim.Optimizer
     if name == "adamw":
         plain = torch.optim.AdamW(theirs.parameters(), 0.1, weight_decay=0.2, foreach=False)

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from pvtctl.engine import Distributed, FitSettings, RunFolder, fit, start_distributed, stop_distributed
 from pvtctl.errors import PvtctlError
 from pvtctl.io.checkpoint_meta import CheckpointMeta
+from pvtctl.recipe.schema import Train
 
 FEATURES, CLASSES, VAL = 6, 3, 13
 
@@ -124,17 +125,16 @@ class ToyTask:
 
 def settings(**changes: Any) -> FitSettings:
     """Three epochs of 12 steps in fp32, a log line every second step."""
+    own = {"batch_size": 4, "log_every": 2, "tensorboard": False}
+    own |= {name: changes.pop(name) for name in own if name in changes}
     base: dict[str, Any] = {
         "epochs": 3,
         "total_batch": 4,
-        "batch_size": 4,
         "optimizer": {"lr": 1e-2},
         "schedule": {"warmup_epochs": 0.5},
         "precision": "fp32",
-        "log_every": 2,
-        "tensorboard": False,
     }
-    return FitSettings(**base | changes)
+    return FitSettings(Train(**base | changes), **own)
 
 
 def save_weights(path: Path, module: nn.Module, meta: CheckpointMeta) -> None:

@@ -10,9 +10,9 @@ from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 
 from pvtctl.errors import UsageError
-from pvtctl.explain.pictures.architecture import Box, Column, draw_architectures
-from pvtctl.explain.pictures.attention import AttentionPanel, draw_attention
-from pvtctl.explain.pictures.positions import Similarities, draw_positions
+from pvtctl.explain.architecture import Box, Column, draw_architectures
+from pvtctl.explain.attention_pictures import AttentionPanel, draw_attention
+from pvtctl.explain.positions import Similarities, draw_positions
 from pvtctl.views.figure import new_figure, save
 from pvtctl.views.report import Report, ReportPicture, write_report
 

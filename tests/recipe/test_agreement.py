@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from pvtctl.errors import UsageError
-from pvtctl.recipe.load import RecipeFaults, dump, find_row, load_recipe
+from pvtctl.recipe.load import dump, find_row, load_recipe
+from pvtctl.recipe.source import RecipeFaults
 
 DETECTION = "task: detection\ndata.name: coco\nmodel: {backbone.name: pvt_tiny, head.name: retinanet}\n"
 CLASSIFIER = "model.backbone.name: pvt_tiny\n"

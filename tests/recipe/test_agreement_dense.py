@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pvtctl.recipe.load import RecipeFaults, dump, keys_said, load_recipe
+from pvtctl.recipe.load import dump, keys_said, load_recipe
+from pvtctl.recipe.source import RecipeFaults
 
 MODEL = "model: {backbone.name: pvt_tiny, head.name: %s}\n"
 SEGMENTATION = f"task: segmentation\ndata.name: ade20k\n{MODEL % 'semantic_fpn'}"

@@ -7,20 +7,8 @@ from pathlib import Path
 import pytest
 
 from pvtctl.errors import ExitCode, UsageError
-from pvtctl.recipe.load import (
-    RecipeFaults,
-    dump,
-    find_profile,
-    find_row,
-    flat,
-    load_recipe,
-    profiles_of,
-    recipe_names,
-    recipe_path,
-    resolve,
-    rows_of,
-)
-from pvtctl.recipe.source import recipes_folder
+from pvtctl.recipe.load import dump, find_profile, find_row, flat, load_recipe, resolve, rows_of
+from pvtctl.recipe.source import RecipeFaults, read_recipe, recipe_names, recipe_path, recipes_folder
 
 PROFILES = ("paper", "mini", "smoke")
 SMALL = "model.backbone.name: pvt_tiny\n"
@@ -158,7 +146,7 @@ def test_a_profile_of_the_base_lies_over_the_rows(here: Path) -> None:
     assert (recipe.row, recipe.train.epochs, recipe.train.seed) == ("a", 1, 2)
     assert recipe.about is None  # what a base is called is not inherited
     assert rows_of("x.yaml") == ["a"]
-    assert profiles_of("x.yaml") == ["paper", "mini"]
+    assert list(read_recipe("x.yaml").profiles) == ["paper", "mini"]
 
 
 def test_a_profile_may_say_more_of_a_row(here: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from pvtctl.errors import UsageError
-from pvtctl.recipe.load import find_profile, find_row, load_recipe, profiles_of, rows_of
+from pvtctl.recipe.load import find_profile, find_row, load_recipe, rows_of
 from pvtctl.recipe.schema import Recipe
 from pvtctl.recipe.source import read_recipe
 from pvtctl.runs.paper_table import label_of
@@ -228,7 +228,7 @@ def test_models_build_and_have_the_printed_parameters(name: str) -> None:
     """On the meta device, all rows and profiles. Figures are rounded, rounded twice (PVTv2-B0) or cut off (Table 7)."""
     built: dict[str, float] = {}
     for row in rows_or_none(name):
-        for profile in profiles_of(name):
+        for profile in list(read_recipe(name).profiles):
             recipe = load_recipe(name, row, profile)
             assert recipe.model.head is not None
             key = recipe.model.model_dump_json(exclude={"backbone": {"drop_path_rate"}})

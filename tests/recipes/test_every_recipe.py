@@ -10,9 +10,9 @@ import torch
 import yaml
 
 from pvtctl.models.backbones import build_classifier
-from pvtctl.recipe.load import load_recipe, profiles_of, recipe_names, rows_of
+from pvtctl.recipe.load import load_recipe, rows_of
 from pvtctl.recipe.schema import Recipe
-from pvtctl.recipe.source import read_recipe, recipes_folder
+from pvtctl.recipe.source import read_recipe, recipe_names, recipes_folder
 
 RUNS = {  # rows x profiles; a new recipe is a new line here
     "ade20k_semantic_fpn": 51,
@@ -59,7 +59,11 @@ PAPER_DATA = {
 
 
 def runs_of(name: str) -> list[Recipe]:
-    return [load_recipe(name, row, profile) for row in rows_of(name) or [None] for profile in profiles_of(name)]
+    return [
+        load_recipe(name, row, profile)
+        for row in rows_of(name) or [None]
+        for profile in list(read_recipe(name).profiles)
+    ]
 
 
 def test_every_file_is_known() -> None:
@@ -71,7 +75,7 @@ def test_every_file_is_known() -> None:
 def test_every_row_and_profile_loads(name: str) -> None:
     recipes = runs_of(name)
     assert len(recipes) == RUNS[name]
-    assert profiles_of(name) == ["paper", "mini", "smoke"]
+    assert list(read_recipe(name).profiles) == ["paper", "mini", "smoke"]
     for recipe in recipes:
         assert recipe.about
         if recipe.profile == "paper":

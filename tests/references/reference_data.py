@@ -20,9 +20,10 @@ from reference_values import digest, image, uniform
 from pvtctl.cli.main import main
 from pvtctl.data.images import TensorPicture
 from pvtctl.data.scenes.scene import SCENE_CLASSES, Scene, render_scene
-from pvtctl.engine.schedule import build_schedule
+from pvtctl.engine.schedule import Schedule
 from pvtctl.models.losses.classification import classification_loss
 from pvtctl.models.structures import Objects
+from pvtctl.recipe.schema import ScheduleSettings
 from pvtctl.tasks.classification.metric import ClassificationMetric
 from pvtctl.tasks.classification.mixup import Mixup
 from pvtctl.tasks.classification.transforms import EvalTransform, TrainTransform
@@ -120,7 +121,8 @@ def schedules() -> dict[str, Any]:
     }
     found = {}
     for name, own in options.items():
-        schedule = build_schedule(name=name, lr=1e-3, epochs=20, steps_per_epoch=10, **own)  # type: ignore[arg-type]
+        curve = ScheduleSettings(name=name, **own)  # type: ignore[arg-type]
+        schedule = Schedule(curve, lr=1e-3, epochs=20, steps_per_epoch=10)
         found |= {f"{name} {step}": schedule.at(step) for step in (0, 1, 9, 10, 14, 49, 50, 80, 111, 150, 199)}
     return found
 

@@ -17,8 +17,8 @@ from pvtctl.latency.measure import Case, Latency
 from pvtctl.recipe.load import dump, load_recipe
 from pvtctl.recipe.schema import Recipe
 from pvtctl.runs.read_run import read_run
-from pvtctl.studies import compare as module
-from pvtctl.studies.case_from_run import case_of
+from pvtctl.studies import cases
+from pvtctl.studies.cases import case_of
 from pvtctl.studies.comparability import images_seen, progress
 from pvtctl.studies.compare import LatencySettings, compare_models, compare_runs, labels_of
 from pvtctl.studies.compare_report import to_csv, to_json, to_markdown, write_comparison
@@ -196,7 +196,7 @@ def test_times_are_measured_in_turns_and_one_failure_spoils_no_other(monkeypatch
             raise PvtctlError("out of memory: resnet18")
         return [fake_latency(case, 5.0) for case in cases], {"cpu": "some", "threads": 1, "torch": "2"}
 
-    monkeypatch.setattr(module, "measure_latency", measure)
+    monkeypatch.setattr(cases, "measure_latency", measure)
     found = compare_models(["pvt_v2_b0", "resnet18"], size=(64, 64), timing=LatencySettings())
     assert asked == [["pvt_v2_b0", "resnet18"], ["pvt_v2_b0"], ["resnet18"]]
     assert row_of(found, "latency_p90").cells() == ["10.00", "-"]
@@ -210,7 +210,7 @@ def test_runs_are_timed_as_they_were_trained(detectors: list[Path], monkeypatch:
         assert json.loads(cases[1].options)["backbone"]["frozen_stages"] == 1
         return [fake_latency(case, 4.0 + at) for at, case in enumerate(cases)], {"cpu": "a", "threads": 1, "torch": "2"}
 
-    monkeypatch.setattr(module, "measure_latency", measure)
+    monkeypatch.setattr(cases, "measure_latency", measure)
     found = compare_runs(detectors, timing=LatencySettings())
     assert row_of(found, "latency_p50").best == {0}
     assert found.subjects[0].case == case_of(read_run(detectors[0]))

@@ -9,11 +9,11 @@ from pathlib import Path
 from made_up_runs import fail, finish_all
 
 from pvtctl.studies.overview import overview
-from pvtctl.studies.plan import make_study_plan, study_names
+from pvtctl.studies.plan import StudyRequest, study_names
 
 
 def test_every_study_is_listed_with_what_was_run(tmp_path: Path) -> None:
-    plan = make_study_plan("gcnet", tmp_path, profile="mini", seeds=2)
+    plan = StudyRequest("gcnet", tmp_path, profile="mini", seeds=2).plan()
     finish_all(plan, {"pvt_small": 0.3})
     fail(plan.row_runs("resnet50_gc_r4")[0], "out of memory")
     lines = {line.name: line for line in overview(tmp_path)}
@@ -37,7 +37,7 @@ def test_it_loads_no_torch() -> None:
 
 
 def test_a_run_that_failed_before_it_finished_is_finished(tmp_path: Path) -> None:
-    plan = make_study_plan("gcnet", tmp_path, profile="mini", seeds=1)
+    plan = StudyRequest("gcnet", tmp_path, profile="mini", seeds=1).plan()
     finish_all(plan, {"pvt_small": 0.3})
     fail(plan.row_runs("pvt_small")[0], "at work elsewhere")
     line = next(line for line in overview(tmp_path) if line.name == "gcnet")
@@ -45,7 +45,7 @@ def test_a_run_that_failed_before_it_finished_is_finished(tmp_path: Path) -> Non
 
 
 def test_pretrainings_of_a_folder_that_was_moved_still_count(tmp_path: Path) -> None:
-    plan = make_study_plan("gcnet", tmp_path / "first", profile="mini", seeds=1)
+    plan = StudyRequest("gcnet", tmp_path / "first", profile="mini", seeds=1).plan()
     finish_all(plan, {"pvt_small": 0.3, "resnet50_gc_r4": 0.2})
     before = {line.name: line.minutes for line in overview(tmp_path / "first")}
     (tmp_path / "first").rename(tmp_path / "second")

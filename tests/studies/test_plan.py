@@ -9,7 +9,7 @@ import yaml
 
 from pvtctl.errors import UsageError
 from pvtctl.recipe.source import recipe_path
-from pvtctl.studies.plan import make_study_plan, read_study, study_names
+from pvtctl.studies.plan import StudyRequest, read_study, study_names
 
 OURS = """
 task: classification
@@ -22,7 +22,7 @@ rows:
 
 
 def test_runs_come_after_what_they_need(tmp_path: Path) -> None:
-    plan = make_study_plan("pretrained-vs-scratch", tmp_path, profile="smoke", seeds=2)
+    plan = StudyRequest("pretrained-vs-scratch", tmp_path, profile="smoke", seeds=2).plan()
     names = [run.name for run in plan.runs]
     assert len(set(names)) == len(names)
     assert len({run.out for run in plan.runs}) == len(names)
@@ -32,7 +32,7 @@ def test_runs_come_after_what_they_need(tmp_path: Path) -> None:
 
 
 def test_one_pretraining_feeds_every_row_of_its_backbone(tmp_path: Path) -> None:
-    plan = make_study_plan("pretrained-vs-scratch", tmp_path, profile="smoke", seeds=2)
+    plan = StudyRequest("pretrained-vs-scratch", tmp_path, profile="smoke", seeds=2).plan()
     pretrainings = [run for run in plan.runs if run.kind == "pretraining"]
     assert len(pretrainings) == 2  # PVT-Small and ResNet50, for four of the six rows, twice
     assert all(run.needs is None for run in plan.row_runs("pvt_small_scratch_1x"))
@@ -41,7 +41,7 @@ def test_one_pretraining_feeds_every_row_of_its_backbone(tmp_path: Path) -> None
 
 
 def test_studies_share_pretrainings(tmp_path: Path) -> None:
-    ours, theirs = (make_study_plan(name, tmp_path, profile="smoke") for name in ("vit-vs-pvt", "gcnet"))
+    ours, theirs = (StudyRequest(name, tmp_path, profile="smoke").plan() for name in ("vit-vs-pvt", "gcnet"))
     first, second = ({run.name for run in plan.runs if run.kind == "pretraining"} for plan in (ours, theirs))
     shared = first & second
     assert len(shared) == 1
@@ -50,7 +50,7 @@ def test_studies_share_pretrainings(tmp_path: Path) -> None:
 
 
 def test_a_backbone_of_no_row_is_pretrained_like_the_others(tmp_path: Path) -> None:
-    plan = make_study_plan("vit-vs-pvt", tmp_path, profile="mini")
+    plan = StudyRequest("vit-vs-pvt", tmp_path, profile="mini").plan()
     trained = {run.recipe.model.backbone.name: run.recipe for run in plan.runs if run.kind == "pretraining"}
     assert set(trained) == {"vit_small_patch32", "pvt_small"}
     first, *others = trained.values()
@@ -64,7 +64,7 @@ def test_a_backbone_of_no_row_is_pretrained_like_the_others(tmp_path: Path) -> N
 
 
 def test_seeds_differ_in_nothing_else(tmp_path: Path) -> None:
-    plan = make_study_plan("gcnet", tmp_path, profile="smoke", rows=["pvt_small"], seeds=3)
+    plan = StudyRequest("gcnet", tmp_path, profile="smoke", rows=["pvt_small"], seeds=3).plan()
     runs = plan.row_runs("pvt_small")
     assert [run.seed for run in runs] == [0, 1, 2]
     plain = [run.recipe.model_copy(update={"train": run.recipe.train.model_copy(update={"seed": 0})}) for run in runs]
@@ -72,57 +72,57 @@ def test_seeds_differ_in_nothing_else(tmp_path: Path) -> None:
 
 
 def test_all_rows_run_once_before_any_runs_again(tmp_path: Path) -> None:
-    plan = make_study_plan("gcnet", tmp_path, profile="smoke", seeds=2)
+    plan = StudyRequest("gcnet", tmp_path, profile="smoke", seeds=2).plan()
     rows = [run.row for run in plan.runs if run.kind == "row"]
     assert rows == [*plan.rows, *plan.rows]
 
 
 def test_picked_rows_keep_the_tables_order(tmp_path: Path) -> None:
-    plan = make_study_plan("vit-vs-pvt", tmp_path, profile="smoke", rows=["pvt_small", "vit_small_patch4"])
+    plan = StudyRequest("vit-vs-pvt", tmp_path, profile="smoke", rows=["pvt_small", "vit_small_patch4"]).plan()
     assert plan.picked == ("vit_small_patch4", "pvt_small")
     assert len(plan.rows) == 3
 
 
 def test_rows_that_mini_leaves_out_run_where_they_are_named(tmp_path: Path) -> None:
-    plan = make_study_plan("vit-vs-pvt", tmp_path, profile="mini")
+    plan = StudyRequest("vit-vs-pvt", tmp_path, profile="mini").plan()
     assert plan.about is not None
     assert set(plan.rows) - set(plan.picked) == set(plan.about.left_out) == {"vit_small_patch4"}
-    assert make_study_plan("vit-vs-pvt", tmp_path, profile="mini", rows=["vit_small_patch4"]).picked == (
+    assert StudyRequest("vit-vs-pvt", tmp_path, profile="mini", rows=["vit_small_patch4"]).plan().picked == (
         "vit_small_patch4",
     )
-    assert make_study_plan("vit-vs-pvt", tmp_path, profile="paper").picked == plan.rows
+    assert StudyRequest("vit-vs-pvt", tmp_path, profile="paper").plan().picked == plan.rows
 
 
 def test_given_weights_need_no_pretraining(tmp_path: Path) -> None:
-    plan = make_study_plan("gcnet", tmp_path, profile="smoke", weights={"pvt_small": "mine.pth"})
+    plan = StudyRequest("gcnet", tmp_path, profile="smoke", weights={"pvt_small": "mine.pth"}).plan()
     [run] = plan.row_runs("pvt_small")
     assert run.needs is None
     assert run.recipe.model.weights == "mine.pth"
 
 
 def test_at_the_papers_scale_published_weights_are_taken(tmp_path: Path) -> None:
-    plan = make_study_plan("deeper-vs-wider", tmp_path, profile="paper")
+    plan = StudyRequest("deeper-vs-wider", tmp_path, profile="paper").plan()
     kinds = {run.recipe.model.backbone.name: run.kind for run in plan.runs if run.kind == "pretraining"}
     assert set(kinds) == {"pvt_small_wide"}  # nobody has published it
-    everything = make_study_plan("deeper-vs-wider", tmp_path, profile="paper", pretrain=True)
+    everything = StudyRequest("deeper-vs-wider", tmp_path, profile="paper", pretrain=True).plan()
     assert len(everything.runs) == 4
 
 
 def test_settings_reach_rows_and_pretrainings_apart(tmp_path: Path) -> None:
-    plan = make_study_plan(
+    plan = StudyRequest(
         "gcnet",
         tmp_path,
         profile="smoke",
         overrides=["train.clip_grad=7"],
         pretraining_overrides=["train.clip_grad=5"],
-    )
+    ).plan()
     assert {run.kind: run.recipe.train.clip_grad for run in plan.runs} == {"row": 7.0, "pretraining": 5.0}
 
 
 def test_a_table_of_ones_own(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text(OURS)
-    plan = make_study_plan(str(file), tmp_path, profile="paper")
+    plan = StudyRequest(str(file), tmp_path, profile="paper").plan()
     assert [run.recipe.train.epochs for run in plan.runs] == [1, 2]
     assert plan.about is None
     assert plan.seeds == 1
@@ -133,7 +133,7 @@ def test_a_changed_copy_of_a_shipped_study_is_what_runs(tmp_path: Path) -> None:
     document = yaml.safe_load(recipe_path("gcnet").read_text("utf-8"))
     document["rows"]["pvt_small"]["train.epochs"] = 5
     file.write_text(yaml.safe_dump(document))
-    plan = make_study_plan(str(file), tmp_path, profile="paper", rows=["pvt_small"])
+    plan = StudyRequest(str(file), tmp_path, profile="paper", rows=["pvt_small"]).plan()
     assert plan.row_runs("pvt_small")[0].recipe.train.epochs == 5
 
 
@@ -160,10 +160,10 @@ def test_names_are_the_recipes() -> None:
 )
 def test_bad_input_is_told(tmp_path: Path, name: str, options: dict[str, object], told: str) -> None:
     with pytest.raises(UsageError, match=told.replace("(", r"\(")):
-        make_study_plan(name, tmp_path, **{"profile": "smoke", **options})  # type: ignore[arg-type]
+        StudyRequest(name, tmp_path, **{"profile": "smoke", **options}).plan()  # type: ignore[arg-type]
     assert not list(tmp_path.iterdir())
 
 
 def test_an_unknown_run_is_told(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="has no run"):
-        make_study_plan("gcnet", tmp_path, profile="smoke").find("pvt_small/seed9")
+        StudyRequest("gcnet", tmp_path, profile="smoke").plan().find("pvt_small/seed9")

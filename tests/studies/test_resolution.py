@@ -11,7 +11,7 @@ from made_up_runs import finish_all
 
 import pvtctl.runs.evaluate
 from pvtctl.errors import UsageError
-from pvtctl.studies.plan import make_study_plan
+from pvtctl.studies.plan import StudyRequest
 from pvtctl.studies.resolution import FIGURE, larger, with_resolution_loss
 from pvtctl.studies.results import collect_results
 
@@ -31,7 +31,7 @@ def test_every_finished_run_is_tested_once(tmp_path: Path, monkeypatch: pytest.M
         return SimpleNamespace(numbers={"abs_rel": 0.25})
 
     monkeypatch.setattr(pvtctl.runs.evaluate, "evaluate_run", evaluate)
-    plan = make_study_plan("dpt-resolution", tmp_path, profile="smoke", rows=["resnet50", "vit_hybrid"])
+    plan = StudyRequest("dpt-resolution", tmp_path, profile="smoke", rows=["resnet50", "vit_hybrid"]).plan()
     finish_all(plan, {"resnet50": 0.2, "vit_hybrid": 0.2})
     said: list[str] = []
     rows = {

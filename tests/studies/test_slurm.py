@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pvtctl.errors import UsageError
-from pvtctl.studies.plan import make_study_plan
+from pvtctl.studies.plan import StudyRequest
 from pvtctl.studies.slurm import write_jobs
 
 SBATCH = """#!/bin/bash
@@ -20,7 +20,7 @@ wc -l < calls | tr -d ' '
 
 
 def test_submit_hands_over_every_run_after_what_it_needs(tmp_path: Path) -> None:
-    plan = make_study_plan("gcnet", tmp_path / "out", profile="smoke", seeds=2)
+    plan = StudyRequest("gcnet", tmp_path / "out", profile="smoke", seeds=2).plan()
     options = ["--gres=gpu:8"]
     files = write_jobs(plan, tmp_path / "jobs", arguments=["gcnet"], report=["gcnet", "--report"], options=options)
     tools = tmp_path / "tools"
@@ -40,7 +40,7 @@ def test_submit_hands_over_every_run_after_what_it_needs(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(("code", "requeued"), [(0, False), (75, True), (1, False)])
 def test_a_job_that_saved_itself_is_queued_again(tmp_path: Path, code: int, requeued: bool) -> None:
-    plan = make_study_plan("gcnet", tmp_path / "out", profile="smoke", rows=["pvt_small"])
+    plan = StudyRequest("gcnet", tmp_path / "out", profile="smoke", rows=["pvt_small"]).plan()
     files = write_jobs(plan, tmp_path / "jobs", arguments=["gcnet", "--set", "about=two words"], report=["gcnet"])
     tools = tmp_path / "tools"
     tools.mkdir()
@@ -62,7 +62,7 @@ def test_a_job_that_saved_itself_is_queued_again(tmp_path: Path, code: int, requ
 
 
 def test_headers_hold_the_options(tmp_path: Path) -> None:
-    plan = make_study_plan("gcnet", tmp_path / "out", profile="smoke")
+    plan = StudyRequest("gcnet", tmp_path / "out", profile="smoke").plan()
     files = write_jobs(plan, tmp_path / "jobs", arguments=[], report=[], options=["--gres=gpu:8", "--time=8:00:00"])
     for file in files[:-1]:
         text = file.read_text()
@@ -71,7 +71,7 @@ def test_headers_hold_the_options(tmp_path: Path) -> None:
 
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
-    plan = make_study_plan("gcnet", tmp_path / "out", profile="smoke")
+    plan = StudyRequest("gcnet", tmp_path / "out", profile="smoke").plan()
     (tmp_path / "jobs").mkdir()
     (tmp_path / "jobs" / "mine").write_text("kept")
     with pytest.raises(UsageError, match="exists"):

@@ -15,9 +15,9 @@ from pvtctl.cost.build import build_own
 from pvtctl.errors import PvtctlError
 from pvtctl.latency.measure import Case, Latency
 from pvtctl.recipe.load import load_recipe, rows_of
-from pvtctl.studies import costs
+from pvtctl.studies import cases, costs
 from pvtctl.studies.costs import study_costs
-from pvtctl.studies.plan import make_study_plan
+from pvtctl.studies.plan import StudyRequest
 from pvtctl.studies.results import RowResult, collect_results
 
 
@@ -47,7 +47,7 @@ class FakeLatency:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeLatency:
     fake = FakeLatency()
-    monkeypatch.setattr(costs, "measure_latency", fake)
+    monkeypatch.setattr(cases, "measure_latency", fake)
     monkeypatch.setattr(costs, "_macs_per_second", lambda device: 1e11)
     return fake
 
@@ -117,9 +117,9 @@ def test_memory_of_training_is_that_of_the_warning() -> None:
 
 
 def test_the_trained_model_is_told_apart_from_the_papers(tmp_path: Path) -> None:
-    plan = make_study_plan(
+    plan = StudyRequest(
         "vit-vs-pvt", tmp_path, profile="smoke", rows=["pvt_small"], overrides=["model.backbone.width=0.25"]
-    )
+    ).plan()
     finish_all(plan, {"pvt_small": 0.2})
     row = next(row for row in collect_results(plan) if row.row == "pvt_small")
     cost = study_costs([row], tmp_path, latency=False)["pvt_small"]
@@ -147,7 +147,7 @@ def test_models_that_read_otherwise_are_timed_each_by_itself(
         asked.extend(cases)
         return FakeLatency()(cases)
 
-    monkeypatch.setattr(costs, "measure_latency", measure)
+    monkeypatch.setattr(cases, "measure_latency", measure)
     monkeypatch.setattr(costs, "_macs_per_second", lambda device: 1e11)
     monkeypatch.setattr(costs, "_free_bytes", lambda device: 2**40)
     found = study_costs([row_of(study, row) for row in rows_of(study)], tmp_path)

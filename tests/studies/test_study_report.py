@@ -14,7 +14,7 @@ from made_up_runs import fail, finish_all
 from pvtctl.errors import UsageError
 from pvtctl.studies import report
 from pvtctl.studies.costs import CaseTiming, ModelCost
-from pvtctl.studies.plan import StudyPlan, make_study_plan
+from pvtctl.studies.plan import StudyPlan, StudyRequest
 from pvtctl.studies.report import write_study
 from pvtctl.studies.results import RowResult
 
@@ -37,7 +37,7 @@ def made_up_costs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def plan_of(study: str, out: Path, seeds: int = 2, **options: Any) -> StudyPlan:
-    return make_study_plan(study, out, profile="smoke", seeds=seeds, **options)
+    return StudyRequest(study, out, profile="smoke", seeds=seeds, **options).plan()
 
 
 def test_every_file_is_written_and_says_the_same(tmp_path: Path) -> None:

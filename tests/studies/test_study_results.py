@@ -8,12 +8,12 @@ import pytest
 from made_up_runs import fail, finish, finish_all
 
 from pvtctl.errors import UsageError
-from pvtctl.studies.plan import make_study_plan
+from pvtctl.studies.plan import StudyRequest
 from pvtctl.studies.results import collect_results, pretrainings, value_of
 
 
 def test_a_row_has_the_mean_and_spread_of_its_seeds(tmp_path: Path) -> None:
-    plan = make_study_plan("gcnet", tmp_path, profile="smoke", seeds=3)
+    plan = StudyRequest("gcnet", tmp_path, profile="smoke", seeds=3).plan()
     finish_all(plan, {"pvt_small": 0.20, "resnet50_gc_r4": 0.30}, steps=0.01)
     by_row = {row.row: row for row in collect_results(plan)}
     spread = by_row["pvt_small"].spread("mask_ap")
@@ -31,7 +31,7 @@ def test_a_row_has_the_mean_and_spread_of_its_seeds(tmp_path: Path) -> None:
 
 
 def test_what_did_not_finish_is_said_in_words(tmp_path: Path) -> None:
-    plan = make_study_plan("gcnet", tmp_path, profile="smoke", seeds=3)
+    plan = StudyRequest("gcnet", tmp_path, profile="smoke", seeds=3).plan()
     runs = plan.row_runs("pvt_small")
     finish(runs[0], 0.2)
     fail(runs[1], "out of memory")
@@ -47,7 +47,7 @@ def test_what_did_not_finish_is_said_in_words(tmp_path: Path) -> None:
 
 
 def test_a_damaged_run_has_failed(tmp_path: Path) -> None:
-    plan = make_study_plan("gcnet", tmp_path, profile="smoke", seeds=1)
+    plan = StudyRequest("gcnet", tmp_path, profile="smoke", seeds=1).plan()
     finish_all(plan, {"pvt_small": 0.2, "resnet50_gc_r4": 0.2})
     (plan.row_runs("pvt_small")[0].out / "metrics.jsonl").write_text("{\n{}\n")
     row = next(row for row in collect_results(plan) if row.row == "pvt_small")
@@ -56,15 +56,15 @@ def test_a_damaged_run_has_failed(tmp_path: Path) -> None:
 
 
 def test_a_run_of_other_settings_is_refused(tmp_path: Path) -> None:
-    plan = make_study_plan("gcnet", tmp_path, profile="smoke", seeds=1)
+    plan = StudyRequest("gcnet", tmp_path, profile="smoke", seeds=1).plan()
     finish_all(plan, {"pvt_small": 0.2})
-    other = make_study_plan("gcnet", tmp_path, profile="smoke", seeds=1, overrides=["train.epochs=7"])
+    other = StudyRequest("gcnet", tmp_path, profile="smoke", seeds=1, overrides=["train.epochs=7"]).plan()
     with pytest.raises(UsageError, match=r"train\.epochs"):
         collect_results(other)
 
 
 def test_detectors_take_top1_from_their_pretraining(tmp_path: Path) -> None:
-    plan = make_study_plan("deeper-vs-wider", tmp_path, profile="smoke", seeds=1)
+    plan = StudyRequest("deeper-vs-wider", tmp_path, profile="smoke", seeds=1).plan()
     finish_all(plan, {"pvt_medium": 0.2, "pvt_small_wide": 0.3})
     for row in collect_results(plan):
         error = row.spread("top1_err")
@@ -74,7 +74,7 @@ def test_detectors_take_top1_from_their_pretraining(tmp_path: Path) -> None:
 
 
 def test_rows_that_were_not_picked_and_rows_without_a_recipe_keep_the_table_whole(tmp_path: Path) -> None:
-    plan = make_study_plan("coco_retinanet_1x", tmp_path, profile="smoke", rows=["pvt_tiny"])
+    plan = StudyRequest("coco_retinanet_1x", tmp_path, profile="smoke", rows=["pvt_tiny"]).plan()
     rows = {row.row: row for row in collect_results(plan)}
     assert set(plan.rows) | set(plan.source.printed) == set(rows)
     assert rows["pvt_small"].state == "not picked"
@@ -88,7 +88,7 @@ def test_the_mean_over_three_sets_stands_for_the_deviation_on_the_data_at_hand()
 
 
 def test_a_pretraining_that_the_seeds_share_counts_once(tmp_path: Path) -> None:
-    plan = make_study_plan("deeper-vs-wider", tmp_path, profile="smoke", seeds=3)
+    plan = StudyRequest("deeper-vs-wider", tmp_path, profile="smoke", seeds=3).plan()
     finish_all(plan, {"pvt_medium": 0.2, "pvt_small_wide": 0.3})
     for row in collect_results(plan):
         error, score = row.spread("top1_err"), row.spread("box_ap")
@@ -98,7 +98,7 @@ def test_a_pretraining_that_the_seeds_share_counts_once(tmp_path: Path) -> None:
 
 
 def test_weights_that_a_run_really_began_from_are_told(tmp_path: Path) -> None:
-    plan = make_study_plan("deeper-vs-wider", tmp_path, profile="smoke", seeds=1)
+    plan = StudyRequest("deeper-vs-wider", tmp_path, profile="smoke", seeds=1).plan()
     finish_all(plan, {"pvt_medium": 0.2, "pvt_small_wide": 0.3})
     finish(plan.row_runs("pvt_medium")[0], 0.2, weights="/elsewhere/other.pth")
     other, own = (row.attempts[0] for row in collect_results(plan) if row.row in ("pvt_medium", "pvt_small_wide"))
@@ -111,8 +111,8 @@ def test_weights_that_a_run_really_began_from_are_told(tmp_path: Path) -> None:
 
 
 def test_an_own_file_with_the_name_of_a_shipped_one_is_read(tmp_path: Path) -> None:
-    shipped = make_study_plan("gcnet", tmp_path).source.path.read_text()
+    shipped = StudyRequest("gcnet", tmp_path).plan().source.path.read_text()
     own = tmp_path / "gcnet.yaml"
     own.write_text(shipped.replace("mask_ap: 37.8", "mask_ap: 11.1"))
-    rows = {row.row: row for row in collect_results(make_study_plan(str(own), tmp_path, profile="smoke"))}
+    rows = {row.row: row for row in collect_results(StudyRequest(str(own), tmp_path, profile="smoke").plan())}
     assert rows["pvt_small"].printed("mask_ap") == 11.1

@@ -20,7 +20,7 @@ import yaml
 
 from pvtctl.engine.stop import Stopped
 from pvtctl.errors import ExitCode, UsageError
-from pvtctl.studies.plan import Run, StudyPlan, make_study_plan
+from pvtctl.studies.plan import Run, StudyPlan, StudyRequest
 from pvtctl.studies.run import failure_file, log_file, recipe_to_run, record_failure, run_plan, state_of
 
 FINISHES = """
@@ -41,7 +41,7 @@ def silent(text: str) -> None:
 
 
 def plan_of(root: Path, **options: Any) -> StudyPlan:
-    return make_study_plan("gcnet", root, profile="smoke", **options)
+    return StudyRequest("gcnet", root, profile="smoke", **options).plan()
 
 
 def one_row(root: Path) -> StudyPlan:

@@ -12,7 +12,7 @@ from PIL import Image
 from pycocotools import mask as rle
 
 from pvtctl.errors import UsageError
-from pvtctl.explain.pictures.features import ComponentFit, draw_features, energy_of, to_levels
+from pvtctl.explain.feature_pictures import ComponentFit, draw_features, energy_of, to_levels
 from pvtctl.models.structures import Detections, Objects
 from pvtctl.tasks.classification.pictures import Guess, draw_guesses
 from pvtctl.tasks.depth.pictures import draw_beside

@@ -232,7 +232,7 @@ def _as_scored(recipe: Recipe, checkpoint: Inspected, options: EvalOptions) -> R
 
 def _check_followed(said: set[str], recipe: Recipe, scored: Recipe) -> None:
     """Raise UsageError for `--set` keys of training, or that contradict the weights or another option."""
-    from pvtctl.recipe.compare import recipe_differences
+    from pvtctl.recipe.load import recipe_differences
 
     overruled = recipe_differences(recipe, scored)
     for key in sorted(said):

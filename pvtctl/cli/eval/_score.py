@@ -67,7 +67,7 @@ def _show(
         lead=f"{plan.found.source} ({plan.found.why}), {int(numbers['images'])} images",
         figures=figures,
         differences=differences,
-        recipe=plan.recipe.model_dump(mode="json"),
+        recipe=plan.recipe.plain_values(),
         environment=describe_environment(dist.device),
         skipped=skipped,
         paper=paper_label(plan.recipe),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from functools import partial
 from typing import Annotated, Any
 
@@ -43,15 +44,14 @@ def architecture(
     """
     names = check_backbones(backbone)
     sizes = check_sizes(size, chosen_head(head), num_classes)
-    from pvtctl.explain.architecture import describe_architecture
-    from pvtctl.explain.pictures.architecture import draw_architectures
+    from pvtctl.explain.architecture import describe_architecture, draw_architectures
     from pvtctl.views.figure import save
 
     pictures = Pictures.open("architecture", "-".join(names), len(sizes), out, form)
     for each in sizes:
         columns = [describe_architecture(name, each, head=head, num_classes=num_classes) for name in names]
         label = f"{each[0]}x{each[1]}"
-        facts: dict[str, Any] = {"size": list(each), "models": [column.to_json() for column in columns]}
+        facts: dict[str, Any] = {"size": list(each), "models": [asdict(column) for column in columns]}
         figure = draw_architectures(columns)
         pictures.add(label, partial(save, figure, dpi=130), title=f"{', '.join(names)} at {label}", **facts)
     title = f"Architecture of {', '.join(names)}"

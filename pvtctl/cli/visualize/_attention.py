@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pvtctl.explain.attention import AttendingBlock, AttentionMaps
+    from pvtctl.explain.attention_pictures import AttentionPanel
     from pvtctl.explain.backbone import BackbonePredictor
-    from pvtctl.explain.pictures.attention import AttentionPanel
     from pvtctl.tasks.predict import Images
 
 EPILOG = """Examples:
@@ -155,7 +155,7 @@ def _drawn(
     smooth: bool,
 ) -> _Drawn:
     from pvtctl.explain.attention import attention_maps, rollout_maps
-    from pvtctl.explain.pictures.attention import draw_attention
+    from pvtctl.explain.attention_pictures import draw_attention
 
     points = [_point(query, (int(pixels.shape[1]), int(pixels.shape[2])), path) for query in queries]
     resized = use.resized(pixels)
@@ -195,7 +195,7 @@ def _panels(
     """Panels of one query and block, one for each of `heads` (None: their mean)."""
     import torch
 
-    from pvtctl.explain.pictures.attention import AttentionPanel
+    from pvtctl.explain.attention_pictures import AttentionPanel
 
     row = 0 if maps.queries == ("all",) else at
     on = (maps.between_keys() if smooth else maps.on_places())[0, :, row]

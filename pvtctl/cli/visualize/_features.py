@@ -27,7 +27,7 @@ from pvtctl.cli.visualize._options import (
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from pvtctl.explain.features import PyramidPredictor
+    from pvtctl.explain.backbone import PyramidPredictor
     from pvtctl.tasks.predict import Images
 
 
@@ -63,7 +63,7 @@ def features(
     """
     from pvtctl.cli.predict._run import nothing_read, say_skipped_images
     from pvtctl.engine import single
-    from pvtctl.explain.features import PyramidPredictor
+    from pvtctl.explain.backbone import PyramidPredictor
     from pvtctl.tasks.predict import find_images
 
     found = find_images(images)
@@ -108,7 +108,7 @@ class _Pyramids:
     def _fit(self) -> dict[str, Any]:
         from pvtctl.data.images import BadImage
         from pvtctl.engine import Progress
-        from pvtctl.explain.pictures.features import ComponentFit
+        from pvtctl.explain.feature_pictures import ComponentFit
 
         fits = {name: ComponentFit() for name in self.levels}
         with Progress("features", len(self.images.names), unit="images") as progress:
@@ -135,7 +135,7 @@ class _Pyramids:
 
     def draw(self, pictures: Pictures) -> None:
         """Draw one picture per image."""
-        from pvtctl.explain.pictures.features import draw_features, energy_of, to_levels
+        from pvtctl.explain.feature_pictures import draw_features, energy_of, to_levels
 
         placed: dict[str, list[NDArray[Any]]] = {level: [] for level in self.levels}
         energies: dict[str, list[NDArray[Any]]] = {level: [] for level in self.levels}

@@ -12,8 +12,7 @@ from pvtctl.cli.visualize._options import AsJson, Backbone, FormatOption, Out, P
 from pvtctl.errors import UsageError
 
 if TYPE_CHECKING:
-    from pvtctl.explain.pictures.positions import Similarities
-    from pvtctl.explain.positions import PositionTable
+    from pvtctl.explain.positions import PositionTable, Similarities
 
 EPILOG = """Examples:
 
@@ -43,8 +42,7 @@ def position_embeddings(
     wanted = parse_size(size) if size else None
     from pvtctl.engine import single
     from pvtctl.explain.backbone import BackbonePredictor
-    from pvtctl.explain.pictures.positions import draw_positions
-    from pvtctl.explain.positions import position_tables
+    from pvtctl.explain.positions import draw_positions, position_tables
     from pvtctl.views.figure import save
 
     use = BackbonePredictor(weights, backbone, single("cpu").device)
@@ -71,8 +69,7 @@ def position_embeddings(
 
 
 def _similarities(table: PositionTable, cells: int, how: str) -> Similarities:
-    from pvtctl.explain.pictures.positions import Similarities
-    from pvtctl.explain.positions import spread_places
+    from pvtctl.explain.positions import Similarities, spread_places
 
     places = spread_places(table.grid, cells)
     return Similarities(f"{table.name}: {_by(table.grid)} cells, {how}", table.similarity(places), places)

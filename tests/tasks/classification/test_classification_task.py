@@ -99,7 +99,7 @@ def test_a_larger_head_is_evaluated_by_name() -> None:
 
 def test_settings_follow_the_recipe() -> None:
     settings = fit_settings(recipe(), 1)
-    assert (settings.epochs, settings.batch_size, settings.total_batch) == (2, 8, 8)
+    assert (settings.train.epochs, settings.batch_size, settings.train.total_batch) == (2, 8, 8)
     assert fit_settings(recipe("train.accumulate=2"), 2).batch_size == 2
     with pytest.raises(UsageError, match="does not split evenly"):
         fit_settings(recipe(), 3)

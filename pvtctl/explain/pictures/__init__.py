@@ -1,1 +1,0 @@
-"""Drawing for `pvtctl visualize`."""
