@@ -32,12 +32,12 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from pvtctl.models.backbones.base import Backbone
-from pvtctl.models.backbones.vit_hybrid import ResNetEmbed
+from pvtctl.models.backbones.vit import ResNetEmbed
 from pvtctl.models.heads.dpt import Reassemble
 from pvtctl.models.heads.trans2seg import PrototypeAttention
 from pvtctl.models.layers.attention import DotProductAttention, SelfAttention, SpatialReductionAttention
+from pvtctl.models.layers.block import Mlp
 from pvtctl.models.layers.conv_norm import ConvNorm
-from pvtctl.models.layers.mlp import Mlp
 from pvtctl.models.layers.patches import ModuleT, PatchEmbed, Size, to_map
 
 SWITCH = "PVTCTL_FAST_CPU"

@@ -14,7 +14,7 @@ from pvtctl.errors import UsageError
 from pvtctl.models.backbones import build_backbone, build_classifier
 from pvtctl.models.dense import DenseModel, build_depth_model, build_segmenter
 from pvtctl.models.detector import build_detector
-from pvtctl.models.layers.position import resize_position_table
+from pvtctl.models.layers.patches import resize_position_table
 from pvtctl.weights import load_checkpoint, read, save_safetensors
 from pvtctl.weights.catalogue import find_published, published_with_hash
 from pvtctl.weights.convert import convert_file

@@ -18,12 +18,10 @@ if TYPE_CHECKING:
         layer_depths,
         set_activation_checkpointing,
     )
-    from pvtctl.models.backbones.pvt import Pvt
-    from pvtctl.models.backbones.pvt_v2 import PvtV2
+    from pvtctl.models.backbones.pvt import Pvt, PvtV2
     from pvtctl.models.backbones.resnet import ResNet
     from pvtctl.models.backbones.timm_bridge import TimmBackbone
-    from pvtctl.models.backbones.vit import Vit
-    from pvtctl.models.backbones.vit_hybrid import VitHybrid
+    from pvtctl.models.backbones.vit import Vit, VitHybrid
     from pvtctl.models.classifier import Classifier
 
 __all__ = [
@@ -47,11 +45,11 @@ _HOME = {
     "Backbone": "backbones.base",
     "Classifier": "classifier",
     "Pvt": "backbones.pvt",
-    "PvtV2": "backbones.pvt_v2",
+    "PvtV2": "backbones.pvt",
     "ResNet": "backbones.resnet",
     "TimmBackbone": "backbones.timm_bridge",
     "Vit": "backbones.vit",
-    "VitHybrid": "backbones.vit_hybrid",
+    "VitHybrid": "backbones.vit",
 }
 """Modules of the names that are not in `build`."""
 

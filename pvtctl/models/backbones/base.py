@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 from torch import Tensor, nn
 
 from pvtctl.errors import UsageError
@@ -70,42 +68,3 @@ def check_images(images: Tensor) -> None:
     if images.shape[2] < MIN_SIDE or images.shape[3] < MIN_SIDE:
         height, width = images.shape[2:]
         raise UsageError(f"images of {height}x{width} are too small", f"both sides must be at least {MIN_SIDE} pixels")
-
-
-class PyramidStage(nn.Module):
-    """One stage of a PyramidTransformer."""
-
-    checkpointing = False
-
-
-class PyramidTransformer(Backbone):
-    """Base of PVT v1 and v2: four `stages`, each with a `patch_embed` and `blocks`."""
-
-    stages: nn.ModuleList
-    depths: Four
-    checkpointing = False
-
-    @property
-    def num_layers(self) -> int:
-        return sum(self.depths) + 1
-
-    def layer_of(self, name: str) -> int:
-        """A stage's embedding and position table have the depth of its first block; in stage 1 they are layer 0."""
-        part = name.split(".")
-        if part[0] == "class_token":
-            return sum(self.depths[:3]) + 1
-        if part[0] == "norm":
-            return sum(self.depths)
-        stage = int(part[1])
-        before = sum(self.depths[:stage])
-        match part[2]:
-            case "blocks":
-                return before + int(part[3]) + 1
-            case "norm":
-                return before + self.depths[stage]
-            case _:
-                return 0 if stage == 0 else before + 1
-
-    def set_activation_checkpointing(self, on: bool) -> None:
-        for stage in self.stages:
-            cast("PyramidStage", stage).checkpointing = on

@@ -15,10 +15,8 @@ from torch import Tensor, nn
 from pvtctl.errors import UsageError
 from pvtctl.models.heads.dense import DenseHead
 from pvtctl.models.layers.attention import DotProductAttention, SelfAttention
-from pvtctl.models.layers.block import TransformerBlock, run_blocks
-from pvtctl.models.layers.mlp import Mlp
-from pvtctl.models.layers.patches import Size, to_map, to_tokens
-from pvtctl.models.layers.position import is_grid
+from pvtctl.models.layers.block import Mlp, TransformerBlock, run_blocks
+from pvtctl.models.layers.patches import Size, is_grid, to_map, to_tokens
 
 SIZES = {128: (2, 32), 256: (3, 64), 768: (4, 128)}
 """embed_dim of the three published configurations -> ratio of their MLPs, width of their class maps."""
