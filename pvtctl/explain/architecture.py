@@ -14,10 +14,9 @@ from pvtctl.explain.attention import backbone_in
 from pvtctl.explain.pictures.architecture import Box, Column
 from pvtctl.models.backbones import Backbone, Vit, VitHybrid
 from pvtctl.models.backbones.pvt import Pvt, PyramidTransformer
-from pvtctl.models.backbones.resnet import ResNet
+from pvtctl.models.backbones.resnet import ContextBlock, ResNet
 from pvtctl.models.layers.attention import POOLED_SIDE, SelfAttention, SpatialReductionAttention
 from pvtctl.models.layers.block import Mlp, TransformerBlock
-from pvtctl.models.layers.context_block import ContextBlock
 from pvtctl.models.registry import PLAIN_HEADS, find_head
 
 Shape = tuple[int, int, int]

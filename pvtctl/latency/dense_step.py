@@ -13,8 +13,8 @@ from torch import Tensor
 from pvtctl.data.transforms import normalize
 from pvtctl.latency.detector_step import PARTS, PHOTO
 from pvtctl.models.dense import DenseModel
+from pvtctl.models.losses.cross_entropy import cross_entropy
 from pvtctl.models.losses.depth import gradient_matching, ssi_trimmed
-from pvtctl.models.losses.segmentation import cross_entropy
 from pvtctl.tasks.detection.transforms import resize_image
 
 CLASSES_AT_ONCE = 16

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pvtctl.errors import UsageError
 from pvtctl.models.backbones.base import Backbone
 from pvtctl.models.backbones.build import as_backbone
-from pvtctl.models.heads.dense import DenseHead
+from pvtctl.models.heads.base import DenseHead
 from pvtctl.models.registry import DEPTH, SEGMENTATION, HeadSpec, Target, head_spec
 from pvtctl.models.structures import ImageSize
 

@@ -10,11 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pvtctl.errors import UsageError
-from pvtctl.models.backbones.base import Backbone, check_images
+from pvtctl.models.backbones.base import Backbone, Tap, TapName, check_images
 from pvtctl.models.layers.attention import SelfAttention
 from pvtctl.models.layers.block import Mlp, TransformerBlock, drop_path_rates, initialise_linears, run_block, run_blocks
 from pvtctl.models.layers.patches import PatchEmbed, Size, resize_position_table, to_map, to_tokens
-from pvtctl.models.layers.taps import Tap, TapName
 from pvtctl.models.variants import HYBRID_BLOCKS
 
 DEVIATION_FLOOR = 1e-5
@@ -103,7 +102,7 @@ class Vit(Backbone):
         return torch.cat((first, tokens), dim=1), size, stages
 
     def read_taps(self, images: Tensor, taps: Sequence[TapName]) -> list[Tap]:
-        """The outputs of each of `taps` (names in `tap_channels`, in its order); see `pvtctl.models.layers.taps`."""
+        """The outputs of each of `taps` (names in `tap_channels`, in its order); see `pvtctl.models.backbones.base`."""
         tokens, size, stages = self._embed(images)
         found = [Tap(stages[name], None) for name in taps if name in stages]
         for number, block in enumerate(self.blocks, 1):

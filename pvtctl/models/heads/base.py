@@ -1,12 +1,13 @@
-"""Base class of all detection heads."""
+"""Base classes of all heads: detection, and dense prediction (semantic segmentation and depth)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from pvtctl.errors import UsageError
 from pvtctl.models.structures import Detections, DetectOptions, ImageSize, Objects
 
 
@@ -59,3 +60,54 @@ class DetectionHead(nn.Module):
     def candidate_scores(self, output: Any) -> Tensor | None:
         """Scores (N,) of all boxes from the output of the first of `network_parts`; None for heads without a threshold."""
         return None
+
+
+class DenseHead(nn.Module):
+    """Features of a backbone (see `read`) -> one map, coarser than the image."""
+
+    upsampling: Literal["bilinear", "bicubic"] = "bilinear"
+    """How the map is resized to the image."""
+    align_corners = False
+    """Whether that resizing aligns corners, as in the head's original."""
+    multiple = 32
+    """Images are padded with zeros (right, bottom) to sides that are multiples of this, and the map is cropped again:
+    otherwise the coarsest map would be stretched over the image, by up to 31 pixels.
+    """
+    auxiliary_weight = 0.0
+    """Weight of the loss of every auxiliary map; 0: the head has none."""
+
+    def read(self, backbone: Any, images: Tensor) -> Any:
+        """The input of `forward` from a backbone: its four maps, unless the head overrides it."""
+        return backbone(images)
+
+    def loss(self, out: Tensor, target: Tensor) -> Tensor | None:
+        """The training loss of a map, for heads with their own.
+
+        Args:
+            out: (B, K, H, W) at the size of the training images, or of an auxiliary map.
+            target: Labels uint8 (B, H, W), 255 = ignore; or depth float32 (B, H, W) in metres, 0 = no value.
+
+        Returns:
+            A scalar; None for the task's own loss (cross entropy, or a recipe's `train.loss`).
+        """
+        return None
+
+    def forward(self, features: Any, auxiliary: bool = False) -> tuple[Tensor, Sequence[Tensor]]:
+        """The map (B, K, h, w), K classes or 1 for depth, and with `auxiliary` those used in training only."""
+        raise NotImplementedError
+
+
+def dropout_of_channels(rate: float) -> nn.Dropout2d:
+    """Dropout of whole channels of (B, C, h, w); UsageError unless 0 <= rate < 1."""
+    if not 0 <= rate < 1:
+        raise UsageError(f"a dropout of {rate:g} is out of range", "use 0 <= dropout < 1, the papers' is 0.1")
+    return nn.Dropout2d(rate)
+
+
+def classifier_of_cells(channels: int, num_classes: int) -> nn.Conv2d:
+    """(B, channels, h, w) -> logits (B, K, h, w), by a 1x1 convolution initialised near 0 (mmsegmentation's values)."""
+    conv = nn.Conv2d(channels, num_classes, 1)
+    nn.init.normal_(conv.weight, std=0.01)
+    assert conv.bias is not None
+    nn.init.zeros_(conv.bias)
+    return conv

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pvtctl.errors import UsageError
-from pvtctl.models.heads.dense import DenseHead, classifier_of_cells, dropout_of_channels
+from pvtctl.models.heads.base import DenseHead, classifier_of_cells, dropout_of_channels
 from pvtctl.models.layers.conv_norm import ConvNorm, SeparableConvNorm
 
 LOW_LEVEL, AUXILIARY = 48, 256

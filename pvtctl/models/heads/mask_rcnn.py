@@ -15,8 +15,7 @@ from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
 from pvtctl.errors import UsageError
 from pvtctl.models.heads.base import DetectionHead
 from pvtctl.models.heads.boxes import ShiftCoder
-from pvtctl.models.heads.roi import RoiPooler, RoiSample, RoiSampler, covered, mask_targets
-from pvtctl.models.heads.rpn import Rpn
+from pvtctl.models.heads.proposals import RoiPooler, RoiSample, RoiSampler, Rpn, covered, mask_targets
 from pvtctl.models.layers.patches import use_channels_last
 from pvtctl.models.structures import Detections, DetectOptions, ImageSize, MaskGrids, Objects
 

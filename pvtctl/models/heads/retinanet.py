@@ -13,9 +13,8 @@ from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.retinanet import RetinaNetClassificationHead, RetinaNetRegressionHead
 from torchvision.ops import batched_nms, clip_boxes_to_image, sigmoid_focal_loss
 
-from pvtctl.models.heads.anchors import retinanet_anchors
 from pvtctl.models.heads.base import DetectionHead
-from pvtctl.models.heads.matching import IGNORED, BoxMatcher, match_boxes
+from pvtctl.models.heads.boxes import IGNORED, BoxMatcher, match_boxes, retinanet_anchors
 from pvtctl.models.layers.patches import use_channels_last
 from pvtctl.models.structures import Detections, DetectOptions, ImageSize, Objects
 

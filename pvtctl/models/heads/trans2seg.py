@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pvtctl.errors import UsageError
-from pvtctl.models.heads.dense import DenseHead
+from pvtctl.models.heads.base import DenseHead
 from pvtctl.models.layers.attention import DotProductAttention, SelfAttention
 from pvtctl.models.layers.block import Mlp, TransformerBlock, run_blocks
 from pvtctl.models.layers.patches import Size, is_grid, to_map, to_tokens

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pvtctl.models.dense import DenseModel
-from pvtctl.models.losses.segmentation import cross_entropy
+from pvtctl.models.losses.cross_entropy import cross_entropy
 from pvtctl.models.structures import IGNORE_LABEL
 from pvtctl.tasks.classes import match_classes
 from pvtctl.tasks.dense.inference import LabelInference
