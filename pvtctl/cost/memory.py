@@ -46,17 +46,20 @@ def estimate_memory(
     `fused_attention`: the matrix of all tokens against all is never stored, as in torch's fused kernels; otherwise each
     layer's is, and kept for the backward pass in training. Raises UsageError for unknown names.
     """
-    from pvtctl.cost.build import build_model, output_loss
+    from pvtctl.cost.build import build_model, with_raw_outputs
     from pvtctl.models.fast_cpu import optimize_for_cpu
 
     with torch.device("meta"):
-        model = optimize_for_cpu(build_model(backbone, head, num_classes, output_stride)).train(training)
+        model = build_model(backbone, head, num_classes, output_stride)
+        model = optimize_for_cpu(with_raw_outputs(model)).train(training)
     images = torch.empty(batch_size, 3, *size, device="meta")
     fused = _FusedAttention() if fused_attention else contextlib.nullcontext()
     with torch.set_grad_enabled(training), _AliveBytes() as alive, fused:
         outputs = model(images)
         if training:
-            output_loss(outputs).backward()  # type: ignore[no-untyped-call]
+            # a scalar from which gradients flow through all raw outputs
+            loss = torch.stack([one.float().mean() for one in tree_leaves(outputs)]).sum()
+            loss.backward()  # type: ignore[no-untyped-call]
     return alive.peak * bytes_per_number // 4
 
 
