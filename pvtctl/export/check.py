@@ -6,8 +6,7 @@ import contextlib
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -34,9 +33,6 @@ class Check:
     relative: float
     """Relative to the output's largest absolute value."""
 
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class ExportTiming:
@@ -52,9 +48,6 @@ class ExportTiming:
     def ratio(self, name: str) -> float:
         """Time relative to eager; below 1: faster."""
         return self.milliseconds[name] / self.milliseconds["eager"]
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def compare_outputs(raw: RawModel, run: Run, cases: Sequence[tuple[int, ImageSize]], tolerance: float) -> list[Check]:

@@ -6,13 +6,13 @@ import io
 import json
 import re
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
 from pvtctl.errors import PvtctlError
@@ -28,6 +28,11 @@ _EXAMPLE_BATCH, _EXAMPLE = 2, (128, 96)
 """No level up to stride 32 has a size of 1, and the sides differ: torch.export takes equal numbers for one."""
 _EXAMPLE_P7 = (512, 384)
 """The same for maps of stride 128."""
+
+quiet = partial(warnings.catch_warnings, action="ignore")
+"""Context that silences the exporters' warnings about their own internals: deprecated helpers, weights with gaps in memory
+(pvtctl's are channels_last). Users cannot act on them, and errors are found when the file is compared with eager.
+"""
 
 
 @dataclass(frozen=True)
@@ -84,15 +89,19 @@ def export_program(raw: RawModel, *, size: ImageSize | None, default_size: Image
         return Program(_export(raw, example(raw, 1, at), {}), fixed)
     if size is not None:
         return _with_fixed_sides(raw, size, "as asked for (--size)")
-    if (known := _known_to_fix(raw)) is not None:
-        return _with_fixed_sides(raw, default_size, known)
+    if any(isinstance(module, VitHybrid) for module in raw.modules()):
+        why = (
+            "since the 'same' padding of its ResNet stem (F.pad by amounts that depend on the size) takes torch.export "
+        )
+        return _with_fixed_sides(raw, default_size, why + "six minutes with open sides")
+    images = example(raw, _EXAMPLE_BATCH, _EXAMPLE_P7 if any(name.endswith("_p7") for name in raw.names) else _EXAMPLE)
     try:
-        program = _export(raw, example(raw, _EXAMPLE_BATCH, _example_size(raw)), dict.fromkeys(AXES, Dim.AUTO))
+        program = _export(raw, images, dict.fromkeys(AXES, Dim.AUTO))
     except PvtctlError as error:
         return _with_fixed_sides(raw, default_size, error.message)
     fixed = _specialised(program)
     if "height" in fixed or "width" in fixed:  # at the example's sides, which were not requested
-        return _with_fixed_sides(raw, default_size, _why_specialised(raw, fixed))
+        return _with_fixed_sides(raw, default_size, _why_specialised(raw, images, fixed))
     return Program(program, fixed)
 
 
@@ -101,19 +110,6 @@ def _with_fixed_sides(raw: RawModel, size: ImageSize, why: str) -> Program:
     fixed = {"height": f"{size[0]}, {why}", "width": f"{size[1]}, {why}"}
     batch = _specialised(program).get("batch")
     return Program(program, fixed | ({"batch": batch} if batch else {}))
-
-
-def _example_size(raw: RawModel) -> ImageSize:
-    return _EXAMPLE_P7 if any(name.endswith("_p7") for name in raw.names) else _EXAMPLE
-
-
-def _known_to_fix(raw: nn.Module) -> str | None:
-    if any(isinstance(module, VitHybrid) for module in raw.modules()):
-        return (
-            "since the 'same' padding of its ResNet stem (F.pad by amounts that depend on the size) takes torch.export "
-            "six minutes with open sides"
-        )
-    return None
 
 
 def _export(raw: RawModel, images: Tensor, open_sides: Mapping[int, Any]) -> ExportedProgram:
@@ -129,9 +125,7 @@ def _export(raw: RawModel, images: Tensor, open_sides: Mapping[int, Any]) -> Exp
 
 
 def _named(raw: RawModel) -> str:
-    model = getattr(raw, "model", raw)
-    head = getattr(model, "head", None)
-    inner = getattr(model, "backbone", model)
+    head, inner = getattr(raw.model, "head", None), getattr(raw.model, "backbone", raw.model)
     return f"{type(inner).__name__} + {type(head).__name__}" if head is not None else type(inner).__name__
 
 
@@ -159,20 +153,10 @@ def _input_shape(program: ExportedProgram) -> Any:
     return node.meta["val"].shape
 
 
-def _why_specialised(raw: RawModel, fixed: Mapping[str, str]) -> str:
+def _why_specialised(raw: RawModel, images: Tensor, fixed: Mapping[str, str]) -> str:
     """Trace again and require dynamic sides: torch then names the operation that fixes them."""
     try:
-        _export(raw, example(raw, _EXAMPLE_BATCH, _example_size(raw)), {0: Dim.AUTO, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC})
+        _export(raw, images, {0: Dim.AUTO, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC})
     except PvtctlError as error:
         return error.message
     return f"since an operation of the model fixes its {' and '.join(fixed)}"
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silence the exporters' warnings about their own internals: deprecated helpers, weights with gaps in memory (pvtctl's
-    are channels_last). Users cannot act on them, and errors are found when the file is compared with eager.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield

@@ -1,8 +1,8 @@
 """Timed steps of detectors and dense models: from photo to prediction, in three parts, or one training step.
 
-A detector with random weights detects nothing, so post-processing would cost almost nothing. Therefore the score threshold
-is set where CANDIDATES boxes an image pass it; these are decoded, filtered by NMS and, with Mask R-CNN, given masks.
-DETR always has its fixed number of queries.
+A detector with random weights detects nothing, so post-processing would cost almost nothing. Therefore the score
+threshold is set where CANDIDATES boxes an image pass it; these are decoded, filtered by NMS and, with Mask R-CNN, given
+masks. DETR always has its fixed number of queries.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -79,12 +81,8 @@ def checked_backbone(backbone: Any) -> Backbone:
 def _check_maps(backbone: Backbone) -> None:
     """Raise UsageError unless a small image gives four maps of the stated channels and strides."""
     first = next(backbone.parameters(), torch.empty(0))
-    before = [(module, module.training) for module in backbone.modules()]
-    backbone.eval()
-    with torch.no_grad():
+    with torch.no_grad(), in_eval(backbone):
         maps = list(backbone(torch.zeros(1, 3, _SIDE, _SIDE, device=first.device, dtype=first.dtype)))
-    for module, training in before:
-        module.training = training
     strides = zip(backbone.feature_channels, backbone.feature_strides, strict=True)
     wanted = [(1, channels, _SIDE // stride, _SIDE // stride) for channels, stride in strides]
     if [tuple(one.shape) for one in maps] != wanted:
@@ -96,6 +94,18 @@ def _check_maps(backbone: Backbone) -> None:
             f"{type(backbone).__name__} gives the maps {given} of an image of {_SIDE} pixels, and not {right}",
             "its feature_channels and feature_strides say what heads get",
         )
+
+
+@contextmanager
+def in_eval(model: nn.Module) -> Iterator[None]:
+    """Context in which the model is in eval mode; every module's own mode is restored afterwards."""
+    before = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in before:
+            module.training = training
 
 
 def build_classifier(backbone: str | Backbone, *, num_classes: int = 1000, **options: Any) -> Classifier:
