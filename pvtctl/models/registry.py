@@ -268,8 +268,8 @@ _backbones: dict[str, BackboneSpec] = {}
 @cache
 def _fill() -> None:
     """Register the built-in ones, once; they import this module, hence not at import time."""
-    from pvtctl.models.backbones.specs import BACKBONES
-    from pvtctl.models.heads.specs import HEADS
+    from pvtctl.models.backbone_specs import BACKBONES
+    from pvtctl.models.head_specs import HEADS
 
     _heads.update({spec.name: spec for spec in HEADS})
     _backbones.update({spec.name: spec for spec in BACKBONES})
@@ -396,7 +396,7 @@ def backbone_spec(name: str) -> BackboneSpec:
     if not isinstance(name, str):  # callers may not use a type checker
         raise UsageError(f"a backbone is named by a word, not by a {type(name).__name__}", "such as 'pvt_small'")
     if name.startswith(TIMM_PREFIX):
-        from pvtctl.models.backbones.specs import timm_spec
+        from pvtctl.models.backbone_specs import timm_spec
 
         return timm_spec(name)
     if (found := find_backbone(name)) is not None:

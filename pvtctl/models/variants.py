@@ -1,6 +1,6 @@
 """Sizes of every built-in backbone, as data. No torch.
 
-`pvtctl.models.backbones.specs` registers them, and a test compares the parameter counts with the built models. `NAME@F`
+`pvtctl.models.backbone_specs` registers them, and a test compares the parameter counts with the built models. `NAME@F`
 is a narrower model of the same depth and shape, for small experiments: see `scaled`. Sources: PVT v1 Table 1 and its code
 (stage 2 of small and medium is printed as 3 blocks but coded, and counted, as 4), PVT v2 Table 1, timm 0.3.2 for the
 ViT-Small of PVT v1 Table 8, DeiT Table 1, and torchvision for the ResNets.

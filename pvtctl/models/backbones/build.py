@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pvtctl.errors import UsageError
 from pvtctl.models.backbones.base import Backbone
-from pvtctl.models.classifier import Classifier
+from pvtctl.models.backbones.resnet import ResNet
 from pvtctl.models.registry import backbone_spec, backbone_specs
 from pvtctl.models.variants import STRIDES
 
@@ -106,6 +106,25 @@ def in_eval(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in before:
             module.training = training
+
+
+class Classifier(nn.Module):
+    """Images (B, 3, H, W) -> logits (B, num_classes): `head` on the pooled features of `backbone`.
+
+    The head is initialised as its family's: truncated normal of std 0.02 and bias 0, or torch's default after a ResNet.
+    """
+
+    def __init__(self, backbone: Backbone, num_classes: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.num_classes = num_classes
+        self.head = nn.Linear(backbone.num_features, num_classes)
+        if not isinstance(backbone, ResNet):
+            nn.init.trunc_normal_(self.head.weight, std=0.02)
+            nn.init.zeros_(self.head.bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.backbone.pooled(images))
 
 
 def build_classifier(backbone: str | Backbone, *, num_classes: int = 1000, **options: Any) -> Classifier:

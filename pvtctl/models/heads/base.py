@@ -8,7 +8,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from pvtctl.errors import UsageError
-from pvtctl.models.structures import Detections, DetectOptions, ImageSize, Objects
+from pvtctl.models.structures import Detections, DetectOptions, ImageSize, Maps, Objects, Sizes
 
 
 class DetectionHead(nn.Module):
@@ -25,17 +25,13 @@ class DetectionHead(nn.Module):
     output_names: tuple[str, ...] = ()
     """Names of the outputs of `exported`."""
 
-    def losses(
-        self, features: Sequence[Tensor], sizes: Sequence[ImageSize], padded: ImageSize, targets: Sequence[Objects]
-    ) -> dict[str, Tensor]:
+    def losses(self, features: Maps, sizes: Sizes, padded: ImageSize, targets: Sequence[Objects]) -> dict[str, Tensor]:
         """Scalars by name. Those called `loss_...` are summed and minimised; the others are only logged (detached), as an
         early sign of learning: `recall`, the share of ground-truth objects that are matched and recognised.
         """
         raise NotImplementedError
 
-    def detect(
-        self, features: Sequence[Tensor], sizes: Sequence[ImageSize], padded: ImageSize, options: DetectOptions
-    ) -> list[Detections]:
+    def detect(self, features: Maps, sizes: Sizes, padded: ImageSize, options: DetectOptions) -> list[Detections]:
         """Detections per image, in pixels of the network's input, best first; masks as `grids`. `Detector.forward` scales the
         boxes to the requested size and pastes the masks there.
 
@@ -43,17 +39,15 @@ class DetectionHead(nn.Module):
         """
         raise NotImplementedError
 
-    def raw_outputs(self, features: Sequence[Tensor], sizes: Sequence[ImageSize], padded: ImageSize) -> list[Tensor]:
+    def raw_outputs(self, features: Maps, sizes: Sizes, padded: ImageSize) -> list[Tensor]:
         """Outputs of all network parts, each run once, without NMS or RoIAlign: used for counting."""
         raise NotImplementedError
 
-    def exported(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    def exported(self, features: Maps) -> tuple[Tensor, ...]:
         """Raw outputs, called `output_names`, for images that fill their batch; traced by torch.export with dynamic sizes."""
         raise NotImplementedError
 
-    def exported_eagerly(
-        self, features: Sequence[Tensor], sizes: Sequence[ImageSize], padded: ImageSize
-    ) -> tuple[Tensor, ...]:
+    def exported_eagerly(self, features: Maps, sizes: Sizes, padded: ImageSize) -> tuple[Tensor, ...]:
         """The same by `detect`'s own code, as the reference for a graph."""
         return self.exported(features)
 

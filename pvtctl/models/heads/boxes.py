@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,7 +11,8 @@ from torchvision.models.detection._utils import BoxCoder, Matcher
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.ops import box_iou
 
-from pvtctl.models.structures import ImageSize
+from pvtctl.models.registry import Conventions
+from pvtctl.models.structures import ImageSize, Maps
 
 RATIOS = (0.5, 1.0, 2.0)
 """Height over width, for all anchor generators."""
@@ -36,7 +36,7 @@ class AnchorGrid(AnchorGenerator):  # type: ignore[misc]  # torchvision has no t
         sizes: Sequence[tuple[float, ...]],
         strides: Sequence[int],
         *,
-        conventions: Literal["papers", "torchvision"] = "papers",
+        conventions: Conventions = "papers",
     ) -> None:
         self.rounded = conventions == "torchvision"
         super().__init__(tuple(sizes), (RATIOS,) * len(sizes))
@@ -61,7 +61,7 @@ class AnchorGrid(AnchorGenerator):  # type: ignore[misc]  # torchvision has no t
         """Anchors per cell, the same on every level."""
         return self.num_anchors_per_location()[0]
 
-    def grids(self, features: Sequence[Tensor], padded: ImageSize) -> list[Tensor]:
+    def grids(self, features: Maps, padded: ImageSize) -> list[Tensor]:
         """Per level (h * w * anchors per cell, 4), float32, for maps (B, C, h, w) of inputs of size `padded`.
 
         Read-only: they are cached.
@@ -84,7 +84,7 @@ class AnchorGrid(AnchorGenerator):  # type: ignore[misc]  # torchvision has no t
             ]
             return self.grid_anchors(shapes, strides)
 
-    def valid(self, features: Sequence[Tensor], size: ImageSize) -> Tensor | None:
+    def valid(self, features: Maps, size: ImageSize) -> Tensor | None:
         """Bool (anchors of all levels,): whether its cell is in the image of `size` (h, w); None when all are.
 
         The image's own size counts, rounded up to a multiple of 32, not the batch's; anchors outside are neither positive nor
@@ -104,7 +104,7 @@ class AnchorGrid(AnchorGenerator):  # type: ignore[misc]  # torchvision has no t
         return None if all_valid else torch.cat(flags)
 
 
-def retinanet_anchors(conventions: Literal["papers", "torchvision"]) -> AnchorGrid:
+def retinanet_anchors(conventions: Conventions) -> AnchorGrid:
     """Three octave sizes and three ratios per cell, on strides 8 to 128 (RetinaNet, arXiv 1708.02002, section 4).
 
     `papers`: 4 * stride * 2^(i/3); torchvision truncates the sizes to whole pixels.
@@ -116,7 +116,7 @@ def retinanet_anchors(conventions: Literal["papers", "torchvision"]) -> AnchorGr
     return AnchorGrid(sizes, strides, conventions=conventions)
 
 
-def rpn_anchors(conventions: Literal["papers", "torchvision"]) -> AnchorGrid:
+def rpn_anchors(conventions: Conventions) -> AnchorGrid:
     """One size, 8 * stride, and three ratios per cell, on strides 4 to 64 (FPN, arXiv 1612.03144, section 4.1)."""
     strides = (4, 8, 16, 32, 64)
     return AnchorGrid([(8 * stride,) for stride in strides], strides, conventions=conventions)
@@ -176,9 +176,7 @@ class ShiftCoder:
     Sizes grow at most 1000 / 16 times; in the papers' configurations (mmdetection) they also shrink at most by that.
     """
 
-    def __init__(
-        self, weights: tuple[float, float, float, float], *, conventions: Literal["papers", "torchvision"]
-    ) -> None:
+    def __init__(self, weights: tuple[float, float, float, float], *, conventions: Conventions) -> None:
         self.coder = BoxCoder(weights)
         self.least: Tensor | None = None
         if conventions == "papers":

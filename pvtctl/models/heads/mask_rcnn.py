@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +16,8 @@ from pvtctl.models.heads.base import DetectionHead
 from pvtctl.models.heads.boxes import ShiftCoder
 from pvtctl.models.heads.proposals import RoiPooler, RoiSample, RoiSampler, Rpn, covered, mask_targets
 from pvtctl.models.layers.patches import use_channels_last
-from pvtctl.models.structures import Detections, DetectOptions, ImageSize, MaskGrids, Objects
+from pvtctl.models.registry import Conventions
+from pvtctl.models.structures import Detections, DetectOptions, ImageSize, Maps, MaskGrids, Objects, Sizes
 
 CELLS_BOX, CELLS_MASK = 7, 14
 COUNTED_PROPOSALS, COUNTED_DETECTIONS = 1000, 100
@@ -58,7 +58,7 @@ class MaskRcnn(DetectionHead):
         self,
         num_classes: int,
         *,
-        conventions: Literal["papers", "torchvision"] = "papers",
+        conventions: Conventions = "papers",
         in_channels: int = 256,
         rois_per_image: int = 512,
     ) -> None:
@@ -88,7 +88,7 @@ class MaskRcnn(DetectionHead):
         logits: Tensor = self.mask_predictor(self.mask_head(pooled))
         return logits.float()
 
-    def raw_outputs(self, features: Sequence[Tensor], sizes: Sequence[ImageSize], padded: ImageSize) -> list[Tensor]:
+    def raw_outputs(self, features: Maps, sizes: Sizes, padded: ImageSize) -> list[Tensor]:
         """The second stage runs on empty regions, independent of the first."""
         boxes, masks = (
             features[0].new_zeros(number * len(sizes), features[0].shape[1], cells, cells)
@@ -100,9 +100,7 @@ class MaskRcnn(DetectionHead):
     def candidate_scores(self, output: tuple[Tensor, Tensor]) -> Tensor:
         return output[0].float().softmax(1)[:, :-1].flatten()
 
-    def losses(
-        self, features: Sequence[Tensor], sizes: Sequence[ImageSize], padded: ImageSize, targets: Sequence[Objects]
-    ) -> dict[str, Tensor]:
+    def losses(self, features: Maps, sizes: Sizes, padded: ImageSize, targets: Sequence[Objects]) -> dict[str, Tensor]:
         """`loss_rpn_cls`, `loss_rpn_box` (see `Rpn.losses`); `loss_cls` (cross-entropy) and `loss_box` (L1), over the number
         of sampled proposals; `loss_mask` (binary cross-entropy over the cells of the ground-truth class's mask).
 
@@ -158,7 +156,7 @@ class MaskRcnn(DetectionHead):
         }
 
     def _mask_loss(
-        self, maps: Sequence[Tensor], samples: Sequence[RoiSample], labels: Sequence[Tensor], targets: Sequence[Objects]
+        self, maps: Maps, samples: Sequence[RoiSample], labels: Sequence[Tensor], targets: Sequence[Objects]
     ) -> dict[str, Tensor]:
         boxes = [sample.boxes[: len(sample.truth)] for sample in samples]
         aims = torch.cat(
@@ -193,9 +191,7 @@ class MaskRcnn(DetectionHead):
             return {"recall": torch.ones_like(found), "proposal_recall": torch.ones_like(near)}
         return {"recall": found / total, "proposal_recall": near / total}
 
-    def detect(
-        self, features: Sequence[Tensor], sizes: Sequence[ImageSize], padded: ImageSize, options: DetectOptions
-    ) -> list[Detections]:
+    def detect(self, features: Maps, sizes: Sizes, padded: ImageSize, options: DetectOptions) -> list[Detections]:
         """From 1000 proposals per image: each class's box with a score above the threshold, NMS within each class, the best
         `max_detections`, and their masks.
         """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +14,8 @@ from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image, remove_sm
 
 from pvtctl.models.heads.boxes import IGNORED, BoxMatcher, ShiftCoder, match_boxes, rpn_anchors
 from pvtctl.models.heads.retinanet import per_anchor
-from pvtctl.models.structures import ImageSize, Objects
+from pvtctl.models.registry import Conventions
+from pvtctl.models.structures import ImageSize, Maps, Objects, Sizes
 
 NMS_IOU = 0.7
 PROPOSALS = 1000
@@ -42,7 +42,7 @@ class Rpn(RPNHead):  # type: ignore[misc]  # torchvision has no types
     the engine seeds for each step, so that a resumed run draws the same.
     """
 
-    def __init__(self, channels: int, *, conventions: Literal["papers", "torchvision"]) -> None:
+    def __init__(self, channels: int, *, conventions: Conventions) -> None:
         anchors = rpn_anchors(conventions)
         super().__init__(channels, anchors.per_cell())
         self.anchors = anchors
@@ -50,7 +50,7 @@ class Rpn(RPNHead):  # type: ignore[misc]  # torchvision has no types
         self.matcher = BoxMatcher(0.7, 0.3, best_from=0.3)
         self.sampler = BalancedPositiveNegativeSampler(256, 0.5)
 
-    def raw(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    def raw(self, features: Maps) -> tuple[list[Tensor], list[Tensor]]:
         """Per level: objectness logits (B, A, h, w) and box shifts (B, A * 4, h, w)."""
         scores, shifts = self(list(features))
         return scores, shifts
@@ -59,7 +59,7 @@ class Rpn(RPNHead):  # type: ignore[misc]  # torchvision has no types
         self,
         raw: tuple[list[Tensor], list[Tensor]],
         anchors: Sequence[Tensor],
-        sizes: Sequence[ImageSize],
+        sizes: Sizes,
         training: bool,
     ) -> list[Tensor]:
         """Proposals (at most 1000, 4) of each image, best first: the best of each level, after NMS within it."""
@@ -127,11 +127,11 @@ class RoiPooler:
     `torchvision`: no half-pixel shift, 2 x 2 samples.
     """
 
-    def __init__(self, *, conventions: Literal["papers", "torchvision"]) -> None:
+    def __init__(self, *, conventions: Conventions) -> None:
         self.aligned = conventions == "papers"
         self.samples = -1 if conventions == "papers" else 2
 
-    def __call__(self, maps: Sequence[Tensor], boxes: Sequence[Tensor], cells: int) -> Tensor:
+    def __call__(self, maps: Maps, boxes: Sequence[Tensor], cells: int) -> Tensor:
         """(all boxes of the batch, C, cells, cells); `boxes` (N_i, 4) of each image, in pixels."""
         rois = torch.cat(
             [torch.cat((own.new_full((len(own), 1), image), own), 1) for image, own in enumerate(boxes)]

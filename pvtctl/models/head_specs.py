@@ -1,6 +1,6 @@
 """Specs of the built-in heads: options, builder, checkpoints, costs. No torch.
 
-A head's network is in the file of its name in this folder (DPT's decoder and MiDaS in `midas.py`).
+A head's network is in the file of its name in `heads`.
 """
 
 from __future__ import annotations
