@@ -9,10 +9,13 @@ import torch
 from torch import Tensor
 from torchvision.models.detection._utils import BoxCoder, Matcher
 from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.ops import box_iou
+from torchvision.ops import batched_nms, box_iou
 
 from pvtctl.models.registry import Conventions
-from pvtctl.models.structures import ImageSize, Maps
+from pvtctl.models.structures import Detections, DetectOptions, ImageSize, Maps
+
+SCORE_THRESHOLD, NMS_IOU, MAX_DETECTIONS = 0.05, 0.5, 100
+"""Default values of DetectOptions."""
 
 RATIOS = (0.5, 1.0, 2.0)
 """Height over width, for all anchor generators."""
@@ -195,3 +198,10 @@ class ShiftCoder:
             shifts = shifts.maximum(self.least.to(shifts.device).repeat(shifts.shape[1] // 4))
         boxes: Tensor = self.coder.decode_single(shifts, anchors.float())
         return boxes
+
+
+def best_detections(boxes: Tensor, scores: Tensor, labels: Tensor, options: DetectOptions) -> Detections:
+    """The best of (N, 4) boxes after NMS within each class."""
+    keep = batched_nms(boxes, scores, labels, NMS_IOU if options.nms_iou is None else options.nms_iou)
+    keep = keep[: MAX_DETECTIONS if options.max_detections is None else options.max_detections]
+    return Detections(boxes[keep], scores[keep], labels[keep])

@@ -160,8 +160,17 @@ class RoiSample:
     """(S, 4), the positive ones first."""
     truth: Tensor
     """(P,) index of the ground-truth object of each positive box."""
+    true_boxes: Tensor
+    """(P, 4), of those objects."""
+    labels: Tensor
+    """(P,), theirs."""
     proposed: Tensor
     """bool (P,): the box is a proposal, not an added ground-truth box."""
+
+    @property
+    def positive(self) -> Tensor:
+        """The positive boxes (P, 4)."""
+        return self.boxes[: len(self.truth)]
 
 
 class RoiSampler:
@@ -179,7 +188,8 @@ class RoiSampler:
         own = torch.arange(len(objects), device=matches.device)
         matches, boxes = torch.cat((own, matches)), torch.cat((objects.boxes, proposals))
         positive, negative = (mask[0].nonzero()[:, 0] for mask in self.sampler([sample_labels(matches)]))
-        return RoiSample(torch.cat((boxes[positive], boxes[negative])), matches[positive], positive >= len(objects))
+        chosen, truth = torch.cat((boxes[positive], boxes[negative])), matches[positive]
+        return RoiSample(chosen, truth, objects.boxes[truth], objects.labels[truth], positive >= len(objects))
 
 
 def mask_targets(masks: Tensor, boxes: Tensor, which: Tensor) -> Tensor:

@@ -10,19 +10,23 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.retinanet import RetinaNetClassificationHead, RetinaNetRegressionHead
-from torchvision.ops import batched_nms, clip_boxes_to_image, sigmoid_focal_loss
+from torchvision.ops import clip_boxes_to_image, sigmoid_focal_loss
 
 from pvtctl.models.heads.base import DetectionHead
-from pvtctl.models.heads.boxes import IGNORED, BoxMatcher, match_boxes, retinanet_anchors
+from pvtctl.models.heads.boxes import (
+    IGNORED,
+    SCORE_THRESHOLD,
+    BoxMatcher,
+    best_detections,
+    match_boxes,
+    retinanet_anchors,
+)
 from pvtctl.models.layers.patches import use_channels_last
 from pvtctl.models.registry import Conventions
 from pvtctl.models.structures import Detections, DetectOptions, ImageSize, Maps, Objects, Sizes
 
 CANDIDATES = 1000
 """Maximum number of scores per level that reach NMS."""
-
-SCORE_THRESHOLD, NMS_IOU, MAX_DETECTIONS = 0.05, 0.5, 100
-"""Default values of DetectOptions."""
 
 
 class RetinaNet(DetectionHead):
@@ -128,9 +132,7 @@ class RetinaNet(DetectionHead):
             box = self.box_coder.decode_single(delta[anchor].float(), grid[anchor])
             found.append((clip_boxes_to_image(box, size), scores, index % self.num_classes))
         boxes, scores, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
-        keep = batched_nms(boxes, scores, labels, NMS_IOU if options.nms_iou is None else options.nms_iou)
-        keep = keep[: MAX_DETECTIONS if options.max_detections is None else options.max_detections]
-        return Detections(boxes[keep], scores[keep], labels[keep])
+        return best_detections(boxes, scores, labels, options)
 
 
 def per_anchor(x: Tensor, width: int) -> Tensor:
