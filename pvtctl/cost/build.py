@@ -73,10 +73,7 @@ def counted_head(head: str | HeadSpec) -> HeadSpec:
 
 
 def build_model(
-    backbone: str | Backbone,
-    head: str | HeadSpec,
-    num_classes: int | None = None,
-    output_stride: int | None = None,
+    backbone: str | Backbone, head: str | HeadSpec, num_classes: int | None = None, output_stride: int | None = None
 ) -> nn.Module:
     """A model as in the papers, in eval mode, with random weights: a backbone (`none`), Classifier, Detector or DenseModel.
 

@@ -97,13 +97,7 @@ def warn_memory(
     padded = (-(-size[0] // 32) * 32, -(-size[1] // 32) * 32)
     try:
         needed = estimate_memory(
-            backbone,
-            head,
-            padded,
-            batch_size,
-            training=training,
-            num_classes=num_classes,
-            output_stride=output_stride,
+            backbone, head, padded, batch_size, training=training, num_classes=num_classes, output_stride=output_stride
         )
     except (NotImplementedError, RuntimeError):  # some timm models cannot run on the meta device
         return

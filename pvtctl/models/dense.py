@@ -142,6 +142,3 @@ def _build(
     if not isinstance(top, DenseHead):
         raise UsageError(f"{spec.name} built a {type(top).__name__}", f"a head for {task} is a DenseHead")
     return DenseModel(body, neck, top, task=task, num_classes=num_classes, spec=spec)
-
-
-__all__ = ["DenseModel", "build_depth_model", "build_segmenter"]

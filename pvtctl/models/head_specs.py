@@ -212,9 +212,7 @@ SEMANTIC_FPN = HeadSpec(
     build=_build_semantic_fpn,
     marks=(
         HeadMark(
-            SEGMENTATION,
-            frozenset({"head.scale_heads.0.0.conv.weight", _CLASSIFIER}),
-            _class_counter(_CLASSIFIER),
+            SEGMENTATION, frozenset({"head.scale_heads.0.0.conv.weight", _CLASSIFIER}), _class_counter(_CLASSIFIER)
         ),
     ),
     class_tables={"head.classifier": "plain"},

@@ -35,11 +35,7 @@ class AnchorGrid(AnchorGenerator):  # type: ignore[misc]  # torchvision has no t
     """
 
     def __init__(
-        self,
-        sizes: Sequence[tuple[float, ...]],
-        strides: Sequence[int],
-        *,
-        conventions: Conventions = "papers",
+        self, sizes: Sequence[tuple[float, ...]], strides: Sequence[int], *, conventions: Conventions = "papers"
     ) -> None:
         self.rounded = conventions == "torchvision"
         super().__init__(tuple(sizes), (RATIOS,) * len(sizes))

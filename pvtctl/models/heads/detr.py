@@ -73,10 +73,7 @@ class Detr(DetectionHead):
         tokens = self.input_proj(last).flatten(2).transpose(1, 2)
         queries = self.query_embed.weight
         memory, decoded = self.transformer(
-            tokens,
-            positions.flatten(2).transpose(1, 2).to(queries.dtype),
-            queries,
-            None if full else mask.flatten(1),
+            tokens, positions.flatten(2).transpose(1, 2).to(queries.dtype), queries, None if full else mask.flatten(1)
         )
         # In full precision under autocast too: bf16 would move the boxes of a large image by a pixel.
         with _full_precision(last.device):
@@ -204,7 +201,7 @@ class Transformer(nn.Module):
 
     def __init__(self, dropout: float) -> None:
         super().__init__()
-        self.encoder = Encoder(dropout)
+        self.encoder = nn.ModuleDict({"layers": nn.ModuleList(EncoderLayer(dropout) for _ in range(DEPTH))})
         self.decoder = DetrDecoder(dropout)
         for parameter in self.parameters():
             if parameter.ndim > 1:
@@ -215,21 +212,10 @@ class Transformer(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """tokens and positions (B, N, 256), queries (Q, 256), padding bool (B, N) -> memory (B, N, 256), decoded
         (L, B, Q, 256)."""
-        memory = self.encoder(tokens, positions, padding)
+        memory = tokens
+        for layer in cast("nn.ModuleList", self.encoder["layers"]):
+            memory = layer(memory, positions, padding)
         return memory, self.decoder(memory, positions, queries.expand(tokens.shape[0], -1, -1), padding)
-
-
-class Encoder(nn.Module):
-    """The encoder's layers."""
-
-    def __init__(self, dropout: float) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList([EncoderLayer(dropout) for _ in range(DEPTH)])
-
-    def forward(self, x: Tensor, positions: Tensor, padding: Tensor | None) -> Tensor:
-        for layer in self.layers:
-            x = layer(x, positions, padding)
-        return x
 
 
 class DetrDecoder(nn.Module):

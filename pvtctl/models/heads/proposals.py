@@ -56,11 +56,7 @@ class Rpn(RPNHead):  # type: ignore[misc]  # torchvision has no types
         return scores, shifts
 
     def propose(
-        self,
-        raw: tuple[list[Tensor], list[Tensor]],
-        anchors: Sequence[Tensor],
-        sizes: Sizes,
-        training: bool,
+        self, raw: tuple[list[Tensor], list[Tensor]], anchors: Sequence[Tensor], sizes: Sizes, training: bool
     ) -> list[Tensor]:
         """Proposals (at most 1000, 4) of each image, best first: the best of each level, after NMS within it."""
         batch = len(sizes)
