@@ -152,19 +152,13 @@ class _AliveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, Tensor):
-                self._add(tensor.untyped_storage())
+        for storage in (tensor.untyped_storage() for tensor in tree_leaves(out) if isinstance(tensor, Tensor)):
+            if (key := storage._cdata) not in self._sizes:
+                self._sizes[key] = storage.nbytes()
+                self._now += self._sizes[key]
+                self.peak = max(self.peak, self._now)
+                weakref.finalize(storage, self._free, key)
         return out
-
-    def _add(self, storage: torch.UntypedStorage) -> None:
-        key = storage._cdata
-        if key in self._sizes:
-            return
-        self._sizes[key] = storage.nbytes()
-        self._now += self._sizes[key]
-        self.peak = max(self.peak, self._now)
-        weakref.finalize(storage, self._free, key)
 
     def _free(self, key: int) -> None:
         self._now -= self._sizes.pop(key)

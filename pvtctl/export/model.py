@@ -19,8 +19,7 @@ from pvtctl.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from pvtctl.errors import UsageError
 from pvtctl.export.check import TOLERANCE, Check, ExportTiming, Run, compare_outputs, time_in_turns
 from pvtctl.export.exportable import Pixels, RawModel, Statistics, raw_model
-from pvtctl.export.onnx import OPSET, OnnxModel, require_onnx, write_onnx
-from pvtctl.export.program import Program, example, export_program, quiet
+from pvtctl.export.program import OPSET, OnnxModel, Program, example, export_program, quiet, require_onnx, write_onnx
 from pvtctl.io.files import atomic_path
 from pvtctl.models.backbones import Backbone, Classifier
 from pvtctl.models.backbones.base import MIN_SIDE

@@ -78,7 +78,10 @@ class ResNet(Backbone):
         self.layer1, self.layer2, self.layer3, self.layer4 = whole.layer1, whole.layer2, whole.layer3, whole.layer4
         if deep_stem:
             self.conv1, self.bn1 = _deep_stem(deep_stem), nn.BatchNorm2d(2 * deep_stem)
-            _take_channels(self.layer1[0], 2 * deep_stem)
+            first: Any = self.layer1[0]  # a bottleneck that may read another number of channels than the stem gives
+            if first.conv1.in_channels != 2 * deep_stem:
+                first.conv1 = _conv(2 * deep_stem, first.conv1.out_channels, 1)
+                first.downsample[0] = _conv(2 * deep_stem, first.downsample[0].out_channels, 1)
         if context_ratio is not None:
             for layer in (self.layer2, self.layer3, self.layer4):
                 for name, plain in list(layer.named_children()):
@@ -159,13 +162,6 @@ def _deep_stem(width: int) -> nn.Sequential:
         nn.ReLU(inplace=True),
         _conv(width, 2 * width, 3),
     )
-
-
-def _take_channels(block: Any, channels: int) -> None:
-    """Adapt the first bottleneck to a stem of `channels` where torchvision's has 64."""
-    if block.conv1.in_channels != channels:
-        block.conv1 = _conv(channels, block.conv1.out_channels, 1)
-        block.downsample[0] = _conv(channels, block.downsample[0].out_channels, 1)
 
 
 class ContextBottleneck(nn.Module):
