@@ -70,8 +70,7 @@ if TYPE_CHECKING:
     from pvtctl.latency.measure import Case, measure_latency
     from pvtctl.models.backbones.base import Backbone
     from pvtctl.models.fast_cpu import optimize_for_cpu
-    from pvtctl.models.heads.base import DetectionHead
-    from pvtctl.models.heads.dense import DenseHead
+    from pvtctl.models.heads.base import DenseHead, DetectionHead
     from pvtctl.models.registry import BackboneOptions, BackboneSpec, HeadOptions, HeadSpec, register
     from pvtctl.runs.evaluate import evaluate_run as evaluate
     from pvtctl.runs.load_run import load_run
@@ -83,7 +82,7 @@ _ELSEWHERE = {
     "Backbone": ("pvtctl.models.backbones.base", "Backbone"),
     "BackboneOptions": ("pvtctl.models.registry", "BackboneOptions"),
     "BackboneSpec": ("pvtctl.models.registry", "BackboneSpec"),
-    "DenseHead": ("pvtctl.models.heads.dense", "DenseHead"),
+    "DenseHead": ("pvtctl.models.heads.base", "DenseHead"),
     "DetectionHead": ("pvtctl.models.heads.base", "DetectionHead"),
     "HeadOptions": ("pvtctl.models.registry", "HeadOptions"),
     "HeadSpec": ("pvtctl.models.registry", "HeadSpec"),

@@ -101,7 +101,7 @@ def export_command(
         raise UsageError(f"{place} exists", "name another --out; nothing is ever overwritten")
     _check_options(source, backbone, head, num_classes, size, static, at_size, with_normalization, check_sizes, chosen)
     if chosen == "onnx":
-        from pvtctl.export.onnx import require_onnx
+        from pvtctl.export.program import require_onnx
 
         require_onnx()
     found = _source(source, backbone, head, num_classes, backbone_only=backbone_only)

@@ -149,7 +149,7 @@ def _say_conditions(results: list[Latency], machine: dict[str, Any]) -> None:
     how += ["channels last"] if case.channels_last else []
     spec = chosen_head(case.head)
     if spec is not None and case.mode == "forward":
-        from pvtctl.latency.detector_step import CANDIDATES, PHOTO
+        from pvtctl.latency.prediction_steps import CANDIDATES, PHOTO
 
         some = f"{spec.candidates or f'{CANDIDATES} candidates an image for NMS'}; " if spec.detects else ""
         say(f"photos of {PHOTO[0]}x{PHOTO[1]} in memory, resized; {some}p50 and p90 are all three parts together")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import json
+from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from pvtctl.errors import UsageError, nearest
@@ -38,9 +37,8 @@ class RawDetector(nn.Module):
 
     def __init__(self, detector: Detector) -> None:
         super().__init__()
-        self.backbone = detector.backbone
-        self.neck = detector.neck
-        self.head = detector.head
+        self.backbone, self.neck, self.head = detector.backbone, detector.neck, detector.head
+        self.train(detector.training)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         maps = self.backbone(images)
@@ -49,11 +47,9 @@ class RawDetector(nn.Module):
         return self.head.raw_outputs(features, [size] * len(images), size)
 
 
-def output_loss(outputs: Any) -> Tensor:
-    """A scalar from which gradients flow through all raw outputs."""
-    if isinstance(outputs, Tensor):
-        return outputs.float().mean()
-    return torch.stack([one.float().mean() for one in outputs]).sum()
+def with_raw_outputs(model: nn.Module) -> nn.Module:
+    """A model whose outputs are all tensors: a detector as `RawDetector`, others unchanged."""
+    return RawDetector(model) if isinstance(model, Detector) else model
 
 
 def classes_of(head: str | HeadSpec, num_classes: int | None) -> int | None:
@@ -77,37 +73,23 @@ def counted_head(head: str | HeadSpec) -> HeadSpec:
 
 
 def build_model(
-    backbone: str | Backbone,
-    head: str | HeadSpec,
-    num_classes: int | None = None,
-    output_stride: int | None = None,
-) -> nn.Module:
-    """The model that `count` and `measure_latency` use, in eval mode, with random weights: images -> raw outputs."""
-    classes = classes_of(head, num_classes)
-    strided = {} if output_stride is None else {"output_stride": output_stride}
-    if head == "none":
-        return as_backbone(backbone, strided).eval()
-    if head == "classifier":
-        assert classes is not None
-        return build_classifier(backbone, num_classes=classes, **strided).eval()
-    model = build_as_papers(backbone, head, classes, output_stride)
-    return RawDetector(model).eval() if isinstance(model, Detector) else model
-
-
-def build_as_papers(
     backbone: str | Backbone, head: str | HeadSpec, num_classes: int | None = None, output_stride: int | None = None
-) -> Detector | DenseModel:
-    """A dense prediction model as in the papers, in eval mode, with random weights.
+) -> nn.Module:
+    """A model as in the papers, in eval mode, with random weights: a backbone (`none`), Classifier, Detector or DenseModel.
 
     `num_classes` None: COCO's for a detector, otherwise depth if the head predicts it, else ADE20K's. `output_stride`
     applies to ResNets; unset: the papers' for this head. Raises UsageError for unknown names and options that do not fit.
     """
+    classes = classes_of(head, num_classes)
+    options: dict[str, Any] = {} if output_stride is None else {"output_stride": output_stride}
+    if head == "none":
+        return as_backbone(backbone, options).eval()
+    if head == "classifier":
+        return build_classifier(backbone, num_classes=classes or 1000, **options).eval()
     spec = counted_head(head)
-    options = backbone_spec(backbone).under(spec) if isinstance(backbone, str) else {}
-    if output_stride is not None:
-        options["output_stride"] = output_stride
-    classes = num_classes or NUM_CLASSES.get(spec.task_of(num_classes))
-    return _build(backbone, spec, classes, options, {}, None)
+    if isinstance(backbone, str):
+        options = backbone_spec(backbone).under(spec) | options
+    return _build(backbone, spec, classes, options, {})
 
 
 def build_own(backbone: str, head: str, num_classes: int | None, options: str) -> nn.Module:
@@ -120,8 +102,7 @@ def build_own(backbone: str, head: str, num_classes: int | None, options: str) -
     body, top = given.get("backbone", {}), given.get("head", {})
     if head == "classifier":
         return build_classifier(backbone, num_classes=num_classes or 1000, **body).eval()
-    shift = given.get("scale_shift")
-    return _build(backbone, head_spec(head), num_classes, body, top, None if shift is None else (shift[0], shift[1]))
+    return _build(backbone, head_spec(head), num_classes, body, top, given.get("scale_shift"))
 
 
 def _build(
@@ -130,16 +111,12 @@ def _build(
     num_classes: int | None,
     body: dict[str, Any],
     top: dict[str, Any],
-    scale_shift: tuple[float, float] | None,
+    scale_shift: Sequence[float] | None = None,
 ) -> Detector | DenseModel:
     if spec.detects:
-        assert num_classes is not None
-        return build_detector(backbone, spec, num_classes=num_classes, backbone_options=body, **top).eval()
+        classes = num_classes or NUM_CLASSES[DETECTION]
+        return build_detector(backbone, spec, num_classes=classes, backbone_options=body, **top).eval()
     if num_classes:
         return build_segmenter(backbone, spec, num_classes=num_classes, backbone_options=body, head_options=top).eval()
-    return build_depth_model(backbone, spec, scale_shift=scale_shift, backbone_options=body, head_options=top).eval()
-
-
-def on_meta(backbone: str | Backbone) -> str | Backbone:
-    """A name unchanged; a built backbone as a copy on the meta device."""
-    return backbone if isinstance(backbone, str) else copy.deepcopy(backbone).to("meta")
+    shift = None if scale_shift is None else (scale_shift[0], scale_shift[1])
+    return build_depth_model(backbone, spec, scale_shift=shift, backbone_options=body, head_options=top).eval()

@@ -15,6 +15,7 @@ Two conventions:
 
 from __future__ import annotations
 
+import copy
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -27,10 +28,9 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from pvtctl.cost.build import RawDetector, build_model, build_own, classes_of, on_meta
+from pvtctl.cost.build import build_model, build_own, classes_of, with_raw_outputs
 from pvtctl.errors import UsageError, nearest
 from pvtctl.models.backbones.base import Backbone
-from pvtctl.models.detector import Detector
 from pvtctl.models.registry import PLAIN_HEADS, HeadSpec, find_backbone, find_head
 
 Convention = Literal["ops", "paper"]
@@ -126,8 +126,9 @@ def count(
     if convention not in CONVENTIONS:
         raise UsageError(f"no counting convention {convention!r}", nearest(convention, CONVENTIONS))
     classes = classes_of(head, num_classes)
+    body = backbone if isinstance(backbone, str) else copy.deepcopy(backbone).to("meta")
     with torch.device("meta"):
-        model = build_model(on_meta(backbone), head, num_classes, output_stride)
+        model = build_model(body, head, num_classes, output_stride)
     return count_model(
         model,
         size,
@@ -150,8 +151,6 @@ def count_own(
     """Count a model of `pvtctl.cost.build.build_own` on one image of `size` (height, width), as `count` does."""
     with torch.device("meta"):
         model = build_own(backbone, head, num_classes, options)
-        if isinstance(model, Detector):
-            model = RawDetector(model).eval()
     return count_model(model, size, backbone=backbone, head=head, num_classes=num_classes, convention=convention)
 
 
@@ -164,9 +163,10 @@ def count_model(
     num_classes: int | None = None,
     convention: Convention = "ops",
 ) -> Cost:
-    """Count a model on the meta device: images (1, 3, H, W) -> anything. The names are labels, except that they
-    determine what `paper` counts (`what_papers_count`).
+    """Count a model on the meta device: images (1, 3, H, W) -> anything (a detector: its raw outputs). The names are labels,
+    except that they determine what `paper` counts (`what_papers_count`).
     """
+    model = with_raw_outputs(model)
     counter = _OperationCounter(
         what_papers_count(backbone, head) if convention == "paper" else frozenset({"attention"})
     )

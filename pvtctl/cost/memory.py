@@ -46,17 +46,20 @@ def estimate_memory(
     `fused_attention`: the matrix of all tokens against all is never stored, as in torch's fused kernels; otherwise each
     layer's is, and kept for the backward pass in training. Raises UsageError for unknown names.
     """
-    from pvtctl.cost.build import build_model, output_loss
+    from pvtctl.cost.build import build_model, with_raw_outputs
     from pvtctl.models.fast_cpu import optimize_for_cpu
 
     with torch.device("meta"):
-        model = optimize_for_cpu(build_model(backbone, head, num_classes, output_stride)).train(training)
+        model = build_model(backbone, head, num_classes, output_stride)
+        model = optimize_for_cpu(with_raw_outputs(model)).train(training)
     images = torch.empty(batch_size, 3, *size, device="meta")
     fused = _FusedAttention() if fused_attention else contextlib.nullcontext()
     with torch.set_grad_enabled(training), _AliveBytes() as alive, fused:
         outputs = model(images)
         if training:
-            output_loss(outputs).backward()  # type: ignore[no-untyped-call]
+            # a scalar from which gradients flow through all raw outputs
+            loss = torch.stack([one.float().mean() for one in tree_leaves(outputs)]).sum()
+            loss.backward()  # type: ignore[no-untyped-call]
     return alive.peak * bytes_per_number // 4
 
 
@@ -94,13 +97,7 @@ def warn_memory(
     padded = (-(-size[0] // 32) * 32, -(-size[1] // 32) * 32)
     try:
         needed = estimate_memory(
-            backbone,
-            head,
-            padded,
-            batch_size,
-            training=training,
-            num_classes=num_classes,
-            output_stride=output_stride,
+            backbone, head, padded, batch_size, training=training, num_classes=num_classes, output_stride=output_stride
         )
     except (NotImplementedError, RuntimeError):  # some timm models cannot run on the meta device
         return
@@ -155,19 +152,13 @@ class _AliveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, Tensor):
-                self._add(tensor.untyped_storage())
+        for storage in (tensor.untyped_storage() for tensor in tree_leaves(out) if isinstance(tensor, Tensor)):
+            if (key := storage._cdata) not in self._sizes:
+                self._sizes[key] = storage.nbytes()
+                self._now += self._sizes[key]
+                self.peak = max(self.peak, self._now)
+                weakref.finalize(storage, self._free, key)
         return out
-
-    def _add(self, storage: torch.UntypedStorage) -> None:
-        key = storage._cdata
-        if key in self._sizes:
-            return
-        self._sizes[key] = storage.nbytes()
-        self._now += self._sizes[key]
-        self.peak = max(self.peak, self._now)
-        weakref.finalize(storage, self._free, key)
 
     def _free(self, key: int) -> None:
         self._now -= self._sizes.pop(key)

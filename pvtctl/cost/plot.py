@@ -28,7 +28,9 @@ def plot_costs(costs: Sequence[Cost], path: Path | str) -> None:
     for points in lines.values():
         points.sort()
     lines = dict(sorted(lines.items(), key=lambda line: -line[1][-1][1]))  # the legend has the order of the lines
-    top = _top([points[-1][1] for points in lines.values()])
+    ranked = sorted((points[-1][1] for points in lines.values()), reverse=True)
+    # above the second line if the highest would compress it
+    top = 1.1 * (ranked[1] if len(ranked) > 1 and ranked[0] > 2 * ranked[1] else ranked[0])
     right = max(points[-1][0] for points in lines.values())
 
     figure = Figure(figsize=(7.5, 4.8), layout="constrained")
@@ -53,26 +55,12 @@ def plot_costs(costs: Sequence[Cost], path: Path | str) -> None:
         figure.savefig(temporary, dpi=150, format=Path(path).suffix.lstrip(".").lower())
 
 
-def _top(ends: Sequence[float]) -> float:
-    """Upper end of the axis: above the highest line, or above the second if the highest would compress it."""
-    ranked = sorted(ends, reverse=True)
-    reach = ranked[1] if len(ranked) > 1 and ranked[0] > 2 * ranked[1] else ranked[0]
-    return 1.1 * reach
-
-
 def _say_where_it_ends(axes: Any, points: list[tuple[float, float]], top: float, colour: str) -> None:
     """Write the last value next to the point where the line crosses the upper edge."""
     last = points[-1]
     above = next(at for at, (_, y) in enumerate(points) if y > top)
     (x0, y0), (x1, y1) = points[max(above - 1, 0)], points[above]
     x = x1 if y1 == y0 else x0 + (x1 - x0) * (top - y0) / (y1 - y0)
-    axes.annotate(
-        f"{last[1]:.0f} at {last[0]:.0f}",
-        (x, top),
-        xytext=(6, -4),
-        textcoords="offset points",
-        ha="left",
-        va="top",
-        color=colour,
-        fontsize=9,
-    )
+    note = f"{last[1]:.0f} at {last[0]:.0f}"
+    offset = {"xytext": (6, -4), "textcoords": "offset points", "ha": "left", "va": "top"}
+    axes.annotate(note, (x, top), color=colour, fontsize=9, **offset)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from pvtctl.cost.build import build_model
+from pvtctl.cost.build import build_model, with_raw_outputs
 from pvtctl.models.fast_cpu import optimize_for_cpu
 
 TOLERANCE = 0.01
@@ -55,11 +55,13 @@ def verify_macs(
     fvcore traces a real forward pass of one image on the CPU, with its time and memory; the other counter needs neither.
     Norms, pooling and upsampling are switched off in fvcore: convention `ops` has none of them.
     """
+
+    def built() -> nn.Module:
+        return optimize_for_cpu(with_raw_outputs(build_model(name, head, num_classes, output_stride)))
+
     with torch.device("meta"):
-        torch_macs = macs_by_torch(
-            optimize_for_cpu(build_model(name, head, num_classes, output_stride)).requires_grad_(False), size
-        )
-    fvcore_macs, uncounted = macs_by_fvcore(optimize_for_cpu(build_model(name, head, num_classes, output_stride)), size)
+        torch_macs = macs_by_torch(built().requires_grad_(False), size)
+    fvcore_macs, uncounted = macs_by_fvcore(built(), size)
     return Verification(fvcore_macs, torch_macs, uncounted)
 
 

@@ -16,13 +16,10 @@ from pvtctl.cost.build import build_model, classes_of
 from pvtctl.cost.counting import StageCost, count_model
 from pvtctl.explain.attention import backbone_in
 from pvtctl.models.backbones import Backbone, Vit, VitHybrid
-from pvtctl.models.backbones.base import PyramidTransformer
-from pvtctl.models.backbones.pvt import Pvt
-from pvtctl.models.backbones.resnet import ResNet
+from pvtctl.models.backbones.pvt import Pvt, PyramidTransformer
+from pvtctl.models.backbones.resnet import ContextBlock, ResNet
 from pvtctl.models.layers.attention import POOLED_SIDE, SelfAttention, SpatialReductionAttention
-from pvtctl.models.layers.block import TransformerBlock
-from pvtctl.models.layers.context_block import ContextBlock
-from pvtctl.models.layers.mlp import Mlp
+from pvtctl.models.layers.block import Mlp, TransformerBlock
 from pvtctl.models.registry import PLAIN_HEADS, find_head
 from pvtctl.views.figure import BLUE, GREY, ORANGE, new_figure
 

@@ -17,10 +17,9 @@ from torch import Tensor, nn
 
 from pvtctl.errors import UsageError, nearest
 from pvtctl.models.backbones import Backbone, Vit
-from pvtctl.models.backbones.base import PyramidTransformer
-from pvtctl.models.backbones.resnet import ResNet
+from pvtctl.models.backbones.pvt import PyramidTransformer
+from pvtctl.models.backbones.resnet import ContextBlock, ResNet
 from pvtctl.models.layers.attention import MultiHeadAttention, Span
-from pvtctl.models.layers.context_block import ContextBlock
 from pvtctl.models.layers.patches import Size
 
 SpecialToken = Literal["class", "distillation"]

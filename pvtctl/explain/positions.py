@@ -19,8 +19,7 @@ from pvtctl.errors import UsageError
 from pvtctl.explain.attention import backbone_in
 from pvtctl.models.backbones import PvtV2, ResNet, Vit, VitHybrid
 from pvtctl.models.backbones.pvt import Pvt, PvtStage
-from pvtctl.models.layers.patches import Size
-from pvtctl.models.layers.position import resize_position_table
+from pvtctl.models.layers.patches import Size, resize_position_table
 from pvtctl.views.figure import head, new_figure
 
 

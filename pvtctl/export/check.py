@@ -6,8 +6,7 @@ import contextlib
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -34,9 +33,6 @@ class Check:
     relative: float
     """Relative to the output's largest absolute value."""
 
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class ExportTiming:
@@ -52,9 +48,6 @@ class ExportTiming:
     def ratio(self, name: str) -> float:
         """Time relative to eager; below 1: faster."""
         return self.milliseconds[name] / self.milliseconds["eager"]
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def compare_outputs(raw: RawModel, run: Run, cases: Sequence[tuple[int, ImageSize]], tolerance: float) -> list[Check]:
@@ -76,7 +69,15 @@ def compare_outputs(raw: RawModel, run: Run, cases: Sequence[tuple[int, ImageSiz
                 f"the exported graph fails on {case}: {first[:200]}", "nothing was written; --size HxW fixes the sides"
             ) from error
         for name, ours, theirs in zip(raw.names, got, expected, strict=True):
-            check = _difference(batch, size, name, ours, theirs, case)
+            if ours.shape != theirs.shape:
+                raise PvtctlError(
+                    f"{name} of the exported graph has the shape {tuple(ours.shape)} and eager {tuple(theirs.shape)} "
+                    f"for {case}",
+                    "nothing was written; --size HxW fixes the sides",
+                )
+            absolute = float((ours.double() - theirs.double()).abs().max())
+            largest = float(theirs.double().abs().max())
+            check = Check(batch, size, name, absolute, absolute / largest if largest else absolute)
             if not check.relative <= tolerance:
                 raise PvtctlError(
                     f"{name} of the exported graph differs from eager by {check.relative:.1e} of its largest value "
@@ -85,17 +86,6 @@ def compare_outputs(raw: RawModel, run: Run, cases: Sequence[tuple[int, ImageSiz
                 )
             checks.append(check)
     return checks
-
-
-def _difference(batch: int, size: ImageSize, name: str, ours: Tensor, theirs: Tensor, case: str) -> Check:
-    if ours.shape != theirs.shape:
-        raise PvtctlError(
-            f"{name} of the exported graph has the shape {tuple(ours.shape)} and eager {tuple(theirs.shape)} for {case}",
-            "nothing was written; --size HxW fixes the sides",
-        )
-    absolute = float((ours.double() - theirs.double()).abs().max())
-    largest = float(theirs.double().abs().max())
-    return Check(batch, size, name, absolute, absolute / largest if largest else absolute)
 
 
 def time_in_turns(raw: RawModel, runs: Mapping[str, Run], batch: int, size: ImageSize, repeats: int) -> ExportTiming:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,7 @@ from pvtctl.errors import UsageError
 from pvtctl.models.backbones import Backbone, Classifier
 from pvtctl.models.dense import DenseModel
 from pvtctl.models.detector import STRIDE, Detector
+from pvtctl.models.structures import ImageSize
 
 Pixels = Literal["normalized", "float", "uint8"]
 """Input of a graph: images normalised by mean and standard deviation, pixels from 0 to 1, or bytes from 0 to 255."""
@@ -27,10 +28,10 @@ class RawModel(nn.Module):
     same with the model's own code, as the reference for outputs and timings.
     """
 
-    names: tuple[str, ...]
-
-    def __init__(self, pixels: Pixels, statistics: Statistics) -> None:
+    def __init__(self, model: nn.Module, names: tuple[str, ...], pixels: Pixels, statistics: Statistics) -> None:
         super().__init__()
+        self.model: Any = model
+        self.names = names
         self.pixels = pixels
         mean, std = (torch.tensor(each, dtype=torch.float32).view(3, 1, 1) for each in statistics)
         self.register_buffer("mean", mean, persistent=False)
@@ -55,37 +56,12 @@ class RawModel(nn.Module):
 
     def traced(self, images: Tensor) -> tuple[Tensor, ...]:
         """Outputs from normalised images, as traced for the graph."""
-        raise NotImplementedError
+        out = self.model(images)
+        return (out,) if isinstance(out, Tensor) else tuple(out)
 
     def answered(self, images: Tensor) -> tuple[Tensor, ...]:
         """Outputs from normalised images, by the model's own code."""
         return self.traced(images)
-
-
-class RawClassifier(RawModel):
-    """`logits` (B, K)."""
-
-    names = ("logits",)
-
-    def __init__(self, model: Classifier, pixels: Pixels, statistics: Statistics) -> None:
-        super().__init__(pixels, statistics)
-        self.model = model
-
-    def traced(self, images: Tensor) -> tuple[Tensor, ...]:
-        return (self.model(images),)
-
-
-class RawBackbone(RawModel):
-    """`c2` to `c5`, maps (B, C_i, H/s_i, W/s_i) of strides 4, 8, 16, 32."""
-
-    names = ("c2", "c3", "c4", "c5")
-
-    def __init__(self, model: Backbone, pixels: Pixels, statistics: Statistics) -> None:
-        super().__init__(pixels, statistics)
-        self.model = model
-
-    def traced(self, images: Tensor) -> tuple[Tensor, ...]:
-        return tuple(self.model(images))
 
 
 class RawDetection(RawModel):
@@ -93,20 +69,14 @@ class RawDetection(RawModel):
     needs images one by one they are padded to multiples of 32, as in the detector.
     """
 
-    def __init__(self, model: Detector, pixels: Pixels, statistics: Statistics) -> None:
-        super().__init__(pixels, statistics)
-        self.model = model
-        self.names = model.head.output_names
-
     def traced(self, images: Tensor) -> tuple[Tensor, ...]:
         head = self.model.head
         return head.exported(self.model.features(padded(images, STRIDE) if head.alone else images))
 
     def answered(self, images: Tensor) -> tuple[Tensor, ...]:
-        head, sizes = self.model.head, [(int(images.shape[2]), int(images.shape[3]))] * len(images)
+        head, sizes = self.model.head, [_size_of(images)] * len(images)
         images = padded(images, STRIDE) if head.alone else images
-        size = (int(images.shape[2]), int(images.shape[3]))
-        return head.exported_eagerly(self.model.features(images, sizes), sizes, size)
+        return head.exported_eagerly(self.model.features(images, sizes), sizes, _size_of(images))
 
 
 class RawDense(RawModel):
@@ -114,11 +84,7 @@ class RawDense(RawModel):
     to multiples of its coarsest stride, or with `at_size` a map at the images' size.
     """
 
-    def __init__(self, model: DenseModel, pixels: Pixels, statistics: Statistics, *, at_size: bool) -> None:
-        super().__init__(pixels, statistics)
-        self.model = model
-        self.at_size = at_size
-        self.names = ("inverse_depth" if model.gives_depth else "logits",)
+    at_size = False
 
     def traced(self, images: Tensor) -> tuple[Tensor, ...]:
         model, height, width = self.model, images.shape[2], images.shape[3]
@@ -134,7 +100,11 @@ class RawDense(RawModel):
 
     def answered(self, images: Tensor) -> tuple[Tensor, ...]:
         out = self.model(images)
-        return (self.model.at_size(out, (int(images.shape[2]), int(images.shape[3]))) if self.at_size else out,)
+        return (self.model.at_size(out, _size_of(images)) if self.at_size else out,)
+
+
+def _size_of(images: Tensor) -> ImageSize:
+    return int(images.shape[2]), int(images.shape[3])
 
 
 def padded(images: Tensor, multiple: int) -> Tensor:
@@ -143,7 +113,7 @@ def padded(images: Tensor, multiple: int) -> Tensor:
 
 
 def raw_model(model: nn.Module, *, pixels: Pixels, statistics: Statistics, at_size: bool = False) -> RawModel:
-    """The exportable part of a Classifier, Backbone, Detector or DenseModel.
+    """The exportable part of a Classifier (`logits`), Backbone (`c2` to `c5`), Detector or DenseModel.
 
     Raises UsageError for a head that cannot be exported, for other modules, and for `at_size` of a model without a map.
     """
@@ -151,11 +121,13 @@ def raw_model(model: nn.Module, *, pixels: Pixels, statistics: Statistics, at_si
         raise UsageError("only segmentation and depth models have a map at the images' size", "leave --at-size out")
     match model:
         case Classifier():
-            return RawClassifier(model, pixels, statistics)
+            return RawModel(model, ("logits",), pixels, statistics)
         case Backbone():
-            return RawBackbone(model, pixels, statistics)
+            return RawModel(model, ("c2", "c3", "c4", "c5"), pixels, statistics)
         case DenseModel():
-            return RawDense(model, pixels, statistics, at_size=at_size)
+            raw = RawDense(model, ("inverse_depth" if model.gives_depth else "logits",), pixels, statistics)
+            raw.at_size = at_size
+            return raw
         case Detector():
             if not model.head.output_names:
                 title = model.spec.title if model.spec is not None else type(model.head).__name__
@@ -164,6 +136,6 @@ def raw_model(model: nn.Module, *, pixels: Pixels, statistics: Statistics, at_si
                     f"{title} cannot be exported: {why or 'its head does not say what `exported` gives'}",
                     "--backbone-only exports its backbone; RetinaNet and DETR can be exported up to their raw outputs",
                 )
-            return RawDetection(model, pixels, statistics)
+            return RawDetection(model, model.head.output_names, pixels, statistics)
         case _:
             raise UsageError(f"a {type(model).__name__} is not a pvtctl model", "take one of `pvtctl.create_...`")

@@ -6,7 +6,7 @@ import copy
 import importlib.util
 import json
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -135,12 +135,15 @@ def _transformers_folder(
     state = {key: value.detach().cpu() for key, value in model.state_dict().items()}
     named = to_transformers_pvt(state) if isinstance(body, Pvt) else to_transformers_pvt_v2(state)
     with new_folder(path) as folder:
-        _write_json(folder / "config.json", config)
-        _write_json(folder / "preprocessor_config.json", _preprocessor(size, statistics))
+        for name, value in (("config", config), ("preprocessor_config", _preprocessor(size, statistics))):
+            content = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+            (folder / f"{name}.json").write_text(content, encoding="utf-8")
         tensors = {key: value.contiguous().clone() for key, value in named.items()}
         save_file(tensors, str(folder / "model.safetensors"), metadata={"format": "pt"})
         difference = _compare_with_transformers(folder, model, size, tolerance)
-        _check_read_back(folder, model)
+        back = read_checkpoint(folder).state
+        if back.keys() != state.keys() or not all(torch.equal(back[key], state[key]) for key in state):
+            raise PvtctlError("the folder did not read back as it was written", "nothing was kept; try another disk")
     compared = None if difference is None else "transformers"
     return LayoutReport(path, "transformers", config["architectures"][0], compared, difference)
 
@@ -170,7 +173,9 @@ def _config(body: Pvt | PvtV2, num_classes: int, class_names: Sequence[str] | No
         "label2id": {name: label for label, name in enumerate(names)},
     }
     own: dict[str, Any]
-    ratios = [8, 4, 2, 1] if linear else [_sr_ratio(block.attn) for block in first]
+    ratios = [block.attn.sr.kernel_size[0] if block.attn.reduces else 1 for block in first]
+    if linear:
+        ratios = [8, 4, 2, 1]
     if isinstance(body, Pvt):
         stage: Any = body.stages[0]
         size = 4 * int(stage.grid[0])
@@ -178,10 +183,6 @@ def _config(body: Pvt | PvtV2, num_classes: int, class_names: Sequence[str] | No
         return {"architectures": ["PvtForImageClassification"], **own, "image_size": size, **config}, size
     own = {"model_type": "pvt_v2", "patch_sizes": [7, 3, 3, 3], "sr_ratios": ratios, "linear_attention": linear}
     return {"architectures": ["PvtV2ForImageClassification"], **own, "image_size": 224, **config}, 224
-
-
-def _sr_ratio(attention: Any) -> int:
-    return int(attention.sr.kernel_size[0]) if attention.reduces else 1
 
 
 def _preprocessor(size: int, statistics: tuple[Sequence[float], Sequence[float]]) -> dict[str, Any]:
@@ -196,10 +197,6 @@ def _preprocessor(size: int, statistics: tuple[Sequence[float], Sequence[float]]
         "image_mean": list(mean),
         "image_std": list(std),
     }
-
-
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _compare_with_transformers(folder: Path, model: Classifier, size: int, tolerance: float) -> float | None:
@@ -221,13 +218,6 @@ def _compare_with_transformers(folder: Path, model: Classifier, size: int, toler
             "nothing was written; --tolerance X accepts more",
         )
     return difference
-
-
-def _check_read_back(folder: Path, model: Classifier) -> None:
-    """Check that pvtctl reads the same bits back."""
-    back, state = read_checkpoint(folder).state, model.state_dict()
-    if back.keys() != state.keys() or not all(torch.equal(back[key], state[key].cpu()) for key in state):
-        raise PvtctlError("the folder did not read back as it was written", "nothing was kept; try another disk")
 
 
 @contextmanager

@@ -5,25 +5,25 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 from pvtctl import __version__
 from pvtctl.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from pvtctl.errors import UsageError
 from pvtctl.export.check import TOLERANCE, Check, ExportTiming, Run, compare_outputs, time_in_turns
 from pvtctl.export.exportable import Pixels, RawModel, Statistics, raw_model
-from pvtctl.export.onnx import OPSET, OnnxModel, require_onnx, write_onnx
-from pvtctl.export.program import Program, example, export_program, quiet
+from pvtctl.export.program import OPSET, OnnxModel, Program, example, export_program, quiet, require_onnx, write_onnx
 from pvtctl.io.files import atomic_path
 from pvtctl.models.backbones import Backbone, Classifier
 from pvtctl.models.backbones.base import MIN_SIDE
+from pvtctl.models.backbones.build import in_eval
 from pvtctl.models.dense import DenseModel
 from pvtctl.models.detector import Detector
 from pvtctl.models.fast_cpu import plain_kernels
@@ -70,8 +70,8 @@ class ExportReport:
             "outputs": list(self.outputs),
             "tolerance": self.tolerance,
             "largest_difference": self.largest_difference,
-            "checks": [check.as_dict() for check in self.checks],
-            "timing": self.timing.as_dict(),
+            "checks": [asdict(check) for check in self.checks],
+            "timing": asdict(self.timing),
         }
 
 
@@ -113,11 +113,19 @@ def export_model(
         require_onnx()
     if path.exists():
         raise UsageError(f"{path} exists", "name another file; nothing is ever overwritten")
-    _check_numbers(size, check_sizes, tolerance, repeats)
+    for each in [*([size] if size else []), *(check_sizes or [])]:
+        if min(each) < MIN_SIDE:
+            raise UsageError(
+                f"images of {each[0]}x{each[1]} are too small", f"both sides must be at least {MIN_SIDE} pixels"
+            )
+    if not tolerance > 0 or not math.isfinite(tolerance):
+        raise UsageError(f"a tolerance of {tolerance:g} lets nothing pass", f"it lies above 0, mostly {TOLERANCE:g}")
+    if repeats < 1:
+        raise UsageError(f"{repeats} timed calls say nothing", "at least 1")
     if any(parameter.device.type == "cuda" for parameter in model.parameters()):
         raise UsageError("the model is on a GPU: graphs are traced, checked and timed on the CPU", "model.cpu() first")
     default_size = default_size or default_size_of(model)
-    with _in_eval(model):
+    with in_eval(model):
         raw = raw_model(model, pixels=pixels, statistics=(mean, std), at_size=at_size).eval()
         on_progress("tracing with torch.export")
         with plain_kernels(raw):
@@ -126,7 +134,8 @@ def export_model(
         cases = _cases(raw, program, size or default_size, check_sizes)
         with atomic_path(path) as temporary:
             runs = _write(raw, program, temporary, chosen, said, on_progress)
-            on_progress(f"comparing with eager at {_in_words(cases)}")
+            shapes = ", ".join(f"{batch}x3x{height}x{width}" for batch, (height, width) in cases)
+            on_progress(f"comparing with eager at {shapes}")
             checks = compare_outputs(raw, list(runs.values())[-1], cases, tolerance)
             on_progress("timing")
             timing = time_in_turns(raw, runs, *cases[0], repeats)
@@ -169,20 +178,6 @@ def _format(path: Path, format: Format | None) -> Format:
     return found
 
 
-def _check_numbers(
-    size: ImageSize | None, check_sizes: Sequence[ImageSize] | None, tolerance: float, repeats: int
-) -> None:
-    for each in [*([size] if size else []), *(check_sizes or [])]:
-        if min(each) < MIN_SIDE:
-            raise UsageError(
-                f"images of {each[0]}x{each[1]} are too small", f"both sides must be at least {MIN_SIDE} pixels"
-            )
-    if not tolerance > 0 or not math.isfinite(tolerance):
-        raise UsageError(f"a tolerance of {tolerance:g} lets nothing pass", f"it lies above 0, mostly {TOLERANCE:g}")
-    if repeats < 1:
-        raise UsageError(f"{repeats} timed calls say nothing", "at least 1")
-
-
 def _cases(
     raw: RawModel, program: Program, size: ImageSize, check_sizes: Sequence[ImageSize] | None
 ) -> list[tuple[int, ImageSize]]:
@@ -210,16 +205,12 @@ def _taken(raw: RawModel, size: ImageSize) -> ImageSize:
     return size
 
 
-def _in_words(cases: Sequence[tuple[int, ImageSize]]) -> str:
-    return ", ".join(f"{batch}x3x{height}x{width}" for batch, (height, width) in cases)
-
-
 def _meta(
     raw: RawModel, statistics: Statistics, program: Program, at_size: bool, more: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The file's metadata."""
     mean, std = statistics
-    model: Any = getattr(raw, "model", raw)
+    model = raw.model
     said: dict[str, Any] = {
         "pvtctl_version": __version__,
         "input": "images",
@@ -256,37 +247,20 @@ def _write(
     """Write the file; returns functions that run the program and, last, the file."""
     if format == "torch":
         path.write_bytes(program.to_bytes(meta))
-        return {"program": _runner(path.read_bytes())}
+        with quiet():
+            return {"program": _run_of(torch.export.load(io.BytesIO(path.read_bytes())))}
     on_progress("writing ONNX")
-    write_onnx(
-        raw, program, path, {key: value if isinstance(value, str) else json.dumps(value) for key, value in meta.items()}
-    )
+    props = {key: value if isinstance(value, str) else json.dumps(value) for key, value in meta.items()}
+    write_onnx(raw, program, path, props)
+    return {"program": _run_of(program.program), "onnxruntime": OnnxModel(path)}
+
+
+def _run_of(program: ExportedProgram) -> Run:
     with quiet():
-        module = program.program.module()
-    return {"program": _called(module), "onnxruntime": OnnxModel(path)}
+        module = program.module()
 
-
-def _runner(content: bytes) -> Run:
-    """The program in a .pt2 file."""
-    with quiet():
-        return _called(torch.export.load(io.BytesIO(content)).module())
-
-
-def _called(module: nn.Module) -> Run:
     def run(images: Tensor) -> Sequence[Tensor]:
         with torch.no_grad():
             return tuple(module(images))
 
     return run
-
-
-@contextmanager
-def _in_eval(model: nn.Module) -> Iterator[None]:
-    """Put the model in eval mode, and restore the mode of every module afterwards."""
-    before = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in before:
-            module.training = training

@@ -1,21 +1,25 @@
-"""Trace a model into a `torch.export` program whose batch, height and width stay dynamic where possible."""
+"""Trace a model into a `torch.export` program, with open sides where possible; write it as ONNX, and run the ONNX file."""
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
+import logging
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
-from pvtctl.errors import PvtctlError
+from pvtctl.errors import PvtctlError, UsageError
 from pvtctl.export.exportable import RawModel
 from pvtctl.models.backbones import VitHybrid
 from pvtctl.models.backbones.base import MIN_SIDE
@@ -28,6 +32,11 @@ _EXAMPLE_BATCH, _EXAMPLE = 2, (128, 96)
 """No level up to stride 32 has a size of 1, and the sides differ: torch.export takes equal numbers for one."""
 _EXAMPLE_P7 = (512, 384)
 """The same for maps of stride 128."""
+
+quiet = partial(warnings.catch_warnings, action="ignore")
+"""Context that silences the exporters' warnings about their own internals: deprecated helpers, weights with gaps in memory
+(pvtctl's are channels_last). Users cannot act on them, and errors are found when the file is compared with eager.
+"""
 
 
 @dataclass(frozen=True)
@@ -84,15 +93,19 @@ def export_program(raw: RawModel, *, size: ImageSize | None, default_size: Image
         return Program(_export(raw, example(raw, 1, at), {}), fixed)
     if size is not None:
         return _with_fixed_sides(raw, size, "as asked for (--size)")
-    if (known := _known_to_fix(raw)) is not None:
-        return _with_fixed_sides(raw, default_size, known)
+    if any(isinstance(module, VitHybrid) for module in raw.modules()):
+        why = (
+            "since the 'same' padding of its ResNet stem (F.pad by amounts that depend on the size) takes torch.export "
+        )
+        return _with_fixed_sides(raw, default_size, why + "six minutes with open sides")
+    images = example(raw, _EXAMPLE_BATCH, _EXAMPLE_P7 if any(name.endswith("_p7") for name in raw.names) else _EXAMPLE)
     try:
-        program = _export(raw, example(raw, _EXAMPLE_BATCH, _example_size(raw)), dict.fromkeys(AXES, Dim.AUTO))
+        program = _export(raw, images, dict.fromkeys(AXES, Dim.AUTO))
     except PvtctlError as error:
         return _with_fixed_sides(raw, default_size, error.message)
     fixed = _specialised(program)
     if "height" in fixed or "width" in fixed:  # at the example's sides, which were not requested
-        return _with_fixed_sides(raw, default_size, _why_specialised(raw, fixed))
+        return _with_fixed_sides(raw, default_size, _why_specialised(raw, images, fixed))
     return Program(program, fixed)
 
 
@@ -101,19 +114,6 @@ def _with_fixed_sides(raw: RawModel, size: ImageSize, why: str) -> Program:
     fixed = {"height": f"{size[0]}, {why}", "width": f"{size[1]}, {why}"}
     batch = _specialised(program).get("batch")
     return Program(program, fixed | ({"batch": batch} if batch else {}))
-
-
-def _example_size(raw: RawModel) -> ImageSize:
-    return _EXAMPLE_P7 if any(name.endswith("_p7") for name in raw.names) else _EXAMPLE
-
-
-def _known_to_fix(raw: nn.Module) -> str | None:
-    if any(isinstance(module, VitHybrid) for module in raw.modules()):
-        return (
-            "since the 'same' padding of its ResNet stem (F.pad by amounts that depend on the size) takes torch.export "
-            "six minutes with open sides"
-        )
-    return None
 
 
 def _export(raw: RawModel, images: Tensor, open_sides: Mapping[int, Any]) -> ExportedProgram:
@@ -129,9 +129,7 @@ def _export(raw: RawModel, images: Tensor, open_sides: Mapping[int, Any]) -> Exp
 
 
 def _named(raw: RawModel) -> str:
-    model = getattr(raw, "model", raw)
-    head = getattr(model, "head", None)
-    inner = getattr(model, "backbone", model)
+    head, inner = getattr(raw.model, "head", None), getattr(raw.model, "backbone", raw.model)
     return f"{type(inner).__name__} + {type(head).__name__}" if head is not None else type(inner).__name__
 
 
@@ -159,20 +157,79 @@ def _input_shape(program: ExportedProgram) -> Any:
     return node.meta["val"].shape
 
 
-def _why_specialised(raw: RawModel, fixed: Mapping[str, str]) -> str:
+def _why_specialised(raw: RawModel, images: Tensor, fixed: Mapping[str, str]) -> str:
     """Trace again and require dynamic sides: torch then names the operation that fixes them."""
     try:
-        _export(raw, example(raw, _EXAMPLE_BATCH, _example_size(raw)), {0: Dim.AUTO, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC})
+        _export(raw, images, {0: Dim.AUTO, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC})
     except PvtctlError as error:
         return error.message
     return f"since an operation of the model fixes its {' and '.join(fixed)}"
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silence the exporters' warnings about their own internals: deprecated helpers, weights with gaps in memory (pvtctl's
-    are channels_last). Users cannot act on them, and errors are found when the file is compared with eager.
+OPSET = 20
+"""The native opset of torch's exporter, without a conversion afterwards."""
+INPUT = "images"
+_NEEDS = ("onnx", "onnxscript", "onnxruntime")
+
+
+def require_onnx() -> None:
+    """Raise UsageError unless the packages that write and check ONNX files are installed."""
+    missing = [name for name in _NEEDS if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UsageError(f"ONNX files need {', '.join(missing)}", "pip install 'pvtctl[export]'")
+
+
+def write_onnx(raw: RawModel, program: Program, path: Path, meta: Mapping[str, str]) -> None:
+    """Write `program` to `path` with opset OPSET; `meta` becomes the file's `metadata_props`.
+
+    The input is called `images`, the outputs as in `raw.names`.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    import onnx
+
+    axes = {at: name for at, name in AXES.items() if name not in program.fixed}
+    with quiet(), _quiet_logs():
+        written = torch.onnx.export(
+            program.program,
+            dynamo=True,
+            verbose=False,
+            opset_version=OPSET,
+            input_names=[INPUT],
+            output_names=list(raw.names),
+            dynamic_shapes=(axes,) if axes else None,
+        )
+        assert written is not None
+        model = written.model_proto
+    onnx.helper.set_model_props(model, dict(meta))
+    model.producer_name = "pvtctl"
+    onnx.save(model, str(path))
+
+
+@contextmanager
+def _quiet_logs() -> Iterator[None]:
+    """Silence the exporter's logs of what it skips (torchvision's operators, unfolded constants): users cannot act on it."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [each.level for each in loggers]
+    for each in loggers:
+        each.setLevel(logging.ERROR)
+    try:
         yield
+    finally:
+        for each, level in zip(loggers, levels, strict=True):
+            each.setLevel(level)
+
+
+class OnnxModel:
+    """An ONNX file run by onnxruntime on the CPU, with as many threads as torch."""
+
+    def __init__(self, path: Path) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3  # errors; its warnings are about graph optimisations
+        self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+    def __call__(self, images: Tensor) -> Sequence[Tensor]:
+        answers: list[Any] = self.session.run(None, {INPUT: images.numpy()})
+        return [torch.from_numpy(answer) for answer in answers]

@@ -10,12 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from pvtctl.cost.build import build_as_papers, build_model, classes_of
+from pvtctl.cost.build import build_model, classes_of
 from pvtctl.data.transforms import IMAGENET_MEAN, IMAGENET_STD, NORMALIZATIONS
 from pvtctl.errors import UsageError
 from pvtctl.models.dense import DenseModel
 from pvtctl.models.fast_cpu import optimize_for_cpu
-from pvtctl.models.registry import PLAIN_HEADS
 from pvtctl.models.structures import ImageSize
 from pvtctl.weights.build import backbone_from_checkpoint, model_from_checkpoint
 from pvtctl.weights.describe import Inspected, inspect_checkpoint
@@ -88,10 +87,7 @@ def from_names(backbone: str, head: str, num_classes: int | None, *, seed: int =
     classes = classes_of(head, num_classes if head != "none" else None)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if head in PLAIN_HEADS:
-            model = build_model(backbone, head, classes)
-        else:
-            model = build_as_papers(backbone, head, classes)
+        model = build_model(backbone, head, classes)
     what = backbone if head == "none" else f"{backbone} + {head}"
     what = f"{what}, {classes} classes, random weights" if classes else f"{what}, random weights"
     meta = {"backbone": backbone, "head": head, "source": "random weights"}

@@ -191,7 +191,12 @@ class _Run:
             stdin.flush()
         line = stdout.readline()
         if not line:
-            raise self._death()
+            code = self.process.wait()
+            if code == -signal.SIGKILL:  # only the kernel's out-of-memory killer does this
+                raise _out_of_memory(self.case)
+            raise PvtctlError(
+                f"{self.case} failed: its process ended with code {code}", "PVTCTL_DEBUG=1 shows its output"
+            )
         said: dict[str, Any] = json.loads(line)
         if said.get("out_of_memory"):
             raise _out_of_memory(self.case)
@@ -200,12 +205,6 @@ class _Run:
                 raise UsageError(said["error"], said.get("hint"))
             raise PvtctlError(f"{self.case} failed: {said['error']}", said.get("hint"))
         return said
-
-    def _death(self) -> PvtctlError:
-        code = self.process.wait()
-        if code == -signal.SIGKILL:  # only the kernel's out-of-memory killer does this
-            return _out_of_memory(self.case)
-        return PvtctlError(f"{self.case} failed: its process ended with code {code}", "PVTCTL_DEBUG=1 shows its output")
 
 
 def _take_turns(runs: Sequence[_Run], seconds: float, repeats: int | None) -> None:

@@ -12,7 +12,6 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,20 +59,14 @@ class _Worker:
         if self._device.type == "cuda":
             torch.cuda.set_device(self._device)
             torch.cuda.synchronize()  # creates the context before the memory is read
-        import pvtctl.cost.counting  # loaded before the memory is read, as its own memory is not the model's
-        from pvtctl.models import backbones
+        from pvtctl.latency.steps import build_step  # loads the networks before the memory is read
         from pvtctl.models.registry import find_head
 
-        for name in backbones.__all__:
-            getattr(backbones, name)
-        if (spec := find_head(case["head"])) is not None:
-            if spec.detects:
-                import pvtctl.latency.detector_step
-            else:
-                import pvtctl.latency.dense_step  # noqa: F401
+        if find_head(case["head"]) is not None:
+            import pvtctl.latency.prediction_steps  # noqa: F401
 
         self._memory = _PeakMemory(self._device)
-        self._step = _build_step(case, self._device)
+        self._step = build_step(case, self._device)
 
     def prepare(self) -> dict[str, Any]:
         """Warm up: the first call separately (it may compile), then the given number of calls."""
@@ -116,97 +109,6 @@ class _Worker:
             torch.cuda.synchronize(self._device)
 
 
-def _build_step(case: dict[str, Any], device: Any) -> Callable[[], object]:
-    """The timed function: one forward pass, or one training step with AdamW."""
-    import torch
-
-    from pvtctl.cost.build import build_model, build_own
-    from pvtctl.models.fast_cpu import optimize_for_cpu
-    from pvtctl.models.registry import find_head
-
-    spec = find_head(case["head"])
-    if spec is not None and spec.detects:
-        return _detector_step(case, device)
-    if case["options"]:
-        model = build_own(case["backbone"], case["head"], case["num_classes"], case["options"])
-    else:
-        model = build_model(case["backbone"], case["head"], case["num_classes"], case["output_stride"])
-    model = optimize_for_cpu(model).to(device)
-    if spec is not None:
-        return _dense_step(case, model, device)
-    images = torch.randn(case["batch_size"], 3, *case["size"], device=device)
-    if case["channels_last"]:
-        model = model.to(memory_format=torch.channels_last)
-        images = images.to(memory_format=torch.channels_last)
-    if case["mode"] == "train":
-        return _train_step(case, model, images)
-    run = torch.compile(model) if case["compile"] else model
-
-    def forward() -> object:
-        with _inference(case, device):
-            return run(images)
-
-    return forward
-
-
-def _detector_step(case: dict[str, Any], device: Any) -> Callable[[], object]:
-    from pvtctl.latency.detector_step import DetectorForward, detector_training_step
-
-    if case["mode"] == "train":
-        return detector_training_step(case, device, lambda: _autocast(case, device))
-    return DetectorForward(case, device, lambda: _inference(case, device))
-
-
-def _dense_step(case: dict[str, Any], model: Any, device: Any) -> Callable[[], object]:
-    from pvtctl.latency.dense_step import DenseForward, dense_training_step
-
-    if case["mode"] == "train":
-        return dense_training_step(case, model, device, lambda: _autocast(case, device))
-    return DenseForward(case, model, device, lambda: _inference(case, device))
-
-
-@contextlib.contextmanager
-def _inference(case: dict[str, Any], device: Any) -> Iterator[None]:
-    import torch
-
-    guard = torch.no_grad if case["compile"] else torch.inference_mode
-    with guard(), _autocast(case, device):
-        yield
-
-
-def _train_step(case: dict[str, Any], model: Any, images: Any) -> Callable[[], object]:
-    import torch
-
-    model.train()
-    device = images.device
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
-    scaler = torch.amp.GradScaler(device.type, enabled=case["dtype"] == "fp16")
-    labels = torch.zeros(len(images), dtype=torch.long, device=device)
-    run = torch.compile(model) if case["compile"] else model
-
-    def step() -> object:
-        with _autocast(case, device):
-            out = run(images)
-            if case["head"] == "none":  # the pyramid has no loss: a mean makes gradients flow through all of it
-                loss = sum(level.float().mean() for level in out)
-            else:
-                loss = torch.nn.functional.cross_entropy(out.float(), labels)
-        scaler.scale(loss).backward()
-        scaler.step(optimizer)
-        scaler.update()
-        optimizer.zero_grad()
-        return loss
-
-    return step
-
-
-def _autocast(case: dict[str, Any], device: Any) -> Any:
-    import torch
-
-    kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(case["dtype"])
-    return contextlib.nullcontext() if kind is None else torch.autocast(device.type, dtype=kind)
-
-
 class _PeakMemory:
     """Peak since construction. CUDA: bytes of tensors in torch's allocator. CPU: growth of the resident set."""
 
@@ -217,9 +119,8 @@ class _PeakMemory:
 
             torch.cuda.reset_peak_memory_stats(device)
             return
-        with contextlib.suppress(
-            OSError
-        ):  # reset the high-water mark (Linux); otherwise it includes the loading of libraries
+        # reset the high-water mark (Linux); otherwise it includes the loading of libraries
+        with contextlib.suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
         self._start = _status_bytes("VmRSS") or _max_resident_bytes()
 

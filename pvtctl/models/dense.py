@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pvtctl.errors import UsageError
 from pvtctl.models.backbones.base import Backbone
 from pvtctl.models.backbones.build import as_backbone
-from pvtctl.models.heads.dense import DenseHead
+from pvtctl.models.heads.base import DenseHead
 from pvtctl.models.registry import DEPTH, SEGMENTATION, HeadSpec, Target, head_spec
 from pvtctl.models.structures import ImageSize
 
@@ -142,6 +142,3 @@ def _build(
     if not isinstance(top, DenseHead):
         raise UsageError(f"{spec.name} built a {type(top).__name__}", f"a head for {task} is a DenseHead")
     return DenseModel(body, neck, top, task=task, num_classes=num_classes, spec=spec)
-
-
-__all__ = ["DenseModel", "build_depth_model", "build_segmenter"]

@@ -15,7 +15,7 @@ from pvtctl.models.backbones.build import as_backbone
 from pvtctl.models.heads.base import DetectionHead
 from pvtctl.models.heads.masks import place_detections
 from pvtctl.models.registry import DETECTION, Conventions, HeadSpec, Target, head_spec
-from pvtctl.models.structures import Detections, DetectOptions, ImageSize, Objects
+from pvtctl.models.structures import DetectOptions, ImageSize, Objects
 
 STRIDE = 32
 """Pixels per cell of the last map."""
@@ -139,6 +139,3 @@ def build_detector(
     if not isinstance(top, DetectionHead):
         raise UsageError(f"{spec.name} built a {type(top).__name__}", "a head for detection is a DetectionHead")
     return Detector(body, neck, top, num_classes, conventions, spec)
-
-
-__all__ = ["Conventions", "Detections", "Detector", "build_detector"]

@@ -32,12 +32,12 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from pvtctl.models.backbones.base import Backbone
-from pvtctl.models.backbones.vit_hybrid import ResNetEmbed
+from pvtctl.models.backbones.vit import ResNetEmbed
 from pvtctl.models.heads.dpt import Reassemble
 from pvtctl.models.heads.trans2seg import PrototypeAttention
 from pvtctl.models.layers.attention import DotProductAttention, SelfAttention, SpatialReductionAttention
+from pvtctl.models.layers.block import Mlp
 from pvtctl.models.layers.conv_norm import ConvNorm
-from pvtctl.models.layers.mlp import Mlp
 from pvtctl.models.layers.patches import ModuleT, PatchEmbed, Size, to_map
 
 SWITCH = "PVTCTL_FAST_CPU"
@@ -452,13 +452,10 @@ def _convs_3x3(model: nn.Module) -> Iterator[nn.Module]:
     others = [module for module in model.modules() if isinstance(module, Backbone | ConvNorm)]
     left_out = {inner for other in others for inner in other.modules()}
     for conv in model.modules():
-        if type(conv) is nn.Conv2d and conv not in left_out and _keeps_size_by_3x3(conv):
+        if type(conv) is not nn.Conv2d or conv in left_out or conv.kernel_size != (3, 3):
+            continue
+        if conv.stride == conv.dilation == conv.padding == (1, 1) and conv.groups == 1 and conv.padding_mode == "zeros":
             yield conv
-
-
-def _keeps_size_by_3x3(conv: nn.Conv2d) -> bool:
-    ones = conv.stride == conv.dilation == conv.padding == (1, 1) and conv.groups == 1
-    return ones and conv.kernel_size == (3, 3) and conv.padding_mode == "zeros"
 
 
 def _of(kernels: dict[type[nn.Module], type[nn.Module]], pays: Callable[[], bool] = lambda: True) -> Lever:

@@ -11,7 +11,7 @@ import importlib.metadata
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -34,6 +34,9 @@ ClassRows = Literal["anchors", "background", "boxes", "plain", "tokens"]
 (1, K, C)."""
 State = Mapping[str, "Tensor"]
 """A state dict in pvtctl's names: `backbone.*`, `neck.*`, `head.*`."""
+
+
+OptionsT = TypeVar("OptionsT", bound=BaseModel)
 
 
 class HeadOptions(BaseModel):
@@ -169,17 +172,12 @@ class HeadSpec:
     def options(self, given: Mapping[str, Any] | None = None) -> HeadOptions:
         """Validate `given` as options; None values are left at their defaults. Raises UsageError."""
         said = {key: value for key, value in (given or {}).items() if value is not None and key != "name"}
-        if unknown := [key for key in said if key not in self.option_names()]:
-            names = self.option_names()
+        names = self.option_names()
+        if unknown := [key for key in said if key not in names]:
             raise UsageError(
                 f"{self.name} has no {unknown[0]}", nearest(unknown[0], names) if names else "leave it out"
             )
-        try:
-            return self.Options(name=self.name, **said)
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(map(str, first["loc"]))
-            raise UsageError(f"{self.name}: {place} {first['msg'].lower()}, not {first['input']}") from error
+        return _validated(self.Options, self.name, {"name": self.name, **said})
 
 
 class BackboneOptions(BaseModel):
@@ -249,34 +247,39 @@ class BackboneSpec:
     def options(self, given: Mapping[str, Any]) -> BackboneOptions:
         """Validate `given` as options; values that change nothing are ignored. Raises UsageError."""
         own = self.Options.model_fields
-        foreign = {key: value for key, value in given.items() if key not in own}
-        for key, value in foreign.items():
-            if key not in ASKS_NOTHING or value != ASKS_NOTHING[key]:
+        for key, value in given.items():
+            if key not in own and (key not in ASKS_NOTHING or value != ASKS_NOTHING[key]):
                 raise UsageError(f"{self.name} has no {key}", f"leave {key} out for this backbone")
-        try:
-            return self.Options(**{key: value for key, value in given.items() if key in own})
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(map(str, first["loc"]))
-            raise UsageError(f"{self.name}: {place} {first['msg'].lower()}, not {first['input']}") from error
+        return _validated(self.Options, self.name, {key: value for key, value in given.items() if key in own})
+
+
+def _validated(Options: type[OptionsT], name: str, given: Mapping[str, Any]) -> OptionsT:
+    try:
+        return Options(**given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise UsageError(f"{name}: {place} {first['msg'].lower()}, not {first['input']}") from error
 
 
 _heads: dict[str, HeadSpec] = {}
 _backbones: dict[str, BackboneSpec] = {}
 
 
+def _table(kind: str) -> dict[str, Any]:
+    return _heads if kind == "head" else _backbones
+
+
 @cache
 def _fill() -> None:
     """Register the built-in ones, once; they import this module, hence not at import time."""
-    from pvtctl.models.backbones.specs import BACKBONES
-    from pvtctl.models.heads.specs import HEADS
+    from pvtctl.models.backbone_specs import BACKBONES
+    from pvtctl.models.head_specs import HEADS
 
     _heads.update({spec.name: spec for spec in HEADS})
     _backbones.update({spec.name: spec for spec in BACKBONES})
 
 
-ENTRY_POINTS = "pvtctl.plugins"
-"""Entry point group of installed packages that register heads and backbones."""
 PLAIN_HEADS = ("classifier", "none")
 """Values of `--head` besides registered heads: ImageNet's classifier, and the bare pyramid."""
 _plugin_faults: list[str] | None = None
@@ -292,7 +295,7 @@ def _load_plugins() -> None:
     if _plugin_faults is not None:
         return
     _plugin_faults = []
-    for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
+    for entry in importlib.metadata.entry_points(group="pvtctl.plugins"):
         try:
             loaded = entry.load()
             if callable(loaded):
@@ -305,14 +308,13 @@ def _load_plugins() -> None:
 def registered() -> frozenset[tuple[str, str]]:
     """(`head` or `backbone`, name) of everything registered so far, without loading plugins."""
     _fill()
-    return frozenset([*(("head", name) for name in _heads), *(("backbone", name) for name in _backbones)])
+    return frozenset((kind, name) for kind in ("head", "backbone") for name in _table(kind))
 
 
 def unregister(entries: Iterable[tuple[str, str]]) -> None:
     """Unregister the entries of a file that failed midway."""
     for kind, name in entries:
-        table: dict[str, Any] = _heads if kind == "head" else _backbones
-        del table[name]
+        del _table(kind)[name]
 
 
 def _not_found(message: str, hint: str) -> UsageError:
@@ -323,8 +325,8 @@ def _not_found(message: str, hint: str) -> UsageError:
 def register(spec: HeadSpec | BackboneSpec) -> None:
     """Add a head or backbone, whose name every command then accepts. Raises UsageError for a name that is taken."""
     _fill()
-    table: dict[str, Any] = _heads if isinstance(spec, HeadSpec) else _backbones
     kind = "head" if isinstance(spec, HeadSpec) else "backbone"
+    table = _table(kind)
     if spec.name in table or spec.name in PLAIN_HEADS:
         raise UsageError(f"there is a {kind} called {spec.name!r} already", "register it under another name")
     if not spec.name.isidentifier():  # `@` and `:` have a meaning in names, and names are parts of file names
@@ -396,7 +398,7 @@ def backbone_spec(name: str) -> BackboneSpec:
     if not isinstance(name, str):  # callers may not use a type checker
         raise UsageError(f"a backbone is named by a word, not by a {type(name).__name__}", "such as 'pvt_small'")
     if name.startswith(TIMM_PREFIX):
-        from pvtctl.models.backbones.specs import timm_spec
+        from pvtctl.models.backbone_specs import timm_spec
 
         return timm_spec(name)
     if (found := find_backbone(name)) is not None:

@@ -6,6 +6,7 @@ names. Masks of objects are bool (N, H, W); those of detections are COCO run-len
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,10 @@ from torch import Tensor
 
 ImageSize = tuple[int, int]
 """(height, width) in pixels."""
+Sizes = Sequence[ImageSize]
+"""Of the images of a batch, without padding."""
+Maps = Sequence[Tensor]
+"""(B, C, h, w), finest first."""
 IGNORE_LABEL = 255
 """In label maps: unlabelled; neither trained on nor scored."""
 

@@ -1,6 +1,6 @@
 """Sizes of every built-in backbone, as data. No torch.
 
-`pvtctl.models.backbones.specs` registers them, and a test compares the parameter counts with the built models. `NAME@F`
+`pvtctl.models.backbone_specs` registers them, and a test compares the parameter counts with the built models. `NAME@F`
 is a narrower model of the same depth and shape, for small experiments: see `scaled`. Sources: PVT v1 Table 1 and its code
 (stage 2 of small and medium is printed as 3 blocks but coded, and counted, as 4), PVT v2 Table 1, timm 0.3.2 for the
 ViT-Small of PVT v1 Table 8, DeiT Table 1, and torchvision for the ResNets.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 from pvtctl.errors import UsageError
@@ -48,7 +49,7 @@ class VitVariant:
 
     family: Literal["vit"] = "vit"
     stem: Literal["patches", "resnet"] = "patches"
-    """`resnet`: the first three stages of a ResNet-50 (`pvtctl.models.backbones.vit_hybrid`) instead of the patch convolution."""
+    """`resnet`: the first three stages of a ResNet-50 (`vit.VitHybrid`) instead of the patch convolution."""
     patch_size: int
     embed_dim: int
     depth: int
@@ -99,101 +100,80 @@ Variant = PvtVariant | VitVariant | ResNetVariant
 HYBRID_BLOCKS = (3, 4, 9)
 """Blocks of the three ResNet stages before a hybrid's transformer."""
 
-_V1 = "PVT v1, Table 1"
-_V2 = "PVT v2, Table 1"
-_VIT_SMALL = "PVT v1, Table 8 (ViT-Small of timm 0.3.2)"
-_DEIT = "DeiT, Table 1"
-_RESNET = "ResNet (torchvision)"
 _GC = "PVT v1, Table 10 (ResNet-50 with the context blocks of GCNet)"
-_RESNEXT = "ResNeXt (torchvision)"
-_RESNET_C = "ResNet-C (arXiv 1812.01187; mmsegmentation's ResNetV1c)"
 _BASE: Four = (64, 128, 320, 512)
 
 # fmt: off
+_v1 = partial(PvtVariant, family="pvt_v1", embed_dims=_BASE, source="PVT v1, Table 1")
 PVT_V1 = {
-    "pvt_tiny": PvtVariant(family="pvt_v1", embed_dims=_BASE, depths=(2, 2, 2, 2), params=13_229_288, source=_V1),
-    "pvt_small": PvtVariant(family="pvt_v1", embed_dims=_BASE, depths=(3, 4, 6, 3), params=24_485_864, source=_V1),
-    "pvt_medium": PvtVariant(family="pvt_v1", embed_dims=_BASE, depths=(3, 4, 18, 3), params=44_208_104, source=_V1),
-    "pvt_large": PvtVariant(family="pvt_v1", embed_dims=_BASE, depths=(3, 8, 27, 3), params=61_369_320, source=_V1),
+    "pvt_tiny": _v1(depths=(2, 2, 2, 2), params=13_229_288),
+    "pvt_small": _v1(depths=(3, 4, 6, 3), params=24_485_864),
+    "pvt_medium": _v1(depths=(3, 4, 18, 3), params=44_208_104),
+    "pvt_large": _v1(depths=(3, 8, 27, 3), params=61_369_320),
     # Table 9 says 1.4 times the channels and 46.8 M; these widths are inferred from that count
-    "pvt_small_wide": PvtVariant(
-        family="pvt_v1", embed_dims=(89, 178, 445, 712), depths=(3, 4, 6, 3), params=46_821_764,
-        source="PVT v1, Table 9 (widths inferred from its parameter count)",
-    ),
-    "pvt_huge": PvtVariant(
-        family="pvt_v1", embed_dims=(128, 256, 512, 768), depths=(3, 10, 60, 3), num_heads=(2, 4, 8, 12), params=304_945_512,
-        source="official PVT code (pvt_huge_v2)",
-    ),
+    "pvt_small_wide": _v1(
+        embed_dims=(89, 178, 445, 712), depths=(3, 4, 6, 3), params=46_821_764,
+        source="PVT v1, Table 9 (widths inferred from its parameter count)"),
+    "pvt_huge": _v1(
+        embed_dims=(128, 256, 512, 768), depths=(3, 10, 60, 3), num_heads=(2, 4, 8, 12), params=304_945_512,
+        source="official PVT code (pvt_huge_v2)"),
 }
 
+_v2 = partial(PvtVariant, family="pvt_v2", embed_dims=_BASE, source="PVT v2, Table 1")
 PVT_V2 = {
-    "pvt_v2_b0": PvtVariant(
-        family="pvt_v2", embed_dims=(32, 64, 160, 256), depths=(2, 2, 2, 2), params=3_666_760, source=_V2),
-    "pvt_v2_b1": PvtVariant(family="pvt_v2", embed_dims=_BASE, depths=(2, 2, 2, 2), params=14_009_000, source=_V2),
-    "pvt_v2_b2": PvtVariant(family="pvt_v2", embed_dims=_BASE, depths=(3, 4, 6, 3), params=25_362_856, source=_V2),
-    "pvt_v2_b2_li": PvtVariant(
-        family="pvt_v2", embed_dims=_BASE, depths=(3, 4, 6, 3), linear_sra=True, params=22_553_512, source=_V2),
+    "pvt_v2_b0": _v2(embed_dims=(32, 64, 160, 256), depths=(2, 2, 2, 2), params=3_666_760),
+    "pvt_v2_b1": _v2(depths=(2, 2, 2, 2), params=14_009_000),
+    "pvt_v2_b2": _v2(depths=(3, 4, 6, 3), params=25_362_856),
+    "pvt_v2_b2_li": _v2(depths=(3, 4, 6, 3), linear_sra=True, params=22_553_512),
     # Table 6, "+ overlapping patch embedding": without position tables it has the 34.9 M printed (with RetinaNet)
-    "pvt_v2_b2_plain_ffn": PvtVariant(
-        family="pvt_v2", embed_dims=_BASE, depths=(3, 4, 6, 3), conv_ffn=False, params=25_168_296,
+    "pvt_v2_b2_plain_ffn": _v2(
+        depths=(3, 4, 6, 3), conv_ffn=False, params=25_168_296,
         source="PVT v2, Table 6 (made out from its parameter count)"),
-    "pvt_v2_b3": PvtVariant(family="pvt_v2", embed_dims=_BASE, depths=(3, 4, 18, 3), params=45_238_696, source=_V2),
-    "pvt_v2_b4": PvtVariant(family="pvt_v2", embed_dims=_BASE, depths=(3, 8, 27, 3), params=62_556_072, source=_V2),
-    "pvt_v2_b5": PvtVariant(
-        family="pvt_v2", embed_dims=_BASE, depths=(3, 6, 40, 3), mlp_ratios=(4, 4, 4, 4), params=81_956_008,
-        source=_V2),
+    "pvt_v2_b3": _v2(depths=(3, 4, 18, 3), params=45_238_696),
+    "pvt_v2_b4": _v2(depths=(3, 8, 27, 3), params=62_556_072),
+    "pvt_v2_b5": _v2(depths=(3, 6, 40, 3), mlp_ratios=(4, 4, 4, 4), params=81_956_008),
 }
 
+_vit_small = partial(
+    VitVariant, embed_dim=768, depth=8, num_heads=8, mlp_ratio=3, qkv_bias=False, norm_eps=1e-5,
+    source="PVT v1, Table 8 (ViT-Small of timm 0.3.2)")
+_deit = partial(VitVariant, patch_size=16, depth=12, source="DeiT, Table 1")
 VIT = {
-    "vit_small_patch4": VitVariant(
-        patch_size=4, embed_dim=768, depth=8, num_heads=8, mlp_ratio=3, qkv_bias=False, norm_eps=1e-5, params=50_459_368,
-        source=_VIT_SMALL),
-    "vit_small_patch16": VitVariant(
-        patch_size=16, embed_dim=768, depth=8, num_heads=8, mlp_ratio=3, qkv_bias=False, norm_eps=1e-5,
-        params=48_754_408, source=_VIT_SMALL),
-    "vit_small_patch32": VitVariant(
-        patch_size=32, embed_dim=768, depth=8, num_heads=8, mlp_ratio=3, qkv_bias=False, norm_eps=1e-5, params=50_410_984,
-        source=_VIT_SMALL),
-    "deit_tiny_patch16": VitVariant(
-        patch_size=16, embed_dim=192, depth=12, num_heads=3, params=5_717_416, source=_DEIT),
-    "deit_small_patch16": VitVariant(
-        patch_size=16, embed_dim=384, depth=12, num_heads=6, params=22_050_664, source=_DEIT),
-    "deit_base_patch16": VitVariant(
-        patch_size=16, embed_dim=768, depth=12, num_heads=12, params=86_567_656, source=_DEIT),
-    "vit_base_patch16": VitVariant(
-        patch_size=16, embed_dim=768, depth=12, num_heads=12, params=86_567_656, source="ViT, Table 1"),
-    "vit_large_patch16": VitVariant(
-        patch_size=16, embed_dim=1024, depth=24, num_heads=16, params=304_326_632, source="ViT, Table 1"),
+    "vit_small_patch4": _vit_small(patch_size=4, params=50_459_368),
+    "vit_small_patch16": _vit_small(patch_size=16, params=48_754_408),
+    "vit_small_patch32": _vit_small(patch_size=32, params=50_410_984),
+    "deit_tiny_patch16": _deit(embed_dim=192, num_heads=3, params=5_717_416),
+    "deit_small_patch16": _deit(embed_dim=384, num_heads=6, params=22_050_664),
+    "deit_base_patch16": _deit(embed_dim=768, num_heads=12, params=86_567_656),
+    "vit_base_patch16": _deit(embed_dim=768, num_heads=12, params=86_567_656, source="ViT, Table 1"),
+    "vit_large_patch16": _deit(embed_dim=1024, depth=24, num_heads=16, params=304_326_632, source="ViT, Table 1"),
     # one classifier over both tokens, where DeiT averages two: the second's 1000 biases are missing
-    "deit_base_distilled_patch16": VitVariant(
-        patch_size=16, embed_dim=768, depth=12, num_heads=12, distilled=True, params=87_337_192, source=_DEIT),
-    "vit_hybrid": VitVariant(
-        stem="resnet", patch_size=16, embed_dim=768, depth=12, num_heads=12, params=98_659_112,
+    "deit_base_distilled_patch16": _deit(embed_dim=768, num_heads=12, distilled=True, params=87_337_192),
+    "vit_hybrid": _deit(
+        stem="resnet", embed_dim=768, num_heads=12, params=98_659_112,
         source="ViT, section 3.1 (its hybrid); DPT, section 3.2"),
 }
 
+_resnet = partial(ResNetVariant, source="ResNet (torchvision)")
+_resnext = partial(ResNetVariant, source="ResNeXt (torchvision)")
+_resnet_c = partial(ResNetVariant, deep_stem=32, source="ResNet-C (arXiv 1812.01187; mmsegmentation's ResNetV1c)")
 RESNET = {
-    "resnet18": ResNetVariant(block="basic", depths=(2, 2, 2, 2), params=11_689_512, source=_RESNET),
-    "resnet34": ResNetVariant(block="basic", depths=(3, 4, 6, 3), params=21_797_672, source=_RESNET),
-    "resnet50": ResNetVariant(depths=(3, 4, 6, 3), params=25_557_032, source=_RESNET),
-    "resnet101": ResNetVariant(depths=(3, 4, 23, 3), params=44_549_160, source=_RESNET),
-    "resnet152": ResNetVariant(depths=(3, 8, 36, 3), params=60_192_808, source=_RESNET),
-    "resnext50_32x4d": ResNetVariant(
-        depths=(3, 4, 6, 3), groups=32, width_per_group=4, params=25_028_904, source=_RESNEXT),
-    "resnext101_32x4d": ResNetVariant(
-        depths=(3, 4, 23, 3), groups=32, width_per_group=4, params=44_177_704, source=_RESNEXT),
-    "resnext101_64x4d": ResNetVariant(
-        depths=(3, 4, 23, 3), groups=64, width_per_group=4, params=83_455_272, source=_RESNEXT),
-    "resnext101_32x8d": ResNetVariant(
-        depths=(3, 4, 23, 3), groups=32, width_per_group=8, params=88_791_336, source=_RESNEXT),
-    "resnet18c": ResNetVariant(
-        block="basic", depths=(2, 2, 2, 2), deep_stem=32, params=11_708_744, source=_RESNET_C),
-    "resnet50c": ResNetVariant(depths=(3, 4, 6, 3), deep_stem=32, params=25_576_264, source=_RESNET_C),
-    "resnet101c": ResNetVariant(depths=(3, 4, 23, 3), deep_stem=32, params=44_568_392, source=_RESNET_C),
-    "resnet50s": ResNetVariant(
+    "resnet18": _resnet(block="basic", depths=(2, 2, 2, 2), params=11_689_512),
+    "resnet34": _resnet(block="basic", depths=(3, 4, 6, 3), params=21_797_672),
+    "resnet50": _resnet(depths=(3, 4, 6, 3), params=25_557_032),
+    "resnet101": _resnet(depths=(3, 4, 23, 3), params=44_549_160),
+    "resnet152": _resnet(depths=(3, 8, 36, 3), params=60_192_808),
+    "resnext50_32x4d": _resnext(depths=(3, 4, 6, 3), groups=32, width_per_group=4, params=25_028_904),
+    "resnext101_32x4d": _resnext(depths=(3, 4, 23, 3), groups=32, width_per_group=4, params=44_177_704),
+    "resnext101_64x4d": _resnext(depths=(3, 4, 23, 3), groups=64, width_per_group=4, params=83_455_272),
+    "resnext101_32x8d": _resnext(depths=(3, 4, 23, 3), groups=32, width_per_group=8, params=88_791_336),
+    "resnet18c": _resnet_c(block="basic", depths=(2, 2, 2, 2), params=11_708_744),
+    "resnet50c": _resnet_c(depths=(3, 4, 6, 3), params=25_576_264),
+    "resnet101c": _resnet_c(depths=(3, 4, 23, 3), params=44_568_392),
+    "resnet50s": _resnet_c(
         depths=(3, 4, 6, 3), deep_stem=64, params=25_680_808, source="Trans2Seg's code (there called resnet50c)"),
-    "resnet50_gc_r4": ResNetVariant(depths=(3, 4, 6, 3), context_ratio=1 / 4, params=35_557_941, source=_GC),
-    "resnet50_gc_r16": ResNetVariant(depths=(3, 4, 6, 3), context_ratio=1 / 16, params=28_078_773, source=_GC),
+    "resnet50_gc_r4": _resnet(depths=(3, 4, 6, 3), context_ratio=1 / 4, params=35_557_941, source=_GC),
+    "resnet50_gc_r16": _resnet(depths=(3, 4, 6, 3), context_ratio=1 / 16, params=28_078_773, source=_GC),
 }
 # fmt: on
 

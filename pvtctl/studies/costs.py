@@ -144,7 +144,7 @@ def _with_trained(cost: ModelCost, recipe: Recipe, classes: int) -> ModelCost:
     size = spec.sizes(recipe).counted_here
     cost = replace(cost, trained=recipe.model.backbone.spec)
     with contextlib.suppress(PvtctlError, RuntimeError), torch.device("meta"):
-        model = spec.counted_model(recipe, HeadClasses(classes, None)).eval()
+        model = spec.new_model(recipe, HeadClasses(classes, None)).eval()
         name = head.name if head is not None else "classifier"
         counted = count_model(
             model, size, backbone=recipe.model.backbone.name, head=name, num_classes=classes, convention="paper"

@@ -373,10 +373,6 @@ class TaskSpec(ABC):
     def tested_side(self, meta: CheckpointMeta) -> int | None:
         """The short side in pixels that a checkpoint was tested at, from its metadata; None if unknown."""
 
-    def counted_model(self, recipe: Recipe, head: HeadClasses) -> nn.Module:
-        """The model of a recipe as its cost is counted: images to raw outputs."""
-        return self.new_model(recipe, head)
-
     @abstractmethod
     def model_cost(self, recipe: Recipe, classes: int) -> dict[str, float]:
         """`params_m` and `gmacs` of the model that the papers count; see `pvtctl.runs.paper_table.model_cost`."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from pvtctl.models.backbones import Classifier
 from pvtctl.models.backbones.base import Backbone
 from pvtctl.models.backbones.build import build_backbone, build_classifier
-from pvtctl.models.classifier import Classifier
 from pvtctl.models.dense import DenseModel, build_depth_model, build_segmenter
 from pvtctl.models.detector import Detector, build_detector
 from pvtctl.models.fast_cpu import optimize_for_cpu

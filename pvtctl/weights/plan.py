@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pvtctl.models.backbones import Backbone
-from pvtctl.models.layers.position import resize_position_table
+from pvtctl.models.layers.patches import resize_position_table
 from pvtctl.weights.layouts.timm import timm_bridge_name
 from pvtctl.weights.read import Checkpoint
 from pvtctl.weights.recognise import strip_wrappers

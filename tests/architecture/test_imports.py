@@ -26,7 +26,7 @@ ALLOWED = {
     },
     "models.layers": set(),
     "models.losses": {"models.structures"},
-    "models.backbones": {"models.layers", "models.variants", "models.registry", "models.classifier"},
+    "models.backbones": {"models.layers", "models.variants", "models.registry"},
     "models.necks": {"models.layers"},
     "models.heads": {
         "models.layers",

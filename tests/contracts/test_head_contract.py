@@ -15,8 +15,8 @@ from pvtctl.errors import UsageError
 from pvtctl.export.exportable import raw_model
 from pvtctl.models.dense import DenseModel, build_depth_model, build_segmenter
 from pvtctl.models.detector import Detector, build_detector
+from pvtctl.models.losses.cross_entropy import cross_entropy
 from pvtctl.models.losses.depth import ssi_trimmed
-from pvtctl.models.losses.segmentation import cross_entropy
 from pvtctl.models.registry import DEPTH, DETECTION, HeadSpec, head_spec, head_specs
 from pvtctl.models.structures import Objects
 from pvtctl.weights.identify import identify_head

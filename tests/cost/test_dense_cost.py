@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
 
@@ -13,8 +12,7 @@ from pvtctl.cost import memory
 from pvtctl.cost.build import build_model
 from pvtctl.cost.counting import count
 from pvtctl.errors import UsageError
-from pvtctl.latency.dense_step import DenseForward, dense_training_step
-from pvtctl.latency.detector_step import PARTS, PHOTO
+from pvtctl.latency.prediction_steps import PARTS, PHOTO, DenseForward, dense_training_step
 
 S = (512, 512)
 # backbone under Semantic FPN: printed M and G; counted M, `ops` and `paper`
@@ -128,7 +126,7 @@ def case(**changes: Any) -> dict[str, Any]:
 def test_a_photo_gets_a_map_of_its_size(head: str, classes: int | None) -> None:
     torch.manual_seed(0)
     model: Any = build_model("pvt_v2_b0", head, classes)
-    step = DenseForward(case(), model, torch.device("cpu"), torch.inference_mode)
+    step = DenseForward(case(), model, torch.device("cpu"))
     found: Any = step()
     assert [one.shape for one in found] == [PHOTO] * 2
     if classes is not None:
@@ -140,7 +138,7 @@ def test_a_photo_gets_a_map_of_its_size(head: str, classes: int | None) -> None:
 def test_labels_are_those_of_all_classes_at_once() -> None:
     torch.manual_seed(0)
     model: Any = build_model("pvt_v2_b0", "semantic_fpn", 40)
-    step = DenseForward(case(batch_size=1), model, torch.device("cpu"), torch.inference_mode)
+    step = DenseForward(case(batch_size=1), model, torch.device("cpu"))
     raw = torch.randn(1, 40, 16, 24)
     assert torch.equal(step._answer(raw), model.at_size(raw, (64, 96), PHOTO)[0].argmax(0))
 
@@ -152,7 +150,7 @@ def test_a_training_step_learns(head: str, classes: int | None) -> None:
     torch.manual_seed(0)
     model: Any = build_model("pvt_v2_b0", head, classes)
     before = next(model.head.parameters()).clone()
-    loss: Any = dense_training_step(case(), model, torch.device("cpu"), contextlib.nullcontext)()
+    loss: Any = dense_training_step(case(), model, torch.device("cpu"))()
     assert bool(torch.isfinite(loss))
     assert not torch.equal(before, next(model.head.parameters()))
 

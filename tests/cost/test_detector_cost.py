@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 
 from pvtctl.cost import memory
+from pvtctl.cost.build import build_model
 from pvtctl.cost.counting import CONVENTIONS, Cost, count
 from pvtctl.errors import UsageError
-from pvtctl.latency.detector_step import CANDIDATES, PARTS, DetectorForward, detector_training_step
+from pvtctl.latency.prediction_steps import CANDIDATES, PARTS, DetectorForward, detector_training_step
+from pvtctl.models.fast_cpu import optimize_for_cpu
 
 # Parameters and trainable ones (M), `ops` and `paper` (GMACs), as counted on the authors' own code or on mmdetection's:
 # torch.utils.flop_counter, and mmcv's counter with the attention formula of the PVT repositories.
@@ -83,24 +83,18 @@ def test_parts_and_classes() -> None:
         count("resnet18", (64, 64), head="none", num_classes=3)
 
 
-def case(head: str, **changes: Any) -> dict[str, Any]:
-    return {
-        "backbone": "resnet18",
-        "head": head,
-        "size": (64, 96),
-        "batch_size": 2,
-        "channels_last": False,
-        "dtype": "fp32",
-        "num_classes": None,
-        "output_stride": None,
-        "options": None,
-    } | changes
+def case(**changes: Any) -> dict[str, Any]:
+    return {"size": (64, 96), "batch_size": 2, "channels_last": False, "dtype": "fp32", "compile": False} | changes
+
+
+def detector(head: str) -> Any:
+    torch.manual_seed(0)
+    return optimize_for_cpu(build_model("resnet18", head))
 
 
 @pytest.mark.parametrize("head", ["retinanet", "mask_rcnn", "detr"])
 def test_a_random_detector_has_something_to_sort_out(head: str) -> None:
-    torch.manual_seed(0)
-    step = DetectorForward(case(head), torch.device("cpu"), torch.inference_mode)
+    step = DetectorForward(case(), detector(head), torch.device("cpu"))
     found: Any = step()
     assert len(found) == 2
     assert all(len(one) > 0 for one in found)
@@ -120,9 +114,7 @@ def test_a_random_detector_has_something_to_sort_out(head: str) -> None:
 
 @pytest.mark.parametrize("head", ["retinanet", "mask_rcnn", "detr"])
 def test_a_training_step_learns(head: str) -> None:
-    torch.manual_seed(0)
-    guard: Callable[[], Any] = contextlib.nullcontext
-    loss: Any = detector_training_step(case(head, batch_size=1), torch.device("cpu"), guard)()
+    loss: Any = detector_training_step(case(batch_size=1), detector(head), torch.device("cpu"))()
     assert bool(torch.isfinite(loss))
 
 

@@ -23,9 +23,8 @@ from pvtctl.models.fast_cpu import (
     winograd,
 )
 from pvtctl.models.layers.attention import SelfAttention, SpatialReductionAttention
-from pvtctl.models.layers.block import TransformerBlock
+from pvtctl.models.layers.block import Mlp, TransformerBlock
 from pvtctl.models.layers.conv_norm import ConvNorm
-from pvtctl.models.layers.mlp import Mlp
 from pvtctl.models.layers.patches import PatchEmbed
 
 

@@ -15,7 +15,7 @@ from pvtctl.cli.main import main
 from pvtctl.errors import UsageError
 from pvtctl.models import registry
 from pvtctl.models.backbones import Backbone
-from pvtctl.models.heads.dense import DenseHead
+from pvtctl.models.heads.base import DenseHead
 from pvtctl.models.registry import (
     SEGMENTATION,
     BackboneOptions,

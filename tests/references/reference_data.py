@@ -21,7 +21,7 @@ from pvtctl.cli.main import main
 from pvtctl.data.images import TensorPicture
 from pvtctl.data.scenes.scene import SCENE_CLASSES, Scene, render_scene
 from pvtctl.engine.schedule import Schedule
-from pvtctl.models.losses.classification import classification_loss
+from pvtctl.models.losses.cross_entropy import classification_loss
 from pvtctl.models.structures import Objects
 from pvtctl.recipe.schema import ScheduleSettings
 from pvtctl.tasks.classification.metric import ClassificationMetric

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 import pvtctl
 from pvtctl.models.backbones import backbone_names
+from pvtctl.models.losses.cross_entropy import cross_entropy
 from pvtctl.models.losses.depth import gradient_matching, silog, ssi_trimmed
-from pvtctl.models.losses.segmentation import cross_entropy
 from pvtctl.models.structures import DetectOptions, Objects
 
 Case = Callable[[], dict[str, Any]]

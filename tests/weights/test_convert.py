@@ -8,6 +8,7 @@ from typing import Literal
 
 import pytest
 import torch
+from pvtctl.weights.verify import verify_weights
 from torch import Tensor
 
 from pvtctl.errors import PvtctlError, UsageError
@@ -19,7 +20,6 @@ from pvtctl.weights.inspect import inspect_file
 from pvtctl.weights.read import Checkpoint, read_checkpoint, read_raw
 from pvtctl.weights.recognise import identify
 from pvtctl.weights.save import save_safetensors
-from pvtctl.weights.verify import verify_weights
 
 
 @pytest.fixture

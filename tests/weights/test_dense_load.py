@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from pvtctl.weights.verify import verify_weights
 from torch import Tensor, nn
 
 from pvtctl.api import create_depth_model, create_segmenter
@@ -14,7 +15,7 @@ from pvtctl.errors import UsageError
 from pvtctl.models.backbones import build_backbone, build_classifier
 from pvtctl.models.dense import DenseModel, build_depth_model, build_segmenter
 from pvtctl.models.detector import build_detector
-from pvtctl.models.layers.position import resize_position_table
+from pvtctl.models.layers.patches import resize_position_table
 from pvtctl.weights import read
 from pvtctl.weights.catalogue import find_published, published_with_hash
 from pvtctl.weights.convert import convert_file
@@ -25,7 +26,6 @@ from pvtctl.weights.load import load_checkpoint
 from pvtctl.weights.read import read_checkpoint
 from pvtctl.weights.recognise import to_publisher
 from pvtctl.weights.save import save_safetensors
-from pvtctl.weights.verify import verify_weights
 
 BACKBONE = "pvt_v2_b0"
 NAMES = ["sky", "tree", "road"]

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from pvtctl.errors import UsageError
-from pvtctl.models.backbones.vit import Vit
-from pvtctl.models.backbones.vit_hybrid import VitHybrid
+from pvtctl.models.backbones.vit import Vit, VitHybrid
 from pvtctl.models.dense import DenseModel
 from pvtctl.models.heads.dpt import Dpt
 from pvtctl.weights.identify import identify_head

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pvtctl.weights.verify import verify_weights
 from torch import Tensor
 
 from pvtctl.cli.main import main
@@ -16,7 +17,6 @@ from pvtctl.weights.load import load_checkpoint
 from pvtctl.weights.read import read_checkpoint
 from pvtctl.weights.recognise import to_publisher
 from pvtctl.weights.save import save_safetensors
-from pvtctl.weights.verify import verify_weights
 
 BACKBONE = "pvt_v2_b0"
 

@@ -15,7 +15,7 @@ from pvtctl.errors import ExitCode, PvtctlError, UsageError
 from pvtctl.io.download import write_record
 from pvtctl.io.files import sha256_of
 from pvtctl.models.backbones import build_backbone, build_classifier
-from pvtctl.models.layers.position import resize_position_table
+from pvtctl.models.layers.patches import resize_position_table
 from pvtctl.weights.load import load_checkpoint
 from pvtctl.weights.read import read_checkpoint
 from pvtctl.weights.report import LoadReport

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -72,40 +73,32 @@ def check_images(images: Tensor) -> None:
         raise UsageError(f"images of {height}x{width} are too small", f"both sides must be at least {MIN_SIDE} pixels")
 
 
-class PyramidStage(nn.Module):
-    """One stage of a PyramidTransformer."""
-
-    checkpointing = False
+TapName = int | str
+"""A block, counted from 1; "R0" and "R1" are the first two convolution stages of a hybrid."""
 
 
-class PyramidTransformer(Backbone):
-    """Base of PVT v1 and v2: four `stages`, each with a `patch_embed` and `blocks`."""
+class Tap(NamedTuple):
+    """The output of one block: the patches as a map (B, C, h, w), and separately the special tokens (B, S, C).
 
-    stages: nn.ModuleList
-    depths: Four
-    checkpointing = False
+    S is 1 (class token) or 2 (class and distillation token); None for a convolution stage, which has none.
+    """
 
-    @property
-    def num_layers(self) -> int:
-        return sum(self.depths) + 1
+    map: Tensor
+    special: Tensor | None
 
-    def layer_of(self, name: str) -> int:
-        """A stage's embedding and position table have the depth of its first block; in stage 1 they are layer 0."""
-        part = name.split(".")
-        if part[0] == "class_token":
-            return sum(self.depths[:3]) + 1
-        if part[0] == "norm":
-            return sum(self.depths)
-        stage = int(part[1])
-        before = sum(self.depths[:stage])
-        match part[2]:
-            case "blocks":
-                return before + int(part[3]) + 1
-            case "norm":
-                return before + self.depths[stage]
-            case _:
-                return 0 if stage == 0 else before + 1
 
-    def set_activation_checkpointing(self, on: bool) -> None:
-        for stage in self.stages:
-            cast("PyramidStage", stage).checkpointing = on
+@runtime_checkable
+class ReadsTaps(Protocol):
+    """A backbone with readable single blocks."""
+
+    patch_size: int
+    depth: int
+    embed_dim: int
+    tap_channels: dict[TapName, int]
+    """Channels of every name that `read_taps` accepts, in the order of computation."""
+    default_taps: tuple[TapName, ...]
+    """Those of DPT, section 3.2; the backbone's own four maps are also made from them."""
+
+    def read_taps(self, images: Tensor, taps: Sequence[TapName]) -> list[Tap]:
+        """The outputs of `taps`, given in the order of computation; nothing after the last is computed."""
+        ...

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pvtctl.errors import UsageError
 from pvtctl.models.backbones.base import Backbone
-from pvtctl.models.classifier import Classifier
+from pvtctl.models.backbones.resnet import ResNet
 from pvtctl.models.registry import backbone_spec, backbone_specs
 from pvtctl.models.variants import STRIDES
 
@@ -79,12 +81,8 @@ def checked_backbone(backbone: Any) -> Backbone:
 def _check_maps(backbone: Backbone) -> None:
     """Raise UsageError unless a small image gives four maps of the stated channels and strides."""
     first = next(backbone.parameters(), torch.empty(0))
-    before = [(module, module.training) for module in backbone.modules()]
-    backbone.eval()
-    with torch.no_grad():
+    with torch.no_grad(), in_eval(backbone):
         maps = list(backbone(torch.zeros(1, 3, _SIDE, _SIDE, device=first.device, dtype=first.dtype)))
-    for module, training in before:
-        module.training = training
     strides = zip(backbone.feature_channels, backbone.feature_strides, strict=True)
     wanted = [(1, channels, _SIDE // stride, _SIDE // stride) for channels, stride in strides]
     if [tuple(one.shape) for one in maps] != wanted:
@@ -96,6 +94,37 @@ def _check_maps(backbone: Backbone) -> None:
             f"{type(backbone).__name__} gives the maps {given} of an image of {_SIDE} pixels, and not {right}",
             "its feature_channels and feature_strides say what heads get",
         )
+
+
+@contextmanager
+def in_eval(model: nn.Module) -> Iterator[None]:
+    """Context in which the model is in eval mode; every module's own mode is restored afterwards."""
+    before = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in before:
+            module.training = training
+
+
+class Classifier(nn.Module):
+    """Images (B, 3, H, W) -> logits (B, num_classes): `head` on the pooled features of `backbone`.
+
+    The head is initialised as its family's: truncated normal of std 0.02 and bias 0, or torch's default after a ResNet.
+    """
+
+    def __init__(self, backbone: Backbone, num_classes: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.num_classes = num_classes
+        self.head = nn.Linear(backbone.num_features, num_classes)
+        if not isinstance(backbone, ResNet):
+            nn.init.trunc_normal_(self.head.weight, std=0.02)
+            nn.init.zeros_(self.head.bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.backbone.pooled(images))
 
 
 def build_classifier(backbone: str | Backbone, *, num_classes: int = 1000, **options: Any) -> Classifier:

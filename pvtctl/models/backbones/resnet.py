@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Literal, Self, cast
 
+import torch
 from torch import Tensor, nn
 
 from pvtctl.errors import UsageError
 from pvtctl.models.backbones.base import Backbone, check_images
-from pvtctl.models.layers.context_block import ContextBlock
 from pvtctl.models.variants import Four
 
 
@@ -78,7 +78,10 @@ class ResNet(Backbone):
         self.layer1, self.layer2, self.layer3, self.layer4 = whole.layer1, whole.layer2, whole.layer3, whole.layer4
         if deep_stem:
             self.conv1, self.bn1 = _deep_stem(deep_stem), nn.BatchNorm2d(2 * deep_stem)
-            _take_channels(self.layer1[0], 2 * deep_stem)
+            first: Any = self.layer1[0]  # a bottleneck that may read another number of channels than the stem gives
+            if first.conv1.in_channels != 2 * deep_stem:
+                first.conv1 = _conv(2 * deep_stem, first.conv1.out_channels, 1)
+                first.downsample[0] = _conv(2 * deep_stem, first.downsample[0].out_channels, 1)
         if context_ratio is not None:
             for layer in (self.layer2, self.layer3, self.layer4):
                 for name, plain in list(layer.named_children()):
@@ -161,13 +164,6 @@ def _deep_stem(width: int) -> nn.Sequential:
     )
 
 
-def _take_channels(block: Any, channels: int) -> None:
-    """Adapt the first bottleneck to a stem of `channels` where torchvision's has 64."""
-    if block.conv1.in_channels != channels:
-        block.conv1 = _conv(channels, block.conv1.out_channels, 1)
-        block.downsample[0] = _conv(channels, block.downsample[0].out_channels, 1)
-
-
 class ContextBottleneck(nn.Module):
     """A torchvision Bottleneck with a context block after its last convolution and norm, before the shortcut is added."""
 
@@ -184,3 +180,35 @@ class ContextBottleneck(nn.Module):
         out = self.relu(self.bn2(self.conv2(out)))
         out = self.context_block(self.bn3(self.conv3(out)))
         return cast("Tensor", self.relu(out + (x if self.downsample is None else self.downsample(x))))
+
+
+class ContextBlock(nn.Module):
+    """Maps (B, C, H, W) -> the same shape.
+
+    A 1x1 convolution scores the positions; the map's mean under the softmax of the scores goes through a bottleneck of
+    `ratio` C channels (1x1, LayerNorm, ReLU, 1x1) and is added to each position. The last layer starts at zero: an
+    untrained block is the identity. Names are the original's, to load its checkpoints.
+    """
+
+    def __init__(self, channels: int, ratio: float) -> None:
+        super().__init__()
+        inner = int(channels * ratio)
+        self.conv_mask = nn.Conv2d(channels, 1, 1)
+        self.channel_add_conv = nn.Sequential(
+            nn.Conv2d(channels, inner, 1),
+            nn.LayerNorm([inner, 1, 1]),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(inner, channels, 1),
+        )
+        nn.init.kaiming_normal_(self.conv_mask.weight, nonlinearity="relu")
+        last = cast("nn.Conv2d", self.channel_add_conv[3])
+        for start in (self.conv_mask.bias, last.weight, last.bias):
+            nn.init.zeros_(cast("Tensor", start))
+
+    def weights(self, x: Tensor) -> Tensor:
+        """Weight of each position of (B, C, H, W) in the summary: (B, 1, HW), rows that sum to 1."""
+        return cast("Tensor", self.conv_mask(x).flatten(2).softmax(-1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        context = torch.einsum("bcn,bqn->bcq", x.flatten(2), self.weights(x)).unsqueeze(-1)  # (B, C, 1, 1)
+        return cast("Tensor", x + self.channel_add_conv(context))

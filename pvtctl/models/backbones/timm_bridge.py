@@ -55,14 +55,7 @@ class TimmBackbone(Backbone):
 
     @property
     def num_layers(self) -> int:
-        raise _no_layers()
-
-    def layer_of(self, name: str) -> int:
-        raise _no_layers()
-
-
-def _no_layers() -> UsageError:
-    return UsageError("layer-wise learning rates are not available for timm backbones", "set layer_decay to 1")
+        raise UsageError("layer-wise learning rates are not available for timm backbones", "set layer_decay to 1")
 
 
 def _choose_taps(reductions: list[int]) -> list[int]:

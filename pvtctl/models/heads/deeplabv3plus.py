@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pvtctl.errors import UsageError
-from pvtctl.models.heads.dense import DenseHead, classifier_of_cells, dropout_of_channels
+from pvtctl.models.heads.base import DenseHead, classifier_of_cells, dropout_of_channels
 from pvtctl.models.layers.conv_norm import ConvNorm, SeparableConvNorm
 
 LOW_LEVEL, AUXILIARY = 48, 256
@@ -55,10 +55,7 @@ class DeepLabV3Plus(DenseHead):
         self.branches.extend(SeparableConvNorm(channels[-1], width, dilation=rate) for rate in rates(stride))
         self.projection = ConvNorm(5 * width, width, projection)
         self.low_level = ConvNorm(channels[0], LOW_LEVEL)
-        self.decoder = nn.Sequential(
-            SeparableConvNorm(width + LOW_LEVEL, width),
-            SeparableConvNorm(width, width),
-        )
+        self.decoder = nn.Sequential(SeparableConvNorm(width + LOW_LEVEL, width), SeparableConvNorm(width, width))
         self.dropout = dropout_of_channels(dropout)
         self.classifier = classifier_of_cells(width, num_classes)
         self.auxiliary: nn.Sequential | None = None

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from pvtctl.errors import UsageError
 from pvtctl.models.heads.base import DetectionHead
-from pvtctl.models.structures import Detections, DetectOptions, ImageSize, Objects
+from pvtctl.models.structures import Detections, DetectOptions, ImageSize, Maps, Objects, Sizes
 
 WIDTH, NUM_HEADS, HIDDEN, DEPTH = 256, 8, 2048, 6
 POSITION_EPS, POSITION_SCALE, TEMPERATURE = 1e-6, 2 * math.pi, 10000
@@ -62,7 +62,7 @@ class Detr(DetectionHead):
         self.query_embed = nn.Embedding(num_queries, WIDTH)
         self.input_proj = nn.Conv2d(in_channels, WIDTH, 1)
 
-    def raw(self, features: Sequence[Tensor], sizes: Sequence[ImageSize], padded: ImageSize) -> DetrOutputs:
+    def raw(self, features: Maps, sizes: Sizes, padded: ImageSize) -> DetrOutputs:
         """All outputs that the losses need, from the last of `features`."""
         last = features[-1]
         valid = valid_cells(sizes, padded, (int(last.shape[2]), int(last.shape[3])))
@@ -73,10 +73,7 @@ class Detr(DetectionHead):
         tokens = self.input_proj(last).flatten(2).transpose(1, 2)
         queries = self.query_embed.weight
         memory, decoded = self.transformer(
-            tokens,
-            positions.flatten(2).transpose(1, 2).to(queries.dtype),
-            queries,
-            None if full else mask.flatten(1),
+            tokens, positions.flatten(2).transpose(1, 2).to(queries.dtype), queries, None if full else mask.flatten(1)
         )
         # In full precision under autocast too: bf16 would move the boxes of a large image by a pixel.
         with _full_precision(last.device):
@@ -84,11 +81,11 @@ class Detr(DetectionHead):
             logits, boxes = self.class_embed(final).float(), self.bbox_embed(final).float().sigmoid()
         return DetrOutputs(positions, memory, decoded, logits, boxes)
 
-    def raw_outputs(self, features: Sequence[Tensor], sizes: Sequence[ImageSize], padded: ImageSize) -> list[Tensor]:
+    def raw_outputs(self, features: Maps, sizes: Sizes, padded: ImageSize) -> list[Tensor]:
         out = self.raw(features, sizes, padded)
         return [out.logits, out.boxes]
 
-    def exported(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    def exported(self, features: Maps) -> tuple[Tensor, ...]:
         """Logits (B, Q, K + 1), no-object last, and boxes (B, Q, 4), cxcywh relative to the image, of the last layer.
 
         All images must fill the map: nothing is masked.
@@ -99,15 +96,11 @@ class Detr(DetectionHead):
         _, decoded = self.transformer(tokens, positions, self.query_embed.weight, None)
         return self.class_embed(decoded[-1]), self.bbox_embed(decoded[-1]).sigmoid()
 
-    def exported_eagerly(
-        self, features: Sequence[Tensor], sizes: Sequence[ImageSize], padded: ImageSize
-    ) -> tuple[Tensor, ...]:
+    def exported_eagerly(self, features: Maps, sizes: Sizes, padded: ImageSize) -> tuple[Tensor, ...]:
         out = self.raw(features, sizes, padded)
         return out.logits[-1], out.boxes[-1]
 
-    def losses(
-        self, features: Sequence[Tensor], sizes: Sequence[ImageSize], padded: ImageSize, targets: Sequence[Objects]
-    ) -> dict[str, Tensor]:
+    def losses(self, features: Maps, sizes: Sizes, padded: ImageSize, targets: Sequence[Objects]) -> dict[str, Tensor]:
         """`loss_cls`, `loss_box`, `loss_giou`, summed over the decoder's layers, and `recall`: see `set_losses`."""
         from torchvision.ops import box_convert
 
@@ -121,9 +114,7 @@ class Detr(DetectionHead):
         with _full_precision(out.boxes.device):
             return set_losses(out.logits, out.boxes, [one.labels for one in targets], truth)
 
-    def detect(
-        self, features: Sequence[Tensor], sizes: Sequence[ImageSize], padded: ImageSize, options: DetectOptions
-    ) -> list[Detections]:
+    def detect(self, features: Maps, sizes: Sizes, padded: ImageSize, options: DetectOptions) -> list[Detections]:
         """The best class of every query, except no-object; best first, boxes clipped to the image.
 
         Raises UsageError for `nms_iou`: DETR needs no NMS, as training penalises duplicates.
@@ -157,7 +148,7 @@ def _extent(size: ImageSize, like: Tensor) -> Tensor:
     return torch.tensor([size[1], size[0], size[1], size[0]], dtype=torch.float32).to(like.device, non_blocking=True)
 
 
-def valid_cells(sizes: Sequence[ImageSize], padded: ImageSize, cells: ImageSize) -> list[ImageSize]:
+def valid_cells(sizes: Sizes, padded: ImageSize, cells: ImageSize) -> list[ImageSize]:
     """Rows and columns of each image in a map of `cells` (h, w), for a batch of `padded` (H, W) pixels.
 
     A cell belongs to the image if its nearest pixel does: number floor(i H / h) for row i, as in the original.
@@ -210,7 +201,7 @@ class Transformer(nn.Module):
 
     def __init__(self, dropout: float) -> None:
         super().__init__()
-        self.encoder = Encoder(dropout)
+        self.encoder = nn.ModuleDict({"layers": nn.ModuleList(EncoderLayer(dropout) for _ in range(DEPTH))})
         self.decoder = DetrDecoder(dropout)
         for parameter in self.parameters():
             if parameter.ndim > 1:
@@ -221,21 +212,10 @@ class Transformer(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """tokens and positions (B, N, 256), queries (Q, 256), padding bool (B, N) -> memory (B, N, 256), decoded
         (L, B, Q, 256)."""
-        memory = self.encoder(tokens, positions, padding)
+        memory = tokens
+        for layer in cast("nn.ModuleList", self.encoder["layers"]):
+            memory = layer(memory, positions, padding)
         return memory, self.decoder(memory, positions, queries.expand(tokens.shape[0], -1, -1), padding)
-
-
-class Encoder(nn.Module):
-    """The encoder's layers."""
-
-    def __init__(self, dropout: float) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList([EncoderLayer(dropout) for _ in range(DEPTH)])
-
-    def forward(self, x: Tensor, positions: Tensor, padding: Tensor | None) -> Tensor:
-        for layer in self.layers:
-            x = layer(x, positions, padding)
-        return x
 
 
 class DetrDecoder(nn.Module):

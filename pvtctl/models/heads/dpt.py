@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pvtctl.errors import UsageError, nearest
-from pvtctl.models.heads.dense import DenseHead
-from pvtctl.models.heads.refinement import WIDTH, DepthOutput, RefinementDecoder
+from pvtctl.models.backbones.base import ReadsTaps, Tap, TapName
+from pvtctl.models.heads.base import DenseHead
+from pvtctl.models.heads.midas import WIDTH, DepthOutput, RefinementDecoder
 from pvtctl.models.layers.conv_norm import ConvNorm
 from pvtctl.models.layers.patches import to_map, to_tokens
-from pvtctl.models.layers.taps import ReadsTaps, Tap, TapName
 from pvtctl.models.registry import DEPTH, SEGMENTATION
 
 Readout = Literal["ignore", "add", "project"]

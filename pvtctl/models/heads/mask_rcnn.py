@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection.faster_rcnn import TwoMLPHead
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
-from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
+from torchvision.ops import clip_boxes_to_image, remove_small_boxes
 
 from pvtctl.errors import UsageError
 from pvtctl.models.heads.base import DetectionHead
-from pvtctl.models.heads.boxes import ShiftCoder
-from pvtctl.models.heads.roi import RoiPooler, RoiSample, RoiSampler, covered, mask_targets
-from pvtctl.models.heads.rpn import Rpn
+from pvtctl.models.heads.boxes import SCORE_THRESHOLD, ShiftCoder, best_detections
+from pvtctl.models.heads.proposals import RoiPooler, RoiSample, RoiSampler, Rpn, covered, mask_targets
 from pvtctl.models.layers.patches import use_channels_last
-from pvtctl.models.structures import Detections, DetectOptions, ImageSize, MaskGrids, Objects
+from pvtctl.models.registry import Conventions
+from pvtctl.models.structures import Detections, DetectOptions, ImageSize, Maps, MaskGrids, Objects, Sizes
 
 CELLS_BOX, CELLS_MASK = 7, 14
 COUNTED_PROPOSALS, COUNTED_DETECTIONS = 1000, 100
 """Boxes per image counted in the box head and the mask head: the number in the papers' configurations."""
-SCORE_THRESHOLD, NMS_IOU, MAX_DETECTIONS = 0.05, 0.5, 100
-"""Default values of DetectOptions."""
 
 
 class BoxPredictor(nn.Module):
@@ -59,7 +56,7 @@ class MaskRcnn(DetectionHead):
         self,
         num_classes: int,
         *,
-        conventions: Literal["papers", "torchvision"] = "papers",
+        conventions: Conventions = "papers",
         in_channels: int = 256,
         rois_per_image: int = 512,
     ) -> None:
@@ -89,7 +86,7 @@ class MaskRcnn(DetectionHead):
         logits: Tensor = self.mask_predictor(self.mask_head(pooled))
         return logits.float()
 
-    def raw_outputs(self, features: Sequence[Tensor], sizes: Sequence[ImageSize], padded: ImageSize) -> list[Tensor]:
+    def raw_outputs(self, features: Maps, sizes: Sizes, padded: ImageSize) -> list[Tensor]:
         """The second stage runs on empty regions, independent of the first."""
         boxes, masks = (
             features[0].new_zeros(number * len(sizes), features[0].shape[1], cells, cells)
@@ -101,9 +98,7 @@ class MaskRcnn(DetectionHead):
     def candidate_scores(self, output: tuple[Tensor, Tensor]) -> Tensor:
         return output[0].float().softmax(1)[:, :-1].flatten()
 
-    def losses(
-        self, features: Sequence[Tensor], sizes: Sequence[ImageSize], padded: ImageSize, targets: Sequence[Objects]
-    ) -> dict[str, Tensor]:
+    def losses(self, features: Maps, sizes: Sizes, padded: ImageSize, targets: Sequence[Objects]) -> dict[str, Tensor]:
         """`loss_rpn_cls`, `loss_rpn_box` (see `Rpn.losses`); `loss_cls` (cross-entropy) and `loss_box` (L1), over the number
         of sampled proposals; `loss_mask` (binary cross-entropy over the cells of the ground-truth class's mask).
 
@@ -124,33 +119,17 @@ class MaskRcnn(DetectionHead):
         losses = self.rpn.losses(raw, anchors, [self.rpn.anchors.valid(features, size) for size in sizes], targets)
         samples = [self.sampler(own, objects) for own, objects in zip(proposals, targets, strict=True)]
         scores, shifts = self.boxes(self.pooler(maps, [sample.boxes for sample in samples], CELLS_BOX))
-        labels = [objects.labels[sample.truth] for sample, objects in zip(samples, targets, strict=True)]
-        losses |= self._box_losses(scores, shifts, samples, labels, targets)
-        losses |= self._mask_loss(maps, samples, labels, targets)
-        return losses | self._recalls(scores.detach(), proposals, samples, labels, targets)
+        losses |= self._box_losses(scores, shifts, samples)
+        losses |= self._mask_loss(maps, samples, targets)
+        return losses | self._recalls(scores.detach(), proposals, samples, targets)
 
-    def _box_losses(
-        self,
-        scores: Tensor,
-        shifts: Tensor,
-        samples: Sequence[RoiSample],
-        labels: Sequence[Tensor],
-        targets: Sequence[Objects],
-    ) -> dict[str, Tensor]:
+    def _box_losses(self, scores: Tensor, shifts: Tensor, samples: Sequence[RoiSample]) -> dict[str, Tensor]:
         background = self.num_classes
         classes = torch.cat(
-            [
-                F.pad(own, (0, len(sample.boxes) - len(own)), value=background)
-                for own, sample in zip(labels, samples, strict=True)
-            ]
+            [F.pad(each.labels, (0, len(each.boxes) - len(each.labels)), value=background) for each in samples]
         )
         positive = (classes != background).nonzero()[:, 0]
-        aims = torch.cat(
-            [
-                self.coder.encode(objects.boxes[sample.truth], sample.boxes[: len(sample.truth)])
-                for objects, sample in zip(targets, samples, strict=True)
-            ]
-        )
+        aims = torch.cat([self.coder.encode(each.true_boxes, each.positive) for each in samples])
         own = shifts.view(len(shifts), self.num_classes, 4)[positive, classes[positive]]
         number = max(len(classes), 1)
         return {
@@ -158,35 +137,27 @@ class MaskRcnn(DetectionHead):
             "loss_box": F.l1_loss(own, aims, reduction="sum") / number,
         }
 
-    def _mask_loss(
-        self, maps: Sequence[Tensor], samples: Sequence[RoiSample], labels: Sequence[Tensor], targets: Sequence[Objects]
-    ) -> dict[str, Tensor]:
-        boxes = [sample.boxes[: len(sample.truth)] for sample in samples]
+    def _mask_loss(self, maps: Maps, samples: Sequence[RoiSample], targets: Sequence[Objects]) -> dict[str, Tensor]:
         aims = torch.cat(
             [
-                mask_targets(objects.masks, own, sample.truth)
-                for objects, own, sample in zip(targets, boxes, samples, strict=True)
+                mask_targets(objects.masks, sample.positive, sample.truth)
+                for objects, sample in zip(targets, samples, strict=True)
                 if objects.masks is not None
             ]
         )
-        classes = torch.cat(list(labels))
+        classes = torch.cat([sample.labels for sample in samples])
         # without objects the mask head still takes part, times 0: distributed training waits for its gradient
-        logits = _own(self.masks(self.pooler(maps, boxes, CELLS_MASK)), classes)
+        logits = _own(self.masks(self.pooler(maps, [sample.positive for sample in samples], CELLS_MASK)), classes)
         loss = F.binary_cross_entropy_with_logits(logits, aims, reduction="sum")
         return {"loss_mask": loss / max(aims.numel(), 1)}
 
     def _recalls(
-        self,
-        scores: Tensor,
-        proposals: Sequence[Tensor],
-        samples: Sequence[RoiSample],
-        labels: Sequence[Tensor],
-        targets: Sequence[Objects],
+        self, scores: Tensor, proposals: Sequence[Tensor], samples: Sequence[RoiSample], targets: Sequence[Objects]
     ) -> dict[str, Tensor]:
         guesses = torch.split(scores.argmax(1), [len(sample.boxes) for sample in samples])
         found, near, total = scores.new_zeros(()), scores.new_zeros(()), sum(map(len, targets))
-        for guess, own, sample, truth, objects in zip(guesses, proposals, samples, labels, targets, strict=True):
-            right = sample.truth[(guess[: len(truth)] == truth) & sample.proposed]
+        for guess, own, sample, objects in zip(guesses, proposals, samples, targets, strict=True):
+            right = sample.truth[(guess[: len(sample.labels)] == sample.labels) & sample.proposed]
             hit = torch.zeros(len(objects), device=scores.device)
             found = found + hit.index_fill(0, right, 1.0).sum()
             near = near + covered(own, objects).sum()
@@ -194,9 +165,7 @@ class MaskRcnn(DetectionHead):
             return {"recall": torch.ones_like(found), "proposal_recall": torch.ones_like(near)}
         return {"recall": found / total, "proposal_recall": near / total}
 
-    def detect(
-        self, features: Sequence[Tensor], sizes: Sequence[ImageSize], padded: ImageSize, options: DetectOptions
-    ) -> list[Detections]:
+    def detect(self, features: Maps, sizes: Sizes, padded: ImageSize, options: DetectOptions) -> list[Detections]:
         """From 1000 proposals per image: each class's box with a score above the threshold, NMS within each class, the best
         `max_detections`, and their masks.
         """
@@ -226,9 +195,7 @@ class MaskRcnn(DetectionHead):
         if self.rounded:
             large = remove_small_boxes(boxes, 1e-2)
             boxes, scores, labels = boxes[large], scores[large], labels[large]
-        keep = batched_nms(boxes, scores, labels, NMS_IOU if options.nms_iou is None else options.nms_iou)
-        keep = keep[: MAX_DETECTIONS if options.max_detections is None else options.max_detections]
-        return Detections(boxes[keep], scores[keep], labels[keep])
+        return best_detections(boxes, scores, labels, options)
 
 
 def _own(of_all: Tensor, classes: Tensor) -> Tensor:

@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.retinanet import RetinaNetClassificationHead, RetinaNetRegressionHead
-from torchvision.ops import batched_nms, clip_boxes_to_image, sigmoid_focal_loss
+from torchvision.ops import clip_boxes_to_image, sigmoid_focal_loss
 
-from pvtctl.models.heads.anchors import retinanet_anchors
 from pvtctl.models.heads.base import DetectionHead
-from pvtctl.models.heads.matching import IGNORED, BoxMatcher, match_boxes
+from pvtctl.models.heads.boxes import (
+    IGNORED,
+    SCORE_THRESHOLD,
+    BoxMatcher,
+    best_detections,
+    match_boxes,
+    retinanet_anchors,
+)
 from pvtctl.models.layers.patches import use_channels_last
-from pvtctl.models.structures import Detections, DetectOptions, ImageSize, Objects
+from pvtctl.models.registry import Conventions
+from pvtctl.models.structures import Detections, DetectOptions, ImageSize, Maps, Objects, Sizes
 
 CANDIDATES = 1000
 """Maximum number of scores per level that reach NMS."""
-
-SCORE_THRESHOLD, NMS_IOU, MAX_DETECTIONS = 0.05, 0.5, 100
-"""Default values of DetectOptions."""
 
 
 class RetinaNet(DetectionHead):
@@ -35,9 +38,7 @@ class RetinaNet(DetectionHead):
 
     output_names = tuple(f"{what}_p{level}" for what in ("classes", "boxes") for level in range(3, 8))
 
-    def __init__(
-        self, num_classes: int, *, conventions: Literal["papers", "torchvision"] = "papers", in_channels: int = 256
-    ) -> None:
+    def __init__(self, num_classes: int, *, conventions: Conventions = "papers", in_channels: int = 256) -> None:
         super().__init__()
         self.num_classes = num_classes
         self.anchors = retinanet_anchors(conventions)
@@ -47,7 +48,7 @@ class RetinaNet(DetectionHead):
         self.regression_head = RetinaNetRegressionHead(in_channels, self.anchors.per_cell())
         use_channels_last(self)
 
-    def raw(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    def raw(self, features: Maps) -> tuple[list[Tensor], list[Tensor]]:
         """Per level the class outputs (B, A * K, h, w), before the sigmoid, and the box deltas (B, A * 4, h, w)."""
         classes, boxes = self.classification_head, self.regression_head
         return (
@@ -55,11 +56,11 @@ class RetinaNet(DetectionHead):
             [boxes.bbox_reg(boxes.conv(x)) for x in features],
         )
 
-    def raw_outputs(self, features: Sequence[Tensor], sizes: Sequence[ImageSize], padded: ImageSize) -> list[Tensor]:
+    def raw_outputs(self, features: Maps, sizes: Sizes, padded: ImageSize) -> list[Tensor]:
         classes, boxes = self.raw(features)
         return [*classes, *boxes]
 
-    def exported(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    def exported(self, features: Maps) -> tuple[Tensor, ...]:
         """Class outputs before the sigmoid, and box deltas, by level."""
         classes, boxes = self.raw(features)
         return (*classes, *boxes)
@@ -67,9 +68,7 @@ class RetinaNet(DetectionHead):
     def candidate_scores(self, output: tuple[list[Tensor], list[Tensor]]) -> Tensor:
         return torch.cat([level.flatten() for level in output[0]]).float().sigmoid()
 
-    def losses(
-        self, features: Sequence[Tensor], sizes: Sequence[ImageSize], padded: ImageSize, targets: Sequence[Objects]
-    ) -> dict[str, Tensor]:
+    def losses(self, features: Maps, sizes: Sizes, padded: ImageSize, targets: Sequence[Objects]) -> dict[str, Tensor]:
         """`loss_cls` (focal, gamma 2, alpha 0.25) and `loss_box` (L1), summed over the batch and divided by the number of
         its positive anchors, at least 1. In float32, under autocast too.
 
@@ -99,9 +98,7 @@ class RetinaNet(DetectionHead):
         recall = found / boxes if boxes else torch.ones_like(found)
         return {"loss_cls": loss_cls / positives, "loss_box": loss_box / positives, "recall": recall}
 
-    def detect(
-        self, features: Sequence[Tensor], sizes: Sequence[ImageSize], padded: ImageSize, options: DetectOptions
-    ) -> list[Detections]:
+    def detect(self, features: Maps, sizes: Sizes, padded: ImageSize, options: DetectOptions) -> list[Detections]:
         """Per level the 1000 best scores above the threshold; their boxes, clipped to the image; NMS within each class; the
         best `max_detections` of the rest.
         """
@@ -111,7 +108,7 @@ class RetinaNet(DetectionHead):
         self,
         classes: Sequence[Tensor],
         boxes: Sequence[Tensor],
-        sizes: Sequence[ImageSize],
+        sizes: Sizes,
         padded: ImageSize,
         options: DetectOptions,
     ) -> list[Detections]:
@@ -135,9 +132,7 @@ class RetinaNet(DetectionHead):
             box = self.box_coder.decode_single(delta[anchor].float(), grid[anchor])
             found.append((clip_boxes_to_image(box, size), scores, index % self.num_classes))
         boxes, scores, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
-        keep = batched_nms(boxes, scores, labels, NMS_IOU if options.nms_iou is None else options.nms_iou)
-        keep = keep[: MAX_DETECTIONS if options.max_detections is None else options.max_detections]
-        return Detections(boxes[keep], scores[keep], labels[keep])
+        return best_detections(boxes, scores, labels, options)
 
 
 def per_anchor(x: Tensor, width: int) -> Tensor:

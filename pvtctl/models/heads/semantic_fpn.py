@@ -8,7 +8,7 @@ from typing import cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pvtctl.models.heads.dense import DenseHead, classifier_of_cells, dropout_of_channels
+from pvtctl.models.heads.base import DenseHead, classifier_of_cells, dropout_of_channels
 from pvtctl.models.layers.conv_norm import ConvNorm
 
 

@@ -6,6 +6,7 @@ of the original code.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 
 import torch
@@ -13,12 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pvtctl.errors import UsageError
-from pvtctl.models.heads.dense import DenseHead
+from pvtctl.models.heads.base import DenseHead
 from pvtctl.models.layers.attention import DotProductAttention, SelfAttention
-from pvtctl.models.layers.block import TransformerBlock, run_blocks
-from pvtctl.models.layers.mlp import Mlp
-from pvtctl.models.layers.patches import Size, to_map, to_tokens
-from pvtctl.models.layers.position import is_grid
+from pvtctl.models.layers.block import Mlp, TransformerBlock, initialise_linears, run_blocks
+from pvtctl.models.layers.patches import Size, is_grid, to_map, to_tokens
 
 SIZES = {128: (2, 32), 256: (3, 64), 768: (4, 128)}
 """embed_dim of the three published configurations -> ratio of their MLPs, width of their class maps."""
@@ -44,7 +43,8 @@ class Trans2Seg(DenseHead):
     * Unused computations of the original are left out: that MLP in all layers but the last, and the last layer's other
       results. No gradient would ever reach it; `docs/cost.md` has its cost.
 
-    `dropout` applies to the encoder's input tokens; the original has none. Raises UsageError for a rate out of range and
+    `dropout` applies to the encoder's input tokens; the original has none. Linear layers, tokens and tables start, as in
+    the original, normal of std 0.02, truncated at +-2. Raises UsageError for a rate out of range and
     an `embed_dim` that `num_heads` does not divide.
     """
 
@@ -79,34 +79,21 @@ class Trans2Seg(DenseHead):
         self.cls_embed = nn.Parameter(torch.zeros(1, num_classes, embed_dim))
         self.dropout = nn.Dropout(dropout)
         self.encoder = nn.ModuleList(
-            TransformerBlock(
-                embed_dim,
-                SelfAttention(embed_dim, num_heads, qkv_bias=False),
-                Mlp(embed_dim, hidden),
-                drop_path=0.0,
-                norm_eps=1e-5,
-            )
+            TransformerBlock(embed_dim, SelfAttention(embed_dim, num_heads, qkv_bias=False), Mlp(embed_dim, hidden))
             for _ in range(depth)
         )
         self.norm = nn.LayerNorm(embed_dim)
         self.decoder = nn.ModuleList(PrototypeLayer(embed_dim, num_heads, hidden) for _ in range(depth - 1))
         self.answers = Answers(embed_dim, num_heads, grid)
-        self.conv_c1 = ConvBnRelu(channels[0], width)
+        conv = nn.Conv2d(channels[0], width, 1, bias=False)
+        self.conv_c1 = nn.Sequential(OrderedDict(conv=conv, bn=nn.BatchNorm2d(width), relu=nn.ReLU(inplace=True)))
         self.lay1 = SeparableConv(embed_dim + num_heads, width)
         self.lay2 = SeparableConv(width, width)
         self.lay3 = SeparableConv(width, width)
         self.pred = nn.Conv2d(width, 1, 1)
-        self._init_weights()
-
-    def _init_weights(self) -> None:
-        """Normal of std 0.02, truncated at +-2 (as the original), for linear layers, tokens and tables."""
         for table in (self.cls_token, self.pos_embed, self.cls_embed):
             nn.init.trunc_normal_(table, std=0.02)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        initialise_linears(self)
 
     def forward(self, features: Sequence[Tensor], auxiliary: bool = False) -> tuple[Tensor, Sequence[Tensor]]:
         """The backbone's maps, of which the first and the last are used -> (logits, no auxiliary maps)."""
@@ -223,19 +210,6 @@ class Answers(nn.Module):
         """(B, K, heads, h*w) -> (B, K, heads, H*W)."""
         out = F.interpolate(torch.unflatten(maps, -1, size).flatten(0, 1), wanted, mode="bilinear", align_corners=True)
         return out.flatten(2).view(*maps.shape[:3], -1)
-
-
-class ConvBnRelu(nn.Module):
-    """A 1x1 convolution, batch norm, ReLU."""
-
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, 1, bias=False)
-        self.bn = nn.BatchNorm2d(out_channels)
-        self.relu = nn.ReLU(inplace=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.relu(self.bn(self.conv(x)))
 
 
 class SeparableConv(nn.Module):

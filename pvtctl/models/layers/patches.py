@@ -1,4 +1,4 @@
-"""Convert between maps (B, C, H, W) and tokens (B, N, C) without copies; patch convolutions of the transformers.
+"""Convert between maps (B, C, H, W) and tokens (B, N, C) without copies; patch convolutions and position tables.
 
 Tokens are contiguous; their map is a channels_last view of the same memory, and vice versa. The weights of the
 convolutions here are channels_last too (their shape is the usual one).
@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 Size = tuple[int, int]
@@ -57,3 +58,23 @@ class PatchEmbed(nn.Module):
         """(B, C, H, W) -> tokens (B, h*w, dim) and (h, w)."""
         x = self.proj(x)
         return self.norm(to_tokens(x)), (x.shape[2], x.shape[3])
+
+
+def resize_position_table(table: Tensor, grid: Size, size: Size) -> Tensor:
+    """Resize (1, h*w, C), trained on `grid` (h, w), to a map of `size` (H, W): (1, H*W, C), bilinear, corners not aligned.
+
+    The table is unchanged only when both sides agree. (The official code compares H*W, and so misplaces positions on maps
+    such as 28x112, and compares with the first stage's count in every stage.)
+    """
+    if is_grid(size, grid):
+        return table
+    return to_tokens(F.interpolate(to_map(table, grid), size=size, mode="bilinear", align_corners=False))
+
+
+def is_grid(size: Size, grid: Size) -> bool:
+    """Whether a map of `size` has the sides of `grid`, so that no resizing is needed.
+
+    False for dynamic sizes in `torch.export`, which are no ints: such a graph always resizes, which changes nothing at
+    equal sides.
+    """
+    return all(isinstance(side, int) for side in size) and size == grid

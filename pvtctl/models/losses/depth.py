@@ -100,6 +100,3 @@ def _normalised(values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
 def _mean_of_images(losses: Tensor, used: Tensor) -> Tensor:
     """Mean over the batch; images that do not count are 0 and have a gradient of 0."""
     return torch.where(used, losses, 0.0).mean()
-
-
-__all__ = ["gradient_matching", "silog", "ssi_trimmed"]

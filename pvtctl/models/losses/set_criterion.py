@@ -85,13 +85,8 @@ def match_queries(
     counts = [len(one) for one in labels]
     parts = np.split(flat, np.cumsum([layers * queries * count for count in counts])[:-1])
     tables = [part.reshape(layers, queries, count) for part, count in zip(parts, counts, strict=True)]
-    return [[_assign(table[i]) for table in tables] for i in range(layers)]
-
-
-def _assign(cost: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Rows and columns of the cheapest assignment of a (Q, N) table."""
-    rows, columns = linear_sum_assignment(cost)
-    return torch.from_numpy(rows.astype(np.int64)), torch.from_numpy(columns.astype(np.int64))
+    solved = [[linear_sum_assignment(table[i]) for table in tables] for i in range(layers)]
+    return [[(torch.from_numpy(q).long(), torch.from_numpy(found).long()) for q, found in row] for row in solved]
 
 
 def paired_iou(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pvtctl.data.samplers import Draw, TrainSampler
 from pvtctl.data.transforms import IMAGENET_MEAN, IMAGENET_STD, denormalize
 from pvtctl.io.checkpoint_meta import CheckpointMeta
-from pvtctl.models.losses.classification import classification_loss
+from pvtctl.models.losses.cross_entropy import classification_loss
 from pvtctl.tasks.classes import match_classes
 from pvtctl.tasks.classification.data import Batch, ClassificationDataset, ClassificationSample
 from pvtctl.tasks.classification.metric import ClassificationMetric

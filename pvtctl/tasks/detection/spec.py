@@ -24,7 +24,7 @@ from pvtctl.views.labels import CurveLabels
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from pvtctl.data.check import DatasetVerdict
     from pvtctl.data.images import RgbImage
@@ -193,11 +193,6 @@ class DetectionSpec(TaskSpec):
 
     def tested_side(self, meta: CheckpointMeta) -> int | None:
         return int((meta.detection or {}).get("test_short_side") or 800)
-
-    def counted_model(self, recipe: Recipe, head: HeadClasses) -> nn.Module:
-        from pvtctl.cost.build import RawDetector
-
-        return RawDetector(self.new_model(recipe, head))
 
     def model_cost(self, recipe: Recipe, classes: int) -> dict[str, float]:
         """Only the parameters, with its own classes, for a run that is not a paper's."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pvtctl.io.checkpoint_meta import CheckpointMeta
 from pvtctl.models.dense import DenseModel
-from pvtctl.models.losses.segmentation import cross_entropy
+from pvtctl.models.losses.cross_entropy import cross_entropy
 from pvtctl.models.structures import IGNORE_LABEL
 from pvtctl.tasks.classes import match_classes
 from pvtctl.tasks.dense.inference import LabelInference

@@ -8,9 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from pvtctl.models.layers.attention import SpatialReductionAttention
-from pvtctl.models.layers.drop_path import DropPath, drop_path_rates
-from pvtctl.models.layers.patches import PatchEmbed, to_map, to_tokens, use_channels_last
-from pvtctl.models.layers.position import resize_position_table
+from pvtctl.models.layers.block import DropPath, drop_path_rates
+from pvtctl.models.layers.patches import PatchEmbed, resize_position_table, to_map, to_tokens, use_channels_last
 
 
 class TestMaps:

@@ -8,7 +8,7 @@ from torch import Tensor
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.retinanet import _default_anchorgen
 
-from pvtctl.models.heads.anchors import KEPT_GRIDS, retinanet_anchors, rpn_anchors
+from pvtctl.models.heads.boxes import KEPT_GRIDS, retinanet_anchors, rpn_anchors
 
 
 def maps(height: int, width: int, strides: tuple[int, ...] = (8, 16, 32, 64, 128)) -> list[Tensor]:

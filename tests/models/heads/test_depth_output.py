@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pvtctl.models.dense import build_depth_model
-from pvtctl.models.heads.refinement import WIDTH, DepthOutput
+from pvtctl.models.heads.midas import WIDTH, DepthOutput
 
 
 @pytest.mark.parametrize("seed", range(20))

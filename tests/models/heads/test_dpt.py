@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from pvtctl.errors import UsageError
 from pvtctl.models.backbones import Vit, VitHybrid, build_backbone
+from pvtctl.models.backbones.base import Tap
 from pvtctl.models.dense import DenseModel, build_depth_model, build_segmenter
 from pvtctl.models.fast_cpu import optimize_for_cpu
 from pvtctl.models.heads.dpt import Dpt, Reassemble, reassembled_channels
-from pvtctl.models.heads.refinement import Fusion
-from pvtctl.models.layers.taps import Tap
+from pvtctl.models.heads.midas import Fusion
 
 
 def images(*shape: int) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pvtctl.models.backbones import Backbone
 from pvtctl.models.dense import DenseModel
-from pvtctl.models.heads.dense import DenseHead
+from pvtctl.models.heads.base import DenseHead
 
 
 class Coordinates(DenseHead):

@@ -19,10 +19,9 @@ from torchvision.ops import box_iou
 from pvtctl.errors import UsageError
 from pvtctl.models.backbones import Backbone
 from pvtctl.models.detector import Detector, build_detector
-from pvtctl.models.heads.boxes import ShiftCoder
+from pvtctl.models.heads.boxes import BoxMatcher, ShiftCoder
 from pvtctl.models.heads.mask_rcnn import CELLS_BOX, CELLS_MASK, MaskRcnn
-from pvtctl.models.heads.matching import BoxMatcher
-from pvtctl.models.heads.roi import RoiPooler, RoiSampler, level_of, mask_targets
+from pvtctl.models.heads.proposals import RoiPooler, RoiSampler, level_of, mask_targets
 from pvtctl.models.necks.fpn import Fpn
 from pvtctl.models.structures import Detections, DetectOptions, Objects
 from pvtctl.weights.load import load_checkpoint

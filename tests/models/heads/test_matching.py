@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from pvtctl.models.heads.matching import IGNORED, NEGATIVE, BoxMatcher, match_boxes
+from pvtctl.models.heads.boxes import IGNORED, NEGATIVE, BoxMatcher, match_boxes
 
 RETINANET = BoxMatcher(0.5, 0.4, best_from=0.0)
 RPN = BoxMatcher(0.7, 0.3, best_from=0.3)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pvtctl.models.heads.matching import IGNORED, NEGATIVE, BoxMatcher, match_boxes
+from pvtctl.models.heads.boxes import IGNORED, NEGATIVE, BoxMatcher, match_boxes
 
 EXAMPLES = settings(derandomize=True, database=None, deadline=None, max_examples=30)
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from pvtctl.models.dense import build_depth_model
-from pvtctl.models.heads.refinement import Fusion
+from pvtctl.models.heads.midas import Fusion
 
 
 def test_depth_of_any_size_and_every_parameter_learns() -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pvtctl.models.backbones import build_backbone, build_classifier
-from pvtctl.models.layers.context_block import ContextBlock
+from pvtctl.models.backbones.resnet import ContextBlock
 
 
 @pytest.mark.parametrize(("channels", "part"), [(256, 4), (1024, 16)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from pvtctl.models.losses.classification import classification_loss
+from pvtctl.models.losses.cross_entropy import classification_loss
 
 
 def test_soft_targets_follow_the_definition() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pvtctl.models.losses.segmentation import cross_entropy
+from pvtctl.models.losses.cross_entropy import cross_entropy
 
 
 def test_mean_over_labelled_pixels() -> None:

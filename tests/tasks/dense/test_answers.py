@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pvtctl.models.dense import DenseModel
-from pvtctl.models.heads.dense import DenseHead
+from pvtctl.models.heads.base import DenseHead
 from pvtctl.models.structures import IGNORE_LABEL
 from pvtctl.tasks.dense.inference import (
     CLASSES_AT_ONCE,

@@ -1,4 +1,4 @@
-"""The loss of semantic segmentation."""
+"""The losses of image classification and semantic segmentation."""
 
 from __future__ import annotations
 
@@ -7,6 +7,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pvtctl.models.structures import IGNORE_LABEL
+
+
+def classification_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean cross entropy in nats, computed in fp32 for any type of logits.
+
+    `logits` (B, K). `targets` are (B,) int64 classes, or (B, K) probabilities, as from mixup, cutmix and label smoothing
+    (`pvtctl.tasks.classification.mixup.Mixup`).
+    """
+    return F.cross_entropy(logits.float(), targets)
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
