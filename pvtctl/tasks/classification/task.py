@@ -50,7 +50,7 @@ class ClassificationTask(DataTask):
         self.model = model
         self.label_to_head = match_classes(val.class_names, head_names, num_classes)
         self.class_names = list(val.class_names if head_names is None else head_names)
-        self.mixup = Mixup.from_augment(num_classes, augment)
+        self.mixup = Mixup(num_classes, augment)
         self._meta = meta
 
     def _sampler(self, rank: int, world_size: int) -> TrainSampler:
