@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 ImageSize = tuple[int, int]
@@ -63,6 +64,14 @@ class Detections:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def chosen(self, rows: Tensor) -> Detections:
+        """Those at `rows`, positions or a mask (N,) of booleans."""
+        masks = None
+        if self.masks is not None:
+            places = rows.nonzero().flatten() if rows.dtype == torch.bool else rows
+            masks = [self.masks[at] for at in places.tolist()]
+        return Detections(self.boxes[rows], self.scores[rows], self.labels[rows], masks)
 
 
 @dataclass(frozen=True)
