@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from pvtctl.tasks.classification.metric import ReliabilityBin
+from pvtctl.tasks.classification.predict import Guess
 from pvtctl.views.figure import BLUE, GREEN, GREY, ORANGE, RED, draw_matrix, new_figure, save, shorten, style
 
 
@@ -98,16 +99,6 @@ def draw_image_sheet(path: Path | str, images: Sequence[SheetImage], title: str,
     if not images:
         grid[0, 0].text(0, 0.5, "no images", color=GREY)
     return save(figure, path)
-
-
-@dataclass(frozen=True)
-class Guess:
-    """A class that an image may show."""
-
-    name: str
-    share: float
-    """Its probability."""
-    true: bool = False
 
 
 def draw_guesses(path: Path | str, image: np.ndarray, guesses: Sequence[Guess], title: str) -> Path:
