@@ -37,11 +37,9 @@ def draw_views(
     `lying` reads an image (uint8 (3, H, W)) and its ground truth, `tile` draws both. Returns the drawn ids. Raises
     UsageError if no image can be read, or `path` does not end in .png.
     """
-    path = Path(path)
-    if path.suffix.lower() != ".png":
-        raise UsageError(f"{path} does not end in .png", "the preview is a PNG: -o preview.png")
+    check_png(path)
     rows: list[tuple[str, list[Image.Image]]] = []
-    for at in np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int).tolist():
+    for at in spread(len(dataset), count):
         views = [dataset[Draw(epoch, at)] for epoch in range(copies if dataset.training else 1)]
         # in training another image replaces one that cannot be read
         if any(isinstance(view, Unusable) or view.skipped for view in views):
@@ -59,29 +57,39 @@ def draw_views(
     if not rows:
         raise UsageError("no image could be read", "`pvtctl data check FOLDER` lists every fault")
     columns = min(len(tiles) for _, tiles in rows)
-    sheet = _sheet([(name, tiles[:columns]) for name, tiles in rows], side, training=dataset.training)
-    with atomic_path(path) as temporary:
-        sheet.save(temporary, format="PNG")
+    seen = [f"training, epoch {epoch}" if dataset.training else "as evaluated" for epoch in range(columns - 1)]
+    write_rows(path, [(name, tiles[:columns]) for name, tiles in rows], ["original", *seen], side)
     return [name for name, _ in rows]
 
 
-def _sheet(rows: list[tuple[str, list[Image.Image]]], side: int, *, training: bool) -> Image.Image:
-    """Rows of tiles, at most `side` pixels wide, each with its name above; the first tile is the original image."""
-    columns = len(rows[0][1])
-    step = side + _MARGIN
+def check_png(path: Path | str) -> None:
+    """Raises UsageError for the path of a preview that does not end in .png."""
+    if Path(path).suffix.lower() != ".png":
+        raise UsageError(f"{path} does not end in .png", "the preview is a PNG: -o preview.png")
+
+
+def spread(total: int, count: int) -> list[int]:
+    """At most `count` of `total` positions, evenly spread."""
+    places: list[int] = np.linspace(0, total - 1, min(count, total)).round().astype(int).tolist()
+    return places
+
+
+def write_rows(path: Path | str, rows: list[tuple[str, list[Image.Image]]], heads: list[str], side: int) -> None:
+    """Write a PNG of rows of tiles, at most `side` pixels wide, each row under its name, the columns under `heads`."""
+    columns, step = len(heads), side + _MARGIN
     heights = [max(tile.height for tile in tiles) + _LINE + _MARGIN for _, tiles in rows]
     sheet = Image.new("RGB", (_MARGIN + columns * step, 2 * _MARGIN + _LINE + sum(heights)), "white")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=12)
-    for column in range(columns):
-        seen = f"training, epoch {column - 1}" if training else "as evaluated"
-        pen.text((_MARGIN + column * step, _MARGIN), seen if column else "original", fill="black", font=font)
+    for column, head in enumerate(heads):
+        pen.text((_MARGIN + column * step, _MARGIN), head, fill="black", font=font)
     top = 2 * _MARGIN + _LINE
     for (name, tiles), height in zip(rows, heights, strict=True):
         pen.text((_MARGIN, top), name, fill="black", font=font)
         for column, tile in enumerate(tiles):
             sheet.paste(tile, (_MARGIN + column * step, top + _LINE))
         top += height
-    return sheet
+    with atomic_path(Path(path)) as temporary:
+        sheet.save(temporary, format="PNG")
 
 
 def drawn_in_words(output: Path, ids: list[str], dataset: Any, split: str, copies: int) -> str:

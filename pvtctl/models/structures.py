@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 ImageSize = tuple[int, int]
@@ -68,6 +69,14 @@ class Detections:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def chosen(self, rows: Tensor) -> Detections:
+        """Those at `rows`, positions or a mask (N,) of booleans."""
+        masks = None
+        if self.masks is not None:
+            places = rows.nonzero().flatten() if rows.dtype == torch.bool else rows
+            masks = [self.masks[at] for at in places.tolist()]
+        return Detections(self.boxes[rows], self.scores[rows], self.labels[rows], masks)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pvtctl.data.loader import Loader
-from pvtctl.data.samplers import EvalSampler
+from pvtctl.data.samplers import EvalSampler, TrainSampler
 from pvtctl.io.checkpoint_meta import CheckpointMeta
 from pvtctl.tasks.base import EvaluationReport, TaskSpec
 
@@ -65,7 +65,14 @@ class DataTask:
 
     def _sampler(self, rank: int, world_size: int) -> Any:
         """The training sampler of a rank."""
-        raise NotImplementedError
+        return TrainSampler(
+            len(self.train),
+            batch_size=self.loading.batch_size,
+            repeats=self.loading.repeats,
+            seed=self.loading.seed,
+            rank=rank,
+            world_size=world_size,
+        )
 
     def val_loader(self, *, rank: int, world_size: int) -> Iterable[Any]:
         """This rank's share of the validation images."""

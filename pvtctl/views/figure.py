@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import textwrap
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from pvtctl.errors import UsageError
 from pvtctl.io.files import atomic_path
@@ -43,6 +47,42 @@ def style(axes: Axes, *, title: str = "", xlabel: str = "", ylabel: str = "", gr
     if grid:
         axes.grid(True, color="#e6e6e6", linewidth=0.8)
         axes.set_axisbelow(True)
+
+
+def draw_matrix(
+    share: NDArray[np.float64],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    *,
+    label: str,
+    largest: float = 14.0,
+    sized_by: int | None = None,
+    numbered: float = 1e-9,
+) -> tuple[Figure, Axes]:
+    """A figure with a matrix of percentages, for a confusion matrix; `label` describes them.
+
+    Colour follows the square root, so that rare confusions show. Up to 20 rows carry the numbers of at least `numbered`,
+    up to 60 their names. The side grows with the number of rows (`sized_by`) to `largest` inches.
+    """
+    count = sized_by or len(rows)
+    side = min(max(0.42 * count, 4.5), largest) if count <= 60 else 10.0
+    figure = new_figure(side + 2.2, side + 1.4)
+    axes = figure.subplots()
+    picture = axes.imshow(share, cmap="Blues", norm=PowerNorm(0.5, 0, 100), aspect="auto", interpolation="nearest")
+    figure.colorbar(picture, ax=axes, shrink=0.7, label=label)
+    if len(rows) <= 60:
+        size = 9 if count <= 30 else 7
+        names = [shorten(name, 18) for name in columns]
+        axes.set_xticks(range(len(columns)), names, rotation=60, ha="right", fontsize=size)
+        axes.set_yticks(range(len(rows)), [shorten(name, 18) for name in rows], fontsize=size)
+        for text in [*axes.get_xticklabels(), *axes.get_yticklabels()]:
+            text.set_parse_math(False)
+            text.set_rotation_mode("anchor")
+    if len(rows) <= 20:
+        for row, column in np.argwhere(share >= numbered).tolist():
+            colour = "white" if share[row, column] > 30 else "black"
+            axes.text(column, row, f"{share[row, column]:.0f}", ha="center", va="center", fontsize=8, color=colour)
+    return figure, axes
 
 
 def save(figure: Figure, path: Path | str, *, dpi: int = 120) -> Path:

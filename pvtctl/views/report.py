@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -46,6 +47,17 @@ class ReportTable:
     """Group headings above the columns, each with its number of columns."""
     notes: Sequence[str] = ()
     """Lines below the table."""
+
+
+def worst_first(what: str, rows: Sequence[Sequence[Any]], most: int) -> tuple[str, Sequence[Sequence[Any]]]:
+    """Title and rows of a short table of `rows`, which are sorted from the worst on; `what` are `Classes`."""
+    few = len(rows) <= most
+    return f"{what}, worst first" if few else f"The {most} worst of {len(rows)} {what.lower()}", rows[:most]
+
+
+def percent(value: float) -> str:
+    """A fraction in percent with a decimal; `-` for NaN."""
+    return f"{100 * value:.1f}" if math.isfinite(value) else "-"
 
 
 @dataclass(frozen=True)

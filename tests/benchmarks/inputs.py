@@ -44,9 +44,10 @@ def _loop(read: Callable[[int, bytes], Tensor]) -> Callable[[], None]:
 def ours() -> Callable[[], None]:
     from pvtctl.data.images import EncodedPicture
     from pvtctl.data.randomness import generator_for
+    from pvtctl.tasks.classification.settings import Augment
     from pvtctl.tasks.classification.transforms import TrainTransform
 
-    transform = TrainTransform(224, rand_augment=False, erasing=0)
+    transform = TrainTransform(224, Augment(rand_augment=False, erasing=0))
     return _loop(lambda number, file: transform(EncodedPicture(file), generator_for(number)))
 
 

@@ -26,9 +26,11 @@ from pvtctl.models.structures import Objects
 from pvtctl.recipe.schema import ScheduleSettings
 from pvtctl.tasks.classification.metric import ClassificationMetric
 from pvtctl.tasks.classification.mixup import Mixup
+from pvtctl.tasks.classification.settings import Augment
 from pvtctl.tasks.classification.transforms import EvalTransform, TrainTransform
 from pvtctl.tasks.depth.metric import DepthMetric
 from pvtctl.tasks.depth.transforms import DepthTransform
+from pvtctl.tasks.detection.settings import DetectionData
 from pvtctl.tasks.detection.transforms import DetectionTransform
 from pvtctl.tasks.segmentation.metric import SegmentationMetric
 from pvtctl.tasks.segmentation.transforms import SegmentationTransform
@@ -68,18 +70,19 @@ def classification_augmentation() -> dict[str, Any]:
     found: dict[str, Any] = {}
     for seed in range(6):
         picture = TensorPicture(_scene(seed)[1])
-        found[f"train {seed}"] = TrainTransform(64)(picture, _generator(seed))
+        found[f"train {seed}"] = TrainTransform(64, Augment())(picture, _generator(seed))
     found["eval"] = EvalTransform(48, 56)(TensorPicture(_scene(0)[1]))
     labels = torch.tensor([0, 3, 1, 4])
     for key in range(6):
-        images, targets = Mixup(5)(image(4, 3, 24, 32), labels, key)
+        images, targets = Mixup(5, Augment())(image(4, 3, 24, 32), labels, key)
         found |= {f"mixup {key}": images, f"mixup {key} targets": targets}
     return found
 
 
 def detection_augmentation() -> dict[str, Any]:
     found: dict[str, Any] = {}
-    transform = DetectionTransform(short_sides=(64, 80, 96), long_side=128, crop=0.5, test_short_side=80)
+    settings = DetectionData(short_sides=(64, 80, 96), long_side=128, crop=0.5, test_short_side=80)
+    transform = DetectionTransform(settings)
     for seed in range(4):
         scene, pixels = _scene(seed)
         boxes, labels, masks = (torch.from_numpy(each) for each in (scene.boxes, scene.labels, scene.masks))

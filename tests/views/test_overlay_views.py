@@ -14,7 +14,8 @@ from pycocotools import mask as rle
 from pvtctl.errors import UsageError
 from pvtctl.explain.feature_pictures import ComponentFit, draw_features, energy_of, to_levels
 from pvtctl.models.structures import Detections, Objects
-from pvtctl.tasks.classification.pictures import Guess, draw_guesses
+from pvtctl.tasks.classification.pictures import draw_guesses
+from pvtctl.tasks.classification.predict import Guess
 from pvtctl.tasks.depth.pictures import draw_beside
 from pvtctl.tasks.detection.pictures import draw_detections, draw_side_by_side, rights
 from pvtctl.views.curves import CurvePanel, Series, draw_overlay, draw_panels

@@ -231,7 +231,7 @@ def open_classification_split(
     if augment is None:
         transform = EvalTransform(image_size, resize)
     else:
-        transform = TrainTransform.from_augment(image_size, augment)
+        transform = TrainTransform(image_size, augment)
     size = resize if augment is None else image_size
     source = open_source(name, root, split, samples=samples, size=size, materials=materials)
     return ClassificationDataset(source, transform, seed=seed, samples=samples)

@@ -10,26 +10,18 @@ import heapq
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+if TYPE_CHECKING:
+    from pvtctl.tasks.classification.data import Batch
+
+BINS = 15
 _UNIT = 2.0**24
 _MAX_LOSS = 1e4  # an infinite loss (fp16 overflow) still has to sum; a million images of it fit int64
-
-
-class LabelledBatch(Protocol):
-    """The parts of a batch that the metric reads."""
-
-    @property
-    def labels(self) -> Tensor:
-        """(B,) int64, positions in the data's class list."""
-
-    @property
-    def ids(self) -> Sequence[str]:
-        """Names of the images."""
 
 
 class Miss(NamedTuple):
@@ -77,27 +69,21 @@ class ClassificationMetric:
     non-finite logit is wrong in every count and is reported as `nonfinite`.
     """
 
-    def __init__(
-        self, class_names: Sequence[str], *, label_to_head: Tensor | None = None, bins: int = 15, worst: int = 32
-    ) -> None:
+    def __init__(self, class_names: Sequence[str], *, label_to_head: Tensor | None = None, worst: int = 32) -> None:
         self.class_names = list(class_names)
-        self.bins = bins
         self.num_worst = worst
-        self.label_to_head = (
-            torch.arange(len(self.class_names)) if label_to_head is None else label_to_head.cpu().long()
-        )
+        own = torch.arange(len(self.class_names))
+        self.label_to_head = own if label_to_head is None else label_to_head.cpu().long()
         self.present = sorted(set(self.label_to_head.tolist()))
         """Head classes that the data has."""
         self.images = self.top1 = self.top5 = self.top1_present = self.nonfinite = 0
         self.loss = 0
         self.confusion: Counter[tuple[int, int]] = Counter()
         """Images by (true, predicted) head class; only pairs that occurred."""
-        self.bin_images = torch.zeros(bins, dtype=torch.int64)
-        self.bin_correct = torch.zeros(bins, dtype=torch.int64)
-        self.bin_confidence = torch.zeros(bins, dtype=torch.int64)
+        self.bin_images, self.bin_correct, self.bin_confidence = torch.zeros(3, BINS, dtype=torch.int64)
         self.worst_heap: list[Miss] = []
 
-    def update(self, outputs: Tensor, batch: LabelledBatch) -> None:
+    def update(self, outputs: Tensor, batch: Batch) -> None:
         """Count a batch: `outputs` are logits (B, K)."""
         logits = outputs.detach().float().cpu()
         labels = self.label_to_head[batch.labels.cpu()]
@@ -118,9 +104,12 @@ class ClassificationMetric:
         self.top1 += int(correct.sum())
         self.top5 += int(((rank < 5) & finite).sum())
         self.loss += int((loss * _UNIT).round().long().sum())
-        self._count_present(logits, labels, finite)
+        if len(self.present) < len(self.class_names):
+            present = torch.tensor(self.present)
+            among = present[logits[:, present].argmax(dim=1)]
+            self.top1_present += int(((among == labels) & finite).sum())
         self.confusion.update(zip(labels.tolist(), prediction.tolist(), strict=True))
-        at = (confidence * self.bins).ceil().long().sub(1).clamp(0, self.bins - 1)
+        at = (confidence * BINS).ceil().long().sub(1).clamp(0, BINS - 1)
         self.bin_images.index_add_(0, at, torch.ones_like(at))
         self.bin_correct.index_add_(0, at, correct.long())
         self.bin_confidence.index_add_(0, at, (confidence.double() * _UNIT).round().long())
@@ -128,13 +117,6 @@ class ClassificationMetric:
             loss.tolist(), batch.ids, labels.tolist(), prediction.tolist(), confidence.double().tolist(), strict=True
         )
         self.worst_heap = heapq.nlargest(self.num_worst, [*self.worst_heap, *(Miss(*row) for row in rows)])
-
-    def _count_present(self, logits: Tensor, labels: Tensor, finite: Tensor) -> None:
-        if len(self.present) == len(self.class_names):
-            return
-        present = torch.tensor(self.present)
-        among = present[logits[:, present].argmax(dim=1)]
-        self.top1_present += int(((among == labels) & finite).sum())
 
     def state(self) -> dict[str, Any]:
         """Everything counted, picklable; what `merge` takes."""
@@ -160,12 +142,13 @@ class ClassificationMetric:
     def compute(self) -> dict[str, float]:
         """Fractions by name; `loss` is the mean cross entropy in nats, `ece` the expected calibration error."""
         images = max(self.images, 1)
+        by_class = [score.top1 for score in self.per_class() if score.images]
         numbers = {
             "top1": self.top1 / images,
             "top5": self.top5 / images,
             "loss": self.loss / _UNIT / images,
             "ece": self.calibration_error(),
-            "mean_class_top1": self._mean_class_top1(),
+            "mean_class_top1": sum(by_class) / len(by_class) if by_class else 0.0,
             "images": float(self.images),
         }
         if len(self.present) < len(self.class_names):
@@ -179,10 +162,6 @@ class ClassificationMetric:
         gaps = (self.bin_confidence.double() / _UNIT - self.bin_correct.double()).abs()
         return float(gaps.sum()) / max(self.images, 1)
 
-    def _mean_class_top1(self) -> float:
-        scores = [score.top1 for score in self.per_class() if score.images]
-        return sum(scores) / len(scores) if scores else 0.0
-
     def per_class(self) -> list[ClassAccuracy]:
         """A row for each class of the data, in the head's order."""
         true: Counter[int] = Counter()
@@ -193,14 +172,8 @@ class ClassificationMetric:
         rows = []
         for at in self.present:
             hits = self.confusion[at, at]
-            rows.append(
-                ClassAccuracy(
-                    name=self.class_names[at],
-                    images=true[at],
-                    top1=hits / true[at] if true[at] else 0.0,
-                    precision=hits / predicted[at] if predicted[at] else 0.0,
-                )
-            )
+            top1, precision = hits / max(true[at], 1), hits / max(predicted[at], 1)
+            rows.append(ClassAccuracy(self.class_names[at], true[at], top1, precision))
         return rows
 
     def confusion_matrix(self) -> Tensor:
@@ -213,19 +186,17 @@ class ClassificationMetric:
 
     def reliability(self) -> list[ReliabilityBin]:
         """The data of a reliability diagram, one row a bin, from low confidence to high."""
-        rows = []
-        for at in range(self.bins):
-            images = int(self.bin_images[at])
-            rows.append(
-                ReliabilityBin(
-                    low=at / self.bins,
-                    high=(at + 1) / self.bins,
-                    images=images,
-                    confidence=int(self.bin_confidence[at]) / _UNIT / max(images, 1),
-                    accuracy=int(self.bin_correct[at]) / max(images, 1),
-                )
+        counts = zip(self.bin_images.tolist(), self.bin_confidence.tolist(), self.bin_correct.tolist(), strict=True)
+        return [
+            ReliabilityBin(
+                low=at / BINS,
+                high=(at + 1) / BINS,
+                images=images,
+                confidence=confidence / _UNIT / max(images, 1),
+                accuracy=correct / max(images, 1),
             )
-        return rows
+            for at, (images, confidence, correct) in enumerate(counts)
+        ]
 
     def worst(self) -> list[Miss]:
         """The images of the highest loss, worst first."""

@@ -22,23 +22,17 @@ class Mixup:
     """
 
     num_classes: int
-    mixup_alpha: float = 0.8
-    cutmix_alpha: float = 1.0
-    mixup_prob: float = 1.0
-    mixup_switch_prob: float = 0.5
-    label_smoothing: float = 0.1
-
-    @classmethod
-    def from_augment(cls, num_classes: int, augment: Augment) -> Mixup:
-        """Create from a recipe's `data.augment`."""
-        return cls(num_classes, **augment.values_for(cls))
+    augment: Augment
 
     def __call__(self, images: Tensor, labels: Tensor, key: int) -> tuple[Tensor, Tensor]:
         """Images (B, 3, H, W) and labels int64 (B,) -> mixed images, soft targets float (B, K).
 
         Random numbers depend only on `key` (`Batch.key`). The input images are not changed.
         """
-        targets = self._smooth(labels, images.dtype)
+        smoothing = self.augment.label_smoothing
+        off = smoothing / self.num_classes
+        targets = torch.full((len(labels), self.num_classes), off, dtype=images.dtype, device=labels.device)
+        targets.scatter_(1, labels[:, None], 1.0 - smoothing + off)
         rng = np.random.default_rng(key_of(key, "mixup"))
         cutmix, alpha = self._pick(rng)
         if alpha == 0.0:
@@ -53,18 +47,11 @@ class Mixup:
     def _pick(self, rng: np.random.Generator) -> tuple[bool, float]:
         """Whether CutMix, and its or mixup's alpha; alpha 0 means that nothing is mixed."""
         apply, switch = rng.random(2)
-        if apply >= self.mixup_prob:
+        own = self.augment
+        if apply >= own.mixup_prob:
             return False, 0.0
-        if self.mixup_alpha > 0 and self.cutmix_alpha > 0:
-            cutmix = bool(switch < self.mixup_switch_prob)
-        else:
-            cutmix = self.cutmix_alpha > 0
-        return cutmix, self.cutmix_alpha if cutmix else self.mixup_alpha
-
-    def _smooth(self, labels: Tensor, dtype: torch.dtype) -> Tensor:
-        off = self.label_smoothing / self.num_classes
-        targets = torch.full((len(labels), self.num_classes), off, dtype=dtype, device=labels.device)
-        return targets.scatter_(1, labels[:, None], 1.0 - self.label_smoothing + off)
+        cutmix = own.cutmix_alpha > 0 and (own.mixup_alpha == 0 or bool(switch < own.mixup_switch_prob))
+        return cutmix, own.cutmix_alpha if cutmix else own.mixup_alpha
 
 
 def _paste_box(images: Tensor, share: float, rng: np.random.Generator) -> tuple[Tensor, float]:

@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from matplotlib.colors import PowerNorm
 from torch import Tensor
 
 from pvtctl.tasks.classification.metric import ReliabilityBin
-from pvtctl.views.figure import BLUE, GREEN, GREY, ORANGE, RED, new_figure, save, shorten, style
+from pvtctl.tasks.classification.predict import Guess
+from pvtctl.views.figure import BLUE, GREEN, GREY, ORANGE, RED, draw_matrix, new_figure, save, shorten, style
 
 
 def draw_confusion(path: Path | str, matrix: Tensor, names: Sequence[str]) -> Path:
     """Draw the confusion matrix, in percent of the row.
 
     `matrix` (C, C + 1) int64 counts; the last column, predictions of classes that the data does not have, is drawn only
-    where it is used. Colour follows the square root, so that rare confusions show among many classes. Cells carry their number up to 20 classes, axes their names up to 60.
+    where it is used.
     """
     counts = matrix.numpy()
     columns = [*names, "other"]
@@ -26,26 +26,9 @@ def draw_confusion(path: Path | str, matrix: Tensor, names: Sequence[str]) -> Pa
         counts, columns = counts[:, :-1], columns[:-1]
     share = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
 
-    classes = len(names)
-    side = min(max(0.42 * classes, 4.5), 16.0) if classes <= 60 else 10.0
-    figure = new_figure(side + 2.2, side + 1.4)
-    axes = figure.subplots()
-    picture = axes.imshow(share, cmap="Blues", norm=PowerNorm(0.5, 0, 100), aspect="auto", interpolation="nearest")
-    figure.colorbar(picture, ax=axes, shrink=0.7, label="percent of the true class")
-    title = f"Confusion matrix, {int(counts.sum())} images, {classes} classes"
+    figure, axes = draw_matrix(share, names, columns, label="percent of the true class", largest=16.0)
+    title = f"Confusion matrix, {int(counts.sum())} images, {len(names)} classes"
     style(axes, title=title, xlabel="predicted class", ylabel="true class", grid=False)
-    if classes <= 60:
-        size = 9 if classes <= 30 else 7
-        axes.set_xticks(range(len(columns)), [shorten(n, 18) for n in columns], rotation=60, ha="right", fontsize=size)
-        axes.set_yticks(range(classes), [shorten(n, 18) for n in names], fontsize=size)
-        for label in [*axes.get_xticklabels(), *axes.get_yticklabels()]:
-            label.set_parse_math(False)
-            label.set_rotation_mode("anchor")
-    if classes <= 20:
-        for row, column in np.argwhere(counts > 0):
-            dark = share[row, column] > 30
-            text = f"{share[row, column]:.0f}"
-            axes.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if dark else "black")
     return save(figure, path)
 
 
@@ -116,16 +99,6 @@ def draw_image_sheet(path: Path | str, images: Sequence[SheetImage], title: str,
     if not images:
         grid[0, 0].text(0, 0.5, "no images", color=GREY)
     return save(figure, path)
-
-
-@dataclass(frozen=True)
-class Guess:
-    """A class that an image may show."""
-
-    name: str
-    share: float
-    """Its probability."""
-    true: bool = False
 
 
 def draw_guesses(path: Path | str, image: np.ndarray, guesses: Sequence[Guess], title: str) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -24,6 +24,16 @@ TOP = 5
 
 
 @dataclass(frozen=True)
+class Guess:
+    """A class that an image may show."""
+
+    name: str
+    share: float
+    """Its probability."""
+    true: bool = False
+
+
+@dataclass(frozen=True)
 class ClassScores:
     """A classifier's prediction for one image."""
 
@@ -33,7 +43,19 @@ class ClassScores:
 
     def top(self, count: int = TOP) -> list[tuple[str, float]]:
         """The most probable classes with their probabilities, best first."""
-        return likeliest(self.probabilities, self.class_names, count)
+        best = self.probabilities.topk(min(count, len(self.probabilities)))
+        pairs = zip(best.values.tolist(), best.indices.tolist(), strict=True)
+        return [(self.class_names[label], score) for score, label in pairs]
+
+    def guesses(self, truth: int | None = None) -> list[Guess]:
+        """The most probable classes, then the true one if it is not among them."""
+        labels = self.probabilities.topk(min(TOP, len(self.probabilities))).indices.tolist()
+        if truth is not None and truth not in labels:
+            labels.append(truth)
+        return [
+            Guess(readable_name(self.class_names[label]), float(self.probabilities[label]), label == truth)
+            for label in labels
+        ]
 
 
 class ClassifierPredictor:
@@ -68,29 +90,7 @@ class ClassifierPredictor:
         """The image next to bars of its most probable classes."""
         from pvtctl.tasks.classification.pictures import draw_guesses
 
-        draw_guesses(path, image, guesses_of(prediction), title)
-
-
-def likeliest(probabilities: Tensor, class_names: Sequence[str], count: int = TOP) -> list[tuple[str, float]]:
-    """The `count` most probable classes of (K,) probabilities, best first."""
-    best = probabilities.topk(min(count, len(probabilities)))
-    return [
-        (class_names[label], score) for score, label in zip(best.values.tolist(), best.indices.tolist(), strict=True)
-    ]
-
-
-def guesses_of(prediction: ClassScores, truth: int | None = None) -> list[Any]:
-    """The most probable classes of an image with their probabilities, then the true one if it is not among them."""
-    from pvtctl.tasks.classification.pictures import Guess
-
-    best = prediction.probabilities.topk(min(5, len(prediction.probabilities)))
-    labels = best.indices.tolist()
-    if truth is not None and truth not in labels:
-        labels.append(truth)
-    return [
-        Guess(readable_name(prediction.class_names[label]), float(prediction.probabilities[label]), label == truth)
-        for label in labels
-    ]
+        draw_guesses(path, image, prediction.guesses(), title)
 
 
 class ClassesWriter:

@@ -189,7 +189,7 @@ class ClassificationSpec(TaskSpec):
         from pvtctl.data.transforms import denormalize
         from pvtctl.tasks.classification.transforms import TrainTransform
 
-        crop = TrainTransform.from_augment(recipe.data.image_size, recipe.data.augment)
+        crop = TrainTransform(recipe.data.image_size, recipe.data.augment)
         return denormalize(crop(EncodedPicture(file.read_bytes()), generator))
 
     def mixes(self, recipe: Recipe) -> bool:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
 from torch import Tensor, nn
 
-from pvtctl.data.samplers import Draw, TrainSampler
+from pvtctl.data.images import RgbImage, to_rgb
+from pvtctl.data.samplers import Draw
 from pvtctl.data.transforms import IMAGENET_MEAN, IMAGENET_STD, denormalize
 from pvtctl.io.checkpoint_meta import CheckpointMeta
 from pvtctl.models.losses.cross_entropy import classification_loss
@@ -50,18 +50,8 @@ class ClassificationTask(DataTask):
         self.model = model
         self.label_to_head = match_classes(val.class_names, head_names, num_classes)
         self.class_names = list(val.class_names if head_names is None else head_names)
-        self.mixup = Mixup.from_augment(num_classes, augment)
+        self.mixup = Mixup(num_classes, augment)
         self._meta = meta
-
-    def _sampler(self, rank: int, world_size: int) -> TrainSampler:
-        return TrainSampler(
-            len(self.train),
-            batch_size=self.loading.batch_size,
-            seed=self.loading.seed,
-            repeats=self.loading.repeats,
-            rank=rank,
-            world_size=world_size,
-        )
 
     def losses(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
         """Cross entropy against the mixed and smoothed targets; the mixing is keyed by the batch's draws."""
@@ -91,7 +81,7 @@ class ClassificationTask(DataTask):
             std=list(IMAGENET_STD),
         )
 
-    def seen_image(self, index: int) -> np.ndarray | None:
+    def seen_image(self, index: int) -> RgbImage | None:
         """The validation image after the evaluation transform, uint8 (H, W, 3); None when it cannot be read."""
         sample = self.val[Draw(0, index)]
-        return denormalize(sample.image).permute(1, 2, 0).numpy() if isinstance(sample, ClassificationSample) else None
+        return to_rgb(denormalize(sample.image)) if isinstance(sample, ClassificationSample) else None

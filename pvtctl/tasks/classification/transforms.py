@@ -3,62 +3,47 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as TF
 
 from pvtctl.data.images import SourceImage, pixels_of
 from pvtctl.data.transforms import normalize
-from pvtctl.tasks.classification.rand_augment import RandAugment
 from pvtctl.tasks.classification.settings import Augment
+
+FILL = (124, 116, 104)
+"""ImageNet's mean colour, fills the area uncovered by RandAugment's geometric operations."""
+
+LARGEST_MAGNITUDE = 10.0
+"""Of RandAugment."""
 
 
 @dataclass(frozen=True)
 class TrainTransform:
-    """Random resized crop (bicubic), horizontal flip, RandAugment, normalisation, random erasing, in this order.
+    """Random resized crop (bicubic), horizontal flip, RandAugment, normalisation, random erasing, in this order."""
 
-    Field names are those of a recipe's `data.augment`.
-    """
-
-    image_size: int = 224
-    crop_scale: tuple[float, float] = (0.08, 1.0)
-    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    hflip: float = 0.5
-    rand_augment: bool = True
-    rand_augment_magnitude: float = 9.0
-    rand_augment_std: float = 0.5
-    rand_augment_prob: float = 0.5
-    rand_augment_ops: int = 2
-    erasing: float = 0.25
-
-    @classmethod
-    def from_augment(cls, image_size: int, augment: Augment) -> TrainTransform:
-        """Create from a recipe's `data.augment`."""
-        return cls(image_size, **augment.values_for(cls))
+    image_size: int
+    augment: Augment
 
     def __call__(self, picture: SourceImage, generator: torch.Generator) -> Tensor:
         """A picture -> float32 (3, image_size, image_size). Raises BadImage."""
-        box = random_crop_box(picture.height, picture.width, self.crop_scale, self.crop_ratio, generator)
+        own = self.augment
+        box = random_crop_box(picture.height, picture.width, own.crop_scale, own.crop_ratio, generator)
         pixels = picture.resized(box, (self.image_size, self.image_size), exact=False)
         flip, erase = torch.rand(2, generator=generator).tolist()
-        if flip < self.hflip:
+        if flip < own.hflip:
             pixels = pixels.flip(-1)
-        if self.rand_augment and self.rand_augment_ops:
-            pixels = self._rand_augment(pixels, generator)
+        if own.rand_augment and own.rand_augment_ops:
+            before = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
+            after = rand_augment(before, own, generator)
+            pixels = pixels if after is before else pixels_of(after)
         image = normalize(pixels)
-        return erase_box(image, generator) if erase < self.erasing else image
-
-    def _rand_augment(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
-        policy = RandAugment(
-            self.rand_augment_magnitude, self.rand_augment_std, self.rand_augment_prob, self.rand_augment_ops
-        )
-        before = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
-        after = policy(before, generator)
-        if after is before:
-            return pixels
-        return pixels_of(after)
+        return erase_box(image, generator) if erase < own.erasing else image
 
 
 @dataclass(frozen=True)
@@ -135,3 +120,69 @@ def erase_box(image: Tensor, generator: torch.Generator) -> Tensor:
             image[:, top : top + box_height, left : left + box_width] = noise
             return image
     return image
+
+
+def rand_augment(image: Image.Image, augment: Augment, generator: torch.Generator) -> Image.Image:
+    """RandAugment as in the papers' code, rand-m9-mstd0.5-inc1 of timm 0.3.2: an RGB image -> one of the same size.
+
+    Operations are drawn with replacement, each applied with a probability at a magnitude ~ N(mean, std). torchvision's
+    RandAugment has neither a spread of the magnitude nor operations that all grow with it.
+    """
+    count = augment.rand_augment_ops
+    picks = torch.randint(len(OPERATIONS), (count,), generator=generator).tolist()
+    chances, signs = torch.rand(2, count, generator=generator).tolist()
+    spreads = torch.randn(count, generator=generator).tolist()
+    for pick, chance, sign, spread in zip(picks, chances, signs, spreads, strict=True):
+        if chance < augment.rand_augment_prob:
+            magnitude = augment.rand_augment_magnitude + augment.rand_augment_std * spread
+            level = min(max(magnitude, 0.0), LARGEST_MAGNITUDE) / LARGEST_MAGNITUDE
+            image = OPERATIONS[pick](image, level, 1.0 if sign < 0.5 else -1.0)
+    return image
+
+
+def _rotate(image: Image.Image, level: float, sign: float) -> Image.Image:
+    return TF.rotate(image, sign * level * 30.0, interpolation=InterpolationMode.BICUBIC, fill=list(FILL))
+
+
+def _posterize(image: Image.Image, level: float, sign: float) -> Image.Image:
+    bits = 4 - int(level * 4)
+    if bits == 0:  # torchvision and PIL refuse to keep no bits, which is what the top magnitude asks for
+        return Image.new("RGB", image.size)
+    return TF.posterize(image, bits)
+
+
+def _solarize_add(image: Image.Image, level: float, sign: float) -> Image.Image:
+    add = int(level * 110)
+    return image.point([min(255, value + add) if value < 128 else value for value in range(256)] * 3)
+
+
+def _enhance(adjust: Callable[[Image.Image, float], Image.Image]) -> Callable[[Image.Image, float, float], Image.Image]:
+    """Colour, contrast, brightness or sharpness away from 1, to 0.1 or 1.9 at most."""
+    return lambda image, level, sign: adjust(image, 1.0 + sign * level * 0.9)
+
+
+def _affine(image: Image.Image, matrix: tuple[float, ...]) -> Image.Image:
+    """`matrix` maps the output's pixels to the input's, from the top left corner."""
+    return image.transform(
+        image.size, Image.Transform.AFFINE, matrix, resample=Image.Resampling.BICUBIC, fillcolor=FILL
+    )
+
+
+OPERATIONS: tuple[Callable[[Image.Image, float, float], Image.Image], ...] = (
+    lambda image, level, sign: TF.autocontrast(image),
+    lambda image, level, sign: TF.equalize(image),
+    lambda image, level, sign: TF.invert(image),
+    _rotate,
+    _posterize,
+    lambda image, level, sign: TF.solarize(image, 256 - int(level * 256)),
+    _solarize_add,
+    _enhance(TF.adjust_saturation),
+    _enhance(TF.adjust_contrast),
+    _enhance(TF.adjust_brightness),
+    _enhance(TF.adjust_sharpness),
+    lambda image, level, sign: _affine(image, (1, sign * level * 0.3, 0, 0, 1, 0)),
+    lambda image, level, sign: _affine(image, (1, 0, 0, sign * level * 0.3, 1, 0)),
+    lambda image, level, sign: _affine(image, (1, 0, sign * level * 0.45 * image.width, 0, 1, 0)),
+    lambda image, level, sign: _affine(image, (1, 0, 0, 0, 1, sign * level * 0.45 * image.height)),
+)
+"""The 15 operations of timm's increasing set; each takes (image, magnitude in 0..1, sign of -1 or 1)."""

@@ -9,7 +9,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pvtctl.data.samplers import TrainSampler
 from pvtctl.data.transforms import NORMALIZATIONS
 from pvtctl.io.checkpoint_meta import CheckpointMeta
 from pvtctl.models.dense import DenseModel
@@ -46,16 +45,6 @@ class DenseTask(DataTask):
         """Latest maps of a few validation images, by their position in the split."""
         self._picked = {at * len(val) // NUM_SAMPLES for at in range(NUM_SAMPLES)}
         self._meta = meta
-
-    def _sampler(self, rank: int, world_size: int) -> TrainSampler:
-        return TrainSampler(
-            len(self.train),
-            batch_size=self.loading.batch_size,
-            repeats=1,
-            seed=self.loading.seed,
-            rank=rank,
-            world_size=world_size,
-        )
 
     def losses(self, model: nn.Module, batch: DenseBatch) -> Mapping[str, Tensor]:
         """The loss on the map and on every auxiliary one."""

@@ -6,10 +6,10 @@ import math
 from pathlib import Path
 
 import numpy as np
-from matplotlib.colors import PowerNorm
 
-from pvtctl.tasks.detection.scoring.analysis import RECALLS, Curve, DetectionAnalysis
-from pvtctl.views.figure import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, new_figure, save, shorten, style
+from pvtctl.tasks.detection.scoring.analysis import Curve, DetectionAnalysis
+from pvtctl.tasks.detection.scoring.numpy_backend import RECALLS
+from pvtctl.views.figure import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, draw_matrix, new_figure, save, shorten, style
 
 _SHOWN_CURVES = 6
 _SHOWN_CLASSES = 40
@@ -63,28 +63,13 @@ def draw_detection_confusion(path: Path | str, analysis: DetectionAnalysis) -> P
     kept = np.append(used, len(names))
     share = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     share = share[np.ix_(kept, kept)]
-    labels = [shorten(names[at], 18) for at in used.tolist()]
-
-    side = min(max(0.42 * len(kept), 4.5), 14.0)
-    figure = new_figure(side + 2.2, side + 1.4)
-    axes = figure.subplots()
-    picture = axes.imshow(share, cmap="Blues", norm=PowerNorm(0.5, 0, 100), aspect="auto", interpolation="nearest")
-    figure.colorbar(picture, ax=axes, shrink=0.7, label="percent of the row")
+    labels = [names[at] for at in used.tolist()]
+    figure, axes = draw_matrix(share, [*labels, "background"], [*labels, "missed"], label="percent of the row")
     many = f", {len(used)} of {len(names)} classes" if len(used) < len(names) else ""
     at_score = f"score from {analysis.threshold:.2f}" if math.isfinite(analysis.threshold) else "nothing right"
     style(axes, title=f"Confusion at IoU 0.5, {at_score}{many}", xlabel="found as", ylabel="is", grid=False)
-    size = 9 if len(kept) <= 30 else 7
-    axes.set_xticks(range(len(kept)), [*labels, "missed"], rotation=60, ha="right", fontsize=size)
-    axes.set_yticks(range(len(kept)), [*labels, "background"], fontsize=size)
-    for label in [*axes.get_xticklabels(), *axes.get_yticklabels()]:
-        label.set_parse_math(False)
-        label.set_rotation_mode("anchor")
     axes.axhline(len(kept) - 1.5, color=GREY, lw=1)
     axes.axvline(len(kept) - 1.5, color=GREY, lw=1)
-    if len(kept) <= 20:
-        for row, column in np.argwhere(share > 0).tolist():
-            colour = "white" if share[row, column] > 30 else "black"
-            axes.text(column, row, f"{share[row, column]:.0f}", ha="center", va="center", fontsize=8, color=colour)
     return save(figure, path)
 
 

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from pvtctl.data.image_files import SUFFIXES, Names
 from pvtctl.data.layouts import COCO_LAYOUT
 from pvtctl.errors import PvtctlError, UsageError
-from pvtctl.tasks.detection.coco_file import CHECK_HINT, CocoTable, load_coco, scan_coco
-from pvtctl.tasks.detection.segments import Segments
+from pvtctl.tasks.detection.coco_file import CHECK_HINT, load_coco, scan_coco
 
 _LARGEST_TO_LIST = 64 << 20
 """Bytes of an annotation file up to which it is read just to count classes."""
@@ -55,27 +54,20 @@ class CocoAnnotations:
         self.sizes: NDArray[np.int32] = table.sizes
         """(I, 2): height, width."""
         self.problems: dict[str, int] = {problem.kind: len(problem.ids) for problem in table.problems}
-        self._keep(table)
+        counts = np.bincount(table.images, minlength=len(table.image_ids))
+        self._first: NDArray[np.int64] = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        """(I + 1,): an image's annotations are the rows from its entry to the next."""
+        rows = table.take(np.argsort(table.images, kind="stable"))
+        self._ids, self._labels, self._crowd, self._areas = rows.ids, rows.labels, rows.crowd, rows.areas
+        self._xywh, self._segments = rows.boxes, rows.segments
+        limits = np.tile(table.sizes[rows.images][:, ::-1], 2)
+        corners = np.concatenate([rows.boxes[:, :2], rows.boxes[:, :2] + rows.boxes[:, 2:]], 1)
+        self._xyxy = np.clip(corners, 0, limits).astype(np.float32)
 
     @classmethod
     def read(cls, path: Path | str, *, masks: bool = True) -> CocoAnnotations:
         """Read from a file. Raises UsageError."""
         return cls(load_coco(path), masks=masks, name=str(path))
-
-    def _keep(self, table: CocoTable) -> None:
-        order = np.argsort(table.images, kind="stable")
-        counts = np.bincount(table.images, minlength=len(self.image_ids))
-        self._first: NDArray[np.int64] = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        """(I + 1,): an image's annotations are the rows from its entry to the next."""
-        self._ids = table.ids[order]
-        self._labels = table.labels[order]
-        self._crowd = table.crowd[order]
-        self._areas = table.areas[order]
-        self._xywh = table.boxes[order]
-        self._segments: Segments | None = None if table.segments is None else table.segments[order]
-        limits = np.tile(table.sizes[table.images[order]][:, ::-1], 2)
-        corners = np.concatenate([self._xywh[:, :2], self._xywh[:, :2] + self._xywh[:, 2:]], 1)
-        self._xyxy = np.clip(corners, 0, limits).astype(np.float32)
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -132,14 +124,11 @@ class CocoAnnotations:
                     "iscrowd": int(self._crowd[row]),
                 }
                 if self._segments is not None:
-                    entry["segmentation"] = self._segmentation(row, height, width)
+                    polygons = [part.tolist() for part in self._segments.polygons(row)]
+                    entry["segmentation"] = polygons or self._segments.rle(row, height, width)
                 annotations.append(entry)
         categories = [{"id": key, "name": name} for key, name in zip(self.category_ids, self.class_names, strict=True)]
         return {"images": images, "annotations": annotations, "categories": categories}
-
-    def _segmentation(self, row: int, height: int, width: int) -> Any:
-        assert self._segments is not None
-        return [part.tolist() for part in self._segments.polygons(row)] or self._segments.rle(row, height, width)
 
     def digest(self, indices: NDArray[np.int64]) -> str:
         """Hash of the classes, and of names, sizes and annotations of some images."""

@@ -6,8 +6,8 @@ import json
 import os
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -66,24 +66,29 @@ KINDS: dict[str, tuple[Literal["error", "warning"], str]] = {
 class CocoTable:
     """Content of a file as columns; rows without errors, in the order of the file."""
 
-    category_ids: list[int] = field(default_factory=list)
-    class_names: list[str] = field(default_factory=list)
-    file_names: list[str] = field(default_factory=list)
-    image_ids: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
-    sizes: NDArray[np.int32] = field(default_factory=lambda: np.empty((0, 2), np.int32))
+    category_ids: list[int]
+    class_names: list[str]
+    file_names: list[str]
+    image_ids: NDArray[np.int64]
+    sizes: NDArray[np.int32]
     """(I, 2): height, width."""
-    ids: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
-    images: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    ids: NDArray[np.int64]
+    images: NDArray[np.int64]
     """(N,): positions in `image_ids`."""
-    labels: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    labels: NDArray[np.int64]
     """(N,): positions in `category_ids`, which is sorted."""
-    boxes: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 4)))
+    boxes: NDArray[np.float64]
     """(N, 4): x, y, width, height as in the file."""
-    areas: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
-    crowd: NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, np.bool_))
+    areas: NDArray[np.float64]
+    crowd: NDArray[np.bool_]
     segments: Segments | None = None
     """None if masks were not requested."""
     problems: list[CocoProblem] = field(default_factory=list)
+
+    def take(self, rows: NDArray[Any]) -> CocoTable:
+        """With some of the annotations, positions or a mask of booleans."""
+        columns = {name: getattr(self, name)[rows] for name in ("ids", "images", "labels", "boxes", "areas", "crowd")}
+        return replace(self, **columns, segments=None if self.segments is None else self.segments[rows])
 
 
 class _Faults:
@@ -93,25 +98,27 @@ class _Faults:
     def add(self, kind: str, *ids: int | str) -> None:
         self.found.setdefault(kind, []).extend(ids)
 
+    def add_repeated(self, kind: str, values: Iterable[Any]) -> None:
+        """Record the `values` that occur more than once."""
+        if repeated := [value for value, count in Counter(values).items() if count > 1]:
+            self.add(kind, *repeated)
+
     def add_rows(self, kind: str, ids: NDArray[np.int64], wrong: Any) -> None:
         """Record the `ids` where `wrong` (N,) is true."""
         if wrong.any():
             self.add(kind, *ids[wrong].tolist())
 
     def problems(self) -> list[CocoProblem]:
-        return [
-            CocoProblem(kind, KINDS[kind][0], _line(kind, self.found[kind]), tuple(self.found[kind]))
-            for kind in KINDS
-            if kind in self.found
-        ]
-
-
-def _line(kind: str, ids: Sequence[int | str]) -> str:
-    if not ids:
-        return KINDS[kind][1]
-    different = list(dict.fromkeys(ids))
-    named = ", ".join(str(name) for name in different[:_EXAMPLES])
-    return f"{len(ids)} {KINDS[kind][1]}: {named}{', ...' if len(different) > _EXAMPLES else ''}"
+        problems = []
+        for kind, (severity, line) in KINDS.items():
+            ids = self.found.get(kind)
+            if ids:
+                different = list(dict.fromkeys(ids))
+                more = ", ..." if len(different) > _EXAMPLES else ""
+                line = f"{len(ids)} {line}: {', '.join(map(str, different[:_EXAMPLES]))}{more}"
+            if ids is not None:
+                problems.append(CocoProblem(kind, severity, line, tuple(ids)))
+        return problems
 
 
 def load_coco(path: Path | str) -> dict[str, Any]:
@@ -145,25 +152,25 @@ def load_coco(path: Path | str) -> dict[str, Any]:
     return found
 
 
-def check_coco(data: Mapping[str, Any]) -> list[CocoProblem]:
-    """All faults of the output of `load_coco`, errors before warnings."""
-    return scan_coco(data, masks=True).problems
-
-
 def scan_coco(data: Mapping[str, Any], *, masks: bool) -> CocoTable:
     """Columns and faults of the output of `load_coco`. Rows with errors are not in the columns.
 
     Without `masks`, `segmentation` is ignored.
     """
-    table, faults = CocoTable(), _Faults()
-    _scan_categories(data["categories"], table, faults)
-    _scan_images(data["images"], table, faults)
-    good = _scan_annotations(data["annotations"], table, faults)
+    faults = _Faults()
+    classes = _scan_categories(data["categories"], faults)
+    file_names, image_ids, sizes = _scan_images(data["images"], faults)
+    place = {key: at for at, key in enumerate(image_ids.tolist())}
+    label = {key: at for at, key in enumerate(classes)}
+    good, *columns = _scan_annotations(data["annotations"], place, label, faults)
+    table = CocoTable(list(classes), list(classes.values()), file_names, image_ids, sizes, *columns)
     if masks:
         _scan_segments(data["annotations"], good, table, faults)
-    _check_boxes(table, faults)
-    if not any(KINDS[kind][0] == "error" for kind in faults.found) and table.segments is not None:
-        _count_missing_masks(table, faults)
+    table = _without_bad_boxes(table, faults)
+    if table.segments is not None and not any(KINDS[kind][0] == "error" for kind in faults.found):
+        has_mask = table.segments.has_mask()
+        if has_mask.any():  # a set with only boxes is no fault
+            faults.add_rows("no_mask", table.ids, ~has_mask & ~table.crowd)
     table.problems = faults.problems()
     return table
 
@@ -188,11 +195,8 @@ def _is_name(value: Any) -> bool:
         return False
 
 
-def _repeated(values: Iterable[Any]) -> list[Any]:
-    return [value for value, count in Counter(values).items() if count > 1]
-
-
-def _scan_categories(categories: list[Any], table: CocoTable, faults: _Faults) -> None:
+def _scan_categories(categories: list[Any], faults: _Faults) -> dict[int, str]:
+    """Id -> name, sorted by id."""
     named = []
     for at, item in enumerate(categories):
         if _is_whole(_get(item, "id")) and isinstance(item.get("name"), str) and item["name"]:
@@ -201,15 +205,14 @@ def _scan_categories(categories: list[Any], table: CocoTable, faults: _Faults) -
             faults.add("bad_category", f"#{at + 1}")
     if not categories:
         faults.add("no_classes")
-    for kind, column in (("duplicate_category_id", 0), ("duplicate_category_name", 1)):
-        if repeated := _repeated(item[column] for item in named):
-            faults.add(kind, *repeated)
-    known = dict(sorted(named))
-    table.category_ids, table.class_names = list(known), list(known.values())
+    faults.add_repeated("duplicate_category_id", (key for key, _ in named))
+    faults.add_repeated("duplicate_category_name", (name for _, name in named))
+    return dict(sorted(named))
 
 
-def _scan_images(images: list[Any], table: CocoTable, faults: _Faults) -> None:
-    ids, sizes = array("q"), array("q")
+def _scan_images(images: list[Any], faults: _Faults) -> tuple[list[str], NDArray[np.int64], NDArray[np.int32]]:
+    """File names, ids and sizes."""
+    names, ids, sizes = [], array("q"), array("q")
     for at, item in enumerate(images):
         key, name = _get(item, "id"), _get(item, "file_name")
         height, width = _get(item, "height"), _get(item, "width")
@@ -218,20 +221,18 @@ def _scan_images(images: list[Any], table: CocoTable, faults: _Faults) -> None:
             faults.add("bad_image", key if _is_whole(key) else f"#{at + 1}")
             continue
         ids.append(key)
-        table.file_names.append(name)
+        names.append(name)
         sizes.extend((height, width))
     if not images:
         faults.add("no_images")
-    if repeated := _repeated(ids):
-        faults.add("duplicate_image_id", *repeated)
-    table.image_ids = np.array(ids, np.int64)
-    table.sizes = np.array(sizes, np.int32).reshape(-1, 2)
+    faults.add_repeated("duplicate_image_id", ids)
+    return names, np.array(ids, np.int64), np.array(sizes, np.int32).reshape(-1, 2)
 
 
-def _scan_annotations(annotations: list[Any], table: CocoTable, faults: _Faults) -> list[int]:
-    """Fills the columns and returns the positions of the rows."""
-    place = {key: at for at, key in enumerate(table.image_ids.tolist())}
-    label = {key: at for at, key in enumerate(table.category_ids)}
+def _scan_annotations(
+    annotations: list[Any], place: Mapping[int, int], label: Mapping[int, int], faults: _Faults
+) -> tuple[list[int], *tuple[NDArray[Any], ...]]:
+    """Positions of the good annotations, then their columns of `CocoTable`: ids, images, labels, boxes, areas, crowd."""
     ids, images, labels, crowd = array("q"), array("q"), array("q"), array("b")
     boxes, areas, good = array("d"), array("d"), []
     for at, item in enumerate(annotations):
@@ -256,12 +257,9 @@ def _scan_annotations(annotations: list[Any], table: CocoTable, faults: _Faults)
             crowd.append(bool(item.get("iscrowd")))
             boxes.extend(box)
             areas.append(box[2] * box[3] if area is None else area)
-    if repeated := _repeated(ids):
-        faults.add("duplicate_annotation_id", *repeated)
-    table.ids, table.images, table.labels = (np.array(column, np.int64) for column in (ids, images, labels))
-    table.crowd = np.array(crowd, np.bool_)
-    table.boxes, table.areas = np.array(boxes).reshape(-1, 4), np.array(areas)
-    return good
+    faults.add_repeated("duplicate_annotation_id", ids)
+    whole = (np.array(column, np.int64) for column in (ids, images, labels))
+    return good, *whole, np.array(boxes).reshape(-1, 4), np.array(areas), np.array(crowd, np.bool_)
 
 
 def _scan_segments(annotations: list[Any], good: list[int], table: CocoTable, faults: _Faults) -> None:
@@ -274,7 +272,7 @@ def _scan_segments(annotations: list[Any], good: list[int], table: CocoTable, fa
     faults.add_rows("bad_polygon", table.ids, infinite)
 
 
-def _check_boxes(table: CocoTable, faults: _Faults) -> None:
+def _without_bad_boxes(table: CocoTable, faults: _Faults) -> CocoTable:
     """Report bad boxes and drop those without a pixel in the image."""
     boxes, sizes = table.boxes, table.sizes[table.images]
     finite = np.isfinite(boxes).all(1)
@@ -296,15 +294,4 @@ def _check_boxes(table: CocoTable, faults: _Faults) -> None:
     ):
         faults.add_rows(kind, table.ids, wrong)
     keep = usable & ~outside & ~bad_area
-    if not keep.all():
-        for name in ("ids", "images", "labels", "boxes", "areas", "crowd"):
-            setattr(table, name, getattr(table, name)[keep])
-        if table.segments is not None:
-            table.segments = table.segments[keep]
-
-
-def _count_missing_masks(table: CocoTable, faults: _Faults) -> None:
-    assert table.segments is not None
-    has_mask = table.segments.has_mask()
-    if has_mask.any():  # a set with only boxes is no fault
-        faults.add_rows("no_mask", table.ids, ~has_mask & ~table.crowd)
+    return table if keep.all() else table.take(keep)

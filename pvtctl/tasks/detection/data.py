@@ -364,7 +364,7 @@ def open_detection_split(
             raise UsageError(f"{file} holds no masks, only boxes", "train a box detector: --head retinanet")
     return DetectionDataset(
         source,
-        DetectionTransform.from_settings(settings),
+        DetectionTransform(settings),
         training=training,
         with_masks=with_masks,
         pad=settings.pad,

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from pvtctl.errors import UsageError
 from pvtctl.models.structures import Detections
 from pvtctl.tasks.detection.scoring.analysis import DetectionAnalysis, analyse
 from pvtctl.tasks.detection.scoring.columns import Columns, columns_of, join
 from pvtctl.tasks.detection.scoring.numpy_backend import Kind
-from pvtctl.tasks.detection.scoring.scores import CocoScores, choose_backend, evaluate_columns, why_missing
+from pvtctl.tasks.detection.scoring.scores import CocoScores, choose_backend, evaluate_columns
 
-_KINDS: tuple[tuple[str, Kind], ...] = (("box", "bbox"), ("mask", "segm"))
+if TYPE_CHECKING:
+    from pvtctl.tasks.detection.data import DetectionBatch
 
-
-class DetectionsByImage(Protocol):
-    """The parts of a batch that the metric reads."""
-
-    @property
-    def image_ids(self) -> Sequence[int]:
-        """The data's ids of the images."""
+_KINDS: dict[str, Kind] = {"box": "bbox", "mask": "segm"}
 
 
 class DetectionMetric:
@@ -55,19 +51,13 @@ class DetectionMetric:
         self._seen: set[int] = set()
         self._scores: dict[str, CocoScores] = {}
 
-    def update(self, outputs: Sequence[Detections], batch: DetectionsByImage) -> None:
+    def update(self, outputs: Sequence[Detections], batch: DetectionBatch) -> None:
         """Keep the detections of a batch, one entry of `outputs` an image; labels are the data's."""
         for found, image_id in zip(outputs, batch.image_ids, strict=True):
-            if int(image_id) in self._seen:
+            if image_id in self._seen:
                 continue
-            self._seen.add(int(image_id))
-            part, dropped = columns_of(
-                int(image_id),
-                found.boxes.detach().cpu().numpy(),
-                found.scores.detach().float().cpu().numpy(),
-                found.labels.detach().cpu().numpy(),
-                found.masks if self.masks else None,
-            )
+            self._seen.add(image_id)
+            part, dropped = columns_of(image_id, found, masks=self.masks)
             self._parts.append(part)
             self.nonfinite += dropped
         self._scores.clear()
@@ -87,9 +77,6 @@ class DetectionMetric:
 
     def detections_of(self, image_id: int) -> Detections:
         """The stored boxes of one image, best first, in its pixels."""
-        import numpy as np
-        import torch
-
         found = self.found
         rows = np.arange(*np.searchsorted(found.image_ids, [image_id, image_id + 1]))
         rows = rows[np.argsort(-found.scores[rows], kind="stable")]
@@ -102,7 +89,7 @@ class DetectionMetric:
 
     def state(self) -> dict[str, Any]:
         """Everything kept, picklable; what `merge` takes."""
-        return {"found": self.found.as_dict(), "seen": sorted(self._seen), "nonfinite": self.nonfinite}
+        return {"found": vars(self.found), "seen": sorted(self._seen), "nonfinite": self.nonfinite}
 
     def merge(self, states: Iterable[dict[str, Any]]) -> None:
         """Replace the state by the union of `states`, including this metric's; an image counts once."""
@@ -119,8 +106,8 @@ class DetectionMetric:
     def scores(self, what: str = "box") -> CocoScores:
         """Precision and recall of "box" or "mask", computed once."""
         if what not in self._scores:
-            kind = dict(_KINDS)[what]
-            self._scores[what] = evaluate_columns(self.truth, self.category_ids, self.found, kind, self.backend)
+            kind, found = _KINDS[what], self.found
+            self._scores[what] = evaluate_columns(self.truth, self.category_ids, found, kind, self.backend)
         return self._scores[what]
 
     def compute(self) -> dict[str, float]:
@@ -129,27 +116,15 @@ class DetectionMetric:
         Also `images` seen, `detections` kept and, where there are any, `nonfinite` ones that were left out.
         """
         numbers: dict[str, float] = {}
-        for what, _ in _KINDS[: 1 + self.masks]:
+        for what in ("box", "mask") if self.masks else ("box",):
             numbers |= {f"{what}_{name}": value for name, value in self.scores(what).numbers().items()}
         numbers |= {"images": float(len(self._seen)), "detections": float(len(self.found))}
         if self.nonfinite:
             numbers["nonfinite"] = float(self.nonfinite)
         return numbers
 
-    def analysis(self, *, threshold: float | None = None, worst: int = 16) -> DetectionAnalysis:
-        """Classes, curves, confusion, kinds of errors and the `worst` images; for `threshold` see `analyse`."""
+    def analysis(self, *, threshold: float | None = None) -> DetectionAnalysis:
+        """Classes, curves, confusion, kinds of errors and the worst images; for `threshold` see `analyse`."""
         masks = self.scores("mask") if self.masks else None
-        return analyse(
-            self.class_names,
-            self.category_ids,
-            self.truth,
-            self.found,
-            boxes=self.scores(),
-            masks=masks,
-            threshold=threshold,
-            worst=worst,
-        )
-
-    def why_missing(self, name: str) -> str:
-        """Reason why the number `name` of `compute` is NaN."""
-        return why_missing(name, self.truth)
+        names, ids = self.class_names, self.category_ids
+        return analyse(names, ids, self.truth, self.found, boxes=self.scores(), masks=masks, threshold=threshold)

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pvtctl.models.structures import Detections, Objects
 from pvtctl.tasks.detection.scoring.analysis import ERRORS
-from pvtctl.tasks.detection.scoring.columns import columns_of
+from pvtctl.tasks.detection.scoring.columns import columns_of, xywh
 from pvtctl.tasks.detection.scoring.matching import IGNORED, RIGHT, Matching, TrueObjects, match
 from pvtctl.views.sheet import Colour, Pixels, captioned, enlarged, enlargement, font_of
 
@@ -71,9 +71,7 @@ def draw_side_by_side(
     Objects that were missed are dashed on the left; wrong detections are dashed on the right and named by their kind of
     error. Colours: white for found, light blue for right, red for missed and wrong.
     """
-    keep = found.scores >= threshold
-    masks = None if found.masks is None else [m for m, k in zip(found.masks, keep.tolist(), strict=True) if k]
-    shown = Detections(found.boxes[keep], found.scores[keep], found.labels[keep], masks)
+    shown = found.chosen(found.scores >= threshold)
     matching = _matched(truth, shown)
     scale = enlargement(image)
     owned = set(matching.object[matching.kind == RIGHT].tolist())
@@ -107,17 +105,15 @@ def draw_side_by_side(
 
 def rights(truth: Objects, found: Detections, threshold: float) -> tuple[int, int]:
     """Number of right and of wrong detections of at least `threshold`, as marked by `draw_side_by_side`."""
-    keep = found.scores >= threshold
-    kinds = _matched(truth, Detections(found.boxes[keep], found.scores[keep], found.labels[keep])).kind
+    kinds = _matched(truth, found.chosen(found.scores >= threshold)).kind
     right = int((kinds == RIGHT).sum())
     return right, int((kinds != IGNORED).sum()) - right
 
 
 def _matched(truth: Objects, shown: Detections) -> Matching:
-    columns, _ = columns_of(0, shown.boxes.cpu().numpy(), shown.scores.cpu().numpy(), shown.labels.cpu().numpy(), None)
-    objects, _ = columns_of(0, truth.boxes.numpy(), np.ones(len(truth)), truth.labels.numpy(), None)
-    true = TrueObjects(objects.image_ids, truth.labels.numpy(), objects.boxes, np.zeros(len(objects), bool))
-    return match(columns, true)
+    zeros = np.zeros(len(truth), np.int64)
+    true = TrueObjects(zeros, truth.labels.numpy(), xywh(truth.boxes), zeros.astype(bool))
+    return match(columns_of(0, shown, masks=False)[0], true)
 
 
 def _text(class_names: Sequence[str], label: int, score: float | None = None, error: str = "") -> str:

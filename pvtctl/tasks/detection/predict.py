@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -20,11 +20,13 @@ from pvtctl.io.files import write_text
 from pvtctl.models.detector import Detector
 from pvtctl.models.structures import Detections, DetectOptions
 from pvtctl.tasks.base import PredictionRequest, PredictOptions
+from pvtctl.tasks.detection.pictures import draw_detections
 from pvtctl.tasks.detection.scoring.columns import Columns, columns_of, join
 from pvtctl.tasks.detection.scoring.results import write_results
 from pvtctl.tasks.detection.settings import DetectionData
 from pvtctl.tasks.detection.transforms import resize_image
 from pvtctl.tasks.predict import Images, save_picture
+from pvtctl.views.sheet import captioned, write_picture
 from pvtctl.weights.build import model_from_checkpoint
 
 DRAW_FROM = 0.3
@@ -78,10 +80,7 @@ class DetectorPredictor:
 
     def draw(self, path: Path, image: RgbImage, prediction: Detections, title: str, threshold: float) -> None:
         """The image with boxes and masks."""
-        from pvtctl.tasks.detection.pictures import draw_detections
-        from pvtctl.views.sheet import captioned, write_picture
-
-        drawn = draw_detections(image, above(prediction, threshold), self.class_names)
+        drawn = draw_detections(image, prediction.chosen(prediction.scores >= threshold), self.class_names)
         write_picture(path, captioned(drawn, f"{title}: {self.in_words(prediction, threshold)}"))
 
 
@@ -96,34 +95,6 @@ def _sides(tested_short: int, tested_long: int, short: int | None, long: int | N
     return short, long
 
 
-def to_columns(found: Detections, image_id: int) -> Columns:
-    """The detections of an image as columns of a results file."""
-    return columns_of(image_id, found.boxes.numpy(), found.scores.numpy(), found.labels.numpy(), found.masks)[0]
-
-
-def above(found: Detections, score: float) -> Detections:
-    """The detections of at least that score."""
-    kept = found.scores >= score
-    masks = None if found.masks is None else [m for m, keep in zip(found.masks, kept.tolist(), strict=True) if keep]
-    return Detections(found.boxes[kept], found.scores[kept], found.labels[kept], masks)
-
-
-def coco_images(images: Images, sizes: Mapping[str, tuple[int, int]], predictor: DetectorPredictor) -> dict[str, Any]:
-    """Images and categories of the ids in a results file, in COCO's format."""
-    return {
-        "images": [
-            {"id": number, "file_name": name, "height": sizes[name][0], "width": sizes[name][1]}
-            for number, name in zip(images.ids, images.names, strict=True)
-            if name in sizes
-        ],
-        "annotations": [],
-        "categories": [
-            {"id": number, "name": name}
-            for number, name in zip(predictor.category_ids, predictor.class_names, strict=True)
-        ],
-    }
-
-
 class DetectionsWriter:
     """`pvtctl predict` with a detector: a picture per image, and one results file."""
 
@@ -136,14 +107,13 @@ class DetectionsWriter:
         if self.threshold < HEADS_OWN:
             own["score_threshold"] = self.threshold
         self.predictor = DetectorPredictor(replace(request, options=own))
-        checkpoint = request.checkpoint
-        self.checkpoint, self.images, self.out = checkpoint, images, out
-        self.sizes: dict[str, tuple[int, int]] = {}
-        """(height, width) of every image."""
+        self.checkpoint, self.images, self.out = request.checkpoint, images, out
+        self.entries: dict[str, dict[str, Any]] = {}
+        """COCO's entry of each image: id, file name, height and width."""
         self.found: list[Columns] = []
-        """Number of all detections of each image."""
+        """All detections of each image."""
         self.shown: dict[str, Detections] = {}
-        """Number of detections of at least the threshold."""
+        """Those of at least the threshold."""
 
     @property
     def description(self) -> str:
@@ -155,31 +125,28 @@ class DetectionsWriter:
 
     def add(self, name: str, number: int, pixels: Tensor) -> None:
         found = self.predictor(pixels)
-        self.found.append(to_columns(found, number))
-        self.shown[name] = above(found, self.threshold)
+        self.found.append(columns_of(number, found, masks=True)[0])
+        self.shown[name] = shown = found.chosen(found.scores >= self.threshold)
         if self.out is not None:
-            self._draw(pixels, self.shown[name], self.out / "images" / name)
-        self.sizes[name] = (int(pixels.shape[1]), int(pixels.shape[2]))
-
-    def _draw(self, pixels: Tensor, shown: Detections, path: Path) -> None:
-        from pvtctl.tasks.detection.pictures import draw_detections
-
-        if path.suffix.lower() not in (".jpg", ".jpeg", ".png"):
-            path = path.with_name(f"{path.name}.png")
-        save_picture(draw_detections(to_rgb(pixels), shown, self.predictor.class_names), path)
+            path = self.out / "images" / name
+            if path.suffix.lower() not in (".jpg", ".jpeg", ".png"):
+                path = path.with_name(f"{path.name}.png")
+            save_picture(draw_detections(to_rgb(pixels), shown, self.predictor.class_names), path)
+        height, width = pixels.shape[1:]
+        self.entries[name] = {"id": number, "file_name": name, "height": height, "width": width}
 
     def __len__(self) -> int:
-        return len(self.sizes)
+        return len(self.entries)
 
     def finish(self) -> dict[str, Path]:
         """Write the results file and the images and categories of its ids."""
         if self.out is None:
             return {}
-        out, predictor = self.out, self.predictor
+        out, ids, names = self.out, self.predictor.category_ids, self.predictor.class_names
         files = {"pictures": out / "images", "detections": out / "detections.json", "ids": out / "images.json"}
-        truth = coco_images(self.images, self.sizes, predictor)
-        columns = join(self.found, masks=predictor.has_masks)
-        write_results(files["detections"], columns, predictor.category_ids, truth)
+        categories = [{"id": number, "name": name} for number, name in zip(ids, names, strict=True)]
+        truth = {"images": list(self.entries.values()), "annotations": [], "categories": categories}
+        write_results(files["detections"], join(self.found, masks=self.predictor.has_masks), ids, truth)
         write_text(files["ids"], json.dumps(truth, indent=1))
         return files
 
@@ -218,24 +185,24 @@ class DetectionsWriter:
             "counts": dict(counts.most_common()),
             "images": [
                 {
-                    "id": number,
+                    "id": entry["id"],
                     "file": str(self.images.folder / name),
-                    "height": self.sizes[name][0],
-                    "width": self.sizes[name][1],
-                    "detections": _as_dicts(self.shown[name], self.predictor.class_names),
+                    "height": entry["height"],
+                    "width": entry["width"],
+                    "detections": self._listed(self.shown[name]),
                 }
-                for number, name in zip(self.images.ids, self.images.names, strict=True)
-                if name in self.sizes
+                for name, entry in self.entries.items()
             ],
         }
 
+    def _listed(self, found: Detections) -> list[dict[str, Any]]:
+        """Boxes are left, top, right, bottom in pixels of the image."""
+        names = self.predictor.class_names
+        rows = zip(found.labels.tolist(), found.scores.tolist(), found.boxes.tolist(), strict=True)
+        return [
+            {"class": names[label], "score": round(score, 5), "box": [round(side, 2) for side in box]}
+            for label, score, box in rows
+        ]
+
     def places(self, files: Mapping[str, Path]) -> dict[str, Any]:
         return {"files": {name: str(path) for name, path in files.items()}}
-
-
-def _as_dicts(found: Detections, class_names: Sequence[str]) -> list[dict[str, Any]]:
-    """Boxes are left, top, right, bottom in pixels of the image."""
-    return [
-        {"class": class_names[label], "score": round(score, 5), "box": [round(side, 2) for side in box]}
-        for label, score, box in zip(found.labels.tolist(), found.scores.tolist(), found.boxes.tolist(), strict=True)
-    ]

@@ -2,35 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from pvtctl.data.images import to_rgb
 from pvtctl.data.preview import draw_views, drawn_in_words
 from pvtctl.errors import UsageError
 from pvtctl.models.structures import Objects
 from pvtctl.tasks.base import PreviewRequest
 from pvtctl.tasks.detection.data import DetectionDataset, open_detection_split
-
-Pixels = NDArray[np.uint8]
-"""(H, W, 3) RGB."""
-Drawing = Callable[[Pixels, Objects, Sequence[str]], Pixels]
-"""Draws objects, in pixels of the picture, under their class names; the result may be larger (`pvtctl.views`)."""
+from pvtctl.tasks.detection.pictures import draw_detections
 
 
 def draw_detection_preview(
-    dataset: DetectionDataset, path: Path | str, draw: Drawing, *, count: int = 6, copies: int = 3, side: int = 400
+    dataset: DetectionDataset, path: Path | str, *, count: int = 6, copies: int = 3, side: int = 400
 ) -> list[str]:
     """Write a PNG of images, of augmented views, and of their boxes and masks: see `draw_views`."""
 
     def tile(pixels: Tensor, objects: Objects) -> Image.Image:
-        return objects_tile(pixels, objects, dataset.class_names, side, draw)
+        return objects_tile(pixels, objects, dataset.class_names, side)
 
     def lying(index: int) -> tuple[Tensor, Objects]:
         return torch.from_numpy(dataset.original(index)).permute(2, 0, 1), dataset.truth(index)
@@ -38,36 +33,35 @@ def draw_detection_preview(
     return draw_views(dataset, path, tile, lying, count=count, copies=copies, side=side)
 
 
-def objects_tile(pixels: Tensor, objects: Objects, class_names: list[str], side: int, draw: Drawing) -> Image.Image:
+def objects_tile(pixels: Tensor, objects: Objects, class_names: list[str], side: int) -> Image.Image:
     """uint8 (3, H, W) and its objects -> a picture whose longer side is `side` pixels."""
     height, width = pixels.shape[-2:]
     scale = side / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    image = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy()).resize(size, Image.Resampling.BILINEAR)
+    image = Image.fromarray(to_rgb(pixels)).resize(size, Image.Resampling.BILINEAR)
     masks = None
     if objects.masks is not None:  # resized before drawing, so that names and lines stay sharp
         # float, as bool has no nearest-neighbour resizing; every value is one of the mask's
         masks = functional.interpolate(objects.masks[None].float(), size[::-1], mode="nearest")[0] > 0
     shown = Objects(objects.boxes * scale, objects.labels, masks)
-    picture = Image.fromarray(draw(np.asarray(image), shown, class_names))
+    picture = Image.fromarray(draw_detections(np.asarray(image), shown, class_names))
     return picture if max(picture.size) <= side else picture.resize(size, Image.Resampling.LANCZOS)
 
 
 def preview_detection(request: PreviewRequest) -> str:
     """`pvtctl data preview` of a detection set, with its masks if any; returns a description."""
-    name, split, copies, side = request.name, request.split, request.copies or 3, request.size or 400
-    from pvtctl.tasks.detection.pictures import draw_detections
+    split, copies, side = request.split, request.copies or 3, request.size or 400
 
     def opened(with_masks: bool) -> DetectionDataset:
         return open_detection_split(
-            name,
+            request.name,
             request.root,
             split,
             settings=request.data.detection,
             training=split == "train",
             with_masks=with_masks,
             seed=request.seed,
-            samples=request.count if name == "scenes" else None,
+            samples=request.count if request.name == "scenes" else None,
             image_size=side,
         )
 
@@ -75,7 +69,5 @@ def preview_detection(request: PreviewRequest) -> str:
         dataset = opened(True)
     except UsageError:  # only boxes, or an error that will be raised again
         dataset = opened(False)
-    ids = draw_detection_preview(
-        dataset, request.output, draw_detections, count=request.count, copies=copies, side=side
-    )
+    ids = draw_detection_preview(dataset, request.output, count=request.count, copies=copies, side=side)
     return drawn_in_words(request.output, ids, dataset, split, copies)

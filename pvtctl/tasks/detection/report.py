@@ -18,10 +18,11 @@ from pvtctl.tasks.base import ComparedImage, Predictor
 from pvtctl.tasks.classes import match_predicted_classes
 from pvtctl.tasks.detection.data import DetectionDataset
 from pvtctl.tasks.detection.metric import DetectionMetric
+from pvtctl.tasks.detection.pictures import draw_detections, draw_side_by_side, rights
 from pvtctl.tasks.detection.scoring.results import write_results
-from pvtctl.views.report import ReportTable
-
-# Matplotlib takes a second to import: the views are imported where something is drawn.
+from pvtctl.tasks.detection.scoring.scores import why_missing
+from pvtctl.views.report import ReportTable, percent, worst_first
+from pvtctl.views.sheet import captioned, draw_sheet, write_picture
 
 MOST_CLASSES = 10
 """Rows of the table of classes in the terminal; the report has all."""
@@ -43,6 +44,7 @@ class DetectionReport:
 
     def pictures(self, folder: Path) -> dict[str, Path]:
         """Worst images next to ground truth, curves, confusion, errors and classes. Missing images are left out."""
+        # matplotlib takes a second to import
         from pvtctl.tasks.detection.charts import (
             draw_class_ap,
             draw_detection_confusion,
@@ -54,8 +56,6 @@ class DetectionReport:
         if self.samples:
             drawn["Sample detections"] = draw_detection_samples(folder / "detections.png", self.dataset, self.samples)
         if tiles := self._worst():
-            from pvtctl.views.sheet import draw_sheet
-
             title = "The worst images: truth on the left, detections on the right"
             drawn[title] = draw_sheet(folder / "worst.png", tiles, columns=1, width=1200)
         return drawn | {
@@ -67,8 +67,6 @@ class DetectionReport:
 
     def _worst(self) -> dict[str, Any]:
         """Title -> picture of the images with the most errors, ground truth and detections side by side."""
-        from pvtctl.tasks.detection.pictures import draw_side_by_side
-
         threshold = self.analysis.threshold if math.isfinite(self.analysis.threshold) else 0.0
         where = {int(image_id): at for at, image_id in enumerate(self.dataset.source.image_ids[self.dataset.kept])}
         tiles = {}
@@ -78,30 +76,24 @@ class DetectionReport:
                 pixels = self.dataset.original(at)
             except (BadImage, OSError):
                 continue
-            found = self.metric.detections_of(image.image_id)
+            truth, found = self.dataset.truth(at), self.metric.detections_of(image.image_id)
             title = f"{image.file_name}: {image.right} of {image.objects} found, {image.wrong} wrong"
-            tiles[title] = draw_side_by_side(
-                pixels, self.dataset.truth(at), found, self.dataset.class_names, threshold=threshold
-            )
+            tiles[title] = draw_side_by_side(pixels, truth, found, self.dataset.class_names, threshold=threshold)
         return tiles
 
     def tables(self) -> list[ReportTable]:
         """Classes and kinds of errors."""
-        errors = [[each.name, str(each.count), _percent(each.ap50_gain)] for each in self.analysis.errors]
+        classes = [[str(cell) for cell in row] for row in self._class_rows()]
+        errors = [[each.name, str(each.count), percent(each.ap50_gain)] for each in self.analysis.errors]
         return [
-            ReportTable(
-                "Classes, worst first", self._columns(), [[str(cell) for cell in row] for row in self._class_rows()]
-            ),
+            ReportTable("Classes, worst first", self._columns(), classes),
             ReportTable("Errors at IoU 0.5", ["kind", "count", "AP50 gained without it, %"], errors),
         ]
 
     def terminal(self) -> tuple[str, list[str], list[list[Any]]]:
         """The worst classes: title, columns, rows."""
-        rows = self._class_rows()
-        title = (
-            "Classes, worst first" if len(rows) <= MOST_CLASSES else f"The {MOST_CLASSES} worst of {len(rows)} classes"
-        )
-        return title, self._columns(), rows[:MOST_CLASSES]
+        title, rows = worst_first("Classes", self._class_rows(), MOST_CLASSES)
+        return title, self._columns(), rows
 
     def _columns(self) -> list[str]:
         masks = ["mask AP, %"] if self.metric.masks else []
@@ -109,19 +101,19 @@ class DetectionReport:
 
     def _class_rows(self) -> list[list[Any]]:
         """One row per class with objects, by AP; precision and recall at its best threshold."""
-        scored = [each for each in self.analysis.classes if each.objects]
+        scored = sorted((each for each in self.analysis.classes if each.objects), key=lambda each: (each.ap, each.name))
         return [
             [
                 each.name,
                 each.objects,
-                _percent(each.ap),
-                _percent(each.ap50),
-                *([_percent(each.mask_ap)] if self.metric.masks else []),
+                percent(each.ap),
+                percent(each.ap50),
+                *([percent(each.mask_ap)] if self.metric.masks else []),
                 f"{each.threshold:.2f}" if math.isfinite(each.threshold) else "-",
-                _percent(each.precision),
-                _percent(each.recall),
+                percent(each.precision),
+                percent(each.recall),
             ]
-            for each in sorted(scored, key=lambda each: (each.ap, each.name))
+            for each in scored
         ]
 
     def document(self) -> dict[str, Any]:
@@ -131,13 +123,12 @@ class DetectionReport:
     def notes(self) -> list[str]:
         """Why numbers are missing."""
         missing = [name for name, value in self.metric.compute().items() if not math.isfinite(value)]
-        return list(dict.fromkeys(self.metric.why_missing(name) for name in missing))
+        return list(dict.fromkeys(why_missing(name, self.metric.truth) for name in missing))
 
     def files(self, folder: Path) -> dict[str, Path]:
         """The detections in COCO's results format, and the classes as a table."""
-        results = write_results(
-            folder / "detections.json", self.metric.found, self.metric.category_ids, self.metric.truth
-        )
+        metric = self.metric
+        results = write_results(folder / "detections.json", metric.found, metric.category_ids, metric.truth)
         return {"detections": results, "classes": self.write_classes(folder)}
 
     def write_classes(self, folder: Path) -> Path:
@@ -148,25 +139,13 @@ class DetectionReport:
         return folder / "classes.csv"
 
 
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f}" if math.isfinite(value) else "-"
-
-
 def draw_detection_samples(path: Path, dataset: DetectionDataset, samples: Mapping[int, Detections]) -> Path:
     """Write a sheet of a few validation images with their detections."""
-    from pvtctl.tasks.detection.pictures import draw_detections
-    from pvtctl.views.sheet import draw_sheet
-
-    tiles = {}
-    names = dataset.ids
+    tiles, names = {}, dataset.ids
     for at, found in sorted(samples.items()):
-        keep = found.scores >= SHOWN_FROM
-        masks = None if found.masks is None else [m for m, k in zip(found.masks, keep.tolist(), strict=True) if k]
-        shown = Detections(found.boxes[keep].cpu(), found.scores[keep].cpu(), found.labels[keep].cpu(), masks)
-        pixels = dataset.original(at)
-        tiles[f"{names[at]}: {len(shown)} found, {len(dataset.truth(at))} true"] = draw_detections(
-            pixels, shown, dataset.class_names
-        )
+        shown = found.chosen(found.scores >= SHOWN_FROM)
+        title = f"{names[at]}: {len(shown)} found, {len(dataset.truth(at))} true"
+        tiles[title] = draw_detections(dataset.original(at), shown, dataset.class_names)
     path.parent.mkdir(parents=True, exist_ok=True)
     return draw_sheet(path, tiles, columns=3, width=480)
 
@@ -181,9 +160,6 @@ class DetectionComparer:
         self.to_head = match_predicted_classes(split.class_names, predictor.class_names)
 
     def __call__(self, index: int) -> ComparedImage:
-        from pvtctl.tasks.detection.pictures import draw_side_by_side, rights
-        from pvtctl.views.sheet import captioned, write_picture
-
         image = self.split.original(index)
         found: Detections = self.predictor(torch.from_numpy(image).permute(2, 0, 1))
         true = self.split.source.objects(int(self.split.kept[index]), with_masks=self.split.with_masks)

@@ -44,21 +44,15 @@ class Segments:
         first, last = self.parts[row]
         return [self.coordinates[self.part_ends[at] : self.part_ends[at + 1]] for at in range(first, last)]
 
-    def run_lengths(self, row: int) -> bytes:
-        """Compressed run lengths; empty for polygons."""
-        first, last = self.run_ends[row]
-        return self.runs[first:last].tobytes()
-
     def rle(self, row: int, height: int, width: int) -> dict[str, Any]:
         """The mask as one compressed RLE {"size": [height, width], "counts": bytes}; empty without a mask."""
-        if counts := self.run_lengths(row):
+        first, last = self.run_ends[row]
+        if counts := self.runs[first:last].tobytes():
             return {"size": [height, width], "counts": counts}
-        polygons = self.polygons(row)
+        polygons = [part.tolist() for part in self.polygons(row)]
         if not polygons:
             return {"size": [height, width], "counts": _compressed([height * width], height, width)}
-        merged: dict[str, Any] = coco_mask.merge(
-            coco_mask.frPyObjects([part.tolist() for part in polygons], height, width)
-        )
+        merged: dict[str, Any] = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
         return merged
 
     def masks(self, rows: NDArray[np.int64], height: int, width: int) -> NDArray[np.bool_]:
@@ -131,15 +125,18 @@ class SegmentReader:
                 return "bad_mask"
             self._runs += _compressed(counts, height, width)
             return None
-        if not isinstance(counts, str) or _pixels_of(counts) != height * width:
+        if not isinstance(counts, str) or not counts.isascii():
             return "bad_mask"
-        self._runs += counts.encode("ascii")
+        spelled = counts.encode("ascii")
+        runs = _runs(spelled)
+        if runs is None or runs.sum() != height * width:  # pycocotools would read out of bounds
+            return "bad_mask"
+        self._runs += spelled
         return None
 
 
 def _compressed(counts: list[int], height: int, width: int) -> bytes:
-    rle = coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
-    spelled: bytes = rle["counts"]
+    spelled: bytes = coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)["counts"]
     return spelled
 
 
@@ -153,16 +150,6 @@ def decode_rle(rle: dict[str, Any]) -> NDArray[np.bool_]:
     if runs is None or runs.sum() != height * width:
         raise ValueError("run lengths do not cover the image")
     return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T
-
-
-def _pixels_of(counts: str) -> int | None:
-    """Pixels that compressed run lengths cover; None if they are invalid. pycocotools reads out of bounds
-    if the runs do not cover the image."""
-    try:
-        runs = _runs(counts.encode("ascii"))
-    except UnicodeEncodeError:
-        return None
-    return None if runs is None else int(runs.sum())
 
 
 def _runs(counts: bytes) -> NDArray[np.int64] | None:

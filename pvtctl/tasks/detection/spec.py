@@ -217,10 +217,9 @@ class DetectionSpec(TaskSpec):
     def draw_target(self, split: Any, pixels: Tensor, target: Any, side: int) -> RgbImage:
         import numpy as np
 
-        from pvtctl.tasks.detection.pictures import draw_detections
         from pvtctl.tasks.detection.preview import objects_tile
 
-        return np.asarray(objects_tile(pixels, target, split.class_names, side, draw_detections))
+        return np.asarray(objects_tile(pixels, target, split.class_names, side))
 
     def augment_file(self, recipe: Recipe, file: Path, generator: torch.Generator) -> Tensor:
         import torch
@@ -230,7 +229,7 @@ class DetectionSpec(TaskSpec):
         from pvtctl.tasks.predict import read_pixels
 
         nothing = Objects(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
-        transform = DetectionTransform.from_settings(recipe.data.detection)
+        transform = DetectionTransform(recipe.data.detection)
         return transform.train(read_pixels(file)[0], nothing, generator)[0]
 
 

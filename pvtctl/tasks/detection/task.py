@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from pycocotools import mask as coco_mask
 from torch import Tensor, nn
+from torchvision.ops import batched_nms
 
 from pvtctl.data.samplers import GroupedTrainSampler
 from pvtctl.data.transforms import IMAGENET_MEAN, IMAGENET_STD, pad_images
@@ -20,7 +23,6 @@ from pvtctl.models.structures import Detections, DetectOptions, ImageSize, Objec
 from pvtctl.tasks.classes import match_classes
 from pvtctl.tasks.data_task import DataTask, Loading
 from pvtctl.tasks.detection.data import DetectionBatch, DetectionDataset
-from pvtctl.tasks.detection.merging import merge_views, mirrored
 from pvtctl.tasks.detection.metric import DetectionMetric
 from pvtctl.tasks.detection.settings import DetectionData
 from pvtctl.tasks.detection.spec import DETECTION
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
 
 NUM_SAMPLES = 6
 """Validation images whose latest detections are kept for drawing."""
+NMS_IOU = 0.5
+MAX_DETECTIONS = 100
+"""Of the merged detections of several views, if `DetectOptions` says nothing."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +47,6 @@ class Testing:
     flip: bool = False
     backend: str = "auto"
     """Backend of COCO's metrics."""
-
-    @property
-    def several_views(self) -> bool:
-        return self.flip or bool(self.scales)
 
 
 class DetectionTask(DataTask):
@@ -82,7 +83,6 @@ class DetectionTask(DataTask):
         """Latest detections of a few validation images, by their position in the split."""
         self._picked = {at * len(val) // NUM_SAMPLES for at in range(NUM_SAMPLES)}
         self._meta = meta
-        self._truth: dict[str, Any] | None = None
 
     @property
     def has_masks(self) -> bool:
@@ -103,22 +103,19 @@ class DetectionTask(DataTask):
 
     def predict(self, model: nn.Module, batch: DetectionBatch) -> list[Detections]:
         """Detections in pixels of the original images, with the data's labels."""
-        if self.testing.several_views:
-            found = [self._merged(model, int(index), size) for index, size in self._images(batch)]
+        if self.testing.flip or self.testing.scales:
+            images = zip(batch.indices.tolist(), batch.original_sizes, strict=True)
+            found = [self._merged(model, index, size) for index, size in images]
         else:
             found = model(batch.images, batch.sizes, None, self.testing.options, batch.original_sizes)
         found = [self._of_data(one) for one in found]
-        self.samples |= {
-            int(index): one for index, one in zip(batch.indices, found, strict=True) if int(index) in self._picked
-        }
+        kept = zip(batch.indices.tolist(), found, strict=True)
+        self.samples |= {index: one for index, one in kept if index in self._picked}
         return found
-
-    def _images(self, batch: DetectionBatch) -> list[tuple[Tensor, ImageSize]]:
-        return list(zip(batch.indices, batch.original_sizes, strict=True))
 
     def _merged(self, model: nn.Module, index: int, original: ImageSize) -> Detections:
         """Merged detections of one image at several scales, and mirrored."""
-        device = self.head_device(model)
+        device = next(model.parameters()).device
         views = []
         for short_side in self.testing.scales or (self.settings.test_short_side,):
             for flip in (False, True) if self.testing.flip else (False,):
@@ -128,33 +125,19 @@ class DetectionTask(DataTask):
                 views.append(mirrored(found, original) if flip else found)
         return merge_views(views, self.testing.options)
 
-    @staticmethod
-    def head_device(model: nn.Module) -> torch.device:
-        return next(model.parameters()).device
-
     def _of_data(self, found: Detections) -> Detections:
         """The same detections with the data's labels; other classes are dropped."""
         labels = self.head_to_data.to(found.labels.device)[found.labels]
-        kept = labels >= 0
-        if bool(kept.all()):
-            return Detections(found.boxes, found.scores, labels, found.masks)
-        masks = None if found.masks is None else [m for m, keep in zip(found.masks, kept.tolist(), strict=True) if keep]
-        return Detections(found.boxes[kept], found.scores[kept], labels[kept], masks)
+        return Detections(found.boxes, found.scores, labels, found.masks).chosen(labels >= 0)
 
+    @cached_property
     def truth(self) -> dict[str, Any]:
         """The validation split's ground truth in COCO's format."""
-        if self._truth is None:
-            self._truth = self.val.to_coco()
-        return self._truth
+        return self.val.to_coco()
 
     def metric(self) -> DetectionMetric:
-        return DetectionMetric(
-            self.val.class_names,
-            self.val.category_ids,
-            self.truth(),
-            masks=self.has_masks,
-            backend=self.testing.backend,
-        )
+        names, ids = self.val.class_names, self.val.category_ids
+        return DetectionMetric(names, ids, self.truth, masks=self.has_masks, backend=self.testing.backend)
 
     def report(self, metric: DetectionMetric) -> DetectionReport:
         from pvtctl.tasks.detection.report import DetectionReport
@@ -178,3 +161,27 @@ class DetectionTask(DataTask):
             mean=list(IMAGENET_MEAN),
             std=list(IMAGENET_STD),
         )
+
+
+def merge_views(views: Sequence[Detections], options: DetectOptions) -> Detections:
+    """All detections of all views, all in pixels of one image, after non-maximum suppression within each class."""
+    boxes = torch.cat([view.boxes for view in views])
+    scores = torch.cat([view.scores for view in views])
+    labels = torch.cat([view.labels for view in views])
+    masks = None
+    if all(view.masks is not None for view in views):
+        masks = [mask for view in views for mask in view.masks or ()]
+    iou = NMS_IOU if options.nms_iou is None else options.nms_iou
+    most = MAX_DETECTIONS if options.max_detections is None else options.max_detections
+    kept = batched_nms(boxes.float(), scores.float(), labels, iou)[:most]
+    return Detections(boxes, scores, labels, masks).chosen(kept)
+
+
+def mirrored(found: Detections, size: ImageSize) -> Detections:
+    """Detections of an image that was flipped left to right, moved to their positions in the original."""
+    left, top, right, bottom = found.boxes.unbind(1)
+    boxes = torch.stack([size[1] - right, top, size[1] - left, bottom], dim=1)
+    masks = None
+    if found.masks is not None:
+        masks = [coco_mask.encode(np.asfortranarray(coco_mask.decode(mask)[:, ::-1])) for mask in found.masks]
+    return Detections(boxes, found.scores, found.labels, masks)

@@ -32,9 +32,8 @@ def resize(pixels: Tensor, objects: Objects, size: ImageSize) -> tuple[Tensor, O
     if before == size:
         return pixels, objects
     moved = F.resize(pixels, list(size), InterpolationMode.BILINEAR, antialias=True)
-    boxes = F.resize(_boxes(objects, before), list(size))
-    masks = None if objects.masks is None else resize_masks(objects.masks, size)
-    return moved, _objects(boxes, objects.labels, masks)
+    boxes = F.resize(_boxes(objects, before), list(size)).as_subclass(Tensor)
+    return moved, Objects(boxes, objects.labels, None if objects.masks is None else resize_masks(objects.masks, size))
 
 
 def resize_masks(masks: Tensor, size: ImageSize) -> Tensor:
@@ -55,15 +54,16 @@ def crop(pixels: Tensor, objects: Objects, top: int, left: int, size: ImageSize)
     before = (pixels.shape[-2], pixels.shape[-1])
     boxes = F.crop(_boxes(objects, before), top, left, height, width).as_subclass(Tensor)
     kept = (boxes[:, 2:] > boxes[:, :2]).all(1)
-    masks = None if objects.masks is None else objects.masks[kept, top : top + height, left : left + width]
-    return pixels[:, top : top + height, left : left + width], Objects(boxes[kept], objects.labels[kept], masks)
+    rows, columns = slice(top, top + height), slice(left, left + width)
+    masks = None if objects.masks is None else objects.masks[kept, rows, columns]
+    return pixels[:, rows, columns], Objects(boxes[kept], objects.labels[kept], masks)
 
 
 def flip(pixels: Tensor, objects: Objects) -> tuple[Tensor, Objects]:
     """Flip left to right."""
     size = (pixels.shape[-2], pixels.shape[-1])
-    boxes = F.horizontal_flip(_boxes(objects, size))
-    return pixels.flip(-1), _objects(boxes, objects.labels, None if objects.masks is None else objects.masks.flip(-1))
+    boxes = F.horizontal_flip(_boxes(objects, size)).as_subclass(Tensor)
+    return pixels.flip(-1), Objects(boxes, objects.labels, None if objects.masks is None else objects.masks.flip(-1))
 
 
 def drop_degenerate(objects: Objects) -> Objects:
@@ -76,47 +76,37 @@ def drop_degenerate(objects: Objects) -> Objects:
 
 @dataclass(frozen=True)
 class DetectionTransform:
-    """Sizes and augmentation; field names are those of a recipe's `data.detection`."""
+    """Sizes and augmentation of a recipe's `data.detection`."""
 
-    short_sides: tuple[int, ...] = (800,)
-    sampling: str = "choice"
-    long_side: int = 1333
-    crop: float = 0.0
-    hflip: float = 0.5
-    test_short_side: int = 800
-    test_long_side: int = 1333
-
-    @classmethod
-    def from_settings(cls, settings: DetectionData) -> DetectionTransform:
-        """Create from a recipe's `data.detection`."""
-        return cls(**settings.values_for(cls))
+    settings: DetectionData
 
     def train(self, pixels: Tensor, objects: Objects, generator: torch.Generator) -> tuple[Tensor, Objects]:
         """Crop branch or not, resize to a drawn short side, flip; always the same number of draws."""
         cropping, flipping, short, *where = torch.rand(8, generator=generator, dtype=torch.float64).tolist()
-        if cropping < self.crop:
+        if cropping < self.settings.crop:
             pixels, objects = self._crop(pixels, objects, where)
-        size = resized_size((pixels.shape[-2], pixels.shape[-1]), self._short_side(short), self.long_side)
+        size = resized_size((pixels.shape[-2], pixels.shape[-1]), self._short_side(short), self.settings.long_side)
         pixels, objects = resize(pixels, objects, size)
-        if flipping < self.hflip:
+        if flipping < self.settings.hflip:
             pixels, objects = flip(pixels, objects)
         return pixels, drop_degenerate(objects)
 
     def evaluate(self, pixels: Tensor) -> Tensor:
         """Resize within the test sides; nothing random."""
-        size = resized_size((pixels.shape[-2], pixels.shape[-1]), self.test_short_side, self.test_long_side)
+        own = self.settings
+        size = resized_size((pixels.shape[-2], pixels.shape[-1]), own.test_short_side, own.test_long_side)
         return resize_image(pixels, size)
 
     def _short_side(self, draw: float) -> int:
-        if self.sampling == "range":
-            low, high = min(self.short_sides), max(self.short_sides)
-            return low + int(draw * (high - low + 1))
-        return self.short_sides[int(draw * len(self.short_sides))]
+        sides = self.settings.short_sides
+        if self.settings.sampling == "range":
+            return min(sides) + int(draw * (max(sides) - min(sides) + 1))
+        return sides[int(draw * len(sides))]
 
     def _crop(self, pixels: Tensor, objects: Objects, draws: list[float]) -> tuple[Tensor, Objects]:
         first, tall, wide, down, right = draws
         short = CROP_SHORT_SIDES[int(first * len(CROP_SHORT_SIDES))]
-        height, width = resized_size((pixels.shape[-2], pixels.shape[-1]), short, self.long_side)
+        height, width = resized_size((pixels.shape[-2], pixels.shape[-1]), short, self.settings.long_side)
         pixels, objects = resize(pixels, objects, (height, width))
         rows, columns = (_between(side, draw) for side, draw in ((height, tall), (width, wide)))
         return crop(
@@ -136,7 +126,3 @@ def _between(side: int, draw: float) -> int:
 
 def _boxes(objects: Objects, size: ImageSize) -> tv_tensors.BoundingBoxes:
     return tv_tensors.BoundingBoxes(objects.boxes, format="XYXY", canvas_size=size)
-
-
-def _objects(boxes: Tensor, labels: Tensor, masks: Tensor | None) -> Objects:
-    return Objects(boxes.as_subclass(Tensor), labels, masks)

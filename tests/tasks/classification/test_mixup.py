@@ -14,7 +14,7 @@ LABELS = torch.arange(6)
 @pytest.mark.parametrize("batch", [1, 5, 6])
 def test_targets_follow_the_pixels(batch):
     images, labels = IMAGES[:batch], LABELS[:batch]
-    mixup = Mixup(6, label_smoothing=0.0)
+    mixup = Mixup(6, Augment(label_smoothing=0.0))
     for key in range(20):
         mixed, targets = mixup(images, labels, key)
         torch.testing.assert_close(targets.sum(1), torch.ones(batch))
@@ -24,7 +24,7 @@ def test_targets_follow_the_pixels(batch):
 
 
 def test_depends_on_the_key_alone():
-    mixup = Mixup.from_augment(6, Augment())
+    mixup = Mixup(6, Augment())
     first = mixup(IMAGES, LABELS, 7)
     np.random.default_rng().random()
     again, other = mixup(IMAGES, LABELS, 7), mixup(IMAGES, LABELS, 8)
@@ -34,7 +34,7 @@ def test_depends_on_the_key_alone():
 
 
 def test_smoothing_alone():
-    mixup = Mixup(4, mixup_alpha=0.0, cutmix_alpha=0.0, label_smoothing=0.1)
+    mixup = Mixup(4, Augment(mixup_alpha=0.0, cutmix_alpha=0.0, label_smoothing=0.1))
     images, targets = mixup(IMAGES[:2], LABELS[:2], 0)
     assert torch.equal(images, IMAGES[:2])
     torch.testing.assert_close(targets[0], torch.tensor([0.925, 0.025, 0.025, 0.025]))
@@ -45,7 +45,7 @@ def test_smoothing_alone():
     [({}, 0.5), ({"mixup_alpha": 0.0}, 1.0), ({"cutmix_alpha": 0.0}, 0.0), ({"mixup_switch_prob": 0.2}, 0.2)],
 )
 def test_switch(options, cutmix_share):
-    mixup = Mixup(6, label_smoothing=0.0, **options)
+    mixup = Mixup(6, Augment(label_smoothing=0.0, **options))
     first_images = [mixup(IMAGES, LABELS, key)[0][0] for key in range(200)]
     uniform = [bool(image.min() == image.max()) for image in first_images]
     # a box of no area or of the whole image leaves uniform images behind as well
@@ -53,7 +53,7 @@ def test_switch(options, cutmix_share):
 
 
 def test_probability():
-    mixup = Mixup(6, mixup_prob=0.25)
+    mixup = Mixup(6, Augment(mixup_prob=0.25))
     same = [torch.equal(mixup(IMAGES, LABELS, key)[0], IMAGES) for key in range(200)]
     assert 0.65 < np.mean(same) < 0.85
 

@@ -11,9 +11,15 @@ from torchvision.transforms import InterpolationMode, v2
 from pvtctl.data.images import EncodedPicture, TensorPicture
 from pvtctl.data.randomness import generator_for, key_of
 from pvtctl.data.transforms import IMAGENET_MEAN, IMAGENET_STD, denormalize, normalize
-from pvtctl.tasks.classification.rand_augment import OPERATIONS, RandAugment
 from pvtctl.tasks.classification.settings import Augment
-from pvtctl.tasks.classification.transforms import EvalTransform, TrainTransform, erase_box, random_crop_box
+from pvtctl.tasks.classification.transforms import (
+    OPERATIONS,
+    EvalTransform,
+    TrainTransform,
+    erase_box,
+    rand_augment,
+    random_crop_box,
+)
 
 
 def picture(height: int = 60, width: int = 80) -> TensorPicture:
@@ -79,7 +85,7 @@ def test_erasing_covers_two_to_thirty_three_percent():
 
 
 def test_training_depends_on_the_key_alone():
-    transform = TrainTransform.from_augment(32, Augment())
+    transform = TrainTransform(32, Augment())
     first = transform(picture(), generator_for(0, 1, 2, 0))
     torch.rand(5)
     assert torch.equal(first, transform(picture(), generator_for(0, 1, 2, 0)))
@@ -90,9 +96,8 @@ def test_training_depends_on_the_key_alone():
 
 
 def test_training_without_anything_random_is_a_resize():
-    transform = TrainTransform(
-        40, crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), hflip=0.0, rand_augment=False, erasing=0.0
-    )
+    augment = Augment(crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), hflip=0.0, rand_augment=False, erasing=0.0)
+    transform = TrainTransform(40, augment)
     expected = normalize(picture(60, 60).resized((0, 0, 60, 60), (40, 40)))
     assert torch.equal(transform(picture(60, 60), generator_for(0)), expected)
 
@@ -114,10 +119,10 @@ def test_growing_operations_do_nothing_at_zero():
 
 def test_rand_augment_applies_half_of_the_operations():
     image = Image.fromarray(picture(24, 36).pixels.permute(1, 2, 0).contiguous().numpy())
-    policy = RandAugment()
-    untouched = sum(policy(image, generator_for(key)) is image for key in range(200))
+    untouched = sum(rand_augment(image, Augment(), generator_for(key)) is image for key in range(200))
     assert 30 <= untouched <= 70  # a quarter
-    assert all(RandAugment(prob=0.0)(image, generator_for(key)) is image for key in range(5))
+    never = Augment(rand_augment_prob=0.0)
+    assert all(rand_augment(image, never, generator_for(key)) is image for key in range(5))
 
 
 def test_keys_tell_their_parts_apart():

@@ -16,7 +16,6 @@ from pvtctl.data.scenes.export import export_scenes
 from pvtctl.errors import ExitCode, UsageError
 from pvtctl.tasks.detection.check import check_coco_data, is_coco, object_class_rows
 from pvtctl.tasks.detection.data import open_detection_split
-from pvtctl.tasks.detection.pictures import draw_detections
 from pvtctl.tasks.detection.preview import draw_detection_preview
 from pvtctl.tasks.detection.settings import DetectionData
 
@@ -194,18 +193,18 @@ def test_preview(root: Path, tmp_path: Path, with_masks: bool) -> None:
         )
 
     dataset = opened()
-    ids = draw_detection_preview(dataset, tmp_path / "p.png", draw_detections, count=2, copies=2, side=64)
+    ids = draw_detection_preview(dataset, tmp_path / "p.png", count=2, copies=2, side=64)
     assert ids == [dataset.ids[0], dataset.ids[-1]]
     with Image.open(tmp_path / "p.png") as sheet:
         assert sheet.width == 6 + 3 * (64 + 6)
         assert len(sheet.getcolors(1 << 20)) > 100
-    draw_detection_preview(dataset, tmp_path / "q.png", draw_detections, count=2, copies=2, side=64)
+    draw_detection_preview(dataset, tmp_path / "q.png", count=2, copies=2, side=64)
     assert (tmp_path / "p.png").read_bytes() == (tmp_path / "q.png").read_bytes()
-    draw_detection_preview(opened("val"), tmp_path / "v.png", draw_detections, count=2, side=64)
+    draw_detection_preview(opened("val"), tmp_path / "v.png", count=2, side=64)
     with pytest.raises(UsageError, match=r"does not end in \.png"):
-        draw_detection_preview(dataset, tmp_path / "p.jpg", draw_detections)
+        draw_detection_preview(dataset, tmp_path / "p.jpg")
     for file in (root / "train2017").iterdir():
         file.write_bytes(b"")
     with pytest.raises(UsageError, match="no image could be read"):
-        draw_detection_preview(dataset, tmp_path / "n.png", draw_detections)
+        draw_detection_preview(dataset, tmp_path / "n.png")
     assert not (tmp_path / "n.png").exists()

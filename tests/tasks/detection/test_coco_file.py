@@ -12,7 +12,7 @@ from pycocotools import mask as coco_mask
 
 from pvtctl.errors import ExitCode, UsageError
 from pvtctl.tasks.detection.coco import CocoAnnotations, find_coco
-from pvtctl.tasks.detection.coco_file import check_coco, load_coco
+from pvtctl.tasks.detection.coco_file import load_coco, scan_coco
 
 SQUARE = [1.0, 1.0, 9.0, 1.0, 9.0, 7.0, 1.0, 7.0]
 
@@ -170,14 +170,14 @@ def test_faults_are_one_line_with_a_hint(kind, tmp_path):
     assert "\n" not in error.value.message
     assert "pvtctl data check" in error.value.hint
     assert error.value.exit_code == ExitCode.USAGE
-    assert next(problem.kind for problem in check_coco(data) if problem.severity == "error") == kind
+    assert next(problem.kind for problem in scan_coco(data, masks=True).problems if problem.severity == "error") == kind
 
 
 @pytest.mark.parametrize(
     "box", [None, [1, 2, 3], [1, 2, 3, "4"], [1, 2, None, 4], "1 2 3 4", [1, 2, True, 4], [1, 2, 10**400, 4], {}]
 )
 def test_boxes_that_are_no_numbers(box):
-    assert [problem.kind for problem in check_coco(with_annotation(bbox=box))] == ["bad_box"]
+    assert [problem.kind for problem in scan_coco(with_annotation(bbox=box), masks=True).problems] == ["bad_box"]
 
 
 @pytest.mark.parametrize(
@@ -201,14 +201,14 @@ def test_boxes_that_are_no_numbers(box):
 )
 def test_masks_that_cannot_be_drawn(segmentation, kind):
     data = with_annotation(segmentation=segmentation)
-    assert [(problem.kind, problem.ids) for problem in check_coco(data)] == [(kind, (12,))]
+    assert [(problem.kind, problem.ids) for problem in scan_coco(data, masks=True).problems] == [(kind, (12,))]
     assert CocoAnnotations(data, masks=False).num_objects().tolist() == [2, 1]  # nobody looks at masks
 
 
 def test_all_faults_are_listed_at_once():
     data = with_annotation(bbox=[1, 1, -1, 1])
     data["annotations"] += [annotation(20, 1, 9, [1, 1, 1, 1]), annotation(21, 5, 9, [1, 1, 0, 1])]
-    found = check_coco(data)
+    found = scan_coco(data, masks=True).problems
     assert [(problem.kind, problem.severity) for problem in found] == [
         ("missing_image", "error"),
         ("reversed_box", "error"),
@@ -225,7 +225,7 @@ def test_all_faults_are_listed_at_once():
 def test_images_that_cannot_be(changes):
     data = coco(annotations=[])
     data["images"][1] |= changes
-    assert [problem.kind for problem in check_coco(data)] == ["bad_image"]
+    assert [problem.kind for problem in scan_coco(data, masks=True).problems] == ["bad_image"]
 
 
 def test_run_lengths_of_any_mask_are_accepted():

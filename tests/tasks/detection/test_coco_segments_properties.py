@@ -54,7 +54,7 @@ def test_both_forms_of_run_lengths_give_the_mask_back(mask: Mask) -> None:
     assert faults == [None, None]
     assert segments.has_mask().all()
     np.testing.assert_array_equal(segments.masks(np.arange(2), height, width), np.stack([mask, mask]))
-    assert segments.run_lengths(0) == segments.run_lengths(1)
+    assert segments.rle(0, height, width) == segments.rle(1, height, width)
 
 
 @EXAMPLES

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pvtctl.cli._console import print_json
 from pvtctl.tasks.detection.metric import DetectionMetric
 from pvtctl.tasks.detection.scoring.analysis import DetectionAnalysis
 from pvtctl.tasks.detection.scoring.columns import Columns
@@ -88,7 +89,7 @@ def test_confusion_counts_every_object_once(analysis: DetectionAnalysis) -> None
     assert analysis.confusion.tolist() == [[2, 0, 1], [1, 0, 0], [2, 2, 0]]
 
 
-def test_classes_images_and_json(analysis: DetectionAnalysis) -> None:
+def test_classes_images_and_json(analysis: DetectionAnalysis, capsys: pytest.CaptureFixture[str]) -> None:
     first = analysis.classes[0]
     assert (first.name, first.objects, first.detections) == ("a", 3, 5)
     assert (first.threshold, first.precision, first.recall, first.f1) == (0.9, 1.0, 1 / 3, 0.5)
@@ -96,7 +97,8 @@ def test_classes_images_and_json(analysis: DetectionAnalysis) -> None:
         ("1.jpg", 1, 5, 1),
         ("2.jpg", 1, 0, 1),
     ]
-    document = json.loads(json.dumps(analysis.as_dict(), allow_nan=False))
+    print_json(analysis.as_dict())
+    document = json.loads(capsys.readouterr().out)
     assert document["classes"][0]["mask_ap"] is None
     assert len(document["curves"][0]["precision"]) == 101
 

@@ -15,8 +15,7 @@ from pvtctl.engine.protocol import Task
 from pvtctl.errors import UsageError
 from pvtctl.models.structures import Detections, DetectOptions
 from pvtctl.recipe.load import load_recipe
-from pvtctl.tasks.detection.merging import merge_views, mirrored
-from pvtctl.tasks.detection.task import NUM_SAMPLES, DetectionTask
+from pvtctl.tasks.detection.task import NUM_SAMPLES, DetectionTask, merge_views, mirrored
 from pvtctl.tasks.from_recipe import build_task
 from pvtctl.weights.describe import HeadClasses
 

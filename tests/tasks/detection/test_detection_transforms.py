@@ -115,7 +115,7 @@ def test_objects_below_a_pixel_are_dropped():
 def test_an_image_without_objects_passes(masks):
     pixels, objects = picture(boxes=())
     objects = Objects(torch.zeros(0, 4), objects.labels, torch.zeros(0, 60, 90, dtype=torch.bool) if masks else None)
-    transform = DetectionTransform(short_sides=(50,), crop=1.0, hflip=1.0)
+    transform = DetectionTransform(DetectionData(short_sides=(50,), crop=1.0, hflip=1.0))
     image, found = transform.train(pixels, objects, generator_for(0))
     assert len(found) == 0
     assert (found.masks is not None) == masks
@@ -123,7 +123,7 @@ def test_an_image_without_objects_passes(masks):
 
 
 def test_training_depends_on_its_generator_alone():
-    transform = DetectionTransform(short_sides=(40, 50, 60), sampling="range", long_side=120, crop=0.5)
+    transform = DetectionTransform(DetectionData(short_sides=(40, 50, 60), sampling="range", long_side=120, crop=0.5))
     pixels, objects = picture()
     state = torch.get_rng_state()
     views = [transform.train(pixels, objects, generator_for(seed)) for seed in (1, 1, *range(20))]
@@ -139,17 +139,22 @@ def drawn(transform: DetectionTransform, count: int = 60) -> list[tuple]:
 
 
 def test_short_sides_are_chosen_or_drawn_from_a_range():
-    chosen = {min(image.shape[-2:]) for image, _ in drawn(DetectionTransform(short_sides=(32, 40, 48)))}
+    chosen = {min(image.shape[-2:]) for image, _ in drawn(DetectionTransform(DetectionData(short_sides=(32, 40, 48))))}
     assert chosen == {32, 40, 48}
-    ranged = {min(image.shape[-2:]) for image, _ in drawn(DetectionTransform(short_sides=(32, 38), sampling="range"))}
+    ranged = {
+        min(image.shape[-2:])
+        for image, _ in drawn(DetectionTransform(DetectionData(short_sides=(32, 38), sampling="range")))
+    }
     assert ranged == set(range(32, 39))
 
 
 def test_half_of_the_images_are_flipped():
-    lefts = [found.boxes[0, 0].item() for _, found in drawn(DetectionTransform(short_sides=(60,)), 200)]
+    lefts = [found.boxes[0, 0].item() for _, found in drawn(DetectionTransform(DetectionData(short_sides=(60,))), 200)]
     assert set(lefts) == {10.0, 50.0}
     assert 80 <= lefts.count(50.0) <= 120
-    assert {found.boxes[0, 0].item() for _, found in drawn(DetectionTransform(short_sides=(60,), hflip=0.0))} == {10.0}
+    assert {
+        found.boxes[0, 0].item() for _, found in drawn(DetectionTransform(DetectionData(short_sides=(60,), hflip=0.0)))
+    } == {10.0}
 
 
 def test_the_crop_branch(monkeypatch):
@@ -160,7 +165,7 @@ def test_the_crop_branch(monkeypatch):
         return crop(pixels, objects, top, left, size)
 
     monkeypatch.setattr("pvtctl.tasks.detection.transforms.crop", spy)
-    found = drawn(DetectionTransform(short_sides=(60,), crop=0.5), 60)
+    found = drawn(DetectionTransform(DetectionData(short_sides=(60,), crop=0.5)), 60)
     assert 15 <= len(seen) <= 45
     assert {min(before) for before, *_ in seen} == set(CROP_SHORT_SIDES)
     for (height, width), top, left, (rows, columns) in seen:
@@ -175,8 +180,8 @@ def test_the_crop_branch(monkeypatch):
             assert (edges(mask) - box).abs().max() <= 1.5
 
 
-def test_the_recipe_names_the_fields():
-    recipe = DetectionData(short_sides=(480, 800), sampling="range", crop=0.5, test_short_side=640)
-    transform = DetectionTransform.from_settings(recipe)
-    assert transform == DetectionTransform((480, 800), "range", 1333, 0.5, 0.5, 640, 1333)
+def test_evaluation_resizes_within_the_test_sides():
+    transform = DetectionTransform(
+        DetectionData(short_sides=(480, 800), sampling="range", crop=0.5, test_short_side=640)
+    )
     assert transform.evaluate(picture()[0]).shape == (3, 640, 960)

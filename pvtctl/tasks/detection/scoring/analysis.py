@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ from pvtctl.tasks.detection.scoring.matching import (
     match,
     true_objects,
 )
+from pvtctl.tasks.detection.scoring.numpy_backend import RECALLS
 from pvtctl.tasks.detection.scoring.scores import CocoScores
 
 ERRORS = {
@@ -37,7 +38,7 @@ ERRORS = {
     "duplicate": DUPLICATE,
     "background": NOTHING_THERE,
 }
-RECALLS = np.linspace(0.0, 1.0, 101)
+NUM_WORST = 16
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class ImageErrors:
 
 @dataclass(frozen=True)
 class DetectionAnalysis:
-    """The whole analysis; `as_dict` converts it to JSON values."""
+    """The whole analysis; `as_dict` is for JSON."""
 
     class_names: list[str]
     threshold: float
@@ -114,18 +115,8 @@ class DetectionAnalysis:
     worst: list[ImageErrors]
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain JSON values; NaN becomes None."""
-        plain = _plain(self)
-        assert isinstance(plain, dict)
-        return plain
-
-
-def _plain(value: Any) -> Any:
-    if is_dataclass(value):
-        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
-    if isinstance(value, np.ndarray | list):
-        return [_plain(each) for each in (value.tolist() if isinstance(value, np.ndarray) else value)]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        """Numbers, texts, lists and dicts."""
+        return asdict(self) | {"confusion": self.confusion.tolist()}
 
 
 def analyse(
@@ -137,9 +128,8 @@ def analyse(
     boxes: CocoScores,
     masks: CocoScores | None,
     threshold: float | None = None,
-    worst: int = 16,
 ) -> DetectionAnalysis:
-    """Analyse detections, sorted by image, with COCO's scores given; keeps the `worst` images.
+    """Analyse detections, sorted by image, with COCO's scores given; keeps the 16 worst images.
 
     `threshold` is the minimum score for the confusion and the images; None: that of the best F1.
     """
@@ -155,17 +145,13 @@ def analyse(
         classes=_classes(class_names, found, matching, true, boxes, masks),
         curves=_curves(boxes),
         class_curves=[
-            Curve(name, boxes.ap(iou=0, label=label), _nan(boxes.precision[0, :, label, 0, 2]).tolist())
-            for label, name in enumerate(class_names)
+            Curve(name, boxes.ap(iou=0, label=label), np.where(values > -1, values, np.nan).tolist())
+            for label, (name, values) in enumerate(zip(class_names, boxes.precision[0, :, :, 0, 2].T, strict=True))
         ],
         confusion=_confusion(found, matching, true, chosen, len(class_names)),
         errors=_errors(found, matching, true, len(class_names)),
-        worst=_worst(found, matching, true, chosen, truth, worst),
+        worst=_worst(found, matching, true, chosen, truth),
     )
-
-
-def _nan(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.where(values > -1, values, np.nan)
 
 
 def _best_threshold(
@@ -192,17 +178,15 @@ def _classes(
     boxes: CocoScores,
     masks: CocoScores | None,
 ) -> list[ClassResult]:
-    objects = true.counts(len(class_names)).tolist()
-    detections = np.bincount(found.labels, minlength=len(class_names)).tolist()
     rows = []
-    for label, name in enumerate(class_names):
+    for label, (name, objects) in enumerate(zip(class_names, true.counts(len(class_names)).tolist(), strict=True)):
         own = found.labels == label
-        threshold, f1, precision, recall = _best_threshold(found.scores[own], matching.kind[own], objects[label])
+        threshold, f1, precision, recall = _best_threshold(found.scores[own], matching.kind[own], objects)
         rows.append(
             ClassResult(
                 name=name,
-                objects=objects[label],
-                detections=detections[label],
+                objects=objects,
+                detections=int(own.sum()),
                 ap=boxes.ap(label=label),
                 ap50=boxes.ap(iou=0, label=label),
                 ap75=boxes.ap(iou=5, label=label),
@@ -285,7 +269,6 @@ def _worst(
     true: TrueObjects,
     chosen: NDArray[np.bool_],
     truth: Mapping[str, Any],
-    count: int,
 ) -> list[ImageErrors]:
     """Images with the most errors (wrong detections and missed objects), of equal ones those of the lower F1."""
     ids = np.sort(np.asarray([image["id"] for image in truth["images"]], np.int64))
@@ -299,7 +282,7 @@ def _worst(
     wrong = per_image(found.image_ids[chosen & (matching.kind != RIGHT) & (matching.kind != IGNORED)])
     errors = wrong + objects - right
     f1 = 2 * right / np.maximum(2 * right + errors, 1)
-    rows = [at for at in np.lexsort((ids, f1, -errors)).tolist() if errors[at]][:count]
+    rows = [at for at in np.lexsort((ids, f1, -errors)).tolist() if errors[at]][:NUM_WORST]
     return [
         ImageErrors(
             image_id=int(ids[at]),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
+
+from pvtctl.models.structures import Detections
 
 BOX_DECIMALS = 4
 SCORE_DECIMALS = 9
@@ -51,24 +54,17 @@ class Columns:
         rank = np.arange(len(order)) - np.repeat(starts, np.diff(np.append(starts, len(order))))
         return self if (rank < 100).all() else self.take(np.sort(order[rank < 100]))
 
-    def as_dict(self) -> dict[str, Any]:
-        return {field.name: getattr(self, field.name) for field in fields(self)}
-
-
-def empty_columns(masks: bool) -> Columns:
-    return Columns(np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0), np.zeros((0, 4)), [] if masks else None)
-
 
 def join(parts: Iterable[Columns], *, masks: bool) -> Columns:
     """Concatenate."""
-    parts = list(parts) or [empty_columns(masks)]
-    joined = [mask for part in parts for mask in part.masks or ()] if masks else None
+    nothing = Columns(np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0), np.zeros((0, 4)))
+    parts = list(parts) or [nothing]
     return Columns(
         np.concatenate([part.image_ids for part in parts]),
         np.concatenate([part.labels for part in parts]),
         np.concatenate([part.scores for part in parts]),
         np.concatenate([part.boxes for part in parts]),
-        joined,
+        [mask for part in parts for mask in part.masks or ()] if masks else None,
     )
 
 
@@ -78,21 +74,20 @@ def counts_of(mask: dict[str, Any]) -> bytes:
     return counts if isinstance(counts, bytes) else str(counts).encode("ascii")
 
 
-def columns_of(
-    image_id: int, boxes: NDArray[Any], scores: NDArray[Any], labels: NDArray[Any], masks: Sequence[Any] | None
-) -> tuple[Columns, int]:
-    """Detections of one image, `boxes` (N, 4) xyxy, and how many were left out for a non-finite number."""
-    boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
-    scores = np.asarray(scores, np.float64)
-    xywh = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
-    found = Columns(
-        np.full(len(scores), image_id, np.int64),
-        np.asarray(labels, np.int32),
-        np.round(scores, SCORE_DECIMALS),
-        np.round(xywh, BOX_DECIMALS),
-        None if masks is None else [counts_of(mask) for mask in masks],
+def columns_of(image_id: int, found: Detections, *, masks: bool) -> tuple[Columns, int]:
+    """Detections of one image, and how many were left out for a non-finite number."""
+    columns = Columns(
+        np.full(len(found), image_id, np.int64),
+        found.labels.cpu().numpy().astype(np.int32),
+        np.round(found.scores.detach().float().cpu().numpy().astype(np.float64), SCORE_DECIMALS),
+        xywh(found.boxes),
+        [counts_of(mask) for mask in found.masks] if masks and found.masks is not None else None,
     )
-    finite = np.isfinite(found.scores) & np.isfinite(found.boxes).all(axis=1)
-    if finite.all():
-        return found, 0
-    return found.take(finite), int((~finite).sum())
+    finite = np.isfinite(columns.scores) & np.isfinite(columns.boxes).all(axis=1)
+    return (columns, 0) if finite.all() else (columns.take(finite), int((~finite).sum()))
+
+
+def xywh(boxes: Tensor) -> NDArray[np.float64]:
+    """Boxes xyxy -> x, y, width, height, rounded."""
+    corners = boxes.detach().cpu().numpy().astype(np.float64).reshape(-1, 4)
+    return np.round(np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1), BOX_DECIMALS)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pvtctl.tasks.detection.scoring.columns import Columns
+from pvtctl.tasks.detection.scoring.numpy_backend import RECALLS
 
 FOREGROUND, BACKGROUND = 0.5, 0.1
 RIGHT, CLASSIFICATION, LOCALISATION, BOTH, DUPLICATE, NOTHING_THERE, IGNORED = range(7)
@@ -128,10 +129,9 @@ def average_precision(
     order = np.lexsort((-scores, labels))
     labels, right = np.asarray(labels)[order], right[order]
     edges = np.searchsorted(labels, np.arange(len(objects) + 1))
-    wanted = np.linspace(0.0, 1.0, 101)
     for label in np.flatnonzero(objects).tolist():
         hits = np.cumsum(right[edges[label] : edges[label + 1]])
         precision = np.maximum.accumulate((hits / np.arange(1, len(hits) + 1))[::-1])[::-1]
-        at = np.searchsorted(hits / objects[label], wanted, side="left")
+        at = np.searchsorted(hits / objects[label], RECALLS, side="left")
         result[label] = np.append(precision, 0.0)[np.minimum(at, len(hits))].mean()
     return result

@@ -42,11 +42,12 @@ class CocoScores:
 
     def ap(self, *, iou: int | None = None, area: int = 0, label: int | None = None) -> float:
         """Mean precision over classes with objects; NaN without any. `iou`: position in 0.5, 0.55 ..."""
-        return _mean(_pick(self.precision[..., area, 2], iou, label))
+        values = self.precision[..., area, 2]
+        return _mean(values if iou is None else values[iou], label)
 
     def ar(self, *, limit: int = 2, area: int = 0, label: int | None = None) -> float:
         """Mean highest recall with 1, 10 or 100 detections per image and class (`limit` 0, 1, 2)."""
-        return _mean(_pick(self.recall[:, :, area, limit], None, label))
+        return _mean(self.recall[:, :, area, limit], label)
 
     def numbers(self) -> dict[str, float]:
         """COCO's twelve metrics, as fractions; NaN where COCO prints -1."""
@@ -55,12 +56,8 @@ class CocoScores:
         return dict(zip((*NAMES, *RECALL_NAMES), (*aps, *ars), strict=True))
 
 
-def _pick(values: NDArray[np.float64], iou: int | None, label: int | None) -> NDArray[np.float64]:
-    values = values if iou is None else values[iou : iou + 1]
-    return values if label is None else values[..., label]
-
-
-def _mean(values: NDArray[np.float64]) -> float:
+def _mean(values: NDArray[np.float64], label: int | None) -> float:
+    values = values if label is None else values[..., label]
     there = values[values > -1]
     return float(np.mean(there)) if there.size else float("nan")
 
@@ -82,12 +79,10 @@ def evaluate_columns(
         from pycocotools.cocoeval import COCOeval as Evaluation
     with contextlib.redirect_stdout(io.StringIO()), _no_collection():
         gt, dt = COCO(), COCO()
-        annotations = [{"iscrowd": 0, **each} for each in truth["annotations"]]
-        gt.dataset = {"images": truth["images"], "categories": truth["categories"], "annotations": annotations}
-        gt.createIndex()
-        rows = _annotations(truth, category_ids, found, kind)
-        dt.dataset = {"images": truth["images"], "categories": truth["categories"], "annotations": rows}
-        dt.createIndex()
+        objects = [{"iscrowd": 0, **each} for each in truth["annotations"]]
+        for side, annotations in ((gt, objects), (dt, _annotations(truth, category_ids, found, kind))):
+            side.dataset = {"images": truth["images"], "categories": truth["categories"], "annotations": annotations}
+            side.createIndex()
         evaluation = Evaluation(gt, dt, kind)
         evaluation.params.catIds = list(category_ids)
         evaluation.evaluate()
@@ -114,38 +109,18 @@ def _no_collection() -> Iterator[None]:
 def _annotations(
     truth: Mapping[str, Any], category_ids: Sequence[int], found: Columns, kind: Kind
 ) -> list[dict[str, Any]]:
-    categories = np.asarray(category_ids, np.int64)[found.labels].tolist() if len(found) else []
-    columns = (found.image_ids.tolist(), categories, found.scores.tolist())
-    if kind == "bbox":
-        areas = (found.boxes[:, 2] * found.boxes[:, 3]).tolist()
-        return [
-            {
-                "id": at,
-                "image_id": image,
-                "category_id": category,
-                "score": score,
-                "bbox": box,
-                "area": area,
-                "iscrowd": 0,
-            }
-            for at, image, category, score, box, area in zip(
-                range(1, len(found) + 1), *columns, found.boxes.tolist(), areas, strict=True
-            )
-        ]
-    masks = detection_masks(truth, found)
-    areas = mask_areas(masks).tolist()
-    return [
-        {
-            "id": at,
-            "image_id": image,
-            "category_id": category,
-            "score": score,
-            "segmentation": mask,
-            "area": area,
-            "iscrowd": 0,
-        }
-        for at, image, category, score, mask, area in zip(range(1, len(found) + 1), *columns, masks, areas, strict=True)
-    ]
+    shapes: list[Any] = found.boxes.tolist() if kind == "bbox" else detection_masks(truth, found)
+    areas = found.boxes[:, 2] * found.boxes[:, 3] if kind == "bbox" else mask_areas(shapes)
+    columns = {
+        "id": range(1, len(found) + 1),
+        "image_id": found.image_ids.tolist(),
+        "category_id": np.asarray(category_ids, np.int64)[found.labels].tolist(),
+        "score": found.scores.tolist(),
+        "bbox" if kind == "bbox" else "segmentation": shapes,
+        "area": areas.tolist(),
+        "iscrowd": [0] * len(found),
+    }
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def why_missing(name: str, truth: Mapping[str, Any]) -> str:
