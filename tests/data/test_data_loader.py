@@ -3,11 +3,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pvtctl.data.base import Unusable
+from pvtctl.data.base import Sample, Unusable
 from pvtctl.data.loader import Loader, default_workers
 from pvtctl.data.samplers import EvalSampler, TrainSampler
 from pvtctl.errors import UsageError
-from pvtctl.tasks.classification.data import ClassificationSample, open_classification_split
+from pvtctl.tasks.classification.data import open_classification_split
 from pvtctl.tasks.classification.settings import Augment
 
 AUGMENT = Augment()
@@ -81,9 +81,9 @@ def test_a_corrupt_image_in_training_gives_way_to_the_next(make_set, workers):
     assert list(loader.skipped) == [bad]
     assert "truncated" in loader.skipped[bad].lower()
     substitute = loader.dataset[2]
-    assert isinstance(substitute, ClassificationSample)
+    assert isinstance(substitute, Sample)
     assert substitute.id.endswith("_003.JPEG")
-    assert substitute.label == 0
+    assert substitute.target == 0
 
 
 def test_odd_sizes_in_a_run(make_set, image_bytes, giant_png):

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from pvtctl.data.images import BadImage, SourceImage
+from pvtctl.data.base import Sample, SampleBatch, SplitDataset, spread
+from pvtctl.data.images import SourceImage
 from pvtctl.data.layouts import IMAGENET_LAYOUT
-from pvtctl.data.randomness import generator_for, key_of
+from pvtctl.data.randomness import generator_for
 from pvtctl.data.samplers import Draw
-from pvtctl.data.transforms import Normalization
 from pvtctl.errors import UsageError
 from pvtctl.tasks.classification.layouts import ImageFolder
 from pvtctl.tasks.classification.settings import Augment
@@ -26,7 +25,6 @@ from pvtctl.tasks.classification.transforms import EvalTransform, TrainTransform
 
 if TYPE_CHECKING:
     from pvtctl.data.scenes.scene import Materials
-from pvtctl.data.base import MAX_SUBSTITUTES, Skipped, Unusable, reason
 
 
 class ClassificationSource(Protocol):
@@ -46,65 +44,21 @@ class ClassificationSource(Protocol):
         """A number for each sample that changes when its content does (bytes of the file), for `fingerprint`."""
 
 
-@dataclass(frozen=True)
-class ClassificationSample:
-    """One network input with its label."""
+@dataclass(kw_only=True)
+class Batch(SampleBatch):
+    """A batch of images with their labels."""
 
-    image: Tensor
-    """float32 (3, H, W), normalised."""
-    label: int
-    id: str
-    index: int
-    skipped: tuple[Skipped, ...] = ()
-    """Draws before this one that could not be read."""
-
-    @property
-    def target(self) -> int:
-        """The label, under the name common to all tasks."""
-        return self.label
-
-
-@dataclass
-class Batch:
-    """A batch of samples."""
-
-    images: Tensor
-    """float32 (B, 3, H, W)."""
     labels: Tensor
     """int64 (B,)."""
-    ids: list[str]
-    indices: Tensor
-    """int64 (B,): positions in the split."""
-    key: int
-    """Depends on the seed and the draws alone; seeds what is drawn per batch (mixup)."""
-    skipped: list[Skipped]
-    failed: int = 0
-    """Draws that gave no sample."""
 
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def to(self, device: torch.device | str) -> Batch:
-        """The batch with its images, labels and indices on `device`."""
-        images, labels, indices = (
-            part.to(device, non_blocking=True) for part in (self.images, self.labels, self.indices)
-        )
-        return Batch(images, labels, self.ids, indices, self.key, self.skipped, self.failed)
-
-    def pin_memory(self) -> Batch:
-        """For the data loader."""
-        images, labels, indices = (part.pin_memory() for part in (self.images, self.labels, self.indices))
-        return Batch(images, labels, self.ids, indices, self.key, self.skipped, self.failed)
+    def changed(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        return replace(super().changed(change), labels=change(self.labels))
 
 
-class ClassificationDataset(Dataset[ClassificationSample | Unusable]):
-    """A split under a transform. Indexed by draws, so that random numbers depend on (seed, epoch, index, copy) alone.
+class ClassificationDataset(SplitDataset):
+    """A split of images with labels; see `SplitDataset`."""
 
-    In training a sample that cannot be read is replaced by the next in the list (then the next ...), with the random
-    numbers of the draw; the sample names what was skipped. In evaluation it is left out.
-    """
-
-    normalization: Normalization = "imagenet"
+    source: ClassificationSource
 
     def __init__(
         self,
@@ -116,25 +70,14 @@ class ClassificationDataset(Dataset[ClassificationSample | Unusable]):
     ) -> None:
         self.source = source
         self.transform = transform
+        self.training = isinstance(transform, TrainTransform)
         self.seed = seed
         self.class_names = source.class_names
-        total = len(source.ids)
-        kept = total if samples is None else min(samples, total)
-        # spread over the whole list, which is sorted by class
-        self.kept = np.arange(kept, dtype=np.int64) * total // kept
+        self.kept = spread(len(source.ids), samples)  # over the whole list, which is sorted by class
         self.labels = np.asarray(source.labels)[self.kept]
 
-    @property
-    def training(self) -> bool:
-        return isinstance(self.transform, TrainTransform)
-
-    @property
-    def ids(self) -> list[str]:
-        """Names of all samples. Built at each call."""
-        return [self.source.ids[int(index)] for index in self.kept]
-
-    def __len__(self) -> int:
-        return len(self.kept)
+    def name(self, index: int) -> str:
+        return self.source.ids[int(self.kept[index])]
 
     def read(self, index: int) -> tuple[Tensor, int]:
         """An original image, uint8 (3, H, W), and its label. Raises BadImage, OSError."""
@@ -142,26 +85,10 @@ class ClassificationDataset(Dataset[ClassificationSample | Unusable]):
         size = picture.height, picture.width
         return picture.resized((0, 0, *size), size), int(self.labels[index])
 
-    def __getitem__(self, draw: Draw | int) -> ClassificationSample | Unusable:
-        if isinstance(draw, int):
-            draw = Draw(0, draw)
-        skipped: list[Skipped] = []
-        for step in range(min(MAX_SUBSTITUTES, len(self)) if self.training else 1):
-            index = (draw.index + step) % len(self)
-            place = int(self.kept[index])
-            try:
-                generator = generator_for(self.seed, draw.epoch, draw.index, draw.copy)
-                image = self.transform(self.source.picture(place), generator)
-            except (BadImage, OSError) as error:
-                skipped.append(Skipped(self.source.ids[place], reason(error)))
-                continue
-            return ClassificationSample(image, int(self.labels[index]), self.source.ids[place], index, tuple(skipped))
-        return Unusable(tuple(skipped))
-
-    def __getitems__(self, draws: list[Draw]) -> list[Any]:
-        """A whole batch: the samples, then the batch's key."""
-        flat = [part for draw in draws for part in draw]
-        return [*(self[draw] for draw in draws), key_of(self.seed, "batch", *flat)]
+    def load(self, draw: Draw, index: int) -> tuple[Tensor, int, None]:
+        generator = generator_for(self.seed, draw.epoch, draw.index, draw.copy)
+        image = self.transform(self.source.picture(int(self.kept[index])), generator)
+        return image, int(self.labels[index]), None
 
     def fingerprint(self) -> str:
         """Hash of names, sizes, labels and classes. Reads no image."""
@@ -173,18 +100,11 @@ class ClassificationDataset(Dataset[ClassificationSample | Unusable]):
                 digest.update(f"{self.source.ids[index]}\0{size}\0{self.source.labels[index]}\n".encode())
         return digest.hexdigest()[:16]
 
-    def collate(self, items: list[Any]) -> Batch:
-        """Collate the output of `__getitems__` into a batch of the readable samples."""
-        *drawn, key = items
-        samples = [item for item in drawn if isinstance(item, ClassificationSample)]
+    def batch(self, samples: list[Sample], **shared: Any) -> Batch:
         return Batch(
             images=torch.stack([sample.image for sample in samples]) if samples else torch.empty(0, 3, 0, 0),
-            labels=torch.tensor([sample.label for sample in samples], dtype=torch.int64),
-            ids=[sample.id for sample in samples],
-            indices=torch.tensor([sample.index for sample in samples], dtype=torch.int64),
-            key=key,
-            skipped=[skip for item in drawn for skip in item.skipped],
-            failed=len(drawn) - len(samples),
+            labels=torch.tensor([sample.target for sample in samples], dtype=torch.int64),
+            **shared,
         )
 
 

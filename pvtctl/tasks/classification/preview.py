@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from pvtctl.data.base import Sample
 from pvtctl.data.class_names import readable_name
 from pvtctl.data.images import to_rgb
 from pvtctl.data.preview import check_png, spread, write_rows
@@ -15,7 +16,7 @@ from pvtctl.data.samplers import Draw
 from pvtctl.data.transforms import denormalize
 from pvtctl.errors import UsageError
 from pvtctl.tasks.base import PreviewRequest
-from pvtctl.tasks.classification.data import ClassificationDataset, ClassificationSample, open_classification_split
+from pvtctl.tasks.classification.data import ClassificationDataset, open_classification_split
 from pvtctl.tasks.classification.mixup import Mixup
 from pvtctl.tasks.classification.settings import Augment
 from pvtctl.tasks.classification.transforms import EvalTransform
@@ -34,10 +35,10 @@ def draw_preview(dataset: ClassificationDataset, path: Path | str, *, count: int
     ids = []
     for at in spread(len(dataset), count):
         drawn = [plain[int(dataset.kept[at])], *(dataset[Draw(epoch, at)] for epoch in range(copies))]
-        views = [view for view in drawn if isinstance(view, ClassificationSample)]
+        views = [view for view in drawn if isinstance(view, Sample)]
         if len(views) == len(drawn):
             tiles = [Image.fromarray(to_rgb(denormalize(view.image))) for view in views]
-            rows.append((f"{readable_name(dataset.class_names[views[0].label])}  ({views[0].id})", tiles))
+            rows.append((f"{readable_name(dataset.class_names[views[0].target])}  ({views[0].id})", tiles))
             ids.append(views[0].id)
     if not rows:
         raise UsageError("no sample could be read", "`pvtctl data check FOLDER` lists every fault")

@@ -9,13 +9,14 @@ from typing import Any
 
 import torch
 
+from pvtctl.data.base import Sample
 from pvtctl.data.class_names import readable_name
 from pvtctl.data.images import to_rgb
 from pvtctl.data.samplers import Draw
 from pvtctl.data.transforms import denormalize
 from pvtctl.tasks.base import ComparedImage, Predictor
 from pvtctl.tasks.classes import match_predicted_classes
-from pvtctl.tasks.classification.data import ClassificationDataset, ClassificationSample
+from pvtctl.tasks.classification.data import ClassificationDataset
 from pvtctl.tasks.classification.metric import ClassificationMetric
 from pvtctl.tasks.classification.predict import ClassScores
 from pvtctl.tasks.classification.task import ClassificationTask
@@ -77,11 +78,11 @@ class ClassificationReport:
         sheet = []
         for index in sorted({at * total // NUM_PREDICTIONS for at in range(NUM_PREDICTIONS)}):
             sample = task.val[Draw(0, index)]
-            if not isinstance(sample, ClassificationSample):
+            if not isinstance(sample, Sample):
                 continue
             with torch.inference_mode():
                 confidence, prediction = task.model(sample.image[None].to(device))[0].float().softmax(0).max(0)
-            truth, found = self.names[int(task.label_to_head[sample.label])], self.names[int(prediction)]
+            truth, found = self.names[int(task.label_to_head[sample.target])], self.names[int(prediction)]
             sheet.append(SheetImage(to_rgb(denormalize(sample.image)), truth, found, float(confidence)))
         return sheet
 

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
+from pvtctl.data.base import Sample
 from pvtctl.data.images import RgbImage, to_rgb
 from pvtctl.data.samplers import Draw
 from pvtctl.data.transforms import IMAGENET_MEAN, IMAGENET_STD, denormalize
 from pvtctl.io.checkpoint_meta import CheckpointMeta
 from pvtctl.models.losses.cross_entropy import classification_loss
 from pvtctl.tasks.classes import match_classes
-from pvtctl.tasks.classification.data import Batch, ClassificationDataset, ClassificationSample
+from pvtctl.tasks.classification.data import Batch, ClassificationDataset
 from pvtctl.tasks.classification.metric import ClassificationMetric
 from pvtctl.tasks.classification.mixup import Mixup
 from pvtctl.tasks.classification.settings import Augment
@@ -84,4 +85,4 @@ class ClassificationTask(DataTask):
     def seen_image(self, index: int) -> RgbImage | None:
         """The validation image after the evaluation transform, uint8 (H, W, 3); None when it cannot be read."""
         sample = self.val[Draw(0, index)]
-        return to_rgb(denormalize(sample.image)) if isinstance(sample, ClassificationSample) else None
+        return to_rgb(denormalize(sample.image)) if isinstance(sample, Sample) else None

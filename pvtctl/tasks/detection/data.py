@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -11,14 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from pvtctl.data.base import MAX_SUBSTITUTES, Skipped, Unusable, reason
+from pvtctl.data.base import Sample, SampleBatch, SplitDataset, spread
 from pvtctl.data.images import BadImage, decode, open_image, pixels_of
-from pvtctl.data.randomness import generator_for, key_of
+from pvtctl.data.randomness import generator_for
 from pvtctl.data.samplers import Draw
 from pvtctl.data.sizes import resized_size
-from pvtctl.data.transforms import Normalization, normalize
+from pvtctl.data.transforms import normalize, pad_images
 from pvtctl.errors import UsageError, nearest
 from pvtctl.models.structures import ImageSize, Objects
 from pvtctl.tasks.detection.coco import CocoAnnotations, find_coco
@@ -27,7 +26,6 @@ from pvtctl.tasks.detection.transforms import DetectionTransform, resize_image
 
 if TYPE_CHECKING:
     from pvtctl.data.scenes.scene import Materials
-from pvtctl.data.transforms import pad_images
 
 DETECTION_NAMES = ("coco", "scenes")
 
@@ -108,27 +106,10 @@ class CocoSource:
         return self.annotations.digest(indices)
 
 
-@dataclass(frozen=True)
-class DetectionSample:
-    """One network input with its objects, before padding."""
+@dataclass(kw_only=True)
+class DetectionBatch(SampleBatch):
+    """A batch of images of several sizes with their objects."""
 
-    image: Tensor
-    """float32 (3, h, w), normalised."""
-    target: Objects
-    original_size: ImageSize
-    image_id: int
-    id: str
-    index: int
-    skipped: tuple[Skipped, ...] = ()
-    """Draws before this one that could not be read."""
-
-
-@dataclass
-class DetectionBatch:
-    """A batch of images of several sizes."""
-
-    images: Tensor
-    """float32 (B, 3, H, W), normalised, padded with zeros to the right and at the bottom."""
     sizes: list[ImageSize]
     """(h, w) of each image within the batch."""
     targets: list[Objects]
@@ -136,46 +117,23 @@ class DetectionBatch:
     original_sizes: list[ImageSize]
     image_ids: list[int]
     """COCO's."""
-    ids: list[str]
-    """File names."""
-    indices: Tensor
-    """int64 (B,): positions in the split."""
-    key: int
-    """Depends on the seed and the draws alone."""
-    skipped: list[Skipped]
-    failed: int = 0
-    """Draws that gave no sample."""
 
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def to(self, device: torch.device | str) -> DetectionBatch:
-        """The batch with its images, targets and indices on `device`."""
-        images, indices = (part.to(device, non_blocking=True) for part in (self.images, self.indices))
-        return replace(self, images=images, indices=indices, targets=[target.to(device) for target in self.targets])
-
-    def pin_memory(self) -> DetectionBatch:
-        """For the data loader."""
+    def changed(self, change: Callable[[Tensor], Tensor]) -> DetectionBatch:
         targets = [
-            Objects(
-                target.boxes.pin_memory(),
-                target.labels.pin_memory(),
-                None if target.masks is None else target.masks.pin_memory(),
-            )
+            Objects(change(target.boxes), change(target.labels), None if target.masks is None else change(target.masks))
             for target in self.targets
         ]
-        return replace(self, images=self.images.pin_memory(), indices=self.indices.pin_memory(), targets=targets)
+        return replace(super().changed(change), targets=targets)
 
 
-class DetectionDataset(Dataset["DetectionSample | Unusable"]):
-    """A split under the transform of training or evaluation. Random numbers depend on (seed, epoch, index, copy) alone.
+class DetectionDataset(SplitDataset):
+    """A split of images with objects; see `SplitDataset`.
 
     Training excludes images without objects and those with a side below 32 pixels; `problems` counts them, together
-    with dropped annotations. An image that cannot be read is replaced by the next in training, as
-    in `ClassificationDataset`; in evaluation it is left out.
+    with dropped annotations.
     """
 
-    normalization: Normalization = "imagenet"
+    source: DetectionSource
 
     def __init__(
         self,
@@ -198,9 +156,7 @@ class DetectionDataset(Dataset["DetectionSample | Unusable"]):
         self.class_names, self.category_ids = source.class_names, source.category_ids
         self.problems = dict(problems or {})
         usable = self._usable()
-        count = len(usable) if samples is None else min(samples, len(usable))
-        self.kept = usable[np.arange(count, dtype=np.int64) * len(usable) // max(1, count)]
-        """(len(self),): positions in the source."""
+        self.kept = usable[spread(len(usable), samples)]
 
     def _usable(self) -> NDArray[np.int64]:
         if not self.training:
@@ -225,36 +181,14 @@ class DetectionDataset(Dataset["DetectionSample | Unusable"]):
         return self.source.annotations
 
     @property
-    def ids(self) -> list[str]:
-        """File names of all samples. Built at each call."""
-        return [self.source.name(place) for place in self.kept.tolist()]
-
-    @property
     def wide(self) -> NDArray[np.bool_]:
         """bool (len(self),): wider than high, for `GroupedTrainSampler`."""
         sizes = self.source.sizes[self.kept]
         return np.asarray(sizes[:, 1] > sizes[:, 0])
 
-    def __len__(self) -> int:
-        return len(self.kept)
-
-    def __getitem__(self, draw: Draw | int) -> DetectionSample | Unusable:
-        if isinstance(draw, int):
-            draw = Draw(0, draw)
-        skipped: list[Skipped] = []
-        for step in range(min(MAX_SUBSTITUTES, len(self)) if self.training else 1):
-            index = (draw.index + step) % len(self)
-            place = int(self.kept[index])
-            try:
-                pixels = self.source.pixels(place)
-            except (BadImage, OSError) as error:
-                skipped.append(Skipped(self.source.name(place), reason(error)))
-                continue
-            return self._sample(draw, index, pixels, tuple(skipped))
-        return Unusable(tuple(skipped))
-
-    def _sample(self, draw: Draw, index: int, pixels: Tensor, skipped: tuple[Skipped, ...]) -> DetectionSample:
+    def load(self, draw: Draw, index: int) -> tuple[Tensor, Objects, ImageSize]:
         place = int(self.kept[index])
+        pixels = self.source.pixels(place)
         original = (pixels.shape[-2], pixels.shape[-1])
         if self.training:
             generator = generator_for(self.seed, draw.epoch, draw.index, draw.copy)
@@ -264,9 +198,7 @@ class DetectionDataset(Dataset["DetectionSample | Unusable"]):
             # scores use `to_coco`, in pixels of the original; boxes here are for losses and pictures
             pixels = self.transform.evaluate(pixels)
             target = self.truth(index, (pixels.shape[-2], pixels.shape[-1]))
-        image_id = int(self.source.image_ids[place])
-        name = self.source.name(place)
-        return DetectionSample(normalize(pixels), target, original, image_id, name, index, skipped)
+        return normalize(pixels), target, original
 
     def truth(self, index: int, size: ImageSize | None = None) -> Objects:
         """Boxes and labels of an image, without masks; in pixels of the original or of the image resized to `size`."""
@@ -299,30 +231,14 @@ class DetectionDataset(Dataset["DetectionSample | Unusable"]):
         """The ground truth of this split for scoring, in the format of `CocoAnnotations.to_coco`."""
         return self.annotations.to_coco(self.kept.tolist())
 
-    def fingerprint(self) -> str:
-        """Hash of names, sizes, classes and annotations of the split: equal for equal data. Reads no image."""
-        return self.source.digest(self.kept)
-
-    def __getitems__(self, draws: list[Draw]) -> list[Any]:
-        """A whole batch: the samples, then the batch's key."""
-        flat = [part for draw in draws for part in draw]
-        return [*(self[draw] for draw in draws), key_of(self.seed, "batch", *flat)]
-
-    def collate(self, items: list[Any]) -> DetectionBatch:
-        """Collate the output of `__getitems__` into a batch of the readable samples."""
-        *drawn, key = items
-        samples = [item for item in drawn if isinstance(item, DetectionSample)]
+    def batch(self, samples: list[Sample], **shared: Any) -> DetectionBatch:
         return DetectionBatch(
             images=pad_images([sample.image for sample in samples], self.pad),
             sizes=[(sample.image.shape[-2], sample.image.shape[-1]) for sample in samples],
             targets=[sample.target for sample in samples],
-            original_sizes=[sample.original_size for sample in samples],
-            image_ids=[sample.image_id for sample in samples],
-            ids=[sample.id for sample in samples],
-            indices=torch.tensor([sample.index for sample in samples], dtype=torch.int64),
-            key=key,
-            skipped=[skip for item in drawn for skip in item.skipped],
-            failed=len(drawn) - len(samples),
+            original_sizes=[sample.original_size for sample in samples if sample.original_size],
+            image_ids=[int(self.source.image_ids[self.kept[sample.index]]) for sample in samples],
+            **shared,
         )
 
 

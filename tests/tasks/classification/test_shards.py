@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from pvtctl.data.base import fingerprint
 from pvtctl.errors import UsageError
 from pvtctl.tasks.classification.check import check_data
 from pvtctl.tasks.classification.data import open_classification_split
@@ -42,7 +41,7 @@ def test_any_sample_is_read_where_it_lies(shard_root, image_bytes):
     assert list(source.labels) == [0, 1, 2, 0, 1, 2]
     assert source.read(4) == image_bytes(11)
     assert source.class_names[:2] == ["n01440764", "n01443537"]  # without classes.txt: ImageNet-1k
-    assert open_classification_split("imagenet", shard_root, "train", image_size=32)[5].label == 2
+    assert open_classification_split("imagenet", shard_root, "train", image_size=32)[5].target == 2
 
 
 def test_class_names_from_a_file(shard_root):
@@ -54,10 +53,10 @@ def test_class_names_from_a_file(shard_root):
 
 
 def test_index_is_kept_and_renewed(shard_root, image_bytes):
-    first = fingerprint(open_classification_split("imagenet", shard_root, "train"))
+    first = open_classification_split("imagenet", shard_root, "train").fingerprint()
     index = shard_root / "train" / ".000.tar.index.json"
     assert len(json.loads(index.read_text())["samples"]) == 3
-    assert fingerprint(open_classification_split("imagenet", shard_root, "train")) == first
+    assert open_classification_split("imagenet", shard_root, "train").fingerprint() == first
     write_shard(shard_root / "train" / "000.tar", {"a.jpg": image_bytes(77), "a.json": b'{"label": 7}'})
     source = ShardFolder(shard_root, "train")
     assert (source.labels[0], source.read(0)) == (7, image_bytes(77))
@@ -87,7 +86,7 @@ def test_shards_and_folders_give_the_same_images(tmp_path, make_set):
     shards = open_classification_split("imagenet", tmp_path / "shards", "val", image_size=32)
     for number in range(len(folder)):
         assert torch.equal(folder[number].image, shards[number].image)
-        assert folder[number].label == shards[number].label
+        assert folder[number].target == shards[number].target
 
 
 @pytest.mark.parametrize(

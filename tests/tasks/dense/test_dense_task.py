@@ -52,7 +52,14 @@ def batch_of(images: Tensor, targets: list[Tensor], sizes: list[Any] | None = No
     own = sizes or [(images.shape[2], images.shape[3])] * len(images)
     places = torch.arange(len(images))
     return DenseBatch(
-        images, own, targets, [(t.shape[0], t.shape[1]) for t in targets], ["x"] * len(images), places, 0, []
+        images=images,
+        sizes=own,
+        targets=targets,
+        original_sizes=[(t.shape[0], t.shape[1]) for t in targets],
+        ids=["x"] * len(images),
+        indices=places,
+        key=0,
+        skipped=[],
     )
 
 

@@ -13,13 +13,13 @@ import pytest
 import torch
 from PIL import Image
 
-from pvtctl.data.base import Unusable
+from pvtctl.data.base import Sample, Unusable
 from pvtctl.data.loader import Loader
 from pvtctl.data.samplers import Draw, EvalSampler, TrainSampler
 from pvtctl.data.scenes.export import export_scenes
 from pvtctl.data.scenes.scene import render_scene
 from pvtctl.errors import UsageError
-from pvtctl.tasks.dense.data import DenseDataset, DenseSample
+from pvtctl.tasks.dense.data import DenseDataset
 from pvtctl.tasks.depth.data import open_depth_split
 from pvtctl.tasks.depth.settings import DepthData
 
@@ -58,7 +58,7 @@ def metres(dataset: DenseDataset) -> dict[str, float]:
     found = {}
     for index in range(len(dataset)):
         sample = dataset[index]
-        assert isinstance(sample, DenseSample)
+        assert isinstance(sample, Sample)
         found[sample.id] = round(float(sample.target.max()), 3)
     return found
 
@@ -70,7 +70,7 @@ def test_exported_scenes_come_back(tmp_path: Path) -> None:
         assert dataset.ids == ["val_000000.jpg", "val_000001.jpg"]
         for index in range(2):
             sample = dataset[index]
-            assert isinstance(sample, DenseSample)
+            assert isinstance(sample, Sample)
             scene = render_scene(0, "val", index, (48, 64))
             assert sample.target.dtype == torch.float32
             assert np.abs(sample.target.numpy() - scene.depth).max() < 1e-3
@@ -204,10 +204,10 @@ def test_depth_json_speaks_where_the_recipe_is_silent(tmp_path: Path, write: Wri
     dataset = opened("depth", tmp_path)
     assert isinstance(dataset[0], Unusable)  # all of it is listed as invalid
     sample = dataset[1]
-    assert isinstance(sample, DenseSample)
+    assert isinstance(sample, Sample)
     assert float(sample.target.max()) == 8
     sample = opened("depth", tmp_path, scale=1000)[1]
-    assert isinstance(sample, DenseSample)
+    assert isinstance(sample, Sample)
     assert float(sample.target.max()) == 4
 
 
@@ -220,7 +220,7 @@ def test_bad_files_are_skipped_and_listed(tmp_path: Path, write: Write) -> None:
     (tmp_path / "train/rgb/e.png").write_bytes(b"no image")
     dataset = opened("nyu", tmp_path, "train", training=True)
     sample = dataset[Draw(0, 1)]
-    assert isinstance(sample, DenseSample)
+    assert isinstance(sample, Sample)
     assert sample.id == "a.png"
     reasons = {skip.id: skip.reason for skip in sample.skipped}
     assert list(reasons) == ["b.png", "c.png", "d.png", "e.png"]
@@ -265,7 +265,7 @@ def test_scenes(tmp_path: Path) -> None:
     dataset = opened("scenes", None, "train", samples=4, image_size=48, max_depth=6.0)
     assert len(dataset) == 4
     sample = dataset[2]
-    assert isinstance(sample, DenseSample)
+    assert isinstance(sample, Sample)
     depth = render_scene(0, "train", 2, 48).depth
     assert np.array_equal(sample.target, np.where(depth <= 6, depth, 0))
     assert dataset.fingerprint() != opened("scenes", None, "train", samples=4, image_size=48).fingerprint()
@@ -339,7 +339,7 @@ def test_targets_and_evaluation_of_a_mix(mix: Mapping[str, Any]) -> None:
     ]
     for index in range(8):
         sample = train[Draw(1, index)]
-        assert isinstance(sample, DenseSample)
+        assert isinstance(sample, Sample)
         assert float(sample.target.max()) == (2 if sample.id.startswith("near") else 1)
     val = opened("mix", None, mix=mix)  # of the second there is no val
     assert val.ids == [f"near/{number}.png" for number in range(4)]
@@ -372,7 +372,7 @@ def test_kinect_and_kitti_samples(shared: Path) -> None:
     assert max(metres(kinect).values()) == pytest.approx(9.8, abs=0.1)
     kitti = opened("kitti", shared / "data" / "depth_kitti_sample", crop="kb", max_depth=80.0)
     sample = kitti[0]
-    assert isinstance(sample, DenseSample)
+    assert isinstance(sample, Sample)
     assert sample.target.shape == (352, 1216)
     assert 0.03 < float((sample.target > 0).float().mean()) < 0.06
     assert max(metres(kitti).values()) == pytest.approx(76.7, abs=0.5)

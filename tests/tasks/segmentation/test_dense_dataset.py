@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from segmentation_sets import mask_set, photo, stripes, write
 from torch import Tensor
 
-from pvtctl.data.base import Unusable
+from pvtctl.data.base import Sample, Unusable
 from pvtctl.data.images import BadImage
 from pvtctl.data.samplers import Draw
-from pvtctl.tasks.dense.data import DenseBatch, DenseDataset, DenseSample
+from pvtctl.tasks.dense.data import DenseBatch, DenseDataset
 from pvtctl.tasks.segmentation.data import open_segmentation_split
 from pvtctl.tasks.segmentation.settings import SegmentationData
 
@@ -68,7 +68,7 @@ def dataset(training: bool, **kinds: Any) -> DenseDataset:
 
 def test_training_goes_on_with_the_next_image_and_says_so() -> None:
     drawn = dataset(True, broken={1, 2})[Draw(0, 1)]
-    assert isinstance(drawn, DenseSample)
+    assert isinstance(drawn, Sample)
     assert (drawn.id, drawn.index) == ("3.png", 3)
     assert [(skip.id, skip.reason) for skip in drawn.skipped] == [
         ("1.png", "truncated"),
@@ -79,7 +79,7 @@ def test_training_goes_on_with_the_next_image_and_says_so() -> None:
 
 def test_the_last_image_gives_way_to_the_first() -> None:
     drawn = dataset(True, broken={4})[Draw(0, 4)]
-    assert isinstance(drawn, DenseSample)
+    assert isinstance(drawn, Sample)
     assert drawn.index == 0
 
 
@@ -99,7 +99,7 @@ def test_a_map_of_another_size_is_skipped_with_both_sizes(training: bool) -> Non
     with pytest.raises(BadImage, match="9x4 pixels, but its map is 10x4"):
         data.read(1)
     drawn = data[1]
-    assert isinstance(drawn, DenseSample) == training
+    assert isinstance(drawn, Sample) == training
     assert drawn.skipped[0].reason == "9x4 pixels, but its map is 10x4"
 
 
@@ -112,7 +112,7 @@ def test_nothing_readable_ends_with_no_sample() -> None:
 def test_what_is_drawn_depends_on_seed_epoch_index_and_copy_alone() -> None:
     def image(seed: int, *draw: int) -> Tensor:
         drawn = dataset(True, seed=seed)[Draw(*draw)]
-        assert isinstance(drawn, DenseSample)
+        assert isinstance(drawn, Sample)
         return drawn.image
 
     assert torch.equal(image(0, 2, 3, 0), image(0, 2, 3, 0))
@@ -157,7 +157,7 @@ def test_a_view_is_resized_and_mirrored() -> None:
     data = DenseDataset(Steps(), Cut(), training=False)
     assert data.image_at(0, ratio=2.0).shape == (3, 12, 16)
     assert torch.equal(data.image_at(0, flip=True), data.image_at(0).flip(-1))
-    assert data.original(0).shape == (6, 8, 3)
+    assert data.read(0)[0].shape == (3, 6, 8)
 
 
 def test_moving_a_batch_moves_what_is_computed_with() -> None:
@@ -182,7 +182,7 @@ def test_fewer_samples_are_spread_over_the_split() -> None:
     assert data.fingerprint() == "[0, 2]"
     assert len(dataset(False, samples=99)) == 5
     drawn = data[1]
-    assert isinstance(drawn, DenseSample)
+    assert isinstance(drawn, Sample)
     assert (drawn.index, drawn.id) == (1, "2.png"), "positions are those in the split, names those of the source"
 
 

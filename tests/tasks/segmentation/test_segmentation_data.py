@@ -56,7 +56,7 @@ def test_a_folder_of_masks(tmp_path):
     assert np.array_equal(target(data), stripes([0, 1, 2, 255]))
     assert np.array_equal(target(data, 1), stripes([2, 255]))
     assert data[0].image.shape == (3, 32, 64)  # 32 x 45, up to a multiple of 32
-    assert data.original(0).shape == (40, 56, 3)
+    assert data.read(0)[0].shape == (3, 40, 56)
     assert np.array_equal(target(opened("masks", root, "val")), stripes([1, 0]))
 
 
