@@ -5,8 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypedDict
+
+from pvtctl.errors import PvtctlError
 
 if TYPE_CHECKING:
     import torch
@@ -265,6 +268,16 @@ class EvaluationReport(Protocol):
         """Write files for other tools; title -> file."""
 
 
+def imported(path: str) -> Any:
+    """A method that is the function or class `MODULE:NAME`, imported at the first call: most need torch."""
+    module, name = path.split(":")
+
+    def method(spec: TaskSpec, *arguments: Any, **options: Any) -> Any:
+        return getattr(import_module(module), name)(*arguments, **options)
+
+    return method
+
+
 class TaskSpec(ABC):
     """All that pvtctl needs to know of a task. Class attributes are data; methods import torch when called."""
 
@@ -330,9 +343,19 @@ class TaskSpec(ABC):
     def preview(self, request: PreviewRequest) -> str:
         """`pvtctl data preview`: draw samples to a PNG; returns a description."""
 
-    @abstractmethod
     def list_data(self, name: str, place: Path) -> dict[str, Any]:
         """For `pvtctl data ls`: number of `classes`, of images by split, and as `state` any problem."""
+        row: dict[str, Any] = {}
+        for split in SPLITS:
+            try:
+                row |= self.count_data(name, place, split)
+            except PvtctlError as error:
+                row["state"] = error.message
+        return row
+
+    def count_data(self, name: str, place: Path, split: str) -> dict[str, int]:
+        """The columns of `list_data` for a split. Raises PvtctlError."""
+        raise NotImplementedError
 
     @abstractmethod
     def new_model(self, recipe: Recipe, head: HeadClasses) -> nn.Module:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from torch import nn
 
 from pvtctl.cost.memory import warn_memory
 from pvtctl.data.find import find_data
@@ -19,12 +17,11 @@ from pvtctl.models.backbones import set_activation_checkpointing
 from pvtctl.models.fast_cpu import optimize_for_cpu
 from pvtctl.recipe.schema import BackboneSettings, Recipe
 from pvtctl.tasks.base import SPLITS, BuildRequest, DataSplit, Role, Say
+from pvtctl.tasks.classes import training_classes
 from pvtctl.tasks.data_task import DataTask, Loading
 from pvtctl.tasks.registry import spec_of
 from pvtctl.weights.describe import HeadClasses
 from pvtctl.weights.load import load_checkpoint
-
-Model = TypeVar("Model", bound=nn.Module)
 
 
 def build_task(
@@ -57,32 +54,30 @@ def open_split(recipe: Recipe, split: str, role: Role) -> DataSplit:
 
 def backbone_options(backbone: BackboneSettings) -> dict[str, Any]:
     """Options for `pvtctl.models.backbones.build_backbone`, without name and width."""
-    options = backbone.model_dump(exclude={"name", "width"})
-    if options["image_size"] is None:
-        del options["image_size"]
-    return options
+    unset = ("name", "width", *(["image_size"] if backbone.image_size is None else []))
+    return {key: value for key, value in backbone if key not in unset}
 
 
-def with_start_weights(recipe: Recipe, build: Callable[[], Model]) -> Model:
-    """The model initialised from the recipe's seed, the same on every rank, with fast CPU kernels."""
+def trained_head(recipe: Recipe, val: DataSplit) -> HeadClasses:
+    """The classes of a head that is trained on the data. Raises UsageError."""
+    names = training_classes(val.class_names, recipe.model.num_classes)
+    return HeadClasses(len(names), names)
+
+
+def start_model(request: BuildRequest, head: HeadClasses, source_class_names: list[str] | None = None) -> Any:
+    """The recipe's model for the classes of `head`, with fast CPU kernels: initialised from the recipe's seed, the same
+    on every rank, then with its starting weights, if any; says what was loaded. Raises UsageError."""
+    recipe = request.recipe
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.train.seed)
-        model = build()
+        model = spec_of(recipe).new_model(recipe, head)
     if recipe.train.activation_checkpointing:
         set_activation_checkpointing(model, True)
-    return optimize_for_cpu(model)
-
-
-def load_given_weights(
-    model: nn.Module,
-    request: BuildRequest,
-    class_names: list[str] | None,
-    source_class_names: list[str] | None = None,
-) -> None:
-    """Load the recipe's starting weights, if any, and log what was loaded. Raises UsageError."""
-    if (source := request.recipe.model.weights) is not None:
-        names = {"class_names": class_names, "source_class_names": source_class_names}
+    model = optimize_for_cpu(model)
+    if (source := recipe.model.weights) is not None:
+        names = {"class_names": head.names, "source_class_names": source_class_names}
         request.say(load_checkpoint(model, source, partial=request.partial, **names).summary())
+    return model
 
 
 def loading_of(request: BuildRequest, *, eval_batch_size: int = 1, repeats: int = 1) -> Loading:
@@ -114,9 +109,9 @@ def data_folder(recipe: Recipe) -> Path:
     return find_data(recipe.data.name, recipe.data.path)
 
 
-def warn_of_memory(request: BuildRequest, size: tuple[int, int], *, training: bool, **model: int | None) -> None:
+def warn_of_memory(request: BuildRequest, size: tuple[int, int], **model: int | None) -> None:
     """Warn in advance if images of `size` will not fit in memory; `model` goes to `pvtctl.cost.memory`."""
-    recipe = request.recipe
+    recipe, training = request.recipe, request.head is None
     assert recipe.model.head is not None
     warn_memory(
         recipe.model.backbone.spec,

@@ -6,18 +6,17 @@ from pvtctl.data.class_names import imagenet_classes
 from pvtctl.models.backbones import Classifier, build_classifier
 from pvtctl.recipe.schema import Recipe
 from pvtctl.tasks.base import BuildRequest, Role
-from pvtctl.tasks.classes import training_classes
 from pvtctl.tasks.classification.data import ClassificationDataset, open_classification_split
 from pvtctl.tasks.classification.task import ClassificationTask
 from pvtctl.tasks.from_recipe import (
     backbone_options,
     data_folder,
-    load_given_weights,
     loading_of,
     meta_of,
     split_options,
+    start_model,
     train_batch_size,
-    with_start_weights,
+    trained_head,
 )
 from pvtctl.weights.describe import HeadClasses
 
@@ -41,20 +40,13 @@ def classification_split(recipe: Recipe, split: str, role: Role) -> Classificati
 def build_classification(request: BuildRequest) -> ClassificationTask:
     """Model and data of a recipe. Raises UsageError."""
     recipe = request.recipe
-    head = request.head
     val = classification_split(recipe, "val", "evaluate")
-    train = classification_split(recipe, "train", "train") if head is None else None
-    if head is None:
-        names = training_classes(val.class_names, recipe.model.num_classes)
-        head = HeadClasses(len(names), names)
-    num_classes = head.num_classes
-    model = with_start_weights(recipe, lambda: new_classifier(recipe, num_classes))
-    source_names = list(imagenet_classes()) if head.names is not None else None
-    load_given_weights(model, request, head.names, source_names)
+    train = classification_split(recipe, "train", "train") if request.head is None else None
+    head = request.head or trained_head(recipe, val)
     batch_size = train_batch_size(recipe, request.world_size)
     return ClassificationTask(
-        model,
-        num_classes=num_classes,
+        start_model(request, head, list(imagenet_classes()) if head.names is not None else None),
+        num_classes=head.num_classes,
         head_names=head.names,
         train=train,
         val=val,
@@ -68,7 +60,7 @@ def build_classification(request: BuildRequest) -> ClassificationTask:
     )
 
 
-def new_classifier(recipe: Recipe, num_classes: int) -> Classifier:
+def new_classifier(recipe: Recipe, head: HeadClasses) -> Classifier:
     """The model of a recipe, newly initialised."""
     options = backbone_options(recipe.model.backbone) | {"image_size": recipe.data.image_size}
-    return build_classifier(recipe.model.backbone.spec, num_classes=num_classes, **options)
+    return build_classifier(recipe.model.backbone.spec, num_classes=head.num_classes, **options)

@@ -129,6 +129,12 @@ def open_source(
     return ShardFolder(root, split) if has_shards(root, split) else ImageFolder(root, split)
 
 
+def count_images(name: str, root: Path, split: str) -> dict[str, int]:
+    """Classes and images of a split, for `pvtctl data ls`. Raises UsageError."""
+    source = open_source(name, root, split)
+    return {"classes": len(source.class_names), split: len(source.ids)}
+
+
 def open_classification_split(
     name: str,
     root: Path | str,

@@ -6,18 +6,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pvtctl.errors import PvtctlError, UsageError
+from pvtctl.errors import UsageError
 from pvtctl.io.checkpoint_meta import CheckpointMeta
 from pvtctl.tasks.base import (
-    SPLITS,
-    BuildRequest,
     EvaluationRequest,
     PredictionRequest,
-    PreviewRequest,
     ReportedFigure,
-    Role,
     TaskSizes,
     TaskSpec,
+    imported,
     scored_model,
     scored_recipe,
 )
@@ -29,15 +26,12 @@ if TYPE_CHECKING:
 
     from pvtctl.data.check import DatasetVerdict
     from pvtctl.data.images import RgbImage
-    from pvtctl.models.backbones import Classifier
     from pvtctl.recipe.schema import Data, Recipe
     from pvtctl.tasks.base import Predictor
-    from pvtctl.tasks.classification.data import ClassificationDataset
-    from pvtctl.tasks.classification.predict import ClassesWriter, ClassifierPredictor
+    from pvtctl.tasks.classification.predict import ClassesWriter
     from pvtctl.tasks.classification.report import ClassComparer
-    from pvtctl.tasks.classification.task import ClassificationTask
     from pvtctl.tasks.predict import Images
-    from pvtctl.weights.describe import HeadClasses, Inspected
+    from pvtctl.weights.describe import Inspected
 
 
 class ClassificationSpec(TaskSpec):
@@ -66,6 +60,13 @@ class ClassificationSpec(TaskSpec):
     writes_predictions = False
     picture_width = 280
 
+    open_split = imported("pvtctl.tasks.classification.build:classification_split")
+    preview = imported("pvtctl.tasks.classification.preview:preview_classification")
+    count_data = imported("pvtctl.tasks.classification.data:count_images")
+    new_model = imported("pvtctl.tasks.classification.build:new_classifier")
+    build = imported("pvtctl.tasks.classification.build:build_classification")
+    predictor = imported("pvtctl.tasks.classification.predict:ClassifierPredictor")
+
     def shown_figures(self, numbers: Mapping[str, float]) -> dict[str, float]:
         """Accuracies under the papers' names, and the top-1 error."""
         accuracies = {
@@ -75,48 +76,10 @@ class ClassificationSpec(TaskSpec):
         }
         return accuracies | super().shown_figures(numbers)
 
-    def open_split(self, recipe: Recipe, split: str, role: Role) -> ClassificationDataset:
-        from pvtctl.tasks.classification.build import classification_split
-
-        return classification_split(recipe, split, role)
-
     def check_data(self, name: str, root: Path | None, data: Data, **options: Any) -> DatasetVerdict:
         from pvtctl.tasks.classification.check import check_data
 
         return check_data(root or "", **options)
-
-    def preview(self, request: PreviewRequest) -> str:
-        from pvtctl.tasks.classification.preview import preview_classification
-
-        return preview_classification(request)
-
-    def list_data(self, name: str, place: Path) -> dict[str, Any]:
-        from pvtctl.tasks.classification.data import open_source
-
-        row: dict[str, Any] = {}
-        for split in SPLITS:
-            try:
-                source = open_source(name, place, split)
-            except PvtctlError as error:
-                row["state"] = error.message
-            else:
-                row |= {"classes": len(source.class_names), split: len(source.ids)}
-        return row
-
-    def new_model(self, recipe: Recipe, head: HeadClasses) -> Classifier:
-        from pvtctl.tasks.classification.build import new_classifier
-
-        return new_classifier(recipe, head.num_classes)
-
-    def build(self, request: BuildRequest) -> ClassificationTask:
-        from pvtctl.tasks.classification.build import build_classification
-
-        return build_classification(request)
-
-    def predictor(self, request: PredictionRequest, model: Any = None) -> ClassifierPredictor:
-        from pvtctl.tasks.classification.predict import ClassifierPredictor
-
-        return ClassifierPredictor(request, model)
 
     def prediction_writer(self, request: PredictionRequest, images: Images, out: Path | None) -> ClassesWriter:
         from pvtctl.tasks.classification.predict import ClassesWriter

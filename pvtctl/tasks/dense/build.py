@@ -63,7 +63,7 @@ def dense_cost(spec: TaskSpec, recipe: Recipe, classes: int) -> dict[str, float]
     if recipe.expect and recipe.model.backbone.width != 1:
         full = {
             "backbone": recipe.model.backbone.model_copy(update={"width": 1.0}),
-            "head": head_spec(head).options(recipe.model.head.model_dump(exclude={"width"})),
+            "head": head_spec(head).options({key: value for key, value in recipe.model.head if key != "width"}),
         }
         recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update=full)})
     with torch.device("meta"):

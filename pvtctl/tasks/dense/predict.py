@@ -18,7 +18,7 @@ from pvtctl.tasks.dense.data import DenseTransform
 from pvtctl.tasks.dense.inference import DenseInference, DenseTesting
 from pvtctl.tasks.dense.windows import sliding_window
 from pvtctl.tasks.predict import Images
-from pvtctl.weights.describe import Inspected
+from pvtctl.tasks.registry import task_spec
 
 
 class DensePredictor:
@@ -89,9 +89,11 @@ class MapsWriter:
 
     tells_turned = True
     task: ClassVar[str]
+    predictor: Any
 
-    def __init__(self, checkpoint: Inspected, predictor: DensePredictor, images: Images, out: Path | None) -> None:
-        self.checkpoint, self.predictor, self.images, self.out = checkpoint, predictor, images, out
+    def __init__(self, request: PredictionRequest, images: Images, out: Path | None) -> None:
+        self.checkpoint, self.images, self.out = request.checkpoint, images, out
+        self.predictor = task_spec(self.task).predictor(request)
         self.entries: dict[str, dict[str, Any]] = {}
         """File -> printed summary."""
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial as partially
-from typing import Any
+from functools import partial
 
 from pvtctl.errors import UsageError
 from pvtctl.models.dense import DenseModel, build_depth_model
@@ -16,14 +15,8 @@ from pvtctl.tasks.depth.data import open_depth_split
 from pvtctl.tasks.depth.metric import DepthMetric
 from pvtctl.tasks.depth.ordinal_pairs import read_ordinal_pairs
 from pvtctl.tasks.depth.task import DepthTask
-from pvtctl.tasks.from_recipe import (
-    data_folder,
-    load_given_weights,
-    loading_of,
-    split_options,
-    warn_of_memory,
-    with_start_weights,
-)
+from pvtctl.tasks.from_recipe import data_folder, loading_of, split_options, start_model, warn_of_memory
+from pvtctl.weights.describe import HeadClasses
 
 
 def depth_split(recipe: Recipe, split: str, role: Role) -> DenseDataset:
@@ -44,20 +37,16 @@ def depth_split(recipe: Recipe, split: str, role: Role) -> DenseDataset:
 
 def build_depth(request: BuildRequest) -> DepthTask:
     """Model and data of a recipe; any `head` means evaluation only. Raises UsageError."""
-    recipe = request.recipe
+    recipe, own = request.recipe, request.recipe.data.depth
     val = depth_split(recipe, "val", "evaluate")
     train = depth_split(recipe, "train", "train") if request.head is None else None
-    own = recipe.data.depth
     warn_of_memory(
         request,
         own.size if train is not None else own.test_size,
-        training=train is not None,
         output_stride=recipe.model.backbone.output_stride,
     )
-    model = with_start_weights(recipe, lambda: new_depth_model(recipe))
-    load_given_weights(model, request, None)
     return DepthTask(
-        model,
+        start_model(request, HeadClasses(0, None)),
         loss=recipe.train.loss,
         scoring=depth_scoring(recipe, val),
         train=train,
@@ -80,31 +69,23 @@ def depth_scoring(recipe: Recipe, val: DenseDataset) -> Callable[[], DepthMetric
             "inverse depth of an unknown scale cannot be scored without alignment",
             "eval.alignment scale_shift or median (--alignment), or a metric model (model.head.scale_shift)",
         )
-    return partially(
+    pairs = {}
+    if recipe.data.name not in ("mix", "scenes"):
+        names = {val.source.name(index) for index in range(len(val.source))}
+        pairs = read_ordinal_pairs(data_folder(recipe), names)
+    return partial(
         DepthMetric,
         space="metres" if metric else "inverse",
         alignment=alignment,
         min_depth=recipe.data.depth.min_depth,
         max_depth=recipe.eval.max_depth or recipe.data.depth.max_depth,
         crop=recipe.eval.crop,
-        pairs=_ordinal_pairs(recipe, val),
+        pairs=pairs,
     )
 
 
-def _ordinal_pairs(recipe: Recipe, val: DenseDataset) -> dict[str, Any]:
-    if recipe.data.name in ("mix", "scenes"):
-        return {}
-    names = {val.source.name(index) for index in range(len(val.source))}
-    return read_ordinal_pairs(data_folder(recipe), names)
-
-
-def new_depth_model(recipe: Recipe) -> DenseModel:
+def new_depth_model(recipe: Recipe, head: HeadClasses) -> DenseModel:
     """The model of a recipe, newly initialised."""
-    head = recipe.model.head
-    assert head is not None
-    return build_depth_model(
-        recipe.model.backbone.spec,
-        head.name,
-        scale_shift=head.metric_scale,
-        **dense_options(recipe),
-    )
+    assert recipe.model.head is not None
+    options = dense_options(recipe) | {"scale_shift": recipe.model.head.metric_scale}
+    return build_depth_model(recipe.model.backbone.spec, recipe.model.head.name, **options)

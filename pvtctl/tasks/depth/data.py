@@ -16,6 +16,7 @@ from pvtctl.data.scenes.scene import DEFAULT_SAMPLES, Materials, check_split, di
 from pvtctl.data.transforms import Normalization
 from pvtctl.errors import UsageError, nearest
 from pvtctl.models.structures import ImageSize
+from pvtctl.recipe.schema import Recipe
 from pvtctl.tasks.dense.data import DenseDataset, DenseSource
 from pvtctl.tasks.depth.files import DepthCoding, decode_depth, raw_depth
 from pvtctl.tasks.depth.layouts import (
@@ -29,6 +30,7 @@ from pvtctl.tasks.depth.layouts import (
 from pvtctl.tasks.depth.mix import MixedDataset, MixedSource
 from pvtctl.tasks.depth.settings import DepthData
 from pvtctl.tasks.depth.transforms import DepthTransform
+from pvtctl.tasks.predict import read_pixels
 
 DEPTH_NAMES = (*LAYOUTS, "mix", "scenes")
 
@@ -213,6 +215,13 @@ def coding_of(name: str, settings: DepthData, root: Path | str | None = None, *,
         max_depth=settings.max_depth,
         inverse=inverse,
     )
+
+
+def augment_depth_file(recipe: Recipe, file: Path, generator: torch.Generator) -> Tensor:
+    """An image file without depth as augmented in training, uint8 (3, h, w). Raises BadImage, OSError."""
+    pixels = read_pixels(file)[0]
+    transform = DepthTransform.from_settings(recipe.data.depth)
+    return transform.train(pixels, torch.zeros(pixels.shape[-2:]), generator)[0]
 
 
 def _open_mix(split: str, settings: DepthData) -> tuple[MixedSource, dict[str, int]]:

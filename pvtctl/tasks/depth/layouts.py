@@ -86,6 +86,11 @@ def find_depth_pairs(name: str, root: Path | str, split: str, settings: DepthDat
     return _listed(name, root, split, file) if file is not None else _in_folders(name, root, split)
 
 
+def count_depth(name: str, root: Path, split: str) -> dict[str, int]:
+    """Images of a split, for `pvtctl data ls`. Raises UsageError."""
+    return {split: len(find_depth_pairs(name, root, split, DepthData()))}
+
+
 def read_depth_json(root: Path | str) -> dict[str, Any]:
     """`scale` and `invalid` of the set's depth.json, if given. Raises UsageError for an invalid file."""
     path = Path(root).expanduser() / DEPTH_FILE

@@ -14,9 +14,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
+from torch import Tensor
+from torch.nn import functional
 
+from pvtctl.data.images import to_rgb
 from pvtctl.io.depth_png import Space, write_depth_png
 from pvtctl.io.files import atomic_path
+from pvtctl.tasks.dense.data import DenseDataset
+from pvtctl.tasks.depth.transforms import resize_depth
 from pvtctl.views.sheet import Pixels, captioned, enlarged, enlargement, font_of
 
 Depth = NDArray[np.float32]
@@ -96,6 +101,22 @@ def draw_depth(values: Depth, space: Space) -> Pixels:
     margin = max(0, _NARROWEST - picture.shape[1])
     picture = np.pad(picture, ((0, 0), (0, margin), (0, 0)), constant_values=255)
     return _stacked(picture, scale_bar(picture.shape[1], "viridis_r", ticks))
+
+
+def depth_tile(split: DenseDataset, pixels: Tensor, depth: Tensor, side: int) -> Pixels:
+    """uint8 (3, H, W) and its depth -> the image above the coloured depth, whose longer side is `side` pixels."""
+    height, width = pixels.shape[-2:]
+    scale = side / max(height, width)
+    size = (max(1, round(height * scale)), max(1, round(width * scale)))
+    image = Image.fromarray(to_rgb(pixels)).resize(size[::-1], Image.Resampling.BILINEAR)
+    if bool((depth > 0).float().mean() > _SPARSE):
+        shrunk = resize_depth(depth, size)
+    else:  # the farthest value that falls on a pixel: nearest sampling would lose most
+        shrunk = functional.adaptive_max_pool2d(depth[None], size)[0]
+    below = Image.fromarray(draw_depth(shrunk.numpy(), "metres"))
+    if below.width != image.width:
+        below = below.resize((image.width, round(below.height * image.width / below.width)), Image.Resampling.LANCZOS)
+    return _stacked(np.asarray(image), np.asarray(below))
 
 
 def draw_beside(image: Pixels, values: Depth, space: Space) -> Pixels:

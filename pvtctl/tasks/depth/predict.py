@@ -77,7 +77,6 @@ class DepthWriter(MapsWriter):
     """`pvtctl predict` with a depth model."""
 
     task = "depth"
-    predictor: DepthPredictor
 
     @property
     def what(self) -> str:

@@ -201,7 +201,7 @@ def _finite(value: Any) -> float | None:
 class DepthComparer:
     """Depth next to the ground truth of a split; images are ranked by AbsRel, aligned as in the recipe's `eval`."""
 
-    def __init__(self, predictor: Predictor, recipe: Recipe, split: DenseDataset) -> None:
+    def __init__(self, predictor: Predictor, recipe: Recipe, split: DenseDataset, *, threshold: float) -> None:
         self.predictor, self.split, self.names = predictor, split, split.ids
         self.metric = depth_scoring(recipe, split)()
 

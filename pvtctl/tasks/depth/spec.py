@@ -2,43 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from pvtctl.errors import PvtctlError
 from pvtctl.io.checkpoint_meta import CheckpointMeta
-from pvtctl.tasks.base import (
-    SPLITS,
-    BuildRequest,
-    EvaluationRequest,
-    PredictionRequest,
-    PreviewRequest,
-    ReportedFigure,
-    Role,
-    TaskSizes,
-    TaskSpec,
-    views_label,
-)
+from pvtctl.tasks.base import EvaluationRequest, ReportedFigure, TaskSizes, imported, views_label
+from pvtctl.tasks.dense.spec import DenseSpec
 from pvtctl.views.labels import CurveLabels
 
 if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-    from pvtctl.data.check import DatasetVerdict
-    from pvtctl.data.images import RgbImage
-    from pvtctl.models.dense import DenseModel
-    from pvtctl.recipe.schema import Data, Recipe
-    from pvtctl.tasks.base import Predictor
-    from pvtctl.tasks.dense.data import DenseDataset
-    from pvtctl.tasks.depth.predict import DepthPredictor, DepthWriter
-    from pvtctl.tasks.depth.report import DepthComparer
-    from pvtctl.tasks.depth.task import DepthTask
-    from pvtctl.tasks.predict import Images
-    from pvtctl.weights.describe import HeadClasses, Inspected
+    from pvtctl.recipe.schema import Recipe
+    from pvtctl.weights.describe import Inspected
 
 
-class DepthSpec(TaskSpec):
+class DepthSpec(DenseSpec):
     """Depth estimation: a distance for each pixel."""
 
     name = "depth"
@@ -83,7 +59,6 @@ class DepthSpec(TaskSpec):
         ReportedFigure("tum_d125", "delta > 1.25 on TUM, %", lower_is_better=True, measured=False),
     )
     has_classes = False
-    has_data_settings = True
     main_score = "delta1"
     main_figure = "delta1"
     headline = ("delta1", "abs_rel", "rmse")
@@ -94,57 +69,17 @@ class DepthSpec(TaskSpec):
     )
     compared_curves = (("delta1", "Depth within a factor of 1.25"),)
 
-    def open_split(self, recipe: Recipe, split: str, role: Role) -> DenseDataset:
-        from pvtctl.tasks.depth.build import depth_split
-
-        return depth_split(recipe, split, role)
-
-    def check_data(self, name: str, root: Path | None, data: Data, **options: Any) -> DatasetVerdict:
-        from pvtctl.tasks.depth.check import check_depth_data
-
-        return check_depth_data(root or Path(), name=name, settings=data.depth, **options)
-
-    def preview(self, request: PreviewRequest) -> str:
-        from pvtctl.tasks.depth.preview import preview_depth
-
-        return preview_depth(request)
-
-    def list_data(self, name: str, place: Path) -> dict[str, Any]:
-        from pvtctl.tasks.depth.layouts import find_depth_pairs
-        from pvtctl.tasks.depth.settings import DepthData
-
-        row: dict[str, Any] = {}
-        for split in SPLITS:
-            try:
-                row[split] = len(find_depth_pairs(name, place, split, DepthData()))
-            except PvtctlError as error:
-                row["state"] = error.message
-        return row
-
-    def new_model(self, recipe: Recipe, head: HeadClasses) -> DenseModel:
-        from pvtctl.tasks.depth.build import new_depth_model
-
-        return new_depth_model(recipe)
-
-    def build(self, request: BuildRequest) -> DepthTask:
-        from pvtctl.tasks.depth.build import build_depth
-
-        return build_depth(request)
-
-    def predictor(self, request: PredictionRequest, model: Any = None) -> DepthPredictor:
-        from pvtctl.tasks.depth.predict import DepthPredictor
-
-        return DepthPredictor(request, model)
-
-    def prediction_writer(self, request: PredictionRequest, images: Images, out: Path | None) -> DepthWriter:
-        from pvtctl.tasks.depth.predict import DepthWriter
-
-        return DepthWriter(request.checkpoint, self.predictor(request), images, out)
-
-    def comparer(self, predictor: Predictor, recipe: Recipe, split: Any, *, threshold: float) -> DepthComparer:
-        from pvtctl.tasks.depth.report import DepthComparer
-
-        return DepthComparer(predictor, recipe, split)
+    open_split = imported("pvtctl.tasks.depth.build:depth_split")
+    open_data = imported("pvtctl.tasks.depth.data:open_depth_split")
+    check_maps = imported("pvtctl.tasks.depth.check:check_depth_data")
+    count_data = imported("pvtctl.tasks.depth.layouts:count_depth")
+    new_model = imported("pvtctl.tasks.depth.build:new_depth_model")
+    build = imported("pvtctl.tasks.depth.build:build_depth")
+    predictor = imported("pvtctl.tasks.depth.predict:DepthPredictor")
+    prediction_writer = imported("pvtctl.tasks.depth.predict:DepthWriter")
+    comparer = imported("pvtctl.tasks.depth.report:DepthComparer")
+    draw_target = imported("pvtctl.tasks.depth.pictures:depth_tile")
+    augment_file = imported("pvtctl.tasks.depth.data:augment_depth_file")
 
     def as_scored(self, recipe: Recipe, checkpoint: Inspected, request: EvaluationRequest) -> Recipe:
         from pvtctl.tasks.dense.evaluate import dense_scored, stated_sizes
@@ -170,33 +105,6 @@ class DepthSpec(TaskSpec):
 
     def tested_side(self, meta: CheckpointMeta) -> int | None:
         return int(min((meta.depth or {}).get("test_size") or (384, 384)))
-
-    def model_cost(self, recipe: Recipe, classes: int) -> dict[str, float]:
-        from pvtctl.tasks.dense.build import dense_cost
-
-        return dense_cost(self, recipe, classes)
-
-    def case_options(self, recipe: Recipe, conventions: str) -> dict[str, Any]:
-        from pvtctl.tasks.dense.build import dense_case_options
-
-        return dense_case_options(recipe)
-
-    def draw_target(self, split: Any, pixels: Tensor, target: Any, side: int) -> RgbImage:
-        import numpy as np
-
-        from pvtctl.tasks.depth.preview import depth_tile, draw_metres
-
-        return np.asarray(depth_tile(pixels, target, side, draw_metres))
-
-    def augment_file(self, recipe: Recipe, file: Path, generator: torch.Generator) -> Tensor:
-        import torch
-
-        from pvtctl.tasks.depth.transforms import DepthTransform
-        from pvtctl.tasks.predict import read_pixels
-
-        pixels = read_pixels(file)[0]
-        transform = DepthTransform.from_settings(recipe.data.depth)
-        return transform.train(pixels, torch.zeros(pixels.shape[-2:]), generator)[0]
 
 
 DEPTH = DepthSpec()

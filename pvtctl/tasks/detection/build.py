@@ -10,18 +10,17 @@ from pvtctl.models.registry import head_spec
 from pvtctl.models.structures import DetectOptions
 from pvtctl.recipe.schema import Recipe
 from pvtctl.tasks.base import BuildRequest, Role
-from pvtctl.tasks.classes import training_classes
 from pvtctl.tasks.detection.data import DetectionDataset, open_detection_split
 from pvtctl.tasks.detection.task import DetectionTask, Testing
 from pvtctl.tasks.from_recipe import (
     backbone_options,
     data_folder,
-    load_given_weights,
     loading_of,
     meta_of,
     split_options,
+    start_model,
+    trained_head,
     warn_of_memory,
-    with_start_weights,
 )
 from pvtctl.weights.describe import HeadClasses
 
@@ -46,32 +45,25 @@ def detection_split(recipe: Recipe, split: str, role: Role) -> DetectionDataset:
 
 def build_detection(request: BuildRequest) -> DetectionTask:
     """Model and data of a recipe. Raises UsageError."""
-    recipe, say = request.recipe, request.say
-    head = request.head
+    recipe = request.recipe
     assert recipe.model.head is not None  # ensured by the schema
     if recipe.train.compile:
         raise UsageError(
             "detectors are not compiled: their control flow depends on the data",
             "leave out --compile and train.compile",
         )
-    train = detection_split(recipe, "train", "train") if head is None else None
+    train = detection_split(recipe, "train", "train") if request.head is None else None
     val = detection_split(recipe, "val", "evaluate")
     for split, dataset in (("training", train), ("validation", val)):
         if dataset is not None and dataset.problems:
             told = ", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in dataset.problems.items())
-            say(f"{split} annotations: {told}")
+            request.say(f"{split} annotations: {told}")
     if train is not None:
         _check_same_classes(train, val)
-    if head is None:
-        names = training_classes(val.class_names, recipe.model.num_classes)
-        head = HeadClasses(len(names), names)
-    training = train is not None
-    warn_of_memory(request, _largest(recipe, training=training), training=training)
-    classes = head
-    model = with_start_weights(recipe, lambda: new_detector(recipe, classes))
-    load_given_weights(model, request, head.names)
+    head = request.head or trained_head(recipe, val)
+    warn_of_memory(request, _largest(recipe, training=train is not None))
     return DetectionTask(
-        model,
+        start_model(request, head),
         head_name=recipe.model.head.name,
         head_names=head.names,
         train=train,

@@ -8,14 +8,11 @@ from typing import TYPE_CHECKING, Any
 from pvtctl.data.sizes import padded_side, resized_size
 from pvtctl.io.checkpoint_meta import CheckpointMeta
 from pvtctl.tasks.base import (
-    BuildRequest,
     EvaluationRequest,
-    PredictionRequest,
-    PreviewRequest,
     ReportedFigure,
-    Role,
     TaskSizes,
     TaskSpec,
+    imported,
     scored_model,
     scored_recipe,
     views_label,
@@ -28,15 +25,10 @@ if TYPE_CHECKING:
 
     from pvtctl.data.check import DatasetVerdict
     from pvtctl.data.images import RgbImage
-    from pvtctl.models.detector import Detector
     from pvtctl.recipe.schema import Data, Recipe
     from pvtctl.tasks.base import Predictor
-    from pvtctl.tasks.detection.data import DetectionDataset
-    from pvtctl.tasks.detection.predict import DetectionsWriter, DetectorPredictor
     from pvtctl.tasks.detection.report import DetectionComparer
-    from pvtctl.tasks.detection.task import DetectionTask
-    from pvtctl.tasks.predict import Images
-    from pvtctl.weights.describe import HeadClasses, Inspected
+    from pvtctl.weights.describe import Inspected
 
 _AREAS = {"small": "small objects", "medium": "medium objects", "large": "large objects"}
 _MEASURES = (
@@ -96,45 +88,22 @@ class DetectionSpec(TaskSpec):
     )
     compared_curves = (("box_ap", "Box AP"), ("mask_ap", "Mask AP"))
 
-    def open_split(self, recipe: Recipe, split: str, role: Role) -> DetectionDataset:
-        from pvtctl.tasks.detection.build import detection_split
-
-        return detection_split(recipe, split, role)
+    open_split = imported("pvtctl.tasks.detection.build:detection_split")
+    preview = imported("pvtctl.tasks.detection.preview:preview_detection")
+    new_model = imported("pvtctl.tasks.detection.build:new_detector")
+    build = imported("pvtctl.tasks.detection.build:build_detection")
+    predictor = imported("pvtctl.tasks.detection.predict:DetectorPredictor")
+    prediction_writer = imported("pvtctl.tasks.detection.predict:DetectionsWriter")
 
     def check_data(self, name: str, root: Path | None, data: Data, **options: Any) -> DatasetVerdict:
         from pvtctl.tasks.detection.check import check_coco_data
 
         return check_coco_data(root, **options)
 
-    def preview(self, request: PreviewRequest) -> str:
-        from pvtctl.tasks.detection.preview import preview_detection
-
-        return preview_detection(request)
-
     def list_data(self, name: str, place: Path) -> dict[str, Any]:
         from pvtctl.tasks.detection.coco import count_coco
 
         return count_coco(place)
-
-    def new_model(self, recipe: Recipe, head: HeadClasses) -> Detector:
-        from pvtctl.tasks.detection.build import new_detector
-
-        return new_detector(recipe, head)
-
-    def build(self, request: BuildRequest) -> DetectionTask:
-        from pvtctl.tasks.detection.build import build_detection
-
-        return build_detection(request)
-
-    def predictor(self, request: PredictionRequest, model: Any = None) -> DetectorPredictor:
-        from pvtctl.tasks.detection.predict import DetectorPredictor
-
-        return DetectorPredictor(request, model)
-
-    def prediction_writer(self, request: PredictionRequest, images: Images, out: Path | None) -> DetectionsWriter:
-        from pvtctl.tasks.detection.predict import DetectionsWriter
-
-        return DetectionsWriter(request, images, out)
 
     def comparer(self, predictor: Predictor, recipe: Recipe, split: Any, *, threshold: float) -> DetectionComparer:
         from pvtctl.tasks.detection.report import DetectionComparer

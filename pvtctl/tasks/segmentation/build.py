@@ -6,17 +6,9 @@ from pvtctl.errors import UsageError
 from pvtctl.models.dense import DenseModel, build_segmenter
 from pvtctl.recipe.schema import Recipe
 from pvtctl.tasks.base import BuildRequest, Role
-from pvtctl.tasks.classes import training_classes
 from pvtctl.tasks.dense.build import dense_meta, dense_options, testing_of
 from pvtctl.tasks.dense.data import DenseDataset
-from pvtctl.tasks.from_recipe import (
-    data_folder,
-    load_given_weights,
-    loading_of,
-    split_options,
-    warn_of_memory,
-    with_start_weights,
-)
+from pvtctl.tasks.from_recipe import data_folder, loading_of, split_options, start_model, trained_head, warn_of_memory
 from pvtctl.tasks.segmentation.data import open_segmentation_split
 from pvtctl.tasks.segmentation.task import SegmentationTask
 from pvtctl.weights.describe import HeadClasses
@@ -37,27 +29,20 @@ def segmentation_split(recipe: Recipe, split: str, role: Role) -> DenseDataset:
 
 def build_segmentation(request: BuildRequest) -> SegmentationTask:
     """Model and data of a recipe. Raises UsageError."""
-    recipe = request.recipe
-    head = request.head
+    recipe, own = request.recipe, request.recipe.data.segmentation
     val = segmentation_split(recipe, "val", "evaluate")
-    train = segmentation_split(recipe, "train", "train") if head is None else None
+    train = segmentation_split(recipe, "train", "train") if request.head is None else None
     if train is not None and train.class_names != val.class_names:
         raise UsageError("training and validation data have other classes", "give both the same list of classes")
-    if head is None:
-        names = training_classes(val.class_names, recipe.model.num_classes)
-        head = HeadClasses(len(names), names)
-    own, num_classes = recipe.data.segmentation, head.num_classes
+    head = request.head or trained_head(recipe, val)
     warn_of_memory(
         request,
         own.crop if train is not None else (own.test_short_side, own.test_short_side),
-        training=train is not None,
-        num_classes=num_classes,
+        num_classes=head.num_classes,
         output_stride=recipe.model.backbone.output_stride,
     )
-    model = with_start_weights(recipe, lambda: new_segmenter(recipe, num_classes))
-    load_given_weights(model, request, head.names)
     return SegmentationTask(
-        model,
+        start_model(request, head),
         head_names=head.names,
         train=train,
         val=val,
@@ -67,12 +52,8 @@ def build_segmentation(request: BuildRequest) -> SegmentationTask:
     )
 
 
-def new_segmenter(recipe: Recipe, num_classes: int) -> DenseModel:
+def new_segmenter(recipe: Recipe, head: HeadClasses) -> DenseModel:
     """The model of a recipe, newly initialised."""
     assert recipe.model.head is not None
-    return build_segmenter(
-        recipe.model.backbone.spec,
-        recipe.model.head.name,
-        num_classes=num_classes,
-        **dense_options(recipe),
-    )
+    options = dense_options(recipe) | {"num_classes": head.num_classes}
+    return build_segmenter(recipe.model.backbone.spec, recipe.model.head.name, **options)

@@ -23,7 +23,9 @@ from pvtctl.data.scenes.scene import (
 from pvtctl.data.transforms import Normalization
 from pvtctl.errors import UsageError, nearest
 from pvtctl.models.structures import IGNORE_LABEL
+from pvtctl.recipe.schema import Recipe
 from pvtctl.tasks.dense.data import DenseDataset
+from pvtctl.tasks.predict import read_pixels
 from pvtctl.tasks.segmentation.class_lists import (
     CLASS_LIST_HINT,
     KNOWN,
@@ -208,6 +210,19 @@ def open_masks(name: str, root: Path | str | None, split: str, settings: Segment
     return MaskFolder(pairs, find_classes(name, root, settings, train_ids=pairs.train_ids))
 
 
+def count_masks(name: str, root: Path, split: str) -> dict[str, int]:
+    """Classes and images of a split, for `pvtctl data ls`. Raises UsageError."""
+    masks = open_masks(name, root, split, SegmentationData())
+    return {"classes": len(masks.class_names), split: len(masks)}
+
+
+def augment_photo(recipe: Recipe, file: Path, generator: torch.Generator) -> Tensor:
+    """An image file without labels as augmented in training, uint8 (3, h, w). Raises BadImage, OSError."""
+    pixels = read_pixels(file)[0]
+    transform = SegmentationTransform.from_settings(recipe.data.segmentation, recipe.data.normalization)
+    return transform.train(pixels, torch.full(pixels.shape[-2:], IGNORE_LABEL, dtype=torch.uint8), generator)[0]
+
+
 def find_classes(
     name: str, root: Path | str | None, settings: SegmentationData, *, train_ids: bool = True
 ) -> ClassList:
@@ -236,13 +251,3 @@ def find_classes(
     names = KNOWN[name]
     without_background = name == "pascal_context" and shifted
     return class_list(names[1:] if without_background else names, shifted=shifted, ignore=ignore)
-
-
-__all__ = [
-    "SEGMENTATION_NAMES",
-    "MaskFolder",
-    "ScenesSegmentation",
-    "find_classes",
-    "open_masks",
-    "open_segmentation_split",
-]

@@ -8,10 +8,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
 
+from pvtctl.data.images import to_rgb
 from pvtctl.io.files import atomic_path
 from pvtctl.models.structures import IGNORE_LABEL
-from pvtctl.views.class_colours import NO_CLASS
+from pvtctl.tasks.dense.data import DenseDataset
+from pvtctl.tasks.segmentation.transforms import resize_labels
+from pvtctl.views.class_colours import NO_CLASS, class_colours
 from pvtctl.views.sheet import Colour, Pixels, captioned, font_of
 
 Labels = NDArray[np.uint8]
@@ -41,6 +45,15 @@ def draw_label_overlay(image: Pixels, labels: Labels, class_names: Sequence[str]
     image, labels = _resized(image, panel), _resized_labels(labels, panel)
     entries = [(class_names[at], _colour(colours, at)) for at in _present(labels)]
     return _stacked([_overlaid(image, labels, class_names, colours), _legend(entries, panel)])
+
+
+def labels_tile(split: DenseDataset, pixels: Tensor, labels: Tensor, side: int) -> Pixels:
+    """uint8 (3, H, W) and its labels in the colours of a split's classes -> a picture `side` pixels wide."""
+    labels = resize_labels(labels, (pixels.shape[-2], pixels.shape[-1]))  # those of evaluation have the original size
+    colours = class_colours(len(split.class_names), split.source.palette)
+    overlay = draw_label_overlay(to_rgb(pixels), labels.contiguous().numpy(), split.class_names, colours)
+    height = max(1, round(overlay.shape[0] * side / overlay.shape[1]))
+    return np.asarray(Image.fromarray(overlay).resize((side, height), Image.Resampling.LANCZOS))
 
 
 def draw_label_comparison(

@@ -18,6 +18,7 @@ from pvtctl.data.images import BadImage, to_rgb
 from pvtctl.errors import UsageError
 from pvtctl.io.files import write_text
 from pvtctl.models.structures import IGNORE_LABEL
+from pvtctl.recipe.schema import Recipe
 from pvtctl.tasks.base import ComparedImage, Predictor
 from pvtctl.tasks.classes import match_predicted_classes
 from pvtctl.tasks.dense.data import DenseDataset
@@ -185,7 +186,7 @@ def _percent(value: float) -> str:
 class SegmentationComparer:
     """Label maps next to the ground truth of a split; images are ranked by the mean IoU of their own classes."""
 
-    def __init__(self, predictor: Predictor, split: DenseDataset) -> None:
+    def __init__(self, predictor: Predictor, recipe: Recipe, split: DenseDataset, *, threshold: float) -> None:
         """Raises UsageError for data with classes that the model does not have."""
         self.predictor, self.split, self.names = predictor, split, split.ids
         to_head = match_predicted_classes(split.class_names, predictor.class_names)

@@ -2,43 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from pvtctl.errors import PvtctlError, UsageError
+from pvtctl.errors import UsageError
 from pvtctl.io.checkpoint_meta import CheckpointMeta
-from pvtctl.tasks.base import (
-    SPLITS,
-    BuildRequest,
-    EvaluationRequest,
-    PredictionRequest,
-    PreviewRequest,
-    ReportedFigure,
-    Role,
-    TaskSizes,
-    TaskSpec,
-    views_label,
-)
+from pvtctl.tasks.base import EvaluationRequest, ReportedFigure, TaskSizes, imported, views_label
+from pvtctl.tasks.dense.spec import DenseSpec
 from pvtctl.views.labels import CurveLabels
 
 if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-    from pvtctl.data.check import DatasetVerdict
-    from pvtctl.data.images import RgbImage
-    from pvtctl.models.dense import DenseModel
-    from pvtctl.recipe.schema import Data, Recipe
-    from pvtctl.tasks.base import Predictor
-    from pvtctl.tasks.dense.data import DenseDataset
-    from pvtctl.tasks.predict import Images
-    from pvtctl.tasks.segmentation.predict import LabelsWriter, SegmentationPredictor
-    from pvtctl.tasks.segmentation.report import SegmentationComparer
-    from pvtctl.tasks.segmentation.task import SegmentationTask
-    from pvtctl.weights.describe import HeadClasses, Inspected
+    from pvtctl.recipe.schema import Recipe
+    from pvtctl.weights.describe import Inspected
 
 
-class SegmentationSpec(TaskSpec):
+class SegmentationSpec(DenseSpec):
     """Semantic segmentation: a class for each pixel."""
 
     name = "segmentation"
@@ -63,7 +40,6 @@ class SegmentationSpec(TaskSpec):
         ReportedFigure("fw_iou", "IoU weighted by frequency, %", percent=True),
         ReportedFigure("boundary_f", "boundary F-score, %", percent=True),
     )
-    has_data_settings = True
     main_score = "miou"
     main_figure = "miou"
     headline = ("miou", "pixel_acc", "mean_acc", "boundary_f")
@@ -75,58 +51,17 @@ class SegmentationSpec(TaskSpec):
     )
     compared_curves = (("miou", "Mean IoU"),)
 
-    def open_split(self, recipe: Recipe, split: str, role: Role) -> DenseDataset:
-        from pvtctl.tasks.segmentation.build import segmentation_split
-
-        return segmentation_split(recipe, split, role)
-
-    def check_data(self, name: str, root: Path | None, data: Data, **options: Any) -> DatasetVerdict:
-        from pvtctl.tasks.segmentation.check import check_segmentation_data
-
-        return check_segmentation_data(root or Path(), name=name, settings=data.segmentation, **options)
-
-    def preview(self, request: PreviewRequest) -> str:
-        from pvtctl.tasks.segmentation.preview import preview_segmentation
-
-        return preview_segmentation(request)
-
-    def list_data(self, name: str, place: Path) -> dict[str, Any]:
-        from pvtctl.tasks.segmentation.data import open_masks
-        from pvtctl.tasks.segmentation.settings import SegmentationData
-
-        row: dict[str, Any] = {}
-        for split in SPLITS:
-            try:
-                masks = open_masks(name, place, split, SegmentationData())
-                row |= {"classes": len(masks.class_names), split: len(masks)}
-            except PvtctlError as error:
-                row["state"] = error.message
-        return row
-
-    def new_model(self, recipe: Recipe, head: HeadClasses) -> DenseModel:
-        from pvtctl.tasks.segmentation.build import new_segmenter
-
-        return new_segmenter(recipe, head.num_classes)
-
-    def build(self, request: BuildRequest) -> SegmentationTask:
-        from pvtctl.tasks.segmentation.build import build_segmentation
-
-        return build_segmentation(request)
-
-    def predictor(self, request: PredictionRequest, model: Any = None) -> SegmentationPredictor:
-        from pvtctl.tasks.segmentation.predict import SegmentationPredictor
-
-        return SegmentationPredictor(request, model)
-
-    def prediction_writer(self, request: PredictionRequest, images: Images, out: Path | None) -> LabelsWriter:
-        from pvtctl.tasks.segmentation.predict import LabelsWriter
-
-        return LabelsWriter(request.checkpoint, self.predictor(request), images, out)
-
-    def comparer(self, predictor: Predictor, recipe: Recipe, split: Any, *, threshold: float) -> SegmentationComparer:
-        from pvtctl.tasks.segmentation.report import SegmentationComparer
-
-        return SegmentationComparer(predictor, split)
+    open_split = imported("pvtctl.tasks.segmentation.build:segmentation_split")
+    open_data = imported("pvtctl.tasks.segmentation.data:open_segmentation_split")
+    check_maps = imported("pvtctl.tasks.segmentation.check:check_segmentation_data")
+    count_data = imported("pvtctl.tasks.segmentation.data:count_masks")
+    new_model = imported("pvtctl.tasks.segmentation.build:new_segmenter")
+    build = imported("pvtctl.tasks.segmentation.build:build_segmentation")
+    predictor = imported("pvtctl.tasks.segmentation.predict:SegmentationPredictor")
+    prediction_writer = imported("pvtctl.tasks.segmentation.predict:LabelsWriter")
+    comparer = imported("pvtctl.tasks.segmentation.report:SegmentationComparer")
+    draw_target = imported("pvtctl.tasks.segmentation.pictures:labels_tile")
+    augment_file = imported("pvtctl.tasks.segmentation.data:augment_photo")
 
     def as_scored(self, recipe: Recipe, checkpoint: Inspected, request: EvaluationRequest) -> Recipe:
         """The long side of `request.size` follows in proportion if one side is given."""
@@ -159,34 +94,6 @@ class SegmentationSpec(TaskSpec):
 
     def tested_side(self, meta: CheckpointMeta) -> int | None:
         return int((meta.segmentation or {}).get("test_short_side") or 512)
-
-    def model_cost(self, recipe: Recipe, classes: int) -> dict[str, float]:
-        from pvtctl.tasks.dense.build import dense_cost
-
-        return dense_cost(self, recipe, classes)
-
-    def case_options(self, recipe: Recipe, conventions: str) -> dict[str, Any]:
-        from pvtctl.tasks.dense.build import dense_case_options
-
-        return dense_case_options(recipe)
-
-    def draw_target(self, split: Any, pixels: Tensor, target: Any, side: int) -> RgbImage:
-        import numpy as np
-
-        from pvtctl.tasks.segmentation.preview import drawing_of, labels_tile
-
-        return np.asarray(labels_tile(pixels, target, side, drawing_of(split)))
-
-    def augment_file(self, recipe: Recipe, file: Path, generator: torch.Generator) -> Tensor:
-        import torch
-
-        from pvtctl.models.structures import IGNORE_LABEL
-        from pvtctl.tasks.predict import read_pixels
-        from pvtctl.tasks.segmentation.transforms import SegmentationTransform
-
-        pixels = read_pixels(file)[0]
-        transform = SegmentationTransform.from_settings(recipe.data.segmentation, recipe.data.normalization)
-        return transform.train(pixels, torch.full(pixels.shape[-2:], IGNORE_LABEL, dtype=torch.uint8), generator)[0]
 
 
 SEGMENTATION = SegmentationSpec()

@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from torch import Tensor
 
+from pvtctl.data.preview import draw_views
 from pvtctl.data.scenes.export import export_scenes
 from pvtctl.errors import ExitCode, UsageError
+from pvtctl.tasks.dense.data import DenseDataset
+from pvtctl.tasks.depth import pictures
 from pvtctl.tasks.depth.check import DepthVerdict, check_depth_data, figure_rows, suggested_scale
 from pvtctl.tasks.depth.data import open_depth_split
-from pvtctl.tasks.depth.pictures import draw_depth
-from pvtctl.tasks.depth.preview import draw_depth_preview
 from pvtctl.tasks.depth.settings import DepthData
 
 SIZE = (40, 60)
@@ -203,31 +205,32 @@ def test_split_files_tell_the_layout(root: Path) -> None:
 @pytest.mark.parametrize("training", [True, False])
 def test_preview(root: Path, tmp_path: Path, training: bool) -> None:
     dataset = open_depth_split("nyu", root, "train", settings=DepthData(size=(64, 96)), training=training, samples=2)
-    drawn = draw_depth_preview(dataset, tmp_path / "a.png", _draw, count=5, copies=2, side=120)
+    drawn = preview(dataset, tmp_path / "a.png", count=5, copies=2, side=120)
     assert drawn == ["0.png", "1.png"]
     with Image.open(tmp_path / "a.png") as image:
         assert image.width == 6 + (3 if training else 2) * 126
     with pytest.raises(UsageError, match="does not end in"):
-        draw_depth_preview(dataset, tmp_path / "a.jpg", _draw)
+        preview(dataset, tmp_path / "a.jpg")
 
 
-def test_preview_of_sparse_depth_and_of_nothing(root: Path, tmp_path: Path) -> None:
+def test_preview_of_sparse_depth_and_of_nothing(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sparse = np.zeros(SIZE, np.uint16)
     sparse[::8, ::8] = 2000
     put(root, "val/depth/0.png", sparse)
     seen: list[np.ndarray] = []
 
-    def draw(values: np.ndarray) -> Any:
+    def draw(values: np.ndarray, space: str) -> Any:
         seen.append(values)
         return np.zeros((*values.shape, 3), np.uint8)
 
     dataset = open_depth_split("nyu", root, "val", settings=DepthData(test_size=(40, 60)), training=False)
-    draw_depth_preview(dataset, tmp_path / "a.png", draw, count=1, side=30)
+    monkeypatch.setattr(pictures, "draw_depth", draw)
+    preview(dataset, tmp_path / "a.png", count=1, side=30)
     assert [int((values > 0).sum()) for values in seen] == [40, 40]  # 5 x 8 points, none lost at half the size
     for number in range(3):
         (root / f"val/rgb/{number}.png").write_bytes(b"no image")
     with pytest.raises(UsageError, match="no image could be read"):
-        draw_depth_preview(dataset, tmp_path / "a.png", draw)
+        preview(dataset, tmp_path / "a.png")
 
 
 def test_shared_sets(shared: Path) -> None:
@@ -242,5 +245,8 @@ def test_shared_sets(shared: Path) -> None:
     assert "data.depth.scale=256" in example(kitti, "no_scale")
 
 
-def _draw(values: np.ndarray) -> Any:
-    return draw_depth(values, "metres")
+def preview(dataset: DenseDataset, path: Path, *, count: int = 6, copies: int = 3, side: int = 400) -> list[str]:
+    def tile(pixels: Tensor, depth: Tensor) -> Image.Image:
+        return Image.fromarray(pictures.depth_tile(dataset, pixels, depth, side))
+
+    return draw_views(dataset, path, tile, dataset.read, count=count, copies=copies, side=side)

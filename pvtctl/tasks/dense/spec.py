@@ -1,0 +1,65 @@
+"""Interface of segmentation and depth to the rest of pvtctl: what both share. No torch until a method is called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pvtctl.tasks.base import PreviewRequest, TaskSpec
+
+if TYPE_CHECKING:
+    from pvtctl.data.check import DatasetVerdict
+    from pvtctl.recipe.schema import Data, Recipe
+    from pvtctl.tasks.dense.data import DenseDataset
+
+
+class DenseSpec(TaskSpec):
+    """A map for each image. The task's settings are the block of its name in a recipe's `data`."""
+
+    has_data_settings = True
+    open_data: ClassVar[Callable[..., DenseDataset]]
+    """Opens a split from settings: `open_depth_split`, `open_segmentation_split`."""
+    check_maps: ClassVar[Callable[..., DatasetVerdict]]
+
+    def check_data(self, name: str, root: Path | None, data: Data, **options: Any) -> DatasetVerdict:
+        return self.check_maps(root or Path(), name=name, settings=getattr(data, self.name), **options)
+
+    def preview(self, request: PreviewRequest) -> str:
+        """Each original image, then its augmented views, with their ground truth."""
+        from PIL import Image
+
+        from pvtctl.data.preview import draw_views, drawn_in_words
+
+        copies, side = request.copies or 3, request.size or 400
+        dataset = self.open_data(
+            request.name,
+            request.root,
+            request.split,
+            settings=getattr(request.data, self.name),
+            training=request.split == "train",
+            normalization=request.data.normalization,
+            seed=request.seed,
+            samples=request.count if request.name == "scenes" else None,
+            image_size=request.data.image_size,
+        )
+        ids = draw_views(
+            dataset,
+            request.output,
+            lambda pixels, target: Image.fromarray(self.draw_target(dataset, pixels, target, side)),
+            dataset.read,
+            count=request.count,
+            copies=copies,
+            side=side,
+        )
+        return drawn_in_words(request.output, ids, dataset, request.split, copies)
+
+    def model_cost(self, recipe: Recipe, classes: int) -> dict[str, float]:
+        from pvtctl.tasks.dense.build import dense_cost
+
+        return dense_cost(self, recipe, classes)
+
+    def case_options(self, recipe: Recipe, conventions: str) -> dict[str, Any]:
+        from pvtctl.tasks.dense.build import dense_case_options
+
+        return dense_case_options(recipe)
