@@ -93,7 +93,7 @@ class SampleBatch:
         return self.changed(Tensor.pin_memory)
 
 
-def spread(total: int, limit: int | None) -> NDArray[np.int64]:
+def evenly(total: int, limit: int | None) -> NDArray[np.int64]:
     """Positions of `limit` of `total` entries, spread evenly; all without a limit."""
     count = total if limit is None else min(limit, total)
     return np.arange(count, dtype=np.int64) * total // max(1, count)

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, Protocol
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from pvtctl.data.images import BadImage, TooLarge, decode, open_image
-from pvtctl.errors import ExitCode
+from pvtctl.errors import ExitCode, UsageError
 
 Severity = Literal["error", "warning", "note"]
+Positions = NDArray[np.int64]
+Split = TypeVar("Split")
+Verdict = TypeVar("Verdict", bound="DatasetVerdict")
 
 MEANING: dict[str, tuple[Severity, str]] = {
     "missing_split": ("warning", "only the other split can be used"),
@@ -123,7 +128,7 @@ class Readable(Protocol):
 class Examinations(Dataset[Examination]):
     """Reads and decodes each picked image of a split, in the loader's processes."""
 
-    def __init__(self, source: Readable, picks: np.ndarray[Any, np.dtype[np.int64]]) -> None:
+    def __init__(self, source: Readable, picks: Positions) -> None:
         self.source = source
         self.picks = picks
 
@@ -163,70 +168,120 @@ def _look_at(data: bytes) -> tuple[tuple[str, ...], tuple[int, int]]:
     return tuple(kinds), (image.height, image.width)
 
 
-class DatasetFindings:
-    """Collects faults by kind and split; `meaning`: severity and effect of each kind."""
+class ImageFiles:
+    """Image files of a folder, a source for `Examinations`."""
 
-    def __init__(self, meaning: Mapping[str, tuple[Severity, str]] = MEANING) -> None:
-        self._meaning = meaning
+    def __init__(self, folder: Path, names: Sequence[str]) -> None:
+        self.folder, self.names = folder, names
+
+    def read(self, index: int) -> bytes:
+        return (self.folder / self.names[index]).read_bytes()
+
+
+class DatasetCheck:
+    """Examines the splits of a data set and collects faults by kind and split.
+
+    `meaning`: severity and effect of each kind. Images are read and decoded in `workers` processes: all with `full`,
+    else at most QUICK_LIMIT of a split, spread evenly. `on_progress(split, done, total)` is called along the way.
+    """
+
+    def __init__(
+        self,
+        meaning: Mapping[str, tuple[Severity, str]] = MEANING,
+        *,
+        full: bool = False,
+        workers: int = 0,
+        on_progress: Callable[[str, int, int], None] | None = None,
+    ) -> None:
+        self.meaning, self.full, self.workers, self.on_progress = meaning, full, workers, on_progress
+        self.images: dict[str, int] = {}
+        """Images by split."""
+        self.examined: dict[str, int] = {}
+        self._digests: dict[str, dict[bytes, str]] = {}
         self._found: dict[tuple[str, str], list[str]] = defaultdict(list)
 
     def add(self, kind: str, split: str, what: str) -> None:
         self._found[kind, split].append(what)
 
-    def problems(self) -> list[Problem]:
-        """Worst first."""
+    def find_splits(
+        self, find: Callable[[str], Split], is_absent: Callable[[str, UsageError], bool]
+    ) -> dict[str, Split]:
+        """What `find` finds of train and val. A split that it refuses is a fault of the layout, unless the other one is
+        there and this one is absent as a whole."""
+        found: dict[str, Split] = {}
+        missing: dict[str, UsageError] = {}
+        for split in ("train", "val"):
+            try:
+                found[split] = find(split)
+            except UsageError as error:
+                missing[split] = error
+        for split, error in missing.items():
+            self.add("missing_split" if found and is_absent(split, error) else "layout", split, error.message)
+        return found
+
+    def examine(
+        self,
+        split: str,
+        names: Sequence[str],
+        dataset: Callable[[Positions], Examinations],
+        *,
+        among: Positions | None = None,
+        note: Callable[[Any], None] = lambda result: None,
+    ) -> None:
+        """Examine images of a split, which has `names`; `dataset` reads those at the picked positions.
+
+        Picked are positions `among` these, if given. `note` is called with each result.
+        """
+        there = np.arange(len(names), dtype=np.int64) if among is None else among
+        picked = len(there) if self.full else min(len(there), QUICK_LIMIT)
+        examinations = dataset(there[np.arange(picked, dtype=np.int64) * len(there) // max(picked, 1)])
+        self.images[split], self.examined[split] = len(names), picked
+        digests: dict[bytes, str] = {}
+        done = bad = 0
+        for results in DataLoader(examinations, batch_size=32, num_workers=self.workers, collate_fn=list):
+            for result in results:
+                note(result)
+                name = names[result.index]
+                bad += result.is_bad
+                for kind in result.kinds:
+                    self.add(kind, split, f"{name}: {result.detail}" if result.detail else name)
+                if not result.is_bad and digests.setdefault(result.digest, name) != name:
+                    self.add("repeated", split, f"{name} = {digests[result.digest]}")
+            done += len(results)
+            if self.on_progress:
+                self.on_progress(split, done, picked)
+        if done and bad == done:
+            self.add("nothing_readable", split, f"all {done} images examined")
+        self._digests[split] = digests
+
+    def compare_classes(self, names: Iterable[str], present: Mapping[str, Collection[str]]) -> None:
+        """Report classes of the list without a sample; `present` has those with one, by split."""
+        for name in names:
+            without = [split for split, classes in present.items() if name not in classes]
+            if len(without) == len(present):
+                self.add("label_gap", next(iter(present), "train"), name)
+            elif without:
+                self.add("only_in_val" if without == ["train"] else "only_in_train", "val", name)
+
+    def verdict(self, kind: type[Verdict], path: Path | str, classes: int, **more: Any) -> Verdict:
+        """The verdict of the worst fault, and all faults, worst first; images in both splits are one of them."""
+        train = self._digests.get("train", {})
+        for digest, name in self._digests.get("val", {}).items():
+            if digest in train:
+                self.add("in_train_and_val", "val", f"{name} = train/{train[digest]}")
         order = {"error": 0, "warning": 1, "note": 2}
         problems = [
-            Problem(kind, split, *self._meaning[kind], len(found), found[:_EXAMPLES])
-            for (kind, split), found in self._found.items()
+            Problem(fault, split, *self.meaning[fault], len(found), found[:_EXAMPLES])
+            for (fault, split), found in self._found.items()
         ]
-        return sorted(problems, key=lambda problem: (order[problem.severity], problem.split, problem.kind))
-
-    def verdict(self) -> Literal["ok", "warnings", "unusable"]:
-        """The verdict of the worst fault."""
-        worst = {self._meaning[kind][0] for kind, _ in self._found}
-        return "unusable" if "error" in worst else "warnings" if "warning" in worst else "ok"
-
-
-def compare_splits(digests: Mapping[str, Mapping[bytes, str]], findings: DatasetFindings) -> None:
-    """Report images in both train and val; `digests` by split, from `collect_examinations`."""
-    for digest, name in digests.get("val", {}).items():
-        if digest in digests.get("train", {}):
-            findings.add("in_train_and_val", "val", f"{name} = train/{digests['train'][digest]}")
-
-
-def picks_of(total: int, full: bool) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Positions of the images to examine: all with `full`, else at most QUICK_LIMIT, spread evenly."""
-    picked = total if full else min(total, QUICK_LIMIT)
-    return np.arange(picked, dtype=np.int64) * total // max(picked, 1)
-
-
-def examine(
-    dataset: Examinations, workers: int, split: str, on_progress: Callable[[str, int, int], None] | None
-) -> Iterator[Examination]:
-    """Read and decode the picked images in `workers` processes."""
-    done = 0
-    for results in DataLoader(dataset, batch_size=32, num_workers=workers, collate_fn=list):
-        yield from results
-        done += len(results)
-        if on_progress:
-            on_progress(split, done, len(dataset))
-
-
-def collect_examinations(
-    ids: Sequence[str], results: Iterable[Examination], split: str, findings: DatasetFindings
-) -> dict[bytes, str]:
-    """Digest -> name of the split's examined images."""
-    digests: dict[bytes, str] = {}
-    total = bad = 0
-    for result in results:
-        name = ids[result.index]
-        total += 1
-        bad += result.is_bad
-        for kind in result.kinds:
-            findings.add(kind, split, f"{name}: {result.detail}" if result.detail else name)
-        if not result.is_bad and digests.setdefault(result.digest, name) != name:
-            findings.add("repeated", split, f"{name} = {digests[result.digest]}")
-    if total and bad == total:
-        findings.add("nothing_readable", split, f"all {total} images examined")
-    return digests
+        problems.sort(key=lambda problem: (order[problem.severity], problem.split, problem.kind))
+        worst = problems[0].severity if problems else "note"
+        return kind(
+            path=str(path),
+            verdict={"error": "unusable", "warning": "warnings", "note": "ok"}[worst],
+            classes=classes,
+            images=self.images,
+            examined=self.examined,
+            problems=problems,
+            **more,
+        )

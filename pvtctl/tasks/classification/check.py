@@ -3,101 +3,80 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from pvtctl.data.check import (
-    DatasetFindings,
-    DatasetVerdict,
-    Examinations,
-    collect_examinations,
-    compare_splits,
-    examine,
-    picks_of,
-)
+from pvtctl.data.check import DatasetCheck, DatasetVerdict, Examinations
 from pvtctl.data.image_files import SUFFIXES, images_below
 from pvtctl.errors import UsageError
+from pvtctl.tasks.base import SPLITS
 from pvtctl.tasks.classification.layouts import ImageFolder, class_folders
 from pvtctl.tasks.classification.shards import ShardFolder, has_shards
 
 
-def check_data(
-    root: Path | str,
-    *,
-    full: bool = False,
-    workers: int = 0,
-    on_progress: Callable[[str, int, int], None] | None = None,
-) -> DatasetVerdict:
+def check_data(root: Path | str, **options: Any) -> DatasetVerdict:
     """Check the layout, the classes and the images of a data set in the ImageNet layout or in tar shards.
 
-    Images are read and decoded in `workers` processes: all with `full`, else at most QUICK_LIMIT of a split.
-    `on_progress(split, done, total)` is called along the way. Raises UsageError when `root` is no folder.
+    `options`: see `DatasetCheck`. Raises UsageError when `root` is no folder.
     """
     root = Path(root)
     if not root.is_dir():
         raise UsageError(f"no data folder {root}", "give a folder that holds train/ and val/")
-    findings = DatasetFindings()
-    images, examined = {}, {}
-    digests: dict[str, dict[bytes, str]] = {}
+    check = DatasetCheck(**options)
     classes: set[str] = set()
-    splits = [split for split in ("train", "val") if (root / split).is_dir()]
-    for split in ("train", "val"):
+    splits = [split for split in SPLITS if (root / split).is_dir()]
+    for split in SPLITS:
         if split not in splits:
-            kind = "missing_split" if splits else "layout"
-            findings.add(kind, split, f"no folder {root / split}")
+            check.add("missing_split" if splits else "layout", split, f"no folder {root / split}")
     for split in splits:
-        source = _open(root, split, findings)
+        source = _open(root, split, check)
         if source is None:
-            images[split] = examined[split] = 0
+            check.images[split] = check.examined[split] = 0
             continue
         classes |= set(source.class_names)
-        _check_classes(source, split, findings)
-        images[split] = total = len(source.ids)
-        picks = picks_of(total, full)
-        examined[split] = len(picks)
-        results = examine(Examinations(source, picks), workers, split, on_progress)
-        digests[split] = collect_examinations(source.ids, results, split, findings)
-    compare_splits(digests, findings)
-    return DatasetVerdict(str(root), findings.verdict(), len(classes), images, examined, findings.problems())
+        _check_classes(source, split, check)
+        check.examine(split, source.ids, partial(Examinations, source))
+    return check.verdict(DatasetVerdict, root, len(classes))
 
 
-def _open(root: Path, split: str, findings: DatasetFindings) -> ImageFolder | ShardFolder | None:
-    """Open the split as training would; if that fails, faults go to `findings` and the rest is examined."""
+def _open(root: Path, split: str, check: DatasetCheck) -> ImageFolder | ShardFolder | None:
+    """Open the split as training would; if that fails, faults go to `check` and the rest is examined."""
     try:
         if has_shards(root, split):
             return ShardFolder(root, split)
         names = class_folders(root / split)
     except UsageError as error:
-        findings.add("layout", split, error.message)
+        check.add("layout", split, error.message)
         return None
     if split == "val" and (root / "train").is_dir() and not has_shards(root, "train"):
         entries = (root / "train").iterdir()
         train_names = {entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")}
         for name in sorted(set(names) - train_names):
-            findings.add("not_in_train", split, name)
+            check.add("not_in_train", split, name)
         for name in sorted(train_names - set(names)):
-            findings.add("not_in_val", split, name)
+            check.add("not_in_val", split, name)
     filled = []
     for name in names:
         if images_below(root / split / name):
             filled.append(name)
         else:
-            findings.add("empty_class", split, name)
+            check.add("empty_class", split, name)
         for entry in sorted((root / split / name).iterdir()):
             if entry.is_file() and not entry.name.lower().endswith(SUFFIXES):
-                findings.add("other_files", split, f"{name}/{entry.name}")
+                check.add("other_files", split, f"{name}/{entry.name}")
     return ImageFolder(root, split, class_names=filled) if filled else None
 
 
-def _check_classes(source: ImageFolder | ShardFolder, split: str, findings: DatasetFindings) -> None:
+def _check_classes(source: ImageFolder | ShardFolder, split: str, check: DatasetCheck) -> None:
     present = set(np.unique(source.labels).tolist())
     for label, name in enumerate(source.class_names):
         if label not in present:
-            findings.add("label_gap", split, f"{label} ({name})")
+            check.add("label_gap", split, f"{label} ({name})")
     numbers = [re.fullmatch(r"(\D*)(\d+)", name) for name in source.class_names]
     parts = [(match[1], int(match[2])) for match in numbers if match]
     if len(parts) == len(numbers) and parts != sorted(parts):
         at = next(i for i in range(len(parts) - 1) if parts[i] > parts[i + 1])
-        findings.add("class_order", split, f"{source.class_names[at]} comes before {source.class_names[at + 1]}")
+        check.add("class_order", split, f"{source.class_names[at]} comes before {source.class_names[at + 1]}")

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pvtctl.data.base import Sample, SampleBatch, SplitDataset, spread
+from pvtctl.data.base import Sample, SampleBatch, SplitDataset, evenly
 from pvtctl.data.images import SourceImage
 from pvtctl.data.layouts import IMAGENET_LAYOUT
 from pvtctl.data.randomness import generator_for
@@ -73,7 +73,7 @@ class ClassificationDataset(SplitDataset):
         self.training = isinstance(transform, TrainTransform)
         self.seed = seed
         self.class_names = source.class_names
-        self.kept = spread(len(source.ids), samples)  # over the whole list, which is sorted by class
+        self.kept = evenly(len(source.ids), samples)  # over the whole list, which is sorted by class
         self.labels = np.asarray(source.labels)[self.kept]
 
     def name(self, index: int) -> str:

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pvtctl.data.base import Sample, SampleBatch, SplitDataset, spread
+from pvtctl.data.base import Sample, SampleBatch, SplitDataset, evenly
 from pvtctl.data.images import BadImage
 from pvtctl.data.randomness import generator_for
 from pvtctl.data.samplers import Draw
@@ -93,7 +93,7 @@ class DenseDataset(SplitDataset):
         self.problems = dict(problems or {})
         """Kind of excluded images -> number."""
         self.class_names = source.class_names
-        self.kept = spread(len(source), samples)
+        self.kept = evenly(len(source), samples)
 
     def load(self, draw: Draw, index: int) -> tuple[Tensor, Tensor, ImageSize]:
         pixels, target = self.read(index)

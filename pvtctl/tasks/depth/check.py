@@ -3,33 +3,32 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pvtctl.data.base import reason
 from pvtctl.data.check import (
     MEANING,
     CheckTable,
-    DatasetFindings,
+    DatasetCheck,
     DatasetVerdict,
     Examination,
     Examinations,
+    ImageFiles,
     Severity,
-    collect_examinations,
-    compare_splits,
-    examine,
-    picks_of,
 )
 from pvtctl.data.images import BadImage
 from pvtctl.data.layouts import guess_layout
 from pvtctl.errors import UsageError
 from pvtctl.tasks.depth.data import coding_of, kb_cropped
 from pvtctl.tasks.depth.files import DepthCoding, raw_depth, valid_values
-from pvtctl.tasks.depth.layouts import LAYOUTS, SPLITS, DepthPairs, NoSplitError, find_depth_pairs
+from pvtctl.tasks.depth.layouts import LAYOUTS, DepthPairs, NoSplitError, find_depth_pairs
 from pvtctl.tasks.depth.ordinal_pairs import read_ordinal_pairs
 from pvtctl.tasks.depth.settings import DepthData
 
@@ -112,18 +111,11 @@ class DepthVerdict(DatasetVerdict):
 
 
 def check_depth_data(
-    root: Path | str,
-    *,
-    name: str | None = None,
-    settings: DepthData | None = None,
-    full: bool = False,
-    workers: int = 0,
-    on_progress: Callable[[str, int, int], None] | None = None,
+    root: Path | str, *, name: str | None = None, settings: DepthData | None = None, **options: Any
 ) -> DepthVerdict:
     """Check the pairs, sizes and values of a depth set: `nyu`, `kitti` or `depth`, by default guessed from its files.
 
-    `settings` are a recipe's `data.depth`. Pairs are read in `workers` processes: all with `full`, else at most
-    `check.QUICK_LIMIT` of a split. `on_progress(split, done, total)` is called along the way.
+    `settings` are a recipe's `data.depth`; `options`: see `DatasetCheck`.
     Raises UsageError when there is no such folder or layout, or a setting makes no sense.
     """
     root = Path(root).expanduser()
@@ -134,69 +126,55 @@ def check_depth_data(
         name = guess if guess is not None and guess in LAYOUTS else "depth"
     settings = settings or DepthData()
     coding = coding_of(name, settings, root)
-    findings = DatasetFindings(DEPTH_MEANING)
-    found = _find(name, root, settings, findings)
-    figures, examined, digests = {}, dict.fromkeys(found, 0), {}
+    check = DatasetCheck(DEPTH_MEANING, **options)
+    found = check.find_splits(
+        lambda split: find_depth_pairs(name, root, split, settings),
+        lambda split, error: isinstance(error, NoSplitError),
+    )
+    figures = {}
     for split, pairs in found.items():
         for kind, names in pairs.left_out.items():
             for each in names:
-                findings.add(kind, split, each)
-        picks = picks_of(len(pairs), full)
-        examined[split] = len(picks)
-        looking = _DepthExaminations(pairs, picks, coding, kb_crop=settings.crop == "kb")
+                check.add(kind, split, each)
         summary = _Summary(coding)
-        results = summary.watch(examine(looking, workers, split, on_progress))
-        digests[split] = collect_examinations(pairs.names, results, split, findings)
+        dataset = partial(_DepthExaminations, pairs, coding, settings.crop == "kb")
+        check.examine(split, pairs.names, dataset, note=summary.add)
         figures[split] = summary.figures(len(pairs))
-        summary.judge(split, findings)
-    compare_splits(digests, findings)
-    _compare_medians(figures, findings)
+        summary.judge(split, check)
+    medians = {split: each.median for split, each in figures.items() if each.median}
+    if len(medians) == 2 and max(medians.values()) > 20 * min(medians.values()):
+        check.add("scales_differ", "val", ", ".join(f"{split} {_readable(each)}" for split, each in medians.items()))
     if "val" in found:
         try:
             read_ordinal_pairs(root, found["val"].names)
         except UsageError as error:
-            findings.add("ordinal", "val", error.message)
-    return DepthVerdict(
-        path=str(root),
-        verdict=findings.verdict(),
-        classes=0,
-        images={split: len(pairs) for split, pairs in found.items()},
-        examined=examined,
-        problems=findings.problems(),
-        splits=figures,
-    )
+            check.add("ordinal", "val", error.message)
+    return check.verdict(DepthVerdict, root, 0, splits=figures)
 
 
 def figure_rows(verdict: DepthVerdict) -> list[dict[str, Any]]:
     """One row per split for tables: types, scale, share of pixels with depth, and their range in metres."""
+    metres = {"median m": "median", "5 % m": "low", "95 % m": "high", "farthest m": "farthest"}
     rows: list[dict[str, Any]] = []
     for split, figures in verdict.splits.items():
-        metres: dict[str, Any] = {
-            title: None if value is None else f"{value:.3g}"
-            for title, value in (
-                ("median m", figures.median),
-                ("5 % m", figures.low),
-                ("95 % m", figures.high),
-                ("farthest m", figures.farthest),
-            )
+        row = {
+            "split": split,
+            "files of": ", ".join(figures.types),
+            "scale": figures.scale,
+            "pixels with depth": f"{figures.valid_share:.1%}",
         }
-        rows.append(
-            {
-                "split": split,
-                "files of": ", ".join(figures.types),
-                "scale": figures.scale,
-                "pixels with depth": f"{figures.valid_share:.1%}",
-            }
-            | metres
-        )
+        for title, name in metres.items():
+            value = getattr(figures, name)
+            row[title] = None if value is None else f"{value:.3g}"
+        rows.append(row)
     return rows
 
 
 class _DepthExaminations(Examinations):
     """Reads each picked image of a split with its depth file, in the loader's processes."""
 
-    def __init__(self, pairs: DepthPairs, picks: NDArray[np.int64], coding: DepthCoding, *, kb_crop: bool) -> None:
-        super().__init__(_Images(pairs), picks)
+    def __init__(self, pairs: DepthPairs, coding: DepthCoding, kb_crop: bool, picks: NDArray[np.int64]) -> None:
+        super().__init__(ImageFiles(Path(), pairs.images), picks)
         self.pairs, self.coding, self.kb_crop = pairs, coding, kb_crop
 
     def __getitem__(self, at: int) -> Examination:
@@ -206,8 +184,8 @@ class _DepthExaminations(Examinations):
             whole = values.shape
             values = kb_cropped(values) if self.kb_crop else values
         except (BadImage, OSError) as error:
-            reason = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
-            return _Seen(image.index, image.digest, (*image.kinds, "bad_depth"), image.detail or reason, image.size)
+            detail = image.detail or reason(error)
+            return _Seen(image.index, image.digest, (*image.kinds, "bad_depth"), detail, image.size)
         kinds, detail = list(image.kinds), image.detail
         if image.size is not None and image.size != whole:
             kinds.append("other_size")
@@ -223,16 +201,6 @@ class _DepthExaminations(Examinations):
         return _Seen(
             image.index, image.digest, tuple(kinds), detail, image.size, str(values.dtype), *counts, largest, spread
         )
-
-
-class _Images:
-    """The images of the pairs."""
-
-    def __init__(self, pairs: DepthPairs) -> None:
-        self.pairs = pairs
-
-    def read(self, index: int) -> bytes:
-        return Path(self.pairs.images[index]).read_bytes()
 
 
 def _odd(values: NDArray[Any], known: NDArray[np.float64], coding: DepthCoding) -> Iterator[str]:
@@ -269,18 +237,15 @@ class _Summary:
         self.valid = self.pixels = self.usable = self.looked_at = 0
         self.farthest = 0.0
 
-    def watch(self, results: Iterable[Examination]) -> Iterator[Examination]:
-        """Record the results and pass them on."""
-        for result in results:
-            self.looked_at += 1
-            if isinstance(result, _Seen) and result.values is not None:
-                self.values[result.dtype].append(result.values)
-                self.valid += result.valid
-                self.pixels += result.pixels
-                unfit = result.is_bad or {"other_size", "out_of_range", "no_depth"} & set(result.kinds)
-                self.usable += not unfit
-                self.farthest = max(self.farthest, result.largest / (self._scale_of(result.dtype) or np.inf))
-            yield result
+    def add(self, result: Examination) -> None:
+        self.looked_at += 1
+        if isinstance(result, _Seen) and result.values is not None:
+            self.values[result.dtype].append(result.values)
+            self.valid += result.valid
+            self.pixels += result.pixels
+            unfit = result.is_bad or {"other_size", "out_of_range", "no_depth"} & set(result.kinds)
+            self.usable += not unfit
+            self.farthest = max(self.farthest, result.largest / (self._scale_of(result.dtype) or np.inf))
 
     def figures(self, images: int) -> DepthFigures:
         types = {each: len(files) for each, files in self.values.items()}
@@ -296,23 +261,23 @@ class _Summary:
         """Share of pixels with a depth."""
         return self.valid / self.pixels if self.pixels else 0.0
 
-    def judge(self, split: str, findings: DatasetFindings) -> None:
+    def judge(self, split: str, check: DatasetCheck) -> None:
         """Report what only shows over all files of a split."""
         if self.looked_at and not self.usable:
-            findings.add("no_depth_at_all", split, f"all {self.looked_at} examined")
+            check.add("no_depth_at_all", split, f"all {self.looked_at} examined")
         if len({np.dtype(each).kind == "f" for each in self.values}) > 1:
             told = ", ".join(f"{len(files)} of {each}" for each, files in self.values.items())
-            findings.add("mixed_types", split, told)
+            check.add("mixed_types", split, told)
         for each, files in self.values.items():
             scale, known = self._scale_of(each), np.concatenate(files)
             if not len(known):
                 continue
             middle = float(np.median(known))
             if scale is None:
-                findings.add("no_scale", split, f"median value {middle:g}; {suggested_scale(middle, self.share)}")
+                check.add("no_scale", split, f"median value {middle:g}; {suggested_scale(middle, self.share)}")
             elif not NEAREST <= middle / scale <= FARTHEST:
                 told = f"median {_readable(middle / scale)} at scale {scale:g}"
-                findings.add("scale", split, f"{told}; {suggested_scale(middle, self.share)}")
+                check.add("scale", split, f"{told}; {suggested_scale(middle, self.share)}")
 
     def _scale_of(self, dtype: str) -> float | None:
         return self.coding.scale_of(np.dtype(dtype))
@@ -340,24 +305,3 @@ def _readable(metres: float) -> str:
     if metres >= 1000:
         return f"{metres / 1000:.3g} km"
     return f"{metres:.3g} m" if metres >= 0.1 else f"{metres * 1000:.3g} mm"
-
-
-def _find(name: str, root: Path, settings: DepthData, findings: DatasetFindings) -> dict[str, DepthPairs]:
-    """Existing splits -> their pairs."""
-    found: dict[str, DepthPairs] = {}
-    missing: dict[str, UsageError] = {}
-    for split in SPLITS:
-        try:
-            found[split] = find_depth_pairs(name, root, split, settings)
-        except UsageError as error:
-            missing[split] = error
-    for split, fault in missing.items():
-        absent = isinstance(fault, NoSplitError) and found
-        findings.add("missing_split" if absent else "layout", split, fault.message)
-    return found
-
-
-def _compare_medians(figures: Mapping[str, DepthFigures], findings: DatasetFindings) -> None:
-    medians = {split: each.median for split, each in figures.items() if each.median}
-    if len(medians) == 2 and max(medians.values()) > 20 * min(medians.values()):
-        findings.add("scales_differ", "val", ", ".join(f"{split} {_readable(each)}" for split, each in medians.items()))

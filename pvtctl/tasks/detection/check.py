@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +16,12 @@ from numpy.typing import NDArray
 from pvtctl.data.check import (
     MEANING,
     CheckTable,
-    DatasetFindings,
+    DatasetCheck,
     DatasetVerdict,
     Examination,
     Examinations,
+    ImageFiles,
     Severity,
-    collect_examinations,
-    compare_splits,
-    examine,
-    picks_of,
 )
 from pvtctl.data.image_files import SUFFIXES
 from pvtctl.data.layouts import COCO_LAYOUT
@@ -54,6 +53,8 @@ COCO_MEANING: Mapping[str, tuple[Severity, str]] = (
 _SMALL, _LARGE = 32**2, 96**2
 """Square pixels: COCO's limits between small, medium and large objects."""
 
+_COLUMNS = ("images", "without_objects", "objects", "with_mask", "crowds", "small", "medium", "large")
+"""Of the table of splits: fields of `SplitFigures`."""
 _CLASS_ROWS = 40
 """Maximum number of classes shown."""
 
@@ -92,21 +93,8 @@ class DetectionVerdict(DatasetVerdict):
         left = len(rows) - _CLASS_ROWS
         return [
             CheckTable(
-                ["split", "images", "without objects", "objects", "with mask", "crowds", "small", "medium", "large"],
-                [
-                    [
-                        split,
-                        figures.images,
-                        figures.without_objects,
-                        figures.objects,
-                        figures.with_mask,
-                        figures.crowds,
-                        figures.small,
-                        figures.medium,
-                        figures.large,
-                    ]
-                    for split, figures in self.splits.items()
-                ],
+                ["split", *(column.replace("_", " ") for column in _COLUMNS)],
+                [[split, *attrgetter(*_COLUMNS)(figures)] for split, figures in self.splits.items()],
                 "small: below 32x32 pixels of area, large: from 96x96. Crowd regions are neither trained on nor scored.",
             ),
             CheckTable(
@@ -117,124 +105,88 @@ class DetectionVerdict(DatasetVerdict):
         ]
 
 
-def is_coco(folder: Path) -> bool:
-    """Whether a folder has COCO's annotation files."""
-    return any((folder / "annotations").glob("instances_*.json"))
-
-
 def check_coco_data(
-    root: Path | str | None,
-    *,
-    images: Path | str | None = None,
-    annotations: Path | str | None = None,
-    full: bool = False,
-    workers: int = 0,
-    on_progress: Callable[[str, int, int], None] | None = None,
+    root: Path | str | None, *, images: Path | str | None = None, annotations: Path | str | None = None, **options: Any
 ) -> DetectionVerdict:
     """Check annotations, classes and images of a COCO set: the splits under `root`, or one pair of folder and file.
 
-    Annotations are read whole. Images are read and decoded in `workers` processes: all with `full`, else at most
-    `check.QUICK_LIMIT` of a split. `on_progress(split, done, total)` is called along the way.
+    Annotations are read whole; for `options` and the images see `DatasetCheck`.
     Raises UsageError when there is no such folder, or the pair is incomplete.
     """
-    findings = DatasetFindings(COCO_MEANING)
+    check = DatasetCheck(COCO_MEANING, **options)
     if images is not None or annotations is not None:
         folder, file = find_coco(None, "given", images=images, annotations=annotations)
         places = {file.stem: (folder, file)}
     else:
-        places = _places(Path(root or "."), findings)
-    tables = {split: table for split, place in places.items() if (table := _read(place[1], split, findings))}
+        places = _places(Path(root or "."), check)
+    tables = {split: table for split, place in places.items() if (table := _read(place[1], split, check))}
     if "train" in tables and "val" in tables:
-        _compare_classes(tables["train"], tables["val"], findings)
-    examined, digests = dict.fromkeys(tables, 0), {}
+        _compare_classes(tables["train"], tables["val"], check)
     for split, table in tables.items():
         folder = places[split][0]
-        there = _compare_files(folder, table, split, findings)
-        picks = there[picks_of(len(there), full)]
-        examined[split] = len(picks)
-        results = examine(Examinations(_Listed(folder, table.file_names), picks), workers, split, on_progress)
-        digests[split] = collect_examinations(
-            table.file_names, _compare_sizes(results, table, split, findings), split, findings
+        there = _compare_files(folder, table, split, check)
+        check.examine(
+            split,
+            table.file_names,
+            partial(Examinations, ImageFiles(folder, table.file_names)),
+            among=there,
+            note=partial(_compare_size, table, split, check),
         )
-    compare_splits(digests, findings)
-    return DetectionVerdict(
-        path=str(root if images is None else places[next(iter(places))][1]),
-        verdict=findings.verdict(),
-        classes=max((len(table.class_names) for table in tables.values()), default=0),
-        images={split: len(table.image_ids) for split, table in tables.items()},
-        examined=examined,
-        problems=findings.problems(),
+    return check.verdict(
+        DetectionVerdict,
+        root if images is None else places[next(iter(places))][1],
+        max((len(table.class_names) for table in tables.values()), default=0),
         splits={split: _figures(table) for split, table in tables.items()},
     )
 
 
-class _Listed:
-    """The images of an annotation file."""
-
-    def __init__(self, folder: Path, names: list[str]) -> None:
-        self.folder = folder
-        self.names = names
-
-    def read(self, index: int) -> bytes:
-        return (self.folder / self.names[index]).read_bytes()
-
-
-def _places(root: Path, findings: DatasetFindings) -> dict[str, tuple[Path, Path]]:
+def _places(root: Path, check: DatasetCheck) -> dict[str, tuple[Path, Path]]:
     """Split -> (image folder, annotation file), if they exist."""
     if not root.is_dir():
         raise UsageError(f"no data folder {root}", COCO_LAYOUT)
-    found, missing = {}, {}
-    for split in ("train", "val"):
-        try:
-            found[split] = find_coco(root, split)
-        except UsageError as error:
-            missing[split] = error.message
-    for split, message in missing.items():
+
+    def is_absent(split: str, error: UsageError) -> bool:
         # annotations without images are a fault; a missing split may be intended
-        has_file = any((root / "annotations" / f"instances_{split}{year}.json").is_file() for year in ("2017", ""))
-        findings.add("missing_split" if found and not has_file else "layout", split, message)
-    return found
+        return not any((root / "annotations" / f"instances_{split}{year}.json").is_file() for year in ("2017", ""))
+
+    return check.find_splits(partial(find_coco, root), is_absent)
 
 
-def _read(file: Path, split: str, findings: DatasetFindings) -> CocoTable | None:
-    """The file's columns; its faults go to `findings`."""
+def _read(file: Path, split: str, check: DatasetCheck) -> CocoTable | None:
+    """The file's columns; its faults go to `check`."""
     try:
         table = scan_coco(load_coco(file), masks=True)
     except UsageError as error:
-        findings.add("layout", split, error.message)
+        check.add("layout", split, error.message)
         return None
     for problem in table.problems:
         for key in problem.ids or (problem.message,):
-            findings.add(problem.kind, split, str(key))
+            check.add(problem.kind, split, str(key))
     for name, count in Counter(table.file_names).items():
         if count > 1:
-            findings.add("listed_twice", split, name)
+            check.add("listed_twice", split, name)
     busy = np.zeros(len(table.image_ids), np.bool_)
     busy[table.images[~table.crowd]] = True
     for at in np.flatnonzero(~busy).tolist():
-        findings.add("no_objects", split, table.file_names[at])
+        check.add("no_objects", split, table.file_names[at])
     return table
 
 
-def _compare_classes(train: CocoTable, val: CocoTable, findings: DatasetFindings) -> None:
+def _compare_classes(train: CocoTable, val: CocoTable, check: DatasetCheck) -> None:
     ids, ids_of_val = (dict(zip(table.class_names, table.category_ids, strict=True)) for table in (train, val))
     for name in [name for name in ids_of_val if name not in ids]:
-        findings.add("no_class", "val", name)
+        check.add("no_class", "val", name)
     for name in [name for name in ids if name not in ids_of_val]:
-        findings.add("no_class_in_val", "val", name)
-    counts, counts_of_val = (_figures(table).classes for table in (train, val))
-    for name in [name for name in ids if name in ids_of_val]:
+        check.add("no_class_in_val", "val", name)
+    both = [name for name in ids if name in ids_of_val]
+    for name in both:
         if ids[name] != ids_of_val[name]:
-            findings.add("class_ids", "val", f"{name}: {ids_of_val[name]}, in train {ids[name]}")
-        if not counts[name] and not counts_of_val[name]:
-            findings.add("label_gap", "train", name)
-        elif not counts_of_val[name]:
-            findings.add("only_in_train", "val", name)
-        elif not counts[name]:
-            findings.add("only_in_val", "val", name)
+            check.add("class_ids", "val", f"{name}: {ids_of_val[name]}, in train {ids[name]}")
+    counts = {split: _figures(table).classes for split, table in (("train", train), ("val", val))}
+    check.compare_classes(both, {split: {name for name in both if of[name]} for split, of in counts.items()})
 
 
-def _compare_files(folder: Path, table: CocoTable, split: str, findings: DatasetFindings) -> NDArray[np.int64]:
+def _compare_files(folder: Path, table: CocoTable, split: str, check: DatasetCheck) -> NDArray[np.int64]:
     """Positions of the listed images that exist."""
     on_disk = {
         path.relative_to(folder).as_posix()
@@ -246,25 +198,19 @@ def _compare_files(folder: Path, table: CocoTable, split: str, findings: Dataset
         if name in on_disk or (folder / name).is_file():
             there.append(at)
         else:
-            findings.add("absent", split, name)
+            check.add("absent", split, name)
     if table.file_names and not there:
-        findings.add("none_there", split, f"{table.file_names[0]} is not in {folder}")
+        check.add("none_there", split, f"{table.file_names[0]} is not in {folder}")
     for name in sorted(on_disk.difference(table.file_names)):
-        findings.add("not_listed", split, name)
+        check.add("not_listed", split, name)
     return np.array(there, np.int64)
 
 
-def _compare_sizes(
-    results: Iterable[Examination], table: CocoTable, split: str, findings: DatasetFindings
-) -> Iterator[Examination]:
-    for result in results:
-        height, width = table.sizes[result.index].tolist()
-        if result.size is not None and result.size != (height, width):
-            name = table.file_names[result.index]
-            findings.add(
-                "other_size", split, f"{name}: {result.size[1]}x{result.size[0]}, annotations for {width}x{height}"
-            )
-        yield result
+def _compare_size(table: CocoTable, split: str, check: DatasetCheck, result: Examination) -> None:
+    height, width = table.sizes[result.index].tolist()
+    if result.size is not None and result.size != (height, width):
+        seen = f"{table.file_names[result.index]}: {result.size[1]}x{result.size[0]}"
+        check.add("other_size", split, f"{seen}, annotations for {width}x{height}")
 
 
 def _figures(table: CocoTable) -> SplitFigures:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pvtctl.data.base import Sample, SampleBatch, SplitDataset, spread
+from pvtctl.data.base import Sample, SampleBatch, SplitDataset, evenly
 from pvtctl.data.images import BadImage, decode, open_image, pixels_of
 from pvtctl.data.randomness import generator_for
 from pvtctl.data.samplers import Draw
@@ -156,7 +156,7 @@ class DetectionDataset(SplitDataset):
         self.class_names, self.category_ids = source.class_names, source.category_ids
         self.problems = dict(problems or {})
         usable = self._usable()
-        self.kept = usable[spread(len(usable), samples)]
+        self.kept = usable[evenly(len(usable), samples)]
 
     def _usable(self) -> NDArray[np.int64]:
         if not self.training:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +15,20 @@ from numpy.typing import NDArray
 from pvtctl.data.check import (
     MEANING,
     CheckTable,
-    DatasetFindings,
+    DatasetCheck,
     DatasetVerdict,
     Examination,
     Examinations,
+    ImageFiles,
     Severity,
-    collect_examinations,
-    compare_splits,
-    examine,
-    picks_of,
 )
 from pvtctl.data.images import BadImage
+from pvtctl.data.layouts import EXPECTED
 from pvtctl.errors import UsageError
 from pvtctl.models.structures import IGNORE_LABEL
 from pvtctl.tasks.segmentation.class_lists import UNKNOWN, ClassList
 from pvtctl.tasks.segmentation.data import find_classes
-from pvtctl.tasks.segmentation.layouts import SPLITS, MaskPairs, find_mask_pairs, has_split
+from pvtctl.tasks.segmentation.layouts import MaskPairs, find_mask_pairs, has_split
 from pvtctl.tasks.segmentation.masks import ColourError, read_values, suggestion
 from pvtctl.tasks.segmentation.settings import SegmentationData
 
@@ -135,72 +134,58 @@ class LabelVerdict(DatasetVerdict):
 
 
 def check_segmentation_data(
-    root: Path | str,
-    *,
-    name: str,
-    settings: SegmentationData | None = None,
-    full: bool = False,
-    workers: int = 0,
-    on_progress: Callable[[str, int, int], None] | None = None,
+    root: Path | str, *, name: str, settings: SegmentationData | None = None, **options: Any
 ) -> LabelVerdict:
     """Check the pairs, sizes and values of a set: `ade20k`, `pascal_context`, `cityscapes` or `masks`.
 
-    `settings` are a recipe's `data.segmentation`. Pairs are read in `workers` processes: all with `full`, else at most
-    `check.QUICK_LIMIT` of a split. `on_progress(split, done, total)` is called along the way.
+    `settings` are a recipe's `data.segmentation`; `options`: see `DatasetCheck`.
     Raises UsageError when there is no such folder.
     """
-    findings = DatasetFindings(SEGMENTATION_MEANING)
+    root = Path(root)
+    if not root.is_dir():
+        raise UsageError(f"no data folder {root}", EXPECTED[name])
+    check = DatasetCheck(SEGMENTATION_MEANING, **options)
     advice: list[str] = []
-    pairs = _pairs(name, Path(root), findings)
-    classes = _classes(name, root, settings or SegmentationData(), pairs, findings, advice)
-    images, examined, figures = {}, {}, {}
-    digests: dict[str, dict[bytes, str]] = {}
+    pairs = check.find_splits(
+        lambda split: find_mask_pairs(name, root, split), lambda split, error: not has_split(name, root, split)
+    )
+    classes = None
+    try:
+        train_ids = all(found.train_ids for found in pairs.values())
+        classes = find_classes(name, root, settings or SegmentationData(), train_ids=train_ids)
+    except UsageError as error:
+        check.add("no_classes", "train", error.message)
+        advice += [error.hint] if error.hint else []
+    figures = {}
     for split, found in pairs.items():
-        images[split] = len(found.images) + len(found.without_mask)
         for kind, names in (("no_mask", found.without_mask), ("no_image", found.without_image)):
             for each in names:
-                findings.add(kind, split, each)
-        picks = picks_of(len(found.images), full)
-        examined[split] = len(picks)
+                check.add(kind, split, each)
         seen: list[_Seen] = []
-        results = examine(_Masks(found, picks, classes), workers, split, on_progress)
-        digests[split] = collect_examinations(found.images, _kept(results, seen), split, findings)
+        check.examine(split, found.images, partial(_Masks, found, classes), note=seen.append)
+        check.images[split] += len(found.without_mask)
         figures[split] = _figures(seen, classes)
-        _judge_files(seen, found, split, classes, findings)
-    compare_splits(digests, findings)
+        _judge_files(seen, found, split, classes, check)
     if classes is not None:
-        _judge_classes(figures, classes, findings, advice)
-    else:
-        advice += _advice_without_classes(figures)
-    return LabelVerdict(
-        str(root),
-        findings.verdict(),
+        _judge_classes(figures, classes, check, advice)
+    elif values := sorted({value for found in figures.values() for value in found.outside}):
+        few = ", ".join(map(str, values[:20])) + (", ..." if len(values) > 20 else "")
+        advice.append(f"the masks hold the values {few}: write a line for each into classes.txt, NUMBER NAME")
+    return check.verdict(
+        LabelVerdict,
+        root,
         0 if classes is None else len(classes.names),
-        images,
-        examined,
-        findings.problems(),
-        figures,
-        list(dict.fromkeys(advice)),
+        splits=figures,
+        advice=list(dict.fromkeys(advice)),
     )
-
-
-class _Images:
-    """The images of a split, for `Examinations`."""
-
-    def __init__(self, pairs: MaskPairs) -> None:
-        self.pairs = pairs
-
-    def read(self, index: int) -> bytes:
-        return (self.pairs.image_folder / self.pairs.images[index]).read_bytes()
 
 
 class _Masks(Examinations):
     """Reads each picked image with its mask."""
 
-    def __init__(self, pairs: MaskPairs, picks: NDArray[np.int64], classes: ClassList | None) -> None:
-        super().__init__(_Images(pairs), picks)
-        self.pairs = pairs
-        self.classes = classes
+    def __init__(self, pairs: MaskPairs, classes: ClassList | None, picks: NDArray[np.int64]) -> None:
+        super().__init__(ImageFiles(pairs.image_folder, pairs.images), picks)
+        self.pairs, self.classes = pairs, classes
 
     def __getitem__(self, at: int) -> _Seen:
         image = super().__getitem__(at)
@@ -229,46 +214,6 @@ def _counted(values: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]
         return there, counts[there]
     there, counts = np.unique(values, return_counts=True)
     return there.astype(np.int64), counts
-
-
-def _kept(results: Iterable[Examination], seen: list[_Seen]) -> Iterator[Examination]:
-    for result in results:
-        assert isinstance(result, _Seen)
-        seen.append(result)
-        yield result
-
-
-def _pairs(name: str, root: Path, findings: DatasetFindings) -> dict[str, MaskPairs]:
-    """Pairs of the existing splits."""
-    found, missing = {}, {}
-    for split in SPLITS:
-        try:
-            found[split] = find_mask_pairs(name, root, split)
-        except UsageError as error:
-            if not root.is_dir():
-                raise
-            missing[split] = error.message
-    for split, message in missing.items():
-        findings.add("layout" if not found or has_split(name, root, split) else "missing_split", split, message)
-    return found
-
-
-def _classes(
-    name: str,
-    root: Path | str,
-    settings: SegmentationData,
-    pairs: Mapping[str, MaskPairs],
-    findings: DatasetFindings,
-    advice: list[str],
-) -> ClassList | None:
-    train_ids = all(found.train_ids for found in pairs.values())
-    try:
-        return find_classes(name, root, settings, train_ids=train_ids)
-    except UsageError as error:
-        findings.add("no_classes", "train", error.message)
-        if error.hint:
-            advice.append(error.hint)
-        return None
 
 
 def _figures(seen: Iterable[_Seen], classes: ClassList | None) -> LabelFigures:
@@ -302,7 +247,7 @@ def _labels(values: int | NDArray[np.int64], table: NDArray[np.uint8]) -> NDArra
 
 
 def _judge_files(
-    seen: Iterable[_Seen], pairs: MaskPairs, split: str, classes: ClassList | None, findings: DatasetFindings
+    seen: Iterable[_Seen], pairs: MaskPairs, split: str, classes: ClassList | None, check: DatasetCheck
 ) -> None:
     """Report problems of single masks."""
     table = None if classes is None else classes.table()
@@ -320,47 +265,40 @@ def _judge_files(
         if (labels == UNKNOWN).any():
             wrong = [f"{value} ({count} pixels)" for value, count in zip(values, counts, strict=True)]
             wrong = [text for text, label in zip(wrong, labels, strict=True) if label == UNKNOWN]
-            findings.add("outside", split, f"{name}: {', '.join(wrong[:5])}{', ...' if len(wrong) > 5 else ''}")
+            check.add("outside", split, f"{name}: {', '.join(wrong[:5])}{', ...' if len(wrong) > 5 else ''}")
         if (labels == IGNORE_LABEL).all():
-            findings.add("unlabelled", split, name)
+            check.add("unlabelled", split, name)
             unlabelled += 1
     if usable and unlabelled == total:
-        findings.add("no_class_at_all", split, f"all {total} masks examined")
+        check.add("no_class_at_all", split, f"all {total} masks examined")
     if total and not usable:
-        findings.add("no_labels_at_all", split, f"none of {total} masks examined")
+        check.add("no_labels_at_all", split, f"none of {total} masks examined")
 
 
 def _judge_classes(
-    figures: Mapping[str, LabelFigures], classes: ClassList, findings: DatasetFindings, advice: list[str]
+    figures: Mapping[str, LabelFigures], classes: ClassList, check: DatasetCheck, advice: list[str]
 ) -> None:
     """Report problems of the values of whole splits."""
     outside = sorted({value for split in figures.values() for value in split.outside})
     if outside:
         advice.append(suggestion(outside, classes))
-    _judge_ends(figures, classes, findings, advice)
-    there = {split: {name for name, row in found.classes.items() if row.pixels} for split, found in figures.items()}
-    every: set[str] = set().union(*there.values())
-    for name in classes.names:
-        if name not in every:
-            findings.add("label_gap", next(iter(figures), "train"), name)
-        elif len(there) == 2 and name not in there["train"]:
-            findings.add("only_in_val", "val", name)
-        elif len(there) == 2 and name not in there["val"]:
-            findings.add("only_in_train", "val", name)
+    _judge_ends(figures, classes, check, advice)
+    present = {split: {name for name, row in found.classes.items() if row.pixels} for split, found in figures.items()}
+    check.compare_classes(classes.names, present)
 
 
 def _judge_ends(
-    figures: Mapping[str, LabelFigures], classes: ClassList, findings: DatasetFindings, advice: list[str]
+    figures: Mapping[str, LabelFigures], classes: ClassList, check: DatasetCheck, advice: list[str]
 ) -> None:
     """Report if 0 seems misread: a class next to one value too many, or unlabelled with the last value unused."""
     last = max(classes.values)
     for split, found in figures.items():
         values = found.images_with
         if set(values) == {0, IGNORE_LABEL} and IGNORE_LABEL not in classes.values:
-            findings.add("looks_binary", split, f"all {found.images} masks examined")
+            check.add("looks_binary", split, f"all {found.images} masks examined")
             advice.append("if 255 is a class, write its number into classes.txt: `0 background` and `255 object`")
         elif 0 in classes.values and 0 in values and list(found.outside) == [last + 1]:
-            findings.add("looks_unlabelled", split, f"values go from 0 to {last + 1}, for {len(classes.names)} classes")
+            check.add("looks_unlabelled", split, f"values go from 0 to {last + 1}, for {len(classes.names)} classes")
         elif (
             0 in classes.ignored
             and last not in values
@@ -369,16 +307,8 @@ def _judge_ends(
             and found.unlabelled_share >= _DOUBTFUL
         ):
             share = f"{100 * found.unlabelled_share:.0f} % of the pixels, and {last} is in no mask"
-            findings.add("looks_labelled", split, f"0 is in {values.get(0, 0)} of {found.images} masks, {share}")
+            check.add("looks_labelled", split, f"0 is in {values.get(0, 0)} of {found.images} masks, {share}")
             advice.append("if classes count from 0: --set data.segmentation.labels=plain")
-
-
-def _advice_without_classes(figures: Mapping[str, LabelFigures]) -> list[str]:
-    values = sorted({value for found in figures.values() for value in found.outside})
-    if not values:
-        return []
-    few = ", ".join(map(str, values[:20])) + (", ..." if len(values) > 20 else "")
-    return [f"the masks hold the values {few}: write a line for each into classes.txt, NUMBER NAME"]
 
 
 def label_class_rows(verdict: LabelVerdict) -> list[dict[str, Any]]:

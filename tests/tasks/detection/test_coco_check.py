@@ -12,9 +12,10 @@ import pytest
 from PIL import Image
 
 from pvtctl.data import check
+from pvtctl.data.layouts import guess_layout
 from pvtctl.data.scenes.export import export_scenes
 from pvtctl.errors import ExitCode, UsageError
-from pvtctl.tasks.detection.check import check_coco_data, is_coco, object_class_rows
+from pvtctl.tasks.detection.check import check_coco_data, object_class_rows
 from pvtctl.tasks.detection.data import open_detection_split
 from pvtctl.tasks.detection.preview import draw_detection_preview
 from pvtctl.tasks.detection.settings import DetectionData
@@ -163,8 +164,8 @@ def test_a_pair_of_folder_and_file(root: Path, tmp_path: Path) -> None:
         check_coco_data(None, images=root / "val2017")
     with pytest.raises(UsageError, match="no data folder"):
         check_coco_data(tmp_path / "nowhere")
-    assert is_coco(root)
-    assert not is_coco(tmp_path)
+    assert guess_layout(root) == "coco"
+    assert guess_layout(tmp_path) != "coco"
 
 
 def test_a_large_set_is_sampled_unless_full(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
