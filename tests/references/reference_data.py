@@ -29,10 +29,12 @@ from pvtctl.tasks.classification.mixup import Mixup
 from pvtctl.tasks.classification.settings import Augment
 from pvtctl.tasks.classification.transforms import EvalTransform, TrainTransform
 from pvtctl.tasks.depth.metric import DepthMetric
+from pvtctl.tasks.depth.settings import DepthData
 from pvtctl.tasks.depth.transforms import DepthTransform
 from pvtctl.tasks.detection.settings import DetectionData
 from pvtctl.tasks.detection.transforms import DetectionTransform
 from pvtctl.tasks.segmentation.metric import SegmentationMetric
+from pvtctl.tasks.segmentation.settings import SegmentationData
 from pvtctl.tasks.segmentation.transforms import SegmentationTransform
 
 Case = Callable[[], dict[str, Any]]
@@ -95,7 +97,7 @@ def detection_augmentation() -> dict[str, Any]:
 
 def segmentation_augmentation() -> dict[str, Any]:
     found: dict[str, Any] = {}
-    transform = SegmentationTransform(short_side=72, long_side=288, crop=(64, 64), test_short_side=80)
+    transform = SegmentationTransform(SegmentationData(short_side=72, long_side=288, crop=(64, 64), test_short_side=80))
     for seed in range(4):
         scene, pixels = _scene(seed)
         moved, labels = transform.train(pixels, torch.from_numpy(scene.semantic).byte(), _generator(seed))
@@ -105,7 +107,7 @@ def segmentation_augmentation() -> dict[str, Any]:
 
 def depth_augmentation() -> dict[str, Any]:
     found: dict[str, Any] = {}
-    transform = DepthTransform(size=(64, 64), photometric=True, test_size=(64, 96))
+    transform = DepthTransform(DepthData(size=(64, 64), photometric=True, test_size=(64, 96)))
     for seed in range(4):
         scene, pixels = _scene(seed)
         moved, metres = transform.train(pixels, torch.from_numpy(scene.depth), _generator(seed))

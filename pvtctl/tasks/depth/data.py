@@ -177,7 +177,7 @@ def open_depth_split(
     """
     if name not in DEPTH_NAMES:
         raise UsageError(f"unknown depth data {name!r}", nearest(name, DEPTH_NAMES))
-    transform = DepthTransform.from_settings(settings)
+    transform = DepthTransform(settings)
     options: dict[str, Any] = {"training": training, "normalization": normalization, "seed": seed, "samples": samples}
     if name == "mix":
         mixed, problems = _open_mix(split, settings)
@@ -220,7 +220,7 @@ def coding_of(name: str, settings: DepthData, root: Path | str | None = None, *,
 def augment_depth_file(recipe: Recipe, file: Path, generator: torch.Generator) -> Tensor:
     """An image file without depth as augmented in training, uint8 (3, h, w). Raises BadImage, OSError."""
     pixels = read_pixels(file)[0]
-    transform = DepthTransform.from_settings(recipe.data.depth)
+    transform = DepthTransform(recipe.data.depth)
     return transform.train(pixels, torch.zeros(pixels.shape[-2:]), generator)[0]
 
 

@@ -48,14 +48,14 @@ class DepthPredictor(DensePredictor):
         tested = DepthData.from_meta(checkpoint.meta.depth)
         if size := request.options.get("size"):
             tested = tested.model_copy(update={"test_size": size})
-        self.transform = DepthTransform.from_settings(tested)
+        self.transform = DepthTransform(tested)
         model = model or cast("DenseModel", model_from_checkpoint(checkpoint, scale_shift=scale_shift))
         self.model = model.to(request.device).eval()
         self.inference = DepthInference(self.model, self.testing.window)
 
     @property
     def tested_at(self) -> str:
-        return "about {}x{} pixels".format(*self.transform.test_size)
+        return "about {}x{} pixels".format(*self.transform.settings.test_size)
 
     def __call__(self, pixels: Tensor) -> DepthMap:
         """uint8 (3, H, W) -> depth (H, W)."""

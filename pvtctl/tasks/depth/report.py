@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from pvtctl.data.images import BadImage
-from pvtctl.io.files import write_text
+from pvtctl.data.images import RgbImage, to_rgb
 from pvtctl.recipe.schema import Recipe
-from pvtctl.tasks.base import ComparedImage, Predictor
+from pvtctl.tasks.base import Predictor
 from pvtctl.tasks.dense.data import DenseDataset
+from pvtctl.tasks.dense.report import DenseComparer, comparison_tiles, draw_rows, write_csv
 from pvtctl.tasks.depth.build import depth_scoring
 from pvtctl.tasks.depth.metric import DISTANCES, LONGEST_MAP, NUMBERS, DepthMetric
 from pvtctl.tasks.depth.predict import DepthMap
@@ -48,8 +48,8 @@ class DepthReport:
         if self.samples:
             sheet = draw_depth_samples(folder / "depth.png", self.dataset, self.samples, self.metric)
             drawn["Sample images: truth, prediction and error"] = sheet
-        if tiles := self._worst():
-            drawn["The worst images, by abs_rel"] = _draw_rows(folder / "worst.png", tiles)
+        if tiles := comparison_tiles(self.dataset, self.metric.worst_maps, self._worst):
+            drawn["The worst images, by abs_rel"] = draw_rows(folder / "worst.png", tiles)
         measured, distances = self.metric.describe(), self.metric.distances()
         return drawn | {
             "Error by distance": draw_error_by_distance(folder / "error_by_distance.png", distances, measured),
@@ -57,20 +57,12 @@ class DepthReport:
             "Errors of single images": draw_image_errors(folder / "image_errors.png", self.metric.rows(), measured),
         }
 
-    def _worst(self) -> dict[str, Any]:
-        """Title -> picture of the images with the largest errors, whose predictions the metric kept."""
-        errors = {int(row["index"]): row for row in self.metric.worst(len(self.metric.worst_maps))}
-        tiles = {}
-        for index, metres in self.metric.worst_maps.items():
-            try:
-                pixels, target = self.dataset.read(index)
-            except (BadImage, OSError):
-                continue
-            name = self.dataset.source.name(int(self.dataset.kept[index]))
-            row = errors[index]
-            title = f"{name}: abs_rel {row['abs_rel']:.3f}, delta1 {row['delta1']:.3f}, {row['pixels']} pixels scored"
-            tiles[title] = depth_comparison(pixels, target, metres.astype(np.float32), self.metric)
-        return tiles
+    def _worst(self, pixels: Tensor, target: Tensor, metres: NDArray[Any], name: str) -> tuple[str, RgbImage]:
+        """Title and picture of one of the images with the largest errors, whose predictions the metric kept."""
+        worst = self.metric.worst(len(self.metric.worst_maps))
+        row = next(row for row in worst if self.dataset.name(row["index"]) == name)
+        title = f"{name}: abs_rel {row['abs_rel']:.3f}, delta1 {row['delta1']:.3f}, {row['pixels']} pixels scored"
+        return title, depth_comparison(pixels, target, metres.astype(np.float32), self.metric)
 
     def tables(self) -> list[ReportTable]:
         """The worst images."""
@@ -89,11 +81,7 @@ class DepthReport:
     def _rows(self, count: int) -> list[list[Any]]:
         names = ("abs_rel", "rmse", "log10", "silog", "delta1", "delta2")
         return [
-            [
-                self.dataset.source.name(int(self.dataset.kept[row["index"]])),
-                int(row["pixels"]),
-                *(f"{row[name]:.3f}" for name in names),
-            ]
+            [self.dataset.name(row["index"]), int(row["pixels"]), *(f"{row[name]:.3f}" for name in names)]
             for row in self.metric.worst(count)
         ]
 
@@ -144,14 +132,11 @@ class DepthReport:
 
     def files(self, folder: Path) -> dict[str, Path]:
         """Write all numbers of all images as a table."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["image", "pixels", *NUMBERS])
-        for row in self.metric.rows():
-            name = self.dataset.source.name(int(self.dataset.kept[row["index"]]))
-            writer.writerow([name, int(row["pixels"]), *(f"{float(row[number]):.6g}" for number in NUMBERS)])
-        write_text(folder / "per_image.csv", text.getvalue())
-        return {"per image": folder / "per_image.csv"}
+        rows = [
+            [self.dataset.name(row["index"]), int(row["pixels"]), *(f"{float(row[number]):.6g}" for number in NUMBERS)]
+            for row in self.metric.rows()
+        ]
+        return {"per image": write_csv(folder / "per_image.csv", [["image", "pixels", *NUMBERS], *rows])}
 
 
 def draw_depth_samples(
@@ -162,62 +147,39 @@ def draw_depth_samples(
     `samples` are a task's outputs by position in the split, float16 (H, W) metres or inverse depth; `metric` aligns them
     as it would score them. Images that cannot be read are left out.
     """
-    tiles = {}
-    for at, output in sorted(samples.items()):
-        try:
-            pixels, target = dataset.read(at)
-        except (BadImage, OSError):
-            continue
+
+    def draw(pixels: Tensor, target: Tensor, output: NDArray[Any], name: str) -> tuple[str, RgbImage]:
         metres = metric.metres(torch.from_numpy(output.astype(np.float32)), target)
-        tiles[dataset.source.name(int(dataset.kept[at]))] = depth_comparison(pixels, target, metres.numpy(), metric)
-    return _draw_rows(path, tiles)
+        return name, depth_comparison(pixels, target, metres.numpy(), metric)
+
+    return draw_rows(path, comparison_tiles(dataset, dict(sorted(samples.items())), draw))
 
 
-def depth_comparison(
-    pixels: torch.Tensor, target: torch.Tensor, metres: NDArray[np.float32], metric: DepthMetric
-) -> Any:
+def depth_comparison(pixels: Tensor, target: Tensor, metres: NDArray[np.float32], metric: DepthMetric) -> RgbImage:
     """The four pictures of an image; a thinned prediction is compared with the ground truth at the same pixels."""
     from pvtctl.tasks.depth.pictures import draw_depth_comparison
 
     step = 1 if target.shape == metres.shape else -(-max(target.shape) // LONGEST_MAP)
     truth, scored = target[::step, ::step], metric.valid(target)[::step, ::step]
-    image = pixels.permute(1, 2, 0).contiguous().numpy()
-    return draw_depth_comparison(image, truth.numpy(), metres, scored.numpy())
-
-
-def _draw_rows(path: Path, tiles: Mapping[str, Any]) -> Path:
-    """A sheet with one comparison a row, at the size that they were drawn at."""
-    from pvtctl.views.sheet import draw_sheet
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    width = next(iter(tiles.values())).shape[1] if tiles else 640
-    return draw_sheet(path, tiles, columns=1, width=width)
+    return draw_depth_comparison(to_rgb(pixels), truth.numpy(), metres, scored.numpy())
 
 
 def _finite(value: Any) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-class DepthComparer:
+class DepthComparer(DenseComparer):
     """Depth next to the ground truth of a split; images are ranked by AbsRel, aligned as in the recipe's `eval`."""
 
     def __init__(self, predictor: Predictor, recipe: Recipe, split: DenseDataset, *, threshold: float) -> None:
-        self.predictor, self.split, self.names = predictor, split, split.ids
+        super().__init__(predictor, recipe, split, threshold=threshold)
         self.metric = depth_scoring(recipe, split)()
 
-    def __call__(self, index: int) -> ComparedImage:
-        from pvtctl.views.sheet import captioned, write_picture
-
-        pixels, target = self.split.read(index)
-        prediction: DepthMap = self.predictor(pixels)
+    def compare(
+        self, pixels: Tensor, target: Tensor, prediction: DepthMap, name: str
+    ) -> tuple[float, str, Callable[[], RgbImage]]:
         metres = self.metric.metres(torch.from_numpy(prediction.depth), target)
         valid = self.metric.valid(target)
         relative = float(((metres - target).abs() / target)[valid].mean()) if bool(valid.any()) else math.nan
-        name = self.names[index]
         verdict = f"AbsRel {relative:.3f}" if math.isfinite(relative) else "no true depth"
-
-        def draw(path: Path) -> None:
-            drawn = depth_comparison(pixels, target, metres.numpy(), self.metric)
-            write_picture(path, captioned(drawn, f"{name}: {verdict}"))
-
-        return ComparedImage(name, -relative, verdict, draw)
+        return -relative, verdict, partial(depth_comparison, pixels, target, metres.numpy(), self.metric)

@@ -38,18 +38,9 @@ def minimal_size(size: ImageSize, wanted: ImageSize, multiple: int, ratio: float
 
 @dataclass(frozen=True)
 class DepthTransform:
-    """Sizes and augmentation; field names are those of a recipe's `data.depth`."""
+    """Sizes and augmentation of a recipe's `data.depth`."""
 
-    size: ImageSize = (384, 384)
-    hflip: float = 0.5
-    photometric: bool = False
-    test_size: ImageSize = (384, 384)
-    multiple: int = 32
-
-    @classmethod
-    def from_settings(cls, settings: DepthData) -> DepthTransform:
-        """Create from a recipe's `data.depth`."""
-        return cls(**settings.values_for(cls))
+    settings: DepthData
 
     def train(self, pixels: Tensor, target: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Minimal resize to cover `size`, random crop, flip, colour jitter; always the same number of draws.
@@ -58,21 +49,22 @@ class DepthTransform:
         """
         down, right, flipping, *colours = torch.rand(12, generator=generator, dtype=torch.float64).tolist()
         height, width = pixels.shape[-2:]
-        factor = max(self.size[0] / height, self.size[1] / width)
+        factor = max(self.settings.size[0] / height, self.settings.size[1] / width)
         rows, columns = (
-            min(side, math.ceil(want / factor)) for side, want in zip((height, width), self.size, strict=True)
+            min(side, math.ceil(want / factor)) for side, want in zip((height, width), self.settings.size, strict=True)
         )
         top, left = int(down * (height - rows + 1)), int(right * (width - columns + 1))
-        pixels = resize_cubic(pixels[:, top : top + rows, left : left + columns], self.size)
-        target = resize_depth(target[top : top + rows, left : left + columns], self.size)
-        if flipping < self.hflip:
+        pixels = resize_cubic(pixels[:, top : top + rows, left : left + columns], self.settings.size)
+        target = resize_depth(target[top : top + rows, left : left + columns], self.settings.size)
+        if flipping < self.settings.hflip:
             pixels, target = pixels.flip(-1), target.flip(-1)
-        if self.photometric:
+        if self.settings.photometric:
             pixels = photometric(pixels, colours)
         return pixels, target.contiguous()
 
     def evaluate(self, pixels: Tensor, ratio: float = 1.0) -> Tensor:
         """DPT's minimal resize: the factor of the side that changes least, the aspect is kept up to `multiple`."""
         return resize_cubic(
-            pixels, minimal_size((pixels.shape[-2], pixels.shape[-1]), self.test_size, self.multiple, ratio)
+            pixels,
+            minimal_size((pixels.shape[-2], pixels.shape[-1]), self.settings.test_size, self.settings.multiple, ratio),
         )

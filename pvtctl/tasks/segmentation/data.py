@@ -198,7 +198,7 @@ def open_segmentation_split(
     else:
         source = open_masks(name, root, split, settings)
         source.look()
-    transform = SegmentationTransform.from_settings(settings, normalization)
+    transform = SegmentationTransform(settings, normalization)
     return DenseDataset(source, transform, training=training, normalization=normalization, seed=seed, samples=samples)
 
 
@@ -219,7 +219,7 @@ def count_masks(name: str, root: Path, split: str) -> dict[str, int]:
 def augment_photo(recipe: Recipe, file: Path, generator: torch.Generator) -> Tensor:
     """An image file without labels as augmented in training, uint8 (3, h, w). Raises BadImage, OSError."""
     pixels = read_pixels(file)[0]
-    transform = SegmentationTransform.from_settings(recipe.data.segmentation, recipe.data.normalization)
+    transform = SegmentationTransform(recipe.data.segmentation, recipe.data.normalization)
     return transform.train(pixels, torch.full(pixels.shape[-2:], IGNORE_LABEL, dtype=torch.uint8), generator)[0]
 
 

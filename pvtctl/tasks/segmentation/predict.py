@@ -49,13 +49,13 @@ class SegmentationPredictor(DensePredictor):
         tested = SegmentationData.from_meta(checkpoint.meta.segmentation)
         if sides := asked_sides(options.get("short_side"), options.get("long_side")):
             tested = tested.model_copy(update={"test_short_side": sides[0], "test_long_side": sides[1]})
-        self.transform = SegmentationTransform.from_settings(tested, self.normalization)
+        self.transform = SegmentationTransform(tested, self.normalization)
         self.model = model or cast("DenseModel", model_from_checkpoint(checkpoint)).to(request.device).eval()
         self.inference = LabelInference(self.model, self.testing.window)
 
     @property
     def tested_at(self) -> str:
-        return f"a short side of {self.transform.test_short_side} (long side up to {self.transform.test_long_side})"
+        return f"a short side of {self.transform.settings.test_short_side} (long side up to {self.transform.settings.test_long_side})"
 
     def __call__(self, pixels: Tensor) -> LabelMap:
         """uint8 (3, H, W) -> labels (H, W)."""

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from pvtctl.data.images import BadImage, to_rgb
-from pvtctl.errors import UsageError
-from pvtctl.io.files import write_text
+from pvtctl.data.images import RgbImage, to_rgb
 from pvtctl.models.structures import IGNORE_LABEL
 from pvtctl.recipe.schema import Recipe
-from pvtctl.tasks.base import ComparedImage, Predictor
+from pvtctl.tasks.base import Predictor
 from pvtctl.tasks.classes import match_predicted_classes
 from pvtctl.tasks.dense.data import DenseDataset
+from pvtctl.tasks.dense.report import DenseComparer, comparison_tiles, draw_rows, write_csv
 from pvtctl.tasks.segmentation.metric import SegmentationMetric
 from pvtctl.tasks.segmentation.predict import LabelMap
 from pvtctl.views.report import ReportTable
@@ -53,15 +52,13 @@ class SegmentationReport:
 
         drawn: dict[str, Path] = {}
         if self.samples:
-            drawn["Sample predictions"] = draw_segmentation_samples(
-                folder / "segmentation.png", self.dataset, self.samples
-            )
+            path = folder / "segmentation.png"
+            drawn["Sample predictions"] = draw_segmentation_samples(path, self.dataset, self.samples)
         if worst := self.metric.worst():
             places = {name: at for at, name in enumerate(self.dataset.ids)}
             maps = {places[image.id]: image.labels() for image in worst if image.id in places}
-            drawn["The worst images, by the mean IoU of their own classes"] = draw_segmentation_samples(
-                folder / "worst.png", self.dataset, maps
-            )
+            path = draw_segmentation_samples(folder / "worst.png", self.dataset, maps)
+            drawn["The worst images, by the mean IoU of their own classes"] = path
         return drawn | {
             "Confusion": draw_pixel_confusion(folder / "confusion.png", self.metric.confusion, self.metric.class_names),
             "Classes": draw_class_iou(folder / "classes.png", self.metric.classes()),
@@ -69,16 +66,14 @@ class SegmentationReport:
 
     def tables(self) -> list[ReportTable]:
         """The classes, all of them."""
-        return [
-            ReportTable("Classes, worst first", _COLUMNS, [[str(cell) for cell in row] for row in self._class_rows()])
-        ]
+        rows = [[str(cell) for cell in row] for row in self._class_rows()]
+        return [ReportTable("Classes, worst first", _COLUMNS, rows)]
 
     def terminal(self) -> tuple[str, list[str], list[list[Any]]]:
         """The worst classes: title, columns, rows."""
         rows = self._class_rows()
-        title = (
-            "Classes, worst first" if len(rows) <= MOST_CLASSES else f"The {MOST_CLASSES} worst of {len(rows)} classes"
-        )
+        few = len(rows) <= MOST_CLASSES
+        title = "Classes, worst first" if few else f"The {MOST_CLASSES} worst of {len(rows)} classes"
         return title, _COLUMNS, rows[:MOST_CLASSES]
 
     def _class_rows(self) -> list[list[Any]]:
@@ -89,10 +84,7 @@ class SegmentationReport:
             [
                 each.name,
                 f"{100 * each.pixels / pixels:.2f}",
-                _percent(each.iou),
-                _percent(each.accuracy),
-                _percent(each.precision),
-                _percent(each.boundary_f),
+                *map(_percent, (each.iou, each.accuracy, each.precision, each.boundary_f)),
             ]
             for each in sorted(classes, key=lambda each: (math.isnan(each.iou), each.iou, each.name))
         ]
@@ -133,8 +125,8 @@ class SegmentationReport:
         header = ["class", *names, "a class that the data does not have"]
         counts = [[name, *row] for name, row in zip(names, self.metric.confusion.tolist(), strict=True)]
         return {
-            "classes": _write_csv(folder / "classes.csv", [_COLUMNS, *self._class_rows()]),
-            "confusion": _write_csv(folder / "confusion.csv", [header, *counts]),
+            "classes": write_csv(folder / "classes.csv", [_COLUMNS, *self._class_rows()]),
+            "confusion": write_csv(folder / "confusion.csv", [header, *counts]),
         }
 
 
@@ -143,34 +135,30 @@ def draw_segmentation_samples(path: Path, dataset: DenseDataset, samples: Mappin
 
     `samples`: predicted label maps in pixels of the files by position in the split, drawn in this order.
     """
+
+    def draw(pixels: Tensor, target: Tensor, found: NDArray[Any], name: str) -> tuple[str, RgbImage]:
+        _, verdict = _judged(dataset, found, target, name)
+        return f"{name}: {verdict}", _comparison(dataset, pixels, target, found)
+
+    return draw_rows(path, comparison_tiles(dataset, samples, draw))
+
+
+def _judged(dataset: DenseDataset, found: NDArray[Any], target: Tensor, name: str) -> tuple[float, str]:
+    """Mean IoU of an image's own classes, NaN if nothing is labelled, and the same in words."""
+    own = SegmentationMetric(dataset.class_names, worst=1)
+    own.add(torch.from_numpy(found), target, name)
+    if not own.worst():
+        return math.nan, "nothing labelled"
+    iou = own.worst()[0].iou
+    return iou, f"mean IoU of its classes {100 * iou:.1f} %"
+
+
+def _comparison(dataset: DenseDataset, pixels: Tensor, target: Tensor, found: NDArray[Any]) -> RgbImage:
     from pvtctl.tasks.segmentation.pictures import draw_label_comparison
     from pvtctl.views.class_colours import class_colours
-    from pvtctl.views.sheet import draw_sheet
 
     colours = class_colours(len(dataset.class_names), dataset.source.palette)
-    names = dataset.ids
-    tiles = {}
-    for at, found in samples.items():
-        try:
-            pixels, target = dataset.read(at)
-        except (BadImage, OSError, UsageError):
-            continue
-        own = SegmentationMetric(dataset.class_names, worst=1)
-        own.add(torch.from_numpy(found), target, names[at])
-        score = f"mean IoU of its classes {_percent(own.worst()[0].iou)} %" if own.worst() else "nothing labelled"
-        picture = pixels.permute(1, 2, 0).contiguous().numpy()
-        tiles[f"{names[at]}: {score}"] = draw_label_comparison(
-            picture, target.numpy(), found, dataset.class_names, colours
-        )
-    width = max((tile.shape[1] for tile in tiles.values()), default=640)
-    return draw_sheet(path, tiles, columns=1, width=width)
-
-
-def _write_csv(path: Path, rows: Sequence[Sequence[Any]]) -> Path:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    write_text(path, text.getvalue())
-    return path
+    return draw_label_comparison(to_rgb(pixels), target.numpy(), found, dataset.class_names, colours)
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -183,34 +171,21 @@ def _percent(value: float) -> str:
     return f"{100 * value:.1f}" if math.isfinite(value) else "-"
 
 
-class SegmentationComparer:
-    """Label maps next to the ground truth of a split; images are ranked by the mean IoU of their own classes."""
+class SegmentationComparer(DenseComparer):
+    """Label maps next to the ground truth of a split; images are ranked by the mean IoU of their own classes.
+
+    Raises UsageError for data with classes that the model does not have.
+    """
 
     def __init__(self, predictor: Predictor, recipe: Recipe, split: DenseDataset, *, threshold: float) -> None:
-        """Raises UsageError for data with classes that the model does not have."""
-        self.predictor, self.split, self.names = predictor, split, split.ids
+        super().__init__(predictor, recipe, split, threshold=threshold)
         to_head = match_predicted_classes(split.class_names, predictor.class_names)
         self.to_data = np.full(256, IGNORE_LABEL, np.uint8)  # classes that the data does not have count as wrong
         for label, of_head in enumerate(to_head.tolist()):
             self.to_data[of_head] = label
 
-    def __call__(self, index: int) -> ComparedImage:
-        from pvtctl.tasks.segmentation.pictures import draw_label_comparison
-        from pvtctl.views.class_colours import class_colours
-        from pvtctl.views.sheet import captioned, write_picture
-
-        pixels, target = self.split.read(index)
-        prediction: LabelMap = self.predictor(pixels)
-        found, name = self.to_data[prediction.labels], self.names[index]
-        own = SegmentationMetric(self.split.class_names, worst=1)
-        own.add(torch.from_numpy(found), target, name)
-        iou = own.worst()[0].iou if own.worst() else math.nan
-        verdict = f"mean IoU of its classes {100 * iou:.1f} %" if math.isfinite(iou) else "nothing labelled"
-        classes, image = self.split.class_names, to_rgb(pixels)
-        colours = class_colours(len(classes), self.split.source.palette)
-
-        def draw(path: Path) -> None:
-            drawn = draw_label_comparison(image, target.numpy(), found, classes, colours)
-            write_picture(path, captioned(drawn, f"{name}: {verdict}"))
-
-        return ComparedImage(name, iou, verdict, draw)
+    def compare(
+        self, pixels: Tensor, target: Tensor, prediction: LabelMap, name: str
+    ) -> tuple[float, str, Callable[[], RgbImage]]:
+        found = self.to_data[prediction.labels]
+        return *_judged(self.split, found, target, name), partial(_comparison, self.split, pixels, target, found)

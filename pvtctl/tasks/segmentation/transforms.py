@@ -48,42 +48,26 @@ def resize_labels(labels: Tensor, size: ImageSize) -> Tensor:
 
 @dataclass(frozen=True)
 class SegmentationTransform:
-    """Sizes and augmentation; field names are those of a recipe's `data.segmentation`."""
+    """Sizes and augmentation of a recipe's `data.segmentation`."""
 
-    short_side: int = 512
-    long_side: int = 2048
-    scale: tuple[float, float] = (0.5, 2.0)
-    crop: ImageSize = (512, 512)
-    cat_max_ratio: float = 0.75
-    hflip: float = 0.5
-    photometric: bool = True
-    test_short_side: int = 512
-    test_long_side: int = 2048
-    align: int = 32
-    fill: tuple[int, int, int] = (124, 116, 104)
-    """Colour of the padding: nearest to 0 after normalisation."""
-
-    @classmethod
-    def from_settings(
-        cls, settings: SegmentationData, normalization: Normalization = "imagenet"
-    ) -> SegmentationTransform:
-        """Create from a recipe's `data.segmentation`."""
-        red, green, blue = (round(255 * mean) for mean in NORMALIZATIONS[normalization][0])
-        return cls(**settings.values_for(cls), fill=(red, green, blue))
+    settings: SegmentationData
+    normalization: Normalization = "imagenet"
 
     def train(self, pixels: Tensor, target: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """uint8 (3, H, W), (H, W) -> uint8 (3, *crop), (*crop); always the same number of draws."""
         draws = torch.rand(11 + 2 * (CROP_TRIES + 1), generator=generator, dtype=torch.float64).tolist()
-        ratio = _between(self.scale, draws[0])
+        ratio = _between(self.settings.scale, draws[0])
         size = resized_size(
-            (pixels.shape[-2], pixels.shape[-1]), int(self.short_side * ratio), int(self.long_side * ratio)
+            (pixels.shape[-2], pixels.shape[-1]),
+            int(self.settings.short_side * ratio),
+            int(self.settings.long_side * ratio),
         )
         pixels, target = resize_pixels(pixels, size), resize_labels(target, size)
         rows, columns = self._crop(target, draws[11:])
         pixels, target = pixels[:, rows, columns], target[rows, columns]
-        if draws[1] < self.hflip:
+        if draws[1] < self.settings.hflip:
             pixels, target = pixels.flip(-1), target.flip(-1)
-        if self.photometric:
+        if self.settings.photometric:
             pixels = photometric(pixels, draws[2:11])
         return self._padded(pixels, target)
 
@@ -92,27 +76,34 @@ class SegmentationTransform:
 
         Both in one resize, to resample only once.
         """
-        short, long = int(self.test_short_side * ratio), int(self.test_long_side * ratio)
+        short, long = int(self.settings.test_short_side * ratio), int(self.settings.test_long_side * ratio)
         height, width = resized_size((pixels.shape[-2], pixels.shape[-1]), short, long)
-        return resize_pixels(pixels, (padded_side(height, self.align), padded_side(width, self.align)))
+        return resize_pixels(
+            pixels, (padded_side(height, self.settings.align), padded_side(width, self.settings.align))
+        )
 
     def _crop(self, target: Tensor, draws: list[float]) -> tuple[slice, slice]:
         """Where to crop; the last draw is used in any case."""
-        spare = [max(0, side - limit) for side, limit in zip(target.shape, self.crop, strict=True)]
+        spare = [max(0, side - limit) for side, limit in zip(target.shape, self.settings.crop, strict=True)]
         rows = columns = slice(0)
         for down, right in zip(draws[::2], draws[1::2], strict=True):
             top, left = int(down * (spare[0] + 1)), int(right * (spare[1] + 1))
-            rows, columns = slice(top, top + self.crop[0]), slice(left, left + self.crop[1])
-            if self.cat_max_ratio >= 1 or not any(spare) or _is_mixed(target[rows, columns], self.cat_max_ratio):
+            rows, columns = slice(top, top + self.settings.crop[0]), slice(left, left + self.settings.crop[1])
+            if (
+                self.settings.cat_max_ratio >= 1
+                or not any(spare)
+                or _is_mixed(target[rows, columns], self.settings.cat_max_ratio)
+            ):
                 break
         return rows, columns
 
     def _padded(self, pixels: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         height, width = target.shape
-        if (height, width) == self.crop:
+        if (height, width) == self.settings.crop:
             return pixels.contiguous(), target.contiguous()
-        image = torch.tensor(self.fill, dtype=torch.uint8).view(3, 1, 1).repeat(1, *self.crop)
-        labels = torch.full(self.crop, IGNORE_LABEL, dtype=torch.uint8)
+        fill = [round(255 * mean) for mean in NORMALIZATIONS[self.normalization][0]]  # nearest to 0 after normalisation
+        image = torch.tensor(fill, dtype=torch.uint8).view(3, 1, 1).repeat(1, *self.settings.crop)
+        labels = torch.full(self.settings.crop, IGNORE_LABEL, dtype=torch.uint8)
         image[:, :height, :width] = pixels
         labels[:height, :width] = target
         return image, labels

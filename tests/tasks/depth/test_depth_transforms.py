@@ -31,7 +31,7 @@ def test_ratio_and_multiple() -> None:
     assert minimal_size((480, 640), (384, 384), 32, ratio=1.5) == (576, 768)
     assert minimal_size((480, 640), (384, 384), 14) == (378, 518)
     pixels = torch.randint(0, 256, (3, 48, 64), dtype=torch.uint8)
-    transform = DepthTransform(test_size=(96, 96))
+    transform = DepthTransform(DepthData(test_size=(96, 96)))
     assert transform.evaluate(pixels).shape == (3, 64, 96)
     assert transform.evaluate(pixels, 0.5).shape == (3, 32, 64)
     assert transform.evaluate(pixels).dtype == torch.uint8
@@ -71,7 +71,7 @@ def test_depth_is_not_interpolated() -> None:
 def test_training_fills_its_size_and_keeps_image_and_depth_together(size: tuple[int, int]) -> None:
     height, width = size
     ramp = torch.arange(width).float().expand(height, width) / width * 200 + 20
-    transform = DepthTransform(size=(64, 96), hflip=0.5)
+    transform = DepthTransform(DepthData(size=(64, 96), hflip=0.5))
     for seed in range(4):
         pixels, depth = transform.train(
             ramp.to(torch.uint8).expand(3, height, width), ramp, torch.Generator().manual_seed(seed)
@@ -85,7 +85,7 @@ def test_training_fills_its_size_and_keeps_image_and_depth_together(size: tuple[
 def test_crops_move_and_flips_happen() -> None:
     pixels = torch.arange(128).to(torch.uint8).expand(3, 64, 128)
     depth = torch.arange(128).float().expand(64, 128) + 1
-    transform = DepthTransform(size=(64, 64))
+    transform = DepthTransform(DepthData(size=(64, 64)))
     seen = [transform.train(pixels, depth, torch.Generator().manual_seed(seed))[1][0] for seed in range(40)]
     flipped = [bool(line[0] > line[-1]) for line in seen]
     assert 10 < sum(flipped) < 30
@@ -93,7 +93,7 @@ def test_crops_move_and_flips_happen() -> None:
     assert len(starts) > 15
     assert min(starts) < 10
     assert max(starts) > 55
-    never = DepthTransform(size=(64, 64), hflip=0.0)
+    never = DepthTransform(DepthData(size=(64, 64), hflip=0.0))
     assert not any(
         bool((line := never.train(pixels, depth, torch.Generator().manual_seed(seed))[1][0])[0] > line[-1])
         for seed in range(10)
@@ -102,7 +102,7 @@ def test_crops_move_and_flips_happen() -> None:
 
 def test_colours_change_only_where_asked() -> None:
     pixels = torch.randint(0, 256, (3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    plain, colourful = (DepthTransform(size=(32, 32), hflip=0.0, photometric=each) for each in (False, True))
+    plain, colourful = (DepthTransform(DepthData(size=(32, 32), hflip=0.0, photometric=each)) for each in (False, True))
     changed = 0
     for seed in range(6):
         depth = torch.rand(32, 32)
@@ -112,9 +112,3 @@ def test_colours_change_only_where_asked() -> None:
         assert torch.equal(kept, depth)
         changed += not torch.equal(other, pixels)
     assert changed >= 4
-
-
-def test_from_a_recipe() -> None:
-    data = DepthData(size=(100, 200), test_size=(50, 60), multiple=10, hflip=0.25, photometric=True)
-    made = DepthTransform.from_settings(data)
-    assert made == DepthTransform((100, 200), 0.25, True, (50, 60), 10)

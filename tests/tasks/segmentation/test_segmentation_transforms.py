@@ -28,7 +28,7 @@ def pair(size=(40, 56), values=(0, 1, 2)):
 
 
 def transform(normalization="imagenet", **options) -> SegmentationTransform:
-    return SegmentationTransform.from_settings(SegmentationData(**options), normalization)
+    return SegmentationTransform(SegmentationData(**options), normalization)
 
 
 @pytest.mark.parametrize(
