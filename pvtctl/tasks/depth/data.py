@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pvtctl.data.images import BadImage, decode, open_image, pixels_of
-from pvtctl.data.scenes.scene import DEFAULT_SAMPLES, Materials, check_split, digest_name, render_scene
+from pvtctl.data.scenes.scene import Materials, Scene, digest_name
 from pvtctl.data.transforms import Normalization
 from pvtctl.errors import UsageError, nearest
 from pvtctl.models.structures import ImageSize
@@ -31,6 +31,7 @@ from pvtctl.tasks.depth.mix import MixedDataset, MixedSource
 from pvtctl.tasks.depth.settings import DepthData
 from pvtctl.tasks.depth.transforms import DepthTransform
 from pvtctl.tasks.predict import read_pixels
+from pvtctl.tasks.scenes import RenderedScenes
 
 DEPTH_NAMES = (*LAYOUTS, "mix", "scenes")
 
@@ -39,7 +40,6 @@ KB_SIZE: ImageSize = (352, 1216)
 
 Array = TypeVar("Array", Tensor, NDArray[Any])
 
-_CACHE_BYTES = 256 * 2**20
 _PROBES = 8
 
 
@@ -101,55 +101,28 @@ def kb_cropped(image: Array) -> Array:
     return image[..., height - KB_SIZE[0] :, left : left + KB_SIZE[1]]
 
 
-class ScenesDepth:
-    """The built-in scenes of a split, square at `size`, with depth in metres, none for the sky.
+class ScenesDepth(RenderedScenes):
+    """The built-in scenes with depth in metres, none for the sky."""
 
-    Rendered scenes are kept in memory, up to 256 MiB a process. Raises UsageError for an unknown split or no samples.
-    """
+    class_names: list[str] = []
+    palette: list[tuple[int, int, int]] | None = None
+    bytes_per_pixel = 7
 
-    def __init__(
-        self,
-        split: str,
-        coding: DepthCoding,
-        *,
-        size: int = 224,
-        num_samples: int | None = None,
-        materials: Materials = "any",
-    ) -> None:
-        check_split(split)
-        self.class_names: list[str] = []
-        self.palette: list[tuple[int, int, int]] | None = None
-        self.count = DEFAULT_SAMPLES[split] if num_samples is None else num_samples
-        if self.count < 1:
-            raise UsageError(f"scenes cannot render {self.count} images", "ask for at least one")
-        self.split, self.size, self.coding, self.materials = split, size, coding, materials
-        self._cache: dict[int, tuple[Tensor, Tensor]] = {}
-        self._cache_limit = _CACHE_BYTES // (7 * size * size)
+    def __init__(self, split: str, coding: DepthCoding, **options: Any) -> None:
+        super().__init__(split, **options)
+        self.coding = coding
 
-    def __len__(self) -> int:
-        return self.count
-
-    def name(self, index: int) -> str:
-        return f"{self.split}_{index:06d}"
-
-    def pixels(self, index: int) -> Tensor:
-        return self._scene(index)[0]
+    def truth_of(self, scene: Scene) -> Tensor:
+        return decode_depth(scene.depth, self.coding)
 
     def target(self, index: int) -> Tensor:
-        return self._scene(index)[1]
+        metres: Tensor = self.rendered(index)[1]
+        return metres
 
     def digest(self, indices: NDArray[np.int64]) -> str:
         """Changes with the renderer, the size, the split, the choice of scenes and the depth limits."""
-        return f"{digest_name(self.materials)}-{self.split}-{self.size}-{len(indices)}-{self.coding.min_depth}-{self.coding.max_depth}"
-
-    def _scene(self, index: int) -> tuple[Tensor, Tensor]:
-        found = self._cache.get(index)
-        if found is None:
-            scene = render_scene(0, self.split, index, self.size, self.materials)
-            found = torch.from_numpy(scene.image).permute(2, 0, 1), decode_depth(scene.depth, self.coding)
-            if len(self._cache) < self._cache_limit:
-                self._cache[index] = found
-        return found
+        limits = f"{self.coding.min_depth}-{self.coding.max_depth}"
+        return f"{digest_name(self.materials)}-{self.split}-{self.size}-{len(indices)}-{limits}"
 
 
 def open_depth_split(

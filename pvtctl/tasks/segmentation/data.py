@@ -12,20 +12,14 @@ from torch import Tensor
 
 from pvtctl.data.image_files import Names
 from pvtctl.data.images import BadImage, decode, open_image, pixels_of
-from pvtctl.data.scenes.scene import (
-    DEFAULT_SAMPLES,
-    SEMANTIC_CLASSES,
-    Materials,
-    check_split,
-    digest_name,
-    render_scene,
-)
+from pvtctl.data.scenes.scene import SEMANTIC_CLASSES, Materials, Scene
 from pvtctl.data.transforms import Normalization
 from pvtctl.errors import UsageError, nearest
 from pvtctl.models.structures import IGNORE_LABEL
 from pvtctl.recipe.schema import Recipe
 from pvtctl.tasks.dense.data import DenseDataset
 from pvtctl.tasks.predict import read_pixels
+from pvtctl.tasks.scenes import RenderedScenes
 from pvtctl.tasks.segmentation.class_lists import (
     CLASS_LIST_HINT,
     KNOWN,
@@ -46,10 +40,9 @@ SEGMENTATION_NAMES = (*SEGMENTATION_SETS, "scenes")
 CLASSES_FILE = "classes.txt"
 
 _LOOKED_AT = 3
+"""Masks that are read when a split is opened, to detect a wrong setting before training."""
 _DOUBTED = 64
 """Masks that are read if the first few have no labelled pixel."""
-"""Masks that are read when a split is opened, to detect a wrong setting before training."""
-_CACHE_BYTES = 256 * 2**20
 
 
 class MaskFolder:
@@ -117,59 +110,20 @@ class MaskFolder:
         return digest.hexdigest()[:16]
 
 
-class ScenesSegmentation:
-    """The built-in scenes, square at `size`, with their 15 classes; stones have no class.
+class ScenesSegmentation(RenderedScenes):
+    """The built-in scenes with their 15 classes; stones have no class."""
 
-    Rendered scenes are kept in memory, up to 256 MiB a process. Raises UsageError for an unknown split or no samples.
-    """
+    class_names = list(SEMANTIC_CLASSES)
+    palette: list[Colour] | None = None
+    bytes_per_pixel = 4
 
-    def __init__(
-        self,
-        split: str,
-        *,
-        size: int = 224,
-        num_samples: int | None = None,
-        seed: int = 0,
-        materials: Materials = "any",
-    ) -> None:
-        check_split(split)
-        count = DEFAULT_SAMPLES[split] if num_samples is None else num_samples
-        if count < 1:
-            raise UsageError(f"scenes cannot render {count} images", "ask for at least one")
-        self.split, self.size, self.seed, self.count, self.materials = split, size, seed, count, materials
-        self.class_names = list(SEMANTIC_CLASSES)
-        self.palette: list[Colour] | None = None
-        self._cache: dict[int, tuple[Tensor, Tensor]] = {}
-        self._cache_limit = _CACHE_BYTES // (4 * size * size)
-
-    def __len__(self) -> int:
-        return self.count
-
-    def name(self, index: int) -> str:
-        """The same name as in the classification data."""
-        return f"{self.split}_{index:06d}"
-
-    def pixels(self, index: int) -> Tensor:
-        """uint8 (3, H, W)."""
-        return self._scene(index)[0]
+    def truth_of(self, scene: Scene) -> Tensor:
+        return torch.from_numpy(scene.semantic.astype(np.uint8))
 
     def target(self, index: int) -> Tensor:
         """uint8 (H, W)."""
-        return self._scene(index)[1]
-
-    def digest(self, indices: NDArray[np.int64]) -> str:
-        """Changes with the renderer, the seed, the size, the split and the choice of scenes; renders nothing."""
-        return f"{digest_name(self.materials)}-{self.split}-{self.seed}-{self.size}-{len(indices)}"
-
-    def _scene(self, index: int) -> tuple[Tensor, Tensor]:
-        found = self._cache.get(index)
-        if found is None:
-            scene = render_scene(self.seed, self.split, index, self.size, self.materials)
-            labels = torch.from_numpy(scene.semantic.astype(np.uint8))
-            found = torch.from_numpy(scene.image).permute(2, 0, 1), labels
-            if len(self._cache) < self._cache_limit:
-                self._cache[index] = found
-        return found
+        labels: Tensor = self.rendered(index)[1]
+        return labels
 
 
 def open_segmentation_split(
