@@ -110,6 +110,7 @@ class SplitDataset(Dataset["Sample | Unusable"]):
     training: bool
     seed: int
     class_names: list[str]
+    """Empty for depth."""
     normalization: Normalization = "imagenet"
     kept: NDArray[np.int64]
     """(len(self),): positions in the source."""
@@ -149,6 +150,10 @@ class SplitDataset(Dataset["Sample | Unusable"]):
     def chosen(self, draw: Draw, step: int) -> int:
         """Position of a draw's image in the split, or of its `step`-th replacement."""
         return (draw.index + step) % len(self)
+
+    @abstractmethod
+    def read(self, index: int) -> tuple[Tensor, Any]:
+        """An original image, uint8 (3, H, W), and its ground truth. Raises BadImage, OSError."""
 
     @abstractmethod
     def load(self, draw: Draw, index: int) -> tuple[Tensor, Any, ImageSize | None]:

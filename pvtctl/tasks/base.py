@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from pvtctl.data.base import SplitDataset
     from pvtctl.data.check import DatasetVerdict
     from pvtctl.data.images import RgbImage
-    from pvtctl.data.transforms import Normalization
     from pvtctl.recipe.schema import Data, Recipe, Train
     from pvtctl.tasks.data_task import DataTask
     from pvtctl.tasks.predict import Images
@@ -148,28 +148,6 @@ class TaskSizes:
     """The same in words."""
     label: str
     """Sizes of training and testing in words."""
-
-
-class DataSplit(Protocol):
-    """The images of a split with their ground truth, under the transform of training or evaluation."""
-
-    class_names: list[str]
-    """Empty for depth."""
-    normalization: Normalization
-
-    @property
-    def training(self) -> bool: ...
-
-    @property
-    def ids(self) -> list[str]:
-        """File names of all samples."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, draw: Any) -> Any: ...
-
-    def read(self, index: int) -> tuple[Tensor, Any]:
-        """An original image, uint8 (3, H, W), and its ground truth. Raises BadImage, OSError."""
 
 
 class Predictor(Protocol):
@@ -332,7 +310,7 @@ class TaskSpec(ABC):
         return self.figure(figure).digits
 
     @abstractmethod
-    def open_split(self, recipe: Recipe, split: str, role: Role) -> DataSplit:
+    def open_split(self, recipe: Recipe, split: str, role: Role) -> SplitDataset:
         """A split, `train` or `val`, of a recipe's data. Raises UsageError for missing or unsuitable data."""
 
     @abstractmethod

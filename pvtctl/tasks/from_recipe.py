@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from pvtctl.cost.memory import warn_memory
+from pvtctl.data.base import SplitDataset
 from pvtctl.data.find import find_data
 from pvtctl.engine import FitSettings, resolve_batch_size
 from pvtctl.errors import UsageError
@@ -16,7 +17,7 @@ from pvtctl.io.checkpoint_meta import CheckpointMeta
 from pvtctl.models.backbones import set_activation_checkpointing
 from pvtctl.models.fast_cpu import optimize_for_cpu
 from pvtctl.recipe.schema import BackboneSettings, Recipe
-from pvtctl.tasks.base import SPLITS, BuildRequest, DataSplit, Role, Say
+from pvtctl.tasks.base import SPLITS, BuildRequest, Role, Say
 from pvtctl.tasks.classes import training_classes
 from pvtctl.tasks.data_task import DataTask, Loading
 from pvtctl.tasks.registry import spec_of
@@ -41,7 +42,7 @@ def build_task(
     return spec_of(recipe).build(BuildRequest(recipe, torch.device(device), world_size, head, partial, say))
 
 
-def open_split(recipe: Recipe, split: str, role: Role) -> DataSplit:
+def open_split(recipe: Recipe, split: str, role: Role) -> SplitDataset:
     """A split of a recipe's data, as training, evaluation and all pictures of data use it.
 
     `role` is `train` (with the augmentation of training) or `evaluate` (its transform). Raises UsageError for
@@ -58,7 +59,7 @@ def backbone_options(backbone: BackboneSettings) -> dict[str, Any]:
     return {key: value for key, value in backbone if key not in unset}
 
 
-def trained_head(recipe: Recipe, val: DataSplit) -> HeadClasses:
+def trained_head(recipe: Recipe, val: SplitDataset) -> HeadClasses:
     """The classes of a head that is trained on the data. Raises UsageError."""
     names = training_classes(val.class_names, recipe.model.num_classes)
     return HeadClasses(len(names), names)

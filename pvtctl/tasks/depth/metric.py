@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pvtctl.errors import UsageError
+from pvtctl.tasks.dense.data import DenseBatch
 from pvtctl.tasks.depth.errors import NUMBERS, crop_box, depth_errors, least_squares, median, whdr
 
 Space = Literal["metres", "inverse"]
@@ -33,22 +34,6 @@ _UNIT = 2.0**20
 _NEAREST = 1e-8
 """Inverse depth is at least this much before it is inverted (DPT's floor)."""
 _ROW = np.dtype([("index", np.int32), ("pixels", np.int32), *((name, np.float32) for name in NUMBERS)])
-
-
-class DepthScoresByImage(Protocol):
-    """The parts of a batch that the metric reads."""
-
-    @property
-    def targets(self) -> Sequence[Tensor]:
-        """float32 (H, W) metres of each original image, 0 without ground truth."""
-
-    @property
-    def ids(self) -> Sequence[str]:
-        """Names of the images."""
-
-    @property
-    def indices(self) -> Tensor:
-        """int64 (B,): positions in the split."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +98,7 @@ class DepthMetric:
         self._counts = np.zeros((4, len(DISTANCES) - 1), np.int64)
         self._maps: dict[int, tuple[float, NDArray[np.float16]]] = {}
 
-    def update(self, outputs: Sequence[Tensor], batch: DepthScoresByImage) -> None:
+    def update(self, outputs: Sequence[Tensor], batch: DenseBatch) -> None:
         """Score a batch: `outputs` (H, W) float32 of each image, the size of its ground truth. An image counts once."""
         for output, target, name, index in zip(outputs, batch.targets, batch.ids, batch.indices.tolist(), strict=True):
             if index in self._seen:

@@ -11,7 +11,7 @@ import io
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,21 +21,10 @@ from torch import Tensor
 
 from pvtctl.errors import UsageError
 from pvtctl.models.structures import IGNORE_LABEL
+from pvtctl.tasks.dense.data import DenseBatch
 from pvtctl.tasks.segmentation.boundaries import boundary_scores
 
 _UNIT = 2.0**24
-
-
-class Mapped(Protocol):
-    """The parts of a batch that the metric reads."""
-
-    @property
-    def targets(self) -> Sequence[Tensor]:
-        """uint8 (H, W) labels of each image, IGNORE_LABEL for unlabelled."""
-
-    @property
-    def ids(self) -> Sequence[str]:
-        """Names of the images."""
 
 
 class WorstImage(NamedTuple):
@@ -103,7 +92,7 @@ class SegmentationMetric:
         self.boundary_images = np.zeros(classes, np.int64)
         self.worst_heap: list[WorstImage] = []
 
-    def update(self, outputs: Sequence[Tensor], batch: Mapped) -> None:
+    def update(self, outputs: Sequence[Tensor], batch: DenseBatch) -> None:
         """Count a batch: `outputs` are uint8 (H, W) label maps in the original pixels, 255 for no class of the data's.
 
         Raises UsageError for true labels that are no class.

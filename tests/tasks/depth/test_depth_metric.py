@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,16 +16,10 @@ from pvtctl.tasks.depth.errors import crop_box, least_squares, whdr
 from pvtctl.tasks.depth.metric import DISTANCES, NUMBERS, DepthMetric
 
 
-@dataclass
-class Batch:
-    targets: list[Tensor]
-    ids: list[str]
-    indices: Tensor
-
-
-def batch_of(*targets: Tensor, first: int = 0) -> Batch:
+def batch_of(*targets: Tensor, first: int = 0) -> Any:
     numbers = range(first, first + len(targets))
-    return Batch(list(targets), [f"{at}.png" for at in numbers], torch.tensor(list(numbers)))
+    ids = [f"{at}.png" for at in numbers]
+    return SimpleNamespace(targets=list(targets), ids=ids, indices=torch.tensor(list(numbers)))
 
 
 def score(prediction: Any, truth: Any, **options: Any) -> dict[str, float]:
