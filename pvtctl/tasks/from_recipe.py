@@ -53,6 +53,12 @@ def open_split(recipe: Recipe, split: str, role: Role) -> SplitDataset:
     return spec_of(recipe).open_split(recipe, split, role)
 
 
+def open_splits(request: BuildRequest) -> tuple[Any, Any]:
+    """Training split, None for evaluation only, and validation split of a recipe. Raises UsageError."""
+    val = open_split(request.recipe, "val", "evaluate")
+    return (open_split(request.recipe, "train", "train") if request.head is None else None), val
+
+
 def backbone_options(backbone: BackboneSettings) -> dict[str, Any]:
     """Options for `pvtctl.models.backbones.build_backbone`, without name and width."""
     unset = ("name", "width", *(["image_size"] if backbone.image_size is None else []))

@@ -13,6 +13,7 @@ from pvtctl.tasks.from_recipe import (
     data_folder,
     loading_of,
     meta_of,
+    open_splits,
     split_options,
     start_model,
     train_batch_size,
@@ -40,8 +41,7 @@ def classification_split(recipe: Recipe, split: str, role: Role) -> Classificati
 def build_classification(request: BuildRequest) -> ClassificationTask:
     """Model and data of a recipe. Raises UsageError."""
     recipe = request.recipe
-    val = classification_split(recipe, "val", "evaluate")
-    train = classification_split(recipe, "train", "train") if request.head is None else None
+    train, val = open_splits(request)
     head = request.head or trained_head(recipe, val)
     batch_size = train_batch_size(recipe, request.world_size)
     return ClassificationTask(

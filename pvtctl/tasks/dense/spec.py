@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pvtctl.tasks.base import PreviewRequest, TaskSpec
+from pvtctl.tasks.base import PreviewRequest, Role, TaskSpec
 
 if TYPE_CHECKING:
     from pvtctl.data.check import DatasetVerdict
@@ -24,6 +24,23 @@ class DenseSpec(TaskSpec):
 
     def check_data(self, name: str, root: Path | None, data: Data, **options: Any) -> DatasetVerdict:
         return self.check_maps(root or Path(), name=name, settings=getattr(data, self.name), **options)
+
+    def split_settings(self, recipe: Recipe, role: Role) -> Any:
+        """Settings that a recipe's data is opened with."""
+        return getattr(recipe.data, self.name)
+
+    def open_split(self, recipe: Recipe, split: str, role: Role) -> DenseDataset:
+        from pvtctl.tasks.from_recipe import data_folder, split_options
+
+        return self.open_data(
+            recipe.data.name,
+            data_folder(recipe),
+            split,
+            settings=self.split_settings(recipe, role),
+            training=role == "train",
+            normalization=recipe.data.normalization,
+            **split_options(recipe, split),
+        )
 
     def preview(self, request: PreviewRequest) -> str:
         """Each original image, then its augmented views, with their ground truth."""

@@ -8,38 +8,20 @@ from functools import partial
 from pvtctl.errors import UsageError
 from pvtctl.models.dense import DenseModel, build_depth_model
 from pvtctl.recipe.schema import Recipe
-from pvtctl.tasks.base import BuildRequest, Role
+from pvtctl.tasks.base import BuildRequest
 from pvtctl.tasks.dense.build import dense_meta, dense_options, testing_of
 from pvtctl.tasks.dense.data import DenseDataset
-from pvtctl.tasks.depth.data import open_depth_split
 from pvtctl.tasks.depth.metric import DepthMetric
 from pvtctl.tasks.depth.ordinal_pairs import read_ordinal_pairs
 from pvtctl.tasks.depth.task import DepthTask
-from pvtctl.tasks.from_recipe import data_folder, loading_of, split_options, start_model, warn_of_memory
+from pvtctl.tasks.from_recipe import data_folder, loading_of, open_splits, start_model, warn_of_memory
 from pvtctl.weights.describe import HeadClasses
-
-
-def depth_split(recipe: Recipe, split: str, role: Role) -> DenseDataset:
-    """A split of a recipe's data. Raises UsageError."""
-    settings = recipe.data.depth
-    if role == "evaluate" and recipe.eval.max_depth is not None:  # the scoring limit, whatever the training limit
-        settings = settings.model_copy(update={"max_depth": recipe.eval.max_depth})
-    return open_depth_split(
-        recipe.data.name,
-        data_folder(recipe),
-        split,
-        settings=settings,
-        training=role == "train",
-        normalization=recipe.data.normalization,
-        **split_options(recipe, split),
-    )
 
 
 def build_depth(request: BuildRequest) -> DepthTask:
     """Model and data of a recipe; any `head` means evaluation only. Raises UsageError."""
     recipe, own = request.recipe, request.recipe.data.depth
-    val = depth_split(recipe, "val", "evaluate")
-    train = depth_split(recipe, "train", "train") if request.head is None else None
+    train, val = open_splits(request)
     warn_of_memory(
         request,
         own.size if train is not None else own.test_size,

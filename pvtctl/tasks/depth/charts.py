@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,42 +21,47 @@ _RARE = 5e-4
 
 def draw_error_by_distance(path: Path | str, distances: Distances, measured: str) -> Path:
     """Draw the mean error in percent of the true distance, and its sign. `measured`: metric in words."""
-    figure = new_figure(8.0, 4.2)
-    _say(figure, measured)
-    axes = figure.subplots()
-    style(axes, title="Error by distance", xlabel="true depth, metres", ylabel="percent of the true depth")
     kept = distances.truth > _RARE * max(int(distances.truth.sum()), 1)
-    if kept.any():
-        middle = np.sqrt(DISTANCES[:-1] * DISTANCES[1:])
-        axes.plot(
-            middle[kept],
-            100 * distances.abs_rel[kept],
-            color=BLUE,
-            lw=2,
-            marker=".",
-            label="absolute error, mean over pixels",
-        )
+
+    def draw(axes: Axes) -> None:
+        middle, error = np.sqrt(DISTANCES[:-1] * DISTANCES[1:])[kept], 100 * distances.abs_rel[kept]
+        axes.plot(middle, error, color=BLUE, lw=2, marker=".", label="absolute error, mean over pixels")
         bias = 100 * distances.bias[kept]
-        axes.plot(middle[kept], bias, color=RED, lw=1.5, ls="--", label="bias (above 0: too far)")
+        axes.plot(middle, bias, color=RED, lw=1.5, ls="--", label="bias (above 0: too far)")
         axes.axhline(0, color=GREY, lw=0.8)
-        axes.legend(frameon=True, framealpha=0.85, edgecolor="none", fontsize=9)
-        _distance_axis(axes, kept)
-    else:
-        axes.text(0.5, 0.5, "nothing was scored", transform=axes.transAxes, ha="center", color=GREY)
-    return save(figure, path)
+
+    labels = ("true depth, metres", "percent of the true depth")
+    return _draw_distances(path, measured, "Error by distance", labels, kept, draw)
 
 
 def draw_depth_histogram(path: Path | str, distances: Distances, measured: str) -> Path:
     """Draw histograms of the scored pixels by true and by predicted distance."""
+    total = max(int(distances.truth.sum()), 1)
+    kept = (distances.truth > _RARE * total) | (distances.predicted > _RARE * total)
+
+    def draw(axes: Axes) -> None:
+        axes.stairs(100 * distances.truth / total, DISTANCES, fill=True, color=GREY, alpha=0.45, label="truth")
+        axes.stairs(100 * distances.predicted / total, DISTANCES, color=BLUE, lw=2, label="prediction")
+
+    labels = ("depth, metres", "percent of the scored pixels")
+    return _draw_distances(path, measured, "True and predicted distances", labels, kept, draw)
+
+
+def _draw_distances(
+    path: Path | str,
+    measured: str,
+    title: str,
+    labels: tuple[str, str],
+    kept: NDArray[np.bool_],
+    draw: Callable[[Axes], None],
+) -> Path:
+    """A chart over the bins of distance that are `kept`."""
     figure = new_figure(8.0, 4.2)
     _say(figure, measured)
     axes = figure.subplots()
-    style(axes, title="True and predicted distances", xlabel="depth, metres", ylabel="percent of the scored pixels")
-    total = max(int(distances.truth.sum()), 1)
-    kept = (distances.truth > _RARE * total) | (distances.predicted > _RARE * total)
+    style(axes, title=title, xlabel=labels[0], ylabel=labels[1])
     if kept.any():
-        axes.stairs(100 * distances.truth / total, DISTANCES, fill=True, color=GREY, alpha=0.45, label="truth")
-        axes.stairs(100 * distances.predicted / total, DISTANCES, color=BLUE, lw=2, label="prediction")
+        draw(axes)
         axes.legend(frameon=True, framealpha=0.85, edgecolor="none", fontsize=9)
         _distance_axis(axes, kept)
     else:

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from pvtctl.data.images import BadImage, decode, open_image, pixels_of
 from pvtctl.data.scenes.scene import Materials, Scene, digest_name
-from pvtctl.data.transforms import Normalization
 from pvtctl.errors import UsageError, nearest
 from pvtctl.models.structures import ImageSize
 from pvtctl.recipe.schema import Recipe
@@ -131,12 +130,10 @@ def open_depth_split(
     split: str,
     *,
     settings: DepthData,
-    training: bool,
-    normalization: Normalization = "imagenet",
-    seed: int = 0,
     samples: int | None = None,
     image_size: int = 224,
     materials: Materials = "any",
+    **options: Any,
 ) -> DenseDataset:
     """A split, train or val, of `nyu`, `kitti` or `depth` (folders at `root`, `pvtctl.tasks.depth.layouts`), of `mix` or
     `scenes`.
@@ -146,12 +143,12 @@ def open_depth_split(
     sets from `settings.mix` (`MixedDataset`); those of inverse depth give targets up to a factor of each image
     (`pvtctl.tasks.depth.files.decode_depth`), for losses that fit scale and shift of the inverse only.
     `samples` limits the number of images, spread evenly; `scenes` renders that many, square at `image_size`, in these
-    `materials`. `problems` of the result counts the images left out. Raises UsageError.
+    `materials`; further `options` are those of `DenseDataset`. `problems` of the result counts the images left out. Raises UsageError.
     """
     if name not in DEPTH_NAMES:
         raise UsageError(f"unknown depth data {name!r}", nearest(name, DEPTH_NAMES))
     transform = DepthTransform(settings)
-    options: dict[str, Any] = {"training": training, "normalization": normalization, "seed": seed, "samples": samples}
+    options |= {"samples": samples}
     if name == "mix":
         mixed, problems = _open_mix(split, settings)
         return MixedDataset(mixed, transform, problems=problems, **options)

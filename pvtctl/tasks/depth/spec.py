@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pvtctl.io.checkpoint_meta import CheckpointMeta
-from pvtctl.tasks.base import EvaluationRequest, ReportedFigure, TaskSizes, imported, views_label
+from pvtctl.tasks.base import EvaluationRequest, ReportedFigure, Role, TaskSizes, imported, views_label
 from pvtctl.tasks.dense.spec import DenseSpec
 from pvtctl.views.labels import CurveLabels
 
 if TYPE_CHECKING:
     from pvtctl.recipe.schema import Recipe
+    from pvtctl.tasks.depth.settings import DepthData
     from pvtctl.weights.describe import Inspected
 
 
@@ -69,7 +70,6 @@ class DepthSpec(DenseSpec):
     )
     compared_curves = (("delta1", "Depth within a factor of 1.25"),)
 
-    open_split = imported("pvtctl.tasks.depth.build:depth_split")
     open_data = imported("pvtctl.tasks.depth.data:open_depth_split")
     check_maps = imported("pvtctl.tasks.depth.check:check_depth_data")
     count_data = imported("pvtctl.tasks.depth.layouts:count_depth")
@@ -80,6 +80,13 @@ class DepthSpec(DenseSpec):
     comparer = imported("pvtctl.tasks.depth.report:DepthComparer")
     draw_target = imported("pvtctl.tasks.depth.pictures:depth_tile")
     augment_file = imported("pvtctl.tasks.depth.data:augment_depth_file")
+
+    def split_settings(self, recipe: Recipe, role: Role) -> DepthData:
+        """In evaluation with the limit of scoring, whatever that of training."""
+        settings = recipe.data.depth
+        if role == "evaluate" and recipe.eval.max_depth is not None:
+            settings = settings.model_copy(update={"max_depth": recipe.eval.max_depth})
+        return settings
 
     def as_scored(self, recipe: Recipe, checkpoint: Inspected, request: EvaluationRequest) -> Recipe:
         from pvtctl.tasks.dense.evaluate import dense_scored, stated_sizes

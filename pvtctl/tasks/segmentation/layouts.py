@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -55,7 +55,7 @@ def find_mask_pairs(name: str, root: Path | str | None, split: str) -> MaskPairs
         case _:
             places = _ade20k_places(root, split) if name == "ade20k" else _mask_places(root, split)
             images, masks = _existing(places, layout)
-            pairs = _by_stem(images, masks)
+            pairs = _paired(images, masks, _files(images, SUFFIXES), _files(masks, _MASK_SUFFIXES))
     if not pairs.images and not pairs.without_mask:
         raise UsageError(f"no images in {pairs.image_folder}", layout)
     return pairs
@@ -118,11 +118,6 @@ def _files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
-def _by_stem(image_folder: Path, mask_folder: Path) -> MaskPairs:
-    images, masks = _files(image_folder, SUFFIXES), _files(mask_folder, _MASK_SUFFIXES)
-    return _paired(image_folder, mask_folder, images, masks)
-
-
 def _paired(
     image_folder: Path,
     mask_folder: Path,
@@ -160,11 +155,7 @@ def _listed(root: Path, split: str) -> MaskPairs:
             EXPECTED["pascal_context"],
         )
     wanted = {stem: images[stem] for stem in sorted(set(stems))}
-    return _paired(image_folder, mask_folder, wanted, _of(masks, wanted))
-
-
-def _of(files: Mapping[str, str], stems: Iterable[str]) -> dict[str, str]:
-    return {stem: files[stem] for stem in stems if stem in files}
+    return _paired(image_folder, mask_folder, wanted, {stem: masks[stem] for stem in wanted if stem in masks})
 
 
 def _cities(root: Path, split: str) -> MaskPairs:

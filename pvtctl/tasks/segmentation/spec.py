@@ -51,7 +51,6 @@ class SegmentationSpec(DenseSpec):
     )
     compared_curves = (("miou", "Mean IoU"),)
 
-    open_split = imported("pvtctl.tasks.segmentation.build:segmentation_split")
     open_data = imported("pvtctl.tasks.segmentation.data:open_segmentation_split")
     check_maps = imported("pvtctl.tasks.segmentation.check:check_segmentation_data")
     count_data = imported("pvtctl.tasks.segmentation.data:count_masks")

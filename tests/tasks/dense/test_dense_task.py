@@ -374,7 +374,7 @@ def test_a_mirror_image_has_the_mirrored_depth() -> None:
         (found, *_) = task.predict(task.model.eval(), batch)
         task.val.source._cache = {
             at: (pixels.flip(-1), truth.flip(-1))
-            for at, (pixels, truth) in ((at, task.val.source._scene(at)) for at in range(4))
+            for at, (pixels, truth) in ((at, task.val.source.rendered(at)) for at in range(4))
         }
         (turned, *_) = task.predict(task.model, batch)
     torch.testing.assert_close(found.flip(-1), turned, rtol=1e-4, atol=1e-4)
