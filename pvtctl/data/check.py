@@ -47,6 +47,12 @@ QUICK_LIMIT = 20_000
 """Images of a split that are examined without `full`, spread evenly."""
 
 _EXAMPLES = 5
+_VERDICTS: dict[Severity, Literal["ok", "warnings", "unusable"]] = {
+    "error": "unusable",
+    "warning": "warnings",
+    "note": "ok",
+}
+"""Severity of the worst fault -> verdict; worst first."""
 
 
 @dataclass
@@ -215,8 +221,8 @@ class DatasetCheck:
                 found[split] = find(split)
             except UsageError as error:
                 missing[split] = error
-        for split, error in missing.items():
-            self.add("missing_split" if found and is_absent(split, error) else "layout", split, error.message)
+        for split, fault in missing.items():
+            self.add("missing_split" if found and is_absent(split, fault) else "layout", split, fault.message)
         return found
 
     def examine(
@@ -263,22 +269,22 @@ class DatasetCheck:
             elif without:
                 self.add("only_in_val" if without == ["train"] else "only_in_train", "val", name)
 
-    def verdict(self, kind: type[Verdict], path: Path | str, classes: int, **more: Any) -> Verdict:
+    def verdict(self, kind: type[Verdict], path: object, classes: int, **more: Any) -> Verdict:
         """The verdict of the worst fault, and all faults, worst first; images in both splits are one of them."""
         train = self._digests.get("train", {})
         for digest, name in self._digests.get("val", {}).items():
             if digest in train:
                 self.add("in_train_and_val", "val", f"{name} = train/{train[digest]}")
-        order = {"error": 0, "warning": 1, "note": 2}
+        order = list(_VERDICTS)
         problems = [
             Problem(fault, split, *self.meaning[fault], len(found), found[:_EXAMPLES])
             for (fault, split), found in self._found.items()
         ]
-        problems.sort(key=lambda problem: (order[problem.severity], problem.split, problem.kind))
+        problems.sort(key=lambda problem: (order.index(problem.severity), problem.split, problem.kind))
         worst = problems[0].severity if problems else "note"
         return kind(
             path=str(path),
-            verdict={"error": "unusable", "warning": "warnings", "note": "ok"}[worst],
+            verdict=_VERDICTS[worst],
             classes=classes,
             images=self.images,
             examined=self.examined,
