@@ -11,8 +11,7 @@ from pvtctl.io.checkpoint_meta import CheckpointMeta
 from pvtctl.models.registry import head_spec
 from pvtctl.recipe.schema import Recipe
 from pvtctl.tasks.base import TaskSpec
-from pvtctl.tasks.dense.inference import DenseTesting
-from pvtctl.tasks.dense.windows import Window
+from pvtctl.tasks.dense.inference import DenseTesting, Window
 from pvtctl.tasks.from_recipe import backbone_options, meta_of
 from pvtctl.weights.describe import HeadClasses
 

@@ -15,8 +15,7 @@ from pvtctl.data.transforms import Normalization, normalize
 from pvtctl.models.dense import DenseModel
 from pvtctl.tasks.base import PredictionRequest
 from pvtctl.tasks.dense.data import DenseTransform
-from pvtctl.tasks.dense.inference import DenseInference, DenseTesting
-from pvtctl.tasks.dense.windows import sliding_window
+from pvtctl.tasks.dense.inference import DenseInference, DenseTesting, sliding_window
 from pvtctl.tasks.predict import Images
 from pvtctl.tasks.registry import task_spec
 

@@ -11,8 +11,8 @@ from pvtctl.recipe.schema import Recipe
 from pvtctl.tasks.base import BuildRequest
 from pvtctl.tasks.dense.build import dense_meta, dense_options, testing_of
 from pvtctl.tasks.dense.data import DenseDataset
+from pvtctl.tasks.depth.errors import read_ordinal_pairs
 from pvtctl.tasks.depth.metric import DepthMetric
-from pvtctl.tasks.depth.ordinal_pairs import read_ordinal_pairs
 from pvtctl.tasks.depth.task import DepthTask
 from pvtctl.tasks.from_recipe import data_folder, loading_of, open_splits, start_model, warn_of_memory
 from pvtctl.weights.describe import HeadClasses

@@ -27,9 +27,9 @@ from pvtctl.data.images import BadImage
 from pvtctl.data.layouts import guess_layout
 from pvtctl.errors import UsageError
 from pvtctl.tasks.depth.data import coding_of, kb_cropped
+from pvtctl.tasks.depth.errors import read_ordinal_pairs
 from pvtctl.tasks.depth.files import DepthCoding, raw_depth, valid_values
 from pvtctl.tasks.depth.layouts import LAYOUTS, DepthPairs, NoSplitError, find_depth_pairs
-from pvtctl.tasks.depth.ordinal_pairs import read_ordinal_pairs
 from pvtctl.tasks.depth.settings import DepthData
 
 DEPTH_MEANING: Mapping[str, tuple[Severity, str]] = MEANING | {

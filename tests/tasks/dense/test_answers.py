@@ -18,9 +18,9 @@ from pvtctl.tasks.dense.inference import (
     DenseTesting,
     DepthInference,
     LabelInference,
+    Window,
     to_metres,
 )
-from pvtctl.tasks.dense.windows import Window
 
 
 class Pixels(nn.Module):

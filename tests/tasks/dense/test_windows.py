@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pvtctl.tasks.dense.windows import Window, slide
+from pvtctl.tasks.dense.inference import Window, slide
 
 
 def by_position(images: Tensor) -> Tensor:

@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from pvtctl.errors import UsageError
-from pvtctl.tasks.depth.errors import whdr
-from pvtctl.tasks.depth.ordinal_pairs import read_ordinal_pairs
+from pvtctl.tasks.depth.errors import read_ordinal_pairs, whdr
 
 HEAD = "image,y1,x1,y2,x2,nearer\n"
 

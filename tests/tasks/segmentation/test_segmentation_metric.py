@@ -12,8 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from pvtctl.errors import UsageError
-from pvtctl.tasks.segmentation.boundaries import TOLERANCE, boundary_scores
-from pvtctl.tasks.segmentation.metric import SegmentationMetric
+from pvtctl.tasks.segmentation.metric import TOLERANCE, SegmentationMetric, boundary_scores
 
 Map = NDArray[np.uint8]
 
