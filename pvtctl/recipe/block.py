@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -38,11 +37,6 @@ class SettingsBlock(BaseModel):
     def plain_values(self) -> dict[str, Any]:
         """All settings as plain JSON values, for files and output."""
         return self.model_dump(mode="json")
-
-    def values_for(self, dataclass: Any) -> dict[str, Any]:
-        """Values of the fields that `dataclass` also has, by name."""
-        names = type(self).model_fields
-        return {field.name: getattr(self, field.name) for field in fields(dataclass) if field.name in names}
 
 
 def dotted(values: Mapping[str, Any], at: str = "") -> dict[str, Any]:
