@@ -16,7 +16,7 @@ from pvtctl.io.checkpoint_meta import CheckpointMeta
 from pvtctl.models.backbones import build_backbone, build_classifier
 from pvtctl.weights import convert as convert_module
 from pvtctl.weights.convert import convert_file, model_of
-from pvtctl.weights.inspect import inspect_file
+from pvtctl.weights.inspect import inspect_file, verify_weights
 from pvtctl.weights.read import Checkpoint, read_checkpoint, read_raw
 from pvtctl.weights.recognise import identify
 from pvtctl.weights.save import save_safetensors
