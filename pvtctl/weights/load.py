@@ -83,8 +83,9 @@ def load_checkpoint(
             names = names or taken.class_names
         plan += plan_above_backbone(targets, state, here, taken, (class_names, names), report, partial)
     else:
-        head = _head(module)
-        plan += load_head(head, state, (class_names, names), report) if head is not None else []
+        head = getattr(module, "head", None)
+        if isinstance(head, nn.Linear) and hasattr(module, "backbone"):
+            plan += load_head(head, state, (class_names, names), report)
         _refuse_misfit(targets, state, report, partial)
     with torch.no_grad():
         for target, value in plan:
@@ -111,11 +112,6 @@ def _metres(module: DenseModel, theirs: tuple[float, float]) -> str:
     a, b = theirs
     here = "none" if module.scale_shift is None else f"{module.scale_shift[0]:g}, {module.scale_shift[1]:g}"
     return f"the file's metres are made with the scale_shift {a:g}, {b:g}; this model has {here}"
-
-
-def _head(module: nn.Module) -> nn.Linear | None:
-    head = getattr(module, "head", None)
-    return head if isinstance(head, nn.Linear) and hasattr(module, "backbone") else None
 
 
 def _sort_out_rest(
