@@ -8,7 +8,6 @@ from typing import Literal
 
 import pytest
 import torch
-from pvtctl.weights.verify import verify_weights
 from torch import Tensor
 
 from pvtctl.errors import PvtctlError, UsageError

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from pvtctl.weights.verify import verify_weights
 from torch import Tensor, nn
 
 from pvtctl.api import create_depth_model, create_segmenter

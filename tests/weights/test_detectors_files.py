@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from pvtctl.weights.verify import verify_weights
 from torch import Tensor
 
 from pvtctl.cli.main import main

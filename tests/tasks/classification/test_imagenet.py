@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from pvtctl.data.base import fingerprint
 from pvtctl.data.class_names import imagenet_classes, imagenet_indices, readable_name, wnid_to_index
 from pvtctl.data.find import find_data
 from pvtctl.data.image_files import Names
@@ -108,12 +107,12 @@ def test_find_data(tmp_path, monkeypatch, make_set):
 
 def test_fingerprint_follows_names_sizes_and_classes(make_set):
     root = make_set()
-    first = fingerprint(open_classification_split("imagenet", root, "train"))
-    assert fingerprint(open_classification_split("imagenet", root, "train")) == first
-    assert fingerprint(open_classification_split("imagenet", root, "train", samples=4)) != first
+    first = open_classification_split("imagenet", root, "train").fingerprint()
+    assert open_classification_split("imagenet", root, "train").fingerprint() == first
+    assert open_classification_split("imagenet", root, "train", samples=4).fingerprint() != first
     file = root / "train" / "n01440764" / "n01440764_000.JPEG"
     file.write_bytes(file.read_bytes() + b"\0")
-    assert fingerprint(open_classification_split("imagenet", root, "train")) != first
+    assert open_classification_split("imagenet", root, "train").fingerprint() != first
 
 
 def test_samples_are_spread_over_the_classes(make_set):

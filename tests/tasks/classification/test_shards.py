@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from pvtctl.data.base import fingerprint
 from pvtctl.errors import UsageError
 from pvtctl.tasks.classification.check import check_data
 from pvtctl.tasks.classification.data import open_classification_split
@@ -54,10 +53,10 @@ def test_class_names_from_a_file(shard_root):
 
 
 def test_index_is_kept_and_renewed(shard_root, image_bytes):
-    first = fingerprint(open_classification_split("imagenet", shard_root, "train"))
+    first = open_classification_split("imagenet", shard_root, "train").fingerprint()
     index = shard_root / "train" / ".000.tar.index.json"
     assert len(json.loads(index.read_text())["samples"]) == 3
-    assert fingerprint(open_classification_split("imagenet", shard_root, "train")) == first
+    assert open_classification_split("imagenet", shard_root, "train").fingerprint() == first
     write_shard(shard_root / "train" / "000.tar", {"a.jpg": image_bytes(77), "a.json": b'{"label": 7}'})
     source = ShardFolder(shard_root, "train")
     assert (source.labels[0], source.read(0)) == (7, image_bytes(77))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pvtctl.data.base import Unusable, fingerprint
+from pvtctl.data.base import Unusable
 from pvtctl.data.loader import Loader
 from pvtctl.data.samplers import EvalSampler, GroupedTrainSampler
 from pvtctl.data.scenes.export import export_scenes
@@ -230,12 +230,12 @@ def test_some_samples_spread_over_the_set(make_coco):
 
 def test_fingerprints_tell_data_apart(make_coco):
     root = make_coco()
-    first = fingerprint(open_train(root))
-    assert first == fingerprint(open_train(root)) != fingerprint(open_train(root, samples=3))
+    first = open_train(root).fingerprint()
+    assert first == open_train(root).fingerprint() != open_train(root, samples=3).fingerprint()
     data = read(root)
     data["annotations"][0]["bbox"][0] += 1
     write(root, "train", data)
-    assert fingerprint(open_train(root)) != first
+    assert open_train(root).fingerprint() != first
 
 
 def test_other_sizes_for_scoring_at_several(make_coco):
@@ -266,7 +266,7 @@ def test_scenes_need_no_folder():
     boxes = torch.tensor([entry["bbox"] for entry in found])
     assert torch.equal(boxes[:, :2], sample.target.boxes[:, :2])
     assert torch.equal(boxes[:, :2] + boxes[:, 2:], sample.target.boxes[:, 2:])
-    assert fingerprint(evaluated) != fingerprint(dataset)
+    assert evaluated.fingerprint() != dataset.fingerprint()
     with pytest.raises(UsageError, match="no split"):
         open_eval(None, split="test", **options)
 
