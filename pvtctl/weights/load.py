@@ -17,7 +17,7 @@ from pvtctl.weights.plan import is_bridge, named_as, plan_backbone, shape_of, ta
 from pvtctl.weights.read import Checkpoint, find_state, read_checkpoint
 from pvtctl.weights.recognise import convert_state, identify
 from pvtctl.weights.remap_classes import load_head
-from pvtctl.weights.report import LEAST_SHARE, LoadReport, listed, percent
+from pvtctl.weights.report import LEAST_SHARE, LoadReport, listed, percent_loaded
 from pvtctl.weights.resolve import resolve_weights
 
 # v1 and ViT have these for classification; the dense models of the official code do not.
@@ -148,7 +148,7 @@ def _refuse_misfit(
     if report.backbone_share >= LEAST_SHARE and report.unexpected:
         message = f"{what}: {len(report.unexpected)} of its tensors have no place here"
     else:
-        message = f"{what}: {percent(report.backbone_share)} of the backbone's parameters would be loaded"
+        message = f"{what}: {percent_loaded(report.backbone_share)} of the backbone's parameters would be loaded"
     tensors = {**state, **targets}
     for word, pairs in report.misfits:
         if pairs:
