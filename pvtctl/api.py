@@ -134,11 +134,9 @@ def load_weights(module: nn.Module, source: str | Path | Mapping[str, Tensor], p
     Raises UsageError if the file is not a checkpoint, has less than 95 % of the backbone, or has another head (unless
     `partial`).
     """
-    from pvtctl import weights
+    from pvtctl.weights.load import load_checkpoint
 
-    if isinstance(source, str | Path):
-        source = weights.resolve_weights(str(source))
-    return weights.load_checkpoint(module, source, partial=partial)
+    return load_checkpoint(module, source, partial=partial)
 
 
 def run_recipe(

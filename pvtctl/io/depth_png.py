@@ -75,6 +75,3 @@ def _scale(values: NDArray[np.float64], space: Space) -> float:
     # One sky pixel a thousand kilometres away must not reduce all others to a few values
     most = float(np.quantile(values, 0.99))
     return min(256.0, _MOST / most)
-
-
-__all__ = ["Space", "read_depth_png", "write_depth_png"]

@@ -10,7 +10,7 @@ from pvtctl.errors import PvtctlError, UsageError
 from pvtctl.latency.measure import Case, Latency, measure_latency
 from pvtctl.runs.read_run import FinishedRun
 from pvtctl.tasks.registry import spec_of
-from pvtctl.weights import read_checkpoint
+from pvtctl.weights.read import read_checkpoint
 
 
 def case_of(run: FinishedRun) -> Case:

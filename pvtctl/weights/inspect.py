@@ -74,6 +74,7 @@ def inspect_file(path: Path | str, *, largest: int = 5) -> Inspection:
     path = Path(path)
     checkpoint = read_checkpoint(path)
     state = checkpoint.state
+    files = [path] if path.is_file() else [each for each in path.iterdir() if each.is_file()]
     sizes: Counter[str] = Counter()
     for value in state.values():
         sizes[str(value.dtype).removeprefix("torch.")] += value.numel()
@@ -81,7 +82,7 @@ def inspect_file(path: Path | str, *, largest: int = 5) -> Inspection:
     biggest = sorted(state.items(), key=lambda item: -item[1].numel())[:largest]
     return Inspection(
         path=str(path),
-        bytes=_size_of(path),
+        bytes=sum(file.stat().st_size for file in files),
         format=checkpoint.format,
         models=identify(state),
         params=sum(value.numel() for value in parameters.values()),
@@ -113,11 +114,6 @@ def _told(checkpoint: Checkpoint) -> dict[str, Any]:
         "scale_shift": above.scale_shift,
         "normalization": above.normalization,
     }
-
-
-def _size_of(path: Path) -> int:
-    files = [path] if path.is_file() else [each for each in path.iterdir() if each.is_file()]
-    return sum(file.stat().st_size for file in files)
 
 
 def image_size_of(state: Mapping[str, Tensor]) -> int | None:

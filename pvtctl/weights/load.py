@@ -17,7 +17,7 @@ from pvtctl.weights.plan import is_bridge, named_as, plan_backbone, shape_of, ta
 from pvtctl.weights.read import Checkpoint, find_state, read_checkpoint
 from pvtctl.weights.recognise import convert_state, identify
 from pvtctl.weights.remap_classes import load_head
-from pvtctl.weights.report import LEAST_SHARE, LoadReport, listed, percent
+from pvtctl.weights.report import LEAST_SHARE, LoadReport, listed, percent_loaded
 from pvtctl.weights.resolve import resolve_weights
 
 # v1 and ViT have these for classification; the dense models of the official code do not.
@@ -83,8 +83,9 @@ def load_checkpoint(
             names = names or taken.class_names
         plan += plan_above_backbone(targets, state, here, taken, (class_names, names), report, partial)
     else:
-        head = _head(module)
-        plan += load_head(head, state, (class_names, names), report) if head is not None else []
+        head = getattr(module, "head", None)
+        if isinstance(head, nn.Linear) and hasattr(module, "backbone"):
+            plan += load_head(head, state, (class_names, names), report)
         _refuse_misfit(targets, state, report, partial)
     with torch.no_grad():
         for target, value in plan:
@@ -111,11 +112,6 @@ def _metres(module: DenseModel, theirs: tuple[float, float]) -> str:
     a, b = theirs
     here = "none" if module.scale_shift is None else f"{module.scale_shift[0]:g}, {module.scale_shift[1]:g}"
     return f"the file's metres are made with the scale_shift {a:g}, {b:g}; this model has {here}"
-
-
-def _head(module: nn.Module) -> nn.Linear | None:
-    head = getattr(module, "head", None)
-    return head if isinstance(head, nn.Linear) and hasattr(module, "backbone") else None
 
 
 def _sort_out_rest(
@@ -152,7 +148,7 @@ def _refuse_misfit(
     if report.backbone_share >= LEAST_SHARE and report.unexpected:
         message = f"{what}: {len(report.unexpected)} of its tensors have no place here"
     else:
-        message = f"{what}: {percent(report.backbone_share)} of the backbone's parameters would be loaded"
+        message = f"{what}: {percent_loaded(report.backbone_share)} of the backbone's parameters would be loaded"
     tensors = {**state, **targets}
     for word, pairs in report.misfits:
         if pairs:

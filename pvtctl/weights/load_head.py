@@ -15,7 +15,7 @@ from pvtctl.weights.layouts.unsupported import unsupported_model
 from pvtctl.weights.plan import Plan, shape_of
 from pvtctl.weights.read import Checkpoint
 from pvtctl.weights.remap_classes import Names, check_number_of_names, load_class_rows
-from pvtctl.weights.report import LEAST_SHARE, LoadReport, listed, percent
+from pvtctl.weights.report import LEAST_SHARE, LoadReport, listed, percent_loaded
 
 
 def head_of_module(module: Detector | DenseModel, targets: Mapping[str, Tensor]) -> HeadInfo:
@@ -153,7 +153,7 @@ def _refuse_misfit(here: HeadInfo, found: HeadInfo, report: LoadReport, partial:
     if partial or (report.above_share >= LEAST_SHARE and not foreign):
         return
     message = f"{report.source} holds a {found.title} ({report.format} layout) of another make: "
-    message += f"{percent(report.above_share)} of neck and head would be loaded"
+    message += f"{percent_loaded(report.above_share)} of neck and head would be loaded"
     message += "".join(f"; {word}: {listed(pairs)}" for word, pairs in faults if pairs)
     other = {name: value for name, value in found.options.items() if name in here.options}
     options = [f"{name}={plain(value)}" for name, value in other.items() if value != here.options[name]]

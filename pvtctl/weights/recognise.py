@@ -15,7 +15,7 @@ from pvtctl.errors import UsageError
 from pvtctl.models.registry import HeadSpec, backbone_specs, head_specs
 from pvtctl.models.variants import join_width
 from pvtctl.weights.layouts import detr, dpt, mmdet, mmseg, official, timm, torchvision, trans2seg, transformers
-from pvtctl.weights.layouts.base import Format, Layout
+from pvtctl.weights.layouts.base import CheckpointLayout, Format
 
 # Not compared between two models: they depend on the image size or on the use, not on the model.
 _USE_PARTS = ("class_token", "norm.weight", "norm.bias")
@@ -39,7 +39,7 @@ _WITH_HEAD = (
 )
 """Layouts of detectors and dense models; the first that fits counts."""
 _BACKBONES = (
-    Layout(  # ResNets have torchvision's names
+    CheckpointLayout(  # ResNets have torchvision's names
         "pvtctl",
         (
             {"stages.0.patch_embed.proj.weight"},

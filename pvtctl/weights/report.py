@@ -74,14 +74,14 @@ class LoadReport:
         """A few lines of text."""
         lines = [
             f"weights: {self.source}: {self.model or 'unknown model'} ({self.format} layout)",
-            f"  backbone: {percent(self.backbone_share)} of {_millions(self.backbone_total)} parameters loaded",
+            f"  backbone: {percent_loaded(self.backbone_share)} of {_millions(self.backbone_total)} parameters loaded",
         ]
         if self.identities:
             lines.append(
                 f"  {len(self.identities)} parameters that the file lacks change nothing before they are trained"
             )
         if self.above_total:
-            share = f"{percent(self.above_share)} of {_millions(self.above_total)} parameters loaded"
+            share = f"{percent_loaded(self.above_share)} of {_millions(self.above_total)} parameters loaded"
             lines.append(f"  neck and head: {f'start fresh ({self.above_note})' if self.above_note else share}")
         if self.head_kept + self.head_new and not self.above_note:
             lines.append(
@@ -103,7 +103,7 @@ def listed(pairs: list[tuple[str, str]]) -> str:
     return _short([f"{name} ({reason})" if reason else name for name, reason in pairs])
 
 
-def percent(share: float) -> str:
+def percent_loaded(share: float) -> str:
     """`98.7 %`, rounded down, so that 100.0 % means all."""
     return f"{int(share * 1000) / 10:.1f} %"
 

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from pvtctl.cli.main import main
 from pvtctl.errors import UsageError
 from pvtctl.io.checkpoint_meta import CheckpointMeta
-from pvtctl.weights import read_checkpoint
+from pvtctl.weights.read import read_checkpoint
 
 
 def test_only_what_is_stated_is_written() -> None:

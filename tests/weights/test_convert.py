@@ -8,7 +8,6 @@ from typing import Literal
 
 import pytest
 import torch
-from pvtctl.weights.verify import verify_weights
 from torch import Tensor
 
 from pvtctl.errors import PvtctlError, UsageError
@@ -16,7 +15,7 @@ from pvtctl.io.checkpoint_meta import CheckpointMeta
 from pvtctl.models.backbones import build_backbone, build_classifier
 from pvtctl.weights import convert as convert_module
 from pvtctl.weights.convert import convert_file, model_of
-from pvtctl.weights.inspect import inspect_file
+from pvtctl.weights.inspect import inspect_file, verify_weights
 from pvtctl.weights.read import Checkpoint, read_checkpoint, read_raw
 from pvtctl.weights.recognise import identify
 from pvtctl.weights.save import save_safetensors

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from pvtctl.weights.verify import verify_weights
 from torch import Tensor, nn
 
 from pvtctl.api import create_depth_model, create_segmenter
@@ -21,7 +20,7 @@ from pvtctl.weights.catalogue import find_published, published_with_hash
 from pvtctl.weights.convert import convert_file
 from pvtctl.weights.describe import inspect_checkpoint
 from pvtctl.weights.identify import identify_head
-from pvtctl.weights.inspect import inspect_file
+from pvtctl.weights.inspect import inspect_file, verify_weights
 from pvtctl.weights.load import load_checkpoint
 from pvtctl.weights.read import read_checkpoint
 from pvtctl.weights.recognise import to_publisher

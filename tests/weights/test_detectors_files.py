@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from pvtctl.weights.verify import verify_weights
 from torch import Tensor
 
 from pvtctl.cli.main import main
 from pvtctl.data.class_names import COCO_NAMES
 from pvtctl.models.detector import build_detector
+from pvtctl.weights.inspect import verify_weights
 from pvtctl.weights.load import load_checkpoint
 from pvtctl.weights.read import read_checkpoint
 from pvtctl.weights.recognise import to_publisher

@@ -150,7 +150,6 @@ def place_part(part: Convex, rotation: Matrix, scale: float, offset: Vector) -> 
     )
 
 
-UPRIGHT: Matrix = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
 ROUND_SIDES = 20
 
 

@@ -222,10 +222,6 @@ def _draw_rug(colour: Floats, draws: Draws, x: Floats, z: Floats, light: Floats)
     _paint(colour, where, material, mix, light)
 
 
-def _view_of(thing: Thing, camera: Camera, light: tuple[float, float, float]) -> View:
-    return View(thing.column / camera.focal, -camera.height / thing.distance, light)
-
-
 def _draw_thing(canvas: Canvas, camera: Camera, thing: Thing, view: View, index: int, ambient: float) -> None:
     """Shade the object and put it on the canvas where nothing is nearer."""
     scale = thing.distance / camera.focal
@@ -333,7 +329,7 @@ def draw(
     front = draws.between(0.1, 0.6)
     norm = (side * side + front * front + 1) ** 0.5
     light = (side / norm, 1 / norm, front / norm)
-    views = [_view_of(thing, camera, light) for thing in things]
+    views = [View(thing.column / camera.focal, -camera.height / thing.distance, light) for thing in things]
     strength, softness = draws.between(0.3, 0.65), draws.between(0.01, 0.08)
     for thing, view in zip(things, views, strict=True):
         _draw_shadow(canvas, camera, thing, view, strength, softness)

@@ -36,7 +36,7 @@ State = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Layout:
+class CheckpointLayout:
     """The parameter names of one kind of model of one project."""
 
     format: Format

@@ -5,14 +5,14 @@ Sources: the parameters of the original models, by name and shape; mmdetection's
 
 from __future__ import annotations
 
-from pvtctl.weights.layouts.base import Layout, Rules
+from pvtctl.weights.layouts.base import CheckpointLayout, Rules
 
 DILATED_SHA256 = ("f0fb7ef5", "a2e86def")
 """First hash digits of the published DETR-DC5 files, whose names and shapes equal those of the plain models."""
 
 _PARTS = ("transformer.", "class_embed.", "bbox_embed.", "query_embed.", "input_proj.")
 RULES = Rules(("backbone.0.body.", "backbone."), *((part, f"head.{part}") for part in _PARTS))
-FACEBOOK = Layout(
+FACEBOOK = CheckpointLayout(
     "facebookresearch DETR",
     ({"transformer.decoder.layers.0.multihead_attn.in_proj_weight", "query_embed.weight", "class_embed.weight"},),
     RULES.to_ours,
@@ -46,7 +46,7 @@ _MMDET = Rules(
     ("query_embedding.", "head.query_embed."),
 )
 _HEAD = {"bbox_head.fc_cls.weight", "bbox_head.reg_ffn.layers.0.0.weight"}
-MMDETECTION = Layout(
+MMDETECTION = CheckpointLayout(
     "mmdetection DETR",
     (
         {*_HEAD, "bbox_head.transformer.decoder.layers.0.attentions.1.attn.in_proj_weight"},

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from pvtctl.weights.layouts.base import Layout, Rules, State
+from pvtctl.weights.layouts.base import CheckpointLayout, Rules, State
 from pvtctl.weights.layouts.timm import VIT_BODY
 
 _UNUSED = (
@@ -57,4 +57,4 @@ def _to_ours(state: State) -> dict[str, Tensor]:
 
 
 _MARKS = {"scratch.refinenet1.out_conv.weight", "pretrained.act_postprocess4.3.weight", "pretrained.model.pos_embed"}
-DPT = Layout("isl-org DPT", (_MARKS,), _to_ours)
+DPT = CheckpointLayout("isl-org DPT", (_MARKS,), _to_ours)

@@ -12,7 +12,7 @@ import re
 import torch
 from torch import Tensor
 
-from pvtctl.weights.layouts.base import Layout, Rules, State
+from pvtctl.weights.layouts.base import CheckpointLayout, Rules, State
 
 NECK = (
     ("neck.lateral_convs.#.conv.", "neck.inner_blocks.#.0."),
@@ -53,10 +53,10 @@ def to_mmdet(state: State) -> dict[str, Tensor]:
     return _rules(sum(bool(re.fullmatch(r"neck\.inner_blocks\.\d\.0\.weight", key)) for key in state)).to_theirs(state)
 
 
-RETINANET = Layout(
+RETINANET = CheckpointLayout(
     "mmdetection RetinaNet", ({"bbox_head.retina_cls.weight", "neck.lateral_convs.0.conv.weight"},), _to_ours
 )
-MASK_RCNN = Layout(  # with two shared linear layers
+MASK_RCNN = CheckpointLayout(  # with two shared linear layers
     "mmdetection Mask R-CNN",
     (
         {
@@ -112,7 +112,7 @@ def _pvt_to_ours(state: State) -> dict[str, Tensor]:
 
 
 _ATTENTION = "layers.3.1.{}.attn.attn.in_proj_weight"  # v1's block 0 is a position table
-PVT = Layout(
+PVT = CheckpointLayout(
     "mmdetection PVT",
     tuple({"layers.0.0.projection.weight", _ATTENTION.format(block)} for block in (0, 1)),
     _pvt_to_ours,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from pvtctl.weights.layouts.base import Layout, Rules, State
+from pvtctl.weights.layouts.base import CheckpointLayout, Rules, State
 from pvtctl.weights.layouts.mmdet import NECK
 
 _RULES = Rules(
@@ -34,12 +34,12 @@ def to_mmseg(state: State) -> dict[str, Tensor]:
     return _RULES.to_theirs(_DEEP_STEM.to_theirs(state) if "backbone.conv1.0.weight" in state else state)
 
 
-SEMANTIC_FPN = Layout(
+SEMANTIC_FPN = CheckpointLayout(
     "mmsegmentation Semantic FPN",
     ({"decode_head.scale_heads.3.4.conv.weight", "neck.lateral_convs.0.conv.weight"},),
     _RULES.to_ours,
 )
-DEEPLABV3PLUS = Layout(
+DEEPLABV3PLUS = CheckpointLayout(
     "mmsegmentation DeepLabV3+",
     ({"decode_head.aspp_modules.1.depthwise_conv.conv.weight", "decode_head.c1_bottleneck.conv.weight"},),
     _RULES.to_ours,

@@ -5,7 +5,7 @@ Source: classification/pvt.py and pvt_v2.py of the official repository.
 
 from __future__ import annotations
 
-from pvtctl.weights.layouts.base import Layout, Rules
+from pvtctl.weights.layouts.base import CheckpointLayout, Rules
 
 RULES = Rules(
     ("head.weight", "head.weight"),
@@ -24,4 +24,4 @@ RULES = Rules(
     ),
     ("", "backbone."),
 )
-PVT = Layout("official PVT", ({"patch_embed1.proj.weight", "block1.0.attn.q.weight"},), RULES.to_ours)
+PVT = CheckpointLayout("official PVT", ({"patch_embed1.proj.weight", "block1.0.attn.q.weight"},), RULES.to_ours)

@@ -8,7 +8,7 @@ from collections.abc import Container
 import torch
 from torch import Tensor
 
-from pvtctl.weights.layouts.base import Layout, Rules, State
+from pvtctl.weights.layouts.base import CheckpointLayout, Rules, State
 
 VIT_BODY = (
     ("cls_token", "backbone.class_token"),
@@ -49,10 +49,12 @@ def to_timm_vit(state: State) -> dict[str, Tensor]:
     return converted
 
 
-PVT_V2 = Layout(
+PVT_V2 = CheckpointLayout(
     "timm PVT v2", ({"patch_embed.proj.weight", "stages.0.blocks.0.attn.kv.weight"},), _PVT_V2_RULES.to_ours
 )
-VIT = Layout("timm ViT / DeiT", ({"patch_embed.proj.weight", "blocks.0.attn.qkv.weight", "cls_token"},), _vit_to_ours)
+VIT = CheckpointLayout(
+    "timm ViT / DeiT", ({"patch_embed.proj.weight", "blocks.0.attn.qkv.weight", "cls_token"},), _vit_to_ours
+)
 
 
 def timm_bridge_name(key: str, targets: Container[str], *, ours: bool) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pvtctl.weights.layouts.base import Layout, Rules, State
+from pvtctl.weights.layouts.base import CheckpointLayout, Rules, State
 
 PUBLISHED_SHA256 = ("eeacb38b", "bf2d0c1e")
 """First hash digits of the two published detectors (`*_COCO_V1`)."""
@@ -24,7 +24,7 @@ RESNET_RULES = Rules(
     ("", "backbone."),
 )
 _STAGES = {"layer1.0.conv1.weight", "layer4.0.conv1.weight"}
-RESNET = Layout(
+RESNET = CheckpointLayout(
     "torchvision ResNet",
     (
         {"conv1.weight", "bn1.weight", *_STAGES},
@@ -77,14 +77,14 @@ def _detector_to_ours(state: State) -> dict[str, Tensor]:
     return converted
 
 
-RETINANET = Layout(
+RETINANET = CheckpointLayout(
     "torchvision RetinaNet",
     ({"backbone.body.conv1.weight", "head.classification_head.cls_logits.weight"},),
     _detector_to_ours,
     # torchvision's `v2` has norms in the head; FCOS a centerness
     absent=("head.classification_head.conv.0.1.weight", "head.regression_head.bbox_ctrness.weight"),
 )
-MASK_RCNN = Layout(  # torchvision's `v2` has no second linear layer in the box head, but convolutions
+MASK_RCNN = CheckpointLayout(  # torchvision's `v2` has no second linear layer in the box head, but convolutions
     "torchvision Mask R-CNN",
     (
         {

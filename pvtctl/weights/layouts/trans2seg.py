@@ -10,7 +10,7 @@ import re
 
 from torch import Tensor
 
-from pvtctl.weights.layouts.base import Layout, Rules, State
+from pvtctl.weights.layouts.base import CheckpointLayout, Rules, State
 
 _VIT = "transformer_head.transformer.vit."
 _RULES = Rules(
@@ -52,4 +52,4 @@ def _answers(name: str, value: Tensor) -> dict[str, Tensor]:
     return {}
 
 
-TRANS2SEG = Layout("Trans2Seg", ({f"{_VIT}hybrid_embed.proj.weight"},), _to_ours)
+TRANS2SEG = CheckpointLayout("Trans2Seg", ({f"{_VIT}hybrid_embed.proj.weight"},), _to_ours)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pvtctl.weights.layouts.base import Layout, Rules, State
+from pvtctl.weights.layouts.base import CheckpointLayout, Rules, State
 from pvtctl.weights.layouts.dpt import CLASS_OUTPUT, DEPTH_OUTPUT, NORMED_UNIT, PLAIN_UNIT
 
 _OUR_BLOCK = "backbone.stages.#.blocks.#."
@@ -121,8 +121,10 @@ def _with_or_without(prefix: str, name: str) -> tuple[set[str], ...]:
     return {f"{prefix}{name}"}, {name}
 
 
-PVT = Layout("transformers Pvt", _with_or_without("pvt.", "encoder.patch_embeddings.0.projection.weight"), _pvt_to_ours)
-PVT_V2 = Layout(
+PVT = CheckpointLayout(
+    "transformers Pvt", _with_or_without("pvt.", "encoder.patch_embeddings.0.projection.weight"), _pvt_to_ours
+)
+PVT_V2 = CheckpointLayout(
     "transformers PvtV2", _with_or_without("pvt_v2.", "encoder.layers.0.patch_embedding.proj.weight"), _pvt_v2_to_ours
 )
 
@@ -195,7 +197,9 @@ def _dpt_to_ours(state: State) -> dict[str, Tensor]:
 
 
 _DPT_MARKS = {"dpt.embeddings.cls_token", "neck.reassemble_stage.layers.3.projection.weight"}
-DPT = Layout("transformers DPT", (_DPT_MARKS,), _dpt_to_ours)  # over another backbone it has no `dpt.embeddings`
+DPT = CheckpointLayout(
+    "transformers DPT", (_DPT_MARKS,), _dpt_to_ours
+)  # over another backbone it has no `dpt.embeddings`
 
 
 def stated(config: Mapping[str, Any]) -> dict[str, Any]:

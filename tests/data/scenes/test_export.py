@@ -140,7 +140,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.M
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("pvtctl.data.scenes.export._save_jpeg", full)
+    monkeypatch.setattr("pvtctl.data.scenes.export._save", full)
     with pytest.raises(PvtctlError, match="No space left on device"):
         export_scenes(tmp_path / "out", "nyu", train=1, val=1, size=32)
     assert not list(tmp_path.iterdir())
