@@ -55,7 +55,7 @@ def worst_first(what: str, rows: Sequence[Sequence[Any]], most: int) -> tuple[st
     return f"{what}, worst first" if few else f"The {most} worst of {len(rows)} {what.lower()}", rows[:most]
 
 
-def percent(value: float) -> str:
+def in_percent(value: float) -> str:
     """A fraction in percent with a decimal; `-` for NaN."""
     return f"{100 * value:.1f}" if math.isfinite(value) else "-"
 

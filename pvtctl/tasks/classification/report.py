@@ -20,7 +20,7 @@ from pvtctl.tasks.classification.data import ClassificationDataset
 from pvtctl.tasks.classification.metric import ClassificationMetric
 from pvtctl.tasks.classification.predict import ClassScores
 from pvtctl.tasks.classification.task import ClassificationTask
-from pvtctl.views.report import ReportTable, percent, worst_first
+from pvtctl.views.report import ReportTable, in_percent, worst_first
 
 NUM_PREDICTIONS = 12
 NUM_WORST = 18
@@ -91,7 +91,7 @@ class ClassificationReport:
         classes = self._worst_classes()[:MOST_CLASSES]
         rows = []
         for row in classes:
-            numbers = [str(row["images"]), percent(row["top1"]), percent(row["precision"])]
+            numbers = [str(row["images"]), in_percent(row["top1"]), in_percent(row["precision"])]
             rows.append([row["class"], row["name"], *numbers, row["taken_for"] or ""])
         columns = ["wnid", "class", "images", "top-1, %", "precision, %", "most often taken for"]
         first = 0 if any(row["class"] != row["name"] for row in classes) else 1  # wnids have readable names besides
@@ -100,7 +100,7 @@ class ClassificationReport:
     def terminal(self) -> tuple[str, list[str], list[list[Any]]]:
         """The worst classes: title, columns, rows."""
         title, classes = worst_first("Classes", self._worst_classes(), WORST_CLASSES)
-        rows = [[row["name"], row["images"], percent(row["top1"]), row["taken_for"] or "-"] for row in classes]
+        rows = [[row["name"], row["images"], in_percent(row["top1"]), row["taken_for"] or "-"] for row in classes]
         return title, ["class", "images", "top-1, %", "most often taken for"], rows
 
     def document(self) -> dict[str, Any]:

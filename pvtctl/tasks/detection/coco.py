@@ -37,7 +37,7 @@ class CocoAnnotations:
 
     Category ids, sparse in COCO, become labels 0 to K - 1 in the order of the ids. Boxes without area or wholly outside
     of their image are dropped, others are clipped; `problems` counts them. Raises UsageError for a file with errors,
-    with the first of them (`pvtctl.tasks.detection.coco_file.check_coco` gives all). Without `masks` no mask is read or checked.
+    with the first of them (`pvtctl.tasks.detection.coco_file.scan_coco` gives all). Without `masks` no mask is read or checked.
     """
 
     def __init__(self, data: dict[str, Any], *, masks: bool = True, name: str = "the annotations") -> None:

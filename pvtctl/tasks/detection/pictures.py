@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+from pycocotools import mask as rle
+from torch import Tensor
 
 from pvtctl.models.structures import Detections, Objects
 from pvtctl.tasks.detection.scoring.analysis import ERRORS
@@ -35,7 +37,7 @@ _WRONGS = {code: name for name, code in ERRORS.items()}
 class _Mark:
     """A box to draw, in pixels of the picture."""
 
-    box: tuple[float, float, float, float]
+    box: list[float]
     colour: Colour
     text: str
     dashed: bool = False
@@ -57,8 +59,8 @@ def draw_detections(image: Pixels, found: Detections | Objects, class_names: Seq
     picture = _with_masks(image, _masks(found), [colour_of(label) for label in labels], scale)
     scores = found.scores.tolist() if isinstance(found, Detections) else [None] * len(labels)
     marks = [
-        _Mark(_scaled(box, scale), colour_of(label), _text(class_names, label, score))
-        for box, label, score in zip(found.boxes.tolist(), labels, scores, strict=True)
+        _Mark(box, colour_of(label), _text(class_names, label, score))
+        for box, label, score in zip(_scaled(found.boxes, scale), labels, scores, strict=True)
     ]
     return _with_marks(picture, marks)
 
@@ -76,29 +78,24 @@ def draw_side_by_side(
     scale = enlargement(image)
     owned = set(matching.object[matching.kind == RIGHT].tolist())
     left = [
-        _Mark(_scaled(box, scale), _TRUE if at in owned else _WRONG, _text(class_names, label), at not in owned)
-        for at, (box, label) in enumerate(zip(truth.boxes.tolist(), truth.labels.tolist(), strict=True))
+        _Mark(box, _TRUE if at in owned else _WRONG, _text(class_names, label), at not in owned)
+        for at, (box, label) in enumerate(zip(_scaled(truth.boxes, scale), truth.labels.tolist(), strict=True))
     ]
     right = []
-    for box, label, score, kind in zip(
-        shown.boxes.tolist(), shown.labels.tolist(), shown.scores.tolist(), matching.kind.tolist(), strict=True
-    ):
+    rows = zip(shown.labels.tolist(), shown.scores.tolist(), matching.kind.tolist(), strict=True)
+    for box, (label, score, kind) in zip(_scaled(shown.boxes, scale), rows, strict=True):
         good = kind in (RIGHT, IGNORED)
         text = _text(class_names, label, score, "" if good else _WRONGS[kind])
-        right.append(_Mark(_scaled(box, scale), _RIGHT if good else _WRONG, text, not good))
-    pictures = [
-        _with_masks(image, _masks(each), [mark.colour for mark in marks], scale)
-        for each, marks in ((truth, left), (shown, right))
-    ]
+        right.append(_Mark(box, _RIGHT if good else _WRONG, text, not good))
     correct = len(owned)
     captions = (
         f"truth: {len(truth)} object{'' if len(truth) == 1 else 's'}, {len(truth) - correct} missed (dashed)",
         f"found, score from {threshold:.2f}: {correct} right, {len(shown) - correct} wrong (dashed)",
     )
-    halves = [
-        captioned(_with_marks(picture, marks), caption)
-        for picture, marks, caption in zip(pictures, (left, right), captions, strict=True)
-    ]
+    halves = []
+    for objects, marks, caption in zip((truth, shown), (left, right), captions, strict=True):
+        picture = _with_masks(image, _masks(objects), [mark.colour for mark in marks], scale)
+        halves.append(captioned(_with_marks(picture, marks), caption))
     gap = np.full((halves[0].shape[0], 6, 3), 255, np.uint8)
     return np.concatenate([halves[0], gap, halves[1]], axis=1)
 
@@ -122,20 +119,14 @@ def _text(class_names: Sequence[str], label: int, score: float | None = None, er
     return " ".join(word for word in (name, "" if score is None else f"{100 * score:.0f}%", error) if word)
 
 
-def _scaled(box: Sequence[float], scale: int) -> tuple[float, float, float, float]:
-    x0, y0, x1, y1 = (scale * side for side in box)
-    return x0, y0, x1, y1
+def _scaled(boxes: Tensor, scale: int) -> list[list[float]]:
+    scaled: list[list[float]] = (scale * boxes.double()).tolist()
+    return scaled
 
 
 def _masks(found: Detections | Objects) -> Iterator[NDArray[np.bool_]]:
-    if found.masks is None:
-        return
-    if isinstance(found, Objects):
-        yield from (mask.cpu().numpy() for mask in found.masks)
-        return
-    from pycocotools import mask as rle
-
-    yield from (rle.decode(mask).astype(bool) for mask in found.masks)
+    for mask in () if found.masks is None else found.masks:
+        yield mask.cpu().numpy() if isinstance(mask, Tensor) else rle.decode(mask).astype(bool)
 
 
 def _with_masks(image: Pixels, masks: Iterator[NDArray[np.bool_]], colours: Sequence[Colour], scale: int) -> Pixels:

@@ -21,7 +21,7 @@ from pvtctl.tasks.detection.metric import DetectionMetric
 from pvtctl.tasks.detection.pictures import draw_detections, draw_side_by_side, rights
 from pvtctl.tasks.detection.scoring.results import write_results
 from pvtctl.tasks.detection.scoring.scores import why_missing
-from pvtctl.views.report import ReportTable, percent, worst_first
+from pvtctl.views.report import ReportTable, in_percent, worst_first
 from pvtctl.views.sheet import captioned, draw_sheet, write_picture
 
 MOST_CLASSES = 10
@@ -84,7 +84,7 @@ class DetectionReport:
     def tables(self) -> list[ReportTable]:
         """Classes and kinds of errors."""
         classes = [[str(cell) for cell in row] for row in self._class_rows()]
-        errors = [[each.name, str(each.count), percent(each.ap50_gain)] for each in self.analysis.errors]
+        errors = [[each.name, str(each.count), in_percent(each.ap50_gain)] for each in self.analysis.errors]
         return [
             ReportTable("Classes, worst first", self._columns(), classes),
             ReportTable("Errors at IoU 0.5", ["kind", "count", "AP50 gained without it, %"], errors),
@@ -106,12 +106,12 @@ class DetectionReport:
             [
                 each.name,
                 each.objects,
-                percent(each.ap),
-                percent(each.ap50),
-                *([percent(each.mask_ap)] if self.metric.masks else []),
+                in_percent(each.ap),
+                in_percent(each.ap50),
+                *([in_percent(each.mask_ap)] if self.metric.masks else []),
                 f"{each.threshold:.2f}" if math.isfinite(each.threshold) else "-",
-                percent(each.precision),
-                percent(each.recall),
+                in_percent(each.precision),
+                in_percent(each.recall),
             ]
             for each in scored
         ]

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.colors import PowerNorm
 from numpy.typing import NDArray
 
 from pvtctl.tasks.segmentation.metric import ClassIou
-from pvtctl.views.figure import BLUE, GREY, ORANGE, new_figure, save, shorten, style
+from pvtctl.views.figure import BLUE, GREY, ORANGE, draw_matrix, new_figure, save, shorten, style
 
 _SHOWN_CLASSES = 40
 
@@ -20,8 +19,7 @@ def draw_pixel_confusion(path: Path | str, confusion: NDArray[np.int64], class_n
     """Draw the pixel confusion matrix, in percent of the true class.
 
     `confusion` (K, K + 1) counts; the last column, classes that the data does not have, is drawn only if it is used.
-    Colour follows the square root, to show rare confusions. Of many classes those with the most wrong pixels are
-    drawn.
+    Of many classes those with the most wrong pixels are drawn.
     """
     true, found, right = confusion.sum(axis=1), confusion.sum(axis=0)[:-1], np.diag(confusion)
     wrong = true + found - 2 * right
@@ -30,25 +28,17 @@ def draw_pixel_confusion(path: Path | str, confusion: NDArray[np.int64], class_n
     rows = np.sort(rows[(true + found)[rows] > 0] if many and right.any() else rows)
     columns = np.append(rows, len(class_names)) if confusion[:, -1].any() else rows
     share = (100 * confusion / np.maximum(true[:, None], 1))[np.ix_(rows, columns)]
-    names = [shorten(class_names[at], 18) for at in rows.tolist()]
-
-    side = min(max(0.42 * len(columns), 4.5), 14.0)
-    figure = new_figure(side + 2.2, side + 1.4)
-    axes = figure.subplots()
-    picture = axes.imshow(share, cmap="Blues", norm=PowerNorm(0.5, 0, 100), aspect="auto", interpolation="nearest")
-    figure.colorbar(picture, ax=axes, shrink=0.7, label="percent of the true class's pixels")
+    names = [class_names[at] for at in rows.tolist()]
+    figure, axes = draw_matrix(
+        share,
+        names,
+        [*names, "other"][: len(columns)],
+        label="percent of the true class's pixels",
+        sized_by=len(columns),
+        numbered=0.5,
+    )
     title = f"Confusion of pixels{f', {len(rows)} of {len(class_names)} classes' if many else ''}"
     style(axes, title=title, xlabel="taken for", ylabel="is", grid=False)
-    size = 9 if len(columns) <= 30 else 7
-    axes.set_xticks(range(len(columns)), [*names, "other"][: len(columns)], rotation=60, ha="right", fontsize=size)
-    axes.set_yticks(range(len(rows)), names, fontsize=size)
-    for label in [*axes.get_xticklabels(), *axes.get_yticklabels()]:
-        label.set_parse_math(False)
-        label.set_rotation_mode("anchor")
-    if len(rows) <= 20:
-        for row, column in np.argwhere(share >= 0.5).tolist():
-            colour = "white" if share[row, column] > 30 else "black"
-            axes.text(column, row, f"{share[row, column]:.0f}", ha="center", va="center", fontsize=8, color=colour)
     return save(figure, path)
 
 

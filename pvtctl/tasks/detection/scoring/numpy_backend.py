@@ -32,9 +32,10 @@ class _Shapes:
     """Objects or detections, sorted by cell: an image and a class, in the order of images."""
 
     cells: NDArray[np.int64]
-    areas: NDArray[np.float64]
     shapes: Any
     """Boxes (N, 4) x, y, width, height, or N run-length masks."""
+    areas: NDArray[np.float64]
+    crowds: NDArray[np.bool_]
 
     @property
     def outside(self) -> NDArray[np.bool_]:
@@ -52,19 +53,17 @@ def precision_and_recall(
     """
     classes = len(category_ids)
     images = np.unique(np.asarray([image["id"] for image in truth["images"]], np.int64))
-    objects, crowds = _objects(truth, category_ids, images, kind)
+    objects = _objects(truth, category_ids, images, kind)
     found = found.take(np.isin(found.image_ids, images))
     cells = np.searchsorted(images, found.image_ids) * classes + found.labels
     order = np.lexsort((-found.scores, cells))
     ranks = np.arange(len(order)) - np.searchsorted(cells[order], cells[order])
     kept = ranks < MAX_DETECTIONS[-1]
     ranks, found, cells = ranks[kept], found.take(order[kept]), cells[order[kept]]
-    masks = detection_masks(truth, found) if kind == "segm" else None
-    areas = found.boxes[:, 2] * found.boxes[:, 3] if masks is None else mask_areas(masks)
-    detections = _Shapes(cells, areas, found.boxes if masks is None else masks)
+    detections = _Shapes(cells, *shapes_and_areas(truth, found, kind), np.zeros(len(found), np.bool_))
 
-    aside = objects.outside | crowds[:, None]
-    hits = _match(_overlaps(objects, crowds, detections), ranks, crowds, aside)
+    aside = objects.outside | objects.crowds[:, None]
+    hits = _match(_overlaps(objects, detections), ranks, objects.crowds, aside)
     precision, recall = np.full((10, 101, classes, 4, 3), -1.0), np.full((10, classes, 4, 3), -1.0)
     outside = detections.outside
     order = np.lexsort((-found.scores, found.labels))  # ties stay in the order of images and ranks
@@ -86,10 +85,8 @@ def precision_and_recall(
     return precision, recall
 
 
-def _objects(
-    truth: Mapping[str, Any], category_ids: Sequence[int], images: NDArray[np.int64], kind: Kind
-) -> tuple[_Shapes, NDArray[np.bool_]]:
-    """The objects of the scored images and classes, and which of them are crowds."""
+def _objects(truth: Mapping[str, Any], category_ids: Sequence[int], images: NDArray[np.int64], kind: Kind) -> _Shapes:
+    """The objects of the scored images and classes."""
     labels = {category: label for label, category in enumerate(category_ids)}
     places = {image: place for place, image in enumerate(images.tolist())}
     rows = [each for each in truth["annotations"] if each["image_id"] in places and each["category_id"] in labels]
@@ -101,13 +98,13 @@ def _objects(
         shapes = np.asarray([each["bbox"] for each in rows], np.float64).reshape(-1, 4)
     else:
         sizes = {image["id"]: (image["height"], image["width"]) for image in truth["images"]}
-        shapes = [_run_lengths(each["segmentation"], *sizes[each["image_id"]]) for each in rows]
+        shapes = [run_lengths(each["segmentation"], *sizes[each["image_id"]]) for each in rows]
     areas = np.asarray([each["area"] for each in rows], np.float64)
     crowds = np.asarray([bool(each.get("iscrowd", 0)) for each in rows], np.bool_)
-    return _Shapes(np.asarray(cells, np.int64)[order], areas, shapes), crowds
+    return _Shapes(np.asarray(cells, np.int64)[order], shapes, areas, crowds)
 
 
-def _run_lengths(segmentation: Any, height: int, width: int) -> Any:
+def run_lengths(segmentation: Any, height: int, width: int) -> Any:
     """A mask as COCO writes it, polygons or run lengths, as compressed run lengths."""
     if isinstance(segmentation, list):
         return rle.merge(rle.frPyObjects(segmentation, height, width))
@@ -116,21 +113,20 @@ def _run_lengths(segmentation: Any, height: int, width: int) -> Any:
     return segmentation
 
 
-def detection_masks(truth: Mapping[str, Any], found: Columns) -> list[dict[str, Any]]:
-    """The masks of `found` as run lengths with the size of their images."""
+def shapes_and_areas(truth: Mapping[str, Any], found: Columns, kind: Kind) -> tuple[Any, NDArray[np.float64]]:
+    """The boxes of `found`, or the masks as run lengths with the size of their images; and their areas."""
+    if kind == "bbox":
+        return found.boxes, found.boxes[:, 2] * found.boxes[:, 3]
     sizes = {image["id"]: [image["height"], image["width"]] for image in truth["images"]}
     pairs = zip(found.image_ids.tolist(), found.masks or [], strict=True)
-    return [{"size": sizes[image], "counts": counts} for image, counts in pairs]
-
-
-def mask_areas(masks: Sequence[Any]) -> NDArray[np.float64]:
+    masks = [{"size": sizes[image], "counts": counts} for image, counts in pairs]
     # pycocotools stores the number of masks in a byte, so that more than 255 at a time raise an error
     areas = [area for at in range(0, len(masks), 255) for area in rle.area(masks[at : at + 255]).tolist()]
-    return np.asarray(areas, np.float64)
+    return masks, np.asarray(areas, np.float64)
 
 
 def _overlaps(
-    objects: _Shapes, crowds: NDArray[np.bool_], detections: _Shapes
+    objects: _Shapes, detections: _Shapes
 ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float64]]]:
     """For each cell, the rows of detections and of objects that overlap enough for the lowest IoU, and how much."""
     cells, starts = np.unique(detections.cells, return_index=True)
@@ -138,7 +134,7 @@ def _overlaps(
     first, last = (np.searchsorted(objects.cells, cells, side) for side in ("left", "right"))
     there = last > first
     for d0, d1, o0, o1 in zip(*(each[there].tolist() for each in (starts, ends, first, last)), strict=True):
-        ious = rle.iou(detections.shapes[d0:d1], objects.shapes[o0:o1], crowds[o0:o1])
+        ious = rle.iou(detections.shapes[d0:d1], objects.shapes[o0:o1], objects.crowds[o0:o1])
         detection, thing = np.nonzero(ious >= IOUS[0])
         yield detection + d0, thing + o0, ious[detection, thing]
 

@@ -14,12 +14,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pycocotools import mask as rle
 
 from pvtctl.errors import UsageError
 from pvtctl.io.files import atomic_path
 from pvtctl.tasks.detection.metric import DetectionMetric
 from pvtctl.tasks.detection.scoring.columns import Columns, counts_of
 from pvtctl.tasks.detection.scoring.fast_json import ParsedResults, read_table
+from pvtctl.tasks.detection.scoring.numpy_backend import run_lengths
 
 _FORMAT = (
     'a results file is a list of {"image_id", "category_id", "bbox", "score"}, see cocodataset.org/#format-results'
@@ -35,14 +37,8 @@ def write_results(path: Path | str, found: Columns, category_ids: Sequence[int],
     categories = [int(key) for key in category_ids]
     sizes = {image["id"]: (image["height"], image["width"]) for image in truth["images"]}
     masks: Sequence[bytes | None] = [None] * len(found) if found.masks is None else found.masks
-    rows = zip(
-        found.image_ids.tolist(),
-        found.labels.tolist(),
-        found.scores.tolist(),
-        found.boxes.tolist(),
-        masks,
-        strict=True,
-    )
+    columns = (found.image_ids.tolist(), found.labels.tolist(), found.scores.tolist(), found.boxes.tolist())
+    rows = zip(*columns, masks, strict=True)
     with atomic_path(path) as temporary, temporary.open("w", encoding="ascii") as handle:
         handle.write("[")
         for at, (image, label, score, box, mask) in enumerate(rows):
@@ -139,17 +135,17 @@ def _slow_table(path: Path, data: bytes) -> ParsedResults:
             raise UsageError(f"entry {at} of {path} has no {error}", _FORMAT) from error
         except (TypeError, ValueError, AttributeError) as error:
             raise UsageError(f"entry {at} of {path} is not a detection: {str(entry)[:80]}", _FORMAT) from error
-    with_boxes = all(row[3] is not None for row in rows)
-    with_masks = bool(rows) and all(row[4] is not None for row in rows)
+    images, categories, scores, boxes, masks = zip(*rows, strict=True) if rows else [()] * 5
+    with_boxes, with_masks = None not in boxes, bool(rows) and None not in masks
     if not with_boxes and not with_masks:
-        at = next(at for at, row in enumerate(rows) if row[3] is None)
-        raise UsageError(f"entry {at} of {path} has no 'bbox'", "boxes for all entries, or masks for all of them")
+        hint = "boxes for all entries, or masks for all of them"
+        raise UsageError(f"entry {boxes.index(None)} of {path} has no 'bbox'", hint)
     return ParsedResults(
-        np.asarray([row[0] for row in rows], np.int64),
-        np.asarray([row[1] for row in rows], np.int64),
-        np.asarray([row[2] for row in rows], np.float64),
-        np.asarray([row[3] for row in rows], np.float64).reshape(-1, 4) if with_boxes else None,
-        [row[4] for row in rows] if with_masks else None,
+        np.asarray(images, np.int64),
+        np.asarray(categories, np.int64),
+        np.asarray(scores, np.float64),
+        np.asarray(boxes, np.float64).reshape(-1, 4) if with_boxes else None,
+        list(masks) if with_masks else None,
         None,
     )
 
@@ -181,11 +177,12 @@ def _known(path: Path, used: NDArray[np.int64], known: NDArray[np.int64], what: 
 
 def _masks(path: Path, table: ParsedResults, truth: Mapping[str, Any]) -> tuple[list[bytes], NDArray[np.float64]]:
     """Compressed counts of every mask, and the boxes around them."""
-    from pycocotools import mask as rle
-
     assert table.counts is not None
     sizes = {image["id"]: (image["height"], image["width"]) for image in truth["images"]}
-    given = table.counts if table.sizes is None else _as_rles(table.counts, table.sizes)
+    given: Iterable[Any] = table.counts
+    if table.sizes is not None:
+        pairs = zip(table.sizes.tolist(), table.counts, strict=True)
+        given = ({"size": size, "counts": counts} for size, counts in pairs)
     masks = [
         _compressed(path, at, mask, sizes[image])
         for at, (mask, image) in enumerate(zip(given, table.image_ids.tolist(), strict=True))
@@ -200,14 +197,8 @@ def _masks(path: Path, table: ParsedResults, truth: Mapping[str, Any]) -> tuple[
     return [counts_of(mask) for mask in masks], boxes
 
 
-def _as_rles(counts: Sequence[bytes], sizes: NDArray[np.int64]) -> Iterable[dict[str, Any]]:
-    return ({"size": size, "counts": each} for each, size in zip(counts, sizes.tolist(), strict=True))
-
-
 def _compressed(path: Path, at: int, mask: Any, size: tuple[int, int]) -> dict[str, Any]:
     """A mask of the results file as a compressed RLE of the image's size."""
-    from pycocotools import mask as rle
-
     if isinstance(mask, dict) and list(mask.get("size", size)) != list(size):
         given = "x".join(str(side) for side in mask["size"])
         raise UsageError(
@@ -215,12 +206,7 @@ def _compressed(path: Path, at: int, mask: Any, size: tuple[int, int]) -> dict[s
             "masks have the size of the original image, height first",
         )
     try:
-        if not isinstance(mask, dict):
-            packed = rle.merge(rle.frPyObjects(mask, *size))
-        elif isinstance(mask["counts"], list):
-            packed = rle.frPyObjects({"size": list(size), "counts": mask["counts"]}, *size)
-        else:
-            packed = {"size": list(size), "counts": counts_of(mask)}
+        packed = dict(run_lengths({**mask, "size": list(size)} if isinstance(mask, dict) else mask, *size))
+        return packed | {"counts": counts_of(packed)}
     except Exception as error:  # pycocotools raises no more specific error
         raise UsageError(f"the mask of entry {at} of {path} is not a run-length encoding", _FORMAT) from error
-    return dict(packed)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pvtctl.errors import UsageError
 from pvtctl.tasks.detection.scoring.columns import Columns
-from pvtctl.tasks.detection.scoring.numpy_backend import Kind, detection_masks, mask_areas, precision_and_recall
+from pvtctl.tasks.detection.scoring.numpy_backend import Kind, precision_and_recall, shapes_and_areas
 
 BACKENDS = ("auto", "numpy", "pycocotools", "faster")
 NAMES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
@@ -109,14 +109,13 @@ def _no_collection() -> Iterator[None]:
 def _annotations(
     truth: Mapping[str, Any], category_ids: Sequence[int], found: Columns, kind: Kind
 ) -> list[dict[str, Any]]:
-    shapes: list[Any] = found.boxes.tolist() if kind == "bbox" else detection_masks(truth, found)
-    areas = found.boxes[:, 2] * found.boxes[:, 3] if kind == "bbox" else mask_areas(shapes)
+    shapes, areas = shapes_and_areas(truth, found, kind)
     columns = {
         "id": range(1, len(found) + 1),
         "image_id": found.image_ids.tolist(),
         "category_id": np.asarray(category_ids, np.int64)[found.labels].tolist(),
         "score": found.scores.tolist(),
-        "bbox" if kind == "bbox" else "segmentation": shapes,
+        **({"bbox": shapes.tolist()} if kind == "bbox" else {"segmentation": shapes}),
         "area": areas.tolist(),
         "iscrowd": [0] * len(found),
     }
