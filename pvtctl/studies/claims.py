@@ -84,12 +84,6 @@ def judge(
     return _by_seeds(claim, blank, found)
 
 
-def printed_verdict(claim: Claim, printed: Mapping[str, float | None]) -> bool | None:
-    """Whether `claim` holds for the paper's figures; None if it has none."""
-    margin = _printed_margin(claim, printed)
-    return None if margin is None else margin > 0
-
-
 def _rows(claim: Claim) -> str:
     if claim.row is not None:
         return f"{claim.row} above {claim.above:g}" if claim.above is not None else f"{claim.row} below {claim.below:g}"
