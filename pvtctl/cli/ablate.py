@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -159,7 +160,7 @@ def _list(root: Path, as_json: bool) -> None:
 
     lines = overview(root)
     if as_json:
-        print_json({"studies": [line.as_dict() for line in lines]})
+        print_json({"studies": [asdict(line) for line in lines]})
         return
     columns = ["study", "paper", "what the paper found", "rows", "takes at mini", "takes at paper", "state"]
     table("", columns, [line.cells() for line in lines])

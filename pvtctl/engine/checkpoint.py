@@ -103,7 +103,7 @@ class _Watched:
     """A file that keeps the error of a failed write, which torch's writer replaces by a RuntimeError."""
 
     def __init__(self, handle: BinaryIO) -> None:
-        self.handle = handle
+        self.handle, self.flush = handle, handle.flush
         self.error: OSError | None = None
 
     def write(self, data: bytes) -> int:
@@ -112,9 +112,6 @@ class _Watched:
         except OSError as error:
             self.error = error
             raise
-
-    def flush(self) -> None:
-        self.handle.flush()
 
 
 def _write(state: dict[str, Any], path: Path) -> None:

@@ -159,12 +159,8 @@ def launch(command: Sequence[str], processes: int) -> int:
     base |= {"LOCAL_WORLD_SIZE": str(processes), LAUNCHER: str(os.getpid())}
     base.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     # Separate sessions: Ctrl-C then reaches the processes once, forwarded from here, and not also from the terminal.
-    running = [
-        subprocess.Popen(
-            list(command), env={**base, "RANK": str(rank), "LOCAL_RANK": str(rank)}, start_new_session=True
-        )
-        for rank in range(processes)
-    ]
+    ranks = [base | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
+    running = [subprocess.Popen(list(command), env=own, start_new_session=True) for own in ranks]
 
     def hand_on(number: int, frame: object) -> None:
         for process in running:
@@ -197,8 +193,7 @@ def _wait(running: list[subprocess.Popen[bytes]]) -> int:
         if failed_at is None and any(codes):
             failed_at = time.monotonic()
             code = next(c for c in codes if c)
-        if all(c is not None for c in codes):
-            return code if code >= 0 else 128 - code
-        if failed_at is not None and time.monotonic() - failed_at > GRACE:
+        late = failed_at is not None and time.monotonic() - failed_at > GRACE
+        if late or None not in codes:
             return code if code >= 0 else 128 - code
         time.sleep(0.1)

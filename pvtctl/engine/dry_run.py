@@ -85,6 +85,7 @@ def dry_run(
     epochs = -(-steps // stepper.steps_per_epoch)
     evaluations = -(-epochs // settings.train.eval_every) * (2 if stepper.ema else 1)
     gpu = dist.device.type == "cuda"
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return DryRunReport(
         precision=str(stepper.precision),
         loss=outcome.sums["loss"] / outcome.images,
@@ -97,7 +98,7 @@ def dry_run(
         evaluations=evaluations,
         save_seconds=save_seconds,
         checkpoint_bytes=checkpoint_bytes,
-        peak_memory_bytes=torch.cuda.max_memory_allocated(dist.device) if gpu else _peak_resident_bytes(),
+        peak_memory_bytes=torch.cuda.max_memory_allocated(dist.device) if gpu else resident,
         memory="GPU" if gpu else "process",
         run_seconds=steps * step_seconds + evaluations * (val_batches or 0) * val_seconds + epochs * save_seconds,
     )
@@ -133,8 +134,3 @@ def _try_saving(task: Task, stepper: Stepper, save_weights: SaveWeights) -> tupl
 def _wait_for(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def _peak_resident_bytes() -> int:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

@@ -10,7 +10,6 @@ import socket
 import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import yaml
@@ -180,9 +179,7 @@ class RunFolder:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
@@ -204,7 +201,7 @@ class _Lock:
         os.write(self.descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
         # A loader worker may outlive a killed run by seconds and must not keep the lock.
         own = weakref.ref(self)
-        os.register_at_fork(after_in_child=lambda: _close(own()))
+        os.register_at_fork(after_in_child=lambda: lock.release() if (lock := own()) is not None else None)
 
     def release(self) -> None:
         if self.descriptor is not None:
@@ -220,11 +217,6 @@ def in_use(path: Path) -> bool:
         return True
     lock.release()
     return False
-
-
-def _close(lock: _Lock | None) -> None:
-    if lock is not None:
-        lock.release()
 
 
 def taken(path: Path) -> UsageError | None:

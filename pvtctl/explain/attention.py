@@ -71,11 +71,10 @@ class AttentionMaps:
     def on_places(self) -> Tensor:
         """(B, heads, Q, H, W): at each position of the map the weight of the key that covers it, the mean if there are
         several, NaN without one (the remainder that a reduction leaves out)."""
-        keys = self.weights[..., len(self.special) :]
         # the remainder that a reduction leaves out is after its last key
         rows = _covers(self.key_rows, self.size[0])[:, : self.key_rows[-1][1]]
         columns = _covers(self.key_columns, self.size[1])[:, : self.key_columns[-1][1]]
-        grid = keys.reshape(*keys.shape[:-1], len(rows), len(columns))
+        grid = self._grid()
         values = torch.einsum("...ij,ih,jw->...hw", grid, rows / rows.sum(0), columns / columns.sum(0))
         places = torch.full((*values.shape[:-2], *self.size), float("nan"))
         places[..., : values.shape[-2], : values.shape[-1]] = values
@@ -83,10 +82,11 @@ class AttentionMaps:
 
     def between_keys(self) -> Tensor:
         """As `on_places`, but linearly interpolated between the centres of keys."""
-        keys = self.weights[..., len(self.special) :]
         rows, columns = _bends(self.key_rows, self.size[0]), _bends(self.key_columns, self.size[1])
-        grid = keys.reshape(*keys.shape[:-1], len(rows), len(columns))
-        return torch.einsum("...ij,ih,jw->...hw", grid, rows, columns)
+        return torch.einsum("...ij,ih,jw->...hw", self._grid(), rows, columns)
+
+    def _grid(self) -> Tensor:
+        return self.weights[..., len(self.special) :].unflatten(-1, (len(self.key_rows), len(self.key_columns)))
 
 
 def attending_blocks(model: nn.Module) -> list[AttendingBlock]:
@@ -191,8 +191,7 @@ def rollout_maps(
             mixed = rows @ module.weights(entered, size).mean(1)
             rows = (rows + _shared_out(mixed, module, size, len(special))) / 2
             rows = rows / rows.sum(-1, keepdim=True)
-    whole = [[(at, at + 1) for at in range(side)] for side in size]
-    return AttentionMaps(block.name, rows[:, None].cpu(), names, special, size, whole[0], whole[1], block.stride)
+    return AttentionMaps(block.name, rows[:, None].cpu(), names, special, size, *_cells(size), block.stride)
 
 
 def place_of(pixel: tuple[int, int], size: Size, stride: int) -> tuple[int, int]:
@@ -210,9 +209,8 @@ def _maps_of(
         size = (int(x.shape[2]), int(x.shape[3]))
         for query in queries or ():
             _check_query(query, images, (), block)
-        spans = [[(at, at + 1) for at in range(side)] for side in size]
         weights = block.module.weights(x)[:, None].cpu()
-        return AttentionMaps(block.name, weights, ("all",), (), size, spans[0], spans[1], block.stride)
+        return AttentionMaps(block.name, weights, ("all",), (), size, *_cells(size), block.stride)
     tokens, size = cast("tuple[Tensor, Size]", found)
     special = _special_tokens(tokens, size)
     names, indices = _indices(block, queries, special, size, images)
@@ -271,6 +269,11 @@ def _shared_out(mixed: Tensor, module: MultiHeadAttention, size: Size, special: 
     grid = mixed[..., special:].reshape(*mixed.shape[:2], len(rows), len(columns))
     places = torch.einsum("bqij,ih,jw->bqhw", grid, rows, columns).flatten(2)
     return torch.cat((mixed[..., :special], places), -1)
+
+
+def _cells(size: Size) -> tuple[list[Span], list[Span]]:
+    """The spans of keys that are single positions."""
+    return [(at, at + 1) for at in range(size[0])], [(at, at + 1) for at in range(size[1])]
 
 
 def _covers(spans: list[Span], side: int) -> Tensor:

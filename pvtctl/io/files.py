@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import math
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pvtctl.errors import PvtctlError, UsageError
 
@@ -101,3 +102,12 @@ def user_folder(kind: Literal["cache", "state"]) -> Path:
         return Path(os.environ.get("LOCALAPPDATA", Path.home())) / "pvtctl"
     usual = {"cache": ".cache", "state": ".local/state"}[kind]
     return Path(os.environ.get(f"XDG_{kind.upper()}_HOME") or Path.home() / usual) / "pvtctl"
+
+
+def without_nan(value: Any) -> Any:
+    """The value as JSON types, for strict JSON: NaN and infinity become None."""
+    if isinstance(value, Mapping):
+        return {str(key): without_nan(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -54,13 +54,12 @@ def _contradictions(recipe: Recipe, origins: Mapping[KeyPath, Origin]) -> Iterat
         yield fault("data.name", problem, nearest(recipe.data.name, names))
     if recipe.data.name == "mix" and not recipe.data.depth.mix and recipe.task == "depth":
         yield fault("data.depth.mix", "missing: mix needs depth sets by name", "recipe dpt_depth_mix shows how")
-    if recipe.task == "depth" and recipe.train.loss.name == "silog" and head is not None and head.metric_scale is None:
-        yield fault(
-            "train.loss.name", "silog compares metres: it needs model.head.scale_shift", "[3.05e-4, 0.1378] for rooms"
-        )
-    if recipe.task == "depth" and recipe.train.loss.name == "silog" and recipe.data.name == "mix":
+    if recipe.task == "depth" and recipe.train.loss.name == "silog":
+        if head is not None and head.metric_scale is None:
+            problem = "silog compares metres: it needs model.head.scale_shift"
+            yield fault("train.loss.name", problem, "[3.05e-4, 0.1378] for rooms")
         unscaled = [name for name, one in recipe.data.depth.mix.items() if one.inverse]
-        if unscaled:
+        if recipe.data.name == "mix" and unscaled:
             problem = f"silog compares metres: data.depth.mix.{unscaled[0]} is inverse depth of an unknown scale"
             yield fault("train.loss.name", problem, "ssi_trimmed learns from it")
     window, stride = recipe.eval.window, recipe.eval.stride
@@ -77,7 +76,8 @@ def _contradictions(recipe: Recipe, origins: Mapping[KeyPath, Origin]) -> Iterat
 
 def _unread(layers: list[Layer], recipe: Recipe) -> Iterator[Fault]:
     for rule in _rules(recipe):
-        decided = max((at for at, layer in enumerate(layers) if _says(layer, rule.decider)), default=-1)
+        said = [any(rule.decider[: len(path)] == path for path in layer.values) for layer in layers]
+        decided = max((at for at, says in enumerate(said) if says), default=-1)
         for at, layer in enumerate(layers):
             if at < decided or ("profile",) in layer.values:  # a flat recipe, written by a run, contains every key
                 continue
@@ -85,10 +85,6 @@ def _unread(layers: list[Layer], recipe: Recipe) -> Iterator[Fault]:
                 if path[: len(rule.path)] == rule.path and value is not None and value != {}:
                     mark = layer.mark(path)
                     yield Fault(f"{'.'.join(path)}: {rule.why} ({mark})", mark)
-
-
-def _says(layer: Layer, key: KeyPath) -> bool:
-    return any(key[: len(path)] == path for path in layer.values)
 
 
 def _rules(recipe: Recipe) -> Iterator[_Unread]:

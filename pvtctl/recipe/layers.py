@@ -147,12 +147,8 @@ def check_layer(layer: Layer, extra_keys: tuple[str, ...] = ()) -> list[Fault]:
 
     `extra_keys` are further keys allowed at its top level (used to suggest the nearest valid key).
     """
-    found = {}
-    for path, value in layer.values.items():
-        fault = _check_value(layer, path, value, extra_keys)
-        if fault:
-            found[fault.text] = fault
-    return list(found.values())
+    found = [_check_value(layer, path, value, extra_keys) for path, value in layer.values.items()]
+    return list({fault.text: fault for fault in found if fault}.values())
 
 
 def _check_value(layer: Layer, path: KeyPath, value: Any, extra_keys: tuple[str, ...]) -> Fault | None:
@@ -229,19 +225,17 @@ def _literals(kind: Any) -> list[Any]:
     return [choice for option in get_args(kind) for choice in _literals(option)]
 
 
-def field_types(block: type[BaseModel]) -> dict[str, Any]:
-    """Annotations of a block's keys, including bounds; for `model.head`, the keys of all heads."""
-    return _own_types(block) if block is not HeadOptions else _types_of_heads()
-
-
 @cache
 def _own_types(block: type[BaseModel]) -> dict[str, Any]:
     hints = get_type_hints(block, include_extras=True)
     return {name: hints[name] for name in block.model_fields}
 
 
-def _types_of_heads() -> dict[str, Any]:
-    """Annotations of all heads' keys; a key with different types in several heads gets their union."""
+def field_types(block: type[BaseModel]) -> dict[str, Any]:
+    """Annotations of a block's keys, including bounds; for `model.head`, the keys of all heads, where a key with
+    different types in several heads has their union."""
+    if block is not HeadOptions:
+        return _own_types(block)
     kinds: dict[str, list[Any]] = {"name": [Literal[tuple(spec.name for spec in head_specs())]]}
     for spec in head_specs():
         for key, kind in _own_types(spec.Options).items():

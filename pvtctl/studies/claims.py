@@ -76,18 +76,15 @@ def judge(
         if not sample.values or not all(math.isfinite(value) for value in sample.values):
             return replace(blank, reason=f"{name}: {sample.missing or 'no such figure was measured'}")
     if claim.figure in COUNTED:
-        return _by_count(claim, blank, found)
+        margin = _margin(claim, [sample.values[0] for sample in found])
+        how = "measured once" if claim.figure == "inference_memory_gib" else "worked out"
+        reason = f"{how} at the paper's full size: no spread"
+        return replace(blank, outcome=HOLDS if margin > 0 else FAILS, margin=margin, reason=reason)
     if claim.figure in TIMES:
         return _by_time(claim, blank, found)
     if claim.row is not None and small:
         return replace(blank, reason="the bound is one of the paper's scale, which no small experiment can be held to")
     return _by_seeds(claim, blank, found)
-
-
-def printed_verdict(claim: Claim, printed: Mapping[str, float | None]) -> bool | None:
-    """Whether `claim` holds for the paper's figures; None if it has none."""
-    margin = _printed_margin(claim, printed)
-    return None if margin is None else margin > 0
 
 
 def _rows(claim: Claim) -> str:
@@ -114,13 +111,6 @@ def _printed_margin(claim: Claim, printed: Mapping[str, float | None]) -> float 
     return round(_margin(claim, known), 6) if len(known) == len(names) else None
 
 
-def _by_count(claim: Claim, blank: ClaimVerdict, found: Sequence[ScoreSample]) -> ClaimVerdict:
-    margin = _margin(claim, [sample.values[0] for sample in found])
-    outcome = HOLDS if margin > 0 else FAILS
-    how = "measured once" if claim.figure == "inference_memory_gib" else "worked out"
-    return replace(blank, outcome=outcome, margin=margin, reason=f"{how} at the paper's full size: no spread")
-
-
 def _by_time(claim: Claim, blank: ClaimVerdict, found: Sequence[ScoreSample]) -> ClaimVerdict:
     margin = _margin(claim, [sample.values[0] for sample in found])
     edges = [(sample.low, sample.high) for sample in found]
@@ -139,16 +129,17 @@ def _by_time(claim: Claim, blank: ClaimVerdict, found: Sequence[ScoreSample]) ->
 
 def _by_seeds(claim: Claim, blank: ClaimVerdict, found: Sequence[ScoreSample]) -> ClaimVerdict:
     margin = _margin(claim, [statistics.fmean(sample.values) for sample in found])
-    lacking = "; ".join(sample.missing for sample in found if sample.missing)
+    missing = "; ".join(sample.missing for sample in found if sample.missing)
+    lacking = f" ({missing})" if missing else ""
     if any(len(sample.values) < 2 for sample in found):
-        return replace(blank, margin=margin, reason=f"one seed: no spread{f' ({lacking})' if lacking else ''}")
+        return replace(blank, margin=margin, reason=f"one seed: no spread{lacking}")
     if all(len(set(sample.values)) == 1 for sample in found):  # a coarse figure, or seeds without effect
-        tail = f" ({lacking})" if lacking else ""
-        return replace(blank, margin=margin, reason=f"all seeds gave the very same figure: no spread to judge by{tail}")
+        reason = f"all seeds gave the very same figure: no spread to judge by{lacking}"
+        return replace(blank, margin=margin, reason=reason)
     error, interval = _welch(margin, [sample.values for sample in found])
     blank = replace(blank, margin=margin, error=error, interval=interval)
     seeds = " and ".join(dict.fromkeys(str(len(sample.values)) for sample in found))
-    tail = f" over {seeds} seeds{f' ({lacking})' if lacking else ''}"
+    tail = f" over {seeds} seeds{lacking}"
     if interval[0] > 0:
         return replace(blank, outcome=HOLDS, reason=f"the 95 % interval of the margin lies above 0{tail}")
     if interval[1] < 0:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from pvtctl.recipe.load import flat
 from pvtctl.runs.paper_table import data_label
@@ -42,8 +41,8 @@ def run_differences(runs: Sequence[FinishedRun], labels: Sequence[str]) -> tuple
     reasons: list[str] = []
     checks: list[tuple[str, Callable[[FinishedRun], str | None]]] = [
         ("data", lambda run: data_label(run.recipe)),
-        ("validation images", lambda run: _number(run.score.get("images"))),
-        ("training images", lambda run: _number(run.recipe.data.train_samples) or "all"),
+        ("validation images", lambda run: None if (images := run.score.get("images")) is None else f"{images:.0f}"),
+        ("training images", lambda run: str(run.recipe.data.train_samples or "all")),
         ("profile", lambda run: run.recipe.profile),
         ("length of training", _planned),
         ("image size", lambda run: spec_of(run.recipe).sizes(run.recipe).label),
@@ -125,12 +124,15 @@ def _notes(runs: Sequence[FinishedRun], labels: Sequence[str]) -> list[str]:
     if len(seeds) > 1:
         notes.append(f"seeds differ, so that small differences may be chance: {_told(seeds)}")
     recipes = [flat(run.recipe) for run in runs]
-    keys = [
+    task = runs[0].recipe.task
+    changed = [
         key
         for key in dict.fromkeys(key for recipe in recipes for key in recipe)
-        if key.startswith(("data.", "train.")) and key not in _NO_RESULT and _is_of_task(key, runs[0].recipe.task)
+        if key.startswith(("data.", "train."))
+        and key not in _NO_RESULT
+        and all(task in tasks_reading(".".join(key.split(".")[:depth])) for depth in (2, 3))
+        and len({str(recipe.get(key)) for recipe in recipes}) > 1
     ]
-    changed = [key for key in keys if len({str(recipe.get(key)) for recipe in recipes}) > 1]
     if changed:
         more = f" and {len(changed) - _NAMED} more" if len(changed) > _NAMED else ""
         notes.append(f"settings that differ besides the model: {', '.join(changed[:_NAMED])}{more}")
@@ -138,11 +140,6 @@ def _notes(runs: Sequence[FinishedRun], labels: Sequence[str]) -> list[str]:
     if len(versions) > 1:
         notes.append(f"written by different versions of pvtctl: {_told(versions)}")
     return notes
-
-
-def _is_of_task(key: str, task: str) -> bool:
-    """Whether a task uses the setting."""
-    return all(task in tasks_reading(".".join(key.split(".")[:depth])) for depth in (2, 3))
 
 
 def _groups(values: Sequence[str | None], labels: Sequence[str]) -> dict[str, list[str]]:
@@ -156,7 +153,3 @@ def _groups(values: Sequence[str | None], labels: Sequence[str]) -> dict[str, li
 
 def _told(groups: dict[str, list[str]]) -> str:
     return "; ".join(f"{value} ({', '.join(labels)})" for value, labels in groups.items())
-
-
-def _number(value: Any) -> str | None:
-    return None if value is None else f"{value:.0f}"

@@ -8,11 +8,11 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from pvtctl.errors import UsageError
-from pvtctl.io.files import write_text
+from pvtctl.io.files import without_nan, write_text
 from pvtctl.studies.comparison import Comparison, Row, Subject
+from pvtctl.studies.tables import markdown_row
 from pvtctl.views.report import Report, ReportPicture, ReportTable, Strong, write_report
 
 COSTS = {"params": "parameters, M", "macs": "multiply-adds, G", "latency": "latency p50, ms"}
@@ -28,9 +28,8 @@ def to_markdown(comparison: Comparison) -> str:
         for row in comparison.rows
     ]
     marks = ["---", *("---:" for _ in comparison.subjects)]
-    lines = [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in (columns, marks, *rows)]
     notes = [f"- {note}" for note in all_notes(comparison)]
-    return "\n".join([*lines, "", *notes]) + "\n"
+    return "\n".join([*map(markdown_row, (columns, marks, *rows)), "", *notes]) + "\n"
 
 
 def to_csv(comparison: Comparison) -> str:
@@ -45,7 +44,7 @@ def to_csv(comparison: Comparison) -> str:
 
 def to_json(comparison: Comparison) -> str:
     """The output of `--json`; non-finite numbers become null."""
-    return json.dumps(_finite(comparison.to_dict()), indent=2, allow_nan=False) + "\n"
+    return json.dumps(without_nan(comparison.to_dict()), indent=2, allow_nan=False) + "\n"
 
 
 def all_notes(comparison: Comparison) -> list[str]:
@@ -114,24 +113,14 @@ def _draw(folder: Path, comparison: Comparison, against: str | None) -> list[tup
 
 def _axes(known: dict[str, Row], subjects: Sequence[Subject], against: str | None) -> tuple[Row | None, list[Row]]:
     """The y axis (the score; for models without runs the time, else the parameters) and the x axes."""
+    upright: Row | None = known.get("latency_p50") or known.get("params")
+    wanted = ["macs"] if against is None else [against]
     if any(subject.figures for subject in subjects):
-        upright: Row | None = next(iter(known.values()))
+        upright = next(iter(known.values()))
         wanted = list(_ROWS) if against is None else [against]
-    else:
-        upright = known.get("latency_p50") or known.get("params")
-        wanted = ["macs"] if against is None else [against]
-    return upright, [
-        known[_ROWS[name]] for name in wanted if _ROWS[name] in known and known[_ROWS[name]] is not upright
-    ]
+    across = [known[_ROWS[name]] for name in wanted if _ROWS[name] in known]
+    return upright, [row for row in across if row is not upright]
 
 
 def _numbers(row: Row) -> list[float]:
     return [float(value) if isinstance(value, int | float) else math.nan for value in row.values]
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -66,7 +66,14 @@ class Row:
 
     def cells(self) -> list[str]:
         """The values as text."""
-        return [_cell(value, self.digits) for value in self.values]
+        return [self._cell(value) for value in self.values]
+
+    def _cell(self, value: float | str | None) -> str:
+        if value is None or (isinstance(value, float) and not math.isfinite(value)):
+            return MISSING
+        if isinstance(value, str) or self.digits is None:
+            return str(value)
+        return f"{value:,.{self.digits}f}".replace(",", " ") if self.digits == 0 else f"{value:.{self.digits}f}"
 
 
 @dataclass(frozen=True)
@@ -142,30 +149,21 @@ def cost_rows(subjects: Sequence[Subject], convention: Convention) -> list[Row]:
         numbers += [
             ("latency_p50", "latency p50, ms", [time.p50_ms if time else None for time in times], 2, same_size),
             ("latency_p90", "latency p90, ms", [time.p90_ms if time else None for time in times], 2, same_size),
-            (
-                "peak_memory",
-                "peak memory, MiB",
-                [time.peak_memory_bytes / 2**20 if time else None for time in times],
-                0,
-                same_size,
-            ),
         ]
+        memory = [time.peak_memory_bytes / 2**20 if time else None for time in times]
+        numbers.append(("peak_memory", "peak memory, MiB", memory, 0, same_size))
     rows = [
         Row(name, label, tuple(values), digits, _best(values, lower=True) if comparable else frozenset())
         for name, label, values, digits, comparable in numbers
     ]
     sizes = tuple(f"{cost.size[0]}x{cost.size[1]}" if cost else None for cost in costs)
-    rows.append(Row("size", "costs at, px", sizes))
-    return rows
+    return [*rows, Row("size", "costs at, px", sizes)]
 
 
 def comparison_run_rows(subjects: Sequence[Subject]) -> list[Row]:
     """Rows on the training of the runs."""
     runs = [subject.run for subject in subjects if subject.run is not None]
     last: list[dict[str, Any]] = [run.environment[-1] if run.environment else {} for run in runs]
-
-    def texts(name: str, label: str, values: Sequence[float | str | None], digits: int | None = None) -> Row:
-        return Row(name, label, tuple(values), digits)
 
     devices = [str(each.get("device") or MISSING) for each in last]
     machines = [
@@ -174,25 +172,25 @@ def comparison_run_rows(subjects: Sequence[Subject]) -> list[Row]:
         else device
         for each, device in zip(last, devices, strict=True)
     ]
-    rows = [
-        texts("model", "model", [subject.model for subject in subjects]),
-        texts("data", "data", [data_label(run.recipe) for run in runs]),
-        texts("images", "images scored", [run.score.get("images") for run in runs], 0),
-        texts("recipe", "recipe", [":".join(filter(None, (run.recipe.name, run.recipe.row))) for run in runs]),
-        texts("profile", "profile", [run.recipe.profile for run in runs]),
-        texts("trained", "trained", [progress(run) for run in runs]),
-        texts("images_seen", "images seen", [images_seen(run) for run in runs], 0),
-        texts("weights", "begun from", [_weights(run) for run in runs]),
-        texts("seed", "seed", [run.recipe.train.seed for run in runs], 0),
-        texts("precision", "precision", [run.info.get("precision") for run in runs]),
-        texts("training_minutes", "training, min", [_minutes(run) for run in runs], 1),
-        texts("machine", "trained on", machines),
-        texts("torch", "torch", [each.get("packages", {}).get("torch") for each in last]),
-        texts("date", "date", [str(run.info.get("started") or MISSING)[:10] for run in runs]),
+    rows: list[tuple[str, str, Sequence[float | str | None], int | None]] = [
+        ("model", "model", [subject.model for subject in subjects], None),
+        ("data", "data", [data_label(run.recipe) for run in runs], None),
+        ("images", "images scored", [run.score.get("images") for run in runs], 0),
+        ("recipe", "recipe", [":".join(filter(None, (run.recipe.name, run.recipe.row))) for run in runs], None),
+        ("profile", "profile", [run.recipe.profile for run in runs], None),
+        ("trained", "trained", [progress(run) for run in runs], None),
+        ("images_seen", "images seen", [images_seen(run) for run in runs], 0),
+        ("weights", "begun from", [_weights(run) for run in runs], None),
+        ("seed", "seed", [run.recipe.train.seed for run in runs], 0),
+        ("precision", "precision", [run.info.get("precision") for run in runs], None),
+        ("training_minutes", "training, min", [_minutes(run) for run in runs], 1),
+        ("machine", "trained on", machines, None),
+        ("torch", "torch", [each.get("packages", {}).get("torch") for each in last], None),
+        ("date", "date", [str(run.info.get("started") or MISSING)[:10] for run in runs], None),
     ]
     if any(run.status != "finished" for run in runs):
-        rows.insert(0, texts("status", "status", [run.status for run in runs]))
-    return rows
+        rows.insert(0, ("status", "status", [run.status for run in runs], None))
+    return [Row(name, label, tuple(values), digits) for name, label, values, digits in rows]
 
 
 def _weights(run: FinishedRun) -> str:
@@ -218,11 +216,3 @@ def _best(values: Sequence[float | None], *, lower: bool) -> frozenset[int]:
         return frozenset()
     best = min(known) if lower else max(known)
     return frozenset(at for at, value in enumerate(values) if value == best)
-
-
-def _cell(value: float | str | None, digits: int | None) -> str:
-    if value is None or (isinstance(value, float) and not math.isfinite(value)):
-        return MISSING
-    if isinstance(value, str) or digits is None:
-        return str(value)
-    return f"{value:,.{digits}f}".replace(",", " ") if digits == 0 else f"{value:.{digits}f}"

@@ -21,7 +21,7 @@ from pvtctl.cost.memory import GIB, estimate_memory, memory_at_hand
 from pvtctl.errors import PvtctlError
 from pvtctl.io.files import write_text
 from pvtctl.latency.machine import describe_machine
-from pvtctl.latency.measure import Case, Latency
+from pvtctl.latency.measure import Case
 from pvtctl.models.registry import head_spec
 from pvtctl.recipe.schema import Recipe
 from pvtctl.runs.paper_table import model_cost
@@ -109,12 +109,17 @@ def study_costs(
         groups = _groups([case for case in wanted if case not in found], _SPARE * _free_bytes(device))
         options = {"device": device, "warmup": WARMUP, "repeats": REPEATS, "on_progress": say}
         results, failed, _ = time_cases(groups, strict=False, **options)
-        timed = {case: _timing(result) for case, result in results.items()}
+        timed = {
+            case: CaseTiming(it.calls, it.p50_ms, it.p90_ms, it.min_ms, it.peak_memory_bytes / GIB, it.others_cpu_share)
+            for case, it in results.items()
+        }
         found |= {**failed, **timed}
         kept.add({repr(case): timing for case, timing in timed.items()})
     for row, case in cases.items():
-        timing = found[case]
-        costs[row] = replace(costs[row], **{"untimed" if isinstance(timing, str) else "timing": timing})
+        if isinstance(timing := found[case], str):
+            costs[row] = replace(costs[row], untimed=timing)
+        else:
+            costs[row] = replace(costs[row], timing=timing)
     return costs
 
 
@@ -194,15 +199,12 @@ def _too_much(case: Case, gmacs: float | None, speed: float, device: str) -> str
     """Why a case is not run; empty if it is."""
     seconds = 1e9 * (gmacs or 0) / (_REACHED * speed)
     if seconds * (REPEATS + WARMUP + 1) > LONGEST_SECONDS:
-        return f"not timed: by its operations a call would take about {_span(seconds)} on this machine"
+        span = f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+        return f"not timed: by its operations a call would take about {span} on this machine"
     needed, free = _needed_bytes(case), _SPARE * _free_bytes(device)
     if needed > free:
         return f"not timed: it needs about {needed / GIB:.0f} GiB, {free / GIB:.0f} GiB are available"
     return ""
-
-
-def _span(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 
 def _needed_bytes(case: Case) -> int:
@@ -247,11 +249,6 @@ def _groups(cases: Sequence[Case], free: float) -> list[list[Case]]:
         groups[-1].append(case)
         left -= needed
     return groups
-
-
-def _timing(result: Latency) -> CaseTiming:
-    memory = result.peak_memory_bytes / GIB
-    return CaseTiming(result.calls, result.p50_ms, result.p90_ms, result.min_ms, memory, result.others_cpu_share)
 
 
 class _Kept:

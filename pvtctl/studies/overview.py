@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +32,6 @@ class StudyLine:
     states: dict[str, str] = field(default_factory=dict)
     """State by profile, if anything was run: `4 of 9 runs finished, 1 failed`."""
 
-    def as_dict(self) -> dict[str, Any]:
-        """For `--json`."""
-        return asdict(self)
-
     def cells(self) -> list[str]:
         """Study, paper, claim, rows, cost at profiles mini and paper, state."""
         state = "; ".join(f"{profile}: {text}" for profile, text in self.states.items())
@@ -48,18 +44,17 @@ def overview(runs_root: Path) -> list[StudyLine]:
     lines = []
     for name in study_names():
         source = read_study(name)
-        assert source.study is not None  # study_names returns studies only
+        study = source.study
+        assert study is not None  # study_names returns studies only
         recipe = load_recipe(source.name, next(iter(source.rows)))
         minutes: dict[str, float | None] = {}
         states: dict[str, str] = {}
         for profile in source.profiles:
             folder = runs_root / f"{name}-{profile}"
-            minutes[profile] = _minutes(folder, list(source.rows), source.study.seeds if profile == "mini" else 1)
+            minutes[profile] = _minutes(folder, list(source.rows), study.seeds if profile == "mini" else 1)
             if state := _state(folder):
                 states[profile] = state
-        study = source.study
-        line = StudyLine(name, _label(recipe.paper), study.claim, len(source.rows), study.cost, minutes, states)
-        lines.append(line)
+        lines.append(StudyLine(name, _label(recipe.paper), study.claim, len(source.rows), study.cost, minutes, states))
     return lines
 
 
@@ -72,12 +67,11 @@ def _label(paper: Paper | None) -> str:
 
 def _runs(folder: Path) -> list[dict[str, Any]]:
     """run.json of every row's run, with its row; unreadable files are skipped."""
-    found = []
-    for file in sorted(folder.glob("rows/*/*/run.json")):
-        info = _read(file)
-        if info:
-            found.append({**info, "row": file.parent.parent.name, "folder": str(file.parent)})
-    return found
+    return [
+        {**info, "row": file.parent.parent.name, "folder": str(file.parent)}
+        for file in sorted(folder.glob("rows/*/*/run.json"))
+        if (info := _read(file))
+    ]
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -86,6 +80,12 @@ def _read(file: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return info if isinstance(info, dict) else {}
+
+
+def _seconds(info: dict[str, Any]) -> float | None:
+    result = info.get("result")
+    seconds = result.get("seconds") if isinstance(result, dict) else None
+    return float(seconds) if isinstance(seconds, int | float) else None
 
 
 def _state(folder: Path) -> str:
@@ -109,10 +109,10 @@ def _minutes(folder: Path, rows: Sequence[str], seeds: int) -> float | None:
     by_row: dict[str, list[float]] = {}
     before: dict[str, float] = {}
     for info in _runs(folder):
-        seconds = (info.get("result") or {}).get("seconds") if isinstance(info.get("result"), dict) else None
-        if info.get("status") == "finished" and isinstance(seconds, int | float):
-            by_row.setdefault(str(info["row"]), []).append(float(seconds))
-            before |= _pretraining_seconds(Path(str(info["folder"])))
+        seconds = _seconds(info)
+        if info.get("status") == "finished" and seconds is not None:
+            by_row.setdefault(info["row"], []).append(seconds)
+            before |= _pretraining_seconds(Path(info["folder"]))
     if not set(rows) <= set(by_row):
         return None
     total = sum(seeds * sum(by_row[row]) / len(by_row[row]) for row in rows) + sum(before.values())
@@ -130,6 +130,5 @@ def _pretraining_seconds(run: Path) -> dict[str, float]:
         return {}
     # the recorded path, or, if the directory of studies was moved, next to the study: STUDIES/STUDY/rows/ROW/seed0
     places = (Path(begun), run.parents[3] / "pretraining" / Path(begun).name)
-    result = next((info for place in places if (info := _read(place / "run.json"))), {}).get("result")
-    seconds = result.get("seconds") if isinstance(result, dict) else None
-    return {begun: float(seconds)} if isinstance(seconds, int | float) else {}
+    seconds = _seconds(next((info for place in places if (info := _read(place / "run.json"))), {}))
+    return {begun: seconds} if seconds is not None else {}

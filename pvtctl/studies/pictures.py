@@ -86,7 +86,7 @@ def _score_against(
     label = all_of.label(all_of.score)
     panels = [
         ScatterPanel(points, cost, f"{label} ({where})")
-        for points, cost, where in ((printed, costs[0], _paper(all_of)), (own, costs[1], here))
+        for points, cost, where in ((printed, costs[0], paper_label(all_of.recipe)), (own, costs[1], here))
         if points
     ]
     title = f"{label.partition(',')[0]} against {what}: the paper, and here at profile {all_of.plan.profile}"
@@ -106,7 +106,7 @@ def _curves(all_of: Measured) -> Draw:
     score = all_of.label(all_of.score)
     panels = [CurvePanel(f"Here, profile {all_of.plan.profile}", score, own)]
     if printed:
-        panels.append(CurvePanel(f"Where they end in {_paper(all_of)}", score, printed))
+        panels.append(CurvePanel(f"Where they end in {paper_label(all_of.recipe)}", score, printed))
     return partial(draw_panels, panels=panels, xlabel="epoch", same_xs=False)
 
 
@@ -139,7 +139,3 @@ def _macs(all_of: Measured) -> Draw:
     title = "Multiply-adds of backbone and classifier against input size"
     panel = CurvePanel(title, "GMACs an image (papers' GFLOPs)", series, from_zero=not wide, logarithmic=wide)
     return partial(draw_panels, panels=[panel], xlabel="side of a square input, pixels")
-
-
-def _paper(all_of: Measured) -> str:
-    return paper_label(next(row.recipe for row in all_of.rows if row.recipe is not None))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -12,7 +11,7 @@ from typing import Any
 
 import pvtctl
 from pvtctl.errors import UsageError
-from pvtctl.io.files import write_text
+from pvtctl.io.files import without_nan, write_text
 from pvtctl.latency.machine import describe_machine
 from pvtctl.recipe.source import recipes_folder
 from pvtctl.runs.paper_table import differences_from_paper, paper_label
@@ -70,7 +69,9 @@ def write_study(
             f"no row of {plan.study} at profile {plan.profile} is finished",
             f"pvtctl ablate {plan.study} --profile {plan.profile} runs them",
         )
-    device = device or _device()
+    import torch
+
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     about = plan.about
     if about is not None and any(claim.figure == RESOLUTION for claim in about.claims):
         rows = with_resolution_loss(rows, plan.out, device=device, say=say)
@@ -80,12 +81,6 @@ def write_study(
     say("drawing the figures")
     pictures = draw_pictures(all_of, plan.out / "figures")
     return _write(all_of, pictures, device)
-
-
-def _device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def verdicts_of(plan: StudyPlan, rows: Sequence[RowResult], costs: Mapping[str, ModelCost]) -> list[ClaimVerdict]:
@@ -119,7 +114,7 @@ def _sample(row: RowResult, cost: ModelCost | None, figure: str) -> ScoreSample:
 
 def _write(all_of: Measured, pictures: dict[str, Path], device: str) -> StudyReport:
     plan, out = all_of.plan, all_of.plan.out
-    recipe = next(row.recipe for row in all_of.rows if row.recipe is not None)
+    recipe = all_of.recipe
     label = paper_label(recipe)
     title = f"{plan.study}: {label} at profile {plan.profile}"
     warnings = _warnings(all_of)
@@ -131,9 +126,13 @@ def _write(all_of: Measured, pictures: dict[str, Path], device: str) -> StudyRep
     ]
     if not all_of.verdicts:
         del tables[1]
-    commands = _commands(plan)
-    environment = {"machine": describe_machine(device), "runs": _environments(all_of)}
-    report = Report(title, _lead(plan, recipe.about), warnings)
+    commands = [_command(plan)]
+    # of the last start of each finished run
+    reads = {attempt.run.name: attempt.read for row in all_of.rows for attempt in row.finished}
+    starts = {name: read.environment[-1] for name, read in reads.items() if read and read.environment}
+    environment = {"machine": describe_machine(device), "runs": starts}
+    lead = f"The paper: {plan.about.claim}." if plan.about is not None else f"{recipe.about or plan.study}."
+    report = Report(title, lead, warnings)
     report.parts += [*tables[:-2]]
     report.parts += [ReportPicture(name, path) for name, path in pictures.items() if path.suffix == ".svg"]
     report.parts += [
@@ -151,20 +150,17 @@ def _write(all_of: Measured, pictures: dict[str, Path], device: str) -> StudyRep
         path.with_suffix(".png").name: path.with_suffix(".png") for path in pictures.values()
     }
     document["files"] = {name: str(path) for name, path in files.items()}
-    document = _plain(document)
+    document = without_nan(document)
     write_text(files["json"], json.dumps(document, indent=2, allow_nan=False) + "\n")
-    return StudyReport(title, *_terminal(all_of), _verdict_rows(all_of), files, document)
-
-
-def _lead(plan: StudyPlan, about: str | None) -> str:
-    return f"The paper: {plan.about.claim}." if plan.about is not None else f"{about or plan.study}."
+    verdicts = [[verdict.text, verdict.outcome, verdict.reason] for verdict in all_of.verdicts]
+    return StudyReport(title, *_terminal(all_of), verdicts, files, document)
 
 
 def _warnings(all_of: Measured) -> list[str]:
     """Warnings above the tables."""
     plan = all_of.plan
     told = []
-    attempts = [attempt for row in all_of.rows for attempt in row.attempts]
+    attempts = all_of.attempts
     done = sum(attempt.status == "finished" for attempt in attempts)
     at_this_scale = plan.about.left_out if plan.about is not None and plan.profile == "mini" else {}
     left = [row for row in plan.rows if row not in plan.picked and row not in at_this_scale]
@@ -208,41 +204,20 @@ def _unlike_the_paper(all_of: Measured) -> list[str]:
     return list(reasons)
 
 
-def _commands(plan: StudyPlan) -> list[str]:
+def _command(plan: StudyPlan) -> str:
     """The command that repeats the study."""
     shipped = plan.source.path.is_relative_to(recipes_folder())
-    words = [
-        "pvtctl",
-        "ablate",
-        plan.study if shipped else str(plan.source.path.absolute()),
-        "--profile",
-        plan.profile,
-        "--seeds",
-        str(plan.seeds),
-    ]
-    if plan.picked != plan.rows:
-        words += ["--rows", ",".join(plan.picked)]
-    words += ["--out", str(plan.out.parent)]
-    words += ["--pretrain"] if plan.request.pretrain else []
-    for row, weights in plan.request.row_weights.items():
-        words += ["--weights", f"{row}={weights}"] if row in plan.picked else []
-    for option, overrides in (
-        ("--set", plan.request.row_overrides),
-        ("--set-pretraining", plan.request.pretraining_overrides),
+    study, request = plan.study if shipped else str(plan.source.path.absolute()), plan.request
+    words = ["pvtctl", "ablate", study, "--profile", plan.profile, "--seeds", str(plan.seeds)]
+    words += ["--rows", ",".join(plan.picked)] if plan.picked != plan.rows else []
+    words += ["--out", str(plan.out.parent), *(["--pretrain"] if request.pretrain else [])]
+    for option, values in (
+        ("--weights", [f"{row}={source}" for row, source in request.row_weights.items() if row in plan.picked]),
+        ("--set", map(as_typed, request.row_overrides)),
+        ("--set-pretraining", map(as_typed, request.pretraining_overrides)),
     ):
-        words += [word for each in overrides for word in (option, as_typed(each))]
-    return [shlex.join(words)]
-
-
-def _environments(all_of: Measured) -> dict[str, Any]:
-    """Environment of the last start of each finished run."""
-    found = {}
-    for row in all_of.rows:
-        for attempt in row.finished:
-            starts = attempt.read.environment if attempt.read is not None else []
-            if starts:
-                found[attempt.run.name] = starts[-1]
-    return found
+        words += [word for value in values for word in (option, value)]
+    return shlex.join(words)
 
 
 def _page(report: Report, tables: Sequence[ReportTable], commands: Sequence[str]) -> str:
@@ -277,10 +252,6 @@ def _terminal(all_of: Measured) -> tuple[list[str], list[list[str]], str]:
         "full size, `trained M` are the parameters of what was trained here"
     )
     return columns, rows, caption
-
-
-def _verdict_rows(all_of: Measured) -> list[list[str]]:
-    return [[verdict.text, verdict.outcome, verdict.reason] for verdict in all_of.verdicts]
 
 
 def _document(
@@ -318,25 +289,15 @@ def _document(
                 "needs": attempt.run.needs,
                 "figures": dict(attempt.figures),
             }
-            for attempt in [*all_of.pretrainings, *(one for row in all_of.rows for one in row.attempts)]
+            for attempt in [*all_of.pretrainings, *all_of.attempts]
         ],
         "commands": list(commands),
         "environment": dict(environment),
     }
 
 
-def _plain(value: Any) -> Any:
-    """The value as JSON types; non-finite numbers become null."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def _row_document(row: RowResult, cost: ModelCost | None) -> dict[str, Any]:
     names = dict.fromkeys([*(name for one in row.finished for name in one.figures), *row.added])
-    spreads = {name: spread for name in names if (spread := row.spread(name)) is not None}
     return {
         "row": row.row,
         "title": row.title,
@@ -345,7 +306,8 @@ def _row_document(row: RowResult, cost: ModelCost | None) -> dict[str, Any]:
         "printed": {name: figure.plain_values() for name, figure in row.expect.items()},
         "measured": {
             name: {"mean": spread.mean, "sd": spread.deviation, "n": spread.n, "values": list(spread.values)}
-            for name, spread in spreads.items()
+            for name in names
+            if (spread := row.spread(name)) is not None
         },
         "cost": asdict(cost) if cost is not None else None,
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,10 +26,8 @@ def with_resolution_loss(
     """
     file = out / "resolution.json"
     kept: dict[str, float] = {}
-    try:
+    with suppress(OSError, ValueError, TypeError, AttributeError):
         kept = {str(key): float(value) for key, value in json.loads(file.read_text("utf-8")).items()}
-    except (OSError, ValueError, TypeError, AttributeError):
-        kept = {}
     result = []
     for row in rows:
         losses = []

@@ -20,9 +20,8 @@ from pvtctl.tasks.registry import spec_of
 _T = TypeVar("_T")
 OF_PRETRAINING = ("top1_err", "top1_acc")
 """Figures in detectors' tables that are those of the ImageNet pretraining."""
-_MEASURED_AS = {"mean_rel": "abs_rel"}
-"""Published figure that runs do not have -> its substitute: for the mean AbsRel over three data sets, AbsRel on the
-data used."""
+_MEASURED_AS = {"mean_rel": "abs_rel", "abs_rel": "mean_rel"}
+"""A figure and its substitute: runs have no mean AbsRel over three data sets, but AbsRel on the data used."""
 
 
 @dataclass(frozen=True)
@@ -112,14 +111,12 @@ class Attempt:
         """(epoch, value) of every evaluation."""
         if self.read is None:
             return []
-        points = []
-        for line in self.read.evaluations:
-            found = value_of(
-                spec_of(self.run.recipe).shown_figures(line.get("ema_metrics") or line.get("metrics") or {}), figure
-            )
-            if found is not None:
-                points.append((float(line.get("epoch", 0)), found))
-        return points
+        shown = spec_of(self.run.recipe).shown_figures
+        points = [
+            (float(line.get("epoch", 0)), value_of(shown(line.get("ema_metrics") or line.get("metrics") or {}), figure))
+            for line in self.read.evaluations
+        ]
+        return [(epoch, value) for epoch, value in points if value is not None]
 
     def _last(self, key: str, *, training_only: bool = False) -> float:
         lines: list[dict[str, Any]] = []
@@ -183,10 +180,7 @@ def value_of(figures: Mapping[str, _T], name: str) -> _T | None:
     """A figure by its published or its measured name."""
     if name in figures:
         return figures[name]
-    for printed, own in _MEASURED_AS.items():
-        if name in (printed, own):
-            return figures.get(own if name == printed else printed)
-    return None
+    return figures.get(_MEASURED_AS.get(name, ""))
 
 
 def collect_results(plan: StudyPlan) -> list[RowResult]:

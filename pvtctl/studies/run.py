@@ -11,6 +11,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -114,27 +115,18 @@ def recipe_to_run(plan: StudyPlan, run: Run) -> tuple[Any, bool]:
     weights = recipe.model.weights
     pretraining = plan.pretraining_of(run)
     if resume:
-        weights = read_run_recipe(run.out).get("model", {}).get("weights")
-        if (
-            weights
-            and pretraining is not None
-            and not Path(weights).exists()
-            and Path(weights).name == pretraining.out.name
-        ):
-            weights = _moved(run, pretraining)
+        began = read_run_recipe(run.out)
+        weights = began.get("model", {}).get("weights")
+        before = Path(weights or "")
+        if weights and pretraining is not None and not before.exists() and before.name == pretraining.out.name:
+            # the directory of studies was moved
+            weights = began["model"]["weights"] = str(pretraining.out.absolute())
+            write_text(run.out / "recipe.yaml", yaml.safe_dump(began, sort_keys=False))
     elif pretraining is not None:
         if state_of(pretraining).status != "finished":
             raise UsageError(f"{run.name} starts from {pretraining.name}, which is not finished")
         weights = str(pretraining.out.absolute())
     return recipe.model_copy(update={"model": recipe.model.model_copy(update={"weights": weights})}), resume
-
-
-def _moved(run: Run, pretraining: Run) -> str:
-    """New path of a run's initial weights after the directory of studies was moved; the run's recipe is updated."""
-    began = read_run_recipe(run.out)
-    began["model"]["weights"] = str(pretraining.out.absolute())
-    write_text(run.out / "recipe.yaml", yaml.safe_dump(began, sort_keys=False))
-    return str(began["model"]["weights"])
 
 
 @dataclass
@@ -220,22 +212,17 @@ class _Meter:
             return
         self._looked = time.monotonic()
         for child in children:
-            last = _last_metrics(child.run.out / "metrics.jsonl") or {}
-            images = int(last.get("step", 0)) * images_a_step(child.run.recipe, _starts(child.run))
-            images = min(images, _images(child.run))
+            last = _last_metrics(child.run.out / "metrics.jsonl")
+            starts: list[dict[str, Any]] = []
+            with suppress(UsageError):  # reported by the run's process
+                starts = read_starts(child.run.out)
+            images = min(int(last.get("step", 0)) * images_a_step(child.run.recipe, starts), _images(child.run))
             self._set(child.run, images, ", ".join(one.run.name for one in children))
 
     def _set(self, run: Run, images: int, note: str) -> None:
         if (more := _megapixels(run, images) - self.seen[run.name]) > 0:
             self.seen[run.name] += more
             self.progress.advance(note, by=more)
-
-
-def _starts(run: Run) -> list[dict[str, Any]]:
-    try:
-        return read_starts(run.out)
-    except UsageError:  # reported by the run's process
-        return []
 
 
 def _megapixels(run: Run, images: int) -> int:
@@ -322,15 +309,11 @@ def _score_line(run: Run) -> str:
     return ", ".join(f"{name} {score[name]:.3f}" for name in shown if name in score)
 
 
-def _last_metrics(file: Path) -> dict[str, Any] | None:
-    if not file.is_file():
-        return None
-    for line in reversed(file.read_text("utf-8").splitlines()[-3:]):
-        try:
+def _last_metrics(file: Path) -> dict[str, Any]:
+    for line in reversed(file.read_text("utf-8").splitlines()[-3:] if file.is_file() else []):
+        with suppress(ValueError):  # being written
             return dict(json.loads(line))
-        except ValueError:  # being written
-            continue
-    return None
+    return {}
 
 
 def _stop(children: list[_Child], code: int) -> None:

@@ -42,11 +42,9 @@ def write_jobs(
         raise UsageError(f"{folder} exists", "name a new folder for the job files")
     header = "\n".join(f"#SBATCH {option}" for option in options)
     here = Path.cwd()
-    files, lines = (
-        [],
-        ["#!/bin/bash", "# Submits the study's jobs to Slurm, each after the one that it needs.", "set -e"],
-    )
+    lines = ["#!/bin/bash", "# Submits the study's jobs to Slurm, each after the one that it needs.", "set -e"]
     lines.append(f"cd {shlex.quote(str(folder.absolute()))}")
+    files = []
     jobs: dict[str, str] = {}
     for number, run in enumerate(plan.runs):
         label = run.name.replace("/", "-")

@@ -59,13 +59,17 @@ class Measured:
 
     def label(self, figure: str) -> str:
         """Label of a figure, with its unit."""
-        recipe = next(row.recipe for row in self.rows if row.recipe is not None)
-        return label_of_figure(figure, recipe)
+        return _LABELS.get(figure) or label_of(figure, self.recipe)
 
+    @property
+    def recipe(self) -> Recipe:
+        """Of the first row that has one."""
+        return next(row.recipe for row in self.rows if row.recipe is not None)
 
-def label_of_figure(figure: str, recipe: Recipe) -> str:
-    """Label of a study's figure."""
-    return _LABELS.get(figure) or label_of(figure, recipe)
+    @property
+    def attempts(self) -> list[Attempt]:
+        """All runs of rows."""
+        return [attempt for row in self.rows for attempt in row.attempts]
 
 
 def digits_of(figure: str) -> int:
@@ -99,21 +103,14 @@ def paper_table(all_of: Measured, title: str) -> ReportTable:
         cells = [row.title]
         for figure in all_of.figures:
             printed = row.printed(figure)
-            cells += ["-" if printed is None else f"{printed:g}{_only_in_code(row, figure)}"]
+            stated = row.expect.get(figure)
+            code = " (code)" if stated is not None and stated.paper is None else ""
+            cells += ["-" if printed is None else f"{printed:g}{code}"]
             cells += [measured_cell(row, all_of.costs.get(row.row), figure, all_of.score)]
-        rows.append([*cells, _seeds(row)])
+        done = len(row.finished)
+        seeds = f"{done} seed{'s' * (done > 1)}" if done else ""
+        rows.append([*cells, "; ".join(filter(None, (seeds, row.state)))])
     return ReportTable(title, [*columns, "runs"], rows, groups=[*groups, ("", 1)], notes=_notes(all_of))
-
-
-def _only_in_code(row: RowResult, figure: str) -> str:
-    stated = row.expect.get(figure)
-    return " (code)" if stated is not None and stated.paper is None else ""
-
-
-def _seeds(row: RowResult) -> str:
-    done = len(row.finished)
-    said = f"{done} seed{'s' * (done > 1)}" if done else ""
-    return "; ".join(part for part in (said, row.state) if part)
 
 
 def _notes(all_of: Measured) -> list[str]:
@@ -134,7 +131,7 @@ def _notes(all_of: Measured) -> list[str]:
     return notes
 
 
-COST_GROUPS = [("", 1), ("the paper's model, full size", 7), ("trained here", 4)]
+_COST_GROUPS = [("", 1), ("the paper's model, full size", 7), ("trained here", 4)]
 
 
 def cost_table(all_of: Measured) -> ReportTable:
@@ -147,22 +144,11 @@ def cost_table(all_of: Measured) -> ReportTable:
         if cost is None:
             continue
         time = cost.timing
-        rows.append(
-            [
-                row.title,
-                _by(cost.size),
-                _number(cost.params_m, 1),
-                _number(cost.gmacs, 1),
-                f"{time.p50_ms:.0f}" if time else "-",
-                f"{time.p90_ms:.0f}" if time else "-",
-                _number(time.memory_gib, 1) if time else "-",
-                _number(cost.train_memory_gib, 1),
-                cost.trained or "-",
-                _number(cost.trained_params_m, 2),
-                _number(cost.trained_gmacs, 2),
-                _by(cost.trained_size) if cost.trained_size else "-",
-            ]
-        )
+        times = [_number(time.p50_ms, 0), _number(time.p90_ms, 0), _number(time.memory_gib, 1)] if time else ["-"] * 3
+        cells = [row.title, _by(cost.size), _number(cost.params_m, 1), _number(cost.gmacs, 1), *times]
+        cells += [_number(cost.train_memory_gib, 1), cost.trained or "-", _number(cost.trained_params_m, 2)]
+        cells += [_number(cost.trained_gmacs, 2), _by(cost.trained_size) if cost.trained_size else "-"]
+        rows.append(cells)
         notes += [f"{row.title}: {cost.untimed}."] if cost.untimed else []
     batches = dict.fromkeys((cost.train_images, cost.train_size) for cost in all_of.costs.values())
     shown = ", ".join(f"{images} of {_by(size)}" for images, size in batches)
@@ -173,7 +159,7 @@ def cost_table(all_of: Measured) -> ReportTable:
         f"Memory of training is a lower bound, worked out from shapes: activations in float32 with fused attention (images a "
         f"GPU: {shown}). Latency is one image from photo to result, or one forward pass of a classifier."
     )
-    return ReportTable("What the models cost", columns, rows, groups=COST_GROUPS, notes=list(dict.fromkeys(notes)))
+    return ReportTable("What the models cost", columns, rows, groups=_COST_GROUPS, notes=list(dict.fromkeys(notes)))
 
 
 def verdict_table(all_of: Measured) -> ReportTable:
@@ -202,10 +188,9 @@ def verdict_table(all_of: Measured) -> ReportTable:
 def run_table(all_of: Measured) -> ReportTable:
     """All runs, pretrainings first."""
     columns = ["run", "state", "epochs", "images seen", "minutes", "precision", "started from", "parameters, M"]
-    costs = all_of.costs
     rows = []
-    for attempt in [*all_of.pretrainings, *(one for row in all_of.rows for one in row.attempts)]:
-        cost = costs.get(attempt.run.row or "")
+    for attempt in [*all_of.pretrainings, *all_of.attempts]:
+        cost = all_of.costs.get(attempt.run.row or "")
         rows.append(
             [
                 attempt.run.name,
@@ -227,12 +212,12 @@ def markdown(table: ReportTable) -> str:
     if table.groups:
         above = [label for label, width in table.groups for _ in range(width)]
         columns = [f"{group}: {name}" if group else name for group, name in zip(above, columns, strict=True)]
-    lines = [f"## {table.title}", "", _line(columns), _line(["---"] * len(columns))]
-    lines += [_line(row) for row in table.rows]
+    lines = [f"## {table.title}", "", *map(markdown_row, (columns, ["---"] * len(columns), *table.rows))]
     return "\n".join([*lines, "", *(f"- {note}" for note in table.notes), ""])
 
 
-def _line(cells: Sequence[str]) -> str:
+def markdown_row(cells: Sequence[str]) -> str:
+    """A line of a Markdown table."""
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
@@ -243,10 +228,10 @@ def long_csv(all_of: Measured) -> str:
     writer.writerow(["row", "title", "figure", "unit", "paper", "code", "mean", "sd", "n", "where", "state"])
     for row in all_of.rows:
         cost = all_of.costs.get(row.row)
-        figures = [*all_of.figures, *_measured_only(row, all_of.figures)]
-        figures += [name for name in ("params_m", "gmacs", "train_memory_gib") if name not in figures]
-        timed = [name for name in ("latency_ms", "inference_memory_gib") if cost and cost.timing]
-        for figure in dict.fromkeys([*figures, *timed]):
+        figures = [*all_of.figures, *(name for attempt in row.finished for name in attempt.figures)]
+        figures += ["params_m", "gmacs", "train_memory_gib"]
+        figures += ["latency_ms", "inference_memory_gib"] if cost and cost.timing else []
+        for figure in dict.fromkeys(figures):
             expect = row.expect.get(figure)
             printed = [expect.paper, expect.code] if expect else [None, None]
             if figure in _COSTS:
@@ -264,11 +249,6 @@ def long_csv(all_of: Measured) -> str:
                 [row.row, row.title, figure, label, None, None, value, None, None, all_of.plan.profile, row.state]
             )
     return text.getvalue()
-
-
-def _measured_only(row: RowResult, figures: Sequence[str]) -> list[str]:
-    names = dict.fromkeys(name for attempt in row.finished for name in attempt.figures)
-    return [name for name in names if name not in figures]
 
 
 def _number(value: float | None, digits: int) -> str:
