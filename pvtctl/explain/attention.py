@@ -86,7 +86,8 @@ class AttentionMaps:
         return torch.einsum("...ij,ih,jw->...hw", self._grid(), rows, columns)
 
     def _grid(self) -> Tensor:
-        return self.weights[..., len(self.special) :].unflatten(-1, (len(self.key_rows), len(self.key_columns)))
+        keys = self.weights[..., len(self.special) :]
+        return keys.reshape(*keys.shape[:-1], len(self.key_rows), len(self.key_columns))
 
 
 def attending_blocks(model: nn.Module) -> list[AttendingBlock]:
