@@ -57,8 +57,8 @@ def draw_views(
     if not rows:
         raise UsageError("no image could be read", "`pvtctl data check FOLDER` lists every fault")
     columns = min(len(tiles) for _, tiles in rows)
-    seen = [f"training, epoch {epoch}" if dataset.training else "as evaluated" for epoch in range(columns - 1)]
-    write_rows(path, [(name, tiles[:columns]) for name, tiles in rows], ["original", *seen], side)
+    titles = [f"training, epoch {epoch}" if dataset.training else "as evaluated" for epoch in range(columns - 1)]
+    write_rows(path, [(name, tiles[:columns]) for name, tiles in rows], ["original", *titles], side)
     return [name for name, _ in rows]
 
 

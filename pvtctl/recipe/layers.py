@@ -225,20 +225,28 @@ def _literals(kind: Any) -> list[Any]:
     return [choice for option in get_args(kind) for choice in _literals(option)]
 
 
+def field_types(block: type[BaseModel]) -> dict[str, Any]:
+    """Annotations of a block's keys, including bounds; for `model.head`, the keys of all heads."""
+    return _own_types(block) if block is not HeadOptions else _types_of_heads(_heads())
+
+
+def _heads() -> tuple[tuple[str, type[HeadOptions]], ...]:
+    """Names and options of the heads registered now: what is known of keys is computed once for each set of heads."""
+    return tuple((spec.name, spec.Options) for spec in head_specs())
+
+
 @cache
 def _own_types(block: type[BaseModel]) -> dict[str, Any]:
     hints = get_type_hints(block, include_extras=True)
     return {name: hints[name] for name in block.model_fields}
 
 
-def field_types(block: type[BaseModel]) -> dict[str, Any]:
-    """Annotations of a block's keys, including bounds; for `model.head`, the keys of all heads, where a key with
-    different types in several heads has their union."""
-    if block is not HeadOptions:
-        return _own_types(block)
-    kinds: dict[str, list[Any]] = {"name": [Literal[tuple(spec.name for spec in head_specs())]]}
-    for spec in head_specs():
-        for key, kind in _own_types(spec.Options).items():
+@cache
+def _types_of_heads(heads: tuple[tuple[str, type[HeadOptions]], ...]) -> dict[str, Any]:
+    """Annotations of all heads' keys; a key with different types in several heads gets their union."""
+    kinds: dict[str, list[Any]] = {"name": [Literal[tuple(name for name, _ in heads)]]}
+    for _, options in heads:
+        for key, kind in _own_types(options).items():
             if key != "name" and kind not in kinds.setdefault(key, []):
                 kinds[key].append(kind)
     return {key: found[0] if len(found) == 1 else Union[tuple(found)] for key, found in kinds.items()}  # noqa: UP007
@@ -251,7 +259,11 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 
 def known_keys() -> tuple[KeyPath, ...]:
     """Paths of all values that a recipe can set, without free names (`expect.*`)."""
+    return _known_keys(_heads())
 
+
+@cache
+def _known_keys(heads: tuple[tuple[str, type[HeadOptions]], ...]) -> tuple[KeyPath, ...]:
     def walk(block: type[BaseModel], at: KeyPath) -> Iterator[KeyPath]:
         for name, kind in field_types(block).items():
             inner = block_of(kind)

@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pvtctl.io.files import write_text
 
@@ -49,7 +49,10 @@ class ReportTable:
     """Lines below the table."""
 
 
-def worst_first(what: str, rows: Sequence[Sequence[Any]], most: int) -> tuple[str, Sequence[Sequence[Any]]]:
+Row = TypeVar("Row")
+
+
+def worst_first(what: str, rows: list[Row], most: int) -> tuple[str, list[Row]]:
     """Title and rows of a short table of `rows`, which are sorted from the worst on; `what` are `Classes`."""
     few = len(rows) <= most
     return f"{what}, worst first" if few else f"The {most} worst of {len(rows)} {what.lower()}", rows[:most]

@@ -162,8 +162,9 @@ def scan_coco(data: Mapping[str, Any], *, masks: bool) -> CocoTable:
     file_names, image_ids, sizes = _scan_images(data["images"], faults)
     place = {key: at for at, key in enumerate(image_ids.tolist())}
     label = {key: at for at, key in enumerate(classes)}
-    good, *columns = _scan_annotations(data["annotations"], place, label, faults)
-    table = CocoTable(list(classes), list(classes.values()), file_names, image_ids, sizes, *columns)
+    good, (ids, images, labels, boxes, areas, crowd) = _scan_annotations(data["annotations"], place, label, faults)
+    names = list(classes.values())
+    table = CocoTable(list(classes), names, file_names, image_ids, sizes, ids, images, labels, boxes, areas, crowd)
     if masks:
         _scan_segments(data["annotations"], good, table, faults)
     table = _without_bad_boxes(table, faults)
@@ -231,7 +232,7 @@ def _scan_images(images: list[Any], faults: _Faults) -> tuple[list[str], NDArray
 
 def _scan_annotations(
     annotations: list[Any], place: Mapping[int, int], label: Mapping[int, int], faults: _Faults
-) -> tuple[list[int], *tuple[NDArray[Any], ...]]:
+) -> tuple[list[int], list[NDArray[Any]]]:
     """Positions of the good annotations, then their columns of `CocoTable`: ids, images, labels, boxes, areas, crowd."""
     ids, images, labels, crowd = array("q"), array("q"), array("q"), array("b")
     boxes, areas, good = array("d"), array("d"), []
@@ -258,8 +259,8 @@ def _scan_annotations(
             boxes.extend(box)
             areas.append(box[2] * box[3] if area is None else area)
     faults.add_repeated("duplicate_annotation_id", ids)
-    whole = (np.array(column, np.int64) for column in (ids, images, labels))
-    return good, *whole, np.array(boxes).reshape(-1, 4), np.array(areas), np.array(crowd, np.bool_)
+    columns = [np.array(column, np.int64) for column in (ids, images, labels)]
+    return good, [*columns, np.array(boxes).reshape(-1, 4), np.array(areas), np.array(crowd, np.bool_)]
 
 
 def _scan_segments(annotations: list[Any], good: list[int], table: CocoTable, faults: _Faults) -> None:

@@ -93,7 +93,8 @@ def draw_side_by_side(
         f"found, score from {threshold:.2f}: {correct} right, {len(shown) - correct} wrong (dashed)",
     )
     halves = []
-    for objects, marks, caption in zip((truth, shown), (left, right), captions, strict=True):
+    sides: tuple[Detections | Objects, ...] = (truth, shown)
+    for objects, marks, caption in zip(sides, (left, right), captions, strict=True):
         picture = _with_masks(image, _masks(objects), [mark.colour for mark in marks], scale)
         halves.append(captioned(_with_marks(picture, marks), caption))
     gap = np.full((halves[0].shape[0], 6, 3), 255, np.uint8)

@@ -79,7 +79,7 @@ def columns_of(image_id: int, found: Detections, *, masks: bool) -> tuple[Column
     columns = Columns(
         np.full(len(found), image_id, np.int64),
         found.labels.cpu().numpy().astype(np.int32),
-        np.round(found.scores.detach().float().cpu().numpy().astype(np.float64), SCORE_DECIMALS),
+        found.scores.detach().double().cpu().numpy().round(SCORE_DECIMALS),
         xywh(found.boxes),
         [counts_of(mask) for mask in found.masks] if masks and found.masks is not None else None,
     )
