@@ -30,10 +30,6 @@ class SettingsBlock(BaseModel):
         except ValidationError as error:
             raise metadata_error(error) from error
 
-    def as_json(self) -> dict[str, Any]:
-        """JSON values of all fields."""
-        return self.model_dump(mode="json")
-
     def plain_values(self) -> dict[str, Any]:
         """All settings as plain JSON values, for files and output."""
         return self.model_dump(mode="json")

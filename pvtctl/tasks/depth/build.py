@@ -35,7 +35,7 @@ def build_depth(request: BuildRequest) -> DepthTask:
         val=val,
         loading=loading_of(request),
         testing=testing_of(recipe),
-        meta=dense_meta(recipe).updated(depth=own.as_json()),
+        meta=dense_meta(recipe).updated(depth=own.plain_values()),
     )
 
 

@@ -154,7 +154,7 @@ class DetectionTask(DataTask):
         return self._meta.updated(
             task=self.name,
             head=self.head_name,
-            detection=self.settings.as_json(),
+            detection=self.settings.plain_values(),
             num_classes=len(self.class_names),
             class_names=self.class_names,
             category_ids=list(self.val.category_ids) if self.class_names == self.val.class_names else None,

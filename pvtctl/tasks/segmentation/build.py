@@ -32,7 +32,7 @@ def build_segmentation(request: BuildRequest) -> SegmentationTask:
         val=val,
         loading=loading_of(request),
         testing=testing_of(recipe),
-        meta=dense_meta(recipe).updated(segmentation=own.as_json()),
+        meta=dense_meta(recipe).updated(segmentation=own.plain_values()),
     )
 
 
