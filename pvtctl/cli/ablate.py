@@ -168,8 +168,8 @@ def _list(root: Path, as_json: bool) -> None:
 
 def _train_one(context: typer.Context, plan: StudyPlan, name: str, gpus: int | None, device: str | None) -> None:
     """Train one run of the study in this process; record a failure for the report."""
-    from pvtctl.cli._train import TrainOptions, arguments_of, in_processes, train
     from pvtctl.cli.finetune import with_found_weights
+    from pvtctl.cli.pretrain import arguments_of, in_processes, train
     from pvtctl.engine.stop import Stopped
     from pvtctl.studies.run import failure_file, recipe_to_run, record_failure, state_of
 
@@ -182,7 +182,7 @@ def _train_one(context: typer.Context, plan: StudyPlan, name: str, gpus: int | N
         recipe, resume = recipe_to_run(plan, run)
         if recipe.model.head is not None:
             recipe = with_found_weights(recipe)
-        train(recipe, TrainOptions(run.out, resume, device, partial=False, dry_run=False, as_json=False))
+        train(recipe, run.out, device=device, resume=resume)
     except Stopped:
         raise
     except PvtctlError as error:

@@ -6,18 +6,25 @@ import shutil
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pvtctl.cli._console import parse_sizes, table
-from pvtctl.cli._heads import chosen_head
-from pvtctl.cli.flops import Count, FlopsFormat, check_backbones, check_sizes
+from pvtctl.cli._models import (
+    Count,
+    CountOption,
+    FormatOption,
+    JsonFormat,
+    TableFormat,
+    check_backbones,
+    check_sizes,
+    chosen_head,
+)
 from pvtctl.errors import UsageError
 from pvtctl.io.console import say
 
 if TYPE_CHECKING:
-    from pvtctl.studies.compare import LatencySettings
     from pvtctl.studies.comparison import Comparison
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -63,9 +70,7 @@ def compare_command(
             help="Image size for --backbone. Default: 224; segmentation 512, depth 384. Runs: their test size.",
         ),
     ] = None,
-    count: Annotated[
-        Count, typer.Option(help="ops: convolutions, linears, matrix products. paper: as in the papers.")
-    ] = Count.ops,
+    count: CountOption = Count.ops,
     latency: Annotated[
         bool, typer.Option("--latency/--no-latency", help="Time the models on this machine, in turns.")
     ] = True,
@@ -75,8 +80,8 @@ def compare_command(
     out: Annotated[
         Path | None, typer.Option(help="New folder for compare.html, .md, .csv, .json and scatter.png, .svg.")
     ] = None,
-    form: Annotated[FlopsFormat, typer.Option("--format", help="Format of the table.")] = FlopsFormat.table,
-    as_json: Annotated[bool, typer.Option("--json", help="Short for --format json.")] = False,
+    form: FormatOption = TableFormat.table,
+    as_json: JsonFormat = False,
 ) -> None:
     """Compare runs, or backbones with a head: one row per figure, one column per run.
 
@@ -90,7 +95,10 @@ def compare_command(
         )
     if runs and (size is not None or head != "classifier"):
         raise UsageError("--head and --size are not for runs", "--head and --size go with --backbone")
-    names, hw = ([], (0, 0)) if backbone is None else (_names(backbone), _size(size, head))
+    names = [] if backbone is None else _names(backbone)
+    if size is not None and len(parse_sizes(size)) > 1:
+        raise UsageError("models are compared at one size", "pvtctl flops and pvtctl latency take several")
+    (hw,) = check_sizes(size, chosen_head(head), None)
     if x is not None and out is None:
         raise UsageError("--x is for the plot, and no plot is written", "add --out FOLDER")
     if x is Against.latency and not latency:
@@ -98,12 +106,13 @@ def compare_command(
     if backbone is not None and x is (Against.latency if latency else Against.params):
         raise UsageError(f"models without scores have their {x.value} upright already", "--x macs, or leave it out")
 
+    from pvtctl.cli.latency import timed_device
     from pvtctl.io.files import new_folder, require_place
-    from pvtctl.studies.compare import compare_models, compare_runs
+    from pvtctl.studies.compare import LatencySettings, compare_models, compare_runs
     from pvtctl.studies.compare_report import write_comparison
 
     def compared() -> Comparison:
-        timing = _timing(seconds, device) if latency else None
+        timing = LatencySettings(seconds, timed_device(device), say) if latency else None
         if runs:
             return compare_runs(runs, convention=count.value, timing=timing)
         return compare_models(names, head=head, size=hw, convention=count.value, timing=timing)
@@ -116,7 +125,7 @@ def compare_command(
             found = compared()
             files = write_comparison(folder, found, against=x.value if x else None)
         say(f"wrote {', '.join(str(out / path.name) for path in files.values())}")
-    _print(found, FlopsFormat.json if as_json else form)
+    _print(found, TableFormat.json if as_json else form)
 
 
 def _names(text: str) -> list[str]:
@@ -127,45 +136,28 @@ def _names(text: str) -> list[str]:
     return check_backbones(text)
 
 
-def _size(text: str | None, head: str) -> tuple[int, int]:
-    if text is not None and len(parse_sizes(text)) > 1:
-        raise UsageError("models are compared at one size", "pvtctl flops and pvtctl latency take several")
-    return check_sizes(text, chosen_head(head), None)[0]
-
-
-def _timing(seconds: float, device: str) -> LatencySettings:
-    from pvtctl.cli.latency import timed_device
-    from pvtctl.studies.compare import LatencySettings
-
-    return LatencySettings(seconds, timed_device(device), say)
-
-
-def _print(found: Comparison, form: FlopsFormat) -> None:
+def _print(found: Comparison, form: TableFormat) -> None:
     from pvtctl.studies.compare_report import all_notes, to_csv, to_json, to_markdown
 
     match form:
-        case FlopsFormat.json:
+        case TableFormat.json:
             print(to_json(found), end="")
-        case FlopsFormat.csv:
+        case TableFormat.csv:
             print(to_csv(found), end="")
-        case FlopsFormat.markdown:
+        case TableFormat.markdown:
             print(to_markdown(found), end="")
-        case FlopsFormat.table:
+        case TableFormat.table:
             print(found.title)
             for columns in _blocks(found):
-                _print_block(found, columns)
+                rows = [
+                    [row.label, *(f"{row.cells()[at]} *" if at in row.best else row.cells()[at] for at in columns)]
+                    for row in found.rows
+                ]
+                table("", ["", *(found.subjects[at].label for at in columns)], rows)
             if any(row.best for row in found.rows):
                 print("* the best of its row")
             for note in all_notes(found):
                 say(note)
-
-
-def _print_block(found: Comparison, columns: list[int]) -> None:
-    rows: list[list[Any]] = []
-    for row in found.rows:
-        cells = row.cells()
-        rows.append([row.label, *(f"{cells[at]} *" if at in row.best else cells[at] for at in columns)])
-    table("", ["", *(found.subjects[at].label for at in columns)], rows)
 
 
 def _blocks(found: Comparison) -> list[list[int]]:

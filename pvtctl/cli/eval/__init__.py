@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from pvtctl.cli._console import parse_ratios, parse_scale_shift, parse_size
-from pvtctl.cli._options import (
-    DataFolder,
-    Device,
-    Head,
-    Overrides,
-    Partial,
-    Ratios,
-    ScaleShift,
-    Stride,
-    TaskName,
-    Window,
-)
+from pvtctl.cli._console import parse_size
+from pvtctl.cli._options import DataFolder, Head, Overrides, Partial, TaskName, TestingOptions, bundled
+from pvtctl.cli._resolve_recipe import Override
 from pvtctl.errors import UsageError
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -44,8 +35,36 @@ pvtctl eval nyu --weights dpt_hybrid_nyu --depth-crop eigen --max-depth 10
 """
 
 
-@app.command("eval", epilog=EPILOG)
-def eval_command(
+def _scales(text: str) -> tuple[int, ...]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and 32 <= int(part) <= 4096 for part in parts):
+        raise UsageError(f"--scales {text!r} are not short sides in pixels", "write them as 600,800,1000 (32 to 4096)")
+    return tuple(int(part) for part in parts)
+
+
+TESTING = (
+    "score_threshold",
+    "nms_iou",
+    "max_detections",
+    "scales",
+    "flip",
+    "ratios",
+    "window",
+    "stride",
+    "alignment",
+    "max_depth",
+    "crop",
+    "backend",
+)
+"""Options that are keys of a recipe's `eval` block."""
+OF_DETECTIONS = {"target", "folder", "images", "annotations", "results", "backend", "out", "as_json"}
+"""Options that go with `--results`; all others are for a model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalOptions(TestingOptions):
+    """Options of `pvtctl eval`; None if not given."""
+
     target: Annotated[
         str,
         typer.Argument(
@@ -53,77 +72,100 @@ def eval_command(
             help="imagenet, coco, ade20k, pascal_context, cityscapes, nyu, kitti, scenes, a folder in one of their "
             "layouts, or the folder of a run.",
         ),
-    ],
+    ]
     weights: Annotated[
         str | None,
         typer.Option(
             help="Checkpoint file, run directory or published name. Default: the newest finished run of the backbone on "
             "the data, else its published weights."
         ),
-    ] = None,
+    ] = None
     backbone: Annotated[
         str | None,
         typer.Option(help="A name listed by `pvtctl models ls`. Default: that of the weights, else pvt_small."),
-    ] = None,
-    head: Head = None,
-    task: TaskName = None,
-    folder: DataFolder = None,
-    images: Annotated[Path | None, typer.Option(help="With coco: folder of the images.")] = None,
-    annotations: Annotated[Path | None, typer.Option(help="With coco: JSON file of the annotations.")] = None,
+    ] = None
+    head: Head = None
+    task: TaskName = None
+    folder: DataFolder = None
+    images: Annotated[Path | None, typer.Option(help="With coco: folder of the images.")] = None
+    annotations: Annotated[Path | None, typer.Option(help="With coco: JSON file of the annotations.")] = None
     results: Annotated[
         Path | None, typer.Option(help="With coco: score this COCO results file; no model is needed.")
-    ] = None,
+    ] = None
     size: Annotated[
-        str | None,
+        tuple[int, int] | None,
         typer.Option(
             help="Side of the square crop in pixels; for detectors and segmentation the short side, or both as "
             "640x1066; for depth HxW. Default: the training size."
         ),
-    ] = None,
+        parse_size,
+    ] = None
     resize: Annotated[
         int | None, typer.Option(help="Short side before the crop. Default: in the recipe's ratio to the size.")
-    ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images per batch. Default: the recipe's.")] = None,
+    ] = None
+    batch_size: Annotated[int | None, typer.Option(help="Images per batch. Default: the recipe's.")] = None
     score_threshold: Annotated[
         float | None, typer.Option(min=0, max=1, help="Lower-scored detections are dropped. Default: 0.05; DETR 0.")
-    ] = None,
-    nms_iou: Annotated[
-        float | None, typer.Option(min=0, max=1, help="IoU above which NMS drops a box. Default: 0.5.")
-    ] = None,
-    max_detections: Annotated[int | None, typer.Option(min=1, help="Per image. Default: 100.")] = None,
-    scales: Annotated[str | None, typer.Option(help="Short sides for multi-scale testing: 600,800,1000.")] = None,
-    flip: Annotated[bool, typer.Option("--flip", help="Also predict the mirrored image, and merge.")] = False,
-    ratios: Ratios = None,
-    window: Window = None,
-    stride: Stride = None,
+    ] = None
+    scales: Annotated[
+        tuple[int, ...] | None, typer.Option(help="Short sides for multi-scale testing: 600,800,1000."), _scales
+    ] = None
+    flip: Annotated[bool | None, typer.Option("--flip", help="Also predict the mirrored image, and merge.")] = None
     alignment: Annotated[
         str | None,
         typer.Option(
             help="Depth: alignment with the ground truth: none, median or scale_shift. Default: none for metres, "
             "scale_shift for inverse depth."
         ),
-    ] = None,
-    max_depth: Annotated[float | None, typer.Option(help="Depth: largest depth scored, in metres.")] = None,
-    depth_crop: Annotated[str | None, typer.Option(help="Depth: crop to score: eigen (NYUv2) or garg (KITTI).")] = None,
-    scale_shift: ScaleShift = None,
+    ] = None
+    max_depth: Annotated[float | None, typer.Option(help="Depth: largest depth scored, in metres.")] = None
+    crop: Annotated[
+        str | None, typer.Option("--depth-crop", help="Depth: crop to score: eigen (NYUv2) or garg (KITTI).")
+    ] = None
     backend: Annotated[
         str | None,
         typer.Option(help="Implementation of COCO's metrics: auto, numpy, pycocotools, faster. Default: auto, numpy."),
-    ] = None,
+    ] = None
     profile: Annotated[
         str | None, typer.Option(help="Scale of the data: paper, mini, smoke. Default: that of the weights' run.")
-    ] = None,
-    overrides: Overrides = None,
-    partial: Partial = False,
-    device: Device = None,
+    ] = None
+    overrides: Overrides = None
+    partial: Partial = False
     out: Annotated[
         Path | None,
         typer.Option(
             help="Folder for report.html and pictures. Default: RUN/eval, or runs/eval-...; with --json, none."
         ),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document; fractions, not percent.")] = False,
-) -> None:
+    ] = None
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document; fractions, not percent.")] = False
+
+    @property
+    def files(self) -> dict[str, Path | None]:
+        """Images and annotations outside a known layout (`DataChoice.files`)."""
+        return {"val_images": self.images, "val_annotations": self.annotations}
+
+    @property
+    def testing(self) -> dict[str, Any]:
+        """What is given of a recipe's `eval` block."""
+        values = {name: getattr(self, name) for name in TESTING}
+        return {name: value for name, value in values.items() if value is not None}
+
+    @property
+    def asked(self) -> set[str]:
+        """Keys set by `--set`."""
+        from pvtctl.recipe.load import keys_said
+
+        return keys_said(self.overrides or ())
+
+    @property
+    def settings(self) -> list[Override]:
+        """All overrides of the recipe."""
+        return [*((f"eval.{key}", value) for key, value in self.testing.items()), *(self.overrides or ())]
+
+
+@app.command("eval", epilog=EPILOG)
+@bundled
+def eval_command(options: EvalOptions) -> None:
     """Score a run, a checkpoint or a published model on validation images.
 
     Classifiers: top-1, top-5, loss, calibration and the worst classes; report.html has the confusion matrix, the
@@ -138,76 +180,23 @@ def eval_command(
     log10, SILog and threshold accuracies, with the space, alignment, crop and cap used. report.html has the worst
     images with ground truth and errors.
     """
-    from pvtctl.cli.eval._plan import EvalOptions
     from pvtctl.cli.eval._results_file import run_results
     from pvtctl.cli.eval._score import run_evaluation
 
-    if (images is None) != (annotations is None) and results is None:
-        raise UsageError("--images and --annotations go together", "--images DIR --annotations FILE.json")
-    files = {"val_images": images, "val_annotations": annotations}
-    detecting = {
-        "score_threshold": score_threshold,
-        "nms_iou": nms_iou,
-        "max_detections": max_detections,
-        "scales": _scales(scales),
-        "flip": flip or None,
-        "ratios": parse_ratios(ratios),
-        "window": parse_size(window) if window else None,
-        "stride": parse_size(stride, least=1) if stride else None,
-        "alignment": alignment,
-        "max_depth": max_depth,
-        "crop": depth_crop,
-    }
-    model = {
-        "weights": weights,
-        "backbone": backbone,
-        "head": head,
-        "task": task,
-        "scale_shift": scale_shift,
-        "set": overrides or None,
-        "size": size,
-        "resize": resize,
-        "batch_size": batch_size,
-        "profile": profile,
-        "partial": partial or None,
-        "device": device,
-    }
-    if results is not None:
-        if (needless := next((k for k, value in (model | detecting).items() if value is not None), None)) is not None:
+    if options.results is None:
+        if (options.images is None) != (options.annotations is None):
+            raise UsageError("--images and --annotations go together", "--images DIR --annotations FILE.json")
+        run_evaluation(options)
+        return
+    for name, value in vars(options).items():
+        if name not in OF_DETECTIONS and value is not None and value is not False:
             raise UsageError(
-                f"--{needless.replace('_', '-')} is for a model, and --results scores existing detections",
+                f"--{option_name(name)} is for a model, and --results scores existing detections",
                 "leave out one of them",
             )
-        run_results(target, folder, files, results, backend=backend, out=out, as_json=as_json)
-        return
-    run_evaluation(
-        EvalOptions(
-            target=target,
-            weights=weights,
-            backbone=backbone,
-            head=head,
-            task=task,
-            folder=folder,
-            files=files,
-            testing=detecting | {"backend": backend},
-            overrides=overrides or (),
-            scale_shift=parse_scale_shift(scale_shift),
-            size=size,
-            resize=resize,
-            batch_size=batch_size,
-            profile=profile,
-            partial=partial,
-            device=device,
-            out=out,
-            as_json=as_json,
-        )
-    )
+    run_results(options, options.results)
 
 
-def _scales(text: str | None) -> tuple[int, ...] | None:
-    if text is None:
-        return None
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and 32 <= int(part) <= 4096 for part in parts):
-        raise UsageError(f"--scales {text!r} are not short sides in pixels", "write them as 600,800,1000 (32 to 4096)")
-    return tuple(int(part) for part in parts)
+def option_name(field: str) -> str:
+    """The option, without dashes, of a field of `EvalOptions`."""
+    return {"crop": "depth-crop", "overrides": "set"}.get(field, field.replace("_", "-"))

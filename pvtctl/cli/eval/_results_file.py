@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pvtctl.cli._resolve_recipe import choose_data
-from pvtctl.cli.eval._score import print_evaluation, show_evaluation
+from pvtctl.cli.eval import EvalOptions
+from pvtctl.cli.eval._score import show_evaluation, write_evaluation
 from pvtctl.errors import UsageError
 from pvtctl.io.console import say
 from pvtctl.runs.paths import runs_root
@@ -17,34 +17,26 @@ if TYPE_CHECKING:
     from pvtctl.tasks.detection.coco import CocoAnnotations
 
 
-def run_results(
-    target: str,
-    folder: Path | None,
-    files: Mapping[str, Path | None],
-    results: Path,
-    *,
-    backend: str | None,
-    out: Path | None,
-    as_json: bool,
-) -> None:
+def run_results(options: EvalOptions, results: Path) -> None:
     """Score and show the results. Images are only needed for pictures. Raises PvtctlError."""
     import torch
 
     from pvtctl.data.find import find_data
     from pvtctl.engine.environment import describe_environment
     from pvtctl.runs.paper_table import ComparedFigure
-    from pvtctl.runs.report import ReportContent, write_findings
+    from pvtctl.runs.report import ReportContent
     from pvtctl.tasks.detection.data import open_detection_split
     from pvtctl.tasks.detection.report import DetectionReport
     from pvtctl.tasks.detection.scoring.results import score_results
     from pvtctl.tasks.detection.settings import DetectionData
     from pvtctl.tasks.registry import task_spec
 
-    data = choose_data(target, folder, files)
+    data = choose_data(options.target, options.folder, options.files)
     if data.name != "coco":
         raise UsageError(
-            f"--results are COCO detections, and {target} is in {data.name} layout", "pvtctl eval coco ..."
+            f"--results are COCO detections, and {options.target} is in {data.name} layout", "pvtctl eval coco ..."
         )
+    out = options.out
     if out is not None and out.exists() and not out.is_dir():
         raise UsageError(f"--out {out} is a file", "name a folder; it is created if missing")
     images, annotations = (data.files.get(key) for key in ("val_images", "val_annotations"))
@@ -61,7 +53,7 @@ def run_results(
     )
     _check_ids(results, dataset.annotations)
     metric = score_results(
-        dataset.class_names, dataset.category_ids, dataset.to_coco(), results, backend=backend or "auto"
+        dataset.class_names, dataset.category_ids, dataset.to_coco(), results, backend=options.backend or "auto"
     )
     numbers = metric.compute()
     report = DetectionReport(dataset, metric, {})
@@ -78,20 +70,12 @@ def run_results(
         environment=describe_environment(torch.device("cpu")),
         notes=report.notes(),
     )
-    if out is None and not as_json:
+    if out is None and not options.as_json:
         out = runs_root() / f"eval-{results.stem}"
-    written: dict[str, Path] = {}
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        pictures = report.pictures(out)
-        written = {"report": write_findings(out / "report.html", findings, report, pictures), **pictures}
-        written["classes"] = report.write_classes(out)
-    if as_json:
-        chosen: dict[str, Any] = {"results": str(results)}
-        print_evaluation(numbers, report, findings, written, chosen=chosen)
-        return
-    say(f"scored by {metric.backend}")
-    show_evaluation(report, findings, written)
+    files = write_evaluation(out, report, findings, lambda folder: {"classes": report.write_classes(folder)})
+    if not options.as_json:
+        say(f"scored by {metric.backend}")
+    show_evaluation(numbers, report, findings, files, as_json=options.as_json, chosen={"results": str(results)})
 
 
 def _check_ids(results: Path, truth: CocoAnnotations) -> None:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pvtctl.cli._options import Overrides
+from pvtctl.cli._options import Overrides, bundled
 from pvtctl.cli._resolve_recipe import choose_data, note
-from pvtctl.cli.visualize._options import AsJson, FormatOption, Out, Pictures, picture_names
+from pvtctl.cli.visualize._options import Output, Pictures, picture_names
 from pvtctl.cli.visualize._predictions import is_data, safe_name
 from pvtctl.errors import UsageError
 from pvtctl.tasks.registry import spec_of
@@ -34,11 +34,13 @@ pvtctl visualize augmentations street.jpg --recipe runs/my-run/recipe.yaml --set
 """
 
 
+@bundled
 def augmentations(
     words: Annotated[
         list[str],
         typer.Argument(metavar="DATA|IMAGES...", help="A data set, augmented with its ground truth, or image files."),
     ],
+    *,
     recipe: Annotated[
         list[str] | None,
         typer.Option(help="Augment as this recipe does (a name, or a file such as a run's); may be repeated."),
@@ -59,9 +61,7 @@ def augmentations(
         int | None,
         typer.Option(min=64, max=1024, help="Width of each draw in pixels. Default: 280, or 400 with ground truth."),
     ] = None,
-    out: Out = None,
-    form: FormatOption = None,
-    as_json: AsJson = False,
+    output: Output,
 ) -> None:
     """Draw augmented training images: the original, then one draw per epoch, with the ground truth transformed alike.
 
@@ -78,9 +78,8 @@ def augmentations(
     width = width or (WITHOUT_TRUTH if data is None else spec_of(recipes[0]).picture_width)
     sources, names = _open(recipes, words, data, (split or "train", count or 4), width)
     sheets = _Sheets(sources, names, range(epoch, epoch + draws), width)
-    pictures = Pictures.open(
-        "augmentations", f"{recipes[0].name}-{Path(words[0]).name}", len(names) + sheets.mixing, out, form
-    )
+    label = f"{recipes[0].name}-{Path(words[0]).name}"
+    pictures = output.open("augmentations", label, len(names) + sheets.mixing)
     sheets.add(pictures)
     told = " and ".join(each.name for each in recipes)
     pictures.close(
@@ -92,7 +91,6 @@ def augmentations(
             "seed": recipes[0].train.seed,
             "skipped": sheets.skipped,
         },
-        as_json=as_json,
     )
 
 
@@ -157,7 +155,7 @@ class _Sheets:
 
     def add(self, pictures: Pictures) -> None:
         """Draw all sheets. Raises PvtctlError if no image can be read."""
-        from pvtctl.cli.predict._run import nothing_read, say_skipped_images
+        from pvtctl.cli.predict import nothing_read, say_skipped_images
         from pvtctl.data.images import BadImage
         from pvtctl.views.sheet import captioned, sheet_of, write_picture
 
@@ -171,7 +169,7 @@ class _Sheets:
             drawn.append(name)
             sheet = captioned(sheet_of(tiles, columns=1 + len(self.epochs), width=self.width), self._title(name))
             pictures.add(stem, partial(write_picture, pixels=sheet), title=name, caption=self._told(), image=name)
-        say_skipped_images(self.skipped, 0)
+        say_skipped_images(self.skipped)
         if not drawn:
             raise nothing_read(self.skipped)
         if self.mixing and len(drawn) > 1:

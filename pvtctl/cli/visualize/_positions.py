@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pvtctl.cli._console import parse_size
-from pvtctl.cli.visualize._options import AsJson, Backbone, FormatOption, Out, Pictures, Weights, say_model
+from pvtctl.cli._options import bundled
+from pvtctl.cli.visualize._options import ModelChoice, Output, say_model
 from pvtctl.errors import UsageError
 
 if TYPE_CHECKING:
@@ -23,17 +24,16 @@ pvtctl visualize position-embeddings --weights deit_small_patch16 --cells 7 --ou
 """
 
 
+@bundled
 def position_embeddings(
-    weights: Weights = None,
-    backbone: Backbone = None,
+    *,
+    model: ModelChoice,
     size: Annotated[
         str | None,
         typer.Option(metavar="HxW", help="Also draw the tables resized for images of this size."),
     ] = None,
     cells: Annotated[int, typer.Option(min=1, max=14, help="Cells per side that are compared with all others.")] = 5,
-    out: Out = None,
-    form: FormatOption = None,
-    as_json: AsJson = False,
+    output: Output,
 ) -> None:
     """Draw the cosine similarity of learned position embeddings: of some cells of each table with all cells.
 
@@ -47,9 +47,9 @@ def position_embeddings(
     from pvtctl.explain.positions import position_tables
     from pvtctl.views.figure import save
 
-    use = BackbonePredictor(weights, backbone, single("cpu").device)
+    use = BackbonePredictor(model.weights, model.backbone, single("cpu").device)
     tables = position_tables(use.model)
-    pictures = Pictures.open("position-embeddings", use.name, 1, out, form)
+    pictures = output.open("position-embeddings", use.name, 1)
     say_model(use.what, trained=use.trained, size=f"tables of {', '.join(_by(table.grid) for table in tables)} cells")
     trained = "learned" if use.trained else "not trained yet"
     rows: list[list[Similarities]] = []
@@ -67,7 +67,7 @@ def position_embeddings(
     title = f"Position embeddings of {use.what}"
     figure = draw_positions(rows, title=title)
     pictures.add(use.name, partial(save, figure, dpi=150), title=title, tables=facts)
-    pictures.close(title, "", {"model": use.what, "backbone": use.name, "trained": use.trained}, as_json=as_json)
+    pictures.close(title, "", {"model": use.what, "backbone": use.name, "trained": use.trained})
 
 
 def _similarities(table: PositionTable, cells: int, how: str) -> Similarities:
