@@ -7,11 +7,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
 from pvtctl.cli._console import parse_sizes, table
+from pvtctl.cli._options import option
 from pvtctl.errors import UsageError, nearest
 from pvtctl.models.registry import (
     DEPTH,
@@ -86,11 +87,9 @@ def size_text(size: Sequence[int]) -> str:
     return f"{size[0]}x{size[1]}"
 
 
-CountOption = Annotated[
-    Count, typer.Option(help="ops: convolutions, linears, matrix products. paper: as in the papers.")
-]
-FormatOption = Annotated[TableFormat, typer.Option("--format", help="Output format.")]
-JsonFormat = Annotated[bool, typer.Option("--json", help="Short for --format json.")]
+COUNT = typer.Option(Count.ops, help="ops: convolutions, linears, matrix products. paper: as in the papers.")
+FORMAT = typer.Option(TableFormat.table, "--format", help="Output format.")
+JSON_FORMAT = typer.Option(False, "--json", help="Short for --format json.")
 _FINER = " and ".join(spec.name for spec in head_specs() if spec.bottleneck_stride)
 
 
@@ -98,25 +97,18 @@ _FINER = " and ".join(spec.name for spec in head_specs() if spec.bottleneck_stri
 class ModelOptions:
     """Options of `flops` and `latency` that name models."""
 
-    backbone: Annotated[str, typer.Option(help="One or several, with commas; `pvtctl models ls` lists them.")] = (
-        "pvt_small"
+    backbone: str = option(default="pvt_small", help="One or several, with commas; `pvtctl models ls` lists them.")
+    size: str | None = option(
+        help="Image size, or several: 224,512,800x1280 (height x width, 32 to 8192). Default: 224; segmentation 512, "
+        "depth 384, DPT's segmentation 480."
     )
-    size: Annotated[
-        str | None,
-        typer.Option(
-            help="Image size, or several: 224,512,800x1280 (height x width, 32 to 8192). Default: 224; segmentation 512, "
-            "depth 384, DPT's segmentation 480."
-        ),
-    ] = None
-    head: Annotated[str, typer.Option(metavar="HEAD", help=_head_help())] = "classifier"
-    num_classes: Annotated[
-        int | None,
-        typer.Option(min=1, help="Default: 1000 for classifiers, 80 for detectors, 150 for segmentation."),
-    ] = None
-    output_stride: Annotated[
-        int | None,
-        typer.Option(help=f"8, 16 or 32, for ResNets with bottlenecks. Default: 32; with {_FINER} 16."),
-    ] = None
+    head: str = option(default="classifier", metavar="HEAD", help=_head_help())
+    num_classes: int | None = option(
+        min=1, help="Default: 1000 for classifiers, 80 for detectors, 150 for segmentation."
+    )
+    output_stride: int | None = option(
+        help=f"8, 16 or 32, for ResNets with bottlenecks. Default: 32; with {_FINER} 16."
+    )
 
     @property
     def names(self) -> list[str]:

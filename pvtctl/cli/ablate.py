@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
 from pvtctl.cli._console import print_json, table
-from pvtctl.cli._options import AsJson, Device, Gpus
+from pvtctl.cli._options import AS_JSON, DEVICE, GPUS
 from pvtctl.errors import PvtctlError, ToldElsewhereError, UsageError
 from pvtctl.io.console import say
 from pvtctl.runs.paths import runs_root
@@ -38,62 +38,50 @@ pvtctl ablate vit-vs-pvt --profile paper --gpus 8 --slurm jobs --sbatch=--gres=g
 @app.command(epilog=EPILOG)
 def ablate(
     context: typer.Context,
-    study: Annotated[
-        str,
-        typer.Argument(
-            metavar="STUDY", help="A name of `pvtctl ablate ls`, any recipe with rows, or a YAML file; ls lists them."
-        ),
-    ],
-    profile: Annotated[
-        str, typer.Option(help="Scale: mini (built-in data, minutes on two CPU cores), paper (its data), smoke.")
-    ] = "mini",
-    rows: Annotated[str | None, typer.Option(help="Rows to run, with commas. Default: all.")] = None,
-    seeds: Annotated[
-        int | None, typer.Option(min=1, max=100, help="Runs of each row. Default: the study's own for mini, else 1.")
-    ] = None,
-    jobs: Annotated[
-        int | None,
-        typer.Option(min=1, help="Parallel runs. Default: 1; on a CPU at profile mini one per core, at most 4."),
-    ] = None,
-    folder: Annotated[
-        Path | None,
-        typer.Option("--data", metavar="DIR", help="Folder of the study's data. Default: $PVTCTL_DATA/NAME."),
-    ] = None,
-    weights: Annotated[
-        list[str] | None,
-        typer.Option(metavar="ROW=FILE", help="Weights that a row starts from; may be repeated."),
-    ] = None,
-    pretrain: Annotated[
-        bool, typer.Option("--pretrain", help="Pretrain all backbones here, even if there are published weights.")
-    ] = False,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a value of all rows' recipes; may be repeated."),
-    ] = None,
-    pretraining_overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set-pretraining", metavar="KEY=VALUE", help="Change a value of the pretrainings' recipes."),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Folder of all studies, which share pretrainings. Default: $PVTCTL_RUNS (or runs)/studies."),
-    ] = None,
-    latency: Annotated[bool, typer.Option(help="Time the paper's models at the paper's size for the report.")] = True,
-    report: Annotated[
-        bool, typer.Option("--report", help="Run nothing: write the report of the finished runs.")
-    ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the runs and their state.")] = False,
-    slurm: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Run nothing: write Slurm job files into a new folder.")
-    ] = None,
-    sbatch: Annotated[
-        list[str] | None,
-        typer.Option(metavar="OPTION", help="With --slurm: a line of each job's header, as --sbatch=--gres=gpu:8."),
-    ] = None,
-    gpus: Gpus = None,
-    device: Device = None,
-    only: Annotated[str | None, typer.Option(hidden=True, help="Train this one run in this process.")] = None,
-    as_json: AsJson = False,
+    study: str = typer.Argument(
+        metavar="STUDY", help="A name of `pvtctl ablate ls`, any recipe with rows, or a YAML file; ls lists them."
+    ),
+    profile: str = typer.Option(
+        "mini", help="Scale: mini (built-in data, minutes on two CPU cores), paper (its data), smoke."
+    ),
+    rows: str | None = typer.Option(None, help="Rows to run, with commas. Default: all."),
+    seeds: int | None = typer.Option(
+        None, min=1, max=100, help="Runs of each row. Default: the study's own for mini, else 1."
+    ),
+    jobs: int | None = typer.Option(
+        None, min=1, help="Parallel runs. Default: 1; on a CPU at profile mini one per core, at most 4."
+    ),
+    folder: Path | None = typer.Option(
+        None, "--data", metavar="DIR", help="Folder of the study's data. Default: $PVTCTL_DATA/NAME."
+    ),
+    weights: list[str] | None = typer.Option(
+        None, metavar="ROW=FILE", help="Weights that a row starts from; may be repeated."
+    ),
+    pretrain: bool = typer.Option(
+        False, "--pretrain", help="Pretrain all backbones here, even if there are published weights."
+    ),
+    overrides: list[str] | None = typer.Option(
+        None, "--set", metavar="KEY=VALUE", help="Change a value of all rows' recipes; may be repeated."
+    ),
+    pretraining_overrides: list[str] | None = typer.Option(
+        None, "--set-pretraining", metavar="KEY=VALUE", help="Change a value of the pretrainings' recipes."
+    ),
+    out: Path | None = typer.Option(
+        None, help="Folder of all studies, which share pretrainings. Default: $PVTCTL_RUNS (or runs)/studies."
+    ),
+    latency: bool = typer.Option(True, help="Time the paper's models at the paper's size for the report."),
+    report: bool = typer.Option(False, "--report", help="Run nothing: write the report of the finished runs."),
+    dry_run: bool = typer.Option(False, "--dry-run", help="Show the runs and their state."),
+    slurm: Path | None = typer.Option(
+        None, metavar="DIR", help="Run nothing: write Slurm job files into a new folder."
+    ),
+    sbatch: list[str] | None = typer.Option(
+        None, metavar="OPTION", help="With --slurm: a line of each job's header, as --sbatch=--gres=gpu:8."
+    ),
+    gpus: int | None = GPUS,
+    device: str | None = DEVICE,
+    only: str | None = typer.Option(None, hidden=True, help="Train this one run in this process."),
+    as_json: bool = AS_JSON,
 ) -> None:
     """Run the rows of a paper's table, each after the pretraining it needs, and write the table of published and
     measured figures, a verdict on each claim, and plots.
@@ -114,8 +102,8 @@ def ablate(
         seeds,
         folder,
         _weights(weights or []),
-        overrides or (),
-        pretraining_overrides or (),
+        overrides,
+        pretraining_overrides,
         pretrain,
     )
     plan = request.plan()

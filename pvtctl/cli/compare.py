@@ -6,16 +6,16 @@ import shutil
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
 from pvtctl.cli._console import parse_sizes, table
 from pvtctl.cli._models import (
+    COUNT,
+    FORMAT,
+    JSON_FORMAT,
     Count,
-    CountOption,
-    FormatOption,
-    JsonFormat,
     TableFormat,
     check_backbones,
     check_sizes,
@@ -56,32 +56,26 @@ class Against(StrEnum):
 
 @app.command("compare", epilog=EPILOG)
 def compare_command(
-    runs: Annotated[
-        list[Path] | None, typer.Argument(metavar="RUN...", help="Folders of runs of one task. Or --backbone.")
-    ] = None,
-    backbone: Annotated[
-        str | None, typer.Option(help="Models instead of runs: names with commas; `pvtctl models ls` lists them.")
-    ] = None,
-    head: Annotated[str, typer.Option(metavar="HEAD", help="Head of the models, as in `pvtctl flops`.")] = "classifier",
-    size: Annotated[
-        str | None,
-        typer.Option(
-            metavar="HxW",
-            help="Image size for --backbone. Default: 224; segmentation 512, depth 384. Runs: their test size.",
-        ),
-    ] = None,
-    count: CountOption = Count.ops,
-    latency: Annotated[
-        bool, typer.Option("--latency/--no-latency", help="Time the models on this machine, in turns.")
-    ] = True,
-    seconds: Annotated[float, typer.Option(min=0.01, help="Timed seconds per model (and at least 7 calls).")] = 3.0,
-    device: Annotated[str, typer.Option(help="For times: cpu, cuda, cuda:1; auto uses a GPU if available.")] = "auto",
-    x: Annotated[Against | None, typer.Option("--x", help="Single panel of the plot. Default: all available.")] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="New folder for compare.html, .md, .csv, .json and scatter.png, .svg.")
-    ] = None,
-    form: FormatOption = TableFormat.table,
-    as_json: JsonFormat = False,
+    runs: list[Path] | None = typer.Argument(
+        None, metavar="RUN...", help="Folders of runs of one task. Or --backbone."
+    ),
+    backbone: str | None = typer.Option(
+        None, help="Models instead of runs: names with commas; `pvtctl models ls` lists them."
+    ),
+    head: str = typer.Option("classifier", metavar="HEAD", help="Head of the models, as in `pvtctl flops`."),
+    size: str | None = typer.Option(
+        None,
+        metavar="HxW",
+        help="Image size for --backbone. Default: 224; segmentation 512, depth 384. Runs: their test size.",
+    ),
+    count: Count = COUNT,
+    latency: bool = typer.Option(True, "--latency/--no-latency", help="Time the models on this machine, in turns."),
+    seconds: float = typer.Option(3.0, min=0.01, help="Timed seconds per model (and at least 7 calls)."),
+    device: str = typer.Option("auto", help="For times: cpu, cuda, cuda:1; auto uses a GPU if available."),
+    x: Against | None = typer.Option(None, "--x", help="Single panel of the plot. Default: all available."),
+    out: Path | None = typer.Option(None, help="New folder for compare.html, .md, .csv, .json and scatter.png, .svg."),
+    form: TableFormat = FORMAT,
+    as_json: bool = JSON_FORMAT,
 ) -> None:
     """Compare runs, or backbones with a head: one row per figure, one column per run.
 

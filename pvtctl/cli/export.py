@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from pvtctl.cli._console import parse_size, parse_sizes, print_json, table
 from pvtctl.cli._models import chosen_head, head_names, size_text
-from pvtctl.cli._options import AsJson, bundled
+from pvtctl.cli._options import AS_JSON, argument, bundled, option, shared
 from pvtctl.errors import UsageError, nearest
 from pvtctl.io.console import say
 
@@ -49,58 +49,41 @@ class Normalization(StrEnum):
 class ExportOptions:
     """Options of `pvtctl export`."""
 
-    source: Annotated[
-        str | None, typer.Argument(metavar="[SOURCE]", help="Run directory, checkpoint file or published name.")
-    ] = None
-    form: Annotated[
-        str | None,
-        typer.Option(
-            "--format",
-            help="onnx; torch (a torch.export program); official (the checkpoint layout of the model's publisher); "
-            "transformers (a folder for Hugging Face). Default: by the extension of --out, or onnx.",
-        ),
-    ] = None
-    out: Annotated[
-        Path | None,
-        typer.Option(help="File, or folder for transformers. Default: named after SOURCE, in the working directory."),
-    ] = None
-    backbone: Annotated[
-        str | None,
-        typer.Option(
-            help="Without SOURCE: this backbone with random weights. With it: the backbone of SOURCE, if unknown."
-        ),
-    ] = None
-    head: Annotated[
-        str | None,
-        typer.Option(help=f"Without SOURCE, the head: {', '.join(head_names())}. Default: classifier."),
-    ] = None
-    num_classes: Annotated[int | None, typer.Option(min=1, help="Without SOURCE. dpt with it: segmentation.")] = None
-    backbone_only: Annotated[bool, typer.Option("--backbone-only", help="Export the backbone only: its four maps.")] = (
-        False
+    source: str | None = argument(
+        default=None, metavar="[SOURCE]", help="Run directory, checkpoint file or published name."
     )
-    size: Annotated[
-        tuple[int, int] | None,
-        typer.Option(metavar="HxW", help="Fix height and width. Default: dynamic if the model allows it."),
-        parse_size,
-    ] = None
-    static: Annotated[bool, typer.Option("--static", help="Fix the batch size at 1 too.")] = False
-    at_size: Annotated[
-        bool, typer.Option("--at-size", help="Segmentation, depth: resize the map to the images' size in the graph.")
-    ] = False
-    with_normalization: Annotated[
-        Normalization | None,
-        typer.Option(help="Normalise in the graph, which then takes float (0 to 1) or uint8 pixels."),
-    ] = None
-    check_sizes: Annotated[
-        list[tuple[int, int]] | None,
-        typer.Option(metavar="HxW,...", help="Compare with eager at these sizes. Default: three."),
-        parse_sizes,
-    ] = None
-    tolerance: Annotated[
-        float, typer.Option(help="Largest accepted difference from eager, relative to an output's largest value.")
-    ] = 1e-4
-    repeats: Annotated[int, typer.Option(min=1, help="Timed calls each of eager, program, onnxruntime.")] = 10
-    as_json: AsJson = False
+    form: str | None = option(
+        "--format",
+        help="onnx; torch (a torch.export program); official (the checkpoint layout of the model's publisher); "
+        "transformers (a folder for Hugging Face). Default: by the extension of --out, or onnx.",
+    )
+    out: Path | None = option(
+        help="File, or folder for transformers. Default: named after SOURCE, in the working directory."
+    )
+    backbone: str | None = option(
+        help="Without SOURCE: this backbone with random weights. With it: the backbone of SOURCE, if unknown."
+    )
+    head: str | None = option(help=f"Without SOURCE, the head: {', '.join(head_names())}. Default: classifier.")
+    num_classes: int | None = option(min=1, help="Without SOURCE. dpt with it: segmentation.")
+    backbone_only: bool = option("--backbone-only", default=False, help="Export the backbone only: its four maps.")
+    size: tuple[int, int] | None = option(
+        parse=parse_size, metavar="HxW", help="Fix height and width. Default: dynamic if the model allows it."
+    )
+    static: bool = option("--static", default=False, help="Fix the batch size at 1 too.")
+    at_size: bool = option(
+        "--at-size", default=False, help="Segmentation, depth: resize the map to the images' size in the graph."
+    )
+    with_normalization: Normalization | None = option(
+        help="Normalise in the graph, which then takes float (0 to 1) or uint8 pixels."
+    )
+    check_sizes: list[tuple[int, int]] | None = option(
+        parse=parse_sizes, metavar="HxW,...", help="Compare with eager at these sizes. Default: three."
+    )
+    tolerance: float = option(
+        default=1e-4, help="Largest accepted difference from eager, relative to an output's largest value."
+    )
+    repeats: int = option(default=10, min=1, help="Timed calls each of eager, program, onnxruntime.")
+    as_json: bool = shared(AS_JSON)
 
 
 @app.command("export", epilog=EPILOG)

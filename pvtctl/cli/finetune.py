@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
-from pvtctl.cli._options import Head, TaskName, bundled
+from pvtctl.cli._options import HEAD, TASK, argument, bundled, option, shared
 from pvtctl.cli._resolve_recipe import DEFAULT_BACKBONE, Override, choose_data, choose_recipe, choose_task, note
 from pvtctl.cli._weights import choose_weights, given_weights
 from pvtctl.cli.pretrain import TrainOptions, train_command
@@ -48,42 +48,29 @@ pvtctl finetune scenes --backbone pvt_v2_b0 --head retinanet --weights none
 class FinetuneOptions(TrainOptions):
     """Options of `pvtctl finetune`."""
 
-    data: Annotated[
-        str,
-        typer.Argument(
-            metavar="DATA",
-            help="A folder (class folders, COCO's layout, images and label maps, images and depth), or imagenet, coco, "
-            "ade20k, pascal_context, cityscapes, nyu, kitti, or scenes (the built-in data).",
-        ),
-    ]
-    weights: Annotated[
-        str | None,
-        typer.Option(
-            help="Checkpoint file, run directory or published name, or none. Default: the newest finished run of the "
-            "backbone on imagenet (scenes: on scenes), else its published weights."
-        ),
-    ] = None
-    head: Head = None
-    task: TaskName = None
-    backbone: Annotated[
-        str | None,
-        typer.Option(help="A name listed by `pvtctl models ls`. Default: that of the weights, else pvt_small."),
-    ] = None
-    recipe: Annotated[
-        str | None,
-        typer.Option(
-            help="A name listed by `pvtctl recipes ls` or a YAML file. Default: finetune_classification; for a dense head "
-            "the paper's table that has the backbone."
-        ),
-    ] = None
-    images: Annotated[Path | None, typer.Option(help="With coco: folder of the training images.")] = None
-    annotations: Annotated[Path | None, typer.Option(help="With coco: JSON file of the training annotations.")] = None
-    val_images: Annotated[Path | None, typer.Option(help="Folder of the validation images. Default: --images.")] = None
-    val_annotations: Annotated[Path | None, typer.Option(help="JSON file of the validation annotations.")] = None
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Run directory. Default: $PVTCTL_RUNS (or runs)/RECIPE-BACKBONE[-PROFILE][-DATA]."),
-    ] = None
+    data: str = argument(
+        metavar="DATA",
+        help="A folder (class folders, COCO's layout, images and label maps, images and depth), or imagenet, coco, "
+        "ade20k, pascal_context, cityscapes, nyu, kitti, or scenes (the built-in data).",
+    )
+    weights: str | None = option(
+        help="Checkpoint file, run directory or published name, or none. Default: the newest finished run of the "
+        "backbone on imagenet (scenes: on scenes), else its published weights."
+    )
+    head: str | None = shared(HEAD)
+    task: str | None = shared(TASK)
+    backbone: str | None = option(
+        help="A name listed by `pvtctl models ls`. Default: that of the weights, else pvt_small."
+    )
+    recipe: str | None = option(
+        help="A name listed by `pvtctl recipes ls` or a YAML file. Default: finetune_classification; for a dense head "
+        "the paper's table that has the backbone."
+    )
+    images: Path | None = option(help="With coco: folder of the training images.")
+    annotations: Path | None = option(help="With coco: JSON file of the training annotations.")
+    val_images: Path | None = option(help="Folder of the validation images. Default: --images.")
+    val_annotations: Path | None = option(help="JSON file of the validation annotations.")
+    out: Path | None = option(help="Run directory. Default: $PVTCTL_RUNS (or runs)/RECIPE-BACKBONE[-PROFILE][-DATA].")
 
     @property
     def start(self) -> str | None:

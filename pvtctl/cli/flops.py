@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from pvtctl.cli._console import print_json
 from pvtctl.cli._models import (
+    COUNT,
+    FORMAT,
+    JSON_FORMAT,
     Count,
-    CountOption,
-    FormatOption,
-    JsonFormat,
     ModelOptions,
     TableFormat,
     print_rows,
@@ -39,19 +39,14 @@ _PICTURES = (".png", ".svg", ".pdf")
 def flops(
     *,
     model: ModelOptions,
-    count: CountOption = Count.ops,
-    stages: Annotated[bool, typer.Option("--stages", help="One row per part of the model.")] = False,
-    verify_macs: Annotated[
-        bool,
-        typer.Option(
-            "--verify", help="Count with fvcore and torch.utils.flop_counter too; needs one real forward pass."
-        ),
-    ] = False,
-    form: FormatOption = TableFormat.table,
-    as_json: JsonFormat = False,
-    plot: Annotated[
-        Path | None, typer.Option(help="Also draw GMACs against size into this .png, .svg or .pdf file.")
-    ] = None,
+    count: Count = COUNT,
+    stages: bool = typer.Option(False, "--stages", help="One row per part of the model."),
+    verify_macs: bool = typer.Option(
+        False, "--verify", help="Count with fvcore and torch.utils.flop_counter too; needs one real forward pass."
+    ),
+    form: TableFormat = FORMAT,
+    as_json: bool = JSON_FORMAT,
+    plot: Path | None = typer.Option(None, help="Also draw GMACs against size into this .png, .svg or .pdf file."),
 ) -> None:
     """Count parameters and multiply-accumulates (MACs) of one image, without running the model.
 

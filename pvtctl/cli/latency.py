@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from pvtctl.cli._console import print_json
 from pvtctl.cli._models import (
-    FormatOption,
-    JsonFormat,
+    FORMAT,
+    JSON_FORMAT,
     ModelOptions,
     TableFormat,
     chosen_head,
@@ -55,20 +55,18 @@ def _batch_sizes(text: str) -> list[int]:
 def latency(
     *,
     model: ModelOptions,
-    batch_size: Annotated[str, typer.Option(help="Images per call, or several numbers: 1,8.")] = "1",
-    mode: Annotated[Mode, typer.Option(help="forward, or train: forward, backward and an AdamW step.")] = Mode.forward,
-    dtype: Annotated[Dtype, typer.Option(help="fp32, or bf16 and fp16 under autocast.")] = Dtype.fp32,
-    compile: Annotated[
-        bool, typer.Option("--compile", help="Time torch.compile's result; compiling is not timed.")
-    ] = False,
-    channels_last: Annotated[bool, typer.Option("--channels-last", help="Images in channels-last layout.")] = False,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: torch's.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1; auto uses a GPU if available.")] = "auto",
-    warmup: Annotated[int, typer.Option(min=0, help="Untimed calls after the first.")] = 3,
-    seconds: Annotated[float, typer.Option(min=0.01, help="Timed seconds per case (and at least 7 calls).")] = 5.0,
-    repeats: Annotated[int | None, typer.Option(min=1, help="Timed calls per case, instead of --seconds.")] = None,
-    form: FormatOption = TableFormat.table,
-    as_json: JsonFormat = False,
+    batch_size: str = typer.Option("1", help="Images per call, or several numbers: 1,8."),
+    mode: Mode = typer.Option(Mode.forward, help="forward, or train: forward, backward and an AdamW step."),
+    dtype: Dtype = typer.Option(Dtype.fp32, help="fp32, or bf16 and fp16 under autocast."),
+    compile: bool = typer.Option(False, "--compile", help="Time torch.compile's result; compiling is not timed."),
+    channels_last: bool = typer.Option(False, "--channels-last", help="Images in channels-last layout."),
+    threads: int | None = typer.Option(None, min=1, help="CPU threads. Default: torch's."),
+    device: str = typer.Option("auto", help="cpu, cuda, cuda:1; auto uses a GPU if available."),
+    warmup: int = typer.Option(3, min=0, help="Untimed calls after the first."),
+    seconds: float = typer.Option(5.0, min=0.01, help="Timed seconds per case (and at least 7 calls)."),
+    repeats: int | None = typer.Option(None, min=1, help="Timed calls per case, instead of --seconds."),
+    form: TableFormat = FORMAT,
+    as_json: bool = JSON_FORMAT,
 ) -> None:
     """Time backbones, or models with a head, in turns, each in a separate process, with random weights.
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from pvtctl.cli._console import parse_size, print_json, table
-from pvtctl.cli._options import AsJson, TestingOptions, bundled
+from pvtctl.cli._options import AS_JSON, TestingOptions, argument, bundled, option, shared
 from pvtctl.cli._resolve_recipe import note
 from pvtctl.errors import PvtctlError, UsageError
 from pvtctl.io.console import say
@@ -47,43 +47,28 @@ NAMED = 5
 class PredictCommandOptions(TestingOptions):
     """Options of `pvtctl predict`; None if not given."""
 
-    images: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="IMAGES...", help="Image files, folders of images (frames of a video), or quoted patterns."
-        ),
-    ]
-    weights: Annotated[str | None, typer.Option(help="Checkpoint file, run directory or published name. Required.")] = (
-        None
+    images: list[str] = argument(
+        metavar="IMAGES...", help="Image files, folders of images (frames of a video), or quoted patterns."
     )
-    backbone: Annotated[
-        str | None, typer.Option(help="For weights of an unknown backbone: a name listed by `pvtctl models ls`.")
-    ] = None
-    score_threshold: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Lowest score of detections to draw and count. Default: 0.3.")
-    ] = None
-    short_side: Annotated[
-        int | None,
-        typer.Option(
-            min=32, max=4096, help="Images are resized to this short side. Default: that of the weights, or 800."
-        ),
-    ] = None
-    long_side: Annotated[
-        int | None, typer.Option(min=32, max=8192, help="Limit of the long side. Default: in proportion.")
-    ] = None
-    size: Annotated[
-        tuple[int, int] | None,
-        typer.Option(metavar="HxW", help="Depth: size that images are resized to. Default: that of the weights."),
-        parse_size,
-    ] = None
-    flip: Annotated[
-        bool, typer.Option("--flip", help="Segmentation, depth: also predict the mirrored image, and merge.")
-    ] = False
-    out: Annotated[
-        Path | None,
-        typer.Option(help="New folder for the output. Default: runs/predict-...; with --json, nothing is written."),
-    ] = None
-    as_json: AsJson = False
+    weights: str | None = option(help="Checkpoint file, run directory or published name. Required.")
+    backbone: str | None = option(help="For weights of an unknown backbone: a name listed by `pvtctl models ls`.")
+    score_threshold: float | None = option(
+        min=0, max=1, help="Lowest score of detections to draw and count. Default: 0.3."
+    )
+    short_side: int | None = option(
+        min=32, max=4096, help="Images are resized to this short side. Default: that of the weights, or 800."
+    )
+    long_side: int | None = option(min=32, max=8192, help="Limit of the long side. Default: in proportion.")
+    size: tuple[int, int] | None = option(
+        parse=parse_size, metavar="HxW", help="Depth: size that images are resized to. Default: that of the weights."
+    )
+    flip: bool = option(
+        "--flip", default=False, help="Segmentation, depth: also predict the mirrored image, and merge."
+    )
+    out: Path | None = option(
+        help="New folder for the output. Default: runs/predict-...; with --json, nothing is written."
+    )
+    as_json: bool = shared(AS_JSON)
 
 
 @app.command("predict", epilog=EPILOG)

@@ -8,12 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
 from pvtctl.cli._console import print_json, table
-from pvtctl.cli._options import AsJson, DataFolder, Device, Gpus, Overrides, Partial, bundled
+from pvtctl.cli._options import AS_JSON, DEVICE, FOLDER, GPUS, OVERRIDES, PARTIAL, argument, bundled, option, shared
 from pvtctl.cli._resolve_recipe import DataChoice, Override, choose_data, choose_recipe
 from pvtctl.cli._weights import given_weights
 from pvtctl.errors import ExitCode, PvtctlError, ToldElsewhereError, UsageError
@@ -43,41 +43,25 @@ pvtctl pretrain photos/ --backbone pvt_v2_b0 --set train.epochs=50
 class TrainOptions:
     """Options of `pvtctl pretrain`, most of them also of `finetune`."""
 
-    data: Annotated[
-        str,
-        typer.Argument(
-            metavar="DATA", help="imagenet, scenes (the built-in data), or a folder with train/CLASS and val/CLASS."
-        ),
-    ]
-    backbone: Annotated[
-        str | None, typer.Option(help="A name listed by `pvtctl models ls`, or timm:NAME. Default: pvt_small.")
-    ] = None
-    recipe: Annotated[
-        str | None,
-        typer.Option(help="A name listed by `pvtctl recipes ls` or a YAML file. Default: the table with the backbone."),
-    ] = None
-    weights: Annotated[
-        str | None, typer.Option(help="Start from a checkpoint file, a run directory or a published name.")
-    ] = None
-    partial: Partial = False
-    profile: Annotated[
-        str | None, typer.Option(help="Scale: paper, mini (minutes on a CPU), smoke. Default: paper; mini for scenes.")
-    ] = None
-    folder: DataFolder = None
-    out: Annotated[
-        Path | None, typer.Option(help="Run directory. Default: $PVTCTL_RUNS (or runs)/RECIPE-ROW[-PROFILE].")
-    ] = None
-    resume: Annotated[bool, typer.Option("--resume", help="Resume the run in that directory.")] = False
-    overrides: Overrides = None
-    gpus: Gpus = None
-    device: Device = None
-    compile: Annotated[bool, typer.Option("--compile", help="Compile the model: slower to start, faster to run.")] = (
-        False
+    data: str = argument(
+        metavar="DATA", help="imagenet, scenes (the built-in data), or a folder with train/CLASS and val/CLASS."
     )
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Run one step, estimate memory and time, write nothing.")
-    ] = False
-    as_json: AsJson = False
+    backbone: str | None = option(help="A name listed by `pvtctl models ls`, or timm:NAME. Default: pvt_small.")
+    recipe: str | None = option(
+        help="A name listed by `pvtctl recipes ls` or a YAML file. Default: the table with the backbone."
+    )
+    weights: str | None = option(help="Start from a checkpoint file, a run directory or a published name.")
+    partial: bool = shared(PARTIAL)
+    profile: str | None = option(help="Scale: paper, mini (minutes on a CPU), smoke. Default: paper; mini for scenes.")
+    folder: Path | None = shared(FOLDER)
+    out: Path | None = option(help="Run directory. Default: $PVTCTL_RUNS (or runs)/RECIPE-ROW[-PROFILE].")
+    resume: bool = option("--resume", default=False, help="Resume the run in that directory.")
+    overrides: list[str] = shared(OVERRIDES)
+    gpus: int | None = shared(GPUS)
+    device: str | None = shared(DEVICE)
+    compile: bool = option("--compile", default=False, help="Compile the model: slower to start, faster to run.")
+    dry_run: bool = option("--dry-run", default=False, help="Run one step, estimate memory and time, write nothing.")
+    as_json: bool = shared(AS_JSON)
 
     def load_modules(self) -> None:
         """Load the modules of the run that is resumed."""
@@ -93,7 +77,7 @@ class TrainOptions:
         """All overrides of the recipe."""
         weights: list[Override] = [("model.weights", self.start)] if self.weights else []
         compiled: list[Override] = [("train.compile", True)] if self.compile else []
-        return [*weights, *compiled, *(self.overrides or ())]
+        return [*weights, *compiled, *self.overrides]
 
 
 @app.command(epilog=EPILOG)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from pvtctl.cli._console import byte_progress, print_json, table, with_progress
-from pvtctl.cli._options import Overrides, TaskName
+from pvtctl.cli._options import OVERRIDES, TASK
 from pvtctl.cli.data._conversion import say_conversion
 from pvtctl.cli.data._settings import data_settings
 from pvtctl.errors import ExitCode, UsageError
@@ -60,7 +60,7 @@ def data_check(
         False, "--full", help="Check every image; otherwise at most 20000 per split, evenly spread."
     ),
     workers: int | None = typer.Option(None, min=0, help="Processes that read and decode. Default: one per core."),
-    overrides: Overrides = None,
+    overrides: list[str] = OVERRIDES,
     as_json: bool = _JSON,
 ) -> None:
     """Check a data set: class folders or tar shards, boxes in COCO's format, label maps, or depth.
@@ -86,7 +86,7 @@ def data_check(
     spec = task_spec(tasks_of_data(name)[0])
     if overrides and not spec.has_data_settings:
         raise UsageError("--set is for label maps and depth", "class folders and COCO files have no such settings")
-    settings = data_settings(overrides or ())
+    settings = data_settings(overrides)
     processes = workers if workers is not None else usable_cores()
 
     def work(on_progress: Any) -> DatasetVerdict:
@@ -125,8 +125,8 @@ def preview(
         help="Augment as this recipe does (a name or a file); otherwise as DeiT, RetinaNet, Semantic FPN or DPT.",
     ),
     row: str | None = typer.Option(None, help="The recipe's row."),
-    task: TaskName = None,
-    overrides: Overrides = None,
+    task: str | None = TASK,
+    overrides: list[str] = OVERRIDES,
     seed: int = typer.Option(0, min=0, help="Seed of the random numbers."),
 ) -> None:
     """Draw samples as used in evaluation and as augmented in training, with labels, boxes, masks or depth."""
@@ -137,8 +137,8 @@ def preview(
     if row is not None and recipe is None:
         raise UsageError("--row needs --recipe", "for example: --recipe imagenet_pvt_v1 --row pvt_small")
     name, root = _locate(where)
-    given = load_recipe(recipe, row, overrides=overrides or ()) if recipe else None
-    data = given.data if given else data_settings(overrides or ())
+    given = load_recipe(recipe, row, overrides=overrides) if recipe else None
+    data = given.data if given else data_settings(overrides)
     task = task or (given.task if given and name == "scenes" else tasks_of_data(name)[0])
     if task not in tasks_of_data(name):
         raise UsageError(f"{name} has no data for {task}", f"--task {' | '.join(tasks_of_data(name))}")

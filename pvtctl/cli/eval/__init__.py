@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
 from pvtctl.cli._console import parse_size
-from pvtctl.cli._options import DataFolder, Head, Overrides, Partial, TaskName, TestingOptions, bundled
+from pvtctl.cli._options import (
+    FOLDER,
+    HEAD,
+    OVERRIDES,
+    PARTIAL,
+    TASK,
+    TestingOptions,
+    argument,
+    bundled,
+    option,
+    shared,
+)
 from pvtctl.cli._resolve_recipe import Override
 from pvtctl.errors import UsageError
 
@@ -65,79 +76,52 @@ OF_DETECTIONS = {"target", "folder", "images", "annotations", "results", "backen
 class EvalOptions(TestingOptions):
     """Options of `pvtctl eval`; None if not given."""
 
-    target: Annotated[
-        str,
-        typer.Argument(
-            metavar="DATA|RUN",
-            help="imagenet, coco, ade20k, pascal_context, cityscapes, nyu, kitti, scenes, a folder in one of their "
-            "layouts, or the folder of a run.",
-        ),
-    ]
-    weights: Annotated[
-        str | None,
-        typer.Option(
-            help="Checkpoint file, run directory or published name. Default: the newest finished run of the backbone on "
-            "the data, else its published weights."
-        ),
-    ] = None
-    backbone: Annotated[
-        str | None,
-        typer.Option(help="A name listed by `pvtctl models ls`. Default: that of the weights, else pvt_small."),
-    ] = None
-    head: Head = None
-    task: TaskName = None
-    folder: DataFolder = None
-    images: Annotated[Path | None, typer.Option(help="With coco: folder of the images.")] = None
-    annotations: Annotated[Path | None, typer.Option(help="With coco: JSON file of the annotations.")] = None
-    results: Annotated[
-        Path | None, typer.Option(help="With coco: score this COCO results file; no model is needed.")
-    ] = None
-    size: Annotated[
-        tuple[int, int] | None,
-        typer.Option(
-            help="Side of the square crop in pixels; for detectors and segmentation the short side, or both as "
-            "640x1066; for depth HxW. Default: the training size."
-        ),
-        parse_size,
-    ] = None
-    resize: Annotated[
-        int | None, typer.Option(help="Short side before the crop. Default: in the recipe's ratio to the size.")
-    ] = None
-    batch_size: Annotated[int | None, typer.Option(help="Images per batch. Default: the recipe's.")] = None
-    score_threshold: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Lower-scored detections are dropped. Default: 0.05; DETR 0.")
-    ] = None
-    scales: Annotated[
-        tuple[int, ...] | None, typer.Option(help="Short sides for multi-scale testing: 600,800,1000."), _scales
-    ] = None
-    flip: Annotated[bool | None, typer.Option("--flip", help="Also predict the mirrored image, and merge.")] = None
-    alignment: Annotated[
-        str | None,
-        typer.Option(
-            help="Depth: alignment with the ground truth: none, median or scale_shift. Default: none for metres, "
-            "scale_shift for inverse depth."
-        ),
-    ] = None
-    max_depth: Annotated[float | None, typer.Option(help="Depth: largest depth scored, in metres.")] = None
-    crop: Annotated[
-        str | None, typer.Option("--depth-crop", help="Depth: crop to score: eigen (NYUv2) or garg (KITTI).")
-    ] = None
-    backend: Annotated[
-        str | None,
-        typer.Option(help="Implementation of COCO's metrics: auto, numpy, pycocotools, faster. Default: auto, numpy."),
-    ] = None
-    profile: Annotated[
-        str | None, typer.Option(help="Scale of the data: paper, mini, smoke. Default: that of the weights' run.")
-    ] = None
-    overrides: Overrides = None
-    partial: Partial = False
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder for report.html and pictures. Default: RUN/eval, or runs/eval-...; with --json, none."
-        ),
-    ] = None
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document; fractions, not percent.")] = False
+    target: str = argument(
+        metavar="DATA|RUN",
+        help="imagenet, coco, ade20k, pascal_context, cityscapes, nyu, kitti, scenes, a folder in one of their "
+        "layouts, or the folder of a run.",
+    )
+    weights: str | None = option(
+        help="Checkpoint file, run directory or published name. Default: the newest finished run of the backbone on "
+        "the data, else its published weights."
+    )
+    backbone: str | None = option(
+        help="A name listed by `pvtctl models ls`. Default: that of the weights, else pvt_small."
+    )
+    head: str | None = shared(HEAD)
+    task: str | None = shared(TASK)
+    folder: Path | None = shared(FOLDER)
+    images: Path | None = option(help="With coco: folder of the images.")
+    annotations: Path | None = option(help="With coco: JSON file of the annotations.")
+    results: Path | None = option(help="With coco: score this COCO results file; no model is needed.")
+    size: tuple[int, int] | None = option(
+        parse=parse_size,
+        help="Side of the square crop in pixels; for detectors and segmentation the short side, or both as "
+        "640x1066; for depth HxW. Default: the training size.",
+    )
+    resize: int | None = option(help="Short side before the crop. Default: in the recipe's ratio to the size.")
+    batch_size: int | None = option(help="Images per batch. Default: the recipe's.")
+    score_threshold: float | None = option(
+        min=0, max=1, help="Lower-scored detections are dropped. Default: 0.05; DETR 0."
+    )
+    scales: tuple[int, ...] | None = option(parse=_scales, help="Short sides for multi-scale testing: 600,800,1000.")
+    flip: bool | None = option("--flip", help="Also predict the mirrored image, and merge.")
+    alignment: str | None = option(
+        help="Depth: alignment with the ground truth: none, median or scale_shift. Default: none for metres, "
+        "scale_shift for inverse depth."
+    )
+    max_depth: float | None = option(help="Depth: largest depth scored, in metres.")
+    crop: str | None = option("--depth-crop", help="Depth: crop to score: eigen (NYUv2) or garg (KITTI).")
+    backend: str | None = option(
+        help="Implementation of COCO's metrics: auto, numpy, pycocotools, faster. Default: auto, numpy."
+    )
+    profile: str | None = option(help="Scale of the data: paper, mini, smoke. Default: that of the weights' run.")
+    overrides: list[str] = shared(OVERRIDES)
+    partial: bool = shared(PARTIAL)
+    out: Path | None = option(
+        help="Folder for report.html and pictures. Default: RUN/eval, or runs/eval-...; with --json, none."
+    )
+    as_json: bool = option("--json", default=False, help="Print one JSON document; fractions, not percent.")
 
     @property
     def files(self) -> dict[str, Path | None]:
@@ -155,12 +139,12 @@ class EvalOptions(TestingOptions):
         """Keys set by `--set`."""
         from pvtctl.recipe.load import keys_said
 
-        return keys_said(self.overrides or ())
+        return keys_said(self.overrides)
 
     @property
     def settings(self) -> list[Override]:
         """All overrides of the recipe."""
-        return [*((f"eval.{key}", value) for key, value in self.testing.items()), *(self.overrides or ())]
+        return [*((f"eval.{key}", value) for key, value in self.testing.items()), *self.overrides]
 
 
 @app.command("eval", epilog=EPILOG)
@@ -189,7 +173,7 @@ def eval_command(options: EvalOptions) -> None:
         run_evaluation(options)
         return
     for name, value in vars(options).items():
-        if name not in OF_DETECTIONS and value is not None and value is not False:
+        if name not in OF_DETECTIONS and value is not None and value is not False and value != []:
             raise UsageError(
                 f"--{option_name(name)} is for a model, and --results scores existing detections",
                 "leave out one of them",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
@@ -24,16 +24,14 @@ pvtctl visualize architecture --backbone pvt_v2_b0 --head retinanet --size 800x1
 @bundled
 def architecture(
     *,
-    backbone: Annotated[str, typer.Option(help="A name listed by `pvtctl models ls`, or several: A,B,C.")],
-    head: Annotated[str, typer.Option(metavar="HEAD", help="Head of the model, as in `pvtctl flops`.")] = "classifier",
-    num_classes: Annotated[int | None, typer.Option(min=1, help="Default: the papers'.")] = None,
-    size: Annotated[
-        str | None,
-        typer.Option(
-            metavar="HxW",
-            help="Image size, or several: one picture each. Default: 224; segmentation 512, depth 384, DPT's segmentation 480.",
-        ),
-    ] = None,
+    backbone: str = typer.Option(..., help="A name listed by `pvtctl models ls`, or several: A,B,C."),
+    head: str = typer.Option("classifier", metavar="HEAD", help="Head of the model, as in `pvtctl flops`."),
+    num_classes: int | None = typer.Option(None, min=1, help="Default: the papers'."),
+    size: str | None = typer.Option(
+        None,
+        metavar="HxW",
+        help="Image size, or several: one picture each. Default: 224; segmentation 512, depth 384, DPT's segmentation 480.",
+    ),
     output: Output,
 ) -> None:
     """Draw backbones stage by stage, side by side: shapes at a size, heads, reductions, tokens, parameters and MACs.

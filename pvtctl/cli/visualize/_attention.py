@@ -7,16 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from pvtctl.cli._options import Device, bundled
+from pvtctl.cli._options import bundled, option
 from pvtctl.cli.predict import ImageReader
 from pvtctl.cli.visualize._options import (
-    ImageSize,
-    ImageWords,
-    ModelChoice,
+    ImageModel,
     Output,
     picture_names,
     say_model,
@@ -48,41 +44,26 @@ Words = str | tuple[int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
-class AttentionOptions:
-    """What is drawn of an image."""
+class AttentionOptions(ImageModel):
+    """Options of `pvtctl visualize attention`."""
 
-    block: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="A block (stage1.block2; block7 of a ViT), the last one of a stage (stage3), last, or all: the last one of "
-            "each stage, every third of a ViT. Several with commas, or repeated. Default: all."
-        ),
-    ] = None
-    head: Annotated[str, typer.Option(help="Number of a head, from 1; mean, or all.")] = "mean"
-    query: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="X,Y",
-            help="A pixel of the original image, or class: the class token. May be repeated. Default: its middle.",
-        ),
-    ] = None
-    rollout: Annotated[
-        bool,
-        typer.Option("--rollout", help="Attention rollout through the stage's blocks up to this one, with residuals."),
-    ] = False
-    smooth: Annotated[bool, typer.Option("--smooth", help="Interpolate colours instead of drawing cells.")] = False
+    block: list[str] | None = option(
+        help="A block (stage1.block2; block7 of a ViT), the last one of a stage (stage3), last, or all: the last one of "
+        "each stage, every third of a ViT. Several with commas, or repeated. Default: all."
+    )
+    head: str = option(default="mean", help="Number of a head, from 1; mean, or all.")
+    query: list[str] | None = option(
+        metavar="X,Y",
+        help="A pixel of the original image, or class: the class token. May be repeated. Default: its middle.",
+    )
+    rollout: bool = option(
+        "--rollout", default=False, help="Attention rollout through the stage's blocks up to this one, with residuals."
+    )
+    smooth: bool = option("--smooth", default=False, help="Interpolate colours instead of drawing cells.")
 
 
 @bundled
-def attention_command(
-    images: ImageWords,
-    *,
-    model: ModelChoice,
-    options: AttentionOptions,
-    size: ImageSize = None,
-    device: Device = None,
-    output: Output,
-) -> None:
+def attention_command(*, options: AttentionOptions, output: Output) -> None:
     """Draw what a point of an image attends to: for any block, head and query point.
 
     For PVT, PVT v2, ViT and DeiT, also inside detectors and segmentation models, and for the context blocks of a GCNet.
@@ -100,10 +81,10 @@ def attention_command(
     from pvtctl.tasks.predict import find_images
     from pvtctl.views.figure import save
 
-    found = find_images(images)
+    found = find_images(options.images)
     _check_points(queries, found)
-    pictures = output.open("attention", Path(images[0]).stem, len(found.names))
-    use = BackbonePredictor(model.weights, model.backbone, single(device).device, size=size)
+    pictures = output.open("attention", Path(options.images[0]).stem, len(found.names))
+    use = BackbonePredictor(options.weights, options.backbone, single(options.device).device, size=options.size)
     blocks = _choose(use, [name.strip() for text in options.block or ["all"] for name in text.split(",")])
     for each in blocks:
         _heads(options.head, each)

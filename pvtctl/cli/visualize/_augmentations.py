@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from pvtctl.cli._options import Overrides, bundled
+from pvtctl.cli._options import OVERRIDES, bundled
 from pvtctl.cli._resolve_recipe import choose_data, note
 from pvtctl.cli.visualize._options import Output, Pictures, picture_names
 from pvtctl.cli.visualize._predictions import is_data, safe_name
@@ -36,31 +36,26 @@ pvtctl visualize augmentations street.jpg --recipe runs/my-run/recipe.yaml --set
 
 @bundled
 def augmentations(
-    words: Annotated[
-        list[str],
-        typer.Argument(metavar="DATA|IMAGES...", help="A data set, augmented with its ground truth, or image files."),
-    ],
+    words: list[str] = typer.Argument(
+        metavar="DATA|IMAGES...", help="A data set, augmented with its ground truth, or image files."
+    ),
     *,
-    recipe: Annotated[
-        list[str] | None,
-        typer.Option(help="Augment as this recipe does (a name, or a file such as a run's); may be repeated."),
-    ] = None,
-    row: Annotated[str | None, typer.Option(help="The recipe's row. Default: its first.")] = None,
-    profile: Annotated[
-        str | None, typer.Option(help="The recipe's profile. Default: paper; for scenes the one that uses them.")
-    ] = None,
-    overrides: Overrides = None,
-    split: Annotated[str | None, typer.Option(help="For a data set: train or val. Default: train.")] = None,
-    count: Annotated[
-        int | None, typer.Option(min=1, max=100, help="For a data set: images, spread over it. Default: 4.")
-    ] = None,
-    draws: Annotated[int, typer.Option(min=1, max=20, help="Draws per image, of consecutive epochs.")] = 4,
-    epoch: Annotated[int, typer.Option(min=0, help="First epoch drawn, from 0.")] = 0,
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the run. Default: the recipe's.")] = None,
-    width: Annotated[
-        int | None,
-        typer.Option(min=64, max=1024, help="Width of each draw in pixels. Default: 280, or 400 with ground truth."),
-    ] = None,
+    recipe: list[str] | None = typer.Option(
+        None, help="Augment as this recipe does (a name, or a file such as a run's); may be repeated."
+    ),
+    row: str | None = typer.Option(None, help="The recipe's row. Default: its first."),
+    profile: str | None = typer.Option(
+        None, help="The recipe's profile. Default: paper; for scenes the one that uses them."
+    ),
+    overrides: list[str] = OVERRIDES,
+    split: str | None = typer.Option(None, help="For a data set: train or val. Default: train."),
+    count: int | None = typer.Option(None, min=1, max=100, help="For a data set: images, spread over it. Default: 4."),
+    draws: int = typer.Option(4, min=1, max=20, help="Draws per image, of consecutive epochs."),
+    epoch: int = typer.Option(0, min=0, help="First epoch drawn, from 0."),
+    seed: int | None = typer.Option(None, min=0, help="Seed of the run. Default: the recipe's."),
+    width: int | None = typer.Option(
+        None, min=64, max=1024, help="Width of each draw in pixels. Default: 280, or 400 with ground truth."
+    ),
     output: Output,
 ) -> None:
     """Draw augmented training images: the original, then one draw per epoch, with the ground truth transformed alike.
@@ -74,7 +69,7 @@ def augmentations(
     for option, value in (("split", split), ("count", count)):
         if data is None and value is not None:
             raise UsageError(f"--{option} is for data, and images were named", "leave it out")
-    recipes = [_recipe(name, row, profile, overrides or (), data, seed) for name in dict.fromkeys(recipe)]
+    recipes = [_recipe(name, row, profile, overrides, data, seed) for name in dict.fromkeys(recipe)]
     width = width or (WITHOUT_TRUTH if data is None else spec_of(recipes[0]).picture_width)
     sources, names = _open(recipes, words, data, (split or "train", count or 4), width)
     sheets = _Sheets(sources, names, range(epoch, epoch + draws), width)

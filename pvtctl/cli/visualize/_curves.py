@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Any, cast
 
 import typer
 
@@ -46,14 +46,10 @@ pvtctl visualize curves runs --x time --only loss
 
 @bundled
 def curves(
-    runs: Annotated[
-        list[Path], typer.Argument(metavar="RUNS...", help="Folders of runs, or folders with runs below them.")
-    ],
+    runs: list[Path] = typer.Argument(metavar="RUNS...", help="Folders of runs, or folders with runs below them."),
     *,
-    x: Annotated[Axis, typer.Option("--x", help="Over steps, epochs, images seen, or hours.")] = Axis.steps,
-    only: Annotated[
-        list[What] | None, typer.Option(help="loss, score or lr only; may be repeated. Default: all three.")
-    ] = None,
+    x: Axis = typer.Option(Axis.steps, "--x", help="Over steps, epochs, images seen, or hours."),
+    only: list[What] | None = typer.Option(None, help="loss, score or lr only; may be repeated. Default: all three."),
     output: Output,
 ) -> None:
     """Draw the curves of runs in one picture: training loss, main scores, learning rate.

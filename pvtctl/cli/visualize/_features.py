@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from pvtctl.cli._options import Device, bundled
+from pvtctl.cli._options import bundled
 from pvtctl.cli.predict import ImageReader
 from pvtctl.cli.visualize._options import (
-    ImageSize,
-    ImageWords,
-    ModelChoice,
+    ImageModel,
     Output,
     Pictures,
     picture_names,
@@ -41,15 +39,11 @@ pvtctl visualize features street.jpg --backbone pvt_v2_b0 --format svg
 
 @bundled
 def features(
-    images: ImageWords,
     *,
-    model: ModelChoice,
-    size: ImageSize = None,
-    level: Annotated[
-        list[str] | None,
-        typer.Option(help="Levels to draw, with commas: C2 to C5 of the backbone, P2 to P7 of a neck. Default: all."),
-    ] = None,
-    device: Device = None,
+    model: ImageModel,
+    level: list[str] = typer.Option(
+        [], help="Levels to draw, with commas: C2 to C5 of the backbone, P2 to P7 of a neck. Default: all."
+    ),
     output: Output,
 ) -> None:
     """Draw the levels of a model's pyramid: their principal components as colours, and their energy.
@@ -62,10 +56,10 @@ def features(
     from pvtctl.explain.features import PyramidPredictor
     from pvtctl.tasks.predict import find_images
 
-    found = find_images(images)
-    use = PyramidPredictor(model.weights, model.backbone, single(device).device, size=size)
-    levels = use.check_levels([name for word in level or () for name in word.split(",")])
-    label = f"{use.name}-{Path(images[0]).name}"
+    found = find_images(model.images)
+    use = PyramidPredictor(model.weights, model.backbone, single(model.device).device, size=model.size)
+    levels = use.check_levels([name for word in level for name in word.split(",")])
+    label = f"{use.name}-{Path(model.images[0]).name}"
     pictures = output.open("features", label, len(found.names))
     say_model(use.what, trained=use.trained, size=use.size_in_words)
     pyramids = _Pyramids(use, found, levels)

@@ -6,12 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from pvtctl.cli._console import parse_size, print_json
-from pvtctl.cli._options import AsJson
+from pvtctl.cli._options import AS_JSON, DEVICE, argument, option, shared
 from pvtctl.cli._resolve_recipe import note
 from pvtctl.cli.predict import require_new
 from pvtctl.errors import UsageError
@@ -39,40 +37,35 @@ def parse_image_size(text: str) -> int | tuple[int, int]:
     return size if "x" in text.lower() else size[0]
 
 
-ImageWords = Annotated[
-    list[str], typer.Argument(metavar="IMAGES...", help="Image files, folders of images, or quoted patterns.")
-]
-ImageSize = Annotated[
-    int | tuple[int, int] | None,
-    typer.Option(
-        "--size",
-        metavar="N|HxW",
-        help="Images are resized to this short side, or to this height and width. Default: the test size of the weights.",
-    ),
-    parse_image_size,
-]
-
-
 @dataclass(frozen=True, kw_only=True)
 class ModelChoice:
     """The model of which pictures are made."""
 
-    weights: Annotated[str | None, typer.Option(help="Checkpoint file, run directory or published name.")] = None
-    backbone: Annotated[
-        str | None, typer.Option(help="A name listed by `pvtctl models ls`; without --weights, randomly initialised.")
-    ] = None
+    weights: str | None = option(help="Checkpoint file, run directory or published name.")
+    backbone: str | None = option(help="A name listed by `pvtctl models ls`; without --weights, randomly initialised.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageModel(ModelChoice):
+    """Images, and the model that they are shown to."""
+
+    images: list[str] = argument(metavar="IMAGES...", help="Image files, folders of images, or quoted patterns.")
+    size: int | tuple[int, int] | None = option(
+        "--size",
+        parse=parse_image_size,
+        metavar="N|HxW",
+        help="Images are resized to this short side, or to this height and width. Default: the test size of the weights.",
+    )
+    device: str | None = shared(DEVICE)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
     """Where pictures are written, and how that is reported."""
 
-    out: Annotated[
-        Path | None,
-        typer.Option(help="A new .png or .svg for one picture, else a new folder. Default: runs/visualize-..."),
-    ] = None
-    form: Annotated[PictureFormat | None, typer.Option("--format", help="png (default), svg, or both.")] = None
-    as_json: AsJson = False
+    out: Path | None = option(help="A new .png or .svg for one picture, else a new folder. Default: runs/visualize-...")
+    form: PictureFormat | None = option("--format", help="png (default), svg, or both.")
+    as_json: bool = shared(AS_JSON)
 
     def open(self, command: str, label: str, count: int) -> Pictures:
         """Prepare the output. `label` is used in the name of the default folder; `count` is the number of pictures to

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -28,11 +28,8 @@ pvtctl visualize position-embeddings --weights deit_small_patch16 --cells 7 --ou
 def position_embeddings(
     *,
     model: ModelChoice,
-    size: Annotated[
-        str | None,
-        typer.Option(metavar="HxW", help="Also draw the tables resized for images of this size."),
-    ] = None,
-    cells: Annotated[int, typer.Option(min=1, max=14, help="Cells per side that are compared with all others.")] = 5,
+    size: str | None = typer.Option(None, metavar="HxW", help="Also draw the tables resized for images of this size."),
+    cells: int = typer.Option(5, min=1, max=14, help="Cells per side that are compared with all others."),
     output: Output,
 ) -> None:
     """Draw the cosine similarity of learned position embeddings: of some cells of each table with all cells.

@@ -8,11 +8,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
-from pvtctl.cli._options import Device, bundled
+from pvtctl.cli._options import DEVICE, argument, bundled, option, shared
 from pvtctl.cli._resolve_recipe import NAMED_DATA, note
 from pvtctl.cli.visualize._options import ModelChoice, Output, picture_names
 from pvtctl.errors import UsageError
@@ -47,26 +45,21 @@ pvtctl visualize predictions coco --weights detector.safetensors --pick random -
 class ComparisonOptions(ModelChoice):
     """Options of `pvtctl visualize predictions`."""
 
-    words: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[RUN] [DATA | IMAGES...]",
-            help="A run directory (or --weights), then data with ground truth, or images. Default: the run's data.",
-        ),
-    ] = None
-    split: Annotated[str | None, typer.Option(help="For a data set: train or val. Default: val.")] = None
-    count: Annotated[int | None, typer.Option(min=1, max=500, help="For a data set: pictures to draw. Default: 6.")] = (
-        None
+    words: list[str] | None = argument(
+        default=None,
+        metavar="[RUN] [DATA | IMAGES...]",
+        help="A run directory (or --weights), then data with ground truth, or images. Default: the run's data.",
     )
-    pick: Annotated[
-        Pick | None,
-        typer.Option(help="For a data set: which images. Worst and best predict the whole split. Default: first."),
-    ] = None
-    seed: Annotated[int, typer.Option(min=0, help="Seed of --pick random.")] = 0
-    score_threshold: Annotated[
-        float, typer.Option(min=0, max=1, help="Detectors: lowest score of detections to draw and match.")
-    ] = 0.3
-    device: Device = None
+    split: str | None = option(help="For a data set: train or val. Default: val.")
+    count: int | None = option(min=1, max=500, help="For a data set: pictures to draw. Default: 6.")
+    pick: Pick | None = option(
+        help="For a data set: which images. Worst and best predict the whole split. Default: first."
+    )
+    seed: int = option(default=0, min=0, help="Seed of --pick random.")
+    score_threshold: float = option(
+        default=0.3, min=0, max=1, help="Detectors: lowest score of detections to draw and match."
+    )
+    device: str | None = shared(DEVICE)
 
 
 @bundled
