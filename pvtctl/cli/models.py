@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from pvtctl.cli._console import parse_size, print_json, table
+from pvtctl.cli._options import AS_JSON
 from pvtctl.io.console import say
 from pvtctl.models.registry import BackboneSpec, backbone_spec, backbone_specs
 from pvtctl.models.variants import STRIDES, TIMM_PREFIX
@@ -18,15 +19,12 @@ if TYPE_CHECKING:
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
-    pretty_exceptions_enable=False,
     help="List and describe the backbones.",
 )
 
-_JSON = typer.Option(False, "--json", help="Print one JSON document.")
-
 
 @app.command("ls", epilog="Example: pvtctl models ls --json")
-def models_ls(json: bool = _JSON) -> None:
+def models_ls(as_json: bool = AS_JSON) -> None:
     """List the built-in backbones with the channels of their maps and the parameters as 1000-class classifiers."""
     from pvtctl.weights.catalogue import published_for
 
@@ -42,7 +40,7 @@ def models_ls(json: bool = _JSON) -> None:
         }
         for spec in backbone_specs()
     ]
-    if json:
+    if as_json:
         print_json({"models": found})
         return
     rows = [
@@ -64,13 +62,13 @@ def models_ls(json: bool = _JSON) -> None:
 def models_show(
     name: str = typer.Argument(metavar="NAME", help="A name of `pvtctl models ls`, or timm:NAME."),
     size: str = typer.Option("224", help="Image size for the maps, HEIGHTxWIDTH or one number (32 to 8192)."),
-    json: bool = _JSON,
+    as_json: bool = AS_JSON,
 ) -> None:
     """Describe a backbone stage by stage: widths, depths, heads, reductions, parameters, and its maps at a size."""
     height, width = parse_size(size)
     backbone_spec(name)  # reject an unknown name before torch is loaded
     described = describe(name, height, width)
-    if json:
+    if as_json:
         print_json(described)
         return
     stages = described["stages"]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import typer
 
 from pvtctl.cli._console import byte_progress, print_json, table
+from pvtctl.cli._options import AS_JSON
 from pvtctl.errors import ExitCode, PvtctlError, UsageError
 from pvtctl.io.console import say
 
@@ -18,22 +19,20 @@ if TYPE_CHECKING:
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
-    pretty_exceptions_enable=False,
     help="Inspect, convert, list, fetch and verify checkpoints.",
 )
 
-_JSON = typer.Option(False, "--json", help="Print one JSON document.")
 _SOURCE = typer.Argument(metavar="FILE", help="A checkpoint file, a run or transformers folder, or a published name.")
 
 
 @app.command(epilog="Example: pvtctl weights inspect pvt_small.pth")
-def inspect(file: str = _SOURCE, json: bool = _JSON) -> None:
+def inspect(file: str = _SOURCE, as_json: bool = AS_JSON) -> None:
     """Describe a checkpoint: layout, model, parameters, classes, types, NaNs. Runs no code from it."""
     from pvtctl.weights.inspect import inspect_file
     from pvtctl.weights.resolve import resolve_weights
 
     found = inspect_file(resolve_weights(file))
-    if json:
+    if as_json:
         print_json(found.as_dict())
     else:
         _print_inspection(found)
@@ -131,7 +130,7 @@ def _layout(text: str) -> Literal["ours", "official"]:
 
 
 @app.command("ls")
-def weights_ls(json: bool = _JSON) -> None:
+def weights_ls(as_json: bool = AS_JSON) -> None:
     """List the published checkpoints that `weights fetch` can download, and which are on this machine."""
     from pvtctl.io.download import recorded_sha256
     from pvtctl.weights.cache import cache_folder, cached_file
@@ -158,7 +157,7 @@ def weights_ls(json: bool = _JSON) -> None:
                 "bytes": file.stat().st_size if file else None,
             }
         )
-    if json:
+    if as_json:
         print_json({"folder": str(cache_folder()), "weights": entries})
         return
     rows = [
@@ -200,7 +199,7 @@ def weights_fetch(
 @app.command("verify")
 def weights_verify(
     names: list[str] = typer.Argument(None, metavar="[NAME|FILE]...", help="Default: all fetched ones."),
-    json: bool = _JSON,
+    as_json: bool = AS_JSON,
 ) -> None:
     """Check that hashes match and that the files load as the expected models. Exit code 1 if one fails."""
     from pvtctl.weights.cache import cached_file
@@ -211,7 +210,7 @@ def weights_verify(
     if not chosen:
         say("nothing was fetched yet; `pvtctl weights ls` lists what there is")
     verdicts = [verify_weights(name) for name in chosen]
-    if json:
+    if as_json:
         print_json({"weights": [verdict.as_dict() for verdict in verdicts]})
     elif verdicts:
         table("", ["weights", "verdict", "hash", "model"], [_verdict_row(verdict) for verdict in verdicts])

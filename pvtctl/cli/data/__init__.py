@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from pvtctl.cli._console import byte_progress, print_json, table, with_progress
-from pvtctl.cli._options import OVERRIDES, TASK
+from pvtctl.cli._options import AS_JSON, OVERRIDES, TASK
 from pvtctl.cli.data._conversion import say_conversion
 from pvtctl.cli.data._settings import data_settings
 from pvtctl.errors import ExitCode, UsageError
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     add_completion=False,
-    pretty_exceptions_enable=False,
     no_args_is_help=True,
     help="Check, preview, convert, export, fetch and locate data sets. NAME is listed by `pvtctl data ls`; `scenes` is "
     "the built-in renderer.",
@@ -43,7 +42,6 @@ class ConvertSource(StrEnum):
     yolo = "yolo"
 
 
-_JSON = typer.Option(False, "--json", help="Print one JSON document.")
 _PLACE = (
     "A folder (with train/ and val/, with COCO's annotations/, with images/ and masks/, with rgb/ and depth/), or NAME "
     "(looked for in $PVTCTL_DATA/NAME and ./data/NAME)."
@@ -61,7 +59,7 @@ def data_check(
     ),
     workers: int | None = typer.Option(None, min=0, help="Processes that read and decode. Default: one per core."),
     overrides: list[str] = OVERRIDES,
-    as_json: bool = _JSON,
+    as_json: bool = AS_JSON,
 ) -> None:
     """Check a data set: class folders or tar shards, boxes in COCO's format, label maps, or depth.
 
@@ -146,7 +144,7 @@ def preview(
 
 
 @app.command("ls")
-def data_ls(as_json: bool = _JSON) -> None:
+def data_ls(as_json: bool = AS_JSON) -> None:
     """List the data sets found, the folders searched, and the data sets that can be fetched."""
     from pvtctl.data.find import DATA_NAMES, data_places
     from pvtctl.data.public_sets import public_sets
@@ -193,7 +191,7 @@ def data_convert(
     copy: bool = typer.Option(
         False, "--copy", help="Copy the images; otherwise they become hard links where possible."
     ),
-    as_json: bool = _JSON,
+    as_json: bool = AS_JSON,
 ) -> None:
     """Write a detection set in Pascal-VOC or YOLO layout as COCO JSON with its images. The source is unchanged."""
     from dataclasses import asdict

@@ -16,7 +16,6 @@ from pvtctl.cli.visualize import (
 
 app = typer.Typer(
     add_completion=False,
-    pretty_exceptions_enable=False,
     no_args_is_help=True,
     rich_markup_mode=None,
     help="Draw attention, features, predictions, architectures and curves as PNG or SVG; several pictures also give one "
