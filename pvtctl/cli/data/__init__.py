@@ -10,13 +10,13 @@ import typer
 
 from pvtctl.cli._console import byte_progress, print_json, table, with_progress
 from pvtctl.cli._options import AS_JSON, OVERRIDES, TASK
-from pvtctl.cli.data._conversion import say_conversion
 from pvtctl.cli.data._settings import data_settings
 from pvtctl.errors import ExitCode, UsageError
 from pvtctl.io.console import say
 
 if TYPE_CHECKING:
     from pvtctl.data.check import DatasetVerdict
+    from pvtctl.data.convert.to_coco import DatasetConversion
 
 app = typer.Typer(
     add_completion=False,
@@ -97,10 +97,6 @@ def data_check(
     if as_json:
         print_json(verdict.to_json())
     else:
-        for each in verdict.tables():
-            table("", each.columns, each.rows, caption=each.caption)
-        for line in verdict.lines():
-            print(line)
         _print_verdict(verdict)
     raise typer.Exit(int(verdict.exit_code))
 
@@ -159,12 +155,10 @@ def data_ls(as_json: bool = AS_JSON) -> None:
     if as_json:
         print_json({"rows": rows})
         return
-    columns = ("name", "where", "classes", "train", "val", "state", "fetch", "gigabytes")
-    table(
-        "",
-        ["data", "where", "classes", "train", "val", "state", "to get it", "GB"],
-        [[row[key] if row[key] is not None else "-" for key in columns] for row in rows],
-    )
+    columns = {"name": "data", "fetch": "to get it", "gigabytes": "GB"}
+    keys = ("name", "where", "classes", "train", "val", "state", "fetch", "gigabytes")
+    cells = [["-" if row[key] is None else row[key] for key in keys] for row in rows]
+    table("", [columns.get(key, key) for key in keys], cells)
 
 
 @app.command("convert", epilog="Example: pvtctl data convert VOCdevkit/VOC2007 --from voc --to data/coco")
@@ -214,11 +208,26 @@ def data_convert(
             on_progress=on_progress,
         )
     )
-    say_conversion(done)
+    _say_conversion(done)
     if as_json:
         print_json(asdict(done))
     else:
         print(done.path)
+
+
+def _say_conversion(done: DatasetConversion) -> None:
+    """Print what was written and what was left out, on stderr."""
+    origin = {
+        "lists": "splits by the source's lists",
+        "folders": "splits by the source's folders",
+        "share": "the source has no splits, or --val-share was given: val is drawn",
+    }
+    for split, images in done.images.items():
+        say(f"{split}: {images} images, {done.objects[split]} objects")
+    say(f"classes: {len(done.classes)} ({', '.join(done.classes[:10])}{', ...' if len(done.classes) > 10 else ''})")
+    say(origin[done.split_by])
+    for note in done.notes:
+        say(f"note: {note.count} {note.meaning} ({', '.join(note.examples)}{', ...' if note.count > 5 else ''})")
 
 
 @app.command("fetch", epilog="Example: pvtctl data fetch coco --split val")
@@ -303,6 +312,10 @@ def _found(name: str, places: list[Path]) -> dict[str, Any]:
 
 
 def _print_verdict(verdict: DatasetVerdict) -> None:
+    for each in verdict.tables():
+        table("", each.columns, each.rows, caption=each.caption)
+    for line in verdict.lines():
+        print(line)
     for split, images in verdict.images.items():
         looked_at = verdict.examined[split]
         part = "" if looked_at == images else f", {looked_at} of them examined (--full for all)"
@@ -310,13 +323,8 @@ def _print_verdict(verdict: DatasetVerdict) -> None:
     if verdict.classes:
         print(f"classes: {verdict.classes}")
     if verdict.problems:
-        table(
-            "",
-            ["severity", "what", "split", "count", "means", "for example"],
-            [
-                [item.severity, item.kind, item.split, item.count, item.meaning, item.examples[0]]
-                for item in verdict.problems
-            ],
-        )
+        columns = ["severity", "what", "split", "count", "means", "for example"]
+        rows = [[it.severity, it.kind, it.split, it.count, it.meaning, it.examples[0]] for it in verdict.problems]
+        table("", columns, rows)
     words = {"ok": "ok: use it", "warnings": "usable, with losses", "unusable": "cannot be used"}
     print(f"verdict: {words[verdict.verdict]} (exit code {int(ExitCode(verdict.exit_code))})")

@@ -164,8 +164,7 @@ def eval_command(options: EvalOptions) -> None:
     log10, SILog and threshold accuracies, with the space, alignment, crop and cap used. report.html has the worst
     images with ground truth and errors.
     """
-    from pvtctl.cli.eval._results_file import run_results
-    from pvtctl.cli.eval._score import run_evaluation
+    from pvtctl.cli.eval._score import run_evaluation, run_results
 
     if options.results is None:
         if (options.images is None) != (options.annotations is None):
