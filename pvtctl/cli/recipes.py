@@ -150,6 +150,7 @@ def recipes_check(
 
 
 def _check_file(file: str) -> dict[str, Any]:
+    from pvtctl.models.registry import backbone_spec
     from pvtctl.recipe.load import RecipeFaults, load_recipe
     from pvtctl.recipe.source import read_recipe
 
@@ -169,20 +170,12 @@ def _check_file(file: str) -> dict[str, Any]:
                 backbones.setdefault(recipe.model.backbone.spec, f"row {row}" if row else f"profile {profile}")
     except UsageError as error:
         faults[error.message] = None
-    faults |= dict.fromkeys(f"{file}: {text}" for text in _unknown_backbones(backbones))
-    return {"runs": runs, "faults": list(faults)}
-
-
-def _unknown_backbones(used: dict[str, str]) -> list[str]:
-    from pvtctl.models.registry import backbone_spec
-
-    faults = []
-    for name, where in used.items():
+    for name, where in backbones.items():
         try:
             backbone_spec(name)
         except UsageError as error:
-            faults.append(f"model.backbone.name: {error.message} ({where}), {error.hint}")
-    return faults
+            faults[f"{file}: model.backbone.name: {error.message} ({where}), {error.hint}"] = None
+    return {"runs": runs, "faults": list(faults)}
 
 
 @app.command(epilog="Example: pvtctl recipes diff imagenet_pvt_v1:pvt_small imagenet_pvt_v1:pvt_small@mini")
