@@ -47,30 +47,26 @@ def run_evaluation(options: EvalOptions) -> None:
 
 def _show(plan: EvalPlan, options: EvalOptions, scored: Scored, dist: Distributed) -> None:
     from pvtctl.engine.environment import describe_environment
-    from pvtctl.runs.paper_table import ComparedFigure, compare_with_paper, data_label, paper_label
-    from pvtctl.runs.report import ReportContent
+    from pvtctl.runs.paper_table import ComparedFigure
+    from pvtctl.runs.report import report_content
 
     recipe, task = plan.recipe, scored.task
-    numbers = scored.metric.compute()
-    figures, differences = compare_with_paper(recipe, numbers, len(task.val.class_names))
-    if (published := plan.found.published_top1) is not None:
-        top1 = 100 * numbers["top1"]
-        figures.append(
-            ComparedFigure("top1_published", "top-1, % (as published)", top1, None, published, not differences)
-        )
-    report = task.report(scored.metric)
-    head = f" + {recipe.model.head.name}" if recipe.model.head else ""
-    findings = ReportContent(
-        title=f"{recipe.model.backbone.spec}{head} on {data_label(recipe)}",
+    numbers, report = scored.metric.compute(), task.report(scored.metric)
+    findings = report_content(
+        recipe,
+        numbers,
+        task,
+        report,
+        model=recipe.model.backbone.spec,
         lead=f"{plan.found.source} ({plan.found.why}), {int(numbers['images'])} images",
-        figures=figures,
-        differences=differences,
-        recipe=recipe.model_dump(mode="json"),
         environment=describe_environment(dist.device),
         skipped=scored.skipped,
-        paper=paper_label(recipe),
-        notes=report.notes(),
     )
+    if (published := plan.found.published_top1) is not None:
+        top1, comparable = 100 * numbers["top1"], not findings.differences
+        findings.figures.append(
+            ComparedFigure("top1_published", "top-1, % (as published)", top1, None, published, comparable)
+        )
     chosen = {
         "weights": plan.found.source,
         "why": plan.found.why,
@@ -189,8 +185,6 @@ def run_results(options: EvalOptions, results: Path) -> None:
             ComparedFigure(name, spec.figure(name).label, value, None, None, True)
             for name, value in spec.shown_figures(numbers).items()
         ],
-        differences=[],
-        recipe={},
         environment=describe_environment(torch.device("cpu")),
         notes=report.notes(),
     )

@@ -118,7 +118,7 @@ class Pictures:
         """Write the gallery if there are several pictures, and print what was written."""
         index = self.folder / "index.html" if len(self.written) > 1 else None
         if index is not None:
-            from pvtctl.views.gallery import GalleryEntry, write_gallery
+            from pvtctl.views.report import GalleryEntry, write_gallery
 
             entries = [GalleryEntry(each["title"], each["caption"], each["files"][0]) for each in self.written]
             write_gallery(index, title, lead, entries)
