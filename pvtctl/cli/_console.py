@@ -121,7 +121,7 @@ def byte_progress() -> Iterator[Callable[[str], Callable[[int, int | None], None
         yield start
 
 
-def with_progress(work: Any) -> Any:
+def with_progress(work: Callable[[Callable[[str, int, int], None]], Any]) -> Any:
     """Run `work(on_progress)` with a progress bar per split on stderr."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

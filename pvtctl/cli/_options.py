@@ -78,6 +78,24 @@ class TestingOptions:
     device: str | None = shared(DEVICE)
 
 
+def examples(*commands: str) -> str:
+    """The end of a command's help."""
+    return "\n\n".join(["Examples:", *commands])
+
+
+class App(typer.Typer):
+    """A typer app whose commands may take bundles."""
+
+    def __init__(self, **said: Any) -> None:
+        """`said` is for `typer.Typer`."""
+        super().__init__(add_completion=False, **said)
+
+    def command(self, *names: Any, **said: Any) -> Callable[[Callable[..., None]], Any]:
+        """As `typer.Typer.command`."""
+        register = super().command(*names, **said)
+        return lambda function: register(bundled(function))
+
+
 def bundled(command: Callable[..., None]) -> Callable[..., None]:
     """Let a command take bundles, dataclasses of options: typer gets their fields as parameters in their place.
 

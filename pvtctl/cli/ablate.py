@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from pvtctl.cli._console import print_json, table
-from pvtctl.cli._options import AS_JSON, DEVICE, GPUS, argument, bundled, option, shared
+from pvtctl.cli._options import AS_JSON, DEVICE, GPUS, App, argument, examples, option, shared
 from pvtctl.errors import PvtctlError, ToldElsewhereError, UsageError
 from pvtctl.io.console import say
 from pvtctl.runs.paths import runs_root
@@ -19,20 +19,15 @@ if TYPE_CHECKING:
     from pvtctl.studies.plan import Run, StudyPlan
     from pvtctl.studies.request import StudyRequest
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None)
+app = App(rich_markup_mode=None)
 
-EPILOG = """Examples:
-
-pvtctl ablate ls
-
-pvtctl ablate vit-vs-pvt
-
-pvtctl ablate gcnet --seeds 3 --jobs 2
-
-pvtctl ablate deeper-vs-wider --rows pvt_medium --dry-run
-
-pvtctl ablate vit-vs-pvt --profile paper --gpus 8 --slurm jobs --sbatch=--gres=gpu:8
-"""
+EPILOG = examples(
+    "pvtctl ablate ls",
+    "pvtctl ablate vit-vs-pvt",
+    "pvtctl ablate gcnet --seeds 3 --jobs 2",
+    "pvtctl ablate deeper-vs-wider --rows pvt_medium --dry-run",
+    "pvtctl ablate vit-vs-pvt --profile paper --gpus 8 --slurm jobs --sbatch=--gres=gpu:8",
+)
 
 
 def _weights(texts: Sequence[str]) -> dict[str, str]:
@@ -112,7 +107,6 @@ class AblateOptions:
 
 
 @app.command(epilog=EPILOG)
-@bundled
 def ablate(context: typer.Context, options: AblateOptions) -> None:
     """Run the rows of a paper's table, each after the pretraining it needs, and write the table of published and
     measured figures, a verdict on each claim, and plots.

@@ -21,26 +21,22 @@ from pvtctl.cli._models import (
     check_sizes,
     chosen_head,
 )
+from pvtctl.cli._options import App, examples
 from pvtctl.errors import UsageError
 from pvtctl.io.console import say
 
 if TYPE_CHECKING:
     from pvtctl.studies.comparison import Comparison
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None)
+app = App(rich_markup_mode=None)
 
-EPILOG = """Examples:
-
-pvtctl compare runs/first runs/second
-
-pvtctl compare runs/* --no-latency --format markdown
-
-pvtctl compare runs/first runs/second --out comparison
-
-pvtctl compare --backbone pvt_small,resnet50 --size 224
-
-pvtctl compare --backbone pvt_v2_b0,pvt_v2_b1,resnet18 --head retinanet --size 256x320 --seconds 1
-"""
+EPILOG = examples(
+    "pvtctl compare runs/first runs/second",
+    "pvtctl compare runs/* --no-latency --format markdown",
+    "pvtctl compare runs/first runs/second --out comparison",
+    "pvtctl compare --backbone pvt_small,resnet50 --size 224",
+    "pvtctl compare --backbone pvt_v2_b0,pvt_v2_b1,resnet18 --head retinanet --size 256x320 --seconds 1",
+)
 _PIPE_WIDTH = 120
 _LONGEST_CELL = 26
 """Longer cells are folded."""

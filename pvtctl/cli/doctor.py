@@ -16,11 +16,11 @@ from typing import Any
 import typer
 
 from pvtctl.cli._console import print_json, table
-from pvtctl.cli._options import AS_JSON
+from pvtctl.cli._options import AS_JSON, App
 from pvtctl.errors import ExitCode
 from pvtctl.io.console import say
 
-app = typer.Typer(add_completion=False)
+app = App()
 
 _VARIABLES = {
     "PVTCTL_DATA": "folder that holds data sets by name; else ./data",

@@ -7,11 +7,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from pvtctl.cli._console import parse_size, parse_sizes, print_json, table
 from pvtctl.cli._models import chosen_head, head_names, size_text
-from pvtctl.cli._options import AS_JSON, argument, bundled, option, shared
+from pvtctl.cli._options import AS_JSON, App, argument, examples, option, shared
 from pvtctl.errors import UsageError, nearest
 from pvtctl.io.console import say
 
@@ -20,22 +18,17 @@ if TYPE_CHECKING:
     from pvtctl.export.model import ExportReport
     from pvtctl.export.source import ExportSource
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None)
+app = App(rich_markup_mode=None)
 
 FORMATS = {"onnx": ".onnx", "torch": ".pt2", "official": ".pth", "transformers": ""}
 """Format -> file extension; transformers is a folder."""
-EPILOG = """Examples:
-
-pvtctl export runs/my-classifier --format onnx
-
-pvtctl export runs/my-detector --format onnx --out detector.onnx --with-normalization uint8
-
-pvtctl export segmenter.safetensors --format torch --size 512x512 --at-size
-
-pvtctl export runs/my-classifier --format transformers --out my-pvt
-
-pvtctl export --backbone pvt_v2_b0 --head none --format onnx
-"""
+EPILOG = examples(
+    "pvtctl export runs/my-classifier --format onnx",
+    "pvtctl export runs/my-detector --format onnx --out detector.onnx --with-normalization uint8",
+    "pvtctl export segmenter.safetensors --format torch --size 512x512 --at-size",
+    "pvtctl export runs/my-classifier --format transformers --out my-pvt",
+    "pvtctl export --backbone pvt_v2_b0 --head none --format onnx",
+)
 
 
 class Normalization(StrEnum):
@@ -87,7 +80,6 @@ class ExportOptions:
 
 
 @app.command("export", epilog=EPILOG)
-@bundled
 def export_command(*, options: ExportOptions) -> None:
     """Write a model as ONNX, as a torch.export program or as another project's checkpoint, checked against pvtctl's model."""
     chosen = _format(options.form, options.out)

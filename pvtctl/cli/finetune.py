@@ -8,40 +8,31 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from pvtctl.cli._options import HEAD, TASK, argument, bundled, option, shared
+from pvtctl.cli._options import HEAD, TASK, App, argument, examples, option, shared
 from pvtctl.cli._resolve_recipe import DEFAULT_BACKBONE, Override, choose_data, choose_recipe, choose_task, note
-from pvtctl.cli._weights import choose_weights, given_weights
+from pvtctl.cli._weights import choose_weights
 from pvtctl.cli.pretrain import TrainOptions, train_command
 from pvtctl.errors import UsageError
 from pvtctl.models.variants import split_width
-from pvtctl.runs.paths import data_place
+from pvtctl.runs.paths import data_place, given_weights
 from pvtctl.tasks.registry import task_spec
 
 if TYPE_CHECKING:
     from pvtctl.recipe.schema import Recipe
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None)
+app = App(rich_markup_mode=None)
 
-EPILOG = """Examples:
-
-pvtctl finetune photos/ --backbone pvt_small
-
-pvtctl finetune photos/ --weights runs/imagenet_pvt_v1-pvt_tiny --set train.epochs=30
-
-pvtctl finetune coco --backbone pvt_small --head retinanet
-
-pvtctl finetune cells/ --head mask_rcnn --weights runs/imagenet_pvt_v2-pvt_v2_b0-mini
-
-pvtctl finetune coco --images photos --annotations train.json --val-annotations val.json
-
-pvtctl finetune ade20k --backbone pvt_small --head semantic_fpn
-
-pvtctl finetune camvid/ --recipe small_maps --weights runs/imagenet_pvt_v1-pvt_tiny-mini
-
-pvtctl finetune nyu --backbone vit_hybrid --head dpt --weights dpt_hybrid_midas
-
-pvtctl finetune scenes --backbone pvt_v2_b0 --head retinanet --weights none
-"""
+EPILOG = examples(
+    "pvtctl finetune photos/ --backbone pvt_small",
+    "pvtctl finetune photos/ --weights runs/imagenet_pvt_v1-pvt_tiny --set train.epochs=30",
+    "pvtctl finetune coco --backbone pvt_small --head retinanet",
+    "pvtctl finetune cells/ --head mask_rcnn --weights runs/imagenet_pvt_v2-pvt_v2_b0-mini",
+    "pvtctl finetune coco --images photos --annotations train.json --val-annotations val.json",
+    "pvtctl finetune ade20k --backbone pvt_small --head semantic_fpn",
+    "pvtctl finetune camvid/ --recipe small_maps --weights runs/imagenet_pvt_v1-pvt_tiny-mini",
+    "pvtctl finetune nyu --backbone vit_hybrid --head dpt --weights dpt_hybrid_midas",
+    "pvtctl finetune scenes --backbone pvt_v2_b0 --head retinanet --weights none",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +86,6 @@ class FinetuneOptions(TrainOptions):
 
 
 @app.command(epilog=EPILOG)
-@bundled
 def finetune(context: typer.Context, options: FinetuneOptions) -> None:
     """Train a classifier, a detector, a segmentation or a depth model on your data from pretrained weights.
 

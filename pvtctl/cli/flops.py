@@ -18,7 +18,7 @@ from pvtctl.cli._models import (
     print_rows,
     size_text,
 )
-from pvtctl.cli._options import bundled
+from pvtctl.cli._options import App
 from pvtctl.errors import PvtctlError, UsageError
 from pvtctl.io.console import say
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pvtctl.cost.counting import Cost
     from pvtctl.cost.verify import Verification
 
-app = typer.Typer(add_completion=False)
+app = App()
 
 _UNIT = "1 MAC = one multiplication and one addition = 2 FLOPs; what the papers call GFLOPs are GMACs"
 _PICTURES = (".png", ".svg", ".pdf")
@@ -35,7 +35,6 @@ _PICTURES = (".png", ".svg", ".pdf")
 @app.command(
     epilog="Example: pvtctl flops --backbone pvt_small,resnet50 --head retinanet --size 800x1280 --count paper"
 )
-@bundled
 def flops(
     *,
     model: ModelOptions,

@@ -18,14 +18,14 @@ from pvtctl.cli._models import (
     print_rows,
     size_text,
 )
-from pvtctl.cli._options import bundled
+from pvtctl.cli._options import App
 from pvtctl.errors import UsageError
 from pvtctl.io.console import say
 
 if TYPE_CHECKING:
     from pvtctl.latency.measure import Latency
 
-app = typer.Typer(add_completion=False)
+app = App()
 
 
 class Mode(StrEnum):
@@ -51,7 +51,6 @@ def _batch_sizes(text: str) -> list[int]:
 
 
 @app.command(epilog="Example: pvtctl latency --backbone pvt_small,resnet50 --size 224 --batch-size 1,8 --seconds 5")
-@bundled
 def latency(
     *,
     model: ModelOptions,

@@ -9,13 +9,12 @@ import typer
 
 from pvtctl.cli._console import parse_size, print_json, table
 from pvtctl.cli._models import size_text
-from pvtctl.cli._options import AS_JSON
+from pvtctl.cli._options import AS_JSON, App
 from pvtctl.io.console import say
 from pvtctl.models.registry import backbone_spec, backbone_specs
 from pvtctl.models.variants import STRIDES, TIMM_PREFIX
 
-app = typer.Typer(
-    add_completion=False,
+app = App(
     no_args_is_help=True,
     help="List and describe the backbones.",
 )

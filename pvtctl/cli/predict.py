@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from pvtctl.cli._console import parse_size, print_json, table
-from pvtctl.cli._options import AS_JSON, TestingOptions, argument, bundled, option, shared
+from pvtctl.cli._options import AS_JSON, App, TestingOptions, argument, examples, option, shared
 from pvtctl.cli._resolve_recipe import note
 from pvtctl.errors import PvtctlError, UsageError
 from pvtctl.io.console import say
@@ -23,20 +21,15 @@ if TYPE_CHECKING:
     from pvtctl.tasks.predict import Images
     from pvtctl.weights.describe import Inspected
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None)
+app = App(rich_markup_mode=None)
 
-EPILOG = """Examples:
-
-pvtctl predict street.jpg --weights runs/my-detector
-
-pvtctl predict frames/ --weights detector.safetensors --score-threshold 0.5 --out drawn
-
-pvtctl predict frames/ --weights runs/my-segmenter --flip
-
-pvtctl predict room.jpg --weights dpt_hybrid_nyu --out depth
-
-pvtctl predict 'photos/**/*.jpg' --weights pvt_small --json
-"""
+EPILOG = examples(
+    "pvtctl predict street.jpg --weights runs/my-detector",
+    "pvtctl predict frames/ --weights detector.safetensors --score-threshold 0.5 --out drawn",
+    "pvtctl predict frames/ --weights runs/my-segmenter --flip",
+    "pvtctl predict room.jpg --weights dpt_hybrid_nyu --out depth",
+    "pvtctl predict 'photos/**/*.jpg' --weights pvt_small --json",
+)
 
 
 NAMED = 5
@@ -72,7 +65,6 @@ class PredictCommandOptions(TestingOptions):
 
 
 @app.command("predict", epilog=EPILOG)
-@bundled
 def predict(options: PredictCommandOptions) -> None:
     """Run a trained model on images.
 

@@ -13,13 +13,24 @@ from typing import TYPE_CHECKING
 import typer
 
 from pvtctl.cli._console import print_json, table
-from pvtctl.cli._options import AS_JSON, DEVICE, FOLDER, GPUS, OVERRIDES, PARTIAL, argument, bundled, option, shared
+from pvtctl.cli._options import (
+    AS_JSON,
+    DEVICE,
+    FOLDER,
+    GPUS,
+    OVERRIDES,
+    PARTIAL,
+    App,
+    argument,
+    examples,
+    option,
+    shared,
+)
 from pvtctl.cli._resolve_recipe import DataChoice, Override, choose_data, choose_recipe
-from pvtctl.cli._weights import given_weights
 from pvtctl.errors import ExitCode, PvtctlError, ToldElsewhereError, UsageError
 from pvtctl.extensions import command_words, require_for_run
 from pvtctl.io.console import say
-from pvtctl.runs.paths import default_out
+from pvtctl.runs.paths import default_out, given_weights
 
 if TYPE_CHECKING:
     from pvtctl.engine import Distributed, DryRunReport
@@ -27,16 +38,13 @@ if TYPE_CHECKING:
     from pvtctl.runs.train import RunResult
 
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None)
+app = App(rich_markup_mode=None)
 
-EPILOG = """Examples:
-
-pvtctl pretrain scenes --backbone pvt_tiny
-
-pvtctl pretrain imagenet --backbone pvt_small --data /data/imagenet --gpus 8
-
-pvtctl pretrain photos/ --backbone pvt_v2_b0 --set train.epochs=50
-"""
+EPILOG = examples(
+    "pvtctl pretrain scenes --backbone pvt_tiny",
+    "pvtctl pretrain imagenet --backbone pvt_small --data /data/imagenet --gpus 8",
+    "pvtctl pretrain photos/ --backbone pvt_v2_b0 --set train.epochs=50",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +89,6 @@ class TrainOptions:
 
 
 @app.command(epilog=EPILOG)
-@bundled
 def pretrain(context: typer.Context, options: TrainOptions) -> None:
     """Train a backbone as a classifier from scratch, by a paper's recipe.
 

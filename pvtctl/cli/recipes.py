@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from pvtctl.cli._console import print_json, table
-from pvtctl.cli._options import AS_JSON
+from pvtctl.cli._options import AS_JSON, App
 from pvtctl.errors import UsageError
 from pvtctl.io.console import say
 
 if TYPE_CHECKING:
     from pvtctl.recipe.load import Resolved
 
-app = typer.Typer(
-    add_completion=False,
+app = App(
     no_args_is_help=True,
     help="List, show, copy, check and compare experiments.",
 )

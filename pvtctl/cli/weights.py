@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from pvtctl.cli._console import byte_progress, print_json, table
-from pvtctl.cli._options import AS_JSON
+from pvtctl.cli._options import AS_JSON, App
 from pvtctl.errors import ExitCode, PvtctlError, UsageError
 from pvtctl.io.console import say
 
 if TYPE_CHECKING:
     from pvtctl.weights.inspect import Inspection
 
-app = typer.Typer(
-    add_completion=False,
+app = App(
     no_args_is_help=True,
     help="Inspect, convert, list, fetch and verify checkpoints.",
 )

@@ -18,6 +18,12 @@ def runs_root() -> Path:
     return Path(os.environ.get("PVTCTL_RUNS") or "runs")
 
 
+def given_weights(text: str | Path) -> str:
+    """Absolute path of a file or folder, so that a run can be resumed from anywhere; a published name as it is."""
+    path = Path(text).expanduser()
+    return str(path.absolute()) if path.exists() else str(text)
+
+
 def named_folder(*parts: str) -> Path:
     """`<runs>/PART-PART...`."""
     return runs_root() / "-".join(re.sub(r"[^\w.+-]+", "_", part) for part in parts if part)

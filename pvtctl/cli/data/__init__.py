@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from pvtctl.cli._console import byte_progress, print_json, table, with_progress
-from pvtctl.cli._options import AS_JSON, OVERRIDES, TASK
+from pvtctl.cli._options import AS_JSON, OVERRIDES, TASK, App
 from pvtctl.cli.data._settings import data_settings
 from pvtctl.errors import ExitCode, UsageError
 from pvtctl.io.console import say
@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from pvtctl.data.check import DatasetVerdict
     from pvtctl.data.convert.to_coco import DatasetConversion
 
-app = typer.Typer(
-    add_completion=False,
+app = App(
     no_args_is_help=True,
     help="Check, preview, convert, export, fetch and locate data sets. NAME is listed by `pvtctl data ls`; `scenes` is "
     "the built-in renderer.",

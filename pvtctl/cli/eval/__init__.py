@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import typer
-
 from pvtctl.cli._console import parse_size
 from pvtctl.cli._options import (
     FOLDER,
@@ -15,35 +13,28 @@ from pvtctl.cli._options import (
     OVERRIDES,
     PARTIAL,
     TASK,
+    App,
     TestingOptions,
     argument,
-    bundled,
+    examples,
     option,
     shared,
 )
 from pvtctl.cli._resolve_recipe import Override
 from pvtctl.errors import UsageError
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None)
+app = App(rich_markup_mode=None)
 
-EPILOG = """Examples:
-
-pvtctl eval imagenet --backbone pvt_small
-
-pvtctl eval runs/imagenet_pvt_v1-pvt_tiny-mini
-
-pvtctl eval photos/ --weights model.safetensors --json
-
-pvtctl eval coco --backbone pvt_large --head mask_rcnn
-
-pvtctl eval coco --images photos --annotations boxes.json --weights runs/my-detector
-
-pvtctl eval coco --results detections.json
-
-pvtctl eval ade20k --backbone pvt_small --head semantic_fpn --ratios 0.75,1,1.25 --flip
-
-pvtctl eval nyu --weights dpt_hybrid_nyu --depth-crop eigen --max-depth 10
-"""
+EPILOG = examples(
+    "pvtctl eval imagenet --backbone pvt_small",
+    "pvtctl eval runs/imagenet_pvt_v1-pvt_tiny-mini",
+    "pvtctl eval photos/ --weights model.safetensors --json",
+    "pvtctl eval coco --backbone pvt_large --head mask_rcnn",
+    "pvtctl eval coco --images photos --annotations boxes.json --weights runs/my-detector",
+    "pvtctl eval coco --results detections.json",
+    "pvtctl eval ade20k --backbone pvt_small --head semantic_fpn --ratios 0.75,1,1.25 --flip",
+    "pvtctl eval nyu --weights dpt_hybrid_nyu --depth-crop eigen --max-depth 10",
+)
 
 
 def _scales(text: str) -> tuple[int, ...]:
@@ -148,7 +139,6 @@ class EvalOptions(TestingOptions):
 
 
 @app.command("eval", epilog=EPILOG)
-@bundled
 def eval_command(options: EvalOptions) -> None:
     """Score a run, a checkpoint or a published model on validation images.
 

@@ -139,8 +139,13 @@ def _find(options: EvalOptions, data: DataChoice, place: Path | None) -> Found:
 
 
 def _recipe(options: EvalOptions, data: DataChoice | None, source: Path, checkpoint: Inspected) -> Recipe:
-    """The recipe for reading the data: the run's own if the weights are from a run on such data."""
+    """The recipe for reading the data (the run's own if the weights are from a run on such data), with the model of the
+    weights, at the given size, else the training size. Raises UsageError for `--set` keys that would not be followed.
+    """
+    from pvtctl.recipe.compare import recipe_differences
     from pvtctl.recipe.load import load_recipe
+    from pvtctl.tasks.base import EvaluationRequest
+    from pvtctl.tasks.registry import task_spec
 
     of_run = load_recipe(source / "recipe.yaml", overrides=options.settings) if _is_run(source) else None
     if of_run is not None and (data is None or (data.name == of_run.data.name and options.profile is None)):
@@ -169,14 +174,6 @@ def _recipe(options: EvalOptions, data: DataChoice | None, source: Path, checkpo
             overrides=settings,
             trained=True,
         )
-    return _as_scored(recipe, checkpoint, options)
-
-
-def _as_scored(recipe: Recipe, checkpoint: Inspected, options: EvalOptions) -> Recipe:
-    """The recipe with the model of the weights, at the given size, else the training size."""
-    from pvtctl.tasks.base import EvaluationRequest
-    from pvtctl.tasks.registry import task_spec
-
     request = EvaluationRequest(
         size=options.size,
         resize=options.resize,
@@ -186,16 +183,8 @@ def _as_scored(recipe: Recipe, checkpoint: Inspected, options: EvalOptions) -> R
         asked=options.asked,
     )
     scored = task_spec(str(checkpoint.task)).as_scored(recipe, checkpoint, request)
-    _check_followed(options.asked, recipe, scored)
-    return scored
-
-
-def _check_followed(said: set[str], recipe: Recipe, scored: Recipe) -> None:
-    """Raise UsageError for `--set` keys of training, or that contradict the weights or another option."""
-    from pvtctl.recipe.compare import recipe_differences
-
     overruled = recipe_differences(recipe, scored)
-    for key in sorted(said):
+    for key in sorted(options.asked):
         if key.startswith("train."):
             raise UsageError(f"--set {key}: nothing is trained here", "leave it out")
         if key in overruled:
@@ -203,3 +192,4 @@ def _check_followed(said: set[str], recipe: Recipe, scored: Recipe) -> None:
             raise UsageError(
                 f"--set {key} is not followed: it is {now}, as the weights or another option have it", "leave it out"
             )
+    return scored

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import typer
-
+from pvtctl.cli._options import App
 from pvtctl.cli.visualize import (
     _architecture,
     _attention,
@@ -14,8 +13,7 @@ from pvtctl.cli.visualize import (
     _predictions,
 )
 
-app = typer.Typer(
-    add_completion=False,
+app = App(
     no_args_is_help=True,
     rich_markup_mode=None,
     help="Draw attention, features, predictions, architectures and curves as PNG or SVG; several pictures also give one "

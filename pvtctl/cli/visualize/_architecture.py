@@ -8,20 +8,16 @@ from typing import Any
 import typer
 
 from pvtctl.cli._models import check_backbones, check_sizes, chosen_head, size_text
-from pvtctl.cli._options import bundled
+from pvtctl.cli._options import examples
 from pvtctl.cli.visualize._options import Output
 
-EPILOG = """Examples:
-
-pvtctl visualize architecture --backbone pvt_small --size 224
-
-pvtctl visualize architecture --backbone pvt_small,pvt_v2_b2,vit_small_patch16,resnet50 --out compared.svg
-
-pvtctl visualize architecture --backbone pvt_v2_b0 --head retinanet --size 800x1280
-"""
+EPILOG = examples(
+    "pvtctl visualize architecture --backbone pvt_small --size 224",
+    "pvtctl visualize architecture --backbone pvt_small,pvt_v2_b2,vit_small_patch16,resnet50 --out compared.svg",
+    "pvtctl visualize architecture --backbone pvt_v2_b0 --head retinanet --size 800x1280",
+)
 
 
-@bundled
 def architecture(
     *,
     backbone: str = typer.Option(..., help="A name listed by `pvtctl models ls`, or several: A,B,C."),

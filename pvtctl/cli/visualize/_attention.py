@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pvtctl.cli._options import bundled, option
+from pvtctl.cli._options import examples, option
 from pvtctl.cli.predict import ImageReader
 from pvtctl.cli.visualize._options import (
     ImageModel,
@@ -28,16 +28,12 @@ if TYPE_CHECKING:
     from pvtctl.explain.pictures.attention import AttentionPanel
     from pvtctl.tasks.predict import Images
 
-EPILOG = """Examples:
-
-pvtctl visualize attention photo.jpg --weights pvt_small
-
-pvtctl visualize attention photo.jpg --weights pvt_small --block stage3 --head all --query 100,80
-
-pvtctl visualize attention photos/ --weights runs/my-detector --block all --rollout --out maps
-
-pvtctl visualize attention photo.jpg --backbone deit_small_patch16 --query class --format svg
-"""
+EPILOG = examples(
+    "pvtctl visualize attention photo.jpg --weights pvt_small",
+    "pvtctl visualize attention photo.jpg --weights pvt_small --block stage3 --head all --query 100,80",
+    "pvtctl visualize attention photos/ --weights runs/my-detector --block all --rollout --out maps",
+    "pvtctl visualize attention photo.jpg --backbone deit_small_patch16 --query class --format svg",
+)
 
 Words = str | tuple[int, int]
 """A query point: a pixel of the image, `middle`, or the name of a token."""
@@ -62,7 +58,6 @@ class AttentionOptions(ImageModel):
     smooth: bool = option("--smooth", default=False, help="Interpolate colours instead of drawing cells.")
 
 
-@bundled
 def attention_command(*, options: AttentionOptions, output: Output) -> None:
     """Draw what a point of an image attends to: for any block, head and query point.
 

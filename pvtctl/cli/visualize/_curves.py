@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import typer
 
-from pvtctl.cli._options import bundled
+from pvtctl.cli._options import examples
 from pvtctl.cli._resolve_recipe import note
 from pvtctl.cli.visualize._options import Output
 from pvtctl.errors import UsageError
@@ -34,17 +34,13 @@ class What(StrEnum):
 
 MOST = 40
 """Maximum number of runs in one picture."""
-EPILOG = """Examples:
-
-pvtctl visualize curves runs/my-run runs/another --out curves.svg
-
-pvtctl visualize curves runs/my-detector --x epochs --only score
-
-pvtctl visualize curves runs --x time --only loss
-"""
+EPILOG = examples(
+    "pvtctl visualize curves runs/my-run runs/another --out curves.svg",
+    "pvtctl visualize curves runs/my-detector --x epochs --only score",
+    "pvtctl visualize curves runs --x time --only loss",
+)
 
 
-@bundled
 def curves(
     runs: list[Path] = typer.Argument(metavar="RUNS...", help="Folders of runs, or folders with runs below them."),
     *,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from pvtctl.cli._options import bundled
+from pvtctl.cli._options import examples
 from pvtctl.cli.predict import ImageReader
 from pvtctl.cli.visualize._options import (
     ImageModel,
@@ -27,17 +27,13 @@ if TYPE_CHECKING:
     from pvtctl.tasks.predict import Images
 
 
-EPILOG = """Examples:
-
-pvtctl visualize features street.jpg --weights pvt_small --size 512
-
-pvtctl visualize features frames/ --weights runs/my-detector --level C3,P3 --out features
-
-pvtctl visualize features street.jpg --backbone pvt_v2_b0 --format svg
-"""
+EPILOG = examples(
+    "pvtctl visualize features street.jpg --weights pvt_small --size 512",
+    "pvtctl visualize features frames/ --weights runs/my-detector --level C3,P3 --out features",
+    "pvtctl visualize features street.jpg --backbone pvt_v2_b0 --format svg",
+)
 
 
-@bundled
 def features(
     *,
     model: ImageModel,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from pvtctl.cli._console import parse_size
-from pvtctl.cli._options import bundled
+from pvtctl.cli._options import examples
 from pvtctl.cli.visualize._options import ModelChoice, Output, say_model
 from pvtctl.errors import UsageError
 
@@ -16,15 +16,12 @@ if TYPE_CHECKING:
     from pvtctl.explain.pictures.positions import Similarities
     from pvtctl.explain.positions import PositionTable
 
-EPILOG = """Examples:
-
-pvtctl visualize position-embeddings --weights pvt_small --size 384x640
-
-pvtctl visualize position-embeddings --weights deit_small_patch16 --cells 7 --out positions.svg
-"""
+EPILOG = examples(
+    "pvtctl visualize position-embeddings --weights pvt_small --size 384x640",
+    "pvtctl visualize position-embeddings --weights deit_small_patch16 --cells 7 --out positions.svg",
+)
 
 
-@bundled
 def position_embeddings(
     *,
     model: ModelChoice,

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from pvtctl.cli._options import DEVICE, argument, bundled, option, shared
+from pvtctl.cli._options import DEVICE, argument, examples, option, shared
 from pvtctl.cli._resolve_recipe import NAMED_DATA, note
 from pvtctl.cli.visualize._options import ModelChoice, Output, picture_names
 from pvtctl.errors import UsageError
@@ -29,16 +29,12 @@ class Pick(StrEnum):
 
 
 COUNT = 6
-EPILOG = """Examples:
-
-pvtctl visualize predictions runs/my-detector
-
-pvtctl visualize predictions runs/my-segmenter --pick worst --count 4 --out worst
-
-pvtctl visualize predictions runs/my-detector street.jpg room.jpg --score-threshold 0.5
-
-pvtctl visualize predictions coco --weights detector.safetensors --pick random --seed 3
-"""
+EPILOG = examples(
+    "pvtctl visualize predictions runs/my-detector",
+    "pvtctl visualize predictions runs/my-segmenter --pick worst --count 4 --out worst",
+    "pvtctl visualize predictions runs/my-detector street.jpg room.jpg --score-threshold 0.5",
+    "pvtctl visualize predictions coco --weights detector.safetensors --pick random --seed 3",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +58,6 @@ class ComparisonOptions(ModelChoice):
     device: str | None = shared(DEVICE)
 
 
-@bundled
 def predictions(*, options: ComparisonOptions, output: Output) -> None:
     """Draw predictions next to the ground truth of a data set, or on your own images.
 
