@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
@@ -97,7 +97,8 @@ def weights_convert(
 
     if to not in ("ours", "official"):
         raise UsageError(f"--to {to!r} is not a layout", "one of: ours, official")
-    done = convert_file(resolve_weights(file), out, backbone=backbone, to=to, overwrite=force)
+    layout: Literal["ours", "official"] = "official" if to == "official" else "ours"
+    done = convert_file(resolve_weights(file), out, backbone=backbone, to=layout, overwrite=force)
     what = f"{done.head} of {done.backbone}" if done.head else done.backbone
     say(f"{what} ({done.format} layout) -> {out} ({to} layout)")
     if done.dropped:

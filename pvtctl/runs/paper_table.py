@@ -98,10 +98,10 @@ def compare_with_paper(
                 name,
                 label_of(name, recipe),
                 measured.get(name),
-                printed and printed.paper,
-                printed and printed.code,
+                printed.paper if printed else None,
+                printed.code if printed else None,
                 comparable=printed is None or name in _OF_THE_MODEL or not reasons,
-                note=(printed and printed.note) or "",
+                note=(printed.note if printed else None) or "",
                 digits=spec.digits_of(name),
             )
         )
