@@ -5,14 +5,13 @@ from __future__ import annotations
 import csv
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 import typer
 
 from pvtctl.cli._console import parse_sizes, table
-from pvtctl.cli._options import option
+from pvtctl.cli._options import bundle, option
 from pvtctl.errors import UsageError, nearest
 from pvtctl.models.registry import (
     DEPTH,
@@ -93,7 +92,7 @@ JSON_FORMAT = typer.Option(False, "--json", help="Short for --format json.")
 _FINER = " and ".join(spec.name for spec in head_specs() if spec.bottleneck_stride)
 
 
-@dataclass(frozen=True, kw_only=True)
+@bundle
 class ModelOptions:
     """Options of `flops` and `latency` that name models."""
 

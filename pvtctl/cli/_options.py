@@ -6,12 +6,14 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import wraps
-from typing import Any, get_type_hints
+from typing import Any, TypeVar, dataclass_transform, get_type_hints
 
 import typer
 
 from pvtctl.cli._console import parse_ratios, parse_scale_shift, parse_size, parse_step
 from pvtctl.models.registry import DEPTH, DETECTION, SEGMENTATION, heads_of
+
+T = TypeVar("T")
 
 FOLDER = typer.Option(
     None, "--data", metavar="DIR", help="Folder of the data. Default: $PVTCTL_DATA/NAME, then data/NAME."
@@ -34,6 +36,12 @@ DEVICE = typer.Option(None, help="cuda or cpu. Default: cuda if available.")
 AS_JSON = typer.Option(False, "--json", help="Print one JSON document.")
 
 
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def bundle(kind: type[T]) -> type[T]:
+    """A frozen dataclass of options, which a command takes as one object."""
+    return dataclass(frozen=True, kw_only=True)(kind)
+
+
 def argument(**said: Any) -> Any:
     """A field of a bundle that is an argument of the command; `said` is for `typer.Argument`."""
     return shared(typer.Argument(said.pop("default", ...), **said))
@@ -52,7 +60,7 @@ def shared(parameter: Any, parse: Callable[[str], Any] | None = None) -> Any:
     return field(metadata={"parameter": parameter, "parse": parse}, **said)
 
 
-@dataclass(frozen=True, kw_only=True)
+@bundle
 class TestingOptions:
     """Options of `eval` and `predict`; None if not given."""
 
@@ -109,9 +117,9 @@ def bundled(command: Callable[..., None]) -> Callable[..., None]:
         if parameter.name not in bundles:
             parameters.append(parameter.replace(annotation=hints[parameter.name], kind=parameter.KEYWORD_ONLY))
             continue
-        bundle = bundles[parameter.name]
-        types, own = get_type_hints(bundle), list(bundle.__annotations__)
-        for each in sorted(fields(bundle), key=lambda each: own.index(each.name) if each.name in own else len(own)):
+        taken = bundles[parameter.name]
+        types, own = get_type_hints(taken), list(taken.__annotations__)
+        for each in sorted(fields(taken), key=lambda each: own.index(each.name) if each.name in own else len(own)):
             kind = types[each.name]
             if parse := each.metadata["parse"]:
                 parsers[each.name], kind = parse, str | None

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
 from pvtctl.cli._console import print_json, table
-from pvtctl.cli._options import AS_JSON, DEVICE, GPUS, App, argument, examples, option, shared
+from pvtctl.cli._options import AS_JSON, DEVICE, GPUS, App, argument, bundle, examples, option, shared
 from pvtctl.errors import PvtctlError, ToldElsewhereError, UsageError
 from pvtctl.io.console import say
 from pvtctl.runs.paths import runs_root
@@ -40,7 +39,7 @@ def _weights(texts: Sequence[str]) -> dict[str, str]:
     return weights
 
 
-@dataclass(frozen=True, kw_only=True)
+@bundle
 class AblateOptions:
     """Options of `pvtctl ablate`."""
 

@@ -98,7 +98,8 @@ def _python() -> list[Finding]:
 
     recipes = len(recipe_names())
     python = Finding("python", f"{platform.python_version()} ({sys.executable})")
-    if sys.version_info < (3, 11):
+    good = sys.version_info >= (3, 11)
+    if not good:
         python = replace(python, status="broken", hint="pvtctl needs Python 3.11 or newer")
     shipped = Finding("recipes", f"{recipes} in {recipes_folder()}")
     if not recipes:

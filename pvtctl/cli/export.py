@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pvtctl.cli._console import parse_size, parse_sizes, print_json, table
 from pvtctl.cli._models import chosen_head, head_names, size_text
-from pvtctl.cli._options import AS_JSON, App, argument, examples, option, shared
+from pvtctl.cli._options import AS_JSON, App, argument, bundle, examples, option, shared
 from pvtctl.errors import UsageError, nearest
 from pvtctl.io.console import say
 
@@ -38,7 +37,7 @@ class Normalization(StrEnum):
     uint8 = "uint8"
 
 
-@dataclass(frozen=True, kw_only=True)
+@bundle
 class ExportOptions:
     """Options of `pvtctl export`."""
 

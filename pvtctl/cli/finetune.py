@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
-from pvtctl.cli._options import HEAD, TASK, App, argument, examples, option, shared
+from pvtctl.cli._options import HEAD, TASK, App, argument, bundle, examples, option, shared
 from pvtctl.cli._resolve_recipe import DEFAULT_BACKBONE, Override, choose_data, choose_recipe, choose_task, note
 from pvtctl.cli._weights import choose_weights
 from pvtctl.cli.pretrain import TrainOptions, train_command
@@ -35,7 +34,7 @@ EPILOG = examples(
 )
 
 
-@dataclass(frozen=True, kw_only=True)
+@bundle
 class FinetuneOptions(TrainOptions):
     """Options of `pvtctl finetune`."""
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pvtctl.cli._console import parse_size, print_json, table
-from pvtctl.cli._options import AS_JSON, App, TestingOptions, argument, examples, option, shared
+from pvtctl.cli._options import AS_JSON, App, TestingOptions, argument, bundle, examples, option, shared
 from pvtctl.cli._resolve_recipe import note
 from pvtctl.errors import PvtctlError, UsageError
 from pvtctl.io.console import say
@@ -36,7 +35,7 @@ NAMED = 5
 """Number of skipped files that are listed by name."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@bundle
 class PredictCommandOptions(TestingOptions):
     """Options of `pvtctl predict`; None if not given."""
 

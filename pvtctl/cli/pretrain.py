@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +21,7 @@ from pvtctl.cli._options import (
     PARTIAL,
     App,
     argument,
+    bundle,
     examples,
     option,
     shared,
@@ -47,7 +47,7 @@ EPILOG = examples(
 )
 
 
-@dataclass(frozen=True, kw_only=True)
+@bundle
 class TrainOptions:
     """Options of `pvtctl pretrain`, most of them also of `finetune`."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from pvtctl.cli._options import (
     App,
     TestingOptions,
     argument,
+    bundle,
     examples,
     option,
     shared,
@@ -63,7 +63,7 @@ OF_DETECTIONS = {"target", "folder", "images", "annotations", "results", "backen
 """Options that go with `--results`; all others are for a model."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@bundle
 class EvalOptions(TestingOptions):
     """Options of `pvtctl eval`; None if not given."""
 

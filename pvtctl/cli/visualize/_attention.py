@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pvtctl.cli._options import examples, option
+from pvtctl.cli._options import bundle, examples, option
 from pvtctl.cli.predict import ImageReader
 from pvtctl.cli.visualize._options import (
     ImageModel,
@@ -39,7 +38,7 @@ Words = str | tuple[int, int]
 """A query point: a pixel of the image, `middle`, or the name of a token."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@bundle
 class AttentionOptions(ImageModel):
     """Options of `pvtctl visualize attention`."""
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pvtctl.cli._options import OVERRIDES, argument, examples, option, shared
+from pvtctl.cli._options import OVERRIDES, argument, bundle, examples, option, shared
 from pvtctl.cli._resolve_recipe import choose_data, note
 from pvtctl.cli.visualize._options import Output, Pictures, picture_names
 from pvtctl.cli.visualize._predictions import is_data, safe_name
@@ -29,7 +28,7 @@ EPILOG = examples(
 )
 
 
-@dataclass(frozen=True, kw_only=True)
+@bundle
 class AugmentationOptions:
     """Options of `pvtctl visualize augmentations`."""
 

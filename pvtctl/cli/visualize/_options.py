@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pvtctl.cli._console import parse_size, print_json
-from pvtctl.cli._options import AS_JSON, DEVICE, argument, option, shared
+from pvtctl.cli._options import AS_JSON, DEVICE, argument, bundle, option, shared
 from pvtctl.cli._resolve_recipe import note
 from pvtctl.cli.predict import require_new
 from pvtctl.errors import UsageError
@@ -37,7 +37,7 @@ def parse_image_size(text: str) -> int | tuple[int, int]:
     return size if "x" in text.lower() else size[0]
 
 
-@dataclass(frozen=True, kw_only=True)
+@bundle
 class ModelChoice:
     """The model of which pictures are made."""
 
@@ -45,7 +45,7 @@ class ModelChoice:
     backbone: str | None = option(help="A name listed by `pvtctl models ls`; without --weights, randomly initialised.")
 
 
-@dataclass(frozen=True, kw_only=True)
+@bundle
 class ImageModel(ModelChoice):
     """Images, and the model that they are shown to."""
 
@@ -59,7 +59,7 @@ class ImageModel(ModelChoice):
     device: str | None = shared(DEVICE)
 
 
-@dataclass(frozen=True, kw_only=True)
+@bundle
 class Output:
     """Where pictures are written, and how that is reported."""
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from pvtctl.cli._options import DEVICE, argument, examples, option, shared
+from pvtctl.cli._options import DEVICE, argument, bundle, examples, option, shared
 from pvtctl.cli._resolve_recipe import NAMED_DATA, note
 from pvtctl.cli.visualize._options import ModelChoice, Output, picture_names
 from pvtctl.errors import UsageError
@@ -37,7 +36,7 @@ EPILOG = examples(
 )
 
 
-@dataclass(frozen=True, kw_only=True)
+@bundle
 class ComparisonOptions(ModelChoice):
     """Options of `pvtctl visualize predictions`."""
 
