@@ -27,22 +27,28 @@ if TYPE_CHECKING:
 
 def run_evaluation(options: EvalOptions) -> None:
     """Score and show the results. Raises PvtctlError."""
-    from pvtctl.engine import read_info, start_distributed, stop_distributed
-    from pvtctl.runs.evaluate import score_recipe
+    from pvtctl.engine import start_distributed, stop_distributed
 
     plan = make_eval_plan(options)
     dist = start_distributed(options.device)
     try:
         with one_voice(dist):
-            if plan.out is not None:
-                require_place(plan.out)
-            # a run uses its own precision; published figures are best reproduced in fp32
-            precision = read_info(plan.found.source).get("precision", "fp32")
-            scored = score_recipe(plan.recipe, plan.head, dist, precision=precision, partial=options.partial, say=say)
-            if dist.is_main:
-                _show(plan, options, scored, dist)
+            _evaluate(plan, options, dist)
     finally:
         stop_distributed()
+
+
+def _evaluate(plan: EvalPlan, options: EvalOptions, dist: Distributed) -> None:
+    from pvtctl.engine import read_info
+    from pvtctl.runs.evaluate import score_recipe
+
+    if plan.out is not None:
+        require_place(plan.out)
+    # a run uses its own precision; published figures are best reproduced in fp32
+    precision = read_info(plan.found.source).get("precision", "fp32")
+    scored = score_recipe(plan.recipe, plan.head, dist, precision=precision, partial=options.partial, say=say)
+    if dist.is_main:
+        _show(plan, options, scored, dist)
 
 
 def _show(plan: EvalPlan, options: EvalOptions, scored: Scored, dist: Distributed) -> None:
