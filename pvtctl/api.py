@@ -184,12 +184,12 @@ def run_recipe(
     from pvtctl.io.console import say
     from pvtctl.recipe.load import load_recipe
     from pvtctl.recipe.schema import Recipe
-    from pvtctl.runs.paths import default_out
+    from pvtctl.runs.paths import default_out, given_weights
     from pvtctl.runs.train import train_recipe
 
     settings: list[Override] = []
     settings += [("data.path", str(Path(data).expanduser().absolute()))] if data is not None else []
-    settings += [("model.weights", _given(weights))] if weights is not None else []
+    settings += [("model.weights", given_weights(weights))] if weights is not None else []
     settings += overrides
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe, row, profile, settings)
@@ -206,9 +206,3 @@ def run_recipe(
     finally:
         stop_distributed()
     return run
-
-
-def _given(weights: str | Path) -> str:
-    """Absolute path of a file or folder, so that a run can be resumed from anywhere; a published name as it is."""
-    path = Path(weights).expanduser()
-    return str(path.absolute()) if path.exists() else str(weights)

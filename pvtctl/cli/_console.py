@@ -69,32 +69,33 @@ def parse_size(text: str, *, least: int = 32) -> tuple[int, int]:
     return height, width
 
 
+def parse_step(text: str) -> tuple[int, int]:
+    """The step of a sliding window: as `parse_size`, from 1 pixel."""
+    return parse_size(text, least=1)
+
+
 def parse_sizes(text: str) -> list[tuple[int, int]]:
     """`224,512,800x1280` -> three sizes; see `parse_size`."""
     return [parse_size(part) for part in text.split(",")]
 
 
-def parse_ratios(text: str | None) -> tuple[float, ...] | None:
+def parse_ratios(text: str) -> tuple[float, ...]:
     """Parse `0.5,1,1.5`, factors on a test size. Raises UsageError."""
     ratios = _numbers(text, "ratios", "0.5,1,1.5")
-    if ratios is not None and not all(0.1 <= ratio <= 8 for ratio in ratios):
+    if not all(0.1 <= ratio <= 8 for ratio in ratios):
         raise UsageError(f"--ratios {text!r} are out of range", "factors between 0.1 and 8, as 0.5,1,1.5")
     return ratios
 
 
-def parse_scale_shift(text: str | None) -> tuple[float, float] | None:
+def parse_scale_shift(text: str) -> tuple[float, float]:
     """Parse `3.05e-4,0.1378`, the conversion of inverse depth to metres. Raises UsageError."""
     values = _numbers(text, "scale-shift", "3.05e-4,0.1378")
-    if values is None:
-        return None
     if len(values) != 2 or values[0] <= 0:
         raise UsageError(f"--scale-shift {text!r} is not a scale above 0 and a shift", "write it as 3.05e-4,0.1378")
     return values[0], values[1]
 
 
-def _numbers(text: str | None, option: str, example: str) -> tuple[float, ...] | None:
-    if text is None:
-        return None
+def _numbers(text: str, option: str, example: str) -> tuple[float, ...]:
     try:
         values = tuple(float(part) for part in text.split(","))
     except ValueError:
@@ -120,7 +121,7 @@ def byte_progress() -> Iterator[Callable[[str], Callable[[int, int | None], None
         yield start
 
 
-def with_progress(work: Any) -> Any:
+def with_progress(work: Callable[[Callable[[str, int, int], None]], Any]) -> Any:
     """Run `work(on_progress)` with a progress bar per split on stderr."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

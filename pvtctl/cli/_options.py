@@ -1,58 +1,139 @@
-"""Options shared by `pretrain`, `finetune` and `eval`."""
+"""Options that several commands share, and commands that take their options as one object."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, is_dataclass
+from functools import wraps
+from typing import Any, TypeVar, dataclass_transform, get_type_hints
 
 import typer
 
+from pvtctl.cli._console import parse_ratios, parse_scale_shift, parse_size, parse_step
 from pvtctl.models.registry import DEPTH, DETECTION, SEGMENTATION, heads_of
 
-DataFolder = Annotated[
-    Path | None,
-    typer.Option("--data", metavar="DIR", help="Folder of the data. Default: $PVTCTL_DATA/NAME, then data/NAME."),
-]
-Head = Annotated[
-    str | None,
-    typer.Option(
-        help=f"Dense head on the backbone: {', '.join(heads_of(DETECTION))} (boxes); {', '.join(heads_of(SEGMENTATION))} "
-        f"(label maps); {', '.join(heads_of(DEPTH))} (depth). Default: the first for the data's task."
-    ),
-]
-TaskName = Annotated[
-    str | None,
-    typer.Option(
-        "--task",
-        metavar="TASK",
-        help="classification, detection, segmentation or depth, if data and head do not determine it.",
-    ),
-]
-Ratios = Annotated[
-    str | None,
-    typer.Option(help="Segmentation, depth: factors on the test size, whose predictions are merged: 0.75,1,1.25."),
-]
-Window = Annotated[
-    str | None, typer.Option(metavar="HxW", help="Segmentation: size of a sliding window. Default: whole images.")
-]
-Stride = Annotated[str | None, typer.Option(metavar="HxW", help="Step of the window. Default: two thirds of it.")]
-ScaleShift = Annotated[
-    str | None,
-    typer.Option(
+T = TypeVar("T")
+
+FOLDER = typer.Option(
+    None, "--data", metavar="DIR", help="Folder of the data. Default: $PVTCTL_DATA/NAME, then data/NAME."
+)
+HEAD = typer.Option(
+    None,
+    help=f"Dense head on the backbone: {', '.join(heads_of(DETECTION))} (boxes); {', '.join(heads_of(SEGMENTATION))} "
+    f"(label maps); {', '.join(heads_of(DEPTH))} (depth). Default: the first for the data's task.",
+)
+TASK = typer.Option(
+    None,
+    "--task",
+    metavar="TASK",
+    help="classification, detection, segmentation or depth, if data and head do not determine it.",
+)
+PARTIAL = typer.Option(False, "--partial", help="Accept weights that fill less than 95 % of the backbone.")
+OVERRIDES = typer.Option([], "--set", metavar="KEY=VALUE", help="Change a value of the recipe; may be repeated.")
+GPUS = typer.Option(None, help="Processes to train with, one per GPU. Default: 1.")
+DEVICE = typer.Option(None, help="cuda or cpu. Default: cuda if available.")
+AS_JSON = typer.Option(False, "--json", help="Print one JSON document.")
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def bundle(kind: type[T]) -> type[T]:
+    """A frozen dataclass of options, which a command takes as one object."""
+    return dataclass(frozen=True, kw_only=True)(kind)
+
+
+def argument(**said: Any) -> Any:
+    """A field of a bundle that is an argument of the command; `said` is for `typer.Argument`."""
+    return shared(typer.Argument(said.pop("default", ...), **said))
+
+
+def option(*flags: str, default: Any = None, parse: Callable[[str], Any] | None = None, **said: Any) -> Any:
+    """A field of a bundle that is an option; `parse` makes its value of the text, `said` is for `typer.Option`."""
+    return shared(typer.Option(default, *flags, **said), parse)
+
+
+def shared(parameter: Any, parse: Callable[[str], Any] | None = None) -> Any:
+    """A field of a bundle that is a parameter which several commands have."""
+    said: dict[str, Any] = {} if parameter.default is ... else {"default": parameter.default}
+    if isinstance(parameter.default, list):
+        said = {"default_factory": list}
+    return field(metadata={"parameter": parameter, "parse": parse}, **said)
+
+
+@bundle
+class TestingOptions:
+    """Options of `eval` and `predict`; None if not given."""
+
+    nms_iou: float | None = option(
+        min=0, max=1, help="Detectors: IoU above which NMS drops the lower-scored box. Default: 0.5."
+    )
+    max_detections: int | None = option(min=1, help="Detectors: at most, per image. Default: 100.")
+    ratios: tuple[float, ...] | None = option(
+        parse=parse_ratios,
+        help="Segmentation, depth: factors on the test size, whose predictions are merged: 0.75,1,1.25.",
+    )
+    window: tuple[int, int] | None = option(
+        parse=parse_size, metavar="HxW", help="Segmentation: size of a sliding window. Default: whole images."
+    )
+    stride: tuple[int, int] | None = option(
+        parse=parse_step, metavar="HxW", help="Step of the window. Default: two thirds of it."
+    )
+    scale_shift: tuple[float, float] | None = option(
+        parse=parse_scale_shift,
         metavar="SCALE,SHIFT",
         help="For depth weights without it: metres = 1 / (SCALE x + SHIFT). DPT: 3.05e-4,0.1378 (NYUv2).",
-    ),
-]
-Profile = Annotated[
-    str | None, typer.Option(help="Scale: paper, mini (minutes on a CPU), smoke. Default: paper; mini for scenes.")
-]
-Partial = Annotated[bool, typer.Option("--partial", help="Accept weights that fill less than 95 % of the backbone.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Resume the run in that directory.")]
-Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe; may be repeated.")
-]
-Gpus = Annotated[int | None, typer.Option(help="Processes to train with, one per GPU. Default: 1.")]
-Device = Annotated[str | None, typer.Option(help="cuda or cpu. Default: cuda if available.")]
-Compile = Annotated[bool, typer.Option("--compile", help="Compile the model: slower to start, faster to run.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Run one step, estimate memory and time, write nothing.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the results as JSON.")]
+    )
+    device: str | None = shared(DEVICE)
+
+
+def examples(*commands: str) -> str:
+    """The end of a command's help."""
+    return "\n\n".join(["Examples:", *commands])
+
+
+class App(typer.Typer):
+    """A typer app whose commands may take bundles."""
+
+    def __init__(self, **said: Any) -> None:
+        """`said` is for `typer.Typer`."""
+        super().__init__(add_completion=False, **said)
+
+    def command(self, *names: Any, **said: Any) -> Callable[[Callable[..., None]], Any]:
+        """As `typer.Typer.command`."""
+        register = super().command(*names, **said)
+        return lambda function: register(bundled(function))
+
+
+def bundled(command: Callable[..., None]) -> Callable[..., None]:
+    """Let a command take bundles, dataclasses of options: typer gets their fields as parameters in their place.
+
+    The fields that a class declares itself come before those that it inherits.
+    """
+    hints = get_type_hints(command)
+    bundles: dict[str, Any] = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
+    parameters: list[inspect.Parameter] = []
+    parsers: dict[str, Callable[[str], Any]] = {}
+    for parameter in inspect.signature(command).parameters.values():
+        if parameter.name not in bundles:
+            parameters.append(parameter.replace(annotation=hints[parameter.name], kind=parameter.KEYWORD_ONLY))
+            continue
+        taken = bundles[parameter.name]
+        types, own = get_type_hints(taken), list(taken.__annotations__)
+        for each in sorted(fields(taken), key=lambda each: own.index(each.name) if each.name in own else len(own)):
+            kind = types[each.name]
+            if parse := each.metadata["parse"]:
+                parsers[each.name], kind = parse, str | None
+            default = each.metadata["parameter"]
+            parameters.append(inspect.Parameter(each.name, parameter.KEYWORD_ONLY, default=default, annotation=kind))
+
+    @wraps(command)
+    def called(**values: Any) -> None:
+        values |= {name: parse(values[name]) for name, parse in parsers.items() if values[name] is not None}
+        made = {
+            name: kind(**{each.name: values.pop(each.name) for each in fields(kind)}) for name, kind in bundles.items()
+        }
+        command(**values, **made)
+
+    called.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return called

@@ -225,14 +225,14 @@ def _table_with(backbone: str, data: str, task: str, head: str | None) -> tuple[
     from pvtctl.tasks.registry import task_spec
 
     if head is None:
-        check_backbone(backbone, also=_row_names(CLASSIFICATION_TABLES))
+        check_backbone(backbone, CLASSIFICATION_TABLES)
         try:
             return find_row("imagenet", backbone)
         except UsageError:
             return CLASSIFICATION_TABLES[0], None
-    table = (head_spec(head) if _is_listed(head, task) else head_spec(heads_of(task)[0])).recipes[task]
-    tables = sorted({name for spec in head_specs() for name in spec.recipes.values()})
-    check_backbone(backbone, also=_row_names(tables))
+    recipes = head_spec(head).recipes  # a user's head has none: those of the task's first head are used
+    table = (recipes if task in recipes else head_spec(heads_of(task)[0]).recipes)[task]
+    check_backbone(backbone, sorted({name for spec in head_specs() for name in spec.recipes.values()}))
     usual = task_spec(task).usual_data
     for name in dict.fromkeys((usual if data == "scenes" else data, usual)):
         try:
@@ -240,13 +240,6 @@ def _table_with(backbone: str, data: str, task: str, head: str | None) -> tuple[
         except UsageError:
             continue
     return "dpt_backbones" if data == "mix" else table, None
-
-
-def _is_listed(head: str, task: str) -> bool:
-    """Whether a shipped recipe has this head; user-registered heads use the recipe of their task's first head."""
-    from pvtctl.models.registry import head_spec
-
-    return task in head_spec(head).recipes
 
 
 def _row_under(recipe: str, head: str | None) -> str:
@@ -300,15 +293,10 @@ def _row_with(recipe: str, rows: list[str], backbone: str) -> str | None:
     return next((r for r in rows if layers[r].values.get(("model", "backbone", "name")) == backbone), None)
 
 
-def _row_names(recipes: Sequence[str]) -> list[str]:
+def check_backbone(name: str, recipes: Sequence[str] = ()) -> None:
+    """Raise UsageError with the nearest names unless `name` is a backbone or a row of one of the recipes."""
+    from pvtctl.models.registry import backbone_spec
     from pvtctl.recipe.load import rows_of
 
-    return [row for recipe in recipes for row in rows_of(recipe)]
-
-
-def check_backbone(name: str, also: Sequence[str] = ()) -> None:
-    """Raise UsageError with the nearest names unless `name` is a backbone or one of `also`."""
-    from pvtctl.models.registry import backbone_spec
-
-    if name not in also:
+    if not any(name in rows_of(recipe) for recipe in recipes):
         backbone_spec(name)

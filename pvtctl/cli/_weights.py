@@ -10,12 +10,6 @@ from pvtctl.errors import PvtctlError, UsageError
 from pvtctl.runs.paths import runs_root
 
 
-def given_weights(text: str) -> str:
-    """Absolute path of a file or folder, so that a run can be resumed from anywhere; a published name as it is."""
-    path = Path(text).expanduser()
-    return str(path.absolute()) if path.exists() else text
-
-
 @dataclass(frozen=True)
 class Found:
     """Weights found for a backbone."""

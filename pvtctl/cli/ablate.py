@@ -2,150 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
 from pvtctl.cli._console import print_json, table
-from pvtctl.cli._options import AsJson, Device, Gpus
+from pvtctl.cli._options import AS_JSON, DEVICE, GPUS, App, argument, bundle, examples, option, shared
 from pvtctl.errors import PvtctlError, ToldElsewhereError, UsageError
 from pvtctl.io.console import say
 from pvtctl.runs.paths import runs_root
 
 if TYPE_CHECKING:
     from pvtctl.studies.plan import Run, StudyPlan, StudyRequest
-    from pvtctl.studies.report import StudyReport
-    from pvtctl.studies.run import RunState
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None)
+app = App(rich_markup_mode=None)
 
-EPILOG = """Examples:
-
-pvtctl ablate ls
-
-pvtctl ablate vit-vs-pvt
-
-pvtctl ablate gcnet --seeds 3 --jobs 2
-
-pvtctl ablate deeper-vs-wider --rows pvt_medium --dry-run
-
-pvtctl ablate vit-vs-pvt --profile paper --gpus 8 --slurm jobs --sbatch=--gres=gpu:8
-"""
+EPILOG = examples(
+    "pvtctl ablate ls",
+    "pvtctl ablate vit-vs-pvt",
+    "pvtctl ablate gcnet --seeds 3 --jobs 2",
+    "pvtctl ablate deeper-vs-wider --rows pvt_medium --dry-run",
+    "pvtctl ablate vit-vs-pvt --profile paper --gpus 8 --slurm jobs --sbatch=--gres=gpu:8",
+)
 
 
-@app.command(epilog=EPILOG)
-def ablate(
-    context: typer.Context,
-    study: Annotated[
-        str,
-        typer.Argument(
-            metavar="STUDY", help="A name of `pvtctl ablate ls`, any recipe with rows, or a YAML file; ls lists them."
-        ),
-    ],
-    profile: Annotated[
-        str, typer.Option(help="Scale: mini (built-in data, minutes on two CPU cores), paper (its data), smoke.")
-    ] = "mini",
-    rows: Annotated[str | None, typer.Option(help="Rows to run, with commas. Default: all.")] = None,
-    seeds: Annotated[
-        int | None, typer.Option(min=1, max=100, help="Runs of each row. Default: the study's own for mini, else 1.")
-    ] = None,
-    jobs: Annotated[
-        int | None,
-        typer.Option(min=1, help="Parallel runs. Default: 1; on a CPU at profile mini one per core, at most 4."),
-    ] = None,
-    folder: Annotated[
-        Path | None,
-        typer.Option("--data", metavar="DIR", help="Folder of the study's data. Default: $PVTCTL_DATA/NAME."),
-    ] = None,
-    weights: Annotated[
-        list[str] | None,
-        typer.Option(metavar="ROW=FILE", help="Weights that a row starts from; may be repeated."),
-    ] = None,
-    pretrain: Annotated[
-        bool, typer.Option("--pretrain", help="Pretrain all backbones here, even if there are published weights.")
-    ] = False,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a value of all rows' recipes; may be repeated."),
-    ] = None,
-    pretraining_overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set-pretraining", metavar="KEY=VALUE", help="Change a value of the pretrainings' recipes."),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Folder of all studies, which share pretrainings. Default: $PVTCTL_RUNS (or runs)/studies."),
-    ] = None,
-    latency: Annotated[bool, typer.Option(help="Time the paper's models at the paper's size for the report.")] = True,
-    report: Annotated[
-        bool, typer.Option("--report", help="Run nothing: write the report of the finished runs.")
-    ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the runs and their state.")] = False,
-    slurm: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Run nothing: write Slurm job files into a new folder.")
-    ] = None,
-    sbatch: Annotated[
-        list[str] | None,
-        typer.Option(metavar="OPTION", help="With --slurm: a line of each job's header, as --sbatch=--gres=gpu:8."),
-    ] = None,
-    gpus: Gpus = None,
-    device: Device = None,
-    only: Annotated[str | None, typer.Option(hidden=True, help="Train this one run in this process.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Run the rows of a paper's table, each after the pretraining it needs, and write the table of published and
-    measured figures, a verdict on each claim, and plots.
-
-    Running the same command again resumes the study and retries failed runs.
-    """
-    root = (out or runs_root() / "studies").expanduser()
-    if study == "ls":
-        _list(root, as_json)
-        return
-    from pvtctl.studies.plan import StudyRequest
-    from pvtctl.studies.request import run_rows
-
-    request = StudyRequest(
-        study,
-        root,
-        profile,
-        [row.strip() for row in rows.split(",")] if rows else (),
-        seeds,
-        folder,
-        _weights(weights or []),
-        overrides or (),
-        pretraining_overrides or (),
-        pretrain,
-    )
-    plan = request.plan()
-    if only is not None:
-        _train_one(context, plan, only, gpus, device)
-        return
-    if sbatch and slurm is None:
-        raise UsageError("--sbatch is for --slurm", "add --slurm DIR")
-    if slurm is not None:
-        _write_jobs(plan, request, slurm, gpus, device, latency, sbatch or [])
-        return
-    if dry_run:
-        _show_plan(plan, as_json)
-        return
-    failed: list[str] = []
-    if not report:
-        states = run_rows(request, plan, jobs=jobs, gpus=gpus, device=device, say=say)
-        failed = [name for name, state in states.items() if state.status == "failed"]
-        if failed and not any(states[run.name].status == "finished" for run in plan.runs if run.kind == "row"):
-            raise PvtctlError(f"{len(failed)} runs failed, and no row has finished", "the log of each is named above")
-    from pvtctl.studies.report import write_study
-
-    result = write_study(plan, latency=latency, device=device, say=say)
-    _show(result, as_json)
-    if failed:
-        raise ToldElsewhereError(f"{len(failed)} runs failed")
-
-
-def _weights(texts: list[str]) -> dict[str, str]:
+def _weights(texts: Sequence[str]) -> dict[str, str]:
     weights = {}
     for text in texts:
         row, equals, source = text.partition("=")
@@ -155,11 +39,122 @@ def _weights(texts: list[str]) -> dict[str, str]:
     return weights
 
 
-def _list(root: Path, as_json: bool) -> None:
+@bundle
+class AblateOptions:
+    """Options of `pvtctl ablate`."""
+
+    study: str = argument(
+        metavar="STUDY", help="A name of `pvtctl ablate ls`, any recipe with rows, or a YAML file; ls lists them."
+    )
+    profile: str = option(
+        default="mini", help="Scale: mini (built-in data, minutes on two CPU cores), paper (its data), smoke."
+    )
+    rows: str | None = option(help="Rows to run, with commas. Default: all.")
+    seeds: int | None = option(min=1, max=100, help="Runs of each row. Default: the study's own for mini, else 1.")
+    jobs: int | None = option(
+        min=1, help="Parallel runs. Default: 1; on a CPU at profile mini one per core, at most 4."
+    )
+    folder: Path | None = option(
+        "--data", metavar="DIR", help="Folder of the study's data. Default: $PVTCTL_DATA/NAME."
+    )
+    weights: list[str] = option(default=[], metavar="ROW=FILE", help="Weights that a row starts from; may be repeated.")
+    pretrain: bool = option(
+        "--pretrain", default=False, help="Pretrain all backbones here, even if there are published weights."
+    )
+    overrides: list[str] = option(
+        "--set", default=[], metavar="KEY=VALUE", help="Change a value of all rows' recipes; may be repeated."
+    )
+    pretraining_overrides: list[str] = option(
+        "--set-pretraining", default=[], metavar="KEY=VALUE", help="Change a value of the pretrainings' recipes."
+    )
+    out: Path | None = option(
+        help="Folder of all studies, which share pretrainings. Default: $PVTCTL_RUNS (or runs)/studies."
+    )
+    latency: bool = option(default=True, help="Time the paper's models at the paper's size for the report.")
+    report: bool = option("--report", default=False, help="Run nothing: write the report of the finished runs.")
+    dry_run: bool = option("--dry-run", default=False, help="Show the runs and their state.")
+    slurm: Path | None = option(metavar="DIR", help="Run nothing: write Slurm job files into a new folder.")
+    sbatch: list[str] = option(
+        default=[], metavar="OPTION", help="With --slurm: a line of each job's header, as --sbatch=--gres=gpu:8."
+    )
+    gpus: int | None = shared(GPUS)
+    device: str | None = shared(DEVICE)
+    only: str | None = option(hidden=True, help="Train this one run in this process.")
+    as_json: bool = shared(AS_JSON)
+
+    @property
+    def root(self) -> Path:
+        """The folder of all studies."""
+        return (self.out or runs_root() / "studies").expanduser()
+
+    def request(self) -> StudyRequest:
+        """What defines the runs. Raises UsageError."""
+        from pvtctl.studies.plan import StudyRequest
+
+        return StudyRequest(
+            self.study,
+            self.root,
+            self.profile,
+            [row.strip() for row in self.rows.split(",")] if self.rows else (),
+            self.seeds,
+            self.folder,
+            _weights(self.weights),
+            self.overrides,
+            self.pretraining_overrides,
+            self.pretrain,
+        )
+
+
+@app.command(epilog=EPILOG)
+def ablate(context: typer.Context, options: AblateOptions) -> None:
+    """Run the rows of a paper's table, each after the pretraining it needs, and write the table of published and
+    measured figures, a verdict on each claim, and plots.
+
+    Running the same command again resumes the study and retries failed runs.
+    """
+    if options.study == "ls":
+        _list(options)
+        return
+    from pvtctl.studies.request import run_rows
+
+    request = options.request()
+    plan = request.plan()
+    if options.only is not None:
+        _train_one(context, plan, options.only, options)
+        return
+    if options.sbatch and options.slurm is None:
+        raise UsageError("--sbatch is for --slurm", "add --slurm DIR")
+    if options.slurm is not None:
+        _write_jobs(plan, request, options.slurm, options)
+        return
+    if options.dry_run:
+        _show_plan(plan, options.as_json)
+        return
+    device, failed = options.device, list[str]()
+    if not options.report:
+        states = run_rows(request, plan, jobs=options.jobs, gpus=options.gpus, device=device, say=say)
+        failed = [name for name, state in states.items() if state.status == "failed"]
+        if failed and not any(states[run.name].status == "finished" for run in plan.runs if run.kind == "row"):
+            raise PvtctlError(f"{len(failed)} runs failed, and no row has finished", "the log of each is named above")
+    from pvtctl.studies.report import write_study
+
+    result = write_study(plan, latency=options.latency, device=device, say=say)
+    if options.as_json:
+        print_json(result.document)
+    else:
+        table(result.title, result.columns, result.rows, caption=result.caption)
+        table("", ["claim", "verdict", "why"], result.verdicts)
+        for name, path in result.files.items():
+            print(f"{name}: {path}")
+    if failed:
+        raise ToldElsewhereError(f"{len(failed)} runs failed")
+
+
+def _list(options: AblateOptions) -> None:
     from pvtctl.studies.overview import overview
 
-    lines = overview(root)
-    if as_json:
+    lines = overview(options.root)
+    if options.as_json:
         print_json({"studies": [asdict(line) for line in lines]})
         return
     columns = ["study", "paper", "what the paper found", "rows", "takes at mini", "takes at paper", "state"]
@@ -167,23 +162,23 @@ def _list(root: Path, as_json: bool) -> None:
     say("pvtctl ablate NAME runs one at profile mini, on the built-in data")
 
 
-def _train_one(context: typer.Context, plan: StudyPlan, name: str, gpus: int | None, device: str | None) -> None:
+def _train_one(context: typer.Context, plan: StudyPlan, name: str, options: AblateOptions) -> None:
     """Train one run of the study in this process; record a failure for the report."""
-    from pvtctl.cli._train import TrainOptions, arguments_of, in_processes, train
     from pvtctl.cli.finetune import with_found_weights
+    from pvtctl.cli.pretrain import arguments_of, in_processes, train
     from pvtctl.engine.stop import Stopped
     from pvtctl.studies.run import failure_file, recipe_to_run, record_failure, state_of
 
     run = plan.find(name)
     if state_of(run).status == "finished":
         return
-    in_processes(gpus, device, arguments_of(context))
+    in_processes(options.gpus, options.device, arguments_of(context))
     failure_file(run).unlink(missing_ok=True)
     try:
         recipe, resume = recipe_to_run(plan, run)
         if recipe.model.head is not None:
             recipe = with_found_weights(recipe)
-        train(recipe, TrainOptions(run.out, resume, device, partial=False, dry_run=False, as_json=False))
+        train(recipe, run.out, device=options.device, resume=resume)
     except Stopped:
         raise
     except PvtctlError as error:
@@ -194,18 +189,23 @@ def _train_one(context: typer.Context, plan: StudyPlan, name: str, gpus: int | N
 def _show_plan(plan: StudyPlan, as_json: bool) -> None:
     from pvtctl.studies.run import state_of
 
-    states = {run.name: state_of(run) for run in plan.runs}
+    states = [(run, state_of(run)) for run in plan.runs]
     if as_json:
-        print_json(
+        runs = [
             {
-                "study": plan.study,
-                "profile": plan.profile,
-                "out": str(plan.out),
-                "runs": [_run_line(run, states[run.name]) for run in plan.runs],
+                "run": run.name,
+                "needs": run.needs,
+                "seed": run.seed,
+                "state": state.status,
+                "reason": state.reason,
+                "folder": str(run.out),
+                "recipe": run.recipe.plain_values(),
             }
-        )
+            for run, state in states
+        ]
+        print_json({"study": plan.study, "profile": plan.profile, "out": str(plan.out), "runs": runs})
         return
-    rows = [[run.name, _begins_from(run), states[run.name].status, run.out] for run in plan.runs]
+    rows = [[run.name, _begins_from(run), state.status, run.out] for run, state in states]
     table(f"{plan.study}, profile {plan.profile}", ["run", "starts from", "state", "folder"], rows)
 
 
@@ -215,44 +215,13 @@ def _begins_from(run: Run) -> str:
     return run.needs or model.weights or ("nothing" if nothing else "published weights, or a run on ImageNet")
 
 
-def _run_line(run: Run, state: RunState) -> dict[str, object]:
-    return {
-        "run": run.name,
-        "needs": run.needs,
-        "seed": run.seed,
-        "state": state.status,
-        "reason": state.reason,
-        "folder": str(run.out),
-        "recipe": run.recipe.plain_values(),
-    }
-
-
-def _write_jobs(
-    plan: StudyPlan,
-    request: StudyRequest,
-    folder: Path,
-    gpus: int | None,
-    device: str | None,
-    latency: bool,
-    options: list[str],
-) -> None:
+def _write_jobs(plan: StudyPlan, request: StudyRequest, folder: Path, options: AblateOptions) -> None:
     from pvtctl.studies.request import process_words
     from pvtctl.studies.slurm import write_jobs
 
-    words = request.words()
-    report = [*words, "--report", *process_words(None, device), *([] if latency else ["--no-latency"])]
-    files = write_jobs(
-        plan, folder.expanduser(), arguments=[*words, *process_words(gpus, device)], report=report, options=options
-    )
+    words, device = request.words(), options.device
+    report = [*words, "--report", *process_words(None, device), *([] if options.latency else ["--no-latency"])]
+    arguments = [*words, *process_words(options.gpus, device)]
+    files = write_jobs(plan, folder.expanduser(), arguments=arguments, report=report, options=options.sbatch)
     say(f"{len(files) - 1} jobs; hand them to Slurm by")
     print(f"bash {files[-1]}")
-
-
-def _show(result: StudyReport, as_json: bool) -> None:
-    if as_json:
-        print_json(result.document)
-        return
-    table(result.title, result.columns, result.rows, caption=result.caption)
-    table("", ["claim", "verdict", "why"], result.verdicts)
-    for name, path in result.files.items():
-        print(f"{name}: {path}")

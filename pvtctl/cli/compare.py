@@ -6,34 +6,37 @@ import shutil
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING
 
 import typer
 
 from pvtctl.cli._console import parse_sizes, table
-from pvtctl.cli._heads import chosen_head
-from pvtctl.cli.flops import Count, FlopsFormat, check_backbones, check_sizes
+from pvtctl.cli._models import (
+    COUNT,
+    FORMAT,
+    JSON_FORMAT,
+    Count,
+    TableFormat,
+    check_backbones,
+    check_sizes,
+    chosen_head,
+)
+from pvtctl.cli._options import App, examples
 from pvtctl.errors import UsageError
 from pvtctl.io.console import say
 
 if TYPE_CHECKING:
-    from pvtctl.studies.compare import LatencySettings
     from pvtctl.studies.comparison import Comparison
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None)
+app = App(rich_markup_mode=None)
 
-EPILOG = """Examples:
-
-pvtctl compare runs/first runs/second
-
-pvtctl compare runs/* --no-latency --format markdown
-
-pvtctl compare runs/first runs/second --out comparison
-
-pvtctl compare --backbone pvt_small,resnet50 --size 224
-
-pvtctl compare --backbone pvt_v2_b0,pvt_v2_b1,resnet18 --head retinanet --size 256x320 --seconds 1
-"""
+EPILOG = examples(
+    "pvtctl compare runs/first runs/second",
+    "pvtctl compare runs/* --no-latency --format markdown",
+    "pvtctl compare runs/first runs/second --out comparison",
+    "pvtctl compare --backbone pvt_small,resnet50 --size 224",
+    "pvtctl compare --backbone pvt_v2_b0,pvt_v2_b1,resnet18 --head retinanet --size 256x320 --seconds 1",
+)
 _PIPE_WIDTH = 120
 _LONGEST_CELL = 26
 """Longer cells are folded."""
@@ -49,34 +52,26 @@ class Against(StrEnum):
 
 @app.command("compare", epilog=EPILOG)
 def compare_command(
-    runs: Annotated[
-        list[Path] | None, typer.Argument(metavar="RUN...", help="Folders of runs of one task. Or --backbone.")
-    ] = None,
-    backbone: Annotated[
-        str | None, typer.Option(help="Models instead of runs: names with commas; `pvtctl models ls` lists them.")
-    ] = None,
-    head: Annotated[str, typer.Option(metavar="HEAD", help="Head of the models, as in `pvtctl flops`.")] = "classifier",
-    size: Annotated[
-        str | None,
-        typer.Option(
-            metavar="HxW",
-            help="Image size for --backbone. Default: 224; segmentation 512, depth 384. Runs: their test size.",
-        ),
-    ] = None,
-    count: Annotated[
-        Count, typer.Option(help="ops: convolutions, linears, matrix products. paper: as in the papers.")
-    ] = Count.ops,
-    latency: Annotated[
-        bool, typer.Option("--latency/--no-latency", help="Time the models on this machine, in turns.")
-    ] = True,
-    seconds: Annotated[float, typer.Option(min=0.01, help="Timed seconds per model (and at least 7 calls).")] = 3.0,
-    device: Annotated[str, typer.Option(help="For times: cpu, cuda, cuda:1; auto uses a GPU if available.")] = "auto",
-    x: Annotated[Against | None, typer.Option("--x", help="Single panel of the plot. Default: all available.")] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="New folder for compare.html, .md, .csv, .json and scatter.png, .svg.")
-    ] = None,
-    form: Annotated[FlopsFormat, typer.Option("--format", help="Format of the table.")] = FlopsFormat.table,
-    as_json: Annotated[bool, typer.Option("--json", help="Short for --format json.")] = False,
+    runs: list[Path] | None = typer.Argument(
+        None, metavar="RUN...", help="Folders of runs of one task. Or --backbone."
+    ),
+    backbone: str | None = typer.Option(
+        None, help="Models instead of runs: names with commas; `pvtctl models ls` lists them."
+    ),
+    head: str = typer.Option("classifier", metavar="HEAD", help="Head of the models, as in `pvtctl flops`."),
+    size: str | None = typer.Option(
+        None,
+        metavar="HxW",
+        help="Image size for --backbone. Default: 224; segmentation 512, depth 384. Runs: their test size.",
+    ),
+    count: Count = COUNT,
+    latency: bool = typer.Option(True, "--latency/--no-latency", help="Time the models on this machine, in turns."),
+    seconds: float = typer.Option(3.0, min=0.01, help="Timed seconds per model (and at least 7 calls)."),
+    device: str = typer.Option("auto", help="For times: cpu, cuda, cuda:1; auto uses a GPU if available."),
+    x: Against | None = typer.Option(None, "--x", help="Single panel of the plot. Default: all available."),
+    out: Path | None = typer.Option(None, help="New folder for compare.html, .md, .csv, .json and scatter.png, .svg."),
+    form: TableFormat = FORMAT,
+    as_json: bool = JSON_FORMAT,
 ) -> None:
     """Compare runs, or backbones with a head: one row per figure, one column per run.
 
@@ -90,7 +85,10 @@ def compare_command(
         )
     if runs and (size is not None or head != "classifier"):
         raise UsageError("--head and --size are not for runs", "--head and --size go with --backbone")
-    names, hw = ([], (0, 0)) if backbone is None else (_names(backbone), _size(size, head))
+    names = [] if backbone is None else _names(backbone)
+    if size is not None and len(parse_sizes(size)) > 1:
+        raise UsageError("models are compared at one size", "pvtctl flops and pvtctl latency take several")
+    (hw,) = check_sizes(size, chosen_head(head), None)
     if x is not None and out is None:
         raise UsageError("--x is for the plot, and no plot is written", "add --out FOLDER")
     if x is Against.latency and not latency:
@@ -98,12 +96,13 @@ def compare_command(
     if backbone is not None and x is (Against.latency if latency else Against.params):
         raise UsageError(f"models without scores have their {x.value} upright already", "--x macs, or leave it out")
 
+    from pvtctl.cli.latency import timed_device
     from pvtctl.io.files import new_folder, require_place
-    from pvtctl.studies.compare import compare_models, compare_runs
+    from pvtctl.studies.compare import LatencySettings, compare_models, compare_runs
     from pvtctl.studies.compare_report import write_comparison
 
     def compared() -> Comparison:
-        timing = _timing(seconds, device) if latency else None
+        timing = LatencySettings(seconds, timed_device(device), say) if latency else None
         if runs:
             return compare_runs(runs, convention=count.value, timing=timing)
         return compare_models(names, head=head, size=hw, convention=count.value, timing=timing)
@@ -116,7 +115,7 @@ def compare_command(
             found = compared()
             files = write_comparison(folder, found, against=x.value if x else None)
         say(f"wrote {', '.join(str(out / path.name) for path in files.values())}")
-    _print(found, FlopsFormat.json if as_json else form)
+    _print(found, TableFormat.json if as_json else form)
 
 
 def _names(text: str) -> list[str]:
@@ -127,45 +126,28 @@ def _names(text: str) -> list[str]:
     return check_backbones(text)
 
 
-def _size(text: str | None, head: str) -> tuple[int, int]:
-    if text is not None and len(parse_sizes(text)) > 1:
-        raise UsageError("models are compared at one size", "pvtctl flops and pvtctl latency take several")
-    return check_sizes(text, chosen_head(head), None)[0]
-
-
-def _timing(seconds: float, device: str) -> LatencySettings:
-    from pvtctl.cli.latency import timed_device
-    from pvtctl.studies.compare import LatencySettings
-
-    return LatencySettings(seconds, timed_device(device), say)
-
-
-def _print(found: Comparison, form: FlopsFormat) -> None:
+def _print(found: Comparison, form: TableFormat) -> None:
     from pvtctl.studies.compare_report import all_notes, to_csv, to_json, to_markdown
 
     match form:
-        case FlopsFormat.json:
+        case TableFormat.json:
             print(to_json(found), end="")
-        case FlopsFormat.csv:
+        case TableFormat.csv:
             print(to_csv(found), end="")
-        case FlopsFormat.markdown:
+        case TableFormat.markdown:
             print(to_markdown(found), end="")
-        case FlopsFormat.table:
+        case TableFormat.table:
             print(found.title)
             for columns in _blocks(found):
-                _print_block(found, columns)
+                rows = [
+                    [row.label, *(f"{row.cells()[at]} *" if at in row.best else row.cells()[at] for at in columns)]
+                    for row in found.rows
+                ]
+                table("", ["", *(found.subjects[at].label for at in columns)], rows)
             if any(row.best for row in found.rows):
                 print("* the best of its row")
             for note in all_notes(found):
                 say(note)
-
-
-def _print_block(found: Comparison, columns: list[int]) -> None:
-    rows: list[list[Any]] = []
-    for row in found.rows:
-        cells = row.cells()
-        rows.append([row.label, *(f"{cells[at]} *" if at in row.best else cells[at] for at in columns)])
-    table("", ["", *(found.subjects[at].label for at in columns)], rows)
 
 
 def _blocks(found: Comparison) -> list[list[int]]:

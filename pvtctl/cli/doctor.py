@@ -9,17 +9,18 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import typer
 
 from pvtctl.cli._console import print_json, table
+from pvtctl.cli._options import AS_JSON, App
 from pvtctl.errors import ExitCode
 from pvtctl.io.console import say
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app = App()
 
 _VARIABLES = {
     "PVTCTL_DATA": "folder that holds data sets by name; else ./data",
@@ -41,7 +42,6 @@ _LOW_DISK_GB = 5
 class Finding:
     """One line of the report. `status`: ok, note (works, but could be better) or broken."""
 
-    part: str
     item: str
     value: str
     status: str = "ok"
@@ -51,43 +51,43 @@ class Finding:
 @app.command(epilog="Exit code 1 when something is broken, 0 otherwise. Example: pvtctl doctor --json > machine.json")
 def doctor(
     measure: bool = typer.Option(True, help="Time a matrix product in each number format (under two seconds)."),
-    json: bool = typer.Option(False, "--json", help="Print one JSON document."),
+    as_json: bool = AS_JSON,
 ) -> None:
     """Report what this machine and environment can do: versions, devices, speed, extras, folders, data, weights."""
-    findings = [*_tried("environment", _python), *_tried("environment", _libraries)]
-    if not any(found.status == "broken" for found in findings):  # the other checks need torch
-        findings += _tried("machine", _machine)
-        findings += _tried("measured", _measured) if measure else []
-    for part, look in (("extras", _extras), ("folders", _folders), ("variables", _variables)):
-        findings += _tried(part, look)
-    findings += [*_tried("data", _data), *_tried("weights", _weights)]
-    broken = [found for found in findings if found.status == "broken"]
-    if json:
-        print_json({"ok": not broken, "findings": [asdict(found) for found in findings]})
+    parts: list[tuple[str, Callable[[], list[Finding]]]] = [("environment", _python), ("environment", _libraries)]
+    findings = [(part, found) for part, look in parts for found in _tried(look)]
+    parts = [
+        ("extras", _extras),
+        ("folders", _folders),
+        ("variables", _variables),
+        ("data", _data),
+        ("weights", _weights),
+    ]
+    if not any(found.status == "broken" for _, found in findings):  # these need torch
+        parts = [("machine", _machine), *([("measured", _measured)] if measure else []), *parts]
+    findings += [(part, found) for part, look in parts for found in _tried(look)]
+    broken = sum(found.status == "broken" for _, found in findings)
+    if as_json:
+        print_json({"ok": not broken, "findings": [{"part": part, **asdict(found)} for part, found in findings]})
     else:
-        _print(findings)
+        rows, last = [], ""
+        for part, found in findings:
+            mark = {"ok": "", "note": "note", "broken": "BROKEN"}[found.status]
+            text = f"{found.value}\n-> {found.hint}" if found.hint else found.value
+            rows.append([part if part != last else "", found.item, text, mark])
+            last = part
+        table("", ["part", "item", "found", "verdict"], rows)
+        say(f"{broken} broken: see BROKEN above" if broken else "nothing is broken")
     if broken:
         raise typer.Exit(ExitCode.FAILED)
 
 
-def _tried(part: str, look: Callable[[], list[Finding]]) -> list[Finding]:
+def _tried(look: Callable[[], list[Finding]]) -> list[Finding]:
     """Findings of `look`; an exception becomes a finding, so that the other checks still run."""
     try:
         return look()
     except Exception as error:
-        return [Finding(part, "(cannot be examined)", f"{type(error).__name__}: {error}", "broken")]
-
-
-def _print(findings: list[Finding]) -> None:
-    rows, last = [], ""
-    for found in findings:
-        mark = {"ok": "", "note": "note", "broken": "BROKEN"}[found.status]
-        text = f"{found.value}\n-> {found.hint}" if found.hint else found.value
-        rows.append([found.part if found.part != last else "", found.item, text, mark])
-        last = found.part
-    table("", ["part", "item", "found", "verdict"], rows)
-    broken = sum(found.status == "broken" for found in findings)
-    say(f"{broken} broken: see BROKEN above" if broken else "nothing is broken")
+        return [Finding("(cannot be examined)", f"{type(error).__name__}: {error}", "broken")]
 
 
 def _python() -> list[Finding]:
@@ -96,25 +96,19 @@ def _python() -> list[Finding]:
     from pvtctl import __version__
     from pvtctl.recipe.source import recipe_names, recipes_folder
 
-    good = sys.version_info >= (3, 11)
     recipes = len(recipe_names())
+    python = Finding("python", f"{platform.python_version()} ({sys.executable})")
+    good = sys.version_info >= (3, 11)
+    if not good:
+        python = replace(python, status="broken", hint="pvtctl needs Python 3.11 or newer")
+    shipped = Finding("recipes", f"{recipes} in {recipes_folder()}")
+    if not recipes:
+        shipped = replace(shipped, status="broken", hint="reinstall: pip install --force-reinstall pvtctl")
     return [
-        Finding("environment", "pvtctl", f"{__version__} in {Path(__file__).parents[1]}"),
-        Finding(
-            "environment",
-            "python",
-            f"{platform.python_version()} ({sys.executable})",
-            "ok" if good else "broken",
-            None if good else "pvtctl needs Python 3.11 or newer",
-        ),
-        Finding("environment", "system", platform.platform(terse=True)),
-        Finding(
-            "environment",
-            "recipes",
-            f"{recipes} in {recipes_folder()}",
-            "ok" if recipes else "broken",
-            None if recipes else "reinstall: pip install --force-reinstall pvtctl",
-        ),
+        Finding("pvtctl", f"{__version__} in {Path(__file__).parents[1]}"),
+        python,
+        Finding("system", platform.platform(terse=True)),
+        shipped,
     ]
 
 
@@ -129,10 +123,10 @@ def _libraries() -> list[Finding]:
         except Exception as error:  # a broken installation can raise anything
             text = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
             package = "pillow" if name == "PIL" else name
-            found.append(Finding("environment", name, text, "broken", f"pip install --force-reinstall {package}"))
+            found.append(Finding(name, text, "broken", f"pip install --force-reinstall {package}"))
         else:
             version = getattr(module, "__version__", None) or importlib.metadata.version(name)
-            found.append(Finding("environment", name, str(version)))
+            found.append(Finding(name, str(version)))
     return found
 
 
@@ -147,54 +141,49 @@ def _machine() -> list[Finding]:
     flags = _cpu_flags()
     bf16 = sorted(flags & {"avx512_bf16", "amx_bf16", "bf16"})
     found = [
-        Finding("machine", "cpu", f"{machine['cpu']}, {cores} of {machine['cpu_cores']} cores usable"),
-        Finding("machine", "threads", f"{threads}, fewer than cores" if threads < cores else str(threads)),
-        Finding("machine", "vector width", str(machine["cpu_capability"])),
-        Finding(
-            "machine", "bf16 on the cpu", ", ".join(bf16) if bf16 else "no instructions: slow" if flags else "unknown"
-        ),
-        Finding("machine", "memory", _memory(machine["memory_bytes"])),
+        Finding("cpu", f"{machine['cpu']}, {cores} of {machine['cpu_cores']} cores usable"),
+        Finding("threads", f"{threads}, fewer than cores" if threads < cores else str(threads)),
+        Finding("vector width", str(machine["cpu_capability"])),
+        Finding("bf16 on the cpu", ", ".join(bf16) if bf16 else "no instructions: slow" if flags else "unknown"),
+        Finding("memory", _memory(machine["memory_bytes"])),
     ]
     if torch.cuda.is_available():
         for at in range(torch.cuda.device_count()):
             properties = torch.cuda.get_device_properties(at)
             text = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, CUDA {torch.version.cuda}"
-            found.append(Finding("machine", f"cuda:{at}", text))
+            found.append(Finding(f"cuda:{at}", text))
     elif torch.backends.mps.is_available():
-        found.append(Finding("machine", "mps", "Apple GPU"))
+        found.append(Finding("mps", "Apple GPU"))
     else:
-        found.append(Finding("machine", "gpu", "none: fine for trials, latency and small training"))
+        found.append(Finding("gpu", "none: fine for trials, latency and small training"))
     keep_memory()
     kept = allocator_state() == "kept"
     meaning = "freed memory stays with the process" if kept else "unchanged"
-    found.append(Finding("machine", "allocator", f"{allocator_state()} ({meaning})"))
+    found.append(Finding("allocator", f"{allocator_state()} ({meaning})"))
     return found
 
 
-def _cpu_flags() -> set[str]:
+def _text_of(file: str) -> str:
+    """Content of a file of the kernel; empty if it cannot be read."""
     try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        return Path(file).read_text(encoding="utf-8")
     except OSError:
-        return set()
-    match = re.search(r"^(?:flags|Features)\s*:\s*(.*)$", text, re.MULTILINE)
+        return ""
+
+
+def _cpu_flags() -> set[str]:
+    match = re.search(r"^(?:flags|Features)\s*:\s*(.*)$", _text_of("/proc/cpuinfo"), re.MULTILINE)
     return set(match[1].split()) if match else set()
 
 
 def _memory(total: int | None) -> str:
     """Total and available memory, and a container's limit if lower."""
     parts = [f"{total / 2**30:.1f} GiB"] if total else []
-    try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="utf-8").strip()
-        if limit.isdigit() and (not total or int(limit) < total):
-            parts.append(f"{int(limit) / 2**30:.1f} GiB allowed in this container")
-    except OSError:
-        pass
-    try:
-        text = Path("/proc/meminfo").read_text(encoding="utf-8")
-        if match := re.search(r"^MemAvailable:\s*(\d+) kB", text, re.MULTILINE):
-            parts.append(f"{int(match[1]) / 2**20:.1f} GiB available")
-    except OSError:
-        pass
+    limit = _text_of("/sys/fs/cgroup/memory.max").strip()
+    if limit.isdigit() and (not total or int(limit) < total):
+        parts.append(f"{int(limit) / 2**30:.1f} GiB allowed in this container")
+    if match := re.search(r"^MemAvailable:\s*(\d+) kB", _text_of("/proc/meminfo"), re.MULTILINE):
+        parts.append(f"{int(match[1]) / 2**20:.1f} GiB available")
     return ", ".join(parts) or "unknown"
 
 
@@ -206,10 +195,10 @@ def _measured() -> list[Finding]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     formats = {"fp32": torch.float32, "bf16": torch.bfloat16}
     found = [
-        Finding("measured", f"matrix product, {name}", f"{matmul_gflops(device, kind):.3g} GFLOP/s on {device}")
+        Finding(f"matrix product, {name}", f"{matmul_gflops(device, kind):.3g} GFLOP/s on {device}")
         for name, kind in formats.items()
     ]
-    return [*found, Finding("measured", "precision that training picks", str(choose_precision("auto", device)))]
+    return [*found, Finding("precision that training picks", str(choose_precision("auto", device)))]
 
 
 def matmul_gflops(device: Any, kind: Any, budget_s: float = 0.15) -> float:
@@ -245,7 +234,7 @@ def _extras() -> list[Finding]:
         required = importlib.metadata.requires("pvtctl") or []
     except importlib.metadata.PackageNotFoundError:
         note = "pvtctl is not installed here, so its extras are not known"
-        return [Finding("extras", "metadata", note, "note", "pip install -e .")]
+        return [Finding("metadata", note, "note", "pip install -e .")]
     packages: dict[str, list[str]] = {}
     for line in required:
         match = re.match(r"([\w.-]+).*;\s*extra\s*==\s*['\"](\w+)['\"]", line)
@@ -257,7 +246,7 @@ def _extras() -> list[Finding]:
         missing = [name for name, version in versions.items() if version is None]
         text = ", ".join(f"{name} {version or 'missing'}" for name, version in versions.items())
         hint = f"pip install 'pvtctl[{extra}]'" if missing else None
-        found.append(Finding("extras", extra, text, "note" if missing else "ok", hint))
+        found.append(Finding(extra, text, "note" if missing else "ok", hint))
     return found
 
 
@@ -286,13 +275,13 @@ def _folders() -> list[Finding]:
             status, hint = "note", "PVTCTL_DATA names a folder that is not there"
         elif free < _LOW_DISK_GB:
             status, hint = "note", "little space is left: checkpoints of a run take a few hundred MB"
-        found.append(Finding("folders", name, f"{place}{state}, {free:.0f} GB free", status, hint))
+        found.append(Finding(name, f"{place}{state}, {free:.0f} GB free", status, hint))
     return found
 
 
 def _variables() -> list[Finding]:
     return [
-        Finding("variables", name, f"{os.environ[name]!r}" if name in os.environ else f"not set ({meaning})")
+        Finding(name, f"{os.environ[name]!r}" if name in os.environ else f"not set ({meaning})")
         for name, meaning in _VARIABLES.items()
     ]
 
@@ -309,8 +298,8 @@ def _data() -> list[Finding]:
         for folder in sorted(place.iterdir())
         if any((folder / split).is_dir() for split in ("train", "val"))
     ]
-    found = [Finding("data", folder.name, str(folder)) for folder in sets]
-    return [*found, Finding("data", "scenes", "built in, needs no files")]
+    found = [Finding(folder.name, str(folder)) for folder in sets]
+    return [*found, Finding("scenes", "built in, needs no files")]
 
 
 def _weights() -> list[Finding]:
@@ -319,4 +308,4 @@ def _weights() -> list[Finding]:
     cached = [entry.name for entry in published() if cached_file(entry) is not None]
     text = f"{len(cached)} of {len(published())} published files fetched"
     hint = None if cached else "pvtctl weights ls"
-    return [Finding("weights", "published", f"{text}{': ' + ', '.join(cached) if cached else ''}", "ok", hint)]
+    return [Finding("published", f"{text}{': ' + ', '.join(cached) if cached else ''}", "ok", hint)]

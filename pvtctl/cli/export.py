@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from pvtctl.cli._console import parse_size, parse_sizes, print_json, table
-from pvtctl.cli._heads import chosen_head, head_names
+from pvtctl.cli._models import chosen_head, head_names, size_text
+from pvtctl.cli._options import AS_JSON, App, argument, bundle, examples, option, shared
 from pvtctl.errors import UsageError, nearest
 from pvtctl.io.console import say
 
@@ -18,22 +17,17 @@ if TYPE_CHECKING:
     from pvtctl.export.model import ExportReport
     from pvtctl.export.source import ExportSource
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None)
+app = App(rich_markup_mode=None)
 
 FORMATS = {"onnx": ".onnx", "torch": ".pt2", "official": ".pth", "transformers": ""}
 """Format -> file extension; transformers is a folder."""
-EPILOG = """Examples:
-
-pvtctl export runs/my-classifier --format onnx
-
-pvtctl export runs/my-detector --format onnx --out detector.onnx --with-normalization uint8
-
-pvtctl export segmenter.safetensors --format torch --size 512x512 --at-size
-
-pvtctl export runs/my-classifier --format transformers --out my-pvt
-
-pvtctl export --backbone pvt_v2_b0 --head none --format onnx
-"""
+EPILOG = examples(
+    "pvtctl export runs/my-classifier --format onnx",
+    "pvtctl export runs/my-detector --format onnx --out detector.onnx --with-normalization uint8",
+    "pvtctl export segmenter.safetensors --format torch --size 512x512 --at-size",
+    "pvtctl export runs/my-classifier --format transformers --out my-pvt",
+    "pvtctl export --backbone pvt_v2_b0 --head none --format onnx",
+)
 
 
 class Normalization(StrEnum):
@@ -43,71 +37,78 @@ class Normalization(StrEnum):
     uint8 = "uint8"
 
 
+@bundle
+class ExportOptions:
+    """Options of `pvtctl export`."""
+
+    source: str | None = argument(
+        default=None, metavar="[SOURCE]", help="Run directory, checkpoint file or published name."
+    )
+    form: str | None = option(
+        "--format",
+        help="onnx; torch (a torch.export program); official (the checkpoint layout of the model's publisher); "
+        "transformers (a folder for Hugging Face). Default: by the extension of --out, or onnx.",
+    )
+    out: Path | None = option(
+        help="File, or folder for transformers. Default: named after SOURCE, in the working directory."
+    )
+    backbone: str | None = option(
+        help="Without SOURCE: this backbone with random weights. With it: the backbone of SOURCE, if unknown."
+    )
+    head: str | None = option(help=f"Without SOURCE, the head: {', '.join(head_names())}. Default: classifier.")
+    num_classes: int | None = option(min=1, help="Without SOURCE. dpt with it: segmentation.")
+    backbone_only: bool = option("--backbone-only", default=False, help="Export the backbone only: its four maps.")
+    size: tuple[int, int] | None = option(
+        parse=parse_size, metavar="HxW", help="Fix height and width. Default: dynamic if the model allows it."
+    )
+    static: bool = option("--static", default=False, help="Fix the batch size at 1 too.")
+    at_size: bool = option(
+        "--at-size", default=False, help="Segmentation, depth: resize the map to the images' size in the graph."
+    )
+    with_normalization: Normalization | None = option(
+        help="Normalise in the graph, which then takes float (0 to 1) or uint8 pixels."
+    )
+    check_sizes: list[tuple[int, int]] | None = option(
+        parse=parse_sizes, metavar="HxW,...", help="Compare with eager at these sizes. Default: three."
+    )
+    tolerance: float = option(
+        default=1e-4, help="Largest accepted difference from eager, relative to an output's largest value."
+    )
+    repeats: int = option(default=10, min=1, help="Timed calls each of eager, program, onnxruntime.")
+    as_json: bool = shared(AS_JSON)
+
+
 @app.command("export", epilog=EPILOG)
-def export_command(
-    source: Annotated[
-        str | None, typer.Argument(metavar="[SOURCE]", help="Run directory, checkpoint file or published name.")
-    ] = None,
-    form: Annotated[
-        str | None,
-        typer.Option(
-            "--format",
-            help="onnx; torch (a torch.export program); official (the checkpoint layout of the model's publisher); "
-            "transformers (a folder for Hugging Face). Default: by the extension of --out, or onnx.",
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="File, or folder for transformers. Default: named after SOURCE, in the working directory."),
-    ] = None,
-    backbone: Annotated[
-        str | None,
-        typer.Option(
-            help="Without SOURCE: this backbone with random weights. With it: the backbone of SOURCE, if unknown."
-        ),
-    ] = None,
-    head: Annotated[
-        str | None,
-        typer.Option(help=f"Without SOURCE, the head: {', '.join(head_names())}. Default: classifier."),
-    ] = None,
-    num_classes: Annotated[int | None, typer.Option(min=1, help="Without SOURCE. dpt with it: segmentation.")] = None,
-    backbone_only: Annotated[
-        bool, typer.Option("--backbone-only", help="Export the backbone only: its four maps.")
-    ] = False,
-    size: Annotated[
-        str | None, typer.Option(metavar="HxW", help="Fix height and width. Default: dynamic if the model allows it.")
-    ] = None,
-    static: Annotated[bool, typer.Option("--static", help="Fix the batch size at 1 too.")] = False,
-    at_size: Annotated[
-        bool, typer.Option("--at-size", help="Segmentation, depth: resize the map to the images' size in the graph.")
-    ] = False,
-    with_normalization: Annotated[
-        Normalization | None,
-        typer.Option(help="Normalise in the graph, which then takes float (0 to 1) or uint8 pixels."),
-    ] = None,
-    check_sizes: Annotated[
-        str | None, typer.Option(metavar="HxW,...", help="Compare with eager at these sizes. Default: three.")
-    ] = None,
-    tolerance: Annotated[
-        float, typer.Option(help="Largest accepted difference from eager, relative to an output's largest value.")
-    ] = 1e-4,
-    repeats: Annotated[int, typer.Option(min=1, help="Timed calls each of eager, program, onnxruntime.")] = 10,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
-) -> None:
+def export_command(*, options: ExportOptions) -> None:
     """Write a model as ONNX, as a torch.export program or as another project's checkpoint, checked against pvtctl's model."""
-    chosen = _format(form, out)
-    place = out if out is not None else Path(_stem(source, backbone, head) + FORMATS[chosen])
+    chosen = _format(options.form, options.out)
+    place = options.out or Path(_stem(options) + FORMATS[chosen])
     if place.exists():
         raise UsageError(f"{place} exists", "name another --out; nothing is ever overwritten")
-    _check_options(source, backbone, head, num_classes, size, static, at_size, with_normalization, check_sizes, chosen)
+    _check_options(options, chosen)
     if chosen == "onnx":
         from pvtctl.export.program import require_onnx
 
         require_onnx()
-    found = _source(source, backbone, head, num_classes, backbone_only=backbone_only)
+    found = _source(options)
     say(f"exporting {found.what}")
     if chosen in ("official", "transformers"):
-        _layout(found, place, chosen, tolerance, backbone_only=backbone_only, as_json=as_json)
+        from pvtctl.export.layouts import export_layout
+
+        copied = export_layout(
+            found.model,
+            place,
+            "official" if chosen == "official" else "transformers",
+            source=None if options.backbone_only else found.path,
+            class_names=found.class_names,
+            mean=found.mean,
+            std=found.std,
+            tolerance=options.tolerance,
+        )
+        if options.as_json:
+            print_json(copied.as_dict())
+        else:
+            _show_layout(copied)
         return
     from pvtctl.export.model import export_model
 
@@ -115,20 +116,20 @@ def export_command(
         found.model,
         place,
         format="onnx" if chosen == "onnx" else "torch",
-        size=parse_size(size) if size else None,
-        static=static,
-        at_size=at_size,
-        pixels=with_normalization.value if with_normalization else "normalized",
+        size=options.size,
+        static=options.static,
+        at_size=options.at_size,
+        pixels=options.with_normalization.value if options.with_normalization else "normalized",
         mean=found.mean,
         std=found.std,
         meta=found.meta,
         default_size=found.size,
-        check_sizes=parse_sizes(check_sizes) if check_sizes else None,
-        tolerance=tolerance,
-        repeats=repeats,
+        check_sizes=options.check_sizes,
+        tolerance=options.tolerance,
+        repeats=options.repeats,
         on_progress=say,
     )
-    if as_json:
+    if options.as_json:
         print_json({"model": found.what, **report.as_dict()})
     else:
         _show(report, found)
@@ -147,75 +148,43 @@ def _format(form: str | None, out: Path | None) -> str:
     return named[out.suffix]
 
 
-def _stem(source: str | None, backbone: str | None, head: str | None) -> str:
-    if source is None:
-        name = "-".join(part for part in (backbone or "", head or "") if part and part != "none")
+def _stem(options: ExportOptions) -> str:
+    if options.source is None:
+        name = "-".join(part for part in (options.backbone, options.head) if part and part != "none")
         return (name or "model").replace(":", "_").replace("/", "_")
-    path = Path(source)
+    path = Path(options.source)
     if path.suffix in (".safetensors", ".pth", ".pt", ".bin"):  # `best.safetensors` of a run is named after the run
         return path.stem if path.stem != "best" else path.resolve().parent.name
     return path.name or path.resolve().name
 
 
-def _check_options(
-    source: str | None,
-    backbone: str | None,
-    head: str | None,
-    num_classes: int | None,
-    size: str | None,
-    static: bool,
-    at_size: bool,
-    with_normalization: Normalization | None,
-    check_sizes: str | None,
-    chosen: str,
-) -> None:
+def _check_options(options: ExportOptions, chosen: str) -> None:
     """Raise UsageError for options that exclude each other."""
-    if source is None and backbone is None:
+    source = options.source
+    if source is None and options.backbone is None:
         raise UsageError("nothing to export", "name a run directory or checkpoint, or a --backbone for random weights")
-    if source is not None and (head is not None or num_classes is not None):
+    if source is not None and (options.head is not None or options.num_classes is not None):
         raise UsageError("--head and --num-classes are for random weights", f"{source} has its own: leave them out")
-    if head is not None:
-        chosen_head(head)
+    if options.head is not None:
+        chosen_head(options.head)
     if chosen in ("official", "transformers"):
-        given = {"size": size, "static": static, "at-size": at_size, "with-normalization": with_normalization}
-        given["check-sizes"] = check_sizes
-        if unfit := next((name for name, value in given.items() if value), None):
-            raise UsageError(f"--{unfit} is for graphs, and {chosen} is a checkpoint", "--format onnx or torch")
-    if check_sizes and (size or static):
+        for name in ("size", "static", "at_size", "with_normalization", "check_sizes"):
+            if getattr(options, name):
+                option = name.replace("_", "-")
+                raise UsageError(f"--{option} is for graphs, and {chosen} is a checkpoint", "--format onnx or torch")
+    if options.check_sizes and (options.size or options.static):
         raise UsageError("--check-sizes is for open sides", "leave --size and --static out, or --check-sizes")
 
 
-def _source(
-    source: str | None, backbone: str | None, head: str | None, num_classes: int | None, *, backbone_only: bool
-) -> ExportSource:
+def _source(options: ExportOptions) -> ExportSource:
     from pvtctl.export.source import from_checkpoint, from_names
 
-    if source is not None:
-        return from_checkpoint(source, backbone=backbone, backbone_only=backbone_only)
-    assert backbone is not None
+    if options.source is not None:
+        return from_checkpoint(options.source, backbone=options.backbone, backbone_only=options.backbone_only)
+    assert options.backbone is not None
     say("no SOURCE: the weights are random")
-    return from_names(backbone, "none" if backbone_only else head or "classifier", num_classes)
-
-
-def _layout(
-    found: ExportSource, place: Path, chosen: str, tolerance: float, *, backbone_only: bool, as_json: bool
-) -> None:
-    from pvtctl.export.layouts import export_layout
-
-    report = export_layout(
-        found.model,
-        place,
-        "official" if chosen == "official" else "transformers",
-        source=None if backbone_only else found.path,
-        class_names=found.class_names,
-        mean=found.mean,
-        std=found.std,
-        tolerance=tolerance,
-    )
-    if as_json:
-        print_json(report.as_dict())
-    else:
-        _show_layout(report)
+    head = "none" if options.backbone_only else options.head or "classifier"
+    return from_names(options.backbone, head, options.num_classes)
 
 
 def _show_layout(report: LayoutReport) -> None:
@@ -228,29 +197,22 @@ def _show_layout(report: LayoutReport) -> None:
 def _show(report: ExportReport, found: ExportSource) -> None:
     timing = report.timing
     names = {"eager": "eager", "program": "torch.export", "onnxruntime": "onnxruntime"}
-    rows: list[list[Any]] = [
-        [names[name], f"{value:.2f}", f"{timing.ratio(name):.2f}"] for name, value in timing.milliseconds.items()
-    ]
+    rows = [[names[name], f"{value:.2f}", f"{timing.ratio(name):.2f}"] for name, value in timing.milliseconds.items()]
     checks: list[list[Any]] = []
-    for case in dict.fromkeys((check.batch, check.size) for check in report.checks):
-        own = [check for check in report.checks if (check.batch, check.size) == case]
+    for batch, size in dict.fromkeys((check.batch, check.size) for check in report.checks):
+        own = [check for check in report.checks if (check.batch, check.size) == (batch, size)]
         worst = max(own, key=lambda check: check.relative)
-        checks.append(
-            [
-                case[0],
-                f"{case[1][0]}x{case[1][1]}",
-                f"{max(c.absolute for c in own):.1e}",
-                f"{worst.relative:.1e}",
-                worst.output,
-            ]
-        )
+        largest = max(check.absolute for check in own)
+        checks.append([batch, size_text(size), f"{largest:.1e}", f"{worst.relative:.1e}", worst.output])
     columns = ["batch", "size", "largest difference", "share of the largest", "in"]
     table(f"Against eager (tolerance {report.tolerance:g} of an output's largest value)", columns, checks)
-    height, width = timing.size
-    title = f"Batch {timing.batch} at {height}x{width}, {timing.threads} threads, median of {timing.repeats} in turns"
+    title = f"Batch {timing.batch} at {size_text(timing.size)}, {timing.threads} threads, median of {timing.repeats} in turns"
     table(title, ["", "ms", "to eager"], rows)
+    outputs = ", ".join(report.outputs)
+    if len(report.outputs) > 4:
+        outputs = f"{report.outputs[0]} ... {report.outputs[-1]} ({len(report.outputs)})"
     kind = f"ONNX, opset {report.opset}" if report.opset else "torch.export program"
-    say(f"{kind}, {report.bytes / 1e6:.1f} MB: {found.what}; outputs {_names(report.outputs)}")
+    say(f"{kind}, {report.bytes / 1e6:.1f} MB: {found.what}; outputs {outputs}")
     pixels = {"normalized": "normalised images (see the file's metadata)", "float": "pixels from 0 to 1"}
     say(f"takes {pixels.get(report.inputs, 'uint8 pixels')}; open: {', '.join(report.dynamic) or 'nothing'}")
     if report.least:
@@ -258,7 +220,3 @@ def _show(report: ExportReport, found: ExportSource) -> None:
     for name, why in report.fixed.items():
         say(f"{name} is fixed at {why}")
     print(report.path)
-
-
-def _names(outputs: tuple[str, ...]) -> str:
-    return ", ".join(outputs) if len(outputs) <= 4 else f"{outputs[0]} ... {outputs[-1]} ({len(outputs)})"

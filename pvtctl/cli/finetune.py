@@ -3,160 +3,117 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
-from pvtctl.cli._options import (
-    AsJson,
-    Compile,
-    DataFolder,
-    Device,
-    DryRun,
-    Gpus,
-    Head,
-    Overrides,
-    Partial,
-    Profile,
-    Resume,
-    TaskName,
-)
+from pvtctl.cli._options import HEAD, TASK, App, argument, bundle, examples, option, shared
 from pvtctl.cli._resolve_recipe import DEFAULT_BACKBONE, Override, choose_data, choose_recipe, choose_task, note
-from pvtctl.cli._train import TrainOptions, arguments_of, in_processes, train
-from pvtctl.cli._weights import choose_weights, given_weights
+from pvtctl.cli._weights import choose_weights
+from pvtctl.cli.pretrain import TrainOptions, train_command
 from pvtctl.errors import UsageError
-from pvtctl.extensions import require_for_run
 from pvtctl.models.variants import split_width
-from pvtctl.runs.paths import data_place, default_out
+from pvtctl.runs.paths import data_place, given_weights
 from pvtctl.tasks.registry import task_spec
 
 if TYPE_CHECKING:
     from pvtctl.recipe.schema import Recipe
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None)
+app = App(rich_markup_mode=None)
 
-EPILOG = """Examples:
+EPILOG = examples(
+    "pvtctl finetune photos/ --backbone pvt_small",
+    "pvtctl finetune photos/ --weights runs/imagenet_pvt_v1-pvt_tiny --set train.epochs=30",
+    "pvtctl finetune coco --backbone pvt_small --head retinanet",
+    "pvtctl finetune cells/ --head mask_rcnn --weights runs/imagenet_pvt_v2-pvt_v2_b0-mini",
+    "pvtctl finetune coco --images photos --annotations train.json --val-annotations val.json",
+    "pvtctl finetune ade20k --backbone pvt_small --head semantic_fpn",
+    "pvtctl finetune camvid/ --recipe small_maps --weights runs/imagenet_pvt_v1-pvt_tiny-mini",
+    "pvtctl finetune nyu --backbone vit_hybrid --head dpt --weights dpt_hybrid_midas",
+    "pvtctl finetune scenes --backbone pvt_v2_b0 --head retinanet --weights none",
+)
 
-pvtctl finetune photos/ --backbone pvt_small
 
-pvtctl finetune photos/ --weights runs/imagenet_pvt_v1-pvt_tiny --set train.epochs=30
+@bundle
+class FinetuneOptions(TrainOptions):
+    """Options of `pvtctl finetune`."""
 
-pvtctl finetune coco --backbone pvt_small --head retinanet
+    data: str = argument(
+        metavar="DATA",
+        help="A folder (class folders, COCO's layout, images and label maps, images and depth), or imagenet, coco, "
+        "ade20k, pascal_context, cityscapes, nyu, kitti, or scenes (the built-in data).",
+    )
+    weights: str | None = option(
+        help="Checkpoint file, run directory or published name, or none. Default: the newest finished run of the "
+        "backbone on imagenet (scenes: on scenes), else its published weights."
+    )
+    head: str | None = shared(HEAD)
+    task: str | None = shared(TASK)
+    backbone: str | None = option(
+        help="A name listed by `pvtctl models ls`. Default: that of the weights, else pvt_small."
+    )
+    recipe: str | None = option(
+        help="A name listed by `pvtctl recipes ls` or a YAML file. Default: finetune_classification; for a dense head "
+        "the paper's table that has the backbone."
+    )
+    images: Path | None = option(help="With coco: folder of the training images.")
+    annotations: Path | None = option(help="With coco: JSON file of the training annotations.")
+    val_images: Path | None = option(help="Folder of the validation images. Default: --images.")
+    val_annotations: Path | None = option(help="JSON file of the validation annotations.")
+    out: Path | None = option(help="Run directory. Default: $PVTCTL_RUNS (or runs)/RECIPE-BACKBONE[-PROFILE][-DATA].")
 
-pvtctl finetune cells/ --head mask_rcnn --weights runs/imagenet_pvt_v2-pvt_v2_b0-mini
+    @property
+    def start(self) -> str | None:
+        """The weights to start from, if any are named."""
+        return None if self.weights == "none" else super().start
 
-pvtctl finetune coco --images photos --annotations train.json --val-annotations val.json
-
-pvtctl finetune ade20k --backbone pvt_small --head semantic_fpn
-
-pvtctl finetune camvid/ --recipe small_maps --weights runs/imagenet_pvt_v1-pvt_tiny-mini
-
-pvtctl finetune nyu --backbone vit_hybrid --head dpt --weights dpt_hybrid_midas
-
-pvtctl finetune scenes --backbone pvt_v2_b0 --head retinanet --weights none
-"""
+    def files(self) -> dict[str, Path | None]:
+        """Annotations outside a known layout, for `choose_data`. Raises UsageError if one of each pair is missing."""
+        if (self.annotations is None) != (self.val_annotations is None):
+            raise UsageError(
+                "training needs two annotation files: --annotations FILE (training) and --val-annotations FILE",
+                "`pvtctl data convert` splits one set into two",
+            )
+        if (self.images is None) != (self.annotations is None):
+            raise UsageError("--images and --annotations go together", "--images DIR --annotations FILE.json")
+        return {
+            "train_images": self.images,
+            "train_annotations": self.annotations,
+            "val_images": self.val_images or self.images,
+            "val_annotations": self.val_annotations,
+        }
 
 
 @app.command(epilog=EPILOG)
-def finetune(
-    context: typer.Context,
-    data: Annotated[
-        str,
-        typer.Argument(
-            metavar="DATA",
-            help="A folder (class folders, COCO's layout, images and label maps, images and depth), or imagenet, coco, "
-            "ade20k, pascal_context, cityscapes, nyu, kitti, or scenes (the built-in data).",
-        ),
-    ],
-    weights: Annotated[
-        str | None,
-        typer.Option(
-            help="Checkpoint file, run directory or published name, or none. Default: the newest finished run of the "
-            "backbone on imagenet (scenes: on scenes), else its published weights."
-        ),
-    ] = None,
-    head: Head = None,
-    task: TaskName = None,
-    backbone: Annotated[
-        str | None,
-        typer.Option(help="A name listed by `pvtctl models ls`. Default: that of the weights, else pvt_small."),
-    ] = None,
-    partial: Partial = False,
-    recipe: Annotated[
-        str | None,
-        typer.Option(
-            help="A name listed by `pvtctl recipes ls` or a YAML file. Default: finetune_classification; for a dense head "
-            "the paper's table that has the backbone."
-        ),
-    ] = None,
-    profile: Profile = None,
-    folder: DataFolder = None,
-    images: Annotated[Path | None, typer.Option(help="With coco: folder of the training images.")] = None,
-    annotations: Annotated[Path | None, typer.Option(help="With coco: JSON file of the training annotations.")] = None,
-    val_images: Annotated[Path | None, typer.Option(help="Folder of the validation images. Default: --images.")] = None,
-    val_annotations: Annotated[Path | None, typer.Option(help="JSON file of the validation annotations.")] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Run directory. Default: $PVTCTL_RUNS (or runs)/RECIPE-BACKBONE[-PROFILE][-DATA]."),
-    ] = None,
-    resume: Resume = False,
-    overrides: Overrides = None,
-    gpus: Gpus = None,
-    device: Device = None,
-    compile: Compile = False,
-    dry_run: DryRun = False,
-    as_json: AsJson = False,
-) -> None:
+def finetune(context: typer.Context, options: FinetuneOptions) -> None:
     """Train a classifier, a detector, a segmentation or a depth model on your data from pretrained weights.
 
     The head's weights are kept for classes with the same name; other classes are initialised randomly. Prints a table
     of results and writes a run directory like `pretrain`.
     """
-    if resume and out is not None:
-        require_for_run(out)
-    files = given_files(images, annotations, val_images, val_annotations)
-    chosen_data = choose_data(data, folder, files)
-    wanted = choose_task(chosen_data, head, task) if recipe is None else "classification"
-    recipe = recipe or task_spec(wanted).finetune_recipe
-    named = given_weights(weights) if weights not in (None, "none") else None
-    width: list[Override] = []
-    if backbone is None and named is not None:
-        backbone = backbone_of_weights(named)
+    options.load_modules()
+    data = choose_data(options.data, options.folder, options.files())
+    task = choose_task(data, options.head, options.task) if options.recipe is None else "classification"
+    recipe = options.recipe or task_spec(task).finetune_recipe
+    backbone, width = options.backbone, list[Override]()
+    if backbone is None and options.start is not None:
+        backbone = backbone_of_weights(options.start)
         width = [("model.backbone.width", split_width(backbone)[1])]  # that of the weights, not the profile's
     elif backbone is None and recipe == "finetune_classification":
         backbone = DEFAULT_BACKBONE
-    settings: list[Override] = [("model.weights", named)] if weights is not None else []
-    settings += width
-    settings += [("train.compile", True)] if compile else []
-    settings += overrides or []
     chosen = choose_recipe(
-        chosen_data, backbone=backbone, recipe=recipe, profile=profile, task=wanted, head=head, overrides=settings
+        data,
+        backbone=backbone,
+        recipe=recipe,
+        profile=options.profile,
+        task=task,
+        head=options.head,
+        overrides=[*width, *options.settings()],
     )
     data_place(chosen)  # report missing data before weights are fetched
-    if weights is None:
+    if options.weights is None:
         chosen = with_found_weights(chosen)
-    out = out or default_out(chosen, chosen_data.label)
-    in_processes(gpus, device, arguments_of(context))
-    train(chosen, TrainOptions(out, resume, device, partial, dry_run, as_json))
-
-
-def given_files(
-    images: Path | None, annotations: Path | None, val_images: Path | None, val_annotations: Path | None
-) -> dict[str, Path | None]:
-    """Annotations outside a known layout, for `choose_data`. Raises UsageError if one of each pair is missing."""
-    if (annotations is None) != (val_annotations is None):
-        raise UsageError(
-            "training needs two annotation files: --annotations FILE (training) and --val-annotations FILE",
-            "`pvtctl data convert` splits one set into two",
-        )
-    if (images is None) != (annotations is None):
-        raise UsageError("--images and --annotations go together", "--images DIR --annotations FILE.json")
-    return {
-        "train_images": images,
-        "train_annotations": annotations,
-        "val_images": val_images or images,
-        "val_annotations": val_annotations,
-    }
+    train_command(context, options, chosen, data)
 
 
 def with_found_weights(recipe: Recipe) -> Recipe:

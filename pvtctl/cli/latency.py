@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
-import sys
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from pvtctl.cli._console import print_json, table
-from pvtctl.cli._heads import chosen_head
-from pvtctl.cli.flops import CLASSES_HELP, HEAD_HELP, SIZE_HELP, STRIDE_HELP, FlopsFormat, check_backbones, check_sizes
+from pvtctl.cli._console import print_json
+from pvtctl.cli._models import (
+    FORMAT,
+    JSON_FORMAT,
+    ModelOptions,
+    TableFormat,
+    chosen_head,
+    print_rows,
+    size_text,
+)
+from pvtctl.cli._options import App
 from pvtctl.errors import UsageError
 from pvtctl.io.console import say
 
 if TYPE_CHECKING:
     from pvtctl.latency.measure import Latency
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-
-_COLUMNS = ["backbone", "size", "batch", "p50 ms", "p90 ms", "images/s", "peak MiB", "calls"]
+app = App()
 
 
 class Mode(StrEnum):
@@ -39,16 +43,18 @@ class Dtype(StrEnum):
     fp16 = "fp16"
 
 
+def _batch_sizes(text: str) -> list[int]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise UsageError(f"batch size {text!r} is not a number of images", "write 8, or several as in 1,8")
+    return [int(part) for part in parts]
+
+
 @app.command(epilog="Example: pvtctl latency --backbone pvt_small,resnet50 --size 224 --batch-size 1,8 --seconds 5")
 def latency(
-    backbone: str = typer.Option("pvt_small", help="One or several, with commas; several are timed in turns."),
-    size: str | None = typer.Option(None, help=SIZE_HELP),
+    *,
+    model: ModelOptions,
     batch_size: str = typer.Option("1", help="Images per call, or several numbers: 1,8."),
-    head: str = typer.Option(
-        "classifier", metavar="HEAD", help=f"{HEAD_HELP} All but the first two are timed from photo to result."
-    ),
-    num_classes: int | None = typer.Option(None, min=1, help=CLASSES_HELP),
-    output_stride: int | None = typer.Option(None, help=STRIDE_HELP),
     mode: Mode = typer.Option(Mode.forward, help="forward, or train: forward, backward and an AdamW step."),
     dtype: Dtype = typer.Option(Dtype.fp32, help="fp32, or bf16 and fp16 under autocast."),
     compile: bool = typer.Option(False, "--compile", help="Time torch.compile's result; compiling is not timed."),
@@ -58,15 +64,15 @@ def latency(
     warmup: int = typer.Option(3, min=0, help="Untimed calls after the first."),
     seconds: float = typer.Option(5.0, min=0.01, help="Timed seconds per case (and at least 7 calls)."),
     repeats: int | None = typer.Option(None, min=1, help="Timed calls per case, instead of --seconds."),
-    form: FlopsFormat = typer.Option(FlopsFormat.table, "--format", help="Output format."),
-    json: bool = typer.Option(False, "--json", help="Short for --format json."),
+    form: TableFormat = FORMAT,
+    as_json: bool = JSON_FORMAT,
 ) -> None:
-    """Time backbones, or models with a head, in turns, each in a separate process, with random weights."""
-    spec = chosen_head(head)
-    sizes = check_sizes(size, spec, num_classes)
-    batch_sizes = _batch_sizes(batch_size)
-    names = check_backbones(backbone)
-    if compile and spec is not None and spec.detects:
+    """Time backbones, or models with a head, in turns, each in a separate process, with random weights.
+
+    Models with a head are timed from photo to result.
+    """
+    sizes, batch_sizes, names = model.sizes, _batch_sizes(batch_size), model.names
+    if compile and model.spec is not None and model.spec.detects:
         raise UsageError(
             "--compile is not for detectors: their computation depends on the detections", "--head none --compile"
         )
@@ -74,7 +80,18 @@ def latency(
     from pvtctl.latency.measure import Case, measure_latency
 
     cases = [
-        Case(name, hw, batch, head, mode.value, dtype.value, compile, channels_last, num_classes, output_stride)
+        Case(
+            name,
+            hw,
+            batch,
+            model.head,
+            mode.value,
+            dtype.value,
+            compile,
+            channels_last,
+            model.num_classes,
+            model.output_stride,
+        )
         for hw, batch, name in itertools.product(sizes, batch_sizes, names)
     ]
     results, machine = measure_latency(
@@ -86,14 +103,7 @@ def latency(
         repeats=repeats,
         on_progress=say,
     )
-    _print(results, machine, FlopsFormat.json if json else form)
-
-
-def _batch_sizes(text: str) -> list[int]:
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise UsageError(f"batch size {text!r} is not a number of images", "write 8, or several as in 1,8")
-    return [int(part) for part in parts]
+    _print(results, machine, TableFormat.json if as_json else form)
 
 
 def timed_device(text: str) -> str:
@@ -113,16 +123,17 @@ def timed_device(text: str) -> str:
     return text
 
 
-def _print(results: list[Latency], machine: dict[str, Any], form: FlopsFormat) -> None:
-    if form is FlopsFormat.json:
+def _print(results: list[Latency], machine: dict[str, Any], form: TableFormat) -> None:
+    if form is TableFormat.json:
         print_json({"rows": [result.to_dict() for result in results], "machine": machine})
         return
     parts = list(results[0].parts_ms or {})
-    columns = [*_COLUMNS[:5], *(f"{name} ms" for name in parts), *_COLUMNS[5:]]
+    columns = ["backbone", "size", "batch", "p50 ms", "p90 ms", *(f"{name} ms" for name in parts)]
+    columns += ["images/s", "peak MiB", "calls"]
     rows: list[list[Any]] = [
         [
             result.case.backbone,
-            f"{result.case.size[0]}x{result.case.size[1]}",
+            size_text(result.case.size),
             result.case.batch_size,
             f"{result.p50_ms:.2f}",
             f"{result.p90_ms:.2f}",
@@ -133,13 +144,7 @@ def _print(results: list[Latency], machine: dict[str, Any], form: FlopsFormat) -
         ]
         for result in results
     ]
-    if form is FlopsFormat.csv:
-        csv.writer(sys.stdout, lineterminator="\n").writerows([columns, *rows])
-    elif form is FlopsFormat.markdown:
-        for line in (columns, ["---"] * 2 + ["---:"] * (len(columns) - 2), *rows):
-            print("| " + " | ".join(str(cell) for cell in line) + " |")
-    else:
-        table("", columns, rows)
+    print_rows(form, columns, rows, texts=2)
     _say_conditions(results, machine)
 
 

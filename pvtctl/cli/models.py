@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 
 from pvtctl.cli._console import parse_size, print_json, table
+from pvtctl.cli._models import size_text
+from pvtctl.cli._options import AS_JSON, App
 from pvtctl.io.console import say
-from pvtctl.models.registry import BackboneSpec, backbone_spec, backbone_specs
+from pvtctl.models.registry import backbone_spec, backbone_specs
 from pvtctl.models.variants import STRIDES, TIMM_PREFIX
 
-if TYPE_CHECKING:
-    from pvtctl.models.backbones import Classifier
-
-app = typer.Typer(
-    add_completion=False,
+app = App(
     no_args_is_help=True,
-    pretty_exceptions_enable=False,
     help="List and describe the backbones.",
 )
 
-_JSON = typer.Option(False, "--json", help="Print one JSON document.")
-
 
 @app.command("ls", epilog="Example: pvtctl models ls --json")
-def models_ls(json: bool = _JSON) -> None:
+def models_ls(as_json: bool = AS_JSON) -> None:
     """List the built-in backbones with the channels of their maps and the parameters as 1000-class classifiers."""
     from pvtctl.weights.catalogue import published_for
 
@@ -42,20 +37,15 @@ def models_ls(json: bool = _JSON) -> None:
         }
         for spec in backbone_specs()
     ]
-    if json:
+    if as_json:
         print_json({"models": found})
         return
-    rows = [
-        [
-            spec.name,
-            spec.family_title or spec.family,
-            _millions(spec.params),
-            _numbers(spec.channels or ()),
-            _numbers(STRIDES),
-            "yes" if one["published"] else "-",
-        ]
-        for one, spec in zip(found, backbone_specs(), strict=True)
-    ]
+    rows = []
+    for one, spec in zip(found, backbone_specs(), strict=True):
+        millions = "-" if spec.params is None else f"{spec.params / 1e6:.2f}"
+        channels, strides = (", ".join(map(str, numbers)) for numbers in (spec.channels or (), STRIDES))
+        published = "yes" if one["published"] else "-"
+        rows.append([spec.name, spec.family_title or spec.family, millions, channels, strides, published])
     table("", ["backbone", "family", "params (M)", "channels", "strides", "published weights"], rows)
     say(f"{TIMM_PREFIX}NAME also works, for any timm model with features; pvtctl models show NAME describes one")
 
@@ -64,23 +54,25 @@ def models_ls(json: bool = _JSON) -> None:
 def models_show(
     name: str = typer.Argument(metavar="NAME", help="A name of `pvtctl models ls`, or timm:NAME."),
     size: str = typer.Option("224", help="Image size for the maps, HEIGHTxWIDTH or one number (32 to 8192)."),
-    json: bool = _JSON,
+    as_json: bool = AS_JSON,
 ) -> None:
     """Describe a backbone stage by stage: widths, depths, heads, reductions, parameters, and its maps at a size."""
     height, width = parse_size(size)
     backbone_spec(name)  # reject an unknown name before torch is loaded
     described = describe(name, height, width)
-    if json:
+    if as_json:
         print_json(described)
         return
     stages = described["stages"]
     print(f"{name}: {described['source']}")
     print(f"{described['params']:,} parameters with a head of 1000 classes ({described['head_params']:,} in the head)")
-    columns = [column for column in stages[0] if column != "map"] + [f"map at {height}x{width}"]
-    rows = [
-        [_cell(value) for key, value in stage.items() if key != "map"] + [_size_text(stage["map"])] for stage in stages
-    ]
-    table("", [column.replace("_", " ") for column in columns], rows)
+    columns = [column.replace("_", " ") for column in stages[0] if column != "map"]
+    rows = []
+    for stage in stages:
+        values = [value for key, value in stage.items() if key != "map"]
+        cells = [f"{value:,}" if isinstance(value, int) else str(value) for value in values]
+        rows.append([*cells, size_text(stage["map"])])
+    table("", [*columns, f"map at {height}x{width}"], rows)
     if described["other_params"]:
         print(f"outside the stages: {described['other_params']:,} parameters ({described['others']})")
     published = described["published"]
@@ -101,7 +93,8 @@ def describe(name: str, height: int, width: int) -> dict[str, Any]:
         with torch.inference_mode():
             maps = model.backbone(torch.empty(1, 3, height, width))
     spec = backbone_spec(name)
-    params = _params_by_stage(model, spec)
+    counts = {key: parameter.numel() for key, parameter in model.backbone.named_parameters()}
+    params = [sum(n for key, n in counts.items() if key.startswith(group)) for group in spec.stage_names]
     head = sum(parameter.numel() for parameter in model.head.parameters())
     total = sum(parameter.numel() for parameter in model.parameters())
     stages = [
@@ -128,25 +121,3 @@ def describe(name: str, height: int, width: int) -> dict[str, Any]:
         "others": spec.outside,
         "published": asdict(published) if published else None,
     }
-
-
-def _params_by_stage(model: Classifier, spec: BackboneSpec) -> list[int]:
-    """Parameters of the four stages, by parameter name; empty if unknown (timm)."""
-    counts = {name: parameter.numel() for name, parameter in model.backbone.named_parameters()}
-    return [sum(n for key, n in counts.items() if key.startswith(group)) for group in spec.stage_names]
-
-
-def _millions(params: int | None) -> str:
-    return "-" if params is None else f"{params / 1e6:.2f}"
-
-
-def _numbers(values: tuple[int, ...]) -> str:
-    return ", ".join(map(str, values))
-
-
-def _cell(value: Any) -> str:
-    return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def _size_text(sides: list[int]) -> str:
-    return f"{sides[0]}x{sides[1]}"

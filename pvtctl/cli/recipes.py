@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import json as json_module
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from pvtctl.cli._console import print_json, table
+from pvtctl.cli._options import AS_JSON, App
 from pvtctl.errors import UsageError
 from pvtctl.io.console import say
 
 if TYPE_CHECKING:
     from pvtctl.recipe.load import Resolved
 
-app = typer.Typer(
-    add_completion=False,
+app = App(
     no_args_is_help=True,
-    pretty_exceptions_enable=False,
     help="List, show, copy, check and compare experiments.",
 )
 
@@ -27,11 +26,10 @@ _RECIPE = typer.Argument(metavar="NAME", help="A name listed by `pvtctl recipes 
 _ROW = typer.Option(None, help="The row of the recipe's table.")
 _PROFILE = typer.Option("paper", help="The scale: paper, mini or smoke.")
 _SET = typer.Option([], "--set", metavar="KEY.PATH=VALUE", help="Change one value; may be repeated.")
-_JSON = typer.Option(False, "--json", help="Print one JSON document.")
 
 
 @app.command("ls")
-def recipes_ls(json: bool = _JSON) -> None:
+def recipes_ls(as_json: bool = AS_JSON) -> None:
     """List the shipped recipes, each with its paper's table and its rows."""
     from pvtctl.recipe.source import read_recipe, recipe_names
 
@@ -54,7 +52,7 @@ def recipes_ls(json: bool = _JSON) -> None:
                 "path": str(source.path),
             }
         )
-    if json:
+    if as_json:
         print_json({"recipes": found})
         return
     rows = [[one["name"], one["paper"] or "-", len(one["rows"]) or "-", one["about"] or ""] for one in found]
@@ -69,20 +67,20 @@ def recipes_show(
     profile: str = _PROFILE,
     set_: list[str] = _SET,
     origin: bool = typer.Option(False, "--origin", help="Show where each value that is not a default was set."),
-    json: bool = _JSON,
+    as_json: bool = AS_JSON,
 ) -> None:
     """Print the flat recipe of one run as YAML; without --row, a recipe with several rows is printed as its file."""
     from pvtctl.recipe.load import dump, flat, resolve
     from pvtctl.recipe.source import read_recipe
 
     source = read_recipe(name)
-    plain = not (set_ or origin or json) and profile == "paper"
+    plain = not (set_ or origin or as_json) and profile == "paper"
     if row is None and len(source.rows) > 1 and plain and not source.faults:
         print(source.path.read_text(encoding="utf-8"), end="")
         say(f"this is the file of {len(source.rows)} rows; --row ROW shows what one of them runs")
         return
     resolved = resolve(name, row, profile, set_)
-    if json:
+    if as_json:
         origins = {".".join(path): str(origin) for path, origin in resolved.origins.items()}
         print_json({"recipe": resolved.recipe.plain_values(), "flat": flat(resolved.recipe), "origins": origins})
     elif origin:
@@ -98,7 +96,7 @@ def _with_origins(resolved: Resolved) -> list[str]:
     origins = {".".join(path): origin for path, origin in resolved.origins.items()}
     values = {key: value for key, value in flat(resolved.recipe).items() if not key.startswith("provenance.")}
     values = {key: value for key, value in values.items() if value is not None or not key.startswith("expect.")}
-    lines = {key: f"{key}: {json_module.dumps(value, ensure_ascii=False)}" for key, value in values.items()}
+    lines = {key: f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()}
     width = min(60, max(map(len, lines.values())))
     result = []
     for key, line in lines.items():
@@ -132,14 +130,14 @@ def cp(
 @app.command("check")
 def recipes_check(
     files: list[str] = typer.Argument(metavar="FILE...", help="Recipe files, or names of `pvtctl recipes ls`."),
-    json: bool = _JSON,
+    as_json: bool = AS_JSON,
 ) -> None:
     """Check recipes: all rows in all profiles, and their backbones. Lists every fault; exit code 2 if there is one."""
     reports = [{"file": file, **_check_file(file)} for file in files]
-    if json:
+    if as_json:
         print_json({"files": reports})
     for report in reports:
-        if not json and not report["faults"]:
+        if not as_json and not report["faults"]:
             print(f"{report['file']}: fine ({report['runs']} runs: rows x profiles)")
     faults = [fault for report in reports for fault in report["faults"]]
     if faults:
@@ -148,6 +146,7 @@ def recipes_check(
 
 
 def _check_file(file: str) -> dict[str, Any]:
+    from pvtctl.models.registry import backbone_spec
     from pvtctl.recipe.load import load_recipe
     from pvtctl.recipe.source import RecipeFaults, read_recipe
 
@@ -167,39 +166,29 @@ def _check_file(file: str) -> dict[str, Any]:
                 backbones.setdefault(recipe.model.backbone.spec, f"row {row}" if row else f"profile {profile}")
     except UsageError as error:
         faults[error.message] = None
-    faults |= dict.fromkeys(f"{file}: {text}" for text in _unknown_backbones(backbones))
-    return {"runs": runs, "faults": list(faults)}
-
-
-def _unknown_backbones(used: dict[str, str]) -> list[str]:
-    from pvtctl.models.registry import backbone_spec
-
-    faults = []
-    for name, where in used.items():
+    for name, where in backbones.items():
         try:
             backbone_spec(name)
         except UsageError as error:
-            faults.append(f"model.backbone.name: {error.message} ({where}), {error.hint}")
-    return faults
+            faults[f"{file}: model.backbone.name: {error.message} ({where}), {error.hint}"] = None
+    return {"runs": runs, "faults": list(faults)}
 
 
 @app.command(epilog="Example: pvtctl recipes diff imagenet_pvt_v1:pvt_small imagenet_pvt_v1:pvt_small@mini")
 def diff(
     left: str = typer.Argument(metavar="A", help="NAME[:ROW][@PROFILE]; NAME may be a file."),
     right: str = typer.Argument(metavar="B", help="The same form."),
-    json: bool = _JSON,
+    as_json: bool = AS_JSON,
 ) -> None:
     """Print the values in which two runs differ."""
     from pvtctl.recipe.load import parse_spec, recipe_differences
 
     first, second = parse_spec(left), parse_spec(right)
     found = recipe_differences(first.load(), second.load())
-    if json:
+    if as_json:
         print_json({"a": str(first), "b": str(second), "differences": {key: list(pair) for key, pair in found.items()}})
     elif found:
-        dumps = [
-            (key, *(json_module.dumps(value, ensure_ascii=False) for value in pair)) for key, pair in found.items()
-        ]
+        dumps = [(key, *(json.dumps(value, ensure_ascii=False) for value in pair)) for key, pair in found.items()]
         table("", ["key", str(first), str(second)], dumps)
     else:
         say(f"{first} and {second} are the same run")

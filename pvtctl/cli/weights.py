@@ -8,31 +8,29 @@ from typing import TYPE_CHECKING, Any, Literal
 import typer
 
 from pvtctl.cli._console import byte_progress, print_json, table
+from pvtctl.cli._options import AS_JSON, App
 from pvtctl.errors import ExitCode, PvtctlError, UsageError
 from pvtctl.io.console import say
 
 if TYPE_CHECKING:
-    from pvtctl.weights.inspect import Inspection, WeightsVerdict
+    from pvtctl.weights.inspect import Inspection
 
-app = typer.Typer(
-    add_completion=False,
+app = App(
     no_args_is_help=True,
-    pretty_exceptions_enable=False,
     help="Inspect, convert, list, fetch and verify checkpoints.",
 )
 
-_JSON = typer.Option(False, "--json", help="Print one JSON document.")
 _SOURCE = typer.Argument(metavar="FILE", help="A checkpoint file, a run or transformers folder, or a published name.")
 
 
 @app.command(epilog="Example: pvtctl weights inspect pvt_small.pth")
-def inspect(file: str = _SOURCE, json: bool = _JSON) -> None:
+def inspect(file: str = _SOURCE, as_json: bool = AS_JSON) -> None:
     """Describe a checkpoint: layout, model, parameters, classes, types, NaNs. Runs no code from it."""
     from pvtctl.weights.inspect import inspect_file
     from pvtctl.weights.resolve import resolve_weights
 
     found = inspect_file(resolve_weights(file))
-    if json:
+    if as_json:
         print_json(found.as_dict())
     else:
         _print_inspection(found)
@@ -46,21 +44,25 @@ def _print_inspection(found: Inspection) -> None:
         ("model", " or ".join(found.models) or "unknown"),
         ("head", _head(found)),
         ("parameters", f"{found.params:,} ({found.backbone_params:,} in the backbone)"),
-        ("classes", _classes(found)),
-        ("types", ", ".join(f"{dtype} ({count:,})" for dtype, count in found.dtypes.items())),
     ]
+    if found.classes is None:
+        rows.append(("classes", "none: depth" if found.head is not None else "no head"))
+    else:
+        names = ", ".join((found.class_names or [])[:3])
+        rows.append(("classes", f"{found.classes} ({names}, ...)" if names else str(found.classes)))
+    rows.append(("types", ", ".join(f"{dtype} ({count:,})" for dtype, count in found.dtypes.items())))
     if found.head is not None and found.classes is None:
         a, b = found.scale_shift or (None, None)
-        metres = "unknown: inverse depth alone" if a is None else f"1 / ({a:g} x + {b:g}), x the output"
-        rows.append(("metres", metres))
+        rows.append(("metres", "unknown: inverse depth alone" if a is None else f"1 / ({a:g} x + {b:g}), x the output"))
     if found.normalization is not None:
-        rows.append(
-            ("pixels", "mean and standard deviation 0.5" if found.normalization == "half" else "ImageNet's mean")
-        )
+        half = found.normalization == "half"
+        rows.append(("pixels", "mean and standard deviation 0.5" if half else "ImageNet's mean"))
     if found.image_size is not None:
         rows.append(("position tables", f"of {found.image_size}x{found.image_size} images"))
     rows.append(("NaN or infinity", ", ".join(found.nonfinite[:5]) or "none"))
-    rows += [(f"metadata: {key}", _short(value)) for key, value in found.meta.items()]
+    for key, value in found.meta.items():
+        text = str(value)
+        rows.append((f"metadata: {key}", text if len(text) <= 80 else f"{text[:77]}..."))
     table("", ["what", "is"], rows)
     largest = [(each["name"], "x".join(map(str, each["shape"]))) for each in found.largest]
     table(f"Largest of {found.tensors} tensors", ["name", "shape"], largest)
@@ -71,28 +73,14 @@ def _head(found: Inspection) -> str:
         return f"{found.foreign}, not supported by pvtctl"
     if found.head is None:
         return "a classifier's" if found.task else "none"
-    options = [f"{name} {_plain(value)}" for name, value in found.head_options.items()]
+    parts = [f"{found.head} ({found.task})"]
+    for name, value in found.head_options.items():
+        parts.append(f"{name} {', '.join(map(str, value)) if isinstance(value, list | tuple) else value}")
     if found.conventions is not None:
-        options.append(f"conventions of {'the papers' if found.conventions == 'papers' else found.conventions}")
+        parts.append(f"conventions of {'the papers' if found.conventions == 'papers' else found.conventions}")
     if found.output_stride is not None:
-        options.append(f"output stride {found.output_stride}")
-    return "; ".join([f"{found.head} ({found.task})", *options])
-
-
-def _plain(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-
-
-def _classes(found: Inspection) -> str:
-    if found.classes is None:
-        return "none: depth" if found.head is not None else "no head"
-    names = ", ".join((found.class_names or [])[:3])
-    return f"{found.classes} ({names}, ...)" if names else str(found.classes)
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+        parts.append(f"output stride {found.output_stride}")
+    return "; ".join(parts)
 
 
 @app.command("convert", epilog="Example: pvtctl weights convert pvt_small.pth pvt_small.safetensors")
@@ -107,7 +95,10 @@ def weights_convert(
     from pvtctl.weights.convert import convert_file
     from pvtctl.weights.resolve import resolve_weights
 
-    done = convert_file(resolve_weights(file), out, backbone=backbone, to=_layout(to), overwrite=force)
+    if to not in ("ours", "official"):
+        raise UsageError(f"--to {to!r} is not a layout", "one of: ours, official")
+    layout: Literal["ours", "official"] = "official" if to == "official" else "ours"
+    done = convert_file(resolve_weights(file), out, backbone=backbone, to=layout, overwrite=force)
     what = f"{done.head} of {done.backbone}" if done.head else done.backbone
     say(f"{what} ({done.format} layout) -> {out} ({to} layout)")
     if done.dropped:
@@ -121,21 +112,13 @@ def weights_convert(
         say(f"{what}; the tensors read back equal")
 
 
-def _layout(text: str) -> Literal["ours", "official"]:
-    match text:
-        case "ours" | "official":
-            return text
-        case _:
-            raise UsageError(f"--to {text!r} is not a layout", "one of: ours, official")
-
-
 @app.command("ls")
-def weights_ls(json: bool = _JSON) -> None:
+def weights_ls(as_json: bool = AS_JSON) -> None:
     """List the published checkpoints that `weights fetch` can download, and which are on this machine."""
     from pvtctl.io.download import recorded_sha256
     from pvtctl.weights.catalogue import cache_folder, cached_file, published
 
-    entries = []
+    entries: list[dict[str, Any]] = []
     for entry in published():
         file = cached_file(entry)
         entries.append(
@@ -156,27 +139,21 @@ def weights_ls(json: bool = _JSON) -> None:
                 "bytes": file.stat().st_size if file else None,
             }
         )
-    if json:
+    if as_json:
         print_json({"folder": str(cache_folder()), "weights": entries})
         return
-    rows = [
-        [e["name"], _model(e), e["data"], e["scores"], e["source"], e["license"], e["sha256_from"] or "-", _cached(e)]
-        for e in entries
-    ]
+    rows = []
+    for e in entries:
+        model = f"{e['backbone']} + {e['head']}" if e["head"] else e["backbone"]
+        here = f"{e['bytes'] / 1e6:.0f} MB" if e["cached"] else "-"
+        said = [e[key] for key in ("data", "scores", "source", "license")]
+        rows.append([e["name"], model, *said, e["sha256_from"] or "-", here])
     table(
         "Published weights",
         ["name", "model", "data", "scores", "source", "license", "hash from", "here"],
         rows,
         caption=f"scores as the publisher prints them (--json has all); fetched files are in {cache_folder()}",
     )
-
-
-def _model(entry: dict[str, Any]) -> str:
-    return f"{entry['backbone']} + {entry['head']}" if entry["head"] else str(entry["backbone"])
-
-
-def _cached(entry: dict[str, Any]) -> str:
-    return f"{entry['bytes'] / 1e6:.0f} MB" if entry["cached"] else "-"
 
 
 @app.command("fetch", epilog="Example: pvtctl weights fetch pvt_small pvt_v2_b2")
@@ -198,7 +175,7 @@ def weights_fetch(
 @app.command("verify")
 def weights_verify(
     names: list[str] = typer.Argument(None, metavar="[NAME|FILE]...", help="Default: all fetched ones."),
-    json: bool = _JSON,
+    as_json: bool = AS_JSON,
 ) -> None:
     """Check that hashes match and that the files load as the expected models. Exit code 1 if one fails."""
     from pvtctl.weights.catalogue import cached_file, published
@@ -208,10 +185,11 @@ def weights_verify(
     if not chosen:
         say("nothing was fetched yet; `pvtctl weights ls` lists what there is")
     verdicts = [verify_weights(name) for name in chosen]
-    if json:
+    if as_json:
         print_json({"weights": [verdict.as_dict() for verdict in verdicts]})
     elif verdicts:
-        table("", ["weights", "verdict", "hash", "model"], [_verdict_row(verdict) for verdict in verdicts])
+        rows = [(v.name, "ok" if v.ok else v.fault or "", v.hash, " or ".join(v.models) or "-") for v in verdicts]
+        table("", ["weights", "verdict", "hash", "model"], rows)
     bad = [verdict for verdict in verdicts if not verdict.ok]
     if bad:
         raise PvtctlError(
@@ -219,7 +197,3 @@ def weights_verify(
             bad[0].hint,
             exit_code=ExitCode.FAILED,
         )
-
-
-def _verdict_row(verdict: WeightsVerdict) -> list[str]:
-    return [verdict.name, "ok" if verdict.ok else verdict.fault or "", verdict.hash, " or ".join(verdict.models) or "-"]

@@ -54,13 +54,13 @@ def panels_of(runs: Sequence[FinishedRun], names: Sequence[str], what: Sequence[
             f"{task} ({names[next(at for at, run in enumerate(runs) if run.recipe.task == task)]})" for task in tasks
         )
         raise UsageError(f"the runs are of several tasks: {told}", "compare runs of one task, or draw --only loss")
-    labels = [f"{name}{_state(run)}" for run, name in zip(runs, names, strict=True)]
-    places = [_places(run, axis, name) for run, name in zip(runs, names, strict=True)]
+    drawn_runs = [
+        (run, name if run.status == "finished" else f"{name} ({run.status})", _places(run, axis, name))
+        for run, name in zip(runs, names, strict=True)
+    ]
 
     def series(lines_of: Callable[[FinishedRun], list[dict[str, Any]]], value: Callable[[Any], Any]) -> list[Series]:
-        return [
-            _series(label, lines_of(run), place, value) for run, label, place in zip(runs, labels, places, strict=True)
-        ]
+        return [_series(label, lines_of(run), place, value) for run, label, place in drawn_runs]
 
     panels = []
     if "loss" in what:
@@ -95,10 +95,6 @@ def damage(run: FinishedRun) -> str | None:
     except ValueError:
         return f"{file}: line {len(lines)} is cut off and left out"
     return None
-
-
-def _state(run: FinishedRun) -> str:
-    return "" if run.status == "finished" else f" ({run.status})"
 
 
 def _series(

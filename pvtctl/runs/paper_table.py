@@ -13,51 +13,27 @@ from pvtctl.recipe.schema import Recipe
 from pvtctl.tasks.registry import spec_of
 
 _FREE = {
-    "data.name",  # reported separately from changed settings
-    "data.path",
-    "data.train_images",
-    "data.train_annotations",
-    "data.val_images",
-    "data.val_annotations",
-    "data.segmentation.classes",
-    "data.depth.split_file",
-    "data.depth.train_split_file",
-    "data.workers",
-    "train.batch_size",
-    "train.accumulate",
-    "train.precision",
-    "train.channels_last",
-    "train.compile",
-    "train.activation_checkpointing",
-    "train.seed",
-    "train.save_minutes",
-    "train.max_minutes",
-    "train.keep_checkpoints",
-    "train.eval_every",
-    "eval.batch_size",
-    "eval.backend",
+    *(f"data.{key}" for key in ("name", "path", "workers")),  # another data set is reported by itself
+    *(f"data.{split}_{kind}" for split in ("train", "val") for kind in ("images", "annotations")),
+    *("data.segmentation.classes", "data.depth.split_file", "data.depth.train_split_file"),
+    *(f"train.{key}" for key in ("batch_size", "accumulate", "precision", "channels_last", "compile", "seed")),
+    *(f"train.{key}" for key in ("activation_checkpointing", "save_minutes", "max_minutes", "keep_checkpoints")),
+    *("train.eval_every", "eval.batch_size", "eval.backend"),
 }
 """Settings that do not affect whether a result is comparable with the paper's."""
 
 
 def label_of(name: str, recipe: Recipe) -> str:
-    """Label of a figure in tables."""
-    return _model_labels(recipe).get(name) or spec_of(recipe).figure(name).label
-
-
-def _model_labels(recipe: Recipe) -> dict[str, str]:
-    """Labels of the model's figures, with the conditions they are stated for."""
+    """Label of a figure in tables; figures of the model name the conditions they are stated for."""
     if recipe.model.head is None:
-        return {"params_m": "parameters, M (1000 classes)", "gmacs": "multiply-adds, G (224 px)"}
-    counted = _ORIGINALS.get(original_data(recipe)) if recipe.expect else None
-    classes = f" ({counted.classes} classes)" if counted and counted.classes else ""
-    height, width = spec_of(recipe).sizes(recipe).counted
-    return {
-        "params_m": f"parameters, M{classes}",
-        "gmacs": f"multiply-adds, G ({height}x{width})",
-        "latency_ms": "latency, ms",
-        "time_ms": "latency, ms",
-    }
+        labels = {"params_m": "parameters, M (1000 classes)", "gmacs": "multiply-adds, G (224 px)"}
+    else:
+        counted = _ORIGINALS.get(original_data(recipe)) if recipe.expect else None
+        classes = f" ({counted.classes} classes)" if counted and counted.classes else ""
+        height, width = spec_of(recipe).sizes(recipe).counted
+        labels = {"params_m": f"parameters, M{classes}", "gmacs": f"multiply-adds, G ({height}x{width})"}
+        labels |= dict.fromkeys(("latency_ms", "time_ms"), "latency, ms")
+    return labels.get(name) or spec_of(recipe).figure(name).label
 
 
 @dataclass(frozen=True)
@@ -91,17 +67,14 @@ class ComparedFigure:
         remark = "; ".join(part for part in (remark, self.note) if part)
         known = self.measured is not None and math.isfinite(self.measured)
         measured = f"{self.measured:.{self.digits}f}" if known else "-"
-        return [self.label, measured, _printed(self.paper), _printed(self.code), remark]
+        printed = ["-" if value is None else f"{value:g}" for value in (self.paper, self.code)]
+        return [self.label, measured, *printed, remark]
 
 
 _OF_THE_MODEL = ("params_m", "gmacs")
 """Figures that do not depend on the training data."""
 
 COLUMNS = ["figure", "measured", "paper", "official code", "remark"]
-
-
-def _printed(value: float | None) -> str:
-    return "-" if value is None else f"{value:g}"
 
 
 def compare_with_paper(
@@ -114,19 +87,23 @@ def compare_with_paper(
     reasons = differences_from_paper(recipe, numbers, num_classes) if recipe.expect else []
     spec = spec_of(recipe)
     measured = spec.shown_figures(numbers) | model_cost(recipe, num_classes)
+    expected = sorted(recipe.expect, key=lambda name: name in _OF_THE_MODEL)
+    others = [name for name in measured if name not in recipe.expect and name != "top1_err"]  # redundant with top-1
     figures = []
-    for name, printed in sorted(recipe.expect.items(), key=lambda item: item[0] in _OF_THE_MODEL):
-        note = printed.note or ""
-        comparable = name in _OF_THE_MODEL or not reasons
-        label, digits = label_of(name, recipe), spec.digits_of(name)
+    for name in (*expected, *others):
+        printed = recipe.expect.get(name)
         figures.append(
-            ComparedFigure(name, label, measured.get(name), printed.paper, printed.code, comparable, note, digits)
+            ComparedFigure(
+                name,
+                label_of(name, recipe),
+                measured.get(name),
+                printed.paper if printed else None,
+                printed.code if printed else None,
+                comparable=printed is None or name in _OF_THE_MODEL or not reasons,
+                note=(printed.note if printed else None) or "",
+                digits=spec.digits_of(name),
+            )
         )
-    rest = {n: v for n, v in measured.items() if n not in recipe.expect and n != "top1_err"}  # redundant with top-1
-    figures += [
-        ComparedFigure(name, label_of(name, recipe), value, None, None, True, digits=spec.digits_of(name))
-        for name, value in rest.items()
-    ]
     return figures, reasons
 
 
@@ -182,15 +159,14 @@ def differences_from_paper(recipe: Recipe, numbers: Mapping[str, float], num_cla
     if recipe.data.name != name:
         found.append(f"data {recipe.data.name} instead of {original.label if original else name}")
     elif original is not None:
-        other = num_classes != original.classes
-        found += [f"{num_classes} classes instead of {original.label}'s {original.classes}"] if other else []
+        if num_classes != original.classes:
+            found.append(f"{num_classes} classes instead of {original.label}'s {original.classes}")
         images = numbers["images"]
-        few = images < 0.98 * original.images  # a few files may be unreadable
-        thousands = f"{original.images:,}".replace(",", " ")
-        found += [f"{images:.0f} validation images instead of {original.label}'s {thousands}"] if few else []
-    if recipe.profile == "paper":
-        changed = changed_settings(recipe)
-        found += [f"changed: {', '.join(changed[:4])}{' ...' if len(changed) > 4 else ''}"] if changed else []
+        if images < 0.98 * original.images:  # a few files may be unreadable
+            thousands = f"{original.images:,}".replace(",", " ")
+            found.append(f"{images:.0f} validation images instead of {original.label}'s {thousands}")
+    if recipe.profile == "paper" and (changed := changed_settings(recipe)):
+        found.append(f"changed: {', '.join(changed[:4])}{' ...' if len(changed) > 4 else ''}")
     return found
 
 

@@ -18,12 +18,29 @@ def runs_root() -> Path:
     return Path(os.environ.get("PVTCTL_RUNS") or "runs")
 
 
+def given_weights(text: str | Path) -> str:
+    """Absolute path of a file or folder, so that a run can be resumed from anywhere; a published name as it is."""
+    path = Path(text).expanduser()
+    return str(path.absolute()) if path.exists() else str(text)
+
+
+def named_folder(*parts: str) -> Path:
+    """`<runs>/PART-PART...`."""
+    return runs_root() / "-".join(re.sub(r"[^\w.+-]+", "_", part) for part in parts if part)
+
+
+def free_folder(*parts: str) -> Path:
+    """`named_folder`, with a number if it exists."""
+    out, number = named_folder(*parts), 2
+    while out.exists():
+        out, number = named_folder(*parts, str(number)), number + 1
+    return out
+
+
 def default_out(recipe: Recipe, label: str | None = None) -> Path:
     """`<runs>/<recipe>-<row or backbone>[-<profile>][-<label>]`; `label` names custom data."""
-    parts = [recipe.name, recipe.row or recipe.model.backbone.spec]
-    parts += [recipe.profile] if recipe.profile != "paper" else []
-    parts += [label] if label else []
-    return runs_root() / "-".join(re.sub(r"[^\w.+-]+", "_", part) for part in parts)
+    profile = recipe.profile if recipe.profile != "paper" else ""
+    return named_folder(recipe.name, recipe.row or recipe.model.backbone.spec, profile, label or "")
 
 
 def data_place(recipe: Recipe) -> str:

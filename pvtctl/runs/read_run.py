@@ -75,11 +75,14 @@ def read_run(path: Path | str, *, finished: bool = True) -> FinishedRun:
     recipe = _recipe(path, info)
     if finished and info["status"] != "finished":
         reason = f": {info['reason']}" if info.get("reason") else ""
-        raise UsageError(f"the run in {path} is not finished, but {info['status']}{reason}", _hint(info["status"]))
+        hint = "wait until it has ended" if info["status"] == "running" else "continue it with --resume"
+        raise UsageError(f"the run in {path} is not finished, but {info['status']}{reason}", hint)
     lines = _lines(path / "metrics.jsonl")
     evaluations = [line for line in lines if line.get("event") == "eval"]
     training = [line for line in lines if line.get("event") == "train"]
-    score = info.get("score") or _best(evaluations, spec_of(recipe).main_score)
+    scores: list[dict[str, float]] = [line.get("ema_metrics") or line.get("metrics") or {} for line in evaluations]
+    main = spec_of(recipe).main_score
+    score = info.get("score") or max(scores, key=lambda score: score.get(main, -math.inf), default={})
     if not isinstance(score, dict):
         raise _damaged(path / "run.json")
     return FinishedRun(path, recipe, info, score, evaluations, training, read_starts(path))
@@ -111,7 +114,6 @@ def _info(path: Path) -> dict[str, Any]:
 def _recipe(path: Path, info: dict[str, Any]) -> Recipe:
     if not (path / "recipe.yaml").is_file():
         raise UsageError(f"the run in {path} is only half there: it has no recipe.yaml", "copy the whole folder")
-    version = info.get("version")
     try:
         read_run_recipe(path)
     except (UsageError, ValueError, OSError):
@@ -120,7 +122,7 @@ def _recipe(path: Path, info: dict[str, Any]) -> Recipe:
         return load_recipe(path / "recipe.yaml")
     except UsageError as error:
         fault = next((line.strip() for line in error.message.splitlines()[1:]), error.message)
-        if version != pvtctl.__version__:
+        if (version := info.get("version")) != pvtctl.__version__:
             raise UsageError(
                 f"{path} was written by pvtctl {version}, this is {pvtctl.__version__}, and its recipe does not fit: "
                 f"{fault}",
@@ -132,18 +134,17 @@ def _recipe(path: Path, info: dict[str, Any]) -> Recipe:
 def _lines(file: Path) -> list[dict[str, Any]]:
     if not file.is_file():
         return []
-    found = []
+    found: list[dict[str, Any]] = []
     texts = file.read_text("utf-8", errors="replace").splitlines()
-    for at, text in enumerate(texts):
+    for number, text in enumerate(texts, 1):
         try:
             line = json.loads(text)
         except ValueError:
             line = None
-        if not isinstance(line, dict):
-            if at == len(texts) - 1:
-                break
-            raise UsageError(f"{file} is damaged in line {at + 1}", "remove that line, or train the run again")
-        found.append(line)
+        if isinstance(line, dict):
+            found.append(line)
+        elif number < len(texts):
+            raise UsageError(f"{file} is damaged in line {number}", "remove that line, or train the run again")
     return found
 
 
@@ -161,14 +162,5 @@ def read_starts(path: Path) -> list[dict[str, Any]]:
     return starts
 
 
-def _best(evaluations: list[dict[str, Any]], name: str) -> dict[str, float]:
-    scores: list[dict[str, float]] = [line.get("ema_metrics") or line.get("metrics") or {} for line in evaluations]
-    return max(scores, key=lambda score: score.get(name, -math.inf), default={})
-
-
 def _damaged(file: Path) -> UsageError:
     return UsageError(f"{file} is damaged", "copy the folder again, or train the run again")
-
-
-def _hint(status: str) -> str:
-    return "wait until it has ended" if status == "running" else "continue it with --resume"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,41 +31,59 @@ SAMPLES = "samples"
 """Subdirectory of a run with a sheet of predictions for each evaluated epoch."""
 
 
-@dataclass
+@dataclass(kw_only=True)
 class ReportContent:
     """Results of an evaluation, apart from the pictures drawn from the metric."""
 
     title: str
     lead: str
-    figures: Sequence[ComparedFigure]
-    differences: Sequence[str]
-    """Why the figures are not comparable with the paper's."""
-    recipe: Mapping[str, Any]
+    figures: list[ComparedFigure]
+    differences: list[str] = field(default_factory=list)
+    """Why the score is not comparable with the paper's."""
+    recipe: Mapping[str, Any] = field(default_factory=dict)
     environment: Any
     skipped: Mapping[str, str] = field(default_factory=dict)
     """id -> reason of the images that could not be read."""
     paper: str = "the paper"
-    notes: Sequence[str] = ()
+    notes: list[str]
     """What a reader of the figures must know."""
 
 
-@dataclass(frozen=True)
-class RunSummary:
+@dataclass(kw_only=True)
+class RunSummary(ReportContent):
     """Summary of a finished run."""
 
-    title: str
     score: str
     """Name of the score that differs: `accuracy`, `AP`."""
     numbers: dict[str, float]
-    figures: list[ComparedFigure]
-    differences: list[str]
-    """Why the score is not comparable with the paper's."""
-    paper: str
-    skipped: dict[str, str]
-    """id -> reason of the images that could not be read."""
     files: dict[str, Path]
-    notes: list[str]
-    """What a reader of the figures must know."""
+
+
+def report_content(
+    recipe: Recipe,
+    numbers: Mapping[str, float],
+    task: DataTask,
+    report: EvaluationReport,
+    *,
+    model: str,
+    lead: str,
+    environment: Any,
+    skipped: Mapping[str, str],
+) -> ReportContent:
+    """The results of a recipe's model next to the paper's; `model` names it in the title."""
+    figures, differences = compare_with_paper(recipe, numbers, len(task.val.class_names))
+    head = f" + {recipe.model.head.name}" if recipe.model.head else ""
+    return ReportContent(
+        title=f"{model}{head} on {data_label(recipe)}",
+        lead=lead,
+        figures=figures,
+        differences=differences,
+        recipe=recipe.plain_values(),
+        environment=environment,
+        skipped=skipped,
+        paper=paper_label(recipe),
+        notes=report.notes(),
+    )
 
 
 def report_run(
@@ -82,32 +100,25 @@ def report_run(
 
     `metric` is that of the best weights; `skipped` are the images that this part of the run could not read.
     """
-    numbers = metric.compute()
-    figures, differences = compare_with_paper(recipe, numbers, len(task.val.class_names))
-    curves = draw_run_curves(run, task, steps_per_epoch, None if differences else printed_score(recipe))
-    shown = task.report(metric)
-    pictures = {"Curves": curves, **shown.pictures(run.path), **_samples_of_epochs(run.path)}
+    numbers, shown = metric.compute(), task.report(metric)
     everything = _remember_skipped(run.path / "skipped.json", skipped)
     run.record(skipped_images=len(everything))
-    head = f" + {recipe.model.head.name}" if recipe.model.head else ""
-    title = f"{recipe.title or recipe.model.backbone.spec}{head} on {data_label(recipe)}"
-    findings = ReportContent(
-        title=title,
+    content = report_content(
+        recipe,
+        numbers,
+        task,
+        shown,
+        model=recipe.title or recipe.model.backbone.spec,
         lead=f"Recipe {recipe.name}, profile {recipe.profile}: {_count(result.epochs, 'epoch')}, "
         f"{_count(result.steps, 'step')}, {duration(result.seconds)}; best weights of epoch {result.best_epoch}",
-        figures=figures,
-        differences=differences,
-        recipe=recipe.plain_values(),
         environment=run.info | {"starts": json.loads((run.path / "environment.json").read_text("utf-8"))},
         skipped=everything,
-        paper=paper_label(recipe),
-        notes=shown.notes(),
     )
-    report = write_findings(run.path / "report.html", findings, shown, pictures)
+    curves = draw_run_curves(run, task, steps_per_epoch, None if content.differences else printed_score(recipe))
+    pictures = {"Curves": curves, **shown.pictures(run.path), **_samples_of_epochs(run.path)}
+    report = write_findings(run.path / "report.html", content, shown, pictures)
     files = {"report": report, "curves": curves, "weights": run.best_weights, **shown.files(run.path)}
-    return RunSummary(
-        title, shown.score, numbers, figures, differences, findings.paper, everything, files, shown.notes()
-    )
+    return RunSummary(**vars(content), score=shown.score, numbers=numbers, files=files)
 
 
 def _remember_skipped(path: Path, skipped: Mapping[str, str]) -> dict[str, str]:

@@ -146,20 +146,13 @@ _LONGEST = 42
 """Maximum number of letters of a legend label."""
 
 
-def draw_overlay(path: Path | str, series: Sequence[Series], xlabel: str, ylabel: str, title: str) -> Path:
-    """Draw overlaid curves as PNG or SVG, each with its colour, marker and band, if it has one.
-
-    Non-finite values are left out. Raises UsageError if there is nothing to draw.
-    """
-    return draw_panels(path, [CurvePanel(title, ylabel, series)], xlabel)
-
-
 def draw_panels(
     path: Path | str, panels: Sequence[CurvePanel], xlabel: str, *, title: str = "", same_xs: bool = True
 ) -> Path:
-    """Draw panels side by side with one legend: a label has the same colour and marker in all panels.
+    """Draw panels side by side as PNG or SVG, with one legend: a label has the same colour and marker in all of them.
 
-    With `same_xs` they share the range of their x axes. Raises UsageError if no panel has a finite value.
+    With `same_xs` they share the range of their x axes. Non-finite values are left out. Raises UsageError if no panel
+    has another.
     """
     labels = list(dict.fromkeys(series.label for panel in panels for series in panel.series))
     if not any(math.isfinite(value) for panel in panels for series in panel.series for value in series.means):

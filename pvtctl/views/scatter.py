@@ -6,7 +6,7 @@ import itertools
 import math
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -53,21 +53,17 @@ class ScatterPanel:
     ylabel: str
 
 
-def draw_scatter(
-    path: Path | str, points: Sequence[Point], *, xlabel: str, ylabel: str, title: str, hollow: str | None = None
-) -> Path:
-    """Draw `points` with labels as a PNG or SVG file.
+def draw_scatters(path: Path | str, panels: Sequence[ScatterPanel], *, title: str, hollow: str | None = None) -> Path:
+    """Draw panels of labelled points side by side with one legend, as a PNG or SVG file.
 
     Labels do not overlap points, error bars and other labels as long as there is room, and stay inside the picture; a
     line connects a label to its point if it had to move away. Non-finite points are left out. `hollow` is the legend's
     label of hollow points. Raises UsageError if no point is left.
     """
-    return draw_scatters(path, [ScatterPanel(points, xlabel, ylabel)], title=title, hollow=hollow)
-
-
-def draw_scatters(path: Path | str, panels: Sequence[ScatterPanel], *, title: str, hollow: str | None = None) -> Path:
-    """Draw several panels side by side with one legend; otherwise as `draw_scatter`."""
-    panels = [ScatterPanel([p for p in each.points if _is_finite(p)], each.xlabel, each.ylabel) for each in panels]
+    panels = [
+        replace(panel, points=[p for p in panel.points if math.isfinite(p.x) and math.isfinite(p.y)])
+        for panel in panels
+    ]
     if not any(panel.points for panel in panels):
         raise UsageError("there is nothing to draw: no model has both figures", "measure some first")
     figure = new_figure(7.2 if len(panels) == 1 else 4.7 * len(panels), 4.8)
@@ -86,10 +82,6 @@ def draw_scatters(path: Path | str, panels: Sequence[ScatterPanel], *, title: st
         for axes, panel in zip(all_axes, panels, strict=True):
             _place_labels(axes, panel.points)
     return save(figure, path)
-
-
-def _is_finite(point: Point) -> bool:
-    return math.isfinite(point.x) and math.isfinite(point.y)
 
 
 def _looks(at: int) -> tuple[str, str]:
@@ -130,23 +122,19 @@ def _set_limits(axes: Axes, points: Sequence[Point]) -> None:
 
 def _add_legend(figure: Figure, groups: Sequence[str], hollow: str | None) -> None:
     """Draw the legend below the axes; none for a single group without a name."""
-    entries = []
-    for at, name in enumerate(groups):
-        if name and len(groups) > 1:
-            colour, marker = _looks(at)
-            entries.append(_entry(name, colour, marker, colour))
-    if hollow:
-        entries.append(_entry(hollow, GREY, "o", "white"))
-    if entries:
-        columns = min(len(entries), max(2, int(figure.get_figwidth() / 1.8)))
-        figure.legend(handles=entries, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
-
-
-def _entry(name: str, colour: str, marker: str, face: str) -> Line2D:
-    label = shorten(name, LONGEST_LABEL)
-    return Line2D(
-        [], [], linestyle="", color=colour, marker=marker, markersize=_MARKER, markerfacecolor=face, label=label
-    )
+    shown = [(name, *_looks(at)) for at, name in enumerate(groups) if name and len(groups) > 1]
+    entries = [(name, colour, marker, colour) for name, colour, marker in shown]
+    entries += [(hollow, GREY, "o", "white")] if hollow else []
+    handles = [
+        Line2D(
+            [], [], linestyle="", color=colour, marker=marker, markersize=_MARKER, markerfacecolor=face,
+            label=shorten(name, LONGEST_LABEL),
+        )
+        for name, colour, marker, face in entries
+    ]  # fmt: skip
+    if handles:
+        columns = min(len(handles), max(2, int(figure.get_figwidth() / 1.8)))
+        figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
 
 
 def _place_labels(axes: Axes, points: Sequence[Point]) -> None:

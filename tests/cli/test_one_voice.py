@@ -6,8 +6,8 @@ import pytest
 import torch
 from tiny_run import Cli
 
-from pvtctl.cli._train import in_processes, one_voice
 from pvtctl.cli.main import main
+from pvtctl.cli.pretrain import in_processes, one_voice
 from pvtctl.engine import Distributed, Stopped
 from pvtctl.errors import ExitCode, PvtctlError, ToldElsewhereError, UsageError
 

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from pvtctl.views.figure import new_figure, save
-from pvtctl.views.gallery import GalleryEntry, write_gallery
+from pvtctl.views.report import GalleryEntry, write_gallery
 
 
 def test_a_page_of_its_own_with_ways_between_the_pictures(tmp_path: Path) -> None:

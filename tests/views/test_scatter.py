@@ -15,13 +15,17 @@ from PIL import Image
 
 from pvtctl.errors import UsageError
 from pvtctl.views import scatter
-from pvtctl.views.scatter import Point, ScatterPanel, draw_scatter, draw_scatters
+from pvtctl.views.scatter import Point, ScatterPanel, draw_scatters
 
 CROWD = [
     Point(f"pvt_model_{at}", 20 + 3 * (at % 4), 40 + 0.8 * (at // 4), f"family {at % 3}", y_error=0.2)
     for at in range(12)
 ]
-LABELS = {"xlabel": "parameters, M", "ylabel": "box AP, %", "title": "Box AP against parameters"}
+
+
+def draw_points(path: Path, points: list[Point], hollow: str | None = None) -> Path:
+    panel = ScatterPanel(points, "parameters, M", "box AP, %")
+    return draw_scatters(path, [panel], title="Box AP against parameters", hollow=hollow)
 
 
 @pytest.fixture
@@ -54,7 +58,7 @@ def overlap(one: Bbox, other: Bbox) -> float:
 
 
 def test_labels_overlap_neither_points_nor_each_other_nor_the_edge(drawn: list[Figure], tmp_path: Path) -> None:
-    draw_scatter(tmp_path / "a.png", CROWD, **LABELS)
+    draw_points(tmp_path / "a.png", CROWD)
     (figure,) = drawn
     labels = notes(figure)
     assert sorted(name for name, _ in labels) == sorted(point.label for point in CROWD)
@@ -70,16 +74,16 @@ def test_labels_overlap_neither_points_nor_each_other_nor_the_edge(drawn: list[F
 
 def test_groups_differ_in_colour_and_marker(drawn: list[Figure], tmp_path: Path) -> None:
     many = [Point("", at, at, f"g{at}") for at in range(20)]
-    draw_scatter(tmp_path / "a.png", many, **LABELS)
+    draw_points(tmp_path / "a.png", many)
     lines = [line for line in drawn[0].axes[0].lines if str(line.get_marker()) in scatter.MARKERS]
     assert len({(line.get_color(), line.get_marker()) for line in lines}) == 20
     assert len(drawn[0].legends[0].texts) == 20
 
 
 def test_one_group_needs_no_legend_and_hollow_points_are_explained(drawn: list[Figure], tmp_path: Path) -> None:
-    draw_scatter(tmp_path / "a.png", [Point("one", 1, 2)], **LABELS)
+    draw_points(tmp_path / "a.png", [Point("one", 1, 2)])
     assert not drawn[0].legends
-    draw_scatter(tmp_path / "a.png", [Point("one", 1, 2, hollow=True)], hollow="printed", **LABELS)
+    draw_points(tmp_path / "a.png", [Point("one", 1, 2, hollow=True)], hollow="printed")
     assert [text.get_text() for text in drawn[1].legends[0].texts] == ["printed"]
 
 
@@ -91,14 +95,14 @@ def test_costs_of_different_magnitude_get_a_logarithmic_axis(drawn: list[Figure]
 
 def test_pictures_are_files_of_both_kinds_and_repeat(tmp_path: Path) -> None:
     points = [Point("$a_b", 1.0, 2.0), Point("no figure", math.nan, 1.0), Point("名", 1.0, 2.5, x_error=0.1)]
-    draw_scatter(tmp_path / "a.png", points, **LABELS)
+    draw_points(tmp_path / "a.png", points)
     with Image.open(tmp_path / "a.png") as image:
         assert image.width > 500
-    texts = [draw_scatter(tmp_path / f"{name}.svg", points, **LABELS).read_bytes() for name in "bc"]
+    texts = [draw_points(tmp_path / f"{name}.svg", points).read_bytes() for name in "bc"]
     assert texts[0] == texts[1]
     assert texts[0].startswith(b"<?xml")
 
 
 def test_nothing_to_draw(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="nothing to draw"):
-        draw_scatter(tmp_path / "a.png", [Point("a", math.inf, 1)], **LABELS)
+        draw_points(tmp_path / "a.png", [Point("a", math.inf, 1)])

@@ -9,18 +9,16 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from pvtctl.cli._console import byte_progress, print_json, table, with_progress
-from pvtctl.cli._options import Overrides, TaskName
-from pvtctl.cli.data._conversion import say_conversion
+from pvtctl.cli._options import AS_JSON, OVERRIDES, TASK, App
 from pvtctl.cli.data._settings import data_settings
 from pvtctl.errors import ExitCode, UsageError
 from pvtctl.io.console import say
 
 if TYPE_CHECKING:
     from pvtctl.data.check import DatasetVerdict
+    from pvtctl.data.convert.to_coco import DatasetConversion
 
-app = typer.Typer(
-    add_completion=False,
-    pretty_exceptions_enable=False,
+app = App(
     no_args_is_help=True,
     help="Check, preview, convert, export, fetch and locate data sets. NAME is listed by `pvtctl data ls`; `scenes` is "
     "the built-in renderer.",
@@ -43,7 +41,6 @@ class ConvertSource(StrEnum):
     yolo = "yolo"
 
 
-_JSON = typer.Option(False, "--json", help="Print one JSON document.")
 _PLACE = (
     "A folder (with train/ and val/, with COCO's annotations/, with images/ and masks/, with rgb/ and depth/), or NAME "
     "(looked for in $PVTCTL_DATA/NAME and ./data/NAME)."
@@ -60,8 +57,8 @@ def data_check(
         False, "--full", help="Check every image; otherwise at most 20000 per split, evenly spread."
     ),
     workers: int | None = typer.Option(None, min=0, help="Processes that read and decode. Default: one per core."),
-    overrides: Overrides = None,
-    as_json: bool = _JSON,
+    overrides: list[str] = OVERRIDES,
+    as_json: bool = AS_JSON,
 ) -> None:
     """Check a data set: class folders or tar shards, boxes in COCO's format, label maps, or depth.
 
@@ -86,7 +83,7 @@ def data_check(
     spec = task_spec(tasks_of_data(name)[0])
     if overrides and not spec.has_data_settings:
         raise UsageError("--set is for label maps and depth", "class folders and COCO files have no such settings")
-    settings = data_settings(overrides or ())
+    settings = data_settings(overrides)
     processes = workers if workers is not None else usable_cores()
 
     def work(on_progress: Any) -> DatasetVerdict:
@@ -99,10 +96,6 @@ def data_check(
     if as_json:
         print_json(verdict.to_json())
     else:
-        for each in verdict.tables():
-            table("", each.columns, each.rows, caption=each.caption)
-        for line in verdict.lines():
-            print(line)
         _print_verdict(verdict)
     raise typer.Exit(int(verdict.exit_code))
 
@@ -125,8 +118,8 @@ def preview(
         help="Augment as this recipe does (a name or a file); otherwise as DeiT, RetinaNet, Semantic FPN or DPT.",
     ),
     row: str | None = typer.Option(None, help="The recipe's row."),
-    task: TaskName = None,
-    overrides: Overrides = None,
+    task: str | None = TASK,
+    overrides: list[str] = OVERRIDES,
     seed: int = typer.Option(0, min=0, help="Seed of the random numbers."),
 ) -> None:
     """Draw samples as used in evaluation and as augmented in training, with labels, boxes, masks or depth."""
@@ -137,8 +130,8 @@ def preview(
     if row is not None and recipe is None:
         raise UsageError("--row needs --recipe", "for example: --recipe imagenet_pvt_v1 --row pvt_small")
     name, root = _locate(where)
-    given = load_recipe(recipe, row, overrides=overrides or ()) if recipe else None
-    data = given.data if given else data_settings(overrides or ())
+    given = load_recipe(recipe, row, overrides=overrides) if recipe else None
+    data = given.data if given else data_settings(overrides)
     task = task or (given.task if given and name == "scenes" else tasks_of_data(name)[0])
     if task not in tasks_of_data(name):
         raise UsageError(f"{name} has no data for {task}", f"--task {' | '.join(tasks_of_data(name))}")
@@ -146,7 +139,7 @@ def preview(
 
 
 @app.command("ls")
-def data_ls(as_json: bool = _JSON) -> None:
+def data_ls(as_json: bool = AS_JSON) -> None:
     """List the data sets found, the folders searched, and the data sets that can be fetched."""
     from pvtctl.data.find import DATA_NAMES, data_places
     from pvtctl.data.public_sets import public_sets
@@ -161,12 +154,10 @@ def data_ls(as_json: bool = _JSON) -> None:
     if as_json:
         print_json({"rows": rows})
         return
-    columns = ("name", "where", "classes", "train", "val", "state", "fetch", "gigabytes")
-    table(
-        "",
-        ["data", "where", "classes", "train", "val", "state", "to get it", "GB"],
-        [[row[key] if row[key] is not None else "-" for key in columns] for row in rows],
-    )
+    columns = {"name": "data", "fetch": "to get it", "gigabytes": "GB"}
+    keys = ("name", "where", "classes", "train", "val", "state", "fetch", "gigabytes")
+    cells = [["-" if row[key] is None else row[key] for key in keys] for row in rows]
+    table("", [columns.get(key, key) for key in keys], cells)
 
 
 @app.command("convert", epilog="Example: pvtctl data convert VOCdevkit/VOC2007 --from voc --to data/coco")
@@ -193,7 +184,7 @@ def data_convert(
     copy: bool = typer.Option(
         False, "--copy", help="Copy the images; otherwise they become hard links where possible."
     ),
-    as_json: bool = _JSON,
+    as_json: bool = AS_JSON,
 ) -> None:
     """Write a detection set in Pascal-VOC or YOLO layout as COCO JSON with its images. The source is unchanged."""
     from dataclasses import asdict
@@ -216,11 +207,26 @@ def data_convert(
             on_progress=on_progress,
         )
     )
-    say_conversion(done)
+    _say_conversion(done)
     if as_json:
         print_json(asdict(done))
     else:
         print(done.path)
+
+
+def _say_conversion(done: DatasetConversion) -> None:
+    """Print what was written and what was left out, on stderr."""
+    origin = {
+        "lists": "splits by the source's lists",
+        "folders": "splits by the source's folders",
+        "share": "the source has no splits, or --val-share was given: val is drawn",
+    }
+    for split, images in done.images.items():
+        say(f"{split}: {images} images, {done.objects[split]} objects")
+    say(f"classes: {len(done.classes)} ({', '.join(done.classes[:10])}{', ...' if len(done.classes) > 10 else ''})")
+    say(origin[done.split_by])
+    for note in done.notes:
+        say(f"note: {note.count} {note.meaning} ({', '.join(note.examples)}{', ...' if note.count > 5 else ''})")
 
 
 @app.command("fetch", epilog="Example: pvtctl data fetch coco --split val")
@@ -305,6 +311,10 @@ def _found(name: str, places: list[Path]) -> dict[str, Any]:
 
 
 def _print_verdict(verdict: DatasetVerdict) -> None:
+    for each in verdict.tables():
+        table("", each.columns, each.rows, caption=each.caption)
+    for line in verdict.lines():
+        print(line)
     for split, images in verdict.images.items():
         looked_at = verdict.examined[split]
         part = "" if looked_at == images else f", {looked_at} of them examined (--full for all)"
@@ -312,13 +322,8 @@ def _print_verdict(verdict: DatasetVerdict) -> None:
     if verdict.classes:
         print(f"classes: {verdict.classes}")
     if verdict.problems:
-        table(
-            "",
-            ["severity", "what", "split", "count", "means", "for example"],
-            [
-                [item.severity, item.kind, item.split, item.count, item.meaning, item.examples[0]]
-                for item in verdict.problems
-            ],
-        )
+        columns = ["severity", "what", "split", "count", "means", "for example"]
+        rows = [[it.severity, it.kind, it.split, it.count, it.meaning, it.examples[0]] for it in verdict.problems]
+        table("", columns, rows)
     words = {"ok": "ok: use it", "warnings": "usable, with losses", "unusable": "cannot be used"}
     print(f"verdict: {words[verdict.verdict]} (exit code {int(ExitCode(verdict.exit_code))})")

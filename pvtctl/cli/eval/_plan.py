@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pvtctl.cli._console import parse_size
 from pvtctl.cli._resolve_recipe import (
     DEFAULT_BACKBONE,
     DataChoice,
@@ -19,54 +16,13 @@ from pvtctl.cli._resolve_recipe import (
     note,
 )
 from pvtctl.cli._weights import Found, choose_weights
+from pvtctl.cli.eval import EvalOptions, option_name
 from pvtctl.errors import UsageError
-from pvtctl.runs.paths import runs_root
+from pvtctl.runs.paths import named_folder
 
 if TYPE_CHECKING:
     from pvtctl.recipe.schema import Recipe
     from pvtctl.weights.describe import HeadClasses, Inspected
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvalOptions:
-    """Options of `pvtctl eval`; None if not given."""
-
-    target: str
-    weights: str | None
-    backbone: str | None
-    head: str | None
-    task: str | None
-    folder: Path | None
-    files: Mapping[str, Path | None] = field(default_factory=dict)
-    """Images and annotations outside a known layout (`DataChoice.files`)."""
-    testing: Mapping[str, Any] = field(default_factory=dict)
-    """Values of a recipe's `eval` block: score_threshold, flip, ratios, alignment ...; None: not given."""
-    overrides: Sequence[str] = ()
-    """`--set KEY=VALUE`."""
-
-    @property
-    def settings(self) -> list[Override]:
-        """All overrides of the recipe."""
-        said: list[Override] = [(f"eval.{key}", value) for key, value in self.testing.items() if value is not None]
-        return [*said, *self.overrides]
-
-    @property
-    def asked(self) -> set[str]:
-        """Keys set by `--set`."""
-        from pvtctl.recipe.load import keys_said
-
-        return keys_said(self.overrides)
-
-    scale_shift: tuple[float, float] | None
-    """For metric depth, if the weights have none."""
-    size: str | None
-    resize: int | None
-    batch_size: int | None
-    profile: str | None
-    partial: bool
-    device: str | None
-    out: Path | None
-    as_json: bool
 
 
 @dataclass(frozen=True)
@@ -123,7 +79,11 @@ def make_eval_plan(options: EvalOptions) -> EvalPlan:
     recipe = _recipe(options, data, Path(found.source), checkpoint)
     out = options.out
     if out is None and not options.as_json:
-        out = run / "eval" if run is not None else _default_out(found.source, options.target)
+        out = (
+            run / "eval"
+            if run is not None
+            else named_folder("eval", *(Path(part).name or part for part in (found.source, options.target)))
+        )
     return EvalPlan(recipe, checkpoint, found, out)
 
 
@@ -147,12 +107,12 @@ def _check_task(options: EvalOptions, data: DataChoice | None, checkpoint: Inspe
         raise UsageError(
             f"{checkpoint.path} holds {holds}, and {options.target} has {task_spec(reads[0]).needs}, not {wanted}", hint
         )
-    for key, value in options.testing.items():
+    for key in options.testing:
         tasks = tasks_reading(f"eval.{key}")
-        if value is not None and checkpoint.task not in tasks:
-            option = {"max_depth": "max-depth", "crop": "depth-crop"}.get(key, key.replace("_", "-"))
+        if checkpoint.task not in tasks:
             raise UsageError(
-                f"--{option} is for {' and '.join(tasks)}, and these weights are for {checkpoint.task}", "leave it out"
+                f"--{option_name(key)} is for {' and '.join(tasks)}, and these weights are for {checkpoint.task}",
+                "leave it out",
             )
     if checkpoint.task not in tasks_reading("data.resize") and options.resize is not None:
         raise UsageError("--resize is for classifiers", "--size sets the size for other tasks")
@@ -179,8 +139,12 @@ def _find(options: EvalOptions, data: DataChoice, place: Path | None) -> Found:
 
 
 def _recipe(options: EvalOptions, data: DataChoice | None, source: Path, checkpoint: Inspected) -> Recipe:
-    """The recipe for reading the data: the run's own if the weights are from a run on such data."""
-    from pvtctl.recipe.load import load_recipe
+    """The recipe for reading the data (the run's own if the weights are from a run on such data), with the model of the
+    weights, at the given size, else the training size. Raises UsageError for `--set` keys that would not be followed.
+    """
+    from pvtctl.recipe.load import load_recipe, recipe_differences
+    from pvtctl.tasks.base import EvaluationRequest
+    from pvtctl.tasks.registry import task_spec
 
     of_run = load_recipe(source / "recipe.yaml", overrides=options.settings) if _is_run(source) else None
     if of_run is not None and (data is None or (data.name == of_run.data.name and options.profile is None)):
@@ -209,33 +173,17 @@ def _recipe(options: EvalOptions, data: DataChoice | None, source: Path, checkpo
             overrides=settings,
             trained=True,
         )
-    return _as_scored(recipe, checkpoint, options)
-
-
-def _as_scored(recipe: Recipe, checkpoint: Inspected, options: EvalOptions) -> Recipe:
-    """The recipe with the model of the weights, at the given size, else the training size."""
-    from pvtctl.tasks.base import EvaluationRequest
-    from pvtctl.tasks.registry import task_spec
-
     request = EvaluationRequest(
-        size=parse_size(options.size) if options.size is not None else None,
+        size=options.size,
         resize=options.resize,
         batch_size=options.batch_size,
         scale_shift=options.scale_shift,
-        alignment=options.testing.get("alignment"),
+        alignment=options.alignment,
         asked=options.asked,
     )
     scored = task_spec(str(checkpoint.task)).as_scored(recipe, checkpoint, request)
-    _check_followed(options.asked, recipe, scored)
-    return scored
-
-
-def _check_followed(said: set[str], recipe: Recipe, scored: Recipe) -> None:
-    """Raise UsageError for `--set` keys of training, or that contradict the weights or another option."""
-    from pvtctl.recipe.load import recipe_differences
-
     overruled = recipe_differences(recipe, scored)
-    for key in sorted(said):
+    for key in sorted(options.asked):
         if key.startswith("train."):
             raise UsageError(f"--set {key}: nothing is trained here", "leave it out")
         if key in overruled:
@@ -243,8 +191,4 @@ def _check_followed(said: set[str], recipe: Recipe, scored: Recipe) -> None:
             raise UsageError(
                 f"--set {key} is not followed: it is {now}, as the weights or another option have it", "leave it out"
             )
-
-
-def _default_out(source: str, target: str) -> Path:
-    label = "-".join(re.sub(r"[^\w.+-]+", "_", Path(part).name or part) for part in (source, target))
-    return runs_root() / f"eval-{label}"
+    return scored

@@ -1,23 +1,28 @@
-"""Body of `pvtctl eval`: score the plan and show the results."""
+"""Body of `pvtctl eval`: score the plan, or existing detections, and show the results."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pvtctl.cli._console import print_json, table
-from pvtctl.cli._train import differences_line, one_voice, say_skipped
-from pvtctl.cli.eval._plan import EvalOptions, EvalPlan, make_eval_plan
+from pvtctl.cli._resolve_recipe import choose_data
+from pvtctl.cli.eval import EvalOptions
+from pvtctl.cli.eval._plan import EvalPlan, make_eval_plan
+from pvtctl.cli.pretrain import differences_line, one_voice, say_skipped
+from pvtctl.errors import UsageError
 from pvtctl.io.console import say
 from pvtctl.io.files import require_place
+from pvtctl.runs.paths import runs_root
 
 if TYPE_CHECKING:
     from pvtctl.engine import Distributed
-    from pvtctl.recipe.schema import Recipe
+    from pvtctl.runs.evaluate import Scored
     from pvtctl.runs.report import ReportContent
     from pvtctl.tasks.base import EvaluationReport
-    from pvtctl.tasks.data_task import DataTask
+    from pvtctl.tasks.detection.coco import CocoAnnotations
 
 
 def run_evaluation(options: EvalOptions) -> None:
@@ -43,59 +48,91 @@ def _evaluate(plan: EvalPlan, options: EvalOptions, dist: Distributed) -> None:
     precision = read_info(plan.found.source).get("precision", "fp32")
     scored = score_recipe(plan.recipe, plan.head, dist, precision=precision, partial=options.partial, say=say)
     if dist.is_main:
-        _show(plan, options, scored.task, scored.metric, scored.skipped, dist)
+        _show(plan, options, scored, dist)
 
 
-def _show(
-    plan: EvalPlan, options: EvalOptions, task: DataTask, metric: Any, skipped: dict[str, str], dist: Distributed
-) -> None:
+def _show(plan: EvalPlan, options: EvalOptions, scored: Scored, dist: Distributed) -> None:
     from pvtctl.engine.environment import describe_environment
-    from pvtctl.runs.paper_table import ComparedFigure, compare_with_paper, data_label, paper_label
-    from pvtctl.runs.report import ReportContent, write_findings
+    from pvtctl.runs.paper_table import ComparedFigure
+    from pvtctl.runs.report import report_content
 
-    numbers = metric.compute()
-    figures, differences = compare_with_paper(plan.recipe, numbers, len(task.val.class_names))
-    if (published := plan.found.published_top1) is not None:
-        top1 = 100 * numbers["top1"]
-        figures.append(
-            ComparedFigure("top1_published", "top-1, % (as published)", top1, None, published, not differences)
-        )
-    report = task.report(metric)
-    head = f" + {plan.recipe.model.head.name}" if plan.recipe.model.head else ""
-    findings = ReportContent(
-        title=f"{plan.recipe.model.backbone.spec}{head} on {data_label(plan.recipe)}",
+    recipe, task = plan.recipe, scored.task
+    numbers, report = scored.metric.compute(), task.report(scored.metric)
+    findings = report_content(
+        recipe,
+        numbers,
+        task,
+        report,
+        model=recipe.model.backbone.spec,
         lead=f"{plan.found.source} ({plan.found.why}), {int(numbers['images'])} images",
-        figures=figures,
-        differences=differences,
-        recipe=plan.recipe.plain_values(),
         environment=describe_environment(dist.device),
-        skipped=skipped,
-        paper=paper_label(plan.recipe),
-        notes=report.notes(),
+        skipped=scored.skipped,
     )
-    files: dict[str, Path] = {}
-    if plan.out is not None:
-        plan.out.mkdir(parents=True, exist_ok=True)
-        pictures = report.pictures(plan.out)
-        files = {"report": write_findings(plan.out / "report.html", findings, report, pictures), **pictures}
-        files |= report.files(plan.out)
-    if options.as_json:
-        chosen = {
-            "weights": plan.found.source,
-            "why": plan.found.why,
-            "backbone": plan.recipe.model.backbone.spec,
-            "head": plan.recipe.model.head and plan.recipe.model.head.name,
-            "published_top1": plan.found.published_top1 and plan.found.published_top1 / 100,
-        }
-        print_evaluation(numbers, report, findings, files, chosen=chosen, data=_data(plan.recipe, task, skipped))
-    else:
-        show_evaluation(report, findings, files)
+    if (published := plan.found.published_top1) is not None:
+        top1, comparable = 100 * numbers["top1"], not findings.differences
+        findings.figures.append(
+            ComparedFigure("top1_published", "top-1, % (as published)", top1, None, published, comparable)
+        )
+    chosen = {
+        "weights": plan.found.source,
+        "why": plan.found.why,
+        "backbone": recipe.model.backbone.spec,
+        "head": recipe.model.head and recipe.model.head.name,
+        "published_top1": published and published / 100,
+    }
+    data = {
+        "name": recipe.data.name,
+        "path": recipe.data.path or recipe.data.val_annotations,
+        "images": len(task.val),
+        "classes": len(task.val.class_names),
+        **task.spec.sizes(recipe).scored,
+        "skipped": scored.skipped,
+    }
+    files = write_evaluation(plan.out, report, findings, report.files)
+    show_evaluation(numbers, report, findings, files, as_json=options.as_json, chosen=chosen, data=data)
 
 
-def show_evaluation(report: EvaluationReport, findings: ReportContent, files: Mapping[str, Path]) -> None:
-    """Print the tables of an evaluation and the paths of its files."""
+def write_evaluation(
+    out: Path | None,
+    report: EvaluationReport,
+    findings: ReportContent,
+    write_files: Callable[[Path], dict[str, Path]],
+) -> dict[str, Path]:
+    """Write report.html, its pictures and other files into `out`, if there is one."""
+    from pvtctl.runs.report import write_findings
+
+    if out is None:
+        return {}
+    out.mkdir(parents=True, exist_ok=True)
+    pictures = report.pictures(out)
+    files = {"report": write_findings(out / "report.html", findings, report, pictures), **pictures}
+    return files | write_files(out)
+
+
+def show_evaluation(
+    numbers: Mapping[str, float],
+    report: EvaluationReport,
+    findings: ReportContent,
+    files: Mapping[str, Path],
+    *,
+    as_json: bool,
+    **more: Any,
+) -> None:
+    """Print the tables of an evaluation and the paths of its files, or one JSON document."""
     from pvtctl.runs.paper_table import result_rows
 
+    if as_json:
+        print_json(
+            {
+                "metrics": numbers,
+                **more,
+                **report.document(),
+                "notes": list(findings.notes),
+                "environment": findings.environment,
+                "files": {name: str(path) for name, path in files.items()},
+            }
+        )
+        return
     caption = differences_line(report.score, findings.paper, findings.differences)
     table(findings.title, *result_rows(findings.figures), caption=caption)
     table(*report.terminal())
@@ -106,32 +143,81 @@ def show_evaluation(report: EvaluationReport, findings: ReportContent, files: Ma
         print(f"{name.lower()}: {path}")
 
 
-def print_evaluation(
-    numbers: Mapping[str, float],
-    report: EvaluationReport,
-    findings: ReportContent,
-    files: Mapping[str, Path],
-    **more: Any,
-) -> None:
-    """Print the results as one JSON document."""
-    print_json(
-        {
-            "metrics": numbers,
-            **more,
-            **report.document(),
-            "notes": list(findings.notes),
-            "environment": findings.environment,
-            "files": {name: str(path) for name, path in files.items()},
-        }
+def run_results(options: EvalOptions, results: Path) -> None:
+    """Score and show the results. Images are only needed for pictures. Raises PvtctlError."""
+    import torch
+
+    from pvtctl.data.find import find_data
+    from pvtctl.engine.environment import describe_environment
+    from pvtctl.runs.paper_table import ComparedFigure
+    from pvtctl.runs.report import ReportContent
+    from pvtctl.tasks.detection.data import open_detection_split
+    from pvtctl.tasks.detection.report import DetectionReport
+    from pvtctl.tasks.detection.scoring.results import score_results
+    from pvtctl.tasks.detection.settings import DetectionData
+    from pvtctl.tasks.registry import task_spec
+
+    data = choose_data(options.target, options.folder, options.files)
+    if data.name != "coco":
+        raise UsageError(
+            f"--results are COCO detections, and {options.target} is in {data.name} layout", "pvtctl eval coco ..."
+        )
+    out = options.out
+    if out is not None and out.exists() and not out.is_dir():
+        raise UsageError(f"--out {out} is a file", "name a folder; it is created if missing")
+    images, annotations = (data.files.get(key) for key in ("val_images", "val_annotations"))
+    dataset = open_detection_split(
+        "coco",
+        Path() if annotations else find_data("coco", data.path),
+        "val",
+        settings=DetectionData(),
+        training=False,
+        with_masks=True,
+        images=images,
+        annotations=annotations,
+        need_images=False,
     )
+    _check_ids(results, dataset.annotations)
+    metric = score_results(
+        dataset.class_names, dataset.category_ids, dataset.to_coco(), results, backend=options.backend or "auto"
+    )
+    numbers = metric.compute()
+    report = DetectionReport(dataset, metric, {})
+    spec = task_spec("detection")
+    findings = ReportContent(
+        title=f"{results.name} on {data.label or data.path or 'coco'}",
+        lead=f"{results}, {int(numbers['images'])} images, {int(numbers['detections'])} detections",
+        figures=[
+            ComparedFigure(name, spec.figure(name).label, value, None, None, True)
+            for name, value in spec.shown_figures(numbers).items()
+        ],
+        environment=describe_environment(torch.device("cpu")),
+        notes=report.notes(),
+    )
+    if out is None and not options.as_json:
+        out = runs_root() / f"eval-{results.stem}"
+    files = write_evaluation(out, report, findings, lambda folder: {"classes": report.write_classes(folder)})
+    if not options.as_json:
+        say(f"scored by {metric.backend}")
+    show_evaluation(numbers, report, findings, files, as_json=options.as_json, chosen={"results": str(results)})
 
 
-def _data(recipe: Recipe, task: DataTask, skipped: dict[str, str]) -> dict[str, Any]:
-    return {
-        "name": recipe.data.name,
-        "path": recipe.data.path or recipe.data.val_annotations,
-        "images": len(task.val),
-        "classes": len(task.val.class_names),
-        **task.spec.sizes(recipe).scored,
-        "skipped": skipped,
-    }
+def _check_ids(results: Path, truth: CocoAnnotations) -> None:
+    """Raise UsageError if the image ids of `predict` do not match those of the annotations."""
+    numbered = results.parent / "images.json"
+    if results.name != "detections.json" or not numbered.is_file():
+        return
+    try:
+        theirs = {
+            int(one["id"]): Path(one["file_name"]).name for one in json.loads(numbered.read_text("utf-8"))["images"]
+        }
+    except (ValueError, KeyError, TypeError):  # not a file written by predict
+        return
+    ours = {int(number): Path(name).name for number, name in zip(truth.image_ids, truth.file_names, strict=True)}
+    for number, name in theirs.items():
+        if number in ours and ours[number] != name:
+            raise UsageError(
+                f"{results} has other image ids than the annotations: image {number} is {name} in {numbered}, "
+                f"and {ours[number]} in the annotations",
+                "score the model itself: pvtctl eval coco --images DIR --annotations FILE --weights ...",
+            )

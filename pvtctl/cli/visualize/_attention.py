@@ -4,24 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
+from pvtctl.cli._options import bundle, examples, option
+from pvtctl.cli.predict import ImageReader
 from pvtctl.cli.visualize._options import (
-    AsJson,
-    Backbone,
-    Device,
-    FormatOption,
-    ImageSize,
-    ImageWords,
-    Out,
-    Pictures,
-    Weights,
-    look_at_all,
-    parse_image_size,
+    ImageModel,
+    Output,
     picture_names,
     say_model,
 )
@@ -36,51 +27,37 @@ if TYPE_CHECKING:
     from pvtctl.explain.backbone import BackbonePredictor
     from pvtctl.tasks.predict import Images
 
-EPILOG = """Examples:
-
-pvtctl visualize attention photo.jpg --weights pvt_small
-
-pvtctl visualize attention photo.jpg --weights pvt_small --block stage3 --head all --query 100,80
-
-pvtctl visualize attention photos/ --weights runs/my-detector --block all --rollout --out maps
-
-pvtctl visualize attention photo.jpg --backbone deit_small_patch16 --query class --format svg
-"""
+EPILOG = examples(
+    "pvtctl visualize attention photo.jpg --weights pvt_small",
+    "pvtctl visualize attention photo.jpg --weights pvt_small --block stage3 --head all --query 100,80",
+    "pvtctl visualize attention photos/ --weights runs/my-detector --block all --rollout --out maps",
+    "pvtctl visualize attention photo.jpg --backbone deit_small_patch16 --query class --format svg",
+)
 
 Words = str | tuple[int, int]
 """A query point: a pixel of the image, `middle`, or the name of a token."""
 
 
-def attention_command(
-    images: ImageWords,
-    weights: Weights = None,
-    backbone: Backbone = None,
-    block: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="A block (stage1.block2; block7 of a ViT), the last one of a stage (stage3), last, or all: the last one of "
-            "each stage, every third of a ViT. Several with commas, or repeated. Default: all."
-        ),
-    ] = None,
-    head: Annotated[str, typer.Option(help="Number of a head, from 1; mean, or all.")] = "mean",
-    query: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="X,Y",
-            help="A pixel of the original image, or class: the class token. May be repeated. Default: its middle.",
-        ),
-    ] = None,
-    rollout: Annotated[
-        bool,
-        typer.Option("--rollout", help="Attention rollout through the stage's blocks up to this one, with residuals."),
-    ] = False,
-    smooth: Annotated[bool, typer.Option("--smooth", help="Interpolate colours instead of drawing cells.")] = False,
-    size: ImageSize = None,
-    out: Out = None,
-    form: FormatOption = None,
-    device: Device = None,
-    as_json: AsJson = False,
-) -> None:
+@bundle
+class AttentionOptions(ImageModel):
+    """Options of `pvtctl visualize attention`."""
+
+    block: list[str] | None = option(
+        help="A block (stage1.block2; block7 of a ViT), the last one of a stage (stage3), last, or all: the last one of "
+        "each stage, every third of a ViT. Several with commas, or repeated. Default: all."
+    )
+    head: str = option(default="mean", help="Number of a head, from 1; mean, or all.")
+    query: list[str] | None = option(
+        metavar="X,Y",
+        help="A pixel of the original image, or class: the class token. May be repeated. Default: its middle.",
+    )
+    rollout: bool = option(
+        "--rollout", default=False, help="Attention rollout through the stage's blocks up to this one, with residuals."
+    )
+    smooth: bool = option("--smooth", default=False, help="Interpolate colours instead of drawing cells.")
+
+
+def attention_command(*, options: AttentionOptions, output: Output) -> None:
     """Draw what a point of an image attends to: for any block, head and query point.
 
     For PVT, PVT v2, ViT and DeiT, also inside detectors and segmentation models, and for the context blocks of a GCNet.
@@ -89,58 +66,42 @@ def attention_command(
     With spatial reduction, a key covers a square of positions and is drawn as that square. Darker parts at the right
     and lower edge belong to no key, because the reduction drops incomplete squares.
     """
-    queries = [_parse_query(text) for text in query or ["middle"]]
-    wanted_size = parse_image_size(size)
-    if rollout and head != "mean":
+    queries = [_parse_query(text) for text in options.query or ["middle"]]
+    if options.rollout and options.head != "mean":
         raise UsageError("--rollout takes the mean over heads", "leave --head out")
     from pvtctl.engine import single
     from pvtctl.explain.attention import attending_blocks
     from pvtctl.explain.backbone import BackbonePredictor
     from pvtctl.tasks.predict import find_images
+    from pvtctl.views.figure import save
 
-    found = find_images(images)
+    found = find_images(options.images)
     _check_points(queries, found)
-    pictures = Pictures.open("attention", Path(images[0]).stem, len(found.names), out, form)
-    use = BackbonePredictor(weights, backbone, single(device).device, size=wanted_size)
-    blocks = _choose(use, [name.strip() for text in block or ["all"] for name in text.split(",")])
+    pictures = output.open("attention", Path(options.images[0]).stem, len(found.names))
+    use = BackbonePredictor(options.weights, options.backbone, single(options.device).device, size=options.size)
+    blocks = _choose(use, [name.strip() for text in options.block or ["all"] for name in text.split(",")])
     for each in blocks:
-        _heads(head, each)
+        _heads(options.head, each)
     say_model(use.what, trained=use.trained, size=use.size_in_words)
-    labels = dict(zip((found.folder / name for name in found.names), picture_names(found.names), strict=True))
-
-    def look(path: Path, pixels: Tensor) -> None:
-        drawn = _drawn(use, path, pixels, blocks, queries, head, rollout=rollout, smooth=smooth)
-        pictures.add(labels[path], drawn.write, title=path.name, caption=drawn.title, **drawn.facts)
-
-    skipped = look_at_all(found, look)
+    stems = dict(zip(found.names, picture_names(found.names), strict=True))
+    reader = ImageReader(found)
+    for name, _, pixels in reader.read("visualize"):
+        figure, title, facts = _drawn(use, found.folder / name, pixels, blocks, queries, options)
+        pictures.add(stems[name], partial(save, figure, dpi=150), title=Path(name).name, caption=title, **facts)
+    reader.report()
     names = ", ".join(each.name for each in blocks)
     document = {
         "model": use.what,
         "backbone": use.name,
         "trained": use.trained,
-        "rollout": rollout,
-        "head": head,
+        "rollout": options.rollout,
+        "head": options.head,
         "blocks": [each.name for each in blocks],
-        "skipped": skipped,
+        "skipped": reader.skipped,
         "all_blocks": [each.name for each in attending_blocks(use.model)],
     }
-    pictures.close(
-        f"Attention of {use.what}", f"{'Rollout up to' if rollout else 'Blocks'} {names}.", document, as_json=as_json
-    )
-
-
-@dataclass(frozen=True)
-class _Drawn:
-    """A picture, its title, and its facts for `--json`."""
-
-    figure: Figure
-    title: str
-    facts: dict[str, Any]
-
-    def write(self, path: Path) -> None:
-        from pvtctl.views.figure import save
-
-        save(self.figure, path, dpi=150)
+    what = "Rollout up to" if options.rollout else "Blocks"
+    pictures.close(f"Attention of {use.what}", f"{what} {names}.", document)
 
 
 def _drawn(
@@ -149,11 +110,9 @@ def _drawn(
     pixels: Tensor,
     blocks: Sequence[AttendingBlock],
     queries: Sequence[Words],
-    head: str,
-    *,
-    rollout: bool,
-    smooth: bool,
-) -> _Drawn:
+    options: AttentionOptions,
+) -> tuple[Figure, str, dict[str, Any]]:
+    """A picture, its title, and its facts for `--json`."""
     from pvtctl.explain.attention import attention_maps, rollout_maps
     from pvtctl.explain.attention_pictures import draw_attention
 
@@ -163,7 +122,7 @@ def _drawn(
     size = (int(resized.shape[1]), int(resized.shape[2]))
     scale = size[1] / pixels.shape[2], size[0] / pixels.shape[1]
     seen = [each if isinstance(each, str) else _scaled(each, scale) for each in points]
-    if rollout:
+    if options.rollout:
         maps = [rollout_maps(use.model, batch, each, seen) for each in blocks]  # type: ignore[arg-type]
     else:
         maps = attention_maps(use.model, batch, blocks, seen)  # type: ignore[arg-type]
@@ -172,15 +131,17 @@ def _drawn(
         what = f"{point} token" if isinstance(point, str) else f"query at {point[0]},{point[1]}"
         place = None if isinstance(point, str) else ((point[0] + 0.5) * scale[0], (point[1] + 0.5) * scale[1])
         panels = [
-            _panels(each, at, place, _heads(head, block), rollout=rollout, smooth=smooth)
+            _panels(each, at, place, _heads(options.head, block), options)
             for each, block in zip(maps, blocks, strict=True)
         ]
         # all heads: one row per block; one head: the blocks side by side
-        rows += [(what, each) for each in panels] if head == "all" else [(what, [each[0] for each in panels])]
+        rows += [(what, each) for each in panels] if options.head == "all" else [(what, [each[0] for each in panels])]
     image = pixels.permute(1, 2, 0).contiguous().numpy()
-    title = f"{'Attention rollout' if rollout else 'Attention'} of {use.what} in {path.name} ({size[0]}x{size[1]})"
+    title = (
+        f"{'Attention rollout' if options.rollout else 'Attention'} of {use.what} in {path.name} ({size[0]}x{size[1]})"
+    )
     facts = {"image": str(path), "size": list(size), "maps": [_facts(each) for each in maps]}
-    return _Drawn(draw_attention(image, size, rows, title=title), title, facts)
+    return draw_attention(image, size, rows, title=title), title, facts
 
 
 def _panels(
@@ -188,9 +149,7 @@ def _panels(
     at: int,
     point: tuple[float, float] | None,
     heads: Sequence[int | None],
-    *,
-    rollout: bool,
-    smooth: bool,
+    options: AttentionOptions,
 ) -> list[AttentionPanel]:
     """Panels of one query and block, one for each of `heads` (None: their mean)."""
     import torch
@@ -198,7 +157,7 @@ def _panels(
     from pvtctl.explain.attention_pictures import AttentionPanel
 
     row = 0 if maps.queries == ("all",) else at
-    on = (maps.between_keys() if smooth else maps.on_places())[0, :, row]
+    on = (maps.between_keys() if options.smooth else maps.on_places())[0, :, row]
     special = maps.weights[0, :, row, : len(maps.special)]
     query = maps.queries[row]
     place = query if isinstance(query, tuple) else None
@@ -211,7 +170,7 @@ def _panels(
         which = "" if maps.heads == 1 else f", mean of {maps.heads} heads" if head is None else f", head {head + 1}"
         note = ""
         # half of a block's output is its input: in a rollout the query itself dominates
-        if rollout and place is not None and len(keys) > 1:
+        if options.rollout and place is not None and len(keys) > 1:
             own = place[0] * maps.size[1] + place[1]
             note = f"itself {100 * float(keys[own]):.2g} %, else "
             keys = torch.cat((keys[:own], keys[own + 1 :]))
@@ -219,9 +178,18 @@ def _panels(
         note += "".join(
             f", {name} token {100 * float(share):.2g} %" for name, share in zip(maps.special, beside, strict=True)
         )
-        title = f"rollout to {maps.block}" if rollout else f"{maps.block}{which}"
+        title = f"rollout to {maps.block}" if options.rollout else f"{maps.block}{which}"
         panels.append(
-            AttentionPanel(title, note, values.numpy(), maps.stride, place, point, smooth=smooth, spare_query=rollout)
+            AttentionPanel(
+                title,
+                note,
+                values.numpy(),
+                maps.stride,
+                place,
+                point,
+                smooth=options.smooth,
+                spare_query=options.rollout,
+            )
         )
     return panels
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Any, cast
 
 import typer
 
+from pvtctl.cli._options import examples
 from pvtctl.cli._resolve_recipe import note
-from pvtctl.cli.visualize._options import AsJson, FormatOption, Out, Pictures
+from pvtctl.cli.visualize._options import Output
 from pvtctl.errors import UsageError
 
 
@@ -33,27 +34,19 @@ class What(StrEnum):
 
 MOST = 40
 """Maximum number of runs in one picture."""
-EPILOG = """Examples:
-
-pvtctl visualize curves runs/my-run runs/another --out curves.svg
-
-pvtctl visualize curves runs/my-detector --x epochs --only score
-
-pvtctl visualize curves runs --x time --only loss
-"""
+EPILOG = examples(
+    "pvtctl visualize curves runs/my-run runs/another --out curves.svg",
+    "pvtctl visualize curves runs/my-detector --x epochs --only score",
+    "pvtctl visualize curves runs --x time --only loss",
+)
 
 
 def curves(
-    runs: Annotated[
-        list[Path], typer.Argument(metavar="RUNS...", help="Folders of runs, or folders with runs below them.")
-    ],
-    x: Annotated[Axis, typer.Option("--x", help="Over steps, epochs, images seen, or hours.")] = Axis.steps,
-    only: Annotated[
-        list[What] | None, typer.Option(help="loss, score or lr only; may be repeated. Default: all three.")
-    ] = None,
-    out: Out = None,
-    form: FormatOption = None,
-    as_json: AsJson = False,
+    runs: list[Path] = typer.Argument(metavar="RUNS...", help="Folders of runs, or folders with runs below them."),
+    *,
+    x: Axis = typer.Option(Axis.steps, "--x", help="Over steps, epochs, images seen, or hours."),
+    only: list[What] | None = typer.Option(None, help="loss, score or lr only; may be repeated. Default: all three."),
+    output: Output,
 ) -> None:
     """Draw the curves of runs in one picture: training loss, main scores, learning rate.
 
@@ -77,7 +70,7 @@ def curves(
             note(told)
     what = [each.value for each in only or list(What)]
     panels = panels_of(read, names, cast("Any", what), x.value)
-    pictures = Pictures.open("curves", names[0].replace("/", "-"), 1, out, form)
+    pictures = output.open("curves", names[0].replace("/", "-"), 1)
     title = names[0] if len(names) == 1 else f"{len(names)} runs"
     pictures.add(
         "curves",
@@ -99,7 +92,7 @@ def curves(
         {"name": name, "path": str(run.path), "task": run.recipe.task, "status": run.status}
         for name, run in zip(names, read, strict=True)
     ]
-    pictures.close(f"Curves of {title}", "", {"x": x.value, "runs": listed}, as_json=as_json)
+    pictures.close(f"Curves of {title}", "", {"x": x.value, "runs": listed})
 
 
 def _runs_of(word: Path) -> list[Path]:

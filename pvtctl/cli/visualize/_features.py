@@ -5,55 +5,42 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
+from pvtctl.cli._options import examples
+from pvtctl.cli.predict import ImageReader
 from pvtctl.cli.visualize._options import (
-    AsJson,
-    Backbone,
-    Device,
-    FormatOption,
-    ImageSize,
-    ImageWords,
-    Out,
+    ImageModel,
+    Output,
     Pictures,
-    Weights,
-    parse_image_size,
     picture_names,
     say_model,
 )
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from pvtctl.explain.backbone import PyramidPredictor
     from pvtctl.tasks.predict import Images
 
 
-EPILOG = """Examples:
-
-pvtctl visualize features street.jpg --weights pvt_small --size 512
-
-pvtctl visualize features frames/ --weights runs/my-detector --level C3,P3 --out features
-
-pvtctl visualize features street.jpg --backbone pvt_v2_b0 --format svg
-"""
+EPILOG = examples(
+    "pvtctl visualize features street.jpg --weights pvt_small --size 512",
+    "pvtctl visualize features frames/ --weights runs/my-detector --level C3,P3 --out features",
+    "pvtctl visualize features street.jpg --backbone pvt_v2_b0 --format svg",
+)
 
 
 def features(
-    images: ImageWords,
-    weights: Weights = None,
-    backbone: Backbone = None,
-    size: ImageSize = None,
-    level: Annotated[
-        list[str] | None,
-        typer.Option(help="Levels to draw, with commas: C2 to C5 of the backbone, P2 to P7 of a neck. Default: all."),
-    ] = None,
-    device: Device = None,
-    out: Out = None,
-    form: FormatOption = None,
-    as_json: AsJson = False,
+    *,
+    model: ImageModel,
+    level: list[str] = typer.Option(
+        [], help="Levels to draw, with commas: C2 to C5 of the backbone, P2 to P7 of a neck. Default: all."
+    ),
+    output: Output,
 ) -> None:
     """Draw the levels of a model's pyramid: their principal components as colours, and their energy.
 
@@ -61,21 +48,17 @@ def features(
     call, so that equal colours mean equal features in all pictures. Energy is the norm of each cell's feature vector.
     The result is deterministic.
     """
-    from pvtctl.cli.predict._run import nothing_read, say_skipped_images
     from pvtctl.engine import single
     from pvtctl.explain.backbone import PyramidPredictor
     from pvtctl.tasks.predict import find_images
 
-    found = find_images(images)
-    use = PyramidPredictor(weights, backbone, single(device).device, size=parse_image_size(size))
-    levels = use.check_levels([name for word in level or () for name in word.split(",")])
-    label = f"{use.name}-{Path(images[0]).name}"
-    pictures = Pictures.open("features", label, len(found.names), out, form)
+    found = find_images(model.images)
+    use = PyramidPredictor(model.weights, model.backbone, single(model.device).device, size=model.size)
+    levels = use.check_levels([name for word in level for name in word.split(",")])
+    label = f"{use.name}-{Path(model.images[0]).name}"
+    pictures = output.open("features", label, len(found.names))
     say_model(use.what, trained=use.trained, size=use.size_in_words)
     pyramids = _Pyramids(use, found, levels)
-    say_skipped_images(pyramids.skipped, len(pyramids.turned))
-    if not pyramids.names:
-        raise nothing_read(pyramids.skipped)
     pyramids.draw(pictures)
     pictures.close(
         f"Features of {use.what}",
@@ -85,9 +68,8 @@ def features(
             "backbone": use.name,
             "trained": use.trained,
             "levels": [{"name": name, "variance_share": round(pyramids.shares[name], 5)} for name in levels],
-            "skipped": pyramids.skipped,
+            "skipped": pyramids.reader.skipped,
         },
-        as_json=as_json,
     )
 
 
@@ -96,42 +78,28 @@ class _Pyramids:
     cells onto them, so that only four numbers per cell are stored instead of hundreds of channels."""
 
     def __init__(self, use: PyramidPredictor, images: Images, levels: Sequence[str]) -> None:
-        self.use, self.images, self.levels = use, images, levels
-        self.names: list[str] = []
-        self.skipped: dict[str, str] = {}
-        self.turned: set[str] = set()
-        """Number of images with EXIF rotation."""
-        self.channels: dict[str, int] = {}
-        self.components = self._fit()
-        self.shares = {name: each.share for name, each in self.components.items()}
-
-    def _fit(self) -> dict[str, Any]:
-        from pvtctl.data.images import BadImage
-        from pvtctl.engine import Progress
+        """Raises PvtctlError if no image can be read."""
         from pvtctl.explain.feature_pictures import ComponentFit
 
-        fits = {name: ComponentFit() for name in self.levels}
-        with Progress("features", len(self.images.names), unit="images") as progress:
-            for name in self.images.names:
-                try:
-                    maps = self.use.maps(self._pixels(name))
-                except (BadImage, OSError) as error:
-                    self.skipped[name] = getattr(error, "strerror", None) or str(error)
-                else:
-                    self.names.append(name)
-                    for level, fit in fits.items():
-                        fit.add(maps[level])
-                        self.channels[level] = len(maps[level])
-                progress.advance()
-        return {level: fit.components() for level, fit in fits.items()} if self.names else {}
+        self.use, self.images, self.levels = use, images, levels
+        self.names: list[str] = []
+        self.channels: dict[str, int] = {}
+        self.reader = ImageReader(images)
+        fits = {level: ComponentFit() for level in levels}
+        for name, _, pixels in self.reader.read("features"):
+            self.names.append(name)
+            maps = use.maps(use.resized(pixels))
+            for level, fit in fits.items():
+                fit.add(maps[level])
+                self.channels[level] = len(maps[level])
+        self.reader.report()
+        self.components = {level: fit.components() for level, fit in fits.items()}
+        self.shares = {name: each.share for name, each in self.components.items()}
 
-    def _pixels(self, name: str) -> Any:
+    def _pixels(self, name: str) -> Tensor:
         from pvtctl.tasks.predict import read_pixels
 
-        pixels, asks = read_pixels(self.images.folder / name)
-        if asks:
-            self.turned.add(name)
-        return self.use.resized(pixels)
+        return self.use.resized(read_pixels(self.images.folder / name)[0])
 
     def draw(self, pictures: Pictures) -> None:
         """Draw one picture per image."""

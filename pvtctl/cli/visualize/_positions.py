@@ -3,36 +3,30 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from pvtctl.cli._console import parse_size
-from pvtctl.cli.visualize._options import AsJson, Backbone, FormatOption, Out, Pictures, Weights, say_model
+from pvtctl.cli._options import examples
+from pvtctl.cli.visualize._options import ModelChoice, Output, say_model
 from pvtctl.errors import UsageError
 
 if TYPE_CHECKING:
     from pvtctl.explain.positions import PositionTable, Similarities
 
-EPILOG = """Examples:
-
-pvtctl visualize position-embeddings --weights pvt_small --size 384x640
-
-pvtctl visualize position-embeddings --weights deit_small_patch16 --cells 7 --out positions.svg
-"""
+EPILOG = examples(
+    "pvtctl visualize position-embeddings --weights pvt_small --size 384x640",
+    "pvtctl visualize position-embeddings --weights deit_small_patch16 --cells 7 --out positions.svg",
+)
 
 
 def position_embeddings(
-    weights: Weights = None,
-    backbone: Backbone = None,
-    size: Annotated[
-        str | None,
-        typer.Option(metavar="HxW", help="Also draw the tables resized for images of this size."),
-    ] = None,
-    cells: Annotated[int, typer.Option(min=1, max=14, help="Cells per side that are compared with all others.")] = 5,
-    out: Out = None,
-    form: FormatOption = None,
-    as_json: AsJson = False,
+    *,
+    model: ModelChoice,
+    size: str | None = typer.Option(None, metavar="HxW", help="Also draw the tables resized for images of this size."),
+    cells: int = typer.Option(5, min=1, max=14, help="Cells per side that are compared with all others."),
+    output: Output,
 ) -> None:
     """Draw the cosine similarity of learned position embeddings: of some cells of each table with all cells.
 
@@ -45,9 +39,9 @@ def position_embeddings(
     from pvtctl.explain.positions import draw_positions, position_tables
     from pvtctl.views.figure import save
 
-    use = BackbonePredictor(weights, backbone, single("cpu").device)
+    use = BackbonePredictor(model.weights, model.backbone, single("cpu").device)
     tables = position_tables(use.model)
-    pictures = Pictures.open("position-embeddings", use.name, 1, out, form)
+    pictures = output.open("position-embeddings", use.name, 1)
     say_model(use.what, trained=use.trained, size=f"tables of {', '.join(_by(table.grid) for table in tables)} cells")
     trained = "learned" if use.trained else "not trained yet"
     rows: list[list[Similarities]] = []
@@ -65,7 +59,7 @@ def position_embeddings(
     title = f"Position embeddings of {use.what}"
     figure = draw_positions(rows, title=title)
     pictures.add(use.name, partial(save, figure, dpi=150), title=title, tables=facts)
-    pictures.close(title, "", {"model": use.what, "backbone": use.name, "trained": use.trained}, as_json=as_json)
+    pictures.close(title, "", {"model": use.what, "backbone": use.name, "trained": use.trained})
 
 
 def _similarities(table: PositionTable, cells: int, how: str) -> Similarities:

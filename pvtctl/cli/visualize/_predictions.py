@@ -7,16 +7,14 @@ from collections.abc import Sequence
 from enum import StrEnum
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING
 
-import typer
-
+from pvtctl.cli._options import DEVICE, argument, bundle, examples, option, shared
 from pvtctl.cli._resolve_recipe import NAMED_DATA, note
-from pvtctl.cli.visualize._options import AsJson, Backbone, Device, FormatOption, Out, Pictures, Weights, picture_names
+from pvtctl.cli.visualize._options import ModelChoice, Output, picture_names
 from pvtctl.errors import UsageError
 
 if TYPE_CHECKING:
-    from pvtctl.runs.load_run import LoadedRun
     from pvtctl.tasks.base import ComparedImage, Comparer
 
 
@@ -30,45 +28,36 @@ class Pick(StrEnum):
 
 
 COUNT = 6
-EPILOG = """Examples:
-
-pvtctl visualize predictions runs/my-detector
-
-pvtctl visualize predictions runs/my-segmenter --pick worst --count 4 --out worst
-
-pvtctl visualize predictions runs/my-detector street.jpg room.jpg --score-threshold 0.5
-
-pvtctl visualize predictions coco --weights detector.safetensors --pick random --seed 3
-"""
+EPILOG = examples(
+    "pvtctl visualize predictions runs/my-detector",
+    "pvtctl visualize predictions runs/my-segmenter --pick worst --count 4 --out worst",
+    "pvtctl visualize predictions runs/my-detector street.jpg room.jpg --score-threshold 0.5",
+    "pvtctl visualize predictions coco --weights detector.safetensors --pick random --seed 3",
+)
 
 
-def predictions(
-    words: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[RUN] [DATA | IMAGES...]",
-            help="A run directory (or --weights), then data with ground truth, or images. Default: the run's data.",
-        ),
-    ] = None,
-    weights: Weights = None,
-    backbone: Backbone = None,
-    split: Annotated[str | None, typer.Option(help="For a data set: train or val. Default: val.")] = None,
-    count: Annotated[
-        int | None, typer.Option(min=1, max=500, help="For a data set: pictures to draw. Default: 6.")
-    ] = None,
-    pick: Annotated[
-        Pick | None,
-        typer.Option(help="For a data set: which images. Worst and best predict the whole split. Default: first."),
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of --pick random.")] = 0,
-    score_threshold: Annotated[
-        float, typer.Option(min=0, max=1, help="Detectors: lowest score of detections to draw and match.")
-    ] = 0.3,
-    device: Device = None,
-    out: Out = None,
-    form: FormatOption = None,
-    as_json: AsJson = False,
-) -> None:
+@bundle
+class ComparisonOptions(ModelChoice):
+    """Options of `pvtctl visualize predictions`."""
+
+    words: list[str] | None = argument(
+        default=None,
+        metavar="[RUN] [DATA | IMAGES...]",
+        help="A run directory (or --weights), then data with ground truth, or images. Default: the run's data.",
+    )
+    split: str | None = option(help="For a data set: train or val. Default: val.")
+    count: int | None = option(min=1, max=500, help="For a data set: pictures to draw. Default: 6.")
+    pick: Pick | None = option(
+        help="For a data set: which images. Worst and best predict the whole split. Default: first."
+    )
+    seed: int = option(default=0, min=0, help="Seed of --pick random.")
+    score_threshold: float = option(
+        default=0.3, min=0, max=1, help="Detectors: lowest score of detections to draw and match."
+    )
+    device: str | None = shared(DEVICE)
+
+
+def predictions(*, options: ComparisonOptions, output: Output) -> None:
     """Draw predictions next to the ground truth of a data set, or on your own images.
 
     Detectors: ground truth on the left, detections on the right, missed and wrong ones dashed with their error type.
@@ -78,35 +67,21 @@ def predictions(
     Worst and best are by F1 score of the detections (IoU 0.5), by mean IoU over the classes in an image, by AbsRel, and
     by loss.
     """
-    source, rest = _source(list(words or ()), weights)
+    source, rest = _source(list(options.words or ()), options.weights)
     if len(rest) == 1 and is_data(rest[0]):
-        target: str | None = rest[0]
+        _of_data(source, rest[0], options, output)
     elif rest:
-        for option, value in (("split", split), ("count", count), ("pick", pick)):
-            if value is not None:
+        for option in ("split", "count", "pick"):
+            if getattr(options, option) is not None:
                 raise UsageError(f"--{option} is for data with ground truth, and images were named", "leave it out")
-        _of_images(source, rest, backbone, score_threshold, device, (out, form, as_json))
-        return
+        _of_images(source, rest, options, output)
     elif any((Path(source) / name).is_file() for name in ("run.json", "recipe.yaml")):
         from pvtctl.runs.read_run import read_run
 
         read_run(Path(source), finished=False)  # report an unfinished run
-        target = None
+        _of_data(source, None, options, output)
     else:
         raise UsageError(f"no input for {source}: neither data nor images are named", "add scenes, or street.jpg")
-    _of_data(
-        source,
-        target,
-        backbone,
-        (split or "val", pick or Pick.first, count or COUNT, seed),
-        score_threshold,
-        device,
-        (out, form, as_json),
-    )
-
-
-_Writing = tuple[Path | None, Any, bool]
-"""--out, --format, --json."""
 
 
 def _source(words: list[str], weights: str | None) -> tuple[str, list[str]]:
@@ -137,50 +112,28 @@ def is_data(word: str) -> bool:
     return folder.is_dir() and (guess_layout(folder) is not None or (folder / "val").is_dir())
 
 
-def _of_data(
-    source: str,
-    target: str | None,
-    backbone: str | None,
-    choice: tuple[str, Pick, int, int],
-    threshold: float,
-    device: str | None,
-    writing: _Writing,
-) -> None:
+def _of_data(source: str, target: str | None, options: ComparisonOptions, output: Output) -> None:
     """Predictions next to ground truth; `target` None: on the data that the run `source` was trained on."""
-    from pvtctl.cli.eval._plan import EvalOptions, make_eval_plan
-    from pvtctl.cli.predict._run import say_skipped_images
+    from pvtctl.cli.eval import EvalOptions
+    from pvtctl.cli.eval._plan import make_eval_plan
+    from pvtctl.cli.predict import say_skipped_images
     from pvtctl.runs.load_run import load_run
     from pvtctl.tasks.from_recipe import open_split
     from pvtctl.tasks.registry import task_spec
 
-    split, pick, count, seed = choice
-    out, form, as_json = writing
+    split, pick, count = options.split or "val", options.pick or Pick.first, options.count or COUNT
+    backbone, device = options.backbone, options.device
+    weights = source if target else None
     plan = make_eval_plan(
-        EvalOptions(
-            target=target or source,
-            weights=source if target else None,
-            backbone=backbone,
-            head=None,
-            task=None,
-            folder=None,
-            scale_shift=None,
-            size=None,
-            resize=None,
-            batch_size=None,
-            profile=None,
-            partial=False,
-            device=device,
-            out=None,
-            as_json=True,
-        )
+        EvalOptions(target=target or source, weights=weights, backbone=backbone, device=device, as_json=True)
     )
     opened = open_split(plan.recipe, split, "evaluate")
     loaded = load_run(source, device=device, backbone=backbone)
-    comparer = task_spec(loaded.task).comparer(loaded.predictor, plan.recipe, opened, threshold=threshold)
+    comparer = task_spec(loaded.task).comparer(loaded.predictor, plan.recipe, opened, threshold=options.score_threshold)
     total = len(opened)
-    pictures = Pictures.open("predictions", Path(source).name, min(count, total), out, form)
-    shown, skipped = _picked(comparer, opened.ids, pick, count, seed)
-    say_skipped_images(skipped, 0)
+    pictures = output.open("predictions", Path(source).name, min(count, total))
+    shown, skipped = _picked(comparer, opened.ids, pick, count, options.seed)
+    say_skipped_images(skipped)
     if not shown:
         raise UsageError(f"no image of {split} could be read", "`pvtctl data check FOLDER` lists every fault")
     for stem, each in zip(picture_names([safe_name(each.id) for each in shown]), shown, strict=True):
@@ -190,7 +143,6 @@ def _of_data(
         f"Predictions of {source}",
         f"{len(shown)} of {total} {split} images ({how}): predictions next to ground truth.",
         {"weights": source, "task": plan.recipe.task, "split": split, "pick": pick.value, "skipped": skipped},
-        as_json=as_json,
     )
 
 
@@ -232,53 +184,32 @@ def _picked(
     return shown, skipped
 
 
-def _of_images(
-    source: str, words: list[str], backbone: str | None, threshold: float, device: str | None, writing: _Writing
-) -> None:
+def _of_images(source: str, words: list[str], options: ComparisonOptions, output: Output) -> None:
     """Predictions on images without ground truth."""
-    from pvtctl.cli.predict._run import nothing_read, say_skipped_images
-    from pvtctl.data.images import BadImage
-    from pvtctl.engine import Progress
+    from pvtctl.cli.predict import ImageReader
+    from pvtctl.data.images import to_rgb
     from pvtctl.runs.load_run import load_run
-    from pvtctl.tasks.predict import find_images, read_pixels
+    from pvtctl.tasks.predict import find_images
 
-    out, form, as_json = writing
-    images = find_images(words)
-    loaded = load_run(source, device=device, backbone=backbone)
+    images, threshold = find_images(words), options.score_threshold
+    loaded = load_run(source, device=options.device, backbone=options.backbone)
     note(f"{source}, for {loaded.task}; {len(images.names)} image{'s' * (len(images.names) != 1)} without ground truth")
-    pictures = Pictures.open("predictions", Path(source).name, len(images.names), out, form)
-    skipped: dict[str, str] = {}
-    turned = 0
-    with Progress("predictions", len(images.names), unit="images") as progress:
-        for name, stem in zip(images.names, picture_names(images.names), strict=True):
-            try:
-                pixels, asks = read_pixels(images.folder / name)
-            except (BadImage, OSError) as error:
-                skipped[name] = getattr(error, "strerror", None) or str(error)
-            else:
-                turned += asks
-                _add(pictures, loaded, name, stem, pixels, threshold, str(images.folder / name))
-            progress.advance()
-    say_skipped_images(skipped, turned)
-    if not pictures.written:
-        raise nothing_read(skipped)
+    pictures = output.open("predictions", Path(source).name, len(images.names))
+    stems = dict(zip(images.names, picture_names(images.names), strict=True))
+    reader = ImageReader(images)
+    for name, _, pixels in reader.read("predictions"):
+        prediction = loaded.predictor(pixels)
+        said = loaded.predictor.in_words(prediction, threshold)
+        draw = partial(
+            loaded.predictor.draw, image=to_rgb(pixels), prediction=prediction, title=name, threshold=threshold
+        )
+        pictures.add(stems[name], draw, title=name, caption=said, file=str(images.folder / name), verdict=said)
+    reader.report()
     pictures.close(
         f"Predictions of {source}",
         f"{len(pictures.written)} images without ground truth.",
-        {"weights": source, "task": loaded.task, "skipped": skipped},
-        as_json=as_json,
+        {"weights": source, "task": loaded.task, "skipped": reader.skipped},
     )
-
-
-def _add(pictures: Pictures, loaded: LoadedRun, name: str, stem: str, pixels: Any, threshold: float, file: str) -> None:
-    """Add a picture of one prediction."""
-    from pvtctl.data.images import to_rgb
-
-    predictor = loaded.predictor
-    prediction = predictor(pixels)
-    said = predictor.in_words(prediction, threshold)
-    draw = partial(predictor.draw, image=to_rgb(pixels), prediction=prediction, title=name, threshold=threshold)
-    pictures.add(stem, draw, title=name, caption=said, file=file, verdict=said)
 
 
 def safe_name(name: str) -> str:

@@ -1,0 +1,138 @@
+"""Options and tables of the commands that build models from names: `flops`, `latency`, `compare`. No torch."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Any
+
+import typer
+
+from pvtctl.cli._console import parse_sizes, table
+from pvtctl.cli._options import bundle, option
+from pvtctl.errors import UsageError, nearest
+from pvtctl.models.registry import (
+    DEPTH,
+    DETECTION,
+    PLAIN_HEADS,
+    SEGMENTATION,
+    HeadSpec,
+    backbone_spec,
+    find_head,
+    head_specs,
+)
+
+
+class TableFormat(StrEnum):
+    """Output format."""
+
+    table = "table"
+    markdown = "markdown"
+    csv = "csv"
+    json = "json"
+
+
+class Count(StrEnum):
+    """Counting conventions (`pvtctl.cost.counting`)."""
+
+    ops = "ops"
+    paper = "paper"
+
+
+def head_names() -> list[str]:
+    """Valid values of `--head`: the plain ones, then the registered heads."""
+    return [*PLAIN_HEADS, *(spec.name for spec in head_specs())]
+
+
+def chosen_head(text: str) -> HeadSpec | None:
+    """The head that `--head` names; None for the plain ones. Raises UsageError with the nearest names."""
+    if text in PLAIN_HEADS:
+        return None
+    if (found := find_head(text)) is None:
+        raise UsageError(f"no head {text!r}", nearest(text, head_names()))
+    return found
+
+
+def _head_help() -> str:
+    """Help text of `--head`, by task."""
+    parts = ["classifier", "none: the bare pyramid"]
+    for task in (DETECTION, SEGMENTATION, DEPTH):
+        if names := ", ".join(spec.name for spec in head_specs() if spec.tasks == (task,)):
+            parts.append(f"{names}: {task}")
+    both = ", ".join(spec.name for spec in head_specs() if len(spec.tasks) > 1)
+    return "; ".join([*parts, f"{both}: depth, and with --num-classes segmentation."])
+
+
+def check_backbones(text: str) -> list[str]:
+    """Parse `A,B` into names; raises UsageError with the nearest valid ones if one is unknown."""
+    names = list(dict.fromkeys(name.strip() for name in text.split(",")))
+    for name in names:
+        backbone_spec(name)
+    return names
+
+
+def check_sizes(text: str | None, head: HeadSpec | None, num_classes: int | None) -> list[tuple[int, int]]:
+    """Parse `A,B` into sizes; None: the papers' size for `head`. Raises UsageError."""
+    if text is not None:
+        return parse_sizes(text)
+    side = 224 if head is None else head.sizes.get(head.task_of(num_classes), 224)
+    return [(side, side)]
+
+
+def size_text(size: Sequence[int]) -> str:
+    """`800x1280`, height x width."""
+    return f"{size[0]}x{size[1]}"
+
+
+COUNT = typer.Option(Count.ops, help="ops: convolutions, linears, matrix products. paper: as in the papers.")
+FORMAT = typer.Option(TableFormat.table, "--format", help="Output format.")
+JSON_FORMAT = typer.Option(False, "--json", help="Short for --format json.")
+_FINER = " and ".join(spec.name for spec in head_specs() if spec.bottleneck_stride)
+
+
+@bundle
+class ModelOptions:
+    """Options of `flops` and `latency` that name models."""
+
+    backbone: str = option(default="pvt_small", help="One or several, with commas; `pvtctl models ls` lists them.")
+    size: str | None = option(
+        help="Image size, or several: 224,512,800x1280 (height x width, 32 to 8192). Default: 224; segmentation 512, "
+        "depth 384, DPT's segmentation 480."
+    )
+    head: str = option(default="classifier", metavar="HEAD", help=_head_help())
+    num_classes: int | None = option(
+        min=1, help="Default: 1000 for classifiers, 80 for detectors, 150 for segmentation."
+    )
+    output_stride: int | None = option(
+        help=f"8, 16 or 32, for ResNets with bottlenecks. Default: 32; with {_FINER} 16."
+    )
+
+    @property
+    def names(self) -> list[str]:
+        """The backbones. Raises UsageError."""
+        return check_backbones(self.backbone)
+
+    @property
+    def spec(self) -> HeadSpec | None:
+        """The head; None for the plain ones. Raises UsageError."""
+        return chosen_head(self.head)
+
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """Heights and widths. Raises UsageError."""
+        return check_sizes(self.size, self.spec, self.num_classes)
+
+
+def print_rows(form: TableFormat, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, texts: int) -> None:
+    """Print a table as CSV, Markdown or for a terminal; the first `texts` columns are text, the others numbers."""
+    match form:
+        case TableFormat.csv:
+            csv.writer(sys.stdout, lineterminator="\n").writerows([columns, *rows])
+        case TableFormat.markdown:
+            marks = ["---"] * texts + ["---:"] * (len(columns) - texts)
+            for line in (columns, marks, *rows):
+                print("| " + " | ".join(str(cell) for cell in line) + " |")
+        case _:
+            table("", columns, rows)
