@@ -94,7 +94,7 @@ def test_a_run_is_scored_as_it_ended(cli: Cli, made: Path, run: str, score: str)
         ["--head", "dpt", "--task", "segmentation"],
         ["--head", "trans2seg"],
         ["--head", "dpt", "--recipe", "dpt_backbones"],
-        ["--head", "midas", "--backbone", "resnet50"],
+        ["--head", "midas", "--backbone", "resnet50@0.25", "--set", "model.head.width=64"],
     ],
     ids=["dpt", "trans2seg", "ssi", "midas"],
 )

@@ -52,10 +52,10 @@ def test_what_a_run_leaves(detector_run: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("head", ["mask_rcnn", "detr"])
-def test_every_head_trains_and_is_scored_as_it_ended(cli: Cli, head: str) -> None:
+@pytest.mark.parametrize(("head", "narrow"), [("mask_rcnn", ["--set", "model.head.width=32"]), ("detr", [])])
+def test_every_head_trains_and_is_scored_as_it_ended(cli: Cli, head: str, narrow: list[str]) -> None:
     command = ["finetune", "scenes", "--head", head, "--weights", "none", *TINY_DETECTOR, "--set", "train.epochs=1"]
-    result = cli(*command, "--json")
+    result = cli(*command, *narrow, "--json")
     assert result.code == 0, result.err
     run = Path(result.json["run"])
     assert {path.name for path in run.iterdir()} >= FILES
@@ -116,7 +116,7 @@ def test_a_recipe_for_small_sets(cli: Cli, coco_folder: Path, tmp_path: Path) ->
     result = cli(*command)
     assert result.code == 0, result.err
     assert "recipe: small_objects" in result.err
-    masks = cli(*command, "--head", "mask_rcnn", "--json")
+    masks = cli(*command, "--head", "mask_rcnn", "--set", "model.head.width=32", "--json")
     assert masks.code == 0, masks.err
     assert masks.json["recipe"]["model"]["head"]["name"] == "mask_rcnn"
 
