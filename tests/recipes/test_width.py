@@ -21,7 +21,7 @@ from pvtctl.weights.describe import HeadClasses
 def test_a_width_is_part_of_what_is_built_and_written() -> None:
     recipe = load_recipe("imagenet_pvt_v1", "pvt_small", overrides=["model.backbone.width=0.25"])
     assert recipe.model.backbone.spec == "pvt_small@0.25"
-    assert meta_of(recipe)["backbone"] == "pvt_small@0.25"
+    assert meta_of(recipe).backbone == "pvt_small@0.25"
     assert not {"name", "width"} & set(backbone_options(recipe.model.backbone))
 
 
