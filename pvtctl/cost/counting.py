@@ -26,11 +26,13 @@ from typing import Any, Literal
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
 from pvtctl.cost.build import build_model, build_own, classes_of, with_raw_outputs
 from pvtctl.errors import UsageError, nearest
 from pvtctl.models.backbones.base import Backbone
+from pvtctl.models.layers.shapes import without_values
 from pvtctl.models.registry import PLAIN_HEADS, HeadSpec, find_backbone, find_head
 
 Convention = Literal["ops", "paper"]
@@ -127,7 +129,7 @@ def count(
         raise UsageError(f"no counting convention {convention!r}", nearest(convention, CONVENTIONS))
     classes = classes_of(head, num_classes)
     body = backbone if isinstance(backbone, str) else copy.deepcopy(backbone).to("meta")
-    with torch.device("meta"):
+    with without_values():
         model = build_model(body, head, num_classes, output_stride)
     return count_model(
         model,
@@ -149,7 +151,7 @@ def count_own(
     convention: Convention = "ops",
 ) -> Cost:
     """Count a model of `pvtctl.cost.build.build_own` on one image of `size` (height, width), as `count` does."""
-    with torch.device("meta"):
+    with without_values():
         model = build_own(backbone, head, num_classes, options)
     return count_model(model, size, backbone=backbone, head=head, num_classes=num_classes, convention=convention)
 
@@ -210,10 +212,11 @@ class _OperationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.uncounted: Counter[str] = Counter()
         self._formulas = FlopCounterMode(display=False).flop_registry
         self._counted = counted
+        self._outcomes: dict[Any, Any] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        out = func(*args, **kwargs)
+        out = self._outcome(func, args, kwargs)
         name = func._overloadpacket.__name__.strip("_")
         name = _SHORT_NAMES.get(name, name)
         formula = self._formulas.get(func._overloadpacket)
@@ -226,6 +229,15 @@ class _OperationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.uncounted[name] += 1
         return out
 
+    def _outcome(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Output of an operation; if it ran on such tensors before, new tensors like that output: torch's rules are slow."""
+        if func.is_view or func._schema.is_mutable:
+            return func(*args, **kwargs)
+        key = _signature((func, args, tuple(kwargs.items())))
+        if key not in self._outcomes:
+            self._outcomes[key] = func(*args, **kwargs)
+        return tree_map_only(torch.Tensor, lambda x: x.new_empty_strided(x.shape, x.stride()), self._outcomes[key])
+
     def _extra(self, name: str, args: Any, out: Any) -> int:
         """Term that the papers' counter adds to the products of operation `name` (0: nothing)."""
         if name == "convolution":
@@ -237,6 +249,13 @@ class _OperationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if (name == "relu" or name in _POOLS) and "activation" in self._counted:
             return args[0].numel()
         return 0
+
+
+def _signature(value: Any) -> Any:
+    """What an operation's output depends on, hashable: of tensors shape, strides, type and device."""
+    if isinstance(value, torch.Tensor):
+        return value.shape, value.stride(), value.dtype, value.device
+    return tuple(map(_signature, value)) if isinstance(value, list | tuple) else (type(value), value)
 
 
 @contextmanager

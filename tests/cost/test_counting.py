@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 from torch import nn
 
-from pvtctl.cost.counting import count, count_model, stage_of
+from pvtctl.cost.counting import count as count_anew
+from pvtctl.cost.counting import count_model, stage_of
 from pvtctl.cost.verify import macs_by_fvcore, macs_by_torch, verify_macs
 from pvtctl.errors import UsageError
 from pvtctl.models.backbones import backbone_names
@@ -64,6 +67,7 @@ PRINTED = {
     "pvt_v2_b5": ("82.0", "11.8"),
 }
 SIZE = (224, 224)
+count = functools.cache(count_anew)  # several tests look at the same model
 ONE_OF_EACH_FAMILY = ["pvt_tiny", "pvt_v2_b0", "pvt_v2_b2_li", "resnet18", "resnext50_32x4d", "deit_tiny_patch16"]
 
 
@@ -195,3 +199,24 @@ def test_bad_names_are_usage_errors() -> None:
 @pytest.mark.parametrize("name", backbone_names())
 def test_every_backbone_counts_at_an_odd_size(name: str) -> None:
     assert count(name, (45, 70), head="none").macs > 0
+
+
+def test_operations_that_repeat_keep_their_shapes_and_types() -> None:
+    class Repeats(nn.Module):
+        def forward(self, images: torch.Tensor) -> None:
+            whole = images.to(torch.int64)
+            for _ in range(2):
+                assert (whole + 1).dtype == torch.int64
+                assert (whole + 1.0).dtype == torch.float32
+                assert (
+                    nn.functional.gelu(images.transpose(2, 3)).stride()
+                    == nn.functional.gelu(images).transpose(2, 3).stride()
+                )
+                values, places = images.topk(2, dim=3)
+                assert (values.shape, values.dtype) == (images[..., :2].shape, torch.float32)
+                assert (places.shape, places.dtype) == (values.shape, torch.int64)
+                assert images.relu_() is images
+
+    cost = count_model(Repeats(), (4, 6), backbone="repeats", head="none")
+    assert cost.uncounted["topk"] == cost.uncounted["relu"] == 2
+    assert cost.uncounted["add"] == cost.uncounted["gelu"] == 4

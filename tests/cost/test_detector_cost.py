@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
@@ -9,10 +10,13 @@ import torch
 
 from pvtctl.cost import memory
 from pvtctl.cost.build import build_model
-from pvtctl.cost.counting import CONVENTIONS, Cost, count
+from pvtctl.cost.counting import CONVENTIONS, Cost
+from pvtctl.cost.counting import count as count_anew
 from pvtctl.errors import UsageError
 from pvtctl.latency.prediction_steps import CANDIDATES, PARTS, DetectorForward, detector_training_step
 from pvtctl.models.fast_cpu import optimize_for_cpu
+
+count = functools.cache(count_anew)  # several tests look at the same model
 
 # Parameters and trainable ones (M), `ops` and `paper` (GMACs), as counted on the authors' own code or on mmdetection's:
 # torch.utils.flop_counter, and mmcv's counter with the attention formula of the PVT repositories.

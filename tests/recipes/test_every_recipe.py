@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
 
 from pvtctl.models.backbones import build_classifier
+from pvtctl.models.layers.shapes import without_values
 from pvtctl.recipe.load import load_recipe, rows_of
 from pvtctl.recipe.schema import Recipe
 from pvtctl.recipe.source import read_recipe, recipe_names, recipes_folder
@@ -58,6 +59,7 @@ PAPER_DATA = {
 """What profile `paper` trains on."""
 
 
+@functools.cache
 def runs_of(name: str) -> list[Recipe]:
     return [
         load_recipe(name, row, profile)
@@ -101,7 +103,7 @@ def test_every_classifier_builds(name: str) -> None:
         pytest.importorskip("timm", reason="needs the timm extra")
     for recipe in settings.values():
         options = recipe.model.backbone.model_dump(exclude={"name", "width", "image_size"})
-        with torch.device("meta"):
+        with without_values():
             model = build_classifier(
                 recipe.model.backbone.spec, num_classes=1000, image_size=recipe.data.image_size, **options
             )

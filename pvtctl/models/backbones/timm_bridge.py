@@ -5,12 +5,12 @@ from __future__ import annotations
 import importlib.util
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from pvtctl.errors import PvtctlError, UsageError, nearest
 from pvtctl.models.backbones.base import Backbone, check_images
+from pvtctl.models.layers.shapes import without_values
 from pvtctl.models.variants import STRIDES, TIMM_PREFIX
 
 
@@ -23,7 +23,7 @@ class TimmBackbone(Backbone):
 
     def __init__(self, name: str, *, drop_path_rate: float = 0.0, image_size: int = 224) -> None:
         options = _find_options(name, drop_path_rate, image_size)
-        with torch.device("meta"):
+        with without_values():
             info = _create(name, options).feature_info.info
         taps = _choose_taps([entry["reduction"] for entry in info])
         super().__init__(tuple(info[tap]["num_chs"] for tap in taps))
@@ -84,7 +84,7 @@ def _find_options(name: str, drop_path_rate: float, image_size: int) -> dict[str
     fault: Exception | None = None
     for extra in tries:
         try:
-            with torch.device("meta"):
+            with without_values():
                 _create(name, {**common, **extra})
             return {**common, **extra}
         except Exception as error:  # timm models raise various errors: TypeError, RuntimeError, AttributeError ...

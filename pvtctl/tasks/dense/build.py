@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 from pvtctl.cost.counting import count_model
 from pvtctl.io.checkpoint_meta import CheckpointMeta
+from pvtctl.models.layers.shapes import without_values
 from pvtctl.models.registry import head_spec
 from pvtctl.recipe.schema import Recipe
 from pvtctl.tasks.base import TaskSpec
@@ -65,7 +64,7 @@ def dense_cost(spec: TaskSpec, recipe: Recipe, classes: int) -> dict[str, float]
             "head": head_spec(head).options({key: value for key, value in recipe.model.head if key != "width"}),
         }
         recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update=full)})
-    with torch.device("meta"):
+    with without_values():
         # in training, batch norm does not accept a single image
         model = spec.new_model(recipe, HeadClasses(classes, None)).eval()
     cost = count_model(
