@@ -12,7 +12,6 @@ import typer
 
 from pvtctl.cli._console import parse_sizes, table
 from pvtctl.cli._options import bundle, option
-from pvtctl.errors import UsageError, nearest
 from pvtctl.models.registry import (
     DEPTH,
     DETECTION,
@@ -20,7 +19,7 @@ from pvtctl.models.registry import (
     SEGMENTATION,
     HeadSpec,
     backbone_spec,
-    find_head,
+    counted_head,
     head_specs,
 )
 
@@ -41,18 +40,9 @@ class Count(StrEnum):
     paper = "paper"
 
 
-def head_names() -> list[str]:
-    """Valid values of `--head`: the plain ones, then the registered heads."""
-    return [*PLAIN_HEADS, *(spec.name for spec in head_specs())]
-
-
 def chosen_head(text: str) -> HeadSpec | None:
     """The head that `--head` names; None for the plain ones. Raises UsageError with the nearest names."""
-    if text in PLAIN_HEADS:
-        return None
-    if (found := find_head(text)) is None:
-        raise UsageError(f"no head {text!r}", nearest(text, head_names()))
-    return found
+    return None if text in PLAIN_HEADS else counted_head(text)
 
 
 def _head_help() -> str:

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pvtctl.cli._console import parse_size, parse_sizes, print_json, table
-from pvtctl.cli._models import chosen_head, head_names, size_text
+from pvtctl.cli._models import chosen_head, size_text
 from pvtctl.cli._options import AS_JSON, App, argument, bundle, examples, option, shared
 from pvtctl.errors import UsageError, nearest
 from pvtctl.io.console import say
+from pvtctl.models.registry import head_names
 
 if TYPE_CHECKING:
     from pvtctl.export.layouts import LayoutReport

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pvtctl.errors import UsageError, nearest
+from pvtctl.errors import UsageError
 from pvtctl.models.backbones.base import Backbone
 from pvtctl.models.backbones.build import as_backbone, build_classifier
 from pvtctl.models.dense import DenseModel, build_depth_model, build_segmenter
@@ -16,13 +16,11 @@ from pvtctl.models.detector import Detector, build_detector
 from pvtctl.models.registry import (
     DEPTH,
     DETECTION,
-    PLAIN_HEADS,
     SEGMENTATION,
     HeadSpec,
     backbone_spec,
-    find_head,
+    counted_head,
     head_spec,
-    head_specs,
 )
 
 NUM_CLASSES: dict[str, int] = {DETECTION: 80, SEGMENTATION: 150}
@@ -63,13 +61,6 @@ def classes_of(head: str | HeadSpec, num_classes: int | None) -> int | None:
             raise UsageError(f"{what} no classes", "leave the number of classes out, or name a head that has some")
         return None
     return num_classes or NUM_CLASSES.get(spec.task_of(num_classes))
-
-
-def counted_head(head: str | HeadSpec) -> HeadSpec:
-    """A registered head. Raises UsageError with the nearest names, including `classifier` and `none`."""
-    if isinstance(head, str) and find_head(head) is None:
-        raise UsageError(f"no head {head!r}", nearest(head, [*PLAIN_HEADS, *(spec.name for spec in head_specs())]))
-    return head_spec(head)
 
 
 def build_model(

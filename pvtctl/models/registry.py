@@ -358,6 +358,18 @@ def find_head(name: str) -> HeadSpec | None:
     return _heads.get(name)
 
 
+def head_names() -> list[str]:
+    """Valid names of heads: the plain ones, then the registered heads."""
+    return [*PLAIN_HEADS, *(spec.name for spec in head_specs())]
+
+
+def counted_head(head: str | HeadSpec) -> HeadSpec:
+    """A registered head. Raises UsageError with the nearest names, including `classifier` and `none`."""
+    if isinstance(head, str) and find_head(head) is None:
+        raise UsageError(f"no head {head!r}", nearest(head, head_names()))
+    return head_spec(head)
+
+
 def head_spec(head: str | HeadSpec, *, task: str | None = None) -> HeadSpec:
     """The head of this name; with `task` it must support that task. Raises UsageError with the nearest names."""
     if isinstance(head, HeadSpec):
