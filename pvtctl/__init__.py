@@ -75,7 +75,7 @@ if TYPE_CHECKING:
     from pvtctl.runs.evaluate import evaluate_run as evaluate
     from pvtctl.runs.load_run import load_run
     from pvtctl.studies.compare import compare_models, compare_runs
-    from pvtctl.studies.request import run_study
+    from pvtctl.studies.start import run_study
 
 _ELSEWHERE = {
     "Case": ("pvtctl.latency.measure", "Case"),
@@ -96,7 +96,7 @@ _ELSEWHERE = {
     "load_run": ("pvtctl.runs.load_run", "load_run"),
     "measure_latency": ("pvtctl.latency.measure", "measure_latency"),
     "optimize_for_cpu": ("pvtctl.models.fast_cpu", "optimize_for_cpu"),
-    "run_study": ("pvtctl.studies.request", "run_study"),
+    "run_study": ("pvtctl.studies.start", "run_study"),
 }
 """Public names defined outside `pvtctl.api`: module and name there."""
 

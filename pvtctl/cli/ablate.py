@@ -115,7 +115,7 @@ def ablate(context: typer.Context, options: AblateOptions) -> None:
     if options.study == "ls":
         _list(options)
         return
-    from pvtctl.studies.request import run_rows
+    from pvtctl.studies.start import run_rows
 
     request = options.request()
     plan = request.plan()
@@ -216,7 +216,7 @@ def _begins_from(run: Run) -> str:
 
 
 def _write_jobs(plan: StudyPlan, request: StudyRequest, folder: Path, options: AblateOptions) -> None:
-    from pvtctl.studies.request import process_words
+    from pvtctl.studies.start import process_words
     from pvtctl.studies.slurm import write_jobs
 
     words, device = request.words(), options.device
