@@ -14,6 +14,7 @@ import torch
 
 import pvtctl
 from pvtctl.io.allocator import allocator_state
+from pvtctl.io.machine import cpu_name
 
 _PACKAGES = ("torch", "torchvision", "numpy", "pillow", "timm", "transformers", "safetensors", "webdataset")
 _SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "LD_PRELOAD", "PYTORCH_CUDA_ALLOC_CONF", "CUDA_VISIBLE_DEVICES")
@@ -27,7 +28,7 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "host": platform.node(),
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
@@ -48,16 +49,6 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _cpu_name() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 def _source_state() -> dict[str, Any] | None:

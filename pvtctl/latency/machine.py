@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from pvtctl.io.machine import cpu_name
+
 
 def describe_machine(device: str) -> dict[str, Any]:
     """Plain JSON: system, CPU, cores, memory, library versions, and the GPU when `device` is one."""
@@ -15,7 +17,7 @@ def describe_machine(device: str) -> dict[str, Any]:
 
     machine: dict[str, Any] = {
         "system": platform.platform(terse=True),
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "cpu_cores": os.cpu_count(),
         "cpu_cores_usable": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_bytes": _memory_bytes(),
@@ -29,15 +31,6 @@ def describe_machine(device: str) -> dict[str, Any]:
         machine |= {"gpu": properties.name, "gpu_memory_bytes": properties.total_memory, "cuda": torch.version.cuda}
         machine["tf32_matmul"] = torch.backends.cuda.matmul.allow_tf32
     return machine
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def _memory_bytes() -> int | None:
