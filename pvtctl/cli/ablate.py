@@ -216,8 +216,8 @@ def _begins_from(run: Run) -> str:
 
 
 def _write_jobs(plan: StudyPlan, request: StudyRequest, folder: Path, options: AblateOptions) -> None:
-    from pvtctl.studies.start import process_words
     from pvtctl.studies.slurm import write_jobs
+    from pvtctl.studies.start import process_words
 
     words, device = request.words(), options.device
     report = [*words, "--report", *process_words(None, device), *([] if options.latency else ["--no-latency"])]
