@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import io
 import os
 import sys
 import traceback
@@ -133,6 +134,9 @@ def _root(
 def main(argv: list[str] | None = None) -> int:
     """Run the command line on `argv` (default: `sys.argv`); returns the exit code (`pvtctl.errors.ExitCode`)."""
     keep_memory()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # not None, as after `>&-`, nor a stand-in
+            stream.reconfigure(errors="backslashreplace")  # names that the terminal cannot show are no reason to fail
     try:
         result = typer.main.get_command(app)(args=argv, prog_name="pvtctl", standalone_mode=False)
         sys.stdout.flush()

@@ -78,9 +78,9 @@ def _disk_error(path: Path, error: OSError) -> PvtctlError:
 
 
 def write_text(path: Path | str, text: str) -> None:
-    """Replace `path` by `text` (UTF-8) in one step."""
+    """Replace `path` by `text` in one step: UTF-8, with escapes for names in it that are not."""
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def sha256_of(path: Path | str) -> str:

@@ -1,13 +1,10 @@
-"""YAML in which `1e-4` is a number, `yes` is text, a repeated key is an error, and every key has its line.
+"""YAML of recipes: as `pvtctl.io.plain_yaml` reads it, and every key has its line.
 
-The scalars follow the YAML 1.2 core schema instead of PyYAML's 1.1. Anchors and aliases are errors: a small file could
-expand into a large one; use `base:`, rows and profiles instead.
+Anchors and aliases are errors: use `base:`, rows and profiles instead.
 """
 
 from __future__ import annotations
 
-import math
-import re
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -16,9 +13,9 @@ from typing import Any
 import yaml
 
 from pvtctl.errors import UsageError
+from pvtctl.io.plain_yaml import PLAIN_TAGS, PlainLoader, plain_scalar
 
 MAX_BYTES = 1 << 20
-MAX_DEPTH = 20
 
 KeyPath = tuple[str, ...]
 
@@ -41,43 +38,6 @@ class Document:
     data: dict[str, Any]
     marks: dict[KeyPath, SourceMark]
     faults: list[str] = field(default_factory=list)
-
-
-_SCALARS = [  # YAML 1.2 core schema, in the order tried
-    ("tag:yaml.org,2002:null", r"~|null|Null|NULL|", "~nN\0"),
-    ("tag:yaml.org,2002:bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
-    ("tag:yaml.org,2002:int", r"[-+]?[0-9]{1,18}|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
-    (
-        "tag:yaml.org,2002:float",
-        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
-        "-+.0123456789",
-    ),
-]
-_PLAIN_TAGS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
-
-
-class _Loader(yaml.SafeLoader):
-    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
-    depth = 0
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        problem = f"more than {MAX_DEPTH} levels of nesting" if self.depth >= MAX_DEPTH else None
-        if self.check_event(yaml.AliasEvent):
-            problem = "anchors and aliases are not taken; write the values out"
-        if problem:
-            event = self.peek_event()  # type: ignore[no-untyped-call]
-            raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
-        self.depth += 1
-        node = super().compose_node(parent, index)
-        self.depth -= 1
-        return node
-
-
-for _tag, _pattern, _first in _SCALARS:
-    for _char in _first:
-        _Loader.yaml_implicit_resolvers.setdefault("" if _char == "\0" else _char, []).append(
-            (_tag, re.compile(f"^(?:{_pattern})$"))
-        )
 
 
 def read_yaml(path: Path | str) -> Document:
@@ -138,7 +98,7 @@ def shown_path(path: Path) -> str:
 
 def _compose(text: str, shown: str) -> Any:
     try:
-        loader = _Loader(text)
+        loader = PlainLoader(text)
         try:
             return loader.get_single_node()
         finally:
@@ -166,7 +126,7 @@ class _Values:
         self.document, self.shown = document, shown
 
     def of(self, node: Any, at: KeyPath) -> Any:
-        if not isinstance(node, yaml.ScalarNode) and node.tag not in _PLAIN_TAGS:
+        if not isinstance(node, yaml.ScalarNode) and node.tag not in PLAIN_TAGS:
             self._fault(node, at, f"the tag {node.tag} is not taken")
         match node:
             case yaml.MappingNode():
@@ -174,7 +134,7 @@ class _Values:
             case yaml.SequenceNode():
                 return [self.of(item, (*at, str(index))) for index, item in enumerate(node.value)]
             case _:
-                return self._scalar(node, str(node.value), at)
+                return self._scalar(node, at)
 
     def _mapping(self, node: yaml.MappingNode, at: KeyPath) -> dict[str, Any]:
         result: dict[str, Any] = {}
@@ -192,28 +152,12 @@ class _Values:
                 result[key] = self.of(value_node, here)
         return result
 
-    def _scalar(self, node: yaml.ScalarNode, text: str, at: KeyPath) -> Any:
+    def _scalar(self, node: yaml.ScalarNode, at: KeyPath) -> Any:
         try:
-            match node.tag.removeprefix("tag:yaml.org,2002:"):
-                case "null":
-                    return None
-                case "bool":
-                    return text.lower() == "true"
-                case "int":
-                    return int(text, 0) if text[:2] in ("0x", "0o") else int(text)
-                case "float":
-                    value = float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
-                    if not math.isfinite(value):
-                        self._fault(node, at, f"{text} is not a usable number")
-                    return value
-                case "str":
-                    return text
-                case _:
-                    self._fault(node, at, f"the tag {node.tag} is not taken")
-                    return text
-        except ValueError:  # `!!int abc`
-            self._fault(node, at, f"{text} is not a number")
-            return text
+            return plain_scalar(node)
+        except ValueError as error:
+            self._fault(node, at, str(error))
+            return str(node.value)
 
     def _fault(self, node: Any, at: KeyPath, problem: str) -> None:
         self.document.faults.append(f"{'.'.join(at)}: {problem} ({self.shown}:{node.start_mark.line + 1})")
