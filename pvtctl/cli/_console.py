@@ -10,6 +10,7 @@ from typing import Any
 
 from pvtctl.errors import UsageError
 from pvtctl.io.files import without_nan
+from pvtctl.io.names import shown
 
 
 def print_json(value: Any) -> None:
@@ -17,8 +18,13 @@ def print_json(value: Any) -> None:
     print(json.dumps(without_nan(value), indent=2, allow_nan=False))
 
 
+def print_text(text: object, *, end: str = "\n") -> None:
+    """Print a result, hidden characters of names in it as escapes."""
+    print(shown(text, most=None, keep="\n\t"), end=end)
+
+
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, caption: str | None = None) -> None:
-    """Print a table to stdout; numeric columns are right-aligned."""
+    """Print a table to stdout; numeric columns are right-aligned, hidden characters of names are escapes."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -27,16 +33,17 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, 
     grid = Table()
     for at, column in enumerate(columns):
         numeric = all(isinstance(row[at], int | float) or _is_number(str(row[at])) for row in rows)
-        grid.add_column(column, justify="right" if numeric and rows else "left", overflow="fold")
+        grid.add_column(Text(shown(column)), justify="right" if numeric and rows else "left", overflow="fold")
     for row in rows:
-        grid.add_row(*(Text(str(cell)) for cell in row))
+        grid.add_row(*(Text(shown(cell, most=None, keep="\n")) for cell in row))
     console = Console()
     if not console.is_terminal:  # a pipe or a file has no terminal width to wrap at
         console = Console(width=max(console.width, 200))
     # title and caption as separate lines: inside the grid they would wrap at its width
     for part in (title, grid, caption):
         if part:
-            console.print(part, markup=False, highlight=False)
+            line = shown(part, most=None, keep="\n") if isinstance(part, str) else part
+            console.print(line, markup=False, highlight=False)
 
 
 def _is_number(text: str) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from pvtctl.cli._console import print_json, table
+from pvtctl.cli._console import print_json, print_text, table
 from pvtctl.cli._options import AS_JSON, DEVICE, GPUS, App, argument, bundle, examples, option, shared
 from pvtctl.errors import PvtctlError, ToldElsewhereError, UsageError
 from pvtctl.io.console import say
@@ -145,7 +145,7 @@ def ablate(context: typer.Context, options: AblateOptions) -> None:
         table(result.title, result.columns, result.rows, caption=result.caption)
         table("", ["claim", "verdict", "why"], result.verdicts)
         for name, path in result.files.items():
-            print(f"{name}: {path}")
+            print_text(f"{name}: {path}")
     if failed:
         raise ToldElsewhereError(f"{len(failed)} runs failed")
 
@@ -224,4 +224,4 @@ def _write_jobs(plan: StudyPlan, request: StudyRequest, folder: Path, options: A
     arguments = [*words, *process_words(options.gpus, device)]
     files = write_jobs(plan, folder.expanduser(), arguments=arguments, report=report, options=options.sbatch)
     say(f"{len(files) - 1} jobs; hand them to Slurm by")
-    print(f"bash {files[-1]}")
+    print_text(f"bash {files[-1]}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from pvtctl.cli._console import parse_sizes, table
+from pvtctl.cli._console import parse_sizes, print_text, table
 from pvtctl.cli._models import (
     COUNT,
     FORMAT,
@@ -131,13 +131,13 @@ def _print(found: Comparison, form: TableFormat) -> None:
 
     match form:
         case TableFormat.json:
-            print(to_json(found), end="")
+            print_text(to_json(found), end="")
         case TableFormat.csv:
-            print(to_csv(found), end="")
+            print_text(to_csv(found), end="")
         case TableFormat.markdown:
-            print(to_markdown(found), end="")
+            print_text(to_markdown(found), end="")
         case TableFormat.table:
-            print(found.title)
+            print_text(found.title)
             for columns in _blocks(found):
                 rows = [
                     [row.label, *(f"{row.cells()[at]} *" if at in row.best else row.cells()[at] for at in columns)]
@@ -145,7 +145,7 @@ def _print(found: Comparison, form: TableFormat) -> None:
                 ]
                 table("", ["", *(found.subjects[at].label for at in columns)], rows)
             if any(row.best for row in found.rows):
-                print("* the best of its row")
+                print_text("* the best of its row")
             for note in all_notes(found):
                 say(note)
 

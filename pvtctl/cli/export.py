@@ -6,7 +6,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pvtctl.cli._console import parse_size, parse_sizes, print_json, table
+from pvtctl.cli._console import parse_size, parse_sizes, print_json, print_text, table
 from pvtctl.cli._models import chosen_head, size_text
 from pvtctl.cli._options import AS_JSON, App, argument, bundle, examples, option, shared
 from pvtctl.errors import UsageError, nearest
@@ -192,7 +192,7 @@ def _show_layout(report: LayoutReport) -> None:
     say(f"wrote {report.model} in the {report.layout} layout; read back, its tensors are equal to the bit")
     if report.compared_with is not None:
         say(f"outputs equal those of {report.compared_with}: largest difference {report.difference:.1e} of the largest")
-    print(report.path)
+    print_text(report.path)
 
 
 def _show(report: ExportReport, found: ExportSource) -> None:
@@ -220,4 +220,4 @@ def _show(report: ExportReport, found: ExportSource) -> None:
         say("smallest sides: " + ", ".join(f"{name} {side}" for name, side in report.least.items()))
     for name, why in report.fixed.items():
         say(f"{name} is fixed at {why}")
-    print(report.path)
+    print_text(report.path)

@@ -5,12 +5,12 @@ Commands are in `pvtctl/cli/<command>.py`, each with a typer `app`; only the one
 
 from __future__ import annotations
 
-import errno
 import importlib
 import io
 import os
 import sys
 import traceback
+from contextlib import suppress
 from typing import Any
 
 import typer
@@ -19,9 +19,14 @@ from typer.core import TyperGroup
 from pvtctl import __version__
 from pvtctl.errors import ExitCode, PvtctlError, ToldElsewhereError, UsageError, nearest
 from pvtctl.io.allocator import keep_memory
+from pvtctl.io.files import os_refusal
+from pvtctl.io.names import shown
 
 # Typer may bundle Click or use the installed one: its exception classes show which.
 _ClickException: Any = typer.BadParameter.__mro__[2]
+
+_LONGEST_LINE, _MOST_LINES = 1000, 60
+"""Of a message: names and values of others in it have any length."""
 
 # One line each, in the order of a project; the modules are imported only when called.
 COMMANDS = {
@@ -134,9 +139,7 @@ def _root(
 def main(argv: list[str] | None = None) -> int:
     """Run the command line on `argv` (default: `sys.argv`); returns the exit code (`pvtctl.errors.ExitCode`)."""
     keep_memory()
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # not None, as after `>&-`, nor a stand-in
-            stream.reconfigure(errors="backslashreplace")  # names that the terminal cannot show are no reason to fail
+    _prepare_streams()
     try:
         result = typer.main.get_command(app)(args=argv, prog_name="pvtctl", standalone_mode=False)
         sys.stdout.flush()
@@ -160,12 +163,37 @@ def main(argv: list[str] | None = None) -> int:
     except (KeyboardInterrupt, typer.Abort):
         _explain_usage("interrupted", None)
         return ExitCode.INTERRUPTED
-    except BrokenPipeError:  # the reader (`| head`) has closed the pipe: print nothing, and flush nothing at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitCode.DONE
+    except BrokenPipeError:
+        return _leave_quietly()
+    except SystemExit as error:
+        if isinstance(error.__context__, BrokenPipeError):  # Click's way to end then
+            return _leave_quietly()
+        raise
     except Exception as error:
         return _explain_unforeseen(error)
     return result if isinstance(result, int) else ExitCode.DONE
+
+
+def _prepare_streams() -> None:
+    """Let no output fail for its characters, nor for a stream that is closed, as after `>&-`."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        stream = getattr(sys, name)
+        if stream is None:  # in this order: it takes the lowest descriptor that is free, which is the closed one
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8"))
+        elif mode == "w" and isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _leave_quietly() -> int:
+    """The reader (`| head`) has closed the pipe: print nothing more, and flush nothing at exit."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+            continue
+        with suppress(OSError, ValueError):
+            os.dup2(nowhere, stream.fileno())
+    return ExitCode.DONE
 
 
 def _explain_usage(message: str, hint: str | None) -> None:
@@ -177,18 +205,22 @@ def _explain_usage(message: str, hint: str | None) -> None:
 def _explain(message: str, hint: str | None) -> None:
     if os.environ.get("PVTCTL_DEBUG"):
         traceback.print_exc()
-    print(f"error: {message}", file=sys.stderr)
-    if hint:
-        print(f"hint: {hint}", file=sys.stderr)
+    for kind, text in (("error", message), ("hint", hint)):
+        if text:
+            lines = [shown(line, most=_LONGEST_LINE) for line in f"{kind}: {text}".splitlines()]
+            if len(lines) > _MOST_LINES:
+                lines[_MOST_LINES - 1 :] = [f"  and {len(lines) - _MOST_LINES + 1} lines more"]
+            print("\n".join(lines), file=sys.stderr)
 
 
 def _explain_unforeseen(error: Exception) -> int:
-    """Report out of memory, a full disk, or else a bug in pvtctl; returns the exit code."""
+    """Report out of memory, what the operating system refuses, or else a bug in pvtctl; returns the exit code."""
     text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "allocate memory" in text:
         _explain("out of memory", "fewer or smaller images at a time, or a smaller model, need less")
-    elif isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        _explain("the disk is full", "free some space and run the command again")
+    elif isinstance(error, OSError) and (refused := os_refusal(error)) is not None:
+        _explain_usage(refused.message, refused.hint)
+        return int(refused.exit_code)
     else:
         hint = "this is a bug in pvtctl: please report it with the output of the same command after `pvtctl --debug`"
         _explain(f"{type(error).__name__}: {text}", hint)

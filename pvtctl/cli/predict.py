@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pvtctl.cli._console import parse_size, print_json, table
+from pvtctl.cli._console import parse_size, print_json, print_text, table
 from pvtctl.cli._options import AS_JSON, App, TestingOptions, argument, bundle, examples, option, shared
 from pvtctl.cli._resolve_recipe import note
 from pvtctl.errors import PvtctlError, UsageError
@@ -153,11 +153,11 @@ def _predict(options: PredictCommandOptions, checkpoint: Inspected, images: Imag
     if rows:
         table(title, columns, rows)
     else:
-        print(title)
+        print_text(title)
     if remark := writer.remark():
         say(remark)
     for name, path in files.items():
-        print(f"{name}: {path}")
+        print_text(f"{name}: {path}")
 
 
 def require_new(out: Path) -> None:

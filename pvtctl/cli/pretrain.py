@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from pvtctl.cli._console import print_json, table
+from pvtctl.cli._console import print_json, print_text, table
 from pvtctl.cli._options import (
     AS_JSON,
     DEVICE,
@@ -276,7 +276,7 @@ def _show(run: RunResult, as_json: bool) -> None:
         say(f"note: {text}")
     say_skipped(summary.skipped)
     for name, path in summary.files.items():
-        print(f"{name}: {path}")
+        print_text(f"{name}: {path}")
 
 
 def differences_line(score: str, paper: str, differences: Sequence[str]) -> str | None:

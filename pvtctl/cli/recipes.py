@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from pvtctl.cli._console import print_json, table
+from pvtctl.cli._console import print_json, print_text, table
 from pvtctl.cli._options import AS_JSON, App
 from pvtctl.errors import UsageError
 from pvtctl.io.console import say
@@ -76,7 +76,7 @@ def recipes_show(
     source = read_recipe(name)
     plain = not (set_ or origin or as_json) and profile == "paper"
     if row is None and len(source.rows) > 1 and plain and not source.faults:
-        print(source.path.read_text(encoding="utf-8"), end="")
+        print_text(source.path.read_text(encoding="utf-8"), end="")
         say(f"this is the file of {len(source.rows)} rows; --row ROW shows what one of them runs")
         return
     resolved = resolve(name, row, profile, set_)
@@ -84,9 +84,9 @@ def recipes_show(
         origins = {".".join(path): str(origin) for path, origin in resolved.origins.items()}
         print_json({"recipe": resolved.recipe.plain_values(), "flat": flat(resolved.recipe), "origins": origins})
     elif origin:
-        print("\n".join(_with_origins(resolved)))
+        print_text("\n".join(_with_origins(resolved)))
     else:
-        print(dump(resolved.recipe), end="")
+        print_text(dump(resolved.recipe), end="")
 
 
 def _with_origins(resolved: Resolved) -> list[str]:
@@ -138,7 +138,7 @@ def recipes_check(
         print_json({"files": reports})
     for report in reports:
         if not as_json and not report["faults"]:
-            print(f"{report['file']}: fine ({report['runs']} runs: rows x profiles)")
+            print_text(f"{report['file']}: fine ({report['runs']} runs: rows x profiles)")
     faults = [fault for report in reports for fault in report["faults"]]
     if faults:
         head = faults[0] if len(faults) == 1 else "\n  ".join([f"{len(faults)} faults", *faults])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
-from pvtctl.cli._console import byte_progress, print_json, table
+from pvtctl.cli._console import byte_progress, print_json, print_text, table
 from pvtctl.cli._options import AS_JSON, App
 from pvtctl.errors import ExitCode, PvtctlError, UsageError
 from pvtctl.io.console import say
@@ -169,7 +169,7 @@ def weights_fetch(
     for name in names:
         with byte_progress() as watch:
             path = fetch_one(name, mirror=mirror, folder=folder, to=to, progress=watch(name))
-        print(path)
+        print_text(path)
 
 
 @app.command("verify")

@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,16 +31,20 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
             os.fsync(handle.fileno())
         temporary.replace(path)
     except OSError as error:
+        if not _concerns(error, path, temporary):
+            raise
         raise _disk_error(path, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # a read-only disk refuses even this
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def new_folder(root: Path) -> Iterator[Path]:
     """Yield a hidden folder next to `root`; rename it to `root` on success, remove it otherwise.
 
-    Raises UsageError if `root` is a file or not empty, PvtctlError if it cannot be written.
+    Raises UsageError if `root` is a file or not empty, PvtctlError if it cannot be written; other files that cannot be
+    read in the block raise as they do elsewhere.
     """
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         what = "is not empty" if root.is_dir() else "is a file"
@@ -52,6 +56,8 @@ def new_folder(root: Path) -> Iterator[Path]:
         yield temporary
         temporary.rename(target)
     except OSError as error:
+        if not _concerns(error, target, temporary):
+            raise
         reason = error.strerror or str(error)
         raise PvtctlError(
             f"{root} could not be written: {reason}", "free some space or name another folder; nothing was left behind"
@@ -69,12 +75,62 @@ def require_place(folder: Path) -> None:
         raise UsageError(f"{folder} cannot be written: no rights to write in {there}", "choose another --out")
 
 
+def _named(error: OSError) -> Path:
+    """The file that an error names; an empty path if none, as in errors of writing."""
+    return Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else Path()
+
+
+def _concerns(error: OSError, target: Path, temporary: Path) -> bool:
+    """Whether an error is one of writing `target`: not if it names another file, which was read meanwhile."""
+    named, target, temporary = _named(error).absolute(), target.absolute(), temporary.absolute()
+    below = temporary in (named, *named.parents)
+    return _named(error) == Path() or below or named in (target, *target.parents)
+
+
 def _disk_error(path: Path, error: OSError) -> PvtctlError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in _FULL:
         return PvtctlError(f"the disk is full: {path} was not written", "free some space; what was there is untouched")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return PvtctlError(f"no permission to write {path}", "choose another folder")
     return PvtctlError(f"{path} could not be written: {error.strerror or error}", "choose another folder")
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_RIGHTS = "its owner can give the right to read or write it; `ls -ld` shows whose it is"
+_REFUSALS = {
+    errno.EACCES: _RIGHTS,
+    errno.EPERM: _RIGHTS,
+    errno.EROFS: "this disk cannot be written: choose a place on another one",
+    errno.ENAMETOOLONG: "is this a path?",
+    errno.ELOOP: "its links lead to one another",
+    errno.ENOENT: None,
+    errno.ENOTDIR: None,
+    errno.EISDIR: None,
+    errno.EEXIST: None,
+}
+"""What the operating system refuses for good, with the hint."""
+_FAILURES = {
+    errno.EIO: "the disk or its connection is faulty",
+    errno.ESTALE: "the file was replaced while it was read; run the command again",
+    errno.EMFILE: "too many files are open: `ulimit -n` shows and sets the limit",
+    errno.ENFILE: "too many files are open on this machine",
+    errno.ENOMEM: "fewer or smaller images at a time, or a smaller model, need less",
+    errno.EAGAIN: "too many processes: `ulimit -u` shows and sets the limit",
+}
+"""What may succeed another time."""
+
+
+def os_refusal(error: OSError) -> PvtctlError | None:
+    """An `OSError` as an error for the user, `FILE: Permission denied`; None for one that only a bug explains."""
+    name = None if _named(error) == Path() else str(_named(error))
+    where = "" if name is None else f"{name}: "
+    if error.errno in _FULL:
+        return PvtctlError(f"{where}the disk is full", "free some space and run the command again")
+    if error.errno in _FAILURES:
+        return PvtctlError(f"{where}{error.strerror}", _FAILURES[error.errno])
+    if name is not None and error.errno in _REFUSALS:
+        return UsageError(f"{where}{error.strerror}", _REFUSALS[error.errno])
+    return None
 
 
 def write_text(path: Path | str, text: str) -> None:

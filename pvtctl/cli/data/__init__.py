@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from pvtctl.cli._console import byte_progress, print_json, table, with_progress
+from pvtctl.cli._console import byte_progress, print_json, print_text, table, with_progress
 from pvtctl.cli._options import AS_JSON, OVERRIDES, TASK, App
 from pvtctl.cli.data._settings import data_settings
 from pvtctl.errors import ExitCode, UsageError
@@ -211,7 +211,7 @@ def data_convert(
     if as_json:
         print_json(asdict(done))
     else:
-        print(done.path)
+        print_text(done.path)
 
 
 def _say_conversion(done: DatasetConversion) -> None:
@@ -247,7 +247,7 @@ def data_fetch(
         say(f"{entry.title}\nterms: {entry.terms}\nhashes: {entry.hashes}")
     with byte_progress() as watch:
         path = fetch_set(name, to=to, split=split, mirror=mirror, folder=folder, keep=keep, watch=watch)
-    print(path)
+    print_text(path)
 
 
 @app.command(
@@ -314,16 +314,16 @@ def _print_verdict(verdict: DatasetVerdict) -> None:
     for each in verdict.tables():
         table("", each.columns, each.rows, caption=each.caption)
     for line in verdict.lines():
-        print(line)
+        print_text(line)
     for split, images in verdict.images.items():
         looked_at = verdict.examined[split]
         part = "" if looked_at == images else f", {looked_at} of them examined (--full for all)"
-        print(f"{split}: {images} images{part}")
+        print_text(f"{split}: {images} images{part}")
     if verdict.classes:
-        print(f"classes: {verdict.classes}")
+        print_text(f"classes: {verdict.classes}")
     if verdict.problems:
         columns = ["severity", "what", "split", "count", "means", "for example"]
         rows = [[it.severity, it.kind, it.split, it.count, it.meaning, it.examples[0]] for it in verdict.problems]
         table("", columns, rows)
     words = {"ok": "ok: use it", "warnings": "usable, with losses", "unusable": "cannot be used"}
-    print(f"verdict: {words[verdict.verdict]} (exit code {int(ExitCode(verdict.exit_code))})")
+    print_text(f"verdict: {words[verdict.verdict]} (exit code {int(ExitCode(verdict.exit_code))})")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pvtctl.cli._console import print_json, table
+from pvtctl.cli._console import print_json, print_text, table
 from pvtctl.cli._resolve_recipe import choose_data
 from pvtctl.cli.eval import EvalOptions
 from pvtctl.cli.eval._plan import EvalPlan, make_eval_plan
@@ -140,7 +140,7 @@ def show_evaluation(
         say(f"note: {text}")
     say_skipped(findings.skipped)
     for name, path in files.items():
-        print(f"{name.lower()}: {path}")
+        print_text(f"{name.lower()}: {path}")
 
 
 def run_results(options: EvalOptions, results: Path) -> None:

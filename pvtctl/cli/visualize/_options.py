@@ -8,7 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from pvtctl.cli._console import parse_size, print_json
+from pvtctl.cli._console import parse_size, print_json, print_text
 from pvtctl.cli._options import AS_JSON, DEVICE, argument, bundle, option, shared
 from pvtctl.cli._resolve_recipe import note
 from pvtctl.cli.predict import require_new
@@ -127,7 +127,7 @@ class Pictures:
             print_json({**document, "pictures": pictures, "gallery": str(index) if index else None})
             return
         files = [path for each in self.written for path in each["files"]]
-        print(*files, *([index] if index else []), sep="\n")
+        print_text("\n".join(map(str, [*files, *([index] if index else [])])))
 
 
 def picture_names(names: Sequence[str]) -> list[str]:

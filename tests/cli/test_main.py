@@ -1,0 +1,138 @@
+"""What `main` makes of errors of the operating system, of names that others chose, and of streams that are closed."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tiny_run import Cli
+
+from pvtctl.cli._console import print_json, print_text, table
+from pvtctl.cli.main import main
+from pvtctl.errors import ExitCode, UsageError
+from pvtctl.io.console import say
+
+HOSTILE = "cat\x1b[2J\u202e\udce9"
+SAFE = "cat\\x1b[2J\\u202e\\udce9"
+
+
+@pytest.fixture
+def failing(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Callable[[Exception], tuple[int, list[str]]]:
+    """Exit code and lines of stderr of a command that raises an error."""
+
+    def run(error: Exception) -> tuple[int, list[str]]:
+        def raises(*_: object) -> None:
+            raise error
+
+        monkeypatch.setattr("pvtctl.recipe.source.recipe_names", raises)
+        result = cli("recipes", "ls")
+        assert result.out == ""
+        return result.code, result.err.splitlines()
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        *((number, ExitCode.USAGE) for number in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)),
+        *((number, ExitCode.USAGE) for number in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)),
+        *((number, ExitCode.FAILED) for number in (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ESTALE)),
+    ],
+)
+def test_what_the_system_refuses_names_the_file(
+    failing: Callable[[Exception], tuple[int, list[str]]], number: int, code: int
+) -> None:
+    found, lines = failing(OSError(number, os.strerror(number), "some/file.json"))
+    assert found == code
+    reason = "the disk is full" if number in (errno.ENOSPC, errno.EDQUOT) else os.strerror(number)
+    assert lines[0] == f"error: some/file.json: {reason}"
+    assert "bug" not in " ".join(lines)
+
+
+def test_other_errors_are_reported_as_bugs(failing: Callable[[Exception], tuple[int, list[str]]]) -> None:
+    for error in (OSError("odd"), ChildProcessError(errno.ECHILD, "No child"), ValueError("x" * 5000 + "\ny")):
+        code, lines = failing(error)
+        assert code == ExitCode.FAILED
+        assert "this is a bug in pvtctl" in lines[-1]
+        assert all(len(line) <= 1000 for line in lines)
+
+
+def test_the_system_may_name_no_file(failing: Callable[[Exception], tuple[int, list[str]]]) -> None:
+    assert failing(OSError(errno.EIO, "Input/output error"))[1][0] == "error: Input/output error"
+    assert failing(OSError(errno.ENOSPC, "No space"))[1][0] == "error: the disk is full"
+
+
+def test_messages_are_short_and_show_hidden_characters(failing: Callable[[Exception], tuple[int, list[str]]]) -> None:
+    code, lines = failing(UsageError(f"{HOSTILE}\nsecond line", f"hint {HOSTILE}"))
+    assert code == ExitCode.USAGE
+    assert lines == [f"error: {SAFE}", "second line", f"hint: hint {SAFE}"]
+    lines = failing(UsageError("a" * 100_000 + "\n" + "b\n" * 5000))[1]
+    assert max(map(len, lines)) <= 1000
+    assert len(lines) <= 60
+    assert "lines more" in lines[-1]
+
+
+def test_a_file_that_may_not_be_read(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> bool:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_file", refuse)  # as root may read everything
+    result = cli("recipes", "check", "closed/mine.yaml")
+    assert result.code == ExitCode.USAGE
+    assert result.err.startswith("error: closed/mine.yaml: Permission denied\nhint: ")
+
+
+def test_a_name_that_no_file_can_have(cli: Cli) -> None:
+    for words in (["recipes", "check"], ["weights", "inspect"]):
+        result = cli(*words, "x" * 300 + ".yaml")
+        assert result.code == ExitCode.USAGE
+        assert "bug" not in result.err
+
+
+def test_results_show_hidden_characters(capsys: pytest.CaptureFixture[str]) -> None:
+    print_text(HOSTILE)
+    say(HOSTILE)
+    table(HOSTILE, [HOSTILE, "number"], [[HOSTILE, 1]], caption=HOSTILE)
+    print_json({HOSTILE: HOSTILE})
+    said = capsys.readouterr()
+    both = said.out + said.err
+    assert "\x1b" not in both
+    assert "\u202e" not in both
+    assert both.count(SAFE) == 6
+    both.encode()
+
+
+def test_an_ascii_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
+    assert main(["--version"]) == ExitCode.DONE
+    print_text("café \U0001f408")
+    sys.stdout.flush()
+    assert raw.getvalue().decode("ascii").endswith("caf\\xe9 \\U0001f408\n")
+
+
+@pytest.mark.parametrize("words", [["recipes", "schema"], ["models", "ls", "--json"], ["--help"], ["recipes", "ls"]])
+def test_a_reader_that_has_enough(monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        assert main(words) == ExitCode.DONE
+        monkeypatch.undo()
+
+
+@pytest.mark.parametrize("words", [["recipes", "ls"], ["--version"], ["nonsense"]])
+def test_closed_streams(monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:
+    for name in ("stdin", "stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)
+    code = main(words)
+    for name in ("stdin", "stdout", "stderr"):
+        getattr(sys, name).close()
+    monkeypatch.undo()
+    assert code == (ExitCode.USAGE if words == ["nonsense"] else ExitCode.DONE)
