@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from pvtctl.errors import UsageError, nearest
 from pvtctl.io.console import say
 
 if TYPE_CHECKING:
+    from pvtctl.recipe.load import Resolved
     from pvtctl.recipe.schema import Recipe
 
 NAMED_DATA = ("imagenet", "coco", "ade20k", "pascal_context", "cityscapes", "nyu", "kitti", "mix", "scenes")
@@ -68,6 +70,11 @@ def choose_data(word: str, folder: Path | None, files: Mapping[str, Path | None]
         from pvtctl.data.layouts import guess_layout
 
         layout = "coco" if named else guess_layout(path) or "imagenet"
+        if layout == "ade20k" and (path / "classes.txt").is_file():
+            note(
+                "labels: in ADE20K's layout 0 is unlabelled and classes count from 1; if they count from 0,"
+                " --set data.segmentation.labels=plain"
+            )
         return DataChoice(layout, path.absolute(), path.absolute().name, named)
     looks_like_a_path = os.sep in word or word.startswith(".")
     problem = f"there is no folder {word}" if looks_like_a_path else f"no data set or folder {word!r}"
@@ -130,7 +137,14 @@ def choose_recipe(
     """
     from pvtctl.models.registry import backbone_spec, find_head, head_spec, heads_of
     from pvtctl.models.variants import split_width
-    from pvtctl.recipe.load import backbone_of_profile, find_profile, keys_said, load_recipe, rows_of
+    from pvtctl.recipe.load import (
+        backbone_of_profile,
+        find_profile,
+        keys_said,
+        resolve,
+        rows_of,
+    )
+    from pvtctl.recipe.scale import changes_line, profile_changes
 
     row: str | None
     stand_in = None
@@ -174,10 +188,14 @@ def choose_recipe(
             settings[1:1] = [*unsaid, ("data.normalization", "imagenet")]
     if head is not None and not (rows_of(recipe) and head_spec(head).recipes):
         settings.insert(0, ("model.head.name", head))  # not a table's recipe, or an unlisted head
-    chosen = load_recipe(recipe, row or stand_in, profile, settings)
+    resolved = resolve(recipe, row or stand_in, profile, settings, scoring=trained)
+    chosen = resolved.recipe
     if head is not None and (chosen.model.head is None or chosen.model.head.name != head):
         here = "a classifier" if chosen.model.head is None else chosen.model.head.name
         raise UsageError(f"recipe {chosen.name} trains {here}, not {head}", "leave out --head or --recipe")
+    _note_rules(resolved, data)
+    if data.name != "scenes" and (changes := profile_changes(recipe, row or stand_in, profile, settings)):
+        note(changes_line(profile, changes))
     if stand_in is not None:
         note(f"recipe: no row of {chosen.name} trains {backbone}: its shared settings are used, without drop path")
         nothing: dict[str, Any] = {"row": None, "title": None, "paper": None, "expect": {}, "provenance": {}}
@@ -186,6 +204,13 @@ def choose_recipe(
         return chosen.model_copy(update=nothing)
     note(f"recipe: {chosen.name}{f', row {chosen.row}' if chosen.row else ''}, profile {chosen.profile}")
     return chosen
+
+
+def _note_rules(resolved: Resolved, data: DataChoice) -> None:
+    """Say which rules of the recipe's named data set are not used for the data chosen."""
+    if resolved.left_out:
+        rules = ", ".join(f"{key} {json.dumps(value)}" for key, value in resolved.left_out.items())
+        note(f"rules of {resolved.data_set} that are not used for {data.path or data.name}: {rules}")
 
 
 def _for_fresh_head(recipe: Recipe) -> Recipe:

@@ -46,8 +46,9 @@ class AblateOptions:
     study: str = argument(
         metavar="STUDY", help="A name of `pvtctl ablate ls`, any recipe with rows, or a YAML file; ls lists them."
     )
-    profile: str = option(
-        default="mini", help="Scale: mini (built-in data, minutes on two CPU cores), paper (its data), smoke."
+    profile: str | None = option(
+        help="Scale: mini (built-in data, minutes on two CPU cores), paper (its data), smoke. Default: mini; for a file of "
+        "your own paper, which is all of its settings."
     )
     rows: str | None = option(help="Rows to run, with commas. Default: all.")
     seeds: int | None = option(min=1, max=100, help="Runs of each row. Default: the study's own for mini, else 1.")
@@ -187,6 +188,7 @@ def _train_one(context: typer.Context, plan: StudyPlan, name: str, options: Abla
 
 
 def _show_plan(plan: StudyPlan, as_json: bool) -> None:
+    from pvtctl.recipe.scale import changes_line
     from pvtctl.studies.run import state_of
 
     states = [(run, state_of(run)) for run in plan.runs]
@@ -203,10 +205,13 @@ def _show_plan(plan: StudyPlan, as_json: bool) -> None:
             }
             for run, state in states
         ]
-        print_json({"study": plan.study, "profile": plan.profile, "out": str(plan.out), "runs": runs})
+        changes = {key: list(pair) for key, pair in plan.changes.items()}
+        document = {"study": plan.study, "profile": plan.profile, "profile_changes": changes}
+        print_json(document | {"out": str(plan.out), "runs": runs})
         return
     rows = [[run.name, _begins_from(run), state.status, run.out] for run, state in states]
-    table(f"{plan.study}, profile {plan.profile}", ["run", "starts from", "state", "folder"], rows)
+    caption = changes_line(plan.profile, plan.changes)
+    table(f"{plan.study}, profile {plan.profile}", ["run", "starts from", "state", "folder"], rows, caption=caption)
 
 
 def _begins_from(run: Run) -> str:

@@ -11,12 +11,10 @@ from dataclasses import dataclass
 
 from pvtctl.errors import nearest
 from pvtctl.models.registry import head_spec, head_specs, heads_of
-from pvtctl.recipe.layers import Fault, Layer, Origin
+from pvtctl.recipe.layers import COCO_FILES, Fault, Layer, Origin
 from pvtctl.recipe.schema import Recipe
 from pvtctl.recipe.yaml_loader import KeyPath
 from pvtctl.tasks.registry import TASK_SPECS, spec_of, tasks_reading
-
-COCO_FILES = ("train_images", "train_annotations", "val_images", "val_annotations")
 
 
 @dataclass(frozen=True)
@@ -85,6 +83,12 @@ def _unread(layers: list[Layer], recipe: Recipe) -> Iterator[Fault]:
                 if path[: len(rule.path)] == rule.path and value is not None and value != {}:
                     mark = layer.mark(path)
                     yield Fault(f"{'.'.join(path)}: {rule.why} ({mark})", mark)
+
+
+def is_unread(key: str, recipe: Recipe) -> bool:
+    """Whether the recipe's task, data or head does not use the dotted `key`."""
+    path = tuple(key.split("."))
+    return any(path[: len(rule.path)] == rule.path for rule in _rules(recipe))
 
 
 def _rules(recipe: Recipe) -> Iterator[_Unread]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -26,6 +26,28 @@ KEPT_ON_RENAME = (("data",),)
 """Blocks that keep their other settings when `name` changes: another data set keeps image size and augmentation."""
 
 
+DATA_NAME: KeyPath = ("data", "name")
+COCO_FILES = ("train_images", "train_annotations", "val_images", "val_annotations")
+PLACES = tuple(("data", key) for key in ("path", *COCO_FILES))
+"""Keys that say where the data is."""
+NAMED_SETS = ("nyu", "kitti", "ade20k", "pascal_context", "cityscapes")
+"""Data sets with rules of their own; the other names are layouts of anyone's data."""
+_RULES = {
+    "data.depth": ("crop", "min_depth", "max_depth", "scale", "invalid", "split_file", "train_split_file"),
+    "data.segmentation": ("labels", "ignore", "classes"),
+    "eval": ("alignment", "max_depth", "crop", "ratios", "flip", "window", "stride"),
+}
+_TEST_SIZES = {
+    "data.depth": ("test_size", "multiple"),
+    "data.segmentation": ("test_short_side", "test_long_side", "align"),
+}
+RULES_OF_DATA, TEST_SIZES = (
+    tuple((*block.split("."), key) for block, keys in blocks.items() for key in keys)
+    for blocks in (_RULES, _TEST_SIZES)
+)
+"""Keys by which a named data set is read and scored, and those of the size at which it is tested."""
+
+
 @dataclass
 class Layer:
     """Settings of one source: values by path, and the source mark of every key."""
@@ -33,6 +55,12 @@ class Layer:
     label: str
     values: dict[KeyPath, Any] = field(default_factory=dict)
     marks: dict[KeyPath, SourceMark] = field(default_factory=dict)
+    built_in: bool = False
+    """From a recipe of `pvtctl recipes ls`, not from a user."""
+
+    @property
+    def of_profile(self) -> bool:
+        return self.label.startswith("profile")
 
     def mark(self, path: KeyPath) -> SourceMark | None:
         """Mark of `path`, or of the nearest key above it."""
@@ -121,6 +149,44 @@ def merge(layers: list[Layer]) -> tuple[dict[KeyPath, Any], dict[KeyPath, Origin
             values[path] = value
             origins[path] = Origin(layer.label, layer.mark(path))
     return values, origins
+
+
+def with_data_named(layers: list[Layer]) -> list[Layer]:
+    """The layers, each that says where the data is above a profile also naming the data set that the profile replaces.
+
+    Otherwise a profile on the built-in scenes would leave the folder of `--set data.path=...` unused.
+    """
+    named, plain = [], "imagenet"
+    for at, layer in enumerate(layers):
+        place = next((path for path in PLACES if layer.values.get(path) is not None), None)
+        over_profile = any(below.of_profile and DATA_NAME in below.values for below in layers[:at])
+        if place is not None and DATA_NAME not in layer.values and over_profile:
+            marks = {**layer.marks, **({DATA_NAME: mark} if (mark := layer.mark(place)) else {})}
+            layer = replace(layer, values={**layer.values, DATA_NAME: plain}, marks=marks)
+        elif not layer.of_profile:
+            plain = layer.values.get(DATA_NAME, plain)
+        named.append(layer)
+    return named
+
+
+def rules_of_other_data(layers: list[Layer], *, sizes: bool) -> tuple[str, list[KeyPath]]:
+    """The named data set of a built-in recipe, and the keys of its rules, where a user has named other data.
+
+    NYUv2's crop and cap say nothing about another folder. What a profile or the user states remains, and so do test
+    sizes without `sizes`: in training they belong to the training size.
+    """
+    rules = (*RULES_OF_DATA, *(TEST_SIZES if sizes else ()))
+    own, chosen, by_user = "", "", False
+    stated: dict[KeyPath, bool] = {}
+    for layer in layers:
+        if DATA_NAME in layer.values:
+            chosen, by_user = layer.values[DATA_NAME], not layer.built_in
+        shared = layer.built_in and not layer.of_profile
+        own = layer.values.get(DATA_NAME, own) if shared else own
+        stated |= {path: shared for path in rules if path in layer.values}
+    if not by_user or chosen == own or own not in NAMED_SETS:
+        return own, []
+    return own, [path for path, of_recipe in stated.items() if of_recipe]
 
 
 def _default(path: KeyPath) -> Any:

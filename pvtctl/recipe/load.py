@@ -1,6 +1,7 @@
 """Load a recipe file with row, profile and `--set` as one flat, checked `Recipe`.
 
 Precedence, lowest first: field default, `base:` file, recipe, row, profile, the profile's settings of the row, `--set`.
+The profiles of a base lie below a user's own file (`RecipeFile.layers`).
 Mappings merge, lists replace, and a block whose `name` changes replaces the old block whole (except `data`).
 A base provides its shared blocks and profiles; its rows are not inherited.
 """
@@ -21,7 +22,17 @@ from pvtctl.extensions import require_named
 from pvtctl.models.registry import find_head, head_specs
 from pvtctl.recipe.agreement import find_faults
 from pvtctl.recipe.block import dotted
-from pvtctl.recipe.layers import Fault, Layer, Origin, check_layer, flatten, merge, nest
+from pvtctl.recipe.layers import (
+    Fault,
+    Layer,
+    Origin,
+    check_layer,
+    flatten,
+    merge,
+    nest,
+    rules_of_other_data,
+    with_data_named,
+)
 from pvtctl.recipe.schema import Recipe
 from pvtctl.recipe.source import RecipeFaults, RecipeFile, read_recipe, recipe_names
 from pvtctl.recipe.yaml_loader import KeyPath, SourceMark, parse_value, shown_path
@@ -49,6 +60,10 @@ class Resolved:
 
     recipe: Recipe
     origins: dict[KeyPath, Origin]
+    data_set: str
+    """The data of the built-in recipe."""
+    left_out: dict[str, Any]
+    """Rules of that data set, by dotted key, that do not apply as a user has named other data."""
 
 
 def load_recipe(
@@ -63,9 +78,15 @@ def load_recipe(
 
 
 def resolve(
-    name_or_path: str | Path, row: str | None = None, profile: str = "paper", overrides: Sequence[Override] = ()
+    name_or_path: str | Path,
+    row: str | None = None,
+    profile: str = "paper",
+    overrides: Sequence[Override] = (),
+    *,
+    scoring: bool = False,
 ) -> Resolved:
-    """Like `load_recipe`, with the origin of each value."""
+    """Like `load_recipe`, with the origin of each value. `scoring`: nothing is trained, so that test sizes of a named data
+    set are left out for other data too."""
     source = read_recipe(name_or_path)
     row = _choose_row(source, row)
     if profile not in source.profiles:
@@ -74,10 +95,12 @@ def resolve(
         )
     extra, faults = _override_layer(overrides)
     faults = [*source.faults, *faults, *check_layer(extra)]
-    of_row = [source.rows[row]] if row else []
-    scaled = [layer for key, layer in source.scaled_rows.items() if key == (profile, row)]
-    layers = [*source.shared, *of_row, *source.profiles[profile], *scaled, extra]
+    layers = with_data_named([*source.layers(profile, row), extra])
     values, origins = merge(layers)
+    of_set, rules = rules_of_other_data(layers, sizes=scoring)
+    left_out = {".".join(path): values.pop(path) for path in rules if path in values}
+    for path in rules:
+        origins.pop(path, None)
     values[("name",)] = values.get(("name",), source.name)
     if row:
         values[("row",)] = row
@@ -95,7 +118,7 @@ def resolve(
         raise RecipeFaults(shown, [_late_fault(shown, origins, one) for one in error.errors()]) from error
     if faults := find_faults(layers, recipe, origins):
         raise RecipeFaults(shown, faults)
-    return Resolved(recipe, origins)
+    return Resolved(recipe, origins, of_set, left_out)
 
 
 def _drop_other_heads(values: dict[KeyPath, Any], origins: dict[KeyPath, Origin]) -> None:
@@ -179,10 +202,20 @@ def rows_of(name_or_path: str | Path) -> list[str]:
 
 
 def backbone_of_profile(name_or_path: str | Path, profile: str) -> dict[str, Any]:
-    """Settings of `model.backbone` in a profile: {"width": 0.25} in most tables' mini."""
-    values, _ = merge(read_recipe(name_or_path).profiles.get(profile, []))
-    said = {path[2]: value for path, value in values.items() if path[:2] == ("model", "backbone") and len(path) == 3}
-    return {} if "name" in said else said
+    """Settings of `model.backbone` in a profile: {"width": 0.25} in most tables' mini. A user's file above may differ."""
+    source = read_recipe(name_or_path)
+    scales = source.profiles.get(profile, [])
+    said = _backbone_settings(scales)
+    if "name" in said:
+        return {}
+    layers = source.layers(profile) if profile in source.profiles else []
+    above = layers[max((at for at, layer in enumerate(layers) if layer in scales), default=-1) + 1 :]
+    return said | {key: value for key, value in _backbone_settings(above).items() if key in said}
+
+
+def _backbone_settings(layers: list[Layer]) -> dict[str, Any]:
+    values, _ = merge(layers)
+    return {path[2]: value for path, value in values.items() if path[:2] == ("model", "backbone") and len(path) == 3}
 
 
 def find_row(
@@ -236,8 +269,8 @@ def _tables(task: str) -> Iterator[tuple[str, RecipeFile]]:
 def _data_names(source: RecipeFile) -> dict[str, str]:
     """Data sets used by a recipe's profiles -> the first profile that uses it."""
     names: dict[str, str] = {}
-    for profile, layers in source.profiles.items():
-        values, _ = merge([*source.shared, *layers])
+    for profile in source.profiles:
+        values, _ = merge(with_data_named(source.layers(profile)))
         names.setdefault(values.get(("data", "name"), "imagenet"), profile)
     return names
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from pvtctl.recipe.yaml_loader import Document, KeyPath, SourceMark, read_yaml
 
 FILE_KEYS = ("base", "rows", "profiles", "printed", "study")
 """Keys that a recipe file may have in addition to those of `Recipe`."""
+_NOT_INHERITED = ("name", "about", "title", "paper", "expect")
 
 
 class RecipeFaults(UsageError):
@@ -42,8 +43,8 @@ class RecipeFile:
 
     name: str
     path: Path
-    shared: list[Layer]
-    """Base first."""
+    own: Layer
+    """Settings of this file that all its rows share."""
     rows: dict[str, Layer]
     profiles: dict[str, list[Layer]]
     """Base first; always has `paper`."""
@@ -53,6 +54,32 @@ class RecipeFile:
     study: Study | None = None
     """Of this file only: not inherited from a base."""
     faults: list[Fault] = field(default_factory=list)
+    base: RecipeFile | None = None
+    """What it extends, without its rows, name, title, paper and published figures."""
+
+    @property
+    def shared(self) -> list[Layer]:
+        """Settings of all rows, of the base first."""
+        return [*(self.base.shared if self.base else ()), self.own]
+
+    @property
+    def built_in(self) -> bool:
+        """Whether it is one of `pvtctl recipes ls`."""
+        return self.path.resolve().is_relative_to(recipes_folder().resolve())
+
+    def layers(self, profile: str = "paper", row: str | None = None) -> list[Layer]:
+        """Layers of a run, lowest first.
+
+        A user's file stands above the profiles of its base: what it says of data or training holds at any scale. The
+        built-in recipes are written for the opposite order, in which a profile scales whatever lies below it.
+        """
+        scaled = [layer for key, layer in self.scaled_rows.items() if key == (profile, row)]
+        of_row = [self.rows[row]] if row else []
+        if self.base is None or self.built_in:
+            return [*self.shared, *of_row, *self.profiles[profile], *scaled]
+        inherited = self.base.profiles.get(profile, [])
+        below = self.base.layers(profile if profile in self.base.profiles else "paper")
+        return [*below, self.own, *of_row, *self.profiles[profile][len(inherited) :], *scaled]
 
 
 def read_recipe(name_or_path: str | Path, _chain: tuple[Path, ...] = ()) -> RecipeFile:
@@ -67,7 +94,7 @@ def read_recipe(name_or_path: str | Path, _chain: tuple[Path, ...] = ()) -> Reci
     own = {key: value for key, value in document.data.items() if key not in FILE_KEYS}
     shared, found = flatten(own, "recipe", document.marks)
     faults += [*found, *check_layer(shared, FILE_KEYS)]
-    result = RecipeFile(path.stem, path, [shared], {}, {"paper": []}, {}, {}, faults=faults)
+    result = RecipeFile(path.stem, path, shared, {}, {"paper": []}, {}, {}, faults=faults)
     if parts["base"] is not None:
         _add_base(result, parts["base"], document.marks[("base",)], _chain)
     for name, layer in _sections(document, ("rows",), "row", faults):
@@ -75,6 +102,10 @@ def read_recipe(name_or_path: str | Path, _chain: tuple[Path, ...] = ()) -> Reci
     for name, layer in _sections(document, ("profiles",), "profile", faults):
         result.profiles.setdefault(name, []).append(layer)
         _add_scaled_rows(result, document, name)
+    if result.built_in:
+        of_profiles = [layer for layers in result.profiles.values() for layer in layers]
+        for layer in (shared, *result.rows.values(), *of_profiles, *result.scaled_rows.values()):
+            layer.built_in = True
     result.printed = _printed(document, faults)
     result.study = _study(document, list(result.rows), faults)
     return result
@@ -100,12 +131,8 @@ def _add_base(result: RecipeFile, base: Any, mark: SourceMark, chain: tuple[Path
         result.faults.append(Fault(f"base: {error.message} ({mark})", mark))
         return
     result.faults.extend(lower.faults)
-    shared = []
-    for layer in lower.shared:  # without its name, title, paper and published figures
-        values = {p: v for p, v in layer.values.items() if p[0] not in ("name", "about", "title", "paper", "expect")}
-        label = layer.label if layer.label.startswith("base") else f"base {lower.name}"
-        shared.append(Layer(label, values, layer.marks))
-    result.shared = [*shared, *result.shared]
+    values = {path: value for path, value in lower.own.values.items() if path[0] not in _NOT_INHERITED}
+    result.base = replace(lower, own=replace(lower.own, label=f"base {lower.name}", values=values))
     result.profiles = {name: list(layers) for name, layers in lower.profiles.items()}
 
 

@@ -6,12 +6,14 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from pvtctl.errors import UsageError, nearest
 from pvtctl.extensions import command_words
 from pvtctl.recipe.load import Override, load_recipe
+from pvtctl.recipe.scale import profile_changes
 from pvtctl.recipe.schema import Recipe, Study
 from pvtctl.recipe.source import RecipeFile, read_recipe, recipe_names
 
@@ -44,7 +46,8 @@ class StudyRequest:
     """A name from `pvtctl ablate ls`, any recipe with rows, or the path of a YAML file."""
     root: Path
     """The directory of all studies, which share pretrainings."""
-    profile: str = DEFAULT_PROFILE
+    profile: str | None = None
+    """Default: mini; for a file that is not built in paper, its settings as they are."""
     rows: Sequence[str] = ()
     """Empty: all except those that the study excludes from profile mini."""
     seeds: int | None = None
@@ -75,7 +78,7 @@ class StudyRequest:
     def words(self) -> list[str]:
         """Arguments of `pvtctl ablate` for the same plan, from any directory."""
         words = [str(_absolute(Path(self.study))) if _is_file(self.study) else self.study]
-        words += ["--profile", self.profile, "--out", str(_absolute(self.root))]
+        words += [*(["--profile", self.profile] if self.profile else []), "--out", str(_absolute(self.root))]
         words += ["--rows", ",".join(self.rows)] if self.rows else []
         words += ["--seeds", str(self.seeds)] if self.seeds is not None else []
         words += ["--data", str(_absolute(self.data))] if self.data else []
@@ -89,8 +92,8 @@ class StudyRequest:
 
     def plan(self) -> StudyPlan:
         """The runs. Raises UsageError for unknown studies, rows and profiles, and for recipes that cannot run."""
-        source, profile, weights = read_study(self.study), self.profile, self.row_weights
-        about = source.study
+        source, weights = read_study(self.study), self.row_weights
+        about, profile = source.study, self.profile or (DEFAULT_PROFILE if source.built_in else "paper")
         for row in [*self.rows, *weights]:
             if row not in source.rows:
                 raise UsageError(f"{self.study} has no row {row!r}", nearest(row, list(source.rows)))
@@ -118,7 +121,7 @@ class StudyRequest:
                 rounds[number].append(Run(name, "row", row, recipe.train.seed, recipe, out / "rows" / name, needs))
         # by seed, so that an interrupted study has complete rounds of all rows
         runs = (*pretrainings.values(), *(run for each in rounds for run in each))
-        return StudyPlan(self, source, out, runs, picked, seeds)
+        return StudyPlan(self, source, profile, out, runs, picked, seeds)
 
 
 def as_typed(override: Override) -> str:
@@ -140,6 +143,7 @@ class StudyPlan:
 
     request: StudyRequest
     source: RecipeFile
+    profile: str
     out: Path
     """The study's directory: rows, logs and report. Pretrainings are next to it, shared with other studies."""
     runs: tuple[Run, ...]
@@ -157,9 +161,14 @@ class StudyPlan:
         """Claims and scale; None for a table that is not a study."""
         return self.source.study
 
-    @property
-    def profile(self) -> str:
-        return self.request.profile
+    @cached_property
+    def changes(self) -> dict[str, tuple[Any, Any]]:
+        """What the profile changes of the rows' data, samples, image sizes and width: values without and with it."""
+        scaled = [row for row in self.picked[1:] if (self.profile, row) in self.source.scaled_rows]
+        found: dict[str, tuple[Any, Any]] = {}
+        for row in [*self.picked[:1], *scaled]:
+            found = profile_changes(self.source.path, row, self.profile, self.request.row_overrides) | found
+        return found
 
     @property
     def rows(self) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ import pvtctl
 from pvtctl.errors import UsageError
 from pvtctl.io.files import without_nan, write_text
 from pvtctl.latency.machine import describe_machine
+from pvtctl.recipe.scale import changes_line
 from pvtctl.recipe.source import recipes_folder
 from pvtctl.runs.paper_table import differences_from_paper, paper_label
 from pvtctl.studies.claims import COUNTED, TIMES, ClaimVerdict, ScoreSample, judge
@@ -173,6 +174,8 @@ def _warnings(all_of: Measured) -> list[str]:
         for row, why in at_this_scale.items()
         if row not in plan.picked
     ]
+    if changes := changes_line(plan.profile, plan.changes):
+        told.append(f"{changes[0].upper()}{changes[1:]}.")
     if plan.profile != "paper":
         told.append(
             f"The scores are of profile {plan.profile}, not of the paper's experiment: their level cannot be compared with "
@@ -266,6 +269,7 @@ def _document(
         "claim": plan.about.claim if plan.about is not None else None,
         "score": all_of.score,
         "profile": plan.profile,
+        "profile_changes": {key: list(pair) for key, pair in plan.changes.items()},
         "seeds": plan.seeds,
         "warnings": list(warnings),
         "figures": {name: all_of.label(name) for name in all_of.figures},

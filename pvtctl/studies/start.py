@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pvtctl.recipe.scale import changes_line
 from pvtctl.runs.paths import runs_root
-from pvtctl.studies.plan import DEFAULT_PROFILE, Run, StudyPlan, StudyRequest
+from pvtctl.studies.plan import Run, StudyPlan, StudyRequest
 
 if TYPE_CHECKING:
     from pvtctl.studies.report import StudyReport
@@ -43,6 +44,8 @@ def run_rows(
         return [*words, "--only", run.name]
 
     say(f"folder: {plan.out}")
+    if changes := changes_line(plan.profile, plan.changes):
+        say(changes)
     return run_plan(plan, command, jobs=jobs, threads=threads, say=say)
 
 
@@ -66,7 +69,7 @@ def _share(plan: StudyPlan, jobs: int | None, gpus: int | None, device: str | No
 def run_study(
     study: str,
     *,
-    profile: str = DEFAULT_PROFILE,
+    profile: str | None = None,
     rows: Sequence[str] = (),
     seeds: int | None = None,
     jobs: int | None = None,

@@ -50,7 +50,7 @@ PRETRAINING += ["train.epochs=1", "train.total_batch=8", "train.precision=fp32",
 def words(tmp_path: Path) -> list[str]:
     (tmp_path / "tiny.yaml").write_text(STUDY)
     settings = [word for value in PRETRAINING for word in ("--set-pretraining", value)]
-    return ["ablate", "tiny.yaml", "--no-latency", "--jobs", "2", *settings]
+    return ["ablate", "tiny.yaml", "--profile", "mini", "--no-latency", "--jobs", "2", *settings]
 
 
 @pytest.mark.slow
@@ -144,3 +144,21 @@ def test_a_run_that_cannot_start_leaves_its_reason(cli: Cli, words: list[str], t
     assert cli(*words, "--only", "small/seed0").code == 2  # its pretraining is not there
     failure = tmp_path / "runs" / "studies" / "tiny-mini" / "rows" / "small" / "seed0.failure.json"
     assert "not finished" in json.loads(failure.read_text())["reason"]
+
+
+def test_a_file_of_ones_own_runs_as_it_stands(cli: Cli, coco_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text(
+        f"base: small_objects\ndata: {{name: coco, path: {coco_folder}}}\nrows: {{a: {{train.seed: 1}}, b: {{}}}}\n"
+    )
+    shown = cli("ablate", "own.yaml", "--dry-run", "--json").json
+    assert (shown["profile"], shown["profile_changes"]) == ("paper", {})
+    for profile in ("mini", "smoke"):
+        shown = cli("ablate", "own.yaml", "--dry-run", "--json", "--profile", profile).json
+        data = [run["recipe"]["data"] for run in shown["runs"]]
+        assert {(each["name"], each["path"]) for each in data} == {("coco", str(coco_folder))}
+        assert shown["profile_changes"]["data.train_samples"] == [None, data[0]["train_samples"]]
+    told = cli("ablate", "own.yaml", "--dry-run", "--profile", "mini").out
+    assert "data.train_samples from all to 300" in " ".join(told.split())
+    given = cli("ablate", "gcnet", "--dry-run", "--json", "--data", str(coco_folder)).json
+    rows = [run["recipe"]["data"] for run in given["runs"] if run["run"].startswith("pvt_small/")]
+    assert {(each["name"], each["path"]) for each in rows} == {("coco", str(coco_folder))}

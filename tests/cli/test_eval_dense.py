@@ -231,6 +231,8 @@ def test_a_head_of_other_classes_is_refused_with_their_names(cli: Cli, weights: 
 
 def test_relative_depth_is_scored_on_a_folder_of_metres(cli: Cli, weights: Path, data: Path) -> None:
     result = cli("eval", data / "rooms", "--weights", weights / "relative.safetensors", "--json", "--max-depth", "20")
+    assert "rules of nyu that are not used" in result.err
+    assert 'eval.crop "eigen"' in result.err
     assert result.code == 0, result.err
     assert "scale and shift" in result.json["notes"][0]
     assert "to 20 m" in result.json["notes"][0]

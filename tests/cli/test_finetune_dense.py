@@ -177,6 +177,15 @@ def test_folders_say_what_they_are_for(
     chosen = result.json["recipe"]
     assert (chosen["model"]["head"]["name"], chosen["data"]["name"]) == (head, data)
     assert chosen["data"]["path"] == str(made / folder)
+    if data == "depth":  # nothing of NYUv2's, whose recipe it is
+        assert (chosen["eval"]["crop"], chosen["eval"]["max_depth"], chosen["data"]["depth"]["max_depth"]) == (
+            "none",
+            None,
+            None,
+        )
+        assert ("rules of nyu that are not used" in result.err) == (head == "dpt")
+    else:
+        assert "0 is unlabelled and classes count from 1" in result.err
     assert result.json["dry_run"]["steps"] > 0
     assert not (tmp_path / "runs").exists()
 

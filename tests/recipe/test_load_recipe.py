@@ -137,13 +137,13 @@ def test_precedence(here: Path) -> None:
     assert origins["train.seed"] == "--set"
 
 
-def test_a_profile_of_the_base_lies_over_the_rows(here: Path) -> None:
+def test_a_profile_of_the_base_lies_below_the_file(here: Path) -> None:
     Path("base.yaml").write_text(
-        f"{SMALL}about: base\nprofiles: {{mini: {{train.epochs: 1, train.seed: 1}}}}\nrows: {{z: {{}}}}\n"
+        f"{SMALL}about: base\nprofiles: {{mini: {{train: {{epochs: 1, seed: 1, accumulate: 2}}}}}}\nrows: {{z: {{}}}}\n"
     )
     Path("x.yaml").write_text("base: base.yaml\nrows: {a: {train.epochs: 9}}\nprofiles: {mini: {train.seed: 2}}\n")
     recipe = load_recipe("x.yaml", profile="mini")
-    assert (recipe.row, recipe.train.epochs, recipe.train.seed) == ("a", 1, 2)
+    assert (recipe.row, recipe.train.epochs, recipe.train.seed, recipe.train.accumulate) == ("a", 9, 2, 2)
     assert recipe.about is None  # what a base is called is not inherited
     assert rows_of("x.yaml") == ["a"]
     assert list(read_recipe("x.yaml").profiles) == ["paper", "mini"]
