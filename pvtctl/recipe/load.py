@@ -1,7 +1,7 @@
 """Load a recipe file with row, profile and `--set` as one flat, checked `Recipe`.
 
 Precedence, lowest first: field default, `base:` file, recipe, row, profile, the profile's settings of the row, `--set`.
-The profiles of a base lie below a user's own file (`RecipeFile.layers`).
+The profiles of a base rank below a user's own file (`RecipeFile.layers`).
 Mappings merge, lists replace, and a block whose `name` changes replaces the old block whole (except `data`).
 A base provides its shared blocks and profiles; its rows are not inherited.
 """

@@ -70,8 +70,8 @@ class RecipeFile:
     def layers(self, profile: str = "paper", row: str | None = None) -> list[Layer]:
         """Layers of a run, lowest first.
 
-        A user's file stands above the profiles of its base: what it says of data or training holds at any scale. The
-        built-in recipes are written for the opposite order, in which a profile scales whatever lies below it.
+        A user's file ranks above the profiles of its base: what it says of data or training holds at any scale. The
+        built-in recipes are written for the opposite order, in which a profile scales all other settings.
         """
         scaled = [layer for key, layer in self.scaled_rows.items() if key == (profile, row)]
         of_row = [self.rows[row]] if row else []
