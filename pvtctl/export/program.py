@@ -182,26 +182,40 @@ def require_onnx() -> None:
 def write_onnx(raw: RawModel, program: Program, path: Path, meta: Mapping[str, str]) -> None:
     """Write `program` to `path` with opset OPSET; `meta` becomes the file's `metadata_props`.
 
-    The input is called `images`, the outputs as in `raw.names`.
+    The input is called `images`, the outputs as in `raw.names`. Raises PvtctlError where this torch has no ONNX form of an
+    operation: torch 2.6 has none of batch normalisation.
     """
     import onnx
 
     axes = {at: name for at, name in AXES.items() if name not in program.fixed}
     with quiet(), _quiet_logs():
-        written = torch.onnx.export(
-            program.program,
-            dynamo=True,
-            verbose=False,
-            opset_version=OPSET,
-            input_names=[INPUT],
-            output_names=list(raw.names),
-            dynamic_shapes=(axes,) if axes else None,
-        )
+        try:
+            written = torch.onnx.export(
+                program.program,
+                dynamo=True,
+                verbose=False,
+                opset_version=OPSET,
+                input_names=[INPUT],
+                output_names=list(raw.names),
+                dynamic_shapes=(axes,) if axes else None,
+            )
+        except torch.onnx.OnnxExporterError as error:
+            raise PvtctlError(
+                f"torch {torch.__version__} cannot write this model as ONNX: {_cause(error)}",
+                "a newer torch may (pip install -U torch); --format torch needs none",
+            ) from error
         assert written is not None
         model = written.model_proto
     onnx.helper.set_model_props(model, dict(meta))
     model.producer_name = "pvtctl"
     onnx.save(model, str(path))
+
+
+def _cause(error: BaseException) -> str:
+    """What torch's exporter stumbled over: the error behind its page of advice, without the node's arguments."""
+    while error.__cause__ is not None and "node" not in str(error).split("\n")[0]:
+        error = error.__cause__
+    return str(error).strip().split("\n")[0].partition(" :")[0]
 
 
 @contextmanager
