@@ -162,13 +162,22 @@ def weights_fetch(
     mirror: str | None = typer.Option(None, help="Address that replaces scheme and host; else $PVTCTL_MIRROR."),
     folder: Path | None = typer.Option(None, "--from", help="Copy the files from this folder instead of downloading."),
     to: Path | None = typer.Option(None, help="Target folder; else the cache, where names are found."),
+    again: bool = typer.Option(False, "--again", help="Replace files that are there already, if they are damaged."),
 ) -> None:
-    """Download published checkpoints, check their hashes and print the paths. Interrupted downloads are resumed."""
+    """Download published checkpoints, check their hashes and print the paths. Interrupted downloads are resumed.
+
+    Where no hash is known, the file must have the parameters of its model; its SHA-256 is recorded and checked from then on.
+    """
+    from pvtctl.io.download import recorded_sha256
+    from pvtctl.weights.catalogue import find_published
     from pvtctl.weights.download import fetch_weights as fetch_one
 
     for name in names:
         with byte_progress() as watch:
-            path = fetch_one(name, mirror=mirror, folder=folder, to=to, progress=watch(name))
+            path = fetch_one(name, mirror=mirror, folder=folder, to=to, again=again, progress=watch(name))
+        entry = find_published(name)
+        if (entry is None or entry.sha256 is None) and (digest := recorded_sha256(path)):
+            say(f"no hash of {name} is known; that of the first fetch is SHA-256 {digest[:12]}...")
         print_text(path)
 
 

@@ -96,3 +96,8 @@ def metadata_error(error: ValidationError, source: object = "the checkpoint") ->
     return UsageError(
         f"{source}: the metadata is damaged: {key}: {first['msg'].lower()}", "use another copy of the file"
     )
+
+
+def is_safetensors(start: bytes) -> bool:
+    """Whether the file starts as safetensors do: a little-endian header length, then JSON."""
+    return len(start) > 8 and start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 1 << 32

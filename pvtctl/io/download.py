@@ -21,6 +21,7 @@ from typing import Any, BinaryIO
 from pvtctl import __version__
 from pvtctl.errors import PvtctlError, UsageError
 from pvtctl.io.files import sha256_of, write_text
+from pvtctl.io.foreign import read_json
 
 Progress = Callable[[int, int | None], None]
 """Called with the bytes on disk and the total size, None if unknown."""
@@ -43,6 +44,8 @@ class Order:
     """Kind of file, for messages."""
     listed_by: str = "pvtctl weights ls"
     """The command that lists the known addresses, for messages."""
+    check: Callable[[Path], object] | None = None
+    """Raises PvtctlError if the complete file is not what was ordered: the only proof where no hash is known."""
 
     @property
     def part(self) -> Path:
@@ -62,17 +65,19 @@ def get(
     order: Order,
     *,
     folder: str | Path | None = None,
+    again: bool = False,
     progress: Progress | None = None,
     timeout: float = TIMEOUT,
     pause: float = 1.0,
 ) -> Path:
-    """Download the file of an order and return its path; an existing file is only verified.
+    """Download the file of an order and return its path; an existing file is only verified, unless `again`.
 
     An interrupted download is resumed, also by a later call. The hash is compared with the order's and with the one
     recorded at the first download.
 
     Args:
         folder: Copy the file from this local folder instead.
+        again: Replace an existing file, also where the new one has another hash than the first download.
         pause: Seconds before the second attempt, doubled for each further one.
 
     Raises:
@@ -80,8 +85,10 @@ def get(
         UsageError: The file is not in `folder`.
     """
     with _disk_errors(order), _alone(order.target.parent):
-        if order.target.is_file():
+        if order.target.is_file() and not again:
             check_hash(order.target, known_as=order.target, prefix=order.sha256)
+            if order.check is not None:
+                order.check(order.target)
             return order.target
         if folder is not None:
             _copy(order, Path(folder).expanduser() / order.target.name)
@@ -89,7 +96,7 @@ def get(
             _copy(order, Path(urllib.request.url2pathname(urllib.parse.urlsplit(order.url).path)))
         else:
             _download(order, progress, timeout, pause)
-        _accept(order)
+        _accept(order, again)
     return order.target
 
 
@@ -101,11 +108,13 @@ def through_mirror(url: str, mirror: str | None) -> str:
     return url
 
 
-def _accept(order: Order) -> None:
-    """Verify the complete part and rename it to the target; a wrong one is removed."""
+def _accept(order: Order, again: bool) -> None:
+    """Verify the complete part and rename it to the target; a wrong one is removed, and an existing file stays then."""
     try:
         _refuse_html(order)
-        digest = check_hash(order.part, known_as=order.target, prefix=order.sha256)
+        digest = check_hash(order.part, known_as=order.target, prefix=order.sha256, recorded=not again)
+        if order.check is not None:
+            order.check(order.part)
     except PvtctlError:
         order.discard()
         raise
@@ -295,10 +304,9 @@ def record_path(path: Path) -> Path:
 def recorded_sha256(path: Path) -> str | None:
     """The SHA-256 recorded when `path` was first downloaded."""
     try:
-        record = json.loads(record_path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        digest = read_json(record_path(path), dict).get("sha256")
+    except UsageError:
         return None
-    digest = record.get("sha256") if isinstance(record, dict) else None
     return digest if isinstance(digest, str) else None
 
 
@@ -308,21 +316,23 @@ def write_record(path: Path, url: str, digest: str, size: int) -> None:
     write_text(record_path(path), json.dumps(record, indent=2) + "\n")
 
 
-def check_hash(file: Path, *, known_as: Path, prefix: str | None) -> str:
-    """Return the SHA-256 of `file` after comparing it with `prefix` and with the record of `known_as`.
+def check_hash(
+    file: Path, *, known_as: Path, prefix: str | None, recorded: bool = True, hint: str | None = None
+) -> str:
+    """Return the SHA-256 of `file` after comparing it with `prefix` and, if `recorded`, with the record of `known_as`.
 
-    Raises PvtctlError if either differs.
+    Raises PvtctlError if either differs; `hint` is the command that fetches the file again.
     """
     digest = sha256_of(file)
     if prefix is not None and not digest.startswith(prefix):
         raise PvtctlError(
             f"{known_as.name} has the wrong hash: SHA-256 {digest[: len(prefix)]}..., its publisher gives {prefix}...",
-            "the file is damaged or was replaced: fetch it again, from another mirror if this repeats",
+            hint or "the file is damaged or was replaced: fetch it again, from another mirror if this repeats",
         )
-    recorded = recorded_sha256(known_as)
-    if recorded is not None and recorded != digest:
+    first = recorded_sha256(known_as) if recorded else None
+    if first is not None and first != digest:
         raise PvtctlError(
-            f"{known_as.name} has the wrong hash: SHA-256 {digest[:12]}..., at the first fetch it was {recorded[:12]}...",
-            f"fetch it again; if its publisher replaced it and you trust that, delete {record_path(known_as)}",
+            f"{known_as.name} has the wrong hash: SHA-256 {digest[:12]}..., at the first fetch it was {first[:12]}...",
+            hint or f"fetch it again; if its publisher replaced it and you trust that, delete {record_path(known_as)}",
         )
     return digest

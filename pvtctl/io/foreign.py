@@ -69,7 +69,7 @@ def reason_of(error: Exception) -> str:
         return "is nested too deep"
     if isinstance(error, UnicodeError):
         return "is not UTF-8 text"
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or "allocate memory" in str(error):  # torch's is a RuntimeError
         return "does not fit into memory"
     if isinstance(error, json.JSONDecodeError):
         return f"is not JSON: {error.msg} at line {error.lineno}, column {error.colno}"

@@ -14,6 +14,7 @@ from pvtctl.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from pvtctl.errors import UsageError
 from pvtctl.extensions import require
 from pvtctl.io.checkpoint_meta import CheckpointMeta
+from pvtctl.io.foreign import foreign
 from pvtctl.models.registry import Conventions, find_backbone, find_head
 from pvtctl.models.variants import STRIDES
 from pvtctl.weights.identify import HeadInfo, identify_head
@@ -94,6 +95,11 @@ def inspect_checkpoint(source: str | Path, backbone: str | None = None, *, score
     path = resolve_weights(str(source))
     checkpoint = read_checkpoint(path)
     require(checkpoint.meta.modules, path.parent)
+    with foreign(path):
+        return _inspected(path, checkpoint, backbone, scored=scored)
+
+
+def _inspected(path: Path, checkpoint: Checkpoint, backbone: str | None, *, scored: bool) -> Inspected:
     stated = checkpoint.meta.backbone
     shapes = identify(checkpoint.state)
     candidates = [stated] if stated is not None else shapes

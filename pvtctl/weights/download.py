@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import urllib.parse
+from functools import partial
 from pathlib import Path
 
 from pvtctl.errors import UsageError, nearest
+from pvtctl.io.checkpoint_meta import is_safetensors
 from pvtctl.io.download import TIMEOUT, Order, Progress, get, through_mirror
-from pvtctl.weights.catalogue import cache_folder, find_published, published
+from pvtctl.io.foreign import open_foreign
+from pvtctl.weights.catalogue import Published, cache_folder, find_published, published
 
 
 def fetch_weights(
@@ -17,6 +20,7 @@ def fetch_weights(
     mirror: str | None = None,
     folder: str | Path | None = None,
     to: str | Path | None = None,
+    again: bool = False,
     progress: Progress | None = None,
     timeout: float = TIMEOUT,
     pause: float = 1.0,
@@ -25,13 +29,15 @@ def fetch_weights(
 
     `mirror` replaces scheme and host (published names: default `$PVTCTL_MIRROR`); `folder` reads from a local directory
     instead of the network; `to` is the target directory (default: the cache). Interrupted downloads are resumed, also in
-    later calls; retries wait `pause` seconds, doubled each time.
-    The hash is compared with the publisher's digits, if any, and with that of the first download.
+    later calls; retries wait `pause` seconds, doubled each time. `again` replaces an existing file.
+    The hash is compared with the publisher's digits, if any, and with that of the first download. Files must be
+    checkpoints; those that are published without a hash must have the parameters of their model.
 
-    Raises UsageError for unknown names, PvtctlError when the download fails or the hash differs.
+    Raises UsageError for unknown names and files with other contents, PvtctlError when the download fails or the hash
+    differs.
     """
     order = _order(name_or_url, mirror, Path(to) if to is not None else cache_folder())
-    return get(order, folder=folder, progress=progress, timeout=timeout, pause=pause)
+    return get(order, folder=folder, again=again, progress=progress, timeout=timeout, pause=pause)
 
 
 def _order(name_or_url: str, mirror: str | None, target_folder: Path) -> Order:
@@ -47,4 +53,31 @@ def _order(name_or_url: str, mirror: str | None, target_folder: Path) -> Order:
     url = through_mirror(url, mirror or (os.environ.get("PVTCTL_MIRROR") if entry is not None else None))
     if not file_name or file_name in (".", "..") or "/" in file_name or "\\" in file_name:
         raise UsageError(f"{url!r} names no file", "give the address of the checkpoint itself")
-    return Order(url, target_folder / file_name, sha256)
+    check = partial(_check_model, entry) if entry is not None and not sha256 else _check_start
+    return Order(url, target_folder / file_name, sha256, check=check)
+
+
+def _check_start(file: Path) -> None:
+    """Raise UsageError unless a file starts as checkpoints do: safetensors, an archive of torch, or a pickle."""
+    with open_foreign(file) as handle:
+        start = handle.read(16)
+    if not (is_safetensors(start) or start.startswith((b"PK\x03\x04", b"\x80"))):
+        raise UsageError(
+            f"{file.name.removesuffix('.part')} is not a checkpoint: it starts with {start!r}",
+            "check the address; nothing was kept",
+        )
+
+
+def _check_model(entry: Published, file: Path) -> None:
+    """Raise UsageError unless a file has the names and shapes of a published model's parameters, all finite."""
+    from pvtctl.weights.inspect import inspect_file  # loads torch
+
+    _check_start(file)
+    found = inspect_file(file)
+    if entry.backbone not in found.models:
+        raise UsageError(
+            f"{entry.file_name} does not hold {entry.backbone}, but {' or '.join(found.models) or 'no known model'}",
+            f"fetch it from another mirror, or with --from; if it is there already: pvtctl weights fetch {entry.name} --again",
+        )
+    if found.nonfinite:
+        raise UsageError(f"{entry.file_name} holds NaN or infinity in {found.nonfinite[0]}", "try another mirror")

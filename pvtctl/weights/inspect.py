@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pvtctl.errors import PvtctlError
 from pvtctl.io.download import check_hash, recorded_sha256
+from pvtctl.io.foreign import foreign
 from pvtctl.models.registry import SEGMENTATION
 from pvtctl.weights.catalogue import find_published
 from pvtctl.weights.identify import identify_head
@@ -73,6 +74,11 @@ def inspect_file(path: Path | str, *, largest: int = 5) -> Inspection:
     """Read a checkpoint (see `read_checkpoint`, whose errors it raises) and describe it."""
     path = Path(path)
     checkpoint = read_checkpoint(path)
+    with foreign(path):
+        return _describe(path, checkpoint, largest)
+
+
+def _describe(path: Path, checkpoint: Checkpoint, largest: int) -> Inspection:
     state = checkpoint.state
     files = [path] if path.is_file() else [each for each in path.iterdir() if each.is_file()]
     sizes: Counter[str] = Counter()
@@ -158,7 +164,8 @@ def verify_weights(text: str) -> WeightsVerdict:
         if path.is_file():
             prefix = entry.sha256 if entry is not None else None
             compared = "publisher" if prefix else "first fetch" if recorded_sha256(path) else "unknown"
-            check_hash(path, known_as=path, prefix=prefix)
+            hint = f"get it again: pvtctl weights fetch {entry.name} --again" if entry is not None else None
+            check_hash(path, known_as=path, prefix=prefix, hint=hint)
         found = inspect_file(path)
     except PvtctlError as error:
         return WeightsVerdict(text, False, str(path) if path else None, compared, fault=error.message, hint=error.hint)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import pickle
 import pickletools
 import re
@@ -20,15 +19,18 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from pvtctl.errors import UsageError
-from pvtctl.io.checkpoint_meta import CheckpointMeta
-from pvtctl.io.files import sha256_of
+from pvtctl.io.checkpoint_meta import CheckpointMeta, is_safetensors
+from pvtctl.io.files import sha256_of, without_nan
+from pvtctl.io.foreign import foreign, open_foreign, parse_json, read_json
+from pvtctl.io.names import shown
 from pvtctl.models.registry import backbone_specs
 from pvtctl.models.variants import split_width
-from pvtctl.weights.catalogue import Published, published_with_hash
+from pvtctl.weights.catalogue import Published, cache_folder, published, published_with_hash
 from pvtctl.weights.layouts import detr, torchvision, transformers
 from pvtctl.weights.layouts.base import Format
 from pvtctl.weights.recognise import Converted, convert_state
 from pvtctl.weights.resolve import weights_in_folder
+from pvtctl.weights.tensors import check_tensors
 
 # Where training scripts put the weights in their files; averaged weights are taken only if there is nothing else.
 _INSIDE = ("model", "state_dict", "model_state_dict", "module")
@@ -68,6 +70,11 @@ def read_checkpoint(path: Path | str) -> Checkpoint:
     pointer, a pickle that would run code, a directory without weights.
     """
     path = Path(path)
+    with foreign(path, _get_again(path)):  # names and shapes of others too lead to anything
+        return _read(path)
+
+
+def _read(path: Path) -> Checkpoint:
     if path.is_dir():
         raw, meta = read_raw(weights_in_folder(path))
         meta = CheckpointMeta.read(_transformers_meta(path) | meta.as_json(), path)
@@ -121,50 +128,43 @@ def _hash_where_it_tells(path: Path, converted: Converted) -> str:
 
 
 def _transformers_meta(folder: Path) -> dict[str, Any]:
-    try:
-        config = _parse((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    if not (folder / "config.json").is_file():
         return {}
+    config = without_nan(read_json(folder / "config.json", dict))
     wanted = ("model_type", "image_size", "hidden_sizes", "depths", "architectures")
-    if not isinstance(config, dict):
-        return {}
     stated = {key: config[key] for key in wanted if key in config}
     if not isinstance(stated.get("image_size"), int):  # (height, width) in some, which pvtctl has no use for
         stated.pop("image_size", None)
     return stated | transformers.stated(config)
 
 
-def _parse(text: str) -> Any:
-    """Parse JSON; NaN and Infinity, which Python writes but JSON does not allow, become None."""
-    return json.loads(text, parse_constant=lambda _: None)
+def _get_again(path: Path) -> str:
+    """The hint for a damaged file."""
+    entry = next((entry for entry in published() if path == cache_folder() / entry.file_name), None)
+    return "get or copy it again" if entry is None else f"get it again: pvtctl weights fetch {entry.name} --again"
 
 
 def read_raw(path: Path | str) -> tuple[dict[str, Tensor], CheckpointMeta]:
     """Read a file's tensors under their own names, and its metadata. Raises as `read_checkpoint`."""
     path = Path(path)
     start = _first_bytes(path)
-    if _is_safetensors(start):
-        return _read_safetensors(path)
-    _refuse_text(path, start)
-    return _read_torch(path)
+    if is_safetensors(start):
+        state, meta = _read_safetensors(path)
+    else:
+        _refuse_text(path, start)
+        state, meta = _read_torch(path)
+    check_tensors(path, state)
+    return state, meta
 
 
 def _first_bytes(path: Path) -> bytes:
-    try:
-        with path.open("rb") as handle:
-            start = handle.read(1024)
-    except FileNotFoundError:
-        raise UsageError(f"there is no file {path}", "`pvtctl weights ls` lists published ones") from None
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+    if not path.exists():
+        raise UsageError(f"there is no file {path}", "`pvtctl weights ls` lists published ones")
+    with foreign(path), open_foreign(path) as handle:
+        start = handle.read(1024)
     if not start:
-        raise UsageError(f"{path} is empty", "the download or copy failed: get it again")
+        raise UsageError(f"{path} is empty", f"the download or copy failed: {_get_again(path)}")
     return start
-
-
-def _is_safetensors(start: bytes) -> bool:
-    """Whether the file starts as safetensors do: a little-endian header length, then JSON."""
-    return len(start) > 8 and start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 1 << 32
 
 
 def _refuse_text(path: Path, start: bytes) -> None:
@@ -187,25 +187,24 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], CheckpointMeta]:
             header = file.metadata() or {}
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
-        raise UsageError(
-            f"{path} is damaged: a truncated safetensors file ({error})", "get or copy it again"
-        ) from error
-    try:
-        meta = _parse(header.get(_META_KEY, "{}"))
-    except ValueError:
-        meta = {}
-    return state, CheckpointMeta.read(meta if isinstance(meta, dict) else {}, path)
+        raise UsageError(f"{path} is damaged: a truncated safetensors file ({error})", _get_again(path)) from error
+    if not state:
+        raise _no_weights(path)
+    meta = without_nan(parse_json(header.get(_META_KEY, "{}"), f"{path}: the metadata", dict))
+    return state, CheckpointMeta.read(meta, path)
 
 
 def _read_torch(path: Path) -> tuple[dict[str, Tensor], CheckpointMeta]:
     try:
         zipped = zipfile.is_zipfile(path)
-    except zipfile.BadZipFile:  # of an archive that claims to span several disks
+        if zipped:
+            _refuse_compressed(path)
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):  # of archives that torch may read all the same
         zipped = False
     with path.open("rb") as handle:
         magic = handle.read(4)
     if magic[:2] == b"PK" and not zipped:
-        raise UsageError(f"{path} is damaged: a truncated checkpoint", "get or copy it again")
+        raise UsageError(f"{path} is damaged: a truncated checkpoint", _get_again(path))
     try:
         with (
             torch.serialization.safe_globals(_HARMLESS),
@@ -220,8 +219,20 @@ def _read_torch(path: Path) -> tuple[dict[str, Tensor], CheckpointMeta]:
         raise _pickle_error(path, str(error)) from error
     except Exception as error:  # damaged or hostile bytes make torch's reader raise any of them
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UsageError(f"{path} is damaged or not a checkpoint ({first[:120]})", "get or copy it again") from error
+        raise UsageError(
+            f"{path} is damaged or not a checkpoint ({shown(first, most=120)})", _get_again(path)
+        ) from error
     return find_state(str(path), content)
+
+
+def _refuse_compressed(path: Path) -> None:
+    """Raise for an archive that is larger inside than outside: torch stores tensors as they are."""
+    with zipfile.ZipFile(path) as archive:
+        inside = sum(each.file_size for each in archive.infolist())
+    if inside > path.stat().st_size:
+        raise UsageError(
+            f"{path} is refused: it unpacks to {inside:,} bytes, which torch.save does not do", _get_again(path)
+        )
 
 
 def _pickle_error(path: Path, text: str) -> UsageError:
@@ -232,7 +243,7 @@ def _pickle_error(path: Path, text: str) -> UsageError:
             f"{path} is refused: loading this pickle would run code{what}",
             "save its state dict alone, with torch.save(model.state_dict(), ...) or as safetensors, where you trust it",
         )
-    return UsageError(f"{path} is damaged or not a checkpoint", "get or copy it again")
+    return UsageError(f"{path} is damaged or not a checkpoint", _get_again(path))
 
 
 def _names_code(path: Path) -> bool:
@@ -263,7 +274,11 @@ def find_state(source: str, content: Any) -> tuple[dict[str, Tensor], Checkpoint
                 return inner, meta.updated(also_averaged=also) if also else meta
         if state := _tensors(content):
             return state, CheckpointMeta()
-    raise UsageError(
+    raise _no_weights(source)
+
+
+def _no_weights(source: object) -> UsageError:
+    return UsageError(
         f"{source} holds no weights", "expected a state dict, or a dict with one under 'model' or 'state_dict'"
     )
 

@@ -70,7 +70,8 @@ def test_wrong_values_are_refused_in_one_line(
 
 
 @pytest.mark.parametrize("header", ["[1]", "3", '"x"', "{", "null"])
-def test_headers_that_are_no_mapping_state_nothing(header: str, tmp_path: Path) -> None:
+def test_headers_that_are_no_mapping_are_damaged(header: str, tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
     save_file({"backbone.x": torch.zeros(1)}, path, {"pvtctl": header})
-    assert read_checkpoint(path).meta.as_json() == {}
+    with pytest.raises(UsageError, match=r"the metadata is not (a )?JSON"):
+        read_checkpoint(path)

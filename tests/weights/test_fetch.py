@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import io
 import json
 import threading
 import time
@@ -15,15 +16,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from pvtctl.cli.main import main
 from pvtctl.errors import PvtctlError, UsageError
 from pvtctl.io import download
-from pvtctl.io.download import record_path
+from pvtctl.io.download import record_path, recorded_sha256
+from pvtctl.models.backbones import build_classifier
 from pvtctl.weights import catalogue
 from pvtctl.weights.catalogue import Published
 from pvtctl.weights.download import fetch_weights
 
-CONTENT = bytes(range(256)) * 4096  # 1 MiB
+CONTENT = b"PK\x03\x04" + bytes(range(256))[4:] + bytes(range(256)) * 4095  # 1 MiB, starts as an archive of torch
+OTHER = CONTENT[:4] + CONTENT[:3:-1]
 
 
 @dataclass
@@ -175,8 +180,8 @@ def test_part_is_not_continued_with_another_version(server: Server) -> None:
     server.cut_after = [100_000] + [0] * (download.ATTEMPTS - 1)
     with pytest.raises(PvtctlError):
         _get(server.url)
-    server.content, server.etag = CONTENT[::-1], '"two"'
-    assert _get(server.url).read_bytes() == CONTENT[::-1]
+    server.content, server.etag = OTHER, '"two"'
+    assert _get(server.url).read_bytes() == OTHER
 
 
 def test_part_without_tag_or_hash_is_started_over(server: Server) -> None:
@@ -224,7 +229,7 @@ def test_wrong_hash_leaves_nothing(server: Server, cache: Path, monkeypatch: pyt
 
 def test_hash_of_the_first_fetch_is_held(server: Server, cache: Path) -> None:
     _get(server.url).unlink()
-    server.content = CONTENT[::-1]
+    server.content = OTHER
     with pytest.raises(PvtctlError, match="at the first fetch") as caught:
         _get(server.url)
     assert "file.pth.json" in str(caught.value.hint)
@@ -302,7 +307,13 @@ def test_mirror_takes_the_place_of_the_host(
     server: Server, monkeypatch: pytest.MonkeyPatch, by_environment: bool
 ) -> None:
     entry = Published(
-        "known", "pvt_tiny", "https://example.invalid/a/b/file.pth", {"top1": 75.1}, "a test", "Apache-2.0"
+        "known",
+        "pvt_tiny",
+        "https://example.invalid/a/b/file.pth",
+        {"top1": 75.1},
+        "a test",
+        "Apache-2.0",
+        hashlib.sha256(CONTENT).hexdigest()[:8],
     )
     monkeypatch.setattr(catalogue, "_PUBLISHED", [entry])
     mirror = f"http://127.0.0.1:{server.port}/mirror/"
@@ -341,3 +352,88 @@ def test_what_cannot_be_fetched(text: str, message: str) -> None:
     with pytest.raises(UsageError, match=message) as caught:
         _get(text)
     assert caught.value.hint
+
+
+MODEL = "pvt_v2_b0@0.125"
+
+
+def _bytes_of(state: dict[str, torch.Tensor]) -> bytes:
+    file = io.BytesIO()
+    torch.save(state, file)
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def weights() -> dict[str, torch.Tensor]:
+    return build_classifier(MODEL, num_classes=3).state_dict()
+
+
+@pytest.fixture
+def unhashed(monkeypatch: pytest.MonkeyPatch, server: Server) -> Server:
+    """A server of `known`, a model published without a hash."""
+    entry = Published("known", MODEL, server.url, {"top1": 75.1}, "a test", "Apache-2.0")
+    monkeypatch.setattr(catalogue, "_PUBLISHED", [entry])
+    return server
+
+
+@pytest.mark.parametrize("content", [b"x" * 1000, b"PK\x03\x04" + b"x" * 1000, b"\x80\x02" + b"x" * 1000, b"{}"])
+@pytest.mark.parametrize("there", [False, True])
+def test_nonsense_is_not_kept(unhashed: Server, cache: Path, content: bytes, there: bool) -> None:
+    if there:  # a file of before
+        cache.mkdir(parents=True)
+        (cache / "file.pth").write_bytes(b"old")
+    unhashed.content = content
+    with pytest.raises(UsageError, match=r"file\.pth"):
+        _get("known", again=there)
+    assert _left_in(cache) == (["file.pth"] if there else [])
+
+
+@pytest.mark.parametrize("fault", ["another model", "missing", "nan"])
+def test_parameters_of_something_else_are_not_kept(
+    unhashed: Server, cache: Path, weights: dict[str, torch.Tensor], fault: str
+) -> None:
+    name = "backbone.stages.0.patch_embed.proj.weight"
+    match fault:
+        case "another model":
+            state = build_classifier("pvt_v2_b1@0.125", num_classes=3).state_dict()
+        case "missing":
+            state = {key: value for key, value in weights.items() if key != name}
+        case _:
+            state = weights | {name: torch.full_like(weights[name], torch.nan)}
+    unhashed.content = _bytes_of(state)
+    with pytest.raises(UsageError, match=r"file\.pth (does not hold|holds NaN)"):
+        _get("known")
+    assert _left_in(cache) == []
+
+
+def test_a_model_without_a_hash_is_fetched_and_replaced(
+    unhashed: Server, cache: Path, weights: dict[str, torch.Tensor], capsys: pytest.CaptureFixture[str]
+) -> None:
+    unhashed.content = _bytes_of(weights)
+    assert main(["weights", "fetch", "known"]) == 0
+    assert "no hash of known is known; that of the first fetch is SHA-256" in capsys.readouterr().err
+    first = recorded_sha256(cache / "file.pth")
+    (cache / "file.pth").write_bytes(b"x" * 1000)  # damaged since
+    for words in (["weights", "fetch", "known"], ["weights", "inspect", "known"], ["weights", "verify", "known"]):
+        assert main(words) != 0
+    assert capsys.readouterr().err.count("pvtctl weights fetch known --again") == 2
+    record_path(cache / "file.pth").unlink()  # as it was accepted before
+    assert main(["weights", "inspect", "known"]) == 2
+    assert "pvtctl weights fetch known --again" in capsys.readouterr().err
+    other = weights | {key: value + 1 for key, value in weights.items() if value.is_floating_point()}
+    unhashed.content = _bytes_of(other)
+    assert main(["weights", "fetch", "known", "--again"]) == 0
+    assert recorded_sha256(cache / "file.pth") == hashlib.sha256(unhashed.content).hexdigest() != first
+    assert _left_in(cache) == ["file.pth", "file.pth.json"]
+    unhashed.statuses = [404]
+    with pytest.raises(PvtctlError, match="does not exist"):
+        _get("known", again=True)
+    assert _get("known").read_bytes() == unhashed.content  # what is there stays where the new one cannot be had
+
+
+def test_a_file_of_before_without_a_record_is_checked(unhashed: Server, cache: Path) -> None:
+    cache.mkdir(parents=True)
+    (cache / "file.pth").write_bytes(b"x" * 1000)
+    with pytest.raises(UsageError, match="is not a checkpoint"):
+        _get("known")
+    assert unhashed.seen == []
