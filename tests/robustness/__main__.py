@@ -71,9 +71,9 @@ def _markdown(summary: dict, found: Found) -> str:  # type: ignore[type-arg]
 
 
 def _processor() -> str:
-    from pvtctl.engine.environment import _cpu_name
+    from pvtctl.io.machine import cpu_name
 
-    return f"{os.cpu_count()} cores of {_cpu_name()}, Python {platform.python_version()}"
+    return f"{os.cpu_count()} cores of {cpu_name()}, Python {platform.python_version()}"
 
 
 if __name__ == "__main__":
