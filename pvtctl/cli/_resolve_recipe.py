@@ -13,6 +13,7 @@ from pvtctl.errors import UsageError, nearest
 from pvtctl.io.console import say
 
 if TYPE_CHECKING:
+    from pvtctl.recipe.layers import Layer
     from pvtctl.recipe.load import Resolved
     from pvtctl.recipe.schema import Recipe
 
@@ -157,7 +158,7 @@ def choose_recipe(
         backbone = backbone or _default_row(recipe, rows)
         row = _row_with(recipe, rows, backbone) if backbone else None
         if row is None and backbone and rows:
-            stand_in = _row_under(recipe, head)
+            stand_in = _row_under(recipe, head, backbone)
     else:
         if backbone is None:
             backbone = DEFAULT_BACKBONE
@@ -166,7 +167,7 @@ def choose_recipe(
             head = names[0]
             note(f"head: {head}, as none was named (--head {' | '.join(names)})")
         recipe, row = _table_with(backbone, data.name, task, head)
-        stand_in = _row_under(recipe, head) if row is None else None
+        stand_in = _row_under(recipe, head, backbone) if row is None else None
     if profile is None and data.name == "scenes":
         try:
             profile = find_profile(recipe, "scenes")
@@ -254,7 +255,8 @@ def _table_with(backbone: str, data: str, task: str, head: str | None) -> tuple[
         try:
             return find_row("imagenet", backbone)
         except UsageError:
-            return CLASSIFICATION_TABLES[0], None
+            own = (table for table in CLASSIFICATION_TABLES if _has_family(table, backbone))
+            return next(own, CLASSIFICATION_TABLES[0]), None
     recipes = head_spec(head).recipes  # a user's head has none: those of the task's first head are used
     table = (recipes if task in recipes else head_spec(heads_of(task)[0]).recipes)[task]
     check_backbone(backbone, sorted({name for spec in head_specs() for name in spec.recipes.values()}))
@@ -267,12 +269,42 @@ def _table_with(backbone: str, data: str, task: str, head: str | None) -> tuple[
     return "dpt_backbones" if data == "mix" else table, None
 
 
-def _row_under(recipe: str, head: str | None) -> str:
-    """The first row with this head (None: that of the shared settings), to use for a backbone without a row."""
-    from pvtctl.recipe.load import rows_of
+def _row_under(recipe: str, head: str | None, backbone: str) -> str:
+    """The row with this head (None: that of the shared settings) whose settings a backbone without a row is trained with.
 
-    rows, wanted = rows_of(recipe), head or _head_of(recipe, None)
-    return next((row for row in rows if _head_of(recipe, row) == wanted), rows[0])
+    The first of its family; without one the first that leaves the training to the shared settings, since a row may have
+    the optimizer of another family.
+    """
+    from pvtctl.recipe.source import read_recipe
+
+    rows, wanted = read_recipe(recipe).rows, head or _head_of(recipe, None)
+    fitting = [row for row in rows if _head_of(recipe, row) == wanted] or list(rows)
+    plain = [row for row in fitting if not any(path[0] == "train" for path in rows[row].values)]
+    family = [row for row in fitting if _family_of_row(rows[row]) == _family(backbone)]
+    return next(iter([*family, *plain, *fitting]))
+
+
+def _has_family(recipe: str, backbone: str) -> bool:
+    from pvtctl.recipe.source import read_recipe
+
+    family = _family(backbone)
+    return family is not None and any(_family_of_row(row) == family for row in read_recipe(recipe).rows.values())
+
+
+def _family_of_row(row: Layer) -> str | None:
+    name = row.values.get(("model", "backbone", "name"))
+    return _family(name) if isinstance(name, str) else None
+
+
+def _family(backbone: str) -> str | None:
+    """`pvt_v2`, `resnet`; None for timm's models, which are of many."""
+    from pvtctl.models.registry import backbone_spec
+
+    try:
+        family = backbone_spec(backbone).family
+    except UsageError:  # of a module that is not loaded here
+        return None
+    return None if family == "timm" else family
 
 
 def _head_of(recipe: str, row: str | None) -> str | None:

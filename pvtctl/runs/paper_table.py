@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from pvtctl.errors import PvtctlError, UsageError
 from pvtctl.recipe.load import load_recipe, recipe_differences
 from pvtctl.recipe.schema import Recipe
+from pvtctl.recipe.source import recipe_names
 from pvtctl.tasks.registry import spec_of
 
 _FREE = {
@@ -85,8 +87,9 @@ def compare_with_paper(
     `num_classes` is that of the data. `numbers` are fractions, as from `ClassificationMetric.compute`.
     """
     reasons = differences_from_paper(recipe, numbers, num_classes) if recipe.expect else []
-    spec = spec_of(recipe)
-    measured = spec.shown_figures(numbers) | model_cost(recipe, num_classes)
+    of_row = is_printed_model(recipe)
+    spec, counted = spec_of(recipe), recipe if of_row else recipe.model_copy(update={"expect": {}})
+    measured = spec.shown_figures(numbers) | model_cost(counted, num_classes)
     expected = sorted(recipe.expect, key=lambda name: name in _OF_THE_MODEL)
     others = [name for name in measured if name not in recipe.expect and name != "top1_err"]  # redundant with top-1
     figures = []
@@ -95,11 +98,11 @@ def compare_with_paper(
         figures.append(
             ComparedFigure(
                 name,
-                label_of(name, recipe),
+                label_of(name, counted),
                 measured.get(name),
                 printed.paper if printed else None,
                 printed.code if printed else None,
-                comparable=printed is None or name in _OF_THE_MODEL or not reasons,
+                comparable=printed is None or (of_row if name in _OF_THE_MODEL else not reasons),
                 note=(printed.note if printed else None) or "",
                 digits=spec.digits_of(name),
             )
@@ -141,19 +144,83 @@ _ORIGINALS = {
 }
 
 
+@lru_cache(maxsize=64)
+def _shipped(name: str, row: str | None, profile: str) -> Recipe | None:
+    """A row of a built-in recipe, if there is one."""
+    if name not in recipe_names():
+        return None
+    try:
+        return load_recipe(name, row, profile)
+    except UsageError:
+        return None
+
+
+def _source_of_figures(recipe: Recipe) -> str | None:
+    """The built-in recipe that the published figures are from: of the same name, or the one that a user's file is a copy of."""
+    names = [recipe.name, *(recipe_names() if recipe.expect and recipe.name not in recipe_names() else ())]
+    found = ((name, _shipped(name, recipe.row, "paper")) for name in names)
+    return next((name for name, row in found if row and (row.name == recipe.name or row.expect == recipe.expect)), None)
+
+
+def shipped_row(recipe: Recipe, profile: str = "paper") -> Recipe | None:
+    """The row of the built-in recipe that the run's published figures are from; None for a user's own figures."""
+    name = _source_of_figures(recipe)
+    return _shipped(name, recipe.row, profile) if name else None
+
+
 def original_data(recipe: Recipe) -> str:
     """The data set of the paper's scores: that of the shipped recipe."""
-    try:
-        return load_recipe(recipe.name, recipe.row).data.name
-    except UsageError:
-        return spec_of(recipe).usual_data
+    row = shipped_row(recipe)
+    return row.data.name if row else spec_of(recipe).usual_data
+
+
+def is_printed_model(recipe: Recipe) -> bool:
+    """Whether backbone, head and their options are those of the row that the published figures are of, or what the
+    run's profile makes of them."""
+    if not recipe.expect:
+        return False
+    rows = [row for profile in ("paper", recipe.profile) if (row := shipped_row(recipe, profile)) is not None]
+    return not rows or any(_same_model(recipe, row) for row in rows)
+
+
+def _same_model(one: Recipe, other: Recipe) -> bool:
+    """Equal settings but for drop path, or the same names and parameters: a checkpoint also states what is a default."""
+    settings = [
+        (each.model.backbone.model_copy(update={"drop_path_rate": 0.0}), each.model.head) for each in (one, other)
+    ]
+    if settings[0] == settings[1]:
+        return True
+    heads = [head.said() if head else {} for _, head in settings]
+    names = [(backbone.spec, head and head.name) for backbone, head in settings]
+    differ = any(heads[0][key] != heads[1][key] for key in heads[0].keys() & heads[1].keys())
+    return names[0] == names[1] and not differ and _shapes(one) == _shapes(other)
+
+
+def _shapes(recipe: Recipe) -> dict[str, tuple[int, ...]]:
+    from pvtctl.models.layers.shapes import without_values
+    from pvtctl.weights.describe import HeadClasses
+
+    with without_values():
+        model = spec_of(recipe).new_model(recipe, HeadClasses(10 if spec_of(recipe).has_classes else 0, None))
+    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+
+
+def _model_in_words(recipe: Recipe) -> str:
+    """`pvt_small@0.25 + semantic_fpn (width 64)`: the options that the row does not have."""
+    row, head = shipped_row(recipe), recipe.model.head
+    if head is None:
+        return recipe.model.backbone.spec
+    theirs = row.model.head.said() if row and row.model.head and row.model.head.name == head.name else {}
+    options = [f"{key} {value}" for key, value in head.said().items() if theirs.get(key) != value]
+    return f"{recipe.model.backbone.spec} + {head.name}" + (f" ({', '.join(options)})" if theirs and options else "")
 
 
 def differences_from_paper(recipe: Recipe, numbers: Mapping[str, float], num_classes: int) -> list[str]:
     """Relevant differences between a run and the paper's experiment."""
     name = original_data(recipe)
     original = _ORIGINALS.get(name)
-    found = []
+    found: list[str] = []
+    told: tuple[str, ...] = ()
     if recipe.profile != "paper":
         found.append(f"profile {recipe.profile} (small images, few epochs)")
     if recipe.data.name != name:
@@ -165,16 +232,20 @@ def differences_from_paper(recipe: Recipe, numbers: Mapping[str, float], num_cla
         if images < 0.98 * original.images:  # a few files may be unreadable
             thousands = f"{original.images:,}".replace(",", " ")
             found.append(f"{images:.0f} validation images instead of {original.label}'s {thousands}")
-    if recipe.profile == "paper" and (changed := changed_settings(recipe)):
+    if not is_printed_model(recipe) and (row := shipped_row(recipe)) is not None:
+        found.append(f"{_model_in_words(recipe)} instead of {_model_in_words(row)}")
+        told = ("model.backbone.", "model.head.")
+    if recipe.profile == "paper" and (
+        changed := [each for each in changed_settings(recipe) if not each.startswith(told)]
+    ):
         found.append(f"changed: {', '.join(changed[:4])}{' ...' if len(changed) > 4 else ''}")
     return found
 
 
 def changed_settings(recipe: Recipe) -> list[str]:
-    """`key value` of each setting changed against the shipped recipe's row; empty for a user's recipe."""
-    try:
-        shipped = load_recipe(recipe.name, recipe.row)
-    except UsageError:
+    """`key value` of each setting changed against the built-in recipe's row; empty for a user's own figures."""
+    shipped = shipped_row(recipe)
+    if shipped is None:
         return []
     return [
         f"{key} {now}"

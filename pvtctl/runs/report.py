@@ -17,6 +17,7 @@ from pvtctl.runs.paper_table import (
     ComparedFigure,
     compare_with_paper,
     data_label,
+    is_printed_model,
     paper_label,
     printed_score,
     result_rows,
@@ -108,7 +109,7 @@ def report_run(
         numbers,
         task,
         shown,
-        model=recipe.title or recipe.model.backbone.spec,
+        model=(recipe.title if is_printed_model(recipe) else None) or recipe.model.backbone.spec,
         lead=f"Recipe {recipe.name}, profile {recipe.profile}: {_count(result.epochs, 'epoch')}, "
         f"{_count(result.steps, 'step')}, {duration(result.seconds)}; best weights of epoch {result.best_epoch}",
         environment=run.info | {"starts": json.loads((run.path / "environment.json").read_text("utf-8"))},

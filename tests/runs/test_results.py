@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from pvtctl.recipe.load import load_recipe
-from pvtctl.runs.paper_table import compare_with_paper, printed_score, result_rows
+from pvtctl.recipe.schema import Recipe
+from pvtctl.recipe.source import read_recipe, recipe_names, recipe_path
+from pvtctl.runs.paper_table import (
+    ComparedFigure,
+    compare_with_paper,
+    differences_from_paper,
+    is_printed_model,
+    printed_score,
+    result_rows,
+)
 
 NUMBERS = {"top1": 0.798, "top5": 0.95, "loss": 0.9, "ece": 0.02, "images": 50_000.0}
 
@@ -46,3 +57,70 @@ def test_no_column_for_a_paper_that_printed_nothing() -> None:
     figures, differences = compare_with_paper(recipe, NUMBERS, 10)
     assert differences == []
     assert result_rows(figures)[0] == ["figure", "measured"]
+
+
+MODEL_FIGURES = ("params_m", "gmacs")
+
+
+def first_rows() -> list[tuple[str, str]]:
+    found = []
+    for name in recipe_names():
+        rows = [row for row in read_recipe(name).rows if load_recipe(name, row).expect]
+        found += [(name, row) for row in rows[:1]]
+    return found
+
+
+def figures_of(recipe: Recipe) -> dict[str, ComparedFigure]:
+    scores = dict.fromkeys([*NUMBERS, "box_ap", "mask_ap", "miou", "delta1"], 0.5)
+    return {figure.name: figure for figure in compare_with_paper(recipe, scores, 12)[0]}
+
+
+@pytest.mark.parametrize(("name", "row"), first_rows())
+def test_figures_are_of_the_rows_model_only(name: str, row: str) -> None:
+    for profile in ("paper", "mini", "smoke"):
+        recipe = load_recipe(name, row, profile, ["train.seed=4", "model.backbone.drop_path_rate=0.3"])
+        assert is_printed_model(recipe)
+        for override in ("model.backbone.width=0.4", "model.backbone.name=pvt_v2_b5"):
+            other = load_recipe(name, row, profile, [override])
+            assert not is_printed_model(other)
+            [reason] = [each for each in differences_from_paper(other, {"images": 5.0}, 12) if "instead of" in each][
+                -1:
+            ]
+            assert reason.startswith(other.model.backbone.spec)
+
+
+@pytest.mark.parametrize("profile", ["paper", "mini"])
+@pytest.mark.parametrize("override", ["model.head.name=deeplabv3plus", "model.head.width=32"])
+def test_another_head_is_counted_as_it_is_and_not_comparable(profile: str, override: str) -> None:
+    theirs = figures_of(load_recipe("ade20k_semantic_fpn", "pvt_v2_b0", profile))
+    ours = figures_of(load_recipe("ade20k_semantic_fpn", "pvt_v2_b0", profile, [override]))
+    for name in MODEL_FIGURES:
+        assert theirs[name].comparable
+        assert theirs[name].measured == pytest.approx(theirs[name].paper, rel=0.01)
+        assert not ours[name].comparable
+        assert ours[name].measured < 0.7 * theirs[name].measured
+        assert "not comparable" in ours[name].cells()[-1]
+
+
+def test_a_default_that_is_stated_is_the_same_model() -> None:
+    """As evaluations state what a checkpoint holds; options that no shape shows count too."""
+    recipe = load_recipe("ade20k_semantic_fpn", "pvt_v2_b0", overrides=["model.head.width=256"])
+    assert is_printed_model(recipe)
+    assert not is_printed_model(load_recipe("dpt_nyu", overrides=["model.head.readout=ignore"]))
+
+
+def test_a_copy_is_held_to_what_it_was_copied_from(tmp_path: Path) -> None:
+    text = recipe_path("imagenet_pvt_v1").read_text(encoding="utf-8")
+    copy = tmp_path / "mine.yaml"
+    copy.write_text(text)
+    recipe = load_recipe(copy, "pvt_small", overrides=["data.path=/data"])
+    assert compare_with_paper(recipe, NUMBERS, 1000)[1] == []
+    assert (
+        "train.epochs 100"
+        in differences_from_paper(load_recipe(copy, "pvt_small", overrides=["train.epochs=100"]), NUMBERS, 1000)[0]
+    )
+    copy.write_text(text.replace("epochs: 300", "epochs: 30"))
+    assert "train.epochs 30" in differences_from_paper(load_recipe(copy, "pvt_small"), NUMBERS, 1000)[0]
+    assert not is_printed_model(load_recipe(copy, "pvt_small", overrides=["model.backbone.name=pvt_tiny"]))
+    copy.write_text("model.backbone.name: pvt_tiny\nrows: {a: {expect: {top1_err: 9}}}\n")
+    assert differences_from_paper(load_recipe(copy), NUMBERS, 1000) == []  # figures of the user's own
