@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,8 @@ _SCALARS = [  # YAML 1.2 core schema, in the order tried; longer whole numbers a
 ]
 
 
-class PlainLoader(yaml.SafeLoader):
-    """The loader: refuses aliases, deep nesting and endless lists while it reads. Raises `yaml.MarkedYAMLError`."""
+class _PlainComposer(yaml.composer.Composer, yaml.resolver.Resolver):
+    """Refuses aliases, deep nesting and endless lists while it reads. Raises `yaml.MarkedYAMLError`."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
     depth = nodes = 0
@@ -58,9 +59,43 @@ class PlainLoader(yaml.SafeLoader):
 
 for _tag, _pattern, _first in _SCALARS:
     for _char in _first:
-        PlainLoader.yaml_implicit_resolvers.setdefault("" if _char == "\0" else _char, []).append(
+        _PlainComposer.yaml_implicit_resolvers.setdefault("" if _char == "\0" else _char, []).append(
             (_tag, re.compile(f"^(?:{_pattern})$"))
         )
+
+
+class PlainLoader(_PlainComposer, yaml.SafeLoader):
+    """PyYAML's own parser, whose messages are known."""
+
+
+def _fast_loader() -> type[Any] | None:
+    """The parser of libyaml, five times as fast, where PyYAML was built with it."""
+    try:
+        from yaml.cyaml import CParser
+    except ImportError:
+        return None
+
+    class FastLoader(_PlainComposer, CParser):  # type: ignore[misc]
+        def __init__(self, text: str) -> None:
+            CParser.__init__(self, text)
+            yaml.composer.Composer.__init__(self)
+            yaml.resolver.Resolver.__init__(self)
+
+    return FastLoader
+
+
+_FastLoader = _fast_loader()
+_READ_ALIKE = re.compile(r'(?!---)(?:[ "-=@-{}~\n]|>(?!#))*')
+"""Text of which both parsers make the same. libyaml also takes tabs inside lines, `?` in lists and `>#`, and has other
+values for lone tags."""
+
+
+def compose(text: str) -> Any:
+    """The root node of a document; None if it is empty. Raises `yaml.YAMLError`."""
+    if _FastLoader is not None and _READ_ALIKE.fullmatch(text):
+        with suppress(yaml.YAMLError):  # the other parser explains it
+            return _FastLoader(text).get_single_node()
+    return yaml.compose(text, Loader=PlainLoader)
 
 
 def plain_scalar(node: yaml.ScalarNode) -> Any:
@@ -101,7 +136,7 @@ def read_plain_yaml(path: Path | str, kind: type | None = None, *, hint: str | N
     text = read_text(path, most=MAX_YAML, hint=hint)
     with foreign(path, hint):
         try:
-            node = yaml.compose(text, Loader=PlainLoader)
+            node = compose(text)
             value = None if node is None else _value(node)
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark

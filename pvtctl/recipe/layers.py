@@ -25,6 +25,8 @@ FREE_KEYS = ("provenance",)
 KEPT_ON_RENAME = (("data",),)
 """Blocks that keep their other settings when `name` changes: another data set keeps image size and augmentation."""
 
+Heads = tuple[tuple[str, type[HeadOptions]], ...]
+
 
 DATA_NAME: KeyPath = ("data", "name")
 COCO_FILES = ("train_images", "train_annotations", "val_images", "val_annotations")
@@ -91,15 +93,19 @@ def flatten(
 ) -> tuple[Layer, list[Fault]]:
     """Flatten the mapping at path `at` of a document into a layer; `marks` are the document's."""
     layer, faults = Layer(label), []
+    first_below: dict[KeyPath, KeyPath] = {}  # of each block, and of each value itself
 
     def put(path: KeyPath, value: Any, mark: SourceMark | None) -> None:
         if len(path) == 2 and path[0] == "expect" and isinstance(value, int | float) and not isinstance(value, bool):
             path = (*path, "paper")
-        said = [known for known in layer.values if known[: len(path)] == path or path[: len(known)] == known]
+        above = (path[:end] for end in range(1, len(path)))
+        said = first_below.get(path) or next((known for known in above if known in layer.values), None)
         if said:
-            faults.append(Fault(f"{'.'.join(path)}: said twice ({mark}), also in {layer.mark(said[0])}", mark))
-        else:
-            layer.values[path] = value
+            faults.append(Fault(f"{'.'.join(path)}: said twice ({mark}), also in {layer.mark(said)}", mark))
+            return
+        layer.values[path] = value
+        for end in range(1, len(path) + 1):
+            first_below.setdefault(path[:end], path)
 
     def walk(block: Mapping[str, Any], raw: KeyPath, path: KeyPath) -> None:
         for key, value in block.items():
@@ -127,9 +133,11 @@ def merge(layers: list[Layer]) -> tuple[dict[KeyPath, Any], dict[KeyPath, Origin
     """
     values: dict[KeyPath, Any] = {}
     origins: dict[KeyPath, Origin] = {}
+    blocks: set[KeyPath] = set()  # those that had values at any time
 
     def drop(prefix: KeyPath) -> None:
-        for path in [known for known in values if known[: len(prefix)] == prefix]:
+        below = [known for known in values if known[: len(prefix)] == prefix] if prefix in blocks else []
+        for path in below or ([prefix] if prefix in values else []):
             del values[path], origins[path]
 
     for layer in layers:
@@ -145,6 +153,7 @@ def merge(layers: list[Layer]) -> tuple[dict[KeyPath, Any], dict[KeyPath, Origin
             for end in range(1, len(path)):
                 if path[:end] in values:  # a block replaces a null
                     del values[path[:end]], origins[path[:end]]
+                blocks.add(path[:end])
             drop(path)
             values[path] = value
             origins[path] = Origin(layer.label, layer.mark(path))
@@ -189,6 +198,7 @@ def rules_of_other_data(layers: list[Layer], *, sizes: bool) -> tuple[str, list[
     return own, [path for path, of_recipe in stated.items() if of_recipe]
 
 
+@cache
 def _default(path: KeyPath) -> Any:
     """Default of the field at `path`, None if it has none."""
     value: Any = Recipe.model_fields[path[0]].get_default() if path[0] in Recipe.model_fields else None
@@ -276,6 +286,7 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
+@cache
 def block_of(kind: Any) -> type[BaseModel] | None:
     """Block class of an annotation (`Paper | None` -> `Paper`), None for plain values."""
     if get_origin(kind) is Annotated:
@@ -293,10 +304,10 @@ def _literals(kind: Any) -> list[Any]:
 
 def field_types(block: type[BaseModel]) -> dict[str, Any]:
     """Annotations of a block's keys, including bounds; for `model.head`, the keys of all heads."""
-    return _own_types(block) if block is not HeadOptions else _types_of_heads(_heads())
+    return _own_types(block) if block is not HeadOptions else _types_of_heads(heads_now())
 
 
-def _heads() -> tuple[tuple[str, type[HeadOptions]], ...]:
+def heads_now() -> Heads:
     """Names and options of the heads registered now: what is known of keys is computed once for each set of heads."""
     return tuple((spec.name, spec.Options) for spec in head_specs())
 
@@ -308,7 +319,7 @@ def _own_types(block: type[BaseModel]) -> dict[str, Any]:
 
 
 @cache
-def _types_of_heads(heads: tuple[tuple[str, type[HeadOptions]], ...]) -> dict[str, Any]:
+def _types_of_heads(heads: Heads) -> dict[str, Any]:
     """Annotations of all heads' keys; a key with different types in several heads gets their union."""
     kinds: dict[str, list[Any]] = {"name": [Literal[tuple(name for name, _ in heads)]]}
     for _, options in heads:
@@ -325,11 +336,11 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 
 def known_keys() -> tuple[KeyPath, ...]:
     """Paths of all values that a recipe can set, without free names (`expect.*`)."""
-    return _known_keys(_heads())
+    return _known_keys(heads_now())
 
 
 @cache
-def _known_keys(heads: tuple[tuple[str, type[HeadOptions]], ...]) -> tuple[KeyPath, ...]:
+def _known_keys(heads: Heads) -> tuple[KeyPath, ...]:
     def walk(block: type[BaseModel], at: KeyPath) -> Iterator[KeyPath]:
         for name, kind in field_types(block).items():
             inner = block_of(kind)
@@ -343,4 +354,9 @@ def _known_keys(heads: tuple[tuple[str, type[HeadOptions]], ...]) -> tuple[KeyPa
 
 def is_key(path: KeyPath) -> bool:
     """Whether `path` is a value or a block of recipes."""
-    return any(known[: len(path)] == path for known in known_keys())
+    return path in _keys_and_blocks(heads_now())
+
+
+@cache
+def _keys_and_blocks(heads: Heads) -> frozenset[KeyPath]:
+    return frozenset(known[:end] for known in _known_keys(heads) for end in range(1, len(known) + 1))

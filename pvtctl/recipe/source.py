@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from pydantic import ValidationError
 
 import pvtctl
 from pvtctl.errors import UsageError, nearest
-from pvtctl.recipe.layers import Fault, Layer, check_layer, flatten
+from pvtctl.recipe.layers import Fault, Heads, Layer, check_layer, flatten, heads_now
 from pvtctl.recipe.schema import Printed, Study
 from pvtctl.recipe.yaml_loader import Document, KeyPath, SourceMark, read_yaml
 
@@ -89,14 +90,22 @@ def read_recipe(name_or_path: str | Path, _chain: tuple[Path, ...] = ()) -> Reci
     """
     path = recipe_path(name_or_path)
     document = read_yaml(path)
+    alone = _without_base(path, document, heads_now())
+    profiles = {name: list(layers) for name, layers in alone.profiles.items()}
+    result = replace(alone, profiles=profiles, faults=list(alone.faults))
+    if (base := document.data.get("base")) is not None:
+        _add_base(result, base, document.marks[("base",)], _chain)
+    return result
+
+
+@lru_cache(maxsize=64)  # one command reads the tables many times
+def _without_base(path: Path, document: Document, heads: Heads) -> RecipeFile:
+    """The file's own layers, checked against the keys of `heads`. Cached: do not change it."""
     faults = [Fault(text, _line_of(text)) for text in document.faults]
-    parts = {key: document.data.get(key) for key in FILE_KEYS}
     own = {key: value for key, value in document.data.items() if key not in FILE_KEYS}
     shared, found = flatten(own, "recipe", document.marks)
     faults += [*found, *check_layer(shared, FILE_KEYS)]
     result = RecipeFile(path.stem, path, shared, {}, {"paper": []}, {}, {}, faults=faults)
-    if parts["base"] is not None:
-        _add_base(result, parts["base"], document.marks[("base",)], _chain)
     for name, layer in _sections(document, ("rows",), "row", faults):
         result.rows[name] = layer
     for name, layer in _sections(document, ("profiles",), "profile", faults):
@@ -133,7 +142,8 @@ def _add_base(result: RecipeFile, base: Any, mark: SourceMark, chain: tuple[Path
     result.faults.extend(lower.faults)
     values = {path: value for path, value in lower.own.values.items() if path[0] not in _NOT_INHERITED}
     result.base = replace(lower, own=replace(lower.own, label=f"base {lower.name}", values=values))
-    result.profiles = {name: list(layers) for name, layers in lower.profiles.items()}
+    names = [*lower.profiles, *(name for name in result.profiles if name not in lower.profiles)]
+    result.profiles = {name: [*lower.profiles.get(name, []), *result.profiles.get(name, [])] for name in names}
 
 
 def _sections(document: Document, at: KeyPath, kind: str, faults: list[Fault]) -> list[tuple[str, Layer]]:

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from pvtctl.errors import UsageError
-from pvtctl.io.plain_yaml import PLAIN_TAGS, PlainLoader, plain_scalar
+from pvtctl.io.plain_yaml import PLAIN_TAGS, compose, plain_scalar
 
 MAX_BYTES = 1 << 20
 
@@ -31,7 +31,7 @@ class SourceMark:
         return self.file if self.line is None else f"{self.file}:{self.line}"
 
 
-@dataclass
+@dataclass(eq=False)  # what is made of a document is cached by its identity
 class Document:
     """A YAML mapping, the source mark of every key by path, and the non-fatal faults."""
 
@@ -98,11 +98,7 @@ def shown_path(path: Path) -> str:
 
 def _compose(text: str, shown: str) -> Any:
     try:
-        loader = PlainLoader(text)
-        try:
-            return loader.get_single_node()
-        finally:
-            loader.dispose()
+        return compose(text)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{shown}:{mark.line + 1}" if mark else shown

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from pvtctl.errors import ExitCode, UsageError
+from pvtctl.models.registry import HeadOptions, head_spec, head_specs
 from pvtctl.recipe.load import dump, find_profile, find_row, flat, load_recipe, resolve, rows_of
 from pvtctl.recipe.source import RecipeFaults, read_recipe, recipe_names, recipe_path, recipes_folder
 
@@ -283,3 +286,26 @@ def test_recipes_are_found_in_a_checkout_and_in_an_installed_package(tmp_path: P
     assert recipes_folder(checkout / "pvtctl") == checkout / "recipes"
     for name in recipe_names():
         assert recipe_path(name).is_file()
+
+
+def test_a_file_is_read_again_when_it_its_base_or_the_heads_have_changed(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("low.yaml").write_text("train.epochs: 1\nprofiles: {p: {train.total_batch: 4}}\n")
+    Path("x.yaml").write_text(SMALL + "base: low\nprofiles: {p: {train.optimizer.lr: 0.5}, q: {}}\n")
+    for _ in range(2):  # the second time from what is remembered
+        source = read_recipe("x.yaml")
+        assert [len(source.shared), len(source.profiles["p"]), list(source.profiles)] == [2, 2, ["paper", "p", "q"]]
+        assert list(read_recipe("low.yaml").profiles) == ["paper", "p"]
+    assert load_recipe("x.yaml", profile="p").train.epochs == 1
+    Path("low.yaml").write_text("train.epochs: 2\nprofiles: {p: {train.total_batch: 4}}\n")
+    assert load_recipe("x.yaml", profile="p").train.epochs == 2
+    Path("x.yaml").write_text(SMALL + "model.head: {name: fpn_of_mine}\n")
+    assert len(read_recipe("x.yaml").faults) == 1
+
+    class Options(HeadOptions):
+        name: Literal["fpn_of_mine"] = "fpn_of_mine"
+
+    spec = replace(head_spec("semantic_fpn"), name="fpn_of_mine", Options=Options)
+    monkeypatch.setattr("pvtctl.recipe.layers.head_specs", lambda: [*head_specs(), spec])
+    assert read_recipe("x.yaml").faults == []

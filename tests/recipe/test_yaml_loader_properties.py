@@ -7,10 +7,13 @@ import math
 from contextlib import suppress
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pvtctl.errors import UsageError
+from pvtctl.recipe import yaml_loader
+from pvtctl.recipe.source import recipe_names, recipe_path
 from pvtctl.recipe.yaml_loader import parse_value, parse_yaml
 
 EXAMPLES = settings(derandomize=True, database=None, deadline=None, max_examples=30)
@@ -94,3 +97,38 @@ def test_any_text_is_a_document_or_an_error_in_words(text: str) -> None:
         parse_yaml(text, "a.yaml")
     with suppress(UsageError):
         parse_value(text)
+
+
+def outcome(text: str) -> Any:
+    """Everything that a document says, or the error."""
+    parse_yaml.cache_clear()
+    try:
+        document = parse_yaml(text, "a.yaml")
+    except UsageError as error:
+        return error.message
+    return repr(document.data), list(document.marks.items()), document.faults
+
+
+def assert_parsed_alike(text: str) -> None:
+    found = outcome(text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(yaml_loader, "_FastLoader", None)
+        assert found == outcome(text), text
+
+
+PIECES = (
+    "a;b: ;1;.5;- ;\n;\n  ;[;];{;};, ;: ;';\";#; #;&x ;*x;>-\n  ;>;>#;|\n  ;|;? ;!;!!int ;--- ;...;%;@;`;\t;\\x41;\x07;~;"
+    "\u00e9;\u2028;\xa0;\r\n"
+).split(";")
+
+
+@settings(EXAMPLES, max_examples=100)
+@given(st.lists(st.sampled_from(PIECES), max_size=14).map("".join))
+def test_both_parsers_say_the_same(text: str) -> None:
+    assert_parsed_alike(text)
+    assert_parsed_alike(f"a:\n  b: {text}\nc: 1\n")
+
+
+def test_both_parsers_read_the_recipes_alike() -> None:
+    for name in recipe_names():
+        assert_parsed_alike(recipe_path(name).read_text())
