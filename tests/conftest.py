@@ -7,12 +7,14 @@ import importlib.util
 import os
 import shutil
 import signal
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from forked import ForkedPopen
 from PIL import Image
 
 # Before torch is imported, here and in the processes that tests start: pytest runs a worker a core, and threads of one that
@@ -89,6 +91,17 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> MadeOnce:
         return folder
 
     return folder_of
+
+
+@pytest.fixture(scope="session", autouse=True)
+def forked_commands() -> Iterator[None]:
+    """Commands that are started by tests or by other commands are copies of this process (`forked.py`).
+
+    tests/engine/test_processes.py and tests of imports start new ones.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subprocess, "Popen", ForkedPopen)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from pvtctl.cli.main import main
 from pvtctl.engine import FitResult, RunFolder, Stopped, fit, launch, single
 from pvtctl.engine.run import TIMINGS
 from pvtctl.recipe.load import load_recipe
@@ -24,10 +26,14 @@ DIST = single("cpu")
 SEGMENTATION = (
     "ade20k_semantic_fpn",
     "pvt_v2_b0",
-    ["model.head={name: deeplabv3plus, width: 16, auxiliary_weight: 0.4}"],
+    ["model.head={name: deeplabv3plus, width: 16, auxiliary_weight: 0.4}", "model.backbone.width=0.25"],
 )
 """Dropout, drop path, an auxiliary head, crops, colours and mirrors: all that is drawn."""
-DEPTH = ("small_depth", None, ["model.backbone={name: pvt_v2_b0, drop_path_rate: 0.1}", "train.epochs=2"])
+DEPTH = (
+    "small_depth",
+    None,
+    ["model.backbone={name: pvt_v2_b0, width: 0.25, drop_path_rate: 0.1}", "model.head.width=16", "train.epochs=2"],
+)
 
 
 def recipe_of(kind: tuple[str, str | None, list[str]], *overrides: str) -> Recipe:
@@ -51,17 +57,31 @@ def lines(folder: Path) -> list[dict[str, Any]]:
     return [{key: value for key, value in line.items() if key not in TIMINGS} for line in found]
 
 
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[DataTask, FitResult, Path]]:
+    """A whole run of a kind, made once: its task, its result and its folder."""
+    made: dict[str, tuple[DataTask, FitResult, Path]] = {}
+
+    def run(kind: tuple[str, str | None, list[str]]) -> tuple[DataTask, FitResult, Path]:
+        if kind[0] not in made:
+            recipe, folder = recipe_of(kind), tmp_path_factory.mktemp("runs") / "unbroken"
+            task = task_of(recipe)
+            made[kind[0]] = task, train(task, recipe, folder), folder
+        return made[kind[0]]
+
+    return run
+
+
 @pytest.mark.parametrize(
     ("kind", "workers"),
     [(SEGMENTATION, 0), (SEGMENTATION, 2), (DEPTH, 2)],
     ids=["segmentation", "segmentation in processes", "depth in processes"],
 )
 def test_a_run_stopped_in_the_middle_resumes_to_the_same_bits(
-    tmp_path: Path, kind: tuple[str, str | None, list[str]], workers: int
+    tmp_path: Path, unbroken: Callable[..., Any], kind: tuple[str, str | None, list[str]], workers: int
 ) -> None:
     recipe = recipe_of(kind)
-    unbroken = task_of(recipe)
-    expected = train(unbroken, recipe, tmp_path / "unbroken")
+    whole, expected, folder = unbroken(kind)
     assert expected.steps == 6
 
     task, seen = task_of(recipe), [0]
@@ -78,9 +98,9 @@ def test_a_run_stopped_in_the_middle_resumes_to_the_same_bits(
         train(task, recipe, tmp_path / "run")
     resumed = task_of(recipe_of(kind, f"data.workers={workers}"))
     found = train(resumed, recipe, tmp_path / "run", resume=True)
-    ours, theirs = resumed.model.state_dict(), unbroken.model.state_dict()
+    ours, theirs = resumed.model.state_dict(), whole.model.state_dict()
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-    assert lines(tmp_path / "run") == lines(tmp_path / "unbroken")
+    assert lines(tmp_path / "run") == lines(folder)
     assert (found.metrics, found.best) == (expected.metrics, expected.best)
 
 
@@ -127,12 +147,12 @@ def test_two_processes_evaluate_as_one(
 ) -> None:
     task = task_of(recipe_of(kind))
     save_safetensors(tmp_path / "model.safetensors", task.model, task.meta())
-    command = [sys.executable, "-m", "pvtctl", "eval", "scenes", "--profile", "smoke", "--device", "cpu", "--json"]
-    command += ["--weights", str(tmp_path / "model.safetensors"), "--set", "data.val_samples=5"]
+    words = ["eval", "scenes", "--profile", "smoke", "--device", "cpu", "--json"]
+    words += ["--weights", str(tmp_path / "model.safetensors"), "--set", "data.val_samples=5"]
     found = []
-    for ranks in (1, 2):
+    for run in (lambda: main(words), lambda: launch([sys.executable, "-m", "pvtctl", *words], 2)):
         capfd.readouterr()
-        assert launch(command, ranks) == 0
+        assert run() == 0
         found.append(json.loads(capfd.readouterr().out)["metrics"])
     assert found[0]["images"] == 5
     assert found[0] == pytest.approx(found[1], nan_ok=True)

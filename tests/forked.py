@@ -1,0 +1,95 @@
+"""Processes of `python -m MODULE` that begin as copies of this one: what they import is loaded already."""
+
+from __future__ import annotations
+
+import multiprocessing.process
+import multiprocessing.util
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import traceback
+import warnings
+from functools import cache
+from multiprocessing import resource_tracker
+from typing import Any, NoReturn
+
+
+class ForkedPopen(subprocess.Popen[Any]):
+    """`subprocess.Popen`, but `[sys.executable, "-m", MODULE, ...]` is forked instead of started anew: importing torch takes
+    longer than most commands. Pipes, sessions, signals and exit codes are as ever.
+    """
+
+    def _execute_child(self, args: Any, executable: Any, preexec_fn: Any, close_fds: bool, *others: Any) -> None:
+        if isinstance(args, str) or list(args[:2]) != [sys.executable, "-m"] or not _can_be_copied():
+            super()._execute_child(args, executable, preexec_fn, close_fds, *others)  # type: ignore[misc]
+            return
+        _, cwd, env, _, _, _, *pipes = others[:12]
+        new_session = others[-2]
+        sys.stdout.flush()
+        sys.stderr.flush()
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", DeprecationWarning
+            )  # of pytest-xdist's thread, which does not run in the copy
+            self.pid = os.fork()
+        if self.pid == 0:
+            _run([str(word) for word in args[2:]], cwd, env, [pipes[0], pipes[3], pipes[5]], new_session)
+        self._child_created = True
+        self._close_pipe_fds(*pipes)  # type: ignore[attr-defined]
+
+
+@cache
+def _can_be_copied() -> bool:
+    """Load what commands need. Autograd does not work in copies of a process that has used it, if there is a GPU."""
+    import torch
+
+    import pvtctl.runs.train
+    import pvtctl.weights.load  # noqa: F401
+
+    return sys.platform == "linux" and not torch.cuda.is_available()
+
+
+def _run(words: list[str], cwd: Any, env: Any, streams: list[int], new_session: bool) -> NoReturn:
+    """In the child: everything that a new process does not have is dropped, then the module runs."""
+    code: Any = 1
+    try:
+        if new_session:
+            os.setsid()
+        kept = [os.dup(given) if given != -1 else None for given in streams]
+        for at, copy in enumerate(kept):
+            if copy is not None:
+                os.dup2(copy, at)
+        os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        sys.stdin, sys.stdout = open(0, closefd=False), open(1, "w", closefd=False)  # noqa: SIM115
+        sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
+        multiprocessing.process._children.clear()  # type: ignore[attr-defined]
+        multiprocessing.util._finalizer_registry.clear()  # type: ignore[attr-defined]
+        resource_tracker._resource_tracker._fd = resource_tracker._resource_tracker._pid = None  # type: ignore[attr-defined]
+        warnings.resetwarnings()
+        warnings.filterwarnings("ignore", ".*found in sys.modules")
+        if cwd is not None:
+            os.chdir(cwd)
+        if env is not None:
+            os.environ.clear()
+            os.environ.update(env)
+        sys.argv = words
+        runpy.run_module(words[0], run_name="__main__", alter_sys=True)
+        code = 0
+    except SystemExit as end:
+        code = end.code
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        try:
+            if isinstance(code, str):
+                print(code, file=sys.stderr)
+            multiprocessing.util._exit_function()  # type: ignore[attr-defined]
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            os._exit(code if isinstance(code, int) else int(code is not None))
