@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pvtctl.errors import UsageError
-from pvtctl.recipe import yaml_loader
+from pvtctl.io import plain_yaml
 from pvtctl.recipe.source import recipe_names, recipe_path
 from pvtctl.recipe.yaml_loader import parse_value, parse_yaml
 
@@ -112,7 +112,7 @@ def outcome(text: str) -> Any:
 def assert_parsed_alike(text: str) -> None:
     found = outcome(text)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(yaml_loader, "_FastLoader", None)
+        patch.setattr(plain_yaml, "_FastLoader", None)
         assert found == outcome(text), text
 
 
