@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 import torch
+from toy_task import main
 
 from pvtctl.engine import launch
 from pvtctl.engine.run import TIMINGS
@@ -20,8 +22,11 @@ from pvtctl.engine.run import TIMINGS
 SCRIPT = Path(__file__).with_name("toy_task.py")
 
 
-def command(out: Path, *arguments: object) -> list[str]:
-    return [sys.executable, str(SCRIPT), str(out), *map(str, arguments)]
+DELAYED = ("--delay", 0.2)
+
+
+def command(out: Path, *arguments: object) -> forked.Command:
+    return main, [str(out), *map(str, arguments)]
 
 
 @pytest.fixture(autouse=True)
@@ -31,8 +36,8 @@ def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run(out: Path, *arguments: object, ranks: int = 1) -> int:
     if ranks > 1:
-        return launch(command(out, *arguments), ranks)
-    return subprocess.run(command(out, *arguments)).returncode
+        return forked.run(forked.launched, command(out, *arguments), ranks)
+    return forked.run(*command(out, *arguments))
 
 
 def lines(out: Path) -> list[dict[str, Any]]:
@@ -62,7 +67,8 @@ def test_killed_twice_and_resumed_equals_unbroken_bit_for_bit(tmp_path: Path) ->
 @pytest.mark.slow
 def test_two_ranks_train_and_evaluate_as_one_with_the_double_batch(tmp_path: Path) -> None:
     assert run(tmp_path / "one", "--batch", 8, "--dropout", 0) == 0
-    assert run(tmp_path / "two", "--batch", 4, "--dropout", 0, ranks=2) == 0
+    program = [sys.executable, str(SCRIPT), str(tmp_path / "two"), "--batch", "4", "--dropout", "0"]
+    assert launch(program, 2) == 0
     one, two = lines(tmp_path / "one"), lines(tmp_path / "two")
     assert [line["event"] for line in one] == [line["event"] for line in two]
     for a, b in zip(one, two, strict=True):
@@ -80,12 +86,11 @@ def test_two_ranks_train_and_evaluate_as_one_with_the_double_batch(tmp_path: Pat
 def test_two_ranks_stop_by_a_signal_to_one_of_them_and_resume_bit_for_bit(tmp_path: Path) -> None:
     assert run(tmp_path / "unbroken", ranks=2) == 0
     out = tmp_path / "run"
-    program = f"import sys; from pvtctl.engine import launch; sys.exit(launch({command(out, '--delay', 0.2)!r}, 2))"
-    parent = subprocess.Popen([sys.executable, "-W", "ignore", "-c", program])
+    parent = forked.start(forked.launched, command(out, *DELAYED), 2)
     _wait_for(out / "checkpoints")
     # The second rank alone is told: both must agree on the step to stop after.
-    os.kill(_rank_1(parent.pid), signal.SIGUSR1)
-    assert parent.wait(timeout=60) == 75
+    os.kill(int(out.with_suffix(".rank1").read_text()), signal.SIGUSR1)
+    assert _exit_code(parent) == 75
     assert json.loads((out / "run.json").read_text())["status"] == "stopped"
     assert run(out, "--resume", ranks=2) == 0
     assert equal(weights(tmp_path / "unbroken"), weights(out))
@@ -95,11 +100,10 @@ def test_two_ranks_stop_by_a_signal_to_one_of_them_and_resume_bit_for_bit(tmp_pa
 @pytest.mark.slow
 def test_a_signal_to_the_launcher_reaches_its_ranks(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    program = f"import sys; from pvtctl.engine import launch; sys.exit(launch({command(out, '--delay', 0.2)!r}, 2))"
-    parent = subprocess.Popen([sys.executable, "-W", "ignore", "-c", program])
+    parent = forked.start(forked.launched, command(out, *DELAYED), 2)
     _wait_for(out / "checkpoints")
     parent.terminate()
-    assert parent.wait(timeout=60) == 75
+    assert _exit_code(parent) == 75
 
 
 @pytest.mark.slow
@@ -107,14 +111,13 @@ def test_a_signal_to_the_launcher_reaches_its_ranks(tmp_path: Path) -> None:
 def test_ranks_whose_launcher_was_killed_save_and_stop(tmp_path: Path, levels: int) -> None:
     """Two levels: a study's process, which launches one for the run, which launches the ranks."""
     out = tmp_path / "run"
-    program = f"import sys; from pvtctl.engine import launch; sys.exit(launch({command(out, '--delay', 0.2)!r}, 2))"
+    launcher: forked.Command = (forked.launched, command(out, *DELAYED), 2)
     if levels == 2:
-        inner = [sys.executable, "-W", "ignore", "-c", program]
-        program = f"from pvtctl.engine import launch; launch({inner!r}, 1)"
-    parent = subprocess.Popen([sys.executable, "-W", "ignore", "-c", program])
+        launcher = (forked.launched, launcher, 1)
+    parent = forked.start(*launcher)
     _wait_for(out / "checkpoints")
     parent.kill()
-    parent.wait()
+    parent.join()
     end = time.monotonic() + 60
     while json.loads((out / "run.json").read_text())["status"] != "stopped":
         assert time.monotonic() < end, "the ranks went on"
@@ -144,10 +147,6 @@ def _wait_for(folder: Path, seconds: float = 60.0) -> None:
         time.sleep(0.05)
 
 
-def _rank_1(parent: int) -> int:
-    """The process with RANK=1 among the parent's children."""
-    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-    for child in children:
-        if b"\0RANK=1\0" in Path(f"/proc/{child}/environ").read_bytes():
-            return int(child)
-    raise AssertionError("no process with rank 1")
+def _exit_code(process: ForkServerProcess) -> int | None:
+    process.join(timeout=60)
+    return process.exitcode

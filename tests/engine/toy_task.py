@@ -141,7 +141,7 @@ def save_weights(path: Path, module: nn.Module, meta: CheckpointMeta) -> None:
     save_file(module.state_dict(), path, {"score": json.dumps(meta.score)})
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("out", type=Path)
     parser.add_argument("--resume", action="store_true")
@@ -152,8 +152,9 @@ def main() -> int:
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--save-minutes", type=float, default=1e-9)
     parser.add_argument("--kill-at", type=int, default=-1, help="SIGKILL itself in that forward pass")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     dist: Distributed = start_distributed("cpu")
+    args.out.with_suffix(f".rank{dist.rank}").write_text(str(os.getpid()))
     task = ToyTask(workers=args.workers, batch=args.batch, dropout=args.dropout, delay=args.delay)
     inner = task.losses
 
