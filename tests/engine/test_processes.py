@@ -11,7 +11,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
-import forked
+import forked_ranks
 import pytest
 import torch
 from toy_task import main
@@ -25,7 +25,7 @@ SCRIPT = Path(__file__).with_name("toy_task.py")
 DELAYED = ("--delay", 0.2)
 
 
-def command(out: Path, *arguments: object) -> forked.Command:
+def command(out: Path, *arguments: object) -> forked_ranks.Command:
     return main, [str(out), *map(str, arguments)]
 
 
@@ -36,8 +36,8 @@ def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run(out: Path, *arguments: object, ranks: int = 1) -> int:
     if ranks > 1:
-        return forked.run(forked.launched, command(out, *arguments), ranks)
-    return forked.run(*command(out, *arguments))
+        return forked_ranks.run(forked_ranks.launched, command(out, *arguments), ranks)
+    return forked_ranks.run(*command(out, *arguments))
 
 
 def lines(out: Path) -> list[dict[str, Any]]:
@@ -86,7 +86,7 @@ def test_two_ranks_train_and_evaluate_as_one_with_the_double_batch(tmp_path: Pat
 def test_two_ranks_stop_by_a_signal_to_one_of_them_and_resume_bit_for_bit(tmp_path: Path) -> None:
     assert run(tmp_path / "unbroken", ranks=2) == 0
     out = tmp_path / "run"
-    parent = forked.start(forked.launched, command(out, *DELAYED), 2)
+    parent = forked_ranks.start(forked_ranks.launched, command(out, *DELAYED), 2)
     _wait_for(out / "checkpoints")
     # The second rank alone is told: both must agree on the step to stop after.
     os.kill(int(out.with_suffix(".rank1").read_text()), signal.SIGUSR1)
@@ -100,7 +100,7 @@ def test_two_ranks_stop_by_a_signal_to_one_of_them_and_resume_bit_for_bit(tmp_pa
 @pytest.mark.slow
 def test_a_signal_to_the_launcher_reaches_its_ranks(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    parent = forked.start(forked.launched, command(out, *DELAYED), 2)
+    parent = forked_ranks.start(forked_ranks.launched, command(out, *DELAYED), 2)
     _wait_for(out / "checkpoints")
     parent.terminate()
     assert _exit_code(parent) == 75
@@ -111,10 +111,10 @@ def test_a_signal_to_the_launcher_reaches_its_ranks(tmp_path: Path) -> None:
 def test_ranks_whose_launcher_was_killed_save_and_stop(tmp_path: Path, levels: int) -> None:
     """Two levels: a study's process, which launches one for the run, which launches the ranks."""
     out = tmp_path / "run"
-    launcher: forked.Command = (forked.launched, command(out, *DELAYED), 2)
+    launcher: forked_ranks.Command = (forked_ranks.launched, command(out, *DELAYED), 2)
     if levels == 2:
-        launcher = (forked.launched, launcher, 1)
-    parent = forked.start(*launcher)
+        launcher = (forked_ranks.launched, launcher, 1)
+    parent = forked_ranks.start(*launcher)
     _wait_for(out / "checkpoints")
     parent.kill()
     parent.join()

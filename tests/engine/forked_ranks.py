@@ -22,7 +22,8 @@ Command = tuple[Any, ...]
 def server() -> ForkServerContext:
     """Starts the process that all others are forked from, once."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pvtctl.engine", "pvtctl.recipe.schema", "torch._dynamo"])  # the last: of optimisers
+    # optimisers import torch._dynamo
+    context.set_forkserver_preload(["pvtctl.engine", "pvtctl.recipe.schema", "torch._dynamo"])
     return context
 
 
