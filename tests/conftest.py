@@ -101,6 +101,7 @@ def forked_commands() -> Iterator[None]:
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(subprocess, "Popen", ForkedPopen)
+        patch.setattr(os, "fsync", lambda handle: None)  # no test cuts the power
         yield
 
 

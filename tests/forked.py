@@ -1,4 +1,4 @@
-"""Processes of `python -m MODULE` that begin as copies of this one: what they import is loaded already."""
+"""Processes of `python -m pvtctl` that begin as copies of this one: what they import is loaded already."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from typing import Any, NoReturn
 
 
 class ForkedPopen(subprocess.Popen[Any]):
-    """`subprocess.Popen`, but `[sys.executable, "-m", MODULE, ...]` is forked instead of started anew: importing torch takes
+    """`subprocess.Popen`, but `[sys.executable, "-m", "pvtctl", ...]` is forked instead of started anew: importing torch takes
     longer than most commands. Pipes, sessions, signals and exit codes are as ever.
     """
 
     def _execute_child(self, args: Any, executable: Any, preexec_fn: Any, close_fds: bool, *others: Any) -> None:
-        if isinstance(args, str) or list(args[:2]) != [sys.executable, "-m"] or not _can_be_copied():
+        if isinstance(args, str) or list(args[:3]) != [sys.executable, "-m", "pvtctl"] or not _can_be_copied():
             super()._execute_child(args, executable, preexec_fn, close_fds, *others)  # type: ignore[misc]
             return
         _, cwd, env, _, _, _, *pipes = others[:12]
@@ -30,9 +30,7 @@ class ForkedPopen(subprocess.Popen[Any]):
         sys.stdout.flush()
         sys.stderr.flush()
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", DeprecationWarning
-            )  # of pytest-xdist's thread, which does not run in the copy
+            warnings.simplefilter("ignore", DeprecationWarning)  # of xdist's thread, which the copy does not have
             self.pid = os.fork()
         if self.pid == 0:
             _run([str(word) for word in args[2:]], cwd, env, [pipes[0], pipes[3], pipes[5]], new_session)

@@ -48,8 +48,9 @@ def estimate_memory(
     """
     from pvtctl.cost.build import build_model, with_raw_outputs
     from pvtctl.models.fast_cpu import optimize_for_cpu
+    from pvtctl.models.layers.shapes import without_values
 
-    with torch.device("meta"):
+    with without_values():
         model = build_model(backbone, head, num_classes, output_stride)
         model = optimize_for_cpu(with_raw_outputs(model)).train(training)
     images = torch.empty(batch_size, 3, *size, device="meta")

@@ -118,10 +118,19 @@ def model_cost(recipe: Recipe, num_classes: int) -> dict[str, float]:
     papers do not count the frozen stem and stage.
     """
     original = _ORIGINALS.get(original_data(recipe)) if recipe.expect else None
-    try:
-        return spec_of(recipe).model_cost(recipe, original.classes if original is not None else num_classes)
-    except PvtctlError:  # a model with a fixed, different input size
-        return {}
+    spec, classes = spec_of(recipe), original.classes if original is not None else num_classes
+    model = recipe.model.model_dump_json(exclude={"init", "weights"})
+    key = (spec.name, model, spec.sizes(recipe).counted, bool(recipe.expect), classes)
+    if key not in _COUNTED:
+        try:
+            _COUNTED[key] = spec.model_cost(recipe, classes)
+        except PvtctlError:  # a model with a fixed, different input size
+            _COUNTED[key] = {}
+    return dict(_COUNTED[key])
+
+
+_COUNTED: dict[tuple[Any, ...], dict[str, float]] = {}
+"""What `model_cost` has counted in this process: a study's runs and reports ask for the same models."""
 
 
 @dataclass(frozen=True)

