@@ -129,7 +129,7 @@ def model_cost(recipe: Recipe, num_classes: int) -> dict[str, float]:
     return dict(_COUNTED[key])
 
 
-_COUNTED: dict[tuple[Any, ...], dict[str, float]] = {}
+_COUNTED: dict[tuple[object, ...], dict[str, float]] = {}
 """What `model_cost` has counted in this process: a study's runs and reports ask for the same models."""
 
 
