@@ -41,6 +41,13 @@ class ConvertSource(StrEnum):
     yolo = "yolo"
 
 
+class Exif(StrEnum):
+    """What is done with EXIF rotations."""
+
+    apply = "apply"
+    ignore = "ignore"
+
+
 _PLACE = (
     "A folder (with train/ and val/, with COCO's annotations/, with images/ and masks/, with rgb/ and depth/), or NAME "
     "(looked for in $PVTCTL_DATA/NAME and ./data/NAME)."
@@ -56,6 +63,9 @@ def data_check(
     full: bool = typer.Option(
         False, "--full", help="Check every image; otherwise at most 20000 per split, evenly spread."
     ),
+    pairs: Path | None = typer.Option(
+        None, metavar="FILE.png", help="Draw pictures of val that are nearly those of train here, if there are any."
+    ),
     workers: int | None = typer.Option(None, min=0, help="Processes that read and decode. Default: one per core."),
     overrides: list[str] = OVERRIDES,
     as_json: bool = AS_JSON,
@@ -63,14 +73,16 @@ def data_check(
     """Check a data set: class folders or tar shards, boxes in COCO's format, label maps, or depth.
 
     Checks layout, classes and images: unreadable, truncated, huge and tiny files, CMYK and other modes, EXIF rotation,
-    empty classes, label gaps, classes that differ between train and val, the same image in both.
-    For COCO sets also every annotation: ids, boxes, polygons and masks, images that are missing or of another size.
+    empty classes, label gaps, classes that differ between train and val, the same or nearly the same image in both.
+    For COCO sets also every annotation: ids, boxes, polygons and masks, images that are missing or of another size,
+    what was mended or dropped, boxes that look like corners, centres or shares, splits without an object.
     For label maps and depth every pair: values outside the class list, colour-coded masks, other sizes, images without
     a mask, an implausible depth scale; it suggests the setting to try with `--set data.KEY=VALUE`.
 
     Exit code 0: usable (notes at most). 1: usable, but images are skipped or scores too high. 2: unusable.
     """
     from pvtctl.data.loader import usable_cores
+    from pvtctl.data.preview import check_png
     from pvtctl.tasks.registry import task_spec, tasks_of_data
 
     if (where is None) == (images is None and annotations is None):
@@ -81,17 +93,22 @@ def data_check(
     if name == "mix":
         raise UsageError("mix is several sets of depth", "pvtctl data check FOLDER looks at one of them")
     spec = task_spec(tasks_of_data(name)[0])
-    if overrides and not spec.has_data_settings:
-        raise UsageError("--set is for label maps and depth", "class folders and COCO files have no such settings")
     settings = data_settings(overrides)
     processes = workers if workers is not None else usable_cores()
 
     def work(on_progress: Any) -> DatasetVerdict:
-        options: dict[str, Any] = {"full": full, "workers": processes, "on_progress": on_progress}
+        options: dict[str, Any] = {
+            "full": full,
+            "workers": processes,
+            "on_progress": on_progress,
+            "pairs_picture": pairs,
+        }
         if root is None:
             options |= {"images": images, "annotations": annotations}
         return spec.check_data(name, root, settings, **options)
 
+    if pairs is not None:
+        check_png(pairs)
     verdict = with_progress(work)
     if as_json:
         print_json(verdict.to_json())
@@ -173,13 +190,17 @@ def data_convert(
         help="A file with one class name per line. Default: sorted (voc), or from data.yaml or classes.txt (yolo).",
     ),
     val_share: float | None = typer.Option(
-        None, help="Fraction of images to draw for val. Default: by the source's lists or folders, else 0.2."
+        None, help="Fraction of images to draw for val. Default: by the source's data.yaml, lists or folders, else 0.2."
     ),
     seed: int = typer.Option(0, min=0, help="Seed of the draw."),
     zero_based: bool = typer.Option(
         False,
         "--zero-based",
         help="voc: boxes are pixel edges from 0, as written by LabelImg and others, not the devkit's.",
+    ),
+    exif: Exif = typer.Option(
+        Exif.apply,
+        help="Labels of photos with an EXIF rotation are those of the picture as shown, or as stored (ignore).",
     ),
     copy: bool = typer.Option(
         False, "--copy", help="Copy the images; otherwise they become hard links where possible."
@@ -203,6 +224,7 @@ def data_convert(
             val_share=val_share,
             seed=seed,
             zero_based=zero_based,
+            exif=exif is Exif.apply,
             copy=copy,
             on_progress=on_progress,
         )
@@ -217,6 +239,7 @@ def data_convert(
 def _say_conversion(done: DatasetConversion) -> None:
     """Print what was written and what was left out, on stderr."""
     origin = {
+        "yaml": "splits by the source's data.yaml",
         "lists": "splits by the source's lists",
         "folders": "splits by the source's folders",
         "share": "the source has no splits, or --val-share was given: val is drawn",
@@ -280,7 +303,7 @@ def data_export(
 def _locate(where: str) -> tuple[str, Path]:
     """(data set name, folder) of an argument that is one of them."""
     from pvtctl.data.find import DATA_NAMES, find_data
-    from pvtctl.data.layouts import guess_layout
+    from pvtctl.data.layouts import guess_layout, require_known_layout
     from pvtctl.errors import nearest
 
     if where in (*DATA_NAMES, "mix"):
@@ -290,7 +313,9 @@ def _locate(where: str) -> tuple[str, Path]:
         raise UsageError(
             f"no data folder {folder}", f"give a folder with train/ and val/, or {nearest(where, DATA_NAMES)}"
         )
-    return guess_layout(folder) or "imagenet", folder
+    if (layout := guess_layout(folder)) in (None, "coco"):
+        require_known_layout(folder)
+    return layout or "imagenet", folder
 
 
 def _found(name: str, places: list[Path]) -> dict[str, Any]:
@@ -325,5 +350,5 @@ def _print_verdict(verdict: DatasetVerdict) -> None:
         columns = ["severity", "what", "split", "count", "means", "for example"]
         rows = [[it.severity, it.kind, it.split, it.count, it.meaning, it.examples[0]] for it in verdict.problems]
         table("", columns, rows)
-    words = {"ok": "ok: use it", "warnings": "usable, with losses", "unusable": "cannot be used"}
+    words = {"ok": "ok: use it", "warnings": "usable: read the warnings", "unusable": "cannot be used"}
     print_text(f"verdict: {words[verdict.verdict]} (exit code {int(ExitCode(verdict.exit_code))})")

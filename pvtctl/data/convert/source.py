@@ -5,15 +5,26 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from PIL import Image
-
 from pvtctl.data.image_files import SUFFIXES
+from pvtctl.data.images import (
+    AS_SHOWN,
+    BadImage,
+    Reading,
+    image_header,
+    in_frame_of,
+    orientation_of,
+    size_read,
+)
 from pvtctl.errors import UsageError
+from pvtctl.io.foreign import BadFile, read_text, walk_files
 
 _EXAMPLES = 5
+_IMAGE_FOLDERS = ("jpegimages", "images")
+_MASK_FOLDERS = ("segmentationclass", "segmentationclassraw", "segmentationobject", "masks", "labels", "annotations")
 _SPLIT_WORDS = (("train", r"train(ing)?\d*"), ("val", r"val(id|idation)?\d*"), ("test", r"test(ing)?\d*"))
 
 NOTES = {
@@ -26,6 +37,9 @@ NOTES = {
     "difficult": "objects marked difficult: become crowd, which is neither trained on nor scored",
     "no_area": "objects without area inside the image: left out",
     "cut": "boxes that reach beyond the image: cut at its edge",
+    "keypoints": "objects with keypoints, which are left out: their boxes are taken",
+    "turned": "images with an EXIF rotation: labels are those of the picture as shown",
+    "not_turned": "images with an EXIF rotation: labels are those of the picture as stored",
     "from_zero": "boxes start at 0, where the devkit counts from 1: --zero-based, if another tool wrote these files",
 }
 """kind -> what was done. None of these stops a conversion."""
@@ -77,6 +91,11 @@ class ConversionFindings:
     def fault(self, path: Path, line: int | None, what: str) -> None:
         self._faults.append(f"{self.below(path)}{f':{line}' if line else ''}: {what}")
 
+    def refused(self, error: BadFile) -> None:
+        """Record a label file that cannot be read."""
+        line = f":{error.line}" if error.line else ""
+        self._faults.append(f"{self.below(Path(str(error.path)))}{line} {error.reason}")
+
     def note(self, kind: str, path: Path) -> None:
         self._notes[kind].append(str(self.below(path)))
 
@@ -103,46 +122,100 @@ class ConversionFindings:
 
 
 class ImageIndex:
-    """All images below a folder, by name."""
+    """All images below a folder, by name, and how they are read."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, reading: Reading = AS_SHOWN) -> None:
+        self.root, self.reading = root, reading
         self.paths = files_below(root, SUFFIXES)
         self._by_name: dict[str, list[Path]] = defaultdict(list)
         for path in self.paths:
             self._by_name[path.name].append(path)
             self._by_name[path.stem].append(path)
 
-    def find(self, name: str, beside: Path) -> list[Path]:
-        """The images of this name, with or without its suffix; of several, those next to the label file, else those of
-        its split."""
+    def relative(self, path: Path) -> Path:
+        """The path relative to the folder."""
+        return path.relative_to(self.root) if path.is_relative_to(self.root) else path
+
+    def find(self, name: str, beside: Path, given: str = "") -> list[Path]:
+        """The images of this name, with or without its suffix; of several, the one of the `given` name, those next to the
+        label file, those that are no masks, those of its split."""
         found = self._by_name.get(name, [])
         for better in (
             [path for path in found if path.parent == beside.parent],
+            [path for path in found if path.name == given],
+            [path for path in found if not self._is_of_masks(path)],
+            [path for path in found if path.parent.name.lower() in _IMAGE_FOLDERS],
             [path for path in found if split_of_folders(path) == split_of_folders(beside)],
         ):
             if len(found) > 1 and better:
-                found = better
+                found = [path for path in found if path in better]
         return found
+
+    def ending_in(self, words: Sequence[str], root: Path | None = None) -> list[Path]:
+        """The images whose path ends in most of these folders and this name, with or without its suffix; of several, those
+        below `root` and those that are no masks."""
+        name = words[-1]
+        stem = name.rsplit(".", 1)[0] if name.lower().endswith(SUFFIXES) else name
+        found = self._by_name.get(name) or self._by_name.get(stem, [])
+        if root is not None:
+            found = [path for path in found if path.is_relative_to(root)] or found
+        alike = [_common_end(path.parent.parts, words[:-1]) for path in found]
+        found = [path for path, length in zip(found, alike, strict=True) if length == max(alike)]
+        return [path for path in found if not self._is_of_masks(path)] or found
+
+    def below(self, folder: Path) -> list[Path]:
+        """The images in a folder and the folders in it."""
+        real = folder.resolve()
+        top = os.path.normpath(folder.absolute())
+        paths = [path for path in self.paths if Path(os.path.normpath(path.absolute())).is_relative_to(top)]
+        return paths or [path for path in self.paths if path.resolve().is_relative_to(real)]
+
+    def below_like(self, folder: str) -> list[Path]:
+        """The images below the one folder whose path ends most like that of a folder on another machine."""
+        words = [part for part in Path(folder).parts if part not in (".", "..", "/")]
+        places = {place for path in self.paths for place in self.relative(path).parents}
+        alike = {place: _common_end(place.parts, words) for place in places}
+        best = [place for place, length in alike.items() if length and length == max(alike.values())]
+        return [path for path in self.paths if self.relative(path).is_relative_to(best[0])] if len(best) == 1 else []
+
+    def size_of(
+        self, path: Path, findings: ConversionFindings, stated: tuple[int, int] | None = None
+    ) -> tuple[int, int] | None:
+        """(height, width) of an image in the frame of its labels: that of the `stated` size where this tells, else as
+        `reading` says; None, noted, if it is no image."""
+        try:
+            with image_header(path) as image:
+                reading = self.reading if stated is None else in_frame_of(stated, image, self.reading)
+                size = size_read(image, reading)
+                if orientation_of(image) != 1:
+                    findings.note("turned" if reading.exif else "not_turned", path)
+                return size
+        except BadImage:
+            findings.note("unreadable", path)
+            return None
+
+    def _is_of_masks(self, path: Path) -> bool:
+        """Whether an image is in a folder of label maps or drawings, not one to learn from."""
+        folders = [part.lower() for part in self.relative(path).parts[:-1]]
+        return any(folder in _MASK_FOLDERS or folder.endswith("visualization") for folder in folders)
+
+
+def _common_end(one: Sequence[str], other: Sequence[str]) -> int:
+    """Number of equal parts at the ends of two paths."""
+    length = 0
+    for ours, theirs in zip(reversed(one), reversed(other), strict=False):
+        if ours != theirs:
+            break
+        length += 1
+    return length
 
 
 def files_below(root: Path, suffixes: tuple[str, ...]) -> list[Path]:
     """Files with one of these suffixes, in any case, in `root` and its folders, sorted; hidden ones are ignored.
 
-    Linked folders are followed, each place once.
+    Linked folders are followed, each place once. What cannot be read, and what is no file, is left out.
     """
-    found: list[Path] = []
-    seen: set[Path] = set()
-    for folder, folders, names in os.walk(root, followlinks=True):
-        place = Path(folder).resolve()
-        if place in seen:
-            folders.clear()
-            continue
-        seen.add(place)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [
-            Path(folder, name) for name in sorted(names) if name.lower().endswith(suffixes) and not name.startswith(".")
-        ]
-    return found
+    return list(walk_files(root, lambda path, reason: None, suffixes=suffixes, follow=True))
 
 
 def split_of_folders(path: Path) -> str | None:
@@ -152,15 +225,6 @@ def split_of_folders(path: Path) -> str | None:
             if re.fullmatch(pattern, part.lower()):
                 return split
     return None
-
-
-def size_of(path: Path) -> tuple[int, int] | None:
-    """(height, width) from the file's header; None if PIL does not recognise an image."""
-    try:
-        with Image.open(path) as image:
-            return image.height, image.width
-    except Exception:  # PIL's plugins raise whatever a broken header leads them to
-        return None
 
 
 def clip_to_image(
@@ -182,13 +246,7 @@ def clip_to_image(
 
 def read_names(path: Path) -> list[str]:
     """Class names, one a line. Raises UsageError: no such file, no names, a name twice."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = (error.strerror or str(error)) if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise UsageError(
-            f"cannot read class names from {path}: {reason}", "a text file with one name a line"
-        ) from error
+    lines = read_text(path, hint="class names are a text file with one name a line").splitlines()
     return check_names([line.strip() for line in lines if line.strip()], path)
 
 

@@ -21,10 +21,13 @@ from pvtctl.data.convert.source import (
     read_names,
     split_of_folders,
 )
+from pvtctl.data.convert.splits import require_labelled, stated_splits
 from pvtctl.data.convert.voc import read_voc
 from pvtctl.data.convert.yolo import read_yolo
+from pvtctl.data.images import Reading
 from pvtctl.errors import UsageError, nearest
 from pvtctl.io.files import new_folder
+from pvtctl.io.names import name_bytes
 
 SOURCES = ("voc", "yolo")
 
@@ -41,7 +44,7 @@ class DatasetConversion:
     images: dict[str, int]
     objects: dict[str, int]
     split_by: str
-    """Origin of the splits: "lists", "folders" or "share"."""
+    """Origin of the splits: "yaml", "lists", "folders" or "share"."""
     notes: list[Note]
 
 
@@ -55,6 +58,7 @@ def convert_to_coco(
     val_share: float | None = None,
     seed: int = 0,
     zero_based: bool = False,
+    exif: bool = True,
     copy: bool = False,
     on_progress: Callable[[str, int, int], None] | None = None,
 ) -> DatasetConversion:
@@ -63,22 +67,24 @@ def convert_to_coco(
     `layout` is `voc` (see `convert_voc.read_voc`, also for `zero_based`) or `yolo` (`convert_yolo.read_yolo`). Images
     are looked for in `images`, else in `source`; they become hard links, or copies with `copy` and where links cannot
     be made. `classes` is a file with one class name a line, which gives their order.
-    Splits are those of the source's lists or folders; where it has none, and with `val_share`, that share of the images,
-    drawn by `seed` and the names of the files, becomes val. The folder appears when all of it is written.
+    Splits are those of the source's data.yaml, lists or folders; where it has none, and with `val_share`, that share of
+    the images, drawn by `seed` and the names of the files, becomes val. With `exif`, labels of images with an EXIF
+    rotation are those of the picture as shown, unless a size that is stated says otherwise. The folder appears when all of
+    it is written.
 
     Raises UsageError with the first faults of the label files, file and line named; PvtctlError when the disk refuses.
     """
     source, to = Path(source).expanduser(), Path(to).expanduser()
     image_folder = Path(images).expanduser() if images is not None else source
     _check_arguments(source, image_folder, to, layout, val_share)
-    index, findings = ImageIndex(image_folder), ConversionFindings(source, image_folder)
+    index, findings = ImageIndex(image_folder, Reading(exif)), ConversionFindings(source, image_folder)
     names = read_names(Path(classes).expanduser()) if classes is not None else None
     if layout == "voc":
         names, found = read_voc(source, index, names, findings, zero_based=zero_based, on_progress=on_progress)
     else:
         names, found = read_yolo(source, index, names, findings, on_progress=on_progress)
     findings.refuse()
-    split_by, splits = _splits(source, found, val_share, seed, findings)
+    split_by, splits = _splits(source, found, index, val_share, seed, findings)
     with new_folder(to) as folder:
         (folder / "annotations").mkdir()
         for split, items in splits.items():
@@ -110,19 +116,26 @@ def _check_arguments(source: Path, images: Path, to: Path, layout: str, val_shar
 
 
 def _splits(
-    source: Path, found: Sequence[AnnotatedImage], val_share: float | None, seed: int, findings: ConversionFindings
+    source: Path,
+    found: Sequence[AnnotatedImage],
+    index: ImageIndex,
+    val_share: float | None,
+    seed: int,
+    findings: ConversionFindings,
 ) -> tuple[str, dict[str, list[AnnotatedImage]]]:
     """(origin of the splits, split -> its images)."""
-    listed = _listed(source)
+    stated = stated_splits(source, index) if found and val_share is None else None
     by: dict[str | None, list[AnnotatedImage]] = defaultdict(list)
     for item in found:
         folders = split_of_folders(item.found_as) or split_of_folders(findings.below(item.path))
-        by[listed.get(item.path.stem) if listed else folders].append(item)
+        by[stated.split_of.get(item.path) if stated else folders].append(item)
+    if val_share is None and found:
+        require_labelled(stated, [*by], {split_of_folders(findings.below(path)) for path in index.paths})
     if val_share is not None or not by["val"]:  # drawn from all that is not a test image
         rest = by["train"] + by["val"] + by[None]
         split_by, splits = "share", _draw(rest, val_share or VAL_SHARE, seed)
     else:
-        split_by = "lists" if listed else "folders"
+        split_by = stated.origin if stated else "folders"
         splits = {split: by[split] for split in ("train", "val") if by[split]}
         for item in by[None]:
             findings.note("no_split", item.path)
@@ -138,25 +151,13 @@ def _splits(
     return split_by, splits
 
 
-def _listed(source: Path) -> dict[str, str]:
-    """Stem of an image -> its split, by the lists `train.txt` and `val.txt` of VOC (ImageSets/Main) or darknet."""
-    splits: dict[str, str] = {}
-    for folder in (source, source / "ImageSets" / "Main", *sorted(source.glob("*/ImageSets/Main"))):
-        files = {split: folder / f"{split}.txt" for split in ("train", "val", "test")}
-        if files["train"].is_file() and files["val"].is_file():
-            for split, file in files.items():
-                lines = file.read_text(encoding="utf-8-sig", errors="replace").splitlines() if file.is_file() else []
-                splits |= {Path(line.strip()).stem: split for line in lines if line.strip()}
-    return splits
-
-
 def _draw(items: list[AnnotatedImage], share: float, seed: int) -> dict[str, list[AnnotatedImage]]:
     """A share of the images, at least one of several, is val: the same ones on every machine."""
     if not items:
         return {}
 
     def rank(item: AnnotatedImage) -> bytes:
-        return hashlib.sha256(f"{seed}/{item.found_as.as_posix()}".encode()).digest()
+        return hashlib.sha256(name_bytes(f"{seed}/{item.found_as.as_posix()}")).digest()
 
     count = min(max(round(len(items) * share), 1), len(items) - 1)
     chosen = {id(item) for item in sorted(items, key=rank)[:count]}

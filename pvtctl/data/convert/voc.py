@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
-from xml.etree.ElementTree import Element, TreeBuilder
-from xml.parsers import expat
+from xml.etree.ElementTree import Element
 
 from pvtctl.data.convert.source import (
     AnnotatedImage,
@@ -15,9 +14,9 @@ from pvtctl.data.convert.source import (
     LabelledObject,
     clip_to_image,
     files_below,
-    size_of,
 )
 from pvtctl.errors import UsageError, nearest
+from pvtctl.io.foreign import BadFile, read_xml
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
@@ -56,8 +55,11 @@ def read_voc(
     used: set[Path] = set()
     for at, file in enumerate(files, start=1):
         try:
-            root, lines = _parse(file)
+            root, lines = read_xml(file)
             item = _read_file(root, lines, file, index, names, findings, zero_based)
+        except BadFile as error:
+            findings.refused(error)
+            item = None
         except _Refused as error:
             findings.fault(file, error.line, str(error))
             item = None
@@ -76,31 +78,6 @@ def read_voc(
     return names if names is not None else sorted(seen), found
 
 
-def _parse(file: Path) -> tuple[Element, dict[Element, int]]:
-    """(root, line of each element). Raises _Refused.
-
-    Document types are refused: no annotation needs one, and entities defined there can grow without end or read files.
-    """
-    parser, builder = expat.ParserCreate(), TreeBuilder()
-    lines: dict[Element, int] = {}
-
-    def start(tag: str, attributes: dict[str, str]) -> None:
-        lines[builder.start(tag, attributes)] = parser.CurrentLineNumber
-
-    def refuse(*_: object) -> None:
-        raise _Refused("a document type (DOCTYPE) is not allowed here", parser.CurrentLineNumber)
-
-    parser.StartElementHandler, parser.EndElementHandler = start, builder.end
-    parser.CharacterDataHandler, parser.StartDoctypeDeclHandler = builder.data, refuse
-    try:
-        parser.Parse(file.read_bytes(), True)
-    except expat.ExpatError as error:
-        raise _Refused(f"not valid XML: {expat.ErrorString(error.code)}", error.lineno) from error
-    except OSError as error:
-        raise _Refused(f"cannot be read: {error.strerror or error}") from error
-    return builder.close(), lines
-
-
 def _read_file(
     root: Element,
     lines: dict[Element, int],
@@ -115,17 +92,20 @@ def _read_file(
     # before the image is looked for: errors in the XML are reported even if its image is missing
     labelled = [_read_object(each, lines, names, zero_based) for each in root.iter("object")]
     given = Path((root.findtext("filename") or "").replace("\\", "/").strip()).name
-    images = index.find(file.stem, file) or index.find(given, file)  # `filename` is often left from before a renaming
+    # `filename` is often left from before a renaming
+    images = index.find(file.stem, file, given) or index.find(given, file, given)
     if not images:
         findings.note("no_image", file)
         return None
     if len(images) > 1:
-        raise _Refused(f"two images fit: {findings.below(images[0])} and {findings.below(images[1])}")
-    size = size_of(images[0])
+        raise _Refused(
+            f"two images fit: {findings.below(images[0])} and {findings.below(images[1])} (--images names their folder)"
+        )
+    stated = _size_in(root)
+    size = index.size_of(images[0], findings, stated)
     if size is None:
-        findings.note("unreadable", images[0])
         return None
-    if _size_in(root) not in (None, size):
+    if stated not in (None, size):
         findings.note("other_size", file)
     kept = []
     for each in labelled:

@@ -151,11 +151,11 @@ def test_what_is_left_out_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("<annotation><object>", "a.xml:1: not valid XML: no element found"),
-        ("<annotation>\n<object>\n</annotation>", "a.xml:3: not valid XML: mismatched tag"),
-        ("", "a.xml:1: not valid XML: no element found"),
+        ("<annotation><object>", "a.xml:1 is not valid XML: no element found"),
+        ("<annotation>\n<object>\n</annotation>", "a.xml:3 is not valid XML: mismatched tag"),
+        ("", "a.xml:1 is not valid XML: no element found"),
         ("<kml/>", "a.xml:1: not a Pascal-VOC annotation: the root is <kml>"),
-        ('<!DOCTYPE a [<!ENTITY b "x">]>\n<annotation>&b;</annotation>', "a.xml:1: a document type"),
+        ('<!DOCTYPE a [<!ENTITY b "x">]>\n<annotation>&b;</annotation>', "a.xml:1 has a document type"),
         ("<annotation>\n\n<object><name/></object></annotation>", "a.xml:3: an object without a name"),
         ("<annotation>\n<object><name>cat</name></object></annotation>", "a.xml:2: cat has no bndbox"),
     ],

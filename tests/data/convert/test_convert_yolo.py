@@ -34,7 +34,7 @@ def load(root: Path, split: str = "train") -> dict[str, Any]:
 def test_boxes_and_polygons(source: Path, tmp_path: Path) -> None:
     done = convert_to_coco(source, "yolo", tmp_path / "out")
     assert (done.classes, done.images, done.objects) == (["cat", "dog"], {"train": 2, "val": 2}, {"train": 2, "val": 2})
-    assert (done.notes, done.split_by) == ([], "folders")
+    assert (done.notes, done.split_by) == ([], "yaml")
     document = load(tmp_path / "out")
     dog, cat = document["annotations"]
     assert (dog["category_id"], dog["bbox"], dog["area"], dog["segmentation"]) == (2, [50, 25, 100, 50], 5000, [])
@@ -108,7 +108,7 @@ def test_broken_lines_are_named(source: Path, tmp_path: Path, line: str, message
 
 def test_a_label_file_that_is_no_text(source: Path, tmp_path: Path) -> None:
     (source / "labels" / "val" / "1.txt").write_bytes(b"\xff\xfe\x00\x81")
-    with pytest.raises(UsageError, match=r"labels/val/1\.txt: not text"):
+    with pytest.raises(UsageError, match=r"labels/val/1\.txt:1 is not UTF-8 text"):
         convert_to_coco(source, "yolo", tmp_path / "out")
 
 
@@ -118,7 +118,9 @@ def test_a_label_file_that_is_no_text(source: Path, tmp_path: Path) -> None:
         ("names: [cat, cat]", "'cat' twice"),
         ("names: {1: cat, 2: dog}", "not numbered 0 to 1"),
         ("nc: 2", "has no `names`"),
-        ("names: [", "cannot read"),
+        ("names: [", "data.yaml:1 is not plain YAML"),
+        ("names: [[cat], dog]", "are not texts"),
+        ("names: &a [cat, dog]\nmore: *a", "aliases are not taken"),
         ("names: []", "no class names"),
     ],
 )
@@ -127,7 +129,8 @@ def test_names(source: Path, tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         convert_to_coco(source, "yolo", tmp_path / "out")
     (tmp_path / "names.txt").write_text("a b\nc\n")
-    assert convert_to_coco(source, "yolo", tmp_path / "out", classes=tmp_path / "names.txt").classes == ["a b", "c"]
+    given = {"classes": tmp_path / "names.txt", "val_share": 0.5}  # nothing is left to be read of it
+    assert convert_to_coco(source, "yolo", tmp_path / "out", **given).classes == ["a b", "c"]
     (source / "data.yaml").unlink()
     with pytest.raises(UsageError, match="no class names in"):
         convert_to_coco(source, "yolo", tmp_path / "out2")
