@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -112,6 +112,10 @@ class SplitDataset(Dataset["Sample | Unusable"]):
     class_names: list[str]
     """Empty for depth."""
     normalization: Normalization = "imagenet"
+    problems: dict[str, int]
+    """Kind of excluded or corrected parts -> number."""
+    cautions: Sequence[str] = ()
+    """What was mended in the data or looks wrong, a sentence each: a run says them at its start."""
     kept: NDArray[np.int64]
     """(len(self),): positions in the source."""
 
@@ -127,6 +131,10 @@ class SplitDataset(Dataset["Sample | Unusable"]):
     def ids(self) -> list[str]:
         """File names of all samples. Built at each call."""
         return [self.name(index) for index in range(len(self))]
+
+    def image_files(self) -> list[Any]:
+        """The sources of this split that read image files: each has a `reading` and `read(index)`; none if it is rendered."""
+        return [each for each in getattr(self.source, "parts", {"": self.source}).values() if hasattr(each, "reading")]
 
     def fingerprint(self) -> str:
         """Hash of what the split holds: equal for equal data. Reads no image."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -13,7 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from pvtctl.data.images import BadImage, TooLarge, decode, open_image
+from pvtctl.data.images import (
+    BadImage,
+    Reading,
+    TooLarge,
+    decode,
+    image_bytes,
+    is_deep_grey,
+    open_image,
+    orientation_of,
+)
+from pvtctl.data.near_equal import NearEqual, thumbnail_of
+from pvtctl.data.survey import survey
 from pvtctl.errors import ExitCode, UsageError
 
 Severity = Literal["error", "warning", "note"]
@@ -27,7 +38,7 @@ MEANING: dict[str, tuple[Severity, str]] = {
     "empty_class": ("error", "class folder without images"),
     "not_in_train": ("error", "class of val that train does not have"),
     "not_in_val": ("error", "class of train that val does not have"),
-    "nothing_readable": ("error", "no image of the split can be read"),
+    "nothing_readable": ("error", "no image of the split can be used"),
     "unreadable": ("warning", "skipped in training, left out of scores"),
     "truncated": ("warning", "cut short; skipped in training, left out of scores"),
     "too_large": ("warning", "more pixels than are decoded safely; skipped"),
@@ -36,7 +47,9 @@ MEANING: dict[str, tuple[Severity, str]] = {
     "class_order": ("note", "labels follow the sorted names, not the numbers in them"),
     "cmyk": ("note", "converted to RGB"),
     "mode": ("note", "greyscale, palette, alpha or 16 bits; converted to RGB"),
-    "exif_rotation": ("note", "the rotation is ignored, as ImageNet's training code does"),
+    "exif_rotation": ("note", "not turned, as ImageNet's training code does, unless data.exif=apply"),
+    "deep_grey": ("note", "16-bit grey: these values become black and white (data.grey_range)"),
+    "near_equal": ("warning", "nearly the same picture in both: scores are flattered"),
     "tiny": ("note", "a side below 32 pixels: enlarged"),
     "repeated": ("note", "the same bytes twice within a split"),
     "other_files": ("note", "not images by their names: ignored"),
@@ -53,6 +66,12 @@ _VERDICTS: dict[Severity, Literal["ok", "warnings", "unusable"]] = {
     "note": "ok",
 }
 """Severity of the worst fault -> verdict; worst first."""
+
+
+LABELLED: dict[str, tuple[Severity, str]] = {
+    "exif_rotation": ("warning", "turned with what is labelled, in the frame of the labels' size (data.exif)"),
+}
+"""What differs for sets whose labels have a place in the image."""
 
 
 @dataclass
@@ -116,7 +135,20 @@ class Examination:
     kinds: tuple[str, ...]
     detail: str = ""
     size: tuple[int, int] | None = None
-    """(height, width) of the decodable image."""
+    """(height, width) of the decodable image, as stored."""
+    turned: bool = False
+    """Whether its EXIF orientation swaps the two."""
+    thumbnail: bytes = b""
+    """`pvtctl.data.near_equal.thumbnail_of` of it."""
+
+    @property
+    def shown_size(self) -> tuple[int, int] | None:
+        """The size as viewers and labelling tools show the image."""
+        return self.size[::-1] if self.turned and self.size is not None else self.size
+
+    def fits(self, size: tuple[int, int]) -> bool:
+        """Whether labels of `size` belong to the image, in one of its frames."""
+        return size in (self.size, self.shown_size)
 
     @property
     def is_bad(self) -> bool:
@@ -128,7 +160,7 @@ class Readable(Protocol):
     """A source of image bytes."""
 
     def read(self, index: int) -> bytes:
-        """Raises OSError."""
+        """Raises BadImage, OSError."""
 
 
 class Examinations(Dataset[Examination]):
@@ -145,12 +177,11 @@ class Examinations(Dataset[Examination]):
         index = int(self.picks[at])
         try:
             data = self.source.read(index)
-        except OSError as error:
-            return Examination(index, b"", ("unreadable",), error.strerror or str(error))
+        except (BadImage, OSError) as error:
+            return Examination(index, b"", ("unreadable",), getattr(error, "strerror", None) or str(error))
         digest = hashlib.blake2b(data, digest_size=16).digest()
         try:
-            kinds, size = _look_at(data)
-            return Examination(index, digest, kinds, size=size)
+            return _look_at(data, index, digest)
         except TooLarge as error:
             return Examination(index, digest, ("too_large",), str(error))
         except BadImage as error:
@@ -158,20 +189,41 @@ class Examinations(Dataset[Examination]):
             return Examination(index, digest, (kind,), str(error))
 
 
-def _look_at(data: bytes) -> tuple[tuple[str, ...], tuple[int, int]]:
-    """(kinds of anomalies of a readable image, its height and width). Raises BadImage."""
+def _look_at(data: bytes, index: int, digest: bytes) -> Examination:
+    """What a readable image is. Raises BadImage."""
     image = open_image(data)
     kinds = []
     if image.mode == "CMYK":
         kinds.append("cmyk")
     elif image.mode != "RGB":
         kinds.append("mode")
-    if image.getexif().get(0x0112, 1) != 1:
+    if is_deep_grey(image):
+        kinds.append("deep_grey")
+    if (orientation := orientation_of(image)) != 1:
         kinds.append("exif_rotation")
     if min(image.size) < 32:
         kinds.append("tiny")
-    decode(image)
-    return tuple(kinds), (image.height, image.width)
+    size = image.height, image.width
+    thumbnail = thumbnail_of(decode(image))
+    return Examination(index, digest, tuple(kinds), size=size, turned=orientation >= 5, thumbnail=thumbnail)
+
+
+def compared(found: Examination, size: tuple[int, int], reading: Reading, labels: str) -> Examination:
+    """The findings with what follows from the (height, width) of an image's labels, in words: another size, and the
+    frame in which a turned image is read."""
+    if found.size is None:
+        return found
+    height, width = found.size
+    if not found.fits(size):
+        detail = f"{width}x{height}, {labels}"
+        return replace(found, kinds=(*found.kinds, "other_size"), detail=detail)
+    if "exif_rotation" not in found.kinds:
+        return found
+    if found.size != found.shown_size:
+        turned, how = size == found.shown_size, labels
+    else:
+        turned, how = reading.exif, "the size does not tell"
+    return replace(found, detail=f"{how}: read as {'shown' if turned else 'stored'}")
 
 
 class ImageFiles:
@@ -181,7 +233,7 @@ class ImageFiles:
         self.folder, self.names = folder, names
 
     def read(self, index: int) -> bytes:
-        return (self.folder / self.names[index]).read_bytes()
+        return image_bytes(self.folder / self.names[index])
 
 
 class DatasetCheck:
@@ -189,6 +241,7 @@ class DatasetCheck:
 
     `meaning`: severity and effect of each kind. Images are read and decoded in `workers` processes: all with `full`,
     else at most QUICK_LIMIT of a split, spread evenly. `on_progress(split, done, total)` is called along the way.
+    `pairs_picture`: PNG for pictures of val that are nearly those of train, if there are any.
     """
 
     def __init__(
@@ -198,12 +251,16 @@ class DatasetCheck:
         full: bool = False,
         workers: int = 0,
         on_progress: Callable[[str, int, int], None] | None = None,
+        pairs_picture: Path | None = None,
     ) -> None:
+        self.pairs_picture = pairs_picture
         self.meaning, self.full, self.workers, self.on_progress = meaning, full, workers, on_progress
         self.images: dict[str, int] = {}
         """Images by split."""
         self.examined: dict[str, int] = {}
         self._digests: dict[str, dict[bytes, str]] = {}
+        self._near = NearEqual()
+        self._grey: tuple[float, float] | None = None
         self._found: dict[tuple[str, str], list[str]] = defaultdict(list)
 
     def add(self, kind: str, split: str, what: str) -> None:
@@ -243,13 +300,17 @@ class DatasetCheck:
         examinations = dataset(there[np.arange(picked, dtype=np.int64) * len(there) // max(picked, 1)])
         self.images[split], self.examined[split] = len(names), picked
         digests: dict[bytes, str] = {}
-        done = bad = 0
+        done = bad = deep = 0
         for results in DataLoader(examinations, batch_size=32, num_workers=self.workers, collate_fn=list):
             for result in results:
                 note(result)
                 name = names[result.index]
-                bad += result.is_bad
+                bad += result.is_bad or "other_size" in result.kinds
+                deep += "deep_grey" in result.kinds
+                self._near.add(split, name, result, examinations.source)
                 for kind in result.kinds:
+                    if kind == "deep_grey":
+                        continue
                     self.add(kind, split, f"{name}: {result.detail}" if result.detail else name)
                 if not result.is_bad and digests.setdefault(result.digest, name) != name:
                     self.add("repeated", split, f"{name} = {digests[result.digest]}")
@@ -258,6 +319,9 @@ class DatasetCheck:
                 self.on_progress(split, done, picked)
         if done and bad == done:
             self.add("nothing_readable", split, f"all {done} images examined")
+        if deep and (found := survey(examinations.source, len(names)).grey) is not None:
+            self._grey = self._grey or found  # a run takes the training split's for both
+            self.add("deep_grey", split, f"{self._grey[0]:g} becomes black, {self._grey[1]:g} white")
         self._digests[split] = digests
 
     def compare_classes(self, names: Iterable[str], present: Mapping[str, Collection[str]]) -> None:
@@ -275,6 +339,11 @@ class DatasetCheck:
         for digest, name in self._digests.get("val", {}).items():
             if digest in train:
                 self.add("in_train_and_val", "val", f"{name} = train/{train[digest]}")
+        pairs = self._near.pairs()
+        for pair in pairs:
+            self.add("near_equal", "val", self._near.in_words(pair))
+        if self.pairs_picture is not None and pairs:
+            self._near.draw(self.pairs_picture, pairs)
         order = list(_VERDICTS)
         problems = [
             Problem(fault, split, *self.meaning[fault], len(found), found[:_EXAMPLES])

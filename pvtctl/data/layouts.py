@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+from pvtctl.errors import UsageError
 
 COCO_LAYOUT = """expected: FOLDER/{train,val}2017/ and FOLDER/annotations/instances_{train,val}2017.json,
       or FOLDER/images/{train,val}/ (or FOLDER/{train,val}/) and FOLDER/annotations/instances_{train,val}.json;
@@ -40,6 +42,8 @@ EXPECTED = {
 }
 """Expected layout by data set, for the message when the folder is missing."""
 
+_COCO_FILES = [f"instances_{split}{year}.json" for split in ("train", "val") for year in ("2017", "")]
+
 SPLIT_FILES = {
     "nyu": {"train": "nyudepthv2_train_files_with_gt.txt", "val": "nyudepthv2_test_files_with_gt.txt"},
     "kitti": {"train": "eigen_train_files_with_gt.txt", "val": "eigen_test_files_with_gt.txt"},
@@ -71,6 +75,47 @@ def guess_layout(folder: Path) -> str | None:
     if any(_some(place, DEPTH_FOLDERS) for place in (folder, *(folder / split for split in SPLITS))):
         return "depth"
     return None
+
+
+def require_known_layout(folder: Path) -> None:
+    """Raise UsageError for a folder in the layout of another tool that is not read as it is: what it is, what to do."""
+    for what, then in _foreign(folder):
+        raise UsageError(f"{folder} {what}", then)
+
+
+def _foreign(folder: Path) -> Iterator[tuple[str, str]]:
+    """(what the folder is, what to do) of layouts that are known, and not read."""
+    roboflow = [split for split in ("train", "valid", "test") if (folder / split / "_annotations.coco.json").is_file()]
+    if roboflow:
+        first, last = folder / roboflow[0], folder / roboflow[min(1, len(roboflow) - 1)]
+        yield (
+            "is a COCO export of Roboflow, with _annotations.coco.json beside the images of each split",
+            f"name the files: finetune coco --images {first} --annotations {first}/_annotations.coco.json "
+            f"--val-images {last} --val-annotations {last}/_annotations.coco.json",
+        )
+    files = sorted((folder / "annotations").glob("*.json"))
+    if files and not any((folder / "annotations" / name).is_file() for name in _COCO_FILES):
+        yield (
+            f"holds annotations/{files[0].name}, which is not the file of a split (CVAT exports one for all images)",
+            "training needs one file of train and one of val, each with its own `images` and `annotations`: write them as "
+            "annotations/instances_train.json and instances_val.json; "
+            f"to check it as it is: data check --images DIR --annotations {files[0]}",
+        )
+    if (folder / "result.json").is_file() and (folder / "images").is_dir():
+        yield (
+            "is a COCO export of Label Studio: result.json for all images",
+            "training needs one file of train and one of val: write them as annotations/instances_train.json and "
+            "instances_val.json, with file names below images/",
+        )
+    if (folder / "JPEGImages").is_dir():
+        if (folder / "Annotations").is_dir():
+            yield "holds boxes in Pascal VOC's layout", f"pvtctl data convert {folder} --from voc --to NEW"
+        elif (folder / "SegmentationClass").is_dir():
+            yield (
+                "holds label maps in Pascal VOC's layout",
+                "put the files that ImageSets/Segmentation lists into images/{train,val}/ and masks/{train,val}/, and write "
+                "classes.txt: NUMBER NAME R G B, with the colours of labelmap.txt",
+            )
 
 
 def _some(folder: Path, names: Iterable[str]) -> bool:

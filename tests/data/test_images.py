@@ -31,15 +31,6 @@ def test_16_bit_grey_is_scaled_not_clipped(format):
     assert pixels[:, 0].tolist() == [[0, 128, 255]] * 3
 
 
-def test_exif_rotation_is_ignored():
-    image = Image.new("RGB", (40, 20))
-    exif = image.getexif()
-    exif[0x0112] = 6
-    out = io.BytesIO()
-    image.save(out, "JPEG", exif=exif)
-    assert pixels_of(decode(open_image(out.getvalue()))).shape == (3, 20, 40)
-
-
 def test_crop_and_resize_agrees_with_pil(shared):
     """The two passes of a resampling clip at 0 and 255 in an order of their own: at saturated edges PIL and torch are
     up to 12 levels apart, and each as far from exact arithmetic. Elsewhere it is one level."""

@@ -1,0 +1,59 @@
+"""What a few images tell of a set: EXIF rotations, and the range of 16-bit grey such as thermal and X-ray pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from pvtctl.data.base import evenly
+from pvtctl.data.images import BadImage, is_deep_grey, open_image, orientation_of, own_range
+
+_LOOKED_AT, _MEASURED = 8, 64
+"""Images whose kind is looked at, and those whose values are, if some are deep grey; spread evenly."""
+
+
+class ReadableImages(Protocol):
+    """Bytes of image files by position."""
+
+    def read(self, index: int) -> bytes:
+        """Raises BadImage, OSError."""
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Of a few images of a set."""
+
+    looked_at: int
+    turned: int
+    """Images with an EXIF rotation."""
+    grey: tuple[float, float] | None
+    """The values that become black and white in all images of the set; None if none is grey of more than 8 bits."""
+
+
+def survey(images: ReadableImages, count: int) -> Survey:
+    """Look at a few of `count` images; those that cannot be read tell nothing."""
+    looks = [_look(images, int(index)) for index in evenly(count, _LOOKED_AT)]
+    ranges = [grey for _, grey in looks if grey is not None]
+    if ranges:
+        more = (_look(images, int(index))[1] for index in evenly(count, _MEASURED))
+        ranges += [grey for grey in more if grey is not None]
+    grey = own_range(min(low for low, _ in ranges), max(high for _, high in ranges)) if ranges else None
+    return Survey(len(looks), sum(turned for turned, _ in looks), grey)
+
+
+def _look(images: ReadableImages, index: int) -> tuple[bool, tuple[float, float] | None]:
+    """Whether an image has an EXIF rotation, and the smallest and largest value if it is grey of more than 8 bits."""
+    try:
+        image = open_image(images.read(index))
+        turned = orientation_of(image) != 1
+        if not is_deep_grey(image):
+            return turned, None
+        values = np.asarray(image)
+        values = values[np.isfinite(values)]
+        return turned, ((float(values.min()), float(values.max())) if values.size else None)
+    except (BadImage, OSError):
+        return False, None
+    except Exception:  # PIL's plugins raise whatever broken data leads them to
+        return False, None
