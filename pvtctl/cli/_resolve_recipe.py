@@ -68,8 +68,10 @@ def choose_data(word: str, folder: Path | None, files: Mapping[str, Path | None]
     if folder is not None:
         raise UsageError(f"{word!r} and --data {folder} both name data", f"pvtctl ... imagenet --data {folder}")
     if path.is_dir():
-        from pvtctl.data.layouts import guess_layout
+        from pvtctl.data.layouts import guess_layout, require_known_layout
 
+        if not named and guess_layout(path) in (None, "coco"):
+            require_known_layout(path)
         layout = "coco" if named else guess_layout(path) or "imagenet"
         if layout == "ade20k" and (path / "classes.txt").is_file():
             note(

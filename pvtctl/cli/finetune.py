@@ -72,7 +72,7 @@ class FinetuneOptions(TrainOptions):
         if (self.annotations is None) != (self.val_annotations is None):
             raise UsageError(
                 "training needs two annotation files: --annotations FILE (training) and --val-annotations FILE",
-                "`pvtctl data convert` splits one set into two",
+                "each with its own images and annotations; `pvtctl data convert` writes two of Pascal VOC and YOLO labels",
             )
         if (self.images is None) != (self.annotations is None):
             raise UsageError("--images and --annotations go together", "--images DIR --annotations FILE.json")

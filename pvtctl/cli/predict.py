@@ -17,6 +17,7 @@ from pvtctl.runs.paths import free_folder
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from pvtctl.data.images import Reading
     from pvtctl.tasks.predict import Images
     from pvtctl.weights.describe import Inspected
 
@@ -78,7 +79,8 @@ def predict(options: PredictCommandOptions) -> None:
 
     Classifiers: prints the five most likely classes of every image.
 
-    Files that are not images are listed and skipped. EXIF rotation is ignored, as in training.
+    Files that are not images are listed and skipped. Images are turned by their EXIF orientation, unless the model was
+    trained with data.exif=ignore; 16-bit grey is read in the range of training.
     """
     if options.weights is None:
         raise UsageError(
@@ -126,6 +128,7 @@ def _predict(options: PredictCommandOptions, checkpoint: Inspected, images: Imag
     """Predict all images, write the files, and print a table or JSON."""
     from pvtctl.engine import single
     from pvtctl.tasks.base import PredictionRequest, PredictOptions
+    from pvtctl.tasks.reading import reading_of_meta
     from pvtctl.tasks.registry import task_spec
 
     spec = task_spec(str(checkpoint.task))
@@ -136,7 +139,7 @@ def _predict(options: PredictCommandOptions, checkpoint: Inspected, images: Imag
     request = PredictionRequest(checkpoint, single(options.device).device, said, options.scale_shift)
     writer = spec.prediction_writer(request, images, out)
     note(f"weights: {options.weights}, {writer.description}")
-    reader = ImageReader(images)
+    reader = ImageReader(images, reading_of_meta(checkpoint.meta))
     files: dict[str, Path] = {}
     try:
         for name, number, pixels in reader.read("predict"):
@@ -144,7 +147,7 @@ def _predict(options: PredictCommandOptions, checkpoint: Inspected, images: Imag
     finally:  # after Ctrl-C too: keep finished predictions, in complete files
         if len(writer):
             files = writer.finish()
-    reader.report(turned=writer.tells_turned)
+    reader.report()
     if options.as_json:
         document = {"weights": options.weights, "backbone": checkpoint.backbone, **writer.document()}
         print_json(document | {"skipped": reader.skipped} | writer.places(files))
@@ -170,12 +173,14 @@ def require_new(out: Path) -> None:
 class ImageReader:
     """Reads image files with a progress bar, without those that cannot be read."""
 
-    def __init__(self, images: Images) -> None:
-        self.images = images
+    def __init__(self, images: Images, reading: Reading | None = None) -> None:
+        from pvtctl.data.images import AS_SHOWN
+
+        self.images, self.reading = images, reading or AS_SHOWN
         self.skipped: dict[str, str] = {}
         """Name -> reason."""
-        self.turned: set[str] = set()
-        """Names of images with an EXIF rotation."""
+        self.turned = self.stretched = 0
+        """Images with an EXIF orientation, and of 16-bit grey without a known range."""
 
     def read(self, title: str) -> Iterator[tuple[str, int, Tensor]]:
         """Name, number and pixels, uint8 (3, H, W), of each image."""
@@ -186,20 +191,25 @@ class ImageReader:
         with Progress(title, len(self.images.names), unit="images") as progress:
             for number, name in zip(self.images.ids, self.images.names, strict=True):
                 try:
-                    pixels, turned = read_pixels(self.images.folder / name)
+                    pixels, notes = read_pixels(self.images.folder / name, self.reading)
                 except (BadImage, OSError) as error:
                     self.skipped[name] = getattr(error, "strerror", None) or str(error)
                 else:
-                    self.turned |= {name} if turned else set()
+                    self.turned += notes.turned
+                    self.stretched += notes.stretched
                     yield name, number, pixels
                 progress.advance()
 
-    def report(self, *, turned: bool = True) -> None:
-        """Print what was skipped. Raises PvtctlError if that is all."""
+    def report(self) -> None:
+        """Print what was skipped, and how images were read. Raises PvtctlError if all were skipped."""
         say_skipped_images(self.skipped)
-        if turned and (count := len(self.turned)):
-            which = "1 image has" if count == 1 else f"{count} images have"
-            say(f"note: {which} an EXIF rotation, which is ignored, as in training")
+        if self.turned:
+            which = "1 image has" if self.turned == 1 else f"{self.turned} images have"
+            done = "applied" if self.reading.exif else "ignored, as in training"
+            say(f"note: {which} an EXIF rotation, which is {done}")
+        if self.stretched:
+            which = "1 image is" if self.stretched == 1 else f"{self.stretched} images are"
+            say(f"note: {which} 16-bit grey, and the weights name no range for it: each is scaled by its own values")
         if len(self.skipped) == len(self.images.names):
             raise nothing_read(self.skipped)
 

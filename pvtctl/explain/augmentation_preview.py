@@ -19,6 +19,7 @@ from pvtctl.data.transforms import denormalize, normalize
 from pvtctl.recipe.schema import Recipe
 from pvtctl.tasks.from_recipe import open_split
 from pvtctl.tasks.predict import read_pixels
+from pvtctl.tasks.reading import reading_of
 from pvtctl.tasks.registry import spec_of
 
 
@@ -88,7 +89,7 @@ class AugmentedFiles(Augmentations):
         self.folder, self.names = folder, names
 
     def original(self, index: int) -> RgbImage:
-        return to_rgb(read_pixels(self.folder / self.names[index])[0])
+        return to_rgb(read_pixels(self.folder / self.names[index], reading_of(self.recipe))[0])
 
     def draw(self, index: int, epoch: int) -> RgbImage:
         return to_rgb(self._drawn(index, epoch))

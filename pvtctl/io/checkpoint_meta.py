@@ -48,6 +48,10 @@ class CheckpointMeta(BaseModel):
     """The recipe's `data.detection`; likewise the next two."""
     segmentation: dict[str, Any] | None = None
     depth: dict[str, Any] | None = None
+    exif: Literal["apply", "ignore"] | None = None
+    """The recipe's `data.exif`."""
+    grey_range: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
+    """Values of 16-bit grey images that became black and white in training."""
     normalization: Literal["imagenet", "half"] | None = None
     mean: ThreeNumbers | None = None
     """Of the pixels in training, as fractions of the full range; likewise `std`."""

@@ -57,6 +57,12 @@ class Data(SettingsBlock):
     segmentation: SegmentationData = SegmentationData()
     depth: DepthData = DepthData()
     scenes: ScenesData = ScenesData()
+    exif: Literal["apply", "ignore"] | None = None
+    """Turn images by their EXIF orientation; boxes and maps are read in the same frame, and where their sizes tell which
+    one it is, that is taken. Unset: `apply` for boxes, label maps and depth, `ignore` for classes, as ImageNet's code."""
+    grey_range: tuple[float, float] | None = None
+    """16-bit grey images: the values that become black and white. Unset: 0 and 65535 if the training images use the upper
+    half of them, else their smallest and largest value; it is printed, and kept in the checkpoint."""
     normalization: Literal["imagenet", "half"] = "imagenet"
     """Segmentation and depth: mean and standard deviation of the pixels; `half` is 0.5 and 0.5 (DPT and its ViTs)."""
     image_size: Annotated[int, Field(ge=32, le=4096)] = 224

@@ -8,6 +8,7 @@ from typing import Any, Unpack, overload
 
 import torch
 
+from pvtctl.data.images import Reading
 from pvtctl.engine import single
 from pvtctl.errors import UsageError, nearest
 from pvtctl.models.backbones import Classifier
@@ -20,6 +21,7 @@ from pvtctl.tasks.base import PredictionRequest, PredictOptions
 from pvtctl.tasks.classification.predict import ClassScores
 from pvtctl.tasks.depth.predict import DepthMap
 from pvtctl.tasks.predict import ImageLike, to_pixels
+from pvtctl.tasks.reading import reading_of_meta
 from pvtctl.tasks.registry import task_spec, tasks_taking
 from pvtctl.tasks.segmentation.predict import LabelMap
 from pvtctl.weights.describe import Inspected, inspect_checkpoint
@@ -77,10 +79,16 @@ class LoadedRun:
         self._refuse_foreign(dict(options))
         request = PredictionRequest(self._checkpoint, self.device, options, self._scale_shift)
         predictor = task_spec(self.task).predictor(request, self.model)
+        reading = self.reading
         if isinstance(images, list | tuple):
-            return [predictor(to_pixels(image)) for image in images]
-        answer: Answer = predictor(to_pixels(images))
+            return [predictor(to_pixels(image, reading)) for image in images]
+        answer: Answer = predictor(to_pixels(images, reading))
         return answer
+
+    @property
+    def reading(self) -> Reading:
+        """How image files are read for its predictions."""
+        return reading_of_meta(self._checkpoint.meta)
 
     def _refuse_foreign(self, options: dict[str, Any]) -> None:
         """Raise UsageError for an option that the task does not have."""

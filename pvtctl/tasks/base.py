@@ -172,9 +172,6 @@ class Predictor(Protocol):
 class PredictionWriter(Protocol):
     """Writes the predictions of a task for `pvtctl predict`. Made by `TaskSpec.prediction_writer`."""
 
-    tells_turned: bool
-    """Whether images with an EXIF rotation are counted."""
-
     @property
     def description(self) -> str:
         """Model, classes and size in words."""
@@ -287,10 +284,10 @@ class TaskSpec(ABC):
     """Default batch size of evaluation."""
     finetune_recipe: ClassVar[str | None] = None
     """The recipe of `pvtctl finetune`; None: the table of a paper that has backbone and head."""
+    turns_images: ClassVar[bool] = True
+    """Whether images are turned by their EXIF orientation unless `data.exif` says otherwise."""
     has_classes: ClassVar[bool] = True
     """Whether its models distinguish classes."""
-    has_data_settings: ClassVar[bool] = False
-    """Whether there are settings for how a data set's files are read."""
     writes_predictions: ClassVar[bool] = True
     """Whether `pvtctl predict` writes files."""
     picture_width: ClassVar[int] = 400

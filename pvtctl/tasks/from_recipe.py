@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from pvtctl.cost.memory import warn_memory
 from pvtctl.data.base import SplitDataset
 from pvtctl.data.find import find_data
+from pvtctl.data.survey import survey
 from pvtctl.engine import FitSettings, resolve_batch_size
 from pvtctl.errors import UsageError
 from pvtctl.extensions import Extension, file_name, loaded, owners
@@ -20,6 +22,7 @@ from pvtctl.recipe.schema import BackboneSettings, Recipe
 from pvtctl.tasks.base import SPLITS, BuildRequest, Role, Say
 from pvtctl.tasks.classes import training_classes
 from pvtctl.tasks.data_task import DataTask, Loading
+from pvtctl.tasks.reading import reading_of
 from pvtctl.tasks.registry import spec_of
 from pvtctl.weights.describe import HeadClasses
 from pvtctl.weights.load import load_checkpoint
@@ -107,8 +110,41 @@ def split_options(recipe: Recipe, split: str) -> dict[str, Any]:
         "image_size": data.image_size,
         "materials": data.scenes.materials,
         "seed": recipe.train.seed,
+        "reading": reading_of(recipe),
         "samples": data.train_samples if split == "train" else data.val_samples,
     }
+
+
+def settled(request: BuildRequest, train: SplitDataset | None, val: SplitDataset) -> BuildRequest:
+    """The request with what only the data can tell, which is said: the range of 16-bit grey images, for both splits.
+
+    Also says what was mended in the data or looks wrong.
+    """
+    for split, dataset in (("training", train), ("validation", val)):
+        if dataset is None:
+            continue
+        if dataset.cautions:
+            request.say(f"warning: {split} data: {'; '.join(each.replace('; ', ', ') for each in dataset.cautions)}")
+        left_out = {kind: n for kind, n in dataset.problems.items() if kind.startswith(("images_", "depth_files_"))}
+        if left_out:
+            told = ", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in left_out.items())
+            request.say(f"{split} data, left out: {told}")
+    data = request.recipe.data
+    seen = [survey(files, len(files)) for files in (train or val).image_files()]
+    if any(each.turned for each in seen):
+        of = f"{sum(each.turned for each in seen)} of {sum(each.looked_at for each in seen)} images looked at"
+        how = "turned, in the frame of the labels' size" if reading_of(request.recipe).exif else "not turned"
+        request.say(f"EXIF rotation in {of}: {how} (data.exif)")
+    found = next((each.grey for each in seen if each.grey is not None), None)
+    if data.grey_range is not None or found is None:
+        return request
+    for dataset in (train, val):
+        for files in () if dataset is None else dataset.image_files():
+            files.reading = replace(files.reading, grey=found)
+    low, high = found
+    request.say(f"16-bit grey images: {low:g} becomes black, {high:g} white (data.grey_range)")
+    data = data.model_copy(update={"grey_range": found})
+    return replace(request, recipe=request.recipe.model_copy(update={"data": data}))
 
 
 def data_folder(recipe: Recipe) -> Path:
@@ -140,6 +176,8 @@ def meta_of(recipe: Recipe) -> CheckpointMeta:
         recipe=recipe.name,
         row=recipe.row,
         profile=recipe.profile,
+        exif=recipe.data.exif,
+        grey_range=None if recipe.data.grey_range is None else list(recipe.data.grey_range),
     )
     modules = [one.as_meta() for one in extensions_of(recipe)]
     return meta.updated(modules=modules) if modules else meta

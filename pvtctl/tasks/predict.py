@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,20 @@ from PIL import Image
 from torch import Tensor
 
 from pvtctl.data.image_files import SUFFIXES, images_below
-from pvtctl.data.images import BadImage, decode, open_image, pixels_of
+from pvtctl.data.images import (
+    AS_SHOWN,
+    BadImage,
+    Reading,
+    decode,
+    image_bytes,
+    is_deep_grey,
+    open_image,
+    orientation_of,
+    pixels_of,
+)
 from pvtctl.errors import UsageError
 
 _COCO_NAME = re.compile(r"\d{12}")
-
-_ORIENTATION = 0x0112
 
 
 @dataclass(frozen=True)
@@ -74,34 +82,43 @@ def _by_value(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
-def read_pixels(path: Path) -> tuple[Tensor, bool]:
-    """uint8 (3, H, W) of an image file, and whether it has an EXIF rotation, which is ignored, as in training.
+@dataclass(frozen=True)
+class ReadNotes:
+    """What a user may want to know of how an image was read."""
 
-    Raises BadImage, OSError.
-    """
-    image = open_image(path.read_bytes())
-    turned = image.getexif().get(_ORIENTATION, 1) != 1
-    return pixels_of(decode(image)), turned
+    turned: bool
+    """It has an EXIF orientation."""
+    stretched: bool
+    """It is 16-bit grey without a known range, and was scaled by its own."""
+
+
+def read_pixels(path: Path, reading: Reading = AS_SHOWN) -> tuple[Tensor, ReadNotes]:
+    """uint8 (3, H, W) of an image file. Raises BadImage, OSError."""
+    image = open_image(image_bytes(path))
+    notes = ReadNotes(orientation_of(image) != 1, reading.grey is None and is_deep_grey(image))
+    return pixels_of(decode(image, reading=reading)), notes
 
 
 ImageLike = str | Path | Image.Image | Tensor | NDArray[Any]
 """An image: a file, or its pixels."""
 
 
-def to_pixels(image: ImageLike) -> Tensor:
+def to_pixels(image: ImageLike, reading: Reading = AS_SHOWN) -> Tensor:
     """uint8 (3, H, W) of an image: a file's path, a PIL image, a tensor (3, H, W) or an array (H, W, 3).
+
+    Only files are turned by their EXIF orientation: a PIL image is used as it is.
 
     Tensors and arrays hold uint8, or floats from 0 to 1, and are not normalised. Raises UsageError for anything else.
     """
     if isinstance(image, str | Path):
         try:
-            return read_pixels(Path(image).expanduser())[0]
+            return read_pixels(Path(image).expanduser(), reading)[0]
         except (BadImage, OSError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise UsageError(f"{image} cannot be read: {reason}", "name an image file") from error
     if isinstance(image, Image.Image):
         try:
-            return pixels_of(decode(image.copy()))
+            return pixels_of(decode(image.copy(), reading=replace(reading, exif=False)))
         except BadImage as error:
             raise UsageError(f"the image cannot be read: {error}", "give one that can be opened") from error
     if isinstance(image, np.ndarray):

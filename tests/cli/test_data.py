@@ -33,7 +33,7 @@ def test_check_says_its_verdict_with_its_exit_code(small_set, capsys):
     assert main(["data", "check", str(small_set), "--workers", "0"]) == 1
     out = capsys.readouterr().out
     assert "cat/2.jpg" in out
-    assert "verdict: usable, with losses (exit code 1)" in out
+    assert "verdict: usable: read the warnings (exit code 1)" in out
     (small_set / "train" / "bird").mkdir()
     assert main(["data", "check", str(small_set), "--workers", "0"]) == 2
 

@@ -149,13 +149,13 @@ def test_what_is_no_image_is_skipped_and_told(cli: Cli, detector: Path, photos: 
     assert not Path("runs").exists()
 
 
-def test_a_turned_photo_is_taken_as_it_lies(cli: Cli, detector: Path, tmp_path: Path) -> None:
+def test_a_turned_photo_is_taken_as_it_is_shown(cli: Cli, detector: Path, tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (90, 60)).save(tmp_path / "turned.jpg", exif=exif)
     result = cli("predict", tmp_path / "turned.jpg", "--weights", detector, "--json")
-    assert (result.json["images"][0]["height"], result.json["images"][0]["width"]) == (60, 90)
-    assert "1 image has an EXIF rotation" in result.err
+    assert (result.json["images"][0]["height"], result.json["images"][0]["width"]) == (90, 60)
+    assert "1 image has an EXIF rotation, which is applied" in result.err
 
 
 def test_interrupted_it_keeps_what_it_saw(
@@ -164,7 +164,9 @@ def test_interrupted_it_keeps_what_it_saw(
     from pvtctl.tasks import predict
 
     whole = predict.read_pixels
-    monkeypatch.setattr(predict, "read_pixels", lambda path: whole(path) if path.name == "frame2.jpg" else interrupt())
+    monkeypatch.setattr(
+        predict, "read_pixels", lambda path, *more: whole(path, *more) if path.name == "frame2.jpg" else interrupt()
+    )
     result = cli("predict", photos, "--weights", detector, "--out", tmp_path / "new")
     assert result.code == 130
     assert len(json.loads((tmp_path / "new" / "detections.json").read_text())) == 5

@@ -144,6 +144,7 @@ def _recipe(options: EvalOptions, data: DataChoice | None, source: Path, checkpo
     """
     from pvtctl.recipe.load import load_recipe, recipe_differences
     from pvtctl.tasks.base import EvaluationRequest
+    from pvtctl.tasks.reading import read_as_trained
     from pvtctl.tasks.registry import task_spec
 
     of_run = load_recipe(source / "recipe.yaml", overrides=options.settings) if _is_run(source) else None
@@ -181,6 +182,7 @@ def _recipe(options: EvalOptions, data: DataChoice | None, source: Path, checkpo
         alignment=options.alignment,
         asked=options.asked,
     )
+    recipe = read_as_trained(recipe, checkpoint.meta)
     scored = task_spec(str(checkpoint.task)).as_scored(recipe, checkpoint, request)
     overruled = recipe_differences(recipe, scored)
     for key in sorted(options.asked):

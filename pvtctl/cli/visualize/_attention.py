@@ -249,12 +249,12 @@ def _parse_query(text: str) -> Words:
 
 def _check_points(queries: list[Words], found: Images) -> None:
     """Raise UsageError, before anything is drawn, for a pixel outside one of the images."""
-    from pvtctl.data.images import BadImage, open_image
+    from pvtctl.data.images import AS_SHOWN, BadImage, image_bytes, open_image, size_read
 
     points = [query for query in queries if not isinstance(query, str)]
     for path in (found.folder / name for name in found.names if points):
         try:
-            width, height = open_image(path.read_bytes()).size
+            height, width = size_read(open_image(image_bytes(path)), AS_SHOWN)
         except (BadImage, OSError):  # reported when it is read
             continue
         for point in points:

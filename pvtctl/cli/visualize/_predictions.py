@@ -196,7 +196,7 @@ def _of_images(source: str, words: list[str], options: ComparisonOptions, output
     note(f"{source}, for {loaded.task}; {len(images.names)} image{'s' * (len(images.names) != 1)} without ground truth")
     pictures = output.open("predictions", Path(source).name, len(images.names))
     stems = dict(zip(images.names, picture_names(images.names), strict=True))
-    reader = ImageReader(images)
+    reader = ImageReader(images, loaded.reading)
     for name, _, pixels in reader.read("predictions"):
         prediction = loaded.predictor(pixels)
         said = loaded.predictor.in_words(prediction, threshold)

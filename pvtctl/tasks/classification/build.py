@@ -14,6 +14,7 @@ from pvtctl.tasks.from_recipe import (
     loading_of,
     meta_of,
     open_splits,
+    settled,
     split_options,
     start_model,
     train_batch_size,
@@ -40,8 +41,9 @@ def classification_split(recipe: Recipe, split: str, role: Role) -> Classificati
 
 def build_classification(request: BuildRequest) -> ClassificationTask:
     """Model and data of a recipe. Raises UsageError."""
-    recipe = request.recipe
     train, val = open_splits(request)
+    request = settled(request, train, val)
+    recipe = request.recipe
     head = request.head or trained_head(recipe, val)
     batch_size = train_batch_size(recipe, request.world_size)
     return ClassificationTask(

@@ -9,23 +9,25 @@ from typing import Any
 
 import numpy as np
 
-from pvtctl.data.check import DatasetCheck, DatasetVerdict, Examinations
+from pvtctl.data.check import MEANING, DatasetCheck, DatasetVerdict, Examinations, Severity
 from pvtctl.data.image_files import SUFFIXES, images_below
+from pvtctl.data.images import AS_STORED, Reading
 from pvtctl.errors import UsageError
 from pvtctl.tasks.base import SPLITS
 from pvtctl.tasks.classification.layouts import ImageFolder, class_folders
 from pvtctl.tasks.classification.shards import ShardFolder, has_shards
 
 
-def check_data(root: Path | str, **options: Any) -> DatasetVerdict:
+def check_data(root: Path | str, *, reading: Reading = AS_STORED, **options: Any) -> DatasetVerdict:
     """Check the layout, the classes and the images of a data set in the ImageNet layout or in tar shards.
 
-    `options`: see `DatasetCheck`. Raises UsageError when `root` is no folder.
+    With a `reading` that turns images by their EXIF orientation, that is said. `options`: see `DatasetCheck`. Raises UsageError when `root` is no folder.
     """
     root = Path(root)
     if not root.is_dir():
         raise UsageError(f"no data folder {root}", "give a folder that holds train/ and val/")
-    check = DatasetCheck(**options)
+    turned: dict[str, tuple[Severity, str]] = {"exif_rotation": ("note", "turned, as data.exif says")}
+    check = DatasetCheck(MEANING | (turned if reading.exif else {}), **options)
     classes: set[str] = set()
     splits = [split for split in SPLITS if (root / split).is_dir()]
     for split in SPLITS:

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from pvtctl.data.base import Sample, SampleBatch, SplitDataset, evenly
-from pvtctl.data.images import SourceImage
+from pvtctl.data.images import AS_STORED, Reading, SourceImage
 from pvtctl.data.layouts import IMAGENET_LAYOUT
 from pvtctl.data.randomness import generator_for
 from pvtctl.data.samplers import Draw
 from pvtctl.errors import UsageError
+from pvtctl.io.names import name_bytes
 from pvtctl.tasks.classification.layouts import ImageFolder
 from pvtctl.tasks.classification.settings import Augment
 from pvtctl.tasks.classification.shards import ShardFolder, has_shards
@@ -72,6 +73,7 @@ class ClassificationDataset(SplitDataset):
         self.transform = transform
         self.training = isinstance(transform, TrainTransform)
         self.seed = seed
+        self.problems = {}
         self.class_names = source.class_names
         self.kept = evenly(len(source.ids), samples)  # over the whole list, which is sorted by class
         self.labels = np.asarray(source.labels)[self.kept]
@@ -92,12 +94,12 @@ class ClassificationDataset(SplitDataset):
 
     def fingerprint(self) -> str:
         """Hash of names, sizes, labels and classes. Reads no image."""
-        digest = hashlib.sha256(repr(list(self.class_names)).encode())
+        digest = hashlib.sha256(name_bytes(repr(list(self.class_names))))
         kept = np.zeros(len(self.source.ids), dtype=bool)
         kept[self.kept] = True
         for index, size in enumerate(self.source.sizes()):
             if kept[index]:
-                digest.update(f"{self.source.ids[index]}\0{size}\0{self.source.labels[index]}\n".encode())
+                digest.update(name_bytes(f"{self.source.ids[index]}\0{size}\0{self.source.labels[index]}\n"))
         return digest.hexdigest()[:16]
 
     def batch(self, samples: list[Sample], **shared: Any) -> Batch:
@@ -117,6 +119,7 @@ def open_source(
     size: int = 256,
     seed: int = 0,
     materials: Materials = "any",
+    reading: Reading = AS_STORED,
 ) -> ClassificationSource:
     """The images of a split before any transform. `samples`, `size`, `seed` and `materials` are for `scenes`."""
     if name == "scenes":
@@ -126,7 +129,9 @@ def open_source(
     root = Path(root)
     if not root.is_dir():
         raise UsageError(f"no data folder {root}", IMAGENET_LAYOUT)
-    return ShardFolder(root, split) if has_shards(root, split) else ImageFolder(root, split)
+    if has_shards(root, split):
+        return ShardFolder(root, split, reading)
+    return ImageFolder(root, split, reading=reading)
 
 
 def count_images(name: str, root: Path, split: str) -> dict[str, int]:
@@ -146,6 +151,7 @@ def open_classification_split(
     seed: int = 0,
     samples: int | None = None,
     materials: Materials = "any",
+    reading: Reading = AS_STORED,
 ) -> ClassificationDataset:
     """A split of `imagenet` (class folders or tar shards at `root`) or `scenes`.
 
@@ -159,5 +165,5 @@ def open_classification_split(
     else:
         transform = TrainTransform(image_size, augment)
     size = resize if augment is None else image_size
-    source = open_source(name, root, split, samples=samples, size=size, materials=materials)
+    source = open_source(name, root, split, samples=samples, size=size, materials=materials, reading=reading)
     return ClassificationDataset(source, transform, seed=seed, samples=samples)

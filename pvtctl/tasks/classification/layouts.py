@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from pvtctl.data.image_files import SUFFIXES, Names, images_below
-from pvtctl.data.images import EncodedPicture
+from pvtctl.data.images import AS_STORED, EncodedPicture, Reading, image_bytes
 from pvtctl.data.layouts import IMAGENET_LAYOUT
 from pvtctl.errors import UsageError
 
@@ -21,8 +21,10 @@ class ImageFolder:
     With `class_names` given, those folders are taken and nothing is compared.
     """
 
-    def __init__(self, root: Path | str, split: str, *, class_names: list[str] | None = None) -> None:
-        self.folder = Path(root) / split
+    def __init__(
+        self, root: Path | str, split: str, *, class_names: list[str] | None = None, reading: Reading = AS_STORED
+    ) -> None:
+        self.folder, self.reading = Path(root) / split, reading
         if class_names is None:
             class_names = class_folders(self.folder)
             _compare_splits(Path(root), split, class_names)
@@ -44,13 +46,16 @@ class ImageFolder:
         self.ids: Sequence[str] = Names(files)
         self.labels = np.array(labels, dtype=np.int64)
 
+    def __len__(self) -> int:
+        return len(self.ids)
+
     def read(self, index: int) -> bytes:
-        """The file's bytes. Raises OSError."""
-        return (self.folder / self.ids[index]).read_bytes()
+        """The file's bytes. Raises BadImage."""
+        return image_bytes(self.folder / self.ids[index])
 
     def picture(self, index: int) -> EncodedPicture:
         """Raises BadImage, OSError."""
-        return EncodedPicture(self.read(index))
+        return EncodedPicture(self.read(index), self.reading)
 
     def sizes(self) -> Iterator[int]:
         """Bytes of each file, in order."""

@@ -96,8 +96,6 @@ class ClassifierPredictor:
 class ClassesWriter:
     """`pvtctl predict` with a classifier: a line an image, no files."""
 
-    tells_turned = False
-
     def __init__(self, checkpoint: Inspected, predictor: ClassifierPredictor, images: Images) -> None:
         self.checkpoint, self.predictor, self.images = checkpoint, predictor, images
         self.found: dict[str, list[tuple[str, float]]] = {}

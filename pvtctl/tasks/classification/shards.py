@@ -23,7 +23,7 @@ import numpy as np
 
 from pvtctl.data.class_names import imagenet_classes
 from pvtctl.data.image_files import Names
-from pvtctl.data.images import EncodedPicture
+from pvtctl.data.images import AS_STORED, EncodedPicture, Reading
 from pvtctl.errors import PvtctlError, UsageError
 from pvtctl.io.files import write_text
 
@@ -42,8 +42,8 @@ class ShardFolder:
     Raises UsageError: a broken tar, a sample without image or label, labels outside the class list.
     """
 
-    def __init__(self, root: Path | str, split: str) -> None:
-        root = Path(root)
+    def __init__(self, root: Path | str, split: str, reading: Reading = AS_STORED) -> None:
+        root, self.reading = Path(root), reading
         self.shards = sorted((root / split).glob("*.tar"))
         rows = [(at, *row) for at, shard in enumerate(self.shards) for row in shard_index(shard)]
         if not rows:
@@ -54,6 +54,9 @@ class ShardFolder:
         self.labels = np.array([label for _, _, label, _, _ in rows], dtype=np.int64)
         self.class_names = _class_names(root, int(self.labels.min()), int(self.labels.max()))
 
+    def __len__(self) -> int:
+        return len(self.ids)
+
     def read(self, index: int) -> bytes:
         """The image file's bytes. Raises OSError."""
         shard, offset, size = (int(value) for value in self._places[index])
@@ -62,7 +65,7 @@ class ShardFolder:
 
     def picture(self, index: int) -> EncodedPicture:
         """Raises BadImage, OSError."""
-        return EncodedPicture(self.read(index))
+        return EncodedPicture(self.read(index), self.reading)
 
     def sizes(self) -> Iterator[int]:
         """Bytes of each image file, in order."""

@@ -38,6 +38,7 @@ class ClassificationSpec(TaskSpec):
     """Classification: images of one class each."""
 
     name = "classification"
+    turns_images = False
     data_names = ("imagenet", "scenes")
     usual_data = "imagenet"
     needs = "class folders"
@@ -78,8 +79,9 @@ class ClassificationSpec(TaskSpec):
 
     def check_data(self, name: str, root: Path | None, data: Data, **options: Any) -> DatasetVerdict:
         from pvtctl.tasks.classification.check import check_data
+        from pvtctl.tasks.reading import reading_of_data
 
-        return check_data(root or "", **options)
+        return check_data(root or "", reading=reading_of_data(data, self), **options)
 
     def prediction_writer(self, request: PredictionRequest, images: Images, out: Path | None) -> ClassesWriter:
         from pvtctl.tasks.classification.predict import ClassesWriter
@@ -148,12 +150,13 @@ class ClassificationSpec(TaskSpec):
         return to_rgb(pixels)
 
     def augment_file(self, recipe: Recipe, file: Path, generator: torch.Generator) -> Tensor:
-        from pvtctl.data.images import EncodedPicture
+        from pvtctl.data.images import EncodedPicture, image_bytes
         from pvtctl.data.transforms import denormalize
         from pvtctl.tasks.classification.transforms import TrainTransform
+        from pvtctl.tasks.reading import reading_of
 
         crop = TrainTransform(recipe.data.image_size, recipe.data.augment)
-        return denormalize(crop(EncodedPicture(file.read_bytes()), generator))
+        return denormalize(crop(EncodedPicture(image_bytes(file), reading_of(recipe)), generator))
 
     def mixes(self, recipe: Recipe) -> bool:
         return bool(recipe.data.augment.mixup_alpha or recipe.data.augment.cutmix_alpha)

@@ -91,7 +91,6 @@ class DenseDataset(SplitDataset):
         self.normalization = normalization
         self.seed = seed
         self.problems = dict(problems or {})
-        """Kind of excluded images -> number."""
         self.class_names = source.class_names
         self.kept = evenly(len(source), samples)
 

@@ -86,7 +86,6 @@ def asked_sides(short_side: int | None, long_side: int | None) -> tuple[int, int
 class MapsWriter:
     """`pvtctl predict` with a segmentation or depth model: maps and pictures of every image."""
 
-    tells_turned = True
     task: ClassVar[str]
     predictor: Any
 

@@ -17,13 +17,15 @@ if TYPE_CHECKING:
 class DenseSpec(TaskSpec):
     """A map for each image. The task's settings are the block of its name in a recipe's `data`."""
 
-    has_data_settings = True
     open_data: ClassVar[Callable[..., DenseDataset]]
     """Opens a split from settings: `open_depth_split`, `open_segmentation_split`."""
     check_maps: ClassVar[Callable[..., DatasetVerdict]]
 
     def check_data(self, name: str, root: Path | None, data: Data, **options: Any) -> DatasetVerdict:
-        return self.check_maps(root or Path(), name=name, settings=getattr(data, self.name), **options)
+        from pvtctl.tasks.reading import reading_of_data
+
+        options |= {"settings": getattr(data, self.name), "reading": reading_of_data(data, self)}
+        return self.check_maps(root or Path(), name=name, **options)
 
     def split_settings(self, recipe: Recipe, role: Role) -> Any:
         """Settings that a recipe's data is opened with."""

@@ -14,14 +14,15 @@ from pvtctl.tasks.dense.data import DenseDataset
 from pvtctl.tasks.depth.errors import read_ordinal_pairs
 from pvtctl.tasks.depth.metric import DepthMetric
 from pvtctl.tasks.depth.task import DepthTask
-from pvtctl.tasks.from_recipe import data_folder, loading_of, open_splits, start_model, warn_of_memory
+from pvtctl.tasks.from_recipe import data_folder, loading_of, open_splits, settled, start_model, warn_of_memory
 from pvtctl.weights.describe import HeadClasses
 
 
 def build_depth(request: BuildRequest) -> DepthTask:
     """Model and data of a recipe; any `head` means evaluation only. Raises UsageError."""
-    recipe, own = request.recipe, request.recipe.data.depth
     train, val = open_splits(request)
+    request = settled(request, train, val)
+    recipe, own = request.recipe, request.recipe.data.depth
     warn_of_memory(
         request,
         own.size if train is not None else own.test_size,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from pvtctl.data.base import reason
 from pvtctl.data.check import (
+    LABELLED,
     MEANING,
     CheckTable,
     DatasetCheck,
@@ -22,8 +23,9 @@ from pvtctl.data.check import (
     Examinations,
     ImageFiles,
     Severity,
+    compared,
 )
-from pvtctl.data.images import BadImage
+from pvtctl.data.images import AS_SHOWN, BadImage, Reading
 from pvtctl.data.layouts import guess_layout
 from pvtctl.errors import UsageError
 from pvtctl.tasks.depth.data import coding_of, kb_cropped
@@ -32,24 +34,28 @@ from pvtctl.tasks.depth.files import DepthCoding, raw_depth, valid_values
 from pvtctl.tasks.depth.layouts import LAYOUTS, DepthPairs, NoSplitError, find_depth_pairs
 from pvtctl.tasks.depth.settings import DepthData
 
-DEPTH_MEANING: Mapping[str, tuple[Severity, str]] = MEANING | {
-    "no_scale": ("error", "files of integers without a known value per metre"),
-    "scale": ("warning", "depths that no camera sees: the scale looks wrong"),
-    "scales_differ": ("warning", "one split lies many times as far as the other: their scales differ"),
-    "mixed_types": ("warning", "integers and floats in one set: one scale is hardly right for both"),
-    "bad_depth": ("warning", "no depth map: skipped in training, left out of scores"),
-    "no_depth": ("warning", "not one value is a depth: skipped in training, left out of scores"),
-    "other_size": ("warning", "image and depth differ in size: skipped"),
-    "out_of_range": ("warning", "no depth between min_depth and max_depth: skipped"),
-    "all_equal": ("warning", "one depth all over: nothing can be learned from it"),
-    "saturated": ("warning", "the largest number of the type, which is no depth: learned and scored as one"),
-    "no_depth_at_all": ("error", "no depth file of the split can be used"),
-    "without_depth": ("warning", "images without a depth file of their name, or listed with None: not used"),
-    "without_image": ("note", "depth files without an image of their name: not used"),
-    "ordinal": ("error", "ordinal pairs that cannot be used: evaluation does not start"),
-    "negative": ("note", "values below 0: taken as no depth"),
-    "not_finite": ("note", "NaN or infinite values: taken as no depth"),
-}
+DEPTH_MEANING: Mapping[str, tuple[Severity, str]] = (
+    MEANING
+    | LABELLED
+    | {
+        "no_scale": ("error", "files of integers without a known value per metre"),
+        "scale": ("warning", "depths that no camera sees: the scale looks wrong"),
+        "scales_differ": ("warning", "one split lies many times as far as the other: their scales differ"),
+        "mixed_types": ("warning", "integers and floats in one set: one scale is hardly right for both"),
+        "bad_depth": ("warning", "no depth map: skipped in training, left out of scores"),
+        "no_depth": ("warning", "not one value is a depth: skipped in training, left out of scores"),
+        "other_size": ("warning", "image and depth differ in size: skipped"),
+        "out_of_range": ("warning", "no depth between min_depth and max_depth: skipped"),
+        "all_equal": ("warning", "one depth all over: nothing can be learned from it"),
+        "saturated": ("warning", "the largest number of the type, which is no depth: learned and scored as one"),
+        "no_depth_at_all": ("error", "no depth file of the split can be used"),
+        "without_depth": ("warning", "images without a depth file of their name, or listed with None: not used"),
+        "without_image": ("note", "depth files without an image of their name: not used"),
+        "ordinal": ("error", "ordinal pairs that cannot be used: evaluation does not start"),
+        "negative": ("note", "values below 0: taken as no depth"),
+        "not_finite": ("note", "NaN or infinite values: taken as no depth"),
+    }
+)
 """kind -> (severity, what it means for a run)."""
 
 NEAREST, FARTHEST = 0.05, 500.0
@@ -111,11 +117,16 @@ class DepthVerdict(DatasetVerdict):
 
 
 def check_depth_data(
-    root: Path | str, *, name: str | None = None, settings: DepthData | None = None, **options: Any
+    root: Path | str,
+    *,
+    name: str | None = None,
+    settings: DepthData | None = None,
+    reading: Reading = AS_SHOWN,
+    **options: Any,
 ) -> DepthVerdict:
     """Check the pairs, sizes and values of a depth set: `nyu`, `kitti` or `depth`, by default guessed from its files.
 
-    `settings` are a recipe's `data.depth`; `options`: see `DatasetCheck`.
+    `settings` are a recipe's `data.depth`, `reading` follows its `data.exif`; `options`: see `DatasetCheck`.
     Raises UsageError when there is no such folder or layout, or a setting makes no sense.
     """
     root = Path(root).expanduser()
@@ -137,7 +148,7 @@ def check_depth_data(
             for each in names:
                 check.add(kind, split, each)
         summary = _Summary(coding)
-        dataset = partial(_DepthExaminations, pairs, coding, settings.crop == "kb")
+        dataset = partial(_DepthExaminations, pairs, coding, settings.crop == "kb", reading)
         check.examine(split, pairs.names, dataset, note=summary.add)
         figures[split] = summary.figures(len(pairs))
         summary.judge(split, check)
@@ -173,9 +184,11 @@ def figure_rows(verdict: DepthVerdict) -> list[dict[str, Any]]:
 class _DepthExaminations(Examinations):
     """Reads each picked image of a split with its depth file, in the loader's processes."""
 
-    def __init__(self, pairs: DepthPairs, coding: DepthCoding, kb_crop: bool, picks: NDArray[np.int64]) -> None:
+    def __init__(
+        self, pairs: DepthPairs, coding: DepthCoding, kb_crop: bool, reading: Reading, picks: NDArray[np.int64]
+    ) -> None:
         super().__init__(ImageFiles(Path(), pairs.images), picks)
-        self.pairs, self.coding, self.kb_crop = pairs, coding, kb_crop
+        self.pairs, self.coding, self.kb_crop, self.reading = pairs, coding, kb_crop, reading
 
     def __getitem__(self, at: int) -> Examination:
         image = super().__getitem__(at)
@@ -184,12 +197,10 @@ class _DepthExaminations(Examinations):
             whole = values.shape
             values = kb_cropped(values) if self.kb_crop else values
         except (BadImage, OSError) as error:
-            detail = image.detail or reason(error)
-            return _Seen(image.index, image.digest, (*image.kinds, "bad_depth"), detail, image.size)
+            bad = replace(image, kinds=(*image.kinds, "bad_depth"), detail=image.detail or reason(error))
+            return _Seen(**vars(bad))
+        image = compared(image, (whole[0], whole[1]), self.reading, f"its depth {whole[1]}x{whole[0]}")
         kinds, detail = list(image.kinds), image.detail
-        if image.size is not None and image.size != whole:
-            kinds.append("other_size")
-            detail = f"{image.size[1]}x{image.size[0]}, its depth {whole[1]}x{whole[0]}"
         valid = valid_values(values, self.coding.invalid)
         known = values[valid].astype(np.float64)
         kinds += _odd(values, known, self.coding)
@@ -197,9 +208,13 @@ class _DepthExaminations(Examinations):
         if "saturated" in kinds:
             detail = detail or f"{largest:.0f}; data.depth.invalid=[{largest:.0f}] would leave it out"
         spread = known[np.linspace(0, len(known) - 1, min(_SAMPLES, len(known))).astype(np.int64)]
-        counts = int(valid.sum()), values.size
         return _Seen(
-            image.index, image.digest, tuple(kinds), detail, image.size, str(values.dtype), *counts, largest, spread
+            **vars(replace(image, kinds=tuple(kinds), detail=detail)),
+            dtype=str(values.dtype),
+            valid=int(valid.sum()),
+            pixels=values.size,
+            largest=largest,
+            values=spread,
         )
 
 

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pvtctl.data.images import BadImage, decode, open_image, pixels_of
+from pvtctl.data.images import AS_SHOWN, BadImage, Reading, image_bytes, read_beside
 from pvtctl.data.randomness import generator_for
 from pvtctl.data.samplers import Draw
 from pvtctl.data.scenes.scene import Materials, Scene, digest_name
@@ -34,6 +34,7 @@ from pvtctl.tasks.depth.layouts import (
 from pvtctl.tasks.depth.settings import DepthData
 from pvtctl.tasks.depth.transforms import DepthTransform
 from pvtctl.tasks.predict import read_pixels
+from pvtctl.tasks.reading import reading_of
 from pvtctl.tasks.scenes import RenderedScenes
 
 DEPTH_NAMES = (*LAYOUTS, "mix", "scenes")
@@ -53,7 +54,10 @@ class DepthFiles:
     the first depth files are all unusable, with the reason.
     """
 
-    def __init__(self, pairs: DepthPairs, coding: DepthCoding, *, kb_crop: bool = False) -> None:
+    def __init__(
+        self, pairs: DepthPairs, coding: DepthCoding, *, kb_crop: bool = False, reading: Reading = AS_SHOWN
+    ) -> None:
+        self.reading = reading
         self.class_names: list[str] = []
         self.palette: list[tuple[int, int, int]] | None = None
         self.pairs, self.coding, self.kb_crop = pairs, coding, kb_crop
@@ -65,9 +69,14 @@ class DepthFiles:
     def name(self, index: int) -> str:
         return self.pairs.names[index]
 
+    def read(self, index: int) -> bytes:
+        """The image file's bytes. Raises BadImage."""
+        return image_bytes(Path(self.pairs.images[index]))
+
     def pixels(self, index: int) -> Tensor:
-        """Raises BadImage, OSError."""
-        pixels = pixels_of(decode(open_image(Path(self.pairs.images[index]).read_bytes())))
+        """In the frame of its depth. Raises BadImage, OSError."""
+        depth = Path(self.pairs.depths[index])
+        pixels = read_beside(self.read(index), self.reading, lambda: raw_depth(depth).shape)
         return kb_cropped(pixels) if self.kb_crop else pixels
 
     def target(self, index: int) -> Tensor:
@@ -205,6 +214,7 @@ def open_depth_split(
     samples: int | None = None,
     image_size: int = 224,
     materials: Materials = "any",
+    reading: Reading = AS_SHOWN,
     **options: Any,
 ) -> DenseDataset:
     """A split, train or val, of `nyu`, `kitti` or `depth` (folders at `root`, `pvtctl.tasks.depth.layouts`), of `mix` or
@@ -222,7 +232,7 @@ def open_depth_split(
     transform = DepthTransform(settings)
     options |= {"samples": samples}
     if name == "mix":
-        mixed, problems = _open_mix(split, settings)
+        mixed, problems = _open_mix(split, settings, reading)
         return MixedDataset(mixed, transform, problems=problems, **options)
     if name == "scenes":
         coding = replace(coding_of("depth", settings), scale=1.0)
@@ -230,17 +240,23 @@ def open_depth_split(
         return DenseDataset(scenes, transform, **options)
     if root is None:
         raise UsageError(f"no folder for {name!r}", LAYOUTS[name])
-    source = open_depth_files(name, root, split, settings)
+    source = open_depth_files(name, root, split, settings, reading=reading)
     return DenseDataset(source, transform, problems=source.pairs.problems, **options)
 
 
 def open_depth_files(
-    name: str, root: Path | str, split: str, settings: DepthData, *, inverse: bool = False
+    name: str,
+    root: Path | str,
+    split: str,
+    settings: DepthData,
+    *,
+    inverse: bool = False,
+    reading: Reading = AS_SHOWN,
 ) -> DepthFiles:
     """The data source of a split of `nyu`, `kitti` or `depth`. Raises UsageError."""
     pairs = find_depth_pairs(name, root, split, settings)
     coding = coding_of(name, settings, root, inverse=inverse)
-    return DepthFiles(pairs, coding, kb_crop=settings.crop == "kb")
+    return DepthFiles(pairs, coding, kb_crop=settings.crop == "kb", reading=reading)
 
 
 def coding_of(name: str, settings: DepthData, root: Path | str | None = None, *, inverse: bool = False) -> DepthCoding:
@@ -261,12 +277,12 @@ def coding_of(name: str, settings: DepthData, root: Path | str | None = None, *,
 
 def augment_depth_file(recipe: Recipe, file: Path, generator: torch.Generator) -> Tensor:
     """An image file without depth as augmented in training, uint8 (3, h, w). Raises BadImage, OSError."""
-    pixels = read_pixels(file)[0]
+    pixels = read_pixels(file, reading_of(recipe))[0]
     transform = DepthTransform(recipe.data.depth)
     return transform.train(pixels, torch.zeros(pixels.shape[-2:]), generator)[0]
 
 
-def _open_mix(split: str, settings: DepthData) -> tuple[MixedSource, dict[str, int]]:
+def _open_mix(split: str, settings: DepthData, reading: Reading) -> tuple[MixedSource, dict[str, int]]:
     """Training needs every set, val uses those that have it. Scale and name are the set's; KB crop: `kitti` only."""
     if not settings.mix:
         raise UsageError("data.depth.mix names no set", "mix: {indoor: {name: nyu, path: data/nyu, weight: 2}, ...}")
@@ -277,7 +293,8 @@ def _open_mix(split: str, settings: DepthData) -> tuple[MixedSource, dict[str, i
         if one.name != "kitti":
             own |= {"crop": "none", "split_file": None, "train_split_file": None}
         try:
-            files = open_depth_files(one.name, one.path, split, settings.model_copy(update=own), inverse=one.inverse)
+            own_settings = settings.model_copy(update=own)
+            files = open_depth_files(one.name, one.path, split, own_settings, inverse=one.inverse, reading=reading)
         except NoSplitError as error:
             if split == "train":
                 raise UsageError(f"data.depth.mix.{key}: {error.message}", error.hint) from error

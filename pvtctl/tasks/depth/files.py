@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pvtctl.data.images import MAX_PIXELS, BadImage, open_image
+from pvtctl.data.images import MAX_PIXELS, BadImage, image_bytes, open_image
 from pvtctl.errors import UsageError
 
 DEPTH_SUFFIXES = (".png", ".tif", ".tiff", ".npy", ".pgm", ".pfm")
@@ -66,7 +66,7 @@ def raw_depth(path: Path) -> NDArray[Any]:
 
     Raises OSError; BadImage if it is no depth map: 8 bits, colours, complex numbers, more or fewer than two axes.
     """
-    data = path.read_bytes()
+    data = image_bytes(path)
     values = _npy(data) if path.suffix.lower() == ".npy" else _picture(data)
     if values.dtype.itemsize == 1 or values.dtype.kind not in "iuf":
         raise BadImage(f"values of type {values.dtype}: depth needs integers of 16 bits or more, or floats")
@@ -120,6 +120,11 @@ def _picture(data: bytes) -> NDArray[Any]:
     if image.mode not in _PIL_MODES:
         raise BadImage(
             f"{_MODE_WORDS.get(image.mode, f'colours ({image.mode})')}: depth needs one channel of 16-bit integers or floats"
+            + (
+                " (steps this coarse are not read; write the values as 16 bits and say data.depth.scale)"
+                if image.mode == "L"
+                else ""
+            )
         )
     try:
         with warnings.catch_warnings():
@@ -130,15 +135,37 @@ def _picture(data: bytes) -> NDArray[Any]:
     return np.asarray(image)
 
 
+def _npy_header(data: bytes) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and type that an npy file states, before anything of that size is allocated."""
+    file = io.BytesIO(data)
+    read = (
+        np.lib.format.read_array_header_1_0
+        if np.lib.format.read_magic(file)[0] == 1
+        else np.lib.format.read_array_header_2_0
+    )
+    shape, _, dtype = read(file)
+    if dtype.hasobject or not all(type(side) is int and side >= 0 for side in shape):
+        raise ValueError("no numbers")
+    return shape, dtype
+
+
 def _npy(data: bytes) -> NDArray[Any]:
-    try:
-        values = np.load(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise BadImage(f"not an npy file of numbers: {str(error).split(chr(10))[0]}") from error
-    if not isinstance(values, np.ndarray):
+    if data[:4] == b"PK\x03\x04":
         raise BadImage("an npz archive: a depth map is one array, saved with numpy.save")
-    if values.size > MAX_PIXELS:
-        raise BadImage(f"more than {MAX_PIXELS} values: too large to be used safely")
+    try:
+        shape, dtype = _npy_header(data)
+        count = math.prod(shape)
+        if count > MAX_PIXELS:
+            raise BadImage(f"more than {MAX_PIXELS} values: too large to be used safely")
+        if count * dtype.itemsize > len(data):
+            raise BadImage(f"the file is cut short: {shape} values of {dtype} are more than its {len(data)} bytes")
+        values = np.load(io.BytesIO(data), allow_pickle=False)
+    except BadImage:
+        raise
+    except Exception as error:  # numpy parses the header as Python, and raises whatever that raises
+        raise BadImage(f"not an npy file of numbers: {(str(error) or type(error).__name__).splitlines()[0]}") from error
+    if not isinstance(values, np.ndarray):
+        raise BadImage("not one array, saved with numpy.save")
     if values.ndim == 3:  # one channel, first or last
         values = values[..., 0] if values.shape[-1] == 1 else values[0] if values.shape[0] == 1 else values
     return values

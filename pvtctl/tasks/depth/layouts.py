@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from pvtctl.data.image_files import SUFFIXES, Names
 from pvtctl.data.layouts import DEPTH_FOLDERS, EXPECTED, SPLIT_FILES
 from pvtctl.errors import UsageError, nearest
+from pvtctl.io.foreign import BadFile, read_foreign, read_json, walk_files
+from pvtctl.io.names import name_bytes
 from pvtctl.tasks.depth.files import DEPTH_SUFFIXES
 from pvtctl.tasks.depth.settings import DepthData
 
@@ -64,7 +66,7 @@ class DepthPairs:
         digest = hashlib.sha256(coding.encode())
         for index in indices.tolist():
             sizes = (_bytes_of(path) for path in (self.images[index], self.depths[index]))
-            digest.update(f"{self.names[index]}\0{'.'.join(map(str, sizes))}\n".encode())
+            digest.update(name_bytes(f"{self.names[index]}\0{'.'.join(map(str, sizes))}\n"))
         return digest.hexdigest()[:16]
 
 
@@ -97,10 +99,7 @@ def read_depth_json(root: Path | str) -> dict[str, Any]:
     if not path.is_file():
         return {}
     hint = 'it holds {"scale": 1000, "invalid": [65535]}: the value of a metre, and values that are no depth'
-    try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path} cannot be read: {str(error).splitlines()[0]}", hint) from error
+    told = read_json(path, hint=hint)
     if not isinstance(told, dict) or set(told) - {"scale", "invalid"}:
         raise UsageError(f"{path} is not an object of `scale` and `invalid`", hint)
     scale, invalid = told.get("scale"), told.get("invalid", [])
@@ -212,10 +211,9 @@ def _halves(place: Path) -> tuple[Path, Path] | None:
 def _by_name(folder: Path, suffixes: tuple[str, ...]) -> dict[str, str]:
     """Relative path without suffix -> relative path, sorted; the first if several share a name."""
     found: dict[str, str] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file():
-            name = path.relative_to(folder)
-            found.setdefault(name.with_suffix("").as_posix(), name.as_posix())
+    for path in walk_files(folder, lambda path, reason: None, suffixes=suffixes, follow=True):
+        name = path.relative_to(folder)
+        found.setdefault(name.with_suffix("").as_posix(), name.as_posix())
     return found
 
 
@@ -229,10 +227,11 @@ def _pairs(names: list[str], images: list[str], depths: list[str], left_out: dic
 
 
 def _lines(file: Path) -> list[str]:
-    try:
-        return file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"split file {file} cannot be read as text", "it has lines `image depth focal`") from error
+    hint = "it has lines `image depth focal`"
+    text = os.fsdecode(read_foreign(file, hint=hint))  # names on the disk need not be UTF-8
+    if "\0" in text:
+        raise BadFile(file, "cannot be read as text", hint)
+    return text.removeprefix("\ufeff").splitlines()
 
 
 def _bytes_of(path: str) -> int:

@@ -17,6 +17,7 @@ from pvtctl.tasks.from_recipe import (
     data_folder,
     loading_of,
     meta_of,
+    settled,
     split_options,
     start_model,
     trained_head,
@@ -54,10 +55,9 @@ def build_detection(request: BuildRequest) -> DetectionTask:
         )
     train = detection_split(recipe, "train", "train") if request.head is None else None
     val = detection_split(recipe, "val", "evaluate")
-    for split, dataset in (("training", train), ("validation", val)):
-        if dataset is not None and dataset.problems:
-            told = ", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in dataset.problems.items())
-            request.say(f"{split} annotations: {told}")
+    request = settled(request, train, val)
+    recipe = request.recipe
+    assert recipe.model.head is not None
     if train is not None:
         _check_same_classes(train, val)
     head = request.head or trained_head(recipe, val)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pvtctl.data.check import (
+    LABELLED,
     MEANING,
     CheckTable,
     DatasetCheck,
@@ -22,20 +23,28 @@ from pvtctl.data.check import (
     Examinations,
     ImageFiles,
     Severity,
+    compared,
 )
 from pvtctl.data.image_files import SUFFIXES
+from pvtctl.data.images import AS_SHOWN, Reading, file_size
 from pvtctl.data.layouts import COCO_LAYOUT
 from pvtctl.errors import UsageError
-from pvtctl.tasks.detection.coco import find_coco
-from pvtctl.tasks.detection.coco_file import KINDS, CocoTable, load_coco, scan_coco
+from pvtctl.tasks.detection.annotations.kinds import KINDS
+from pvtctl.tasks.detection.coco import find_coco, none_there
+from pvtctl.tasks.detection.coco_file import CocoTable, load_coco, scan_coco
+from pvtctl.tasks.detection.settings import MIN_TRAIN_SIDE
 
 COCO_MEANING: Mapping[str, tuple[Severity, str]] = (
     MEANING
+    | LABELLED
     | KINDS
     | {
         "no_class": ("error", "class of val that train does not list"),
         "no_class_in_val": ("error", "class of train that val does not list"),
-        "class_ids": ("error", "class with another category id in val than in train: labels would be mixed up"),
+        "class_order": ("error", "the category ids of val order the classes otherwise than those of train"),
+        "class_ids": ("note", "class with another category id in val than in train"),
+        "nothing_to_learn": ("error", "no image to train on: none has an object, or a side of 32 pixels"),
+        "nothing_to_score": ("warning", "not one object to score: all scores will be empty, and no epoch is the best"),
         "absent": ("warning", "listed images that are not there: skipped in training, left out of scores"),
         "none_there": ("error", "none of the listed images is in the folder"),
         "listed_twice": ("warning", "file names that are listed more than once"),
@@ -106,12 +115,18 @@ class DetectionVerdict(DatasetVerdict):
 
 
 def check_coco_data(
-    root: Path | str | None, *, images: Path | str | None = None, annotations: Path | str | None = None, **options: Any
+    root: Path | str | None,
+    *,
+    images: Path | str | None = None,
+    annotations: Path | str | None = None,
+    crowds_are_objects: bool = False,
+    reading: Reading = AS_SHOWN,
+    **options: Any,
 ) -> DetectionVerdict:
     """Check annotations, classes and images of a COCO set: the splits under `root`, or one pair of folder and file.
 
-    Annotations are read whole; for `options` and the images see `DatasetCheck`.
-    Raises UsageError when there is no such folder, or the pair is incomplete.
+    Annotations are read whole, with the settings of a recipe: `data.detection.crowds` and `data.exif`; for `options`
+    and the images see `DatasetCheck`. Raises UsageError when there is no such folder, or the pair is incomplete.
     """
     check = DatasetCheck(COCO_MEANING, **options)
     if images is not None or annotations is not None:
@@ -119,7 +134,11 @@ def check_coco_data(
         places = {file.stem: (folder, file)}
     else:
         places = _places(Path(root or "."), check)
-    tables = {split: table for split, place in places.items() if (table := _read(place[1], split, check))}
+    tables = {}
+    for split, (folder, file) in places.items():
+        sizes = partial(_size_in, folder, reading)
+        if table := _read(file, split, check, crowds_are_objects=crowds_are_objects, size_of=sizes):
+            tables[split] = table
     if "train" in tables and "val" in tables:
         _compare_classes(tables["train"], tables["val"], check)
     for split, table in tables.items():
@@ -128,9 +147,8 @@ def check_coco_data(
         check.examine(
             split,
             table.file_names,
-            partial(Examinations, ImageFiles(folder, table.file_names)),
+            partial(_Listed, folder, table, reading),
             among=there,
-            note=partial(_compare_size, table, split, check),
         )
     return check.verdict(
         DetectionVerdict,
@@ -152,10 +170,14 @@ def _places(root: Path, check: DatasetCheck) -> dict[str, tuple[Path, Path]]:
     return check.find_splits(partial(find_coco, root), is_absent)
 
 
-def _read(file: Path, split: str, check: DatasetCheck) -> CocoTable | None:
+def _size_in(folder: Path, reading: Reading, name: str) -> tuple[int, int] | None:
+    return file_size(folder / name, reading)
+
+
+def _read(file: Path, split: str, check: DatasetCheck, **options: Any) -> CocoTable | None:
     """The file's columns; its faults go to `check`."""
     try:
-        table = scan_coco(load_coco(file), masks=True)
+        table = scan_coco(load_coco(file), masks=True, **options)
     except UsageError as error:
         check.add("layout", split, error.message)
         return None
@@ -169,6 +191,12 @@ def _read(file: Path, split: str, check: DatasetCheck) -> CocoTable | None:
     busy[table.images[~table.crowd]] = True
     for at in np.flatnonzero(~busy).tolist():
         check.add("no_objects", split, table.file_names[at])
+    learned = busy & (table.sizes.min(1) >= MIN_TRAIN_SIDE)
+    if split != "val" and len(busy) and not learned.any():
+        kind = "nothing_to_learn" if split == "train" else "nothing_to_score"
+        check.add(kind, split, f"{int(busy.sum())} of {len(busy)} images have objects")
+    elif split == "val" and len(busy) and not busy.any():
+        check.add("nothing_to_score", split, f"{len(busy)} images")
     return table
 
 
@@ -182,6 +210,9 @@ def _compare_classes(train: CocoTable, val: CocoTable, check: DatasetCheck) -> N
     for name in both:
         if ids[name] != ids_of_val[name]:
             check.add("class_ids", "val", f"{name}: {ids_of_val[name]}, in train {ids[name]}")
+    if len(both) == len(ids) == len(ids_of_val) and list(ids) != list(ids_of_val):
+        moved = next(pair for pair in zip(ids, ids_of_val, strict=True) if pair[0] != pair[1])
+        check.add("class_order", "val", f"{moved[1]} stands where train has {moved[0]}")
     counts = {split: _figures(table).classes for split, table in (("train", train), ("val", val))}
     check.compare_classes(both, {split: {name for name in both if of[name]} for split, of in counts.items()})
 
@@ -200,17 +231,23 @@ def _compare_files(folder: Path, table: CocoTable, split: str, check: DatasetChe
         else:
             check.add("absent", split, name)
     if table.file_names and not there:
-        check.add("none_there", split, f"{table.file_names[0]} is not in {folder}")
+        check.add("none_there", split, none_there(folder, table.file_names))
     for name in sorted(on_disk.difference(table.file_names)):
         check.add("not_listed", split, name)
     return np.array(there, np.int64)
 
 
-def _compare_size(table: CocoTable, split: str, check: DatasetCheck, result: Examination) -> None:
-    height, width = table.sizes[result.index].tolist()
-    if result.size is not None and result.size != (height, width):
-        seen = f"{table.file_names[result.index]}: {result.size[1]}x{result.size[0]}"
-        check.add("other_size", split, f"{seen}, annotations for {width}x{height}")
+class _Listed(Examinations):
+    """The listed images of a folder, whose sizes are compared with the annotations'."""
+
+    def __init__(self, folder: Path, table: CocoTable, reading: Reading, picks: NDArray[np.int64]) -> None:
+        super().__init__(ImageFiles(folder, table.file_names), picks)
+        self.sizes, self.reading = table.sizes, reading
+
+    def __getitem__(self, at: int) -> Examination:
+        found = super().__getitem__(at)
+        height, width = self.sizes[found.index].tolist()
+        return compared(found, (height, width), self.reading, f"annotations for {width}x{height}")
 
 
 def _figures(table: CocoTable) -> SplitFigures:

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from pvtctl.data.image_files import SUFFIXES, Names
 from pvtctl.data.layouts import COCO_LAYOUT
 from pvtctl.errors import PvtctlError, UsageError
+from pvtctl.io.names import name_bytes, shown
+from pvtctl.tasks.detection.annotations.kinds import KINDS
 from pvtctl.tasks.detection.coco_file import CHECK_HINT, load_coco, scan_coco
 
 _LARGEST_TO_LIST = 64 << 20
@@ -35,13 +37,16 @@ class ImageObjects:
 class CocoAnnotations:
     """The annotations of a split as columns of numbers, so that loader processes share them instead of copying.
 
-    Category ids, sparse in COCO, become labels 0 to K - 1 in the order of the ids. Boxes without area or wholly outside
-    of their image are dropped, others are clipped; `problems` counts them. Raises UsageError for a file with errors,
-    with the first of them (`pvtctl.tasks.detection.coco_file.scan_coco` gives all). Without `masks` no mask is read or checked.
+    Category ids, sparse in COCO, become labels 0 to K - 1 in the order of the ids. What is clear is mended, objects that
+    cannot be used are dropped, boxes that reach beyond their image are clipped; `problems` counts all of it. Raises
+    UsageError for a file with errors, with the first of them (`pvtctl.tasks.detection.coco_file.scan_coco` gives all,
+    and explains the `options`). Without `masks` no mask is read or checked.
     """
 
-    def __init__(self, data: dict[str, Any], *, masks: bool = True, name: str = "the annotations") -> None:
-        table = scan_coco(data, masks=masks)
+    def __init__(
+        self, data: dict[str, Any], *, masks: bool = True, name: str = "the annotations", **options: Any
+    ) -> None:
+        table = scan_coco(data, masks=masks, **options)
         errors = [problem for problem in table.problems if problem.severity == "error"]
         if errors:
             more = f" (and {len(errors) - 1} more kinds of fault)" if len(errors) > 1 else ""
@@ -54,6 +59,9 @@ class CocoAnnotations:
         self.sizes: NDArray[np.int32] = table.sizes
         """(I, 2): height, width."""
         self.problems: dict[str, int] = {problem.kind: len(problem.ids) for problem in table.problems}
+        warnings = (problem for problem in table.problems if problem.severity == "warning")
+        self.cautions: list[str] = [f"{len(each.ids)} {KINDS[each.kind][1]}" for each in warnings]
+        """What was mended, dropped or looks wrong."""
         counts = np.bincount(table.images, minlength=len(table.image_ids))
         self._first: NDArray[np.int64] = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         """(I + 1,): an image's annotations are the rows from its entry to the next."""
@@ -65,9 +73,9 @@ class CocoAnnotations:
         self._xyxy = np.clip(corners, 0, limits).astype(np.float32)
 
     @classmethod
-    def read(cls, path: Path | str, *, masks: bool = True) -> CocoAnnotations:
+    def read(cls, path: Path | str, *, masks: bool = True, **options: Any) -> CocoAnnotations:
         """Read from a file. Raises UsageError."""
-        return cls(load_coco(path), masks=masks, name=str(path))
+        return cls(load_coco(path), masks=masks, name=str(path), **options)
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -132,13 +140,26 @@ class CocoAnnotations:
 
     def digest(self, indices: NDArray[np.int64]) -> str:
         """Hash of the classes, and of names, sizes and annotations of some images."""
-        digest = hashlib.sha256(repr((self.class_names, self.category_ids)).encode())
+        digest = hashlib.sha256(name_bytes(repr((self.class_names, self.category_ids))))
         for index in indices.tolist():
             rows = slice(int(self._first[index]), int(self._first[index + 1]))
-            digest.update(f"{self.file_names[index]}\0{self.image_ids[index]}\0{self.sizes[index].tolist()}\n".encode())
+            about = f"{self.file_names[index]}\0{self.image_ids[index]}\0{self.sizes[index].tolist()}\n"
+            digest.update(name_bytes(about))
             for column in (self._labels, self._crowd, self._xywh, self._areas):
                 digest.update(column[rows].tobytes())
         return digest.hexdigest()[:16]
+
+
+def none_there(folder: Path, names: Sequence[str]) -> str:
+    """Why none of the listed images is in a folder, as far as the first name tells."""
+    first = names[0]
+    if "\\" in first:
+        why = ": its name is written with \\, as on Windows; write / in every file_name"
+    elif ".." in Path(first).parts or Path(first).is_absolute():
+        why = ": its name leads out of the folder; write every file_name as it is below it"
+    else:
+        why = ""
+    return f"none of the {len(names)} images of the annotations is in {folder}; the first is {shown(first)}{why}"
 
 
 def find_coco(

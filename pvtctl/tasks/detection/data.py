@@ -13,24 +13,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pvtctl.data.base import Sample, SampleBatch, SplitDataset, evenly
-from pvtctl.data.images import BadImage, decode, open_image, pixels_of
+from pvtctl.data.images import AS_SHOWN, Reading, file_size, image_bytes, read_image
 from pvtctl.data.randomness import generator_for
 from pvtctl.data.samplers import Draw
 from pvtctl.data.sizes import resized_size
 from pvtctl.data.transforms import normalize, pad_images
 from pvtctl.errors import UsageError, nearest
 from pvtctl.models.structures import ImageSize, Objects
-from pvtctl.tasks.detection.coco import CocoAnnotations, find_coco
-from pvtctl.tasks.detection.settings import DetectionData
+from pvtctl.tasks.detection.coco import CocoAnnotations, find_coco, none_there
+from pvtctl.tasks.detection.settings import MIN_TRAIN_SIDE, DetectionData
 from pvtctl.tasks.detection.transforms import DetectionTransform, resize_image
 
 if TYPE_CHECKING:
     from pvtctl.data.scenes.scene import Materials
 
 DETECTION_NAMES = ("coco", "scenes")
-
-MIN_TRAIN_SIDE = 32
-"""Training excludes images with a shorter side, as in the papers' code."""
 
 
 class DetectionSource(Protocol):
@@ -67,15 +64,16 @@ class DetectionSource(Protocol):
 class CocoSource:
     """Images in a folder, with COCO annotations. Raises UsageError if images are needed and all are missing."""
 
-    def __init__(self, folder: Path, annotations: CocoAnnotations, *, need_images: bool = True) -> None:
-        self.folder = folder
+    def __init__(
+        self, folder: Path, annotations: CocoAnnotations, *, need_images: bool = True, reading: Reading = AS_SHOWN
+    ) -> None:
+        self.folder, self.reading = folder, reading
         self.annotations = annotations
         self.class_names, self.category_ids = annotations.class_names, annotations.category_ids
         self.image_ids, self.sizes = annotations.image_ids, annotations.sizes
         if need_images and not any((folder / name).is_file() for name in annotations.file_names):
             raise UsageError(
-                f"none of the {len(annotations)} images of the annotations is in {folder}; "
-                f"the first is {annotations.file_names[0]}",
+                none_there(folder, annotations.file_names),
                 "name the folder that their file_name entries start from (data.train_images / data.val_images)",
             )
 
@@ -89,13 +87,17 @@ class CocoSource:
     def num_objects(self, *, with_masks: bool) -> NDArray[np.int64]:
         return self.annotations.num_objects(with_masks=with_masks)
 
+    def __len__(self) -> int:
+        return len(self.annotations)
+
+    def read(self, index: int) -> bytes:
+        """The file's bytes. Raises BadImage."""
+        return image_bytes(self.folder / self.name(index))
+
     def pixels(self, index: int) -> Tensor:
         """Raises BadImage, also if the file's size differs from the annotations, which then belong to another file."""
-        image = open_image((self.folder / self.name(index)).read_bytes())
         height, width = self.sizes[index].tolist()
-        if image.size != (width, height):
-            raise BadImage(f"{image.width}x{image.height} pixels, but its annotations are for {width}x{height}")
-        return pixels_of(decode(image))
+        return read_image(self.read(index), self.reading, (height, width))
 
     def objects(self, index: int, *, with_masks: bool) -> Objects:
         found = self.annotations.objects(index, with_masks=with_masks)
@@ -155,6 +157,9 @@ class DetectionDataset(SplitDataset):
         self.seed = seed
         self.class_names, self.category_ids = source.class_names, source.category_ids
         self.problems = dict(problems or {})
+        self.cautions = list(getattr(source.annotations, "cautions", ()))
+        if not training and not source.num_objects(with_masks=False).any():
+            self.cautions.append("not one object to score: all scores will be empty, and no epoch is the best")
         usable = self._usable()
         self.kept = usable[evenly(len(usable), samples)]
 
@@ -257,6 +262,7 @@ def open_detection_split(
     images: Path | str | None = None,
     annotations: Path | str | None = None,
     need_images: bool = True,
+    reading: Reading = AS_SHOWN,
 ) -> DetectionDataset:
     """A split of `coco` (a known layout under `root`, or the pair `images` and `annotations`) or `scenes`.
 
@@ -274,8 +280,13 @@ def open_detection_split(
         source, problems = ScenesDetection(split, size=image_size, num_samples=samples, materials=materials), {}
     else:
         folder, file = find_coco(root, split, images=images, annotations=annotations, need_images=need_images)
-        read = CocoAnnotations.read(file, masks=with_masks)
-        source, problems = CocoSource(folder, read, need_images=need_images), read.problems
+        read = CocoAnnotations.read(
+            file,
+            masks=with_masks,
+            crowds_are_objects=settings.crowds == "objects",
+            size_of=lambda name: file_size(folder / name, reading),
+        )
+        source, problems = CocoSource(folder, read, need_images=need_images, reading=reading), read.problems
         if with_masks and need_images and not read.has_masks:
             raise UsageError(f"{file} holds no masks, only boxes", "train a box detector: --head retinanet")
     return DetectionDataset(

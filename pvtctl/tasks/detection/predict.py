@@ -98,8 +98,6 @@ def _sides(tested_short: int, tested_long: int, short: int | None, long: int | N
 class DetectionsWriter:
     """`pvtctl predict` with a detector: a picture per image, and one results file."""
 
-    tells_turned = True
-
     def __init__(self, request: PredictionRequest, images: Images, out: Path | None) -> None:
         score = request.options.get("score_threshold")
         self.threshold = DRAW_FROM if score is None else score

@@ -13,7 +13,8 @@ from pycocotools import mask as coco_mask
 MAX_COORDINATE = 1e6
 """Pixels: pycocotools allocates memory for every pixel along a polygon, also outside of the image."""
 
-SegmentFault = Literal["bad_polygon", "bad_mask", "mask_size"]
+SegmentFault = Literal["bad_polygon", "bad_mask", "mask_size", "flat_polygon", "short_polygon"]
+"""Of the last two, something is stored: one polygon that was not in a list of its own, and the parts with an area."""
 
 
 @dataclass
@@ -74,8 +75,9 @@ class SegmentReader:
         self._run_ends = array("q")
 
     def add(self, segmentation: Any, height: int, width: int) -> SegmentFault | None:
-        """Store it, or nothing if it has a fault, which is returned. Empty or missing is no fault."""
-        first_part, first_byte, fault = len(self._part_ends) - 1, len(self._runs), None
+        """Store it, or nothing if it is bad; a fault is returned. Empty or missing is no fault."""
+        first_part, first_byte = len(self._part_ends) - 1, len(self._runs)
+        fault: SegmentFault | None = None
         if isinstance(segmentation, list):
             fault = self._add_polygons(segmentation)
         elif isinstance(segmentation, dict):
@@ -99,20 +101,28 @@ class SegmentReader:
         part = np.searchsorted(segments.part_ends, wrong, "right") - 1
         infinite = np.zeros(len(segments.parts), np.bool_)
         infinite[np.searchsorted(segments.parts[:, 1], part, "right")] = True
+        segments.parts[infinite] = 0
         return segments, infinite
 
     def _add_polygons(self, polygons: list[Any]) -> SegmentFault | None:
+        coordinates, parts = len(self._coordinates), len(self._part_ends)
+        fault: SegmentFault | None = None
+        if polygons and not any(isinstance(polygon, list) for polygon in polygons):
+            polygons, fault = [polygons], "flat_polygon"
         for polygon in polygons:
-            if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
-                return "bad_polygon"
-            before = len(self._coordinates)
+            if isinstance(polygon, list) and len(polygon) < 6 and len(polygon) % 2 == 0:
+                fault = "short_polygon"
+                continue
             try:
+                if not isinstance(polygon, list) or len(polygon) % 2 or len(polygon) < 6:
+                    raise TypeError("not x, y pairs")
                 self._coordinates.extend(polygon)
             except (TypeError, OverflowError):  # a string or list among the numbers, or a number of hundreds of digits
-                del self._coordinates[before:]
+                del self._coordinates[coordinates:]
+                del self._part_ends[parts:]
                 return "bad_polygon"
             self._part_ends.append(len(self._coordinates))
-        return None
+        return fault
 
     def _add_runs(self, rle: dict[str, Any], height: int, width: int) -> SegmentFault | None:
         size, counts = rle.get("size"), rle.get("counts")

@@ -97,8 +97,12 @@ class DetectionSpec(TaskSpec):
 
     def check_data(self, name: str, root: Path | None, data: Data, **options: Any) -> DatasetVerdict:
         from pvtctl.tasks.detection.check import check_coco_data
+        from pvtctl.tasks.reading import reading_of_data
 
-        return check_coco_data(root, **options)
+        crowds_are_objects = data.detection.crowds == "objects"
+        return check_coco_data(
+            root, crowds_are_objects=crowds_are_objects, reading=reading_of_data(data, self), **options
+        )
 
     def list_data(self, name: str, place: Path) -> dict[str, Any]:
         from pvtctl.tasks.detection.coco import count_coco
@@ -196,10 +200,11 @@ class DetectionSpec(TaskSpec):
         from pvtctl.models.structures import Objects
         from pvtctl.tasks.detection.transforms import DetectionTransform
         from pvtctl.tasks.predict import read_pixels
+        from pvtctl.tasks.reading import reading_of
 
         nothing = Objects(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
         transform = DetectionTransform(recipe.data.detection)
-        return transform.train(read_pixels(file)[0], nothing, generator)[0]
+        return transform.train(read_pixels(file, reading_of(recipe))[0], nothing, generator)[0]
 
 
 DETECTION = DetectionSpec()

@@ -7,15 +7,16 @@ from pvtctl.models.dense import DenseModel, build_segmenter
 from pvtctl.recipe.schema import Recipe
 from pvtctl.tasks.base import BuildRequest
 from pvtctl.tasks.dense.build import dense_meta, dense_options, testing_of
-from pvtctl.tasks.from_recipe import loading_of, open_splits, start_model, trained_head, warn_of_memory
+from pvtctl.tasks.from_recipe import loading_of, open_splits, settled, start_model, trained_head, warn_of_memory
 from pvtctl.tasks.segmentation.task import SegmentationTask
 from pvtctl.weights.describe import HeadClasses
 
 
 def build_segmentation(request: BuildRequest) -> SegmentationTask:
     """Model and data of a recipe. Raises UsageError."""
-    recipe, own = request.recipe, request.recipe.data.segmentation
     train, val = open_splits(request)
+    request = settled(request, train, val)
+    recipe, own = request.recipe, request.recipe.data.segmentation
     if train is not None and train.class_names != val.class_names:
         raise UsageError("training and validation data have other classes", "give both the same list of classes")
     head = request.head or trained_head(recipe, val)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pvtctl.data.check import (
+    LABELLED,
     MEANING,
     CheckTable,
     DatasetCheck,
@@ -21,36 +22,44 @@ from pvtctl.data.check import (
     Examinations,
     ImageFiles,
     Severity,
+    compared,
 )
-from pvtctl.data.images import BadImage
+from pvtctl.data.images import AS_SHOWN, BadImage, Reading
 from pvtctl.data.layouts import EXPECTED
 from pvtctl.errors import UsageError
 from pvtctl.models.structures import IGNORE_LABEL
 from pvtctl.tasks.segmentation.class_lists import UNKNOWN, ClassList
 from pvtctl.tasks.segmentation.data import find_classes
-from pvtctl.tasks.segmentation.layouts import MaskPairs, find_mask_pairs, has_split
-from pvtctl.tasks.segmentation.masks import ColourError, read_values, suggestion
+from pvtctl.tasks.segmentation.layouts import MaskPairs, common_affix, find_mask_pairs, has_split
+from pvtctl.tasks.segmentation.masks import BINARY_ADVICE, ColourError, read_values, suggestion
 from pvtctl.tasks.segmentation.settings import SegmentationData
 
-SEGMENTATION_MEANING: Mapping[str, tuple[Severity, str]] = MEANING | {
-    "no_classes": ("error", "nothing says which class a value is"),
-    "outside": ("error", "values that the class list does not have: a run stops at the first such mask"),
-    "colours": ("error", "colour-coded masks whose colours the class list does not have"),
-    "no_labels": ("error", "pixels that are not labels, such as floats: a run stops at the first such mask"),
-    "no_mask": ("error", "images without a mask of their name: a run does not start"),
-    "no_labels_at_all": ("error", "no mask of the split can be used"),
-    "no_image": ("note", "masks without an image of their name: not used"),
-    "bad_mask": ("warning", "masks that cannot be read: skipped in training, left out of scores"),
-    "other_size": ("warning", "image and mask differ in size: skipped in training, left out of scores"),
-    "looks_unlabelled": ("warning", "0 seems to mean unlabelled, and is learned as a class"),
-    "looks_labelled": ("warning", "0 seems to be a class, and is taken for unlabelled: all labels would be off by one"),
-    "looks_binary": ("warning", "masks of 0 and 255: 255 is no class, so that only one is left to learn"),
-    "only_in_val": ("warning", "class with pixels in val alone: never learned"),
-    "only_in_train": ("note", "class with pixels in train alone: has no score"),
-    "label_gap": ("note", "class of the list without a pixel in either split"),
-    "no_class_at_all": ("error", "not one pixel of the split has a class"),
-    "unlabelled": ("note", "not one pixel has a class: nothing is learned from it"),
-}
+SEGMENTATION_MEANING: Mapping[str, tuple[Severity, str]] = (
+    MEANING
+    | LABELLED
+    | {
+        "no_classes": ("error", "nothing says which class a value is"),
+        "outside": ("error", "values that the class list does not have: a run stops at the first such mask"),
+        "colours": ("error", "colour-coded masks whose colours the class list does not have"),
+        "no_labels": ("error", "pixels that are not labels, such as floats: a run stops at the first such mask"),
+        "no_mask": ("error", "images without a mask of their name: a run does not start"),
+        "no_labels_at_all": ("error", "no mask of the split can be used"),
+        "no_image": ("note", "masks without an image of their name: not used"),
+        "bad_mask": ("warning", "masks that cannot be read: skipped in training, left out of scores"),
+        "other_size": ("warning", "image and mask differ in size: skipped in training, left out of scores"),
+        "looks_unlabelled": ("warning", "0 seems to mean unlabelled, and is learned as a class"),
+        "looks_labelled": (
+            "warning",
+            "0 seems to be a class, and is taken for unlabelled: all labels would be off by one",
+        ),
+        "looks_binary": ("warning", "masks of 0 and 255: 255 is no class, so that only one is left to learn"),
+        "only_in_val": ("warning", "class with pixels in val alone: never learned"),
+        "only_in_train": ("note", "class with pixels in train alone: has no score"),
+        "label_gap": ("note", "class of the list without a pixel in either split"),
+        "no_class_at_all": ("error", "not one pixel of the split has a class"),
+        "unlabelled": ("note", "not one pixel has a class: nothing is learned from it"),
+    }
+)
 """kind -> (severity, what it means for a run)."""
 
 _ENOUGH, _DOUBTFUL = 20, 0.1
@@ -134,11 +143,16 @@ class LabelVerdict(DatasetVerdict):
 
 
 def check_segmentation_data(
-    root: Path | str, *, name: str, settings: SegmentationData | None = None, **options: Any
+    root: Path | str,
+    *,
+    name: str,
+    settings: SegmentationData | None = None,
+    reading: Reading = AS_SHOWN,
+    **options: Any,
 ) -> LabelVerdict:
     """Check the pairs, sizes and values of a set: `ade20k`, `pascal_context`, `cityscapes` or `masks`.
 
-    `settings` are a recipe's `data.segmentation`; `options`: see `DatasetCheck`.
+    `settings` are a recipe's `data.segmentation`, `reading` follows its `data.exif`; `options`: see `DatasetCheck`.
     Raises UsageError when there is no such folder.
     """
     root = Path(root)
@@ -161,8 +175,10 @@ def check_segmentation_data(
         for kind, names in (("no_mask", found.without_mask), ("no_image", found.without_image)):
             for each in names:
                 check.add(kind, split, each)
+        if not found.images and (affix := common_affix(found.without_mask, found.without_image)):
+            advice.append(f"the masks are called {affix}: rename them, or the images, so that both have one name")
         seen: list[_Seen] = []
-        check.examine(split, found.images, partial(_Masks, found, classes), note=seen.append)
+        check.examine(split, found.images, partial(_Masks, found, classes, reading), note=seen.append)
         check.images[split] += len(found.without_mask)
         figures[split] = _figures(seen, classes)
         _judge_files(seen, found, split, classes, check)
@@ -183,28 +199,27 @@ def check_segmentation_data(
 class _Masks(Examinations):
     """Reads each picked image with its mask."""
 
-    def __init__(self, pairs: MaskPairs, classes: ClassList | None, picks: NDArray[np.int64]) -> None:
+    def __init__(self, pairs: MaskPairs, classes: ClassList | None, reading: Reading, picks: NDArray[np.int64]) -> None:
         super().__init__(ImageFiles(pairs.image_folder, pairs.images), picks)
-        self.pairs, self.classes = pairs, classes
+        self.pairs, self.classes, self.reading = pairs, classes, reading
 
     def __getitem__(self, at: int) -> _Seen:
         image = super().__getitem__(at)
         path = self.pairs.mask_folder / self.pairs.masks[image.index]
-        values, kinds, detail = None, image.kinds, image.detail
+        values = None
         try:
             found = read_values(path, self.classes)
         except ColourError as error:
-            kinds, detail = (*kinds, "colours"), error.message
+            image = replace(image, kinds=(*image.kinds, "colours"), detail=error.message)
         except UsageError as error:
-            kinds, detail = (*kinds, "no_labels"), error.message
+            image = replace(image, kinds=(*image.kinds, "no_labels"), detail=error.message)
         except (BadImage, OSError) as error:
-            kinds, detail = (*kinds, "bad_mask"), f"mask: {error}"
+            image = replace(image, kinds=(*image.kinds, "bad_mask"), detail=f"mask: {error}")
         else:
             values = _counted(found)
-            if image.size is not None and found.shape != image.size:
-                kinds = (*kinds, "other_size")
-                detail = f"{image.size[1]}x{image.size[0]}, its mask {found.shape[1]}x{found.shape[0]}"
-        return _Seen(image.index, image.digest, kinds, detail, image.size, values)
+            height, width = found.shape
+            image = compared(image, (height, width), self.reading, f"its mask {width}x{height}")
+        return _Seen(**vars(image), values=values)
 
 
 def _counted(values: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -296,7 +311,7 @@ def _judge_ends(
         values = found.images_with
         if set(values) == {0, IGNORE_LABEL} and IGNORE_LABEL not in classes.values:
             check.add("looks_binary", split, f"all {found.images} masks examined")
-            advice.append("if 255 is a class, write its number into classes.txt: `0 background` and `255 object`")
+            advice.append(f"{BINARY_ADVICE[0].lower()}{BINARY_ADVICE[1:]}")
         elif 0 in classes.values and 0 in values and list(found.outside) == [last + 1]:
             check.add("looks_unlabelled", split, f"values go from 0 to {last + 1}, for {len(classes.names)} classes")
         elif (

@@ -71,8 +71,22 @@ def require_pairs(pairs: MaskPairs) -> MaskPairs:
         hint = "text files are boxes: `pvtctl data convert FOLDER --from yolo --to NEW`" if is_yolo else _CHECK_HINT
         if not pairs.images and any(next(pairs.mask_folder.rglob(f"*{end}"), None) for end in (".jpg", ".jpeg")):
             hint = "JPEG changes the values of labels, so no mask is one: write the masks anew as PNG"
+        if not pairs.images and (affix := common_affix(lost, pairs.without_image)):
+            hint = f"the masks are called {affix}: rename them, or the images, so that both have one name"
         raise UsageError(f"{of} have no mask in {pairs.mask_folder}: {which}", hint)
     return pairs
+
+
+def common_affix(images: list[str], masks: list[str]) -> str | None:
+    """`NAME_mask` if all masks are called so, with something before or after the names of images."""
+    names, masked = (sorted(path.rsplit(".", 1)[0] for path in each) for each in (images, masks))
+    if len(names) != len(masked):
+        return None
+    found = set()
+    for name, mask in zip(names, masked, strict=True):
+        before, match, after = mask.partition(name)
+        found.add(f"{before}NAME{after}" if match else None)
+    return found.pop() if len(found) == 1 else None
 
 
 def has_split(name: str, root: Path, split: str) -> bool:

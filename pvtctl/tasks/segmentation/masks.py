@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pvtctl.data.images import BadImage, open_image
+from pvtctl.data.images import BadImage, image_bytes, open_image
 from pvtctl.errors import UsageError
 from pvtctl.models.structures import IGNORE_LABEL
 from pvtctl.tasks.segmentation.class_lists import CLASS_LIST_HINT, UNKNOWN, ClassList
@@ -24,6 +24,9 @@ _INDEX_MODES = ("1", "L", "P", "I", "I;16", "I;16L", "I;16B", "I;16N")
 _COLOUR_MODES = ("RGB", "RGBA", "LA", "PA")
 
 
+BINARY_ADVICE = "If 255 is a class, write its number into classes.txt: `0 background` and `255 object`"
+
+
 class ColourError(UsageError):
     """Colours that no class has."""
 
@@ -34,7 +37,7 @@ def read_values(path: Path, classes: ClassList | None = None) -> Values:
     Colours become the values of the classes that list them; if none are listed, colour-coded masks are not accepted.
     Raises BadImage if it is not an image, OSError, ColourError, and UsageError for unsupported pixel formats.
     """
-    image = open_image(path.read_bytes())
+    image = open_image(image_bytes(path))
     try:
         image.load()
     except Exception as error:  # PIL's plugins raise whatever broken data leads them to
@@ -45,6 +48,12 @@ def read_values(path: Path, classes: ClassList | None = None) -> Values:
     if image.mode not in _COLOUR_MODES:
         raise UsageError(f"{path}: pixels of the kind {image.mode} are not labels", "masks are 8- or 16-bit PNG files")
     if classes is None or classes.palette is None:
+        colours = np.asarray(image.convert("RGB"))
+        if (colours == colours[:, :, :1]).all():
+            raise ColourError(
+                f"{path} is a label map saved in colour ({image.mode}): its three channels are equal",
+                "save one channel: Image.open(mask).getchannel(0).save(mask)",
+            )
         raise ColourError(
             f"{path} is a colour-coded mask ({image.mode}), and the class list has no colours",
             f"name each class's colour in classes.txt ({CLASS_LIST_HINT}), or save masks of one channel",

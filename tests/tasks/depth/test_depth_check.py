@@ -152,9 +152,13 @@ def test_files_that_are_no_depth_or_do_not_fit(root: Path) -> None:
         ("no_depth_at_all", "val"): 1,
         ("other_size", "val"): 1,
         ("unreadable", "val"): 1,
+        ("nothing_readable", "val"): 1,
         ("without_image", "val"): 1,
     }
-    assert example(verdict, "bad_depth") == ("0.png: 8-bit grey: depth needs one channel of 16-bit integers or floats")
+    assert example(verdict, "bad_depth") == (
+        "0.png: 8-bit grey: depth needs one channel of 16-bit integers or floats "
+        "(steps this coarse are not read; write the values as 16 bits and say data.depth.scale)"
+    )
     assert example(verdict, "other_size") == "0.png: 60x40, its depth 60x20"
 
 

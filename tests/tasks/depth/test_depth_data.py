@@ -179,7 +179,7 @@ def test_kb_crop_takes_the_bottom_middle_of_both(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("told", "says"),
     [
-        ("{", "cannot be read"),
+        ("{", "depth.json is not JSON"),
         ("[]", "is not an object"),
         ('{"skale": 1}', "is not an object"),
         ('{"scale": "1000"}', "must be a number"),

@@ -88,9 +88,10 @@ def test_files(root: Path) -> None:
         ("other_size", "val"): 1,
         ("unreadable", "val"): 1,
         ("not_listed", "val"): 1,
+        ("nothing_readable", "val"): 1,
     }
     verdict = check_coco_data(root)
-    assert (verdict.verdict, verdict.examined["val"]) == ("warnings", 2)
+    assert (verdict.verdict, verdict.examined["val"]) == ("unusable", 2)
     [problem] = [each for each in verdict.problems if each.kind == "other_size"]
     assert problem.examples == [f"{second.name}: 50x40, annotations for 96x64"]
     shutil.rmtree(root / "val2017")
@@ -113,7 +114,7 @@ def test_boxes_and_masks(root: Path, edit: Edit) -> None:
         annotations = document["annotations"]
         annotations[0]["bbox"] = [1, 1, 0, 5]
         annotations[1]["bbox"] = [500, 1, 5, 5]
-        annotations[2]["segmentation"] = [[1, 1, 2, 2]]
+        annotations[2]["segmentation"] = [[1, 1, 2, 2, 3]]
         annotations[3]["segmentation"]["size"] = [10, 10]
         annotations[4]["bbox"] = [1, 1, -3, 5]
         annotations[5]["image_id"] = 999
@@ -177,7 +178,10 @@ def test_a_large_set_is_sampled_unless_full(root: Path, monkeypatch: pytest.Monk
 def test_the_real_sets(shared: Path) -> None:
     for name, images in (("coco_tiny", 80), ("bccd", 205), ("nuclei", 100)):
         verdict = check_coco_data(shared / "data" / name)
-        assert verdict.verdict == "ok", verdict.problems
+        told = [(each.kind, each.examples) for each in verdict.problems if each.severity != "note"]
+        # two pictures of one place on the slide, in train and in val
+        near = [("near_equal", ["BloodImage_00037.jpg ~ train/BloodImage_00038.jpg"])] if name == "bccd" else []
+        assert told == near
         assert verdict.images["train"] == images
 
 
