@@ -16,9 +16,11 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pvtctl.errors import PvtctlError, UsageError
 from pvtctl.io.files import atomic_path, user_folder, write_text
+from pvtctl.io.foreign import BadFile, read_json
 from pvtctl.models import registry
 
 COPIES = "modules"
@@ -162,10 +164,10 @@ def require(stated: object, beside: Path, log: Callable[[str], None] | None = No
 
 def require_for_run(folder: Path, log: Callable[[str], None] | None = None) -> None:
     """`require` the files stated in a run directory's run.json, if there is one. Raises UsageError."""
-    with suppress(OSError, ValueError):
-        info = json.loads((folder / "run.json").read_text("utf-8"))
-        if isinstance(info, dict):
-            require(info.get("modules"), folder, log)
+    info: dict[str, Any] = {}
+    with suppress(BadFile):  # reported by what needs more of it
+        info = read_json(folder / "run.json", dict)
+    require(info.get("modules"), folder, log)
 
 
 def file_name(path: str) -> str:
@@ -186,10 +188,9 @@ def _state_file() -> Path:
 
 def _trusted() -> dict[str, str]:
     """Hash -> path of every file this user has named."""
-    with suppress(OSError, ValueError):
-        found = json.loads(_state_file().read_text("utf-8"))
-        if isinstance(found, dict):
-            return found
+    with suppress(BadFile):
+        found: dict[str, str] = read_json(_state_file(), dict)
+        return found
     return {}
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from pvtctl.errors import UsageError
+from pvtctl.io.foreign import parse_json
 from pvtctl.models.backbones.base import Backbone
 from pvtctl.models.backbones.build import as_backbone, build_classifier
 from pvtctl.models.dense import DenseModel, build_depth_model, build_segmenter
@@ -89,7 +89,7 @@ def build_own(backbone: str, head: str, num_classes: int | None, options: str) -
     `options` is a JSON object: `backbone` as for `build_backbone`, `head` as for the head's builder (detectors also
     `conventions`), and `scale_shift` of a depth model. Raises UsageError for options that do not fit.
     """
-    given: dict[str, Any] = json.loads(options)
+    given: dict[str, Any] = parse_json(options, "the options", dict)
     body, top = given.get("backbone", {}), given.get("head", {})
     if head == "classifier":
         return build_classifier(backbone, num_classes=num_classes or 1000, **body).eval()

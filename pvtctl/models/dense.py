@@ -70,10 +70,15 @@ class DenseModel(nn.Module):
         A map with aligned corners is resized to the image first, and from there by pixel centres, as the image was resized
         from its file: in one step, pixels near the border would be misplaced by up to half a pixel.
         """
+        return self._resized(self.on_image(out, image), image if size is None else size, align_corners=False)
+
+    def on_image(self, out: Tensor, image: ImageSize) -> Tensor:
+        """A map of `forward` that covers images of `image` without padding and by pixel centres: the first step of
+        `at_size`."""
         padded = self.padded(image)
         if padded != image or self.head.align_corners:
             out = self._resized(out, padded, self.head.align_corners)[:, :, : image[0], : image[1]]
-        return self._resized(out, image if size is None else size, align_corners=False)
+        return out
 
     def _resized(self, out: Tensor, size: ImageSize, align_corners: bool) -> Tensor:
         if (out.shape[2], out.shape[3]) == tuple(size):

@@ -16,6 +16,8 @@ from pvtctl.errors import UsageError
 from pvtctl.io.plain_yaml import PLAIN_TAGS, compose, plain_scalar
 
 MAX_BYTES = 1 << 20
+MAX_KEYS = 3000
+"""Of a file: each that is unknown is compared with all that are known."""
 
 KeyPath = tuple[str, ...]
 
@@ -73,6 +75,8 @@ def parse_yaml(text: str, shown: str) -> Document:
     if not isinstance(node, yaml.MappingNode):
         raise UsageError(f"{shown}:{node.start_mark.line + 1}: expected `key: value` lines")
     document.data = _Values(document, shown).of(node, ())
+    if len(document.marks) > MAX_KEYS:
+        raise UsageError(f"{shown} has {len(document.marks):,} keys, more than {MAX_KEYS:,}", "is this a recipe?")
     return document
 
 

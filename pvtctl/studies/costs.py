@@ -21,6 +21,7 @@ from pvtctl.cost.counting import count, count_model
 from pvtctl.cost.memory import GIB, estimate_memory, memory_at_hand
 from pvtctl.errors import PvtctlError
 from pvtctl.io.files import write_text
+from pvtctl.io.foreign import BadFile, foreign, read_json
 from pvtctl.latency.machine import describe_machine
 from pvtctl.latency.measure import Case
 from pvtctl.models.layers.shapes import without_values
@@ -264,8 +265,8 @@ class _Kept:
         machine = {key: value for key, value in machine.items() if isinstance(value, str | int | float | None)}
         self._where = machine | {"threads": torch.get_num_threads(), "repeats": REPEATS, "warmup": WARMUP}
         self.known: dict[str, CaseTiming] = {}
-        with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
-            held = json.loads(file.read_text("utf-8"))
+        with contextlib.suppress(BadFile), foreign(file):  # measured again then
+            held = read_json(file, dict)
             if held["where"] == self._where:
                 self.known = {name: CaseTiming(**timing) for name, timing in held["times"].items()}
 

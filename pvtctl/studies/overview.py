@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pvtctl.io.foreign import BadFile, read_json
 from pvtctl.recipe.load import load_recipe
 from pvtctl.recipe.schema import Paper
 from pvtctl.studies.plan import DEFAULT_PROFILE, read_study, study_names
@@ -75,11 +76,9 @@ def _runs(folder: Path) -> list[dict[str, Any]]:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    try:
-        info = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return info if isinstance(info, dict) else {}
+    with suppress(BadFile):
+        return dict(read_json(file, dict))
+    return {}
 
 
 def _seconds(info: dict[str, Any]) -> float | None:

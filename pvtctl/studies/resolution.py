@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pvtctl.errors import PvtctlError
 from pvtctl.io.files import write_text
+from pvtctl.io.foreign import BadFile, foreign, read_json
 from pvtctl.studies.results import Attempt, RowResult
 
 FIGURE = "resolution_loss"
@@ -26,8 +27,8 @@ def with_resolution_loss(
     """
     file = out / "resolution.json"
     kept: dict[str, float] = {}
-    with suppress(OSError, ValueError, TypeError, AttributeError):
-        kept = {str(key): float(value) for key, value in json.loads(file.read_text("utf-8")).items()}
+    with suppress(BadFile), foreign(file):  # tested again then
+        kept = {str(key): float(value) for key, value in read_json(file, dict).items()}
     result = []
     for row in rows:
         losses = []

@@ -24,6 +24,7 @@ from pvtctl.engine.run import FREE_KEYS, check_recipe, in_use, read_info, read_r
 from pvtctl.engine.stop import StopRequests, stopped_by
 from pvtctl.errors import ExitCode, UsageError
 from pvtctl.io.files import write_text
+from pvtctl.io.foreign import BadFile, parse_json, read_json
 from pvtctl.recipe.load import keys_of_other_heads
 from pvtctl.runs.read_run import images_a_step, read_starts
 from pvtctl.studies.plan import Run, StudyPlan
@@ -79,10 +80,9 @@ def log_file(run: Run) -> Path:
 
 
 def _reason(failure: Path) -> str:
-    try:
-        return str(json.loads(failure.read_text("utf-8"))["reason"])
-    except (ValueError, KeyError, TypeError):
-        return "unknown"
+    with suppress(BadFile):
+        return str(read_json(failure, dict).get("reason", "unknown"))
+    return "unknown"
 
 
 def _info(run: Run) -> dict[str, Any]:
@@ -310,9 +310,10 @@ def _score_line(run: Run) -> str:
 
 
 def _last_metrics(file: Path) -> dict[str, Any]:
-    for line in reversed(file.read_text("utf-8").splitlines()[-3:] if file.is_file() else []):
-        with suppress(ValueError):  # being written
-            return dict(json.loads(line))
+    lines = file.read_text("utf-8", errors="replace").splitlines()[-3:] if file.is_file() else []
+    for line in reversed(lines):
+        with suppress(BadFile):  # being written
+            return dict(parse_json(line, file, dict))
     return {}
 
 

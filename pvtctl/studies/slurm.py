@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,6 +41,11 @@ def write_jobs(
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} exists", "name a new folder for the job files")
+    for option in options:
+        if not option.strip() or not option.isprintable():
+            raise UsageError(f"--sbatch {option!r} is not one line", "one option each, as --sbatch=--gres=gpu:8")
+    if not re.fullmatch(r"[^\x00-\x1f\x7f'\"\\]+", str(folder.absolute())):
+        raise UsageError(f"{folder} has characters that Slurm's headers cannot hold", "choose another --slurm")
     header = "\n".join(f"#SBATCH {option}" for option in options)
     here = Path.cwd()
     lines = ["#!/bin/bash", "# Submits the study's jobs to Slurm, each after the one that it needs.", "set -e"]
@@ -63,8 +69,9 @@ def write_jobs(
 
 def _write_job(folder: Path, label: str, plan: StudyPlan, command: Sequence[str], header: str, here: Path) -> Path:
     text = _JOB.format(
-        name=f"{plan.study}-{label}",
-        log=folder.absolute() / f"{label}.log",
+        name=re.sub(r"[^\w.+-]", "-", f"{plan.study}-{label}"),
+        # sbatch splits its lines at spaces, takes quotes, and replaces `%j` in names of files
+        log='"' + str(folder.absolute() / f"{label}.log").replace("%", "%%") + '"',
         options=header,
         folder=shlex.quote(str(here)),
         command=shlex.join(command),

@@ -62,6 +62,8 @@ def find_images(words: Sequence[str]) -> Images:
 
 
 def _images_of(word: str) -> list[Path]:
+    if not word.strip():  # a variable that is not set; "" would be the working folder
+        raise UsageError("an empty name for an image", "name images, a folder of them, or a pattern")
     path = Path(word).expanduser()
     if path.is_file():
         return [path]

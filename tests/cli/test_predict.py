@@ -211,6 +211,8 @@ def test_a_classifier_names_five_classes(cli: Cli, photos: Path, tmp_path: Path)
     [
         (["photos"], 2, "predict needs --weights"),
         (["nowhere", "--weights", "W"], 2, "no file or folder nowhere"),
+        (["", "--weights", "W"], 2, "an empty name for an image"),
+        ([" ", "--weights", "W"], 2, "an empty name for an image"),
         (["empty", "--weights", "W"], 2, "no image in the folder empty"),
         (["photos", "--weights", "missing.safetensors"], 2, "missing.safetensors"),
         (["photos", "--weights", "W", "--out", "photos"], 2, "--out photos is there already"),

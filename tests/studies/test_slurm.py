@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -68,6 +69,31 @@ def test_headers_hold_the_options(tmp_path: Path) -> None:
         text = file.read_text()
         assert text.startswith("#!/bin/bash\n#SBATCH")
         assert "#SBATCH --gres=gpu:8\n#SBATCH --time=8:00:00\n" in text
+
+
+def test_names_with_spaces_stay_in_their_header(tmp_path: Path) -> None:
+    recipe = tmp_path / "my study.yaml"
+    recipe.write_text("base: small_photos\nrows:\n  a: {model: {backbone: {name: pvt_v2_b0}}}\n")
+    plan = StudyRequest(str(recipe), tmp_path / "out", profile="smoke").plan()
+    files = write_jobs(plan, tmp_path / "two words 100%", arguments=[], report=[], options=["--comment=two words"])
+    for file in files[:-1]:
+        header = [line for line in file.read_text().splitlines() if line.startswith("#SBATCH")]
+        assert re.fullmatch(r"#SBATCH --job-name=my-study-[\w.-]+", header[0])
+        assert header[1] == f'#SBATCH --output="{file.parent}/{file.stem}.log"'.replace("%", "%%")
+
+
+@pytest.mark.parametrize("option", ["--time=1\nrm -rf x", "--time=1\rx", "", " ", "--a\x1b[2J", "--a\u2028b"])
+def test_an_option_is_one_line(tmp_path: Path, option: str) -> None:
+    plan = StudyRequest("gcnet", tmp_path / "out", profile="smoke").plan()
+    with pytest.raises(UsageError, match="--sbatch"):
+        write_jobs(plan, tmp_path / "jobs", arguments=[], report=[], options=[option])
+
+
+@pytest.mark.parametrize("name", ["a\nb", 'a"b', "a'b", "a\\b"])
+def test_folders_that_a_header_cannot_hold(tmp_path: Path, name: str) -> None:
+    plan = StudyRequest("gcnet", tmp_path / "out", profile="smoke").plan()
+    with pytest.raises(UsageError, match="headers cannot hold"):
+        write_jobs(plan, tmp_path / name, arguments=[], report=[])
 
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from pvtctl.cli.pretrain import differences_line, one_voice, say_skipped
 from pvtctl.errors import UsageError
 from pvtctl.io.console import say
 from pvtctl.io.files import require_place
+from pvtctl.io.foreign import BadFile, foreign, read_json
 from pvtctl.runs.paths import runs_root
 
 if TYPE_CHECKING:
@@ -207,12 +208,9 @@ def _check_ids(results: Path, truth: CocoAnnotations) -> None:
     numbered = results.parent / "images.json"
     if results.name != "detections.json" or not numbered.is_file():
         return
-    try:
-        theirs = {
-            int(one["id"]): Path(one["file_name"]).name for one in json.loads(numbered.read_text("utf-8"))["images"]
-        }
-    except (ValueError, KeyError, TypeError):  # not a file written by predict
-        return
+    theirs: dict[int, str] = {}
+    with suppress(BadFile), foreign(numbered):  # if it is not a file written by predict
+        theirs = {int(one["id"]): Path(one["file_name"]).name for one in read_json(numbered, dict)["images"]}
     ours = {int(number): Path(name).name for number, name in zip(truth.image_ids, truth.file_names, strict=True)}
     for number, name in theirs.items():
         if number in ours and ours[number] != name:

@@ -68,7 +68,9 @@ def _starts(side: int, window: int, stride: int) -> list[int]:
 
 
 CLASSES_AT_ONCE = 16
-"""Number of classes whose logits are resized to the image at a time."""
+"""Number of classes whose logits are resized to the image at a time, if no more than VALUES_AT_ONCE result."""
+VALUES_AT_ONCE = 1 << 25
+"""Values held at a time at the size of a large image: 128 MiB as 32-bit floats."""
 FARTHEST = 1e-6
 """Smallest inverse depth in 1/m that is converted to metres."""
 
@@ -102,15 +104,39 @@ class DenseInference:
 
     def predict_tta(self, network: nn.Module, views: Iterable[tuple[Tensor, bool]], original: ImageSize) -> Tensor:
         """Views (3, h, w) of one image, each with whether it is mirrored -> one map (H, W) from their mean."""
+        maps = [(*self._raw(network, image[None]), mirrored) for image, mirrored in views]
+        height, width = original
+        values = maps[0][0].shape[1] * width  # of a row
+        if values * height <= 4 * VALUES_AT_ONCE or not self._in_bands:
+            return self._mean(maps, lambda out, size: self._at(out.float(), size, original))
+        found, rows = [], max(1, VALUES_AT_ONCE // values)
+        for top in range(0, height, rows):
+            band = (top, min(top + rows, height))
+            found.append(self._mean(maps, lambda out, size, band=band: self._band(out.float(), size, original, band)))
+        return torch.cat(found)
+
+    def _mean(
+        self, maps: Sequence[tuple[Tensor, ImageSize, bool]], at: Callable[[Tensor, ImageSize], Tensor]
+    ) -> Tensor:
+        """The prediction (H, W) from the mean of the maps of all views, which `at` resizes."""
         total: Tensor | None = None
-        count = 0
-        for image, mirrored in views:
-            out, size = self._raw(network, image[None])
-            view = self._view(self._at(out.float(), size, original))
+        for out, size, mirrored in maps:
+            view = self._view(at(out, size))
             view = view.flip(-1) if mirrored else view
-            total, count = (view if total is None else total.add_(view)), count + 1
+            total = view if total is None else total.add_(view)
         assert total is not None
-        return self._from_mean(total / count)
+        return self._from_mean(total / len(maps))
+
+    @property
+    def _in_bands(self) -> bool:
+        """Whether `_band` can replace `_at`."""
+        return self.window is not None or self.model.head.upsampling == "bilinear"
+
+    def _band(self, out: Tensor, size: ImageSize, original: ImageSize, band: tuple[int, int]) -> Tensor:
+        """Rows `band` (first, end) of `_at`, without the others: equal up to rounding."""
+        if self.window is None:
+            out = self.model.on_image(out, size)
+        return rows_of_resized(out, original, *band)
 
     def _raw(self, network: nn.Module, images: Tensor) -> tuple[Tensor, ImageSize]:
         """The network's map and the size of its images."""
@@ -146,20 +172,23 @@ class LabelInference(DenseInference):
         self.relabel = relabel
 
     def _answer(self, out: Tensor, size: ImageSize, original: ImageSize) -> Tensor:
-        """Resizes only a few classes at a time to the original size."""
-        best: Tensor | None = None
-        labels: Tensor | None = None
-        for first in range(0, out.shape[1], CLASSES_AT_ONCE):
-            part = self._at(out[:, first : first + CLASSES_AT_ONCE].float(), size, original)[0]
-            score, label = part.max(0)
-            if best is None or labels is None:
-                best, labels = score, label
-                continue
+        """Resizes only a few classes at a time to the original size; fewer for large images."""
+        step = max(1, min(CLASSES_AT_ONCE, VALUES_AT_ONCE // (original[0] * original[1])))
+        best, labels = self._best(out[:, :step], size, original)
+        for first in range(step, out.shape[1], step):
+            score, label = self._best(out[:, first : first + step], size, original)
             better = score > best
-            best = torch.where(better, score, best)
-            labels = torch.where(better, label + first, labels)
-        assert labels is not None
+            torch.where(better, score, best, out=best)
+            torch.where(better, label.add_(first), labels, out=labels)
         return self._relabelled(labels)
+
+    def _best(self, out: Tensor, size: ImageSize, original: ImageSize) -> tuple[Tensor, Tensor]:
+        """(highest value, its class) of each pixel, float32 and int32 (H, W)."""
+        part = self._at(out.float(), size, original)[0]
+        if len(part) == 1:
+            return part[0], torch.zeros_like(part[0], dtype=torch.int32)
+        score, label = part.max(0)
+        return score, label.to(torch.int32)
 
     def _view(self, out: Tensor) -> Tensor:
         return out.softmax(1)[0]
@@ -168,7 +197,9 @@ class LabelInference(DenseInference):
         return self._relabelled(mean.argmax(0))
 
     def _relabelled(self, labels: Tensor) -> Tensor:
-        return labels.to(torch.uint8) if self.relabel is None else self.relabel.to(labels.device)[labels]
+        if self.relabel is None:
+            return labels.to(torch.uint8)
+        return self.relabel.to(labels.device).index_select(0, labels.flatten().int()).view(labels.shape)
 
 
 class DepthInference(DenseInference):
@@ -184,6 +215,24 @@ class DepthInference(DenseInference):
         if self.model.scale_shift is None:
             return mean.clamp(min=0)  # bicubic resizing may dip below
         return to_metres(mean, self.model.scale_shift)
+
+
+def rows_of_resized(maps: Tensor, size: ImageSize, top: int, bottom: int) -> Tensor:
+    """Rows `top` to `bottom` of `F.interpolate(maps, size, mode="bilinear")` of maps (B, K, h, w), without the others.
+
+    Equal up to rounding: rows are weighted after the columns here too, in 32-bit floats.
+    """
+    height = maps.shape[2]
+    places = (torch.arange(top, bottom, device=maps.device, dtype=torch.float32) + 0.5) * (height / size[0]) - 0.5
+    places = places.clamp(0, height - 1)
+    upper = places.floor().long()
+    first, last = int(upper[0]), min(int(upper[-1]) + 1, height - 1)
+    near = F.interpolate(
+        maps[:, :, first : last + 1], (last + 1 - first, size[1]), mode="bilinear", align_corners=False
+    )
+    weight = (places - upper)[:, None]
+    lower = (upper + 1).clamp(max=height - 1)
+    return near[:, :, upper - first] * (1 - weight) + near[:, :, lower - first] * weight
 
 
 def to_metres(inverse: Tensor, scale_shift: tuple[float, float]) -> Tensor:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -96,7 +97,7 @@ class LabelsWriter(MapsWriter):
     def summary(self, found: NDArray[Any]) -> dict[str, Any]:
         """Shares of the classes."""
         names = self.predictor.class_names
-        counts = np.bincount(found.ravel(), minlength=len(names))
+        counts = torch.from_numpy(found).flatten().bincount(minlength=len(names)).numpy()
         shares = {names[label]: round(float(counts[label] / found.size), 5) for label in np.argsort(-counts)}
         return {"classes": {name: share for name, share in shares.items() if share}}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from pvtctl.tasks.dense.inference import (
     DepthInference,
     LabelInference,
     Window,
+    rows_of_resized,
     to_metres,
 )
 
@@ -63,6 +65,44 @@ def test_labels_are_the_argmax_of_upsampled_logits(num_classes: int) -> None:
         assert found[at].dtype == torch.uint8
         assert found[at].equal(expected.to(torch.uint8))
     assert len(found[0].unique()) > 1
+
+
+@pytest.mark.parametrize("values", [1, 23 * 31, 3 * 23 * 31, 10**9])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@torch.no_grad()
+def test_large_images_have_the_same_labels(
+    monkeypatch: pytest.MonkeyPatch, values: int, layout: torch.memory_format
+) -> None:
+    """Fewer classes at a time: equal to the bit."""
+    model, images = model_of(37), images_of(1, 3, 10, 15)
+    whole = LabelInference(model).predict_batch(model, images, [(23, 31)])[0]
+    monkeypatch.setattr("pvtctl.tasks.dense.inference.VALUES_AT_ONCE", values)
+    found = LabelInference(model).predict_batch(
+        lambda part: model(part).contiguous(memory_format=layout), images, [(23, 31)]
+    )[0]
+    assert found.equal(whole)
+
+
+@pytest.mark.parametrize("window", [None, Window((8, 8), (4, 4))])
+@torch.no_grad()
+def test_views_of_large_images_are_averaged_in_bands(monkeypatch: pytest.MonkeyPatch, window: Window | None) -> None:
+    model, image, original = model_of(5), images_of(3, 16, 20), (61, 47)
+    views = [(image, False), (image.flip(-1), True), (image[:, :12], False)]
+    whole = LabelInference(model, window).predict_tta(model, views, original)
+    monkeypatch.setattr("pvtctl.tasks.dense.inference.VALUES_AT_ONCE", 47 * 5 * 7)
+    assert LabelInference(model, window).predict_tta(model, views, original).equal(whole)
+    assert len(whole.unique()) == 5
+
+
+@pytest.mark.parametrize(
+    ("inside", "size"), [((5, 7), (23, 40)), ((9, 6), (9, 6)), ((40, 30), (13, 50)), ((1, 1), (4, 3))]
+)
+def test_rows_of_a_resized_map(inside: tuple[int, int], size: tuple[int, int]) -> None:
+    maps = images_of(2, 3, *inside)
+    whole = F.interpolate(maps, size, mode="bilinear", align_corners=False)
+    edges = [0, 1, size[0] // 2, size[0]]
+    parts = [rows_of_resized(maps, size, top, bottom) for top, bottom in pairwise(edges) if top < bottom]
+    torch.testing.assert_close(torch.cat(parts, 2), whole, rtol=0, atol=1e-6)
 
 
 @torch.no_grad()

@@ -128,6 +128,20 @@ BAD = {
     "short box": (json.dumps([entry(bbox=[1, 2, 3])]), "entry 0 of .* is not a detection"),
     "words": (json.dumps([entry(score="high")]), "entry 0 of .* is not a detection"),
     "no entries": ("[1, 2]", "entry 0 of .* is not a detection"),
+    "image without end": (
+        '[{"image_id": 1e999, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 1}]',
+        "is not a detection",
+    ),
+    "image too large": (json.dumps([entry(image_id=10**30)]), "entry 0 of .* is not a detection"),
+    "category too large": (json.dumps([entry(category_id=-(2**63))]), "entry 0 of .* is not a detection"),
+    "score of 400 digits": (json.dumps([entry(score=10**400)]), "entry 0 of .* is not a detection"),
+    "box of 400 digits": (json.dumps([entry(bbox=[1, 2, 3, 10**400])]), "entry 0 of .* is not a detection"),
+    "number of 5,000 digits": ('[{"image_id": ' + "9" * 5000 + "}]", "is damaged"),
+    "deep": ("[" * 100_000 + "]" * 100_000, "is nested too deep"),
+    "deep entry": ('[{"image_id": 5, "bbox": ' + "[" * 100_000 + "]" * 100_000 + "}]", "is nested too deep"),
+    "deep objects": ('[{"image_id": ' * 50_000 + "1" + "}]" * 50_000, "is nested too deep"),
+    "escapes": (json.dumps(["\x1b[2J"]), r"entry 0 of .* \\x1b"),
+    "long": (json.dumps(["x" * 100_000]), "entry 0 of .* is not a detection"),
     "unknown images": (
         json.dumps([entry(image_id=at) for at in (5, 77, 71, 72, 73, 74, 75, 76)]),
         "images that the annotations do not have: 71, 72, 73, 74, 75 and 2 more",
@@ -157,5 +171,5 @@ def test_bad_files_are_refused_in_one_line(tmp_path: Path, name: str) -> None:
 
 def test_no_file(tmp_path: Path) -> None:
     for path in (tmp_path / "absent.json", tmp_path):
-        with pytest.raises(UsageError, match="cannot be read"):
+        with pytest.raises(UsageError, match=r"cannot be read|is a folder"):
             read_results(path, TRUTH, IDS)

@@ -87,7 +87,7 @@ def _layout(data: bytes, start: int, end: int) -> _Layout | None:
     try:
         text = data[start : start + (1 << 20)].decode("ascii")
         entry, length = json.JSONDecoder().raw_decode(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     after = re.match(rb"\s*,\s*(?=\{)", data[start + length : end][:64])
     if after is None and start + length != end:

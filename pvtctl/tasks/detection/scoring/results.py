@@ -18,6 +18,8 @@ from pycocotools import mask as rle
 
 from pvtctl.errors import UsageError
 from pvtctl.io.files import atomic_path
+from pvtctl.io.foreign import BadFile, foreign, parse_json, read_foreign
+from pvtctl.io.names import shown
 from pvtctl.tasks.detection.metric import DetectionMetric
 from pvtctl.tasks.detection.scoring.columns import Columns, counts_of
 from pvtctl.tasks.detection.scoring.fast_json import ParsedResults, read_table
@@ -107,34 +109,30 @@ def score_results(
 
 
 def _table(path: Path) -> ParsedResults:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"results file {path} cannot be read: {error.strerror or error}", _FORMAT) from error
-    table = read_table(data)
-    return _slow_table(path, data) if table is None else table
+    data = read_foreign(path, most=None, hint=_FORMAT)
+    with foreign(path, _FORMAT):
+        table = read_table(data)
+        return _slow_table(path, data) if table is None else table
 
 
 def _slow_table(path: Path, data: bytes) -> ParsedResults:
     """Any valid JSON, whatever its layout, entry by entry."""
-    try:
-        entries = json.loads(data)
-    except ValueError as error:  # also bytes that are not text
-        whole = data.rstrip()[-1:] in (b"]", b"}")
-        what = "is not JSON" if whole or not data.lstrip().startswith(b"[") else "ends in the middle"
-        raise UsageError(f"results file {path} {what}: {error}", "write or copy it again") from error
+    hint = "write or copy it again"
+    if data.lstrip().startswith(b"[") and data.rstrip()[-1:] not in (b"]", b"}"):
+        raise BadFile(path, "ends in the middle", hint)
+    entries = parse_json(data, path, hint=hint)
     if not isinstance(entries, list):
         annotations = isinstance(entries, dict) and "annotations" in entries
         what = "is an annotation file, not detections" if annotations else "is not a list"
-        raise UsageError(f"results file {path} {what}", _FORMAT)
+        raise BadFile(path, what, _FORMAT)
     rows = []
     for at, entry in enumerate(entries):
         try:
             rows.append(_row(entry))
         except KeyError as error:
             raise UsageError(f"entry {at} of {path} has no {error}", _FORMAT) from error
-        except (TypeError, ValueError, AttributeError) as error:
-            raise UsageError(f"entry {at} of {path} is not a detection: {str(entry)[:80]}", _FORMAT) from error
+        except Exception as error:  # what the values of others lead to: numbers without end, words, lists
+            raise UsageError(f"entry {at} of {path} is not a detection: {shown(entry, most=80)}", _FORMAT) from error
     images, categories, scores, boxes, masks = zip(*rows, strict=True) if rows else [()] * 5
     with_boxes, with_masks = None not in boxes, bool(rows) and None not in masks
     if not with_boxes and not with_masks:
@@ -155,6 +153,8 @@ def _row(entry: Any) -> tuple[int, int, float, list[float] | None, Any]:
     image, category, score = entry["image_id"], entry["category_id"], entry["score"]
     if int(image) != image or int(category) != category or isinstance(score, str | bool):
         raise ValueError(entry)
+    if max(abs(image), abs(category)) >= 1 << 63:
+        raise OverflowError(entry)
     box, segmentation = entry.get("bbox") or None, entry.get("segmentation") or None
     if box is None and segmentation is None:
         raise KeyError("bbox")
