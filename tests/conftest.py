@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from forked import ForkedPopen
+from parity_values import BLOCK, Values
 from PIL import Image
 
 # Before torch is imported, here and in the processes that tests start: pytest runs a worker a core, and threads of one that
@@ -66,6 +67,9 @@ def kit(shared: Path) -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    values, large = Values(module), ("weight", (3, BLOCK))
+    assert (values.array(*large, "") == module.fill_array(*large)).all()
+    module.fill_state_dict = values  # type: ignore[attr-defined]
     return module
 
 
@@ -97,7 +101,7 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> MadeOnce:
 def forked_commands() -> Iterator[None]:
     """Commands that are started by tests or by other commands are copies of this process (`forked.py`).
 
-    tests/engine/test_processes.py and tests of imports start new ones.
+    A test of the launcher and tests of imports start new ones.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(subprocess, "Popen", ForkedPopen)

@@ -1,43 +1,35 @@
-"""Runs in processes of their own: killed, resumed, and on two ranks."""
+"""Runs in processes of their own, copies of this one (`forked.py`) but for one: killed, resumed, and on two ranks."""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
-from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
-import forked_ranks
 import pytest
 import torch
-from toy_task import main
+from toy_task import command
 
 from pvtctl.engine import launch
 from pvtctl.engine.run import TIMINGS
 
 SCRIPT = Path(__file__).with_name("toy_task.py")
-
-
 DELAYED = ("--delay", 0.2)
 
 
-def command(out: Path, *arguments: object) -> forked_ranks.Command:
-    return main, [str(out), *map(str, arguments)]
-
-
 @pytest.fixture(autouse=True)
-def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+def _toy_task_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("PYTHONPATH", str(SCRIPT.parent), prepend=os.pathsep)
 
 
-def run(out: Path, *arguments: object, ranks: int = 1) -> int:
-    if ranks > 1:
-        return forked_ranks.run(forked_ranks.launched, command(out, *arguments), ranks)
-    return forked_ranks.run(*command(out, *arguments))
+def run(out: Path, *arguments: object, launchers: int = 0) -> int:
+    return subprocess.run(command(out, *arguments, launchers=launchers)).returncode
 
 
 def lines(out: Path) -> list[dict[str, Any]]:
@@ -84,15 +76,15 @@ def test_two_ranks_train_and_evaluate_as_one_with_the_double_batch(tmp_path: Pat
 
 @pytest.mark.slow
 def test_two_ranks_stop_by_a_signal_to_one_of_them_and_resume_bit_for_bit(tmp_path: Path) -> None:
-    assert run(tmp_path / "unbroken", ranks=2) == 0
+    assert run(tmp_path / "unbroken", launchers=1) == 0
     out = tmp_path / "run"
-    parent = forked_ranks.start(forked_ranks.launched, command(out, *DELAYED), 2)
+    parent = subprocess.Popen(command(out, *DELAYED, launchers=1))
     _wait_for(out / "checkpoints")
     # The second rank alone is told: both must agree on the step to stop after.
     os.kill(int(out.with_suffix(".rank1").read_text()), signal.SIGUSR1)
-    assert _exit_code(parent) == 75
+    assert parent.wait(timeout=60) == 75
     assert json.loads((out / "run.json").read_text())["status"] == "stopped"
-    assert run(out, "--resume", ranks=2) == 0
+    assert run(out, "--resume", launchers=1) == 0
     assert equal(weights(tmp_path / "unbroken"), weights(out))
     assert lines(tmp_path / "unbroken") == lines(out)
 
@@ -100,10 +92,10 @@ def test_two_ranks_stop_by_a_signal_to_one_of_them_and_resume_bit_for_bit(tmp_pa
 @pytest.mark.slow
 def test_a_signal_to_the_launcher_reaches_its_ranks(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    parent = forked_ranks.start(forked_ranks.launched, command(out, *DELAYED), 2)
+    parent = subprocess.Popen(command(out, *DELAYED, launchers=1))
     _wait_for(out / "checkpoints")
     parent.terminate()
-    assert _exit_code(parent) == 75
+    assert parent.wait(timeout=60) == 75
 
 
 @pytest.mark.slow
@@ -111,13 +103,10 @@ def test_a_signal_to_the_launcher_reaches_its_ranks(tmp_path: Path) -> None:
 def test_ranks_whose_launcher_was_killed_save_and_stop(tmp_path: Path, levels: int) -> None:
     """Two levels: a study's process, which launches one for the run, which launches the ranks."""
     out = tmp_path / "run"
-    launcher: forked_ranks.Command = (forked_ranks.launched, command(out, *DELAYED), 2)
-    if levels == 2:
-        launcher = (forked_ranks.launched, launcher, 1)
-    parent = forked_ranks.start(*launcher)
+    parent = subprocess.Popen(command(out, *DELAYED, launchers=levels))
     _wait_for(out / "checkpoints")
     parent.kill()
-    parent.join()
+    parent.wait()
     end = time.monotonic() + 60
     while json.loads((out / "run.json").read_text())["status"] != "stopped":
         assert time.monotonic() < end, "the ranks went on"
@@ -128,7 +117,7 @@ def test_ranks_whose_launcher_was_killed_save_and_stop(tmp_path: Path, levels: i
 def test_an_error_on_the_first_rank_ends_all_with_its_code(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "notes.txt").write_text("mine")
-    assert run(tmp_path / "run", ranks=2) == 2
+    assert run(tmp_path / "run", launchers=1) == 2
 
 
 def test_launch_ends_the_others_when_one_fails(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,8 +134,3 @@ def _wait_for(folder: Path, seconds: float = 60.0) -> None:
     while not list(folder.glob("step-*.pt")):
         assert time.monotonic() < end, "no checkpoint came"
         time.sleep(0.05)
-
-
-def _exit_code(process: ForkServerProcess) -> int | None:
-    process.join(timeout=60)
-    return process.exitcode

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from pvtctl.engine import Distributed, FitSettings, RunFolder, fit, start_distributed, stop_distributed
+from pvtctl.engine import Distributed, FitSettings, RunFolder, fit, launch, start_distributed, stop_distributed
 from pvtctl.errors import PvtctlError
 from pvtctl.io.checkpoint_meta import CheckpointMeta
 from pvtctl.recipe.schema import Train
@@ -141,7 +141,13 @@ def save_weights(path: Path, module: nn.Module, meta: CheckpointMeta) -> None:
     save_file(module.state_dict(), path, {"score": json.dumps(meta.score)})
 
 
-def main(arguments: list[str] | None = None) -> int:
+def command(out: Path | str, *arguments: object, launchers: int = 0) -> list[str]:
+    """Trains into `out`. With launchers on two ranks: the innermost starts them, each other one the next launcher."""
+    more = ["--launchers", str(launchers)] if launchers else []
+    return [sys.executable, "-m", "toy_task", str(out), *map(str, arguments), *more]
+
+
+def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("out", type=Path)
     parser.add_argument("--resume", action="store_true")
@@ -152,7 +158,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--save-minutes", type=float, default=1e-9)
     parser.add_argument("--kill-at", type=int, default=-1, help="SIGKILL itself in that forward pass")
-    args = parser.parse_args(arguments)
+    parser.add_argument("--launchers", type=int, default=0)
+    args, words = parser.parse_args(), sys.argv[1:]
+    if args.launchers:
+        inner = words[: words.index("--launchers")]
+        return launch(command(*inner, launchers=args.launchers - 1), 2 if args.launchers == 1 else 1)
     dist: Distributed = start_distributed("cpu")
     args.out.with_suffix(f".rank{dist.rank}").write_text(str(os.getpid()))
     task = ToyTask(workers=args.workers, batch=args.batch, dropout=args.dropout, delay=args.delay)

@@ -8,7 +8,6 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-import torch
 from torch import Tensor
 
 
@@ -24,6 +23,6 @@ def original_state(shared: Path, kit: ModuleType) -> Callable[[str], dict[str, T
             if dtype == "float32" or key.endswith("num_batches_tracked")
         }
         filled = kit.fill_state_dict(shapes)
-        return {key: torch.as_tensor(value) for key, value in filled.items()}
+        return {key: value.clone() for key, value in filled.items()}
 
     return build
