@@ -167,7 +167,7 @@ def _train_one(context: typer.Context, plan: StudyPlan, name: str, options: Abla
     """Train one run of the study in this process; record a failure for the report."""
     from pvtctl.cli.finetune import with_found_weights
     from pvtctl.cli.pretrain import arguments_of, in_processes, train
-    from pvtctl.engine.stop import Stopped
+    from pvtctl.io.stop import Stopped
     from pvtctl.studies.run import failure_file, recipe_to_run, record_failure, state_of
 
     run = plan.find(name)

@@ -18,7 +18,7 @@ from pvtctl.engine.run import RunFolder, find_runs, read_info, read_run_recipe
 from pvtctl.engine.schedule import Schedule
 from pvtctl.engine.settings import FitResult, FitSettings, resolve_batch_size
 from pvtctl.engine.step import Ema
-from pvtctl.engine.stop import Stopped
+from pvtctl.io.stop import Stopped
 
 __all__ = [
     "Distributed",

@@ -18,9 +18,8 @@ from torch import distributed as torch_dist
 from torch import nn
 
 from pvtctl.errors import PvtctlError, ToldElsewhereError, UsageError
+from pvtctl.io.stop import LAUNCHER, orphaned
 
-LAUNCHER = "PVTCTL_LAUNCHER"
-"""Environment variable with the process id of `launch`; when that process ends, its children end too."""
 GRACE = 60.0
 """Seconds that the other processes have for saving after one has failed."""
 
@@ -138,12 +137,6 @@ def stop_distributed() -> None:
     """Destroy the process group, if there is one."""
     if torch_dist.is_available() and torch_dist.is_initialized():
         torch_dist.destroy_process_group()
-
-
-def orphaned() -> bool:
-    """Whether the launcher of this process was killed, so that no signals will be forwarded."""
-    launcher = os.environ.get(LAUNCHER)
-    return launcher is not None and os.getppid() != int(launcher)
 
 
 def launch(command: Sequence[str], processes: int) -> int:

@@ -21,10 +21,10 @@ from pvtctl.engine.protocol import Task
 from pvtctl.engine.run import RunFolder, now
 from pvtctl.engine.settings import FitResult, FitSettings
 from pvtctl.engine.step import Stepper, memory_errors
-from pvtctl.engine.stop import StopRequests, stopped_by
 from pvtctl.errors import PvtctlError, UsageError
 from pvtctl.io.checkpoint_meta import CheckpointMeta
 from pvtctl.io.console import say
+from pvtctl.io.stop import StopRequests, stopped_by
 
 SaveWeights = Callable[[Path, nn.Module, CheckpointMeta], None]
 MAX_BAD_STEPS = 3

@@ -18,13 +18,12 @@ from typing import IO, Any, Literal
 
 import yaml
 
-from pvtctl.engine.distributed import LAUNCHER
 from pvtctl.engine.log import Progress, clock
 from pvtctl.engine.run import FREE_KEYS, check_recipe, in_use, read_info, read_run_recipe
-from pvtctl.engine.stop import StopRequests, stopped_by
 from pvtctl.errors import ExitCode, UsageError
 from pvtctl.io.files import write_text
 from pvtctl.io.foreign import BadFile, parse_json, read_json
+from pvtctl.io.stop import LAUNCHER, StopRequests, stopped_by
 from pvtctl.recipe.load import keys_of_other_heads
 from pvtctl.runs.read_run import images_a_step, read_starts
 from pvtctl.studies.plan import Run, StudyPlan

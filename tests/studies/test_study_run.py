@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 import yaml
 
-from pvtctl.engine.stop import Stopped
 from pvtctl.errors import ExitCode, UsageError
+from pvtctl.io.stop import Stopped
 from pvtctl.studies.plan import Run, StudyPlan, StudyRequest
 from pvtctl.studies.run import failure_file, log_file, recipe_to_run, record_failure, run_plan, state_of
 

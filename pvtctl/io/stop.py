@@ -9,11 +9,12 @@ import time
 from types import FrameType
 from typing import Self
 
-from pvtctl.engine.distributed import orphaned
 from pvtctl.errors import ExitCode, PvtctlError
 
 _NAMES = {signal.SIGTERM: "SIGTERM", signal.SIGUSR1: "SIGUSR1", signal.SIGINT: "Ctrl-C"}
 TIME_LIMIT = 100
+LAUNCHER = "PVTCTL_LAUNCHER"
+"""Environment variable with the process id of `launch`; when that process ends, its children end too."""
 
 
 class Stopped(PvtctlError):
@@ -59,6 +60,12 @@ class StopRequests:
         if not self.number and orphaned():
             self.number = signal.SIGTERM
         return self.number
+
+
+def orphaned() -> bool:
+    """Whether the launcher of this process was killed, so that no signals will be forwarded."""
+    launcher = os.environ.get(LAUNCHER)
+    return launcher is not None and os.getppid() != int(launcher)
 
 
 def stopped_by(code: int, where: str) -> Stopped:
