@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ from typing import Any
 import yaml
 
 from pvtctl.engine import FitResult, RunFolder
+from pvtctl.engine.run_files import read_starts
 from pvtctl.io.files import write_text
+from pvtctl.io.foreign import BadFile, read_json
 from pvtctl.recipe.schema import Recipe
 from pvtctl.runs.paper_table import (
     ComparedFigure,
@@ -24,6 +27,7 @@ from pvtctl.runs.paper_table import (
 )
 from pvtctl.tasks.base import EvaluationReport
 from pvtctl.tasks.data_task import DataTask
+from pvtctl.views.draw import draw_each
 from pvtctl.views.report import Report, ReportPicture, ReportTable, Text, write_report
 
 # Matplotlib takes a second to import: the views are imported where something is drawn.
@@ -112,19 +116,23 @@ def report_run(
         model=(recipe.title if is_printed_model(recipe) else None) or recipe.model.backbone.spec,
         lead=f"Recipe {recipe.name}, profile {recipe.profile}: {_count(result.epochs, 'epoch')}, "
         f"{_count(result.steps, 'step')}, {duration(result.seconds)}; best weights of epoch {result.best_epoch}",
-        environment=run.info | {"starts": json.loads((run.path / "environment.json").read_text("utf-8"))},
+        environment=run.info | {"starts": read_starts(run.path)},
         skipped=everything,
     )
-    curves = draw_run_curves(run, task, steps_per_epoch, None if content.differences else printed_score(recipe))
-    pictures = {"Curves": curves, **shown.pictures(run.path), **_samples_of_epochs(run.path)}
+    printed = None if content.differences else printed_score(recipe)
+    curves = draw_each({"Curves": lambda: draw_run_curves(run, task, steps_per_epoch, printed)})
+    pictures = {**curves, **shown.pictures(run.path), **_samples_of_epochs(run.path)}
     report = write_findings(run.path / "report.html", content, shown, pictures)
-    files = {"report": report, "curves": curves, "weights": run.best_weights, **shown.files(run.path)}
+    drawn = {title.lower(): path for title, path in curves.items()}
+    files = {"report": report, **drawn, "weights": run.best_weights, **shown.files(run.path)}
     return RunSummary(**vars(content), score=shown.score, numbers=numbers, files=files)
 
 
 def _remember_skipped(path: Path, skipped: Mapping[str, str]) -> dict[str, str]:
     """Merge with the images that earlier parts of the run could not read."""
-    before = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    before: dict[str, str] = {}
+    with suppress(BadFile):  # none is there, or a damaged one, which only describes
+        before = {str(name): str(reason) for name, reason in read_json(path, dict).items()}
     everything = {**before, **skipped}
     if everything != before:
         write_text(path, json.dumps(everything, indent=2) + "\n")
@@ -149,11 +157,11 @@ def draw_run_curves(run: RunFolder, task: DataTask, steps_per_epoch: int, paper_
     lines = run.metrics()
     return draw_curves(
         run.path / "curves.png",
-        training=[line for line in lines if line["event"] == "train"],
+        training=[line for line in lines if line.get("event") == "train"],
         evaluations=[
             {"step": line["step"], **line.get("ema_metrics", line["metrics"])}
             for line in lines
-            if line["event"] == "eval"
+            if line.get("event") == "eval"
         ],
         steps_per_epoch=steps_per_epoch,
         labels=task.spec.curves,
@@ -163,9 +171,13 @@ def draw_run_curves(run: RunFolder, task: DataTask, steps_per_epoch: int, paper_
 
 def draw_epoch(run: RunFolder, task: DataTask, steps_per_epoch: int) -> None:
     """Draw the pictures of each evaluation: the curves and, for dense heads, a sheet of sample predictions."""
-    draw_run_curves(run, task, steps_per_epoch)
-    epoch = max((line["epoch"] for line in run.metrics() if line["event"] == "eval"), default=0)
-    task.draw_samples(run.path / SAMPLES / f"epoch_{epoch:03d}.png")
+    epoch = max((line["epoch"] for line in run.metrics() if line.get("event") == "eval"), default=0)
+    sheet = run.path / SAMPLES / f"epoch_{epoch:03d}.png"
+
+    def samples() -> None:
+        task.draw_samples(sheet)
+
+    draw_each({"curves": lambda: draw_run_curves(run, task, steps_per_epoch), "samples": samples})
 
 
 def _samples_of_epochs(folder: Path) -> dict[str, Path]:

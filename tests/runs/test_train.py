@@ -41,6 +41,28 @@ def test_a_run_tells_what_it_does_and_returns_what_it_reached(
         train_recipe(recipe, tmp_path / "run", DIST, say=silent)
 
 
+def test_pictures_that_cannot_be_drawn_cost_nothing_else(
+    recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the run, after whichever epoch, nor its report."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise ValueError("can't measure length of multiline text")
+
+    monkeypatch.setattr("pvtctl.tasks.classification.pictures.draw_confusion", fail)
+    monkeypatch.setattr("pvtctl.views.curves.draw_curves", fail)
+    result = train_recipe(recipe, tmp_path / "run", DIST, say=silent)
+    assert result is not None
+    assert "top1" in result.numbers
+    assert set(result.summary.files) == {"report", "weights"}
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 3
+    said = capsys.readouterr().err
+    assert "warning: the picture `Confusion matrix` could not be drawn: can't measure" in said
+    assert said.count("`curves`") == 1
+    assert not (tmp_path / "run" / "curves.png").exists()
+
+
 def test_a_try_leaves_nothing_behind(
     recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,6 +20,7 @@ from pvtctl.tasks.classification.data import ClassificationDataset
 from pvtctl.tasks.classification.metric import ClassificationMetric
 from pvtctl.tasks.classification.predict import ClassScores
 from pvtctl.tasks.classification.task import ClassificationTask
+from pvtctl.views.draw import draw_each
 from pvtctl.views.report import ReportTable, in_percent, worst_first
 
 NUM_PREDICTIONS = 12
@@ -49,12 +50,14 @@ class ClassificationReport:
         names = [readable_name(score.name) for score in metric.per_class()]
         bins, error = metric.reliability(), metric.calibration_error()
         seen, lost = "Validation images as the model sees them", "The images of the highest loss"
-        return {
-            "Some predictions": draw_image_sheet(folder / "predictions.png", self._predictions(), seen),
-            "Confusion matrix": draw_confusion(folder / "confusion.png", metric.confusion_matrix(), names),
-            "Calibration": draw_calibration(folder / "calibration.png", bins, error),
-            "Worst images": draw_image_sheet(folder / "worst.png", self._worst(), lost),
-        }
+        return draw_each(
+            {
+                "Some predictions": lambda: draw_image_sheet(folder / "predictions.png", self._predictions(), seen),
+                "Confusion matrix": lambda: draw_confusion(folder / "confusion.png", metric.confusion_matrix(), names),
+                "Calibration": lambda: draw_calibration(folder / "calibration.png", bins, error),
+                "Worst images": lambda: draw_image_sheet(folder / "worst.png", self._worst(), lost),
+            }
+        )
 
     def _worst(self) -> list[Any]:
         from pvtctl.tasks.classification.pictures import SheetImage

@@ -21,6 +21,7 @@ from pvtctl.tasks.dense.report import DenseComparer, comparison_tiles, draw_rows
 from pvtctl.tasks.depth.build import depth_scoring
 from pvtctl.tasks.depth.metric import DISTANCES, LONGEST_MAP, NUMBERS, DepthMetric
 from pvtctl.tasks.depth.predict import DepthMap
+from pvtctl.views.draw import draw_each
 from pvtctl.views.report import ReportTable
 
 # Matplotlib takes a second to import: the views are imported where something is drawn.
@@ -44,18 +45,29 @@ class DepthReport:
         """Samples, the worst images, and charts. Missing images are left out."""
         from pvtctl.tasks.depth.charts import draw_depth_histogram, draw_error_by_distance, draw_image_errors
 
-        drawn: dict[str, Path] = {}
-        if self.samples:
-            sheet = draw_depth_samples(folder / "depth.png", self.dataset, self.samples, self.metric)
-            drawn["Sample images: truth, prediction and error"] = sheet
-        if tiles := comparison_tiles(self.dataset, self.metric.worst_maps, self._worst):
-            drawn["The worst images, by abs_rel"] = draw_rows(folder / "worst.png", tiles)
-        measured, distances = self.metric.describe(), self.metric.distances()
-        return drawn | {
-            "Error by distance": draw_error_by_distance(folder / "error_by_distance.png", distances, measured),
-            "True and predicted distances": draw_depth_histogram(folder / "distances.png", distances, measured),
-            "Errors of single images": draw_image_errors(folder / "image_errors.png", self.metric.rows(), measured),
-        }
+        metric = self.metric
+        measured, distances = metric.describe(), metric.distances()
+
+        def samples() -> Path | None:
+            path = folder / "depth.png"
+            return draw_depth_samples(path, self.dataset, self.samples, metric) if self.samples else None
+
+        def worst() -> Path | None:
+            tiles = comparison_tiles(self.dataset, metric.worst_maps, self._worst)
+            return draw_rows(folder / "worst.png", tiles) if tiles else None
+
+        by_distance, histogram, errors = (
+            folder / f"{name}.png" for name in ("error_by_distance", "distances", "image_errors")
+        )
+        return draw_each(
+            {
+                "Sample images: truth, prediction and error": samples,
+                "The worst images, by abs_rel": worst,
+                "Error by distance": lambda: draw_error_by_distance(by_distance, distances, measured),
+                "True and predicted distances": lambda: draw_depth_histogram(histogram, distances, measured),
+                "Errors of single images": lambda: draw_image_errors(errors, metric.rows(), measured),
+            }
+        )
 
     def _worst(self, pixels: Tensor, target: Tensor, metres: NDArray[Any], name: str) -> tuple[str, RgbImage]:
         """Title and picture of one of the images with the largest errors, whose predictions the metric kept."""

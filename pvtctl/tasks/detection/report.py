@@ -21,6 +21,7 @@ from pvtctl.tasks.detection.metric import DetectionMetric
 from pvtctl.tasks.detection.pictures import draw_detections, draw_side_by_side, rights
 from pvtctl.tasks.detection.scoring.results import write_results
 from pvtctl.tasks.detection.scoring.scores import why_missing
+from pvtctl.views.draw import draw_each
 from pvtctl.views.report import ReportTable, in_percent, worst_first
 from pvtctl.views.sheet import captioned, draw_sheet, write_picture
 
@@ -52,18 +53,24 @@ class DetectionReport:
             draw_precision_recall,
         )
 
-        drawn: dict[str, Path] = {}
-        if self.samples:
-            drawn["Sample detections"] = draw_detection_samples(folder / "detections.png", self.dataset, self.samples)
-        if tiles := self._worst():
-            title = "The worst images: truth on the left, detections on the right"
-            drawn[title] = draw_sheet(folder / "worst.png", tiles, columns=1, width=1200)
-        return drawn | {
-            "Precision and recall": draw_precision_recall(folder / "precision_recall.png", self.analysis),
-            "Confusion with background": draw_detection_confusion(folder / "confusion.png", self.analysis),
-            "Kinds of errors": draw_error_kinds(folder / "errors.png", self.analysis),
-            "Classes": draw_class_ap(folder / "classes.png", self.analysis),
-        }
+        def samples() -> Path | None:
+            path = folder / "detections.png"
+            return draw_detection_samples(path, self.dataset, self.samples) if self.samples else None
+
+        def worst() -> Path | None:
+            tiles = self._worst()
+            return draw_sheet(folder / "worst.png", tiles, columns=1, width=1200) if tiles else None
+
+        return draw_each(
+            {
+                "Sample detections": samples,
+                "The worst images: truth on the left, detections on the right": worst,
+                "Precision and recall": lambda: draw_precision_recall(folder / "precision_recall.png", self.analysis),
+                "Confusion with background": lambda: draw_detection_confusion(folder / "confusion.png", self.analysis),
+                "Kinds of errors": lambda: draw_error_kinds(folder / "errors.png", self.analysis),
+                "Classes": lambda: draw_class_ap(folder / "classes.png", self.analysis),
+            }
+        )
 
     def _worst(self) -> dict[str, Any]:
         """Title -> picture of the images with the most errors, ground truth and detections side by side."""

@@ -23,6 +23,7 @@ from pvtctl.tasks.dense.data import DenseDataset
 from pvtctl.tasks.dense.report import DenseComparer, comparison_tiles, draw_rows, write_csv
 from pvtctl.tasks.segmentation.metric import SegmentationMetric
 from pvtctl.tasks.segmentation.predict import LabelMap
+from pvtctl.views.draw import draw_each
 from pvtctl.views.report import ReportTable
 
 # Matplotlib takes a second to import: the views are imported where something is drawn.
@@ -50,19 +51,27 @@ class SegmentationReport:
         """Samples and worst images next to ground truth, confusion and classes. Missing images are left out."""
         from pvtctl.tasks.segmentation.charts import draw_class_iou, draw_pixel_confusion
 
-        drawn: dict[str, Path] = {}
-        if self.samples:
+        metric = self.metric
+
+        def samples() -> Path | None:
             path = folder / "segmentation.png"
-            drawn["Sample predictions"] = draw_segmentation_samples(path, self.dataset, self.samples)
-        if worst := self.metric.worst():
+            return draw_segmentation_samples(path, self.dataset, self.samples) if self.samples else None
+
+        def worst() -> Path | None:
             places = {name: at for at, name in enumerate(self.dataset.ids)}
-            maps = {places[image.id]: image.labels() for image in worst if image.id in places}
-            path = draw_segmentation_samples(folder / "worst.png", self.dataset, maps)
-            drawn["The worst images, by the mean IoU of their own classes"] = path
-        return drawn | {
-            "Confusion": draw_pixel_confusion(folder / "confusion.png", self.metric.confusion, self.metric.class_names),
-            "Classes": draw_class_iou(folder / "classes.png", self.metric.classes()),
-        }
+            maps = {places[image.id]: image.labels() for image in metric.worst() if image.id in places}
+            return draw_segmentation_samples(folder / "worst.png", self.dataset, maps) if metric.worst() else None
+
+        return draw_each(
+            {
+                "Sample predictions": samples,
+                "The worst images, by the mean IoU of their own classes": worst,
+                "Confusion": lambda: draw_pixel_confusion(
+                    folder / "confusion.png", metric.confusion, metric.class_names
+                ),
+                "Classes": lambda: draw_class_iou(folder / "classes.png", metric.classes()),
+            }
+        )
 
     def tables(self) -> list[ReportTable]:
         """The classes, all of them."""
