@@ -23,6 +23,7 @@ from pvtctl.data.images import (
     open_image,
     orientation_of,
 )
+from pvtctl.data.loader import from_workers
 from pvtctl.data.near_equal import NearEqual, thumbnail_of
 from pvtctl.data.survey import survey
 from pvtctl.errors import ExitCode, UsageError
@@ -301,7 +302,8 @@ class DatasetCheck:
         self.images[split], self.examined[split] = len(names), picked
         digests: dict[bytes, str] = {}
         done = bad = deep = 0
-        for results in DataLoader(examinations, batch_size=32, num_workers=self.workers, collate_fn=list):
+        loader = DataLoader(examinations, batch_size=32, num_workers=self.workers, collate_fn=list)
+        for results in from_workers(loader):
             for result in results:
                 note(result)
                 name = names[result.index]

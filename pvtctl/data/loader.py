@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -40,6 +41,26 @@ class _Guarded:
 
     def collate(self, items: list[Any]) -> Any:
         return items[0] if isinstance(items[0], PvtctlError) else self.dataset.collate(items)
+
+
+def from_workers(loader: DataLoader[Any]) -> Iterator[Any]:
+    """The batches of a loader; a killed process of it raises PvtctlError, here and nowhere else.
+
+    torch's handler of SIGCHLD raises wherever the main thread is, also while a checkpoint is written or an error recorded.
+    Without it the loader still looks after its processes whenever it has waited for five seconds.
+    """
+    try:
+        before = signal.getsignal(signal.SIGCHLD)
+        batches = iter(loader)
+        if signal.getsignal(signal.SIGCHLD) != before and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGCHLD, before)
+        yield from batches
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise PvtctlError(
+            "a process that loads data was killed, most likely for lack of memory", "use --set data.workers=1"
+        ) from error
 
 
 class Loader:
@@ -91,7 +112,7 @@ class Loader:
 
     def __iter__(self) -> Iterator[Any]:
         empty, failed = True, ""
-        for batch in self._batches:
+        for batch in from_workers(self._batches):
             if isinstance(batch, PvtctlError):
                 self.close()
                 raise batch

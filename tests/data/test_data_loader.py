@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import os
+import signal
+
 import pytest
 import torch
 
 from pvtctl.data.base import Sample, Unusable
 from pvtctl.data.loader import Loader, default_workers
 from pvtctl.data.samplers import EvalSampler, TrainSampler
-from pvtctl.errors import UsageError
+from pvtctl.errors import PvtctlError, UsageError
 from pvtctl.tasks.classification.data import open_classification_split
 from pvtctl.tasks.classification.settings import Augment
 
@@ -145,3 +148,19 @@ def test_default_workers(monkeypatch):
     assert (default_workers(False), default_workers(True)) == (0, 2)
     monkeypatch.setattr("pvtctl.data.loader.usable_cores", lambda: 64)
     assert (default_workers(False), default_workers(True, 8), default_workers(True, 2)) == (8, 8, 16)
+
+
+def test_a_killed_process_is_told_where_batches_are_taken_and_nowhere_else(make_set, monkeypatch):
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)
+    loader = train_loader(make_set(train=40), workers=1)
+    batches = iter(loader)
+    next(batches)
+    (worker,) = loader._batches._iterator._workers
+    os.kill(worker.pid, signal.SIGKILL)
+    worker.join()
+    for _ in range(1000):
+        pass  # torch's own handler would raise here
+    with pytest.raises(PvtctlError, match="a process that loads data was killed") as error:
+        list(batches)
+    assert "data.workers" in error.value.hint
+    assert not isinstance(error.value, UsageError)
