@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from forked import command, fault_of, run_forked
+from forked import command, fault_of, run_forked, warm
 from kinds import as_typed, attempt
 
 
@@ -44,8 +44,7 @@ def try_inputs(
     say: Callable[[str], None] = lambda text: None,
 ) -> Found:
     """Try each seed's input; a failure's folder is moved below `keep`."""
-    import pvtctl.runs.train  # noqa: F401 - and with it what the commands import: a child that imports it again is slow
-
+    warm()
     found = Found()
     for seed in seeds:
         shutil.rmtree(work, ignore_errors=True)

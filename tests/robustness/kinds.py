@@ -173,9 +173,7 @@ def run_files(rng: random.Random, valid: Path, work: Path) -> Attempt:
     else:
         file.write_bytes(damage_bytes(old, rng))
     if resumes:
-        return _asked(
-            ["pretrain", "scenes", *RUN, "--set", "train.keep_checkpoints=9", "--out", "run", "--resume"], rng
-        )
+        return _asked(["pretrain", "scenes", *RUN, "--out", "run", "--resume"], rng)
     words = rng.choice(
         [
             ["compare", "run", str(valid / "run"), "--no-latency"],
