@@ -30,7 +30,7 @@ def choose_weights(
     `place` is the folder of the data (from `find_data`); None accepts a run on any ImageNet with 1000 classes, or on
     any data with the same name. Raises UsageError if there is neither, PvtctlError if the download fails.
     """
-    from pvtctl.engine.run import find_runs
+    from pvtctl.engine.run_files import find_runs
     from pvtctl.weights.catalogue import cached_file, detector_page, published_for, published_model
     from pvtctl.weights.download import fetch_weights
 
@@ -76,7 +76,7 @@ def choose_weights(
 def _trained_in(run: Path, data_name: str, place: Path | None, head: str | None, task: str) -> str | None:
     """The backbone of a finished run with this task, head and data; None if they differ."""
     from pvtctl.data.find import find_data
-    from pvtctl.engine.run import read_info
+    from pvtctl.engine.run_files import read_info
     from pvtctl.recipe.load import load_recipe
 
     if not ((run / "recipe.yaml").is_file() and (run / "best.safetensors").is_file()):

@@ -21,6 +21,7 @@ from pvtctl.errors import ExitCode, PvtctlError, ToldElsewhereError, UsageError,
 from pvtctl.io.allocator import keep_memory
 from pvtctl.io.files import os_refusal
 from pvtctl.io.names import shown
+from pvtctl.io.stop import StopNow, stops_raise
 
 # Typer may bundle Click or use the installed one: its exception classes show which.
 _ClickException: Any = typer.BadParameter.__mro__[2]
@@ -46,6 +47,10 @@ COMMANDS = {
     "recipes": "List, show, check and compare experiments.",
     "doctor": "Report what this machine and environment can do.",
 }
+
+
+RESUMABLE = ("pretrain", "finetune", "ablate")
+"""The commands that go on where a signal stopped them."""
 
 
 class _Commands(TyperGroup):
@@ -138,10 +143,31 @@ def _root(
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line on `argv` (default: `sys.argv`); returns the exit code (`pvtctl.errors.ExitCode`)."""
+    words = sys.argv[1:] if argv is None else argv
+    try:
+        with stops_raise(last=argv is None):
+            return _run(words)
+    except StopNow as stop:
+        return _explain_stop(stop, words)
+
+
+def _explain_stop(stop: StopNow, words: list[str]) -> int:
+    """Report a signal that came where no training loop waited for it; returns the exit code."""
+    if next((word for word in words if not word.startswith("-")), "") not in RESUMABLE:
+        _explain_usage(str(stop), None)
+        return 128 + stop.number  # as a shell reports a program that the signal has ended
+    _explain_usage(
+        str(stop), "the same command continues what was saved; add --resume if its run directory has a run.json"
+    )
+    return ExitCode.RESUMABLE
+
+
+def _run(words: list[str]) -> int:
+    """The command line under its handlers of signals; every other end has its exit code here."""
     keep_memory()
     _prepare_streams()
     try:
-        result = typer.main.get_command(app)(args=argv, prog_name="pvtctl", standalone_mode=False)
+        result = typer.main.get_command(app)(args=words, prog_name="pvtctl", standalone_mode=False)
         sys.stdout.flush()
         if result == ExitCode.INTERRUPTED:  # Typer turns Ctrl-C into a result
             raise KeyboardInterrupt

@@ -14,7 +14,8 @@ from pvtctl.engine.log import Progress
 from pvtctl.engine.optim import build_optimizer, describe_lr, parameter_groups, scale_lr
 from pvtctl.engine.precision import Precision, choose_precision
 from pvtctl.engine.protocol import Metric, Task
-from pvtctl.engine.run import RunFolder, find_runs, read_info, read_run_recipe
+from pvtctl.engine.run import RunFolder
+from pvtctl.engine.run_files import find_runs, read_info, read_run_recipe
 from pvtctl.engine.schedule import Schedule
 from pvtctl.engine.settings import FitResult, FitSettings, resolve_batch_size
 from pvtctl.engine.step import Ema

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 
-from pvtctl.io.files import atomic_path
+from pvtctl.io.files import atomic_path, sha256_of, write_text
 
 
 @dataclass
@@ -41,7 +43,7 @@ class Progressed:
 
 
 class CheckpointStore:
-    """`step-XXXXXXXX.pt` files in one folder, of which the newest `keep` are kept.
+    """`step-XXXXXXXX.pt` files in one folder, of which the newest `keep` are kept, each with its SHA-256 beside it.
 
     A state holds tensors and plain values only, so that loading it never runs code (`weights_only=True`).
     """
@@ -60,10 +62,13 @@ class CheckpointStore:
         Raises PvtctlError on a full disk; earlier checkpoints are then untouched.
         """
         path = self.folder / f"step-{step:08d}.pt"
+        _hash_file(path).unlink(missing_ok=True)  # of a file of that name which is replaced, as after a roll-back
         with atomic_path(path) as temporary:
-            _write(state, temporary)
+            digest = _write(state, temporary)
+        write_text(_hash_file(path), f"{digest}  {path.name}\n")
         for old in self.files()[self.keep :]:
             old.unlink(missing_ok=True)
+            _hash_file(old).unlink(missing_ok=True)
         return path
 
     def newest(self, say: Callable[[str], None]) -> Path | None:
@@ -82,6 +87,7 @@ class CheckpointStore:
         for other in self.files():
             if path is None or other > path:
                 other.replace(other.with_suffix(".damaged"))
+                _hash_file(other).unlink(missing_ok=True)
 
 
 def load_state(path: Path) -> dict[str, Any]:
@@ -91,30 +97,45 @@ def load_state(path: Path) -> dict[str, Any]:
 
 
 def is_intact(path: Path) -> bool:
-    """Whether the checksums of the file, a zip archive, match its content."""
+    """Whether the file is as it was written: by the hash beside it, else (before 0.3, or killed in between) by reading
+    all of it."""
     try:
+        with suppress(FileNotFoundError):
+            return sha256_of(path) == _hash_file(path).read_text("ascii").split()[0]
         with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None
-    except (zipfile.BadZipFile, OSError, EOFError):
+            if archive.testzip() is not None:
+                return False
+        load_state(path)
+    except Exception:  # what damaged bytes lead to is not to be foreseen
         return False
+    return True
+
+
+def _hash_file(path: Path) -> Path:
+    """In the format of `sha256sum --check`."""
+    return path.with_suffix(".sha256")
 
 
 class _Watched:
-    """A file that keeps the error of a failed write, which torch's writer replaces by a RuntimeError."""
+    """A file that hashes what is written to it, and keeps the error of a failed write: torch's writer replaces any, also
+    a KeyboardInterrupt, by a RuntimeError."""
 
     def __init__(self, handle: BinaryIO) -> None:
         self.handle, self.flush = handle, handle.flush
-        self.error: OSError | None = None
+        self.digest = hashlib.sha256()
+        self.error: BaseException | None = None
 
     def write(self, data: bytes) -> int:
         try:
+            self.digest.update(data)
             return self.handle.write(data)
-        except OSError as error:
-            self.error = error
+        except BaseException as error:
+            self.error = self.error or error
             raise
 
 
-def _write(state: dict[str, Any], path: Path) -> None:
+def _write(state: dict[str, Any], path: Path) -> str:
+    """Write the file; returns its SHA-256."""
     with path.open("wb") as handle:
         watched = _Watched(handle)
         try:
@@ -123,3 +144,4 @@ def _write(state: dict[str, Any], path: Path) -> None:
             if watched.error is not None:
                 raise watched.error from error
             raise
+    return watched.digest.hexdigest()

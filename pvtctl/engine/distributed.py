@@ -17,11 +17,12 @@ import torch
 from torch import distributed as torch_dist
 from torch import nn
 
-from pvtctl.errors import PvtctlError, ToldElsewhereError, UsageError
-from pvtctl.io.stop import LAUNCHER, orphaned
+from pvtctl.errors import ExitCode, PvtctlError, ToldElsewhereError, UsageError
+from pvtctl.io.stop import LAUNCHER, handling, orphaned, stop_signals
 
 GRACE = 60.0
 """Seconds that the other processes have for saving after one has failed."""
+_STOPPED = (ExitCode.RESUMABLE, ExitCode.INTERRUPTED)
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,13 @@ def start_distributed(device: str | None = None) -> Distributed:
 
     NCCL on GPUs (one each, by LOCAL_RANK), gloo on the CPU.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or "RANK" not in os.environ:
+    try:
+        alone = int(os.environ.get("WORLD_SIZE", "1")) == 1 or "RANK" not in os.environ
+    except ValueError:
+        raise UsageError(
+            f"$WORLD_SIZE is {os.environ['WORLD_SIZE']!r}, not a number", "unset it, or use --gpus"
+        ) from None
+    if alone:
         return single(device)
     kind = find_device(device).type if device else ("cuda" if torch.cuda.is_available() else "cpu")
     own = torch.device(kind)
@@ -143,7 +150,8 @@ def launch(command: Sequence[str], processes: int) -> int:
     """Run `command` in `processes` processes on this machine and return the exit code of the first that failed, or 0.
 
     Sets the variables that torchrun sets. Unlike torchrun it forwards signals and keeps exit codes, so that a run on
-    several GPUs stops, resumes and reports like a run on one. When a process fails, the others are terminated.
+    several GPUs stops, resumes and reports like a run on one: if a signal stopped a process, so that the others failed
+    without it, its code is returned. When a process fails, the others are terminated.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -153,19 +161,22 @@ def launch(command: Sequence[str], processes: int) -> int:
     base.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     # Separate sessions: Ctrl-C then reaches the processes once, forwarded from here, and not also from the terminal.
     ranks = [base | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
-    running = [subprocess.Popen(list(command), env=own, start_new_session=True) for own in ranks]
+    running: list[subprocess.Popen[bytes]] = []
+    told: list[int] = []
 
     def hand_on(number: int, frame: object) -> None:
+        told.append(number)
         for process in running:
             if process.poll() is None:
                 process.send_signal(number)
 
-    before = {number: signal.signal(number, hand_on) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
     try:
-        return _wait(running)
+        with handling(hand_on, stop_signals()):
+            for own in ranks:
+                running.append(subprocess.Popen(list(command), env=own, start_new_session=True))
+            # One that was told while they started may have missed it; nothing is lost by ending them.
+            return _stopped_code(-told[0] if told else _wait(running), told)
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
         for process in running:
             if process.poll() is None:
                 process.kill()
@@ -188,5 +199,12 @@ def _wait(running: list[subprocess.Popen[bytes]]) -> int:
             code = next(c for c in codes if c)
         late = failed_at is not None and time.monotonic() - failed_at > GRACE
         if late or None not in codes:
-            return code if code >= 0 else 128 - code
+            return next((c for c in codes if c in _STOPPED), code)
         time.sleep(0.1)
+
+
+def _stopped_code(code: int, told: Sequence[int]) -> int:
+    """The exit code for the processes' `code`, of which one may have died of a signal `told` before it could heed it."""
+    if -code in told:
+        return ExitCode.INTERRUPTED if told[0] == signal.SIGINT else ExitCode.RESUMABLE
+    return code if code >= 0 else 128 - code

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -49,7 +48,7 @@ def fit(
 
     `save_weights(path, module, meta)` writes the best weights so far; `after_eval(run)` may draw curves. Both run on
     rank 0 only. `layer_depths` is needed for layer-wise decay: see `build_optimizer`. A finished run returns its result
-    again. `talk` receives log lines; `log.silent` hides the progress bars too.
+    again; `run`, on leaving its `with` block, records how an unfinished one ended. `talk` receives log lines; `log.silent` hides the progress bars too.
 
     Raises Stopped (exit code 75 or 130) when a signal or the time limit ended the run after saving, and PvtctlError
     when memory or disk ran out, or when the loss stayed non-finite after one roll-back.
@@ -57,16 +56,10 @@ def fit(
     talk = talk if dist.is_main else silent
     if dist.from_main(run.finished):
         talk(f"{run.path} has finished already")
-        return FitResult(**dist.from_main(run.info.get("result")))
+        return dist.from_main(run.result)
     size = task.meta().image_size
-    try:
-        with StopRequests(settings.train.max_minutes) as stop, memory_errors(settings, size):
-            return _Fit(task, settings, run, dist, stop, save_weights, after_eval, layer_depths, talk).run()
-    except BaseException as error:
-        stopped = isinstance(error, KeyboardInterrupt) or getattr(error, "exit_code", 1) in (75, 130)
-        with suppress(PvtctlError):  # a full disk, so that the first error is reported
-            run.record(status="stopped" if stopped else "failed", reason=str(error) or type(error).__name__)
-        raise
+    with StopRequests(settings.train.max_minutes) as stop, memory_errors(settings, size):
+        return _Fit(task, settings, run, dist, stop, save_weights, after_eval, layer_depths, talk).run()
 
 
 class _Fit:
@@ -105,7 +98,7 @@ class _Fit:
                 run.rewind(file, 0)
         else:
             self._restore(state)
-            run.rewind("nonfinite.jsonl", self.at.lengths["nonfinite.jsonl"])
+            self._on_main(lambda: run.rewind("nonfinite.jsonl", self.at.lengths["nonfinite.jsonl"]))
             talk(f"resuming {run.path} at {self.where} from {checkpoint.name if checkpoint else ''}")
         run.record(precision=self.stepper.precision.name)
 
@@ -380,7 +373,7 @@ class _Fit:
         self.at = Progressed(**state["progressed"])
         self.at.sums, self.at.images = state["shares"][self.dist.rank]
         self.saved_step = self.step
-        self.run_folder.rewind("metrics.jsonl", self.at.lengths["metrics.jsonl"])
+        self._on_main(lambda: self.run_folder.rewind("metrics.jsonl", self.at.lengths["metrics.jsonl"]))
         self.began = self.line_began = time.monotonic()
         self.line_images = 0
 

@@ -9,6 +9,8 @@ import os
 import socket
 import weakref
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,8 +20,19 @@ import pvtctl
 from pvtctl.engine.checkpoint import CheckpointStore
 from pvtctl.engine.distributed import Distributed
 from pvtctl.engine.environment import describe_environment
+from pvtctl.engine.run_files import (
+    all_numbers,
+    damaged,
+    read_info,
+    read_lines,
+    read_run_recipe,
+    read_starts,
+    remove_leftovers,
+)
+from pvtctl.engine.settings import FitResult
 from pvtctl.errors import PvtctlError, UsageError
 from pvtctl.io.files import write_text
+from pvtctl.io.stop import StopNow, Stopped
 from pvtctl.recipe.block import dotted
 
 FREE_KEYS = ("data.path", "data.workers", "train.save_minutes", "train.keep_checkpoints", "train.max_minutes")
@@ -98,7 +111,8 @@ class RunFolder:
             self._lock = _Lock(self.path)
         except OSError as error:
             raise UsageError(f"{self.path} cannot be used: {error.strerror}", "choose another --out") from error
-        starts = json.loads((self.path / "environment.json").read_text("utf-8")) if known else []
+        remove_leftovers(self.path)
+        starts = read_starts(self.path)
         starts.append({"started": now(), "processes": dist.world_size, **describe_environment(dist.device), **notes})
         write_text(self.path / "environment.json", json.dumps(starts, indent=2) + "\n")
         if known:
@@ -116,6 +130,17 @@ class RunFolder:
     @property
     def finished(self) -> bool:
         return self.info.get("status") == "finished"
+
+    @property
+    def result(self) -> FitResult:
+        """Of a finished run. Raises UsageError if run.json is damaged."""
+        result = self.info.get("result") or {}
+        names = {field.name for field in fields(FitResult)}
+        plain = {key: value for key, value in result.items() if key not in ("metrics", "best")}
+        whole = result.keys() == names and all(isinstance(result[key], dict) for key in ("metrics", "best"))
+        if not whole or not all(map(all_numbers, (plain, result["metrics"], result["best"]))):
+            raise damaged(self.path / "run.json", "its result is not whole")
+        return FitResult(**result)
 
     @property
     def best_weights(self) -> Path:
@@ -139,9 +164,8 @@ class RunFolder:
             ) from error
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl."""
-        file = self.path / "metrics.jsonl"
-        return [json.loads(line) for line in file.read_text("utf-8").splitlines()] if file.is_file() else []
+        """The lines of metrics.jsonl. Raises UsageError if it is damaged."""
+        return read_lines(self.path / "metrics.jsonl")
 
     def length(self, file: str) -> int:
         """Size of a log in bytes, which checkpoints store."""
@@ -149,9 +173,17 @@ class RunFolder:
         return path.stat().st_size if path.is_file() else 0
 
     def rewind(self, file: str, size: int) -> None:
-        """Truncate a log to its size at the checkpoint that the run resumes from."""
-        if self.writes and self.length(file) > size:
-            os.truncate(self.path / file, size)
+        """Truncate a log to its size at the checkpoint that the run resumes from.
+
+        A missing one is started anew. Raises UsageError if it is shorter, or damaged.
+        """
+        path = self.path / file
+        if not self.writes or not path.exists():
+            return
+        if self.length(file) < size:
+            raise damaged(path, "it was longer before", "copy it again, or remove it: the run goes on without it")
+        os.truncate(path, size)
+        read_lines(path)
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Write values for TensorBoard, if it is installed."""
@@ -179,8 +211,15 @@ class RunFolder:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *_: object) -> None:
+        try:
+            if error is not None and self.writes and not self.finished:
+                stopped = isinstance(error, KeyboardInterrupt | StopNow | Stopped)
+                reason = str(error) or type(error).__name__
+                with suppress(PvtctlError):  # a full disk, so that the first error is reported
+                    self.record(status="stopped" if stopped else "failed", reason=reason)
+        finally:
+            self.close()
 
 
 class _Lock:
@@ -188,7 +227,7 @@ class _Lock:
 
     def __init__(self, folder: Path) -> None:
         file = folder / ".lock"
-        self.descriptor: int | None = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+        self.descriptor: int | None = _open_lock(file)
         try:
             fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -197,8 +236,9 @@ class _Lock:
             raise UsageError(
                 f"another run is at work in {folder} ({holder})", "wait until it has ended, or choose another --out"
             ) from None
-        os.ftruncate(self.descriptor, 0)
-        os.write(self.descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
+        with suppress(OSError):  # a colleague's file that this user may only read: who holds it is not said then
+            os.ftruncate(self.descriptor, 0)
+            os.write(self.descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
         # A loader worker may outlive a killed run by seconds and must not keep the lock.
         own = weakref.ref(self)
         os.register_at_fork(after_in_child=lambda: lock.release() if (lock := own()) is not None else None)
@@ -207,6 +247,14 @@ class _Lock:
         if self.descriptor is not None:
             os.close(self.descriptor)
             self.descriptor = None
+
+
+def _open_lock(file: Path) -> int:
+    """For all whom the umask lets in; a lock needs no right to write its file."""
+    try:
+        return os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+    except PermissionError:
+        return os.open(file, os.O_RDONLY)
 
 
 def in_use(path: Path) -> bool:
@@ -228,48 +276,6 @@ def taken(path: Path) -> UsageError | None:
         return None
     hint = "continue it with --resume, or choose another --out"
     return UsageError(f"{path} exists already", hint if "run.json" in names else "choose another --out")
-
-
-def read_info(path: Path | str) -> dict[str, Any]:
-    """Content of run.json of a run directory; empty if there is no such file. Raises ValueError if it is invalid."""
-    file = Path(path) / "run.json"
-    info = json.loads(file.read_text("utf-8")) if file.is_file() else {}
-    if not isinstance(info, dict):
-        raise ValueError(f"{file} does not hold an object")
-    return info
-
-
-def read_run_recipe(path: Path | str) -> dict[str, Any]:
-    """The flat recipe of a run.
-
-    Raises UsageError when the directory contains no run, or when the file is damaged.
-    """
-    file = Path(path) / "recipe.yaml"
-    if not file.is_file():
-        raise UsageError(f"there is no run in {path}", "give a folder that holds recipe.yaml")
-    try:
-        recipe: Any = yaml.safe_load(file.read_text("utf-8"))
-    except yaml.YAMLError:
-        recipe = None
-    if not isinstance(recipe, dict):
-        raise UsageError(f"{file} is damaged", "start a new run in another --out")
-    return recipe
-
-
-def find_runs(
-    root: Path | str, *, name: str | None = None, row: str | None = None, status: str | None = "finished"
-) -> list[Path]:
-    """Run directories under `root` (itself included), newest first, that match a recipe name, row and status."""
-    found: list[tuple[str, Path]] = []
-    for file in Path(root).rglob("run.json"):
-        try:
-            info = read_info(file.parent)
-        except ValueError:  # not a file of pvtctl
-            continue
-        wanted = (("name", name), ("row", row), ("status", status))
-        if all(value is None or info.get(key) == value for key, value in wanted):
-            found.append((info.get("finished") or info.get("started") or "", file.parent))
-    return [path for _, path in sorted(found, reverse=True)]
 
 
 def check_recipe(began: dict[str, Any], now: dict[str, Any], path: Path, free_keys: Sequence[str] = FREE_KEYS) -> None:

@@ -247,10 +247,6 @@ def memory_errors(settings: FitSettings, size: object) -> Iterator[None]:
         yield
     except (MemoryError, RuntimeError) as error:
         text = str(error).lower()
-        if "dataloader worker" in text and any(cause in text for cause in ("killed", "shared memory", "bus error")):
-            raise PvtctlError(
-                "a process that loads data was killed, most likely for lack of memory", "use --set data.workers=1"
-            ) from error
         words = ("not enough memory", "can't allocate memory")
         if not isinstance(error, torch.OutOfMemoryError | MemoryError) and not any(each in text for each in words):
             raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pvtctl
-from pvtctl.engine.run import find_runs, read_info, read_run_recipe
+from pvtctl.engine.run_files import find_runs, read_info, read_lines, read_run_recipe, read_starts
 from pvtctl.errors import UsageError
 from pvtctl.extensions import require_for_run
 from pvtctl.recipe.load import load_recipe
@@ -77,14 +76,12 @@ def read_run(path: Path | str, *, finished: bool = True) -> FinishedRun:
         reason = f": {info['reason']}" if info.get("reason") else ""
         hint = "wait until it has ended" if info["status"] == "running" else "continue it with --resume"
         raise UsageError(f"the run in {path} is not finished, but {info['status']}{reason}", hint)
-    lines = _lines(path / "metrics.jsonl")
+    lines = read_lines(path / "metrics.jsonl", growing=True)
     evaluations = [line for line in lines if line.get("event") == "eval"]
     training = [line for line in lines if line.get("event") == "train"]
     scores: list[dict[str, float]] = [line.get("ema_metrics") or line.get("metrics") or {} for line in evaluations]
     main = spec_of(recipe).main_score
     score = info.get("score") or max(scores, key=lambda score: score.get(main, -math.inf), default={})
-    if not isinstance(score, dict):
-        raise _damaged(path / "run.json")
     return FinishedRun(path, recipe, info, score, evaluations, training, read_starts(path))
 
 
@@ -94,7 +91,7 @@ def _info(path: Path) -> dict[str, Any]:
     if not path.is_dir():
         raise UsageError(f"{path} is a file, not the folder of a run", f"did you mean {path.parent}?")
     file = path / "run.json"
-    if not file.is_file():
+    if not file.exists():
         if (path / "recipe.yaml").is_file():
             raise UsageError(f"the run in {path} is only half written: it has no run.json", "start it again elsewhere")
         below = [str(run) for run in find_runs(path, status=None)[:3]]
@@ -102,22 +99,16 @@ def _info(path: Path) -> dict[str, Any]:
             f"there is no run in {path}",
             f"there are runs below it: {', '.join(below)}" if below else "give a folder that holds run.json",
         )
-    try:
-        info = read_info(path)
-    except (ValueError, OSError):
-        raise _damaged(file) from None
-    if not isinstance(info.get("status"), str):
+    info = read_info(path)
+    if info.get("status") is None:
         raise UsageError(f"{file} is not that of a run: it has no status", "give a folder that pvtctl trained in")
     return info
 
 
 def _recipe(path: Path, info: dict[str, Any]) -> Recipe:
-    if not (path / "recipe.yaml").is_file():
+    if not (path / "recipe.yaml").exists():
         raise UsageError(f"the run in {path} is only half there: it has no recipe.yaml", "copy the whole folder")
-    try:
-        read_run_recipe(path)
-    except (UsageError, ValueError, OSError):
-        raise _damaged(path / "recipe.yaml") from None
+    read_run_recipe(path)
     try:
         return load_recipe(path / "recipe.yaml")
     except UsageError as error:
@@ -129,38 +120,3 @@ def _recipe(path: Path, info: dict[str, Any]) -> Recipe:
                 f"read it with pvtctl {version}, or train it again",
             ) from error
         raise UsageError(f"{path} holds a recipe that cannot be read: {fault}", error.hint) from error
-
-
-def _lines(file: Path) -> list[dict[str, Any]]:
-    if not file.is_file():
-        return []
-    found: list[dict[str, Any]] = []
-    texts = file.read_text("utf-8", errors="replace").splitlines()
-    for number, text in enumerate(texts, 1):
-        try:
-            line = json.loads(text)
-        except ValueError:
-            line = None
-        if isinstance(line, dict):
-            found.append(line)
-        elif number < len(texts):
-            raise UsageError(f"{file} is damaged in line {number}", "remove that line, or train the run again")
-    return found
-
-
-def read_starts(path: Path) -> list[dict[str, Any]]:
-    """Content of environment.json of a run directory; empty if missing. Raises UsageError when it is damaged."""
-    file = path / "environment.json"
-    if not file.is_file():
-        return []
-    try:
-        starts = json.loads(file.read_text("utf-8"))
-    except ValueError:
-        raise _damaged(file) from None
-    if not isinstance(starts, list) or not all(isinstance(start, dict) for start in starts):
-        raise _damaged(file)
-    return starts
-
-
-def _damaged(file: Path) -> UsageError:
-    return UsageError(f"{file} is damaged", "copy the folder again, or train the run again")

@@ -19,13 +19,14 @@ from typing import IO, Any, Literal
 import yaml
 
 from pvtctl.engine.log import Progress, clock
-from pvtctl.engine.run import FREE_KEYS, check_recipe, in_use, read_info, read_run_recipe
+from pvtctl.engine.run import FREE_KEYS, check_recipe, in_use
+from pvtctl.engine.run_files import read_info, read_run_recipe, read_starts
 from pvtctl.errors import ExitCode, UsageError
 from pvtctl.io.files import write_text
 from pvtctl.io.foreign import BadFile, parse_json, read_json
 from pvtctl.io.stop import LAUNCHER, StopRequests, stopped_by
 from pvtctl.recipe.load import keys_of_other_heads
-from pvtctl.runs.read_run import images_a_step, read_starts
+from pvtctl.runs.read_run import images_a_step
 from pvtctl.studies.plan import Run, StudyPlan
 from pvtctl.tasks.registry import spec_of
 from pvtctl.weights.resolve import find_weights_file
@@ -87,8 +88,8 @@ def _reason(failure: Path) -> str:
 def _info(run: Run) -> dict[str, Any]:
     try:
         return read_info(run.out)
-    except ValueError as error:
-        raise UsageError(f"{run.out / 'run.json'} is damaged", f"remove {run.out} and run the study again") from error
+    except UsageError as error:
+        raise UsageError(error.message, f"remove {run.out} and run the study again") from error
 
 
 def _check_settings(run: Run, began: dict[str, Any]) -> None:
@@ -212,9 +213,7 @@ class _Meter:
         self._looked = time.monotonic()
         for child in children:
             last = _last_metrics(child.run.out / "metrics.jsonl")
-            starts: list[dict[str, Any]] = []
-            with suppress(UsageError):  # reported by the run's process
-                starts = read_starts(child.run.out)
+            starts = read_starts(child.run.out)
             images = min(int(last.get("step", 0)) * images_a_step(child.run.recipe, starts), _images(child.run))
             self._set(child.run, images, ", ".join(one.run.name for one in children))
 

@@ -62,7 +62,9 @@ def test_a_run_leaves_what_it_promises(tmp_path: Path) -> None:
     environment = json.loads((folder / "environment.json").read_text())
     assert environment[0]["packages"]["torch"]
     assert list((folder / "tensorboard").iterdir())
-    assert len(list((folder / "checkpoints").iterdir())) <= 2
+    kept = {end: {file.stem for file in (folder / "checkpoints").glob(f"*{end}")} for end in (".pt", ".sha256")}
+    assert 1 <= len(kept[".pt"]) <= 2
+    assert kept[".pt"] == kept[".sha256"]
     train_lines = [line for line in lines(folder) if line["event"] == "train"]
     assert [line["step"] for line in train_lines] == list(range(2, 37, 2))
     assert all(line["grad_norm"] > 0 and line["lr"] > 0 for line in train_lines)

@@ -196,8 +196,12 @@ def test_a_full_disk_stops_the_run_and_keeps_the_last_checkpoint(
         fit(task, settings(save_minutes=1e-9), run, DIST, save_weights=save_weights, talk=print)
     assert error.value.exit_code == ExitCode.FAILED
     assert "free some space" in (error.value.hint or "")
-    files = sorted((tmp_path / "run" / "checkpoints").iterdir())
+    folder = tmp_path / "run" / "checkpoints"
+    files = sorted(folder.glob("*.pt"))
     assert [file.name for file in files] == ["step-00000009.pt", "step-00000010.pt"]
+    assert {file.name for file in folder.iterdir()} == {
+        f"{file.stem}{end}" for file in files for end in (".pt", ".sha256")
+    }
     assert all(is_intact(file) for file in files)
     monkeypatch.undo()
     with RunFolder.open(tmp_path / "run", {}, resume=True, dist=DIST) as run:

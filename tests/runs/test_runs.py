@@ -97,8 +97,12 @@ def test_what_is_no_run(tmp_path: Path) -> None:
         ("recipe.yaml", "a: [", "recipe.yaml is damaged"),
         ("recipe.yaml", "\0", "recipe.yaml is damaged"),
         ("recipe.yaml", "model: {backbone: {name: pvt_tiny, twist: 3}}", "cannot be read: .*twist"),
-        ("environment.json", "{}", "environment.json is damaged"),
-        ("environment.json", "[", "environment.json is damaged"),
+        ("run.json", '{"status": "finished", "score": {"top1": "good"}}', "run.json is damaged"),
+        ("run.json", '{"status": ["finished"]}', "run.json is damaged"),
+        ("run.json", "[" * 5000, "run.json is damaged"),
+        ("metrics.jsonl", '{"event": "train", "step": "one"}\n{}\n', "metrics.jsonl is damaged in line 1"),
+        ("metrics.jsonl", "\0\n{}\n", "metrics.jsonl is damaged in line 1"),
+        ("metrics.jsonl", '{"event": "eval", "step": 1, "metrics": {"top1": 1e999}}\n{}\n', "metrics.jsonl is damaged"),
     ],
 )
 def test_damaged_files(tmp_path: Path, file: str, text: str | None, message: str) -> None:
@@ -110,6 +114,18 @@ def test_damaged_files(tmp_path: Path, file: str, text: str | None, message: str
         read_run(path)
     assert caught.value.hint
     assert "\n" not in caught.value.message
+
+
+@pytest.mark.parametrize("text", [None, "{}", "[", "[" * 5000, "\0", '[3, {"processes": "two"}]'])
+def test_a_damaged_environment_blocks_nothing(tmp_path: Path, text: str | None) -> None:
+    """It only describes."""
+    path = make_run(tmp_path / "run")
+    (path / "environment.json").unlink()
+    if text is not None:
+        (path / "environment.json").write_text(text)
+    run = read_run(path)
+    assert run.environment == []
+    assert run.images_a_step > 0
 
 
 def test_a_recipe_of_another_version(tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ def curves(
 
 def _runs_of(word: Path) -> list[Path]:
     """The run, or the runs below a folder, sorted by path; `read_run` raises for anything else."""
-    from pvtctl.engine.run import find_runs
+    from pvtctl.engine.run_files import find_runs
 
     word = word.expanduser()
     if not word.is_dir() or (word / "run.json").exists() or (word / "recipe.yaml").exists():
