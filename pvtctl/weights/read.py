@@ -20,6 +20,7 @@ from torch import Tensor
 
 from pvtctl.errors import UsageError
 from pvtctl.io.checkpoint_meta import CheckpointMeta, is_safetensors
+from pvtctl.io.console import say
 from pvtctl.io.files import sha256_of, without_nan
 from pvtctl.io.foreign import foreign, open_foreign, parse_json, read_json
 from pvtctl.io.names import shown
@@ -29,7 +30,7 @@ from pvtctl.weights.catalogue import Published, cache_folder, published, publish
 from pvtctl.weights.layouts import detr, torchvision, transformers
 from pvtctl.weights.layouts.base import Format
 from pvtctl.weights.recognise import Converted, convert_state
-from pvtctl.weights.resolve import weights_in_folder
+from pvtctl.weights.resolve import replaced_by, weights_in_folder
 from pvtctl.weights.tensors import check_tensors
 
 # Where training scripts put the weights in their files; averaged weights are taken only if there is nothing else.
@@ -67,11 +68,18 @@ def read_checkpoint(path: Path | str) -> Checkpoint:
 
     Files: safetensors, or those of `torch.save` (read with `weights_only=True`; a pickle with code is refused).
     Raises UsageError for anything that is not a checkpoint: a missing, empty or truncated file, a web page, a Git LFS
-    pointer, a pickle that would run code, a directory without weights.
+    pointer, a pickle that would run code, a directory without weights. For a checkpoint that its run has replaced
+    since it was found, the newest is read.
     """
     path = Path(path)
-    with foreign(path, _get_again(path)):  # names and shapes of others too lead to anything
-        return _read(path)
+    try:
+        with foreign(path, _get_again(path)):  # names and shapes of others too lead to anything
+            return _read(path)
+    except UsageError:
+        if (newer := replaced_by(path)) is None:
+            raise
+    say(f"the run has replaced {path.name} meanwhile; {newer.name} is read")
+    return read_checkpoint(newer)
 
 
 def _read(path: Path) -> Checkpoint:

@@ -69,3 +69,13 @@ def weights_in_folder(folder: Path) -> Path:
         f"{folder} is a folder without weights",
         "expected best.safetensors (a run), or model.safetensors or pytorch_model.bin with config.json (transformers)",
     )
+
+
+def replaced_by(path: Path) -> Path | None:
+    """What to read for a checkpoint of a running run that it has removed since; None if it is another file, or there."""
+    if path.exists() or path.parent.name != "checkpoints" or not path.name.startswith("step-"):
+        return None
+    try:
+        return weights_in_folder(path.parent.parent)
+    except UsageError:
+        return None

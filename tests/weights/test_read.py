@@ -125,3 +125,21 @@ def test_folders_and_missing_files(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     _refused(tmp_path, "is a folder without weights")
     _refused(tmp_path / "nothing.pth", "there is no file")
+
+
+def test_a_checkpoint_that_its_run_has_replaced_since(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As in `eval` of a running run: the newest is read then, and nothing else."""
+    folder = tmp_path / "run" / "checkpoints"
+    folder.mkdir(parents=True)
+    gone = folder / "step-00000004.pt"
+    with pytest.raises(UsageError, match=r"there is no file .*step-00000004\.pt"):
+        read_checkpoint(gone)
+    for step in (6, 8):
+        torch.save({"model": {"x": torch.full((2,), step)}}, folder / f"step-{step:08d}.pt")
+    assert read_checkpoint(gone).raw["x"].tolist() == [8, 8]
+    assert "step-00000008.pt is read" in capsys.readouterr().err
+    with pytest.raises(UsageError, match="there is no file"):
+        read_checkpoint(folder / "other.pt")
+    gone.write_bytes(b"damaged")
+    with pytest.raises(UsageError, match=r"step-00000004\.pt"):
+        read_checkpoint(gone)
