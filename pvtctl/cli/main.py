@@ -50,7 +50,7 @@ COMMANDS = {
 
 
 RESUMABLE = ("pretrain", "finetune", "ablate")
-"""The commands that go on where a signal stopped them."""
+"""The commands that continue where a signal stopped them."""
 
 
 class _Commands(TyperGroup):

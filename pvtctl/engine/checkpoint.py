@@ -43,7 +43,7 @@ class Progressed:
 
 
 class CheckpointStore:
-    """`step-XXXXXXXX.pt` files in one folder, of which the newest `keep` are kept, each with its SHA-256 beside it.
+    """`step-XXXXXXXX.pt` files in one folder, of which the newest `keep` are kept, each with a file of its SHA-256.
 
     A state holds tensors and plain values only, so that loading it never runs code (`weights_only=True`).
     """
@@ -97,8 +97,7 @@ def load_state(path: Path) -> dict[str, Any]:
 
 
 def is_intact(path: Path) -> bool:
-    """Whether the file is as it was written: by the hash beside it, else (before 0.3, or killed in between) by reading
-    all of it."""
+    """Whether the file is as it was written: its hash says so; without one (before 0.3) it is read completely."""
     try:
         with suppress(FileNotFoundError):
             return sha256_of(path) == _hash_file(path).read_text("ascii").split()[0]

@@ -175,13 +175,13 @@ class RunFolder:
     def rewind(self, file: str, size: int) -> None:
         """Truncate a log to its size at the checkpoint that the run resumes from.
 
-        A missing one is started anew. Raises UsageError if it is shorter, or damaged.
+        A missing one starts again. Raises UsageError if it is shorter, or damaged.
         """
         path = self.path / file
         if not self.writes or not path.exists():
             return
         if self.length(file) < size:
-            raise damaged(path, "it was longer before", "copy it again, or remove it: the run goes on without it")
+            raise damaged(path, "it was longer before", "copy it again, or remove it: the run continues without it")
         os.truncate(path, size)
         read_lines(path)
 

@@ -44,7 +44,7 @@ class StopNow(BaseException):
 
 
 def stop_signals() -> list[signal.Signals]:
-    """The signals that ask a run to stop; SIGHUP is none if the process was started to outlive it, as by nohup."""
+    """The signals that ask a run to stop; SIGHUP only if it is not ignored, as `nohup` lets it be."""
     return [each for each in _NAMES if each != signal.SIGHUP or signal.getsignal(each) != signal.SIG_IGN]
 
 
