@@ -12,6 +12,7 @@ from typing import Any
 from pvtctl.errors import UsageError
 from pvtctl.io.foreign import BadFile, read_foreign, read_json
 from pvtctl.io.plain_yaml import read_plain_yaml
+from pvtctl.recipe.earlier import with_earlier
 
 _COPY_AGAIN = "copy the folder again, or train the run again"
 _FIELDS = {
@@ -44,7 +45,7 @@ def read_info(path: Path | str) -> dict[str, Any]:
 
 
 def read_run_recipe(path: Path | str) -> dict[str, Any]:
-    """The flat recipe of a run.
+    """The flat recipe of a run, with the settings that are newer than the run as they were then.
 
     Raises UsageError when the directory contains no run, or when the file is damaged.
     """
@@ -58,7 +59,7 @@ def read_run_recipe(path: Path | str) -> dict[str, Any]:
         raise damaged(
             file, where + error.reason, "copy the folder again, or start a new run in another --out"
         ) from error
-    return recipe
+    return with_earlier(recipe)
 
 
 def read_starts(path: Path | str) -> list[dict[str, Any]]:

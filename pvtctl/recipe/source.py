@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 import pvtctl
 from pvtctl.errors import UsageError, nearest
+from pvtctl.recipe.earlier import is_of_run, with_earlier
 from pvtctl.recipe.layers import Fault, Heads, Layer, check_layer, flatten, heads_now
 from pvtctl.recipe.schema import Printed, Study
 from pvtctl.recipe.yaml_loader import Document, KeyPath, SourceMark, read_yaml
@@ -102,7 +103,8 @@ def read_recipe(name_or_path: str | Path, _chain: tuple[Path, ...] = ()) -> Reci
 def _without_base(path: Path, document: Document, heads: Heads) -> RecipeFile:
     """The file's own layers, checked against the keys of `heads`. Cached: do not change it."""
     faults = [Fault(text, _line_of(text)) for text in document.faults]
-    own = {key: value for key, value in document.data.items() if key not in FILE_KEYS}
+    data = with_earlier(document.data) if is_of_run(path) else document.data
+    own = {key: value for key, value in data.items() if key not in FILE_KEYS}
     shared, found = flatten(own, "recipe", document.marks)
     faults += [*found, *check_layer(shared, FILE_KEYS)]
     result = RecipeFile(path.stem, path, shared, {}, {"paper": []}, {}, {}, faults=faults)

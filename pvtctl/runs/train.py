@@ -20,9 +20,11 @@ from pvtctl.engine import (
 )
 from pvtctl.engine.log import Say, silent
 from pvtctl.engine.run import FREE_KEYS, taken
+from pvtctl.engine.run_files import read_run_recipe
 from pvtctl.extensions import keep_copies, require_for_run
 from pvtctl.io.console import say as say_on_stderr
 from pvtctl.models.backbones import layer_depths
+from pvtctl.recipe.earlier import as_begun
 from pvtctl.recipe.load import keys_of_other_heads
 from pvtctl.recipe.schema import Recipe
 from pvtctl.runs.paper_table import ComparedFigure
@@ -90,6 +92,8 @@ def train_recipe(
         # Before anything is loaded; `RunFolder.open` checks again. On rank 0 only: a later process could find the
         # directory that rank 0 has created.
         dist.agree(taken(out) if dist.is_main else None)
+    elif (out / "recipe.yaml").is_file():
+        recipe = as_begun(recipe, read_run_recipe(out))
     task, settings = _prepare(recipe, dist, partial, talk)
     flat = recipe.plain_values()
     notes = {"data": task.fingerprints()} if dist.is_main else {}
