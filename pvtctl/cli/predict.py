@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pvtctl.cli._console import parse_size, print_json, print_text, table
 from pvtctl.cli._options import AS_JSON, App, TestingOptions, argument, bundle, examples, option, shared
 from pvtctl.cli._resolve_recipe import note
-from pvtctl.errors import PvtctlError, UsageError
+from pvtctl.errors import UsageError
 from pvtctl.io.console import say
 from pvtctl.io.files import require_place
 from pvtctl.runs.paths import free_folder
@@ -201,7 +201,7 @@ class ImageReader:
                 progress.advance()
 
     def report(self) -> None:
-        """Print what was skipped, and how images were read. Raises PvtctlError if all were skipped."""
+        """Print what was skipped, and how images were read. Raises UsageError if all were skipped."""
         say_skipped_images(self.skipped)
         if self.turned:
             which = "1 image has" if self.turned == 1 else f"{self.turned} images have"
@@ -222,11 +222,11 @@ def say_skipped_images(skipped: Mapping[str, str]) -> None:
         say(f"skipped {len(skipped) - NAMED} more")
 
 
-def nothing_read(skipped: Mapping[str, str]) -> PvtctlError:
+def nothing_read(skipped: Mapping[str, str]) -> UsageError:
     """The error if no image can be read."""
     name, reason = next(iter(skipped.items()))
     what = "the image could not" if len(skipped) == 1 else f"none of the {len(skipped)} images could"
-    return PvtctlError(
+    return UsageError(
         f"{what} be read; {name}: {reason}",
         "copy it again; of a video, write frames first: ffmpeg -i clip.mp4 frames/%06d.jpg",
     )

@@ -231,3 +231,12 @@ def test_files_that_are_no_checkpoints(cli: Cli, tmp_path: Path, content: bytes,
     assert result.code == 2
     assert message in result.err
     assert "hint: " in result.err
+
+
+@pytest.mark.parametrize("lost", ["run.json", "recipe.yaml"])
+def test_half_a_run_is_not_taken_for_data(cli: Cli, smoke_run: Path, tmp_path: Path, lost: str) -> None:
+    """Nothing is downloaded to score it."""
+    shutil.copytree(smoke_run, tmp_path / "run", ignore=shutil.ignore_patterns(lost, "*.png", "*.html", "*.pt"))
+    result = cli("eval", "run")
+    assert result.code == 2
+    assert f"the run in run is only half there: it has no {lost}" in result.err

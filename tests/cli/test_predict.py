@@ -144,7 +144,7 @@ def test_what_is_no_image_is_skipped_and_told(cli: Cli, detector: Path, photos: 
     assert list(result.json["skipped"]) == ["frame3.jpg"]
     assert [image["id"] for image in result.json["images"]] == [1, 3, 4]
     result = cli("predict", photos / "frame3.jpg", photos / "notes.txt", "--weights", detector)
-    assert result.code == 1
+    assert result.code == 2
     assert "error: none of the 2 images could be read; frame3.jpg: " in result.err
     assert not Path("runs").exists()
 

@@ -151,7 +151,7 @@ def folder(rng: random.Random, valid: Path, work: Path) -> Attempt:
 
 def run_files(rng: random.Random, valid: Path, work: Path) -> Attempt:
     """Files of a run: read by the commands about runs, and by `--resume`."""
-    resumes = rng.random() < 0.25
+    resumes = rng.random() < 0.12
     shutil.copytree(valid / ("stopped" if resumes else "run"), work / "run", copy_function=os.link)
     name = rng.choice(["run.json", "recipe.yaml", "environment.json", "metrics.jsonl", ".lock"])
     if rng.random() < 0.2:

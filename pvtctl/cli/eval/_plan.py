@@ -119,7 +119,12 @@ def _check_task(options: EvalOptions, data: DataChoice | None, checkpoint: Inspe
 
 
 def _is_run(path: Path) -> bool:
-    return (path / "run.json").is_file() and (path / "recipe.yaml").is_file()
+    """Whether it is the folder of a run. Raises UsageError if one of the files that make it one was lost."""
+    names = ("run.json", "recipe.yaml")
+    lost = [name for name in names if not (path / name).exists()]
+    if len(lost) == 1 and ((path / "checkpoints").is_dir() or (path / "best.safetensors").exists()):
+        raise UsageError(f"the run in {path} is only half there: it has no {lost[0]}", "copy the whole folder")
+    return not lost
 
 
 def _find(options: EvalOptions, data: DataChoice, place: Path | None) -> Found:
