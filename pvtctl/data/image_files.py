@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -30,13 +31,25 @@ class Names(Sequence[str]):
         return (os.fsdecode(bytes(name)) for name in self._names)
 
 
+def is_file(path: Path) -> bool:
+    """Whether a file is there; a name that the system refuses, such as one too long, is none."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
 def images_below(folder: Path) -> list[str]:
-    """Sorted paths of the images below a class folder, relative to it."""
-    found = []
-    for where, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        inside = os.path.relpath(where, folder)
-        for name in files:
-            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
-                found.append(name if inside == "." else f"{inside}/{name}")
+    """Sorted paths of the images below a class folder, relative to it; what cannot be read, and is no file, is left out."""
+    found, ahead = [], [""]
+    while ahead:  # not walk_files, which takes five times as long for the names of ImageNet
+        inside = ahead.pop()
+        with suppress(OSError), os.scandir(f"{folder}/{inside}") as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    ahead.append(f"{inside}{entry.name}/")
+                elif entry.name.lower().endswith(SUFFIXES) and entry.is_file():
+                    found.append(f"{inside}{entry.name}")
     return sorted(found)

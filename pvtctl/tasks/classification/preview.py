@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
 
 from pvtctl.data.base import Sample
 from pvtctl.data.class_names import readable_name
-from pvtctl.data.images import to_rgb
+from pvtctl.data.images import Reading, to_rgb
 from pvtctl.data.preview import check_png, spread, write_rows
 from pvtctl.data.samplers import Draw
 from pvtctl.data.transforms import denormalize
@@ -49,9 +50,12 @@ def draw_preview(dataset: ClassificationDataset, path: Path | str, *, count: int
 def preview_classification(request: PreviewRequest) -> str:
     """`pvtctl data preview` of a set; returns a description."""
     name, split, copies = request.name, request.split, request.copies or 5
-    dataset = open_classification_split(
-        name, request.root, split, image_size=request.size or 224, augment=request.data.augment, seed=request.seed
-    )
+    options: dict[str, Any] = {
+        "augment": request.data.augment,
+        "seed": request.seed,
+        "reading": Reading(request.data.exif == "apply"),
+    }
+    dataset = open_classification_split(name, request.root, split, image_size=request.size or 224, **options)
     ids = draw_preview(dataset, request.output, count=request.count, copies=copies)
     return f"{request.output}: {len(ids)} of {len(dataset)} {split} samples, {copies} training views each"
 

@@ -26,6 +26,7 @@ from pvtctl.data.image_files import Names
 from pvtctl.data.images import AS_STORED, EncodedPicture, Reading
 from pvtctl.errors import PvtctlError, UsageError
 from pvtctl.io.files import write_text
+from pvtctl.io.foreign import read_text
 
 _IMAGES = ("jpg", "jpeg", "png", "webp")
 _INDEX_VERSION = 1
@@ -81,7 +82,7 @@ def shard_index(shard: Path) -> list[tuple[str, int, int, int]]:
         stored = json.loads(index_file.read_text(encoding="utf-8"))
         if stored["stamp"] == stamp:
             return [tuple(row) for row in stored["samples"]]
-    except (OSError, ValueError, KeyError, TypeError):  # none, or not ours
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # none, or not ours
         pass
     samples = _scan(shard)
     try:
@@ -128,17 +129,14 @@ def _take_label(labels: dict[str, int], key: str, suffix: str, text: bytes, shar
             if value is None:  # other facts about the image, its label is in a .cls
                 return
         labels[key] = int(value)
-    except (ValueError, TypeError, OverflowError) as error:
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise UsageError(f"{shard}: the label of {key} is not a number", "write it as text, like 17") from error
 
 
 def _class_names(root: Path, lowest: int, highest: int) -> list[str]:
     listed = root / "classes.txt"
     if listed.is_file():
-        try:
-            lines = listed.read_text(encoding="utf-8").splitlines()
-        except UnicodeDecodeError as error:
-            raise UsageError(f"{listed} is not UTF-8 text", "save the file as UTF-8") from error
+        lines = read_text(listed).splitlines()
         names = [line.split()[0] for line in lines if line.strip()]
         if repeated := sorted({name for name in names if names.count(name) > 1}):
             raise UsageError(f"{listed} names {repeated[0]} twice", "a class name is the first word of its line")

@@ -49,6 +49,7 @@ class DenseSpec(TaskSpec):
         from PIL import Image
 
         from pvtctl.data.preview import draw_views, drawn_in_words
+        from pvtctl.tasks.reading import reading_of_data
 
         copies, side = request.copies or 3, request.size or 400
         dataset = self.open_data(
@@ -58,6 +59,7 @@ class DenseSpec(TaskSpec):
             settings=getattr(request.data, self.name),
             training=request.split == "train",
             normalization=request.data.normalization,
+            reading=reading_of_data(request.data, self),
             seed=request.seed,
             samples=request.count if request.name == "scenes" else None,
             image_size=request.data.image_size,

@@ -25,7 +25,7 @@ from pvtctl.data.check import (
     Severity,
     compared,
 )
-from pvtctl.data.image_files import SUFFIXES
+from pvtctl.data.image_files import images_below, is_file
 from pvtctl.data.images import AS_SHOWN, Reading, file_size
 from pvtctl.data.layouts import COCO_LAYOUT
 from pvtctl.errors import UsageError
@@ -219,14 +219,10 @@ def _compare_classes(train: CocoTable, val: CocoTable, check: DatasetCheck) -> N
 
 def _compare_files(folder: Path, table: CocoTable, split: str, check: DatasetCheck) -> NDArray[np.int64]:
     """Positions of the listed images that exist."""
-    on_disk = {
-        path.relative_to(folder).as_posix()
-        for path in folder.rglob("*")
-        if path.name.lower().endswith(SUFFIXES) and not path.name.startswith(".") and path.is_file()
-    }
+    on_disk = set(images_below(folder))
     there = []
     for at, name in enumerate(table.file_names):
-        if name in on_disk or (folder / name).is_file():
+        if name in on_disk or is_file(folder / name):
             there.append(at)
         else:
             check.add("absent", split, name)

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pvtctl.data.image_files import SUFFIXES, Names
+from pvtctl.data.image_files import Names, images_below
 from pvtctl.data.layouts import COCO_LAYOUT
 from pvtctl.errors import PvtctlError, UsageError
+from pvtctl.io.foreign import reason_of
 from pvtctl.io.names import name_bytes, shown
 from pvtctl.tasks.detection.annotations.kinds import KINDS
 from pvtctl.tasks.detection.coco_file import CHECK_HINT, load_coco, scan_coco
@@ -211,9 +212,11 @@ def count_coco(place: Path) -> dict[str, Any]:
     for split in ("train", "val"):
         try:
             folder, file = find_coco(place, split)
-            row[split] = sum(path.name.lower().endswith(SUFFIXES) for path in folder.iterdir())
+            row[split] = len(images_below(folder))
             if "classes" not in row and file.stat().st_size <= _LARGEST_TO_LIST:
                 row["classes"] = len(load_coco(file)["categories"])
         except PvtctlError as error:
             row["state"] = error.message
+        except OSError as error:
+            row["state"] = f"{place} {reason_of(error)}"
     return row

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from array import array
 from collections import Counter
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pvtctl.errors import UsageError
+from pvtctl.io.foreign import read_json
 from pvtctl.tasks.detection.annotations.kinds import COSTS_AN_OBJECT, KINDS, CocoSeverity
 from pvtctl.tasks.detection.annotations.mend import (
     Size,
@@ -112,24 +112,10 @@ class _Faults:
 def load_coco(path: Path | str) -> dict[str, Any]:
     """The parsed file. Raises UsageError: unreadable, not JSON (with the position), not COCO."""
     path = Path(path)
-    try:
-        with path.open("rb") as file:
-            data = json.load(file)
-    except FileNotFoundError as error:
-        raise UsageError(
-            f"no annotation file {path}", "name it with data.val_annotations / data.train_annotations"
-        ) from error
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
-    except json.JSONDecodeError as error:
-        size = path.stat().st_size
-        raise UsageError(
-            f"{path} is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno} "
-            f"(character {error.pos} of {size} bytes)",
-            "if the position is the end of the file, it was cut short: copy or download it again",
-        ) from error
-    except (ValueError, RecursionError) as error:  # not UTF-8, or numbers of thousands of digits
-        raise UsageError(f"{path} is not valid JSON: {error}", "a COCO instances file is JSON text in UTF-8") from error
+    if not path.exists():
+        raise UsageError(f"no annotation file {path}", "name it with data.val_annotations / data.train_annotations")
+    hint = "if the position is the end of the file, it was cut short: copy or download it again"
+    data = read_json(path, most=None, hint=hint)
     missing = [key for key in ("images", "annotations", "categories") if not isinstance(_get(data, key), list)]
     if missing:
         raise UsageError(

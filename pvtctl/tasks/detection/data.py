@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pvtctl.data.base import Sample, SampleBatch, SplitDataset, evenly
+from pvtctl.data.image_files import is_file
 from pvtctl.data.images import AS_SHOWN, Reading, file_size, image_bytes, read_image
 from pvtctl.data.randomness import generator_for
 from pvtctl.data.samplers import Draw
@@ -71,7 +72,7 @@ class CocoSource:
         self.annotations = annotations
         self.class_names, self.category_ids = annotations.class_names, annotations.category_ids
         self.image_ids, self.sizes = annotations.image_ids, annotations.sizes
-        if need_images and not any((folder / name).is_file() for name in annotations.file_names):
+        if need_images and not any(is_file(folder / name) for name in annotations.file_names):
             raise UsageError(
                 none_there(folder, annotations.file_names),
                 "name the folder that their file_name entries start from (data.train_images / data.val_images)",

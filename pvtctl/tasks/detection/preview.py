@@ -17,6 +17,8 @@ from pvtctl.models.structures import Objects
 from pvtctl.tasks.base import PreviewRequest
 from pvtctl.tasks.detection.data import DetectionDataset, open_detection_split
 from pvtctl.tasks.detection.pictures import draw_detections
+from pvtctl.tasks.detection.spec import DETECTION
+from pvtctl.tasks.reading import reading_of_data
 
 
 def draw_detection_preview(
@@ -63,6 +65,7 @@ def preview_detection(request: PreviewRequest) -> str:
             seed=request.seed,
             samples=request.count if request.name == "scenes" else None,
             image_size=side,
+            reading=reading_of_data(request.data, DETECTION),
         )
 
     try:

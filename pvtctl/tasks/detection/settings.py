@@ -27,7 +27,7 @@ class DetectionData(SettingsBlock):
     test_long_side: Annotated[int, Field(ge=32, le=8192)] = 1333
     pad: Annotated[int, Field(ge=1, le=128)] = 32
     """Sides of a batch are multiples of this."""
-    crowds: Literal["regions", "objects"] = "regions"
+    crowds: Literal["regions", "objects"] | None = None
     """`iscrowd` 1: regions that are neither trained on nor scored (COCO), or objects, for tools that mark every brush mask so."""
     aspect_groups: bool = True
     """Wide and tall images are batched separately."""

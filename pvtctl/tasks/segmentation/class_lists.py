@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from pvtctl.data.class_names import ADE20K_CLASSES, PASCAL_CONTEXT_CLASSES
 from pvtctl.errors import UsageError
+from pvtctl.io.foreign import BadFile, read_text
 from pvtctl.models.structures import IGNORE_LABEL
 
 Colour = tuple[int, int, int]
@@ -149,10 +150,10 @@ def read_class_list(path: Path | str, *, shifted: bool | None, ignore: Collectio
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(path)
+    except BadFile as error:
         raise UsageError(
-            f"the class list {str(path)!r} cannot be read", f"data.segmentation.classes names a file: {CLASS_LIST_HINT}"
+            f"the class list {str(path)!r} {error.reason}", f"data.segmentation.classes names a file: {CLASS_LIST_HINT}"
         ) from error
     lines = [line.strip() for line in text.splitlines()]
     lines = [line for line in lines if line and not line.startswith("#")]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from pvtctl.data.image_files import SUFFIXES
 from pvtctl.data.layouts import EXPECTED, LABEL_FOLDERS
 from pvtctl.errors import UsageError, nearest
+from pvtctl.io.foreign import read_text, walk_files
 
 SEGMENTATION_SETS = ("ade20k", "pascal_context", "cityscapes", "masks")
 SPLITS = ("train", "val")
@@ -122,13 +122,9 @@ def _existing(places: list[tuple[Path, Path]], layout: str) -> tuple[Path, Path]
 def _files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, str]:
     """Name without suffix -> path relative to the folder, sorted; hidden files are left out."""
     found: dict[str, str] = {}
-    for place, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        below = os.path.relpath(place, folder).replace(os.sep, "/")
-        for name in sorted(names):
-            if name.lower().endswith(suffixes) and not name.startswith("."):
-                path = name if below == "." else f"{below}/{name}"
-                found.setdefault(path.rsplit(".", 1)[0], path)
+    for file in walk_files(folder, lambda path, reason: None, suffixes=suffixes):
+        path = file.relative_to(folder).as_posix()
+        found.setdefault(path.rsplit(".", 1)[0], path)
     return dict(sorted(found.items()))
 
 
@@ -160,7 +156,7 @@ def _listed(root: Path, split: str) -> MaskPairs:
             raise UsageError(f"no folder {folder}", EXPECTED["pascal_context"])
     if not listing.is_file():
         raise UsageError(f"no list {listing}", EXPECTED["pascal_context"])
-    stems = listing.read_text(encoding="utf-8").split()
+    stems = read_text(listing).split()
     images, masks = _files(image_folder, SUFFIXES), _files(mask_folder, _MASK_SUFFIXES)
     absent = [stem for stem in stems if stem not in images]
     if absent:

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import io
+import os
+from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -127,3 +130,37 @@ def test_preview_of_a_broken_set(make_set, tmp_path):
     with pytest.raises(UsageError, match="no sample could be read"):
         draw_preview(dataset, tmp_path / "p.png")
     assert not (tmp_path / "p.png").exists()
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF"])
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.95])
+def test_a_file_cut_short_is_one_row(tmp_path: Path, form: str, share: float) -> None:
+    for split in ("train", "val"):
+        for number in range(3):
+            folder = tmp_path / split / "a"
+            folder.mkdir(parents=True, exist_ok=True)
+            noise = np.random.default_rng(number).integers(0, 255, (40, 40, 3), np.uint8)
+            Image.fromarray(noise).save(
+                folder / f"{number}.{form.lower()}", form, **{"exif": EXIF} if form == "PNG" else {}
+            )
+        (tmp_path / split / "b").mkdir()
+        Image.new("RGB", (40, 40)).save(tmp_path / split / "b" / "0.png")
+    file = tmp_path / "train" / "a" / f"1.{form.lower()}"
+    file.write_bytes(file.read_bytes()[: int(share * file.stat().st_size)])
+    bad = [each for each in check_data(tmp_path).problems if each.kind in ("truncated", "unreadable")]
+    assert [(each.split, each.count) for each in bad] == [("train", 1)]
+    assert f"a/1.{form.lower()}" in bad[0].examples[0]
+
+
+def test_names_that_are_not_utf_8(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        for name in (b"caf\xe9", b"bar\n\x1b[2J"):
+            folder = os.fsencode(tmp_path / split) + b"/" + name
+            Path(os.fsdecode(folder)).mkdir(parents=True)
+            Image.new("RGB", (40, 40), (len(name), len(split), 9)).save(os.fsdecode(folder + b"/\xe9.png"))
+    assert check_data(tmp_path).verdict == "ok"
+    assert len(open_classification_split("imagenet", tmp_path, "train").fingerprint()) == 16
+
+
+EXIF = Image.Exif()
+EXIF[0x0112] = 6

@@ -156,3 +156,42 @@ def test_scales_that_make_no_depth(scale: float) -> None:
 def test_limits_that_leave_nothing() -> None:
     with pytest.raises(UsageError, match="not above min_depth"):
         DepthCoding(min_depth=1, max_depth=1)
+
+
+def npy(header: bytes, values: bytes = b"") -> bytes:
+    padded = header + b" " * (-(len(header) + 11) % 64) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(padded).to_bytes(2, "little") + padded + values
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\x93NUMPY",
+        b"\x93NUMPY\x09\x00\x76\x00",
+        npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (1000000, 1000000)}"),
+        npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (64, 64)}", b"\0" * 100),
+        npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (-1, 4)}"),
+        npy(b"{'descr': '|O', 'fortran_order': False, 'shape': (1, 1)}", b"\x80\x04N."),
+        npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (1" + b"(" * 200),
+        npy(b"{'descr': '<f4'"),
+        npy(b"1" * 5000),
+        b"PK\x03\x04 no zip",
+    ],
+)
+def test_damaged_npy_files_are_bad_images(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "a.npy").write_bytes(data)
+    with pytest.raises(BadImage):
+        raw_depth(tmp_path / "a.npy")
+
+
+def test_bits_that_flip_in_npy_files(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.ones((5, 7), np.float32))
+    whole = (tmp_path / "a.npy").read_bytes()
+    for place in range(128):
+        (tmp_path / "a.npy").write_bytes(whole[:place] + bytes([whole[place] ^ (1 << place % 8)]) + whole[place + 1 :])
+        try:
+            values = raw_depth(tmp_path / "a.npy")
+        except BadImage:
+            continue
+        assert values.ndim == 2

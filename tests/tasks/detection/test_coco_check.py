@@ -146,9 +146,7 @@ def test_classes(root: Path, edit: Edit) -> None:
     assert ("only_in_train", "val") in found
 
 
-@pytest.mark.parametrize(
-    ("text", "message"), [('{"images": [', "is not valid JSON"), ("[]", "is not a COCO instances")]
-)
+@pytest.mark.parametrize(("text", "message"), [('{"images": [', "is not JSON"), ("[]", "is not a COCO instances")])
 def test_broken_files(root: Path, text: str, message: str) -> None:
     (root / "annotations" / "instances_val2017.json").write_text(text)
     verdict = check_coco_data(root)

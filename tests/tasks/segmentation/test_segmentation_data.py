@@ -315,7 +315,7 @@ def test_class_lists_that_are_refused(tmp_path, text, told):
 def test_a_class_list_that_is_a_text(tmp_path):
     root = mask_set(tmp_path, {"train": [stripes([0, 1])]}, None)
     error = refused("masks", root, classes="sky,road")
-    assert "'sky,road' cannot be read" in error.message
+    assert "'sky,road' cannot be read: No such file" in error.message
     assert "names a file" in error.hint
     assert "no class list" in refused("masks", root).message
 
