@@ -42,7 +42,7 @@ def odd_shapes(boxes: NDArray[Any], sizes: NDArray[Any]) -> Iterator[tuple[str, 
     as_corners = (extent > start).all(1) & (extent <= limits + _SLACK).all(1) & (start >= -_SLACK).all(1)
     inside = (start - extent / 2 >= -_SLACK) & (start + extent / 2 <= limits + _SLACK)
     as_centres = inside.all(1)
-    thin: NDArray[np.bool_] = (extent < 1).any(1)
+    thin = np.asarray((extent < 1).any(1), np.bool_)
     if beyond.mean() >= _CORNERS_BEYOND and as_corners.mean() >= _NEARLY_ALL:
         yield "looks_like_corners", beyond
     elif beyond.mean() >= _CENTRES_BEYOND and as_centres.mean() >= _NEARLY_ALL:
