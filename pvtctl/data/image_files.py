@@ -32,7 +32,7 @@ class Names(Sequence[str]):
 
 
 def is_file(path: Path) -> bool:
-    """Whether a file is there; a name that the system refuses, such as one too long, is none."""
+    """Whether a file exists; never raises, also where the system refuses a name, such as one that is too long."""
     try:
         return path.is_file()
     except OSError:
