@@ -109,11 +109,17 @@ class DenseInference:
         values = maps[0][0].shape[1] * width  # of a row
         if values * height <= 4 * VALUES_AT_ONCE or not self._in_bands:
             return self._mean(maps, lambda out, size: self._at(out.float(), size, original))
-        found, rows = [], max(1, VALUES_AT_ONCE // values)
+        found, rows = (
+            torch.empty(0),
+            max(1, VALUES_AT_ONCE // 8 // values),
+        )  # several values of each are held in between
         for top in range(0, height, rows):
             band = (top, min(top + rows, height))
-            found.append(self._mean(maps, lambda out, size, band=band: self._band(out.float(), size, original, band)))
-        return torch.cat(found)
+            part = self._mean(maps, lambda out, size, band=band: self._band(out.float(), size, original, band))
+            if top == 0:  # whole from the start: small blocks between the large ones would keep the heap from shrinking
+                found = part.new_empty(original)
+            found[top : band[1]] = part
+        return found
 
     def _mean(
         self, maps: Sequence[tuple[Tensor, ImageSize, bool]], at: Callable[[Tensor, ImageSize], Tensor]
