@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -108,14 +109,14 @@ class DenseInference:
         height, width = original
         values = maps[0][0].shape[1] * width  # of a row
         if values * height <= 4 * VALUES_AT_ONCE or not self._in_bands:
-            return self._mean(maps, lambda out, size: self._at(out.float(), size, original))
+            return self._mean(maps, partial(self._at, original=original))
         found, rows = (
             torch.empty(0),
             max(1, VALUES_AT_ONCE // 8 // values),
         )  # several values of each are held in between
         for top in range(0, height, rows):
             band = (top, min(top + rows, height))
-            part = self._mean(maps, lambda out, size, band=band: self._band(out.float(), size, original, band))
+            part = self._mean(maps, partial(self._band, original=original, band=band))
             if top == 0:  # whole from the start: small blocks between the large ones would keep the heap from shrinking
                 found = part.new_empty(original)
             found[top : band[1]] = part
@@ -127,7 +128,7 @@ class DenseInference:
         """The prediction (H, W) from the mean of the maps of all views, which `at` resizes."""
         total: Tensor | None = None
         for out, size, mirrored in maps:
-            view = self._view(at(out, size))
+            view = self._view(at(out.float(), size))
             view = view.flip(-1) if mirrored else view
             total = view if total is None else total.add_(view)
         assert total is not None
