@@ -86,9 +86,10 @@ def describe(name: str, height: int, width: int) -> dict[str, Any]:
     import torch
 
     from pvtctl.models.backbones import build_classifier
+    from pvtctl.models.layers.shapes import without_values
     from pvtctl.weights.catalogue import published_for
 
-    with torch.device("meta"):
+    with without_values():
         model = build_classifier(name).eval()
         with torch.inference_mode():
             maps = model.backbone(torch.empty(1, 3, height, width))

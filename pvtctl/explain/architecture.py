@@ -20,6 +20,7 @@ from pvtctl.models.backbones.pvt import Pvt, PyramidTransformer
 from pvtctl.models.backbones.resnet import ContextBlock, ResNet
 from pvtctl.models.layers.attention import POOLED_SIDE, SelfAttention, SpatialReductionAttention
 from pvtctl.models.layers.block import Mlp, TransformerBlock
+from pvtctl.models.layers.shapes import without_values
 from pvtctl.models.registry import PLAIN_HEADS, find_head
 from pvtctl.views.figure import BLUE, GREY, ORANGE, new_figure
 
@@ -34,7 +35,7 @@ def describe_architecture(
     The model is on the meta device, so nothing is computed. Raises UsageError for unknown names and options.
     """
     classes = classes_of(head, num_classes)
-    with torch.device("meta"):
+    with without_values():
         model = build_model(name, head, num_classes)
         backbone = backbone_in(model)
         out: dict[str, Any] = {}

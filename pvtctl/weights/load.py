@@ -66,7 +66,7 @@ def load_checkpoint(
         source=str(checkpoint.path) if checkpoint.path else "a state dict",
         format="timm" if is_bridge(targets) and found is None else checkpoint.format,
         model=found.title if found else " or ".join(identify(state)) or None,
-        nonfinite=[key for key, value in state.items() if value.is_floating_point() and not value.isfinite().all()],
+        nonfinite=[key for key, value in state.items() if value.is_floating_point() and not _is_finite(value)],
         note=_note(checkpoint),
     )
     plan = plan_backbone(module, targets, state, checkpoint, report)
@@ -157,3 +157,8 @@ def _refuse_misfit(
     known = f"build {identify(state)[0]}, or " if identify(state) else ""
     hint = f"{known}pass --partial (partial=True) to load what fits" if report.backbone_loaded else None
     raise UsageError(message, hint or f"{known or 'give '}a file of {here}")
+
+
+def _is_finite(value: Tensor) -> bool:
+    """Whether no number is NaN or infinite. A finite sum says so in one pass; one that is not may have overflowed."""
+    return (value.element_size() > 1 and bool(value.sum().isfinite())) or bool(value.isfinite().all())

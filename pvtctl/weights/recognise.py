@@ -8,10 +8,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 
-import torch
 from torch import Tensor
 
 from pvtctl.errors import UsageError
+from pvtctl.models.layers.shapes import without_values
 from pvtctl.models.registry import HeadSpec, backbone_specs, head_specs
 from pvtctl.models.variants import join_width
 from pvtctl.weights.layouts import detr, dpt, mmdet, mmseg, official, timm, torchvision, trans2seg, transformers
@@ -202,5 +202,5 @@ def _candidates(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
 def _known_signature(name: str) -> dict[str, tuple[int, ...]]:
     from pvtctl.models.backbones import build_backbone
 
-    with torch.device("meta"):
+    with without_values():
         return _signature(build_backbone(name).state_dict())

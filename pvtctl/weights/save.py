@@ -35,7 +35,7 @@ def save_safetensors(
     # Not `save_file`: it hides the error of a full disk, and writes files readable only by their owner.
     content = to_bytes(tensors, metadata=header)
     size = int.from_bytes(content[:8], "little")
-    content = _sorted_header(content[8 : 8 + size]) + content[8 + size :]
+    content = b"".join((_sorted_header(content[8 : 8 + size]), memoryview(content)[8 + size :]))
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
 

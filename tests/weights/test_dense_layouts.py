@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pvtctl.data.class_names import ADE20K_CLASSES, PASCAL_CONTEXT_CLASSES
 from pvtctl.models.dense import DenseModel, build_depth_model, build_segmenter
+from pvtctl.models.layers.shapes import without_values
 from pvtctl.weights.identify import HeadInfo, identify_head
 from pvtctl.weights.inspect import image_size_of
 from pvtctl.weights.layouts.unsupported import unsupported_model
@@ -58,7 +59,7 @@ def _model(found: HeadInfo) -> DenseModel:
     more: dict[str, Any] = {"output_stride": found.output_stride} if found.output_stride else {}
     if found.backbones[0].startswith("vit"):
         more["image_size"] = 384
-    with torch.device("meta"):
+    with without_values():
         if found.task == "depth":
             head: Any = found.head
             return build_depth_model(found.backbones[0], head, head_options=found.options, backbone_options=more)
@@ -117,7 +118,7 @@ def test_wrappers_are_taken_off(shared: Path) -> None:
     ("classes", "names"), [(60, PASCAL_CONTEXT_CLASSES), (59, PASCAL_CONTEXT_CLASSES[1:]), (7, None)]
 )
 def test_classes_by_their_number(classes: int, names: tuple[str, ...] | None) -> None:
-    with torch.device("meta"):
+    with without_values():
         state = build_segmenter("pvt_v2_b0", "semantic_fpn", num_classes=classes).state_dict()
     found = identify_head(state, "mmsegmentation Semantic FPN")
     assert found is not None

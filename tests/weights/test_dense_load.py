@@ -15,6 +15,7 @@ from pvtctl.models.backbones import build_backbone, build_classifier
 from pvtctl.models.dense import DenseModel, build_depth_model, build_segmenter
 from pvtctl.models.detector import build_detector
 from pvtctl.models.layers.patches import resize_position_table
+from pvtctl.models.layers.shapes import without_values
 from pvtctl.weights import read
 from pvtctl.weights.catalogue import find_published, published_with_hash
 from pvtctl.weights.convert import convert_file
@@ -50,7 +51,7 @@ def _build(kind: str, classes: int = 3, **options: Any) -> DenseModel:
 
 def _blank(kind: str, classes: int = 3, **options: Any) -> DenseModel:
     """Without starting values, which take longest: all 7."""
-    with torch.device("meta"):
+    with without_values():
         model = _build(kind, classes, **options)
     return _filled(model)
 
@@ -69,7 +70,7 @@ def states() -> dict[str, State]:
     found = {}
     for kind in MODELS:
         torch.manual_seed(0)
-        with torch.device("meta"):
+        with without_values():
             shapes = _build(kind).state_dict()
         found[kind] = {
             key: torch.rand(value.shape) + 0.1
@@ -157,7 +158,7 @@ def test_dpt_from_a_classifier_with_another_grid() -> None:
 
 
 def test_tables_of_a_distilled_model_have_two_more_slots() -> None:
-    with torch.device("meta"):
+    with without_values():
         source = build_backbone("deit_base_distilled_patch16", image_size=32, drop_path_rate=0.0).state_dict()
         target = build_backbone("deit_base_distilled_patch16", image_size=48)
     state = {f"backbone.{key}": torch.rand(value.shape) for key, value in source.items()}
@@ -179,7 +180,7 @@ def test_dense_model_gives_its_backbone(kind: str, states: dict[str, State]) -> 
 
 
 def _detector() -> nn.Module:
-    with torch.device("meta"):
+    with without_values():
         model = build_detector(BACKBONE, "retinanet", num_classes=3)
     filled: nn.Module = _filled(model)
     return filled

@@ -18,6 +18,7 @@ from pvtctl.data.class_names import COCO_NAMES
 from pvtctl.io.files import sha256_of
 from pvtctl.models.backbones import build_backbone
 from pvtctl.models.detector import Detector, build_detector
+from pvtctl.models.layers.shapes import without_values
 from pvtctl.models.structures import Detections, DetectOptions
 from pvtctl.weights.identify import coco_ids, identify_head
 from pvtctl.weights.layouts import torchvision as names_torchvision
@@ -51,7 +52,7 @@ def test_originals_there_and_back(
     back = to_publisher(converted.state)
     assert back.keys() == original.keys()
     assert all(back[key] is original[key] for key in original)
-    with torch.device("meta"):
+    with without_values():
         names = set(build_detector(backbone, head, num_classes=classes).state_dict())
     # DETR's frozen batch norms count no batches; the papers' detection code has no class token
     lost = {key for key in names - set(converted.state) if not key.endswith("num_batches_tracked")}
@@ -227,7 +228,7 @@ def test_detections_of_a_loaded_file_equal_torchvisions(kind: str, head: str, tm
 @pytest.mark.parametrize("kind", ["retinanet", "maskrcnn"])
 def test_torchvisions_older_names(kind: str) -> None:
     """The published files have them; torchvision's own modules understand the test's renaming too."""
-    with torch.device("meta"):
+    with without_values():
         theirs = _torchvision(kind, 3)
     new = {key: torch.empty_like(value, device="cpu") for key, value in theirs.state_dict().items()}
     old = {}
@@ -247,7 +248,7 @@ def test_torchvisions_older_names(kind: str) -> None:
 def test_published_torchvision_file_has_batch_norms_without_eps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with torch.device("meta"):
+    with without_values():
         names = _torchvision("retinanet", 91).state_dict()
     frozen = {k: torch.ones(v.shape) for k, v in names.items() if not k.endswith("num_batches_tracked")}
     path = tmp_path / "retinanet.pth"
@@ -265,7 +266,7 @@ def test_names_of_files_without_names() -> None:
         assert found is not None
         return found.class_names
 
-    with torch.device("meta"):
+    with without_values():
         by_id = names(_torchvision("retinanet", 91).state_dict())
         behind_background = names(_torchvision("maskrcnn", 91).state_dict())
         few = names(_torchvision("retinanet", 7).state_dict())
@@ -284,7 +285,7 @@ def test_names_of_files_without_names() -> None:
 
 def test_a_detector_of_our_own_is_told_from_torchvisions() -> None:
     """Ours have torchvision's names within the head; the necks tell them apart."""
-    with torch.device("meta"):
+    with without_values():
         model: Detector = build_detector("resnet50", "retinanet", num_classes=3, conventions="torchvision")
     converted = convert_state(model.state_dict())
     assert converted.format == "pvtctl"

@@ -17,6 +17,7 @@ from pvtctl.errors import UsageError
 from pvtctl.io.files import sha256_of
 from pvtctl.models.backbones import build_backbone, build_classifier
 from pvtctl.models.detector import Detector, build_detector
+from pvtctl.models.layers.shapes import without_values
 from pvtctl.models.registry import head_spec
 from pvtctl.weights.describe import inspect_checkpoint
 from pvtctl.weights.layouts import detr as names_detr
@@ -44,7 +45,7 @@ def states() -> dict[str, State]:
 
 def _blank(head: str, classes: int = 3, backbone: str = BACKBONE, **options: Any) -> Detector:
     """Without starting values, which take longest: all 7."""
-    with torch.device("meta"):
+    with without_values():
         model = build_detector(backbone, head, num_classes=classes, **options)
     model.to_empty(device="cpu")
     with torch.no_grad():
@@ -263,7 +264,7 @@ def test_detectors_that_are_not_built_here(name: str, title: str, states: dict[s
 def test_torchvisions_second_detectors(kind: str, head: str) -> None:
     from torchvision.models import detection
 
-    with torch.device("meta"):
+    with without_values():
         theirs = getattr(detection, f"{kind}_resnet50_fpn_v2")(weights=None, weights_backbone=None)
     state = {key: torch.ones(value.shape) for key, value in theirs.state_dict().items()}
     _refused(_blank(head, backbone="resnet50", conventions="torchvision"), state, "torchvision's .* v2", "--partial")

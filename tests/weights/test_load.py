@@ -167,6 +167,14 @@ def test_not_finite_weights_are_reported(state: dict[str, Tensor]) -> None:
     assert "warning: NaN or infinity in head.bias" in report.summary()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_finite_weights_are_not_whatever_their_sum(state: dict[str, Tensor], dtype: torch.dtype) -> None:
+    largest, infinite = torch.finfo(dtype).max, float("inf")
+    for values, told in (([largest] * 4, []), ([infinite, -infinite, 0.0, 0.0], ["head.bias"])):
+        mixed = dict(state) | {"head.bias": torch.tensor(values, dtype=dtype)}
+        assert load_checkpoint(build_classifier(NAME, num_classes=4), mixed).nonfinite == told
+
+
 def test_half_precision_file(state: dict[str, Tensor]) -> None:
     model = build_classifier(NAME, num_classes=4)
     load_checkpoint(model, {key: value.half() for key, value in state.items()})
