@@ -29,8 +29,13 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     segmenter = build_segmenter(BACKBONE, "deeplabv3plus", num_classes=len(names), head_options={"width": 16})
     sizes = {"test_short_side": 64, "test_long_side": 128, "align": 32}
     save_safetensors(folder / "segmenter.safetensors", segmenter, own | {"segmentation": sizes})
-    depth = {"backbone": BACKBONE, "head": "dpt", "depth": {"test_size": [64, 64], "multiple": 32}}
-    model = build_depth_model(BACKBONE, "dpt")
+    depth = {
+        "backbone": BACKBONE,
+        "head": "dpt",
+        "head_options": {"width": 32},
+        "depth": {"test_size": [64, 64], "multiple": 32},
+    }
+    model = build_depth_model(BACKBONE, "dpt", head_options={"width": 32})
     save_safetensors(folder / "relative.safetensors", model, depth)
     save_safetensors(folder / "metric.safetensors", model, depth | {"scale_shift": [1.0, 0.1]})
     classifier = build_classifier(BACKBONE, num_classes=3, image_size=64)

@@ -237,12 +237,17 @@ def test_words_that_do_not_fit(
     assert_told(cli("eval", *(places.get(word, word) for word in arguments)), *parts)
 
 
-@pytest.mark.parametrize("option", [["--nms-iou", "0.4"], ["--scales", "64,96"], ["--flip"]])
-def test_detr_has_no_nms(cli: Cli, tmp_path: Path, option: list[str]) -> None:
+@pytest.fixture(scope="module")
+def detr(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained DETR. Read only."""
     model = build_detector("pvt_v2_b0", "detr", num_classes=len(SCENE_CLASSES), num_queries=5)
-    save_safetensors(
-        tmp_path / "detr.safetensors", model, {"backbone": "pvt_v2_b0", "class_names": list(SCENE_CLASSES)}
-    )
-    result = cli("eval", "scenes", "--weights", "detr.safetensors", "--profile", "smoke", *option, "--out", "out")
+    path = tmp_path_factory.mktemp("weights") / "detr.safetensors"
+    save_safetensors(path, model, {"backbone": "pvt_v2_b0", "class_names": list(SCENE_CLASSES)})
+    return path
+
+
+@pytest.mark.parametrize("option", [["--nms-iou", "0.4"], ["--scales", "64,96"], ["--flip"]])
+def test_detr_has_no_nms(cli: Cli, detr: Path, tmp_path: Path, option: list[str]) -> None:
+    result = cli("eval", "scenes", "--weights", detr, "--profile", "smoke", *option, "--out", "out")
     assert_told(result, "DETR has no NMS")
     assert not (tmp_path / "out").exists()

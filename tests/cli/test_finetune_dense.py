@@ -16,9 +16,11 @@ from tiny_run import Cli, Result
 
 from pvtctl.cli.main import main
 
-TINY = ["--backbone", "pvt_v2_b0", "--profile", "smoke", "--weights", "none"]
+TINY = ["--backbone", "pvt_v2_b0@0.25", "--profile", "smoke", "--weights", "none"]
 TINY += ["--set", "data.train_samples=4", "--set", "data.val_samples=2", "--set", "train.total_batch=2"]
 """64 pixels, two epochs at most of two steps, two validation images."""
+SEGMENTER = ["--head", "semantic_fpn"]
+METRIC = ["--head", "dpt", "--task", "depth", "--set", "model.head.width=32"]
 FILES = {
     "best.safetensors",
     "checkpoints",
@@ -36,7 +38,7 @@ FILES = {
 @pytest.fixture(scope="module")
 def made(made_once: Callable[[str, Callable[[Path], None]], Path]) -> Path:
     """Two runs on scenes, `segmenter` and `metric`, and scenes as files, `maps` and `rooms`. Read only."""
-    runs = (("segmenter", ["--head", "semantic_fpn"]), ("metric", ["--head", "dpt", "--task", "depth"]))
+    runs = (("segmenter", SEGMENTER), ("metric", METRIC))
 
     def make(top: Path) -> None:
         sizes = ["--train", "4", "--val", "2", "--size", "64"]
@@ -91,9 +93,9 @@ def test_a_run_is_scored_as_it_ended(cli: Cli, made: Path, run: str, score: str)
 @pytest.mark.parametrize(
     "words",
     [
-        ["--head", "dpt", "--task", "segmentation"],
-        ["--head", "trans2seg"],
-        ["--head", "dpt", "--recipe", "dpt_backbones"],
+        ["--head", "dpt", "--task", "segmentation", "--set", "model.head.width=32"],
+        ["--head", "trans2seg", "--set", "model.head.embed_dim=32", "--set", "model.head.num_heads=2"],
+        ["--head", "dpt", "--recipe", "dpt_backbones", "--set", "model.head.width=32"],
         ["--head", "midas", "--backbone", "resnet50@0.25", "--set", "model.head.width=64"],
     ],
     ids=["dpt", "trans2seg", "ssi", "midas"],
@@ -111,7 +113,7 @@ def test_every_head_trains_and_is_scored_as_it_ended(cli: Cli, words: list[str])
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("run", "words"),
-    [("segmenter", ["--head", "semantic_fpn"]), ("metric", ["--head", "dpt", "--task", "depth"])],
+    [("segmenter", SEGMENTER), ("metric", METRIC)],
 )
 def test_stopped_and_resumed_equals_unbroken(cli: Cli, made: Path, run: str, words: list[str]) -> None:
     command = ["finetune", "scenes", *words, *TINY, "--out", "broken"]
@@ -196,7 +198,9 @@ def test_a_run_goes_on_with_other_data(cli: Cli, made: Path) -> None:
     result = cli("finetune", made / "maps", *words)
     assert result.code == 0, result.err
     assert "15 classes kept, 0 new, 0 dropped (by class name)" in result.err
-    depth = cli("finetune", made / "rooms", "--weights", made / "metric", *TINY[:4], *TINY[6:], "--dry-run")
+    depth = cli(
+        "finetune", made / "rooms", *METRIC[4:], "--weights", made / "metric", *TINY[:4], *TINY[6:], "--dry-run"
+    )
     assert depth.code == 0, depth.err
 
 

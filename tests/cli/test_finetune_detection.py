@@ -112,11 +112,12 @@ def test_from_a_classifier(cli: Cli, smoke_run: Path, coco_folder: Path) -> None
 
 def test_a_recipe_for_small_sets(cli: Cli, coco_folder: Path, tmp_path: Path) -> None:
     sets = ["--set", "data.detection.short_sides=[64]", "--set", "data.detection.test_short_side=64"]
+    sets += ["--set", "model.backbone.width=0.25", "--set", "model.head.width=32"]
     command = ["finetune", coco_folder, "--recipe", "small_objects", "--weights", "none", *sets, "--dry-run"]
     result = cli(*command)
     assert result.code == 0, result.err
     assert "recipe: small_objects" in result.err
-    masks = cli(*command, "--head", "mask_rcnn", "--set", "model.head.width=32", "--json")
+    masks = cli(*command, "--head", "mask_rcnn", "--json")
     assert masks.code == 0, masks.err
     assert masks.json["recipe"]["model"]["head"]["name"] == "mask_rcnn"
 

@@ -10,7 +10,7 @@ from typing import Any
 TINY = ["--set", "data.train_samples=24", "--set", "data.val_samples=12", "--set", "train.precision=fp32"]
 """Of profile smoke: 32 pixels, two epochs of three steps."""
 
-TINY_DETECTOR = ["--backbone", "pvt_v2_b0", "--profile", "smoke", "--set", "data.train_samples=4"]
+TINY_DETECTOR = ["--backbone", "pvt_v2_b0@0.25", "--profile", "smoke", "--set", "data.train_samples=4"]
 """64 pixels, two epochs of two steps, four validation images; to be trained with `--weights`."""
 
 
