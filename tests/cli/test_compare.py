@@ -44,7 +44,7 @@ def test_detectors_have_ap_by_size_of_objects(cli: Cli, detector_run: Path) -> N
     assert result.code == 0, result.err
     assert "| box AP, % |" in result.out
     assert "medium objects" in result.out
-    assert "| model | pvt_v2_b0 + retinanet |" in result.out
+    assert "| model | pvt_v2_b0@0.25 + retinanet |" in result.out
 
 
 def test_models(cli: Cli) -> None:

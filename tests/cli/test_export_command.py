@@ -74,7 +74,7 @@ def test_the_backbone_of_a_detector(cli: Cli, detector_run: Path) -> None:
     result = cli("export", detector_run, "--backbone-only", "--format", "torch", *QUICK, "--out", "b.pt2", "--json")
     assert result.code == 0, result.err
     assert result.json["outputs"] == ["c2", "c3", "c4", "c5"]
-    assert result.json["model"] == "pvt_v2_b0"
+    assert result.json["model"] == "pvt_v2_b0@0.25"
 
 
 def test_random_weights_are_said(cli: Cli) -> None:
