@@ -46,10 +46,10 @@ class _PlainComposer(yaml.composer.Composer, yaml.resolver.Resolver):
         problem = f"more than {MAX_DEPTH} levels of nesting" if self.depth >= MAX_DEPTH else None
         if self.nodes >= MAX_NODES:
             problem = f"more than {MAX_NODES:,} keys and values"
-        if self.check_event(yaml.AliasEvent):
+        if self.check_event(yaml.AliasEvent):  # type: ignore[attr-defined]
             problem = "anchors and aliases are not taken; write the values out"
         if problem:
-            event = self.peek_event()  # type: ignore[no-untyped-call]
+            event = self.peek_event()  # type: ignore[attr-defined]
             raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
         self.depth, self.nodes = self.depth + 1, self.nodes + 1
         node = super().compose_node(parent, index)
@@ -71,11 +71,11 @@ class PlainLoader(_PlainComposer, yaml.SafeLoader):
 def _fast_loader() -> type[Any] | None:
     """The parser of libyaml, five times as fast, where PyYAML was built with it."""
     try:
-        from yaml.cyaml import CParser
+        from yaml.cyaml import CParser  # type: ignore[attr-defined]
     except ImportError:
         return None
 
-    class FastLoader(_PlainComposer, CParser):  # type: ignore[misc]
+    class FastLoader(_PlainComposer, CParser):
         def __init__(self, text: str) -> None:
             CParser.__init__(self, text)
             yaml.composer.Composer.__init__(self)
