@@ -21,7 +21,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
 
 from attempts import Found, try_inputs  # noqa: E402
-from forked import warm  # noqa: E402
+from child import warm  # noqa: E402
 from kills import Killed, try_full_disks, try_kills  # noqa: E402
 from kinds import KINDS  # noqa: E402
 from valid import make_valid  # noqa: E402

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from forked import command, fault_of, run_forked, warm
+from child import command, fault_of, run_forked, warm
 from kinds import as_typed, attempt
 
 

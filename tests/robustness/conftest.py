@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from forked import warm
+from child import warm
 from valid import make_valid
 
 

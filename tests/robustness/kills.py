@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from forked import Ended, fault_of, run_forked
+from child import Ended, fault_of, run_forked
 from safetensors.torch import load_file
 from valid import plain_figures, train
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from forked import run_forked
+from child import run_forked
 from PIL import Image
 
 from pvtctl.cli.main import main

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import gc
 import importlib
 import json
 import os
@@ -133,6 +134,7 @@ def warm() -> None:
         *parts,
     ):
         importlib.import_module(module)
+    gc.freeze()  # a child's garbage collector would touch, and so copy, all of this
 
 
 def command(words: Sequence[str]) -> Callable[[], int]:

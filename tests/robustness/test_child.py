@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from forked import MEMORY, Ended, command, fault_of, run_forked
+from child import MEMORY, Ended, command, fault_of, run_forked
 
 
 def ended(code: int = 0, out: str = "", err: str = "", cpu: float = 0.1) -> Ended:
