@@ -13,6 +13,7 @@ from pvtctl.cli._options import AS_JSON, OVERRIDES, TASK, App
 from pvtctl.cli.data._settings import data_settings
 from pvtctl.errors import ExitCode, UsageError
 from pvtctl.io.console import say
+from pvtctl.io.names import shown
 
 if TYPE_CHECKING:
     from pvtctl.data.check import DatasetVerdict
@@ -246,7 +247,8 @@ def _say_conversion(done: DatasetConversion) -> None:
     }
     for split, images in done.images.items():
         say(f"{split}: {images} images, {done.objects[split]} objects")
-    say(f"classes: {len(done.classes)} ({', '.join(done.classes[:10])}{', ...' if len(done.classes) > 10 else ''})")
+    named = ", ".join(shown(name, most=80) for name in done.classes[:10])
+    say(f"classes: {len(done.classes)} ({named}{', ...' if len(done.classes) > 10 else ''})")
     say(origin[done.split_by])
     for note in done.notes:
         say(f"note: {note.count} {note.meaning} ({', '.join(note.examples)}{', ...' if note.count > 5 else ''})")
