@@ -59,7 +59,7 @@ TESTING = (
     "backend",
 )
 """Options that are keys of a recipe's `eval` block."""
-OF_DETECTIONS = {"target", "folder", "images", "annotations", "results", "backend", "out", "as_json"}
+OF_DETECTIONS = {"target", "folder", "images", "annotations", "results", "backend", "max_detections", "out", "as_json"}
 """Options that go with `--results`; all others are for a model."""
 
 

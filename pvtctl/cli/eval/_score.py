@@ -180,7 +180,12 @@ def run_results(options: EvalOptions, results: Path) -> None:
     )
     _check_ids(results, dataset.annotations)
     metric = score_results(
-        dataset.class_names, dataset.category_ids, dataset.to_coco(), results, backend=options.backend or "auto"
+        dataset.class_names,
+        dataset.category_ids,
+        dataset.to_coco(),
+        results,
+        backend=options.backend or "auto",
+        max_detections=options.max_detections,
     )
     numbers = metric.compute()
     report = DetectionReport(dataset, metric, {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import torch
 from pvtctl.errors import UsageError
 from pvtctl.models.structures import Detections
 from pvtctl.tasks.detection.scoring.analysis import DetectionAnalysis, analyse
-from pvtctl.tasks.detection.scoring.columns import Columns, columns_of, join
+from pvtctl.tasks.detection.scoring.columns import COCO_LIMIT, Columns, columns_of, join
 from pvtctl.tasks.detection.scoring.numpy_backend import Kind
 from pvtctl.tasks.detection.scoring.scores import CocoScores, choose_backend, evaluate_columns
 
@@ -37,7 +38,10 @@ class DetectionMetric:
         *,
         masks: bool,
         backend: str = "auto",
+        limit: int = COCO_LIMIT,
+        by_class: bool = False,
     ) -> None:
+        """`limit` detections of an image count; with `by_class` of an image and class, as in COCO, where all are there."""
         if not class_names:
             raise UsageError("the annotations have no categories", "there is nothing to score without classes")
         self.class_names = list(class_names)
@@ -45,6 +49,8 @@ class DetectionMetric:
         self.truth = truth
         self.masks = masks
         self.backend = choose_backend(backend)
+        self.limit = limit
+        self.by_class = by_class
         self.nonfinite = 0
         """Detections left out for a non-finite box or score."""
         self._parts: list[Columns] = []
@@ -107,7 +113,9 @@ class DetectionMetric:
         """Precision and recall of "box" or "mask", computed once."""
         if what not in self._scores:
             kind, found = _KINDS[what], self.found
-            self._scores[what] = evaluate_columns(self.truth, self.category_ids, found, kind, self.backend)
+            # no detector gives more of a class than of an image: COCO's own limit serves for a lower one
+            most = max(self.limit, COCO_LIMIT)
+            self._scores[what] = evaluate_columns(self.truth, self.category_ids, found, kind, self.backend, most)
         return self._scores[what]
 
     def compute(self) -> dict[str, float]:
@@ -127,4 +135,20 @@ class DetectionMetric:
         """Classes, curves, confusion, kinds of errors and the worst images; for `threshold` see `analyse`."""
         masks = self.scores("mask") if self.masks else None
         names, ids = self.class_names, self.category_ids
-        return analyse(names, ids, self.truth, self.found, boxes=self.scores(), masks=masks, threshold=threshold)
+        options: dict[str, Any] = {"boxes": self.scores(), "masks": masks, "threshold": threshold}
+        return analyse(names, ids, self.truth, self.found, **options, limit=max(self.limit, COCO_LIMIT))
+
+    def crowding(self) -> dict[str, Any]:
+        """The limit of detections, and the images with more objects than that (of a class, if `by_class`)."""
+        cells = Counter(
+            (each["image_id"], each["category_id"] if self.by_class else None)
+            for each in self.truth["annotations"]
+            if not each.get("iscrowd")
+        )
+        above = {image for (image, _), count in cells.items() if count > self.limit}
+        return {
+            "max_detections": self.limit,
+            "is_cocos": self.limit == COCO_LIMIT,
+            "images_with_more_objects": len(above),
+            "most_objects": max(cells.values(), default=0),
+        }

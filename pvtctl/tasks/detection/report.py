@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from pvtctl.data.images import BadImage
@@ -16,6 +17,7 @@ from pvtctl.io.files import write_text
 from pvtctl.models.structures import Detections, Objects
 from pvtctl.tasks.base import ComparedImage, Predictor
 from pvtctl.tasks.classes import match_predicted_classes
+from pvtctl.tasks.detection.annotations.plausible import SHAPE_KINDS, odd_shapes
 from pvtctl.tasks.detection.data import DetectionDataset
 from pvtctl.tasks.detection.metric import DetectionMetric
 from pvtctl.tasks.detection.pictures import draw_detections, draw_side_by_side, rights
@@ -124,13 +126,37 @@ class DetectionReport:
         ]
 
     def document(self) -> dict[str, Any]:
-        """For `--json`: the whole analysis."""
-        return {"analysis": self.analysis.as_dict()}
+        """For `--json`: the whole analysis, and what the limit of detections leaves out."""
+        return {"analysis": self.analysis.as_dict(), "detection_limit": self.metric.crowding()}
 
     def notes(self) -> list[str]:
-        """Why numbers are missing."""
+        """Another limit than COCO's, what a limit leaves out, boxes that look like corners, and why numbers are missing."""
         missing = [name for name, value in self.metric.compute().items() if not math.isfinite(value)]
-        return list(dict.fromkeys(why_missing(name, self.metric.truth) for name in missing))
+        empty = list(dict.fromkeys(why_missing(name, self.metric.truth) for name in missing))
+        return [*self._limit_notes(), *self._shape_notes(), *empty]
+
+    def _limit_notes(self) -> list[str]:
+        limit, told = self.metric.crowding(), []
+        most = limit["max_detections"]
+        if not limit["is_cocos"]:
+            told.append(
+                f"at most {most} detections of an image count, COCO's evaluation counts 100: not COCO's numbers"
+            )
+        if images := limit["images_with_more_objects"]:
+            of_class = " of one class" if self.metric.by_class else ""
+            which = "image has" if images == 1 else "images have"
+            told.append(
+                f"{images} {which} more than {most} objects{of_class} (up to {limit['most_objects']}), and at most {most} "
+                "detections of each count: not even a perfect detector would reach 100 %; --max-detections scores more"
+            )
+        return told
+
+    def _shape_notes(self) -> list[str]:
+        """What the detections' boxes look like, if not like COCO's."""
+        found, truth = self.metric.found, self.metric.truth
+        sizes = {image["id"]: (image["height"], image["width"]) for image in truth["images"]}
+        limits = np.asarray([sizes[image] for image in found.image_ids.tolist()], np.float64).reshape(-1, 2)
+        return [f"the detections have {SHAPE_KINDS[kind]}" for kind, _ in odd_shapes(found.boxes, limits)]
 
     def files(self, folder: Path) -> dict[str, Path]:
         """The detections in COCO's results format, and the classes as a table."""

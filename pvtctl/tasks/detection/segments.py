@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,6 +14,10 @@ from pycocotools import mask as coco_mask
 MAX_COORDINATE = 1e6
 """Pixels: pycocotools allocates memory for every pixel along a polygon, also outside of the image."""
 
+MAX_OUTLINE = 5e6
+"""Pixels: the length of all polygons of an object, of which pycocotools keeps five points a pixel."""
+_BLOCK = 1000
+"""Masks that are checked at once."""
 SegmentFault = Literal["bad_polygon", "bad_mask", "mask_size", "flat_polygon", "short_polygon"]
 """Of the last two, something is stored: one polygon that was not in a list of its own, and the parts with an area."""
 
@@ -101,6 +106,7 @@ class SegmentReader:
         part = np.searchsorted(segments.part_ends, wrong, "right") - 1
         infinite = np.zeros(len(segments.parts), np.bool_)
         infinite[np.searchsorted(segments.parts[:, 1], part, "right")] = True
+        infinite |= ~(_outlines(segments) <= MAX_OUTLINE)
         segments.parts[infinite] = 0
         return segments, infinite
 
@@ -133,7 +139,7 @@ class SegmentReader:
         if isinstance(counts, list):
             if not counts or not all(type(run) is int and run >= 0 for run in counts) or sum(counts) != height * width:
                 return "bad_mask"
-            self._runs += _compressed(counts, height, width)
+            self._runs += _compressed(_without_gaps(counts), height, width)
             return None
         if not isinstance(counts, str) or not counts.isascii():
             return "bad_mask"
@@ -141,8 +147,105 @@ class SegmentReader:
         runs = _runs(spelled)
         if runs is None or runs.sum() != height * width:  # pycocotools would read out of bounds
             return "bad_mask"
-        self._runs += spelled
+        self._runs += _compressed(_without_gaps(runs.tolist()), height, width) if (runs[1:] == 0).any() else spelled
         return None
+
+
+def pack_masks(segmentations: Iterable[Any], sizes: Iterable[tuple[int, int]]) -> tuple[list[bytes], dict[int, str]]:
+    """Masks as COCO writes them, polygons or run lengths, as counts of compressed run lengths.
+
+    Every mask from a file comes through here, through `SegmentReader` or through `damaged_counts` before pycocotools gets
+    it: its C code reads past its memory, or never ends, where runs do not cover the image.
+
+    Args:
+        segmentations: One for each object.
+        sizes: (height, width) of its image.
+
+    Returns:
+        The counts, empty for a mask with a fault, and position -> fault.
+    """
+    reader, limits, faults = SegmentReader(), list(sizes), dict[int, str]()
+    for at, (segmentation, (height, width)) in enumerate(zip(segmentations, limits, strict=True)):
+        if fault := reader.add(segmentation, height, width):
+            faults[at] = fault
+    segments, infinite = reader.finish()
+    unusable = infinite | ~segments.has_mask()
+    faults = {at: fault for at, fault in faults.items() if unusable[at]}
+    faults |= {at: "bad_polygon" for at in np.flatnonzero(unusable).tolist() if at not in faults}
+    packed = [b"" if bad else segments.rle(at, *limits[at])["counts"] for at, bad in enumerate(unusable.tolist())]
+    return packed, faults
+
+
+def damaged_counts(counts: Sequence[bytes], pixels: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """For N masks as compressed counts of images of `pixels` pixels: whether each is damaged, and whether it has runs of
+    length 0 inside, where pycocotools' overlaps can end too early."""
+    parts = [_damaged(counts[at : at + _BLOCK], pixels[at : at + _BLOCK]) for at in range(0, len(counts), _BLOCK)]
+    damaged, gaps = zip(*parts, strict=True) if parts else ([np.zeros(0, np.bool_)],) * 2
+    return np.concatenate(damaged), np.concatenate(gaps)
+
+
+def _damaged(counts: Sequence[bytes], pixels: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    lengths = np.array([len(each) for each in counts], np.int64)
+    codes = np.frombuffer(b"".join(counts), np.uint8).astype(np.int16) - 48
+    of_code = np.repeat(np.arange(len(counts)), lengths)
+    damaged = lengths == 0
+    damaged[of_code[(codes < 0) | (codes > 63)]] = True
+    last = np.cumsum(lengths)[~damaged] - 1
+    damaged[np.flatnonzero(~damaged)[codes[last] & 32 != 0]] = True
+    keep = ~damaged[of_code]
+    codes, of_code = codes[keep].astype(np.int64), of_code[keep]
+    if not len(codes):
+        return damaged, np.zeros(len(counts), np.bool_)
+    ends = np.flatnonzero(codes < 32)
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    mask = of_code[ends]
+    digit = np.arange(len(codes)) - np.repeat(starts, ends - starts + 1)
+    damaged[of_code[digit > 6]] = True  # more than 35 bits
+    runs = np.add.reduceat((codes & 31) << (5 * np.minimum(digit, 6)), starts)
+    runs -= (codes[ends] >> 4 & 1) << (5 * np.minimum(ends - starts + 1, 7))
+    place = np.arange(len(mask)) - _starts(mask)
+    for chain in (place % 2 == 1, (place % 2 == 0) & (place > 0)):  # differences to the run before the last
+        sums = np.append(0, np.cumsum(runs[chain]))
+        runs[chain] = sums[1:] - sums[_starts(mask[chain])]
+    covered = np.bincount(mask, weights=runs, minlength=len(counts)).astype(np.int64)
+    damaged |= covered != pixels
+    damaged[mask[(runs < 0) | (runs > pixels[mask])]] = True
+    gaps = np.zeros(len(counts), np.bool_)
+    gaps[mask[(runs == 0) & (place > 0)]] = True
+    return damaged, gaps & ~damaged
+
+
+def _starts(groups: NDArray[np.int64]) -> NDArray[np.int64]:
+    """For each of the sorted `groups` the position where its group begins."""
+    first = np.flatnonzero(np.append(True, groups[1:] != groups[:-1])[: len(groups)])
+    return np.repeat(first, np.diff(np.append(first, len(groups))))
+
+
+def _outlines(segments: Segments) -> NDArray[np.float64]:
+    """(N,): length of all polygons of an object in steps of a pixel, diagonal ones too."""
+    lengths = np.zeros(len(segments.part_ends))
+    if len(segments.coordinates):
+        points = segments.coordinates.reshape(-1, 2)
+        starts, ends = segments.part_ends[:-1] // 2, segments.part_ends[1:] // 2
+        following = np.arange(1, len(points) + 1)
+        following[ends - 1] = starts
+        with np.errstate(invalid="ignore", over="ignore"):
+            steps = np.abs(points[following] - points).max(1)
+        # what is not finite is a fault by itself
+        steps = np.where(np.isfinite(steps), steps, 0.0).clip(max=2 * MAX_OUTLINE)
+        lengths[1:] = np.cumsum(np.add.reduceat(steps, starts))
+    return lengths[segments.parts[:, 1]] - lengths[segments.parts[:, 0]]
+
+
+def _without_gaps(counts: list[int]) -> list[int]:
+    """The same mask without runs of length 0 after the first: their neighbours become one."""
+    runs = counts[:1]
+    for at, run in enumerate(counts[1:], 1):
+        if run and (len(runs) - at) % 2 == 0:
+            runs.append(run)
+        elif run:
+            runs[-1] += run
+    return runs
 
 
 def _compressed(counts: list[int], height: int, width: int) -> bytes:

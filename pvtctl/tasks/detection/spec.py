@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +50,7 @@ _MEASURES = (
 PHOTO = (480, 640)
 """COCO's most frequent (height, width)."""
 _PAD = 32
+_AT_LIMIT = re.compile(r"(box|mask)_(ar_\d+)")
 
 
 def _coco_figure(kind: str, name: str) -> ReportedFigure:
@@ -87,6 +90,16 @@ class DetectionSpec(TaskSpec):
         (("recall", "recall in training"),),
     )
     compared_curves = (("box_ap", "Box AP"), ("mask_ap", "Mask AP"))
+
+    def figure(self, name: str) -> ReportedFigure:
+        """Average recall at another limit than COCO's is named by it: `box_ar_300`."""
+        found = _AT_LIMIT.fullmatch(name)
+        return _coco_figure(*found.groups()) if found else super().figure(name)
+
+    def shown_figures(self, numbers: Mapping[str, float]) -> dict[str, float]:
+        shown = super().shown_figures(numbers)
+        others = [name for name in numbers if _AT_LIMIT.fullmatch(name) and name not in shown]
+        return shown | {name: 100 * numbers[name] for name in others}
 
     open_split = imported("pvtctl.tasks.detection.build:detection_split")
     preview = imported("pvtctl.tasks.detection.preview:preview_detection")

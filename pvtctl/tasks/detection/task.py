@@ -24,6 +24,7 @@ from pvtctl.tasks.classes import match_classes
 from pvtctl.tasks.data_task import DataTask, Loading
 from pvtctl.tasks.detection.data import DetectionBatch, DetectionDataset
 from pvtctl.tasks.detection.metric import DetectionMetric
+from pvtctl.tasks.detection.scoring.columns import COCO_LIMIT
 from pvtctl.tasks.detection.settings import DetectionData
 from pvtctl.tasks.detection.spec import DETECTION
 
@@ -137,7 +138,9 @@ class DetectionTask(DataTask):
 
     def metric(self) -> DetectionMetric:
         names, ids = self.val.class_names, self.val.category_ids
-        return DetectionMetric(names, ids, self.truth, masks=self.has_masks, backend=self.testing.backend)
+        limit = self.testing.options.max_detections or COCO_LIMIT
+        backend = self.testing.backend
+        return DetectionMetric(names, ids, self.truth, masks=self.has_masks, backend=backend, limit=limit)
 
     def report(self, metric: DetectionMetric) -> DetectionReport:
         from pvtctl.tasks.detection.report import DetectionReport

@@ -170,6 +170,9 @@ def test_bad_files_are_refused_in_one_line(tmp_path: Path, name: str) -> None:
 
 
 def test_no_file(tmp_path: Path) -> None:
-    for path in (tmp_path / "absent.json", tmp_path):
-        with pytest.raises(UsageError, match=r"cannot be read|is a folder"):
+    for path, message in (
+        (tmp_path / "absent.json", "cannot be read: No such file"),
+        (tmp_path, "is a folder, not a file"),
+    ):
+        with pytest.raises(UsageError, match=message):
             read_results(path, TRUTH, IDS)

@@ -109,7 +109,7 @@ def test_our_ap50_is_coco_s(shared: Path) -> None:
     names, ids = [c["name"] for c in truth["categories"]], [c["id"] for c in truth["categories"]]
     file = folder / "results" / "instances_val2014_fakebbox100_results.json"
     metric = score_results(names, ids, truth, file)
-    found = metric.found.best_hundred()
+    found = metric.found.best()
     true = true_objects(truth, ids)
     matching = match(found, true)
     kept = matching.kind != 6
@@ -121,4 +121,4 @@ def test_our_ap50_is_coco_s(shared: Path) -> None:
 
 def test_more_than_a_hundred_of_a_class_are_left_out_as_coco_leaves_them() -> None:
     found = [(1, 0, 1 - at / 200, 0, 0, 10, 10) for at in range(120)]
-    assert len(metric_of(TRUE, found).found.best_hundred()) == 100
+    assert len(metric_of(TRUE, found).found.best()) == 100

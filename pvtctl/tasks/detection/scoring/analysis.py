@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pvtctl.tasks.detection.scoring.columns import Columns
+from pvtctl.tasks.detection.scoring.columns import COCO_LIMIT, Columns
 from pvtctl.tasks.detection.scoring.matching import (
     BOTH,
     CLASSIFICATION,
@@ -128,12 +128,13 @@ def analyse(
     boxes: CocoScores,
     masks: CocoScores | None,
     threshold: float | None = None,
+    limit: int = COCO_LIMIT,
 ) -> DetectionAnalysis:
     """Analyse detections, sorted by image, with COCO's scores given; keeps the 16 worst images.
 
-    `threshold` is the minimum score for the confusion and the images; None: that of the best F1.
+    The `limit` best detections of an image and class count. `threshold` is the minimum score for the confusion and the images; None: that of the best F1.
     """
-    found = found.best_hundred()
+    found = found.best(limit)
     true = true_objects(truth, category_ids)
     matching = match(found, true)
     if threshold is None:

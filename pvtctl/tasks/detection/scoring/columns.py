@@ -12,6 +12,8 @@ from torch import Tensor
 
 from pvtctl.models.structures import Detections
 
+COCO_LIMIT = 100
+"""Detections of an image and class that COCO's evaluation counts."""
 BOX_DECIMALS = 4
 SCORE_DECIMALS = 9
 # A number rounded to decimals is read back exactly from its printed form. So scoring detections and scoring the
@@ -45,14 +47,15 @@ class Columns:
             return self
         return self.take(np.argsort(self.image_ids, kind="stable"))
 
-    def best_hundred(self) -> Columns:
-        """Without those that COCO drops: beyond the hundred best of an image and class."""
-        order = np.lexsort((-self.scores, self.labels, self.image_ids))
-        image, label = self.image_ids[order], self.labels[order]
+    def best(self, most: int = COCO_LIMIT, *, by_class: bool = True) -> Columns:
+        """Only the `most` best of an image and class, as COCO counts them, or of a whole image."""
+        labels = self.labels if by_class else np.zeros_like(self.labels)
+        order = np.lexsort((-self.scores, labels, self.image_ids))
+        image, label = self.image_ids[order], labels[order]
         first = np.append(True, (image[1:] != image[:-1]) | (label[1:] != label[:-1]))[: len(order)]
         starts = np.flatnonzero(first)
         rank = np.arange(len(order)) - np.repeat(starts, np.diff(np.append(starts, len(order))))
-        return self if (rank < 100).all() else self.take(np.sort(order[rank < 100]))
+        return self if (rank < most).all() else self.take(np.sort(order[rank < most]))
 
 
 def join(parts: Iterable[Columns], *, masks: bool) -> Columns:

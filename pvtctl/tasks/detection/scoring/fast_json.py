@@ -92,6 +92,8 @@ def _layout(data: bytes, start: int, end: int) -> _Layout | None:
     after = re.match(rb"\s*,\s*(?=\{)", data[start + length : end][:64])
     if after is None and start + length != end:
         return None
+    if any(isinstance(entry.get(key), list | dict) for key in ("image_id", "category_id", "score")):
+        return None
     mask = entry.get("segmentation")
     masks = isinstance(mask, dict) and isinstance(mask.get("counts"), str) and "size" in mask
     slots: dict[str, list[int]] = {}

@@ -16,14 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as rle
 
-from pvtctl.tasks.detection.scoring.columns import Columns
+from pvtctl.errors import UsageError
+from pvtctl.tasks.detection.scoring.columns import COCO_LIMIT, Columns
+from pvtctl.tasks.detection.segments import pack_masks
 
 Kind = Literal["bbox", "segm"]
 IOUS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0.0, 1.0, 101)
 AREAS = np.asarray([(0, 1e10), (0, 32**2), (32**2, 96**2), (96**2, 1e10)])
 """All, small, medium and large: lower and upper area in pixels, inclusive."""
-MAX_DETECTIONS = (1, 10, 100)
+FIRST_LIMITS = (1, 10)
+"""Detections of an image and class that average recall is also computed for; the last limit is COCO's 100, or another."""
 _MISSED, _SET_ASIDE, _RIGHT = 0, 1, 2  # a detection matches nothing, an object that does not count, one that does
 
 
@@ -44,7 +47,7 @@ class _Shapes:
 
 
 def precision_and_recall(
-    truth: Mapping[str, Any], category_ids: Sequence[int], found: Columns, kind: Kind
+    truth: Mapping[str, Any], category_ids: Sequence[int], found: Columns, kind: Kind, limit: int = COCO_LIMIT
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Precision (10 IoUs, 101 recalls, K, 4 areas, 3 limits of detections) and highest recall (10, K, 4, 3).
 
@@ -58,7 +61,7 @@ def precision_and_recall(
     cells = np.searchsorted(images, found.image_ids) * classes + found.labels
     order = np.lexsort((-found.scores, cells))
     ranks = np.arange(len(order)) - np.searchsorted(cells[order], cells[order])
-    kept = ranks < MAX_DETECTIONS[-1]
+    kept = ranks < limit
     ranks, found, cells = ranks[kept], found.take(order[kept]), cells[order[kept]]
     detections = _Shapes(cells, *shapes_and_areas(truth, found, kind), np.zeros(len(found), np.bool_))
 
@@ -70,7 +73,7 @@ def precision_and_recall(
     ends = np.searchsorted(found.labels[order], np.arange(classes + 1))
     for label, (start, end) in enumerate(pairwise(ends.tolist())):
         to_find = (~aside[objects.cells % classes == label]).sum(axis=0)
-        for limit, most in enumerate(MAX_DETECTIONS):
+        for column, most in enumerate((*FIRST_LIMITS, limit)):
             rows = order[start:end]
             rows = rows[ranks[rows] < most]
             hit = hits[rows]
@@ -80,8 +83,8 @@ def precision_and_recall(
                 for iou in range(len(IOUS)):
                     right = np.flatnonzero(hit[:, iou, area] == _RIGHT)
                     curve, highest = _curve(numbers[right, iou, area], int(to_find[area]))
-                    precision[iou, :, label, area, limit] = curve
-                    recall[iou, label, area, limit] = highest
+                    precision[iou, :, label, area, column] = curve
+                    recall[iou, label, area, column] = highest
     return precision, recall
 
 
@@ -98,19 +101,19 @@ def _objects(truth: Mapping[str, Any], category_ids: Sequence[int], images: NDAr
         shapes = np.asarray([each["bbox"] for each in rows], np.float64).reshape(-1, 4)
     else:
         sizes = {image["id"]: (image["height"], image["width"]) for image in truth["images"]}
-        shapes = [run_lengths(each["segmentation"], *sizes[each["image_id"]]) for each in rows]
+        shapes = true_masks(rows, [sizes[each["image_id"]] for each in rows])
     areas = np.asarray([each["area"] for each in rows], np.float64)
     crowds = np.asarray([bool(each.get("iscrowd", 0)) for each in rows], np.bool_)
     return _Shapes(np.asarray(cells, np.int64)[order], shapes, areas, crowds)
 
 
-def run_lengths(segmentation: Any, height: int, width: int) -> Any:
-    """A mask as COCO writes it, polygons or run lengths, as compressed run lengths."""
-    if isinstance(segmentation, list):
-        return rle.merge(rle.frPyObjects(segmentation, height, width))
-    if isinstance(segmentation["counts"], list):
-        return rle.frPyObjects(segmentation, height, width)
-    return segmentation
+def true_masks(annotations: Sequence[Mapping[str, Any]], sizes: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
+    """The masks of annotations as compressed run lengths of their images. Raises UsageError for a damaged one."""
+    masks, faults = pack_masks([each["segmentation"] for each in annotations], sizes)
+    if faults:
+        damaged = annotations[min(faults)].get("id")
+        raise UsageError(f"the mask of annotation {damaged} is damaged", "`pvtctl data check FOLDER` lists every fault")
+    return [{"size": list(size), "counts": counts} for size, counts in zip(sizes, masks, strict=True)]
 
 
 def shapes_and_areas(truth: Mapping[str, Any], found: Columns, kind: Kind) -> tuple[Any, NDArray[np.float64]]:
@@ -158,7 +161,7 @@ def _match(
     order = np.lexsort((things, ious, detections, ranks[detections]))
     detections, things, reached = detections[order], things[order], ious[order, None] >= IOUS
     taken = np.zeros((len(crowds), len(IOUS), len(AREAS)), np.bool_)
-    for start, end in pairwise(np.searchsorted(ranks[detections], np.arange(MAX_DETECTIONS[-1] + 1)).tolist()):
+    for start, end in pairwise(np.searchsorted(ranks[detections], np.arange(ranks.max(initial=0) + 2)).tolist()):
         if start == end:
             continue
         who, what, count = detections[start:end], things[start:end], end - start

@@ -8,7 +8,7 @@ A results file is a list of `{"image_id", "category_id", "bbox": [x, y, width, h
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,11 @@ from pvtctl.io.files import atomic_path
 from pvtctl.io.foreign import BadFile, foreign, parse_json, read_foreign
 from pvtctl.io.names import shown
 from pvtctl.tasks.detection.metric import DetectionMetric
-from pvtctl.tasks.detection.scoring.columns import Columns, counts_of
+from pvtctl.tasks.detection.scoring.columns import COCO_LIMIT, Columns
 from pvtctl.tasks.detection.scoring.fast_json import ParsedResults, read_table
-from pvtctl.tasks.detection.scoring.numpy_backend import run_lengths
+from pvtctl.tasks.detection.segments import damaged_counts, pack_masks
 
+_LARGEST_ID = 2**63 - 1
 _FORMAT = (
     'a results file is a list of {"image_id", "category_id", "bbox", "score"}, see cocodataset.org/#format-results'
 )
@@ -94,17 +95,22 @@ def score_results(
     path: Path | str,
     *,
     backend: str = "auto",
+    max_detections: int | None = None,
 ) -> DetectionMetric:
     """The metric of a results file's detections; call `.compute()` for the numbers.
 
-    Masks are scored if both the file and `truth` have them. Raises UsageError as `read_results` does.
+    Masks are scored if both the file and `truth` have them. Of an image its `max_detections` best count; None: the 100 best
+    of each class, as in COCO. Raises UsageError as `read_results` does.
     """
     found = read_results(path, truth, category_ids)
     masks = found.masks is not None and any("segmentation" in each for each in truth["annotations"])
     if not masks:
         found.masks = None
-    metric = DetectionMetric(class_names, category_ids, truth, masks=masks, backend=backend)
-    metric.add(found)
+    limit = max_detections or COCO_LIMIT
+    metric = DetectionMetric(
+        class_names, category_ids, truth, masks=masks, backend=backend, limit=limit, by_class=max_detections is None
+    )
+    metric.add(found if max_detections is None else found.best(max_detections, by_class=False))
     return metric
 
 
@@ -151,16 +157,18 @@ def _slow_table(path: Path, data: bytes) -> ParsedResults:
 def _row(entry: Any) -> tuple[int, int, float, list[float] | None, Any]:
     """(image, category, score, box, segmentation) of an entry; KeyError names the missing key."""
     image, category, score = entry["image_id"], entry["category_id"], entry["score"]
-    if int(image) != image or int(category) != category or isinstance(score, str | bool):
+    if any(int(key) != key or abs(key) > _LARGEST_ID for key in (image, category)) or not _is_number(score):
         raise ValueError(entry)
-    if max(abs(image), abs(category)) >= 1 << 63:
-        raise OverflowError(entry)
     box, segmentation = entry.get("bbox") or None, entry.get("segmentation") or None
     if box is None and segmentation is None:
         raise KeyError("bbox")
-    if box is not None and len(box) != 4:
+    if box is not None and (not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box))):
         raise ValueError(entry)
     return int(image), int(category), float(score), box and [float(side) for side in box], segmentation
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _known(path: Path, used: NDArray[np.int64], known: NDArray[np.int64], what: str) -> None:
@@ -178,35 +186,51 @@ def _known(path: Path, used: NDArray[np.int64], known: NDArray[np.int64], what: 
 def _masks(path: Path, table: ParsedResults, truth: Mapping[str, Any]) -> tuple[list[bytes], NDArray[np.float64]]:
     """Compressed counts of every mask, and the boxes around them."""
     assert table.counts is not None
-    sizes = {image["id"]: (image["height"], image["width"]) for image in truth["images"]}
-    given: Iterable[Any] = table.counts
-    if table.sizes is not None:
-        pairs = zip(table.sizes.tolist(), table.counts, strict=True)
-        given = ({"size": size, "counts": counts} for size, counts in pairs)
-    masks = [
-        _compressed(path, at, mask, sizes[image])
-        for at, (mask, image) in enumerate(zip(given, table.image_ids.tolist(), strict=True))
+    by_image = {image["id"]: (image["height"], image["width"]) for image in truth["images"]}
+    sizes = [by_image[image] for image in table.image_ids.tolist()]
+    if table.sizes is None:
+        masks = _packed(path, table.counts, sizes)
+    else:
+        limits = np.asarray(sizes, np.int64).reshape(-1, 2)
+        for at in np.flatnonzero((table.sizes != limits).any(axis=1))[:1].tolist():
+            raise _of_other_size(path, at, table.sizes[at].tolist(), sizes[at])
+        masks = list(table.counts)
+        damaged, gaps = damaged_counts(masks, limits.prod(axis=1))
+        if damaged.any():
+            raise _damaged_mask(path, int(damaged.argmax()), int(damaged.sum()))
+        for at in np.flatnonzero(gaps).tolist():
+            masks[at] = _packed(path, [{"size": list(sizes[at]), "counts": masks[at].decode()}], [sizes[at]])[0]
+    whole = [{"size": size, "counts": counts} for size, counts in zip(sizes, masks, strict=True)]
+    boxes = np.asarray([rle.toBbox(mask) for mask in whole], np.float64).reshape(-1, 4)
+    return masks, boxes
+
+
+def _packed(path: Path, given: Sequence[Any], sizes: Sequence[tuple[int, int]]) -> list[bytes]:
+    """Masks of any form as compressed counts."""
+    # the size may be left out
+    whole = [
+        {"size": list(s), **each} if isinstance(each, dict) else each for each, s in zip(given, sizes, strict=True)
     ]
-    boxes = np.asarray([rle.toBbox(mask) for mask in masks], np.float64).reshape(-1, 4)
-    limits = np.asarray([sizes[image][::-1] for image in table.image_ids.tolist()], np.float64).reshape(-1, 2)
-    outside = (boxes[:, :2] + boxes[:, 2:] > limits).any(axis=1)
-    if outside.any():
-        raise UsageError(
-            f"the mask of entry {int(outside.argmax())} of {path} exceeds its image", "its counts are damaged"
-        )
-    return [counts_of(mask) for mask in masks], boxes
+    masks, faults = pack_masks(whole, sizes)
+    if faults:
+        at = min(faults)
+        if faults[at] == "mask_size":
+            raise _of_other_size(path, at, whole[at]["size"], sizes[at])
+        raise _damaged_mask(path, at, len(faults))
+    return masks
 
 
-def _compressed(path: Path, at: int, mask: Any, size: tuple[int, int]) -> dict[str, Any]:
-    """A mask of the results file as a compressed RLE of the image's size."""
-    if isinstance(mask, dict) and list(mask.get("size", size)) != list(size):
-        given = "x".join(str(side) for side in mask["size"])
-        raise UsageError(
-            f"the mask of entry {at} of {path} is {given} in an image of {size[0]}x{size[1]}",
-            "masks have the size of the original image, height first",
-        )
-    try:
-        packed = dict(run_lengths({**mask, "size": list(size)} if isinstance(mask, dict) else mask, *size))
-        return packed | {"counts": counts_of(packed)}
-    except Exception as error:  # pycocotools raises no more specific error
-        raise UsageError(f"the mask of entry {at} of {path} is not a run-length encoding", _FORMAT) from error
+def _of_other_size(path: Path, at: int, given: Sequence[int], size: tuple[int, int]) -> UsageError:
+    return UsageError(
+        f"the mask of entry {at} of {path} is {'x'.join(map(str, given))} in an image of {size[0]}x{size[1]}",
+        "masks have the size of the original image, height first",
+    )
+
+
+def _damaged_mask(path: Path, at: int, count: int) -> UsageError:
+    more = f"; {count} entries are so" if count > 1 else ""
+    return UsageError(
+        f"the mask of entry {at} of {path} is not a run-length encoding that covers its image, nor polygons of finite "
+        f"numbers{more}",
+        _FORMAT,
+    )

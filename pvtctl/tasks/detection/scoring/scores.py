@@ -14,12 +14,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pvtctl.errors import UsageError
-from pvtctl.tasks.detection.scoring.columns import Columns
-from pvtctl.tasks.detection.scoring.numpy_backend import Kind, precision_and_recall, shapes_and_areas
+from pvtctl.tasks.detection.scoring.columns import COCO_LIMIT, Columns
+from pvtctl.tasks.detection.scoring.numpy_backend import (
+    FIRST_LIMITS,
+    Kind,
+    precision_and_recall,
+    shapes_and_areas,
+    true_masks,
+)
 
 BACKENDS = ("auto", "numpy", "pycocotools", "faster")
-NAMES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
 RECALL_NAMES = ("ar_1", "ar_10", "ar_100", "ar_small", "ar_medium", "ar_large")
+NAMES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
 
 
 def choose_backend(backend: str) -> str:
@@ -39,6 +45,8 @@ class CocoScores:
     """(10 IoUs, 101 recalls, K, 4 areas, 3 limits of detections)."""
     recall: NDArray[np.float64]
     """(10 IoUs, K, 4 areas, 3 limits of detections)."""
+    most: int = COCO_LIMIT
+    """The last limit: detections of an image and class that count."""
 
     def ap(self, *, iou: int | None = None, area: int = 0, label: int | None = None) -> float:
         """Mean precision over classes with objects; NaN without any. `iou`: position in 0.5, 0.55 ..."""
@@ -46,14 +54,15 @@ class CocoScores:
         return _mean(values if iou is None else values[iou], label)
 
     def ar(self, *, limit: int = 2, area: int = 0, label: int | None = None) -> float:
-        """Mean highest recall with 1, 10 or 100 detections per image and class (`limit` 0, 1, 2)."""
+        """Mean highest recall with 1, 10 or `most` detections per image and class (`limit` 0, 1, 2)."""
         return _mean(self.recall[:, :, area, limit], label)
 
     def numbers(self) -> dict[str, float]:
-        """COCO's twelve metrics, as fractions; NaN where COCO prints -1."""
+        """COCO's twelve metrics, as fractions; NaN where COCO prints -1. `ar_100` is named by the limit."""
         aps = [self.ap(), self.ap(iou=0), self.ap(iou=5), *(self.ap(area=area) for area in (1, 2, 3))]
         ars = [*(self.ar(limit=limit) for limit in range(3)), *(self.ar(area=area) for area in (1, 2, 3))]
-        return dict(zip((*NAMES, *RECALL_NAMES), (*aps, *ars), strict=True))
+        recalls = [f"ar_{self.most}" if name == f"ar_{COCO_LIMIT}" else name for name in RECALL_NAMES]
+        return dict(zip((*NAMES, *recalls), (*aps, *ars), strict=True))
 
 
 def _mean(values: NDArray[np.float64], label: int | None) -> float:
@@ -63,14 +72,19 @@ def _mean(values: NDArray[np.float64], label: int | None) -> float:
 
 
 def evaluate_columns(
-    truth: Mapping[str, Any], category_ids: Sequence[int], found: Columns, kind: Kind, backend: str
+    truth: Mapping[str, Any],
+    category_ids: Sequence[int],
+    found: Columns,
+    kind: Kind,
+    backend: str,
+    limit: int = COCO_LIMIT,
 ) -> CocoScores:
     """Score `found` against `truth` (a COCO dictionary, not modified) over all its images.
 
-    The area of a detection is its box's for "bbox" and its mask's for "segm". `backend`: see `choose_backend`.
+    The `limit` best detections of an image and class count, in COCO 100. The area of a detection is its box's for "bbox" and its mask's for "segm". `backend`: see `choose_backend`.
     """
     if backend == "numpy":
-        return CocoScores(*precision_and_recall(truth, category_ids, found, kind))
+        return CocoScores(*precision_and_recall(truth, category_ids, found, kind, limit), limit)
     if backend == "faster":
         from faster_coco_eval import COCO
         from faster_coco_eval.core.faster_eval_api import COCOeval_faster as Evaluation
@@ -80,18 +94,24 @@ def evaluate_columns(
     with contextlib.redirect_stdout(io.StringIO()), _no_collection():
         gt, dt = COCO(), COCO()
         objects = [{"iscrowd": 0, **each} for each in truth["annotations"]]
+        if kind == "segm":
+            sizes = {image["id"]: (image["height"], image["width"]) for image in truth["images"]}
+            objects = [each for each in objects if each["image_id"] in sizes]
+            masks = true_masks(objects, [sizes[each["image_id"]] for each in objects])
+            objects = [{**each, "segmentation": mask} for each, mask in zip(objects, masks, strict=True)]
         for side, annotations in ((gt, objects), (dt, _annotations(truth, category_ids, found, kind))):
             side.dataset = {"images": truth["images"], "categories": truth["categories"], "annotations": annotations}
             side.createIndex()
         evaluation = Evaluation(gt, dt, kind)
         evaluation.params.catIds = list(category_ids)
+        evaluation.params.maxDets = [*FIRST_LIMITS, limit]
         evaluation.evaluate()
         evaluation.accumulate()
     order = np.argsort(np.argsort(np.asarray(category_ids)))  # COCO's evaluation sorts classes by id
     result = evaluation.eval
     precision, recall = np.asarray(result["precision"]), np.asarray(result["recall"])
     shape = result["counts"]
-    return CocoScores(precision.reshape(shape)[:, :, order], recall.reshape([shape[0], *shape[2:]])[:, order])
+    return CocoScores(precision.reshape(shape)[:, :, order], recall.reshape([shape[0], *shape[2:]])[:, order], limit)
 
 
 @contextlib.contextmanager
