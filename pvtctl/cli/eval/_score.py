@@ -179,14 +179,9 @@ def run_results(options: EvalOptions, results: Path) -> None:
         need_images=False,
     )
     _check_ids(results, dataset.annotations)
-    metric = score_results(
-        dataset.class_names,
-        dataset.category_ids,
-        dataset.to_coco(),
-        results,
-        backend=options.backend or "auto",
-        max_detections=options.max_detections,
-    )
+    names, ids, limit = dataset.class_names, dataset.category_ids, options.max_detections
+    backend = options.backend or "auto"
+    metric = score_results(names, ids, dataset.to_coco(), results, backend=backend, max_detections=limit)
     numbers = metric.compute()
     report = DetectionReport(dataset, metric, {})
     spec = task_spec("detection")
