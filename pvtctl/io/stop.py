@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Self
@@ -49,7 +49,7 @@ def stop_signals() -> list[signal.Signals]:
 
 
 @contextmanager
-def handling(handler: Callable[[int, Any], None], numbers: list[signal.Signals]) -> Iterator[None]:
+def handling(handler: Callable[[int, Any], None], numbers: Sequence[signal.Signals]) -> Iterator[None]:
     """Call `handler` on these signals; outside the main thread, where Python forbids handlers, nothing changes."""
     mine = threading.current_thread() is threading.main_thread()
     before = {number: signal.signal(number, handler) for number in numbers} if mine else {}
