@@ -113,14 +113,14 @@ class SegmentReader:
     def _add_polygons(self, polygons: list[Any]) -> SegmentFault | None:
         coordinates, parts = len(self._coordinates), len(self._part_ends)
         fault: SegmentFault | None = None
-        if polygons and not any(isinstance(polygon, list) for polygon in polygons):
+        if polygons and not isinstance(polygons[0], list) and not any(isinstance(each, list) for each in polygons):
             polygons, fault = [polygons], "flat_polygon"
         for polygon in polygons:
-            if isinstance(polygon, list) and len(polygon) < 6 and len(polygon) % 2 == 0:
-                fault = "short_polygon"
-                continue
             try:
-                if not isinstance(polygon, list) or len(polygon) % 2 or len(polygon) < 6:
+                if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
+                    if isinstance(polygon, list) and len(polygon) % 2 == 0:
+                        fault = "short_polygon"
+                        continue
                     raise TypeError("not x, y pairs")
                 self._coordinates.extend(polygon)
             except (TypeError, OverflowError):  # a string or list among the numbers, or a number of hundreds of digits
