@@ -141,9 +141,9 @@ class SegmentReader:
                 return "bad_mask"
             self._runs += _compressed(_without_gaps(counts), height, width)
             return None
-        if not isinstance(counts, str) or not counts.isascii():
+        if not isinstance(counts, str | bytes) or not counts.isascii():  # JSON has text, pycocotools bytes
             return "bad_mask"
-        spelled = counts.encode("ascii")
+        spelled = counts.encode("ascii") if isinstance(counts, str) else counts
         runs = _runs(spelled)
         if runs is None or runs.sum() != height * width:  # pycocotools would read out of bounds
             return "bad_mask"
