@@ -77,13 +77,13 @@ def reason_of(error: Exception) -> str:
     return f"is damaged ({shown(said[0], most=120) if said else type(error).__name__})"
 
 
-def open_foreign(path: Path | str) -> BinaryIO:
+def open_foreign(path: Path | str, hint: str | None = None) -> BinaryIO:
     """Open a regular file to read bytes. Raises BadFile for anything else: a named pipe is refused, not waited for."""
-    with foreign(path):
+    with foreign(path, hint):
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0))
         try:
             if (what := _special(os.fstat(descriptor).st_mode)) is not None:
-                raise BadFile(path, f"is {what}, not a file")
+                raise BadFile(path, f"is {what}, not a file", hint)
             return os.fdopen(descriptor, "rb")
         except BaseException:
             os.close(descriptor)
@@ -106,7 +106,7 @@ def _special(mode: int) -> str | None:
 
 def read_foreign(path: Path | str, *, most: int | None = MAX_DOCUMENT, hint: str | None = None) -> bytes:
     """The bytes of a regular file of at most `most` bytes. Raises BadFile, also if it cannot be read."""
-    with foreign(path, hint), open_foreign(path) as file:
+    with foreign(path, hint), open_foreign(path, hint) as file:
         size = os.fstat(file.fileno()).st_size
         if most is not None and size > most:
             raise BadFile(path, f"is too large: {size:,} bytes, at most {most:,} are expected here", hint)

@@ -55,7 +55,7 @@ def test_convert_says_what_was_left_out(cli: Cli, voc: Path) -> None:
     assert cli("data", "convert", voc, "--from", "yolo", "--to", "out2", "--zero-based").code == 2
     (voc / "2.xml").write_text("<annotation>")
     broken = cli("data", "convert", voc, "--from", "voc", "--to", "out3")
-    assert (broken.code, broken.err.splitlines()[0]) == (2, "error: 2.xml:1: not valid XML: no element found")
+    assert (broken.code, broken.err.splitlines()[0]) == (2, "error: 2.xml:1 is not valid XML: no element found")
 
 
 def test_check_takes_a_pair(cli: Cli, voc: Path) -> None:
