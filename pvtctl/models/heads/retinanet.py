@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.retinanet import RetinaNetClassificationHead, RetinaNetRegressionHead
 from torchvision.ops import clip_boxes_to_image, sigmoid_focal_loss
 
@@ -17,6 +16,7 @@ from pvtctl.models.heads.boxes import (
     IGNORED,
     SCORE_THRESHOLD,
     BoxMatcher,
+    ShiftCoder,
     best_detections,
     match_boxes,
     retinanet_anchors,
@@ -43,7 +43,7 @@ class RetinaNet(DetectionHead):
         self.num_classes = num_classes
         self.anchors = retinanet_anchors(conventions)
         self.matcher = BoxMatcher(0.5, 0.4, best_from=0.0)
-        self.box_coder = BoxCoder(weights=(1.0, 1.0, 1.0, 1.0))
+        self.box_coder = ShiftCoder((1.0, 1.0, 1.0, 1.0), conventions=conventions)
         self.classification_head = RetinaNetClassificationHead(in_channels, self.anchors.per_cell(), num_classes)
         self.regression_head = RetinaNetRegressionHead(in_channels, self.anchors.per_cell())
         use_channels_last(self)
@@ -89,7 +89,7 @@ class RetinaNet(DetectionHead):
                 labels = objects.labels[box]
                 scores = logits[image].float()
                 loss_cls = loss_cls + class_loss(scores, positive, labels, matches == IGNORED)
-                goal = self.box_coder.encode_single(objects.boxes[box], grid[positive])
+                goal = self.box_coder.encode(objects.boxes[box], grid[positive])
                 loss_box = loss_box + F.l1_loss(deltas[image, positive].float(), goal, reduction="sum")
                 positives = positives + len(positive)
                 found = found + recognised(scores.detach()[positive], labels, box, len(objects))
@@ -129,7 +129,7 @@ class RetinaNet(DetectionHead):
         for logits, delta, grid in zip(classes, deltas, grids, strict=True):
             scores, index = best_scores(logits.flatten(), threshold)
             anchor = index // self.num_classes
-            box = self.box_coder.decode_single(delta[anchor].float(), grid[anchor])
+            box = self.box_coder.decode(delta[anchor], grid[anchor])
             found.append((clip_boxes_to_image(box, size), scores, index % self.num_classes))
         boxes, scores, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
         return best_detections(boxes, scores, labels, options)

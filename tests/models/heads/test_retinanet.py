@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -18,6 +20,7 @@ from torchvision.ops import box_iou
 from pvtctl.models.detector import build_detector
 from pvtctl.models.heads.retinanet import RetinaNet, best_scores, per_anchor
 from pvtctl.models.layers.shapes import without_values
+from pvtctl.models.registry import Conventions
 from pvtctl.models.structures import Detections, DetectOptions, Objects
 from pvtctl.weights.load import load_checkpoint
 
@@ -103,6 +106,22 @@ def test_equal_to_torchvision_under_its_conventions() -> None:
         assert_same_detections(
             detections, theirs_found, scores={"atol": 1e-4, "rtol": 0}, boxes={"atol": 0.01, "rtol": 0}
         )
+
+
+@pytest.mark.parametrize("conventions", ["papers", "torchvision"])
+def test_boxes_shrink_as_in_the_code_of_the_conventions(conventions: Conventions) -> None:
+    """Changes of size lie within 1000 / 16 on both sides in mmdetection, and from above in torchvision."""
+    generator = np.random.default_rng(0)
+    corner, side = generator.uniform(0, 800, (500, 2)), generator.uniform(1, 400, (500, 2))
+    deltas = generator.normal(0, 4, (500, 4))
+    most = math.log(1000 / 16)
+    growth = np.exp(np.clip(deltas[:, 2:], -most if conventions == "papers" else None, most))
+    centre = corner + side / 2 + deltas[:, :2] * side
+    expected = np.concatenate((centre - growth * side / 2, centre + growth * side / 2), 1)
+    assert (deltas[:, 2:] < -most).any()
+    anchors = torch.tensor(np.concatenate((corner, corner + side), 1), dtype=torch.float32)
+    found = RetinaNet(3, conventions=conventions, in_channels=8).box_coder.decode(torch.tensor(deltas), anchors)
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5, atol=2e-2)
 
 
 def small_head(classes: int = 3, width: int = 8) -> tuple[RetinaNet, list[Tensor]]:
