@@ -92,6 +92,8 @@ def _disk_error(path: Path, error: OSError) -> PvtctlError:
         return PvtctlError(f"the disk is full: {path} was not written", "free some space; what was there is untouched")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return PvtctlError(f"no permission to write {path}", "choose another folder")
+    if error.errno in (errno.EISDIR, errno.ENOTDIR):
+        return UsageError(f"{path} could not be written: {error.strerror}", "move what is there away")
     return PvtctlError(f"{path} could not be written: {error.strerror or error}", "choose another folder")
 
 

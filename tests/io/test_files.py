@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pvtctl.errors import PvtctlError
+from pvtctl.errors import PvtctlError, UsageError
 from pvtctl.io.files import atomic_path, new_folder, write_text
 
 PLACES = [atomic_path, new_folder]
@@ -49,3 +49,11 @@ def test_a_disk_that_refuses_to_remove(tmp_path: Path, monkeypatch: pytest.Monke
 def test_any_name_can_be_written(tmp_path: Path) -> None:
     write_text(tmp_path / "a", "caf\udce9 é")
     assert (tmp_path / "a").read_text("utf-8") == "caf\\udce9 é"
+
+
+def test_a_folder_of_that_name_is_wrong_usage(tmp_path: Path) -> None:
+    (tmp_path / "a" / "kept").mkdir(parents=True)
+    with pytest.raises(UsageError, match=r"a could not be written: Is a directory"):
+        write_text(tmp_path / "a", "text")
+    assert (tmp_path / "a" / "kept").is_dir()
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
