@@ -32,6 +32,8 @@ def is_of_run(path: Path) -> bool:
 def with_earlier(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """The whole recipe of a run, as plain values, with the settings that are newer than the run."""
     filled = copy.deepcopy(dict(recipe))
+    if "task" not in filled:  # of a test's or a user's own training loop, not a recipe of pvtctl
+        return filled
     for (*blocks, key), value in EARLIER.items():
         block: Any = filled
         for name in blocks:

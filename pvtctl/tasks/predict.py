@@ -116,7 +116,7 @@ def to_pixels(image: ImageLike, reading: Reading = AS_SHOWN) -> Tensor:
         try:
             return read_pixels(Path(image).expanduser(), reading)[0]
         except (BadImage, OSError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
+            reason = (getattr(error, "strerror", None) or str(error)).removeprefix("cannot be read: ")
             raise UsageError(f"{image} cannot be read: {reason}", "name an image file") from error
     if isinstance(image, Image.Image):
         try:

@@ -88,7 +88,7 @@ def test_bad_input_of_attention(cli: Cli, photo: Path, options: list[str], said:
 def test_files_that_are_no_images(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "notes.png").write_text("no image")
     result = cli("visualize", "attention", "notes.png", "--backbone", "pvt_v2_b0")
-    assert result.code == 1
+    assert result.code == 2
     assert "notes.png: not an image" in result.err
     missing = cli("visualize", "attention", "nothing.jpg", "--backbone", "pvt_v2_b0")
     assert missing.code == 2

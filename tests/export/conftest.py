@@ -1,8 +1,7 @@
 """Narrow, shallow models: tracing takes time by the operation, more with open sides, and little by the channel.
 
 PVT lies under the classifier, by itself and under one dense head; the other heads lie on a ResNet, so that PVT's operations are
-not traced again below each. Its blocks are one that reduces keys and values and one that does not: those between are traced like
-the first.
+not traced again below each.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from pvtctl.models.necks.fpn import Fpn
 def _pvt(*, class_token: bool = False, image_size: int = 64) -> Pvt:
     return Pvt(
         embed_dims=(8, 16, 24, 32),
-        depths=(1, 0, 0, 1),
+        depths=(1, 1, 1, 1),
         num_heads=(1, 2, 3, 4),
         mlp_ratios=(2, 2, 2, 2),
         sr_ratios=(8, 4, 2, 1),
@@ -37,7 +36,7 @@ def _pvt(*, class_token: bool = False, image_size: int = 64) -> Pvt:
 def _pvt_v2() -> PvtV2:
     return PvtV2(
         embed_dims=(8, 16, 24, 32),
-        depths=(1, 0, 0, 1),
+        depths=(1, 1, 1, 1),
         num_heads=(1, 2, 3, 4),
         mlp_ratios=(2, 2, 2, 2),
         sr_ratios=(8, 4, 2, 1),
