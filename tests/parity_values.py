@@ -1,4 +1,4 @@
-"""The values of the parity kit's state dicts, in a quarter of the kit's own time."""
+"""The values of the parity kit's state dicts, made block by block, which is faster than the kit itself."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from pvtctl.data.images import (
     BadImage,
+    ReadableImages,
     Reading,
     TooLarge,
     decode,
@@ -157,17 +158,10 @@ class Examination:
         return self.size is None
 
 
-class Readable(Protocol):
-    """A source of image bytes."""
-
-    def read(self, index: int) -> bytes:
-        """Raises BadImage, OSError."""
-
-
 class Examinations(Dataset[Examination]):
     """Reads and decodes each picked image of a split, in the loader's processes."""
 
-    def __init__(self, source: Readable, picks: Positions) -> None:
+    def __init__(self, source: ReadableImages, picks: Positions) -> None:
         self.source = source
         self.picks = picks
 

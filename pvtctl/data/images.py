@@ -84,6 +84,13 @@ class SourceImage(Protocol):
         differ by about one of 256 levels. Raises BadImage."""
 
 
+class ReadableImages(Protocol):
+    """Image files by position."""
+
+    def read(self, index: int) -> bytes:
+        """The file's bytes. Raises BadImage, OSError."""
+
+
 class TensorPicture:
     """A picture that is already decoded: uint8 (3, H, W)."""
 

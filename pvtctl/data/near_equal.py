@@ -11,14 +11,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pvtctl.data.images import ReadableImages
 from pvtctl.data.preview import check_png, write_rows
 from pvtctl.io.names import shown
+
+if TYPE_CHECKING:
+    from pvtctl.data.check import Examination
 
 _SIZE = (9, 8)
 _BANDS = 8
@@ -80,24 +84,9 @@ def _hashes(thumbnails: Thumbnails) -> NDArray[np.uint8]:
     return np.packbits((levels[:, :, 1:] > levels[:, :, :-1]).reshape(-1, 64), axis=1)
 
 
-class _Readable(Protocol):
-    def read(self, index: int) -> bytes: ...
-
-
-class _Seen(Protocol):
-    """What is known of an examined image."""
-
-    @property
-    def index(self) -> int: ...
-    @property
-    def digest(self) -> bytes: ...
-    @property
-    def thumbnail(self) -> bytes: ...
-
-
 @dataclass
 class _Split:
-    source: _Readable | None = None
+    source: ReadableImages | None = None
     names: list[str] = field(default_factory=list)
     indices: list[int] = field(default_factory=list)
     digests: list[bytes] = field(default_factory=list)
@@ -119,7 +108,7 @@ class NearEqual:
     def __init__(self) -> None:
         self._splits: dict[str, _Split] = defaultdict(_Split)
 
-    def add(self, split: str, name: str, seen: _Seen, source: _Readable) -> None:
+    def add(self, split: str, name: str, seen: Examination, source: ReadableImages) -> None:
         """Keep an examined image, if it could be decoded."""
         if seen.thumbnail:
             own = self._splits[split]

@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
 from pvtctl.data.base import evenly
-from pvtctl.data.images import BadImage, is_deep_grey, open_image, orientation_of, own_range
+from pvtctl.data.images import ReadableImages, is_deep_grey, open_image, orientation_of, own_range
 
 _LOOKED_AT, _MEASURED = 8, 64
 """Images whose kind is looked at, and those whose values are, if some are deep grey; spread evenly."""
-
-
-class ReadableImages(Protocol):
-    """Bytes of image files by position."""
-
-    def read(self, index: int) -> bytes:
-        """Raises BadImage, OSError."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +45,5 @@ def _look(images: ReadableImages, index: int) -> tuple[bool, tuple[float, float]
         values = np.asarray(image)
         values = values[np.isfinite(values)]
         return turned, ((float(values.min()), float(values.max())) if values.size else None)
-    except (BadImage, OSError):
-        return False, None
-    except Exception:  # PIL's plugins raise whatever broken data leads them to
+    except Exception:  # it cannot be read; PIL's plugins raise whatever broken data leads them to
         return False, None

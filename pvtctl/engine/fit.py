@@ -48,7 +48,8 @@ def fit(
 
     `save_weights(path, module, meta)` writes the best weights so far; `after_eval(run)` may draw curves. Both run on
     rank 0 only. `layer_depths` is needed for layer-wise decay: see `build_optimizer`. A finished run returns its result
-    again; `run`, on leaving its `with` block, records how an unfinished one ended. `talk` receives log lines; `log.silent` hides the progress bars too.
+    again; `run`, on leaving its `with` block, records how an unfinished one ended. `talk` receives log lines;
+    `log.silent` hides the progress bars too.
 
     Raises Stopped (exit code 75 or 130) when a signal or the time limit ended the run after saving, and PvtctlError
     when memory or disk ran out, or when the loss stayed non-finite after one roll-back.

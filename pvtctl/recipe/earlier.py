@@ -19,7 +19,6 @@ Block = TypeVar("Block", bound=SettingsBlock)
 EARLIER: dict[tuple[str, ...], Any] = {
     ("data", "exif"): "ignore",
     ("data", "grey_range"): (0.0, 65535.0),
-    ("data", "detection", "crowds"): "regions",
 }
 """Newer settings by path, with the value that says what was done before there was a choice."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -119,8 +120,8 @@ def model_cost(recipe: Recipe, num_classes: int) -> dict[str, float]:
     """
     original = _ORIGINALS.get(original_data(recipe)) if recipe.expect else None
     spec, classes = spec_of(recipe), original.classes if original is not None else num_classes
-    model = recipe.model.model_dump_json(exclude={"init", "weights"})
-    key = (spec.name, model, spec.sizes(recipe).counted, bool(recipe.expect), classes)
+    model = recipe.model.plain_values() | {"init": None, "weights": None}
+    key = (spec.name, json.dumps(model), spec.sizes(recipe).counted, bool(recipe.expect), classes)
     if key not in _COUNTED:
         try:
             _COUNTED[key] = spec.model_cost(recipe, classes)

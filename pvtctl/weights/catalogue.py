@@ -49,6 +49,11 @@ class Published:
     def file_name(self) -> str:
         return self.url.rsplit("/", 1)[-1]
 
+    @property
+    def get_again(self) -> str:
+        """The hint for a damaged file of it."""
+        return f"get it again: pvtctl weights fetch {self.name} --again"
+
 
 def _pvt(name: str, top1: float) -> Published:
     source = "PVT's authors (classification/README.md)"

@@ -21,6 +21,7 @@ from pvtctl.weights.layouts.unsupported import unsupported_model
 from pvtctl.weights.read import Checkpoint, read_checkpoint
 from pvtctl.weights.recognise import identify
 from pvtctl.weights.resolve import find_weights_file
+from pvtctl.weights.tensors import nonfinite
 
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -98,7 +99,7 @@ def _describe(path: Path, checkpoint: Checkpoint, largest: int) -> Inspection:
         dtypes=dict(sizes),
         tensors=len(state),
         largest=[{"name": key, "shape": list(value.shape)} for key, value in biggest],
-        nonfinite=[key for key, value in state.items() if value.is_floating_point() and not value.isfinite().all()],
+        nonfinite=nonfinite(state),
         meta=checkpoint.meta.as_json(),
     )
 
@@ -164,7 +165,7 @@ def verify_weights(text: str) -> WeightsVerdict:
         if path.is_file():
             prefix = entry.sha256 if entry is not None else None
             compared = "publisher" if prefix else "first fetch" if recorded_sha256(path) else "unknown"
-            hint = f"get it again: pvtctl weights fetch {entry.name} --again" if entry is not None else None
+            hint = entry.get_again if entry is not None else None
             check_hash(path, known_as=path, prefix=prefix, hint=hint)
         found = inspect_file(path)
     except PvtctlError as error:

@@ -19,6 +19,7 @@ from pvtctl.weights.recognise import convert_state, identify
 from pvtctl.weights.remap_classes import load_head
 from pvtctl.weights.report import LEAST_SHARE, LoadReport, listed, percent_loaded
 from pvtctl.weights.resolve import resolve_weights
+from pvtctl.weights.tensors import nonfinite
 
 # v1 and ViT have these for classification; the dense models of the official code do not.
 _CLASSIFICATION_ONLY = ("backbone.class_token", "backbone.norm.weight", "backbone.norm.bias")
@@ -66,7 +67,7 @@ def load_checkpoint(
         source=str(checkpoint.path) if checkpoint.path else "a state dict",
         format="timm" if is_bridge(targets) and found is None else checkpoint.format,
         model=found.title if found else " or ".join(identify(state)) or None,
-        nonfinite=[key for key, value in state.items() if value.is_floating_point() and not _is_finite(value)],
+        nonfinite=nonfinite(state),
         note=_note(checkpoint),
     )
     plan = plan_backbone(module, targets, state, checkpoint, report)
@@ -157,8 +158,3 @@ def _refuse_misfit(
     known = f"build {identify(state)[0]}, or " if identify(state) else ""
     hint = f"{known}pass --partial (partial=True) to load what fits" if report.backbone_loaded else None
     raise UsageError(message, hint or f"{known or 'give '}a file of {here}")
-
-
-def _is_finite(value: Tensor) -> bool:
-    """Whether no number is NaN or infinite. A finite sum says so in one pass; one that is not may have overflowed."""
-    return (value.element_size() > 1 and bool(value.sum().isfinite())) or bool(value.isfinite().all())

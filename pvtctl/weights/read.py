@@ -149,7 +149,7 @@ def _transformers_meta(folder: Path) -> dict[str, Any]:
 def _get_again(path: Path) -> str:
     """The hint for a damaged file."""
     entry = next((entry for entry in published() if path == cache_folder() / entry.file_name), None)
-    return "get or copy it again" if entry is None else f"get it again: pvtctl weights fetch {entry.name} --again"
+    return "get or copy it again" if entry is None else entry.get_again
 
 
 def read_raw(path: Path | str) -> tuple[dict[str, Tensor], CheckpointMeta]:
@@ -203,12 +203,10 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], CheckpointMeta]:
 
 
 def _read_torch(path: Path) -> tuple[dict[str, Tensor], CheckpointMeta]:
-    try:
+    with foreign(path, _get_again(path)):
         zipped = zipfile.is_zipfile(path)
         if zipped:
             _refuse_compressed(path)
-    except (zipfile.BadZipFile, ValueError, NotImplementedError):  # of archives that torch may read all the same
-        zipped = False
     with path.open("rb") as handle:
         magic = handle.read(4)
     if magic[:2] == b"PK" and not zipped:

@@ -19,9 +19,7 @@ def resolve_weights(text: str) -> Path:
     """
     path = find_weights_file(text)
     if (entry := find_published(text)) is not None and path == cached_file(entry):
-        check_hash(
-            path, known_as=path, prefix=entry.sha256, hint=f"get it again: pvtctl weights fetch {entry.name} --again"
-        )
+        check_hash(path, known_as=path, prefix=entry.sha256, hint=entry.get_again)
     return path
 
 

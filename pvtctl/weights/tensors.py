@@ -57,3 +57,13 @@ def _problem(value: Tensor) -> str | None:
         kind = str(value.dtype).removeprefix("torch.")
         return f"is of the type {kind}, which pvtctl does not read" + (": quantised" if value.is_quantized else "")
     return f"has {value.ndim} dimensions" if value.ndim > MAX_DIMENSIONS else None
+
+
+def nonfinite(state: Mapping[str, Tensor]) -> list[str]:
+    """Names of the tensors that hold NaN or infinity."""
+    return [name for name, value in state.items() if value.is_floating_point() and not _is_finite(value)]
+
+
+def _is_finite(value: Tensor) -> bool:
+    """A finite sum says so in one pass; one that is not may have overflowed."""
+    return (value.element_size() > 1 and bool(value.sum().isfinite())) or bool(value.isfinite().all())

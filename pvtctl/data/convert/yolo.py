@@ -42,7 +42,8 @@ def read_yolo(
 
     The labels of `.../images/.../NAME.jpg` are in `.../labels/.../NAME.txt`, else next to the image. A line is
     `class cx cy w h` (centre and size) or, for a polygon, `class x1 y1 x2 y2 x3 y3 ...`, as shares of the image's
-    width and height; with `kpt_shape` in `data.yaml`, a box and its keypoints, which are left out. An image without a label file or with an empty one has no objects, by this layout's convention.
+    width and height; with `kpt_shape` in `data.yaml`, a box and its keypoints, which are left out. An image
+    without a label file or with an empty one has no objects, by this layout's convention.
     Class names are `names`, else those of `data.yaml`, `classes.txt` or `obj.names` at the top of `source`.
 
     Faults and what was left out go to `findings`. Raises UsageError where there are no label files or no names.

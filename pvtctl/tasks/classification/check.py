@@ -21,7 +21,8 @@ from pvtctl.tasks.classification.shards import ShardFolder, has_shards
 def check_data(root: Path | str, *, reading: Reading = AS_STORED, **options: Any) -> DatasetVerdict:
     """Check the layout, the classes and the images of a data set in the ImageNet layout or in tar shards.
 
-    With a `reading` that turns images by their EXIF orientation, that is said. `options`: see `DatasetCheck`. Raises UsageError when `root` is no folder.
+    With a `reading` that turns images by their EXIF orientation, that is said. `options`: see
+    `DatasetCheck`. Raises UsageError when `root` is no folder.
     """
     root = Path(root)
     if not root.is_dir():

@@ -110,10 +110,8 @@ class DenseInference:
         values = maps[0][0].shape[1] * width  # of a row
         if values * height <= 4 * VALUES_AT_ONCE or not self._in_bands:
             return self._mean(maps, partial(self._at, original=original))
-        found, rows = (
-            torch.empty(0),
-            max(1, VALUES_AT_ONCE // 8 // values),
-        )  # several values of each are held in between
+        found = torch.empty(0)
+        rows = max(1, VALUES_AT_ONCE // 8 // values)  # several values of each are held in between
         for top in range(0, height, rows):
             band = (top, min(top + rows, height))
             part = self._mean(maps, partial(self._band, original=original, band=band))

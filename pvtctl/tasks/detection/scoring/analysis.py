@@ -132,7 +132,8 @@ def analyse(
 ) -> DetectionAnalysis:
     """Analyse detections, sorted by image, with COCO's scores given; keeps the 16 worst images.
 
-    The `limit` best detections of an image and class count. `threshold` is the minimum score for the confusion and the images; None: that of the best F1.
+    The `limit` best detections of an image and class count. `threshold` is the minimum score for the confusion
+    and the images; None: that of the best F1.
     """
     found = found.best(limit)
     true = true_objects(truth, category_ids)

@@ -81,7 +81,8 @@ def evaluate_columns(
 ) -> CocoScores:
     """Score `found` against `truth` (a COCO dictionary, not modified) over all its images.
 
-    The `limit` best detections of an image and class count, in COCO 100. The area of a detection is its box's for "bbox" and its mask's for "segm". `backend`: see `choose_backend`.
+    The `limit` best detections of an image and class count, in COCO 100. The area of a detection is its
+    box's for "bbox" and its mask's for "segm". `backend`: see `choose_backend`.
     """
     if backend == "numpy":
         return CocoScores(*precision_and_recall(truth, category_ids, found, kind, limit), limit)
