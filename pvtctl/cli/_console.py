@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from pvtctl.errors import UsageError
+from pvtctl.io.console import progress_bars
 from pvtctl.io.files import without_nan
 from pvtctl.io.names import shown
 
@@ -108,11 +109,9 @@ def _numbers(text: str, option: str, example: str) -> tuple[float, ...]:
 @contextmanager
 def byte_progress() -> Iterator[Callable[[str], Callable[[int, int | None], None]]]:
     """Progress bars in bytes on stderr; yields a function that starts a named bar."""
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import DownloadColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+    with progress_bars(DownloadColumn()) as bars:
 
         def start(name: str) -> Callable[[int, int | None], None]:
             task = bars.add_task(name, total=None)
@@ -123,12 +122,9 @@ def byte_progress() -> Iterator[Callable[[str], Callable[[int, int | None], None
 
 def with_progress(work: Callable[[Callable[[str, int, int], None]], Any]) -> Any:
     """Run `work(on_progress)` with a progress bar per split on stderr."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import MofNCompleteColumn
 
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+    with progress_bars(MofNCompleteColumn()) as progress:
         bars: dict[str, Any] = {}
 
         def on_progress(split: str, done: int, total: int) -> None:

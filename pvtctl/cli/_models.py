@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import sys
 from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any
@@ -12,6 +10,7 @@ import typer
 
 from pvtctl.cli._console import parse_sizes, table
 from pvtctl.cli._options import bundle, option
+from pvtctl.io.tables import csv_text, markdown_table
 from pvtctl.models.registry import (
     DEPTH,
     DETECTION,
@@ -119,10 +118,8 @@ def print_rows(form: TableFormat, columns: Sequence[str], rows: Sequence[Sequenc
     """Print a table as CSV, Markdown or for a terminal; the first `texts` columns are text, the others numbers."""
     match form:
         case TableFormat.csv:
-            csv.writer(sys.stdout, lineterminator="\n").writerows([columns, *rows])
+            print(csv_text([columns, *rows]), end="")
         case TableFormat.markdown:
-            marks = ["---"] * texts + ["---:"] * (len(columns) - texts)
-            for line in (columns, marks, *rows):
-                print("| " + " | ".join(str(cell) for cell in line) + " |")
+            print(markdown_table(columns, rows, texts=texts), end="")
         case _:
             table("", columns, rows)

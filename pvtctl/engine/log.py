@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Self
 
-from pvtctl.io.console import say
+from pvtctl.io.console import progress_bars, say
 
 Say = Callable[[str], None]
 
@@ -47,19 +47,9 @@ class Progress:
 
     def __enter__(self) -> Self:
         if self.shown and sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-            from rich.progress import Progress as Bar
+            from rich.progress import MofNCompleteColumn, TextColumn
 
-            self._bar = Bar(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[note]}"),
-                TimeRemainingColumn(),
-                console=Console(stderr=True),
-                transient=True,
-            )
+            self._bar = progress_bars(MofNCompleteColumn(), TextColumn("{task.fields[note]}", markup=False))
             self._bar.start()
             self._task = self._bar.add_task(self.title, total=self.total, completed=self.start, note="")
         return self

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from collections.abc import Sequence
@@ -11,9 +9,9 @@ from pathlib import Path
 
 from pvtctl.errors import UsageError
 from pvtctl.io.files import without_nan, write_text
+from pvtctl.io.tables import Strong, csv_text, markdown_line, markdown_table
 from pvtctl.studies.comparison import Comparison, Row, Subject
-from pvtctl.studies.tables import markdown_row
-from pvtctl.views.report import Report, ReportPicture, ReportTable, Strong, write_report
+from pvtctl.views.report import Report, ReportPicture, ReportTable, write_report
 
 COSTS = {"params": "parameters, M", "macs": "multiply-adds, G", "latency": "latency p50, ms"}
 """Costs that a score can be plotted against."""
@@ -22,24 +20,23 @@ _ROWS = {"params": "params", "macs": "macs", "latency": "latency_p50"}
 
 def to_markdown(comparison: Comparison) -> str:
     """The table as Markdown with the best values in bold, and its notes as a list."""
+    notes = "".join(f"- {markdown_line(note)}\n" for note in all_notes(comparison))
+    return f"{markdown_table(*_table(comparison), texts=1)}\n{notes}"
+
+
+def _table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    """Columns, and rows with the best values in bold."""
     columns = ["", *(subject.label for subject in comparison.subjects)]
-    rows = [
-        [row.label, *(f"**{cell}**" if at in row.best else cell for at, cell in enumerate(row.cells()))]
+    return columns, [
+        [row.label, *(Strong(cell) if at in row.best else cell for at, cell in enumerate(row.cells()))]
         for row in comparison.rows
     ]
-    marks = ["---", *("---:" for _ in comparison.subjects)]
-    notes = [f"- {note}" for note in all_notes(comparison)]
-    return "\n".join([*map(markdown_row, (columns, marks, *rows)), "", *notes]) + "\n"
 
 
 def to_csv(comparison: Comparison) -> str:
     """The table as CSV, one line per figure, numbers unrounded."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["figure", "label", *(subject.label for subject in comparison.subjects)])
-    for row in comparison.rows:
-        writer.writerow([row.name, row.label, *("" if value is None else value for value in row.values)])
-    return text.getvalue()
+    columns = ["figure", "label", *(subject.label for subject in comparison.subjects)]
+    return csv_text([columns, *([row.name, row.label, *row.values] for row in comparison.rows)])
 
 
 def to_json(comparison: Comparison) -> str:
@@ -59,14 +56,10 @@ def write_comparison(folder: Path, comparison: Comparison, *, against: str | Non
     """
     files = {kind: folder / f"compare.{kind}" for kind in ("html", "md", "csv", "json")}
     pictures = _draw(folder, comparison, against)
-    write_text(files["md"], f"# {comparison.title}\n\n{to_markdown(comparison)}")
+    write_text(files["md"], f"# {markdown_line(comparison.title)}\n\n{to_markdown(comparison)}")
     write_text(files["csv"], to_csv(comparison))
     write_text(files["json"], to_json(comparison))
-    columns = ["", *(subject.label for subject in comparison.subjects)]
-    rows = [
-        [row.label, *(Strong(cell) if at in row.best else cell for at, cell in enumerate(row.cells()))]
-        for row in comparison.rows
-    ]
+    columns, rows = _table(comparison)
     warnings = [f"not comparable: {reason}" for reason in comparison.not_comparable]
     marked = "bold: the best of a row" if any(row.best for row in comparison.rows) else ""
     report = Report(comparison.title, marked, warnings)

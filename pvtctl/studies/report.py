@@ -12,6 +12,7 @@ from typing import Any
 import pvtctl
 from pvtctl.errors import UsageError
 from pvtctl.io.files import without_nan, write_text
+from pvtctl.io.tables import markdown_line
 from pvtctl.latency.machine import describe_machine
 from pvtctl.recipe.scale import changes_line
 from pvtctl.recipe.source import recipes_folder
@@ -225,8 +226,8 @@ def _command(plan: StudyPlan) -> str:
 
 def _page(report: Report, tables: Sequence[ReportTable], commands: Sequence[str]) -> str:
     """table.md."""
-    parts = [f"# {report.title}", "", report.lead, ""]
-    parts += [line for warning in report.warnings for line in (f"> {warning}", "")]
+    parts = [f"# {markdown_line(report.title)}", "", markdown_line(report.lead), ""]
+    parts += [line for warning in report.warnings for line in (f"> {markdown_line(warning)}", "")]
     parts += [markdown(table) for table in tables]
     return "\n".join([*parts, "## Commands", "", "```sh", *commands, "```", ""])
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from pvtctl.io.tables import csv_text, markdown_line, markdown_table
 from pvtctl.recipe.schema import Recipe
 from pvtctl.runs.paper_table import label_of
 from pvtctl.studies.claims import COUNTED, TIMES, ClaimVerdict
@@ -212,20 +212,13 @@ def markdown(table: ReportTable) -> str:
     if table.groups:
         above = [label for label, width in table.groups for _ in range(width)]
         columns = [f"{group}: {name}" if group else name for group, name in zip(above, columns, strict=True)]
-    lines = [f"## {table.title}", "", *map(markdown_row, (columns, ["---"] * len(columns), *table.rows))]
-    return "\n".join([*lines, "", *(f"- {note}" for note in table.notes), ""])
-
-
-def markdown_row(cells: Sequence[str]) -> str:
-    """A line of a Markdown table."""
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+    notes = "".join(f"- {markdown_line(note)}\n" for note in table.notes)
+    return f"## {markdown_line(table.title)}\n\n{markdown_table(columns, table.rows)}\n{notes}"
 
 
 def long_csv(all_of: Measured) -> str:
     """CSV with one line per row and figure."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["row", "title", "figure", "unit", "paper", "code", "mean", "sd", "n", "where", "state"])
+    lines: list[list[Any]] = [["row", "title", "figure", "unit", "paper", "code", "mean", "sd", "n", "where", "state"]]
     for row in all_of.rows:
         cost = all_of.costs.get(row.row)
         figures = [*all_of.figures, *(name for attempt in row.finished for name in attempt.figures)]
@@ -241,14 +234,13 @@ def long_csv(all_of: Measured) -> str:
                 spread = row.spread(figure)
                 numbers = [spread.mean, spread.deviation, spread.n] if spread else [None, None, len(row.finished)]
                 found = [*numbers, all_of.plan.profile]
-            writer.writerow([row.row, row.title, figure, all_of.label(figure), *printed, *found, row.state])
+            lines.append([row.row, row.title, figure, all_of.label(figure), *printed, *found, row.state])
         trained = [("trained_params_m", cost.trained_params_m), ("trained_gmacs", cost.trained_gmacs)] if cost else []
         for figure, value in trained:
             label = "parameters, M" if "params" in figure else "multiply-adds, G"
-            writer.writerow(
-                [row.row, row.title, figure, label, None, None, value, None, None, all_of.plan.profile, row.state]
-            )
-    return text.getvalue()
+            found = [value, None, None, all_of.plan.profile]
+            lines.append([row.row, row.title, figure, label, None, None, *found, row.state])
+    return csv_text(lines)
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pvtctl.io.files import write_text
+from pvtctl.io.names import shown
+from pvtctl.io.tables import Strong
 
 _STYLE = """
 :root { color-scheme: light; }
@@ -49,10 +51,6 @@ figcaption { margin-top: 0.4rem; overflow-wrap: anywhere; } figcaption strong { 
   padding: 0.4rem 0; }
 @media print { .gallery figure { break-inside: avoid; } }
 """
-
-
-class Strong(str):
-    """A table cell in bold."""
 
 
 @dataclass(frozen=True)
@@ -110,8 +108,8 @@ class Report:
 
 def write_report(path: Path | str, report: Report) -> Path:
     """Write `report` as one HTML file. Missing pictures are left out."""
-    body = [f"<h1>{html.escape(report.title)}</h1>", f'<p class="lead">{html.escape(report.lead)}</p>']
-    body += [f'<p class="warn">{html.escape(text)}</p>' for text in report.warnings]
+    body = [f"<h1>{_escaped(report.title)}</h1>", f'<p class="lead">{_escaped(report.lead)}</p>']
+    body += [f'<p class="warn">{_escaped(text)}</p>' for text in report.warnings]
     for part in report.parts:
         match part:
             case ReportTable():
@@ -119,14 +117,14 @@ def write_report(path: Path | str, report: Report) -> Path:
             case ReportPicture():
                 body.append(_picture(part))
             case Text():
-                title, text = html.escape(part.title), html.escape(part.text)
+                title, text = _escaped(part.title), _escaped(part.text)
                 body.append(f"<details><summary>{title}</summary><pre>{text}</pre></details>")
     return write_page(path, report.title, body)
 
 
 def write_page(path: Path | str, title: str, body: Sequence[str], style: str = "") -> Path:
     """Write one HTML file with the HTML lines `body`; `style` is CSS added to that of reports."""
-    head = f"<title>{html.escape(title)}</title><style>{_STYLE}{style}</style>"
+    head = f"<title>{_escaped(title)}</title><style>{_STYLE}{style}</style>"
     meta = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
     page = (
         f'<!doctype html>\n<html lang="en"><head>{meta}{head}</head><body>\n' + "\n".join(body) + "\n</body></html>\n"
@@ -141,10 +139,15 @@ def inlined(path: Path) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
+def _escaped(text: str) -> str:
+    """Text for HTML, hidden characters of names in it as escapes."""
+    return html.escape(shown(text, most=None, keep="\n\t"))
+
+
 def _picture(part: ReportPicture) -> str:
     if not part.path.is_file():
         return ""
-    title = html.escape(part.title)
+    title = _escaped(part.title)
     return f'<h2>{title}</h2><figure><img alt="{title}" src="{inlined(part.path)}"></figure>'
 
 
@@ -162,16 +165,16 @@ def _table(part: ReportTable) -> str:
     rows = "\n".join(line("td", row) for row in part.rows)
     head = line("th", part.columns)
     if part.groups:
-        above = (f'<th class="group" colspan="{width}">{html.escape(label)}</th>' for label, width in part.groups)
+        above = (f'<th class="group" colspan="{width}">{_escaped(label)}</th>' for label, width in part.groups)
         head = f"<tr>{''.join(above)}</tr>{head}"
     kind = ' class="dense"' if part.groups else ""
     table = f'<div class="wide"><table{kind}><thead>{head}</thead><tbody>{rows}</tbody></table></div>'
-    notes = "".join(f'<p class="note">{html.escape(note)}</p>' for note in part.notes)
-    return f"<h2>{html.escape(part.title)}</h2>{table}{notes}"
+    notes = "".join(f'<p class="note">{_escaped(note)}</p>' for note in part.notes)
+    return f"<h2>{_escaped(part.title)}</h2>{table}{notes}"
 
 
 def _text(cell: Any) -> str:
-    text = html.escape(str(cell))
+    text = _escaped(str(cell))
     return f"<b>{text}</b>" if isinstance(cell, Strong) else text
 
 
@@ -206,8 +209,8 @@ def write_gallery(path: Path | str, title: str, lead: str, entries: Sequence[Gal
     there = [entry for entry in entries if entry.path.is_file()]
     count = f"{len(there)} picture{'s' * (len(there) != 1)}. Click one to see it at its full size."
     body = [
-        f'<h1 id="top">{html.escape(title)}</h1>',
-        f'<p class="lead">{html.escape(lead)}</p>',
+        f'<h1 id="top">{_escaped(title)}</h1>',
+        f'<p class="lead">{_escaped(lead)}</p>',
         f"<p>{count}</p>" if there else "<p>There are no pictures.</p>",
         '<main class="gallery">',
         *(_figure(entry, number, len(there)) for number, entry in enumerate(there, 1)),
@@ -217,8 +220,8 @@ def write_gallery(path: Path | str, title: str, lead: str, entries: Sequence[Gal
 
 
 def _figure(entry: GalleryEntry, number: int, last: int) -> str:
-    title, caption = html.escape(entry.title), html.escape(entry.caption)
-    alt = html.escape(entry.alt or ". ".join(part for part in (entry.title, entry.caption) if part))
+    title, caption = _escaped(entry.title), _escaped(entry.caption)
+    alt = _escaped(entry.alt or ". ".join(part for part in (entry.title, entry.caption) if part))
     ways = ['<a href="#gallery">Close</a>']
     if number > 1:
         ways.append(f'<a href="#picture-{number - 1}">Previous</a>')

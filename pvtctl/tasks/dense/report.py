@@ -1,11 +1,9 @@
-"""What the reports of segmentation and depth share: sheets of images with their maps, tables as CSV, comparisons."""
+"""What the reports of segmentation and depth share: sheets of images with their maps, comparisons."""
 
 from __future__ import annotations
 
-import csv
-import io
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,6 @@ from torch import Tensor
 
 from pvtctl.data.images import BadImage, RgbImage
 from pvtctl.errors import UsageError
-from pvtctl.io.files import write_text
 from pvtctl.recipe.schema import Recipe
 from pvtctl.tasks.base import ComparedImage, Predictor
 from pvtctl.tasks.dense.data import DenseDataset
@@ -47,14 +44,6 @@ def draw_rows(path: Path, tiles: Mapping[str, RgbImage]) -> Path:
 
     path.parent.mkdir(parents=True, exist_ok=True)
     return draw_sheet(path, tiles, columns=1, width=max((tile.shape[1] for tile in tiles.values()), default=640))
-
-
-def write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> Path:
-    """Write a table."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    write_text(path, text.getvalue())
-    return path
 
 
 class DenseComparer(ABC):

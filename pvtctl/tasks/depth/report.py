@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pvtctl.data.images import RgbImage, to_rgb
+from pvtctl.io.tables import write_csv
 from pvtctl.recipe.schema import Recipe
 from pvtctl.tasks.base import Predictor
 from pvtctl.tasks.dense.data import DenseDataset
-from pvtctl.tasks.dense.report import DenseComparer, comparison_tiles, draw_rows, write_csv
+from pvtctl.tasks.dense.report import DenseComparer, comparison_tiles, draw_rows
 from pvtctl.tasks.depth.build import depth_scoring
 from pvtctl.tasks.depth.metric import DISTANCES, LONGEST_MAP, NUMBERS, DepthMetric
 from pvtctl.tasks.depth.predict import DepthMap

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +11,7 @@ import numpy as np
 import torch
 
 from pvtctl.data.images import BadImage
-from pvtctl.io.files import write_text
+from pvtctl.io.tables import write_csv
 from pvtctl.models.structures import Detections, Objects
 from pvtctl.tasks.base import ComparedImage, Predictor
 from pvtctl.tasks.classes import match_predicted_classes
@@ -166,10 +164,7 @@ class DetectionReport:
 
     def write_classes(self, folder: Path) -> Path:
         """Write `classes.csv`, the table of classes."""
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([self._columns(), *self._class_rows()])
-        write_text(folder / "classes.csv", text.getvalue())
-        return folder / "classes.csv"
+        return write_csv(folder / "classes.csv", [self._columns(), *self._class_rows()])
 
 
 def draw_detection_samples(path: Path, dataset: DetectionDataset, samples: Mapping[int, Detections]) -> Path:

@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pvtctl.data.images import RgbImage, to_rgb
+from pvtctl.io.tables import write_csv
 from pvtctl.models.structures import IGNORE_LABEL
 from pvtctl.recipe.schema import Recipe
 from pvtctl.tasks.base import Predictor
 from pvtctl.tasks.classes import match_predicted_classes
 from pvtctl.tasks.dense.data import DenseDataset
-from pvtctl.tasks.dense.report import DenseComparer, comparison_tiles, draw_rows, write_csv
+from pvtctl.tasks.dense.report import DenseComparer, comparison_tiles, draw_rows
 from pvtctl.tasks.segmentation.metric import SegmentationMetric
 from pvtctl.tasks.segmentation.predict import LabelMap
 from pvtctl.views.draw import draw_each
