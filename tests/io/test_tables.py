@@ -64,7 +64,8 @@ def test_commands_print_a_line_per_model(form: TableFormat, lines: int, capsys: 
     print_rows(form, ["backbone", "params"], [[HOSTILE, 1]], texts=1)
     out = capsys.readouterr().out
     assert len(out.splitlines()) == lines
-    assert "\x1b" not in out and "\u202e" not in out
+    assert "\x1b" not in out
+    assert "\u202e" not in out
 
 
 @pytest.mark.parametrize("name", ["[bold]red[/bold]", "[/red]", HOSTILE])
@@ -78,4 +79,6 @@ def test_html_shows_hidden_characters(tmp_path: Path) -> None:
     gallery = write_gallery(tmp_path / "g.html", HOSTILE, HOSTILE, [GalleryEntry(HOSTILE, HOSTILE, tmp_path / "x")])
     for page in (write_report(tmp_path / "r.html", report), gallery):
         text = page.read_text(encoding="utf-8")
-        assert "\x1b" not in text and "\u202e" not in text and "c&quot;,[bold]\\x1b[2J\\u202e&lt;/td&gt;" in text
+        assert "\x1b" not in text
+        assert "\u202e" not in text
+        assert "c&quot;,[bold]\\x1b[2J\\u202e&lt;/td&gt;" in text
