@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from pvtctl.errors import PvtctlError, UsageError
-from pvtctl.io.files import atomic_path, user_folder, write_text
+from pvtctl.io.files import atomic_path, user_folder, user_path, write_text
 from pvtctl.io.foreign import BadFile, read_json
 from pvtctl.models import registry
 
@@ -56,7 +56,7 @@ def load_module(path: str | Path) -> Extension:
     A file is loaded only once. Raises UsageError if it is missing, fails, or has the name of a loaded file but other
     content.
     """
-    path = Path(path).expanduser().absolute()
+    path = user_path(path).absolute()
     try:
         content = path.read_bytes()
     except OSError as error:

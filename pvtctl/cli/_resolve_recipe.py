@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pvtctl.errors import UsageError, nearest
 from pvtctl.io.console import say
+from pvtctl.io.files import user_path
 
 if TYPE_CHECKING:
     from pvtctl.recipe.layers import Layer
@@ -58,13 +59,13 @@ def choose_data(word: str, folder: Path | None, files: Mapping[str, Path | None]
         raise UsageError("scenes is rendered, it needs no --data", "leave out --data, or say imagenet for a folder")
     if word == "mix" and folder is not None:
         raise UsageError("the sets of a mix have folders of their own", "--set data.depth.mix.NAME.path=FOLDER")
-    named = {key: path.expanduser().absolute() for key, path in (files or {}).items() if path is not None}
+    named = {key: user_path(path).absolute() for key, path in (files or {}).items() if path is not None}
     if word in NAMED_DATA:
         if named and word != "coco":
             raise UsageError(f"{word} has no images and annotations to name", "say coco, or leave them out")
         label = next((path.stem for key, path in named.items() if key.endswith("annotations")), None)
-        return DataChoice(word, folder.expanduser().absolute() if folder else None, label, named)
-    path = Path(word).expanduser()
+        return DataChoice(word, user_path(folder).absolute() if folder else None, label, named)
+    path = user_path(word)
     if folder is not None:
         raise UsageError(f"{word!r} and --data {folder} both name data", f"pvtctl ... imagenet --data {folder}")
     if path.is_dir():

@@ -11,6 +11,7 @@ from pvtctl.cli._console import byte_progress, print_json, print_text, table
 from pvtctl.cli._options import AS_JSON, App
 from pvtctl.errors import ExitCode, PvtctlError, UsageError
 from pvtctl.io.console import say
+from pvtctl.io.foreign import reason_of
 
 if TYPE_CHECKING:
     from pvtctl.weights.inspect import Inspection
@@ -119,8 +120,15 @@ def weights_ls(as_json: bool = AS_JSON) -> None:
     from pvtctl.weights.catalogue import cache_folder, cached_file, published
 
     entries: list[dict[str, Any]] = []
+    unread: dict[str, None] = {}
     for entry in published():
-        file = cached_file(entry)
+        try:
+            file, digest, size = cached_file(entry), None, None
+            if file is not None:
+                digest, size = recorded_sha256(file), file.stat().st_size
+        except OSError as error:
+            file, digest, size = None, None, None
+            unread[f"{cache_folder()} {reason_of(error)}"] = None
         entries.append(
             {
                 "name": entry.name,
@@ -133,12 +141,14 @@ def weights_ls(as_json: bool = AS_JSON) -> None:
                 "source": entry.source,
                 "license": entry.license,
                 "url": entry.url,
-                "sha256": entry.sha256 or (recorded_sha256(file) if file else None),
+                "sha256": entry.sha256 or digest,
                 "sha256_from": "publisher" if entry.sha256 else "first fetch" if file else None,
                 "cached": str(file) if file else None,
-                "bytes": file.stat().st_size if file else None,
+                "bytes": size,
             }
         )
+    for line in unread:
+        say(line)
     if as_json:
         print_json({"folder": str(cache_folder()), "weights": entries})
         return

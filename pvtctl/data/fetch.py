@@ -15,7 +15,7 @@ from pvtctl.data.find import data_places
 from pvtctl.data.public_sets import Archive, PublicSet, find_public, public_sets
 from pvtctl.errors import PvtctlError, UsageError, nearest
 from pvtctl.io.download import TIMEOUT, Order, Progress, check_hash, get, record_path, through_mirror
-from pvtctl.io.files import write_text
+from pvtctl.io.files import user_path, write_text
 
 Watch = Callable[[str], Progress]
 """Returns the progress callback for a step with this description."""
@@ -54,10 +54,10 @@ def fetch_set(
         raise UsageError(f"no public data set {name!r}", nearest(name, [each.name for each in public_sets()]))
     if split is not None and split not in SPLITS:
         raise UsageError(f"no split {split!r}", "--split train, --split val, or none of it for both")
-    target = Path(to).expanduser() if to is not None else data_places(name)[0]
+    target = user_path(to) if to is not None else data_places(name)[0]
     mirror = mirror or os.environ.get("PVTCTL_MIRROR")
     wanted = [archive for archive in entry.archives_for(split) if not _is_there(archive, target)]
-    source = Path(folder).expanduser() if folder is not None else None
+    source = user_path(folder) if folder is not None else None
     _check_space(target, wanted, stored_elsewhere=source is not None, keep=keep)
     try:
         (target / _DOWNLOADS).mkdir(parents=True, exist_ok=True)

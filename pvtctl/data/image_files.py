@@ -39,8 +39,18 @@ def is_file(path: Path) -> bool:
         return False
 
 
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder or a link to one; never raises, also for a link to itself."""
+    with suppress(OSError):
+        return entry.is_dir()
+    return False
+
+
 def images_below(folder: Path) -> list[str]:
-    """Sorted paths of the images below a class folder, relative to it; what cannot be read, and is no file, is left out."""
+    """Sorted paths of the images below a class folder, relative to it.
+
+    What cannot be read (a closed folder, a link to itself) or is no file is left out, and nothing else.
+    """
     found, ahead = [], [""]
     while ahead:  # not walk_files, which takes five times as long for the names of ImageNet
         inside = ahead.pop()
@@ -50,6 +60,8 @@ def images_below(folder: Path) -> list[str]:
                     continue
                 if entry.is_dir(follow_symlinks=False):
                     ahead.append(f"{inside}{entry.name}/")
-                elif entry.name.lower().endswith(SUFFIXES) and entry.is_file():
-                    found.append(f"{inside}{entry.name}")
+                elif entry.name.lower().endswith(SUFFIXES):
+                    with suppress(OSError):  # else a link to itself would hide the entries after it
+                        if entry.is_file():
+                            found.append(f"{inside}{entry.name}")
     return sorted(found)

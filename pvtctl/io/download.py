@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 
 from pvtctl import __version__
 from pvtctl.errors import PvtctlError, UsageError
-from pvtctl.io.files import sha256_of, write_text
+from pvtctl.io.files import sha256_of, user_path, write_text
 from pvtctl.io.foreign import read_json
 
 Progress = Callable[[int, int | None], None]
@@ -91,7 +91,7 @@ def get(
                 order.check(order.target)
             return order.target
         if folder is not None:
-            _copy(order, Path(folder).expanduser() / order.target.name)
+            _copy(order, user_path(folder) / order.target.name)
         elif order.url.startswith("file:"):
             _copy(order, Path(urllib.request.url2pathname(urllib.parse.urlsplit(order.url).path)))
         else:

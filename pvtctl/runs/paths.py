@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pvtctl.errors import UsageError
+from pvtctl.io.files import user_path
 
 if TYPE_CHECKING:
     from pvtctl.recipe.schema import Recipe
@@ -15,12 +16,12 @@ if TYPE_CHECKING:
 
 def runs_root() -> Path:
     """Default directory of runs."""
-    return Path(os.environ.get("PVTCTL_RUNS") or "runs")
+    return user_path(os.environ.get("PVTCTL_RUNS") or "runs")
 
 
 def given_weights(text: str | Path) -> str:
     """Absolute path of a file or folder, so that a run can be resumed from anywhere; a published name as it is."""
-    path = Path(text).expanduser()
+    path = user_path(text)
     return str(path.absolute()) if path.exists() else str(text)
 
 

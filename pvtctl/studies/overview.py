@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pvtctl.io.foreign import BadFile, read_json
+from pvtctl.io.foreign import BadFile, read_json, read_text, reason_of
 from pvtctl.recipe.load import load_recipe
 from pvtctl.recipe.schema import Paper
 from pvtctl.studies.plan import DEFAULT_PROFILE, read_study, study_names
@@ -52,8 +52,12 @@ def overview(runs_root: Path) -> list[StudyLine]:
         states: dict[str, str] = {}
         for profile in source.profiles:
             folder = runs_root / f"{name}-{profile}"
-            minutes[profile] = _minutes(folder, list(source.rows), study.seeds if profile == "mini" else 1)
-            if state := _state(folder):
+            try:
+                minutes[profile] = _minutes(folder, list(source.rows), study.seeds if profile == "mini" else 1)
+                state = _state(folder)
+            except OSError as error:
+                minutes[profile], state = None, f"{folder} {reason_of(error)}"
+            if state:
                 states[profile] = state
         lines.append(StudyLine(name, _label(recipe.paper), study.claim, len(source.rows), study.cost, minutes, states))
     return lines
@@ -67,11 +71,10 @@ def _label(paper: Paper | None) -> str:
 
 
 def _runs(folder: Path) -> list[dict[str, Any]]:
-    """run.json of every row's run, with its row; unreadable files are skipped."""
+    """run.json of every row's run, with its row; of an unreadable file only these."""
     return [
-        {**info, "row": file.parent.parent.name, "folder": str(file.parent)}
+        {**_read(file), "row": file.parent.parent.name, "folder": str(file.parent)}
         for file in sorted(folder.glob("rows/*/*/run.json"))
-        if (info := _read(file))
     ]
 
 
@@ -95,10 +98,13 @@ def _state(folder: Path) -> str:
     finished = len(done)
     if not runs and not failed:
         return ""
-    unfinished = sum(info["folder"] not in done and info["folder"] not in failures for info in runs)
+    left = [info for info in runs if info["folder"] not in (*done, *failures)]
+    unread = sum("status" not in info for info in left)
+    unfinished = len(left) - unread
     parts = [f"{finished} run{'s' * (finished != 1)} finished"]
     parts += [f"{unfinished} begun"] if unfinished else []
     parts += [f"{failed} failed"] if failed else []
+    parts += [f"{unread} cannot be read"] if unread else []
     parts += ["report.html written"] if (folder / "report.html").is_file() else []
     return ", ".join(parts)
 
@@ -121,8 +127,8 @@ def _minutes(folder: Path, rows: Sequence[str], seeds: int) -> float | None:
 def _pretraining_seconds(run: Path) -> dict[str, float]:
     """Directory -> seconds of the pretraining that a run started from, if pvtctl trained it."""
     try:
-        lines = (run / "recipe.yaml").read_text("utf-8").splitlines()
-    except OSError:
+        lines = read_text(run / "recipe.yaml").splitlines()
+    except BadFile:
         return {}
     begun = next((line.partition(":")[2].strip().strip("'\"") for line in lines if line.startswith("  weights:")), "")
     if not begun or begun == "null":

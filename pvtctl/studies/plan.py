@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from pvtctl.errors import UsageError, nearest
 from pvtctl.extensions import command_words
+from pvtctl.io.files import user_path
 from pvtctl.recipe.load import Override, load_recipe
 from pvtctl.recipe.scale import profile_changes
 from pvtctl.recipe.schema import Recipe, Study
@@ -72,7 +73,7 @@ class StudyRequest:
     @property
     def row_weights(self) -> dict[str, str]:
         """`weights`, with absolute paths of files and directories."""
-        paths = {row: Path(source).expanduser() for row, source in self.weights.items()}
+        paths = {row: user_path(source) for row, source in self.weights.items()}
         return {row: str(path.absolute()) if path.exists() else self.weights[row] for row, path in paths.items()}
 
     def words(self) -> list[str]:
@@ -130,7 +131,7 @@ def as_typed(override: Override) -> str:
 
 
 def _absolute(path: Path) -> Path:
-    return path.expanduser().absolute()
+    return user_path(path).absolute()
 
 
 def _is_file(study: str) -> bool:

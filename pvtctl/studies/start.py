@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pvtctl.io.files import user_path
 from pvtctl.recipe.scale import changes_line
 from pvtctl.runs.paths import runs_root
 from pvtctl.studies.plan import Run, StudyPlan, StudyRequest
@@ -100,7 +101,7 @@ def run_study(
     root = Path(out) if out is not None else runs_root() / "studies"
     request = StudyRequest(
         study,
-        root.expanduser(),
+        user_path(root),
         profile,
         tuple(rows),
         seeds,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypedDict
 
 from pvtctl.errors import PvtctlError
+from pvtctl.io.foreign import reason_of
 
 if TYPE_CHECKING:
     import torch
@@ -326,10 +327,12 @@ class TaskSpec(ABC):
                 row |= self.count_data(name, place, split)
             except PvtctlError as error:
                 row["state"] = error.message
+            except OSError as error:
+                row["state"] = f"{error.filename or place} {reason_of(error)}"
         return row
 
     def count_data(self, name: str, place: Path, split: str) -> dict[str, int]:
-        """The columns of `list_data` for a split. Raises PvtctlError."""
+        """The columns of `list_data` for a split. Raises PvtctlError, OSError."""
         raise NotImplementedError
 
     @abstractmethod

@@ -28,6 +28,7 @@ from pvtctl.data.images import (
     pixels_of,
 )
 from pvtctl.errors import UsageError
+from pvtctl.io.files import user_path
 
 _COCO_NAME = re.compile(r"\d{12}")
 
@@ -64,7 +65,7 @@ def find_images(words: Sequence[str]) -> Images:
 def _images_of(word: str) -> list[Path]:
     if not word.strip():  # a variable that is not set; "" would be the working folder
         raise UsageError("an empty name for an image", "name images, a folder of them, or a pattern")
-    path = Path(word).expanduser()
+    path = user_path(word)
     if path.is_file():
         return [path]
     if path.is_dir():
@@ -114,7 +115,7 @@ def to_pixels(image: ImageLike, reading: Reading = AS_SHOWN) -> Tensor:
     """
     if isinstance(image, str | Path):
         try:
-            return read_pixels(Path(image).expanduser(), reading)[0]
+            return read_pixels(user_path(image), reading)[0]
         except (BadImage, OSError) as error:
             reason = (getattr(error, "strerror", None) or str(error)).removeprefix("cannot be read: ")
             raise UsageError(f"{image} cannot be read: {reason}", "name an image file") from error

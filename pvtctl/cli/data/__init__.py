@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,8 @@ from pvtctl.cli._options import AS_JSON, OVERRIDES, TASK, App
 from pvtctl.cli.data._settings import data_settings
 from pvtctl.errors import ExitCode, UsageError
 from pvtctl.io.console import say
+from pvtctl.io.files import user_path
+from pvtctl.io.foreign import reason_of
 from pvtctl.io.names import shown
 
 if TYPE_CHECKING:
@@ -310,7 +313,7 @@ def _locate(where: str) -> tuple[str, Path]:
 
     if where in (*DATA_NAMES, "mix"):
         return where, find_data(where)
-    folder = Path(where).expanduser()
+    folder = user_path(where)
     if not folder.is_dir():
         raise UsageError(
             f"no data folder {folder}", f"give a folder with train/ and val/, or {nearest(where, DATA_NAMES)}"
@@ -324,17 +327,18 @@ def _found(name: str, places: list[Path]) -> dict[str, Any]:
     from pvtctl.tasks.registry import task_spec, tasks_of_data
 
     row: dict[str, Any] = {"name": name, "where": None, "classes": None, "train": None, "val": None, "state": ""}
-    if name == "scenes":
-        place, row["where"], row["state"] = Path(), "built in", "rendered on the fly"
-    else:
-        found = next((place for place in places if place.is_dir()), None)
+    place, row["where"], row["state"] = Path(), "built in", "rendered on the fly"
+    if name != "scenes":
+        try:
+            found = next((place for place in places if place.is_dir()), None)
+        except OSError as error:
+            return row | {"where": None, "state": f"{error.filename} {reason_of(error)}"}
         if found is None:
-            row["state"] = f"not found: looked for {', '.join(str(place) for place in places)}"
-            return row
-        place, row["where"] = found, str(found)
-    row |= task_spec(tasks_of_data(name)[0]).list_data(name, place)
-    row["state"] = row["state"] or "found"
-    return row
+            there = [f"{place} is not a folder" for place in places if os.path.lexists(place)]
+            looked = f"not found: looked for {', '.join(str(place) for place in places)}"
+            return row | {"where": None, "state": "; ".join(there) or looked}
+        place, row["where"], row["state"] = found, str(found), "found"
+    return row | task_spec(tasks_of_data(name)[0]).list_data(name, place)
 
 
 def _print_verdict(verdict: DatasetVerdict) -> None:

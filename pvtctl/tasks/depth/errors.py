@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pvtctl.errors import UsageError, nearest
+from pvtctl.io.files import user_path
 from pvtctl.models.structures import ImageSize
 
 NUMBERS = ("abs_rel", "sq_rel", "rmse", "rmse_log", "log10", "silog", "delta1", "delta2", "delta3")
@@ -107,7 +108,7 @@ def read_ordinal_pairs(root: Path | str, names: Collection[str]) -> dict[str, ND
 
     `names` are the images of the split, as named in the file. Raises UsageError naming the wrong line.
     """
-    path = Path(root).expanduser() / ORDINAL_FILE
+    path = user_path(root) / ORDINAL_FILE
     if not path.is_file():
         return {}
     found: dict[str, list[tuple[int, ...]]] = {}

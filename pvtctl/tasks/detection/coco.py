@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from pvtctl.data.image_files import Names, images_below
 from pvtctl.data.layouts import COCO_LAYOUT
-from pvtctl.errors import PvtctlError, UsageError
-from pvtctl.io.foreign import reason_of
+from pvtctl.errors import UsageError
+from pvtctl.io.files import user_path
 from pvtctl.io.names import name_bytes, shown
 from pvtctl.tasks.detection.annotations.kinds import KINDS
 from pvtctl.tasks.detection.coco_file import CHECK_HINT, load_coco, scan_coco
@@ -177,12 +177,12 @@ def find_coco(
     be given.
     """
     if annotations is not None:
-        file = Path(annotations).expanduser()
+        file = user_path(annotations)
         if not file.is_file():
             raise UsageError(f"no annotation file {file}", "name a COCO instances JSON file")
         if images is None and need_images:
             raise UsageError(f"the annotations of {split} are named, but not their images", "name the folder too")
-        folder = file.parent if images is None else Path(images).expanduser()
+        folder = file.parent if images is None else user_path(images)
         if need_images and not folder.is_dir():
             raise UsageError(
                 f"no image folder {folder}", "name the folder that file_name in the annotations starts from"
@@ -206,17 +206,10 @@ def find_coco(
     return folder, file
 
 
-def count_coco(place: Path) -> dict[str, Any]:
-    """Classes and images of a COCO set for `pvtctl data ls`; large annotation files are not read."""
-    row: dict[str, Any] = {}
-    for split in ("train", "val"):
-        try:
-            folder, file = find_coco(place, split)
-            row[split] = len(images_below(folder))
-            if "classes" not in row and file.stat().st_size <= _LARGEST_TO_LIST:
-                row["classes"] = len(load_coco(file)["categories"])
-        except PvtctlError as error:
-            row["state"] = error.message
-        except OSError as error:
-            row["state"] = f"{place} {reason_of(error)}"
+def count_coco(name: str, place: Path, split: str) -> dict[str, int]:
+    """Images of a split and, if its annotation file is small, classes, for `pvtctl data ls`. Raises PvtctlError, OSError."""
+    folder, file = find_coco(place, split)
+    row = {split: len(images_below(folder))}
+    if file.stat().st_size <= _LARGEST_TO_LIST:
+        row["classes"] = len(load_coco(file)["categories"])
     return row

@@ -102,6 +102,7 @@ class DetectionSpec(TaskSpec):
         return shown | {name: 100 * numbers[name] for name in others}
 
     open_split = imported("pvtctl.tasks.detection.build:detection_split")
+    count_data = imported("pvtctl.tasks.detection.coco:count_coco")
     preview = imported("pvtctl.tasks.detection.preview:preview_detection")
     new_model = imported("pvtctl.tasks.detection.build:new_detector")
     build = imported("pvtctl.tasks.detection.build:build_detection")
@@ -116,11 +117,6 @@ class DetectionSpec(TaskSpec):
         return check_coco_data(
             root, crowds_are_objects=crowds_are_objects, reading=reading_of_data(data, self), **options
         )
-
-    def list_data(self, name: str, place: Path) -> dict[str, Any]:
-        from pvtctl.tasks.detection.coco import count_coco
-
-        return count_coco(place)
 
     def comparer(self, predictor: Predictor, recipe: Recipe, split: Any, *, threshold: float) -> DetectionComparer:
         from pvtctl.tasks.detection.report import DetectionComparer

@@ -16,6 +16,7 @@ from pvtctl.data.images import AS_SHOWN, BadImage, Reading, file_size, image_byt
 from pvtctl.data.scenes.scene import SEMANTIC_CLASSES, Materials, Scene
 from pvtctl.data.transforms import Normalization
 from pvtctl.errors import UsageError, nearest
+from pvtctl.io.files import user_path
 from pvtctl.io.names import name_bytes
 from pvtctl.models.structures import IGNORE_LABEL
 from pvtctl.recipe.schema import Recipe
@@ -226,7 +227,7 @@ def find_classes(
         file = next((place for place in places if place.is_file()), None)
     if file is not None:
         open_to_both = labels == "auto" and name == "masks"
-        return read_class_list(Path(file).expanduser(), shifted=None if open_to_both else shifted, ignore=ignore)
+        return read_class_list(user_path(file), shifted=None if open_to_both else shifted, ignore=ignore)
     if name == "cityscapes":
         return cityscapes_classes(train_ids=train_ids, ignore=ignore)
     if name not in KNOWN:
