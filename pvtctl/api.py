@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from pvtctl.errors import UsageError
-from pvtctl.io.files import user_path
 from pvtctl.models.backbones import Backbone, Classifier, build_backbone, build_classifier
 from pvtctl.models.dense import DenseModel, build_depth_model, build_segmenter
 from pvtctl.models.detector import Detector, build_detector
@@ -189,7 +188,7 @@ def run_recipe(
     from pvtctl.runs.train import train_recipe
 
     settings: list[Override] = []
-    settings += [("data.path", str(user_path(data).absolute()))] if data is not None else []
+    settings += [("data.path", str(Path(data).expanduser().absolute()))] if data is not None else []
     settings += [("model.weights", given_weights(weights))] if weights is not None else []
     settings += overrides
     if not isinstance(recipe, Recipe):
@@ -198,7 +197,7 @@ def run_recipe(
         raise UsageError(
             "a Recipe is complete as it is", "give row, profile, overrides, data and weights to load_recipe"
         )
-    folder = user_path(out) if out is not None else default_out(recipe)
+    folder = Path(out).expanduser() if out is not None else default_out(recipe)
     dist = start_distributed(device)
     try:
         talk = silent if quiet else say

@@ -16,11 +16,10 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pvtctl.errors import PvtctlError, UsageError
-from pvtctl.io.files import atomic_path, user_folder, user_path, write_text
-from pvtctl.io.foreign import BadFile, read_json
+from pvtctl.io.files import atomic_path, user_folder, write_text
+from pvtctl.io.foreign import read_facts
 from pvtctl.models import registry
 
 COPIES = "modules"
@@ -56,7 +55,7 @@ def load_module(path: str | Path) -> Extension:
     A file is loaded only once. Raises UsageError if it is missing, fails, or has the name of a loaded file but other
     content.
     """
-    path = user_path(path).absolute()
+    path = Path(path).expanduser().absolute()
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -164,10 +163,7 @@ def require(stated: object, beside: Path, log: Callable[[str], None] | None = No
 
 def require_for_run(folder: Path, log: Callable[[str], None] | None = None) -> None:
     """`require` the files stated in a run directory's run.json, if there is one. Raises UsageError."""
-    info: dict[str, Any] = {}
-    with suppress(BadFile):  # reported by what needs more of it
-        info = read_json(folder / "run.json", dict)
-    require(info.get("modules"), folder, log)
+    require(read_facts(folder / "run.json").get("modules"), folder, log)  # damage is told by what needs more of it
 
 
 def file_name(path: str) -> str:
@@ -188,10 +184,7 @@ def _state_file() -> Path:
 
 def _trusted() -> dict[str, str]:
     """Hash -> path of every file this user has named."""
-    with suppress(BadFile):
-        found: dict[str, str] = read_json(_state_file(), dict)
-        return found
-    return {}
+    return read_facts(_state_file())
 
 
 def _trust(extension: Extension) -> None:

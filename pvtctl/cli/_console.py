@@ -114,7 +114,7 @@ def byte_progress() -> Iterator[Callable[[str], Callable[[int, int | None], None
     with progress_bars(DownloadColumn()) as bars:
 
         def start(name: str) -> Callable[[int, int | None], None]:
-            task = bars.add_task(name, total=None)
+            task = bars.add_task(shown(name), total=None)
             return lambda done, total: bars.update(task, completed=done, total=total)
 
         yield start
@@ -129,7 +129,7 @@ def with_progress(work: Callable[[Callable[[str, int, int], None]], Any]) -> Any
 
         def on_progress(split: str, done: int, total: int) -> None:
             if split not in bars:
-                bars[split] = progress.add_task(split, total=total)
+                bars[split] = progress.add_task(shown(split), total=total)
             progress.update(bars[split], completed=done)
 
         return work(on_progress)

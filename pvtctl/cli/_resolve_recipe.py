@@ -11,11 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from pvtctl.errors import UsageError, nearest
 from pvtctl.io.console import say
-from pvtctl.io.files import user_path
 
 if TYPE_CHECKING:
     from pvtctl.recipe.layers import Layer
-    from pvtctl.recipe.load import Resolved
     from pvtctl.recipe.schema import Recipe
 
 NAMED_DATA = ("imagenet", "coco", "ade20k", "pascal_context", "cityscapes", "nyu", "kitti", "mix", "scenes")
@@ -59,13 +57,13 @@ def choose_data(word: str, folder: Path | None, files: Mapping[str, Path | None]
         raise UsageError("scenes is rendered, it needs no --data", "leave out --data, or say imagenet for a folder")
     if word == "mix" and folder is not None:
         raise UsageError("the sets of a mix have folders of their own", "--set data.depth.mix.NAME.path=FOLDER")
-    named = {key: user_path(path).absolute() for key, path in (files or {}).items() if path is not None}
+    named = {key: path.expanduser().absolute() for key, path in (files or {}).items() if path is not None}
     if word in NAMED_DATA:
         if named and word != "coco":
             raise UsageError(f"{word} has no images and annotations to name", "say coco, or leave them out")
         label = next((path.stem for key, path in named.items() if key.endswith("annotations")), None)
-        return DataChoice(word, user_path(folder).absolute() if folder else None, label, named)
-    path = user_path(word)
+        return DataChoice(word, folder.expanduser().absolute() if folder else None, label, named)
+    path = Path(word).expanduser()
     if folder is not None:
         raise UsageError(f"{word!r} and --data {folder} both name data", f"pvtctl ... imagenet --data {folder}")
     if path.is_dir():
@@ -74,11 +72,6 @@ def choose_data(word: str, folder: Path | None, files: Mapping[str, Path | None]
         if not named and guess_layout(path) in (None, "coco"):
             require_known_layout(path)
         layout = "coco" if named else guess_layout(path) or "imagenet"
-        if layout == "ade20k" and (path / "classes.txt").is_file():
-            note(
-                "labels: in ADE20K's layout 0 is unlabelled and classes count from 1; if they count from 0,"
-                " --set data.segmentation.labels=plain"
-            )
         return DataChoice(layout, path.absolute(), path.absolute().name, named)
     looks_like_a_path = os.sep in word or word.startswith(".")
     problem = f"there is no folder {word}" if looks_like_a_path else f"no data set or folder {word!r}"
@@ -197,7 +190,9 @@ def choose_recipe(
     if head is not None and (chosen.model.head is None or chosen.model.head.name != head):
         here = "a classifier" if chosen.model.head is None else chosen.model.head.name
         raise UsageError(f"recipe {chosen.name} trains {here}, not {head}", "leave out --head or --recipe")
-    _note_rules(resolved, data)
+    if resolved.left_out:
+        rules = ", ".join(f"{key} {json.dumps(value)}" for key, value in resolved.left_out.items())
+        note(f"rules of {resolved.data_set} that are not used for {data.path or data.name}: {rules}")
     if data.name != "scenes" and (changes := profile_changes(recipe, row or stand_in, profile, settings)):
         note(changes_line(profile, changes))
     if stand_in is not None:
@@ -208,13 +203,6 @@ def choose_recipe(
         return chosen.model_copy(update=nothing)
     note(f"recipe: {chosen.name}{f', row {chosen.row}' if chosen.row else ''}, profile {chosen.profile}")
     return chosen
-
-
-def _note_rules(resolved: Resolved, data: DataChoice) -> None:
-    """Say which rules of the recipe's named data set are not used for the data chosen."""
-    if resolved.left_out:
-        rules = ", ".join(f"{key} {json.dumps(value)}" for key, value in resolved.left_out.items())
-        note(f"rules of {resolved.data_set} that are not used for {data.path or data.name}: {rules}")
 
 
 def _for_fresh_head(recipe: Recipe) -> Recipe:

@@ -13,7 +13,6 @@ from pvtctl.cli._console import print_json, print_text, table
 from pvtctl.cli._options import AS_JSON, DEVICE, GPUS, App, argument, bundle, examples, option, shared
 from pvtctl.errors import PvtctlError, ToldElsewhereError, UsageError
 from pvtctl.io.console import say
-from pvtctl.io.files import user_path
 from pvtctl.runs.paths import runs_root
 
 if TYPE_CHECKING:
@@ -87,7 +86,7 @@ class AblateOptions:
     @property
     def root(self) -> Path:
         """The folder of all studies."""
-        return user_path(self.out or runs_root() / "studies")
+        return (self.out or runs_root() / "studies").expanduser()
 
     def request(self) -> StudyRequest:
         """What defines the runs. Raises UsageError."""
@@ -228,6 +227,6 @@ def _write_jobs(plan: StudyPlan, request: StudyRequest, folder: Path, options: A
     words, device = request.words(), options.device
     report = [*words, "--report", *process_words(None, device), *([] if options.latency else ["--no-latency"])]
     arguments = [*words, *process_words(options.gpus, device)]
-    files = write_jobs(plan, user_path(folder), arguments=arguments, report=report, options=options.sbatch)
+    files = write_jobs(plan, folder.expanduser(), arguments=arguments, report=report, options=options.sbatch)
     say(f"{len(files) - 1} jobs; hand them to Slurm by")
     print_text(f"bash {files[-1]}")

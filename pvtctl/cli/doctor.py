@@ -19,7 +19,6 @@ from pvtctl.cli._console import print_json, table
 from pvtctl.cli._options import AS_JSON, App
 from pvtctl.errors import ExitCode
 from pvtctl.io.console import say
-from pvtctl.io.files import user_path
 from pvtctl.io.foreign import reason_of
 
 app = App()
@@ -36,8 +35,6 @@ _VARIABLES = {
     "OMP_NUM_THREADS": "CPU threads per process; else one per core",
     "CUDA_VISIBLE_DEVICES": "visible GPUs; else all",
 }
-_FOLDERS = {"data": "DATA", "runs": "RUNS", "weights": "CACHE"}
-"""What the folders are for -> the end of the variable that names them."""
 _FOR_DEVELOPERS = ("test", "dev")
 _LOW_DISK_GB = 5
 
@@ -90,6 +87,8 @@ def _tried(look: Callable[[], list[Finding]]) -> list[Finding]:
     """Findings of `look`; an exception becomes a finding, so that the other checks still run."""
     try:
         return look()
+    except OSError as error:
+        return [Finding("(cannot be examined)", f"{error.filename} {reason_of(error)}", "note")]
     except Exception as error:
         return [Finding("(cannot be examined)", f"{type(error).__name__}: {error}", "broken")]
 
@@ -269,27 +268,22 @@ def _folders() -> list[Finding]:
     found = []
     for name, folder in folders.items():
         try:
-            found.append(_folder(name, user_path(folder)))
+            place = folder.expanduser().resolve()
+            existing = next(parent for parent in (place, *place.parents) if parent.exists())
         except (OSError, RuntimeError) as error:  # RuntimeError: a link to itself
-            found.append(Finding(name, f"{folder} {reason_of(error)}", "note", f"PVTCTL_{_FOLDERS[name]} names it"))
+            found.append(Finding(name, f"{folder} {reason_of(error)}", "note"))
+            continue
+        free = shutil.disk_usage(existing).free / 1e9
+        state = "" if place.is_dir() else ", not there yet"
+        status, hint = "ok", None
+        if name != "data" and not os.access(existing, os.W_OK):
+            status, hint = "note", f"{existing} cannot be written"
+        elif name == "data" and os.environ.get("PVTCTL_DATA") and not place.is_dir():
+            status, hint = "note", "PVTCTL_DATA names a folder that is not there"
+        elif free < _LOW_DISK_GB:
+            status, hint = "note", "little space is left: checkpoints of a run take a few hundred MB"
+        found.append(Finding(name, f"{place}{state}, {free:.0f} GB free", status, hint))
     return found
-
-
-def _folder(name: str, folder: Path) -> Finding:
-    place = folder.resolve()
-    existing = next(parent for parent in (place, *place.parents) if parent.exists())
-    free = shutil.disk_usage(existing).free / 1e9
-    state = "" if place.is_dir() else ", not there yet" if existing.is_dir() else f", but {existing} is not a folder"
-    status, hint = "ok", None
-    if not existing.is_dir():
-        status, hint = "note", f"move {existing} away, or set PVTCTL_{_FOLDERS[name]} to another folder"
-    elif name != "data" and not os.access(existing, os.W_OK):
-        status, hint = "note", f"{existing} cannot be written"
-    elif name == "data" and os.environ.get("PVTCTL_DATA") and not place.is_dir():
-        status, hint = "note", "PVTCTL_DATA names a folder that is not there"
-    elif free < _LOW_DISK_GB:
-        status, hint = "note", "little space is left: checkpoints of a run take a few hundred MB"
-    return Finding(name, f"{place}{state}, {free:.0f} GB free", status, hint)
 
 
 def _variables() -> list[Finding]:
@@ -303,29 +297,25 @@ def _data() -> list[Finding]:
     """Folders with a `train` or `val` folder, in the places searched for data sets."""
     from pvtctl.data.find import data_places
 
+    bases = list(dict.fromkeys(place.parent for place in data_places("imagenet")))
+    places = list(bases)
     found = []
-    for place in dict.fromkeys(place.parent for place in data_places("imagenet")):
+    while places:
+        folder = places.pop(0)
         try:
-            folders = sorted(place.iterdir()) if place.is_dir() else []
+            if folder in bases and folder.is_dir():
+                places += sorted(folder.iterdir())
+            elif any((folder / split).is_dir() for split in ("train", "val")):
+                found.append(Finding(folder.name, str(folder)))
         except OSError as error:
-            found.append(Finding(place.name, f"{place} {reason_of(error)}", "note"))
-            continue
-        for folder in folders:
-            try:
-                if any((folder / split).is_dir() for split in ("train", "val")):
-                    found.append(Finding(folder.name, str(folder)))
-            except OSError as error:
-                found.append(Finding(folder.name, f"{folder} {reason_of(error)}", "note"))
+            found.append(Finding(folder.name, f"{folder} {reason_of(error)}", "note"))
     return [*found, Finding("scenes", "built in, needs no files")]
 
 
 def _weights() -> list[Finding]:
     from pvtctl.weights.catalogue import cached_file, published
 
-    try:
-        cached = [entry.name for entry in published() if cached_file(entry) is not None]
-    except OSError as error:
-        return [Finding("published", f"{error.filename} {reason_of(error)}", "note")]
+    cached = [entry.name for entry in published() if cached_file(entry) is not None]
     text = f"{len(cached)} of {len(published())} published files fetched"
     hint = None if cached else "pvtctl weights ls"
     return [Finding("published", f"{text}{': ' + ', '.join(cached) if cached else ''}", "ok", hint)]

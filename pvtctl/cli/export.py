@@ -14,7 +14,6 @@ from pvtctl.io.console import say
 from pvtctl.models.registry import head_names
 
 if TYPE_CHECKING:
-    from pvtctl.export.layouts import LayoutReport
     from pvtctl.export.model import ExportReport
     from pvtctl.export.source import ExportSource
 
@@ -109,7 +108,11 @@ def export_command(*, options: ExportOptions) -> None:
         if options.as_json:
             print_json(copied.as_dict())
         else:
-            _show_layout(copied)
+            say(f"wrote {copied.model} in the {copied.layout} layout; read back, its tensors are equal to the bit")
+            if copied.compared_with is not None:
+                what = f"largest difference {copied.difference:.1e} of the largest"
+                say(f"outputs equal those of {copied.compared_with}: {what}")
+            print_text(copied.path)
         return
     from pvtctl.export.model import export_model
 
@@ -186,13 +189,6 @@ def _source(options: ExportOptions) -> ExportSource:
     say("no SOURCE: the weights are random")
     head = "none" if options.backbone_only else options.head or "classifier"
     return from_names(options.backbone, head, options.num_classes)
-
-
-def _show_layout(report: LayoutReport) -> None:
-    say(f"wrote {report.model} in the {report.layout} layout; read back, its tensors are equal to the bit")
-    if report.compared_with is not None:
-        say(f"outputs equal those of {report.compared_with}: largest difference {report.difference:.1e} of the largest")
-    print_text(report.path)
 
 
 def _show(report: ExportReport, found: ExportSource) -> None:

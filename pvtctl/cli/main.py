@@ -247,6 +247,9 @@ def _explain_unforeseen(error: Exception) -> int:
     elif isinstance(error, OSError) and (refused := os_refusal(error)) is not None:
         _explain_usage(refused.message, refused.hint)
         return int(refused.exit_code)
+    elif text == "Could not determine home directory.":  # Path.expanduser, of `~NAME`
+        _explain_usage("a path begins with ~ and the name of a user who is not here", "write it in full, or ./~NAME")
+        return ExitCode.USAGE
     else:
         hint = "this is a bug in pvtctl: please report it with the output of the same command after `pvtctl --debug`"
         _explain(f"{type(error).__name__}: {text}", hint)

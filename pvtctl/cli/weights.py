@@ -120,15 +120,12 @@ def weights_ls(as_json: bool = AS_JSON) -> None:
     from pvtctl.weights.catalogue import cache_folder, cached_file, published
 
     entries: list[dict[str, Any]] = []
-    unread: dict[str, None] = {}
+    unread = None
     for entry in published():
         try:
-            file, digest, size = cached_file(entry), None, None
-            if file is not None:
-                digest, size = recorded_sha256(file), file.stat().st_size
+            file = cached_file(entry)
         except OSError as error:
-            file, digest, size = None, None, None
-            unread[f"{cache_folder()} {reason_of(error)}"] = None
+            file, unread = None, f"{cache_folder()} {reason_of(error)}"
         entries.append(
             {
                 "name": entry.name,
@@ -141,14 +138,14 @@ def weights_ls(as_json: bool = AS_JSON) -> None:
                 "source": entry.source,
                 "license": entry.license,
                 "url": entry.url,
-                "sha256": entry.sha256 or digest,
+                "sha256": entry.sha256 or (recorded_sha256(file) if file else None),
                 "sha256_from": "publisher" if entry.sha256 else "first fetch" if file else None,
                 "cached": str(file) if file else None,
-                "bytes": size,
+                "bytes": file.stat().st_size if file else None,
             }
         )
-    for line in unread:
-        say(line)
+    if unread:
+        say(unread)
     if as_json:
         print_json({"folder": str(cache_folder()), "weights": entries})
         return

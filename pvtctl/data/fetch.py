@@ -15,7 +15,8 @@ from pvtctl.data.find import data_places
 from pvtctl.data.public_sets import Archive, PublicSet, find_public, public_sets
 from pvtctl.errors import PvtctlError, UsageError, nearest
 from pvtctl.io.download import TIMEOUT, Order, Progress, check_hash, get, record_path, through_mirror
-from pvtctl.io.files import user_path, write_text
+from pvtctl.io.files import without_nan, write_text
+from pvtctl.io.foreign import read_facts
 
 Watch = Callable[[str], Progress]
 """Returns the progress callback for a step with this description."""
@@ -54,10 +55,10 @@ def fetch_set(
         raise UsageError(f"no public data set {name!r}", nearest(name, [each.name for each in public_sets()]))
     if split is not None and split not in SPLITS:
         raise UsageError(f"no split {split!r}", "--split train, --split val, or none of it for both")
-    target = user_path(to) if to is not None else data_places(name)[0]
+    target = Path(to).expanduser() if to is not None else data_places(name)[0]
     mirror = mirror or os.environ.get("PVTCTL_MIRROR")
     wanted = [archive for archive in entry.archives_for(split) if not _is_there(archive, target)]
-    source = user_path(folder) if folder is not None else None
+    source = Path(folder).expanduser() if folder is not None else None
     _check_space(target, wanted, stored_elsewhere=source is not None, keep=keep)
     try:
         (target / _DOWNLOADS).mkdir(parents=True, exist_ok=True)
@@ -194,13 +195,8 @@ def _extract(
 def _record(entry: PublicSet, archive: Archive, file: Path, target: Path) -> None:
     """Record source and terms of the set in `fetched.json`."""
     path = target / "fetched.json"
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        record = {}
-    known = record.get("archives") if isinstance(record, dict) else None
-    beside = record_path(file)
-    fetched = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {"url": str(file)}
+    known = read_facts(path).get("archives")
+    fetched = read_facts(record_path(file)) or {"url": str(file)}
     archives = (known if isinstance(known, dict) else {}) | {archive.file_name: fetched}
     document = {"name": entry.name, "title": entry.title, "terms": entry.terms, "archives": archives}
-    write_text(path, json.dumps(document, indent=2) + "\n")
+    write_text(path, json.dumps(without_nan(document), indent=2) + "\n")

@@ -8,7 +8,6 @@ from pathlib import Path
 from pvtctl.data.layouts import COCO_LAYOUT, EXPECTED, IMAGENET_LAYOUT
 from pvtctl.data.public_sets import find_public
 from pvtctl.errors import UsageError, nearest
-from pvtctl.io.files import user_path
 
 DATA_NAMES = ("imagenet", "coco", *EXPECTED, "scenes")
 
@@ -25,7 +24,7 @@ def find_data(name: str, path: str | Path | None = None) -> Path:
         raise UsageError(f"unknown data set {name!r}", nearest(name, DATA_NAMES))
     layout = {"imagenet": IMAGENET_LAYOUT, "coco": COCO_LAYOUT, **EXPECTED}[name]
     if path is not None:
-        folder = user_path(path)
+        folder = Path(path).expanduser()
         if not folder.is_dir():
             raise UsageError(f"no data folder {folder}", layout)
         return folder
@@ -47,4 +46,4 @@ def find_data(name: str, path: str | Path | None = None) -> Path:
 def data_places(name: str) -> list[Path]:
     """Where `find_data` looks when no path is given, in order."""
     base = os.environ.get("PVTCTL_DATA")
-    return [*([user_path(base) / name] if base else []), Path("data") / name]
+    return [*([Path(base).expanduser() / name] if base else []), Path("data") / name]

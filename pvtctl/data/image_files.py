@@ -39,18 +39,8 @@ def is_file(path: Path) -> bool:
         return False
 
 
-def is_folder(entry: os.DirEntry[str]) -> bool:
-    """Whether an entry is a folder or a link to one; never raises, also for a link to itself."""
-    with suppress(OSError):
-        return entry.is_dir()
-    return False
-
-
 def images_below(folder: Path) -> list[str]:
-    """Sorted paths of the images below a class folder, relative to it.
-
-    What cannot be read (a closed folder, a link to itself) or is no file is left out, and nothing else.
-    """
+    """Sorted paths of the images below a class folder, relative to it; what cannot be read, and is no file, is left out."""
     found, ahead = [], [""]
     while ahead:  # not walk_files, which takes five times as long for the names of ImageNet
         inside = ahead.pop()

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, Self
 
 from pvtctl.io.console import progress_bars, say
+from pvtctl.io.names import shown
 
 Say = Callable[[str], None]
 
@@ -51,7 +52,7 @@ class Progress:
 
             self._bar = progress_bars(MofNCompleteColumn(), TextColumn("{task.fields[note]}", markup=False))
             self._bar.start()
-            self._task = self._bar.add_task(self.title, total=self.total, completed=self.start, note="")
+            self._task = self._bar.add_task(shown(self.title), total=self.total, completed=self.start, note="")
         return self
 
     def __exit__(self, *_: object) -> None:

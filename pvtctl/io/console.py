@@ -17,21 +17,10 @@ def say(text: str) -> None:
 
 
 def progress_bars(*columns: ProgressColumn) -> Progress:
-    """Progress bars on stderr if it is a terminal, removed at the end: title, bar, `columns`, time left.
-
-    Titles can be names: markup in them has no effect, hidden characters are escapes.
-    """
+    """Progress bars on stderr if it is a terminal, removed at the end. Markup in their titles has no effect."""
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, Task, TextColumn, TimeRemainingColumn
-    from rich.text import Text
-
-    class Title(TextColumn):
-        def render(self, task: Task) -> Text:
-            return Text(shown(task.description))
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
-    title = Title("{task.description}")
-    return Progress(
-        title, BarColumn(), *columns, TimeRemainingColumn(), console=console, transient=True,
-        disable=not console.is_terminal,
-    )  # fmt: skip
+    every = (TextColumn("{task.description}", markup=False), BarColumn(), *columns, TimeRemainingColumn())
+    return Progress(*every, console=console, transient=True, disable=not console.is_terminal)

@@ -20,8 +20,8 @@ from typing import Any, BinaryIO
 
 from pvtctl import __version__
 from pvtctl.errors import PvtctlError, UsageError
-from pvtctl.io.files import sha256_of, user_path, write_text
-from pvtctl.io.foreign import read_json
+from pvtctl.io.files import sha256_of, write_text
+from pvtctl.io.foreign import read_facts
 
 Progress = Callable[[int, int | None], None]
 """Called with the bytes on disk and the total size, None if unknown."""
@@ -91,7 +91,7 @@ def get(
                 order.check(order.target)
             return order.target
         if folder is not None:
-            _copy(order, user_path(folder) / order.target.name)
+            _copy(order, Path(folder).expanduser() / order.target.name)
         elif order.url.startswith("file:"):
             _copy(order, Path(urllib.request.url2pathname(urllib.parse.urlsplit(order.url).path)))
         else:
@@ -303,10 +303,7 @@ def record_path(path: Path) -> Path:
 
 def recorded_sha256(path: Path) -> str | None:
     """The SHA-256 recorded when `path` was first downloaded."""
-    try:
-        digest = read_json(record_path(path), dict).get("sha256")
-    except UsageError:
-        return None
+    digest = read_facts(record_path(path)).get("sha256")
     return digest if isinstance(digest, str) else None
 
 

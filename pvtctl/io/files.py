@@ -147,20 +147,13 @@ def sha256_of(path: Path | str) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def user_path(path: Path | str) -> Path:
-    """A path that a user wrote, with the home folder for `~` and `~USER`; as it stands if there is no such user."""
-    with suppress(RuntimeError):
-        return Path(path).expanduser()
-    return Path(path)
-
-
 def user_folder(kind: Literal["cache", "state"]) -> Path:
     """The user's folder for downloaded files (`cache`) or for what is kept between commands (`state`).
 
     `$PVTCTL_CACHE` or `$PVTCTL_STATE`, else the platform's usual place.
     """
     if chosen := os.environ.get(f"PVTCTL_{kind.upper()}"):
-        return user_path(chosen)
+        return Path(chosen).expanduser()
     if sys.platform == "darwin":
         return Path.home() / "Library" / {"cache": "Caches", "state": "Application Support"}[kind] / "pvtctl"
     if sys.platform == "win32":

@@ -10,7 +10,7 @@ import json
 import os
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -137,6 +137,13 @@ def read_json(
             not of `kind`.
     """
     return parse_json(read_foreign(path, most=most, hint=hint), path, kind, hint=hint)
+
+
+def read_facts(path: Path | str, *, most: int | None = MAX_DOCUMENT) -> dict[str, Any]:
+    """The object of a JSON file that only describes; empty if it is missing, damaged, or something else."""
+    with suppress(BadFile):
+        return dict(read_json(path, dict, most=most))
+    return {}
 
 
 def parse_json(data: bytes | str, source: object, kind: type | None = None, *, hint: str | None = None) -> Any:

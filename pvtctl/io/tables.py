@@ -12,7 +12,7 @@ from typing import Any
 from pvtctl.io.files import write_text
 from pvtctl.io.names import shown
 
-_FORMULA = re.compile(r"[=@]|[+-].*[(!|]")
+_FORMULA = re.compile(r"^(?=[=@]|[+-].*[(!|])")
 """Text that a spreadsheet would compute; numbers, `-` and ranges such as `-1 to +2` are not."""
 _MARKUP = re.compile(r"[\\|<*&`~]|\](?=[(\[])|(?<![^\W_])_|_(?![^\W_])")
 """What Markdown takes for the end of a cell, HTML, code, emphasis or a link; underscores within a word are none."""
@@ -28,7 +28,9 @@ def csv_text(rows: Iterable[Sequence[Any]]) -> str:
     Hidden characters of names become escapes; an apostrophe before a formula keeps spreadsheets from computing it.
     """
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([_csv_cell(cell) for cell in row] for row in rows)
+    csv.writer(text, lineterminator="\n").writerows(
+        [_FORMULA.sub("'", shown(cell, most=None)) if isinstance(cell, str) else cell for cell in row] for row in rows
+    )
     return text.getvalue()
 
 
@@ -36,13 +38,6 @@ def write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> Path:
     """Write `csv_text` to a file."""
     write_text(path, csv_text(rows))
     return path
-
-
-def _csv_cell(cell: Any) -> Any:
-    if not isinstance(cell, str):
-        return cell
-    text = shown(cell, most=None)
-    return f"'{text}" if _FORMULA.match(text) else text
 
 
 def markdown_line(text: object) -> str:
@@ -54,10 +49,8 @@ def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, tex
     """A Markdown table; the first `texts` columns (None: all) are text, the others numbers. `Strong` cells are bold."""
     texts = len(columns) if texts is None else texts
     marks = ["---"] * texts + ["---:"] * (len(columns) - texts)
-    lines = [[_markdown_cell(cell) for cell in row] for row in (columns, *rows)]
+    lines = [
+        [f"**{markdown_line(cell)}**" if isinstance(cell, Strong) else markdown_line(cell) for cell in row]
+        for row in (columns, *rows)
+    ]
     return "".join(f"| {' | '.join(line)} |\n" for line in (lines[0], marks, *lines[1:]))
-
-
-def _markdown_cell(cell: object) -> str:
-    text = markdown_line(cell)
-    return f"**{text}**" if isinstance(cell, Strong) else text

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,7 +119,25 @@ def resolve(
         raise RecipeFaults(shown, [_late_fault(shown, origins, one) for one in error.errors()]) from error
     if faults := find_faults(layers, recipe, origins):
         raise RecipeFaults(shown, faults)
+    if recipe.expect and recipe.name not in recipe_names() and any(path[0] == "model" for path in extra.values):
+        recipe = _without_figures_of_another_model(recipe, extra, (name_or_path, row, profile))
     return Resolved(recipe, origins, of_set, left_out)
+
+
+def _without_figures_of_another_model(recipe: Recipe, extra: Layer, of: tuple[str | Path, str | None, str]) -> Recipe:
+    """A user's recipe (`of` file, row, profile), without title and figures of its row if `--set` makes another model of it.
+
+    What built-in recipes print stays, as reports say beside it that it is of another model.
+    """
+    others = [(".".join(path), value) for path, value in extra.values.items() if path[0] != "model"]
+    with suppress(UsageError):  # the file alone may have no model
+        own, model = resolve(*of, others).recipe.model, recipe.model
+        rate = {"drop_path_rate": model.backbone.drop_path_rate}
+        if (own.backbone.model_copy(update=rate), own.head) == (model.backbone, model.head):
+            return recipe
+    stated = {path[1:2] for path in extra.values if path[0] == "expect"}
+    figures = {name: figure for name, figure in recipe.expect.items() if (name,) in stated}
+    return recipe.model_copy(update={"expect": figures, "title": None})
 
 
 def _drop_other_heads(values: dict[KeyPath, Any], origins: dict[KeyPath, Origin]) -> None:

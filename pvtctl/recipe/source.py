@@ -14,7 +14,6 @@ from pydantic import ValidationError
 
 import pvtctl
 from pvtctl.errors import UsageError, nearest
-from pvtctl.io.files import user_path
 from pvtctl.recipe.earlier import is_of_run, with_earlier
 from pvtctl.recipe.layers import Fault, Heads, Layer, check_layer, flatten, heads_now
 from pvtctl.recipe.schema import Printed, Study
@@ -249,7 +248,7 @@ def recipe_path(name_or_path: str | Path) -> Path:
     """
     text = str(name_or_path)
     if isinstance(name_or_path, Path) or "/" in text or text.endswith((".yaml", ".yml")):
-        path = user_path(text)
+        path = Path(text).expanduser()
         if not path.is_file():
             raise UsageError(f"there is no recipe file {text}", "pvtctl recipes ls lists the shipped recipes")
         return path

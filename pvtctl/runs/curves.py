@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import bisect
-import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from pvtctl.engine.run_files import read_lines
 from pvtctl.errors import UsageError
 from pvtctl.runs.read_run import FinishedRun
 from pvtctl.tasks.registry import task_spec
@@ -88,12 +88,10 @@ def panels_of(runs: Sequence[FinishedRun], names: Sequence[str], what: Sequence[
 
 def damage(run: FinishedRun) -> str | None:
     """A note if the last line of a log is truncated, as after a killed run."""
-    file = run.path / "metrics.jsonl"
-    lines = file.read_text("utf-8", errors="replace").splitlines() if file.is_file() else []
     try:
-        json.loads(lines[-1] if lines else "{}")
-    except ValueError:
-        return f"{file}: line {len(lines)} is cut off and left out"
+        read_lines(run.path / "metrics.jsonl")
+    except UsageError as error:
+        return f"{error.message}, which is left out"
     return None
 
 

@@ -11,7 +11,6 @@ from pvtctl.engine import Distributed, choose_precision, evaluate, start_distrib
 from pvtctl.engine.log import Say, silent
 from pvtctl.errors import UsageError
 from pvtctl.io.console import say as say_on_stderr
-from pvtctl.io.files import user_path
 from pvtctl.recipe.load import Override, keys_said, load_recipe
 from pvtctl.recipe.schema import Recipe
 from pvtctl.runs.paper_table import ComparedFigure, compare_with_paper
@@ -85,11 +84,11 @@ def evaluate_run(
     `overrides` are those of `--set`, for the recipe's `data` and `eval` blocks (`eval.flip=true`). Nothing is written.
     Raises UsageError if `run` is not a run, for missing data, and for overrides of other blocks.
     """
-    read = read_run(user_path(run), finished=False)
+    read = read_run(Path(run).expanduser(), finished=False)
     for key in sorted(keys_said(overrides)):
         if key.split(".")[0] not in ("data", "eval"):
             raise UsageError(f"{key} cannot be changed: trained weights are scored", "keys of data and eval can")
-    settings = [*overrides, *([("data.path", str(user_path(data).absolute()))] if data is not None else [])]
+    settings = [*overrides, *([("data.path", str(Path(data).expanduser().absolute()))] if data is not None else [])]
     recipe = load_recipe(read.path / "recipe.yaml", overrides=settings)
     checkpoint = inspect_checkpoint(read.path)
     assert checkpoint.head is not None  # runs train models with heads

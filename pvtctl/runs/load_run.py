@@ -11,7 +11,6 @@ import torch
 from pvtctl.data.images import Reading
 from pvtctl.engine import single
 from pvtctl.errors import UsageError, nearest
-from pvtctl.io.files import user_path
 from pvtctl.models.backbones import Classifier
 from pvtctl.models.dense import DenseModel
 from pvtctl.models.detector import Detector
@@ -124,8 +123,8 @@ def load_run(
         what = checkpoint.foreign or "no head"
         raise UsageError(f"{checkpoint.path} holds {what}, so it cannot predict", "docs/checkpoints.md: what is read")
     recipe, score = None, _numbers(checkpoint.meta.score)
-    if (user_path(source) / "run.json").is_file():
-        run = read_run(user_path(source), finished=False)
+    if (Path(source).expanduser() / "run.json").is_file():
+        run = read_run(Path(source).expanduser(), finished=False)
         recipe, score = run.recipe, run.score
     return LoadedRun(checkpoint, single(device).device, recipe, score, scale_shift)
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pvtctl.errors import UsageError
-from pvtctl.io.files import user_path
 
 if TYPE_CHECKING:
     from pvtctl.recipe.schema import Recipe
@@ -16,12 +15,12 @@ if TYPE_CHECKING:
 
 def runs_root() -> Path:
     """Default directory of runs."""
-    return user_path(os.environ.get("PVTCTL_RUNS") or "runs")
+    return Path(os.environ.get("PVTCTL_RUNS") or "runs")
 
 
 def given_weights(text: str | Path) -> str:
     """Absolute path of a file or folder, so that a run can be resumed from anywhere; a published name as it is."""
-    path = user_path(text)
+    path = Path(text).expanduser()
     return str(path.absolute()) if path.exists() else str(text)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import yaml
 from pvtctl.engine import FitResult, RunFolder
 from pvtctl.engine.run_files import read_starts
 from pvtctl.io.files import write_text
-from pvtctl.io.foreign import BadFile, read_json
+from pvtctl.io.foreign import read_facts
 from pvtctl.recipe.schema import Recipe
 from pvtctl.runs.paper_table import (
     ComparedFigure,
@@ -130,9 +129,7 @@ def report_run(
 
 def _remember_skipped(path: Path, skipped: Mapping[str, str]) -> dict[str, str]:
     """Merge with the images that earlier parts of the run could not read."""
-    before: dict[str, str] = {}
-    with suppress(BadFile):  # none is there, or a damaged one, which only describes
-        before = {str(name): str(reason) for name, reason in read_json(path, dict).items()}
+    before = {name: str(reason) for name, reason in read_facts(path).items()}
     everything = {**before, **skipped}
     if everything != before:
         write_text(path, json.dumps(everything, indent=2) + "\n")

@@ -136,13 +136,10 @@ def _prepare(recipe: Recipe, dist: Distributed, partial: bool, talk: Say) -> tup
     task = build_task(recipe, device=dist.device, world_size=dist.world_size, partial=partial, say=talk)
     settings = fit_settings(recipe, dist.world_size)
     task.batches_per_epoch(dist.world_size)  # too few images are an error before the run directory is created
-    talk(f"data: {data_place(recipe)}; {_data_line(task)}")
-    return task, settings
-
-
-def _data_line(task: DataTask) -> str:
     classes = f", {len(task.val.class_names)} classes" if task.val.class_names else ""
-    return f"{len(task.train)} training and {len(task.val)} validation images{classes}"
+    images = f"{len(task.train)} training and {len(task.val)} validation images"
+    talk(f"data: {data_place(recipe)}; {images}{classes}")
+    return task, settings
 
 
 def _layer_depths(recipe: Recipe, task: DataTask) -> tuple[Mapping[str, int], int] | None:

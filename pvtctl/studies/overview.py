@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pvtctl.io.foreign import BadFile, read_json, read_text, reason_of
+from pvtctl.io.foreign import BadFile, read_facts, read_text, reason_of
 from pvtctl.recipe.load import load_recipe
 from pvtctl.recipe.schema import Paper
 from pvtctl.studies.plan import DEFAULT_PROFILE, read_study, study_names
@@ -73,15 +72,9 @@ def _label(paper: Paper | None) -> str:
 def _runs(folder: Path) -> list[dict[str, Any]]:
     """run.json of every row's run, with its row; of an unreadable file only these."""
     return [
-        {**_read(file), "row": file.parent.parent.name, "folder": str(file.parent)}
+        {**read_facts(file), "row": file.parent.parent.name, "folder": str(file.parent)}
         for file in sorted(folder.glob("rows/*/*/run.json"))
     ]
-
-
-def _read(file: Path) -> dict[str, Any]:
-    with suppress(BadFile):
-        return dict(read_json(file, dict))
-    return {}
 
 
 def _seconds(info: dict[str, Any]) -> float | None:
@@ -135,5 +128,5 @@ def _pretraining_seconds(run: Path) -> dict[str, float]:
         return {}
     # the recorded path, or, if the directory of studies was moved, next to the study: STUDIES/STUDY/rows/ROW/seed0
     places = (Path(begun), run.parents[3] / "pretraining" / Path(begun).name)
-    seconds = _seconds(next((info for place in places if (info := _read(place / "run.json"))), {}))
+    seconds = _seconds(next((info for place in places if (info := read_facts(place / "run.json"))), {}))
     return {begun: seconds} if seconds is not None else {}

@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 from pvtctl.errors import UsageError, nearest
 from pvtctl.extensions import command_words
-from pvtctl.io.files import user_path
 from pvtctl.recipe.load import Override, load_recipe
 from pvtctl.recipe.scale import profile_changes
 from pvtctl.recipe.schema import Recipe, Study
@@ -73,7 +72,7 @@ class StudyRequest:
     @property
     def row_weights(self) -> dict[str, str]:
         """`weights`, with absolute paths of files and directories."""
-        paths = {row: user_path(source) for row, source in self.weights.items()}
+        paths = {row: Path(source).expanduser() for row, source in self.weights.items()}
         return {row: str(path.absolute()) if path.exists() else self.weights[row] for row, path in paths.items()}
 
     def words(self) -> list[str]:
@@ -131,7 +130,7 @@ def as_typed(override: Override) -> str:
 
 
 def _absolute(path: Path) -> Path:
-    return user_path(path).absolute()
+    return path.expanduser().absolute()
 
 
 def _is_file(study: str) -> bool:

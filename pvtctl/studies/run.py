@@ -23,7 +23,7 @@ from pvtctl.engine.run import FREE_KEYS, check_recipe, in_use
 from pvtctl.engine.run_files import read_info, read_run_recipe, read_starts
 from pvtctl.errors import ExitCode, UsageError
 from pvtctl.io.files import write_text
-from pvtctl.io.foreign import BadFile, parse_json, read_json
+from pvtctl.io.foreign import BadFile, parse_json, read_facts
 from pvtctl.io.stop import LAUNCHER, StopRequests, stopped_by
 from pvtctl.recipe.load import keys_of_other_heads
 from pvtctl.runs.read_run import images_a_step
@@ -80,9 +80,7 @@ def log_file(run: Run) -> Path:
 
 
 def _reason(failure: Path) -> str:
-    with suppress(BadFile):
-        return str(read_json(failure, dict).get("reason", "unknown"))
-    return "unknown"
+    return str(read_facts(failure).get("reason", "unknown"))
 
 
 def _info(run: Run) -> dict[str, Any]:
@@ -267,7 +265,10 @@ def _ended(child: _Child, say: Callable[[str], None]) -> RunState:
     run, code = child.run, child.process.returncode
     took = clock(time.monotonic() - child.began)
     if code == 0:
-        say(f"{run.name}: finished in {took}; {_score_line(run)}")
+        score = read_info(run.out).get("score") or {}
+        shown = ("top1", "box_ap", "box_ap50", "mask_ap", "miou", "delta1", "abs_rel")
+        figures = ", ".join(f"{name} {score[name]:.3f}" for name in shown if name in score)
+        say(f"{run.name}: finished in {took}; {figures}")
         return RunState("finished")
     if code in (ExitCode.RESUMABLE, ExitCode.INTERRUPTED):
         say(f"{run.name}: stopped after {took}, to be resumed")
@@ -299,12 +300,6 @@ def _last_error(log: Path, begin: int) -> str | None:
     lines = log.read_bytes()[begin:].decode("utf-8", errors="replace").splitlines()[-_LAST_WORDS:]
     told = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     return told[-1] if told else None
-
-
-def _score_line(run: Run) -> str:
-    score = read_info(run.out).get("score") or {}
-    shown = ("top1", "box_ap", "box_ap50", "mask_ap", "miou", "delta1", "abs_rel")
-    return ", ".join(f"{name} {score[name]:.3f}" for name in shown if name in score)
 
 
 def _last_metrics(file: Path) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pvtctl.io.files import user_path
 from pvtctl.recipe.scale import changes_line
 from pvtctl.runs.paths import runs_root
 from pvtctl.studies.plan import Run, StudyPlan, StudyRequest
@@ -101,7 +100,7 @@ def run_study(
     root = Path(out) if out is not None else runs_root() / "studies"
     request = StudyRequest(
         study,
-        user_path(root),
+        root.expanduser(),
         profile,
         tuple(rows),
         seeds,

@@ -28,7 +28,6 @@ from pvtctl.data.images import (
     pixels_of,
 )
 from pvtctl.errors import UsageError
-from pvtctl.io.files import user_path
 
 _COCO_NAME = re.compile(r"\d{12}")
 
@@ -55,7 +54,9 @@ def find_images(words: Sequence[str]) -> Images:
     for word in words:
         found |= dict.fromkeys(path.absolute() for path in _images_of(word))
     folder = Path(os.path.commonpath([path.parent for path in found]))
-    names = sorted((path.relative_to(folder).as_posix() for path in found), key=_by_value)
+    names = [path.relative_to(folder).as_posix() for path in found]
+    numbers = re.compile(r"(\d+)")
+    names.sort(key=lambda name: [(int(part), "") if part.isdecimal() else (-1, part) for part in numbers.split(name)])
     stems = {Path(name).stem for name in names}
     if len(stems) == len(names) and all(_COCO_NAME.fullmatch(stem) for stem in stems):
         return Images(folder, names, [int(Path(name).stem) for name in names])
@@ -65,7 +66,7 @@ def find_images(words: Sequence[str]) -> Images:
 def _images_of(word: str) -> list[Path]:
     if not word.strip():  # a variable that is not set; "" would be the working folder
         raise UsageError("an empty name for an image", "name images, a folder of them, or a pattern")
-    path = user_path(word)
+    path = Path(word).expanduser()
     if path.is_file():
         return [path]
     if path.is_dir():
@@ -79,10 +80,6 @@ def _images_of(word: str) -> list[Path]:
             f"no file or folder {word}", "name images, a folder of them, or a pattern such as 'photos/*.jpg'"
         )
     return matches
-
-
-def _by_value(name: str) -> list[tuple[int, str]]:
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 @dataclass(frozen=True)
@@ -115,7 +112,7 @@ def to_pixels(image: ImageLike, reading: Reading = AS_SHOWN) -> Tensor:
     """
     if isinstance(image, str | Path):
         try:
-            return read_pixels(user_path(image), reading)[0]
+            return read_pixels(Path(image).expanduser(), reading)[0]
         except (BadImage, OSError) as error:
             reason = (getattr(error, "strerror", None) or str(error)).removeprefix("cannot be read: ")
             raise UsageError(f"{image} cannot be read: {reason}", "name an image file") from error

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from pvtctl.errors import UsageError, nearest
 from pvtctl.io.download import check_hash
-from pvtctl.io.files import user_path
 from pvtctl.weights.catalogue import cached_file, find_published, published
 
 
@@ -27,7 +26,7 @@ def resolve_weights(text: str) -> Path:
 def find_weights_file(text: str) -> Path:
     """`resolve_weights` without checking hashes."""
     try:
-        path = user_path(text)
+        path = Path(text).expanduser()
         if path.is_file():
             return path
         if path.is_dir():

@@ -96,7 +96,7 @@ def test_a_closed_folder_of_a_variable(
     assert ("Permission denied" in said.out + said.err) == (name != "STATE")  # which nothing here reads
 
 
-@pytest.mark.parametrize("value", ["~nobody-of-this-name/x", "a" * 300, "loop/x", "file/x"])
+@pytest.mark.parametrize("value", ["a" * 300, "loop/x", "file/x"])
 def test_variables_that_name_no_place(
     value: str, here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,3 +117,9 @@ def test_a_run_that_cannot_be_read_is_counted(here: Path) -> None:
     (study / "a" / "seed0" / "recipe.yaml").write_bytes(b"\xff")
     (line,) = (each for each in overview(here / "runs") if each.name == "deeper-vs-wider")
     assert line.states == {"mini": "1 run finished, 1 begun, 1 cannot be read"}
+
+
+@pytest.mark.parametrize("words", [("data", "check"), ("recipes", "check"), ("eval",), ("predict", "--weights", "x")])
+def test_the_folder_of_an_unknown_user(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*words, "~nobody-of-this-name/x"]) == 2
+    assert "a path begins with ~ and the name of a user who is not here" in capsys.readouterr().err

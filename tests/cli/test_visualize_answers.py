@@ -168,7 +168,7 @@ def test_curves_over_each_axis(cli: Cli, smoke_run: Path, tmp_path: Path) -> Non
         result = cli("visualize", "curves", "runs", "--x", axis, "--out", f"{axis}.svg", "--json")
         assert result.code == 0, result.err
         assert "cut/seed1 has not finished (running)" in result.err
-        assert "is cut off and left out" in result.err
+        assert "is damaged in line 9, which is left out" in result.err
         assert [run["name"] for run in result.json["runs"]] == ["cut/seed1", "whole/seed1"]
         panels: list[dict[str, Any]] = result.json["pictures"][0]["panels"]
         assert [panel["title"].split(" on ")[0] for panel in panels] == [

@@ -223,6 +223,17 @@ def test_the_hash_of_the_first_fetch_is_held(server: Server, unchecked: None) ->
         fetch_set("coco", mirror=server.url)
 
 
+@pytest.mark.parametrize("text", [b"", b"[1]", b"\xff", b"[" * 9999, b'{"archives": [], "sha256": NaN, "url": NaN}'])
+def test_damaged_records_only_describe(server: Server, unchecked: None, text: bytes) -> None:
+    folder = fetch_set("coco", split="val", mirror=server.url)
+    (folder / "fetched.json").write_bytes(text)
+    (folder / ".fetch" / "val2017.zip.json").write_bytes(text)
+    shutil.rmtree(folder / "val2017")
+    assert fetch_set("coco", split="val", mirror=server.url) == folder
+    record = json.loads((folder / "fetched.json").read_text(), parse_constant=pytest.fail)
+    assert list(record["archives"]) == ["val2017.zip"]
+
+
 def test_the_top_folder_of_an_archive_is_left_out(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     server.files["/zips/val2017.zip"] = packed(("Top/images/1.jpg", "1"), ("Top/words.txt", "2"), ("more.txt", "3"))
     archives = (

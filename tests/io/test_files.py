@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-import pvtctl
 from pvtctl.errors import PvtctlError, UsageError
-from pvtctl.io.files import atomic_path, new_folder, user_path, write_text
+from pvtctl.io.files import atomic_path, new_folder, write_text
 
 PLACES = [atomic_path, new_folder]
 
@@ -58,14 +57,3 @@ def test_a_folder_of_that_name_is_wrong_usage(tmp_path: Path) -> None:
         write_text(tmp_path / "a", "text")
     assert (tmp_path / "a" / "kept").is_dir()
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
-
-
-def test_the_folder_of_an_unknown_user_is_a_name_like_any_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/of")
-    assert user_path("~/x") == Path("/home/of/x")
-    assert user_path("~nobody-of-this-name/x") == Path("~nobody-of-this-name/x")
-    package = Path(pvtctl.__file__).parent
-    elsewhere = [
-        path.relative_to(package) for path in package.rglob("*.py") if ".expanduser(" in path.read_text("utf-8")
-    ]
-    assert elsewhere == [Path("io/files.py")]  # it raises RuntimeError

@@ -20,6 +20,7 @@ from pvtctl.io.foreign import (
     foreign,
     open_foreign,
     parse_json,
+    read_facts,
     read_foreign,
     read_json,
     read_text,
@@ -248,3 +249,15 @@ def test_a_walk_notes_a_folder_that_cannot_be_read(tmp_path: Path, monkeypatch: 
     assert skipped == [("closed", "cannot be read: Permission denied")]
     assert not list(walk_files(tmp_path / "absent", lambda path, reason: skipped.append((path.name, reason))))
     assert skipped[-1] == ("absent", "cannot be read: No such file or directory")
+
+
+@pytest.mark.parametrize("text", [None, b"", b"[1]", b"3", b"\xff{}", b'{"a": ' * 9999, b'{"a": 1'])
+def test_facts_are_left_out_where_they_cannot_be_read(tmp_path: Path, text: bytes | None) -> None:
+    if text is not None:
+        (tmp_path / "facts.json").write_bytes(text)
+    assert read_facts(tmp_path / "facts.json") == {}
+    (tmp_path / "facts.json").write_text('{"a": [1]}')
+    assert read_facts(tmp_path / "facts.json") == {"a": [1]}
+    assert read_facts(tmp_path / "facts.json", most=5) == {}
+    os.mkfifo(tmp_path / "pipe.json")
+    assert read_facts(tmp_path / "pipe.json") == {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,46 @@ def test_a_default_that_is_stated_is_the_same_model() -> None:
     recipe = load_recipe("ade20k_semantic_fpn", "pvt_v2_b0", overrides=["model.head.width=256"])
     assert is_printed_model(recipe)
     assert not is_printed_model(load_recipe("dpt_nyu", overrides=["model.head.readout=ignore"]))
+
+
+OWN = """
+model.backbone: {name: pvt_tiny}
+model.head: {name: semantic_fpn, width: 64}
+task: segmentation
+data.name: masks
+rows: {mine: {title: Mine, expect: {miou: 40, params_m: 7.5}}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("overrides", "left"),
+    [
+        ([], ["miou", "params_m"]),
+        (["data.path=/data", "train.seed=3"], ["miou", "params_m"]),
+        (["model.backbone.drop_path_rate=0.2"], ["miou", "params_m"]),
+        (["model.backbone.name=pvt_tiny", "model.head.width=64"], ["miou", "params_m"]),
+        (["model.backbone.name=pvt_small"], []),
+        (["model.backbone.width=0.5"], []),
+        (["model.head.width=128"], []),
+        (["model.head={name: dpt}"], []),
+        (["model.backbone.name=pvt_small", "expect.miou=44"], ["miou"]),
+    ],
+)
+def test_figures_of_ones_own_are_of_the_model_beside_them(
+    tmp_path: Path, overrides: list[str], left: list[str]
+) -> None:
+    """Also where the recipe of a run, which states all, is read again."""
+    (tmp_path / "mine.yaml").write_text(OWN)
+    recipe = load_recipe(tmp_path / "mine.yaml", overrides=overrides)
+    assert list(recipe.expect) == left
+    assert (recipe.title == "Mine") == (len(left) == 2)
+    (tmp_path / "flat.yaml").write_text(json.dumps(load_recipe(tmp_path / "mine.yaml").model_dump(mode="json")))
+    assert list(load_recipe(tmp_path / "flat.yaml", overrides=overrides).expect) == left
+
+
+def test_a_file_that_leaves_the_model_to_set_has_figures_of_none(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("expect: {top1_err: 9}\n")
+    assert not load_recipe(tmp_path / "mine.yaml", overrides=["model.backbone.name=pvt_tiny"]).expect
 
 
 def test_a_copy_is_held_to_what_it_was_copied_from(tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ from pvtctl.cli._options import AS_JSON, OVERRIDES, TASK, App
 from pvtctl.cli.data._settings import data_settings
 from pvtctl.errors import ExitCode, UsageError
 from pvtctl.io.console import say
-from pvtctl.io.files import user_path
 from pvtctl.io.foreign import reason_of
 from pvtctl.io.names import shown
 
@@ -313,7 +312,7 @@ def _locate(where: str) -> tuple[str, Path]:
 
     if where in (*DATA_NAMES, "mix"):
         return where, find_data(where)
-    folder = user_path(where)
+    folder = Path(where).expanduser()
     if not folder.is_dir():
         raise UsageError(
             f"no data folder {folder}", f"give a folder with train/ and val/, or {nearest(where, DATA_NAMES)}"

@@ -13,7 +13,6 @@ from pvtctl.cli._options import examples
 from pvtctl.cli._resolve_recipe import note
 from pvtctl.cli.visualize._options import Output
 from pvtctl.errors import UsageError
-from pvtctl.io.files import user_path
 
 
 class Axis(StrEnum):
@@ -100,7 +99,7 @@ def _runs_of(word: Path) -> list[Path]:
     """The run, or the runs below a folder, sorted by path; `read_run` raises for anything else."""
     from pvtctl.engine.run_files import find_runs
 
-    word = user_path(word)
+    word = word.expanduser()
     if not word.is_dir() or (word / "run.json").exists() or (word / "recipe.yaml").exists():
         return [word]
     return sorted(find_runs(word, status=None)) or [word]

@@ -13,7 +13,6 @@ from pvtctl.cli._options import DEVICE, argument, bundle, examples, option, shar
 from pvtctl.cli._resolve_recipe import NAMED_DATA, note
 from pvtctl.cli.visualize._options import ModelChoice, Output, picture_names
 from pvtctl.errors import UsageError
-from pvtctl.io.files import user_path
 
 if TYPE_CHECKING:
     from pvtctl.tasks.base import ComparedImage, Comparer
@@ -107,7 +106,7 @@ def is_data(word: str) -> bool:
     """Whether a word is data with ground truth: a known name, or a folder in a known layout."""
     from pvtctl.data.layouts import guess_layout
 
-    folder = user_path(word)
+    folder = Path(word).expanduser()
     if word in NAMED_DATA:
         return True
     return folder.is_dir() and (guess_layout(folder) is not None or (folder / "val").is_dir())

@@ -26,7 +26,7 @@ from pvtctl.data.convert.voc import read_voc
 from pvtctl.data.convert.yolo import read_yolo
 from pvtctl.data.images import Reading
 from pvtctl.errors import UsageError, nearest
-from pvtctl.io.files import new_folder, user_path
+from pvtctl.io.files import new_folder
 from pvtctl.io.names import name_bytes
 
 SOURCES = ("voc", "yolo")
@@ -74,11 +74,11 @@ def convert_to_coco(
 
     Raises UsageError with the first faults of the label files, file and line named; PvtctlError when the disk refuses.
     """
-    source, to = user_path(source), user_path(to)
-    image_folder = user_path(images) if images is not None else source
+    source, to = Path(source).expanduser(), Path(to).expanduser()
+    image_folder = Path(images).expanduser() if images is not None else source
     _check_arguments(source, image_folder, to, layout, val_share)
     index, findings = ImageIndex(image_folder, Reading(exif)), ConversionFindings(source, image_folder)
-    names = read_names(user_path(classes)) if classes is not None else None
+    names = read_names(Path(classes).expanduser()) if classes is not None else None
     if layout == "voc":
         names, found = read_voc(source, index, names, findings, zero_based=zero_based, on_progress=on_progress)
     else:

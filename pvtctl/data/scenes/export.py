@@ -69,7 +69,8 @@ def export_scenes(
             if layout == "coco":
                 _write_json(folder / "annotations" / f"instances_{split}2017.json", _coco_document(records))
         if layout == "ade20k":
-            (folder / "classes.txt").write_text("\n".join(SEMANTIC_CLASSES) + "\n", encoding="utf-8")
+            lines = (f"{number} {name}\n" for number, name in enumerate(SEMANTIC_CLASSES, 1))
+            (folder / "classes.txt").write_text("".join(lines), encoding="utf-8")
         if layout == "nyu":  # so that it can also be read as a depth set of no known layout
             _write_json(folder / "depth.json", {"scale": DEPTH_SCALE})
         _write_json(folder / INFO_FILE, _info(layout, counts, size, seed))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pvtctl.data.image_files import SUFFIXES, Names, images_below, is_folder
+from pvtctl.data.image_files import SUFFIXES, Names, images_below
 from pvtctl.data.images import AS_STORED, EncodedPicture, Reading, image_bytes
 from pvtctl.data.layouts import IMAGENET_LAYOUT
 from pvtctl.errors import UsageError
@@ -67,7 +67,7 @@ def class_folders(folder: Path) -> list[str]:
     if not folder.is_dir():
         raise UsageError(f"no data folder {folder}", IMAGENET_LAYOUT)
     with os.scandir(folder) as entries:
-        found = [(entry.name, is_folder(entry)) for entry in entries]
+        found = [(entry.name, Path(entry).is_dir()) for entry in entries]
     names = sorted(name for name, is_folder in found if is_folder and not name.startswith("."))
     if not names:
         loose = any(name.lower().endswith(SUFFIXES) for name, _ in found)

@@ -26,7 +26,7 @@ from pvtctl.data.image_files import Names
 from pvtctl.data.images import AS_STORED, EncodedPicture, Reading
 from pvtctl.errors import PvtctlError, UsageError
 from pvtctl.io.files import write_text
-from pvtctl.io.foreign import read_text
+from pvtctl.io.foreign import BadFile, parse_json, read_facts, read_text
 
 _IMAGES = ("jpg", "jpeg", "png", "webp")
 _INDEX_VERSION = 1
@@ -78,18 +78,24 @@ def shard_index(shard: Path) -> list[tuple[str, int, int, int]]:
     index_file = shard.with_name(f".{shard.name}.index.json")
     status = shard.stat()
     stamp = [_INDEX_VERSION, status.st_size, status.st_mtime_ns]
-    try:
-        stored = json.loads(index_file.read_text(encoding="utf-8"))
-        if stored["stamp"] == stamp:
-            return [tuple(row) for row in stored["samples"]]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # none, or not ours
-        pass
+    stored = read_facts(index_file, most=None)
+    if stored.get("stamp") == stamp and _are_samples(stored.get("samples"), status.st_size):
+        return [tuple(row) for row in stored["samples"]]
     samples = _scan(shard)
     try:
         write_text(index_file, json.dumps({"stamp": stamp, "samples": samples}))
     except PvtctlError as error:
         warnings.warn(f"the index of {shard.name} was not saved, it is scanned again each time: {error}", stacklevel=2)
     return samples
+
+
+def _are_samples(rows: Any, end: int) -> bool:
+    """Whether an index has samples of a shard of this size; another program may have written it."""
+    kinds = [str, int, int, int]
+    rows = rows if isinstance(rows, list) else [None]
+    return all(
+        isinstance(row, list) and [*map(type, row)] == kinds and 0 <= row[2] <= end - row[3] <= end for row in rows
+    )
 
 
 def _scan(shard: Path) -> list[tuple[str, int, int, int]]:
@@ -121,7 +127,7 @@ def _scan(shard: Path) -> list[tuple[str, int, int, int]]:
 
 def _take_label(labels: dict[str, int], key: str, suffix: str, text: bytes, shard: Path) -> None:
     try:
-        value: Any = json.loads(text)
+        value = parse_json(text, shard)
         if suffix == "json":
             if not isinstance(value, dict):
                 raise TypeError("facts about an image are a JSON object")
@@ -129,7 +135,9 @@ def _take_label(labels: dict[str, int], key: str, suffix: str, text: bytes, shar
             if value is None:  # other facts about the image, its label is in a .cls
                 return
         labels[key] = int(value)
-    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        if isinstance(value, float) and value != labels[key]:
+            raise ValueError(value)
+    except (BadFile, ValueError, TypeError, OverflowError) as error:
         raise UsageError(f"{shard}: the label of {key} is not a number", "write it as text, like 17") from error
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -67,10 +67,10 @@ class DenseTask(DataTask):
     def predict(self, model: nn.Module, batch: DenseBatch) -> list[Tensor]:
         """A map for each image, in pixels of the file."""
         if self.testing.views != [(1.0, False)]:
-            found = [
-                self.inference.predict_tta(model, self._views(int(index), batch.images.device), original)
-                for index, original in zip(batch.indices, batch.original_sizes, strict=True)
-            ]
+            found, device = [], batch.images.device
+            for index, original in zip(batch.indices.tolist(), batch.original_sizes, strict=True):
+                views = ((self.val.image_at(index, *view).to(device), view[1]) for view in self.testing.views)
+                found.append(self.inference.predict_tta(model, views, original))
         elif len(set(batch.sizes)) == 1:
             found = self.inference.predict_batch(model, batch.images, batch.original_sizes)
         else:  # padding must not change a prediction
@@ -82,10 +82,6 @@ class DenseTask(DataTask):
             if index in self._picked:
                 self.samples[index] = self._kept(one)
         return found
-
-    def _views(self, index: int, device: torch.device) -> Iterator[tuple[Tensor, bool]]:
-        for ratio, mirrored in self.testing.views:
-            yield self.val.image_at(index, ratio, mirrored).to(device), mirrored
 
     def _kept(self, answer: Tensor) -> NDArray[Any]:
         """A prediction in the form kept in `samples`."""

@@ -28,7 +28,6 @@ from pvtctl.data.check import (
 from pvtctl.data.images import AS_SHOWN, BadImage, Reading
 from pvtctl.data.layouts import guess_layout
 from pvtctl.errors import UsageError
-from pvtctl.io.files import user_path
 from pvtctl.tasks.depth.data import coding_of, kb_cropped
 from pvtctl.tasks.depth.errors import read_ordinal_pairs
 from pvtctl.tasks.depth.files import DepthCoding, raw_depth, valid_values
@@ -130,7 +129,7 @@ def check_depth_data(
     `settings` are a recipe's `data.depth`, `reading` follows its `data.exif`; `options`: see `DatasetCheck`.
     Raises UsageError when there is no such folder or layout, or a setting makes no sense.
     """
-    root = user_path(root)
+    root = Path(root).expanduser()
     if not root.is_dir():
         raise UsageError(f"no data folder {root}", LAYOUTS["depth"])
     if name is None:

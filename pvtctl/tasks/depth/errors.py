@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pvtctl.errors import UsageError, nearest
-from pvtctl.io.files import user_path
 from pvtctl.models.structures import ImageSize
 
 NUMBERS = ("abs_rel", "sq_rel", "rmse", "rmse_log", "log10", "silog", "delta1", "delta2", "delta3")
@@ -108,7 +107,7 @@ def read_ordinal_pairs(root: Path | str, names: Collection[str]) -> dict[str, ND
 
     `names` are the images of the split, as named in the file. Raises UsageError naming the wrong line.
     """
-    path = user_path(root) / ORDINAL_FILE
+    path = Path(root).expanduser() / ORDINAL_FILE
     if not path.is_file():
         return {}
     found: dict[str, list[tuple[int, ...]]] = {}

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from pvtctl.data.image_files import SUFFIXES, Names
 from pvtctl.data.layouts import DEPTH_FOLDERS, EXPECTED, SPLIT_FILES
 from pvtctl.errors import UsageError, nearest
-from pvtctl.io.files import user_path
 from pvtctl.io.foreign import BadFile, read_foreign, read_json, walk_files
 from pvtctl.io.names import name_bytes
 from pvtctl.tasks.depth.files import DEPTH_SUFFIXES
@@ -78,7 +77,7 @@ def find_depth_pairs(name: str, root: Path | str, split: str, settings: DepthDat
     in a split file, or no file of the name) are left out and counted in `problems`.
     Raises UsageError: no such folder, split or split file, layout or pairs.
     """
-    root = user_path(root)
+    root = Path(root).expanduser()
     if name not in LAYOUTS:
         raise UsageError(f"unknown depth data {name!r}", nearest(name, tuple(LAYOUTS)))
     if split not in SPLITS:
@@ -96,7 +95,7 @@ def count_depth(name: str, root: Path, split: str) -> dict[str, int]:
 
 def read_depth_json(root: Path | str) -> dict[str, Any]:
     """`scale` and `invalid` of the set's depth.json, if given. Raises UsageError for an invalid file."""
-    path = user_path(root) / DEPTH_FILE
+    path = Path(root).expanduser() / DEPTH_FILE
     if not path.is_file():
         return {}
     hint = 'it holds {"scale": 1000, "invalid": [65535]}: the value of a metre, and values that are no depth'
@@ -114,7 +113,7 @@ def _split_file(name: str, root: Path, split: str, settings: DepthData) -> Path 
     key = "train_split_file" if split == "train" else "split_file"
     named = settings.train_split_file if split == "train" else settings.split_file
     if named is not None:
-        places = [user_path(named), root / named]
+        places = [Path(named).expanduser(), root / named]
         found = next((place for place in places if place.is_file()), None)
         if found is None:
             there = sorted(path.name for path in root.glob("*.txt"))

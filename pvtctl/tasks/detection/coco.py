@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from pvtctl.data.image_files import Names, images_below
 from pvtctl.data.layouts import COCO_LAYOUT
 from pvtctl.errors import UsageError
-from pvtctl.io.files import user_path
 from pvtctl.io.names import name_bytes, shown
 from pvtctl.tasks.detection.annotations.kinds import KINDS
 from pvtctl.tasks.detection.coco_file import CHECK_HINT, load_coco, scan_coco
@@ -177,12 +176,12 @@ def find_coco(
     be given.
     """
     if annotations is not None:
-        file = user_path(annotations)
+        file = Path(annotations).expanduser()
         if not file.is_file():
             raise UsageError(f"no annotation file {file}", "name a COCO instances JSON file")
         if images is None and need_images:
             raise UsageError(f"the annotations of {split} are named, but not their images", "name the folder too")
-        folder = file.parent if images is None else user_path(images)
+        folder = file.parent if images is None else Path(images).expanduser()
         if need_images and not folder.is_dir():
             raise UsageError(
                 f"no image folder {folder}", "name the folder that file_name in the annotations starts from"

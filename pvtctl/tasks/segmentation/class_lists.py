@@ -145,7 +145,7 @@ def read_class_list(path: Path | str, *, shifted: bool | None, ignore: Collectio
     """The classes of a text file (`CLASS_LIST_HINT`); empty lines and those that start with # are skipped.
 
     Numbers are the raw values in the masks, by default the position in the file. With `shifted`
-    unset, numbers that start above 0 mean that 0 is unlabelled. ADE20K's objectInfo150.txt is accepted too.
+    unset, numbers that start above 0 mean that 0 is unlabelled. ADE20K's objectInfo150.txt, whose numbers do, is accepted too.
     Raises UsageError.
     """
     path = Path(path)
@@ -159,7 +159,7 @@ def read_class_list(path: Path | str, *, shifted: bool | None, ignore: Collectio
     lines = [line for line in lines if line and not line.startswith("#")]
     if lines and lines[0].split()[0] == "Idx":
         names = [line.split("\t")[-1].split(",")[0].strip() for line in lines[1:]]
-        return class_list(names, shifted=bool(shifted), ignore=ignore, where=str(path))
+        return class_list(names, shifted=shifted is not False, ignore=ignore, where=str(path))
     rows = [match.groups() for line in lines if (match := _LINE.match(line))]
     for line, row in zip(lines, rows, strict=True):
         if not row[1] or "," in row[1]:

@@ -16,7 +16,6 @@ from pvtctl.data.images import AS_SHOWN, BadImage, Reading, file_size, image_byt
 from pvtctl.data.scenes.scene import SEMANTIC_CLASSES, Materials, Scene
 from pvtctl.data.transforms import Normalization
 from pvtctl.errors import UsageError, nearest
-from pvtctl.io.files import user_path
 from pvtctl.io.names import name_bytes
 from pvtctl.models.structures import IGNORE_LABEL
 from pvtctl.recipe.schema import Recipe
@@ -214,8 +213,8 @@ def find_classes(
 ) -> ClassList:
     """The class list of a set: the file that `settings.classes` names, else the one in its folder, else the layout's.
 
-    ADE20K's masks count from 1, unless `settings.labels` is set; Pascal Context's from 0, and when
-    `shifted` its 59 classes without the background. Raises UsageError.
+    ADE20K's masks count from 1, unless `settings.labels` is set; those of a list of other classes in its layout do not.
+    Pascal Context's count from 0, and when `shifted` its 59 classes without the background. Raises UsageError.
     """
     labels, ignore = settings.labels, settings.ignore
     file: str | Path | None = settings.classes
@@ -226,8 +225,11 @@ def find_classes(
         places = [Path(root or ".") / each for each in (CLASSES_FILE, "objectInfo150.txt")]
         file = next((place for place in places if place.is_file()), None)
     if file is not None:
-        open_to_both = labels == "auto" and name == "masks"
-        return read_class_list(user_path(file), shifted=None if open_to_both else shifted, ignore=ignore)
+        open_to_both = labels == "auto" and name in ("ade20k", "masks")
+        path = Path(file).expanduser()
+        found = read_class_list(path, shifted=None if open_to_both else shifted, ignore=ignore)
+        of_ade20k = open_to_both and shifted and found.names == list(KNOWN[name])
+        return read_class_list(path, shifted=True, ignore=ignore) if of_ade20k else found
     if name == "cityscapes":
         return cityscapes_classes(train_ids=train_ids, ignore=ignore)
     if name not in KNOWN:

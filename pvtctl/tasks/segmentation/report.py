@@ -25,7 +25,7 @@ from pvtctl.tasks.dense.report import DenseComparer, comparison_tiles, draw_rows
 from pvtctl.tasks.segmentation.metric import SegmentationMetric
 from pvtctl.tasks.segmentation.predict import LabelMap
 from pvtctl.views.draw import draw_each
-from pvtctl.views.report import ReportTable
+from pvtctl.views.report import ReportTable, in_percent
 
 # Matplotlib takes a second to import: the views are imported where something is drawn.
 
@@ -94,7 +94,7 @@ class SegmentationReport:
             [
                 each.name,
                 f"{100 * each.pixels / pixels:.2f}",
-                *map(_percent, (each.iou, each.accuracy, each.precision, each.boundary_f)),
+                *map(in_percent, (each.iou, each.accuracy, each.precision, each.boundary_f)),
             ]
             for each in sorted(classes, key=lambda each: (math.isnan(each.iou), each.iou, each.name))
         ]
@@ -175,10 +175,6 @@ def _listed(names: Sequence[str]) -> str:
     """The names, the first few of many."""
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return ", ".join(names[:_NAMED]) + more
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f}" if math.isfinite(value) else "-"
 
 
 class SegmentationComparer(DenseComparer):

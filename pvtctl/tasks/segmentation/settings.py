@@ -29,7 +29,7 @@ class SegmentationData(SettingsBlock):
     align: Annotated[int, Field(ge=1, le=256)] = 32
     """Testing: both sides are rounded up to a multiple of this."""
     labels: Literal["auto", "plain", "shifted"] = "auto"
-    """`shifted`: 0 is unlabelled and classes count from 1 (ADE20K); `plain`: they count from 0. auto: the layout's."""
+    """`shifted`: 0 is unlabelled and classes count from 1 (ADE20K); `plain`: they count from 0. auto: the class list's."""
     ignore: tuple[Annotated[int, Field(ge=0, le=255)], ...] | None = None
     """Raw label values without a class, besides 255; unset: the layout's, or those of `classes.txt`."""
     classes: str | None = None

@@ -10,25 +10,19 @@ from torch import Tensor
 from pvtctl.weights.layouts.base import CheckpointLayout, Rules, State
 from pvtctl.weights.layouts.timm import VIT_BODY
 
-_UNUSED = (
+UNUSED = (
     "pretrained.model.norm.",
     "pretrained.model.head.",
     "pretrained.model.head_dist.",
     "scratch.refinenet4.resConfUnit1.",
 )
+"""What the original's outputs never depend on."""
 CLASS_OUTPUT = (("0.", "first.conv."), ("1.", "first.bn."), ("4.", "last."))
 DEPTH_OUTPUT = (("0.", "first."), ("2.", "second."), ("4.", "last."))
 NORMED_UNIT = (("conv1.", "first.conv."), ("bn1.", "first.bn."), ("conv2.", "second.conv."), ("bn2.", "second.bn."))
 """A residual unit of segmentation models."""
 PLAIN_UNIT = (("conv1.", "first.0."), ("conv2.", "second."))
 """Of depth models: no batch norms, so a ReLU follows the first convolution."""
-
-
-def is_unused(key: str) -> bool:
-    """Whether the original's outputs never depend on this parameter: the ViT's final norm and classifier, and the first
-    residual unit of the coarsest fusion.
-    """
-    return key.startswith(_UNUSED)
 
 
 def _to_ours(state: State) -> dict[str, Tensor]:
@@ -48,7 +42,7 @@ def _to_ours(state: State) -> dict[str, Tensor]:
     )
     outputs = CLASS_OUTPUT if norm else DEPTH_OUTPUT
     return Rules(
-        *((part, part) for part in _UNUSED),
+        *((part, part) for part in UNUSED),
         *((f"pretrained.model.{theirs}", ours) for theirs, ours in VIT_BODY),
         *((theirs.format(level + 1), ours.format(level)) for level in range(4) for theirs, ours in levels),
         *((f"scratch.output_conv.{theirs}", f"head.output.{ours}") for theirs, ours in outputs),

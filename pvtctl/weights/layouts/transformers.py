@@ -70,10 +70,6 @@ def _pvt_to_ours(state: State) -> dict[str, Tensor]:
     return _joined(_PVT_RULES.to_ours(_prefixed(state, "pvt.")))
 
 
-def _pvt_v2_to_ours(state: State) -> dict[str, Tensor]:
-    return _joined(_PVT_V2_RULES.to_ours(_prefixed(state, "pvt_v2.")))
-
-
 def _prefixed(state: State, prefix: str) -> dict[str, Tensor]:
     """Bare models are saved without `prefix`."""
     return {f"{prefix}{key}" if key.startswith("encoder.") else key: value for key, value in state.items()}
@@ -125,7 +121,9 @@ PVT = CheckpointLayout(
     "transformers Pvt", _with_or_without("pvt.", "encoder.patch_embeddings.0.projection.weight"), _pvt_to_ours
 )
 PVT_V2 = CheckpointLayout(
-    "transformers PvtV2", _with_or_without("pvt_v2.", "encoder.layers.0.patch_embedding.proj.weight"), _pvt_v2_to_ours
+    "transformers PvtV2",
+    _with_or_without("pvt_v2.", "encoder.layers.0.patch_embedding.proj.weight"),
+    lambda state: _joined(_PVT_V2_RULES.to_ours(_prefixed(state, "pvt_v2."))),
 )
 
 _BIT = "dpt.embeddings.backbone.bit."

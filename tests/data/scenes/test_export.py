@@ -66,7 +66,8 @@ def test_coco_layout(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 
 def test_ade20k_layout(tmp_path: Path) -> None:
     export_scenes(tmp_path / "out", "ade20k", train=3, val=2, size=SIZE)
-    assert (tmp_path / "out" / "classes.txt").read_text().split() == list(SEMANTIC_CLASSES)
+    lines = (tmp_path / "out" / "classes.txt").read_text().splitlines()
+    assert lines == [f"{number} {name}" for number, name in enumerate(SEMANTIC_CLASSES, 1)]
     for split, folder, count in (("train", "training", 3), ("val", "validation", 2)):
         images = sorted((tmp_path / "out" / "images" / folder).iterdir())
         assert len(images) == count

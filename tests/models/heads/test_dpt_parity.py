@@ -14,7 +14,7 @@ from torch import Tensor
 from pvtctl.models.dense import DenseModel, build_depth_model, build_segmenter
 from pvtctl.models.heads.dpt import Dpt
 from pvtctl.models.layers.shapes import without_values
-from pvtctl.weights.layouts.dpt import DPT, is_unused
+from pvtctl.weights.layouts.dpt import DPT, UNUSED
 
 BACKBONES = {"dpt_large": "vit_large_patch16", "dpt_hybrid": "vit_hybrid"}
 
@@ -33,7 +33,7 @@ def build(golden: str) -> DenseModel:
 def load(model: DenseModel, state: dict[str, Tensor]) -> None:
     """Everything that the original uses has its place, and nothing here is left without a value."""
     assert DPT.fits(set(state))
-    named = {key: value for key, value in DPT.to_ours(state).items() if not is_unused(key)}
+    named = {key: value for key, value in DPT.to_ours(state).items() if not key.startswith(UNUSED)}
     model.load_state_dict(named)
 
 

@@ -124,17 +124,53 @@ def test_check_of_shards(shard_root, image_bytes):
     assert check_data(shard_root).verdict == "unusable"
 
 
-@pytest.mark.parametrize("label", [b"[1]", b"3"])
+@pytest.mark.parametrize(
+    "label",
+    [
+        b"[1]",
+        b"3",
+        b'{"label": 1.5}',
+        b'{"label": NaN}',
+        b'{"label": 1e999}',
+        b'{"label": {}}',
+        b"\xff",
+        b"[" * 9999,
+        b"",
+    ],
+)
 def test_facts_that_are_no_object(tmp_path, image_bytes, label):
     write_shard(tmp_path / "val" / "0.tar", {"a.jpg": image_bytes(0), "a.json": label})
     with pytest.raises(UsageError, match="the label of a is not a number"):
         ShardFolder(tmp_path, "val")
 
 
-def test_an_index_of_something_else_is_written_anew(shard_root):
+@pytest.mark.parametrize(
+    "rows",
+    [
+        None,
+        {},
+        [1],
+        [["a", 0, 512]],
+        [["a", 0, -1, 9]],
+        [["a", 0, 512, 10**9]],
+        [["a", 0, 512, -1]],
+        [["a", 0.5, 512, 9]],
+    ],
+)
+def test_an_index_with_other_rows_is_written_anew(shard_root, rows):
+    before = ShardFolder(shard_root, "train")
+    index = shard_root / "train" / ".000.tar.index.json"
+    whole = index.read_text()
+    index.write_text(json.dumps(json.loads(whole) | {"samples": rows}))
+    assert list(ShardFolder(shard_root, "train").ids) == list(before.ids)
+    assert index.read_text() == whole
+
+
+@pytest.mark.parametrize("text", [b"[1, 2]", b"", b"\xff{}", b"[" * 9999, b'{"stamp": NaN}', b'{"samples": []}'])
+def test_an_index_of_something_else_is_written_anew(shard_root, text):
     before = ShardFolder(shard_root, "train")
     for index in (shard_root / "train").glob(".*.index.json"):
-        index.write_text("[1, 2]")
+        index.write_bytes(text)
     after = ShardFolder(shard_root, "train")
     assert list(after.ids) == list(before.ids)
     assert '"stamp"' in index.read_text()

@@ -14,8 +14,8 @@ from pvtctl.data.samplers import Draw, EvalSampler, TrainSampler
 from pvtctl.data.scenes.export import export_scenes
 from pvtctl.data.scenes.scene import SEMANTIC_CLASSES, render_scene
 from pvtctl.errors import UsageError
-from pvtctl.tasks.segmentation.class_lists import ADE20K_CLASSES, PASCAL_CONTEXT_CLASSES, read_class_list
-from pvtctl.tasks.segmentation.data import open_segmentation_split
+from pvtctl.tasks.segmentation.class_lists import ADE20K_CLASSES, PASCAL_CONTEXT_CLASSES, UNKNOWN, read_class_list
+from pvtctl.tasks.segmentation.data import find_classes, open_segmentation_split
 from pvtctl.tasks.segmentation.settings import SegmentationData
 
 SMALL = {"short_side": 32, "long_side": 128, "crop": (32, 32), "test_short_side": 32, "test_long_side": 128}
@@ -132,6 +132,39 @@ def test_ade20k_without_a_list_of_names(tmp_path):
     assert (len(data.class_names), data.class_names[0], data.class_names[149]) == (150, "wall", "flag")
     assert np.array_equal(target(data), stripes([255, 0, 149]))
     assert "value 150 in" in refused("ade20k", tmp_path, labels="plain").message
+
+
+OWN = "grass\nroad\ncar\n"
+
+
+@pytest.mark.parametrize(
+    ("listed", "labels", "label_of"),
+    [
+        (OWN, "auto", [0, 1, 2, None]),
+        (OWN, "plain", [0, 1, 2, None]),
+        (OWN, "shifted", [255, 0, 1, 2]),
+        ("1 grass\n2 road\n3 car\n", "auto", [255, 0, 1, 2]),
+        ("0 grass\n1 road\n3 car\n", "auto", [0, 1, None, 2]),
+        ("\n".join(ADE20K_CLASSES), "auto", [255, 0, 1, 2]),
+        ("\n".join(ADE20K_CLASSES[:149]), "auto", [0, 1, 2, 3]),
+        ("\n".join(ADE20K_CLASSES[::-1]), "auto", [0, 1, 2, 3]),
+    ],
+)
+@pytest.mark.parametrize("named", [False, True])
+def test_the_shift_of_ade20k_is_for_its_own_classes(tmp_path, listed, labels, label_of, named):
+    """Not for what lies in its layout; a `None` is a value without a class."""
+    (tmp_path / ("mine.txt" if named else "classes.txt")).write_text(listed)
+    stated = SegmentationData(labels=labels, classes=str(tmp_path / "mine.txt") if named else None)
+    table = find_classes("ade20k", tmp_path, stated).table()
+    assert table[:4].tolist() == [UNKNOWN if label is None else label for label in label_of]
+
+
+@pytest.mark.parametrize(("labels", "first"), [("auto", 255), ("shifted", 255), ("plain", 0)])
+@pytest.mark.parametrize("name", ["ade20k", "masks"])
+def test_the_list_of_ade20k_itself_counts_from_1(tmp_path, name, labels, first):
+    rows = [f"{at}\t0.1\t9\t9\t{each}, or so" for at, each in enumerate(ADE20K_CLASSES, 1)]
+    (tmp_path / "objectInfo150.txt").write_text("\n".join(["Idx\tRatio\tTrain\tVal\tName", *rows]))
+    assert find_classes(name, tmp_path, SegmentationData(labels=labels)).table()[0] == first
 
 
 def test_exported_scenes_are_read_back(tmp_path):
