@@ -127,7 +127,7 @@ def resolve(
 def _without_figures_of_another_model(recipe: Recipe, extra: Layer, of: tuple[str | Path, str | None, str]) -> Recipe:
     """A user's recipe (`of` file, row, profile), without title and figures of its row if `--set` makes another model of it.
 
-    What built-in recipes print stays, as reports say beside it that it is of another model.
+    Figures of built-in recipes stay: reports say that they are of another model.
     """
     others = [(".".join(path), value) for path, value in extra.values.items() if path[0] != "model"]
     with suppress(UsageError):  # the file alone may have no model
