@@ -1,4 +1,4 @@
-"""Processes of `python -m pvtctl` that begin as copies of this one: what they import is loaded already."""
+"""Processes of pvtctl, torchrun and the engine's toy task that begin as copies of this one: what they import is loaded."""
 
 from __future__ import annotations
 
@@ -15,14 +15,19 @@ from functools import cache
 from multiprocessing import resource_tracker
 from typing import Any, NoReturn
 
+COPIED = ("pvtctl", "torch.distributed.run", "toy_task")
+"""Modules that a process with torch in it can run; another program has a right to a process without."""
+
 
 class ForkedPopen(subprocess.Popen[Any]):
-    """`subprocess.Popen`, but `[sys.executable, "-m", "pvtctl", ...]` is forked instead of started anew: importing torch takes
-    longer than most commands. Pipes, sessions, signals and exit codes are as ever.
+    """`subprocess.Popen`, but `[sys.executable, "-m", MODULE, ...]` with a module of COPIED is forked instead of started anew:
+    importing torch takes longer than most commands. Pipes, sessions, signals and exit codes are as ever.
     """
 
     def _execute_child(self, args: Any, executable: Any, preexec_fn: Any, close_fds: bool, *others: Any) -> None:
-        if isinstance(args, str) or list(args[:3]) != [sys.executable, "-m", "pvtctl"] or not _can_be_copied():
+        words = [] if isinstance(args, str) else [str(word) for word in args]
+        words[1:2] = [] if words[1:2] == ["-u"] else words[1:2]  # of torchrun
+        if words[:2] != [sys.executable, "-m"] or words[2] not in COPIED or not _can_be_copied():
             super()._execute_child(args, executable, preexec_fn, close_fds, *others)  # type: ignore[misc]
             return
         _, cwd, env, _, _, _, *pipes = others[:12]
@@ -33,7 +38,7 @@ class ForkedPopen(subprocess.Popen[Any]):
             warnings.simplefilter("ignore", DeprecationWarning)  # of xdist's thread, which the copy does not have
             self.pid = os.fork()
         if self.pid == 0:
-            _run([str(word) for word in args[2:]], cwd, env, [pipes[0], pipes[3], pipes[5]], new_session)
+            _run(words[2:], cwd, env, [pipes[0], pipes[3], pipes[5]], new_session)
         self._child_created = True
         self._close_pipe_fds(*pipes)  # type: ignore[attr-defined]
 
@@ -42,6 +47,7 @@ class ForkedPopen(subprocess.Popen[Any]):
 def _can_be_copied() -> bool:
     """Load what commands need. Autograd does not work in copies of a process that has used it, if there is a GPU."""
     import torch
+    import torch._dynamo  # by optimisers
 
     import pvtctl.runs.train
     import pvtctl.weights.load  # noqa: F401
