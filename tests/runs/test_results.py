@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -66,8 +67,8 @@ MODEL_FIGURES = ("params_m", "gmacs")
 def first_rows() -> list[tuple[str, str]]:
     found = []
     for name in recipe_names():
-        rows = [row for row in read_recipe(name).rows if load_recipe(name, row).expect]
-        found += [(name, row) for row in rows[:1]]
+        rows = (row for row in read_recipe(name).rows if load_recipe(name, row).expect)
+        found += [(name, row) for row in islice(rows, 1)]
     return found
 
 
