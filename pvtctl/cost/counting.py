@@ -261,7 +261,7 @@ def _signature(value: Any) -> Any:
 @contextmanager
 def _tracked_paths(model: nn.Module, path: list[str]) -> Iterator[None]:
     """Keep `path` equal to the stack of running module names. Layers with hooks are called and never bypassed
-    (`pvtctl.models.fast_cpu.is_plain`), so that every convolution runs as one, under its own name.
+    (`pvtctl.models.fast_cpu.conditions.is_plain`), so that every convolution runs as one, under its own name.
     """
     hooks = []
 

@@ -14,8 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import pvtctl
-from pvtctl.models import fast_cpu
-from pvtctl.models.fast_cpu import optimize_for_cpu, plain_kernels
+from pvtctl.models.fast_cpu import attention, convolutions, linears, optimize_for_cpu, plain_kernels
 
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "pvt": lambda: pvtctl.create_classifier("pvt_tiny@0.25", num_classes=3),
@@ -47,11 +46,11 @@ SIZE = (128, 160)
 def _avx512(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """All levers, whatever the processor, and Winograd's convolution on small maps of few channels too."""
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
-    monkeypatch.setattr(fast_cpu, "MIN_CELLS", 64)
-    monkeypatch.setattr(fast_cpu, "MIN_CHANNELS", 32)
-    fast_cpu.one_pass_pays.cache_clear()
+    monkeypatch.setattr(convolutions, "MIN_CELLS", 64)
+    monkeypatch.setattr(convolutions, "MIN_CHANNELS", 32)
+    linears.one_pass_pays.cache_clear()
     yield
-    fast_cpu.one_pass_pays.cache_clear()
+    linears.one_pass_pays.cache_clear()
 
 
 class Operations(TorchDispatchMode):
@@ -129,8 +128,11 @@ def test_unasked_no_model_runs_an_operation_of_its_own_processor(name: str, monk
     def refused(*args: object, **kwargs: object) -> Any:
         raise AssertionError("a plain model asked for a CPU kernel")
 
-    for kernel in ("linear", "winograd", "is_plain_inference", "choose_attention", "is_plain"):
-        monkeypatch.setattr(fast_cpu, kernel, refused)
+    asked = [(linears, "linear"), (convolutions, "linear"), (convolutions, "winograd"), (attention, "choose_attention")]
+    for module in (linears, convolutions):
+        asked += [(module, "is_plain_inference"), (module, "is_plain")]
+    for module, kernel in asked:
+        monkeypatch.setattr(module, kernel, refused)
     model = built(name)
     with torch.inference_mode():
         raw(model)
@@ -161,9 +163,9 @@ def test_switch_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("capability", ["DEFAULT", "AVX2", "AVX512"])
 def test_linear_layers_are_left_alone_without_avx512(capability: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    linears = [m for m in optimize_for_cpu(built("pvt")).modules() if isinstance(m, nn.Linear)]
-    fast = [m for m in linears if type(m) is fast_cpu.FastLinear]
-    assert len(fast) == (len(linears) - 1 if fast_cpu.one_pass_pays() else 0)  # all but the classifier's
+    plain = [m for m in optimize_for_cpu(built("pvt")).modules() if isinstance(m, nn.Linear)]
+    fast = [m for m in plain if type(m) is linears.FastLinear]
+    assert len(fast) == (len(plain) - 1 if linears.one_pass_pays() else 0)  # all but the classifier's
     assert capability == "AVX512" or not fast
 
 

@@ -13,15 +13,10 @@ from torch.autograd import forward_ad
 from torch.nn.utils import parametrize, prune
 from torch.utils.flop_counter import FlopCounterMode
 
-from pvtctl.models import fast_cpu
-from pvtctl.models.fast_cpu import (
-    PatchConv,
-    WinogradConv,
-    choose_attention,
-    linear,
-    optimize_for_cpu,
-    winograd,
-)
+from pvtctl.models.fast_cpu import attention, convolutions, linears, optimize_for_cpu
+from pvtctl.models.fast_cpu.attention import choose_attention
+from pvtctl.models.fast_cpu.convolutions import PatchConv, WinogradConv, winograd
+from pvtctl.models.fast_cpu.linears import linear
 from pvtctl.models.layers.attention import SelfAttention, SpatialReductionAttention
 from pvtctl.models.layers.block import Mlp, TransformerBlock
 from pvtctl.models.layers.conv_norm import ConvNorm
@@ -32,9 +27,9 @@ from pvtctl.models.layers.patches import PatchEmbed
 def capability(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A processor with and one without AVX-512; the one-pass product works on both."""
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: request.param)
-    fast_cpu.one_pass_pays.cache_clear()
+    linears.one_pass_pays.cache_clear()
     yield request.param
-    fast_cpu.one_pass_pays.cache_clear()
+    linears.one_pass_pays.cache_clear()
 
 
 @pytest.mark.parametrize("size", [(4, 4), (5, 7), (13, 19), (32, 40)])
@@ -54,13 +49,13 @@ def test_strips_join(monkeypatch: pytest.MonkeyPatch) -> None:
     conv, x = nn.Conv2d(4, 4, 3, padding=1), torch.randn(2, 4, 30, 18)
     with torch.inference_mode():
         whole = winograd(x, conv.weight, conv.bias)
-        monkeypatch.setattr(fast_cpu, "WORKSPACE", 1)
+        monkeypatch.setattr(convolutions, "WORKSPACE", 1)
         assert torch.allclose(winograd(x, conv.weight, conv.bias), whole, atol=1e-6)
 
 
 def test_taken_for_large_maps_in_inference_only(monkeypatch: pytest.MonkeyPatch, capability: str) -> None:
     calls = []
-    monkeypatch.setattr(fast_cpu, "winograd", lambda x, w, b: calls.append(x) or winograd(x, w, b))
+    monkeypatch.setattr(convolutions, "winograd", lambda x, w, b: calls.append(x) or winograd(x, w, b))
     conv = winograd_conv(128)
     large, small = torch.randn(1, 128, 32, 32), torch.randn(1, 128, 16, 16)
     conv(large).sum().backward()
@@ -100,8 +95,8 @@ def test_row_counts_that_divide_badly_come_out_the_same(
 ) -> None:
     torch.manual_seed(0)
     chunks: list[int] = []
-    one_pass = fast_cpu._one_pass
-    monkeypatch.setattr(fast_cpu, "_one_pass", lambda x, *a, **k: chunks.append(len(x)) or one_pass(x, *a, **k))
+    one_pass = linears._one_pass
+    monkeypatch.setattr(linears, "_one_pass", lambda x, *a, **k: chunks.append(len(x)) or one_pass(x, *a, **k))
     x, weight, bias = torch.randn(shape), torch.randn(768, 768) / 28, torch.randn(768)
     expected = F.linear(x.double(), weight.double(), bias.double())
     expected = F.gelu(expected) if gelu else expected
@@ -109,7 +104,7 @@ def test_row_counts_that_divide_badly_come_out_the_same(
         out = linear(x, weight, bias, gelu=gelu)
         assert out.shape == expected.shape
         torch.testing.assert_close(out.double(), expected, atol=1e-4, rtol=0)
-    if not fast_cpu.one_pass_pays():
+    if not linears.one_pass_pays():
         assert not chunks
         return
     rows = x.numel() // 768
@@ -144,7 +139,7 @@ class TestAttention:
         k, v = torch.randn(2, batch, heads, keys, width, requires_grad=True).unbind(0)
         module, results = optimize_for_cpu(SelfAttention(heads * width, heads, qkv_bias=True)), []
         for kernel in ("fused", "plain"):
-            monkeypatch.setattr(fast_cpu, "choose_attention", lambda *args, kernel=kernel, **kw: kernel)
+            monkeypatch.setattr(attention, "choose_attention", lambda *args, kernel=kernel, **kw: kernel)
             out = module.attend(q, k, v)
             grads = torch.autograd.grad(out.square().sum(), (q, k, v))
             results.append([out, *grads])
@@ -265,7 +260,7 @@ class TestLinear:
 
     @pytest.mark.usefixtures("capability")
     def test_chunks_equal_the_whole_and_a_hook_sees_all_tokens(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(fast_cpu, "CHUNK_BYTES", 4 * 32 * 7)
+        monkeypatch.setattr(linears, "CHUNK_BYTES", 4 * 32 * 7)
         mlp, tokens, seen = optimize_for_cpu(Mlp(8, 32)), torch.randn(8, 6, 5).transpose(0, 2), []
         expected = mlp.fc2(F.gelu(mlp.fc1(tokens)))
         with torch.inference_mode():

@@ -1,0 +1,86 @@
+"""Which layers are replaced by which kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from torch import nn
+
+from pvtctl.models.backbones.base import Backbone
+from pvtctl.models.backbones.vit import ResNetEmbed
+from pvtctl.models.fast_cpu.attention import FastPrototypeAttention, FastSelfAttention, FastSpatialReductionAttention
+from pvtctl.models.fast_cpu.convolutions import FoldedConvNorm, PatchConv, WinogradConv
+from pvtctl.models.fast_cpu.linears import FastLinear, FastMlp, SplitReassemble, one_pass_pays
+from pvtctl.models.heads.dpt import Reassemble
+from pvtctl.models.heads.trans2seg import PrototypeAttention
+from pvtctl.models.layers.attention import SelfAttention, SpatialReductionAttention
+from pvtctl.models.layers.block import Mlp
+from pvtctl.models.layers.conv_norm import ConvNorm
+from pvtctl.models.layers.patches import PatchEmbed
+
+
+@dataclass(frozen=True)
+class Lever:
+    """One group of kernel replacements."""
+
+    kernels: dict[type[nn.Module], type[nn.Module]]
+    """Plain class -> its replacement."""
+    find: Callable[[nn.Module], Iterator[nn.Module]]
+    """The layers of a model to replace."""
+    pays: Callable[[], bool] = lambda: True
+    """Whether it is faster on this processor."""
+
+
+_LINEARS = {Mlp: ("fc1", "fc2"), SelfAttention: ("qkv", "proj"), SpatialReductionAttention: ("q", "kv", "proj")}
+_PATCH_CONVS = {PatchEmbed: "proj", SpatialReductionAttention: "sr", ResNetEmbed: "proj", Reassemble: "project"}
+
+
+def _linears(model: nn.Module) -> Iterator[nn.Module]:
+    for module in model.modules():
+        for owner, names in _LINEARS.items():
+            if isinstance(module, owner):
+                yield from (layer for name in names if type(layer := getattr(module, name)) is nn.Linear)
+
+
+def _patch_convs(model: nn.Module) -> Iterator[nn.Module]:
+    for module in model.modules():
+        for owner, name in _PATCH_CONVS.items():
+            conv = getattr(module, name, None) if isinstance(module, owner) else None
+            if type(conv) is nn.Conv2d and conv.kernel_size == conv.stride and conv.in_channels != 3:
+                yield conv
+
+
+def _convs_3x3(model: nn.Module) -> Iterator[nn.Module]:
+    """Those of necks and heads that are not part of a `ConvNorm`."""
+    others = [module for module in model.modules() if isinstance(module, Backbone | ConvNorm)]
+    left_out = {inner for other in others for inner in other.modules()}
+    for conv in model.modules():
+        if type(conv) is not nn.Conv2d or conv in left_out or conv.kernel_size != (3, 3):
+            continue
+        if conv.stride == conv.dilation == conv.padding == (1, 1) and conv.groups == 1 and conv.padding_mode == "zeros":
+            yield conv
+
+
+def _of(kernels: dict[type[nn.Module], type[nn.Module]], pays: Callable[[], bool] = lambda: True) -> Lever:
+    """For all layers of exactly these classes."""
+    return Lever(kernels, lambda model: (module for module in model.modules() if type(module) in kernels), pays)
+
+
+LEVERS = (
+    Lever({nn.Linear: FastLinear}, _linears, one_pass_pays),
+    _of({Mlp: FastMlp}),
+    _of({Reassemble: SplitReassemble}),
+    Lever({nn.Conv2d: PatchConv}, _patch_convs),
+    _of({ConvNorm: FoldedConvNorm}),
+    Lever({nn.Conv2d: WinogradConv}, _convs_3x3),
+    _of(
+        {
+            SelfAttention: FastSelfAttention,
+            SpatialReductionAttention: FastSpatialReductionAttention,
+            PrototypeAttention: FastPrototypeAttention,
+        }
+    ),
+)
+
+PLAIN_OF = {fast: plain for lever in LEVERS for plain, fast in lever.kernels.items()}
