@@ -123,6 +123,17 @@ def forked_commands() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def same_kernels() -> Iterator[None]:
+    """CPU kernels that do not depend on what somebody has measured on this machine."""
+    import torch
+
+    from pvtctl.models.fast_cpu.choices import before_measurement, using
+
+    with using(before_measurement(torch.backends.cpu.get_cpu_capability())):
+        yield
+
+
 @pytest.fixture(autouse=True)
 def plain_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """PNGs of figures are white, of the right size: laying out and drawing letters was half the time of a training run.

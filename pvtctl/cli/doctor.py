@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import os
 import re
@@ -52,6 +53,7 @@ class Finding:
 @app.command(epilog="Exit code 1 when something is broken, 0 otherwise. Example: pvtctl doctor --json > machine.json")
 def doctor(
     measure: bool = typer.Option(True, help="Time a matrix product in each number format (under two seconds)."),
+    calibrate: bool = typer.Option(False, help="Measure again which CPU kernels are fast here (a few seconds)."),
     as_json: bool = AS_JSON,
 ) -> None:
     """Report what this machine and environment can do: versions, devices, speed, extras, folders, data, weights."""
@@ -65,7 +67,9 @@ def doctor(
         ("weights", _weights),
     ]
     if not any(found.status == "broken" for _, found in findings):  # these need torch
-        parts = [("machine", _machine), *([("measured", _measured)] if measure else []), *parts]
+        measured = [("measured", _measured)] if measure else []
+        kernels = functools.partial(_kernels, calibrate)
+        parts = [("machine", _machine), *measured, ("CPU kernels", kernels), *parts]
     findings += [(part, found) for part, look in parts for found in _tried(look)]
     broken = sum(found.status == "broken" for _, found in findings)
     if as_json:
@@ -163,6 +167,28 @@ def _machine() -> list[Finding]:
     kept = allocator_state() == "kept"
     meaning = "freed memory stays with the process" if kept else "unchanged"
     found.append(Finding("allocator", f"{allocator_state()} ({meaning})"))
+    return found
+
+
+def _kernels(calibrate: bool) -> list[Finding]:
+    """The kernels that are taken, and with `calibrate` the measurements behind them."""
+    from pvtctl.models.fast_cpu import calibrate as calibration
+    from pvtctl.models.fast_cpu.choices import SWITCH, active, choices_file, is_off, remembered
+
+    timings = []
+    if calibrate:
+        timings = calibration.calibrate(lambda step: say(f"measuring {step}")).timings
+    taken = Finding("taken", str(active()))
+    if is_off():
+        return [replace(taken, value=f"{taken.value}, since {SWITCH} is 0")]
+    if not calibrate and remembered() is None:
+        hint = "pvtctl doctor --calibrate; eval, predict and latency do it when first used"
+        return [replace(taken, value=f"{taken.value}: this machine is not measured yet", status="note", hint=hint)]
+    found = [taken, Finding("kept in", str(choices_file()))]
+    for each in timings:
+        ratio = each.fast_ms / each.plain_ms
+        text = f"{each.fast_ms:.3g} ms, plain {each.plain_ms:.3g}: {ratio:.2f} of it"
+        found.append(Finding(f"{each.kernel}, {each.case}", text))
     return found
 
 

@@ -160,6 +160,8 @@ def _say_conditions(results: list[Latency], machine: dict[str, Any]) -> None:
         say(f"photos of {PHOTO[0]}x{PHOTO[1]} in memory, resized; {some}p50 and p90 are all three parts together")
     where = machine.get("gpu") or f"{machine['cpu']} ({machine['cpu_capability']})"
     say(f"{', '.join(how)}; torch {machine['torch']}; allocator {machine['allocator']}")
+    if "gpu" not in machine:
+        say(f"CPU kernels: {machine['kernels']}")
     say(
         f"{where}, {machine['threads']} threads of {machine['cpu_cores']} cores; peak: growth over the loaded libraries"
     )

@@ -127,6 +127,7 @@ def _check_options(options: PredictCommandOptions, checkpoint: Inspected) -> Non
 def _predict(options: PredictCommandOptions, checkpoint: Inspected, images: Images) -> None:
     """Predict all images, write the files, and print a table or JSON."""
     from pvtctl.engine import single
+    from pvtctl.models.fast_cpu.calibrate import calibrate_once
     from pvtctl.tasks.base import PredictionRequest, PredictOptions
     from pvtctl.tasks.reading import reading_of_meta
     from pvtctl.tasks.registry import task_spec
@@ -136,7 +137,9 @@ def _predict(options: PredictCommandOptions, checkpoint: Inspected, images: Imag
     out = options.out
     if out is None and spec.writes_predictions and not options.as_json:
         out = free_folder("predict", *(Path(part).name or part for part in (str(options.weights), options.images[0])))
-    request = PredictionRequest(checkpoint, single(options.device).device, said, options.scale_shift)
+    device = single(options.device).device
+    calibrate_once(device.type, note)
+    request = PredictionRequest(checkpoint, device, said, options.scale_shift)
     writer = spec.prediction_writer(request, images, out)
     note(f"weights: {options.weights}, {writer.description}")
     reader = ImageReader(images, reading_of_meta(checkpoint.meta))

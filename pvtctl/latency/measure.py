@@ -103,6 +103,9 @@ def measure_latency(
                 "a built model cannot be timed: each case has a process of its own, which builds it by name",
                 "register a BackboneSpec or HeadSpec, and give its name",
             )
+    from pvtctl.models.fast_cpu.calibrate import calibrate_once
+
+    calibrate_once(device, on_progress, threads=threads)
     modules = [str(extension.path) for extension in loaded()]
     options = {"device": device, "threads": threads, "warmup": warmup, "modules": modules}
     groups: dict[tuple[object, ...], list[Case]] = {}

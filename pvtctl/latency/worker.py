@@ -74,6 +74,7 @@ class _Worker:
 
         from pvtctl.io.allocator import allocator_state
         from pvtctl.latency.machine import describe_machine
+        from pvtctl.models.fast_cpu.choices import active
 
         first = self._timed_call()
         for _ in range(self._case["warmup"]):
@@ -82,7 +83,7 @@ class _Worker:
             "first_seconds": first,
             "seconds": warm if self._case["warmup"] else first,
             "machine": describe_machine(self._case["device"])
-            | {"threads": torch.get_num_threads(), "allocator": allocator_state()},
+            | {"threads": torch.get_num_threads(), "allocator": allocator_state(), "kernels": str(active())},
         }
 
     def measure(self, calls: int) -> dict[str, Any]:

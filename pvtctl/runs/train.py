@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from pvtctl.engine import (
     Distributed,
@@ -20,10 +22,11 @@ from pvtctl.engine import (
 )
 from pvtctl.engine.log import Say, silent
 from pvtctl.engine.run import FREE_KEYS, taken
-from pvtctl.engine.run_files import read_run_recipe
+from pvtctl.engine.run_files import read_run_recipe, read_starts
 from pvtctl.extensions import keep_copies, require_for_run
 from pvtctl.io.console import say as say_on_stderr
 from pvtctl.models.backbones import layer_depths
+from pvtctl.models.fast_cpu.choices import Choices, active, before_measurement, using
 from pvtctl.recipe.earlier import as_begun
 from pvtctl.recipe.load import keys_of_other_heads
 from pvtctl.recipe.schema import Recipe
@@ -94,9 +97,14 @@ def train_recipe(
         dist.agree(taken(out) if dist.is_main else None)
     elif (out / "recipe.yaml").is_file():
         recipe = as_begun(recipe, read_run_recipe(out))
+    with using(_kernels_of(out) if resume else active()):
+        return _train(recipe, out, dist, resume=resume, partial=partial, talk=talk)
+
+
+def _train(recipe: Recipe, out: Path, dist: Distributed, *, resume: bool, partial: bool, talk: Say) -> RunResult | None:
     task, settings = _prepare(recipe, dist, partial, talk)
     flat = recipe.plain_values()
-    notes = {"data": task.fingerprints()} if dist.is_main else {}
+    notes = {"data": task.fingerprints(), "kernels": asdict(active())} if dist.is_main else {}
     free = [*FREE_KEYS, *keys_of_other_heads(recipe)]
     with RunFolder.open(out, flat, resume=resume, dist=dist, notes=notes, free_keys=free) as run:
         talk(f"run directory: {run.path}")
@@ -122,6 +130,14 @@ def train_recipe(
             return None
         summary = report_run(run, task, recipe, result, metric, steps_per_epoch=steps, skipped=skipped)
         return RunResult(run.path, result, summary)
+
+
+def _kernels_of(out: Path) -> Choices:
+    """The CPU kernels with which the run in `out` was begun, so that it is continued to the bit."""
+    starts = read_starts(out)
+    if not starts:
+        return active()
+    return Choices.from_json(starts[0].get("kernels")) or before_measurement(torch.backends.cpu.get_cpu_capability())
 
 
 def try_recipe(recipe: Recipe, dist: Distributed, *, partial: bool = False, say: Say = say_on_stderr) -> DryRunReport:

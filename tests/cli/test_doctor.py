@@ -14,6 +14,8 @@ import torch
 from pvtctl.cli import doctor
 from pvtctl.cli.main import main
 from pvtctl.io.allocator import allocator_state
+from pvtctl.models.fast_cpu import calibrate as calibration
+from pvtctl.models.fast_cpu import choices
 
 
 @pytest.fixture(autouse=True)
@@ -100,6 +102,23 @@ def test_the_table_measures(capsys: pytest.CaptureFixture[str]) -> None:
     assert "matrix product, fp32" in out
     assert "GFLOP/s on" in out
     assert err.strip() == "nothing is broken"
+
+
+def test_it_says_which_cpu_kernels_are_taken_and_measures_them(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibration, "_race", lambda case, candidates: [2.0, *[1.0] * (len(candidates) - 1)])
+    monkeypatch.setenv("PVTCTL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(choices, "_chosen", None)
+    _, found = report(capsys)
+    assert found["CPU kernels", "taken"]["status"] == "note"
+    assert "--calibrate" in found["CPU kernels", "taken"]["hint"]
+    _, found = report(capsys, "--calibrate")
+    assert "folded batch norm" in found["CPU kernels", "taken"]["value"]
+    assert found["CPU kernels", "DPT's readout in two parts, 1x576x768"]["value"] == "1 ms, plain 2: 0.50 of it"
+    assert report(capsys)[1]["CPU kernels", "taken"]["status"] == "ok"
+    monkeypatch.setenv("PVTCTL_FAST_CPU", "0")
+    assert "since PVTCTL_FAST_CPU is 0" in report(capsys)[1]["CPU kernels", "taken"]["value"]
 
 
 def test_speed_is_counted_as_two_operations_a_multiply_add() -> None:

@@ -52,6 +52,7 @@ def test_formats(form: str, capsys: pytest.CaptureFixture[str], monkeypatch: pyt
         "cpu_cores": 4,
         "torch": "2.6",
         "allocator": "kept",
+        "kernels": "folded batch norm",
     }
     monkeypatch.setattr("pvtctl.latency.measure.measure_latency", lambda cases, **options: ([result], machine))
     assert main(["latency", "--backbone", "pvt_tiny", "--format", form]) == 0
@@ -59,6 +60,7 @@ def test_formats(form: str, capsys: pytest.CaptureFixture[str], monkeypatch: pyt
     for word in ("pvt_tiny", "224x224", "20.00", "22.50", "47.60", "3", "9"):
         assert word in out
     assert "a CPU (AVX2), 2 threads of 4 cores" in err
+    assert "CPU kernels: folded batch norm" in err
     assert "other processes used up to 50.0% of this machine meanwhile: times may be too long" in err
 
 
@@ -80,6 +82,7 @@ def test_parts_are_columns(capsys: pytest.CaptureFixture[str], monkeypatch: pyte
         "cpu_cores": 4,
         "torch": "2.6",
         "allocator": "kept",
+        "kernels": "folded batch norm",
     }
     monkeypatch.setattr("pvtctl.latency.measure.measure_latency", lambda cases, **options: ([result], machine))
     assert main(["latency", "--backbone", "pvt_tiny", "--head", "mask_rcnn", "--format", "csv"]) == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,6 +16,8 @@ from torch.utils._pytree import tree_leaves
 
 import pvtctl
 from pvtctl.models.fast_cpu import attention, convolutions, linears, optimize_for_cpu, plain_kernels
+from pvtctl.models.fast_cpu.choices import Choices, before_measurement, using
+from pvtctl.models.fast_cpu.levers import PLAIN_OF
 
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "pvt": lambda: pvtctl.create_classifier("pvt_tiny@0.25", num_classes=3),
@@ -43,14 +46,11 @@ SIZE = (128, 160)
 
 
 @pytest.fixture(autouse=True)
-def _avx512(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """All levers, whatever the processor, and Winograd's convolution on small maps of few channels too."""
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+def all_kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """All of them, and Winograd's convolution on small maps of few channels too."""
     monkeypatch.setattr(convolutions, "MIN_CELLS", 64)
-    monkeypatch.setattr(convolutions, "MIN_CHANNELS", 32)
-    linears.one_pass_pays.cache_clear()
-    yield
-    linears.one_pass_pays.cache_clear()
+    with using(replace(before_measurement("AVX512"), winograd_from=32)):
+        yield
 
 
 class Operations(TorchDispatchMode):
@@ -160,13 +160,23 @@ def test_switch_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert kinds(pvtctl.optimize_for_cpu(model)) != plain
 
 
-@pytest.mark.parametrize("capability", ["DEFAULT", "AVX2", "AVX512"])
-def test_linear_layers_are_left_alone_without_avx512(capability: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    plain = [m for m in optimize_for_cpu(built("pvt")).modules() if isinstance(m, nn.Linear)]
-    fast = [m for m in plain if type(m) is linears.FastLinear]
-    assert len(fast) == (len(plain) - 1 if linears.one_pass_pays() else 0)  # all but the classifier's
-    assert capability == "AVX512" or not fast
+@pytest.mark.parametrize(
+    ("choice", "kernels"),
+    {
+        "one_pass": {"FastLinear", "FastMlp"},
+        "mlp_bytes": {"FastMlp"},
+        "winograd_from": {"WinogradConv"},
+        "folded_norms": {"FoldedConvNorm"},
+        "patch_products": {"PatchConv"},
+        "split_readout": {"SplitReassemble"},
+        "plain_from": {"FastSelfAttention", "FastSpatialReductionAttention"},
+        "plain_bf16": {"FastSelfAttention", "FastSpatialReductionAttention"},
+    }.items(),
+)
+def test_only_what_is_chosen_is_taken(choice: str, kernels: set[str]) -> None:
+    with using(replace(Choices(), **{choice: getattr(before_measurement("AVX512"), choice)})):
+        models = [optimize_for_cpu(built(name)) for name in ("dpt, depth", "semantic_fpn")]
+    assert {kind.__name__ for model in models for kind in kinds(model) if kind in PLAIN_OF} == kernels
 
 
 @pytest.mark.parametrize("name", ["pvt", "dpt, depth", "semantic_fpn"])

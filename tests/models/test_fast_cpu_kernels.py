@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pvtctl.models.fast_cpu import attention, convolutions, linears, optimize_for_cpu
 from pvtctl.models.fast_cpu.attention import choose_attention
+from pvtctl.models.fast_cpu.choices import Choices, before_measurement, use, using
 from pvtctl.models.fast_cpu.convolutions import PatchConv, WinogradConv, winograd
 from pvtctl.models.fast_cpu.linears import linear
 from pvtctl.models.layers.attention import SelfAttention, SpatialReductionAttention
@@ -22,14 +24,21 @@ from pvtctl.models.layers.block import Mlp, TransformerBlock
 from pvtctl.models.layers.conv_norm import ConvNorm
 from pvtctl.models.layers.patches import PatchEmbed
 
+ALL = before_measurement("AVX512")
 
-@pytest.fixture(params=["AVX512", "AVX2"])
-def capability(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A processor with and one without AVX-512; the one-pass product works on both."""
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: request.param)
-    linears.one_pass_pays.cache_clear()
-    yield request.param
-    linears.one_pass_pays.cache_clear()
+
+@pytest.fixture(autouse=True)
+def all_kernels() -> Iterator[None]:
+    with using(ALL):
+        yield
+
+
+@pytest.fixture(params=["all", "some"])
+def choices(request: pytest.FixtureRequest) -> Iterator[Choices]:
+    """All kernels, and a machine on which two of them lose."""
+    chosen = ALL if request.param == "all" else replace(ALL, one_pass=False, winograd_from=256)
+    with using(chosen):
+        yield chosen
 
 
 @pytest.mark.parametrize("size", [(4, 4), (5, 7), (13, 19), (32, 40)])
@@ -53,7 +62,7 @@ def test_strips_join(monkeypatch: pytest.MonkeyPatch) -> None:
         assert torch.allclose(winograd(x, conv.weight, conv.bias), whole, atol=1e-6)
 
 
-def test_taken_for_large_maps_in_inference_only(monkeypatch: pytest.MonkeyPatch, capability: str) -> None:
+def test_taken_for_large_maps_in_inference_only(monkeypatch: pytest.MonkeyPatch, choices: Choices) -> None:
     calls = []
     monkeypatch.setattr(convolutions, "winograd", lambda x, w, b: calls.append(x) or winograd(x, w, b))
     conv = winograd_conv(128)
@@ -66,10 +75,10 @@ def test_taken_for_large_maps_in_inference_only(monkeypatch: pytest.MonkeyPatch,
             conv.float()(large)
         assert not calls
         conv(large)
-    assert len(calls) == (capability == "AVX512")  # of 128 channels; 256 are worth it without, too
+    assert len(calls) == (choices.winograd_from == 128)
     with torch.inference_mode():
         winograd_conv(256)(torch.randn(1, 256, 32, 32))
-    assert len(calls) == 1 + (capability == "AVX512")
+    assert len(calls) == 1 + (choices.winograd_from == 128)
 
 
 def winograd_conv(channels: int) -> nn.Module:
@@ -91,7 +100,7 @@ def test_winograd_takes_the_3x3_convolutions_of_necks_and_heads() -> None:
 @pytest.mark.parametrize("shape", [(577, 768), (1, 577, 768), (2, 300, 768), (512, 768), (1025, 768)])
 @pytest.mark.parametrize("gelu", [False, True])
 def test_row_counts_that_divide_badly_come_out_the_same(
-    shape: tuple[int, ...], gelu: bool, monkeypatch: pytest.MonkeyPatch, capability: str
+    shape: tuple[int, ...], gelu: bool, monkeypatch: pytest.MonkeyPatch, choices: Choices
 ) -> None:
     torch.manual_seed(0)
     chunks: list[int] = []
@@ -104,7 +113,7 @@ def test_row_counts_that_divide_badly_come_out_the_same(
         out = linear(x, weight, bias, gelu=gelu)
         assert out.shape == expected.shape
         torch.testing.assert_close(out.double(), expected, atol=1e-4, rtol=0)
-    if not linears.one_pass_pays():
+    if not (choices.one_pass and linears.one_pass_works()):
         assert not chunks
         return
     rows = x.numel() // 768
@@ -183,7 +192,7 @@ class TestLinear:
     """Layers are read past only while nobody could tell; every case is compared with torch's own operations."""
 
     @pytest.mark.parametrize("gelu", [False, True])
-    @pytest.mark.usefixtures("capability")
+    @pytest.mark.usefixtures("choices")
     def test_equals_torch_on_odd_inputs(self, gelu: bool) -> None:
         layer = nn.Linear(24, 16)
         wide = torch.randn(4, 10, 48)
@@ -197,14 +206,14 @@ class TestLinear:
                 torch.testing.assert_close(ours, F.gelu(expected) if gelu else expected)
 
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
-    @pytest.mark.usefixtures("capability")
+    @pytest.mark.usefixtures("choices")
     def test_mixed_types_are_refused_as_torch_refuses_them(self, dtype: torch.dtype) -> None:
         layer = nn.Linear(24, 16).to(dtype)
         with torch.no_grad(), pytest.raises(RuntimeError, match="dtype"):
             linear(torch.randn(2, 24), layer.weight, layer.bias)
 
     @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")  # torch's own
-    @pytest.mark.usefixtures("capability")
+    @pytest.mark.usefixtures("choices")
     def test_counters_and_forward_gradients_see_the_product(self) -> None:
         mlp, x = optimize_for_cpu(Mlp(24, 16)), torch.randn(3, 24)
         layer = mlp.fc1
@@ -216,7 +225,7 @@ class TestLinear:
                 tangent = forward_ad.unpack_dual(layer(forward_ad.make_dual(x, x))).tangent
             torch.testing.assert_close(tangent, F.linear(x, layer.weight))
 
-    @pytest.mark.usefixtures("capability")
+    @pytest.mark.usefixtures("choices")
     def test_pruned_layers_train_on_their_pruned_weight(self) -> None:
         """Pruning computes `weight` before each call; the one that lies there is of the step before."""
         mlp = optimize_for_cpu(Mlp(8, 16))
@@ -231,7 +240,7 @@ class TestLinear:
     @pytest.mark.parametrize("name", ["mlp.fc1", "mlp.fc2", "attn.q", "attn.kv", "attn.proj", "attn.sr"])
     @pytest.mark.parametrize("how", ["adapter", "hook", "parametrisation", "patched forward"])
     @pytest.mark.parametrize("first", ["optimized", "changed"])
-    @pytest.mark.usefixtures("capability")
+    @pytest.mark.usefixtures("choices")
     def test_whatever_is_put_on_a_layer_acts(self, name: str, how: str, first: str) -> None:
         block = TransformerBlock(
             16, SpatialReductionAttention(16, 2, 2), Mlp(16, 32), drop_path=0.0, norm_eps=1e-6
@@ -258,9 +267,8 @@ class TestLinear:
         with torch.inference_mode():
             torch.testing.assert_close(block(tokens, (6, 4)), doubled(tokens, (6, 4)))
 
-    @pytest.mark.usefixtures("capability")
-    def test_chunks_equal_the_whole_and_a_hook_sees_all_tokens(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(linears, "CHUNK_BYTES", 4 * 32 * 7)
+    def test_chunks_equal_the_whole_and_a_hook_sees_all_tokens(self, choices: Choices) -> None:
+        use(replace(choices, mlp_bytes=4 * 32 * 7))
         mlp, tokens, seen = optimize_for_cpu(Mlp(8, 32)), torch.randn(8, 6, 5).transpose(0, 2), []
         expected = mlp.fc2(F.gelu(mlp.fc1(tokens)))
         with torch.inference_mode():

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from pvtctl.engine import single
 from pvtctl.engine.log import silent
 from pvtctl.errors import UsageError
+from pvtctl.models.fast_cpu.choices import Choices, active, before_measurement, using
 from pvtctl.recipe.load import load_recipe
 from pvtctl.recipe.schema import Recipe
+from pvtctl.runs import train
 from pvtctl.runs.paths import data_place, default_out
 from pvtctl.runs.train import train_recipe, try_recipe
 
@@ -39,6 +43,27 @@ def test_a_run_tells_what_it_does_and_returns_what_it_reached(
     assert capsys.readouterr().out == ""
     with pytest.raises(UsageError, match="exists already"):
         train_recipe(recipe, tmp_path / "run", DIST, say=silent)
+
+
+def test_a_run_goes_on_with_the_kernels_it_was_begun_with(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever was measured meanwhile; a run that is older than the measurements, with what was taken then."""
+    begun, later = Choices(patch_products=True), Choices(split_readout=True)
+    with using(begun):
+        train_recipe(recipe, tmp_path / "run", DIST, say=silent)
+    file = tmp_path / "run" / "environment.json"
+    starts = json.loads(file.read_text())
+    assert Choices.from_json(starts[0]["kernels"]) == begun
+    used: list[Choices] = []
+    monkeypatch.setattr(train, "_train", lambda *_, **__: used.append(active()))
+    with using(later):
+        train_recipe(recipe, tmp_path / "run", DIST, resume=True, say=silent)
+        del starts[0]["kernels"]
+        file.write_text(json.dumps(starts))
+        train_recipe(recipe, tmp_path / "run", DIST, resume=True, say=silent)
+        assert active() == later
+    assert used == [begun, before_measurement(torch.backends.cpu.get_cpu_capability())]
 
 
 def test_pictures_that_cannot_be_drawn_cost_nothing_else(

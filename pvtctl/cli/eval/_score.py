@@ -29,9 +29,11 @@ if TYPE_CHECKING:
 def run_evaluation(options: EvalOptions) -> None:
     """Score and show the results. Raises PvtctlError."""
     from pvtctl.engine import start_distributed, stop_distributed
+    from pvtctl.models.fast_cpu.calibrate import calibrate_once
 
     plan = make_eval_plan(options)
     dist = start_distributed(options.device)
+    calibrate_once(dist.device.type, say)
     try:
         with one_voice(dist):
             _evaluate(plan, options, dist)

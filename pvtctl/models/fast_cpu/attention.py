@@ -7,12 +7,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from pvtctl.models.fast_cpu.choices import active
 from pvtctl.models.fast_cpu.conditions import is_exporting
 from pvtctl.models.heads.trans2seg import PrototypeAttention
 from pvtctl.models.layers.attention import DotProductAttention, SelfAttention, SpatialReductionAttention
 
-PLAIN_MAX_KEYS, PLAIN_MIN_QUERIES = 64, 512
-"""float32: plain attention is used in CPU training up to that many keys and from that many queries."""
+PLAIN_MAX_KEYS = 64
+"""float32: plain attention is used in CPU training up to that many keys, for enough queries."""
 
 PLAIN_MAX_PAIRS = 1 << 22
 """bf16 and fp16: plain attention is used on a CPU up to that many query-key pairs; beyond, memory decides."""
@@ -24,23 +25,16 @@ def choose_attention(
     """Choose the faster attention kernel: `fused` (torch's SDPA) or `plain` (matmul, softmax, matmul).
 
     The fused kernel avoids the (N, M) matrix, which matters at detection sizes and on every GPU. On a CPU in float32 its
-    backward is slower only where keys are few and queries many, as in the first stages of a PVT at 224. In bf16 it does not
-    use the processor's bf16 products as plain matmuls do, and is always slower. Measured (one Zen 4 core, torch 2.15,
-    batch 8, forward and backward, ms fused / plain):
-
-    | queries x keys, heads | float32 | bf16 |
-    | --- | --- | --- |
-    | 3136x49, 1 | 19.3 / 18.7 | 22.7 / 11.1 |
-    | 196x49, 5 | 7.5 / 7.3 | 15.2 / 3.9 |
-    | 50x50, 8 | 4.1 / 4.2 | 10.1 / 2.3 |
-    | 197x197, 6 (a DeiT) | 26.7 / 29.8 | 34.3 / 13.1 |
+    backward can be slower where keys are few and queries many, as in the first stages of a PVT at 224; in bf16 it does not
+    use the processor's bf16 products as plain matmuls do. Where that is so is measured (`Choices`).
     """
+    choices = active()
     if device_type != "cpu" or is_exporting():  # an exported graph runs at other sizes and elsewhere
         return "fused"
     if dtype in (torch.bfloat16, torch.float16):
-        return "plain" if num_queries * num_keys <= PLAIN_MAX_PAIRS else "fused"
-    few_keys = needs_grad and num_keys <= PLAIN_MAX_KEYS and num_queries >= PLAIN_MIN_QUERIES
-    return "plain" if few_keys else "fused"
+        return "plain" if choices.plain_bf16 and num_queries * num_keys <= PLAIN_MAX_PAIRS else "fused"
+    few_keys = needs_grad and num_keys <= PLAIN_MAX_KEYS
+    return "plain" if few_keys and choices.plain_from and num_queries >= choices.plain_from else "fused"
 
 
 class _ChosenAttention(DotProductAttention):

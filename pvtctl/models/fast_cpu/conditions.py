@@ -37,8 +37,3 @@ def is_plain_inference(*tensors: Tensor | None) -> bool:
         and torch._C._len_torch_dispatch_stack() == 0
         and forward_ad._current_level < 0
     )
-
-
-def has_avx512() -> bool:
-    """Whether torch uses AVX-512 on this processor, which the variable ATEN_CPU_CAPABILITY can forbid."""
-    return torch.backends.cpu.get_cpu_capability().startswith("AVX512")

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pvtctl.models.fast_cpu.conditions import has_avx512, is_exporting, is_plain, is_plain_inference
+from pvtctl.models.fast_cpu.choices import active
+from pvtctl.models.fast_cpu.conditions import is_exporting, is_plain, is_plain_inference
 from pvtctl.models.fast_cpu.linears import linear
 from pvtctl.models.layers.conv_norm import ConvNorm
 from pvtctl.models.layers.patches import to_map
@@ -63,11 +64,8 @@ class WinogradConv(nn.Conv2d):
         return super().forward(x)
 
 
-MIN_CELLS, MIN_CHANNELS, MIN_CHANNELS_AVX2 = 1024, 128, 256
-"""Least map size and channels for Winograd's convolution; below, the transforms cost what the products save.
-
-Without AVX-512 (one Zen 3 core, AVX2): 256 channels take 0.57 to 0.84 of the plain convolution's time, 128 take 1.2 to 1.5.
-"""
+MIN_CELLS = 1024
+"""Least map size for Winograd's convolution; below, the transforms cost what the products save."""
 
 WORKSPACE = 4 << 20
 """Floats of its largest intermediate, to fit the cache."""
@@ -104,8 +102,8 @@ _OUTPUT = _both_axes([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 
 
 def is_large(x: Tensor, weight: Tensor) -> bool:
     """Whether `winograd` is faster than the plain convolution for these tensors."""
-    least = MIN_CHANNELS if has_avx512() else MIN_CHANNELS_AVX2
-    return x.ndim == 4 and x.shape[2] * x.shape[3] >= MIN_CELLS and min(weight.shape[:2]) >= least
+    least = active().winograd_from
+    return bool(least) and x.ndim == 4 and x.shape[2] * x.shape[3] >= MIN_CELLS and min(weight.shape[:2]) >= least
 
 
 def winograd(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

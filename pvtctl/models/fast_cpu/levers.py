@@ -10,14 +10,15 @@ from torch import nn
 from pvtctl.models.backbones.base import Backbone
 from pvtctl.models.backbones.vit import ResNetEmbed
 from pvtctl.models.fast_cpu.attention import FastPrototypeAttention, FastSelfAttention, FastSpatialReductionAttention
+from pvtctl.models.fast_cpu.choices import Choices
 from pvtctl.models.fast_cpu.convolutions import FoldedConvNorm, PatchConv, WinogradConv
-from pvtctl.models.fast_cpu.linears import FastLinear, FastMlp, SplitReassemble, one_pass_pays
+from pvtctl.models.fast_cpu.linears import FastLinear, FastMlp, SplitReassemble
 from pvtctl.models.heads.dpt import Reassemble
 from pvtctl.models.heads.trans2seg import PrototypeAttention
 from pvtctl.models.layers.attention import SelfAttention, SpatialReductionAttention
 from pvtctl.models.layers.block import Mlp
 from pvtctl.models.layers.conv_norm import ConvNorm
-from pvtctl.models.layers.patches import PatchEmbed
+from pvtctl.models.layers.patches import ModuleT, PatchEmbed
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,8 @@ class Lever:
     """Plain class -> its replacement."""
     find: Callable[[nn.Module], Iterator[nn.Module]]
     """The layers of a model to replace."""
-    pays: Callable[[], bool] = lambda: True
-    """Whether it is faster on this processor."""
+    taken: Callable[[Choices], object]
+    """Whether the choices use it."""
 
 
 _LINEARS = {Mlp: ("fc1", "fc2"), SelfAttention: ("qkv", "proj"), SpatialReductionAttention: ("q", "kv", "proj")}
@@ -62,25 +63,38 @@ def _convs_3x3(model: nn.Module) -> Iterator[nn.Module]:
             yield conv
 
 
-def _of(kernels: dict[type[nn.Module], type[nn.Module]], pays: Callable[[], bool] = lambda: True) -> Lever:
+def _of(kernels: dict[type[nn.Module], type[nn.Module]], taken: Callable[[Choices], object]) -> Lever:
     """For all layers of exactly these classes."""
-    return Lever(kernels, lambda model: (module for module in model.modules() if type(module) in kernels), pays)
+    return Lever(kernels, lambda model: (module for module in model.modules() if type(module) in kernels), taken)
 
 
 LEVERS = (
-    Lever({nn.Linear: FastLinear}, _linears, one_pass_pays),
-    _of({Mlp: FastMlp}),
-    _of({Reassemble: SplitReassemble}),
-    Lever({nn.Conv2d: PatchConv}, _patch_convs),
-    _of({ConvNorm: FoldedConvNorm}),
-    Lever({nn.Conv2d: WinogradConv}, _convs_3x3),
+    Lever({nn.Linear: FastLinear}, _linears, lambda choices: choices.one_pass),
+    _of({Mlp: FastMlp}, lambda choices: choices.one_pass or choices.mlp_bytes),
+    _of({Reassemble: SplitReassemble}, lambda choices: choices.split_readout),
+    Lever({nn.Conv2d: PatchConv}, _patch_convs, lambda choices: choices.patch_products),
+    _of({ConvNorm: FoldedConvNorm}, lambda choices: choices.folded_norms),
+    Lever({nn.Conv2d: WinogradConv}, _convs_3x3, lambda choices: choices.winograd_from),
     _of(
         {
             SelfAttention: FastSelfAttention,
             SpatialReductionAttention: FastSpatialReductionAttention,
             PrototypeAttention: FastPrototypeAttention,
-        }
+        },
+        lambda choices: choices.plain_from or choices.plain_bf16,
     ),
 )
 
 PLAIN_OF = {fast: plain for lever in LEVERS for plain, fast in lever.kernels.items()}
+
+
+def take(model: ModuleT, choices: Choices) -> ModuleT:
+    """Give each layer of `model` the kernel of `choices`, or make it plain; in place."""
+    for module in model.modules():
+        if type(module) in PLAIN_OF:
+            module.__class__ = PLAIN_OF[type(module)]
+    for lever in LEVERS:
+        if lever.taken(choices):
+            for module in lever.find(model):
+                module.__class__ = lever.kernels[type(module)]
+    return model

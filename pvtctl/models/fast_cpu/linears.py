@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pvtctl.models.fast_cpu.conditions import has_avx512, is_plain, is_plain_inference
+from pvtctl.models.fast_cpu.choices import active
+from pvtctl.models.fast_cpu.conditions import is_plain, is_plain_inference
 from pvtctl.models.heads.dpt import Reassemble
 from pvtctl.models.layers.block import Mlp
 from pvtctl.models.layers.patches import Size
@@ -16,17 +17,10 @@ from pvtctl.models.layers.patches import Size
 ROWS, AWKWARD_ROWS, LARGE_WEIGHT = 256, range(385, 1024), 1 << 19
 """Rows at a time, for a large weight and a number of rows that oneDNN may not divide well (see `_in_chunks`)."""
 
-CHUNK_BYTES = 4 << 20
-"""Size of hidden activations that stay in a CPU's cache between the two products of an MLP; measured, see `FastMlp`."""
-
 
 @functools.cache
-def one_pass_pays() -> bool:
-    """Whether the processor has AVX-512, without which oneDNN's one-pass product is slower, and this torch has the operator,
-    whose name is not stable, with correct results.
-    """
-    if not has_avx512():
-        return False
+def one_pass_works() -> bool:
+    """Whether this torch has oneDNN's one-pass product, whose name is not stable, with correct results."""
     try:
         # no random numbers: this must not change the state of the caller's generator
         x, weight, bias = (torch.linspace(-1, 1, n, device="cpu").sin() for n in (5 * 24, 16 * 24, 16))
@@ -45,7 +39,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, *, gelu: bool = False
     again; for the wide hidden layers of a PVT these passes cost up to a third of the product. oneDNN does product, bias
     and GELU in one pass, which torch uses in `torch.compile` only.
     """
-    if one_pass_pays() and is_plain_inference(x, weight, bias):
+    if active().one_pass and one_pass_works() and is_plain_inference(x, weight, bias):
         rows = x.numel() // x.shape[-1]
         if rows in AWKWARD_ROWS and rows % 64 and weight.numel() >= LARGE_WEIGHT:
             return _in_chunks(x, weight, bias, gelu=gelu)
@@ -90,8 +84,9 @@ class FastMlp(Mlp):
         plain = is_plain(first, nn.Linear, FastLinear) and is_plain(second, nn.Linear, FastLinear)
         if self.dwconv is not None or not plain or not is_plain_inference(tokens, first.weight, second.weight):
             return super().forward(tokens, size)
-        chunk = max(CHUNK_BYTES // (first.out_features * 4), 1)
-        if tokens.numel() // first.in_features < 2 * chunk:
+        most = active().mlp_bytes
+        chunk = max(most // (first.out_features * 4), 1)
+        if not most or tokens.numel() // first.in_features < 2 * chunk:
             hidden = linear(tokens, first.weight, first.bias, gelu=True)
             return linear(hidden, second.weight, second.bias)
         rows = tokens.flatten(0, -2)

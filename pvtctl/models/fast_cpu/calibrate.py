@@ -1,0 +1,267 @@
+"""Measure on this machine which CPU kernels are faster than plain torch."""
+
+from __future__ import annotations
+
+import copy
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pvtctl.errors import UsageError
+from pvtctl.models.fast_cpu.choices import SWITCH, Choices, is_chosen, is_off, remember, remembered, use, using
+from pvtctl.models.fast_cpu.levers import take
+from pvtctl.models.fast_cpu.linears import one_pass_works
+from pvtctl.models.heads.dpt import Reassemble
+from pvtctl.models.layers.attention import SelfAttention, SpatialReductionAttention
+from pvtctl.models.layers.block import Mlp
+from pvtctl.models.layers.conv_norm import ConvNorm
+
+SECONDS = 0.06
+"""Of calls of each candidate of a case; at least MIN_CALLS."""
+MIN_CALLS = 3
+GAIN, LOSS = 0.97, 1.03
+"""A kernel is taken when all cases together take at most GAIN of plain torch's time, and none more than LOSS of it."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Shortest times of one case, in milliseconds per call."""
+
+    kernel: str
+    case: str
+    plain_ms: float
+    fast_ms: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What `calibrate` found."""
+
+    choices: Choices
+    timings: list[Timing]
+    seconds: float
+
+
+class _Case:
+    """A layer and its input, computed under different choices."""
+
+    def __init__(self, name: str, layer: nn.Module, *inputs: Any, mode: str = "inference") -> None:
+        self.name = name
+        self._layer = layer.eval()
+        self._inputs = inputs
+        self._mode = mode
+
+    def call(self, choices: Choices) -> Callable[[], object]:
+        """One forward pass with `choices`; in the mode `training` also a backward pass, in `bf16` both under autocast."""
+        with using(choices):
+            layer = take(copy.deepcopy(self._layer), choices)
+
+        def run() -> None:
+            with using(choices):
+                if self._mode == "inference":
+                    with torch.inference_mode():
+                        layer(*self._inputs)
+                    return
+                with torch.autocast("cpu", torch.bfloat16, enabled=self._mode == "bf16"):
+                    out = layer(*self._inputs)
+                out.float().square().mean().backward()
+
+        return run
+
+
+def calibrate(on_progress: Callable[[str], None] = lambda text: None) -> Calibration:
+    """Time each kernel against plain torch with torch's current number of threads, keep and take what is faster.
+
+    It takes a few seconds, and no random numbers of the caller's. The cases are layers of PVT-Small at 224 pixels, of a
+    ViT-Base at 384 and of the heads. The result is kept for this processor, torch version and number of threads; where the
+    cache folder cannot be written it holds for this process.
+
+    Raises UsageError when PVTCTL_FAST_CPU=0 forbids all of them.
+    """
+    if is_off():
+        raise UsageError(f"{SWITCH} is 0, which leaves every model plain", f"unset {SWITCH} to measure the CPU kernels")
+    begun = time.perf_counter()
+    timings: list[Timing] = []
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        torch.manual_seed(0)
+        found = Choices()
+        for title, step in _STEPS:
+            on_progress(title)
+            found = step(found, timings)
+    try:
+        remember(found, [asdict(timing) for timing in timings])
+        use(None)
+    except OSError as error:
+        use(found)
+        on_progress(f"not kept: {error.strerror}")
+    return Calibration(found, timings, time.perf_counter() - begun)
+
+
+def calibrate_once(device: str, on_progress: Callable[[str], None], *, threads: int | None = None) -> None:
+    """Measure this machine before `device` is used, unless it is not a CPU, was measured before, or the user has chosen
+    (PVTCTL_FAST_CPU=0, `use`).
+
+    Not in a process of torchrun, beside which others would measure at the same time. `threads`: unset, torch's.
+    """
+    if device != "cpu" or is_chosen() or "LOCAL_RANK" in os.environ:
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        if remembered() is None:
+            on_progress("measuring once which CPU kernels are fast here (some seconds; `pvtctl doctor` shows them)")
+            calibrate()
+    finally:
+        torch.set_num_threads(before)
+
+
+def _race(case: _Case, candidates: Sequence[Choices]) -> list[float]:
+    """The shortest time of `case` with each candidate, in milliseconds; they take turns."""
+    calls = [case.call(candidate) for candidate in candidates]
+    for call in calls:  # memory, threads and oneDNN's choice of a kernel
+        call()
+    best = [float("inf")] * len(calls)
+    rounds, end = 0, time.perf_counter() + SECONDS * len(calls)
+    while rounds < MIN_CALLS or time.perf_counter() < end:
+        for at, call in enumerate(calls):
+            start = time.perf_counter()
+            call()
+            best[at] = min(best[at], time.perf_counter() - start)
+        rounds += 1
+    return [1e3 * seconds for seconds in best]
+
+
+def _faster(kernel: str, plain: Choices, fast: Choices, cases: Sequence[_Case], timings: list[Timing]) -> bool:
+    """Whether `fast` wins over all cases together and loses none."""
+    measured = [Timing(kernel, case.name, *_race(case, [plain, fast])) for case in cases]
+    timings += measured
+    return _wins(measured)
+
+
+def _wins(measured: Sequence[Timing]) -> bool:
+    total = sum(each.fast_ms for each in measured) / sum(each.plain_ms for each in measured)
+    return total <= GAIN and all(each.fast_ms <= LOSS * each.plain_ms for each in measured)
+
+
+def _mlp(dim: int, ratio: int, tokens: int, batch: int = 1) -> _Case:
+    return _Case(
+        f"{batch}x{tokens}x{dim}, hidden {dim * ratio}", Mlp(dim, dim * ratio), _tokens(batch, tokens, dim), None
+    )
+
+
+def _tokens(batch: int, number: int, dim: int) -> Tensor:
+    return torch.randn(batch, number, dim)
+
+
+def _one_pass(found: Choices, timings: list[Timing]) -> Choices:
+    if not one_pass_works():
+        return found
+    vit = SelfAttention(768, 12, qkv_bias=True)
+    cases = [
+        _mlp(64, 8, 3136),
+        _mlp(128, 8, 784, 4),
+        _mlp(320, 4, 196),
+        _mlp(512, 4, 50),
+        _mlp(768, 4, 577),
+        _Case("1x577x768, attention", vit, _tokens(1, 577, 768), None),
+    ]
+    fast = replace(found, one_pass=True)
+    return fast if _faster("one-pass linear layers", found, fast, cases, timings) else found
+
+
+def _mlp_bytes(found: Choices, timings: list[Timing]) -> Choices:
+    candidates = [found, *(replace(found, mlp_bytes=mib << 20) for mib in (1, 2, 4, 8))]
+    cases = [_mlp(64, 8, 3136, 8), _mlp(128, 8, 784, 8)]
+    times = [_race(case, candidates) for case in cases]
+    best = min(range(1, len(candidates)), key=lambda at: sum(each[at] for each in times))
+    measured = [
+        Timing(f"MLPs {candidates[best].mlp_bytes >> 20} MiB at a time", case.name, each[0], each[best])
+        for case, each in zip(cases, times, strict=True)
+    ]
+    timings += measured
+    return candidates[best] if _wins(measured) else found
+
+
+def _winograd(found: Choices, timings: list[Timing]) -> Choices:
+    """The fewest channels from which it wins."""
+    for channels in (256, 128):
+        case = _Case(f"1x{channels}x64x64", _conv(channels), _map(1, channels, 64))
+        fast = replace(found, winograd_from=channels)
+        if not _faster("Winograd's convolution", replace(found, winograd_from=0), fast, [case], timings):
+            break
+        found = fast
+    return found
+
+
+def _conv(channels: int) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1).to(memory_format=torch.channels_last))
+
+
+def _map(batch: int, channels: int, side: int) -> Tensor:
+    return torch.randn(batch, channels, side, side).contiguous(memory_format=torch.channels_last)
+
+
+def _folded_norms(found: Choices, timings: list[Timing]) -> Choices:
+    cases = [
+        _Case(f"1x{channels}x64x64, {kernel}x{kernel}", ConvNorm(channels, 128, kernel), _map(1, channels, 64))
+        for channels, kernel in ((128, 3), (256, 1))
+    ]
+    fast = replace(found, folded_norms=True)
+    return fast if _faster("folded batch norm", found, fast, cases, timings) else found
+
+
+def _patch_products(found: Choices, timings: list[Timing]) -> Choices:
+    cases = []
+    for mode in ("inference", "training"):
+        for stage, (dim, ratio, side, heads) in enumerate(((64, 8, 56, 1), (128, 4, 28, 2), (320, 2, 14, 5)), 1):
+            layer = SpatialReductionAttention(dim, heads, ratio)
+            cases.append(
+                _Case(f"attention of stage {stage}, {mode}", layer, _tokens(2, side**2, dim), (side, side), mode=mode)
+            )
+    fast = replace(found, patch_products=True)
+    return fast if _faster("patch convolutions as products", found, fast, cases, timings) else found
+
+
+def _split_readout(found: Choices, timings: list[Timing]) -> Choices:
+    from pvtctl.models.backbones.base import Tap
+
+    tap = Tap(_map(1, 768, 24), torch.randn(1, 1, 768))
+    case = _Case("1x576x768", Reassemble(768, 256, 16, 16, "project"), tap)
+    fast = replace(found, split_readout=True)
+    return fast if _faster("DPT's readout in two parts", found, fast, [case], timings) else found
+
+
+def _plain_from(found: Choices, timings: list[Timing]) -> Choices:
+    """The fewest queries from which it wins, with the 49 keys of PVT's stages at 224."""
+    for dim, heads, side, ratio in ((64, 1, 56, 8), (128, 2, 28, 4)):
+        layer = SpatialReductionAttention(dim, heads, ratio)
+        case = _Case(f"8x{side**2} queries, training", layer, _tokens(8, side**2, dim), (side, side), mode="training")
+        fast = replace(found, plain_from=side**2 * 2 // 3)
+        if not _faster("written-out attention", replace(found, plain_from=0), fast, [case], timings):
+            break
+        found = fast
+    return found
+
+
+def _plain_bf16(found: Choices, timings: list[Timing]) -> Choices:
+    case = _Case("2x197x192, bf16", SelfAttention(192, 3, qkv_bias=True), _tokens(2, 197, 192), None, mode="bf16")
+    fast = replace(found, plain_bf16=True)
+    return fast if _faster("written-out attention in bf16", found, fast, [case], timings) else found
+
+
+_STEPS = (
+    ("linear layers", _one_pass),
+    ("MLPs", _mlp_bytes),
+    ("3x3 convolutions", _winograd),
+    ("batch norm", _folded_norms),
+    ("patch convolutions", _patch_products),
+    ("DPT's readout", _split_readout),
+    ("attention in training", _plain_from),
+    ("attention in bf16", _plain_bf16),
+)
+"""In this order: what a step finds is in use in the next."""

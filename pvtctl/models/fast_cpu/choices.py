@@ -1,0 +1,161 @@
+"""Which kernels this machine takes: measured once (`calibrate`), and kept in the user's cache folder."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+
+from pvtctl.io.files import user_folder, write_text
+from pvtctl.io.foreign import BadFile, read_json
+from pvtctl.io.machine import cpu_name
+
+SWITCH = "PVTCTL_FAST_CPU"
+"""Environment variable; 0 leaves every model plain."""
+
+
+_RESTRICTIONS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR")
+"""Variables that take instructions away from the libraries under torch, which `capability` does not show."""
+
+
+@dataclass(frozen=True)
+class Choices:
+    """The kernels that replace plain torch; by default none does."""
+
+    one_pass: bool = False
+    """Linear layers by oneDNN's product with bias and GELU in one pass (`FastLinear`)."""
+    mlp_bytes: int = 0
+    """Hidden activations of an MLP that are computed at a time (`FastMlp`); 0: all."""
+    winograd_from: int = 0
+    """Least number of channels of a 3x3 convolution over a large map that `winograd` computes; 0: none."""
+    folded_norms: bool = False
+    """Batch norm folded into the convolution before it (`FoldedConvNorm`)."""
+    patch_products: bool = False
+    """Convolutions whose kernel is their stride as a product (`PatchConv`)."""
+    split_readout: bool = False
+    """DPT's readout without the concatenation (`SplitReassemble`)."""
+    plain_from: int = 0
+    """Training in float32: least number of queries from which attention to few keys is written out; 0: never."""
+    plain_bf16: bool = False
+    """The same for bf16 and fp16, whatever the number of queries."""
+
+    @classmethod
+    def from_json(cls, value: object) -> Self | None:
+        """The choices that `asdict` gave; None if `value` is anything else."""
+        kinds = {field.name: type(field.default) for field in fields(cls)}
+        if not isinstance(value, Mapping) or value.keys() != kinds.keys():
+            return None
+        if any(type(each) is not kinds[key] for key, each in value.items()) or min(value.values()) < 0:
+            return None
+        return cls(**value)
+
+    def __str__(self) -> str:
+        said = [
+            (self.one_pass, "one-pass linear layers"),
+            (self.mlp_bytes, f"MLPs {self.mlp_bytes / 2**20:g} MiB at a time"),
+            (self.winograd_from, f"Winograd's convolution from {self.winograd_from} channels"),
+            (self.folded_norms, "folded batch norm"),
+            (self.patch_products, "patch convolutions as products"),
+            (self.split_readout, "DPT's readout in two parts"),
+            (self.plain_from, f"written-out attention in training from {self.plain_from} queries"),
+            (self.plain_bf16, "written-out attention in bf16"),
+        ]
+        return ", ".join(text for taken, text in said if taken) or "PyTorch's own kernels"
+
+
+def before_measurement(capability: str) -> Choices:
+    """What pvtctl up to 0.2.0 took on a processor of that vector width: a table made on two machines.
+
+    A run that was begun then is resumed with it.
+    """
+    wide = capability.startswith("AVX512")
+    return Choices(wide, 4 << 20, 128 if wide else 256, True, True, True, 512, True)
+
+
+_chosen: Choices | None = None
+
+
+def active() -> Choices:
+    """The choices of this process: those of `use`, else those measured on this machine, else none.
+
+    PVTCTL_FAST_CPU=0 stands above all.
+    """
+    if is_off():
+        return Choices()
+    return _chosen or _measured() or Choices()
+
+
+@functools.cache
+def _measured() -> Choices | None:
+    return remembered()
+
+
+def use(choices: Choices | None) -> None:
+    """Take `choices` in this process; None: what was measured."""
+    global _chosen
+    _chosen = choices
+    _measured.cache_clear()
+
+
+def is_off() -> bool:
+    """Whether PVTCTL_FAST_CPU=0 leaves every model plain."""
+    return os.environ.get(SWITCH) == "0"
+
+
+def is_chosen() -> bool:
+    """Whether this process's choices come from `use` or the environment, so that none need be measured."""
+    return _chosen is not None or is_off()
+
+
+@contextmanager
+def using(choices: Choices) -> Iterator[None]:
+    """Context in which `choices` are active."""
+    before = _chosen
+    use(choices)
+    try:
+        yield
+    finally:
+        use(before)
+
+
+def machine_key() -> dict[str, Any]:
+    """What the choices hold for: another processor, version or number of threads is measured anew."""
+    return {
+        "cpu": cpu_name(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "restrictions": {name: os.environ[name] for name in _RESTRICTIONS if name in os.environ},
+    }
+
+
+def choices_file() -> Path:
+    """Where the choices for this machine are kept."""
+    name = hashlib.sha256(json.dumps(machine_key(), sort_keys=True).encode()).hexdigest()[:16]
+    return user_folder("cache") / "kernels" / f"{name}.json"
+
+
+def remembered() -> Choices | None:
+    """What was measured on this machine; None if nothing was, or if the file is damaged."""
+    try:
+        kept = read_json(choices_file(), dict)
+    except BadFile:
+        return None
+    return Choices.from_json(kept.get("choices")) if kept.get("machine") == machine_key() else None
+
+
+def remember(choices: Choices, timings: list[dict[str, Any]]) -> Path:
+    """Keep the choices for this machine, with the `timings` behind them. Raises OSError."""
+    file = choices_file()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    content = {"machine": machine_key(), "choices": asdict(choices), "timings": timings}
+    write_text(file, json.dumps(content, indent=2) + "\n")
+    return file

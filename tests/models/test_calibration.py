@@ -1,0 +1,160 @@
+"""Which CPU kernels are taken is measured, kept for this machine, and never decided by a file that something damaged."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pvtctl.errors import UsageError
+from pvtctl.models.fast_cpu import calibrate as calibration
+from pvtctl.models.fast_cpu import choices as chosen
+from pvtctl.models.fast_cpu.choices import Choices, active, before_measurement, choices_file, remember, remembered, use
+
+ALL = before_measurement("AVX512")
+RACE = calibration._race
+
+
+@pytest.fixture(autouse=True)
+def unmeasured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine that has not been measured, and whose measurements take no time: all candidates are equally fast."""
+    monkeypatch.setenv("PVTCTL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(calibration, "_race", lambda case, candidates: [1.0] * len(candidates))
+    before = chosen._chosen
+    use(None)
+    yield
+    use(before)
+
+
+def in_a_new_process() -> Choices:
+    use(None)
+    return active()
+
+
+@pytest.mark.parametrize("choices", [Choices(), ALL, before_measurement("AVX2"), Choices(winograd_from=512)])
+def test_json_and_back(choices: Choices) -> None:
+    assert Choices.from_json(json.loads(json.dumps(asdict(choices)))) == choices
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda plain: None,
+        lambda plain: [plain],
+        lambda plain: {},
+        lambda plain: plain | {"mlp_bytes": -1},
+        lambda plain: plain | {"mlp_bytes": 1.5},
+        lambda plain: plain | {"mlp_bytes": True},
+        lambda plain: plain | {"one_pass": 1},
+        lambda plain: plain | {"other": 1},
+        lambda plain: {key: value for key, value in plain.items() if key != "one_pass"},
+    ],
+)
+def test_other_values_are_not_choices(change: Callable[[dict[str, Any]], Any]) -> None:
+    assert Choices.from_json(change(asdict(ALL))) is None
+
+
+def test_unmeasured_is_plain_torch() -> None:
+    assert active() == Choices()
+    assert str(active()) == "PyTorch's own kernels"
+
+
+def test_kept_for_this_machine_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    remember(ALL, [])
+    assert in_a_new_process() == ALL
+    with monkeypatch.context() as other:
+        other.setattr(chosen, "cpu_name", lambda: "another")
+        assert in_a_new_process() == Choices()
+        choices_file().write_bytes(next(choices_file().parent.glob("*")).read_bytes())  # copied there by hand
+        assert in_a_new_process() == Choices()
+    for variable in ("ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS"):
+        with monkeypatch.context() as other:
+            other.setenv(variable, "AVX2")
+            assert in_a_new_process() == Choices()
+    monkeypatch.setenv("PVTCTL_FAST_CPU", "0")
+    assert in_a_new_process() == Choices()
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00" * 99, b"[]", b"{", b'{"machine": 3}', b"[" * 100_000], ids=range(6))
+def test_a_damaged_file_is_measured_again(content: bytes) -> None:
+    remember(ALL, [])
+    choices_file().write_bytes(content)
+    assert in_a_new_process() == Choices()
+    assert remembered() is None
+    calibration.calibrate()
+    assert remembered() is not None
+
+
+def test_it_measures_every_kernel_and_keeps_what_it_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibration, "_race", RACE)
+    monkeypatch.setattr(calibration, "SECONDS", 0.0)
+    monkeypatch.setattr(calibration, "MIN_CALLS", 1)
+    state, seen = torch.get_rng_state(), []
+    found = calibration.calibrate(seen.append)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert len(seen) == len(asdict(Choices())) == len(calibration._STEPS)
+    assert all(timing.plain_ms > 0 and timing.fast_ms > 0 for timing in found.timings)
+    assert in_a_new_process() == remembered() == found.choices
+    kept = json.loads(choices_file().read_text())
+    assert [timing["case"] for timing in kept["timings"]] == [timing.case for timing in found.timings]
+
+
+@pytest.mark.parametrize(("ratio", "taken"), [(0.5, True), (0.96, True), (0.99, False), (1.0, False), (2.0, False)])
+def test_what_does_not_win_is_not_taken(ratio: float, taken: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def race(case: object, candidates: Sequence[Choices]) -> list[float]:
+        return [1.0, *[ratio] * (len(candidates) - 1)]
+
+    monkeypatch.setattr(calibration, "_race", race)
+    monkeypatch.setattr(calibration, "one_pass_works", lambda: True)
+    found = calibration.calibrate().choices
+    assert all(bool(value) is taken for value in asdict(found).values())
+
+
+def test_a_kernel_that_loses_one_case_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    ratios = itertools.cycle([0.1, 1.1])
+    monkeypatch.setattr(calibration, "_race", lambda case, candidates: [1.0, *[next(ratios)] * (len(candidates) - 1)])
+    monkeypatch.setattr(calibration, "one_pass_works", lambda: True)
+    found = calibration.calibrate().choices
+    assert (found.one_pass, found.folded_norms, found.patch_products) == (False, False, False)
+
+
+def test_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    calibration.calibrate_once("cuda", said.append)
+    with monkeypatch.context() as rank:
+        rank.setenv("LOCAL_RANK", "0")
+        calibration.calibrate_once("cpu", said.append)
+    with monkeypatch.context() as off:
+        off.setenv("PVTCTL_FAST_CPU", "0")
+        calibration.calibrate_once("cpu", said.append)
+    use(ALL)
+    calibration.calibrate_once("cpu", said.append)
+    use(None)
+    assert not said
+    assert remembered() is None
+    threads = torch.get_num_threads()
+    for _ in range(2):
+        calibration.calibrate_once("cpu", said.append, threads=threads + 1)
+        calibration.calibrate_once("cpu", said.append)
+    assert len(said) == 2
+    assert torch.get_num_threads() == threads
+
+
+def test_a_cache_that_cannot_be_written_costs_only_the_memory(tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file")
+    said: list[str] = []
+    found = calibration.calibrate(said.append)
+    assert active() == found.choices
+    assert "not kept" in said[-1]
+
+
+def test_nothing_is_measured_where_all_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PVTCTL_FAST_CPU", "0")
+    with pytest.raises(UsageError, match="is 0"):
+        calibration.calibrate()
