@@ -233,7 +233,11 @@ def _quiet_logs() -> Iterator[None]:
 
 
 class OnnxModel:
-    """An ONNX file run by onnxruntime on the CPU, with as many threads as torch."""
+    """An ONNX file run by onnxruntime on the CPU, with as many threads as torch.
+
+    They sleep between two calls: waiting in a loop, as onnxruntime's do by default, they would slow down whatever is timed in
+    turns with it in the same process.
+    """
 
     def __init__(self, path: Path) -> None:
         import onnxruntime
@@ -241,6 +245,7 @@ class OnnxModel:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.inter_op_num_threads = 1
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3  # errors; its warnings are about graph optimisations
         self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 

@@ -64,4 +64,4 @@ def pil() -> Callable[[], None]:
     return _loop(lambda _, file: transform(Image.open(io.BytesIO(file)).convert("RGB")))
 
 
-READERS = {"ours-input": ours, "pil-input": pil}
+READERS = {"our-input": ours, "pil-input": pil}

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+
+import pvtctl
 
 DIMS, DEPTHS, HEADS, MLP_RATIOS, SR_RATIOS = (64, 128, 320, 512), (3, 4, 6, 3), (1, 2, 5, 8), (8, 8, 4, 4), (8, 4, 2, 1)
 
@@ -96,20 +100,14 @@ def _transformers_pvt() -> nn.Module:
 
 
 def _ours_classifier() -> nn.Module:
-    import pvtctl
-
     return pvtctl.optimize_for_cpu(pvtctl.create_classifier("pvt_small"))
 
 
 def _ours_pyramid() -> nn.Module:
-    import pvtctl
-
     return pvtctl.optimize_for_cpu(pvtctl.create_backbone("pvt_small"))
 
 
 def _ours_retinanet(backbone: str) -> nn.Module:
-    import pvtctl
-
     return pvtctl.optimize_for_cpu(pvtctl.create_detector(backbone, "retinanet", num_classes=80))
 
 
@@ -135,8 +133,6 @@ class _PlainBackbone(PlainPyramid):
 
 
 def _ours_semantic_fpn() -> nn.Module:
-    import pvtctl
-
     return pvtctl.optimize_for_cpu(pvtctl.create_segmenter("pvt_small", "semantic_fpn", num_classes=150))
 
 
@@ -180,8 +176,6 @@ class _PlainSemanticFpn(nn.Module):
 
 
 def _ours_dpt_large() -> nn.Module:
-    import pvtctl
-
     return pvtctl.optimize_for_cpu(pvtctl.create_depth_model("vit_large_patch16", "dpt", image_size=384))
 
 
@@ -207,18 +201,45 @@ class _TransformersDpt(nn.Module):
         return self.model(images).predicted_depth
 
 
+def as_onnx(model: nn.Module, images: Tensor) -> Callable[[], object]:
+    """Our model exported to ONNX and run by onnxruntime with its own default settings; a RetinaNet's boxes by our decoder."""
+    import onnxruntime
+
+    from pvtctl.export import export_model
+    from pvtctl.models.structures import DetectOptions
+
+    size = (images.shape[2], images.shape[3])
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        pvtctl.optimize_for_cpu(model, enabled=False)
+        export_model(model, path, size=size, check_sizes=[size], repeats=1)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    pixels = images.numpy()
+
+    def call() -> object:
+        found = [torch.from_numpy(each) for each in session.run(None, {"images": pixels})]
+        if hasattr(model, "conventions"):
+            half = len(found) // 2
+            return model.head.decode(found[:half], found[half:], [size] * len(images), size, DetectOptions())
+        return found
+
+    return call
+
+
 BUILD: dict[str, Callable[[], nn.Module]] = {
-    "ours": _ours_classifier,
-    "ours-dpt-large": _ours_dpt_large,
-    "ours-pyramid": _ours_pyramid,
-    "ours-semantic-fpn": _ours_semantic_fpn,
+    "pvt": _ours_classifier,
+    "pvt-pyramid": _ours_pyramid,
+    "retinanet-pvt": lambda: _ours_retinanet("pvt_small"),
+    "retinanet-r50": lambda: _ours_retinanet("resnet50"),
+    "semantic-fpn": _ours_semantic_fpn,
+    "dpt-large": _ours_dpt_large,
     "plain-attention": _plain_attention,
-    "plain-semantic-fpn": _PlainSemanticFpn,
-    "transformers-dpt": _TransformersDpt,
-    "ours-retinanet-pvt": lambda: _ours_retinanet("pvt_small"),
-    "ours-retinanet-r50": lambda: _ours_retinanet("resnet50"),
     "plain-pyramid": PlainPyramid,
+    "plain-semantic-fpn": _PlainSemanticFpn,
     "torchvision-retinanet": _TorchvisionRetinaNet,
     "torchvision-retinanet, channels last": _torchvision_retinanet_channels_last,
     "transformers": _transformers_pvt,
+    "transformers-dpt": _TransformersDpt,
 }

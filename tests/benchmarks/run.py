@@ -1,11 +1,14 @@
-"""Time ours against peers: `python tests/benchmarks/run.py`, about a quarter of an hour on two cores.
+"""Time ours against peers on this machine: `python tests/benchmarks/run.py --all`, about forty minutes on two cores.
 
-Every contestant runs in a process of its own, as its users run it: ours with the allocator setting that the command
-line makes (`pvtctl.io.allocator`), peers with none. Then once more with the same setting on both sides. The two processes
-of a case take turns, one call each, so that a drifting machine slows both alike; the ratio is the median over turns of
-(peer / ours). Training steps use the optimiser as each side's users get it: ours from `pvtctl.engine`, the peer's
-torch.optim.AdamW. Peak memory is the growth of the resident set from before the model is built to the highest point of the
-timed calls (Linux).
+Every contestant runs in a process of its own, as its users run it: ours with the allocator setting that the command line
+makes (`pvtctl.io.allocator`) and the CPU kernels that are measured first (`pvtctl doctor --calibrate`), peers with none.
+Then once more with the same allocator setting on all sides. The processes of a case take turns, one call each, so that a
+drifting machine slows all alike; a ratio is the median over turns of (other / ours). Training steps use the optimiser as
+each side's users get it: ours from `pvtctl.engine`, the peer's torch.optim.AdamW. Peak memory is the growth of the
+resident set from before the model is built to the highest point of the timed calls (Linux).
+
+`ours, plain torch` is the same model without our CPU kernels. Where ours is slower than that, the exit code is 1: a kernel
+that loses on a machine must not be taken there.
 """
 
 from __future__ import annotations
@@ -14,56 +17,76 @@ import argparse
 import contextlib
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-CASES = {
-    # name: (ours, peer, mode, batch, size, turns)
-    "forward, batch 8, 224": ("ours", "transformers", "forward", 8, (224, 224), 15),
-    "forward, batch 1, 224": ("ours", "transformers", "forward", 1, (224, 224), 40),
-    "training step, batch 8, 224": ("ours", "transformers", "train", 8, (224, 224), 9),
-    "pyramid, batch 1, 800x1216": ("ours-pyramid", "plain-pyramid", "forward", 1, (800, 1216), 15),
-    "detection, PVT-Small, batch 1, 800x1216": (
-        "ours-retinanet-pvt",
-        "torchvision-retinanet",
-        "forward",
-        1,
-        (800, 1216),
-        9,
+PLAIN, ONNX, INDUCTOR = "plain torch", "onnxruntime", "Inductor"
+LOSS = 0.97
+"""A ratio below this is slower, not noise."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """What all contestants compute. A name is one of `peers.BUILD` or `inputs.READERS`; after a comma follows how it is run."""
+
+    title: str
+    ours: str
+    others: tuple[str, ...]
+    batch: int = 1
+    size: tuple[int, int] = (224, 224)
+    turns: int = 15
+    mode: str = "forward"
+
+    @property
+    def contestants(self) -> tuple[str, ...]:
+        return (self.ours, *self.others)
+
+
+def variants(name: str, *kinds: str) -> tuple[str, ...]:
+    return tuple(f"{name}, {kind}" for kind in kinds)
+
+
+DETECTION = (800, 1216)
+CASES = (
+    Case("PVT-Small, 224", "pvt", ("transformers", *variants("pvt", PLAIN, ONNX, INDUCTOR)), batch=8),
+    Case("PVT-Small, 224", "pvt", ("transformers", *variants("pvt", PLAIN, ONNX, INDUCTOR)), turns=40),
+    Case("PVT-Small, training step, 224", "pvt", ("transformers", *variants("pvt", PLAIN)), 8, turns=9, mode="train"),
+    Case(
+        "PVT-Small, pyramid",
+        "pvt-pyramid",
+        ("plain-pyramid", *variants("pvt-pyramid", PLAIN, ONNX)),
+        size=DETECTION,
+        turns=11,
     ),
-    "detection, PVT-Small against channels last, 800x1216": (
-        "ours-retinanet-pvt",
-        "torchvision-retinanet, channels last",
-        "forward",
-        1,
-        (800, 1216),
-        9,
+    Case(
+        "RetinaNet, PVT-Small",
+        "retinanet-pvt",
+        ("torchvision-retinanet", "torchvision-retinanet, channels last", *variants("retinanet-pvt", PLAIN, ONNX)),
+        size=DETECTION,
+        turns=9,
     ),
-    "detection, ResNet-50, batch 1, 800x1216": (
-        "ours-retinanet-r50",
-        "torchvision-retinanet",
-        "forward",
-        1,
-        (800, 1216),
-        9,
+    Case(
+        "RetinaNet, ResNet-50",
+        "retinanet-r50",
+        ("torchvision-retinanet", "torchvision-retinanet, channels last", *variants("retinanet-r50", PLAIN)),
+        size=DETECTION,
+        turns=9,
     ),
-    "Semantic FPN, PVT-Small, batch 1, 512x512": ("ours-semantic-fpn", "plain-attention", "forward", 1, (512, 512), 15),
-    "Semantic FPN against plain modules throughout, 512x512": (
-        "ours-semantic-fpn",
-        "plain-semantic-fpn",
-        "forward",
-        1,
-        (512, 512),
-        15,
+    Case(
+        "Semantic FPN, PVT-Small",
+        "semantic-fpn",
+        ("plain-attention", "plain-semantic-fpn", *variants("semantic-fpn", PLAIN, ONNX)),
+        size=(512, 512),
+        turns=11,
     ),
-    "DPT-Large, batch 1, 384x384": ("ours-dpt-large", "transformers-dpt", "forward", 1, (384, 384), 11),
-    "input, one core": ("ours-input", "pil-input", "input", 0, (224, 224), 9),
-}
+    Case("DPT-Large", "dpt-large", ("transformers-dpt", *variants("dpt-large", PLAIN)), size=(384, 384), turns=9),
+    Case("JPEG to training tensor, one core", "our-input", ("pil-input",), 0, turns=9, mode="input"),
+)
 
 
 def worker(name: str, mode: str, batch: int, size: tuple[int, int]) -> None:
@@ -101,22 +124,27 @@ def _resident(field: str) -> int:
 
 def _model_call(name: str, mode: str, batch: int, size: tuple[int, int]) -> Callable[[], object]:
     import torch
-    from peers import BUILD
+    from peers import BUILD, as_onnx
 
     torch.manual_seed(0)
-    model = BUILD[name]()
+    base, _, how = name.partition(", ")
+    model = BUILD[name if name in BUILD else base]()
     images = torch.randn(batch, 3, *size)
     if mode == "forward":
         model.eval()
         for parameter in model.parameters():
             parameter.requires_grad_(False)
+        if how == ONNX:
+            return as_onnx(model, images)
+        run = torch.compile(model) if how == INDUCTOR else model
+        guard = torch.no_grad if how == INDUCTOR else torch.inference_mode
 
         def forward() -> object:
-            with torch.inference_mode():
-                return model(images)
+            with guard():
+                return run(images)
 
         return forward
-    if name == "ours":
+    if base == "pvt":
         from pvtctl.engine import build_optimizer
         from pvtctl.recipe.schema import Optimizer
 
@@ -136,19 +164,30 @@ def _model_call(name: str, mode: str, batch: int, size: tuple[int, int]) -> Call
 class Contestant:
     """A worker process and the times it has returned."""
 
-    def __init__(self, name: str, case: tuple[object, ...], *, keep_memory: bool) -> None:
-        command = [sys.executable, __file__, "--worker", json.dumps([name, *case]), "--allocator"]
+    def __init__(self, name: str, case: Case, *, keep_memory: bool) -> None:
+        what = json.dumps([name, case.mode, case.batch, case.size])
+        allocator = "kept" if keep_memory else "system"
+        environment = dict(os.environ)
+        if name.endswith(PLAIN):
+            environment["PVTCTL_FAST_CPU"] = "0"
+        if name.endswith(INDUCTOR):
+            environment["TORCHINDUCTOR_FREEZING"] = "1"
         self.process = subprocess.Popen(
-            [*command, "kept" if keep_memory else "system"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, __file__, "--worker", what, "--allocator", allocator],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
         )
+        self.name = name
         self.seconds: list[float] = []
 
     def read(self) -> str:
         assert self.process.stdout
-        line = self.process.stdout.readline().strip()
-        if not line:
-            raise SystemExit(f"a contestant ended early: {self.process.args}")
-        return line
+        for line in self.process.stdout:
+            if line.strip() == "ready" or line[:1].isdigit():  # exporters print what they do
+                return line.strip()
+        raise SystemExit(f"{self.name} ended early, with code {self.process.wait()}")
 
     def turn(self) -> None:
         assert self.process.stdin
@@ -164,59 +203,65 @@ class Contestant:
         return peak
 
 
-def run_case(name: str, *, same_allocator: bool, quick: bool) -> dict[str, object]:
-    ours_name, peer_name, mode, batch, size, turns = CASES[name]
-    case = (mode, batch, size)
-    ours = Contestant(ours_name, case, keep_memory=True)
-    peer = Contestant(peer_name, case, keep_memory=same_allocator)
-    for contestant in (ours, peer):
-        assert contestant.read() == "ready"
-    for _ in range(3 if quick else turns):
-        ours.turn()
-        peer.turn()
-    ratios = sorted(theirs / mine for mine, theirs in zip(ours.seconds, peer.seconds, strict=True))
-    ours_peak, peer_peak = ours.finish(), peer.finish()
-    return {
-        "case": name,
-        "peer": peer_name,
-        "allocator": "kept on both sides" if same_allocator else "as users run it",
-        "ours_ms": 1e3 * statistics.median(ours.seconds),
-        "peer_ms": 1e3 * statistics.median(peer.seconds),
-        "speedup": statistics.median(ratios),
-        "speedup_range": [ratios[0], ratios[-1]],
-        "ours_peak_mib": ours_peak / 2**20,
-        "peer_peak_mib": peer_peak / 2**20,
-    }
+def run_case(case: Case, *, same_allocator: bool, quick: bool) -> list[dict[str, object]]:
+    """A row for each contestant."""
+    runs = [
+        Contestant(name, case, keep_memory=same_allocator or name.partition(", ")[0] == case.ours)
+        for name in case.contestants
+    ]
+    for run in runs:
+        assert run.read() == "ready"
+    for _ in range(3 if quick else case.turns):
+        for run in runs:
+            run.turn()
+    rows = []
+    for run in runs:
+        ratios = sorted(theirs / mine for mine, theirs in zip(runs[0].seconds, run.seconds, strict=True))
+        rows.append(
+            {
+                "case": case.title,
+                "batch": case.batch,
+                "size": case.size,
+                "contestant": run.name if run is not runs[0] else f"{run.name} (ours)",
+                "allocator": "kept on all sides" if same_allocator else "as users run it",
+                "ms": 1e3 * statistics.median(run.seconds),
+                "ratio": statistics.median(ratios),
+                "range": [ratios[0], ratios[-1]],
+                "peak_mib": run.finish() / 2**20,
+            }
+        )
+    return rows
 
 
 def machine() -> str:
+    import platform
+
     import torch
 
-    cpu = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
-        platform.processor(),
-    )
-    size = 2048
-    a, b = torch.randn(size, size), torch.randn(size, size)
-    best = 0.0
-    for _ in range(8):
-        start = time.perf_counter()
-        a @ b
-        best = max(best, 2 * size**3 / (time.perf_counter() - start) / 1e9)
+    from pvtctl.cli.doctor import matmul_gflops
+    from pvtctl.io.machine import cpu_name
+    from pvtctl.models.fast_cpu.choices import active
+
+    best = matmul_gflops(torch.device("cpu"), torch.float32)
     versions = [f"torch {torch.__version__}"]
-    for package in ("torchvision", "transformers"):
+    for package in ("torchvision", "transformers", "onnxruntime"):
         try:
             versions.append(f"{package} {__import__(package).__version__}")
         except ImportError:
             versions.append(f"no {package}")
-    return f"{cpu}, {os.cpu_count()} cores, fp32 matmul {best:.0f} GFLOP/s; Python {platform.python_version()}, {', '.join(versions)}"
+    where = f"{cpu_name()} ({torch.backends.cpu.get_cpu_capability()}), {torch.get_num_threads()} threads"
+    return (
+        f"{where}, fp32 matmul {best:.0f} GFLOP/s; Python {platform.python_version()}, {', '.join(versions)}; "
+        f"CPU kernels: {active()}"
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--allocator", choices=["kept", "system"], default="system", help=argparse.SUPPRESS)
-    parser.add_argument("--case", help="only the cases whose name contains this")
+    parser.add_argument("--all", action="store_true", help="all cases")
+    parser.add_argument("--case", help="only the cases whose title contains this")
     parser.add_argument("--quick", action="store_true", help="three turns a case: a trial of the script, not a result")
     parser.add_argument("--json", type=Path, help="also write the results here")
     options = parser.parse_args()
@@ -228,25 +273,32 @@ def main() -> None:
             keep_memory()
         worker(*json.loads(options.worker))
         return
+    if not options.all and not options.case:
+        parser.error("--all, or --case TITLE")
+    subprocess.run([sys.executable, "-m", "pvtctl", "doctor", "--no-measure", "--calibrate"], check=True)
     print(machine(), file=sys.stderr)
-    rows = []
-    print("| case | peer | allocator | ours ms | peer ms | speed-up (min-max) | peak MiB, ours / peer |")
-    print("| --- | --- | --- | ---: | ---: | ---: | ---: |")
-    for same_allocator in (False, True):
-        for name in CASES:
-            if options.case and options.case not in name:
-                continue
-            row = run_case(name, same_allocator=same_allocator, quick=options.quick)
-            rows.append(row)
-            low, high = row["speedup_range"]
-            print(
-                f"| {name} | {row['peer']} | {row['allocator']} | {row['ours_ms']:.0f} | {row['peer_ms']:.0f} "
-                f"| **{row['speedup']:.2f}x** ({low:.2f}-{high:.2f}) "
-                f"| {row['ours_peak_mib']:.0f} / {row['peer_peak_mib']:.0f} |",
-                flush=True,
-            )
+    rows: list[dict[str, object]] = []
+    print("| case | batch, size | contestant | allocator | ms | time, ours 1 (min-max) | peak MiB |")
+    print("| --- | --- | --- | --- | ---: | ---: | ---: |")
+    for case in CASES:
+        if not options.all and options.case not in case.title:
+            continue
+        for same_allocator in (False, True):
+            for row in run_case(case, same_allocator=same_allocator, quick=options.quick):
+                rows.append(row)
+                low, high = row["range"]  # type: ignore[misc]
+                print(
+                    f"| {row['case']} | {case.batch}, {'x'.join(map(str, case.size))} | {row['contestant']} "
+                    f"| {row['allocator']} | {row['ms']:.0f} | **{row['ratio']:.2f}** ({low:.2f}-{high:.2f}) "
+                    f"| {row['peak_mib']:.0f} |",
+                    flush=True,
+                )
     if options.json:
         options.json.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=2))
+    slower = [row for row in rows if str(row["contestant"]).endswith(PLAIN) and float(str(row["ratio"])) < LOSS]
+    for row in slower:
+        print(f"slower than plain torch: {row['case']}, {row['allocator']}, {row['ratio']:.2f}", file=sys.stderr)
+    raise SystemExit(1 if slower else 0)
 
 
 if __name__ == "__main__":
