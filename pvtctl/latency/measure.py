@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from pvtctl.errors import ExitCode, PvtctlError, UsageError
 from pvtctl.extensions import loaded
-from pvtctl.latency.machine import OthersShare
+from pvtctl.io.machine import OthersShare
 
 TURN_SECONDS = 0.25
 MIN_CALLS = 7

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from pvtctl.errors import PvtctlError, UsageError
+from pvtctl.io.machine import OthersShare
 from pvtctl.latency import measure as latency
-from pvtctl.latency.machine import OthersShare, describe_machine
+from pvtctl.latency.machine import describe_machine
 from pvtctl.latency.measure import Case, measure_latency
 
 
