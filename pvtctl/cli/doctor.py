@@ -177,8 +177,12 @@ def _kernels(calibrate: bool) -> list[Finding]:
 
     timings = []
     if calibrate:
+        share = calibration.busy_share()
         timings = calibration.calibrate(lambda step: say(f"measuring {step}")).timings
     taken = Finding("taken", str(active()))
+    if calibrate and share > calibration.BUSY:
+        text = f"{taken.value}; other programs used {share:.0%} of this machine"
+        taken = Finding("taken", text, "note", "pvtctl doctor --calibrate when it is idle")
     if is_off():
         return [replace(taken, value=f"{taken.value}, since {SWITCH} is 0")]
     if not calibrate and remembered() is None:

@@ -110,12 +110,14 @@ def test_it_says_which_cpu_kernels_are_taken_and_measures_them(
     monkeypatch.setattr(calibration, "_race", lambda case, candidates: [2.0, *[1.0] * (len(candidates) - 1)])
     monkeypatch.setenv("PVTCTL_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(choices, "_chosen", None)
+    monkeypatch.setattr(calibration, "busy_share", lambda: 0.6)
     _, found = report(capsys)
     assert found["CPU kernels", "taken"]["status"] == "note"
     assert "--calibrate" in found["CPU kernels", "taken"]["hint"]
     _, found = report(capsys, "--calibrate")
     assert "folded batch norm" in found["CPU kernels", "taken"]["value"]
     assert found["CPU kernels", "DPT's readout in two parts, 1x576x768"]["value"] == "1 ms, plain 2: 0.50 of it"
+    assert found["CPU kernels", "taken"]["hint"] == "pvtctl doctor --calibrate when it is idle"
     assert report(capsys)[1]["CPU kernels", "taken"]["status"] == "ok"
     monkeypatch.setenv("PVTCTL_FAST_CPU", "0")
     assert "since PVTCTL_FAST_CPU is 0" in report(capsys)[1]["CPU kernels", "taken"]["value"]

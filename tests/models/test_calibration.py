@@ -26,6 +26,7 @@ def unmeasured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     """A machine that has not been measured, and whose measurements take no time: all candidates are equally fast."""
     monkeypatch.setenv("PVTCTL_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(calibration, "_race", lambda case, candidates: [1.0] * len(candidates))
+    monkeypatch.setattr(calibration, "busy_share", lambda: 0.0)
     before = chosen._chosen
     use(None)
     yield
@@ -144,6 +145,15 @@ def test_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
         calibration.calibrate_once("cpu", said.append)
     assert len(said) == 2
     assert torch.get_num_threads() == threads
+
+
+def test_a_busy_machine_is_not_measured_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(calibration, "busy_share", lambda: 0.6)
+    calibration.calibrate_once("cpu", said.append)
+    assert "other programs use 60%" in said[0]
+    assert remembered() is None
+    assert active() == Choices()
 
 
 def test_a_cache_that_cannot_be_written_costs_only_the_memory(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pvtctl.errors import UsageError
+from pvtctl.io.machine import OthersShare
 from pvtctl.models.fast_cpu.choices import SWITCH, Choices, is_chosen, is_off, remember, remembered, use, using
 from pvtctl.models.fast_cpu.levers import take
 from pvtctl.models.fast_cpu.linears import one_pass_works
@@ -24,6 +25,8 @@ from pvtctl.models.layers.conv_norm import ConvNorm
 SECONDS = 0.06
 """Of calls of each candidate of a case; at least MIN_CALLS."""
 MIN_CALLS = 3
+BUSY = 0.2
+"""Share of the machine that other programs may use while it is measured."""
 GAIN, LOSS = 0.97, 1.03
 """A kernel is taken when all cases together take at most GAIN of plain torch's time, and none more than LOSS of it."""
 
@@ -106,18 +109,34 @@ def calibrate_once(device: str, on_progress: Callable[[str], None], *, threads: 
     """Measure this machine before `device` is used, unless it is not a CPU, was measured before, or the user has chosen
     (PVTCTL_FAST_CPU=0, `use`).
 
-    Not in a process of torchrun, beside which others would measure at the same time. `threads`: unset, torch's.
+    Not in a process of torchrun, beside which others would measure at the same time, and not on a busy machine, where
+    chance would decide. `threads`: unset, torch's.
     """
     if device != "cpu" or is_chosen() or "LOCAL_RANK" in os.environ:
         return
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     try:
-        if remembered() is None:
-            on_progress("measuring once which CPU kernels are fast here (some seconds; `pvtctl doctor` shows them)")
-            calibrate()
+        if remembered() is not None:
+            return
+        share = busy_share()
+        if share > BUSY:
+            on_progress(
+                f"plain PyTorch: other programs use {share:.0%} of this machine, too much to measure which CPU kernels are "
+                "fast here (when it is idle: pvtctl doctor --calibrate)"
+            )
+            return
+        on_progress("measuring once which CPU kernels are fast here (some seconds; `pvtctl doctor` shows them)")
+        calibrate()
     finally:
         torch.set_num_threads(before)
+
+
+def busy_share(seconds: float = 0.2) -> float:
+    """Share of this machine's CPU time that other programs use now; 0 where it cannot be read."""
+    others = OthersShare([os.getpid()])
+    time.sleep(seconds)
+    return others.share() or 0.0
 
 
 def _race(case: _Case, candidates: Sequence[Choices]) -> list[float]:
