@@ -109,7 +109,7 @@ def calibrate_once(device: str, on_progress: Callable[[str], None], *, threads: 
     """Measure this machine before `device` is used, unless it is not a CPU, was measured before, or the user has chosen
     (PVTCTL_FAST_CPU=0, `use`).
 
-    Not in a process of torchrun, beside which others would measure at the same time, and not on a busy machine, where
+    Not in a process of torchrun, where others would measure at the same time, and not on a busy machine, where
     chance would decide. `threads`: unset, torch's.
     """
     if device != "cpu" or is_chosen() or "LOCAL_RANK" in os.environ:

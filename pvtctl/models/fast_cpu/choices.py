@@ -86,7 +86,7 @@ _chosen: Choices | None = None
 def active() -> Choices:
     """The choices of this process: those of `use`, else those measured on this machine, else none.
 
-    PVTCTL_FAST_CPU=0 stands above all.
+    PVTCTL_FAST_CPU=0 overrides both.
     """
     if is_off():
         return Choices()
@@ -127,7 +127,7 @@ def using(choices: Choices) -> Iterator[None]:
 
 
 def machine_key() -> dict[str, Any]:
-    """What the choices hold for: another processor, version or number of threads is measured anew."""
+    """What the choices hold for: another processor, version or number of threads is measured again."""
     return {
         "cpu": cpu_name(),
         "capability": torch.backends.cpu.get_cpu_capability(),
