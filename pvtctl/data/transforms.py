@@ -6,6 +6,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 def pad_images(images: list[Tensor], multiple: int) -> Tensor:
@@ -17,6 +18,20 @@ def pad_images(images: list[Tensor], multiple: int) -> Tensor:
     for row, image in zip(padded, images, strict=True):
         row[:, : image.shape[-2], : image.shape[-1]] = image
     return padded
+
+
+def resize_bilinear(pixels: Tensor, size: tuple[int, int], *, antialias: bool) -> Tensor:
+    """uint8 (3, h, w) -> uint8 (3, *size), bilinear by pixel centres, within a grey level of the formula.
+
+    To shrink, all pixels under a new one are averaged with `antialias`, as by PIL; without, only the four around its
+    centre, as by OpenCV (mmcv) and in torchvision's detectors.
+    """
+    if pixels.shape[-2:] == tuple(size):
+        return pixels
+    # with the strides of a batch in channels-last layout, as decoded photos have it: else torch writes the result of a
+    # single image plane by plane, in several times the time
+    batch = pixels.permute(1, 2, 0)[None].permute(0, 3, 1, 2)
+    return F.interpolate(batch, size, mode="bilinear", align_corners=False, antialias=antialias)[0]
 
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

@@ -11,13 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pvtctl.data.sizes import resized_size
-from pvtctl.data.transforms import Normalization, normalize
+from pvtctl.data.transforms import Normalization, normalize, resize_bilinear
 from pvtctl.errors import UsageError, nearest
 from pvtctl.models.backbones import Backbone, build_backbone
 from pvtctl.models.fast_cpu import optimize_for_cpu
 from pvtctl.models.necks.fpn import Fpn
 from pvtctl.models.registry import backbone_spec
-from pvtctl.tasks.detection.transforms import resize_image
 from pvtctl.tasks.registry import task_spec
 from pvtctl.weights.build import backbone_from_checkpoint, model_from_checkpoint
 from pvtctl.weights.describe import Inspected, inspect_checkpoint
@@ -53,7 +52,7 @@ class BackbonePredictor:
             )
         self.device = device
         self.normalization: Normalization = "imagenet"
-        self.trained = weights is not None
+        self.trained, self.antialias = weights is not None, True
         if weights is None:
             assert backbone is not None
             self.name, self.what = backbone, f"{backbone} (random weights)"
@@ -65,6 +64,7 @@ class BackbonePredictor:
             checkpoint = inspect_checkpoint(weights, backbone)
             self.name, self.what = checkpoint.backbone, f"{checkpoint.what} of {Path(weights).name or weights}"
             self.model = self._loaded(checkpoint)
+            self.antialias = checkpoint.antialias
             side = task_spec(checkpoint.task or "classification").tested_side(checkpoint.meta)
             own = int(side or checkpoint.position_size or 224)
             if checkpoint.dense is not None:
@@ -91,7 +91,7 @@ class BackbonePredictor:
             size = (max(size[0], 32), max(size[1], 32))
         else:
             size = self.size
-        return resize_image(pixels, size)
+        return resize_bilinear(pixels, size, antialias=self.antialias)
 
     def batch_of(self, resized: Tensor) -> Tensor:
         """Result of `resized` -> normalised float32 (1, 3, h, w) on the device."""

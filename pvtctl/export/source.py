@@ -62,6 +62,7 @@ def from_checkpoint(source: str, *, backbone: str | None = None, backbone_only: 
         "head": found.head_name if not backbone_only else None,
         "class_names": list(names) if names else None,
         "category_ids": found.detector.category_ids if found.detector and not backbone_only else None,
+        "antialias": found.antialias if not bare else None,
         "source": found.path.name if found.path.is_file() else found.path.resolve().name,
         "recipe": found.meta.recipe,
         "score": found.meta.score,

@@ -15,14 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pvtctl.data.transforms import normalize, pad_images
+from pvtctl.data.transforms import normalize, pad_images, resize_bilinear
 from pvtctl.latency.steps import Case, compiled, inference, memory_format, training_step
 from pvtctl.models.dense import DenseModel
 from pvtctl.models.detector import STRIDE, Detector
 from pvtctl.models.losses.cross_entropy import cross_entropy
 from pvtctl.models.losses.depth import gradient_matching, ssi_trimmed
 from pvtctl.models.structures import DetectOptions, Objects
-from pvtctl.tasks.detection.transforms import resize_image
 
 CANDIDATES = 1000
 """Boxes per image that reach NMS."""
@@ -55,13 +54,14 @@ class _PhotoForward:
         self._device = device
         self._model = model
         self._size: tuple[int, int] = tuple(case["size"])
-        self._photos = [torch.randint(0, 256, (3, *PHOTO), dtype=torch.uint8) for _ in range(case["batch_size"])]
+        decoded = [torch.randint(0, 256, (*PHOTO, 3), dtype=torch.uint8) for _ in range(case["batch_size"])]
+        self._photos = [photo.permute(2, 0, 1) for photo in decoded]  # laid out in memory as photos are
         self._network = 0.0
         self._kept: Any = None
 
     def __call__(self) -> object:
         start = self._now()
-        images = self._batch([normalize(resize_image(photo, self._size)) for photo in self._photos])
+        images = self._batch([normalize(resize_bilinear(each, self._size, antialias=False)) for each in self._photos])
         images = images.to(self._device, memory_format=memory_format(self._case))
         ready = self._now()
         self._network = 0.0

@@ -19,6 +19,7 @@ Block = TypeVar("Block", bound=SettingsBlock)
 EARLIER: dict[tuple[str, ...], Any] = {
     ("data", "exif"): "ignore",
     ("data", "grey_range"): (0.0, 65535.0),
+    ("data", "detection", "resize"): "antialias",
 }
 """Newer settings by path, with the value that says what was done before there was a choice."""
 
@@ -63,9 +64,9 @@ def as_begun(recipe: Recipe, began: Mapping[str, Any]) -> Recipe:
 
 
 def _unless_stated(block: Block, blocks: list[str], key: str, value: Any) -> Block:
-    """`block` with `value` at a path below it, if it has the default there."""
+    """`block` with `value` at a path below it, if nothing but null was stated there."""
     if blocks:
         inner = getattr(block, blocks[0])
         return block.model_copy(update={blocks[0]: _unless_stated(inner, blocks[1:], key, value)})
-    default = type(block).model_fields[key].get_default()
-    return block.model_copy(update={key: value}) if getattr(block, key) == default else block
+    stated = key in block.model_fields_set and getattr(block, key) is not None
+    return block if stated else block.model_copy(update={key: value})

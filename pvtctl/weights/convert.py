@@ -143,7 +143,7 @@ def _meta(checkpoint: Checkpoint, name: str) -> CheckpointMeta:
     origin: dict[str, str] = {"format": checkpoint.format}
     if checkpoint.path is not None and checkpoint.path.is_file():
         origin |= {"file": checkpoint.path.name, "sha256": sha256_of(checkpoint.path)}
-    kept = ("class_names", "image_size", "mean", "std", "score")
+    kept = ("class_names", "image_size", "resize", "mean", "std", "exif", "grey_range", "score")
     known = {key: value for key, value in checkpoint.meta.as_json().items() if key in kept}
     if (size := image_size_of(checkpoint.state)) is not None:
         known["image_size"] = size
@@ -159,7 +159,7 @@ def _above_meta(checkpoint: Checkpoint, above: HeadInfo) -> dict[str, Any]:
     if above.spec.detects:
         queries = above.options.get("num_queries")
         known = {"class_names": names, "category_ids": above.category_ids, "num_queries": queries}
-        told = {"conventions": above.conventions}
+        told = {"conventions": above.conventions} | ({"detection": meta.detection} if meta.detection else {})
         told |= {} if above.spec.marks else {"head_options": above.options}
     else:
         known = {

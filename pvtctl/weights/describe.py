@@ -68,6 +68,13 @@ class Inspected:
         return self.above if self.above is not None and not self.above.spec.detects else None
 
     @property
+    def antialias(self) -> bool:
+        """Whether images were shrunk antialiased in training."""
+        return self.dense is None and (
+            self.detector is None or (self.meta.detection or {}).get("resize") == "antialias"
+        )
+
+    @property
     def task(self) -> str | None:
         """The task that it can be evaluated on; None for a bare backbone."""
         if self.above is not None:

@@ -14,21 +14,13 @@ from torch import Tensor
 from pvtctl.data.class_names import ADE20K_CLASSES, COCO_CATEGORIES, COCO_NAMES, PASCAL_CONTEXT_CLASSES, names_by_id
 from pvtctl.io.checkpoint_meta import CheckpointMeta
 from pvtctl.models.registry import DEPTH, ClassRows, Conventions, HeadMark, HeadSpec, find_head, head_specs
-from pvtctl.weights.layouts.base import Format
+from pvtctl.weights.layouts.base import DETECTOR_RESIZE, Format
 from pvtctl.weights.recognise import identify
 from pvtctl.weights.remap_classes import class_tables
 
 AUXILIARY = "head.auxiliary."
 """Parameters used in training only, which files may lack."""
-_DETECTORS: tuple[Format, ...] = (
-    "pvtctl",
-    "mmdetection RetinaNet",
-    "mmdetection Mask R-CNN",
-    "mmdetection DETR",
-    "facebookresearch DETR",
-    "torchvision RetinaNet",
-    "torchvision Mask R-CNN",
-)
+_DETECTORS = ("pvtctl", *DETECTOR_RESIZE)
 """Layouts of detectors; third-party heads may share some of these names."""
 _PUBLISHED_CLASSES: dict[int, list[str]] = {
     150: list(ADE20K_CLASSES),

@@ -24,11 +24,11 @@ from pvtctl.io.console import say
 from pvtctl.io.files import sha256_of, without_nan
 from pvtctl.io.foreign import foreign, open_foreign, parse_json, read_json
 from pvtctl.io.names import shown
-from pvtctl.models.registry import backbone_specs
+from pvtctl.models.registry import DETECTION, backbone_specs
 from pvtctl.models.variants import split_width
 from pvtctl.weights.catalogue import Published, cache_folder, published, published_with_hash
 from pvtctl.weights.layouts import detr, torchvision, transformers
-from pvtctl.weights.layouts.base import Format
+from pvtctl.weights.layouts.base import DETECTOR_RESIZE, Format
 from pvtctl.weights.recognise import Converted, convert_state
 from pvtctl.weights.resolve import replaced_by, weights_in_folder
 from pvtctl.weights.tensors import check_tensors
@@ -96,7 +96,7 @@ def _read(path: Path) -> Checkpoint:
         meta = meta.updated(style="dilated")
     if hashed and (entry := published_with_hash(hashed)) is not None:
         meta = meta.updated(**_unsaid(entry))
-    return Checkpoint(state, converted.format, meta, path, raw)
+    return Checkpoint(state, converted.format, _with_resize(meta, converted.format), path, raw)
 
 
 def _is_ours(raw: Mapping[str, Tensor], meta: CheckpointMeta) -> bool:
@@ -113,6 +113,14 @@ def _unsaid(entry: Published) -> dict[str, Any]:
     if entry.normalization == "half":
         said = {"normalization": "half", "mean": [0.5] * 3, "std": [0.5] * 3}
     return said | ({"scale_shift": list(entry.scale_shift)} if entry.scale_shift is not None else {})
+
+
+def _with_resize(meta: CheckpointMeta, format: Format) -> CheckpointMeta:
+    """Metadata with a detector's `data.detection.resize`, by whose it is where the file does not say."""
+    stated, origin = meta.detection or {}, (meta.converted_from or {}).get("format", format)
+    ours = bool(stated) or (origin == "pvtctl" and meta.converted_from is not None and meta.task == DETECTION)
+    how = "antialias" if ours else DETECTOR_RESIZE.get(origin)  # ours: of before there was a choice
+    return meta if how is None else meta.updated(detection={"resize": how, **stated})
 
 
 def _hash_where_it_tells(path: Path, converted: Converted) -> str:

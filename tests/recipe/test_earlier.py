@@ -45,6 +45,7 @@ def test_a_run_of_before_goes_on_as_it_began(name: str, tmp_path: Path) -> None:
     began = with_earlier(_of_before(recipe))
     now = as_begun(recipe, began)
     assert (now.data.exif, now.data.grey_range) == ("ignore", (0.0, 65535.0))
+    assert now.data.detection.resize == "antialias"
     check_recipe(began, now.plain_values(), tmp_path)
     assert load_recipe(_folder(tmp_path, _of_before(recipe))).data == now.data
 
@@ -58,13 +59,21 @@ def test_a_run_of_today_is_left_alone(name: str, tmp_path: Path) -> None:
     assert load_recipe(_folder(tmp_path, flat)).data == recipe.data
 
 
-def test_what_is_stated_is_not_taken_back(tmp_path: Path) -> None:
-    recipe = _recipe("small_objects", "data.exif=apply")
+@pytest.mark.parametrize(
+    ("key", "value", "before"),
+    [("data.exif", "apply", "ignore"), ("data.detection.resize", "bilinear", "antialias")],  # the latter is the default
+)
+def test_what_is_stated_is_not_taken_back(key: str, value: str, before: str, tmp_path: Path) -> None:
+    recipe = _recipe("small_objects", f"{key}={value}")
     began = with_earlier(_of_before(recipe))
     now = as_begun(recipe, began)
-    assert now.data.exif == "apply"
-    with pytest.raises(UsageError, match=r"data\.exif was 'ignore', is 'apply'"):
+    with pytest.raises(UsageError, match=rf"{key} was '{before}', is '{value}'"):
         check_recipe(began, now.plain_values(), tmp_path)
+
+
+def test_null_states_nothing() -> None:
+    recipe = _recipe("small_objects", "data.exif=null")
+    assert as_begun(recipe, with_earlier(_of_before(recipe))).data.exif == "ignore"
 
 
 def test_other_recipe_files_are_read_as_they_are(tmp_path: Path) -> None:

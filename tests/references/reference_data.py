@@ -81,9 +81,9 @@ def classification_augmentation() -> dict[str, Any]:
     return found
 
 
-def detection_augmentation() -> dict[str, Any]:
+def detection_augmentation(**resize: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    settings = DetectionData(short_sides=(64, 80, 96), long_side=128, crop=0.5, test_short_side=80)
+    settings = DetectionData(short_sides=(64, 80, 96), long_side=128, crop=0.5, test_short_side=80, **resize)
     transform = DetectionTransform(settings)
     for seed in range(4):
         scene, pixels = _scene(seed)
@@ -225,6 +225,7 @@ def _rle(mask: np.ndarray) -> dict[str, Any]:
 AUGMENTATIONS: dict[str, Case] = {
     "classification": classification_augmentation,
     "detection": detection_augmentation,
+    "detection, antialiased": partial(detection_augmentation, resize="antialias"),
     "segmentation": segmentation_augmentation,
     "depth": depth_augmentation,
 }

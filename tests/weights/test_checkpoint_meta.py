@@ -69,6 +69,29 @@ def test_wrong_values_are_refused_in_one_line(
     assert len(lines) <= 3
 
 
+@pytest.mark.parametrize(
+    ("stated", "resize"),
+    [
+        ({"detection": {"test_short_side": 256}}, "antialias"),  # trained before there was a choice
+        ({"detection": {"test_short_side": 256, "resize": "bilinear"}}, "bilinear"),
+        ({"task": "detection", "converted_from": {"format": "pvtctl"}}, "antialias"),  # converted then
+        ({"task": "classification", "converted_from": {"format": "pvtctl"}}, None),
+        ({"task": "detection", "converted_from": {"format": "facebookresearch DETR"}}, "antialias"),
+        ({"task": "detection", "converted_from": {"format": "mmdetection DETR"}}, "bilinear"),
+        ({"task": "detection"}, None),  # the default's
+        ({}, None),
+    ],
+)
+def test_a_detector_of_before_says_how_its_images_were_resized(
+    stated: dict[str, Any], resize: str | None, tmp_path: Path
+) -> None:
+    path = tmp_path / "m.safetensors"
+    save_file({"backbone.x": torch.zeros(1)}, path, {"pvtctl": json.dumps({"backbone": "pvt_tiny", **stated})})
+    assert (read_checkpoint(path).meta.detection or {}).get("resize") == resize
+    known = stated.get("detection", {})
+    assert known.items() <= (read_checkpoint(path).meta.detection or {}).items()
+
+
 @pytest.mark.parametrize("header", ["[1]", "3", '"x"', "{", "null"])
 def test_headers_that_are_no_mapping_are_damaged(header: str, tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"

@@ -58,6 +58,7 @@ def test_convert_there_and_back(head: str, tmp_path: Path, capsys: pytest.Captur
     assert f"{head} of {BACKBONE}" in capsys.readouterr().err
     ours = read_checkpoint(tmp_path / "ours.safetensors")
     assert ours.format == "pvtctl"
+    assert ours.meta.detection == {"resize": "antialias" if head == "detr" else "bilinear"}
     assert {key: getattr(ours.meta, key) for key in ("task", "head", "num_classes", "conventions", "backbone")} == {
         "task": "detection",
         "head": head,

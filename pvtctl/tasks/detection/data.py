@@ -17,13 +17,12 @@ from pvtctl.data.image_files import is_file
 from pvtctl.data.images import AS_SHOWN, Reading, file_size, image_bytes, read_image
 from pvtctl.data.randomness import generator_for
 from pvtctl.data.samplers import Draw
-from pvtctl.data.sizes import resized_size
 from pvtctl.data.transforms import normalize, pad_images
 from pvtctl.errors import UsageError, nearest
 from pvtctl.models.structures import ImageSize, Objects
 from pvtctl.tasks.detection.coco import CocoAnnotations, find_coco, none_there
 from pvtctl.tasks.detection.settings import MIN_TRAIN_SIDE, DetectionData
-from pvtctl.tasks.detection.transforms import DetectionTransform, resize_image
+from pvtctl.tasks.detection.transforms import DetectionTransform
 
 if TYPE_CHECKING:
     from pvtctl.data.scenes.scene import Materials
@@ -228,10 +227,8 @@ class DetectionDataset(SplitDataset):
 
     def image_at(self, index: int, short_side: int, long_side: int, flip: bool = False) -> tuple[Tensor, ImageSize]:
         """An image for the network at another size, float32 (3, h, w), and its (h, w). Raises BadImage, OSError."""
-        pixels = self.source.pixels(int(self.kept[index]))
-        size = resized_size((pixels.shape[-2], pixels.shape[-1]), short_side, long_side)
-        pixels = resize_image(pixels, size)
-        return normalize(pixels.flip(-1) if flip else pixels), size
+        pixels = self.transform.within(self.source.pixels(int(self.kept[index])), short_side, long_side)
+        return normalize(pixels.flip(-1) if flip else pixels), (pixels.shape[-2], pixels.shape[-1])
 
     def to_coco(self) -> dict[str, Any]:
         """The ground truth of this split for scoring, in the format of `CocoAnnotations.to_coco`."""

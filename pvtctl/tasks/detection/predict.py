@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from pvtctl.data.images import RgbImage, to_rgb
-from pvtctl.data.sizes import resized_size
 from pvtctl.data.transforms import normalize, pad_images
 from pvtctl.errors import UsageError
 from pvtctl.io.files import write_text
@@ -24,7 +23,7 @@ from pvtctl.tasks.detection.pictures import draw_detections
 from pvtctl.tasks.detection.scoring.columns import Columns, columns_of, join
 from pvtctl.tasks.detection.scoring.results import write_results
 from pvtctl.tasks.detection.settings import DetectionData
-from pvtctl.tasks.detection.transforms import resize_image
+from pvtctl.tasks.detection.transforms import DetectionTransform
 from pvtctl.tasks.predict import Images, save_picture
 from pvtctl.views.sheet import captioned, write_picture
 from pvtctl.weights.build import model_from_checkpoint
@@ -62,14 +61,14 @@ class DetectorPredictor:
         tested = DetectionData.from_meta(meta.detection)
         asked = options.get("short_side"), options.get("long_side")
         self.sizes = _sides(tested.test_short_side, tested.test_long_side, *asked)
-        self.pad = tested.pad
+        self.transform, self.pad = DetectionTransform(tested), tested.pad
         self.model = model or cast("Detector", model_from_checkpoint(checkpoint)).to(request.device).eval()
 
     def __call__(self, pixels: Tensor) -> Detections:
         """uint8 (3, H, W) -> its detections, in its pixels, on the CPU."""
-        original = (int(pixels.shape[1]), int(pixels.shape[2]))
-        size = resized_size(original, *self.sizes)
-        batch = pad_images([normalize(resize_image(pixels, size))], self.pad)
+        image = normalize(self.transform.within(pixels, *self.sizes))
+        batch = pad_images([image], self.pad)
+        size, original = ((int(each.shape[1]), int(each.shape[2])) for each in (image, pixels))
         with torch.inference_mode():
             (found,) = self.model(batch.to(self.device), [size], None, self.options, [original])
         return Detections(found.boxes.cpu(), found.scores.cpu(), found.labels.cpu(), found.masks)

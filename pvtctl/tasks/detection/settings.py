@@ -29,5 +29,7 @@ class DetectionData(SettingsBlock):
     """Sides of a batch are multiples of this."""
     crowds: Literal["regions", "objects"] | None = None
     """`iscrowd` 1: regions that are neither trained on nor scored (COCO), or objects, for tools that mark every brush mask so."""
+    resize: Literal["bilinear", "antialias"] = "bilinear"
+    """How images shrink: `bilinear` samples them, as mmdetection and torchvision do; `antialias` averages, as DETR's code does."""
     aspect_groups: bool = True
     """Wide and tall images are batched separately."""

@@ -19,6 +19,7 @@ from pvtctl.tasks.base import (
     scored_recipe,
     views_label,
 )
+from pvtctl.tasks.detection.settings import DetectionData
 from pvtctl.views.labels import CurveLabels
 
 if TYPE_CHECKING:
@@ -138,6 +139,8 @@ class DetectionSpec(TaskSpec):
             }
         elif all(isinstance(trained.get(key), int) for key in keys):
             sizes = {key: trained[key] for key in keys}
+        if "data.detection.resize" not in request.asked:
+            sizes["resize"] = DetectionData.from_meta(trained).resize
         stated = ("num_queries", "dropout", "width")  # given by the weights, or not needed
         kept = {key: value for key, value in recipe.model.head.said().items() if key not in stated}
         head = checkpoint.detector.spec.options(kept | checkpoint.detector.options)
@@ -161,15 +164,15 @@ class DetectionSpec(TaskSpec):
         else:
             height, width = resized_size(PHOTO, short, long)
             testing = padded_side(height, _PAD), padded_side(width, _PAD)
-        largest = max(own.short_sides)
+        largest, shrunk = max(own.short_sides), ", antialiased" if own.resize == "antialias" else ""
         scored = " and ".join(map(str, recipe.eval.scales or (short,)))
         return TaskSizes(
             training=(padded_side(largest, own.pad), padded_side(max(largest, own.long_side), own.pad)),
             testing=testing,
             counted=counted,
             counted_here=(short, short) if scenes else counted,
-            scored={"test_short_side": short, "test_long_side": long},
-            scored_label=f"a short side of {scored} pixels (long side up to {long}){views_label(recipe)}",
+            scored={"test_short_side": short, "test_long_side": long, "resize": own.resize},
+            scored_label=f"a short side of {scored} pixels (long side up to {long}{shrunk}){views_label(recipe)}",
             label=f"trained {'/'.join(map(str, own.short_sides))}, tested {short}",
         )
 

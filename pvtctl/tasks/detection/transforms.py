@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torchvision import tv_tensors
-from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from pvtctl.data.sizes import resized_size
+from pvtctl.data.transforms import resize_bilinear
 from pvtctl.models.structures import ImageSize, Objects
 from pvtctl.tasks.detection.settings import DetectionData
 
@@ -24,16 +24,6 @@ CROP_SIDES = (384, 600)
 
 MIN_BOX_SIDE = 1.0
 """Pixels of the network's input: objects with a shorter side are dropped."""
-
-
-def resize(pixels: Tensor, objects: Objects, size: ImageSize) -> tuple[Tensor, Objects]:
-    """uint8 (3, h, w) -> (3, *size), bilinear and antialiased (enlarging: plain bilinear); masks by nearest pixel."""
-    before = (pixels.shape[-2], pixels.shape[-1])
-    if before == size:
-        return pixels, objects
-    moved = F.resize(pixels, list(size), InterpolationMode.BILINEAR, antialias=True)
-    boxes = F.resize(_boxes(objects, before), list(size)).as_subclass(Tensor)
-    return moved, Objects(boxes, objects.labels, None if objects.masks is None else resize_masks(objects.masks, size))
 
 
 def resize_masks(masks: Tensor, size: ImageSize) -> Tensor:
@@ -86,16 +76,29 @@ class DetectionTransform:
         if cropping < self.settings.crop:
             pixels, objects = self._crop(pixels, objects, where)
         size = resized_size((pixels.shape[-2], pixels.shape[-1]), self._short_side(short), self.settings.long_side)
-        pixels, objects = resize(pixels, objects, size)
+        pixels, objects = self.resize(pixels, objects, size)
         if flipping < self.settings.hflip:
             pixels, objects = flip(pixels, objects)
         return pixels, drop_degenerate(objects)
 
     def evaluate(self, pixels: Tensor) -> Tensor:
         """Resize within the test sides; nothing random."""
-        own = self.settings
-        size = resized_size((pixels.shape[-2], pixels.shape[-1]), own.test_short_side, own.test_long_side)
-        return resize_image(pixels, size)
+        return self.within(pixels, self.settings.test_short_side, self.settings.test_long_side)
+
+    def within(self, pixels: Tensor, short_side: int, long_side: int) -> Tensor:
+        """uint8 (3, H, W) -> (3, h, w), within these sides."""
+        size = resized_size((pixels.shape[-2], pixels.shape[-1]), short_side, long_side)
+        return resize_bilinear(pixels, size, antialias=self.settings.resize == "antialias")
+
+    def resize(self, pixels: Tensor, objects: Objects, size: ImageSize) -> tuple[Tensor, Objects]:
+        """uint8 (3, h, w) -> (3, *size), with boxes and masks, the latter by nearest pixel."""
+        before = (pixels.shape[-2], pixels.shape[-1])
+        if before == size:
+            return pixels, objects
+        pixels = resize_bilinear(pixels, size, antialias=self.settings.resize == "antialias")
+        boxes = F.resize(_boxes(objects, before), list(size)).as_subclass(Tensor)
+        masks = None if objects.masks is None else resize_masks(objects.masks, size)
+        return pixels, Objects(boxes, objects.labels, masks)
 
     def _short_side(self, draw: float) -> int:
         sides = self.settings.short_sides
@@ -107,16 +110,11 @@ class DetectionTransform:
         first, tall, wide, down, right = draws
         short = CROP_SHORT_SIDES[int(first * len(CROP_SHORT_SIDES))]
         height, width = resized_size((pixels.shape[-2], pixels.shape[-1]), short, self.settings.long_side)
-        pixels, objects = resize(pixels, objects, (height, width))
+        pixels, objects = self.resize(pixels, objects, (height, width))
         rows, columns = (_between(side, draw) for side, draw in ((height, tall), (width, wide)))
         return crop(
             pixels, objects, int(down * (height - rows + 1)), int(right * (width - columns + 1)), (rows, columns)
         )
-
-
-def resize_image(pixels: Tensor, size: ImageSize) -> Tensor:
-    """As `resize`, for an image only."""
-    return F.resize(pixels, list(size), InterpolationMode.BILINEAR, antialias=True)
 
 
 def _between(side: int, draw: float) -> int:

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from pvtctl.data.images import pixels_of
 from pvtctl.data.sizes import padded_side, resized_size
-from pvtctl.data.transforms import NORMALIZATIONS, Normalization
+from pvtctl.data.transforms import NORMALIZATIONS, Normalization, resize_bilinear
 from pvtctl.models.structures import IGNORE_LABEL, ImageSize
 from pvtctl.tasks.segmentation.settings import SegmentationData
 
@@ -30,13 +30,6 @@ BRIGHTNESS = 32
 CONTRAST = SATURATION = (0.5, 1.5)
 HUE = 0.1
 """Largest change, in turns: 18 of OpenCV's 180 steps."""
-
-
-def resize_pixels(pixels: Tensor, size: ImageSize) -> Tensor:
-    """uint8 (3, h, w) -> (3, *size): bilinear by pixel centres, not antialiased."""
-    if pixels.shape[-2:] == tuple(size):
-        return pixels
-    return F.interpolate(pixels[None], size, mode="bilinear", align_corners=False)[0]
 
 
 def resize_labels(labels: Tensor, size: ImageSize) -> Tensor:
@@ -62,7 +55,7 @@ class SegmentationTransform:
             int(self.settings.short_side * ratio),
             int(self.settings.long_side * ratio),
         )
-        pixels, target = resize_pixels(pixels, size), resize_labels(target, size)
+        pixels, target = resize_bilinear(pixels, size, antialias=False), resize_labels(target, size)
         rows, columns = self._crop(target, draws[11:])
         pixels, target = pixels[:, rows, columns], target[rows, columns]
         if draws[1] < self.settings.hflip:
@@ -78,9 +71,8 @@ class SegmentationTransform:
         """
         short, long = int(self.settings.test_short_side * ratio), int(self.settings.test_long_side * ratio)
         height, width = resized_size((pixels.shape[-2], pixels.shape[-1]), short, long)
-        return resize_pixels(
-            pixels, (padded_side(height, self.settings.align), padded_side(width, self.settings.align))
-        )
+        size = padded_side(height, self.settings.align), padded_side(width, self.settings.align)
+        return resize_bilinear(pixels, size, antialias=False)
 
     def _crop(self, target: Tensor, draws: list[float]) -> tuple[slice, slice]:
         """Where to crop; the last draw is used in any case."""

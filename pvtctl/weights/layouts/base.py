@@ -34,6 +34,16 @@ Format = Literal[
 
 State = Mapping[str, Tensor]
 
+DETECTOR_RESIZE: dict[str, Literal["bilinear", "antialias"]] = {
+    "mmdetection RetinaNet": "bilinear",
+    "mmdetection Mask R-CNN": "bilinear",
+    "mmdetection DETR": "bilinear",
+    "facebookresearch DETR": "antialias",
+    "torchvision RetinaNet": "bilinear",
+    "torchvision Mask R-CNN": "bilinear",
+}
+"""Layouts of others' detectors, with `data.detection.resize` as their code has it: OpenCV's, PIL's, torch's on tensors."""
+
 
 @dataclass(frozen=True)
 class CheckpointLayout:

@@ -17,7 +17,6 @@ from pvtctl.tasks.segmentation.transforms import (
     SegmentationTransform,
     photometric,
     resize_labels,
-    resize_pixels,
 )
 
 PLAIN = {"photometric": False, "hflip": 0.0}
@@ -43,24 +42,6 @@ def test_sizes_within_a_short_and_a_long_side(size, expected):
 def test_tested_at_multiples(ratio, expected):
     assert transform().evaluate(pair((360, 480))[0], ratio).shape[1:] == expected
     assert transform(align=1).evaluate(pair((360, 480))[0]).shape[1:] == (512, 683)
-
-
-def test_images_are_resized_as_opencv_does():
-    """Bilinear between pixel centres, not antialiased, rounded."""
-    pixels, _ = pair((9, 13))
-    for size in ((5, 6), (20, 31)):
-        rows, columns = (
-            np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
-            for old, new in zip((9, 13), size, strict=True)
-        )
-        top, left = rows.astype(int), columns.astype(int)
-        down, right = (rows - top)[:, None], (columns - left)[None]
-        below, beside = np.minimum(top + 1, 8), np.minimum(left + 1, 12)
-        values = pixels.numpy().astype(float)
-        upper = values[:, top][:, :, left] * (1 - right) + values[:, top][:, :, beside] * right
-        lower = values[:, below][:, :, left] * (1 - right) + values[:, below][:, :, beside] * right
-        expected = upper * (1 - down) + lower * down
-        assert np.abs(resize_pixels(pixels, size).numpy() - expected).max() <= 1.0
 
 
 def test_labels_are_those_of_the_nearest_pixel():
