@@ -23,8 +23,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F
 
+from pvtctl.data.transforms import resample
 from pvtctl.io.foreign import BadFile, open_foreign, read_foreign
 
 MAX_PIXELS = 89_478_485
@@ -100,7 +100,7 @@ class TensorPicture:
 
     def resized(self, box: tuple[int, int, int, int], size: tuple[int, int], *, exact: bool = True) -> Tensor:
         top, left, height, width = box
-        return resample(self.pixels[:, top : top + height, left : left + width], size)
+        return resample(self.pixels[:, top : top + height, left : left + width], size, "bicubic", antialias=True)
 
 
 class EncodedPicture:
@@ -121,7 +121,7 @@ class EncodedPicture:
             return pixels_of(image.resize(size[::-1], Image.Resampling.BICUBIC, box=edges))
         if image.size != (width, height):
             image = image.crop((left, top, left + width, top + height))
-        return resample(pixels_of(image), size)
+        return resample(pixels_of(image), size, "bicubic", antialias=True)
 
 
 def image_bytes(path: Path | str) -> bytes:
@@ -240,11 +240,6 @@ def pixels_of(image: Image.Image) -> Tensor:
     """An RGB image -> uint8 (3, H, W), a view of a new (H, W, 3) array."""
     raw = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
     return raw.view(image.height, image.width, 3).permute(2, 0, 1)
-
-
-def resample(pixels: Tensor, size: tuple[int, int]) -> Tensor:
-    """uint8 (3, h, w) -> uint8 (3, *size): bicubic, antialiased."""
-    return F.interpolate(pixels[None], size, mode="bicubic", antialias=True)[0]
 
 
 def read_beside(data: bytes, reading: Reading, size: Callable[[], tuple[int, int] | None]) -> Tensor:

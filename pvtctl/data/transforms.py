@@ -20,18 +20,20 @@ def pad_images(images: list[Tensor], multiple: int) -> Tensor:
     return padded
 
 
-def resize_bilinear(pixels: Tensor, size: tuple[int, int], *, antialias: bool) -> Tensor:
-    """uint8 (3, h, w) -> uint8 (3, *size), bilinear by pixel centres, within a grey level of the formula.
+def resample(pixels: Tensor, size: tuple[int, int], how: Literal["bilinear", "bicubic"], *, antialias: bool) -> Tensor:
+    """uint8 (3, h, w) -> uint8 (3, *size), by pixel centres.
 
-    To shrink, all pixels under a new one are averaged with `antialias`, as by PIL; without, only the four around its
-    centre, as by OpenCV (mmcv) and in torchvision's detectors.
+    To shrink, all pixels under a new one are averaged with `antialias`, as by PIL; without, only those around its centre,
+    as by OpenCV and in torchvision's detectors. In integers, at a fifteenth of the time in floats: bilinear is within a
+    grey level of the formula, as OpenCV's is; bicubic (a = -0.75, with `antialias` -0.5) is too but for 0.05 % of a
+    photo's values, at saturated edges by up to 27, where rows are clipped before columns.
     """
     if pixels.shape[-2:] == tuple(size):
         return pixels
     # with the strides of a batch in channels-last layout, as decoded photos have it: else torch writes the result of a
-    # single image plane by plane, in several times the time
+    # single image plane by plane, in twice the time
     batch = pixels.permute(1, 2, 0)[None].permute(0, 3, 1, 2)
-    return F.interpolate(batch, size, mode="bilinear", align_corners=False, antialias=antialias)[0]
+    return F.interpolate(batch, size, mode=how, antialias=antialias)[0]
 
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pvtctl.data.sizes import resized_size
-from pvtctl.data.transforms import Normalization, normalize, resize_bilinear
+from pvtctl.data.transforms import Normalization, normalize, resample
 from pvtctl.errors import UsageError, nearest
 from pvtctl.models.backbones import Backbone, build_backbone
 from pvtctl.models.fast_cpu import optimize_for_cpu
@@ -91,7 +91,7 @@ class BackbonePredictor:
             size = (max(size[0], 32), max(size[1], 32))
         else:
             size = self.size
-        return resize_bilinear(pixels, size, antialias=self.antialias)
+        return resample(pixels, size, "bilinear", antialias=self.antialias)
 
     def batch_of(self, resized: Tensor) -> Tensor:
         """Result of `resized` -> normalised float32 (1, 3, h, w) on the device."""

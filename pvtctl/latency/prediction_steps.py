@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pvtctl.data.transforms import normalize, pad_images, resize_bilinear
+from pvtctl.data.transforms import normalize, pad_images, resample
 from pvtctl.latency.steps import Case, compiled, inference, memory_format, training_step
 from pvtctl.models.dense import DenseModel
 from pvtctl.models.detector import STRIDE, Detector
@@ -61,7 +61,8 @@ class _PhotoForward:
 
     def __call__(self) -> object:
         start = self._now()
-        images = self._batch([normalize(resize_bilinear(each, self._size, antialias=False)) for each in self._photos])
+        shrunk = [resample(photo, self._size, "bilinear", antialias=False) for photo in self._photos]
+        images = self._batch([normalize(photo) for photo in shrunk])
         images = images.to(self._device, memory_format=memory_format(self._case))
         ready = self._now()
         self._network = 0.0

@@ -70,9 +70,8 @@ class Inspected:
     @property
     def antialias(self) -> bool:
         """Whether images were shrunk antialiased in training."""
-        return self.dense is None and (
-            self.detector is None or (self.meta.detection or {}).get("resize") == "antialias"
-        )
+        usual = "antialias" if self.above is None else "bilinear"
+        return (self.meta.detection or {}).get("resize", usual) == "antialias"
 
     @property
     def task(self) -> str | None:

@@ -1,16 +1,19 @@
-"""Bilinear resizing of pixels, with and without antialiasing."""
+"""Resizing of pixels, with and without antialiasing."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch.nn import functional as F
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from pvtctl.data.randomness import generator_for
-from pvtctl.data.transforms import resize_bilinear
+from pvtctl.data.transforms import resample
 
 
 def photo(height: int, width: int, seed: int = 0) -> torch.Tensor:
@@ -33,7 +36,7 @@ def test_without_antialiasing_it_is_the_formula_of_opencv(seed: int) -> None:
     height, width, *size = torch.randint(1, 160, (4,), generator=generator_for(seed)).tolist()
     pixels = photo(height, width, seed)
     expected = along(along(pixels.numpy().astype(float), 1, size[0]), 2, size[1])
-    found = resize_bilinear(pixels, (size[0], size[1]), antialias=False)
+    found = resample(pixels, (size[0], size[1]), "bilinear", antialias=False)
     assert (found.dtype, found.shape) == (torch.uint8, (3, *size))
     assert np.abs(found.numpy() - expected).max() < 1.01  # integers: rows are rounded before columns
 
@@ -41,7 +44,7 @@ def test_without_antialiasing_it_is_the_formula_of_opencv(seed: int) -> None:
 def test_it_is_what_torchvisions_detectors_do() -> None:
     pixels = photo(480, 640)
     theirs, _ = GeneralizedRCNNTransform(200, 333, [0.0] * 3, [1.0] * 3).eval().resize(pixels / 255)
-    found = resize_bilinear(pixels, (theirs.shape[1], theirs.shape[2]), antialias=False)
+    found = resample(pixels, (theirs.shape[1], theirs.shape[2]), "bilinear", antialias=False)
     assert (found - theirs * 255).abs().max() < 1.01
 
 
@@ -49,7 +52,7 @@ def test_it_is_what_torchvisions_detectors_do() -> None:
 def test_with_antialiasing_it_is_what_pil_does(size: tuple[int, int]) -> None:
     pixels = photo(90, 120)
     theirs = Image.fromarray(pixels.permute(1, 2, 0).numpy()).resize(size[::-1], Image.Resampling.BILINEAR)
-    found = resize_bilinear(pixels, size, antialias=True).permute(1, 2, 0).numpy()
+    found = resample(pixels, size, "bilinear", antialias=True).permute(1, 2, 0).numpy()
     assert np.abs(found.astype(int) - np.asarray(theirs).astype(int)).max() <= 1
 
 
@@ -57,21 +60,25 @@ def test_both_enlarge_alike_and_shrink_differently() -> None:
     pixels = photo(40, 50)
     for size in ((60, 50), (80, 131)):
         assert torch.equal(
-            resize_bilinear(pixels, size, antialias=True), resize_bilinear(pixels, size, antialias=False)
+            resample(pixels, size, "bilinear", antialias=True), resample(pixels, size, "bilinear", antialias=False)
         )
-    shrunk = [resize_bilinear(pixels, (10, 13), antialias=antialias).float() for antialias in (True, False)]
+    shrunk = [resample(pixels, (10, 13), "bilinear", antialias=antialias).float() for antialias in (True, False)]
     assert shrunk[0].std() < 0.6 * shrunk[1].std()
 
 
+@pytest.mark.parametrize("how", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("antialias", [True, False])
 @pytest.mark.parametrize("size", [(31, 47), (120, 90), (1, 9)])
-def test_the_layout_in_memory_changes_nothing(size: tuple[int, int], antialias: bool) -> None:
+def test_the_layout_in_memory_changes_nothing(
+    size: tuple[int, int], antialias: bool, how: Literal["bilinear", "bicubic"]
+) -> None:
     whole = photo(80, 100)
     for view in (whole, whole[:, 3:71, 5:93], whole.flip(-1), whole[:, :, 7:8]):
-        found = resize_bilinear(view, size, antialias=antialias)
-        assert torch.equal(found, resize_bilinear(view.contiguous(), size, antialias=antialias))
+        found = resample(view, size, how, antialias=antialias)
+        assert torch.equal(found, resample(view.contiguous(), size, how, antialias=antialias))
+        assert torch.equal(found, F.interpolate(view.contiguous()[None], size, mode=how, antialias=antialias)[0])
 
 
 def test_the_same_size_is_the_same_image() -> None:
     pixels = photo(9, 7)
-    assert resize_bilinear(pixels, (9, 7), antialias=True) is pixels
+    assert resample(pixels, (9, 7), "bilinear", antialias=True) is pixels

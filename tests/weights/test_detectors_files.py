@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from pvtctl.cli.main import main
 from pvtctl.data.class_names import COCO_NAMES
 from pvtctl.models.detector import build_detector
 from pvtctl.models.layers.shapes import without_values
+from pvtctl.weights.convert import convert_file
 from pvtctl.weights.inspect import verify_weights
 from pvtctl.weights.load import load_checkpoint
 from pvtctl.weights.read import read_checkpoint
@@ -75,6 +77,16 @@ def test_convert_there_and_back(head: str, tmp_path: Path, capsys: pytest.Captur
     assert all(torch.equal(again.raw[key], original[key]) for key in original)
     if head != "detr":  # mmdetection's files say their classes, facebookresearch's do not
         assert again.meta.class_names == list(COCO_NAMES)
+
+
+@pytest.mark.parametrize("to", ["ours", "official"])
+def test_a_converted_file_says_how_images_are_read(to: Literal["ours", "official"], tmp_path: Path) -> None:
+    stated = {"detection": {"test_short_side": 256, "resize": "antialias"}, "exif": "ignore", "grey_range": [0.0, 9.0]}
+    meta = {"backbone": BACKBONE, "head": "retinanet", "task": "detection", **stated}
+    save_safetensors(tmp_path / "run.safetensors", _state("retinanet", 2), meta)
+    convert_file(tmp_path / "run.safetensors", tmp_path / "converted.safetensors", to=to)
+    found = read_checkpoint(tmp_path / "converted.safetensors").meta.as_json()
+    assert {key: found[key] for key in stated} == stated
 
 
 def test_torchvisions_conventions_have_no_official_layout(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

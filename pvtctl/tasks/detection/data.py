@@ -227,7 +227,7 @@ class DetectionDataset(SplitDataset):
 
     def image_at(self, index: int, short_side: int, long_side: int, flip: bool = False) -> tuple[Tensor, ImageSize]:
         """An image for the network at another size, float32 (3, h, w), and its (h, w). Raises BadImage, OSError."""
-        pixels = self.transform.within(self.source.pixels(int(self.kept[index])), short_side, long_side)
+        pixels = self.transform.evaluate(self.source.pixels(int(self.kept[index])), short_side, long_side)
         return normalize(pixels.flip(-1) if flip else pixels), (pixels.shape[-2], pixels.shape[-1])
 
     def to_coco(self) -> dict[str, Any]:

@@ -66,7 +66,7 @@ class DetectorPredictor:
 
     def __call__(self, pixels: Tensor) -> Detections:
         """uint8 (3, H, W) -> its detections, in its pixels, on the CPU."""
-        image = normalize(self.transform.within(pixels, *self.sizes))
+        image = normalize(self.transform.evaluate(pixels, *self.sizes))
         batch = pad_images([image], self.pad)
         size, original = ((int(each.shape[1]), int(each.shape[2])) for each in (image, pixels))
         with torch.inference_mode():

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional
 
 from pvtctl.data.images import to_rgb
 from pvtctl.data.preview import draw_views, drawn_in_words
@@ -18,6 +17,7 @@ from pvtctl.tasks.base import PreviewRequest
 from pvtctl.tasks.detection.data import DetectionDataset, open_detection_split
 from pvtctl.tasks.detection.pictures import draw_detections
 from pvtctl.tasks.detection.spec import DETECTION
+from pvtctl.tasks.detection.transforms import resize_masks
 from pvtctl.tasks.reading import reading_of_data
 
 
@@ -41,10 +41,8 @@ def objects_tile(pixels: Tensor, objects: Objects, class_names: list[str], side:
     scale = side / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     image = Image.fromarray(to_rgb(pixels)).resize(size, Image.Resampling.BILINEAR)
-    masks = None
-    if objects.masks is not None:  # resized before drawing, so that names and lines stay sharp
-        # float, as bool has no nearest-neighbour resizing; every value is one of the mask's
-        masks = functional.interpolate(objects.masks[None].float(), size[::-1], mode="nearest")[0] > 0
+    # resized before drawing, so that names and lines stay sharp
+    masks = None if objects.masks is None else resize_masks(objects.masks, size[::-1])
     shown = Objects(objects.boxes * scale, objects.labels, masks)
     picture = Image.fromarray(draw_detections(np.asarray(image), shown, class_names))
     return picture if max(picture.size) <= side else picture.resize(size, Image.Resampling.LANCZOS)

@@ -8,11 +8,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchvision import tv_tensors
-from torchvision.transforms.v2 import functional as F
 
 from pvtctl.data.sizes import resized_size
-from pvtctl.data.transforms import resize_bilinear
+from pvtctl.data.transforms import resample
 from pvtctl.models.structures import ImageSize, Objects
 from pvtctl.tasks.detection.settings import DetectionData
 
@@ -41,8 +39,7 @@ def _nearest(old: int, new: int) -> NDArray[np.int64]:
 def crop(pixels: Tensor, objects: Objects, top: int, left: int, size: ImageSize) -> tuple[Tensor, Objects]:
     """Crop an image; objects with boxes outside are dropped, others clipped."""
     height, width = size
-    before = (pixels.shape[-2], pixels.shape[-1])
-    boxes = F.crop(_boxes(objects, before), top, left, height, width).as_subclass(Tensor)
+    boxes = (objects.boxes - torch.tensor([left, top] * 2)).clamp(min=0).minimum(torch.tensor([width, height] * 2))
     kept = (boxes[:, 2:] > boxes[:, :2]).all(1)
     rows, columns = slice(top, top + height), slice(left, left + width)
     masks = None if objects.masks is None else objects.masks[kept, rows, columns]
@@ -51,8 +48,8 @@ def crop(pixels: Tensor, objects: Objects, top: int, left: int, size: ImageSize)
 
 def flip(pixels: Tensor, objects: Objects) -> tuple[Tensor, Objects]:
     """Flip left to right."""
-    size = (pixels.shape[-2], pixels.shape[-1])
-    boxes = F.horizontal_flip(_boxes(objects, size)).as_subclass(Tensor)
+    boxes = objects.boxes[:, [2, 1, 0, 3]]
+    boxes[:, ::2] = pixels.shape[-1] - boxes[:, ::2]
     return pixels.flip(-1), Objects(boxes, objects.labels, None if objects.masks is None else objects.masks.flip(-1))
 
 
@@ -81,22 +78,19 @@ class DetectionTransform:
             pixels, objects = flip(pixels, objects)
         return pixels, drop_degenerate(objects)
 
-    def evaluate(self, pixels: Tensor) -> Tensor:
-        """Resize within the test sides; nothing random."""
-        return self.within(pixels, self.settings.test_short_side, self.settings.test_long_side)
-
-    def within(self, pixels: Tensor, short_side: int, long_side: int) -> Tensor:
-        """uint8 (3, H, W) -> (3, h, w), within these sides."""
-        size = resized_size((pixels.shape[-2], pixels.shape[-1]), short_side, long_side)
-        return resize_bilinear(pixels, size, antialias=self.settings.resize == "antialias")
+    def evaluate(self, pixels: Tensor, short_side: int | None = None, long_side: int | None = None) -> Tensor:
+        """Resize within these sides, by default those of testing; nothing random."""
+        short, long = short_side or self.settings.test_short_side, long_side or self.settings.test_long_side
+        size = resized_size((pixels.shape[-2], pixels.shape[-1]), short, long)
+        return resample(pixels, size, "bilinear", antialias=self.settings.resize == "antialias")
 
     def resize(self, pixels: Tensor, objects: Objects, size: ImageSize) -> tuple[Tensor, Objects]:
         """uint8 (3, h, w) -> (3, *size), with boxes and masks, the latter by nearest pixel."""
         before = (pixels.shape[-2], pixels.shape[-1])
         if before == size:
             return pixels, objects
-        pixels = resize_bilinear(pixels, size, antialias=self.settings.resize == "antialias")
-        boxes = F.resize(_boxes(objects, before), list(size)).as_subclass(Tensor)
+        pixels = resample(pixels, size, "bilinear", antialias=self.settings.resize == "antialias")
+        boxes = objects.boxes * torch.tensor([size[1] / before[1], size[0] / before[0]] * 2)
         masks = None if objects.masks is None else resize_masks(objects.masks, size)
         return pixels, Objects(boxes, objects.labels, masks)
 
@@ -120,7 +114,3 @@ class DetectionTransform:
 def _between(side: int, draw: float) -> int:
     low, high = (min(side, limit) for limit in CROP_SIDES)
     return low + int(draw * (high - low + 1))
-
-
-def _boxes(objects: Objects, size: ImageSize) -> tv_tensors.BoundingBoxes:
-    return tv_tensors.BoundingBoxes(objects.boxes, format="XYXY", canvas_size=size)

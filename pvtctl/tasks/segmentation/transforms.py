@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from pvtctl.data.images import pixels_of
 from pvtctl.data.sizes import padded_side, resized_size
-from pvtctl.data.transforms import NORMALIZATIONS, Normalization, resize_bilinear
+from pvtctl.data.transforms import NORMALIZATIONS, Normalization, resample
 from pvtctl.models.structures import IGNORE_LABEL, ImageSize
 from pvtctl.tasks.segmentation.settings import SegmentationData
 
@@ -55,7 +55,7 @@ class SegmentationTransform:
             int(self.settings.short_side * ratio),
             int(self.settings.long_side * ratio),
         )
-        pixels, target = resize_bilinear(pixels, size, antialias=False), resize_labels(target, size)
+        pixels, target = resample(pixels, size, "bilinear", antialias=False), resize_labels(target, size)
         rows, columns = self._crop(target, draws[11:])
         pixels, target = pixels[:, rows, columns], target[rows, columns]
         if draws[1] < self.settings.hflip:
@@ -72,7 +72,7 @@ class SegmentationTransform:
         short, long = int(self.settings.test_short_side * ratio), int(self.settings.test_long_side * ratio)
         height, width = resized_size((pixels.shape[-2], pixels.shape[-1]), short, long)
         size = padded_side(height, self.settings.align), padded_side(width, self.settings.align)
-        return resize_bilinear(pixels, size, antialias=False)
+        return resample(pixels, size, "bilinear", antialias=False)
 
     def _crop(self, target: Tensor, draws: list[float]) -> tuple[slice, slice]:
         """Where to crop; the last draw is used in any case."""

@@ -75,6 +75,25 @@ def test_masks_are_resized_as_torchvision_does(seed):
     assert torch.equal(resize_masks(masks, tuple(size)), wanted.as_subclass(torch.Tensor))
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_boxes_move_as_torchvisions(seed):
+    draw = generator_for(seed)
+    height, width, *size = torch.randint(5, 900, (4,), generator=draw).tolist()
+    pixels = torch.zeros(3, height, width, dtype=torch.uint8)
+    corners = torch.rand(30, 2, 2, generator=draw).sort(1).values * torch.tensor([width, height])
+    objects = Objects(corners.flatten(1), torch.arange(30))
+    boxes = tv_tensors.BoundingBoxes(objects.boxes, format="XYXY", canvas_size=(height, width))
+    top, left = int(0.3 * height), int(0.2 * width)
+    rows, columns = height // 2 + 1, width // 2 + 1
+    resized = DetectionTransform(DetectionData()).resize(pixels, objects, tuple(size))[1].boxes
+    assert torch.equal(resized, V2.resize(boxes, size).as_subclass(torch.Tensor))
+    assert torch.equal(flip(pixels, objects)[1].boxes, V2.horizontal_flip(boxes).as_subclass(torch.Tensor))
+    cropped, wanted = crop(pixels, objects, top, left, (rows, columns))[1], V2.crop(boxes, top, left, rows, columns)
+    assert torch.equal(cropped.boxes, wanted[cropped.labels].as_subclass(torch.Tensor))
+    assert 0 < len(cropped) < 30
+    assert boxes.dtype == resized.dtype == cropped.boxes.dtype == torch.float32
+
+
 def test_crop_cuts_and_drops():
     pixels, objects = picture()
     part, found = crop(pixels, objects, 15, 0, (40, 45))
