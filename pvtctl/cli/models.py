@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from pvtctl.cli._console import parse_size, print_json, table
+from pvtctl.cli._console import parse_size, print_json, print_text, table
 from pvtctl.cli._models import size_text
 from pvtctl.cli._options import AS_JSON, App
 from pvtctl.io.console import say
@@ -64,8 +64,10 @@ def models_show(
         print_json(described)
         return
     stages = described["stages"]
-    print(f"{name}: {described['source']}")
-    print(f"{described['params']:,} parameters with a head of 1000 classes ({described['head_params']:,} in the head)")
+    print_text(f"{name}: {described['source']}")
+    print_text(
+        f"{described['params']:,} parameters with a head of 1000 classes ({described['head_params']:,} in the head)"
+    )
     columns = [column.replace("_", " ") for column in stages[0] if column != "map"]
     rows = []
     for stage in stages:
@@ -74,10 +76,12 @@ def models_show(
         rows.append([*cells, size_text(stage["map"])])
     table("", [*columns, f"map at {height}x{width}"], rows)
     if described["other_params"]:
-        print(f"outside the stages: {described['other_params']:,} parameters ({described['others']})")
+        print_text(f"outside the stages: {described['other_params']:,} parameters ({described['others']})")
     published = described["published"]
     if published:
-        print(f"published weights: {published['name']}, top-1 {published['figures']['top1']} % ({published['source']})")
+        print_text(
+            f"published weights: {published['name']}, top-1 {published['figures']['top1']} % ({published['source']})"
+        )
         say(f"pvtctl weights fetch {published['name']}")
 
 
