@@ -1,4 +1,4 @@
-"""Processes of pvtctl, torchrun and the engine's toy task that begin as copies of this one: what they import is loaded."""
+"""Processes of some modules that begin as copies of this one: what they import is loaded already."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from functools import cache
 from multiprocessing import resource_tracker
 from typing import Any, NoReturn
 
-COPIED = ("pvtctl", "torch.distributed.run", "toy_task")
+COPIED = ("pvtctl", "pvtctl.latency.worker", "torch.distributed.run", "toy_task", "doc_page")
 """Modules that a process with torch in it can run; another program has a right to a process without."""
 
 
@@ -78,6 +78,7 @@ def _run(words: list[str], cwd: Any, env: Any, streams: list[int], new_session: 
         warnings.filterwarnings("ignore", ".*found in sys.modules")
         if cwd is not None:
             os.chdir(cwd)
+        sys.path.insert(0, os.getcwd())  # as `python -m` does
         if env is not None:
             os.environ.clear()
             os.environ.update(env)

@@ -11,13 +11,15 @@ import time
 from pathlib import Path
 
 import pytest
+from forked import ForkedPopen
 
 from pvtctl.cli import latency as command
 from pvtctl.cli.main import main
 from pvtctl.latency.measure import Case, Latency
 
 
-def test_json_has_the_documented_keys(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_has_the_documented_keys(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subprocess, "Popen", ForkedPopen.__base__)  # a copy of this process has memory of its own to fill
     arguments = [
         "--backbone",
         "resnet18",

@@ -293,7 +293,8 @@ def test_what_is_marked_runs(page: Path, tmp_path: Path) -> None:
             run_line(command, tmp_path, f"{block}: {command}")
     if python:
         text = "\n".join(f"# {block}\n{block.text}" for block in python)
-        execute([sys.executable, "-c", text], tmp_path, f"Python of {page.name}")
+        (tmp_path / "doc_page.py").write_text(text, encoding="utf-8")
+        execute([sys.executable, "-m", "doc_page"], tmp_path, f"Python of {page.name}")
 
 
 def run_line(line: str, folder: Path, what: str) -> None:
