@@ -13,6 +13,7 @@ import traceback
 import warnings
 from functools import cache
 from multiprocessing import resource_tracker
+from pathlib import Path
 from typing import Any, NoReturn
 
 COPIED = ("pvtctl", "pvtctl.latency.worker", "torch.distributed.run", "toy_task", "doc_page")
@@ -78,7 +79,7 @@ def _run(words: list[str], cwd: Any, env: Any, streams: list[int], new_session: 
         warnings.filterwarnings("ignore", ".*found in sys.modules")
         if cwd is not None:
             os.chdir(cwd)
-        sys.path.insert(0, os.getcwd())  # as `python -m` does
+        sys.path.insert(0, str(Path.cwd()))  # as `python -m` does
         if env is not None:
             os.environ.clear()
             os.environ.update(env)

@@ -70,7 +70,7 @@ def test_backbone_through_the_commands(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_head_with_a_loss_through_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["finetune", "scenes", "--task", "segmentation", "--backbone", "pvt_v2_b0@0.25", "--head", "one_conv"]
+    words = ["finetune", "scenes", "--task", "segmentation", "--backbone", "resnet18@0.25", "--head", "one_conv"]
     words += ["--weights", "none", "--out", "run", "--profile", "smoke", "--set", "train.iterations=2"]
     words += ["--set", "model.head.smoothing=0.05"]
     assert run(*words, "--module", "one_conv.py") == 0
@@ -78,7 +78,7 @@ def test_head_with_a_loss_through_the_commands(tmp_path: Path, capsys: pytest.Ca
     assert run("eval", "scenes", "--weights", "run") == 0
     assert run("predict", "red.png", "--weights", "run") == 0
     assert run("export", "run", "--out", "head.pt2") == 0
-    flops = ["flops", "--backbone", "pvt_v2_b0@0.25", "--head", "one_conv", "--size", "64", "--num-classes", "5"]
+    flops = ["flops", "--backbone", "resnet18@0.25", "--head", "one_conv", "--size", "64", "--num-classes", "5"]
     assert run(*flops, "--module", "one_conv.py") == 0
     forget(BUILT_IN)
     loaded = pvtctl.load_run("run")

@@ -190,7 +190,7 @@ def test_masks_that_mask_rcnn_cannot_learn(
         *("finetune", "coco", "--images", coco_folder / "train2017", "--annotations", tmp_path / "train.json"),
         *("--val-images", coco_folder / "val2017"),
         *("--val-annotations", coco_folder / "annotations" / "instances_val2017.json"),
-        *("--head", "mask_rcnn", "--weights", "none", "--dry-run", *TINY_DETECTOR),
+        *("--head", "mask_rcnn", "--set", "model.head.width=32", "--weights", "none", "--dry-run", *TINY_DETECTOR),
     )
     if told is None:
         assert_told(result, "holds no masks", "--head retinanet")

@@ -19,7 +19,7 @@ from pvtctl.latency.measure import Case, Latency
 
 
 def test_json_has_the_documented_keys(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subprocess, "Popen", ForkedPopen.__base__)  # a copy of this process has memory of its own to fill
+    monkeypatch.setattr(subprocess, "Popen", ForkedPopen.__base__)  # a copy of this process has free memory to fill
     arguments = [
         "--backbone",
         "resnet18",

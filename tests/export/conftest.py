@@ -1,7 +1,7 @@
 """Narrow, shallow models: tracing takes time by the operation, more with open sides, and little by the channel.
 
-PVT lies under the classifier, by itself and under one dense head; the other heads lie on a ResNet, so that PVT's operations are
-not traced again below each.
+PVT lies under the classifier and by itself (with open sides in `tests/contracts`); the heads lie on a ResNet, so that PVT's
+operations are not traced again below each.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def _build(kind: str) -> nn.Module:
             neck = Fpn(body.feature_channels, extra="p6p7", start_level=1, out_channels=32)
             return Detector(body, neck, RetinaNet(3, in_channels=32), 3)
         case "semantic_fpn":
-            body = _pvt()
+            body = _resnet()
             neck = Fpn(body.feature_channels, extra=None, start_level=0, out_channels=16)
             return DenseModel(body, neck, SemanticFpn(4, in_channels=16, width=32), task="segmentation", num_classes=4)
         case "dpt":

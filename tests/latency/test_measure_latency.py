@@ -60,7 +60,7 @@ def test_the_numbers_of_a_row() -> None:
 
 @pytest.mark.slow
 def test_two_backbones_in_processes_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subprocess, "Popen", ForkedPopen.__base__)  # a copy of this process has memory of its own to fill
+    monkeypatch.setattr(subprocess, "Popen", ForkedPopen.__base__)  # a copy of this process has free memory to fill
     cases = [Case("pvt_v2_b0", (64, 64), 2, mode="train"), Case("resnet18", (64, 64), 2, mode="train", head="none")]
     talk: list[str] = []
     rows, machine = measure_latency(cases, threads=1, warmup=1, repeats=2, on_progress=talk.append)

@@ -18,6 +18,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from PIL import Image
+
 from pvtctl.tasks.registry import TASK_SPECS
 
 CPU_SECONDS = 30
@@ -127,13 +129,20 @@ def warm() -> None:
     parts = [f"pvtctl.tasks.{task}.{part}" for task in TASK_SPECS for part in ("build", "check", "predict", "report")]
     for module in (
         "pvtctl.runs.train",
+        "pvtctl.views.curves",
         "pvtctl.views.sheet",
-        "matplotlib.figure",
+        "pvtctl.weights.inspect",
+        "matplotlib.backends.backend_agg",
         "pycocotools.mask",
+        "rich.progress",
+        "rich.table",
         "scipy.ndimage",
+        "torch.utils.tensorboard",
+        "typer._click.decorators",
         *parts,
     ):
         importlib.import_module(module)
+    Image.init()
     gc.freeze()  # a child's garbage collector would touch, and so copy, all of this
 
 
