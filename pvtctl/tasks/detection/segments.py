@@ -102,11 +102,14 @@ class SegmentReader:
             runs=np.frombuffer(bytes(self._runs), np.uint8),
             run_ends=np.array(self._run_ends).reshape(-1, 2),
         )
-        wrong = np.flatnonzero(~(np.abs(segments.coordinates) <= MAX_COORDINATE))
+        sizes = np.abs(segments.coordinates)
+        wrong = np.flatnonzero(~(sizes <= MAX_COORDINATE))
         part = np.searchsorted(segments.part_ends, wrong, "right") - 1
         infinite = np.zeros(len(segments.parts), np.bool_)
         infinite[np.searchsorted(segments.parts[:, 1], part, "right")] = True
-        infinite |= ~(_outlines(segments) <= MAX_OUTLINE)
+        longest = np.diff(segments.part_ends[segments.parts]).max(initial=0) * sizes.max(initial=0)
+        if not longest <= MAX_OUTLINE:  # as for all usual sets
+            infinite |= ~(_outlines(segments) <= MAX_OUTLINE)
         segments.parts[infinite] = 0
         return segments, infinite
 
@@ -122,7 +125,7 @@ class SegmentReader:
                         fault = "short_polygon"
                         continue
                     raise TypeError("not x, y pairs")
-                self._coordinates.extend(polygon)
+                self._coordinates.fromlist(polygon)
             except (TypeError, OverflowError):  # a string or list among the numbers, or a number of hundreds of digits
                 del self._coordinates[coordinates:]
                 del self._part_ends[parts:]

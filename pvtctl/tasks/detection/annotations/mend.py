@@ -39,6 +39,9 @@ def is_flag(value: Any) -> bool:
     return value is None or (type(value) in (int, bool) and value in (0, 1))
 
 
+_FLOAT = {float}
+
+
 def is_plain_annotation(item: Any) -> bool:
     """Whether an annotation has values of the types that COCO defines."""
     if type(item) is not dict:
@@ -50,7 +53,7 @@ def is_plain_annotation(item: Any) -> bool:
         and is_whole(item.get("category_id"))
         and type(box) is list
         and len(box) == 4
-        and all(map(is_number, box))
+        and ({*map(type, box)} == _FLOAT or all(map(is_number, box)))
         and (area is None or is_number(area))
         and is_flag(item.get("iscrowd"))
     )
