@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 
-from pvtctl.data.base import evenly
+from pvtctl.data.base import SplitDataset, evenly
 from pvtctl.data.images import ReadableImages, is_deep_grey, open_image, orientation_of, own_range
+from pvtctl.errors import UsageError
 
 _LOOKED_AT, _MEASURED = 8, 64
 """Images whose kind is looked at, and those whose values are, if some are deep grey; spread evenly."""
@@ -33,6 +37,35 @@ def survey(images: ReadableImages, count: int) -> Survey:
         ranges += [grey for grey in more if grey is not None]
     grey = own_range(min(low for low, _ in ranges), max(high for _, high in ranges)) if ranges else None
     return Survey(len(looks), sum(turned for turned, _ in looks), grey)
+
+
+Split = TypeVar("Split", bound=SplitDataset)
+
+
+def as_in_training(opened: Callable[[str], Split], split: str) -> Split:
+    """A split whose 16-bit grey images are read in the range that a run finds: that of its training images, if there are
+    any. `opened` gives a split by name."""
+    dataset = opened(split)
+    if (grey := _grey_of(dataset)) is None:
+        return dataset
+    if split != "train":
+        with suppress(UsageError):
+            grey = _grey_of(opened("train")) or grey
+    read_in_range(grey, dataset)
+    return dataset
+
+
+def _grey_of(dataset: SplitDataset) -> tuple[float, float] | None:
+    """The range of the images that are read without a stated one."""
+    files = [each for each in dataset.image_files() if each.reading.grey is None]
+    return next((grey for each in files if (grey := survey(each, len(each)).grey) is not None), None)
+
+
+def read_in_range(grey: tuple[float, float], *splits: SplitDataset) -> None:
+    """From now on the values `grey` of 16-bit grey images become black and white."""
+    for dataset in splits:
+        for files in dataset.image_files():
+            files.reading = replace(files.reading, grey=grey)
 
 
 def _look(images: ReadableImages, index: int) -> tuple[bool, tuple[float, float] | None]:

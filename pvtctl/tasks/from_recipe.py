@@ -11,7 +11,7 @@ import torch
 from pvtctl.cost.memory import warn_memory
 from pvtctl.data.base import SplitDataset
 from pvtctl.data.find import find_data
-from pvtctl.data.survey import survey
+from pvtctl.data.survey import read_in_range, survey
 from pvtctl.engine import FitSettings, resolve_batch_size
 from pvtctl.errors import UsageError
 from pvtctl.extensions import Extension, file_name, loaded, owners
@@ -138,9 +138,7 @@ def settled(request: BuildRequest, train: SplitDataset | None, val: SplitDataset
     found = next((each.grey for each in seen if each.grey is not None), None)
     if data.grey_range is not None or found is None:
         return request
-    for dataset in (train, val):
-        for files in () if dataset is None else dataset.image_files():
-            files.reading = replace(files.reading, grey=found)
+    read_in_range(found, *(dataset for dataset in (train, val) if dataset is not None))
     low, high = found
     request.say(f"16-bit grey images: {low:g} becomes black, {high:g} white (data.grey_range)")
     data = data.model_copy(update={"grey_range": found})

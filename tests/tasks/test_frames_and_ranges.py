@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,15 @@ import pytest
 import torch
 from PIL import Image
 
+from pvtctl.data.images import read_image
 from pvtctl.io.checkpoint_meta import CheckpointMeta
 from pvtctl.recipe.load import load_recipe
+from pvtctl.recipe.schema import Data
+from pvtctl.tasks.base import PreviewRequest
 from pvtctl.tasks.from_recipe import build_task
 from pvtctl.tasks.predict import read_pixels
 from pvtctl.tasks.reading import read_as_trained, reading_of, reading_of_meta
-from pvtctl.tasks.registry import spec_of
+from pvtctl.tasks.registry import spec_of, task_spec
 
 STORED = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
 """EXIF orientation -> what a camera held so stores of an upright picture."""
@@ -162,3 +167,79 @@ def test_a_prediction_is_of_the_picture_as_shown(tmp_path: Path) -> None:
     assert not read_pixels(tmp_path / "grey.png", reading_of_meta(CheckpointMeta(grey_range=[0.0, 4095.0])))[
         1
     ].stretched
+
+
+def deep_set(root: Path, task: str) -> Path:
+    """Two images a split of 16-bit grey: up to 2000 in train, up to 1500 in val, each over another part of that."""
+    ends = {"train": (1400, 2000), "val": (1200, 1500)}
+    document = {"categories": [{"id": 1, "name": "red"}, {"id": 2, "name": "blue"}]}
+    for split, highest in ends.items():
+        for number, high in enumerate(highest):
+            level = np.linspace(1000, high, 40 * 40).reshape(40, 40).astype(np.uint16)
+            files = {
+                "classification": f"{split}/{'ab'[number]}/x.png",
+                "detection": f"{split}2017/{number}.png",
+                "segmentation": f"images/{split}/{number}.png",
+                "depth": f"{split}/rgb/{number}.png",
+            }
+            (root / files[task]).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(level).save(root / files[task])
+            beside = {"segmentation": root / "masks" / split, "depth": root / split / "depth"}.get(task)
+            if beside is not None:
+                beside.mkdir(parents=True, exist_ok=True)
+                target = (level > 1100).astype(np.uint8 if task == "segmentation" else np.uint16) * (number + 1)
+                Image.fromarray(target).save(beside / f"{number}.png")
+        document["images"] = [{"id": n, "file_name": f"{n}.png", "width": 40, "height": 40} for n in (0, 1)]
+        document["annotations"] = [
+            {"id": n + 1, "image_id": n, "category_id": n + 1, "bbox": [4, 4, 20, 20], "area": 400, "iscrowd": 0}
+            for n in (0, 1)
+        ]
+        (root / "annotations").mkdir(exist_ok=True)
+        if task == "detection":
+            (root / "annotations" / f"instances_{split}2017.json").write_text(json.dumps(document))
+    (root / "classes.txt").write_text("none\nred\nblue\n")
+    (root / "depth.json").write_text('{"scale": 1}')
+    return root
+
+
+NAMES = {"classification": "imagenet", "detection": "coco", "segmentation": "masks", "depth": "depth"}
+
+
+@pytest.mark.parametrize("task", NAMES)
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_preview_shows_grey_in_the_range_of_training(tmp_path: Path, task: str, split: str) -> None:
+    root = deep_set(tmp_path / "set", task)
+
+    def drawn(grey: tuple[float, float] | None) -> bytes:
+        data = Data.model_validate({"grey_range": grey, "image_size": 32})
+        file = tmp_path / "preview.png"
+        task_spec(task).preview(PreviewRequest(NAMES[task], root, file, data, split, 2, 1, 64, 0))
+        return file.read_bytes()
+
+    assert drawn(None) == drawn((1000, 2000)) != drawn((1000, 1500))
+
+
+DEEP_COLOURS = [0, 1, 255, 256, 257, 32767, 32768, 65279, 65280, 65535]
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_colours_of_16_bits_keep_their_upper_byte(channels: int) -> None:
+    """PIL reads such files as 8 bits, which is what the models take."""
+    levels = np.array(DEEP_COLOURS, np.uint16)
+    pixels = np.stack([levels, levels[::-1], np.roll(levels, 3), np.full(10, 65535, np.uint16)][:channels], -1)
+    header = struct.pack(">IIBBBBB", 10, 1, 16, {3: 2, 4: 6}[channels], 0, 0, 0)
+    data = b"\x89PNG\r\n\x1a\n"
+    for kind, part in (
+        (b"IHDR", header),
+        (b"IDAT", zlib.compress(b"\0" + pixels.astype(">u2").tobytes())),
+        (b"IEND", b""),
+    ):
+        data += struct.pack(">I", len(part)) + kind + part + struct.pack(">I", zlib.crc32(kind + part))
+    assert np.array_equal(read_image(data)[:, 0].T.numpy(), pixels[:, :3] >> 8)
+
+
+def test_pnm_of_16_bits_is_scaled() -> None:
+    levels = np.array(DEEP_COLOURS, np.uint16)
+    for kind, pixels in ((b"P6", np.stack([levels] * 3, -1)), (b"P5", levels)):
+        found = read_image(kind + b" 10 1 65535\n" + pixels.astype(">u2").tobytes())[:, 0].numpy().astype(int)
+        assert np.abs(found - levels.astype(int) / 257).max() <= 1

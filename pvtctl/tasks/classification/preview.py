@@ -11,16 +11,19 @@ from PIL import Image
 
 from pvtctl.data.base import Sample
 from pvtctl.data.class_names import readable_name
-from pvtctl.data.images import Reading, to_rgb
+from pvtctl.data.images import to_rgb
 from pvtctl.data.preview import check_png, spread, write_rows
 from pvtctl.data.samplers import Draw
+from pvtctl.data.survey import as_in_training
 from pvtctl.data.transforms import denormalize
 from pvtctl.errors import UsageError
 from pvtctl.tasks.base import PreviewRequest
 from pvtctl.tasks.classification.data import ClassificationDataset, open_classification_split
 from pvtctl.tasks.classification.mixup import Mixup
 from pvtctl.tasks.classification.settings import Augment
+from pvtctl.tasks.classification.spec import CLASSIFICATION
 from pvtctl.tasks.classification.transforms import EvalTransform
+from pvtctl.tasks.reading import reading_of_data
 
 
 def draw_preview(dataset: ClassificationDataset, path: Path | str, *, count: int = 6, copies: int = 5) -> list[str]:
@@ -53,9 +56,10 @@ def preview_classification(request: PreviewRequest) -> str:
     options: dict[str, Any] = {
         "augment": request.data.augment,
         "seed": request.seed,
-        "reading": Reading(request.data.exif == "apply"),
+        "reading": reading_of_data(request.data, CLASSIFICATION),
+        "image_size": request.size or 224,
     }
-    dataset = open_classification_split(name, request.root, split, image_size=request.size or 224, **options)
+    dataset = as_in_training(lambda split: open_classification_split(name, request.root, split, **options), split)
     ids = draw_preview(dataset, request.output, count=request.count, copies=copies)
     return f"{request.output}: {len(ids)} of {len(dataset)} {split} samples, {copies} training views each"
 

@@ -49,21 +49,26 @@ class DenseSpec(TaskSpec):
         from PIL import Image
 
         from pvtctl.data.preview import draw_views, drawn_in_words
+        from pvtctl.data.survey import as_in_training
         from pvtctl.tasks.reading import reading_of_data
 
         copies, side = request.copies or 3, request.size or 400
-        dataset = self.open_data(
-            request.name,
-            request.root,
-            request.split,
-            settings=getattr(request.data, self.name),
-            training=request.split == "train",
-            normalization=request.data.normalization,
-            reading=reading_of_data(request.data, self),
-            seed=request.seed,
-            samples=request.count if request.name == "scenes" else None,
-            image_size=request.data.image_size,
-        )
+
+        def opened(split: str) -> DenseDataset:
+            return self.open_data(
+                request.name,
+                request.root,
+                split,
+                settings=getattr(request.data, self.name),
+                training=split == "train",
+                normalization=request.data.normalization,
+                reading=reading_of_data(request.data, self),
+                seed=request.seed,
+                samples=request.count if request.name == "scenes" else None,
+                image_size=request.data.image_size,
+            )
+
+        dataset = as_in_training(opened, request.split)
         ids = draw_views(
             dataset,
             request.output,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from pvtctl.data.images import to_rgb
 from pvtctl.data.preview import draw_views, drawn_in_words
+from pvtctl.data.survey import as_in_training
 from pvtctl.errors import UsageError
 from pvtctl.models.structures import Objects
 from pvtctl.tasks.base import PreviewRequest
@@ -52,7 +54,7 @@ def preview_detection(request: PreviewRequest) -> str:
     """`pvtctl data preview` of a detection set, with its masks if any; returns a description."""
     split, copies, side = request.split, request.copies or 3, request.size or 400
 
-    def opened(with_masks: bool) -> DetectionDataset:
+    def opened(with_masks: bool, split: str) -> DetectionDataset:
         return open_detection_split(
             request.name,
             request.root,
@@ -67,8 +69,8 @@ def preview_detection(request: PreviewRequest) -> str:
         )
 
     try:
-        dataset = opened(True)
+        dataset = as_in_training(partial(opened, True), split)
     except UsageError:  # only boxes, or an error that will be raised again
-        dataset = opened(False)
+        dataset = as_in_training(partial(opened, False), split)
     ids = draw_detection_preview(dataset, request.output, count=request.count, copies=copies, side=side)
     return drawn_in_words(request.output, ids, dataset, split, copies)
