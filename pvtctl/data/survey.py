@@ -46,19 +46,13 @@ def as_in_training(opened: Callable[[str], Split], split: str) -> Split:
     """A split whose 16-bit grey images are read in the range that a run finds: that of its training images, if there are
     any. `opened` gives a split by name."""
     dataset = opened(split)
-    if (grey := _grey_of(dataset)) is None:
-        return dataset
-    if split != "train":
-        with suppress(UsageError):
-            grey = _grey_of(opened("train")) or grey
-    read_in_range(grey, dataset)
+    for files in dataset.image_files():
+        if files.reading.grey is None and (grey := survey(files, len(files)).grey) is not None:
+            with suppress(UsageError):
+                first = opened("train").image_files()[0]
+                grey = survey(first, len(first)).grey or grey
+            read_in_range(grey, dataset)
     return dataset
-
-
-def _grey_of(dataset: SplitDataset) -> tuple[float, float] | None:
-    """The range of the images that are read without a stated one."""
-    files = [each for each in dataset.image_files() if each.reading.grey is None]
-    return next((grey for each in files if (grey := survey(each, len(each)).grey) is not None), None)
 
 
 def read_in_range(grey: tuple[float, float], *splits: SplitDataset) -> None:

@@ -118,7 +118,8 @@ def _accept(order: Order, again: bool) -> None:
     except PvtctlError:
         order.discard()
         raise
-    write_record(order.target, order.url, digest, order.part.stat().st_size)
+    record: dict[str, Any] = {"url": order.url, "sha256": digest, "size": order.part.stat().st_size}
+    write_text(record_path(order.target), json.dumps(record, indent=2) + "\n")
     order.part.replace(order.target)
     order.discard()
 
@@ -305,12 +306,6 @@ def recorded_sha256(path: Path) -> str | None:
     """The SHA-256 recorded when `path` was first downloaded."""
     digest = read_facts(record_path(path)).get("sha256")
     return digest if isinstance(digest, str) else None
-
-
-def write_record(path: Path, url: str, digest: str, size: int) -> None:
-    """Write the record of a first download."""
-    record: dict[str, Any] = {"url": url, "sha256": digest, "size": size}
-    write_text(record_path(path), json.dumps(record, indent=2) + "\n")
 
 
 def check_hash(

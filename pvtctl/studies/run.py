@@ -65,7 +65,7 @@ def state_of(run: Run) -> RunState:
         return RunState("running")
     failure = failure_file(run)
     if failure.is_file():
-        return RunState("failed", _reason(failure))
+        return RunState("failed", str(read_facts(failure).get("reason", "unknown")))
     return RunState("stopped" if info else "missing")
 
 
@@ -77,10 +77,6 @@ def failure_file(run: Run) -> Path:
 def log_file(run: Run) -> Path:
     """The log of a run's process."""
     return run.out.parent / f"{run.out.name}.log"
-
-
-def _reason(failure: Path) -> str:
-    return str(read_facts(failure).get("reason", "unknown"))
 
 
 def _info(run: Run) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 import pvtctl
 from pvtctl.errors import ExitCode, PvtctlError, UsageError
-from pvtctl.io.download import write_record
+from pvtctl.io.download import record_path
 from pvtctl.io.files import sha256_of
 from pvtctl.models.backbones import build_backbone, build_classifier
 from pvtctl.models.layers.patches import resize_position_table
@@ -273,7 +274,7 @@ def test_a_fetched_file_is_checked_whenever_it_is_used(tmp_path: Path, monkeypat
     path = tmp_path / "weights" / "pvt_small.pth"
     path.parent.mkdir()
     path.write_bytes(b"x")
-    write_record(path, "https://example.org/pvt_small.pth", sha256_of(path), 1)
+    record_path(path).write_text(json.dumps({"url": "https://example.org", "sha256": sha256_of(path)}))
     assert resolve_weights("pvt_small") == path
     path.write_bytes(b"y")
     with pytest.raises(PvtctlError, match="wrong hash"):
