@@ -42,8 +42,9 @@ def narrow_hybrid() -> VitHybrid:
 
 
 def over(backbone: Any, task: Any = "segmentation", **options: Any) -> DenseModel:
+    """With a narrow decoder, if no width is given."""
     classes = 3 if task == "segmentation" else 1
-    head = Dpt(backbone, task=task, num_classes=classes, **options)
+    head = Dpt(backbone, task=task, num_classes=classes, **{"width": 32} | options)
     return DenseModel(backbone, None, head, task=task, num_classes=classes)
 
 
@@ -115,7 +116,7 @@ def test_auxiliary_classifier_is_left_out_at_weight_0() -> None:
 def test_cpu_kernels_agree(task: str) -> None:
     """Also where Winograd's convolution is taken, and batch norms are folded."""
     torch.manual_seed(0)
-    model = over(narrow_vit(), task).eval()
+    model = over(narrow_vit(), task, width=256).eval()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.running_mean, -0.2, 0.2)
