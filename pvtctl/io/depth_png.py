@@ -28,9 +28,11 @@ def write_depth_png(path: Path | str, values: NDArray[Any], *, space: Space) -> 
 
     Values that are negative or not finite become 0; positive metres never do.
     """
-    values = np.where(np.isfinite(values) & (values > 0), values, 0).astype(np.float64)
+    values = np.where(np.isfinite(values) & (values > 0), values, 0)
     scale = _scale(values[values > 0], space)
-    stored = np.minimum(np.round(values * scale), _MOST)
+    stored = np.empty(values.shape, np.uint16)
+    for row, line in zip(stored, values, strict=True):  # a large map in float64 would take a gigabyte
+        row[:] = np.minimum(np.round(line.astype(np.float64) * scale), _MOST)
     if space == "metres":
         stored[(values > 0) & (stored == 0)] = 1
     info = PngImagePlugin.PngInfo()
@@ -39,7 +41,7 @@ def write_depth_png(path: Path | str, values: NDArray[Any], *, space: Space) -> 
     what = "metres, 0 = no depth" if space == "metres" else "inverse depth of an unknown scale"
     info.add_text("Description", f"depth: value / {scale:.6g} = {what}")
     with atomic_path(path) as temporary:
-        Image.fromarray(stored.astype(np.uint16)).save(temporary, format="PNG", pnginfo=info)
+        Image.fromarray(stored).save(temporary, format="PNG", pnginfo=info)
     return scale
 
 
@@ -63,7 +65,7 @@ def read_depth_png(path: Path | str) -> tuple[NDArray[np.float32], Space]:
     return (stored / scale).astype(np.float32), space
 
 
-def _scale(values: NDArray[np.float64], space: Space) -> float:
+def _scale(values: NDArray[Any], space: Space) -> float:
     """Scale for values that are all positive."""
     if not values.size:
         return 1000.0 if space == "metres" else 1.0
@@ -73,5 +75,5 @@ def _scale(values: NDArray[np.float64], space: Space) -> float:
     if most * 1000 <= _MOST:
         return 1000.0
     # One sky pixel a thousand kilometres away must not reduce all others to a few values
-    most = float(np.quantile(values, 0.99))
+    most = float(np.quantile(values.astype(np.float64), 0.99))
     return min(256.0, _MOST / most)

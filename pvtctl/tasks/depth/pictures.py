@@ -79,9 +79,11 @@ class Scale:
 
 def colour_depth(metres: Depth, scale: Scale) -> Pixels:
     """(H, W, 3) RGB; pixels without depth are `NO_DEPTH`."""
-    valid = np.isfinite(metres) & (metres > 0)
-    share = scale.share(np.where(valid, metres, scale.high))
-    return _coloured(1 - share, valid, "viridis")
+    drawn = []
+    for part in np.array_split(metres, 1 + metres.size // 2**20):  # a large map in float64 would take a gigabyte
+        valid = np.isfinite(part) & (part > 0)
+        drawn.append(_coloured(1 - scale.share(np.where(valid, part, scale.high)), valid, "viridis"))
+    return np.concatenate(drawn)
 
 
 def draw_depth(values: Depth, space: Space) -> Pixels:
@@ -98,8 +100,7 @@ def draw_depth(values: Depth, space: Space) -> Pixels:
         share = (np.where(finite, values, low) - low) / max(high - low, 1e-12)
         picture, ticks = _coloured(share, finite, "viridis"), [(0.0, "near"), (1.0, "far (no unit)")]
     picture = enlarged(picture, enlargement(picture))
-    margin = max(0, _NARROWEST - picture.shape[1])
-    picture = np.pad(picture, ((0, 0), (0, margin), (0, 0)), constant_values=255)
+    picture = np.pad(picture, ((0, 0), (0, max(0, _NARROWEST - picture.shape[1])), (0, 0)), constant_values=255)
     return _stacked(picture, scale_bar(picture.shape[1], "viridis_r", ticks))
 
 
@@ -216,9 +217,7 @@ def _bars(width: int, scale: Scale, limit: float) -> Pixels:
 
 def _error_limit(errors: NDArray[np.floating]) -> float:
     """The smallest round limit that 95 % of the errors are within."""
-    if not errors.size:
-        return _ERROR_LIMITS[0]
-    most = float(np.quantile(errors, 0.95))
+    most = float(np.quantile(errors, 0.95)) if errors.size else 0.0
     return next((limit for limit in _ERROR_LIMITS if most <= limit), _ERROR_LIMITS[-1])
 
 
