@@ -153,7 +153,7 @@ def require(stated: object, beside: Path, log: Callable[[str], None] | None = No
                 f"{copy} was changed since the run began ({actual[:8]}, not {digest[:8]})",
                 f"read it, then add --module {copy} to run it all the same",
             )
-        if digest not in read_facts(_state_file()):
+        if digest not in _trusted():
             raise UsageError(
                 f"{beside} needs the module {file}, code that you have not run before",
                 f"read it, then add --module {copy}",
@@ -179,12 +179,16 @@ def require_named(files: Sequence[str], recipe: str) -> None:
 
 
 def _state_file() -> Path:
-    """Hash -> path of every file this user has named."""
     return user_folder("state") / "modules.json"
 
 
+def _trusted() -> dict[str, str]:
+    """Hash -> path of every file this user has named."""
+    return read_facts(_state_file())
+
+
 def _trust(extension: Extension) -> None:
-    known = read_facts(_state_file())
+    known = _trusted()
     if extension.sha256 in known:
         return
     with suppress(PvtctlError):  # without a state folder the copy must be named again

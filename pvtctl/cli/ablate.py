@@ -16,7 +16,7 @@ from pvtctl.io.console import say
 from pvtctl.runs.paths import runs_root
 
 if TYPE_CHECKING:
-    from pvtctl.studies.plan import StudyPlan, StudyRequest
+    from pvtctl.studies.plan import Run, StudyPlan, StudyRequest
 
 app = App(rich_markup_mode=None)
 
@@ -209,13 +209,15 @@ def _show_plan(plan: StudyPlan, as_json: bool) -> None:
         document = {"study": plan.study, "profile": plan.profile, "profile_changes": changes}
         print_json(document | {"out": str(plan.out), "runs": runs})
         return
-    rows = []
-    for run, state in states:
-        nothing = run.kind == "pretraining" or run.recipe.model.init == "scratch"
-        usual = "nothing" if nothing else "published weights, or a run on ImageNet"
-        rows.append([run.name, run.needs or run.recipe.model.weights or usual, state.status, run.out])
+    rows = [[run.name, _begins_from(run), state.status, run.out] for run, state in states]
     caption = changes_line(plan.profile, plan.changes)
     table(f"{plan.study}, profile {plan.profile}", ["run", "starts from", "state", "folder"], rows, caption=caption)
+
+
+def _begins_from(run: Run) -> str:
+    model = run.recipe.model
+    nothing = run.kind == "pretraining" or model.init == "scratch"
+    return run.needs or model.weights or ("nothing" if nothing else "published weights, or a run on ImageNet")
 
 
 def _write_jobs(plan: StudyPlan, request: StudyRequest, folder: Path, options: AblateOptions) -> None:

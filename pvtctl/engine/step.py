@@ -37,10 +37,13 @@ class Ema:
         self.warmup = warmup
         self.updates = 0
 
+    def decay_at(self, update: int) -> float:
+        return min(self.decay, (1 + update) / (10 + update)) if self.warmup else self.decay
+
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Update the average with the weights of `model`."""
-        weight = 1.0 - (min(self.decay, (1 + self.updates) / (10 + self.updates)) if self.warmup else self.decay)
+        weight = 1.0 - self.decay_at(self.updates)
         torch._foreach_lerp_(list(self.module.parameters()), [p.detach() for p in model.parameters()], weight)
         for own, new in zip(self.module.buffers(), model.buffers(), strict=True):
             own.copy_(new)

@@ -118,8 +118,7 @@ def _accept(order: Order, again: bool) -> None:
     except PvtctlError:
         order.discard()
         raise
-    record: dict[str, Any] = {"url": order.url, "sha256": digest, "size": order.part.stat().st_size}
-    write_text(record_path(order.target), json.dumps(record, indent=2) + "\n")
+    write_record(order.target, order.url, digest, order.part.stat().st_size)
     order.part.replace(order.target)
     order.discard()
 
@@ -306,6 +305,12 @@ def recorded_sha256(path: Path) -> str | None:
     """The SHA-256 recorded when `path` was first downloaded."""
     digest = read_facts(record_path(path)).get("sha256")
     return digest if isinstance(digest, str) else None
+
+
+def write_record(path: Path, url: str, digest: str, size: int) -> None:
+    """Write the record of a first download."""
+    record: dict[str, Any] = {"url": url, "sha256": digest, "size": size}
+    write_text(record_path(path), json.dumps(record, indent=2) + "\n")
 
 
 def check_hash(

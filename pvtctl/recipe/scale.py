@@ -24,9 +24,13 @@ def profile_changes(
     except UsageError:  # the file is made for its own profiles only
         return {}
     changes = recipe_differences(full, here)
-    scales = (key for key in changes if key.startswith(("data.", "model.backbone.width")))
-    others = ("data.workers", "data.augment.")
-    return {key: changes[key] for key in scales if not key.startswith(others) and not is_unread(key, here)}
+    return {key: pair for key, pair in changes.items() if _is_scale(key) and not is_unread(key, here)}
+
+
+def _is_scale(key: str) -> bool:
+    return key == "model.backbone.width" or (
+        key.startswith("data.") and key != "data.workers" and not key.startswith("data.augment.")
+    )
 
 
 def changes_line(profile: str, changes: Mapping[str, tuple[Any, Any]]) -> str:

@@ -211,8 +211,7 @@ def _overlaid(axes: Axes, series: Series, at: int) -> None:
     if series.lows is not None and series.highs is not None:
         lows, highs = ([edge[place] for place in kept] for edge in (series.lows, series.highs))
         axes.fill_between(xs, lows, highs, color=color, alpha=0.18, linewidth=0)
-    turns = sum((b - a) * (c - b) < 0 for a, b, c in zip(ys, ys[1:], ys[2:], strict=False))
-    if len(ys) > _SMOOTH_FROM and turns > len(ys) / 8:  # a schedule changes direction less often
+    if len(ys) > _SMOOTH_FROM and _is_noisy(ys):
         axes.plot(xs, ys, color=color, alpha=0.25, linewidth=1.2)
         ys = running_mean(ys, len(ys) // 20 + 1)
     axes.plot(
@@ -233,3 +232,9 @@ def _overlaid(axes: Axes, series: Series, at: int) -> None:
 def _short(name: str) -> str:
     """Shorten a long name in the middle, as names of runs differ at either end."""
     return name if len(name) <= _LONGEST else f"{name[: _LONGEST // 2]}…{name[-(_LONGEST // 2 - 1) :]}"
+
+
+def _is_noisy(values: Sequence[float]) -> bool:
+    """Whether the values change direction more often than a schedule."""
+    turns = sum((b - a) * (c - b) < 0 for a, b, c in zip(values, values[1:], values[2:], strict=False))
+    return turns > len(values) / 8

@@ -31,6 +31,12 @@ class PictureFormat(StrEnum):
 ENDINGS = {PictureFormat.png: (".png",), PictureFormat.svg: (".svg",), PictureFormat.both: (".png", ".svg")}
 
 
+def parse_image_size(text: str) -> int | tuple[int, int]:
+    """`224` -> the short side 224; `256x320` -> (256, 320). Raises UsageError."""
+    size = parse_size(text)
+    return size if "x" in text.lower() else size[0]
+
+
 @bundle
 class ModelChoice:
     """The model of which pictures are made."""
@@ -46,7 +52,7 @@ class ImageModel(ModelChoice):
     images: list[str] = argument(metavar="IMAGES...", help="Image files, folders of images, or quoted patterns.")
     size: int | tuple[int, int] | None = option(
         "--size",
-        parse=lambda text: parse_size(text) if "x" in text.lower() else parse_size(text)[0],
+        parse=parse_image_size,
         metavar="N|HxW",
         help="Images are resized to this short side, or to this height and width. Default: the test size of the weights.",
     )
