@@ -138,7 +138,7 @@ def _counted(row: RowResult, recipe: Recipe) -> ModelCost:
         size=spec_of(recipe).sizes(recipe).counted,
         params_m=numbers.get("params_m"),
         gmacs=numbers.get("gmacs"),
-        train_memory_gib=_memory(_case(recipe), size, images, training=True),
+        train_memory_gib=_memory(_plain(_case(recipe)), size, images, training=True),
         train_images=images,
         train_size=size,
     )
@@ -181,6 +181,11 @@ def _case(recipe: Recipe) -> Case:
     )
 
 
+def _plain(case: Case) -> Case:
+    """The same model for estimates of memory, which do not depend on what DPT's decoder reads: estimated once."""
+    return replace(case, options="")
+
+
 @cache
 def _memory(case: Case, size: tuple[int, int], images: int, *, training: bool) -> float | None:
     """GiB of activations, computed as for the warning of `pvtctl finetune`; None for a model that needs real values."""
@@ -205,7 +210,7 @@ def _too_much(case: Case, gmacs: float | None, speed: float, device: str) -> str
     if seconds * (REPEATS + WARMUP + 1) > LONGEST_SECONDS:
         span = f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
         return f"not timed: by its operations a call would take about {span} on this machine"
-    needed, free = _needed_bytes(case), _SPARE * _free_bytes(device)
+    needed, free = _needed_bytes(_plain(case)), _SPARE * _free_bytes(device)
     if needed > free:
         return f"not timed: it needs about {needed / GIB:.0f} GiB, {free / GIB:.0f} GiB are available"
     return ""
@@ -247,7 +252,7 @@ def _groups(cases: Sequence[Case], free: float) -> list[list[Case]]:
     groups: list[list[Case]] = []
     left = 0.0
     for case in sorted(cases, key=lambda case: case.size):
-        needed = _needed_bytes(case)
+        needed = _needed_bytes(_plain(case))
         if not groups or groups[-1][0].size != case.size or needed > left:
             groups.append([])
             left = free
