@@ -35,7 +35,10 @@ from pvtctl.io.files import write_text
 from pvtctl.io.stop import StopNow, Stopped
 from pvtctl.recipe.block import dotted
 
-FREE_KEYS = ("data.path", "data.workers", "train.save_minutes", "train.keep_checkpoints", "train.max_minutes")
+FREE_KEYS = (
+    *("data.path", "data.workers", "train.save_minutes", "train.keep_checkpoints", "train.max_minutes"),
+    "eval.backend",
+)
 """Recipe keys that may change when a run is resumed, as they do not affect results."""
 _DESCRIPTIONS = ("about", "title", "paper", "expect", "provenance", "module")
 """Descriptive parts of a recipe, which do not affect results either."""

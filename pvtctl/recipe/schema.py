@@ -16,7 +16,7 @@ from pvtctl.models.variants import TIMM_PREFIX, join_width, split_width
 from pvtctl.recipe.block import Positive, Rate, SettingsBlock, Side
 from pvtctl.tasks.classification.settings import Augment
 from pvtctl.tasks.depth.settings import DepthData, Loss
-from pvtctl.tasks.detection.settings import DetectionData
+from pvtctl.tasks.detection.settings import Backend, DetectionData
 from pvtctl.tasks.segmentation.settings import SegmentationData
 
 Beta = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -246,8 +246,8 @@ class Eval(SettingsBlock):
     """Depth: largest depth scored, in metres; unset: `data.depth.max_depth`."""
     crop: Literal["none", "eigen", "garg"] = "none"
     """Depth: part of the image that is scored (`eigen`: of NYUv2, `garg`: of KITTI)."""
-    backend: Literal["auto", "numpy", "pycocotools", "faster"] = "auto"
-    """Implementation of COCO's metrics, all with equal results; auto: numpy. faster: faster-coco-eval, if installed."""
+    backend: Backend = "auto"
+    """Implementation of COCO's metrics, all with equal results; auto: hotcoco if installed, else numpy."""
 
 
 class PrintedFigure(SettingsBlock):

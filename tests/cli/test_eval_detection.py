@@ -76,7 +76,7 @@ def test_options_are_followed(cli: Cli, detector_run: Path) -> None:
     assert several.json["metrics"]["detections"] == 400
 
 
-@pytest.mark.parametrize("backend", ["pycocotools", "faster"])
+@pytest.mark.parametrize("backend", ["pycocotools", "hotcoco"])
 @pytest.mark.parametrize(("kind", "what"), [("bbox", "box"), ("segm", "mask")])
 def test_numbers_that_coco_published(cli: Cli, shared: Path, backend: str, kind: str, what: str) -> None:
     folder = shared / "data" / "coco_eval_check"

@@ -50,6 +50,16 @@ def test_a_run_of_before_goes_on_as_it_began(name: str, tmp_path: Path) -> None:
     assert load_recipe(_folder(tmp_path, _of_before(recipe))).data == now.data
 
 
+def test_a_run_that_was_scored_by_faster_coco_eval_goes_on(tmp_path: Path) -> None:
+    """Its name, which is gone, is read as auto, in recipes and in runs; all implementations give the same numbers."""
+    recipe = _recipe("small_objects", "eval.backend=faster")
+    assert recipe.eval.backend == "auto"
+    flat = recipe.plain_values()
+    began = {**flat, "eval": {**flat["eval"], "backend": "faster"}}
+    assert load_recipe(_folder(tmp_path, began)).eval == recipe.eval
+    check_recipe(began, flat, tmp_path)
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_run_of_today_is_left_alone(name: str, tmp_path: Path) -> None:
     recipe = _recipe(name)

@@ -104,7 +104,8 @@ class EvalOptions(TestingOptions):
     max_depth: float | None = option(help="Depth: largest depth scored, in metres.")
     crop: str | None = option("--depth-crop", help="Depth: crop to score: eigen (NYUv2) or garg (KITTI).")
     backend: str | None = option(
-        help="Implementation of COCO's metrics: auto, numpy, pycocotools, faster. Default: auto, numpy."
+        help="Implementation of COCO's metrics: auto, hotcoco, numpy, pycocotools. Default: auto, hotcoco if installed, "
+        "else numpy."
     )
     profile: str | None = option(help="Scale of the data: paper, mini, smoke. Default: that of the weights' run.")
     overrides: list[str] = shared(OVERRIDES)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from pvtctl.tasks.detection.scoring.analysis import Curve, DetectionAnalysis
-from pvtctl.tasks.detection.scoring.numpy_backend import RECALLS
+from pvtctl.tasks.detection.scoring.compared import RECALLS
 from pvtctl.views.figure import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, draw_matrix, new_figure, save, shorten, style
 
 _SHOWN_CURVES = 6

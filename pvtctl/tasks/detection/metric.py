@@ -13,7 +13,7 @@ from pvtctl.errors import UsageError
 from pvtctl.models.structures import Detections
 from pvtctl.tasks.detection.scoring.analysis import DetectionAnalysis, analyse
 from pvtctl.tasks.detection.scoring.columns import COCO_LIMIT, Columns, columns_of, join
-from pvtctl.tasks.detection.scoring.numpy_backend import Kind
+from pvtctl.tasks.detection.scoring.compared import Kind
 from pvtctl.tasks.detection.scoring.scores import CocoScores, choose_backend, evaluate_columns
 
 if TYPE_CHECKING:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from pvtctl.recipe.block import Rate, SettingsBlock
 
@@ -33,3 +33,11 @@ class DetectionData(SettingsBlock):
     """How images shrink: `bilinear` samples them, as mmdetection and torchvision do; `antialias` averages, as DETR's code does."""
     aspect_groups: bool = True
     """Wide and tall images are batched separately."""
+
+
+def as_backend(name: Any) -> Any:
+    """The name of an implementation of COCO's metrics; `faster` (faster-coco-eval), in recipes and runs of 0.2, is auto."""
+    return "auto" if name == "faster" else name
+
+
+Backend = Annotated[Literal["auto", "hotcoco", "numpy", "pycocotools"], BeforeValidator(as_backend)]

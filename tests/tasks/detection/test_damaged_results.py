@@ -19,6 +19,7 @@ from pvtctl.errors import UsageError
 from pvtctl.tasks.detection.metric import DetectionMetric
 from pvtctl.tasks.detection.report import DetectionReport
 from pvtctl.tasks.detection.scoring.results import read_results, score_results
+from pvtctl.tasks.detection.scoring.scores import BACKENDS
 from pvtctl.tasks.detection.segments import MAX_OUTLINE, damaged_counts, decode_rle, pack_masks
 
 EXAMPLES = settings(derandomize=True, database=None, deadline=None, max_examples=60)
@@ -119,7 +120,7 @@ def test_a_damaged_mask_is_refused(tmp_path: Path, name: str, alike: bool) -> No
     truth = truth_of()
     truth["annotations"][2]["segmentation"] = BAD_MASKS[name]
     path.write_text(json.dumps(detections()))
-    for backend in ("numpy", "pycocotools"):  # the truth of a Python caller passes no reader of files
+    for backend in BACKENDS:  # the truth of a Python caller passes no reader of files
         with pytest.raises(UsageError, match="the mask of annotation 3 is damaged"):
             score_results(["cell"], [1], truth, path, backend=backend).compute()
 
@@ -243,7 +244,7 @@ def notes_of(metric: DetectionMetric) -> str:
     return " ".join(report.notes())
 
 
-@pytest.mark.parametrize("backend", ["numpy", "pycocotools"])
+@pytest.mark.parametrize("backend", BACKENDS[1:])
 def test_a_limit_is_said_and_can_be_raised(tmp_path: Path, backend: str) -> None:
     truth, found = dense(150, 1)
     path = tmp_path / "r.json"

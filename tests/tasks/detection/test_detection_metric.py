@@ -1,10 +1,13 @@
-"""COCO's numbers: those that COCO published, equal from both back ends, from ranks and from saved files."""
+"""COCO's numbers: those that COCO published, equal to the bit from all implementations, from ranks and from saved files."""
 
 from __future__ import annotations
 
 import json
 import math
+import os
 import pickle
+import signal
+import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -16,15 +19,17 @@ import pytest
 import torch
 from pycocotools import mask as rle
 
-from pvtctl.errors import UsageError
+from pvtctl.errors import PvtctlError, UsageError
 from pvtctl.models.structures import Detections
 from pvtctl.tasks.detection.metric import DetectionMetric
-from pvtctl.tasks.detection.scoring.numpy_backend import Kind
+from pvtctl.tasks.detection.scoring import other_backends
+from pvtctl.tasks.detection.scoring.compared import Kind
 from pvtctl.tasks.detection.scoring.results import read_results, score_results, write_results
 from pvtctl.tasks.detection.scoring.scores import (
     BACKENDS,
     NAMES,
     RECALL_NAMES,
+    CocoScores,
     choose_backend,
     evaluate_columns,
     why_missing,
@@ -95,13 +100,13 @@ def filled(seed: int, **options: Any) -> DetectionMetric:
     return metric
 
 
-def same(one: dict[str, float], other: dict[str, float], tolerance: float = 1e-12) -> None:
-    assert one.keys() == other.keys()
-    for name in one:
-        assert one[name] == pytest.approx(other[name], abs=tolerance, nan_ok=True), name
+def equal_bits(one: CocoScores, other: CocoScores) -> None:
+    assert one.precision.shape == other.precision.shape
+    assert one.precision.tobytes() == other.precision.tobytes()
+    assert one.recall.tobytes() == other.recall.tobytes()
 
 
-@pytest.mark.parametrize("backend", ["numpy", "pycocotools", "faster"])
+@pytest.mark.parametrize("backend", BACKENDS[1:])
 @pytest.mark.parametrize(("kind", "what"), [("bbox", "box"), ("segm", "mask")])
 def test_numbers_that_coco_published(shared: Path, backend: str, kind: str, what: str) -> None:
     folder = shared / "data" / "coco_eval_check"
@@ -116,21 +121,20 @@ def test_numbers_that_coco_published(shared: Path, backend: str, kind: str, what
 
 @pytest.mark.parametrize("seed", range(6))
 def test_all_back_ends_say_the_same(seed: int, capfd: pytest.CaptureFixture[str]) -> None:
-    referee, faster, ours = (filled(seed, backend=backend) for backend in ("pycocotools", "faster", "auto"))
-    assert ours.backend == "numpy"
-    same(faster.compute(), referee.compute())
-    for what in ("box", "mask"):
-        np.testing.assert_allclose(faster.scores(what).precision, referee.scores(what).precision, atol=1e-12)
-        np.testing.assert_allclose(faster.scores(what).recall, referee.scores(what).recall, atol=1e-12)
-        assert (ours.scores(what).precision == referee.scores(what).precision).all(), "to the bit"
-        assert (ours.scores(what).recall == referee.scores(what).recall).all(), "to the bit"
-    assert capfd.readouterr().out == "", "standard output is for results"
+    referee = filled(seed, backend="pycocotools")
+    for backend in ("numpy", "hotcoco"):
+        ours = filled(seed, backend=backend)
+        assert json.dumps(ours.compute()) == json.dumps(referee.compute())
+        for what in ("box", "mask"):
+            equal_bits(ours.scores(what), referee.scores(what))
+    assert capfd.readouterr() == ("", ""), "standard output is for results"
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
 def test_corners_of_the_rules_to_the_bit(seed: int, kind: Kind) -> None:
-    """Areas on the borders, objects twice, a crowd on an object, polygons, ties, more than 100, no order, few images."""
+    """Areas on the borders, objects twice, a crowd on an object, polygons, ties, more than the limit, no order, few images,
+    ids 0 and twice, boxes of no size and of an absurd one."""
     rng = np.random.default_rng(seed)
     truth, found, ids = random_case(seed, images=25)
     objects = truth["annotations"]
@@ -142,7 +146,10 @@ def test_corners_of_the_rules_to_the_bit(seed: int, kind: Kind) -> None:
             each["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
         if not each["iscrowd"]:
             del each["iscrowd"]
-    again = [{**each, "id": each["id"] + 1000, "iscrowd": int(rng.random() < 0.3)} for each in objects]
+        if rng.random() < 0.1:
+            each["bbox"] = rng.choice([0, -1, 1e-320, 1e6, 1e18], 4).tolist()
+        each["id"] //= 2
+    again = [{**each, "iscrowd": int(rng.random() < 0.3)} for each in objects]
     truth["annotations"] = objects + [each for each in again if rng.random() < 0.3]
     metric = DetectionMetric(NAMES_OF, CATEGORIES, truth, masks=True)
     metric.update(found, batch(ids))
@@ -151,12 +158,17 @@ def test_corners_of_the_rules_to_the_bit(seed: int, kind: Kind) -> None:
     columns = metric.found.take(rows)
     columns = replace(columns, scores=columns.scores.round(int(rng.integers(1, 3))))
     columns = columns.take(columns.labels < 2)
+    odd = rng.random(len(columns)) < 0.1
+    columns.boxes[odd] = rng.choice([0, 1e-320, 1, 1e6, 1e18], (int(odd.sum()), 4))
     truth["images"] = truth["images"][:-4]
-    listed = columns.take(np.isin(columns.image_ids, [image["id"] for image in truth["images"]]))
-    referee = evaluate_columns(truth, CATEGORIES[:2], listed, kind, "pycocotools")
-    ours = evaluate_columns(truth, CATEGORIES[:2], columns, kind, "numpy")
-    assert (ours.precision == referee.precision).all()
-    assert (ours.recall == referee.recall).all()
+    limit = int(rng.choice([100, 100, 30, 300]))
+    referee, *rest = (
+        evaluate_columns(truth, CATEGORIES[:2], columns, kind, backend, limit)
+        for backend in ("pycocotools", "numpy", "hotcoco")
+    )
+    assert (referee.precision > 0).any()
+    for ours in rest:
+        equal_bits(ours, referee)
 
 
 def test_the_referee_fed_by_itself_says_the_same(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -197,7 +209,7 @@ def test_ranks_merge_to_one_and_an_image_counts_once() -> None:
         assert metric.found.masks == whole.found.masks
 
 
-@pytest.mark.parametrize("backend", ["numpy", "pycocotools", "faster"])
+@pytest.mark.parametrize("backend", BACKENDS[1:])
 def test_a_saved_file_scores_the_same_bits(tmp_path: Path, backend: str) -> None:
     metric = filled(3, backend=backend)
     path = write_results(tmp_path / "results.json", metric.found, CATEGORIES, metric.truth)
@@ -208,7 +220,7 @@ def test_a_saved_file_scores_the_same_bits(tmp_path: Path, backend: str) -> None
     assert json.dumps(again.compute()) == json.dumps(metric.compute())
 
 
-@pytest.mark.parametrize("backend", ["numpy", "pycocotools", "faster"])
+@pytest.mark.parametrize("backend", BACKENDS[1:])
 def test_nothing_found_and_nothing_to_find(backend: str) -> None:
     truth, _, ids = random_case(4)
     metric = DetectionMetric(NAMES_OF, CATEGORIES, truth, masks=True, backend=backend)
@@ -238,8 +250,55 @@ def test_numbers_that_are_none_are_left_out_and_counted() -> None:
 def test_words_that_are_no_back_end() -> None:
     with pytest.raises(UsageError, match="no metric backend"):
         choose_backend("coco")
+    assert choose_backend("faster") == choose_backend("auto") == "hotcoco"
     with pytest.raises(UsageError, match="no categories"):
         DetectionMetric([], [], {"images": [], "annotations": [], "categories": []}, masks=False)
+
+
+@pytest.mark.parametrize("module", [None, SimpleNamespace(__version__="1.2.9"), SimpleNamespace()])
+def test_without_a_hotcoco_that_fits_our_own_scores(monkeypatch: pytest.MonkeyPatch, module: Any) -> None:
+    monkeypatch.setitem(sys.modules, "hotcoco", module)
+    assert choose_backend("auto") == "numpy"
+    with pytest.raises(UsageError, match=r"hotcoco 1\.3 or newer is not installed"):
+        choose_backend("hotcoco")
+
+
+class PanicException(BaseException):
+    """As Rust's, which `except Exception` lets through."""
+
+
+@pytest.mark.parametrize(("raised", "seen"), [(PanicException, PvtctlError), (KeyboardInterrupt, KeyboardInterrupt)])
+def test_a_panic_in_rust_is_told(
+    monkeypatch: pytest.MonkeyPatch, raised: type[BaseException], seen: type[BaseException]
+) -> None:
+    class Evaluation:
+        def __init__(self, *_: Any) -> None:
+            raise raised("index out of bounds")
+
+    monkeypatch.setattr("hotcoco.COCOeval", Evaluation)
+    with pytest.raises(seen, match="index out of bounds"):
+        filled(1, backend="hotcoco").compute()
+
+
+def test_hotcoco_keeps_to_torch_s_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAYON_NUM_THREADS", raising=False)
+    other_backends._process_of_threads.cache_clear()
+    filled(1, backend="hotcoco").compute()
+    assert os.environ["RAYON_NUM_THREADS"] == str(torch.get_num_threads())
+    monkeypatch.setenv("RAYON_NUM_THREADS", "7")
+    other_backends._process_of_threads.cache_clear()
+    filled(1, backend="hotcoco").compute()
+    assert os.environ["RAYON_NUM_THREADS"] == "7", "the user's own"
+
+
+def test_a_fork_scores_too() -> None:
+    """hotcoco's threads are not in a process forked after it has scored."""
+    expected = json.dumps(filled(1, backend="hotcoco").compute())
+    child = os.fork()
+    if not child:
+        signal.alarm(60)
+        os._exit(json.dumps(filled(1, backend="hotcoco").compute()) != expected)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_truth_is_left_as_it_was() -> None:

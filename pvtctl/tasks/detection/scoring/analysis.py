@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pvtctl.tasks.detection.scoring.columns import COCO_LIMIT, Columns
+from pvtctl.tasks.detection.scoring.compared import RECALLS
 from pvtctl.tasks.detection.scoring.matching import (
     BOTH,
     CLASSIFICATION,
@@ -28,7 +29,6 @@ from pvtctl.tasks.detection.scoring.matching import (
     match,
     true_objects,
 )
-from pvtctl.tasks.detection.scoring.numpy_backend import RECALLS
 from pvtctl.tasks.detection.scoring.scores import CocoScores
 
 ERRORS = {

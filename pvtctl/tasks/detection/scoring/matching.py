@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pvtctl.tasks.detection.scoring.columns import Columns
-from pvtctl.tasks.detection.scoring.numpy_backend import RECALLS
+from pvtctl.tasks.detection.scoring.compared import RECALLS
 
 FOREGROUND, BACKGROUND = 0.5, 0.1
 RIGHT, CLASSIFICATION, LOCALISATION, BOTH, DUPLICATE, NOTHING_THERE, IGNORED = range(7)
