@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ MAX_COORDINATE = 1e6
 
 MAX_OUTLINE = 5e6
 """Pixels: the length of all polygons of an object, of which pycocotools keeps five points a pixel."""
-_BLOCK = 1000
+_BLOCK = 300
 """Masks that are checked at once."""
 SegmentFault = Literal["bad_polygon", "bad_mask", "mask_size", "flat_polygon", "short_polygon"]
 """Of the last two, something is stored: one polygon that was not in a list of its own, and the parts with an area."""
@@ -179,6 +179,12 @@ def pack_masks(segmentations: Iterable[Any], sizes: Iterable[tuple[int, int]]) -
     return packed, faults
 
 
+def of_masks(function: Callable[[Any], NDArray[Any]], masks: Sequence[dict[str, Any]]) -> NDArray[np.float64]:
+    """A function of pycocotools, such as `area` or `toBbox`, of many masks: it stores their number in a byte."""
+    parts = [function(masks[at : at + 255]) for at in range(0, len(masks), 255)]
+    return np.concatenate(parts).astype(np.float64) if parts else np.zeros(0)
+
+
 def damaged_counts(counts: Sequence[bytes], pixels: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """For N masks as compressed counts of images of `pixels` pixels: whether each is damaged, and whether it has runs of
     length 0 inside, where pycocotools' overlaps can end too early."""
@@ -189,23 +195,25 @@ def damaged_counts(counts: Sequence[bytes], pixels: NDArray[np.int64]) -> tuple[
 
 def _damaged(counts: Sequence[bytes], pixels: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     lengths = np.array([len(each) for each in counts], np.int64)
-    codes = np.frombuffer(b"".join(counts), np.uint8).astype(np.int16) - 48
-    of_code = np.repeat(np.arange(len(counts)), lengths)
-    damaged = lengths == 0
-    damaged[of_code[(codes < 0) | (codes > 63)]] = True
-    last = np.cumsum(lengths)[~damaged] - 1
-    damaged[np.flatnonzero(~damaged)[codes[last] & 32 != 0]] = True
-    keep = ~damaged[of_code]
-    codes, of_code = codes[keep].astype(np.int64), of_code[keep]
-    if not len(codes):
-        return damaged, np.zeros(len(counts), np.bool_)
+    stops = np.cumsum(lengths)
+    codes = np.frombuffer(b"".join(counts), np.uint8) - np.uint8(48)  # wraps: what is below is above 63 too
+    damaged, gaps = lengths == 0, np.zeros(len(counts), np.bool_)
+    damaged[np.searchsorted(stops, np.flatnonzero(codes > 63), "right")] = True
+    damaged[~damaged] = codes[stops[~damaged] - 1] & 32 != 0
+    if damaged.any():
+        good = np.flatnonzero(~damaged)
+        if len(good):
+            damaged[good], gaps[good] = _damaged([counts[at] for at in good.tolist()], pixels[good])
+        return damaged, gaps
     ends = np.flatnonzero(codes < 32)
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    mask = of_code[ends]
-    digit = np.arange(len(codes)) - np.repeat(starts, ends - starts + 1)
-    damaged[of_code[digit > 6]] = True  # more than 35 bits
-    runs = np.add.reduceat((codes & 31) << (5 * np.minimum(digit, 6)), starts)
-    runs -= (codes[ends] >> 4 & 1) << (5 * np.minimum(ends - starts + 1, 7))
+    starts = np.append(0, ends[:-1] + 1)
+    digits = ends - starts + 1
+    mask = np.repeat(np.arange(len(counts)), np.diff(np.searchsorted(ends, stops), prepend=0))
+    damaged[mask[digits > 7]] = True  # more than 35 bits
+    runs = -((codes[ends].astype(np.int64) >> 4 & 1) << (5 * np.minimum(digits, 7)))
+    for digit in range(min(int(digits.max()), 7)):
+        rows = np.flatnonzero(digits > digit)
+        runs[rows] += (codes[starts[rows] + digit] & 31).astype(np.int64) << (5 * digit)
     place = np.arange(len(mask)) - _starts(mask)
     for chain in (place % 2 == 1, (place % 2 == 0) & (place > 0)):  # differences to the run before the last
         sums = np.append(0, np.cumsum(runs[chain]))
@@ -213,7 +221,6 @@ def _damaged(counts: Sequence[bytes], pixels: NDArray[np.int64]) -> tuple[NDArra
     covered = np.bincount(mask, weights=runs, minlength=len(counts)).astype(np.int64)
     damaged |= covered != pixels
     damaged[mask[(runs < 0) | (runs > pixels[mask])]] = True
-    gaps = np.zeros(len(counts), np.bool_)
     gaps[mask[(runs == 0) & (place > 0)]] = True
     return damaged, gaps & ~damaged
 

@@ -12,7 +12,7 @@ from pycocotools import mask as rle
 
 from pvtctl.errors import UsageError
 from pvtctl.tasks.detection.scoring.columns import Columns
-from pvtctl.tasks.detection.segments import pack_masks
+from pvtctl.tasks.detection.segments import of_masks, pack_masks
 
 Kind = Literal["bbox", "segm"]
 RECALLS = np.linspace(0.0, 1.0, 101)
@@ -78,7 +78,8 @@ def columns_to_compare(truth: Mapping[str, Any], category_ids: Sequence[int], fo
         pairs = zip(found.image_ids.tolist(), found.masks or [], strict=True)
         shapes = [{"size": list(size_of[image]), "counts": counts} for image, counts in pairs]
     at = np.searchsorted(known, found.image_ids)
-    detections = Shapes(at, found.labels.astype(np.int64), shapes, _areas(shapes), found.scores)
+    areas = of_masks(rle.area, shapes) if masks else shapes[:, 2] * shapes[:, 3]
+    detections = Shapes(at, found.labels.astype(np.int64), shapes, areas, found.scores)
     return Compared(kind, len(category_ids), [size_of[key] for key in ids], objects, detections)
 
 
@@ -90,11 +91,3 @@ def _true_masks(rows: Sequence[Mapping[str, Any]], size_of: Mapping[int, tuple[i
         damaged = rows[min(faults)].get("id")
         raise UsageError(f"the mask of annotation {damaged} is damaged", "`pvtctl data check FOLDER` lists every fault")
     return [{"size": list(size), "counts": counts} for size, counts in zip(sizes, masks, strict=True)]
-
-
-def _areas(shapes: Any) -> NDArray[np.float64]:
-    if not isinstance(shapes, list):
-        return shapes[:, 2] * shapes[:, 3]
-    # pycocotools stores the number of masks in a byte, so that more than 255 at a time raise an error
-    areas = [area for at in range(0, len(shapes), 255) for area in rle.area(shapes[at : at + 255]).tolist()]
-    return np.asarray(areas, np.float64)

@@ -23,7 +23,7 @@ from pvtctl.io.names import shown
 from pvtctl.tasks.detection.metric import DetectionMetric
 from pvtctl.tasks.detection.scoring.columns import COCO_LIMIT, Columns
 from pvtctl.tasks.detection.scoring.fast_json import ParsedResults, read_table
-from pvtctl.tasks.detection.segments import damaged_counts, pack_masks
+from pvtctl.tasks.detection.segments import damaged_counts, of_masks, pack_masks
 
 _LARGEST_ID = 2**63 - 1
 _FORMAT = (
@@ -201,8 +201,7 @@ def _masks(path: Path, table: ParsedResults, truth: Mapping[str, Any]) -> tuple[
         for at in np.flatnonzero(gaps).tolist():
             masks[at] = _packed(path, [{"size": list(sizes[at]), "counts": masks[at].decode()}], [sizes[at]])[0]
     whole = [{"size": size, "counts": counts} for size, counts in zip(sizes, masks, strict=True)]
-    boxes = np.asarray([rle.toBbox(mask) for mask in whole], np.float64).reshape(-1, 4)
-    return masks, boxes
+    return masks, of_masks(rle.toBbox, whole).reshape(-1, 4)
 
 
 def _packed(path: Path, given: Sequence[Any], sizes: Sequence[tuple[int, int]]) -> list[bytes]:
