@@ -234,34 +234,34 @@ def _confusion(
 
 
 def _errors(found: Columns, matching: Matching, true: TrueObjects, size: int) -> list[ErrorShare]:
-    kind, objects = matching.kind, true.counts(size)
+    by_score = np.argsort(-found.scores, kind="stable")
+    kind, objects = matching.kind[by_score], true.counts(size)
+    classes, pointed_at = found.labels[by_score], matching.object[by_score]
     counted = kind != IGNORED
     owned = np.zeros(len(true.labels), bool)
-    owned[matching.object[kind == RIGHT]] = True
+    owned[pointed_at[kind == RIGHT]] = True
 
     def ap50(labels: NDArray[Any], right: NDArray[np.bool_], kept: NDArray[np.bool_], left: NDArray[np.int64]) -> float:
-        ap = average_precision(found.scores[kept], labels[kept], right[kept], left)
+        ap = average_precision(labels[kept], right[kept], left)
         return float(np.nanmean(ap)) if np.isfinite(ap).any() else math.nan
 
-    base = ap50(found.labels, kind == RIGHT, counted, objects)
+    base = ap50(classes, kind == RIGHT, counted, objects)
     shares = []
     pointed = owned.copy()
     for name, code in ERRORS.items():
         wrong = kind == code
-        labels, right, kept = found.labels.astype(np.int64), kind == RIGHT, counted & ~wrong
+        labels, right, kept = classes.astype(np.int64), kind == RIGHT, counted & ~wrong
         if code in (CLASSIFICATION, LOCALISATION):
             rows = np.flatnonzero(wrong)
-            pointed[matching.object[rows]] = True
-            rows = rows[np.argsort(-found.scores[rows], kind="stable")]
-            at = matching.object[rows]
-            best = rows[np.unique(at, return_index=True)[1]]
-            mended = best[~owned[matching.object[best]]]
-            labels[mended] = true.labels[matching.object[mended]]
+            pointed[pointed_at[rows]] = True
+            best = rows[np.unique(pointed_at[rows], return_index=True)[1]]
+            mended = best[~owned[pointed_at[best]]]
+            labels[mended] = true.labels[pointed_at[mended]]
             right[mended] = kept[mended] = True
         shares.append(ErrorShare(name, int(wrong.sum()), ap50(labels, right, kept, objects) - base))
     missed = ~pointed & ~true.crowd
     left = objects - np.bincount(true.labels[missed], minlength=size)
-    gain = ap50(found.labels, kind == RIGHT, counted, left) - base if left.any() else math.nan
+    gain = ap50(classes, kind == RIGHT, counted, left) - base if left.any() else math.nan
     return [*shares, ErrorShare("missed", int(missed.sum()), gain)]
 
 

@@ -71,63 +71,79 @@ def box_iou(found: Boxes, true: Boxes, crowd: NDArray[np.bool_]) -> Boxes:
     return np.asarray(np.divide(shared, whole, out=np.zeros_like(shared), where=whole > 0))
 
 
+@dataclass
+class _Overlaps:
+    """Of each of N detections the highest IoU with objects of its class and with others, and these objects; no crowds."""
+
+    own_iou: NDArray[np.float64]
+    other_iou: NDArray[np.float64]
+    own: NDArray[np.int64]
+    other: NDArray[np.int64]
+    any: NDArray[np.int64]
+    on_crowd: NDArray[np.bool_]
+    owner: NDArray[np.int64]
+    """The matched object, -1 for none."""
+
+
 def match(found: Columns, true: TrueObjects) -> Matching:
     """Match the detections of all images; both are sorted by image."""
     size = len(found)
-    matching = Matching(np.full(size, NOTHING_THERE, np.int8), np.full(size, -1), np.full(size, -1))
+    ints = [np.full(size, -1) for _ in range(4)]
+    seen = _Overlaps(np.zeros(size), np.zeros(size), *ints[:3], np.zeros(size, np.bool_), ints[3])
     images, starts = np.unique(found.image_ids, return_index=True)
     stops = np.append(starts, size)[1:]
     first = np.searchsorted(true.image_ids, images)
     last = np.searchsorted(true.image_ids, images, side="right")
     for start, stop, low, high in zip(starts.tolist(), stops.tolist(), first.tolist(), last.tolist(), strict=True):
         if low < high:
-            order = start + np.argsort(-found.scores[start:stop], kind="stable")
-            _match_image(found, true, order, slice(low, high), matching)
-    return matching
+            _match_image(found, true, slice(start, stop), slice(low, high), seen)
+    right = seen.owner >= 0
+    local = (seen.own_iou >= BACKGROUND) & (seen.own_iou < FOREGROUND)
+    wrong_class = seen.other_iou >= FOREGROUND
+    kind = np.select(
+        [right, seen.on_crowd, local, wrong_class, seen.own_iou >= FOREGROUND, seen.other_iou >= BACKGROUND],
+        [RIGHT, IGNORED, LOCALISATION, CLASSIFICATION, DUPLICATE, BOTH],
+        NOTHING_THERE,
+    )
+    points = np.select([right, kind == LOCALISATION, kind == CLASSIFICATION], [seen.owner, seen.own, seen.other], -1)
+    overlapped = np.where(np.maximum(seen.own_iou, seen.other_iou) >= FOREGROUND, seen.any, -1)
+    return Matching(kind.astype(np.int8), points, overlapped)
 
 
-def _match_image(
-    found: Columns, true: TrueObjects, order: NDArray[np.int64], objects: slice, matching: Matching
-) -> None:
+def _match_image(found: Columns, true: TrueObjects, here: slice, objects: slice, seen: _Overlaps) -> None:
     crowd, labels = true.crowd[objects], true.labels[objects]
-    iou = box_iou(found.boxes[order], true.boxes[objects], crowd)
-    same = found.labels[order][:, None] == labels[None]
-    plain = np.where(crowd[None], 0.0, iou)
+    iou = box_iou(found.boxes[here], true.boxes[objects], crowd)
+    same = found.labels[here, None] == labels
+    plain = np.where(crowd, 0.0, iou)
     own, other = np.where(same, plain, 0.0), np.where(same, 0.0, plain)
-    own_iou, other_iou = own.max(axis=1), other.max(axis=1)
-    on_crowd = (np.where(same & crowd[None], iou, 0.0) >= FOREGROUND).any(axis=1)
-    owner = np.full(len(order), -1)
+    own_iou = seen.own_iou[here] = own.max(axis=1)
+    seen.other_iou[here] = other.max(axis=1)
+    for places, overlaps in ((seen.own, own), (seen.other, other), (seen.any, plain)):
+        places[here] = overlaps.argmax(axis=1) + objects.start
+    if crowd.any():
+        seen.on_crowd[here] = (same & crowd & (iou >= FOREGROUND)).any(axis=1)
+    rows = np.flatnonzero(own_iou >= FOREGROUND)
+    rows = rows[np.argsort(-found.scores[here][rows], kind="stable")]
     free = np.ones(len(labels), bool)
-    for at in np.flatnonzero(own_iou >= FOREGROUND).tolist():
+    for at in rows.tolist():
         overlaps = np.where(free, own[at], 0.0)
         # of equal overlaps the last, as in COCO's evaluation
         best = len(overlaps) - 1 - int(overlaps[::-1].argmax())
         if overlaps[best] >= FOREGROUND:
-            owner[at], free[best] = best, False
-    right = owner >= 0
-    local = (own_iou >= BACKGROUND) & (own_iou < FOREGROUND)
-    wrong_class = other_iou >= FOREGROUND
-    kind = np.select(
-        [right, on_crowd, local, wrong_class, own_iou >= FOREGROUND, other_iou >= BACKGROUND],
-        [RIGHT, IGNORED, LOCALISATION, CLASSIFICATION, DUPLICATE, BOTH],
-        NOTHING_THERE,
-    )
-    points = np.select(
-        [right, kind == LOCALISATION, kind == CLASSIFICATION], [owner, own.argmax(1), other.argmax(1)], -1
-    )
-    overlapped = np.where(plain.max(axis=1) >= FOREGROUND, plain.argmax(axis=1), -1)
-    matching.kind[order] = kind
-    matching.object[order] = np.where(points >= 0, points + objects.start, -1)
-    matching.overlapped[order] = np.where(overlapped >= 0, overlapped + objects.start, -1)
+            seen.owner[here.start + at] = best + objects.start
+            free[best] = False
 
 
 def average_precision(
-    scores: NDArray[np.float64], labels: NDArray[Any], right: NDArray[np.bool_], objects: NDArray[np.int64]
+    labels: NDArray[Any], right: NDArray[np.bool_], objects: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """(K,) precision averaged over COCO's 101 recalls, for classes with `objects` (K,) objects; NaN without any."""
+    """(K,) precision averaged over COCO's 101 recalls, for classes with `objects` (K,) objects; NaN without any.
+
+    The detections are given best first.
+    """
     result = np.full(len(objects), np.nan)
-    order = np.lexsort((-scores, labels))
-    labels, right = np.asarray(labels)[order], right[order]
+    order = np.argsort(labels, kind="stable")
+    labels, right = labels[order], right[order]
     edges = np.searchsorted(labels, np.arange(len(objects) + 1))
     for label in np.flatnonzero(objects).tolist():
         hits = np.cumsum(right[edges[label] : edges[label + 1]])
