@@ -16,13 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic_core import from_json
 
-_PLAIN = b"0123456789+-."
-_NOT_NUMERIC = bytes(byte for byte in range(256) if byte not in _PLAIN + b"eE,")
-_LETTERS = b"ABCDFGHIJKLMNOPQRSTUVWXYZ"  # letters for the keys; without E, which may be part of a number
+_NUMERIC = b"0123456789+-.~"  # an exponent's e is marked as ~, to distinguish it from those of the keys
+_NOT_NUMERIC = bytes(byte for byte in range(256) if byte not in _NUMERIC + b",")
+_EXPONENTS = bytes.maketrans(b"~", b"e")
 _BLOCK = 1 << 20
 _COUNTS = re.compile(rb'("counts"\s*:\s*)"((?:[^"\\]|\\\\)*)"')
 _STRING = re.compile(rb'"[^"\\]*"')
-_NUMBER = re.compile(rb'("[^"\\]*")|-?[0-9][-+.0-9eE]*')  # or a string, kept completely
 _EXACT = 2.0**53
 
 
@@ -45,13 +44,9 @@ class ParsedResults:
 class _Layout:
     """Layout shared by all entries."""
 
-    plain_entry: bytes
+    entry: bytes
     """An entry's bytes without its numbers."""
-    short_entry: bytes
-    """The same with keys shortened to letters."""
     between: bytes
-    keys: list[tuple[bytes, bytes]]
-    """Quoted key, its letter."""
     slots: dict[str, list[int]]
     """Positions of a key's values in an entry's row of numbers."""
     width: int
@@ -103,13 +98,10 @@ def _layout(data: bytes, start: int, end: int) -> _Layout | None:
     if len(slots.get("bbox", range(4))) != 4 or len(slots.get("size", range(2))) != 2:
         return None
     raw = _COUNTS.sub(rb"\g<1>0", data[start : start + length])
-    names = sorted({match.group() for match in _STRING.finditer(raw)}, key=len, reverse=True)
-    if len(names) > len(_LETTERS) or any(name.translate(None, _PLAIN + b",") != name for name in names):
+    if any(text.translate(None, _NUMERIC + b",") != text for text in _STRING.findall(raw)):
         return None
-    keys = [(name, _LETTERS[at : at + 1]) for at, name in enumerate(names)]
-    short = _shorten(raw, keys).translate(None, _PLAIN + b"eE")
-    plain = _NUMBER.sub(lambda found: found.group(1) or b"", raw)
-    return _Layout(plain, short, after.group() if after else b",", keys, slots, width, masks)
+    entry_bytes = _marked(raw).translate(None, _NUMERIC)
+    return _Layout(entry_bytes, after.group() if after else b",", slots, width, masks)
 
 
 def _find_slots(entry: Any, slots: dict[str, list[int]], at: int = 0) -> int:
@@ -128,10 +120,12 @@ def _find_slots(entry: Any, slots: dict[str, list[int]], at: int = 0) -> int:
     return at
 
 
-def _shorten(raw: bytes, keys: list[tuple[bytes, bytes]]) -> bytes:
-    for name, letter in keys:
-        raw = raw.replace(name, letter)
-    return raw
+def _marked(data: bytes) -> bytes:
+    """JSON whose strings have no digits, with exponents marked: an e after a digit."""
+    codes = np.frombuffer(data, np.uint8).copy()
+    at = np.flatnonzero(codes[1:] | 32 == ord("e")) + 1
+    codes[at[(codes[at - 1] >= ord("0")) & (codes[at - 1] <= ord("9"))]] = ord("~")
+    return codes.tobytes()
 
 
 def _numbers(block: bytes, layout: _Layout, counts: list[bytes]) -> NDArray[np.float64] | None:
@@ -141,26 +135,17 @@ def _numbers(block: bytes, layout: _Layout, counts: list[bytes]) -> NDArray[np.f
         counts.extend(piece.replace(b"\\\\", b"\\") for piece in pieces[2::3])
         del pieces[2::3]
         block = b"0".join([b"".join(pieces[at : at + 2]) for at in range(0, len(pieces), 2)])
-    entries = _entries(block.translate(None, _PLAIN), layout.plain_entry, layout.between)
-    if entries is None:  # a number with an exponent: its e must be distinguished from those of the keys
-        block = _shorten(block, layout.keys)
-        entries = _entries(block.translate(None, _PLAIN + b"eE"), layout.short_entry, layout.between)
-        text = block.translate(None, _NOT_NUMERIC)
-    else:
-        text = block.translate(None, _NOT_NUMERIC + b"eE")
-    if entries is None:
+    block = _marked(block)
+    structure = block.translate(None, _NUMERIC)
+    entries, rest = divmod(len(structure) + len(layout.between), len(layout.entry) + len(layout.between))
+    if rest or structure != layout.between.join([layout.entry] * entries):
         return None
     try:
+        text = block.translate(_EXPONENTS, _NOT_NUMERIC)
         numbers = np.asarray(from_json(b"[" + text + b"]"), np.float64)
     except (ValueError, OverflowError):
         return None
     return numbers.reshape(entries, layout.width) if numbers.size == entries * layout.width else None
-
-
-def _entries(structure: bytes, entry: bytes, between: bytes) -> int | None:
-    """Number of entries in `structure`, None if it is anything else."""
-    entries, rest = divmod(len(structure) + len(between), len(entry) + len(between))
-    return None if rest or structure != between.join([entry] * entries) else entries
 
 
 def _columns(numbers: NDArray[np.float64], counts: list[bytes], layout: _Layout) -> ParsedResults | None:
