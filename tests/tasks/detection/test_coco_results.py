@@ -76,6 +76,13 @@ def test_exponents_in_every_entry_are_no_digits(tmp_path: Path) -> None:
     assert found.scores.tolist() == [1e-7] * 5
 
 
+@pytest.mark.parametrize("key", ["score1", "1score", "sc0ore", "sc.ore", "scor~e"])
+def test_a_digit_within_a_word_is_no_part_of_a_number(tmp_path: Path, key: str) -> None:
+    (tmp_path / "r.json").write_text(json.dumps(entries(6)).replace("score", key, 4).replace(key, "score", 3))
+    with pytest.raises(UsageError, match=r"entry 3 of .* has no 'score'"):
+        read_results(tmp_path / "r.json", TRUTH, IDS)
+
+
 def test_other_layouts_are_read_in_the_ordinary_way(tmp_path: Path) -> None:
     rows = entries(6)
     rows[3] = dict(reversed(rows[3].items()))

@@ -19,6 +19,9 @@ from pydantic_core import from_json
 _NUMERIC = b"0123456789+-.~"  # an exponent's e is marked as ~, to distinguish it from those of the keys
 _NOT_NUMERIC = bytes(byte for byte in range(256) if byte not in _NUMERIC + b",")
 _EXPONENTS = bytes.maketrans(b"~", b"e")
+_BEFORE = b" \t\r\n[:,"
+_KINDS = np.zeros(256, np.uint8)
+_KINDS[list(_NUMERIC)], _KINDS[list(_BEFORE)] = 1, 2
 _BLOCK = 1 << 20
 _COUNTS = re.compile(rb'("counts"\s*:\s*)"((?:[^"\\]|\\\\)*)"')
 _STRING = re.compile(rb'"[^"\\]*"')
@@ -98,10 +101,12 @@ def _layout(data: bytes, start: int, end: int) -> _Layout | None:
     if len(slots.get("bbox", range(4))) != 4 or len(slots.get("size", range(2))) != 2:
         return None
     raw = _COUNTS.sub(rb"\g<1>0", data[start : start + length])
-    if any(text.translate(None, _NUMERIC + b",") != text for text in _STRING.findall(raw)):
+    if any(text.translate(None, _NUMERIC + _BEFORE) != text for text in _STRING.findall(raw)):
         return None
-    entry_bytes = _marked(raw).translate(None, _NUMERIC)
-    return _Layout(entry_bytes, after.group() if after else b",", slots, width, masks)
+    marked = _marked(raw)
+    if marked is None:
+        return None
+    return _Layout(marked.translate(None, _NUMERIC), after.group() if after else b",", slots, width, masks)
 
 
 def _find_slots(entry: Any, slots: dict[str, list[int]], at: int = 0) -> int:
@@ -120,12 +125,13 @@ def _find_slots(entry: Any, slots: dict[str, list[int]], at: int = 0) -> int:
     return at
 
 
-def _marked(data: bytes) -> bytes:
-    """JSON whose strings have no digits, with exponents marked: an e after a digit."""
+def _marked(data: bytes) -> bytes | None:
+    """JSON with exponents marked: an e after a digit. None if a digit is inside a word."""
     codes = np.frombuffer(data, np.uint8).copy()
     at = np.flatnonzero(codes[1:] | 32 == ord("e")) + 1
     codes[at[(codes[at - 1] >= ord("0")) & (codes[at - 1] <= ord("9"))]] = ord("~")
-    return codes.tobytes()
+    kinds = _KINDS[codes]
+    return None if ((kinds[1:] == 1) & (kinds[:-1] == 0)).any() else codes.tobytes()
 
 
 def _numbers(block: bytes, layout: _Layout, counts: list[bytes]) -> NDArray[np.float64] | None:
@@ -135,13 +141,15 @@ def _numbers(block: bytes, layout: _Layout, counts: list[bytes]) -> NDArray[np.f
         counts.extend(piece.replace(b"\\\\", b"\\") for piece in pieces[2::3])
         del pieces[2::3]
         block = b"0".join([b"".join(pieces[at : at + 2]) for at in range(0, len(pieces), 2)])
-    block = _marked(block)
-    structure = block.translate(None, _NUMERIC)
+    marked = _marked(block)
+    if marked is None:
+        return None
+    structure = marked.translate(None, _NUMERIC)
     entries, rest = divmod(len(structure) + len(layout.between), len(layout.entry) + len(layout.between))
     if rest or structure != layout.between.join([layout.entry] * entries):
         return None
     try:
-        text = block.translate(_EXPONENTS, _NOT_NUMERIC)
+        text = marked.translate(_EXPONENTS, _NOT_NUMERIC)
         numbers = np.asarray(from_json(b"[" + text + b"]"), np.float64)
     except (ValueError, OverflowError):
         return None
