@@ -79,7 +79,7 @@ class _Overlaps:
     other_iou: NDArray[np.float64]
     own: NDArray[np.int64]
     other: NDArray[np.int64]
-    any: NDArray[np.int64]
+    any_class: NDArray[np.int64]
     on_crowd: NDArray[np.bool_]
     owner: NDArray[np.int64]
     """The matched object, -1 for none."""
@@ -88,8 +88,8 @@ class _Overlaps:
 def match(found: Columns, true: TrueObjects) -> Matching:
     """Match the detections of all images; both are sorted by image."""
     size = len(found)
-    ints = [np.full(size, -1) for _ in range(4)]
-    seen = _Overlaps(np.zeros(size), np.zeros(size), *ints[:3], np.zeros(size, np.bool_), ints[3])
+    own, other, any_class, owner = (np.full(size, -1) for _ in range(4))
+    seen = _Overlaps(np.zeros(size), np.zeros(size), own, other, any_class, np.zeros(size, np.bool_), owner)
     images, starts = np.unique(found.image_ids, return_index=True)
     stops = np.append(starts, size)[1:]
     first = np.searchsorted(true.image_ids, images)
@@ -106,7 +106,7 @@ def match(found: Columns, true: TrueObjects) -> Matching:
         NOTHING_THERE,
     )
     points = np.select([right, kind == LOCALISATION, kind == CLASSIFICATION], [seen.owner, seen.own, seen.other], -1)
-    overlapped = np.where(np.maximum(seen.own_iou, seen.other_iou) >= FOREGROUND, seen.any, -1)
+    overlapped = np.where(np.maximum(seen.own_iou, seen.other_iou) >= FOREGROUND, seen.any_class, -1)
     return Matching(kind.astype(np.int8), points, overlapped)
 
 
@@ -118,7 +118,7 @@ def _match_image(found: Columns, true: TrueObjects, here: slice, objects: slice,
     own, other = np.where(same, plain, 0.0), np.where(same, 0.0, plain)
     own_iou = seen.own_iou[here] = own.max(axis=1)
     seen.other_iou[here] = other.max(axis=1)
-    for places, overlaps in ((seen.own, own), (seen.other, other), (seen.any, plain)):
+    for places, overlaps in ((seen.own, own), (seen.other, other), (seen.any_class, plain)):
         places[here] = overlaps.argmax(axis=1) + objects.start
     if crowd.any():
         seen.on_crowd[here] = (same & crowd & (iou >= FOREGROUND)).any(axis=1)
