@@ -23,7 +23,7 @@ NAMES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
 
 
 def choose_backend(backend: str) -> str:
-    """The implementation's name; "auto" is "hotcoco" if it is installed, else "numpy". Raises UsageError if there is none."""
+    """The implementation's name; "auto" is "hotcoco" if it is installed, else "numpy". Raises UsageError for others."""
     backend = as_backend(backend)
     if backend not in BACKENDS:
         raise UsageError(f"no metric backend {backend!r}", f"one of: {', '.join(BACKENDS)}")
