@@ -293,7 +293,7 @@ def check_recipe(began: dict[str, Any], now: dict[str, Any], path: Path, free_ke
         more = f"; and {len(changed) - _NAMED} more" if len(changed) > _NAMED else ""
         raise UsageError(
             f"the recipe differs from the one that {path} began with: {'; '.join(changed[:_NAMED])}{more}",
-            "resume with the settings it began with, or start a new run in another --out",
+            f"resume with the settings it began with, or start a new run from its weights: --weights {path} --out OTHER",
         )
 
 
