@@ -42,7 +42,7 @@ def _print_inspection(found: Inspection) -> None:
         ("file", found.path),
         ("size", f"{found.bytes / 1e6:.1f} MB"),
         ("layout", found.format),
-        ("model", " or ".join(found.models) or "unknown"),
+        ("model", " or ".join(found.models) or f"unknown: {found.unknown}"),
         ("head", _head(found)),
         ("parameters", f"{found.params:,} ({found.backbone_params:,} in the backbone)"),
     ]

@@ -22,6 +22,7 @@ from pvtctl.weights.load import load_checkpoint
 from pvtctl.weights.read import Checkpoint, read_checkpoint, read_raw
 from pvtctl.weights.recognise import convert_state, identify, strip_wrappers, to_publisher
 from pvtctl.weights.save import save_safetensors
+from pvtctl.weights.unknown import explain_unknown
 
 TOLERANCE = 1e-4
 """Largest accepted difference between two implementations' outputs, relative to the largest output."""
@@ -126,10 +127,8 @@ def model_of(checkpoint: Checkpoint, backbone: str | None = None) -> str:
     """
     names = identify(checkpoint.state)
     if not names:
-        raise UsageError(
-            f"{checkpoint.path} holds no model that pvtctl knows ({checkpoint.format} layout)",
-            "`pvtctl weights inspect` shows what is in it, `pvtctl models ls` what is known",
-        )
+        what, hint = explain_unknown(checkpoint.raw or checkpoint.state, checkpoint.format)
+        raise UsageError(f"{checkpoint.path} {what}", hint)
     if backbone is not None and backbone not in names:
         raise UsageError(f"{checkpoint.path} holds {' or '.join(names)}, not {backbone}", "leave --backbone out")
     if backbone is not None:

@@ -22,6 +22,7 @@ from pvtctl.weights.read import Checkpoint, read_checkpoint
 from pvtctl.weights.recognise import identify
 from pvtctl.weights.resolve import find_weights_file
 from pvtctl.weights.tensors import nonfinite
+from pvtctl.weights.unknown import explain_unknown
 
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -35,6 +36,8 @@ class Inspection:
     format: str
     models: list[str]
     """pvtctl's backbones with exactly these shapes; two where two models share them."""
+    unknown: str | None
+    """What the file holds where that is no model of pvtctl, and what to do."""
     params: int
     """All parameters, without buffers."""
     backbone_params: int
@@ -91,7 +94,8 @@ def _describe(path: Path, checkpoint: Checkpoint, largest: int) -> Inspection:
         path=str(path),
         bytes=sum(file.stat().st_size for file in files),
         format=checkpoint.format,
-        models=identify(state),
+        models=(models := identify(state)),
+        unknown=None if models else "; ".join(explain_unknown(checkpoint.raw, checkpoint.format)),
         params=sum(value.numel() for value in parameters.values()),
         backbone_params=sum(value.numel() for key, value in parameters.items() if key.startswith("backbone.")),
         **_told(checkpoint),
@@ -172,7 +176,7 @@ def verify_weights(text: str) -> WeightsVerdict:
         return WeightsVerdict(text, False, str(path) if path else None, compared, fault=error.message, hint=error.hint)
     fault = None
     if not found.models:
-        fault = f"holds no model that pvtctl knows ({found.format} layout)"
+        fault = found.unknown
     elif entry is not None and entry.backbone not in found.models:
         fault = f"holds {' or '.join(found.models)}, not {entry.backbone}"
     elif found.nonfinite:

@@ -20,6 +20,7 @@ from pvtctl.weights.remap_classes import load_head
 from pvtctl.weights.report import LEAST_SHARE, LoadReport, listed, percent_loaded
 from pvtctl.weights.resolve import resolve_weights
 from pvtctl.weights.tensors import nonfinite
+from pvtctl.weights.unknown import explain_unknown
 
 # v1 and ViT have these for classification; the dense models of the official code do not.
 _CLASSIFICATION_ONLY = ("backbone.class_token", "backbone.norm.weight", "backbone.norm.bias")
@@ -145,7 +146,9 @@ def _refuse_misfit(
         what = f"{report.source} holds a {report.format} model that pvtctl does not have, and does not fit {here}"
     else:
         some = ", ".join(list(state)[:3])
-        what = f"{report.source} holds no model that pvtctl knows ({len(state)} tensors: {some}, ...)"
+        why, _ = explain_unknown(state, report.format)
+        why = why.removesuffix(" (unknown layout)")
+        what = f"{report.source} {why} ({len(state)} tensors: {some}, ...)"
     if report.backbone_share >= LEAST_SHARE and report.unexpected:
         message = f"{what}: {len(report.unexpected)} of its tensors have no place here"
     else:

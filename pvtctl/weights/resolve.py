@@ -62,7 +62,10 @@ def weights_in_folder(folder: Path) -> Path:
     if checkpoints:
         return checkpoints[-1]
     if any(folder.glob("*.index.json")):
-        raise UsageError(f"{folder} holds weights split over several files", "no model here is that large")
+        raise UsageError(
+            f"{folder} holds weights split over several files, which pvtctl does not read",
+            "join them: read each with safetensors.torch.load_file, and save all of them in one dict with save_file",
+        )
     raise UsageError(
         f"{folder} is a folder without weights",
         "expected best.safetensors (a run), or model.safetensors or pytorch_model.bin with config.json (transformers)",
