@@ -284,6 +284,7 @@ def _scan_segments(entries: list[Any], good: list[int], table: CocoTable, faults
     faults.add_rows("bad_polygon", table.ids, infinite)
 
 
+@np.errstate(over="ignore")  # a box may be as large as numbers go
 def _without_bad_boxes(table: CocoTable, entries: list[Any], good: list[int], faults: _Faults) -> CocoTable:
     """Report bad boxes and areas, replace the areas, and drop boxes without a pixel in the image."""
     boxes, sizes = table.boxes, table.sizes[table.images]

@@ -93,6 +93,7 @@ class SegmentReader:
         self._run_ends.extend((first_byte, len(self._runs)))
         return fault
 
+    @np.errstate(over="ignore", invalid="ignore")  # coordinates may be as large as numbers go
     def finish(self) -> tuple[Segments, NDArray[np.bool_]]:
         """The stored masks, and for each annotation whether a coordinate is non-finite or absurd."""
         segments = Segments(

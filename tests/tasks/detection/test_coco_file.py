@@ -241,6 +241,13 @@ def test_a_bad_area_is_that_of_the_mask_or_of_the_box(area):
     assert area_of(with_annotation(area=area, segmentation=[])) == 48
 
 
+@pytest.mark.parametrize("box", [[1, 1, 1e300, 1e300], [-1e308, 1, 1.7e308, 5], [1, 1, 1e308, 1e308]])
+def test_a_box_as_large_as_numbers_go_warns_nobody(box):
+    read = CocoAnnotations(with_annotation(bbox=box, area=None, segmentation=None))
+    assert read.num_objects().tolist() == [2, 1]
+    assert {entry["id"]: entry for entry in read.to_coco()["annotations"]}[12]["area"] > 1e200
+
+
 def test_areas_of_zero():
     data = coco()
     for entry in data["annotations"]:

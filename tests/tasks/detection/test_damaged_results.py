@@ -97,6 +97,7 @@ BAD_MASKS: dict[str, Any] = {
     "fractions": {"size": list(SIZE), "counts": [0.5, 2399.5]},
     "no counts": {"size": list(SIZE)},
     "far away": HUGE,
+    "as far as numbers go": [[0, 0, 1e308, 0, 1e308, 1e308]],
     "a long way": LONG,
     "not a number": [[0, 0, float("nan"), 0, 9, 9]],
     "infinite": [[0, 0, float("inf"), 0, 9, 9]],

@@ -309,6 +309,17 @@ def test_truth_is_left_as_it_was() -> None:
         assert json.dumps(metric.truth) == before
 
 
+@pytest.mark.parametrize("backend", BACKENDS[1:])
+def test_boxes_as_large_as_numbers_go_are_scored(backend: str) -> None:
+    truth, found, ids = random_case(1)
+    truth["annotations"][0]["bbox"] = [0.0, 0.0, 1e300, 1e300]
+    metric = DetectionMetric(NAMES_OF, CATEGORIES, truth, masks=False, backend=backend)
+    metric.update(found, batch(ids))
+    metric.found.boxes[:2, 2:] = 1.7e308
+    assert 0 < metric.compute()["box_ap"] < 1
+    assert metric.analysis().threshold > 0
+
+
 def test_reading_leaves_no_warning(tmp_path: Path) -> None:
     metric = filled(1)
     path = write_results(tmp_path / "r.json", metric.found, CATEGORIES, metric.truth)

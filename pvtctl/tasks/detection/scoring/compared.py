@@ -78,7 +78,8 @@ def columns_to_compare(truth: Mapping[str, Any], category_ids: Sequence[int], fo
         pairs = zip(found.image_ids.tolist(), found.masks or [], strict=True)
         shapes = [{"size": list(size_of[image]), "counts": counts} for image, counts in pairs]
     at = np.searchsorted(known, found.image_ids)
-    areas = of_masks(rle.area, shapes) if masks else shapes[:, 2] * shapes[:, 3]
+    with np.errstate(over="ignore"):  # a box may be as large as numbers go
+        areas = of_masks(rle.area, shapes) if masks else shapes[:, 2] * shapes[:, 3]
     detections = Shapes(at, found.labels.astype(np.int64), shapes, areas, found.scores)
     return Compared(kind, len(category_ids), [size_of[key] for key in ids], objects, detections)
 

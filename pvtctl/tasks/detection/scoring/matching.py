@@ -85,6 +85,7 @@ class _Overlaps:
     """The matched object, -1 for none."""
 
 
+@np.errstate(over="ignore", invalid="ignore")  # boxes may be as large as numbers go
 def match(found: Columns, true: TrueObjects) -> Matching:
     """Match the detections of all images; both are sorted by image."""
     size = len(found)
