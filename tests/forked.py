@@ -35,11 +35,15 @@ class ForkedPopen(subprocess.Popen[Any]):
         new_session = others[-2]
         sys.stdout.flush()
         sys.stderr.flush()
+        ready, open_in_child = os.pipe()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of xdist's thread, which the copy does not have
             self.pid = os.fork()
         if self.pid == 0:
             _run(words[2:], cwd, env, [pipes[0], pipes[3], pipes[5]], new_session)
+        os.close(open_in_child)
+        os.read(ready, 1)  # ends when the child has its session and closes what it inherited, as Popen waits for exec
+        os.close(ready)
         self._child_created = True
         self._close_pipe_fds(*pipes)  # type: ignore[attr-defined]
 
@@ -67,7 +71,7 @@ def _run(words: list[str], cwd: Any, env: Any, streams: list[int], new_session: 
             if copy is not None:
                 os.dup2(copy, at)
         os.closerange(3, os.sysconf("SC_OPEN_MAX"))
-        for number in (signal.SIGTERM, signal.SIGUSR1):
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         sys.stdin, sys.stdout = open(0, closefd=False), open(1, "w", closefd=False)  # noqa: SIM115

@@ -75,16 +75,24 @@ def test_a_library_that_does_not_load_is_broken(
     assert broken["hint"] == "pip install --force-reinstall torchvision"
 
 
+@pytest.mark.parametrize(
+    ("error", "said", "status"),
+    [
+        (RuntimeError("no such device"), "RuntimeError: no such device", "broken"),
+        (PermissionError(13, "Permission denied", "/closed"), "/closed cannot be read: Permission denied", "note"),
+    ],
+)
 def test_a_part_that_cannot_be_examined_is_told(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    error: Exception, said: str, status: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail() -> None:
-        raise OSError("no such device")
+        raise error
 
     monkeypatch.setattr(doctor, "_folders", fail)
     code, found = report(capsys)
-    assert code == 1
-    assert found["folders", "(cannot be examined)"]["value"] == "OSError: no such device"
+    assert code == (1 if status == "broken" else 0)
+    told = found["folders", "(cannot be examined)"]
+    assert (told["value"].lower(), told["status"]) == (said.lower(), status)
 
 
 def test_a_data_folder_that_is_not_there_is_told(

@@ -120,7 +120,10 @@ def suggestion(unknown: Sequence[int], classes: ClassList) -> str:
             f"if {last + 1} is no class: --set data.segmentation.ignore=[{last + 1}]"
         )
     if unknown == [0]:
-        return "if classes count from 0: --set data.segmentation.labels=plain; else --set data.segmentation.ignore=[0]"
+        return (
+            "if 0 is unlabelled: --set data.segmentation.labels=shifted, or --set data.segmentation.ignore=[0]; if classes count "
+            "from 0: --set data.segmentation.labels=plain, and numbers from 0 where classes.txt has numbers"
+        )
     few = ",".join(map(str, unknown[:8]))
     return (
         f"list these classes in classes.txt, or leave them out: --set data.segmentation.ignore=[{few}]; "
