@@ -143,16 +143,24 @@ def _found(place: str) -> Any:
     )
 
 
-def check_killed(kill: Kill, ended: Ended, folder: Path) -> str | None:
-    """What is wrong with how a killed run ended; it may have ended before."""
+def check_killed(kill: Kill, ended: Ended, folder: Path, starts: int) -> str | None:
+    """What is wrong with how a killed run ended; it may have ended before, or stopped before it opened its folder, in
+    which then no more than `starts` are recorded.
+    """
     fault = fault_of(ended, (0, _RESUMABLE[kill.number])) if ended.code != -signal.SIGKILL else None
     if ended.code == -signal.SIGKILL and kill.number != signal.SIGKILL:
         fault = "hangs"
-    if fault is None and ended.code in (75, 130) and (folder / "run.json").is_file():
+    if fault is None and ended.code in (75, 130) and count_starts(folder) > starts:
         status = json.loads((folder / "run.json").read_text())["status"]
         if status not in ("stopped", "finished"):
             fault = f"exit code {ended.code}, and run.json says {status}"
     return fault
+
+
+def count_starts(folder: Path) -> int:
+    """How often the run in `folder` was started."""
+    file = folder / "environment.json"
+    return len(json.loads(file.read_text())) if (folder / "run.json").is_file() else 0
 
 
 def difference(run: Path, unbroken: Path) -> str | None:
@@ -197,10 +205,11 @@ def try_chain(seed: int, kills: Sequence[Kill], unbroken: Path, work: Path, foun
     found.chains += 1
     told = f"chain {seed} ({', '.join(map(str, kills))})"
     for kill in kills:
+        starts = count_starts(work / "run")
         ended = run_killed(work, kill)
         found.cpu += ended.cpu
         found.kills[kill.number.name + (" twice" if kill.twice else "")] += ended.code != 0
-        if (fault := check_killed(kill, ended, work / "run")) is not None:
+        if (fault := check_killed(kill, ended, work / "run", starts)) is not None:
             found.failures.append(f"{told}: {kill}: {fault}")
             return
     ended = run_killed(work, None)
