@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import pvtctl
-from pvtctl.models.fast_cpu import attention, convolutions, linears, optimize_for_cpu, plain_kernels
+from pvtctl.models.fast_cpu import attention, choices, convolutions, linears, optimize_for_cpu, plain_kernels
 from pvtctl.models.fast_cpu.choices import Choices, before_measurement, using
 from pvtctl.models.fast_cpu.levers import PLAIN_OF
 
@@ -194,6 +194,17 @@ def test_state_goes_both_ways() -> None:
     fast.load_state_dict(plain.state_dict())
     plain.load_state_dict(fast.state_dict())
     assert [p.stride() for p in fast.parameters()] == [p.stride() for p in plain.parameters()]
+
+
+@pytest.mark.parametrize("name", ["pvt", "semantic_fpn"])
+def test_torch_compile_traces_one_graph(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a break at the choices, which lie in a file; each break would compile the layers one by one."""
+    model = optimize_for_cpu(built(name))
+    monkeypatch.setattr(choices, "_chosen", None)
+    choices._measured.cache_clear()
+    run = torch.compile(model, backend="eager", fullgraph=True)
+    with torch.no_grad():
+        assert torch.allclose(run(images()), model(images()), atol=1e-4)
 
 
 def test_torch_export_gives_the_graph_of_the_plain_model() -> None:

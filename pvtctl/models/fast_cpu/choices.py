@@ -80,17 +80,18 @@ def before_measurement(capability: str) -> Choices:
     return Choices(wide, 4 << 20, 128 if wide else 256, True, True, True, 512, True)
 
 
+_NONE = Choices()
 _chosen: Choices | None = None
 
 
 def active() -> Choices:
     """The choices of this process: those of `use`, else those measured on this machine, else none.
 
-    PVTCTL_FAST_CPU=0 overrides both.
+    PVTCTL_FAST_CPU=0 overrides both. While torch.compile traces a model there are none: it has kernels of its own.
     """
-    if is_off():
-        return Choices()
-    return _chosen or _measured() or Choices()
+    if torch.compiler.is_compiling() or is_off():
+        return _NONE
+    return _chosen or _measured() or _NONE
 
 
 @functools.cache
