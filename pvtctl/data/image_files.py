@@ -9,6 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from pvtctl.io.console import say
+from pvtctl.io.foreign import reason_of
+
 SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".gif", ".ppm", ".tif", ".tiff", ".webp")
 """Files with these endings (in any case) are images; others are ignored."""
 
@@ -40,18 +43,25 @@ def is_file(path: Path) -> bool:
 
 
 def images_below(folder: Path) -> list[str]:
-    """Sorted paths of the images below a class folder, relative to it; what cannot be read, and is no file, is left out."""
+    """Sorted paths of the images below a class folder, relative to it; what is no file is left out, and so is a folder that
+    cannot be read, with a warning.
+    """
     found, ahead = [], [""]
     while ahead:  # not walk_files, which takes five times as long for the names of ImageNet
         inside = ahead.pop()
-        with suppress(OSError), os.scandir(f"{folder}/{inside}") as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                if entry.is_dir(follow_symlinks=False):
-                    ahead.append(f"{inside}{entry.name}/")
-                elif entry.name.lower().endswith(SUFFIXES):
-                    with suppress(OSError):  # else a link to itself would hide the entries after it
-                        if entry.is_file():
-                            found.append(f"{inside}{entry.name}")
+        try:
+            with os.scandir(f"{folder}/{inside}") as listed:
+                entries = list(listed)
+        except OSError as error:
+            say(f"warning: {folder}/{inside} {reason_of(error)}; the images in it are left out")
+            continue
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                ahead.append(f"{inside}{entry.name}/")
+            elif entry.name.lower().endswith(SUFFIXES):
+                with suppress(OSError):  # else a link to itself would hide the entries after it
+                    if entry.is_file():
+                        found.append(f"{inside}{entry.name}")
     return sorted(found)
