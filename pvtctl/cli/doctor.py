@@ -175,6 +175,9 @@ def _kernels(calibrate: bool) -> list[Finding]:
     from pvtctl.models.fast_cpu import calibrate as calibration
     from pvtctl.models.fast_cpu.choices import SWITCH, active, choices_file, is_off, remembered
 
+    if is_off():
+        hint = f"unset {SWITCH} to measure them" if calibrate else None
+        return [Finding("taken", f"{active()}, since {SWITCH} is 0", "note" if calibrate else "ok", hint)]
     timings = []
     if calibrate:
         share = calibration.busy_share()
@@ -183,8 +186,6 @@ def _kernels(calibrate: bool) -> list[Finding]:
     if calibrate and share > calibration.BUSY:
         text = f"{taken.value}; other programs used {share:.0%} of this machine"
         taken = Finding("taken", text, "note", "pvtctl doctor --calibrate when it is idle")
-    if is_off():
-        return [replace(taken, value=f"{taken.value}, since {SWITCH} is 0")]
     if not calibrate and remembered() is None:
         hint = "pvtctl doctor --calibrate; eval, predict and latency do it when first used"
         return [replace(taken, value=f"{taken.value}: this machine is not measured yet", status="note", hint=hint)]

@@ -129,6 +129,8 @@ def test_it_says_which_cpu_kernels_are_taken_and_measures_them(
     assert report(capsys)[1]["CPU kernels", "taken"]["status"] == "ok"
     monkeypatch.setenv("PVTCTL_FAST_CPU", "0")
     assert "since PVTCTL_FAST_CPU is 0" in report(capsys)[1]["CPU kernels", "taken"]["value"]
+    code, found = report(capsys, "--calibrate")
+    assert (code, found["CPU kernels", "taken"]["hint"]) == (0, "unset PVTCTL_FAST_CPU to measure them")
 
 
 def test_speed_is_counted_as_two_operations_a_multiply_add() -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from pvtctl.errors import UsageError
 from pvtctl.io.machine import OthersShare
+from pvtctl.models.backbones.base import Tap
 from pvtctl.models.fast_cpu.choices import SWITCH, Choices, is_chosen, is_off, remember, remembered, use, using
 from pvtctl.models.fast_cpu.levers import take
 from pvtctl.models.fast_cpu.linears import one_pass_works
@@ -47,7 +48,6 @@ class Calibration:
 
     choices: Choices
     timings: list[Timing]
-    seconds: float
 
 
 class _Case:
@@ -61,8 +61,7 @@ class _Case:
 
     def call(self, choices: Choices) -> Callable[[], object]:
         """One forward pass with `choices`; in the mode `training` also a backward pass, in `bf16` both under autocast."""
-        with using(choices):
-            layer = take(copy.deepcopy(self._layer), choices)
+        layer = take(copy.deepcopy(self._layer), choices)
 
         def run() -> None:
             with using(choices):
@@ -88,7 +87,6 @@ def calibrate(on_progress: Callable[[str], None] = lambda text: None) -> Calibra
     """
     if is_off():
         raise UsageError(f"{SWITCH} is 0, which leaves every model plain", f"unset {SWITCH} to measure the CPU kernels")
-    begun = time.perf_counter()
     timings: list[Timing] = []
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(0)
@@ -102,7 +100,7 @@ def calibrate(on_progress: Callable[[str], None] = lambda text: None) -> Calibra
     except OSError as error:
         use(found)
         on_progress(f"not kept: {error.strerror}")
-    return Calibration(found, timings, time.perf_counter() - begun)
+    return Calibration(found, timings)
 
 
 def calibrate_once(device: str, on_progress: Callable[[str], None], *, threads: int | None = None) -> None:
@@ -247,8 +245,6 @@ def _patch_products(found: Choices, timings: list[Timing]) -> Choices:
 
 
 def _split_readout(found: Choices, timings: list[Timing]) -> Choices:
-    from pvtctl.models.backbones.base import Tap
-
     tap = Tap(_map(1, 768, 24), torch.randn(1, 1, 768))
     case = _Case("1x576x768", Reassemble(768, 256, 16, 16, "project"), tap)
     fast = replace(found, split_readout=True)

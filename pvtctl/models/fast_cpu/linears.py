@@ -28,7 +28,7 @@ def one_pass_works() -> bool:
         with torch.inference_mode():
             out = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "gelu", [], "none")
         return torch.allclose(out, F.gelu(F.linear(x, weight, bias)), atol=1e-4)
-    except (AttributeError, RuntimeError, NotImplementedError):
+    except (AttributeError, RuntimeError):
         return False
 
 
