@@ -22,6 +22,7 @@ from pvtctl.models.detector import STRIDE, Detector
 from pvtctl.models.losses.cross_entropy import cross_entropy
 from pvtctl.models.losses.depth import gradient_matching, ssi_trimmed
 from pvtctl.models.structures import DetectOptions, Objects
+from pvtctl.tasks.dense.inference import DepthInference, LabelInference
 
 CANDIDATES = 1000
 """Boxes per image that reach NMS."""
@@ -29,8 +30,6 @@ PHOTO = (480, 640)
 """(height, width) of the images before preprocessing; COCO's most frequent size."""
 OBJECTS = 7
 """Ground-truth objects per image in training: COCO has 7.3."""
-CLASSES_AT_ONCE = 16
-"""Number of classes whose logits are resized to the image's size at a time, as in evaluation."""
 PARTS = ("preprocess", "network", "postprocess")
 
 
@@ -128,27 +127,10 @@ class DenseForward(_PhotoForward):
     def __init__(self, case: Case, model: DenseModel, device: torch.device) -> None:
         super().__init__(case, model, device)
         self._run = self._timed(compiled(case, model))
+        self._inference = (DepthInference if model.gives_depth else LabelInference)(model)
 
     def _predict(self, images: Tensor) -> object:
-        out = self._run(images)
-        # one image at a time: maps of all classes at full image size are large
-        return [self._answer(out[at : at + 1].float()) for at in range(len(out))]
-
-    def _answer(self, out: Tensor) -> Tensor:
-        """A raw map (1, K, h, w) -> (H, W): the class of each pixel of an image, or its depth."""
-        if self._model.gives_depth:
-            return self._model.at_size(out, self._size, PHOTO)[0, 0]
-        best: list[tuple[Tensor, Tensor]] = []
-        for first in range(0, out.shape[1], CLASSES_AT_ONCE):
-            score, label = self._model.at_size(out[:, first : first + CLASSES_AT_ONCE], self._size, PHOTO)[0].max(0)
-            best.append((score, label + first))
-        return functools.reduce(_better, best)[1]
-
-
-def _better(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Scores and labels of two groups of classes -> those of the higher score per pixel."""
-    wins = other[0] > one[0]
-    return torch.where(wins, other[0], one[0]), torch.where(wins, other[1], one[1])
+        return self._inference.predict_batch(self._run, images, [PHOTO] * len(images))
 
 
 def detector_training_step(case: Case, model: Detector, device: torch.device) -> Callable[[], object]:

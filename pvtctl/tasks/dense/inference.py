@@ -68,8 +68,10 @@ def _starts(side: int, window: int, stride: int) -> list[int]:
     return [*range(0, last, stride), last]
 
 
-CLASSES_AT_ONCE = 16
+CLASSES_AT_ONCE = 32
 """Number of classes whose logits are resized to the image at a time, if no more than VALUES_AT_ONCE result."""
+CLASSES_TO_INTERLEAVE = 6
+"""Number of classes from which on values of a pixel lie side by side (channels last) while they are resized."""
 VALUES_AT_ONCE = 1 << 25
 """Values held at a time at the size of a large image: 128 MiB as 32-bit floats."""
 FARTHEST = 1e-6
@@ -177,23 +179,37 @@ class LabelInference(DenseInference):
         self.relabel = relabel
 
     def _answer(self, out: Tensor, size: ImageSize, original: ImageSize) -> Tensor:
-        """Resizes only a few classes at a time to the original size; fewer for large images."""
+        """Resizes only the classes that can win a pixel, a few at a time; fewer for large images."""
         step = max(1, min(CLASSES_AT_ONCE, VALUES_AT_ONCE // (original[0] * original[1])))
+        possible = None
+        if out.shape[1] > step and self._convex(out, size) and 4 * out[0, 0].numel() <= original[0] * original[1]:
+            possible = classes_that_can_win(out)
+            out = out[:, possible]
         best, labels = self._best(out[:, :step], size, original)
         for first in range(step, out.shape[1], step):
             score, label = self._best(out[:, first : first + step], size, original)
             better = score > best
             torch.where(better, score, best, out=best)
             torch.where(better, label.add_(first), labels, out=labels)
-        return self._relabelled(labels)
+        return self._relabelled(labels if possible is None else possible.int().take(labels.long()))
+
+    def _convex(self, out: Tensor, size: ImageSize) -> bool:
+        """Whether each value of `_at` is a weighted mean of at most 3x3 neighbouring values of the map: when resizing is
+        bilinear and the map is not larger than the images, resizing by way of their size included."""
+        return self._in_bands and out.shape[2] <= size[0] and out.shape[3] <= size[1]
 
     def _best(self, out: Tensor, size: ImageSize, original: ImageSize) -> tuple[Tensor, Tensor]:
         """(highest value, its class) of each pixel, float32 and int32 (H, W)."""
-        part = self._at(out.float(), size, original)[0]
-        if len(part) == 1:
+        if out.shape[1] == 1:
+            part = self._at(out.float(), size, original)[0]
             return part[0], torch.zeros_like(part[0], dtype=torch.int32)
-        score, label = part.max(0)
-        return score, label.to(torch.int32)
+        if out.is_cuda or out.shape[1] < CLASSES_TO_INTERLEAVE:
+            score, label = self._at(out.float(), size, original)[0].max(0)
+            return score, label.to(torch.int32)
+        part = self._at(out.float().contiguous(memory_format=torch.channels_last), size, original)[0].permute(1, 2, 0)
+        # A vectorised search; torch's compares values one by one.
+        label = torch.from_numpy(part.contiguous().numpy().argmax(-1))
+        return part.take_along_dim(label[..., None], -1)[..., 0], label.to(torch.int32)
 
     def _view(self, out: Tensor) -> Tensor:
         return out.softmax(1)[0]
@@ -238,6 +254,24 @@ def rows_of_resized(maps: Tensor, size: ImageSize, top: int, bottom: int) -> Ten
     weight = (places - upper)[:, None]
     lower = (upper + 1).clamp(max=height - 1)
     return near[:, :, upper - first] * (1 - weight) + near[:, :, lower - first] * weight
+
+
+def classes_that_can_win(maps: Tensor) -> Tensor:
+    """Indices of the classes of maps (1, K, h, w) that are highest in some weighted mean of 3x3 neighbouring values.
+
+    The others stay below another class with the lowest of its nine values in each neighbourhood. Rounding does not count; NaN and infinite values are kept.
+    """
+    highest, lowest = (_in_neighbourhoods(maps.float(), pick) for pick in (torch.maximum, torch.minimum))
+    to_reach = lowest.amax(1, keepdim=True)
+    return (~(highest < to_reach - 1e-5 * to_reach.abs())).flatten(2).any(2)[0].nonzero()[:, 0]
+
+
+def _in_neighbourhoods(maps: Tensor, pick: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """`pick` among each 3x3 neighbours of maps (1, K, h, w): (1, K, h - 2, w - 2), at least one row and column."""
+    for dim in (2, 3, 2, 3):
+        if (side := maps.shape[dim]) > 1:
+            maps = pick(maps.narrow(dim, 0, side - 1), maps.narrow(dim, 1, side - 1))
+    return maps
 
 
 def to_metres(inverse: Tensor, scale_shift: tuple[float, float]) -> Tensor:

@@ -20,6 +20,7 @@ from pvtctl.tasks.dense.inference import (
     DepthInference,
     LabelInference,
     Window,
+    classes_that_can_win,
     rows_of_resized,
     to_metres,
 )
@@ -103,6 +104,35 @@ def test_rows_of_a_resized_map(inside: tuple[int, int], size: tuple[int, int]) -
     edges = [0, 1, size[0] // 2, size[0]]
     parts = [rows_of_resized(maps, size, top, bottom) for top, bottom in pairwise(edges) if top < bottom]
     torch.testing.assert_close(torch.cat(parts, 2), whole, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("original", [(47, 61), (29, 83), (24, 20)])
+@torch.no_grad()
+def test_only_classes_that_can_win_are_resized(
+    monkeypatch: pytest.MonkeyPatch, original: tuple[int, int], align_corners: bool
+) -> None:
+    """By way of a padded image, and with corners aligned: the labels of all classes; a few of the classes do it."""
+    model, images = model_of(150), images_of(1, 3, 22, 18)
+    monkeypatch.setattr(type(model.head), "align_corners", align_corners)
+    strong = torch.randperm(150, generator=torch.Generator().manual_seed(3))[:9]
+    model.head.mix.weight.mul_(0.2)
+    model.head.mix.bias[strong] += 6
+    resized: list[int] = []
+    at_size = model.at_size
+    monkeypatch.setattr(model, "at_size", lambda out, *sizes: resized.append(out.shape[1]) or at_size(out, *sizes))
+    found = LabelInference(model).predict_batch(model, images, [original])[0]
+    assert found.equal(at_size(model(images), (22, 18), original).argmax(1)[0].to(torch.uint8))
+    assert len(found.unique()) > 3
+    assert sum(resized) < 75
+
+
+@torch.no_grad()
+def test_a_class_wins_only_between_the_values_of_the_map() -> None:
+    """Second everywhere, it is the highest in the middle between two others; one below all others can go."""
+    maps = torch.tensor([[4.0, -4.0], [-4.0, 4.0], [1.0, 1.0], [-5.0, -5.0]])[None, :, None]
+    assert classes_that_can_win(maps).tolist() == [0, 1, 2]
+    assert classes_that_can_win(torch.full((1, 3, 2, 2), torch.nan)).tolist() == [0, 1, 2]
 
 
 @torch.no_grad()
