@@ -236,6 +236,7 @@ def _show_dry_run(recipe: Recipe, report: DryRunReport, as_json: bool) -> None:
         ("loss of the first step", f"{report.loss:.3f}"),
         ("images per step", str(report.images_per_step)),
         ("steps", str(report.steps)),
+        ("parameters", f"{report.parameters:,}, {report.frozen_parameters:,} of them frozen"),
         ("time per step", f"{report.step_seconds:.2f} s"),
         ("time of loading the first batch", f"{report.load_seconds:.2f} s"),
         ("time of a validation batch", f"{report.val_batch_seconds:.2f} s x {report.val_batches or '?'}"),

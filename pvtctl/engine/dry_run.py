@@ -41,6 +41,9 @@ class DryRunReport:
     evaluations: int
     save_seconds: float
     checkpoint_bytes: int
+    parameters: int
+    frozen_parameters: int
+    """Those that are not trained."""
     peak_memory_bytes: int
     memory: str
     """Which memory it is: of the GPU (allocated by torch), or of this process."""
@@ -98,6 +101,8 @@ def dry_run(
         evaluations=evaluations,
         save_seconds=save_seconds,
         checkpoint_bytes=checkpoint_bytes,
+        parameters=sum(parameter.numel() for parameter in task.model.parameters()),
+        frozen_parameters=sum(one.numel() for one in task.model.parameters() if not one.requires_grad),
         peak_memory_bytes=torch.cuda.max_memory_allocated(dist.device) if gpu else resident,
         memory="GPU" if gpu else "process",
         run_seconds=steps * step_seconds + evaluations * (val_batches or 0) * val_seconds + epochs * save_seconds,

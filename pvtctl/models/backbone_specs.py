@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from pvtctl.models.registry import DETECTION, BackboneOptions, BackboneSpec, HeadSpec
 from pvtctl.models.variants import (
     HYBRID_BLOCKS,
+    RESNET_STAGES,
+    RESNET_STEM,
     TIMM_PREFIX,
     VARIANTS,
     PvtVariant,
@@ -98,7 +100,8 @@ def _spec(name: str, variant: Variant) -> BackboneSpec:
                 "under": partial(_resnet_under, variant),
                 "blocks": sum(variant.depths),
                 "stages": tuple({"depth": depth, "groups": variant.groups} for depth in variant.depths),
-                "stage_names": tuple((f"layer{at}.",) for at in (1, 2, 3, 4)),
+                "stage_names": RESNET_STAGES,
+                "stem_names": RESNET_STEM,
                 "outside": "stem",
             }
     return BackboneSpec(
@@ -129,6 +132,7 @@ def _pvt_fields(variant: PvtVariant) -> dict[str, Any]:
             for at in range(4)
         ),
         "stage_names": tuple((f"stages.{at}.",) for at in range(4)),
+        "stem_names": ("stages.0.patch_embed.", "stages.0.pos_embed"),
         "outside": "class token and final norm, for classification only" if first else "",
     }
 
@@ -156,6 +160,7 @@ def _vit_fields(variant: VitVariant) -> dict[str, Any]:
         "blocks": depth,
         "stages": tuple(stages),
         "stage_names": tuple(names),
+        "stem_names": ("patch_embed.", "pos_embed", "class_token", "distillation_token"),
         "outside": "patch embedding, position table, class token, final norm",
     }
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pvtctl.errors import UsageError
 from pvtctl.models.backbones.base import Backbone
 from pvtctl.models.backbones.build import as_backbone
+from pvtctl.models.features import Features
 from pvtctl.models.heads.base import DenseHead
 from pvtctl.models.registry import DEPTH, SEGMENTATION, HeadSpec, Target, head_spec
 from pvtctl.models.structures import ImageSize
@@ -44,11 +45,17 @@ class DenseModel(nn.Module):
         self.spec = spec
         """The head's spec; None for a model assembled by hand."""
 
-    def forward(self, images: Tensor, auxiliary: bool = False) -> Any:
-        """The map of the padded images (see `at_size`); with `auxiliary` (map, auxiliary maps), for the losses."""
+    def read(self, images: Tensor | Features) -> Any:
+        """What the head takes of the backbone for the padded images, or of what was read before."""
+        if isinstance(images, Features):
+            return images.value
         height, width = self.padded((int(images.shape[2]), int(images.shape[3])))
         images = F.pad(images, (0, width - images.shape[3], 0, height - images.shape[2]))
-        features = self.head.read(self.backbone, images)
+        return self.head.read(self.backbone, images)
+
+    def forward(self, images: Tensor | Features, auxiliary: bool = False) -> Any:
+        """The map of the padded images (see `at_size`); with `auxiliary` (map, auxiliary maps), for the losses."""
+        features = self.read(images)
         if self.neck is not None:
             features = self.neck(features)
         out, others = self.head(features, auxiliary)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pvtctl.errors import UsageError
 from pvtctl.models.backbones.base import Backbone
 from pvtctl.models.backbones.build import as_backbone
+from pvtctl.models.features import Features
 from pvtctl.models.heads.base import DetectionHead
 from pvtctl.models.heads.masks import place_detections
 from pvtctl.models.registry import DETECTION, Conventions, HeadSpec, Target, head_spec
@@ -45,12 +46,18 @@ class Detector(nn.Module):
         self.spec = spec
         """The head's spec; None for a detector assembled by hand."""
 
-    def features(self, images: Tensor, sizes: Sequence[ImageSize] | None = None) -> list[Tensor]:
-        """The head's input: the neck's maps, or the backbone's; only the last of them for heads with `alone`."""
+    def read(self, images: Tensor | Features, sizes: Sequence[ImageSize] | None = None) -> list[Tensor]:
+        """The backbone's maps, or those that were read before; only the last of them for heads with `alone`."""
+        if isinstance(images, Features):
+            return list(images.value)
         if self.head.alone and sizes is not None and not self._mixes_images():
             return [self._last_map(images, sizes)]
-        maps = self.backbone(images)
-        return list(maps) if self.neck is None else list(self.neck(maps))
+        return list(self.backbone(images))
+
+    def features(self, images: Tensor | Features, sizes: Sequence[ImageSize] | None = None) -> list[Tensor]:
+        """The head's input: the neck's maps, or those of `read`."""
+        maps = self.read(images, sizes)
+        return maps if self.neck is None else list(self.neck(maps))
 
     def _last_map(self, images: Tensor, sizes: Sequence[ImageSize]) -> Tensor:
         """The backbone's last map (B, C, H/32, W/32), computed per image without batch padding, padded with zeros.
@@ -81,7 +88,7 @@ class Detector(nn.Module):
 
     def forward(
         self,
-        images: Tensor,
+        images: Tensor | Features,
         sizes: Sequence[ImageSize] | None = None,
         targets: Sequence[Objects] | None = None,
         options: DetectOptions | None = None,
@@ -94,7 +101,7 @@ class Detector(nn.Module):
         """
         height, width = int(images.shape[2]), int(images.shape[3])
         sizes = [(height, width)] * images.shape[0] if sizes is None else sizes
-        if self.head.alone and (height % STRIDE or width % STRIDE):
+        if isinstance(images, Tensor) and self.head.alone and (height % STRIDE or width % STRIDE):
             images = F.pad(images, (0, _round_up(width) - width, 0, _round_up(height) - height))
         padded = (int(images.shape[2]), int(images.shape[3]))
         features = self.features(images, sizes)

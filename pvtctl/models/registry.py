@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pvtctl.errors import UsageError, nearest
+from pvtctl.models.parts import Parts, parts_of_stages
 from pvtctl.models.variants import TIMM_PREFIX, Four, split_width
 
 if TYPE_CHECKING:
@@ -231,8 +232,15 @@ class BackboneSpec:
     """Table of stages printed by `models show`."""
     stage_names: tuple[tuple[str, ...], ...] = ()
     """Prefixes of the names of each stage's parameters."""
+    stem_names: tuple[str, ...] = ()
+    """Prefixes of the names of the parameters before the first stage; may be longer ones than a stage's."""
     outside: str = ""
     """Parts of its classifier outside stages and head."""
+
+    @property
+    def parts(self) -> Parts:
+        """Stem and stages as `train.freeze` names them; timm's are known once built."""
+        return parts_of_stages(self.stem_names, self.stage_names)
 
     @property
     def is_foreign(self) -> bool:

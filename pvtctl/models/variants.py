@@ -99,6 +99,9 @@ class ResNetVariant:
 Variant = PvtVariant | VitVariant | ResNetVariant
 HYBRID_BLOCKS = (3, 4, 9)
 """Blocks of the three ResNet stages before a hybrid's transformer."""
+RESNET_STEM = ("conv1.", "bn1.")
+RESNET_STAGES = (("layer1.",), ("layer2.",), ("layer3.",), ("layer4.",))
+"""Prefixes of the names of a ResNet's parameters."""
 
 _GC = "PVT v1, Table 10 (ResNet-50 with the context blocks of GCNet)"
 _BASE: Four = (64, 128, 320, 512)

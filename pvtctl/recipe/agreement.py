@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from pvtctl.errors import nearest
-from pvtctl.models.registry import head_spec, head_specs, heads_of
+from pvtctl.errors import UsageError, nearest
+from pvtctl.models.parts import STAGES, STEM, require_freezable
+from pvtctl.models.registry import backbone_spec, head_spec, head_specs, heads_of
+from pvtctl.models.variants import TIMM_PREFIX
 from pvtctl.recipe.layers import COCO_FILES, Fault, Layer, Origin
 from pvtctl.recipe.schema import Recipe
 from pvtctl.recipe.yaml_loader import KeyPath
@@ -68,8 +70,24 @@ def _contradictions(recipe: Recipe, origins: Mapping[KeyPath, Origin]) -> Iterat
             "eval.stride",
             f"{stride[0]}x{stride[1]} is larger than the window of {window[0]}x{window[1]}: pixels in between would be skipped",
         )
+    if (problem := _not_freezable(recipe)) is not None:
+        yield fault("train.freeze", problem.message, problem.hint or "")
     if recipe.model.init == "scratch" and recipe.model.weights is not None:
         yield fault("model.init", "scratch, but model.weights names a checkpoint to start from")
+
+
+def _not_freezable(recipe: Recipe) -> UsageError | None:
+    """What `train.freeze` names that the backbone does not have; the stages of timm's models are known once built."""
+    name = recipe.model.backbone.name
+    try:
+        parts = backbone_spec(recipe.model.backbone.spec).parts
+    except UsageError:  # reported where it is built; it may be of a module that is not loaded here
+        return None
+    try:
+        require_freezable(recipe.train.freeze, (STEM, *STAGES) if name.startswith(TIMM_PREFIX) else parts, name)
+    except UsageError as error:
+        return error
+    return None
 
 
 def _unread(layers: list[Layer], recipe: Recipe) -> Iterator[Fault]:

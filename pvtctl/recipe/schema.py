@@ -86,14 +86,14 @@ class BackboneSettings(SettingsBlock):
     timm's models."""
     drop_path_rate: Rate = 0.0
     frozen_stages: Annotated[int, Field(ge=0, le=4)] = 0
-    """ResNets: freeze the stem and this many stages (1, stem and stage 1, in the papers' detectors; 0: nothing)."""
+    """ResNets: `train.freeze` of the stem and this many stages (1: stem and stage1, in the papers' detectors)."""
     output_stride: Literal[8, 16, 32] = 32
     """ResNets: the last stages are dilated instead of strided (DeepLab)."""
     image_size: Side | None = None
     """Dense heads: position tables (ViT, PVT v1) are created for square images of this size, and resized for others;
     unset: 224. Classifiers use `data.image_size`."""
     freeze_norm: bool = False
-    """ResNets: batch norm uses stored statistics in training too; scale and shift outside frozen stages still train."""
+    """ResNets: `train.freeze` of `backbone.statistics`: batch norm uses stored ones; its scale and shift still train."""
 
     @model_validator(mode="before")
     @classmethod
@@ -204,6 +204,9 @@ class Train(SettingsBlock):
     """Save and stop after this time, to be resumed (a queue's time limit)."""
     optimizer: Optimizer = Optimizer()
     schedule: ScheduleSettings = ScheduleSettings()
+    freeze: tuple[str, ...] = ()
+    """Parts of the backbone that are not trained: `backbone`, `stem`, `stage1` to `stage4`; with `.norms` only their
+    normalisation layers, with `.statistics` only stored statistics of batch norms, whose scale and shift still train."""
     clip_grad: Positive | None = None
     ema: EmaSettings = EmaSettings()
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"

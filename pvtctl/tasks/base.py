@@ -416,7 +416,7 @@ def untrained(train: Train) -> Train:
     """A recipe's `train` block for scoring: batch size 1, as processes need not divide its total batch."""
     from pvtctl.tasks.depth.settings import Loss
 
-    return train.model_copy(update={"activation_checkpointing": False, "batch_size": 1, "loss": Loss()})
+    return train.model_copy(update={"activation_checkpointing": False, "batch_size": 1, "loss": Loss(), "freeze": ()})
 
 
 def scored_model(recipe: Recipe, checkpoint: Inspected) -> dict[str, Any]:

@@ -17,7 +17,9 @@ from pvtctl.errors import UsageError
 from pvtctl.extensions import Extension, file_name, loaded, owners
 from pvtctl.io.checkpoint_meta import CheckpointMeta
 from pvtctl.models.backbones import set_activation_checkpointing
+from pvtctl.models.backbones.freezing import count_frozen, freeze
 from pvtctl.models.fast_cpu import optimize_for_cpu
+from pvtctl.models.parts import WHOLE
 from pvtctl.recipe.schema import BackboneSettings, Recipe
 from pvtctl.tasks.base import SPLITS, BuildRequest, Role, Say
 from pvtctl.tasks.classes import training_classes
@@ -87,6 +89,13 @@ def start_model(request: BuildRequest, head: HeadClasses, source_class_names: li
     if (source := recipe.model.weights) is not None:
         names = {"class_names": head.names, "source_class_names": source_class_names}
         request.say(load_checkpoint(model, source, partial=request.partial, **names).summary())
+    if recipe.train.freeze:
+        freeze(model.backbone, recipe.train.freeze)
+    if request.head is None and model.backbone.frozen:
+        count, total = count_frozen(model)
+        request.say(f"frozen: {', '.join(model.backbone.frozen)} ({count:,} of {total:,} parameters)")
+        if WHOLE in model.backbone.frozen and source is None:
+            request.say("warning: the frozen backbone has random weights, as model.weights names none")
     return model
 
 

@@ -20,13 +20,14 @@ ALLOWED = {
     "io": set(),
     "recipe": {
         "models.variants",
+        "models.parts",
         "models.registry",
         "tasks.registry",
         *(f"tasks.{task}.settings" for task in TASK_SPECS),
     },
     "models.layers": set(),
     "models.losses": {"models.structures"},
-    "models.backbones": {"models.layers", "models.variants", "models.registry"},
+    "models.backbones": {"models.layers", "models.variants", "models.parts", "models.features", "models.registry"},
     "models.necks": {"models.layers"},
     "models.heads": {
         "models.layers",
@@ -92,7 +93,15 @@ def may_import(part: str, module: str) -> bool:
     """Whether the rules let `part` import `module`. `tasks` alone stands for its files, without its folders' data."""
     whole = part_of(module)
     allowed = {part, *ALLOWED[part], *GROUND}
-    if part in ("tasks", "runs", "explain", "studies", "export", "latency"):  # they join the tasks, and may ask any
+    if part in (
+        "tasks",
+        "runs",
+        "explain",
+        "studies",
+        "probe",
+        "export",
+        "latency",
+    ):  # they join the tasks, and may ask any
         allowed |= {each for each in ALLOWED if each.split(".")[0] in allowed}
     words = module.split(".")
     prefixes = {".".join(words[:length]) for length in range(2, len(words) + 1)}

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from types import MappingProxyType
+from typing import NamedTuple, Protocol, Self, runtime_checkable
 
 from torch import Tensor, nn
 
 from pvtctl.errors import UsageError
+from pvtctl.models.backbones.freezing import hold
+from pvtctl.models.parts import Parts
 from pvtctl.models.variants import STRIDES, Four
 
 MIN_SIDE = 32
@@ -21,12 +24,22 @@ class Backbone(nn.Module):
     """
 
     feature_strides: Four = STRIDES
+    parts: Parts = MappingProxyType({})
+    """Stem and stages by the names in them; `build_backbone` sets those of the spec."""
+    frozen: tuple[str, ...] = ()
+    """What of them is not trained: see `pvtctl.models.backbones.freezing.freeze`."""
 
     def __init__(self, feature_channels: Four) -> None:
         super().__init__()
         self.feature_channels = feature_channels
         self.num_features = feature_channels[-1]
         """Width of the output of `pooled`."""
+
+    def train(self, mode: bool = True) -> Self:
+        """As nn.Module's, but frozen parts stay in evaluation mode."""
+        super().train(mode)
+        hold(self)
+        return self
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Return four maps, strides 4, 8, 16, 32."""

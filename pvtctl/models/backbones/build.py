@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pvtctl.errors import UsageError
 from pvtctl.models.backbones.base import Backbone
 from pvtctl.models.backbones.resnet import ResNet
+from pvtctl.models.features import Features
 from pvtctl.models.registry import backbone_spec, backbone_specs
 from pvtctl.models.variants import STRIDES
 
@@ -44,6 +45,7 @@ def build_backbone(name: str, **options: Any) -> Backbone:
     if size < 32:
         raise UsageError(f"image size {size} is too small", "use at least 32 pixels")
     backbone = checked_backbone(spec.build(spec.options(options)))
+    backbone.parts = backbone.parts or spec.parts
     if spec.is_foreign:
         _check_maps(backbone)
     return backbone
@@ -123,8 +125,12 @@ class Classifier(nn.Module):
             nn.init.trunc_normal_(self.head.weight, std=0.02)
             nn.init.zeros_(self.head.bias)
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.backbone.pooled(images))
+    def read(self, images: Tensor | Features) -> Tensor:
+        """Pooled features (B, num_features) of the images, or those that were read before."""
+        return cast("Tensor", images.value) if isinstance(images, Features) else self.backbone.pooled(images)
+
+    def forward(self, images: Tensor | Features) -> Tensor:
+        return self.head(self.read(images))
 
 
 def build_classifier(backbone: str | Backbone, *, num_classes: int = 1000, **options: Any) -> Classifier:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from pvtctl.errors import UsageError
 from pvtctl.models.backbones.base import Backbone, check_images
-from pvtctl.models.variants import Four
+from pvtctl.models.backbones.freezing import freeze
+from pvtctl.models.parts import STAGES, parts_of_stages
+from pvtctl.models.variants import RESNET_STAGES, RESNET_STEM, Four
 
 
 class ResNet(Backbone):
@@ -17,7 +19,7 @@ class ResNet(Backbone):
 
     `frozen_stages` n: the stem and the layers 1 to n are not trained, including their batch norms (n = 1 in the papers'
     detectors; 0: nothing is frozen). `freeze_norm`: every batch norm uses its stored statistics, also in training mode;
-    scales and shifts outside the frozen stages are still trained. With both, the trainable parameters are those of PVT v1
+    scales and shifts outside the frozen stages are still trained (`freeze` with `backbone.statistics`). With both, the trainable parameters are those of PVT v1
     Tables 3 and 4. Initial values are torchvision's. `output_stride` 16 or 8: the last stage, or the last two, are
     dilated instead of strided, so that the last maps have that stride.
 
@@ -69,8 +71,6 @@ class ResNet(Backbone):
         )
         self.feature_strides = (4, 8, min(16, output_stride), output_stride)
         self.depths = depths
-        self.frozen_stages = frozen_stages
-        self.freeze_norm = freeze_norm
         self.conv1: nn.Module = whole.conv1
         self.bn1, self.relu, self.maxpool = whole.bn1, whole.relu, whole.maxpool
         if base_width != 64:
@@ -86,25 +86,9 @@ class ResNet(Backbone):
             for layer in (self.layer2, self.layer3, self.layer4):
                 for name, plain in list(layer.named_children()):
                     setattr(layer, name, ContextBottleneck(cast("Any", plain), context_ratio))
-        for module in self._frozen():
-            module.requires_grad_(False)
-        self.train(self.training)
-
-    def _frozen(self) -> list[nn.Module]:
-        if self.frozen_stages == 0:
-            return []
-        return [self.conv1, self.bn1, *(self.layer1, self.layer2, self.layer3, self.layer4)[: self.frozen_stages]]
-
-    def train(self, mode: bool = True) -> Self:
-        """As nn.Module's, but frozen parts stay in evaluation mode."""
-        super().train(mode)
-        for module in self._frozen():
-            module.eval()
-        if self.freeze_norm:
-            for module in self.modules():
-                if isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm):
-                    module.eval()
-        return self
+        self.parts = parts_of_stages(RESNET_STEM, RESNET_STAGES)
+        stages = ["stem", *STAGES[:frozen_stages]] if frozen_stages else []
+        freeze(self, [*stages, *(["backbone.statistics"] if freeze_norm else [])])
 
     def forward(self, images: Tensor) -> list[Tensor]:
         check_images(images)

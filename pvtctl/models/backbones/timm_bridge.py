@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pvtctl.errors import PvtctlError, UsageError, nearest
 from pvtctl.models.backbones.base import Backbone, check_images
+from pvtctl.models.backbones.freezing import parts_by_outputs
 from pvtctl.models.layers.shapes import without_values
 from pvtctl.models.variants import STRIDES, TIMM_PREFIX
 
@@ -31,6 +32,8 @@ class TimmBackbone(Backbone):
         self.net = _create(name, {**options, "out_indices": levels})
         self.taps = [levels.index(tap) for tap in taps]
         """The net's map for each stride."""
+        parts = parts_by_outputs(self.net, [info[tap]["module"] for tap in taps])
+        self.parts = {part: tuple(f"net.{name}" for name in names) for part, names in parts.items()}
         layout = getattr(self.net, "output_fmt", "NCHW")
         self.channels_last_maps = getattr(layout, "value", layout) == "NHWC"
 
