@@ -48,7 +48,7 @@ def hold(backbone: Backbone) -> None:
 
 
 def _holds(backbone: Backbone, name: str, kind: str = "") -> bool:
-    """Whether a part that `name` lies in is frozen; with `kind` this kind of layers of it."""
+    """Whether the part with `name` is frozen; with `kind`, whether this kind of its layers is."""
     suffix = f".{kind}" if kind else ""
     return f"{WHOLE}{suffix}" in backbone.frozen or f"{part_with(name, backbone.parts)}{suffix}" in backbone.frozen
 
