@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from pvtctl.errors import UsageError
@@ -104,20 +103,6 @@ def _numbers(text: str, option: str, example: str) -> tuple[float, ...]:
     if not all(map(math.isfinite, values)):
         raise UsageError(f"--{option} {text!r} are not numbers", f"write them as {example}")
     return values
-
-
-@contextmanager
-def byte_progress() -> Iterator[Callable[[str], Callable[[int, int | None], None]]]:
-    """Progress bars in bytes on stderr; yields a function that starts a named bar."""
-    from rich.progress import DownloadColumn
-
-    with progress_bars(DownloadColumn()) as bars:
-
-        def start(name: str) -> Callable[[int, int | None], None]:
-            task = bars.add_task(shown(name), total=None)
-            return lambda done, total: bars.update(task, completed=done, total=total)
-
-        yield start
 
 
 def with_progress(work: Callable[[Callable[[str, int, int], None]], Any]) -> Any:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
-from pvtctl.cli._console import byte_progress, print_json, print_text, table
+from pvtctl.cli._console import print_json, print_text, table
 from pvtctl.cli._options import AS_JSON, App
 from pvtctl.errors import ExitCode, PvtctlError, UsageError
-from pvtctl.io.console import say
+from pvtctl.io.console import byte_progress, say
 from pvtctl.io.foreign import reason_of
 
 if TYPE_CHECKING:

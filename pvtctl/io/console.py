@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from pvtctl.io.names import shown
@@ -24,3 +26,17 @@ def progress_bars(*columns: ProgressColumn) -> Progress:
     console = Console(stderr=True)
     every = (TextColumn("{task.description}", markup=False), BarColumn(), *columns, TimeRemainingColumn())
     return Progress(*every, console=console, transient=True, disable=not console.is_terminal)
+
+
+@contextmanager
+def byte_progress() -> Iterator[Callable[[str], Callable[[int, int | None], None]]]:
+    """Progress bars in bytes on stderr; yields a function that starts a named bar."""
+    from rich.progress import DownloadColumn
+
+    with progress_bars(DownloadColumn()) as bars:
+
+        def start(name: str) -> Callable[[int, int | None], None]:
+            task = bars.add_task(shown(name), total=None)
+            return lambda done, total: bars.update(task, completed=done, total=total)
+
+        yield start

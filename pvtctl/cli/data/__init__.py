@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from pvtctl.cli._console import byte_progress, print_json, print_text, table, with_progress
+from pvtctl.cli._console import print_json, print_text, table, with_progress
 from pvtctl.cli._options import AS_JSON, OVERRIDES, TASK, App
 from pvtctl.cli.data._settings import data_settings
 from pvtctl.errors import ExitCode, UsageError
-from pvtctl.io.console import say
+from pvtctl.io.console import byte_progress, say
 from pvtctl.io.foreign import reason_of
 from pvtctl.io.names import shown
 
