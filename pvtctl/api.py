@@ -26,7 +26,8 @@ def create_backbone(name: str, weights: str | Path | Mapping[str, Tensor] | None
 
     Args:
         name: A name listed by `pvtctl models ls`, or `timm:NAME`.
-        weights: Checkpoint file, run directory, published name (`pvtctl weights ls`) or state dict.
+        weights: Checkpoint file, run directory, published name (`pvtctl weights ls`), `hf:OWNER/NAME`, `timm:NAME.TAG`
+            or state dict.
         **options: See `pvtctl.models.backbones.build_backbone`.
 
     Raises:
@@ -164,7 +165,7 @@ def run_recipe(
         profile: paper, mini or smoke.
         overrides: As for `--set` (`"train.epochs=2"`), or (key, value) pairs.
         data: Folder of the data set.
-        weights: Checkpoint file, run directory or published name to start from.
+        weights: Checkpoint file, run directory, published name, `hf:OWNER/NAME` or `timm:NAME.TAG` to start from.
         out: New run directory. Default: named as by the commands.
         resume: Resume the run in `out`.
         device: cuda or cpu. Default: cuda if available.

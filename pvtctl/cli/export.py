@@ -42,7 +42,9 @@ class ExportOptions:
     """Options of `pvtctl export`."""
 
     source: str | None = argument(
-        default=None, metavar="[SOURCE]", help="Run directory, checkpoint file or published name."
+        default=None,
+        metavar="[SOURCE]",
+        help="Run directory, checkpoint file, published name, hf:OWNER/NAME or timm:NAME.TAG.",
     )
     form: str | None = option(
         "--format",

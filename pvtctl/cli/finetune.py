@@ -44,8 +44,8 @@ class FinetuneOptions(TrainOptions):
         "ade20k, pascal_context, cityscapes, nyu, kitti, or scenes (the built-in data).",
     )
     weights: str | None = option(
-        help="Checkpoint file, run directory or published name, or none. Default: the newest finished run of the "
-        "backbone on imagenet (scenes: on scenes), else its published weights."
+        help="Checkpoint file, run directory, published name, hf:OWNER/NAME, timm:NAME.TAG, timm, or none. Default: the "
+        "newest finished run of the backbone on imagenet (scenes: on scenes), else its published weights."
     )
     head: str | None = shared(HEAD)
     task: str | None = shared(TASK)

@@ -43,7 +43,9 @@ class PredictCommandOptions(TestingOptions):
     images: list[str] = argument(
         metavar="IMAGES...", help="Image files, folders of images (frames of a video), or quoted patterns."
     )
-    weights: str | None = option(help="Checkpoint file, run directory or published name. Required.")
+    weights: str | None = option(
+        help="Checkpoint file, run directory, published name, hf:OWNER/NAME or timm:NAME.TAG. Required."
+    )
     backbone: str | None = option(help="For weights of an unknown backbone: a name listed by `pvtctl models ls`.")
     score_threshold: float | None = option(
         min=0, max=1, help="Lowest score of detections to draw and count. Default: 0.3."

@@ -59,7 +59,9 @@ class TrainOptions:
     recipe: str | None = option(
         help="A name listed by `pvtctl recipes ls` or a YAML file. Default: the table with the backbone."
     )
-    weights: str | None = option(help="Start from a checkpoint file, a run directory or a published name.")
+    weights: str | None = option(
+        help="Start from a checkpoint file, a run directory, a published name, hf:OWNER/NAME, timm:NAME.TAG or timm."
+    )
     partial: bool = shared(PARTIAL)
     profile: str | None = option(help="Scale: paper, mini (minutes on a CPU), smoke. Default: paper; mini for scenes.")
     folder: Path | None = shared(FOLDER)

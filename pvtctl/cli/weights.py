@@ -21,7 +21,10 @@ app = App(
     help="Inspect, convert, list, fetch and verify checkpoints.",
 )
 
-_SOURCE = typer.Argument(metavar="FILE", help="A checkpoint file, a run or transformers folder, or a published name.")
+_SOURCE = typer.Argument(
+    metavar="FILE",
+    help="A checkpoint file, a run or transformers folder, a published name, hf:OWNER/NAME or timm:NAME.TAG.",
+)
 
 
 @app.command(epilog="Example: pvtctl weights inspect pvt_small.pth")
@@ -165,7 +168,9 @@ def weights_ls(as_json: bool = AS_JSON) -> None:
 
 @app.command("fetch", epilog="Example: pvtctl weights fetch pvt_small pvt_v2_b2")
 def weights_fetch(
-    names: list[str] = typer.Argument(metavar="NAME|URL...", help="Names of `pvtctl weights ls`, or addresses."),
+    names: list[str] = typer.Argument(
+        metavar="NAME|URL...", help="Names of `pvtctl weights ls`, hf:OWNER/NAME, timm:NAME.TAG, or addresses."
+    ),
     mirror: str | None = typer.Option(None, help="Address that replaces scheme and host; else $PVTCTL_MIRROR."),
     folder: Path | None = typer.Option(None, "--from", help="Copy the files from this folder instead of downloading."),
     to: Path | None = typer.Option(None, help="Target folder; else the cache, where names are found."),

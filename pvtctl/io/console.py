@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING
 
 from pvtctl.io.names import shown
@@ -16,6 +17,12 @@ if TYPE_CHECKING:
 def say(text: str) -> None:
     """Print a line to stderr, hidden characters of names in it as escapes; stdout is reserved for results."""
     print(shown(text, most=None, keep="\n"), file=sys.stderr, flush=True)
+
+
+@cache
+def say_once(text: str) -> None:
+    """`say` a line that several steps of a command would repeat."""
+    say(text)
 
 
 def progress_bars(*columns: ProgressColumn) -> Progress:

@@ -12,9 +12,9 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -33,6 +33,10 @@ _CHUNK = 1 << 20
 _HTML = (b"<!doctype", b"<html", b"<?xml", b"<head")
 
 
+class UnreachableError(PvtctlError):
+    """The server was not reached, or did not deliver in any attempt."""
+
+
 @dataclass(frozen=True)
 class Order:
     """One file to download: URL, target, and the first digits of its SHA-256 if known."""
@@ -46,6 +50,10 @@ class Order:
     """The command that lists the known addresses, for messages."""
     check: Callable[[Path], object] | None = None
     """Raises PvtctlError if the complete file is not what was ordered: the only proof where no hash is known."""
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Sent to the URL's own host, not to where it redirects: a token is for no one else."""
+    refusal: Callable[[int, Mapping[str, str]], PvtctlError | None] = lambda status, headers: None
+    """What a server's refusal (status, headers) means, where it says more than its status."""
 
     @property
     def part(self) -> Path:
@@ -175,6 +183,8 @@ def _download(order: Order, progress: Progress | None, timeout: float, pause: fl
             reason = "the connection was cut"
         except urllib.error.HTTPError as error:
             error.close()
+            if (told := order.refusal(error.code, dict(error.headers))) is not None:
+                raise told from error
             _refuse_status(order, error.code)
             reason = f"the server returned {error.code}"
         except (TimeoutError, urllib.error.URLError, http.client.HTTPException, ConnectionError) as error:
@@ -182,7 +192,7 @@ def _download(order: Order, progress: Progress | None, timeout: float, pause: fl
         have = order.part.stat().st_size if order.part.is_file() else 0
         attempts = 1 if have > furthest else attempts + 1
         furthest = max(furthest, have)
-    raise PvtctlError(
+    raise UnreachableError(
         f"{order.url} could not be fetched: {reason}",
         f"get it by hand and put it at {order.target}; or use --from FOLDER or --mirror URL",
     )
@@ -215,6 +225,8 @@ def _attempt(order: Order, progress: Progress | None, timeout: float) -> bool:
     """Send one request; True if the part is complete afterwards."""
     have = _usable_part(order)
     request = urllib.request.Request(order.url, headers={"User-Agent": f"pvtctl/{__version__}"})
+    for name, value in order.headers.items():
+        request.add_unredirected_header(name, value)
     if have:
         request.add_header("Range", f"bytes={have}-")
         if order.tag_file.is_file():

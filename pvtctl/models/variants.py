@@ -183,6 +183,15 @@ RESNET = {
 VARIANTS: dict[str, Variant] = {**PVT_V1, **PVT_V2, **VIT, **RESNET}
 
 
+def timm_name(backbone: str) -> str:
+    """`timm:NAME` of a backbone, which timm calls by the same name; without a width.
+
+    >>> timm_name("pvt_v2_b2@0.5")
+    'timm:pvt_v2_b2'
+    """
+    return TIMM_PREFIX + split_width(backbone.removeprefix(TIMM_PREFIX))[0]
+
+
 def split_width(spec: str) -> tuple[str, float]:
     """`pvt_small@0.25` -> ("pvt_small", 0.25); 1 without a factor. Raises UsageError for one out of range."""
     name, at, text = spec.rpartition("@")

@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationInfo, mod
 
 from pvtctl.errors import UsageError, nearest
 from pvtctl.models.registry import HeadOptions, find_head, head_specs
-from pvtctl.models.variants import TIMM_PREFIX, join_width, split_width
+from pvtctl.models.variants import TIMM_PREFIX, join_width, split_width, timm_name
 from pvtctl.recipe.block import Positive, Rate, SettingsBlock, Side
 from pvtctl.tasks.classification.settings import Augment
 from pvtctl.tasks.depth.settings import DepthData, Loss
@@ -140,9 +140,15 @@ class Model(SettingsBlock):
     num_classes: Annotated[int, Field(ge=1)] | None = None
     """Unset: that of the data."""
     weights: str | None = None
-    """A checkpoint file, a run directory, or a published name (`pvtctl weights ls`); unset: see `init`."""
+    """A checkpoint file, a run directory, a published name (`pvtctl weights ls`), `hf:OWNER/NAME` of the Hugging Face Hub,
+    `timm:NAME.TAG`, or `timm`: timm's default weights of the backbone; unset: see `init`."""
     init: Literal["pretrained", "scratch"] = "pretrained"
     """A dense head without `weights`: find and load the backbone's ImageNet weights, or train from scratch."""
+
+    @property
+    def start(self) -> str | None:
+        """The weights to start from, `timm` as the name that it stands for."""
+        return timm_name(self.backbone.spec) if self.weights == "timm" else self.weights
 
 
 class Optimizer(SettingsBlock):

@@ -86,7 +86,7 @@ def start_model(request: BuildRequest, head: HeadClasses, source_class_names: li
     if recipe.train.activation_checkpointing:
         set_activation_checkpointing(model, True)
     model = optimize_for_cpu(model)
-    if (source := recipe.model.weights) is not None:
+    if (source := recipe.model.start) is not None:
         names = {"class_names": head.names, "source_class_names": source_class_names}
         request.say(load_checkpoint(model, source, partial=request.partial, **names).summary())
     if recipe.train.freeze:

@@ -98,7 +98,7 @@ def inspect_checkpoint(source: str | Path, backbone: str | None = None, *, score
     Raises UsageError: no checkpoint, another backbone, an unknown one, or, if it will be `scored` without training, a
     different pixel normalisation.
     """
-    path = resolve_weights(str(source))
+    path = resolve_weights(str(source), backbone)
     checkpoint = read_checkpoint(path)
     require(checkpoint.meta.modules, path.parent)
     with foreign(path):

@@ -11,7 +11,9 @@ from pvtctl.errors import UsageError, nearest
 from pvtctl.io.checkpoint_meta import is_safetensors
 from pvtctl.io.download import TIMEOUT, Order, Progress, get, through_mirror
 from pvtctl.io.foreign import open_foreign
+from pvtctl.io.hub import Repository, fetch_hub_weights
 from pvtctl.weights.catalogue import Published, cache_folder, find_published, published
+from pvtctl.weights.resolve import hub_name, is_hub_name
 
 
 def fetch_weights(
@@ -25,7 +27,8 @@ def fetch_weights(
     timeout: float = TIMEOUT,
     pause: float = 1.0,
 ) -> Path:
-    """Download a published checkpoint, or any other by its URL, and return the file; an existing one is only checked.
+    """Download a published checkpoint, one of the Hugging Face Hub (`hf:OWNER/NAME`, `timm:NAME.TAG`; a folder then), or any
+    other by its URL, and return the file; an existing one is only checked.
 
     `mirror` replaces scheme and host (published names: default `$PVTCTL_MIRROR`); `folder` reads from a local directory
     instead of the network; `to` is the target directory (default: the cache). Interrupted downloads are resumed, also in
@@ -36,6 +39,16 @@ def fetch_weights(
     Raises UsageError for unknown names and files with other contents, PvtctlError when the download fails or the hash
     differs.
     """
+    if is_hub_name(name_or_url):
+        if mirror or folder is not None or to is not None:
+            raise UsageError(
+                f"{name_or_url} goes into the cache, from the Hub",
+                "HF_ENDPOINT names a mirror of it; leave the options out",
+            )
+        found = hub_name(name_or_url)
+        if isinstance(found, Repository):
+            return fetch_hub_weights(found, name_or_url, again=again, progress=progress, timeout=timeout, pause=pause)
+        name_or_url = found
     order = _order(name_or_url, mirror, Path(to) if to is not None else cache_folder())
     return get(order, folder=folder, again=again, progress=progress, timeout=timeout, pause=pause)
 

@@ -6,25 +6,29 @@ import os
 from pathlib import Path
 
 from pvtctl.errors import UsageError, nearest
+from pvtctl.io.console import say_once
 from pvtctl.io.download import check_hash
+from pvtctl.io.hub import HF_PREFIX, Repository, hub_weights, parse_hub_name
+from pvtctl.models.variants import TIMM_PREFIX, timm_name
 from pvtctl.weights.catalogue import cached_file, find_published, published
 
 
-def resolve_weights(text: str) -> Path:
+def resolve_weights(text: str, backbone: str | None = None) -> Path:
     """The checkpoint that `text` names: a file, a run directory (see `weights_in_folder`), a transformers directory
-    (returned unchanged), or a published name that has been fetched, whose hash is checked.
+    (returned unchanged), a published name that has been fetched, whose hash is checked, or a name of the Hugging Face Hub
+    or timm (see `hub_name`, with `backbone` for `timm` alone), which is fetched if needed.
 
     Raises UsageError when nothing is found, with the nearest names or the command that fetches it, and PvtctlError when
     the fetched file has changed.
     """
-    path = find_weights_file(text)
+    path = find_weights_file(text, backbone)
     if (entry := find_published(text)) is not None and path == cached_file(entry):
         check_hash(path, known_as=path, prefix=entry.sha256, hint=entry.get_again)
     return path
 
 
-def find_weights_file(text: str) -> Path:
-    """`resolve_weights` without checking hashes."""
+def find_weights_file(text: str, backbone: str | None = None) -> Path:
+    """`resolve_weights` without checking hashes of published names."""
     try:
         path = Path(text).expanduser()
         if path.is_file():
@@ -33,6 +37,8 @@ def find_weights_file(text: str) -> Path:
             return path if (path / "config.json").is_file() else weights_in_folder(path)
     except (OSError, RuntimeError):  # a name that no file can have, a `~user` who is not here
         pass
+    if is_hub_name(text):
+        return _weights_by_name(text, backbone)
     entry = find_published(text)
     if entry is None:
         names = [each.name for each in published()]
@@ -48,6 +54,57 @@ def find_weights_file(text: str) -> Path:
             f"`pvtctl weights fetch {entry.name}` gets them from {entry.url}",
         )
     return file
+
+
+def is_hub_name(text: str) -> bool:
+    """Whether `text` names weights of the Hugging Face Hub or of timm; `timm` alone does too."""
+    return text == "timm" or text.startswith((HF_PREFIX, TIMM_PREFIX))
+
+
+def hub_name(text: str, backbone: str | None = None) -> Repository | str:
+    """Where weights named `text` are: a repository of the Hub, or the address of a few of timm's, which are only there.
+
+    Args:
+        text: `hf:OWNER/NAME[@REVISION][/FILE]`, `timm:NAME`, `timm:NAME.TAG`, or `timm`: timm's default weights of `backbone`.
+        backbone: A name of pvtctl's (`resnet50`, `timm:resnet50`).
+
+    Raises:
+        UsageError: No such name, or timm is needed to know it and not installed.
+    """
+    if text.startswith(HF_PREFIX):
+        return parse_hub_name(text)
+    if text == "timm" and backbone is None:
+        raise UsageError("`timm` alone stands for its weights of a backbone", "name them: timm:resnet50")
+    name = (timm_name(backbone) if text == "timm" and backbone else text).removeprefix(TIMM_PREFIX)
+    try:
+        from timm.models import get_pretrained_cfg, list_pretrained
+    except ImportError as error:
+        if "." in name:
+            return parse_hub_name(f"{HF_PREFIX}timm/{name}")
+        raise UsageError(
+            f"{text}: timm, which knows its weights by name, is not installed",
+            "pip install 'pvtctl[timm]', or name the weights with their tag: timm:resnet50.a1_in1k",
+        ) from error
+    try:
+        entry = get_pretrained_cfg(name, allow_unregistered=False)
+    except RuntimeError:
+        entry = None
+    if entry is None or not (entry.hf_hub_id or entry.url):
+        raise UsageError(f"timm has no weights {name!r}", nearest(name, list_pretrained()))
+    if not entry.hf_hub_id:
+        return str(entry.url)
+    file = f"/{entry.hf_hub_filename}" if entry.hf_hub_filename else ""
+    return parse_hub_name(f"{HF_PREFIX}{entry.hf_hub_id}{file}")
+
+
+def _weights_by_name(text: str, backbone: str | None) -> Path:
+    found = hub_name(text, backbone)
+    if isinstance(found, Repository):
+        return hub_weights(found, text)
+    from pvtctl.weights.download import fetch_weights
+
+    say_once(f"weights: {found}, by timm's table")
+    return fetch_weights(found)
 
 
 def weights_in_folder(folder: Path) -> Path:

@@ -73,8 +73,8 @@ class EvalOptions(TestingOptions):
         "layouts, or the folder of a run.",
     )
     weights: str | None = option(
-        help="Checkpoint file, run directory or published name. Default: the newest finished run of the backbone on "
-        "the data, else its published weights."
+        help="Checkpoint file, run directory, published name, hf:OWNER/NAME, timm:NAME.TAG or timm. Default: the newest "
+        "finished run of the backbone on the data, else its published weights."
     )
     backbone: str | None = option(
         help="A name listed by `pvtctl models ls`. Default: that of the weights, else pvt_small."

@@ -41,7 +41,7 @@ def parse_image_size(text: str) -> int | tuple[int, int]:
 class ModelChoice:
     """The model of which pictures are made."""
 
-    weights: str | None = option(help="Checkpoint file, run directory or published name.")
+    weights: str | None = option(help="Checkpoint file, run directory, published name, hf:OWNER/NAME or timm:NAME.TAG.")
     backbone: str | None = option(help="A name listed by `pvtctl models ls`; without --weights, randomly initialised.")
 
 

@@ -100,7 +100,9 @@ class DenseInference:
         self.model = model
         self.window = window
 
-    def predict_batch(self, network: nn.Module, images: Tensor, originals: Sequence[ImageSize]) -> list[Tensor]:
+    def predict_batch(
+        self, network: Callable[[Tensor], Tensor], images: Tensor, originals: Sequence[ImageSize]
+    ) -> list[Tensor]:
         """Images (B, 3, h, w) of one size, without padding -> a map (H, W) each, at the sizes `originals`."""
         out, size = self._raw(network, images)
         return [self._answer(out[at : at + 1], size, original) for at, original in enumerate(originals)]
@@ -145,7 +147,7 @@ class DenseInference:
             out = self.model.on_image(out, size)
         return rows_of_resized(out, original, *band)
 
-    def _raw(self, network: nn.Module, images: Tensor) -> tuple[Tensor, ImageSize]:
+    def _raw(self, network: Callable[[Tensor], Tensor], images: Tensor) -> tuple[Tensor, ImageSize]:
         """The network's map and the size of its images."""
         size = _size_of(images)
         if self.window is None:
