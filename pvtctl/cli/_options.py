@@ -83,6 +83,11 @@ class TestingOptions:
         metavar="SCALE,SHIFT",
         help="For depth weights without it: metres = 1 / (SCALE x + SHIFT). DPT: 3.05e-4,0.1378 (NYUv2).",
     )
+    normalization: str | None = option(
+        metavar="PIXELS",
+        help="Mean and deviation of the pixels: imagenet, half, clip, unit, caffe or 'mean=A,B,C std=A,B,C'. Default: that "
+        "of the weights.",
+    )
     device: str | None = shared(DEVICE)
 
 

@@ -177,12 +177,14 @@ def choose_recipe(
     if row is None and backbone is not None:
         check_backbone(backbone)
         own = head or _head_of(recipe, stand_in)
+        if stand_in is not None:  # a row's pixels are those of its own weights
+            settings.insert(0, ("data.normalization", None))
         settings.insert(0, ("model.backbone", _plain_backbone(backbone, own) | backbone_of_profile(recipe, profile)))
         spec = find_head(own or "")
         if spec is not None and spec.token_options and backbone_spec(backbone).patch_size is None:
             # a row's ViT had what is taken back here
             unsaid: list[Override] = [(f"model.head.{option}", None) for option in spec.token_options]
-            settings[1:1] = [*unsaid, ("data.normalization", "imagenet")]
+            settings[1:1] = unsaid
     if head is not None and not (rows_of(recipe) and head_spec(head).recipes):
         settings.insert(0, ("model.head.name", head))  # not a table's recipe, or an unlisted head
     resolved = resolve(recipe, row or stand_in, profile, settings, scoring=trained)

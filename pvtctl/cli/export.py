@@ -103,8 +103,7 @@ def export_command(*, options: ExportOptions) -> None:
             "official" if chosen == "official" else "transformers",
             source=None if options.backbone_only else found.path,
             class_names=found.class_names,
-            mean=found.mean,
-            std=found.std,
+            normalization=found.normalization,
             tolerance=options.tolerance,
         )
         if options.as_json:
@@ -126,8 +125,7 @@ def export_command(*, options: ExportOptions) -> None:
         static=options.static,
         at_size=options.at_size,
         pixels=options.with_normalization.value if options.with_normalization else "normalized",
-        mean=found.mean,
-        std=found.std,
+        normalization=found.normalization,
         meta=found.meta,
         default_size=found.size,
         check_sizes=options.check_sizes,

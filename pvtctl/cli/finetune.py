@@ -134,6 +134,6 @@ def backbone_of_weights(weights: str) -> str:
     """The backbone of a checkpoint, by its metadata or shapes. Raises UsageError if it cannot be identified."""
     from pvtctl.weights.describe import inspect_checkpoint
 
-    found = inspect_checkpoint(weights, scored=False).backbone
+    found = inspect_checkpoint(weights).backbone
     note(f"backbone: {found}, from the weights")
     return found

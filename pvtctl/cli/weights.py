@@ -58,9 +58,7 @@ def _print_inspection(found: Inspection) -> None:
     if found.head is not None and found.classes is None:
         a, b = found.scale_shift or (None, None)
         rows.append(("metres", "unknown: inverse depth alone" if a is None else f"1 / ({a:g} x + {b:g}), x the output"))
-    if found.normalization is not None:
-        half = found.normalization == "half"
-        rows.append(("pixels", "mean and standard deviation 0.5" if half else "ImageNet's mean"))
+    rows.append(("pixels", str(found.pixels)))
     if found.image_size is not None:
         rows.append(("position tables", f"of {found.image_size}x{found.image_size} images"))
     rows.append(("NaN or infinity", ", ".join(found.nonfinite[:5]) or "none"))

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from pvtctl.data.images import BadImage
 from pvtctl.data.randomness import key_of
 from pvtctl.data.samplers import Draw
-from pvtctl.data.transforms import Normalization
+from pvtctl.io.normalization import IMAGENET, Normalization
 from pvtctl.models.structures import ImageSize
 
 MAX_SUBSTITUTES = 64
@@ -111,7 +111,7 @@ class SplitDataset(Dataset["Sample | Unusable"]):
     seed: int
     class_names: list[str]
     """Empty for depth."""
-    normalization: Normalization = "imagenet"
+    normalization: Normalization = IMAGENET
     problems: dict[str, int]
     """Kind of excluded or corrected parts -> number."""
     cautions: Sequence[str] = ()

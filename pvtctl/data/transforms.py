@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from pvtctl.io.normalization import IMAGENET, Normalization
 
 
 def pad_images(images: list[Tensor], multiple: int) -> Tensor:
@@ -36,33 +39,22 @@ def resample(pixels: Tensor, size: tuple[int, int], how: Literal["bilinear", "bi
     return F.interpolate(batch, size, mode=how, antialias=antialias)[0]
 
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
-Normalization = Literal["imagenet", "half"]
-"""`half`: mean and standard deviation 0.5 in every channel, as DPT and the ViTs it builds on use."""
-
-NORMALIZATIONS: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
-    "imagenet": (IMAGENET_MEAN, IMAGENET_STD),
-    "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
-}
-"""Name -> (mean, standard deviation) of channels between 0 and 1."""
-
-_FACTORS = {
-    name: (1.0 / (255.0 * torch.tensor(std)).view(3, 1, 1), -(torch.tensor(mean) / torch.tensor(std)).view(3, 1, 1))
-    for name, (mean, std) in NORMALIZATIONS.items()
-}
+@cache
+def _factors(how: Normalization) -> tuple[Tensor, Tensor]:
+    """Factor and summand of values from 0 to 255, (3, 1, 1) each."""
+    mean, std = (torch.tensor(each).view(3, 1, 1) for each in (how.mean, how.std))
+    return 1.0 / (255.0 * std), -(mean / std)
 
 
-def normalize(pixels: Tensor, how: Normalization = "imagenet") -> Tensor:
-    """uint8 (3, H, W) -> float32 by a mean and standard deviation for each channel, contiguous."""
-    scale, shift = _FACTORS[how]
+def normalize(pixels: Tensor, how: Normalization = IMAGENET) -> Tensor:
+    """uint8 RGB (3, H, W) -> float32 in the channel order of `how`, contiguous."""
+    scale, shift = _factors(how)
     out = torch.empty(pixels.shape)
-    return out.copy_(pixels).mul_(scale).add_(shift)
+    return out.copy_(pixels.flip(0) if how.order == "bgr" else pixels).mul_(scale).add_(shift)
 
 
-def denormalize(images: Tensor, how: Normalization = "imagenet") -> Tensor:
+def denormalize(images: Tensor, how: Normalization = IMAGENET) -> Tensor:
     """The inverse of `normalize`, to draw network inputs: uint8 (..., 3, H, W)."""
-    scale, shift = _FACTORS[how]
-    return ((images - shift) / scale).round().clamp(0, 255).to(torch.uint8)
+    scale, shift = _factors(how)
+    pixels = ((images - shift) / scale).round().clamp(0, 255).to(torch.uint8)
+    return pixels.flip(-3) if how.order == "bgr" else pixels

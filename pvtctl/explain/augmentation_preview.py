@@ -48,7 +48,7 @@ class Augmentations(ABC):
         flat = [part for index in indices for part in Draw(epoch, index)]
         key = key_of(self.recipe.train.seed, "batch", *flat)
         mixed, said = self.spec.mix(self.recipe, images, labels, names, key)
-        return [to_rgb(denormalize(image)) for image in mixed], said
+        return [to_rgb(denormalize(image, self.recipe.data.pixels)) for image in mixed], said
 
     @abstractmethod
     def _batch(self, indices: Sequence[int], epoch: int) -> tuple[Tensor, Tensor, list[str]]:
@@ -100,5 +100,5 @@ class AugmentedFiles(Augmentations):
         return self.spec.augment_file(self.recipe, self.folder / self.names[index], generator)
 
     def _batch(self, indices: Sequence[int], epoch: int) -> tuple[Tensor, Tensor, list[str]]:
-        images = torch.stack([normalize(self._drawn(index, epoch)) for index in indices])
+        images = torch.stack([normalize(self._drawn(index, epoch), self.recipe.data.pixels) for index in indices])
         return images, torch.arange(len(indices)), [Path(self.names[index]).stem for index in indices]

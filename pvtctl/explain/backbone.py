@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pvtctl.data.sizes import resized_size
-from pvtctl.data.transforms import Normalization, normalize, resample
+from pvtctl.data.transforms import normalize, resample
 from pvtctl.errors import UsageError, nearest
+from pvtctl.io.normalization import IMAGENET
 from pvtctl.models.backbones import Backbone, build_backbone
 from pvtctl.models.fast_cpu import optimize_for_cpu
 from pvtctl.models.necks.fpn import Fpn
@@ -51,7 +52,7 @@ class BackbonePredictor:
                 "which model? neither --weights nor --backbone is given", "for example: --weights pvt_small"
             )
         self.device = device
-        self.normalization: Normalization = "imagenet"
+        self.normalization = IMAGENET
         self.trained, self.antialias = weights is not None, True
         if weights is None:
             assert backbone is not None
@@ -67,8 +68,7 @@ class BackbonePredictor:
             self.antialias = checkpoint.antialias
             side = task_spec(checkpoint.task or "classification").tested_side(checkpoint.meta)
             own = int(side or checkpoint.position_size or 224)
-            if checkpoint.dense is not None:
-                self.normalization = checkpoint.dense.normalization or "imagenet"
+            self.normalization = checkpoint.pixels.normalization
         self.size = own if size is None else size
         optimize_for_cpu(self.model).to(device).eval()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -10,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pvtctl.errors import UsageError
+from pvtctl.io.normalization import Normalization
 from pvtctl.models.backbones import Backbone, Classifier
 from pvtctl.models.dense import DenseModel
 from pvtctl.models.detector import STRIDE, Detector
@@ -17,8 +17,6 @@ from pvtctl.models.structures import ImageSize
 
 Pixels = Literal["normalized", "float", "uint8"]
 """Input of a graph: images normalised by mean and standard deviation, pixels from 0 to 1, or bytes from 0 to 255."""
-Statistics = tuple[Sequence[float], Sequence[float]]
-"""Mean and standard deviation of the three channels of pixels from 0 to 1."""
 
 
 class RawModel(nn.Module):
@@ -28,12 +26,13 @@ class RawModel(nn.Module):
     same with the model's own code, as the reference for outputs and timings.
     """
 
-    def __init__(self, model: nn.Module, names: tuple[str, ...], pixels: Pixels, statistics: Statistics) -> None:
+    def __init__(self, model: nn.Module, names: tuple[str, ...], pixels: Pixels, normalization: Normalization) -> None:
         super().__init__()
         self.model: Any = model
         self.names = names
         self.pixels = pixels
-        mean, std = (torch.tensor(each, dtype=torch.float32).view(3, 1, 1) for each in statistics)
+        self.bgr = normalization.order == "bgr"
+        mean, std = (torch.tensor(each, dtype=torch.float32).view(3, 1, 1) for each in normalization[:2])
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("std", std, persistent=False)
 
@@ -42,6 +41,7 @@ class RawModel(nn.Module):
         if self.pixels == "normalized":
             return pixels
         unit = pixels.float() / 255 if self.pixels == "uint8" else pixels
+        unit = unit.flip(1) if self.bgr else unit
         assert isinstance(self.mean, Tensor)
         assert isinstance(self.std, Tensor)
         return (unit - self.mean) / self.std
@@ -112,7 +112,7 @@ def padded(images: Tensor, multiple: int) -> Tensor:
     return F.pad(images, (0, -images.shape[3] % multiple, 0, -images.shape[2] % multiple))
 
 
-def raw_model(model: nn.Module, *, pixels: Pixels, statistics: Statistics, at_size: bool = False) -> RawModel:
+def raw_model(model: nn.Module, *, pixels: Pixels, normalization: Normalization, at_size: bool = False) -> RawModel:
     """The exportable part of a Classifier (`logits`), Backbone (`c2` to `c5`), Detector or DenseModel.
 
     Raises UsageError for a head that cannot be exported, for other modules, and for `at_size` of a model without a map.
@@ -121,11 +121,11 @@ def raw_model(model: nn.Module, *, pixels: Pixels, statistics: Statistics, at_si
         raise UsageError("only segmentation and depth models have a map at the images' size", "leave --at-size out")
     match model:
         case Classifier():
-            return RawModel(model, ("logits",), pixels, statistics)
+            return RawModel(model, ("logits",), pixels, normalization)
         case Backbone():
-            return RawModel(model, ("c2", "c3", "c4", "c5"), pixels, statistics)
+            return RawModel(model, ("c2", "c3", "c4", "c5"), pixels, normalization)
         case DenseModel():
-            raw = RawDense(model, ("inverse_depth" if model.gives_depth else "logits",), pixels, statistics)
+            raw = RawDense(model, ("inverse_depth" if model.gives_depth else "logits",), pixels, normalization)
             raw.at_size = at_size
             return raw
         case Detector():
@@ -136,6 +136,6 @@ def raw_model(model: nn.Module, *, pixels: Pixels, statistics: Statistics, at_si
                     f"{title} cannot be exported: {why or 'its head does not say what `exported` gives'}",
                     "--backbone-only exports its backbone; RetinaNet and DETR can be exported up to their raw outputs",
                 )
-            return RawDetection(model, model.head.output_names, pixels, statistics)
+            return RawDetection(model, model.head.output_names, pixels, normalization)
         case _:
             raise UsageError(f"a {type(model).__name__} is not a pvtctl model", "take one of `pvtctl.create_...`")

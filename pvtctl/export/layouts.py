@@ -16,10 +16,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from pvtctl.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from pvtctl.errors import PvtctlError, UsageError, nearest
 from pvtctl.export.check import TOLERANCE
 from pvtctl.io.files import new_folder
+from pvtctl.io.normalization import IMAGENET, Normalization
 from pvtctl.models.backbones import Backbone, Classifier, Pvt, PvtV2
 from pvtctl.models.detector import Detector
 from pvtctl.weights.convert import convert_file, unwritable
@@ -57,8 +57,7 @@ def export_layout(
     *,
     source: Path | None = None,
     class_names: Sequence[str] | None = None,
-    mean: Sequence[float] = IMAGENET_MEAN,
-    std: Sequence[float] = IMAGENET_STD,
+    normalization: Normalization = IMAGENET,
     tolerance: float = TOLERANCE,
 ) -> LayoutReport:
     """Write the weights of `model` in another project's layout and verify them.
@@ -80,7 +79,7 @@ def export_layout(
         case "official":
             return _official(model, path, class_names, source)
         case "transformers":
-            return _transformers_folder(model, path, class_names, (mean, std), tolerance)
+            return _transformers_folder(model, path, class_names, normalization, tolerance)
         case _:
             raise UsageError(f"no layout {layout!r}", nearest(layout, LAYOUTS))
 
@@ -116,7 +115,7 @@ def _transformers_folder(
     model: nn.Module,
     path: Path,
     class_names: Sequence[str] | None,
-    statistics: tuple[Sequence[float], Sequence[float]],
+    normalization: Normalization,
     tolerance: float,
 ) -> LayoutReport:
     if path.exists():
@@ -130,12 +129,16 @@ def _transformers_folder(
             f"over {what}",
             "--format official has words for more models",
         )
+    if normalization.order != "rgb":
+        raise UsageError(
+            "transformers' PvtImageProcessor has no BGR order, which these weights need", "--format official"
+        )
     body = model.backbone
     config, size = _config(body, model.num_classes, class_names)
     state = {key: value.detach().cpu() for key, value in model.state_dict().items()}
     named = to_transformers_pvt(state) if isinstance(body, Pvt) else to_transformers_pvt_v2(state)
     with new_folder(path) as folder:
-        for name, value in (("config", config), ("preprocessor_config", _preprocessor(size, statistics))):
+        for name, value in (("config", config), ("preprocessor_config", _preprocessor(size, normalization))):
             content = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
             (folder / f"{name}.json").write_text(content, encoding="utf-8")
         tensors = {key: value.contiguous().clone() for key, value in named.items()}
@@ -185,8 +188,7 @@ def _config(body: Pvt | PvtV2, num_classes: int, class_names: Sequence[str] | No
     return {"architectures": ["PvtV2ForImageClassification"], **own, "image_size": 224, **config}, 224
 
 
-def _preprocessor(size: int, statistics: tuple[Sequence[float], Sequence[float]]) -> dict[str, Any]:
-    mean, std = statistics
+def _preprocessor(size: int, normalization: Normalization) -> dict[str, Any]:
     return {
         "image_processor_type": "PvtImageProcessor",
         "do_resize": True,
@@ -194,8 +196,8 @@ def _preprocessor(size: int, statistics: tuple[Sequence[float], Sequence[float]]
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
-        "image_mean": list(mean),
-        "image_std": list(std),
+        "image_mean": list(normalization.mean),
+        "image_std": list(normalization.std),
     }
 
 

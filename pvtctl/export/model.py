@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from pvtctl import __version__
-from pvtctl.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from pvtctl.errors import UsageError
 from pvtctl.export.check import TOLERANCE, Check, ExportTiming, Run, compare_outputs, time_in_turns
-from pvtctl.export.exportable import Pixels, RawModel, Statistics, raw_model
+from pvtctl.export.exportable import Pixels, RawModel, raw_model
 from pvtctl.export.program import OPSET, OnnxModel, Program, example, export_program, quiet, require_onnx, write_onnx
 from pvtctl.io.files import atomic_path
+from pvtctl.io.normalization import IMAGENET, Normalization
 from pvtctl.models.backbones import Backbone, Classifier
 from pvtctl.models.backbones.base import MIN_SIDE
 from pvtctl.models.backbones.build import in_eval
@@ -84,8 +84,7 @@ def export_model(
     static: bool = False,
     at_size: bool = False,
     pixels: Pixels = "normalized",
-    mean: Sequence[float] = IMAGENET_MEAN,
-    std: Sequence[float] = IMAGENET_STD,
+    normalization: Normalization = IMAGENET,
     meta: Mapping[str, Any] | None = None,
     default_size: ImageSize | None = None,
     check_sizes: Sequence[ImageSize] | None = None,
@@ -97,7 +96,7 @@ def export_model(
 
     The graph takes `images` (batch, 3, height, width), float32, and gives the outputs of `pvtctl.export.exportable`:
     logits, maps, or a detector's outputs before post-processing. `pixels`: its input; `float` (0 to 1) and `uint8` put
-    `mean` and `std` into the graph. `at_size` resizes a segmentation or depth map to the images' size. Batch, height and
+    `normalization` into the graph. `at_size` resizes a segmentation or depth map to the images' size. Batch, height and
     width are dynamic where the model permits; `size` (height, width) fixes the sides, `static` them and a batch of 1.
 
     The file's outputs are compared with eager at `check_sizes` (unset: three around `default_size`, one not square, one
@@ -126,11 +125,11 @@ def export_model(
         raise UsageError("the model is on a GPU: graphs are traced, checked and timed on the CPU", "model.cpu() first")
     default_size = default_size or default_size_of(model)
     with in_eval(model):
-        raw = raw_model(model, pixels=pixels, statistics=(mean, std), at_size=at_size).eval()
+        raw = raw_model(model, pixels=pixels, normalization=normalization, at_size=at_size).eval()
         on_progress("tracing with torch.export")
         with plain_kernels(raw):
             program = export_program(raw, size=size, default_size=default_size, static=static)
-        said = _meta(raw, (mean, std), program, at_size, meta or {})
+        said = _meta(raw, normalization, program, at_size, meta or {})
         cases = _cases(raw, program, size or default_size, check_sizes)
         with atomic_path(path) as temporary:
             runs = _write(raw, program, temporary, chosen, said, on_progress)
@@ -206,17 +205,17 @@ def _taken(raw: RawModel, size: ImageSize) -> ImageSize:
 
 
 def _meta(
-    raw: RawModel, statistics: Statistics, program: Program, at_size: bool, more: Mapping[str, Any]
+    raw: RawModel, normalization: Normalization, program: Program, at_size: bool, more: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The file's metadata."""
-    mean, std = statistics
     model = raw.model
     said: dict[str, Any] = {
         "pvtctl_version": __version__,
         "input": "images",
         "pixels": raw.pixels,
-        "mean": list(mean),
-        "std": list(std),
+        "mean": list(normalization.mean),
+        "std": list(normalization.std),
+        "channel_order": normalization.order,
         "outputs": list(raw.names),
         "dynamic": program.dynamic,
         "fixed": program.fixed,

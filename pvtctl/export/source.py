@@ -11,13 +11,13 @@ import torch
 from torch import nn
 
 from pvtctl.cost.build import build_model, classes_of
-from pvtctl.data.transforms import IMAGENET_MEAN, IMAGENET_STD, NORMALIZATIONS
 from pvtctl.errors import UsageError
+from pvtctl.io.normalization import IMAGENET, Normalization
 from pvtctl.models.dense import DenseModel
 from pvtctl.models.fast_cpu import optimize_for_cpu
 from pvtctl.models.structures import ImageSize
 from pvtctl.weights.build import backbone_from_checkpoint, model_from_checkpoint
-from pvtctl.weights.describe import Inspected, inspect_checkpoint
+from pvtctl.weights.describe import inspect_checkpoint
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,7 @@ class ExportSource:
     path: Path | None = None
     """The checkpoint; None for random weights."""
     class_names: Sequence[str] | None = None
-    mean: Sequence[float] = IMAGENET_MEAN
-    std: Sequence[float] = IMAGENET_STD
+    normalization: Normalization = IMAGENET
     size: ImageSize | None = None
     """Square images that the position tables, or the training, were made for; None where any size will do."""
     meta: dict[str, Any] = field(default_factory=dict)
@@ -43,7 +42,7 @@ def from_checkpoint(source: str, *, backbone: str | None = None, backbone_only: 
 
     Raises UsageError for files that are not checkpoints, models that pvtctl does not build, and another backbone.
     """
-    found = inspect_checkpoint(source, backbone, scored=False)
+    found = inspect_checkpoint(source, backbone)
     if found.foreign is not None and not backbone_only:
         raise UsageError(
             f"{found.path} holds {found.foreign}, which is not a pvtctl model", "--backbone-only exports its backbone"
@@ -52,7 +51,6 @@ def from_checkpoint(source: str, *, backbone: str | None = None, backbone_only: 
     model: nn.Module = backbone_from_checkpoint(found) if bare else model_from_checkpoint(found).eval()
     gives_depth = isinstance(model, DenseModel) and model.gives_depth
     names = found.head.names if found.head is not None and not backbone_only and not gives_depth else None
-    mean, std = _statistics(found)
     side = found.meta.image_size if found.above is None and found.head is not None else None
     what = found.backbone if backbone_only else found.what
     if names:
@@ -73,8 +71,7 @@ def from_checkpoint(source: str, *, backbone: str | None = None, backbone_only: 
         what=what,
         path=found.path,
         class_names=meta["class_names"],
-        mean=mean,
-        std=std,
+        normalization=found.pixels.normalization,
         size=(int(side), int(side)) if side else None,
         meta={key: value for key, value in meta.items() if value is not None},
     )
@@ -95,12 +92,3 @@ def from_names(backbone: str, head: str, num_classes: int | None, *, seed: int =
     return ExportSource(
         model=optimize_for_cpu(model), what=what, meta={key: value for key, value in meta.items() if value != "none"}
     )
-
-
-def _statistics(found: Inspected) -> tuple[Sequence[float], Sequence[float]]:
-    """Mean and standard deviation of the training pixels: the file's own, else its layout's, else ImageNet's."""
-    meta = found.meta
-    if meta.mean and meta.std:
-        return tuple(meta.mean), tuple(meta.std)
-    how = (found.dense.normalization if found.dense is not None else None) or meta.normalization or "imagenet"
-    return NORMALIZATIONS[how]

@@ -8,8 +8,11 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError
 
 from pvtctl.errors import UsageError
+from pvtctl.io.normalization import NORMALIZATIONS, Normalization
 
-ThreeNumbers = Annotated[list[float], Field(min_length=3, max_length=3)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+ThreeNumbers = Annotated[list[Finite], Field(min_length=3, max_length=3)]
+ThreePositive = Annotated[list[Annotated[float, Field(gt=0, allow_inf_nan=False)]], Field(min_length=3, max_length=3)]
 
 
 class CheckpointMeta(BaseModel):
@@ -53,9 +56,12 @@ class CheckpointMeta(BaseModel):
     grey_range: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
     """Values of 16-bit grey images that became black and white in training."""
     normalization: Literal["imagenet", "half"] | None = None
+    """Mean and std by name, in files of earlier versions."""
     mean: ThreeNumbers | None = None
-    """Of the pixels in training, as fractions of the full range; likewise `std`."""
-    std: ThreeNumbers | None = None
+    """Of the pixels in training, as fractions of the full range; likewise `std`. See `pixels`."""
+    std: ThreePositive | None = None
+    channel_order: Literal["rgb", "bgr"] | None = None
+    """Of the network's input, of `mean` and of `std`; unset: RGB."""
     scale_shift: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
     """(a, b) of a metric depth model: metres = 1 / (a x + b)."""
     num_classes: int | None = None
@@ -83,6 +89,19 @@ class CheckpointMeta(BaseModel):
             return cls.model_validate(stated)
         except ValidationError as error:
             raise metadata_error(error, source) from error
+
+    @property
+    def pixels(self) -> Normalization | None:
+        """How inputs were normalised in training, as far as the file states it."""
+        if self.mean is None or self.std is None:
+            return NORMALIZATIONS[self.normalization] if self.normalization else None
+        (m0, m1, m2), (s0, s1, s2) = self.mean, self.std
+        return Normalization((m0, m1, m2), (s0, s1, s2), self.channel_order or "rgb")
+
+    def with_pixels(self, how: Normalization) -> Self:
+        """A copy that states `how`."""
+        order = {"channel_order": how.order} if how.order != (self.channel_order or "rgb") else {}
+        return self.updated(mean=list(how.mean), std=list(how.std), **order)
 
     def updated(self, **fields: Any) -> Self:
         """A copy with these fields."""

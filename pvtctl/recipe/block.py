@@ -5,13 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from pvtctl.errors import UsageError
 from pvtctl.io.checkpoint_meta import metadata_error
+from pvtctl.io.normalization import Normalization
 
 Rate = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 Side = Annotated[int, Field(ge=32, le=8192)]
+
+
+def _is_normalization(text: str) -> str:
+    try:
+        Normalization.read(text)
+    except UsageError as error:
+        raise ValueError(f"{error.message} ({error.hint})") from error
+    return text
+
+
+NormalizationText = Annotated[str, AfterValidator(_is_normalization)]
+"""A name or the numbers of a `Normalization`."""
 
 
 class SettingsBlock(BaseModel):

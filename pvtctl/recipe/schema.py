@@ -11,9 +11,10 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationInfo, model_validator
 
 from pvtctl.errors import UsageError, nearest
+from pvtctl.io.normalization import IMAGENET, Normalization
 from pvtctl.models.registry import HeadOptions, find_head, head_specs
 from pvtctl.models.variants import TIMM_PREFIX, join_width, split_width, timm_name
-from pvtctl.recipe.block import Positive, Rate, SettingsBlock, Side
+from pvtctl.recipe.block import NormalizationText, Positive, Rate, SettingsBlock, Side
 from pvtctl.tasks.classification.settings import Augment
 from pvtctl.tasks.depth.settings import DepthData, Loss
 from pvtctl.tasks.detection.settings import Backend, DetectionData
@@ -63,8 +64,10 @@ class Data(SettingsBlock):
     grey_range: tuple[float, float] | None = None
     """16-bit grey images: the values that become black and white. Unset: 0 and 65535 if the training images use the upper
     half of them, else their smallest and largest value; it is printed, and kept in the checkpoint."""
-    normalization: Literal["imagenet", "half"] = "imagenet"
-    """Segmentation and depth: mean and standard deviation of the pixels; `half` is 0.5 and 0.5 (DPT and its ViTs)."""
+    normalization: NormalizationText | None = None
+    """Mean and standard deviation of the pixels: `imagenet`, `half` (0.5 and 0.5: DPT and its ViTs), `clip`, `unit` (0 to 1
+    as they are), `caffe`, or `mean=A,B,C std=A,B,C`, with `range=0..255` for those of bytes and `order=bgr`. Unset: those
+    that the starting weights were trained with, else `imagenet`."""
     image_size: Annotated[int, Field(ge=32, le=4096)] = 224
     resize: Annotated[int, Field(ge=32, le=8192)] = 256
     """Evaluation: short side before the centre crop of `image_size`."""
@@ -74,6 +77,11 @@ class Data(SettingsBlock):
     workers: Annotated[int, Field(ge=0, le=256)] | None = None
     """Loader processes per rank; unset: chosen by the available cores, and reported."""
     augment: Augment = Augment()
+
+    @property
+    def pixels(self) -> Normalization:
+        """`normalization` as numbers."""
+        return IMAGENET if self.normalization is None else Normalization.read(self.normalization)
 
 
 class BackboneSettings(SettingsBlock):

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pvtctl.weights.describe import HeadClasses, Inspected
 
 from pvtctl.io.checkpoint_meta import CheckpointMeta
+from pvtctl.io.normalization import Normalization
 
 SPLITS = ("train", "val")
 Role = Literal["train", "evaluate"]
@@ -101,6 +102,8 @@ class PredictOptions(TypedDict, total=False):
     """Segmentation: (height, width) of a window that slides over the image."""
     stride: tuple[int, int] | None
     """Step of the window, (down, across); default: two thirds of the window."""
+    normalization: str | None
+    """Mean and standard deviation of the pixels (`data.normalization` of recipes)."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,12 @@ class PredictionRequest:
     options: PredictOptions = field(default_factory=PredictOptions)
     scale_shift: tuple[float, float] | None = None
     """For metric depth, if the checkpoint has no scale and shift."""
+
+    @property
+    def normalization(self) -> Normalization:
+        """Of the network's inputs. Raises UsageError."""
+        stated = self.options.get("normalization")
+        return self.checkpoint.pixels.normalization if stated is None else Normalization.read(stated)
 
 
 @dataclass(frozen=True)

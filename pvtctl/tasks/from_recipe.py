@@ -24,7 +24,7 @@ from pvtctl.recipe.schema import BackboneSettings, Recipe
 from pvtctl.tasks.base import SPLITS, BuildRequest, Role, Say
 from pvtctl.tasks.classes import training_classes
 from pvtctl.tasks.data_task import DataTask, Loading
-from pvtctl.tasks.reading import reading_of
+from pvtctl.tasks.reading import as_weights_expect, reading_of
 from pvtctl.tasks.registry import spec_of
 from pvtctl.weights.describe import HeadClasses
 from pvtctl.weights.load import load_checkpoint
@@ -44,6 +44,7 @@ def build_task(
     With `head` only the validation data is opened, and its classes are matched to the head's by name. `partial` allows
     weights that fill less than 95 % of the backbone. Raises UsageError.
     """
+    recipe = as_weights_expect(recipe, say)
     return spec_of(recipe).build(BuildRequest(recipe, torch.device(device), world_size, head, partial, say))
 
 
@@ -120,6 +121,7 @@ def split_options(recipe: Recipe, split: str) -> dict[str, Any]:
         "materials": data.scenes.materials,
         "seed": recipe.train.seed,
         "reading": reading_of(recipe),
+        "normalization": data.pixels,
         "samples": data.train_samples if split == "train" else data.val_samples,
     }
 

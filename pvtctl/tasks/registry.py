@@ -41,7 +41,7 @@ def tasks_reading(key: str) -> tuple[str, ...]:
 
 def tasks_taking(option: str) -> tuple[str, ...]:
     """The tasks whose predictions take an option (`pvtctl.tasks.base.PredictOptions`)."""
-    return tuple(task for task, spec in TASK_SPECS.items() if option in spec.predict_options)
+    return tuple(task for task, spec in TASK_SPECS.items() if option in spec.predict_options) or tuple(TASK_SPECS)
 
 
 def is_error(figure: str) -> bool:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from pvtctl.io.files import user_folder
+from pvtctl.io.normalization import HALF, IMAGENET, Normalization
 
 _PVT = "https://github.com/whai362/PVT/releases/download/v2"
 _DEIT = "https://dl.fbaipublicfiles.com/deit"
@@ -37,8 +37,8 @@ class Published:
     """Data of the last training, and of the evaluation unless a figure's name says otherwise."""
     scale_shift: tuple[float, float] | None = None
     """Of a metric depth model: metres = 1 / (a x + b). Not in the file."""
-    normalization: Literal["imagenet", "half"] = "imagenet"
-    """Input normalisation: ImageNet's mean and standard deviation, or 0.5 for both."""
+    normalization: Normalization = IMAGENET
+    """Of the pixels in training."""
 
     @property
     def scores(self) -> str:
@@ -69,7 +69,7 @@ def _timm(name: str, backbone: str, file: str, digits: str, top1: float) -> Publ
     """Google's ViT of ImageNet-21K, fine-tuned at 384 pixels (mean and std 0.5): DPT's initial weights."""
     source, url = "timm, from Google's (model-index)", f"{_TIMM}/{file}-{digits}.pth"
     data = "ImageNet-1K at 384"
-    return Published(name, backbone, url, {"top1": top1}, source, "Apache-2.0", digits, data=data, normalization="half")
+    return Published(name, backbone, url, {"top1": top1}, source, "Apache-2.0", digits, data=data, normalization=HALF)
 
 
 def _torchvision(backbone: str, digits: str, top1: float, version: str = "V1") -> Published:
@@ -91,7 +91,7 @@ def _dpt(
     name = file.replace("-", "_")
     backbone = "vit_large_patch16" if "large" in file else "vit_hybrid"
     source, url = f"DPT's authors ({where})", f"{_DPT}/{file}-{digits}.pt"
-    return Published(name, backbone, url, figures, source, "MIT", digits, "dpt", data, scale_shift, "half")
+    return Published(name, backbone, url, figures, source, "MIT", digits, "dpt", data, scale_shift, HALF)
 
 
 def _zero_shot(*values: float) -> dict[str, float]:

@@ -142,12 +142,13 @@ def _meta(checkpoint: Checkpoint, name: str) -> CheckpointMeta:
     origin: dict[str, str] = {"format": checkpoint.format}
     if checkpoint.path is not None and checkpoint.path.is_file():
         origin |= {"file": checkpoint.path.name, "sha256": sha256_of(checkpoint.path)}
-    kept = ("class_names", "image_size", "resize", "mean", "std", "exif", "grey_range", "score")
+    kept = ("class_names", "image_size", "resize", "exif", "grey_range", "score")
     known = {key: value for key, value in checkpoint.meta.as_json().items() if key in kept}
     if (size := image_size_of(checkpoint.state)) is not None:
         known["image_size"] = size
     classes = head.shape[0] if head is not None else None
-    return CheckpointMeta(**known, backbone=name, num_classes=classes, converted_from=origin)
+    meta = CheckpointMeta(**known, backbone=name, num_classes=classes, converted_from=origin)
+    return meta if checkpoint.pixels.source is None else meta.with_pixels(checkpoint.pixels.normalization)
 
 
 def _above_meta(checkpoint: Checkpoint, above: HeadInfo) -> dict[str, Any]:
@@ -167,7 +168,6 @@ def _above_meta(checkpoint: Checkpoint, above: HeadInfo) -> dict[str, Any]:
             "depth": meta.depth,
             "class_names": names,
             "scale_shift": list(above.scale_shift) if above.scale_shift else None,
-            "normalization": above.normalization,
             "output_stride": above.output_stride,
         }
         told = {"head_options": above.options}

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch import Tensor
 
 from pvtctl.data.class_names import imagenet_classes
-from pvtctl.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from pvtctl.errors import UsageError
 from pvtctl.extensions import require
 from pvtctl.io.checkpoint_meta import CheckpointMeta
@@ -19,6 +18,7 @@ from pvtctl.models.registry import Conventions, find_backbone, find_head
 from pvtctl.models.variants import STRIDES
 from pvtctl.weights.identify import HeadInfo, identify_head
 from pvtctl.weights.layouts.unsupported import unsupported_model
+from pvtctl.weights.pixels import Pixels, for_backbone
 from pvtctl.weights.read import Checkpoint, read_checkpoint
 from pvtctl.weights.recognise import identify
 from pvtctl.weights.resolve import resolve_weights
@@ -56,6 +56,7 @@ class Inspected:
     """Side in pixels of the square images that the backbone's position table was made for, where it has one."""
     foreign: str | None = None
     """Description of a dense model that pvtctl cannot build."""
+    pixels: Pixels = field(default_factory=Pixels)
 
     @property
     def detector(self) -> HeadInfo | None:
@@ -91,21 +92,20 @@ class Inspected:
         return f"{self.backbone} + {self.head_name}" if self.head_name else self.backbone
 
 
-def inspect_checkpoint(source: str | Path, backbone: str | None = None, *, scored: bool = True) -> Inspected:
+def inspect_checkpoint(source: str | Path, backbone: str | None = None) -> Inspected:
     """Read a checkpoint (file, run directory, published name) and identify its backbone and classes.
 
     `backbone` is required for models outside pvtctl (`timm:NAME`), and must agree with the file's own, if stated.
-    Raises UsageError: no checkpoint, another backbone, an unknown one, or, if it will be `scored` without training, a
-    different pixel normalisation.
+    Raises UsageError: no checkpoint, another backbone, or an unknown one.
     """
     path = resolve_weights(str(source), backbone)
     checkpoint = read_checkpoint(path)
     require(checkpoint.meta.modules, path.parent)
     with foreign(path):
-        return _inspected(path, checkpoint, backbone, scored=scored)
+        return _inspected(path, checkpoint, backbone)
 
 
-def _inspected(path: Path, checkpoint: Checkpoint, backbone: str | None, *, scored: bool) -> Inspected:
+def _inspected(path: Path, checkpoint: Checkpoint, backbone: str | None) -> Inspected:
     stated = checkpoint.meta.backbone
     shapes = identify(checkpoint.state)
     candidates = [stated] if stated is not None else shapes
@@ -117,16 +117,15 @@ def _inspected(path: Path, checkpoint: Checkpoint, backbone: str | None, *, scor
         raise UsageError(f"{path} holds {' or '.join(candidates)}, not {backbone}", f"use --backbone {candidates[0]}")
     side = _position_size(checkpoint.state, backbone)
     above = identify_head(checkpoint.state, checkpoint.format, checkpoint.meta)
-    if scored and (above is None or above.spec.detects):
-        _check_normalisation(path, checkpoint.meta)
+    pixels = for_backbone(checkpoint.pixels, backbone)
     if above is not None:
         head = HeadClasses(above.num_classes, above.class_names, above.conventions)
-        return Inspected(path, backbone, head, checkpoint.meta, above, side)
+        return Inspected(path, backbone, head, checkpoint.meta, above, side, pixels=pixels)
     classes: HeadClasses | None = None
     if (weight := checkpoint.state.get("head.weight")) is not None and weight.ndim == 2:
         rows = int(weight.shape[0])
         classes = HeadClasses(rows, head_class_names(checkpoint.meta.class_names, rows))
-    return Inspected(path, backbone, classes, checkpoint.meta, None, side, _unknown_head(checkpoint))
+    return Inspected(path, backbone, classes, checkpoint.meta, None, side, _unknown_head(checkpoint), pixels)
 
 
 def _position_size(state: Mapping[str, Tensor], backbone: str) -> int | None:
@@ -145,12 +144,3 @@ def _unknown_head(checkpoint: Checkpoint) -> str | None:
     if checkpoint.format == "pvtctl" and stated is not None and find_head(stated) is None:
         return f"a model with the head {stated!r}, which is not registered"
     return unsupported_model(checkpoint.raw)
-
-
-def _check_normalisation(path: Path, meta: CheckpointMeta) -> None:
-    for key, theirs, ours in (("mean", meta.mean, IMAGENET_MEAN), ("std", meta.std, IMAGENET_STD)):
-        if theirs is not None and theirs != list(ours):
-            raise UsageError(
-                f"{path} was trained with pixels of {key} {theirs}, and images are read with ImageNet's {list(ours)}",
-                "its scores would be wrong",
-            )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
@@ -53,8 +53,6 @@ class HeadInfo:
     """Of a ResNet's last map; None if unknown."""
     scale_shift: tuple[float, float] | None = None
     """Of a metric depth model: metres = 1 / (a x + b)."""
-    normalization: Literal["imagenet", "half"] | None = None
-    """Pixel normalisation in training of a segmentation or depth model; None if unknown."""
     class_names: list[str] | None = None
     """The file's own, or those of COCO, ADE20K or Pascal Context for a third-party file with as many classes."""
     category_ids: list[int] | None = None
@@ -151,11 +149,7 @@ def _with_conventions(info: HeadInfo, format: Format) -> HeadInfo:
     """Add facts about a layout's published files that are not in the files."""
     if info.spec.detects:
         return replace(info, class_names=_PUBLISHED_OBJECTS.get(info.num_classes))
-    return replace(
-        info,
-        normalization="half" if format in ("isl-org DPT", "transformers DPT") else "imagenet",
-        class_names=_PUBLISHED_CLASSES.get(info.num_classes),
-    )
+    return replace(info, class_names=_PUBLISHED_CLASSES.get(info.num_classes))
 
 
 def _with_meta(info: HeadInfo, meta: CheckpointMeta) -> HeadInfo:
@@ -176,7 +170,6 @@ def _with_meta(info: HeadInfo, meta: CheckpointMeta) -> HeadInfo:
         info,
         output_stride=meta.output_stride or info.output_stride,
         scale_shift=(scale_shift[0], scale_shift[1]) if scale_shift else info.scale_shift,
-        normalization=meta.normalization or info.normalization,
     )
 
 

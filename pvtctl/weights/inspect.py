@@ -14,10 +14,12 @@ from torch import Tensor
 from pvtctl.errors import PvtctlError
 from pvtctl.io.download import check_hash, recorded_sha256
 from pvtctl.io.foreign import foreign
+from pvtctl.io.normalization import NORMALIZATIONS, Normalization
 from pvtctl.models.registry import SEGMENTATION
 from pvtctl.weights.catalogue import find_published
 from pvtctl.weights.identify import identify_head
 from pvtctl.weights.layouts.unsupported import unsupported_model
+from pvtctl.weights.pixels import Pixels
 from pvtctl.weights.read import Checkpoint, read_checkpoint
 from pvtctl.weights.recognise import identify
 from pvtctl.weights.resolve import find_weights_file
@@ -59,8 +61,9 @@ class Inspection:
     """Of a ResNet in a segmentation model, if known."""
     scale_shift: tuple[float, float] | None = None
     """Of a metric depth model: metres = 1 / (a x + b)."""
-    normalization: str | None = None
-    """Pixel normalisation of a segmentation or depth model: `imagenet`, or `half` (mean and std 0.5)."""
+    normalization: dict[str, Any]
+    """Of the pixels in training: `mean` and `std` of values between 0 and 1, channel `order`, its `name` if it has one, and
+    the `source` that says so, null where ImageNet's are assumed."""
     image_size: int | None
     """Side of the images that the position tables were trained on; None without such tables."""
     dtypes: dict[str, int]
@@ -69,6 +72,12 @@ class Inspection:
     largest: list[dict[str, Any]]
     nonfinite: list[str]
     meta: dict[str, Any]
+
+    @property
+    def pixels(self) -> Pixels:
+        """`normalization` in words."""
+        how = self.normalization
+        return Pixels(Normalization(how["mean"], how["std"], how["order"]), how["source"])
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -99,6 +108,7 @@ def _describe(path: Path, checkpoint: Checkpoint, largest: int) -> Inspection:
         params=sum(value.numel() for value in parameters.values()),
         backbone_params=sum(value.numel() for key, value in parameters.items() if key.startswith("backbone.")),
         **_told(checkpoint),
+        normalization=_normalization(checkpoint),
         image_size=image_size_of(state),
         dtypes=dict(sizes),
         tensors=len(state),
@@ -106,6 +116,12 @@ def _describe(path: Path, checkpoint: Checkpoint, largest: int) -> Inspection:
         nonfinite=nonfinite(state),
         meta=checkpoint.meta.as_json(),
     )
+
+
+def _normalization(checkpoint: Checkpoint) -> dict[str, Any]:
+    how = checkpoint.pixels.normalization
+    name = str(how) if str(how) in NORMALIZATIONS else None
+    return {**how._asdict(), "name": name, "source": checkpoint.pixels.source}
 
 
 def _told(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -123,7 +139,6 @@ def _told(checkpoint: Checkpoint) -> dict[str, Any]:
         "head_options": above.options,
         "output_stride": above.output_stride,
         "scale_shift": above.scale_shift,
-        "normalization": above.normalization,
     }
 
 

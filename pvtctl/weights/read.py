@@ -29,8 +29,9 @@ from pvtctl.models.variants import split_width
 from pvtctl.weights.catalogue import Published, cache_folder, published, published_with_hash
 from pvtctl.weights.layouts import detr, torchvision, transformers
 from pvtctl.weights.layouts.base import DETECTOR_RESIZE, Format
+from pvtctl.weights.pixels import Pixels, of_mm_config, pixels_of
 from pvtctl.weights.recognise import Converted, convert_state
-from pvtctl.weights.resolve import replaced_by, weights_in_folder
+from pvtctl.weights.resolve import model_folder, replaced_by, weights_in_folder
 from pvtctl.weights.tensors import check_tensors
 
 # Where training scripts put the weights in their files; averaged weights are taken only if there is nothing else.
@@ -59,6 +60,7 @@ class Checkpoint:
     format: Format
     meta: CheckpointMeta = field(default_factory=CheckpointMeta)
     path: Path | None = None
+    pixels: Pixels = field(default_factory=Pixels)
     raw: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
     """The same tensors under the file's own names."""
 
@@ -94,9 +96,11 @@ def _read(path: Path) -> Checkpoint:
         state = torchvision.without_eps(state)
     if hashed.startswith(detr.DILATED_SHA256):
         meta = meta.updated(style="dilated")
-    if hashed and (entry := published_with_hash(hashed)) is not None:
-        meta = meta.updated(**_unsaid(entry))
-    return Checkpoint(state, converted.format, _with_resize(meta, converted.format), path, raw)
+    entry = published_with_hash(hashed) if hashed else _fetched(path)
+    if entry is not None and entry.scale_shift is not None:  # only in its publisher's code
+        meta = meta.updated(scale_shift=list(entry.scale_shift))
+    pixels = pixels_of(meta, converted.format, entry.normalization if entry else None, model_folder(path))
+    return Checkpoint(state, converted.format, _with_resize(meta, converted.format), path, pixels, raw)
 
 
 def _is_ours(raw: Mapping[str, Tensor], meta: CheckpointMeta) -> bool:
@@ -105,14 +109,6 @@ def _is_ours(raw: Mapping[str, Tensor], meta: CheckpointMeta) -> bool:
     if stated is None or split_width(stated)[0] not in {spec.name for spec in backbone_specs()}:
         return False
     return all(key.startswith(("backbone.", "neck.", "head.")) for key in raw)
-
-
-def _unsaid(entry: Published) -> dict[str, Any]:
-    """Facts about a published file that are only in its publisher's code."""
-    said: dict[str, Any] = {}
-    if entry.normalization == "half":
-        said = {"normalization": "half", "mean": [0.5] * 3, "std": [0.5] * 3}
-    return said | ({"scale_shift": list(entry.scale_shift)} if entry.scale_shift is not None else {})
 
 
 def _with_resize(meta: CheckpointMeta, format: Format) -> CheckpointMeta:
@@ -154,9 +150,14 @@ def _transformers_meta(folder: Path) -> dict[str, Any]:
     return stated | transformers.stated(config)
 
 
+def _fetched(path: Path) -> Published | None:
+    """The entry whose fetched file this is."""
+    return next((entry for entry in published() if path == cache_folder() / entry.file_name), None)
+
+
 def _get_again(path: Path) -> str:
     """The hint for a damaged file."""
-    entry = next((entry for entry in published() if path == cache_folder() / entry.file_name), None)
+    entry = _fetched(path)
     return "get or copy it again" if entry is None else entry.get_again
 
 
@@ -299,7 +300,7 @@ def _no_weights(source: object) -> UsageError:
 
 def _stated(content: Mapping[str, Any]) -> dict[str, Any]:
     """Facts saved with the weights that names and shapes do not show: mmdetection's (2.x, 3.x) class names, and from its
-    configuration text whether the ResNet is caffe-style; from DETR's arguments whether it is dilated.
+    configuration text the pixels and whether the ResNet is caffe-style; from DETR's arguments whether it is dilated.
     """
     if getattr(content.get("args"), "dilation", False):
         return {"style": "dilated"}
@@ -312,8 +313,11 @@ def _stated(content: Mapping[str, Any]) -> dict[str, Any]:
             names = place.get(key) if isinstance(place, Mapping) else None
             if isinstance(names, list | tuple) and names and all(isinstance(name, str) for name in names):
                 found["class_names"] = [name.strip() for name in names]  # mmsegmentation's ADE20K has a "bed "
-    if re.search(r"""style\s*=\s*['"]caffe['"]""", str(meta.get("config") or meta.get("cfg") or "")):
+    config = str(meta.get("config") or meta.get("cfg") or "")
+    if re.search(r"""style\s*=\s*['"]caffe['"]""", config):
         found["style"] = "caffe"
+    if (pixels := of_mm_config(config)) is not None:
+        found |= {"mean": list(pixels.mean), "std": list(pixels.std), "channel_order": pixels.order}
     return found
 
 

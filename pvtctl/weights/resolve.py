@@ -12,6 +12,9 @@ from pvtctl.io.hub import HF_PREFIX, Repository, hub_weights, parse_hub_name
 from pvtctl.models.variants import TIMM_PREFIX, timm_name
 from pvtctl.weights.catalogue import cached_file, find_published, published
 
+_OF_MODELS = ("model.safetensors", "pytorch_model.bin")
+"""Names that transformers and timm give to weights."""
+
 
 def resolve_weights(text: str, backbone: str | None = None) -> Path:
     """The checkpoint that `text` names: a file, a run directory (see `weights_in_folder`), a transformers directory
@@ -112,7 +115,7 @@ def weights_in_folder(folder: Path) -> Path:
 
     Raises UsageError when there are no weights.
     """
-    for name in ("best.safetensors", "model.safetensors", "pytorch_model.bin"):
+    for name in ("best.safetensors", *_OF_MODELS):
         if (folder / name).is_file():
             return folder / name
     checkpoints = sorted([*folder.glob("checkpoints/step-*.pt"), *folder.glob("step-*.pt")])
@@ -127,6 +130,12 @@ def weights_in_folder(folder: Path) -> Path:
         f"{folder} is a folder without weights",
         "expected best.safetensors (a run), or model.safetensors or pytorch_model.bin with config.json (transformers)",
     )
+
+
+def model_folder(path: Path) -> Path | None:
+    """The folder of a model of transformers or timm that weights lie in, which says more about them; else None."""
+    folder = path if path.is_dir() else path.parent if path.name in _OF_MODELS else None
+    return folder if folder is not None and (folder / "config.json").is_file() else None
 
 
 def replaced_by(path: Path) -> Path | None:

@@ -10,9 +10,9 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from pvtctl.cost.counting import count
-from pvtctl.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from pvtctl.errors import UsageError
 from pvtctl.export.exportable import raw_model
+from pvtctl.io.normalization import IMAGENET
 from pvtctl.models.dense import DenseModel, build_depth_model, build_segmenter
 from pvtctl.models.detector import Detector, build_detector
 from pvtctl.models.losses.cross_entropy import cross_entropy
@@ -140,12 +140,11 @@ class TestHead:
 
     def test_what_is_said_of_its_export_is_so(self, spec: HeadSpec, task: str) -> None:
         model = build(spec, task).eval()
-        statistics = (IMAGENET_MEAN, IMAGENET_STD)
         if spec.unexportable is not None:
             with pytest.raises(UsageError, match=f"{spec.title} cannot be exported"):
-                raw_model(model, pixels="normalized", statistics=statistics)
+                raw_model(model, pixels="normalized", normalization=IMAGENET)
             return
-        raw = raw_model(model, pixels="normalized", statistics=statistics).eval()
+        raw = raw_model(model, pixels="normalized", normalization=IMAGENET).eval()
         eager = raw.eager(images(2))
         with torch.inference_mode():
             traced = raw(images(2))

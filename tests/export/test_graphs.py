@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pvtctl.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from pvtctl.errors import ExitCode, PvtctlError, UsageError
 from pvtctl.export import export_model
 from pvtctl.export import model as model_module
 from pvtctl.export.exportable import Pixels, RawModel, raw_model
 from pvtctl.export.program import Program, export_program
+from pvtctl.io.normalization import IMAGENET, Normalization, Order
 from pvtctl.models.backbones import build_backbone, build_classifier
 from pvtctl.models.detector import build_detector
 from pvtctl.models.layers.shapes import without_values
@@ -101,22 +101,26 @@ def test_onnx_agrees_at_three_sizes(
     assert session.get_inputs()[0].shape == ["batch", 3, "height", "width"]
     images = torch.randn(3, 3, 160, 224)
     got = session.run(None, {"images": images.numpy()})
-    expected = raw_model(model.eval(), pixels="normalized", statistics=(IMAGENET_MEAN, IMAGENET_STD)).eager(images)
+    expected = raw_model(model.eval(), pixels="normalized", normalization=IMAGENET).eager(images)
     for ours, theirs in zip(got, expected, strict=True):
         torch.testing.assert_close(torch.from_numpy(ours), theirs, rtol=0, atol=1e-4 * float(theirs.abs().max()))
     said = session.get_modelmeta().custom_metadata_map
-    assert (said["backbone"], said["pixels"], json.loads(said["mean"])) == ("narrow", "normalized", list(IMAGENET_MEAN))
+    assert (said["backbone"], said["pixels"], json.loads(said["mean"])) == ("narrow", "normalized", list(IMAGENET.mean))
 
 
-@pytest.mark.parametrize(("kind", "body"), [("uint8", "classifier_v2"), ("float", "classifier_resnet")])
-def test_normalisation_lies_in_the_graph(tmp_path: Path, narrow: Narrow, kind: Pixels, body: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "body", "order"), [("uint8", "classifier_v2", "rgb"), ("float", "classifier_resnet", "bgr")]
+)
+def test_normalisation_lies_in_the_graph(tmp_path: Path, narrow: Narrow, kind: Pixels, body: str, order: Order) -> None:
     model = narrow(body).eval()
     pixels = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
-    mean, std = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
+    how = Normalization((0.1, 0.2, 0.3), (0.5, 0.6, 0.7), order)
+    mean, std = how.mean, how.std
+    ordered = pixels.flip(1) if order == "bgr" else pixels
     with torch.no_grad():
-        expected = model((pixels / 255 - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1))
+        expected = model((ordered / 255 - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1))
     path = tmp_path / "m.onnx"
-    report = export_model(model, path, pixels=kind, mean=mean, std=std, static=True, size=(64, 64), repeats=1)
+    report = export_model(model, path, pixels=kind, normalization=how, static=True, size=(64, 64), repeats=1)
     assert report.inputs == kind
     given = pixels if kind == "uint8" else pixels / 255
     (got,) = _session(path).run(None, {"images": given.numpy()})

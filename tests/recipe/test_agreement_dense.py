@@ -107,10 +107,10 @@ def faults_of(text: str, sets: tuple[str, ...] = ()) -> list[str]:
         # the rest
         (f"{SEGMENTATION}train: {{epochs: 3, iterations: 30}}\n", "train.epochs: train.iterations sets the length"),
         (
-            f"{CLASSIFIER}data.normalization: half\n",
-            "data.normalization: is for segmentation and depth, classification does not read it (x.yaml:2)",
+            f"{CLASSIFIER}data.normalization: halve\n",
+            "data.normalization: value error, 'halve' is no mean and deviation",
         ),
-        (f"{DETECTION}data.normalization: half\n", "data.normalization: is for segmentation and depth, detection "),
+        (f"{DETECTION}data.normalization: [0.5]\n", "data.normalization: should be a valid string"),
         (f"{CLASSIFIER}model.backbone.image_size: 384\n", "model.backbone.image_size: is for segmentation and depth, "),
         (
             f"{SEGMENTATION}data.image_size: 512\n",
@@ -137,6 +137,8 @@ def test_one_fault(text: str, fault: str) -> None:
         f"{DPT}model.head: {{dropout: 0.2, auxiliary_weight: 0.4, readout: add, taps: [3, R0, 9, 12]}}\n",
         f"{SEGMENTATION}train.iterations: 30\n",
         f"{MIDAS}data.normalization: half\n",
+        f"{CLASSIFIER}data.normalization: clip\n",
+        f"{DETECTION}data.normalization: mean=103.5,116.3,123.7 std=57,57,58 range=0..255 order=bgr\n",
         f"{DEPTH.replace('nyu', 'mix')}data.depth.mix: {{a: {{path: a, weight: 2}}, b: {{name: kitti, path: b}}}}\n",
     ],
 )

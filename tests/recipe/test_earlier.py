@@ -90,3 +90,17 @@ def test_other_recipe_files_are_read_as_they_are(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(_of_before(_recipe("small_objects"))))
     assert load_recipe(path).data.exif is None
+
+
+@pytest.mark.parametrize("before", ["imagenet", "half"])
+def test_a_run_goes_on_with_its_pixels(before: str, tmp_path: Path) -> None:
+    """Earlier recipes always stated them; those of the weights are taken by new runs alone."""
+    recipe = _recipe("small_photos")
+    flat = recipe.plain_values()
+    began = {**flat, "data": {**flat["data"], "normalization": before}}
+    assert as_begun(recipe, began).data.normalization == before
+    check_recipe(began, as_begun(recipe, began).plain_values(), tmp_path)
+    assert as_begun(recipe, flat).data.normalization is None
+    stated = _recipe("small_photos", "data.normalization=clip")
+    with pytest.raises(UsageError, match=f"data.normalization was '{before}', is 'clip'"):
+        check_recipe(began, as_begun(stated, began).plain_values(), tmp_path)

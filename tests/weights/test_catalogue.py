@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from pvtctl.io.normalization import HALF
 from pvtctl.models.backbones import backbone_names
 from pvtctl.weights.catalogue import detector_page, published, published_for, published_model
 from pvtctl.weights.layouts import torchvision as names_torchvision
@@ -38,7 +39,7 @@ def test_classifiers_of_other_names_and_no_dense_models_start_a_backbone() -> No
     names = {backbone: published_for(backbone) for backbone in ("vit_base_patch16", "vit_large_patch16", "vit_hybrid")}
     for backbone, entry in names.items():
         assert entry is not None
-        assert (entry.backbone, entry.head, entry.normalization) == (backbone, None, "half")
+        assert (entry.backbone, entry.head, entry.normalization) == (backbone, None, HALF)
     resnet = published_for("resnet50")
     assert resnet is not None
     assert resnet.figures == {"top1": 76.130}
@@ -50,7 +51,7 @@ def test_dpts_figures_are_the_papers() -> None:
     assert dpt["dpt_hybrid_ade20k"].figures == {"miou": 49.02, "pixel_acc": 83.11}
     assert dpt["dpt_large_midas"].figures["sintel_abs_rel"] == 0.270
     assert dpt["dpt_hybrid_kitti"].figures["silog"] == 8.282
-    assert {entry.normalization for entry in dpt.values()} == {"half"}
+    assert {entry.normalization for entry in dpt.values()} == {HALF}
     assert {name for name, entry in dpt.items() if entry.scale_shift} == {"dpt_hybrid_kitti", "dpt_hybrid_nyu"}
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pvtctl.api import create_depth_model, create_segmenter
 from pvtctl.errors import UsageError
+from pvtctl.io.normalization import HALF
 from pvtctl.models.backbones import build_backbone, build_classifier
 from pvtctl.models.dense import DenseModel, build_depth_model, build_segmenter
 from pvtctl.models.detector import build_detector
@@ -23,6 +24,7 @@ from pvtctl.weights.describe import inspect_checkpoint
 from pvtctl.weights.identify import identify_head
 from pvtctl.weights.inspect import inspect_file, verify_weights
 from pvtctl.weights.load import load_checkpoint
+from pvtctl.weights.pixels import Pixels
 from pvtctl.weights.read import read_checkpoint
 from pvtctl.weights.recognise import to_publisher
 from pvtctl.weights.save import save_safetensors
@@ -88,7 +90,7 @@ def _same(found: State, expected: State) -> bool:
 @pytest.mark.parametrize("kind", MODELS)
 def test_own_file_round_trip(kind: str, states: dict[str, State], tmp_path: Path) -> None:
     backbone, head, task, _ = MODELS[kind]
-    meta: dict[str, Any] = {"backbone": backbone, "head": head, "task": task, "normalization": "half"}
+    meta: dict[str, Any] = {"backbone": backbone, "head": head, "task": task, "mean": [0.5] * 3, "std": [0.5] * 3}
     meta |= {"scale_shift": [0.5, 0.25]} if task == "depth" else {"class_names": NAMES}
     save_safetensors(tmp_path / "best.safetensors", states[kind], meta)
     model = _blank(kind)
@@ -102,7 +104,7 @@ def test_own_file_round_trip(kind: str, states: dict[str, State], tmp_path: Path
     checkpoint = read_checkpoint(tmp_path / "best.safetensors")
     found = identify_head(checkpoint.state, checkpoint.format, checkpoint.meta)
     assert found is not None
-    assert (found.head, found.task, found.normalization) == (head, task, "half")
+    assert (found.head, found.task, checkpoint.pixels) == (head, task, Pixels(HALF, "its metadata"))
     assert found.backbones == [backbone]
     assert found.scale_shift == ((0.5, 0.25) if task == "depth" else None)
     assert found.class_names == (NAMES if task == "segmentation" else None)
@@ -292,18 +294,20 @@ def test_scale_and_shift_come_with_the_published_file(tmp_path: Path, monkeypatc
     torch.save(original, tmp_path / "any name.pt")
     assert "scale_shift" not in read_checkpoint(tmp_path / "any name.pt").meta.as_json()
     monkeypatch.setattr(read, "published_with_hash", lambda _: nyu)
-    meta = read_checkpoint(tmp_path / "any name.pt").meta
-    assert (meta.scale_shift, meta.normalization, meta.mean) == ([3.05e-4, 0.1378], "half", [0.5] * 3)
+    checkpoint = read_checkpoint(tmp_path / "any name.pt")
+    assert checkpoint.meta.scale_shift == [3.05e-4, 0.1378]
+    assert checkpoint.pixels == Pixels(HALF, "its publisher's code")
 
 
-def test_google_vits_of_384_are_not_scored_on_imagenets_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_google_vits_of_384_have_pixels_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(read, "published_with_hash", lambda _: find_published("vit_base_patch16_384"))
     source = build_backbone("deit_tiny_patch16", image_size=384).state_dict()
     theirs = {key.replace("class_token", "cls_token"): value for key, value in source.items()}
     torch.save(theirs, tmp_path / "vit.pth")
-    with pytest.raises(UsageError, match=r"was trained with pixels of mean \[0.5, 0.5, 0.5\]"):
-        inspect_checkpoint(tmp_path / "vit.pth")
-    assert inspect_checkpoint(tmp_path / "vit.pth", scored=False).backbone == "deit_tiny_patch16"
+    found = inspect_checkpoint(tmp_path / "vit.pth")
+    assert (found.backbone, found.pixels) == ("deit_tiny_patch16", Pixels(HALF, "its publisher's code"))
+    convert_file(tmp_path / "vit.pth", tmp_path / "ours.safetensors")
+    assert read_checkpoint(tmp_path / "ours.safetensors").pixels == Pixels(HALF, "its metadata")
 
 
 def test_class_names_of_mmsegmentation_lose_their_blanks(states: dict[str, State], tmp_path: Path) -> None:
@@ -324,7 +328,7 @@ def test_inspect_convert_and_verify(states: dict[str, State], tmp_path: Path) ->
     again = inspect_file(tmp_path / "a.safetensors")
     assert (again.format, again.class_names, again.output_stride) == ("pvtctl", NAMES, 8)
     assert again.head_options == {"width": 32, "projection": 1}
-    assert again.normalization == "imagenet"
+    assert (again.normalization["name"], again.normalization["source"]) == ("imagenet", "its metadata")
     convert_file(tmp_path / "a.safetensors", tmp_path / "b.pth", to="official")
     assert _same(read_checkpoint(tmp_path / "b.pth").state, read_checkpoint(tmp_path / "a.pth").state)
     assert verify_weights(str(tmp_path / "a.safetensors")).ok

@@ -128,15 +128,17 @@ class EvalOptions(TestingOptions):
 
     @property
     def asked(self) -> set[str]:
-        """Keys set by `--set`."""
+        """Keys set by `--set`, or by an option for one of them."""
         from pvtctl.recipe.load import keys_said
 
-        return keys_said(self.overrides)
+        pixels = {"data.normalization"} if self.normalization is not None else set()
+        return keys_said(self.overrides) | pixels
 
     @property
     def settings(self) -> list[Override]:
         """All overrides of the recipe."""
-        return [*((f"eval.{key}", value) for key, value in self.testing.items()), *self.overrides]
+        pixels = [("data.normalization", self.normalization)] if self.normalization is not None else []
+        return [*((f"eval.{key}", value) for key, value in self.testing.items()), *pixels, *self.overrides]
 
 
 @app.command("eval", epilog=EPILOG)

@@ -187,7 +187,8 @@ def _recipe(options: EvalOptions, data: DataChoice | None, source: Path, checkpo
         alignment=options.alignment,
         asked=options.asked,
     )
-    recipe = read_as_trained(recipe, checkpoint.meta)
+    pixels = None if "data.normalization" in options.asked else checkpoint.pixels
+    recipe = read_as_trained(recipe, checkpoint.meta, pixels)
     scored = task_spec(str(checkpoint.task)).as_scored(recipe, checkpoint, request)
     overruled = recipe_differences(recipe, scored)
     for key in sorted(options.asked):

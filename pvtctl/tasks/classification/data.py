@@ -19,6 +19,7 @@ from pvtctl.data.randomness import generator_for
 from pvtctl.data.samplers import Draw
 from pvtctl.errors import UsageError
 from pvtctl.io.names import name_bytes
+from pvtctl.io.normalization import IMAGENET, Normalization
 from pvtctl.tasks.classification.layouts import ImageFolder
 from pvtctl.tasks.classification.settings import Augment
 from pvtctl.tasks.classification.shards import ShardFolder, has_shards
@@ -70,7 +71,7 @@ class ClassificationDataset(SplitDataset):
         samples: int | None = None,
     ) -> None:
         self.source = source
-        self.transform = transform
+        self.transform, self.normalization = transform, transform.normalization
         self.training = isinstance(transform, TrainTransform)
         self.seed = seed
         self.problems = {}
@@ -152,6 +153,7 @@ def open_classification_split(
     samples: int | None = None,
     materials: Materials = "any",
     reading: Reading = AS_STORED,
+    normalization: Normalization = IMAGENET,
 ) -> ClassificationDataset:
     """A split of `imagenet` (class folders or tar shards at `root`) or `scenes`.
 
@@ -161,9 +163,9 @@ def open_classification_split(
     """
     transform: TrainTransform | EvalTransform
     if augment is None:
-        transform = EvalTransform(image_size, resize)
+        transform = EvalTransform(image_size, resize, normalization)
     else:
-        transform = TrainTransform(image_size, augment)
+        transform = TrainTransform(image_size, augment, normalization)
     size = resize if augment is None else image_size
     source = open_source(name, root, split, samples=samples, size=size, materials=materials, reading=reading)
     return ClassificationDataset(source, transform, seed=seed, samples=samples)

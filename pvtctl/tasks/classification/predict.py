@@ -70,7 +70,8 @@ class ClassifierPredictor:
         self.device = device
         self.class_names = checkpoint.head.names or [f"class {label}" for label in range(checkpoint.head.num_classes)]
         size = checkpoint.meta.image_size or 224
-        self.transform = EvalTransform(size, checkpoint.meta.resize or round(size * 256 / 224))
+        resize = checkpoint.meta.resize or round(size * 256 / 224)
+        self.transform = EvalTransform(size, resize, request.normalization)
         model = model or cast("Classifier", model_from_checkpoint(checkpoint, image_size=size))
         self.model = model.to(device).eval()
 

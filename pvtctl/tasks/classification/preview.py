@@ -34,14 +34,14 @@ def draw_preview(dataset: ClassificationDataset, path: Path | str, *, count: int
     """
     check_png(path)
     side = dataset.transform.image_size
-    plain = ClassificationDataset(dataset.source, EvalTransform(side, round(side * 256 / 224)))
+    plain = ClassificationDataset(dataset.source, EvalTransform(side, round(side * 256 / 224), dataset.normalization))
     rows: list[tuple[str, list[Image.Image]]] = []
     ids = []
     for at in spread(len(dataset), count):
         drawn = [plain[int(dataset.kept[at])], *(dataset[Draw(epoch, at)] for epoch in range(copies))]
         views = [view for view in drawn if isinstance(view, Sample)]
         if len(views) == len(drawn):
-            tiles = [Image.fromarray(to_rgb(denormalize(view.image))) for view in views]
+            tiles = [Image.fromarray(to_rgb(denormalize(view.image, dataset.normalization))) for view in views]
             rows.append((f"{readable_name(dataset.class_names[views[0].target])}  ({views[0].id})", tiles))
             ids.append(views[0].id)
     if not rows:

@@ -85,8 +85,9 @@ class ClassificationReport:
                 continue
             with torch.inference_mode():
                 confidence, prediction = task.model(sample.image[None].to(device))[0].float().softmax(0).max(0)
+            pixels = to_rgb(denormalize(sample.image, task.val.normalization))
             truth, found = self.names[int(task.label_to_head[sample.target])], self.names[int(prediction)]
-            sheet.append(SheetImage(to_rgb(denormalize(sample.image)), truth, found, float(confidence)))
+            sheet.append(SheetImage(pixels, truth, found, float(confidence)))
         return sheet
 
     def tables(self) -> list[ReportTable]:

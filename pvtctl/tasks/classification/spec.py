@@ -155,8 +155,9 @@ class ClassificationSpec(TaskSpec):
         from pvtctl.tasks.classification.transforms import TrainTransform
         from pvtctl.tasks.reading import reading_of
 
-        crop = TrainTransform(recipe.data.image_size, recipe.data.augment)
-        return denormalize(crop(EncodedPicture(image_bytes(file), reading_of(recipe)), generator))
+        how = recipe.data.pixels
+        crop = TrainTransform(recipe.data.image_size, recipe.data.augment, how)
+        return denormalize(crop(EncodedPicture(image_bytes(file), reading_of(recipe)), generator), how)
 
     def mixes(self, recipe: Recipe) -> bool:
         return bool(recipe.data.augment.mixup_alpha or recipe.data.augment.cutmix_alpha)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from pvtctl.data.base import Sample
 from pvtctl.data.images import RgbImage, to_rgb
 from pvtctl.data.samplers import Draw
-from pvtctl.data.transforms import IMAGENET_MEAN, IMAGENET_STD, denormalize
+from pvtctl.data.transforms import denormalize
 from pvtctl.io.checkpoint_meta import CheckpointMeta
 from pvtctl.models.losses.cross_entropy import classification_loss
 from pvtctl.tasks.classes import match_classes
@@ -78,11 +78,9 @@ class ClassificationTask(DataTask):
             task=self.name,
             num_classes=len(self.class_names),
             class_names=self.class_names,
-            mean=list(IMAGENET_MEAN),
-            std=list(IMAGENET_STD),
-        )
+        ).with_pixels(self.val.normalization)
 
     def seen_image(self, index: int) -> RgbImage | None:
         """The validation image after the evaluation transform, uint8 (H, W, 3); None when it cannot be read."""
         sample = self.val[Draw(0, index)]
-        return to_rgb(denormalize(sample.image)) if isinstance(sample, Sample) else None
+        return to_rgb(denormalize(sample.image, self.val.normalization)) if isinstance(sample, Sample) else None

@@ -14,13 +14,14 @@ from torchvision.transforms.v2 import functional as TF
 
 from pvtctl.data.images import SourceImage, pixels_of
 from pvtctl.data.transforms import normalize
+from pvtctl.io.normalization import IMAGENET, Normalization
 from pvtctl.tasks.classification.settings import Augment
-
-FILL = (124, 116, 104)
-"""ImageNet's mean colour, fills the area uncovered by RandAugment's geometric operations."""
 
 LARGEST_MAGNITUDE = 10.0
 """Of RandAugment."""
+
+Fill = tuple[int, int, int]
+Operation = Callable[[Image.Image, float, float, Fill], Image.Image]
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class TrainTransform:
 
     image_size: int
     augment: Augment
+    normalization: Normalization = IMAGENET
 
     def __call__(self, picture: SourceImage, generator: torch.Generator) -> Tensor:
         """A picture -> float32 (3, image_size, image_size). Raises BadImage."""
@@ -40,9 +42,9 @@ class TrainTransform:
             pixels = pixels.flip(-1)
         if own.rand_augment and own.rand_augment_ops:
             before = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
-            after = rand_augment(before, own, generator)
+            after = rand_augment(before, own, generator, self.normalization.grey)
             pixels = pixels if after is before else pixels_of(after)
-        image = normalize(pixels)
+        image = normalize(pixels, self.normalization)
         return erase_box(image, generator) if erase < own.erasing else image
 
 
@@ -55,6 +57,7 @@ class EvalTransform:
 
     image_size: int = 224
     resize: int = 256
+    normalization: Normalization = IMAGENET
 
     def __call__(self, picture: SourceImage, generator: torch.Generator | None = None) -> Tensor:
         """A picture -> float32 (3, image_size, image_size). Raises BadImage."""
@@ -66,7 +69,7 @@ class EvalTransform:
             size = (int(short_side * height / width), short_side)
         pixels = picture.resized((top, left, height, width), size)
         top, left = (round((side - self.image_size) / 2) for side in size)
-        return normalize(pixels[:, top : top + self.image_size, left : left + self.image_size])
+        return normalize(pixels[:, top : top + self.image_size, left : left + self.image_size], self.normalization)
 
 
 def _middle(height: int, width: int) -> tuple[int, int, int, int]:
@@ -122,11 +125,13 @@ def erase_box(image: Tensor, generator: torch.Generator) -> Tensor:
     return image
 
 
-def rand_augment(image: Image.Image, augment: Augment, generator: torch.Generator) -> Image.Image:
+def rand_augment(
+    image: Image.Image, augment: Augment, generator: torch.Generator, fill: Fill = IMAGENET.grey
+) -> Image.Image:
     """RandAugment as in the papers' code, rand-m9-mstd0.5-inc1 of timm 0.3.2: an RGB image -> one of the same size.
 
-    Operations are drawn with replacement, each applied with a probability at a magnitude ~ N(mean, std). torchvision's
-    RandAugment has neither a spread of the magnitude nor operations that all grow with it.
+    Operations are drawn with replacement, each applied with a probability at a magnitude ~ N(mean, std). `fill` is the
+    colour of areas that geometric ones uncover. torchvision's RandAugment has neither a spread of the magnitude nor operations that all grow with it.
     """
     count = augment.rand_augment_ops
     picks = torch.randint(len(OPERATIONS), (count,), generator=generator).tolist()
@@ -136,53 +141,53 @@ def rand_augment(image: Image.Image, augment: Augment, generator: torch.Generato
         if chance < augment.rand_augment_prob:
             magnitude = augment.rand_augment_magnitude + augment.rand_augment_std * spread
             level = min(max(magnitude, 0.0), LARGEST_MAGNITUDE) / LARGEST_MAGNITUDE
-            image = OPERATIONS[pick](image, level, 1.0 if sign < 0.5 else -1.0)
+            image = OPERATIONS[pick](image, level, 1.0 if sign < 0.5 else -1.0, fill)
     return image
 
 
-def _rotate(image: Image.Image, level: float, sign: float) -> Image.Image:
-    return TF.rotate(image, sign * level * 30.0, interpolation=InterpolationMode.BICUBIC, fill=list(FILL))
+def _rotate(image: Image.Image, level: float, sign: float, fill: Fill) -> Image.Image:
+    return TF.rotate(image, sign * level * 30.0, interpolation=InterpolationMode.BICUBIC, fill=list(fill))
 
 
-def _posterize(image: Image.Image, level: float, sign: float) -> Image.Image:
+def _posterize(image: Image.Image, level: float, sign: float, fill: Fill) -> Image.Image:
     bits = 4 - int(level * 4)
     if bits == 0:  # torchvision and PIL refuse to keep no bits, which is what the top magnitude asks for
         return Image.new("RGB", image.size)
     return TF.posterize(image, bits)
 
 
-def _solarize_add(image: Image.Image, level: float, sign: float) -> Image.Image:
+def _solarize_add(image: Image.Image, level: float, sign: float, fill: Fill) -> Image.Image:
     add = int(level * 110)
     return image.point([min(255, value + add) if value < 128 else value for value in range(256)] * 3)
 
 
-def _enhance(adjust: Callable[[Image.Image, float], Image.Image]) -> Callable[[Image.Image, float, float], Image.Image]:
+def _enhance(adjust: Callable[[Image.Image, float], Image.Image]) -> Operation:
     """Colour, contrast, brightness or sharpness away from 1, to 0.1 or 1.9 at most."""
-    return lambda image, level, sign: adjust(image, 1.0 + sign * level * 0.9)
+    return lambda image, level, sign, fill: adjust(image, 1.0 + sign * level * 0.9)
 
 
-def _affine(image: Image.Image, matrix: tuple[float, ...]) -> Image.Image:
+def _affine(image: Image.Image, matrix: tuple[float, ...], fill: Fill) -> Image.Image:
     """`matrix` maps the output's pixels to the input's, from the top left corner."""
     return image.transform(
-        image.size, Image.Transform.AFFINE, matrix, resample=Image.Resampling.BICUBIC, fillcolor=FILL
+        image.size, Image.Transform.AFFINE, matrix, resample=Image.Resampling.BICUBIC, fillcolor=fill
     )
 
 
-OPERATIONS: tuple[Callable[[Image.Image, float, float], Image.Image], ...] = (
-    lambda image, level, sign: TF.autocontrast(image),
-    lambda image, level, sign: TF.equalize(image),
-    lambda image, level, sign: TF.invert(image),
+OPERATIONS: tuple[Operation, ...] = (
+    lambda image, level, sign, fill: TF.autocontrast(image),
+    lambda image, level, sign, fill: TF.equalize(image),
+    lambda image, level, sign, fill: TF.invert(image),
     _rotate,
     _posterize,
-    lambda image, level, sign: TF.solarize(image, 256 - int(level * 256)),
+    lambda image, level, sign, fill: TF.solarize(image, 256 - int(level * 256)),
     _solarize_add,
     _enhance(TF.adjust_saturation),
     _enhance(TF.adjust_contrast),
     _enhance(TF.adjust_brightness),
     _enhance(TF.adjust_sharpness),
-    lambda image, level, sign: _affine(image, (1, sign * level * 0.3, 0, 0, 1, 0)),
-    lambda image, level, sign: _affine(image, (1, 0, 0, sign * level * 0.3, 1, 0)),
-    lambda image, level, sign: _affine(image, (1, 0, sign * level * 0.45 * image.width, 0, 1, 0)),
-    lambda image, level, sign: _affine(image, (1, 0, 0, 0, 1, sign * level * 0.45 * image.height)),
+    lambda image, level, sign, fill: _affine(image, (1, sign * level * 0.3, 0, 0, 1, 0), fill),
+    lambda image, level, sign, fill: _affine(image, (1, 0, 0, sign * level * 0.3, 1, 0), fill),
+    lambda image, level, sign, fill: _affine(image, (1, 0, sign * level * 0.45 * image.width, 0, 1, 0), fill),
+    lambda image, level, sign, fill: _affine(image, (1, 0, 0, 0, 1, sign * level * 0.45 * image.height), fill),
 )
-"""The 15 operations of timm's increasing set; each takes (image, magnitude in 0..1, sign of -1 or 1)."""
+"""The 15 operations of timm's increasing set; each takes (image, magnitude in 0..1, sign of -1 or 1, fill colour)."""

@@ -15,7 +15,8 @@ from pvtctl.data.base import Sample, SampleBatch, SplitDataset, evenly
 from pvtctl.data.images import BadImage
 from pvtctl.data.randomness import generator_for
 from pvtctl.data.samplers import Draw
-from pvtctl.data.transforms import Normalization, normalize, pad_images
+from pvtctl.data.transforms import normalize, pad_images
+from pvtctl.io.normalization import IMAGENET, Normalization
 from pvtctl.models.structures import ImageSize
 
 
@@ -80,7 +81,7 @@ class DenseDataset(SplitDataset):
         transform: DenseTransform,
         *,
         training: bool,
-        normalization: Normalization = "imagenet",
+        normalization: Normalization = IMAGENET,
         seed: int = 0,
         samples: int | None = None,
         problems: Mapping[str, int] | None = None,

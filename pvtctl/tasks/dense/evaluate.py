@@ -34,7 +34,7 @@ def dense_scored(recipe: Recipe, checkpoint: Inspected, request: EvaluationReque
         alignment = "auto"  # recipes of metric depth have none
     return scored_recipe(
         recipe,
-        data={**data, **({"normalization": dense.normalization} if dense.normalization else {})},
+        data=data,
         model={
             "weights": str(checkpoint.path),
             "backbone": BackboneSettings.model_validate(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pvtctl.data.images import RgbImage
-from pvtctl.data.transforms import Normalization, normalize
+from pvtctl.data.transforms import normalize
 from pvtctl.models.dense import DenseModel
 from pvtctl.tasks.base import PredictionRequest
 from pvtctl.tasks.dense.data import DenseTransform
@@ -34,7 +34,7 @@ class DensePredictor:
         assert found is not None
         self.device = request.device
         self.head = found.head
-        self.normalization: Normalization = found.normalization or "imagenet"
+        self.normalization = request.normalization
         window = sliding_window(options.get("window"), options.get("stride"))
         self.testing = DenseTesting(tuple(options.get("ratios") or ()), bool(options.get("flip")), window)
 

@@ -40,7 +40,6 @@ class DenseSpec(TaskSpec):
             split,
             settings=self.split_settings(recipe, role),
             training=role == "train",
-            normalization=recipe.data.normalization,
             **split_options(recipe, split),
         )
 
@@ -61,7 +60,7 @@ class DenseSpec(TaskSpec):
                 split,
                 settings=getattr(request.data, self.name),
                 training=split == "train",
-                normalization=request.data.normalization,
+                normalization=request.data.pixels,
                 reading=reading_of_data(request.data, self),
                 seed=request.seed,
                 samples=request.count if request.name == "scenes" else None,

@@ -9,7 +9,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pvtctl.data.transforms import NORMALIZATIONS
 from pvtctl.io.checkpoint_meta import CheckpointMeta
 from pvtctl.models.dense import DenseModel
 from pvtctl.tasks.data_task import DataTask, Loading
@@ -89,6 +88,4 @@ class DenseTask(DataTask):
 
     def meta(self) -> CheckpointMeta:
         """Metadata needed to use the checkpoint."""
-        how = self.val.normalization
-        mean, std = NORMALIZATIONS[how]
-        return self._meta.updated(task=self.name, normalization=how, mean=list(mean), std=list(std))
+        return self._meta.updated(task=self.name).with_pixels(self.val.normalization)

@@ -24,7 +24,6 @@ class DepthSpec(DenseSpec):
     needs = "depth maps"
     reads = (
         "data.depth",
-        "data.normalization",
         "model.init",
         "model.backbone.image_size",
         "train.loss",

@@ -19,6 +19,7 @@ from pvtctl.data.randomness import generator_for
 from pvtctl.data.samplers import Draw
 from pvtctl.data.transforms import normalize, pad_images
 from pvtctl.errors import UsageError, nearest
+from pvtctl.io.normalization import IMAGENET, Normalization
 from pvtctl.models.structures import ImageSize, Objects
 from pvtctl.tasks.detection.coco import CocoAnnotations, find_coco, none_there
 from pvtctl.tasks.detection.settings import MIN_TRAIN_SIDE, DetectionData
@@ -145,6 +146,7 @@ class DetectionDataset(SplitDataset):
         training: bool,
         with_masks: bool = False,
         pad: int = 32,
+        normalization: Normalization = IMAGENET,
         seed: int = 0,
         samples: int | None = None,
         problems: Mapping[str, int] | None = None,
@@ -154,6 +156,7 @@ class DetectionDataset(SplitDataset):
         self.training = training
         self.with_masks = with_masks
         self.pad = pad
+        self.normalization = normalization
         self.seed = seed
         self.class_names, self.category_ids = source.class_names, source.category_ids
         self.problems = dict(problems or {})
@@ -203,7 +206,7 @@ class DetectionDataset(SplitDataset):
             # scores use `to_coco`, in pixels of the original; boxes here are for losses and pictures
             pixels = self.transform.evaluate(pixels)
             target = self.truth(index, (pixels.shape[-2], pixels.shape[-1]))
-        return normalize(pixels), target, original
+        return normalize(pixels, self.normalization), target, original
 
     def truth(self, index: int, size: ImageSize | None = None) -> Objects:
         """Boxes and labels of an image, without masks; in pixels of the original or of the image resized to `size`."""
@@ -228,7 +231,8 @@ class DetectionDataset(SplitDataset):
     def image_at(self, index: int, short_side: int, long_side: int, flip: bool = False) -> tuple[Tensor, ImageSize]:
         """An image for the network at another size, float32 (3, h, w), and its (h, w). Raises BadImage, OSError."""
         pixels = self.transform.evaluate(self.source.pixels(int(self.kept[index])), short_side, long_side)
-        return normalize(pixels.flip(-1) if flip else pixels), (pixels.shape[-2], pixels.shape[-1])
+        image = normalize(pixels.flip(-1) if flip else pixels, self.normalization)
+        return image, (pixels.shape[-2], pixels.shape[-1])
 
     def to_coco(self) -> dict[str, Any]:
         """The ground truth of this split for scoring, in the format of `CocoAnnotations.to_coco`."""
@@ -261,6 +265,7 @@ def open_detection_split(
     annotations: Path | str | None = None,
     need_images: bool = True,
     reading: Reading = AS_SHOWN,
+    normalization: Normalization = IMAGENET,
 ) -> DetectionDataset:
     """A split of `coco` (a known layout under `root`, or the pair `images` and `annotations`) or `scenes`.
 
@@ -293,6 +298,7 @@ def open_detection_split(
         training=training,
         with_masks=with_masks,
         pad=settings.pad,
+        normalization=normalization,
         seed=seed,
         samples=samples,
         problems=problems,

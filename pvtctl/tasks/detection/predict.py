@@ -62,11 +62,12 @@ class DetectorPredictor:
         asked = options.get("short_side"), options.get("long_side")
         self.sizes = _sides(tested.test_short_side, tested.test_long_side, *asked)
         self.transform, self.pad = DetectionTransform(tested), tested.pad
+        self.normalization = request.normalization
         self.model = model or cast("Detector", model_from_checkpoint(checkpoint)).to(request.device).eval()
 
     def __call__(self, pixels: Tensor) -> Detections:
         """uint8 (3, H, W) -> its detections, in its pixels, on the CPU."""
-        image = normalize(self.transform.evaluate(pixels, *self.sizes))
+        image = normalize(self.transform.evaluate(pixels, *self.sizes), self.normalization)
         batch = pad_images([image], self.pad)
         size, original = ((int(each.shape[1]), int(each.shape[2])) for each in (image, pixels))
         with torch.inference_mode():

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
 from pvtctl.data.samplers import GroupedTrainSampler
-from pvtctl.data.transforms import IMAGENET_MEAN, IMAGENET_STD, pad_images
+from pvtctl.data.transforms import pad_images
 from pvtctl.io.checkpoint_meta import CheckpointMeta
 from pvtctl.models.detector import Detector
 from pvtctl.models.registry import head_spec
@@ -161,9 +161,7 @@ class DetectionTask(DataTask):
             num_classes=len(self.class_names),
             class_names=self.class_names,
             category_ids=list(self.val.category_ids) if self.class_names == self.val.class_names else None,
-            mean=list(IMAGENET_MEAN),
-            std=list(IMAGENET_STD),
-        )
+        ).with_pixels(self.val.normalization)
 
 
 def merge_views(views: Sequence[Detections], options: DetectOptions) -> Detections:

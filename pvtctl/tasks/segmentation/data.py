@@ -14,9 +14,9 @@ from torch import Tensor
 from pvtctl.data.image_files import Names
 from pvtctl.data.images import AS_SHOWN, BadImage, Reading, file_size, image_bytes, read_beside
 from pvtctl.data.scenes.scene import SEMANTIC_CLASSES, Materials, Scene
-from pvtctl.data.transforms import Normalization
 from pvtctl.errors import UsageError, nearest
 from pvtctl.io.names import name_bytes
+from pvtctl.io.normalization import IMAGENET, Normalization
 from pvtctl.models.structures import IGNORE_LABEL
 from pvtctl.recipe.schema import Recipe
 from pvtctl.tasks.dense.data import DenseDataset
@@ -158,7 +158,7 @@ def open_segmentation_split(
     *,
     settings: SegmentationData,
     training: bool,
-    normalization: Normalization = "imagenet",
+    normalization: Normalization = IMAGENET,
     seed: int = 0,
     samples: int | None = None,
     image_size: int = 224,
@@ -204,7 +204,7 @@ def count_masks(name: str, root: Path, split: str) -> dict[str, int]:
 def augment_photo(recipe: Recipe, file: Path, generator: torch.Generator) -> Tensor:
     """An image file without labels as augmented in training, uint8 (3, h, w). Raises BadImage, OSError."""
     pixels = read_pixels(file, reading_of(recipe))[0]
-    transform = SegmentationTransform(recipe.data.segmentation, recipe.data.normalization)
+    transform = SegmentationTransform(recipe.data.segmentation, recipe.data.pixels)
     return transform.train(pixels, torch.full(pixels.shape[-2:], IGNORE_LABEL, dtype=torch.uint8), generator)[0]
 
 

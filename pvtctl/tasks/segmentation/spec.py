@@ -24,7 +24,6 @@ class SegmentationSpec(DenseSpec):
     needs = "label maps"
     reads = (
         "data.segmentation",
-        "data.normalization",
         "model.init",
         "model.backbone.image_size",
         "eval.ratios",

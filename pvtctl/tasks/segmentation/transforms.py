@@ -18,7 +18,8 @@ from torch.nn import functional as F
 
 from pvtctl.data.images import pixels_of
 from pvtctl.data.sizes import padded_side, resized_size
-from pvtctl.data.transforms import NORMALIZATIONS, Normalization, resample
+from pvtctl.data.transforms import resample
+from pvtctl.io.normalization import IMAGENET, Normalization
 from pvtctl.models.structures import IGNORE_LABEL, ImageSize
 from pvtctl.tasks.segmentation.settings import SegmentationData
 
@@ -44,7 +45,7 @@ class SegmentationTransform:
     """Sizes and augmentation of a recipe's `data.segmentation`."""
 
     settings: SegmentationData
-    normalization: Normalization = "imagenet"
+    normalization: Normalization = IMAGENET
 
     def train(self, pixels: Tensor, target: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """uint8 (3, H, W), (H, W) -> uint8 (3, *crop), (*crop); always the same number of draws."""
@@ -93,7 +94,7 @@ class SegmentationTransform:
         height, width = target.shape
         if (height, width) == self.settings.crop:
             return pixels.contiguous(), target.contiguous()
-        fill = [round(255 * mean) for mean in NORMALIZATIONS[self.normalization][0]]  # nearest to 0 after normalisation
+        fill = self.normalization.grey
         image = torch.tensor(fill, dtype=torch.uint8).view(3, 1, 1).repeat(1, *self.settings.crop)
         labels = torch.full(self.settings.crop, IGNORE_LABEL, dtype=torch.uint8)
         image[:, :height, :width] = pixels

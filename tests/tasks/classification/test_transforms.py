@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ from torchvision.transforms import InterpolationMode, v2
 
 from pvtctl.data.images import EncodedPicture, TensorPicture
 from pvtctl.data.randomness import generator_for, key_of
-from pvtctl.data.transforms import IMAGENET_MEAN, IMAGENET_STD, denormalize, normalize
+from pvtctl.data.transforms import denormalize, normalize
+from pvtctl.io.normalization import HALF, IMAGENET, NORMALIZATIONS
 from pvtctl.tasks.classification.settings import Augment
 from pvtctl.tasks.classification.transforms import (
     OPERATIONS,
@@ -26,11 +28,30 @@ def picture(height: int = 60, width: int = 80) -> TensorPicture:
     return TensorPicture(torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=generator_for(1)))
 
 
-def test_normalize_and_back():
+@pytest.mark.parametrize("how", NORMALIZATIONS.values(), ids=NORMALIZATIONS)
+def test_normalize_and_back(how):
     pixels = picture().pixels
-    expected = v2.functional.normalize(pixels / 255, list(IMAGENET_MEAN), list(IMAGENET_STD))
-    torch.testing.assert_close(normalize(pixels), expected, atol=1e-6, rtol=1e-6)
-    assert torch.equal(denormalize(normalize(pixels)), pixels)
+    ordered = pixels.flip(0) if how.order == "bgr" else pixels
+    expected = v2.functional.normalize(ordered / 255, list(how.mean), list(how.std))
+    torch.testing.assert_close(normalize(pixels, how), expected, atol=1e-4, rtol=1e-6)
+    assert torch.equal(denormalize(normalize(pixels, how), how), pixels)
+    assert torch.equal(denormalize(normalize(pixels, how)[None], how)[0], pixels)
+    assert torch.equal(normalize(pixels), normalize(pixels, IMAGENET))
+
+
+def test_transforms_use_the_normalisation_they_are_given():
+    for transform in (EvalTransform(32, 32), TrainTransform(32, Augment(erasing=0.0, rand_augment=False))):
+        plain = transform(picture(), generator_for(0))
+        half = replace(transform, normalization=HALF)(picture(), generator_for(0))
+        assert torch.equal(denormalize(half, HALF), denormalize(plain))
+        assert not torch.equal(half, plain)
+
+
+def test_geometric_operations_fill_with_what_becomes_zero():
+    white = Image.new("RGB", (24, 24), (255, 255, 255))
+    for operation in (3, 11, 12, 13, 14):
+        filled = np.asarray(OPERATIONS[operation](white, 1.0, 1.0, HALF.grey))
+        assert (filled == 128).all(-1).any()
 
 
 def test_evaluation_is_torchvisions_resize_and_centre_crop(image_bytes):
@@ -107,14 +128,14 @@ def test_training_without_anything_random_is_a_resize():
 def test_each_operation_keeps_mode_and_size(operation, level):
     image = Image.fromarray(picture(24, 36).pixels.permute(1, 2, 0).contiguous().numpy())
     for sign in (-1.0, 1.0):
-        after = OPERATIONS[operation](image, level, sign)
+        after = OPERATIONS[operation](image, level, sign, IMAGENET.grey)
         assert (after.mode, after.size) == ("RGB", image.size)
 
 
 def test_growing_operations_do_nothing_at_zero():
     image = Image.fromarray(picture(24, 36).pixels.permute(1, 2, 0).contiguous().numpy())
     for operation in [3, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14]:
-        assert OPERATIONS[operation](image, 0.0, 1.0).tobytes() == image.tobytes()
+        assert OPERATIONS[operation](image, 0.0, 1.0, IMAGENET.grey).tobytes() == image.tobytes()
 
 
 def test_rand_augment_applies_half_of_the_operations():

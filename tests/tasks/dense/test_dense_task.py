@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from pvtctl.data.scenes.scene import SEMANTIC_CLASSES
 from pvtctl.engine.protocol import Task
 from pvtctl.errors import UsageError
+from pvtctl.io.normalization import IMAGENET
 from pvtctl.models.losses.depth import gradient_matching, silog, ssi_trimmed
 from pvtctl.models.structures import IGNORE_LABEL
 from pvtctl.recipe.load import load_recipe
@@ -92,7 +93,7 @@ def test_they_are_tasks_with_their_story() -> None:
         "smoke",
     )
     assert (meta["num_classes"], meta["class_names"]) == (K, list(SEMANTIC_CLASSES))
-    assert (meta["normalization"], meta["segmentation"]["test_short_side"]) == ("imagenet", 64)
+    assert (task.meta().pixels, meta["segmentation"]["test_short_side"]) == (IMAGENET, 64)
     assert task.batches_per_epoch(1) == 4
     measured = depth("data.normalization=half")
     assert measured.meta().scale_shift == [1.0, 0.1]

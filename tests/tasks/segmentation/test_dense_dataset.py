@@ -15,6 +15,7 @@ from torch import Tensor
 from pvtctl.data.base import Sample, Unusable
 from pvtctl.data.images import BadImage
 from pvtctl.data.samplers import Draw
+from pvtctl.io.normalization import HALF
 from pvtctl.tasks.dense.data import DenseBatch, DenseDataset
 from pvtctl.tasks.segmentation.data import open_segmentation_split
 from pvtctl.tasks.segmentation.settings import SegmentationData
@@ -144,7 +145,7 @@ def test_images_are_padded_right_and_bottom_and_maps_stay_as_they_lie() -> None:
 
 
 def test_normalisation_is_the_one_asked_for() -> None:
-    half = DenseDataset(Maps(), Cut(), training=False, normalization="half")
+    half = DenseDataset(Maps(), Cut(), training=False, normalization=HALF)
     assert bool((half.image_at(0) == -1).all())
     assert dataset(False).image_at(0)[0, 0, 0].item() == pytest.approx(-0.485 / 0.229)
 
