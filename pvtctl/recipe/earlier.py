@@ -23,9 +23,6 @@ EARLIER: dict[tuple[str, ...], Any] = {
 }
 """Newer settings by path, with the value that says what was done before there was a choice."""
 
-_ALWAYS_STATED = ("data", "normalization")
-"""Recipes of earlier versions always state it, and today's leave it to the weights: a run goes on with its own."""
-
 
 def is_of_run(path: Path) -> bool:
     """Whether a recipe file is that of a run directory."""
@@ -63,6 +60,7 @@ def as_begun(recipe: Recipe, began: Mapping[str, Any]) -> Recipe:
             theirs = theirs.get(name) if isinstance(theirs, dict) else None
         if isinstance(theirs, dict) and theirs.get(key) == _plain(value):
             recipe = _unless_stated(recipe, blocks, key, value)
+    # recipes of earlier versions always state the pixels, and today's leave them to the weights
     data = began.get("data")
     if isinstance(data, dict) and (stated := data.get("normalization")) is not None:
         recipe = _unless_stated(recipe, ["data"], "normalization", stated)

@@ -73,7 +73,7 @@ def test_training_takes_those_of_the_weights(name: str, weights: Path, tmp_path:
     assert getattr(model.predictor, "normalization", None) or model.predictor.transform.normalization == OWN
     pixels = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
     seen: list[torch.Tensor] = []
-    model.model.backbone.register_forward_pre_hook(lambda module, images: seen.append(images[0]))
+    model.model.register_forward_pre_hook(lambda module, images: seen.append(images[0]))
     stated: list[PredictOptions] = [{}, {"normalization": str(OWN)}, {"normalization": "imagenet"}]
     for options in stated:
         model.predict(pixels, **options)
