@@ -30,7 +30,7 @@ EPILOG = examples(
 )
 
 
-class Normalization(StrEnum):
+class GraphPixels(StrEnum):
     """Input pixels of a graph with normalisation."""
 
     float = "float"
@@ -67,7 +67,7 @@ class ExportOptions:
     at_size: bool = option(
         "--at-size", default=False, help="Segmentation, depth: resize the map to the images' size in the graph."
     )
-    with_normalization: Normalization | None = option(
+    with_normalization: GraphPixels | None = option(
         help="Normalise in the graph, which then takes float (0 to 1) or uint8 pixels."
     )
     check_sizes: list[tuple[int, int]] | None = option(

@@ -57,7 +57,7 @@ class Normalization(NamedTuple):
         for word in text.split():
             key, equals, value = word.partition("=")
             if not equals or key not in ("mean", "std", "range", "order") or key in said:
-                raise UsageError(f"{text!r} is no mean and deviation of pixels", hint)
+                raise UsageError(f"{text!r} is not a mean and standard deviation of pixels", hint)
             said[key] = value
         order = said.get("order", "rgb")
         if order not in ("rgb", "bgr"):
@@ -66,7 +66,7 @@ class Normalization(NamedTuple):
             low, high = (float(part) for part in said.get("range", "0..1").split(".."))
             mean, std = ([float(part) for part in said[key].split(",")] for key in ("mean", "std"))
         except (KeyError, ValueError):
-            raise UsageError(f"{text!r} is no mean and deviation of pixels", hint) from None
+            raise UsageError(f"{text!r} is not a mean and standard deviation of pixels", hint) from None
         try:
             return cls.of_range(mean, std, (low, high), "bgr" if order == "bgr" else "rgb")
         except ValueError as error:

@@ -11,7 +11,7 @@ from pvtctl.io.normalization import IMAGENET
 from pvtctl.recipe.schema import Data, Recipe
 from pvtctl.tasks.base import TaskSpec
 from pvtctl.tasks.registry import spec_of
-from pvtctl.weights.pixels import Pixels, for_backbone
+from pvtctl.weights.files.pixels import Pixels, for_backbone
 from pvtctl.weights.read import read_checkpoint
 from pvtctl.weights.resolve import resolve_weights
 

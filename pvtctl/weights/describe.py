@@ -16,9 +16,9 @@ from pvtctl.io.checkpoint_meta import CheckpointMeta
 from pvtctl.io.foreign import foreign
 from pvtctl.models.registry import Conventions, find_backbone, find_head
 from pvtctl.models.variants import STRIDES
+from pvtctl.weights.files.pixels import Pixels, for_backbone
 from pvtctl.weights.identify import HeadInfo, identify_head
 from pvtctl.weights.layouts.unsupported import unsupported_model
-from pvtctl.weights.pixels import Pixels, for_backbone
 from pvtctl.weights.read import Checkpoint, read_checkpoint
 from pvtctl.weights.recognise import identify
 from pvtctl.weights.resolve import resolve_weights

@@ -17,9 +17,9 @@ from pvtctl.io.foreign import foreign
 from pvtctl.io.normalization import NORMALIZATIONS, Normalization
 from pvtctl.models.registry import SEGMENTATION
 from pvtctl.weights.catalogue import find_published
+from pvtctl.weights.files.pixels import Pixels
 from pvtctl.weights.identify import identify_head
 from pvtctl.weights.layouts.unsupported import unsupported_model
-from pvtctl.weights.pixels import Pixels
 from pvtctl.weights.read import Checkpoint, read_checkpoint
 from pvtctl.weights.recognise import identify
 from pvtctl.weights.resolve import find_weights_file

@@ -27,9 +27,9 @@ from pvtctl.io.names import shown
 from pvtctl.models.registry import DETECTION, backbone_specs
 from pvtctl.models.variants import split_width
 from pvtctl.weights.catalogue import Published, cache_folder, published, published_with_hash
+from pvtctl.weights.files.pixels import Pixels, of_mm_config, stated_pixels
 from pvtctl.weights.layouts import detr, torchvision, transformers
 from pvtctl.weights.layouts.base import DETECTOR_RESIZE, Format
-from pvtctl.weights.pixels import Pixels, of_mm_config, pixels_of
 from pvtctl.weights.recognise import Converted, convert_state
 from pvtctl.weights.resolve import model_folder, replaced_by, weights_in_folder
 from pvtctl.weights.tensors import check_tensors
@@ -99,7 +99,7 @@ def _read(path: Path) -> Checkpoint:
     entry = published_with_hash(hashed) if hashed else _fetched(path)
     if entry is not None and entry.scale_shift is not None:  # only in its publisher's code
         meta = meta.updated(scale_shift=list(entry.scale_shift))
-    pixels = pixels_of(meta, converted.format, entry.normalization if entry else None, model_folder(path))
+    pixels = stated_pixels(meta, converted.format, entry.normalization if entry else None, model_folder(path))
     return Checkpoint(state, converted.format, _with_resize(meta, converted.format), path, pixels, raw)
 
 

@@ -133,7 +133,7 @@ def weights_in_folder(folder: Path) -> Path:
 
 
 def model_folder(path: Path) -> Path | None:
-    """The folder of a model of transformers or timm that weights lie in, which says more about them; else None."""
+    """The folder of a model of transformers or timm, which says more about its weights; else None."""
     folder = path if path.is_dir() else path.parent if path.name in _OF_MODELS else None
     return folder if folder is not None and (folder / "config.json").is_file() else None
 

@@ -55,20 +55,20 @@ def test_inputs_do_not_depend_on_how_the_range_is_said(mean, std, limits, share)
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("", "is no mean and deviation"),
-        ("imagnet", "is no mean and deviation"),
-        ("mean=0.5,0.5,0.5", "is no mean and deviation"),
+        ("", "is not a mean and standard deviation"),
+        ("imagnet", "is not a mean and standard deviation"),
+        ("mean=0.5,0.5,0.5", "is not a mean and standard deviation"),
         ("mean=0.5,0.5 std=1,1,1", "2 means"),
-        ("mean=a,b,c std=1,1,1", "is no mean and deviation"),
+        ("mean=a,b,c std=1,1,1", "is not a mean and standard deviation"),
         ("mean=0,0,0 std=0,1,1", "each must be above 0"),
         ("mean=0,0,0 std=-1,1,1", "each must be above 0"),
         ("mean=0,0,0 std=nan,1,1", "each must be above 0"),
         ("mean=inf,0,0 std=1,1,1", "a mean of inf"),
         ("mean=0,0,0 std=1,1,1 range=1..1", "no black and white"),
-        ("mean=0,0,0 std=1,1,1 range=0", "is no mean and deviation"),
+        ("mean=0,0,0 std=1,1,1 range=0", "is not a mean and standard deviation"),
         ("mean=0,0,0 std=1,1,1 order=rbg", "neither rgb nor bgr"),
-        ("mean=0,0,0 mean=0,0,0 std=1,1,1", "is no mean and deviation"),
-        ("mean=0,0,0 std=1,1,1 gamma=2", "is no mean and deviation"),
+        ("mean=0,0,0 mean=0,0,0 std=1,1,1", "is not a mean and standard deviation"),
+        ("mean=0,0,0 std=1,1,1 gamma=2", "is not a mean and standard deviation"),
     ],
 )
 def test_what_is_none_is_refused(text: str, why: str) -> None:

@@ -79,7 +79,7 @@ def test_training_takes_those_of_the_weights(name: str, weights: Path, tmp_path:
         model.predict(pixels, **options)
     assert torch.equal(seen[0], seen[1])
     assert torch.equal(denormalize(seen[0], OWN), denormalize(seen[2]))
-    with pytest.raises(UsageError, match="'halve' is no mean"):
+    with pytest.raises(UsageError, match="'halve' is not a mean"):
         model.predict(pixels, normalization="halve")
 
 

@@ -15,10 +15,10 @@ from pvtctl.io.checkpoint_meta import CheckpointMeta
 from pvtctl.io.normalization import HALF, IMAGENET
 from pvtctl.models.dense import DenseModel, build_depth_model, build_segmenter
 from pvtctl.models.layers.shapes import without_values
+from pvtctl.weights.files.pixels import Pixels, stated_pixels
 from pvtctl.weights.identify import HeadInfo, identify_head
 from pvtctl.weights.inspect import image_size_of
 from pvtctl.weights.layouts.unsupported import unsupported_model
-from pvtctl.weights.pixels import Pixels, pixels_of
 from pvtctl.weights.recognise import convert_state, identify, to_publisher
 
 PROJECT = {"readout": "project"}
@@ -82,7 +82,7 @@ def test_every_layout_is_recognised_and_renamed(name: str, shared: Path) -> None
     assert found is not None
     assert (found.backbones, found.head, found.task, found.options) == ([backbone], head, task, options)
     assert found.output_stride == stride
-    pixels = pixels_of(CheckpointMeta(), converted.format, None, None)
+    pixels = stated_pixels(CheckpointMeta(), converted.format, None, None)
     assert pixels == Pixels(HALF if head == "dpt" else IMAGENET, f"as all of {layout}")
     assert found.num_classes == (1 if task == "depth" else 12 if head == "trans2seg" else 150)
     assert found.class_names == (list(ADE20K_CLASSES) if found.num_classes == 150 else None)

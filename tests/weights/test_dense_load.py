@@ -21,10 +21,10 @@ from pvtctl.weights import read
 from pvtctl.weights.catalogue import find_published, published_with_hash
 from pvtctl.weights.convert import convert_file
 from pvtctl.weights.describe import inspect_checkpoint
+from pvtctl.weights.files.pixels import Pixels
 from pvtctl.weights.identify import identify_head
 from pvtctl.weights.inspect import inspect_file, verify_weights
 from pvtctl.weights.load import load_checkpoint
-from pvtctl.weights.pixels import Pixels
 from pvtctl.weights.read import read_checkpoint
 from pvtctl.weights.recognise import to_publisher
 from pvtctl.weights.save import save_safetensors

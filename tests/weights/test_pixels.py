@@ -16,8 +16,8 @@ from pvtctl.models.backbones import build_backbone
 from pvtctl.weights import catalogue
 from pvtctl.weights.convert import convert_file
 from pvtctl.weights.describe import inspect_checkpoint
+from pvtctl.weights.files.pixels import Pixels, for_backbone
 from pvtctl.weights.inspect import inspect_file
-from pvtctl.weights.pixels import Pixels, for_backbone
 from pvtctl.weights.read import read_checkpoint
 from pvtctl.weights.save import save_safetensors
 

@@ -33,8 +33,8 @@ class Pixels:
         return f"{self.normalization.in_words}; {self.source or 'assumed, the file does not say'}"
 
 
-def pixels_of(meta: CheckpointMeta, format: Format, published: Normalization | None, folder: Path | None) -> Pixels:
-    """What a file's metadata says, else the catalogue (`published`), else a file beside the weights in the `folder` of a
+def stated_pixels(meta: CheckpointMeta, format: Format, published: Normalization | None, folder: Path | None) -> Pixels:
+    """What a file's metadata says, else the catalogue (`published`), else a file next to the weights in the `folder` of a
     model, else the layout.
 
     Raises UsageError for a file in `folder` that is damaged.
