@@ -13,7 +13,7 @@ from pvtctl.tasks.base import TaskSpec
 from pvtctl.tasks.registry import spec_of
 from pvtctl.weights.files.pixels import Pixels, for_backbone
 from pvtctl.weights.read import read_checkpoint
-from pvtctl.weights.resolve import resolve_weights
+from pvtctl.weights.resolve import find_weights_file
 
 
 def reading_of(recipe: Recipe) -> Reading:
@@ -48,9 +48,9 @@ def as_weights_expect(recipe: Recipe, say: Callable[[str], None]) -> Recipe:
     """The recipe with `data.normalization` of its starting weights where it leaves it open; says what is not ImageNet's,
     not known, or not theirs. Raises UsageError for weights that cannot be read.
     """
-    if recipe.model.weights is None:
+    if recipe.model.start is None:
         return recipe
-    found = read_checkpoint(resolve_weights(recipe.model.weights))
+    found = read_checkpoint(find_weights_file(recipe.model.start))
     pixels, stated = for_backbone(found.pixels, recipe.model.backbone.spec), recipe.data.normalization
     if stated is not None:
         if pixels.source is not None and pixels.normalization != recipe.data.pixels:
