@@ -164,7 +164,7 @@ def run_recipe(
         row: Row of the recipe; optional if the recipe has at most one.
         profile: paper, mini or smoke.
         overrides: As for `--set` (`"train.epochs=2"`), or (key, value) pairs.
-        data: Folder of the data set.
+        data: Folder of the data set, or the URL of tar shards.
         weights: Checkpoint file, run directory, published name, `hf:OWNER/NAME` or `timm:NAME.TAG` to start from.
         out: New run directory. Default: named as by the commands.
         resume: Resume the run in `out`.
@@ -185,11 +185,11 @@ def run_recipe(
     from pvtctl.io.console import say
     from pvtctl.recipe.load import load_recipe
     from pvtctl.recipe.schema import Recipe
-    from pvtctl.runs.paths import default_out, given_weights
+    from pvtctl.runs.paths import absolute_place, default_out, given_weights
     from pvtctl.runs.train import train_recipe
 
     settings: list[Override] = []
-    settings += [("data.path", str(Path(data).expanduser().absolute()))] if data is not None else []
+    settings += [("data.path", absolute_place(data))] if data is not None else []
     settings += [("model.weights", given_weights(weights))] if weights is not None else []
     settings += overrides
     if not isinstance(recipe, Recipe):

@@ -34,6 +34,16 @@ class PvtctlError(Exception):
         if exit_code is not None:
             self.exit_code = exit_code
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """As it is, whatever the constructor of its class takes: loader processes pass errors on."""
+        return _again, (type(self), self.args, self.__dict__)
+
+
+def _again(kind: type[PvtctlError], args: tuple[object, ...], state: dict[str, object]) -> PvtctlError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(state)
+    return error
+
 
 class UsageError(PvtctlError):
     """Wrong arguments, recipe or data (exit code 2)."""

@@ -16,7 +16,10 @@ from pvtctl.models.registry import DEPTH, DETECTION, SEGMENTATION, heads_of
 T = TypeVar("T")
 
 FOLDER = typer.Option(
-    None, "--data", metavar="DIR", help="Folder of the data. Default: $PVTCTL_DATA/NAME, then data/NAME."
+    None,
+    "--data",
+    metavar="DIR|URL",
+    help="Folder of the data, or the URL of tar shards. Default: $PVTCTL_DATA/NAME, then data/NAME.",
 )
 HEAD = typer.Option(
     None,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pvtctl.errors import UsageError, nearest
 from pvtctl.io.console import say
+from pvtctl.io.urls import bare, is_url, keep_secrets
 
 if TYPE_CHECKING:
     from pvtctl.recipe.layers import Layer
@@ -34,8 +35,8 @@ class DataChoice:
 
     name: str
     """The layout (`imagenet`, `coco` ...), or `scenes`."""
-    path: Path | None = None
-    """Absolute path, if the user gave one."""
+    path: Path | str | None = None
+    """Absolute path, or the URL, if the user gave one."""
     label: str | None = None
     """Part of the run directory's name, for the user's own data."""
     files: Mapping[str, Path] = field(default_factory=dict)
@@ -47,9 +48,9 @@ class DataChoice:
         return [("data.name", self.name), ("data.path", str(self.path) if self.path else None), *named]
 
 
-def choose_data(word: str, folder: Path | None, files: Mapping[str, Path | None] | None = None) -> DataChoice:
-    """Resolve DATA and `--data`: a named data set (found, or in `folder`), or a folder in a known layout
-    (`pvtctl.data.layouts`). `files` (see `DataChoice.files`) are for COCO annotations outside a known layout.
+def choose_data(word: str, folder: str | None, files: Mapping[str, Path | None] | None = None) -> DataChoice:
+    """Resolve DATA and `--data`: a named data set (found, or in `folder`), a folder in a known layout
+    (`pvtctl.data.layouts`), or the URL of tar shards. `files` (see `DataChoice.files`) are for COCO annotations outside a known layout.
 
     Raises UsageError.
     """
@@ -62,10 +63,12 @@ def choose_data(word: str, folder: Path | None, files: Mapping[str, Path | None]
         if named and word != "coco":
             raise UsageError(f"{word} has no images and annotations to name", "say coco, or leave them out")
         label = next((path.stem for key, path in named.items() if key.endswith("annotations")), None)
-        return DataChoice(word, folder.expanduser().absolute() if folder else None, label, named)
+        return DataChoice(word, _place(folder), label, named)
     path = Path(word).expanduser()
     if folder is not None:
         raise UsageError(f"{word!r} and --data {folder} both name data", f"pvtctl ... imagenet --data {folder}")
+    if is_url(word):
+        return DataChoice("imagenet", _place(word), Path(bare(word)).name or None)
     if path.is_dir():
         from pvtctl.data.layouts import guess_layout, require_known_layout
 
@@ -82,6 +85,13 @@ def choose_data(word: str, folder: Path | None, files: Mapping[str, Path | None]
         f"{hint}say {', '.join(NAMED_DATA)}, or a folder with train/CLASS/*.jpg and val/CLASS/*.jpg, "
         "annotations/instances_{train,val}*.json, images/ and annotations/ (label maps), or rgb/ and depth/",
     )
+
+
+def _place(word: str | None) -> Path | str | None:
+    """An absolute path, or a URL, whose secrets are shown and written nowhere from here on."""
+    if word is None:
+        return None
+    return keep_secrets(word) if is_url(word) else Path(word).expanduser().absolute()
 
 
 def choose_task(data: DataChoice, head: str | None, task: str | None) -> str:
@@ -101,7 +111,7 @@ def choose_task(data: DataChoice, head: str | None, task: str | None) -> str:
     if not fitting:
         asked = f"--head {head}" if head is not None else f"--task {task}"
         what = f"is in the layout of {data.name}"
-        if data.name == "imagenet" and data.path is not None and not (data.path / "train").is_dir():
+        if data.name == "imagenet" and isinstance(data.path, Path) and not (data.path / "train").is_dir():
             what = "is not in a known layout (docs/data.md)"
         spec = task_spec(wanted[0])
         convert = f"; {spec.convert_hint}" if spec.convert_hint else ""

@@ -95,6 +95,8 @@ def _trained_in(run: Path, data_name: str, place: Path | None, head: str | None,
     if recipe.data.val_annotations:
         return None  # trained on annotations outside a known layout
     try:
+        if recipe.data.url is not None:
+            return None
         return spec if find_data(data_name, recipe.data.path).resolve() == place.resolve() else None
     except UsageError:  # its data no longer exists
         return None

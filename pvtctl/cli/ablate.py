@@ -13,6 +13,7 @@ from pvtctl.cli._console import print_json, print_text, table
 from pvtctl.cli._options import AS_JSON, DEVICE, GPUS, App, argument, bundle, examples, option, shared
 from pvtctl.errors import PvtctlError, ToldElsewhereError, UsageError
 from pvtctl.io.console import say
+from pvtctl.io.urls import keep_secrets
 from pvtctl.runs.paths import runs_root
 
 if TYPE_CHECKING:
@@ -55,8 +56,10 @@ class AblateOptions:
     jobs: int | None = option(
         min=1, help="Parallel runs. Default: 1; on a CPU at profile mini one per core, at most 4."
     )
-    folder: Path | None = option(
-        "--data", metavar="DIR", help="Folder of the study's data. Default: $PVTCTL_DATA/NAME."
+    folder: str | None = option(
+        "--data",
+        metavar="DIR|URL",
+        help="Folder of the study's data, or the URL of tar shards. Default: $PVTCTL_DATA/NAME.",
     )
     weights: list[str] = option(default=[], metavar="ROW=FILE", help="Weights that a row starts from; may be repeated.")
     pretrain: bool = option(
@@ -98,7 +101,7 @@ class AblateOptions:
             self.profile,
             [row.strip() for row in self.rows.split(",")] if self.rows else (),
             self.seeds,
-            self.folder,
+            None if self.folder is None else keep_secrets(self.folder),
             _weights(self.weights),
             self.overrides,
             self.pretraining_overrides,

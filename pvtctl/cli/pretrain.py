@@ -64,7 +64,7 @@ class TrainOptions:
     )
     partial: bool = shared(PARTIAL)
     profile: str | None = option(help="Scale: paper, mini (minutes on a CPU), smoke. Default: paper; mini for scenes.")
-    folder: Path | None = shared(FOLDER)
+    folder: str | None = shared(FOLDER)
     out: Path | None = option(help="Run directory. Default: $PVTCTL_RUNS (or runs)/RECIPE-ROW[-PROFILE].")
     resume: bool = option("--resume", default=False, help="Resume the run in that directory.")
     overrides: list[str] = shared(OVERRIDES)

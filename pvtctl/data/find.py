@@ -8,6 +8,7 @@ from pathlib import Path
 from pvtctl.data.layouts import COCO_LAYOUT, EXPECTED, IMAGENET_LAYOUT
 from pvtctl.data.public_sets import find_public
 from pvtctl.errors import UsageError, nearest
+from pvtctl.io.urls import is_url, without_secrets
 
 DATA_NAMES = ("imagenet", "coco", *EXPECTED, "scenes")
 
@@ -23,6 +24,11 @@ def find_data(name: str, path: str | Path | None = None) -> Path:
     if name not in DATA_NAMES:
         raise UsageError(f"unknown data set {name!r}", nearest(name, DATA_NAMES))
     layout = {"imagenet": IMAGENET_LAYOUT, "coco": COCO_LAYOUT, **EXPECTED}[name]
+    if is_url(path):
+        raise UsageError(
+            f"{name} is not read from {without_secrets(str(path))}",
+            "tar shards of images with classes are read from URLs; fetch other data into a folder",
+        )
     if path is not None:
         folder = Path(path).expanduser()
         if not folder.is_dir():

@@ -21,6 +21,46 @@ class Draw(NamedTuple):
     copy: int = 0
 
 
+class ShardWindows:
+    """Which shards of a set are read at a time: `mix` of them, in an order of each epoch's own where it is `shuffled`.
+
+    `shard_of` (int64 (N,)) is the shard of each sample. What is read depends on these and the seed alone, not on what is
+    at hand, so that a run can be resumed anywhere.
+    """
+
+    def __init__(self, shard_of: NDArray[np.int64], mix: int, *, seed: int, shuffled: bool) -> None:
+        self.shards, self._shard_of = np.unique(shard_of, return_inverse=True)
+        self.mix, self.seed, self.shuffled = mix, seed, shuffled
+        self._known: tuple[int, NDArray[np.int64]] | None = None
+
+    def of(self, epoch: int) -> NDArray[np.int64]:
+        """The window, from 0, in which an epoch reads each of `shards`."""
+        if self._known is None or self._known[0] != epoch:
+            count, windows = len(self.shards), np.empty(len(self.shards), np.int64)
+            order: NDArray[np.int64] = np.arange(count)
+            if self.shuffled:
+                order = torch.randperm(count, generator=generator_for(self.seed, epoch, "shards")).numpy()
+            windows[order] = np.arange(count) // self.mix
+            self._known = epoch, windows
+        return self._known[1]
+
+    def sorted(self, epoch: int, order: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Samples in this order within each window, the windows one after the other."""
+        windows = self.of(epoch)[self._shard_of[order]]
+        return order[np.argsort(windows, kind="stable")]
+
+    def needed(self, draws: Sequence[Draw]) -> list[int]:
+        """The shards of the windows in which these draws of an epoch are, then those of the window after them."""
+        epoch, windows = draws[0].epoch, self.of(draws[0].epoch)
+        own = sorted({int(windows[self._shard_of[draw.index]]) for draw in draws})
+        needed = [self.shards[windows == window] for window in own]
+        if (windows > own[-1]).any():
+            needed.append(self.shards[windows == own[-1] + 1])
+        elif self.shuffled:
+            needed.append(self.shards[self.of(epoch + 1) == 0])
+        return list(dict.fromkeys(np.concatenate(needed).tolist()))
+
+
 class _TrainingSampler:
     """Batches of draws of which the ranks take every `world_size`-th. Raises UsageError if `used` ones fill no batch."""
 
@@ -65,6 +105,8 @@ class TrainSampler(_TrainingSampler):
     With repeats the official code uses `num_samples // 256 * 256` draws; so does this sampler from 25 600 samples on,
     where that costs at most 1 %. Smaller sets, and `repeats=1`, use all.
 
+    With `windows`, the random order is that within each window, and a set of one window has the same order as without.
+
     Raises UsageError when a rank's share does not fill one batch.
     """
 
@@ -75,16 +117,20 @@ class TrainSampler(_TrainingSampler):
         batch_size: int,
         seed: int = 0,
         repeats: int = 1,
+        windows: ShardWindows | None = None,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
         used = num_samples // 256 * 256 if repeats > 1 and num_samples >= 25_600 else num_samples
         super().__init__(num_samples, used, batch_size=batch_size, seed=seed, rank=rank, world_size=world_size)
         self.repeats = repeats
+        self.windows = windows
 
     def __iter__(self) -> Iterator[list[Draw]]:
         epoch = self.epoch
         order, _ = self._order()
+        if self.windows is not None:
+            order = self.windows.sorted(epoch, order)
         for batch in range(self.first_batch, self._num_batches):
             first = batch * self.batch_size * self.world_size + self.rank
             places = range(first, first + self.batch_size * self.world_size, self.world_size)

@@ -15,6 +15,7 @@ import torch
 import pvtctl
 from pvtctl.io.allocator import allocator_state
 from pvtctl.io.machine import cpu_name
+from pvtctl.io.urls import without_secrets
 
 _PACKAGES = ("torch", "torchvision", "numpy", "pillow", "timm", "transformers", "safetensors", "webdataset")
 _SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "LD_PRELOAD", "PYTORCH_CUDA_ALLOC_CONF", "CUDA_VISIBLE_DEVICES")
@@ -36,11 +37,11 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
         "packages": {name: version for name in _PACKAGES if (version := _version(name))},
         "allocator": allocator_state(),
         "settings": {
-            name: value
+            name: without_secrets(value)
             for name, value in sorted(os.environ.items())
             if name in _SETTINGS or name.startswith(("MALLOC_", "GLIBC_", "PVTCTL_"))
         },
-        "argv": sys.argv,
+        "argv": [*map(without_secrets, sys.argv)],
     }
 
 

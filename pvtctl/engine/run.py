@@ -37,7 +37,7 @@ from pvtctl.recipe.block import dotted
 
 FREE_KEYS = (
     *("data.path", "data.workers", "train.save_minutes", "train.keep_checkpoints", "train.max_minutes"),
-    "eval.backend",
+    *("eval.backend", "data.shards.cache_gb"),
 )
 """Recipe keys that may change when a run is resumed, as they do not affect results."""
 _DESCRIPTIONS = ("about", "title", "paper", "expect", "provenance", "module")

@@ -52,6 +52,8 @@ def _contradictions(recipe: Recipe, origins: Mapping[KeyPath, Origin]) -> Iterat
     if recipe.data.name not in names:
         problem = f"{recipe.task} reads {' or '.join(names)}, not {recipe.data.name}"
         yield fault("data.name", problem, nearest(recipe.data.name, names))
+    if recipe.data.url is not None and recipe.data.name != "imagenet":
+        yield fault("data.path", f"only tar shards of imagenet are read from URLs, not {recipe.data.name}")
     if recipe.data.name == "mix" and not recipe.data.depth.mix and recipe.task == "depth":
         yield fault("data.depth.mix", "missing: mix needs depth sets by name", "recipe dpt_depth_mix shows how")
     if recipe.task == "depth" and recipe.train.loss.name == "silog":

@@ -20,6 +20,8 @@ EARLIER: dict[tuple[str, ...], Any] = {
     ("data", "exif"): "ignore",
     ("data", "grey_range"): (0.0, 65535.0),
     ("data", "detection", "resize"): "antialias",
+    ("data", "shards", "train"): "train/*.tar",
+    ("data", "shards", "val"): "val/*.tar",
 }
 """Newer settings by path, with the value that says what was done before there was a choice."""
 
@@ -37,7 +39,7 @@ def with_earlier(recipe: Mapping[str, Any]) -> dict[str, Any]:
     for (*blocks, key), value in EARLIER.items():
         block: Any = filled
         for name in blocks:
-            block = block.get(name) if isinstance(block, dict) else None
+            block = block.setdefault(name, {}) if isinstance(block, dict) else None
         if isinstance(block, dict):
             block.setdefault(key, _plain(value))
     return filled

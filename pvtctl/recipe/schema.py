@@ -8,14 +8,15 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationInfo, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny, ValidationInfo, model_validator
 
 from pvtctl.errors import UsageError, nearest
 from pvtctl.io.normalization import IMAGENET, Normalization
+from pvtctl.io.urls import is_url, keep_secrets
 from pvtctl.models.registry import HeadOptions, find_head, head_specs
 from pvtctl.models.variants import TIMM_PREFIX, join_width, split_width, timm_name
 from pvtctl.recipe.block import NormalizationText, Positive, Rate, SettingsBlock, Side
-from pvtctl.tasks.classification.settings import Augment
+from pvtctl.tasks.classification.settings import Augment, Shards
 from pvtctl.tasks.depth.settings import DepthData, Loss
 from pvtctl.tasks.detection.settings import Backend, DetectionData
 from pvtctl.tasks.segmentation.settings import SegmentationData
@@ -47,8 +48,9 @@ class Data(SettingsBlock):
     """Classes: `imagenet` (class folders or tar shards). Boxes: `coco` (any COCO-format set). Label maps: `ade20k`,
     `pascal_context`, `cityscapes`, `masks` (folders of images and label maps). Depth: `nyu`, `kitti`, `depth` (folders of
     images and depth), `mix`. Any: `scenes` (the built-in renderer)."""
-    path: str | None = None
-    """Folder of the data; unset: `$PVTCTL_DATA/<name>`, then `./data/<name>`."""
+    path: Annotated[str, AfterValidator(keep_secrets)] | None = None
+    """Folder of the data; unset: `$PVTCTL_DATA/<name>`, then `./data/<name>`. Tar shards: also a URL, `https://`, `s3://` or
+    `gs://`; user, password and query of it are not written to any file."""
     train_images: str | None = None
     """`coco`: folder of images and JSON file, if they are not in COCO's layout under `path`."""
     train_annotations: str | None = None
@@ -77,6 +79,12 @@ class Data(SettingsBlock):
     workers: Annotated[int, Field(ge=0, le=256)] | None = None
     """Loader processes per rank; unset: chosen by the available cores, and reported."""
     augment: Augment = Augment()
+    shards: Shards = Shards()
+
+    @property
+    def url(self) -> str | None:
+        """`path`, if it is a URL and no folder."""
+        return self.path if is_url(self.path) else None
 
     @property
     def pixels(self) -> Normalization:

@@ -14,7 +14,7 @@ from pvtctl.io.console import say as say_on_stderr
 from pvtctl.recipe.load import Override, keys_said, load_recipe
 from pvtctl.recipe.schema import Recipe
 from pvtctl.runs.paper_table import ComparedFigure, compare_with_paper
-from pvtctl.runs.paths import data_place
+from pvtctl.runs.paths import absolute_place, data_place
 from pvtctl.runs.read_run import read_run
 from pvtctl.tasks.base import untrained
 from pvtctl.tasks.data_task import DataTask
@@ -88,7 +88,7 @@ def evaluate_run(
     for key in sorted(keys_said(overrides)):
         if key.split(".")[0] not in ("data", "eval"):
             raise UsageError(f"{key} cannot be changed: trained weights are scored", "keys of data and eval can")
-    settings = [*overrides, *([("data.path", str(Path(data).expanduser().absolute()))] if data is not None else [])]
+    settings = [*overrides, *([("data.path", absolute_place(data))] if data is not None else [])]
     recipe = load_recipe(read.path / "recipe.yaml", overrides=settings)
     checkpoint = inspect_checkpoint(read.path)
     assert checkpoint.head is not None  # runs train models with heads

@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from pvtctl.errors import PvtctlError, UsageError
+from pvtctl.io.urls import bare
 from pvtctl.recipe.load import load_recipe, recipe_differences
 from pvtctl.recipe.schema import Recipe
 from pvtctl.recipe.source import recipe_names
@@ -278,6 +279,8 @@ def data_label(recipe: Recipe) -> str:
     """Name of the data in titles: `scenes`, `imagenet`, or the name of the directory or annotation file."""
     if recipe.data.val_annotations:
         return Path(recipe.data.val_annotations).stem
+    if recipe.data.url is not None:
+        return Path(bare(recipe.data.url)).name
     return Path(recipe.data.path).name if recipe.data.path else recipe.data.name
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pvtctl.errors import UsageError
+from pvtctl.io.urls import is_url, keep_secrets
 
 if TYPE_CHECKING:
     from pvtctl.recipe.schema import Recipe
@@ -43,6 +44,11 @@ def default_out(recipe: Recipe, label: str | None = None) -> Path:
     return named_folder(recipe.name, recipe.row or recipe.model.backbone.spec, profile, label or "")
 
 
+def absolute_place(data: str | Path) -> str:
+    """A folder of data as an absolute path; a URL as it is, without its secrets."""
+    return keep_secrets(str(data)) if is_url(data) else str(Path(data).expanduser().absolute())
+
+
 def data_place(recipe: Recipe) -> str:
     """Location of a recipe's data, for messages. Raises UsageError when it is not found."""
     from pvtctl.data.find import find_data
@@ -59,4 +65,4 @@ def data_place(recipe: Recipe) -> str:
         return "mix of " + ", ".join(places)
     if recipe.data.val_annotations:
         return f"{recipe.data.name}, {recipe.data.val_annotations}"
-    return f"{recipe.data.name} in {find_data(recipe.data.name, recipe.data.path)}"
+    return f"{recipe.data.name} in {recipe.data.url or find_data(recipe.data.name, recipe.data.path)}"

@@ -16,6 +16,7 @@ from pvtctl.recipe.load import Override, load_recipe
 from pvtctl.recipe.scale import profile_changes
 from pvtctl.recipe.schema import Recipe, Study
 from pvtctl.recipe.source import RecipeFile, read_recipe, recipe_names
+from pvtctl.runs.paths import absolute_place
 
 DEFAULT_PROFILE = "mini"
 _NOTHING_PRINTED: dict[str, Any] = {"row": None, "title": None, "paper": None, "expect": {}, "provenance": {}}
@@ -52,8 +53,8 @@ class StudyRequest:
     """Empty: all except those that the study excludes from profile mini."""
     seeds: int | None = None
     """Runs per row; default: the study's number for profile mini, else 1."""
-    data: Path | None = None
-    """Directory of the study's data; default: `$PVTCTL_DATA/NAME`, then `data/NAME`."""
+    data: Path | str | None = None
+    """Directory of the study's data, or the URL of tar shards; default: `$PVTCTL_DATA/NAME`, then `data/NAME`."""
     weights: Mapping[str, str] = field(default_factory=dict)
     """Row -> initial weights: a checkpoint file, run directory or published name. Other rows start from a pretraining
     of the study: always on the built-in data, else if there are no published weights of the backbone."""
@@ -67,7 +68,7 @@ class StudyRequest:
     @property
     def row_overrides(self) -> list[Override]:
         """`overrides`, with the directory of the data."""
-        return [*([("data.path", str(_absolute(self.data)))] if self.data else []), *self.overrides]
+        return [*([("data.path", absolute_place(self.data))] if self.data else []), *self.overrides]
 
     @property
     def row_weights(self) -> dict[str, str]:
@@ -81,7 +82,7 @@ class StudyRequest:
         words += [*(["--profile", self.profile] if self.profile else []), "--out", str(_absolute(self.root))]
         words += ["--rows", ",".join(self.rows)] if self.rows else []
         words += ["--seeds", str(self.seeds)] if self.seeds is not None else []
-        words += ["--data", str(_absolute(self.data))] if self.data else []
+        words += ["--data", absolute_place(self.data)] if self.data else []
         for option, values in (
             ("--weights", [f"{row}={source}" for row, source in self.row_weights.items()]),
             ("--set", self.overrides),

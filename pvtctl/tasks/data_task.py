@@ -69,6 +69,7 @@ class DataTask:
             len(self.train),
             batch_size=self.loading.batch_size,
             repeats=self.loading.repeats,
+            windows=getattr(self.train, "windows", None),
             seed=self.loading.seed,
             rank=rank,
             world_size=world_size,

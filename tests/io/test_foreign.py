@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import random
 import socket
 from collections.abc import Callable, Iterator
@@ -261,3 +262,10 @@ def test_facts_are_left_out_where_they_cannot_be_read(tmp_path: Path, text: byte
     assert read_facts(tmp_path / "facts.json", most=5) == {}
     os.mkfifo(tmp_path / "pipe.json")
     assert read_facts(tmp_path / "pipe.json") == {}
+
+
+def test_an_error_passes_from_a_process_as_it_is():
+    error = BadFile("a.png", "is no image", "look", line=3)
+    again = pickle.loads(pickle.dumps(error))
+    assert (type(again), again.message, again.hint, again.line) == (BadFile, error.message, "look", 3)
+    assert str(again) == str(error)

@@ -16,10 +16,12 @@ from pvtctl.errors import ExitCode, UsageError
 from pvtctl.io.console import byte_progress, say
 from pvtctl.io.foreign import reason_of
 from pvtctl.io.names import shown
+from pvtctl.io.urls import is_url, keep_secrets
 
 if TYPE_CHECKING:
     from pvtctl.data.check import DatasetVerdict
     from pvtctl.data.convert.to_coco import DatasetConversion
+    from pvtctl.recipe.schema import Data
 
 app = App(
     no_args_is_help=True,
@@ -52,8 +54,8 @@ class Exif(StrEnum):
 
 
 _PLACE = (
-    "A folder (with train/ and val/, with COCO's annotations/, with images/ and masks/, with rgb/ and depth/), or NAME "
-    "(looked for in $PVTCTL_DATA/NAME and ./data/NAME)."
+    "A folder (with train/ and val/, with COCO's annotations/, with images/ and masks/, with rgb/ and depth/), the URL of "
+    "tar shards, or NAME (looked for in $PVTCTL_DATA/NAME and ./data/NAME)."
 )
 _WHERE = typer.Argument(help=_PLACE)
 
@@ -64,7 +66,9 @@ def data_check(
     images: Path | None = typer.Option(None, help="The image folder of --annotations."),
     annotations: Path | None = typer.Option(None, help="A COCO annotation file, instead of a folder in COCO's layout."),
     full: bool = typer.Option(
-        False, "--full", help="Check every image; otherwise at most 20000 per split, evenly spread."
+        False,
+        "--full",
+        help="Check every image; otherwise at most 20000 per split, evenly spread, or those of 4 shards at a URL.",
     ),
     pairs: Path | None = typer.Option(
         None, metavar="FILE.png", help="Draw pictures of val that are nearly those of train here, if there are any."
@@ -96,7 +100,7 @@ def data_check(
     if name == "mix":
         raise UsageError("mix is several sets of depth", "pvtctl data check FOLDER looks at one of them")
     spec = task_spec(tasks_of_data(name)[0])
-    settings = data_settings(overrides)
+    settings = _settings_at(where, data_settings(overrides))
     processes = workers if workers is not None else usable_cores()
 
     def work(on_progress: Any) -> DatasetVerdict:
@@ -151,7 +155,7 @@ def preview(
         raise UsageError("--row needs --recipe", "for example: --recipe imagenet_pvt_v1 --row pvt_small")
     name, root = _locate(where)
     given = load_recipe(recipe, row, overrides=overrides) if recipe else None
-    data = given.data if given else data_settings(overrides)
+    data = _settings_at(where, given.data if given else data_settings(overrides))
     task = task or (given.task if given and name == "scenes" else tasks_of_data(name)[0])
     if task not in tasks_of_data(name):
         raise UsageError(f"{name} has no data for {task}", f"--task {' | '.join(tasks_of_data(name))}")
@@ -312,6 +316,8 @@ def _locate(where: str) -> tuple[str, Path]:
 
     if where in (*DATA_NAMES, "mix"):
         return where, find_data(where)
+    if is_url(where):
+        return "imagenet", Path()  # where it is, is said by `_settings_at`
     folder = Path(where).expanduser()
     if not folder.is_dir():
         raise UsageError(
@@ -320,6 +326,13 @@ def _locate(where: str) -> tuple[str, Path]:
     if (layout := guess_layout(folder)) in (None, "coco"):
         require_known_layout(folder)
     return layout or "imagenet", folder
+
+
+def _settings_at(where: str | None, settings: Data) -> Data:
+    """The settings of data, with the URL that names it."""
+    if not is_url(where):
+        return settings
+    return settings.model_copy(update={"path": keep_secrets(str(where))})
 
 
 def _found(name: str, places: list[Path]) -> dict[str, Any]:

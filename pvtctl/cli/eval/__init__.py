@@ -81,7 +81,7 @@ class EvalOptions(TestingOptions):
     )
     head: str | None = shared(HEAD)
     task: str | None = shared(TASK)
-    folder: Path | None = shared(FOLDER)
+    folder: str | None = shared(FOLDER)
     images: Path | None = option(help="With coco: folder of the images.")
     annotations: Path | None = option(help="With coco: JSON file of the annotations.")
     results: Path | None = option(help="With coco: score this COCO results file; no model is needed.")

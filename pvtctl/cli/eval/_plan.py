@@ -18,6 +18,7 @@ from pvtctl.cli._resolve_recipe import (
 from pvtctl.cli._weights import Found, choose_weights
 from pvtctl.cli.eval import EvalOptions, option_name
 from pvtctl.errors import UsageError
+from pvtctl.io.urls import is_url, keep_secrets
 from pvtctl.runs.paths import named_folder
 
 if TYPE_CHECKING:
@@ -60,7 +61,8 @@ def make_eval_plan(options: EvalOptions) -> EvalPlan:
         found, data = Found(str(run), "the run's best weights"), None
     else:
         data = choose_data(options.target, options.folder, options.files)
-        place = None if data.files else find_data(data.name, data.path)  # before anything is downloaded for it
+        # before anything is downloaded for it
+        place = None if data.files or is_url(data.path) else find_data(data.name, data.path)
         found = _find(options, data, place)
     checkpoint = inspect_checkpoint(found.source, options.backbone)
     if checkpoint.foreign is not None:
@@ -162,7 +164,7 @@ def _recipe(options: EvalOptions, data: DataChoice | None, source: Path, checkpo
             changes = {**nothing, "path": data.path and str(data.path)}
             changes |= {key: str(path) for key, path in data.files.items()}
         elif options.folder is not None:
-            changes["path"] = str(options.folder)
+            changes["path"] = keep_secrets(options.folder)
         if data is not None and data.name != "scenes" and "data.val_samples" not in options.asked:
             changes["val_samples"] = None  # all of it, even if the run used less
         recipe = of_run.model_copy(update={"data": of_run.data.model_copy(update=changes)})

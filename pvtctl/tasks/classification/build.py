@@ -31,10 +31,11 @@ def classification_split(recipe: Recipe, split: str, role: Role) -> Classificati
     augment = recipe.data.augment if role == "train" else None
     return open_classification_split(
         recipe.data.name,
-        data_folder(recipe),
+        recipe.data.url or data_folder(recipe),
         split,
         augment=augment,
         resize=recipe.data.resize,
+        shards=recipe.data.shards,
         **split_options(recipe, split),
     )
 

@@ -13,29 +13,41 @@ from pvtctl.data.check import MEANING, DatasetCheck, DatasetVerdict, Examination
 from pvtctl.data.image_files import SUFFIXES, images_below
 from pvtctl.data.images import AS_STORED, Reading
 from pvtctl.errors import UsageError
+from pvtctl.io.remote import file_system
+from pvtctl.io.urls import MOST_SHARDS, is_url, with_secrets
 from pvtctl.tasks.base import SPLITS
 from pvtctl.tasks.classification.layouts import ImageFolder, class_folders
-from pvtctl.tasks.classification.shards import ShardFolder, has_shards
+from pvtctl.tasks.classification.remote_shards import RemoteShards
+from pvtctl.tasks.classification.settings import Shards
+from pvtctl.tasks.classification.shards import ShardFolder, ShardSamples, has_shards
+
+_SHARDS_LOOKED_AT = 4
+"""Shards of a split at a URL that are fetched, unless all are asked for."""
 
 
-def check_data(root: Path | str, *, reading: Reading = AS_STORED, **options: Any) -> DatasetVerdict:
-    """Check the layout, the classes and the images of a data set in the ImageNet layout or in tar shards.
+def check_data(
+    root: Path | str, *, reading: Reading = AS_STORED, shards: Shards | None = None, **options: Any
+) -> DatasetVerdict:
+    """Check the layout, the classes and the images of a data set in the ImageNet layout or in tar shards, a folder or a URL.
 
     With a `reading` that turns images by their EXIF orientation, that is said. `options`: see
     `DatasetCheck`. Raises UsageError when `root` is no folder.
     """
+    turned: dict[str, tuple[Severity, str]] = {"exif_rotation": ("note", "turned, as data.exif says")}
+    few: dict[str, tuple[Severity, str]] = {"few_shards": ("note", "looked at; all of them with --full")}
+    check = DatasetCheck(MEANING | (turned if reading.exif else {}) | (few if is_url(root) else {}), **options)
+    if is_url(root):
+        return _check_url(str(root), shards, check)
     root = Path(root)
     if not root.is_dir():
         raise UsageError(f"no data folder {root}", "give a folder that holds train/ and val/")
-    turned: dict[str, tuple[Severity, str]] = {"exif_rotation": ("note", "turned, as data.exif says")}
-    check = DatasetCheck(MEANING | (turned if reading.exif else {}), **options)
     classes: set[str] = set()
-    splits = [split for split in SPLITS if (root / split).is_dir()]
+    splits = [split for split in SPLITS if (root / split).is_dir() or has_shards(root, split, shards)]
     for split in SPLITS:
         if split not in splits:
             check.add("missing_split" if splits else "layout", split, f"no folder {root / split}")
     for split in splits:
-        source = _open(root, split, check)
+        source = _open(root, split, check, shards)
         if source is None:
             check.images[split] = check.examined[split] = 0
             continue
@@ -45,16 +57,36 @@ def check_data(root: Path | str, *, reading: Reading = AS_STORED, **options: Any
     return check.verdict(DatasetVerdict, root, len(classes))
 
 
-def _open(root: Path, split: str, check: DatasetCheck) -> ImageFolder | ShardFolder | None:
+def _check_url(root: str, shards: Shards | None, check: DatasetCheck) -> DatasetVerdict:
+    """Every shard is looked up; a few, or with `full` all, are fetched, and their images examined."""
+    names: set[str] = set()
+    file_system(with_secrets(root))  # what no set can be read without is no fault of this one
+    for split in SPLITS:
+        check.images[split] = check.examined[split] = 0
+        try:
+            source = RemoteShards(root, split, shards=shards, only=MOST_SHARDS if check.full else _SHARDS_LOOKED_AT)
+        except UsageError as error:
+            check.add("layout", split, error.message)
+            continue
+        names |= set(source.class_names)
+        if len(source.files) == source.total:
+            _check_classes(source, split, check)
+        else:
+            check.add("few_shards", split, f"{len(source.files)} of {source.total} shards")
+        check.examine(split, source.ids, partial(Examinations, source))
+    return check.verdict(DatasetVerdict, root, len(names))
+
+
+def _open(root: Path, split: str, check: DatasetCheck, shards: Shards | None) -> ImageFolder | ShardFolder | None:
     """Open the split as training would; if that fails, faults go to `check` and the rest is examined."""
     try:
-        if has_shards(root, split):
-            return ShardFolder(root, split)
+        if has_shards(root, split, shards):
+            return ShardFolder(root, split, shards=shards)
         names = class_folders(root / split)
     except UsageError as error:
         check.add("layout", split, error.message)
         return None
-    if split == "val" and (root / "train").is_dir() and not has_shards(root, "train"):
+    if split == "val" and (root / "train").is_dir() and not has_shards(root, "train", shards):
         entries = (root / "train").iterdir()
         train_names = {entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")}
         for name in sorted(set(names) - train_names):
@@ -73,7 +105,7 @@ def _open(root: Path, split: str, check: DatasetCheck) -> ImageFolder | ShardFol
     return ImageFolder(root, split, class_names=filled) if filled else None
 
 
-def _check_classes(source: ImageFolder | ShardFolder, split: str, check: DatasetCheck) -> None:
+def _check_classes(source: ImageFolder | ShardSamples, split: str, check: DatasetCheck) -> None:
     present = set(np.unique(source.labels).tolist())
     for label, name in enumerate(source.class_names):
         if label not in present:

@@ -16,13 +16,15 @@ from pvtctl.data.base import Sample, SampleBatch, SplitDataset, evenly
 from pvtctl.data.images import AS_STORED, Reading, SourceImage
 from pvtctl.data.layouts import IMAGENET_LAYOUT
 from pvtctl.data.randomness import generator_for
-from pvtctl.data.samplers import Draw
+from pvtctl.data.samplers import Draw, ShardWindows
 from pvtctl.errors import UsageError
 from pvtctl.io.names import name_bytes
 from pvtctl.io.normalization import IMAGENET, Normalization
+from pvtctl.io.urls import is_url
 from pvtctl.tasks.classification.layouts import ImageFolder
-from pvtctl.tasks.classification.settings import Augment
-from pvtctl.tasks.classification.shards import ShardFolder, has_shards
+from pvtctl.tasks.classification.remote_shards import RemoteShards
+from pvtctl.tasks.classification.settings import Augment, Shards
+from pvtctl.tasks.classification.shards import ShardFolder, ShardSamples, has_shards
 from pvtctl.tasks.classification.transforms import EvalTransform, TrainTransform
 
 if TYPE_CHECKING:
@@ -78,6 +80,16 @@ class ClassificationDataset(SplitDataset):
         self.class_names = source.class_names
         self.kept = evenly(len(source.ids), samples)  # over the whole list, which is sorted by class
         self.labels = np.asarray(source.labels)[self.kept]
+        self.windows: ShardWindows | None = None
+        """Which shards are read at a time; None: any sample is read at any time."""
+        if isinstance(source, ShardSamples) and source.mix is not None:
+            shard_of = source.places[self.kept, 0]
+            self.windows = ShardWindows(shard_of, source.mix, seed=seed, shuffled=self.training)
+
+    def __getitems__(self, draws: list[Draw]) -> list[Any]:
+        if self.windows is not None and isinstance(self.source, RemoteShards):
+            self.source.prepare(self.windows.needed(draws))
+        return super().__getitems__(draws)
 
     def name(self, index: int) -> str:
         return self.source.ids[int(self.kept[index])]
@@ -118,20 +130,22 @@ def open_source(
     *,
     samples: int | None = None,
     size: int = 256,
-    seed: int = 0,
     materials: Materials = "any",
     reading: Reading = AS_STORED,
+    shards: Shards | None = None,
 ) -> ClassificationSource:
-    """The images of a split before any transform. `samples`, `size`, `seed` and `materials` are for `scenes`."""
+    """The images of a split before any transform. `samples`, `size` and `materials` are for `scenes`."""
     if name == "scenes":
         from pvtctl.data.scenes.scene import ScenesSource
 
-        return ScenesSource(split, size=size, num_samples=samples, seed=seed, materials=materials)
+        return ScenesSource(split, size=size, num_samples=samples, materials=materials)
+    if is_url(root):
+        return RemoteShards(str(root), split, reading, shards)
     root = Path(root)
     if not root.is_dir():
         raise UsageError(f"no data folder {root}", IMAGENET_LAYOUT)
-    if has_shards(root, split):
-        return ShardFolder(root, split, reading)
+    if has_shards(root, split, shards):
+        return ShardFolder(root, split, reading, shards)
     return ImageFolder(root, split, reading=reading)
 
 
@@ -154,8 +168,9 @@ def open_classification_split(
     materials: Materials = "any",
     reading: Reading = AS_STORED,
     normalization: Normalization = IMAGENET,
+    shards: Shards | None = None,
 ) -> ClassificationDataset:
-    """A split of `imagenet` (class folders or tar shards at `root`) or `scenes`.
+    """A split of `imagenet` (class folders or tar shards at `root`, a folder or a URL) or `scenes`.
 
     `augment` (a recipe's `data.augment`) makes it a training split; without it images are resized and
     cropped as in evaluation. `samples` limits the number, spread evenly over the classes; `scenes` renders that many,
@@ -167,5 +182,6 @@ def open_classification_split(
     else:
         transform = TrainTransform(image_size, augment, normalization)
     size = resize if augment is None else image_size
-    source = open_source(name, root, split, samples=samples, size=size, materials=materials, reading=reading)
+    options: dict[str, Any] = {"samples": samples, "size": size, "materials": materials, "reading": reading}
+    source = open_source(name, root, split, shards=shards, **options)
     return ClassificationDataset(source, transform, seed=seed, samples=samples)

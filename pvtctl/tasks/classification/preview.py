@@ -58,8 +58,10 @@ def preview_classification(request: PreviewRequest) -> str:
         "seed": request.seed,
         "reading": reading_of_data(request.data, CLASSIFICATION),
         "image_size": request.size or 224,
+        "shards": request.data.shards,
     }
-    dataset = as_in_training(lambda split: open_classification_split(name, request.root, split, **options), split)
+    root = request.data.url or request.root
+    dataset = as_in_training(lambda split: open_classification_split(name, root, split, **options), split)
     ids = draw_preview(dataset, request.output, count=request.count, copies=copies)
     return f"{request.output}: {len(ids)} of {len(dataset)} {split} samples, {copies} training views each"
 

@@ -28,3 +28,21 @@ class Augment(SettingsBlock):
     label_smoothing: Rate = 0.1
     repeats: Annotated[int, Field(ge=1, le=16)] = 3
     """Repeated augmentation: copies of an image in an epoch (1 switches it off)."""
+
+
+class Shards(SettingsBlock):
+    """Tar shards, in a folder or at a URL."""
+
+    train: str = "train/*.tar"
+    """The shards of a split, below `data.path`: `{00000..00099}` counts, `{a,b}` lists, and `*` matches where the files can
+    be listed (a folder, `s3://`, `gs://`, a web server that shows its folders)."""
+    val: str = "val/*.tar"
+    mix: Annotated[int, Field(ge=1)] | None = None
+    """Shards whose samples are shuffled together, one such group after the other, in an order of each epoch's own. Unset: all
+    of a folder, 8 of a URL."""
+    cache_gb: Positive = 50.0
+    """URLs: the disk space for fetched shards, in 10^9 bytes, in the user's cache folder (`$PVTCTL_CACHE`)."""
+
+    def pattern(self, split: str) -> str:
+        """That of a split, train or val."""
+        return self.train if split == "train" else self.val

@@ -3,7 +3,7 @@
 A sample is the group of members with one key (the path up to the first dot of its file name): an image (`.jpg`, `.jpeg`,
 `.png`, `.webp`) and a label, either `.cls` (a number as text) or `.json` with `label` or `cls`. Each shard is scanned
 once; the places of its members are kept in an index file next to it, so that any sample of any epoch is one seek away,
-shuffling is exact, and a run resumes at any batch. Hence shards must be local files, not streams.
+shuffling is exact, and a run resumes at any batch. Shards at a URL (`remote_shards.py`) become local files for that.
 
 Class names come from `classes.txt` in ROOT, one a line (its first word). Without it the labels must be ImageNet-1k
 indices.
@@ -15,6 +15,7 @@ import json
 import os
 import tarfile
 import warnings
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,42 +28,54 @@ from pvtctl.data.images import AS_STORED, EncodedPicture, Reading
 from pvtctl.errors import PvtctlError, UsageError
 from pvtctl.io.files import write_text
 from pvtctl.io.foreign import BadFile, parse_json, read_facts, read_text
+from pvtctl.io.urls import expanded
+from pvtctl.tasks.classification.settings import Shards
 
 _IMAGES = ("jpg", "jpeg", "png", "webp")
-_INDEX_VERSION = 1
+INDEX_VERSION = 1
+Rows = list[tuple[str, int, int, int]]
+"""(key, label, offset, size) of each sample of a shard, in its order."""
 
 
-def has_shards(root: Path, split: str) -> bool:
-    """True where ROOT/split holds tar files."""
-    return (root / split).is_dir() and any((root / split).glob("*.tar"))
+def has_shards(root: Path, split: str, shards: Shards | None = None) -> bool:
+    """True where the pattern of a split matches tar files below ROOT."""
+    return any(True for _ in _found(root, (shards or Shards()).pattern(split)))
 
 
-class ShardFolder:
-    """One split in tar shards.
+def _found(root: Path, pattern: str) -> Iterator[Path]:
+    return (path for name in expanded(pattern) for path in root.glob(name))
 
-    Raises UsageError: a broken tar, a sample without image or label, labels outside the class list.
+
+class ShardSamples:
+    """The samples of a split in tar shards with these names, from the rows of each.
+
+    Raises UsageError: no samples, two shards of one name.
     """
 
-    def __init__(self, root: Path | str, split: str, reading: Reading = AS_STORED) -> None:
-        root, self.reading = Path(root), reading
-        self.shards = sorted((root / split).glob("*.tar"))
-        rows = [(at, *row) for at, shard in enumerate(self.shards) for row in shard_index(shard)]
+    mix: int | None = None
+    """Shards whose samples are shuffled together; None: all."""
+
+    def __init__(self, place: str, names: Sequence[str], indices: Sequence[Rows], reading: Reading) -> None:
+        self.reading = reading
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise UsageError(
+                f"{place} has two shards called {twice[0]}", "samples are known by the name of their shard"
+            )
+        rows = [(at, *row) for at, index in enumerate(indices) for row in index]
         if not rows:
-            raise UsageError(f"the tar shards of {root / split} hold no samples", "see `pvtctl data check --help`")
-        keys = [f"{self.shards[at].name}/{key}" for at, key, *_ in rows]
-        self.ids: Sequence[str] = Names(keys)
-        self._places = np.array([(at, offset, size) for at, _, _, offset, size in rows], dtype=np.int64)
+            raise UsageError(f"the tar shards of {place} hold no samples", "see `pvtctl data check --help`")
+        self.ids: Sequence[str] = Names([f"{names[at]}/{key}" for at, key, *_ in rows])
+        self.places = np.array([(at, offset, size) for at, _, _, offset, size in rows], dtype=np.int64)
+        """int64 (N, 3): shard, offset and bytes of each image."""
         self.labels = np.array([label for _, _, label, _, _ in rows], dtype=np.int64)
-        self.class_names = _class_names(root, int(self.labels.min()), int(self.labels.max()))
+        self.class_names: list[str] = []
 
     def __len__(self) -> int:
         return len(self.ids)
 
+    @abstractmethod
     def read(self, index: int) -> bytes:
         """The image file's bytes. Raises OSError."""
-        shard, offset, size = (int(value) for value in self._places[index])
-        with self.shards[shard].open("rb") as handle:
-            return os.pread(handle.fileno(), size, offset)
 
     def picture(self, index: int) -> EncodedPicture:
         """Raises BadImage, OSError."""
@@ -70,18 +83,46 @@ class ShardFolder:
 
     def sizes(self) -> Iterator[int]:
         """Bytes of each image file, in order."""
-        return (int(size) for size in self._places[:, 2])
+        return (int(size) for size in self.places[:, 2])
+
+    def name_classes(self, listed: str, text: str | None) -> None:
+        """Take the class names from the text of a list, or ImageNet's without one. Raises UsageError."""
+        self.class_names = _class_names(listed, text, int(self.labels.min()), int(self.labels.max()))
 
 
-def shard_index(shard: Path) -> list[tuple[str, int, int, int]]:
-    """(key, label, offset, size) of each sample of a shard, in its order; from the index file if it is current."""
-    index_file = shard.with_name(f".{shard.name}.index.json")
+class ShardFolder(ShardSamples):
+    """One split in local tar shards.
+
+    Raises UsageError: a broken tar, a sample without image or label, labels outside the class list.
+    """
+
+    def __init__(
+        self, root: Path | str, split: str, reading: Reading = AS_STORED, shards: Shards | None = None
+    ) -> None:
+        root, shards = Path(root), shards or Shards()
+        self.mix = shards.mix
+        self.shards = sorted(_found(root, shards.pattern(split)))
+        super().__init__(
+            str(root / split), [each.name for each in self.shards], [*map(shard_index, self.shards)], reading
+        )
+        listed = root / "classes.txt"
+        self.name_classes(str(listed), read_text(listed) if listed.is_file() else None)
+
+    def read(self, index: int) -> bytes:
+        shard, offset, size = (int(value) for value in self.places[index])
+        with self.shards[shard].open("rb") as handle:
+            return os.pread(handle.fileno(), size, offset)
+
+
+def shard_index(shard: Path) -> Rows:
+    """The rows of a local shard; from the index file if it is current."""
+    index_file = shard.with_name(index_name(shard.name))
     status = shard.stat()
-    stamp = [_INDEX_VERSION, status.st_size, status.st_mtime_ns]
+    stamp = [INDEX_VERSION, status.st_size, status.st_mtime_ns]
     stored = read_facts(index_file, most=None)
-    if stored.get("stamp") == stamp and _are_samples(stored.get("samples"), status.st_size):
-        return [tuple(row) for row in stored["samples"]]
-    samples = _scan(shard)
+    if stored.get("stamp") == stamp and (rows := rows_in(stored, status.st_size)) is not None:
+        return rows
+    samples = scan_shard(shard, shard)
     try:
         write_text(index_file, json.dumps({"stamp": stamp, "samples": samples}))
     except PvtctlError as error:
@@ -89,20 +130,27 @@ def shard_index(shard: Path) -> list[tuple[str, int, int, int]]:
     return samples
 
 
-def _are_samples(rows: Any, end: int) -> bool:
-    """Whether an index has samples of a shard of this size; another program may have written it."""
+def index_name(shard: str) -> str:
+    """The name of the index file next to a shard."""
+    return f".{shard}.index.json"
+
+
+def rows_in(index: dict[str, Any], end: int) -> Rows | None:
+    """The rows in an index, if they are those of a shard of this size; another program may have written it."""
     kinds = [str, int, int, int]
+    rows = index.get("samples")
     rows = rows if isinstance(rows, list) else [None]
-    return all(
-        isinstance(row, list) and [*map(type, row)] == kinds and 0 <= row[2] <= end - row[3] <= end for row in rows
-    )
+    if all(isinstance(row, list) and [*map(type, row)] == kinds and 0 <= row[2] <= end - row[3] <= end for row in rows):
+        return [tuple(row) for row in rows]
+    return None
 
 
-def _scan(shard: Path) -> list[tuple[str, int, int, int]]:
+def scan_shard(file: Path, shard: object) -> Rows:
+    """The rows of a tar file; `shard` names it in messages. Raises UsageError."""
     images: dict[str, tuple[int, int]] = {}
     labels: dict[str, int] = {}
     try:
-        with tarfile.open(shard, "r:") as tar:
+        with tarfile.open(file, "r:") as tar:
             for member in tar:
                 folder, _, name = member.name.rpartition("/")
                 stem, _, suffix = name.partition(".")
@@ -125,7 +173,7 @@ def _scan(shard: Path) -> list[tuple[str, int, int, int]]:
     return [(key, labels[key], *place) for key, place in images.items()]
 
 
-def _take_label(labels: dict[str, int], key: str, suffix: str, text: bytes, shard: Path) -> None:
+def _take_label(labels: dict[str, int], key: str, suffix: str, text: bytes, shard: object) -> None:
     try:
         value = parse_json(text, shard)
         if suffix == "json":
@@ -141,17 +189,15 @@ def _take_label(labels: dict[str, int], key: str, suffix: str, text: bytes, shar
         raise UsageError(f"{shard}: the label of {key} is not a number", "write it as text, like 17") from error
 
 
-def _class_names(root: Path, lowest: int, highest: int) -> list[str]:
-    listed = root / "classes.txt"
-    if listed.is_file():
-        lines = read_text(listed).splitlines()
-        names = [line.split()[0] for line in lines if line.strip()]
+def _class_names(listed: str, text: str | None, lowest: int, highest: int) -> list[str]:
+    if text is not None:
+        names = [line.split()[0] for line in text.splitlines() if line.strip()]
         if repeated := sorted({name for name in names if names.count(name) > 1}):
             raise UsageError(f"{listed} names {repeated[0]} twice", "a class name is the first word of its line")
     else:
         names = list(imagenet_classes())
     if lowest < 0 or highest >= len(names):
-        where = str(listed) if listed.is_file() else "ImageNet-1k (there is no classes.txt)"
+        where = listed if text is not None else "ImageNet-1k (there is no classes.txt)"
         raise UsageError(
             f"labels of the tar shards go from {lowest} to {highest}, but {where} has {len(names)} classes",
             f"write {listed} with one class name a line",

@@ -42,7 +42,7 @@ class ClassificationSpec(TaskSpec):
     data_names = ("imagenet", "scenes")
     usual_data = "imagenet"
     needs = "class folders"
-    reads = ("data.augment", "data.resize")
+    reads = ("data.augment", "data.resize", "data.shards")
     figures = (
         ReportedFigure("top1_err", "top-1 error, %", lower_is_better=True),
         ReportedFigure("top1_acc", "top-1, %"),
@@ -81,7 +81,8 @@ class ClassificationSpec(TaskSpec):
         from pvtctl.tasks.classification.check import check_data
         from pvtctl.tasks.reading import reading_of_data
 
-        return check_data(root or "", reading=reading_of_data(data, self), **options)
+        place = data.url or root or ""
+        return check_data(place, reading=reading_of_data(data, self), shards=data.shards, **options)
 
     def prediction_writer(self, request: PredictionRequest, images: Images, out: Path | None) -> ClassesWriter:
         from pvtctl.tasks.classification.predict import ClassesWriter
