@@ -55,9 +55,13 @@ def test_the_page_has_both_files() -> None:
 
 def test_backbone_through_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     module = ["--module", "steps.py"]
-    assert run("pretrain", "scenes", "--backbone", "steps", "--out", "run", *SMOKE, *module) == 0
+    settings = [*SMOKE, "--set", "model.backbone.options.channels=8"]
+    assert run("pretrain", "scenes", "--backbone", "steps", "--out", "run", *settings, *module) == 0
     assert (tmp_path / "run" / "modules" / "steps.py").read_text() == FILES["steps.py"]
-    assert run("pretrain", "scenes", "--backbone", "steps", "--out", "run", "--resume", *SMOKE) == 0
+    assert run("pretrain", "scenes", "--backbone", "steps", "--out", "run", "--resume", *SMOKE) == 2
+    assert "model.backbone.options.channels" in capsys.readouterr().err
+    assert run("pretrain", "scenes", "--backbone", "steps", "--out", "run", "--resume", *settings) == 0
+    assert pvtctl.load_run("run").model.backbone.feature_channels == (8, 16, 32, 64)
     assert run("eval", "--weights", "run", "scenes") == 0
     assert run("predict", "red.png", "--weights", "run") == 0
     assert run("export", "run", "--out", "steps.pt2") == 0
@@ -65,6 +69,9 @@ def test_backbone_through_the_commands(tmp_path: Path, capsys: pytest.CaptureFix
     assert run("flops", "--backbone", "steps", "--head", "retinanet", "--json", *module) == 0
     assert json.loads(capsys.readouterr().out)
     assert run("latency", "--backbone", "steps", "--size", "64", "--repeats", "1", "--json", *module) == 0
+    assert run("flops", "--backbone", "steps+channels=8,steps+channels=16", "--size", "64", "--json", *module) == 0
+    names = [row["backbone"] for row in json.loads(capsys.readouterr().out)["rows"]]
+    assert names == ["steps+channels=8", "steps"]
     assert run("flops", "--backbone", "steps") == 2
     assert "no backbone is called 'steps'" in capsys.readouterr().err
 

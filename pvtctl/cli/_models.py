@@ -11,6 +11,7 @@ import typer
 from pvtctl.cli._console import parse_sizes, table
 from pvtctl.cli._options import bundle, option
 from pvtctl.io.tables import csv_text, markdown_table
+from pvtctl.models.backbone_names import split_list
 from pvtctl.models.registry import (
     DEPTH,
     DETECTION,
@@ -55,11 +56,10 @@ def _head_help() -> str:
 
 
 def check_backbones(text: str) -> list[str]:
-    """Parse `A,B` into names; raises UsageError with the nearest valid ones if one is unknown."""
-    names = list(dict.fromkeys(name.strip() for name in text.split(",")))
-    for name in names:
-        backbone_spec(name)
-    return names
+    """Parse `A,B` into names, without options that change nothing; raises UsageError with the nearest valid ones if one is
+    unknown.
+    """
+    return [backbone_spec(name).name for name in split_list(text)]
 
 
 def check_sizes(text: str | None, head: HeadSpec | None, num_classes: int | None) -> list[tuple[int, int]]:
@@ -85,7 +85,11 @@ _FINER = " and ".join(spec.name for spec in head_specs() if spec.bottleneck_stri
 class ModelOptions:
     """Options of `flops` and `latency` that name models."""
 
-    backbone: str = option(default="pvt_small", help="One or several, with commas; `pvtctl models ls` lists them.")
+    backbone: str = option(
+        default="pvt_small",
+        help="One or several, with commas; `pvtctl models ls` lists them. NAME@0.5 is half as wide, "
+        "NAME+sr_ratios=4,2,1,1 has other sizes (`pvtctl models show NAME` prints them).",
+    )
     size: str | None = option(
         help="Image size, or several: 224,512,800x1280 (height x width, 32 to 8192). Default: 224; segmentation 512, "
         "depth 384, DPT's segmentation 480."
@@ -101,7 +105,7 @@ class ModelOptions:
     @property
     def names(self) -> list[str]:
         """The backbones. Raises UsageError."""
-        return check_backbones(self.backbone)
+        return list(dict.fromkeys(check_backbones(self.backbone)))
 
     @property
     def spec(self) -> HeadSpec | None:

@@ -142,8 +142,8 @@ def choose_recipe(
     `task` is the result of `choose_task`; without `head`, its first head is used. `trained`: the head is already
     trained. Prints the defaults chosen. Raises UsageError.
     """
+    from pvtctl.models.backbone_names import split_name
     from pvtctl.models.registry import backbone_spec, find_head, head_spec, heads_of
-    from pvtctl.models.variants import split_width
     from pvtctl.recipe.load import (
         backbone_of_profile,
         find_profile,
@@ -156,9 +156,11 @@ def choose_recipe(
     row: str | None
     stand_in = None
     scaled: list[Override] = []
-    if backbone is not None and "@" in backbone:  # use the row of the full-size backbone at that width
-        backbone, width = split_width(backbone)
-        scaled = [("model.backbone.width", width)]
+    if backbone is not None:  # use the row of the plain backbone with that width and those options
+        plain = split_name(backbone)
+        scaled = [("model.backbone.width", plain.width)] if "@" in backbone else []
+        scaled += [("model.backbone.options", plain.options)] if plain.options else []
+        backbone = plain.name
     if recipe is not None:
         rows = rows_of(recipe)
         backbone = backbone or _default_row(recipe, rows)

@@ -119,11 +119,11 @@ def compare_command(
 
 
 def _names(text: str) -> list[str]:
-    names = [name.strip() for name in text.split(",")]
+    names = check_backbones(text)
     for at, name in enumerate(names):
         if name in names[:at]:
             raise UsageError(f"{name} is named twice", "name each backbone once")
-    return check_backbones(text)
+    return names
 
 
 def _print(found: Comparison, form: TableFormat) -> None:

@@ -12,7 +12,7 @@ from pvtctl.cli._resolve_recipe import DEFAULT_BACKBONE, Override, choose_data, 
 from pvtctl.cli._weights import choose_weights
 from pvtctl.cli.pretrain import TrainOptions, train_command
 from pvtctl.errors import UsageError
-from pvtctl.models.variants import split_width
+from pvtctl.models.backbone_names import split_name
 from pvtctl.runs.paths import data_place, given_weights
 from pvtctl.tasks.registry import task_spec
 
@@ -98,7 +98,7 @@ def finetune(context: typer.Context, options: FinetuneOptions) -> None:
     backbone, width = options.backbone, list[Override]()
     if backbone is None and options.start is not None:
         backbone = backbone_of_weights(options.start)
-        width = [("model.backbone.width", split_width(backbone)[1])]  # that of the weights, not the profile's
+        width = [("model.backbone.width", split_name(backbone).width)]  # that of the weights, not the profile's
     elif backbone is None and recipe == "finetune_classification":
         backbone = DEFAULT_BACKBONE
     chosen = choose_recipe(

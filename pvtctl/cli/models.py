@@ -9,10 +9,11 @@ import typer
 
 from pvtctl.cli._console import parse_size, print_json, print_text, table
 from pvtctl.cli._models import size_text
-from pvtctl.cli._options import AS_JSON, App
+from pvtctl.cli._options import AS_JSON, App, examples
 from pvtctl.io.console import say
+from pvtctl.models.backbone_names import TIMM_PREFIX, value_text
 from pvtctl.models.registry import backbone_spec, backbone_specs
-from pvtctl.models.variants import STRIDES, TIMM_PREFIX
+from pvtctl.models.variants import STRIDES
 
 app = App(
     no_args_is_help=True,
@@ -50,7 +51,12 @@ def models_ls(as_json: bool = AS_JSON) -> None:
     say(f"{TIMM_PREFIX}NAME also works, for any timm model with features; pvtctl models show NAME describes one")
 
 
-@app.command("show", epilog="Example: pvtctl models show pvt_small --size 800x1216")
+@app.command(
+    "show",
+    epilog=examples(
+        "pvtctl models show pvt_small --size 800x1216", "pvtctl models show pvt_small@0.5+sr_ratios=4,2,1,1"
+    ),
+)
 def models_show(
     name: str = typer.Argument(metavar="NAME", help="A name of `pvtctl models ls`, or timm:NAME."),
     size: str = typer.Option("224", help="Image size for the maps, HEIGHTxWIDTH or one number (32 to 8192)."),
@@ -58,7 +64,7 @@ def models_show(
 ) -> None:
     """Describe a backbone stage by stage: widths, depths, heads, reductions, parameters, and its maps at a size."""
     height, width = parse_size(size)
-    backbone_spec(name)  # reject an unknown name before torch is loaded
+    name = backbone_spec(name).name  # reject an unknown one before torch is loaded
     described = describe(name, height, width)
     if as_json:
         print_json(described)
@@ -75,6 +81,15 @@ def models_show(
         cells = [f"{value:,}" if isinstance(value, int) else str(value) for value in values]
         rows.append([*cells, size_text(stage["map"])])
     table("", [*columns, f"map at {height}x{width}"], rows)
+    if described["options"]:
+        changed = described["changed"]
+        options = [
+            f"{key}={value_text(value)}{' (changed)' * (key in changed)}" for key, value in described["options"].items()
+        ]
+        print_text(f"options: {'; '.join(options)}")
+        say(
+            f"{name.partition('+')[0]}+{options[0].partition(' ')[0]} sets one, and so does a recipe's model.backbone.options"
+        )
     if described["other_params"]:
         print_text(f"outside the stages: {described['other_params']:,} parameters ({described['others']})")
     published = described["published"]
@@ -105,7 +120,7 @@ def describe(name: str, height: int, width: int) -> dict[str, Any]:
     stages = [
         {
             "stage": at + 1,
-            "stride": STRIDES[at],
+            "stride": model.backbone.feature_strides[at],
             "channels": model.backbone.feature_channels[at],
             **(spec.stages[at] if spec.stages else {}),
             **({"params": params[at]} if params else {}),
@@ -121,6 +136,8 @@ def describe(name: str, height: int, width: int) -> dict[str, Any]:
         "params": total,
         "head_params": head,
         "size": [height, width],
+        "options": spec.stated_options,
+        "changed": dict(spec.chosen),
         "stages": stages,
         "other_params": total - head - sum(params) if params else 0,
         "others": spec.outside,

@@ -22,6 +22,7 @@ from pvtctl.io.files import new_folder
 from pvtctl.io.normalization import IMAGENET, Normalization
 from pvtctl.models.backbones import Backbone, Classifier, Pvt, PvtV2
 from pvtctl.models.detector import Detector
+from pvtctl.models.variants import STRIDES
 from pvtctl.weights.convert import convert_file, unwritable
 from pvtctl.weights.identify import identify_head
 from pvtctl.weights.layouts.transformers import to_transformers_pvt, to_transformers_pvt_v2
@@ -158,6 +159,12 @@ def _config(body: Pvt | PvtV2, num_classes: int, class_names: Sequence[str] | No
     if isinstance(body, PvtV2) and first[0].mlp.dwconv is None:
         raise UsageError(
             "transformers' PvtV2 always has a depthwise convolution in its feed-forward part, and this model has none",
+            "--format official writes it",
+        )
+    overlaps = isinstance(body, PvtV2) and body.stages[0].patch_embed.proj.kernel_size[0] == 7  # type: ignore[union-attr,index]
+    if body.feature_strides != STRIDES or isinstance(body, PvtV2) != overlaps:
+        raise UsageError(
+            "transformers' PVTs have patches of 4, 2, 2 and 2, overlapping in PvtV2 only, and this model has others",
             "--format official writes it",
         )
     names = list(class_names) if class_names else [f"LABEL_{label}" for label in range(num_classes)]

@@ -2,50 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
 from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from pvtctl.models.registry import DETECTION, BackboneOptions, BackboneSpec, HeadSpec
+from pvtctl.models.backbone_names import TIMM_PREFIX, join_name
+from pvtctl.models.backbone_options import TransformerOptions, changed, options_class
+from pvtctl.models.registry import DETECTION, USE_OPTIONS, BackboneOptions, BackboneSpec, HeadSpec
 from pvtctl.models.variants import (
     HYBRID_BLOCKS,
     RESNET_STAGES,
     RESNET_STEM,
-    TIMM_PREFIX,
     VARIANTS,
     PvtVariant,
     ResNetVariant,
     Variant,
     VitVariant,
-    join_width,
     scaled,
+    smallest_side,
 )
 
 if TYPE_CHECKING:
     from pvtctl.models.backbones.base import Backbone
-
-
-class TransformerOptions(BackboneOptions):
-    """Options of PVT v2 and timm's models."""
-
-    drop_path_rate: float = 0.0
-
-
-class TokenOptions(TransformerOptions):
-    """Options of PVT v1 and ViT."""
-
-    class_token: bool = False
-    """Add the class token and norm that their classifiers need."""
-
-
-class ResNetOptions(BackboneOptions):
-    """Options of ResNets."""
-
-    frozen_stages: int = 0
-    freeze_norm: bool = False
-    output_stride: int = 32
-    """8 or 16: the last stages are dilated."""
 
 
 def _sizes(variant: Variant, *left_out: str) -> dict[str, Any]:
@@ -58,10 +37,10 @@ def _build(variant: Variant, options: BackboneOptions) -> Backbone:
     from pvtctl.models.backbones.resnet import ResNet
     from pvtctl.models.backbones.vit import Vit, VitHybrid
 
-    given = dict(options)
+    given = {key: value for key, value in options if key in USE_OPTIONS}
     match variant:
         case PvtVariant(family="pvt_v1"):
-            return Pvt(**_sizes(variant, "conv_ffn"), **given)
+            return Pvt(**_sizes(variant, "conv_ffn", "overlap"), **given)
         case PvtVariant():
             return PvtV2(**_sizes(variant), drop_path_rate=given["drop_path_rate"])
         case VitVariant(stem="patches"):
@@ -71,7 +50,8 @@ def _build(variant: Variant, options: BackboneOptions) -> Backbone:
             # channels over a whole picture takes its colours away
             groups = min(32, width // 8)
             widths = (width, 2 * width, 4 * width)
-            return VitHybrid(embed_dim=variant.embed_dim, stem_widths=widths, stem_groups=groups, **given)
+            sizes = {key: getattr(variant, key) for key in ("embed_dim", "depth", "num_heads", "mlp_ratio")}
+            return VitHybrid(**sizes, stem_widths=widths, stem_groups=groups, **given)
         case ResNetVariant():
             del given["image_size"]
             return ResNet(**_sizes(variant), **given)
@@ -86,40 +66,55 @@ def _resnet_under(variant: ResNetVariant, head: HeadSpec) -> dict[str, Any]:
     return {}
 
 
-def _spec(name: str, variant: Variant) -> BackboneSpec:
-    """The spec of a built-in backbone, or of a narrower one."""
+def _spec(name: str, width: float = 1.0, chosen: Mapping[str, Any] | None = None) -> BackboneSpec:
+    """The spec of a built-in backbone; with other options, which are stated at width 1, or narrower or wider."""
+    chosen = chosen or {}
+    own = VARIANTS[name]
+    variant = changed(name, own, chosen) if chosen else own
+    if width != 1:
+        variant = scaled(name, variant, width)
     match variant:
         case PvtVariant():
-            own = _pvt_fields(variant)
+            fields = _pvt_fields(variant)
         case VitVariant():
-            own = _vit_fields(variant)
+            fields = _vit_fields(variant)
         case ResNetVariant():
-            own = {
-                "family_title": "ResNet / ResNeXt",
-                "Options": ResNetOptions,
-                "under": partial(_resnet_under, variant),
-                "blocks": sum(variant.depths),
-                "stages": tuple({"depth": depth, "groups": variant.groups} for depth in variant.depths),
-                "stage_names": RESNET_STAGES,
-                "stem_names": RESNET_STEM,
-                "outside": "stem",
-            }
+            fields = _resnet_fields(variant)
+    Options = options_class(variant)
+    sizes = {key: list(value) if isinstance(value, tuple) else value for key, value in vars(own).items()}
     return BackboneSpec(
-        name=name,
+        name=join_name(name, width, chosen),
         family=variant.family,
+        Options=Options,
         build=partial(_build, variant),
+        at_width=lambda factor: _spec(name, factor, chosen),
+        vary=partial(_spec, name, width),
+        own_options={key: value for key, value in sizes.items() if key in Options.model_fields},
+        chosen=chosen,
         source=variant.source,
         channels=variant.channels,
         params=variant.params,
-        **own,
+        **fields,
     )
+
+
+def _resnet_fields(variant: ResNetVariant) -> dict[str, Any]:
+    return {
+        "family_title": "ResNet / ResNeXt",
+        "under": partial(_resnet_under, variant),
+        "blocks": sum(variant.depths),
+        "stages": tuple({"depth": depth, "groups": variant.groups} for depth in variant.depths),
+        "stage_names": RESNET_STAGES,
+        "stem_names": RESNET_STEM,
+        "outside": "stem",
+    }
 
 
 def _pvt_fields(variant: PvtVariant) -> dict[str, Any]:
     first = variant.family == "pvt_v1"
     return {
         "family_title": "PVT v1" if first else "PVT v2",
-        "Options": TokenOptions if first else TransformerOptions,
+        "min_side": smallest_side(variant.patch_sizes, variant.sr_ratios, linear_sra=variant.linear_sra),
         "counts_layer_norm": not first,
         "blocks": sum(variant.depths),
         "stages": tuple(
@@ -154,7 +149,6 @@ def _vit_fields(variant: VitVariant) -> dict[str, Any]:
         stages = [{"depth": len(own), **shared} for own in blocks]
     return {
         "family_title": "ViT / DeiT",
-        "Options": TokenOptions,
         "patch_size": variant.patch_size,
         "one_grid": True,
         "blocks": depth,
@@ -165,13 +159,7 @@ def _vit_fields(variant: VitVariant) -> dict[str, Any]:
     }
 
 
-def _narrower(name: str, variant: Variant, factor: float) -> BackboneSpec:
-    return _spec(join_width(name, factor), scaled(name, variant, factor))
-
-
-BACKBONES = [
-    replace(_spec(name, variant), at_width=partial(_narrower, name, variant)) for name, variant in VARIANTS.items()
-]
+BACKBONES = [_spec(name) for name in VARIANTS]
 
 
 def timm_spec(name: str) -> BackboneSpec:

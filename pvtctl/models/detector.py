@@ -17,6 +17,7 @@ from pvtctl.models.heads.base import DetectionHead
 from pvtctl.models.heads.masks import place_detections
 from pvtctl.models.registry import DETECTION, Conventions, HeadSpec, Target, head_spec
 from pvtctl.models.structures import DetectOptions, ImageSize, Objects
+from pvtctl.models.variants import STRIDES
 
 STRIDE = 32
 """Pixels per cell of the last map."""
@@ -116,6 +117,10 @@ def _round_up(side: int) -> int:
     return -(-side // STRIDE) * STRIDE
 
 
+def _listed(strides: Sequence[int]) -> str:
+    return ", ".join(map(str, strides))
+
+
 def build_detector(
     backbone: str | Backbone,
     head: str | HeadSpec,
@@ -142,6 +147,11 @@ def build_detector(
     spec = head_spec(head, task=DETECTION)
     options = spec.options(head_options)
     body = as_backbone(backbone, dict(backbone_options or {}))
+    if body.feature_strides != STRIDES:  # the last map's padding and the boxes' levels are of these
+        raise UsageError(
+            f"{spec.name} needs maps of strides {_listed(STRIDES)}, and this backbone's are {_listed(body.feature_strides)}",
+            "leave its output_stride or patch_sizes as they are, or use a head for segmentation or depth",
+        )
     neck, top = spec.build(body, options, Target(DETECTION, num_classes, conventions))
     if not isinstance(top, DetectionHead):
         raise UsageError(f"{spec.name} built a {type(top).__name__}", "a head for detection is a DetectionHead")

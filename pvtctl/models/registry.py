@@ -8,16 +8,18 @@ by a user's file work everywhere.
 from __future__ import annotations
 
 import importlib.metadata
+import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pvtctl.errors import UsageError, nearest
+from pvtctl.models.backbone_names import TIMM_PREFIX, join_name, split_name
 from pvtctl.models.parts import Parts, parts_of_stages
-from pvtctl.models.variants import TIMM_PREFIX, Four, split_width
+from pvtctl.models.variants import MIN_SIDE, Four
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -182,7 +184,9 @@ class HeadSpec:
 
 
 class BackboneOptions(BaseModel):
-    """Options of every backbone; families add theirs. A custom `BackboneSpec` may derive its own."""
+    """Options of every backbone; families add theirs. A custom `BackboneSpec` may derive its own: they are keys of recipes'
+    `model.backbone.options` and parts of names (`NAME+option=value`).
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
@@ -198,6 +202,21 @@ ASKS_NOTHING: dict[str, Any] = {
     "output_stride": 32,
 }
 """Values of recipes' `model.backbone` accepted by any backbone, as they change nothing."""
+
+
+USE_OPTIONS = ("image_size", *ASKS_NOTHING)
+"""Options of a backbone's use; all others make another model of it."""
+
+
+class OwnOptions(BaseModel):
+    """A recipe's `model.backbone.options`: its keys are those of the named backbone."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    @property
+    def said(self) -> dict[str, Any]:
+        """The options as plain JSON values."""
+        return dict(self.model_extra or {})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,6 +237,14 @@ class BackboneSpec:
     """Of the classifier with 1000 classes at 224."""
     at_width: Callable[[float], BackboneSpec] | None = None
     """The spec of `NAME@F`, F times as wide; None: only one width."""
+    vary: Callable[[Mapping[str, Any]], BackboneSpec] | None = None
+    """The spec with these values of `option_names`, if they change its other fields; None: they only reach `build`."""
+    own_options: Mapping[str, Any] = field(default_factory=dict)
+    """With `vary`: the values of `option_names` in its absence, as plain JSON values."""
+    chosen: Mapping[str, Any] = field(default_factory=dict)
+    """Those of `option_names` that its name sets, as plain JSON values."""
+    min_side: int = MIN_SIDE
+    """Pixels of the smallest images that it takes."""
     patch_size: int | None = None
     """Of a ViT, which has one grid of tokens; None for all others."""
     one_grid: bool = False
@@ -252,22 +279,71 @@ class BackboneSpec:
         """Whether its classifier uses a class token."""
         return "class_token" in self.Options.model_fields
 
+    @property
+    def option_names(self) -> list[str]:
+        """The options that make another model of it: all but those of its use (`image_size`, `drop_path_rate` ...)."""
+        return [key for key in self.Options.model_fields if key not in USE_OPTIONS]
+
+    @property
+    def stated_options(self) -> dict[str, Any]:
+        """Every option of `option_names` that has a value, as plain JSON values: its own, and those that its name sets."""
+        own = self.own_options or self.Options.model_construct().model_dump(mode="json")
+        return {key: own[key] for key in self.option_names if key in own} | dict(self.chosen)
+
+    def with_options(self, given: Mapping[str, Any]) -> BackboneSpec:
+        """The spec of this backbone with other options (of `option_names`); None values and those that it has already
+        change nothing. Raises UsageError for options that it does not have or that do not fit together.
+        """
+        names = self.option_names
+        said = {key: value for key, value in given.items() if value is not None}
+        if unknown := [key for key in given if key not in names]:
+            raise UsageError(
+                f"{self.name} has no option {unknown[0]}", nearest(unknown[0], names) if names else "leave it out"
+            )
+        values = _validated_json(self.Options, self.name, {**self.chosen, **said})
+        own = replace(self, chosen={}).stated_options
+        chosen = {
+            key: values[key] for key in names if (key in self.chosen or key in said) and values[key] != own.get(key)
+        }
+        if chosen == self.chosen:
+            return self
+        if self.vary is not None:
+            return self.vary(chosen)
+        name = split_name(self.name)
+        return replace(self, name=join_name(name.name, name.width, chosen), chosen=chosen, channels=None, params=None)
+
     def options(self, given: Mapping[str, Any]) -> BackboneOptions:
         """Validate `given` as options; values that change nothing are ignored. Raises UsageError."""
         own = self.Options.model_fields
         for key, value in given.items():
             if key not in own and (key not in ASKS_NOTHING or value != ASKS_NOTHING[key]):
                 raise UsageError(f"{self.name} has no {key}", f"leave {key} out for this backbone")
-        return _validated(self.Options, self.name, {key: value for key, value in given.items() if key in own})
+        said = {key: value for key, value in given.items() if key in own}
+        chosen = _validated_json(self.Options, self.name, self.chosen) if self.chosen else {}
+        return _validated(self.Options, self.name, {**{key: chosen[key] for key in self.chosen}, **said})
 
 
 def _validated(Options: type[OptionsT], name: str, given: Mapping[str, Any]) -> OptionsT:
     try:
         return Options(**given)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise UsageError(f"{name}: {place} {first['msg'].lower()}, not {first['input']}") from error
+        raise _misfit(error, name) from error
+
+
+def _validated_json(Options: type[BaseModel], name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options in `given`, as recipes and names state them, as plain JSON values."""
+    try:
+        return Options.model_validate_json(json.dumps(given), strict=True).model_dump(mode="json")
+    except ValidationError as error:
+        raise _misfit(error, name) from error
+    except TypeError as error:  # of a Python caller
+        raise UsageError(f"{name}: {error}", "options are numbers, texts, and lists of them") from error
+
+
+def _misfit(error: ValidationError, name: str) -> UsageError:
+    first = error.errors()[0]
+    place = ".".join(map(str, first["loc"]))
+    return UsageError(f"{name}: {place} {first['msg'].removeprefix('Input ').lower()}, not {first['input']}")
 
 
 _heads: dict[str, HeadSpec] = {}
@@ -398,32 +474,36 @@ def backbone_specs() -> list[BackboneSpec]:
 
 
 def find_backbone(name: str) -> BackboneSpec | None:
-    """The backbone `NAME` or `NAME@F`; None for unknown names and for `timm:NAME`. Raises UsageError for an impossible
-    width.
+    """The backbone `NAME`, `NAME@F`, `NAME+option=value`; None for unknown names and for `timm:NAME`. Raises UsageError for
+    an impossible width or option.
     """
     _fill()
-    plain, factor = split_width(name)
-    if plain not in _backbones and not name.startswith(TIMM_PREFIX):
+    plain = split_name(name)
+    if plain.name not in _backbones and not name.startswith(TIMM_PREFIX):
         _load_plugins()
-    spec = _backbones.get(plain)
-    if spec is None or factor == 1:
-        return spec
-    if spec.at_width is None:
-        raise UsageError(f"{plain} has one width", f"write {plain}")
-    return spec.at_width(factor)
+    spec = _backbones.get(plain.name)
+    if spec is not None and plain.width != 1:
+        if spec.at_width is None:
+            raise UsageError(f"{plain.name} has one width", f"write {plain.name}")
+        spec = spec.at_width(plain.width)
+    return spec.with_options(plain.options) if spec is not None and plain.options else spec
 
 
 def backbone_spec(name: str) -> BackboneSpec:
-    """The backbone `NAME`, `NAME@F` (F times as wide) or `timm:NAME`. Raises UsageError with the nearest names."""
+    """The backbone `NAME`, `NAME@F` (F times as wide), `NAME+option=value` or `timm:NAME`; its `name` leaves out what changes
+    nothing. Raises UsageError with the nearest names.
+    """
     if not isinstance(name, str):  # callers may not use a type checker
         raise UsageError(f"a backbone is named by a word, not by a {type(name).__name__}", "such as 'pvt_small'")
     if name.startswith(TIMM_PREFIX):
         from pvtctl.models.backbone_specs import timm_spec
 
-        return timm_spec(name)
+        plain = split_name(name)
+        return timm_spec(plain.name).with_options(plain.options)
     if (found := find_backbone(name)) is not None:
         return found
-    plain = split_width(name)[0]
+    plain = split_name(name)
     raise _not_found(
-        f"no backbone is called {plain!r}", f"{nearest(plain, list(_backbones))} (pvtctl models ls; or timm:NAME)"
+        f"no backbone is called {plain.name!r}",
+        f"{nearest(plain.name, list(_backbones))} (pvtctl models ls; or timm:NAME)",
     )

@@ -1,7 +1,7 @@
 """Sizes of every built-in backbone, as data. No torch.
 
 `pvtctl.models.backbone_specs` registers them, and a test compares the parameter counts with the built models. `NAME@F`
-is a narrower model of the same depth and shape, for small experiments: see `scaled`. Sources: PVT v1 Table 1 and its code
+is a narrower or wider model of the same depth and shape: see `scaled`. Sources: PVT v1 Table 1 and its code
 (stage 2 of small and medium is printed as 3 blocks but coded, and counted, as 4), PVT v2 Table 1, timm 0.3.2 for the
 ViT-Small of PVT v1 Table 8, DeiT Table 1, and torchvision for the ResNets.
 """
@@ -11,13 +11,28 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import accumulate
+from operator import mul
 from typing import Literal
 
 from pvtctl.errors import UsageError
 
 Four = tuple[int, int, int, int]
 STRIDES: Four = (4, 8, 16, 32)
-TIMM_PREFIX = "timm:"
+MIN_SIDE = 32
+"""Pixels of the smallest image that a backbone takes."""
+
+
+def strides_of(patch_sizes: Four) -> Four:
+    """Strides of a pyramid's four maps."""
+    first, second, third, fourth = accumulate(patch_sizes, mul)
+    return first, second, third, fourth
+
+
+def smallest_side(patch_sizes: Four, sr_ratios: Four, *, linear_sra: bool) -> int:
+    """Pixels of the smallest images of a pyramid: each map must have a whole cell of its stage's reduction."""
+    reach = [stride * ratio for stride, ratio in zip(strides_of(patch_sizes), sr_ratios, strict=True)]
+    return max([MIN_SIDE] if linear_sra else [MIN_SIDE, *reach])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,12 +43,15 @@ class PvtVariant:
     embed_dims: Four
     depths: Four
     num_heads: Four = (1, 2, 5, 8)
+    patch_sizes: Four = (4, 2, 2, 2)
     mlp_ratios: Four = (8, 8, 4, 4)
     sr_ratios: Four = (8, 4, 2, 1)
     linear_sra: bool = False
     """Keys and values from a 7x7 average pool in every stage (PVT v2, section 3.2), instead of a strided convolution."""
     conv_ffn: bool = True
     """v2: a depthwise convolution in the feed-forward part."""
+    overlap: bool = True
+    """v2: the patches overlap."""
     params: int | None
     """Of the classifier with 1000 classes at 224; None for scaled models, which are in no table."""
     source: str
@@ -183,41 +201,11 @@ RESNET = {
 VARIANTS: dict[str, Variant] = {**PVT_V1, **PVT_V2, **VIT, **RESNET}
 
 
-def timm_name(backbone: str) -> str:
-    """`timm:NAME` of a backbone, which timm calls by the same name; without a width.
-
-    >>> timm_name("pvt_v2_b2@0.5")
-    'timm:pvt_v2_b2'
-    """
-    return TIMM_PREFIX + split_width(backbone.removeprefix(TIMM_PREFIX))[0]
-
-
-def split_width(spec: str) -> tuple[str, float]:
-    """`pvt_small@0.25` -> ("pvt_small", 0.25); 1 without a factor. Raises UsageError for one out of range."""
-    name, at, text = spec.rpartition("@")
-    if not at or spec.startswith(TIMM_PREFIX):  # timm's own names never have one, and hubs' may
-        return spec, 1.0
-    try:
-        factor = float(text)
-    except ValueError:
-        factor = math.nan
-    if not 0 < factor <= 1:
-        raise UsageError(
-            f"{spec}: {text!r} is not a width factor", f"use 0 < F <= 1, such as {name or 'pvt_small'}@0.25"
-        )
-    return name, factor
-
-
-def join_width(name: str, factor: float) -> str:
-    """The inverse of `split_width`."""
-    return name if factor == 1 else f"{name}@{factor:g}"
-
-
 def scaled(name: str, variant: Variant, factor: float) -> Variant:
-    """`variant`, called `name`, with `factor` (0 < F <= 1) times its widths.
+    """`variant`, called `name`, with `factor` times its widths.
 
-    Depth, heads, ratios and patches stay. Widths are rounded to multiples of the heads (ResNets: their base width of 64 to
-    a multiple of 8; a hybrid's ResNet to a power of two), and never below one per head. Raises UsageError for a factor that
+    Depth, heads, ratios and patches stay. Widths are rounded to multiples of the heads (ResNets: their base width to a
+    multiple of 8; a hybrid's ResNet to a power of two), and never below one per head. Raises UsageError for a factor that
     the family does not support.
     """
     source = f"{variant.source}; {factor:g} times as wide"
@@ -232,14 +220,18 @@ def scaled(name: str, variant: Variant, factor: float) -> Variant:
             stem = max(32, 2 ** round(math.log2(variant.stem_width * factor)))  # its group norms divide powers of two
             return replace(variant, embed_dim=dim, stem_width=stem, params=None, source=source)
         case ResNetVariant():
-            base = _multiple(64 * factor, 8)
+            base = _multiple(variant.base_width * factor, 8)
             if variant.width_per_group * base < 64:
                 raise UsageError(
                     f"{name}@{factor:g} has groups of less than one channel",
-                    f"{name}@{16 / variant.width_per_group / 4:g}",
+                    f"{name}@{64 / variant.width_per_group / variant.base_width:g}",
                 )
             return replace(
-                variant, base_width=base, deep_stem=variant.deep_stem * base // 64, params=None, source=source
+                variant,
+                base_width=base,
+                deep_stem=variant.deep_stem * base // variant.base_width,
+                params=None,
+                source=source,
             )
 
 

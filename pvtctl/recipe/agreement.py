@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from pvtctl.errors import UsageError, nearest
+from pvtctl.models.backbone_names import TIMM_PREFIX
 from pvtctl.models.parts import STAGES, STEM, require_freezable
-from pvtctl.models.registry import backbone_spec, head_spec, head_specs, heads_of
-from pvtctl.models.variants import TIMM_PREFIX
+from pvtctl.models.registry import backbone_spec, find_backbone, head_spec, head_specs, heads_of
 from pvtctl.recipe.layers import COCO_FILES, Fault, Layer, Origin
 from pvtctl.recipe.schema import Recipe
 from pvtctl.recipe.yaml_loader import KeyPath
@@ -64,6 +64,11 @@ def _contradictions(recipe: Recipe, origins: Mapping[KeyPath, Origin]) -> Iterat
         if recipe.data.name == "mix" and unscaled:
             problem = f"silog compares metres: data.depth.mix.{unscaled[0]} is inverse depth of an unknown scale"
             yield fault("train.loss.name", problem, "ssi_trimmed learns from it")
+    own, sizes = find_backbone(recipe.model.backbone.at_width(1)), spec_of(recipe).sizes(recipe)
+    side = min(*sizes.training, *sizes.testing)
+    if own is not None and side < own.min_side:
+        problem = f"{own.name} needs images of at least {own.min_side} pixels on each side (sr_ratios x strides)"
+        yield fault("model.backbone.options", problem, f"and here are {side}")
     window, stride = recipe.eval.window, recipe.eval.stride
     if stride is not None and window is None:
         yield fault("eval.stride", "needs eval.window, the window that slides")

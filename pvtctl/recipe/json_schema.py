@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from pvtctl.models.registry import head_specs
+from pvtctl.models.registry import backbone_specs, head_specs
 from pvtctl.recipe.schema import Printed, Recipe, Study
 
 _DOTTED = r"^[a-z]\w*(\.\w+)+$"
@@ -16,6 +16,7 @@ def file_schema() -> dict[str, Any]:
     schema = Recipe.model_json_schema()
     definitions: dict[str, Any] = schema.pop("$defs")
     _list_heads(definitions)
+    _list_options(definitions)
     printed = Printed.model_json_schema(ref_template="#/$defs/{model}")
     definitions |= printed.pop("$defs")
     printed["properties"]["expect"]["additionalProperties"] = _figure()
@@ -75,6 +76,19 @@ def _list_heads(definitions: dict[str, Any]) -> None:
         definitions[spec.Options.__name__] = {"description": spec.title, **own}
         choices.insert(0, {"$ref": f"#/$defs/{spec.Options.__name__}"})
     definitions["Model"]["properties"]["head"] |= {"anyOf": choices}
+
+
+def _list_options(definitions: dict[str, Any]) -> None:
+    """Set the schema of `model.backbone.options`: the keys of all registered backbones, each with the types it has in any."""
+    kinds: dict[str, list[dict[str, Any]]] = {}
+    for spec in backbone_specs():
+        own = spec.Options.model_json_schema()
+        definitions |= own.pop("$defs", {})
+        for key in spec.option_names:
+            if own["properties"][key] not in kinds.setdefault(key, []):
+                kinds[key].append(own["properties"][key])
+    properties = {key: found[0] if len(found) == 1 else {"anyOf": found} for key, found in kinds.items()}
+    definitions["OwnOptions"] |= {"additionalProperties": False, "properties": properties}
 
 
 def _figure() -> dict[str, Any]:

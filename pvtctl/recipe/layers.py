@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from pvtctl.errors import nearest
-from pvtctl.models.registry import HeadOptions, head_specs
+from pvtctl.models.registry import USE_OPTIONS, HeadOptions, OwnOptions, backbone_specs, head_specs
 from pvtctl.recipe.schema import Recipe
 from pvtctl.recipe.yaml_loader import KeyPath, SourceMark
 
@@ -25,7 +25,7 @@ FREE_KEYS = ("provenance",)
 KEPT_ON_RENAME = (("data",),)
 """Blocks that keep their other settings when `name` changes: another data set keeps image size and augmentation."""
 
-Heads = tuple[tuple[str, type[HeadOptions]], ...]
+Named = tuple[tuple[str, type[BaseModel]], ...]
 
 
 DATA_NAME: KeyPath = ("data", "name")
@@ -303,13 +303,20 @@ def _literals(kind: Any) -> list[Any]:
 
 
 def field_types(block: type[BaseModel]) -> dict[str, Any]:
-    """Annotations of a block's keys, including bounds; for `model.head`, the keys of all heads."""
-    return _own_types(block) if block is not HeadOptions else _types_of_heads(heads_now())
+    """Annotations of a block's keys, including bounds; for `model.head`, the keys of all heads, and for
+    `model.backbone.options` those of all backbones."""
+    if block is HeadOptions:
+        heads = options_now()[0]
+        return {"name": Literal[tuple(name for name, _ in heads)]} | _types_of(heads, ("name",))
+    if block is OwnOptions:
+        return _types_of(options_now()[1], USE_OPTIONS)
+    return _own_types(block)
 
 
-def heads_now() -> Heads:
-    """Names and options of the heads registered now: what is known of keys is computed once for each set of heads."""
-    return tuple((spec.name, spec.Options) for spec in head_specs())
+def options_now() -> tuple[Named, Named]:
+    """Names and options of the heads and backbones registered now: what is known of keys is computed once for each set."""
+    heads = tuple((spec.name, spec.Options) for spec in head_specs())
+    return heads, tuple((spec.name, spec.Options) for spec in backbone_specs())
 
 
 @cache
@@ -319,12 +326,12 @@ def _own_types(block: type[BaseModel]) -> dict[str, Any]:
 
 
 @cache
-def _types_of_heads(heads: Heads) -> dict[str, Any]:
-    """Annotations of all heads' keys; a key with different types in several heads gets their union."""
-    kinds: dict[str, list[Any]] = {"name": [Literal[tuple(name for name, _ in heads)]]}
-    for _, options in heads:
+def _types_of(registered: Named, left_out: tuple[str, ...]) -> dict[str, Any]:
+    """Annotations of the keys of all heads or backbones; a key with different types in several gets their union."""
+    kinds: dict[str, list[Any]] = {}
+    for _, options in registered:
         for key, kind in _own_types(options).items():
-            if key != "name" and kind not in kinds.setdefault(key, []):
+            if key not in left_out and kind not in kinds.setdefault(key, []):
                 kinds[key].append(kind)
     return {key: found[0] if len(found) == 1 else Union[tuple(found)] for key, found in kinds.items()}  # noqa: UP007
 
@@ -336,11 +343,11 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 
 def known_keys() -> tuple[KeyPath, ...]:
     """Paths of all values that a recipe can set, without free names (`expect.*`)."""
-    return _known_keys(heads_now())
+    return _known_keys(options_now())
 
 
 @cache
-def _known_keys(heads: Heads) -> tuple[KeyPath, ...]:
+def _known_keys(registered: tuple[Named, Named]) -> tuple[KeyPath, ...]:
     def walk(block: type[BaseModel], at: KeyPath) -> Iterator[KeyPath]:
         for name, kind in field_types(block).items():
             inner = block_of(kind)
@@ -354,9 +361,9 @@ def _known_keys(heads: Heads) -> tuple[KeyPath, ...]:
 
 def is_key(path: KeyPath) -> bool:
     """Whether `path` is a value or a block of recipes."""
-    return path in _keys_and_blocks(heads_now())
+    return path in _keys_and_blocks(options_now())
 
 
 @cache
-def _keys_and_blocks(heads: Heads) -> frozenset[KeyPath]:
-    return frozenset(known[:end] for known in _known_keys(heads) for end in range(1, len(known) + 1))
+def _keys_and_blocks(registered: tuple[Named, Named]) -> frozenset[KeyPath]:
+    return frozenset(known[:end] for known in _known_keys(registered) for end in range(1, len(known) + 1))

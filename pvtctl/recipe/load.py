@@ -164,7 +164,8 @@ def _late_fault(shown: str, origins: dict[KeyPath, Origin], error: Any) -> Fault
     """A fault of the merged recipe, such as a backbone without a name."""
     path = tuple(str(part) for part in error["loc"])
     block = path[:-1] if error["type"] == "missing" and len(path) > 1 else path
-    near = next((origin.mark for at, origin in origins.items() if at[: len(block)] == block and origin.mark), None)
+    below = sorted((at for at, origin in origins.items() if at[: len(block)] == block and origin.mark), key=len)
+    near = origins[below[-1 if error["type"] == "options" else 0]].mark if below else None
     problem = "missing" if error["type"] == "missing" else error["msg"].removeprefix("Input ").lower()
     return Fault(f"{'.'.join(path)}: {problem} ({near or shown})", near)
 

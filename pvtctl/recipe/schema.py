@@ -9,12 +9,13 @@ import json
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny, ValidationInfo, model_validator
+from pydantic_core import PydanticCustomError
 
 from pvtctl.errors import UsageError, nearest
 from pvtctl.io.normalization import IMAGENET, Normalization
 from pvtctl.io.urls import is_url, keep_secrets
-from pvtctl.models.registry import HeadOptions, find_head, head_specs
-from pvtctl.models.variants import TIMM_PREFIX, join_width, split_width, timm_name
+from pvtctl.models.backbone_names import TIMM_PREFIX, WIDEST, join_name, split_name, timm_name
+from pvtctl.models.registry import HeadOptions, OwnOptions, find_backbone, find_head, head_specs
 from pvtctl.recipe.block import NormalizationText, Positive, Rate, SettingsBlock, Side
 from pvtctl.tasks.classification.settings import Augment, Shards
 from pvtctl.tasks.depth.settings import DepthData, Loss
@@ -96,10 +97,13 @@ class BackboneSettings(SettingsBlock):
     """A backbone listed by `pvtctl models ls`, or `timm:NAME`."""
 
     name: str
-    """`NAME@F` is NAME with `width` F."""
-    width: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
-    """Factor on all its widths, for small experiments; the depth is unchanged. Published weights fit 1 only. Not for
+    """`NAME@F` is NAME with `width` F, `NAME+key=value` NAME with that option."""
+    width: Annotated[float, Field(gt=0.0, le=WIDEST)] = 1.0
+    """Factor on all its widths, those in `options` too; the depth is unchanged. Published weights fit 1 only. Not for
     timm's models."""
+    options: OwnOptions = OwnOptions()
+    """Its own sizes, such as PVT's `sr_ratios: [8, 4, 2, 1]`; `pvtctl models show NAME` lists them. Unset: the named
+    model's."""
     drop_path_rate: Rate = 0.0
     frozen_stages: Annotated[int, Field(ge=0, le=4)] = 0
     """ResNets: `train.freeze` of the stem and this many stages (1: stem and stage1, in the papers' detectors)."""
@@ -114,23 +118,40 @@ class BackboneSettings(SettingsBlock):
     @model_validator(mode="before")
     @classmethod
     def _split(cls, values: Any) -> Any:
-        """A factor in the name overrides `width`; timm's models have only one width."""
+        """A factor and options in the name override `width` and `options`; timm's models have only one width."""
         if not isinstance(values, dict) or not isinstance(values.get("name"), str):
             return values
         if values["name"].startswith(TIMM_PREFIX):
             return values | ({"width": 1.0} if "width" in values else {})
-        if "@" not in values["name"]:
-            return values
         try:
-            name, width = split_width(values["name"])
+            name, width, options = split_name(values["name"])
         except UsageError as error:
             raise ValueError(error.message) from error
-        return values | ({"name": name, "width": width} if name != values["name"] else {})
+        in_name = {"width": width} if "@" in values["name"] else {}
+        return values | {"name": name, **in_name, **({"options": options} if options else {})}
+
+    @model_validator(mode="after")
+    def _options_fit(self) -> Self:
+        try:
+            own = find_backbone(self.name)
+            if own is not None and self.options.said:
+                own.with_options(self.options.said)
+        except UsageError as error:
+            raise PydanticCustomError("options", "{fault}", {"fault": error.message}) from error
+        if own is None and self.options.said and self.name.startswith(TIMM_PREFIX):
+            raise PydanticCustomError("options", "timm's models have no options")
+        return self
 
     @property
     def spec(self) -> str:
-        """Name for `pvtctl.models.backbones.build_backbone`: `pvt_small`, or `pvt_small@0.25`."""
-        return join_width(self.name, self.width)
+        """Name for `pvtctl.models.backbones.build_backbone`: `pvt_small`, `pvt_small@0.25`, `pvt_small+depths=2,2,2,2`."""
+        return self.at_width(self.width)
+
+    def at_width(self, width: float) -> str:
+        """`spec` at another width."""
+        own = find_backbone(self.name) if self.options.said else None
+        chosen = self.options.said if own is None else own.with_options(self.options.said).chosen
+        return join_name(self.name, width, chosen)
 
 
 def _as_head_options(value: Any, info: ValidationInfo) -> Any:

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 import pvtctl
 from pvtctl.errors import UsageError, nearest
 from pvtctl.recipe.earlier import is_of_run, with_earlier
-from pvtctl.recipe.layers import Fault, Heads, Layer, check_layer, flatten, heads_now
+from pvtctl.recipe.layers import Fault, Layer, Named, check_layer, flatten, options_now
 from pvtctl.recipe.schema import Printed, Study
 from pvtctl.recipe.yaml_loader import Document, KeyPath, SourceMark, read_yaml
 
@@ -91,7 +91,7 @@ def read_recipe(name_or_path: str | Path, _chain: tuple[Path, ...] = ()) -> Reci
     """
     path = recipe_path(name_or_path)
     document = read_yaml(path)
-    alone = _without_base(path, document, heads_now())
+    alone = _without_base(path, document, options_now())
     profiles = {name: list(layers) for name, layers in alone.profiles.items()}
     result = replace(alone, profiles=profiles, faults=list(alone.faults))
     if (base := document.data.get("base")) is not None:
@@ -100,8 +100,8 @@ def read_recipe(name_or_path: str | Path, _chain: tuple[Path, ...] = ()) -> Reci
 
 
 @lru_cache(maxsize=64)  # one command reads the tables many times
-def _without_base(path: Path, document: Document, heads: Heads) -> RecipeFile:
-    """The file's own layers, checked against the keys of `heads`. Cached: do not change it."""
+def _without_base(path: Path, document: Document, registered: tuple[Named, Named]) -> RecipeFile:
+    """The file's own layers, checked against the keys of heads and backbones. Cached: do not change it."""
     faults = [Fault(text, _line_of(text)) for text in document.faults]
     data = with_earlier(document.data) if is_of_run(path) else document.data
     own = {key: value for key, value in data.items() if key not in FILE_KEYS}

@@ -132,7 +132,7 @@ def _counted(row: RowResult, recipe: Recipe) -> ModelCost:
     numbers = model_cost(recipe, classes or 80)
     printed = row.expect.get("params_m")
     if printed is not None and "of the classifier" in (printed.note or ""):
-        numbers["params_m"] = count(recipe.model.backbone.name, (224, 224)).params / 1e6
+        numbers["params_m"] = count(recipe.model.backbone.at_width(1), (224, 224)).params / 1e6
     images, size = recipe.train.batch_size or 1, spec_of(recipe).sizes(recipe).training
     cost = ModelCost(
         size=spec_of(recipe).sizes(recipe).counted,
@@ -172,7 +172,7 @@ def _case(recipe: Recipe) -> Case:
         if any(getattr(head, option) not in (None, "project") for option in spec.token_options):
             own = {"backbone": backbone_options(backbone), "head": head.said()}
     return Case(
-        backbone=backbone.name,
+        backbone=backbone.at_width(1),
         size=spec_of(recipe).sizes(recipe).counted,
         head=head.name if head is not None else "classifier",
         num_classes=classes,

@@ -129,7 +129,7 @@ def _mean_curve(title: str, seeds: Sequence[Sequence[tuple[float, float]]]) -> S
 def _macs(all_of: Measured) -> Draw:
     """GMACs per image over the side of square inputs, a line per backbone, as in Figure 6 of PVT v1; on a logarithmic
     axis if the last values differ in magnitude."""
-    names = dict.fromkeys(row.recipe.model.backbone.name for row in all_of.rows if row.recipe is not None)
+    names = dict.fromkeys(row.recipe.model.backbone.at_width(1) for row in all_of.rows if row.recipe is not None)
     series = [
         Series(name, list(_SIDES), [count(name, (side, side), convention="paper").macs / 1e9 for side in _SIDES])
         for name in names

@@ -233,12 +233,16 @@ def _pretraining(name: str, recipe: Recipe, root: Path, overrides: Sequence[Over
         raise UsageError(f"recipe {name} has no profile {recipe.profile!r}", f"it has {', '.join(source.profiles)}")
     rows = source.rows
     row = next((r for r in rows if rows[r].values.get(("model", "backbone", "name")) == backbone.name), None)
-    settings: list[Override] = [*overrides, ("model.backbone.width", backbone.width)]
+    settings: list[Override] = [
+        *overrides,
+        ("model.backbone.width", backbone.width),
+        ("model.backbone.options", backbone.options.said),
+    ]
     if row is not None:
         trained = load_recipe(name, row, recipe.profile, settings)
     else:  # not in the paper's table: trained like the others, without the description of the row used instead
         lent = next(iter(rows), None)
-        own = {"name": backbone.name, "width": backbone.width}
+        own = {"name": backbone.name, "width": backbone.width, "options": backbone.options.said}
         trained = load_recipe(name, lent, recipe.profile, [*overrides, ("model.backbone", own)])
         trained = trained.model_copy(update=_NOTHING_PRINTED)
     label = re.sub(r"[^\w.+-]+", "_", f"{name}-{trained.model.backbone.spec}")

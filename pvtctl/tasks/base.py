@@ -430,10 +430,12 @@ def untrained(train: Train) -> Train:
 
 def scored_model(recipe: Recipe, checkpoint: Inspected) -> dict[str, Any]:
     """A recipe's `model.weights` and `model.backbone` with those of a checkpoint."""
-    from pvtctl.models.variants import split_width
+    from pvtctl.models.backbone_names import split_name
+    from pvtctl.models.registry import OwnOptions
 
-    name, width = split_width(checkpoint.backbone)
-    backbone = recipe.model.backbone.model_copy(update={"name": name, "width": width})
+    name, width, options = split_name(checkpoint.backbone)
+    own = {"name": name, "width": width, "options": OwnOptions.model_validate(options)}
+    backbone = recipe.model.backbone.model_copy(update=own)
     return {"weights": str(checkpoint.path), "backbone": backbone}
 
 

@@ -66,8 +66,8 @@ def open_splits(request: BuildRequest) -> tuple[Any, Any]:
 
 
 def backbone_options(backbone: BackboneSettings) -> dict[str, Any]:
-    """Options for `pvtctl.models.backbones.build_backbone`, without name and width."""
-    unset = ("name", "width", *(["image_size"] if backbone.image_size is None else []))
+    """Options for `pvtctl.models.backbones.build_backbone`, without those that are in the name."""
+    unset = ("name", "width", "options", *(["image_size"] if backbone.image_size is None else []))
     return {key: value for key, value in backbone if key not in unset}
 
 

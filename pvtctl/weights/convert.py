@@ -125,7 +125,7 @@ def model_of(checkpoint: Checkpoint, backbone: str | None = None) -> str:
     """The name of the backbone in a checkpoint. If two share its shapes: `backbone`, else the metadata's, else the
     first. Raises UsageError for a backbone unknown to pvtctl, or another one than `backbone`.
     """
-    names = identify(checkpoint.state)
+    names = identify(checkpoint.state, checkpoint.meta.backbone)
     if not names:
         what, hint = explain_unknown(checkpoint.raw or checkpoint.state, checkpoint.format)
         raise UsageError(f"{checkpoint.path} {what}", hint)

@@ -14,7 +14,7 @@ from pvtctl.errors import UsageError
 from pvtctl.extensions import require
 from pvtctl.io.checkpoint_meta import CheckpointMeta
 from pvtctl.io.foreign import foreign
-from pvtctl.models.registry import Conventions, find_backbone, find_head
+from pvtctl.models.registry import Conventions, backbone_spec, find_backbone, find_head
 from pvtctl.models.variants import STRIDES
 from pvtctl.weights.files.pixels import Pixels, for_backbone
 from pvtctl.weights.identify import HeadInfo, identify_head
@@ -107,13 +107,13 @@ def inspect_checkpoint(source: str | Path, backbone: str | None = None) -> Inspe
 
 def _inspected(path: Path, checkpoint: Checkpoint, backbone: str | None) -> Inspected:
     stated = checkpoint.meta.backbone
-    shapes = identify(checkpoint.state)
+    shapes = identify(checkpoint.state, stated)
     candidates = [stated] if stated is not None else shapes
     if backbone is None:
         if not candidates:
             raise UsageError(f"{path} does not say which backbone it holds", "name it with --backbone")
         backbone = candidates[0]
-    elif candidates and backbone not in candidates:
+    elif candidates and backbone_spec(backbone).name not in candidates:
         raise UsageError(f"{path} holds {' or '.join(candidates)}, not {backbone}", f"use --backbone {candidates[0]}")
     side = _position_size(checkpoint.state, backbone)
     above = identify_head(checkpoint.state, checkpoint.format, checkpoint.meta)

@@ -95,6 +95,7 @@ def identify_head(
         return None
     spec, task, num_classes = found
     info = describe_head(state, spec, task, num_classes, format)
+    info = replace(info, backbones=identify(state, meta.backbone))
     return _with_meta(info if format == "pvtctl" else _with_conventions(info, format), meta)
 
 

@@ -103,7 +103,7 @@ def _describe(path: Path, checkpoint: Checkpoint, largest: int) -> Inspection:
         path=str(path),
         bytes=sum(file.stat().st_size for file in files),
         format=checkpoint.format,
-        models=(models := identify(state)),
+        models=(models := identify(state, checkpoint.meta.backbone)),
         unknown=None if models else "; ".join(explain_unknown(checkpoint.raw, checkpoint.format)),
         params=sum(value.numel() for value in parameters.values()),
         backbone_params=sum(value.numel() for key, value in parameters.items() if key.startswith("backbone.")),

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pvtctl.errors import UsageError
+from pvtctl.models.backbone_names import split_name
 from pvtctl.models.dense import DenseModel
 from pvtctl.models.detector import Detector
 from pvtctl.weights.identify import identify_head
@@ -67,10 +68,12 @@ def load_checkpoint(
     report = LoadReport(
         source=str(checkpoint.path) if checkpoint.path else "a state dict",
         format="timm" if is_bridge(targets) and found is None else checkpoint.format,
-        model=found.title if found else " or ".join(identify(state)) or None,
+        model=found.title if found else " or ".join(identify(state, checkpoint.meta.backbone)) or None,
         nonfinite=nonfinite(state),
         note=_note(checkpoint),
     )
+    stated = checkpoint.meta.backbone
+    _check_options(module, checkpoint, identify(state) if stated is None else [stated], partial)
     plan = plan_backbone(module, targets, state, checkpoint, report)
     names = checkpoint.meta.class_names or source_class_names
     _sort_out_rest(targets, state, report, dense=isinstance(module, Detector | DenseModel))
@@ -80,7 +83,7 @@ def load_checkpoint(
         if isinstance(module, DenseModel) and taken is not None and taken.scale_shift:
             report.scale_shift = taken.scale_shift
             report.note = _metres(module, taken.scale_shift) or report.note
-        _refuse_misfit(targets, state, report, partial)
+        _refuse_misfit(module, targets, state, report, partial)
         if taken is not None:
             names = names or taken.class_names
         plan += plan_above_backbone(targets, state, here, taken, (class_names, names), report, partial)
@@ -88,7 +91,7 @@ def load_checkpoint(
         head = getattr(module, "head", None)
         if isinstance(head, nn.Linear) and hasattr(module, "backbone"):
             plan += load_head(head, state, (class_names, names), report)
-        _refuse_misfit(targets, state, report, partial)
+        _refuse_misfit(module, targets, state, report, partial)
     with torch.no_grad():
         for target, value in plan:
             target.copy_(value)
@@ -101,6 +104,23 @@ def _checkpoint(source: str | Path | Mapping[str, Tensor]) -> Checkpoint:
     state, meta = find_state("the state dict", source)
     converted = convert_state(state)
     return Checkpoint(converted.state, converted.format, meta, raw=state)
+
+
+def built_as(module: nn.Module) -> str:
+    """The name that the module's backbone was built by; empty if it was made otherwise."""
+    return str(getattr(getattr(module, "backbone", module), "built_as", ""))
+
+
+def _check_options(module: nn.Module, checkpoint: Checkpoint, names: Sequence[str], partial: bool) -> None:
+    """Raise UsageError for the weights of a backbone with other options, of which some, such as heads, show in no shape."""
+    here = built_as(module)
+    named = [name for name in (*names, here) if split_name(name).options]
+    if partial or not names or not here or not named or here in names:
+        return
+    raise UsageError(
+        f"{checkpoint.path or 'the state dict'} holds {' or '.join(names)}, and this is {here}",
+        f"build {names[0]}, or pass --partial (partial=True) to start training from what fits",
+    )
 
 
 def _note(checkpoint: Checkpoint) -> str:
@@ -133,13 +153,17 @@ def _sort_out_rest(
 
 
 def _refuse_misfit(
-    targets: Mapping[str, Tensor], state: Mapping[str, Tensor], report: LoadReport, partial: bool
+    module: nn.Module,
+    targets: Mapping[str, Tensor],
+    state: Mapping[str, Tensor],
+    report: LoadReport,
+    partial: bool,
 ) -> None:
     lost_buffers = [pair for pair in report.missing if pair[0].startswith("backbone.") and "running_" in pair[0]]
     fits = report.backbone_share >= LEAST_SHARE and not report.unexpected and not lost_buffers
     if report.backbone_loaded and (fits or partial):
         return
-    here = " or ".join(identify(targets)) or "this backbone"
+    here = " or ".join(identify(targets, built_as(module))) or "this backbone"
     if report.model:
         what = f"{report.source} holds {report.model} ({report.format} layout), not {here}"
     elif report.format != "unknown":

@@ -24,8 +24,8 @@ from pvtctl.io.console import say
 from pvtctl.io.files import sha256_of, without_nan
 from pvtctl.io.foreign import foreign, open_foreign, parse_json, read_json
 from pvtctl.io.names import shown
+from pvtctl.models.backbone_names import split_name
 from pvtctl.models.registry import DETECTION, backbone_specs
-from pvtctl.models.variants import split_width
 from pvtctl.weights.catalogue import Published, cache_folder, published, published_with_hash
 from pvtctl.weights.files.pixels import Pixels, of_mm_config, stated_pixels
 from pvtctl.weights.layouts import detr, torchvision, transformers
@@ -106,7 +106,7 @@ def _read(path: Path) -> Checkpoint:
 def _is_ours(raw: Mapping[str, Tensor], meta: CheckpointMeta) -> bool:
     """Whether a pvtctl header names the backbone and the names are pvtctl's; `--to official` changes them."""
     stated = meta.backbone
-    if stated is None or split_width(stated)[0] not in {spec.name for spec in backbone_specs()}:
+    if stated is None or split_name(stated).name not in {spec.name for spec in backbone_specs()}:
         return False
     return all(key.startswith(("backbone.", "neck.", "head.")) for key in raw)
 

@@ -11,9 +11,9 @@ from functools import cache
 from torch import Tensor
 
 from pvtctl.errors import UsageError
+from pvtctl.models.backbone_names import join_name, split_name
 from pvtctl.models.layers.shapes import without_values
 from pvtctl.models.registry import HeadSpec, backbone_specs, head_specs
-from pvtctl.models.variants import join_width
 from pvtctl.weights.layouts import detr, dpt, mmdet, mmseg, official, timm, torchvision, trans2seg, transformers
 from pvtctl.weights.layouts.base import CheckpointLayout, Format
 
@@ -147,14 +147,19 @@ def to_publisher(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return torchvision.to_resnet(state)
 
 
-def identify(state: Mapping[str, Tensor]) -> list[str]:
+def identify(state: Mapping[str, Tensor], stated: str | None = None) -> list[str]:
     """Names of pvtctl's backbones with exactly these parameter names and shapes (`backbone.*` of `state`).
 
     Narrower ones include their factor, `pvt_small@0.25`. Empty for unknown backbones; two names where two models have the
     same shapes (`deit_base_patch16`, `vit_base_patch16`). The image size and the presence of class token, final norm and
-    head do not matter.
+    head do not matter. Options are in no shape, or in shapes that many have: they are believed where the file names them
+    (`stated`) and has those shapes.
     """
     shapes = _signature({k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")})
+    if stated is not None and split_name(stated).options:
+        with suppress(UsageError):  # a name of another version
+            if _known_signature(stated) == shapes:
+                return [stated]
     names = _candidates(shapes)
     return [name for name in names if _known_signature(name) == shapes] or _scaled(names, shapes)
 
@@ -170,8 +175,8 @@ def _scaled(names: list[str], shapes: Mapping[str, tuple[int, ...]]) -> list[str
         widest = max(shared, key=lambda key: full[key][0])
         factor = shapes[widest][0] / full[widest][0]
         with suppress(UsageError):  # a width that the family cannot have
-            if 0 < factor < 1 and _known_signature(join_width(name, factor)) == shapes:
-                found.append((factor, join_width(name, factor)))
+            if 0 < factor < 1 and _known_signature(join_name(name, factor)) == shapes:
+                found.append((factor, join_name(name, factor)))
     return [name for _, name in sorted(found, reverse=True)]
 
 

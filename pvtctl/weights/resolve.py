@@ -9,7 +9,7 @@ from pvtctl.errors import UsageError, nearest
 from pvtctl.io.console import say_once
 from pvtctl.io.download import check_hash
 from pvtctl.io.hub import HF_PREFIX, Repository, hub_weights, parse_hub_name
-from pvtctl.models.variants import TIMM_PREFIX, timm_name
+from pvtctl.models.backbone_names import TIMM_PREFIX, timm_name
 from pvtctl.weights.catalogue import cached_file, find_published, published
 
 _OF_MODELS = ("model.safetensors", "pytorch_model.bin")

@@ -31,8 +31,8 @@ from doc_pages import (
 
 from pvtctl.cli.main import COMMANDS, command_of, main
 from pvtctl.errors import UsageError
+from pvtctl.models.backbone_names import TIMM_PREFIX, split_name
 from pvtctl.models.registry import backbone_spec, head_specs
-from pvtctl.models.variants import TIMM_PREFIX, split_width
 from pvtctl.recipe.load import find_row, load_recipe, rows_of
 from pvtctl.recipe.source import read_recipe, recipe_names
 from pvtctl.studies.plan import study_names
@@ -224,7 +224,7 @@ def check_settings(setting: str) -> str:
 
 
 def check_backbone(name: str, recipe: str | None) -> None:
-    plain, _ = split_width(name)
+    plain = split_name(name).name
     if recipe is not None and plain in rows_of(recipe):
         return
     try:

@@ -11,9 +11,7 @@ from torch import Tensor, nn
 from pvtctl.errors import UsageError
 from pvtctl.models.backbones.freezing import hold
 from pvtctl.models.parts import Parts
-from pvtctl.models.variants import STRIDES, Four
-
-MIN_SIDE = 32
+from pvtctl.models.variants import MIN_SIDE, STRIDES, Four
 
 
 class Backbone(nn.Module):
@@ -28,6 +26,8 @@ class Backbone(nn.Module):
     """Stem and stages by the names in them; `build_backbone` sets those of the spec."""
     frozen: tuple[str, ...] = ()
     """What of them is not trained: see `pvtctl.models.backbones.freezing.freeze`."""
+    built_as: str = ""
+    """The name it was built by, with its options; empty for one made otherwise."""
 
     def __init__(self, feature_channels: Four) -> None:
         super().__init__()
@@ -77,13 +77,13 @@ class Backbone(nn.Module):
             )
 
 
-def check_images(images: Tensor) -> None:
-    """Raise UsageError unless `images` is (B, 3, H, W) with both sides of at least 32 pixels."""
+def check_images(images: Tensor, least: int = MIN_SIDE) -> None:
+    """Raise UsageError unless `images` is (B, 3, H, W) with both sides of at least `least` pixels."""
     if images.ndim != 4 or images.shape[1] != 3:
         raise UsageError(f"images have the shape {tuple(images.shape)}", "a backbone takes (batch, 3, height, width)")
-    if images.shape[2] < MIN_SIDE or images.shape[3] < MIN_SIDE:
+    if images.shape[2] < least or images.shape[3] < least:
         height, width = images.shape[2:]
-        raise UsageError(f"images of {height}x{width} are too small", f"both sides must be at least {MIN_SIDE} pixels")
+        raise UsageError(f"images of {height}x{width} are too small", f"both sides must be at least {least} pixels")
 
 
 TapName = int | str

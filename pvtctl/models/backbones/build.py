@@ -14,7 +14,7 @@ from pvtctl.models.backbones.base import Backbone
 from pvtctl.models.backbones.resnet import ResNet
 from pvtctl.models.features import Features
 from pvtctl.models.registry import backbone_spec, backbone_specs
-from pvtctl.models.variants import STRIDES
+from pvtctl.models.variants import MIN_SIDE, STRIDES
 
 _SIDE = 64
 """Side in pixels of the image that a custom backbone is tested with."""
@@ -26,26 +26,31 @@ def backbone_names() -> list[str]:
 
 
 def build_backbone(name: str, **options: Any) -> Backbone:
-    """Build a backbone with initial weights; `NAME@F`: F times as wide.
+    """Build a backbone with initial weights; `NAME@F`: F times as wide; `NAME+option=value`: with other sizes.
 
     Args:
         name: From `pvtctl models ls`, `timm:NAME`, or a registered one.
         **options: `image_size` (pixels; sizes position tables, if any: every family takes other sizes too),
             `drop_path_rate` (all but ResNets), `class_token` (PVT v1, ViT: needed by their classifiers),
-            `frozen_stages`, `freeze_norm`, `output_stride` (8 or 16: the last stages are dilated) (ResNets), or those of
-            a registered backbone.
+            `frozen_stages`, `freeze_norm`, `output_stride` (8 or 16: the last stages are dilated) (ResNets), and its
+            sizes, which a name may set too (`sr_ratios`, `depths` ...; `pvtctl models show NAME` prints them).
 
     Raises:
         UsageError: An unknown name (with the nearest), or an option that the backbone does not have.
     """
     spec = backbone_spec(name)
+    if spec.vary is not None:
+        sizes = {key: value for key, value in options.items() if key in spec.option_names}
+        spec = spec.with_options(sizes)
+        options = {key: value for key, value in options.items() if key not in sizes}
     rate, size = options.get("drop_path_rate", 0.0), options.get("image_size", 224)
     if not 0.0 <= rate < 1.0:
         raise UsageError(f"drop_path_rate {rate} is out of range", "use 0 <= rate < 1, usually 0.1 to 0.3")
-    if size < 32:
-        raise UsageError(f"image size {size} is too small", "use at least 32 pixels")
+    if size < MIN_SIDE:
+        raise UsageError(f"image size {size} is too small", f"use at least {MIN_SIDE} pixels")
     backbone = checked_backbone(spec.build(spec.options(options)))
     backbone.parts = backbone.parts or spec.parts
+    backbone.built_as = spec.name
     if spec.is_foreign:
         _check_maps(backbone)
     return backbone

@@ -13,7 +13,7 @@ from pvtctl.models.backbones.base import Backbone, check_images
 from pvtctl.models.layers.attention import SpatialReductionAttention
 from pvtctl.models.layers.block import Mlp, TransformerBlock, drop_path_rates, initialise_linears, run_blocks
 from pvtctl.models.layers.patches import PatchEmbed, Size, resize_position_table, to_map
-from pvtctl.models.variants import STRIDES, Four
+from pvtctl.models.variants import Four, smallest_side, strides_of
 
 NORM_EPS = 1e-6
 """Of the blocks and the norms after them; patch embeddings and spatial reductions use 1e-5."""
@@ -49,13 +49,16 @@ class PyramidTransformer(Backbone):
         num_heads: Four,
         mlp_ratios: Four,
         sr_ratios: Four,
+        patch_sizes: Four = (4, 2, 2, 2),
         linear_sra: bool = False,
         conv_ffn: bool = False,
-        overlapping: bool = False,
+        overlap: bool = False,
         drop_path_rate: float = 0.0,
     ) -> None:
         super().__init__(embed_dims)
         self.depths = depths
+        self.feature_strides = strides_of(patch_sizes)
+        self.min_side = smallest_side(patch_sizes, sr_ratios, linear_sra=linear_sra)
         rates = iter(drop_path_rates(drop_path_rate, sum(depths)))
         self.stages = nn.ModuleList()
         for i, dim in enumerate(embed_dims):
@@ -69,7 +72,7 @@ class PyramidTransformer(Backbone):
                 )
                 for _ in range(depths[i])
             ]
-            patch_embed = PatchEmbed(embed_dims[i - 1] if i else 3, dim, 2 if i else 4, overlapping=overlapping)
+            patch_embed = PatchEmbed(embed_dims[i - 1] if i else 3, dim, patch_sizes[i], overlapping=overlap)
             self.stages.append(stage_of(i, patch_embed, blocks))
 
     @property
@@ -133,12 +136,21 @@ class Pvt(PyramidTransformer):
     weights, position tables and the class token normal of std 0.02, truncated at +-2; convolutions torch's default.
     """
 
-    def __init__(self, *, embed_dims: Four, class_token: bool = False, image_size: int = 224, **sizes: Any) -> None:
-        def stage_of(i: int, patch_embed: PatchEmbed, blocks: list[TransformerBlock]) -> PvtStage:
-            side = image_size // STRIDES[i]
-            return PvtStage(patch_embed, blocks, embed_dims[i], (side, side), class_slot=i == 3)
+    def __init__(
+        self,
+        *,
+        embed_dims: Four,
+        patch_sizes: Four = (4, 2, 2, 2),
+        class_token: bool = False,
+        image_size: int = 224,
+        **sizes: Any,
+    ) -> None:
+        sides = [image_size // stride for stride in strides_of(patch_sizes)]
 
-        super().__init__(stage_of, embed_dims=embed_dims, **sizes)
+        def stage_of(i: int, patch_embed: PatchEmbed, blocks: list[TransformerBlock]) -> PvtStage:
+            return PvtStage(patch_embed, blocks, embed_dims[i], (sides[i], sides[i]), class_slot=i == 3)
+
+        super().__init__(stage_of, embed_dims=embed_dims, patch_sizes=patch_sizes, **sizes)
         self.class_token = nn.Parameter(torch.zeros(1, 1, embed_dims[-1])) if class_token else None
         self.norm = nn.LayerNorm(embed_dims[-1], eps=NORM_EPS) if class_token else None
         initialise_linears(self)
@@ -150,7 +162,7 @@ class Pvt(PyramidTransformer):
 
     def _stages(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
         """The four maps, and the class token (B, C) before the final norm (empty width without one)."""
-        check_images(images)
+        check_images(images, self.min_side)
         maps: list[Tensor] = []
         x = images
         for i, stage in enumerate(self.stages):
@@ -192,12 +204,12 @@ class PvtV2(PyramidTransformer):
     x out channels / groups; biases 0.
     """
 
-    def __init__(self, *, embed_dims: Four, conv_ffn: bool = True, **sizes: Any) -> None:
+    def __init__(self, *, embed_dims: Four, conv_ffn: bool = True, overlap: bool = True, **sizes: Any) -> None:
         super().__init__(
             lambda i, patch_embed, blocks: PvtV2Stage(patch_embed, blocks, embed_dims[i]),
             embed_dims=embed_dims,
             conv_ffn=conv_ffn,
-            overlapping=True,
+            overlap=overlap,
             **sizes,
         )
         for module in self.modules():
@@ -211,7 +223,7 @@ class PvtV2(PyramidTransformer):
                     nn.init.zeros_(module.bias)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        check_images(images)
+        check_images(images, self.min_side)
         maps = [images]
         for stage in self.stages:
             maps.append(stage(maps[-1]))

@@ -9,10 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pvtctl.errors import PvtctlError, UsageError, nearest
+from pvtctl.models.backbone_names import TIMM_PREFIX
 from pvtctl.models.backbones.base import Backbone, check_images
 from pvtctl.models.backbones.freezing import parts_by_outputs
 from pvtctl.models.layers.shapes import without_values
-from pvtctl.models.variants import STRIDES, TIMM_PREFIX
+from pvtctl.models.variants import STRIDES
 
 
 class TimmBackbone(Backbone):

@@ -137,7 +137,7 @@ class ClassificationSpec(TaskSpec):
         from pvtctl.cost.counting import count
 
         backbone = recipe.model.backbone
-        cost = count(backbone.name if recipe.expect else backbone.spec, (224, 224), convention="paper")
+        cost = count(backbone.at_width(1) if recipe.expect else backbone.spec, (224, 224), convention="paper")
         return {"params_m": cost.trainable_params / 1e6, "gmacs": cost.macs / 1e9}
 
     def case_options(self, recipe: Recipe, conventions: str) -> dict[str, Any]:

@@ -186,7 +186,7 @@ class DetectionSpec(TaskSpec):
         backbone, head, size = recipe.model.backbone, recipe.model.head, self.sizes(recipe).counted
         assert head is not None
         if recipe.expect:
-            cost = count(backbone.name, size, head=head.name, convention="paper")
+            cost = count(backbone.at_width(1), size, head=head.name, convention="paper")
             return {"params_m": cost.trainable_params / 1e6, "gmacs": cost.macs / 1e9}
         if getattr(head, "width", None) is not None:  # no figures for a neck and head that the counting does not build
             return {}

@@ -14,7 +14,7 @@ from pvtctl.io.checkpoint_meta import CheckpointMeta
 from pvtctl.io.foreign import read_json
 from pvtctl.io.names import shown
 from pvtctl.io.normalization import HALF, IMAGENET, Normalization
-from pvtctl.models.variants import TIMM_PREFIX
+from pvtctl.models.backbone_names import TIMM_PREFIX
 from pvtctl.weights.layouts.base import Format
 
 _OF_ANYONE: tuple[Format, ...] = ("pvtctl", "timm ViT / DeiT", "unknown")
