@@ -19,6 +19,7 @@ GROUND = {"errors", "io", "extensions", "__version__"}
 ALLOWED = {
     "io": set(),
     "recipe": {
+        "models.backbone_names",
         "models.variants",
         "models.parts",
         "models.registry",
@@ -27,7 +28,14 @@ ALLOWED = {
     },
     "models.layers": set(),
     "models.losses": {"models.structures"},
-    "models.backbones": {"models.layers", "models.variants", "models.parts", "models.features", "models.registry"},
+    "models.backbones": {
+        "models.layers",
+        "models.backbone_names",
+        "models.variants",
+        "models.parts",
+        "models.features",
+        "models.registry",
+    },
     "models.necks": {"models.layers"},
     "models.heads": {
         "models.layers",
