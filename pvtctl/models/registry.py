@@ -15,6 +15,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import to_jsonable_python
 
 from pvtctl.errors import UsageError, nearest
 from pvtctl.models.backbone_names import TIMM_PREFIX, join_name, split_name
@@ -287,7 +288,7 @@ class BackboneSpec:
     @property
     def stated_options(self) -> dict[str, Any]:
         """Every option of `option_names` that has a value, as plain JSON values: its own, and those that its name sets."""
-        own = self.own_options or self.Options.model_construct().model_dump(mode="json")
+        own = self.own_options or to_jsonable_python(dict(self.Options.model_construct()))
         return {key: own[key] for key in self.option_names if key in own} | dict(self.chosen)
 
     def with_options(self, given: Mapping[str, Any]) -> BackboneSpec:
@@ -333,7 +334,8 @@ def _validated(Options: type[OptionsT], name: str, given: Mapping[str, Any]) -> 
 def _validated_json(Options: type[BaseModel], name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """The options in `given`, as recipes and names state them, as plain JSON values."""
     try:
-        return Options.model_validate_json(json.dumps(given), strict=True).model_dump(mode="json")
+        values: dict[str, Any] = to_jsonable_python(dict(Options.model_validate_json(json.dumps(given), strict=True)))
+        return values
     except ValidationError as error:
         raise _misfit(error, name) from error
     except TypeError as error:  # of a Python caller
