@@ -57,11 +57,6 @@ def load_checkpoint(
     fits.
     """
     checkpoint = _checkpoint(source)
-    if (style := _STYLES.get(checkpoint.meta.style or "")) and not partial:
-        raise UsageError(
-            f"{checkpoint.path} holds a ResNet {style}: its outputs would be wrong here",
-            "take a file of a plain ResNet, or pass --partial (partial=True) to start training from this one",
-        )
     targets = targets_of(module)
     state = named_as(targets, checkpoint)
     found = identify_head(state, checkpoint.format, checkpoint.meta)
@@ -72,8 +67,7 @@ def load_checkpoint(
         nonfinite=nonfinite(state),
         note=_note(checkpoint),
     )
-    stated = checkpoint.meta.backbone
-    _check_options(module, checkpoint, identify(state) if stated is None else [stated], partial)
+    _check_backbone(module, checkpoint, state, partial)
     plan = plan_backbone(module, targets, state, checkpoint, report)
     names = checkpoint.meta.class_names or source_class_names
     _sort_out_rest(targets, state, report, dense=isinstance(module, Detector | DenseModel))
@@ -111,9 +105,17 @@ def built_as(module: nn.Module) -> str:
     return str(getattr(getattr(module, "backbone", module), "built_as", ""))
 
 
-def _check_options(module: nn.Module, checkpoint: Checkpoint, names: Sequence[str], partial: bool) -> None:
-    """Raise UsageError for the weights of a backbone with other options, of which some, such as heads, show in no shape."""
-    here = built_as(module)
+def _check_backbone(module: nn.Module, checkpoint: Checkpoint, state: Mapping[str, Tensor], partial: bool) -> None:
+    """Raise UsageError for the weights of a backbone that differs in what no shape shows: a ResNet's style, other options,
+    such as heads.
+    """
+    if (style := _STYLES.get(checkpoint.meta.style or "")) and not partial:
+        raise UsageError(
+            f"{checkpoint.path} holds a ResNet {style}: its outputs would be wrong here",
+            "take a file of a plain ResNet, or pass --partial (partial=True) to start training from this one",
+        )
+    stated, here = checkpoint.meta.backbone, built_as(module)
+    names = identify(state) if stated is None else [stated]
     named = [name for name in (*names, here) if split_name(name).options]
     if partial or not names or not here or not named or here in names:
         return
