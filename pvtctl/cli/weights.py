@@ -75,9 +75,11 @@ def _head(found: Inspection) -> str:
         return f"{found.foreign}, not supported by pvtctl"
     if found.head is None:
         return "a classifier's" if found.task else "none"
+    from pvtctl.weights.identify import plain
+
     parts = [f"{found.head} ({found.task})"]
     for name, value in found.head_options.items():
-        parts.append(f"{name} {', '.join(map(str, value)) if isinstance(value, list | tuple) else value}")
+        parts.append(f"{name} {plain(value)}")
     if found.conventions is not None:
         parts.append(f"conventions of {'the papers' if found.conventions == 'papers' else found.conventions}")
     if found.output_stride is not None:

@@ -13,6 +13,7 @@ from pvtctl.models.backbones.base import Backbone
 from pvtctl.models.backbones.build import as_backbone, build_classifier
 from pvtctl.models.dense import DenseModel, build_depth_model, build_segmenter
 from pvtctl.models.detector import Detector, build_detector
+from pvtctl.models.necks.build import read_maps
 from pvtctl.models.registry import (
     DEPTH,
     DETECTION,
@@ -39,8 +40,8 @@ class RawDetector(nn.Module):
         self.train(detector.training)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        maps = self.backbone(images)
-        features = list(maps if self.neck is None else self.neck(maps))
+        maps = list(read_maps(self.neck, self.backbone, images))
+        features = maps if self.neck is None else list(self.neck(maps))
         size = (int(images.shape[2]), int(images.shape[3]))
         return self.head.raw_outputs(features, [size] * len(images), size)
 

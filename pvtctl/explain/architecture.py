@@ -161,7 +161,7 @@ def _resnet_stage(number: int, backbone: ResNet, shape: Shape, parts: _Parts) ->
 def _head_boxes(head: str, neck: list[Shape], parts: _Parts, num_classes: int | None) -> list[Box]:
     boxes = []
     if "neck" in parts.left:
-        boxes.append(Box("Neck (FPN)", tuple(map(_by, neck)), *parts.take("neck"), kind="above"))
+        boxes.append(Box("Neck", tuple(map(_by, neck)), *parts.take("neck"), kind="above"))
     lines = [f"{num_classes} classes" if num_classes else "depth"]
     lines += [
         f"{name.removeprefix('head.').replace('_', ' ')}: {params / 1e6:.2f} M parameters, {macs / 1e9:.2f} GMACs"

@@ -16,7 +16,9 @@ from pvtctl.errors import UsageError, nearest
 from pvtctl.io.normalization import IMAGENET
 from pvtctl.models.backbones import Backbone, build_backbone
 from pvtctl.models.fast_cpu import optimize_for_cpu
+from pvtctl.models.necks.build import read_maps
 from pvtctl.models.necks.fpn import Fpn
+from pvtctl.models.necks.simple_pyramid import SimplePyramid
 from pvtctl.models.registry import backbone_spec
 from pvtctl.tasks.registry import task_spec
 from pvtctl.weights.build import backbone_from_checkpoint, model_from_checkpoint
@@ -24,8 +26,6 @@ from pvtctl.weights.describe import Inspected, inspect_checkpoint
 
 FIRST = 2
 """Levels are named by log2 of their stride: the first map, of stride 4, is C2."""
-_EXTRA = {"NoneType": 0, "LastLevelMaxPool": 1, "P6P7": 2, "LastLevelP6P7": 2}
-"""Coarser levels that a neck's last block adds."""
 LONGEST = 4096
 """Maximum long side in pixels, for any aspect ratio."""
 
@@ -101,7 +101,7 @@ class BackbonePredictor:
 class PyramidPredictor(BackbonePredictor):
     """`BackbonePredictor` with the model's neck. `neck` is None if the model has none."""
 
-    neck: Fpn | None = None
+    neck: Fpn | SimplePyramid | None = None
 
     def _loaded(self, checkpoint: Inspected) -> Backbone:
         if checkpoint.above is None:
@@ -118,9 +118,8 @@ class PyramidPredictor(BackbonePredictor):
         """C2 to C5, then the neck's: P3 to P7 of RetinaNet, P2 to P6 of Mask R-CNN, P2 to P5 of Semantic FPN."""
         names = [f"C{FIRST + at}" for at in range(4)]
         if self.neck is not None:
-            first = FIRST + self.neck.start_level
-            blocks = 4 - self.neck.start_level
-            names += [f"P{first + at}" for at in range(blocks + _EXTRA[type(self.neck.extra_blocks).__name__])]
+            first, last = self.neck.levels
+            names += [f"P{level}" for level in range(first, last + 1)]
         return names
 
     def check_levels(self, wanted: list[str]) -> list[str]:
@@ -136,9 +135,10 @@ class PyramidPredictor(BackbonePredictor):
     def maps(self, resized: Tensor) -> dict[str, NDArray[np.float32]]:
         """Result of `resized` -> features (C, h, w) by level name."""
         with torch.inference_mode():
-            found = list(self.model(self.batch_of(resized)))
+            batch = self.batch_of(resized)
+            found = list(self.model(batch))
             if self.neck is not None:
-                found += self.neck(found)
+                found += self.neck(read_maps(self.neck, self.model, batch) if hasattr(self.neck, "read") else found)
         return {
             name: cast("NDArray[np.float32]", features[0].float().cpu().numpy())
             for name, features in zip(self.levels, found, strict=True)

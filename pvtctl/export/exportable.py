@@ -89,7 +89,7 @@ class RawDense(RawModel):
     def traced(self, images: Tensor) -> tuple[Tensor, ...]:
         model, height, width = self.model, images.shape[2], images.shape[3]
         images = padded(images, model.head.multiple)
-        features = model.head.read(model.backbone, images)
+        features = model.read_padded(images)
         out, _ = model.head(features if model.neck is None else model.neck(features))
         if not self.at_size:
             return (out,)

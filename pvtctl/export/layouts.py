@@ -22,6 +22,7 @@ from pvtctl.io.files import new_folder
 from pvtctl.io.normalization import IMAGENET, Normalization
 from pvtctl.models.backbones import Backbone, Classifier, Pvt, PvtV2
 from pvtctl.models.detector import Detector
+from pvtctl.models.necks.build import asked_for
 from pvtctl.models.variants import STRIDES
 from pvtctl.weights.convert import convert_file, unwritable
 from pvtctl.weights.identify import identify_head
@@ -95,7 +96,7 @@ def _official(model: nn.Module, path: Path, class_names: Sequence[str] | None, s
     state = {prefix + key: value for key, value in model.state_dict().items()}
     above = identify_head(state)
     spec = getattr(model, "spec", None) or (above.spec if above is not None else None)
-    if spec is not None and (why := unwritable(spec.name, conventions)) is not None:
+    if spec is not None and (why := unwritable(spec.name, conventions, asked_for(model))) is not None:
         raise UsageError(f"this {why}", "--format onnx or torch exports it; `pvtctl weights convert` writes our layout")
     if source is not None:
         return _converted(source, path)

@@ -13,6 +13,7 @@ from pvtctl.models.backbones.base import Backbone
 from pvtctl.models.backbones.build import as_backbone
 from pvtctl.models.features import Features
 from pvtctl.models.heads.base import DenseHead
+from pvtctl.models.necks.build import read_maps
 from pvtctl.models.registry import DEPTH, SEGMENTATION, HeadSpec, Target, head_spec
 from pvtctl.models.structures import ImageSize
 
@@ -50,8 +51,13 @@ class DenseModel(nn.Module):
         if isinstance(images, Features):
             return images.value
         height, width = self.padded((int(images.shape[2]), int(images.shape[3])))
-        images = F.pad(images, (0, width - images.shape[3], 0, height - images.shape[2]))
-        return self.head.read(self.backbone, images)
+        return self.read_padded(F.pad(images, (0, width - images.shape[3], 0, height - images.shape[2])))
+
+    def read_padded(self, images: Tensor) -> Any:
+        """`read` of images that are padded already."""
+        if self.neck is None:
+            return self.head.read(self.backbone, images)
+        return read_maps(self.neck, self.backbone, images)
 
     def forward(self, images: Tensor | Features, auxiliary: bool = False) -> Any:
         """The map of the padded images (see `at_size`); with `auxiliary` (map, auxiliary maps), for the losses."""

@@ -15,6 +15,7 @@ from pvtctl.models.backbones.build import as_backbone
 from pvtctl.models.features import Features
 from pvtctl.models.heads.base import DetectionHead
 from pvtctl.models.heads.masks import place_detections
+from pvtctl.models.necks.build import read_maps
 from pvtctl.models.registry import DETECTION, Conventions, HeadSpec, Target, head_spec
 from pvtctl.models.structures import DetectOptions, ImageSize, Objects
 from pvtctl.models.variants import STRIDES
@@ -53,7 +54,7 @@ class Detector(nn.Module):
             return list(images.value)
         if self.head.alone and sizes is not None and not self._mixes_images():
             return [self._last_map(images, sizes)]
-        return list(self.backbone(images))
+        return list(read_maps(self.neck, self.backbone, images))
 
     def features(self, images: Tensor | Features, sizes: Sequence[ImageSize] | None = None) -> list[Tensor]:
         """The head's input: the neck's maps, or those of `read`."""

@@ -19,6 +19,7 @@ from pvtctl.models.registry import (
     HeadMark,
     HeadOptions,
     HeadSpec,
+    NeckOptions,
     ScaleShift,
     State,
     Target,
@@ -44,18 +45,20 @@ def _class_counter(name: str, *, background: int = 0) -> Callable[[State], int]:
     return lambda state: int(state[name].shape[0]) - background if name in state else 0
 
 
-def _width_of(name: str) -> Callable[[State], dict[str, Any]]:
-    """Return a function that gives the rows of a parameter as `width`, if they are not the papers' 256."""
+def _width_of(name: str, axis: int = 0) -> Callable[[State], dict[str, Any]]:
+    """Return a function that gives a side of a parameter as `width`, if it is not the papers' 256."""
 
     def options_of(state: State) -> dict[str, Any]:
         weight = state.get(name)
-        return {} if weight is None or weight.shape[0] == PAPER_WIDTH else {"width": int(weight.shape[0])}
+        if weight is None or weight.ndim <= axis or weight.shape[axis] == PAPER_WIDTH:
+            return {}
+        return {"width": int(weight.shape[axis])}
 
     return options_of
 
 
 _FPN = "neck.inner_blocks.0.0.weight"
-_fpn_width, _decoder_width = _width_of(_FPN), _width_of("head.decoder.narrow.0.weight")
+_decoder_width = _width_of("head.decoder.narrow.0.weight")
 
 
 # --- detection
@@ -68,15 +71,19 @@ _QUERIES = "head.query_embed.weight"
 class RetinaNetOptions(HeadOptions):
     width: Width | None = None
     """Channels of the FPN and of all convolutions after it; unset: 256."""
+    neck: NeckOptions | None = None
+    """Unset: an FPN on levels 3 to 7."""
 
 
 def _build_retinanet(backbone: Backbone, options: RetinaNetOptions, target: Target) -> tuple[nn.Module, nn.Module]:
     from pvtctl.models.heads.retinanet import RetinaNet
-    from pvtctl.models.necks.fpn import Fpn
+    from pvtctl.models.necks.build import build_neck
 
-    width, conventions = options.width or PAPER_WIDTH, target.conventions
-    neck = Fpn(backbone.feature_channels, extra="p6p7", start_level=1, conventions=conventions, out_channels=width)
-    return neck, RetinaNet(target.num_classes, conventions=conventions, in_channels=width)
+    width = options.width or PAPER_WIDTH
+    neck, levels = build_neck(
+        backbone, options.neck, levels=(3, 7), extra="p6p7", width=width, conventions=target.conventions
+    )
+    return neck, RetinaNet(target.num_classes, conventions=target.conventions, in_channels=width, levels=levels)
 
 
 def _count_retinanet(state: State) -> int:
@@ -93,7 +100,7 @@ RETINANET = HeadSpec(
     build=_build_retinanet,
     marks=(HeadMark(DETECTION, frozenset({f"{_CLASSES}.weight"}), _count_retinanet, beside=frozenset({_FPN})),),
     class_tables={_CLASSES: "anchors"},
-    options_of=_fpn_width,
+    options_of=_width_of(f"{_CLASSES}.weight", axis=1),
     publisher="mmdetection",
     recipes={DETECTION: "coco_retinanet_1x"},
     parts={"classification_head": "classification", "regression_head": "regression"},
@@ -105,16 +112,25 @@ class MaskRcnnOptions(HeadOptions):
     """Proposals per image that the second stage trains on, at most a quarter of them objects."""
     width: Width | None = None
     """Channels of the FPN and of all convolutions after it; the box head has four times as many; unset: 256."""
+    neck: NeckOptions | None = None
+    """Unset: an FPN on levels 2 to 6."""
 
 
 def _build_mask_rcnn(backbone: Backbone, options: MaskRcnnOptions, target: Target) -> tuple[nn.Module, nn.Module]:
     from pvtctl.models.heads.mask_rcnn import MaskRcnn
-    from pvtctl.models.necks.fpn import Fpn
+    from pvtctl.models.necks.build import build_neck
 
-    width, conventions = options.width or PAPER_WIDTH, target.conventions
-    neck = Fpn(backbone.feature_channels, extra="pool", start_level=0, conventions=conventions, out_channels=width)
-    rois = options.rois_per_image
-    return neck, MaskRcnn(target.num_classes, conventions=conventions, in_channels=width, rois_per_image=rois)
+    width = options.width or PAPER_WIDTH
+    neck, levels = build_neck(
+        backbone, options.neck, levels=(2, 6), extra="pool", width=width, conventions=target.conventions
+    )
+    return neck, MaskRcnn(
+        target.num_classes,
+        conventions=target.conventions,
+        in_channels=width,
+        rois_per_image=options.rois_per_image,
+        levels=levels,
+    )
 
 
 MASK_RCNN = HeadSpec(
@@ -132,7 +148,7 @@ MASK_RCNN = HeadSpec(
         ),
     ),
     class_tables={_SCORES: "background", "head.box_predictor.bbox_pred": "boxes", _MASKS: "plain"},
-    options_of=_fpn_width,
+    options_of=_width_of("head.mask_predictor.conv5_mask.weight"),
     publisher="mmdetection",
     needs_masks=True,
     unexportable=(
@@ -193,15 +209,19 @@ class SemanticFpnOptions(HeadOptions):
     """Unset: 0.1, the papers'."""
     width: Width | None = None
     """Channels of the FPN; the head has half; unset: 256."""
+    neck: NeckOptions | None = None
+    """Unset: an FPN on levels 2 to 5."""
 
 
 def _build_semantic_fpn(backbone: Backbone, options: SemanticFpnOptions, target: Target) -> tuple[nn.Module, nn.Module]:
     from pvtctl.models.heads.semantic_fpn import SemanticFpn
-    from pvtctl.models.necks.fpn import Fpn
+    from pvtctl.models.necks.build import build_neck
 
     width = options.width or PAPER_WIDTH
-    neck = Fpn(backbone.feature_channels, extra=None, start_level=0, out_channels=width)
-    return neck, SemanticFpn(target.num_classes, in_channels=width, **options.said() | {"width": width // 2})
+    neck, (first, last) = build_neck(backbone, options.neck, levels=(2, 5), extra=None, width=width)
+    sizes = {"in_channels": width, "width": width // 2, "levels": last - first + 1}
+    dropout = {} if options.dropout is None else {"dropout": options.dropout}
+    return neck, SemanticFpn(target.num_classes, **sizes, **dropout)
 
 
 SEMANTIC_FPN = HeadSpec(
@@ -216,7 +236,7 @@ SEMANTIC_FPN = HeadSpec(
         ),
     ),
     class_tables={"head.classifier": "plain"},
-    options_of=_fpn_width,
+    options_of=_width_of("head.scale_heads.0.0.conv.weight", axis=1),
     publisher="mmsegmentation",
     recipes={SEGMENTATION: "ade20k_semantic_fpn"},
     sizes={SEGMENTATION: 512},

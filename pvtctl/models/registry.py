@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import to_jsonable_python
 
 from pvtctl.errors import UsageError, nearest
@@ -57,7 +57,34 @@ class HeadOptions(BaseModel):
 
     def said(self) -> dict[str, Any]:
         """The options that are not None, without the name and `scale_shift`, which belongs to the whole model."""
-        return {key: value for key, value in self if value is not None and key not in ("name", "scale_shift")}
+        said = {key: value for key, value in self if value is not None and key not in ("name", "scale_shift")}
+        return {key: dict(value) if isinstance(value, BaseModel) else value for key, value in said.items()}
+
+
+Levels = tuple[int, int]
+"""First and last level of a feature pyramid; level l has stride 2^l."""
+FINEST, COARSEST = 2, 5
+"""Levels of a backbone's first and last map."""
+
+
+class NeckOptions(BaseModel):
+    """The neck of a head that reads a feature pyramid: `model.head.neck` of a recipe. A user's own head may have it too: see
+    `pvtctl.models.necks.build.build_neck`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    name: Literal["fpn", "simple_pyramid"] = "fpn"
+    """`simple_pyramid`: ViTDet's, from the last block of a plain ViT."""
+    levels: tuple[Annotated[int, Field(ge=2, le=5)], Annotated[int, Field(ge=3, le=7)]] | None = None
+    """First and last level, of stride 2^level; unset: those of the head (RetinaNet 3 to 7, Mask R-CNN 2 to 6, Semantic FPN
+    2 to 5)."""
+
+    @field_validator("levels")
+    @classmethod
+    def _in_order(cls, levels: Levels | None) -> Levels | None:
+        if levels is not None and levels[0] >= levels[1]:
+            raise ValueError(f"from {levels[0]} to {levels[1]} are not several levels, finest first")
+        return levels
 
 
 ScaleShift = tuple[Annotated[float, Field(gt=0.0)], float]
@@ -167,6 +194,10 @@ class HeadSpec:
         if DEPTH in self.tasks and (num_classes is None or len(self.tasks) == 1):
             return DEPTH
         return next(task for task in self.tasks if task != DEPTH)
+
+    def header_options(self, said: Mapping[str, Any]) -> dict[str, Any]:
+        """What a detector's checkpoint states of its options: the neck, which shapes do not show, and without `marks` all."""
+        return {key: value for key, value in said.items() if key == "neck" or not self.marks}
 
     def option_names(self, task: str | None = None) -> list[str]:
         """The keys of its options except the name; with `task` only those used for it."""

@@ -70,7 +70,10 @@ def convert_file(
     parts = ("backbone.", "neck.", "head.") if above else ("backbone.", "head.weight", "head.bias")
     state = {key: value for key, value in checkpoint.state.items() if key.startswith(parts)}
     meta = _meta(checkpoint, name).updated(**(_above_meta(checkpoint, above) if above else {}))
-    if to == "official" and (why := unwritable(meta.head, meta.conventions)) is not None:
+    if (
+        to == "official"
+        and (why := unwritable(meta.head, meta.conventions, (meta.head_options or {}).get("neck"))) is not None
+    ):
         raise UsageError(f"{checkpoint.path} {why}", "leave --to out, to write ours")
     compared_with, difference = _compare(checkpoint, name, state)
     written = to_publisher(state) if to == "official" else state
@@ -102,8 +105,10 @@ def _wrapped(tensors: dict[str, Tensor], meta: CheckpointMeta) -> dict[str, Any]
     return {"meta": {"CLASSES": tuple(meta.class_names or ())}, "state_dict": tensors}
 
 
-def unwritable(head: str | None, conventions: str | None = None) -> str | None:
-    """Why a model cannot be written in its publisher's layout, or None."""
+def unwritable(head: str | None, conventions: str | None = None, neck: object = None) -> str | None:
+    """Why a model cannot be written in its publisher's layout, or None; `neck`: its head's option."""
+    if neck is not None:
+        return "has a neck of its own, which its head's publisher does not have"
     if conventions == "torchvision":
         return "is a detector with torchvision's conventions, which mmdetection's layout cannot say"
     spec = find_head(head or "")
@@ -160,7 +165,7 @@ def _above_meta(checkpoint: Checkpoint, above: HeadInfo) -> dict[str, Any]:
         queries = above.options.get("num_queries")
         known = {"class_names": names, "category_ids": above.category_ids, "num_queries": queries}
         told = {"conventions": above.conventions} | ({"detection": meta.detection} if meta.detection else {})
-        told |= {} if above.spec.marks else {"head_options": above.options}
+        told |= {"head_options": said} if (said := above.spec.header_options(above.options)) else {}
     else:
         known = {
             "palette": meta.palette,

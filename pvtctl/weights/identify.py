@@ -190,4 +190,6 @@ def _unused_id(name: str) -> int | None:
 
 def plain(value: Any) -> str:
     """An option's value as written in recipes: `project`, `3, 6, 9, 12`."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {plain(each)}" for name, each in value.items() if each is not None)
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

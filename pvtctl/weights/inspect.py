@@ -133,7 +133,11 @@ def _told(checkpoint: Checkpoint) -> dict[str, Any]:
         return {"foreign": unsupported_model(checkpoint.raw), "class_names": meta.class_names, **classifier}
     found = {"head": above.head, "class_names": above.class_names or meta.class_names, "task": above.task}
     if above.spec.detects:
-        return found | {"classes": above.num_classes, "conventions": above.conventions}
+        return found | {
+            "classes": above.num_classes,
+            "conventions": above.conventions,
+            "head_options": above.options,
+        }
     return found | {
         "classes": above.num_classes if above.task == SEGMENTATION else None,
         "head_options": above.options,

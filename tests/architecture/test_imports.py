@@ -36,7 +36,7 @@ ALLOWED = {
         "models.features",
         "models.registry",
     },
-    "models.necks": {"models.layers"},
+    "models.necks": {"models.layers", "models.registry", "models.backbones"},
     "models.heads": {
         "models.layers",
         "models.losses",

@@ -59,11 +59,11 @@ def _build(kind: str) -> nn.Module:
             return _pvt()
         case "retinanet":
             body = _resnet()
-            neck = Fpn(body.feature_channels, extra="p6p7", start_level=1, out_channels=32)
+            neck = Fpn(body.feature_channels, extra="p6p7", levels=(3, 7), out_channels=32)
             return Detector(body, neck, RetinaNet(3, in_channels=32), 3)
         case "semantic_fpn":
             body = _resnet()
-            neck = Fpn(body.feature_channels, extra=None, start_level=0, out_channels=16)
+            neck = Fpn(body.feature_channels, extra=None, levels=(2, 5), out_channels=16)
             return DenseModel(body, neck, SemanticFpn(4, in_channels=16, width=32), task="segmentation", num_classes=4)
         case "dpt":
             body = _resnet()

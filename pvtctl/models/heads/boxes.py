@@ -11,7 +11,7 @@ from torchvision.models.detection._utils import BoxCoder, Matcher
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.ops import batched_nms, box_iou
 
-from pvtctl.models.registry import Conventions
+from pvtctl.models.registry import Conventions, Levels
 from pvtctl.models.structures import Detections, DetectOptions, ImageSize, Maps
 
 SCORE_THRESHOLD, NMS_IOU, MAX_DETECTIONS = 0.05, 0.5, 100
@@ -103,21 +103,32 @@ class AnchorGrid(AnchorGenerator):  # type: ignore[misc]  # torchvision has no t
         return None if all_valid else torch.cat(flags)
 
 
-def retinanet_anchors(conventions: Conventions) -> AnchorGrid:
-    """Three octave sizes and three ratios per cell, on strides 8 to 128 (RetinaNet, arXiv 1708.02002, section 4).
+def strides_of_levels(levels: Levels) -> tuple[int, ...]:
+    """Pixels per cell of each level of a pyramid.
+
+    >>> strides_of_levels((3, 5))
+    (8, 16, 32)
+    """
+    return tuple(2**level for level in range(levels[0], levels[1] + 1))
+
+
+def retinanet_anchors(conventions: Conventions, levels: Levels = (3, 7)) -> AnchorGrid:
+    """Three octave sizes and three ratios per cell, on strides 8 to 128 unless `levels` differ (RetinaNet, arXiv 1708.02002,
+    section 4).
 
     `papers`: 4 * stride * 2^(i/3); torchvision truncates the sizes to whole pixels.
     """
-    strides = (8, 16, 32, 64, 128)
+    strides = strides_of_levels(levels)
     sizes = [tuple(4 * stride * 2 ** (i / 3) for i in range(3)) for stride in strides]
     if conventions == "torchvision":
         sizes = [tuple(int(size) for size in level) for level in sizes]
     return AnchorGrid(sizes, strides, conventions=conventions)
 
 
-def rpn_anchors(conventions: Conventions) -> AnchorGrid:
-    """One size, 8 * stride, and three ratios per cell, on strides 4 to 64 (FPN, arXiv 1612.03144, section 4.1)."""
-    strides = (4, 8, 16, 32, 64)
+def rpn_anchors(conventions: Conventions, levels: Levels = (2, 6)) -> AnchorGrid:
+    """One size, 8 * stride, and three ratios per cell, on strides 4 to 64 unless `levels` differ (FPN, arXiv 1612.03144,
+    section 4.1)."""
+    strides = strides_of_levels(levels)
     return AnchorGrid([(8 * stride,) for stride in strides], strides, conventions=conventions)
 
 

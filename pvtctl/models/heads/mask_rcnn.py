@@ -16,7 +16,7 @@ from pvtctl.models.heads.base import DetectionHead
 from pvtctl.models.heads.boxes import SCORE_THRESHOLD, ShiftCoder, best_detections
 from pvtctl.models.heads.proposals import RoiPooler, RoiSample, RoiSampler, Rpn, covered, mask_targets
 from pvtctl.models.layers.patches import use_channels_last
-from pvtctl.models.registry import Conventions
+from pvtctl.models.registry import COARSEST, Conventions, Levels
 from pvtctl.models.structures import Detections, DetectOptions, ImageSize, Maps, MaskGrids, Objects, Sizes
 
 CELLS_BOX, CELLS_MASK = 7, 14
@@ -40,7 +40,8 @@ class BoxPredictor(nn.Module):
 
 
 class MaskRcnn(DetectionHead):
-    """Five maps (B, in_channels, h, w) of strides 4 to 64 -> losses or detections, as in PVT v1's configurations.
+    """Five maps (B, in_channels, h, w) of strides 4 to 64 -> losses or detections, as in PVT v1's configurations; with
+    `levels` those of other strides, the last one for proposals only if it is beyond 32.
 
     Training samples 256 anchors and `rois_per_image` proposals per image (see `Rpn`, `RoiSampler`). The modules are
     torchvision's; box layers are initialised as in mmdetection. `conventions="torchvision"` changes anchors, RoIAlign and
@@ -59,12 +60,13 @@ class MaskRcnn(DetectionHead):
         conventions: Conventions = "papers",
         in_channels: int = 256,
         rois_per_image: int = 512,
+        levels: Levels = (2, 6),
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
         self.rounded = conventions == "torchvision"
-        self.rpn = Rpn(in_channels, conventions=conventions)
-        self.pooler = RoiPooler(conventions=conventions)
+        self.rpn = Rpn(in_channels, conventions=conventions, levels=levels)
+        self.pooler = RoiPooler(conventions=conventions, levels=(levels[0], min(levels[1], COARSEST)))
         self.sampler = RoiSampler(rois_per_image)
         self.coder = ShiftCoder((10.0, 10.0, 5.0, 5.0), conventions=conventions)
         self.box_head = TwoMLPHead(in_channels * CELLS_BOX**2, 4 * in_channels)

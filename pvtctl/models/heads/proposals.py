@@ -12,9 +12,9 @@ from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image, remove_small_boxes, roi_align
 
-from pvtctl.models.heads.boxes import IGNORED, BoxMatcher, ShiftCoder, match_boxes, rpn_anchors
+from pvtctl.models.heads.boxes import IGNORED, BoxMatcher, ShiftCoder, match_boxes, rpn_anchors, strides_of_levels
 from pvtctl.models.heads.retinanet import per_anchor
-from pvtctl.models.registry import Conventions
+from pvtctl.models.registry import Conventions, Levels
 from pvtctl.models.structures import ImageSize, Maps, Objects, Sizes
 
 NMS_IOU = 0.7
@@ -25,9 +25,10 @@ BEFORE_NMS = {True: 2000, False: 1000}
 SMALLEST_SIDE = 1e-3
 """Pixels; narrower proposals are dropped."""
 
-STRIDES = (4, 8, 16, 32)
+POOLED: Levels = (2, 5)
+"""The levels that boxes are cut from, unless a neck makes others."""
 FINEST_SIDE = 56
-"""Pixels; boxes with sqrt(area) below twice this use the finest level."""
+"""Pixels; boxes with sqrt(area) below twice this use level 2."""
 OVERLAP = 0.5
 """Least IoU of a positive box of the second stage."""
 MASK_CELLS = 28
@@ -42,8 +43,8 @@ class Rpn(RPNHead):  # type: ignore[misc]  # torchvision has no types
     the engine seeds for each step, so that a resumed run draws the same.
     """
 
-    def __init__(self, channels: int, *, conventions: Conventions) -> None:
-        anchors = rpn_anchors(conventions)
+    def __init__(self, channels: int, *, conventions: Conventions, levels: Levels = (2, 6)) -> None:
+        anchors = rpn_anchors(conventions, levels)
         super().__init__(channels, anchors.per_cell())
         self.anchors = anchors
         self.coder = ShiftCoder((1.0, 1.0, 1.0, 1.0), conventions=conventions)
@@ -117,13 +118,14 @@ def _best_of(boxes: Tensor, scores: Tensor, levels: Tensor, size: ImageSize) -> 
 
 
 class RoiPooler:
-    """RoIAlign of boxes, each from the level that fits its size, on maps of strides 4, 8, 16, 32.
+    """RoIAlign of boxes, each from the level that fits its size, on maps of strides 4, 8, 16, 32, or of `levels`.
 
     `papers`: pixel centres at half coordinates, as many samples per cell as it covers positions.
     `torchvision`: no half-pixel shift, 2 x 2 samples.
     """
 
-    def __init__(self, *, conventions: Conventions) -> None:
+    def __init__(self, *, conventions: Conventions, levels: Levels = POOLED) -> None:
+        self.levels = levels
         self.aligned = conventions == "papers"
         self.samples = -1 if conventions == "papers" else 2
 
@@ -132,9 +134,9 @@ class RoiPooler:
         rois = torch.cat(
             [torch.cat((own.new_full((len(own), 1), image), own), 1) for image, own in enumerate(boxes)]
         ).float()
-        levels = level_of(rois[:, 1:])
+        levels = level_of(rois[:, 1:], self.levels)
         out = maps[0].new_zeros(len(rois), maps[0].shape[1], cells, cells)
-        for level, (features, stride) in enumerate(zip(maps, STRIDES, strict=False)):
+        for level, (features, stride) in enumerate(zip(maps, strides_of_levels(self.levels), strict=False)):
             at = (levels == level).nonzero()[:, 0]
             # in float32 for all maps: half precision misplaces boxes by pixels
             cut = roi_align(features.float(), rois[at], cells, 1 / stride, self.samples, self.aligned)
@@ -142,10 +144,11 @@ class RoiPooler:
         return out
 
 
-def level_of(boxes: Tensor) -> Tensor:
-    """Index into STRIDES for each box: floor(log2(sqrt(area) / 56)), at least 0 and at most 3 (FPN, equation 1)."""
+def level_of(boxes: Tensor, levels: Levels = POOLED) -> Tensor:
+    """Index into `levels` for each box: level 2 + floor(log2(sqrt(area) / 56)), or the nearest there is (FPN, equation 1)."""
     sides = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).sqrt()
-    return (sides / FINEST_SIDE + 1e-6).log2().floor().clamp(0, len(STRIDES) - 1).long()
+    first, last = (level - POOLED[0] for level in levels)
+    return ((sides / FINEST_SIDE + 1e-6).log2().floor().clamp(first, last) - first).long()
 
 
 @dataclass

@@ -22,7 +22,7 @@ from pvtctl.models.heads.boxes import (
     retinanet_anchors,
 )
 from pvtctl.models.layers.patches import use_channels_last
-from pvtctl.models.registry import Conventions
+from pvtctl.models.registry import Conventions, Levels
 from pvtctl.models.structures import Detections, DetectOptions, ImageSize, Maps, Objects, Sizes
 
 CANDIDATES = 1000
@@ -30,18 +30,26 @@ CANDIDATES = 1000
 
 
 class RetinaNet(DetectionHead):
-    """Five maps (B, in_channels, h, w) of strides 8 to 128 -> losses or detections, as in PVT v1's configurations.
+    """Five maps (B, in_channels, h, w) of strides 8 to 128 -> losses or detections, as in PVT v1's configurations; with
+    `levels` those of other strides.
 
     The modules are torchvision's, initialised as in the paper (normal, std 0.01; scores of 0.01). There is no background
     class: a score is the sigmoid of its class's own output.
     """
 
-    output_names = tuple(f"{what}_p{level}" for what in ("classes", "boxes") for level in range(3, 8))
-
-    def __init__(self, num_classes: int, *, conventions: Conventions = "papers", in_channels: int = 256) -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        conventions: Conventions = "papers",
+        in_channels: int = 256,
+        levels: Levels = (3, 7),
+    ) -> None:
         super().__init__()
         self.num_classes = num_classes
-        self.anchors = retinanet_anchors(conventions)
+        numbers = range(levels[0], levels[1] + 1)
+        self.output_names = tuple(f"{what}_p{level}" for what in ("classes", "boxes") for level in numbers)
+        self.anchors = retinanet_anchors(conventions, levels)
         self.matcher = BoxMatcher(0.5, 0.4, best_from=0.0)
         self.box_coder = ShiftCoder((1.0, 1.0, 1.0, 1.0), conventions=conventions)
         self.classification_head = RetinaNetClassificationHead(in_channels, self.anchors.per_cell(), num_classes)

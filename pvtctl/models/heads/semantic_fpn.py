@@ -13,7 +13,7 @@ from pvtctl.models.layers.conv_norm import ConvNorm
 
 
 class SemanticFpn(DenseHead):
-    """Four maps of `in_channels` each, finest first, any sizes -> logits (B, K, h, w) of the finest map's size.
+    """Four maps (or `levels`) of `in_channels` each, finest first, any sizes -> logits (B, K, h, w) of the finest's size.
 
     A map is upsampled one level at a time, each time by a 3x3 convolution, batch norm, ReLU and a bilinear resize to the
     size of the next finer map: 1, 1, 2 and 3 times (the finest has its convolution too). The sum passes dropout of whole
@@ -21,11 +21,13 @@ class SemanticFpn(DenseHead):
     doubles the coarser map beyond the finer one before the resize.
     """
 
-    def __init__(self, num_classes: int, *, dropout: float = 0.1, in_channels: int = 256, width: int = 128) -> None:
+    def __init__(
+        self, num_classes: int, *, dropout: float = 0.1, in_channels: int = 256, width: int = 128, levels: int = 4
+    ) -> None:
         super().__init__()
         self.scale_heads = nn.ModuleList(
             nn.ModuleList(ConvNorm(in_channels if at == 0 else width, width, 3) for at in range(steps))
-            for steps in (1, 1, 2, 3)
+            for steps in (max(level, 1) for level in range(levels))
         )
         self.dropout = dropout_of_channels(dropout)
         self.classifier = classifier_of_cells(width, num_classes)

@@ -1,1 +1,1 @@
-"""Necks: four maps of a backbone -> maps of equal width."""
+"""Necks: maps of a backbone -> maps of equal width."""

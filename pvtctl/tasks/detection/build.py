@@ -74,8 +74,7 @@ def build_detection(request: BuildRequest) -> DetectionTask:
         meta=meta_of(recipe).updated(
             num_queries=getattr(recipe.model.head, "num_queries", 100),
             conventions=head.conventions,
-            # a head without marks is identified only by the header
-            **({} if head_spec(recipe.model.head.name).marks else {"head_options": recipe.model.head.said()}),
+            head_options=head_spec(recipe.model.head.name).header_options(recipe.model.head.said()) or None,
         ),
     )
 

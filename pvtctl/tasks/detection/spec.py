@@ -188,7 +188,7 @@ class DetectionSpec(TaskSpec):
         if recipe.expect:
             cost = count(backbone.at_width(1), size, head=head.name, convention="paper")
             return {"params_m": cost.trainable_params / 1e6, "gmacs": cost.macs / 1e9}
-        if getattr(head, "width", None) is not None:  # no figures for a neck and head that the counting does not build
+        if {"width", "neck"} & head.said().keys():  # no figures for a neck and head that the counting does not build
             return {}
         return {"params_m": count(backbone.spec, size, head=head.name, num_classes=classes).params / 1e6}
 

@@ -52,7 +52,7 @@ class TinyBackbone(Backbone):
 
 def tiny(num_classes: int = 3, rois_per_image: int = 64) -> Detector:
     torch.manual_seed(0)
-    neck = Fpn((4, 8, 8, 16), extra="pool", start_level=0, out_channels=64)
+    neck = Fpn((4, 8, 8, 16), extra="pool", levels=(2, 6), out_channels=64)
     return Detector(
         TinyBackbone(), neck, MaskRcnn(num_classes, in_channels=64, rois_per_image=rois_per_image), num_classes
     )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelP6P7
 
-from pvtctl.models.necks.fpn import P6P7, Fpn
+from pvtctl.models.necks.fpn import CoarseByConvolution, Fpn
 
 CHANNELS = (8, 16, 24, 32)
 
@@ -21,7 +21,7 @@ def maps(height: int, width: int, channels: tuple[int, ...] = CHANNELS) -> list[
 @pytest.mark.parametrize("size", [(32, 40), (31, 45), (9, 8)])
 def test_retinanet_levels_for_any_size(size: tuple[int, int]) -> None:
     inputs = maps(*size)
-    out = Fpn(CHANNELS, extra="p6p7", start_level=1, out_channels=12)(inputs)
+    out = Fpn(CHANNELS, extra="p6p7", levels=(3, 7), out_channels=12)(inputs)
     assert [tuple(x.shape[2:]) for x in out[:3]] == [tuple(x.shape[2:]) for x in inputs[1:]]
     halves = [(-(-out[2].shape[2] // 2 ** (i + 1)), -(-out[2].shape[3] // 2 ** (i + 1))) for i in range(2)]
     assert [tuple(x.shape[2:]) for x in out[3:]] == halves
@@ -30,13 +30,13 @@ def test_retinanet_levels_for_any_size(size: tuple[int, int]) -> None:
 
 def test_mask_rcnn_levels() -> None:
     inputs = maps(31, 45)
-    out = Fpn(CHANNELS, extra="pool", start_level=0, out_channels=12)(inputs)
+    out = Fpn(CHANNELS, extra="pool", levels=(2, 6), out_channels=12)(inputs)
     assert [tuple(x.shape[2:]) for x in out[:4]] == [tuple(x.shape[2:]) for x in inputs]
     assert torch.equal(out[4], out[3][:, :, ::2, ::2])
 
 
 def test_p6_stands_on_the_last_backbone_map_at_equal_width_too() -> None:
-    fpn = Fpn(CHANNELS, extra="p6p7", start_level=1, out_channels=CHANNELS[-1])
+    fpn = Fpn(CHANNELS, extra="p6p7", levels=(3, 7), out_channels=CHANNELS[-1])
     inputs = maps(32, 32)
     out = fpn(inputs)
     p6 = fpn.extra_blocks.p6(inputs[-1])
@@ -45,7 +45,7 @@ def test_p6_stands_on_the_last_backbone_map_at_equal_width_too() -> None:
 
 
 def test_equal_to_torchvision_under_its_conventions() -> None:
-    ours = Fpn(CHANNELS, extra="p6p7", start_level=1, out_channels=12, conventions="torchvision")
+    ours = Fpn(CHANNELS, extra="p6p7", levels=(3, 7), out_channels=12, conventions="torchvision")
     theirs = FeaturePyramidNetwork(list(CHANNELS[1:]), 12, LastLevelP6P7(12, 12))
     theirs.load_state_dict(ours.state_dict())
     inputs = maps(32, 40)
@@ -55,7 +55,7 @@ def test_equal_to_torchvision_under_its_conventions() -> None:
 
 
 def test_starting_values() -> None:
-    fpn = Fpn(CHANNELS, extra="p6p7", start_level=1)
+    fpn = Fpn(CHANNELS, extra="p6p7", levels=(3, 7))
     for name, parameter in fpn.named_parameters():
         if name.endswith("bias"):
             assert not parameter.any()
@@ -68,7 +68,7 @@ def test_starting_values() -> None:
 def test_gradients_of_tiny_maps_in_bf16(size: tuple[int, int]) -> None:
     """Of images up to 64 pixels P6 is one cell: most weights of P7 meet zeros alone, and their gradient must be zero."""
     torch.manual_seed(0)
-    block = P6P7(64, 64)
+    block = CoarseByConvolution(64, 64)
     last = torch.randn(2, 64, *size)
 
     def gradients(bf16: bool) -> list[torch.Tensor]:
