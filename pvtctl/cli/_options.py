@@ -11,7 +11,9 @@ from typing import Any, TypeVar, dataclass_transform, get_type_hints
 import typer
 
 from pvtctl.cli._console import parse_ratios, parse_scale_shift, parse_size, parse_step
+from pvtctl.io.normalization import Normalization
 from pvtctl.models.registry import DEPTH, DETECTION, SEGMENTATION, heads_of
+from pvtctl.weights.resolve import with_inside
 
 T = TypeVar("T")
 
@@ -36,6 +38,12 @@ PARTIAL = typer.Option(False, "--partial", help="Accept weights that fill less t
 OVERRIDES = typer.Option([], "--set", metavar="KEY=VALUE", help="Change a value of the recipe; may be repeated.")
 GPUS = typer.Option(None, help="Processes to train with, one per GPU. Default: 1.")
 DEVICE = typer.Option(None, help="cuda or cpu. Default: cuda if available.")
+INSIDE = typer.Option(
+    None,
+    metavar="KEY",
+    help="The part of the weights' file to take: a key of its dicts, the beginning of its names, or both: state_dict_ema, "
+    "teacher, state_dict.model. The same as --weights FILE#KEY.",
+)
 AS_JSON = typer.Option(False, "--json", help="Print one JSON document.")
 
 
@@ -87,6 +95,7 @@ class TestingOptions:
         help="For depth weights without it: metres = 1 / (SCALE x + SHIFT). DPT: 3.05e-4,0.1378 (NYUv2).",
     )
     normalization: str | None = option(
+        parse=lambda text: str(Normalization.read(text)),
         metavar="PIXELS",
         help="Mean and deviation of the pixels: imagenet, half, clip, unit, caffe or 'mean=A,B,C std=A,B,C'. Default: that "
         "of the weights.",
@@ -137,6 +146,8 @@ def bundled(command: Callable[..., None]) -> Callable[..., None]:
     @wraps(command)
     def called(**values: Any) -> None:
         values |= {name: parse(values[name]) for name, parse in parsers.items() if values[name] is not None}
+        if (of := next((name for name in ("weights", "source") if name in values), None)) and "inside" in values:
+            values[of] = with_inside(values[of], values["inside"])
         made = {
             name: kind(**{each.name: values.pop(each.name) for each in fields(kind)}) for name, kind in bundles.items()
         }

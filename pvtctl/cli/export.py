@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from pvtctl.cli._console import parse_size, parse_sizes, print_json, print_text, table
 from pvtctl.cli._models import chosen_head, size_text
-from pvtctl.cli._options import AS_JSON, App, argument, bundle, examples, option, shared
+from pvtctl.cli._options import AS_JSON, INSIDE, App, argument, bundle, examples, option, shared
 from pvtctl.errors import UsageError, nearest
 from pvtctl.io.console import say
 from pvtctl.models.registry import head_names
+from pvtctl.weights.resolve import split_inside
 
 if TYPE_CHECKING:
     from pvtctl.export.model import ExportReport
@@ -46,6 +47,7 @@ class ExportOptions:
         metavar="[SOURCE]",
         help="Run directory, checkpoint file, published name, hf:OWNER/NAME or timm:NAME.TAG.",
     )
+    inside: str | None = shared(INSIDE)
     form: str | None = option(
         "--format",
         help="onnx; torch (a torch.export program); official (the checkpoint layout of the model's publisher); "
@@ -156,7 +158,7 @@ def _stem(options: ExportOptions) -> str:
     if options.source is None:
         name = "-".join(part for part in (options.backbone, options.head) if part and part != "none")
         return (name or "model").replace(":", "_").replace("/", "_")
-    path = Path(options.source)
+    path = Path(split_inside(options.source)[0])
     if path.suffix in (".safetensors", ".pth", ".pt", ".bin"):  # `best.safetensors` of a run is named after the run
         return path.stem if path.stem != "best" else path.resolve().parent.name
     return path.name or path.resolve().name

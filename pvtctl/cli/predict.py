@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pvtctl.cli._console import parse_size, print_json, print_text, table
-from pvtctl.cli._options import AS_JSON, App, TestingOptions, argument, bundle, examples, option, shared
+from pvtctl.cli._options import AS_JSON, INSIDE, App, TestingOptions, argument, bundle, examples, option, shared
 from pvtctl.cli._resolve_recipe import note
 from pvtctl.errors import UsageError
 from pvtctl.io.console import say
@@ -46,6 +46,7 @@ class PredictCommandOptions(TestingOptions):
     weights: str | None = option(
         help="Checkpoint file, run directory, published name, hf:OWNER/NAME or timm:NAME.TAG. Required."
     )
+    inside: str | None = shared(INSIDE)
     backbone: str | None = option(help="For weights of an unknown backbone: a name listed by `pvtctl models ls`.")
     score_threshold: float | None = option(
         min=0, max=1, help="Lowest score of detections to draw and count. Default: 0.3."

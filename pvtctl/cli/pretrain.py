@@ -18,6 +18,7 @@ from pvtctl.cli._options import (
     DEVICE,
     FOLDER,
     GPUS,
+    INSIDE,
     OVERRIDES,
     PARTIAL,
     App,
@@ -62,6 +63,7 @@ class TrainOptions:
     weights: str | None = option(
         help="Start from a checkpoint file, a run directory, a published name, hf:OWNER/NAME, timm:NAME.TAG or timm."
     )
+    inside: str | None = shared(INSIDE)
     partial: bool = shared(PARTIAL)
     profile: str | None = option(help="Scale: paper, mini (minutes on a CPU), smoke. Default: paper; mini for scenes.")
     folder: str | None = shared(FOLDER)

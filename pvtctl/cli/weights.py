@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import typer
 
 from pvtctl.cli._console import print_json, print_text, table
-from pvtctl.cli._options import AS_JSON, App
+from pvtctl.cli._options import AS_JSON, INSIDE, App
 from pvtctl.errors import ExitCode, PvtctlError, UsageError
 from pvtctl.io.console import byte_progress, say
 from pvtctl.io.foreign import reason_of
+from pvtctl.weights.resolve import with_inside
 
 if TYPE_CHECKING:
     from pvtctl.weights.inspect import Inspection
@@ -28,12 +29,11 @@ _SOURCE = typer.Argument(
 
 
 @app.command(epilog="Example: pvtctl weights inspect pvt_small.pth")
-def inspect(file: str = _SOURCE, as_json: bool = AS_JSON) -> None:
+def inspect(file: str = _SOURCE, inside: str | None = INSIDE, as_json: bool = AS_JSON) -> None:
     """Describe a checkpoint: layout, model, parameters, classes, types, NaNs. Runs no code from it."""
     from pvtctl.weights.inspect import inspect_file
-    from pvtctl.weights.resolve import resolve_weights
 
-    found = inspect_file(resolve_weights(file))
+    found = inspect_file(str(with_inside(file, inside)))
     if as_json:
         print_json(found.as_dict())
     else:
@@ -59,6 +59,9 @@ def _print_inspection(found: Inspection) -> None:
         a, b = found.scale_shift or (None, None)
         rows.append(("metres", "unknown: inverse depth alone" if a is None else f"1 / ({a:g} x + {b:g}), x the output"))
     rows.append(("pixels", str(found.pixels)))
+    if found.left_out:
+        some = ", ".join(found.left_out[:5]) + (", ..." if len(found.left_out) > 5 else "")
+        rows.append(("left out", f"{len(found.left_out)} tensors outside of {found.meta['inside']}: {some}"))
     if found.image_size is not None:
         rows.append(("position tables", f"of {found.image_size}x{found.image_size} images"))
     rows.append(("NaN or infinity", ", ".join(found.nonfinite[:5]) or "none"))
@@ -90,6 +93,7 @@ def _head(found: Inspection) -> str:
 @app.command("convert", epilog="Example: pvtctl weights convert pvt_small.pth pvt_small.safetensors")
 def weights_convert(
     file: str = _SOURCE,
+    inside: str | None = INSIDE,
     out: Path = typer.Argument(metavar="OUT", help="The new file: .safetensors, or .pth with --to official."),
     backbone: str | None = typer.Option(None, help="The model, if several have the same shapes."),
     to: str = typer.Option("ours", help="The layout: ours (pvtctl's), or official (that of the model's publisher)."),
@@ -97,14 +101,15 @@ def weights_convert(
 ) -> None:
     """Write a checkpoint in pvtctl's or its publisher's layout, and check that outputs and tensors are unchanged."""
     from pvtctl.weights.convert import convert_file
-    from pvtctl.weights.resolve import resolve_weights
 
     if to not in ("ours", "official"):
         raise UsageError(f"--to {to!r} is not a layout", "one of: ours, official")
     layout: Literal["ours", "official"] = "official" if to == "official" else "ours"
-    done = convert_file(resolve_weights(file), out, backbone=backbone, to=layout, overwrite=force)
+    done = convert_file(str(with_inside(file, inside)), out, backbone=backbone, to=layout, overwrite=force)
     what = f"{done.head} of {done.backbone}" if done.head else done.backbone
     say(f"{what} ({done.format} layout) -> {out} ({to} layout)")
+    if done.note:
+        say(f"note: {done.note}")
     if done.dropped:
         say(
             f"left out, not part of backbone, neck or head: {', '.join(done.dropped[:5])}{' ...' * (len(done.dropped) > 5)}"
@@ -138,6 +143,7 @@ def weights_ls(as_json: bool = AS_JSON) -> None:
                 "figures": dict(entry.figures),
                 "scores": entry.scores,
                 "scale_shift": entry.scale_shift,
+                "normalization": str(entry.normalization),
                 "source": entry.source,
                 "license": entry.license,
                 "url": entry.url,

@@ -69,7 +69,7 @@ def from_checkpoint(source: str, *, backbone: str | None = None, backbone_only: 
     return ExportSource(
         model=model,
         what=what,
-        path=found.path,
+        path=Path(found.source),
         class_names=meta["class_names"],
         normalization=found.pixels.normalization,
         size=(int(side), int(side)) if side else None,

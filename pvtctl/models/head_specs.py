@@ -363,6 +363,8 @@ class DptOptions(HeadOptions):
     """With a class token: how it is used; unset: project."""
     taps: tuple[str | int, ...] | None = None
     """On a ViT: four layers that it reads, counted from 1 (R0, R1: stages of the hybrid's ResNet); unset: DPT's."""
+    channels: tuple[Width, Width, Width, Width] | None = None
+    """On a ViT: channels of the four maps made of its tokens; unset: DPT's for the ViT's width."""
     scale_shift: ScaleShift | None = None
     """Depth: metres = 1 / (scale x + shift) of the network's output; unset: inverse depth of an unknown scale."""
 
@@ -376,7 +378,21 @@ def _build_dpt(backbone: Backbone, options: DptOptions, target: Target) -> tuple
 
 def _dpt_options(state: State) -> dict[str, Any]:
     project = {"readout": "project"} if any(name.endswith(".read.weight") for name in state) else {}
-    return project | _decoder_width(state)
+    return project | _decoder_width(state) | _dpt_channels(state)
+
+
+def _dpt_channels(state: State) -> dict[str, Any]:
+    """The channels of the maps made of tokens, where they are not DPT's own for the ViT's width."""
+    from pvtctl.models.heads.dpt import usual_channels
+
+    projects = [state.get(f"head.reassemble.{level}.project.weight") for level in range(4)]
+    narrow = [state.get(f"head.decoder.narrow.{level}.weight") for level in range(4)]
+    if projects[3] is None or any(weight is None for weight in narrow):
+        return {}
+    found = [int(weight.shape[1]) for weight in narrow if weight is not None]
+    width = int(projects[3].shape[1])
+    usual = usual_channels(width) if projects[0] is not None else [*found[:2], width, width]  # of the hybrid's ResNet
+    return {} if found == usual else {"channels": found}
 
 
 def _dpt_unlike(head: Any, options: Mapping[str, Any], state: State) -> tuple[str, str, str] | None:

@@ -97,7 +97,7 @@ def evaluate_run(
     batch_size = recipe.eval.batch_size or spec_of(recipe).eval_batch_size
     recipe = recipe.model_copy(
         update={
-            "model": recipe.model.model_copy(update={"weights": str(checkpoint.path)}),
+            "model": recipe.model.model_copy(update={"weights": checkpoint.source}),
             "train": untrained(recipe.train),
             "eval": recipe.eval.model_copy(update={"batch_size": batch_size}),
         }

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from pvtctl.errors import UsageError
 from pvtctl.io.urls import is_url, keep_secrets
+from pvtctl.weights.resolve import split_inside
 
 if TYPE_CHECKING:
     from pvtctl.recipe.schema import Recipe
@@ -20,9 +21,12 @@ def runs_root() -> Path:
 
 
 def given_weights(text: str | Path) -> str:
-    """Absolute path of a file or folder, so that a run can be resumed from anywhere; a published name as it is."""
-    path = Path(text).expanduser()
-    return str(path.absolute()) if path.exists() else str(text)
+    """Absolute path of a file or folder, with the part of it that is named, so that a run can be resumed from anywhere; a
+    published name as it is.
+    """
+    name, inside = split_inside(str(text))
+    path = Path(name).expanduser()
+    return f"{path.absolute()}{f'#{inside}' if inside else ''}" if path.exists() else str(text)
 
 
 def named_folder(*parts: str) -> Path:

@@ -436,7 +436,7 @@ def scored_model(recipe: Recipe, checkpoint: Inspected) -> dict[str, Any]:
     name, width, options = split_name(checkpoint.backbone)
     own = {"name": name, "width": width, "options": OwnOptions.model_validate(options)}
     backbone = recipe.model.backbone.model_copy(update=own)
-    return {"weights": str(checkpoint.path), "backbone": backbone}
+    return {"weights": checkpoint.source, "backbone": backbone}
 
 
 def scored_recipe(

@@ -13,7 +13,7 @@ from pvtctl.tasks.base import TaskSpec
 from pvtctl.tasks.registry import spec_of
 from pvtctl.weights.files.pixels import Pixels, for_backbone
 from pvtctl.weights.read import read_checkpoint
-from pvtctl.weights.resolve import find_weights_file
+from pvtctl.weights.resolve import find_weights_file, split_inside
 
 
 def reading_of(recipe: Recipe) -> Reading:
@@ -50,7 +50,8 @@ def as_weights_expect(recipe: Recipe, say: Callable[[str], None]) -> Recipe:
     """
     if recipe.model.start is None:
         return recipe
-    found = read_checkpoint(find_weights_file(recipe.model.start))
+    start = recipe.model.start
+    found = read_checkpoint(find_weights_file(start), split_inside(start)[1])
     pixels, stated = for_backbone(found.pixels, recipe.model.backbone.spec), recipe.data.normalization
     if stated is not None:
         if pixels.source is not None and pixels.normalization != recipe.data.pixels:

@@ -32,7 +32,7 @@ def model_from_checkpoint(
     """
     assert checkpoint.head is not None
     model = _build(checkpoint, image_size, scale_shift)
-    load_checkpoint(model, checkpoint.path, class_names=checkpoint.head.names)
+    load_checkpoint(model, checkpoint.source, class_names=checkpoint.head.names)
     return optimize_for_cpu(model)
 
 
@@ -42,7 +42,7 @@ def backbone_from_checkpoint(checkpoint: Inspected) -> Backbone:
     if checkpoint.above is not None and checkpoint.above.output_stride:
         options["output_stride"] = checkpoint.above.output_stride
     model = build_backbone(checkpoint.backbone, **options)
-    load_checkpoint(model, checkpoint.path)
+    load_checkpoint(model, checkpoint.source)
     return optimize_for_cpu(model)
 
 

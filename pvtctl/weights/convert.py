@@ -19,7 +19,7 @@ from pvtctl.models.registry import find_head
 from pvtctl.weights.identify import HeadInfo, identify_head
 from pvtctl.weights.inspect import image_size_of
 from pvtctl.weights.load import load_checkpoint
-from pvtctl.weights.read import Checkpoint, read_checkpoint, read_raw
+from pvtctl.weights.read import Checkpoint, read_raw, read_weights
 from pvtctl.weights.recognise import convert_state, identify, strip_wrappers, to_publisher
 from pvtctl.weights.save import save_safetensors
 from pvtctl.weights.unknown import explain_unknown
@@ -43,6 +43,8 @@ class CheckpointConversion:
     """Implementation that outputs were compared with; None where the original is not installed."""
     difference: float | None
     """Largest difference from the original's outputs, relative to the largest of them."""
+    note: str = ""
+    """Which weights of the file were taken, if there was a choice."""
 
 
 def convert_file(
@@ -64,7 +66,7 @@ def convert_file(
     """
     out = Path(out)
     _check_out(out, to, overwrite)
-    checkpoint = read_checkpoint(source)
+    checkpoint = read_weights(source)
     name = model_of(checkpoint, backbone)
     above = identify_head(checkpoint.state, checkpoint.format, checkpoint.meta)
     parts = ("backbone.", "neck.", "head.") if above else ("backbone.", "head.weight", "head.bias")
@@ -91,7 +93,8 @@ def convert_file(
         head=above.head if above else None,
         format=checkpoint.format,
         classes=meta.num_classes,
-        dropped=sorted(set(checkpoint.state) - set(state)),
+        dropped=[*sorted(set(checkpoint.state) - set(state)), *checkpoint.left_out],
+        note=checkpoint.note,
         compared_with=compared_with,
         difference=difference,
     )

@@ -19,9 +19,9 @@ from pvtctl.models.variants import STRIDES
 from pvtctl.weights.files.pixels import Pixels, for_backbone
 from pvtctl.weights.identify import HeadInfo, identify_head
 from pvtctl.weights.layouts.unsupported import unsupported_model
-from pvtctl.weights.read import Checkpoint, read_checkpoint
+from pvtctl.weights.read import Checkpoint, read_weights
 from pvtctl.weights.recognise import identify
-from pvtctl.weights.resolve import resolve_weights
+from pvtctl.weights.unknown import family_of_others
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,8 @@ class Inspected:
     foreign: str | None = None
     """Description of a dense model that pvtctl cannot build."""
     pixels: Pixels = field(default_factory=Pixels)
+    source: str = ""
+    """What to name as weights to load the same: the path, with the part of the file that was asked for."""
 
     @property
     def detector(self) -> HeadInfo | None:
@@ -98,8 +100,9 @@ def inspect_checkpoint(source: str | Path, backbone: str | None = None) -> Inspe
     `backbone` is required for models outside pvtctl (`timm:NAME`), and must agree with the file's own, if stated.
     Raises UsageError: no checkpoint, another backbone, or an unknown one.
     """
-    path = resolve_weights(str(source), backbone)
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_weights(source, backbone)
+    path = checkpoint.path
+    assert path is not None
     require(checkpoint.meta.modules, path.parent)
     with foreign(path):
         return _inspected(path, checkpoint, backbone)
@@ -111,7 +114,9 @@ def _inspected(path: Path, checkpoint: Checkpoint, backbone: str | None) -> Insp
     candidates = [stated] if stated is not None else shapes
     if backbone is None:
         if not candidates:
-            raise UsageError(f"{path} does not say which backbone it holds", "name it with --backbone")
+            other = family_of_others(checkpoint.raw) if checkpoint.format == "unknown" else None
+            what, hint = other or ("does not say which backbone it holds", "name it with --backbone")
+            raise UsageError(f"{path} {what}", hint)
         backbone = candidates[0]
     elif candidates and backbone_spec(backbone).name not in candidates:
         raise UsageError(f"{path} holds {' or '.join(candidates)}, not {backbone}", f"use --backbone {candidates[0]}")
@@ -120,12 +125,14 @@ def _inspected(path: Path, checkpoint: Checkpoint, backbone: str | None) -> Insp
     pixels = for_backbone(checkpoint.pixels, backbone)
     if above is not None:
         head = HeadClasses(above.num_classes, above.class_names, above.conventions)
-        return Inspected(path, backbone, head, checkpoint.meta, above, side, pixels=pixels)
+        return Inspected(path, backbone, head, checkpoint.meta, above, side, None, pixels, checkpoint.source)
     classes: HeadClasses | None = None
     if (weight := checkpoint.state.get("head.weight")) is not None and weight.ndim == 2:
         rows = int(weight.shape[0])
         classes = HeadClasses(rows, head_class_names(checkpoint.meta.class_names, rows))
-    return Inspected(path, backbone, classes, checkpoint.meta, None, side, _unknown_head(checkpoint), pixels)
+    return Inspected(
+        path, backbone, classes, checkpoint.meta, None, side, _unknown_head(checkpoint), pixels, checkpoint.source
+    )
 
 
 def _position_size(state: Mapping[str, Tensor], backbone: str) -> int | None:
@@ -143,4 +150,4 @@ def _unknown_head(checkpoint: Checkpoint) -> str | None:
     stated = checkpoint.meta.head
     if checkpoint.format == "pvtctl" and stated is not None and find_head(stated) is None:
         return f"a model with the head {stated!r}, which is not registered"
-    return unsupported_model(checkpoint.raw)
+    return unsupported_model(checkpoint.names)

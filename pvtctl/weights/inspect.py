@@ -20,7 +20,7 @@ from pvtctl.weights.catalogue import find_published
 from pvtctl.weights.files.pixels import Pixels
 from pvtctl.weights.identify import identify_head
 from pvtctl.weights.layouts.unsupported import unsupported_model
-from pvtctl.weights.read import Checkpoint, read_checkpoint
+from pvtctl.weights.read import Checkpoint, read_weights
 from pvtctl.weights.recognise import identify
 from pvtctl.weights.resolve import find_weights_file
 from pvtctl.weights.tensors import nonfinite
@@ -61,6 +61,8 @@ class Inspection:
     """Of a ResNet in a segmentation model, if known."""
     scale_shift: tuple[float, float] | None = None
     """Of a metric depth model: metres = 1 / (a x + b)."""
+    left_out: list[str]
+    """Names outside the prefix that was taken."""
     normalization: dict[str, Any]
     """Of the pixels in training: `mean` and `std` of values between 0 and 1, channel `order`, its `name` if it has one, and
     the `source` that says so, null where ImageNet's are assumed."""
@@ -84,9 +86,10 @@ class Inspection:
 
 
 def inspect_file(path: Path | str, *, largest: int = 5) -> Inspection:
-    """Read a checkpoint (see `read_checkpoint`, whose errors it raises) and describe it."""
-    path = Path(path)
-    checkpoint = read_checkpoint(path)
+    """Read a checkpoint (see `read_weights`, whose errors it raises) and describe it."""
+    checkpoint = read_weights(path)
+    assert checkpoint.path is not None
+    path = checkpoint.path
     with foreign(path):
         return _describe(path, checkpoint, largest)
 
@@ -108,6 +111,7 @@ def _describe(path: Path, checkpoint: Checkpoint, largest: int) -> Inspection:
         params=sum(value.numel() for value in parameters.values()),
         backbone_params=sum(value.numel() for key, value in parameters.items() if key.startswith("backbone.")),
         **_told(checkpoint),
+        left_out=list(checkpoint.left_out),
         normalization=_normalization(checkpoint),
         image_size=image_size_of(state),
         dtypes=dict(sizes),
@@ -130,7 +134,7 @@ def _told(checkpoint: Checkpoint) -> dict[str, Any]:
     if above is None:
         head = checkpoint.state.get("head.weight")
         classifier = {} if head is None else {"task": "classification", "classes": head.shape[0]}
-        return {"foreign": unsupported_model(checkpoint.raw), "class_names": meta.class_names, **classifier}
+        return {"foreign": unsupported_model(checkpoint.names), "class_names": meta.class_names, **classifier}
     found = {"head": above.head, "class_names": above.class_names or meta.class_names, "task": above.task}
     if above.spec.detects:
         return found | {

@@ -12,14 +12,14 @@ from pvtctl.errors import UsageError
 from pvtctl.models.backbone_names import split_name
 from pvtctl.models.dense import DenseModel
 from pvtctl.models.detector import Detector
+from pvtctl.weights.files.inside import find_state, known_part, meta_of_part
 from pvtctl.weights.identify import identify_head
 from pvtctl.weights.load_head import check_above, head_of_module, plan_above_backbone
 from pvtctl.weights.plan import is_bridge, named_as, plan_backbone, shape_of, targets_of
-from pvtctl.weights.read import Checkpoint, find_state, read_checkpoint
+from pvtctl.weights.read import Checkpoint, read_weights
 from pvtctl.weights.recognise import convert_state, identify
 from pvtctl.weights.remap_classes import load_head
 from pvtctl.weights.report import LEAST_SHARE, LoadReport, listed, percent_loaded
-from pvtctl.weights.resolve import resolve_weights
 from pvtctl.weights.tensors import nonfinite
 from pvtctl.weights.unknown import explain_unknown
 
@@ -65,7 +65,7 @@ def load_checkpoint(
         format="timm" if is_bridge(targets) and found is None else checkpoint.format,
         model=found.title if found else " or ".join(identify(state, checkpoint.meta.backbone)) or None,
         nonfinite=nonfinite(state),
-        note=_note(checkpoint),
+        note=checkpoint.note,
     )
     _check_backbone(module, checkpoint, state, partial)
     plan = plan_backbone(module, targets, state, checkpoint, report)
@@ -94,10 +94,14 @@ def load_checkpoint(
 
 def _checkpoint(source: str | Path | Mapping[str, Tensor]) -> Checkpoint:
     if isinstance(source, str | Path):
-        return read_checkpoint(resolve_weights(str(source)))
-    state, meta = find_state("the state dict", source)
+        return read_weights(source)
+    state, meta, _ = find_state("the state dict", source)
     converted = convert_state(state)
-    return Checkpoint(converted.state, converted.format, meta, raw=state)
+    left_out: tuple[str, ...] = ()
+    if converted.format == "unknown" and (found := known_part("the state dict", state)) is not None:
+        state, converted, left_out = found.state, convert_state(found.state), found.left_out
+        meta = meta_of_part(meta, found)
+    return Checkpoint(converted.state, converted.format, meta, raw=state, left_out=left_out)
 
 
 def built_as(module: nn.Module) -> str:
@@ -123,11 +127,6 @@ def _check_backbone(module: nn.Module, checkpoint: Checkpoint, state: Mapping[st
         f"{checkpoint.path or 'the state dict'} holds {' or '.join(names)}, and this is {here}",
         f"build {names[0]}, or pass --partial (partial=True) to start training from what fits",
     )
-
-
-def _note(checkpoint: Checkpoint) -> str:
-    also = checkpoint.meta.also_averaged
-    return f"taken from {checkpoint.meta.inside!r}; the file also holds {', '.join(also)}" if also else ""
 
 
 def _metres(module: DenseModel, theirs: tuple[float, float]) -> str:

@@ -44,7 +44,7 @@ def check_above(
     other conventions, or unknown to pvtctl.
     """
     if found is None:
-        other = unsupported_model(checkpoint.raw)
+        other = unsupported_model(checkpoint.names)
         if other is None:
             report.above_note = f"the file holds no {here.kind}"
             return None

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pvtctl.models.backbones import Backbone
 from pvtctl.models.layers.patches import resize_position_table
+from pvtctl.weights.files.inside import prefixes, under
 from pvtctl.weights.layouts.timm import timm_bridge_name
 from pvtctl.weights.read import Checkpoint
 from pvtctl.weights.recognise import strip_wrappers
@@ -33,12 +34,31 @@ def named_as(targets: Mapping[str, Tensor], checkpoint: Checkpoint) -> dict[str,
     which holds timm's own model.
     """
     if is_bridge(targets):
-        raw = strip_wrappers(checkpoint.raw)
-        ours = any(key.startswith(("backbone.net.", "net.")) for key in raw)
-        return {timm_bridge_name(key, targets, ours=ours): value for key, value in raw.items()}
+        return _as_bridge(targets, checkpoint.raw)
     if checkpoint.format != "unknown":
         return checkpoint.state
     return {f"backbone.{key}" if f"backbone.{key}" in targets else key: v for key, v in checkpoint.state.items()}
+
+
+def _as_bridge(targets: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """timm's names as those of a `timm:NAME` backbone, whatever a framework has put before them: of all prefixes, none
+    included, the one under which most names have a place.
+    """
+
+    def named(raw: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        ours = any(key.startswith(("backbone.net.", "net.")) for key in raw)
+        return {timm_bridge_name(key, targets, ours=ours): value for key, value in raw.items()}
+
+    def placed(found: Mapping[str, Tensor]) -> int:
+        return len(found.keys() & targets.keys())
+
+    best = named(strip_wrappers(state))
+    for prefix in prefixes(state) if placed(best) < len(best) else ():
+        part = under(state, prefix)
+        found = named(part.state)
+        if placed(found) > placed(best):
+            best = found | {f"timm.{name}": state[name] for name in part.left_out}
+    return best
 
 
 def is_bridge(targets: Mapping[str, Tensor]) -> bool:

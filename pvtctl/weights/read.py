@@ -27,16 +27,15 @@ from pvtctl.io.names import shown
 from pvtctl.models.backbone_names import split_name
 from pvtctl.models.registry import DETECTION, backbone_specs
 from pvtctl.weights.catalogue import Published, cache_folder, published, published_with_hash
-from pvtctl.weights.files.pixels import Pixels, of_mm_config, stated_pixels
+from pvtctl.weights.files.inside import StatePart, chosen_part, find_state, known_part, meta_of_part, no_weights
+from pvtctl.weights.files.pixels import Pixels, stated_pixels
+from pvtctl.weights.files.shards import INDEX, read_shards
 from pvtctl.weights.layouts import detr, torchvision, transformers
 from pvtctl.weights.layouts.base import DETECTOR_RESIZE, Format
 from pvtctl.weights.recognise import Converted, convert_state
-from pvtctl.weights.resolve import model_folder, replaced_by, weights_in_folder
+from pvtctl.weights.resolve import model_folder, replaced_by, resolve_weights, split_inside, weights_in_folder
 from pvtctl.weights.tensors import check_tensors
 
-# Where training scripts put the weights in their files; averaged weights are taken only if there is nothing else.
-_INSIDE = ("model", "state_dict", "model_state_dict", "module")
-_AVERAGED = ("model_ema", "state_dict_ema", "ema", "ema_state_dict")
 _META_KEY = "pvtctl"
 _numpy_scalar = np.float64(0).__reduce__()[0]
 
@@ -62,13 +61,47 @@ class Checkpoint:
     path: Path | None = None
     pixels: Pixels = field(default_factory=Pixels)
     raw: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
-    """The same tensors under the file's own names."""
+    """The same tensors under the file's own names, without a prefix that all of a model has."""
+    left_out: tuple[str, ...] = ()
+    """Names outside the prefix or the key that was taken."""
+    inside: str | None = None
+    """The key or prefix that was asked for."""
+
+    @property
+    def source(self) -> str:
+        """What to name as `--weights` to read the same again: the path, with `inside`."""
+        return f"{self.path}#{self.inside}" if self.inside else str(self.path)
+
+    @property
+    def names(self) -> list[str]:
+        """All names in the file."""
+        return [*self.raw, *self.left_out]
+
+    @property
+    def note(self) -> str:
+        """What was taken where there was a choice; else an empty string."""
+        said = []
+        if also := self.meta.also_averaged:
+            said.append(f"the file also holds {', '.join(also)} (--inside {also[0]} takes it)")
+        if self.left_out:
+            some = ", ".join(self.left_out[:3]) + (", ..." if len(self.left_out) > 3 else "")
+            said.append(f"{len(self.left_out)} other tensors are left out ({some})")
+        return "; ".join([f"taken from {self.meta.inside!r}", *said]) if said else ""
 
 
-def read_checkpoint(path: Path | str) -> Checkpoint:
+def read_weights(source: Path | str, backbone: str | None = None) -> Checkpoint:
+    """Read what `--weights` names (see `resolve_weights`), the part of it after a `#` included. Raises as
+    `read_checkpoint`.
+    """
+    return read_checkpoint(resolve_weights(str(source), backbone), split_inside(str(source))[1])
+
+
+def read_checkpoint(path: Path | str, inside: str | None = None) -> Checkpoint:
     """Read a checkpoint file or a transformers model directory and rename its parameters to pvtctl's names.
 
-    Files: safetensors, or those of `torch.save` (read with `weights_only=True`; a pickle with code is refused).
+    Files: safetensors, those of `torch.save` (read with `weights_only=True`; a pickle with code is refused), or the index
+    of weights in several files. `inside`: the key of a training script's dict, the prefix of names, or both joined by
+    a dot; unset: see `find_state`, and the only prefix under which a known model lies.
     Raises UsageError for anything that is not a checkpoint: a missing, empty or truncated file, a web page, a Git LFS
     pointer, a pickle that would run code, a directory without weights. For a checkpoint that its run has replaced
     since it was found, the newest is read.
@@ -76,21 +109,26 @@ def read_checkpoint(path: Path | str) -> Checkpoint:
     path = Path(path)
     try:
         with foreign(path, _get_again(path)):  # names and shapes of others too lead to anything
-            return _read(path)
+            return _read(path, inside)
     except UsageError:
         if (newer := replaced_by(path)) is None:
             raise
     say(f"the run has replaced {path.name} meanwhile; {newer.name} is read")
-    return read_checkpoint(newer)
+    return read_checkpoint(newer, inside)
 
 
-def _read(path: Path) -> Checkpoint:
-    if path.is_dir():
-        raw, meta = read_raw(weights_in_folder(path))
-        meta = CheckpointMeta.read(_transformers_meta(path) | meta.as_json(), path)
-    else:
-        raw, meta = read_raw(path)
-    converted = Converted(raw, "pvtctl") if _is_ours(raw, meta) else convert_state(raw)
+def _read(path: Path, inside: str | None) -> Checkpoint:
+    file = weights_in_folder(path) if path.is_dir() else path
+    raw, meta, prefix = _tensors_of(file, inside)
+    if (folder := model_folder(path)) is not None:
+        meta = CheckpointMeta.read(_transformers_meta(folder) | meta.as_json(), path)
+    part = chosen_part(str(path), raw, prefix) if prefix else StatePart(raw, "")
+    converted = Converted(part.state, "pvtctl") if _is_ours(part.state, meta) else convert_state(part.state)
+    unknown = inside is None and converted.format == "unknown" and meta.backbone is None
+    if unknown and (found := known_part(str(path), raw)) is not None:
+        part, converted = found, convert_state(found.state)
+    if part.prefix:
+        meta = meta_of_part(meta, part)
     state, hashed = converted.state, _hash_where_it_tells(path, converted)
     if hashed.startswith(torchvision.PUBLISHED_SHA256):
         state = torchvision.without_eps(state)
@@ -99,8 +137,9 @@ def _read(path: Path) -> Checkpoint:
     entry = published_with_hash(hashed) if hashed else _fetched(path)
     if entry is not None and entry.scale_shift is not None:  # only in its publisher's code
         meta = meta.updated(scale_shift=list(entry.scale_shift))
-    pixels = stated_pixels(meta, converted.format, entry.normalization if entry else None, model_folder(path))
-    return Checkpoint(state, converted.format, _with_resize(meta, converted.format), path, pixels, raw)
+    pixels = stated_pixels(meta, converted.format, entry.normalization if entry else None, folder)
+    meta = _with_resize(meta, converted.format)
+    return Checkpoint(state, converted.format, meta, path, pixels, part.state, part.left_out, inside)
 
 
 def _is_ours(raw: Mapping[str, Tensor], meta: CheckpointMeta) -> bool:
@@ -163,15 +202,22 @@ def _get_again(path: Path) -> str:
 
 def read_raw(path: Path | str) -> tuple[dict[str, Tensor], CheckpointMeta]:
     """Read a file's tensors under their own names, and its metadata. Raises as `read_checkpoint`."""
-    path = Path(path)
+    return _tensors_of(Path(path), None)[:2]
+
+
+def _tensors_of(path: Path, inside: str | None) -> tuple[dict[str, Tensor], CheckpointMeta, str]:
+    """A file's tensors, its metadata, and the prefix of names that is left of `inside`."""
     start = _first_bytes(path)
+    if path.name.endswith(INDEX):
+        return read_shards(path, lambda part: read_raw(part)[0]), CheckpointMeta(), inside or ""
     if is_safetensors(start):
         state, meta = _read_safetensors(path)
+        prefix = inside or ""
     else:
         _refuse_text(path, start)
-        state, meta = _read_torch(path)
+        state, meta, prefix = find_state(str(path), _load_torch(path), inside)
     check_tensors(path, state)
-    return state, meta
+    return state, meta, prefix
 
 
 def _first_bytes(path: Path) -> bytes:
@@ -206,12 +252,12 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], CheckpointMeta]:
     except SafetensorError as error:
         raise UsageError(f"{path} is damaged: a truncated safetensors file ({error})", _get_again(path)) from error
     if not state:
-        raise _no_weights(path)
+        raise no_weights(path)
     meta = without_nan(parse_json(header.get(_META_KEY, "{}"), f"{path}: the metadata", dict))
     return state, CheckpointMeta.read(meta, path)
 
 
-def _read_torch(path: Path) -> tuple[dict[str, Tensor], CheckpointMeta]:
+def _load_torch(path: Path) -> Any:
     with foreign(path, _get_again(path)):
         zipped = zipfile.is_zipfile(path)
         if zipped:
@@ -229,7 +275,7 @@ def _read_torch(path: Path) -> tuple[dict[str, Tensor], CheckpointMeta]:
             warnings.simplefilter("ignore")  # of pickles in other protocols: relevant problems are reported below
             # torch would take a file of this name for safetensors, which it is not: it gets no name then.
             source = handle if path.suffix == ".safetensors" else path
-            content = torch.load(source, map_location="cpu", weights_only=True, mmap=zipped and source is path)
+            return torch.load(source, map_location="cpu", weights_only=True, mmap=zipped and source is path)
     except pickle.UnpicklingError as error:
         raise _pickle_error(path, str(error)) from error
     except Exception as error:  # damaged or hostile bytes make torch's reader raise any of them
@@ -237,7 +283,6 @@ def _read_torch(path: Path) -> tuple[dict[str, Tensor], CheckpointMeta]:
         raise UsageError(
             f"{path} is damaged or not a checkpoint ({shown(first, most=120)})", _get_again(path)
         ) from error
-    return find_state(str(path), content)
 
 
 def _refuse_compressed(path: Path) -> None:
@@ -271,59 +316,3 @@ def _names_code(path: Path) -> bool:
             return any(op.name in ("GLOBAL", "STACK_GLOBAL", "INST") for op, _, _ in pickletools.genops(handle))
     except (ValueError, OSError):
         return False
-
-
-def find_state(source: str, content: Any) -> tuple[dict[str, Tensor], CheckpointMeta]:
-    """The tensors of a saved object (a state dict, or one inside a training script's dict) and its metadata.
-
-    Raises UsageError, naming `source`, when there are none.
-    """
-    if isinstance(content, Mapping):
-        averaged = [key for key in _AVERAGED if _tensors(content.get(key))]
-        for key in (*_INSIDE, *averaged):
-            if inner := _tensors(content.get(key)):
-                also = [name for name in averaged if name != key]
-                meta = CheckpointMeta(inside=key, **_stated(content))
-                epoch = content.get("epoch")
-                meta = meta.updated(epoch=epoch) if isinstance(epoch, int) else meta
-                return inner, meta.updated(also_averaged=also) if also else meta
-        if state := _tensors(content):
-            return state, CheckpointMeta()
-    raise _no_weights(source)
-
-
-def _no_weights(source: object) -> UsageError:
-    return UsageError(
-        f"{source} holds no weights", "expected a state dict, or a dict with one under 'model' or 'state_dict'"
-    )
-
-
-def _stated(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Facts saved with the weights that names and shapes do not show: mmdetection's (2.x, 3.x) class names, and from its
-    configuration text the pixels and whether the ResNet is caffe-style; from DETR's arguments whether it is dilated.
-    """
-    if getattr(content.get("args"), "dilation", False):
-        return {"style": "dilated"}
-    meta = content.get("meta")
-    if not isinstance(meta, Mapping):
-        return {}
-    found: dict[str, Any] = {}
-    for place in (meta, meta.get("dataset_meta")):
-        for key in ("CLASSES", "classes"):
-            names = place.get(key) if isinstance(place, Mapping) else None
-            if isinstance(names, list | tuple) and names and all(isinstance(name, str) for name in names):
-                found["class_names"] = [name.strip() for name in names]  # mmsegmentation's ADE20K has a "bed "
-    config = str(meta.get("config") or meta.get("cfg") or "")
-    if re.search(r"""style\s*=\s*['"]caffe['"]""", config):
-        found["style"] = "caffe"
-    if (pixels := of_mm_config(config)) is not None:
-        found |= {"mean": list(pixels.mean), "std": list(pixels.std), "channel_order": pixels.order}
-    return found
-
-
-def _tensors(content: Any) -> dict[str, Tensor]:
-    """The named tensors of a dict, or of the `module` in it (as in averaged models); else an empty dict."""
-    if not isinstance(content, Mapping):
-        return {}
-    found = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)}
-    return found or _tensors(content.get("module"))

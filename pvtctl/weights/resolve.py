@@ -1,4 +1,4 @@
-"""Resolve the value of `--weights` to a file."""
+"""Resolve the value of `--weights` to a file and a part of it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,37 @@ from pvtctl.io.hub import HF_PREFIX, Repository, hub_weights, parse_hub_name
 from pvtctl.models.backbone_names import TIMM_PREFIX, timm_name
 from pvtctl.weights.catalogue import cached_file, find_published, published
 
-_OF_MODELS = ("model.safetensors", "pytorch_model.bin")
+_OF_MODELS = (
+    "model.safetensors",
+    "pytorch_model.bin",
+    "model.safetensors.index.json",
+    "pytorch_model.bin.index.json",
+)
 """Names that transformers and timm give to weights."""
+
+
+def split_inside(text: str) -> tuple[str, str | None]:
+    """`FILE#KEY` as FILE and KEY, the part of a file to take; (`text`, None) without one."""
+    file, mark, key = text.rpartition("#")
+    return (file, key) if mark and file and key and not _is_there(text) else (text, None)
+
+
+def with_inside(weights: str | None, inside: str | None) -> str | None:
+    """The text that names `inside`, as `--inside` gives it, of `weights`. Raises UsageError."""
+    if inside is None:
+        return weights
+    if weights is None:
+        raise UsageError("--inside chooses a part of a file, and no --weights is given", "name the file with --weights")
+    if split_inside(weights)[1] is not None:
+        raise UsageError(f"--weights {weights} names a part already", "leave --inside out")
+    return f"{weights}#{inside}"
+
+
+def _is_there(text: str) -> bool:
+    try:
+        return Path(text).expanduser().exists()
+    except (OSError, RuntimeError):
+        return False
 
 
 def resolve_weights(text: str, backbone: str | None = None) -> Path:
@@ -25,13 +54,14 @@ def resolve_weights(text: str, backbone: str | None = None) -> Path:
     the fetched file has changed.
     """
     path = find_weights_file(text, backbone)
-    if (entry := find_published(text)) is not None and path == cached_file(entry):
+    if (entry := find_published(split_inside(text)[0])) is not None and path == cached_file(entry):
         check_hash(path, known_as=path, prefix=entry.sha256, hint=entry.get_again)
     return path
 
 
 def find_weights_file(text: str, backbone: str | None = None) -> Path:
     """`resolve_weights` without checking hashes of published names."""
+    text, _ = split_inside(text)
     try:
         path = Path(text).expanduser()
         if path.is_file():
@@ -121,14 +151,9 @@ def weights_in_folder(folder: Path) -> Path:
     checkpoints = sorted([*folder.glob("checkpoints/step-*.pt"), *folder.glob("step-*.pt")])
     if checkpoints:
         return checkpoints[-1]
-    if any(folder.glob("*.index.json")):
-        raise UsageError(
-            f"{folder} holds weights split over several files, which pvtctl does not read",
-            "join them: read each with safetensors.torch.load_file, and save all of them in one dict with save_file",
-        )
     raise UsageError(
         f"{folder} is a folder without weights",
-        "expected best.safetensors (a run), or model.safetensors or pytorch_model.bin with config.json (transformers)",
+        "expected best.safetensors (a run), or model.safetensors, pytorch_model.bin or their index (transformers)",
     )
 
 

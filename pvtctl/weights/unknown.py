@@ -2,50 +2,53 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import re
 from collections.abc import Mapping
 
 from torch import Tensor
 
-from pvtctl.weights.recognise import convert_state, identify
+from pvtctl.weights.recognise import strip_wrappers
 
-_MOST_PARTS = 3
-"""Words of a prefix, as in `model.student.backbone.`."""
-_MOST_PREFIXES = 12
+_TIMM = "timm has such backbones: --backbone timm:{}, with this file if it is timm's"
+# (pattern that one of the names has, model, what to do); the first match counts
+_FAMILIES = tuple(
+    (re.compile(pattern), model, hint)
+    for pattern, model, hint in (
+        (r"^(model\.)*\d+\.(cv1|conv|m)\.|\.dfl\.conv\.weight$", "a YOLO of Ultralytics or YOLOv5", "pvtctl has no YOLO: "
+         "score its detections with `pvtctl eval coco --results`"),
+        (r"^visual\.|^transformer\.resblocks\.|^(vision|text)_model\.", "CLIP, or a relative of it",
+         _TIMM.format("vit_base_patch16_clip_224")),
+        (r"^(dinov2\.)?(embeddings\.mask_token|encoder\.layer\.\d+\.layer_scale1)|(^|\.)blocks\.(\d+\.)?\d+\.ls1\.gamma$|\.ls1\.lambda1$",
+         "a ViT with layer scale (DINOv2 and its relatives)", _TIMM.format("vit_small_patch14_dinov2")),
+        (r"relative_position_bias_table$|(^|\.)(swin|swinv2)\.|\.attn\.logit_scale$|\.cpb_mlp\.", "a Swin Transformer, or another with relative positions",
+         _TIMM.format("swin_tiny_patch4_window7_224")),
+        (r"(^|\.)(downsample_layers\.0\.0|convnext(v2)?\.)|^stages\.\d\.blocks\.\d+\.conv_dw|^stages\.\d\.\d+\.(dwconv|gamma)",
+         "a ConvNeXt", _TIMM.format("convnext_tiny")),
+        (r"^blocks\.\d\.\d+\.(conv_pw|conv_dw|conv_pwl|bn1)\.|^conv_stem\.", "an EfficientNet or MobileNet",
+         _TIMM.format("efficientnet_b0")),
+        (r"^features\.\d+\.", "one of torchvision's MobileNets, EfficientNets, DenseNets, VGGs or ConvNeXts",
+         "timm has its own of most: --backbone timm:NAME, with timm's weights"),
+        (r"^vit\.(encoder\.layer|embeddings)\.|^vit\.layers\.", "transformers' ViT", _TIMM.format("vit_base_patch16_224")),
+        (r"(^|\.)(segformer\.|mask_embed|pixel_level_module\.|image_encoder\.blocks\.|mask_decoder\.)",
+         "SegFormer, Mask2Former or SAM", "`pvtctl models ls` lists the heads that pvtctl builds"),
+        (r"(^|\.)(backbone\.conv_encoder|query_position_embeddings)\.", "a DETR of transformers or its "
+         "relatives", "pvtctl reads DETR of facebookresearch and of mmdetection"),
+    )
+)  # fmt: skip
 
 
 def explain_unknown(raw: Mapping[str, Tensor], format: str) -> tuple[str, str]:
     """What a file holds whose parameters (under the file's own names) are no known model's, and a hint."""
-    if found := _under_prefixes(raw):
-        prefix, model = next(iter(found.items()))
-        places = " and ".join(f"`{each}`" for each in found)
-        return (
-            f"holds {model} under the prefix{'es' * (len(found) > 1)} {places}, which pvtctl does not take off",
-            f"save only one, without it: {{k.removeprefix({prefix!r}): v for k, v in state.items() if "
-            f"k.startswith({prefix!r})}}",
-        )
-    if any(name.endswith((".ls1.gamma", ".ls1.lambda1")) for name in raw):
-        patch = next((tuple(value.shape[2:]) for name, value in raw.items() if name.endswith("embed.proj.weight")), ())
-        of = f" of {patch[0]} pixels" if patch else ""
-        return (
-            f"holds a ViT with layer scale and patches{of} (DINOv2 and its relatives), which pvtctl does not build",
-            "its ViTs are those of DeiT and DPT, with patches of 16 or 32 pixels; `pvtctl models ls` lists all models",
-        )
-    return (
+    return family_of_others(raw) or (
         f"holds no model that pvtctl knows ({format} layout)",
-        "`pvtctl weights inspect` shows what is in it, `pvtctl models ls` what is known",
+        "`pvtctl weights inspect` shows what is in it, `pvtctl models ls` what is known; --inside KEY takes a part of it",
     )
 
 
-def _under_prefixes(raw: Mapping[str, Tensor]) -> dict[str, str]:
-    """Prefixes under which a known model lies -> its name; of the most frequent ones, none within another."""
-    counts: Counter[str] = Counter()
-    for name in raw:
-        words = name.split(".")
-        counts.update(".".join(words[:length]) + "." for length in range(1, min(len(words), _MOST_PARTS + 1)))
-    found: dict[str, str] = {}
-    for prefix, _ in counts.most_common(_MOST_PREFIXES):
-        inner = {name.removeprefix(prefix): value for name, value in raw.items() if name.startswith(prefix)}
-        if not prefix.startswith(tuple(found)) and (models := identify(convert_state(inner).state)):
-            found[prefix] = " or ".join(models)
-    return found
+def family_of_others(raw: Mapping[str, Tensor]) -> tuple[str, str] | None:
+    """`explain_unknown` for models of known families alone."""
+    names = list(strip_wrappers(raw))
+    for pattern, model, hint in _FAMILIES:
+        if any(pattern.search(name) for name in names):
+            return f"holds {model}, which pvtctl does not build", hint
+    return None

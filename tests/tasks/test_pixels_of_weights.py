@@ -22,7 +22,7 @@ from pvtctl.weights.save import save_safetensors
 
 RECIPES = {
     "small_photos": [],
-    "small_objects": ["data.detection.test_short_side=64", "data.detection.test_long_side=64"],
+    "small_objects": ["model.head.width=32", "data.detection.test_short_side=64", "data.detection.test_long_side=64"],
     "small_maps": ["data.segmentation.test_short_side=64", "data.segmentation.test_long_side=64"],
     "small_depth": ["data.depth.test_size=[64, 64]"],
 }

@@ -35,6 +35,7 @@ def _config(*, hybrid: bool = False, **more: Any) -> Any:
         **settings,
     )
     own: Any = {"is_hybrid": True, "backbone_config": bit, "backbone_featmap_shape": [1, 512, 4, 4]} if hybrid else {}
+    own = {"neck_hidden_sizes": [128, 256, WIDTH, WIDTH] if hybrid else [8, 16, 32, WIDTH]} | own | more
     return DPTConfig(
         hidden_size=WIDTH,
         num_hidden_layers=4,
@@ -43,9 +44,7 @@ def _config(*, hybrid: bool = False, **more: Any) -> Any:
         layer_norm_eps=1e-6,
         image_size=SIZE,
         backbone_out_indices=[0, 1, 2, 3],
-        neck_hidden_sizes=[128, 256, WIDTH, WIDTH] if hybrid else [8, 16, 32, WIDTH],
         **own,
-        **more,
     )
 
 
@@ -108,6 +107,21 @@ def test_outputs_are_theirs(task: str, hybrid: bool) -> None:
     assert not report.missing
     assert not report.unexpected
     assert {name for name, _ in report.dropped} == {"backbone.norm.weight", "backbone.norm.bias"}
+    theirs, ours = _outputs(original, model)
+    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4 * float(theirs.abs().max()))
+
+
+def test_widths_of_the_maps_are_read_from_shapes(tmp_path: Path) -> None:
+    """As transformers' `neck_hidden_sizes` has them, and kept in our own file."""
+    original = _original("depth", neck_hidden_sizes=[24, 40, 16, 56], fusion_hidden_size=48)
+    original.save_pretrained(tmp_path)
+    checkpoint = read_checkpoint(tmp_path)
+    found = identify_head(checkpoint.state, checkpoint.format, checkpoint.meta)
+    assert found is not None
+    assert (found.options["channels"], found.options["width"]) == ([24, 40, 16, 56], 48)
+    model = _ours("depth", channels=(24, 40, 16, 56), width=48)
+    report = load_checkpoint(model, tmp_path)
+    assert (report.backbone_share, report.above_share) == (1.0, 1.0)
     theirs, ours = _outputs(original, model)
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4 * float(theirs.abs().max()))
 

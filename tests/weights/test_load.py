@@ -157,8 +157,8 @@ def test_lost_running_statistics_are_refused() -> None:
 
 
 def test_file_of_no_known_model_is_refused_even_in_part() -> None:
-    with pytest.raises(UsageError, match=r"no model that pvtctl knows \(1 tensors: features\.0\.weight"):
-        load_checkpoint(build_backbone(NAME), {"features.0.weight": torch.zeros(3)}, partial=True)
+    with pytest.raises(UsageError, match=r"no model that pvtctl knows \(1 tensors: trunk\.0\.weight"):
+        load_checkpoint(build_backbone(NAME), {"trunk.0.weight": torch.zeros(3)}, partial=True)
 
 
 def test_not_finite_weights_are_reported(state: dict[str, Tensor]) -> None:

@@ -2,66 +2,54 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
 from pvtctl.errors import UsageError
 from pvtctl.models.backbones import build_classifier
 from pvtctl.weights.convert import convert_file
+from pvtctl.weights.describe import inspect_checkpoint
 from pvtctl.weights.inspect import inspect_file
 from pvtctl.weights.load import load_checkpoint
-from pvtctl.weights.resolve import resolve_weights
 from pvtctl.weights.unknown import explain_unknown
 
 
-@pytest.fixture(scope="module")
-def state() -> dict[str, Tensor]:
-    return build_classifier("pvt_v2_b0", num_classes=2).state_dict()
-
-
-def under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {f"{prefix}{key}": value for key, value in state.items()}
-
-
-@pytest.mark.parametrize("prefix", ["net.", "model.", "student.encoder.", "a.b.c."])
-def test_a_prefix_is_named(prefix: str, state: dict[str, Tensor], tmp_path: Path) -> None:
-    """With something else in the file, as a training framework's loss; each command says so, and the hint works."""
-    file = tmp_path / "a.ckpt"
-    wrapped = under(prefix, state) | {"criterion.weight": torch.ones(5)}
-    torch.save({"state_dict": wrapped}, file)
-    why = f"holds pvt_v2_b0 under the prefix `{prefix}`, which pvtctl does not take off"
-    with pytest.raises(UsageError, match=why) as caught:
-        convert_file(file, tmp_path / "out.safetensors")
-    assert f"startswith({prefix!r})" in str(caught.value.hint)
-    with pytest.raises(UsageError, match=why):
-        load_checkpoint(build_classifier("pvt_v2_b0", num_classes=2), file)
-    assert why in str(inspect_file(file).unknown)
-    kept = {key.removeprefix(prefix): value for key, value in wrapped.items() if key.startswith(prefix)}
-    torch.save(kept, file)
-    assert inspect_file(file).unknown is None
-
-
-def test_several_prefixes(state: dict[str, Tensor]) -> None:
-    what, _ = explain_unknown(under("teacher.net.", state) | under("student.net.", state), "unknown")
-    assert "under the prefixes `teacher.net.` and `student.net.`" in what
-
-
-def test_a_vit_with_layer_scale() -> None:
-    state = {"blocks.0.ls1.gamma": torch.ones(8), "patch_embed.proj.weight": torch.ones(8, 3, 14, 14)}
-    assert "layer scale and patches of 14 pixels (DINOv2" in explain_unknown(state, "timm ViT / DeiT")[0]
+@pytest.mark.parametrize(
+    ("name", "model", "hint"),
+    [
+        ("model.model.22.dfl.conv.weight", "a YOLO of Ultralytics", "--results"),
+        ("visual.transformer.resblocks.0.ln_1.weight", "CLIP", "clip"),
+        ("vision_model.encoder.layers.0.layer_norm1.weight", "CLIP", "clip"),
+        ("blocks.0.ls1.gamma", "a ViT with layer scale (DINOv2", "timm:vit_small_patch14_dinov2"),
+        ("module.layers.0.blocks.0.attn.relative_position_bias_table", "a Swin Transformer", "timm:swin"),
+        ("stages.0.blocks.0.conv_dw.weight", "a ConvNeXt", "timm:convnext"),
+        ("downsample_layers.0.0.weight", "a ConvNeXt", "timm:convnext"),
+        ("blocks.0.0.conv_dw.weight", "an EfficientNet or MobileNet", "timm:"),
+        ("features.0.0.weight", "one of torchvision's", "timm"),
+        ("vit.encoder.layer.0.output.dense.weight", "transformers' ViT", "timm:vit"),
+        ("model.pixel_level_module.encoder.x", "SegFormer, Mask2Former", "models ls"),
+        ("model.backbone.conv_encoder.model.conv1.weight", "a DETR of transformers", "facebookresearch"),
+    ],
+)
+def test_families_of_others_are_named_with_what_to_do(name: str, model: str, hint: str, tmp_path: Path) -> None:
+    state = {name: torch.ones(3)}
+    what, advice = explain_unknown(state, "unknown")
+    assert what.startswith(f"holds {model}")
+    assert hint in advice
+    torch.save(state, tmp_path / "a.pth")
+    assert what in str(inspect_file(tmp_path / "a.pth").unknown)
+    with pytest.raises(UsageError, match=re.escape(what)):
+        inspect_checkpoint(tmp_path / "a.pth")
+    with pytest.raises(UsageError, match=re.escape(what)):
+        convert_file(tmp_path / "a.pth", tmp_path / "b.safetensors")
+    with pytest.raises(UsageError, match=re.escape(what)):
+        load_checkpoint(build_classifier("pvt_v2_b0@0.25", num_classes=2), tmp_path / "a.pth")
 
 
 def test_nothing_known() -> None:
-    what, hint = explain_unknown({"features.0.weight": torch.ones(3)}, "unknown")
+    what, hint = explain_unknown({"a.weight": torch.ones(3)}, "unknown")
     assert what == "holds no model that pvtctl knows (unknown layout)"
     assert "models ls" in hint
-
-
-def test_parts_of_a_file(tmp_path: Path) -> None:
-    (tmp_path / "model.safetensors.index.json").write_text("{}")
-    with pytest.raises(UsageError, match="split over several files") as caught:
-        resolve_weights(str(tmp_path))
-    assert "save_file" in str(caught.value.hint)

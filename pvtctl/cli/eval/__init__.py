@@ -9,6 +9,7 @@ from pvtctl.cli._console import parse_size
 from pvtctl.cli._options import (
     FOLDER,
     HEAD,
+    INSIDE,
     OVERRIDES,
     PARTIAL,
     TASK,
@@ -76,6 +77,7 @@ class EvalOptions(TestingOptions):
         help="Checkpoint file, run directory, published name, hf:OWNER/NAME, timm:NAME.TAG or timm. Default: the newest "
         "finished run of the backbone on the data, else its published weights."
     )
+    inside: str | None = shared(INSIDE)
     backbone: str | None = option(
         help="A name listed by `pvtctl models ls`. Default: that of the weights, else pvt_small."
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pvtctl.cli._console import parse_size, print_json, print_text
-from pvtctl.cli._options import AS_JSON, DEVICE, argument, bundle, option, shared
+from pvtctl.cli._options import AS_JSON, DEVICE, INSIDE, argument, bundle, option, shared
 from pvtctl.cli._resolve_recipe import note
 from pvtctl.cli.predict import require_new
 from pvtctl.errors import UsageError
@@ -42,6 +42,7 @@ class ModelChoice:
     """The model of which pictures are made."""
 
     weights: str | None = option(help="Checkpoint file, run directory, published name, hf:OWNER/NAME or timm:NAME.TAG.")
+    inside: str | None = shared(INSIDE)
     backbone: str | None = option(help="A name listed by `pvtctl models ls`; without --weights, randomly initialised.")
 
 

@@ -33,7 +33,7 @@ class Dpt(DenseHead):
     4, 8, 16, 32 ("Resample"). With a pyramid its four maps are used directly. Then follows one `RefinementDecoder`;
     segmentation adds batch norms to it, and in training an auxiliary classifier on the fusion of stride 4.
 
-    `taps`, `readout` None: DPT's own and "project". `dropout` and `auxiliary_weight` are for segmentation (None: 0.1 and
+    `taps`, `readout`, `channels` (of the maps made of tokens) None: DPT's own, "project" and DPT's own. `dropout` and `auxiliary_weight` are for segmentation (None: 0.1 and
     0.2). `width`: channels in the decoder. Raises UsageError for taps that do not exist or are out of order, and for
     options without effect.
     """
@@ -48,19 +48,21 @@ class Dpt(DenseHead):
         taps: Sequence[TapName] | None = None,
         readout: Readout | None = None,
         auxiliary_weight: float | None = None,
+        channels: Sequence[int] | None = None,
         width: int = WIDTH,
     ) -> None:
         super().__init__()
         self.taps: tuple[TapName, ...] = ()
         self.reassemble = nn.ModuleList()
-        channels: Sequence[int]
+        maps: Sequence[int]
         if isinstance(backbone, ReadsTaps):
             self.taps = checked_taps(backbone, taps)
-            channels = self._build_reassemble(backbone, readout or "project")
+            maps = self._build_reassemble(backbone, readout or "project", channels)
         else:
-            refuse(f"{type(backbone).__name__} backbones give four maps as they are", taps=taps, readout=readout)
-            channels = backbone.feature_channels
-        self.decoder = RefinementDecoder(channels, norm=task == SEGMENTATION, mixing=True, width=width)
+            why = f"{type(backbone).__name__} backbones give four maps as they are"
+            refuse(why, taps=taps, readout=readout, channels=channels)
+            maps = backbone.feature_channels
+        self.decoder = RefinementDecoder(maps, norm=task == SEGMENTATION, mixing=True, width=width)
         self.auxiliary: nn.Module | None = None
         if task == DEPTH:
             refuse("DPT for depth is trained without them", dropout=dropout, auxiliary_weight=auxiliary_weight)
@@ -76,10 +78,10 @@ class Dpt(DenseHead):
         if self.auxiliary_weight > 0:
             self.auxiliary = classifier(num_classes, rate, width)
 
-    def _build_reassemble(self, backbone: ReadsTaps, readout: Readout) -> list[int]:
+    def _build_reassemble(self, backbone: ReadsTaps, readout: Readout, own: Sequence[int] | None) -> list[int]:
         if readout not in READOUTS:
             raise UsageError(f"no readout {readout!r}", nearest(str(readout), READOUTS))
-        channels = reassembled_channels(backbone)
+        channels = reassembled_channels(backbone) if own is None else list(own)
         for at, (tap, stride) in enumerate(zip(self.taps, STRIDES, strict=True)):
             if isinstance(tap, str):
                 channels[at] = backbone.tap_channels[tap]
@@ -160,6 +162,11 @@ def reassembled_channels(backbone: ReadsTaps) -> list[int]:
     width = backbone.embed_dim
     if "R0" in backbone.tap_channels:
         return [backbone.tap_channels["R0"], backbone.tap_channels["R1"], width, width]
+    return usual_channels(width)
+
+
+def usual_channels(width: int) -> list[int]:
+    """`reassembled_channels` of a plain ViT of this width."""
     return [width // 4, width // 2, width, width] if width >= WIDE else [width // 8, width // 4, width // 2, width]
 
 

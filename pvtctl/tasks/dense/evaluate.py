@@ -36,7 +36,7 @@ def dense_scored(recipe: Recipe, checkpoint: Inspected, request: EvaluationReque
         recipe,
         data=data,
         model={
-            "weights": str(checkpoint.path),
+            "weights": checkpoint.source,
             "backbone": BackboneSettings.model_validate(
                 {"name": checkpoint.backbone, "output_stride": stride, "image_size": checkpoint.position_size}
             ),

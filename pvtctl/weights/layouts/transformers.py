@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pvtctl.errors import UsageError
 from pvtctl.weights.layouts.base import CheckpointLayout, Rules, State
 from pvtctl.weights.layouts.dpt import CLASS_OUTPUT, DEPTH_OUTPUT, NORMED_UNIT, PLAIN_UNIT
 
@@ -201,9 +202,15 @@ DPT = CheckpointLayout(
 
 
 def stated(config: Mapping[str, Any]) -> dict[str, Any]:
-    """pvtctl metadata from a model's `config.json`: readout, taps, classes."""
+    """pvtctl metadata from a model's `config.json`: readout, taps, classes. Raises UsageError for an activation that shows
+    in no parameter and is not DPT's.
+    """
     if config.get("model_type") != "dpt":
         return {}
+    if (activation := config.get("hidden_act", "gelu")) != "gelu":
+        raise UsageError(
+            f"config.json: a DPT whose ViT has {activation!r} in place of GELU", "pvtctl builds it with GELU"
+        )
     options: dict[str, Any] = {"readout": config.get("readout_type", "project")}
     blocks = config.get("backbone_out_indices")
     if isinstance(blocks, list) and len(blocks) == 4:
