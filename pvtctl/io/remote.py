@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,6 +30,10 @@ TIMEOUT = 30.0
 CHUNK = 16 << 20
 """Bytes of a request where a file is fetched in parts."""
 _TAGS = ("ETag", "etag", "md5Hash", "Content-MD5", "Last-Modified", "created")
+_OPEN: dict[tuple[int, str, float], Any] = {}
+"""File systems by process, scheme and time-out. A loader process keeps those of its parent and does not use them: their
+connections are the parent's, and fsspec would close them when they go.
+"""
 _REFUSED = (401, 403)
 _GONE = (404, 410)
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
@@ -40,7 +45,7 @@ class ServerAway(PvtctlError):
     def __init__(self, url: str, reason: str) -> None:
         super().__init__(
             f"{without_secrets(url)} could not be read: {reason}",
-            f"{ATTEMPTS} attempts failed; look whether the server is up, then run again: a run that was saved goes on with --resume",
+            f"{ATTEMPTS} attempts failed; look whether the server is up, then run again: --resume continues a run",
         )
 
 
@@ -79,10 +84,14 @@ def file_system(url: str) -> Any:
     scheme = scheme_of(url)
     if scheme not in SCHEMES:
         raise UsageError(f"{without_secrets(url)} starts with {scheme}://", nearest(scheme, tuple(SCHEMES)))
+    key = os.getpid(), scheme, TIMEOUT
+    if key in _OPEN:
+        return _OPEN[key]
     try:
         importlib.import_module(SCHEMES[scheme])
         fsspec = importlib.import_module("fsspec")
-        return fsspec.filesystem(scheme, use_listings_cache=False, **_patience(scheme))
+        fs = fsspec.filesystem(scheme, skip_instance_cache=True, use_listings_cache=False, **_patience(scheme))
+        return _OPEN.setdefault(key, fs)
     except ImportError as error:
         raise UsageError(
             f"{scheme}:// needs the package {SCHEMES[scheme]}: {error}", "pip install 'pvtctl[remote]'"
