@@ -92,6 +92,8 @@ def models_show(
         )
     if described["other_params"]:
         print_text(f"outside the stages: {described['other_params']:,} parameters ({described['others']})")
+    for remark in described["remarks"]:
+        print_text(remark)
     published = described["published"]
     if published:
         print_text(
@@ -104,13 +106,14 @@ def describe(name: str, height: int, width: int) -> dict[str, Any]:
     """The output of `models show --json`: numbers by stage, from the model on the meta device."""
     import torch
 
-    from pvtctl.models.backbones import build_classifier
+    from pvtctl.models.backbones import build_classifier, prepare_backbones
     from pvtctl.models.layers.shapes import without_values
     from pvtctl.weights.catalogue import published_for
 
     with without_values():
         model = build_classifier(name).eval()
         with torch.inference_mode():
+            remarks = prepare_backbones(model, (height, width))
             maps = model.backbone(torch.empty(1, 3, height, width))
     spec = backbone_spec(name)
     counts = {key: parameter.numel() for key, parameter in model.backbone.named_parameters()}
@@ -141,5 +144,6 @@ def describe(name: str, height: int, width: int) -> dict[str, Any]:
         "stages": stages,
         "other_params": total - head - sum(params) if params else 0,
         "others": spec.outside,
+        "remarks": remarks,
         "published": asdict(published) if published else None,
     }

@@ -31,7 +31,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pvtctl.cost.build import build_model, build_own, classes_of, with_raw_outputs
 from pvtctl.errors import UsageError, nearest
-from pvtctl.models.backbones.base import Backbone
+from pvtctl.models.backbones import Backbone, prepare_backbones
 from pvtctl.models.layers.shapes import without_values
 from pvtctl.models.registry import PLAIN_HEADS, HeadSpec, find_backbone, find_head
 
@@ -172,6 +172,7 @@ def count_model(
     counter = _OperationCounter(
         what_papers_count(backbone, head) if convention == "paper" else frozenset({"attention"})
     )
+    prepare_backbones(model, size)
     with torch.no_grad(), _tracked_paths(model, counter.path), counter:
         model(torch.empty(1, 3, *size, device="meta"))
     return Cost(

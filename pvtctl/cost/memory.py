@@ -47,12 +47,14 @@ def estimate_memory(
     layer's is, and kept for the backward pass in training. Raises UsageError for unknown names.
     """
     from pvtctl.cost.build import build_model, with_raw_outputs
+    from pvtctl.models.backbones import prepare_backbones
     from pvtctl.models.fast_cpu import optimize_for_cpu
     from pvtctl.models.layers.shapes import without_values
 
     with without_values():
         model = build_model(backbone, head, num_classes, output_stride)
         model = optimize_for_cpu(with_raw_outputs(model)).train(training)
+    prepare_backbones(model, size)
     images = torch.empty(batch_size, 3, *size, device="meta")
     fused = _FusedAttention() if fused_attention else contextlib.nullcontext()
     with torch.set_grad_enabled(training), _AliveBytes() as alive, fused:

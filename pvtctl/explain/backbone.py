@@ -59,7 +59,7 @@ class BackbonePredictor:
             self.name, self.what = backbone, f"{backbone} (random weights)"
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
-                self.model = build_backbone(backbone, class_token=backbone_spec(backbone).has_class_token)
+                self.model = build_backbone(backbone, **backbone_spec(backbone).for_classifier)
             own: int | tuple[int, int] = 224
         else:
             checkpoint = inspect_checkpoint(weights, backbone)

@@ -34,9 +34,16 @@ StageRatios = Annotated[tuple[Ratio, Ratio, Ratio, Ratio], BeforeValidator(_one_
 
 
 class TransformerOptions(BackboneOptions):
-    """Options of timm's models."""
+    """Options of PVTs, ViTs and timm's models."""
 
     drop_path_rate: float = 0.0
+
+
+class TimmOptions(TransformerOptions):
+    """Options of timm's models."""
+
+    classifier: bool = False
+    """Add the layers that timm's classifier has before its last linear one."""
 
 
 class PvtOptions(TransformerOptions):

@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from pvtctl.models.backbone_names import TIMM_PREFIX, join_name
-from pvtctl.models.backbone_options import TransformerOptions, changed, options_class
+from pvtctl.models.backbone_options import TimmOptions, changed, options_class
 from pvtctl.models.registry import DETECTION, USE_OPTIONS, BackboneOptions, BackboneSpec, HeadSpec
 from pvtctl.models.variants import (
     HYBRID_BLOCKS,
@@ -165,10 +165,10 @@ BACKBONES = [_spec(name) for name in VARIANTS]
 def timm_spec(name: str) -> BackboneSpec:
     """The spec of `timm:NAME`: any timm model with features."""
 
-    def build(options: TransformerOptions) -> Backbone:
+    def build(options: TimmOptions) -> Backbone:
         from pvtctl.models.backbones.timm_bridge import TimmBackbone
 
         return TimmBackbone(name.removeprefix(TIMM_PREFIX), **dict(options))
 
     source = "a model of timm"
-    return BackboneSpec(name=name, family="timm", source=source, Options=TransformerOptions, build=build, one_grid=True)
+    return BackboneSpec(name=name, family="timm", source=source, Options=TimmOptions, build=build, one_grid=True)

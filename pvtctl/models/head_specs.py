@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pvtctl.errors import UsageError
 from pvtctl.models.registry import (
@@ -364,9 +364,23 @@ class DptOptions(HeadOptions):
     taps: tuple[str | int, ...] | None = None
     """On a ViT: four layers that it reads, counted from 1 (R0, R1: stages of the hybrid's ResNet); unset: DPT's."""
     channels: tuple[Width, Width, Width, Width] | None = None
-    """On a ViT: channels of the four maps made of its tokens; unset: DPT's for the ViT's width."""
+    """On a ViT: of the maps made of the four layers; unset: DPT's for the ViT's width."""
+    reads: Literal["tokens", "maps"] | None = None
+    """On a ViT: maps reads its four resized maps, as of a pyramid; unset: tokens, where the backbone has them."""
+    max_depth: Annotated[float, Field(gt=0)] | None = None
+    """Depth: metres are sigmoid x max_depth of the network's output (Depth Anything V2); unset: a final ReLU."""
     scale_shift: ScaleShift | None = None
     """Depth: metres = 1 / (scale x + shift) of the network's output; unset: inverse depth of an unknown scale."""
+
+    @property
+    def metric_scale(self) -> tuple[float, float] | None:
+        return self.scale_shift if self.max_depth is None else (1.0, 0.0)
+
+    @model_validator(mode="after")
+    def _one_way_to_metres(self) -> Self:
+        if self.max_depth is not None and self.scale_shift not in (None, (1.0, 0.0)):
+            raise ValueError("gives metres already: leave scale_shift out")
+        return self
 
 
 def _build_dpt(backbone: Backbone, options: DptOptions, target: Target) -> tuple[None, nn.Module]:
@@ -377,8 +391,13 @@ def _build_dpt(backbone: Backbone, options: DptOptions, target: Target) -> tuple
 
 
 def _dpt_options(state: State) -> dict[str, Any]:
-    project = {"readout": "project"} if any(name.endswith(".read.weight") for name in state) else {}
-    return project | _decoder_width(state) | _dpt_channels(state)
+    found = _decoder_width(state) | _dpt_channels(state)
+    if any(name.endswith(".read.weight") for name in state):
+        found["readout"] = "project"
+    table = state.get("backbone.net.model.pos_embed", state.get("backbone.pos_embed"))
+    if table is not None and not any(name.startswith("head.reassemble.") for name in state):
+        found["reads"] = "maps"  # a ViT's maps, as heads on timm's were built before 0.3
+    return found
 
 
 def _dpt_channels(state: State) -> dict[str, Any]:
@@ -428,8 +447,8 @@ DPT = HeadSpec(
     options_of=_dpt_options,
     unlike=_dpt_unlike,
     unpublished="is a model with dpt, whose original has further, unused layers",
-    token_options=("readout", "taps"),
-    only_for={"dropout": SEGMENTATION, "auxiliary_weight": SEGMENTATION},
+    token_options=("readout", "taps", "channels", "reads"),
+    only_for={"dropout": SEGMENTATION, "auxiliary_weight": SEGMENTATION, "max_depth": DEPTH},
     recipes={SEGMENTATION: "dpt_ade20k", DEPTH: "dpt_nyu"},
     sizes={SEGMENTATION: 480, DEPTH: 384},
     parts={name: name for name in ("decoder", "reassemble", "output", "auxiliary")},

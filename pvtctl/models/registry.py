@@ -228,6 +228,7 @@ class BackboneOptions(BaseModel):
 
 ASKS_NOTHING: dict[str, Any] = {
     "class_token": False,
+    "classifier": False,
     "drop_path_rate": 0.0,
     "frozen_stages": 0,
     "freeze_norm": False,
@@ -307,9 +308,9 @@ class BackboneSpec:
         return not self.stages and self.family != "timm"
 
     @property
-    def has_class_token(self) -> bool:
-        """Whether its classifier uses a class token."""
-        return "class_token" in self.Options.model_fields
+    def for_classifier(self) -> dict[str, Any]:
+        """Options that add what only its classifier needs: PVT v1's and ViT's class token, timm's last layers."""
+        return {key: True for key in ("class_token", "classifier") if key in self.Options.model_fields}
 
     @property
     def option_names(self) -> list[str]:

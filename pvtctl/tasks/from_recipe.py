@@ -16,7 +16,7 @@ from pvtctl.engine import FitSettings, resolve_batch_size
 from pvtctl.errors import UsageError
 from pvtctl.extensions import Extension, file_name, loaded, owners
 from pvtctl.io.checkpoint_meta import CheckpointMeta
-from pvtctl.models.backbones import set_activation_checkpointing
+from pvtctl.models.backbones import prepare_backbones, set_activation_checkpointing
 from pvtctl.models.backbones.freezing import count_frozen, freeze
 from pvtctl.models.fast_cpu import optimize_for_cpu
 from pvtctl.models.parts import WHOLE
@@ -90,6 +90,9 @@ def start_model(request: BuildRequest, head: HeadClasses, source_class_names: li
     if (source := recipe.model.start) is not None:
         names = {"class_names": head.names, "source_class_names": source_class_names}
         request.say(load_checkpoint(model, source, partial=request.partial, **names).summary())
+    if request.head is None:
+        for remark in prepare_backbones(model, spec_of(recipe).sizes(recipe).training):
+            request.say(f"{recipe.model.backbone.spec}: {remark}")
     if recipe.train.freeze:
         freeze(model.backbone, recipe.train.freeze)
     if request.head is None and model.backbone.frozen:

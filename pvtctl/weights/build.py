@@ -55,7 +55,10 @@ def _build(checkpoint: Inspected, image_size: int | None, scale_shift: tuple[flo
     assert checkpoint.head is not None
     if found is None:
         size = image_size or checkpoint.meta.image_size or 224
-        return build_classifier(name, num_classes=checkpoint.head.num_classes, image_size=size)
+        classes = checkpoint.head.num_classes
+        if checkpoint.features_only:
+            return build_classifier(build_backbone(name, image_size=size), num_classes=classes)
+        return build_classifier(name, num_classes=classes, image_size=size)
     if found.spec.detects:
         classes, conventions = found.num_classes, found.conventions
         return build_detector(name, found.spec, num_classes=classes, conventions=conventions, **found.options)

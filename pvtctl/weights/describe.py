@@ -14,6 +14,9 @@ from pvtctl.errors import UsageError
 from pvtctl.extensions import require
 from pvtctl.io.checkpoint_meta import CheckpointMeta
 from pvtctl.io.foreign import foreign
+from pvtctl.models.backbone_names import TIMM_PREFIX
+from pvtctl.models.backbones import build_backbone
+from pvtctl.models.layers.shapes import without_values
 from pvtctl.models.registry import Conventions, backbone_spec, find_backbone, find_head
 from pvtctl.models.variants import STRIDES
 from pvtctl.weights.files.pixels import Pixels, for_backbone
@@ -59,6 +62,8 @@ class Inspected:
     pixels: Pixels = field(default_factory=Pixels)
     source: str = ""
     """What to name as weights to load the same: the path, with the part of the file that was asked for."""
+    features_only: bool = False
+    """A classifier on a timm model's last map, without the layers of timm's own, as they were built before 0.3."""
 
     @property
     def detector(self) -> HeadInfo | None:
@@ -130,9 +135,19 @@ def _inspected(path: Path, checkpoint: Checkpoint, backbone: str | None) -> Insp
     if (weight := checkpoint.state.get("head.weight")) is not None and weight.ndim == 2:
         rows = int(weight.shape[0])
         classes = HeadClasses(rows, head_class_names(checkpoint.meta.class_names, rows))
+    unknown = _unknown_head(checkpoint)
+    features_only = classes is not None and _without_timms_classifier(checkpoint.state, backbone)
     return Inspected(
-        path, backbone, classes, checkpoint.meta, None, side, _unknown_head(checkpoint), pixels, checkpoint.source
+        path, backbone, classes, checkpoint.meta, None, side, unknown, pixels, checkpoint.source, features_only
     )
+
+
+def _without_timms_classifier(state: Mapping[str, Tensor], backbone: str) -> bool:
+    if not backbone.startswith(TIMM_PREFIX) or not any(name.startswith("backbone.net.") for name in state):
+        return False
+    with without_values():
+        whole = build_backbone(backbone, classifier=True).state_dict()
+    return not state.keys() >= {f"backbone.{name}" for name in whole}
 
 
 def _position_size(state: Mapping[str, Tensor], backbone: str) -> int | None:

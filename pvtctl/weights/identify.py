@@ -14,6 +14,7 @@ from torch import Tensor
 from pvtctl.data.class_names import ADE20K_CLASSES, COCO_CATEGORIES, COCO_NAMES, PASCAL_CONTEXT_CLASSES, names_by_id
 from pvtctl.io.checkpoint_meta import CheckpointMeta
 from pvtctl.models.registry import DEPTH, ClassRows, Conventions, HeadMark, HeadSpec, find_head, head_specs
+from pvtctl.weights.layouts import depth_anything
 from pvtctl.weights.layouts.base import DETECTOR_RESIZE, Format
 from pvtctl.weights.recognise import identify
 from pvtctl.weights.remap_classes import class_tables
@@ -90,6 +91,9 @@ def identify_head(
     `format`: the original layout, which implies conventions; `meta`: the file's metadata, used where it fits the shapes.
     """
     meta = meta or CheckpointMeta()
+    if format in depth_anything.FORMATS:
+        stated = meta.head_options or {}
+        meta = meta.updated(head="dpt", head_options=depth_anything.usual_options(state) | stated)
     found = _stated_head(state, format, meta) or _marked_head(state, format)
     if found is None:
         return None

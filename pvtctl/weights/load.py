@@ -14,6 +14,7 @@ from pvtctl.models.dense import DenseModel
 from pvtctl.models.detector import Detector
 from pvtctl.weights.files.inside import find_state, known_part, meta_of_part
 from pvtctl.weights.identify import identify_head
+from pvtctl.weights.layouts import depth_anything
 from pvtctl.weights.load_head import check_above, head_of_module, plan_above_backbone
 from pvtctl.weights.plan import is_bridge, named_as, plan_backbone, shape_of, targets_of
 from pvtctl.weights.read import Checkpoint, read_weights
@@ -58,14 +59,14 @@ def load_checkpoint(
     """
     checkpoint = _checkpoint(source)
     targets = targets_of(module)
-    state = named_as(targets, checkpoint)
+    state = named_as(targets, checkpoint, module)
     found = identify_head(state, checkpoint.format, checkpoint.meta)
     report = LoadReport(
         source=str(checkpoint.path) if checkpoint.path else "a state dict",
         format="timm" if is_bridge(targets) and found is None else checkpoint.format,
         model=found.title if found else " or ".join(identify(state, checkpoint.meta.backbone)) or None,
         nonfinite=nonfinite(state),
-        note=checkpoint.note,
+        note=checkpoint.note or _assumed(checkpoint, module),
     )
     _check_backbone(module, checkpoint, state, partial)
     plan = plan_backbone(module, targets, state, checkpoint, report)
@@ -129,6 +130,17 @@ def _check_backbone(module: nn.Module, checkpoint: Checkpoint, state: Mapping[st
     )
 
 
+def _assumed(checkpoint: Checkpoint, module: nn.Module) -> str:
+    """What a file of Depth Anything's authors does not say, and how it was taken."""
+    if checkpoint.format != depth_anything.ORIGINAL.format or not isinstance(module, DenseModel):
+        return ""
+    taps = ", ".join(map(str, getattr(module.head, "taps", ())))
+    return (
+        f"read with blocks {taps} and {'metres' if module.scale_shift else 'inverse depth'}: V1 (the last four blocks), V2 "
+        "and V2's metric models have files of the same names, told apart by model.head.taps and max_depth"
+    )
+
+
 def _metres(module: DenseModel, theirs: tuple[float, float]) -> str:
     if module.scale_shift == theirs:
         return ""
@@ -160,8 +172,10 @@ def _refuse_misfit(
     report: LoadReport,
     partial: bool,
 ) -> None:
-    lost_buffers = [pair for pair in report.missing if pair[0].startswith("backbone.") and "running_" in pair[0]]
-    fits = report.backbone_share >= LEAST_SHARE and not report.unexpected and not lost_buffers
+    missing = [name for name, _ in report.missing if name.startswith("backbone.")]
+    # a timm model without its last norm gives other outputs, few as its parameters are
+    lost = missing if is_bridge(targets) else [name for name in missing if "running_" in name]
+    fits = report.backbone_share >= LEAST_SHARE and not report.unexpected and not lost
     if report.backbone_loaded and (fits or partial):
         return
     here = " or ".join(identify(targets, built_as(module))) or "this backbone"

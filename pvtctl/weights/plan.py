@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from pvtctl.models.backbones import Backbone
+from pvtctl.models.backbones import Backbone, TimmBackbone
 from pvtctl.models.layers.patches import resize_position_table
 from pvtctl.weights.files.inside import prefixes, under
-from pvtctl.weights.layouts.timm import timm_bridge_name
+from pvtctl.weights.layouts.timm import to_timm_bridge
 from pvtctl.weights.read import Checkpoint
 from pvtctl.weights.recognise import strip_wrappers
 from pvtctl.weights.report import LoadReport
 
+_OTHERWISE = ("head.fc.fc2", "aux_head")
+"""timm's names of the last layers of classifiers with a hidden one (MetaFormers), and with one for every patch (VOLO)."""
 Plan = list[tuple[Tensor, Tensor]]
 """(tensor of the module, value to copy into it)"""
 
@@ -27,27 +29,32 @@ def targets_of(module: nn.Module) -> dict[str, Tensor]:
     return {prefix + key: value for key, value in module.state_dict().items()}
 
 
-def named_as(targets: Mapping[str, Tensor], checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """The checkpoint's tensors under checkpoint names.
+def named_as(
+    targets: Mapping[str, Tensor], checkpoint: Checkpoint, module: nn.Module | None = None
+) -> dict[str, Tensor]:
+    """The checkpoint's tensors under checkpoint names: those of `targets`, of `module`.
 
     Tensors of an unknown layout get the module's names where they agree, as does every file for a `timm:NAME` backbone,
     which holds timm's own model.
     """
     if is_bridge(targets):
-        return _as_bridge(targets, checkpoint.raw)
+        renamed = any(name.startswith("backbone.net.") for name in checkpoint.state)  # Depth Anything's
+        raw = checkpoint.state if renamed else checkpoint.raw
+        return _as_bridge(targets, raw, _classifiers_of(module))
     if checkpoint.format != "unknown":
         return checkpoint.state
     return {f"backbone.{key}" if f"backbone.{key}" in targets else key: v for key, v in checkpoint.state.items()}
 
 
-def _as_bridge(targets: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _as_bridge(
+    targets: Mapping[str, Tensor], state: Mapping[str, Tensor], classifiers: tuple[str, ...]
+) -> dict[str, Tensor]:
     """timm's names as those of a `timm:NAME` backbone, whatever a framework has put before them: of all prefixes, none
     included, the one under which most names have a place.
     """
 
     def named(raw: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        ours = any(key.startswith(("backbone.net.", "net.")) for key in raw)
-        return {timm_bridge_name(key, targets, ours=ours): value for key, value in raw.items()}
+        return to_timm_bridge(raw, targets, classifiers)
 
     def placed(found: Mapping[str, Tensor]) -> int:
         return len(found.keys() & targets.keys())
@@ -64,6 +71,23 @@ def _as_bridge(targets: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> di
 def is_bridge(targets: Mapping[str, Tensor]) -> bool:
     """Whether the module's backbone is a `timm:NAME` one."""
     return any(name.startswith("backbone.net.") for name in targets)
+
+
+def _classifiers_of(module: nn.Module | None) -> tuple[str, ...]:
+    head = getattr(module, "head", None)
+    return timm_classifiers(getattr(module, "backbone", None)) if isinstance(head, nn.Linear) else ()
+
+
+def timm_classifiers(backbone: object) -> tuple[str, ...]:
+    """timm's names of the linear layers that take what a `timm:NAME` backbone pools, and whose mean are its logits.
+
+    Two of distilled models and of CrossViT; none without `classifier`, and of models that end otherwise.
+    """
+    if not isinstance(backbone, TimmBackbone) or backbone.model.features:
+        return ()
+    stated = cast("Any", backbone.net).default_cfg.get("classifier") or ()
+    names = (stated,) if isinstance(stated, str) else tuple(stated)
+    return () if any(name in _OTHERWISE for name in names) else names
 
 
 def plan_backbone(

@@ -30,7 +30,7 @@ from pvtctl.weights.catalogue import Published, cache_folder, published, publish
 from pvtctl.weights.files.inside import StatePart, chosen_part, find_state, known_part, meta_of_part, no_weights
 from pvtctl.weights.files.pixels import Pixels, stated_pixels
 from pvtctl.weights.files.shards import INDEX, read_shards
-from pvtctl.weights.layouts import detr, torchvision, transformers
+from pvtctl.weights.layouts import depth_anything, detr, torchvision, transformers
 from pvtctl.weights.layouts.base import DETECTOR_RESIZE, Format
 from pvtctl.weights.recognise import Converted, convert_state
 from pvtctl.weights.resolve import model_folder, replaced_by, resolve_weights, split_inside, weights_in_folder
@@ -186,7 +186,7 @@ def _transformers_meta(folder: Path) -> dict[str, Any]:
     stated = {key: config[key] for key in wanted if key in config}
     if not isinstance(stated.get("image_size"), int):  # (height, width) in some, which pvtctl has no use for
         stated.pop("image_size", None)
-    return stated | transformers.stated(config)
+    return stated | transformers.stated(config) | depth_anything.depth_anything_meta(config)
 
 
 def _fetched(path: Path) -> Published | None:

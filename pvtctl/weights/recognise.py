@@ -14,7 +14,18 @@ from pvtctl.errors import UsageError
 from pvtctl.models.backbone_names import join_name, split_name
 from pvtctl.models.layers.shapes import without_values
 from pvtctl.models.registry import HeadSpec, backbone_specs, head_specs
-from pvtctl.weights.layouts import detr, dpt, mmdet, mmseg, official, timm, torchvision, trans2seg, transformers
+from pvtctl.weights.layouts import (
+    depth_anything,
+    detr,
+    dpt,
+    mmdet,
+    mmseg,
+    official,
+    timm,
+    torchvision,
+    trans2seg,
+    transformers,
+)
 from pvtctl.weights.layouts.base import CheckpointLayout, Format
 
 # Not compared between two models: they depend on the image size or on the use, not on the model.
@@ -36,6 +47,8 @@ _WITH_HEAD = (
     trans2seg.TRANS2SEG,
     dpt.DPT,
     transformers.DPT,
+    depth_anything.ORIGINAL,
+    depth_anything.TRANSFORMERS,
 )
 """Layouts of detectors and dense models; the first that fits counts."""
 _BACKBONES = (
@@ -153,8 +166,10 @@ def identify(state: Mapping[str, Tensor], stated: str | None = None) -> list[str
     Narrower ones include their factor, `pvt_small@0.25`. Empty for unknown backbones; two names where two models have the
     same shapes (`deit_base_patch16`, `vit_base_patch16`). The image size and the presence of class token, final norm and
     head do not matter. Options are in no shape, or in shapes that many have: they are believed where the file names them
-    (`stated`) and has those shapes.
+    (`stated`) and has those shapes. DINOv2 without registers, as in Depth Anything, is timm's.
     """
+    if (dinov2 := depth_anything.dinov2_of(state)) is not None:
+        return [dinov2]
     shapes = _signature({k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")})
     if stated is not None and split_name(stated).options:
         with suppress(UsageError):  # a name of another version

@@ -301,12 +301,18 @@ class TestResNet(BackboneContract):
 
 class TestTimm(BackboneContract):
     rounds_up = True
-    can_checkpoint = False
 
     def build(self) -> Backbone:
         pytest.importorskip("timm", reason="needs the timm extra")
         return TimmBackbone("test_resnet")
 
-    def test_layer_depths_rise_towards_the_head(self) -> None:
-        with pytest.raises(UsageError, match="layer-wise learning rates are not available for timm"):
-            layer_depths(self.build())
+
+class TestTimmClassifier(BackboneContract):
+    """timm's whole model: `pooled` is what its own last layer takes."""
+
+    rounds_up = True
+    exports_open_sides = False
+
+    def build(self) -> Backbone:
+        pytest.importorskip("timm", reason="needs the timm extra")
+        return TimmBackbone("test_vit", classifier=True)

@@ -220,7 +220,9 @@ EXTRA = {
 }
 UNRESOLVED = {("ade20k_trans2seg", "resnet50"): 36.72, ("ade20k_trans2seg", "pvt_small"): 30.56}
 """Trans2Seg's rows, of which the printed parameters count something else (docs/cost.md): what the model has."""
-DENSE = sorted({name for name, *_ in TABLES} | {"dpt_resolution", "small_maps", "small_depth"})
+DENSE = sorted(
+    {name for name, *_ in TABLES} | {"depth_anything_finetune", "dpt_resolution", "small_maps", "small_depth"}
+)
 
 
 @pytest.mark.parametrize("name", DENSE)

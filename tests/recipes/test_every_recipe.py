@@ -27,6 +27,7 @@ RUNS = {  # rows x profiles; a new recipe is a new line here
     "dpt_ade20k": 6,
     "dpt_backbones": 21,
     "dpt_depth_mix": 9,
+    "depth_anything_finetune": 6,
     "dpt_kitti": 3,
     "dpt_nyu": 3,
     "dpt_pascal_context": 3,

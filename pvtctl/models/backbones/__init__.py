@@ -8,6 +8,7 @@ from pvtctl.models.backbones.build import (
     build_backbone,
     build_classifier,
     layer_depths,
+    prepare_backbones,
     set_activation_checkpointing,
 )
 from pvtctl.models.backbones.pvt import Pvt, PvtV2
@@ -29,5 +30,6 @@ __all__ = [
     "build_backbone",
     "build_classifier",
     "layer_depths",
+    "prepare_backbones",
     "set_activation_checkpointing",
 ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import NamedTuple, Protocol, Self, runtime_checkable
 
@@ -49,6 +50,10 @@ class Backbone(nn.Module):
         """Features (B, num_features) for a classifier: the mean over the last map, unless the family has a class token."""
         return self.forward(images)[-1].mean((2, 3))
 
+    def prepare(self, size: tuple[int, int]) -> list[str]:
+        """Make ready for images of `size` (height, width); what users must know about its maps at that size, as sentences."""
+        return []
+
     @property
     def num_layers(self) -> int:
         """Depth of the layers after the backbone, for layer-wise learning rates: its last layer's plus one."""
@@ -75,6 +80,18 @@ class Backbone(nn.Module):
                 f"activation checkpointing is not available for {type(self).__name__} backbones",
                 "switch it off, or use a PVT, DeiT or ViT",
             )
+
+
+@contextmanager
+def in_eval(model: nn.Module) -> Iterator[None]:
+    """Context in which the model is in eval mode; every module's own mode is restored afterwards."""
+    before = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in before:
+            module.training = training
 
 
 def check_images(images: Tensor, least: int = MIN_SIDE) -> None:

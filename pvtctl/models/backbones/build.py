@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from pvtctl.errors import UsageError
-from pvtctl.models.backbones.base import Backbone
+from pvtctl.models.backbones.base import Backbone, in_eval
 from pvtctl.models.backbones.resnet import ResNet
 from pvtctl.models.features import Features
 from pvtctl.models.registry import backbone_spec, backbone_specs
@@ -103,18 +101,6 @@ def _check_maps(backbone: Backbone) -> None:
         )
 
 
-@contextmanager
-def in_eval(model: nn.Module) -> Iterator[None]:
-    """Context in which the model is in eval mode; every module's own mode is restored afterwards."""
-    before = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in before:
-            module.training = training
-
-
 class Classifier(nn.Module):
     """Images (B, 3, H, W) -> logits (B, num_classes): `head` on the pooled features of `backbone`.
 
@@ -139,11 +125,11 @@ class Classifier(nn.Module):
 
 
 def build_classifier(backbone: str | Backbone, *, num_classes: int = 1000, **options: Any) -> Classifier:
-    """A `Classifier` with a built backbone, or with `build_backbone(name, ...)`, with the class token where it has one."""
+    """A `Classifier` with a built backbone, or with `build_backbone(name, ...)` and the layers that its classifier needs."""
     if num_classes < 1:
         raise UsageError(f"num_classes {num_classes} is out of range", "a classifier needs at least one class")
-    if isinstance(backbone, str) and backbone_spec(backbone).has_class_token:
-        options["class_token"] = True
+    if isinstance(backbone, str):
+        options |= backbone_spec(backbone).for_classifier
     return Classifier(as_backbone(backbone, options), num_classes)
 
 
@@ -152,6 +138,11 @@ def set_activation_checkpointing(model: nn.Module, on: bool) -> None:
     for module in model.modules():
         if isinstance(module, Backbone):
             module.set_activation_checkpointing(on)
+
+
+def prepare_backbones(model: nn.Module, size: tuple[int, int]) -> list[str]:
+    """`Backbone.prepare` of every backbone in `model`, for images of `size` (height, width): what users must know."""
+    return [text for module in model.modules() if isinstance(module, Backbone) for text in module.prepare(size)]
 
 
 def layer_depths(model: nn.Module) -> tuple[dict[str, int], int]:

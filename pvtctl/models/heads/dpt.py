@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, Literal, cast, get_args
@@ -30,12 +31,17 @@ class Dpt(DenseHead):
 
     With a token backbone it reads four blocks, the `taps` (counted from 1; "R0" and "R1" are stages of a hybrid's ResNet,
     used unchanged), combines them with the class token by `readout` (section 3.1, "Read"), and resizes the maps to strides
-    4, 8, 16, 32 ("Resample"). With a pyramid its four maps are used directly. Then follows one `RefinementDecoder`;
-    segmentation adds batch norms to it, and in training an auxiliary classifier on the fusion of stride 4.
+    4, 8, 16, 32 ("Resample"). With a pyramid its four maps are used directly, and with `reads` "maps" a token backbone's
+    too. Then follows one `RefinementDecoder`; segmentation adds batch norms to it, and in training an auxiliary classifier
+    on the fusion of stride 4.
 
-    `taps`, `readout`, `channels` (of the maps made of tokens) None: DPT's own, "project" and DPT's own. `dropout` and `auxiliary_weight` are for segmentation (None: 0.1 and
-    0.2). `width`: channels in the decoder. Raises UsageError for taps that do not exist or are out of order, and for
-    options without effect.
+    Patches of 14 pixels are treated as of 16: the maps have strides 3.5, 7, 14, 28, and the output covers the image again
+    (Depth Anything, arXiv 2401.10891 and 2406.09414). Sides are then multiples of 14 instead of 32.
+
+    `taps` None: DPT's own. `readout` None: "project", without a class token "ignore". `channels`: of the four maps made of
+    tokens. `max_depth`: depth for metres, sigmoid x `max_depth`, given as inverse depth 1 / metres (Depth Anything V2);
+    None: a final ReLU. `dropout` and `auxiliary_weight` are for segmentation (None: 0.1 and 0.2). `width`: channels in the
+    decoder. Raises UsageError for taps that do not exist or are out of order, and for options without effect.
     """
 
     def __init__(
@@ -48,27 +54,40 @@ class Dpt(DenseHead):
         taps: Sequence[TapName] | None = None,
         readout: Readout | None = None,
         auxiliary_weight: float | None = None,
-        channels: Sequence[int] | None = None,
         width: int = WIDTH,
+        channels: Sequence[int] | None = None,
+        reads: Literal["tokens", "maps"] | None = None,
+        max_depth: float | None = None,
     ) -> None:
         super().__init__()
         self.taps: tuple[TapName, ...] = ()
         self.reassemble = nn.ModuleList()
-        maps: Sequence[int]
-        if isinstance(backbone, ReadsTaps):
+        patch = 0
+        if isinstance(backbone, ReadsTaps) and reads != "maps":
             self.taps = checked_taps(backbone, taps)
-            maps = self._build_reassemble(backbone, readout or "project", channels)
+            patch = backbone.patch_size
+            self.multiple = self.multiple if self.multiple % patch == 0 or patch % self.multiple == 0 else patch
+            has_class_token = getattr(backbone, "special_tokens", 1) > 0
+            if readout in ("add", "project") and not has_class_token:
+                raise UsageError(f"readout {readout} needs a class token, which this backbone has not", "use ignore")
+            channels = self._build_reassemble(
+                backbone, readout or ("project" if has_class_token else "ignore"), channels
+            )
         else:
-            why = f"{type(backbone).__name__} backbones give four maps as they are"
-            refuse(why, taps=taps, readout=readout, channels=channels)
-            maps = backbone.feature_channels
-        self.decoder = RefinementDecoder(maps, norm=task == SEGMENTATION, mixing=True, width=width)
+            if reads == "tokens":
+                raise UsageError(f"{type(backbone).__name__} backbones have no blocks to read", "leave reads out")
+            what = f"{type(backbone).__name__} backbones give four maps as they are"
+            refuse(what, taps=taps, readout=readout, channels=channels)
+            channels = backbone.feature_channels
+        self.decoder = RefinementDecoder(channels, norm=task == SEGMENTATION, mixing=True, width=width)
         self.auxiliary: nn.Module | None = None
         if task == DEPTH:
             refuse("DPT for depth is trained without them", dropout=dropout, auxiliary_weight=auxiliary_weight)
             self.upsampling = "bicubic"
-            self.output: nn.Module = DepthOutput(align_corners=True, width=width)
+            factor = 2 * patch / power_of_two(patch) if patch else 2.0
+            self.output: nn.Module = DepthOutput(align_corners=True, width=width, factor=factor, max_depth=max_depth)
             return
+        refuse("segmentation predicts no metres", max_depth=max_depth)
         self.align_corners = True
         rate = 0.1 if dropout is None else dropout
         if not 0 <= rate < 1:
@@ -78,17 +97,17 @@ class Dpt(DenseHead):
         if self.auxiliary_weight > 0:
             self.auxiliary = classifier(num_classes, rate, width)
 
-    def _build_reassemble(self, backbone: ReadsTaps, readout: Readout, own: Sequence[int] | None) -> list[int]:
+    def _build_reassemble(self, backbone: ReadsTaps, readout: Readout, stated: Sequence[int] | None) -> list[int]:
         if readout not in READOUTS:
             raise UsageError(f"no readout {readout!r}", nearest(str(readout), READOUTS))
-        channels = reassembled_channels(backbone) if own is None else list(own)
+        channels = reassembled_channels(backbone) if stated is None else list(stated)
         for at, (tap, stride) in enumerate(zip(self.taps, STRIDES, strict=True)):
             if isinstance(tap, str):
                 channels[at] = backbone.tap_channels[tap]
                 self.reassemble.append(nn.Identity())
             else:
                 self.reassemble.append(
-                    Reassemble(backbone.embed_dim, channels[at], backbone.patch_size, stride, readout)
+                    Reassemble(backbone.embed_dim, channels[at], power_of_two(backbone.patch_size), stride, readout)
                 )
         return channels
 
@@ -154,11 +173,13 @@ def classifier(num_classes: int, dropout: float, width: int = WIDTH) -> nn.Seque
     )
 
 
-def reassembled_channels(backbone: ReadsTaps) -> list[int]:
-    """Channels of the four maps made from a backbone's tokens.
+def power_of_two(patch_size: int) -> int:
+    """The nearest power of two: the sizes for which strides of 4, 8, 16 and 32 can be made by whole factors."""
+    return int(2 ** round(math.log2(patch_size)))
 
-    The table has those of ViT-Base, ViT-Large and the hybrid; other widths have the proportions of the nearer of the two.
-    """
+
+def reassembled_channels(backbone: ReadsTaps) -> list[int]:
+    """Channels of the four maps made from a backbone's tokens; a hybrid's first two are its ResNet's."""
     width = backbone.embed_dim
     if "R0" in backbone.tap_channels:
         return [backbone.tap_channels["R0"], backbone.tap_channels["R1"], width, width]
@@ -166,8 +187,11 @@ def reassembled_channels(backbone: ReadsTaps) -> list[int]:
 
 
 def usual_channels(width: int) -> list[int]:
-    """`reassembled_channels` of a plain ViT of this width."""
-    return [width // 4, width // 2, width, width] if width >= WIDE else [width // 8, width // 4, width // 2, width]
+    """Channels of the four maps made from the tokens of a plain ViT of `width`, from DPT's tables of ViT-Base and ViT-Large;
+    other widths have the proportions of the nearer of the two.
+    """
+    shares = (4, 2, 1, 1) if width >= WIDE else (8, 4, 2, 1)
+    return [width // share for share in shares]
 
 
 def checked_taps(backbone: ReadsTaps, taps: Sequence[TapName] | None) -> tuple[TapName, ...]:

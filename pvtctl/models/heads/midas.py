@@ -13,6 +13,8 @@ from pvtctl.models.heads.base import DenseHead
 from pvtctl.models.layers.conv_norm import ConvNorm
 from pvtctl.models.layers.patches import use_channels_last
 
+NEAREST = 1e-3
+"""Metres; a smaller depth is given as this."""
 WIDTH = 256
 """Channels of every map in the original decoders."""
 
@@ -97,22 +99,34 @@ class DepthOutput(nn.Module):
     The last convolution is initialised without negative values: its input has none either, so an untrained head's output
     is above 0. With torch's default about a third of untrained heads output 0 in all pixels, where the last ReLU has no
     gradient, and never learn.
+
+    `factor`: of the resize from the decoder's map, where the image is not twice as large. `max_depth`: metres are
+    sigmoid x `max_depth` instead, and the output is 1 / metres.
     """
 
-    def __init__(self, *, align_corners: bool, width: int = WIDTH) -> None:
+    def __init__(
+        self, *, align_corners: bool, width: int = WIDTH, factor: float = 2.0, max_depth: float | None = None
+    ) -> None:
         super().__init__()
         self.align_corners = align_corners
+        self.factor = factor
+        self.max_depth = max_depth
         self.first = nn.Conv2d(width, width // 2, 3, padding=1)
         self.second = nn.Conv2d(width // 2, 32, 3, padding=1)
         self.last = nn.Conv2d(32, 1, 1)
         use_channels_last(self)
+        if max_depth is not None:
+            return
         with torch.no_grad():
             for values in self.last.parameters():
                 values.abs_()
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.interpolate(self.first(x), scale_factor=2, mode="bilinear", align_corners=self.align_corners)
-        return F.relu(self.last(F.relu(self.second(x), inplace=True)))
+        x = F.interpolate(self.first(x), scale_factor=self.factor, mode="bilinear", align_corners=self.align_corners)
+        x = self.last(F.relu(self.second(x), inplace=True))
+        if self.max_depth is None:
+            return F.relu(x)
+        return 1 / (self.max_depth * x.float().sigmoid()).clamp(min=NEAREST)
 
 
 class Midas(DenseHead):

@@ -29,6 +29,8 @@ Format = Literal[
     "Trans2Seg",
     "isl-org DPT",
     "transformers DPT",
+    "Depth Anything",
+    "transformers Depth Anything",
     "unknown",
 ]
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-
 import pytest
 import torch
 from torch import nn
 from torchvision import models as torchvision_models
 
-from pvtctl.errors import PvtctlError, UsageError
-from pvtctl.models.backbones import Pvt, PvtV2, ResNet, TimmBackbone, Vit, build_backbone, layer_depths
+from pvtctl.errors import UsageError
+from pvtctl.models.backbones import Pvt, PvtV2, ResNet, Vit, build_backbone, layer_depths
 from pvtctl.models.layers.shapes import without_values
 
 NARROW = {
@@ -229,39 +227,6 @@ class TestResNet:
         assert {k: v.shape for k, v in ours.items()} == {
             k: v.shape for k, v in theirs.items() if not k.startswith("fc.")
         }
-
-
-class TestTimm:
-    @pytest.fixture(autouse=True)
-    def _needs_timm(self) -> None:
-        pytest.importorskip("timm", reason="needs the timm extra")
-
-    @pytest.mark.parametrize("name", ["test_vit", "test_convnext", "test_efficientnet", "swin_s3_tiny_224"])
-    def test_any_family_gives_the_pyramid(self, name: str) -> None:
-        """Plain ViTs, convolutions, windows with channels last: strides 4, 8, 16, 32 all the same."""
-        torch.manual_seed(0)
-        model = TimmBackbone(name, image_size=224).eval()
-        with torch.inference_mode():
-            maps = model(torch.randn(1, 3, 224, 160 if "swin" not in name else 224))
-        width = 224 if "swin" in name else 160
-        assert [x.shape[1] for x in maps] == list(model.feature_channels)
-        assert [tuple(x.shape[2:]) for x in maps] == [(224 // stride, width // stride) for stride in (4, 8, 16, 32)]
-
-    def test_drop_path_reaches_timm(self) -> None:
-        model = build_backbone("timm:test_vit", drop_path_rate=0.2)
-        assert "DropPath" in {type(module).__name__ for module in model.modules()}
-
-    def test_unknown_name_gets_the_nearest(self) -> None:
-        with pytest.raises(UsageError, match="timm has no model called 'resnet5O'") as fault:
-            build_backbone("timm:resnet5O")
-        assert "resnet50" in (fault.value.hint or "")
-
-    def test_missing_timm_says_how_to_install_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-        monkeypatch.delitem(sys.modules, "timm", raising=False)
-        with pytest.raises(PvtctlError, match="needs timm") as fault:
-            build_backbone("timm:resnet18")
-        assert fault.value.hint == "pip install 'pvtctl[timm]'"
 
 
 @pytest.mark.slow
