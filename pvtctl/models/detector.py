@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from pvtctl.models.heads.base import DetectionHead
 from pvtctl.models.heads.masks import place_detections
 from pvtctl.models.necks.build import read_maps
 from pvtctl.models.registry import DETECTION, Conventions, HeadSpec, Target, head_spec
-from pvtctl.models.structures import DetectOptions, ImageSize, Objects
+from pvtctl.models.structures import Detections, DetectOptions, ImageSize, Objects
 from pvtctl.models.variants import STRIDES
 
 STRIDE = 32
@@ -67,13 +67,11 @@ class Detector(nn.Module):
         Images of the same size, up to the next multiple of 32, go through the backbone together, one call per size: more
         padding would change the map through attention and convolutions.
         """
-        own = [(_round_up(height), _round_up(width)) for height, width in sizes]
         limits = (images.shape[2] // STRIDE, images.shape[3] // STRIDE)
         maps: list[Tensor] = []
         order: list[int] = []
-        for height, width in dict.fromkeys(own):
-            members = [i for i, size in enumerate(own) if size == (height, width)]
-            group = images if len(members) == len(own) else images[members]
+        for (height, width), members in _by_size(sizes).items():
+            group = images if len(members) == len(sizes) else images[members]
             last = self.backbone(group[:, :, :height, :width])[-1]
             maps.append(F.pad(last, (0, limits[1] - last.shape[3], 0, limits[0] - last.shape[2])))
             order += members
@@ -101,17 +99,66 @@ class Detector(nn.Module):
         `sizes` (height, width): unset, the images fill the batch. Boxes and masks are in pixels of the input, or of images of
         `output_sizes` if given: those before the input was resized to `sizes`.
         """
-        height, width = int(images.shape[2]), int(images.shape[3])
-        sizes = [(height, width)] * images.shape[0] if sizes is None else sizes
-        if isinstance(images, Tensor) and self.head.alone and (height % STRIDE or width % STRIDE):
-            images = F.pad(images, (0, _round_up(width) - width, 0, _round_up(height) - height))
-        padded = (int(images.shape[2]), int(images.shape[3]))
+        sizes = [_size_of(images)] * int(images.shape[0]) if sizes is None else sizes
+        if isinstance(images, Tensor):
+            images = self._whole_cells(images)
+        padded = _size_of(images)
         features = self.features(images, sizes)
         if targets is None:
             found = self.head.detect(features, sizes, padded, options or DetectOptions())
-            return [place_detections(*one) for one in zip(found, sizes, output_sizes or sizes, strict=True)]
+            return _placed(found, sizes, output_sizes)
         losses = self.head.losses(features, sizes, padded, targets)
         return {"loss": torch.stack([v for k, v in losses.items() if k.startswith("loss_")]).sum(), **losses}
+
+    def graph_outputs(self, images: Tensor) -> tuple[Tensor, ...]:
+        """The part of inference that does not depend on what is found, for images that fill their batch."""
+        features = self.features(images)
+        return self.head.graph_outputs(features) if self.head.splits else tuple(features)
+
+    def detect_with(
+        self,
+        network: Callable[[Tensor], Sequence[Tensor]],
+        images: Tensor,
+        sizes: Sequence[ImageSize] | None = None,
+        options: DetectOptions | None = None,
+        output_sizes: Sequence[ImageSize] | None = None,
+    ) -> list[Detections]:
+        """As `forward` in inference, where `network` computes what `graph_outputs` does."""
+        sizes = [_size_of(images)] * len(images) if sizes is None else sizes
+        images, options = self._whole_cells(images), options or DetectOptions()
+        groups = _by_size(sizes) if self.head.alone else {_size_of(images): list(range(len(images)))}
+        detect = self.head.detect_from if self.head.splits else self.head.detect
+        found: dict[int, Detections] = {}
+        for padded, members in groups.items():
+            part = images[members][:, :, : padded[0], : padded[1]] if self.head.alone else images
+            own = detect(list(network(part)), [sizes[at] for at in members], padded, options)
+            found |= dict(zip(members, own, strict=True))
+        return _placed([found[at] for at in range(len(images))], sizes, output_sizes)
+
+    def _whole_cells(self, images: Tensor) -> Tensor:
+        """Images padded to multiples of 32 for heads with `alone`, else as they are."""
+        height, width = _size_of(images)
+        if not self.head.alone or not (height % STRIDE or width % STRIDE):
+            return images
+        return F.pad(images, (0, _round_up(width) - width, 0, _round_up(height) - height))
+
+
+def _placed(
+    found: Sequence[Detections], sizes: Sequence[ImageSize], output_sizes: Sequence[ImageSize] | None
+) -> list[Detections]:
+    return [place_detections(*one) for one in zip(found, sizes, output_sizes or sizes, strict=True)]
+
+
+def _size_of(images: Tensor | Features) -> ImageSize:
+    return int(images.shape[2]), int(images.shape[3])
+
+
+def _by_size(sizes: Sequence[ImageSize]) -> dict[ImageSize, list[int]]:
+    """Size up to the next multiple of 32 -> the images of that size."""
+    groups: dict[ImageSize, list[int]] = {}
+    for at, (height, width) in enumerate(sizes):
+        groups.setdefault((_round_up(height), _round_up(width)), []).append(at)
+    return groups
 
 
 def _round_up(side: int) -> int:

@@ -22,6 +22,8 @@ class DetectionHead(nn.Module):
     """True: the detector runs the backbone on each image without the padding of its batch."""
     network_parts: tuple[str, ...] = ("raw",)
     """Methods, also of submodules (`rpn.raw`), that are the network; the rest of `detect` is post-processing."""
+    graph_parts: tuple[str, ...] = ("raw",)
+    """Those of them that `graph_outputs` computes."""
     output_names: tuple[str, ...] = ()
     """Names of the outputs of `exported`."""
 
@@ -51,8 +53,32 @@ class DetectionHead(nn.Module):
         """The same by `detect`'s own code, as the reference for a graph."""
         return self.exported(features)
 
+    def graph_outputs(self, features: Maps) -> tuple[Tensor, ...]:
+        """What `detect_from` makes detections of, for images that fill their batch: the outputs of the graph that an inference
+        engine runs.
+
+        A head may leave both out: that graph then ends with the maps, and the head runs in torch.
+        """
+        raise NotImplementedError
+
+    def detect_from(
+        self, outputs: Sequence[Tensor], sizes: Sizes, padded: ImageSize, options: DetectOptions
+    ) -> list[Detections]:
+        """`detect` from the outputs of `graph_outputs`."""
+        raise NotImplementedError
+
+    @property
+    def splits(self) -> bool:
+        """Whether `graph_outputs` and `detect_from` are there, and made for this `detect`: not for one that a subclass overrides."""
+        definers = {
+            next(kind for kind in type(self).__mro__ if name in vars(kind)) for name in ("detect", "detect_from")
+        }
+        return len(definers) == 1 and DetectionHead not in definers
+
     def candidate_scores(self, output: Any) -> Tensor | None:
-        """Scores (N,) of all boxes from the output of the first of `network_parts`; None for heads without a threshold."""
+        """Scores (N,) of all boxes from the output of the first of `network_parts`, or if that is one of `graph_parts` from
+        `graph_outputs`; None for heads without a threshold.
+        """
         return None
 
 

@@ -119,15 +119,24 @@ class Detr(DetectionHead):
 
         Raises UsageError for `nms_iou`: DETR needs no NMS, as training penalises duplicates.
         """
+        out = self.raw(features, sizes, padded)
+        return self.detect_from((out.logits[-1], out.boxes[-1]), sizes, padded, options)
+
+    def graph_outputs(self, features: Maps) -> tuple[Tensor, ...]:
+        return self.exported(features)
+
+    def detect_from(
+        self, outputs: Sequence[Tensor], sizes: Sizes, padded: ImageSize, options: DetectOptions
+    ) -> list[Detections]:
         from torchvision.ops import box_convert, clip_boxes_to_image
 
         if options.nms_iou is not None:
             raise UsageError("DETR has no non-maximum suppression", "leave the NMS IoU out, or use another head")
-        out = self.raw(features, sizes, padded)
-        best, classes = out.logits[-1].softmax(-1)[..., :-1].max(-1)
+        logits, shares = outputs
+        best, classes = logits.softmax(-1)[..., :-1].max(-1)
         limit = MAX_DETECTIONS if options.max_detections is None else options.max_detections
         found = []
-        for scores, labels, boxes, size in zip(best, classes, out.boxes[-1], sizes, strict=True):
+        for scores, labels, boxes, size in zip(best, classes, shares, sizes, strict=True):
             scores, order = scores.sort(descending=True, stable=True)
             scores, order = scores[:limit], order[:limit]
             if options.score_threshold:

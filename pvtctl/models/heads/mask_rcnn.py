@@ -52,6 +52,7 @@ class MaskRcnn(DetectionHead):
     """
 
     network_parts = ("boxes", "masks", "pooler", "rpn.raw")
+    graph_parts = ("rpn.raw",)
 
     def __init__(
         self,
@@ -171,8 +172,30 @@ class MaskRcnn(DetectionHead):
         """From 1000 proposals per image: each class's box with a score above the threshold, NMS within each class, the best
         `max_detections`, and their masks.
         """
+        return self._second_stage(features, self.rpn.raw(features), sizes, padded, options)
+
+    def graph_outputs(self, features: Maps) -> tuple[Tensor, ...]:
+        """The maps, and objectness and shifts of the RPN on each. The second stage needs the proposals that NMS leaves."""
+        objectness, shifts = self.rpn.raw(features)
+        return (*features, *objectness, *shifts)
+
+    def detect_from(
+        self, outputs: Sequence[Tensor], sizes: Sizes, padded: ImageSize, options: DetectOptions
+    ) -> list[Detections]:
+        levels = len(outputs) // 3
+        features, objectness, shifts = (list(outputs[at * levels : (at + 1) * levels]) for at in range(3))
+        return self._second_stage(features, (objectness, shifts), sizes, padded, options)
+
+    def _second_stage(
+        self,
+        features: Maps,
+        raw: tuple[list[Tensor], list[Tensor]],
+        sizes: Sizes,
+        padded: ImageSize,
+        options: DetectOptions,
+    ) -> list[Detections]:
         maps = [x.contiguous() for x in features]
-        proposals = self.rpn.propose(self.rpn.raw(features), self.rpn.anchors.grids(features, padded), sizes, False)
+        proposals = self.rpn.propose(raw, self.rpn.anchors.grids(features, padded), sizes, False)
         scores, shifts = self.boxes(self.pooler(maps, proposals, CELLS_BOX))
         boxes = self.coder.decode(shifts, torch.cat(proposals)).view(-1, self.num_classes, 4)
         each = [len(own) for own in proposals]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -73,8 +74,18 @@ class RetinaNet(DetectionHead):
         classes, boxes = self.raw(features)
         return (*classes, *boxes)
 
-    def candidate_scores(self, output: tuple[list[Tensor], list[Tensor]]) -> Tensor:
-        return torch.cat([level.flatten() for level in output[0]]).float().sigmoid()
+    def graph_outputs(self, features: Maps) -> tuple[Tensor, ...]:
+        return self.exported(features)
+
+    def detect_from(
+        self, outputs: Sequence[Tensor], sizes: Sizes, padded: ImageSize, options: DetectOptions
+    ) -> list[Detections]:
+        levels = len(outputs) // 2
+        return self.decode(outputs[:levels], outputs[levels:], sizes, padded, options)
+
+    def candidate_scores(self, output: Sequence[Any]) -> Tensor:
+        classes = output[: len(output) // 2] if isinstance(output[0], Tensor) else output[0]
+        return torch.cat([level.flatten() for level in classes]).float().sigmoid()
 
     def losses(self, features: Maps, sizes: Sizes, padded: ImageSize, targets: Sequence[Objects]) -> dict[str, Tensor]:
         """`loss_cls` (focal, gamma 2, alpha 0.25) and `loss_box` (L1), summed over the batch and divided by the number of
