@@ -11,6 +11,7 @@ from typing import Any, TypeVar, dataclass_transform, get_type_hints
 import typer
 
 from pvtctl.cli._console import parse_ratios, parse_scale_shift, parse_size, parse_step
+from pvtctl.inference import EngineName
 from pvtctl.io.normalization import Normalization
 from pvtctl.models.registry import DEPTH, DETECTION, SEGMENTATION, heads_of
 from pvtctl.weights.resolve import with_inside
@@ -43,6 +44,11 @@ INSIDE = typer.Option(
     metavar="KEY",
     help="The part of the weights' file to take: a key of its dicts, the beginning of its names, or both: state_dict_ema, "
     "teacher, state_dict.model. The same as --weights FILE#KEY.",
+)
+ENGINE = typer.Option(
+    None,
+    help="What computes the network: torch; compile (torch.compile); onnxruntime, often the fastest on a CPU, in fp32 "
+    "(needs the extra export). The last two need minutes to start; onnxruntime once for the same weights. Default: torch.",
 )
 AS_JSON = typer.Option(False, "--json", help="Print one JSON document.")
 
@@ -100,6 +106,7 @@ class TestingOptions:
         help="Mean and deviation of the pixels: imagenet, half, clip, unit, caffe or 'mean=A,B,C std=A,B,C'. Default: that "
         "of the weights.",
     )
+    engine: EngineName | None = shared(ENGINE)
     device: str | None = shared(DEVICE)
 
 

@@ -19,7 +19,8 @@ from pvtctl.cli._models import (
     size_text,
 )
 from pvtctl.cli._options import App
-from pvtctl.errors import UsageError
+from pvtctl.errors import UsageError, nearest
+from pvtctl.inference import EngineName
 from pvtctl.io.console import say
 
 if TYPE_CHECKING:
@@ -50,6 +51,15 @@ def _batch_sizes(text: str) -> list[int]:
     return [int(part) for part in parts]
 
 
+def _engines(text: str, compile: bool) -> list[str]:
+    """The engines of `--engine`, and of `--compile`."""
+    named = [part.strip() for part in text.split(",")]
+    for name in named:
+        if name not in list(EngineName):
+            raise UsageError(f"no engine {name!r}", nearest(name, list(EngineName)))
+    return named if not compile else [EngineName.compile.value] if named == ["torch"] else [*named, "compile"]
+
+
 @app.command(epilog="Example: pvtctl latency --backbone pvt_small,resnet50 --size 224 --batch-size 1,8 --seconds 5")
 def latency(
     *,
@@ -57,7 +67,10 @@ def latency(
     batch_size: str = typer.Option("1", help="Images per call, or several numbers: 1,8."),
     mode: Mode = typer.Option(Mode.forward, help="forward, or train: forward, backward and an AdamW step."),
     dtype: Dtype = typer.Option(Dtype.fp32, help="fp32, or bf16 and fp16 under autocast."),
-    compile: bool = typer.Option(False, "--compile", help="Time torch.compile's result; compiling is not timed."),
+    engine: str = typer.Option(
+        "torch", help="What computes the network: torch, compile, onnxruntime, or several: torch,onnxruntime."
+    ),
+    compile: bool = typer.Option(False, "--compile", help="The same as --engine compile; compiling is not timed."),
     channels_last: bool = typer.Option(False, "--channels-last", help="Images in channels-last layout."),
     threads: int | None = typer.Option(None, min=1, help="CPU threads. Default: torch's."),
     device: str = typer.Option("auto", help="cpu, cuda, cuda:1; auto uses a GPU if available."),
@@ -72,9 +85,10 @@ def latency(
     Models with a head are timed from photo to result.
     """
     sizes, batch_sizes, names = model.sizes, _batch_sizes(batch_size), model.names
-    if compile and model.spec is not None and model.spec.detects:
+    engines = _engines(engine, compile)
+    if EngineName.compile in engines and mode is Mode.train and model.spec is not None and model.spec.detects:
         raise UsageError(
-            "--compile is not for detectors: their computation depends on the detections", "--head none --compile"
+            "training detectors is not compiled: it depends on the ground truth of each image", "--head none --compile"
         )
 
     from pvtctl.latency.measure import Case, measure_latency
@@ -87,12 +101,12 @@ def latency(
             model.head,
             mode.value,
             dtype.value,
-            compile,
+            own,
             channels_last,
             model.num_classes,
             model.output_stride,
         )
-        for hw, batch, name in itertools.product(sizes, batch_sizes, names)
+        for hw, batch, name, own in itertools.product(sizes, batch_sizes, names, engines)
     ]
     results, machine = measure_latency(
         cases,
@@ -128,11 +142,12 @@ def _print(results: list[Latency], machine: dict[str, Any], form: TableFormat) -
         print_json({"rows": [result.to_dict() for result in results], "machine": machine})
         return
     parts = list(results[0].parts_ms or {})
+    engines = {result.case.engine for result in results}
     columns = ["backbone", "size", "batch", "p50 ms", "p90 ms", *(f"{name} ms" for name in parts)]
     columns += ["images/s", "peak MiB", "calls"]
     rows: list[list[Any]] = [
         [
-            result.case.backbone,
+            result.case.backbone if len(engines) == 1 else f"{result.case.backbone}, {result.case.engine}",
             size_text(result.case.size),
             result.case.batch_size,
             f"{result.p50_ms:.2f}",
@@ -150,7 +165,8 @@ def _print(results: list[Latency], machine: dict[str, Any], form: TableFormat) -
 
 def _say_conditions(results: list[Latency], machine: dict[str, Any]) -> None:
     case = results[0].case
-    how = [case.mode, case.dtype, "compiled" if case.compile else "eager", f"head {case.head}"]
+    engines = list(dict.fromkeys(result.case.engine for result in results))
+    how = [case.mode, case.dtype, f"by {' and '.join(engines)}", f"head {case.head}"]
     how += ["channels last"] if case.channels_last else []
     spec = chosen_head(case.head)
     if spec is not None and case.mode == "forward":
@@ -159,8 +175,9 @@ def _say_conditions(results: list[Latency], machine: dict[str, Any]) -> None:
         some = f"{spec.candidates or f'{CANDIDATES} candidates an image for NMS'}; " if spec.detects else ""
         say(f"photos of {PHOTO[0]}x{PHOTO[1]} in memory, resized; {some}p50 and p90 are all three parts together")
     where = machine.get("gpu") or f"{machine['cpu']} ({machine['cpu_capability']})"
-    say(f"{', '.join(how)}; torch {machine['torch']}; allocator {machine['allocator']}")
-    if "gpu" not in machine:
+    versions = [f"{name} {machine[name]}" for name in ("torch", "onnxruntime") if name in machine]
+    say(f"{', '.join([*how, *versions])}; allocator {machine['allocator']}")
+    if "gpu" not in machine and EngineName.torch in engines:
         say(f"CPU kernels: {machine['kernels']}")
     say(
         f"{where}, {machine['threads']} threads of {machine['cpu_cores']} cores; peak: growth over the loaded libraries"

@@ -130,6 +130,8 @@ def _check_options(options: PredictCommandOptions, checkpoint: Inspected) -> Non
 def _predict(options: PredictCommandOptions, checkpoint: Inspected, images: Images) -> None:
     """Predict all images, write the files, and print a table or JSON."""
     from pvtctl.engine import single
+    from pvtctl.inference import EngineName
+    from pvtctl.inference.engines import make_engine
     from pvtctl.models.fast_cpu.calibrate import calibrate_once
     from pvtctl.tasks.base import PredictionRequest, PredictOptions
     from pvtctl.tasks.reading import reading_of_meta
@@ -142,9 +144,10 @@ def _predict(options: PredictCommandOptions, checkpoint: Inspected, images: Imag
         out = free_folder("predict", *(Path(part).name or part for part in (str(options.weights), options.images[0])))
     device = single(options.device).device
     calibrate_once(device.type, note)
-    request = PredictionRequest(checkpoint, device, said, options.scale_shift)
+    engine = make_engine(options.engine or EngineName.torch, device, say)
+    request = PredictionRequest(checkpoint, device, said, options.scale_shift, engine)
     writer = spec.prediction_writer(request, images, out)
-    note(f"weights: {options.weights}, {writer.description}")
+    note(f"weights: {options.weights}, {writer.description}, by {engine.name}")
     reader = ImageReader(images, reading_of_meta(checkpoint.meta))
     files: dict[str, Path] = {}
     try:
@@ -155,7 +158,8 @@ def _predict(options: PredictCommandOptions, checkpoint: Inspected, images: Imag
             files = writer.finish()
     reader.report()
     if options.as_json:
-        document = {"weights": options.weights, "backbone": checkpoint.backbone, **writer.document()}
+        document = {"weights": options.weights, "backbone": checkpoint.backbone, "engine": engine.name}
+        document |= writer.document()
         print_json(document | {"skipped": reader.skipped} | writer.places(files))
         return
     title, columns, rows = writer.table()

@@ -17,7 +17,17 @@ from pvtctl.io.allocator import allocator_state
 from pvtctl.io.machine import cpu_name
 from pvtctl.io.urls import without_secrets
 
-_PACKAGES = ("torch", "torchvision", "numpy", "pillow", "timm", "transformers", "safetensors", "webdataset")
+_PACKAGES = (
+    "torch",
+    "torchvision",
+    "numpy",
+    "pillow",
+    "timm",
+    "transformers",
+    "safetensors",
+    "webdataset",
+    "onnxruntime",
+)
 _SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "LD_PRELOAD", "PYTORCH_CUDA_ALLOC_CONF", "CUDA_VISIBLE_DEVICES")
 
 

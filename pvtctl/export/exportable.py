@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pvtctl.errors import UsageError
-from pvtctl.io.normalization import Normalization
+from pvtctl.io.normalization import IMAGENET, Normalization
 from pvtctl.models.backbones import Backbone, Classifier
 from pvtctl.models.dense import DenseModel
 from pvtctl.models.detector import STRIDE, Detector
@@ -79,6 +79,13 @@ class RawDetection(RawModel):
         return head.exported_eagerly(self.model.features(images, sizes), sizes, _size_of(images))
 
 
+class DetectorNetwork(RawModel):
+    """The outputs that `Detector.detect_with` makes detections of, for any detector."""
+
+    def traced(self, images: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.model.graph_outputs(images))
+
+
 class RawDense(RawModel):
     """`logits` (B, K, h, w) of a segmentation model, or `inverse_depth` (B, 1, h, w): the head's own map, of images padded
     to multiples of its coarsest stride, or with `at_size` a map at the images' size.
@@ -139,3 +146,13 @@ def raw_model(model: nn.Module, *, pixels: Pixels, normalization: Normalization,
             return RawDetection(model, model.head.output_names, pixels, normalization)
         case _:
             raise UsageError(f"a {type(model).__name__} is not a pvtctl model", "take one of `pvtctl.create_...`")
+
+
+def network_of(model: nn.Module) -> RawModel:
+    """The part of inference that is one graph, from normalised images; unlike `raw_model` of any detector.
+
+    Raises UsageError for other modules than those of pvtctl.
+    """
+    if isinstance(model, Detector):
+        return DetectorNetwork(model, (), "normalized", IMAGENET)
+    return raw_model(model, pixels="normalized", normalization=IMAGENET)

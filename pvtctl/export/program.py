@@ -28,10 +28,10 @@ from pvtctl.models.structures import ImageSize
 AXES = {0: "batch", 2: "height", 3: "width"}
 META_FILE = "pvtctl.json"
 """Name of the metadata in a .pt2 file (`extra_files`)."""
-_EXAMPLE_BATCH, _EXAMPLE = 2, (128, 96)
-"""No level up to stride 32 has a size of 1, and the sides differ: torch.export takes equal numbers for one."""
-_EXAMPLE_P7 = (512, 384)
-"""The same for maps of stride 128."""
+_EXAMPLE_BATCH, _EXAMPLES = 2, ((128, 96), (256, 192), (512, 384))
+"""The sides differ: torch.export takes equal numbers for one. No map may be one cell wide, hence the larger ones for strides
+of 64 and 128.
+"""
 
 quiet = partial(warnings.catch_warnings, action="ignore")
 """Context that silences the exporters' warnings about their own internals: deprecated helpers, weights with gaps in memory
@@ -98,7 +98,7 @@ def export_program(raw: RawModel, *, size: ImageSize | None, default_size: Image
             "since the 'same' padding of its ResNet stem (F.pad by amounts that depend on the size) takes torch.export "
         )
         return _with_fixed_sides(raw, default_size, why + "six minutes with open sides")
-    images = example(raw, _EXAMPLE_BATCH, _EXAMPLE_P7 if any(name.endswith("_p7") for name in raw.names) else _EXAMPLE)
+    images = example(raw, _EXAMPLE_BATCH, _example_size(raw))
     try:
         program = _export(raw, images, dict.fromkeys(AXES, Dim.AUTO))
     except PvtctlError as error:
@@ -107,6 +107,18 @@ def export_program(raw: RawModel, *, size: ImageSize | None, default_size: Image
     if "height" in fixed or "width" in fixed:  # at the example's sides, which were not requested
         return _with_fixed_sides(raw, default_size, _why_specialised(raw, images, fixed))
     return Program(program, fixed)
+
+
+def _example_size(raw: RawModel) -> ImageSize:
+    """The smallest example for which no map that is an output has a side of 1, or of the batch's size."""
+    for size in _EXAMPLES[:-1]:
+        try:
+            outputs = raw.eager(example(raw, 1, size))
+        except UsageError:  # a model that takes other sizes only: tracing says so
+            return size
+        if all(out.ndim != 4 or min(out.shape[2:]) > _EXAMPLE_BATCH for out in outputs):
+            return size
+    return _EXAMPLES[-1]
 
 
 def _with_fixed_sides(raw: RawModel, size: ImageSize, why: str) -> Program:
@@ -118,7 +130,7 @@ def _with_fixed_sides(raw: RawModel, size: ImageSize, why: str) -> Program:
 
 def _export(raw: RawModel, images: Tensor, open_sides: Mapping[int, Any]) -> ExportedProgram:
     shapes = (dict(open_sides),) if open_sides else None
-    with torch.no_grad(), quiet():
+    with torch.no_grad(), quiet(), _quiet_logs():
         try:
             return torch.export.export(raw, (images,), dynamic_shapes=shapes)
         except Exception as error:  # any error of a third-party model
@@ -169,18 +181,21 @@ def _why_specialised(raw: RawModel, images: Tensor, fixed: Mapping[str, str]) ->
 OPSET = 20
 """The native opset of torch's exporter, without a conversion afterwards."""
 INPUT = "images"
+CPU = torch.device("cpu")
 _NEEDS = ("onnx", "onnxscript", "onnxruntime")
 
 
-def require_onnx() -> None:
-    """Raise UsageError unless the packages that write and check ONNX files are installed."""
+def require_onnx(what: str = "ONNX files need") -> None:
+    """Raise UsageError, which begins with `what`, unless the packages that write and check ONNX files are installed."""
     missing = [name for name in _NEEDS if importlib.util.find_spec(name) is None]
     if missing:
-        raise UsageError(f"ONNX files need {', '.join(missing)}", "pip install 'pvtctl[export]'")
+        raise UsageError(f"{what} {', '.join(missing)}", "pip install 'pvtctl[export]'")
 
 
-def write_onnx(raw: RawModel, program: Program, path: Path, meta: Mapping[str, str]) -> None:
+def write_onnx(raw: RawModel, program: Program, path: Path, meta: Mapping[str, str], *, optimize: bool = True) -> None:
     """Write `program` to `path` with opset OPSET; `meta` becomes the file's `metadata_props`.
+
+    `optimize` simplifies the graph, which takes as long as writing it.
 
     The input is called `images`, the outputs as in `raw.names`. Raises PvtctlError where this torch has no ONNX form of an
     operation: torch 2.6 has none of batch normalisation.
@@ -194,6 +209,7 @@ def write_onnx(raw: RawModel, program: Program, path: Path, meta: Mapping[str, s
                 program.program,
                 dynamo=True,
                 verbose=False,
+                optimize=optimize,
                 opset_version=OPSET,
                 input_names=[INPUT],
                 output_names=list(raw.names),
@@ -218,10 +234,14 @@ def _cause(error: BaseException) -> str:
     return str(error).strip().split("\n")[0].partition(" :")[0]
 
 
+_LOGGERS = ("torch.onnx", "onnxscript", "onnx_ir", "torch.fx.experimental.symbolic_shapes")
+
+
 @contextmanager
 def _quiet_logs() -> Iterator[None]:
-    """Silence the exporter's logs of what it skips (torchvision's operators, unfolded constants): users cannot act on it."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    """Silence the exporters' logs of what they skip (torchvision's operators, unfolded constants) and of roots of sizes that
+    they cannot print, with a traceback: users cannot act on it."""
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
     levels = [each.level for each in loggers]
     for each in loggers:
         each.setLevel(logging.ERROR)
@@ -233,13 +253,13 @@ def _quiet_logs() -> Iterator[None]:
 
 
 class OnnxModel:
-    """An ONNX file run by onnxruntime on the CPU, with as many threads as torch.
+    """An ONNX file run by onnxruntime, with as many threads as torch.
 
-    They sleep between two calls: waiting in a loop, as onnxruntime's do by default, they would slow down whatever is timed in
-    turns with it in the same process.
+    They sleep between two calls: waiting in a loop, as onnxruntime's do by default, they would slow down whatever else
+    runs in the same process. `device`: the CPU, or a GPU, where TF32 is off.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, device: torch.device = CPU) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -247,8 +267,12 @@ class OnnxModel:
         options.inter_op_num_threads = 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3  # errors; its warnings are about graph optimisations
-        self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        providers: list[Any] = ["CPUExecutionProvider"]
+        if device.type == "cuda":
+            providers.insert(0, ("CUDAExecutionProvider", {"device_id": device.index or 0, "use_tf32": 0}))
+        self.session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+        self.one_by_one = self.session.get_inputs()[0].shape[0] == 1
 
     def __call__(self, images: Tensor) -> Sequence[Tensor]:
-        answers: list[Any] = self.session.run(None, {INPUT: images.numpy()})
-        return [torch.from_numpy(answer) for answer in answers]
+        answers: list[Any] = self.session.run(None, {INPUT: images.cpu().numpy()})
+        return [torch.from_numpy(answer).to(images.device) for answer in answers]

@@ -15,11 +15,12 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import InitVar, asdict, dataclass
 from typing import Any, Literal
 
-from pvtctl.errors import ExitCode, PvtctlError, UsageError
+from pvtctl.errors import ExitCode, PvtctlError, UsageError, nearest
 from pvtctl.extensions import loaded
+from pvtctl.inference import EngineName
 from pvtctl.io.machine import OthersShare
 
 TURN_SECONDS = 0.25
@@ -38,16 +39,42 @@ class Case:
     """`train` is forward, loss, backward and one AdamW step."""
     dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
     """All but fp32 run under autocast, fp16 training with a gradient scaler."""
-    compile: bool = False
+    engine: str = "torch"
+    """What computes the network: `torch`, `compile` or `onnxruntime`; in training the first two."""
     channels_last: bool = False
     num_classes: int | None = None
     output_stride: int | None = None
     """Both as in `count`."""
     options: str = ""
     """JSON of the options of `pvtctl.cost.build.build_own`, for a model other than the papers'."""
+    compile: InitVar[bool] = False
+    """The same as `engine="compile"`."""
+
+    def __post_init__(self, compile: bool) -> None:
+        if compile:
+            object.__setattr__(self, "engine", EngineName.compile.value)
 
     def __str__(self) -> str:
-        return f"{self.backbone} at {self.size[0]}x{self.size[1]}, batch {self.batch_size}"
+        engine = "" if self.engine == "torch" else f", {self.engine}"
+        return f"{self.backbone} at {self.size[0]}x{self.size[1]}, batch {self.batch_size}{engine}"
+
+    def require_possible(self) -> None:
+        """Raise UsageError for a built model, and for what the engine does not do."""
+        if not (isinstance(self.backbone, str) and isinstance(self.head, str)):
+            raise UsageError(
+                "a built model cannot be timed: each case has a process of its own, which builds it by name",
+                "register a BackboneSpec or HeadSpec, and give its name",
+            )
+        if self.engine not in list(EngineName):
+            raise UsageError(f"no engine {self.engine!r}", nearest(self.engine, list(EngineName)))
+        if self.engine == EngineName.onnxruntime:
+            for wrong, what in (
+                (self.mode == "train", "does not train"),
+                (self.dtype != "fp32", f"computes in fp32, not {self.dtype}"),
+                (self.channels_last, "chooses layouts itself, also where images are channels-last"),
+            ):
+                if wrong:
+                    raise UsageError(f"the engine onnxruntime {what}", "leave that out, or use another --engine")
 
 
 @dataclass(frozen=True)
@@ -98,11 +125,7 @@ def measure_latency(
     if seconds <= 0 or (repeats is not None and repeats < 1) or warmup < 0 or (threads is not None and threads < 1):
         raise UsageError("seconds, repeats and threads must be positive, warm-up not negative", "pvtctl latency --help")
     for case in cases:
-        if not (isinstance(case.backbone, str) and isinstance(case.head, str)):
-            raise UsageError(
-                "a built model cannot be timed: each case has a process of its own, which builds it by name",
-                "register a BackboneSpec or HeadSpec, and give its name",
-            )
+        case.require_possible()
     from pvtctl.models.fast_cpu.calibrate import calibrate_once
 
     calibrate_once(device, on_progress, threads=threads)
@@ -115,10 +138,16 @@ def measure_latency(
     machine: dict[str, Any] = {}
     for group in groups.values():
         with contextlib.ExitStack() as stack:
-            runs = [_Run(case, stack.enter_context(_worker())) for case in group]
-            for run in runs:
-                on_progress(f"warming up {run.case}")
+            runs = []
+            for case in group:
+                on_progress(f"warming up {case}")
+                run = _Run(case, stack.enter_context(_worker()))
                 machine |= run.prepare(options)
+                if run.said:  # it exported a graph: the memory for that is not the model's
+                    on_progress("; ".join(run.said))
+                    run = _Run(case, stack.enter_context(_worker()))
+                    run.prepare(options)
+                runs.append(run)
             on_progress(f"timing {', '.join([*(run.case.backbone for run in runs[:-1]), str(runs[-1].case)])}")
             others = OthersShare([os.getpid(), *(run.process.pid for run in runs)])
             _take_turns(runs, seconds, repeats)
@@ -138,11 +167,13 @@ class _Run:
         self._estimate = 0.0
         self._first = 0.0
         self._peak = 0
+        self.said: list[str] = []
+        """Messages of the engine."""
 
     def prepare(self, options: dict[str, Any]) -> dict[str, Any]:
         """Build and warm up; returns the process's description of the machine."""
         said = self._ask(asdict(self.case) | options)
-        self._first, self._estimate = said["first_seconds"], said["seconds"]
+        self._first, self._estimate, self.said = said["first_seconds"], said["seconds"], said["said"]
         machine: dict[str, Any] = said["machine"]
         return machine
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from pvtctl.data.transforms import normalize, pad_images, resample
+from pvtctl.inference.engines import Engine, EngineModel
 from pvtctl.latency.steps import Case, compiled, inference, memory_format, training_step
 from pvtctl.models.dense import DenseModel
 from pvtctl.models.detector import STRIDE, Detector
@@ -33,15 +34,21 @@ OBJECTS = 7
 PARTS = ("preprocess", "network", "postprocess")
 
 
-def build_prediction_step(case: Case, model: nn.Module, device: torch.device) -> Callable[[], object]:
+def build_prediction_step(case: Case, model: nn.Module, device: torch.device, engine: Engine) -> Callable[[], object]:
     """The function to time for a Detector or DenseModel on `device`."""
     model = model.to(memory_format=memory_format(case))
     if isinstance(model, Detector):
-        build: Any = detector_training_step if case["mode"] == "train" else DetectorForward
-    else:
-        build = dense_training_step if case["mode"] == "train" else DenseForward
-    step: Callable[[], object] = build(case, model, device)
-    return step
+        return (
+            detector_training_step(case, model, device)
+            if case["mode"] == "train"
+            else DetectorForward(case, model, device, engine)
+        )
+    assert isinstance(model, DenseModel)
+    return (
+        dense_training_step(case, model, device)
+        if case["mode"] == "train"
+        else DenseForward(case, model, device, engine)
+    )
 
 
 class _PhotoForward:
@@ -97,15 +104,24 @@ class _PhotoForward:
 
 
 class DetectorForward(_PhotoForward):
-    """The network's time is that of the backbone with its neck, and of the network parts of the head."""
+    """The network's time is that of the backbone with its neck, and of the network parts of the head: one by one, or the
+    engine's graph and the parts that are not in it.
+    """
 
-    def __init__(self, case: Case, model: Detector, device: torch.device) -> None:
+    def __init__(self, case: Case, model: Detector, device: torch.device, engine: Engine | None = None) -> None:
         super().__init__(case, model, device)
-        self._model.features = self._timed(model.features)
-        for at, part in enumerate(model.head.network_parts):
+        first, in_graph = model.head.network_parts[0], model.head.graph_parts if model.head.splits else ()
+        self._runnable = model if engine is None else engine(model)
+        if isinstance(self._runnable, EngineModel):
+            self._runnable.network = self._timed(self._runnable.network, keep=first in in_graph)
+        else:
+            in_graph = ()
+            self._model.features = self._timed(model.features)
+        for part in model.head.network_parts:
             *inner, name = part.split(".")
             owner = functools.reduce(getattr, inner, model.head)
-            setattr(owner, name, self._timed(getattr(owner, name), keep=at == 0))
+            if part not in in_graph:
+                setattr(owner, name, self._timed(getattr(owner, name), keep=part == first))
         self._options = DetectOptions()
         self()
         scores = model.head.candidate_scores(self._kept)
@@ -118,15 +134,15 @@ class DetectorForward(_PhotoForward):
 
     def _predict(self, images: Tensor) -> object:
         number = len(images)
-        return self._model(images, [self._size] * number, options=self._options, output_sizes=[PHOTO] * number)
+        return self._runnable(images, [self._size] * number, options=self._options, output_sizes=[PHOTO] * number)
 
 
 class DenseForward(_PhotoForward):
     """Predictions are labels or depth."""
 
-    def __init__(self, case: Case, model: DenseModel, device: torch.device) -> None:
+    def __init__(self, case: Case, model: DenseModel, device: torch.device, engine: Engine | None = None) -> None:
         super().__init__(case, model, device)
-        self._run = self._timed(compiled(case, model))
+        self._run: Any = self._timed(model if engine is None else engine(model))
         self._inference = (DepthInference if model.gives_depth else LabelInference)(model)
 
     def _predict(self, images: Tensor) -> object:

@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pvtctl.cost.build import build_model, build_own
+from pvtctl.inference import EngineName
+from pvtctl.inference.engines import make_engine
 from pvtctl.models.fast_cpu import optimize_for_cpu
 from pvtctl.models.registry import find_head
 
@@ -18,24 +20,27 @@ Case = dict[str, Any]
 """`pvtctl.latency.measure.Case` as JSON."""
 
 
-def build_step(case: Case, device: torch.device) -> Callable[[], object]:
-    """Build the case's model, with random weights, and the function to time."""
+def build_step(
+    case: Case, device: torch.device, say: Callable[[str], None] = lambda text: None
+) -> Callable[[], object]:
+    """Build the case's model, with random weights, and the function to time; `say` gets messages of the engine."""
     if case["options"]:
         model = build_own(case["backbone"], case["head"], case["num_classes"], case["options"])
     else:
         model = build_model(case["backbone"], case["head"], case["num_classes"], case["output_stride"])
-    model = optimize_for_cpu(model).to(device)
+    model = optimize_for_cpu(model).to(device).eval()
+    engine = make_engine(case["engine"], device, say)
     if find_head(case["head"]) is not None:
         from pvtctl.latency.prediction_steps import build_prediction_step
 
-        return build_prediction_step(case, model, device)
+        return build_prediction_step(case, model, device, engine)
     images = torch.randn(case["batch_size"], 3, *case["size"], device=device)
     if case["channels_last"]:
         model = model.to(memory_format=torch.channels_last)
         images = images.to(memory_format=torch.channels_last)
     if case["mode"] == "train":
         return _classifier_training_step(case, model, images)
-    run = compiled(case, model)
+    run = engine(model)
 
     def forward() -> object:
         with inference(case, device):
@@ -77,8 +82,8 @@ def training_step(
 
 
 def compiled(case: Case, model: nn.Module) -> Any:
-    """The model, through torch.compile if the case asks for it."""
-    return torch.compile(model) if case["compile"] else model
+    """The model for training, through torch.compile if the case asks for it."""
+    return torch.compile(model) if case["engine"] == EngineName.compile else model
 
 
 def memory_format(case: Case) -> torch.memory_format:
@@ -89,7 +94,7 @@ def memory_format(case: Case) -> torch.memory_format:
 @contextlib.contextmanager
 def inference(case: Case, device: torch.device) -> Iterator[None]:
     """Context without gradients, in the case's precision."""
-    guard = torch.no_grad if case["compile"] else torch.inference_mode
+    guard = torch.no_grad if case["engine"] == EngineName.compile else torch.inference_mode
     with guard(), _autocast(case, device):
         yield
 

@@ -64,9 +64,11 @@ class _Worker:
 
         if find_head(case["head"]) is not None:
             import pvtctl.latency.prediction_steps  # noqa: F401
+        _engine_version(case["engine"])
 
         self._memory = _PeakMemory(self._device)
-        self._step = build_step(case, self._device)
+        self._said: list[str] = []
+        self._step = build_step(case, self._device, self._said.append)
 
     def prepare(self) -> dict[str, Any]:
         """Warm up: the first call separately (it may compile), then the given number of calls."""
@@ -82,8 +84,10 @@ class _Worker:
         return {
             "first_seconds": first,
             "seconds": warm if self._case["warmup"] else first,
+            "said": self._said,
             "machine": describe_machine(self._case["device"])
-            | {"threads": torch.get_num_threads(), "allocator": allocator_state(), "kernels": str(active())},
+            | {"threads": torch.get_num_threads(), "allocator": allocator_state(), "kernels": str(active())}
+            | _engine_version(self._case["engine"]),
         }
 
     def measure(self, calls: int) -> dict[str, Any]:
@@ -108,6 +112,14 @@ class _Worker:
             import torch
 
             torch.cuda.synchronize(self._device)
+
+
+def _engine_version(engine: str) -> dict[str, str]:
+    if engine != "onnxruntime":
+        return {}
+    import onnxruntime
+
+    return {"onnxruntime": onnxruntime.__version__}
 
 
 class _PeakMemory:

@@ -10,6 +10,8 @@ from typing import Any, Literal
 from pvtctl.engine import Distributed, choose_precision, evaluate, start_distributed, stop_distributed
 from pvtctl.engine.log import Say, silent
 from pvtctl.errors import UsageError
+from pvtctl.inference import EngineName
+from pvtctl.inference.engines import make_engine
 from pvtctl.io.console import say as say_on_stderr
 from pvtctl.recipe.load import Override, keys_said, load_recipe
 from pvtctl.recipe.schema import Recipe
@@ -31,6 +33,15 @@ class Scored:
     metric: Any
     skipped: dict[str, str]
     """id -> reason of the images that could not be read."""
+    engine: str
+    """What computed the network."""
+    precision: str
+    """Of its arithmetic: `fp32`, `bf16` or `fp16`."""
+
+    @property
+    def computed(self) -> str:
+        """Engine and precision in words."""
+        return f"{self.engine} in {self.precision}"
 
 
 @dataclass(frozen=True)
@@ -45,6 +56,8 @@ class Evaluation:
     """Why the figures are not comparable with the paper's."""
     skipped: dict[str, str]
     """id -> reason of the images that could not be read."""
+    engine: str = EngineName.torch.value
+    """What computed the network."""
 
 
 def score_recipe(
@@ -54,20 +67,23 @@ def score_recipe(
     *,
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32",
     partial: bool = False,
+    engine: str = EngineName.torch,
     say: Say = say_on_stderr,
 ) -> Scored:
     """Evaluate the weights in `recipe`, with the classes of `head`, on its validation data. Raises UsageError."""
     talk = say if dist.is_main else silent
+    made = make_engine(engine, dist.device, talk)
     task = build_task(recipe, device=dist.device, world_size=dist.world_size, head=head, partial=partial, say=talk)
-    chosen = choose_precision(precision, dist.device)
+    chosen = choose_precision("fp32" if made.fp32 else precision, dist.device)
     classes = len(task.val.class_names)
     of_classes = f" of {classes} classes" if classes else ""
     talk(
-        f"data: {data_place(recipe)}; {len(task.val)} images{of_classes}, at {task.spec.sizes(recipe).scored_label}, in {chosen.name}"
+        f"data: {data_place(recipe)}; {len(task.val)} images{of_classes}, at {task.spec.sizes(recipe).scored_label}, in {chosen.name} by {made.name}"
     )
-    metric: Any = evaluate(task, task.model, dist, chosen, shown=talk is not silent)
+    runnable = made(task.model.to(dist.device).eval())
+    metric: Any = evaluate(task, runnable, dist, chosen, shown=talk is not silent)
     skipped = {name: reason for own in dist.gather(task.skipped) for name, reason in own.items()}
-    return Scored(task, metric, skipped)
+    return Scored(task, metric, skipped, made.name.value, chosen.name)
 
 
 def evaluate_run(
@@ -76,12 +92,15 @@ def evaluate_run(
     *,
     overrides: Sequence[Override] = (),
     device: str | None = None,
+    engine: str = EngineName.torch,
     quiet: bool = False,
 ) -> Evaluation:
     """Evaluate a run's best weights as `pvtctl eval RUN` does: on the run's validation data, or on data of the same
     layout in the directory `data`, at the run's size and precision.
 
-    `overrides` are those of `--set`, for the recipe's `data` and `eval` blocks (`eval.flip=true`). Nothing is written.
+    `overrides` are those of `--set`, for the recipe's `data` and `eval` blocks (`eval.flip=true`). `engine` computes the
+    network: `torch`, `compile` or `onnxruntime` (in fp32, whatever the run's precision). Nothing is written but that engine's
+    cached graph.
     Raises UsageError if `run` is not a run, for missing data, and for overrides of other blocks.
     """
     read = read_run(Path(run).expanduser(), finished=False)
@@ -106,9 +125,9 @@ def evaluate_run(
     try:
         precision = read.info.get("precision", "fp32")
         say = silent if quiet else say_on_stderr
-        scored = score_recipe(recipe, checkpoint.head, dist, precision=precision, say=say)
+        scored = score_recipe(recipe, checkpoint.head, dist, precision=precision, engine=engine, say=say)
     finally:
         stop_distributed()
     numbers = scored.metric.compute()
     figures, differences = compare_with_paper(recipe, numbers, len(scored.task.val.class_names))
-    return Evaluation(numbers, figures, differences, scored.skipped)
+    return Evaluation(numbers, figures, differences, scored.skipped, scored.engine)

@@ -11,6 +11,8 @@ import torch
 from pvtctl.data.images import Reading
 from pvtctl.engine import single
 from pvtctl.errors import UsageError, nearest
+from pvtctl.inference import EngineName
+from pvtctl.inference.engines import make_engine
 from pvtctl.models.backbones import Classifier
 from pvtctl.models.dense import DenseModel
 from pvtctl.models.detector import Detector
@@ -46,13 +48,15 @@ class LoadedRun:
         recipe: Recipe | None,
         score: dict[str, float],
         scale_shift: tuple[float, float] | None,
+        engine: str = EngineName.torch,
     ) -> None:
         task = checkpoint.task
         assert task is not None
         self.path, self.task, self.recipe, self.score, self.device = checkpoint.path, task, recipe, score, device
         self._checkpoint, self._scale_shift = checkpoint, scale_shift
         self._refuse_foreign({"scale_shift": scale_shift})
-        self.predictor = task_spec(task).predictor(PredictionRequest(checkpoint, device, scale_shift=scale_shift))
+        self._engine = make_engine(engine, device)
+        self.predictor = task_spec(task).predictor(self._request({}))
         self.class_names = list(self.predictor.class_names)
         self.palette = self.predictor.palette
         self.model: Classifier | Detector | DenseModel = self.predictor.model
@@ -77,13 +81,15 @@ class LoadedRun:
                 f"no option {min(wrong)!r} of predict", nearest(min(wrong), list(PredictOptions.__annotations__))
             )
         self._refuse_foreign(dict(options))
-        request = PredictionRequest(self._checkpoint, self.device, options, self._scale_shift)
-        predictor = task_spec(self.task).predictor(request, self.model)
+        predictor = task_spec(self.task).predictor(self._request(options), self.model)
         reading = self.reading
         if isinstance(images, list | tuple):
             return [predictor(to_pixels(image, reading)) for image in images]
         answer: Answer = predictor(to_pixels(images, reading))
         return answer
+
+    def _request(self, options: PredictOptions) -> PredictionRequest:
+        return PredictionRequest(self._checkpoint, self.device, options, self._scale_shift, self._engine)
 
     @property
     def reading(self) -> Reading:
@@ -105,6 +111,7 @@ def load_run(
     device: str | None = None,
     backbone: str | None = None,
     scale_shift: tuple[float, float] | None = None,
+    engine: str = EngineName.torch,
 ) -> LoadedRun:
     """Load a run's best weights, or a checkpoint, for `LoadedRun.predict`.
 
@@ -114,6 +121,8 @@ def load_run(
         device: default: CUDA if available, else the CPU.
         backbone: for files that do not name their backbone (`timm:NAME`).
         scale_shift: for metric depth: see `create_depth_model`.
+        engine: what computes the network: `torch`, `compile` or `onnxruntime`. The last two take the weights as they are at
+            the first prediction.
 
     Raises:
         UsageError: for invalid checkpoints, damaged run directories, and weights without a head.
@@ -126,7 +135,7 @@ def load_run(
     if (Path(source).expanduser() / "run.json").is_file():
         run = read_run(Path(source).expanduser(), finished=False)
         recipe, score = run.recipe, run.score
-    return LoadedRun(checkpoint, single(device).device, recipe, score, scale_shift)
+    return LoadedRun(checkpoint, single(device).device, recipe, score, scale_shift, engine)
 
 
 def _numbers(score: Any) -> dict[str, float]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pvtctl.data.base import SplitDataset
     from pvtctl.data.check import DatasetVerdict
     from pvtctl.data.images import RgbImage
+    from pvtctl.inference.engines import Engine
     from pvtctl.recipe.schema import Data, Recipe, Train
     from pvtctl.tasks.data_task import DataTask
     from pvtctl.tasks.predict import Images
@@ -115,6 +116,13 @@ class PredictionRequest:
     options: PredictOptions = field(default_factory=PredictOptions)
     scale_shift: tuple[float, float] | None = None
     """For metric depth, if the checkpoint has no scale and shift."""
+    engine: Engine | None = None
+    """What computes the network; None: torch."""
+
+    def runnable(self, model: Any) -> Any:
+        """`model` on the device, in eval mode, with its network computed by the engine."""
+        model = model.to(self.device).eval()
+        return model if self.engine is None else self.engine(model)
 
     @property
     def normalization(self) -> Normalization:

@@ -66,12 +66,13 @@ ALLOWED = {
         "tasks.dense",
         "tasks.segmentation",
     },
-    "tasks": {"models", "data", "weights", "engine", "views", "recipe", "cost", "tasks"},
-    "latency": {"models", "data", "cost", "tasks"},
-    "runs": {"models", "data", "weights", "engine", "views", "recipe", "cost", "tasks"},
+    "tasks": {"models", "data", "weights", "engine", "views", "recipe", "cost", "tasks", "inference"},
+    "inference": {"models", "export"},
+    "latency": {"models", "data", "cost", "tasks", "inference"},
+    "runs": {"models", "data", "weights", "engine", "views", "recipe", "cost", "tasks", "inference"},
     "explain": {"models", "data", "weights", "views", "recipe", "cost", "tasks", "runs"},
     "studies": {"models", "data", "weights", "engine", "views", "recipe", "cost", "latency", "tasks", "runs"},
-    "export": {"models", "data", "weights", "recipe", "cost", "tasks"},
+    "export": {"models", "data", "weights", "cost"},
     "api": {"models", "weights", "engine", "recipe", "runs"},
 }
 _FOLDERS = {tuple(part.split(".")) for part in ALLOWED}

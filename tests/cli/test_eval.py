@@ -7,10 +7,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+import stand_in_engine
 import torch
 from PIL import Image
 from tiny_run import Cli
 
+import pvtctl
 from pvtctl.data.class_names import imagenet_classes
 from pvtctl.errors import PvtctlError
 from pvtctl.models.backbones import build_classifier
@@ -52,6 +54,23 @@ def test_a_run_scores_as_it_did_when_it_ended(cli: Cli, smoke_run: Path) -> None
     assert result.json["files"] == {}
     assert "packages" in result.json["environment"]
     assert not (smoke_run / "eval").exists(), "--json alone writes nothing"
+
+
+def test_another_engine_scores_the_same(cli: Cli, smoke_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = stand_in_engine.put_in(monkeypatch)
+    result = cli("eval", smoke_run, "--engine", "onnxruntime", "--json")
+    assert result.code == 0, result.err
+    plain = cli("eval", smoke_run, "--json").json
+    assert engine.seen == 12
+    assert result.json["metrics"] == pytest.approx(plain["metrics"], rel=1e-5)
+    for found, name in ((result.json, "onnxruntime"), (plain, "torch")):
+        assert (found["chosen"]["engine"], found["chosen"]["precision"]) == (name, "fp32")
+    assert "in fp32 by onnxruntime" in result.err
+    scored = pvtctl.evaluate(smoke_run, engine="onnxruntime", quiet=True)
+    assert scored.engine == "onnxruntime"
+    assert scored.numbers == pytest.approx(plain["metrics"], rel=1e-5)
+    assert engine.seen == 24
+    assert cli("eval", smoke_run, "--engine", "tensorrt").code == 2
 
 
 def test_pictures_and_tables(cli: Cli, smoke_run: Path, tmp_path: Path) -> None:

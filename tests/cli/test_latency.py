@@ -106,6 +106,35 @@ def test_cases_are_grouped_by_size_and_batch(monkeypatch: pytest.MonkeyPatch) ->
     assert seen[0] == Case("pvt_tiny", (64, 64), 1)
     assert seen[1] == Case("resnet50", (64, 64), 1)
     assert seen[-1] == Case("resnet50", (96, 64), 8)
+    seen.clear()
+    assert main(["latency", "--backbone", "pvt_tiny", "--engine", "torch, onnxruntime"]) == 0
+    assert seen == [Case("pvt_tiny"), Case("pvt_tiny", engine="onnxruntime")]
+    seen.clear()
+    assert main(["latency", "--backbone", "pvt_tiny", "--compile"]) == 0
+    assert seen == [Case("pvt_tiny", engine="compile")] == [Case("pvt_tiny", compile=True)]
+
+
+def test_engines_are_told_apart(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = (9, 20.0, 22.5, 21.0, 19.0, 90.0, 47.6, 3 << 20, None)
+    results = [Latency(Case("pvt_tiny", engine=engine), *numbers) for engine in ("torch", "onnxruntime")]
+    machine = {
+        "cpu": "a CPU",
+        "cpu_capability": "AVX2",
+        "threads": 2,
+        "cpu_cores": 4,
+        "torch": "2.6",
+        "kernels": "none",
+    }
+    machine |= {"allocator": "kept", "onnxruntime": "1.20"}
+    monkeypatch.setattr("pvtctl.latency.measure.measure_latency", lambda cases, **options: (results, machine))
+    assert main(["latency", "--backbone", "pvt_tiny", "--engine", "torch,onnxruntime", "--format", "csv"]) == 0
+    out, err = capsys.readouterr()
+    assert [line.split(",224x224")[0] for line in out.splitlines()[1:]] == [
+        '"pvt_tiny, torch"',
+        '"pvt_tiny, onnxruntime"',
+    ]
+    assert "by torch and onnxruntime" in err
+    assert "onnxruntime 1.20" in err
 
 
 @pytest.mark.parametrize(
@@ -123,7 +152,12 @@ def test_cases_are_grouped_by_size_and_batch(monkeypatch: pytest.MonkeyPatch) ->
         (["--device", "mps"], "mps", "cpu"),
         (["--repeats", "0"], "--repeats", "--help"),
         (["--dtype", "int8"], "int8", "--help"),
-        (["--head", "detr", "--compile"], "--compile is not for detectors", "--head none"),
+        (["--head", "detr", "--compile", "--mode", "train"], "training detectors is not compiled", "--head none"),
+        (["--engine", "onnx"], "no engine 'onnx'", "onnxruntime"),
+        (["--engine", "torch,"], "no engine ''", "torch, compile, onnxruntime"),
+        (["--engine", "onnxruntime", "--mode", "train"], "the engine onnxruntime does not train", "--engine"),
+        (["--engine", "torch,onnxruntime", "--dtype", "bf16"], "computes in fp32, not bf16", "--engine"),
+        (["--engine", "onnxruntime", "--channels-last"], "chooses layouts itself", "--engine"),
     ],
 )
 def test_bad_arguments(arguments: list[str], message: str, hint: str, capsys: pytest.CaptureFixture[str]) -> None:

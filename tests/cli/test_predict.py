@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import stand_in_engine
 import torch
 from PIL import Image
 from tiny_run import Cli
 
+import pvtctl
 from pvtctl.models.backbones import build_classifier
 from pvtctl.models.detector import Detector, build_detector
 from pvtctl.tasks.predict import find_images
@@ -113,6 +115,22 @@ def test_json_alone_writes_nothing(cli: Cli, detector: Path, photos: Path, tmp_p
     assert {tuple(each) for image in document["images"] for each in image["detections"]} == {("class", "score", "box")}
     assert document["files"] == {}
     assert not (tmp_path / "runs").exists()
+
+
+def test_another_engine_finds_the_same(cli: Cli, detector: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = stand_in_engine.put_in(monkeypatch)
+    words = ["predict", photos, "--weights", detector, "--json", *SIDES]
+    result, plain = cli(*words, "--engine", "onnxruntime"), cli(*words)
+    assert result.code == 0, result.err
+    assert engine.seen == 3
+    assert ", by onnxruntime" in result.err
+    found, expected = result.json, plain.json
+    assert (found.pop("engine"), expected.pop("engine")) == ("onnxruntime", "torch")
+    assert found == expected
+    run = pvtctl.load_run(detector, engine="onnxruntime")
+    for _ in range(2):
+        run.predict(photos / "frame2.jpg")
+    assert engine.seen == 5
 
 
 def test_masks_reach_the_results(cli: Cli, mask_detector: Path, photos: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from stand_in_engine import StandInEngine
 
 from pvtctl.io.checkpoint_meta import CheckpointMeta
 from pvtctl.recipe.load import flat, load_recipe
@@ -149,6 +150,25 @@ class TaskContract:
         assert spec.sizes(scored).scored == spec.sizes(recipe).scored
         assert spec.sizes(scored).scored_label == spec.sizes(recipe).scored_label
         assert spec.tested_side(saved.checkpoint.meta) == min(spec.sizes(recipe).testing)
+
+    def test_an_engine_computes_the_network_alone(self, spec: TaskSpec, saved: Saved) -> None:
+        """Evaluation and prediction call the model as the engine gives it, with the same result."""
+        task, cpu = saved.task, torch.device("cpu")
+        engine = StandInEngine(cpu)
+        before, metrics = StandInEngine.seen, [task.metric(), task.metric()]
+        with torch.inference_mode():
+            for batch in task.val_loader(rank=0, world_size=1):
+                for metric, model in zip(metrics, (task.model.eval(), engine(task.model)), strict=True):
+                    metric.update(task.predict(model, batch), batch)
+        plain, own = (metric.compute() for metric in metrics)
+        assert own == pytest.approx(plain, rel=1e-4, nan_ok=True)
+        seen = StandInEngine.seen
+        assert seen - before >= len(task.val)
+        pixels = torch.randint(0, 256, (3, 64, 96), dtype=torch.uint8)
+        predictors = [spec.predictor(PredictionRequest(saved.checkpoint, cpu, engine=each)) for each in (None, engine)]
+        words = [predictor.in_words(predictor(pixels), 0.0) for predictor in predictors]
+        assert words[0] == words[1]
+        assert StandInEngine.seen == seen + 1
 
     @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
     def test_a_predictor_takes_any_size(self, spec: TaskSpec, saved: Saved, size: tuple[int, int]) -> None:

@@ -121,7 +121,7 @@ def test_classes_turn_dpt_from_depth_to_segmentation() -> None:
 
 
 def case(**changes: Any) -> dict[str, Any]:
-    return {"size": (64, 96), "batch_size": 2, "channels_last": False, "dtype": "fp32", "compile": False} | changes
+    return {"size": (64, 96), "batch_size": 2, "channels_last": False, "dtype": "fp32", "engine": "torch"} | changes
 
 
 @pytest.mark.parametrize(("head", "classes"), [("semantic_fpn", 20), ("dpt", None), ("dpt", 3), ("midas", None)])
@@ -142,7 +142,8 @@ def test_labels_are_those_of_all_classes_at_once() -> None:
     model: Any = build_model("pvt_v2_b0", "semantic_fpn", 40)
     step = DenseForward(case(batch_size=1), model, torch.device("cpu"))
     raw = torch.randn(1, 40, 16, 24)
-    assert torch.equal(step._answer(raw), model.at_size(raw, (64, 96), PHOTO)[0].argmax(0))
+    found = step._inference._answer(raw, (64, 96), PHOTO)
+    assert torch.equal(found.long(), model.at_size(raw, (64, 96), PHOTO)[0].argmax(0))
 
 
 @pytest.mark.parametrize(

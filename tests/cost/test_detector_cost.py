@@ -88,7 +88,7 @@ def test_parts_and_classes() -> None:
 
 
 def case(**changes: Any) -> dict[str, Any]:
-    return {"size": (64, 96), "batch_size": 2, "channels_last": False, "dtype": "fp32", "compile": False} | changes
+    return {"size": (64, 96), "batch_size": 2, "channels_last": False, "dtype": "fp32", "engine": "torch"} | changes
 
 
 def detector(head: str) -> Any:

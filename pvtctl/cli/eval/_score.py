@@ -43,13 +43,17 @@ def run_evaluation(options: EvalOptions) -> None:
 
 def _evaluate(plan: EvalPlan, options: EvalOptions, dist: Distributed) -> None:
     from pvtctl.engine import read_info
+    from pvtctl.inference import EngineName
     from pvtctl.runs.evaluate import score_recipe
 
     if plan.out is not None:
         require_place(plan.out)
     # a run uses its own precision; published figures are best reproduced in fp32
     precision = read_info(plan.found.source).get("precision", "fp32")
-    scored = score_recipe(plan.recipe, plan.head, dist, precision=precision, partial=options.partial, say=say)
+    engine = options.engine or EngineName.torch
+    scored = score_recipe(
+        plan.recipe, plan.head, dist, precision=precision, partial=options.partial, engine=engine, say=say
+    )
     if dist.is_main:
         _show(plan, options, scored, dist)
 
@@ -67,7 +71,7 @@ def _show(plan: EvalPlan, options: EvalOptions, scored: Scored, dist: Distribute
         task,
         report,
         model=recipe.model.backbone.spec,
-        lead=f"{plan.found.source} ({plan.found.why}), {int(numbers['images'])} images",
+        lead=f"{plan.found.source} ({plan.found.why}), {int(numbers['images'])} images, by {scored.computed}",
         environment=describe_environment(dist.device),
         skipped=scored.skipped,
     )
@@ -82,6 +86,8 @@ def _show(plan: EvalPlan, options: EvalOptions, scored: Scored, dist: Distribute
         "backbone": recipe.model.backbone.spec,
         "head": recipe.model.head and recipe.model.head.name,
         "published_top1": published and published / 100,
+        "engine": scored.engine,
+        "precision": scored.precision,
     }
     data = {
         "name": recipe.data.name,

@@ -65,21 +65,22 @@ class ClassifierPredictor:
 
     def __init__(self, request: PredictionRequest, model: Classifier | None = None) -> None:
         """`model`: the checkpoint's, if it is built already. Raises UsageError for weights that do not fit."""
-        checkpoint, device = request.checkpoint, request.device
+        checkpoint = request.checkpoint
         assert checkpoint.head is not None
-        self.device = device
+        self.device = request.device
         self.class_names = checkpoint.head.names or [f"class {label}" for label in range(checkpoint.head.num_classes)]
         size = checkpoint.meta.image_size or 224
         resize = checkpoint.meta.resize or round(size * 256 / 224)
         self.transform = EvalTransform(size, resize, request.normalization)
         model = model or cast("Classifier", model_from_checkpoint(checkpoint, image_size=size))
-        self.model = model.to(device).eval()
+        self.model = model
+        self.runnable = request.runnable(model)
 
     def __call__(self, pixels: Tensor) -> ClassScores:
         """uint8 (3, H, W) -> probabilities, on the CPU."""
         image = self.transform(TensorPicture(pixels))
         with torch.inference_mode():
-            scores = self.model(image[None].to(self.device))[0].float().softmax(0).cpu()
+            scores = self.runnable(image[None].to(self.device))[0].float().softmax(0).cpu()
         return ClassScores(scores, self.class_names)
 
     def in_words(self, prediction: ClassScores, threshold: float) -> str:

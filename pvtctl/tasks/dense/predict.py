@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from pvtctl.data.images import RgbImage
 from pvtctl.data.transforms import normalize
@@ -28,6 +28,8 @@ class DensePredictor:
     transform: DenseTransform
     inference: DenseInference
     model: DenseModel
+    runnable: nn.Module
+    """The model with its network computed by the request's engine."""
 
     def __init__(self, request: PredictionRequest) -> None:
         found, options = request.checkpoint.dense, request.options
@@ -49,9 +51,9 @@ class DensePredictor:
         with torch.inference_mode():
             views = ((self._view(pixels, ratio, mirrored), mirrored) for ratio, mirrored in self.testing.views)
             if len(self.testing.views) > 1:
-                found = self.inference.predict_tta(self.model, views, original)
+                found = self.inference.predict_tta(self.runnable, views, original)
             else:
-                (found,) = self.inference.predict_batch(self.model, next(views)[0][None], [original])
+                (found,) = self.inference.predict_batch(self.runnable, next(views)[0][None], [original])
         answer: NDArray[Any] = found.cpu().numpy()
         return answer
 

@@ -49,8 +49,8 @@ class DepthPredictor(DensePredictor):
         if size := request.options.get("size"):
             tested = tested.model_copy(update={"test_size": size})
         self.transform = DepthTransform(tested)
-        model = model or cast("DenseModel", model_from_checkpoint(checkpoint, scale_shift=scale_shift))
-        self.model = model.to(request.device).eval()
+        self.model = model or cast("DenseModel", model_from_checkpoint(checkpoint, scale_shift=scale_shift))
+        self.runnable = request.runnable(self.model)
         self.inference = DepthInference(self.model, self.testing.window)
 
     @property

@@ -63,7 +63,8 @@ class DetectorPredictor:
         self.sizes = _sides(tested.test_short_side, tested.test_long_side, *asked)
         self.transform, self.pad = DetectionTransform(tested), tested.pad
         self.normalization = request.normalization
-        self.model = model or cast("Detector", model_from_checkpoint(checkpoint)).to(request.device).eval()
+        self.model = model or cast("Detector", model_from_checkpoint(checkpoint))
+        self.runnable = request.runnable(self.model)
 
     def __call__(self, pixels: Tensor) -> Detections:
         """uint8 (3, H, W) -> its detections, in its pixels, on the CPU."""
@@ -71,7 +72,7 @@ class DetectorPredictor:
         batch = pad_images([image], self.pad)
         size, original = ((int(each.shape[1]), int(each.shape[2])) for each in (image, pixels))
         with torch.inference_mode():
-            (found,) = self.model(batch.to(self.device), [size], None, self.options, [original])
+            (found,) = self.runnable(batch.to(self.device), [size], None, self.options, [original])
         return Detections(found.boxes.cpu(), found.scores.cpu(), found.labels.cpu(), found.masks)
 
     def in_words(self, prediction: Detections, threshold: float) -> str:

@@ -51,7 +51,8 @@ class SegmentationPredictor(DensePredictor):
         if sides := asked_sides(options.get("short_side"), options.get("long_side")):
             tested = tested.model_copy(update={"test_short_side": sides[0], "test_long_side": sides[1]})
         self.transform = SegmentationTransform(tested, self.normalization)
-        self.model = model or cast("DenseModel", model_from_checkpoint(checkpoint)).to(request.device).eval()
+        self.model = model or cast("DenseModel", model_from_checkpoint(checkpoint))
+        self.runnable = request.runnable(self.model)
         self.inference = LabelInference(self.model, self.testing.window)
 
     @property
