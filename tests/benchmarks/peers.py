@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -179,6 +177,10 @@ def _ours_dpt_large() -> nn.Module:
     return pvtctl.optimize_for_cpu(pvtctl.create_depth_model("vit_large_patch16", "dpt", image_size=384))
 
 
+def _ours_dpt_pvt() -> nn.Module:
+    return pvtctl.optimize_for_cpu(pvtctl.create_depth_model("pvt_small", "dpt"))
+
+
 class _TransformersDpt(nn.Module):
     """DPT-Large by the configuration of its published checkpoint; the class's own defaults are DPT-Base's."""
 
@@ -201,45 +203,54 @@ class _TransformersDpt(nn.Module):
         return self.model(images).predicted_depth
 
 
-def as_onnx(model: nn.Module, images: Tensor) -> Callable[[], object]:
-    """Our model exported to ONNX and run by onnxruntime with its own default settings; a RetinaNet's boxes by our decoder."""
-    import onnxruntime
+def _ours_detector(head: str) -> nn.Module:
+    return pvtctl.optimize_for_cpu(pvtctl.create_detector("pvt_small", head, num_classes=80))
 
-    from pvtctl.export import export_model
-    from pvtctl.models.structures import DetectOptions
 
-    size = (images.shape[2], images.shape[3])
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
-        pvtctl.optimize_for_cpu(model, enabled=False)
-        export_model(model, path, size=size, check_sizes=[size], repeats=1)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    pixels = images.numpy()
+class _TorchvisionMaskRcnn(nn.Module):
+    """As `_TorchvisionRetinaNet`."""
 
-    def call() -> object:
-        found = [torch.from_numpy(each) for each in session.run(None, {"images": pixels})]
-        if hasattr(model, "conventions"):
-            half = len(found) // 2
-            return model.head.decode(found[:half], found[half:], [size] * len(images), size, DetectOptions())
-        return found
+    def __init__(self) -> None:
+        super().__init__()
+        from torchvision.models.detection import maskrcnn_resnet50_fpn
 
-    return call
+        self.model = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=81)
+
+    def forward(self, images: Tensor) -> object:
+        return self.model(list(images))
+
+
+class _TransformersDetr(nn.Module):
+    """DETR with its own ResNet-50, at the size of the images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from transformers import DetrConfig, DetrForObjectDetection
+
+        config = DetrConfig(use_pretrained_backbone=False, use_timm_backbone=False, backbone=None, num_labels=80)
+        self.model = DetrForObjectDetection(config)
+
+    def forward(self, images: Tensor) -> object:
+        return self.model(images).pred_boxes
 
 
 BUILD: dict[str, Callable[[], nn.Module]] = {
     "pvt": _ours_classifier,
     "pvt-pyramid": _ours_pyramid,
     "retinanet-pvt": lambda: _ours_retinanet("pvt_small"),
+    "mask-rcnn-pvt": lambda: _ours_detector("mask_rcnn"),
+    "detr-pvt": lambda: _ours_detector("detr"),
+    "dpt-pvt": _ours_dpt_pvt,
     "retinanet-r50": lambda: _ours_retinanet("resnet50"),
     "semantic-fpn": _ours_semantic_fpn,
     "dpt-large": _ours_dpt_large,
     "plain-attention": _plain_attention,
     "plain-pyramid": PlainPyramid,
     "plain-semantic-fpn": _PlainSemanticFpn,
+    "torchvision-mask-rcnn": _TorchvisionMaskRcnn,
     "torchvision-retinanet": _TorchvisionRetinaNet,
     "torchvision-retinanet, channels last": _torchvision_retinanet_channels_last,
     "transformers": _transformers_pvt,
+    "transformers-detr": _TransformersDetr,
     "transformers-dpt": _TransformersDpt,
 }
