@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -17,7 +17,7 @@ from torch import nn
 from pvtctl.errors import PvtctlError, UsageError, nearest
 from pvtctl.models.backbone_names import TIMM_PREFIX
 from pvtctl.models.layers.shapes import without_values
-from pvtctl.models.variants import STRIDES
+from pvtctl.models.variants import STRIDES, Four
 
 _NORMED = re.compile(r"^vit_.*dinov[23]")
 """ViTs whose own dense heads read blocks after the final norm (DINOv2 and DINOv3: `get_intermediate_layers(norm=True)`)."""
@@ -35,7 +35,7 @@ class TimmModel:
     """timm's arguments that made it."""
     reductions: tuple[int, ...]
     """Stride of each of timm's maps."""
-    channels: tuple[int, ...]
+    channels: Four
     """Of the maps for strides 4, 8, 16, 32; likewise the next."""
     strides: tuple[int, ...]
     """timm's own of those maps."""
@@ -136,7 +136,7 @@ def _described(name: str, net: Any, options: dict[str, Any], *, features: bool) 
         features=features,
         options=options,
         reductions=reductions,
-        channels=tuple(info[at]["num_chs"] for at in maps),
+        channels=cast("Four", tuple(info[at]["num_chs"] for at in maps)),
         strides=tuple(reductions[at] for at in maps),
         levels=levels,
         taps=tuple(given.index(at) for at in maps),

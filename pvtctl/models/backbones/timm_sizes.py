@@ -86,7 +86,7 @@ def _of_cells(cells: Tensor, old: Size, new: Size, *, relative: bool = False, fl
     stride = _stride(cells.shape[1], old, relative=relative)
     if stride is None:
         raise UsageError(f"a position table of {cells.shape[1]} rows has no grid over {old[0]}x{old[1]} pixels")
-    found = _interpolated(cells.unflatten(1, _grid(old, stride, relative)), _grid(new, stride, relative))
+    found = _interpolated(cells.reshape(-1, *_grid(old, stride, relative)), _grid(new, stride, relative))
     return found.flatten(1) if flat else found
 
 
