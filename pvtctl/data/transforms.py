@@ -5,7 +5,9 @@ from __future__ import annotations
 from functools import cache
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -17,9 +19,12 @@ def pad_images(images: list[Tensor], multiple: int) -> Tensor:
     if not images:
         return torch.empty(0, 3, 0, 0)
     height, width = (-(-max(image.shape[side] for image in images) // multiple) * multiple for side in (-2, -1))
-    padded = torch.zeros(len(images), 3, height, width)
+    padded = torch.empty(len(images), 3, height, width)
     for row, image in zip(padded, images, strict=True):
-        row[:, : image.shape[-2], : image.shape[-1]] = image
+        own_height, own_width = image.shape[-2:]
+        row[:, :own_height, :own_width] = image
+        row[:, :own_height, own_width:] = 0
+        row[:, own_height:] = 0
     return padded
 
 
@@ -37,6 +42,15 @@ def resample(pixels: Tensor, size: tuple[int, int], how: Literal["bilinear", "bi
     # single image plane by plane, in twice the time
     batch = pixels.permute(1, 2, 0)[None].permute(0, 3, 1, 2)
     return F.interpolate(batch, size, mode=how, antialias=antialias)[0]
+
+
+def nearest_pixels(old: int, new: int) -> NDArray[np.int64]:
+    """For each of `new` pixels of a line the nearest of `old`, by pixel centres, as torch's `nearest-exact` takes it.
+
+    Taking them from the lines of a map is faster than torch's resampling of it, and a crop needs only its own.
+    """
+    line = torch.arange(old, dtype=torch.float32).view(1, 1, old, 1)
+    return F.interpolate(line, (new, 1), mode="nearest-exact").view(new).long().numpy()
 
 
 @cache

@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 PLAIN, ONNX, INDUCTOR = "plain torch", "onnxruntime", "Inductor"
 ENGINES = {ONNX: "onnxruntime", INDUCTOR: "compile"}
@@ -34,7 +35,7 @@ LOSS = 0.97
 
 @dataclass(frozen=True)
 class Case:
-    """What all contestants compute. A name is one of `peers.BUILD` or `inputs.READERS`; after a comma follows how it is run."""
+    """What all contestants compute. A name is one of `peers.BUILD` or for `inputs.pipeline`; after a comma follows how it is run."""
 
     title: str
     ours: str
@@ -102,7 +103,18 @@ CASES = (
     ),
     Case("DPT-Large", "dpt-large", ("transformers-dpt", *variants("dpt-large", PLAIN, ONNX)), size=(384, 384), turns=9),
     Case("DPT, PVT-Small", "dpt-pvt", variants("dpt-pvt", PLAIN, ONNX), size=(384, 384), turns=9),
-    Case("JPEG to training tensor, one core", "our-input", ("pil-input",), 0, turns=9, mode="input"),
+    *(
+        Case(f"Input, {task}", f"ours-input {task}", (f"torchvision-input {task}",), batch, size, turns=9, mode="input")
+        for task, batch, size in (
+            ("classification", 64, (224, 224)),
+            ("classification+colours", 64, (224, 224)),
+            ("detection", 8, (800, 1333)),
+            ("segmentation", 16, (512, 512)),
+            ("segmentation+colours", 16, (512, 512)),
+            ("depth", 16, (384, 384)),
+            ("depth+colours", 16, (384, 384)),
+        )
+    ),
 )
 
 
@@ -112,10 +124,11 @@ def worker(name: str, mode: str, batch: int, size: tuple[int, int]) -> None:
 
     torch.ones(8, 8) @ torch.ones(8, 8)
     before = _resident("VmRSS")
+    clock = time.perf_counter
     if mode == "input":
-        from inputs import READERS
+        from inputs import pipeline, shares
 
-        call = READERS[name]()
+        call, clock = pipeline(name), time.process_time  # of one core, whatever else the machine does
     else:
         call = _model_call(name, mode, batch, size)
     with contextlib.suppress(OSError):  # start the high-water mark anew: building a model may have been its peak
@@ -124,10 +137,12 @@ def worker(name: str, mode: str, batch: int, size: tuple[int, int]) -> None:
         call()
     print("ready", flush=True)
     for _ in sys.stdin:
-        start = time.perf_counter()
+        start = clock()
         call()
-        print(time.perf_counter() - start, flush=True)
+        print(clock() - start, flush=True)
     print(_resident("VmHWM") - before, flush=True)
+    if mode == "input":
+        print(json.dumps(shares(call)), flush=True)
 
 
 def _resident(field: str) -> int:
@@ -196,6 +211,8 @@ class Contestant:
         )
         self.name = name
         self.seconds: list[float] = []
+        self.parts: dict[str, float] = {}
+        """Share of the time of each part of an input pipeline, after `finish`."""
 
     def read(self) -> str:
         assert self.process.stdout
@@ -214,11 +231,13 @@ class Contestant:
         assert self.process.stdin
         self.process.stdin.close()
         peak = int(self.read())
+        assert self.process.stdout
+        self.parts = json.loads(self.process.stdout.read() or "{}")
         self.process.wait()
         return peak
 
 
-def run_case(case: Case, *, same_allocator: bool, quick: bool) -> list[dict[str, object]]:
+def run_case(case: Case, *, same_allocator: bool, quick: bool) -> list[dict[str, Any]]:
     """A row for each contestant."""
     runs = [
         Contestant(name, case, keep_memory=same_allocator or name.partition(", ")[0] == case.ours)
@@ -243,9 +262,23 @@ def run_case(case: Case, *, same_allocator: bool, quick: bool) -> list[dict[str,
                 "ratio": statistics.median(ratios),
                 "range": [ratios[0], ratios[-1]],
                 "peak_mib": run.finish() / 2**20,
+                "parts": run.parts,
             }
         )
     return rows
+
+
+def print_inputs(rows: list[dict[str, Any]]) -> None:
+    """Images per second of one core, and where the time goes."""
+    if not rows:
+        return
+    parts = list(rows[0]["parts"])
+    print(f"\n| input | contestant | allocator | images/s and core | {' | '.join(f'{part}, %' for part in parts)} |")
+    print(f"| --- | --- | --- | {' | '.join(['---:'] * (1 + len(parts)))} |")
+    for row in rows:
+        speed = f"{1e3 * row['batch'] / row['ms']:.1f}"
+        told = [row["case"], row["contestant"], row["allocator"], speed]
+        print(f"| {' | '.join([*told, *(f'{100 * share:.0f}' for share in row['parts'].values())])} |")
 
 
 def machine() -> str:
@@ -292,7 +325,7 @@ def main() -> None:
         parser.error("--all, or --case TITLE")
     subprocess.run([sys.executable, "-m", "pvtctl", "doctor", "--no-measure", "--calibrate"], check=True)
     print(machine(), file=sys.stderr)
-    rows: list[dict[str, object]] = []
+    rows: list[dict[str, Any]] = []
     print("| case | batch, size | contestant | allocator | ms | time, ours 1 (min-max) | peak MiB |")
     print("| --- | --- | --- | --- | ---: | ---: | ---: |")
     for case in CASES:
@@ -301,16 +334,17 @@ def main() -> None:
         for same_allocator in (False, True):
             for row in run_case(case, same_allocator=same_allocator, quick=options.quick):
                 rows.append(row)
-                low, high = row["range"]  # type: ignore[misc]
+                low, high = row["range"]
                 print(
                     f"| {row['case']} | {case.batch}, {'x'.join(map(str, case.size))} | {row['contestant']} "
                     f"| {row['allocator']} | {row['ms']:.0f} | **{row['ratio']:.2f}** ({low:.2f}-{high:.2f}) "
                     f"| {row['peak_mib']:.0f} |",
                     flush=True,
                 )
+    print_inputs([row for row in rows if row["parts"]])
     if options.json:
         options.json.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=2))
-    slower = [row for row in rows if str(row["contestant"]).endswith(PLAIN) and float(str(row["ratio"])) < LOSS]
+    slower = [row for row in rows if str(row["contestant"]).endswith(PLAIN) and row["ratio"] < LOSS]
     for row in slower:
         print(f"slower than plain torch: {row['case']}, {row['allocator']}, {row['ratio']:.2f}", file=sys.stderr)
     raise SystemExit(1 if slower else 0)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from pvtctl.data.randomness import generator_for
-from pvtctl.data.transforms import resample
+from pvtctl.data.transforms import nearest_pixels, pad_images, resample
 
 
 def photo(height: int, width: int, seed: int = 0) -> torch.Tensor:
@@ -82,3 +82,21 @@ def test_the_layout_in_memory_changes_nothing(
 def test_the_same_size_is_the_same_image() -> None:
     pixels = photo(9, 7)
     assert resample(pixels, (9, 7), "bilinear", antialias=True) is pixels
+
+
+@pytest.mark.parametrize("size", [(12, 1758), (32, 1712), (2, 899), (683, 1366), (512, 300), (1, 7), (7, 1), (64, 64)])
+def test_nearest_pixels_are_torchs(size: tuple[int, int]) -> None:
+    old, new = size  # among them sizes whose centres fall on the edge between two pixels
+    line = (torch.arange(old) % 251).to(torch.uint8)
+    expected = F.interpolate(line.view(1, 1, old, 1).expand(1, 1, old, 3), (new, 3), mode="nearest-exact")[0, 0, :, 0]
+    assert torch.equal(line[nearest_pixels(old, new)], expected)
+
+
+def test_padding_is_zero_around_each_image() -> None:
+    images = [torch.rand(3, height, width) + 1 for height, width in ((5, 9), (8, 4), (8, 16))]
+    padded = pad_images(images, 8)
+    assert padded.shape == (3, 3, 8, 16)
+    for row, image in zip(padded, images, strict=True):
+        height, width = image.shape[-2:]
+        assert torch.equal(row[:, :height, :width], image)
+        assert int((row != 0).sum()) == image.numel()

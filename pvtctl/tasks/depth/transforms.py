@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from pvtctl.data.transforms import resample
+from pvtctl.data.transforms import nearest_pixels, resample
 from pvtctl.models.structures import ImageSize
 from pvtctl.tasks.depth.settings import DepthData
 from pvtctl.tasks.segmentation.transforms import photometric
@@ -17,7 +17,10 @@ from pvtctl.tasks.segmentation.transforms import photometric
 
 def resize_depth(depth: Tensor, size: ImageSize) -> Tensor:
     """float32 (h, w) -> `size`, nearest by pixel centres: no mixing across holes and edges."""
-    return depth if depth.shape == size else F.interpolate(depth[None, None], size, mode="nearest-exact")[0, 0]
+    if depth.shape == size:
+        return depth
+    rows, columns = (nearest_pixels(old, new) for old, new in zip(depth.shape, size, strict=True))
+    return torch.from_numpy(np.take(np.take(depth.numpy(), columns, 1), rows, 0))
 
 
 def minimal_size(size: ImageSize, wanted: ImageSize, multiple: int, ratio: float = 1.0) -> ImageSize:

@@ -14,11 +14,10 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F
 
 from pvtctl.data.images import pixels_of
 from pvtctl.data.sizes import padded_side, resized_size
-from pvtctl.data.transforms import resample
+from pvtctl.data.transforms import nearest_pixels, resample
 from pvtctl.io.normalization import IMAGENET, Normalization
 from pvtctl.models.structures import IGNORE_LABEL, ImageSize
 from pvtctl.tasks.segmentation.settings import SegmentationData
@@ -37,7 +36,8 @@ def resize_labels(labels: Tensor, size: ImageSize) -> Tensor:
     """uint8 (h, w) -> `size`: the label of the nearest pixel, by pixel centres."""
     if labels.shape == tuple(size):
         return labels
-    return F.interpolate(labels[None, None], size, mode="nearest-exact")[0, 0]
+    rows, columns = (nearest_pixels(old, new) for old, new in zip(labels.shape, size, strict=True))
+    return torch.from_numpy(np.take(np.take(labels.numpy(), columns, 1), rows, 0))
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,8 @@ class SegmentationTransform:
             int(self.settings.short_side * ratio),
             int(self.settings.long_side * ratio),
         )
-        pixels, target = resample(pixels, size, "bilinear", antialias=False), resize_labels(target, size)
-        rows, columns = self._crop(target, draws[11:])
-        pixels, target = pixels[:, rows, columns], target[rows, columns]
+        rows, columns, target = self._crop(target, size, draws[11:])
+        pixels = resample(pixels, size, "bilinear", antialias=False)[:, rows, columns]
         if draws[1] < self.settings.hflip:
             pixels, target = pixels.flip(-1), target.flip(-1)
         if self.settings.photometric:
@@ -75,25 +74,23 @@ class SegmentationTransform:
         size = padded_side(height, self.settings.align), padded_side(width, self.settings.align)
         return resample(pixels, size, "bilinear", antialias=False)
 
-    def _crop(self, target: Tensor, draws: list[float]) -> tuple[slice, slice]:
-        """Where to crop; the last draw is used in any case."""
-        spare = [max(0, side - limit) for side, limit in zip(target.shape, self.settings.crop, strict=True)]
-        rows = columns = slice(0)
+    def _crop(self, target: Tensor, size: ImageSize, draws: list[float]) -> tuple[slice, slice, Tensor]:
+        """Where to crop a map resized to `size`, and the crop of it; the last draw is used in any case."""
+        spare = [max(0, side - limit) for side, limit in zip(size, self.settings.crop, strict=True)]
+        down_to, right_to = (nearest_pixels(old, new) for old, new in zip(target.shape, size, strict=True))
+        rows, columns, part = slice(0), slice(0), target
         for down, right in zip(draws[::2], draws[1::2], strict=True):
             top, left = int(down * (spare[0] + 1)), int(right * (spare[1] + 1))
             rows, columns = slice(top, top + self.settings.crop[0]), slice(left, left + self.settings.crop[1])
-            if (
-                self.settings.cat_max_ratio >= 1
-                or not any(spare)
-                or _is_mixed(target[rows, columns], self.settings.cat_max_ratio)
-            ):
+            part = torch.from_numpy(np.take(np.take(target.numpy(), down_to[rows], 0), right_to[columns], 1))
+            if self.settings.cat_max_ratio >= 1 or not any(spare) or _is_mixed(part, self.settings.cat_max_ratio):
                 break
-        return rows, columns
+        return rows, columns, part
 
     def _padded(self, pixels: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         height, width = target.shape
         if (height, width) == self.settings.crop:
-            return pixels.contiguous(), target.contiguous()
+            return pixels, target.contiguous()
         fill = self.normalization.grey
         image = torch.tensor(fill, dtype=torch.uint8).view(3, 1, 1).repeat(1, *self.settings.crop)
         labels = torch.full(self.settings.crop, IGNORE_LABEL, dtype=torch.uint8)

@@ -182,3 +182,17 @@ def test_dpt_s_sizes():
     )
     assert image.shape == (3, 480, 480)
     assert target.shape == (480, 480)
+
+
+def test_a_crop_is_that_of_the_whole_map_resized():
+    generator = torch.Generator().manual_seed(0)
+    labels = pair((61, 83), tuple(range(7)))[1]
+    labels = labels[torch.randperm(61, generator=generator)]
+    ours = transform(short_side=80, long_side=300, crop=(48, 64), cat_max_ratio=0.4, **PLAIN)
+    for seed in range(12):
+        draws = torch.rand(22, generator=generator_for(seed), dtype=torch.float64).tolist()
+        size = (40 + 9 * seed, 64 + 7 * seed)
+        rows, columns, part = ours._crop(labels, size, draws)
+        whole = torch.nn.functional.interpolate(labels[None, None], size, mode="nearest-exact")[0, 0]
+        assert torch.equal(part, whole[rows, columns])
+        assert torch.equal(resize_labels(labels, size), whole)
