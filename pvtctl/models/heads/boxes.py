@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torchvision.models.detection._utils import BoxCoder, Matcher
+from torchvision.models.detection._utils import Matcher, encode_boxes
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.ops import batched_nms, box_iou
 
@@ -79,7 +79,8 @@ class AnchorGrid(AnchorGenerator):  # type: ignore[misc]  # torchvision has no t
             strides = [(padded[0] // h, padded[1] // w) for h, w in shapes]
         with torch.inference_mode(False):  # cached grids are used in training too
             self.cell_anchors = [
-                self.generate_anchors(s, r, device=device) for s, r in zip(self.sizes, self.aspect_ratios, strict=True)
+                self.generate_anchors(s, r).to(device, non_blocking=True)
+                for s, r in zip(self.sizes, self.aspect_ratios, strict=True)
             ]
             return self.grid_anchors(shapes, strides)
 
@@ -166,18 +167,22 @@ class BoxMatcher(Matcher):  # type: ignore[misc]  # torchvision has no types
         """Assign to each box the anchors that tie for its best IoU; writes into `matches`."""
         best = match_quality_matrix.amax(1, keepdim=True)
         wanted = (match_quality_matrix == best) & (best >= self.best_from) & (best > 0)
-        box, anchor = wanted.nonzero(as_tuple=True)
-        # amax: the later box wins, on every device
-        matches.scatter_reduce_(0, anchor, box, "amax", include_self=False)
+        # max finds the first of equals: from the end, the last box that claims the anchor
+        claimed, from_end = wanted.flip(0).to(torch.uint8).max(0)
+        matches.copy_(torch.where(claimed > 0, len(wanted) - 1 - from_end, matches))
 
 
 def match_boxes(matcher: BoxMatcher, boxes: Tensor, anchors: Tensor, valid: Tensor | None = None) -> Tensor:
     """Match ground-truth `boxes` (M, 4) with `anchors` (N, 4); those not `valid` (bool (N,)) are IGNORED."""
+    overlaps = box_iou(boxes, anchors)
     if valid is None:
-        return matcher(box_iou(boxes, anchors))
-    matches = torch.full((len(anchors),), IGNORED, dtype=torch.int64, device=anchors.device)
-    matches[valid] = matcher(box_iou(boxes, anchors[valid]))
-    return matches
+        return matcher(overlaps)
+    # masked, not picked out: a GPU would let the host wait for the number of valid anchors
+    return matcher(overlaps.masked_fill(~valid, -1.0)).masked_fill(~valid, IGNORED)
+
+
+LARGEST_GROWTH = math.log(1000 / 16)
+"""Logarithm of the largest change in size."""
 
 
 class ShiftCoder:
@@ -187,24 +192,31 @@ class ShiftCoder:
     """
 
     def __init__(self, weights: tuple[float, float, float, float], *, conventions: Conventions) -> None:
-        self.coder = BoxCoder(weights)
-        self.least: Tensor | None = None
-        if conventions == "papers":
-            factor = -self.coder.bbox_xform_clip
-            self.least = torch.tensor([-torch.inf, -torch.inf, factor * weights[2], factor * weights[3]])
+        self.weights = weights
+        self.shrinks_freely = conventions == "torchvision"
 
     def encode(self, boxes: Tensor, anchors: Tensor) -> Tensor:
         """Shifts (N, 4) from `anchors` (N, 4) to `boxes` (N, 4)."""
-        shifts: Tensor = self.coder.encode_single(boxes.float(), anchors.float())
+        # with the weights as plain numbers: as a tensor they would be copied to the device each time
+        shifts: Tensor = encode_boxes(boxes.float(), anchors.float(), self.weights)
         return shifts
 
     def decode(self, shifts: Tensor, anchors: Tensor) -> Tensor:
         """Boxes (N, 4 * M), for shifts (N, 4 * M) from `anchors` (N, 4)."""
-        shifts = shifts.float()
-        if self.least is not None:
-            shifts = shifts.maximum(self.least.to(shifts.device).repeat(shifts.shape[1] // 4))
-        boxes: Tensor = self.coder.decode_single(shifts, anchors.float())
-        return boxes
+        shifts, anchors = shifts.float(), anchors.float()
+        starts, ends = [], []
+        for axis in (0, 1):
+            side = anchors[:, axis + 2, None] - anchors[:, axis, None]
+            centre = anchors[:, axis, None] + 0.5 * side
+            weight = self.weights[axis + 2]
+            growth = shifts[:, axis + 2 :: 4]
+            if not self.shrinks_freely:
+                growth = growth.clamp(min=-LARGEST_GROWTH * weight)
+            half = 0.5 * ((growth / weight).clamp(max=LARGEST_GROWTH).exp() * side)
+            middle = shifts[:, axis::4] / self.weights[axis] * side + centre
+            starts.append(middle - half)
+            ends.append(middle + half)
+        return torch.stack((*starts, *ends), dim=2).flatten(1)
 
 
 def best_detections(boxes: Tensor, scores: Tensor, labels: Tensor, options: DetectOptions) -> Detections:

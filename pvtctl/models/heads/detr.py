@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from pvtctl.errors import UsageError
 from pvtctl.models.heads.base import DetectionHead
+from pvtctl.models.layers.precision import full_precision
 from pvtctl.models.structures import Detections, DetectOptions, ImageSize, Maps, Objects, Sizes
 
 WIDTH, NUM_HEADS, HIDDEN, DEPTH = 256, 8, 2048, 6
@@ -76,7 +76,7 @@ class Detr(DetectionHead):
             tokens, positions.flatten(2).transpose(1, 2).to(queries.dtype), queries, None if full else mask.flatten(1)
         )
         # In full precision under autocast too: bf16 would move the boxes of a large image by a pixel.
-        with _full_precision(last.device):
+        with full_precision(last.device):
             final = decoded.to(queries.dtype)
             logits, boxes = self.class_embed(final).float(), self.bbox_embed(final).float().sigmoid()
         return DetrOutputs(positions, memory, decoded, logits, boxes)
@@ -111,7 +111,7 @@ class Detr(DetectionHead):
             box_convert(one.boxes, "xyxy", "cxcywh") / _extent(size, one.boxes)
             for one, size in zip(targets, sizes, strict=True)
         ]
-        with _full_precision(out.boxes.device):
+        with full_precision(out.boxes.device):
             return set_losses(out.logits, out.boxes, [one.labels for one in targets], truth)
 
     def detect(self, features: Maps, sizes: Sizes, padded: ImageSize, options: DetectOptions) -> list[Detections]:
@@ -145,11 +145,6 @@ class Detr(DetectionHead):
             pixels = box_convert(boxes[order], "cxcywh", "xyxy") * _extent(size, boxes)
             found.append(Detections(clip_boxes_to_image(pixels, size), scores, labels[order]))
         return found
-
-
-def _full_precision(device: torch.device) -> AbstractContextManager[Any]:
-    """Context with autocast off; the meta device has none."""
-    return torch.autocast(device.type, enabled=False) if torch.amp.is_autocast_available(device.type) else nullcontext()
 
 
 def _extent(size: ImageSize, like: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from pvtctl.models.heads.boxes import (
     retinanet_anchors,
 )
 from pvtctl.models.layers.patches import use_channels_last
+from pvtctl.models.layers.precision import full_precision
 from pvtctl.models.registry import Conventions, Levels
 from pvtctl.models.structures import Detections, DetectOptions, ImageSize, Maps, Objects, Sizes
 
@@ -100,18 +101,21 @@ class RetinaNet(DetectionHead):
         )
         grid = torch.cat(self.anchors.grids(features, padded))
         loss_cls, loss_box, positives, found = logits.new_zeros(4, dtype=torch.float32).unbind()
-        with torch.autocast(logits.device.type, enabled=False):
+        nothing = Objects(grid[:1], torch.zeros(1, dtype=torch.int64, device=grid.device))
+        with full_precision(logits.device):
             for image, (size, objects) in enumerate(zip(sizes, targets, strict=True)):
                 matches = match_boxes(self.matcher, objects.boxes, grid, self.anchors.valid(features, size))
-                positive = (matches >= 0).nonzero()[:, 0]
-                box = matches[positive]
-                labels = objects.labels[box]
+                # All anchors under a mask, not the positive ones alone: a GPU would let the host wait for their number.
+                positive, box = matches >= 0, matches.clamp(min=0)
+                some = objects if len(objects) else nothing
+                labels = some.labels[box]
                 scores = logits[image].float()
                 loss_cls = loss_cls + class_loss(scores, positive, labels, matches == IGNORED)
-                goal = self.box_coder.encode(objects.boxes[box], grid[positive])
-                loss_box = loss_box + F.l1_loss(deltas[image, positive].float(), goal, reduction="sum")
-                positives = positives + len(positive)
-                found = found + recognised(scores.detach()[positive], labels, box, len(objects))
+                goal = self.box_coder.encode(some.boxes[box], grid)
+                apart = F.l1_loss(deltas[image].float(), goal, reduction="none")
+                loss_box = loss_box + torch.where(positive[:, None], apart, 0.0).sum()
+                positives = positives + positive.sum()
+                found = found + recognised(scores.detach(), positive, labels, box, len(objects))
         positives = positives.clamp(min=1)
         boxes = sum(len(objects) for objects in targets)
         recall = found / boxes if boxes else torch.ones_like(found)
@@ -160,22 +164,21 @@ def per_anchor(x: Tensor, width: int) -> Tensor:
 
 
 def class_loss(logits: Tensor, positive: Tensor, labels: Tensor, ignored: Tensor) -> Tensor:
-    """Sum of the focal loss over logits (N, K): the anchors at index `positive` (P,) have `labels` (P,), `ignored` (bool
-    (N,)) do not count, all others are background.
+    """Sum of the focal loss over logits (N, K): anchors that are `positive` (bool (N,)) have `labels` (N,), `ignored` ones
+    (bool (N,)) do not count, all others are background.
     """
-    goal = torch.zeros_like(logits)
-    goal[positive, labels] = 1.0
+    goal = torch.zeros_like(logits).scatter_(1, labels[:, None], positive[:, None].to(logits.dtype))
     each: Tensor = sigmoid_focal_loss(logits, goal, alpha=0.25, gamma=2.0, reduction="none")
     return each.sum(1).masked_fill(ignored, 0.0).sum()
 
 
-def recognised(logits: Tensor, labels: Tensor, box: Tensor, boxes: int) -> Tensor:
-    """Number of `boxes` that some positive anchor recognises; logits (P, K), labels (P,) and box (P,) are the anchors'."""
+def recognised(logits: Tensor, positive: Tensor, labels: Tensor, box: Tensor, boxes: int) -> Tensor:
+    """Number of `boxes` that some `positive` anchor (bool (N,)) recognises, with logits (N, K), labels and box (N,)."""
     best, guess = logits.max(1)
-    right = (guess == labels) & (best.sigmoid() > SCORE_THRESHOLD)
-    hit = torch.zeros(boxes, dtype=torch.bool, device=logits.device)
-    hit[box[right]] = True
-    return hit.sum()
+    right = positive & (guess == labels) & (best.sigmoid() > SCORE_THRESHOLD)
+    hit = torch.zeros(boxes + 1, dtype=torch.bool, device=logits.device)
+    hit[torch.where(right, box, boxes)] = True  # the last entry takes the anchors that recognise nothing
+    return hit[:boxes].sum()
 
 
 def best_scores(logits: Tensor, threshold: float) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,8 @@ import math
 import torch
 from torch import Tensor
 
+from pvtctl.models.layers.precision import full_precision
+
 _FLAT = 1e-6
 """A map whose mean deviation is below this share of its median is flat: the rest is rounding."""
 _SMALLEST = 1e-12
@@ -26,7 +28,7 @@ def ssi_trimmed(prediction: Tensor, target: Tensor, mask: Tensor, trim: float = 
     The median is subtracted from both maps, which are divided by their mean absolute deviation from it. Of the M absolute
     differences of an image the largest `trim` x M are left out, and the rest is summed and divided by 2 M.
     """
-    with torch.autocast(prediction.device.type, enabled=False):
+    with full_precision(prediction.device):
         residual, used = _residual(prediction, target, mask)
         count = mask.flatten(1).sum(1)
         ordered = residual.abs().masked_fill(~mask, math.inf).flatten(1).sort(1).values
@@ -42,7 +44,7 @@ def gradient_matching(prediction: Tensor, target: Tensor, mask: Tensor, scales: 
     The maps are normalised as in `ssi_trimmed`. Scale k uses every 2^k-th pixel; only gradients between two valid pixels
     count, and each scale is divided by its own number of valid pixels.
     """
-    with torch.autocast(prediction.device.type, enabled=False):
+    with full_precision(prediction.device):
         residual, used = _residual(prediction, target, mask)
         total = residual.new_zeros(len(residual))
         for k in range(scales):
@@ -59,7 +61,7 @@ def silog(prediction: Tensor, target: Tensor, mask: Tensor, variance_focus: floa
     sqrt(mean(d^2) - focus x mean(d)^2) with d the difference of the logarithms: focus 1 ignores a wrong scale, 0 penalises
     it fully. The factor of 10 in some implementations is left out, so that the loss is an error of the logarithm.
     """
-    with torch.autocast(prediction.device.type, enabled=False):
+    with full_precision(prediction.device):
         count = mask.flatten(1).sum(1)
         there = torch.where(mask, prediction.float(), 1.0).clamp(min=_NEAREST)
         truth = torch.where(mask, target.float(), 1.0).clamp(min=_NEAREST)

@@ -38,13 +38,14 @@ def set_losses(logits: Tensor, boxes: Tensor, labels: Sequence[Tensor], truth: S
     starts = np.cumsum([0, *(len(one) for one in labels)])
     number = torch.cat([found + int(starts[b]) for row in matches for b, (_, found) in enumerate(row)])
     device = logits.device
-    layer, image, query, number = (index.to(device) for index in (layer, image, query, number))
+    # one transfer, for which the host does not wait
+    layer, image, query, number = torch.stack((layer, image, query, number)).to(device, non_blocking=True)
     true_labels, true_boxes = torch.cat(list(labels))[number], torch.cat(list(truth))[number]
 
     classes = torch.full(logits.shape[:3], outputs - 1, dtype=torch.int64, device=device)
     classes[layer, image, query] = true_labels
     weights = logits.new_ones(outputs)
-    weights[-1] = NO_OBJECT_WEIGHT
+    weights[-1:].fill_(NO_OBJECT_WEIGHT)
     entropy = F.cross_entropy(logits.flatten(0, 2), classes.flatten(), weights, reduction="none")
     per_layer = entropy.view(layers, -1).sum(1) / weights[classes].view(layers, -1).sum(1)
 
@@ -103,7 +104,7 @@ def paired_iou(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
 
 def _mean_over_ranks(objects: float, device: torch.device) -> Tensor:
     """Number of objects in a rank's batch, the mean over all ranks, at least 1."""
-    count = torch.tensor(objects, device=device)
+    count = torch.full((), objects, device=device)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.all_reduce(count)
         count = count / torch.distributed.get_world_size()

@@ -56,7 +56,7 @@ class ClassificationTask(DataTask):
 
     def losses(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
         """Cross entropy against the mixed and smoothed targets; the mixing is keyed by the batch's draws."""
-        labels = self.label_to_head.to(batch.labels.device)[batch.labels]
+        labels = self.label_to_head.to(batch.labels.device, non_blocking=True)[batch.labels]
         images, targets = self.mixup(batch.images, labels, batch.key)
         return {"loss": classification_loss(model(images), targets)}
 

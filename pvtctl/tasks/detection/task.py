@@ -97,7 +97,7 @@ class DetectionTask(DataTask):
 
     def losses(self, model: nn.Module, batch: DetectionBatch) -> Mapping[str, Tensor]:
         """The head's losses and other logged values (`recall`)."""
-        labels = self.data_to_head.to(batch.images.device)
+        labels = self.data_to_head.to(batch.images.device, non_blocking=True)
         targets = [Objects(each.boxes, labels[each.labels], each.masks) for each in batch.targets]
         losses: dict[str, Tensor] = model(batch.images, batch.sizes, targets)
         return losses
@@ -128,7 +128,7 @@ class DetectionTask(DataTask):
 
     def _of_data(self, found: Detections) -> Detections:
         """The same detections with the data's labels; other classes are dropped."""
-        labels = self.head_to_data.to(found.labels.device)[found.labels]
+        labels = self.head_to_data.to(found.labels.device, non_blocking=True)[found.labels]
         return Detections(found.boxes, found.scores, labels, found.masks).chosen(labels >= 0)
 
     @cached_property

@@ -44,7 +44,7 @@ class SegmentationTask(DenseTask):
         self.inference = LabelInference(model, self.testing.window, None if self.plain else to_data)
 
     def _losses(self, out: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        labels = targets if self.plain else self.to_head.to(targets.device)[targets.long()]
+        labels = targets if self.plain else self.to_head.to(targets.device, non_blocking=True)[targets.long()]
         # logged in training; a sixteenth of the pixels is accurate enough and cheap
         few, true = out.detach()[:, :, ::4, ::4].argmax(1), labels[:, ::4, ::4]
         labelled = true != IGNORE_LABEL
