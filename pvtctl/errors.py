@@ -55,6 +55,16 @@ class ToldElsewhereError(PvtctlError):
     """Exit with a code and no message, because another process reports the error."""
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the machine or its GPU had too little memory; torch and CUDA's libraries say so in many ways."""
+    words = ("out of memory", "not enough memory", "allocate memory", "_alloc_failed")
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"  # torch's, which is not loaded here
+        or (isinstance(error, RuntimeError) and any(each in str(error).lower() for each in words))
+    )
+
+
 def nearest(word: str, valid: list[str] | tuple[str, ...]) -> str:
     """`did you mean ...?` with the closest valid words, or all valid words if there are at most 40.
 

@@ -37,9 +37,10 @@ class Mode(StrEnum):
 
 
 class Dtype(StrEnum):
-    """Number format of the arithmetic; all but fp32 run under autocast."""
+    """Number format of the arithmetic; bf16 and fp16 run under autocast, tf32 is for NVIDIA GPUs."""
 
     fp32 = "fp32"
+    tf32 = "tf32"
     bf16 = "bf16"
     fp16 = "fp16"
 
@@ -66,7 +67,7 @@ def latency(
     model: ModelOptions,
     batch_size: str = typer.Option("1", help="Images per call, or several numbers: 1,8."),
     mode: Mode = typer.Option(Mode.forward, help="forward, or train: forward, backward and an AdamW step."),
-    dtype: Dtype = typer.Option(Dtype.fp32, help="fp32, or bf16 and fp16 under autocast."),
+    dtype: Dtype = typer.Option(Dtype.fp32, help="fp32, tf32 on a GPU, or bf16 and fp16 under autocast."),
     engine: str = typer.Option(
         "torch", help="What computes the network: torch, compile, onnxruntime, or several: torch,onnxruntime."
     ),

@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 from pvtctl import __version__
-from pvtctl.errors import ExitCode, PvtctlError, ToldElsewhereError, UsageError, nearest
+from pvtctl.errors import ExitCode, PvtctlError, ToldElsewhereError, UsageError, is_out_of_memory, nearest
 from pvtctl.io.allocator import keep_memory
 from pvtctl.io.files import os_refusal
 from pvtctl.io.names import shown
@@ -242,7 +242,7 @@ def _explain(message: str, hint: str | None) -> None:
 def _explain_unforeseen(error: Exception) -> int:
     """Report out of memory, what the operating system refuses, or else a bug in pvtctl; returns the exit code."""
     text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "allocate memory" in text:
+    if is_out_of_memory(error):
         _explain("out of memory", "fewer or smaller images at a time, or a smaller model, need less")
     elif isinstance(error, OSError) and (refused := os_refusal(error)) is not None:
         _explain_usage(refused.message, refused.hint)

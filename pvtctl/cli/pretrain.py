@@ -169,6 +169,7 @@ def arguments_of(context: typer.Context) -> list[str]:
 def one_voice(dist: Distributed) -> Iterator[None]:
     """Report an error shared by several processes only on rank 0, and one of a single process by that process."""
     from pvtctl.engine import Stopped
+    from pvtctl.engine.distributed import lost_process
 
     try:
         yield
@@ -179,11 +180,12 @@ def one_voice(dist: Distributed) -> Iterator[None]:
             say(f"process {dist.rank}: {error.message}")
         raise ToldElsewhereError(error.message, exit_code=error.exit_code) from error
     except RuntimeError as error:
-        if dist.world_size == 1 or "by peer" not in str(error):
+        lost = lost_process(error) if dist.world_size > 1 else None
+        if lost is None:
             raise
-        if dist.is_main:
-            say("another process has ended, and this one cannot continue without it")
-        raise ToldElsewhereError("another process has ended") from error
+        if dist.is_main or "answered" in lost:  # the first process may be the one that does not answer
+            say(lost if dist.is_main else f"process {dist.rank}: {lost}")
+        raise ToldElsewhereError(lost) from error
 
 
 def train_command(context: typer.Context, options: TrainOptions, recipe: Recipe, data: DataChoice) -> None:

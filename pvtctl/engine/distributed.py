@@ -17,11 +17,16 @@ import torch
 from torch import distributed as torch_dist
 from torch import nn
 
-from pvtctl.errors import ExitCode, PvtctlError, ToldElsewhereError, UsageError
+from pvtctl.errors import ExitCode, PvtctlError, ToldElsewhereError, UsageError, is_out_of_memory
+from pvtctl.io.cuda import use_tf32
 from pvtctl.io.stop import LAUNCHER, handling, orphaned, stop_signals
 
 GRACE = 60.0
 """Seconds that the other processes have for saving after one has failed."""
+PATIENCE = "PVTCTL_PATIENCE"
+"""Environment variable: minutes that a process waits for the others before it gives up."""
+_LOST = ("by peer", "gloo", "nccl")
+"""In messages of errors that torch.distributed raises as plain RuntimeError."""
 _STOPPED = (ExitCode.RESUMABLE, ExitCode.INTERRUPTED)
 
 
@@ -79,7 +84,9 @@ class Distributed:
         devices = [self.device] if self.device.type == "cuda" else None
         # Depth-wise kernels (C, 1, 3, 3) have two equivalent strides; the warning about it is irrelevant here.
         warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
-        return nn.parallel.DistributedDataParallel(model, device_ids=devices)
+        # Gradients are views of the buckets that are reduced: one copy of them less. `static_graph` would gain nothing, as all
+        # parameters take part in each step.
+        return nn.parallel.DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
 
     def share_buffers(self, model: nn.Module) -> None:
         """Broadcast rank 0's buffers (batch norm statistics), so that all ranks evaluate the same model."""
@@ -96,7 +103,7 @@ def single(device: torch.device | str | None = None) -> Distributed:
 
 
 def find_device(device: torch.device | str) -> torch.device:
-    """The device of that name. Raises UsageError if this machine does not have it."""
+    """The device of that name, a GPU with exact fp32 (`use_tf32`). Raises UsageError if this machine does not have it."""
     try:
         found = torch.device(device)
     except RuntimeError:
@@ -106,6 +113,7 @@ def find_device(device: torch.device | str) -> torch.device:
             raise UsageError("no CUDA device is available here", "use --device cpu")
         if (found.index or 0) >= torch.cuda.device_count():
             raise UsageError(f"this machine has no {found}", "pvtctl doctor says what it has")
+        use_tf32(False)
     elif found.type != "cpu" and not (found.type == "mps" and torch.backends.mps.is_available()):
         raise UsageError(f"device {str(device)!r} cannot be used for training", "cpu, cuda or cuda:1")
     return found
@@ -136,8 +144,27 @@ def start_distributed(device: str | None = None) -> Distributed:
         own = torch.device("cuda", local)
         torch.cuda.set_device(own)
     if not torch_dist.is_initialized():
-        torch_dist.init_process_group("nccl" if kind == "cuda" else "gloo", timeout=datetime.timedelta(minutes=30))
+        torch_dist.init_process_group("nccl" if kind == "cuda" else "gloo", timeout=_patience())
     return Distributed(torch_dist.get_rank(), torch_dist.get_world_size(), own)
+
+
+def _patience() -> datetime.timedelta:
+    """How long a process waits for the others. Raises UsageError for a value that is no number of minutes."""
+    text = os.environ.get(PATIENCE, "30")
+    if not text.isdecimal() or int(text) == 0:
+        raise UsageError(f"${PATIENCE} is {text!r}, not a number of minutes", "unset it for the default, 30")
+    return datetime.timedelta(minutes=int(text))
+
+
+def lost_process(error: RuntimeError) -> str | None:
+    """What to say of an error of torch.distributed: that another process ended, or did not answer. None for other errors."""
+    text = str(error).lower()
+    if is_out_of_memory(error) or not (isinstance(error, torch_dist.DistError) or any(each in text for each in _LOST)):
+        return None
+    if "timeout" in text or "timed out" in text:
+        minutes = _patience().total_seconds() / 60
+        return f"another process has not answered for {minutes:.0f} minutes (${PATIENCE}); its own output may say why"
+    return "another process has ended, and this one cannot continue without it"
 
 
 def stop_distributed() -> None:

@@ -11,6 +11,7 @@ from pvtctl.engine.distributed import Distributed
 from pvtctl.engine.log import Progress
 from pvtctl.engine.precision import Precision
 from pvtctl.engine.protocol import Metric, Task
+from pvtctl.io.cuda import use_tf32
 
 
 class EvaluationStopped(Exception):
@@ -34,6 +35,7 @@ def evaluate(
 
     Raises EvaluationStopped on every rank when `should_stop()` returns true on any of them.
     """
+    use_tf32(precision.name == "tf32")
     was_training = model.training
     model.to(dist.device).eval()
     metric = task.metric()

@@ -12,20 +12,26 @@ from typing import Literal
 import torch
 from torch import nn
 
-PrecisionName = Literal["fp32", "bf16", "fp16"]
+from pvtctl.errors import UsageError
+
+PrecisionName = Literal["fp32", "tf32", "bf16", "fp16"]
 _WORTH_IT = 1.3
 """Minimum speed-up for choosing bf16: it costs some accuracy, and a model is not all matmuls."""
 
 
 @dataclass(frozen=True)
 class Precision:
-    """Precision of matmuls and convolutions under autocast; weights and optimiser updates are always fp32."""
+    """Precision of matmuls and convolutions; weights and optimiser updates are always fp32.
+
+    bf16 and fp16 work under autocast. fp32 is exact fp32 on GPUs too, as is what autocast leaves in fp32: boxes and
+    losses. tf32 lets a GPU round the factors of products and convolutions to TF32, ten bits of mantissa.
+    """
 
     name: PrecisionName
     why: str
 
     def autocast(self, device: torch.device) -> AbstractContextManager[object]:
-        if self.name == "fp32":
+        if self.name in ("fp32", "tf32"):
             return nullcontext()
         return torch.autocast(device.type, dtype=torch.bfloat16 if self.name == "bf16" else torch.float16)
 
@@ -42,7 +48,11 @@ def choose_precision(wanted: Literal["auto"] | PrecisionName, device: torch.devi
 
     CUDA: bf16 where the hardware supports it, fp16 on older cards. CPU: chosen by briefly training a small MLP in fp32
     and bf16; bf16 is between twice as fast and a hundred times slower, depending on the processor. Elsewhere fp32.
+
+    Raises UsageError for tf32 elsewhere than on CUDA.
     """
+    if wanted == "tf32" and device.type != "cuda":
+        raise UsageError(f"TF32 is a format of NVIDIA GPUs, and this is {device.type}", "use fp32, bf16 or auto")
     if wanted != "auto":
         return Precision(wanted, "as asked")
     if device.type == "cuda":

@@ -20,7 +20,8 @@ from pvtctl.engine.precision import Precision, choose_precision, wants_channels_
 from pvtctl.engine.protocol import Task
 from pvtctl.engine.schedule import Schedule
 from pvtctl.engine.settings import FitSettings
-from pvtctl.errors import PvtctlError, UsageError
+from pvtctl.errors import PvtctlError, UsageError, is_out_of_memory
+from pvtctl.io.cuda import cudnn_search, use_tf32
 
 
 class Ema:
@@ -101,6 +102,9 @@ class Stepper:
             precision = choose_precision(settings.train.precision, dist.device)
         self.precision: Precision = dist.from_main(precision)  # measured once, as results may differ between ranks
         self.scaler = self.precision.scaler(dist.device)
+        use_tf32(self.precision.name == "tf32")
+        self.one_size = task.meta().image_size is not None
+        """Whether all training images have one size, so that searching for cuDNN's fastest algorithms pays."""
         layout = settings.train.channels_last
         channels_last = layout == "on" or (layout == "auto" and wants_channels_last(task.model))
         if settings.train.sync_batch_norm:
@@ -142,13 +146,15 @@ class Stepper:
         seed_step(self.settings.train.seed, step, self.dist.rank, attempt)
         self.optimizer.zero_grad(set_to_none=True)
         buffers = [(buffer, buffer.clone()) for buffer in self.task.model.buffers()]
-        sums, finite, sizes = self._passes(batches)
+        with cudnn_search(self.one_size):
+            sums, finite, sizes = self._passes(batches)
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
         gradients = [p.grad for g in self.optimizer.param_groups for p in g["params"] if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
-        # The only synchronisation of host and device: all values that decide on the update are transferred together.
-        finite_here, grad_norm = torch.stack(finite).tolist(), float(norm)
+        # The only place where the host waits for the device: all that decides on the update or is logged comes at once.
+        *values, grad_norm = torch.stack([*finite, *sums.values(), norm]).tolist()
+        finite_here, logged = values[: len(finite)], values[len(finite) :]
         # With loss scaling an overflow of the gradients is normal: the scaler skips the step and reduces the scale.
         bad = not all(finite_here) or (self.scaler is None and not np.isfinite(grad_norm))
         agreed = self.dist.reduce([float(bad), *flags()], "max")
@@ -162,11 +168,11 @@ class Stepper:
         ids = [i for b, ok in zip(batches, finite_here, strict=True) if not ok for i in self.task.sample_ids(b)]
         if bad and not ids:  # only the gradient is non-finite: any of the samples may be the cause
             ids = [i for b in batches for i in self.task.sample_ids(b)]
-        totals = {name: float(value) for name, value in sums.items()} if agreed[0] == 0.0 else {}
+        totals = dict(zip(sums, logged, strict=True)) if agreed[0] == 0.0 else {}
         return StepOutcome(agreed[0] == 0.0, agreed[1:], totals, sum(sizes), grad_norm, ids)
 
     def _passes(self, batches: Sequence[Any]) -> tuple[dict[str, Tensor], list[Tensor], list[int]]:
-        """Forward and backward over all batches: loss sums, a finite flag per batch, and image counts."""
+        """Forward and backward over all batches: loss sums, per batch whether it is finite (1.0), and image counts."""
         sums: dict[str, Tensor] = {}
         finite, sizes = [], []
         for number, batch in enumerate(batches):
@@ -181,7 +187,7 @@ class Stepper:
                 torch.autograd.backward(loss if self.scaler is None else self.scaler.scale(loss))
             for name, value in losses.items():
                 sums[name] = sums.get(name, torch.zeros((), device=value.device)) + value.detach().float() * images
-            finite.append(torch.isfinite(loss.detach()))
+            finite.append(torch.isfinite(loss.detach()).float())
             sizes.append(images)
         return sums, finite, sizes
 
@@ -246,9 +252,7 @@ def memory_errors(settings: FitSettings, size: object) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        text = str(error).lower()
-        words = ("not enough memory", "can't allocate memory")
-        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and not any(each in text for each in words):
+        if not is_out_of_memory(error):
             raise
         at = f" of {size} pixels" if size else ""
         half, passes = max(settings.batch_size // 2, 1), settings.train.accumulate * 2

@@ -27,7 +27,11 @@ def describe_machine(device: str) -> dict[str, Any]:
     if device.startswith("cuda"):
         properties = torch.cuda.get_device_properties(torch.device(device))
         machine |= {"gpu": properties.name, "gpu_memory_bytes": properties.total_memory, "cuda": torch.version.cuda}
-        machine["tf32_matmul"] = torch.backends.cuda.matmul.allow_tf32
+        machine |= {
+            "cudnn": torch.backends.cudnn.version(),
+            "tf32_matmul": torch.backends.cuda.matmul.allow_tf32,
+            "tf32_convolutions": torch.backends.cudnn.allow_tf32,
+        }
     return machine
 
 

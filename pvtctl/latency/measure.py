@@ -37,7 +37,7 @@ class Case:
     head: str = "classifier"
     mode: Literal["forward", "train"] = "forward"
     """`train` is forward, loss, backward and one AdamW step."""
-    dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
+    dtype: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
     """All but fp32 run under autocast, fp16 training with a gradient scaler."""
     engine: str = "torch"
     """What computes the network: `torch`, `compile` or `onnxruntime`; in training the first two."""

@@ -15,6 +15,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from pvtctl.errors import is_out_of_memory
+from pvtctl.io.cuda import use_tf32
+
 
 def main() -> None:
     """Handle requests until stdin ends."""
@@ -37,7 +40,7 @@ def main() -> None:
         except Exception as error:  # the parent turns it into one line for the user
             hint = getattr(error, "hint", None)
             code = getattr(error, "exit_code", None)  # 2: an impossible request
-            answer({"error": _explain(error), "hint": hint, "code": code, "out_of_memory": _is_out_of_memory(error)})
+            answer({"error": _explain(error), "hint": hint, "code": code, "out_of_memory": is_out_of_memory(error)})
             return
 
 
@@ -57,6 +60,7 @@ class _Worker:
             torch.set_num_threads(case["threads"])
         torch.manual_seed(0)
         if self._device.type == "cuda":
+            use_tf32(case["dtype"] == "tf32")
             torch.cuda.set_device(self._device)
             torch.cuda.synchronize()  # creates the context before the memory is read
         from pvtctl.latency.steps import build_step  # loads the networks before the memory is read
@@ -160,15 +164,6 @@ def _max_resident_bytes() -> int:
         return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or "allocate memory" in str(error)
-        or "out of memory" in str(error)
-    )
 
 
 def _explain(error: Exception) -> str:

@@ -252,7 +252,7 @@ class Train(SettingsBlock):
     normalisation layers, with `.statistics` only stored statistics of batch norms, whose scale and shift still train."""
     clip_grad: Positive | None = None
     ema: EmaSettings = EmaSettings()
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "auto"
     channels_last: Literal["auto", "on", "off"] = "auto"
     compile: bool = False
     activation_checkpointing: bool = False

@@ -65,7 +65,7 @@ def score_recipe(
     head: HeadClasses,
     dist: Distributed,
     *,
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32",
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "fp32",
     partial: bool = False,
     engine: str = EngineName.torch,
     say: Say = say_on_stderr,

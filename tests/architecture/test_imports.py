@@ -27,7 +27,7 @@ ALLOWED = {
         *(f"tasks.{task}.settings" for task in TASK_SPECS),
     },
     "models.layers": set(),
-    "models.losses": {"models.structures"},
+    "models.losses": {"models.structures", "models.layers"},
     "models.backbones": {
         "models.layers",
         "models.backbone_names",

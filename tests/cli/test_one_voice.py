@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from tiny_run import Cli
+from torch.distributed import DistBackendError, DistNetworkError
 
 from pvtctl.cli.main import main
 from pvtctl.cli.pretrain import in_processes, one_voice
@@ -12,6 +13,7 @@ from pvtctl.engine import Distributed, Stopped
 from pvtctl.errors import ExitCode, PvtctlError, ToldElsewhereError, UsageError
 
 SECOND = Distributed(1, 2, torch.device("cpu"))
+LATE = "another process has not answered for 30 minutes ($PVTCTL_PATIENCE); its own output may say why"
 
 
 @pytest.mark.parametrize(
@@ -35,6 +37,12 @@ def test_wrong_usage_is_told_once(
         (Stopped("stopped by SIGTERM"), ""),
         (ToldElsewhereError("the disk is full"), ""),
         (RuntimeError("Connection closed by peer"), ""),
+        (DistNetworkError("The client socket has timed out after 1800000ms"), f"process 1: {LATE}"),
+        (
+            RuntimeError("Timed out waiting 1800000ms for recv operation: gloo/transport/tcp/unbound_buffer.cc"),
+            f"process 1: {LATE}",
+        ),
+        (DistBackendError("NCCL error: remote process exited or there was a network error"), ""),
     ],
 )
 def test_another_process_tells_its_own_faults_only(
@@ -46,9 +54,10 @@ def test_another_process_tells_its_own_faults_only(
     assert capsys.readouterr().err.strip() == said
 
 
-def test_a_fault_of_ours_is_not_hidden() -> None:
-    with pytest.raises(RuntimeError, match="shapes"), one_voice(SECOND):
-        raise RuntimeError("shapes differ")
+@pytest.mark.parametrize("text", ["shapes differ", "CUDA out of memory in NCCL's buffers"])
+def test_a_fault_of_ours_is_not_hidden(text: str) -> None:
+    with pytest.raises(RuntimeError, match=text), one_voice(SECOND):
+        raise RuntimeError(text)
 
 
 @pytest.mark.parametrize(("code", "said"), [(0, ""), (2, ""), (75, ""), (130, ""), (137, "ended by signal 9")])
