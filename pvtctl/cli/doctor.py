@@ -238,15 +238,15 @@ def _measured() -> list[Finding]:
     return [*found, Finding("precision that training picks", str(choose_precision("auto", device)))]
 
 
-def matmul_gflops(device: Any, kind: Any, budget_s: float = 0.15) -> float:
+def matmul_gflops(device: Any, kind: Any, budget_s: float = 0.15, most: int = 2048) -> float:
     """Speed of a square matrix product, in 1e9 floating point operations (2 a multiply-add) per second.
 
-    Sizes double until one product takes `budget_s`, so that emulated formats do not take long.
+    Sizes double up to `most` until one product takes `budget_s`, so that emulated formats do not take long.
     """
     import torch
 
     best, size = 0.0, 256
-    while size <= 2048:
+    while size <= most:
         a = torch.ones(size, size, device=device, dtype=kind)
         torch.mm(a, a)
         seconds = []

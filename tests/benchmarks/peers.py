@@ -122,10 +122,6 @@ class _TorchvisionRetinaNet(nn.Module):
         return self.model(list(images))
 
 
-def _torchvision_retinanet_channels_last() -> nn.Module:
-    return _TorchvisionRetinaNet().to(memory_format=torch.channels_last)
-
-
 class _PlainBackbone(PlainPyramid):
     feature_channels, feature_strides = DIMS, (4, 8, 16, 32)
 
@@ -173,8 +169,8 @@ class _PlainSemanticFpn(nn.Module):
         return self.classes(total)
 
 
-def _ours_dpt_large() -> nn.Module:
-    return pvtctl.optimize_for_cpu(pvtctl.create_depth_model("vit_large_patch16", "dpt", image_size=384))
+def _ours_dpt_large(width: str = "") -> nn.Module:
+    return pvtctl.optimize_for_cpu(pvtctl.create_depth_model(f"vit_large_patch16{width}", "dpt", image_size=384))
 
 
 def _ours_dpt_pvt() -> nn.Module:
@@ -184,15 +180,15 @@ def _ours_dpt_pvt() -> nn.Module:
 class _TransformersDpt(nn.Module):
     """DPT-Large by the configuration of its published checkpoint; the class's own defaults are DPT-Base's."""
 
-    def __init__(self) -> None:
+    def __init__(self, heads: int = 16) -> None:
         super().__init__()
         from transformers import DPTConfig, DPTForDepthEstimation
 
         config = DPTConfig(
-            hidden_size=1024,
+            hidden_size=64 * heads,
             num_hidden_layers=24,
-            num_attention_heads=16,
-            intermediate_size=4096,
+            num_attention_heads=heads,
+            intermediate_size=256 * heads,
             backbone_out_indices=[5, 11, 17, 23],
             neck_hidden_sizes=[256, 512, 1024, 1024],
             readout_type="project",
@@ -205,6 +201,48 @@ class _TransformersDpt(nn.Module):
 
 def _ours_detector(head: str) -> nn.Module:
     return pvtctl.optimize_for_cpu(pvtctl.create_detector("pvt_small", head, num_classes=80))
+
+
+class _TorchvisionPyramid(nn.Module):
+    """The four maps of torchvision's ResNet-50."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from torchvision.models import resnet50
+        from torchvision.models._utils import IntermediateLayerGetter
+
+        self.model = IntermediateLayerGetter(resnet50(), {f"layer{at}": str(at) for at in (1, 2, 3, 4)})
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        return list(self.model(images).values())
+
+
+def _torchvision_classifier() -> nn.Module:
+    from torchvision.models import resnet50
+
+    return resnet50()
+
+
+def in_channels_last(build: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
+    return lambda: build().to(memory_format=torch.channels_last)
+
+
+def loss_of(model: nn.Module, images: Tensor) -> Tensor:
+    """The loss of a training step: of a class, of seven objects an image, or the mean of a pyramid's maps."""
+    if isinstance(model, _TorchvisionRetinaNet) or hasattr(model, "conventions"):
+        corner = torch.tensor([[8.0, 8.0]], device=images.device) * torch.arange(1, 8, device=images.device)[:, None]
+        boxes = torch.cat([corner / 4, corner / 4 + 8 + corner / 2], 1)
+        labels = torch.arange(7, device=images.device)
+        if isinstance(model, _TorchvisionRetinaNet):
+            losses = model.model(list(images), [{"boxes": boxes, "labels": labels}] * len(images))
+            return torch.stack(list(losses.values())).sum()
+        from pvtctl.models.structures import Objects
+
+        return model(images, None, [Objects(boxes, labels)] * len(images))["loss"]
+    out = model(images)
+    if isinstance(out, list):
+        return torch.stack([level.float().mean() for level in out]).sum()
+    return nn.functional.cross_entropy(out.float(), torch.arange(len(images), device=images.device))
 
 
 class _TorchvisionMaskRcnn(nn.Module):
@@ -249,8 +287,12 @@ BUILD: dict[str, Callable[[], nn.Module]] = {
     "plain-semantic-fpn": _PlainSemanticFpn,
     "torchvision-mask-rcnn": _TorchvisionMaskRcnn,
     "torchvision-retinanet": _TorchvisionRetinaNet,
-    "torchvision-retinanet, channels last": _torchvision_retinanet_channels_last,
+    "torchvision-retinanet, channels last": in_channels_last(_TorchvisionRetinaNet),
+    "torchvision-r50, channels last": in_channels_last(_torchvision_classifier),
+    "torchvision-pyramid, channels last": in_channels_last(_TorchvisionPyramid),
     "transformers": _transformers_pvt,
     "transformers-detr": _TransformersDetr,
     "transformers-dpt": _TransformersDpt,
+    "dpt-quarter": lambda: _ours_dpt_large("@0.25"),
+    "transformers-dpt-quarter": lambda: _TransformersDpt(4),
 }

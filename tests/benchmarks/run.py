@@ -44,6 +44,9 @@ class Case:
     size: tuple[int, int] = (224, 224)
     turns: int = 15
     mode: str = "forward"
+    device: str = "cpu"
+    dtype: str = "fp32"
+    """bf16: under autocast."""
 
     @property
     def contestants(self) -> tuple[str, ...]:
@@ -118,11 +121,11 @@ CASES = (
 )
 
 
-def worker(name: str, mode: str, batch: int, size: tuple[int, int]) -> None:
-    """A contestant: for each line on stdin one timed call, its seconds on stdout."""
+def worker(name: str, mode: str, batch: int, size: tuple[int, int], device: str, dtype: str) -> None:
+    """A contestant: for each line on stdin a timed call, its seconds on stdout; on a GPU the mean of calls that take 0.1 s."""
     import torch  # the libraries' own share of memory does not count
 
-    torch.ones(8, 8) @ torch.ones(8, 8)
+    torch.ones(8, 8, device=device) @ torch.ones(8, 8, device=device)
     before = _resident("VmRSS")
     clock = time.perf_counter
     if mode == "input":
@@ -130,19 +133,32 @@ def worker(name: str, mode: str, batch: int, size: tuple[int, int]) -> None:
 
         call, clock = pipeline(name), time.process_time  # of one core, whatever else the machine does
     else:
-        call = _model_call(name, mode, batch, size)
+        call = _model_call(name, mode, batch, size, device, dtype)
     with contextlib.suppress(OSError):  # start the high-water mark anew: building a model may have been its peak
         Path("/proc/self/clear_refs").write_text("5")
     for _ in range(2):
-        call()
+        seconds = _seconds(call, 1, device)
+    calls = 1 if device == "cpu" else max(1, round(0.1 / seconds))
     print("ready", flush=True)
     for _ in sys.stdin:
-        start = clock()
-        call()
-        print(clock() - start, flush=True)
-    print(_resident("VmHWM") - before, flush=True)
+        print(_seconds(call, calls, device, clock), flush=True)
+    print(_resident("VmHWM") - before if device == "cpu" else torch.cuda.max_memory_allocated(device), flush=True)
     if mode == "input":
         print(json.dumps(shares(call)), flush=True)
+
+
+def _seconds(
+    call: Callable[[], object], calls: int, device: str, clock: Callable[[], float] = time.perf_counter
+) -> float:
+    """Seconds of one of `calls` calls, until a GPU has done them."""
+    import torch
+
+    start = clock()
+    for _ in range(calls):
+        call()
+    if device != "cpu":
+        torch.cuda.synchronize(device)
+    return (clock() - start) / calls
 
 
 def _resident(field: str) -> int:
@@ -154,40 +170,45 @@ def _resident(field: str) -> int:
     return 0
 
 
-def _model_call(name: str, mode: str, batch: int, size: tuple[int, int]) -> Callable[[], object]:
+def _model_call(
+    name: str, mode: str, batch: int, size: tuple[int, int], device: str, dtype: str
+) -> Callable[[], object]:
     import torch
-    from peers import BUILD
+    from peers import BUILD, loss_of
 
     from pvtctl.inference.engines import make_engine
 
     torch.manual_seed(0)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     base, _, how = name.partition(", ")
-    model = BUILD[name if name in BUILD else base]()
-    images = torch.randn(batch, 3, *size)
+    model = BUILD[name if name in BUILD else base]().to(device)
+    images = torch.randn(batch, 3, *size).to(device)
+    low = torch.autocast(device, torch.bfloat16, enabled=dtype == "bf16")
     if mode == "forward":
         model.eval()
         for parameter in model.parameters():
             parameter.requires_grad_(False)
-        run = make_engine(ENGINES.get(how, "torch"), torch.device("cpu"))(model)
+        run = make_engine(ENGINES.get(how, "torch"), torch.device(device))(model)
         guard = torch.no_grad if how == INDUCTOR else torch.inference_mode
 
         def forward() -> object:
-            with guard():
+            with guard(), low:
                 return run(images)
 
         return forward
-    if base == "pvt":
+    if type(model).__module__.startswith("pvtctl"):
         from pvtctl.engine import build_optimizer
         from pvtctl.recipe.schema import Optimizer
 
         optimizer = build_optimizer(model, Optimizer(), 1e-4)
     else:
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
-    labels = torch.randint(0, 1000, (batch,))
 
     def step() -> None:
         optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(model(images), labels).backward()
+        with low:
+            loss = loss_of(model, images)
+        loss.backward()
         optimizer.step()
 
     return step
@@ -197,13 +218,14 @@ class Contestant:
     """A worker process and the times it has returned."""
 
     def __init__(self, name: str, case: Case, *, keep_memory: bool) -> None:
-        what = json.dumps([name, case.mode, case.batch, case.size])
+        what = json.dumps([name, case.mode, case.batch, case.size, case.device, case.dtype])
         allocator = "kept" if keep_memory else "system"
         environment = dict(os.environ)
         if name.endswith(PLAIN):
             environment["PVTCTL_FAST_CPU"] = "0"
         self.process = subprocess.Popen(
-            [sys.executable, __file__, "--worker", what, "--allocator", allocator],
+            [sys.executable, "-m", "run", "--worker", what, "--allocator", allocator],
+            cwd=Path(__file__).parent,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -237,15 +259,15 @@ class Contestant:
         return peak
 
 
-def run_case(case: Case, *, same_allocator: bool, quick: bool) -> list[dict[str, Any]]:
-    """A row for each contestant."""
+def run_case(case: Case, *, same_allocator: bool, turns: int | None = None) -> list[dict[str, Any]]:
+    """A row for each contestant, after `turns` turns instead of the case's own."""
     runs = [
         Contestant(name, case, keep_memory=same_allocator or name.partition(", ")[0] == case.ours)
         for name in case.contestants
     ]
     for run in runs:
         assert run.read() == "ready"
-    for _ in range(3 if quick else case.turns):
+    for _ in range(turns or case.turns):
         for run in runs:
             run.turn()
     rows = []
@@ -332,7 +354,7 @@ def main() -> None:
         if not options.all and options.case not in case.title:
             continue
         for same_allocator in (False, True):
-            for row in run_case(case, same_allocator=same_allocator, quick=options.quick):
+            for row in run_case(case, same_allocator=same_allocator, turns=3 if options.quick else None):
                 rows.append(row)
                 low, high = row["range"]
                 print(
