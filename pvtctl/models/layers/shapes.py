@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -22,6 +21,9 @@ _FILLS = {
 @contextmanager
 def without_values() -> Iterator[None]:
     """Build models on the meta device, where initialisers change nothing and are slow, without running them."""
+    # torchvision loads it, also when a model's own module is loaded in here: that of torch 2.6 computes with tensors then
+    import torch._dynamo
+
     with torch.device("meta"), _NoFills():
         yield
 
