@@ -89,6 +89,7 @@ def test_two_runs_in_one_folder(tmp_path: Path) -> None:
     RunFolder.open(tmp_path / "run", RECIPE, resume=True, dist=DIST).close()
 
 
+@pytest.mark.slow
 def test_the_lock_ends_with_the_process_even_while_its_workers_live(tmp_path: Path) -> None:
     code = f"""
 import os, signal, time

@@ -82,6 +82,7 @@ def test_kept_for_this_machine_only(monkeypatch: pytest.MonkeyPatch) -> None:
     assert in_a_new_process() == Choices()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [b"", b"\x00" * 99, b"[]", b"{", b'{"machine": 3}', b"[" * 100_000], ids=range(6))
 def test_a_damaged_file_is_measured_again(content: bytes) -> None:
     remember(ALL, [])
@@ -92,6 +93,7 @@ def test_a_damaged_file_is_measured_again(content: bytes) -> None:
     assert remembered() is not None
 
 
+@pytest.mark.slow
 def test_it_measures_every_kernel_and_keeps_what_it_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibration, "_race", RACE)
     monkeypatch.setattr(calibration, "SECONDS", 0.0)

@@ -96,6 +96,7 @@ def kinds(model: nn.Module) -> list[type[nn.Module]]:
     return [type(module) for module in model.modules()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_is_equal_but_for_noise(name: str) -> None:
     model = built(name)
@@ -121,6 +122,7 @@ def test_is_equal_but_for_noise(name: str) -> None:
         assert all(torch.equal(ours, theirs) for ours, theirs in zip(raw(model), plain, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_unasked_no_model_runs_an_operation_of_its_own_processor(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Seen in a dispatch mode, for which a fast kernel would step aside, and without one by what such a kernel calls."""
@@ -207,6 +209,7 @@ def test_torch_compile_traces_one_graph(name: str, monkeypatch: pytest.MonkeyPat
         assert torch.allclose(run(images()), model(images()), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_torch_export_gives_the_graph_of_the_plain_model() -> None:
     model = built("semantic_fpn")
     plain = torch.export.export(model, (images(),))

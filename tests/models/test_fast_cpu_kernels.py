@@ -97,6 +97,7 @@ def test_winograd_takes_the_3x3_convolutions_of_necks_and_heads() -> None:
     assert type(model[6].conv) is nn.Conv2d
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(577, 768), (1, 577, 768), (2, 300, 768), (512, 768), (1025, 768)])
 @pytest.mark.parametrize("gelu", [False, True])
 def test_row_counts_that_divide_badly_come_out_the_same(

@@ -18,6 +18,7 @@ def count(model: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", backbone_names())
 def test_table_agrees_with_the_built_classifier(name: str) -> None:
     with without_values():

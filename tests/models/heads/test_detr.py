@@ -116,6 +116,7 @@ def test_multiplications_are_the_originals() -> None:
     assert len(model(image)[0]) == 100
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", ["resnet18", "pvt_tiny", "pvt_v2_b0", "tiny"])
 def test_answer_does_not_depend_on_the_batch(backbone: str) -> None:
     torch.manual_seed(1)
@@ -215,6 +216,7 @@ def test_no_nms() -> None:
         tiny()(torch.zeros(1, 3, 32, 32), options=DetectOptions(nms_iou=0.5))
 
 
+@pytest.mark.slow
 def test_it_learns_two_images() -> None:
     model = tiny().train()
     optimizer = torch.optim.AdamW(model.parameters(), 3e-4)

@@ -105,6 +105,7 @@ def test_raw_outputs_equal_mmdetection(golden: str, backbone: str, kit: ModuleTy
             assert agrees, message
 
 
+@pytest.mark.slow
 def test_detections_equal_torchvision() -> None:
     from torchvision.models.detection import MaskRCNN, maskrcnn_resnet50_fpn
     from torchvision.models.detection.image_list import ImageList
@@ -275,6 +276,7 @@ def test_second_stage_losses_by_hand() -> None:
     assert losses["loss_cls"].item() > np.log(5)
 
 
+@pytest.mark.slow
 def test_half_precision_trains_and_detects() -> None:
     model, target = tiny(), rectangles([[10, 10, 80, 90], [50, 40, 120, 100]], [1, 2], (128, 128))
     images = torch.randn(1, 3, 128, 128)

@@ -69,6 +69,7 @@ def test_trainable_parameters_of_the_papers(backbone: str, options: dict[str, in
     assert round(sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6, 3) == millions
 
 
+@pytest.mark.slow
 def test_equal_to_torchvision_under_its_conventions() -> None:
     torch.manual_seed(0)
     theirs = retinanet_resnet50_fpn(weights=None, weights_backbone=None, num_classes=7).eval()
@@ -191,6 +192,7 @@ def test_losses_are_float32_under_autocast() -> None:
         torch.testing.assert_close(losses[name], expected[name], rtol=0.02, atol=0)
 
 
+@pytest.mark.slow
 def test_learns_two_boxes_and_finds_them() -> None:
     head, features = small_head(width=16)
     objects = [

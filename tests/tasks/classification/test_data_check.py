@@ -104,6 +104,7 @@ def test_a_large_set_is_sampled_unless_full(make_set, monkeypatch):
     assert check_data(root, full=True).examined == {"train": 8, "val": 4}
 
 
+@pytest.mark.slow
 def test_the_real_photos(shared):
     verdict = check_data(shared / "data" / "imagenet1k_sample")
     assert {problem.kind for problem in verdict.problems} == {"missing_split", "mode"}

@@ -30,10 +30,11 @@ from pvtctl.weights.describe import HeadClasses, inspect_checkpoint
 from pvtctl.weights.save import save_safetensors
 
 K = len(SEMANTIC_CLASSES)
-DPT = "model.head={name: dpt}"
+DPT = "model.head={name: dpt, width: 16}"
+NARROW = "pvt_v2_b0, width: 0.25"
 
 
-def segmentation(*overrides: str, head: HeadClasses | None = None, backbone: str = "pvt_v2_b0") -> SegmentationTask:
+def segmentation(*overrides: str, head: HeadClasses | None = None, backbone: str = NARROW) -> SegmentationTask:
     recipe = load_recipe(
         "ade20k_semantic_fpn", "pvt_v2_b0", "smoke", [f"model.backbone={{name: {backbone}}}", *overrides]
     )
@@ -43,7 +44,7 @@ def segmentation(*overrides: str, head: HeadClasses | None = None, backbone: str
 
 
 def depth(*overrides: str, head: HeadClasses | None = None) -> DepthTask:
-    recipe = load_recipe("small_depth", None, "smoke", ["model.backbone={name: pvt_v2_b0}", *overrides])
+    recipe = load_recipe("small_depth", None, "smoke", [f"model.backbone={{name: {NARROW}}}", *overrides])
     task = build_task(recipe, device="cpu", head=head, say=lambda text: None)
     assert isinstance(task, DepthTask)
     return task
@@ -84,7 +85,7 @@ def scores_of(labels: Tensor, classes: int) -> Tensor:
 
 
 def test_they_are_tasks_with_their_story() -> None:
-    task: Task = segmentation()
+    task: Task = segmentation(backbone="pvt_v2_b0")
     meta = task.meta().as_json()
     assert (meta["task"], meta["head"], meta["backbone"], meta["profile"]) == (
         "segmentation",
@@ -132,7 +133,7 @@ def test_a_batch_without_any_label_loses_nothing() -> None:
 
 @pytest.mark.parametrize("weight", [0.2, 0.5])
 def test_the_auxiliary_loss_is_counted_by_its_weight(weight: float) -> None:
-    task = segmentation(f"model.head={{name: dpt, auxiliary_weight: {weight}}}")
+    task = segmentation(f"model.head={{name: dpt, width: 16, auxiliary_weight: {weight}}}")
     truth = torch.zeros(1, 64, 64, dtype=torch.uint8)
     batch = batch_of(torch.zeros(1, 3, 64, 64), list(truth))
     sure, unsure = scores_of(truth, K), torch.zeros(1, K, 8, 8)
@@ -153,9 +154,9 @@ def test_without_an_auxiliary_weight_there_is_no_such_loss(head: str) -> None:
     ("head", "backbone"),
     [
         ("semantic_fpn", "resnet18c"),
-        ("trans2seg, embed_dim: 32, depth: 1, num_heads: 2", "pvt_v2_b0"),
-        ("deeplabv3plus, width: 16, auxiliary_weight: 0.4", "pvt_v2_b0"),
-        ("dpt", "pvt_v2_b0"),
+        ("trans2seg, embed_dim: 32, depth: 1, num_heads: 2", NARROW),
+        ("deeplabv3plus, width: 16, auxiliary_weight: 0.4", NARROW),
+        ("dpt, width: 16", NARROW),
     ],
 )
 def test_every_trained_parameter_has_a_gradient(head: str, backbone: str) -> None:
@@ -168,7 +169,7 @@ def test_every_trained_parameter_has_a_gradient(head: str, backbone: str) -> Non
 
 def test_depth_too_trains_every_parameter() -> None:
     for head in ("dpt", "midas"):
-        task = depth(f"model.head={{name: {head}}}", "train.loss={name: ssi_trimmed}")
+        task = depth(f"model.head={{name: {head}, width: 16}}", "train.loss={name: ssi_trimmed}")
         batch = next(iter(task.train_loader(epoch=0, first_batch=0, rank=0, world_size=1)))
         task.losses(task.model.train(), batch)["loss"].backward()  # type: ignore[no-untyped-call]
         assert [name for name, p in task.model.named_parameters() if p.requires_grad and p.grad is None] == []
@@ -260,7 +261,7 @@ def test_limits_in_metres_do_not_touch_what_a_set_of_inverse_depth_holds() -> No
     assert torch.count_nonzero(out.grad[0, 0, 0]) > 32  # type: ignore[index]
 
 
-@pytest.mark.parametrize("head", ["{name: semantic_fpn}", "{name: dpt}"])
+@pytest.mark.parametrize("head", ["{name: semantic_fpn, width: 32}", "{name: dpt, width: 16}"])
 def test_halves_are_resized_in_full(head: str) -> None:
     """What autocast hands over has three digits: neighbours must not be averaged in that."""
     task = segmentation(f"model.head={head}")
@@ -416,13 +417,17 @@ def test_depth_is_scored_in_the_space_of_the_model() -> None:
         ("segmentation", []),
         ("segmentation", ["model.head={name: deeplabv3plus, width: 32, projection: 3, auxiliary_weight: 0.4}"]),
         ("segmentation", ["model.head={name: trans2seg, embed_dim: 32, depth: 1, num_heads: 4}"]),
-        ("segmentation", ["model.head={name: dpt, dropout: 0.3}", "data.normalization=half"]),
+        ("segmentation", ["model.head={name: dpt, width: 16, dropout: 0.3}", "data.normalization=half"]),
         ("depth", []),
         (
             "depth",
-            ["model.head={name: midas, scale_shift: null}", "train.loss.name=ssi_trimmed", "data.normalization=half"],
+            [
+                "model.head={name: midas, width: 16, scale_shift: null}",
+                "train.loss.name=ssi_trimmed",
+                "data.normalization=half",
+            ],
         ),
-        ("depth", ["model.backbone={name: pvt_tiny, image_size: 64}"]),
+        ("depth", ["model.backbone={name: pvt_tiny, width: 0.25, image_size: 64}"]),
         ("deeplab", []),
     ],
 )
@@ -469,6 +474,6 @@ def test_a_backbones_file_has_no_dense_head(tmp_path: Path) -> None:
     task = segmentation()
     path = tmp_path / "backbone.safetensors"
     body = {name: value for name, value in task.model.state_dict().items() if name.startswith("backbone.")}
-    save_safetensors(path, body, {"backbone": "pvt_v2_b0"})
+    save_safetensors(path, body, {"backbone": "pvt_v2_b0@0.25"})
     inspected = inspect_checkpoint(path)
     assert (inspected.dense, inspected.task) == (None, None)

@@ -237,6 +237,7 @@ def test_preview_of_sparse_depth_and_of_nothing(root: Path, tmp_path: Path, monk
         preview(dataset, tmp_path / "a.png")
 
 
+@pytest.mark.slow
 def test_shared_sets(shared: Path) -> None:
     root = shared / "data" / "depth_7scenes"
     verdict = check_depth_data(root, settings=DepthData(scale=1000.0))

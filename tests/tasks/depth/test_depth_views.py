@@ -158,6 +158,7 @@ def test_predictions_come_as_three_files(tmp_path: Path) -> None:
     assert np.asarray(Image.open(files["view"])).shape[2] == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("images", [0, 1, 30])
 def test_charts_of_any_size(tmp_path: Path, images: int) -> None:
     random = np.random.default_rng(0)

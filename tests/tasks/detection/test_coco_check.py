@@ -173,6 +173,7 @@ def test_a_large_set_is_sampled_unless_full(root: Path, monkeypatch: pytest.Monk
     assert check_coco_data(root, full=True).examined == {"train": 4, "val": 3}
 
 
+@pytest.mark.slow
 def test_the_real_sets(shared: Path) -> None:
     for name, images in (("coco_tiny", 80), ("bccd", 205), ("nuclei", 100)):
         verdict = check_coco_data(shared / "data" / name)

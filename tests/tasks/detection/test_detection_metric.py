@@ -106,6 +106,7 @@ def equal_bits(one: CocoScores, other: CocoScores) -> None:
     assert one.recall.tobytes() == other.recall.tobytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS[1:])
 @pytest.mark.parametrize(("kind", "what"), [("bbox", "box"), ("segm", "mask")])
 def test_numbers_that_coco_published(shared: Path, backend: str, kind: str, what: str) -> None:

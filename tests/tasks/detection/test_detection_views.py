@@ -90,6 +90,7 @@ def analysis(classes: int, found: int) -> DetectionAnalysis:
     return metric.analysis()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("classes", "found"), [(1, 0), (3, 3), (60, 50)])
 def test_charts(tmp_path: Path, classes: int, found: int) -> None:
     result = analysis(classes, found)

@@ -173,6 +173,7 @@ def test_16_bits_and_missing_splits(tmp_path):
         checked(tmp_path / "nowhere")
 
 
+@pytest.mark.slow
 def test_real_sets(shared):
     camvid = checked(shared / "data" / "camvid")
     assert (camvid.verdict, camvid.images, camvid.problems) == ("ok", {"train": 120, "val": 40}, [])

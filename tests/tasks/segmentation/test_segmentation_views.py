@@ -43,6 +43,7 @@ def test_colours_of_the_data() -> None:
     assert class_colours(255)[254].any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(1, 1), (2, 90), (40, 1), (480, 640), (100, 2000)])
 def test_overlays_of_any_size(size: tuple[int, int]) -> None:
     draw = np.random.default_rng(0)
@@ -95,6 +96,7 @@ def test_label_maps_keep_their_labels(tmp_path: Path, classes: int) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["map.png"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("classes", "filled"), [(1, 0), (3, 3), (60, 50)])
 def test_charts(tmp_path: Path, classes: int, filled: int) -> None:
     metric = SegmentationMetric([f"class_{at}$" for at in range(classes)])
