@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from pvtctl.data.images import BadImage
 from pvtctl.data.randomness import key_of
 from pvtctl.data.samplers import Draw
+from pvtctl.data.transforms import Noise, Pixels, normalize
 from pvtctl.io.normalization import IMAGENET, Normalization
 from pvtctl.models.structures import ImageSize
 
@@ -48,7 +49,7 @@ class Sample:
     """One network input with its ground truth, before padding."""
 
     image: Tensor
-    """float32 (3, h, w), normalised."""
+    """float32 (3, h, w), normalised; in batches that are normalised on the device uint8 RGB."""
     target: Any
     """Classification: the label. Detection: `Objects` in pixels of `image`. Segmentation, depth: a map, in training
     that of `image`, in evaluation that of the original image."""
@@ -59,6 +60,8 @@ class Sample:
     """Position in the split."""
     skipped: tuple[Skipped, ...] = ()
     """Draws before this one that could not be read."""
+    noise: Noise | None = None
+    """To be put into a uint8 `image` after normalisation."""
 
 
 @dataclass(kw_only=True)
@@ -66,7 +69,8 @@ class SampleBatch:
     """The part of a batch that all tasks share."""
 
     images: Tensor
-    """float32 (B, 3, H, W), normalised; smaller ones padded with zeros to the right and at the bottom."""
+    """float32 (B, 3, H, W), normalised; smaller ones padded with zeros to the right and at the bottom. With a
+    `normalization` uint8 RGB: `to` normalises them."""
     ids: list[str]
     """File names."""
     indices: Tensor
@@ -76,17 +80,32 @@ class SampleBatch:
     skipped: list[Skipped]
     failed: int = 0
     """Draws that gave no sample."""
+    normalization: Normalization | None = None
+    """How `to` normalises uint8 images."""
+    noises: list[tuple[int, Noise]] = field(default_factory=list)
+    """What is put into which image after that."""
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def changed(self, change: Callable[[Tensor], Tensor]) -> Self:
         """The batch with `change` applied to each of its tensors."""
-        return replace(self, images=change(self.images), indices=change(self.indices))
+        noises = [(row, noise._replace(values=change(noise.values))) for row, noise in self.noises]
+        return replace(self, images=change(self.images), indices=change(self.indices), noises=noises)
 
     def to(self, device: torch.device | str) -> Self:
-        """The batch with its tensors on `device`."""
-        return self.changed(lambda part: part.to(device, non_blocking=True))
+        """The batch with its tensors on `device`, images normalised there if they are not."""
+        moved = self.changed(lambda part: part.to(device, non_blocking=True))
+        if self.normalization is None:
+            return moved
+        images = normalize(moved.images, self.normalization)
+        for image, (height, width) in zip(images, getattr(self, "sizes", ()), strict=False):
+            for padding in (image[:, height:], image[:, :height, width:]):
+                if padding.numel():
+                    padding.zero_()
+        for row, noise in moved.noises:
+            noise.put(images[row])
+        return replace(moved, images=images, normalization=None, noises=[])
 
     def pin_memory(self) -> Self:
         """For the data loader."""
@@ -112,6 +131,8 @@ class SplitDataset(Dataset["Sample | Unusable"]):
     class_names: list[str]
     """Empty for depth."""
     normalization: Normalization = IMAGENET
+    raw_batches = False
+    """Batches hold uint8 images, a quarter of the bytes to move to a GPU, which normalises them (`SampleBatch.to`)."""
     problems: dict[str, int]
     """Kind of excluded or corrected parts -> number."""
     cautions: Sequence[str] = ()
@@ -142,17 +163,19 @@ class SplitDataset(Dataset["Sample | Unusable"]):
         return digest
 
     def __getitem__(self, draw: Draw | int) -> Sample | Unusable:
-        if isinstance(draw, int):
-            draw = Draw(0, draw)
+        return self._drawn(Draw(0, draw) if isinstance(draw, int) else draw, raw=False)
+
+    def _drawn(self, draw: Draw, *, raw: bool) -> Sample | Unusable:
         skipped: list[Skipped] = []
         for step in range(min(MAX_SUBSTITUTES, len(self)) if self.training else 1):
             index = self.chosen(draw, step)
             try:
-                image, target, original_size = self.load(draw, index)
+                pixels, target, original_size = self.load(draw, index)
             except (BadImage, OSError) as error:
                 skipped.append(Skipped(self.name(index), reason(error)))
             else:
-                return Sample(image, target, original_size, self.name(index), index, tuple(skipped))
+                image, noise = pixels if raw else (pixels.normalized(self.normalization), None)
+                return Sample(image, target, original_size, self.name(index), index, tuple(skipped), noise)
         return Unusable(tuple(skipped))
 
     def chosen(self, draw: Draw, step: int) -> int:
@@ -164,13 +187,13 @@ class SplitDataset(Dataset["Sample | Unusable"]):
         """An original image, uint8 (3, H, W), and its ground truth. Raises BadImage, OSError."""
 
     @abstractmethod
-    def load(self, draw: Draw, index: int) -> tuple[Tensor, Any, ImageSize | None]:
-        """`image`, `target` and `original_size` of a `Sample`. Raises BadImage, OSError."""
+    def load(self, draw: Draw, index: int) -> tuple[Pixels, Any, ImageSize | None]:
+        """The image before normalisation, `target` and `original_size` of a `Sample`. Raises BadImage, OSError."""
 
     def __getitems__(self, draws: list[Draw]) -> list[Any]:
         """A whole batch: the samples, then the batch's key."""
         flat = [part for draw in draws for part in draw]
-        return [*(self[draw] for draw in draws), key_of(self.seed, "batch", *flat)]
+        return [*(self._drawn(draw, raw=self.raw_batches) for draw in draws), key_of(self.seed, "batch", *flat)]
 
     def collate(self, items: list[Any]) -> Any:
         """Collate the output of `__getitems__` into a batch of the readable samples."""
@@ -183,6 +206,8 @@ class SplitDataset(Dataset["Sample | Unusable"]):
             key=key,
             skipped=[skip for item in drawn for skip in item.skipped],
             failed=len(drawn) - len(samples),
+            normalization=self.normalization if self.raw_batches and samples else None,
+            noises=[(row, sample.noise) for row, sample in enumerate(samples) if sample.noise is not None],
         )
 
     @abstractmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -15,11 +15,11 @@ from pvtctl.io.normalization import IMAGENET, Normalization
 
 
 def pad_images(images: list[Tensor], multiple: int) -> Tensor:
-    """Images (3, h, w) of any sizes -> (B, 3, H, W): zeros to the right and at the bottom, sides whole multiples."""
+    """Images (3, h, w) of any sizes and one type -> (B, 3, H, W): zeros right and below, sides whole multiples."""
     if not images:
         return torch.empty(0, 3, 0, 0)
     height, width = (-(-max(image.shape[side] for image in images) // multiple) * multiple for side in (-2, -1))
-    padded = torch.empty(len(images), 3, height, width)
+    padded = torch.empty(len(images), 3, height, width, dtype=images[0].dtype)
     for row, image in zip(padded, images, strict=True):
         own_height, own_width = image.shape[-2:]
         row[:, :own_height, :own_width] = image
@@ -61,10 +61,40 @@ def _factors(how: Normalization) -> tuple[Tensor, Tensor]:
 
 
 def normalize(pixels: Tensor, how: Normalization = IMAGENET) -> Tensor:
-    """uint8 RGB (3, H, W) -> float32 in the channel order of `how`, contiguous."""
-    scale, shift = _factors(how)
-    out = torch.empty(pixels.shape)
-    return out.copy_(pixels.flip(0) if how.order == "bgr" else pixels).mul_(scale).add_(shift)
+    """uint8 RGB (..., 3, H, W) on any device -> float32 there, in the channel order of `how`, contiguous."""
+    scale, shift = (each.to(pixels.device, non_blocking=True) for each in _factors(how))
+    out = torch.empty(pixels.shape, device=pixels.device)
+    return out.copy_(pixels.flip(-3) if how.order == "bgr" else pixels).mul_(scale).add_(shift)
+
+
+class Noise(NamedTuple):
+    """What random erasing puts into a normalised image."""
+
+    values: Tensor
+    """float32 (3, h, w)."""
+    top: int
+    left: int
+
+    def put(self, image: Tensor) -> None:
+        """Overwrite its part of `image` (3, H, W)."""
+        height, width = self.values.shape[1:]
+        image[:, self.top : self.top + height, self.left : self.left + width] = self.values
+
+
+class Pixels(NamedTuple):
+    """An image before normalisation."""
+
+    values: Tensor
+    """uint8 RGB (3, h, w)."""
+    noise: Noise | None = None
+    """Put into the normalised image."""
+
+    def normalized(self, how: Normalization) -> Tensor:
+        """float32 (3, h, w), contiguous."""
+        image = normalize(self.values, how)
+        if self.noise is not None:
+            self.noise.put(image)
+        return image
 
 
 def denormalize(images: Tensor, how: Normalization = IMAGENET) -> Tensor:

@@ -48,6 +48,9 @@ class DataTask:
         self.train = train
         self.val = val
         self.loading = loading
+        for split in (train, val):
+            if split is not None:
+                split.raw_batches = loading.pin_memory
         self._train_loader: Loader | None = None
         self._val_loader: Loader | None = None
 

@@ -17,6 +17,7 @@ from pvtctl.data.images import AS_STORED, Reading, SourceImage
 from pvtctl.data.layouts import IMAGENET_LAYOUT
 from pvtctl.data.randomness import generator_for
 from pvtctl.data.samplers import Draw, ShardWindows
+from pvtctl.data.transforms import Pixels
 from pvtctl.errors import UsageError
 from pvtctl.io.names import name_bytes
 from pvtctl.io.normalization import IMAGENET, Normalization
@@ -100,10 +101,10 @@ class ClassificationDataset(SplitDataset):
         size = picture.height, picture.width
         return picture.resized((0, 0, *size), size), int(self.labels[index])
 
-    def load(self, draw: Draw, index: int) -> tuple[Tensor, int, None]:
+    def load(self, draw: Draw, index: int) -> tuple[Pixels, int, None]:
         generator = generator_for(self.seed, draw.epoch, draw.index, draw.copy)
-        image = self.transform(self.source.picture(int(self.kept[index])), generator)
-        return image, int(self.labels[index]), None
+        pixels = self.transform.pixels(self.source.picture(int(self.kept[index])), generator)
+        return pixels, int(self.labels[index]), None
 
     def fingerprint(self) -> str:
         """Hash of names, sizes, labels and classes. Reads no image."""

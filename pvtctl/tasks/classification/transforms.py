@@ -13,7 +13,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as TF
 
 from pvtctl.data.images import SourceImage, pixels_of
-from pvtctl.data.transforms import normalize
+from pvtctl.data.transforms import Noise, Pixels
 from pvtctl.io.normalization import IMAGENET, Normalization
 from pvtctl.tasks.classification.settings import Augment
 
@@ -34,6 +34,10 @@ class TrainTransform:
 
     def __call__(self, picture: SourceImage, generator: torch.Generator) -> Tensor:
         """A picture -> float32 (3, image_size, image_size). Raises BadImage."""
+        return self.pixels(picture, generator).normalized(self.normalization)
+
+    def pixels(self, picture: SourceImage, generator: torch.Generator) -> Pixels:
+        """The same before normalisation."""
         own = self.augment
         box = random_crop_box(picture.height, picture.width, own.crop_scale, own.crop_ratio, generator)
         pixels = picture.resized(box, (self.image_size, self.image_size), exact=False)
@@ -44,8 +48,9 @@ class TrainTransform:
             before = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
             after = rand_augment(before, own, generator, self.normalization.grey)
             pixels = pixels if after is before else pixels_of(after)
-        image = normalize(pixels, self.normalization)
-        return erase_box(image, generator) if erase < own.erasing else image
+        return Pixels(
+            pixels, erasing_noise(self.image_size, self.image_size, generator) if erase < own.erasing else None
+        )
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,10 @@ class EvalTransform:
 
     def __call__(self, picture: SourceImage, generator: torch.Generator | None = None) -> Tensor:
         """A picture -> float32 (3, image_size, image_size). Raises BadImage."""
+        return self.pixels(picture).normalized(self.normalization)
+
+    def pixels(self, picture: SourceImage, generator: torch.Generator | None = None) -> Pixels:
+        """The same before normalisation."""
         short_side = max(self.resize, self.image_size)
         top, left, height, width = _middle(picture.height, picture.width)
         if height <= width:
@@ -69,7 +78,7 @@ class EvalTransform:
             size = (int(short_side * height / width), short_side)
         pixels = picture.resized((top, left, height, width), size)
         top, left = (round((side - self.image_size) / 2) for side in size)
-        return normalize(pixels[:, top : top + self.image_size, left : left + self.image_size], self.normalization)
+        return Pixels(pixels[:, top : top + self.image_size, left : left + self.image_size])
 
 
 def _middle(height: int, width: int) -> tuple[int, int, int, int]:
@@ -105,12 +114,11 @@ def random_crop_box(
     return (height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width
 
 
-def erase_box(image: Tensor, generator: torch.Generator) -> Tensor:
-    """Overwrite one box by normal noise, one value per pixel and channel: 2 % to 1/3 of the area, aspect 0.3 to 1/0.3.
+def erasing_noise(height: int, width: int, generator: torch.Generator) -> Noise | None:
+    """Normal noise, one value per pixel and channel, for a box of an image: 2 % to 1/3 of the area, aspect 0.3 to 1/0.3.
 
-    In place; unchanged when ten tries give no box that fits.
+    None when ten tries give no box that fits.
     """
-    height, width = image.shape[-2:]
     tries = torch.rand(10, 4, generator=generator).tolist()
     limit = math.log(0.3)
     for for_area, for_aspect, for_top, for_left in tries:
@@ -119,10 +127,8 @@ def erase_box(image: Tensor, generator: torch.Generator) -> Tensor:
         box_height, box_width = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if 0 < box_height < height and 0 < box_width < width:
             top, left = int(for_top * (height - box_height + 1)), int(for_left * (width - box_width + 1))
-            noise = torch.randn(3, box_height, box_width, generator=generator)
-            image[:, top : top + box_height, left : left + box_width] = noise
-            return image
-    return image
+            return Noise(torch.randn(3, box_height, box_width, generator=generator), top, left)
+    return None
 
 
 def rand_augment(
