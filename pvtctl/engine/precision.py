@@ -99,7 +99,13 @@ def _seconds(call: Callable[[], object]) -> float:
     return min(times)
 
 
-def wants_channels_last(model: nn.Module) -> bool:
-    """Whether most weights are in convolutions, which run faster with channels last; token models gain nothing."""
+def wants_channels_last(model: nn.Module, device: torch.device, precision: Precision) -> bool:
+    """Whether convolutions run faster with channels last.
+
+    On CUDA in all but fp32: tensor cores work in that layout, others are converted at every call. Elsewhere where most
+    weights are in convolutions; token models gain nothing.
+    """
+    if device.type == "cuda":
+        return precision.name != "fp32"
     convolutions = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Conv2d))
     return convolutions > 0.5 * sum(p.numel() for p in model.parameters())

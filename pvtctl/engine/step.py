@@ -106,7 +106,9 @@ class Stepper:
         self.one_size = task.meta().image_size is not None
         """Whether all training images have one size, so that searching for cuDNN's fastest algorithms pays."""
         layout = settings.train.channels_last
-        channels_last = layout == "on" or (layout == "auto" and wants_channels_last(task.model))
+        channels_last = layout == "on" or (
+            layout == "auto" and wants_channels_last(task.model, dist.device, self.precision)
+        )
         if settings.train.sync_batch_norm:
             synchronise_batch_norm(task.model, dist)
         task.model.to(dist.device)

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from pvtctl.engine import Distributed, choose_precision, evaluate, start_distributed, stop_distributed
 from pvtctl.engine.log import Say, silent
+from pvtctl.engine.precision import wants_channels_last
 from pvtctl.errors import UsageError
 from pvtctl.inference import EngineName
 from pvtctl.inference.engines import make_engine
@@ -80,6 +83,8 @@ def score_recipe(
     talk(
         f"data: {data_place(recipe)}; {len(task.val)} images{of_classes}, at {task.spec.sizes(recipe).scored_label}, in {chosen.name} by {made.name}"
     )
+    if dist.device.type == "cuda" and wants_channels_last(task.model, dist.device, chosen):
+        task.model.to(memory_format=torch.channels_last)
     runnable = made(task.model.to(dist.device).eval())
     metric: Any = evaluate(task, runnable, dist, chosen, shown=talk is not silent)
     skipped = {name: reason for own in dist.gather(task.skipped) for name, reason in own.items()}

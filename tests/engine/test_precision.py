@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pvtctl.engine import choose_precision
-from pvtctl.engine.precision import cpu_bf16_gain, wants_channels_last
+from pvtctl.engine.precision import Precision, cpu_bf16_gain, wants_channels_last
 
 CPU = torch.device("cpu")
 
@@ -38,6 +38,12 @@ def test_autocast_runs_in_the_format_asked_for(name: Any) -> None:
     assert (precision.scaler(CPU) is not None) == (name == "fp16")
 
 
-def test_convolutional_models_alone_want_channels_last() -> None:
-    assert wants_channels_last(nn.Sequential(nn.Conv2d(8, 8, 3), nn.Linear(8, 2)))
-    assert not wants_channels_last(nn.Sequential(nn.Conv2d(3, 8, 4), nn.Linear(64, 64)))
+@pytest.mark.parametrize("name", ["fp32", "tf32", "bf16", "fp16"])
+def test_who_wants_channels_last(name: Any) -> None:
+    convolutions = nn.Sequential(nn.Conv2d(8, 8, 3), nn.Linear(8, 2))
+    tokens = nn.Sequential(nn.Conv2d(3, 8, 4), nn.Linear(64, 64))
+    precision = Precision(name, "as asked")
+    assert wants_channels_last(convolutions, CPU, precision)
+    assert not wants_channels_last(tokens, CPU, precision)
+    for model in (convolutions, tokens):  # a GPU's tensor cores do, for the convolutions that there are
+        assert wants_channels_last(model, torch.device("cuda"), precision) == (name != "fp32")
