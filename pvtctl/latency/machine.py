@@ -28,7 +28,7 @@ def describe_machine(device: str) -> dict[str, Any]:
         properties = torch.cuda.get_device_properties(torch.device(device))
         machine |= {"gpu": properties.name, "gpu_memory_bytes": properties.total_memory, "cuda": torch.version.cuda}
         machine |= {
-            "cudnn": torch.backends.cudnn.version(),
+            "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
             "tf32_matmul": torch.backends.cuda.matmul.allow_tf32,
             "tf32_convolutions": torch.backends.cudnn.allow_tf32,
         }

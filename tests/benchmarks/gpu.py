@@ -34,10 +34,14 @@ CASES = (
     Case("DPT-Large", "dpt-large", ("transformers-dpt",), batch=8, size=(384, 384)),
 )
 TRIAL = (
-    Case("PVT-Small, training step, 224", "pvt", CLASSIFIERS, batch=1, mode="train"),
-    Case("PVT-Small, pyramid, training step", "pvt-pyramid", PYRAMIDS[1:], size=(64, 96), mode="train"),
-    Case("RetinaNet, PVT-Small, training step", "retinanet-pvt", DETECTORS[1:2], size=(64, 96), mode="train"),
-    Case("DPT, a quarter as wide", "dpt-quarter", ("transformers-dpt-quarter",), size=(384, 384)),
+    Case("PVT-Small, pyramid", "pvt-pyramid", PYRAMIDS[1:], size=(64, 96)),
+    Case(
+        "RetinaNet, PVT-Small, training step",
+        "retinanet-pvt",
+        ("torchvision-retinanet-64",),
+        size=(64, 96),
+        mode="train",
+    ),
 )
 HEADER = "| case | batch, size | contestant | ms | time, ours 1 (min-max) | peak MiB |\n| --- | --- | --- | ---: | ---: | ---: |"
 
@@ -93,7 +97,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error("--device cpu is for --dry-run; tests/benchmarks/run.py measures CPUs")
     ends = time.monotonic() + 60 * options.minutes
     tested = "not run" if options.dry_run else gpu_tests()
-    cases = [replace(each, device=options.device, dtype="bf16") for each in (TRIAL if options.dry_run else CASES)]
+    dtype = "fp32" if options.device == "cpu" else "bf16"  # which many CPUs emulate, a hundred times slower
+    cases = [replace(each, device=options.device, dtype=dtype) for each in (TRIAL if options.dry_run else CASES)]
     lines = rows_of(cases, ends, 1 if options.dry_run else None)
     note = "A trial of the script: no measurement.\n\n" if options.dry_run else ""
     text = "\n".join([f"{note}{machine(options.device)}. Tests that need a GPU: {tested}.\n", HEADER, *lines, ""])

@@ -112,11 +112,11 @@ def _ours_retinanet(backbone: str) -> nn.Module:
 class _TorchvisionRetinaNet(nn.Module):
     """torchvision's detector takes a list of images; 800 and 1333 are its own sides, so that it resizes nothing here."""
 
-    def __init__(self) -> None:
+    def __init__(self, short_side: int = 800) -> None:
         super().__init__()
         from torchvision.models.detection import retinanet_resnet50_fpn
 
-        self.model = retinanet_resnet50_fpn(weights=None, weights_backbone=None, num_classes=80)
+        self.model = retinanet_resnet50_fpn(weights=None, weights_backbone=None, num_classes=80, min_size=short_side)
 
     def forward(self, images: Tensor) -> object:
         return self.model(list(images))
@@ -169,8 +169,8 @@ class _PlainSemanticFpn(nn.Module):
         return self.classes(total)
 
 
-def _ours_dpt_large(width: str = "") -> nn.Module:
-    return pvtctl.optimize_for_cpu(pvtctl.create_depth_model(f"vit_large_patch16{width}", "dpt", image_size=384))
+def _ours_dpt_large() -> nn.Module:
+    return pvtctl.optimize_for_cpu(pvtctl.create_depth_model("vit_large_patch16", "dpt", image_size=384))
 
 
 def _ours_dpt_pvt() -> nn.Module:
@@ -180,15 +180,15 @@ def _ours_dpt_pvt() -> nn.Module:
 class _TransformersDpt(nn.Module):
     """DPT-Large by the configuration of its published checkpoint; the class's own defaults are DPT-Base's."""
 
-    def __init__(self, heads: int = 16) -> None:
+    def __init__(self) -> None:
         super().__init__()
         from transformers import DPTConfig, DPTForDepthEstimation
 
         config = DPTConfig(
-            hidden_size=64 * heads,
+            hidden_size=1024,
             num_hidden_layers=24,
-            num_attention_heads=heads,
-            intermediate_size=256 * heads,
+            num_attention_heads=16,
+            intermediate_size=4096,
             backbone_out_indices=[5, 11, 17, 23],
             neck_hidden_sizes=[256, 512, 1024, 1024],
             readout_type="project",
@@ -293,6 +293,5 @@ BUILD: dict[str, Callable[[], nn.Module]] = {
     "transformers": _transformers_pvt,
     "transformers-detr": _TransformersDetr,
     "transformers-dpt": _TransformersDpt,
-    "dpt-quarter": lambda: _ours_dpt_large("@0.25"),
-    "transformers-dpt-quarter": lambda: _TransformersDpt(4),
+    "torchvision-retinanet-64": lambda: _TorchvisionRetinaNet(64),
 }

@@ -251,11 +251,13 @@ class Contestant:
 
     def finish(self) -> int:
         assert self.process.stdin
+        assert self.process.stdout
         self.process.stdin.close()
         peak = int(self.read())
         assert self.process.stdout
         self.parts = json.loads(self.process.stdout.read() or "{}")
         self.process.wait()
+        self.process.stdout.close()
         return peak
 
 

@@ -16,7 +16,6 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 def beside_the_script(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     monkeypatch.setattr(forked, "COPIED", (*forked.COPIED, "run"))
-    import transformers  # noqa: F401  # once, not in each contestant
 
 
 def test_the_dry_run_writes_a_table(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
