@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from pvtctl.data.images import BadImage
 from pvtctl.data.randomness import key_of
 from pvtctl.data.samplers import Draw
-from pvtctl.data.transforms import Noise, Pixels, normalize
+from pvtctl.data.transforms import Noise, RawImage, normalize
 from pvtctl.io.normalization import IMAGENET, Normalization
 from pvtctl.models.structures import ImageSize
 
@@ -187,7 +187,7 @@ class SplitDataset(Dataset["Sample | Unusable"]):
         """An original image, uint8 (3, H, W), and its ground truth. Raises BadImage, OSError."""
 
     @abstractmethod
-    def load(self, draw: Draw, index: int) -> tuple[Pixels, Any, ImageSize | None]:
+    def load(self, draw: Draw, index: int) -> tuple[RawImage, Any, ImageSize | None]:
         """The image before normalisation, `target` and `original_size` of a `Sample`. Raises BadImage, OSError."""
 
     def __getitems__(self, draws: list[Draw]) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Pixels to normalised images and back."""
+"""RawImage to normalised images and back."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Noise(NamedTuple):
         image[:, self.top : self.top + height, self.left : self.left + width] = self.values
 
 
-class Pixels(NamedTuple):
+class RawImage(NamedTuple):
     """An image before normalisation."""
 
     values: Tensor

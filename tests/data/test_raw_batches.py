@@ -11,7 +11,7 @@ from pretend_gpu import GPU, PretendGpu
 from torch import Tensor
 
 from pvtctl.data.samplers import Draw
-from pvtctl.data.transforms import Noise, Pixels, normalize, pad_images
+from pvtctl.data.transforms import Noise, RawImage, normalize, pad_images
 from pvtctl.io.normalization import IMAGENET, Normalization
 from pvtctl.recipe.load import load_recipe
 from pvtctl.tasks.dense.data import DenseBatch
@@ -71,7 +71,7 @@ def uneven(how: Normalization) -> tuple[DenseBatch, Tensor]:
         noises=[(0, noise)],
     )
     return batch, pad_images(
-        [Pixels(images[0], noise).normalized(how), *(normalize(each, how) for each in images[1:])], 4
+        [RawImage(images[0], noise).normalized(how), *(normalize(each, how) for each in images[1:])], 4
     )
 
 

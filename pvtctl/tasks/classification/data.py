@@ -17,7 +17,7 @@ from pvtctl.data.images import AS_STORED, Reading, SourceImage
 from pvtctl.data.layouts import IMAGENET_LAYOUT
 from pvtctl.data.randomness import generator_for
 from pvtctl.data.samplers import Draw, ShardWindows
-from pvtctl.data.transforms import Pixels
+from pvtctl.data.transforms import RawImage
 from pvtctl.errors import UsageError
 from pvtctl.io.names import name_bytes
 from pvtctl.io.normalization import IMAGENET, Normalization
@@ -101,7 +101,7 @@ class ClassificationDataset(SplitDataset):
         size = picture.height, picture.width
         return picture.resized((0, 0, *size), size), int(self.labels[index])
 
-    def load(self, draw: Draw, index: int) -> tuple[Pixels, int, None]:
+    def load(self, draw: Draw, index: int) -> tuple[RawImage, int, None]:
         generator = generator_for(self.seed, draw.epoch, draw.index, draw.copy)
         pixels = self.transform.pixels(self.source.picture(int(self.kept[index])), generator)
         return pixels, int(self.labels[index]), None

@@ -13,7 +13,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as TF
 
 from pvtctl.data.images import SourceImage, pixels_of
-from pvtctl.data.transforms import Noise, Pixels
+from pvtctl.data.transforms import Noise, RawImage
 from pvtctl.io.normalization import IMAGENET, Normalization
 from pvtctl.tasks.classification.settings import Augment
 
@@ -36,7 +36,7 @@ class TrainTransform:
         """A picture -> float32 (3, image_size, image_size). Raises BadImage."""
         return self.pixels(picture, generator).normalized(self.normalization)
 
-    def pixels(self, picture: SourceImage, generator: torch.Generator) -> Pixels:
+    def pixels(self, picture: SourceImage, generator: torch.Generator) -> RawImage:
         """The same before normalisation."""
         own = self.augment
         box = random_crop_box(picture.height, picture.width, own.crop_scale, own.crop_ratio, generator)
@@ -48,7 +48,7 @@ class TrainTransform:
             before = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
             after = rand_augment(before, own, generator, self.normalization.grey)
             pixels = pixels if after is before else pixels_of(after)
-        return Pixels(
+        return RawImage(
             pixels, erasing_noise(self.image_size, self.image_size, generator) if erase < own.erasing else None
         )
 
@@ -68,7 +68,7 @@ class EvalTransform:
         """A picture -> float32 (3, image_size, image_size). Raises BadImage."""
         return self.pixels(picture).normalized(self.normalization)
 
-    def pixels(self, picture: SourceImage, generator: torch.Generator | None = None) -> Pixels:
+    def pixels(self, picture: SourceImage, generator: torch.Generator | None = None) -> RawImage:
         """The same before normalisation."""
         short_side = max(self.resize, self.image_size)
         top, left, height, width = _middle(picture.height, picture.width)
@@ -78,7 +78,7 @@ class EvalTransform:
             size = (int(short_side * height / width), short_side)
         pixels = picture.resized((top, left, height, width), size)
         top, left = (round((side - self.image_size) / 2) for side in size)
-        return Pixels(pixels[:, top : top + self.image_size, left : left + self.image_size])
+        return RawImage(pixels[:, top : top + self.image_size, left : left + self.image_size])
 
 
 def _middle(height: int, width: int) -> tuple[int, int, int, int]:

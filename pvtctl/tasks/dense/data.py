@@ -15,7 +15,7 @@ from pvtctl.data.base import Sample, SampleBatch, SplitDataset, evenly
 from pvtctl.data.images import BadImage
 from pvtctl.data.randomness import generator_for
 from pvtctl.data.samplers import Draw
-from pvtctl.data.transforms import Pixels, normalize, pad_images
+from pvtctl.data.transforms import RawImage, normalize, pad_images
 from pvtctl.io.normalization import IMAGENET, Normalization
 from pvtctl.models.structures import ImageSize
 
@@ -95,7 +95,7 @@ class DenseDataset(SplitDataset):
         self.class_names = source.class_names
         self.kept = evenly(len(source), samples)
 
-    def load(self, draw: Draw, index: int) -> tuple[Pixels, Tensor, ImageSize]:
+    def load(self, draw: Draw, index: int) -> tuple[RawImage, Tensor, ImageSize]:
         pixels, target = self.read(index)
         original = (pixels.shape[-2], pixels.shape[-1])
         if self.training:
@@ -103,7 +103,7 @@ class DenseDataset(SplitDataset):
             pixels, target = self.transform.train(pixels, target, generator)
         else:
             pixels = self.transform.evaluate(pixels)
-        return Pixels(pixels), target, original
+        return RawImage(pixels), target, original
 
     def read(self, index: int) -> tuple[Tensor, Tensor]:
         """An original image, uint8 (3, H, W), and its map (H, W). Raises BadImage, OSError."""

@@ -17,7 +17,7 @@ from pvtctl.data.image_files import is_file
 from pvtctl.data.images import AS_SHOWN, Reading, file_size, image_bytes, read_image
 from pvtctl.data.randomness import generator_for
 from pvtctl.data.samplers import Draw
-from pvtctl.data.transforms import Pixels, normalize, pad_images
+from pvtctl.data.transforms import RawImage, normalize, pad_images
 from pvtctl.errors import UsageError, nearest
 from pvtctl.io.normalization import IMAGENET, Normalization
 from pvtctl.models.structures import ImageSize, Objects
@@ -194,7 +194,7 @@ class DetectionDataset(SplitDataset):
         sizes = self.source.sizes[self.kept]
         return np.asarray(sizes[:, 1] > sizes[:, 0])
 
-    def load(self, draw: Draw, index: int) -> tuple[Pixels, Objects, ImageSize]:
+    def load(self, draw: Draw, index: int) -> tuple[RawImage, Objects, ImageSize]:
         place = int(self.kept[index])
         pixels = self.source.pixels(place)
         original = (pixels.shape[-2], pixels.shape[-1])
@@ -206,7 +206,7 @@ class DetectionDataset(SplitDataset):
             # scores use `to_coco`, in pixels of the original; boxes here are for losses and pictures
             pixels = self.transform.evaluate(pixels)
             target = self.truth(index, (pixels.shape[-2], pixels.shape[-1]))
-        return Pixels(pixels), target, original
+        return RawImage(pixels), target, original
 
     def truth(self, index: int, size: ImageSize | None = None) -> Objects:
         """Boxes and labels of an image, without masks; in pixels of the original or of the image resized to `size`."""
