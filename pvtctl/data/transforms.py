@@ -1,4 +1,4 @@
-"""RawImage to normalised images and back."""
+"""Images of bytes to normalised images and back."""
 
 from __future__ import annotations
 

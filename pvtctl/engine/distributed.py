@@ -157,7 +157,7 @@ def _patience() -> datetime.timedelta:
 
 
 def lost_process(error: RuntimeError) -> str | None:
-    """What to say of an error of torch.distributed: that another process ended, or did not answer. None for other errors."""
+    """What to say of an error of torch.distributed: that another process ended, or was silent. None for other errors."""
     text = str(error).lower()
     if is_out_of_memory(error) or not (isinstance(error, torch_dist.DistError) or any(each in text for each in _LOST)):
         return None
