@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from pvtctl.cli._console import print_json
+from pvtctl.cli._console import print_json, print_text
 from pvtctl.cli._models import (
     COUNT,
     FORMAT,
@@ -18,12 +20,13 @@ from pvtctl.cli._models import (
     print_rows,
     size_text,
 )
-from pvtctl.cli._options import App
+from pvtctl.cli._options import App, examples
 from pvtctl.errors import PvtctlError, UsageError
 from pvtctl.io.console import say
 
 if TYPE_CHECKING:
     from pvtctl.cost.counting import Cost
+    from pvtctl.cost.operations import Operations
     from pvtctl.cost.verify import Verification
 
 app = App()
@@ -32,20 +35,37 @@ _UNIT = "1 MAC = one multiplication and one addition = 2 FLOPs; what the papers 
 _PICTURES = (".png", ".svg", ".pdf")
 
 
+class Detail(StrEnum):
+    """What `--stages` lists."""
+
+    ops = "ops"
+
+
 @app.command(
-    epilog="Example: pvtctl flops --backbone pvt_small,resnet50 --head retinanet --size 800x1280 --count paper"
+    epilog=examples(
+        "pvtctl flops --backbone pvt_small,resnet50 --head retinanet --size 800x1280 --count paper",
+        "pvtctl flops --backbone pvt_small --size 800 --stages ops --plot sra.png",
+    )
 )
 def flops(
     *,
     model: ModelOptions,
     count: Count = COUNT,
-    stages: bool = typer.Option(False, "--stages", help="One row per part of the model."),
+    stages: bool = typer.Option(
+        False,
+        "--stages",
+        help="One row per part of the model. --stages ops, for PVT and ViT: per operation of each stage, beside those with "
+        "R = 1, and the attention matrices.",
+    ),
+    detail: Detail | None = typer.Argument(None, metavar="[ops]", help="After --stages.", show_default=False),
     verify_macs: bool = typer.Option(
         False, "--verify", help="Count with fvcore and torch.utils.flop_counter too; needs one real forward pass."
     ),
     form: TableFormat = FORMAT,
     as_json: bool = JSON_FORMAT,
-    plot: Path | None = typer.Option(None, help="Also draw GMACs against size into this .png, .svg or .pdf file."),
+    plot: Path | None = typer.Option(
+        None, help="Also draw GMACs against size, or the operations, into this .png, .svg or .pdf file."
+    ),
 ) -> None:
     """Count parameters and multiply-accumulates (MACs) of one image, without running the model.
 
@@ -54,6 +74,13 @@ def flops(
     sizes, names = model.sizes, model.names
     if plot is not None and plot.suffix.lower() not in _PICTURES:
         raise UsageError(f"{plot} is not a picture's name", f"end it in {', '.join(_PICTURES)}")
+    if detail is not None:
+        if not stages or verify_macs or count is not Count.ops:
+            raise UsageError(
+                "ops goes with --stages, and without --verify and --count paper", "pvtctl flops --stages ops"
+            )
+        _operations(model, TableFormat.json if as_json else form, plot)
+        return
 
     from pvtctl.cost.counting import count as count_cost
 
@@ -82,6 +109,44 @@ def flops(
                 f"the two counters differ by {check.difference:+.2%} for {cost.backbone} at {size_text(cost.size)}",
                 "fvcore has no formula for some operation: see its uncounted operations in --json",
             )
+
+
+def _operations(model: ModelOptions, form: TableFormat, plot: Path | None) -> None:
+    """The work of `--stages ops`."""
+    from pvtctl.cost.operations import operations
+
+    options = {"head": model.head, "num_classes": model.num_classes, "output_stride": model.output_stride}
+    found = [operations(name, size, **options) for name in model.names for size in model.sizes]
+    if form is TableFormat.json:
+        print_json({"rows": [each.cost.to_dict() | each.to_dict() for each in found]})
+    else:
+        columns = ["backbone", "size", "stage", "operation", "MACs", "share of MACs", "with R = 1"]
+        print_rows(form, columns, [row for each in found for row in _operation_rows(each)], texts=4)
+    if form in (TableFormat.table, TableFormat.markdown):
+        print_text("")
+        columns = ["backbone", "size", "stage", "blocks", "heads", "queries", "keys", "matrix of a block", "with R = 1"]
+        print_rows(form, columns, [row for each in found for row in _attention_rows(each)], texts=3)
+        say(f"matrix of a block: heads x queries x keys. {_UNIT}")
+    if plot is not None:
+        from pvtctl.cost.plot_operations import plot_operations
+
+        plot_operations(found, plot)
+        say(f"drew {plot}")
+
+
+def _operation_rows(each: Operations) -> Iterator[list[Any]]:
+    cost, whole = each.cost, each.unreduced
+    last = ("total", "", cost.macs, whole.cost.macs if whole else None)
+    for stage, name, macs, other in [*((row.stage, row.name, row.macs, r1) for row, r1 in each.beside()), last]:
+        beside = "-" if other is None else other
+        yield [cost.backbone, size_text(cost.size), stage, name, macs, f"{macs / cost.macs:.1%}", beside]
+
+
+def _attention_rows(each: Operations) -> Iterator[list[Any]]:
+    whole = [size.entries for size in each.unreduced.attention] if each.unreduced else ["-"] * len(each.attention)
+    for size, beside in zip(each.attention, whole, strict=True):
+        sizes = [size.blocks, size.heads, size.queries, size.keys, size.entries, beside]
+        yield [each.cost.backbone, size_text(each.cost.size), size.stage, *sizes]
 
 
 def _verified(cost: Cost, output_stride: int | None) -> Verification:

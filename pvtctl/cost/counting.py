@@ -20,7 +20,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -82,6 +82,8 @@ class Cost:
     stages: tuple[StageCost, ...]
     uncounted: dict[str, int]
     """Operations that the convention leaves out -> number of calls."""
+    paths: Mapping[str, int] = field(default_factory=dict)
+    """Path of a module -> MACs of its own operations, without those of modules in it."""
 
     @property
     def flops(self) -> int:
@@ -186,6 +188,7 @@ def count_model(
         convention=convention,
         stages=_stages(model, counter.macs, head),
         uncounted=dict(counter.uncounted.most_common()),
+        paths=dict(counter.macs),
     )
 
 

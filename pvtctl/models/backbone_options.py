@@ -159,6 +159,8 @@ def _faults(variant: Variant, options: Mapping[str, Any]) -> Iterator[str]:
                     f"patch_sizes {_listed(variant.patch_sizes)} give maps of strides {_listed(strides)}, "
                     "and heads need 4, 8, 16, 32: 4, 2, then 2 or 1"
                 )
+            if variant.family == "pvt_v1" and variant.sr_ratios[3] > 1:
+                yield "sr_ratios in stage 4 of PVT v1 is 1: its class token is on no map that could be reduced"
             if variant.linear_sra and "sr_ratios" in options:
                 yield "sr_ratios change nothing under linear_sra, which pools to 7x7 (linear_sra=false)"
         case VitVariant(embed_dim=dim, num_heads=heads) if dim % heads:

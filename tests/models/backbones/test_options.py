@@ -119,6 +119,7 @@ def test_varied_models_keep_the_contract(name: str, strides: tuple[int, ...], si
         ("pvt_small+patch_sizes=8,2,2,2", "strides 8, 16, 32, 64"),
         ("pvt_small+patch_sizes=4,2,4,1", "strides 4, 8, 32, 32"),
         ("pvt_v2_b2_li+sr_ratios=4,2,1,1", "sr_ratios change nothing under linear_sra"),
+        ("pvt_small+sr_ratios=8,4,2,2", "stage 4 of PVT v1 is 1"),
         ("pvt_small+linear_sra=true", "pvt_small has no option linear_sra"),
         ("pvt_v2_b0+linear_sra=yes", "valid boolean"),
         ("deit_small_patch16+num_heads=5", "embed_dim 384 is not a multiple of num_heads 5"),
