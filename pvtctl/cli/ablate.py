@@ -219,7 +219,7 @@ def _show_plan(plan: StudyPlan, as_json: bool) -> None:
 
 def _begins_from(run: Run) -> str:
     model = run.recipe.model
-    nothing = run.kind == "pretraining" or model.init == "scratch"
+    nothing = run.kind == "pretraining" or model.init == "scratch" or model.head is None
     return run.needs or model.weights or ("nothing" if nothing else "published weights, or a run on ImageNet")
 
 

@@ -24,6 +24,7 @@ RUNS = {  # rows x profiles; a new recipe is a new line here
     "coco_retinanet_1x": 48,
     "coco_retinanet_3x": 27,
     "deeper_vs_wider": 6,
+    "depth_by_stage": 12,
     "dpt_ade20k": 6,
     "dpt_backbones": 21,
     "dpt_depth_mix": 9,
@@ -40,6 +41,7 @@ RUNS = {  # rows x profiles; a new recipe is a new line here
     "imagenet_pvt_v1": 48,
     "imagenet_pvt_v2": 96,
     "input_scale": 9,
+    "mlp_ratio": 12,
     "pretrained_vs_scratch": 18,
     "pvt_v2_steps": 12,
     "pvt_v2_detectors": 9,
@@ -48,6 +50,7 @@ RUNS = {  # rows x profiles; a new recipe is a new line here
     "small_masks": 3,
     "small_objects": 3,
     "small_photos": 3,
+    "sra_ratio": 9,
     "vit_vs_pvt": 9,
 }
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 
+from pvtctl.models.registry import OwnOptions
 from pvtctl.recipe.load import load_recipe
 from pvtctl.recipe.schema import Claim, Study
 from pvtctl.recipe.source import read_recipe, recipe_names
+from pvtctl.runs.paper_table import model_cost
 from pvtctl.studies.claims import lower_is_better
 
 STUDIES = (
@@ -24,6 +27,8 @@ STUDIES = (
     "pvt_v2_steps",
     "vit_vs_pvt",
 )
+OWN = ("depth_by_stage", "mlp_ratio", "sra_ratio")
+"""Of sizes that no paper compares, so that nothing is printed."""
 NOT_PRINTED = {"train_memory_gib", "resolution_loss"}
 """Figures of claims that the papers make without printing a value for each row."""
 WITHOUT_SCORE = {("vit_vs_pvt", "vit_small_patch4"), *(("dpt_resolution", row) for row in ("vit_hybrid", "resnet50"))}
@@ -44,11 +49,34 @@ def printed(name: str, row: str, figure: str) -> float | None:
     return expected.paper if expected is not None else None
 
 
-def test_ten_studies() -> None:
-    assert tuple(name for name in recipe_names() if read_recipe(name).study is not None) == STUDIES
+def test_ten_studies_and_three_of_our_own() -> None:
+    assert sorted(name for name in recipe_names() if read_recipe(name).study is not None) == sorted([*STUDIES, *OWN])
 
 
-@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize("name", OWN)
+def test_our_own_compare_one_option_and_print_nothing(name: str) -> None:
+    rows = [load_recipe(name, row, "mini") for row in read_recipe(name).rows]
+    assert {row.model.backbone.model_copy(update={"options": OwnOptions()}).spec for row in rows} == {"pvt_tiny@0.25"}
+    options = [row.model.backbone.options.said for row in rows]
+    assert options[0] == {}
+    assert len({key for each in options for key in each}) == 1
+    assert len({json.dumps(each) for each in options}) == len(rows)
+    assert not any(row.expect or row.paper for row in rows)
+    for claim in study_of(name).claims:
+        assert not re.search(r"\d\.\d", claim.text)
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_counted_claims_of_our_own_hold_and_the_others_are_left_to_the_data(name: str) -> None:
+    counted = [claim for claim in study_of(name).claims if claim.figure in ("gmacs", "params_m")]
+    assert counted
+    assert any(claim.figure == "top1_acc" for claim in study_of(name).claims)
+    for claim in counted:
+        better, worse = (model_cost(load_recipe(name, row), 1000)[claim.figure] for row in (claim.better, claim.worse))
+        assert better < worse
+
+
+@pytest.mark.parametrize("name", (*STUDIES, *OWN))
 def test_a_study_is_told_in_one_line_and_says_what_mini_can_show(name: str) -> None:
     study = study_of(name)
     assert len(study.claim) <= 110
@@ -127,7 +155,7 @@ def test_figures_in_words_are_the_printed_ones() -> None:
     assert round(gc - pvt) == 10
 
 
-@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize("name", (*STUDIES, *OWN))
 def test_the_page_has_a_section_with_every_row_and_its_figures(name: str) -> None:
     page = (Path(__file__).parents[2] / "docs" / "studies.md").read_text(encoding="utf-8")
     word, study = name.replace("_", "-"), study_of(name)
