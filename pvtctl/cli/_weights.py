@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pvtctl.cli._resolve_recipe import note
 from pvtctl.errors import PvtctlError, UsageError
+from pvtctl.models.backbone_names import split_name
 from pvtctl.runs.paths import runs_root
 
 
@@ -35,23 +36,24 @@ def choose_weights(
     from pvtctl.weights.download import fetch_weights
 
     what = f"{backbone} + {head}" if head else backbone
-    narrower = None
+    plain, narrower = split_name(backbone), None
     for run in find_runs(runs_root()):
         trained = _trained_in(run, data_name, place, head, task)
         if trained == backbone:
             return Found(str(run), f"the newest finished run of {what} on {data_name}")
-        if trained is not None and trained.startswith(f"{backbone}@"):
+        if trained is not None and split_name(trained)._replace(width=1.0) == plain:
             narrower = narrower or trained
     classifier = data_name == "imagenet" and head is None
     entry = published_for(backbone) if classifier else published_model(backbone, head, data_name)
     # the profile for scenes trains at reduced width unless full width is named
-    spec = f"{backbone}@1" if data_name == "scenes" and "@" not in backbone and not head else backbone
+    full = data_name == "scenes" and "@" not in backbone and not head
+    spec = f"{plain.name}@1{backbone.removeprefix(plain.name)}" if full else backbone
     train = f"pvtctl {'finetune' if head else 'pretrain'} {data_name} --backbone {spec}"
     train += f" --head {head}" if head else ""
-    if entry is None and "@" in backbone:
+    if entry is None and (plain.width != 1 or plain.options):
+        fit = "have the papers' sizes" if plain.options else "fit the full width only"
         raise UsageError(
-            f"no weights for {what}: published ones fit the full width only, and no finished run of it on {data_name} "
-            f"is under {runs_root()}",
+            f"no weights for {what}: published ones {fit}, and no finished run of it on {data_name} is under {runs_root()}",
             f"train: {train}",
         )
     if entry is None:

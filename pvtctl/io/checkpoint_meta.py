@@ -26,7 +26,7 @@ class CheckpointMeta(BaseModel):
 
     pvtctl_version: str | None = None
     backbone: str | None = None
-    """Name and width, `pvt_tiny@0.25`."""
+    """Name, width and options, `pvt_tiny@0.25+depths=1,1,1,1`."""
     data: str | None = None
     recipe: str | None = None
     row: str | None = None

@@ -76,7 +76,7 @@ def test_counted_claims_of_our_own_hold_and_the_others_are_left_to_the_data(name
         assert better < worse
 
 
-@pytest.mark.parametrize("name", (*STUDIES, *OWN))
+@pytest.mark.parametrize("name", [*STUDIES, *OWN])
 def test_a_study_is_told_in_one_line_and_says_what_mini_can_show(name: str) -> None:
     study = study_of(name)
     assert len(study.claim) <= 110
@@ -155,7 +155,7 @@ def test_figures_in_words_are_the_printed_ones() -> None:
     assert round(gc - pvt) == 10
 
 
-@pytest.mark.parametrize("name", (*STUDIES, *OWN))
+@pytest.mark.parametrize("name", [*STUDIES, *OWN])
 def test_the_page_has_a_section_with_every_row_and_its_figures(name: str) -> None:
     page = (Path(__file__).parents[2] / "docs" / "studies.md").read_text(encoding="utf-8")
     word, study = name.replace("_", "-"), study_of(name)

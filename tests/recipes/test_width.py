@@ -90,6 +90,9 @@ def test_a_narrower_run_is_named_where_the_whole_width_is_asked_for(
     with pytest.raises(UsageError) as fault:
         choose_weights("pvt_small", "scenes", None)
     assert "pvtctl pretrain scenes --backbone pvt_small@1" in str(fault.value.hint)
+    with pytest.raises(UsageError, match="published ones have the papers' sizes") as fault:
+        choose_weights("pvt_tiny+sr_ratios=4,2,1,1", "scenes", None)
+    assert fault.value.hint == "train: pvtctl pretrain scenes --backbone pvt_tiny@1+sr_ratios=4,2,1,1"
 
 
 def test_timms_models_keep_their_width() -> None:
