@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -14,6 +14,9 @@ from pvtctl.io.console import say
 from pvtctl.models.backbone_names import TIMM_PREFIX, value_text
 from pvtctl.models.registry import backbone_spec, backbone_specs
 from pvtctl.models.variants import STRIDES
+
+if TYPE_CHECKING:
+    from pvtctl.models.backbones import Backbone
 
 app = App(
     no_args_is_help=True,
@@ -74,22 +77,22 @@ def models_show(
     print_text(
         f"{described['params']:,} parameters with a head of 1000 classes ({described['head_params']:,} in the head)"
     )
-    columns = [column.replace("_", " ") for column in stages[0] if column != "map"]
+    at_size = [key for key in ("map", "keys") if key in stages[0]]
+    columns = [column.replace("_", " ") for column in stages[0] if column not in at_size]
     rows = []
     for stage in stages:
-        values = [value for key, value in stage.items() if key != "map"]
+        values = [value for key, value in stage.items() if key not in at_size]
         cells = [f"{value:,}" if isinstance(value, int) else str(value) for value in values]
-        rows.append([*cells, size_text(stage["map"])])
-    table("", [*columns, f"map at {height}x{width}"], rows)
+        rows.append([*cells, *(size_text(stage[key]) for key in at_size)])
+    table("", [*columns, *(f"{key} at {height}x{width}" for key in at_size)], rows)
     if described["options"]:
         changed = described["changed"]
         options = [
             f"{key}={value_text(value)}{' (changed)' * (key in changed)}" for key, value in described["options"].items()
         ]
         print_text(f"options: {'; '.join(options)}")
-        say(
-            f"{name.partition('+')[0]}+{options[0].partition(' ')[0]} sets one, and so does a recipe's model.backbone.options"
-        )
+        plain = name.partition("+")[0]
+        say(f"{plain}+OPTION=VALUE sets one wherever a backbone is named, model.backbone.options in a recipe")
     if described["other_params"]:
         print_text(f"outside the stages: {described['other_params']:,} parameters ({described['others']})")
     for remark in described["remarks"]:
@@ -118,6 +121,7 @@ def describe(name: str, height: int, width: int) -> dict[str, Any]:
     spec = backbone_spec(name)
     counts = {key: parameter.numel() for key, parameter in model.backbone.named_parameters()}
     params = [sum(n for key, n in counts.items() if key.startswith(group)) for group in spec.stage_names]
+    keys = _keys(model.backbone, [(int(x.shape[2]), int(x.shape[3])) for x in maps])
     head = sum(parameter.numel() for parameter in model.head.parameters())
     total = sum(parameter.numel() for parameter in model.parameters())
     stages = [
@@ -128,6 +132,7 @@ def describe(name: str, height: int, width: int) -> dict[str, Any]:
             **(spec.stages[at] if spec.stages else {}),
             **({"params": params[at]} if params else {}),
             "map": list(maps[at].shape[2:]),
+            **({"keys": keys[at]} if keys else {}),
         }
         for at in range(4)
     ]
@@ -147,3 +152,14 @@ def describe(name: str, height: int, width: int) -> dict[str, Any]:
         "remarks": remarks,
         "published": asdict(published) if published else None,
     }
+
+
+def _keys(backbone: Backbone, sizes: list[tuple[int, int]]) -> list[list[int]]:
+    """Rows and columns of each stage's keys on maps of `sizes`; empty but for PVTs."""
+    from pvtctl.models.backbones.pvt import PyramidTransformer
+
+    if not isinstance(backbone, PyramidTransformer):
+        return []
+    layers: list[Any] = [stage.blocks[0].attn for stage in backbone.stages]  # type: ignore[union-attr,index]
+    spans = [layer.key_spans(size) for layer, size in zip(layers, sizes, strict=True)]
+    return [[len(rows), len(columns)] for rows, columns in spans]

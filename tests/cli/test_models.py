@@ -42,6 +42,16 @@ def test_ls_and_wrong_names_load_no_torch() -> None:
     assert out.stdout.strip() == "False"
 
 
+def test_show_gives_options_and_how_keys_are_rounded() -> None:
+    shown = describe("pvt_v2_b0+sr_ratios=3,4,2,1", 100, 64)
+    assert [stage["keys"] for stage in shown["stages"]] == [[8, 5], [3, 2], [3, 2], [4, 2]]
+    assert shown["changed"] == {"sr_ratios": [3, 4, 2, 1]}
+    result = runner.invoke(app, ["show", "pvt_v2_b0+sr_ratios=3,4,2,1", "--size", "100x64"])
+    for text in ("sr_ratios=3,4,2,1 (changed)", "depths=2,2,2,2", "keys at 100x64", "8x5"):
+        assert text in result.stdout
+    assert "keys" not in describe("resnet18+base_width=32", 64, 64)["stages"][0]
+
+
 def test_show_gives_stages_and_maps_at_a_size() -> None:
     result = runner.invoke(app, ["show", "pvt_small", "--size", "800x1216"])
     assert result.exit_code == 0
