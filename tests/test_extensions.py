@@ -69,6 +69,7 @@ def test_backbone_through_the_commands(tmp_path: Path, capsys: pytest.CaptureFix
     assert run("flops", "--backbone", "steps", "--head", "retinanet", "--json", *module) == 0
     assert json.loads(capsys.readouterr().out)
     assert run("latency", "--backbone", "steps", "--size", "64", "--repeats", "1", "--json", *module) == 0
+    capsys.readouterr()
     assert run("flops", "--backbone", "steps+channels=8,steps+channels=16", "--size", "64", "--json", *module) == 0
     names = [row["backbone"] for row in json.loads(capsys.readouterr().out)["rows"]]
     assert names == ["steps+channels=8", "steps"]
