@@ -115,7 +115,11 @@ def _operations(model: ModelOptions, form: TableFormat, plot: Path | None) -> No
     """The work of `--stages ops`."""
     from pvtctl.cost.operations import operations
 
-    options = {"head": model.head, "num_classes": model.num_classes, "output_stride": model.output_stride}
+    options: dict[str, Any] = {
+        "head": model.head,
+        "num_classes": model.num_classes,
+        "output_stride": model.output_stride,
+    }
     found = [operations(name, size, **options) for name in model.names for size in model.sizes]
     if form is TableFormat.json:
         print_json({"rows": [each.cost.to_dict() | each.to_dict() for each in found]})

@@ -22,11 +22,12 @@ from pvtctl.export.program import OPSET, OnnxModel, Program, example, export_pro
 from pvtctl.io.files import atomic_path
 from pvtctl.io.normalization import IMAGENET, Normalization
 from pvtctl.models.backbones import Backbone, Classifier
-from pvtctl.models.backbones.base import MIN_SIDE, in_eval
+from pvtctl.models.backbones.base import in_eval
 from pvtctl.models.dense import DenseModel
 from pvtctl.models.detector import Detector
 from pvtctl.models.fast_cpu import plain_kernels
 from pvtctl.models.structures import ImageSize
+from pvtctl.models.variants import MIN_SIDE
 
 Format = Literal["torch", "onnx"]
 SUFFIXES: dict[str, Format] = {".pt2": "torch", ".onnx": "onnx"}

@@ -22,8 +22,8 @@ from torch.export import Dim, ExportedProgram
 from pvtctl.errors import PvtctlError, UsageError
 from pvtctl.export.exportable import RawModel
 from pvtctl.models.backbones import VitHybrid
-from pvtctl.models.backbones.base import MIN_SIDE
 from pvtctl.models.structures import ImageSize
+from pvtctl.models.variants import MIN_SIDE
 
 AXES = {0: "batch", 2: "height", 3: "width"}
 META_FILE = "pvtctl.json"

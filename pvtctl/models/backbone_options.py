@@ -137,7 +137,7 @@ def options_class(variant: Variant) -> type[BackboneOptions]:
 
 def changed(name: str, variant: Variant, options: Mapping[str, Any]) -> Variant:
     """`variant`, called `name`, with these of its sizes, which are checked together. Raises UsageError with all faults."""
-    values = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
+    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
     result = replace(variant, **values, params=None, source=f"{variant.source}; with other sizes")
     if isinstance(variant, ResNetVariant) and isinstance(result, ResNetVariant):  # the stem keeps its share
         result = replace(result, deep_stem=variant.deep_stem * result.base_width // variant.base_width)

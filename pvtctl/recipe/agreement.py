@@ -77,8 +77,8 @@ def _contradictions(recipe: Recipe, origins: Mapping[KeyPath, Origin]) -> Iterat
             "eval.stride",
             f"{stride[0]}x{stride[1]} is larger than the window of {window[0]}x{window[1]}: pixels in between would be skipped",
         )
-    if (problem := _not_freezable(recipe)) is not None:
-        yield fault("train.freeze", problem.message, problem.hint or "")
+    if (refused := _not_freezable(recipe)) is not None:
+        yield fault("train.freeze", refused.message, refused.hint or "")
     if recipe.model.init == "scratch" and recipe.model.weights is not None:
         yield fault("model.init", "scratch, but model.weights names a checkpoint to start from")
 
