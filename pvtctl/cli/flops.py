@@ -35,6 +35,15 @@ _UNIT = "1 MAC = one multiplication and one addition = 2 FLOPs; what the papers 
 _PICTURES = (".png", ".svg", ".pdf")
 
 
+_STAGES = typer.Option(
+    False,
+    "--stages",
+    help="One row per part of the model. --stages ops, for PVT and ViT: per operation of each stage, beside those with "
+    "R = 1, and the attention matrices.",
+)
+_PLOT = typer.Option(None, help="Also draw GMACs against size, or the operations, into this .png, .svg or .pdf file.")
+
+
 class Detail(StrEnum):
     """What `--stages` lists."""
 
@@ -51,21 +60,14 @@ def flops(
     *,
     model: ModelOptions,
     count: Count = COUNT,
-    stages: bool = typer.Option(
-        False,
-        "--stages",
-        help="One row per part of the model. --stages ops, for PVT and ViT: per operation of each stage, beside those with "
-        "R = 1, and the attention matrices.",
-    ),
+    stages: bool = _STAGES,
     detail: Detail | None = typer.Argument(None, metavar="[ops]", help="After --stages.", show_default=False),
     verify_macs: bool = typer.Option(
         False, "--verify", help="Count with fvcore and torch.utils.flop_counter too; needs one real forward pass."
     ),
     form: TableFormat = FORMAT,
     as_json: bool = JSON_FORMAT,
-    plot: Path | None = typer.Option(
-        None, help="Also draw GMACs against size, or the operations, into this .png, .svg or .pdf file."
-    ),
+    plot: Path | None = _PLOT,
 ) -> None:
     """Count parameters and multiply-accumulates (MACs) of one image, without running the model.
 

@@ -14,7 +14,7 @@ TIMM_PREFIX = "timm:"
 WIDEST = 8
 """Largest width factor."""
 _OPTION = re.compile(r"\+(?=[A-Za-z_]\w*=)")
-_NEXT_NAME = re.compile(r",(?=\s*[A-Za-z_])(?![^\[]*\])")
+_NEXT_NAME = re.compile(r",(?!\s*[-.\d])(?![^\[]*\])")
 """The commas of `A,B` that separate names: those in an option's list are before numbers, or inside of [ ]."""
 
 
@@ -96,7 +96,7 @@ def _value(text: str) -> Any:
 
 def value_text(value: Any) -> str:
     """A JSON value as it is written in a name: `8,4,2,1`, `true`, `word`."""
-    if isinstance(value, list) and len(value) > 1 and all(isinstance(each, int | float) for each in value):
+    if isinstance(value, list) and len(value) > 1 and all(type(each) in (int, float) for each in value):
         return ",".join(map(json.dumps, value))
     if isinstance(value, str) and _value(value) == value and not re.search(r"[+,\[\]\s]", value):
         return value
