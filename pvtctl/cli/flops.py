@@ -38,7 +38,7 @@ _PICTURES = (".png", ".svg", ".pdf")
 _STAGES = typer.Option(
     False,
     "--stages",
-    help="One row per part of the model. --stages ops, for PVT and ViT: per operation of each stage, beside those with "
+    help="One row per part of the model. --stages ops, for PVT and ViT: per operation of each stage, next to those with "
     "R = 1, and the attention matrices.",
 )
 _PLOT = typer.Option(None, help="Also draw GMACs against size, or the operations, into this .png, .svg or .pdf file.")

@@ -48,7 +48,7 @@ class Operation:
     stage: str
     """`stage1`; the blocks of a ViT are one."""
     name: str
-    """Of `OPERATIONS`, `other` for what is none of a transformer's."""
+    """Of `OPERATIONS`, `other` for everything else."""
     macs: int
 
 
@@ -70,7 +70,7 @@ class AttentionSize:
 
 @dataclass(frozen=True)
 class Operations:
-    """The operations of a model on one image, beside those with keys and values from every token (R = 1)."""
+    """The operations of a model on one image, next to those with keys and values from every token (R = 1)."""
 
     cost: Cost
     rows: tuple[Operation, ...]

@@ -1,4 +1,4 @@
-"""Picture of the operations of each stage, beside those with R = 1, and of its attention matrix."""
+"""Picture of the operations of each stage, next to those with R = 1, and of its attention matrix."""
 
 from __future__ import annotations
 
