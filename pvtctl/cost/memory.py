@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -57,7 +57,7 @@ def estimate_memory(
     prepare_backbones(model, size)
     images = torch.empty(batch_size, 3, *size, device="meta")
     fused = _FusedAttention() if fused_attention else contextlib.nullcontext()
-    with torch.set_grad_enabled(training), _AliveBytes() as alive, fused:
+    with torch.set_grad_enabled(training), _AliveBytes(model) as alive, fused:
         outputs = model(images)
         if training:
             # a scalar from which gradients flow through all raw outputs
@@ -145,10 +145,11 @@ class _Attention(torch.autograd.Function):
 
 
 class _AliveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Adds the size of storages created by operations and subtracts it when they are freed."""
+    """Adds the size of storages created by operations and subtracts it when they are freed; views of weights are none."""
 
-    def __init__(self) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._weights = {each.untyped_storage()._cdata for each in (*model.parameters(), *model.buffers())}
         self.peak = 0
         self._now = 0
         self._sizes: dict[int, int] = {}
@@ -156,7 +157,7 @@ class _AliveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         for storage in (tensor.untyped_storage() for tensor in tree_leaves(out) if isinstance(tensor, Tensor)):
-            if (key := storage._cdata) not in self._sizes:
+            if (key := storage._cdata) not in self._sizes and key not in self._weights:
                 self._sizes[key] = storage.nbytes()
                 self._now += self._sizes[key]
                 self.peak = max(self.peak, self._now)

@@ -140,6 +140,11 @@ def test_memory_follows_from_shapes() -> None:
     assert 1.5 * need[True, True] < twice < 2.1 * need[True, True]
 
 
+def test_weights_are_not_activations() -> None:
+    small, large = (memory.estimate_memory("resnet18", "none", (side, side), training=False) for side in (64, 128))
+    assert large == 4 * small  # the same weights, four times the pixels
+
+
 def test_a_warning_is_one_line_and_comes_before_it_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
 
