@@ -66,6 +66,9 @@ class DetectionMetric:
             part, dropped = columns_of(image_id, found, masks=self.masks)
             self._parts.append(part)
             self.nonfinite += dropped
+            # few large parts: the Python objects of many small ones take more memory than their numbers
+            while len(self._parts) > 1 and len(self._parts[-2]) <= len(self._parts[-1]):
+                self._parts[-2:] = [join(self._parts[-2:], masks=self.masks)]
         self._scores.clear()
 
     def add(self, found: Columns) -> None:
