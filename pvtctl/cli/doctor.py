@@ -8,11 +8,9 @@ import os
 import re
 import shutil
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import typer
 
@@ -55,7 +53,7 @@ class Finding:
 
 @app.command(epilog="Exit code 1 when something is broken, 0 otherwise. Example: pvtctl doctor --json > machine.json")
 def doctor(
-    measure: bool = typer.Option(True, help="Time a matrix product in each number format (under two seconds)."),
+    measure: bool = typer.Option(True, help="Time matrix products and a copy in memory (about two seconds)."),
     calibrate: bool = typer.Option(False, help="Measure again which CPU kernels are fast here (a few seconds)."),
     as_json: bool = AS_JSON,
 ) -> None:
@@ -228,6 +226,7 @@ def _measured() -> list[Finding]:
     import torch
 
     from pvtctl.engine.precision import choose_precision
+    from pvtctl.latency.ceilings import copy_gb_s, matmul_gflops
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     formats = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -235,34 +234,8 @@ def _measured() -> list[Finding]:
         Finding(f"matrix product, {name}", f"{matmul_gflops(device, kind):.3g} GFLOP/s on {device}")
         for name, kind in formats.items()
     ]
+    found.append(Finding("memory, copying", f"{copy_gb_s(device):.3g} GB/s read or written on {device}"))
     return [*found, Finding("precision that training picks", str(choose_precision("auto", device)))]
-
-
-def matmul_gflops(device: Any, kind: Any, budget_s: float = 0.15, most: int = 2048) -> float:
-    """Speed of a square matrix product, in 1e9 floating point operations (2 a multiply-add) per second.
-
-    Sizes double up to `most` until one product takes `budget_s`, so that emulated formats do not take long.
-    """
-    import torch
-
-    best, size = 0.0, 256
-    while size <= most:
-        a = torch.ones(size, size, device=device, dtype=kind)
-        torch.mm(a, a)
-        seconds = []
-        for _ in range(5):
-            if a.is_cuda:
-                torch.cuda.synchronize(a.device)
-            start = time.perf_counter()
-            torch.mm(a, a)
-            if a.is_cuda:
-                torch.cuda.synchronize(a.device)
-            seconds.append(time.perf_counter() - start)
-        best = max(best, 2 * size**3 / min(seconds) / 1e9)
-        if min(seconds) * 8 > budget_s:
-            break
-        size *= 2
-    return best
 
 
 def _extras() -> list[Finding]:

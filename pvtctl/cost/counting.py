@@ -26,7 +26,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
 from pvtctl.cost.build import build_model, build_own, classes_of, with_raw_outputs
@@ -37,6 +37,8 @@ from pvtctl.models.registry import PLAIN_HEADS, HeadSpec, find_backbone, find_he
 
 Convention = Literal["ops", "paper"]
 CONVENTIONS: tuple[Convention, ...] = ("ops", "paper")
+PRODUCTS = frozenset({"attention"})
+"""The terms of `ops`, as `what_papers_count` gives those of `paper`."""
 
 # Operations that only move, view or create data; all others without a formula are reported as uncounted.
 _MOVES = """
@@ -171,9 +173,7 @@ def count_model(
     except that they determine what `paper` counts (`what_papers_count`).
     """
     model = with_raw_outputs(model)
-    counter = _OperationCounter(
-        what_papers_count(backbone, head) if convention == "paper" else frozenset({"attention"})
-    )
+    counter = OperationCounter(what_papers_count(backbone, head) if convention == "paper" else PRODUCTS)
     prepare_backbones(model, size)
     with torch.no_grad(), _tracked_paths(model, counter.path), counter:
         model(torch.empty(1, 3, *size, device="meta"))
@@ -206,21 +206,34 @@ def what_papers_count(backbone: str, head: str) -> frozenset[str]:
     return frozenset({"attention", "bias", "activation", *norms})
 
 
-class _OperationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Intercepts every aten operation of a forward pass; torch's own formulas give the cost of products."""
+class OperationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Intercepts every aten operation of a forward pass; torch's own formulas give the cost of products.
 
-    def __init__(self, counted: frozenset[str]) -> None:
+    `counted`: terms of `what_papers_count`. `on_values`: the model computes, and is not on the meta device.
+    """
+
+    def __init__(self, counted: frozenset[str], *, on_values: bool = False) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.path: list[str] = [""]  # names of the running modules, outermost first
         self.macs: Counter[str] = Counter()
         self.uncounted: Counter[str] = Counter()
-        self._formulas = FlopCounterMode(display=False).flop_registry
+        self.bytes: Counter[str] = Counter()
+        """With `on_values`: read and written by each operation that is not a mere view."""
+        self._formulas = dict(FlopCounterMode(display=False).flop_registry)
+        attention = torch.ops.aten._scaled_dot_product_flash_attention
+        self._formulas[torch.ops.aten._scaled_dot_product_flash_attention_for_cpu] = self._formulas[attention]
         self._counted = counted
+        self._on_values = on_values
         self._outcomes: dict[Any, Any] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if self._on_values and func._can_decompose():  # in inference mode composite operations come here whole
+            with self:
+                return func.decompose(*args, **kwargs)
         out = self._outcome(func, args, kwargs)
+        if self._on_values and not func.is_view:
+            self.bytes[self.path[-1]] += bytes_of([args, kwargs, out])
         name = func._overloadpacket.__name__.strip("_")
         name = _SHORT_NAMES.get(name, name)
         formula = self._formulas.get(func._overloadpacket)
@@ -235,7 +248,7 @@ class _OperationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _outcome(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Output of an operation; if it ran on such tensors before, new tensors like that output: torch's rules are slow."""
-        if func.is_view or func._schema.is_mutable:
+        if self._on_values or func.is_view or func._schema.is_mutable:
             return func(*args, **kwargs)
         key = _signature((func, args, tuple(kwargs.items())))
         if key not in self._outcomes:
@@ -253,6 +266,12 @@ class _OperationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if (name == "relu" or name in _POOLS) and "activation" in self._counted:
             return args[0].numel()
         return 0
+
+
+def bytes_of(tensors: Any) -> int:
+    """Bytes of all tensors in nested containers, each once; of an expanded one only those in memory."""
+    different = {id(leaf): leaf for leaf in tree_leaves(tensors) if isinstance(leaf, torch.Tensor)}
+    return sum(min(each.nbytes, each.untyped_storage().nbytes()) for each in different.values())
 
 
 def _signature(value: Any) -> Any:

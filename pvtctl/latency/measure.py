@@ -22,6 +22,7 @@ from pvtctl.errors import ExitCode, PvtctlError, UsageError, nearest
 from pvtctl.extensions import loaded
 from pvtctl.inference import EngineName
 from pvtctl.io.machine import OthersShare
+from pvtctl.latency.layers import Layer, timed_layers
 
 TURN_SECONDS = 0.25
 MIN_CALLS = 7
@@ -96,7 +97,9 @@ class Latency:
     others_cpu_share: float | None
     """Fraction of this machine's CPU time used by other processes meanwhile; None where it cannot be read."""
     parts_ms: dict[str, float] | None = None
-    """Medians of the parts of a detector or dense model, in order: preprocess, network, postprocess."""
+    """Medians of the parts of a detector or dense model, in order: preprocess, network, postprocess. None with layers."""
+    layers: tuple[Layer, ...] | None = None
+    """The parts of the model in the order in which they run, then the rests; from calls between those timed above."""
 
     def to_dict(self) -> dict[str, Any]:
         """A row of `pvtctl latency --json`."""
@@ -104,6 +107,8 @@ class Latency:
         case = row.pop("case")
         if not case["options"]:
             del case["options"]
+        if self.layers is None:
+            del row["layers"]
         return case | {"size": list(self.case.size)} | row
 
 
@@ -115,22 +120,31 @@ def measure_latency(
     warmup: int = 3,
     seconds: float = 5.0,
     repeats: int | None = None,
+    layers: int | None = None,
     on_progress: Callable[[str], None] = lambda text: None,
 ) -> tuple[list[Latency], dict[str, Any]]:
     """Measure `cases`; those of equal size and batch take turns. Returns their results, in order, and the machine.
 
     Each case is called `repeats` times, or for `seconds` of timed calls and at least seven times, after `warmup` calls.
+    `layers` times the parts of the model too, in forward passes that are not compiled: its modules of so many names, or with
+    0 those that `pvtctl.latency.trace.LayerTrace` finds sensible.
+
     Raises PvtctlError when a case runs out of memory or fails; all processes are ended in any case.
     """
     if seconds <= 0 or (repeats is not None and repeats < 1) or warmup < 0 or (threads is not None and threads < 1):
         raise UsageError("seconds, repeats and threads must be positive, warm-up not negative", "pvtctl latency --help")
     for case in cases:
         case.require_possible()
+        if layers is not None and (case.mode != "forward" or case.engine != EngineName.torch):
+            raise UsageError(
+                "layers are timed in the forward pass of a model that is not compiled",
+                "leave out --mode train, --compile and --engine, or --layers",
+            )
     from pvtctl.models.fast_cpu.calibrate import calibrate_once
 
     calibrate_once(device, on_progress, threads=threads)
     modules = [str(extension.path) for extension in loaded()]
-    options = {"device": device, "threads": threads, "warmup": warmup, "modules": modules}
+    options = {"device": device, "threads": threads, "warmup": warmup, "modules": modules, "layers": layers}
     groups: dict[tuple[object, ...], list[Case]] = {}
     for case in dict.fromkeys(cases):
         groups.setdefault((case.size, case.batch_size), []).append(case)
@@ -169,11 +183,13 @@ class _Run:
         self._peak = 0
         self.said: list[str] = []
         """Messages of the engine."""
+        self._layers: list[dict[str, Any]] | None = None
 
     def prepare(self, options: dict[str, Any]) -> dict[str, Any]:
         """Build and warm up; returns the process's description of the machine."""
         said = self._ask(asdict(self.case) | options)
         self._first, self._estimate, self.said = said["first_seconds"], said["seconds"], said["said"]
+        self._peak, self._layers = said["peak_memory_bytes"], said["layers"]
         machine: dict[str, Any] = said["machine"]
         return machine
 
@@ -192,7 +208,8 @@ class _Run:
         self.times += said["seconds"][waking:]
         for name, seconds in said.get("parts", {}).items():
             self.parts.setdefault(name, []).extend(seconds[waking:])
-        self._peak = said["peak_memory_bytes"]
+        if self._layers is None:
+            self._peak = said["peak_memory_bytes"]
         self._estimate = statistics.median(self.times)
 
     def result(self, others_cpu_share: float | None) -> Latency:
@@ -202,6 +219,7 @@ class _Run:
             if len(milliseconds) > 1
             else milliseconds[0]
         )
+        parts = None if self._layers else {name: 1000 * statistics.median(each) for name, each in self.parts.items()}
         return Latency(
             case=self.case,
             calls=len(milliseconds),
@@ -213,7 +231,8 @@ class _Run:
             images_per_second=self.case.batch_size * len(self.times) / sum(self.times),
             peak_memory_bytes=self._peak,
             others_cpu_share=others_cpu_share,
-            parts_ms={name: 1000 * statistics.median(times) for name, times in self.parts.items()} or None,
+            parts_ms=parts or None,
+            layers=timed_layers(self._layers, self.parts) if self._layers else None,
         )
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:

@@ -22,8 +22,8 @@ Case = dict[str, Any]
 
 def build_step(
     case: Case, device: torch.device, say: Callable[[str], None] = lambda text: None
-) -> Callable[[], object]:
-    """Build the case's model, with random weights, and the function to time; `say` gets messages of the engine."""
+) -> tuple[Callable[[], object], nn.Module]:
+    """Build the function to time and its model, the case's with random weights; `say` gets messages of the engine."""
     if case["options"]:
         model = build_own(case["backbone"], case["head"], case["num_classes"], case["options"])
     else:
@@ -33,20 +33,20 @@ def build_step(
     if find_head(case["head"]) is not None:
         from pvtctl.latency.prediction_steps import build_prediction_step
 
-        return build_prediction_step(case, model, device, engine)
+        return build_prediction_step(case, model, device, engine), model
     images = torch.randn(case["batch_size"], 3, *case["size"], device=device)
     if case["channels_last"]:
         model = model.to(memory_format=torch.channels_last)
         images = images.to(memory_format=torch.channels_last)
     if case["mode"] == "train":
-        return _classifier_training_step(case, model, images)
+        return _classifier_training_step(case, model, images), model
     run = engine(model)
 
     def forward() -> object:
         with inference(case, device):
             return run(images)
 
-    return forward
+    return forward, model
 
 
 def _classifier_training_step(case: Case, model: nn.Module, images: Tensor) -> Callable[[], object]:

@@ -13,7 +13,10 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pvtctl.latency.trace import LayerTrace
 
 from pvtctl.errors import is_out_of_memory
 from pvtctl.io.cuda import use_tf32
@@ -72,7 +75,8 @@ class _Worker:
 
         self._memory = _PeakMemory(self._device)
         self._said: list[str] = []
-        self._step = build_step(case, self._device, self._said.append)
+        self._step, self._model = build_step(case, self._device, self._said.append)
+        self._trace: LayerTrace | None = None
 
     def prepare(self) -> dict[str, Any]:
         """Warm up: the first call separately (it may compile), then the given number of calls."""
@@ -85,22 +89,33 @@ class _Worker:
         first = self._timed_call()
         for _ in range(self._case["warmup"]):
             warm = self._timed_call()
+        peak = self._memory.peak_bytes()  # before the layers are counted: that call needs more
+        if self._case["layers"] is not None:
+            from pvtctl.latency.trace import LayerTrace
+
+            self._trace = LayerTrace(self._step, self._model, self._device, self._case["layers"])
         return {
             "first_seconds": first,
             "seconds": warm if self._case["warmup"] else first,
             "said": self._said,
+            "peak_memory_bytes": peak,
+            "layers": self._trace.found if self._trace else None,
             "machine": describe_machine(self._case["device"])
             | {"threads": torch.get_num_threads(), "allocator": allocator_state(), "kernels": str(active())}
             | _engine_version(self._case["engine"]),
         }
 
     def measure(self, calls: int) -> dict[str, Any]:
-        """Time `calls` calls: seconds of each, and of its parts where it has some, and the peak memory so far."""
+        """Time `calls` calls: seconds of each, and of its parts where it has some, and the peak memory so far.
+
+        With layers, whose hooks take a little time, each call is followed by one that times them.
+        """
         seconds: list[float] = []
         parts: dict[str, list[float]] = {}
         for _ in range(calls):
             seconds.append(self._timed_call())
-            for name, part in getattr(self._step, "seconds", {}).items():
+            found = self._trace.seconds() if self._trace else getattr(self._step, "seconds", {})
+            for name, part in found.items():
                 parts.setdefault(name, []).append(part)
         return {"seconds": seconds, "parts": parts, "peak_memory_bytes": self._memory.peak_bytes()}
 

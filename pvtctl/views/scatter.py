@@ -45,12 +45,23 @@ class Point:
 
 
 @dataclass(frozen=True)
+class Limit:
+    """A line through corners (x, y), with a label along its first stretch."""
+
+    label: str
+    corners: Sequence[tuple[float, float]]
+
+
+@dataclass(frozen=True)
 class ScatterPanel:
     """One pair of axes."""
 
     points: Sequence[Point]
     xlabel: str
     ylabel: str
+    limits: Sequence[Limit] = ()
+    logarithmic: bool = False
+    """Both axes; all values are positive."""
 
 
 def draw_scatters(path: Path | str, panels: Sequence[ScatterPanel], *, title: str, hollow: str | None = None) -> Path:
@@ -74,7 +85,11 @@ def draw_scatters(path: Path | str, panels: Sequence[ScatterPanel], *, title: st
         style(axes, xlabel=panel.xlabel, ylabel=panel.ylabel)
         for point in panel.points:
             _draw_point(axes, point, groups.index(point.group))
+        if panel.logarithmic:
+            axes.set(xscale="log", yscale="log")
         _set_limits(axes, panel.points)
+        for limit in panel.limits:
+            _draw_limit(axes, limit)
     _add_legend(figure, groups, hollow if any(p.hollow for panel in panels for p in panel.points) else None)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # letters that the font lacks become boxes, as in `save`
@@ -107,10 +122,22 @@ def _draw_point(axes: Axes, point: Point, group: int) -> None:
     )
 
 
+def _draw_limit(axes: Axes, limit: Limit) -> None:
+    xs, ys = zip(*limit.corners, strict=True)
+    axes.plot(xs, ys, color=GREY, linewidth=1.4, zorder=1)
+    slope = math.degrees(math.atan2(ys[1] - ys[0], xs[1] - xs[0]))
+    axes.text(
+        xs[0], ys[0], f" {limit.label}", color=GREY, fontsize=_TEXT, va="bottom", rotation=slope, rotation_mode="anchor",
+        transform_rotates_text=True, parse_math=False,
+    )  # fmt: skip
+
+
 def _set_limits(axes: Axes, points: Sequence[Point]) -> None:
     """Leave room around the points for labels; the x axis is logarithmic if costs differ in magnitude."""
     axes.margins(x=0.16, y=0.14)
     xs = [point.x for point in points]
+    if axes.get_yscale() == "log":
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, at: f"{value:g}"))
     if xs and min(xs) > 0 and max(xs) > _LOGARITHMIC * min(xs):
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
@@ -133,13 +160,15 @@ def _add_legend(figure: Figure, groups: Sequence[str], hollow: str | None) -> No
         for name, colour, marker, face in entries
     ]  # fmt: skip
     if handles:
-        columns = min(len(handles), max(2, int(figure.get_figwidth() / 1.8)))
+        inches = max(1.8, 0.6 + 0.075 * max(len(str(handle.get_label())) for handle in handles))
+        columns = min(len(handles), max(1, int(figure.get_figwidth() / inches)))
         figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
 
 
 def _place_labels(axes: Axes, points: Sequence[Point]) -> None:
     """Place labels greedily, crowded points first, each at the nearest free position around its point."""
     taken = [box for point in points for box in _boxes_of(axes, point)]
+    taken += [text.get_window_extent() for text in axes.texts]
     places = [_place(axes, point.x, point.y) for point in points]
 
     def crowd(at: int) -> float:

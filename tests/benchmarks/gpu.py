@@ -52,10 +52,10 @@ def machine(device: str) -> str:
 
     if device == "cpu":
         return run.machine()
-    from pvtctl.cli.doctor import matmul_gflops
+    from pvtctl.latency.ceilings import matmul_gflops
 
     properties = torch.cuda.get_device_properties(device)
-    speed = matmul_gflops(torch.device(device), torch.bfloat16, most=8192)
+    speed = matmul_gflops(torch.device(device), torch.bfloat16)
     where = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, bf16 matmul {speed / 1000:.0f} TFLOP/s"
     return f"{where}; CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}; host: {run.machine()}"
 

@@ -310,8 +310,8 @@ def machine() -> str:
 
     import torch
 
-    from pvtctl.cli.doctor import matmul_gflops
     from pvtctl.io.machine import cpu_name
+    from pvtctl.latency.ceilings import matmul_gflops
     from pvtctl.models.fast_cpu.choices import active
 
     best = matmul_gflops(torch.device("cpu"), torch.float32)

@@ -109,6 +109,8 @@ def test_the_table_measures(capsys: pytest.CaptureFixture[str]) -> None:
     out, err = capsys.readouterr()
     assert "matrix product, fp32" in out
     assert "GFLOP/s on" in out
+    assert "memory, copying" in out
+    assert "GB/s read or written on" in out
     assert err.strip() == "nothing is broken"
 
 
@@ -131,11 +133,6 @@ def test_it_says_which_cpu_kernels_are_taken_and_measures_them(
     assert "since PVTCTL_FAST_CPU is 0" in report(capsys)[1]["CPU kernels", "taken"]["value"]
     code, found = report(capsys, "--calibrate")
     assert (code, found["CPU kernels", "taken"]["hint"]) == (0, "unset PVTCTL_FAST_CPU to measure them")
-
-
-def test_speed_is_counted_as_two_operations_a_multiply_add() -> None:
-    speed = doctor.matmul_gflops(torch.device("cpu"), torch.float32, budget_s=0.0)
-    assert 0.01 < speed < 1e5
 
 
 def test_every_variable_that_a_user_may_set_is_listed() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from forked import ForkedPopen
@@ -158,6 +160,12 @@ def test_engines_are_told_apart(capsys: pytest.CaptureFixture[str], monkeypatch:
         (["--engine", "onnxruntime", "--mode", "train"], "the engine onnxruntime does not train", "--engine"),
         (["--engine", "torch,onnxruntime", "--dtype", "bf16"], "computes in fp32, not bf16", "--engine"),
         (["--engine", "onnxruntime", "--channels-last"], "chooses layouts itself", "--engine"),
+        (["--layers", "--mode", "train"], "forward pass", "--mode train"),
+        (["--layers", "--compile"], "not compiled", "--compile"),
+        (["--depth", "2", "--size", "64,96"], "--depth is for the parts", "--layers"),
+        (["--plot", "a.png"], "make no curve", "--layers"),
+        (["--layers", "--plot", "a.pdf"], "a.pdf is not a picture's name", ".svg"),
+        (["--layers", "--plot", "a.png", "--batch-size", "1,2"], "a roofline is of one model", "one batch size"),
     ],
 )
 def test_bad_arguments(arguments: list[str], message: str, hint: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -223,3 +231,69 @@ def test_what_a_model_does_not_have_is_wrong_usage(capsys: pytest.CaptureFixture
     arguments = ["--backbone", "pvt_tiny", "--head", "deeplabv3plus", "--output-stride", "8", "--device", "cpu"]
     assert main(["latency", *arguments]) == 2
     assert "error: pvt_tiny has no output_stride" in capsys.readouterr().err
+
+
+def test_layers_as_table_and_picture(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pvtctl.latency.ceilings.copy_gb_s", lambda device: 10.0)
+    monkeypatch.setattr("pvtctl.latency.ceilings.matmul_gflops", lambda device, kind: 50.0)
+    arguments = [
+        "--backbone",
+        "pvt_v2_b0",
+        "--head",
+        "none",
+        "--size",
+        "64",
+        "--repeats",
+        "3",
+        "--warmup",
+        "0",
+        "--layers",
+    ]
+    arguments += ["--device", "cpu", "--threads", "1"]
+    assert main(["latency", *arguments, "--json", "--plot", str(tmp_path / "roofline.png")]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["ceilings"] == {"macs_per_second": 25e9, "bytes_per_second": 10e9}
+    (row,) = document["rows"]
+    layers = {layer["name"]: layer for layer in row["layers"]}
+    assert layers["stages.3.blocks.0-1.attn"]["calls"] == 2
+    assert row["parts_ms"] is None
+    for layer in layers.values():
+        assert 0 <= layer["p10_ms"] <= layer["p50_ms"] <= layer["p90_ms"]
+    assert (tmp_path / "roofline.png").is_file()
+    assert main(["latency", *arguments, "--depth", "1", "--format", "csv"]) == 0
+    out, err = capsys.readouterr()
+    assert [line.split(",")[0] for line in out.splitlines()][:5] == ["part", *(f"stages.{at}" for at in range(4))]
+    assert "limits: 25 GMAC/s (product of square matrices), 10 GB/s" in err
+    assert "without hooks" in err
+
+
+@pytest.mark.parametrize("over", ["--size", "--batch-size"])
+def test_growth_beside_what_is_computed(
+    over: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pvtctl.latency.ceilings.copy_gb_s", lambda device: 10.0)
+    monkeypatch.setattr("pvtctl.latency.ceilings.matmul_gflops", lambda device, kind: 50.0)
+
+    def measured(cases: list[Case], **options: Any) -> tuple[list[Latency], dict[str, Any]]:
+        return [Latency(case, 9, 20.0, 22.5, 21.0, 19.0, 90.0, 47.6, 30 << 20, None) for case in cases], {}
+
+    monkeypatch.setattr("pvtctl.latency.measure.measure_latency", measured)
+    drawn: list[Any] = []
+    monkeypatch.setattr("pvtctl.views.curves.draw_panels", lambda *given, **options: drawn.append(given))
+    given = {"--size": "64", "--batch-size": "1"} | {over: "128,64" if over == "--size" else "2,1"}
+    arguments = ["--backbone", "resnet18", "--device", "cpu", "--json", "--plot", str(tmp_path / "a.png")]
+    assert main(["latency", *arguments, *itertools.chain(*given.items())]) == 0
+    large, small = [row["computed"] for row in json.loads(capsys.readouterr().out)["rows"]]
+    times = 4 if over == "--size" else 2
+    assert large["gmacs"] == pytest.approx(times * small["gmacs"], rel=0.02)
+    assert small["limit_ms"] == pytest.approx(1e3 * small["gmacs"] / 25)
+    weights = 4 * 11_689_512
+    assert large["memory_bytes"] - weights == pytest.approx(times * (small["memory_bytes"] - weights), rel=0.02)
+    _, (time, memory), xlabel = drawn[0]
+    assert [series.label for series in memory.series] == ["resnet18", "resnet18, computed"]
+    assert time.series[0].xs == ((64, 128) if over == "--size" else (1, 2))
+    assert memory.series[0].means == (30, 30)
+    assert time.series[1].means == pytest.approx((small["limit_ms"], large["limit_ms"]))
+    assert xlabel == ("input scale, pixels" if over == "--size" else "images a call")
