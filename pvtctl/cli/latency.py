@@ -28,7 +28,7 @@ from pvtctl.io.console import say
 
 if TYPE_CHECKING:
     from pvtctl.latency.ceilings import Ceilings
-    from pvtctl.latency.layers import Layer
+    from pvtctl.latency.layers import TimedLayer
     from pvtctl.latency.measure import Latency
 
 app = App()
@@ -141,19 +141,10 @@ def latency(
     from pvtctl.latency.ceilings import measure_ceilings
     from pvtctl.latency.measure import Case, measure_latency
 
+    shared: dict[str, Any] = {"head": model.head, "mode": mode.value, "dtype": dtype.value}
+    shared |= {"channels_last": channels_last, "num_classes": model.num_classes, "output_stride": model.output_stride}
     cases = [
-        Case(
-            name,
-            hw,
-            batch,
-            model.head,
-            mode.value,
-            dtype.value,
-            own,
-            channels_last,
-            model.num_classes,
-            model.output_stride,
-        )
+        Case(name, hw, batch, engine=own, **shared)
         for hw, batch, name, own in itertools.product(sizes, batch_sizes, names, engines)
     ]
     device = timed_device(device)
@@ -277,7 +268,7 @@ def _print_layers(results: list[Latency], form: TableFormat, ceilings: Ceilings)
     )
 
 
-def _layer_row(layer: Layer, total: float, ceilings: Ceilings) -> list[Any]:
+def _layer_row(layer: TimedLayer, total: float, ceilings: Ceilings) -> list[Any]:
     return [
         f"{layer.name}, rest" if layer.rest else layer.name,
         layer.calls,
@@ -295,12 +286,12 @@ def _layer_row(layer: Layer, total: float, ceilings: Ceilings) -> list[Any]:
 
 
 def _draw_roofline(results: list[Latency], ceilings: Ceilings, path: Path) -> None:
-    from pvtctl.views.roofline import Part, draw_roofline
+    from pvtctl.views.roofline import RooflinePart, draw_roofline
 
     (result,) = results
     total = sum(layer.p50_ms for layer in result.layers or ())
     parts = [
-        Part(
+        RooflinePart(
             f"{layer.name}.rest" if layer.rest else layer.name,
             layer.p50_ms / total,
             layer.macs_per_second,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -47,7 +48,7 @@ def matmul_gflops(device: Any, kind: Any, budget_s: float = 0.15) -> float:
     best, size = 0.0, 256
     while size <= (8192 if device.type == "cuda" else 2048):
         a = torch.ones(size, size, device=device, dtype=kind)
-        seconds = _shortest(lambda a=a: torch.mm(a, a), device)
+        seconds = _shortest(functools.partial(torch.mm, a, a), device)
         best = max(best, 2 * size**3 / seconds / 1e9)
         if seconds * 8 > budget_s:
             break

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from pvtctl.cost.counting import count
 from pvtctl.cost.memory import estimate_memory
@@ -28,7 +29,7 @@ class Computed:
 def compute(case: Case, ceilings: Ceilings) -> Computed:
     """The computed cost of `case`. Raises UsageError as `count`."""
     training = case.mode == "train"
-    options = {"num_classes": case.num_classes, "output_stride": case.output_stride}
+    options: dict[str, Any] = {"num_classes": case.num_classes, "output_stride": case.output_stride}
     try:
         cost = count(case.backbone, case.size, head=case.head, **options)
         number = 4 if case.dtype == "fp32" else 2

@@ -11,7 +11,7 @@ from pvtctl.latency.ceilings import Ceilings
 
 
 @dataclass(frozen=True)
-class Layer:
+class TimedLayer:
     """One part of a model, or all its parts of one name: `backbone.stages.0.blocks.0-2.attn` are three.
 
     Times are in milliseconds per call of the model, over all calls of the part in it.
@@ -48,12 +48,12 @@ class Layer:
         return 1e3 * max(self.macs / ceilings.macs_per_second, self.bytes / ceilings.bytes_per_second)
 
 
-def timed_layers(found: Sequence[Mapping[str, Any]], seconds: Mapping[str, Sequence[float]]) -> tuple[Layer, ...]:
+def timed_layers(found: Sequence[Mapping[str, Any]], seconds: Mapping[str, Sequence[float]]) -> tuple[TimedLayer, ...]:
     """Layers of what `LayerTrace` has `found`, with the seconds of each of its timed calls."""
-    return tuple(Layer(**row, **_spread(seconds[row["name"]])) for row in found)
+    return tuple(TimedLayer(**row, **_spread(seconds[row["name"]])) for row in found)
 
 
-def _spread(seconds: Sequence[float]) -> dict[str, float]:
+def _spread(seconds: Sequence[float]) -> dict[str, Any]:
     milliseconds = [1e3 * each for each in seconds]
     tenths = statistics.quantiles(milliseconds, n=10, method="inclusive") if len(seconds) > 1 else milliseconds * 9
     return {"p10_ms": tenths[0], "p50_ms": statistics.median(milliseconds), "p90_ms": tenths[8]}

@@ -22,7 +22,7 @@ from pvtctl.errors import ExitCode, PvtctlError, UsageError, nearest
 from pvtctl.extensions import loaded
 from pvtctl.inference import EngineName
 from pvtctl.io.machine import OthersShare
-from pvtctl.latency.layers import Layer, timed_layers
+from pvtctl.latency.layers import TimedLayer, timed_layers
 
 TURN_SECONDS = 0.25
 MIN_CALLS = 7
@@ -98,7 +98,7 @@ class Latency:
     """Fraction of this machine's CPU time used by other processes meanwhile; None where it cannot be read."""
     parts_ms: dict[str, float] | None = None
     """Medians of the parts of a detector or dense model, in order: preprocess, network, postprocess. None with layers."""
-    layers: tuple[Layer, ...] | None = None
+    layers: tuple[TimedLayer, ...] | None = None
     """The parts of the model in the order in which they run, then the rests; from calls between those timed above."""
 
     def to_dict(self) -> dict[str, Any]:

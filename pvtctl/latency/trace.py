@@ -42,7 +42,7 @@ class LayerTrace:
         self._device = device
         self._names = layer_names(model, self._called(), depth)
         self.found = self._counted()
-        """Of each part `name`, `calls`, `rest`, `macs` and `bytes`, as in `pvtctl.latency.layers.Layer`."""
+        """Of each part `name`, `calls`, `rest`, `macs` and `bytes`, as in `pvtctl.latency.layers.TimedLayer`."""
 
     def seconds(self) -> dict[str, float]:
         """Seconds of each part in one call: together they are the whole call."""
@@ -74,7 +74,7 @@ class LayerTrace:
         if self._device.type != "cuda":
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        event.record()  # type: ignore[no-untyped-call]
+        event.record()
         return event
 
     def _called(self) -> set[int]:

@@ -13,7 +13,7 @@ NAMED = 0.01
 
 
 @dataclass(frozen=True)
-class Part:
+class RooflinePart:
     """One part of a model: its dotted name, its share of the time, and its speed."""
 
     name: str
@@ -23,7 +23,7 @@ class Part:
 
 
 def draw_roofline(
-    path: Path | str, parts: Sequence[Part], macs_per_second: float, bytes_per_second: float, *, title: str
+    path: Path | str, parts: Sequence[RooflinePart], macs_per_second: float, bytes_per_second: float, *, title: str
 ) -> Path:
     """Draw `parts` under the limits of arithmetic and of memory, as a PNG or SVG file.
 

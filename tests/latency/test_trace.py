@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pvtctl.cost.counting import count
 from pvtctl.latency import trace
 from pvtctl.latency.ceilings import Ceilings
-from pvtctl.latency.layers import Layer, timed_layers
+from pvtctl.latency.layers import TimedLayer, timed_layers
 from pvtctl.latency.steps import build_step
 from pvtctl.latency.trace import MODEL, OUTSIDE, LayerTrace
 from pvtctl.models.fast_cpu import linears
@@ -204,5 +204,5 @@ def test_speeds_and_limits_of_a_layer() -> None:
     assert layer.p10_ms < 3 < layer.p90_ms
     assert layer.limit_ms(Ceilings(2e9, 1e12)) == pytest.approx(1.5)
     assert layer.limit_ms(Ceilings(2e12, 5e8)) == pytest.approx(2)
-    still = Layer("identity", 1, False, 0, 0, 0.0, 0.0, 0.0)
+    still = TimedLayer("identity", 1, False, 0, 0, 0.0, 0.0, 0.0)
     assert (still.macs_per_second, still.bytes_per_second, still.intensity) == (0, 0, None)

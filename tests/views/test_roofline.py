@@ -12,15 +12,15 @@ from PIL import Image
 
 from pvtctl.errors import UsageError
 from pvtctl.views import scatter
-from pvtctl.views.roofline import Part, _names, draw_roofline
+from pvtctl.views.roofline import RooflinePart, _names, draw_roofline
 
 PARTS = [
-    Part("backbone.stages.0.blocks.0-2.attn", 0.3, 4e9, 4e8),
-    Part("backbone.stages.0.blocks.0-2.mlp", 0.5, 9e9, 1e8),
-    Part("backbone.stages.0.blocks.0-2.norm1", 0.1, 0.0, 2e9),
-    Part("head", 0.005, 1e9, 1e9),
-    Part("neck.0", 0.0005, 1e9, 1e9),
-    Part("model.rest", 0.1, 0.0, 0.0),
+    RooflinePart("backbone.stages.0.blocks.0-2.attn", 0.3, 4e9, 4e8),
+    RooflinePart("backbone.stages.0.blocks.0-2.mlp", 0.5, 9e9, 1e8),
+    RooflinePart("backbone.stages.0.blocks.0-2.norm1", 0.1, 0.0, 2e9),
+    RooflinePart("head", 0.005, 1e9, 1e9),
+    RooflinePart("neck.0", 0.0005, 1e9, 1e9),
+    RooflinePart("model.rest", 0.1, 0.0, 0.0),
 ]
 
 
