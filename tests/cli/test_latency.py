@@ -162,6 +162,7 @@ def test_engines_are_told_apart(capsys: pytest.CaptureFixture[str], monkeypatch:
         (["--engine", "onnxruntime", "--channels-last"], "chooses layouts itself", "--engine"),
         (["--layers", "--mode", "train"], "forward pass", "--mode train"),
         (["--layers", "--compile"], "not compiled", "--compile"),
+        (["--layers", "--engine", "torch,onnxruntime"], "not compiled", "--engine"),
         (["--depth", "2", "--size", "64,96"], "--depth is for the parts", "--layers"),
         (["--plot", "a.png"], "make no curve", "--layers"),
         (["--layers", "--plot", "a.pdf"], "a.pdf is not a picture's name", ".svg"),

@@ -154,7 +154,7 @@ def test_on_a_gpu_moments_are_events(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def built(backbone: str, head: str, **options: Any) -> tuple[Callable[[], object], nn.Module]:
     case = {"backbone": backbone, "head": head, "size": (64, 96), "batch_size": 2, "mode": "forward", "dtype": "fp32"}
-    case |= {"compile": False, "channels_last": False, "num_classes": None, "output_stride": None, "options": ""}
+    case |= {"engine": "torch", "channels_last": False, "num_classes": None, "output_stride": None, "options": ""}
     return build_step(case | options, CPU)
 
 
