@@ -1,6 +1,6 @@
 """Time, multiply-adds and bytes of the parts of a model, from calls of its step.
 
-Parts are found by the model's own structure, so that those of timm's and of one's own models are found too. They are
+Parts are found by the model's own structure, so that timm's models and your own have parts too. They are
 watched by torch's hooks for all modules: a hook of a layer's own would take its fast CPU kernel away
 (`pvtctl.models.fast_cpu.conditions.is_plain`).
 """
