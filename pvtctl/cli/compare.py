@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from pvtctl.cli._console import parse_sizes, print_text, table
+from pvtctl.cli._console import parse_sizes, print_json, print_text, table
 from pvtctl.cli._models import (
     COUNT,
     FORMAT,
@@ -20,12 +20,14 @@ from pvtctl.cli._models import (
     check_backbones,
     check_sizes,
     chosen_head,
+    print_rows,
 )
 from pvtctl.cli._options import App, examples
 from pvtctl.errors import UsageError
 from pvtctl.io.console import say
 
 if TYPE_CHECKING:
+    from pvtctl.studies.budget import Selection
     from pvtctl.studies.comparison import Comparison
 
 app = App(rich_markup_mode=None)
@@ -36,6 +38,8 @@ EPILOG = examples(
     "pvtctl compare runs/first runs/second --out comparison",
     "pvtctl compare --backbone pvt_small,resnet50 --size 224",
     "pvtctl compare --backbone pvt_v2_b0,pvt_v2_b1,resnet18 --head retinanet --size 256x320 --seconds 1",
+    "pvtctl compare --budget 5GMACs --budget 30M",
+    "pvtctl compare --budget 30ms --backbone pvt_v2_b0,pvt_v2_b1,resnet18 --size 192,224",
 )
 _PIPE_WIDTH = 120
 _LONGEST_CELL = 26
@@ -62,7 +66,14 @@ def compare_command(
     size: str | None = typer.Option(
         None,
         metavar="HxW",
-        help="Image size for --backbone. Default: 224; segmentation 512, depth 384. Runs: their test size.",
+        help="Image size for --backbone; with --budget several, with commas. Default: 224; segmentation 512, depth 384. "
+        "Runs: their test size.",
+    ),
+    budget: list[str] = typer.Option(
+        [],
+        metavar="LIMIT",
+        help="Only what is within it, the best score first: 30ms (latency), 5GMACs, 25M (parameters), 500MiB (peak memory); "
+        "repeatable. Without --backbone and runs: all of `pvtctl models ls`.",
     ),
     count: Count = COUNT,
     latency: bool = typer.Option(True, "--latency/--no-latency", help="Time the models on this machine, in turns."),
@@ -78,6 +89,12 @@ def compare_command(
     Scores, parameters, multiply-adds, times, memory, and the settings of each run. The best of a row is marked if the
     runs are comparable; differences between them are listed below the table.
     """
+    if budget:
+        if x is not None:
+            raise UsageError("--x is not for --budget, which draws what it limits", "leave it out")
+        found = _within_budget(budget, runs, backbone, head, size, count, seconds, device)
+        _print_selection(found, TableFormat.json if as_json else form, out)
+        return
     if bool(runs) == bool(backbone):
         raise UsageError(
             "runs or --backbone, not both" if runs else "nothing to compare",
@@ -87,7 +104,7 @@ def compare_command(
         raise UsageError("--head and --size are not for runs", "--head and --size go with --backbone")
     names = [] if backbone is None else _names(backbone)
     if size is not None and len(parse_sizes(size)) > 1:
-        raise UsageError("models are compared at one size", "pvtctl flops and pvtctl latency take several")
+        raise UsageError("models are compared at one size", "with --budget, pvtctl flops and pvtctl latency at several")
     (hw,) = check_sizes(size, chosen_head(head), None)
     if x is not None and out is None:
         raise UsageError("--x is for the plot, and no plot is written", "add --out FOLDER")
@@ -116,6 +133,52 @@ def compare_command(
             files = write_comparison(folder, found, against=x.value if x else None)
         say(f"wrote {', '.join(str(out / path.name) for path in files.values())}")
     _print(found, TableFormat.json if as_json else form)
+
+
+def _within_budget(
+    budget: list[str],
+    runs: list[Path] | None,
+    backbone: str | None,
+    head: str,
+    size: str | None,
+    count: Count,
+    seconds: float,
+    device: str,
+) -> Selection:
+    """The runs, the backbones named, or all of them that are within the limits."""
+    if runs and (backbone is not None or size is not None or head != "classifier"):
+        raise UsageError("--backbone, --head and --size are not for runs", "--head and --size go with --backbone")
+    names = None if backbone is None else _names(backbone)
+    sizes = None if size is None else check_sizes(size, chosen_head(head), None)
+    chosen_head(head)
+
+    from pvtctl.cli.latency import timed_device
+    from pvtctl.studies.budget import parse_limits, select_models, select_runs
+    from pvtctl.studies.compare import LatencySettings
+
+    limits = parse_limits(budget)
+    timing = LatencySettings(seconds, timed_device(device), say)
+    if runs:
+        return select_runs(runs, limits, convention=count.value, timing=timing)
+    return select_models(names, limits, head=head, sizes=sizes, convention=count.value, timing=timing)
+
+
+def _print_selection(found: Selection, form: TableFormat, out: Path | None) -> None:
+    from pvtctl.io.files import new_folder, require_place
+    from pvtctl.studies.budget import cells, columns, lines, to_document, write_selection
+
+    if out is not None:
+        require_place(out)
+        with new_folder(out) as folder:
+            files = write_selection(folder, found)
+        say(f"wrote {', '.join(str(out / path.name) for path in files.values())}")
+    if form is TableFormat.json:
+        print_json(to_document(found))
+        return
+    texts = form in (TableFormat.table, TableFormat.markdown)
+    print_rows(form, columns(found), cells(found) if texts else lines(found), texts=3)
+    for note in found.notes:
+        say(note)
 
 
 def _names(text: str) -> list[str]:

@@ -36,6 +36,7 @@ COMMANDS = {
     "eval": "Score a run, a checkpoint or a published model.",
     "predict": "Run a trained model on images.",
     "ablate": "Run a study of the papers: published and measured figures, and a verdict per claim.",
+    "probe": "Compare frozen backbones by heads trained on their features.",
     "compare": "Compare runs, or backbones with a head.",
     "visualize": "Draw attention, features, predictions, curves, architectures.",
     "export": "Write torch.export programs, ONNX files and other projects' checkpoints.",
@@ -49,7 +50,7 @@ COMMANDS = {
 }
 
 
-RESUMABLE = ("pretrain", "finetune", "ablate")
+RESUMABLE = ("pretrain", "finetune", "ablate", "probe")
 """The commands that continue where a signal stopped them."""
 
 

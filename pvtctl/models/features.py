@@ -22,6 +22,11 @@ class Features:
     """(B, 3, H, W) of the images."""
     dtype: torch.dtype = torch.float32
 
+    @property
+    def device(self) -> torch.device:
+        """Of the tensors."""
+        return next(leaf for leaf in tree.tree_leaves(self.value) if isinstance(leaf, Tensor)).device
+
     def to(self, device: Any, non_blocking: bool = False) -> Features:
         moved = tree.tree_map_only(Tensor, lambda part: part.to(device, non_blocking=non_blocking), self.value)
         return replace(self, value=moved)

@@ -62,6 +62,12 @@ class ScatterPanel:
     limits: Sequence[Limit] = ()
     logarithmic: bool = False
     """Both axes; all values are positive."""
+    front: bool = False
+    """Draw the Pareto front: the points that no other beats in both figures."""
+    higher_is_better: bool = True
+    """Of y; less x is always better."""
+    bound: float | None = None
+    """A line at this x."""
 
 
 def draw_scatters(path: Path | str, panels: Sequence[ScatterPanel], *, title: str, hollow: str | None = None) -> Path:
@@ -90,6 +96,10 @@ def draw_scatters(path: Path | str, panels: Sequence[ScatterPanel], *, title: st
         _set_limits(axes, panel.points)
         for limit in panel.limits:
             _draw_limit(axes, limit)
+        if panel.front:
+            _draw_front(axes, panel)
+        if panel.bound is not None:
+            axes.axvline(panel.bound, color=RED, linewidth=1.0, zorder=1)
     _add_legend(figure, groups, hollow if any(p.hollow for panel in panels for p in panel.points) else None)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # letters that the font lacks become boxes, as in `save`
@@ -130,6 +140,29 @@ def _draw_limit(axes: Axes, limit: Limit) -> None:
         xs[0], ys[0], f" {limit.label}", color=GREY, fontsize=_TEXT, va="bottom", rotation=slope, rotation_mode="anchor",
         transform_rotates_text=True, parse_math=False,
     )  # fmt: skip
+
+
+def pareto_front(points: Sequence[tuple[float, float]], *, higher_is_better: bool = True) -> list[int]:
+    """Positions of the (x, y) that no other beats: none has less or equal x and a better y, or less x and an equal y.
+
+    In the order of x.
+    """
+    sign = 1 if higher_is_better else -1
+    best, front = -math.inf, list[int]()
+    for at in sorted(range(len(points)), key=lambda at: (points[at][0], -sign * points[at][1])):
+        value = sign * points[at][1]
+        if value > best or (front and points[front[-1]] == points[at]):
+            front.append(at)
+            best = value
+    return front
+
+
+def _draw_front(axes: Axes, panel: ScatterPanel) -> None:
+    """The best score that is to be had for a cost, as steps."""
+    places = [(point.x, point.y) for point in panel.points]
+    front = [places[at] for at in pareto_front(places, higher_is_better=panel.higher_is_better)]
+    if len(front) > 1:
+        axes.step(*zip(*front, strict=True), where="post", color=GREY, linewidth=1.2, linestyle="--", zorder=1)
 
 
 def _set_limits(axes: Axes, points: Sequence[Point]) -> None:

@@ -72,6 +72,7 @@ ALLOWED = {
     "runs": {"models", "data", "weights", "engine", "views", "recipe", "cost", "tasks", "inference"},
     "explain": {"models", "data", "weights", "views", "recipe", "cost", "tasks", "runs"},
     "studies": {"models", "data", "weights", "engine", "views", "recipe", "cost", "latency", "tasks", "runs"},
+    "probe": {"models", "data", "weights", "engine", "views", "recipe", "cost", "latency", "tasks", "runs", "studies", "inference"},
     "export": {"models", "data", "weights", "cost"},
     "api": {"models", "weights", "engine", "recipe", "runs"},
 }

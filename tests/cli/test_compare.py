@@ -81,6 +81,11 @@ def test_models_are_timed(cli: Cli) -> None:
         (["--backbone", "pvt_tiny", "--size", "64,96"], "one size", ""),
         (["--backbone", "pvt_tiny", "--size", "cat"], "not a size", ""),
         (["--backbone", "pvt_tiny", "--device", "tpu"], "tpu", "cpu"),
+        (["--budget", "5GFLOPs"], "no time, multiply-adds", "half as many"),
+        (["--budget", "30"], "no time, multiply-adds", "30ms"),
+        (["RUN", "--budget", "30ms", "--backbone", "pvt_tiny"], "not for runs", ""),
+        (["--budget", "30ms", "--head", "retina"], "retina", "retinanet"),
+        (["--budget", "30ms", "--x", "macs", "--out", "new"], "--x is not for --budget", ""),
     ],
 )  # fmt: skip
 def test_bad_input(
@@ -102,3 +107,15 @@ def test_many_runs_are_printed_in_blocks(cli: Cli, smoke_run: Path, tmp_path: Pa
     result = cli("compare", *runs, "--no-latency")
     assert result.out.count("costs at, px") == 2
     assert max(map(len, result.out.splitlines())) <= 125
+
+
+def test_a_budget_of_runs_and_of_models(cli: Cli, smoke_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(smoke_run, tmp_path / "second")
+    runs = cli("compare", smoke_run, tmp_path / "second", "--budget", "1GMACs", "--json")
+    assert runs.code == 0, runs.err
+    assert [row["source"] for row in runs.json["rows"]] == ["measured", "measured"]
+    models = cli("compare", "--backbone", "pvt_v2_b0,pvt_tiny", "--budget", "1GMACs", "--format", "csv", "--out", "new")
+    assert models.code == 0, models.err
+    assert [line.split(",")[1] for line in models.out.splitlines()] == ["model", "pvt_v2_b0"]
+    assert "over the budget: pvt_tiny at 224x224" in models.err
+    assert (tmp_path / "new" / "budget.md").is_file()

@@ -15,7 +15,7 @@ from PIL import Image
 
 from pvtctl.errors import UsageError
 from pvtctl.views import scatter
-from pvtctl.views.scatter import Point, ScatterPanel, draw_scatters
+from pvtctl.views.scatter import Point, ScatterPanel, draw_scatters, pareto_front
 
 CROWD = [
     Point(f"pvt_model_{at}", 20 + 3 * (at % 4), 40 + 0.8 * (at // 4), f"family {at % 3}", y_error=0.2)
@@ -106,3 +106,10 @@ def test_pictures_are_files_of_both_kinds_and_repeat(tmp_path: Path) -> None:
 def test_nothing_to_draw(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="nothing to draw"):
         draw_points(tmp_path / "a.png", [Point("a", math.inf, 1)])
+
+
+def test_the_pareto_front_is_what_no_other_point_beats() -> None:
+    points = [(3.0, 5.0), (1.0, 1.0), (2.0, 4.0), (2.0, 3.0), (4.0, 5.0), (1.5, 0.5), (2.0, 4.0)]
+    assert [points[at] for at in pareto_front(points)] == [(1.0, 1.0), (2.0, 4.0), (2.0, 4.0), (3.0, 5.0)]
+    assert [points[at] for at in pareto_front(points, higher_is_better=False)] == [(1.0, 1.0), (1.5, 0.5)]
+    assert pareto_front([]) == []

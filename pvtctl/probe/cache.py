@@ -1,0 +1,136 @@
+"""Features on disk: shards of tensors in one folder per key, within a limit of bytes, safe for several processes.
+
+    FOLDER/KEY/SPLIT/00000-CRC.safetensors
+
+A shard is written under another name and renamed; its name has the checksum of its bytes, so that a damaged one is found and
+computed again. A folder is locked while a process works with it; the least recently used of the others make room.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from pvtctl.errors import UsageError
+from pvtctl.io.files import atomic_path
+
+FACTS = "facts"
+"""Key of the JSON in a shard's header."""
+_BLOCK = 1 << 22
+
+
+class FeatureCache:
+    """All keys in one folder, which hold at most `limit` bytes together."""
+
+    def __init__(self, folder: Path, limit: int) -> None:
+        self.folder, self.limit = folder, limit
+
+    @contextmanager
+    def opened(self, key: str, wait: Callable[[], None]) -> Iterator[Entry]:
+        """The features of `key`, for this process alone until the block ends; `wait()` is called while it is not free.
+
+        Raises UsageError if the folder cannot be written.
+        """
+        entry = Entry(self, self.folder / key)
+        try:
+            entry.folder.mkdir(parents=True, exist_ok=True)
+            while (lock := _locked(entry.folder)) is None:
+                wait()
+        except OSError as error:
+            raise UsageError(f"{entry.folder} cannot be used: {error.strerror}", "choose another --cache") from error
+        try:
+            os.utime(entry.folder)
+            for left in entry.folder.rglob("*.tmp"):  # by a process that was killed
+                left.unlink(missing_ok=True)
+            yield entry
+        finally:
+            os.close(lock)
+
+    def make_room(self, size: int, own: Path) -> None:
+        """Remove other keys, the least recently used first, until `size` more bytes fit. Raises UsageError."""
+        used = {folder: _bytes_in(folder) for folder in self.folder.iterdir() if folder.is_dir()}
+        others = sorted((folder for folder in used if folder != own), key=lambda folder: folder.stat().st_mtime)
+        while sum(used.values()) + size > self.limit and others:
+            folder = others.pop(0)
+            if (lock := _locked(folder)) is None:  # at work in another process
+                continue
+            shutil.rmtree(folder, ignore_errors=True)
+            os.close(lock)
+            del used[folder]
+        if sum(used.values()) + size > self.limit:
+            raise UsageError(
+                f"features take {(sum(used.values()) + size) / 2**30:.2f} GiB in {self.folder}, more than the "
+                f"{self.limit / 2**30:.2f} GiB of --cache-size",
+                "raise it, take smaller images or fewer --views, or name a --cache on a larger disk",
+            )
+
+
+class Entry:
+    """The shards of one key; see `FeatureCache.opened`."""
+
+    def __init__(self, cache: FeatureCache, folder: Path) -> None:
+        self.cache, self.folder = cache, folder
+
+    def find(self, split: str, number: int) -> Path | None:
+        """An intact shard; damaged ones are removed."""
+        for path in sorted((self.folder / split).glob(f"{number:05d}-*.safetensors")):
+            if path.stem.partition("-")[2] == _checksum(path) and _facts(path) is not None:
+                return path
+            path.unlink(missing_ok=True)
+        return None
+
+    def write(self, split: str, number: int, tensors: Mapping[str, Tensor], facts: str) -> Path:
+        """Write a shard; `facts` is its JSON. Raises UsageError when it does not fit, PvtctlError for a full disk."""
+        self.cache.make_room(sum(each.numel() * each.element_size() for each in tensors.values()), self.folder)
+        folder = self.folder / split
+        folder.mkdir(exist_ok=True)
+        written = folder / f"{number:05d}.new"
+        with atomic_path(written) as temporary:
+            save_file(dict(tensors), temporary, metadata={FACTS: facts})
+        path = folder / f"{number:05d}-{_checksum(written)}.safetensors"
+        written.replace(path)
+        return path
+
+
+def _facts(path: Path) -> str | None:
+    try:
+        with safe_open(path, "pt") as handle:
+            return (handle.metadata() or {}).get(FACTS)
+    except (SafetensorError, OSError):
+        return None
+
+
+def _checksum(path: Path) -> str:
+    value = 0
+    with path.open("rb") as handle:
+        while block := handle.read(_BLOCK):
+            value = zlib.crc32(block, value)
+    return f"{value:08x}"
+
+
+def _bytes_in(folder: Path) -> int:
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(OSError):  # removed meanwhile
+            total += path.stat().st_size if path.is_file() else 0
+    return total
+
+
+def _locked(folder: Path) -> int | None:
+    """A descriptor that holds the folder's lock until it is closed; None if another process has it."""
+    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor

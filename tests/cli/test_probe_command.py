@@ -1,0 +1,77 @@
+"""`pvtctl probe`: a table from one command, and bad input told in one line."""
+
+from __future__ import annotations
+
+import pytest
+from tiny_run import Cli
+
+from pvtctl.cli.probe._plan import bytes_of
+from pvtctl.errors import UsageError
+
+TINY = [
+    *("--backbone", "pvt_v2_b0@0.25", "--weights", "none", "--seeds", "1", "--views", "1", "--no-latency"),
+    *("--set", "data.train_samples=4", "--set", "data.val_samples=2", "--set", "train.epochs=1"),
+    *(
+        "--set",
+        "data.image_size=64",
+        "--set",
+        "data.detection.short_sides=[64]",
+        "--set",
+        "data.detection.test_short_side=64",
+    ),
+    *("--set", "model.head.width=16", "--cache", "cache"),
+]
+
+
+def test_a_probe_and_the_same_again(cli: Cli) -> None:
+    first = cli("probe", "scenes", "--head", "retinanet", *TINY, "--json")
+    assert first.code == 0, first.err
+    row = first.json["rows"][0]
+    assert (row["backbone"], row["weights"], row["seeds"]) == ("pvt_v2_b0@0.25", "random", 1)
+    again = cli("probe", "scenes", "--head", "retinanet", *TINY)
+    assert again.code == 0
+    assert "probe: 1 backbone, 1 seed each; 1 of 1 done" in again.err
+    assert "runs/probe-retinanet-scenes/probe.md" in again.out
+
+
+@pytest.mark.parametrize(
+    ("words", "message", "hint"),
+    [
+        (["scenes", "--head", "retinet"], "no head 'retinet' to probe", "retinanet"),
+        (["scenes", "--head", "linear", "--task", "depth"], "linear is a classifier", "dpt"),
+        (["scenes", "--backbone", "pvt_tini"], "no backbone is called 'pvt_tini'", "pvt_tiny"),
+        (["scenes", "--weights", "file.pth"], "write it as BACKBONE=FILE", "pvt_tiny=FILE"),
+        (["scenes", "--weights", "pvt_tin=file.pth"], "pvt_tin is not probed", "pvt_tiny"),
+        (["scenes", "--weights", "pvt_tiny=nowhere.pth", "--weights", "none"], "nowhere.pth", ""),
+        (["scenes", "--cache-size", "much"], "'much' is no amount of bytes", "500MB"),
+        (
+            ["scenes", "--weights", "none", "--set", "data.augment.mixup_alpha=0.5"],
+            "mixup_alpha is not for a probe",
+            "",
+        ),
+        (["nowhere", "--weights", "none"], "no data set or folder", ""),
+    ],
+)
+def test_bad_input(cli: Cli, words: list[str], message: str, hint: str) -> None:
+    result = cli("probe", *words)
+    assert result.code == 2, result.err
+    assert message in result.err
+    assert hint in result.err
+    assert result.out == ""
+
+
+def test_boxes_have_no_classes_to_probe(cli: Cli, coco_folder: object) -> None:
+    result = cli("probe", str(coco_folder), "--head", "linear", "--weights", "none")
+    assert result.code == 2
+    assert "needs" in result.err
+
+
+@pytest.mark.parametrize(("text", "size"), [("1", 1), ("2KB", 2048), ("1.5GiB", 3 << 29), ("500 mb", 500 << 20)])
+def test_amounts_of_bytes(text: str, size: int) -> None:
+    assert bytes_of(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "GB", "-1GB", "0", "1XB", "nan"])
+def test_what_is_no_amount_of_bytes(text: str) -> None:
+    with pytest.raises(UsageError):
+        bytes_of(text)
