@@ -20,9 +20,10 @@ FEATURES = "float16"
 _NO_PROTOCOL = (
     *("name", "row", "profile", "about", "title", "paper", "module", "expect", "provenance"),
     *("model.backbone", "model.weights", "model.init", "train.seed", "train.keep_checkpoints", "train.save_minutes"),
-    *("train.max_minutes", "data.path", "data.workers", "eval.backend"),
+    *("train.max_minutes", "data.path", "data.workers", "data.normalization", "eval.backend"),
 )
-"""Keys of a recipe that are not part of the protocol: the backbone itself, descriptions, and what affects no result."""
+"""Keys of a recipe that are not part of the protocol: backbone, weights and their pixels, descriptions, and what affects no
+result."""
 
 
 @dataclass(frozen=True)

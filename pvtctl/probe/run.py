@@ -83,7 +83,7 @@ class _Meter(Progress):
 def _probe(plan: ProbePlan, backbone: ProbedBackbone, dist: Distributed, meter: _Meter, say: Say) -> None:
     """The features of a backbone and the heads of all seeds on them."""
     meter.note = f"{backbone.name}, features"
-    say(f"{backbone.name}: {backbone.recipe.model.weights or 'random weights'}")
+    say(f"{backbone.name}: {backbone.recipe.model.start or 'random weights'}")
     task = build_task(backbone.recipe, device=dist.device, say=say)
     model: Any = task.model.to(dist.device).eval()
     weights = _weights_digest(model.backbone)
@@ -142,6 +142,7 @@ def _key(backbone: ProbedBackbone, task: DataTask, weights: str) -> str:
         "backbone": recipe.model.backbone.plain_values(),
         "head": None if head is None else repr(head),
         "data": recipe.data.plain_values() | {"path": None, "workers": None},
+        "pixels": str(task.val.normalization),
         "fingerprints": task.fingerprints(),
         "numbers": [
             FEATURES,

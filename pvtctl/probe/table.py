@@ -58,7 +58,7 @@ class ProbeRow:
     @property
     def weights(self) -> str:
         """What the backbone started from."""
-        source = self.runs[0].recipe.model.weights
+        source = self.runs[0].recipe.model.start
         if source is None:
             return "random"
         path = Path(source)

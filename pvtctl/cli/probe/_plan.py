@@ -46,8 +46,8 @@ def probe_plan(options: ProbeOptions) -> ProbePlan:
     recipes = [_with_weights(_recipe(name, data, task, head, options), weights.get(name)) for name in names]
     data_place(recipes[0])
     for recipe in recipes:
-        if recipe.model.weights is not None:
-            find_weights_file(recipe.model.weights)  # all of them before the first is probed
+        if recipe.model.start is not None:
+            find_weights_file(recipe.model.start)  # all of them before the first is probed
     out = options.out or named_folder("probe", head or LINEAR, data.label or data.name)
     more: dict[str, Any] = {} if options.cache is None else {"cache": options.cache.expanduser()}
     more |= {} if options.cache_size is None else {"cache_bytes": options.cache_size}
