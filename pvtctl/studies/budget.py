@@ -82,9 +82,9 @@ def parse_limits(texts: Sequence[str]) -> list[Limit]:
     return limits
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Candidate:
-    """A model at a size, or a run."""
+    """A model at a size, or a run. Each is a key of its own."""
 
     name: str
     size: tuple[int, int]
@@ -373,5 +373,5 @@ def _panel(selection: Selection, limit: Limit) -> ScatterPanel:
         selection.score_label,
         front=True,
         higher_is_better=selection.higher_is_better,
-        limit=limit.value,
+        bound=limit.value,
     )

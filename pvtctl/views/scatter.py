@@ -96,8 +96,7 @@ def draw_scatters(path: Path | str, panels: Sequence[ScatterPanel], *, title: st
         _set_limits(axes, panel.points)
         for limit in panel.limits:
             _draw_limit(axes, limit)
-        if panel.front:
-            _draw_front(axes, panel)
+        _draw_front(axes, panel)
         if panel.bound is not None:
             axes.axvline(panel.bound, color=RED, linewidth=1.0, zorder=1)
     _add_legend(figure, groups, hollow if any(p.hollow for panel in panels for p in panel.points) else None)
@@ -105,7 +104,7 @@ def draw_scatters(path: Path | str, panels: Sequence[ScatterPanel], *, title: st
         warnings.simplefilter("ignore", UserWarning)  # letters that the font lacks become boxes, as in `save`
         figure.draw_without_rendering()  # fixes the positions of points
         for axes, panel in zip(all_axes, panels, strict=True):
-            _place_labels(axes, panel.points)
+            _place_labels(axes, panel.points, _boxes_of_lines(axes, panel))
     return save(figure, path)
 
 
@@ -157,11 +156,15 @@ def pareto_front(points: Sequence[tuple[float, float]], *, higher_is_better: boo
     return front
 
 
+def _front(panel: ScatterPanel) -> list[tuple[float, float]]:
+    """The points of the Pareto front; none if it is not drawn."""
+    places = [(point.x, point.y) for point in panel.points] if panel.front else []
+    return [places[at] for at in pareto_front(places, higher_is_better=panel.higher_is_better)]
+
+
 def _draw_front(axes: Axes, panel: ScatterPanel) -> None:
     """The best score that is to be had for a cost, as steps."""
-    places = [(point.x, point.y) for point in panel.points]
-    front = [places[at] for at in pareto_front(places, higher_is_better=panel.higher_is_better)]
-    if len(front) > 1:
+    if len(front := _front(panel)) > 1:
         axes.step(*zip(*front, strict=True), where="post", color=GREY, linewidth=1.2, linestyle="--", zorder=1)
 
 
@@ -198,9 +201,9 @@ def _add_legend(figure: Figure, groups: Sequence[str], hollow: str | None) -> No
         figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
 
 
-def _place_labels(axes: Axes, points: Sequence[Point]) -> None:
+def _place_labels(axes: Axes, points: Sequence[Point], lines: Sequence[Bbox]) -> None:
     """Place labels greedily, crowded points first, each at the nearest free position around its point."""
-    taken = [box for point in points for box in _boxes_of(axes, point)]
+    taken = [*lines, *(box for point in points for box in _boxes_of(axes, point))]
     taken += [text.get_window_extent() for text in axes.texts]
     places = [_place(axes, point.x, point.y) for point in points]
 
@@ -210,6 +213,21 @@ def _place_labels(axes: Axes, points: Sequence[Point]) -> None:
     for at in sorted(range(len(points)), key=crowd, reverse=True):
         if points[at].label:
             taken.append(_place_label(axes, points[at], places[at], taken))
+
+
+def _boxes_of_lines(axes: Axes, panel: ScatterPanel) -> list[Bbox]:
+    """Bounding boxes of the steps of the front and of the limit, in pixels of the canvas."""
+    places = [_place(axes, *point) for point in _front(panel)]
+    boxes = []
+    for (x0, y0), (x1, y1) in itertools.pairwise(places):
+        boxes += [
+            Bbox.from_extents(x0, y0 - 2, x1, y0 + 2),
+            Bbox.from_extents(x1 - 2, min(y0, y1), x1 + 2, max(y0, y1)),
+        ]
+    if panel.bound is not None:
+        x, inside = _place(axes, panel.bound, 0.0)[0], axes.get_window_extent()
+        boxes.append(Bbox.from_extents(x - 2, inside.y0, x + 2, inside.y1))
+    return boxes
 
 
 def _place(axes: Axes, x: float, y: float) -> tuple[float, float]:
