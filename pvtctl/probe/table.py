@@ -112,7 +112,10 @@ COLUMNS = (
 
 
 def collect_probe(out: Path, *, seconds: float | None, device: str, say: Callable[[str], None]) -> ProbeTable:
-    """Read, count and (with `seconds`) time all finished rows in a probe's folder; one that cannot be read is a problem."""
+    """Read, count and (with `seconds`) time all finished rows in a probe's folder; one that cannot be read is a problem.
+
+    Raises PvtctlError if there is none.
+    """
     rows, problems = [], []
     for folder in sorted((out / "rows").iterdir()):
         try:
@@ -126,15 +129,17 @@ def collect_probe(out: Path, *, seconds: float | None, device: str, say: Callabl
             problems.append(f"{folder.name} is left out: {error}")
             continue
         rows.append(ProbeRow(runs, case, cost))
+    if not rows:
+        raise PvtctlError(f"no row of {out} can be read", problems[0] if problems else "run the probe again")
     machine: dict[str, Any] = {}
-    if seconds is not None and rows:
+    if seconds is not None:
         cases = list(dict.fromkeys(row.case for row in rows))
         sizes = [[case for case in cases if case.size == size] for size in dict.fromkeys(case.size for case in cases)]
         found, failed, machine = time_cases(sizes, strict=False, seconds=seconds, device=device, on_progress=say)
         rows = [ProbeRow(row.runs, row.case, row.cost, found.get(row.case)) for row in rows]
         problems += [f"{case.backbone}: {why}" for case, why in failed.items()]
     groups = list(dict.fromkeys(row.group for row in rows))
-    lower = _lower_is_better(rows) if rows else False
+    lower = _lower_is_better(rows)
     rows.sort(key=lambda row: (groups.index(row.group), _order(row.score, lower)))
     return ProbeTable(rows, machine, problems)
 
