@@ -228,7 +228,11 @@ def _published(head: str) -> _Published:
         for row in rows_of(name):
             recipe = load_recipe(name, row)
             value = _printed(recipe, spec.main_figure)
-            if value is None or recipe.model.backbone.width != 1 or (recipe.model.head is None) != (above is None):
+            if (
+                value is None
+                or recipe.model.backbone.spec != recipe.model.backbone.name
+                or (recipe.model.head is None) != (above is None)
+            ):
                 continue
             if recipe.model.head is not None and recipe.model.head.name != head:
                 continue

@@ -61,10 +61,11 @@ def _weights(texts: list[str], names: list[str]) -> dict[str, str]:
     """Backbone -> its weights, as named by `--weights`."""
     found: dict[str, str] = {}
     for text in texts:
-        name, equals, source = text.partition("=")
-        if not equals and text == NONE:
+        if text == NONE:
             found |= {each: found.get(each, NONE) for each in names}
             continue
+        probed = next((each for each in names if text.startswith(f"{each}=")), "")  # options in a name have a = too
+        name, _, source = (probed, "=", text[len(probed) + 1 :]) if probed else text.partition("=")
         if not (name and source):
             raise UsageError(
                 f"--weights {text}: write it as BACKBONE=FILE", f"--weights {names[0]}=FILE, or none for all"
