@@ -92,8 +92,8 @@ def compare_command(
     if budget:
         if x is not None:
             raise UsageError("--x is not for --budget, which draws what it limits", "leave it out")
-        found = _within_budget(budget, runs, backbone, head, size, count, seconds, device)
-        _print_selection(found, TableFormat.json if as_json else form, out)
+        chosen = _within_budget(budget, runs, backbone, head, size, count, seconds, device)
+        _print_selection(chosen, TableFormat.json if as_json else form, out)
         return
     if bool(runs) == bool(backbone):
         raise UsageError(
@@ -165,7 +165,7 @@ def _within_budget(
 
 def _print_selection(found: Selection, form: TableFormat, out: Path | None) -> None:
     from pvtctl.io.files import new_folder, require_place
-    from pvtctl.studies.budget import cells, columns, lines, to_document, write_selection
+    from pvtctl.studies.budget import columns, line_cells, lines, to_document, write_selection
 
     if out is not None:
         require_place(out)
@@ -176,7 +176,7 @@ def _print_selection(found: Selection, form: TableFormat, out: Path | None) -> N
         print_json(to_document(found))
         return
     texts = form in (TableFormat.table, TableFormat.markdown)
-    print_rows(form, columns(found), cells(found) if texts else lines(found), texts=3)
+    print_rows(form, columns(found), line_cells(found) if texts else lines(found), texts=3)
     for note in found.notes:
         say(note)
 

@@ -92,7 +92,7 @@ class _Shard:
     """The samples of a file; tensors are read when they are needed."""
 
     def __init__(self, path: Path) -> None:
-        self._file = safe_open(path, "pt")
+        self._file: Any = safe_open(path, "pt")
         self._samples: list[dict[str, Any]] = json.loads(self._file.metadata()[FACTS])
 
     def __len__(self) -> int:

@@ -299,7 +299,7 @@ def _name(one: Candidate) -> str:
 
 
 def columns(selection: Selection) -> list[str]:
-    """Headings of `lines` and `cells`."""
+    """Headings of `lines` and `line_cells`."""
     return ["rank", "model", "size", selection.score_label, "source", *LABELS.values()]
 
 
@@ -318,7 +318,7 @@ def lines(selection: Selection) -> list[list[Any]]:
     ]
 
 
-def cells(selection: Selection) -> list[list[str]]:
+def line_cells(selection: Selection) -> list[list[str]]:
     """The same as text, the best score in bold."""
     digits = {3: 2, 5: 2, 6: 3, 7: 3, 8: 0}
     rows = []
@@ -348,7 +348,7 @@ def write_selection(folder: Path, selection: Selection) -> dict[str, Path]:
     files = {kind: folder / f"budget.{kind}" for kind in ("md", "csv", "json")}
     title = f"Within {' and '.join(limit.text for limit in selection.limits)}"
     notes = "".join(f"- {markdown_line(note)}\n" for note in selection.notes)
-    grid = markdown_table(columns(selection), cells(selection), texts=3)
+    grid = markdown_table(columns(selection), line_cells(selection), texts=3)
     write_text(files["md"], f"# {markdown_line(title)}\n\n{grid}\n{notes}")
     write_text(files["csv"], csv_text([columns(selection), *lines(selection)]))
     write_text(files["json"], json.dumps(to_document(selection), indent=2, allow_nan=False) + "\n")

@@ -93,12 +93,13 @@ def start_model(request: BuildRequest, head: HeadClasses, source_class_names: li
     if request.head is None:
         for remark in prepare_backbones(model, spec_of(recipe).sizes(recipe).training):
             request.say(f"{recipe.model.backbone.spec}: {remark}")
+    backbone: Any = model.backbone
     if recipe.train.freeze:
-        freeze(model.backbone, recipe.train.freeze)
-    if request.head is None and model.backbone.frozen:
+        freeze(backbone, recipe.train.freeze)
+    if request.head is None and backbone.frozen:
         count, total = count_frozen(model)
-        request.say(f"frozen: {', '.join(model.backbone.frozen)} ({count:,} of {total:,} parameters)")
-        if WHOLE in model.backbone.frozen and source is None:
+        request.say(f"frozen: {', '.join(backbone.frozen)} ({count:,} of {total:,} parameters)")
+        if WHOLE in backbone.frozen and source is None:
             request.say("warning: the frozen backbone has random weights, as model.weights names none")
     return model
 

@@ -9,7 +9,7 @@ import pytest
 
 from pvtctl.errors import UsageError
 from pvtctl.studies import budget
-from pvtctl.studies.budget import cells, parse_limits, select_models, to_document, write_selection
+from pvtctl.studies.budget import line_cells, parse_limits, select_models, to_document, write_selection
 from pvtctl.studies.compare import LatencySettings
 
 TIMING = LatencySettings(0.01, "cpu")
@@ -54,7 +54,7 @@ def test_the_best_published_score_is_first_and_what_is_over_is_named() -> None:
     scores = [one.score for one in found.within]
     assert scores == sorted(scores, key=lambda score: -(score or 0))
     assert all(one.within(found.limits) for one in found.within)
-    assert [line[0] for line in cells(found)] == ["1", "2", "3"]
+    assert [line[0] for line in line_cells(found)] == ["1", "2", "3"]
     assert any(note == "over the budget: pvt_v2_b1 at 224x224" for note in found.notes)
     assert all("PVT" in one.source for one in found.within)
 
@@ -62,12 +62,12 @@ def test_the_best_published_score_is_first_and_what_is_over_is_named() -> None:
 def test_a_score_holds_at_its_own_size_only() -> None:
     found = select_models(SMALL[:2], parse_limits(["2GMACs"]), sizes=[(192, 192), (224, 224)], timing=TIMING)
     assert [(one.size[0], one.score is None) for one in found.within] == [(224, False)] * 2 + [(192, True)] * 2
-    assert [line[0] for line in cells(found)] == ["1", "2", "-", "-"]
+    assert [line[0] for line in line_cells(found)] == ["1", "2", "-", "-"]
     assert any(note.startswith("without a published score") for note in found.notes)
     other = select_models(SMALL[:2], parse_limits(["2GMACs"]), sizes=[(192, 192)], timing=TIMING)
     assert not other.ranked
     assert [one.name for one in other.within] == ["pvt_v2_b0", "pvt_tiny"]  # the cheapest first
-    assert {line[0] for line in cells(other)} == {"-"}
+    assert {line[0] for line in line_cells(other)} == {"-"}
     assert any("nothing is ranked" in note for note in other.notes)
 
 

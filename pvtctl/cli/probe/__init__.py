@@ -45,7 +45,7 @@ class ProbeOptions:
         help=f"{LINEAR} (a classifier on pooled features) or a dense head, as in `finetune`. Default: the first for the data."
     )
     task: str | None = shared(TASK)
-    folder: Path | None = shared(FOLDER)
+    folder: str | None = shared(FOLDER)
     weights: list[str] = option(
         default=[],
         metavar="BACKBONE=FILE",
