@@ -14,6 +14,7 @@ from pvtctl.errors import UsageError
 from pvtctl.io.files import user_folder
 from pvtctl.recipe.block import dotted
 from pvtctl.recipe.schema import Recipe
+from pvtctl.tasks.registry import spec_of
 
 FEATURES = "float16"
 """The numbers that features are kept in."""
@@ -85,8 +86,7 @@ def check_plan(plan: ProbePlan) -> None:
             ("eval.scales", len(recipe.eval.scales) > 1),
             ("eval.ratios", recipe.eval.ratios not in ((), (1.0,))),
             ("eval.window", recipe.eval.window is not None),
-            ("data.augment.mixup_alpha", recipe.task == "classification" and recipe.data.augment.mixup_alpha > 0),
-            ("data.augment.cutmix_alpha", recipe.task == "classification" and recipe.data.augment.cutmix_alpha > 0),
+            ("data.augment.mixup_alpha", spec_of(recipe).mixes(recipe)),
             ("train.ema.enabled", recipe.train.ema.enabled),
             ("train.compile", recipe.train.compile),
         )

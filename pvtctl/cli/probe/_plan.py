@@ -88,7 +88,7 @@ def _task_and_head(data: DataChoice, options: ProbeOptions) -> tuple[str, str | 
             )
         return choose_task(data, None, "classification"), None
     task = choose_task(data, head, options.task)
-    if task == "classification":
+    if not heads_of(task):
         note(f"head: {LINEAR}")
         return task, None
     return task, head or heads_of(task)[0]
@@ -110,7 +110,7 @@ def _recipe(name: str, data: DataChoice, task: str, head: str | None, options: P
     ]
     if data.name != "scenes":
         settings.append(("train.epochs", epochs))
-    if task == "classification":
+    if spec is None:
         settings.append(("data.augment.repeats", 1))
     if spec is not None and "width" in spec.option_names(task):
         settings.append(("model.head.width", _HEAD_WIDTH))
