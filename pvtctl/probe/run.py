@@ -177,7 +177,7 @@ def _head_on(recipe: Recipe, train: FeatureSplit, val: FeatureSplit, dist: Distr
 def _train_head(
     out: Path, task: DataTask, recipe: Recipe, dist: Distributed, facts: dict[str, Any], backbone: nn.Module
 ) -> dict[str, float]:
-    """Train one head in its run directory, or go on with it; the score of its last weights.
+    """Train one head in its run directory, or resume it; the score of its last weights.
 
     Raises UsageError if the run was begun with other data or weights.
     """

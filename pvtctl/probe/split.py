@@ -53,7 +53,7 @@ class Nesting:
 class FeatureSplit:
     """A split as its features: `views` of each image, as in the first epochs of training, or its one view in evaluation.
 
-    Whatever is not about loading images is the split's own. `used` is told of every batch.
+    Whatever is not about loading images is the split's own. `used` is called for every batch.
     """
 
     def __init__(self, split: SplitDataset, shards: Sequence[Sequence[Path]], nesting: Nesting, used: Told) -> None:
@@ -127,8 +127,8 @@ def feature_split(
         split: Its images and ground truth.
         model: In evaluation mode.
         views: Of each image: those of the first epochs, for a split that augments.
-        computed: Told of the images of a shard once it is there; may raise to stop.
-        used: Told of the images of every batch that is drawn from the result.
+        computed: Called with the number of images of a shard once it is there; may raise to stop.
+        used: Called with the number of images of every batch that is drawn from the result.
 
     Raises:
         UsageError: The features are no tensors, too large for the cache, or no image could be read.

@@ -114,7 +114,7 @@ COLUMNS = (
 def collect_probe(out: Path, *, seconds: float | None, device: str, say: Callable[[str], None]) -> ProbeTable:
     """Read, count and (with `seconds`) time all finished rows in a probe's folder; one that cannot be read is a problem.
 
-    Raises PvtctlError if there is none.
+    Raises PvtctlError if no row can be read.
     """
     rows, problems = [], []
     for folder in sorted((out / "rows").iterdir()):
@@ -154,7 +154,7 @@ def _lower_is_better(rows: Sequence[ProbeRow]) -> bool:
 
 
 def numbers(table: ProbeTable) -> list[list[Any]]:
-    """The table's rows under COLUMNS, unrounded; ranks begin anew with each group."""
+    """The table's rows under COLUMNS, unrounded; ranks begin again in each group."""
     lines = []
     for group in table.groups:
         for rank, row in enumerate(group, 1):
