@@ -220,8 +220,9 @@ def _build_semantic_fpn(backbone: Backbone, options: SemanticFpnOptions, target:
     width = options.width or PAPER_WIDTH
     neck, (first, last) = build_neck(backbone, options.neck, levels=(2, 5), extra=None, width=width)
     sizes = {"in_channels": width, "width": width // 2, "levels": last - first + 1}
-    dropout = {} if options.dropout is None else {"dropout": options.dropout}
-    return neck, SemanticFpn(target.num_classes, **sizes, **dropout)
+    own = options.said()
+    own.pop("neck", None)
+    return neck, SemanticFpn(target.num_classes, **own | sizes)
 
 
 SEMANTIC_FPN = HeadSpec(

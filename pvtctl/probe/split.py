@@ -93,7 +93,7 @@ class _Shard:
 
     def __init__(self, path: Path) -> None:
         self._file: Any = safe_open(path, "pt")
-        self._samples: list[dict[str, Any]] = json.loads(self._file.metadata()[FACTS])
+        self._samples: list[dict[str, Any]] = json.loads(self._file.metadata()[FACTS])  # type: ignore[no-untyped-call]
 
     def __len__(self) -> int:
         return len(self._samples)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pvtctl.views.scatter import Limit, Point, ScatterPanel, draw_scatters
+from pvtctl.views.scatter import Ceiling, Point, ScatterPanel, draw_scatters
 
 NAMED = 0.01
 """Least share of the time of a part with a label; those of a tenth of it are left out."""
@@ -42,8 +42,8 @@ def draw_roofline(
         points.append(Point(named, x, x * part.bytes_per_second / 1e9, group, hollow=part.macs_per_second == 0))
     top = macs_per_second / 1e9
     roof = [
-        Limit(f"memory, {bytes_per_second / 1e9:.3g} GB/s", [(left, left * bytes_per_second / 1e9), (ridge, top)]),
-        Limit(f"products, {top:.3g} GMAC/s", [(ridge, top), (right, top)]),
+        Ceiling(f"memory, {bytes_per_second / 1e9:.3g} GB/s", [(left, left * bytes_per_second / 1e9), (ridge, top)]),
+        Ceiling(f"products, {top:.3g} GMAC/s", [(ridge, top), (right, top)]),
     ]
     panel = ScatterPanel(points, "multiply-adds per byte", "GMAC/s", roof, logarithmic=True)
     return draw_scatters(path, [panel], title=title, hollow="no multiply-adds")

@@ -45,7 +45,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Limit:
+class Ceiling:
     """A line through corners (x, y), with a label along its first stretch."""
 
     label: str
@@ -59,7 +59,7 @@ class ScatterPanel:
     points: Sequence[Point]
     xlabel: str
     ylabel: str
-    limits: Sequence[Limit] = ()
+    limits: Sequence[Ceiling] = ()
     logarithmic: bool = False
     """Both axes; all values are positive."""
     front: bool = False
@@ -131,7 +131,7 @@ def _draw_point(axes: Axes, point: Point, group: int) -> None:
     )
 
 
-def _draw_limit(axes: Axes, limit: Limit) -> None:
+def _draw_limit(axes: Axes, limit: Ceiling) -> None:
     xs, ys = zip(*limit.corners, strict=True)
     axes.plot(xs, ys, color=GREY, linewidth=1.4, zorder=1)
     slope = math.degrees(math.atan2(ys[1] - ys[0], xs[1] - xs[0]))

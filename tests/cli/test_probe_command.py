@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tiny_run import Cli
 
-from pvtctl.cli.probe._plan import bytes_of
+from pvtctl.cli.probe._plan import size_in_bytes
 from pvtctl.errors import UsageError
 
 TINY = [
@@ -68,10 +68,10 @@ def test_boxes_have_no_classes_to_probe(cli: Cli, coco_folder: object) -> None:
 
 @pytest.mark.parametrize(("text", "size"), [("1", 1), ("2KB", 2048), ("1.5GiB", 3 << 29), ("500 mb", 500 << 20)])
 def test_amounts_of_bytes(text: str, size: int) -> None:
-    assert bytes_of(text) == size
+    assert size_in_bytes(text) == size
 
 
 @pytest.mark.parametrize("text", ["", "GB", "-1GB", "0", "1XB", "nan"])
 def test_what_is_no_amount_of_bytes(text: str) -> None:
     with pytest.raises(UsageError):
-        bytes_of(text)
+        size_in_bytes(text)

@@ -18,7 +18,7 @@ from pvtctl.cli._options import (
     option,
     shared,
 )
-from pvtctl.cli.probe._plan import LINEAR, bytes_of, probe_plan
+from pvtctl.cli.probe._plan import LINEAR, probe_plan, size_in_bytes
 from pvtctl.io.console import say
 
 app = App(rich_markup_mode=None)
@@ -61,7 +61,7 @@ class ProbeOptions:
         metavar="DIR", help="Folder of the features. Default: features in the user's cache folder."
     )
     cache_size: int | None = option(
-        "--cache-size", parse=bytes_of, metavar="SIZE", help="Most that it holds, such as 500MB. Default: 8GB."
+        "--cache-size", parse=size_in_bytes, metavar="SIZE", help="Most that it holds, such as 500MB. Default: 8GB."
     )
     out: Path | None = option(help="Folder of the table and its runs. Default: $PVTCTL_RUNS (or runs)/probe-HEAD-DATA.")
     latency: bool = option(default=True, help="Time backbone and head on this machine.")

@@ -26,7 +26,7 @@ _HEAD_WIDTH = 64
 _UNITS = {"": 0, "B": 0, "KB": 10, "MB": 20, "GB": 30, "TB": 40, "KIB": 10, "MIB": 20, "GIB": 30, "TIB": 40}
 
 
-def bytes_of(text: str) -> int:
+def size_in_bytes(text: str) -> int:
     """`500MB` -> bytes; units are powers of 1024. Raises UsageError."""
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
     if found is None or found[2].upper() not in _UNITS or float(found[1]) <= 0:

@@ -50,7 +50,7 @@ class Resized:
         for base, own in self._pairs:
             own.training = base.training
             if isinstance(getattr(own, "attention_bias_cache", None), dict):  # LeViT's, of an earlier table
-                own.attention_bias_cache = {}
+                own.__dict__["attention_bias_cache"] = {}
         for base, own, name in self._tables:
             own.__dict__[name] = resample_table(base.get_parameter(name), name, *self._sizes)
         return self.net
