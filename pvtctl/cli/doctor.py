@@ -32,6 +32,7 @@ _VARIABLES = {
     "HF_HOME": "folder of huggingface_hub, whose cached weights are used; else ~/.cache/huggingface",
     "HF_ENDPOINT": "address to fetch `timm:` and `hf:` weights from; else the public Hub",
     "HF_HUB_OFFLINE": "1: weights of the Hub are never fetched",
+    "PVTCTL_PATIENCE": "minutes that a process of a distributed run waits for the others; else 30",
     "PVTCTL_MALLOC": "`system` leaves the memory allocator unchanged; else freed memory is kept",
     "PVTCTL_DEBUG": "anything: show the traceback of an error",
     "OMP_NUM_THREADS": "CPU threads per process; else one per core",

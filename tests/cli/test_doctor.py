@@ -137,5 +137,5 @@ def test_it_says_which_cpu_kernels_are_taken_and_measures_them(
 
 def test_every_variable_that_a_user_may_set_is_listed() -> None:
     package = Path(doctor.__file__).parents[1]
-    read = {name for file in package.rglob("*.py") for name in re.findall(r"PVTCTL_[A-Z_]+", file.read_text("utf-8"))}
+    read = {name for file in package.rglob("*.py") for name in re.findall(r"\bPVTCTL_[A-Z_]+", file.read_text("utf-8"))}
     assert read - {"PVTCTL_LAUNCHER"} == {name for name in doctor._VARIABLES if name.startswith("PVTCTL_")}

@@ -31,7 +31,7 @@ from doc_pages import (
 
 from pvtctl.cli.main import COMMANDS, command_of, main
 from pvtctl.errors import UsageError
-from pvtctl.models.backbone_names import TIMM_PREFIX, split_name
+from pvtctl.models.backbone_names import TIMM_PREFIX, split_list, split_name
 from pvtctl.models.registry import backbone_spec, head_specs
 from pvtctl.recipe.load import find_row, load_recipe, rows_of
 from pvtctl.recipe.source import read_recipe, recipe_names
@@ -201,7 +201,7 @@ def check_names(command: Command) -> None:
         assert placeholder(profile) or profile in known, f"no profile {profile}"
     for row in [row for rows in (*said.get("--row", []), *said.get("--rows", [])) for row in rows.split(",")]:
         assert placeholder(row) or (recipe is not None and row in rows_of(recipe)), f"no row {row}"
-    for name in [name for names in said.get("--backbone", []) for name in names.split(",")]:
+    for name in [name for names in said.get("--backbone", []) for name in split_list(names)]:
         if not (placeholder(name.partition("@")[0]) or name.startswith(TIMM_PREFIX)):
             check_backbone(name, recipe)
     attention = command.words[:2] == ["visualize", "attention"]  # its heads are those of a block, by number
