@@ -98,7 +98,7 @@ def test_ls_tells_every_study(cli: Cli) -> None:
     for name in ("vit-vs-pvt", "deeper-vs-wider", "pretrained-vs-scratch", "gcnet", "input-scale", "pvt-v2-steps"):
         assert name in shown.out
     lines = cli("ablate", "ls", "--json").json["studies"]
-    assert len(lines) == 10
+    assert len(lines) == 13
     assert all(line["claim"] for line in lines)
 
 

@@ -56,7 +56,7 @@ def test_each_command_takes_the_part_that_is_asked_for(cli: Cli, both: Path, tmp
         assert first_class(cli, "--weights", tmp_path / name) == f"class {len(options) // 2}"
     scored = cli("eval", "scenes", "--weights", both, "--inside", "state_dict_ema", *SCENES)
     assert scored.code == 0, scored.err
-    assert scored.json["weights"] == f"{both}#state_dict_ema"
+    assert scored.json["chosen"]["weights"] == f"{both}#state_dict_ema"
     out = cli("export", both, "--inside", "state_dict_ema", "--format", "official", "--out", "ema.pth")
     assert out.code == 0, out.err
     assert first_class(cli, "--weights", tmp_path / "ema.pth") == "class 1"

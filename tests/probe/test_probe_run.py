@@ -234,8 +234,8 @@ def test_settings_of_other_views_are_refused(tmp_path: Path, setting: str) -> No
 def test_a_head_whose_features_cannot_be_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     built = build_task(recipe_of("segmentation"), device="cpu", say=silent)
     model: Any = built.model.eval()
-    read: Callable[..., Any] = model.head.read
-    monkeypatch.setattr(model.head, "read", lambda backbone, images: (read(backbone, images), "words"))
+    read: Callable[..., Any] = model.read_padded
+    monkeypatch.setattr(model, "read_padded", lambda images: (read(images), "words"))
     told: dict[str, Any] = {"computed": silent, "used": silent}
     with (
         FeatureCache(tmp_path, 1 << 30).opened("key", lambda: None) as entry,
