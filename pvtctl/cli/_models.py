@@ -56,10 +56,10 @@ def _head_help() -> str:
 
 
 def check_backbones(text: str) -> list[str]:
-    """Parse `A,B` into names, without options that change nothing; raises UsageError with the nearest valid ones if one is
-    unknown.
+    """Parse `A,B` into names, each once, without options that change nothing; raises UsageError with the nearest valid ones
+    if one is unknown.
     """
-    return [backbone_spec(name).name for name in split_list(text)]
+    return list(dict.fromkeys(backbone_spec(name).name for name in split_list(text)))
 
 
 def check_sizes(text: str | None, head: HeadSpec | None, num_classes: int | None) -> list[tuple[int, int]]:
@@ -105,7 +105,7 @@ class ModelOptions:
     @property
     def names(self) -> list[str]:
         """The backbones. Raises UsageError."""
-        return list(dict.fromkeys(check_backbones(self.backbone)))
+        return check_backbones(self.backbone)
 
     @property
     def spec(self) -> HeadSpec | None:

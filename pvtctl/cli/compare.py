@@ -25,6 +25,7 @@ from pvtctl.cli._models import (
 from pvtctl.cli._options import App, examples
 from pvtctl.errors import UsageError
 from pvtctl.io.console import say
+from pvtctl.models.backbone_names import split_list
 
 if TYPE_CHECKING:
     from pvtctl.studies.budget import Selection
@@ -92,6 +93,8 @@ def compare_command(
     if budget:
         if x is not None:
             raise UsageError("--x is not for --budget, which draws what it limits", "leave it out")
+        if not latency:
+            raise UsageError("--no-latency is not for --budget, which times only what a limit needs", "leave it out")
         chosen = _within_budget(budget, runs, backbone, head, size, count, seconds, device)
         _print_selection(chosen, TableFormat.json if as_json else form, out)
         return
@@ -182,7 +185,7 @@ def _print_selection(found: Selection, form: TableFormat, out: Path | None) -> N
 
 
 def _names(text: str) -> list[str]:
-    names = check_backbones(text)
+    names = [name for each in split_list(text) for name in check_backbones(each)]
     for at, name in enumerate(names):
         if name in names[:at]:
             raise UsageError(f"{name} is named twice", "name each backbone once")

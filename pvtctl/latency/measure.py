@@ -39,7 +39,7 @@ class Case:
     mode: Literal["forward", "train"] = "forward"
     """`train` is forward, loss, backward and one AdamW step."""
     dtype: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
-    """All but fp32 run under autocast, fp16 training with a gradient scaler."""
+    """bf16 and fp16 run under autocast, fp16 training with a gradient scaler; tf32 is for CUDA."""
     engine: str = "torch"
     """What computes the network: `torch`, `compile` or `onnxruntime`; in training the first two."""
     channels_last: bool = False
@@ -135,6 +135,8 @@ def measure_latency(
         raise UsageError("seconds, repeats and threads must be positive, warm-up not negative", "pvtctl latency --help")
     for case in cases:
         case.require_possible()
+        if case.dtype == "tf32" and not device.startswith("cuda"):
+            raise UsageError(f"TF32 is a format of NVIDIA GPUs, and this is {device}", "use fp32 or bf16")
         if layers is not None and (case.mode != "forward" or case.engine != EngineName.torch):
             raise UsageError(
                 "layers are timed in the forward pass of a model that is not compiled",

@@ -86,6 +86,7 @@ def test_models_are_timed(cli: Cli) -> None:
         (["RUN", "--budget", "30ms", "--backbone", "pvt_tiny"], "not for runs", ""),
         (["--budget", "30ms", "--head", "retina"], "retina", "retinanet"),
         (["--budget", "30ms", "--x", "macs", "--out", "new"], "--x is not for --budget", ""),
+        (["--budget", "30ms", "--no-latency"], "--no-latency is not for --budget", "leave it out"),
     ],
 )  # fmt: skip
 def test_bad_input(

@@ -160,6 +160,7 @@ def test_engines_are_told_apart(capsys: pytest.CaptureFixture[str], monkeypatch:
         (["--engine", "onnxruntime", "--mode", "train"], "the engine onnxruntime does not train", "--engine"),
         (["--engine", "torch,onnxruntime", "--dtype", "bf16"], "computes in fp32, not bf16", "--engine"),
         (["--engine", "onnxruntime", "--channels-last"], "chooses layouts itself", "--engine"),
+        (["--dtype", "tf32", "--device", "cpu"], "TF32 is a format of NVIDIA GPUs, and this is cpu", "fp32"),
         (["--layers", "--mode", "train"], "forward pass", "--mode train"),
         (["--layers", "--compile"], "not compiled", "--compile"),
         (["--layers", "--engine", "torch,onnxruntime"], "not compiled", "--engine"),

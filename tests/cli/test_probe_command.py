@@ -7,6 +7,7 @@ from tiny_run import Cli
 
 from pvtctl.cli.probe._plan import size_in_bytes
 from pvtctl.errors import UsageError
+from pvtctl.probe.plan import ProbePlan
 
 TINY = [
     *("--backbone", "pvt_v2_b0@0.25", "--weights", "none", "--seeds", "1", "--views", "1", "--no-latency"),
@@ -40,6 +41,7 @@ def test_a_probe_and_the_same_again(cli: Cli) -> None:
         (["scenes", "--head", "retinet"], "no head 'retinet' to probe", "retinanet"),
         (["scenes", "--head", "linear", "--task", "depth"], "linear is a classifier", "dpt"),
         (["scenes", "--backbone", "pvt_tini"], "no backbone is called 'pvt_tini'", "pvt_tiny"),
+        (["scenes", "--backbone", "pvt_tiny+sr_ratios"], "an option is written +OPTION=VALUE", "models show pvt_tiny"),
         (["scenes", "--weights", "file.pth"], "write it as BACKBONE=FILE", "pvt_tiny=FILE"),
         (["scenes", "--weights", "pvt_tin=file.pth"], "pvt_tin is not probed", "pvt_tiny"),
         (["scenes", "--weights", "pvt_tiny=nowhere.pth", "--weights", "none"], "nowhere.pth", ""),
@@ -58,6 +60,13 @@ def test_bad_input(cli: Cli, words: list[str], message: str, hint: str) -> None:
     assert message in result.err
     assert hint in result.err
     assert result.out == ""
+
+
+def test_a_backbone_named_twice_is_probed_once(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    plans: list[ProbePlan] = []
+    monkeypatch.setattr("pvtctl.probe.run.run_probe", lambda plan, *rest: plans.append(plan))
+    cli("probe", "scenes", "--weights", "none", "--backbone", "resnet18,pvt_tiny+sr_ratios=8,4,2,1,resnet18,pvt_tiny")
+    assert [each.name for each in plans[0].backbones] == ["resnet18", "pvt_tiny"]
 
 
 def test_boxes_have_no_classes_to_probe(cli: Cli, coco_folder: object) -> None:
