@@ -16,7 +16,7 @@ from pvtctl.recipe.load import Override, load_recipe
 from pvtctl.recipe.scale import profile_changes
 from pvtctl.recipe.schema import Recipe, Study
 from pvtctl.recipe.source import RecipeFile, read_recipe, recipe_names
-from pvtctl.runs.paths import absolute_place
+from pvtctl.runs.paths import absolute_place, given_weights
 
 DEFAULT_PROFILE = "mini"
 _NOTHING_PRINTED: dict[str, Any] = {"row": None, "title": None, "paper": None, "expect": {}, "provenance": {}}
@@ -73,8 +73,7 @@ class StudyRequest:
     @property
     def row_weights(self) -> dict[str, str]:
         """`weights`, with absolute paths of files and directories."""
-        paths = {row: Path(source).expanduser() for row, source in self.weights.items()}
-        return {row: str(path.absolute()) if path.exists() else self.weights[row] for row, path in paths.items()}
+        return {row: given_weights(source) for row, source in self.weights.items()}
 
     def words(self) -> list[str]:
         """Arguments of `pvtctl ablate` for the same plan, from any directory."""

@@ -100,6 +100,15 @@ def test_given_weights_need_no_pretraining(tmp_path: Path) -> None:
     assert run.recipe.model.weights == "mine.pth"
 
 
+def test_given_weights_that_are_a_part_of_a_file_are_found_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.pth").touch()
+    plan = StudyRequest("gcnet", tmp_path, profile="smoke", weights={"pvt_small": "mine.pth#teacher"}).plan()
+    assert plan.row_runs("pvt_small")[0].recipe.model.weights == f"{tmp_path}/mine.pth#teacher"
+
+
 def test_at_the_papers_scale_published_weights_are_taken(tmp_path: Path) -> None:
     plan = StudyRequest("deeper-vs-wider", tmp_path, profile="paper").plan()
     kinds = {run.recipe.model.backbone.name: run.kind for run in plan.runs if run.kind == "pretraining"}

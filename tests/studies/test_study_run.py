@@ -182,6 +182,14 @@ def test_weights_that_are_not_there_are_refused_before_anything_runs(tmp_path: P
     assert not plan.out.exists()
 
 
+def test_timm_stands_for_its_weights_of_each_rows_backbone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[str] = []
+    monkeypatch.setattr("pvtctl.studies.run.find_weights_file", looked.append)
+    plan = plan_of(tmp_path, weights={"pvt_small": "timm"})
+    run_plan(plan, stand_in(FINISHES), say=silent)
+    assert set(looked) == {"timm:pvt_small"}
+
+
 def test_weights_come_from_the_pretraining_and_stay(tmp_path: Path) -> None:
     plan = plan_of(tmp_path)
     run = plan.find("pvt_small/seed0")
