@@ -27,7 +27,8 @@ MOST_SHARDS = 100_000
 
 def is_url(text: object) -> bool:
     """Whether this is a URL, and not the path of a file."""
-    return isinstance(text, str) and _URL.match(text) is not None
+    found = _URL.match(text) if isinstance(text, str) else None
+    return found is not None and bool(found["place"].strip("/"))
 
 
 def scheme_of(url: str) -> str:

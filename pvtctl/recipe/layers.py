@@ -259,6 +259,8 @@ def _check_type(layer: Layer, path: KeyPath, kind: Any, value: Any) -> Fault | N
         _adapter(kind).validate_json(json.dumps(value), strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
+        if first["type"] == "value_error":  # worded by a check of ours, which names the value
+            return _fault(layer, path, str(first["ctx"]["error"]))
         choices = [str(choice) for choice in _literals(kind)]
         hint = nearest(str(value), choices) if choices and isinstance(value, str) else ""
         item = f"item {first['loc'][-1]} " if isinstance(value, list) and first["loc"] else ""

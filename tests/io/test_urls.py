@@ -53,6 +53,8 @@ def test_names_below_a_url_keep_its_query() -> None:
     assert bare("https://u:p@h/set/0.tar?sig=1") == "https://h/set/0.tar"
     assert not is_url("/a/b")
     assert not is_url(None)
+    assert not is_url("https://")
+    assert not is_url("s3:///?versionId=3")
 
 
 def test_braces_count_and_list() -> None:

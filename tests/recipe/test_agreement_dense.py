@@ -108,7 +108,7 @@ def faults_of(text: str, sets: tuple[str, ...] = ()) -> list[str]:
         (f"{SEGMENTATION}train: {{epochs: 3, iterations: 30}}\n", "train.epochs: train.iterations sets the length"),
         (
             f"{CLASSIFIER}data.normalization: halve\n",
-            "data.normalization: value error, 'halve' is not a mean and standard deviation",
+            "data.normalization: 'halve' is not a mean and standard deviation",
         ),
         (f"{DETECTION}data.normalization: [0.5]\n", "data.normalization: should be a valid string"),
         (f"{CLASSIFIER}model.backbone.image_size: 384\n", "model.backbone.image_size: is for segmentation and depth, "),

@@ -35,7 +35,7 @@ class SimplePyramid(nn.Module):
         if not isinstance(backbone, ReadsTaps):
             raise UsageError(
                 f"a simple pyramid is made from the one grid of a plain ViT, which {type(backbone).__name__} does not have",
-                "leave model.neck out: its maps go into an FPN",
+                "leave model.head.neck out: its maps go into an FPN",
             )
         channels = backbone.tap_channels[self._last_block(backbone)]
         first, last = levels
