@@ -107,6 +107,7 @@ def export_command(*, options: ExportOptions) -> None:
             class_names=found.class_names,
             normalization=found.normalization,
             tolerance=options.tolerance,
+            sides=found.sides,
         )
         if options.as_json:
             print_json(copied.as_dict())

@@ -33,6 +33,8 @@ class ExportSource:
     normalization: Normalization = IMAGENET
     size: ImageSize | None = None
     """Square images that the position tables, or the training, were made for; None where any size will do."""
+    sides: tuple[int, int] | None = None
+    """Of a detector's images in evaluation, the short one and at most the long one; None where the file does not say."""
     meta: dict[str, Any] = field(default_factory=dict)
     """Further metadata of an exported file: backbone, head, class names, the checkpoint's name."""
 
@@ -73,8 +75,15 @@ def from_checkpoint(source: str, *, backbone: str | None = None, backbone_only: 
         class_names=meta["class_names"],
         normalization=found.pixels.normalization,
         size=(int(side), int(side)) if side else None,
+        sides=_sides(found.meta.detection or {}),
         meta={key: value for key, value in meta.items() if value is not None},
     )
+
+
+def _sides(detection: dict[str, Any]) -> tuple[int, int] | None:
+    stated = detection.get("test_short_side"), detection.get("test_long_side")
+    short, long = (side if isinstance(side, int) and side > 0 else None for side in stated)
+    return None if short is None or long is None else (short, long)
 
 
 def from_names(backbone: str, head: str, num_classes: int | None, *, seed: int = 0) -> ExportSource:

@@ -32,7 +32,7 @@ _FAMILIES = tuple(
         (r"(^|\.)(segformer\.|mask_embed|pixel_level_module\.|image_encoder\.blocks\.|mask_decoder\.)",
          "SegFormer, Mask2Former or SAM", "`pvtctl models ls` lists the heads that pvtctl builds"),
         (r"(^|\.)(backbone\.conv_encoder|query_position_embeddings)\.", "a DETR of transformers or its "
-         "relatives", "pvtctl reads DETR of facebookresearch and of mmdetection"),
+         "relatives", "pvtctl reads DETR itself, of facebookresearch, mmdetection and transformers"),
     )
 )  # fmt: skip
 

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from pvtctl.errors import PvtctlError, UsageError
-from pvtctl.export import export_layout
-from pvtctl.export import layouts as layouts_module
+from pvtctl.export import export_layout, transformers_folder
+from pvtctl.io.normalization import Normalization
 from pvtctl.models.backbones import build_classifier
 from pvtctl.models.dense import build_depth_model, build_segmenter
 from pvtctl.models.detector import build_detector
@@ -27,7 +27,8 @@ NAMES = ["ant", "bee", "cat", "dog", "eel"]
 def test_transformers_gives_our_logits(tmp_path: Path, narrow: Narrow, kind: str, name: str) -> None:
     transformers = pytest.importorskip("transformers", reason="needs the hub extra")
     model = narrow(kind).eval()
-    report = export_layout(model, tmp_path / "out", "transformers", class_names=NAMES, mean=(0.1, 0.2, 0.3))
+    pixels = Normalization((0.1, 0.2, 0.3), (0.25, 0.5, 0.75))
+    report = export_layout(model, tmp_path / "out", "transformers", class_names=NAMES, normalization=pixels)
     assert (report.model, report.compared_with) == (f"{name}ForImageClassification", "transformers")
     theirs = getattr(transformers, report.model).from_pretrained(tmp_path / "out").eval()
     assert theirs.config.id2label == dict(enumerate(NAMES))
@@ -37,7 +38,7 @@ def test_transformers_gives_our_logits(tmp_path: Path, narrow: Narrow, kind: str
         expected = model(images)
         torch.testing.assert_close(theirs(images).logits, expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
     reader = transformers.AutoImageProcessor.from_pretrained(tmp_path / "out")
-    assert list(reader.image_mean) == [0.1, 0.2, 0.3]
+    assert (list(reader.image_mean), list(reader.image_std)) == ([0.1, 0.2, 0.3], [0.25, 0.5, 0.75])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
 
 
@@ -52,7 +53,7 @@ def test_transformers_folder_reads_back_as_itself(tmp_path: Path, name: str) -> 
 
 
 def test_transformers_needs_not_be_installed(tmp_path: Path, narrow: Narrow, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layouts_module.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(transformers_folder.importlib.util, "find_spec", lambda name: None)
     report = export_layout(narrow("classifier"), tmp_path / "out", "transformers")
     assert (report.compared_with, report.difference) == (None, None)
     config = json.loads((tmp_path / "out" / "config.json").read_text())
@@ -61,7 +62,7 @@ def test_transformers_needs_not_be_installed(tmp_path: Path, narrow: Narrow, mon
 
 def test_other_logits_leave_no_folder(tmp_path: Path, narrow: Narrow) -> None:
     pytest.importorskip("transformers", reason="needs the hub extra")
-    with pytest.raises(PvtctlError, match="transformers gives other logits than ours"):
+    with pytest.raises(PvtctlError, match="transformers gives other outputs than ours"):
         export_layout(narrow("classifier"), tmp_path / "out", "transformers", tolerance=1e-12)
     assert list(tmp_path.iterdir()) == []
 
@@ -104,8 +105,8 @@ def test_what_a_layout_has_no_words_for_is_refused(tmp_path: Path, narrow: Narro
     (tmp_path / "there").mkdir()
     for model, path, layout, message in (
         (depth, "x.pth", "official", "this is a model with dpt, whose original has further, unused layers"),
-        (depth, "x", "transformers", "for classifiers of PVT v1 and v2, and this is a DenseModel over ResNet"),
-        (backbone, "x", "transformers", "this is a Pvt over Pvt"),
+        (depth, "x", "transformers", "not for DPT for depth on ResNet"),
+        (backbone, "x", "transformers", "not for Pvt"),
         (narrow("classifier"), "there", "transformers", "exists"),
         (narrow("classifier"), "x.safetensors", "transformers", "is a file's name"),
         (narrow("classifier"), "x.onnx", "official", "has no known ending"),

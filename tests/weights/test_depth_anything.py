@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pvtctl.errors import UsageError
+from pvtctl.export import export_layout
 from pvtctl.models.dense import DenseModel, build_depth_model
 from pvtctl.tasks.dense.inference import to_metres
 from pvtctl.weights.build import model_from_checkpoint
@@ -110,6 +111,33 @@ def test_metres_equal_transformers(tmp_path: Path) -> None:
         found = to_metres(ours(images(56, 84))[:, 0], ours.scale_shift)
     assert 0.1 < expected.min() < expected.max() < 20
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("metric", [False, True])
+def test_a_folder_is_written_that_transformers_reads(tmp_path: Path, metric: bool) -> None:
+    source = theirs(**({"depth_estimation_type": "metric", "max_depth": 20} if metric else {}))
+    ours = ours_from(source, tmp_path / "theirs")
+    report = export_layout(ours, tmp_path / "out", "transformers")
+    assert (report.model, report.compared_with) == ("DepthAnythingForDepthEstimation", "transformers")
+    again = transformers.DepthAnythingForDepthEstimation.from_pretrained(tmp_path / "out").eval()
+    with torch.inference_mode():
+        torch.testing.assert_close(again(images(56, 84))[0], source(images(56, 84))[0], rtol=1e-6, atol=1e-6)
+    read = model_from_checkpoint(inspect_checkpoint(tmp_path / "out", f"timm:{NAME}"))
+    assert isinstance(read, DenseModel)
+    assert read.scale_shift == ours.scale_shift
+    assert all(torch.equal(value, read.state_dict()[key]) for key, value in ours.state_dict().items())
+
+
+def test_what_their_configuration_cannot_say_is_refused(tmp_path: Path) -> None:
+    for options, message in (
+        ({"max_depth": 12.5}, "in whole metres, and this model's is 12.5"),
+        ({"readout": "project"}, "ignores the class token"),
+        ({}, "no scale and shift"),
+    ):
+        model = build(**options)
+        model.scale_shift = (0.1, 0.2) if not options else None
+        with pytest.raises(UsageError, match=message):
+            export_layout(model, tmp_path / "out", "transformers")
 
 
 def test_sides_that_patches_do_not_divide_are_padded(relative: Any, tmp_path: Path) -> None:

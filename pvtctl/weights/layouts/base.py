@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 Format = Literal[
@@ -17,11 +18,13 @@ Format = Literal[
     "torchvision ResNet",
     "transformers Pvt",
     "transformers PvtV2",
+    "transformers ViT",
     "mmdetection PVT",
     "mmdetection RetinaNet",
     "mmdetection Mask R-CNN",
     "mmdetection DETR",
     "facebookresearch DETR",
+    "transformers DETR",
     "torchvision RetinaNet",
     "torchvision Mask R-CNN",
     "mmsegmentation Semantic FPN",
@@ -41,6 +44,7 @@ DETECTOR_RESIZE: dict[str, Literal["bilinear", "antialias"]] = {
     "mmdetection Mask R-CNN": "bilinear",
     "mmdetection DETR": "bilinear",
     "facebookresearch DETR": "antialias",
+    "transformers DETR": "antialias",
     "torchvision RetinaNet": "bilinear",
     "torchvision Mask R-CNN": "bilinear",
 }
@@ -83,6 +87,35 @@ class Rules:
     def to_theirs(self, state: State) -> dict[str, Tensor]:
         """The inverse of `to_ours`."""
         return {_renamed(key, self._to_theirs): value for key, value in state.items()}
+
+
+def join_rows(state: State, parts: Sequence[str], joined: str) -> dict[str, Tensor]:
+    """Stack the rows of `X.{part}.Y` of all `parts`, in their order, as `X.{joined}.Y`.
+
+    Tensors without a partner, or with one of another shape, keep their names, for the report.
+    """
+    found: dict[str, Tensor] = {}
+    for key, value in state.items():
+        part = next((part for part in parts if f".{part}." in key), None)
+        names = [key.replace(f".{part}.", f".{each}.") for each in parts]
+        rows = [state[name] for name in names if name in state and state[name].shape == value.shape]
+        if part is None or len(rows) < len(parts):
+            found[key] = value
+        elif part == parts[0]:
+            found[key.replace(f".{part}.", f".{joined}.")] = torch.cat(rows)
+    return found
+
+
+def split_rows(state: State, parts: Sequence[str], joined: str) -> dict[str, Tensor]:
+    """The inverse of `join_rows`."""
+    found: dict[str, Tensor] = {}
+    for key, value in state.items():
+        if f".{joined}." not in key:
+            found[key] = value
+            continue
+        rows = value.chunk(len(parts))
+        found |= {key.replace(f".{joined}.", f".{part}."): each for part, each in zip(parts, rows, strict=True)}
+    return found
 
 
 def _pattern(beginning: str) -> re.Pattern[str]:

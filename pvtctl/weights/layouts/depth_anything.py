@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pvtctl.weights.layouts.base import CheckpointLayout, Rules, State
+from pvtctl.weights.layouts.base import CheckpointLayout, Rules, State, join_rows, split_rows
 from pvtctl.weights.layouts.dpt import PLAIN_UNIT
+from pvtctl.weights.layouts.transformers import with_unused_unit
 
 _NET = "backbone.net.model."
 _BACKBONES = {384: "small", 768: "base", 1024: "large", 1536: "giant"}
@@ -54,21 +55,19 @@ def _original_to_ours(state: State) -> dict[str, Tensor]:
 _LAYER = "backbone.encoder.layer.#."
 _BLOCK = f"{_NET}blocks.#."
 _ATTENTION = (("q_proj", "q"), ("k_proj", "k"), ("v_proj", "v"), ("o_proj", "proj"))
-_EARLIER = (
+_SAVED = (
     ("attention.query", "q"),
     ("attention.key", "k"),
     ("attention.value", "v"),
     ("output.dense", "proj"),
 )
-"""Names of attention in files of transformers before 5."""
-_TRANSFORMERS = Rules(
+"""Names of attention in files; transformers 5 renames them in memory."""
+_SHARED = (
     ("backbone.embeddings.cls_token", f"{_NET}cls_token"),
     ("backbone.embeddings.position_embeddings", f"{_NET}pos_embed"),
     ("backbone.embeddings.patch_embeddings.projection.", f"{_NET}patch_embed.proj."),
-    *((f"{_LAYER}attention.{theirs}.", f"{_BLOCK}attn.{ours}.") for theirs, ours in (*_ATTENTION, *_EARLIER)),
+    *((f"{_LAYER}attention.{theirs}.", f"{_BLOCK}attn.{ours}.") for theirs, ours in (*_SAVED, *_ATTENTION)),
     *((f"{_LAYER}layer_scale{number}.lambda1", f"{_BLOCK}ls{number}.gamma") for number in (1, 2)),
-    (f"{_LAYER}mlp.weights_in.", f"{_BLOCK}mlp.fc1."),
-    (f"{_LAYER}mlp.weights_out.", f"{_BLOCK}mlp.fc2."),
     (_LAYER, _BLOCK),
     ("backbone.layernorm.", f"{_NET}norm."),
     ("neck.reassemble_stage.layers.#.projection.", "head.reassemble.#.project."),
@@ -92,19 +91,24 @@ _TRANSFORMERS = Rules(
 )
 
 
+_GATED = ((f"{_LAYER}mlp.weights_in.", f"{_BLOCK}mlp.fc1."), (f"{_LAYER}mlp.weights_out.", f"{_BLOCK}mlp.fc2."))
+"""ViT-Giant's SwiGLU."""
+_THREE, _QKV = ("attn.q", "attn.k", "attn.v"), "attn.qkv"
+
+
 def _transformers_to_ours(state: State) -> dict[str, Tensor]:
-    """Each block's query, key and value are joined into `qkv`."""
-    renamed = _TRANSFORMERS.to_ours(_used(state))
-    converted: dict[str, Tensor] = {}
-    for name, value in renamed.items():
-        part = next((each for each in ("q", "k", "v") if f".attn.{each}." in name), None)
-        three = [renamed.get(name.replace(f".attn.{part}.", f".attn.{each}.")) for each in ("q", "k", "v")]
-        given = [each for each in three if each is not None]
-        if part is None or len(given) < 3:  # without its partners it keeps its name, for the report
-            converted[name] = value
-        elif part == "q":
-            converted[name.replace(".attn.q.", ".attn.qkv.")] = torch.cat(given)
-    return converted
+    return join_rows(Rules(*_GATED, *_SHARED).to_ours(_used(state)), _THREE, _QKV)
+
+
+def to_transformers_depth_anything(state: State) -> dict[str, Tensor]:
+    """Rename pvtctl's DPT on timm's DINOv2 for `DepthAnythingForDepthEstimation`, with initial values for what that has
+    besides and never uses: a mask token, and the first residual unit of the coarsest fusion.
+    """
+    first, second = (state[f"{_NET}blocks.0.mlp.{layer}.weight"] for layer in ("fc1", "fc2"))
+    rules = Rules(*(_GATED if first.shape[0] != second.shape[1] else ()), *_SHARED)
+    theirs = rules.to_theirs(split_rows(state, _THREE, _QKV))
+    mask = torch.zeros(1, state[f"{_NET}cls_token"].shape[-1])
+    return {"backbone.embeddings.mask_token": mask} | with_unused_unit(theirs)
 
 
 def _used(state: State) -> dict[str, Tensor]:
@@ -131,13 +135,20 @@ TRANSFORMERS = CheckpointLayout(
 FORMATS = (ORIGINAL.format, TRANSFORMERS.format)
 
 
+def is_dinov2(state: State) -> bool:
+    """Whether a state dict with pvtctl's names has timm's DINOv2 without registers, of any width, as its backbone."""
+    patches, marks = state.get(f"{_NET}patch_embed.proj.weight"), (f"{_NET}blocks.0.ls1.gamma", f"{_NET}cls_token")
+    if patches is None or patches.shape[-1] != 14:
+        return False
+    return all(name in state for name in marks) and f"{_NET}reg_token" not in state
+
+
 def dinov2_of(state: State) -> str | None:
     """`timm:NAME` of the DINOv2 without registers in a state dict with pvtctl's names, by its width."""
-    patches, marks = state.get(f"{_NET}patch_embed.proj.weight"), (f"{_NET}blocks.0.ls1.gamma", f"{_NET}cls_token")
-    if patches is None or patches.shape[-1] != 14 or not all(name in state for name in marks):
+    if not is_dinov2(state):
         return None
-    size = _BACKBONES.get(int(patches.shape[0]))
-    return None if size is None or f"{_NET}reg_token" in state else f"timm:vit_{size}_patch14_dinov2"
+    size = _BACKBONES.get(int(state[f"{_NET}patch_embed.proj.weight"].shape[0]))
+    return None if size is None else f"timm:vit_{size}_patch14_dinov2"
 
 
 def usual_options(state: State) -> dict[str, Any]:

@@ -1,11 +1,15 @@
-"""Parameter names of DETR: facebookresearch's (pvtctl's after `head.`) and mmdetection's (2.x, 3.x).
+"""Parameter names of DETR: facebookresearch's (pvtctl's after `head.`), mmdetection's (2.x, 3.x) and transformers'.
 
-Sources: the parameters of the original models, by name and shape; mmdetection's DETRHead and its transformer layers.
+Sources: the parameters of the original models, by name and shape; mmdetection's DETRHead and its transformer layers; the
+state dict of `DetrForObjectDetection` as transformers 5 saves it.
 """
 
 from __future__ import annotations
 
-from pvtctl.weights.layouts.base import CheckpointLayout, Rules
+from torch import Tensor
+
+from pvtctl.weights.layouts.base import CheckpointLayout, Rules, State, join_rows, split_rows
+from pvtctl.weights.layouts.transformers import to_transformers_pvt_v2
 
 DILATED_SHA256 = ("f0fb7ef5", "a2e86def")
 """First hash digits of the published DETR-DC5 files, whose names and shapes equal those of the plain models."""
@@ -53,4 +57,77 @@ MMDETECTION = CheckpointLayout(
         {*_HEAD, "decoder.layers.0.cross_attn.attn.in_proj_weight", "query_embedding.weight"},
     ),
     _MMDET.to_ours,
+)
+
+_BODY = "model.backbone.conv_encoder.model."
+_RESNET = (
+    (f"{_BODY}embedder.embedder.convolution.", "backbone.conv1."),
+    (f"{_BODY}embedder.embedder.normalization.", "backbone.bn1."),
+    *(
+        (f"{_BODY}encoder.stages.{stage}.layers.#.{theirs}.", f"backbone.layer{stage + 1}.#.{ours}.")
+        for stage in range(4)
+        for theirs, ours in (
+            ("shortcut.convolution", "downsample.0"),
+            ("shortcut.normalization", "downsample.1"),
+            *((f"layer.{at}.convolution", f"conv{at + 1}") for at in range(3)),
+            *((f"layer.{at}.normalization", f"bn{at + 1}") for at in range(3)),
+        )
+    ),
+)
+_TRANSFORMERS = Rules(
+    *(
+        (f"model.{side}.layers.#.{theirs}.", f"head.transformer.{side}.layers.#.{ours}.")
+        for side, last in (("encoder", "norm2"), ("decoder", "norm3"))
+        for theirs, ours in (
+            ("self_attn", "self_attn"),
+            ("encoder_attn", "multihead_attn"),
+            ("self_attn_layer_norm", "norm1"),
+            ("final_layer_norm", last),
+            ("encoder_attn_layer_norm", "norm2"),
+            ("fc1", "linear1"),
+            ("fc2", "linear2"),
+        )
+    ),
+    ("model.decoder.layernorm.", "head.transformer.decoder.norm."),
+    ("model.query_position_embeddings.", "head.query_embed."),
+    ("model.input_projection.", "head.input_proj."),
+    ("class_labels_classifier.", "head.class_embed."),
+    ("bbox_predictor.", "head.bbox_embed."),
+    *_RESNET,
+    (_BODY, "backbone."),  # timm's ResNets, which have torchvision's names, and PVTs
+)
+_THREE, _JOINED = ("q_proj", "k_proj", "v_proj"), "in_proj"
+
+
+def _transformers_to_ours(state: State) -> dict[str, Tensor]:
+    """A backbone of transformers other than its ResNet keeps its own names after `backbone.`."""
+    joined = join_rows(_TRANSFORMERS.to_ours(state), _THREE, _JOINED)
+    return {key.replace(f".{_JOINED}.", f".{_JOINED}_"): value for key, value in joined.items()}
+
+
+def to_transformers_detr(state: State) -> dict[str, Tensor]:
+    """Rename a pvtctl DETR on a ResNet or a PVT v2 for `DetrForObjectDetection`, whose batch norms are frozen and count no
+    batches.
+    """
+    kept = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
+    whole = {key.replace(f".{_JOINED}_", f".{_JOINED}."): value for key, value in kept.items()}
+    if "backbone.conv1.weight" in state:
+        return _TRANSFORMERS.to_theirs(split_rows(whole, _THREE, _JOINED))
+    body = to_transformers_pvt_v2({key: value for key, value in whole.items() if key.startswith("backbone.")})
+    rest = {key: value for key, value in whole.items() if not key.startswith("backbone.")}
+    named = {key.replace("pvt_v2.", _BODY, 1): value for key, value in body.items()}
+    return named | _TRANSFORMERS.to_theirs(split_rows(rest, _THREE, _JOINED))
+
+
+_RELATIVES = (
+    "model.encoder.layernorm.",  # Table Transformer, whose norms come first
+    "model.decoder.query_scale.",  # Conditional DETR
+    "model.decoder.ref_point_head.",
+    "model.position_embedding",  # learned
+)
+TRANSFORMERS = CheckpointLayout(
+    "transformers DETR",
+    ({"class_labels_classifier.weight", "model.query_position_embeddings.weight", "model.input_projection.weight"},),
+    _transformers_to_ours,
+    absent=_RELATIVES,
 )

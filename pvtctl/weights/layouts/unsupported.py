@@ -23,7 +23,7 @@ _MODELS = (
     ("bbox_attention.", "DETR with a head for masks"),
     ("transformer.level_embed", "Deformable DETR"),
     ("level_embeds", "Deformable DETR"),
-    ("class_labels_classifier.", "transformers' DETR"),
+    ("class_labels_classifier.", "a relative of DETR in transformers"),
     ("proposal_generator.", "a detectron2 model"),
     ("backbone.bottom_up.", "a detectron2 model"),
     ("roi_heads.keypoint_predictor.", "torchvision's Keypoint R-CNN"),
