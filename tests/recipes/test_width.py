@@ -33,7 +33,7 @@ def test_a_factor_in_the_name_counts() -> None:
 
 
 @pytest.mark.parametrize(
-    "setting", ["model.backbone.width=0", "model.backbone.width=2", "model.backbone.name=pvt_small@x"]
+    "setting", ["model.backbone.width=0", "model.backbone.width=9", "model.backbone.name=pvt_small@x"]
 )
 def test_a_width_out_of_range_is_a_fault(setting: str) -> None:
     with pytest.raises(UsageError, match=r"model\.backbone"):
