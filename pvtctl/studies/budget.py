@@ -173,20 +173,14 @@ def select_runs(
     compared = compare_runs(paths, convention=convention, timing=timing if needed else None)
     spec = spec_of(next(subject.run.recipe for subject in compared.subjects if subject.run))
     figure = spec.figure(spec.main_figure)
-    found = [
-        Candidate(
-            subject.label,
-            subject.cost.size,
-            subject.family,
-            subject.cost,
-            subject.latency,
-            subject.figures.get(spec.main_figure),
-            "measured",
-        )
-        for subject in compared.subjects
-        if subject.cost is not None
-    ]
-    notes = [f"not comparable: {reason}" for reason in compared.not_comparable] + list(compared.notes)
+    found, problems = list[Candidate](), list[str]()
+    for subject in compared.subjects:
+        if subject.cost is None or (needed and subject.latency is None):
+            problems.append(f"{subject.label} is left out: what is limited could not be measured")
+            continue
+        size, score = subject.cost.size, subject.figures.get(spec.main_figure)
+        found.append(Candidate(subject.label, size, subject.family, subject.cost, subject.latency, score, "measured"))
+    notes = [*problems, *(f"not comparable: {reason}" for reason in compared.not_comparable), *compared.notes]
     ranked = not compared.not_comparable
     return _selection(found, limits, figure.label, not figure.lower_is_better, ranked, notes, compared.machine)
 

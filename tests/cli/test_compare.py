@@ -7,9 +7,12 @@ import io
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny_run import Cli
+
+from pvtctl.latency.measure import Case
 
 
 def test_one_run_is_a_table_of_one(cli: Cli, smoke_run: Path) -> None:
@@ -99,6 +102,20 @@ def test_bad_input(
     assert hint in result.err
     assert "Traceback" not in result.err
     assert not result.out
+
+
+def test_a_run_that_cannot_be_timed_is_not_within_a_time(
+    cli: Cli, smoke_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(groups: list[list[Case]], **options: Any) -> tuple[dict[Any, Any], dict[Case, str], dict[str, Any]]:
+        return {}, {case: "out of memory" for group in groups for case in group}, {}
+
+    monkeypatch.setattr("pvtctl.studies.compare.time_cases", fail)
+    result = cli("compare", smoke_run, "--budget", "30ms", "--json")
+    assert result.code == 0
+    assert result.json["rows"] == result.json["over"] == []
+    assert f"{smoke_run.name} is left out: what is limited could not be measured" in result.json["notes"]
+    assert any("out of memory" in note for note in result.json["notes"])
 
 
 def test_many_runs_are_printed_in_blocks(cli: Cli, smoke_run: Path, tmp_path: Path) -> None:
