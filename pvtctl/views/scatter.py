@@ -59,7 +59,7 @@ class ScatterPanel:
     points: Sequence[Point]
     xlabel: str
     ylabel: str
-    limits: Sequence[Ceiling] = ()
+    ceilings: Sequence[Ceiling] = ()
     logarithmic: bool = False
     """Both axes; all values are positive."""
     front: bool = False
@@ -94,8 +94,8 @@ def draw_scatters(path: Path | str, panels: Sequence[ScatterPanel], *, title: st
         if panel.logarithmic:
             axes.set(xscale="log", yscale="log")
         _set_limits(axes, panel.points)
-        for limit in panel.limits:
-            _draw_limit(axes, limit)
+        for ceiling in panel.ceilings:
+            _draw_ceiling(axes, ceiling)
         _draw_front(axes, panel)
         if panel.bound is not None:
             axes.axvline(panel.bound, color=RED, linewidth=1.0, zorder=1)
@@ -131,12 +131,12 @@ def _draw_point(axes: Axes, point: Point, group: int) -> None:
     )
 
 
-def _draw_limit(axes: Axes, limit: Ceiling) -> None:
-    xs, ys = zip(*limit.corners, strict=True)
+def _draw_ceiling(axes: Axes, ceiling: Ceiling) -> None:
+    xs, ys = zip(*ceiling.corners, strict=True)
     axes.plot(xs, ys, color=GREY, linewidth=1.4, zorder=1)
     slope = math.degrees(math.atan2(ys[1] - ys[0], xs[1] - xs[0]))
     axes.text(
-        xs[0], ys[0], f" {limit.label}", color=GREY, fontsize=_TEXT, va="bottom", rotation=slope, rotation_mode="anchor",
+        xs[0], ys[0], f" {ceiling.label}", color=GREY, fontsize=_TEXT, va="bottom", rotation=slope, rotation_mode="anchor",
         transform_rotates_text=True, parse_math=False,
     )  # fmt: skip
 
@@ -216,7 +216,7 @@ def _place_labels(axes: Axes, points: Sequence[Point], lines: Sequence[Bbox]) ->
 
 
 def _boxes_of_lines(axes: Axes, panel: ScatterPanel) -> list[Bbox]:
-    """Bounding boxes of the steps of the front and of the limit, in pixels of the canvas."""
+    """Bounding boxes of the steps of the front and of the bound, in pixels of the canvas."""
     places = [_place(axes, *point) for point in _front(panel)]
     boxes = []
     for (x0, y0), (x1, y1) in itertools.pairwise(places):
