@@ -49,8 +49,8 @@ class ProbeOptions:
     weights: list[str] = option(
         default=[],
         metavar="BACKBONE=FILE",
-        help="Weights of a backbone: a file, run directory or published name, or none; repeatable. Alone, none: random "
-        "weights for all. Default: as for `finetune`.",
+        help="Weights of a backbone: a file, run directory, published name, hf:OWNER/NAME, timm:NAME.TAG, timm, or none; "
+        "repeatable. Alone, none: random weights for all. Default: as for `finetune`.",
     )
     seeds: int = option(default=3, min=1, max=100, help="Heads per backbone, each from its own random start.")
     views: int = option(
