@@ -536,11 +536,11 @@ def backbone_spec(name: str) -> BackboneSpec:
         return timm_spec(plain.name).with_options(plain.options)
     if (found := find_backbone(name)) is not None:
         return found
-    plain = split_name(name).name
-    if find_backbone(model := plain.partition("+")[0]) is not None:
+    unknown = split_name(name).name
+    if find_backbone(model := unknown.partition("+")[0]) is not None:
         raise UsageError(
             f"{name}: an option is written +OPTION=VALUE", f"`pvtctl models show {model}` prints its options"
         )
     raise _not_found(
-        f"no backbone is called {plain!r}", f"{nearest(plain, list(_backbones))} (pvtctl models ls; or timm:NAME)"
+        f"no backbone is called {unknown!r}", f"{nearest(unknown, list(_backbones))} (pvtctl models ls; or timm:NAME)"
     )

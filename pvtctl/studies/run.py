@@ -150,9 +150,9 @@ def run_plan(
     """
     states = {run.name: state_of(run) for run in plan.runs}
     for row in plan.request.row_weights:
-        for run in plan.row_runs(row):
-            if states[run.name].status == "missing":
-                find_weights_file(str(run.recipe.model.start))
+        for one in plan.row_runs(row):
+            if states[one.name].status == "missing":
+                find_weights_file(str(one.recipe.model.start))
     waiting = [run for run in plan.runs if states[run.name].status not in ("finished", "running")]
     done = len(plan.runs) - len(waiting)
     say(f"{plan.study}: {len(plan.runs)} runs, {done} of them done or at work elsewhere; {jobs} at a time")
