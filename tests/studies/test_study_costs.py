@@ -109,10 +109,10 @@ def test_without_latency_nothing_is_run(tmp_path: Path, fake: FakeLatency) -> No
 
 
 def test_memory_of_training_is_that_of_the_warning() -> None:
-    """docs/cost.md: RetinaNet at 800x1344, two images."""
+    """docs/cost.md: RetinaNet at 800x1344, two images: 1.8 GiB. Weights that products see through a view count once."""
     found = costs._counted(row_of("vit_vs_pvt", "vit_small_patch32"), load_recipe("vit_vs_pvt", "vit_small_patch32"))
     assert (found.train_images, found.train_size) == (2, (800, 1344))
-    assert found.train_memory_gib == pytest.approx(2.0, abs=0.05)
+    assert found.train_memory_gib == pytest.approx(1.79, abs=0.05)
     assert found.params_m == pytest.approx(60.8, abs=0.05)
 
 
