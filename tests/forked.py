@@ -60,6 +60,18 @@ def _can_be_copied() -> bool:
     return sys.platform == "linux" and not torch.cuda.is_available()
 
 
+def _restart_without_autograd(words: list[str]) -> None:
+    """Begin anew as a process of its own where autograd does not work: in copies of a process that it has started threads in,
+    as for a device besides the CPU."""
+    import torch
+
+    one = torch.ones(1, requires_grad=True)
+    try:
+        one.sum().backward()
+    except RuntimeError:
+        os.execv(sys.executable, [sys.executable, "-m", *words])
+
+
 def _run(words: list[str], cwd: Any, env: Any, streams: list[int], new_session: bool) -> NoReturn:
     """In the child: everything that a new process does not have is dropped, then the module runs."""
     code: Any = 1
@@ -87,6 +99,7 @@ def _run(words: list[str], cwd: Any, env: Any, streams: list[int], new_session: 
         if env is not None:
             os.environ.clear()
             os.environ.update(env)
+        _restart_without_autograd(words)
         sys.argv = words
         runpy.run_module(words[0], run_name="__main__", alter_sys=True)
         code = 0
