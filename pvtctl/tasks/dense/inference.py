@@ -205,7 +205,7 @@ class LabelInference(DenseInference):
         if out.shape[1] == 1:
             part = self._at(out.float(), size, original)[0]
             return part[0], torch.zeros_like(part[0], dtype=torch.int32)
-        if out.is_cuda or out.shape[1] < CLASSES_TO_INTERLEAVE:
+        if out.device.type != "cpu" or out.shape[1] < CLASSES_TO_INTERLEAVE:
             score, label = self._at(out.float(), size, original)[0].max(0)
             return score, label.to(torch.int32)
         part = self._at(out.float().contiguous(memory_format=torch.channels_last), size, original)[0].permute(1, 2, 0)
