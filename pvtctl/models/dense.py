@@ -55,9 +55,9 @@ class DenseModel(nn.Module):
 
     def read_padded(self, images: Tensor) -> Any:
         """`read` of images that are padded already."""
-        if self.neck is None:
-            return self.head.read(self.backbone, images)
-        return read_maps(self.neck, self.backbone, images)
+        if hasattr(self.neck, "read"):
+            return read_maps(self.neck, self.backbone, images)
+        return self.head.read(self.backbone, images)
 
     def forward(self, images: Tensor | Features, auxiliary: bool = False) -> Any:
         """The map of the padded images (see `at_size`); with `auxiliary` (map, auxiliary maps), for the losses."""

@@ -136,6 +136,15 @@ def test_a_class_wins_only_between_the_values_of_the_map() -> None:
 
 
 @torch.no_grad()
+def test_a_head_with_a_neck_reads_the_backbone_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of(3)
+    model.neck = nn.Identity()
+    monkeypatch.setattr(model.head, "read", lambda backbone, images: [2 * images])
+    images = images_of(1, 3, 8, 8)
+    assert model(images).equal(model.head([2 * images])[0])
+
+
+@torch.no_grad()
 def test_ties_go_to_the_first_class_across_the_parts() -> None:
     model = model_of(2 * CLASSES_AT_ONCE + 3)
     nn.init.zeros_(model.head.mix.weight)
