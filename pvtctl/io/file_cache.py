@@ -15,11 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pvtctl.errors import PvtctlError, UsageError
-
-try:
-    import fcntl
-except ImportError:  # Windows: no locks; there an open file cannot be removed anyway
-    fcntl = None  # type: ignore[assignment]
+from pvtctl.io.files import locked, share
 
 Fetch = Callable[[Path], None]
 """Completes a file, of which the first bytes may be there."""
@@ -40,7 +36,7 @@ class FileCache:
         """The file, fetched if it is not there; it is kept while it is open. Raises what `fetch` raises."""
         with self._disk_errors():
             while (handle := self._open(name)) is None:
-                with _locked(self.folder / f"{name}.lock"):
+                with locked(self.folder / f"{name}.lock"):
                     if not (self.folder / name).is_file():
                         self._fetch(name, size, fetch, needed=True)
             return handle
@@ -50,7 +46,7 @@ class FileCache:
 
         Returns whether it is there. Raises what `fetch` raises.
         """
-        with self._disk_errors(), _locked(self.folder / f"{name}.lock", wait=False) as mine:
+        with self._disk_errors(), locked(self.folder / f"{name}.lock", wait=False) as mine:
             if mine and not (self.folder / name).is_file():
                 self._fetch(name, size, fetch, needed=False)
             return (self.folder / name).is_file()
@@ -65,8 +61,7 @@ class FileCache:
             handle = path.open("rb")
         except FileNotFoundError:
             return None
-        if fcntl is not None:
-            fcntl.flock(handle, fcntl.LOCK_SH)
+        share(handle.fileno())
         with suppress(FileNotFoundError):
             if os.path.samestat(path.stat(), os.fstat(handle.fileno())):  # else it was removed in between
                 os.utime(path)
@@ -76,7 +71,7 @@ class FileCache:
 
     def _fetch(self, name: str, size: int, fetch: Fetch, *, needed: bool) -> None:
         part = self.folder / f"{name}.{size}.part"
-        with _locked(self.folder / "room.lock"):  # one at a time, so that together they keep to the limit
+        with locked(self.folder / "room.lock"):  # one at a time, so that together they keep to the limit
             if not self._make_room(0 if part.exists() else size) and not needed:
                 return
             part.touch()
@@ -127,24 +122,8 @@ def _remove_unless_used(path: Path) -> bool:
     """Remove a file that nobody has open, or a part that nobody completes; whether it is gone."""
     of_part = path.suffix == ".part"
     guard = path.with_name(path.name.removesuffix("".join(path.suffixes[-2:])) + ".lock") if of_part else path
-    with suppress(OSError), _locked(guard, wait=False, create=of_part) as mine:
+    with suppress(OSError), locked(guard, wait=False, create=of_part) as mine:
         if mine:
             path.unlink(missing_ok=True)
             return True
     return False
-
-
-@contextmanager
-def _locked(path: Path, *, wait: bool = True, create: bool = True) -> Iterator[bool]:
-    """Hold the lock of a file; without `wait`, False if another process or thread has it."""
-    handle = os.open(path, os.O_RDWR | (os.O_CREAT if create else 0), 0o644)
-    try:
-        mine = True
-        if fcntl is not None:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            except BlockingIOError:
-                mine = False
-        yield mine
-    finally:
-        os.close(handle)

@@ -1,4 +1,4 @@
-"""Write files so that a crash or a full disk never damages existing ones."""
+"""Write files so that a crash or a full disk never damages existing ones; lock them between processes."""
 
 from __future__ import annotations
 
@@ -12,6 +12,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
+
+try:
+    import fcntl
+except ImportError:  # Windows: no locks; there an open file cannot be removed anyway
+    fcntl = None  # type: ignore[assignment]
 
 from pvtctl.errors import PvtctlError, UsageError
 
@@ -169,3 +174,25 @@ def without_nan(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [without_nan(each) for each in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@contextmanager
+def locked(path: Path, *, wait: bool = True, create: bool = True) -> Iterator[bool]:
+    """Hold the lock of a file; without `wait`, False if another process or thread has it. It ends with the process."""
+    handle = os.open(path, os.O_RDWR | (os.O_CREAT if create else 0), 0o644)
+    try:
+        mine = True
+        if fcntl is not None:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                mine = False
+        yield mine
+    finally:
+        os.close(handle)
+
+
+def share(descriptor: int) -> None:
+    """Take a lock of an open file that others can share, until it is closed; waits while `locked` holds it."""
+    if fcntl is not None:
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
