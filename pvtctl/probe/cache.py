@@ -1,19 +1,19 @@
 """Features on disk: shards of tensors in one folder per key, within a limit of bytes, safe for several processes.
 
     FOLDER/KEY/SPLIT/00000-CRC.safetensors
+    FOLDER/KEY.lock
 
 A shard is written under another name and renamed; its name has the checksum of its bytes, so that a damaged one is found and
-computed again. A folder is locked while a process works with it; the least recently used of the others make room.
+computed again. A key is locked while a process works with it; the least recently used of the others make room.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pvtctl.errors import UsageError
-from pvtctl.io.files import atomic_path
+from pvtctl.io.files import atomic_path, locked
 
 FACTS = "facts"
 """Key of the JSON in a shard's header."""
@@ -41,19 +41,19 @@ class FeatureCache:
         Raises UsageError if the folder cannot be written.
         """
         entry = Entry(self, self.folder / key)
-        try:
-            entry.folder.mkdir(parents=True, exist_ok=True)
-            while (lock := _locked(entry.folder)) is None:
-                wait()
-        except OSError as error:
-            raise UsageError(f"{entry.folder} cannot be used: {error.strerror}", "choose another --cache") from error
-        try:
-            os.utime(entry.folder)
-            for left in entry.folder.rglob("*.tmp"):  # by a process that was killed
-                left.unlink(missing_ok=True)
-            yield entry
-        finally:
-            os.close(lock)
+        while True:
+            with ExitStack() as held:
+                try:
+                    self.folder.mkdir(parents=True, exist_ok=True)
+                    if mine := held.enter_context(locked(_lock_of(entry.folder), wait=False)):
+                        entry.prepare()
+                except OSError as error:
+                    hint = "choose another --cache"
+                    raise UsageError(f"{entry.folder} cannot be used: {error.strerror}", hint) from error
+                if mine:
+                    yield entry
+                    return
+            wait()
 
     def make_room(self, size: int, own: Path) -> None:
         """Remove other keys, the least recently used first, until `size` more bytes fit. Raises UsageError."""
@@ -61,11 +61,10 @@ class FeatureCache:
         others = sorted((folder for folder in used if folder != own), key=lambda folder: folder.stat().st_mtime)
         while sum(used.values()) + size > self.limit and others:
             folder = others.pop(0)
-            if (lock := _locked(folder)) is None:  # at work in another process
-                continue
-            shutil.rmtree(folder, ignore_errors=True)
-            os.close(lock)
-            del used[folder]
+            with locked(_lock_of(folder), wait=False) as mine:
+                if mine:  # else another process works with it
+                    shutil.rmtree(folder, ignore_errors=True)
+                    del used[folder]
         if sum(used.values()) + size > self.limit:
             raise UsageError(
                 f"features take {(sum(used.values()) + size) / 2**30:.2f} GiB in {self.folder}, more than the "
@@ -79,6 +78,13 @@ class Entry:
 
     def __init__(self, cache: FeatureCache, folder: Path) -> None:
         self.cache, self.folder = cache, folder
+
+    def prepare(self) -> None:
+        """Make the folder, or mark it as used now, and remove what a killed process left. Raises OSError."""
+        self.folder.mkdir(exist_ok=True)
+        os.utime(self.folder)
+        for left in self.folder.rglob("*.tmp"):
+            left.unlink(missing_ok=True)
 
     def find(self, split: str, number: int) -> Path | None:
         """An intact shard; damaged ones are removed."""
@@ -125,12 +131,5 @@ def _bytes_in(folder: Path) -> int:
     return total
 
 
-def _locked(folder: Path) -> int | None:
-    """A descriptor that holds the folder's lock until it is closed; None if another process has it."""
-    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    return descriptor
+def _lock_of(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.lock")

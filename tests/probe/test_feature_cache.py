@@ -90,6 +90,19 @@ def test_a_second_process_waits(tmp_path: Path) -> None:
         pass
 
 
+def test_a_key_that_made_room_can_be_used_again(tmp_path: Path) -> None:
+    """A lock stays where it is when its folder goes: who got it has the folder for itself."""
+    size = filled(FeatureCache(tmp_path / "try", 1 << 20), "a", 1).stat().st_size
+    cache = FeatureCache(tmp_path / "features", size)
+    filled(cache, "a", 1)
+    with cache.opened("b", never) as other:
+        other.write("train0", 0, PART, "[]")
+        assert not (cache.folder / "a").exists()
+    with cache.opened("a", never) as entry:
+        assert entry.find("train0", 0) is None
+        assert entry.write("train0", 0, PART, "[]").is_file()
+
+
 def test_what_a_killed_process_left_goes(tmp_path: Path) -> None:
     cache = FeatureCache(tmp_path, 1 << 20)
     path = filled(cache, "a", 1)
