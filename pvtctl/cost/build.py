@@ -13,7 +13,7 @@ from pvtctl.models.backbones.base import Backbone
 from pvtctl.models.backbones.build import as_backbone, build_classifier
 from pvtctl.models.dense import DenseModel, build_depth_model, build_segmenter
 from pvtctl.models.detector import Detector, build_detector
-from pvtctl.models.necks.build import read_maps
+from pvtctl.models.necks.reading import read_maps
 from pvtctl.models.registry import (
     DEPTH,
     DETECTION,

@@ -16,8 +16,8 @@ from pvtctl.errors import UsageError, nearest
 from pvtctl.io.normalization import IMAGENET
 from pvtctl.models.backbones import Backbone, build_backbone
 from pvtctl.models.fast_cpu import optimize_for_cpu
-from pvtctl.models.necks.build import read_maps
 from pvtctl.models.necks.fpn import Fpn
+from pvtctl.models.necks.reading import read_maps
 from pvtctl.models.necks.simple_pyramid import SimplePyramid
 from pvtctl.models.registry import backbone_spec
 from pvtctl.tasks.registry import task_spec

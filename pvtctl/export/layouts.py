@@ -16,7 +16,7 @@ from pvtctl.export.transformers_folder import write_folder
 from pvtctl.io.normalization import IMAGENET, Normalization
 from pvtctl.models.backbones import Backbone
 from pvtctl.models.detector import Detector
-from pvtctl.models.necks.build import asked_for
+from pvtctl.models.necks.reading import asked_for
 from pvtctl.weights.convert import convert_file, unwritable
 from pvtctl.weights.identify import identify_head
 from pvtctl.weights.save import save_safetensors

@@ -13,7 +13,7 @@ from pvtctl.models.backbones.base import Backbone
 from pvtctl.models.backbones.build import as_backbone
 from pvtctl.models.features import Features
 from pvtctl.models.heads.base import DenseHead
-from pvtctl.models.necks.build import read_maps
+from pvtctl.models.necks.reading import read_maps
 from pvtctl.models.registry import DEPTH, SEGMENTATION, HeadSpec, Target, head_spec
 from pvtctl.models.structures import ImageSize
 

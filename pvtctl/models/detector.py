@@ -15,7 +15,7 @@ from pvtctl.models.backbones.build import as_backbone
 from pvtctl.models.features import Features
 from pvtctl.models.heads.base import DetectionHead
 from pvtctl.models.heads.masks import place_detections
-from pvtctl.models.necks.build import read_maps
+from pvtctl.models.necks.reading import read_maps
 from pvtctl.models.registry import DETECTION, Conventions, HeadSpec, Target, head_spec
 from pvtctl.models.structures import Detections, DetectOptions, ImageSize, Objects
 from pvtctl.models.variants import STRIDES

@@ -1,10 +1,8 @@
-"""Build the neck that a recipe names, for a head that reads levels of a pyramid, and give it its maps."""
+"""Build the neck that a recipe names, for a head that reads levels of a pyramid."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from torch import Tensor, nn
+from torch import nn
 
 from pvtctl.errors import UsageError
 from pvtctl.models.backbones.base import Backbone
@@ -49,16 +47,3 @@ def build_neck(
         neck = Fpn(channels, extra=extra, levels=named, conventions=conventions, out_channels=width)
     neck.asked_for = options
     return neck, named
-
-
-def read_maps(neck: nn.Module | None, backbone: Backbone, images: Tensor) -> Sequence[Tensor]:
-    """What a neck takes of a backbone: its four maps, unless the neck has a method `read(backbone, images)`."""
-    read = getattr(neck, "read", None)
-    maps: Sequence[Tensor] = backbone(images) if read is None else read(backbone, images)
-    return maps
-
-
-def asked_for(model: nn.Module) -> NeckOptions | None:
-    """The option `neck` that a model was built with; None: the head's own."""
-    found = getattr(getattr(model, "neck", None), "asked_for", None)
-    return found if isinstance(found, NeckOptions) else None
