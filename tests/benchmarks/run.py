@@ -61,7 +61,23 @@ DETECTION = (800, 1216)
 CASES = (
     Case("PVT-Small, 224", "pvt", ("transformers", *variants("pvt", PLAIN, ONNX, INDUCTOR)), batch=8),
     Case("PVT-Small, 224", "pvt", ("transformers", *variants("pvt", PLAIN, ONNX, INDUCTOR)), turns=40),
-    Case("PVT-Small, training step, 224", "pvt", ("transformers", *variants("pvt", PLAIN)), 8, turns=9, mode="train"),
+    Case(
+        "PVT-Small, training step, 224",
+        "pvt",
+        ("transformers", *variants("pvt", PLAIN, INDUCTOR)),
+        batch=8,
+        turns=9,
+        mode="train",
+    ),
+    Case(
+        "RetinaNet, training step",
+        "retinanet-pvt",
+        ("torchvision-retinanet", "torchvision-retinanet, channels last", *variants("retinanet-pvt", PLAIN)),
+        batch=2,
+        size=DETECTION,
+        turns=3,
+        mode="train",
+    ),
     Case(
         "PVT-Small, pyramid",
         "pvt-pyramid",
@@ -204,10 +220,12 @@ def _model_call(
     else:
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
 
+    trained = torch.compile(model) if how == INDUCTOR else model
+
     def step() -> None:
         optimizer.zero_grad()
         with low:
-            loss = loss_of(model, images)
+            loss = loss_of(trained, images)
         loss.backward()
         optimizer.step()
 
