@@ -92,7 +92,7 @@ def resnet_config(body: ResNet) -> dict[str, Any]:
     if body.feature_strides != STRIDES:
         problem = "dilation"
     elif not isinstance(body.conv1, nn.Conv2d):
-        problem = "a deep stem"
+        problem = "deep stem"
     elif any(".context_block." in name for name, _ in body.named_parameters()):
         problem = "context blocks"
     elif hasattr(first, "conv3") and first.conv2.weight.shape[:2] != (first.conv1.out_channels,) * 2:

@@ -28,9 +28,11 @@ from pvtctl.weights.layouts.transformers import (
     to_transformers_pvt_v2,
     to_transformers_vit,
 )
+from pvtctl.weights.layouts.transformers_resnet import to_transformers_resnet
 
-_WRITTEN = "classifiers of PVT v1, v2, ViT and DeiT, DPT on a ViT or DINOv2, and DETR on a ResNet or PVT v2"
+_WRITTEN = "classifiers of PVT v1, v2, ViT, DeiT and ResNet, DPT on a ViT or DINOv2, and DETR on a ResNet or PVT v2"
 _COCO_SIDES = 800, 1333
+_RESNET_SIDE = 224
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,8 @@ def transformers_model(
         return _pvt(body, state, _labels(model.num_classes, class_names))
     if isinstance(model, Classifier) and type(body) is Vit:
         return _vit(body, state, _labels(model.num_classes, class_names))
+    if isinstance(model, Classifier) and isinstance(body, ResNet):
+        return _resnet(body, state, _labels(model.num_classes, class_names))
     if isinstance(model, DenseModel) and isinstance(model.head, Dpt) and model.head.taps:
         labels = {} if model.gives_depth else _labels(model.num_classes, class_names)
         if isinstance(body, Vit):
@@ -131,6 +135,15 @@ def _vit(body: Vit, state: dict[str, Tensor], labels: dict[str, Any]) -> Transfo
     more = {"do_center_crop": False} if distilled else {}
     processor = _processor(f"{kind}ImageProcessor", _square(side), _BICUBIC, **more)
     return TransformersModel(name, config, to_transformers_vit(state), processor, side)
+
+
+def _resnet(body: ResNet, state: dict[str, Tensor], labels: dict[str, Any]) -> TransformersModel:
+    name = "ResNetForImageClassification"
+    # resized so that the crop of 224 is 7/8 of the short side, as in pvtctl's evaluation
+    size: dict[str, Any] = {"size": {"shortest_edge": _RESNET_SIDE}, "crop_pct": 0.875}
+    processor = _processor("ConvNextImageProcessor", resample=_BICUBIC, **size)
+    config = {"architectures": [name], **resnet_config(body), **labels}
+    return TransformersModel(name, config, to_transformers_resnet(state), processor, _RESNET_SIDE)
 
 
 def _dpt(model: DenseModel, body: Vit, state: dict[str, Tensor], labels: dict[str, Any]) -> TransformersModel:

@@ -233,7 +233,9 @@ def _original(checkpoint: Checkpoint, name: str, classes: int) -> tuple[str, nn.
             model = timm.create_model(theirs, num_classes=classes)
             model.load_state_dict(raw)
             return "timm", model
-        case "transformers Pvt" | "transformers PvtV2" if importlib.util.find_spec("transformers") is not None:
+        case "transformers Pvt" | "transformers PvtV2" | "transformers ResNet" if (
+            importlib.util.find_spec("transformers") is not None
+        ):
             if checkpoint.path is None or not checkpoint.path.is_dir():
                 return None  # a file alone does not say its configuration
             import transformers

@@ -25,6 +25,7 @@ from pvtctl.weights.layouts import (
     torchvision,
     trans2seg,
     transformers,
+    transformers_resnet,
 )
 from pvtctl.weights.layouts.base import CheckpointLayout, Format
 
@@ -65,6 +66,7 @@ _BACKBONES = (
     transformers.PVT,
     transformers.PVT_V2,
     transformers.VIT,
+    transformers_resnet.RESNET,
     timm.PVT_V2,
     timm.VIT,
     torchvision.RESNET,

@@ -77,6 +77,11 @@ MODELS: dict[str, tuple[str, Callable[[], nn.Module]]] = {
         "DeiTForImageClassificationWithTeacher",
         lambda: Classifier(_vit(class_token=True, distilled=True), 3),
     ),
+    "resnet": ("ResNetForImageClassification", lambda: Classifier(_resnet(), 3)),
+    "resnet-bottleneck": (
+        "ResNetForImageClassification",
+        lambda: Classifier(_resnet(block="bottleneck", base_width=16), 3),
+    ),
     "depth": ("DPTForDepthEstimation", lambda: _dpt("depth", _vit(), taps=(1, 2, 3, 4), readout="add")),
     "depth-patch8": ("DPTForDepthEstimation", lambda: _dpt("depth", _vit(patch_size=8, qkv_bias=False))),
     "depth-hybrid": ("DPTForDepthEstimation", lambda: _dpt("depth", _hybrid())),
@@ -184,7 +189,7 @@ def test_models_without_a_class_are_refused(tmp_path: Path) -> None:
             "official",
         ),
         (build_segmenter("resnet18@0.125", "trans2seg", num_classes=3), "not for Trans2Seg for segmentation", "onnx"),
-        (Classifier(_resnet(), 3), "not for a classifier on ResNet", "official"),
+        (Classifier(_resnet(block="bottleneck", base_width=64, deep_stem=32), 3), "has no deep stem", "official"),
         (Classifier(_hybrid(), 3), "not for a classifier on VitHybrid", "official"),
         (Classifier(_vit(), 3), "classifies by its class token", "onnx"),
         (_dpt("depth", _vit(distilled=True)), "no distillation token", "onnx"),
@@ -218,3 +223,17 @@ def test_detr_on_a_resnet_of_timm_is_read_and_its_relatives_are_not(tmp_path: Pa
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "detr", "dilation": True}))
     with pytest.raises(UsageError, match="dilat"):
         load_checkpoint(model, tmp_path)
+
+
+def test_resnets_of_other_strides_are_refused_and_bare_ones_are_read(tmp_path: Path) -> None:
+    model, folder = Classifier(_resnet(block="bottleneck"), 3), tmp_path / "out"
+    export_layout(model, folder, "transformers", class_names=NAMES)
+    bare = tmp_path / "bare"
+    transformers.ResNetModel.from_pretrained(folder).save_pretrained(bare)
+    again = Classifier(_resnet(block="bottleneck"), 3)
+    assert {name for name, _ in load_checkpoint(again, bare).missing} == {"head.weight", "head.bias"}
+    assert torch.equal(again.backbone.layer4[0].conv2.weight, model.backbone.layer4[0].conv2.weight)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"downsample_in_bottleneck": True}))
+    with pytest.raises(UsageError, match="downsample_in_bottleneck True"):
+        read_checkpoint(folder)

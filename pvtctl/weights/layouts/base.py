@@ -19,6 +19,7 @@ Format = Literal[
     "transformers Pvt",
     "transformers PvtV2",
     "transformers ViT",
+    "transformers ResNet",
     "mmdetection PVT",
     "mmdetection RetinaNet",
     "mmdetection Mask R-CNN",

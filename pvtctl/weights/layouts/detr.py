@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pvtctl.weights.layouts.base import CheckpointLayout, Rules, State, join_rows, split_rows
 from pvtctl.weights.layouts.transformers import to_transformers_pvt_v2
+from pvtctl.weights.layouts.transformers_resnet import resnet_names
 
 DILATED_SHA256 = ("f0fb7ef5", "a2e86def")
 """First hash digits of the published DETR-DC5 files, whose names and shapes equal those of the plain models."""
@@ -60,20 +61,6 @@ MMDETECTION = CheckpointLayout(
 )
 
 _BODY = "model.backbone.conv_encoder.model."
-_RESNET = (
-    (f"{_BODY}embedder.embedder.convolution.", "backbone.conv1."),
-    (f"{_BODY}embedder.embedder.normalization.", "backbone.bn1."),
-    *(
-        (f"{_BODY}encoder.stages.{stage}.layers.#.{theirs}.", f"backbone.layer{stage + 1}.#.{ours}.")
-        for stage in range(4)
-        for theirs, ours in (
-            ("shortcut.convolution", "downsample.0"),
-            ("shortcut.normalization", "downsample.1"),
-            *((f"layer.{at}.convolution", f"conv{at + 1}") for at in range(3)),
-            *((f"layer.{at}.normalization", f"bn{at + 1}") for at in range(3)),
-        )
-    ),
-)
 _TRANSFORMERS = Rules(
     *(
         (f"model.{side}.layers.#.{theirs}.", f"head.transformer.{side}.layers.#.{ours}.")
@@ -93,7 +80,7 @@ _TRANSFORMERS = Rules(
     ("model.input_projection.", "head.input_proj."),
     ("class_labels_classifier.", "head.class_embed."),
     ("bbox_predictor.", "head.bbox_embed."),
-    *_RESNET,
+    *resnet_names(_BODY),
     (_BODY, "backbone."),  # timm's ResNets, which have torchvision's names, and PVTs
 )
 _THREE, _JOINED = ("q_proj", "k_proj", "v_proj"), "in_proj"

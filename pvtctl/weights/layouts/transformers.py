@@ -18,6 +18,7 @@ from pvtctl.weights.layouts.base import CheckpointLayout, Rules, State, join_row
 from pvtctl.weights.layouts.dpt import CLASS_OUTPUT, DEPTH_OUTPUT, NORMED_UNIT, PLAIN_UNIT
 from pvtctl.weights.layouts.timm import VIT as TIMM_VIT
 from pvtctl.weights.layouts.timm import to_timm_vit
+from pvtctl.weights.layouts.transformers_resnet import check_resnet
 
 _OUR_BLOCK = "backbone.stages.#.blocks.#."
 _NORMS_AND_MLP = (
@@ -178,7 +179,7 @@ _DPT_RULES = (
     ("neck.reassemble_stage.readout_projects.#.0.", "head.reassemble.#.read."),
     ("neck.convs.", "head.decoder.narrow."),
 )
-_NAMED = ("dpt", "detr", "pvt", "pvt_v2", "vit", "deit")
+_NAMED = ("dpt", "detr", "pvt", "pvt_v2", "vit", "deit", "resnet")
 """`model_type` of models whose class names are read."""
 OWN_KEY = "pvtctl"
 """Of a folder's `config.json`: what transformers' models have no words for."""
@@ -251,10 +252,13 @@ DPT = CheckpointLayout(
 
 def stated(config: Mapping[str, Any]) -> dict[str, Any]:
     """pvtctl metadata from a model's `config.json`: class names, DPT's readout and taps, DETR's dilation, and the scale and shift of
-    metric depth, which only folders of `pvtctl export` state. Raises UsageError for an activation that shows in no parameter and
-    is not DPT's.
+    metric depth, which only folders of `pvtctl export` state. Raises UsageError for activations and strides that show in no
+    parameter and are not pvtctl's.
     """
     kind = config.get("model_type")
+    for each in (config, config.get("backbone_config")):
+        if isinstance(each, dict) and each.get("model_type") == "resnet":
+            check_resnet(each)
     found: dict[str, Any] = {}
     labels = config.get("id2label")
     if kind in _NAMED and isinstance(labels, dict) and labels:
