@@ -318,3 +318,22 @@ def test_two_processes_score_every_image_once(tmp_path: Path) -> None:
     result = json.loads(out)
     assert result["metrics"]["images"] == 11
     assert err.count("run directory:") == err.count("recipe:") == 1, "one process talks"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("frozen", ["backbone", "backbone.norms"])
+def test_two_processes_train_as_one_where_parts_are_frozen(cli: Cli, tmp_path: Path, frozen: str) -> None:
+    """Frozen norms use no statistics of a batch, so that each process's half of it adds up to the whole."""
+    sets = [f"train.freeze=[{frozen}]", "data.augment.mixup_alpha=0", "data.augment.cutmix_alpha=0"]
+    words = ["pretrain", "scenes", "--backbone", "resnet18@0.25", "--profile", "smoke", *TINY]
+    words += [part for value in [*sets, "data.augment.repeats=1"] for part in ("--set", value)]
+    assert cli(*words, "--out", "one").code == 0
+    process = pvtctl(*words, "--out", "two", "--gpus", "2", "--device", "cpu", cwd=tmp_path)
+    _, err = process.communicate()
+    assert process.returncode == 0, err
+    one, two = (load_file(tmp_path / name / "best.safetensors") for name in ("one", "two"))
+    assert one.keys() == two.keys()
+    for key in one:
+        torch.testing.assert_close(two[key], one[key], rtol=1e-3, atol=1e-5)
+    losses = [[line["loss"] for line in metrics_of(tmp_path / name) if "loss" in line] for name in ("one", "two")]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
