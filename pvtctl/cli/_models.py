@@ -11,7 +11,7 @@ import typer
 from pvtctl.cli._console import parse_sizes, table
 from pvtctl.cli._options import bundle, option
 from pvtctl.io.tables import csv_text, markdown_table
-from pvtctl.models.backbone_names import split_list
+from pvtctl.models.backbone_names import TIMM_PREFIX, split_list, split_name
 from pvtctl.models.registry import (
     DEPTH,
     DETECTION,
@@ -59,7 +59,13 @@ def check_backbones(text: str) -> list[str]:
     """Parse `A,B` into names, each once, without options that change nothing; raises UsageError with the nearest valid ones
     if one is unknown.
     """
-    return list(dict.fromkeys(backbone_spec(name).name for name in split_list(text)))
+    names = list(dict.fromkeys(backbone_spec(name).name for name in split_list(text)))
+    for name in names:
+        if name.startswith(TIMM_PREFIX):
+            from pvtctl.models.backbones.timm_build import check_timm_name  # imports torch
+
+            check_timm_name(split_name(name).name.removeprefix(TIMM_PREFIX))
+    return names
 
 
 def check_sizes(text: str | None, head: HeadSpec | None, num_classes: int | None) -> list[tuple[int, int]]:

@@ -1,10 +1,37 @@
-"""The machine that pvtctl runs on, and its use by other processes."""
+"""The machine that pvtctl runs on, its use by other processes, and amounts of its memory and disks."""
 
 from __future__ import annotations
 
 import platform
+import re
 from collections.abc import Iterable
 from pathlib import Path
+
+from pvtctl.errors import UsageError
+
+BYTE_UNITS = {
+    f"{letter}{ending}": base**power
+    for power, letter in enumerate("kmgt", 1)
+    for ending, base in (("b", 1000), ("ib", 1024))
+}
+"""`kb` to `tb`, powers of 1000, and `kib` to `tib`, powers of 1024, in bytes."""
+
+
+def number_and_unit(text: str) -> tuple[float, str] | None:
+    """`1.5 GB` as 1.5 and `gb`; None for any other text than a number above 0 and letters or none."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text, re.ASCII)
+    if found is None or float(found[1]) <= 0:
+        return None
+    return float(found[1]), found[2].lower()
+
+
+def size_in_bytes(text: str) -> int:
+    """`500MB`, `8GiB`, or a number of bytes. Raises UsageError."""
+    number, unit = number_and_unit(text) or (0.0, "")
+    size = int(number * ({"": 1, "b": 1} | BYTE_UNITS).get(unit, 0))
+    if size == 0:
+        raise UsageError(f"{text!r} is no amount of bytes", "write it as 500MB or 8GB")
+    return size
 
 
 def cpu_name() -> str:

@@ -67,8 +67,8 @@ class FeatureCache:
                     del used[folder]
         if sum(used.values()) + size > self.limit:
             raise UsageError(
-                f"features take {(sum(used.values()) + size) / 2**30:.2f} GiB in {self.folder}, more than the "
-                f"{self.limit / 2**30:.2f} GiB of --cache-size",
+                f"features take {(sum(used.values()) + size) / 1e9:.2f} GB in {self.folder}, more than the "
+                f"{self.limit / 1e9:.2f} GB of --cache-size",
                 "raise it, take smaller images or fewer --views, or name a --cache on a larger disk",
             )
 

@@ -68,7 +68,7 @@ class ProbePlan:
     out: Path
     seeds: int = 3
     cache: Path = field(default_factory=lambda: user_folder("cache") / "features")
-    cache_bytes: int = 8 << 30
+    cache_bytes: int = 8 * 10**9
 
     def run_folder(self, backbone: ProbedBackbone, seed: int) -> Path:
         """The run directory of a seed; another protocol has others."""

@@ -22,7 +22,9 @@ from pvtctl.errors import UsageError
 from pvtctl.extensions import keep_copies
 from pvtctl.io.checkpoint_meta import CheckpointMeta
 from pvtctl.io.stop import Stopped, StopRequests, stopped_by
+from pvtctl.models.backbones import prepare_backbones
 from pvtctl.models.fast_cpu.choices import active
+from pvtctl.models.layers.shapes import without_values
 from pvtctl.probe.cache import FeatureCache
 from pvtctl.probe.plan import FEATURES, ProbedBackbone, ProbePlan, check_plan
 from pvtctl.probe.split import FeatureSplit, feature_split
@@ -31,6 +33,9 @@ from pvtctl.recipe.schema import Recipe
 from pvtctl.studies.comparability import plural
 from pvtctl.tasks.data_task import DataTask
 from pvtctl.tasks.from_recipe import build_task, extensions_of, fit_settings, open_split
+from pvtctl.tasks.registry import spec_of
+from pvtctl.weights.describe import HeadClasses
+from pvtctl.weights.load import load_checkpoint
 from pvtctl.weights.save import save_safetensors
 
 _AGAIN = "run the same command to continue"
@@ -40,7 +45,8 @@ _WAIT_SECONDS = 0.5
 def run_probe(plan: ProbePlan, dist: Distributed, say: Say) -> None:
     """Train what is not finished, each run in its own directory (`ProbePlan.run_folder`).
 
-    Raises UsageError for settings and heads that features cannot be kept for, and Stopped after saving.
+    Raises UsageError for settings and heads that features cannot be kept for and for models that cannot be built or whose weights
+    do not fit, before the first is probed, and Stopped after saving.
     """
     check_plan(plan)
     pending = [backbone for backbone in plan.backbones if _unfinished(plan, backbone)]
@@ -49,6 +55,7 @@ def run_probe(plan: ProbePlan, dist: Distributed, say: Say) -> None:
     say(f"probe: {plural(len(plan.backbones), 'backbone')}, {each}; {done} of {len(plan.backbones)} done")
     if not pending:
         return
+    _check_models(pending)
     with _Meter(plan, pending) as meter:
         for backbone in pending:
             try:
@@ -62,6 +69,21 @@ def _unfinished(plan: ProbePlan, backbone: ProbedBackbone) -> list[int]:
     """Seeds whose run has not finished."""
     folders = {seed: plan.run_folder(backbone, seed) for seed in range(plan.seeds)}
     return [seed for seed, folder in folders.items() if read_info(folder).get("status") != "finished"]
+
+
+def _check_models(pending: Sequence[ProbedBackbone]) -> None:
+    """Build each model as shapes and load its weights, so that what does not fit is refused before the first is probed.
+
+    Raises UsageError.
+    """
+    names = open_split(pending[0].recipe, "val", "evaluate").class_names
+    for backbone in pending:
+        recipe = backbone.recipe
+        with without_values():
+            model = spec_of(recipe).new_model(recipe, HeadClasses(len(names), names))
+        if recipe.model.start is not None:
+            load_checkpoint(model, recipe.model.start, class_names=names)
+        prepare_backbones(model, spec_of(recipe).sizes(recipe).training)
 
 
 class _Meter(Progress):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any, Literal
 from pvtctl.cost.counting import Convention, Cost, count
 from pvtctl.errors import PvtctlError, UsageError
 from pvtctl.io.files import without_nan, write_text
+from pvtctl.io.machine import BYTE_UNITS, number_and_unit
 from pvtctl.io.tables import Strong, csv_text, markdown_line, markdown_table
 from pvtctl.latency.measure import Case, Latency
 from pvtctl.models.registry import backbone_specs, find_head
@@ -44,10 +44,7 @@ _UNITS: dict[str, tuple[Kind, float]] = {
     "kparams": ("params", 1e-3),
     "mparams": ("params", 1.0),
     "bparams": ("params", 1e3),
-    "mb": ("memory", 1e6 / 2**20),
-    "gb": ("memory", 1e9 / 2**20),
-    "mib": ("memory", 1.0),
-    "gib": ("memory", 1024.0),
+    **{unit: ("memory", size / 2**20) for unit, size in BYTE_UNITS.items()},
 }
 _CLASSIFIERS = ("imagenet_pvt_v1", "imagenet_pvt_v2")
 """The tables of classifiers, all at 224 pixels on ImageNet."""
@@ -70,15 +67,14 @@ def parse_limits(texts: Sequence[str]) -> list[Limit]:
     """`30ms`, `5GMACs`, `25M` (parameters), `500MiB`. Raises UsageError, also for two limits of one kind."""
     limits: list[Limit] = []
     for text in texts:
-        found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", text)
-        unit = found[2].lower() if found else ""
-        if found is None or unit not in _UNITS or float(found[1]) <= 0:
+        number, unit = number_and_unit(text) or (0.0, "")
+        if unit not in _UNITS:
             hint = "a MAC is two FLOPs: write half as many GMACs" if "flop" in unit else "30ms, 5GMACs, 25M or 500MiB"
             raise UsageError(f"--budget {text} is no time, multiply-adds, parameters or memory", hint)
         kind, factor = _UNITS[unit]
         if any(limit.kind == kind for limit in limits):
             raise UsageError(f"--budget {text} is a second limit of the {LABELS[kind].partition(',')[0]}", "name one")
-        limits.append(Limit(kind, float(found[1]) * factor, text.strip()))
+        limits.append(Limit(kind, number * factor, text.strip()))
     return limits
 
 

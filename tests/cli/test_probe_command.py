@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from tiny_run import Cli
 
-from pvtctl.cli.probe._plan import size_in_bytes
-from pvtctl.errors import UsageError
 from pvtctl.probe.plan import ProbePlan
 
 TINY = [
@@ -41,8 +41,14 @@ def test_a_probe_and_the_same_again(cli: Cli) -> None:
         (["scenes", "--head", "retinet"], "no head 'retinet' to probe", "retinanet"),
         (["scenes", "--head", "linear", "--task", "depth"], "linear is a classifier", "dpt"),
         (["scenes", "--backbone", "pvt_tini"], "no backbone is called 'pvt_tini'", "pvt_tiny"),
+        (
+            ["scenes", "--backbone", "pvt_tiny,timm:convnext_ato", "--weights", "none"],
+            "timm has no model",
+            "convnext_atto",
+        ),
+        (["scenes", "--weights", "scenes"], "no weights for pvt_tiny", "pretrain scenes"),
         (["scenes", "--backbone", "pvt_tiny+sr_ratios"], "an option is written +OPTION=VALUE", "models show pvt_tiny"),
-        (["scenes", "--weights", "file.pth"], "write it as BACKBONE=FILE", "pvt_tiny=FILE"),
+        (["scenes", "--weights", "file.pth"], "write it as BACKBONE=FILE", "for all none, scenes or timm"),
         (["scenes", "--weights", "pvt_tin=file.pth"], "pvt_tin is not probed", "pvt_tiny"),
         (["scenes", "--weights", "pvt_tiny=nowhere.pth", "--weights", "none"], "nowhere.pth", ""),
         (["scenes", "--cache-size", "much"], "'much' is no amount of bytes", "500MB"),
@@ -75,12 +81,14 @@ def test_boxes_have_no_classes_to_probe(cli: Cli, coco_folder: object) -> None:
     assert "needs" in result.err
 
 
-@pytest.mark.parametrize(("text", "size"), [("1", 1), ("2KB", 2048), ("1.5GiB", 3 << 29), ("500 mb", 500 << 20)])
-def test_amounts_of_bytes(text: str, size: int) -> None:
-    assert size_in_bytes(text) == size
-
-
-@pytest.mark.parametrize("text", ["", "GB", "-1GB", "0", "1XB", "nan"])
-def test_what_is_no_amount_of_bytes(text: str) -> None:
-    with pytest.raises(UsageError):
-        size_in_bytes(text)
+def test_weights_for_all_backbones_that_are_not_named(
+    cli: Cli, smoke_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans: list[ProbePlan] = []
+    monkeypatch.setattr("pvtctl.probe.run.run_probe", lambda plan, *rest: plans.append(plan))
+    monkeypatch.setenv("PVTCTL_RUNS", str(smoke_run.parent))
+    named = ["--weights", "resnet18=none", "--weights", "scenes"]
+    cli("probe", "scenes", "--head", "linear", "--backbone", "resnet18,pvt_v2_b0", *named)
+    starts = [each.recipe.model.start for each in plans[0].backbones]
+    assert starts[0] is None
+    assert str(starts[1]).endswith(smoke_run.name)

@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from pvtctl.data.samplers import Draw
 from pvtctl.engine import single
 from pvtctl.engine.log import silent
 from pvtctl.errors import UsageError
 from pvtctl.io.stop import Stopped
+from pvtctl.models.backbones import build_backbone
 from pvtctl.probe import run as probe_run
 from pvtctl.probe.cache import FeatureCache
 from pvtctl.probe.plan import ProbedBackbone, ProbePlan, check_plan
@@ -169,6 +170,20 @@ class TestRuns:
         assert {path: path.read_bytes() for path in shards} == before
         theirs = load_file(whole.run_folder(whole.backbones[0], 0) / "best.safetensors")
         assert all(torch.equal(value, theirs[key]) for key, value in weights_of(plan)[0].items())
+
+    @pytest.mark.parametrize("task", ["classification", "depth"])
+    def test_weights_of_another_model_are_refused_before_the_first_is_probed(self, tmp_path: Path, task: str) -> None:
+        save_file(build_backbone("resnet18@0.25").state_dict(), tmp_path / "other.safetensors")
+        weights = [
+            f"model.weights={tmp_path / 'other.safetensors'}",
+            *(["model.init=pretrained"] if task in WIDTHS else []),
+        ]
+        wrong = recipe_of(task, NAMES[1], *weights)
+        plan = plan_of(tmp_path, recipe_of(task), wrong)
+        with pytest.raises(UsageError, match=r"resnet18@0\.25"):
+            run_probe(plan, DIST, silent)
+        assert not plan.out.exists()
+        assert not plan.cache.exists()
 
     def test_a_row_of_other_data_is_not_continued(self, probed: tuple[ProbePlan, list[str]], tmp_path: Path) -> None:
         plan = replace(probed[0], out=tmp_path / "out", seeds=1)

@@ -18,8 +18,9 @@ from pvtctl.cli._options import (
     option,
     shared,
 )
-from pvtctl.cli.probe._plan import LINEAR, probe_plan, size_in_bytes
+from pvtctl.cli.probe._plan import LINEAR, probe_plan
 from pvtctl.io.console import say
+from pvtctl.io.machine import size_in_bytes
 
 app = App(rich_markup_mode=None)
 
@@ -49,8 +50,9 @@ class ProbeOptions:
     weights: list[str] = option(
         default=[],
         metavar="BACKBONE=FILE",
-        help="Weights of a backbone: a file, run directory, published name, hf:OWNER/NAME, timm:NAME.TAG, timm, or none; "
-        "repeatable. Alone, none: random weights for all. Default: as for `finetune`.",
+        help="Weights of a backbone: a file, run directory, published name, hf:OWNER/NAME, timm:NAME.TAG, timm, scenes (its "
+        "newest run on scenes), or none (random); repeatable. scenes, timm and none without BACKBONE= are for all others. "
+        "Default: as for `finetune`.",
     )
     seeds: int = option(default=3, min=1, max=100, help="Heads per backbone, each from its own random start.")
     views: int = option(

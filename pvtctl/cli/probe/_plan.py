@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 from pvtctl.cli._models import check_backbones
@@ -19,19 +18,13 @@ if TYPE_CHECKING:
 
 LINEAR = "linear"
 NONE = "none"
+SCENES = "scenes"
+_FOR_ALL = (NONE, SCENES, "timm")
+"""What `--weights` may say of all backbones that it does not name."""
 _RECIPES = {"classification": "finetune_classification", "segmentation": "small_maps", "depth": "small_depth"}
 _EPOCHS = {"classification": 50, "detection": 12, "segmentation": 20, "depth": 30}
 _HEAD_WIDTH = 64
 """Channels of necks and heads that can be narrower than the papers': a probe is to take minutes."""
-_UNITS = {"": 0, "B": 0, "KB": 10, "MB": 20, "GB": 30, "TB": 40, "KIB": 10, "MIB": 20, "GIB": 30, "TIB": 40}
-
-
-def size_in_bytes(text: str) -> int:
-    """`500MB` -> bytes; units are powers of 1024. Raises UsageError."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
-    if found is None or found[2].upper() not in _UNITS or float(found[1]) <= 0:
-        raise UsageError(f"{text!r} is no amount of bytes", "write it as 500MB or 8GB")
-    return int(float(found[1]) * 2 ** _UNITS[found[2].upper()])
 
 
 def probe_plan(options: ProbeOptions) -> ProbePlan:
@@ -61,14 +54,15 @@ def _weights(texts: list[str], names: list[str]) -> dict[str, str]:
     """Backbone -> its weights, as named by `--weights`."""
     found: dict[str, str] = {}
     for text in texts:
-        if text == NONE:
-            found |= {each: found.get(each, NONE) for each in names}
+        if text in _FOR_ALL:
+            found |= {each: found.get(each, text) for each in names}
             continue
         probed = next((each for each in names if text.startswith(f"{each}=")), "")  # options in a name have a = too
         name, _, source = (probed, "=", text[len(probed) + 1 :]) if probed else text.partition("=")
         if not (name and source):
             raise UsageError(
-                f"--weights {text}: write it as BACKBONE=FILE", f"--weights {names[0]}=FILE, or none for all"
+                f"--weights {text}: write it as BACKBONE=FILE",
+                f"--weights {names[0]}=FILE, or for all {', '.join(_FOR_ALL[:-1])} or {_FOR_ALL[-1]}",
             )
         if name not in names:
             raise UsageError(f"--weights {text}: {name} is not probed", nearest(name, names))
@@ -108,7 +102,7 @@ def _recipe(name: str, data: DataChoice, task: str, head: str | None, options: P
         ("train.channels_last", "off"),
         ("data.workers", 0),
     ]
-    if data.name != "scenes":
+    if data.name != SCENES:
         settings.append(("train.epochs", epochs))
     if spec is None:
         settings.append(("data.augment.repeats", 1))
@@ -130,9 +124,9 @@ def _recipe(name: str, data: DataChoice, task: str, head: str | None, options: P
 def _with_weights(recipe: Recipe, named: str | None) -> Recipe:
     """The recipe with the weights named for it, or those that `finetune` would find."""
     backbone, source = recipe.model.backbone.spec, named
-    if named is None:
-        of = "scenes" if recipe.data.name == "scenes" and recipe.model.head is not None else "imagenet"
-        found = choose_weights(backbone, of, None)
+    if named in (None, SCENES):
+        on_scenes = named == SCENES or (recipe.data.name == SCENES and recipe.model.head is not None)
+        found = choose_weights(backbone, SCENES if on_scenes else "imagenet", None)
         note(f"weights: {found.source} ({found.why})")
         source = found.source
     if source == NONE:

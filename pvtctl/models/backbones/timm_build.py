@@ -69,6 +69,16 @@ class TimmModel:
         return int(size[0] if isinstance(size, tuple | list) else size)
 
 
+def check_timm_name(name: str) -> None:
+    """Raise UsageError with the nearest names if timm has no model `name`, PvtctlError if timm is not installed."""
+    if importlib.util.find_spec("timm") is None:
+        raise PvtctlError(f"{TIMM_PREFIX}{name} needs timm, which is not installed", "pip install 'pvtctl[timm]'")
+    import timm
+
+    if not timm.is_model(name):
+        raise UsageError(f"timm has no model called {name!r}", nearest(name, timm.list_models()))
+
+
 def build_timm(name: str, *, drop_path_rate: float, image_size: int, classifier: bool) -> TimmModel:
     """Build timm's `name` with its initial weights, once: on the meta device within `without_values`.
 
@@ -79,12 +89,9 @@ def build_timm(name: str, *, drop_path_rate: float, image_size: int, classifier:
         PvtctlError: timm is not installed.
         UsageError: An unknown name (with the nearest), a model without features, or a drop path rate that it has not.
     """
-    if importlib.util.find_spec("timm") is None:
-        raise PvtctlError(f"{TIMM_PREFIX}{name} needs timm, which is not installed", "pip install 'pvtctl[timm]'")
+    check_timm_name(name)
     import timm
 
-    if not timm.is_model(name):
-        raise UsageError(f"timm has no model called {name!r}", nearest(name, timm.list_models()))
     common: dict[str, Any] = {"drop_path_rate": drop_path_rate} if drop_path_rate else {}
     # ViTs take the first, windowed models the second; others keep timm's own size. What a model does not take, its
     # constructor refuses before anything is built
