@@ -19,6 +19,7 @@ from pvtctl.cli._options import AS_JSON, App
 from pvtctl.errors import ExitCode
 from pvtctl.io.console import say
 from pvtctl.io.foreign import reason_of
+from pvtctl.io.machine import BF16_FLAGS, cpu_flags, text_of
 
 app = App()
 
@@ -147,13 +148,15 @@ def _machine() -> list[Finding]:
 
     machine = describe_machine("cpu")
     cores, threads = machine["cpu_cores_usable"], torch.get_num_threads()
-    flags = _cpu_flags()
-    bf16 = sorted(flags & {"avx512_bf16", "amx_bf16", "bf16"})
+    flags = cpu_flags()
+    bf16 = sorted(flags & BF16_FLAGS)
     found = [
         Finding("cpu", f"{machine['cpu']}, {cores} of {machine['cpu_cores']} cores usable"),
         Finding("threads", f"{threads}, fewer than cores" if threads < cores else str(threads)),
         Finding("vector width", str(machine["cpu_capability"])),
-        Finding("bf16 on the cpu", ", ".join(bf16) if bf16 else "no instructions: slow" if flags else "unknown"),
+        Finding(
+            "bf16 on the cpu", ", ".join(bf16) if bf16 else "no instructions: fp32 is used" if flags else "unknown"
+        ),
         Finding("memory", _memory(machine["memory_bytes"])),
     ]
     if torch.cuda.is_available():
@@ -175,7 +178,7 @@ def _machine() -> list[Finding]:
 def _kernels(calibrate: bool) -> list[Finding]:
     """The kernels that are taken, and with `calibrate` the measurements behind them."""
     from pvtctl.models.fast_cpu import calibrate as calibration
-    from pvtctl.models.fast_cpu.choices import SWITCH, active, choices_file, is_off, remembered
+    from pvtctl.models.fast_cpu.choices import SWITCH, active, choices_file, is_measured, is_off, remembered
 
     if is_off():
         hint = f"unset {SWITCH} to measure them" if calibrate else None
@@ -188,9 +191,10 @@ def _kernels(calibrate: bool) -> list[Finding]:
     if calibrate and share > calibration.BUSY:
         text = f"{taken.value}; other programs used {share:.0%} of this machine"
         taken = Finding("taken", text, "note", "pvtctl doctor --calibrate when it is idle")
-    if not calibrate and remembered() is None:
+    if not calibrate and not is_measured():
         hint = "pvtctl doctor --calibrate; eval, predict and latency do it when first used"
-        return [replace(taken, value=f"{taken.value}: this machine is not measured yet", status="note", hint=hint)]
+        what = "this machine is not measured yet" if remembered() is None else "an earlier version measured fewer"
+        return [replace(taken, value=f"{taken.value}: {what}", status="note", hint=hint)]
     found = [taken, Finding("kept in", str(choices_file()))]
     for each in timings:
         ratio = each.fast_ms / each.plain_ms
@@ -199,26 +203,13 @@ def _kernels(calibrate: bool) -> list[Finding]:
     return found
 
 
-def _text_of(file: str) -> str:
-    """Content of a file of the kernel; empty if it cannot be read."""
-    try:
-        return Path(file).read_text(encoding="utf-8")
-    except OSError:
-        return ""
-
-
-def _cpu_flags() -> set[str]:
-    match = re.search(r"^(?:flags|Features)\s*:\s*(.*)$", _text_of("/proc/cpuinfo"), re.MULTILINE)
-    return set(match[1].split()) if match else set()
-
-
 def _memory(total: int | None) -> str:
     """Total and available memory, and a container's limit if lower."""
     parts = [f"{total / 2**30:.1f} GiB"] if total else []
-    limit = _text_of("/sys/fs/cgroup/memory.max").strip()
+    limit = text_of("/sys/fs/cgroup/memory.max").strip()
     if limit.isdigit() and (not total or int(limit) < total):
         parts.append(f"{int(limit) / 2**30:.1f} GiB allowed in this container")
-    if match := re.search(r"^MemAvailable:\s*(\d+) kB", _text_of("/proc/meminfo"), re.MULTILINE):
+    if match := re.search(r"^MemAvailable:\s*(\d+) kB", text_of("/proc/meminfo"), re.MULTILINE):
         parts.append(f"{int(match[1]) / 2**20:.1f} GiB available")
     return ", ".join(parts) or "unknown"
 

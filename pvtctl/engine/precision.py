@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from pvtctl.errors import UsageError
+from pvtctl.io.machine import BF16_FLAGS, cpu_flags
 
 PrecisionName = Literal["fp32", "tf32", "bf16", "fp16"]
 _WORTH_IT = 1.3
@@ -46,8 +47,9 @@ class Precision:
 def choose_precision(wanted: Literal["auto"] | PrecisionName, device: torch.device) -> Precision:
     """The requested precision, or with `auto` the one that suits the device.
 
-    CUDA: bf16 where the hardware supports it, fp16 on older cards. CPU: chosen by briefly training a small MLP in fp32
-    and bf16; bf16 is between twice as fast and a hundred times slower, depending on the processor. Elsewhere fp32.
+    CUDA: bf16 where the hardware supports it, fp16 on older cards. CPU: fp32 where the processor has no instructions for
+    bf16, else chosen by briefly training a small MLP in fp32 and bf16; bf16 is between twice as fast and a hundred times
+    slower, depending on the processor. Elsewhere fp32.
 
     Raises UsageError for tf32 elsewhere than on CUDA.
     """
@@ -61,10 +63,25 @@ def choose_precision(wanted: Literal["auto"] | PrecisionName, device: torch.devi
         return Precision("fp16", "this GPU has no native bf16")
     if device.type != "cpu":
         return Precision("fp32", f"the safe choice on {device.type}")
+    if not _may_have_bf16():
+        return Precision("fp32", "this CPU has no instructions for bf16")
     gain = cpu_bf16_gain()
     if gain >= _WORTH_IT:
         return Precision("bf16", f"measured {gain:.1f}x as fast as fp32 on this CPU")
     return Precision("fp32", f"bf16 measured {gain:.2g}x as fast on this CPU")
+
+
+def scoring_precision(trained: Literal["auto"] | PrecisionName, device: torch.device) -> Precision:
+    """The precision in which weights are scored that were trained in `trained`: the same, but fp32 for bf16 and fp16 on a CPU
+    that has no instructions for bf16 and would only emulate them. Raises UsageError as `choose_precision`."""
+    if trained in ("bf16", "fp16") and device.type == "cpu" and not _may_have_bf16():
+        return Precision("fp32", f"this CPU has no instructions for {trained}")
+    return choose_precision(trained, device)
+
+
+def _may_have_bf16() -> bool:
+    flags = cpu_flags()
+    return not flags or bool(flags & BF16_FLAGS)
 
 
 @functools.cache

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import platform
 import re
 from collections.abc import Iterable
@@ -34,14 +36,59 @@ def size_in_bytes(text: str) -> int:
     return size
 
 
+BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
+"""Linux' names of the instructions that compute in bf16 (x86 and Arm)."""
+
+
+def text_of(file: str) -> str:
+    """Content of a file of the kernel; empty if it cannot be read."""
+    try:
+        return Path(file).read_text(encoding="utf-8")
+    except OSError:
+        return ""
+
+
+def _processors() -> list[dict[str, str]]:
+    """The processors of /proc/cpuinfo (Linux), by their keys; those of one core share `physical id` and `core id`."""
+    found = []
+    for block in text_of("/proc/cpuinfo").strip().split("\n\n"):
+        pairs = (line.partition(":") for line in block.splitlines())
+        found.append({key.strip(): value.strip() for key, _, value in pairs})
+    return found
+
+
 def cpu_name() -> str:
     """The processor's name as Linux gives it, elsewhere as Python's `platform` does."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    names = [each["model name"] for each in _processors() if "model name" in each]
     return names[0] if names else platform.processor() or platform.machine()
+
+
+def cpu_flags() -> frozenset[str]:
+    """The processor's features in Linux' names; empty where they are not known."""
+    lists = [each.get("flags") or each.get("Features") for each in _processors()]
+    return frozenset(next((words for words in lists if words), "").split())
+
+
+def cpus_usable() -> int:
+    """Logical processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cores_usable() -> int | None:
+    """Physical cores of these processors (Linux); None where that is not known."""
+    mine = {str(cpu) for cpu in os.sched_getaffinity(0)} if hasattr(os, "sched_getaffinity") else set()
+    cores = {
+        (each["physical id"], each["core id"])
+        for each in _processors()
+        if each.get("processor") in mine and {"physical id", "core id"} <= each.keys()
+    }
+    return len(cores) or None
+
+
+def cpus_allowed() -> int | None:
+    """Processors whose time a container may use at once (Linux, cgroup 2), rounded up; None without a limit."""
+    quota, _, period = text_of("/sys/fs/cgroup/cpu.max").strip().partition(" ")
+    return math.ceil(int(quota) / int(period)) if quota.isdigit() and period.isdigit() and int(period) else None
 
 
 class OthersShare:

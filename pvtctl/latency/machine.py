@@ -6,7 +6,7 @@ import os
 import platform
 from typing import Any
 
-from pvtctl.io.machine import cpu_name
+from pvtctl.io.machine import cpu_name, cpus_usable
 
 
 def describe_machine(device: str) -> dict[str, Any]:
@@ -17,7 +17,7 @@ def describe_machine(device: str) -> dict[str, Any]:
         "system": platform.platform(terse=True),
         "cpu": cpu_name(),
         "cpu_cores": os.cpu_count(),
-        "cpu_cores_usable": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cpu_cores_usable": cpus_usable(),
         "memory_bytes": _memory_bytes(),
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -36,7 +36,6 @@ PARTS = ("preprocess", "network", "postprocess")
 
 def build_prediction_step(case: Case, model: nn.Module, device: torch.device, engine: Engine) -> Callable[[], object]:
     """The function to time for a Detector or DenseModel on `device`."""
-    model = model.to(memory_format=memory_format(case))
     if isinstance(model, Detector):
         return (
             detector_training_step(case, model, device)

@@ -14,6 +14,7 @@ from pvtctl.cost.build import build_model, build_own
 from pvtctl.inference import EngineName
 from pvtctl.inference.engines import make_engine
 from pvtctl.models.fast_cpu import optimize_for_cpu
+from pvtctl.models.fast_cpu.levers import lay_out
 from pvtctl.models.registry import find_head
 
 Case = dict[str, Any]
@@ -29,15 +30,16 @@ def build_step(
     else:
         model = build_model(case["backbone"], case["head"], case["num_classes"], case["output_stride"])
     model = optimize_for_cpu(model).to(device).eval()
+    if case["channels_last"]:
+        model = model.to(memory_format=torch.channels_last)
+    elif case["mode"] == "forward":
+        lay_out(model, device)
     engine = make_engine(case["engine"], device, say)
     if find_head(case["head"]) is not None:
         from pvtctl.latency.prediction_steps import build_prediction_step
 
         return build_prediction_step(case, model, device, engine), model
-    images = torch.randn(case["batch_size"], 3, *case["size"], device=device)
-    if case["channels_last"]:
-        model = model.to(memory_format=torch.channels_last)
-        images = images.to(memory_format=torch.channels_last)
+    images = torch.randn(case["batch_size"], 3, *case["size"], device=device).to(memory_format=memory_format(case))
     if case["mode"] == "train":
         return _classifier_training_step(case, model, images), model
     run = engine(model)
@@ -87,7 +89,7 @@ def compiled(case: Case, model: nn.Module) -> Any:
 
 
 def memory_format(case: Case) -> torch.memory_format:
-    """The layout of the case's images and weights."""
+    """The layout of the case's images."""
     return torch.channels_last if case["channels_last"] else torch.contiguous_format
 
 

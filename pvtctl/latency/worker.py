@@ -57,10 +57,15 @@ class _Worker:
 
         for file in case["modules"]:
             load_module(file)
+        from pvtctl.models.fast_cpu.choices import active
+        from pvtctl.models.fast_cpu.threads import take_threads
+
         self._case = case
         self._device = torch.device(case["device"])
         if case["threads"]:
             torch.set_num_threads(case["threads"])
+        elif self._device.type == "cpu":
+            take_threads(active().threads)
         torch.manual_seed(0)
         if self._device.type == "cuda":
             use_tf32(case["dtype"] == "tf32")

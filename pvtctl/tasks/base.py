@@ -121,7 +121,9 @@ class PredictionRequest:
 
     def runnable(self, model: Any) -> Any:
         """`model` on the device, in eval mode, with its network computed by the engine."""
-        model = model.to(self.device).eval()
+        from pvtctl.models.fast_cpu.levers import lay_out
+
+        model = lay_out(model.to(self.device).eval(), self.device)
         return model if self.engine is None else self.engine(model)
 
     @property

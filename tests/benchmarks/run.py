@@ -1,7 +1,8 @@
 """Time ours against peers on this machine: `python tests/benchmarks/run.py --all`, about forty minutes on two cores.
 
 Every contestant runs in a process of its own, as its users run it: ours with the allocator setting that the command line
-makes (`pvtctl.io.allocator`) and the CPU kernels that are measured first (`pvtctl doctor --calibrate`), peers with none.
+makes (`pvtctl.io.allocator`), and the CPU kernels, layout and threads that are measured first (`pvtctl doctor --calibrate`),
+peers with none.
 Then once more with the same allocator setting on all sides. The processes of a case take turns, one call each, so that a
 drifting machine slows all alike; a ratio is the median over turns of (other / ours). Training steps use the optimiser as
 each side's users get it: ours from `pvtctl.engine`, the peer's torch.optim.AdamW. Peak memory is the growth of the
@@ -193,6 +194,9 @@ def _model_call(
     from peers import BUILD, loss_of
 
     from pvtctl.inference.engines import make_engine
+    from pvtctl.models.fast_cpu.choices import active
+    from pvtctl.models.fast_cpu.levers import lay_out
+    from pvtctl.models.fast_cpu.threads import take_threads
 
     torch.manual_seed(0)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
@@ -202,6 +206,9 @@ def _model_call(
     low = torch.autocast(device, torch.bfloat16, enabled=dtype == "bf16")
     if mode == "forward":
         model.eval()
+        if type(model).__module__.startswith("pvtctl"):
+            lay_out(model, torch.device(device))
+            take_threads(active().threads if device == "cpu" else 0)
         for parameter in model.parameters():
             parameter.requires_grad_(False)
         run = make_engine(ENGINES.get(how, "torch"), torch.device(device))(model)

@@ -258,6 +258,7 @@ def test_half_precision_resumes_bit_for_bit(tmp_path: Path, precision: Any) -> N
 def test_a_resumed_run_keeps_the_precision_that_was_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr("pvtctl.engine.precision.cpu_flags", frozenset)
     monkeypatch.setattr("pvtctl.engine.precision.cpu_bf16_gain", lambda: 2.0)
     with pytest.raises(Stopped):
         train(ToyTask(), tmp_path / "run", precision="auto", max_minutes=1e-9)

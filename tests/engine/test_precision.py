@@ -9,17 +9,33 @@ import torch
 from torch import nn
 
 from pvtctl.engine import choose_precision
-from pvtctl.engine.precision import Precision, cpu_bf16_gain, wants_channels_last
+from pvtctl.engine.precision import Precision, cpu_bf16_gain, scoring_precision, wants_channels_last
 
 CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize(("gain", "name"), [(2.0, "bf16"), (1.1, "fp32"), (0.01, "fp32")])
-def test_bf16_is_chosen_by_what_was_measured(monkeypatch: pytest.MonkeyPatch, gain: float, name: str) -> None:
+@pytest.mark.parametrize("flags", [{"avx2", "avx512_bf16"}, {"asimd", "bf16"}, {}])
+def test_bf16_is_chosen_by_what_was_measured(
+    monkeypatch: pytest.MonkeyPatch, gain: float, name: str, flags: Any
+) -> None:
+    """Where the processor has instructions for it, or does not say which it has."""
     monkeypatch.setattr("pvtctl.engine.precision.cpu_bf16_gain", lambda: gain)
+    monkeypatch.setattr("pvtctl.engine.precision.cpu_flags", lambda: frozenset(flags))
     chosen = choose_precision("auto", CPU)
     assert chosen.name == name
     assert "on this CPU" in chosen.why
+    assert scoring_precision("bf16", CPU).name == "bf16"
+
+
+def test_a_processor_without_bf16_computes_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pvtctl.engine.precision.cpu_flags", lambda: frozenset({"avx2"}))
+    monkeypatch.setattr("pvtctl.engine.precision.cpu_bf16_gain", lambda: pytest.fail("measured"))
+    assert str(choose_precision("auto", CPU)) == "fp32 (this CPU has no instructions for bf16)"
+    for name in ("bf16", "fp16"):
+        assert str(scoring_precision(name, CPU)) == f"fp32 (this CPU has no instructions for {name})"
+        assert choose_precision(name, CPU).name == scoring_precision(name, torch.device("cuda")).name == name
+    assert scoring_precision("fp32", CPU).name == "fp32"
 
 
 def test_measuring_changes_no_random_numbers() -> None:

@@ -16,6 +16,7 @@ from pvtctl.latency.layers import TimedLayer, timed_layers
 from pvtctl.latency.steps import build_step
 from pvtctl.latency.trace import MODEL, OUTSIDE, LayerTrace
 from pvtctl.models.fast_cpu import linears
+from pvtctl.models.fast_cpu.choices import Choices, using
 
 CPU = torch.device("cpu")
 
@@ -167,6 +168,19 @@ def test_multiply_adds_are_those_of_flops(backbone: str, head: str) -> None:
     assert sum(row["macs"] for row in layers.found) == 2 * count(backbone, (64, 96), head=head).macs
     # of what `flops` counts, next to nothing is outside of the parts
     assert sum(row["macs"] for row in layers.found if row["rest"]) < 0.01 * sum(row["macs"] for row in layers.found)
+
+
+@pytest.mark.parametrize("head", ["none", "retinanet"])
+def test_layouts_are_those_of_prediction(head: str) -> None:
+    """Heads are channels-last, ResNets where that is faster; with --channels-last everything is."""
+    for chosen, options, expected in ((False, {}, False), (True, {}, True), (False, {"channels_last": True}, True)):
+        with using(Choices(channels_last=chosen)):
+            model: Any = built("resnet18@0.25", head, **options)[1]
+        body = model if head == "none" else model.backbone
+        assert body.layer1[0].conv1.weight.is_contiguous(memory_format=torch.channels_last) is expected
+        if head != "none":
+            kernels = [each.weight for each in model.head.modules() if isinstance(each, nn.Conv2d)]
+            assert all(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels)
 
 
 def test_attention_and_mlp_of_a_stage_are_parts() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +53,29 @@ def test_json_and_back(choices: Choices) -> None:
         lambda plain: plain | {"mlp_bytes": 1.5},
         lambda plain: plain | {"mlp_bytes": True},
         lambda plain: plain | {"one_pass": 1},
-        lambda plain: plain | {"other": 1},
-        lambda plain: {key: value for key, value in plain.items() if key != "one_pass"},
+        lambda plain: {"other": 1},
     ],
 )
 def test_other_values_are_not_choices(change: Callable[[dict[str, Any]], Any]) -> None:
     assert Choices.from_json(change(asdict(ALL))) is None
+
+
+@pytest.mark.parametrize("absent", asdict(ALL))
+def test_choices_of_another_version(absent: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file or a run of an earlier version has fewer, one of a later version more; it is used, and measured anew."""
+    kept = {key: value for key, value in asdict(ALL).items() if key != absent}
+    expected = replace(ALL, **{absent: getattr(Choices(), absent)})
+    assert Choices.from_json(kept) == Choices.from_json(kept | {"later": 3}) == expected
+    remember(ALL, [])
+    assert chosen.is_measured()
+    content = json.loads(choices_file().read_text())
+    choices_file().write_text(json.dumps(content | {"choices": kept}))
+    assert remembered() == in_a_new_process() == expected
+    assert not chosen.is_measured()
+    said: list[str] = []
+    calibration.calibrate_once("cpu", said.append)
+    assert len(said) == 1
+    assert chosen.is_measured()
 
 
 def test_unmeasured_is_plain_torch() -> None:
@@ -115,6 +132,7 @@ def test_what_does_not_win_is_not_taken(ratio: float, taken: bool, monkeypatch: 
 
     monkeypatch.setattr(calibration, "_race", race)
     monkeypatch.setattr(calibration, "one_pass_works", lambda: True)
+    monkeypatch.setattr(calibration, "other_numbers", lambda: [torch.get_num_threads() + 1])
     found = calibration.calibrate().choices
     assert all(bool(value) is taken for value in asdict(found).values())
 

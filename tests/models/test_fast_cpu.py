@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 import pvtctl
 from pvtctl.models.fast_cpu import attention, choices, convolutions, linears, optimize_for_cpu, plain_kernels
 from pvtctl.models.fast_cpu.choices import Choices, before_measurement, using
-from pvtctl.models.fast_cpu.levers import PLAIN_OF
+from pvtctl.models.fast_cpu.levers import PLAIN_OF, lay_out
 
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "pvt": lambda: pvtctl.create_classifier("pvt_tiny@0.25", num_classes=3),
@@ -215,3 +215,30 @@ def test_torch_export_gives_the_graph_of_the_plain_model() -> None:
     plain = torch.export.export(model, (images(),))
     fast = torch.export.export(optimize_for_cpu(model), (images(),))
     assert fast.graph_module.code == plain.graph_module.code
+
+
+def layouts(model: nn.Module) -> set[bool]:
+    """Whether kernels of more than one cell are in channels-last layout."""
+    kernels = [each.weight for each in model.modules() if isinstance(each, nn.Conv2d) and each.kernel_size != (1, 1)]
+    return {kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels}
+
+
+def test_resnets_are_laid_out_for_inference_on_this_cpu() -> None:
+    model = optimize_for_cpu(pvtctl.create_backbone("resnet18@0.25")).eval()
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    cpu, meta = torch.device("cpu"), torch.device("meta")
+    with torch.inference_mode():
+        plain = model(images())
+        with using(Choices()):
+            assert layouts(lay_out(model, cpu)) == {False}
+        with using(Choices(channels_last=True)):
+            assert layouts(lay_out(model, meta)) == {False}
+            assert lay_out(model, cpu) is model
+            tokens = pvtctl.create_backbone("pvt_v2_b0@0.25")
+            strides = [parameter.stride() for parameter in tokens.parameters()]
+            assert [parameter.stride() for parameter in lay_out(tokens, cpu).parameters()] == strides
+        assert layouts(model) == {True}
+        for ours, theirs in zip(model(images()), plain, strict=True):
+            assert ours.is_contiguous(memory_format=torch.channels_last)
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())

@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from pvtctl.errors import UsageError
 from pvtctl.io.machine import OthersShare
 from pvtctl.models.backbones.base import Tap
-from pvtctl.models.fast_cpu.choices import SWITCH, Choices, is_chosen, is_off, remember, remembered, use, using
-from pvtctl.models.fast_cpu.levers import take
+from pvtctl.models.backbones.resnet import ResNet
+from pvtctl.models.fast_cpu.choices import SWITCH, Choices, active, is_chosen, is_measured, is_off, remember, use, using
+from pvtctl.models.fast_cpu.levers import lay_out, take
 from pvtctl.models.fast_cpu.linears import one_pass_works
+from pvtctl.models.fast_cpu.threads import other_numbers, own_threads, take_threads
 from pvtctl.models.heads.dpt import Reassemble
 from pvtctl.models.layers.attention import SelfAttention, SpatialReductionAttention
 from pvtctl.models.layers.block import Mlp
@@ -61,9 +63,12 @@ class _Case:
 
     def call(self, choices: Choices) -> Callable[[], object]:
         """One forward pass with `choices`; in the mode `training` also a backward pass, in `bf16` both under autocast."""
-        layer = take(copy.deepcopy(self._layer), choices)
+        with using(choices):
+            layer = lay_out(take(copy.deepcopy(self._layer), choices), torch.device("cpu"))
 
         def run() -> None:
+            if choices.threads:
+                torch.set_num_threads(choices.threads)
             with using(choices):
                 if self._mode == "inference":
                     with torch.inference_mode():
@@ -77,7 +82,7 @@ class _Case:
 
 
 def calibrate(on_progress: Callable[[str], None] = lambda text: None) -> Calibration:
-    """Time each kernel against plain torch with torch's current number of threads, keep and take what is faster.
+    """Time each kernel against plain torch, and other numbers of threads than torch's own; keep and take what is faster.
 
     It takes a few seconds, and no random numbers of the caller's. The cases are layers of PVT-Small at 224 pixels, of a
     ViT-Base at 384 and of the heads. The result is kept for this processor, torch version and number of threads; where the
@@ -88,12 +93,16 @@ def calibrate(on_progress: Callable[[str], None] = lambda text: None) -> Calibra
     if is_off():
         raise UsageError(f"{SWITCH} is 0, which leaves every model plain", f"unset {SWITCH} to measure the CPU kernels")
     timings: list[Timing] = []
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
-        torch.manual_seed(0)
-        found = Choices()
-        for title, step in _STEPS:
-            on_progress(title)
-            found = step(found, timings)
+    before = torch.get_num_threads()
+    try:
+        with torch.random.fork_rng(devices=[]), torch.enable_grad():
+            torch.manual_seed(0)
+            found = Choices()
+            for title, step in _STEPS:
+                on_progress(title)
+                found = step(found, timings)
+    finally:
+        torch.set_num_threads(before)
     try:
         remember(found, [asdict(timing) for timing in timings])
         use(None)
@@ -105,29 +114,34 @@ def calibrate(on_progress: Callable[[str], None] = lambda text: None) -> Calibra
 
 def calibrate_once(device: str, on_progress: Callable[[str], None], *, threads: int | None = None) -> None:
     """Measure this machine before `device` is used, unless it is not a CPU, was measured before, or the user has chosen
-    (PVTCTL_FAST_CPU=0, `use`).
+    (PVTCTL_FAST_CPU=0, `use`). Then use the number of threads that is fastest.
 
     Not in a process of torchrun, where others would measure at the same time, and not on a busy machine, where
-    chance would decide. `threads`: unset, torch's.
+    chance would decide. `threads`: the user's number, which stays; unset, torch's.
     """
     if device != "cpu" or is_chosen() or "LOCAL_RANK" in os.environ:
         return
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     try:
-        if remembered() is not None:
-            return
-        share = busy_share()
-        if share > BUSY:
-            on_progress(
-                f"plain PyTorch: other programs use {share:.0%} of this machine, too much to measure which CPU kernels are "
-                "fast here (when it is idle: pvtctl doctor --calibrate)"
-            )
-            return
-        on_progress("measuring once which CPU kernels are fast here (some seconds; `pvtctl doctor` shows them)")
-        calibrate()
+        if not is_measured():
+            _calibrate_if_idle(on_progress)
     finally:
         torch.set_num_threads(before)
+    if threads is None:
+        take_threads(active().threads)
+
+
+def _calibrate_if_idle(on_progress: Callable[[str], None]) -> None:
+    share = busy_share()
+    if share <= BUSY:
+        on_progress("measuring once which CPU kernels are fast here (some seconds; `pvtctl doctor` shows them)")
+        calibrate()
+        return
+    on_progress(
+        f"{active()}: other programs use {share:.0%} of this machine, too much to measure which CPU kernels are "
+        "fast here (when it is idle: pvtctl doctor --calibrate)"
+    )
 
 
 def busy_share(seconds: float = 0.2) -> float:
@@ -139,18 +153,27 @@ def busy_share(seconds: float = 0.2) -> float:
 
 def _race(case: _Case, candidates: Sequence[Choices]) -> list[float]:
     """The shortest time of `case` with each candidate, in milliseconds; they take turns."""
-    calls = [case.call(candidate) for candidate in candidates]
+    seconds = shortest_seconds([case.call(candidate) for candidate in candidates], SECONDS)
+    return [1e3 * each for each in seconds]
+
+
+def shortest_seconds(calls: Sequence[Callable[[], object]], seconds: float) -> list[float]:
+    """The shortest time of each of `calls`, after an untimed call of each: for `seconds` of each, and at least MIN_CALLS times.
+
+    They take turns of two calls, as threads of another library may still be awake in the first.
+    """
     for call in calls:  # memory, threads and oneDNN's choice of a kernel
         call()
     best = [float("inf")] * len(calls)
-    rounds, end = 0, time.perf_counter() + SECONDS * len(calls)
-    while rounds < MIN_CALLS or time.perf_counter() < end:
+    times, end = 0, time.perf_counter() + seconds * len(calls)
+    while times < MIN_CALLS or time.perf_counter() < end:
         for at, call in enumerate(calls):
-            start = time.perf_counter()
-            call()
-            best[at] = min(best[at], time.perf_counter() - start)
-        rounds += 1
-    return [1e3 * seconds for seconds in best]
+            for _ in range(2):
+                start = time.perf_counter()
+                call()
+                best[at] = min(best[at], time.perf_counter() - start)
+        times += 2
+    return best
 
 
 def _faster(kernel: str, plain: Choices, fast: Choices, cases: Sequence[_Case], timings: list[Timing]) -> bool:
@@ -173,6 +196,18 @@ def _mlp(dim: int, ratio: int, tokens: int, batch: int = 1) -> _Case:
 
 def _tokens(batch: int, number: int, dim: int) -> Tensor:
     return torch.randn(batch, number, dim)
+
+
+def _threads(found: Choices, timings: list[Timing]) -> Choices:
+    """The number with which plain torch is fastest; the other steps use it."""
+    cases = [_mlp(64, 8, 3136), _mlp(320, 4, 196, 8), _Case("1x128x64x64, 3x3", _conv(128), _map(1, 128, 64))]
+    best = own = own_threads()
+    for number in other_numbers():
+        plain, fast = replace(found, threads=best), replace(found, threads=number)
+        if _faster(f"{number} threads, not {best}", plain, fast, cases, timings):
+            best = number
+    torch.set_num_threads(best)
+    return found if best == own else replace(found, threads=best)
 
 
 def _one_pass(found: Choices, timings: list[Timing]) -> Choices:
@@ -269,7 +304,18 @@ def _plain_bf16(found: Choices, timings: list[Timing]) -> Choices:
     return fast if _faster("written-out attention in bf16", found, fast, [case], timings) else found
 
 
+def _channels_last(found: Choices, timings: list[Timing]) -> Choices:
+    resnet = ResNet(block="bottleneck", depths=(1, 1, 1, 1))
+    sizes = ((1, 224), (1, 448), (4, 224))
+    cases = [
+        _Case(f"{batch}x3x{side}x{side}, ResNet", resnet, torch.randn(batch, 3, side, side)) for batch, side in sizes
+    ]
+    fast = replace(found, channels_last=True)
+    return fast if _faster("channels-last layout", found, fast, cases, timings) else found
+
+
 _STEPS = (
+    ("threads", _threads),
     ("linear layers", _one_pass),
     ("MLPs", _mlp_bytes),
     ("3x3 convolutions", _winograd),
@@ -278,5 +324,6 @@ _STEPS = (
     ("DPT's readout", _split_readout),
     ("attention in training", _plain_from),
     ("attention in bf16", _plain_bf16),
+    ("layout", _channels_last),
 )
 """In this order: what a step finds is in use in the next."""

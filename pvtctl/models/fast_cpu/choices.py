@@ -17,6 +17,7 @@ import torch
 from pvtctl.io.files import user_folder, write_text
 from pvtctl.io.foreign import BadFile, read_json
 from pvtctl.io.machine import cpu_name
+from pvtctl.models.fast_cpu.threads import own_threads
 
 SWITCH = "PVTCTL_FAST_CPU"
 """Environment variable; 0 leaves every model plain."""
@@ -46,16 +47,20 @@ class Choices:
     """Training in float32: least number of queries from which attention to few keys is written out; 0: never."""
     plain_bf16: bool = False
     """The same for bf16 and fp16, whatever the number of queries."""
+    channels_last: bool = False
+    """Inference: the convolutions of ResNets in channels-last layout (`lay_out`)."""
+    threads: int = 0
+    """Inference commands: threads of an operation (`take_threads`); 0: torch's own number."""
 
     @classmethod
     def from_json(cls, value: object) -> Self | None:
-        """The choices that `asdict` gave; None if `value` is anything else."""
+        """The choices that `asdict` gave, in this version or another: what is absent has its default, and what is unknown is
+        left out. None if `value` is anything else."""
         kinds = {field.name: type(field.default) for field in fields(cls)}
-        if not isinstance(value, Mapping) or value.keys() != kinds.keys():
+        known = {key: each for key, each in value.items() if key in kinds} if isinstance(value, Mapping) else {}
+        if not known or any(type(each) is not kinds[key] or each < 0 for key, each in known.items()):
             return None
-        if any(type(each) is not kinds[key] for key, each in value.items()) or min(value.values()) < 0:
-            return None
-        return cls(**value)
+        return cls(**known)
 
     def __str__(self) -> str:
         said = [
@@ -67,6 +72,8 @@ class Choices:
             (self.split_readout, "DPT's readout in two parts"),
             (self.plain_from, f"written-out attention in training from {self.plain_from} queries"),
             (self.plain_bf16, "written-out attention in bf16"),
+            (self.channels_last, "ResNets in channels-last layout"),
+            (self.threads, f"{self.threads} threads"),
         ]
         return ", ".join(text for taken, text in said if taken) or "PyTorch's own kernels"
 
@@ -133,7 +140,7 @@ def machine_key() -> dict[str, Any]:
         "cpu": cpu_name(),
         "capability": torch.backends.cpu.get_cpu_capability(),
         "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
+        "threads": own_threads(),
         "restrictions": {name: os.environ[name] for name in _RESTRICTIONS if name in os.environ},
     }
 
@@ -146,11 +153,21 @@ def choices_file() -> Path:
 
 def remembered() -> Choices | None:
     """What was measured on this machine; None if nothing was, or if the file is damaged."""
+    return Choices.from_json(_kept().get("choices"))
+
+
+def is_measured() -> bool:
+    """Whether all choices were measured on this machine: an earlier version of pvtctl had fewer."""
+    return remembered() is not None and _kept()["choices"].keys() >= asdict(_NONE).keys()
+
+
+def _kept() -> dict[str, Any]:
+    """Content of the file for this machine; empty if it is missing, damaged, or another machine's."""
     try:
         kept = read_json(choices_file(), dict)
     except BadFile:
-        return None
-    return Choices.from_json(kept.get("choices")) if kept.get("machine") == machine_key() else None
+        return {}
+    return kept if kept.get("machine") == machine_key() else {}
 
 
 def remember(choices: Choices, timings: list[dict[str, Any]]) -> Path:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from pvtctl.models.backbones.base import Backbone
+from pvtctl.models.backbones.resnet import ResNet
 from pvtctl.models.backbones.vit import ResNetEmbed
 from pvtctl.models.fast_cpu.attention import FastPrototypeAttention, FastSelfAttention, FastSpatialReductionAttention
-from pvtctl.models.fast_cpu.choices import Choices
+from pvtctl.models.fast_cpu.choices import Choices, active
 from pvtctl.models.fast_cpu.convolutions import FoldedConvNorm, PatchConv, WinogradConv
 from pvtctl.models.fast_cpu.linears import FastLinear, FastMlp, SplitReassemble
 from pvtctl.models.heads.dpt import Reassemble
@@ -18,7 +20,7 @@ from pvtctl.models.heads.trans2seg import PrototypeAttention
 from pvtctl.models.layers.attention import SelfAttention, SpatialReductionAttention
 from pvtctl.models.layers.block import Mlp
 from pvtctl.models.layers.conv_norm import ConvNorm
-from pvtctl.models.layers.patches import ModuleT, PatchEmbed
+from pvtctl.models.layers.patches import ModuleT, PatchEmbed, use_channels_last
 
 
 @dataclass(frozen=True)
@@ -97,4 +99,18 @@ def take(model: ModuleT, choices: Choices) -> ModuleT:
         if lever.taken(choices):
             for module in lever.find(model):
                 module.__class__ = lever.kernels[type(module)]
+    return model
+
+
+def lay_out(model: ModuleT, device: torch.device) -> ModuleT:
+    """Before inference on `device`: give the ResNets in `model` the memory layout that is faster on this CPU, in place, and
+    return it.
+
+    Necks, heads and tokens are in channels-last layout anyway. On a GPU the precision decides, and in training the recipe's
+    `train.channels_last`.
+    """
+    if device.type == "cpu" and active().channels_last:
+        for module in model.modules():
+            if isinstance(module, ResNet):
+                use_channels_last(module)
     return model
