@@ -48,7 +48,8 @@ INSIDE = typer.Option(
 ENGINE = typer.Option(
     None,
     help="What computes the network: torch; compile (torch.compile); onnxruntime, often the fastest on a CPU, in fp32 "
-    "(needs the extra export). The last two need minutes to start; onnxruntime once for the same weights. Default: torch.",
+    "(needs the extra export); auto, the faster of torch and onnxruntime for the first images. compile and onnxruntime "
+    "need minutes to start; onnxruntime once for the same weights. Default: torch.",
 )
 AS_JSON = typer.Option(False, "--json", help="Print one JSON document.")
 

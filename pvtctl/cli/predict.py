@@ -145,6 +145,7 @@ def _predict(options: PredictCommandOptions, checkpoint: Inspected, images: Imag
     device = single(options.device).device
     calibrate_once(device.type, note)
     engine = make_engine(options.engine or EngineName.torch, device, say)
+    engine.images = len(images.names)
     request = PredictionRequest(checkpoint, device, said, options.scale_shift, engine)
     writer = spec.prediction_writer(request, images, out)
     note(f"weights: {options.weights}, {writer.description}, by {engine.name}")
@@ -158,7 +159,7 @@ def _predict(options: PredictCommandOptions, checkpoint: Inspected, images: Imag
             files = writer.finish()
     reader.report()
     if options.as_json:
-        document = {"weights": options.weights, "backbone": checkpoint.backbone, "engine": engine.name}
+        document = {"weights": options.weights, "backbone": checkpoint.backbone, "engine": engine.used}
         document |= writer.document()
         print_json(document | {"skipped": reader.skipped} | writer.places(files))
         return

@@ -11,3 +11,5 @@ class EngineName(StrEnum):
     torch = "torch"
     compile = "compile"
     onnxruntime = "onnxruntime"
+    auto = "auto"
+    """torch or onnxruntime, whichever computes the first images faster."""

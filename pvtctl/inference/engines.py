@@ -1,4 +1,5 @@
-"""Run the network of a model by torch, by torch.compile or by onnxruntime; what comes before and after it stays the same.
+"""Run the network of a model by torch, by torch.compile or by onnxruntime, or by the faster one; what comes before and
+after it stays the same.
 
 >>> engine = make_engine("onnxruntime", torch.device("cpu"))
 >>> model = engine(create_detector("pvt_small", "retinanet", weights="retinanet.pth"))  # called as before
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from pvtctl.errors import UsageError, nearest
 from pvtctl.export.exportable import RawModel, network_of
 from pvtctl.inference import EngineName
+from pvtctl.inference.auto import Choice, choose, why_torch
 from pvtctl.inference.onnx_graphs import OnnxNetwork, require_engine
 from pvtctl.io.console import say as say_on_stderr
 from pvtctl.models.backbones import Backbone
@@ -52,16 +54,23 @@ class EngineModel(nn.Module):
 class Engine:
     """Computes networks by torch as it is: `engine(model)` is the model.
 
-    Attributes: `name`, and `fp32`, whether networks are computed in float32 whatever the precision.
+    Attributes: `name`; `fp32`, whether networks are computed in float32 whatever the precision; and `images`, the number of
+    images that will come, for the user of the engine to set where it is known.
     """
 
     name = EngineName.torch
     fp32 = False
+    images: int | None = None
 
     def __init__(self, device: torch.device, say: Say = say_on_stderr) -> None:
         self.device = device
         self.say = say
-        self._made: dict[nn.Module, EngineModel] = {}
+        self._made: dict[nn.Module, nn.Module] = {}
+
+    @property
+    def used(self) -> EngineName:
+        """The engine that computes: `name`, or what `auto` has taken."""
+        return self.name
 
     def __call__(self, model: nn.Module) -> nn.Module:
         """`model` (a Classifier, Backbone, Detector or DenseModel in eval mode) with its network computed by this engine.
@@ -107,7 +116,50 @@ class OnnxEngine(Engine):
         return OnnxNetwork(raw, self.device, self.say)
 
 
-_ENGINES: dict[EngineName, type[Engine]] = {each.name: each for each in (Engine, CompileEngine, OnnxEngine)}
+class AutoEngine(Engine):
+    """torch or onnxruntime: what takes the first batch of a model less time, on a CPU."""
+
+    name = EngineName.auto
+    _used = EngineName.torch
+
+    @property
+    def used(self) -> EngineName:
+        return self._used
+
+    def __call__(self, model: nn.Module) -> nn.Module:
+        if model not in self._made:
+            self._made[model] = _AutoModel(model, self._take)
+        return self._made[model]
+
+    def _take(self, model: nn.Module, images: Tensor) -> nn.Module:
+        why, runnable = why_torch(self.device), model
+        choice = Choice(EngineName.torch, why or "")
+        if why is None:
+            network = OnnxNetwork(network_of(model), self.device, self.say)
+            choice = choose(network, images, self.images)
+            if choice.engine is EngineName.onnxruntime:
+                runnable = EngineModel(model, network)
+        self._used = choice.engine
+        self.say(f"engine: {choice}")
+        return runnable
+
+
+class _AutoModel(nn.Module):
+    """A model that becomes what `take` makes of it for the first images."""
+
+    def __init__(self, model: nn.Module, take: Callable[[nn.Module, Tensor], nn.Module]) -> None:
+        super().__init__()
+        self.model = model
+        self._take = take
+        self._taken: nn.Module | None = None
+
+    def forward(self, images: Tensor, *more: Any, **options: Any) -> Any:
+        if self._taken is None:
+            self._taken = self._take(self.model, images)
+        return self._taken(images, *more, **options)
+
+
+_ENGINES: dict[EngineName, type[Engine]] = {each.name: each for each in (Engine, CompileEngine, OnnxEngine, AutoEngine)}
 
 
 def make_engine(name: str, device: torch.device, say: Say = say_on_stderr) -> Engine:

@@ -113,21 +113,16 @@ class GraphCache:
         self._prune(path)
         return path, f"kept in {self.folder}"
 
-    def close(self, why: str) -> None:
-        """Note why the network has no graph for all sizes."""
+    def note(self, label: str, content: Mapping[str, Any]) -> None:
+        """Keep a remark about the network, if the folder can be written."""
         with suppress(PvtctlError, OSError):
-            write_text(self._closed, json.dumps({"fixed": why}))
+            write_text(self._entry(label), json.dumps(content))
 
-    def closed(self) -> str | None:
-        """Why the network has no graph for all sizes; None if that is not known."""
+    def noted(self, label: str) -> dict[str, Any]:
+        """The remark of that label; empty if there is none, or if it is damaged."""
         with suppress(BadFile, OSError):
-            why = read_json(self._closed, dict).get("fixed")
-            return why if isinstance(why, str) else None
-        return None
-
-    @property
-    def _closed(self) -> Path:
-        return self.folder / f"{self.key}.json"
+            return read_json(self._entry(label), dict)
+        return {}
 
     def _entry(self, label: str) -> Path:
         return self.folder / f"{self.key}-{label}.json"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -23,6 +24,8 @@ MOST_SESSIONS = 4
 """Graphs of a network that are loaded at a time; each holds the weights."""
 ANY = "any"
 """Label of the graph for all sizes."""
+FIXED = "fixed"
+"""Label of the remark why a network has no such graph."""
 _CHECKED = (160, 128)
 """Size at which a graph for all sizes is compared with torch, besides that of the first images."""
 
@@ -52,12 +55,11 @@ class OnnxNetwork:
 
     def __init__(self, raw: RawModel, device: torch.device, say: Callable[[str], None]) -> None:
         self.raw, self.device, self.say = raw, device, say
-        self._cache: GraphCache | None = None
         self._loaded: dict[str, OnnxModel] = {}
 
     def __call__(self, images: Tensor) -> Sequence[Tensor]:
         images, size = images.float(), (int(images.shape[2]), int(images.shape[3]))
-        model = self._graph_for(size)
+        model = self._find(size) or self._export(size)
         try:
             if not model.one_by_one:
                 return model(images)
@@ -69,20 +71,27 @@ class OnnxNetwork:
                 "--engine torch runs every network",
             ) from error
 
-    def _graph_for(self, size: ImageSize) -> OnnxModel:
+    @functools.cached_property
+    def cache(self) -> GraphCache:
+        """Where the network's graphs are kept."""
+        self.raw.eval()
+        with plain_kernels(self.raw):
+            return GraphCache(fingerprint(self.raw))
+
+    def has_graph(self, size: ImageSize) -> bool:
+        """Whether images of that size need no export."""
+        return self._find(size) is not None
+
+    def _find(self, size: ImageSize) -> OnnxModel | None:
         labels = (ANY, f"{size[0]}x{size[1]}")
         for label in labels:
             if label in self._loaded:
                 return self._loaded[label]
-        if self._cache is None:
-            self.raw.eval()
-            with plain_kernels(self.raw):
-                self._cache = GraphCache(fingerprint(self.raw))
         for label in labels:
-            if (path := self._cache.find(label)) is not None:
+            if (path := self.cache.find(label)) is not None:
                 with contextlib.suppress(Exception):  # onnxruntime's own classes: such a file is written again
                     return self._keep_loaded(label, OnnxModel(path, self.device))
-        return self._export(size, self._cache)
+        return None
 
     def _keep_loaded(self, label: str, model: OnnxModel) -> OnnxModel:
         while len(self._loaded) >= MOST_SESSIONS:
@@ -90,7 +99,7 @@ class OnnxNetwork:
         self._loaded[label] = model
         return model
 
-    def _export(self, size: ImageSize, cache: GraphCache) -> OnnxModel:
+    def _export(self, size: ImageSize) -> OnnxModel:
         """Export a graph for all sizes, or where there can be none, for `size`; check, keep and load it."""
         self.say("exporting the network for onnxruntime, once for these weights (up to a few minutes) ...")
         start = time.monotonic()
@@ -98,11 +107,11 @@ class OnnxNetwork:
         try:
             with tempfile.TemporaryDirectory(prefix="pvtctl-onnx-") as folder:
                 file = Path(folder) / "graph.onnx"
-                fixed = _write(raw, size, file, cache.closed())
+                fixed = _write(raw, size, file, self.cache.noted(FIXED).get("why"))
                 if fixed:
-                    cache.close(fixed)
+                    self.cache.note(FIXED, {"why": fixed})
                 label = f"{size[0]}x{size[1]}" if fixed else ANY
-                path, remark = cache.keep(label, file)
+                path, remark = self.cache.keep(label, file)
                 model = self._keep_loaded(label, OnnxModel(path, device))
         except (OSError, MemoryError):
             raise

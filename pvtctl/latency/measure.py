@@ -68,6 +68,8 @@ class Case:
             )
         if self.engine not in list(EngineName):
             raise UsageError(f"no engine {self.engine!r}", nearest(self.engine, list(EngineName)))
+        if self.engine == EngineName.auto:
+            raise UsageError("auto takes one of two engines, and each is timed here", "--engine torch,onnxruntime")
         if self.engine == EngineName.onnxruntime:
             for wrong, what in (
                 (self.mode == "train", "does not train"),

@@ -9,13 +9,14 @@ from typing import Any, Literal
 
 import torch
 
-from pvtctl.engine import Distributed, choose_precision, evaluate, start_distributed, stop_distributed
+from pvtctl.engine import Distributed, evaluate, start_distributed, stop_distributed
 from pvtctl.engine.log import Say, silent
-from pvtctl.engine.precision import wants_channels_last
+from pvtctl.engine.precision import scoring_precision, wants_channels_last
 from pvtctl.errors import UsageError
 from pvtctl.inference import EngineName
 from pvtctl.inference.engines import make_engine
 from pvtctl.io.console import say as say_on_stderr
+from pvtctl.models.fast_cpu.levers import lay_out
 from pvtctl.recipe.load import Override, keys_said, load_recipe
 from pvtctl.recipe.schema import Recipe
 from pvtctl.runs.paper_table import ComparedFigure, compare_with_paper
@@ -77,18 +78,20 @@ def score_recipe(
     talk = say if dist.is_main else silent
     made = make_engine(engine, dist.device, talk)
     task = build_task(recipe, device=dist.device, world_size=dist.world_size, head=head, partial=partial, say=talk)
-    chosen = choose_precision("fp32" if made.fp32 else precision, dist.device)
+    made.images = len(task.val)
+    chosen = scoring_precision("fp32" if made.fp32 else precision, dist.device)
     classes = len(task.val.class_names)
     of_classes = f" of {classes} classes" if classes else ""
+    how = f"in {chosen.name if made.fp32 or chosen.name == precision else chosen} by {made.name}"
     talk(
-        f"data: {data_place(recipe)}; {len(task.val)} images{of_classes}, at {task.spec.sizes(recipe).scored_label}, in {chosen.name} by {made.name}"
+        f"data: {data_place(recipe)}; {len(task.val)} images{of_classes}, at {task.spec.sizes(recipe).scored_label}, {how}"
     )
     if dist.device.type == "cuda" and wants_channels_last(task.model, dist.device, chosen):
         task.model.to(memory_format=torch.channels_last)
-    runnable = made(task.model.to(dist.device).eval())
+    runnable = made(lay_out(task.model.to(dist.device).eval(), dist.device))
     metric: Any = evaluate(task, runnable, dist, chosen, shown=talk is not silent)
     skipped = {name: reason for own in dist.gather(task.skipped) for name, reason in own.items()}
-    return Scored(task, metric, skipped, made.name.value, chosen.name)
+    return Scored(task, metric, skipped, made.used.value, chosen.name)
 
 
 def evaluate_run(
@@ -104,8 +107,8 @@ def evaluate_run(
     layout in the directory `data`, at the run's size and precision.
 
     `overrides` are those of `--set`, for the recipe's `data` and `eval` blocks (`eval.flip=true`). `engine` computes the
-    network: `torch`, `compile` or `onnxruntime` (in fp32, whatever the run's precision). Nothing is written but that engine's
-    cached graph.
+    network: `torch`, `compile`, `onnxruntime` (in fp32, whatever the run's precision), or `auto`, the faster of torch and
+    onnxruntime. Nothing is written but onnxruntime's cached graph.
     Raises UsageError if `run` is not a run, for missing data, and for overrides of other blocks.
     """
     read = read_run(Path(run).expanduser(), finished=False)

@@ -121,8 +121,8 @@ def load_run(
         device: default: CUDA if available, else the CPU.
         backbone: for files that do not name their backbone (`timm:NAME`).
         scale_shift: for metric depth: see `create_depth_model`.
-        engine: what computes the network: `torch`, `compile` or `onnxruntime`. The last two take the weights as they are at
-            the first prediction.
+        engine: what computes the network: `torch`, `compile`, `onnxruntime`, or `auto`, the faster of torch and onnxruntime.
+            All but torch take the weights as they are at the first prediction.
 
     Raises:
         UsageError: for invalid checkpoints, damaged run directories, and weights without a head.

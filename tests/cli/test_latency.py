@@ -157,6 +157,7 @@ def test_engines_are_told_apart(capsys: pytest.CaptureFixture[str], monkeypatch:
         (["--head", "detr", "--compile", "--mode", "train"], "training detectors is not compiled", "--head none"),
         (["--engine", "onnx"], "no engine 'onnx'", "onnxruntime"),
         (["--engine", "torch,"], "no engine ''", "torch, compile, onnxruntime"),
+        (["--engine", "auto"], "auto takes one of two engines", "--engine torch,onnxruntime"),
         (["--engine", "onnxruntime", "--mode", "train"], "the engine onnxruntime does not train", "--engine"),
         (["--engine", "torch,onnxruntime", "--dtype", "bf16"], "computes in fp32, not bf16", "--engine"),
         (["--engine", "onnxruntime", "--channels-last"], "chooses layouts itself", "--engine"),

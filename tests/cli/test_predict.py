@@ -131,6 +131,9 @@ def test_another_engine_finds_the_same(cli: Cli, detector: Path, photos: Path, m
     for _ in range(2):
         run.predict(photos / "frame2.jpg")
     assert engine.seen == 5
+    result = cli(*words, "--engine", "auto")
+    assert result.json == plain.json
+    assert "engine: torch, since " in result.err
 
 
 def test_masks_reach_the_results(cli: Cli, mask_detector: Path, photos: Path, tmp_path: Path) -> None:

@@ -253,8 +253,8 @@ def test_the_cache_is_bounded_and_says_when_it_cannot_write(
     path, remark = blocked.keep("any", file)
     assert path == file
     assert remark.startswith("not kept: ")
-    blocked.close("why")
-    assert blocked.closed() is None
+    blocked.note("fixed", {"why": "text"})
+    assert blocked.noted("fixed") == {}
 
 
 @pytest.mark.slow
