@@ -15,12 +15,12 @@ from pvtctl.engine import (
     FitResult,
     FitSettings,
     RunFolder,
-    choose_precision,
     dry_run,
     evaluate,
     fit,
 )
 from pvtctl.engine.log import Say, silent
+from pvtctl.engine.precision import scoring_precision
 from pvtctl.engine.run import FREE_KEYS, taken
 from pvtctl.engine.run_files import read_run_recipe, read_starts
 from pvtctl.extensions import keep_copies, require_for_run
@@ -166,7 +166,7 @@ def _score_best(task: DataTask, run: RunFolder, dist: Distributed, talk: Say) ->
     """Evaluate the saved best weights; the metric, and all images that any process could not read."""
     best, precision = dist.from_main((run.best_weights, run.info.get("precision", "auto")))
     load_checkpoint(task.model, best, class_names=task.class_names or None)  # depth has none
-    chosen = choose_precision(precision, dist.device)
+    chosen = scoring_precision(precision, dist.device)
     metric = evaluate(task, task.model, dist, chosen, title="best weights", shown=talk is not silent)
     skipped = {name: reason for own in dist.gather(task.skipped) for name, reason in own.items()}
     return metric, skipped
