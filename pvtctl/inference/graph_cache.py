@@ -119,7 +119,7 @@ class GraphCache:
             write_text(self._entry(label), json.dumps(content))
 
     def noted(self, label: str) -> dict[str, Any]:
-        """The remark of that label; empty if there is none, or if it is damaged."""
+        """The remark of that label; empty if it is missing or damaged."""
         with suppress(BadFile, OSError):
             return read_json(self._entry(label), dict)
         return {}
