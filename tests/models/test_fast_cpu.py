@@ -18,6 +18,7 @@ import pvtctl
 from pvtctl.models.fast_cpu import attention, choices, convolutions, linears, optimize_for_cpu, plain_kernels
 from pvtctl.models.fast_cpu.choices import Choices, before_measurement, using
 from pvtctl.models.fast_cpu.levers import PLAIN_OF, lay_out
+from pvtctl.models.layers.patches import PatchEmbed
 
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "pvt": lambda: pvtctl.create_classifier("pvt_tiny@0.25", num_classes=3),
@@ -179,6 +180,35 @@ def test_only_what_is_chosen_is_taken(choice: str, kernels: set[str]) -> None:
     with using(replace(Choices(), **{choice: getattr(before_measurement("AVX512"), choice)})):
         models = [optimize_for_cpu(built(name)) for name in ("dpt, depth", "semantic_fpn")]
     assert {kind.__name__ for model in models for kind in kinds(model) if kind in PLAIN_OF} == kernels
+
+
+@pytest.mark.parametrize(
+    ("chosen", "inference", "training"),
+    [
+        (Choices(patch_products=True), True, True),
+        (Choices(patch_products=True, patch_bytes=1), False, True),
+        (Choices(patch_products=True, patch_bytes=4 * 8 * 16 * 16), True, True),
+        (Choices(patch_bytes=4 * 8 * 16 * 16 - 1), False, False),
+        (Choices(patch_bytes=4 * 8 * 16 * 16), True, False),
+    ],
+)
+def test_patches_of_large_maps_are_left_to_the_convolution(
+    chosen: Choices, inference: bool, training: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    products: list[int] = []
+
+    def counted(*args: Any) -> Tensor:
+        products.append(1)
+        return linears.linear(*args)
+
+    monkeypatch.setattr(convolutions, "linear", counted)
+    with using(chosen):
+        layer = optimize_for_cpu(PatchEmbed(8, 4, 2, norm=False))
+        for mode, taken in ((True, inference), (False, training)):
+            products.clear()
+            with torch.inference_mode(mode):
+                layer(torch.zeros(1, 8, 16, 16).contiguous(memory_format=torch.channels_last))
+            assert bool(products) is taken
 
 
 @pytest.mark.parametrize("name", ["pvt", "dpt, depth", "semantic_fpn"])

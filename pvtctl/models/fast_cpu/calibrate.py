@@ -24,6 +24,7 @@ from pvtctl.models.heads.dpt import Reassemble
 from pvtctl.models.layers.attention import SelfAttention, SpatialReductionAttention
 from pvtctl.models.layers.block import Mlp
 from pvtctl.models.layers.conv_norm import ConvNorm
+from pvtctl.models.layers.patches import PatchEmbed
 
 SECONDS = 0.06
 """Of calls of each candidate of a case; at least MIN_CALLS."""
@@ -32,6 +33,10 @@ BUSY = 0.2
 """Share of the machine that other programs may use while it is measured."""
 GAIN, LOSS = 0.97, 1.03
 """A kernel is taken when all cases together take at most GAIN of plain torch's time, and none more than LOSS of it."""
+
+
+_NO_MAP = 1
+"""Bytes that no map is as small as."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,7 @@ class _Case:
                     return
                 with torch.autocast("cpu", torch.bfloat16, enabled=self._mode == "bf16"):
                     out = layer(*self._inputs)
+                out = out[0] if isinstance(out, tuple) else out
                 out.float().square().mean().backward()
 
         return run
@@ -268,15 +274,31 @@ def _folded_norms(found: Choices, timings: list[Timing]) -> Choices:
 
 
 def _patch_products(found: Choices, timings: list[Timing]) -> Choices:
-    cases = []
-    for mode in ("inference", "training"):
-        for stage, (dim, ratio, side, heads) in enumerate(((64, 8, 56, 1), (128, 4, 28, 2), (320, 2, 14, 5)), 1):
-            layer = SpatialReductionAttention(dim, heads, ratio)
-            cases.append(
-                _Case(f"attention of stage {stage}, {mode}", layer, _tokens(2, side**2, dim), (side, side), mode=mode)
-            )
     fast = replace(found, patch_products=True)
+    cases = _patch_cases(1, 2, "training")
     return fast if _faster("patch convolutions as products", found, fast, cases, timings) else found
+
+
+def _patch_bytes(found: Choices, timings: list[Timing]) -> Choices:
+    """The largest maps for which it wins: those of 224 pixels, of a batch of four, of 800x1216."""
+    best = replace(found, patch_bytes=_NO_MAP)
+    for mib, scale, batch in ((1, 1, 1), (4, 1, 4), (16, 4, 1)):
+        fast, cases = replace(found, patch_bytes=mib << 20), _patch_cases(scale, batch, "inference")
+        if not _faster("patch convolutions as products", replace(found, patch_bytes=_NO_MAP), fast, cases, timings):
+            break
+        best = fast
+    return best if best.patch_products or best.patch_bytes > _NO_MAP else found
+
+
+def _patch_cases(scale: int, batch: int, mode: str) -> list[_Case]:
+    """The spatial reductions of stages 1 to 3 and the patch embedding of stage 2."""
+    cases = []
+    for dim, out, ratio, cells in ((64, 64, 8, 56), (128, 128, 4, 28), (320, 320, 2, 14), (64, 128, 2, 56)):
+        side = scale * cells
+        x = _map(batch, dim, side).requires_grad_(mode == "training")
+        name = f"{batch}x{dim}x{side}x{side} by {ratio}x{ratio}, {mode}"
+        cases.append(_Case(name, PatchEmbed(dim, out, ratio, norm=False), x, mode=mode))
+    return cases
 
 
 def _split_readout(found: Choices, timings: list[Timing]) -> Choices:
@@ -320,7 +342,8 @@ _STEPS = (
     ("MLPs", _mlp_bytes),
     ("3x3 convolutions", _winograd),
     ("batch norm", _folded_norms),
-    ("patch convolutions", _patch_products),
+    ("patch convolutions in training", _patch_products),
+    ("patch convolutions", _patch_bytes),
     ("DPT's readout", _split_readout),
     ("attention in training", _plain_from),
     ("attention in bf16", _plain_bf16),

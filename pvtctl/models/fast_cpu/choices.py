@@ -40,7 +40,9 @@ class Choices:
     folded_norms: bool = False
     """Batch norm folded into the convolution before it (`FoldedConvNorm`)."""
     patch_products: bool = False
-    """Convolutions whose kernel is their stride as a product (`PatchConv`)."""
+    """Convolutions whose kernel is their stride as a product (`PatchConv`), in training, and without `patch_bytes` always."""
+    patch_bytes: int = 0
+    """The same in inference, for maps of at most that many bytes; 0: as in training."""
     split_readout: bool = False
     """DPT's readout without the concatenation (`SplitReassemble`)."""
     plain_from: int = 0
@@ -68,7 +70,11 @@ class Choices:
             (self.mlp_bytes, f"MLPs {self.mlp_bytes / 2**20:g} MiB at a time"),
             (self.winograd_from, f"Winograd's convolution from {self.winograd_from} channels"),
             (self.folded_norms, "folded batch norm"),
-            (self.patch_products, "patch convolutions as products"),
+            (self.patch_products, "patch convolutions as products" + (" in training" if self.patch_bytes else "")),
+            (
+                self.patch_bytes >> 20,
+                f"patch convolutions as products in inference, of maps up to {self.patch_bytes >> 20} MiB",
+            ),
             (self.split_readout, "DPT's readout in two parts"),
             (self.plain_from, f"written-out attention in training from {self.plain_from} queries"),
             (self.plain_bf16, "written-out attention in bf16"),
@@ -84,7 +90,16 @@ def before_measurement(capability: str) -> Choices:
     A run that was begun then is resumed with it.
     """
     wide = capability.startswith("AVX512")
-    return Choices(wide, 4 << 20, 128 if wide else 256, True, True, True, 512, True)
+    return Choices(
+        one_pass=wide,
+        mlp_bytes=4 << 20,
+        winograd_from=128 if wide else 256,
+        folded_norms=True,
+        patch_products=True,
+        split_readout=True,
+        plain_from=512,
+        plain_bf16=True,
+    )
 
 
 _NONE = Choices()

@@ -14,7 +14,8 @@ from pvtctl.models.layers.patches import to_map
 
 
 class PatchConv(nn.Conv2d):
-    """A convolution whose kernel is its stride, as one matmul over gathered patches. The result is channels_last.
+    """A convolution whose kernel is its stride, as one matmul over gathered patches, where that is faster. The result is
+    channels_last.
 
     Rows and columns beyond a multiple of the stride are ignored, as in the convolution. Gathering is cheap where channels
     are innermost, as in the maps of tokens; from the three planes of an image it costs more than the product. In
@@ -22,7 +23,7 @@ class PatchConv(nn.Conv2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if is_exporting() or not is_plain(self, PatchConv):
+        if is_exporting() or not is_plain(self, PatchConv) or not self._pays(x):
             return super().forward(x)
         stride = self.weight.shape[-1]
         size = x.shape[2] // stride, x.shape[3] // stride
@@ -31,6 +32,13 @@ class PatchConv(nn.Conv2d):
         patches = x.view(batch, size[0], stride, size[1], stride, channels).transpose(2, 3)  # B h w s s C
         weight = self.weight.permute(0, 2, 3, 1).flatten(1)
         return to_map(linear(patches.flatten(3).flatten(1, 2), weight, self.bias), size)
+
+    def _pays(self, x: Tensor) -> bool:
+        """Gathering copies the map, which costs more than oneDNN's overhead for large ones; the backward pass gains always."""
+        choices, trained = active(), torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad)
+        if trained or not choices.patch_bytes or not x.is_cpu:
+            return choices.patch_products
+        return x.numel() * x.element_size() <= choices.patch_bytes
 
 
 class FoldedConvNorm(ConvNorm):

@@ -74,7 +74,7 @@ LEVERS = (
     Lever({nn.Linear: FastLinear}, _linears, lambda choices: choices.one_pass),
     _of({Mlp: FastMlp}, lambda choices: choices.one_pass or choices.mlp_bytes),
     _of({Reassemble: SplitReassemble}, lambda choices: choices.split_readout),
-    Lever({nn.Conv2d: PatchConv}, _patch_convs, lambda choices: choices.patch_products),
+    Lever({nn.Conv2d: PatchConv}, _patch_convs, lambda choices: choices.patch_products or choices.patch_bytes),
     _of({ConvNorm: FoldedConvNorm}, lambda choices: choices.folded_norms),
     Lever({nn.Conv2d: WinogradConv}, _convs_3x3, lambda choices: choices.winograd_from),
     _of(
