@@ -55,6 +55,9 @@ _SHORT_NAMES = {
     "safe_softmax": "softmax",
     "max_pool2d_with_indices": "max_pool2d",
 }
+_OUTCOMES: dict[Any, Any] = {}
+"""Outputs of operations on the meta device, by `_signature`: the models of a family have most of them in common."""
+_MOST_OUTCOMES = 20_000
 _POOLS = frozenset({"max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d"})
 _ATTENTION = frozenset({"bmm", "baddbmm", "scaled_dot_product_attention"})
 
@@ -224,7 +227,6 @@ class OperationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._formulas[torch.ops.aten._scaled_dot_product_flash_attention_for_cpu] = self._formulas[attention]
         self._counted = counted
         self._on_values = on_values
-        self._outcomes: dict[Any, Any] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -251,9 +253,11 @@ class OperationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if self._on_values or func.is_view or func._schema.is_mutable:
             return func(*args, **kwargs)
         key = _signature((func, args, tuple(kwargs.items())))
-        if key not in self._outcomes:
-            self._outcomes[key] = func(*args, **kwargs)
-        return tree_map_only(torch.Tensor, lambda x: x.new_empty_strided(x.shape, x.stride()), self._outcomes[key])
+        if key not in _OUTCOMES:
+            if len(_OUTCOMES) >= _MOST_OUTCOMES:
+                _OUTCOMES.clear()
+            _OUTCOMES[key] = func(*args, **kwargs)
+        return tree_map_only(torch.Tensor, lambda x: x.new_empty_strided(x.shape, x.stride()), _OUTCOMES[key])
 
     def _extra(self, name: str, args: Any, out: Any) -> int:
         """Term that the papers' counter adds to the products of operation `name` (0: nothing)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
 
@@ -10,13 +11,14 @@ import pytest
 import torch
 
 from pvtctl.cost import memory
-from pvtctl.cost.build import build_model
+from pvtctl.cost.build import build_model, build_own
 from pvtctl.cost.counting import count as count_anew
 from pvtctl.errors import UsageError
 from pvtctl.latency.prediction_steps import PARTS, PHOTO, DenseForward, dense_training_step
 
 count = functools.cache(count_anew)  # several tests look at the same model
 S = (512, 512)
+NARROW = {"trans2seg": {"embed_dim": 32, "num_heads": 2}}
 # backbone under Semantic FPN: printed M and G; counted M, `ops` and `paper`
 TABLE_5 = [
     ("resnet18c", ("15.5", "32.2"), (15.446, 32.156, 32.194)),
@@ -120,15 +122,18 @@ def test_classes_turn_dpt_from_depth_to_segmentation() -> None:
         count("pvt_v2_b0", (64, 64), head="deeplabv3plus", output_stride=16)
 
 
+def small(head: str, classes: int | None) -> Any:
+    torch.manual_seed(0)
+    return build_own("pvt_v2_b0@0.25", head, classes, json.dumps({"head": NARROW.get(head, {"width": 32})}))
+
+
 def case(**changes: Any) -> dict[str, Any]:
     return {"size": (64, 96), "batch_size": 2, "channels_last": False, "dtype": "fp32", "engine": "torch"} | changes
 
 
 @pytest.mark.parametrize(("head", "classes"), [("semantic_fpn", 20), ("dpt", None), ("dpt", 3), ("midas", None)])
 def test_a_photo_gets_a_map_of_its_size(head: str, classes: int | None) -> None:
-    torch.manual_seed(0)
-    model: Any = build_model("pvt_v2_b0", head, classes)
-    step = DenseForward(case(), model, torch.device("cpu"))
+    step = DenseForward(case(), small(head, classes), torch.device("cpu"))
     found: Any = step()
     assert [one.shape for one in found] == [PHOTO] * 2
     if classes is not None:
@@ -138,8 +143,7 @@ def test_a_photo_gets_a_map_of_its_size(head: str, classes: int | None) -> None:
 
 
 def test_labels_are_those_of_all_classes_at_once() -> None:
-    torch.manual_seed(0)
-    model: Any = build_model("pvt_v2_b0", "semantic_fpn", 40)
+    model = small("semantic_fpn", 40)
     step = DenseForward(case(batch_size=1), model, torch.device("cpu"))
     raw = torch.randn(1, 40, 16, 24)
     found = step._inference._answer(raw, (64, 96), PHOTO)
@@ -150,8 +154,7 @@ def test_labels_are_those_of_all_classes_at_once() -> None:
     ("head", "classes"), [("semantic_fpn", 5), ("trans2seg", 5), ("deeplabv3plus", 5), ("dpt", 5), ("dpt", None)]
 )
 def test_a_training_step_learns(head: str, classes: int | None) -> None:
-    torch.manual_seed(0)
-    model: Any = build_model("pvt_v2_b0", head, classes)
+    model = small(head, classes)
     before = next(model.head.parameters()).clone()
     loss: Any = dense_training_step(case(), model, torch.device("cpu"))()
     assert bool(torch.isfinite(loss))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
+import json
 from typing import Any
 
 import pytest
 import torch
 
 from pvtctl.cost import memory
-from pvtctl.cost.build import build_model
+from pvtctl.cost.build import build_own
 from pvtctl.cost.counting import CONVENTIONS, Cost
 from pvtctl.cost.counting import count as count_anew
 from pvtctl.errors import UsageError
@@ -93,7 +94,8 @@ def case(**changes: Any) -> dict[str, Any]:
 
 def detector(head: str) -> Any:
     torch.manual_seed(0)
-    return optimize_for_cpu(build_model("resnet18", head))
+    narrow = {} if head == "detr" else {"head": {"width": 32}}
+    return optimize_for_cpu(build_own("resnet18@0.25", head, 80, json.dumps(narrow)))
 
 
 @pytest.mark.parametrize("head", ["retinanet", "mask_rcnn", "detr"])
@@ -169,7 +171,7 @@ def test_memory_of_timm_models_is_estimated_and_what_they_refuse_is_said() -> No
     def warn(backbone: str) -> None:
         memory.warn_memory(backbone, "retinanet", (64, 107), 1, training=True, device="cpu", on_warning=print)
 
-    warn("timm:vit_tiny_patch16_224")  # 107 is no multiple of its patches, the padded 128 is
+    warn("timm:test_vit")  # 107 is no multiple of its patches, the padded 128 is
     warn("timm:levit_128s")  # built again for 64x128
     with pytest.raises(
         UsageError, match="timm's efficientformer_l1 at 64x128: "
