@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ from pvtctl.models import registry
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "extending.md"
 FILES = dict(re.findall(r"<!-- module (\S+) -->\n```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL))
 SMOKE = ["--profile", "smoke", "--set", "train.max_steps=2"]
+STATIC = ["--static", "--size", "64", "--repeats", "1"]
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +64,7 @@ def test_backbone_through_the_commands(tmp_path: Path, capsys: pytest.CaptureFix
     assert pvtctl.load_run("run").model.backbone.feature_channels == (8, 16, 32, 64)
     assert run("eval", "--weights", "run", "scenes") == 0
     assert run("predict", "red.png", "--weights", "run") == 0
-    assert run("export", "run", "--out", "steps.pt2") == 0
+    assert run("export", "run", "--out", "steps.pt2", *STATIC) == 0
     capsys.readouterr()
     assert run("flops", "--backbone", "steps", "--head", "retinanet", "--json", *module) == 0
     assert json.loads(capsys.readouterr().out)
@@ -85,7 +85,7 @@ def test_head_with_a_loss_through_the_commands(tmp_path: Path, capsys: pytest.Ca
     assert run(*words, "--resume") == 0
     assert run("eval", "scenes", "--weights", "run") == 0
     assert run("predict", "red.png", "--weights", "run") == 0
-    assert run("export", "run", "--out", "head.pt2") == 0
+    assert run("export", "run", "--out", "head.pt2", *STATIC) == 0
     flops = ["flops", "--backbone", "resnet18@0.25", "--head", "one_conv", "--size", "64", "--num-classes", "5"]
     assert run(*flops, "--module", "one_conv.py") == 0
     forget(BUILT_IN)
@@ -157,7 +157,7 @@ def test_damaged_statements_are_passed_over(tmp_path: Path) -> None:
         extensions.require(stated, tmp_path)
 
 
-def test_an_installed_plugin_is_found(tmp_path: Path) -> None:
+def test_an_installed_plugin_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "site" / "plugged"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text(FILES["steps.py"])
@@ -165,13 +165,12 @@ def test_an_installed_plugin_is_found(tmp_path: Path) -> None:
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: plugged\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[pvtctl.plugins]\nmine = plugged\nbroken = plugged:nothing\n")
-    code = (
-        f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r})\n"
-        "import pvtctl\n"
-        "assert pvtctl.create_backbone('steps').feature_channels == (16, 32, 64, 128)\n"
-        "try: pvtctl.create_backbone('nowhere')\n"
-        "except pvtctl.UsageError as error: assert 'broken' in error.hint, error.hint\n"
-        "else: raise SystemExit('nowhere was found')\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    monkeypatch.setattr(registry, "_plugin_faults", None)  # none was looked for so far
+    try:
+        assert pvtctl.create_backbone("steps").feature_channels == (16, 32, 64, 128)
+        with pytest.raises(pvtctl.UsageError) as error:
+            pvtctl.create_backbone("nowhere")
+    finally:
+        sys.modules.pop("plugged", None)
+    assert "broken" in str(error.value.hint)
