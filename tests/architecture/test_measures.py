@@ -6,8 +6,6 @@ import ast
 from collections import Counter, defaultdict
 from pathlib import Path
 
-import pytest
-
 import pvtctl
 
 PACKAGE = Path(pvtctl.__file__).parent
@@ -22,11 +20,6 @@ MOST_LINES = 58_650
 """Lines of the package. Raised by a feature only, never by an edit."""
 
 Trees = dict[Path, ast.Module]
-
-
-@pytest.fixture(scope="module")
-def modules() -> Trees:
-    return {path.relative_to(PACKAGE): ast.parse(path.read_text(encoding="utf-8")) for path in PACKAGE.rglob("*.py")}
 
 
 def test_a_public_name_is_defined_once(modules: Trees) -> None:
