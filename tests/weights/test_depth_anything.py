@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from pvtctl.errors import UsageError
 from pvtctl.export import export_layout
 from pvtctl.models.dense import DenseModel, build_depth_model
+from pvtctl.models.layers.shapes import without_values
 from pvtctl.tasks.dense.inference import to_metres
 from pvtctl.weights.build import model_from_checkpoint
 from pvtctl.weights.describe import inspect_checkpoint
@@ -226,7 +227,6 @@ def test_the_names_of_earlier_transformers_are_known(relative: Any) -> None:
 
 
 def test_published_sizes_are_identified_by_their_width() -> None:
-    from pvtctl.models.layers.shapes import without_values
     from pvtctl.weights.recognise import convert_state, identify
 
     with without_values():
@@ -252,7 +252,7 @@ def test_options_that_do_not_fit_are_refused() -> None:
         build(taps=(1, 2, 3, 5))
     with pytest.raises(UsageError, match="have no blocks to read"):
         build_depth_model("pvt_v2_b0", "dpt", head_options={"reads": "tokens"})
-    with pytest.raises(UsageError, match="needs a class token"):
+    with pytest.raises(UsageError, match="needs a class token"), without_values():
         build_depth_model("timm:vit_base_patch16_siglip_gap_224", "dpt", head_options={"readout": "project"})
 
 

@@ -27,7 +27,8 @@ BACKBONE = "pvt_v2_b0"
 def _state(head: str, classes: int, backbone: str = BACKBONE) -> dict[str, Tensor]:
     """Random numbers under a detector's names."""
     with without_values():
-        names = build_detector(backbone, head, num_classes=classes).state_dict()
+        narrow = {} if head == "detr" else {"width": 32}
+        names = build_detector(backbone, head, num_classes=classes, **narrow).state_dict()
     random = torch.Generator().manual_seed(0)
     return {key: torch.rand(value.shape, generator=random) for key, value in names.items()}
 
@@ -110,7 +111,7 @@ def test_timm_backbone_under_a_head(tmp_path: Path) -> None:
     state = _state("retinanet", 3, "timm:resnet18")
     meta = {"backbone": "timm:resnet18", "class_names": ["a", "b", "c"]}
     save_safetensors(tmp_path / "best.safetensors", state, meta)
-    model = build_detector("timm:resnet18", "retinanet", num_classes=3)
+    model = build_detector("timm:resnet18", "retinanet", num_classes=3, width=32)
     report = load_checkpoint(model, tmp_path, class_names=["a", "b", "c"])
     assert (report.backbone_share, report.above_share, report.head_kept) == (1.0, 1.0, 3)
     assert torch.equal(model.state_dict()["neck.inner_blocks.0.0.weight"], state["neck.inner_blocks.0.0.weight"])

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import pytest
 import torch
@@ -58,25 +55,6 @@ def test_originals_there_and_back(
     lost = {key for key in names - set(converted.state) if not key.endswith("num_batches_tracked")}
     assert lost <= {"backbone.class_token", "backbone.norm.weight", "backbone.norm.bias"}
     assert set(converted.state) <= names
-
-
-def test_raw_outputs_of_a_loaded_retinanet_equal_mmdetections(
-    shared: Path, kit: ModuleType, original_state: OriginalState
-) -> None:
-    golden = json.loads((shared / "parity" / "goldens" / "retinanet_pvt_small_fpn.json").read_text())
-    case = golden["cases"]["heads_1x256x320"]
-    model = build_detector("pvt_small", "retinanet", num_classes=80).eval()
-    report = load_checkpoint(model, original_state("retinanet_pvt_small_fpn"))
-    assert (report.model, report.above_share) == ("RetinaNet of pvt_small", 1.0)
-    assert (report.head_kept, report.head_new) == (80, 0)
-    image = torch.from_numpy(kit.make_input(case["inputs"]["image"], "image", case["variant"]))
-    head: Any = model.head
-    with torch.inference_mode():
-        classes, boxes = head.raw(model.features(image))
-    for level in range(5):
-        for name, maps in (("cls", classes), ("reg", boxes)):
-            fits, message = kit.compare(case["outputs"][f"{name}{level}"], maps[level].numpy())
-            assert fits, message
 
 
 def _mmdet_detr(ours: dict[str, Tensor], *, version: int) -> dict[str, Tensor]:
@@ -210,16 +188,16 @@ def test_detections_of_a_loaded_file_equal_torchvisions(kind: str, head: str, tm
     assert (report.backbone_share, report.above_share, report.head_kept) == (1.0, 1.0, classes)
     assert not report.missing
     assert not report.unexpected
+    if kind == "maskrcnn":
+        return  # what it detects then: tests/models/heads/test_mask_rcnn.py
     image = torch.randn(3, 96, 128)
-    theirs_give = 300 if kind == "retinanet" else 100
     with torch.inference_mode():
         expected = theirs([image])[0]
-        found = ours(image[None], options=DetectOptions(max_detections=theirs_give))[0]
+        found = ours(image[None], options=DetectOptions(max_detections=300))[0]
     assert len(found) == len(expected["boxes"]) > 10
-    labels = expected["labels"] - int(kind == "maskrcnn")  # background is first there
     assert_same_detections(
         found,
-        Detections(expected["boxes"], expected["scores"], labels),
+        Detections(expected["boxes"], expected["scores"], expected["labels"]),
         scores={"rtol": 1e-4, "atol": 1e-5},
         boxes={"rtol": 1e-4, "atol": 1e-2},
     )

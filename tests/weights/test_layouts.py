@@ -14,7 +14,7 @@ from pvtctl.models.backbones import backbone_names, build_backbone, build_classi
 from pvtctl.models.layers.shapes import without_values
 from pvtctl.weights.load import load_checkpoint
 from pvtctl.weights.read import read_checkpoint
-from pvtctl.weights.recognise import convert_state, identify, to_publisher
+from pvtctl.weights.recognise import _known_signature, convert_state, identify, to_publisher
 
 
 def _shaken(model: nn.Module) -> nn.Module:
@@ -33,7 +33,9 @@ def _outputs(theirs: nn.Module, name: str, source: Any = None, size: int = 224) 
     with torch.inference_mode():
         expected = theirs(image)
     expected = getattr(expected, "logits", expected)
-    ours = build_classifier(name, num_classes=expected.shape[1]).eval()
+    with without_values():  # the file's replace them all
+        ours = build_classifier(name, num_classes=expected.shape[1]).eval()
+    ours.to_empty(device="cpu").eval()
     report = load_checkpoint(ours, theirs.state_dict() if source is None else source)
     assert report.backbone_share == 1.0
     assert (report.head_kept, report.head_new) == (expected.shape[1], 0)
@@ -52,12 +54,12 @@ def _outputs(theirs: nn.Module, name: str, source: Any = None, size: int = 224) 
         ("pvt_v2_b2_li", "pvt_v2_b2_li"),
         ("deit_tiny_patch16", "deit_tiny_patch16_224"),
         ("resnet18", "resnet18"),
-        ("resnext50_32x4d", "resnext50_32x4d"),
     ],
 )
 def test_timm(name: str, theirs: str) -> None:
     timm = pytest.importorskip("timm", reason="needs the timm extra")
-    found, expected = _outputs(_shaken(timm.create_model(theirs, num_classes=7)), name)
+    size = 224 if "deit" in name else 96
+    found, expected = _outputs(_shaken(timm.create_model(theirs, num_classes=7)), name, size=size)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -78,7 +80,7 @@ def test_timm_file_into_timm_backbone(timm_name: str) -> None:
     assert load_checkpoint(classifier, build_classifier(f"timm:{timm_name}", num_classes=3).state_dict()).head_kept == 3
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnext50_32x4d"])
+@pytest.mark.parametrize("name", ["resnet18", "resnext50_32x4d"])
 def test_torchvision(name: str) -> None:
     import torchvision
 
@@ -106,7 +108,7 @@ def test_transformers_pvt() -> None:
     ],
 )
 def test_transformers_pvt_v2(name: str, config: dict[str, Any]) -> None:
-    found, expected = _outputs(_transformers("PvtV2", **config), name)
+    found, expected = _outputs(_transformers("PvtV2", **config), name, size=96)
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=2e-4)
 
 
@@ -147,7 +149,10 @@ def test_original_layouts(original_state: Callable[[str], dict[str, Tensor]], ma
     back = to_publisher(converted.state)
     assert back.keys() == state.keys()
     assert all(back[key] is state[key] for key in state)
-    for module in (build_classifier(name), build_backbone(name)):
+    for build in (build_classifier, build_backbone):
+        with without_values():
+            module = build(name)
+        module.to_empty(device="cpu")
         report = load_checkpoint(module, state)
         assert report.backbone_share == 1.0
         assert not report.unexpected
@@ -175,7 +180,7 @@ def test_class_token_is_left_out_of_dense_models(original_state: Callable[[str],
 
 def test_every_backbone_is_told_from_the_others() -> None:
     for name in backbone_names():
-        with without_values():
-            state = {f"backbone.{key}": value for key, value in build_backbone(name).state_dict().items()}
+        shapes = _known_signature(name)  # those of the model, which takes long to build
+        state = {f"backbone.{key}": torch.empty(shape, device="meta") for key, shape in shapes.items()}
         twins = ["deit_base_patch16", "vit_base_patch16"]  # one shape, two names
         assert identify(state) == (twins if name in twins else [name])

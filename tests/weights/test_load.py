@@ -23,7 +23,7 @@ from pvtctl.weights.report import LoadReport
 from pvtctl.weights.resolve import resolve_weights
 from pvtctl.weights.save import save_safetensors
 
-NAME = "pvt_v2_b0"
+NAME = "pvt_v2_b0@0.25"
 
 
 @pytest.fixture(scope="module")
@@ -81,9 +81,9 @@ def test_metadata_that_is_not_quite_json(tmp_path: Path, state: dict[str, Tensor
 
 
 def test_saving_takes_a_module_in_any_memory_format(tmp_path: Path) -> None:
-    model = build_classifier("resnet18", num_classes=2).to(memory_format=torch.channels_last)
+    model = build_classifier("resnet18@0.25", num_classes=2).to(memory_format=torch.channels_last)
     save_safetensors(tmp_path / "a.safetensors", model, {})
-    again = build_classifier("resnet18", num_classes=2)
+    again = build_classifier("resnet18@0.25", num_classes=2)
     load_checkpoint(again, tmp_path / "a.safetensors")
     assert _same(again.state_dict(), model.state_dict())
 
@@ -98,7 +98,7 @@ def test_public_functions_load(tmp_path: Path, state: dict[str, Tensor]) -> None
 @pytest.mark.parametrize("wrap", ["module.", "_orig_mod.", "module._orig_mod."])
 def test_wrappers_are_taken_off(state: dict[str, Tensor], wrap: str) -> None:
     report = load_checkpoint(build_backbone(NAME), {wrap + key: value for key, value in state.items()})
-    assert (report.format, report.model, report.backbone_share) == ("pvtctl", NAME, 1.0)
+    assert (report.format, report.model, report.backbone_share) == ("pvtctl", f"{NAME} or pvt_v2_b1@0.125", 1.0)
 
 
 @pytest.mark.parametrize("inside", ["model", "state_dict", "model_ema"])
@@ -120,8 +120,8 @@ def test_plain_weights_are_preferred_to_averaged_ones_and_said_so(tmp_path: Path
     assert "note: taken from 'model'; the file also holds ema" in report.summary()
 
 
-def test_another_model_is_named_and_nothing_changes(state: dict[str, Tensor]) -> None:
-    module = build_backbone("pvt_v2_b1")
+def test_another_model_is_named_and_nothing_changes() -> None:
+    state, module = build_classifier("pvt_v2_b0", num_classes=4).state_dict(), build_backbone("pvt_v2_b1")
     before = {key: value.clone() for key, value in module.state_dict().items()}
     with pytest.raises(UsageError, match=r"holds pvt_v2_b0 \(pvtctl layout\), not pvt_v2_b1: \d") as caught:
         load_checkpoint(module, state)
@@ -133,10 +133,10 @@ def test_another_model_is_named_and_nothing_changes(state: dict[str, Tensor]) ->
 
 def test_deeper_model_of_the_same_widths_is_refused() -> None:
     """Each parameter of PVT-Tiny is in a PVT-Small file, and yet it is another model."""
-    small = build_backbone("pvt_small").state_dict()
-    with pytest.raises(UsageError, match=r"pvt_small \(pvtctl layout\), not pvt_tiny: 140 of its tensors"):
-        load_checkpoint(build_backbone("pvt_tiny"), small)
-    assert load_checkpoint(build_backbone("pvt_tiny"), small, partial=True).backbone_share == 1.0
+    small = build_backbone("pvt_small@0.25").state_dict()
+    with pytest.raises(UsageError, match=r"pvt_small@0.25 .*\(pvtctl layout\), not pvt_tiny@0.25: 140 of its tensors"):
+        load_checkpoint(build_backbone("pvt_tiny@0.25"), small)
+    assert load_checkpoint(build_backbone("pvt_tiny@0.25"), small, partial=True).backbone_share == 1.0
 
 
 def test_partial_load_says_what_is_missing(state: dict[str, Tensor]) -> None:
@@ -151,9 +151,9 @@ def test_partial_load_says_what_is_missing(state: dict[str, Tensor]) -> None:
 
 def test_lost_running_statistics_are_refused() -> None:
     """They are no parameters, but a ResNet without them computes nonsense."""
-    state = {k: v for k, v in build_backbone("resnet18").state_dict().items() if "running_var" not in k}
+    state = {k: v for k, v in build_backbone("resnet18@0.25").state_dict().items() if "running_var" not in k}
     with pytest.raises(UsageError, match="running_var"):
-        load_checkpoint(build_backbone("resnet18"), state)
+        load_checkpoint(build_backbone("resnet18@0.25"), state)
 
 
 def test_file_of_no_known_model_is_refused_even_in_part() -> None:

@@ -66,7 +66,7 @@ def test_neither_is_taken_for_the_other(shared: Path) -> None:
 def test_backbone_of_openmmlab_with_a_deep_stem_alone(prefix: str) -> None:
     """`resnet50_v1c`, what their dense models start from."""
     torch.manual_seed(0)
-    source, target = build_backbone("resnet50c"), build_backbone("resnet50c")
+    source, target = build_backbone("resnet50c@0.25"), build_backbone("resnet50c@0.25")
     theirs = {
         f"{prefix}{key.removeprefix('backbone.')}": value
         for key, value in names_mmseg.to_mmseg({f"backbone.{k}": v for k, v in source.state_dict().items()}).items()
@@ -75,4 +75,4 @@ def test_backbone_of_openmmlab_with_a_deep_stem_alone(prefix: str) -> None:
     load_checkpoint(target, theirs)
     assert all(torch.equal(value, source.state_dict()[key]) for key, value in target.state_dict().items())
     with pytest.raises(UsageError):
-        load_checkpoint(build_backbone("resnet50"), theirs)
+        load_checkpoint(build_backbone("resnet50@0.25"), theirs)
