@@ -1,7 +1,7 @@
 """Narrow, shallow models: tracing takes time by the operation, more with open sides, and little by the channel.
 
-PVT lies under the classifier and by itself (with open sides in `tests/contracts`); the heads lie on a ResNet, so that PVT's
-operations are not traced again below each.
+PVT lies under the classifier and by itself (with open sides in `tests/contracts`); the heads lie on four convolutions, so that
+a backbone's operations are not traced again below each.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from tiny_backbone import Tiny
 from torch import nn
 
 from pvtctl.models.backbones import Classifier, Pvt, PvtV2, ResNet
@@ -19,12 +20,13 @@ from pvtctl.models.heads.dpt import Dpt
 from pvtctl.models.heads.retinanet import RetinaNet
 from pvtctl.models.heads.semantic_fpn import SemanticFpn
 from pvtctl.models.necks.fpn import Fpn
+from pvtctl.models.variants import Four
 
 
-def _pvt(*, class_token: bool = False, image_size: int = 64) -> Pvt:
+def _pvt(*, class_token: bool = False, image_size: int = 64, depths: Four = (1, 1, 1, 1)) -> Pvt:
     return Pvt(
         embed_dims=(8, 16, 24, 32),
-        depths=(1, 1, 1, 1),
+        depths=depths,
         num_heads=(1, 2, 3, 4),
         mlp_ratios=(2, 2, 2, 2),
         sr_ratios=(8, 4, 2, 1),
@@ -51,6 +53,8 @@ def _build(kind: str) -> nn.Module:
     match kind:
         case "classifier":
             return Classifier(_pvt(class_token=True), 5)
+        case "shallow":  # a block of each kind
+            return Classifier(_pvt(class_token=True, depths=(1, 0, 0, 1)), 5)
         case "classifier_v2":
             return Classifier(_pvt_v2(), 5)
         case "classifier_resnet":
@@ -58,15 +62,15 @@ def _build(kind: str) -> nn.Module:
         case "backbone":
             return _pvt()
         case "retinanet":
-            body = _resnet()
+            body = Tiny()
             neck = Fpn(body.feature_channels, extra="p6p7", levels=(3, 7), out_channels=32)
             return Detector(body, neck, RetinaNet(3, in_channels=32), 3)
         case "semantic_fpn":
-            body = _resnet()
+            body = Tiny()
             neck = Fpn(body.feature_channels, extra=None, levels=(2, 5), out_channels=16)
             return DenseModel(body, neck, SemanticFpn(4, in_channels=16, width=32), task="segmentation", num_classes=4)
         case "dpt":
-            body = _resnet()
+            body = Tiny()
             return DenseModel(body, None, Dpt(body, task="depth", width=16), task="depth")
         case _:
             raise ValueError(kind)

@@ -57,8 +57,8 @@ def traced_once(programs: dict[str, Program], monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_program_agrees_and_says_its_smallest_sides(tmp_path: Path, narrow: Narrow, traced_once: TracedOnce) -> None:
-    model = narrow("classifier").train()
-    traced_once("classifier")
+    model = narrow("shallow").train()
+    traced_once("shallow")
     report = export_model(model, tmp_path / "m.pt2", default_size=(96, 96), repeats=1)
     assert (report.dynamic, report.opset) == (OPEN, None)
     assert report.least == {"height": 64, "width": 64}
@@ -76,7 +76,7 @@ def test_program_agrees_and_says_its_smallest_sides(tmp_path: Path, narrow: Narr
 @pytest.mark.parametrize(
     ("kind", "outputs"),
     [
-        ("classifier", ("logits",)),
+        ("shallow", ("logits",)),
         ("retinanet", tuple(f"{what}_p{level}" for what in ("classes", "boxes") for level in range(3, 8))),
         ("semantic_fpn", ("logits",)),
         ("dpt", ("inverse_depth",)),

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from stand_in_engine import StandInEngine
+from tiny_backbone import Tiny
 from torch import Tensor, nn
 
 from pvtctl.errors import ExitCode, PvtctlError, UsageError
@@ -19,7 +20,7 @@ from pvtctl.export.exportable import network_of
 from pvtctl.inference import graph_cache, onnx_graphs
 from pvtctl.inference.engines import make_engine
 from pvtctl.inference.graph_cache import GraphCache, fingerprint
-from pvtctl.models.backbones import Backbone, Classifier
+from pvtctl.models.backbones import Classifier
 from pvtctl.models.dense import build_depth_model, build_segmenter
 from pvtctl.models.detector import Detector, build_detector
 from pvtctl.models.fast_cpu import optimize_for_cpu, plain_kernels
@@ -28,22 +29,6 @@ from pvtctl.models.heads.retinanet import RetinaNet
 from pvtctl.models.structures import Detections, DetectOptions
 
 CPU = torch.device("cpu")
-
-
-class Tiny(Backbone):
-    """Four convolutions: few operations to trace."""
-
-    def __init__(self, scale: float = 1.0) -> None:
-        super().__init__((8, 8, 16, 16))
-        sizes = zip((3, 8, 8, 16), self.feature_channels, (4, 2, 2, 2), strict=True)
-        self.stages = nn.ModuleList(nn.Conv2d(a, b, 3, stride, 1) for a, b, stride in sizes)
-        self.scale = scale
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        maps = [images]
-        for stage in self.stages:
-            maps.append(torch.relu(stage(maps[-1])) * self.scale)
-        return maps[1:]
 
 
 class OwnDetect(RetinaNet):
