@@ -22,11 +22,12 @@ from pvtctl.models.structures import Detections
 from pvtctl.runs.load_run import ClassScores, DepthMap, LabelMap
 
 SMALL: list[Any] = ["data.train_samples=4", "data.val_samples=2", "train.epochs=1", "train.total_batch=2"]
+SMALL += ["model.backbone.width=0.25"]
 RECIPES = {
     "classification": ("imagenet_pvt_v2", "pvt_v2_b0", []),
-    "detection": ("coco_retinanet_1x", "pvt_v2_b0", []),
-    "segmentation": ("ade20k_semantic_fpn", "pvt_v2_b0", []),
-    "depth": ("small_depth", None, [("model.backbone", {"name": "pvt_v2_b0"})]),
+    "detection": ("coco_retinanet_1x", "pvt_v2_b0", ["model.head.width=32"]),
+    "segmentation": ("ade20k_semantic_fpn", "pvt_v2_b0", ["model.head.width=32"]),
+    "depth": ("small_depth", None, [("model.backbone", {"name": "pvt_v2_b0"}), "model.head.width=32"]),
 }
 
 

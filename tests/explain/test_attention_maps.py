@@ -95,7 +95,7 @@ def test_maps_of_an_official_checkpoint_equal_the_papers_formula(
     assert len(maps.special) == (stage == 3)
 
 
-@pytest.mark.parametrize("name", ["pvt_tiny", "pvt_v2_b0", "pvt_v2_b2_li", "deit_tiny_patch16"])
+@pytest.mark.parametrize("name", ["pvt_tiny@0.25", "pvt_v2_b0@0.25", "pvt_v2_b2_li@0.25", "deit_tiny_patch16"])
 def test_the_weights_give_the_blocks_own_output(name: str) -> None:
     torch.manual_seed(0)
     model = build_backbone(name).eval()
@@ -116,7 +116,7 @@ def test_the_weights_give_the_blocks_own_output(name: str) -> None:
 
 def test_single_queries_are_rows_of_all() -> None:
     torch.manual_seed(0)
-    model = build_backbone("pvt_tiny", class_token=True).eval()
+    model = build_backbone("pvt_tiny@0.25", class_token=True).eval()
     images = torch.randn(2, 3, 64, 96)
     block = find_block(model, "stage4")
     (every,) = attention_maps(model, images, [block])
@@ -133,7 +133,7 @@ def places(name: str, size: tuple[int, int], block: str = "stage1") -> Attention
 
 
 def test_keys_of_a_reduction_lie_on_the_places_they_are_made_of() -> None:
-    maps = places("pvt_tiny", (75, 110))  # 18 x 27 places, of which 2 and 3 are left out
+    maps = places("pvt_tiny@0.25", (75, 110))  # 18 x 27 places, of which 2 and 3 are left out
     on = maps.on_places()[0, 0, 0]
     assert maps.key_rows == [(0, 8), (8, 16)]
     assert maps.key_columns == [(0, 8), (8, 16), (16, 24)]
@@ -144,17 +144,17 @@ def test_keys_of_a_reduction_lie_on_the_places_they_are_made_of() -> None:
 
 
 def test_overlapping_keys_are_averaged() -> None:
-    maps = places("pvt_v2_b2_li", (64, 96))  # 16 x 24 places, 7 x 7 keys
+    maps = places("pvt_v2_b2_li@0.25", (64, 96))  # 16 x 24 places, 7 x 7 keys
     assert maps.key_rows[:2] == [(0, 3), (2, 5)]
     on, keys = maps.on_places()[0, 0, 0], maps.weights[0, 0, 0].view(7, 7)
     assert torch.allclose(on[0, 0], keys[0, 0])
     assert torch.allclose(on[2, 0], (keys[0, 0] + keys[1, 0]) / 2)
     assert on.isfinite().all()
-    small = places("pvt_v2_b2_li", (32, 32), "last")  # one place, and all 49 keys are made of it
+    small = places("pvt_v2_b2_li@0.25", (32, 32), "last")  # one place, and all 49 keys are made of it
     assert torch.allclose(small.on_places()[0, :, 0, 0, 0], torch.tensor(1 / 49), atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["pvt_tiny", "pvt_v2_b2_li", "deit_tiny_patch16"])
+@pytest.mark.parametrize("name", ["pvt_tiny@0.25", "pvt_v2_b2_li@0.25", "deit_tiny_patch16"])
 @pytest.mark.parametrize("size", [(64, 64), (75, 110)])
 def test_rollout_is_a_share(name: str, size: tuple[int, int]) -> None:
     torch.manual_seed(0)
@@ -183,14 +183,14 @@ def test_rollout_of_a_plain_transformer_is_the_product_of_its_matrices() -> None
 
 def test_inside_detectors_too() -> None:
     torch.manual_seed(0)
-    model = build_detector("pvt_v2_b0", "retinanet", num_classes=2).eval()
+    model = build_detector("pvt_v2_b0@0.25", "retinanet", num_classes=2, width=32).eval()
     (maps,) = attention_maps(model, torch.randn(1, 3, 64, 64), [find_block(model, "stage2.block1")], [(5, 5)])
     assert maps.weights.shape == (1, 2, 1, 4)
 
 
 def test_a_context_block_has_one_row_for_all_places() -> None:
     torch.manual_seed(0)
-    model = build_backbone("resnet50_gc_r4").eval()
+    model = build_backbone("resnet50_gc_r4@0.25").eval()
     block = find_block(model, "stage2")
     (maps,) = attention_maps(model, torch.randn(1, 3, 64, 96), [block], [(3, 3)])
     assert maps.weights.shape == (1, 1, 1, 8 * 12)
@@ -200,7 +200,7 @@ def test_a_context_block_has_one_row_for_all_places() -> None:
 
 
 def test_wrong_questions() -> None:
-    model: Backbone = build_backbone("pvt_tiny").eval()
+    model: Backbone = build_backbone("pvt_tiny@0.25").eval()
     images = torch.zeros(1, 3, 64, 96)
     with pytest.raises(UsageError, match=r"no block 'stage5.block1'; this backbone has stage1.block1, .*stage4.block2"):
         find_block(model, "stage5.block1")
