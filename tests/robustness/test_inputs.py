@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from attempts import try_inputs
 
-PARTS, EACH = 4, 75
+PARTS, EACH = 2, 50
 
 
 @pytest.mark.parametrize("part", range(PARTS))

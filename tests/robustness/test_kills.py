@@ -19,6 +19,7 @@ from kills import Kill, Killed, try_chain, try_full_disk
         ],
         [
             Kill(signal.SIGHUP, "at start-up"),
+            Kill(signal.SIGTERM, "in a step"),
             Kill(signal.SIGKILL, "after a rename", 9),
             Kill(signal.SIGUSR1, "while it draws", 2),
         ],
