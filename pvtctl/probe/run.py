@@ -76,11 +76,12 @@ def _check_models(pending: Sequence[ProbedBackbone]) -> None:
 
     Raises UsageError.
     """
-    names = open_split(pending[0].recipe, "val", "evaluate").class_names
+    names = open_split(pending[0].recipe, "val", "evaluate").class_names or None  # depth has none
+    classes = HeadClasses(len(names or ()), names)
     for backbone in pending:
         recipe = backbone.recipe
         with without_values():
-            model = spec_of(recipe).new_model(recipe, HeadClasses(len(names), names))
+            model = spec_of(recipe).new_model(recipe, classes)
         if recipe.model.start is not None:
             load_checkpoint(model, recipe.model.start, class_names=names)
         prepare_backbones(model, spec_of(recipe).sizes(recipe).training)

@@ -185,6 +185,15 @@ class TestRuns:
         assert not plan.out.exists()
         assert not plan.cache.exists()
 
+    @pytest.mark.parametrize("task", RECIPES)
+    def test_weights_that_fit_pass(self, tmp_path: Path, task: str) -> None:
+        save_file(build_backbone(NAMES[1]).state_dict(), tmp_path / "own.safetensors")
+        weights = [
+            f"model.weights={tmp_path / 'own.safetensors'}",
+            *(["model.init=pretrained"] if task in WIDTHS else []),
+        ]
+        probe_run._check_models([ProbedBackbone(recipe_of(task, NAMES[1], *weights), views=2)])
+
     def test_a_row_of_other_data_is_not_continued(self, probed: tuple[ProbePlan, list[str]], tmp_path: Path) -> None:
         plan = replace(probed[0], out=tmp_path / "out", seeds=1)
         with pytest.raises(Stopped):
