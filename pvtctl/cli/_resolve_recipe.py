@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pvtctl.errors import UsageError, nearest
-from pvtctl.io.console import say
+from pvtctl.io.console import say_once
 from pvtctl.io.urls import bare, is_url, keep_secrets
 
 if TYPE_CHECKING:
@@ -24,9 +24,9 @@ Override = str | tuple[str, Any]
 
 
 def note(text: str) -> None:
-    """Print a choice once: only on rank 0, and not in processes started by `--gpus`."""
+    """Print a choice once, also where it is made for several recipes: only on rank 0, and not in processes started by `--gpus`."""
     if "PVTCTL_LAUNCHER" not in os.environ and os.environ.get("RANK", "0") == "0":
-        say(text)
+        say_once(text)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pvtctl.cli._resolve_recipe import note
 from pvtctl.errors import PvtctlError, UsageError
-from pvtctl.models.backbone_names import split_name
+from pvtctl.models.backbone_names import TIMM_PREFIX, split_name
 from pvtctl.runs.paths import runs_root
 
 
@@ -45,8 +45,8 @@ def choose_weights(
             narrower = narrower or trained
     classifier = data_name == "imagenet" and head is None
     entry = published_for(backbone) if classifier else published_model(backbone, head, data_name)
-    # the profile for scenes trains at reduced width unless full width is named
-    full = data_name == "scenes" and "@" not in backbone and not head
+    # the profile for scenes trains at reduced width unless full width is named; timm's models have one width
+    full = data_name == "scenes" and "@" not in backbone and not head and not backbone.startswith(TIMM_PREFIX)
     spec = f"{plain.name}@1{backbone.removeprefix(plain.name)}" if full else backbone
     train = f"pvtctl {'finetune' if head else 'pretrain'} {data_name} --backbone {spec}"
     train += f" --head {head}" if head else ""

@@ -19,6 +19,7 @@ from typer.core import TyperGroup
 from pvtctl import __version__
 from pvtctl.errors import ExitCode, PvtctlError, ToldElsewhereError, UsageError, is_out_of_memory, nearest
 from pvtctl.io.allocator import keep_memory
+from pvtctl.io.console import say_once
 from pvtctl.io.files import os_refusal
 from pvtctl.io.names import shown
 from pvtctl.io.stop import StopNow, stops_raise
@@ -166,6 +167,7 @@ def _explain_stop(stop: StopNow, words: list[str]) -> int:
 def _run(words: list[str]) -> int:
     """The command line under its handlers of signals; every other end has its exit code here."""
     keep_memory()
+    say_once.cache_clear()  # of an earlier command in this process
     _prepare_streams()
     try:
         result = typer.main.get_command(app)(args=words, prog_name="pvtctl", standalone_mode=False)

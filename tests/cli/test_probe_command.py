@@ -46,7 +46,12 @@ def test_a_probe_and_the_same_again(cli: Cli) -> None:
             "timm has no model",
             "convnext_atto",
         ),
-        (["scenes", "--weights", "scenes"], "no weights for pvt_tiny", "pretrain scenes"),
+        (["scenes", "--weights", "scenes"], "no weights for pvt_tiny", "pretrain scenes --backbone pvt_tiny"),
+        (
+            ["scenes", "--weights", "scenes", "--backbone", "timm:convnext_atto"],
+            "no weights for timm:convnext_atto",
+            "pretrain scenes --backbone timm:convnext_atto\n",
+        ),
         (["scenes", "--backbone", "pvt_tiny+sr_ratios"], "an option is written +OPTION=VALUE", "models show pvt_tiny"),
         (["scenes", "--weights", "file.pth"], "write it as BACKBONE=FILE", "for all none, scenes or timm"),
         (["scenes", "--weights", "pvt_tin=file.pth"], "pvt_tin is not probed", "pvt_tiny"),
@@ -71,8 +76,10 @@ def test_bad_input(cli: Cli, words: list[str], message: str, hint: str) -> None:
 def test_a_backbone_named_twice_is_probed_once(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     plans: list[ProbePlan] = []
     monkeypatch.setattr("pvtctl.probe.run.run_probe", lambda plan, *rest: plans.append(plan))
-    cli("probe", "scenes", "--weights", "none", "--backbone", "resnet18,pvt_tiny+sr_ratios=8,4,2,1,resnet18,pvt_tiny")
+    words = ["--weights", "none", "--backbone", "resnet18,pvt_tiny+sr_ratios=8,4,2,1,resnet18,pvt_tiny"]
+    found = [cli("probe", "scenes", *words) for _ in range(2)]
     assert [each.name for each in plans[0].backbones] == ["resnet18", "pvt_tiny"]
+    assert [each.err.count("recipe: ") for each in found] == [1, 1]
 
 
 def test_boxes_have_no_classes_to_probe(cli: Cli, coco_folder: object) -> None:
