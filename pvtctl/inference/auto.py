@@ -6,7 +6,8 @@ import hashlib
 import json
 import math
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from multiprocessing import active_children
 from time import perf_counter
 from typing import Any
 
@@ -16,7 +17,8 @@ from torch import Tensor
 from pvtctl.errors import UsageError
 from pvtctl.inference import EngineName
 from pvtctl.inference.onnx_graphs import OnnxNetwork, require_engine
-from pvtctl.models.fast_cpu.calibrate import GAIN, shortest_seconds
+from pvtctl.io.machine import OthersShare
+from pvtctl.models.fast_cpu.calibrate import BUSY, GAIN, shortest_seconds
 from pvtctl.models.fast_cpu.choices import active, machine_key
 
 SECONDS = 0.5
@@ -56,7 +58,8 @@ def why_torch(device: torch.device) -> str | None:
 def choose(network: OnnxNetwork, images: Tensor, expected: int | None = None) -> Choice:
     """The engine that takes less time for `images` (B, 3, H, W); the other one must win by 3 %, as CPU kernels must.
 
-    The choice is kept with the network's graphs, for this machine, its CPU kernels, and batches of about this size.
+    The choice is kept with the network's graphs, for this machine, its CPU kernels, and batches of about this size; not on a
+    busy machine, where chance would decide for later.
     `expected`: number of images to come; unset, many. For few of them torch is taken, which is not kept.
     """
     label = f"auto-{_machine()}-{_size_class(images)}"
@@ -67,11 +70,15 @@ def choose(network: OnnxNetwork, images: Tensor, expected: int | None = None) ->
     try:
         if few := _too_few(network, images, expected):
             return Choice(EngineName.torch, few)
-        choice = _faster(network, images)
+        others = OthersShare([os.getpid(), *(child.pid for child in active_children() if child.pid is not None)])
+        choice, share = _faster(network, images), others.share() or 0.0
     except UsageError as error:
         choice = Choice(EngineName.torch, error.message)
     except (OSError, MemoryError) as error:
         return Choice(EngineName.torch, f"no graph could be written: {error}")
+    else:
+        if share > BUSY:
+            return replace(choice, why=f"{choice.why} (not kept: other programs use {share:.0%} of this machine)")
     network.cache.note(label, asdict(choice))
     return choice
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,18 @@ class Network:
         return [2 * each for each in self.raw.eager(images)]
 
 
+class Others:
+    """In the place of `OthersShare`."""
+
+    busy = 0.0
+
+    def __init__(self, pids: list[int]) -> None:
+        assert os.getpid() in pids
+
+    def share(self) -> float:
+        return self.busy
+
+
 Race = Callable[..., None]
 
 
@@ -64,6 +77,7 @@ def race(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Race:
     monkeypatch.setattr(auto, "require_engine", lambda device: None)
     monkeypatch.setattr(engines, "OnnxNetwork", Network)
     monkeypatch.setattr(Network, "graphs", {"64x64"})
+    monkeypatch.setattr(auto, "OthersShare", Others)
     monkeypatch.delenv("LOCAL_RANK", raising=False)
 
     def set_times(*seconds: float) -> None:
@@ -130,6 +144,15 @@ def test_what_was_kept_holds_for_the_same_machine_and_size_only(
     assert taken(model)[0] == "torch", "the graph is gone"
     for note in (tmp_path / "onnx").glob("key-auto-*.json"):
         note.write_text(json.dumps({"engine": "compile", "why": 3}))
+    assert taken(model)[0] == "torch"
+
+
+def test_a_busy_machine_decides_for_now_only(model: nn.Module, race: Race, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Others, "busy", 0.4)
+    race(0.1, 0.05)
+    engine, said = taken(model)
+    assert (engine, said.endswith("(not kept: other programs use 40% of this machine)")) == ("onnxruntime", True)
+    race(0.1, 0.3)
     assert taken(model)[0] == "torch"
 
 
