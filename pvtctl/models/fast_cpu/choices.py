@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -58,7 +58,7 @@ class Choices:
     def from_json(cls, value: object) -> Self | None:
         """The choices that `asdict` gave, in this version or another: what is absent has its default, and what is unknown is
         left out. None if `value` is anything else."""
-        kinds = {field.name: type(field.default) for field in fields(cls)}
+        kinds: dict[str, Any] = {key: type(default) for key, default in asdict(cls()).items()}
         known = {key: each for key, each in value.items() if key in kinds} if isinstance(value, Mapping) else {}
         if not known or any(type(each) is not kinds[key] or each < 0 for key, each in known.items()):
             return None
