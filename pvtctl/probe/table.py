@@ -21,6 +21,7 @@ from pvtctl.models.registry import find_backbone
 from pvtctl.runs.paper_table import data_label
 from pvtctl.runs.read_run import FinishedRun, read_run
 from pvtctl.studies.cases import case_of, time_cases
+from pvtctl.studies.comparability import plural
 from pvtctl.tasks.registry import spec_of
 from pvtctl.views.scatter import Point, ScatterPanel, draw_scatters
 
@@ -210,7 +211,7 @@ def notes(table: ProbeTable) -> list[str]:
         size = spec_of(group[0].runs[0].recipe).sizes(group[0].runs[0].recipe).label
         said.append(
             f"protocol {group[0].facts['protocol_id']}: {head}, {length} of batches of {train.total_batch}, images {size}, "
-            f"{protocol['views']} views of each training image, features in {protocol['features']}"
+            f"{plural(protocol['views'], 'view')} of each training image, features in {protocol['features']}"
         )
         for one in group[1:]:
             if len(one.runs) != len(group[0].runs):

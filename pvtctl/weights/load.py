@@ -64,7 +64,9 @@ def load_checkpoint(
     report = LoadReport(
         source=str(checkpoint.path) if checkpoint.path else "a state dict",
         format="timm" if is_bridge(targets) and found is None else checkpoint.format,
-        model=found.title if found else " or ".join(identify(state, checkpoint.meta.backbone)) or None,
+        model=found.title
+        if found
+        else " or ".join(identify(state, checkpoint.meta.backbone)) or checkpoint.meta.backbone,
         nonfinite=nonfinite(state),
         note=checkpoint.note or _assumed(checkpoint, module),
     )

@@ -235,6 +235,7 @@ class TestTable:
         assert all(row["weights"] == "random" and len(row["scores"]) == 2 for row in said["rows"])
         assert files["md"].read_text().count("\n| ") == 4  # headings, the line below them, two rows
         assert any(note.startswith("random weights: ") for note in said["notes"])
+        assert any("2 views of each training image" in note for note in said["notes"])
 
     def test_a_broken_row_is_left_out(self, probed: tuple[ProbePlan, list[str]], tmp_path: Path) -> None:
         import shutil

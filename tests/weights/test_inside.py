@@ -165,6 +165,15 @@ def test_a_timm_model_is_found_below_a_prefix(tmp_path: Path) -> None:
     assert report.backbone_share == 1
 
 
+def test_our_own_file_of_a_timm_model_is_called_by_its_name(tmp_path: Path) -> None:
+    pytest.importorskip("timm")
+    model = build_backbone("timm:test_efficientnet")
+    state = under("backbone.", model.state_dict())
+    save_safetensors(tmp_path / "a.safetensors", state, {"backbone": "timm:test_efficientnet"})
+    report = load_checkpoint(model, tmp_path / "a.safetensors")
+    assert "timm:test_efficientnet (timm layout)" in report.summary()
+
+
 # several files
 
 
