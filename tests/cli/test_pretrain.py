@@ -6,10 +6,8 @@ import errno
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +20,8 @@ from tiny_run import TINY, Cli
 
 from pvtctl.engine import RunFolder, read_run_recipe, single
 
-SMOKE = ["pretrain", "scenes", "--backbone", "pvt_v2_b0", "--profile", "smoke", *TINY]
+WHOLE = ["pretrain", "scenes", "--backbone", "pvt_v2_b0", "--profile", "smoke", *TINY]
+SMOKE = [*WHOLE, "--set", "model.backbone.width=0.25"]
 
 
 def make_folder(root: Path, *, per_class: int = 12, size: int = 40) -> Path:
@@ -39,6 +38,7 @@ def make_folder(root: Path, *, per_class: int = 12, size: int = 40) -> Path:
 
 def folder_run(folder: Path, *more: str) -> list[str]:
     sets = ["train.total_batch=4", "data.train_samples=8", "data.val_samples=24"]
+    sets += ["model.backbone.width=0.25"]
     flags = [part for value in sets for part in ("--set", value)]
     return ["pretrain", str(folder), "--backbone", "pvt_v2_b0", "--profile", "smoke", *flags, *more]
 
@@ -91,7 +91,7 @@ def test_a_second_run_stays_out_of_a_folder_in_use(cli: Cli, smoke_run: Path, tm
     folder = tmp_path / "run"
     shutil.copytree(smoke_run, folder, ignore=shutil.ignore_patterns("*.png", "tensorboard"))
     with RunFolder.open(folder, read_run_recipe(folder), resume=True, dist=single("cpu")):
-        result = cli(*SMOKE, "--out", folder, "--resume")
+        result = cli(*WHOLE, "--out", folder, "--resume")
     assert result.code == 2
     assert "another run is at work" in result.err
 
@@ -231,7 +231,8 @@ def test_out_of_memory_is_explained(cli: Cli, monkeypatch: pytest.MonkeyPatch) -
     assert "Traceback" not in result.err
 
 
-def test_a_full_disk_is_explained_and_the_run_goes_on_afterwards(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_explained(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the run goes on afterwards: tests/robustness."""
     inner = torch.save
 
     def no_space(data: bytes) -> int:
@@ -250,59 +251,11 @@ def test_a_full_disk_is_explained_and_the_run_goes_on_afterwards(cli: Cli, monke
     assert "the disk is full" in result.err
     assert "--resume" in result.err
     assert "Traceback" not in result.err
-    resumed = cli(*command, "--resume")
-    assert resumed.code == 0, resumed.err
-    assert "resuming" in resumed.err
 
 
-def pvtctl(*arguments: str, cwd: Path, **environment: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "pvtctl", *arguments],
-        cwd=cwd,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-@pytest.mark.slow
-def test_killed_and_resumed_equals_unbroken(cli: Cli, tmp_path: Path) -> None:
-    """SIGTERM, then SIGKILL, then to the end: metrics and weights are those of a run that nobody touched.
-
-    Only what is killed needs a process of its own, with as many threads as this one.
-    """
-    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    settings = ["data.train_samples=48", "data.val_samples=12", "train.epochs=3", "train.precision=fp32"]
-    settings += ["train.save_minutes=0.0001", "data.augment.repeats=2"]
-    base = ["pretrain", "scenes", "--backbone", "pvt_v2_b0", "--profile", "smoke"]
-    base += [part for value in settings for part in ("--set", value)]
-    whole = cli(*base, "--out", "whole")
-    assert whole.code == 0, whole.err
-
-    codes = []
-    for number, saves in ((signal.SIGTERM, 3), (signal.SIGKILL, 8)):
-        broken = pvtctl(*base, "--out", "broken", *(["--resume"] if codes else []), cwd=tmp_path, **threads)
-        wait_for_step(tmp_path / "broken", saves, broken)
-        broken.send_signal(number)
-        broken.communicate()
-        codes.append(broken.returncode)
-    assert codes == [75, -signal.SIGKILL]
-    last = cli(*base, "--out", "broken", "--resume")
-    assert last.code == 0, last.err
-    assert metrics_of(tmp_path / "broken") == metrics_of(tmp_path / "whole")
-    ours, theirs = (load_file(tmp_path / name / "best.safetensors") for name in ("broken", "whole"))
-    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
-
-
-def wait_for_step(run: Path, step: int, process: subprocess.Popen[str]) -> None:
-    """Until a checkpoint of at least this step lies there."""
-    for _ in range(1200):
-        if any(int(path.stem.split("-")[1]) >= step for path in (run / "checkpoints").glob("step-*.pt")):
-            return
-        assert process.poll() is None, process.communicate()[1]
-        time.sleep(0.05)
-    raise AssertionError("no checkpoint came")
+def pvtctl(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pvtctl", *words]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
 
 
 def metrics_of(run: Path) -> list[dict[str, object]]:
@@ -312,12 +265,10 @@ def metrics_of(run: Path) -> list[dict[str, object]]:
 
 @pytest.mark.slow
 def test_two_processes_score_every_image_once(tmp_path: Path) -> None:
-    process = pvtctl(*SMOKE, "--gpus", "2", "--device", "cpu", "--json", "--set", "data.val_samples=11", cwd=tmp_path)
-    out, err = process.communicate()
-    assert process.returncode == 0, err
-    result = json.loads(out)
-    assert result["metrics"]["images"] == 11
-    assert err.count("run directory:") == err.count("recipe:") == 1, "one process talks"
+    done = pvtctl(*SMOKE, "--gpus", "2", "--device", "cpu", "--json", "--set", "data.val_samples=11", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["metrics"]["images"] == 11
+    assert done.stderr.count("run directory:") == done.stderr.count("recipe:") == 1, "one process talks"
 
 
 @pytest.mark.slow
@@ -328,9 +279,8 @@ def test_two_processes_train_as_one_where_parts_are_frozen(cli: Cli, tmp_path: P
     words = ["pretrain", "scenes", "--backbone", "resnet18@0.25", "--profile", "smoke", *TINY]
     words += [part for value in [*sets, "data.augment.repeats=1"] for part in ("--set", value)]
     assert cli(*words, "--out", "one").code == 0
-    process = pvtctl(*words, "--out", "two", "--gpus", "2", "--device", "cpu", cwd=tmp_path)
-    _, err = process.communicate()
-    assert process.returncode == 0, err
+    done = pvtctl(*words, "--out", "two", "--gpus", "2", "--device", "cpu", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
     one, two = (load_file(tmp_path / name / "best.safetensors") for name in ("one", "two"))
     assert one.keys() == two.keys()
     for key in one:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
-import sys
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -90,21 +90,28 @@ def test_two_runs_in_one_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # of a thread of pytest's, which the copy does not have
 def test_the_lock_ends_with_the_process_even_while_its_workers_live(tmp_path: Path) -> None:
-    code = f"""
-import os, signal, time
-from pvtctl.engine import RunFolder, single
-run = RunFolder.open({str(tmp_path / "run")!r}, {{"name": "toy"}}, dist=single("cpu"))
-if os.fork() == 0:
-    os.close(1)
-    time.sleep(20)
-    os._exit(0)
-print("forked", flush=True)
-os.kill(os.getpid(), signal.SIGKILL)
-"""
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], stdout=subprocess.PIPE, text=True)
-    assert done.stdout == "forked\n"
-    RunFolder.open(tmp_path / "run", {"name": "toy"}, resume=True, dist=DIST).close()
+    told, tell = os.pipe()
+    process = os.fork()
+    if process == 0:
+        try:
+            _run = RunFolder.open(tmp_path / "run", {"name": "toy"}, dist=DIST)
+            worker = os.fork()
+            if worker == 0:
+                time.sleep(60)
+                os._exit(0)
+            os.write(tell, str(worker).encode())
+        finally:
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.close(tell)
+    os.waitpid(process, 0)
+    worker = int(os.read(told, 9))
+    os.close(told)
+    try:
+        RunFolder.open(tmp_path / "run", {"name": "toy"}, resume=True, dist=DIST).close()
+    finally:
+        os.kill(worker, signal.SIGKILL)
 
 
 def test_find_runs_gives_the_newest_finished_one_first(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ DIST = single("cpu")
 @pytest.fixture
 def recipe() -> Recipe:
     small = ["data.train_samples=4", "data.val_samples=2", "train.epochs=1", "train.total_batch=2"]
+    small += ["model.backbone.width=0.25"]
     return load_recipe("imagenet_pvt_v2", "pvt_v2_b0", "smoke", small)
 
 

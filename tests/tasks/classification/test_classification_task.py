@@ -16,7 +16,7 @@ from pvtctl.weights.describe import HeadClasses
 
 
 def recipe(*overrides: str) -> Recipe:
-    sets = ["data.train_samples=24", "data.val_samples=10", *overrides]
+    sets = ["data.train_samples=24", "data.val_samples=10", "model.backbone.width=0.25", *overrides]
     return load_recipe("imagenet_pvt_v2", "pvt_v2_b0", "smoke", sets)
 
 
@@ -28,7 +28,7 @@ def test_it_is_a_task_with_its_story() -> None:
     task: Task = build()
     assert task.batches_per_epoch(1) == 3
     meta = task.meta().as_json()
-    assert meta["backbone"] == "pvt_v2_b0"
+    assert meta["backbone"] == "pvt_v2_b0@0.25"
     assert meta["num_classes"] == len(meta["class_names"]) == 12
     assert (meta["image_size"], meta["profile"], meta["row"]) == (32, "smoke", "pvt_v2_b0")
 

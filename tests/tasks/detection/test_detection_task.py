@@ -24,7 +24,9 @@ SIZE = (20, 30)
 
 def build(*overrides: str, recipe: str = "coco_retinanet_1x", head: HeadClasses | None = None) -> DetectionTask:
     row = None if recipe == "coco_detr_50e" else "pvt_v2_b0"
-    loaded = load_recipe(recipe, row or "resnet50", "smoke", [("model.backbone.name", "pvt_v2_b0"), *overrides])
+    narrow: list[Any] = [("model.backbone", {"name": "pvt_v2_b0", "width": 0.25})]
+    narrow += [] if row is None else ["model.head.width=32"]
+    loaded = load_recipe(recipe, row or "resnet50", "smoke", [*narrow, *overrides])
     task = build_task(loaded, device="cpu", head=head, say=lambda text: None)
     assert isinstance(task, DetectionTask)
     return task
@@ -55,7 +57,7 @@ def first_batch(task: DetectionTask) -> Any:
 def test_it_is_a_task_with_its_story() -> None:
     task: Task = build()
     meta = task.meta().as_json()
-    assert (meta["head"], meta["backbone"], meta["profile"]) == ("retinanet", "pvt_v2_b0", "smoke")
+    assert (meta["head"], meta["backbone"], meta["profile"]) == ("retinanet", "pvt_v2_b0@0.25", "smoke")
     assert meta["num_classes"] == len(meta["class_names"]) == len(meta["category_ids"]) == 12
     assert meta["detection"]["test_short_side"] == 64
     assert task.batches_per_epoch(1) == 4
