@@ -139,18 +139,15 @@ def same_kernels() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(autouse=True)
-def plain_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="session", autouse=True)
+def plain_figures() -> Iterator[Callable[..., None]]:
     """PNGs of figures are white, of the right size: laying out and drawing letters was half the time of a training run.
 
-    The views' own tests draw, and so do the runs that several tests share and tests marked `draws`.
+    Gives matplotlib's own way, for `drawn_figures`. Other PNGs are pressed less: that was another tenth of a run.
     """
-    views = request.path.parent.name in ("views", "explain") or request.path.stem.endswith("_views")
-    if views or request.node.get_closest_marker("draws") is not None:
-        return
     from matplotlib.figure import Figure
 
-    whole = Figure.savefig
+    whole, save = Figure.savefig, Image.Image.save
 
     def plain(self: Figure, path: Any, *, format: str, dpi: int, **options: Any) -> None:
         if format != "png":
@@ -159,4 +156,23 @@ def plain_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
         size = tuple(int(side * dpi) for side in self.get_size_inches())
         Image.new("RGB", size, "white").save(path, format="PNG")
 
-    monkeypatch.setattr(Figure, "savefig", plain)
+    def quick(self: Image.Image, path: Any, format: str | None = None, **options: Any) -> None:
+        png = (format or Path(str(path)).suffix.removeprefix(".")).lower() == "png"
+        save(self, path, format, **options | ({"compress_level": 1} if png else {}))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", plain)
+        patch.setattr(Image.Image, "save", quick)
+        yield whole
+
+
+@pytest.fixture(autouse=True)
+def drawn_figures(
+    request: pytest.FixtureRequest, plain_figures: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The views' own tests draw, and tests marked `draws`."""
+    views = request.path.parent.name in ("views", "explain") or request.path.stem.endswith("_views")
+    if views or request.node.get_closest_marker("draws") is not None:
+        from matplotlib.figure import Figure
+
+        monkeypatch.setattr(Figure, "savefig", plain_figures)

@@ -18,9 +18,7 @@ from pvtctl.explain.backbone import PyramidPredictor
 from pvtctl.models.dense import build_depth_model, build_segmenter
 from pvtctl.weights.save import save_safetensors
 
-pytestmark = pytest.mark.draws
-
-BACKBONE = "pvt_v2_b0"
+BACKBONE = "pvt_v2_b0@0.25"
 LONG = "a_photo_whose_name_has_more_than_forty_letters.png"
 
 
@@ -42,12 +40,13 @@ def dense(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("weights")
     names = list(SEMANTIC_CLASSES)
     sizes = {"segmentation": {"test_short_side": 64, "test_long_side": 128, "align": 32}}
-    own = {"backbone": BACKBONE, "head": "semantic_fpn", "class_names": names}
-    save_safetensors(
-        folder / "maps.safetensors", build_segmenter(BACKBONE, "semantic_fpn", num_classes=len(names)), own | sizes
-    )
-    depth = {"backbone": BACKBONE, "head": "midas", "depth": {"test_size": [64, 64], "multiple": 32}}
-    model = build_depth_model(BACKBONE, "midas")
+    narrow = {"width": 32}
+    own = {"backbone": BACKBONE, "head": "semantic_fpn", "head_options": narrow, "class_names": names}
+    model = build_segmenter(BACKBONE, "semantic_fpn", num_classes=len(names), head_options=narrow)
+    save_safetensors(folder / "maps.safetensors", model, own | sizes)
+    depth = {"backbone": BACKBONE, "head": "midas", "head_options": narrow}
+    depth |= {"depth": {"test_size": [64, 64], "multiple": 32}}
+    model = build_depth_model(BACKBONE, "midas", head_options=narrow)
     save_safetensors(folder / "depth.safetensors", model, depth | {"scale_shift": [1.0, 0.1]})
     return folder
 
@@ -71,6 +70,7 @@ def pictures(folder: Path) -> list[str]:
 # --- features ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.draws
 def test_features_of_a_folder(cli: Cli, photos: Path, smoke_run: Path) -> None:
     result = cli("visualize", "features", photos, "--weights", smoke_run, "--out", "f", "--size", "64")
     assert result.code == 0, result.err
@@ -102,9 +102,11 @@ def test_a_dilated_backbone_is_looked_at_as_it_is(tmp_path: Path, stride: int) -
     torch.manual_seed(0)
     dilated = {"output_stride": stride}
     head = {"width": 16, "auxiliary_weight": 0.0}
-    model = build_segmenter("resnet50c", "deeplabv3plus", num_classes=3, head_options=head, backbone_options=dilated)
+    model = build_segmenter(
+        "resnet50c@0.25", "deeplabv3plus", num_classes=3, head_options=head, backbone_options=dilated
+    )
     meta = dilated | {
-        "backbone": "resnet50c",
+        "backbone": "resnet50c@0.25",
         "head": "deeplabv3plus",
         "head_options": head,
         "class_names": ["a", "b", "c"],
@@ -124,12 +126,13 @@ def test_a_dilated_backbone_is_looked_at_as_it_is(tmp_path: Path, stride: int) -
 
 
 def test_predictions_of_a_classifier_and_a_detector(cli: Cli, smoke_run: Path, detector_run: Path) -> None:
-    worst = cli("visualize", "predictions", smoke_run, "--pick", "worst", "--count", "2", "--out", "w", "--json")
+    words = ["--pick", "worst", "--count", "2", "--format", "svg", "--out", "w"]
+    worst = cli("visualize", "predictions", smoke_run, *words, "--json")
     assert worst.code == 0, worst.err
     best = cli("visualize", "predictions", smoke_run, "--pick", "best", "--count", "12", "--out", "b", "--json")
     ids = [each["id"] for each in best.json["pictures"]]
     assert [each["id"] for each in worst.json["pictures"]] == ids[:-3:-1]
-    assert pictures(Path("w")) == sorted([*(f"{name}.png" for name in ids[-2:]), "index.html"])
+    assert pictures(Path("w")) == sorted([*(f"{name}.svg" for name in ids[-2:]), "index.html"])
     found = cli("visualize", "predictions", detector_run, "--count", "1", "--out", "d.svg", "--score-threshold", "0")
     assert found.code == 0, found.err
     assert "<image " in Path("d.svg").read_text()
@@ -142,7 +145,8 @@ def test_predictions_of_dense_models(
     cli: Cli, dense: Path, export: Path, photos: Path, model: str, name: str, measure: str
 ) -> None:
     weights = ("--weights", dense / f"{model}.safetensors")
-    result = cli("visualize", "predictions", export / name, *weights, "--pick", "random", "--out", "a", "--json")
+    words = [*weights, "--pick", "random", "--format", "svg", "--out", "a"]
+    result = cli("visualize", "predictions", export / name, *words, "--json")
     assert result.code == 0, result.err
     assert len(result.json["pictures"]) == 2
     assert all(measure in each["verdict"] for each in result.json["pictures"])
@@ -165,7 +169,8 @@ def test_curves_over_each_axis(cli: Cli, smoke_run: Path, tmp_path: Path) -> Non
     shutil.copytree(smoke_run, tmp_path / "runs" / "whole" / "seed1")
     xs = {}
     for axis in ("steps", "epochs", "images", "time"):
-        result = cli("visualize", "curves", "runs", "--x", axis, "--out", f"{axis}.svg", "--json")
+        picture = f"{axis}.{'svg' if axis == 'steps' else 'png'}"  # a PNG of tests is white
+        result = cli("visualize", "curves", "runs", "--x", axis, "--out", picture, "--json")
         assert result.code == 0, result.err
         assert "cut/seed1 has not finished (running)" in result.err
         assert "is damaged in line 9, which is left out" in result.err

@@ -8,8 +8,6 @@ import pytest
 from PIL import Image
 from tiny_run import Cli
 
-pytestmark = pytest.mark.draws
-
 
 @pytest.fixture
 def photo(tmp_path: Path) -> Path:

@@ -18,8 +18,6 @@ from pvtctl.studies.plan import StudyPlan, StudyRequest
 from pvtctl.studies.report import write_study
 from pvtctl.studies.results import RowResult
 
-pytestmark = pytest.mark.draws
-
 
 @pytest.fixture(autouse=True)
 def made_up_costs(monkeypatch: pytest.MonkeyPatch) -> None:

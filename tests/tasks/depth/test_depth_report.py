@@ -19,8 +19,6 @@ from pvtctl.tasks.dense.data import DenseDataset
 from pvtctl.tasks.depth.metric import NUMBERS, DepthMetric
 from pvtctl.tasks.depth.report import DepthReport, draw_depth_samples
 
-pytestmark = pytest.mark.draws
-
 
 class Ramps:
     """Images of 30x40 pixels, each a slope of depth from 1 m to (its number + 2) m; the last has no truth."""
@@ -121,6 +119,7 @@ def test_files_hold_every_number(shown: DepthReport, tmp_path: Path) -> None:
         assert mean == pytest.approx(shown.metric.compute()[name], rel=1e-4, abs=1e-6)
 
 
+@pytest.mark.draws
 def test_pictures(shown: DepthReport, tmp_path: Path) -> None:
     pictures = shown.pictures(tmp_path)
     assert list(pictures) == [
@@ -155,6 +154,7 @@ def test_samples_of_inverse_depth_are_aligned_as_they_are_scored(tmp_path: Path)
         assert picture.width > 1600
 
 
+@pytest.mark.draws
 def test_nothing_at_all_is_still_an_account(tmp_path: Path) -> None:
     dataset = DenseDataset(Ramps(), AsIs(), training=False)
     nothing = DepthReport(dataset, DepthMetric(space="metres", alignment="none"), {})

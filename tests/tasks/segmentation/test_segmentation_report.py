@@ -17,8 +17,6 @@ from pvtctl.tasks.dense.data import DenseDataset
 from pvtctl.tasks.segmentation.metric import SegmentationMetric
 from pvtctl.tasks.segmentation.report import SegmentationReport, draw_segmentation_samples
 
-pytestmark = pytest.mark.draws
-
 NAMES = ["sky", "road", "car $5$", "ghost"]
 
 
@@ -76,6 +74,7 @@ def account(unreadable: str = "") -> SegmentationReport:
     return SegmentationReport(dataset, metric, {0: samples[0], 3: samples[3]})
 
 
+@pytest.mark.draws
 def test_pictures(tmp_path: Path) -> None:
     drawn = account().pictures(tmp_path)
     assert [path.name for path in drawn.values()] == ["segmentation.png", "worst.png", "confusion.png", "classes.png"]
@@ -116,6 +115,7 @@ def test_notes_say_what_does_not_count() -> None:
     assert empty.notes() == ["miou is unknown: no image was read"]
 
 
+@pytest.mark.draws
 def test_an_empty_metric_is_drawn(tmp_path: Path) -> None:
     empty = SegmentationReport(account().dataset, SegmentationMetric(NAMES), {})
     assert list(empty.pictures(tmp_path)) == ["Confusion", "Classes"]
