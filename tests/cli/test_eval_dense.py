@@ -15,7 +15,7 @@ from pvtctl.models.backbones import build_classifier
 from pvtctl.models.dense import build_depth_model, build_segmenter
 from pvtctl.weights.save import save_safetensors
 
-BACKBONE = "pvt_v2_b0"
+BACKBONE = "pvt_v2_b0@0.25"
 NOT_ALIGNED = "inverse depth of an unknown scale cannot be scored without alignment"
 
 

@@ -246,9 +246,9 @@ def test_words_that_do_not_fit(
 @pytest.fixture(scope="module")
 def detr(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained DETR. Read only."""
-    model = build_detector("pvt_v2_b0", "detr", num_classes=len(SCENE_CLASSES), num_queries=5)
+    model = build_detector("pvt_v2_b0@0.25", "detr", num_classes=len(SCENE_CLASSES), num_queries=5)
     path = tmp_path_factory.mktemp("weights") / "detr.safetensors"
-    save_safetensors(path, model, {"backbone": "pvt_v2_b0", "class_names": list(SCENE_CLASSES)})
+    save_safetensors(path, model, {"backbone": "pvt_v2_b0@0.25", "class_names": list(SCENE_CLASSES)})
     return path
 
 

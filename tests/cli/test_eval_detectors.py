@@ -17,9 +17,9 @@ from pvtctl.weights.save import save_safetensors
 def detector(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Untrained: all its scores are near 0.01, below the threshold that RetinaNet has by itself."""
     torch.manual_seed(0)
-    model = build_detector("pvt_v2_b0", "retinanet", num_classes=len(SCENE_CLASSES))
+    model = build_detector("pvt_v2_b0@0.25", "retinanet", num_classes=len(SCENE_CLASSES), width=32)
     path = tmp_path_factory.mktemp("weights") / "retinanet.safetensors"
-    save_safetensors(path, model, {"backbone": "pvt_v2_b0", "class_names": list(SCENE_CLASSES)})
+    save_safetensors(path, model, {"backbone": "pvt_v2_b0@0.25", "class_names": list(SCENE_CLASSES)})
     return path
 
 

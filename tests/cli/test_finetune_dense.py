@@ -9,9 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from safetensors.torch import load_file
 from tiny_run import Cli, Result
 
 from pvtctl.cli.main import main
@@ -19,7 +17,7 @@ from pvtctl.cli.main import main
 TINY = ["--backbone", "pvt_v2_b0@0.25", "--profile", "smoke", "--weights", "none"]
 TINY += ["--set", "data.train_samples=4", "--set", "data.val_samples=2", "--set", "train.total_batch=2"]
 """64 pixels, two epochs at most of two steps, two validation images."""
-SEGMENTER = ["--head", "semantic_fpn"]
+SEGMENTER = ["--head", "semantic_fpn", "--set", "model.head.width=32"]
 METRIC = ["--head", "dpt", "--task", "depth", "--set", "model.head.width=32"]
 FILES = {
     "best.safetensors",
@@ -96,7 +94,7 @@ def test_a_run_is_scored_as_it_ended(cli: Cli, made: Path, run: str, score: str)
         ["--head", "dpt", "--task", "segmentation", "--set", "model.head.width=32"],
         ["--head", "trans2seg", "--set", "model.head.embed_dim=32", "--set", "model.head.num_heads=2"],
         ["--head", "dpt", "--recipe", "dpt_backbones", "--set", "model.head.width=32"],
-        ["--head", "midas", "--backbone", "resnet50@0.25", "--set", "model.head.width=64"],
+        ["--head", "midas", "--backbone", "resnet18@0.25", "--set", "model.head.width=32"],
     ],
     ids=["dpt", "trans2seg", "ssi", "midas"],
 )
@@ -108,24 +106,6 @@ def test_every_head_trains_and_is_scored_as_it_ended(cli: Cli, words: list[str])
     scored = cli("eval", run, "--json")
     assert scored.code == 0, scored.err
     assert scored.json["metrics"] == pytest.approx(result.json["metrics"], nan_ok=True)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("run", "words"),
-    [("segmenter", SEGMENTER), ("metric", METRIC)],
-)
-def test_stopped_and_resumed_equals_unbroken(cli: Cli, made: Path, run: str, words: list[str]) -> None:
-    command = ["finetune", "scenes", *words, *TINY, "--out", "broken"]
-    stopped = cli(*command, "--set", "train.max_minutes=1e-9")
-    assert stopped.code == 75
-    assert "--resume" in stopped.err
-    resumed = cli(*command, "--resume")
-    assert resumed.code == 0, resumed.err
-    assert metrics_of(Path("broken")) == metrics_of(made / run)
-    ours, theirs = (load_file(one / "best.safetensors") for one in (Path("broken"), made / run))
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
 def test_label_maps_are_written(cli: Cli, made: Path) -> None:
@@ -174,7 +154,8 @@ def test_depth_is_written(cli: Cli, made: Path) -> None:
 def test_folders_say_what_they_are_for(
     cli: Cli, made: Path, folder: str, words: list[str], head: str, data: str, tmp_path: Path
 ) -> None:
-    result = cli("finetune", made / folder, *words, *TINY, "--dry-run", "--json")
+    narrow = ["--set", "model.head.width=32"]
+    result = cli("finetune", made / folder, *words, *TINY, *narrow, "--dry-run", "--json")
     assert result.code == 0, result.err
     chosen = result.json["recipe"]
     assert (chosen["model"]["head"]["name"], chosen["data"]["name"]) == (head, data)
@@ -192,7 +173,7 @@ def test_folders_say_what_they_are_for(
 
 def test_a_run_goes_on_with_other_data(cli: Cli, made: Path) -> None:
     """The run's classes are kept by name."""
-    words = ["--weights", made / "segmenter", *TINY[:4], *TINY[6:], "--dry-run"]
+    words = ["--weights", made / "segmenter", *SEGMENTER[2:], *TINY[:4], *TINY[6:], "--dry-run"]
     result = cli("finetune", made / "maps", *words)
     assert result.code == 0, result.err
     assert "15 classes kept, 0 new, 0 dropped (by class name)" in result.err

@@ -33,10 +33,10 @@ def sure(model: Detector) -> Detector:
 @pytest.fixture(scope="module")
 def detector(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
-    model = sure(build_detector("pvt_v2_b0", "detr", num_classes=2, num_queries=5))
+    model = sure(build_detector("pvt_v2_b0@0.25", "detr", num_classes=2, num_queries=5))
     meta: dict[str, Any] = {
         "task": "detection",
-        "backbone": "pvt_v2_b0",
+        "backbone": "pvt_v2_b0@0.25",
         "head": "detr",
         "class_names": NAMES,
         "category_ids": [3, 7],
@@ -50,11 +50,11 @@ def detector(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def mask_detector(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
-    model = build_detector("pvt_v2_b0", "mask_rcnn", num_classes=2)
+    model = build_detector("pvt_v2_b0@0.25", "mask_rcnn", num_classes=2, width=32)
     with torch.no_grad():
         model.head.box_predictor.cls_score.bias.copy_(torch.tensor([0.0, 3.0, 0.0]))  # type: ignore[union-attr, operator]
     path = tmp_path_factory.mktemp("weights") / "masks.safetensors"
-    save_safetensors(path, model, {"backbone": "pvt_v2_b0", "class_names": NAMES})
+    save_safetensors(path, model, {"backbone": "pvt_v2_b0@0.25", "class_names": NAMES})
     return path
 
 
@@ -210,8 +210,8 @@ def test_a_classifier_names_five_classes(cli: Cli, photos: Path, tmp_path: Path)
     torch.manual_seed(0)
     names = [f"kind{at}" for at in range(7)]
     weights = tmp_path / "kinds.safetensors"
-    meta = {"backbone": "pvt_v2_b0", "class_names": names, "image_size": 64, "resize": 72}
-    save_safetensors(weights, build_classifier("pvt_v2_b0", num_classes=7), meta)
+    meta = {"backbone": "pvt_v2_b0@0.25", "class_names": names, "image_size": 64, "resize": 72}
+    save_safetensors(weights, build_classifier("pvt_v2_b0@0.25", num_classes=7), meta)
     result = cli("predict", photos, "--weights", weights, "--json")
     assert result.code == 0, result.err
     assert len(result.json["images"]) == 3

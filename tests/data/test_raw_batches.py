@@ -20,14 +20,15 @@ from pvtctl.tasks.from_recipe import build_task
 BGR = Normalization((0.4, 0.5, 0.6), (0.2, 0.25, 0.3), "bgr")
 RECIPES = {
     "small_photos": ["data.augment.erasing=0.9"],
-    "small_objects": [],
-    "small_maps": [],
-    "small_depth": [],
+    "small_objects": ["model.head.width=32"],
+    "small_maps": ["model.head.width=32"],
+    "small_depth": ["model.head.width=32"],
 }
 
 
 def first_batch(recipe: str, device: str, split: str) -> object:
-    settings = ["data.workers=0", "data.train_samples=6", "data.val_samples=4", "train.total_batch=4", *RECIPES[recipe]]
+    settings = ["data.workers=0", "data.train_samples=6", "data.val_samples=4", "train.total_batch=4"]
+    settings += ["model.backbone={name: pvt_v2_b0, width: 0.25}", *RECIPES[recipe]]
     task = build_task(load_recipe(recipe, None, "smoke", settings), device=device, say=lambda text: None)
     assert task.loading.pin_memory == (device == "cuda")
     if split == "val":

@@ -30,10 +30,10 @@ MORE = [
 ]
 CASES = [
     ("small_photos", MORE),
-    ("small_objects", []),
+    ("small_objects", ["model.head.width=32"]),
     ("small_objects", ["model.head={name: detr}"]),
-    ("small_maps", []),
-    ("small_depth", []),
+    ("small_maps", ["model.head.width=32"]),
+    ("small_depth", ["model.head.width=32"]),
 ]
 
 
@@ -71,7 +71,7 @@ def test_the_host_waits_once_in_a_step(recipe: str, settings: list[str]) -> None
 
 @pytest.mark.slow
 def test_mask_rcnn_waits_for_numbers_of_regions_alone() -> None:
-    waits = waits_of("small_masks", ["model.head={name: mask_rcnn, rois_per_image: 16}"])
+    waits = waits_of("small_masks", ["model.head={name: mask_rcnn, rois_per_image: 16, width: 32}"])
     assert waits.pop(DECIDES) == 1
     outside = {place for _, place in waits if place.partition(":")[0] not in REGIONS}
     assert outside <= {"engine/step.py:Stepper._passes"}  # the backward pass of the same masks

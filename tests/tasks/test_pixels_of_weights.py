@@ -23,8 +23,12 @@ from pvtctl.weights.save import save_safetensors
 RECIPES = {
     "small_photos": [],
     "small_objects": ["model.head.width=32", "data.detection.test_short_side=64", "data.detection.test_long_side=64"],
-    "small_maps": ["data.segmentation.test_short_side=64", "data.segmentation.test_long_side=64"],
-    "small_depth": ["data.depth.test_size=[64, 64]"],
+    "small_maps": [
+        "model.head.width=32",
+        "data.segmentation.test_short_side=64",
+        "data.segmentation.test_long_side=64",
+    ],
+    "small_depth": ["model.head.width=32", "data.depth.test_size=[64, 64]"],
 }
 OWN = Normalization((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), "bgr")
 BACKBONE = "pvt_v2_b0@0.25"

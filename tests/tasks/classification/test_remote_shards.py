@@ -249,7 +249,7 @@ def test_a_run_from_a_url_is_resumed_to_the_bit_and_writes_no_secret(server, tmp
     words = ["pretrain", "imagenet", "--backbone", "pvt_v2_b0", "--profile", "smoke", "--data", url]
     for setting in ("shards.train=train/{0..5}.tar", "shards.val=val/{0..1}.tar", "shards.mix=2", "workers=0"):
         words += ["--set", f"data.{setting}"]
-    words += ["--set", "train.epochs=2", "--set", "train.total_batch=8"]
+    words += ["--set", "train.epochs=2", "--set", "train.total_batch=8", "--set", "model.backbone.width=0.25"]
     runs = [tmp_path / "runs" / name for name in ("whole", "killed")]
     assert main([*words, "--out", str(runs[0])]) == 0
     for file in cached(tmp_path):

@@ -35,16 +35,17 @@ NARROW = "pvt_v2_b0, width: 0.25"
 
 
 def segmentation(*overrides: str, head: HeadClasses | None = None, backbone: str = NARROW) -> SegmentationTask:
-    recipe = load_recipe(
-        "ade20k_semantic_fpn", "pvt_v2_b0", "smoke", [f"model.backbone={{name: {backbone}}}", *overrides]
-    )
+    narrow = [] if any(each.startswith("model.head=") for each in overrides) else ["model.head.width=32"]
+    own = [f"model.backbone={{name: {backbone}}}", *narrow, *overrides]
+    recipe = load_recipe("ade20k_semantic_fpn", "pvt_v2_b0", "smoke", own)
     task = build_task(recipe, device="cpu", head=head, say=lambda text: None)
     assert isinstance(task, SegmentationTask)
     return task
 
 
 def depth(*overrides: str, head: HeadClasses | None = None) -> DepthTask:
-    recipe = load_recipe("small_depth", None, "smoke", [f"model.backbone={{name: {NARROW}}}", *overrides])
+    own = [f"model.backbone={{name: {NARROW}}}", "model.head.width=16", *overrides]
+    recipe = load_recipe("small_depth", None, "smoke", own)
     task = build_task(recipe, device="cpu", head=head, say=lambda text: None)
     assert isinstance(task, DepthTask)
     return task
@@ -145,7 +146,7 @@ def test_the_auxiliary_loss_is_counted_by_its_weight(weight: float) -> None:
 
 @pytest.mark.parametrize("head", ["dpt", "deeplabv3plus"])
 def test_without_an_auxiliary_weight_there_is_no_such_loss(head: str) -> None:
-    task = segmentation(f"model.head={{name: {head}, auxiliary_weight: 0}}")
+    task = segmentation(f"model.head={{name: {head}, width: 16, auxiliary_weight: 0}}")
     batch = batch_of(torch.randn(2, 3, 64, 64), [torch.zeros(64, 64, dtype=torch.uint8)] * 2)
     assert set(task.losses(task.model, batch)) == {"loss", "loss_main", "pixel_acc"}
 
@@ -439,7 +440,8 @@ def test_a_saved_model_is_built_from_its_file_alone_and_says_the_same(
         task = depth(*overrides)
     elif kind == "deeplab":
         task = segmentation(
-            "model.backbone={name: resnet50c, output_stride: 16}", "model.head={name: deeplabv3plus, width: 16}"
+            "model.backbone={name: resnet50c, width: 0.25, output_stride: 16}",
+            "model.head={name: deeplabv3plus, width: 16}",
         )
     else:
         task = segmentation(*overrides)

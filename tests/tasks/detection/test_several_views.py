@@ -18,6 +18,7 @@ def detect(head: str, *overrides: str) -> list[Detections]:
     """What a detector with random weights finds in scenes that no multiple of 32 pixels holds."""
     settings: list[str | tuple[str, Any]] = [
         ("model.backbone.name", "pvt_v2_b0"),
+        ("model.backbone.width", 0.25),
         ("model.head.width", 32),
         ("data.val_samples", 2),
         "data.detection.test_long_side=104",
