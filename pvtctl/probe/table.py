@@ -182,7 +182,9 @@ def numbers(table: ProbeTable) -> list[list[Any]]:
 
 def cells(table: ProbeTable) -> list[list[str]]:
     """The same as text; the best of a group is bold."""
-    digits = {3: 2, 4: 2, 6: 3, 7: 3, 8: 2, 9: 0}
+    spec = spec_of(table.rows[0].runs[0].recipe)
+    score = spec.digits_of(spec.main_figure)
+    digits = {3: score, 4: score, 6: 3, 7: 3, 8: 2, 9: 0}
     rows = []
     for line in numbers(table):
         texts = []

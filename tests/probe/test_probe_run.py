@@ -28,6 +28,7 @@ from pvtctl.probe.table import cells, collect_probe, document, notes, write_prob
 from pvtctl.recipe.load import load_recipe
 from pvtctl.recipe.schema import Recipe
 from pvtctl.runs.load_run import load_run
+from pvtctl.tasks.base import TaskSpec
 from pvtctl.tasks.from_recipe import build_task
 
 DIST = single("cpu")
@@ -223,6 +224,13 @@ class TestTable:
         assert next(name for rank, name in ranks if rank == "1") == max(scores, key=lambda name: scores[name])
         assert "rows of different protocols or data are not ranked together" in notes(table)
         assert len(document(table)["protocols"]) == 2
+
+    def test_scores_have_the_decimals_of_their_figure(
+        self, probed: tuple[ProbePlan, list[str]], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(TaskSpec, "digits_of", lambda spec, figure: 4)
+        table = collect_probe(probed[0].out, seconds=None, device="cpu", say=silent)
+        assert [line[3] for line in cells(table)] == [f"{row.score:.4f}" for row in table.rows]
 
     @pytest.mark.draws
     def test_files(self, probed: tuple[ProbePlan, list[str]], tmp_path: Path) -> None:
