@@ -9,8 +9,8 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from torch import nn
 from pvtctl import __version__
 from pvtctl.errors import PvtctlError
 from pvtctl.export.program import OPSET
-from pvtctl.io.files import atomic_path, sha256_of, user_folder, write_text
+from pvtctl.io.files import atomic_path, locked, sha256_of, user_folder, write_text
 from pvtctl.io.foreign import BadFile, read_json
 
 MOST_BYTES = 4 << 30
@@ -81,8 +81,8 @@ def _plain(value: Any) -> str:
 class GraphCache:
     """The graphs of one network, by label: `224x224`, or `any` for all sizes.
 
-    A graph is an ONNX file whose name has the hash of its content, and a JSON file, written after it, that names it: two
-    processes may write the same graph at the same time.
+    A graph is an ONNX file whose name has the hash of its content, and a JSON file, written after it, that names it: where
+    nothing can be locked, two processes may write the same graph at the same time.
     """
 
     def __init__(self, key: str, folder: Path | None = None) -> None:
@@ -99,6 +99,21 @@ class GraphCache:
                     os.utime(path)
                 return path
         return None
+
+    @contextmanager
+    def writing(self, on_wait: Callable[[], None]) -> Iterator[None]:
+        """Write graphs of the network alone: a process that needs one too, such as another rank, waits until it is there.
+
+        `on_wait` is called before waiting. Where the folder cannot be written, each process writes for itself.
+        """
+        with ExitStack() as held:
+            with suppress(OSError):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                lock = self.folder / f"{self.key}.lock"
+                if not held.enter_context(locked(lock, wait=False)):
+                    on_wait()
+                    held.enter_context(locked(lock))
+            yield
 
     def keep(self, label: str, file: Path) -> tuple[Path, str]:
         """Copy `file` into the cache; returns where it is now, and a remark. If the folder cannot be written, it stays."""

@@ -59,7 +59,7 @@ class OnnxNetwork:
 
     def __call__(self, images: Tensor) -> Sequence[Tensor]:
         images, size = images.float(), (int(images.shape[2]), int(images.shape[3]))
-        model = self._find(size) or self._export(size)
+        model = self._find(size) or self._export_once(size)
         try:
             if not model.one_by_one:
                 return model(images)
@@ -98,6 +98,12 @@ class OnnxNetwork:
             self._loaded.pop(next(iter(self._loaded)))
         self._loaded[label] = model
         return model
+
+    def _export_once(self, size: ImageSize) -> OnnxModel:
+        """Export the graph, or where another process is at it, such as another rank, wait for that one."""
+        wait = "another process exports this network for onnxruntime; its graph is awaited ..."
+        with self.cache.writing(lambda: self.say(wait)):
+            return self._find(size) or self._export(size)
 
     def _export(self, size: ImageSize) -> OnnxModel:
         """Export a graph for all sizes, or where there can be none, for `size`; check, keep and load it."""

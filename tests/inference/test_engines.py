@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -148,6 +149,41 @@ def test_a_graph_is_exported_once_for_the_same_weights(exported: Path, monkeypat
     assert error.value.exit_code == ExitCode.USAGE
     assert "--engine torch" in str(error.value.hint)
     assert len(said) == 1
+
+
+def test_processes_that_need_one_graph_write_it_once(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the ranks of an evaluation do: locks of files hold between threads as between processes."""
+    (graph,) = (exported / "onnx").glob("*.onnx")
+    begun, awaited = threading.Event(), threading.Event()
+    written: list[Path] = []
+
+    def write(raw: Any, size: Any, file: Path, closed: str | None) -> None:
+        begun.set()
+        assert awaited.wait(60)
+        shutil.copyfile(graph, file)
+        written.append(file)
+
+    def say(text: str) -> None:
+        if text.startswith("another process"):
+            awaited.set()
+
+    monkeypatch.setattr(onnx_graphs, "_write", write)
+    models, images = [build("classifier") for _ in range(2)], torch.randn(2, 3, 64, 64)
+    found: list[Tensor] = []
+    ranks = [
+        threading.Thread(target=lambda model=model: found.append(make_engine("onnxruntime", CPU, say)(model)(images)))
+        for model in models
+    ]
+    ranks[0].start()
+    assert begun.wait(60)
+    ranks[1].start()
+    for rank in ranks:
+        rank.join(60)
+    assert len(written) == 1
+    with torch.no_grad():
+        for each in found:
+            torch.testing.assert_close(each, models[0](images), rtol=1e-4, atol=1e-5)
+    assert len(found) == 2
 
 
 def test_a_damaged_graph_is_exported_again(exported: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
