@@ -13,6 +13,7 @@ import pytest
 import torch
 from image_set_fixtures import encoded
 from loopback import Loopback, serving
+from object_store import ObjectStore, open_store
 from safetensors.torch import load_file
 from test_shards import write_shard
 
@@ -56,6 +57,15 @@ def server(files, tmp_path, monkeypatch) -> Iterator[Loopback]:
         state.files = {f"/{file.relative_to(files)}": file.read_bytes() for file in files.rglob("*") if file.is_file()}
         state.files = {path: data for path, data in state.files.items() if not path.endswith(".json")}
         yield state
+
+
+@pytest.fixture(params=["s3", "gs"])
+def store(request, files, tmp_path, monkeypatch) -> ObjectStore:
+    monkeypatch.setenv("PVTCTL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(remote, "CHUNK", 3000)  # of files of several thousand bytes
+    state = open_store(request.param, monkeypatch)
+    state.files = {f"bucket/set/{file.relative_to(files)}": file.read_bytes() for file in files.rglob("*.t?[rt]")}
+    return state
 
 
 def train_split(root: object, shards: Shards = NAMED, **options) -> ClassificationDataset:
@@ -283,3 +293,85 @@ def test_without_the_secrets_a_run_says_how_to_go_on(server, tmp_path, capsys, m
     monkeypatch.setenv("_PVTCTL_URLS", "{}")
     assert main(["data", "check", "https://host/set?***"]) == 2
     assert "was written without its user, password or query" in capsys.readouterr().err
+
+
+def test_an_object_store_holds_what_the_folder_holds(store, files, tmp_path) -> None:
+    """Listed by the default patterns, read ahead into a bounded cache, in parts, with any workers, as from a folder."""
+    url = f"{store.scheme}://bucket/set"
+    here, there = ShardFolder(files, "train"), RemoteShards(url, "train")
+    assert list(there.ids) == list(here.ids)
+    assert [file.url for file in there.files] == [f"{url}/train/{shard}.tar" for shard in range(SHARDS)]
+    assert [file.size for file in there.files] == [
+        (files / "train" / f"{shard}.tar").stat().st_size for shard in range(SHARDS)
+    ]
+    assert there.class_names == ["cat", "dog", "bird"]
+    assert there.read(9) == here.read(9)
+    assert ("config_kwargs" in store.options) == (store.scheme == "s3")
+    size = max(file.size for file in there.files)
+    for file in cached(tmp_path):
+        file.unlink()
+    small = Shards(mix=2, cache_gb=4.5 * size / 1e9)
+    for workers in (0, 2):
+        found = batches(train_split(url, small), workers=workers)
+        assert all(map(torch.equal, found, batches(train_split(files))))
+    assert sum(file.stat().st_size for file in cached(tmp_path)) <= 4.5 * size
+    assert store.reads("bucket/set/train/0.tar") >= 3  # in parts
+
+
+def test_an_object_that_changed_has_another_place_in_the_cache(store, tmp_path, capsys) -> None:
+    url = f"{store.scheme}://bucket/set"
+    RemoteShards(url, "train")
+    before = {file.name for file in cached(tmp_path)}
+    assert len(before) == SHARDS
+    store.tags["bucket/set/train/3.tar"] = '"new"'
+    source = RemoteShards(url, "train")
+    assert "train/3.tar was changed on the server since it was indexed" in capsys.readouterr().err
+    assert len({file.name for file in cached(tmp_path)} - before) == 1
+    store.tags["bucket/set/train/4.tar"] = '"newer"'
+    for file in cached(tmp_path):
+        file.unlink()
+    source.prepare([4])
+    with pytest.raises(
+        PvtctlError, match=r"train/4\.tar was changed on the server while it was in use.*ETag \"newer\""
+    ):
+        source.read(4 * EACH)
+
+
+class NoCredentialsError(Exception):
+    """As botocore names it."""
+
+
+@pytest.mark.parametrize(
+    ("fault", "match", "code"),
+    [
+        (PermissionError("Access Denied"), "is refused: Access Denied", 2),
+        (NoCredentialsError("Unable to locate credentials"), "is refused: Unable to locate credentials", 2),
+        (TimeoutError(), r"could not be read: no answer within 30 s", 1),
+        (
+            ConnectionError("https://b.host/set/0.tar?X-Amz-Signature=hidden: reset"),
+            r"could not be read: https://b.host/set/0.tar\?\*\*\*",
+            1,
+        ),
+        (FileNotFoundError("bucket/set/train/0.tar"), "0.tar does not exist", 2),
+    ],
+)
+def test_what_a_store_says_is_one_line_without_secrets(store, tmp_path, fault, match, code) -> None:
+    source = RemoteShards(f"{store.scheme}://bucket/set", "train")
+    store.faults = [fault] * 99
+    with pytest.raises(PvtctlError, match=match) as caught:
+        remote_shards.fetch(source.files[0], tmp_path / "part")
+    assert caught.value.exit_code == code
+    assert "hidden" not in f"{caught.value} {caught.value.hint}"
+
+
+def test_a_store_that_stutters_is_read_to_the_end(store, files) -> None:
+    store.faults = [ConnectionError("reset"), TimeoutError()] * 2
+    there = RemoteShards(f"{store.scheme}://bucket/set", "train", only=1)
+    assert there.read(0) == ShardFolder(files, "train").read(0)
+    assert not store.faults
+
+
+def test_a_bucket_without_such_shards(store) -> None:
+    for place in ("bucket/other", "nowhere"):
+        with pytest.raises(UsageError, match=f"no shards match {store.scheme}://{place}/train/"):
+            RemoteShards(f"{store.scheme}://{place}", "train")
