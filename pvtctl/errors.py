@@ -66,14 +66,14 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def nearest(word: str, valid: list[str] | tuple[str, ...]) -> str:
-    """`did you mean ...?` with the closest valid words, or all valid words if there are at most 40.
+    """`did you mean ...?` with the closest valid words, whatever their case, or all valid words if there are at most 40.
 
-    >>> nearest("pvt_smal", ["pvt_tiny", "pvt_small"])
+    >>> nearest("PVT_smal", ["pvt_tiny", "pvt_small"])
     'did you mean pvt_small?'
     """
     import difflib
 
-    close = difflib.get_close_matches(word, valid, n=3, cutoff=0.6)
-    if close:
+    lower = {each.lower(): each for each in valid}
+    if close := [lower[each] for each in difflib.get_close_matches(word.lower(), lower, n=3, cutoff=0.6)]:
         return f"did you mean {' or '.join(close)}?"
     return f"one of: {', '.join(valid)}" if len(valid) <= 40 else f"{len(valid)} are known"

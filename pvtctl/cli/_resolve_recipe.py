@@ -143,7 +143,7 @@ def choose_recipe(
     trained. Prints the defaults chosen. Raises UsageError.
     """
     from pvtctl.models.backbone_names import split_name
-    from pvtctl.models.registry import backbone_spec, find_head, head_spec, heads_of
+    from pvtctl.models.registry import backbone_spec, find_backbone, find_head, head_spec, heads_of
     from pvtctl.recipe.load import (
         backbone_of_profile,
         find_profile,
@@ -159,7 +159,9 @@ def choose_recipe(
     if backbone is not None:  # use the row of the plain backbone with that width and those options
         plain = split_name(backbone)
         scaled = [("model.backbone.width", plain.width)] if "@" in backbone else []
-        scaled += [("model.backbone.options", plain.options)] if plain.options else []
+        if plain.options:
+            find_backbone(backbone)  # raises for options that it does not have
+            scaled.append(("model.backbone.options", plain.options))
         backbone = plain.name
     if recipe is not None:
         rows = rows_of(recipe)

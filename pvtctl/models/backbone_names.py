@@ -89,7 +89,7 @@ def _value(text: str) -> Any:
     for document in (text, f"[{text}]") if text else ():
         try:
             return json.loads(document)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
     return text
 

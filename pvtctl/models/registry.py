@@ -208,9 +208,11 @@ class HeadSpec:
         """Validate `given` as options; None values are left at their defaults. Raises UsageError."""
         said = {key: value for key, value in (given or {}).items() if value is not None and key != "name"}
         names = self.option_names()
-        if unknown := [key for key in said if key not in names]:
+        if unknown := next((key for key in said if key not in names), None):
+            hint = nearest(unknown, names) if names else "leave it out"
+            others = [spec.name for spec in head_specs() if unknown in spec.option_names()]
             raise UsageError(
-                f"{self.name} has no {unknown[0]}", nearest(unknown[0], names) if names else "leave it out"
+                f"{self.name} has no {unknown}", f"{hint}; it is for {' and '.join(others)}" if others else hint
             )
         return _validated(self.Options, self.name, {"name": self.name, **said})
 
@@ -377,7 +379,9 @@ def _validated_json(Options: type[BaseModel], name: str, given: Mapping[str, Any
 def _misfit(error: ValidationError, name: str) -> UsageError:
     first = error.errors()[0]
     place = ".".join(map(str, first["loc"]))
-    return UsageError(f"{name}: {place} {first['msg'].removeprefix('Input ').lower()}, not {first['input']}")
+    given = repr(first["input"])
+    given = given if len(given) <= 60 else f"{given[:57]}..."
+    return UsageError(f"{name}: {place} {first['msg'].removeprefix('Input ').lower()}, not {given}")
 
 
 _heads: dict[str, HeadSpec] = {}
@@ -537,7 +541,7 @@ def backbone_spec(name: str) -> BackboneSpec:
     if (found := find_backbone(name)) is not None:
         return found
     unknown = split_name(name).name
-    if find_backbone(model := unknown.partition("+")[0]) is not None:
+    if find_backbone(model := unknown.partition("+")[0].strip()) is not None:
         raise UsageError(
             f"{name}: an option is written +OPTION=VALUE", f"`pvtctl models show {model}` prints its options"
         )

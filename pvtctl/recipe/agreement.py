@@ -26,6 +26,7 @@ class _Unread:
     path: KeyPath
     why: str
     decider: KeyPath
+    hint: str = ""
 
 
 def find_faults(layers: list[Layer], recipe: Recipe, origins: Mapping[KeyPath, Origin]) -> list[Fault]:
@@ -107,7 +108,8 @@ def _unread(layers: list[Layer], recipe: Recipe) -> Iterator[Fault]:
             for path, value in layer.values.items():
                 if path[: len(rule.path)] == rule.path and value is not None and value != {}:
                     mark = layer.mark(path)
-                    yield Fault(f"{'.'.join(path)}: {rule.why} ({mark})", mark)
+                    hint = f", {rule.hint}" if rule.hint else ""
+                    yield Fault(f"{'.'.join(path)}: {rule.why} ({mark}){hint}", mark)
 
 
 def is_unread(key: str, recipe: Recipe) -> bool:
@@ -141,11 +143,13 @@ def _rules(recipe: Recipe) -> Iterator[_Unread]:
     own = head_spec(recipe.model.head.name)
     if not own.has_nms:
         yield _Unread(("eval", "nms_iou"), f"{own.title} has no NMS", head)
+    has = f"{own.name} has {', '.join(names)}" if (names := own.option_names(recipe.task)) else ""
     for name in dict.fromkeys(key for spec in head_specs() for key in spec.option_names()):
         if name not in own.option_names():
             heads = [spec.name for spec in head_specs() if name in spec.option_names()]
-            yield _Unread(("model", "head", name), f"is for {' and '.join(heads)}, {own.name} has none", head)
+            yield _Unread(("model", "head", name), f"is for {' and '.join(heads)}, {own.name} has none", head, has)
         elif (reader := own.only_for.get(name, recipe.task)) != recipe.task:
-            yield _Unread(("model", "head", name), f"is for {reader}, {own.name} has none for {recipe.task}", head)
+            why = f"is for {reader}, {own.name} has none for {recipe.task}"
+            yield _Unread(("model", "head", name), why, head, has)
     if recipe.task == "segmentation":
         yield _Unread(("model", "head", "scale_shift"), "is for depth, segmentation does not read it", task)

@@ -18,7 +18,7 @@ Side = Annotated[int, Field(ge=32, le=8192)]
 
 def _is_normalization(text: str) -> str:
     try:
-        Normalization.read(text)
+        Normalization.stated(text)
     except UsageError as error:
         raise ValueError(f"{error.message} ({error.hint})") from error
     return text

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
 from types import NoneType, UnionType
@@ -15,8 +16,17 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from pvtctl.errors import nearest
-from pvtctl.models.registry import USE_OPTIONS, HeadOptions, OwnOptions, backbone_specs, head_specs
+from pvtctl.errors import UsageError, nearest
+from pvtctl.models.backbone_names import TIMM_PREFIX, split_name
+from pvtctl.models.registry import (
+    USE_OPTIONS,
+    HeadOptions,
+    OwnOptions,
+    backbone_specs,
+    find_backbone,
+    find_head,
+    head_specs,
+)
 from pvtctl.recipe.schema import Recipe
 from pvtctl.recipe.yaml_loader import KeyPath, SourceMark
 
@@ -218,16 +228,22 @@ def nest(values: Mapping[KeyPath, Any]) -> dict[str, Any]:
     return result
 
 
-def check_layer(layer: Layer, extra_keys: tuple[str, ...] = ()) -> list[Fault]:
+def check_layer(
+    layer: Layer, extra_keys: tuple[str, ...] = (), merged: Mapping[KeyPath, Any] | None = None
+) -> list[Fault]:
     """Return every unknown key and wrong value of a layer, independent of the other layers.
 
-    `extra_keys` are further keys allowed at its top level (used to suggest the nearest valid key).
+    For an unknown key the nearest valid one is suggested: `extra_keys` are further keys allowed at the layer's top level,
+    and options are those of the head and backbone named in `merged`, the recipe's values by path (unset: the layer's own).
     """
-    found = [_check_value(layer, path, value, extra_keys) for path, value in layer.values.items()]
+    merged = layer.values if merged is None else merged
+    found = [_check_value(layer, path, value, extra_keys, merged) for path, value in layer.values.items()]
     return list({fault.text: fault for fault in found if fault}.values())
 
 
-def _check_value(layer: Layer, path: KeyPath, value: Any, extra_keys: tuple[str, ...]) -> Fault | None:
+def _check_value(
+    layer: Layer, path: KeyPath, value: Any, extra_keys: tuple[str, ...], merged: Mapping[KeyPath, Any]
+) -> Fault | None:
     kind: Any = Recipe
     for depth, part in enumerate(path):
         here = path[: depth + 1]
@@ -235,8 +251,9 @@ def _check_value(layer: Layer, path: KeyPath, value: Any, extra_keys: tuple[str,
         if block is not None:
             fields = field_types(block)
             if part not in fields:
-                words = [*fields, *(extra_keys if depth == 0 else ())]
-                return _fault(layer, here, "unknown key", _nearest_key(part, words))
+                words = _own_keys(block, merged)
+                words = [*fields, *(extra_keys if depth == 0 else ())] if words is None else words
+                return _fault(layer, here, "unknown key", _nearest_key(part, words) if words else "leave it out")
             kind = fields[part]
         elif get_origin(kind) is dict:
             kind = get_args(kind)[1]
@@ -254,19 +271,82 @@ def _check_value(layer: Layer, path: KeyPath, value: Any, extra_keys: tuple[str,
     return _check_type(layer, path, kind, value)
 
 
+def _own_keys(block: type[BaseModel], merged: Mapping[KeyPath, Any]) -> list[str] | None:
+    """The options of the head or backbone that a recipe names; None for other blocks and for unknown names."""
+    if block is HeadOptions:
+        head = find_head(str(merged.get(("model", "head", "name"))))
+        return None if head is None else head.option_names(merged.get(("task",)))
+    name = str(merged.get(("model", "backbone", "name")))
+    if block is not OwnOptions or name.startswith(TIMM_PREFIX):
+        return [] if block is OwnOptions else None
+    with suppress(UsageError):  # an impossible width, which is a fault of its own
+        backbone = find_backbone(split_name(name).name)
+        return None if backbone is None else backbone.option_names
+    return None
+
+
 def _check_type(layer: Layer, path: KeyPath, kind: Any, value: Any) -> Fault | None:
+    if (first := _misfit(kind, value)) is None:
+        return None
+    problem = worded(first)
+    if first["type"] == "value_error":  # worded by a check of ours, which names the value
+        return _fault(layer, path, problem)
+    choices = [str(choice) for choice in _literals(kind)]
+    hint = nearest(str(value), choices) if choices and isinstance(value, str) else ""
+    if not isinstance(value, list | dict) and _misfit(kind, [value]) is None:
+        hint = f"write {_shown([value])}"
+    if isinstance(value, list) and first["loc"]:
+        if first["type"] == "missing":
+            return _fault(layer, path, f"should have more values than {_shown(value)}")
+        item = next((each for each in first["loc"] if isinstance(each, int)), 0)
+        return _fault(layer, path, f"item {item} {problem}, not {_shown(first['input'])}", hint)
+    return _fault(layer, path, f"{problem}, not {_shown(value)}", hint)
+
+
+def _misfit(kind: Any, value: Any) -> Any:
+    """pydantic's first error of a plain value for a setting of this type; None if it fits."""
     try:
         _adapter(kind).validate_json(json.dumps(value), strict=True)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        if first["type"] == "value_error":  # worded by a check of ours, which names the value
-            return _fault(layer, path, str(first["ctx"]["error"]))
-        choices = [str(choice) for choice in _literals(kind)]
-        hint = nearest(str(value), choices) if choices and isinstance(value, str) else ""
-        item = f"item {first['loc'][-1]} " if isinstance(value, list) and first["loc"] else ""
-        wrong = first["input"] if item else value
-        return _fault(layer, path, f"{item}{first['msg'].removeprefix('Input ').lower()}, not {_shown(wrong)}", hint)
+        return error.errors(include_url=False)[0]
     return None
+
+
+def worded(error: Any) -> str:
+    """One of pydantic's errors as the rest of a sentence that begins with the key."""
+    match error["type"]:
+        case "missing":
+            return "missing"
+        case "value_error":
+            return str(error["ctx"]["error"])
+        case "options":
+            return str(error["ctx"]["fault"])
+        case "tuple_type" | "list_type":
+            return "should be a list"
+        case _:
+            return str(error["msg"]).removeprefix("Input ").lower()
+
+
+def needs_list(path: KeyPath, value: Any) -> bool:
+    """Whether the setting at `path` takes lists, and not this value, which is none."""
+    kind: Any = Recipe
+    for part in path:
+        block = block_of(kind)
+        fields = {} if block is None else field_types(block)
+        if part not in fields:
+            return False
+        kind = fields[part]
+    lists = any(get_origin(each) in (tuple, list) for each in _alternatives(kind))
+    return lists and not isinstance(value, list | dict | None) and _misfit(kind, value) is not None
+
+
+def _alternatives(kind: Any) -> Iterator[Any]:
+    """The types of an annotation, without bounds: `str | None` -> str, None."""
+    if get_origin(kind) in (Union, UnionType):
+        for each in get_args(kind):
+            yield from _alternatives(each)
+    else:
+        yield from _alternatives(get_args(kind)[0]) if get_origin(kind) is Annotated else (kind,)
 
 
 def _fault(layer: Layer, path: KeyPath, problem: str, hint: str = "") -> Fault:

@@ -30,9 +30,11 @@ from pvtctl.recipe.layers import (
     check_layer,
     flatten,
     merge,
+    needs_list,
     nest,
     rules_of_other_data,
     with_data_named,
+    worded,
 )
 from pvtctl.recipe.schema import Recipe
 from pvtctl.recipe.source import RecipeFaults, RecipeFile, read_recipe, recipe_names
@@ -95,9 +97,9 @@ def resolve(
             f"recipe {source.name} has no profile {profile!r}", nearest(profile, list(source.profiles)).capitalize()
         )
     extra, faults = _override_layer(overrides)
-    faults = [*source.faults, *faults, *check_layer(extra)]
     layers = with_data_named([*source.layers(profile, row), extra])
     values, origins = merge(layers)
+    faults = [*source.faults, *faults, *check_layer(extra, merged=values)]
     of_set, rules = rules_of_other_data(layers, sizes=scoring)
     left_out = {".".join(path): values.pop(path) for path in rules if path in values}
     for path in rules:
@@ -145,7 +147,7 @@ def _drop_other_heads(values: dict[KeyPath, Any], origins: dict[KeyPath, Origin]
     older runs, the defaults of every other head. `find_faults` reports those set deliberately."""
     spec = find_head(str(values.get(("model", "head", "name"))))
     for path in list(values):
-        if spec and path[:2] == ("model", "head") and len(path) == 3 and path[2] not in spec.Options.model_fields:
+        if spec and path[:2] == ("model", "head") and path[2] not in spec.Options.model_fields:
             del values[path]
             origins.pop(path, None)
 
@@ -166,8 +168,8 @@ def _late_fault(shown: str, origins: dict[KeyPath, Origin], error: Any) -> Fault
     block = path[:-1] if error["type"] == "missing" and len(path) > 1 else path
     below = sorted((at for at, origin in origins.items() if at[: len(block)] == block and origin.mark), key=len)
     near = origins[below[-1 if error["type"] == "options" else 0]].mark if below else None
-    problem = "missing" if error["type"] == "missing" else error["msg"].removeprefix("Input ").lower()
-    return Fault(f"{'.'.join(path)}: {problem} ({near or shown})", near)
+    hint = error.get("ctx", {}).get("hint")
+    return Fault(f"{'.'.join(path)}: {worded(error)} ({near or shown}){f', {hint}' if hint else ''}", near)
 
 
 def _choose_row(source: RecipeFile, row: str | None) -> str | None:
@@ -193,7 +195,7 @@ def _override_layer(overrides: Sequence[Override]) -> tuple[Layer, list[Fault]]:
                 faults.append(Fault(f"--set {override}: write it as key.path=value", mark))
                 continue
             try:
-                value = parse_value(text)
+                value = read_value(key, text)
             except UsageError as error:
                 faults.append(Fault(f"--set {override}: {error.message}", mark))
                 continue
@@ -209,6 +211,15 @@ def _override_layer(overrides: Sequence[Override]) -> tuple[Layer, list[Fault]]:
         layer.values.update(one.values)
         layer.marks.update(one.marks)
     return layer, faults
+
+
+def read_value(key: str, text: str) -> Any:
+    """The value of `--set KEY=TEXT`; of a setting that takes a list, `a` is [a] and `a,b` is [a, b]. Raises UsageError."""
+    value = parse_value(text)
+    if needs_list(tuple(key.strip().split(".")), value):
+        with suppress(UsageError):  # not a list either: the value as it is will be refused
+            return parse_value(f"[{text}]")
+    return value
 
 
 def keys_said(overrides: Sequence[Override]) -> set[str]:

@@ -137,9 +137,11 @@ class BackboneSettings(SettingsBlock):
             if own is not None and self.options.said:
                 own.with_options(self.options.said)
         except UsageError as error:
-            raise PydanticCustomError("options", "{fault}", {"fault": error.message}) from error
+            raise PydanticCustomError(
+                "options", "{fault}", {"fault": error.message, "hint": error.hint or ""}
+            ) from error
         if own is None and self.options.said and self.name.startswith(TIMM_PREFIX):
-            raise PydanticCustomError("options", "timm's models have no options")
+            raise PydanticCustomError("options", "{fault}", {"fault": "timm's models have no options"})
         return self
 
     @property

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 import pvtctl
 from pvtctl.errors import UsageError, nearest
 from pvtctl.recipe.earlier import is_of_run, with_earlier
-from pvtctl.recipe.layers import Fault, Layer, Named, check_layer, flatten, options_now
+from pvtctl.recipe.layers import Fault, Layer, Named, check_layer, flatten, options_now, worded
 from pvtctl.recipe.schema import Printed, Study
 from pvtctl.recipe.yaml_loader import Document, KeyPath, SourceMark, read_yaml
 
@@ -204,11 +204,9 @@ def _printed(document: Document, faults: list[Fault]) -> dict[str, Printed]:
 
 
 def _invalid(error: ValidationError, where: list[str], mark: SourceMark) -> list[Fault]:
-    found = []
-    for one in error.errors():
-        problem = one["msg"].removeprefix("Input ").removeprefix("Value error, ").lower()
-        found.append(Fault(f"{'.'.join([*where, *map(str, one['loc'])])}: {problem} ({mark})", mark))
-    return found
+    return [
+        Fault(f"{'.'.join([*where, *map(str, one['loc'])])}: {worded(one)} ({mark})", mark) for one in error.errors()
+    ]
 
 
 def _study(document: Document, rows: list[str], faults: list[Fault]) -> Study | None:

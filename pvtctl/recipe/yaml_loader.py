@@ -83,10 +83,10 @@ def parse_yaml(text: str, shown: str) -> Document:
 def parse_value(text: str) -> Any:
     """Parse one YAML value: `1e-4`, `off`, `[0.9, 0.95]`, `{name: sgd}`. Raises UsageError."""
     document = Document({}, {})
-    node = _compose(text, "value")
+    node = _compose(text, "")
     if node is None:
         return None
-    value = _Values(document, "value").of(node, ())
+    value = _Values(document, "").of(node, ())
     if document.faults:
         raise UsageError("; ".join(document.faults))
     return value
@@ -105,7 +105,7 @@ def _compose(text: str, shown: str) -> Any:
         return compose(text)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        where = f"{shown}:{mark.line + 1}" if mark else shown
+        where = f"{shown}:{mark.line + 1}" if mark and shown else shown or "value"
         problem = error.problem or "not YAML"
         if "'\\t'" in problem:
             raise UsageError(f"{where}: a tab where YAML wants spaces", "indent with spaces only") from error
@@ -115,7 +115,7 @@ def _compose(text: str, shown: str) -> Any:
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise UsageError(
-            f"{shown}:{line}: a character that text files do not hold (#x{ord(text[error.position]):02x})"
+            f"{shown or 'value'}:{line}: a character that text files do not hold (#x{ord(text[error.position]):02x})"
         ) from error
 
 
@@ -160,4 +160,6 @@ class _Values:
             return str(node.value)
 
     def _fault(self, node: Any, at: KeyPath, problem: str) -> None:
-        self.document.faults.append(f"{'.'.join(at)}: {problem} ({self.shown}:{node.start_mark.line + 1})")
+        place = f"{'.'.join(at)}: " if at else ""
+        where = f" ({self.shown}:{node.start_mark.line + 1})" if self.shown else ""
+        self.document.faults.append(f"{place}{problem}{where}")

@@ -104,6 +104,20 @@ def faults_of(text: str, sets: tuple[str, ...] = ()) -> list[str]:
             "model.head.scale_shift: is for depth, segmentation does not read it (x.yaml:4)",
         ),
         (f"{SEGMENTATION}model.head.num_queries: 9\n", "model.head.num_queries: is for detr, semantic_fpn has none"),
+        (
+            f"{DPT}model.head.neck.name: fpn\n",
+            "model.head.neck.name: is for retinanet and mask_rcnn and semantic_fpn, dpt has none (x.yaml:4), "
+            "dpt has dropout, width, auxiliary_weight, readout, taps, ",
+        ),
+        (
+            f"{MIDAS}model.head: {{neck: {{levels: [2, 5]}}}}\n",
+            "model.head.neck.levels: is for retinanet and mask_rcnn and semantic_fpn, midas has none (x.yaml:4), "
+            "midas has width, scale_shift",
+        ),
+        (
+            f"{MIDAS}model.head.nosuch: 9\n",
+            "model.head.nosuch: unknown key (x.yaml:4), one of: width, scale_shift",
+        ),
         # the rest
         (f"{SEGMENTATION}train: {{epochs: 3, iterations: 30}}\n", "train.epochs: train.iterations sets the length"),
         (

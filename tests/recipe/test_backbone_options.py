@@ -53,6 +53,15 @@ def test_a_name_sets_them_too() -> None:
         ([f"{RATIOS}=[8,4,2]"], r"options\.sr_ratios: should be four numbers, one per stage \(3 given\)"),
         ([f"{RATIOS}=[8,4,2,x]"], r"options\.sr_ratios: .*integer"),
         (["model.backbone.options.sr_ratio=[8,4,2,1]"], "unknown key .* did you mean sr_ratios"),
+        (["model.backbone.options.nosuch=1"], r"one of: patch_sizes, embed_dims, depths, [a-z_, ]*mlp_ratios$"),
+        (["model.backbone.name=pvt_v2_b0+nosuch=1"], r"pvt_v2_b0 has no option nosuch \(.*\), one of: patch_sizes, "),
+        (
+            ["model.backbone.name=resnet18", "model.backbone.options.sr_ratios=1,1,1,1"],
+            "resnet18 has no option sr_ratios .*depths",
+        ),
+        (["model.backbone.name=timm:resnet18", "model.backbone.options.nosuch=1"], "unknown key .*, leave it out"),
+        ([f"{RATIOS}=8"], r"options\.sr_ratios: should be four numbers, one per stage \(1 given\)"),
+        (["model.backbone.options.sr_ratios=[8,4,2,2]"], "of PVT v1 is 1"),
         (["model.backbone.sr_ratios=[8,4,2,1]"], r"did you mean model\.backbone\.options\.sr_ratios"),
         (
             ["model.backbone.options.num_heads=[1,2,3,8]"],

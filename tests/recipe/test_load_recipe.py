@@ -10,6 +10,8 @@ import pytest
 
 from pvtctl.errors import ExitCode, UsageError
 from pvtctl.models.registry import HeadOptions, head_spec, head_specs
+from pvtctl.recipe import load
+from pvtctl.recipe.layers import known_keys, needs_list
 from pvtctl.recipe.load import dump, find_profile, find_row, flat, load_recipe, resolve, rows_of
 from pvtctl.recipe.source import RecipeFaults, read_recipe, recipe_names, recipe_path, recipes_folder
 
@@ -77,7 +79,7 @@ def faults_of(text: str, row: str | None = None, profile: str = "paper", sets: t
         ("rows: [a]", "rows: names with settings are expected (x.yaml:2)"),
         ("rows: {a: 3}", "rows.a: settings are expected, not 3 (x.yaml:2)"),
         ("rows: {a b: {}}", "rows.a b: a row's name is letters, digits, _ and - (x.yaml:2)"),
-        ("printed: {a: {title: A}}", "printed.a.expect: field required (x.yaml:2)"),
+        ("printed: {a: {title: A}}", "printed.a.expect: missing (x.yaml:2)"),
         ("base: 3", "base: the name or path of a recipe, not 3 (x.yaml:2)"),
         ("base: imagenet_pvt_v3", "base: there is no recipe 'imagenet_pvt_v3' (x.yaml:2)"),
         ("base: x.yaml", "base: goes round in a circle: x -> x (x.yaml:2)"),
@@ -113,6 +115,50 @@ profiles:
         'expect.top1: takes keys (paper, code, note), not "high" (x.yaml:9)',
         "train.total_batch: should be greater than or equal to 1, not -1 (x.yaml:11)",
     ]
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("train.freeze=backbone", ["backbone"]),
+        ("train.freeze=stem, stage1", ["stem", "stage1"]),
+        ("train.freeze=[stem]", ["stem"]),
+        ("train.schedule.steps=8,11.5", [8, 11.5]),
+        ("train.schedule.steps=8", [8]),
+        ("data.detection.short_sides=640", [640]),
+        ("data.augment.crop_scale=0.1,1", [0.1, 1]),
+        ("model.backbone.options.sr_ratios=4,2,1,1", [4, 2, 1, 1]),
+        ("model.head.taps=R0,R1,9,12", ["R0", "R1", 9, 12]),
+        ("module=a.py", "a.py"),
+        ("train.freeze=null", None),
+    ],
+)
+def test_a_list_in_a_setting_needs_no_brackets(setting: str, value: object) -> None:
+    layer, faults = load._override_layer([setting])
+    assert not faults
+    assert list(layer.values.values()) == [value]
+
+
+def test_every_list_of_words_takes_one_word(here: Path) -> None:
+    keys = [".".join(path) for path in known_keys() if needs_list(path, "word")]
+    assert {"train.freeze", "eval.ratios", "data.depth.size", "model.backbone.options.depths"} <= set(keys)
+    for key in keys:
+        assert load.read_value(key, "word") == ["word"]
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        ("train.freeze: backbone", 'train.freeze: should be a list, not "backbone" (x.yaml:2), write ["backbone"]'),
+        ("train.schedule.steps: 8", "train.schedule.steps: should be a list, not 8 (x.yaml:2), write [8]"),
+        ("train.freeze: 3", "train.freeze: should be a list, not 3 (x.yaml:2)"),
+        ("train.freeze: [3]", "train.freeze: item 0 should be a valid string, not 3 (x.yaml:2)"),
+        ("data.augment.crop_scale: [0.5]", "data.augment.crop_scale: should have more values than [0.5] (x.yaml:2)"),
+        ("data.augment.crop_scale: 0.5", "data.augment.crop_scale: should be a list, not 0.5 (x.yaml:2)"),
+    ],
+)
+def test_a_list_in_a_file_is_a_list(here: Path, line: str, fault: str) -> None:
+    assert faults_of(f"{SMALL}{line}\n") == [fault]
 
 
 def test_a_missing_backbone_is_told(here: Path) -> None:
