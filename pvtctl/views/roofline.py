@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pvtctl.io.names import plural
 from pvtctl.views.scatter import Ceiling, Point, ScatterPanel, draw_scatters
 
 NAMED = 0.01
-"""Least share of the time of a part with a label; those of a tenth of it are left out."""
+"""Least share of the time of a part with a label; those of less than a tenth of it are not drawn."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ def draw_roofline(
     """Draw `parts` under the limits of arithmetic and of memory, as a PNG or SVG file.
 
     Parts of one stage, or one list of blocks, share colour and marker. Those without multiply-adds are hollow, at the left
-    edge, as far below the memory's limit as their bytes per second are. Raises UsageError if no part has a speed.
+    edge, as far below the memory's limit as their bytes per second are. How many parts have no label, and what they take
+    together, is below the axis. Raises UsageError if no part has a speed.
     """
     shown = [part for part in parts if part.share >= NAMED / 10 and part.bytes_per_second > 0]
     intensities = [part.macs_per_second / part.bytes_per_second for part in shown if part.macs_per_second]
@@ -45,7 +47,9 @@ def draw_roofline(
         Ceiling(f"memory, {bytes_per_second / 1e9:.3g} GB/s", [(left, left * bytes_per_second / 1e9), (ridge, top)]),
         Ceiling(f"products, {top:.3g} GMAC/s", [(ridge, top), (right, top)]),
     ]
-    panel = ScatterPanel(points, "multiply-adds per byte", "GMAC/s", roof, logarithmic=True)
+    small = [part.share for part in parts if part.share < NAMED]
+    each = f"\nwithout a name: {plural(len(small), 'part')} below {NAMED:.0%} of the time, {sum(small):.1%} together"
+    panel = ScatterPanel(points, f"multiply-adds per byte{each if small else ''}", "GMAC/s", roof, logarithmic=True)
     return draw_scatters(path, [panel], title=title, hollow="no multiply-adds")
 
 

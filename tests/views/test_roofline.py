@@ -46,6 +46,7 @@ def test_limits_points_and_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     labels = {text.get_text().strip() for text in axes.texts}
     assert {"attn 30%", "mlp 50%", "norm1 10%", "memory, 4 GB/s", "products, 10 GMAC/s"} <= labels
     assert not [label for label in labels if "head" in label]
+    assert axes.get_xlabel().endswith("without a name: 2 parts below 1% of the time, 0.5% together")
 
 
 def test_it_is_a_picture(tmp_path: Path) -> None:
