@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import wraps
@@ -11,6 +12,7 @@ from typing import Any, TypeVar, dataclass_transform, get_type_hints
 import typer
 
 from pvtctl.cli._console import parse_ratios, parse_scale_shift, parse_size, parse_step
+from pvtctl.errors import UsageError
 from pvtctl.inference import EngineName
 from pvtctl.io.normalization import Normalization
 from pvtctl.models.registry import DEPTH, DETECTION, SEGMENTATION, heads_of
@@ -52,6 +54,8 @@ ENGINE = typer.Option(
     "need minutes to start; onnxruntime once for the same weights. Default: torch.",
 )
 AS_JSON = typer.Option(False, "--json", help="Print one JSON document.")
+_FILES_OF_WEIGHTS = {"weights": "--weights", "source": "SOURCE"}
+"""Parameters that name the file that `--inside` is about, as users give them."""
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
@@ -102,7 +106,7 @@ class TestingOptions:
         help="For depth weights without it: metres = 1 / (SCALE x + SHIFT). DPT: 3.05e-4,0.1378 (NYUv2).",
     )
     normalization: str | None = option(
-        parse=lambda text: str(Normalization.read(text)),
+        parse=lambda text: str(Normalization.stated(text)),
         metavar="PIXELS",
         help="Mean and deviation of the pixels: imagenet, half, clip, unit, caffe or 'mean=A,B,C std=A,B,C'. Default: that "
         "of the weights.",
@@ -153,9 +157,14 @@ def bundled(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def called(**values: Any) -> None:
+        for name, value in values.items():
+            # no limit of typer's refuses NaN, and torch takes whole numbers of 64 bits
+            if (isinstance(value, float) and not math.isfinite(value)) or (isinstance(value, int) and abs(value) >> 63):
+                raise UsageError(f"--{name.replace('_', '-')} {value} is not a number to use", "give a finite one")
         values |= {name: parse(values[name]) for name, parse in parsers.items() if values[name] is not None}
-        if (of := next((name for name in ("weights", "source") if name in values), None)) and "inside" in values:
-            values[of] = with_inside(values[of], values["inside"])
+        of = next((name for name in _FILES_OF_WEIGHTS if name in values), None)
+        if of is not None and "inside" in values:
+            values[of] = with_inside(values[of], values["inside"], _FILES_OF_WEIGHTS[of])
         made = {
             name: kind(**{each.name: values.pop(each.name) for each in fields(kind)}) for name, kind in bundles.items()
         }

@@ -12,6 +12,7 @@ from pvtctl.cli._options import AS_JSON, INSIDE, App
 from pvtctl.errors import ExitCode, PvtctlError, UsageError
 from pvtctl.io.console import byte_progress, say
 from pvtctl.io.foreign import reason_of
+from pvtctl.io.names import plural
 from pvtctl.weights.resolve import with_inside
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def inspect(file: str = _SOURCE, inside: str | None = INSIDE, as_json: bool = AS
     """Describe a checkpoint: layout, model, parameters, classes, types, NaNs. Runs no code from it."""
     from pvtctl.weights.inspect import inspect_file
 
-    found = inspect_file(str(with_inside(file, inside)))
+    found = inspect_file(str(with_inside(file, inside, "FILE")))
     if as_json:
         print_json(found.as_dict())
     else:
@@ -58,10 +59,12 @@ def _print_inspection(found: Inspection) -> None:
     if found.head is not None and found.classes is None:
         a, b = found.scale_shift or (None, None)
         rows.append(("metres", "unknown: inverse depth alone" if a is None else f"1 / ({a:g} x + {b:g}), x the output"))
+    if found.unstated is not None:
+        rows.append(("not in the file", found.unstated))
     rows.append(("pixels", str(found.pixels)))
     if found.left_out:
         some = ", ".join(found.left_out[:5]) + (", ..." if len(found.left_out) > 5 else "")
-        rows.append(("left out", f"{len(found.left_out)} tensors outside of {found.meta['inside']}: {some}"))
+        rows.append(("left out", f"{plural(len(found.left_out), 'tensor')} outside of {found.meta['inside']}: {some}"))
     if found.image_size is not None:
         rows.append(("position tables", f"of {found.image_size}x{found.image_size} images"))
     rows.append(("NaN or infinity", ", ".join(found.nonfinite[:5]) or "none"))
@@ -70,7 +73,7 @@ def _print_inspection(found: Inspection) -> None:
         rows.append((f"metadata: {key}", text if len(text) <= 80 else f"{text[:77]}..."))
     table("", ["what", "is"], rows)
     largest = [(each["name"], "x".join(map(str, each["shape"]))) for each in found.largest]
-    table(f"Largest of {found.tensors} tensors", ["name", "shape"], largest)
+    table(f"Largest of {plural(found.tensors, 'tensor')}", ["name", "shape"], largest)
 
 
 def _head(found: Inspection) -> str:
@@ -97,6 +100,9 @@ def weights_convert(
     out: Path = typer.Argument(metavar="OUT", help="The new file: .safetensors, or .pth with --to official."),
     backbone: str | None = typer.Option(None, help="The model, if several have the same shapes."),
     to: str = typer.Option("ours", help="The layout: ours (pvtctl's), or official (that of the model's publisher)."),
+    head_option: list[str] = typer.Option(
+        [], metavar="KEY=VALUE", help="What FILE does not say of its head (model.head.KEY of recipes): taps=9,10,11,12."
+    ),
     force: bool = typer.Option(False, "--force", help="Overwrite OUT."),
 ) -> None:
     """Write a checkpoint in pvtctl's or its publisher's layout, and check that outputs and tensors are unchanged."""
@@ -105,7 +111,8 @@ def weights_convert(
     if to not in ("ours", "official"):
         raise UsageError(f"--to {to!r} is not a layout", "one of: ours, official")
     layout: Literal["ours", "official"] = "official" if to == "official" else "ours"
-    done = convert_file(str(with_inside(file, inside)), out, backbone=backbone, to=layout, overwrite=force)
+    source, options = str(with_inside(file, inside, "FILE")), dict(map(_head_option, head_option))
+    done = convert_file(source, out, backbone=backbone, to=layout, head_options=options, overwrite=force)
     what = f"{done.head} of {done.backbone}" if done.head else done.backbone
     say(f"{what} ({done.format} layout) -> {out} ({to} layout)")
     if done.note:
@@ -119,6 +126,16 @@ def weights_convert(
     else:
         what = f"outputs of {done.head} are not compared" if done.head else "no original to compare with is installed"
         say(f"{what}; the tensors read back equal")
+
+
+def _head_option(text: str) -> tuple[str, Any]:
+    """KEY and VALUE, read as of `--set model.head.KEY=VALUE`."""
+    from pvtctl.recipe.load import read_value
+
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise UsageError(f"--head-option {text}: write it as KEY=VALUE", "such as taps=9,10,11,12")
+    return key.strip(), read_value(f"model.head.{key}", value)
 
 
 @app.command("ls")

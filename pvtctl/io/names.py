@@ -1,7 +1,11 @@
-"""Names that others chose (of files, classes, tensors): to bytes for hashes, to text that a terminal can show."""
+"""Names that others chose (of files, classes, tensors): to bytes for hashes, to text that a terminal can show.
+
+And numbers of things, in words.
+"""
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 _HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
@@ -43,6 +47,30 @@ def shown(name: object, most: int | None = 200, *, keep: str = "") -> str:
     if text.isascii() and text.isprintable():
         return text
     return "".join(char if char in keep else _escaped(char) for char in text)
+
+
+def plural(number: int, thing: str) -> str:
+    """A number of things.
+
+    >>> plural(1, "box"), plural(0, "class"), plural(2, "train image"), plural(3, "query")
+    ('1 box', '0 classes', '2 train images', '3 queries')
+    """
+    if number == 1:
+        return f"1 {thing}"
+    if thing.endswith(("s", "x", "tch", "sh")):
+        return f"{number} {thing}es"
+    many = f"{thing[:-1]}ies" if thing.endswith("y") and thing[-2] not in "aeiou" else f"{thing}s"
+    return f"{number} {many}"
+
+
+def with_count(things: str, number: int) -> str:
+    """What is said of several things, and of one, with their number: before the first semicolon or colon, if there is one.
+
+    >>> with_count("boxes without area; dropped", 1)
+    'boxes without area (1); dropped'
+    """
+    what = re.split("[;:]", things, maxsplit=1)[0]
+    return f"{what} ({number}){things[len(what) :]}"
 
 
 def _escaped(char: str) -> str:

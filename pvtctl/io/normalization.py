@@ -13,6 +13,8 @@ Triple = tuple[float, float, float]
 
 _LARGEST, _SMALLEST = 1e6, 1e-6
 """Beyond these, inputs leave the range of float32 or lose all digits."""
+_LARGEST_FRACTION = 10.0
+"""A larger mean was not meant for pixels between 0 and 1."""
 
 
 class Normalization(NamedTuple):
@@ -71,6 +73,14 @@ class Normalization(NamedTuple):
             return cls.of_range(mean, std, (low, high), "bgr" if order == "bgr" else "rgb")
         except ValueError as error:
             raise UsageError(f"{text!r}: {error}", hint) from None
+
+    @classmethod
+    def stated(cls, text: str) -> Normalization:
+        """`read` what a user wrote. Raises UsageError for the means of bytes without their range, too."""
+        found = cls.read(text)
+        if "range=" not in text and text not in NORMALIZATIONS and max(map(abs, found.mean)) > _LARGEST_FRACTION:
+            raise UsageError(f"{text!r}: means of bytes, and pixels are between 0 and 1", "add range=0..255")
+        return found
 
     def __str__(self) -> str:
         name = next((name for name, known in NORMALIZATIONS.items() if known == self), None)

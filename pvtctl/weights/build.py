@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pvtctl.io.console import say_once
 from pvtctl.models.backbones import Classifier
 from pvtctl.models.backbones.base import Backbone
 from pvtctl.models.backbones.build import build_backbone, build_classifier
@@ -32,7 +33,10 @@ def model_from_checkpoint(
     """
     assert checkpoint.head is not None
     model = _build(checkpoint, image_size, scale_shift)
-    load_checkpoint(model, checkpoint.source, class_names=checkpoint.head.names)
+    report = load_checkpoint(model, checkpoint.source, class_names=checkpoint.head.names)
+    for word, text in (("note", report.assumed), ("warning", report.warning)):
+        if text:
+            say_once(f"{word}: {checkpoint.path}: {text}")
     return optimize_for_cpu(model)
 
 

@@ -5,19 +5,23 @@ from __future__ import annotations
 import importlib.util
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from pydantic_core import to_jsonable_python
 from torch import Tensor, nn
 
 from pvtctl.errors import PvtctlError, UsageError
 from pvtctl.io.checkpoint_meta import CheckpointMeta
 from pvtctl.io.files import atomic_path, sha256_of
 from pvtctl.models.registry import find_head
-from pvtctl.weights.identify import HeadInfo, identify_head
+from pvtctl.weights.build import model_from_checkpoint
+from pvtctl.weights.describe import inspect_checkpoint
+from pvtctl.weights.identify import HeadInfo, identify_head, plain
 from pvtctl.weights.inspect import image_size_of
+from pvtctl.weights.layouts.depth_anything import unstated
 from pvtctl.weights.load import load_checkpoint
 from pvtctl.weights.read import Checkpoint, read_raw, read_weights
 from pvtctl.weights.recognise import convert_state, identify, strip_wrappers, to_publisher
@@ -44,7 +48,7 @@ class CheckpointConversion:
     difference: float | None
     """Largest difference from the original's outputs, relative to the largest of them."""
     note: str = ""
-    """Which weights of the file were taken, if there was a choice."""
+    """Which weights of the file were taken, if there was a choice, and what it does not say of its head."""
 
 
 def convert_file(
@@ -53,22 +57,26 @@ def convert_file(
     *,
     backbone: str | None = None,
     to: Literal["ours", "official"] = "ours",
+    head_options: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> CheckpointConversion:
     """Write the checkpoint `source` to `out` in pvtctl's layout or in that of the model's publisher.
 
     `out` ends in .safetensors, or in .pth / .pt / .bin for a pickled state dict (official layout only). `backbone`
-    chooses between models of the same shapes. If the original implementation (torchvision, timm, transformers) is
+    chooses between models of the same shapes, and `head_options` are those of its head that the file does not say, for its
+    header: the model is built with them. If the original implementation (torchvision, timm, transformers) is
     installed, outputs on one image are compared first; then the written file is read back and must give the same tensors.
 
-    Raises UsageError for a file without a known model or with another one than `backbone`, or an `out` that exists;
-    PvtctlError when the outputs differ.
+    Raises UsageError for a file without a known model or with another one than `backbone`, options that its head does not
+    have or that the file says otherwise, or an `out` that exists; PvtctlError when the outputs differ.
     """
     out = Path(out)
     _check_out(out, to, overwrite)
     checkpoint = read_weights(source)
     name = model_of(checkpoint, backbone)
     above = identify_head(checkpoint.state, checkpoint.format, checkpoint.meta)
+    if head_options:
+        above = _with_options(checkpoint, above, head_options, to)
     parts = ("backbone.", "neck.", "head.") if above else ("backbone.", "head.weight", "head.bias")
     state = {key: value for key, value in checkpoint.state.items() if key.startswith(parts)}
     meta = _meta(checkpoint, name).updated(**(_above_meta(checkpoint, above) if above else {}))
@@ -88,16 +96,45 @@ def convert_file(
         with atomic_path(out) as temporary:
             temporary.write_bytes(content.getbuffer())
     _check_written(out, state)
+    if head_options:
+        _check_built(out)
+    unsaid = "" if head_options else unstated(checkpoint.format, checkpoint.meta.head_options, checkpoint.state)
     return CheckpointConversion(
         backbone=name,
         head=above.head if above else None,
         format=checkpoint.format,
         classes=meta.num_classes,
         dropped=[*sorted(set(checkpoint.state) - set(state)), *checkpoint.left_out],
-        note=checkpoint.note,
+        note="; ".join(filter(None, (checkpoint.note, unsaid))),
         compared_with=compared_with,
         difference=difference,
     )
+
+
+def _with_options(
+    checkpoint: Checkpoint, above: HeadInfo | None, options: Mapping[str, Any], to: Literal["ours", "official"]
+) -> HeadInfo:
+    """The head with options that its file does not say."""
+    if above is None or to == "official":
+        what = (
+            "holds no head for dense prediction" if above is None else "has no place for options in its official layout"
+        )
+        raise UsageError(f"{checkpoint.path} {what}", "leave out --head-option (head_options)")
+    chosen = above.spec.options({**above.options, **options})
+    for key, value in options.items():
+        if plain(own := above.options.get(key, value)) != plain(value):
+            raise UsageError(f"{checkpoint.path} has {key} {plain(own)}, not {plain(value)}", f"leave {key} out")
+    scale_shift = chosen.metric_scale or above.scale_shift
+    return replace(above, options=to_jsonable_python(chosen.said()), scale_shift=scale_shift)
+
+
+def _check_built(out: Path) -> None:
+    """Build the model of a written file, whose options may not fit its backbone."""
+    try:
+        model_from_checkpoint(inspect_checkpoint(out))
+    except UsageError:
+        out.unlink()
+        raise
 
 
 def _wrapped(tensors: dict[str, Tensor], meta: CheckpointMeta) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from pvtctl.models.registry import SEGMENTATION
 from pvtctl.weights.catalogue import find_published
 from pvtctl.weights.files.pixels import Pixels
 from pvtctl.weights.identify import identify_head
+from pvtctl.weights.layouts.depth_anything import unstated
 from pvtctl.weights.layouts.unsupported import unsupported_model
 from pvtctl.weights.read import Checkpoint, read_weights
 from pvtctl.weights.recognise import identify
@@ -57,6 +58,8 @@ class Inspection:
     """Of a detector: `papers` or `torchvision`."""
     head_options: dict[str, Any] = field(default_factory=dict)
     """Known options of a segmentation or depth head, as for `build_segmenter` and `build_depth_model`."""
+    unstated: str | None = None
+    """What the file does not say of its head and no shape shows, and how it can be said; null if there is nothing."""
     output_stride: int | None = None
     """Of a ResNet in a segmentation model, if known."""
     scale_shift: tuple[float, float] | None = None
@@ -145,6 +148,7 @@ def _told(checkpoint: Checkpoint) -> dict[str, Any]:
     return found | {
         "classes": above.num_classes if above.task == SEGMENTATION else None,
         "head_options": above.options,
+        "unstated": unstated(checkpoint.format, meta.head_options, checkpoint.state) or None,
         "output_stride": above.output_stride,
         "scale_shift": above.scale_shift,
     }

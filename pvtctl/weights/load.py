@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pvtctl.errors import UsageError
+from pvtctl.io.names import plural
 from pvtctl.models.backbone_names import split_name
 from pvtctl.models.dense import DenseModel
 from pvtctl.models.detector import Detector
@@ -68,7 +69,8 @@ def load_checkpoint(
         if found
         else " or ".join(identify(state, checkpoint.meta.backbone)) or checkpoint.meta.backbone,
         nonfinite=nonfinite(state),
-        note=checkpoint.note or _assumed(checkpoint, module),
+        note=checkpoint.note,
+        assumed=_assumed(checkpoint, module),
     )
     _check_backbone(module, checkpoint, state, partial)
     plan = plan_backbone(module, targets, state, checkpoint, report)
@@ -134,13 +136,11 @@ def _check_backbone(module: nn.Module, checkpoint: Checkpoint, state: Mapping[st
 
 def _assumed(checkpoint: Checkpoint, module: nn.Module) -> str:
     """What a file of Depth Anything's authors does not say, and how it was taken."""
-    if checkpoint.format != depth_anything.ORIGINAL.format or not isinstance(module, DenseModel):
+    unstated = depth_anything.unstated(checkpoint.format, checkpoint.meta.head_options, checkpoint.state)
+    if not unstated or not isinstance(module, DenseModel):
         return ""
     taps = ", ".join(map(str, getattr(module.head, "taps", ())))
-    return (
-        f"read with blocks {taps} and {'metres' if module.scale_shift else 'inverse depth'}: V1 (the last four blocks), V2 "
-        "and V2's metric models have files of the same names, told apart by model.head.taps and max_depth"
-    )
+    return f"read with blocks {taps} and {'metres' if module.scale_shift else 'inverse depth'}: {unstated}"
 
 
 def _metres(module: DenseModel, theirs: tuple[float, float]) -> str:
@@ -189,7 +189,7 @@ def _refuse_misfit(
         some = ", ".join(list(state)[:3])
         why, _ = explain_unknown(state, report.format)
         why = why.removesuffix(" (unknown layout)")
-        what = f"{report.source} {why} ({len(state)} tensors: {some}, ...)"
+        what = f"{report.source} {why} ({plural(len(state), 'tensor')}: {some}, ...)"
     if report.backbone_share >= LEAST_SHARE and report.unexpected:
         message = f"{what}: {len(report.unexpected)} of its tensors have no place here"
     else:

@@ -280,9 +280,8 @@ def _load_torch(path: Path) -> Any:
         raise _pickle_error(path, str(error)) from error
     except Exception as error:  # damaged or hostile bytes make torch's reader raise any of them
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UsageError(
-            f"{path} is damaged or not a checkpoint ({shown(first, most=120)})", _get_again(path)
-        ) from error
+        why = "" if isinstance(error, LookupError) else f" ({shown(first, most=120)})"
+        raise UsageError(f"{path} is damaged or not a checkpoint{why}", _get_again(path)) from error
 
 
 def _refuse_compressed(path: Path) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pvtctl.errors import UsageError
+from pvtctl.io.names import plural
 from pvtctl.models.registry import ClassRows, HeadSpec
 from pvtctl.weights.report import LoadReport
 
@@ -44,7 +45,7 @@ def load_head(
 def check_number_of_names(names: Sequence[str] | None, classes: int) -> None:
     """Raise UsageError unless there is a name for each class, or none at all."""
     if names is not None and len(names) != classes:
-        raise UsageError(f"{len(names)} class names were given for a head of {classes} classes")
+        raise UsageError(f"{len(names)} class names were given for a head of {plural(classes, 'class')}")
 
 
 def _row_pairs(rows: int, source_rows: int, names: Names, report: LoadReport) -> list[tuple[int, int]]:
@@ -57,7 +58,7 @@ def _row_pairs(rows: int, source_rows: int, names: Names, report: LoadReport) ->
     if rows == source_rows:
         report.head_note = "as a whole"
         return [(row, row) for row in range(rows)]
-    report.head_note = f"the file has {source_rows} classes and no names to match them by"
+    report.head_note = f"the file has {plural(source_rows, 'class')} and no names to match them by"
     return []
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from pvtctl.io.names import plural
+
 LEAST_SHARE = 0.95
 """Least share of the backbone's parameters, or of a dense model's neck and head, below which loading is refused."""
 
@@ -50,6 +52,8 @@ class LoadReport:
     head_note: str = ""
     note: str = ""
     """Other weights in the file that could be loaded instead."""
+    assumed: str = ""
+    """What the file does not say of its model, and how it was taken."""
 
     @property
     def backbone_share(self) -> float:
@@ -70,6 +74,11 @@ class LoadReport:
             ("without a place here", self.unexpected),
         ]
 
+    @property
+    def warning(self) -> str:
+        """What makes every output useless; empty if nothing does."""
+        return f"NaN or infinity in {_short(self.nonfinite)}" if self.nonfinite else ""
+
     def summary(self) -> str:
         """A few lines of text."""
         lines = [
@@ -77,24 +86,22 @@ class LoadReport:
             f"  backbone: {percent_loaded(self.backbone_share)} of {_millions(self.backbone_total)} parameters loaded",
         ]
         if self.identities:
-            lines.append(
-                f"  {len(self.identities)} parameters that the file lacks change nothing before they are trained"
-            )
+            lacking = plural(len(self.identities), "parameter")
+            lines.append(f"  {lacking} not in the file, without effect before training")
         if self.above_total:
             share = f"{percent_loaded(self.above_share)} of {_millions(self.above_total)} parameters loaded"
             lines.append(f"  neck and head: {f'start fresh ({self.above_note})' if self.above_note else share}")
         if self.head_kept + self.head_new and not self.above_note:
             lines.append(
-                f"  head: {self.head_kept} classes kept, {self.head_new} new, {self.head_dropped} dropped"
+                f"  head: {plural(self.head_kept, 'class')} kept, {self.head_new} new, {self.head_dropped} dropped"
                 + (f" ({self.head_note})" if self.head_note else "")
             )
         for word, pairs in (*self.misfits, ("left out", self.dropped), ("interpolated", self.resized)):
             if pairs:
                 lines.append(f"  {word}: {listed(pairs)}")
-        if self.note:
-            lines.append(f"  note: {self.note}")
+        lines += [f"  note: {note}" for note in (self.note, self.assumed) if note]
         if self.nonfinite:
-            lines.append(f"  warning: NaN or infinity in {_short(self.nonfinite)}")
+            lines.append(f"  warning: {self.warning}")
         return "\n".join(lines)
 
 

@@ -8,7 +8,9 @@ from pathlib import Path
 from pvtctl.errors import UsageError, nearest
 from pvtctl.io.console import say_once
 from pvtctl.io.download import check_hash
+from pvtctl.io.foreign import require_regular
 from pvtctl.io.hub import HF_PREFIX, Repository, hub_weights, parse_hub_name
+from pvtctl.io.urls import is_url, without_secrets
 from pvtctl.models.backbone_names import TIMM_PREFIX, timm_name
 from pvtctl.weights.catalogue import cached_file, find_published, published
 
@@ -27,14 +29,19 @@ def split_inside(text: str) -> tuple[str, str | None]:
     return (file, key) if mark and file and key and not _is_there(text) else (text, None)
 
 
-def with_inside(weights: str | None, inside: str | None) -> str | None:
-    """The text that names `inside`, as `--inside` gives it, of `weights`. Raises UsageError."""
+def with_inside(weights: str | None, inside: str | None, given_as: str = "--weights") -> str | None:
+    """The text that names `inside`, as `--inside` gives it, of `weights`, which a command takes as `given_as`.
+
+    Raises UsageError.
+    """
     if inside is None:
         return weights
-    if weights is None:
-        raise UsageError("--inside chooses a part of a file, and no --weights is given", "name the file with --weights")
+    if weights in (None, "none"):
+        raise UsageError(f"--inside chooses a part of a file, and no {given_as} is given", "name the file, too")
+    if not inside.strip(". "):
+        raise UsageError(f"--inside {inside!r} names no part of a file", "leave it out")
     if split_inside(weights)[1] is not None:
-        raise UsageError(f"--weights {weights} names a part already", "leave --inside out")
+        raise UsageError(f"{given_as} {weights} names a part already", "leave --inside out")
     return f"{weights}#{inside}"
 
 
@@ -62,16 +69,14 @@ def resolve_weights(text: str, backbone: str | None = None) -> Path:
 def find_weights_file(text: str, backbone: str | None = None) -> Path:
     """`resolve_weights` without checking hashes of published names."""
     text, _ = split_inside(text)
-    try:
-        path = Path(text).expanduser()
-        if path.is_file():
-            return path
-        if path.is_dir():
-            return path if (path / "config.json").is_file() else weights_in_folder(path)
-    except (OSError, RuntimeError):  # a name that no file can have, a `~user` who is not here
-        pass
+    if not text.strip():
+        raise UsageError("no weights: the name is empty", "name a checkpoint, the folder of a run, or a published name")
+    if (path := _path_of(text)) is not None:
+        return path
     if is_hub_name(text):
         return _weights_by_name(text, backbone)
+    if is_url(text):
+        raise UsageError(f"{without_secrets(text)} is an address, not a file", "`pvtctl weights fetch` gets it")
     entry = find_published(text)
     if entry is None:
         names = [each.name for each in published()]
@@ -87,6 +92,24 @@ def find_weights_file(text: str, backbone: str | None = None) -> Path:
             f"`pvtctl weights fetch {entry.name}` gets them from {entry.url}",
         )
     return file
+
+
+def _path_of(text: str) -> Path | None:
+    """The file or folder that `text` names; None if it is no path. Raises UsageError for a folder without weights, and for
+    what is there and is neither: a named pipe, a link to nothing.
+    """
+    try:
+        path = Path(text).expanduser()
+        if path.is_file():
+            return path
+        if path.is_dir():
+            return path if (path / "config.json").is_file() else weights_in_folder(path)
+        there = os.path.lexists(path)
+    except (OSError, RuntimeError, ValueError):  # a name that no file can have, a `~user` who is not here
+        return None
+    if there:
+        require_regular(path)
+    return None
 
 
 def is_hub_name(text: str) -> bool:

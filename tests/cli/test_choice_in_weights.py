@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +73,32 @@ def test_other_pixels_change_the_scores(cli: Cli, both: Path) -> None:
     assert losses[0] == losses[1] != losses[2]
 
 
+def test_what_is_no_file_is_named(cli: Cli) -> None:
+    os.mkfifo("pipe.pth")
+    Path("dangling.pth").symlink_to("nowhere.pth")
+    Path("loop.pth").symlink_to("loop.pth")
+    Path("text.pth").write_text("hello")
+    for name, why in (
+        ("pipe.pth", "pipe.pth is a named pipe, not a file"),
+        ("dangling.pth", "dangling.pth cannot be read: No such file"),
+        ("loop.pth", "loop.pth cannot be read: Too many levels of symbolic links"),
+        ("text.pth", "text.pth is damaged or not a checkpoint\n"),
+    ):
+        result = cli("weights", "inspect", name)
+        assert result.code == 2
+        assert f"error: {why}" in result.err
+
+
+def test_weights_with_nan_are_told_where_they_are_used(cli: Cli, both: Path) -> None:
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save("a.png")
+    state = {name: torch.full_like(each, math.nan) if each.is_floating_point() else each
+             for name, each in torch.load(both)["state_dict"].items()}  # fmt: skip
+    torch.save(state, "nan.pth")
+    result = cli("predict", "a.png", "--weights", "nan.pth")
+    assert result.code == 0
+    assert "warning: nan.pth: NaN or infinity in " in result.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
@@ -78,8 +106,16 @@ def test_other_pixels_change_the_scores(cli: Cli, both: Path) -> None:
         (["predict", "a.png", "--weights", "BOTH#x", "--inside", "x"], "names a part already"),
         (["predict", "a.png", "--weights", "BOTH", "--inside", "teacher"], "has nothing inside 'teacher'"),
         (["weights", "inspect", "BOTH", "--inside", "teacher"], "has nothing inside 'teacher'"),
+        (["weights", "inspect", "BOTH#x", "--inside", "x"], "error: FILE "),
+        (["export", "--inside", "x"], "no SOURCE is given"),
+        (["export", "BOTH#x", "--inside", "x"], "error: SOURCE "),
+        (["finetune", "scenes", "--weights", "none", "--inside", "x"], "no --weights is given"),
         (["predict", "a.png", "--weights", "BOTH", "--normalization", "halve"], "'halve' is not a mean"),
         (["eval", "scenes", "--weights", "BOTH", "--normalization", "mean=1"], "'mean=1' is not a mean"),
+        (["eval", "scenes", "--weights", "BOTH", "--normalization", "mean=123,116,103 std=58,57,57"], "means of bytes"),
+        (["finetune", "scenes", "--set", "data.normalization=mean=123,116,103 std=58,57,57"], "means of bytes"),
+        (["weights", "inspect", ""], "the name is empty"),
+        (["weights", "inspect", "https://host/a.pth?token=1"], "https://host/a.pth?*** is an address"),
         (["eval", "coco", "--results", "a.json", "--inside", "x"], "no --weights is given"),
     ],
 )

@@ -4,13 +4,34 @@ from __future__ import annotations
 
 import os
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pvtctl.io.names import name_bytes, shown
+from pvtctl.io.names import name_bytes, plural, shown, with_count
 
 EXAMPLES = settings(derandomize=True, database=None, deadline=None, max_examples=50)
 any_text = st.text(st.characters(min_codepoint=0, max_codepoint=0x10FFFF, categories=None), max_size=20)
+
+
+@pytest.mark.parametrize(
+    ("thing", "many"),
+    [("epoch", "epochs"), ("box", "boxes"), ("class", "classes"), ("pass", "passes"), ("batch", "batches"),
+     ("query", "queries"), ("key", "keys"), ("training view", "training views"), ("seed", "seeds")],
+)  # fmt: skip
+def test_numbers_of_things(thing: str, many: str) -> None:
+    assert [plural(number, thing) for number in (0, 1, 2, 1200)] == [
+        f"0 {many}",
+        f"1 {thing}",
+        f"2 {many}",
+        f"1200 {many}",
+    ]
+
+
+def test_numbers_in_what_is_said_of_things() -> None:
+    assert with_count("boxes without area; dropped", 1) == "boxes without area (1); dropped"
+    assert with_count("images of a test split: left out", 2) == "images of a test split (2): left out"
+    assert with_count("images not found", 3) == "images not found (3)"
 
 
 @EXAMPLES

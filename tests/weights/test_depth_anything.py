@@ -11,13 +11,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pvtctl.cli.main import main as cli_main
 from pvtctl.errors import UsageError
 from pvtctl.export import export_layout
+from pvtctl.io.console import say_once
 from pvtctl.models.dense import DenseModel, build_depth_model
 from pvtctl.models.layers.shapes import without_values
 from pvtctl.tasks.dense.inference import to_metres
 from pvtctl.weights.build import model_from_checkpoint
+from pvtctl.weights.convert import convert_file
 from pvtctl.weights.describe import inspect_checkpoint
+from pvtctl.weights.inspect import inspect_file
+from pvtctl.weights.layouts import depth_anything
 from pvtctl.weights.load import load_checkpoint
 
 pytest.importorskip("timm", reason="needs the timm extra")
@@ -25,6 +30,7 @@ transformers = pytest.importorskip("transformers", reason="needs the hub extra")
 
 WIDTH, DEPTH, SIDE = 32, 4, 56
 NAME = "vit_tried_patch14_dinov2"
+OPTIONS = ("--head-option", "taps=1,2,3,4", "--head-option", "max_depth=20")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -195,8 +201,55 @@ def test_the_original_layout_is_read_into_the_same_model() -> None:
     assert not report.unexpected
     with torch.inference_mode():
         assert torch.equal(first(images(56, 56)), second(images(56, 56)))
-    assert "read with blocks 1, 2, 3, 4 and inverse depth" in report.note
-    assert "V1 (the last four blocks)" in report.note
+    assert "read with blocks 1, 2, 3, 4 and inverse depth" in report.assumed
+    assert "V1 (the last four blocks)" in report.assumed
+    assert "--head-option taps=1,2,3,4" in report.summary()
+
+
+def test_a_choice_that_the_file_does_not_say_is_written_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """V1, V2 and metric models have files of the same names and shapes."""
+    monkeypatch.setitem(depth_anything._BACKBONES, WIDTH, "tried")
+    source, out = tmp_path / "a.pth", tmp_path / "a.safetensors"
+    torch.save(original(build().state_dict()), source)
+    say_once.cache_clear()
+    plain: Any = model_from_checkpoint(inspect_checkpoint(source))
+    assert "a.pth: read with blocks 1, 2, 3, 4 and inverse depth: V1" in capsys.readouterr().err
+    found = inspect_file(source)
+    assert "--head-option taps=1,2,3,4" in str(found.unstated)
+    assert "taps" not in found.head_options
+    for wrong, message in (
+        ({"taps": [1, 2, 3, 5]}, "taps: there is no block 5"),
+        ({"width": 8}, r"a\.pth has width 16, not 8"),
+        ({"tap": [1]}, "dpt has no tap"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            convert_file(source, out, head_options=wrong)
+        assert not out.exists()
+    with pytest.raises(UsageError, match="no place for options in its official layout"):
+        convert_file(source, tmp_path / "b.pth", to="official", head_options={"max_depth": 20})
+    assert cli_main(["weights", "convert", str(source), str(out), *OPTIONS]) == 0
+    capsys.readouterr()
+    model = model_from_checkpoint(inspect_checkpoint(out))
+    assert capsys.readouterr().err == ""
+    assert inspect_file(out).unstated is None
+    metric = build(max_depth=20.0)
+    load_checkpoint(metric, source)
+    assert isinstance(model, DenseModel)
+    assert model.scale_shift == (1.0, 0.0)
+    with torch.inference_mode():
+        assert torch.equal(model.eval()(images(56, 56)), metric.eval()(images(56, 56)))
+        assert not torch.equal(model(images(56, 56)), plain.eval()(images(56, 56)))
+
+
+@pytest.mark.parametrize(("blocks", "last"), [(12, "9,10,11,12"), (24, "21,22,23,24")])
+def test_the_blocks_of_v1_are_named(blocks: int, last: str) -> None:
+    state = {f"backbone.net.model.blocks.{at}.norm1.weight": torch.zeros(1) for at in range(blocks)}
+    for each in depth_anything.FORMATS:
+        assert f"taps={last}`" in depth_anything.unstated(each, None, state)
+        assert depth_anything.unstated(each, {"taps": [1, 2, 3, 4]}, state) == ""
+    assert depth_anything.unstated("isl-org DPT", None, state) == ""
 
 
 def test_a_missing_part_is_refused() -> None:

@@ -100,7 +100,7 @@ def test_context_blocks_may_be_missing() -> None:
     assert report.backbone_share == 1.0
     assert len(report.identities) == 13 * 8
     assert not report.missing
-    assert "104 parameters that the file lacks change nothing before they are trained" in report.summary()
+    assert "104 parameters not in the file, without effect before training" in report.summary()
 
 
 @pytest.mark.parametrize("head", HEADS)

@@ -157,7 +157,7 @@ def test_lost_running_statistics_are_refused() -> None:
 
 
 def test_file_of_no_known_model_is_refused_even_in_part() -> None:
-    with pytest.raises(UsageError, match=r"no model that pvtctl knows \(1 tensors: trunk\.0\.weight"):
+    with pytest.raises(UsageError, match=r"no model that pvtctl knows \(1 tensor: trunk\.0\.weight"):
         load_checkpoint(build_backbone(NAME), {"trunk.0.weight": torch.zeros(3)}, partial=True)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pvtctl.errors import UsageError
 from pvtctl.io.checkpoint_meta import CheckpointMeta
-from pvtctl.io.names import shown
+from pvtctl.io.names import plural, shown
 from pvtctl.weights.files.pixels import of_mm_config
 from pvtctl.weights.recognise import convert_state, identify
 
@@ -196,7 +196,7 @@ def _only_one(source: str, places: Mapping[str, dict[str, Tensor]]) -> tuple[str
     known = {key: model for key, state in places.items() if (model := _model_in(state))}
     if len(known) == 1:
         return next((key, state) for key, state in places.items() if key in known)
-    raise _several(source, known or {key: f"{len(state)} tensors" for key, state in places.items()})
+    raise _several(source, known or {key: plural(len(state), "tensor") for key, state in places.items()})
 
 
 def _tensors(content: Any) -> dict[str, Tensor]:

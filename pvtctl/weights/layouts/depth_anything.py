@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pvtctl.weights.layouts.base import CheckpointLayout, Rules, State, join_rows, split_rows
+from pvtctl.weights.layouts.base import CheckpointLayout, Format, Rules, State, join_rows, split_rows
 from pvtctl.weights.layouts.dpt import PLAIN_UNIT
 from pvtctl.weights.layouts.transformers import with_unused_unit
 
@@ -152,12 +152,28 @@ def dinov2_of(state: State) -> str | None:
 
 
 def usual_options(state: State) -> dict[str, Any]:
-    """Options of DPT's head that an original file does not state.
-
-    The blocks that are read are V2's, which are DINOv2's own: V1 reads the last four, in files of the same names and shapes.
+    """Options of DPT's head that an original file does not state. The blocks that are read are V2's, which are DINOv2's own
+    (see `unstated`).
     """
     reads_class_token = "head.reassemble.0.read.weight" in state
     return {"readout": "project" if reads_class_token else "ignore"}
+
+
+def unstated(format: Format, stated: Mapping[str, Any] | None, state: State) -> str:
+    """What a file of Depth Anything does not say of its model, and how it can be said; empty if it does, and for other files.
+
+    The blocks that V1 and V2 read are the only difference between them (V2's authors, Depth-Anything-V2's issue 176), and
+    metric models differ in the function at the end: no name and no shape of a parameter tells them apart.
+    """
+    if format not in FORMATS or "taps" in (stated or {}):
+        return ""
+    blocks = sum(name.startswith(f"{_NET}blocks.") and name.endswith(".norm1.weight") for name in state)
+    last = ",".join(str(blocks - 3 + at) for at in range(4))
+    return (
+        "V1 (the last four blocks), V2 and V2's metric models have files of the same names and shapes; for V1 `pvtctl weights "
+        f"convert FILE OUT --head-option taps={last}`, for metres up to 20 --head-option max_depth=20, or in training --set "
+        "model.head.taps and model.head.max_depth"
+    )
 
 
 def depth_anything_meta(config: Mapping[str, Any]) -> dict[str, Any]:
