@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import typer
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from pvtctl.studies.budget import Selection
     from pvtctl.studies.comparison import Comparison
 
+T = TypeVar("T")
 app = App(rich_markup_mode=None)
 
 EPILOG = examples(
@@ -95,8 +97,12 @@ def compare_command(
             raise UsageError("--x is not for --budget, which draws what it limits", "leave it out")
         if not latency:
             raise UsageError("--no-latency is not for --budget, which times only what a limit needs", "leave it out")
-        chosen = _within_budget(budget, runs, backbone, head, size, count, seconds, device)
-        _print_selection(chosen, TableFormat.json if as_json else form, out)
+        from pvtctl.studies.budget import write_selection
+
+        chosen = _written(
+            out, lambda: _within_budget(budget, runs, backbone, head, size, count, seconds, device), write_selection
+        )
+        _print_selection(chosen, TableFormat.json if as_json else form)
         return
     if bool(runs) == bool(backbone):
         raise UsageError(
@@ -117,7 +123,6 @@ def compare_command(
         raise UsageError(f"models without scores have their {x.value} upright already", "--x macs, or leave it out")
 
     from pvtctl.cli.latency import timed_device
-    from pvtctl.io.files import new_folder, require_place
     from pvtctl.studies.compare import LatencySettings, compare_models, compare_runs
     from pvtctl.studies.compare_report import write_comparison
 
@@ -127,15 +132,24 @@ def compare_command(
             return compare_runs(runs, convention=count.value, timing=timing)
         return compare_models(names, head=head, size=hw, convention=count.value, timing=timing)
 
-    if out is None:
-        found = compared()
-    else:
-        require_place(out)
-        with new_folder(out) as folder:
-            found = compared()
-            files = write_comparison(folder, found, against=x.value if x else None)
-        say(f"wrote {', '.join(str(out / path.name) for path in files.values())}")
+    found = _written(
+        out, compared, lambda folder, found: write_comparison(folder, found, against=x.value if x else None)
+    )
     _print(found, TableFormat.json if as_json else form)
+
+
+def _written(out: Path | None, compute: Callable[[], T], write: Callable[[Path, T], dict[str, Path]]) -> T:
+    """What is computed, written into the new folder `out` if there is one, which is checked before."""
+    if out is None:
+        return compute()
+    from pvtctl.io.files import new_folder, require_place
+
+    require_place(out)
+    with new_folder(out) as folder:
+        found = compute()
+        files = write(folder, found)
+    say(f"wrote {', '.join(str(out / path.name) for path in files.values())}")
+    return found
 
 
 def _within_budget(
@@ -166,15 +180,9 @@ def _within_budget(
     return select_models(names, limits, head=head, sizes=sizes, convention=count.value, timing=timing)
 
 
-def _print_selection(found: Selection, form: TableFormat, out: Path | None) -> None:
-    from pvtctl.io.files import new_folder, require_place
-    from pvtctl.studies.budget import columns, line_cells, lines, to_document, write_selection
+def _print_selection(found: Selection, form: TableFormat) -> None:
+    from pvtctl.studies.budget import columns, line_cells, lines, to_document
 
-    if out is not None:
-        require_place(out)
-        with new_folder(out) as folder:
-            files = write_selection(folder, found)
-        say(f"wrote {', '.join(str(out / path.name) for path in files.values())}")
     if form is TableFormat.json:
         print_json(to_document(found))
         return

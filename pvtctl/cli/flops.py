@@ -23,6 +23,7 @@ from pvtctl.cli._models import (
 from pvtctl.cli._options import App, examples
 from pvtctl.errors import PvtctlError, UsageError
 from pvtctl.io.console import say
+from pvtctl.io.files import require_picture
 
 if TYPE_CHECKING:
     from pvtctl.cost.counting import Cost
@@ -74,8 +75,8 @@ def flops(
     Mask R-CNN is counted on 1000 proposals and 100 detections.
     """
     sizes, names = model.sizes, model.names
-    if plot is not None and plot.suffix.lower() not in _PICTURES:
-        raise UsageError(f"{plot} is not a picture's name", f"end it in {', '.join(_PICTURES)}")
+    if plot is not None:
+        require_picture(plot, _PICTURES, "--plot")
     if detail is not None:
         if not stages or verify_macs or count is not Count.ops:
             raise UsageError(

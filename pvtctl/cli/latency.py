@@ -25,6 +25,8 @@ from pvtctl.cli._options import App, bundle, examples, option
 from pvtctl.errors import UsageError, nearest
 from pvtctl.inference import EngineName
 from pvtctl.io.console import say
+from pvtctl.io.files import require_picture
+from pvtctl.io.names import plural
 
 if TYPE_CHECKING:
     from pvtctl.latency.ceilings import Ceilings
@@ -89,8 +91,7 @@ class ViewOptions:
             raise UsageError("--depth is for the parts of a model", "add --layers")
         if self.plot is None:
             return
-        if self.plot.suffix.lower() not in (".png", ".svg"):
-            raise UsageError(f"{self.plot} is not a picture's name", "end it in .png or .svg")
+        require_picture(self.plot, (".png", ".svg"), "--plot")
         if self.layers and sizes * batch_sizes * backbones > 1:
             raise UsageError("a roofline is of one model", "with --plot name one backbone, one size and one batch size")
         if not self.layers and sizes * batch_sizes == 1:
@@ -347,9 +348,8 @@ def _say_conditions(results: list[Latency], machine: dict[str, Any]) -> None:
     say(f"{', '.join([*how, *versions])}; allocator {machine['allocator']}")
     if "gpu" not in machine and EngineName.torch in engines:
         say(f"CPU kernels: {machine['kernels']}")
-    say(
-        f"{where}, {machine['threads']} threads of {machine['cpu_cores']} cores; peak: growth over the loaded libraries"
-    )
+    cores = f"{plural(machine['threads'], 'thread')} of {plural(machine['cpu_cores'], 'core')}"
+    say(f"{where}, {cores}; peak: growth over the loaded libraries")
     shares = [result.others_cpu_share for result in results if result.others_cpu_share is not None]
     if shares:
         note = ": times may be too long" if max(shares) > 0.05 else ""

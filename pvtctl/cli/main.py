@@ -253,6 +253,9 @@ def _explain_unforeseen(error: Exception) -> int:
     elif text == "Could not determine home directory.":  # Path.expanduser, of `~NAME`
         _explain_usage("a path begins with ~ and the name of a user who is not here", "write it in full, or ./~NAME")
         return ExitCode.USAGE
+    elif "for integer string conversion" in text:  # of Python's int()
+        _explain_usage("a number has more digits than can be read", "a few thousand are the most")
+        return ExitCode.USAGE
     else:
         hint = "this is a bug in pvtctl: please report it with the output of the same command after `pvtctl --debug`"
         _explain(f"{type(error).__name__}: {text}", hint)

@@ -71,13 +71,22 @@ def new_folder(root: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def require_place(folder: Path) -> None:
+def require_place(folder: Path, option: str = "--out") -> None:
     """Raise UsageError if `folder` cannot be created or written; call it before hours of training."""
     there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     if not there.is_dir():
-        raise UsageError(f"{folder} cannot be written: {there} is a file", "choose another --out")
+        raise UsageError(f"{folder} cannot be written: {there} is a file", f"choose another {option}")
     if not os.access(there, os.W_OK | os.X_OK):
-        raise UsageError(f"{folder} cannot be written: no rights to write in {there}", "choose another --out")
+        raise UsageError(f"{folder} cannot be written: no rights to write in {there}", f"choose another {option}")
+
+
+def require_picture(file: Path, endings: tuple[str, ...], option: str) -> None:
+    """Raise UsageError if `file` is not the name of a picture, or cannot be written; call it before what is drawn."""
+    if file.suffix.lower() not in endings:
+        raise UsageError(f"{file} is not a picture's name", f"end it in {' or '.join(endings)}")
+    if file.is_dir():
+        raise UsageError(f"{file} is a folder", f"name a file: {option} NAME{endings[0]}")
+    require_place(file.parent, option)
 
 
 def _named(error: OSError) -> Path:

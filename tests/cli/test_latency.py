@@ -168,6 +168,11 @@ def test_engines_are_told_apart(capsys: pytest.CaptureFixture[str], monkeypatch:
         (["--depth", "2", "--size", "64,96"], "--depth is for the parts", "--layers"),
         (["--plot", "a.png"], "make no curve", "--layers"),
         (["--layers", "--plot", "a.pdf"], "a.pdf is not a picture's name", ".svg"),
+        (["--layers", "--plot", "/dev/null/a.png"], "/dev/null is a file", "--plot"),
+        (["--seconds", "nan"], "--seconds nan is not a number to use", "finite"),
+        (["--seconds", "inf"], "--seconds inf is not a number to use", "finite"),
+        (["--batch-size", "9" * 5000], "more digits than can be read", "thousand"),
+        (["--size", "9" * 5000], "more digits than can be read", "thousand"),
         (["--layers", "--plot", "a.png", "--batch-size", "1,2"], "a roofline is of one model", "one batch size"),
     ],
 )

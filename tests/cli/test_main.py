@@ -6,14 +6,15 @@ import errno
 import io
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny_run import Cli
 
 from pvtctl.cli._console import print_json, print_text, table
-from pvtctl.cli.main import main
+from pvtctl.cli.main import COMMANDS, command_of, main
 from pvtctl.errors import ExitCode, UsageError
 from pvtctl.io.console import say
 
@@ -53,6 +54,50 @@ def test_what_the_system_refuses_names_the_file(
     reason = "the disk is full" if number in (errno.ENOSPC, errno.EDQUOT) else os.strerror(number)
     assert lines[0] == f"error: some/file.json: {reason}"
     assert "bug" not in " ".join(lines)
+
+
+def leaves(command: Any, words: list[str]) -> Iterator[tuple[Any, list[str]]]:
+    """The commands of a group, and the words that call them."""
+    inner = getattr(command, "commands", None)
+    if inner is None:
+        yield command, words
+    for name, each in (inner or {}).items():
+        yield from leaves(each, [*words, name])
+
+
+def test_no_option_takes_what_is_not_a_finite_number(cli: Cli) -> None:
+    """NaN is within all limits of an option, and no sum of seconds ever reaches it."""
+    options = 0
+    for name in COMMANDS:
+        for command, words in leaves(command_of(name), [name]):
+            needed = ["x" for each in command.params if each.param_type_name == "argument" and each.required]
+            for each in command.params:
+                if "float" not in getattr(getattr(each, "type", None), "name", ""):
+                    continue
+                options += 1
+                for value in ("nan", "inf", "-inf"):
+                    result = cli(*words, *needed, f"{each.opts[-1]}={value}")
+                    assert result.code == ExitCode.USAGE, (words, each.opts)
+                    assert each.opts[-1] in result.err
+                    assert "not a number to use" in result.err or (value != "nan" and "range" in result.err)
+    assert options >= 8
+
+
+def test_a_number_that_torch_does_not_take_is_refused(cli: Cli) -> None:
+    result = cli("flops", "--num-classes", "9" * 20)
+    assert (result.code, result.out) == (ExitCode.USAGE, "")
+    assert f"--num-classes {'9' * 20} is not a number to use" in result.err
+
+
+def test_a_number_that_python_does_not_read_is_told(cli: Cli) -> None:
+    for words in (
+        ["flops", "--size", "9" * 5000],
+        ["latency", "--batch-size", "9" * 5000],
+        ["recipes", "show", "imagenet_pvt_v1", "--row", "pvt_tiny", "--set", f"data.shards.train={{0..{'9' * 5000}}}"],
+    ):
+        result = cli(*words)
+        assert "bug" not in result.err
+        assert result.code in (ExitCode.DONE, ExitCode.USAGE)
 
 
 def test_other_errors_are_reported_as_bugs(failing: Callable[[Exception], tuple[int, list[str]]]) -> None:
