@@ -13,6 +13,7 @@ from pvtctl.cli._console import print_json, print_text, table
 from pvtctl.cli._options import AS_JSON, DEVICE, GPUS, App, argument, bundle, examples, option, shared
 from pvtctl.errors import PvtctlError, ToldElsewhereError, UsageError
 from pvtctl.io.console import say
+from pvtctl.io.names import plural
 from pvtctl.io.urls import keep_secrets
 from pvtctl.runs.paths import runs_root
 
@@ -139,7 +140,9 @@ def ablate(context: typer.Context, options: AblateOptions) -> None:
         states = run_rows(request, plan, jobs=options.jobs, gpus=options.gpus, device=device, say=say)
         failed = [name for name, state in states.items() if state.status == "failed"]
         if failed and not any(states[run.name].status == "finished" for run in plan.runs if run.kind == "row"):
-            raise PvtctlError(f"{len(failed)} runs failed, and no row has finished", "the log of each is named above")
+            raise PvtctlError(
+                f"{plural(len(failed), 'run')} failed, and no row has finished", "the log of each is named above"
+            )
     from pvtctl.studies.report import write_study
 
     result = write_study(plan, latency=options.latency, device=device, say=say)
@@ -151,7 +154,7 @@ def ablate(context: typer.Context, options: AblateOptions) -> None:
         for name, path in result.files.items():
             print_text(f"{name}: {path}")
     if failed:
-        raise ToldElsewhereError(f"{len(failed)} runs failed")
+        raise ToldElsewhereError(f"{plural(len(failed), 'run')} failed")
 
 
 def _list(options: AblateOptions) -> None:

@@ -20,6 +20,7 @@ from pvtctl.errors import ExitCode
 from pvtctl.io.console import say
 from pvtctl.io.foreign import reason_of
 from pvtctl.io.machine import BF16_FLAGS, cpu_flags, text_of
+from pvtctl.io.names import plural
 
 app = App()
 
@@ -151,7 +152,7 @@ def _machine() -> list[Finding]:
     flags = cpu_flags()
     bf16 = sorted(flags & BF16_FLAGS)
     found = [
-        Finding("cpu", f"{machine['cpu']}, {cores} of {machine['cpu_cores']} cores usable"),
+        Finding("cpu", f"{machine['cpu']}, {cores} of {plural(machine['cpu_cores'], 'core')} usable"),
         Finding("threads", f"{threads}, fewer than cores" if threads < cores else str(threads)),
         Finding("vector width", str(machine["cpu_capability"])),
         Finding(

@@ -11,6 +11,7 @@ from pvtctl.cli._models import chosen_head, size_text
 from pvtctl.cli._options import AS_JSON, INSIDE, App, argument, bundle, examples, option, shared
 from pvtctl.errors import UsageError, nearest
 from pvtctl.io.console import say
+from pvtctl.io.names import plural
 from pvtctl.models.registry import head_names
 from pvtctl.weights.resolve import split_inside
 
@@ -206,7 +207,8 @@ def _show(report: ExportReport, found: ExportSource) -> None:
         checks.append([batch, size_text(size), f"{largest:.1e}", f"{worst.relative:.1e}", worst.output])
     columns = ["batch", "size", "largest difference", "share of the largest", "in"]
     table(f"Against eager (tolerance {report.tolerance:g} of an output's largest value)", columns, checks)
-    title = f"Batch {timing.batch} at {size_text(timing.size)}, {timing.threads} threads, median of {timing.repeats} in turns"
+    how = f"{plural(timing.threads, 'thread')}, median of {timing.repeats} in turns"
+    title = f"Batch {timing.batch} at {size_text(timing.size)}, {how}"
     table(title, ["", "ms", "to eager"], rows)
     outputs = ", ".join(report.outputs)
     if len(report.outputs) > 4:

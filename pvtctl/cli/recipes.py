@@ -12,6 +12,7 @@ from pvtctl.cli._console import print_json, print_text, table
 from pvtctl.cli._options import AS_JSON, App
 from pvtctl.errors import UsageError
 from pvtctl.io.console import say
+from pvtctl.io.names import plural
 
 if TYPE_CHECKING:
     from pvtctl.recipe.load import Resolved
@@ -77,7 +78,7 @@ def recipes_show(
     plain = not (set_ or origin or as_json) and profile == "paper"
     if row is None and len(source.rows) > 1 and plain and not source.faults:
         print_text(source.path.read_text(encoding="utf-8"), end="")
-        say(f"this is the file of {len(source.rows)} rows; --row ROW shows what one of them runs")
+        say(f"this is the file of {plural(len(source.rows), 'row')}; --row ROW shows what one of them runs")
         return
     resolved = resolve(name, row, profile, set_)
     if as_json:
@@ -138,7 +139,7 @@ def recipes_check(
         print_json({"files": reports})
     for report in reports:
         if not as_json and not report["faults"]:
-            print_text(f"{report['file']}: fine ({report['runs']} runs: rows x profiles)")
+            print_text(f"{report['file']}: fine ({plural(report['runs'], 'run')}: rows x profiles)")
     faults = [fault for report in reports for fault in report["faults"]]
     if faults:
         head = faults[0] if len(faults) == 1 else "\n  ".join([f"{len(faults)} faults", *faults])

@@ -8,6 +8,7 @@ from typing import Any
 
 from pvtctl.cost.operations import OPERATIONS, Operations
 from pvtctl.io.files import atomic_path
+from pvtctl.io.names import plural
 
 # Okabe and Ito's palette; operations that SRA changes are saturated, the others grey.
 _COLOURS = {
@@ -69,8 +70,7 @@ def _draw_matrices(axes: Any, each: Operations) -> None:
         axes.bar(places, whole, 0.6, color="#d9d9d9", hatch="//", edgecolor="white", linewidth=0.5)
     axes.bar(places, entries, 0.6 if each.unreduced is None else 0.35, color="#D55E00")
     for place, size, top in zip(places, each.attention, whole, strict=True):
-        heads = f"{size.heads} head{'s' * (size.heads > 1)}"
-        text = f"{size.queries} x {size.keys}\n{heads}"
+        text = f"{size.queries} x {size.keys}\n{plural(size.heads, 'head')}"
         axes.annotate(text, (place, top), (0, 3), textcoords="offset points", ha="center", va="bottom", fontsize=8)
     axes.set_yscale("log")
     axes.set_ylim(min(entries) / 10, 6 * max(whole))

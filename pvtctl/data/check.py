@@ -28,6 +28,7 @@ from pvtctl.data.loader import from_workers
 from pvtctl.data.near_equal import NearEqual, thumbnail_of
 from pvtctl.data.survey import survey
 from pvtctl.errors import ExitCode, UsageError
+from pvtctl.io.names import plural
 
 Severity = Literal["error", "warning", "note"]
 Positions = NDArray[np.int64]
@@ -314,7 +315,7 @@ class DatasetCheck:
             if self.on_progress:
                 self.on_progress(split, done, picked)
         if done and bad == done:
-            self.add("nothing_readable", split, f"all {done} images examined")
+            self.add("nothing_readable", split, f"all {plural(done, 'image')} examined")
         if deep and (found := survey(examinations.source, len(names)).grey) is not None:
             self._grey = self._grey or found  # a run takes the training split's for both
             self.add("deep_grey", split, f"{self._grey[0]:g} becomes black, {self._grey[1]:g} white")

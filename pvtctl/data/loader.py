@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from pvtctl.data.samplers import EvalSampler, GroupedTrainSampler, TrainSampler
 from pvtctl.errors import PvtctlError, UsageError
+from pvtctl.io.names import plural
 
 
 class BatchedDataset(Protocol):
@@ -124,7 +125,7 @@ class Loader:
                 empty = False
                 yield batch
         if empty and self.skipped and not failed:
-            failed = f"all {len(self.skipped)} images"
+            failed = f"all {plural(len(self.skipped), 'image')}"
         if failed:
             self.close()  # left to the garbage collector, processes are only ended after a timeout
             name, reason = next(iter(self.skipped.items()))

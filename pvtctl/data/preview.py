@@ -16,6 +16,7 @@ from pvtctl.data.samplers import Draw
 from pvtctl.data.transforms import denormalize
 from pvtctl.errors import UsageError
 from pvtctl.io.files import atomic_path
+from pvtctl.io.names import plural
 
 _MARGIN = 6
 _LINE = 16
@@ -94,5 +95,5 @@ def write_rows(path: Path | str, rows: list[tuple[str, list[Image.Image]]], head
 
 def drawn_in_words(output: Path, ids: list[str], dataset: Any, split: str, copies: int) -> str:
     """Description of a preview's content."""
-    views = f"{copies} training views each" if dataset.training else "as evaluated"
-    return f"{output}: {len(ids)} of {len(dataset)} {split} images, {views}"
+    views = f"{plural(copies, 'training view')} each" if dataset.training else "as evaluated"
+    return f"{output}: {len(ids)} of {plural(len(dataset), f'{split} image')}, {views}"

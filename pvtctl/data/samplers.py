@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pvtctl.data.randomness import generator_for
 from pvtctl.errors import UsageError
+from pvtctl.io.names import plural
 
 
 class Draw(NamedTuple):
@@ -75,7 +76,7 @@ class _TrainingSampler:
         self._num_batches = used // (batch_size * world_size)
         if self._num_batches == 0:
             raise UsageError(
-                f"{num_samples} training images do not fill one batch of {batch_size} on each of {world_size} rank(s)",
+                f"{num_samples} training images do not fill one batch of {batch_size} on each of {plural(world_size, 'rank')}",
                 "use a smaller batch: --set train.total_batch=N",
             )
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from pvtctl.errors import PvtctlError
+from pvtctl.io.names import plural
 from pvtctl.recipe.schema import Optimizer
 
 LrScaling = Literal["linear", "sqrt", "none"]
@@ -37,10 +38,11 @@ def describe_lr(lr: float, batch: int, stated_batch: int, rule: LrScaling) -> st
     """One sentence describing the result of `scale_lr`."""
     scaled = scale_lr(lr, batch, stated_batch, rule)
     if batch == stated_batch:
-        return f"learning rate {lr:g} at {batch} images a step, as the recipe states it"
+        return f"learning rate {lr:g} at {plural(batch, 'image')} a step, as the recipe states it"
     if rule == "none":
-        return f"learning rate {lr:g}, not scaled: {batch} images a step, stated at {stated_batch}"
-    return f"learning rate {scaled:g} for {batch} images a step: {lr:g} at {stated_batch}, scaled by the {rule} rule"
+        return f"learning rate {lr:g}, not scaled: {plural(batch, 'image')} a step, stated at {stated_batch}"
+    stated = f"{lr:g} at {stated_batch}, scaled by the {rule} rule"
+    return f"learning rate {scaled:g} for {plural(batch, 'image')} a step: {stated}"
 
 
 def parameter_groups(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pvtctl.errors import UsageError
+from pvtctl.io.names import plural
 from pvtctl.recipe.schema import Train
 
 
@@ -58,7 +59,7 @@ def resolve_batch_size(total_batch: int, batch_size: int | None, accumulate: int
     share, rest = divmod(total_batch, accumulate * world_size)
     if rest or share == 0:
         raise UsageError(
-            f"a total batch of {total_batch} does not split evenly over {world_size} rank(s) x {accumulate} pass(es)",
+            f"a total batch of {total_batch} does not split evenly over {plural(world_size, 'rank')} x {plural(accumulate, 'pass')}",
             "set train.batch_size, or a train.total_batch that is a multiple",
         )
     return share

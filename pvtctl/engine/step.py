@@ -22,6 +22,7 @@ from pvtctl.engine.schedule import Schedule
 from pvtctl.engine.settings import FitSettings
 from pvtctl.errors import PvtctlError, UsageError, is_out_of_memory
 from pvtctl.io.cuda import cudnn_search, use_tf32
+from pvtctl.io.names import plural
 
 
 class Ema:
@@ -95,7 +96,7 @@ class Stepper:
         if self.steps_per_epoch == 0:
             raise UsageError(
                 f"{task.batches_per_epoch(dist.world_size)} batch(es) an epoch do not make one step of "
-                f"{settings.train.accumulate} pass(es) over {settings.batch_size} images each",
+                f"{plural(settings.train.accumulate, 'pass')} over {plural(settings.batch_size, 'image')} each",
                 "lower train.total_batch, train.batch_size or train.accumulate",
             )
         if precision is None and dist.is_main:
@@ -259,7 +260,7 @@ def memory_errors(settings: FitSettings, size: object) -> Iterator[None]:
         at = f" of {size} pixels" if size else ""
         half, passes = max(settings.batch_size // 2, 1), settings.train.accumulate * 2
         raise PvtctlError(
-            f"out of memory with {settings.batch_size} images{at} in one pass",
+            f"out of memory with {plural(settings.batch_size, 'image')}{at} in one pass",
             f"keep the results and lower the memory: --set train.batch_size={half} --set train.accumulate={passes}, "
             "or --set train.activation_checkpointing=true",
         ) from error

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from pvtctl.cost.build import build_model, classes_of
 from pvtctl.cost.counting import StageCost, count_model
 from pvtctl.explain.attention import backbone_in
+from pvtctl.io.names import plural
 from pvtctl.models.backbones import Backbone, Vit, VitHybrid
 from pvtctl.models.backbones.pvt import Pvt, PyramidTransformer
 from pvtctl.models.backbones.resnet import ContextBlock, ResNet
@@ -53,7 +54,7 @@ def describe_architecture(
         maps = out["neck"] if isinstance(out.get("neck"), list | tuple) else ()
         boxes += _head_boxes(head, [tuple(x.shape[1:]) for x in maps], parts, classes)
     elif head == "classifier":
-        lines = (f"{backbone.num_features} features, {classes} classes",)
+        lines = (f"{backbone.num_features} features, {plural(classes, 'class')}",)
         boxes.append(Box("Classifier", lines, *parts.take("head"), kind="above"))
     return Column(name if head in PLAIN_HEADS else f"{name} + {head}", size, tuple(boxes), cost.params, cost.macs)
 
@@ -109,7 +110,7 @@ def _pvt_stage(number: int, backbone: PyramidTransformer, stage: nn.Module, shap
     table = ", position table" if hasattr(stage, "pos_embed") else ""
     lines = (
         f"patches {kernel}×{kernel}, step {stride}{table}",
-        f"{_number(len(blocks), 'block')}, {_number(attn.num_heads, 'head')} of {shape[0] // attn.num_heads}",
+        f"{plural(len(blocks), 'block')}, {plural(attn.num_heads, 'head')} of {shape[0] // attn.num_heads}",
         f"{shape[1] * shape[2]:,}{' + 1' if special else ''} tokens, {reduction}: {keys + special:,}",
         f"feed-forward {mlp.fc1.out_features}" + (" with 3×3 convolution" if mlp.dwconv is not None else ""),
     )
@@ -127,7 +128,8 @@ def _vit_boxes(backbone: Vit, images: Tensor, shapes: list[Shape], parts: _Parts
         patch = "a ResNet's map of stride 16, a token a cell"
     names = "a class token" if special == 1 else "a class and a distillation token"
     lines = (
-        f"{attn.num_heads} heads of {backbone.embed_dim // attn.num_heads}, feed-forward {mlp.fc1.out_features}",
+        f"{plural(attn.num_heads, 'head')} of {backbone.embed_dim // attn.num_heads}, "
+        f"feed-forward {mlp.fc1.out_features}",
         f"{tokens} + {special} tokens, each attends to all",
     )
     boxes = [
@@ -150,7 +152,7 @@ def _resnet_stage(number: int, backbone: ResNet, shape: Shape, parts: _Parts) ->
     conv = convs[-1]
     kind = "basic block" if len(convs) > 1 else "bottleneck"
     groups = f", {conv.groups} groups" if conv.groups > 1 else ""
-    lines = [_number(len(blocks), kind), f"3×3 convolutions {conv.out_channels} wide{groups}"]
+    lines = [plural(len(blocks), kind), f"3×3 convolutions {conv.out_channels} wide{groups}"]
     if conv.dilation[0] > 1:
         lines.append(f"dilated by {conv.dilation[0]}")
     if any(isinstance(module, ContextBlock) for module in blocks.modules()):
@@ -162,7 +164,7 @@ def _head_boxes(head: str, neck: list[Shape], parts: _Parts, num_classes: int | 
     boxes = []
     if "neck" in parts.left:
         boxes.append(Box("Neck", tuple(map(_by, neck)), *parts.take("neck"), kind="above"))
-    lines = [f"{num_classes} classes" if num_classes else "depth"]
+    lines = [plural(num_classes, "class") if num_classes else "depth"]
     lines += [
         f"{name.removeprefix('head.').replace('_', ' ')}: {params / 1e6:.2f} M parameters, {macs / 1e9:.2f} GMACs"
         for name, (params, macs) in parts.left.items()
@@ -173,10 +175,6 @@ def _head_boxes(head: str, neck: list[Shape], parts: _Parts, num_classes: int | 
 
 def _by(shape: Shape) -> str:
     return " × ".join(map(str, shape))
-
-
-def _number(count: int, what: str) -> str:
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 _WIDTH, _GAP, _BETWEEN = 3.9, 0.26, 0.55

@@ -12,6 +12,7 @@ from torch import nn
 
 from pvtctl.cost.build import build_model, classes_of
 from pvtctl.errors import UsageError
+from pvtctl.io.names import plural
 from pvtctl.io.normalization import IMAGENET, Normalization
 from pvtctl.models.dense import DenseModel
 from pvtctl.models.fast_cpu import optimize_for_cpu
@@ -56,7 +57,7 @@ def from_checkpoint(source: str, *, backbone: str | None = None, backbone_only: 
     side = found.meta.image_size if found.above is None and found.head is not None else None
     what = found.backbone if backbone_only else found.what
     if names:
-        what = f"{what}, {len(names)} classes"
+        what = f"{what}, {plural(len(names), 'class')}"
     meta: dict[str, Any] = {
         "backbone": found.backbone,
         "head": found.head_name if not backbone_only else None,
@@ -96,7 +97,7 @@ def from_names(backbone: str, head: str, num_classes: int | None, *, seed: int =
         torch.manual_seed(seed)
         model = build_model(backbone, head, classes)
     what = backbone if head == "none" else f"{backbone} + {head}"
-    what = f"{what}, {classes} classes, random weights" if classes else f"{what}, random weights"
+    what = f"{what}, {plural(classes, 'class')}, random weights" if classes else f"{what}, random weights"
     meta = {"backbone": backbone, "head": head, "source": "random weights"}
     return ExportSource(
         model=optimize_for_cpu(model), what=what, meta={key: value for key, value in meta.items() if value != "none"}

@@ -21,6 +21,7 @@ from pvtctl.engine.run import FREE_KEYS
 from pvtctl.errors import UsageError
 from pvtctl.extensions import keep_copies
 from pvtctl.io.checkpoint_meta import CheckpointMeta
+from pvtctl.io.names import plural
 from pvtctl.io.stop import Stopped, StopRequests, stopped_by
 from pvtctl.models.backbones import prepare_backbones
 from pvtctl.models.fast_cpu.choices import active
@@ -30,7 +31,6 @@ from pvtctl.probe.plan import FEATURES, ProbedBackbone, ProbePlan, check_plan
 from pvtctl.probe.split import FeatureSplit, feature_split
 from pvtctl.recipe.load import keys_of_other_heads
 from pvtctl.recipe.schema import Recipe
-from pvtctl.studies.comparability import plural
 from pvtctl.tasks.data_task import DataTask
 from pvtctl.tasks.from_recipe import build_task, extensions_of, fit_settings, open_split
 from pvtctl.tasks.registry import spec_of

@@ -15,6 +15,7 @@ from pvtctl.cost.counting import Cost, count_own
 from pvtctl.engine.run_files import read_info
 from pvtctl.errors import PvtctlError
 from pvtctl.io.files import without_nan, write_text
+from pvtctl.io.names import plural
 from pvtctl.io.tables import Strong, csv_text, markdown_line, markdown_table
 from pvtctl.latency.measure import Case, Latency
 from pvtctl.models.registry import find_backbone
@@ -209,7 +210,7 @@ def notes(table: ProbeTable) -> list[str]:
     for group in table.groups:
         protocol, train = group[0].facts["protocol"], group[0].runs[0].recipe.train
         head = protocol.get("model.head.name", "linear")
-        length = f"{train.epochs} epochs" if train.max_steps is None else f"{train.max_steps} steps"
+        length = plural(train.epochs, "epoch") if train.max_steps is None else plural(train.max_steps, "step")
         size = spec_of(group[0].runs[0].recipe).sizes(group[0].runs[0].recipe).label
         said.append(
             f"protocol {group[0].facts['protocol_id']}: {head}, {length} of batches of {train.total_batch}, images {size}, "
@@ -217,7 +218,7 @@ def notes(table: ProbeTable) -> list[str]:
         )
         for one in group[1:]:
             if len(one.runs) != len(group[0].runs):
-                said.append(f"{one.name} has {len(one.runs)} seeds, {group[0].name} {len(group[0].runs)}")
+                said.append(f"{one.name} has {plural(len(one.runs), 'seed')}, {group[0].name} {len(group[0].runs)}")
     return [*said, *table.problems]
 
 

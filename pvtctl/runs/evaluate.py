@@ -16,6 +16,7 @@ from pvtctl.errors import UsageError
 from pvtctl.inference import EngineName
 from pvtctl.inference.engines import make_engine
 from pvtctl.io.console import say as say_on_stderr
+from pvtctl.io.names import plural
 from pvtctl.models.fast_cpu.levers import lay_out
 from pvtctl.recipe.load import Override, keys_said, load_recipe
 from pvtctl.recipe.schema import Recipe
@@ -81,10 +82,11 @@ def score_recipe(
     made.images = len(task.val)
     chosen = scoring_precision("fp32" if made.fp32 else precision, dist.device)
     classes = len(task.val.class_names)
-    of_classes = f" of {classes} classes" if classes else ""
+    of_classes = f" of {plural(classes, 'class')}" if classes else ""
     how = f"in {chosen.name if made.fp32 or chosen.name == precision else chosen} by {made.name}"
+    images = f"{plural(len(task.val), 'image')}{of_classes}"
     talk(
-        f"data: {data_place(recipe)}; {len(task.val)} images{of_classes}, at {task.spec.sizes(recipe).scored_label}, {how}"
+        f"data: {data_place(recipe)}; {images}, at {task.spec.sizes(recipe).scored_label}, {how}"
     )
     if dist.device.type == "cuda" and wants_channels_last(task.model, dist.device, chosen):
         task.model.to(memory_format=torch.channels_last)

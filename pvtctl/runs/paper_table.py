@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from pvtctl.errors import PvtctlError, UsageError
+from pvtctl.io.names import plural
 from pvtctl.io.urls import bare
 from pvtctl.recipe.load import load_recipe, recipe_differences
 from pvtctl.recipe.schema import Recipe
@@ -33,7 +34,7 @@ def label_of(name: str, recipe: Recipe) -> str:
         labels = {"params_m": "parameters, M (1000 classes)", "gmacs": "multiply-adds, G (224 px)"}
     else:
         counted = _ORIGINALS.get(original_data(recipe)) if recipe.expect else None
-        classes = f" ({counted.classes} classes)" if counted and counted.classes else ""
+        classes = f" ({plural(counted.classes, 'class')})" if counted and counted.classes else ""
         height, width = spec_of(recipe).sizes(recipe).counted
         labels = {"params_m": f"parameters, M{classes}", "gmacs": f"multiply-adds, G ({height}x{width})"}
         labels |= dict.fromkeys(("latency_ms", "time_ms"), "latency, ms")
@@ -238,7 +239,7 @@ def differences_from_paper(recipe: Recipe, numbers: Mapping[str, float], num_cla
         found.append(f"data {recipe.data.name} instead of {original.label if original else name}")
     elif original is not None:
         if num_classes != original.classes:
-            found.append(f"{num_classes} classes instead of {original.label}'s {original.classes}")
+            found.append(f"{plural(num_classes, 'class')} instead of {original.label}'s {original.classes}")
         images = numbers["images"]
         if images < 0.98 * original.images:  # a few files may be unreadable
             thousands = f"{original.images:,}".replace(",", " ")

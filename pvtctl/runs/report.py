@@ -14,6 +14,7 @@ from pvtctl.engine import FitResult, RunFolder
 from pvtctl.engine.run_files import read_starts
 from pvtctl.io.files import write_text
 from pvtctl.io.foreign import read_facts
+from pvtctl.io.names import plural
 from pvtctl.recipe.schema import Recipe
 from pvtctl.runs.paper_table import (
     ComparedFigure,
@@ -113,8 +114,8 @@ def report_run(
         task,
         shown,
         model=(recipe.title if is_printed_model(recipe) else None) or recipe.model.backbone.spec,
-        lead=f"Recipe {recipe.name}, profile {recipe.profile}: {_count(result.epochs, 'epoch')}, "
-        f"{_count(result.steps, 'step')}, {duration(result.seconds)}; best weights of epoch {result.best_epoch}",
+        lead=f"Recipe {recipe.name}, profile {recipe.profile}: {plural(result.epochs, 'epoch')}, "
+        f"{plural(result.steps, 'step')}, {duration(result.seconds)}; best weights of epoch {result.best_epoch}",
         environment=run.info | {"starts": read_starts(run.path)},
         skipped=everything,
     )
@@ -134,10 +135,6 @@ def _remember_skipped(path: Path, skipped: Mapping[str, str]) -> dict[str, str]:
     if everything != before:
         write_text(path, json.dumps(everything, indent=2) + "\n")
     return everything
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def duration(seconds: float) -> str:

@@ -25,6 +25,7 @@ from pvtctl.engine.run import FREE_KEYS, taken
 from pvtctl.engine.run_files import read_run_recipe, read_starts
 from pvtctl.extensions import keep_copies, require_for_run
 from pvtctl.io.console import say as say_on_stderr
+from pvtctl.io.names import plural
 from pvtctl.models.backbones import layer_depths
 from pvtctl.models.fast_cpu.choices import Choices, active, before_measurement, using
 from pvtctl.recipe.earlier import as_begun
@@ -152,7 +153,7 @@ def _prepare(recipe: Recipe, dist: Distributed, partial: bool, talk: Say) -> tup
     task = build_task(recipe, device=dist.device, world_size=dist.world_size, partial=partial, say=talk)
     settings = fit_settings(recipe, dist.world_size)
     task.batches_per_epoch(dist.world_size)  # too few images are an error before the run directory is created
-    classes = f", {len(task.val.class_names)} classes" if task.val.class_names else ""
+    classes = f", {plural(len(task.val.class_names), 'class')}" if task.val.class_names else ""
     images = f"{len(task.train)} training and {len(task.val)} validation images"
     talk(f"data: {data_place(recipe)}; {images}{classes}")
     return task, settings

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from pvtctl.io.names import plural
 from pvtctl.recipe.load import flat
 from pvtctl.runs.paper_table import data_label
 from pvtctl.runs.read_run import FinishedRun
@@ -60,11 +61,6 @@ def run_differences(runs: Sequence[FinishedRun], labels: Sequence[str]) -> tuple
         if run.status != "finished"
     ]
     return reasons, _notes(runs, labels)
-
-
-def plural(number: int, thing: str) -> str:
-    """`1 epoch`, `2 epochs`."""
-    return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 def progress(run: FinishedRun) -> str:

@@ -9,11 +9,12 @@ from typing import Any
 
 from pvtctl.cost.counting import Convention, count, count_own
 from pvtctl.errors import PvtctlError, UsageError
+from pvtctl.io.names import plural
 from pvtctl.latency.measure import Case
 from pvtctl.models.registry import find_head
 from pvtctl.runs.read_run import FinishedRun, read_run
 from pvtctl.studies.cases import case_of, time_cases
-from pvtctl.studies.comparability import plural, run_differences
+from pvtctl.studies.comparability import run_differences
 from pvtctl.studies.comparison import Comparison, Row, Subject, comparison_run_rows, cost_rows, score_rows
 from pvtctl.tasks.registry import spec_of
 

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from pvtctl.cost.counting import Convention, Cost
+from pvtctl.io.names import plural
 from pvtctl.latency.measure import Case, Latency
 from pvtctl.models.registry import find_backbone
 from pvtctl.runs.paper_table import data_label, label_of
 from pvtctl.runs.read_run import FinishedRun
 from pvtctl.studies.claims import lower_is_better
-from pvtctl.studies.comparability import images_seen, plural, progress
+from pvtctl.studies.comparability import images_seen, progress
 from pvtctl.tasks.registry import spec_of
 
 MISSING = "-"

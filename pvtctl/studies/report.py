@@ -12,6 +12,7 @@ from typing import Any
 import pvtctl
 from pvtctl.errors import UsageError
 from pvtctl.io.files import without_nan, write_text
+from pvtctl.io.names import plural
 from pvtctl.io.tables import markdown_line
 from pvtctl.latency.machine import describe_machine
 from pvtctl.recipe.scale import changes_line
@@ -108,7 +109,7 @@ def _sample(row: RowResult, cost: ModelCost | None, figure: str) -> ScoreSample:
     spread = row.spread(figure)
     missing = f"{row.row}: {row.state}" if row.state else ""
     if spread is not None and not missing and figure not in OF_PRETRAINING and spread.n < len(row.finished):
-        missing = f"{row.row}: {spread.n} of {len(row.finished)} seeds have a figure"
+        missing = f"{row.row}: {spread.n} of {plural(len(row.finished), 'seed')} with a figure"
     if spread is None:
         return ScoreSample(missing=row.state or ("it has no pretraining here" if row.finished else ""))
     return ScoreSample(spread.values, missing=missing)
@@ -167,7 +168,7 @@ def _warnings(all_of: Measured) -> list[str]:
     at_this_scale = plan.about.left_out if plan.about is not None and plan.profile == "mini" else {}
     left = [row for row in plan.rows if row not in plan.picked and row not in at_this_scale]
     if done < len(attempts) or left:
-        parts = [f"{done} of {len(attempts)} runs have finished"]
+        parts = [f"{done} of {plural(len(attempts), 'run')} have finished"]
         parts += [f"rows not picked: {', '.join(left)}"] if left else []
         told.append(f"Partial results: {'; '.join(parts)}.")
     told += [

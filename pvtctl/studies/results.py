@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pvtctl.errors import PvtctlError
+from pvtctl.io.names import plural
 from pvtctl.recipe.load import load_recipe
 from pvtctl.recipe.schema import PrintedFigure, Recipe
 from pvtctl.runs.read_run import FinishedRun, read_run
@@ -173,7 +174,7 @@ class RowResult:
         said = "; ".join(dict.fromkeys(attempt.state for attempt in unfinished))
         if len(self.attempts) == 1:
             return said
-        return f"{said} ({len(unfinished)} of {len(self.attempts)} seeds)"
+        return f"{said} ({len(unfinished)} of {plural(len(self.attempts), 'seed')})"
 
 
 def value_of(figures: Mapping[str, _T], name: str) -> _T | None:

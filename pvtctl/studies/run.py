@@ -24,6 +24,7 @@ from pvtctl.engine.run_files import read_info, read_run_recipe, read_starts
 from pvtctl.errors import ExitCode, UsageError
 from pvtctl.io.files import write_text
 from pvtctl.io.foreign import BadFile, parse_json, read_facts
+from pvtctl.io.names import plural
 from pvtctl.io.stop import LAUNCHER, StopRequests, stopped_by
 from pvtctl.recipe.load import keys_of_other_heads
 from pvtctl.runs.read_run import images_a_step
@@ -155,7 +156,7 @@ def run_plan(
                 find_weights_file(str(one.recipe.model.start))
     waiting = [run for run in plan.runs if states[run.name].status not in ("finished", "running")]
     done = len(plan.runs) - len(waiting)
-    say(f"{plan.study}: {len(plan.runs)} runs, {done} of them done or at work elsewhere; {jobs} at a time")
+    say(f"{plan.study}: {plural(len(plan.runs), 'run')}, {done} of them done or at work elsewhere; {jobs} at a time")
     children: list[_Child] = []
     meter = _Meter(plan, waiting)
     with StopRequests() as stop, meter.progress:

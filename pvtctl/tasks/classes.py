@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pvtctl.data.class_names import imagenet_classes, imagenet_indices
 from pvtctl.errors import UsageError
+from pvtctl.io.names import plural
 
 
 def match_classes(data_names: Sequence[str], head_names: Sequence[str] | None, num_classes: int) -> Tensor:
@@ -20,7 +21,7 @@ def match_classes(data_names: Sequence[str], head_names: Sequence[str] | None, n
     if head_names is None:
         if len(data_names) != num_classes:
             raise UsageError(
-                f"the checkpoint has {num_classes} classes and no names for them, the data has {len(data_names)}",
+                f"the checkpoint has {plural(num_classes, 'class')} without names, the data has {len(data_names)}",
                 "evaluate it on data of its own classes, or `pvtctl finetune` it on these",
             )
         return torch.arange(num_classes)
@@ -28,7 +29,7 @@ def match_classes(data_names: Sequence[str], head_names: Sequence[str] | None, n
     unknown = [name for name in data_names if name not in where]
     if unknown:
         raise UsageError(
-            f"{len(unknown)} of the data's {len(data_names)} classes are not among the model's {num_classes}: "
+            f"{len(unknown)} of the data's {plural(len(data_names), 'class')} are not among the model's {num_classes}: "
             f"{', '.join(unknown[:5])}{' ...' if len(unknown) > 5 else ''}; the model has "
             f"{', '.join(list(head_names)[:5])}{' ...' if num_classes > 5 else ''}",
             "evaluate on data of the model's classes, or `pvtctl finetune` the model on these",
@@ -54,5 +55,6 @@ def training_classes(data_names: Sequence[str], num_classes: int | None) -> list
     if num_classes == 1000 and imagenet_indices(data_names) is not None:
         return list(imagenet_classes())
     raise UsageError(
-        f"model.num_classes is {num_classes}, but the data has {len(data_names)} classes", "leave model.num_classes out"
+        f"model.num_classes is {num_classes}, but the data has {plural(len(data_names), 'class')}",
+        "leave model.num_classes out",
     )

@@ -16,6 +16,7 @@ from pvtctl.engine import FitSettings, resolve_batch_size
 from pvtctl.errors import UsageError
 from pvtctl.extensions import Extension, file_name, loaded, owners
 from pvtctl.io.checkpoint_meta import CheckpointMeta
+from pvtctl.io.names import plural, with_count
 from pvtctl.models.backbones import prepare_backbones, set_activation_checkpointing
 from pvtctl.models.backbones.freezing import count_frozen, freeze
 from pvtctl.models.fast_cpu import optimize_for_cpu
@@ -142,12 +143,12 @@ def settled(request: BuildRequest, train: SplitDataset | None, val: SplitDataset
             request.say(f"warning: {split} data: {'; '.join(each.replace('; ', ', ') for each in dataset.cautions)}")
         left_out = {kind: n for kind, n in dataset.problems.items() if kind.startswith(("images_", "depth_files_"))}
         if left_out:
-            told = ", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in left_out.items())
+            told = ", ".join(with_count(kind.replace("_", " "), count) for kind, count in left_out.items())
             request.say(f"{split} data, left out: {told}")
     data = request.recipe.data
     seen = [survey(files, len(files)) for files in (train or val).image_files()]
     if any(each.turned for each in seen):
-        of = f"{sum(each.turned for each in seen)} of {sum(each.looked_at for each in seen)} images looked at"
+        of = f"{sum(each.turned for each in seen)} of {plural(sum(each.looked_at for each in seen), 'image')} looked at"
         how = "turned, in the frame of the labels' size" if reading_of(request.recipe).exif else "not turned"
         request.say(f"EXIF rotation in {of}: {how} (data.exif)")
     found = next((each.grey for each in seen if each.grey is not None), None)

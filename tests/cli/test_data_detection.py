@@ -50,7 +50,7 @@ def test_from_voc_to_a_verdict_and_a_picture(cli: Cli, voc: Path, tmp_path: Path
 def test_convert_says_what_was_left_out(cli: Cli, voc: Path) -> None:
     (voc / "3.jpg").unlink()
     done = cli("data", "convert", voc, "--from", "voc", "--to", "out", "--json")
-    assert "note: 1 label files without an image: left out (3.xml)" in done.err
+    assert "note: label files without an image (1): left out (3.xml)" in done.err
     assert json.loads(done.out)["images"] == {"train": 2, "val": 1}
     assert cli("data", "convert", voc, "--from", "yolo", "--to", "out2", "--zero-based").code == 2
     (voc / "2.xml").write_text("<annotation>")
@@ -63,7 +63,7 @@ def test_check_takes_a_pair(cli: Cli, voc: Path) -> None:
     pair = ("--images", "out/images/val", "--annotations", "out/annotations/instances_val.json", "--workers", "0")
     checked = cli("data", "check", *pair)
     assert checked.code == 0
-    assert "instances_val: 1 images" in checked.out
+    assert "instances_val: 1 image" in checked.out
     Path("out/images/val").rename("out/images/gone")
     assert cli("data", "check", *pair).code == 2
     assert cli("data", "check", "out", *pair).err.startswith("error: name a folder, or --images and --annotations")

@@ -174,8 +174,8 @@ def _changed(**values: Any) -> Any:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (_changed(segmentation=[[1.0, 1.0, 9.0, 9.0]]), "1 objects with polygons of fewer than three points"),
-        (_changed(segmentation={"size": [3, 4], "counts": [0, 12]}), "1 masks of another size than their image"),
+        (_changed(segmentation=[[1.0, 1.0, 9.0, 9.0]]), "objects with polygons of fewer than three points (1)"),
+        (_changed(segmentation={"size": [3, 4], "counts": [0, 12]}), "masks of another size than their image (1)"),
         (lambda objects: [each.update(segmentation=[]) for each in objects], None),
     ],
 )
@@ -197,5 +197,5 @@ def test_masks_that_mask_rcnn_cannot_learn(
     else:
         assert result.code == 0, result.err
         assert f"warning: training data: {told}" in result.err
-        assert "1 objects without a mask, left out" in result.err
+        assert "objects without a mask (1), left out" in result.err
     assert not (tmp_path / "runs").exists()

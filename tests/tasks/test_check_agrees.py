@@ -235,7 +235,7 @@ def test_a_run_says_what_the_check_says(sets: Path, tmp_path: Path) -> None:
     request = BuildRequest(recipe_of(root, "detection"), torch.device("cpu"), say=said.append)
     settled(request, *open_splits(request))
     [train, val] = said
-    assert train == "warning: training data: 1 boxes of negative width or height, dropped"
+    assert train == "warning: training data: boxes of negative width or height (1), dropped"
     assert val.startswith("warning: validation data: ")
     assert "crowd regions and no other object" in val
     assert "not one object to score" in val

@@ -15,7 +15,7 @@ from pvtctl.cli.data._settings import data_settings
 from pvtctl.errors import ExitCode, UsageError
 from pvtctl.io.console import byte_progress, say
 from pvtctl.io.foreign import reason_of
-from pvtctl.io.names import shown
+from pvtctl.io.names import plural, shown, with_count
 from pvtctl.io.urls import is_url, keep_secrets
 
 if TYPE_CHECKING:
@@ -252,12 +252,13 @@ def _say_conversion(done: DatasetConversion) -> None:
         "share": "the source has no splits, or --val-share was given: val is drawn",
     }
     for split, images in done.images.items():
-        say(f"{split}: {images} images, {done.objects[split]} objects")
+        say(f"{split}: {plural(images, 'image')}, {plural(done.objects[split], 'object')}")
     named = ", ".join(shown(name, most=80) for name in done.classes[:10])
     say(f"classes: {len(done.classes)} ({named}{', ...' if len(done.classes) > 10 else ''})")
     say(origin[done.split_by])
     for note in done.notes:
-        say(f"note: {note.count} {note.meaning} ({', '.join(note.examples)}{', ...' if note.count > 5 else ''})")
+        more = ", ..." if note.count > len(note.examples) else ""
+        say(f"note: {with_count(note.meaning, note.count)} ({', '.join(note.examples)}{more})")
 
 
 @app.command("fetch", epilog="Example: pvtctl data fetch coco --split val")
@@ -361,7 +362,7 @@ def _print_verdict(verdict: DatasetVerdict) -> None:
     for split, images in verdict.images.items():
         looked_at = verdict.examined[split]
         part = "" if looked_at == images else f", {looked_at} of them examined (--full for all)"
-        print_text(f"{split}: {images} images{part}")
+        print_text(f"{split}: {plural(images, 'image')}{part}")
     if verdict.classes:
         print_text(f"classes: {verdict.classes}")
     if verdict.problems:

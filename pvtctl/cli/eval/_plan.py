@@ -18,6 +18,7 @@ from pvtctl.cli._resolve_recipe import (
 from pvtctl.cli._weights import Found, choose_weights
 from pvtctl.cli.eval import EvalOptions, option_name
 from pvtctl.errors import UsageError
+from pvtctl.io.names import plural
 from pvtctl.io.urls import is_url, keep_secrets
 from pvtctl.runs.paths import named_folder
 
@@ -76,7 +77,7 @@ def make_eval_plan(options: EvalOptions) -> EvalPlan:
             f"train one: pvtctl finetune {options.target} --weights {found.source}",
         )
     _check_task(options, data, checkpoint)
-    told = f", {checkpoint.head.num_classes} classes" if task_spec(str(checkpoint.task)).has_classes else ""
+    told = f", {plural(checkpoint.head.num_classes, 'class')}" if task_spec(str(checkpoint.task)).has_classes else ""
     note(f"weights: {found.source} ({found.why}), {checkpoint.what}{told}")
     recipe = _recipe(options, data, Path(found.source), checkpoint)
     out = options.out

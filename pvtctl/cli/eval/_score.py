@@ -16,6 +16,7 @@ from pvtctl.errors import UsageError
 from pvtctl.io.console import say
 from pvtctl.io.files import require_place
 from pvtctl.io.foreign import BadFile, foreign, read_json
+from pvtctl.io.names import plural
 from pvtctl.runs.paths import runs_root
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def _show(plan: EvalPlan, options: EvalOptions, scored: Scored, dist: Distribute
         task,
         report,
         model=recipe.model.backbone.spec,
-        lead=f"{plan.found.source} ({plan.found.why}), {int(numbers['images'])} images, by {scored.computed}",
+        lead=f"{plan.found.source} ({plan.found.why}), {plural(int(numbers['images']), 'image')}, by {scored.computed}",
         environment=describe_environment(dist.device),
         skipped=scored.skipped,
     )
@@ -195,7 +196,7 @@ def run_results(options: EvalOptions, results: Path) -> None:
     spec = task_spec("detection")
     findings = ReportContent(
         title=f"{results.name} on {data.label or data.path or 'coco'}",
-        lead=f"{results}, {int(numbers['images'])} images, {int(numbers['detections'])} detections",
+        lead=f"{results}, {plural(int(numbers['images']), 'image')}, {plural(int(numbers['detections']), 'detection')}",
         figures=[
             ComparedFigure(name, spec.figure(name).label, value, None, None, True)
             for name, value in spec.shown_figures(numbers).items()

@@ -12,6 +12,7 @@ from pvtctl.cli._resolve_recipe import choose_data, note
 from pvtctl.cli.visualize._options import Output, Pictures, picture_names
 from pvtctl.cli.visualize._predictions import is_data, safe_name
 from pvtctl.errors import UsageError
+from pvtctl.io.names import plural
 from pvtctl.tasks.registry import spec_of
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def augmentations(*, options: AugmentationOptions, output: Output) -> None:
     seed = recipes[0].train.seed
     pictures.close(
         f"Augmentations of {' and '.join(each.name for each in recipes)}",
-        f"{len(names)} images, draws of epochs {epochs[0]} to {epochs[-1]}, seed {seed}.",
+        f"{plural(len(names), 'image')}, draws of epochs {epochs[0]} to {epochs[-1]}, seed {seed}.",
         {
             "recipes": [{"name": each.name, "row": each.row, "profile": each.profile} for each in recipes],
             "epochs": list(epochs),
@@ -182,7 +183,7 @@ def _draw(
                 found = source.mixed([source.names.index(name) for name in drawn], epoch)
                 for at, (image, label) in enumerate(zip(*found, strict=True) if found else (), 1):
                     tiles[f"{title}epoch {epoch}, {at}: {label}"] = image
-        title = f"{len(drawn)} images as one batch, mixed (mixup or CutMix), with their soft labels"
+        title = f"{plural(len(drawn), 'image')} as one batch, mixed (mixup or CutMix), with their soft labels"
         sheet = captioned(sheet_of(tiles, columns=len(drawn), width=width), title)
         draw = partial(write_picture, pixels=sheet)
         pictures.add("mixed", draw, title="mixed", caption="As a batch of these images is mixed", image=None)

@@ -13,6 +13,7 @@ from pvtctl.cli._options import DEVICE, argument, bundle, examples, option, shar
 from pvtctl.cli._resolve_recipe import NAMED_DATA, note
 from pvtctl.cli.visualize._options import ModelChoice, Output, picture_names
 from pvtctl.errors import UsageError
+from pvtctl.io.names import plural
 
 if TYPE_CHECKING:
     from pvtctl.tasks.base import ComparedImage, Comparer
@@ -141,7 +142,7 @@ def _of_data(source: str, target: str | None, options: ComparisonOptions, output
     how = {Pick.first: "the first", Pick.random: "randomly chosen"}.get(pick, f"the {pick.value}")
     pictures.close(
         f"Predictions of {source}",
-        f"{len(shown)} of {total} {split} images ({how}): predictions next to ground truth.",
+        f"{len(shown)} of {plural(total, f'{split} image')} ({how}): predictions next to ground truth.",
         {"weights": source, "task": plan.recipe.task, "split": split, "pick": pick.value, "skipped": skipped},
     )
 
@@ -207,7 +208,7 @@ def _of_images(source: str, words: list[str], options: ComparisonOptions, output
     reader.report()
     pictures.close(
         f"Predictions of {source}",
-        f"{len(pictures.written)} images without ground truth.",
+        f"{plural(len(pictures.written), 'image')} without ground truth.",
         {"weights": source, "task": loaded.task, "skipped": reader.skipped},
     )
 

@@ -12,7 +12,7 @@ from typing import Any
 from pvtctl.data.convert.source import ImageIndex
 from pvtctl.errors import UsageError
 from pvtctl.io.foreign import read_foreign
-from pvtctl.io.names import shown
+from pvtctl.io.names import plural, shown
 from pvtctl.io.plain_yaml import read_plain_yaml
 
 YAML_FILES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
@@ -130,7 +130,7 @@ def _listed(file: Path, index: ImageIndex, root: Path | None = None, *, must_exi
             raise UsageError(f"{file}:{number}: two images fit {shown(line.strip())}: {both}", _HINT)
         elif must_exist:
             raise UsageError(
-                f"{file}:{number}: {shown(line.strip())} is not among the {len(index.paths)} images", _HINT
+                f"{file}:{number}: {shown(line.strip())} is not among the {plural(len(index.paths), 'image')}", _HINT
             )
 
 

@@ -27,7 +27,7 @@ from pvtctl.data.convert.yolo import read_yolo
 from pvtctl.data.images import Reading
 from pvtctl.errors import UsageError, nearest
 from pvtctl.io.files import new_folder
-from pvtctl.io.names import name_bytes
+from pvtctl.io.names import name_bytes, with_count
 
 SOURCES = ("voc", "yolo")
 
@@ -143,7 +143,7 @@ def _splits(
         findings.note("test", item.path)
     if not splits:
         notes = findings.notes()
-        seen = f": {notes[0].count} {notes[0].meaning}" if notes else ""
+        seen = f": {with_count(notes[0].meaning, notes[0].count)}" if notes else ""
         raise UsageError(
             f"no labelled images in {source}{seen}",
             "name the folder of the images with --images, if they are elsewhere",

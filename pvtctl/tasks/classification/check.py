@@ -13,6 +13,7 @@ from pvtctl.data.check import MEANING, DatasetCheck, DatasetVerdict, Examination
 from pvtctl.data.image_files import SUFFIXES, images_below
 from pvtctl.data.images import AS_STORED, Reading
 from pvtctl.errors import UsageError
+from pvtctl.io.names import plural
 from pvtctl.io.remote import file_system
 from pvtctl.io.urls import MOST_SHARDS, is_url, with_secrets
 from pvtctl.tasks.base import SPLITS
@@ -72,7 +73,7 @@ def _check_url(root: str, shards: Shards | None, check: DatasetCheck) -> Dataset
         if len(source.files) == source.total:
             _check_classes(source, split, check)
         else:
-            check.add("few_shards", split, f"{len(source.files)} of {source.total} shards")
+            check.add("few_shards", split, f"{len(source.files)} of {plural(source.total, 'shard')}")
         check.examine(split, source.ids, partial(Examinations, source))
     return check.verdict(DatasetVerdict, root, len(names))
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from pvtctl.io.names import plural
 from pvtctl.tasks.classification.metric import ReliabilityBin
 from pvtctl.tasks.classification.predict import Guess
 from pvtctl.views.figure import BLUE, GREEN, GREY, ORANGE, RED, draw_matrix, new_figure, save, shorten, style
@@ -27,7 +28,7 @@ def draw_confusion(path: Path | str, matrix: Tensor, names: Sequence[str]) -> Pa
     share = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
 
     figure, axes = draw_matrix(share, names, columns, label="percent of the true class", largest=16.0)
-    title = f"Confusion matrix, {int(counts.sum())} images, {len(names)} classes"
+    title = f"Confusion matrix, {plural(int(counts.sum()), 'image')}, {plural(len(names), 'class')}"
     style(axes, title=title, xlabel="predicted class", ylabel="true class", grid=False)
     return save(figure, path)
 

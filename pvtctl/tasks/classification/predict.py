@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pvtctl.data.class_names import readable_name
 from pvtctl.data.images import RgbImage, TensorPicture
+from pvtctl.io.names import plural
 from pvtctl.models.backbones import Classifier
 from pvtctl.tasks.base import PredictionRequest
 from pvtctl.tasks.classification.transforms import EvalTransform
@@ -104,7 +105,7 @@ class ClassesWriter:
 
     @property
     def description(self) -> str:
-        return f"{self.checkpoint.backbone}, {len(self.predictor.class_names)} classes"
+        return f"{self.checkpoint.backbone}, {plural(len(self.predictor.class_names), 'class')}"
 
     def add(self, name: str, number: int, pixels: Tensor) -> None:
         self.found[name] = self.predictor(pixels).top()
@@ -120,7 +121,11 @@ class ClassesWriter:
         rows: list[list[Any]] = [
             [name, *(f"{label} {100 * score:.1f} %" for label, score in best)] for name, best in self.found.items()
         ]
-        return f"The likeliest classes of {len(self.found)} images", ["image", *map(str, range(1, most + 1))], rows
+        return (
+            f"The likeliest classes of {plural(len(self.found), 'image')}",
+            ["image", *map(str, range(1, most + 1))],
+            rows,
+        )
 
     def remark(self) -> str | None:
         return None

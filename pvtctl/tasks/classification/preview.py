@@ -17,6 +17,7 @@ from pvtctl.data.samplers import Draw
 from pvtctl.data.survey import as_in_training
 from pvtctl.data.transforms import denormalize
 from pvtctl.errors import UsageError
+from pvtctl.io.names import plural
 from pvtctl.tasks.base import PreviewRequest
 from pvtctl.tasks.classification.data import ClassificationDataset, open_classification_split
 from pvtctl.tasks.classification.mixup import Mixup
@@ -63,7 +64,8 @@ def preview_classification(request: PreviewRequest) -> str:
     root = request.data.url or request.root
     dataset = as_in_training(lambda split: open_classification_split(name, root, split, **options), split)
     ids = draw_preview(dataset, request.output, count=request.count, copies=copies)
-    return f"{request.output}: {len(ids)} of {len(dataset)} {split} samples, {copies} training views each"
+    views = plural(copies, "training view")
+    return f"{request.output}: {len(ids)} of {plural(len(dataset), f'{split} sample')}, {views} each"
 
 
 def mix_in_words(

@@ -16,7 +16,7 @@ from pvtctl.data.image_files import SUFFIXES, Names
 from pvtctl.data.layouts import DEPTH_FOLDERS, EXPECTED, SPLIT_FILES
 from pvtctl.errors import UsageError, nearest
 from pvtctl.io.foreign import BadFile, read_foreign, read_json, walk_files
-from pvtctl.io.names import name_bytes
+from pvtctl.io.names import name_bytes, plural
 from pvtctl.tasks.depth.files import DEPTH_SUFFIXES
 from pvtctl.tasks.depth.settings import DepthData
 
@@ -147,7 +147,9 @@ def _listed(name: str, root: Path, split: str, file: Path) -> DepthPairs:
         raise UsageError(f"{file} lists no image with depth", LAYOUTS[name])
     if not (find_image.found and find_depth.found):
         what = images[0] if not find_image.found else depths[0]
-        raise UsageError(f"none of the {len(names)} pairs of {file} is there; the first is {what}", LAYOUTS[name])
+        raise UsageError(
+            f"none of the {plural(len(names), 'pair')} of {file} is there; the first is {what}", LAYOUTS[name]
+        )
     return _pairs(names, images, depths, {"without_depth": without})
 
 
@@ -185,7 +187,7 @@ def _in_folders(name: str, root: Path, split: str) -> DepthPairs:
     both = [stem for stem in pictures if stem in truths]
     if not both:
         first = next(iter(pictures), None)
-        told = f": {len(pictures)} images ({first} ...)" if first else ": no image"
+        told = f": {plural(len(pictures), 'image')} ({first} ...)" if first else ": no image"
         raise UsageError(
             f"no image of {image_folder} has a depth file of its name in {depth_folder}{told}, {len(truths)} depth files",
             f"depth files end in {', '.join(DEPTH_SUFFIXES)}; {LAYOUTS[name]}",

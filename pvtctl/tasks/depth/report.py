@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pvtctl.data.images import RgbImage, to_rgb
+from pvtctl.io.names import plural
 from pvtctl.io.tables import write_csv
 from pvtctl.recipe.schema import Recipe
 from pvtctl.tasks.base import Predictor
@@ -85,7 +86,7 @@ class DepthReport:
     def terminal(self) -> tuple[str, list[str], list[list[Any]]]:
         """The worst images: title, columns, rows."""
         rows, images = self._rows(MOST_ROWS), len(self.metric.rows())
-        title = "Images, worst first" if len(rows) == images else f"The {len(rows)} worst of {images} images"
+        title = "Images, worst first" if len(rows) == images else f"The {len(rows)} worst of {plural(images, 'image')}"
         return title, self._columns(), rows
 
     def _columns(self) -> list[str]:

@@ -29,6 +29,7 @@ from pvtctl.data.image_files import images_below, is_file
 from pvtctl.data.images import AS_SHOWN, Reading, file_size
 from pvtctl.data.layouts import COCO_LAYOUT
 from pvtctl.errors import UsageError
+from pvtctl.io.names import plural
 from pvtctl.tasks.detection.annotations.kinds import KINDS
 from pvtctl.tasks.detection.coco import find_coco, none_there
 from pvtctl.tasks.detection.coco_file import CocoTable, load_coco, scan_coco
@@ -194,9 +195,9 @@ def _read(file: Path, split: str, check: DatasetCheck, **options: Any) -> CocoTa
     learned = busy & (table.sizes.min(1) >= MIN_TRAIN_SIDE)
     if split != "val" and len(busy) and not learned.any():
         kind = "nothing_to_learn" if split == "train" else "nothing_to_score"
-        check.add(kind, split, f"{int(busy.sum())} of {len(busy)} images have objects")
+        check.add(kind, split, f"{int(busy.sum())} of {plural(len(busy), 'image')} with objects")
     elif split == "val" and len(busy) and not busy.any():
-        check.add("nothing_to_score", split, f"{len(busy)} images")
+        check.add("nothing_to_score", split, plural(len(busy), "image"))
     return table
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pvtctl.data.image_files import Names, images_below
 from pvtctl.data.layouts import COCO_LAYOUT
 from pvtctl.errors import UsageError
-from pvtctl.io.names import name_bytes, shown
+from pvtctl.io.names import name_bytes, shown, with_count
 from pvtctl.tasks.detection.annotations.kinds import KINDS
 from pvtctl.tasks.detection.coco_file import CHECK_HINT, load_coco, scan_coco
 
@@ -60,7 +60,7 @@ class CocoAnnotations:
         """(I, 2): height, width."""
         self.problems: dict[str, int] = {problem.kind: len(problem.ids) for problem in table.problems}
         warnings = (problem for problem in table.problems if problem.severity == "warning")
-        self.cautions: list[str] = [f"{len(each.ids)} {KINDS[each.kind][1]}" for each in warnings]
+        self.cautions: list[str] = [with_count(KINDS[each.kind][1], len(each.ids)) for each in warnings]
         """What was mended, dropped or looks wrong."""
         counts = np.bincount(table.images, minlength=len(table.image_ids))
         self._first: NDArray[np.int64] = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)

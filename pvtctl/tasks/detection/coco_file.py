@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from pvtctl.errors import UsageError
 from pvtctl.io.foreign import read_json
+from pvtctl.io.names import with_count
 from pvtctl.tasks.detection.annotations.kinds import COSTS_AN_OBJECT, KINDS, CocoSeverity
 from pvtctl.tasks.detection.annotations.mend import (
     Size,
@@ -103,7 +104,7 @@ class _Faults:
             elif ids:
                 different = list(dict.fromkeys(ids))
                 more = ", ..." if len(different) > _EXAMPLES else ""
-                line = f"{len(ids)} {line}: {', '.join(map(str, different[:_EXAMPLES]))}{more}"
+                line = f"{with_count(line, len(ids))}: {', '.join(map(str, different[:_EXAMPLES]))}{more}"
             if ids is not None:
                 problems.append(CocoProblem(kind, severity, line, tuple(ids)))
         return problems

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from pycocotools import mask as rle
 from torch import Tensor
 
+from pvtctl.io.names import plural
 from pvtctl.models.structures import Detections, Objects
 from pvtctl.tasks.detection.scoring.analysis import ERRORS
 from pvtctl.tasks.detection.scoring.columns import columns_of, xywh
@@ -89,7 +90,7 @@ def draw_side_by_side(
         right.append(_Mark(box, _RIGHT if good else _WRONG, text, not good))
     correct = len(owned)
     captions = (
-        f"truth: {len(truth)} object{'' if len(truth) == 1 else 's'}, {len(truth) - correct} missed (dashed)",
+        f"truth: {plural(len(truth), 'object')}, {len(truth) - correct} missed (dashed)",
         f"found, score from {threshold:.2f}: {correct} right, {len(shown) - correct} wrong (dashed)",
     )
     halves = []

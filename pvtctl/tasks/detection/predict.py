@@ -16,6 +16,7 @@ from pvtctl.data.images import RgbImage, to_rgb
 from pvtctl.data.transforms import normalize, pad_images
 from pvtctl.errors import UsageError
 from pvtctl.io.files import write_text
+from pvtctl.io.names import plural
 from pvtctl.models.detector import Detector
 from pvtctl.models.structures import Detections, DetectOptions
 from pvtctl.tasks.base import PredictionRequest, PredictOptions
@@ -118,7 +119,7 @@ class DetectionsWriter:
     def description(self) -> str:
         count, (short, long) = len(self.images.names), self.predictor.sizes
         return (
-            f"{self.checkpoint.backbone} + {self.predictor.head}, {len(self.predictor.class_names)} classes; "
+            f"{self.checkpoint.backbone} + {self.predictor.head}, {plural(len(self.predictor.class_names), 'class')}; "
             f"{count} image{'s' * (count != 1)} at a short side of {short} (long side up to {long})"
         )
 
@@ -154,7 +155,8 @@ class DetectionsWriter:
         rows: list[list[Any]] = [
             [name, counts[name], images[name], f"{best[name]:.2f}"] for name, _ in counts.most_common()
         ]
-        title = f"{sum(counts.values())} objects of {len(counts)} classes in {len(self)} images"
+        objects, classes = plural(sum(counts.values()), "object"), plural(len(counts), "class")
+        title = f"{objects} of {classes} in {plural(len(self), 'image')}"
         return f"{title} (score {self.threshold:g} or more)", ["class", "objects", "images", "best score"], rows
 
     def remark(self) -> str | None:

@@ -27,6 +27,7 @@ from pvtctl.data.check import (
 from pvtctl.data.images import AS_SHOWN, BadImage, Reading
 from pvtctl.data.layouts import EXPECTED
 from pvtctl.errors import UsageError
+from pvtctl.io.names import plural
 from pvtctl.models.structures import IGNORE_LABEL
 from pvtctl.tasks.segmentation.class_lists import UNKNOWN, ClassList
 from pvtctl.tasks.segmentation.data import find_classes
@@ -278,16 +279,16 @@ def _judge_files(
         labels = _labels(values, table)
         name = pairs.masks[one.index]
         if (labels == UNKNOWN).any():
-            wrong = [f"{value} ({count} pixels)" for value, count in zip(values, counts, strict=True)]
+            wrong = [f"{value} ({plural(count, 'pixel')})" for value, count in zip(values, counts, strict=True)]
             wrong = [text for text, label in zip(wrong, labels, strict=True) if label == UNKNOWN]
             check.add("outside", split, f"{name}: {', '.join(wrong[:5])}{', ...' if len(wrong) > 5 else ''}")
         if (labels == IGNORE_LABEL).all():
             check.add("unlabelled", split, name)
             unlabelled += 1
     if usable and unlabelled == total:
-        check.add("no_class_at_all", split, f"all {total} masks examined")
+        check.add("no_class_at_all", split, f"all {plural(total, 'mask')} examined")
     if total and not usable:
-        check.add("no_labels_at_all", split, f"none of {total} masks examined")
+        check.add("no_labels_at_all", split, f"none of {plural(total, 'mask')} examined")
 
 
 def _judge_classes(
@@ -310,10 +311,12 @@ def _judge_ends(
     for split, found in figures.items():
         values = found.images_with
         if set(values) == {0, IGNORE_LABEL} and IGNORE_LABEL not in classes.values:
-            check.add("looks_binary", split, f"all {found.images} masks examined")
+            check.add("looks_binary", split, f"all {plural(found.images, 'mask')} examined")
             advice.append(f"{BINARY_ADVICE[0].lower()}{BINARY_ADVICE[1:]}")
         elif 0 in classes.values and 0 in values and list(found.outside) == [last + 1]:
-            check.add("looks_unlabelled", split, f"values go from 0 to {last + 1}, for {len(classes.names)} classes")
+            check.add(
+                "looks_unlabelled", split, f"values go from 0 to {last + 1}, for {plural(len(classes.names), 'class')}"
+            )
         elif (
             0 in classes.ignored
             and last not in values
@@ -322,7 +325,7 @@ def _judge_ends(
             and found.unlabelled_share >= _DOUBTFUL
         ):
             share = f"{100 * found.unlabelled_share:.0f} % of the pixels, and {last} is in no mask"
-            check.add("looks_labelled", split, f"0 is in {values.get(0, 0)} of {found.images} masks, {share}")
+            check.add("looks_labelled", split, f"0 is in {values.get(0, 0)} of {plural(found.images, 'mask')}, {share}")
             advice.append("if classes count from 0: --set data.segmentation.labels=plain")
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pvtctl.data.class_names import ADE20K_CLASSES, PASCAL_CONTEXT_CLASSES
 from pvtctl.errors import UsageError
 from pvtctl.io.foreign import BadFile, read_text
+from pvtctl.io.names import plural
 from pvtctl.models.structures import IGNORE_LABEL
 
 Colour = tuple[int, int, int]
@@ -79,7 +80,7 @@ class ClassList:
         solid = last - first + 1 == len(self.values)
         which = f"{first} to {last}" if solid else ", ".join(map(str, self.values))
         rest = f", without a class {', '.join(map(str, self.ignored))}" if self.ignored else ""
-        return f"{len(self.names)} classes, values {which}{rest}"
+        return f"{plural(len(self.names), 'class')}, values {which}{rest}"
 
 
 def class_list(
@@ -119,7 +120,7 @@ def class_list(
     if not 2 <= len(kept) <= MAX_CLASSES:
         few = len(kept) < 2
         raise UsageError(
-            f"{where} has {len(kept)} class{'' if len(kept) == 1 else 'es'}"
+            f"{where} has {plural(len(kept), 'class')}"
             f"{': nothing to distinguish' if few else f', more than {MAX_CLASSES}'}",
             f"{CLASS_LIST_HINT}; list the background too" if few else "label maps are bytes",
         )

@@ -10,6 +10,7 @@ from pvtctl.data.image_files import SUFFIXES
 from pvtctl.data.layouts import EXPECTED, LABEL_FOLDERS
 from pvtctl.errors import UsageError, nearest
 from pvtctl.io.foreign import read_text, walk_files
+from pvtctl.io.names import plural
 
 SEGMENTATION_SETS = ("ade20k", "pascal_context", "cityscapes", "masks")
 SPLITS = ("train", "val")
@@ -66,7 +67,7 @@ def require_pairs(pairs: MaskPairs) -> MaskPairs:
     lost = pairs.without_mask
     if lost:
         which = ", ".join(lost[:5]) + (", ..." if len(lost) > 5 else "")
-        of = f"{len(lost)} of {len(lost) + len(pairs.images)} images"
+        of = f"{len(lost)} of {plural(len(lost) + len(pairs.images), 'image')}"
         is_yolo = not pairs.images and next(pairs.mask_folder.rglob("*.txt"), None) is not None
         hint = "text files are boxes: `pvtctl data convert FOLDER --from yolo --to NEW`" if is_yolo else _CHECK_HINT
         if not pairs.images and any(next(pairs.mask_folder.rglob(f"*{end}"), None) for end in (".jpg", ".jpeg")):
@@ -161,7 +162,8 @@ def _listed(root: Path, split: str) -> MaskPairs:
     absent = [stem for stem in stems if stem not in images]
     if absent:
         raise UsageError(
-            f"{len(absent)} of the {len(stems)} images of {listing} are not in {image_folder}: {', '.join(absent[:5])}",
+            f"{len(absent)} of the {plural(len(stems), 'image')} of {listing} are not in {image_folder}: "
+            f"{', '.join(absent[:5])}",
             EXPECTED["pascal_context"],
         )
     wanted = {stem: images[stem] for stem in sorted(set(stems))}

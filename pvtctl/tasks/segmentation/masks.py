@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pvtctl.data.images import BadImage, image_bytes, open_image
 from pvtctl.errors import UsageError
+from pvtctl.io.names import plural
 from pvtctl.models.structures import IGNORE_LABEL
 from pvtctl.tasks.segmentation.class_lists import CLASS_LIST_HINT, UNKNOWN, ClassList
 
@@ -106,7 +107,7 @@ def unknown_values(values: Values, classes: ClassList, path: Path) -> UsageError
     found, counts = np.unique(values, return_counts=True)
     named = ", ".join(map(str, found[:5].tolist())) + (", ..." if len(found) > 5 else "")
     return UsageError(
-        f"{path} has the value{'s' if len(found) > 1 else ''} {named} in {int(counts.sum())} pixels: "
+        f"{path} has the value{'s' if len(found) > 1 else ''} {named} in {plural(int(counts.sum()), 'pixel')}: "
         f"the class list has {classes}",
         suggestion(found.tolist(), classes),
     )

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pvtctl.data.images import RgbImage, to_rgb
+from pvtctl.io.names import plural
 from pvtctl.models.dense import DenseModel
 from pvtctl.tasks.base import PredictionRequest
 from pvtctl.tasks.dense.inference import LabelInference
@@ -64,7 +65,7 @@ class SegmentationPredictor(DensePredictor):
         return LabelMap(self.predict_map(pixels), self.class_names)
 
     def in_words(self, prediction: LabelMap, threshold: float) -> str:
-        return f"{len(np.unique(prediction.labels))} classes"
+        return plural(len(np.unique(prediction.labels)), "class")
 
     def picture(self, image: RgbImage, prediction: LabelMap) -> RgbImage:
         from pvtctl.tasks.segmentation.pictures import draw_label_overlay
@@ -81,7 +82,7 @@ class LabelsWriter(MapsWriter):
 
     @property
     def what(self) -> str:
-        return f"{len(self.predictor.class_names)} classes"
+        return plural(len(self.predictor.class_names), "class")
 
     def write(self, pixels: Tensor, found: NDArray[Any], stem: Path) -> dict[str, Path]:
         """`NAME.png`, the label map with its palette, and `NAME_view.png` over the image."""
@@ -117,7 +118,7 @@ class LabelsWriter(MapsWriter):
         rows: list[list[Any]] = [
             [name, f"{100 * pixels[name] / total:.1f}", images[name]] for name in most[:MOST_CLASSES]
         ]
-        return f"{len(most)} classes in {len(self)} images", ["class", "pixels, %", "images"], rows
+        return f"{plural(len(most), 'class')} in {len(self)} images", ["class", "pixels, %", "images"], rows
 
     def remark(self) -> str | None:
         """Number of classes left out of the table."""
