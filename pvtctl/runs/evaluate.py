@@ -85,9 +85,7 @@ def score_recipe(
     of_classes = f" of {plural(classes, 'class')}" if classes else ""
     how = f"in {chosen.name if made.fp32 or chosen.name == precision else chosen} by {made.name}"
     images = f"{plural(len(task.val), 'image')}{of_classes}"
-    talk(
-        f"data: {data_place(recipe)}; {images}, at {task.spec.sizes(recipe).scored_label}, {how}"
-    )
+    talk(f"data: {data_place(recipe)}; {images}, at {task.spec.sizes(recipe).scored_label}, {how}")
     if dist.device.type == "cuda" and wants_channels_last(task.model, dist.device, chosen):
         task.model.to(memory_format=torch.channels_last)
     runnable = made(lay_out(task.model.to(dist.device).eval(), dist.device))
