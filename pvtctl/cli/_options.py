@@ -158,7 +158,7 @@ def bundled(command: Callable[..., None]) -> Callable[..., None]:
     @wraps(command)
     def called(**values: Any) -> None:
         for name, value in values.items():
-            # no limit of typer's refuses NaN, and torch takes whole numbers of 64 bits
+            # no limits of an option refuse both NaN and infinity, and torch takes whole numbers of 64 bits
             if (isinstance(value, float) and not math.isfinite(value)) or (isinstance(value, int) and abs(value) >> 63):
                 raise UsageError(f"--{name.replace('_', '-')} {value} is not a number to use", "give a finite one")
         values |= {name: parse(values[name]) for name, parse in parsers.items() if values[name] is not None}

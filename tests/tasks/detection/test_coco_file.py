@@ -142,9 +142,15 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         coco(categories=[{"id": "one", "name": "x"}, *coco()["categories"]]),
         r"categories without.* \(1\): #1",
     ),
-    "duplicate_category_id": (coco(categories=[*coco()["categories"], {"id": 9, "name": "x"}]), "occur twice: 9"),
-    "duplicate_category_name": (coco(categories=[*coco()["categories"], {"id": 1, "name": "tree"}]), "name: tree"),
-    "duplicate_image_id": (coco(images=[*coco()["images"], coco()["images"][0]]), "occur twice: 70"),
+    "duplicate_category_id": (
+        coco(categories=[*coco()["categories"], {"id": 9, "name": "x"}]),
+        r"occur twice \(1\): 9",
+    ),
+    "duplicate_category_name": (
+        coco(categories=[*coco()["categories"], {"id": 1, "name": "tree"}]),
+        r"name \(1\): tree",
+    ),
+    "duplicate_image_id": (coco(images=[*coco()["images"], coco()["images"][0]]), r"occur twice \(1\): 70"),
     "missing_image": (
         coco(annotations=[annotation(at, 900 + at, 9, [1, 1, 2, 2]) for at in range(7)]),
         r"annotations for images that the file does not list \(7\): 900, 901, 902, 903, 904, \.\.\.",
