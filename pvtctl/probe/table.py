@@ -22,7 +22,6 @@ from pvtctl.models.registry import find_backbone
 from pvtctl.runs.paper_table import data_label
 from pvtctl.runs.read_run import FinishedRun, read_run
 from pvtctl.studies.cases import case_of, time_cases
-from pvtctl.studies.comparability import plural
 from pvtctl.tasks.registry import spec_of
 from pvtctl.views.scatter import Point, ScatterPanel, draw_scatters
 
