@@ -54,7 +54,7 @@ def describe_architecture(
         maps = out["neck"] if isinstance(out.get("neck"), list | tuple) else ()
         boxes += _head_boxes(head, [tuple(x.shape[1:]) for x in maps], parts, classes)
     elif head == "classifier":
-        lines = (f"{backbone.num_features} features, {plural(classes, 'class')}",)
+        lines = (f"{backbone.num_features} features, {plural(classes or 0, 'class')}",)
         boxes.append(Box("Classifier", lines, *parts.take("head"), kind="above"))
     return Column(name if head in PLAIN_HEADS else f"{name} + {head}", size, tuple(boxes), cost.params, cost.macs)
 

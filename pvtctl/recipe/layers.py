@@ -328,7 +328,7 @@ def worded(error: Any) -> str:
 
 
 def needs_list(path: KeyPath, value: Any) -> bool:
-    """Whether the setting at `path` takes lists, and not this value, which is none."""
+    """Whether the setting at `path` takes lists, and does not take this value, which is no list."""
     kind: Any = Recipe
     for part in path:
         block = block_of(kind)
