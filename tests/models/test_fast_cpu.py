@@ -20,28 +20,31 @@ from pvtctl.models.fast_cpu.choices import Choices, before_measurement, using
 from pvtctl.models.fast_cpu.levers import PLAIN_OF, lay_out
 from pvtctl.models.layers.patches import PatchEmbed
 
+SHALLOW = "+depths=1,1,1,1"
 MODELS: dict[str, Callable[[], nn.Module]] = {
-    "pvt": lambda: pvtctl.create_classifier("pvt_tiny@0.25", num_classes=3),
-    "pvt_v2": lambda: pvtctl.create_classifier("pvt_v2_b0@0.25", num_classes=3),
-    "pvt_v2_li": lambda: pvtctl.create_backbone("pvt_v2_b2_li@0.25"),
-    "vit": lambda: pvtctl.create_classifier("deit_tiny_patch16@0.5", num_classes=3),
+    "pvt": lambda: pvtctl.create_classifier(f"pvt_tiny@0.25{SHALLOW}", num_classes=3),
+    "pvt_v2": lambda: pvtctl.create_classifier(f"pvt_v2_b0@0.25{SHALLOW}", num_classes=3),
+    "pvt_v2_li": lambda: pvtctl.create_backbone(f"pvt_v2_b2_li@0.25{SHALLOW}"),
+    "vit": lambda: pvtctl.create_classifier("deit_tiny_patch16@0.5+depth=4", num_classes=3),
     "vit_hybrid": lambda: pvtctl.create_backbone("vit_hybrid@0.25"),
     "resnet": lambda: pvtctl.create_backbone("resnet18@0.25"),
-    "retinanet": lambda: pvtctl.create_detector("pvt_v2_b0@0.25", "retinanet", num_classes=3, width=64),
-    "mask_rcnn": lambda: pvtctl.create_detector("pvt_v2_b0@0.25", "mask_rcnn", num_classes=3, width=32),
-    "detr": lambda: pvtctl.create_detector("pvt_v2_b0@0.25", "detr", num_classes=3),
+    "retinanet": lambda: pvtctl.create_detector(f"pvt_v2_b0@0.25{SHALLOW}", "retinanet", num_classes=3, width=64),
+    "mask_rcnn": lambda: pvtctl.create_detector(f"pvt_v2_b0@0.25{SHALLOW}", "mask_rcnn", num_classes=3, width=32),
+    "detr": lambda: pvtctl.create_detector(f"pvt_v2_b0@0.25{SHALLOW}", "detr", num_classes=3),
     "semantic_fpn": lambda: pvtctl.create_segmenter(
-        "pvt_tiny@0.25", "semantic_fpn", num_classes=3, head_options={"width": 64}
+        f"pvt_tiny@0.25{SHALLOW}", "semantic_fpn", num_classes=3, head_options={"width": 64}
     ),
-    "trans2seg": lambda: pvtctl.create_segmenter("pvt_tiny@0.25", "trans2seg", num_classes=3),
+    "trans2seg": lambda: pvtctl.create_segmenter(
+        f"pvt_tiny@0.25{SHALLOW}", "trans2seg", num_classes=3, head_options={"embed_dim": 64, "num_heads": 4}
+    ),
     "deeplabv3plus": lambda: pvtctl.create_segmenter(
         "resnet18@0.25", "deeplabv3plus", num_classes=3, head_options={"width": 32}
     ),
     "dpt, segmentation": lambda: pvtctl.create_segmenter(
-        "pvt_v2_b0@0.25", "dpt", num_classes=3, head_options={"width": 32}
+        f"pvt_v2_b0@0.25{SHALLOW}", "dpt", num_classes=3, head_options={"width": 32}
     ),
-    "dpt, depth": lambda: pvtctl.create_depth_model("deit_tiny_patch16@0.5", "dpt", head_options={"width": 32}),
-    "midas": lambda: pvtctl.create_depth_model("pvt_v2_b0@0.25", "midas", head_options={"width": 32}),
+    "dpt, depth": lambda: pvtctl.create_depth_model("deit_tiny_patch16@0.5+depth=4", "dpt", head_options={"width": 32}),
+    "midas": lambda: pvtctl.create_depth_model(f"pvt_v2_b0@0.25{SHALLOW}", "midas", head_options={"width": 32}),
 }
 SIZE = (128, 160)
 

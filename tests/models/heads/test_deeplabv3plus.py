@@ -151,7 +151,7 @@ def test_any_backbone_and_odd_sizes(backbone: str, options: dict[str, int], size
 def test_training_moves_every_parameter() -> None:
     torch.manual_seed(0)
     options = {"width": 16, "auxiliary_weight": 0.4}
-    model = build_segmenter("pvt_v2_b0", "deeplabv3plus", num_classes=4, head_options=options).train()
+    model = build_segmenter("pvt_v2_b0@0.25", "deeplabv3plus", num_classes=4, head_options=options).train()
     assert model.head.auxiliary_weight == 0.4
     out, others = model(torch.randn(2, 3, 64, 64), auxiliary=True)
     assert [x.shape for x in others] == [(2, 4, 4, 4)]  # on the third map

@@ -117,7 +117,7 @@ def test_multiplications_are_the_originals() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backbone", ["resnet18", "pvt_tiny", "pvt_v2_b0", "tiny"])
+@pytest.mark.parametrize("backbone", ["resnet18@0.25", "pvt_tiny@0.25", "pvt_v2_b0@0.25", "tiny"])
 def test_answer_does_not_depend_on_the_batch(backbone: str) -> None:
     torch.manual_seed(1)
     model = tiny() if backbone == "tiny" else build_detector(backbone, "detr", num_classes=3, num_queries=7)

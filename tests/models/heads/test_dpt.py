@@ -58,8 +58,8 @@ BODIES = {
     "patches of 8": lambda: narrow_vit(patch_size=8),
     "patches of 32": lambda: narrow_vit(patch_size=32),
     "hybrid": narrow_hybrid,
-    "pvt": lambda: build_backbone("pvt_v2_b0"),
-    "resnet": lambda: build_backbone("resnet18"),
+    "pvt": lambda: build_backbone("pvt_v2_b0@0.25"),
+    "resnet": lambda: build_backbone("resnet18@0.25"),
 }
 
 

@@ -78,17 +78,6 @@ def check(golden: str, cases: list[str], kit: ModuleType, shared: Path, *, doubl
             assert agrees, message
 
 
-@pytest.mark.parametrize("golden", ["dpt_hybrid_depth", "dpt_hybrid_seg"])
-@pytest.mark.parametrize("case", ["out_1x192x256", "out_1x160x224_faint"])
-def test_hybrid_equals_the_original(golden: str, case: str, kit: ModuleType, shared: Path) -> None:
-    check(golden, [case], kit, shared)
-
-
-@pytest.mark.slow
-def test_hybrid_equals_the_original_at_its_own_size(kit: ModuleType, shared: Path) -> None:
-    check("dpt_hybrid_depth", ["out_1x384x384"], kit, shared)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("golden", ["dpt_hybrid_depth", "dpt_hybrid_seg"])
 def test_hybrid_equals_the_original_in_double_precision(golden: str, kit: ModuleType, shared: Path) -> None:
@@ -96,7 +85,7 @@ def test_hybrid_equals_the_original_in_double_precision(golden: str, kit: Module
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("golden", ["dpt_large_depth", "dpt_large_seg"])
-def test_large_equals_the_original(golden: str, kit: ModuleType, shared: Path) -> None:
+@pytest.mark.parametrize("golden", ["dpt_hybrid_depth", "dpt_hybrid_seg", "dpt_large_depth", "dpt_large_seg"])
+def test_equals_the_original(golden: str, kit: ModuleType, shared: Path) -> None:
     goldens = json.loads((shared / "parity" / "goldens" / f"{golden}.json").read_text())["cases"]
     check(golden, list(goldens), kit, shared)

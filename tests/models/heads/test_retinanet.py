@@ -40,7 +40,10 @@ def test_raw_outputs_equal_the_original(golden: str, backbone: str, kit: ModuleT
             model = build_detector(backbone, "retinanet", num_classes=80)
         model = model.to_empty(device="cpu").eval()
         assert sum(p.numel() for p in model.parameters()) == manifest["total_params"]
-        load_checkpoint(model, {k: torch.as_tensor(v) for k, v in kit.fill_state_dict(shapes, case["variant"]).items()})
+        state = {k: torch.as_tensor(v) for k, v in kit.fill_state_dict(shapes, case["variant"]).items()}
+        report = load_checkpoint(model, state)
+        assert (report.model, report.above_share) == (f"RetinaNet of {backbone}", 1.0)
+        assert (report.head_kept, report.head_new) == (80, 0)
         image = torch.from_numpy(kit.make_input(case["inputs"]["image"], "image", case["variant"]))
         for dtype, tolerance in ((torch.float32, {}), (torch.float64, {"factor": 0, "floor": 1e-7})):
             with torch.inference_mode():

@@ -44,7 +44,7 @@ def test_memory_layout_does_not_matter() -> None:
 
 
 def test_resnet_with_blocks_begins_as_the_plain_one() -> None:
-    plain, context = build_backbone("resnet50").eval(), build_backbone("resnet50_gc_r16").eval()
+    plain, context = build_backbone("resnet50@0.25").eval(), build_backbone("resnet50_gc_r16@0.25").eval()
     fit = context.load_state_dict(plain.state_dict(), strict=False)
     assert not fit.unexpected_keys
     assert all(context.begins_as_identity(name) for name in fit.missing_keys)
@@ -66,7 +66,7 @@ def test_blocks_are_in_every_block_of_the_stages_2_to_4() -> None:
 
 
 def test_classifier_trains_its_context_blocks() -> None:
-    model = build_classifier("resnet50_gc_r16", num_classes=2)
+    model = build_classifier("resnet50_gc_r16@0.25", num_classes=2)
     model(torch.randn(2, 3, 64, 64)).sum().backward()
     for name, parameter in model.named_parameters():
         if "context_block.channel_add_conv.3" in name:
