@@ -174,7 +174,10 @@ def _changed(**values: Any) -> Any:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (_changed(segmentation=[[1.0, 1.0, 9.0, 9.0]]), "objects with polygons of fewer than three points (1)"),
+        (
+            _changed(segmentation=[[1.0, 1.0, 9.0, 9.0]]),
+            "objects with polygons of fewer than three points, which are dropped (1)",
+        ),
         (_changed(segmentation={"size": [3, 4], "counts": [0, 12]}), "masks of another size than their image (1)"),
         (lambda objects: [each.update(segmentation=[]) for each in objects], None),
     ],
