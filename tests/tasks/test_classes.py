@@ -24,7 +24,7 @@ def test_a_thousand_nameless_classes_are_imagenets() -> None:
 
 def test_nameless_heads_match_by_number_only() -> None:
     assert match_classes(["b", "a"], None, 2).tolist() == [0, 1]
-    with pytest.raises(UsageError, match="3 classes and no names"):
+    with pytest.raises(UsageError, match="3 classes without names, the data has 2"):
         match_classes(["b", "a"], None, 3)
 
 

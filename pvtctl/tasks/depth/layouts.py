@@ -148,7 +148,7 @@ def _listed(name: str, root: Path, split: str, file: Path) -> DepthPairs:
     if not (find_image.found and find_depth.found):
         what = images[0] if not find_image.found else depths[0]
         raise UsageError(
-            f"none of the {plural(len(names), 'pair')} of {file} is there; the first is {what}", LAYOUTS[name]
+            f"{file} lists {plural(len(names), 'pair')}, none of which is there; the first is {what}", LAYOUTS[name]
         )
     return _pairs(names, images, depths, {"without_depth": without})
 

@@ -143,7 +143,7 @@ def test_unknown_and_broken_split_files(tmp_path: Path, write: Write) -> None:
     with pytest.raises(UsageError, match="lists no image with depth"):
         opened("kitti", tmp_path, split_file="eigen.txt")
     (tmp_path / "eigen.txt").write_text("b.png c.png 1\n")
-    with pytest.raises(UsageError, match="none of the 1 pairs"):
+    with pytest.raises(UsageError, match="lists 1 pair, none of which is there"):
         opened("kitti", tmp_path, split_file="eigen.txt")
     (tmp_path / "eigen.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UsageError, match="cannot be read as text"):
