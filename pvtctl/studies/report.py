@@ -118,11 +118,13 @@ def _sample(row: RowResult, cost: ModelCost | None, figure: str) -> ScoreSample:
 def _write(all_of: Measured, pictures: dict[str, Path], device: str) -> StudyReport:
     plan, out = all_of.plan, all_of.plan.out
     recipe = all_of.recipe
-    label = paper_label(recipe)
-    title = f"{plan.study}: {label} at profile {plan.profile}"
+    label = f"{plan.study}: {paper_label(recipe)}" if all_of.of_a_paper else plan.study
+    title = f"{label} at profile {plan.profile}"
     warnings = _warnings(all_of)
     tables = [
-        paper_table(all_of, f"{label}, and what came out here"),
+        paper_table(
+            all_of, f"{paper_label(recipe)}, and what came out here" if all_of.of_a_paper else "What came out here"
+        ),
         verdict_table(all_of),
         cost_table(all_of),
         run_table(all_of),
@@ -134,7 +136,8 @@ def _write(all_of: Measured, pictures: dict[str, Path], device: str) -> StudyRep
     reads = {attempt.run.name: attempt.read for row in all_of.rows for attempt in row.finished}
     starts = {name: read.environment[-1] for name, read in reads.items() if read and read.environment}
     environment = {"machine": describe_machine(device), "runs": starts}
-    lead = f"The paper: {plan.about.claim}." if plan.about is not None else f"{recipe.about or plan.study}."
+    who = "The paper" if all_of.of_a_paper else "Claim"
+    lead = f"{who}: {plan.about.claim}." if plan.about is not None else f"{recipe.about or plan.study}."
     report = Report(title, lead, warnings)
     report.parts += [*tables[:-2]]
     report.parts += [ReportPicture(name, path) for name, path in pictures.items() if path.suffix == ".svg"]
@@ -182,6 +185,9 @@ def _warnings(all_of: Measured) -> list[str]:
         told.append(
             f"The scores are of profile {plan.profile}, not of the paper's experiment: their level cannot be compared with "
             "the printed one, only the order of rows and the sign of margins can."
+            if all_of.of_a_paper
+            else f"The scores are of profile {plan.profile}: for profile paper, their level says nothing, only the order of rows "
+            "and the sign of margins do."
         )
     if plan.profile == "mini" and plan.about is not None:
         told.append(f"What this scale can and cannot show: {plan.about.scale}")
@@ -236,14 +242,16 @@ def _page(report: Report, tables: Sequence[ReportTable], commands: Sequence[str]
 def _terminal(all_of: Measured) -> tuple[list[str], list[list[str]], str]:
     """Columns, rows and caption of a table for the terminal: the main score and the costs."""
     score, label = all_of.score, all_of.label(all_of.score)
-    columns = ["row", f"{label}: paper", f"here, {all_of.plan.profile}", "params M", "GMACs", "latency ms", "trained M"]
+    here_now = f"here, {all_of.plan.profile}"
+    scores = [f"{label}: paper", here_now] if all_of.of_a_paper else [f"{label}: {here_now}"]
+    columns = ["row", *scores, "params M", "GMACs", "latency ms", "trained M"]
     rows = []
     for row in all_of.rows:
         cost, printed = all_of.costs.get(row.row), row.printed(score)
         here = measured_cell(row, cost, score, score)
         if row.recipe is not None and not row.attempts:
             here = row.state
-        cells = [row.title, "-" if printed is None else f"{printed:g}", here]
+        cells = [row.title, *(["-" if printed is None else f"{printed:g}"] if all_of.of_a_paper else []), here]
         for value, digits in (
             (cost and cost.params_m, 1),
             (cost and cost.gmacs, 1),
@@ -253,8 +261,8 @@ def _terminal(all_of: Measured) -> tuple[list[str], list[list[str]], str]:
             cells.append("-" if value is None else f"{value:.{digits}f}")
         rows.append(cells)
     caption = (
-        f"{label}: mean ± standard deviation over seeds; parameters, multiply-adds and latency are of the paper's models at "
-        "full size, `trained M` are the parameters of what was trained here"
+        f"{label}: mean ± standard deviation over seeds; parameters, multiply-adds and latency are of the models at full size, "
+        "`trained M` are the parameters of what was trained here"
     )
     return columns, rows, caption
 

@@ -51,6 +51,11 @@ class Measured:
         return list(dict.fromkeys(names))
 
     @property
+    def of_a_paper(self) -> bool:
+        """Whether a paper has this comparison; some studies are pvtctl's own."""
+        return self.recipe.paper is not None
+
+    @property
     def score(self) -> str:
         """Name of the main figure."""
         if self.plan.about is not None:
@@ -92,12 +97,13 @@ def measured_cell(row: RowResult, cost: ModelCost | None, figure: str, score: st
 
 
 def paper_table(all_of: Measured, title: str) -> ReportTable:
-    """The paper's table, with a measured column next to each published one."""
+    """The paper's table, with a measured column next to each published one; the measured ones alone if there is no paper."""
     here = f"here, {all_of.plan.profile}"
+    left_out = 0 if all_of.of_a_paper else 1
     columns, groups = ["row"], [("", 1)]
     for figure in all_of.figures:
-        groups.append((all_of.label(figure), 2))
-        columns += ["paper", "here, full size" if figure in _COSTS else here]
+        groups.append((all_of.label(figure), 2 - left_out))
+        columns += ["paper", "here, full size" if figure in _COSTS else here][left_out:]
     rows = []
     for row in all_of.rows:
         cells = [row.title]
@@ -105,8 +111,8 @@ def paper_table(all_of: Measured, title: str) -> ReportTable:
             printed = row.printed(figure)
             stated = row.expect.get(figure)
             code = " (code)" if stated is not None and stated.paper is None else ""
-            cells += ["-" if printed is None else f"{printed:g}{code}"]
-            cells += [measured_cell(row, all_of.costs.get(row.row), figure, all_of.score)]
+            measured = measured_cell(row, all_of.costs.get(row.row), figure, all_of.score)
+            cells += ["-" if printed is None else f"{printed:g}{code}", measured][left_out:]
         done = len(row.finished)
         seeds = f"{done} seed{'s' * (done > 1)}" if done else ""
         rows.append([*cells, "; ".join(filter(None, (seeds, row.state)))])
@@ -131,11 +137,8 @@ def _notes(all_of: Measured) -> list[str]:
     return notes
 
 
-_COST_GROUPS = [("", 1), ("the paper's model, full size", 7), ("trained here", 4)]
-
-
 def cost_table(all_of: Measured) -> ReportTable:
-    """Costs of the paper's models, and of the models that were trained."""
+    """Costs of the models at full size, and of those that were trained."""
     columns = ["row", "size", "parameters, M", "GMACs", "latency p50, ms", "p90, ms", "memory of inference, GiB"]
     columns += ["memory of training, GiB", "backbone", "parameters, M", "GMACs", "at size"]
     rows, notes = [], []
@@ -159,11 +162,13 @@ def cost_table(all_of: Measured) -> ReportTable:
         f"Memory of training is a lower bound, worked out from shapes: activations in float32 with fused attention (images a "
         f"GPU: {shown}). Latency is one image from photo to result, or one forward pass of a classifier."
     )
-    return ReportTable("What the models cost", columns, rows, groups=_COST_GROUPS, notes=list(dict.fromkeys(notes)))
+    whole = "the paper's model, full size" if all_of.of_a_paper else "full size"
+    groups = [("", 1), (whole, 7), ("trained here", 4)]
+    return ReportTable("What the models cost", columns, rows, groups=groups, notes=list(dict.fromkeys(notes)))
 
 
 def verdict_table(all_of: Measured) -> ReportTable:
-    """The paper's claims and their verdicts."""
+    """The claims and their verdicts."""
     columns = ["claim", "verdict", "margin here", "95 % interval", "margin in the paper", "why"]
     rows = []
     for verdict in all_of.verdicts:
@@ -176,13 +181,15 @@ def verdict_table(all_of: Measured) -> ReportTable:
             interval = " to ".join(f"{edge:+.{digits}f}" for edge in verdict.interval)
         printed = "-" if verdict.printed is None else f"{verdict.printed:+g}"
         rows.append([verdict.text, verdict.outcome, margin, interval, printed, verdict.reason])
-    notes = ["Margins are how far the row that the paper puts ahead is ahead here, ± their standard error over seeds."]
+    notes = ["Margins are how far the row that the claim puts ahead is ahead here, ± their standard error over seeds."]
     if all_of.plan.seeds > 1 and any(run.needs for run in all_of.plan.runs):
         notes.append(
             "All seeds of a row start from one pretraining: its variance is not in the spread, and its figures "
             "(top-1) count once."
         )
-    return ReportTable("What the paper claims, and what came of it here", columns, rows, notes=notes)
+    if not all_of.of_a_paper:
+        columns, *rows = [[*line[:4], line[5]] for line in [columns, *rows]]
+    return ReportTable("What is claimed, and what came of it here", columns, rows, notes=notes)
 
 
 def run_table(all_of: Measured) -> ReportTable:

@@ -86,6 +86,19 @@ def test_the_table_has_a_column_here_beside_each_printed_one_in_the_papers_order
     assert [name.rpartition(": ")[2] for name in names[1::2]] == ["here, full size"] * 2 + ["here, smoke"] * 3
 
 
+def test_a_study_of_our_own_has_no_columns_for_a_paper(tmp_path: Path) -> None:
+    plan = plan_of("sra_ratio", tmp_path)
+    finish_all(plan, {"r_8_4_2_1": 0.70, "r_4_2_1_1": 0.75, "r_1_1_1_1": 0.60})
+    result = write_study(plan, device="cpu")
+    assert result.title == "sra-ratio at profile smoke"
+    assert result.columns[:2] == ["row", "top-1, %: here, smoke"]
+    assert [row[1] for row in result.rows] == ["70.50 ± 0.71", "75.50 ± 0.71", "60.50 ± 0.71"]
+    text = result.files["table"].read_text()
+    assert not [line for line in text.splitlines() if line.startswith(("| row", "| claim")) and "paper" in line]
+    assert text.splitlines()[2].startswith("Claim: Reducing")
+    assert "the printed one" not in text
+
+
 def test_no_finished_row(tmp_path: Path) -> None:
     plan = plan_of("gcnet", tmp_path)
     fail(plan.row_runs("pvt_small")[0], "out of memory")
