@@ -57,7 +57,7 @@ class Dtype(StrEnum):
 
 def _batch_sizes(text: str) -> list[int]:
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+    if not all(part.isdecimal() and 0 < int(part) < 10**9 for part in parts):
         raise UsageError(f"batch size {text!r} is not a number of images", "write 8, or several as in 1,8")
     return [int(part) for part in parts]
 
@@ -118,7 +118,7 @@ def latency(
     ),
     compile: bool = typer.Option(False, "--compile", help="The same as --engine compile; compiling is not timed."),
     channels_last: bool = typer.Option(False, "--channels-last", help="Images in channels-last layout."),
-    threads: int | None = typer.Option(None, min=1, help="CPU threads. Default: torch's."),
+    threads: int | None = typer.Option(None, min=1, max=4096, help="CPU threads. Default: torch's."),
     device: str = typer.Option("auto", help="cpu, cuda, cuda:1; auto uses a GPU if available."),
     warmup: int = typer.Option(3, min=0, help="Untimed calls after the first."),
     seconds: float = typer.Option(5.0, min=0.01, help="Timed seconds per case (and at least 7 calls)."),

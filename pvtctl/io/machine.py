@@ -20,9 +20,9 @@ BYTE_UNITS = {
 
 
 def number_and_unit(text: str) -> tuple[float, str] | None:
-    """`1.5 GB` as 1.5 and `gb`; None for any other text than a number above 0 and letters or none."""
+    """`1.5 GB` as 1.5 and `gb`; None for any other text than a number above 0 (and no absurd one) and letters or none."""
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text, re.ASCII)
-    if found is None or float(found[1]) <= 0:
+    if found is None or not 0 < float(found[1]) < 1e100:
         return None
     return float(found[1]), found[2].lower()
 

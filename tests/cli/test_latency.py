@@ -149,6 +149,8 @@ def test_engines_are_told_apart(capsys: pytest.CaptureFixture[str], monkeypatch:
         (["--batch-size", "0"], "batch size '0'", "1,8"),
         (["--batch-size", "²"], "batch size '²'", "1,8"),
         (["--batch-size", "-1"], "batch size '-1'", "1,8"),
+        (["--batch-size", "9" * 24], "batch size '9", "1,8"),
+        (["--threads", "9" * 14], "--threads", "latency --help"),
         (["--device", "tpu"], "tpu", "cpu"),
         (["--device", "cuda:99"], "no cuda:99", "doctor"),
         (["--device", "mps"], "mps", "cpu"),
