@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from pvtctl.data.samplers import EvalSampler, GroupedTrainSampler, TrainSampler
 from pvtctl.errors import PvtctlError, UsageError
+from pvtctl.io.machine import cpus_usable
 from pvtctl.io.names import plural
 
 
@@ -142,13 +143,8 @@ def default_workers(accelerator: bool, ranks_here: int = 1) -> int:
     a hundredth of its work: one process per eight cores, and none below eight, as a process would only compete with
     the network.
     """
-    share = usable_cores() // max(1, ranks_here)
+    share = cpus_usable() // max(1, ranks_here)
     return min(16, share) if accelerator else share // 8
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _prepare_worker(worker: int) -> None:

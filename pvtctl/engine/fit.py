@@ -23,6 +23,7 @@ from pvtctl.engine.step import Stepper, memory_errors
 from pvtctl.errors import PvtctlError, UsageError
 from pvtctl.io.checkpoint_meta import CheckpointMeta
 from pvtctl.io.console import say
+from pvtctl.io.names import plural
 from pvtctl.io.stop import StopRequests, stopped_by
 
 SaveWeights = Callable[[Path, nn.Module, CheckpointMeta], None]
@@ -362,7 +363,7 @@ class _Fit:
     def _restore(self, state: dict[str, Any]) -> None:
         if state["world_size"] != self.dist.world_size:
             raise UsageError(
-                f"the run was made by {state['world_size']} process(es), and this is {self.dist.world_size}",
+                f"the run was made by {plural(state['world_size'], 'process')}, and this is {self.dist.world_size}",
                 f"resume it with --gpus {state['world_size']}",
             )
         if state["batches_per_epoch"] != self.batches_per_epoch:

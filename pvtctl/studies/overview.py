@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pvtctl.io.foreign import BadFile, read_facts, read_text, reason_of
+from pvtctl.io.names import plural
 from pvtctl.recipe.load import load_recipe
 from pvtctl.recipe.schema import Paper
 from pvtctl.studies.plan import DEFAULT_PROFILE, read_study, study_names
@@ -94,7 +95,7 @@ def _state(folder: Path) -> str:
     left = [info for info in runs if info["folder"] not in (*done, *failures)]
     unread = sum("status" not in info for info in left)
     unfinished = len(left) - unread
-    parts = [f"{finished} run{'s' * (finished != 1)} finished"]
+    parts = [f"{plural(finished, 'run')} finished"]
     parts += [f"{unfinished} begun"] if unfinished else []
     parts += [f"{failed} failed"] if failed else []
     parts += [f"{unread} cannot be read"] if unread else []

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pvtctl.io.machine import cpus_usable
 from pvtctl.recipe.scale import changes_line
 from pvtctl.runs.paths import runs_root
 from pvtctl.studies.plan import Run, StudyPlan, StudyRequest
@@ -60,7 +60,7 @@ def _share(plan: StudyPlan, jobs: int | None, gpus: int | None, device: str | No
 
     if gpus or ((device or "cuda") != "cpu" and torch.cuda.is_available()):
         return jobs or 1, None
-    cores = len(os.sched_getaffinity(0))
+    cores = cpus_usable()
     if jobs is None:
         jobs = min(cores, _MOST_JOBS, len(plan.runs)) if plan.profile == "mini" else 1
     return jobs, max(1, cores // jobs) if jobs > 1 else None

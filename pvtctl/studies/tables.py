@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pvtctl.io.names import plural
 from pvtctl.io.tables import csv_text, markdown_line, markdown_table
 from pvtctl.recipe.schema import Recipe
 from pvtctl.runs.paper_table import label_of
@@ -114,7 +115,7 @@ def paper_table(all_of: Measured, title: str) -> ReportTable:
             measured = measured_cell(row, all_of.costs.get(row.row), figure, all_of.score)
             cells += ["-" if printed is None else f"{printed:g}{code}", measured][left_out:]
         done = len(row.finished)
-        seeds = f"{done} seed{'s' * (done > 1)}" if done else ""
+        seeds = plural(done, "seed") if done else ""
         rows.append([*cells, "; ".join(filter(None, (seeds, row.state)))])
     return ReportTable(title, [*columns, "runs"], rows, groups=[*groups, ("", 1)], notes=_notes(all_of))
 

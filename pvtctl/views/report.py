@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pvtctl.io.files import write_text
-from pvtctl.io.names import shown
+from pvtctl.io.names import plural, shown
 from pvtctl.io.tables import Strong
 
 _STYLE = """
@@ -207,7 +207,7 @@ def write_gallery(path: Path | str, title: str, lead: str, entries: Sequence[Gal
     A thumbnail opens at full size, with links to the next and previous picture and back, usable by keyboard.
     """
     there = [entry for entry in entries if entry.path.is_file()]
-    count = f"{len(there)} picture{'s' * (len(there) != 1)}. Click one to see it at its full size."
+    count = f"{plural(len(there), 'picture')}. Click one to see it at its full size."
     body = [
         f'<h1 id="top">{_escaped(title)}</h1>',
         f'<p class="lead">{_escaped(lead)}</p>',

@@ -144,9 +144,9 @@ def test_scenes_are_read_the_same_way():
 
 
 def test_default_workers(monkeypatch):
-    monkeypatch.setattr("pvtctl.data.loader.usable_cores", lambda: 2)
+    monkeypatch.setattr("pvtctl.data.loader.cpus_usable", lambda: 2)
     assert (default_workers(False), default_workers(True)) == (0, 2)
-    monkeypatch.setattr("pvtctl.data.loader.usable_cores", lambda: 64)
+    monkeypatch.setattr("pvtctl.data.loader.cpus_usable", lambda: 64)
     assert (default_workers(False), default_workers(True, 8), default_workers(True, 2)) == (8, 8, 16)
 
 

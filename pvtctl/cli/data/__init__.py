@@ -88,8 +88,8 @@ def data_check(
 
     Exit code 0: usable (notes at most). 1: usable, but images are skipped or scores too high. 2: unusable.
     """
-    from pvtctl.data.loader import usable_cores
     from pvtctl.data.preview import check_png
+    from pvtctl.io.machine import cpus_usable
     from pvtctl.tasks.registry import task_spec, tasks_of_data
 
     if (where is None) == (images is None and annotations is None):
@@ -101,7 +101,7 @@ def data_check(
         raise UsageError("mix is several sets of depth", "pvtctl data check FOLDER looks at one of them")
     spec = task_spec(tasks_of_data(name)[0])
     settings = _settings_at(where, data_settings(overrides))
-    processes = workers if workers is not None else usable_cores()
+    processes = workers if workers is not None else cpus_usable()
 
     def work(on_progress: Any) -> DatasetVerdict:
         options: dict[str, Any] = {

@@ -194,7 +194,7 @@ def _of_images(source: str, words: list[str], options: ComparisonOptions, output
 
     images, threshold = find_images(words), options.score_threshold
     loaded = load_run(source, device=options.device, backbone=options.backbone)
-    note(f"{source}, for {loaded.task}; {len(images.names)} image{'s' * (len(images.names) != 1)} without ground truth")
+    note(f"{source}, for {loaded.task}; {plural(len(images.names), 'image')} without ground truth")
     pictures = output.open("predictions", Path(source).name, len(images.names))
     stems = dict(zip(images.names, picture_names(images.names), strict=True))
     reader = ImageReader(images, loaded.reading)

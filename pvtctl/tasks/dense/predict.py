@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pvtctl.data.images import RgbImage
 from pvtctl.data.transforms import normalize
+from pvtctl.io.names import plural
 from pvtctl.models.dense import DenseModel
 from pvtctl.tasks.base import PredictionRequest
 from pvtctl.tasks.dense.data import DenseTransform
@@ -105,7 +106,7 @@ class MapsWriter:
     @property
     def description(self) -> str:
         count = len(self.images.names)
-        where = f"{count} image{'s' * (count != 1)} at {self.predictor.tested_at}"
+        where = f"{plural(count, 'image')} at {self.predictor.tested_at}"
         return f"{self.checkpoint.what}, {self.what}; {where}"
 
     def add(self, name: str, number: int, pixels: Tensor) -> None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pvtctl.data.images import RgbImage
+from pvtctl.io.names import plural
 from pvtctl.models.dense import DenseModel
 from pvtctl.tasks.base import PredictionRequest
 from pvtctl.tasks.dense.inference import DepthInference
@@ -99,5 +100,5 @@ class DepthWriter(MapsWriter):
     def table(self) -> tuple[str, list[str], list[list[Any]]]:
         rows = [[name, *(f"{value:.3g}" for value in entry["depth"].values())] for name, entry in self.entries.items()]
         unit = "m" if self.predictor.space == "metres" else "inverse, no unit"
-        title = f"Depth ({unit}) of {len(rows)} image{'s' * (len(rows) != 1)}"
+        title = f"Depth ({unit}) of {plural(len(rows), 'image')}"
         return title, ["image", "1st percentile", "median", "99th percentile"], rows

@@ -120,7 +120,7 @@ class DetectionsWriter:
         count, (short, long) = len(self.images.names), self.predictor.sizes
         return (
             f"{self.checkpoint.backbone} + {self.predictor.head}, {plural(len(self.predictor.class_names), 'class')}; "
-            f"{count} image{'s' * (count != 1)} at a short side of {short} (long side up to {long})"
+            f"{plural(count, 'image')} at a short side of {short} (long side up to {long})"
         )
 
     def add(self, name: str, number: int, pixels: Tensor) -> None:
