@@ -169,7 +169,7 @@ def test_a_run_with_a_damaged_checkpoint_ends_as_if_nothing_had_been(tmp_path: P
 @pytest.mark.parametrize(
     ("change", "message", "hint"),
     [
-        ({"world_size": 2}, r"made by 2 process\(es\), and this is 1", "--gpus 2"),
+        ({"world_size": 2}, "made by 2 processes, and this is 1", "--gpus 2"),
         ({"batches_per_epoch": 99}, "the data has changed: 99 batches an epoch before, 12 now", "another --out"),
     ],
 )
