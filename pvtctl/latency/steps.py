@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,6 +16,7 @@ from pvtctl.inference import EngineName
 from pvtctl.inference.engines import make_engine
 from pvtctl.models.fast_cpu import optimize_for_cpu
 from pvtctl.models.fast_cpu.levers import lay_out
+from pvtctl.models.layers.shapes import without_values
 from pvtctl.models.registry import find_head
 
 Case = dict[str, Any]
@@ -25,11 +27,7 @@ def build_step(
     case: Case, device: torch.device, say: Callable[[str], None] = lambda text: None
 ) -> tuple[Callable[[], object], nn.Module]:
     """Build the function to time and its model, the case's with random weights; `say` gets messages of the engine."""
-    if case["options"]:
-        model = build_own(case["backbone"], case["head"], case["num_classes"], case["options"])
-    else:
-        model = build_model(case["backbone"], case["head"], case["num_classes"], case["output_stride"])
-    model = optimize_for_cpu(model).to(device).eval()
+    model = optimize_for_cpu(model_of(case)).to(device).eval()
     if case["channels_last"]:
         model = model.to(memory_format=torch.channels_last)
     elif case["mode"] == "forward":
@@ -49,6 +47,25 @@ def build_step(
             return run(images)
 
     return forward, model
+
+
+def model_of(case: Case) -> nn.Module:
+    """The case's model, with random weights."""
+    if case["options"]:
+        return build_own(case["backbone"], case["head"], case["num_classes"], case["options"])
+    return build_model(case["backbone"], case["head"], case["num_classes"], case["output_stride"])
+
+
+def load_libraries(case: Case) -> None:
+    """Load what building and running the case's model imports, which is no memory of the model."""
+    with without_values(), contextlib.suppress(Exception):  # building it for real will say what is wrong
+        model_of(case)
+    libraries = ["torch._inductor.compile_fx"] if case["engine"] == EngineName.compile else []
+    if (head := find_head(case["head"])) is not None:
+        libraries.append("pvtctl.latency.prediction_steps")
+        libraries += ["torchvision.ops", "pycocotools.mask"] if head.detects else []
+    for library in libraries:
+        importlib.import_module(library)
 
 
 def _classifier_training_step(case: Case, model: nn.Module, images: Tensor) -> Callable[[], object]:

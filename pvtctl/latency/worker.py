@@ -71,13 +71,10 @@ class _Worker:
             use_tf32(case["dtype"] == "tf32")
             torch.cuda.set_device(self._device)
             torch.cuda.synchronize()  # creates the context before the memory is read
-        from pvtctl.latency.steps import build_step  # loads the networks before the memory is read
-        from pvtctl.models.registry import find_head
+        from pvtctl.latency.steps import build_step, load_libraries
 
-        if find_head(case["head"]) is not None:
-            import pvtctl.latency.prediction_steps  # noqa: F401
+        load_libraries(case)
         _engine_version(case["engine"])
-
         self._memory = _PeakMemory(self._device)
         self._said: list[str] = []
         self._step, self._model = build_step(case, self._device, self._said.append)
