@@ -167,7 +167,7 @@ def _check_out(out: Path, to: str, overwrite: bool) -> None:
 
 
 def model_of(checkpoint: Checkpoint, backbone: str | None = None) -> str:
-    """The name of the backbone in a checkpoint. If two share its shapes: `backbone`, else the metadata's, else the
+    """The name of the backbone in a checkpoint: that of its metadata, else, where two share its shapes, `backbone` or the
     first. Raises UsageError for a backbone unknown to pvtctl, or another one than `backbone`.
     """
     names = identify(checkpoint.state, checkpoint.meta.backbone)
@@ -176,10 +176,7 @@ def model_of(checkpoint: Checkpoint, backbone: str | None = None) -> str:
         raise UsageError(f"{checkpoint.path} {what}", hint)
     if backbone is not None and backbone not in names:
         raise UsageError(f"{checkpoint.path} holds {' or '.join(names)}, not {backbone}", "leave --backbone out")
-    if backbone is not None:
-        return backbone
-    stated = checkpoint.meta.backbone
-    return stated if stated in names else names[0]
+    return backbone or names[0]
 
 
 def _meta(checkpoint: Checkpoint, name: str) -> CheckpointMeta:

@@ -11,7 +11,7 @@ from functools import cache
 from torch import Tensor
 
 from pvtctl.errors import UsageError
-from pvtctl.models.backbone_names import join_name, split_name
+from pvtctl.models.backbone_names import TIMM_PREFIX, join_name
 from pvtctl.models.layers.shapes import without_values
 from pvtctl.models.registry import HeadSpec, backbone_specs, head_specs
 from pvtctl.weights.layouts import (
@@ -169,13 +169,14 @@ def identify(state: Mapping[str, Tensor], stated: str | None = None) -> list[str
 
     Narrower ones include their factor, `pvt_small@0.25`. Empty for unknown backbones; two names where two models have the
     same shapes (`deit_base_patch16`, `vit_base_patch16`). The image size and the presence of class token, final norm and
-    head do not matter. Options are in no shape, or in shapes that many have: they are believed where the file names them
-    (`stated`) and has those shapes. DINOv2 without registers, as in Depth Anything, is timm's.
+    head do not matter. The name that the file states (`stated`) is believed where the file has its shapes: options are in no
+    shape, or in shapes that many have, and a narrow model may be that of several names. DINOv2 without registers, as in
+    Depth Anything, is timm's.
     """
     if (dinov2 := depth_anything.dinov2_of(state)) is not None:
         return [dinov2]
     shapes = _signature({k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")})
-    if stated is not None and split_name(stated).options:
+    if stated is not None and not stated.startswith(TIMM_PREFIX):
         with suppress(UsageError):  # a name of another version
             if _known_signature(stated) == shapes:
                 return [stated]
