@@ -6,7 +6,7 @@ peers with none.
 Then once more with the same allocator setting on all sides. The processes of a case take turns, one call each, so that a
 drifting machine slows all alike; a ratio is the median over turns of (other / ours). Training steps use the optimiser as
 each side's users get it: ours from `pvtctl.engine`, the peer's torch.optim.AdamW. Peak memory is the growth of the
-resident set from before the model is built to the highest point of the timed calls (Linux).
+resident set from before the model is built, with all libraries loaded, to the highest point of the timed calls (Linux).
 
 `ours, plain torch` is the same model without our CPU kernels. Where ours is slower than that, the exit code is 1: a kernel
 that loses on a machine must not be taken there.
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import json
 import os
 import statistics
@@ -140,9 +141,11 @@ CASES = (
 
 def worker(name: str, mode: str, batch: int, size: tuple[int, int], device: str, dtype: str) -> None:
     """A contestant: for each line on stdin a timed call, its seconds on stdout; on a GPU the mean of calls that take 0.1 s."""
-    import torch  # the libraries' own share of memory does not count
+    import torch
 
     torch.ones(8, 8, device=device) @ torch.ones(8, 8, device=device)
+    if mode != "input":
+        _load_libraries(name)
     before = _resident("VmRSS")
     clock = time.perf_counter
     if mode == "input":
@@ -162,6 +165,21 @@ def worker(name: str, mode: str, batch: int, size: tuple[int, int], device: str,
     print(_resident("VmHWM") - before if device == "cpu" else torch.cuda.max_memory_allocated(device), flush=True)
     if mode == "input":
         print(json.dumps(shares(call)), flush=True)
+
+
+def _load_libraries(name: str) -> None:
+    """What a contestant imports is no memory of its model: transformers takes 200 MiB."""
+    from peers import BUILD
+
+    from pvtctl.models.layers.shapes import without_values
+
+    base, _, how = name.partition(", ")
+    with without_values():
+        BUILD[name if name in BUILD else base]()
+    for library in {ONNX: ("onnx", "onnxscript", "onnxruntime"), INDUCTOR: ("torch._inductor.compile_fx",)}.get(
+        how, ()
+    ):
+        importlib.import_module(library)
 
 
 def _seconds(
