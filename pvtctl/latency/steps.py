@@ -27,7 +27,7 @@ def build_step(
     case: Case, device: torch.device, say: Callable[[str], None] = lambda text: None
 ) -> tuple[Callable[[], object], nn.Module]:
     """Build the function to time and its model, the case's with random weights; `say` gets messages of the engine."""
-    model = optimize_for_cpu(model_of(case)).to(device).eval()
+    model = optimize_for_cpu(_model_of(case)).to(device).eval()
     if case["channels_last"]:
         model = model.to(memory_format=torch.channels_last)
     elif case["mode"] == "forward":
@@ -49,7 +49,7 @@ def build_step(
     return forward, model
 
 
-def model_of(case: Case) -> nn.Module:
+def _model_of(case: Case) -> nn.Module:
     """The case's model, with random weights."""
     if case["options"]:
         return build_own(case["backbone"], case["head"], case["num_classes"], case["options"])
@@ -59,7 +59,7 @@ def model_of(case: Case) -> nn.Module:
 def load_libraries(case: Case) -> None:
     """Load what building and running the case's model imports, which is no memory of the model."""
     with without_values(), contextlib.suppress(Exception):  # building it for real will say what is wrong
-        model_of(case)
+        _model_of(case)
     libraries = ["torch._inductor.compile_fx"] if case["engine"] == EngineName.compile else []
     if (head := find_head(case["head"])) is not None:
         libraries.append("pvtctl.latency.prediction_steps")
