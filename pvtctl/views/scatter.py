@@ -5,30 +5,30 @@ from __future__ import annotations
 import itertools
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.path import Path as MplPath
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
 from pvtctl.errors import UsageError
 from pvtctl.views.figure import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, new_figure, save, shorten, style
+from pvtctl.views.placing import TEXT_SIZE, canvas_place, pixels, place_labels
 
 COLOURS = (BLUE, RED, GREEN, PURPLE, ORANGE, "#56B4E9", "#000000")
 MARKERS = "osD^vPX"
 """Groups differ in both, so that they can be distinguished in grey too."""
+FAMILIES = ("pvt_v1", "pvt_v2", "resnet", "vit", "timm")
+"""Groups that look the same in every picture, whichever others are in it."""
 LONGEST_LABEL = 34
 _LOGARITHMIC = 25
 """Ratio of largest to smallest x above which the axis is logarithmic."""
 _MARKER = 7.5
-_TEXT = 8.5
-"""Sizes in points."""
+"""Size in points."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +73,9 @@ class ScatterPanel:
 def draw_scatters(path: Path | str, panels: Sequence[ScatterPanel], *, title: str, hollow: str | None = None) -> Path:
     """Draw panels of labelled points side by side with one legend, as a PNG or SVG file.
 
-    Labels do not overlap points, error bars and other labels as long as there is room, and stay inside the picture; a
-    line connects a label to its point if it had to move away. Non-finite points are left out. `hollow` is the legend's
-    label of hollow points. Raises UsageError if no point is left.
+    Labels lie near their points, inside the axes, and overlap neither points nor each other as long as there is room; a
+    line connects one to its point if it had to move away. Non-finite points are left out. `hollow` is the legend's label
+    of hollow points. Raises UsageError if no point is left.
     """
     panels = [
         replace(panel, points=[p for p in panel.points if math.isfinite(p.x) and math.isfinite(p.y)])
@@ -83,14 +83,14 @@ def draw_scatters(path: Path | str, panels: Sequence[ScatterPanel], *, title: st
     ]
     if not any(panel.points for panel in panels):
         raise UsageError("there is nothing to draw: no model has both figures", "measure some first")
-    figure = new_figure(7.2 if len(panels) == 1 else 4.7 * len(panels), 4.8)
+    figure = new_figure(7.2 if len(panels) == 1 else 5.4 * len(panels), 4.8)
     figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", parse_math=False)
-    groups = list(dict.fromkeys(point.group for panel in panels for point in panel.points))
+    looks = _looks(list(dict.fromkeys(point.group for panel in panels for point in panel.points)))
     all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, panel in zip(all_axes, panels, strict=True):
         style(axes, xlabel=panel.xlabel, ylabel=panel.ylabel)
         for point in panel.points:
-            _draw_point(axes, point, groups.index(point.group))
+            _draw_point(axes, point, *looks[point.group])
         if panel.logarithmic:
             axes.set(xscale="log", yscale="log")
         _set_limits(axes, panel.points)
@@ -99,22 +99,26 @@ def draw_scatters(path: Path | str, panels: Sequence[ScatterPanel], *, title: st
         _draw_front(axes, panel)
         if panel.bound is not None:
             axes.axvline(panel.bound, color=RED, linewidth=1.0, zorder=1)
-    _add_legend(figure, groups, hollow if any(p.hollow for panel in panels for p in panel.points) else None)
+    _add_legend(figure, looks, hollow if any(p.hollow for panel in panels for p in panel.points) else None)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # letters that the font lacks become boxes, as in `save`
         figure.draw_without_rendering()  # fixes the positions of points
         for axes, panel in zip(all_axes, panels, strict=True):
-            _place_labels(axes, panel.points, _boxes_of_lines(axes, panel))
+            _place_labels(axes, panel)
     return save(figure, path)
 
 
-def _looks(at: int) -> tuple[str, str]:
-    """Colour and marker of the group of that number; their combination is unique for 49 groups."""
-    return COLOURS[at % len(COLOURS)], MARKERS[(at + at // len(COLOURS)) % len(MARKERS)]
+def _looks(groups: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Colour and marker of each group: a family's own, then others in their order; all differ, up to 49."""
+    others = [name for name in groups if name not in FAMILIES]
+    families = FAMILIES if len(others) < len(groups) else ()
+    looks = {}
+    for at, name in enumerate([*families, *others]):
+        looks[name] = COLOURS[at % len(COLOURS)], MARKERS[(at + at // len(COLOURS)) % len(MARKERS)]
+    return {name: look for name, look in looks.items() if name in groups}
 
 
-def _draw_point(axes: Axes, point: Point, group: int) -> None:
-    colour, marker = _looks(group)
+def _draw_point(axes: Axes, point: Point, colour: str, marker: str) -> None:
     axes.errorbar(
         point.x,
         point.y,
@@ -136,8 +140,8 @@ def _draw_ceiling(axes: Axes, ceiling: Ceiling) -> None:
     axes.plot(xs, ys, color=GREY, linewidth=1.4, zorder=1)
     slope = math.degrees(math.atan2(ys[1] - ys[0], xs[1] - xs[0]))
     axes.text(
-        xs[0], ys[0], f" {ceiling.label}", color=GREY, fontsize=_TEXT, va="bottom", rotation=slope, rotation_mode="anchor",
-        transform_rotates_text=True, parse_math=False,
+        xs[0], ys[0], f" {ceiling.label}", color=GREY, fontsize=TEXT_SIZE, va="bottom", rotation=slope,
+        rotation_mode="anchor", transform_rotates_text=True, parse_math=False,
     )  # fmt: skip
 
 
@@ -170,7 +174,7 @@ def _draw_front(axes: Axes, panel: ScatterPanel) -> None:
 
 def _set_limits(axes: Axes, points: Sequence[Point]) -> None:
     """Leave room around the points for labels; the x axis is logarithmic if costs differ in magnitude."""
-    axes.margins(x=0.16, y=0.14)
+    axes.margins(x=0.2, y=0.14)
     xs = [point.x for point in points]
     if axes.get_yscale() == "log":
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, at: f"{value:g}"))
@@ -183,9 +187,9 @@ def _set_limits(axes: Axes, points: Sequence[Point]) -> None:
         axes.set_xlim(left=0)
 
 
-def _add_legend(figure: Figure, groups: Sequence[str], hollow: str | None) -> None:
+def _add_legend(figure: Figure, looks: Mapping[str, tuple[str, str]], hollow: str | None) -> None:
     """Draw the legend below the axes; none for a single group without a name."""
-    shown = [(name, *_looks(at)) for at, name in enumerate(groups) if name and len(groups) > 1]
+    shown = [(name, *look) for name, look in looks.items() if name and len(looks) > 1]
     entries = [(name, colour, marker, colour) for name, colour, marker in shown]
     entries += [(hollow, GREY, "o", "white")] if hollow else []
     handles = [
@@ -201,23 +205,17 @@ def _add_legend(figure: Figure, groups: Sequence[str], hollow: str | None) -> No
         figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
 
 
-def _place_labels(axes: Axes, points: Sequence[Point], lines: Sequence[Bbox]) -> None:
-    """Place labels greedily, crowded points first, each at the nearest free position around its point."""
-    taken = [*lines, *(box for point in points for box in _boxes_of(axes, point))]
-    taken += [text.get_window_extent() for text in axes.texts]
-    places = [_place(axes, point.x, point.y) for point in points]
-
-    def crowd(at: int) -> float:
-        return sum(1 / (1 + math.dist(places[at], place)) for place in places)
-
-    for at in sorted(range(len(points)), key=crowd, reverse=True):
-        if points[at].label:
-            taken.append(_place_label(axes, points[at], places[at], taken))
+def _place_labels(axes: Axes, panel: ScatterPanel) -> None:
+    markers = [_box_of_marker(axes, point) for point in panel.points]
+    bars = [box for point in panel.points for box in _boxes_of_bars(axes, point)]
+    solid = [*markers, *(text.get_window_extent() for text in axes.texts)]
+    labels = [(shorten(point.label, LONGEST_LABEL), (point.x, point.y)) for point in panel.points if point.label]
+    place_labels(axes, labels, solid, [*_boxes_of_lines(axes, panel), *bars])
 
 
 def _boxes_of_lines(axes: Axes, panel: ScatterPanel) -> list[Bbox]:
     """Bounding boxes of the steps of the front and of the bound, in pixels of the canvas."""
-    places = [_place(axes, *point) for point in _front(panel)]
+    places = [canvas_place(axes, *point) for point in _front(panel)]
     boxes = []
     for (x0, y0), (x1, y1) in itertools.pairwise(places):
         boxes += [
@@ -225,83 +223,21 @@ def _boxes_of_lines(axes: Axes, panel: ScatterPanel) -> list[Bbox]:
             Bbox.from_extents(x1 - 2, min(y0, y1), x1 + 2, max(y0, y1)),
         ]
     if panel.bound is not None:
-        x, inside = _place(axes, panel.bound, 0.0)[0], axes.get_window_extent()
+        x, inside = canvas_place(axes, panel.bound, 0.0)[0], axes.get_window_extent()
         boxes.append(Bbox.from_extents(x - 2, inside.y0, x + 2, inside.y1))
     return boxes
 
 
-def _place(axes: Axes, x: float, y: float) -> tuple[float, float]:
-    """Position in pixels of the canvas."""
-    across, up = axes.transData.transform((x, y))
-    return float(across), float(up)
+def _box_of_marker(axes: Axes, point: Point) -> Bbox:
+    (x, y), reach = canvas_place(axes, point.x, point.y), pixels(axes, _MARKER / 2 + 1.5)
+    return Bbox.from_extents(x - reach, y - reach, x + reach, y + reach)
 
 
-def _boxes_of(axes: Axes, point: Point) -> list[Bbox]:
-    """Bounding boxes of a point and its error bars, in pixels of the canvas."""
-    x, y = _place(axes, point.x, point.y)
-    reach = _pixels(axes, _MARKER / 2 + 1.5)
-    boxes = [Bbox.from_extents(x - reach, y - reach, x + reach, y + reach)]
+def _boxes_of_bars(axes: Axes, point: Point) -> list[Bbox]:
+    """Bounding boxes of a point's error bars, in pixels of the canvas."""
+    boxes = []
     for dx, dy in ((point.x_error or 0, 0), (0, point.y_error or 0)):
         if dx or dy:
-            (x0, y0), (x1, y1) = (_place(axes, point.x + sign * dx, point.y + sign * dy) for sign in (-1, 1))
+            (x0, y0), (x1, y1) = (canvas_place(axes, point.x + sign * dx, point.y + sign * dy) for sign in (-1, 1))
             boxes.append(Bbox.from_extents(x0 - 3, y0 - 3, x1 + 3, y1 + 3))
     return boxes
-
-
-def _pixels(axes: Axes, points: float) -> float:
-    return points * axes.get_figure(root=True).dpi / 72  # type: ignore[union-attr]
-
-
-def _place_label(axes: Axes, point: Point, at: tuple[float, float], taken: Sequence[Bbox]) -> Bbox:
-    canvas = axes.get_figure(root=True).canvas  # type: ignore[union-attr]
-    assert isinstance(canvas, FigureCanvasAgg)
-    note = axes.annotate(
-        shorten(point.label, LONGEST_LABEL), (point.x, point.y), xytext=(0, 0), textcoords="offset points",
-        fontsize=_TEXT, color="#1a1a1a", ha="center", va="center", parse_math=False, zorder=4,
-    )  # fmt: skip
-    note.set_in_layout(False)
-    extent = note.get_window_extent(canvas.get_renderer())  # type: ignore[no-untyped-call]
-    inside = axes.get_window_extent()
-    best, least = None, math.inf
-    for dx, dy, far in _offsets(extent.width, extent.height, _pixels(axes, 1)):
-        box = Bbox.from_bounds(
-            at[0] + dx - extent.width / 2, at[1] + dy - extent.height / 2, extent.width, extent.height
-        )
-        outside = extent.width * extent.height - _overlap(box, inside)
-        hidden = [hides for other in taken if (hides := _overlap(box, other))]
-        cost = 10 * outside + sum(hidden) + extent.height**2 * len(hidden) / 2
-        if far:
-            line = MplPath([at, ((box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2)])
-            cost += extent.height**2 * sum(line.intersects_bbox(other) for other in taken if not other.contains(*at))
-        if cost < least - 1e-6:
-            best, least = (dx, dy, far, box), cost
-        if cost < 1e-6:
-            break
-    assert best is not None
-    dx, dy, far, box = best
-    scale = _pixels(axes, 1)
-    note.set_position((dx / scale, dy / scale))
-    if far:
-        tie = {"arrowstyle": "-", "color": GREY, "linewidth": 0.7, "shrinkA": 0, "shrinkB": 5}
-        axes.annotate(
-            "", (point.x, point.y), xytext=(dx / scale, dy / scale), textcoords="offset points", arrowprops=tie,
-            zorder=2,
-        ).set_in_layout(False)  # fmt: skip
-        note.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.85})
-    return box
-
-
-def _offsets(width: float, height: float, unit: float) -> Iterator[tuple[float, float, bool]]:
-    """Candidate centres of a label around its point, nearest first: right, left, above, below, then between."""
-    directions = [(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1)]
-    halves = [(0.5, 1), (-0.5, 1), (0.5, -1), (-0.5, -1)]
-    for ring, gap in enumerate((7, 11, 18, 26, 36, 48, 62, 80, 100)):
-        for right, up in itertools.chain(directions, halves):
-            reach = gap * unit
-            yield right * (width / 2 + reach), up * (height / 2 + reach), ring >= 2
-
-
-def _overlap(one: Bbox, other: Bbox) -> float:
-    width = min(one.x1, other.x1) - max(one.x0, other.x0)
-    height = min(one.y1, other.y1) - max(one.y0, other.y0)
-    return max(0.0, width) * max(0.0, height)

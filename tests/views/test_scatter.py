@@ -72,6 +72,39 @@ def test_labels_overlap_neither_points_nor_each_other_nor_the_edge(drawn: list[F
         assert overlap(a, b) < 0.02 * a.width * a.height, f"{one} over {other}"
 
 
+def test_labels_stay_near_their_points_and_lines_lead_to_the_others(drawn: list[Figure], tmp_path: Path) -> None:
+    """Ten backbones of a probe, close to each other, with long error bars."""
+    scores = [15.28, 14.44, 14.2, 13.09, 12.29, 12.05, 11.97, 10.65, 10.59, 9.95]
+    costs = [3.66, 1.43, 1.14, 0.97, 0.67, 0.48, 1.85, 1.59, 1.79, 1.14]
+    points = [
+        Point(f"backbone_name_{at}@0.25", x, y, y_error=1.6)
+        for at, (x, y) in enumerate(zip(costs, scores, strict=True))
+    ]
+    draw_scatters(
+        tmp_path / "a.png", [ScatterPanel(points, "x", "y", front=True), ScatterPanel(points[:3], "x", "y")], title=""
+    )
+    (figure,) = drawn
+    ties = {note.xy for axes in figure.axes for note in axes.texts if isinstance(note, Annotation) and note.arrow_patch}
+    for name, box in notes(figure)[:10]:
+        point = points[int(name.split("_")[2][0])]
+        x, y = figure.axes[0].transData.transform((point.x, point.y))
+        away = math.hypot(x - min(max(x, box.x0), box.x1), y - min(max(y, box.y0), box.y1)) * 72 / figure.dpi
+        assert away < 45
+        assert (away > 16) <= ((point.x, point.y) in ties)
+
+
+def test_a_family_looks_the_same_whichever_others_are_drawn(drawn: list[Figure], tmp_path: Path) -> None:
+    def looks(*groups: str) -> dict[str, tuple[Any, Any]]:
+        draw_points(tmp_path / "a.png", [Point("", at + 1, at, group) for at, group in enumerate(groups)])
+        lines = [line for line in drawn[-1].axes[0].lines if str(line.get_marker()) in scatter.MARKERS]
+        return {group: (line.get_color(), line.get_marker()) for group, line in zip(groups, lines, strict=True)}
+
+    whole = looks("own", *scatter.FAMILIES, "another")
+    assert len(set(whole.values())) == len(whole)
+    for groups in (("timm", "own"), ("vit", "resnet", "own"), ("own", "pvt_v2")):
+        assert looks(*groups) == {group: whole[group] for group in groups}
+
+
 def test_groups_differ_in_colour_and_marker(drawn: list[Figure], tmp_path: Path) -> None:
     many = [Point("", at, at, f"g{at}") for at in range(20)]
     draw_points(tmp_path / "a.png", many)
