@@ -77,13 +77,13 @@ def judge(
             return replace(blank, reason=f"{name}: {sample.missing or 'no such figure was measured'}")
     if claim.figure in COUNTED:
         margin = _margin(claim, [sample.values[0] for sample in found])
-        how = "measured once" if claim.figure == "inference_memory_gib" else "worked out"
-        reason = f"{how} at the paper's full size: no spread"
+        how = "measured once" if claim.figure == "inference_memory_gib" else "computed"
+        reason = f"{how} at full size: no spread"
         return replace(blank, outcome=HOLDS if margin > 0 else FAILS, margin=margin, reason=reason)
     if claim.figure in TIMES:
         return _by_time(claim, blank, found)
     if claim.row is not None and small:
-        return replace(blank, reason="the bound is one of the paper's scale, which no small experiment can be held to")
+        return replace(blank, reason="the bound is one of full scale, which no small experiment can be held to")
     return _by_seeds(claim, blank, found)
 
 

@@ -89,7 +89,8 @@ def _score_against(
         for points, cost, where in ((printed, costs[0], paper_label(all_of.recipe)), (own, costs[1], here))
         if points
     ]
-    title = f"{label.partition(',')[0]} against {what}: the paper, and here at profile {all_of.plan.profile}"
+    shown = ", and ".join([*all_of.of_paper("the paper"), f"here at profile {all_of.plan.profile}"])
+    title = f"{label.partition(',')[0]} against {what}: {shown}"
     panels = panels or [ScatterPanel([], "", "")]
     return partial(draw_scatters, panels=panels, title=title, hollow="printed in the paper")
 

@@ -117,14 +117,11 @@ def _sample(row: RowResult, cost: ModelCost | None, figure: str) -> ScoreSample:
 
 def _write(all_of: Measured, pictures: dict[str, Path], device: str) -> StudyReport:
     plan, out = all_of.plan, all_of.plan.out
-    recipe = all_of.recipe
-    label = f"{plan.study}: {paper_label(recipe)}" if all_of.of_a_paper else plan.study
-    title = f"{label} at profile {plan.profile}"
+    source = all_of.of_paper(paper_label(all_of.recipe))
+    title = f"{': '.join([plan.study, *source])} at profile {plan.profile}"
     warnings = _warnings(all_of)
     tables = [
-        paper_table(
-            all_of, f"{paper_label(recipe)}, and what came out here" if all_of.of_a_paper else "What came out here"
-        ),
+        paper_table(all_of, ", next to ".join(["What came out here", *source])),
         verdict_table(all_of),
         cost_table(all_of),
         run_table(all_of),
@@ -136,8 +133,7 @@ def _write(all_of: Measured, pictures: dict[str, Path], device: str) -> StudyRep
     reads = {attempt.run.name: attempt.read for row in all_of.rows for attempt in row.finished}
     starts = {name: read.environment[-1] for name, read in reads.items() if read and read.environment}
     environment = {"machine": describe_machine(device), "runs": starts}
-    who = "The paper" if all_of.of_a_paper else "Claim"
-    lead = f"{who}: {plan.about.claim}." if plan.about is not None else f"{recipe.about or plan.study}."
+    lead = f"Claim: {plan.about.claim}." if plan.about is not None else f"{all_of.recipe.about or plan.study}."
     report = Report(title, lead, warnings)
     report.parts += [*tables[:-2]]
     report.parts += [ReportPicture(name, path) for name, path in pictures.items() if path.suffix == ".svg"]
@@ -183,11 +179,8 @@ def _warnings(all_of: Measured) -> list[str]:
         told.append(f"{changes[0].upper()}{changes[1:]}.")
     if plan.profile != "paper":
         told.append(
-            f"The scores are of profile {plan.profile}, not of the paper's experiment: their level cannot be compared with "
-            "the printed one, only the order of rows and the sign of margins can."
-            if all_of.of_a_paper
-            else f"The scores are of profile {plan.profile}: for profile paper, their level says nothing, only the order of rows "
-            "and the sign of margins do."
+            f"The scores are of profile {plan.profile}, a smaller experiment: the order of rows and the sign of margins can be "
+            "compared with those of the full one, the level of the scores cannot."
         )
     if plan.profile == "mini" and plan.about is not None:
         told.append(f"What this scale can and cannot show: {plan.about.scale}")
@@ -242,8 +235,7 @@ def _page(report: Report, tables: Sequence[ReportTable], commands: Sequence[str]
 def _terminal(all_of: Measured) -> tuple[list[str], list[list[str]], str]:
     """Columns, rows and caption of a table for the terminal: the main score and the costs."""
     score, label = all_of.score, all_of.label(all_of.score)
-    here_now = f"here, {all_of.plan.profile}"
-    scores = [f"{label}: paper", here_now] if all_of.of_a_paper else [f"{label}: {here_now}"]
+    scores = [*all_of.of_paper(f"{label}: paper"), f"{label}: here, {all_of.plan.profile}"]
     columns = ["row", *scores, "params M", "GMACs", "latency ms", "trained M"]
     rows = []
     for row in all_of.rows:
@@ -251,7 +243,7 @@ def _terminal(all_of: Measured) -> tuple[list[str], list[list[str]], str]:
         here = measured_cell(row, cost, score, score)
         if row.recipe is not None and not row.attempts:
             here = row.state
-        cells = [row.title, *(["-" if printed is None else f"{printed:g}"] if all_of.of_a_paper else []), here]
+        cells = [row.title, *all_of.of_paper("-" if printed is None else f"{printed:g}"), here]
         for value, digits in (
             (cost and cost.params_m, 1),
             (cost and cost.gmacs, 1),

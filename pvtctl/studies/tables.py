@@ -51,10 +51,9 @@ class Measured:
             names += [about.score, *(claim.figure for claim in about.claims)]
         return list(dict.fromkeys(names))
 
-    @property
-    def of_a_paper(self) -> bool:
-        """Whether a paper has this comparison; some studies are pvtctl's own."""
-        return self.recipe.paper is not None
+    def of_paper(self, *words: str) -> list[str]:
+        """What is said of the paper that has this comparison; nothing for pvtctl's own studies, which have none."""
+        return list(words) if self.recipe.paper is not None else []
 
     @property
     def score(self) -> str:
@@ -100,11 +99,11 @@ def measured_cell(row: RowResult, cost: ModelCost | None, figure: str, score: st
 def paper_table(all_of: Measured, title: str) -> ReportTable:
     """The paper's table, with a measured column next to each published one; the measured ones alone if there is no paper."""
     here = f"here, {all_of.plan.profile}"
-    left_out = 0 if all_of.of_a_paper else 1
     columns, groups = ["row"], [("", 1)]
     for figure in all_of.figures:
-        groups.append((all_of.label(figure), 2 - left_out))
-        columns += ["paper", "here, full size" if figure in _COSTS else here][left_out:]
+        own = [*all_of.of_paper("paper"), "here, full size" if figure in _COSTS else here]
+        groups.append((all_of.label(figure), len(own)))
+        columns += own
     rows = []
     for row in all_of.rows:
         cells = [row.title]
@@ -113,7 +112,7 @@ def paper_table(all_of: Measured, title: str) -> ReportTable:
             stated = row.expect.get(figure)
             code = " (code)" if stated is not None and stated.paper is None else ""
             measured = measured_cell(row, all_of.costs.get(row.row), figure, all_of.score)
-            cells += ["-" if printed is None else f"{printed:g}{code}", measured][left_out:]
+            cells += [*all_of.of_paper("-" if printed is None else f"{printed:g}{code}"), measured]
         done = len(row.finished)
         seeds = plural(done, "seed") if done else ""
         rows.append([*cells, "; ".join(filter(None, (seeds, row.state)))])
@@ -124,7 +123,7 @@ def _notes(all_of: Measured) -> list[str]:
     notes = [
         f"here, {all_of.plan.profile}: scores of the runs of profile {all_of.plan.profile}, mean ± sample standard deviation "
         "over seeds.",
-        "here, full size: counted, or timed on this machine, for the paper's model at the paper's size.",
+        "here, full size: counted, or timed on this machine, for the model at full size.",
     ]
     for row in all_of.rows:
         told = [f"{all_of.label(name)}: {figure.note}" for name, figure in row.expect.items() if figure.note]
@@ -163,14 +162,13 @@ def cost_table(all_of: Measured) -> ReportTable:
         f"Memory of training is a lower bound, worked out from shapes: activations in float32 with fused attention (images a "
         f"GPU: {shown}). Latency is one image from photo to result, or one forward pass of a classifier."
     )
-    whole = "the paper's model, full size" if all_of.of_a_paper else "full size"
-    groups = [("", 1), (whole, 7), ("trained here", 4)]
+    groups = [("", 1), ("full size", 7), ("trained here", 4)]
     return ReportTable("What the models cost", columns, rows, groups=groups, notes=list(dict.fromkeys(notes)))
 
 
 def verdict_table(all_of: Measured) -> ReportTable:
     """The claims and their verdicts."""
-    columns = ["claim", "verdict", "margin here", "95 % interval", "margin in the paper", "why"]
+    columns = ["claim", "verdict", "margin here", "95 % interval", *all_of.of_paper("margin in the paper"), "why"]
     rows = []
     for verdict in all_of.verdicts:
         digits = digits_of(verdict.figure)
@@ -181,15 +179,13 @@ def verdict_table(all_of: Measured) -> ReportTable:
         if verdict.interval is not None:
             interval = " to ".join(f"{edge:+.{digits}f}" for edge in verdict.interval)
         printed = "-" if verdict.printed is None else f"{verdict.printed:+g}"
-        rows.append([verdict.text, verdict.outcome, margin, interval, printed, verdict.reason])
+        rows.append([verdict.text, verdict.outcome, margin, interval, *all_of.of_paper(printed), verdict.reason])
     notes = ["Margins are how far the row that the claim puts ahead is ahead here, ± their standard error over seeds."]
     if all_of.plan.seeds > 1 and any(run.needs for run in all_of.plan.runs):
         notes.append(
             "All seeds of a row start from one pretraining: its variance is not in the spread, and its figures "
             "(top-1) count once."
         )
-    if not all_of.of_a_paper:
-        columns, *rows = [[*line[:4], line[5]] for line in [columns, *rows]]
     return ReportTable("What is claimed, and what came of it here", columns, rows, notes=notes)
 
 

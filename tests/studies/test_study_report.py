@@ -66,7 +66,7 @@ def test_every_file_is_written_and_says_the_same(tmp_path: Path) -> None:
     page = result.files["report"].read_text()
     for text in (
         "30.50 ± 0.71",
-        "the paper&#x27;s model at the paper&#x27;s size",
+        "for the model at full size",
         "data:image/svg+xml",
         "Environment",
     ):
@@ -94,9 +94,11 @@ def test_a_study_of_our_own_has_no_columns_for_a_paper(tmp_path: Path) -> None:
     assert result.columns[:2] == ["row", "top-1, %: here, smoke"]
     assert [row[1] for row in result.rows] == ["70.50 ± 0.71", "75.50 ± 0.71", "60.50 ± 0.71"]
     text = result.files["table"].read_text()
-    assert not [line for line in text.splitlines() if line.startswith(("| row", "| claim")) and "paper" in line]
+    assert not [
+        line for line in text.splitlines() if line.startswith(("|", "- here", "> The scores")) and "paper" in line
+    ]
     assert text.splitlines()[2].startswith("Claim: Reducing")
-    assert "the printed one" not in text
+    assert "| computed at full size: no spread |" in text
 
 
 def test_no_finished_row(tmp_path: Path) -> None:
