@@ -251,6 +251,8 @@ def _check_value(
         if block is not None:
             fields = field_types(block)
             if part not in fields:
+                if depth == 0 and part in extra_keys:
+                    return _fault(layer, here, "takes a block of its own, not keys with dots")
                 words = _own_keys(block, merged)
                 words = [*fields, *(extra_keys if depth == 0 else ())] if words is None else words
                 return _fault(layer, here, "unknown key", _nearest_key(part, words) if words else "leave it out")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 import pvtctl
 from pvtctl.errors import UsageError, nearest
+from pvtctl.io.foreign import found_instead
 from pvtctl.recipe.earlier import is_of_run, with_earlier
 from pvtctl.recipe.layers import Fault, Layer, Named, check_layer, flatten, options_now, worded
 from pvtctl.recipe.schema import Printed, Study
@@ -21,6 +22,8 @@ from pvtctl.recipe.yaml_loader import Document, KeyPath, SourceMark, read_yaml
 
 FILE_KEYS = ("base", "rows", "profiles", "printed", "study")
 """Keys that a recipe file may have in addition to those of `Recipe`."""
+_NAMES: tuple[KeyPath, ...] = (("task",), ("model", "head", "name"), ("model", "backbone", "name"))
+"""Keys that say which options a layer above them may have."""
 _NOT_INHERITED = ("name", "about", "title", "paper", "expect")
 
 
@@ -91,28 +94,40 @@ def read_recipe(name_or_path: str | Path, _chain: tuple[Path, ...] = ()) -> Reci
     """
     path = recipe_path(name_or_path)
     document = read_yaml(path)
-    alone = _without_base(path, document, options_now())
+    base, faults = _base_of(path, document, _chain)
+    alone = _without_base(path, document, options_now(), _named(base))
     profiles = {name: list(layers) for name, layers in alone.profiles.items()}
-    result = replace(alone, profiles=profiles, faults=list(alone.faults))
-    if (base := document.data.get("base")) is not None:
-        _add_base(result, base, document.marks[("base",)], _chain)
+    result = replace(alone, profiles=profiles, faults=[*alone.faults, *faults])
+    if base is not None:
+        _add_base(result, base)
     return result
 
 
+def _named(base: RecipeFile | None) -> tuple[tuple[KeyPath, str], ...]:
+    """The task, head and backbone that a base names for all rows."""
+    layers = base.shared if base else []
+    return tuple({key: str(layer.values[key]) for layer in layers for key in _NAMES if key in layer.values}.items())
+
+
 @lru_cache(maxsize=64)  # one command reads the tables many times
-def _without_base(path: Path, document: Document, registered: tuple[Named, Named]) -> RecipeFile:
-    """The file's own layers, checked against the keys of heads and backbones. Cached: do not change it."""
+def _without_base(
+    path: Path, document: Document, registered: tuple[Named, Named], named: tuple[tuple[KeyPath, str], ...]
+) -> RecipeFile:
+    """The file's own layers, checked against the keys of heads and backbones, of which the base has `named` some. Cached: do
+    not change it.
+    """
     faults = [Fault(text, _line_of(text)) for text in document.faults]
     data = with_earlier(document.data) if is_of_run(path) else document.data
     own = {key: value for key, value in data.items() if key not in FILE_KEYS}
     shared, found = flatten(own, "recipe", document.marks)
-    faults += [*found, *check_layer(shared, FILE_KEYS)]
+    below = {**dict(named), **shared.values}
+    faults += [*found, *check_layer(shared, FILE_KEYS, below)]
     result = RecipeFile(path.stem, path, shared, {}, {"paper": []}, {}, {}, faults=faults)
-    for name, layer in _sections(document, ("rows",), "row", faults):
+    for name, layer in _sections(document, ("rows",), "row", faults, lambda row: below):
         result.rows[name] = layer
-    for name, layer in _sections(document, ("profiles",), "profile", faults):
+    for name, layer in _sections(document, ("profiles",), "profile", faults, lambda profile: below):
         result.profiles.setdefault(name, []).append(layer)
-        _add_scaled_rows(result, document, name)
+        _add_scaled_rows(result, document, name, below)
     if result.built_in:
         of_profiles = [layer for layers in result.profiles.values() for layer in layers]
         for layer in (shared, *result.rows.values(), *of_profiles, *result.scaled_rows.values()):
@@ -127,29 +142,38 @@ def _line_of(text: str) -> SourceMark | None:
     return SourceMark(match[1], int(match[2])) if match else None
 
 
-def _add_base(result: RecipeFile, base: Any, mark: SourceMark, chain: tuple[Path, ...]) -> None:
-    chain = (*chain, result.path.resolve())
+def _base_of(path: Path, document: Document, chain: tuple[Path, ...]) -> tuple[RecipeFile | None, list[Fault]]:
+    """The recipe that a file extends, None without one, and the faults of both that or of naming it."""
+    base = document.data.get("base")
+    if base is None:
+        return None, []
+    mark, chain = document.marks[("base",)], (*chain, path.resolve())
     if not isinstance(base, str):
-        result.faults.append(Fault(f"base: the name or path of a recipe, not {json.dumps(base)} ({mark})", mark))
-        return
-    beside = result.path.parent / (base if base.endswith((".yaml", ".yml")) else f"{base}.yaml")
+        return None, [Fault(f"base: the name or path of a recipe, not {json.dumps(base)} ({mark})", mark)]
+    beside = path.parent / (base if base.endswith((".yaml", ".yml")) else f"{base}.yaml")
     try:
-        path = beside if beside.is_file() else recipe_path(base)
-        if path.resolve() in chain:
-            raise UsageError("goes round in a circle: " + " -> ".join(one.stem for one in (*chain, path)))
-        lower = read_recipe(path, chain)
+        file = beside if beside.is_file() else recipe_path(base)
+        if file.resolve() in chain:
+            raise UsageError("goes round in a circle: " + " -> ".join(one.stem for one in (*chain, file)))
+        lower = read_recipe(file, chain)
     except UsageError as error:
-        result.faults.append(Fault(f"base: {error.message} ({mark})", mark))
-        return
-    result.faults.extend(lower.faults)
+        return None, [Fault(f"base: {error.message} ({mark})", mark)]
+    return lower, lower.faults
+
+
+def _add_base(result: RecipeFile, lower: RecipeFile) -> None:
     values = {path: value for path, value in lower.own.values.items() if path[0] not in _NOT_INHERITED}
     result.base = replace(lower, own=replace(lower.own, label=f"base {lower.name}", values=values))
     names = [*lower.profiles, *(name for name in result.profiles if name not in lower.profiles)]
     result.profiles = {name: [*lower.profiles.get(name, []), *result.profiles.get(name, [])] for name in names}
 
 
-def _sections(document: Document, at: KeyPath, kind: str, faults: list[Fault]) -> list[tuple[str, Layer]]:
-    """The named layers under `rows:`, under `profiles:`, or under the `rows:` of a profile."""
+def _sections(
+    document: Document, at: KeyPath, kind: str, faults: list[Fault], below: Callable[[str], Mapping[KeyPath, Any]]
+) -> list[tuple[str, Layer]]:
+    """The named layers under `rows:`, under `profiles:`, or under the `rows:` of a profile; `below` gives the values on which
+    a layer of that name lies.
+    """
     sections: Any = document.data
     for key in at:
         sections = sections.get(key) if isinstance(sections, dict) else None
@@ -169,13 +193,17 @@ def _sections(document: Document, at: KeyPath, kind: str, faults: list[Fault]) -
         else:
             own = {key: value for key, value in (settings or {}).items() if at != ("profiles",) or key != "rows"}
             layer, found = flatten(own, f"{kind} {name}", document.marks, (*at, name))
-            faults += [*found, *check_layer(layer)]
+            faults += [*found, *check_layer(layer, merged={**below(name), **layer.values})]
             layers.append((name, layer))
     return layers
 
 
-def _add_scaled_rows(result: RecipeFile, document: Document, profile: str) -> None:
-    for row, layer in _sections(document, ("profiles", profile, "rows"), f"profile {profile}, row", result.faults):
+def _add_scaled_rows(result: RecipeFile, document: Document, profile: str, below: Mapping[KeyPath, Any]) -> None:
+    def below_row(row: str) -> dict[KeyPath, Any]:
+        return {**below, **(result.rows[row].values if row in result.rows else {})}
+
+    at, kind = ("profiles", profile, "rows"), f"profile {profile}, row"
+    for row, layer in _sections(document, at, kind, result.faults, below_row):
         if row in result.rows:
             result.scaled_rows[profile, row] = layer
         else:
@@ -248,7 +276,8 @@ def recipe_path(name_or_path: str | Path) -> Path:
     if isinstance(name_or_path, Path) or "/" in text or text.endswith((".yaml", ".yml")):
         path = Path(text).expanduser()
         if not path.is_file():
-            raise UsageError(f"there is no recipe file {text}", "pvtctl recipes ls lists the shipped recipes")
+            said = found_instead(path, "a recipe file") or f"there is no recipe file {text}"
+            raise UsageError(said, "pvtctl recipes ls lists the shipped recipes")
         return path
     for path in recipes_folder().rglob("*.yaml"):
         if path.stem == text:

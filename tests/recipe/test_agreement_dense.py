@@ -146,6 +146,24 @@ def test_one_fault(text: str, fault: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
+        f"{MIDAS}rows: {{a: {{model.head.nosuch: 9}}}}\n",
+        f"{MIDAS}profiles: {{mini: {{model.head.nosuch: 9}}}}\n",
+        f"{DPT}rows: {{a: {{task: depth, model.head: {{name: midas, nosuch: 9}}}}}}\n",
+        f"{DPT}rows: {{a: {{task: depth, model.head.name: midas}}}}\nprofiles: {{mini: {{rows: {{a: {{model.head.nosuch: 9}}}}}}}}\n",
+        "base: below\nmodel.head.nosuch: 9\n",
+        "base: below\nrows: {a: {model.head.nosuch: 9}}\n",
+    ],
+)
+def test_an_unknown_option_is_told_with_those_of_the_head_on_which_its_layer_lies(text: str) -> None:
+    Path("below.yaml").write_text(MIDAS, encoding="utf-8")
+    (found,) = faults_of(text)
+    assert found.startswith("model.head.nosuch: unknown key (x.yaml:")
+    assert found.endswith("), one of: width, scale_shift")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
         f"{SEGMENTATION}eval: {{window: [64, 64], stride: [64, 64], ratios: [0.5, 1], flip: true}}\n",
         f"{DEPTH}model.head.scale_shift: [1, 0.1]\ntrain.loss.name: silog\neval: {{crop: garg, alignment: none}}\n",
         f"{DPT}model.head: {{dropout: 0.2, auxiliary_weight: 0.4, readout: add, taps: [3, R0, 9, 12]}}\n",

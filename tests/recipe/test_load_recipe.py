@@ -44,6 +44,7 @@ def faults_of(text: str, row: str | None = None, profile: str = "paper", sets: t
             "train.layer_decay: unknown key (x.yaml:2), did you mean train.optimizer.layer_decay?",
         ),
         ("row: {a: {}}", "row: takes a value, not keys (x.yaml:2)"),
+        ("profiles.mini.train.epochs: 1", "profiles: takes a block of its own, not keys with dots (x.yaml:2)"),
         ("profile_s: {}", "profile_s: unknown key (x.yaml:2), did you mean profiles or profile?"),
         ("train.optimizer.lr: abc", 'train.optimizer.lr: should be a valid number, not "abc" (x.yaml:2)'),
         ("train.optimizer.lr: true", "train.optimizer.lr: should be a valid number, not true (x.yaml:2)"),
