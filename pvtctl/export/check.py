@@ -75,9 +75,7 @@ def compare_outputs(raw: RawModel, run: Run, cases: Sequence[tuple[int, ImageSiz
                     f"for {case}",
                     "nothing was written; --size HxW fixes the sides",
                 )
-            absolute = float((ours.double() - theirs.double()).abs().max())
-            largest = float(theirs.double().abs().max())
-            check = Check(batch, size, name, absolute, absolute / largest if largest else absolute)
+            check = Check(batch, size, name, *difference_of(ours, theirs))
             if not check.relative <= tolerance:
                 raise PvtctlError(
                     f"{name} of the exported graph differs from eager by {check.relative:.1e} of its largest value "
@@ -86,6 +84,18 @@ def compare_outputs(raw: RawModel, run: Run, cases: Sequence[tuple[int, ImageSiz
                 )
             checks.append(check)
     return checks
+
+
+def difference_of(ours: Tensor, theirs: Tensor) -> tuple[float, float]:
+    """The largest difference of two outputs of one shape, absolute and relative to the largest finite value of `theirs`.
+
+    Equal infinite values, and NaN in both, as models with such weights give, do not differ; NaN in one is NaN.
+    """
+    ours, theirs = ours.double(), theirs.double()
+    same = (ours == theirs) | (ours.isnan() & theirs.isnan())
+    absolute = float((ours - theirs).abs().masked_fill(same, 0).max())
+    largest = float(theirs.abs().masked_fill(~theirs.isfinite(), 0).max())
+    return absolute, absolute / largest if largest else absolute
 
 
 def time_in_turns(raw: RawModel, runs: Mapping[str, Run], batch: int, size: ImageSize, repeats: int) -> ExportTiming:

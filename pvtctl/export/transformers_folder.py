@@ -15,12 +15,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pvtctl.errors import PvtctlError, UsageError
+from pvtctl.export.check import difference_of
 from pvtctl.export.exportable import raw_model
 from pvtctl.export.transformers_models import TransformersModel, transformers_model
 from pvtctl.io.files import new_folder
 from pvtctl.io.normalization import IMAGENET, Normalization
 from pvtctl.models.dense import DenseModel
 from pvtctl.weights.read import read_checkpoint
+from pvtctl.weights.tensors import same_values
 
 
 def write_folder(
@@ -60,7 +62,7 @@ def _check_read_back(folder: Path, model: nn.Module) -> None:
     back = read_checkpoint(folder).state
     counts = {key for key in model.state_dict() if key.endswith("num_batches_tracked")} - back.keys()
     state = {key: value.detach().cpu() for key, value in model.state_dict().items() if key not in counts}
-    if not state.keys() <= back.keys() or not all(torch.equal(back[key], state[key]) for key in state):
+    if not state.keys() <= back.keys() or not all(same_values(back[key], state[key]) for key in state):
         raise PvtctlError("the folder did not read back as it was written", "nothing was kept; try another disk")
 
 
@@ -87,8 +89,7 @@ def _compare(folder: Path, model: nn.Module, theirs: TransformersModel, toleranc
     )
     with torch.inference_mode():
         pairs = list(zip(_outputs(original.eval()(image), theirs), ours.eager(image), strict=True))
-    smallest = torch.finfo(torch.float32).tiny  # depth may be 0 everywhere
-    difference = max(float((there - here).abs().max() / here.abs().max().clamp(min=smallest)) for there, here in pairs)
+    difference = max(difference_of(there, here)[1] for there, here in pairs)
     if not difference <= tolerance:
         raise PvtctlError(
             f"transformers gives other outputs than ours ({difference:.1e} of the largest, above {tolerance:g})",

@@ -14,6 +14,7 @@ from pvtctl.models.fast_cpu import optimize_for_cpu
 from pvtctl.models.registry import DEPTH
 from pvtctl.weights.describe import Inspected
 from pvtctl.weights.load import load_checkpoint
+from pvtctl.weights.report import LoadReport
 
 Model = Classifier | Detector | DenseModel
 
@@ -34,9 +35,7 @@ def model_from_checkpoint(
     assert checkpoint.head is not None
     model = _build(checkpoint, image_size, scale_shift)
     report = load_checkpoint(model, checkpoint.source, class_names=checkpoint.head.names)
-    for word, text in (("note", report.assumed), ("warning", report.warning)):
-        if text:
-            say_once(f"{word}: {checkpoint.path}: {text}")
+    _say(checkpoint, report)
     return optimize_for_cpu(model)
 
 
@@ -46,8 +45,14 @@ def backbone_from_checkpoint(checkpoint: Inspected) -> Backbone:
     if checkpoint.above is not None and checkpoint.above.output_stride:
         options["output_stride"] = checkpoint.above.output_stride
     model = build_backbone(checkpoint.backbone, **options)
-    load_checkpoint(model, checkpoint.source)
+    _say(checkpoint, load_checkpoint(model, checkpoint.source))
     return optimize_for_cpu(model)
+
+
+def _say(checkpoint: Inspected, report: LoadReport) -> None:
+    for word, text in (("note", report.assumed), ("warning", report.warning)):
+        if text:
+            say_once(f"{word}: {checkpoint.path}: {text}")
 
 
 def _position_options(checkpoint: Inspected) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from pvtctl.weights.load import load_checkpoint
 from pvtctl.weights.read import Checkpoint, read_raw, read_weights
 from pvtctl.weights.recognise import convert_state, identify, strip_wrappers, to_publisher
 from pvtctl.weights.save import save_safetensors
+from pvtctl.weights.tensors import nonfinite, nonfinite_note, same_values
 from pvtctl.weights.unknown import explain_unknown
 
 TOLERANCE = 1e-4
@@ -49,6 +50,8 @@ class CheckpointConversion:
     """Largest difference from the original's outputs, relative to the largest of them."""
     note: str = ""
     """Which weights of the file were taken, if there was a choice, and what it does not say of its head."""
+    warning: str = ""
+    """NaN or infinity in the file, whose outputs are not compared then."""
 
 
 def convert_file(
@@ -65,7 +68,7 @@ def convert_file(
     `out` ends in .safetensors, or in .pth / .pt / .bin for a pickled state dict (official layout only). `backbone`
     chooses between models of the same shapes, and `head_options` are those of its head that the file does not say, for its
     header: the model is built with them. If the original implementation (torchvision, timm, transformers) is
-    installed, outputs on one image are compared first; then the written file is read back and must give the same tensors.
+    installed, outputs on one image are compared first, unless a weight is NaN or infinite; then the written file is read back and must give the same tensors.
 
     Raises UsageError for a file without a known model or with another one than `backbone`, options that its head does not
     have or that the file says otherwise, or an `out` that exists; PvtctlError when the outputs differ.
@@ -85,7 +88,8 @@ def convert_file(
         and (why := unwritable(meta.head, meta.conventions, (meta.head_options or {}).get("neck"))) is not None
     ):
         raise UsageError(f"{checkpoint.path} {why}", "leave --to out, to write ours")
-    compared_with, difference = _compare(checkpoint, name, state)
+    bad = nonfinite_note(nonfinite(state))
+    compared_with, difference = (None, None) if bad else _compare(checkpoint, name, state)
     written = to_publisher(state) if to == "official" else state
     if out.suffix == ".safetensors":
         save_safetensors(out, written, meta)
@@ -106,6 +110,7 @@ def convert_file(
         classes=meta.num_classes,
         dropped=[*sorted(set(checkpoint.state) - set(state)), *checkpoint.left_out],
         note="; ".join(filter(None, (checkpoint.note, unsaid))),
+        warning=bad and f"{checkpoint.path}: {bad}",
         compared_with=compared_with,
         difference=difference,
     )
@@ -283,7 +288,6 @@ def _original(checkpoint: Checkpoint, name: str, classes: int) -> tuple[str, nn.
 def _check_written(out: Path, state: Mapping[str, Tensor]) -> None:
     raw, _ = read_raw(out)
     back = convert_state(raw).state
-    same = back.keys() == state.keys() and all(torch.equal(back[key], state[key]) for key in state)
-    if not same and not any(value.isnan().any() for value in state.values()):
+    if back.keys() != state.keys() or not all(same_values(back[key], state[key]) for key in state):
         out.unlink()
         raise PvtctlError(f"{out} did not read back as it was written, and was removed", "try another disk")

@@ -24,7 +24,7 @@ from pvtctl.weights.layouts.unsupported import unsupported_model
 from pvtctl.weights.read import Checkpoint, read_weights
 from pvtctl.weights.recognise import identify
 from pvtctl.weights.resolve import find_weights_file
-from pvtctl.weights.tensors import nonfinite
+from pvtctl.weights.tensors import nonfinite, nonfinite_note
 from pvtctl.weights.unknown import explain_unknown
 
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
@@ -207,6 +207,6 @@ def verify_weights(text: str) -> WeightsVerdict:
     elif entry is not None and entry.backbone not in found.models:
         fault = f"holds {' or '.join(found.models)}, not {entry.backbone}"
     elif found.nonfinite:
-        fault = f"holds NaN or infinity in {found.nonfinite[0]}"
+        fault = f"holds {nonfinite_note(found.nonfinite)}"
     hint = f"`pvtctl weights inspect {text}` shows what is in it" if fault else None
     return WeightsVerdict(text, fault is None, str(path), compared, found.models, fault, hint)

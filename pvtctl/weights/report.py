@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from pvtctl.io.names import plural
+from pvtctl.weights.tensors import nonfinite_note, shortened
 
 LEAST_SHARE = 0.95
 """Least share of the backbone's parameters, or of a dense model's neck and head, below which loading is refused."""
@@ -77,7 +78,7 @@ class LoadReport:
     @property
     def warning(self) -> str:
         """What makes every output useless; empty if nothing does."""
-        return f"NaN or infinity in {_short(self.nonfinite)}" if self.nonfinite else ""
+        return nonfinite_note(self.nonfinite)
 
     def summary(self) -> str:
         """A few lines of text."""
@@ -107,17 +108,12 @@ class LoadReport:
 
 def listed(pairs: list[tuple[str, str]]) -> str:
     """`name (reason), name (reason) and 5 more`."""
-    return _short([f"{name} ({reason})" if reason else name for name, reason in pairs])
+    return shortened([f"{name} ({reason})" if reason else name for name, reason in pairs])
 
 
 def percent_loaded(share: float) -> str:
     """`98.7 %`, rounded down, so that 100.0 % means all."""
     return f"{int(share * 1000) / 10:.1f} %"
-
-
-def _short(names: list[str]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more
 
 
 def _millions(count: int) -> str:

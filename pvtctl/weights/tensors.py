@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -62,6 +62,21 @@ def _problem(value: Tensor) -> str | None:
 def nonfinite(state: Mapping[str, Tensor]) -> list[str]:
     """Names of the tensors that hold NaN or infinity."""
     return [name for name, value in state.items() if value.is_floating_point() and not _is_finite(value)]
+
+
+def nonfinite_note(names: Sequence[str]) -> str:
+    """What to say of a file with such tensors; empty for none."""
+    return f"NaN or infinity in {shortened(names)}" if names else ""
+
+
+def shortened(names: Sequence[str]) -> str:
+    """`a, b, c and 5 more`."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def same_values(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors have the same shape and elements; NaN is equal to NaN."""
+    return one.shape == other.shape and bool(((one == other) | (one.isnan() & other.isnan())).all())
 
 
 def _is_finite(value: Tensor) -> bool:

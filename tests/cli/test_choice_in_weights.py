@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,15 @@ def test_weights_with_nan_are_told_where_they_are_used(cli: Cli, both: Path) -> 
     torch.save(state, "nan.pth")
     result = cli("predict", "a.png", "--weights", "nan.pth")
     assert result.code == 0
-    assert "warning: nan.pth: NaN or infinity in " in result.err
+    told = "warning: nan.pth: NaN or infinity in "
+    assert told in result.err
+    for command in (["weights", "convert", "nan.pth", "nan.safetensors"], ["export", "nan.pth", "--format", "torch", "--backbone-only", "--out", "nan.pt2", "--size", "32"]):  # fmt: skip
+        result = cli(*command)
+        assert result.code == 0, result.err
+        assert result.err.count(told) == 1
+    assert "are not compared" in cli("weights", "convert", "nan.pth", "again.safetensors").err
+    table = cli("weights", "inspect", "nan.safetensors").out
+    assert re.search(r"NaN or infinity\W+in backbone\S+, backbone\S+, backbone\S+ and \d+ more", table)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from pvtctl.errors import ExitCode, PvtctlError, UsageError
 from pvtctl.export import export_model
 from pvtctl.export import model as model_module
+from pvtctl.export.check import difference_of
 from pvtctl.export.exportable import Pixels, RawModel, raw_model
 from pvtctl.export.program import Program, export_program
 from pvtctl.io.normalization import IMAGENET, Normalization, Order
@@ -230,3 +232,11 @@ def test_wrong_arguments_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(UsageError, match="ONNX files need onnx, onnxscript, onnxruntime") as error:
         export_model(model, tmp_path / "m.onnx")
     assert error.value.hint == "pip install 'pvtctl[export]'"
+
+
+def test_nan_and_infinity_in_both_are_no_difference_and_in_one_are() -> None:
+    one = torch.tensor([[1.0, math.nan, math.inf, -4.0]])
+    assert difference_of(one, one) == (0, 0)
+    assert difference_of(one + torch.tensor([0.0, 0, 0, 1]), one) == (1, 0.25)
+    assert math.isnan(difference_of(one, one.nan_to_num())[0])
+    assert difference_of(torch.zeros(2), torch.zeros(2)) == (0, 0)
