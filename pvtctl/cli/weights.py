@@ -13,6 +13,7 @@ from pvtctl.errors import ExitCode, PvtctlError, UsageError
 from pvtctl.io.console import byte_progress, say
 from pvtctl.io.foreign import reason_of
 from pvtctl.io.names import plural
+from pvtctl.io.urls import without_secrets
 from pvtctl.weights.resolve import with_inside
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ def inspect(file: str = _SOURCE, inside: str | None = INSIDE, as_json: bool = AS
 
 
 def _print_inspection(found: Inspection) -> None:
+    from pvtctl.weights.tensors import shortened
+
     rows: list[tuple[str, str]] = [
         ("file", found.path),
         ("size", f"{found.bytes / 1e6:.1f} MB"),
@@ -67,7 +70,7 @@ def _print_inspection(found: Inspection) -> None:
         rows.append(("left out", f"{plural(len(found.left_out), 'tensor')} outside of {found.meta['inside']}: {some}"))
     if found.image_size is not None:
         rows.append(("position tables", f"of {found.image_size}x{found.image_size} images"))
-    rows.append(("NaN or infinity", ", ".join(found.nonfinite[:5]) or "none"))
+    rows.append(("NaN or infinity", f"in {shortened(found.nonfinite)}" if found.nonfinite else "none"))
     for key, value in found.meta.items():
         text = str(value)
         rows.append((f"metadata: {key}", text if len(text) <= 80 else f"{text[:77]}..."))
@@ -115,8 +118,9 @@ def weights_convert(
     done = convert_file(source, out, backbone=backbone, to=layout, head_options=options, overwrite=force)
     what = f"{done.head} of {done.backbone}" if done.head else done.backbone
     say(f"{what} ({done.format} layout) -> {out} ({to} layout)")
-    if done.note:
-        say(f"note: {done.note}")
+    for word, text in (("warning", done.warning), ("note", done.note)):
+        if text:
+            say(f"{word}: {text}")
     if done.dropped:
         say(
             f"left out, not part of backbone, neck or head: {', '.join(done.dropped[:5])}{' ...' * (len(done.dropped) > 5)}"
@@ -124,7 +128,9 @@ def weights_convert(
     if done.compared_with is not None:
         say(f"outputs equal those of {done.compared_with}: largest difference {done.difference:.1e} of the largest")
     else:
-        what = f"outputs of {done.head} are not compared" if done.head else "no original to compare with is installed"
+        what = "no original to compare with is installed"
+        if done.head or done.warning:
+            what = f"outputs of {done.head or done.backbone} are not compared"
         say(f"{what}; the tensors read back equal")
 
 
@@ -208,11 +214,12 @@ def weights_fetch(
     from pvtctl.weights.download import fetch_weights as fetch_one
 
     for name in names:
+        shown = without_secrets(name)
         with byte_progress() as watch:
-            path = fetch_one(name, mirror=mirror, folder=folder, to=to, again=again, progress=watch(name))
+            path = fetch_one(name, mirror=mirror, folder=folder, to=to, again=again, progress=watch(shown))
         entry = find_published(name)
         if (entry is None or entry.sha256 is None) and (digest := recorded_sha256(path)):
-            say(f"no hash of {name} is known; that of the first fetch is SHA-256 {digest[:12]}...")
+            say(f"no hash of {shown} is known; that of the first fetch is SHA-256 {digest[:12]}...")
         print_text(path)
 
 

@@ -22,6 +22,7 @@ from pvtctl import __version__
 from pvtctl.errors import PvtctlError, UsageError
 from pvtctl.io.files import sha256_of, write_text
 from pvtctl.io.foreign import read_facts
+from pvtctl.io.urls import require_server, without_secrets
 
 Progress = Callable[[int, int | None], None]
 """Called with the bytes on disk and the total size, None if unknown."""
@@ -54,6 +55,11 @@ class Order:
     """Sent to the URL's own host, not to where it redirects: a token is for no one else."""
     refusal: Callable[[int, Mapping[str, str]], PvtctlError | None] = lambda status, headers: None
     """What a server's refusal (status, headers) means, where it says more than its status."""
+
+    @property
+    def shown(self) -> str:
+        """The URL without its secrets, for messages and records."""
+        return without_secrets(self.url)
 
     @property
     def part(self) -> Path:
@@ -109,10 +115,15 @@ def get(
 
 
 def through_mirror(url: str, mirror: str | None) -> str:
-    """`url`, its scheme and host replaced by `mirror` if there is one. Raises UsageError unless it is http, https or file."""
+    """`url`, its scheme and host replaced by `mirror` if there is one. Raises UsageError unless it is http, https or file,
+    and for an address that names no server.
+    """
+    require_server(mirror or url)
     url = mirror.rstrip("/") + urllib.parse.urlsplit(url).path if mirror else url
     if urllib.parse.urlsplit(url).scheme not in ("http", "https", "file"):
-        raise UsageError(f"cannot fetch from {url!r}", "addresses start with https://, http:// or file://")
+        raise UsageError(
+            f"cannot fetch from {without_secrets(url)!r}", "addresses start with https://, http:// or file://"
+        )
     return url
 
 
@@ -126,7 +137,7 @@ def _accept(order: Order, again: bool) -> None:
     except PvtctlError:
         order.discard()
         raise
-    write_record(order.target, order.url, digest, order.part.stat().st_size)
+    write_record(order.target, order.shown, digest, order.part.stat().st_size)
     order.part.replace(order.target)
     order.discard()
 
@@ -166,13 +177,19 @@ def _disk_errors(order: Order) -> Iterator[None]:
 
 def _copy(order: Order, file: Path) -> None:
     if not file.is_file():
-        raise UsageError(f"there is no {file.name} in {file.parent}", f"get it from {order.url} and put it there")
+        raise UsageError(f"there is no {file.name} in {file.parent}", f"get it from {order.shown} and put it there")
     order.discard()
     shutil.copyfile(file, order.part)
 
 
 def _download(order: Order, progress: Progress | None, timeout: float, pause: float) -> None:
     """Complete `order.part`; fails after ATTEMPTS requests in a row without new data."""
+    require_server(order.url)
+    if urllib.parse.urlsplit(order.url).username is not None:
+        raise UsageError(
+            f"{order.shown} holds a user and a password, which are not sent",
+            f"get it by hand and put it at {order.target}; or use --from FOLDER",
+        )
     attempts = furthest = 0
     while attempts < ATTEMPTS:
         if attempts:
@@ -193,7 +210,7 @@ def _download(order: Order, progress: Progress | None, timeout: float, pause: fl
         attempts = 1 if have > furthest else attempts + 1
         furthest = max(furthest, have)
     raise UnreachableError(
-        f"{order.url} could not be fetched: {reason}",
+        f"{order.shown} could not be fetched: {reason}",
         f"get it by hand and put it at {order.target}; or use --from FOLDER or --mirror URL",
     )
 
@@ -209,7 +226,7 @@ def _refuse_status(order: Order, status: int) -> None:
     """Raise for status codes that a retry does not change."""
     if status in (404, 410):
         raise PvtctlError(
-            f"{order.url} does not exist (the server returned {status})",
+            f"{order.shown} does not exist (the server returned {status})",
             f"check the address or the mirror; `{order.listed_by}` lists those known",
         )
     if status == 416:  # the part is longer than the file: it belongs to another file
@@ -217,7 +234,7 @@ def _refuse_status(order: Order, status: int) -> None:
         return
     if 400 <= status < 500 and status not in (408, 429):
         raise PvtctlError(
-            f"{order.url} is refused (the server returned {status})", "get it by hand and use --from FOLDER"
+            f"{order.shown} is refused (the server returned {status})", "get it by hand and use --from FOLDER"
         )
 
 
@@ -298,12 +315,12 @@ def _refuse_html(order: Order) -> None:
     if start.startswith(_HTML):
         raise _html_error(order)
     if not start:
-        raise PvtctlError(f"{order.url} is an empty file", "check the address or the mirror")
+        raise PvtctlError(f"{order.shown} is an empty file", "check the address or the mirror")
 
 
 def _html_error(order: Order) -> PvtctlError:
     return PvtctlError(
-        f"{order.url} is a web page, not a {order.what}",
+        f"{order.shown} is a web page, not a {order.what}",
         f"open it in a browser (a login or a notice, perhaps), save the file and use --from FOLDER, or put it at {order.target}",
     )
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from pvtctl.errors import PvtctlError, UsageError, nearest
-from pvtctl.io.urls import scheme_of, without_secrets
+from pvtctl.io.urls import require_server, scheme_of, without_secrets
 
 T = TypeVar("T")
 SCHEMES = {"https": "aiohttp", "http": "aiohttp", "s3": "s3fs", "gs": "gcsfs"}
@@ -84,6 +84,7 @@ def file_system(url: str) -> Any:
     scheme = scheme_of(url)
     if scheme not in SCHEMES:
         raise UsageError(f"{without_secrets(url)} starts with {scheme}://", nearest(scheme, tuple(SCHEMES)))
+    require_server(url)
     key = os.getpid(), scheme, TIMEOUT
     if key in _OPEN:
         return _OPEN[key]

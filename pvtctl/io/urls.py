@@ -10,6 +10,7 @@ import itertools
 import json
 import os
 import re
+import urllib.parse
 from collections.abc import Iterator
 
 from pvtctl.errors import UsageError
@@ -34,6 +35,19 @@ def is_url(text: object) -> bool:
 def scheme_of(url: str) -> str:
     """`s3` of `s3://bucket/folder`."""
     return url.partition("://")[0].lower()
+
+
+def require_server(url: str) -> None:
+    """Raise UsageError for a web address that names no server: without a host, or with a port that is no number."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        named = parts.scheme not in ("http", "https") or bool(parts.hostname and parts.port != 0)
+    except ValueError:
+        named = False
+    if not named:
+        raise UsageError(
+            f"{without_secrets(url)} names no server", "write it as https://HOST/... or https://HOST:PORT/..."
+        )
 
 
 def without_secrets(text: str) -> str:

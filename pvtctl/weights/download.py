@@ -12,6 +12,7 @@ from pvtctl.io.checkpoint_meta import is_safetensors
 from pvtctl.io.download import TIMEOUT, Order, Progress, get, through_mirror
 from pvtctl.io.foreign import open_foreign
 from pvtctl.io.hub import Repository, fetch_hub_weights
+from pvtctl.io.urls import require_server, without_secrets
 from pvtctl.weights.catalogue import Published, cache_folder, find_published, published
 from pvtctl.weights.resolve import hub_name, is_hub_name
 
@@ -58,6 +59,7 @@ def _order(name_or_url: str, mirror: str | None, target_folder: Path) -> Order:
     if entry is not None:
         url, sha256, file_name = entry.url, entry.sha256, entry.file_name
     elif "://" in name_or_url:
+        require_server(name_or_url)
         url, sha256 = name_or_url, None
         file_name = urllib.parse.unquote(urllib.parse.urlsplit(url).path.rsplit("/", 1)[-1])
     else:
@@ -65,7 +67,7 @@ def _order(name_or_url: str, mirror: str | None, target_folder: Path) -> Order:
         raise UsageError(f"no published weights {name_or_url!r}", f"{nearest(name_or_url, names)}; or give an address")
     url = through_mirror(url, mirror or (os.environ.get("PVTCTL_MIRROR") if entry is not None else None))
     if not file_name or file_name in (".", "..") or "/" in file_name or "\\" in file_name:
-        raise UsageError(f"{url!r} names no file", "give the address of the checkpoint itself")
+        raise UsageError(f"{without_secrets(url)!r} names no file", "give the address of the checkpoint itself")
     check = partial(_check_model, entry) if entry is not None and not sha256 else _check_start
     return Order(url, target_folder / file_name, sha256, check=check)
 
@@ -84,6 +86,7 @@ def _check_start(file: Path) -> None:
 def _check_model(entry: Published, file: Path) -> None:
     """Raise UsageError unless a file has the names and shapes of a published model's parameters, all finite."""
     from pvtctl.weights.inspect import inspect_file  # loads torch
+    from pvtctl.weights.tensors import nonfinite_note
 
     _check_start(file)
     found = inspect_file(file)
@@ -93,4 +96,4 @@ def _check_model(entry: Published, file: Path) -> None:
             f"fetch it from another mirror, or with --from; if it is there already: pvtctl weights fetch {entry.name} --again",
         )
     if found.nonfinite:
-        raise UsageError(f"{entry.file_name} holds NaN or infinity in {found.nonfinite[0]}", "try another mirror")
+        raise UsageError(f"{entry.file_name} holds {nonfinite_note(found.nonfinite)}", "try another mirror")

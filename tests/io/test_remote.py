@@ -131,6 +131,12 @@ def test_parts_and_small_files(server, ranges) -> None:
         read_small(f"{server.url}/a.tar", most=10)
 
 
+def test_an_address_without_a_server_is_refused_at_once(monkeypatch) -> None:
+    monkeypatch.setattr(remote.time, "sleep", lambda seconds: pytest.fail("tried again"))
+    with pytest.raises(UsageError, match="http://host:notaport/set names no server"):
+        look_up("http://host:notaport/set")
+
+
 def test_a_folder_that_shows_its_files(server) -> None:
     server.files["/set/"] = b'<a href="b-0.tar">b-0.tar</a> <a href="b-1.tar"></a> <a href="notes.txt"></a>'
     assert matching(f"{server.url}/set/*.tar") == [f"{server.url}/set/b-{n}.tar" for n in range(2)]

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from pvtctl.errors import UsageError
-from pvtctl.io.urls import bare, below, expanded, is_url, keep_secrets, with_secrets, without_secrets
+from pvtctl.io.urls import bare, below, expanded, is_url, keep_secrets, require_server, with_secrets, without_secrets
 
 
 @pytest.fixture(autouse=True)
@@ -46,6 +46,18 @@ def test_secrets_come_back_in_this_process_and_its_children() -> None:
 def test_a_url_from_a_file_lacks_its_secrets() -> None:
     with pytest.raises(UsageError, match=r"https://h/a\?\*\*\* was written without its user, password or query"):
         with_secrets("https://h/a?***")
+
+
+@pytest.mark.parametrize("place", ["host:port/a", "host:0/a", "host:70000/a", "[::1/a", ":80/a", "/a", "me:secret@host:x/a?sig=secret"])  # fmt: skip
+def test_an_address_that_names_no_server(place: str) -> None:
+    with pytest.raises(UsageError, match="names no server") as caught:
+        require_server(f"https://{place}")
+    assert "secret" not in str(caught.value)
+
+
+def test_addresses_of_servers() -> None:
+    for url in ("http://host", "https://host:8000/a", "https://me:x@[::1]:80/a?b", "s3://bucket:a/b", "file:///a"):
+        require_server(url)
 
 
 def test_names_below_a_url_keep_its_query() -> None:

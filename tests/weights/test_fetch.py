@@ -135,6 +135,15 @@ def test_file_and_record_are_written(server: Server, cache: Path) -> None:
     assert _left_in(cache) == ["file.pth", "file.pth.json"]
 
 
+def test_a_signature_is_sent_and_written_nowhere(server: Server) -> None:
+    path = _get(f"{server.url}?sig=secret")
+    assert json.loads(record_path(path).read_text())["url"] == f"{server.url}?***"
+    server.statuses = [404]
+    with pytest.raises(PvtctlError) as caught:
+        _get(f"{server.url}?sig=secret", again=True)
+    assert "secret" not in f"{caught.value} {caught.value.hint}"
+
+
 def test_second_fetch_asks_nobody(server: Server) -> None:
     _get(server.url)
     _get(server.url)
@@ -346,12 +355,16 @@ def test_file_address_and_chosen_folder(tmp_path: Path) -> None:
         ("ftp://127.0.0.1/file.pth", "cannot fetch from"),
         ("http://127.0.0.1/", "names no file"),
         ("http://127.0.0.1/%2e%2e", "names no file"),
+        ("http://127.0.0.1:x/file.pth?sig=secret", "names no server"),
+        ("http://[::1/file.pth", "names no server"),
+        ("http://me:secret@127.0.0.1:1/file.pth", "holds a user and a password"),
     ],
 )
 def test_what_cannot_be_fetched(text: str, message: str) -> None:
     with pytest.raises(UsageError, match=message) as caught:
         _get(text)
     assert caught.value.hint
+    assert "secret" not in f"{caught.value} {caught.value.hint}"
 
 
 MODEL = "pvt_v2_b0@0.125"
