@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -242,12 +243,21 @@ def test_torch_compile_traces_one_graph(name: str, monkeypatch: pytest.MonkeyPat
         assert torch.allclose(run(images()), model(images()), atol=1e-4)
 
 
+def graph_of(model: nn.Module) -> str:
+    """The operations of an exported model, with its own names of parameters: those of torch 2.6's graphs, and their order in
+    the signature, depend on which class reads them.
+    """
+    program = torch.export.export(model, (images(),))
+    names = program.graph_signature.inputs_to_parameters | program.graph_signature.inputs_to_buffers
+    operations = program.graph_module.code.partition("):\n")[2]
+    return re.sub(r"\w+", lambda word: names.get(word[0], word[0]), operations)
+
+
 @pytest.mark.slow
 def test_torch_export_gives_the_graph_of_the_plain_model() -> None:
     model = built("semantic_fpn")
-    plain = torch.export.export(model, (images(),))
-    fast = torch.export.export(optimize_for_cpu(model), (images(),))
-    assert fast.graph_module.code == plain.graph_module.code
+    plain = graph_of(model)
+    assert graph_of(optimize_for_cpu(model)) == plain
 
 
 def layouts(model: nn.Module) -> set[bool]:
