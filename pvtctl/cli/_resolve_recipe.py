@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pvtctl.errors import UsageError, nearest
 from pvtctl.io.console import say_once
+from pvtctl.io.foreign import found_instead
 from pvtctl.io.urls import bare, is_url, keep_secrets
 
 if TYPE_CHECKING:
@@ -77,7 +78,8 @@ def choose_data(word: str, folder: str | None, files: Mapping[str, Path | None] 
         layout = "coco" if named else guess_layout(path) or "imagenet"
         return DataChoice(layout, path.absolute(), path.absolute().name, named)
     looks_like_a_path = os.sep in word or word.startswith(".")
-    problem = f"there is no folder {word}" if looks_like_a_path else f"no data set or folder {word!r}"
+    problem = found_instead(path, "a folder")
+    problem = problem or (f"there is no folder {word}" if looks_like_a_path else f"no data set or folder {word!r}")
     close = nearest(word, NAMED_DATA)
     hint = f"{close} Or " if close.startswith("did you mean") else ""
     raise UsageError(

@@ -8,6 +8,7 @@ from pathlib import Path
 from pvtctl.data.layouts import COCO_LAYOUT, EXPECTED, IMAGENET_LAYOUT
 from pvtctl.data.public_sets import find_public
 from pvtctl.errors import UsageError, nearest
+from pvtctl.io.foreign import require_folder
 from pvtctl.io.urls import is_url, without_secrets
 
 DATA_NAMES = ("imagenet", "coco", *EXPECTED, "scenes")
@@ -31,8 +32,7 @@ def find_data(name: str, path: str | Path | None = None) -> Path:
         )
     if path is not None:
         folder = Path(path).expanduser()
-        if not folder.is_dir():
-            raise UsageError(f"no data folder {folder}", layout)
+        require_folder(folder, layout)
         return folder
     for folder in data_places(name):
         if folder.is_dir():

@@ -97,6 +97,23 @@ def require_regular(path: Path | str) -> None:
             raise BadFile(path, f"is {what}, not a file")
 
 
+def require_folder(path: Path | str, hint: str | None = None, kind: str = "data folder") -> None:
+    """Raise UsageError unless `path` is a folder (or a link to one)."""
+    if not Path(path).is_dir():
+        raise UsageError(found_instead(path, "a folder") or f"no {kind} {path}", hint)
+
+
+def found_instead(path: Path | str, wanted: str) -> str | None:
+    """What is at `path`, as a sentence, where `wanted` (`a folder`) is not; None if there is nothing."""
+    if not os.path.lexists(path):
+        return None
+    try:
+        mode = Path(path).stat().st_mode
+    except OSError as error:  # a link to nothing, or to itself
+        return f"{path} {reason_of(error)}"
+    return f"{path} is {_special(mode) or 'a file'}, not {wanted}"
+
+
 def _special(mode: int) -> str | None:
     """What a file that is not a regular one is."""
     if stat.S_ISREG(mode):

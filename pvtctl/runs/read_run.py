@@ -12,6 +12,7 @@ import pvtctl
 from pvtctl.engine.run_files import find_runs, read_info, read_lines, read_run_recipe, read_starts
 from pvtctl.errors import UsageError
 from pvtctl.extensions import require_for_run
+from pvtctl.io.foreign import found_instead
 from pvtctl.recipe.load import load_recipe
 from pvtctl.recipe.schema import Recipe
 from pvtctl.tasks.registry import spec_of
@@ -86,10 +87,9 @@ def read_run(path: Path | str, *, finished: bool = True) -> FinishedRun:
 
 
 def _info(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        raise UsageError(f"there is no folder {path}", "give the folder of a run, as --out named it")
     if not path.is_dir():
-        raise UsageError(f"{path} is a file, not the folder of a run", f"did you mean {path.parent}?")
+        hint = f"did you mean {path.parent}?" if path.is_file() else "give the folder of a run, as --out named it"
+        raise UsageError(found_instead(path, "the folder of a run") or f"there is no folder {path}", hint)
     file = path / "run.json"
     if not file.exists():
         if (path / "recipe.yaml").is_file():

@@ -28,6 +28,7 @@ from pvtctl.data.images import (
     pixels_of,
 )
 from pvtctl.errors import UsageError
+from pvtctl.io.foreign import found_instead
 
 _COCO_NAME = re.compile(r"\d{12}")
 
@@ -76,9 +77,8 @@ def _images_of(word: str) -> list[Path]:
     root = Path(path.anchor)
     matches = [match for match in root.glob(str(path.relative_to(root))) if match.is_file()]
     if not matches:
-        raise UsageError(
-            f"no file or folder {word}", "name images, a folder of them, or a pattern such as 'photos/*.jpg'"
-        )
+        said = found_instead(path, "a file or folder") or f"no file or folder {word}"
+        raise UsageError(said, "name images, a folder of them, or a pattern such as 'photos/*.jpg'")
     return matches
 
 

@@ -232,6 +232,7 @@ def test_a_classifier_names_five_classes(cli: Cli, photos: Path, tmp_path: Path)
     [
         (["photos"], 2, "predict needs --weights"),
         (["nowhere", "--weights", "W"], 2, "no file or folder nowhere"),
+        (["/dev/null", "--weights", "W"], 2, "/dev/null is a device, not a file or folder"),
         (["", "--weights", "W"], 2, "an empty name for an image"),
         ([" ", "--weights", "W"], 2, "an empty name for an image"),
         (["empty", "--weights", "W"], 2, "no image in the folder empty"),

@@ -19,6 +19,7 @@ from pvtctl.io.foreign import (
     MAX_NESTING,
     BadFile,
     foreign,
+    found_instead,
     open_foreign,
     parse_json,
     read_facts,
@@ -26,6 +27,7 @@ from pvtctl.io.foreign import (
     read_json,
     read_text,
     read_xml,
+    require_folder,
     require_regular,
     walk_files,
 )
@@ -211,6 +213,27 @@ def test_only_regular_files_are_opened(special: dict[str, Path], read: Callable[
         _one_line(caught.value, path.name)
     with pytest.raises(BadFile):
         read(Path("a\0b"))
+
+
+def test_what_is_there_instead_is_named(special: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "text").touch()
+    said = {kind: found_instead(path, "a list") for kind, path in special.items()}
+    said |= {kind: found_instead(tmp_path / kind, "a list") for kind in ("loop", "text")}
+    assert {kind: str(text).rpartition(" is ")[2] for kind, text in said.items()} == {
+        "pipe": "a named pipe, not a list",
+        "folder": "a folder, not a list",
+        "broken": f"{special['broken']} cannot be read: No such file or directory",
+        "socket": "a socket, not a list",
+        "device": "a device, not a list",
+        "loop": f"{tmp_path / 'loop'} cannot be read: Too many levels of symbolic links",
+        "text": "a file, not a list",
+    }
+    assert found_instead(tmp_path / "nothing", "a list") is found_instead("a\0b", "a list") is None
+    require_folder(special["folder"])
+    for path, why in ((special["pipe"], "pipe.png is a named pipe, not a folder"), (Path("no"), "no data folder no")):
+        with pytest.raises(UsageError, match=why):
+            require_folder(path)
 
 
 def test_a_walk_goes_on(special: dict[str, Path], tmp_path: Path) -> None:

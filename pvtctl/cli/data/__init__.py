@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ from pvtctl.cli._options import AS_JSON, OVERRIDES, TASK, App
 from pvtctl.cli.data._settings import data_settings
 from pvtctl.errors import ExitCode, UsageError
 from pvtctl.io.console import byte_progress, say
-from pvtctl.io.foreign import reason_of
+from pvtctl.io.foreign import found_instead, reason_of, require_folder
 from pvtctl.io.names import plural, shown, with_count
 from pvtctl.io.urls import is_url, keep_secrets
 
@@ -320,10 +319,7 @@ def _locate(where: str) -> tuple[str, Path]:
     if is_url(where):
         return "imagenet", Path()  # where it is, is said by `_settings_at`
     folder = Path(where).expanduser()
-    if not folder.is_dir():
-        raise UsageError(
-            f"no data folder {folder}", f"give a folder with train/ and val/, or {nearest(where, DATA_NAMES)}"
-        )
+    require_folder(folder, f"give a folder with train/ and val/, or {nearest(where, DATA_NAMES)}")
     if (layout := guess_layout(folder)) in (None, "coco"):
         require_known_layout(folder)
     return layout or "imagenet", folder
@@ -347,7 +343,7 @@ def _found(name: str, places: list[Path]) -> dict[str, Any]:
         except OSError as error:
             return row | {"where": None, "state": f"{error.filename} {reason_of(error)}"}
         if found is None:
-            there = [f"{place} is not a folder" for place in places if os.path.lexists(place)]
+            there = [said for place in places if (said := found_instead(place, "a folder"))]
             looked = f"not found: looked for {', '.join(str(place) for place in places)}"
             return row | {"where": None, "state": "; ".join(there) or looked}
         place, row["where"], row["state"] = found, str(found), "found"

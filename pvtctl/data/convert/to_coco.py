@@ -27,6 +27,7 @@ from pvtctl.data.convert.yolo import read_yolo
 from pvtctl.data.images import Reading
 from pvtctl.errors import UsageError, nearest
 from pvtctl.io.files import new_folder
+from pvtctl.io.foreign import require_folder
 from pvtctl.io.names import name_bytes, with_count
 
 SOURCES = ("voc", "yolo")
@@ -105,8 +106,7 @@ def _check_arguments(source: Path, images: Path, to: Path, layout: str, val_shar
     if layout not in SOURCES:
         raise UsageError(f"unknown layout {layout!r}", nearest(layout, SOURCES))
     for folder in (source, images):
-        if not folder.is_dir():
-            raise UsageError(f"no folder {folder}", "name the folder that holds the labels, and --images where needed")
+        require_folder(folder, "name the folder that holds the labels, and --images where needed", "folder")
     if to.resolve().is_relative_to(source.resolve()):
         raise UsageError(f"{to} is inside {source}", "name a folder outside: the source stays as it is")
     if val_share is not None and not 0 < val_share < 1:

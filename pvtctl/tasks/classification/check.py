@@ -13,6 +13,7 @@ from pvtctl.data.check import MEANING, DatasetCheck, DatasetVerdict, Examination
 from pvtctl.data.image_files import SUFFIXES, images_below
 from pvtctl.data.images import AS_STORED, Reading
 from pvtctl.errors import UsageError
+from pvtctl.io.foreign import require_folder
 from pvtctl.io.names import plural
 from pvtctl.io.remote import file_system
 from pvtctl.io.urls import MOST_SHARDS, is_url, with_secrets
@@ -40,8 +41,7 @@ def check_data(
     if is_url(root):
         return _check_url(str(root), shards, check)
     root = Path(root)
-    if not root.is_dir():
-        raise UsageError(f"no data folder {root}", "give a folder that holds train/ and val/")
+    require_folder(root, "give a folder that holds train/ and val/")
     classes: set[str] = set()
     splits = [split for split in SPLITS if (root / split).is_dir() or has_shards(root, split, shards)]
     for split in SPLITS:

@@ -18,7 +18,7 @@ from pvtctl.data.layouts import IMAGENET_LAYOUT
 from pvtctl.data.randomness import generator_for
 from pvtctl.data.samplers import Draw, ShardWindows
 from pvtctl.data.transforms import RawImage
-from pvtctl.errors import UsageError
+from pvtctl.io.foreign import require_folder
 from pvtctl.io.names import name_bytes
 from pvtctl.io.normalization import IMAGENET, Normalization
 from pvtctl.io.urls import is_url
@@ -143,8 +143,7 @@ def open_source(
     if is_url(root):
         return RemoteShards(str(root), split, reading, shards)
     root = Path(root)
-    if not root.is_dir():
-        raise UsageError(f"no data folder {root}", IMAGENET_LAYOUT)
+    require_folder(root, IMAGENET_LAYOUT)
     if has_shards(root, split, shards):
         return ShardFolder(root, split, reading, shards)
     return ImageFolder(root, split, reading=reading)

@@ -12,6 +12,7 @@ from pvtctl.data.image_files import SUFFIXES, Names, images_below
 from pvtctl.data.images import AS_STORED, EncodedPicture, Reading, image_bytes
 from pvtctl.data.layouts import IMAGENET_LAYOUT
 from pvtctl.errors import UsageError
+from pvtctl.io.foreign import require_folder
 
 
 class ImageFolder:
@@ -64,8 +65,7 @@ class ImageFolder:
 
 def class_folders(folder: Path) -> list[str]:
     """Sorted names of the folders in `folder`, hidden ones left out. Raises UsageError with the expected layout."""
-    if not folder.is_dir():
-        raise UsageError(f"no data folder {folder}", IMAGENET_LAYOUT)
+    require_folder(folder, IMAGENET_LAYOUT)
     with os.scandir(folder) as entries:
         found = [(entry.name, Path(entry).is_dir()) for entry in entries]
     names = sorted(name for name, is_folder in found if is_folder and not name.startswith("."))

@@ -28,6 +28,7 @@ from pvtctl.data.check import (
 from pvtctl.data.images import AS_SHOWN, BadImage, Reading
 from pvtctl.data.layouts import guess_layout
 from pvtctl.errors import UsageError
+from pvtctl.io.foreign import require_folder
 from pvtctl.tasks.depth.data import coding_of, kb_cropped
 from pvtctl.tasks.depth.errors import read_ordinal_pairs
 from pvtctl.tasks.depth.files import DepthCoding, raw_depth, valid_values
@@ -130,8 +131,7 @@ def check_depth_data(
     Raises UsageError when there is no such folder or layout, or a setting makes no sense.
     """
     root = Path(root).expanduser()
-    if not root.is_dir():
-        raise UsageError(f"no data folder {root}", LAYOUTS["depth"])
+    require_folder(root, LAYOUTS["depth"])
     if name is None:
         guess = guess_layout(root)
         name = guess if guess is not None and guess in LAYOUTS else "depth"

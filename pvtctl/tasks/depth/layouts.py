@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pvtctl.data.image_files import SUFFIXES, Names
 from pvtctl.data.layouts import DEPTH_FOLDERS, EXPECTED, SPLIT_FILES
 from pvtctl.errors import UsageError, nearest
-from pvtctl.io.foreign import BadFile, read_foreign, read_json, walk_files
+from pvtctl.io.foreign import BadFile, read_foreign, read_json, require_folder, walk_files
 from pvtctl.io.names import name_bytes, plural
 from pvtctl.tasks.depth.files import DEPTH_SUFFIXES
 from pvtctl.tasks.depth.settings import DepthData
@@ -82,8 +82,7 @@ def find_depth_pairs(name: str, root: Path | str, split: str, settings: DepthDat
         raise UsageError(f"unknown depth data {name!r}", nearest(name, tuple(LAYOUTS)))
     if split not in SPLITS:
         raise UsageError(f"unknown split {split!r}", nearest(split, SPLITS))
-    if not root.is_dir():
-        raise UsageError(f"no data folder {root}", LAYOUTS[name])
+    require_folder(root, LAYOUTS[name])
     file = _split_file(name, root, split, settings)
     return _listed(name, root, split, file) if file is not None else _in_folders(name, root, split)
 

@@ -29,6 +29,7 @@ from pvtctl.data.image_files import images_below, is_file
 from pvtctl.data.images import AS_SHOWN, Reading, file_size
 from pvtctl.data.layouts import COCO_LAYOUT
 from pvtctl.errors import UsageError
+from pvtctl.io.foreign import require_folder
 from pvtctl.io.names import plural
 from pvtctl.tasks.detection.annotations.kinds import KINDS
 from pvtctl.tasks.detection.coco import find_coco, none_there
@@ -161,8 +162,7 @@ def check_coco_data(
 
 def _places(root: Path, check: DatasetCheck) -> dict[str, tuple[Path, Path]]:
     """Split -> (image folder, annotation file), if they exist."""
-    if not root.is_dir():
-        raise UsageError(f"no data folder {root}", COCO_LAYOUT)
+    require_folder(root, COCO_LAYOUT)
 
     def is_absent(split: str, error: UsageError) -> bool:
         # annotations without images are a fault; a missing split may be intended

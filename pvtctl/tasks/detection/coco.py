@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pvtctl.data.image_files import Names, images_below
 from pvtctl.data.layouts import COCO_LAYOUT
 from pvtctl.errors import UsageError
+from pvtctl.io.foreign import found_instead, require_folder
 from pvtctl.io.names import name_bytes, shown, with_count
 from pvtctl.tasks.detection.annotations.kinds import KINDS
 from pvtctl.tasks.detection.coco_file import CHECK_HINT, load_coco, scan_coco
@@ -178,19 +179,19 @@ def find_coco(
     if annotations is not None:
         file = Path(annotations).expanduser()
         if not file.is_file():
-            raise UsageError(f"no annotation file {file}", "name a COCO instances JSON file")
+            said = found_instead(file, "an annotation file") or f"no annotation file {file}"
+            raise UsageError(said, "name a COCO instances JSON file")
         if images is None and need_images:
             raise UsageError(f"the annotations of {split} are named, but not their images", "name the folder too")
         folder = file.parent if images is None else Path(images).expanduser()
-        if need_images and not folder.is_dir():
-            raise UsageError(
-                f"no image folder {folder}", "name the folder that file_name in the annotations starts from"
-            )
+        if need_images:
+            require_folder(folder, "name the folder that file_name in the annotations starts from", "image folder")
         return folder, file
     if images is not None:
         raise UsageError(f"the images of {split} are named, but not their annotations", "name the JSON file too")
-    if root is None or not Path(root).is_dir():
-        raise UsageError(f"no data folder {root}", COCO_LAYOUT)
+    if root is None:
+        raise UsageError("no data folder", COCO_LAYOUT)
+    require_folder(root, COCO_LAYOUT)
     root = Path(root)
     files = [root / "annotations" / f"instances_{split}{year}.json" for year in ("2017", "")]
     file = next((place for place in files if place.is_file()), files[0])

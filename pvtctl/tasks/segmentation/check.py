@@ -27,6 +27,7 @@ from pvtctl.data.check import (
 from pvtctl.data.images import AS_SHOWN, BadImage, Reading
 from pvtctl.data.layouts import EXPECTED
 from pvtctl.errors import UsageError
+from pvtctl.io.foreign import require_folder
 from pvtctl.io.names import plural
 from pvtctl.models.structures import IGNORE_LABEL
 from pvtctl.tasks.segmentation.class_lists import UNKNOWN, ClassList
@@ -157,8 +158,7 @@ def check_segmentation_data(
     Raises UsageError when there is no such folder.
     """
     root = Path(root)
-    if not root.is_dir():
-        raise UsageError(f"no data folder {root}", EXPECTED[name])
+    require_folder(root, EXPECTED[name])
     check = DatasetCheck(SEGMENTATION_MEANING, **options)
     advice: list[str] = []
     pairs = check.find_splits(

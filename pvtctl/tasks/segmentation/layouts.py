@@ -9,7 +9,7 @@ from pathlib import Path
 from pvtctl.data.image_files import SUFFIXES
 from pvtctl.data.layouts import EXPECTED, LABEL_FOLDERS
 from pvtctl.errors import UsageError, nearest
-from pvtctl.io.foreign import read_text, walk_files
+from pvtctl.io.foreign import read_text, require_folder, walk_files
 from pvtctl.io.names import plural
 
 SEGMENTATION_SETS = ("ade20k", "pascal_context", "cityscapes", "masks")
@@ -45,8 +45,9 @@ def find_mask_pairs(name: str, root: Path | str | None, split: str) -> MaskPairs
     layout = EXPECTED[name]
     if split not in SPLITS:
         raise UsageError(f"no split {split!r}", nearest(split, SPLITS))
-    if root is None or not Path(root).is_dir():
-        raise UsageError(f"no data folder {root}", layout)
+    if root is None:
+        raise UsageError("no data folder", layout)
+    require_folder(root, layout)
     root = Path(root)
     match name:
         case "pascal_context":
@@ -153,8 +154,7 @@ def _listed(root: Path, split: str) -> MaskPairs:
     listing = root / "ImageSets" / "SegmentationContext" / f"{split}.txt"
     image_folder, mask_folder = root / "JPEGImages", root / "SegmentationClassContext"
     for folder in (image_folder, mask_folder):
-        if not folder.is_dir():
-            raise UsageError(f"no folder {folder}", EXPECTED["pascal_context"])
+        require_folder(folder, EXPECTED["pascal_context"], "folder")
     if not listing.is_file():
         raise UsageError(f"no list {listing}", EXPECTED["pascal_context"])
     stems = read_text(listing).split()
@@ -173,8 +173,7 @@ def _listed(root: Path, split: str) -> MaskPairs:
 def _cities(root: Path, split: str) -> MaskPairs:
     image_folder, mask_folder = root / "leftImg8bit" / split, root / "gtFine" / split
     for folder in (image_folder, mask_folder):
-        if not folder.is_dir():
-            raise UsageError(f"no folder {folder}", EXPECTED["cityscapes"])
+        require_folder(folder, EXPECTED["cityscapes"], "folder")
     images = _without(_files(image_folder, SUFFIXES), "_leftImg8bit")
     every = _files(mask_folder, (".png",))
     train_ids = any(stem.endswith("_labelTrainIds") for stem in every)
