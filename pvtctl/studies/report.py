@@ -188,7 +188,8 @@ def _warnings(all_of: Measured) -> list[str]:
         begun = "; ".join(f"{attempt.run.name} from {attempt.weights}" for attempt in other)
         told.append(f"Started from other weights than this study's pretraining: {begun}.")
     if reasons := _unlike_the_paper(all_of):
-        told.append(f"What differs from the paper: {'; '.join(reasons)}.")
+        (full,) = all_of.of_paper("the paper") or ["the study at full size"]
+        told.append(f"What differs from {full}: {'; '.join(reasons)}.")
     return told
 
 
