@@ -270,10 +270,21 @@ class TestLinear:
 
     def test_chunks_equal_the_whole_and_a_hook_sees_all_tokens(self, choices: Choices) -> None:
         use(replace(choices, mlp_bytes=4 * 32 * 7))
-        mlp, tokens, seen = optimize_for_cpu(Mlp(8, 32)), torch.randn(8, 6, 5).transpose(0, 2), []
+        mlp, tokens, seen = optimize_for_cpu(Mlp(2, 32)), torch.randn(2, 6, 5).transpose(0, 2), []
         expected = mlp.fc2(F.gelu(mlp.fc1(tokens)))
         with torch.inference_mode():
             torch.testing.assert_close(mlp(tokens, (2, 3)), expected)
             mlp.fc2.register_forward_hook(lambda module, args, out: seen.append(out.shape))
             torch.testing.assert_close(mlp(tokens, (2, 3)), expected)
-        assert seen == [(5, 6, 8)]
+        assert seen == [(5, 6, 2)]
+
+    @pytest.mark.parametrize(("dim", "products"), [(2, 10), (3, 10), (4, 2)])
+    def test_no_chunk_is_smaller_than_the_weights_that_it_reads(
+        self, dim: int, products: int, choices: Choices, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        use(replace(choices, mlp_bytes=4 * 32 * 7))
+        mlp, done = optimize_for_cpu(Mlp(dim, 32)), []
+        monkeypatch.setattr(linears, "linear", lambda *given, **how: done.append(1) or linear(*given, **how))
+        with torch.inference_mode():
+            mlp(torch.randn(1, 30, dim), (5, 6))
+        assert len(done) == products

@@ -34,7 +34,7 @@ class Choices:
     one_pass: bool = False
     """Linear layers by oneDNN's product with bias and GELU in one pass (`FastLinear`)."""
     mlp_bytes: int = 0
-    """Hidden activations of an MLP that are computed at a time (`FastMlp`); 0: all."""
+    """Hidden activations of an MLP with no larger weights that are computed at a time (`FastMlp`); 0: all."""
     winograd_from: int = 0
     """Least number of channels of a 3x3 convolution over a large map that `winograd` computes; 0: none."""
     folded_norms: bool = False

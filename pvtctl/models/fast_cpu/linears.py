@@ -75,7 +75,8 @@ class FastMlp(Mlp):
     """The MLP with its first GELU in the same pass, a few thousand tokens at a time.
 
     The hidden layer of PVT's first stage is 8 times as wide as its tokens: 51 MB at batch 8 and 224, 124 MB for an
-    800x1216 image. In chunks it stays in the cache, and does not add to the peak memory.
+    800x1216 image. In chunks it stays in the cache, and does not add to the peak memory. Every chunk reads the weights
+    again, so layers with weights larger than a chunk, as in a ViT, compute all tokens at once.
     """
 
     def forward(self, tokens: Tensor, size: Size) -> Tensor:
@@ -84,9 +85,9 @@ class FastMlp(Mlp):
         plain = is_plain(first, nn.Linear, FastLinear) and is_plain(second, nn.Linear, FastLinear)
         if self.dwconv is not None or not plain or not is_plain_inference(tokens, first.weight, second.weight):
             return super().forward(tokens, size)
-        most = active().mlp_bytes
+        most, weights = active().mlp_bytes, first.weight.nbytes + second.weight.nbytes
         chunk = max(most // (first.out_features * 4), 1)
-        if not most or tokens.numel() // first.in_features < 2 * chunk:
+        if weights > most or tokens.numel() // first.in_features < 2 * chunk:
             hidden = linear(tokens, first.weight, first.bias, gelu=True)
             return linear(hidden, second.weight, second.bias)
         rows = tokens.flatten(0, -2)
