@@ -231,7 +231,11 @@ def _cause(error: BaseException) -> str:
     """What torch's exporter stumbled over: the error behind its page of advice, without the node's arguments."""
     while error.__cause__ is not None and "node" not in str(error).split("\n")[0]:
         error = error.__cause__
-    return str(error).strip().split("\n")[0].partition(" :")[0]
+    first = str(error).strip().split("\n")[0].partition(" :")[0]
+    operation = re.search(r"While executing %(\w+)", str(error))
+    if "SymInt" in first and operation:  # torch 2.6
+        return f"sides that are open in {operation[1]} (--size HxW fixes them)"
+    return first
 
 
 _LOGGERS = ("torch.onnx", "onnxscript", "onnx_ir", "torch.fx.experimental.symbolic_shapes")

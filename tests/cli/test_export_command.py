@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from onnx_of_torch import writes_batch_norm
 from tiny_run import Cli
 
 from pvtctl.models.backbones import build_classifier
@@ -23,11 +24,6 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     meta = {"class_names": ["ant", "bee", "cat"], "mean": [0.5] * 3, "std": [0.5] * 3, "image_size": 64}
     save_safetensors(path, build_classifier("resnet18", num_classes=3), {"backbone": "resnet18", **meta})
     return path
-
-
-writes_batch_norm = pytest.mark.skipif(
-    torch.__version__.startswith("2.6."), reason="torch 2.6 has no ONNX form of batch normalisation"
-)
 
 
 def test_a_checkpoint_becomes_a_program(cli: Cli, checkpoint: Path) -> None:

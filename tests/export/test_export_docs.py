@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx_of_torch import writes_batch_norm
 from same_detections import assert_same_detections
 
 from pvtctl.cli.export import FORMATS
@@ -21,6 +22,7 @@ def _blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
 
 
+@writes_batch_norm
 @pytest.mark.slow
 def test_commands_and_python_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

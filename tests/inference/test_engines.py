@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from onnx_of_torch import writes_open_sides
 from stand_in_engine import StandInEngine
 from tiny_backbone import Tiny
 from torch import Tensor, nn
@@ -105,7 +106,14 @@ def test_the_seam_changes_nothing(kind: str, shallow: None) -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", ["classifier", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("retinanet", "mask_rcnn", "detr"))]
+    "kind",
+    [
+        "classifier",
+        *(
+            pytest.param(kind, marks=[pytest.mark.slow, writes_open_sides])
+            for kind in ("retinanet", "mask_rcnn", "detr")
+        ),
+    ],
 )
 def test_onnxruntime_computes_what_torch_does(kind: str, shallow: None) -> None:
     pytest.importorskip("onnxruntime", reason="needs the export extra")

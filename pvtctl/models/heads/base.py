@@ -67,13 +67,13 @@ class DetectionHead(nn.Module):
         """`detect` from the outputs of `graph_outputs`."""
         raise NotImplementedError
 
-    @property
-    def splits(self) -> bool:
-        """Whether `graph_outputs` and `detect_from` are there, and made for this `detect`: not for one that a subclass overrides."""
-        definers = {
-            next(kind for kind in type(self).__mro__ if name in vars(kind)) for name in ("detect", "detect_from")
-        }
-        return len(definers) == 1 and DetectionHead not in definers
+    splits = False
+    """Whether `graph_outputs` and `detect_from` are there, and made for this `detect`: not for one that a subclass overrides."""
+
+    def __init_subclass__(cls) -> None:  # once, as torch 2.6 cannot trace a look at classes
+        super().__init_subclass__()
+        definers = {next(kind for kind in cls.__mro__ if name in vars(kind)) for name in ("detect", "detect_from")}
+        cls.splits = len(definers) == 1 and DetectionHead not in definers
 
     def candidate_scores(self, output: Any) -> Tensor | None:
         """Scores (N,) of all boxes from the output of the first of `network_parts`, or if that is one of `graph_parts` from
