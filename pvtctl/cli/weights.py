@@ -117,7 +117,7 @@ def weights_convert(
     source, options = str(with_inside(file, inside, "FILE")), dict(map(_head_option, head_option))
     done = convert_file(source, out, backbone=backbone, to=layout, head_options=options, overwrite=force)
     what = f"{done.head} of {done.backbone}" if done.head else done.backbone
-    say(f"{what} ({done.format} layout) -> {out} ({to} layout)")
+    say(f"{what} ({done.format} layout) -> {out} ({'pvtctl' if to == 'ours' else to} layout)")
     for word, text in (("warning", done.warning), ("note", done.note)):
         if text:
             say(f"{word}: {text}")
@@ -128,7 +128,7 @@ def weights_convert(
     if done.compared_with is not None:
         say(f"outputs equal those of {done.compared_with}: largest difference {done.difference:.1e} of the largest")
     else:
-        what = "no original to compare with is installed"
+        what = "there is no original here to compare outputs with"
         if done.head or done.warning:
             what = f"outputs of {done.head or done.backbone} are not compared"
         say(f"{what}; the tensors read back equal")

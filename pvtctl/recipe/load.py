@@ -197,7 +197,8 @@ def _override_layer(overrides: Sequence[Override]) -> tuple[Layer, list[Fault]]:
             try:
                 value = read_value(key, text)
             except UsageError as error:
-                faults.append(Fault(f"--set {override}: {error.message}", mark))
+                quoted = f"""text that is no YAML needs quotes: --set '{key}="TEXT"'"""
+                faults.append(Fault(f"--set {override}: {error.message}; {quoted}", mark))
                 continue
         else:
             key, value = override

@@ -88,7 +88,8 @@ def read_run(path: Path | str, *, finished: bool = True) -> FinishedRun:
 
 def _info(path: Path) -> dict[str, Any]:
     if not path.is_dir():
-        hint = f"did you mean {path.parent}?" if path.is_file() else "give the folder of a run, as --out named it"
+        inside = (path.parent / "run.json").is_file()
+        hint = f"did you mean {path.parent}?" if inside else "give the folder of a run, as --out named it"
         raise UsageError(found_instead(path, "the folder of a run") or f"there is no folder {path}", hint)
     file = path / "run.json"
     if not file.exists():
