@@ -116,6 +116,8 @@ profiles:
         'expect.top1: takes keys (paper, code, note), not "high" (x.yaml:9)',
         "train.total_batch: should be greater than or equal to 1, not -1 (x.yaml:11)",
     ]
+    (fault,) = faults_of("model.backbone.name: pvt_tiny\n", sets=("data.shards.train={0..9}.tar",))
+    assert fault.endswith("""; text that is no YAML needs quotes: --set 'data.shards.train="TEXT"'""")
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,10 @@ def test_what_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is a file") as caught:
         read_run(run / "run.json")
     assert str(run) in str(caught.value.hint)
+    (tmp_path / "notes").touch()
+    with pytest.raises(UsageError, match="is a file, not the folder of a run") as caught:
+        read_run(tmp_path / "notes")
+    assert "did you mean" not in str(caught.value.hint)
 
 
 @pytest.mark.parametrize(
