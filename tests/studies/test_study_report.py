@@ -95,7 +95,9 @@ def test_a_study_of_our_own_has_no_columns_for_a_paper(tmp_path: Path) -> None:
     assert [row[1] for row in result.rows] == ["70.50 ± 0.71", "75.50 ± 0.71", "60.50 ± 0.71"]
     text = result.files["table"].read_text()
     assert not [
-        line for line in text.splitlines() if line.startswith(("|", "- here", "> The scores", "> What differs")) and "paper" in line
+        line
+        for line in text.splitlines()
+        if line.startswith(("|", "- here", "> The scores", "> What differs")) and "paper" in line
     ]
     assert text.splitlines()[2].startswith("Claim: Reducing")
     assert "| computed at full size: no spread |" in text
