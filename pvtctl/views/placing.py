@@ -165,5 +165,5 @@ def _nearest(box: _Boxes, at: Place) -> Place:
 def _passed(start: Place, end: Place, boxes: _Boxes) -> int:
     """How many boxes a line passes; those that `start` is in do not count."""
     along = np.linspace(start, end, 24)[:, None]
-    inside = ((boxes[:, :2] < along) & (along < boxes[:, 2:])).all(2)
-    return int((inside.any(0) & ~inside[0]).sum())
+    inside = np.all((boxes[:, :2] < along) & (along < boxes[:, 2:]), axis=2)
+    return int(np.sum(np.any(inside, axis=0) & ~inside[0]))
