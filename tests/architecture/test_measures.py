@@ -32,6 +32,12 @@ def test_a_public_name_is_defined_once(modules: Trees) -> None:
     assert not twice
 
 
+def test_a_test_file_has_a_name_of_its_own() -> None:
+    """pytest imports them without their folders: of two with one name it collects the first, and fails at the other."""
+    names = Counter(path.name for path in Path(__file__).parents[1].rglob("test_*.py"))
+    assert [name for name, count in names.items() if count > 1] == []
+
+
 def test_no_folder_is_crowded(modules: Trees) -> None:
     folder, count = Counter(str(path.parent) for path in modules).most_common(1)[0]
     assert count <= MOST_FILES, folder
