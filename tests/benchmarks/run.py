@@ -1,4 +1,4 @@
-"""Time ours against peers on this machine: `python tests/benchmarks/run.py --all`, about forty minutes on two cores.
+"""Time ours against peers on this machine: `python tests/benchmarks/run.py --all`, over an hour on two cores.
 
 Every contestant runs in a process of its own, as its users run it: ours with the allocator setting that the command line
 makes (`pvtctl.io.allocator`), and the CPU kernels, layout and threads that are measured first (`pvtctl doctor --calibrate`),
