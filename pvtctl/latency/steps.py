@@ -60,7 +60,8 @@ def load_libraries(case: Case) -> None:
     """Load what building and running the case's model imports, which is no memory of the model."""
     with without_values(), contextlib.suppress(Exception):  # building it for real will say what is wrong
         _model_of(case)
-    libraries = ["torch._inductor.compile_fx"] if case["engine"] == EngineName.compile else []
+    engines = {EngineName.compile: ["torch._inductor.compile_fx"], EngineName.onnxruntime: ["onnxruntime"]}
+    libraries = engines.get(EngineName(case["engine"]), [])
     if (head := find_head(case["head"])) is not None:
         libraries.append("pvtctl.latency.prediction_steps")
         libraries += ["torchvision.ops", "pycocotools.mask"] if head.detects else []

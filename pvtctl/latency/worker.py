@@ -74,7 +74,6 @@ class _Worker:
         from pvtctl.latency.steps import build_step, load_libraries
 
         load_libraries(case)
-        _engine_version(case["engine"])
         self._memory = _PeakMemory(self._device)
         self._said: list[str] = []
         self._step, self._model = build_step(case, self._device, self._said.append)
