@@ -19,7 +19,7 @@ from pvtctl.cli._options import AS_JSON, App
 from pvtctl.errors import ExitCode
 from pvtctl.io.console import say
 from pvtctl.io.foreign import reason_of
-from pvtctl.io.machine import BF16_FLAGS, cpu_flags, text_of
+from pvtctl.io.machine import BF16_FLAGS, available_memory, cpu_flags, text_of
 from pvtctl.io.names import plural
 
 app = App()
@@ -210,8 +210,8 @@ def _memory(total: int | None) -> str:
     limit = text_of("/sys/fs/cgroup/memory.max").strip()
     if limit.isdigit() and (not total or int(limit) < total):
         parts.append(f"{int(limit) / 2**30:.1f} GiB allowed in this container")
-    if match := re.search(r"^MemAvailable:\s*(\d+) kB", text_of("/proc/meminfo"), re.MULTILINE):
-        parts.append(f"{int(match[1]) / 2**20:.1f} GiB available")
+    if available := available_memory():
+        parts.append(f"{available / 2**30:.1f} GiB available")
     return ", ".join(parts) or "unknown"
 
 

@@ -48,6 +48,12 @@ def text_of(file: str) -> str:
         return ""
 
 
+def available_memory() -> int | None:
+    """Bytes that processes can have without swapping (Linux); None where that is not known. A container may allow less."""
+    match = re.search(r"^MemAvailable:\s*(\d+) kB", text_of("/proc/meminfo"), re.MULTILINE)
+    return 1024 * int(match[1]) if match else None
+
+
 def _processors() -> list[dict[str, str]]:
     """The processors of /proc/cpuinfo (Linux), by their keys; those of one core share `physical id` and `core id`."""
     found = []

@@ -22,6 +22,7 @@ from pvtctl.cost.memory import GIB, estimate_memory, memory_at_hand
 from pvtctl.errors import PvtctlError
 from pvtctl.io.files import write_text
 from pvtctl.io.foreign import BadFile, foreign, read_json
+from pvtctl.io.machine import available_memory
 from pvtctl.latency.machine import describe_machine
 from pvtctl.latency.measure import Case
 from pvtctl.models.layers.shapes import without_values
@@ -230,10 +231,7 @@ def _free_bytes(device: str) -> int:
     if device.startswith("cuda"):
         return torch.cuda.mem_get_info(device)[0]
     at_hand = memory_at_hand()
-    with contextlib.suppress(OSError, ValueError, StopIteration):
-        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
-        return min(at_hand, 1024 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]))
-    return at_hand // 2
+    return min(at_hand, available_memory() or at_hand // 2)
 
 
 def _macs_per_second(device: str) -> float:

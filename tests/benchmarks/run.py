@@ -20,6 +20,7 @@ import importlib
 import json
 import math
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -52,10 +53,6 @@ class Case:
     device: str = "cpu"
     dtype: str = "fp32"
     """bf16: under autocast."""
-
-    @property
-    def contestants(self) -> tuple[str, ...]:
-        return (self.ours, *self.others)
 
 
 def variants(name: str, *kinds: str) -> tuple[str, ...]:
@@ -199,10 +196,10 @@ def _seconds(
     return (clock() - start) / calls
 
 
-def _resident(field: str) -> int:
-    """Bytes of this process's resident set: `VmRSS` now, `VmHWM` at its highest; 0 where the system does not say."""
+def _resident(field: str, process: int | str = "self") -> int:
+    """Bytes of a process's resident set: `VmRSS` now, `VmHWM` at its highest; 0 where the system does not say."""
     with contextlib.suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
+        for line in Path(f"/proc/{process}/status").read_text().splitlines():
             if line.startswith(field):
                 return int(line.split()[1]) * 1024
     return 0
@@ -283,11 +280,14 @@ class Contestant:
         """Share of the time of each part of an input pipeline, after `finish`."""
 
     def read(self) -> str:
+        """The next answer: `ready` once it has begun, then the seconds of a turn, at last the bytes of `finish`."""
         assert self.process.stdout
         for line in self.process.stdout:
             if line.strip() == "ready" or line[:1].isdigit():  # exporters print what they do
                 return line.strip()
-        raise SystemExit(f"{self.name} ended early, with code {self.process.wait()}")
+        code = self.process.wait()
+        why = "; the system kills a process so when memory runs out" if code == -signal.SIGKILL else ""
+        raise SystemExit(f"{self.name} ended early, with code {code}{why}")
 
     def turn(self) -> None:
         assert self.process.stdin
@@ -308,16 +308,39 @@ class Contestant:
 
 
 def run_case(case: Case, *, same_allocator: bool, turns: int | None = None) -> list[dict[str, Any]]:
-    """A row for each contestant, after `turns` turns instead of the case's own."""
-    runs = [
-        Contestant(name, case, keep_memory=same_allocator or name.partition(", ")[0] == case.ours)
-        for name in case.contestants
-    ]
-    for run in runs:
-        assert run.read() == "ready"
-    for _ in range(turns or case.turns):
-        for run in runs:
-            run.turn()
+    """A row for each contestant, after `turns` turns instead of the case's own.
+
+    Where memory does not hold all of them, the rest take turns with ours afterwards.
+    """
+    rows: list[dict[str, Any]] = []
+    waiting = list(case.others)
+    while waiting or not rows:
+        runs: list[Contestant] = []
+        try:
+            while not runs or (waiting and (len(runs) == 1 or has_room(runs))):
+                name = waiting.pop(0) if runs else case.ours
+                runs.append(Contestant(name, case, keep_memory=same_allocator or name.partition(", ")[0] == case.ours))
+                assert runs[-1].read() == "ready"
+            for _ in range(turns or case.turns):
+                for run in runs:
+                    run.turn()
+            rows += rows_of(runs, case, same_allocator)[len(rows) > 0 :]
+        finally:
+            for run in runs:
+                run.process.kill()
+    return rows
+
+
+def has_room(runs: list[Contestant]) -> bool:
+    """Whether another contestant fits into memory if it needs a tenth more than any of `runs`."""
+    from pvtctl.io.machine import available_memory
+
+    available = available_memory()
+    return available is None or available > 1.1 * max(_resident("VmHWM", run.process.pid) for run in runs)
+
+
+def rows_of(runs: list[Contestant], case: Case, same_allocator: bool) -> list[dict[str, Any]]:
+    """A row for each of `runs`, of which the first is ours."""
     rows = []
     for run in runs:
         ratios = sorted(theirs / mine for mine, theirs in zip(runs[0].seconds, run.seconds, strict=True))

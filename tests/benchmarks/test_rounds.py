@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
+import run
 from run import is_faster
 
 
@@ -21,3 +24,40 @@ from run import is_faster
 def test_another_is_faster_in_more_rounds_than_by_chance(ratios: list[float], faster: bool) -> None:
     assert is_faster(ratios) is faster
     assert is_faster(ratios[::-1]) is faster
+
+
+class Contestant:
+    """Takes ten seconds a turn, `ours` five."""
+
+    alive, most = 0, 0
+
+    def __init__(self, name: str, case: object, *, keep_memory: bool) -> None:
+        self.name, self.seconds, self.parts = name, [], {}
+        self.process = SimpleNamespace(pid="self", kill=self._end)
+        type(self).alive += 1
+        type(self).most = max(self.most, self.alive)
+
+    def _end(self) -> None:
+        type(self).alive -= 1
+
+    def read(self) -> str:
+        return "ready"
+
+    def turn(self) -> None:
+        self.seconds.append(5.0 if self.name == "ours" else 10.0)
+
+    def finish(self) -> int:
+        return 2**20
+
+
+@pytest.mark.parametrize(("available", "together"), [(None, 4), (2**60, 4), (0, 2)])
+def test_as_many_at_a_time_as_memory_holds(
+    monkeypatch: pytest.MonkeyPatch, available: int | None, together: int
+) -> None:
+    monkeypatch.setattr(run, "Contestant", Contestant)
+    monkeypatch.setattr("pvtctl.io.machine.available_memory", lambda: available)
+    monkeypatch.setattr(Contestant, "most", 0)
+    rows = run.run_case(run.Case("any", "ours", ("a", "b", "c")), same_allocator=True, turns=2)
+    assert [row["contestant"] for row in rows] == ["ours (ours)", "a", "b", "c"]
+    assert [row["ratio"] for row in rows] == [1, 2, 2, 2]
+    assert (Contestant.most, Contestant.alive) == (together, 0)
