@@ -54,6 +54,10 @@ class Case:
     dtype: str = "fp32"
     """bf16: under autocast."""
 
+    @property
+    def contestants(self) -> tuple[str, ...]:
+        return (self.ours, *self.others)
+
 
 def variants(name: str, *kinds: str) -> tuple[str, ...]:
     return tuple(f"{name}, {kind}" for kind in kinds)
