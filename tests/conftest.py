@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import functools
 import gc
 import importlib.util
 import os
@@ -136,6 +137,25 @@ def same_kernels() -> Iterator[None]:
     from pvtctl.models.fast_cpu.choices import before_measurement, using
 
     with using(before_measurement(torch.backends.cpu.get_cpu_capability())):
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_table_of_onnx_operators() -> Iterator[None]:
+    """torch makes its table of ONNX operators, which takes a second, once and not for each file. pvtctl adds none to it."""
+    import torch
+
+    export = torch.onnx.export
+
+    def with_table(*args: Any, **options: Any) -> Any:
+        from torch.onnx._internal.exporter._registration import ONNXRegistry  # loads onnxscript
+
+        patch.setattr(torch.onnx, "export", export)
+        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(functools.cache(ONNXRegistry.from_torchlib)))
+        return export(*args, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.onnx, "export", with_table)
         yield
 
 

@@ -38,7 +38,7 @@ def _pvt(*, class_token: bool = False, image_size: int = 64, depths: Four = (1, 
 def _pvt_v2() -> PvtV2:
     return PvtV2(
         embed_dims=(8, 16, 24, 32),
-        depths=(1, 1, 1, 1),
+        depths=(1, 0, 0, 1),
         num_heads=(1, 2, 3, 4),
         mlp_ratios=(2, 2, 2, 2),
         sr_ratios=(8, 4, 2, 1),
@@ -53,6 +53,8 @@ def _build(kind: str) -> nn.Module:
     match kind:
         case "classifier":
             return Classifier(_pvt(class_token=True), 5)
+        case "tiny":
+            return Classifier(Tiny(), 5)
         case "shallow":  # a block of each kind
             return Classifier(_pvt(class_token=True, depths=(1, 0, 0, 1)), 5)
         case "classifier_v2":
@@ -64,11 +66,15 @@ def _build(kind: str) -> nn.Module:
         case "retinanet":
             body = Tiny()
             neck = Fpn(body.feature_channels, extra="p6p7", levels=(3, 7), out_channels=32)
-            return Detector(body, neck, RetinaNet(3, in_channels=32), 3)
+            head = RetinaNet(3, in_channels=32)
+            for tower in (head.classification_head, head.regression_head):
+                tower.conv = tower.conv[:1]  # of four equal ones
+            return Detector(body, neck, head, 3)
         case "semantic_fpn":
             body = Tiny()
-            neck = Fpn(body.feature_channels, extra=None, levels=(2, 5), out_channels=16)
-            return DenseModel(body, neck, SemanticFpn(4, in_channels=16, width=32), task="segmentation", num_classes=4)
+            neck = Fpn(body.feature_channels, extra=None, levels=(2, 4), out_channels=16)
+            head = SemanticFpn(4, in_channels=16, width=32, levels=3)
+            return DenseModel(body, neck, head, task="segmentation", num_classes=4)
         case "dpt":
             body = Tiny()
             return DenseModel(body, None, Dpt(body, task="depth", width=16), task="depth")
