@@ -6,31 +6,54 @@ import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from pvtctl.errors import UsageError
+from pvtctl.models.backbones import ResNet
 from pvtctl.models.fast_cpu import calibrate as calibration
 from pvtctl.models.fast_cpu import choices as chosen
 from pvtctl.models.fast_cpu.choices import Choices, active, before_measurement, choices_file, remember, remembered, use
 
 ALL = before_measurement("AVX512")
-RACE = calibration._race
 
 
 @pytest.fixture(autouse=True)
-def unmeasured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A machine that has not been measured, and whose measurements take no time: all candidates are equally fast."""
+def unmeasured(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine that has not been measured."""
     monkeypatch.setenv("PVTCTL_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(calibration, "_race", lambda case, candidates: [1.0] * len(candidates))
     monkeypatch.setattr(calibration, "busy_share", lambda: 0.0)
+    if "few_numbers" not in request.fixturenames:
+        without_computing(monkeypatch)
     before = chosen._chosen
     use(None)
     yield
     use(before)
+
+
+def without_computing(patch: pytest.MonkeyPatch) -> None:
+    """Measurements take no time: all candidates are equally fast, and layers and inputs, which nobody computes, get no values."""
+    patch.setattr(calibration, "_race", lambda case, candidates: [1.0] * len(candidates))
+    patch.setattr(calibration, "_tokens", torch.empty)
+    patch.setattr(calibration, "_map", lambda batch, channels, side: torch.empty(batch, channels, side, side))
+    for initialiser in ("kaiming_uniform_", "trunc_normal_"):
+        patch.setattr(nn.init, initialiser, lambda tensor, *args, **options: tensor)
+
+
+@pytest.fixture
+def few_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The measured layers get small batches and maps, and are called a few times."""
+    tokens, image_map = calibration._tokens, calibration._map
+    monkeypatch.setattr(calibration, "SECONDS", 0.0)
+    monkeypatch.setattr(calibration, "MIN_CALLS", 1)
+    monkeypatch.setattr(calibration, "_tokens", lambda batch, number, dim: tokens(1, number, dim))
+    monkeypatch.setattr(calibration, "_map", lambda batch, channels, side: image_map(1, channels, min(side, 32)))
+    monkeypatch.setattr(calibration, "ResNet", partial(ResNet, base_width=8))
 
 
 def in_a_new_process() -> Choices:
@@ -111,10 +134,7 @@ def test_a_damaged_file_is_measured_again(content: bytes) -> None:
 
 
 @pytest.mark.slow
-def test_it_measures_every_kernel_and_keeps_what_it_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calibration, "_race", RACE)
-    monkeypatch.setattr(calibration, "SECONDS", 0.0)
-    monkeypatch.setattr(calibration, "MIN_CALLS", 1)
+def test_it_measures_every_kernel_and_keeps_what_it_found(few_numbers: None) -> None:
     state, seen = torch.get_rng_state(), []
     found = calibration.calibrate(seen.append)
     assert torch.equal(torch.get_rng_state(), state)
