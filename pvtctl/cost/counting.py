@@ -26,10 +26,11 @@ from typing import Any, Literal
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from pvtctl.cost.build import build_model, build_own, classes_of, with_raw_outputs
+from pvtctl.cost.outcomes import outcome
 from pvtctl.errors import UsageError, nearest
 from pvtctl.models.backbones import Backbone, prepare_backbones
 from pvtctl.models.layers.shapes import without_values
@@ -55,9 +56,6 @@ _SHORT_NAMES = {
     "safe_softmax": "softmax",
     "max_pool2d_with_indices": "max_pool2d",
 }
-_OUTCOMES: dict[Any, Any] = {}
-"""Outputs of operations on the meta device, by `_signature`: the models of a family have most of them in common."""
-_MOST_OUTCOMES = 20_000
 _POOLS = frozenset({"max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d"})
 _ATTENTION = frozenset({"bmm", "baddbmm", "scaled_dot_product_attention"})
 
@@ -233,7 +231,7 @@ class OperationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if self._on_values and func._can_decompose():  # in inference mode composite operations come here whole
             with self:
                 return func.decompose(*args, **kwargs)
-        out = self._outcome(func, args, kwargs)
+        out = func(*args, **kwargs) if self._on_values else outcome(func, args, kwargs)
         if self._on_values and not func.is_view:
             self.bytes[self.path[-1]] += bytes_of([args, kwargs, out])
         name = func._overloadpacket.__name__.strip("_")
@@ -247,17 +245,6 @@ class OperationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         elif formula is None and name not in _NO_ARITHMETIC:
             self.uncounted[name] += 1
         return out
-
-    def _outcome(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """Output of an operation; if it ran on such tensors before, new tensors like that output: torch's rules are slow."""
-        if self._on_values or func.is_view or func._schema.is_mutable:
-            return func(*args, **kwargs)
-        key = _signature((func, args, tuple(kwargs.items())))
-        if key not in _OUTCOMES:
-            if len(_OUTCOMES) >= _MOST_OUTCOMES:
-                _OUTCOMES.clear()
-            _OUTCOMES[key] = func(*args, **kwargs)
-        return tree_map_only(torch.Tensor, lambda x: x.new_empty_strided(x.shape, x.stride()), _OUTCOMES[key])
 
     def _extra(self, name: str, args: Any, out: Any) -> int:
         """Term that the papers' counter adds to the products of operation `name` (0: nothing)."""
@@ -276,13 +263,6 @@ def bytes_of(tensors: Any) -> int:
     """Bytes of all tensors in nested containers, each once; of an expanded one only those in memory."""
     different = {id(leaf): leaf for leaf in tree_leaves(tensors) if isinstance(leaf, torch.Tensor)}
     return sum(min(each.nbytes, each.untyped_storage().nbytes()) for each in different.values())
-
-
-def _signature(value: Any) -> Any:
-    """What an operation's output depends on, hashable: of tensors shape, strides, type and device."""
-    if isinstance(value, torch.Tensor):
-        return value.shape, value.stride(), value.dtype, value.device
-    return tuple(map(_signature, value)) if isinstance(value, list | tuple) else (type(value), value)
 
 
 @contextmanager

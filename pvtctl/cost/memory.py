@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from pvtctl.cost.outcomes import outcome
 from pvtctl.models.registry import backbone_spec, head_spec
 
 GIB = 2**30
@@ -155,7 +156,7 @@ class _AliveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._sizes: dict[int, int] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
+        out = outcome(func, args, kwargs or {})
         for storage in (tensor.untyped_storage() for tensor in tree_leaves(out) if isinstance(tensor, Tensor)):
             if (key := storage._cdata) not in self._sizes and key not in self._weights:
                 self._sizes[key] = storage.nbytes()
