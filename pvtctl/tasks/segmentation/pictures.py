@@ -113,10 +113,10 @@ def write_label_map(path: Path | str, labels: Labels, colours: Colours) -> Path:
 
 def _overlaid(image: Pixels, labels: Labels, class_names: Sequence[str], colours: Colours) -> Pixels:
     """Colours, thin white outlines and names over the image."""
-    there = labels != IGNORE_LABEL
-    mixed = image.astype(np.float32)
-    mixed[there] += _OVER * (colours[labels[there]] - mixed[there])
-    picture = mixed.round().astype(np.uint8)
+    there = (labels != IGNORE_LABEL)[..., None]
+    plain = image.astype(np.float32)
+    over = colours[np.where(labels == IGNORE_LABEL, 0, labels)]
+    picture = np.where(there, plain + _OVER * (over - plain), plain).round().astype(np.uint8)
     edge = np.zeros(labels.shape, np.bool_)
     edge[1:] |= labels[1:] != labels[:-1]
     edge[:, 1:] |= labels[:, 1:] != labels[:, :-1]
