@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tiny_run import TINY, TINY_DETECTOR, Cli, Result
+from tiny_run import NARROW_DETECTOR, TINY, Cli, Result
 
 from pvtctl.cli.main import main
 
@@ -47,7 +47,7 @@ def detector_run(made_once: MadeOnce) -> Path:
 
     def make(folder: Path) -> None:
         words = ["--head", "retinanet", "--weights", "none", "--out", str(folder / "detector")]
-        assert main(["finetune", "scenes", *words, *TINY_DETECTOR]) == 0
+        assert main(["finetune", "scenes", *words, *NARROW_DETECTOR]) == 0
 
     return made_once("detector", make) / "detector"
 

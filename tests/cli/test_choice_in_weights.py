@@ -99,7 +99,7 @@ def test_weights_with_nan_are_told_where_they_are_used(cli: Cli, both: Path) -> 
     assert result.code == 0
     told = "warning: nan.pth: NaN or infinity in "
     assert told in result.err
-    for command in (["weights", "convert", "nan.pth", "nan.safetensors"], ["export", "nan.pth", "--format", "torch", "--backbone-only", "--out", "nan.pt2", "--size", "32"]):  # fmt: skip
+    for command in (["weights", "convert", "nan.pth", "nan.safetensors"], ["export", "nan.pth", "--format", "torch", "--backbone-only", "--out", "nan.pt2", "--size", "32", "--static"]):  # fmt: skip
         result = cli(*command)
         assert result.code == 0, result.err
         assert result.err.count(told) == 1

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_run import TINY_DETECTOR, Cli
+from tiny_run import NARROW_DETECTOR, TINY_DETECTOR, Cli
 
 FILES = {
     "best.safetensors",
@@ -24,7 +24,7 @@ FILES = {
     "run.json",
     "samples",
 }
-DRY = [*TINY_DETECTOR, "--dry-run"]
+DRY = [*NARROW_DETECTOR, "--dry-run"]
 
 
 def metrics_of(run: Path) -> list[dict[str, Any]]:
@@ -52,10 +52,9 @@ def test_what_a_run_leaves(detector_run: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("head", "narrow"), [("mask_rcnn", ["--set", "model.head.width=32"]), ("detr", [])])
-def test_every_head_trains_and_is_scored_as_it_ended(cli: Cli, head: str, narrow: list[str]) -> None:
-    command = ["finetune", "scenes", "--head", head, "--weights", "none", *TINY_DETECTOR, "--set", "train.epochs=1"]
-    result = cli(*command, *narrow, "--json")
+@pytest.mark.parametrize(("head", "tiny"), [("mask_rcnn", NARROW_DETECTOR), ("detr", TINY_DETECTOR)])
+def test_every_head_trains_and_is_scored_as_it_ended(cli: Cli, head: str, tiny: list[str]) -> None:
+    result = cli("finetune", "scenes", "--head", head, "--weights", "none", *tiny, "--set", "train.epochs=1", "--json")
     assert result.code == 0, result.err
     run = Path(result.json["run"])
     assert {path.name for path in run.iterdir()} >= FILES
@@ -69,7 +68,7 @@ def test_every_head_trains_and_is_scored_as_it_ended(cli: Cli, head: str, narrow
 
 @pytest.mark.slow
 def test_stopped_and_resumed_equals_unbroken(cli: Cli, detector_run: Path) -> None:
-    command = ["finetune", "scenes", "--head", "retinanet", "--weights", "none", "--out", "broken", *TINY_DETECTOR]
+    command = ["finetune", "scenes", "--head", "retinanet", "--weights", "none", "--out", "broken", *NARROW_DETECTOR]
     stopped = cli(*command, "--set", "train.max_minutes=1e-9")
     assert stopped.code == 75
     assert "--resume" in stopped.err
@@ -123,7 +122,7 @@ def test_a_recipe_for_small_sets(cli: Cli, coco_folder: Path, tmp_path: Path) ->
 
 
 def test_a_batch_larger_than_the_images(cli: Cli, coco_folder: Path, tmp_path: Path) -> None:
-    command = ["finetune", coco_folder, "--head", "retinanet", "--weights", "none", *TINY_DETECTOR]
+    command = ["finetune", coco_folder, "--head", "retinanet", "--weights", "none", *NARROW_DETECTOR]
     result = cli(*command, "--set", "train.total_batch=16")
     assert_told(result, "4 training images do not fill one batch of 16", "total_batch")
     assert not (tmp_path / "runs").exists()
@@ -193,7 +192,7 @@ def test_masks_that_mask_rcnn_cannot_learn(
         *("finetune", "coco", "--images", coco_folder / "train2017", "--annotations", tmp_path / "train.json"),
         *("--val-images", coco_folder / "val2017"),
         *("--val-annotations", coco_folder / "annotations" / "instances_val2017.json"),
-        *("--head", "mask_rcnn", "--set", "model.head.width=32", "--weights", "none", "--dry-run", *TINY_DETECTOR),
+        *("--head", "mask_rcnn", "--weights", "none", *DRY),
     )
     if told is None:
         assert_told(result, "holds no masks", "--head retinanet")
