@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from pvtctl.errors import PvtctlError, UsageError
+from pvtctl.io.allocator import without_collection
 from pvtctl.io.names import shown
 
 if TYPE_CHECKING:
@@ -166,7 +167,8 @@ def read_facts(path: Path | str, *, most: int | None = MAX_DOCUMENT) -> dict[str
 def parse_json(data: bytes | str, source: object, kind: type | None = None, *, hint: str | None = None) -> Any:
     """The value of JSON text; `source` names it in messages. Raises BadFile as `read_json` does."""
     with foreign(source, hint):
-        value = json.loads(data)
+        with without_collection():
+            value = json.loads(data)
         if _nested_deep(data, value):
             raise RecursionError
         if kind is not None and not isinstance(value, kind):

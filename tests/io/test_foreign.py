@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import pickle
@@ -292,3 +293,25 @@ def test_an_error_passes_from_a_process_as_it_is():
     again = pickle.loads(pickle.dumps(error))
     assert (type(again), again.message, again.hint, again.line) == (BadFile, error.message, "look", 3)
     assert str(again) == str(error)
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_the_garbage_collector_waits_for_a_document_and_then_is_as_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on: bool
+) -> None:
+    during: list[bool] = []
+    load = json.loads
+    monkeypatch.setattr(json, "loads", lambda data: during.append(gc.isenabled()) or load(data))
+    (tmp_path / "good.json").write_text("[1]")
+    (tmp_path / "bad.json").write_text("[1")
+    was_on = gc.isenabled()
+    try:
+        (gc.enable if on else gc.disable)()
+        assert read_json(tmp_path / "good.json") == [1]
+        assert gc.isenabled() is on
+        with pytest.raises(BadFile):
+            read_json(tmp_path / "bad.json")
+        assert gc.isenabled() is on
+        assert during == [False, False]
+    finally:
+        (gc.enable if was_on else gc.disable)()

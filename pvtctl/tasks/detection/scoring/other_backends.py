@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import io
 import os
 from functools import cache
@@ -14,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from pvtctl.errors import PvtctlError
+from pvtctl.io.allocator import without_collection
 from pvtctl.tasks.detection.scoring.compared import FIRST_LIMITS, Compared, Shapes
 from pvtctl.tasks.detection.scoring.numpy_backend import by_numpy
 
@@ -87,10 +87,7 @@ def by_pycocotools(given: Compared, limit: int) -> Arrays:
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.ExitStack() as stack:
-        if gc.isenabled():  # a million live objects are created: collecting would take a third of the time
-            gc.disable()
-            stack.callback(gc.enable)
+    with contextlib.redirect_stdout(io.StringIO()), without_collection():
         truth, results = COCO(), COCO()
         for side, shapes, name in ((truth, given.objects, "iscrowd"), (results, given.detections, "score")):
             side.dataset = {
