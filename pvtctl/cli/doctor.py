@@ -19,7 +19,7 @@ from pvtctl.cli._options import AS_JSON, App
 from pvtctl.errors import ExitCode
 from pvtctl.io.console import say
 from pvtctl.io.foreign import reason_of
-from pvtctl.io.machine import BF16_FLAGS, available_memory, cpu_flags, text_of
+from pvtctl.io.machine import BF16_FLAGS, available_memory, cpu_flags, memory_limit
 from pvtctl.io.names import plural
 
 app = App()
@@ -206,11 +206,11 @@ def _kernels(calibrate: bool) -> list[Finding]:
 
 def _memory(total: int | None) -> str:
     """Total and available memory, and a container's limit if lower."""
+    limit, available = memory_limit(), available_memory()
     parts = [f"{total / 2**30:.1f} GiB"] if total else []
-    limit = text_of("/sys/fs/cgroup/memory.max").strip()
-    if limit.isdigit() and (not total or int(limit) < total):
-        parts.append(f"{int(limit) / 2**30:.1f} GiB allowed in this container")
-    if available := available_memory():
+    if limit is not None and (not total or limit < total):
+        parts.append(f"{limit / 2**30:.1f} GiB allowed in this container")
+    if available is not None:
         parts.append(f"{available / 2**30:.1f} GiB available")
     return ", ".join(parts) or "unknown"
 

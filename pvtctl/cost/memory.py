@@ -8,10 +8,9 @@ models with extremely large activations, such as ViT-Small/4 at 800 pixels (PVT 
 from __future__ import annotations
 
 import contextlib
-import os
+import sys
 import weakref
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from pvtctl.cost.outcomes import outcome
+from pvtctl.io.machine import memory_limit, total_memory
 from pvtctl.models.registry import backbone_spec, head_spec
 
 GIB = 2**30
@@ -71,10 +71,7 @@ def memory_at_hand(device: str = "cpu") -> int:
     """Bytes of a GPU's memory, or of this machine's, limited to what its container may use."""
     if device.startswith("cuda"):
         return torch.cuda.get_device_properties(device).total_memory
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    with contextlib.suppress(OSError, ValueError):  # `max` where there is no limit
-        total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
-    return total
+    return min(filter(None, (total_memory(), memory_limit())), default=sys.maxsize)
 
 
 def warn_memory(

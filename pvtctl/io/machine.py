@@ -48,8 +48,22 @@ def text_of(file: str) -> str:
         return ""
 
 
+def total_memory() -> int | None:
+    """Bytes of this machine's memory; None where that is not known."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return None
+
+
+def memory_limit() -> int | None:
+    """Bytes that a container allows its processes (Linux, cgroup 2); None without a limit."""
+    limit = text_of("/sys/fs/cgroup/memory.max").strip()
+    return int(limit) if limit.isdigit() else None
+
+
 def available_memory() -> int | None:
-    """Bytes that processes can have without swapping (Linux); None where that is not known. A container may allow less."""
+    """Bytes that processes can have without swapping (Linux), whatever a container allows; None where that is not known."""
     match = re.search(r"^MemAvailable:\s*(\d+) kB", text_of("/proc/meminfo"), re.MULTILINE)
     return 1024 * int(match[1]) if match else None
 

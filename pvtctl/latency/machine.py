@@ -6,7 +6,7 @@ import os
 import platform
 from typing import Any
 
-from pvtctl.io.machine import cpu_name, cpus_usable
+from pvtctl.io.machine import cpu_name, cpus_usable, total_memory
 
 
 def describe_machine(device: str) -> dict[str, Any]:
@@ -18,7 +18,7 @@ def describe_machine(device: str) -> dict[str, Any]:
         "cpu": cpu_name(),
         "cpu_cores": os.cpu_count(),
         "cpu_cores_usable": cpus_usable(),
-        "memory_bytes": _memory_bytes(),
+        "memory_bytes": total_memory(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
@@ -33,10 +33,3 @@ def describe_machine(device: str) -> dict[str, Any]:
             "tf32_convolutions": torch.backends.cudnn.allow_tf32,
         }
     return machine
-
-
-def _memory_bytes() -> int | None:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError, AttributeError):
-        return None

@@ -6,6 +6,7 @@ import os
 
 import pytest
 
+from pvtctl.cost import memory
 from pvtctl.io import machine
 
 X86 = """processor\t: {0}
@@ -61,3 +62,19 @@ def test_its_instructions(files: dict[str, str]) -> None:
 def test_a_container_may_use_less(files: dict[str, str], text: str, allowed: int | None) -> None:
     files["/sys/fs/cgroup/cpu.max"] = text
     assert machine.cpus_allowed() == allowed
+
+
+def test_memory(files: dict[str, str]) -> None:
+    assert (machine.memory_limit(), machine.available_memory()) == (None, None)
+    files["/sys/fs/cgroup/memory.max"] = "max\n"
+    files["/proc/meminfo"] = "MemTotal: 24 kB\nMemAvailable:   12 kB\n"
+    assert (machine.memory_limit(), machine.available_memory()) == (None, 12 * 1024)
+    files["/sys/fs/cgroup/memory.max"] = "4096\n"
+    assert machine.memory_limit() == 4096
+
+
+def test_what_a_model_may_take_is_what_the_container_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    for total, limit, expected in ((100, None, 100), (100, 40, 40), (100, 400, 100), (None, 40, 40)):
+        monkeypatch.setattr(memory, "total_memory", lambda total=total: total)
+        monkeypatch.setattr(memory, "memory_limit", lambda limit=limit: limit)
+        assert memory.memory_at_hand() == expected
