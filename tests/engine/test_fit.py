@@ -312,9 +312,6 @@ def test_batch_size_is_what_makes_the_total() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings(
-    "ignore:Skipping serialization of:UserWarning"
-)  # torch 2.6, where pytest listens to its log
 def test_compiled_training_equals_eager(tmp_path: Path) -> None:
     eager, compiled = ToyTask(dropout=0.0), ToyTask(dropout=0.0)
     train(eager, tmp_path / "eager", max_steps=3)

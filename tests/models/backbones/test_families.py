@@ -230,9 +230,6 @@ class TestResNet:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings(
-    "ignore:Skipping serialization of:UserWarning"
-)  # torch 2.6, where pytest listens to its log
 def test_compiled_model_equals_eager() -> None:
     torch.manual_seed(0)
     model = Pvt(**{**NARROW, "depths": (1, 0, 0, 0)}, image_size=64).eval()
