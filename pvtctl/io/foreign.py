@@ -166,9 +166,8 @@ def read_facts(path: Path | str, *, most: int | None = MAX_DOCUMENT) -> dict[str
 
 def parse_json(data: bytes | str, source: object, kind: type | None = None, *, hint: str | None = None) -> Any:
     """The value of JSON text; `source` names it in messages. Raises BadFile as `read_json` does."""
-    with foreign(source, hint):
-        with without_collection():
-            value = json.loads(data)
+    with foreign(source, hint), without_collection():
+        value = json.loads(data)
         if _nested_deep(data, value):
             raise RecursionError
         if kind is not None and not isinstance(value, kind):

@@ -247,17 +247,14 @@ def _printed(recipe: Recipe, figure: str) -> float | None:
 def _score_notes(found: Sequence[Candidate], published: _Published, sizes: Sequence[tuple[int, int]]) -> list[str]:
     at = "{}x{}".format(*published.size)
     if all(one.score is None for one in found):
+        measured = ", ".join("{}x{}".format(*size) for size in sizes)
         other = f": those at {at} are of other images" if published.scores and published.size not in sizes else ""
-        return [f"no score of these models was published at {_told(sizes)}, so nothing is ranked{other}"]
+        return [f"no score of these models was published at {measured}, so nothing is ranked{other}"]
     missing = [one.name for one in found if one.score is None]
     notes = [f"scores are published ones at {at}, each with its own training: {published.label}"]
     if missing:
         notes.append(f"without a published score at that size, not ranked: {', '.join(dict.fromkeys(missing))}")
     return notes
-
-
-def _told(sizes: Sequence[tuple[int, int]]) -> str:
-    return ", ".join(f"{height}x{width}" for height, width in sizes)
 
 
 def _selection(
