@@ -1,9 +1,8 @@
 """Keep memory between operations instead of returning it to the kernel (Linux with glibc).
 
-Activations of tens of MB make glibc map and unmap memory at every operation; the page faults that follow can cost more
-than the arithmetic. The command line and its worker processes therefore call `keep_memory` when they start. Set
-`PVTCTL_MALLOC=system` to leave the allocator unchanged. As a library, pvtctl
-never changes the allocator unless `keep_memory` is called. `without_collection` pauses Python's own garbage collector.
+Activations of tens of MB make glibc map and unmap memory at every operation; the page faults that follow can cost more than
+the arithmetic. The command line and its worker processes therefore call `keep_memory` when they start; PVTCTL_MALLOC=system
+leaves the allocator unchanged, as pvtctl does as a library. `without_collection` pauses Python's own garbage collector.
 """
 
 from __future__ import annotations
