@@ -88,7 +88,7 @@ def kit(shared: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     values, large = Values(module), ("weight", (3, BLOCK))
-    assert (values.array(*large, "") == module.fill_array(*large)).all()
+    assert all((values.weight(*large) == module.fill_array(*large, variant)).all() for variant in ("", "faint"))
     module.fill_state_dict = values  # type: ignore[attr-defined]
     return module
 

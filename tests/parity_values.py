@@ -15,37 +15,39 @@ BLOCK = 1 << 13
 
 
 class Values:
-    """`kit.fill_state_dict`, which remembers what it gave last for each variant: models that follow each other share backbones."""
+    """`kit.fill_state_dict`, which remembers the weights that it gave last.
+
+    Both variants have the same weights, and models that follow each other share backbones.
+    """
 
     def __init__(self, kit: ModuleType) -> None:
         self._kit = kit
-        self._given: dict[str, dict[tuple[str, tuple[int, ...]], Any]] = {}
+        self._weights: dict[tuple[str, tuple[int, ...]], Any] = {}
 
     def __call__(self, shapes: Mapping[str, Sequence[int]], variant: str = "") -> dict[str, Any]:
         import torch
 
-        before = self._given.pop(variant, {})
-        wanted = {key: (key, tuple(shape)) for key, shape in shapes.items()}
-        self._given[variant] = given = {
-            each: before[each] if each in before else torch.from_numpy(self.array(*each, variant))
-            for each in wanted.values()
-        }
-        return {key: given[each] for key, each in wanted.items()}
+        before, self._weights, state = self._weights, {}, {}
+        for key, size in shapes.items():
+            shape = tuple(size)
+            if self._kit.role(key, shape) != "weight":
+                state[key] = torch.from_numpy(self._kit.fill_array(key, shape, variant))
+                continue
+            known = before.pop((key, shape), None)
+            state[key] = torch.from_numpy(self.weight(key, shape)) if known is None else known
+            self._weights[key, shape] = state[key]
+        return state
 
-    def array(self, key: str, shape: tuple[int, ...], variant: str) -> np.ndarray[Any, Any]:
-        """`kit.fill_array(key, shape, variant)`."""
-        if self._kit.role(key, shape) != "weight":
-            return self._kit.fill_array(key, shape, variant)
+    def weight(self, key: str, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
+        """`kit.fill_array(key, shape)` of a weight, of either variant."""
         tag = f"parity-v{self._kit.VERSION}:param:{key}:{'x'.join(map(str, shape))}"
         seed = int.from_bytes(hashlib.sha256(tag.encode()).digest()[:16], "little")
-        stream, values = np.random.Philox(counter=0, key=seed), np.empty(math.prod(shape), np.float32)
-        scale = math.sqrt(3.0 / math.prod(shape[1:]))
-        for at in range(0, len(values), BLOCK):
-            bits = stream.random_raw(min(BLOCK, len(values) - at))
-            bits >>= np.uint64(11)
-            block = bits.astype(np.float64)
-            block *= 2.0**-52
-            block -= 1.0
-            block *= scale
-            values[at : at + BLOCK] = block
-        return values.reshape(shape)
+        stream, values = np.random.Generator(np.random.Philox(counter=0, key=seed)), np.empty(shape, np.float32)
+        flat, scale, block = values.reshape(-1), 2 * math.sqrt(3.0 / math.prod(shape[1:])), np.empty(BLOCK)
+        for at in range(0, len(flat), BLOCK):
+            part = block[: len(flat) - at]
+            stream.random(out=part)  # the upper 53 of 64 bits, as the kit takes them
+            part -= 0.5
+            part *= scale
+            flat[at : at + BLOCK] = part
+        return values
