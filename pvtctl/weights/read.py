@@ -191,7 +191,7 @@ def _transformers_meta(folder: Path) -> dict[str, Any]:
 
 def _fetched(path: Path) -> Published | None:
     """The entry whose fetched file this is."""
-    return next((entry for entry in published() if path == cache_folder() / entry.file_name), None)
+    return next((each for each in published() if path.name == each.file_name and path.parent == cache_folder()), None)
 
 
 def _get_again(path: Path) -> str:
