@@ -123,6 +123,10 @@ def forked_commands() -> Iterator[None]:
 
     A test of the launcher and tests of imports start new ones.
     """
+    import torch
+
+    # a first backward pass after an export starts threads, and then no copy of this process could train
+    torch.ones(1, requires_grad=True).sum().backward()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(subprocess, "Popen", ForkedPopen)
         patch.setattr(os, "fsync", lambda handle: None)  # no test cuts the power
