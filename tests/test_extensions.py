@@ -18,7 +18,7 @@ from pvtctl.models import registry
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "extending.md"
 FILES = dict(re.findall(r"<!-- module (\S+) -->\n```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL))
-SMOKE = ["--profile", "smoke", "--set", "train.max_steps=2"]
+SMOKE = ["--profile", "smoke", "--set", "train.max_steps=2", "--set", "data.val_samples=2"]
 STATIC = ["--static", "--size", "64", "--repeats", "1"]
 
 
@@ -80,7 +80,7 @@ def test_backbone_through_the_commands(tmp_path: Path, capsys: pytest.CaptureFix
 def test_head_with_a_loss_through_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["finetune", "scenes", "--task", "segmentation", "--backbone", "resnet18@0.25", "--head", "one_conv"]
     words += ["--weights", "none", "--out", "run", "--profile", "smoke", "--set", "train.iterations=2"]
-    words += ["--set", "model.head.smoothing=0.05"]
+    words += ["--set", "model.head.smoothing=0.05", "--set", "data.val_samples=2"]
     assert run(*words, "--module", "one_conv.py") == 0
     assert run(*words, "--resume") == 0
     assert run("eval", "scenes", "--weights", "run") == 0

@@ -42,7 +42,7 @@ study:
     - {text: Pretrained is better, figure: box_ap, better: small, worse: fresh}
   scale: Nothing can be seen in a step.
 """
-PRETRAINING = ["data.image_size=32", "data.resize=32", "data.train_samples=16", "data.val_samples=8"]
+PRETRAINING = ["data.image_size=32", "data.resize=32", "data.train_samples=8", "data.val_samples=2"]
 PRETRAINING += ["train.epochs=1", "train.total_batch=8", "train.precision=fp32", "data.workers=0"]
 
 

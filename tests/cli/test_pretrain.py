@@ -21,7 +21,7 @@ from tiny_run import TINY, Cli
 from pvtctl.engine import RunFolder, read_run_recipe, single
 
 WHOLE = ["pretrain", "scenes", "--backbone", "pvt_v2_b0", "--profile", "smoke", *TINY]
-SMOKE = [*WHOLE, "--set", "model.backbone.width=0.25"]
+SMOKE = [*WHOLE, "--set", "model.backbone.width=0.25", "--set", "data.val_samples=6"]
 
 
 def make_folder(root: Path, *, per_class: int = 12, size: int = 40) -> Path:
@@ -275,7 +275,12 @@ def test_two_processes_score_every_image_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize("frozen", ["backbone", "backbone.norms"])
 def test_two_processes_train_as_one_where_parts_are_frozen(cli: Cli, tmp_path: Path, frozen: str) -> None:
     """Frozen norms use no statistics of a batch, so that each process's half of it adds up to the whole."""
-    sets = [f"train.freeze=[{frozen}]", "data.augment.mixup_alpha=0", "data.augment.cutmix_alpha=0"]
+    sets = [
+        f"train.freeze=[{frozen}]",
+        "data.augment.mixup_alpha=0",
+        "data.augment.cutmix_alpha=0",
+        "data.val_samples=4",
+    ]
     words = ["pretrain", "scenes", "--backbone", "resnet18@0.25", "--profile", "smoke", *TINY]
     words += [part for value in [*sets, "data.augment.repeats=1"] for part in ("--set", value)]
     assert cli(*words, "--out", "one").code == 0
