@@ -56,6 +56,9 @@ def build(kind: str) -> nn.Module:
             model = build_detector(Tiny(), "detr", num_classes=3, num_queries=5)
         case _:
             model = build_detector(Tiny(), kind, num_classes=3, width=16)
+    if isinstance(model, Detector) and isinstance(model.head, RetinaNet):
+        for tower in (model.head.classification_head, model.head.regression_head):
+            tower.conv = tower.conv[:1]  # of four equal ones: each is traced, and compiled, at five levels
     with torch.no_grad():  # initial scores of detectors are all below the threshold, and no order of theirs is certain
         for name, parameter in model.named_parameters():
             if name.endswith(("cls_logits.weight", "cls_score.weight", "rpn.cls_logits.weight", "class_embed.weight")):
