@@ -62,6 +62,8 @@ def load_libraries(case: Case) -> None:
         _model_of(case)
     engines = {EngineName.compile: ["torch._inductor.compile_fx"], EngineName.onnxruntime: ["onnxruntime"]}
     libraries = engines.get(EngineName(case["engine"]), [])
+    if case["mode"] == "train":
+        libraries.append("torch._dynamo")  # by optimisers
     if (head := find_head(case["head"])) is not None:
         libraries.append("pvtctl.latency.prediction_steps")
         libraries += ["torchvision.ops", "pycocotools.mask"] if head.detects else []

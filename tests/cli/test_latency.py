@@ -24,7 +24,7 @@ def test_json_has_the_documented_keys(capsys: pytest.CaptureFixture[str], monkey
     monkeypatch.setattr(subprocess, "Popen", ForkedPopen.__base__)  # a copy of this process has free memory to fill
     arguments = [
         "--backbone",
-        "resnet18",
+        "pvt_tiny",
         "--size",
         "64",
         "--device",
@@ -41,9 +41,9 @@ def test_json_has_the_documented_keys(capsys: pytest.CaptureFixture[str], monkey
     row = document["rows"][0]
     assert row["p90_ms"] >= row["p50_ms"] > 0
     assert row["peak_memory_bytes"] > 0
-    assert (row["backbone"], row["size"], row["batch_size"], row["mode"]) == ("resnet18", [64, 64], 1, "forward")
+    assert (row["backbone"], row["size"], row["batch_size"], row["mode"]) == ("pvt_tiny", [64, 64], 1, "forward")
     assert document["machine"]["threads"] == 1
-    assert "warming up resnet18 at 64x64, batch 1" in err
+    assert "warming up pvt_tiny at 64x64, batch 1" in err
 
 
 @pytest.mark.parametrize("form", ["table", "markdown", "csv"])

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
+import torch._dynamo
 from torch import nn
 
 from pvtctl.cost.build import build_model
@@ -31,3 +34,20 @@ def test_tensors_elsewhere_are_filled() -> None:
         nn.init.constant_(real, 2.0)
         real.add_(1)
     assert real.tolist() == [[3.0] * 3] * 2
+
+
+def test_tensors_of_a_module_that_torchvision_loads_are_real(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch._dynamo of torch 2.6 computes with tensors when it is loaded, which may be by a model's own module."""
+    with without_values():
+        with monkeypatch.context() as loading:
+            loading.setattr(torch._dynamo.__spec__, "_initializing", True)
+            loaded = torch.ones(2).add_(1)
+        assert torch.ones(2).is_meta
+    assert loaded.tolist() == [2.0, 2.0]
+
+
+def test_a_model_without_torchvision_loads_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which takes as long to load as torch itself."""
+    monkeypatch.setitem(sys.modules, "torch._dynamo", None)
+    with without_values():
+        build_model("pvt_tiny", "classifier")
