@@ -33,6 +33,8 @@ from typing import Any
 PLAIN, ONNX, INDUCTOR = "plain torch", "onnxruntime", "Inductor"
 ENGINES = {ONNX: "onnxruntime", INDUCTOR: "compile"}
 """How ours is run -> the engine of `pvtctl eval`, `predict` and `latency` (`pvtctl.inference`)."""
+SLOW = 10
+"""Seconds of a call from which one before the timed ones is enough."""
 LOSS = 0.97
 """A ratio below this matters."""
 CHANCE = 0.05
@@ -160,7 +162,8 @@ def worker(name: str, mode: str, batch: int, size: tuple[int, int], device: str,
         call = _model_call(name, mode, batch, size, device, dtype)
     with contextlib.suppress(OSError):  # start the high-water mark anew: building a model may have been its peak
         Path("/proc/self/clear_refs").write_text("5")
-    for _ in range(2):
+    seconds = _seconds(call, 1, device)
+    if seconds < SLOW:
         seconds = _seconds(call, 1, device)
     calls = 1 if device == "cpu" else max(1, round(0.1 / seconds))
     print("ready", flush=True)
