@@ -278,6 +278,14 @@ class TestLinear:
             torch.testing.assert_close(mlp(tokens, (2, 3)), expected)
         assert seen == [(5, 6, 2)]
 
+    def test_a_gelu_in_place_has_the_same_bits_and_changes_nothing_else(self) -> None:
+        use(Choices(mlp_bytes=1))
+        mlp, tokens = optimize_for_cpu(Mlp(4, 32)), torch.randn(2, 6, 4)
+        before = tokens.clone()
+        with torch.inference_mode():
+            assert torch.equal(mlp(tokens, (2, 3)), mlp.fc2(F.gelu(mlp.fc1(tokens))))
+        assert torch.equal(tokens, before)
+
     @pytest.mark.parametrize(("dim", "products"), [(2, 10), (3, 10), (4, 2)])
     def test_no_chunk_is_smaller_than_the_weights_that_it_reads(
         self, dim: int, products: int, choices: Choices, monkeypatch: pytest.MonkeyPatch

@@ -234,7 +234,7 @@ def _one_pass(found: Choices, timings: list[Timing]) -> Choices:
 
 def _mlp_bytes(found: Choices, timings: list[Timing]) -> Choices:
     candidates = [found, *(replace(found, mlp_bytes=mib << 20) for mib in (1, 2, 4, 8))]
-    cases = [_mlp(64, 8, 3136, 8), _mlp(128, 8, 784, 8), _mlp(320, 4, 3800)]
+    cases = [_mlp(64, 8, 3136), _mlp(64, 8, 3136, 8), _mlp(128, 8, 784, 8), _mlp(320, 4, 3800)]
     times = [_race(case, candidates) for case in cases]
     best = min(range(1, len(candidates)), key=lambda at: sum(each[at] for each in times))
     measured = [
