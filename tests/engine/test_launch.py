@@ -10,8 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from torch.torch_version import TorchVersion
 
-from pvtctl.engine import launch, start_distributed
+from pvtctl.engine import launch, start_distributed, stop_distributed
 from pvtctl.errors import UsageError
 
 
@@ -70,3 +72,19 @@ def test_a_world_size_that_is_no_number(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("WORLD_SIZE", "x")
     with pytest.raises(UsageError, match="WORLD_SIZE is 'x', not a number"):
         start_distributed("cpu")
+
+
+@pytest.mark.parametrize(
+    ("version", "waits"), [("2.6.0", True), ("2.7.1+cpu", True), ("2.8.0", False), ("2.14.1", False)]
+)
+def test_threads_of_an_old_torch_end_what_they_do_before_they_are_waited_for(
+    monkeypatch: pytest.MonkeyPatch, version: str, waits: bool
+) -> None:
+    """Its process group, while it is destroyed, lets no thread run Python, and waits for those that need to."""
+    done: list[str] = []
+    monkeypatch.setattr(torch, "__version__", TorchVersion(version))
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: done.append("destroyed"))
+    monkeypatch.setattr(time, "sleep", lambda seconds: done.append("waited"))
+    stop_distributed()
+    assert done == (["waited"] if waits else []) + ["destroyed"]
