@@ -35,10 +35,10 @@ def _pvt(*, class_token: bool = False, image_size: int = 64, depths: Four = (1, 
     )
 
 
-def _pvt_v2() -> PvtV2:
+def _pvt_v2(depths: Four = (1, 1, 1, 1)) -> PvtV2:
     return PvtV2(
         embed_dims=(8, 16, 24, 32),
-        depths=(1, 0, 0, 1),
+        depths=depths,
         num_heads=(1, 2, 3, 4),
         mlp_ratios=(2, 2, 2, 2),
         sr_ratios=(8, 4, 2, 1),
@@ -59,6 +59,8 @@ def _build(kind: str) -> nn.Module:
             return Classifier(_pvt(class_token=True, depths=(1, 0, 0, 1)), 5)
         case "classifier_v2":
             return Classifier(_pvt_v2(), 5)
+        case "shallow_v2":
+            return Classifier(_pvt_v2(depths=(1, 0, 0, 1)), 5)
         case "classifier_resnet":
             return Classifier(_resnet(), 5)
         case "backbone":

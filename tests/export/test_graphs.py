@@ -115,7 +115,7 @@ def test_onnx_agrees_at_three_sizes(
 @pytest.mark.parametrize(
     ("kind", "body", "order"),
     [
-        ("uint8", "classifier_v2", "rgb"),
+        ("uint8", "shallow_v2", "rgb"),
         pytest.param("float", "classifier_resnet", "bgr", marks=writes_batch_norm),
     ],
 )

@@ -52,8 +52,8 @@ class TinyBackbone(Backbone):
 
 def tiny(num_classes: int = 3, rois_per_image: int = 64) -> Detector:
     torch.manual_seed(0)
-    neck = Fpn((4, 8, 8, 16), extra="pool", levels=(2, 6), out_channels=32)
-    head = MaskRcnn(num_classes, in_channels=32, rois_per_image=rois_per_image)
+    neck = Fpn((4, 8, 8, 16), extra="pool", levels=(2, 6), out_channels=64)
+    head = MaskRcnn(num_classes, in_channels=64, rois_per_image=rois_per_image)
     return Detector(TinyBackbone(), neck, head, num_classes)
 
 
@@ -328,13 +328,13 @@ def test_same_seed_draws_the_same_samples() -> None:
 
 @pytest.mark.slow
 def test_overfits_an_image() -> None:
-    model = tiny(rois_per_image=32)
+    model = tiny()
     boxes = [[8, 8, 56, 56], [70, 60, 120, 110]]
     target = rectangles(boxes, [0, 2], (128, 128))
     images = torch.zeros(1, 3, 128, 128)
     images[0, 0, 8:56, 8:56] = 2
     images[0, 2, 60:110, 70:120] = 2
-    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    optimizer = torch.optim.Adam(model.parameters(), 2e-3)
     for _ in range(50):
         losses = model(images, None, [target])
         optimizer.zero_grad()

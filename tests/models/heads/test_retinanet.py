@@ -206,7 +206,7 @@ def test_learns_two_boxes_and_finds_them() -> None:
     ]
     sizes = [(64, 96)] * 2
     optimizer = torch.optim.Adam(head.parameters(), lr=5e-3)
-    for _ in range(60):
+    for _ in range(100):
         losses = head.losses(features, sizes, (64, 96), objects)
         optimizer.zero_grad()
         (losses["loss_cls"] + losses["loss_box"]).backward()
