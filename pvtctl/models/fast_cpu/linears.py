@@ -78,7 +78,7 @@ class FastMlp(Mlp):
 
     The hidden layer of PVT's first stage is 8 times as wide as its tokens: 51 MB at batch 8 and 224, 124 MB for an
     800x1216 image. In chunks it stays in the cache, and does not add to the peak memory. Every chunk reads the weights
-    again, so layers with weights larger than a chunk, as in a ViT, compute all tokens at once.
+    again, so layers with weights larger than a chunk, as in a ViT, compute all tokens at once, as do few tokens.
     """
 
     def forward(self, tokens: Tensor, size: Size) -> Tensor:
@@ -89,7 +89,7 @@ class FastMlp(Mlp):
             return super().forward(tokens, size)
         most, weights = active().mlp_bytes, first.weight.nbytes + second.weight.nbytes
         chunk = max(most // (first.out_features * 4), 1)
-        if weights > most or tokens.numel() // first.in_features < 2 * chunk:
+        if weights > most or tokens.numel() // first.in_features < 4 * chunk:
             hidden = linear(tokens, first.weight, first.bias, gelu=True)
             return linear(hidden, second.weight, second.bias)
         rows = tokens.flatten(0, -2)

@@ -53,8 +53,9 @@ class TinyBackbone(Backbone):
 def tiny(num_classes: int = 3, rois_per_image: int = 64) -> Detector:
     torch.manual_seed(0)
     neck = Fpn((4, 8, 8, 16), extra="pool", levels=(2, 6), out_channels=64)
-    head = MaskRcnn(num_classes, in_channels=64, rois_per_image=rois_per_image)
-    return Detector(TinyBackbone(), neck, head, num_classes)
+    return Detector(
+        TinyBackbone(), neck, MaskRcnn(num_classes, in_channels=64, rois_per_image=rois_per_image), num_classes
+    )
 
 
 def rectangles(boxes: Sequence[Sequence[int]], labels: Sequence[int], size: tuple[int, int]) -> Objects:
