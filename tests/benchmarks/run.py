@@ -331,7 +331,7 @@ def run_case(case: Case, *, same_allocator: bool, turns: int | None = None) -> l
             for _ in range(turns or case.turns):
                 for run in runs:
                     run.turn()
-            rows += rows_of(runs, case, same_allocator)[len(rows) > 0 :]
+            rows += rows_of(runs, case, same_allocator)[1 if rows else 0 :]
         finally:
             for run in runs:
                 run.process.kill()
@@ -339,11 +339,16 @@ def run_case(case: Case, *, same_allocator: bool, turns: int | None = None) -> l
 
 
 def has_room(runs: list[Contestant]) -> bool:
-    """Whether another contestant fits into memory if it needs a tenth more than any of `runs`."""
+    """Whether another contestant fits into memory if it needs a tenth more than any of `runs`, next to one of those at its peak.
+
+    Where the allocator gives memory back, one that waits for its turn holds less than it will need.
+    """
     from pvtctl.io.machine import available_memory
 
     available = available_memory()
-    return available is None or available > 1.1 * max(_resident("VmHWM", run.process.pid) for run in runs)
+    peaks = [_resident("VmHWM", run.process.pid) for run in runs]
+    given_back = [peak - _resident("VmRSS", run.process.pid) for peak, run in zip(peaks, runs, strict=True)]
+    return available is None or available - max(given_back) > 1.1 * max(peaks)
 
 
 def rows_of(runs: list[Contestant], case: Case, same_allocator: bool) -> list[dict[str, Any]]:

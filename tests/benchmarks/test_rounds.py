@@ -61,3 +61,14 @@ def test_as_many_at_a_time_as_memory_holds(
     assert [row["contestant"] for row in rows] == ["ours (ours)", "a", "b", "c"]
     assert [row["ratio"] for row in rows] == [1, 2, 2, 2]
     assert (Contestant.most, Contestant.alive) == (together, 0)
+
+
+@pytest.mark.parametrize(("available", "room"), [(9, False), (12, False), (14, True)])
+def test_what_waits_for_its_turn_gets_back_what_it_gave(
+    monkeypatch: pytest.MonkeyPatch, available: int, room: bool
+) -> None:
+    """One that keeps its memory, of 8 at its peak, and one that holds 1 of 5 while it waits."""
+    held = {("VmHWM", 1): 8, ("VmRSS", 1): 8, ("VmHWM", 2): 5, ("VmRSS", 2): 1}
+    monkeypatch.setattr(run, "_resident", lambda field, process: held[field, process])
+    monkeypatch.setattr("pvtctl.io.machine.available_memory", lambda: available)
+    assert run.has_room([SimpleNamespace(process=SimpleNamespace(pid=pid)) for pid in (1, 2)]) is room
