@@ -170,9 +170,8 @@ def lost_process(error: RuntimeError) -> str | None:
 def stop_distributed() -> None:
     """Destroy the process group, if there is one."""
     if torch_dist.is_available() and torch_dist.is_initialized():
-        if (
-            torch.__version__ < "2.8"
-        ):  # waits for gloo's threads without releasing the interpreter, which their last tensors need
+        # Older ones wait for gloo's threads without releasing the interpreter, which these need to drop their last tensors.
+        if torch.__version__ < "2.8":  # compared by number: no plain text
             time.sleep(0.2)
         torch_dist.destroy_process_group()
 
