@@ -1,0 +1,139 @@
+"""Weights in oneDNN's own layout, for models whose weights do not change.
+
+oneDNN computes with weights cut into blocks. torch hands it plain ones, so that every call cuts them again: for one image of
+224 pixels that takes most of the time of a spatial reduction, and a tenth of that of the linear layers.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+ROWS = 784
+"""Number of rows for which matrices are packed. The layout is right for any, and fast from two."""
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """What was made of some tensors, for inputs of a shape, and how to see that they have changed since."""
+
+    value: Any
+    shape: torch.Size | None
+    sources: tuple[Tensor, ...]
+    aliases: tuple[Tensor, ...]
+    """The same memory, which is therefore not given to another tensor."""
+    versions: tuple[int, ...]
+
+    @classmethod
+    def of(cls, value: Any, sources: Sequence[Tensor], shape: torch.Size | None) -> _Kept:
+        aliases = tuple(each.detach() for each in sources)
+        return cls(value, shape, tuple(sources), aliases, tuple(each._version for each in sources))
+
+    def holds_for(self, sources: Sequence[Tensor], shape: torch.Size | None) -> bool:
+        same_kind = shape == self.shape and len(sources) == len(self.sources)
+        return same_kind and all(
+            now is then and now._version == version and now.data_ptr() == alias.data_ptr()
+            for now, then, alias, version in zip(sources, self.sources, self.aliases, self.versions, strict=True)
+        )
+
+
+_layers: WeakKeyDictionary[nn.Module, _Kept | None] = WeakKeyDictionary()
+"""The layers of models in inference. Copies and pickles of a model have none of it."""
+
+
+def pack(model: nn.Module) -> None:
+    """Let the CPU kernels of `model` keep their weights in oneDNN's layout too, from their next call on.
+
+    It needs as much memory as the weights. Weights that are replaced, loaded or changed in place are packed again; a
+    change through `.data`, which torch does not record, needs `unpack`.
+    """
+    for module in model.modules():
+        _layers.setdefault(module, None)
+
+
+def unpack(model: nn.Module) -> None:
+    """Forget the packed weights of `model`."""
+    for module in model.modules():
+        _layers.pop(module, None)
+
+
+@contextmanager
+def packed_weights(model: nn.Module) -> Iterator[None]:
+    """Context in which `model` is packed; afterwards it is what it was."""
+    before = {module for module in model.modules() if module in _layers}
+    pack(model)
+    try:
+        yield
+    finally:
+        for module in model.modules():
+            if module not in before:
+                _layers.pop(module, None)
+
+
+def kept(
+    layer: nn.Module, sources: Sequence[Tensor], make: Callable[[], Any], *, shape: torch.Size | None = None
+) -> Any | None:
+    """What `make` gives from `sources`, kept until one of them changes, or the `shape` that it is for; None if `layer` is not
+    packed.
+
+    With `sources` of `torch.inference_mode`, whose changes cannot be seen, None too.
+    """
+    if layer not in _layers or any(source.is_inference() for source in sources):
+        return None
+    found = _layers[layer]
+    if found is None or not found.holds_for(sources, shape):
+        found = _layers[layer] = _Kept.of(make(), sources, shape)
+    return found.value
+
+
+@functools.cache
+def packing_works() -> bool:
+    """Whether this torch has oneDNN's operations on packed weights, whose names are not stable, with correct results."""
+    try:
+        # no random numbers: this must not change the state of the caller's generator
+        numbers = [torch.linspace(-1, 1, n, device="cpu").sin() for n in (2 * 24, 16 * 24, 16)]
+        x, weight, bias = numbers[0].view(2, 24), numbers[1].view(16, 24), numbers[2]
+        image, kernel = x.view(2, 6, 2, 2).contiguous(memory_format=torch.channels_last), weight.view(16, 6, 2, 2)
+        conv = nn.Conv2d(6, 16, 2, device="meta")
+        with torch.inference_mode():
+            rows = product(x, pack_matrix(weight), bias), F.linear(x, weight, bias)
+            maps = convolution(image, pack_kernel(kernel, conv, image.shape), bias, conv), F.conv2d(image, kernel, bias)
+        return all(torch.allclose(packed, plain, atol=1e-4) for packed, plain in (rows, maps))
+    except (AttributeError, RuntimeError):
+        return False
+
+
+def pack_matrix(weight: Tensor) -> Tensor:
+    """weight (out, in), as `product` takes it."""
+    return torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), ROWS)
+
+
+def product(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
+    """x (..., in) -> (..., out), plus bias (out,) if given."""
+    return torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
+
+
+def pack_kernel(weight: Tensor, conv: nn.Conv2d, shape: torch.Size) -> Tensor:
+    """weight (out, in, kh, kw) with the geometry of `conv`, as `convolution` takes it for maps of `shape` (B, in, H, W).
+
+    For other shapes the result is the same, but may take several times as long.
+    """
+    return torch.ops.mkldnn._reorder_convolution_weight(
+        weight.detach(), conv.padding, conv.stride, conv.dilation, conv.groups, shape
+    )
+
+
+def convolution(x: Tensor, packed: Tensor, bias: Tensor | None, conv: nn.Conv2d) -> Tensor:
+    """The convolution of x (B, in, H, W), with the geometry of `conv`; the result is channels_last."""
+    return torch.ops.mkldnn._convolution_pointwise(
+        x, packed, bias, conv.padding, conv.stride, conv.dilation, conv.groups, "none", [], ""
+    )
