@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -139,8 +140,9 @@ def same_kernels() -> Iterator[None]:
     import torch
 
     from pvtctl.models.fast_cpu.choices import before_measurement, using
+    from pvtctl.models.fast_cpu.packed import packing_works
 
-    with using(before_measurement(torch.backends.cpu.get_cpu_capability())):
+    with using(replace(before_measurement(torch.backends.cpu.get_cpu_capability()), packed=packing_works())):
         yield
 
 

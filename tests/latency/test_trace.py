@@ -174,7 +174,7 @@ def test_multiply_adds_are_those_of_flops(backbone: str, head: str) -> None:
 def test_layouts_are_those_of_prediction(head: str) -> None:
     """Heads are channels-last, ResNets where that is faster; with --channels-last everything is."""
     for chosen, options, expected in ((False, {}, False), (True, {}, True), (False, {"channels_last": True}, True)):
-        with using(Choices(channels_last=chosen)):
+        with using(Choices(packed=chosen)):
             model: Any = built("resnet18@0.25", head, **options)[1]
         body = model if head == "none" else model.backbone
         assert body.layer1[0].conv1.weight.is_contiguous(memory_format=torch.channels_last) is expected

@@ -20,7 +20,7 @@ from pvtctl.models.fast_cpu import calibrate as calibration
 from pvtctl.models.fast_cpu import choices as chosen
 from pvtctl.models.fast_cpu.choices import Choices, active, before_measurement, choices_file, remember, remembered, use
 
-ALL = before_measurement("AVX512")
+ALL = replace(before_measurement("AVX512"), packed=True)
 
 
 @pytest.fixture(autouse=True)
@@ -75,7 +75,7 @@ def test_json_and_back(choices: Choices) -> None:
         lambda plain: plain | {"mlp_bytes": -1},
         lambda plain: plain | {"mlp_bytes": 1.5},
         lambda plain: plain | {"mlp_bytes": True},
-        lambda plain: plain | {"one_pass": 1},
+        lambda plain: plain | {"packed": 1},
         lambda plain: {"other": 1},
     ],
 )
@@ -151,7 +151,7 @@ def test_what_does_not_win_is_not_taken(ratio: float, taken: bool, monkeypatch: 
         return [1.0, *[ratio] * (len(candidates) - 1)]
 
     monkeypatch.setattr(calibration, "_race", race)
-    monkeypatch.setattr(calibration, "one_pass_works", lambda: True)
+    monkeypatch.setattr(calibration, "packing_works", lambda: True)
     monkeypatch.setattr(calibration, "other_numbers", lambda: [torch.get_num_threads() + 1])
     found = calibration.calibrate().choices
     assert all(bool(value) is taken for value in asdict(found).values())
@@ -160,9 +160,9 @@ def test_what_does_not_win_is_not_taken(ratio: float, taken: bool, monkeypatch: 
 def test_a_kernel_that_loses_one_case_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     ratios = itertools.cycle([0.1, 1.1, 1.1])  # where it loses, it has another try
     monkeypatch.setattr(calibration, "_race", lambda case, candidates: [1.0, *[next(ratios)] * (len(candidates) - 1)])
-    monkeypatch.setattr(calibration, "one_pass_works", lambda: True)
+    monkeypatch.setattr(calibration, "packing_works", lambda: True)
     found = calibration.calibrate().choices
-    assert (found.one_pass, found.folded_norms, found.patch_products) == (False, False, False)
+    assert (found.packed, found.folded_norms, found.patch_products) == (False, False, False)
 
 
 def test_a_kernel_that_was_unlucky_once_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,6 @@ import pvtctl
 from pvtctl.models.fast_cpu import attention, choices, convolutions, linears, optimize_for_cpu, plain_kernels
 from pvtctl.models.fast_cpu.choices import Choices, before_measurement, using
 from pvtctl.models.fast_cpu.levers import PLAIN_OF, lay_out
-from pvtctl.models.layers.patches import PatchEmbed
 
 SHALLOW = "+depths=1,1,1,1"
 MODELS: dict[str, Callable[[], nn.Module]] = {
@@ -54,7 +53,7 @@ SIZE = (128, 160)
 def all_kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """All of them, and Winograd's convolution on small maps of few channels too."""
     monkeypatch.setattr(convolutions, "MIN_CELLS", 64)
-    with using(replace(before_measurement("AVX512"), winograd_from=32)):
+    with using(replace(before_measurement("AVX512"), packed=True, winograd_from=32)):
         yield
 
 
@@ -135,7 +134,8 @@ def test_unasked_no_model_runs_an_operation_of_its_own_processor(name: str, monk
     def refused(*args: object, **kwargs: object) -> Any:
         raise AssertionError("a plain model asked for a CPU kernel")
 
-    asked = [(linears, "linear"), (convolutions, "linear"), (convolutions, "winograd"), (attention, "choose_attention")]
+    asked = [(linears, "linear"), (convolutions, "winograd"), (attention, "choose_attention")]
+    asked += [(linears, "kept"), (convolutions, "kept")]
     for module in (linears, convolutions):
         asked += [(module, "is_plain_inference"), (module, "is_plain")]
     for module, kernel in asked:
@@ -170,7 +170,7 @@ def test_switch_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("choice", "kernels"),
     {
-        "one_pass": {"FastLinear", "FastMlp"},
+        "packed": {"FastLinear", "FastMlp", "FastConv"},
         "mlp_bytes": {"FastMlp"},
         "winograd_from": {"WinogradConv"},
         "folded_norms": {"FoldedConvNorm"},
@@ -181,38 +181,9 @@ def test_switch_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     }.items(),
 )
 def test_only_what_is_chosen_is_taken(choice: str, kernels: set[str]) -> None:
-    with using(replace(Choices(), **{choice: getattr(before_measurement("AVX512"), choice)})):
+    with using(replace(Choices(), **{choice: getattr(replace(before_measurement("AVX512"), packed=True), choice)})):
         models = [optimize_for_cpu(built(name)) for name in ("dpt, depth", "semantic_fpn")]
     assert {kind.__name__ for model in models for kind in kinds(model) if kind in PLAIN_OF} == kernels
-
-
-@pytest.mark.parametrize(
-    ("chosen", "inference", "training"),
-    [
-        (Choices(patch_products=True), True, True),
-        (Choices(patch_products=True, patch_bytes=1), False, True),
-        (Choices(patch_products=True, patch_bytes=4 * 8 * 16 * 16), True, True),
-        (Choices(patch_bytes=4 * 8 * 16 * 16 - 1), False, False),
-        (Choices(patch_bytes=4 * 8 * 16 * 16), True, False),
-    ],
-)
-def test_patches_of_large_maps_are_left_to_the_convolution(
-    chosen: Choices, inference: bool, training: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    products: list[int] = []
-
-    def counted(*args: Any) -> Tensor:
-        products.append(1)
-        return linears.linear(*args)
-
-    monkeypatch.setattr(convolutions, "linear", counted)
-    with using(chosen):
-        layer = optimize_for_cpu(PatchEmbed(8, 4, 2, norm=False))
-        for mode, taken in ((True, inference), (False, training)):
-            products.clear()
-            with torch.inference_mode(mode):
-                layer(torch.zeros(1, 8, 16, 16).contiguous(memory_format=torch.channels_last))
-            assert bool(products) is taken
 
 
 @pytest.mark.parametrize("name", ["pvt", "dpt, depth", "semantic_fpn"])
@@ -274,7 +245,7 @@ def test_resnets_are_laid_out_for_inference_on_this_cpu() -> None:
         plain = model(images())
         with using(Choices()):
             assert layouts(lay_out(model, cpu)) == {False}
-        with using(Choices(channels_last=True)):
+        with using(Choices(packed=True)):
             assert layouts(lay_out(model, meta)) == {False}
             assert lay_out(model, cpu) is model
             tokens = pvtctl.create_backbone("pvt_v2_b0@0.25")

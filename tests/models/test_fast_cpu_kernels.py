@@ -17,14 +17,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from pvtctl.models.fast_cpu import attention, convolutions, linears, optimize_for_cpu
 from pvtctl.models.fast_cpu.attention import choose_attention
 from pvtctl.models.fast_cpu.choices import Choices, before_measurement, use, using
-from pvtctl.models.fast_cpu.convolutions import PatchConv, WinogradConv, winograd
+from pvtctl.models.fast_cpu.convolutions import FastConv, PatchConv, WinogradConv, winograd
 from pvtctl.models.fast_cpu.linears import linear
+from pvtctl.models.fast_cpu.packed import pack
 from pvtctl.models.layers.attention import SelfAttention, SpatialReductionAttention
 from pvtctl.models.layers.block import Mlp, TransformerBlock
 from pvtctl.models.layers.conv_norm import ConvNorm
 from pvtctl.models.layers.patches import PatchEmbed
 
-ALL = before_measurement("AVX512")
+ALL = replace(before_measurement("AVX512"), packed=True)
 
 
 @pytest.fixture(autouse=True)
@@ -34,9 +35,10 @@ def all_kernels() -> Iterator[None]:
 
 
 @pytest.fixture(params=["all", "some"])
-def choices(request: pytest.FixtureRequest) -> Iterator[Choices]:
-    """All kernels, and a machine on which two of them lose."""
-    chosen = ALL if request.param == "all" else replace(ALL, one_pass=False, winograd_from=256)
+def choices(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Choices]:
+    """All kernels, for small layers too, and a machine on which two of them lose."""
+    monkeypatch.setattr(linears, "SMALL_PRODUCT", 1)
+    chosen = ALL if request.param == "all" else replace(ALL, packed=False, winograd_from=256)
     with using(chosen):
         yield chosen
 
@@ -94,31 +96,7 @@ def test_winograd_takes_the_3x3_convolutions_of_necks_and_heads() -> None:
     optimize_for_cpu(model)
     assert torch.equal(torch.get_rng_state(), state)
     assert [type(module) is WinogradConv for module in model] == [True, *[False] * 6]
-    assert type(model[6].conv) is nn.Conv2d
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("shape", [(577, 768), (1, 577, 768), (2, 300, 768), (512, 768), (1025, 768)])
-@pytest.mark.parametrize("gelu", [False, True])
-def test_row_counts_that_divide_badly_come_out_the_same(
-    shape: tuple[int, ...], gelu: bool, monkeypatch: pytest.MonkeyPatch, choices: Choices
-) -> None:
-    torch.manual_seed(0)
-    chunks: list[int] = []
-    one_pass = linears._one_pass
-    monkeypatch.setattr(linears, "_one_pass", lambda x, *a, **k: chunks.append(len(x)) or one_pass(x, *a, **k))
-    x, weight, bias = torch.randn(shape), torch.randn(768, 768) / 28, torch.randn(768)
-    expected = F.linear(x.double(), weight.double(), bias.double())
-    expected = F.gelu(expected) if gelu else expected
-    with torch.inference_mode():
-        out = linear(x, weight, bias, gelu=gelu)
-        assert out.shape == expected.shape
-        torch.testing.assert_close(out.double(), expected, atol=1e-4, rtol=0)
-    if not (choices.one_pass and linears.one_pass_works()):
-        assert not chunks
-        return
-    rows = x.numel() // 768
-    assert len(chunks) == (3 if rows in (577, 600) else 1)
+    assert type(model[6].conv) is FastConv
 
 
 class TestPatches:
@@ -138,7 +116,7 @@ class TestPatches:
 
     def test_images_and_overlapping_patches_stay_convolutions(self) -> None:
         for embed in (PatchEmbed(3, 8, 4), PatchEmbed(6, 8, 4, overlapping=True)):
-            assert type(optimize_for_cpu(embed).proj) is nn.Conv2d
+            assert type(optimize_for_cpu(embed).proj) is FastConv
 
 
 class TestAttention:
@@ -196,6 +174,7 @@ class TestLinear:
     @pytest.mark.usefixtures("choices")
     def test_equals_torch_on_odd_inputs(self, gelu: bool) -> None:
         layer = nn.Linear(24, 16)
+        pack(layer)
         wide = torch.randn(4, 10, 48)
         inputs = [wide[..., ::2], wide[..., :24].transpose(0, 1), wide[:0, :, :24], wide[0, 0, :24]]
         inputs.append(torch.randn(24, 10, 4).permute(2, 1, 0))
@@ -203,20 +182,22 @@ class TestLinear:
         with torch.no_grad():
             for x in inputs:
                 expected = layer(x)
-                ours = linear(x, layer.weight, layer.bias, gelu=gelu)
+                ours = linear(layer, x, gelu=gelu)
                 torch.testing.assert_close(ours, F.gelu(expected) if gelu else expected)
 
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
     @pytest.mark.usefixtures("choices")
     def test_mixed_types_are_refused_as_torch_refuses_them(self, dtype: torch.dtype) -> None:
         layer = nn.Linear(24, 16).to(dtype)
+        pack(layer)
         with torch.no_grad(), pytest.raises(RuntimeError, match="dtype"):
-            linear(torch.randn(2, 24), layer.weight, layer.bias)
+            linear(layer, torch.randn(2, 24))
 
     @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")  # torch's own
     @pytest.mark.usefixtures("choices")
     def test_counters_and_forward_gradients_see_the_product(self) -> None:
         mlp, x = optimize_for_cpu(Mlp(24, 16)), torch.randn(3, 24)
+        pack(mlp)
         layer = mlp.fc1
         with torch.no_grad():
             with FlopCounterMode(display=False) as counter:
@@ -230,6 +211,7 @@ class TestLinear:
     def test_pruned_layers_train_on_their_pruned_weight(self) -> None:
         """Pruning computes `weight` before each call; the one that lies there is of the step before."""
         mlp = optimize_for_cpu(Mlp(8, 16))
+        pack(mlp)
         prune.l1_unstructured(mlp.fc1, "weight", 0.5)
         for _ in range(2):
             mlp(torch.randn(2, 6, 8), (2, 3)).square().sum().backward()
@@ -265,6 +247,7 @@ class TestLinear:
             layer.forward = lambda x, forward=layer.forward: 2 * forward(x)
         if first == "changed":
             optimize_for_cpu(block)
+        pack(block)
         with torch.inference_mode():
             torch.testing.assert_close(block(tokens, (6, 4)), doubled(tokens, (6, 4)))
 

@@ -5,11 +5,11 @@ names and parameters. Each computes the same as its layer, up to float32 roundin
 
 | kernel | where | when it is used |
 | --- | --- | --- |
-| `FastLinear` | linear layers of attention and MLPs | float32 inference on a CPU |
+| `FastLinear`, `FastConv` | linear layers, and convolutions of channels-last maps | float32 inference on a CPU, after `pack` |
 | `FastMlp` | MLPs without convolution | float32 inference on a CPU |
 | `FoldedConvNorm` | convolution and batch norm of dense heads | float32 inference on a CPU |
 | `WinogradConv` | 3x3 convolutions of necks and heads | float32 inference on a CPU, large maps |
-| `PatchConv` | convolutions whose kernel is their stride | training; inference with small maps; not in `torch.export` |
+| `PatchConv` | convolutions whose kernel is their stride | training |
 | `SplitReassemble` | DPT's "project" readout | always |
 | attention | all attention of pvtctl's own layers | on a CPU: training in float32, and everything in bf16 |
 
@@ -29,15 +29,20 @@ from torch import nn
 
 from pvtctl.models.fast_cpu.choices import Choices, active
 from pvtctl.models.fast_cpu.levers import PLAIN_OF, take
+from pvtctl.models.fast_cpu.packed import pack, unpack
 from pvtctl.models.layers.patches import ModuleT
+
+__all__ = ["optimize_for_cpu", "pack", "plain_kernels", "unpack"]
 
 
 def optimize_for_cpu(model: ModuleT, *, enabled: bool = True) -> ModuleT:
     """Replace layers of `model` by the CPU kernels that are faster on this machine, in place, and return it.
 
     Names and values of parameters, hooks and the training mode stay, and outputs are equal up to float32 rounding. On
-    other devices the model runs as before, except that patch convolutions become matmuls there too. A second call changes
-    nothing. On a machine that was not measured yet (`pvtctl doctor --calibrate`) the model stays plain.
+    other devices the model runs as before, except that patch convolutions are trained as matmuls there too. A second call
+    changes nothing. On a machine that was not measured yet (`pvtctl doctor --calibrate`) the model stays plain.
+
+    For inference, `pack` makes it faster still: weights are then kept in the layout of the processor's library as well.
 
     Args:
         model: A model of pvtctl, or any module with such layers.

@@ -15,10 +15,12 @@ from torch import Tensor, nn
 from pvtctl.errors import UsageError
 from pvtctl.io.machine import OthersShare
 from pvtctl.models.backbones.base import Tap
+from pvtctl.models.backbones.pvt import Pvt
 from pvtctl.models.backbones.resnet import ResNet
+from pvtctl.models.backbones.vit import Vit
 from pvtctl.models.fast_cpu.choices import SWITCH, Choices, active, is_chosen, is_measured, is_off, remember, use, using
 from pvtctl.models.fast_cpu.levers import lay_out, take
-from pvtctl.models.fast_cpu.linears import one_pass_works
+from pvtctl.models.fast_cpu.packed import packing_works
 from pvtctl.models.fast_cpu.threads import other_numbers, own_threads, take_threads
 from pvtctl.models.heads.dpt import Reassemble
 from pvtctl.models.layers.attention import SelfAttention, SpatialReductionAttention
@@ -33,10 +35,6 @@ BUSY = 0.2
 """Share of the machine that other programs may use while it is measured."""
 GAIN, LOSS = 0.97, 1.03
 """A kernel is taken when all cases together take at most GAIN of plain torch's time, and none more than LOSS of it."""
-
-
-_NO_MAP = 1
-"""Bytes that no map is as small as."""
 
 
 @dataclass(frozen=True)
@@ -217,20 +215,28 @@ def _threads(found: Choices, timings: list[Timing]) -> Choices:
     return found if best == own else replace(found, threads=best)
 
 
-def _one_pass(found: Choices, timings: list[Timing]) -> Choices:
-    if not one_pass_works():
+def _packed(found: Choices, timings: list[Timing]) -> Choices:
+    if not packing_works():
         return found
-    vit = SelfAttention(768, 12, qkv_bias=True)
-    cases = [
-        _mlp(64, 8, 3136),
-        _mlp(128, 8, 784, 4),
-        _mlp(320, 4, 196),
-        _mlp(512, 4, 50),
-        _mlp(768, 4, 577),
-        _Case("1x577x768, attention", vit, _tokens(1, 577, 768), None),
+    # whole models: a single layer, called again and again, finds its weights in the cache
+    pvt = Pvt(
+        embed_dims=(64, 128, 320, 512),
+        depths=(1, 1, 1, 1),
+        num_heads=(1, 2, 5, 8),
+        mlp_ratios=(8, 8, 4, 4),
+        sr_ratios=(8, 4, 2, 1),
+    )
+    shapes = ((1, 224), (4, 224), (1, 448))
+    cases = [_Case(f"{batch}x3x{side}x{side}, PVT", pvt, torch.randn(batch, 3, side, side)) for batch, side in shapes]
+    vit = Vit(patch_size=16, embed_dim=768, depth=4, num_heads=12, image_size=384)
+    cases.append(_Case("1x3x384x384, ViT", vit, torch.randn(1, 3, 384, 384)))
+    resnet = ResNet(block="bottleneck", depths=(1, 1, 1, 1))
+    shapes = ((1, 224), (4, 224), (1, 448))
+    cases += [
+        _Case(f"{batch}x3x{side}x{side}, ResNet", resnet, torch.randn(batch, 3, side, side)) for batch, side in shapes
     ]
-    fast = replace(found, one_pass=True)
-    return fast if _faster("one-pass linear layers", found, fast, cases, timings) else found
+    fast = replace(found, packed=True)
+    return fast if _faster("packed weights", found, fast, cases, timings) else found
 
 
 def _mlp_bytes(found: Choices, timings: list[Timing]) -> Choices:
@@ -278,17 +284,6 @@ def _patch_products(found: Choices, timings: list[Timing]) -> Choices:
     return fast if _faster("patch convolutions as products", found, fast, cases, timings) else found
 
 
-def _patch_bytes(found: Choices, timings: list[Timing]) -> Choices:
-    """The largest maps for which it wins: those of 224 pixels, of a batch of four, of 800x1216."""
-    best = replace(found, patch_bytes=_NO_MAP)
-    for mib, scale, batch in ((1, 1, 1), (4, 1, 4), (16, 4, 1)):
-        fast, cases = replace(found, patch_bytes=mib << 20), _patch_cases(scale, batch, "inference")
-        if not _faster("patch convolutions as products", replace(found, patch_bytes=_NO_MAP), fast, cases, timings):
-            break
-        best = fast
-    return best if best.patch_products or best.patch_bytes > _NO_MAP else found
-
-
 def _patch_cases(scale: int, batch: int, mode: str) -> list[_Case]:
     """The spatial reductions of stages 1 to 3 and the patch embedding of stage 2."""
     cases = []
@@ -325,27 +320,15 @@ def _plain_bf16(found: Choices, timings: list[Timing]) -> Choices:
     return fast if _faster("written-out attention in bf16", found, fast, [case], timings) else found
 
 
-def _channels_last(found: Choices, timings: list[Timing]) -> Choices:
-    resnet = ResNet(block="bottleneck", depths=(1, 1, 1, 1))
-    sizes = ((1, 224), (1, 448), (4, 224))
-    cases = [
-        _Case(f"{batch}x3x{side}x{side}, ResNet", resnet, torch.randn(batch, 3, side, side)) for batch, side in sizes
-    ]
-    fast = replace(found, channels_last=True)
-    return fast if _faster("channels-last layout", found, fast, cases, timings) else found
-
-
 _STEPS = (
     ("threads", _threads),
-    ("linear layers", _one_pass),
+    ("linear layers and convolutions", _packed),
     ("MLPs", _mlp_bytes),
     ("3x3 convolutions", _winograd),
     ("batch norm", _folded_norms),
     ("patch convolutions in training", _patch_products),
-    ("patch convolutions", _patch_bytes),
     ("DPT's readout", _split_readout),
     ("attention in training", _plain_from),
     ("attention in bf16", _plain_bf16),
-    ("layout", _channels_last),
 )
 """In this order: what a step finds is in use in the next."""

@@ -31,8 +31,9 @@ _RESTRICTIONS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTI
 class Choices:
     """The kernels that replace plain torch; by default none does."""
 
-    one_pass: bool = False
-    """Linear layers by oneDNN's product with bias and GELU in one pass (`FastLinear`)."""
+    packed: bool = False
+    """Inference: linear layers and convolutions by oneDNN, with weights in its layout (`FastLinear`, `FastConv`), and ResNets
+    in channels-last layout (`lay_out`)."""
     mlp_bytes: int = 0
     """Hidden activations of an MLP with no larger weights that are computed at a time (`FastMlp`); 0: all."""
     winograd_from: int = 0
@@ -40,17 +41,13 @@ class Choices:
     folded_norms: bool = False
     """Batch norm folded into the convolution before it (`FoldedConvNorm`)."""
     patch_products: bool = False
-    """Convolutions whose kernel is their stride as a product (`PatchConv`), in training, and without `patch_bytes` always."""
-    patch_bytes: int = 0
-    """The same in inference, for maps of at most that many bytes; 0: as in training."""
+    """Training: convolutions whose kernel is their stride as a product (`PatchConv`)."""
     split_readout: bool = False
     """DPT's readout without the concatenation (`SplitReassemble`)."""
     plain_from: int = 0
     """Training in float32: least number of queries from which attention to few keys is written out; 0: never."""
     plain_bf16: bool = False
     """The same for bf16 and fp16, whatever the number of queries."""
-    channels_last: bool = False
-    """Inference: the convolutions of ResNets in channels-last layout (`lay_out`)."""
     threads: int = 0
     """Inference commands: threads of an operation (`take_threads`); 0: torch's own number."""
 
@@ -66,19 +63,14 @@ class Choices:
 
     def __str__(self) -> str:
         said = [
-            (self.one_pass, "one-pass linear layers"),
+            (self.packed, "packed weights"),
             (self.mlp_bytes, f"MLPs {self.mlp_bytes / 2**20:g} MiB at a time"),
             (self.winograd_from, f"Winograd's convolution from {self.winograd_from} channels"),
             (self.folded_norms, "folded batch norm"),
-            (self.patch_products, "patch convolutions as products" + (" in training" if self.patch_bytes else "")),
-            (
-                self.patch_bytes >> 20,
-                f"patch convolutions as products in inference, of maps up to {self.patch_bytes >> 20} MiB",
-            ),
+            (self.patch_products, "patch convolutions as products in training"),
             (self.split_readout, "DPT's readout in two parts"),
             (self.plain_from, f"written-out attention in training from {self.plain_from} queries"),
             (self.plain_bf16, "written-out attention in bf16"),
-            (self.channels_last, "ResNets in channels-last layout"),
             (self.threads, f"{self.threads} threads"),
         ]
         return ", ".join(text for taken, text in said if taken) or "PyTorch's own kernels"
@@ -91,7 +83,6 @@ def before_measurement(capability: str) -> Choices:
     """
     wide = capability.startswith("AVX512")
     return Choices(
-        one_pass=wide,
         mlp_bytes=4 << 20,
         winograd_from=128 if wide else 256,
         folded_norms=True,

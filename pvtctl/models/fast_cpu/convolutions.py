@@ -2,20 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pvtctl.models.fast_cpu.choices import active
 from pvtctl.models.fast_cpu.conditions import is_exporting, is_plain, is_plain_inference
-from pvtctl.models.fast_cpu.linears import linear
+from pvtctl.models.fast_cpu.packed import convolve_packed, forget, kept, pack_kernel
 from pvtctl.models.layers.conv_norm import ConvNorm
 from pvtctl.models.layers.patches import to_map
 
 
-class PatchConv(nn.Conv2d):
-    """A convolution whose kernel is its stride, as one matmul over gathered patches, where that is faster. The result is
-    channels_last.
+class FastConv(nn.Conv2d):
+    """A convolution with packed weights, over maps in channels-last layout: that of its result, as without."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if is_plain(self, type(self)) and is_plain_inference(x, self.weight, self.bias):
+            packed = packed_kernel(self, x, [self.weight], lambda: self.weight)
+            if packed is not None:
+                return convolve_packed(x, packed, self.bias, self)
+        else:
+            forget(self)
+        return super().forward(x)
+
+
+def packed_kernel(conv: nn.Conv2d, x: Tensor, sources: list[Tensor], weight: Callable[[], Tensor]) -> Tensor | None:
+    """`weight()`, which depends on `sources`, as `convolve_packed` takes it for `conv` of x; None if it cannot be packed."""
+    # where both layouts are the same memory, torch's result is contiguous
+    tokens = x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    if not tokens or not active().packed or conv.groups != 1 or isinstance(conv.padding, str):
+        return None
+    if conv.padding_mode != "zeros":
+        return None
+    return kept(conv, sources, lambda: pack_kernel(weight(), conv, x.shape), shape=x.shape)
+
+
+class PatchConv(FastConv):
+    """In training, a convolution whose kernel is its stride is one matmul over gathered patches. The result is channels_last.
 
     Rows and columns beyond a multiple of the stride are ignored, as in the convolution. Gathering is cheap where channels
     are innermost, as in the maps of tokens; from the three planes of an image it costs more than the product. In
@@ -23,22 +48,17 @@ class PatchConv(nn.Conv2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if is_exporting() or not is_plain(self, PatchConv) or not self._pays(x):
+        trained = torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad)
+        if not trained or is_exporting() or not is_plain(self, PatchConv) or not active().patch_products:
             return super().forward(x)
+        forget(self)
         stride = self.weight.shape[-1]
         size = x.shape[2] // stride, x.shape[3] // stride
         batch, channels = x.shape[:2]
         x = x.permute(0, 2, 3, 1)[:, : size[0] * stride, : size[1] * stride]
         patches = x.view(batch, size[0], stride, size[1], stride, channels).transpose(2, 3)  # B h w s s C
         weight = self.weight.permute(0, 2, 3, 1).flatten(1)
-        return to_map(linear(patches.flatten(3).flatten(1, 2), weight, self.bias), size)
-
-    def _pays(self, x: Tensor) -> bool:
-        """Gathering copies the map, which costs more than oneDNN's overhead for large ones; the backward pass gains always."""
-        choices, trained = active(), torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad)
-        if trained or not choices.patch_bytes or not x.is_cpu:
-            return choices.patch_products
-        return x.numel() * x.element_size() <= choices.patch_bytes
+        return to_map(F.linear(patches.flatten(3).flatten(1, 2), weight, self.bias), size)
 
 
 class FoldedConvNorm(ConvNorm):
@@ -48,21 +68,33 @@ class FoldedConvNorm(ConvNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         conv, bn = self.conv, self.bn
-        plain = is_plain(conv, nn.Conv2d) and is_plain(bn, nn.BatchNorm2d)
+        plain = is_plain(conv, nn.Conv2d, FastConv) and is_plain(bn, nn.BatchNorm2d)
         if not plain or bn.training or not is_plain_inference(x, conv.weight, bn.weight, bn.running_var):
+            forget(self)
             return super().forward(x)
         assert bn.running_mean is not None
         assert bn.running_var is not None
-        scale = bn.weight * torch.rsqrt(bn.running_var + bn.eps)
-        weight, bias = conv.weight * scale.view(-1, 1, 1, 1), bn.bias - bn.running_mean * scale
+        sources = [conv.weight, bn.weight, bn.bias, bn.running_mean, bn.running_var]
+        folded = kept(self, sources, self._folded) or self._folded()
+        weight, bias = folded
         if conv.kernel_size == (3, 3) and conv.dilation == (1, 1) and conv.groups == 1 and is_large(x, weight):
             out = winograd(x, weight, bias)
+        elif (packed := packed_kernel(conv, x, sources, lambda: weight)) is not None:
+            out = convolve_packed(x, packed, bias, conv)
         else:
             out = F.conv2d(x, weight, bias, 1, conv.padding, conv.dilation, conv.groups)
         return F.relu(out, inplace=True) if self.relu else out
 
+    def _folded(self) -> tuple[Tensor, Tensor]:
+        """The convolution's weight and bias."""
+        bn = self.bn
+        assert bn.running_mean is not None
+        assert bn.running_var is not None
+        scale = bn.weight * torch.rsqrt(bn.running_var + bn.eps)
+        return self.conv.weight * scale.view(-1, 1, 1, 1), bn.bias - bn.running_mean * scale
 
-class WinogradConv(nn.Conv2d):
+
+class WinogradConv(FastConv):
     """A 3x3 convolution of stride 1 and padding 1, by `winograd` where that is faster."""
 
     def forward(self, x: Tensor) -> Tensor:

@@ -13,8 +13,9 @@ from pvtctl.models.backbones.resnet import ResNet
 from pvtctl.models.backbones.vit import ResNetEmbed
 from pvtctl.models.fast_cpu.attention import FastPrototypeAttention, FastSelfAttention, FastSpatialReductionAttention
 from pvtctl.models.fast_cpu.choices import Choices, active
-from pvtctl.models.fast_cpu.convolutions import FoldedConvNorm, PatchConv, WinogradConv
+from pvtctl.models.fast_cpu.convolutions import FastConv, FoldedConvNorm, PatchConv, WinogradConv
 from pvtctl.models.fast_cpu.linears import FastLinear, FastMlp, SplitReassemble
+from pvtctl.models.fast_cpu.packed import pack
 from pvtctl.models.heads.dpt import Reassemble
 from pvtctl.models.heads.trans2seg import PrototypeAttention
 from pvtctl.models.layers.attention import SelfAttention, SpatialReductionAttention
@@ -35,15 +36,7 @@ class Lever:
     """Whether the choices use it."""
 
 
-_LINEARS = {Mlp: ("fc1", "fc2"), SelfAttention: ("qkv", "proj"), SpatialReductionAttention: ("q", "kv", "proj")}
 _PATCH_CONVS = {PatchEmbed: "proj", SpatialReductionAttention: "sr", ResNetEmbed: "proj", Reassemble: "project"}
-
-
-def _linears(model: nn.Module) -> Iterator[nn.Module]:
-    for module in model.modules():
-        for owner, names in _LINEARS.items():
-            if isinstance(module, owner):
-                yield from (layer for name in names if type(layer := getattr(module, name)) is nn.Linear)
 
 
 def _patch_convs(model: nn.Module) -> Iterator[nn.Module]:
@@ -71,12 +64,13 @@ def _of(kernels: dict[type[nn.Module], type[nn.Module]], taken: Callable[[Choice
 
 
 LEVERS = (
-    Lever({nn.Linear: FastLinear}, _linears, lambda choices: choices.one_pass),
-    _of({Mlp: FastMlp}, lambda choices: choices.one_pass or choices.mlp_bytes),
+    _of({nn.Linear: FastLinear}, lambda choices: choices.packed),
+    _of({Mlp: FastMlp}, lambda choices: choices.packed or choices.mlp_bytes),
     _of({Reassemble: SplitReassemble}, lambda choices: choices.split_readout),
-    Lever({nn.Conv2d: PatchConv}, _patch_convs, lambda choices: choices.patch_products or choices.patch_bytes),
+    Lever({nn.Conv2d: PatchConv}, _patch_convs, lambda choices: choices.patch_products),
     _of({ConvNorm: FoldedConvNorm}, lambda choices: choices.folded_norms),
     Lever({nn.Conv2d: WinogradConv}, _convs_3x3, lambda choices: choices.winograd_from),
+    _of({nn.Conv2d: FastConv}, lambda choices: choices.packed),
     _of(
         {
             SelfAttention: FastSelfAttention,
@@ -88,6 +82,7 @@ LEVERS = (
 )
 
 PLAIN_OF = {fast: plain for lever in LEVERS for plain, fast in lever.kernels.items()}
+"""Replacement -> plain class."""
 
 
 def take(model: ModuleT, choices: Choices) -> ModuleT:
@@ -103,13 +98,14 @@ def take(model: ModuleT, choices: Choices) -> ModuleT:
 
 
 def lay_out(model: ModuleT, device: torch.device) -> ModuleT:
-    """Before inference on `device`: give the ResNets in `model` the memory layout that is faster on this CPU, in place, and
-    return it.
+    """Before inference on `device` with weights that no longer change: `pack` them, and put the ResNets in `model` into
+    channels-last layout, where that is faster on this CPU; in place, and return it.
 
     Necks, heads and tokens are in channels-last layout anyway. On a GPU the precision decides, and in training the recipe's
     `train.channels_last`.
     """
-    if device.type == "cpu" and active().channels_last:
+    if device.type == "cpu" and active().packed:
+        pack(model)
         for module in model.modules():
             if isinstance(module, ResNet):
                 use_channels_last(module)

@@ -2,79 +2,47 @@
 
 from __future__ import annotations
 
-import functools
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pvtctl.models.fast_cpu.choices import active
 from pvtctl.models.fast_cpu.conditions import is_plain, is_plain_inference
+from pvtctl.models.fast_cpu.packed import forget, kept, multiply_packed, pack_matrix
 from pvtctl.models.heads.dpt import Reassemble
 from pvtctl.models.layers.block import Mlp
 from pvtctl.models.layers.patches import Size
 
-ROWS, AWKWARD_ROWS, LARGE_WEIGHT = 256, range(385, 1024), 1 << 19
-"""Rows at a time, for a large weight and a number of rows that oneDNN may not divide well (see `_in_chunks`)."""
+SMALL_PRODUCT = 1 << 21
+"""Multiply-adds below which the overhead of oneDNN's operation is more than it saves."""
 
 
-@functools.cache
-def one_pass_works() -> bool:
-    """Whether this torch has oneDNN's one-pass product, whose name is not stable, with correct results."""
-    try:
-        # no random numbers: this must not change the state of the caller's generator
-        x, weight, bias = (torch.linspace(-1, 1, n, device="cpu").sin() for n in (5 * 24, 16 * 24, 16))
-        x, weight = x.reshape(5, 24), weight.reshape(16, 24)
-        with torch.inference_mode():
-            out = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "gelu", [], "none")
-        return torch.allclose(out, F.gelu(F.linear(x, weight, bias)), atol=1e-4)
-    except (AttributeError, RuntimeError):
-        return False
-
-
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None, *, gelu: bool = False) -> Tensor:
-    """x (..., in), weight (out, in), bias (out,) -> (..., out), with a GELU if requested.
-
-    torch's own linear copies the bias over the whole output before the product, and a GELU reads and writes that output
-    again; for the wide hidden layers of a PVT these passes cost up to a third of the product. oneDNN does product, bias
-    and GELU in one pass, which torch uses in `torch.compile` only.
-    """
-    if active().one_pass and one_pass_works() and is_plain_inference(x, weight, bias):
-        rows = x.numel() // x.shape[-1]
-        if rows in AWKWARD_ROWS and rows % 64 and weight.numel() >= LARGE_WEIGHT:
-            return _in_chunks(x, weight, bias, gelu=gelu)
-        return _one_pass(x, weight, bias, gelu=gelu)
-    out = F.linear(x, weight, bias)
-    if gelu and is_plain_inference(out):  # in place: what was just written is still in the cache
-        return torch.ops.aten.gelu_(out)
-    return F.gelu(out) if gelu else out
-
-
-def _one_pass(x: Tensor, weight: Tensor, bias: Tensor | None, *, gelu: bool) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "gelu" if gelu else "none", [], "none" if gelu else "")
-
-
-def _in_chunks(x: Tensor, weight: Tensor, bias: Tensor | None, *, gelu: bool) -> Tensor:
-    """oneDNN cuts the rows into equal blocks, and for some numbers finds none that fit: the 577 tokens of a ViT at 384
-    pixels (1024 to 3072 channels) take 45 ms on a Zen 4 core, 576 take 35. In chunks it is 36; where the unchunked
-    product is efficient, chunks cost 3 % more.
-    """
-    rows = x.flatten(0, -2)
-    out = x.new_empty(len(rows), len(weight))
-    for start in range(0, len(rows), ROWS):
-        out[start : start + ROWS] = _one_pass(rows[start : start + ROWS], weight, bias, gelu=gelu)
-    return out.view(*x.shape[:-1], len(weight))
+def linear(layer: nn.Linear, x: Tensor, *, gelu: bool = False) -> Tensor:
+    """`layer` of x (..., in), with a GELU if requested; with packed weights if `layer` is (`pack`)."""
+    weight, bias = layer.weight, layer.bias
+    if not is_plain_inference(x, weight, bias):
+        forget(layer)
+        out = F.linear(x, weight, bias)
+        return F.gelu(out) if gelu else out
+    pays = active().packed and x.numel() * len(weight) >= SMALL_PRODUCT
+    packed = kept(layer, [weight], lambda: pack_matrix(weight)) if pays else None
+    out = F.linear(x, weight, bias) if packed is None else multiply_packed(x, packed, bias)
+    # in place, as what was just written is still in the cache; oneDNN's own GELU is slower without AVX-512
+    return torch.ops.aten.gelu_(out) if gelu else out
 
 
 class FastLinear(nn.Linear):
     """nn.Linear using `linear`."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return linear(x, self.weight, self.bias) if is_plain(self, FastLinear) else super().forward(x)
+        if is_plain(self, FastLinear):
+            return linear(self, x)
+        forget(self)
+        return super().forward(x)
 
 
 class FastMlp(Mlp):
-    """The MLP with its GELU in the same pass or in place, a few thousand tokens at a time.
+    """The MLP with its GELU in place, a few thousand tokens at a time.
 
     The hidden layer of PVT's first stage is 8 times as wide as its tokens: 51 MB at batch 8 and 224, 124 MB for an
     800x1216 image. In chunks it stays in the cache, and does not add to the peak memory. Every chunk reads the weights
@@ -90,13 +58,11 @@ class FastMlp(Mlp):
         most, weights = active().mlp_bytes, first.weight.nbytes + second.weight.nbytes
         chunk = max(most // (first.out_features * 4), 1)
         if weights > most or tokens.numel() // first.in_features < 4 * chunk:
-            hidden = linear(tokens, first.weight, first.bias, gelu=True)
-            return linear(hidden, second.weight, second.bias)
+            return linear(second, linear(first, tokens, gelu=True))
         rows = tokens.flatten(0, -2)
         out = torch.empty_like(rows)
         for start in range(0, len(rows), chunk):
-            hidden = linear(rows[start : start + chunk], first.weight, first.bias, gelu=True)
-            out[start : start + chunk] = linear(hidden, second.weight, second.bias)
+            out[start : start + chunk] = linear(second, linear(first, rows[start : start + chunk], gelu=True))
         return out.view_as(tokens)
 
 
@@ -105,7 +71,7 @@ class SplitReassemble(Reassemble):
 
     def projected(self, tokens: Tensor, first: Tensor) -> Tensor:
         assert self.read is not None
-        if not is_plain(self.read, nn.Linear):
+        if not is_plain(self.read, nn.Linear, FastLinear):
             return super().projected(tokens, first)
         own, beside = self.read.weight.tensor_split(2, dim=1)
         return F.gelu(F.linear(tokens, own) + F.linear(first, beside, self.read.bias))

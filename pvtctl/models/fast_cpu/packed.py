@@ -7,8 +7,7 @@ oneDNN computes with weights cut into blocks. torch hands it plain ones, so that
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -16,7 +15,6 @@ from weakref import WeakKeyDictionary
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
 
 ROWS = 784
 """Number of rows for which matrices are packed. The layout is right for any, and fast from two."""
@@ -66,19 +64,6 @@ def unpack(model: nn.Module) -> None:
         _layers.pop(module, None)
 
 
-@contextmanager
-def packed_weights(model: nn.Module) -> Iterator[None]:
-    """Context in which `model` is packed; afterwards it is what it was."""
-    before = {module for module in model.modules() if module in _layers}
-    pack(model)
-    try:
-        yield
-    finally:
-        for module in model.modules():
-            if module not in before:
-                _layers.pop(module, None)
-
-
 def kept(
     layer: nn.Module, sources: Sequence[Tensor], make: Callable[[], Any], *, shape: torch.Size | None = None
 ) -> Any | None:
@@ -95,6 +80,12 @@ def kept(
     return found.value
 
 
+def forget(layer: nn.Module) -> None:
+    """Let `layer` pack its weights anew, as when it is trained: fused optimisers leave no trace on what they change."""
+    if not torch.compiler.is_compiling() and layer in _layers:
+        _layers[layer] = None
+
+
 @functools.cache
 def packing_works() -> bool:
     """Whether this torch has oneDNN's operations on packed weights, whose names are not stable, with correct results."""
@@ -105,25 +96,28 @@ def packing_works() -> bool:
         image, kernel = x.view(2, 6, 2, 2).contiguous(memory_format=torch.channels_last), weight.view(16, 6, 2, 2)
         conv = nn.Conv2d(6, 16, 2, device="meta")
         with torch.inference_mode():
-            rows = product(x, pack_matrix(weight), bias), F.linear(x, weight, bias)
-            maps = convolution(image, pack_kernel(kernel, conv, image.shape), bias, conv), F.conv2d(image, kernel, bias)
+            rows = multiply_packed(x, pack_matrix(weight), bias), F.linear(x, weight, bias)
+            maps = (
+                convolve_packed(image, pack_kernel(kernel, conv, image.shape), bias, conv),
+                F.conv2d(image, kernel, bias),
+            )
         return all(torch.allclose(packed, plain, atol=1e-4) for packed, plain in (rows, maps))
     except (AttributeError, RuntimeError):
         return False
 
 
 def pack_matrix(weight: Tensor) -> Tensor:
-    """weight (out, in), as `product` takes it."""
+    """weight (out, in), as `multiply_packed` takes it."""
     return torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), ROWS)
 
 
-def product(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
+def multiply_packed(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
     """x (..., in) -> (..., out), plus bias (out,) if given."""
     return torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
 
 
 def pack_kernel(weight: Tensor, conv: nn.Conv2d, shape: torch.Size) -> Tensor:
-    """weight (out, in, kh, kw) with the geometry of `conv`, as `convolution` takes it for maps of `shape` (B, in, H, W).
+    """weight (out, in, kh, kw) with the geometry of `conv`, as `convolve_packed` takes it for maps of `shape` (B, in, H, W).
 
     For other shapes the result is the same, but may take several times as long.
     """
@@ -132,7 +126,7 @@ def pack_kernel(weight: Tensor, conv: nn.Conv2d, shape: torch.Size) -> Tensor:
     )
 
 
-def convolution(x: Tensor, packed: Tensor, bias: Tensor | None, conv: nn.Conv2d) -> Tensor:
+def convolve_packed(x: Tensor, packed: Tensor, bias: Tensor | None, conv: nn.Conv2d) -> Tensor:
     """The convolution of x (B, in, H, W), with the geometry of `conv`; the result is channels_last."""
     return torch.ops.mkldnn._convolution_pointwise(
         x, packed, bias, conv.padding, conv.stride, conv.dilation, conv.groups, "none", [], ""
