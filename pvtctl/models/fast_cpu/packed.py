@@ -81,7 +81,7 @@ def kept(
 
 
 def forget(layer: nn.Module) -> None:
-    """Let `layer` pack its weights anew, as when it is trained: fused optimisers leave no trace on what they change."""
+    """Let `layer` pack its weights again, as when it is trained: fused optimisers leave no trace on what they change."""
     if not torch.compiler.is_compiling() and layer in _layers:
         _layers[layer] = None
 
