@@ -50,14 +50,15 @@ class ForkedPopen(subprocess.Popen[Any]):
 
 @cache
 def _can_be_copied() -> bool:
-    """Load what commands need. Autograd does not work in copies of a process that has used it, if there is a GPU."""
+    """Load what commands need. Autograd does not work in copies of a process that has used it, if there is a GPU; nor do several
+    threads of OpenMP, for which a copy waits for ever."""
     import torch
     import torch._dynamo  # by optimisers
 
     import pvtctl.runs.train
     import pvtctl.weights.load  # noqa: F401
 
-    return sys.platform == "linux" and not torch.cuda.is_available()
+    return sys.platform == "linux" and not torch.cuda.is_available() and torch.get_num_threads() == 1
 
 
 def _restart_without_autograd(words: list[str]) -> None:
