@@ -235,3 +235,26 @@ def test_backbones(backbone: str, packing: list[str]) -> None:
         for ours, theirs in zip(fast(images), plain(images), strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
     assert packing
+
+
+def test_winograds_factors_are_kept_and_follow_the_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+    spread: list[int] = []
+
+    def counted(weight: Tensor) -> Tensor:
+        spread.append(1)
+        return plain_spread(weight)
+
+    plain_spread = convolutions.spread_kernel
+    monkeypatch.setattr(convolutions, "spread_kernel", counted)
+    monkeypatch.setattr(convolutions, "MIN_CELLS", 1)
+    torch.manual_seed(0)
+    layer, x = nn.Sequential(nn.Conv2d(8, 6, 3, padding=1)), torch.randn(1, 8, 9, 7)
+    with using(Choices(packed=True, winograd_from=4)):
+        fast = lay_out(optimize_for_cpu(copy.deepcopy(layer)), CPU)
+        for _ in range(2):
+            torch.testing.assert_close(run(fast, (x,)), run(layer, (x,)), rtol=1e-4, atol=1e-5)
+        assert len(spread) == 1
+        for each in (layer, fast):
+            doubled(each, ())
+        torch.testing.assert_close(run(fast, (x,)), run(layer, (x,)), rtol=1e-4, atol=1e-5)
+        assert len(spread) == 2

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,7 +18,7 @@ class FastConv(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         if is_plain(self, type(self)) and is_plain_inference(x, self.weight, self.bias):
-            packed = packed_kernel(self, x, [self.weight], lambda: self.weight)
+            packed = packed_kernel(self, x, self.weight, [self.weight])
             if packed is not None:
                 return convolve_packed(x, packed, self.bias, self)
         else:
@@ -28,15 +26,14 @@ class FastConv(nn.Conv2d):
         return super().forward(x)
 
 
-def packed_kernel(conv: nn.Conv2d, x: Tensor, sources: list[Tensor], weight: Callable[[], Tensor]) -> Tensor | None:
-    """`weight()`, which depends on `sources`, as `convolve_packed` takes it for `conv` of x; None if it cannot be packed."""
+def packed_kernel(conv: nn.Conv2d, x: Tensor, weight: Tensor, sources: list[Tensor]) -> Tensor | None:
+    """`weight`, which depends on `sources`, as `convolve_packed` takes it for `conv` of x; None if it cannot be packed."""
     # where both layouts are the same memory, torch's result is contiguous
     tokens = x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-    if not tokens or not active().packed or conv.groups != 1 or isinstance(conv.padding, str):
+    common = conv.groups == 1 and conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
+    if not (active().packed and tokens and common):
         return None
-    if conv.padding_mode != "zeros":
-        return None
-    return kept(conv, sources, lambda: pack_kernel(weight(), conv, x.shape), shape=x.shape)
+    return kept(conv, sources, pack_kernel, weight, conv, x.shape, shape=x.shape)
 
 
 class PatchConv(FastConv):
@@ -75,23 +72,22 @@ class FoldedConvNorm(ConvNorm):
         assert bn.running_mean is not None
         assert bn.running_var is not None
         sources = [conv.weight, bn.weight, bn.bias, bn.running_mean, bn.running_var]
-        folded = kept(self, sources, self._folded) or self._folded()
-        weight, bias = folded
+        weight, bias = kept(self, sources, fold_norm, conv, bn) or fold_norm(conv, bn)
         if conv.kernel_size == (3, 3) and conv.dilation == (1, 1) and conv.groups == 1 and is_large(x, weight):
-            out = winograd(x, weight, bias)
-        elif (packed := packed_kernel(conv, x, sources, lambda: weight)) is not None:
+            out = winograd(x, weight, bias, kept(self, sources, spread_kernel, weight))
+        elif (packed := packed_kernel(conv, x, weight, sources)) is not None:
             out = convolve_packed(x, packed, bias, conv)
         else:
             out = F.conv2d(x, weight, bias, 1, conv.padding, conv.dilation, conv.groups)
         return F.relu(out, inplace=True) if self.relu else out
 
-    def _folded(self) -> tuple[Tensor, Tensor]:
-        """The convolution's weight and bias."""
-        bn = self.bn
-        assert bn.running_mean is not None
-        assert bn.running_var is not None
-        scale = bn.weight * torch.rsqrt(bn.running_var + bn.eps)
-        return self.conv.weight * scale.view(-1, 1, 1, 1), bn.bias - bn.running_mean * scale
+
+def fold_norm(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Weight and bias of the one convolution that `conv` and then `bn` are in inference."""
+    assert bn.running_mean is not None
+    assert bn.running_var is not None
+    scale = bn.weight * torch.rsqrt(bn.running_var + bn.eps)
+    return conv.weight * scale.view(-1, 1, 1, 1), bn.bias - bn.running_mean * scale
 
 
 class WinogradConv(FastConv):
@@ -100,7 +96,7 @@ class WinogradConv(FastConv):
     def forward(self, x: Tensor) -> Tensor:
         # in this order: a condition on the size would restrict an exported graph to the example's
         if is_plain_inference(x, self.weight, self.bias) and is_large(x, self.weight):
-            return winograd(x, self.weight, self.bias)
+            return winograd(x, self.weight, self.bias, kept(self, [self.weight], spread_kernel, self.weight))
         return super().forward(x)
 
 
@@ -146,7 +142,13 @@ def is_large(x: Tensor, weight: Tensor) -> bool:
     return bool(least) and x.ndim == 4 and x.shape[2] * x.shape[3] >= MIN_CELLS and min(weight.shape[:2]) >= least
 
 
-def winograd(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def spread_kernel(weight: Tensor) -> Tensor:
+    """weight (out, in, 3, 3) -> (36, in, out), the factors of the products of a tile in `winograd`."""
+    spread = _KERNEL @ weight.permute(2, 3, 1, 0).reshape(9, -1)
+    return spread.view(36, weight.shape[1], weight.shape[0])
+
+
+def winograd(x: Tensor, weight: Tensor, bias: Tensor | None, kernel: Tensor | None = None) -> Tensor:
     """The convolution of x (B, C, H, W) with weight (out, C, 3, 3), stride 1, padding 1, plus bias (out,) if given.
 
     Winograd's minimal filtering F(4x4, 3x3) (Lavin and Gray, arXiv 1509.09308, section 4.3; its Y = A^T [(G g G^T) * (B^T d B)]
@@ -154,12 +156,12 @@ def winograd(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     so by default; oneDNN no longer does. Rounding differs from the plain sum by float32 noise (measured: 4e-5 of the output's
     standard deviation at most, where oneDNN's own convolution has 1e-5).
 
-    float32 on the CPU, without gradient. The result is channels_last.
+    float32 on the CPU, without gradient. The result is channels_last. `kernel`: `spread_kernel(weight)`, if known.
     """
     batch, channels, height, width = x.shape
     out_channels = weight.shape[0]
     rows, columns = -(-height // 4), -(-width // 4)  # of tiles
-    kernel = (_KERNEL @ weight.permute(2, 3, 1, 0).reshape(9, -1)).view(36, channels, out_channels)
+    kernel = spread_kernel(weight) if kernel is None else kernel
     padded = x.new_zeros(batch, 4 * rows + 2, 4 * columns + 2, channels)
     padded[:, 1 : height + 1, 1 : width + 1] = x.permute(0, 2, 3, 1)
     out = x.new_empty(batch, rows, 4, columns, 4, out_channels)

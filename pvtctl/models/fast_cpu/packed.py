@@ -44,8 +44,8 @@ class _Kept:
         )
 
 
-_layers: WeakKeyDictionary[nn.Module, _Kept | None] = WeakKeyDictionary()
-"""The layers of models in inference. Copies and pickles of a model have none of it."""
+_layers: WeakKeyDictionary[nn.Module, dict[Callable[..., Any], _Kept]] = WeakKeyDictionary()
+"""The layers of models in inference, and what each function made. Copies and pickles of a model have none of it."""
 
 
 def pack(model: nn.Module) -> None:
@@ -55,7 +55,7 @@ def pack(model: nn.Module) -> None:
     change through `.data`, which torch does not record, needs `unpack`.
     """
     for module in model.modules():
-        _layers.setdefault(module, None)
+        _layers.setdefault(module, {})
 
 
 def unpack(model: nn.Module) -> None:
@@ -65,25 +65,26 @@ def unpack(model: nn.Module) -> None:
 
 
 def kept(
-    layer: nn.Module, sources: Sequence[Tensor], make: Callable[[], Any], *, shape: torch.Size | None = None
+    layer: nn.Module, sources: Sequence[Tensor], make: Callable[..., Any], *given: Any, shape: torch.Size | None = None
 ) -> Any | None:
-    """What `make` gives from `sources`, kept until one of them changes, or the `shape` that it is for; None if `layer` is not
-    packed.
+    """What `make(*given)` gives from `sources`, kept until one of them changes, or the `shape` that it is for; None if `layer`
+    is not packed.
 
     With `sources` of `torch.inference_mode`, whose changes cannot be seen, None too.
     """
-    if layer not in _layers or any(source.is_inference() for source in sources):
+    made = _layers.get(layer)
+    if made is None or any(source.is_inference() for source in sources):
         return None
-    found = _layers[layer]
+    found = made.get(make)
     if found is None or not found.holds_for(sources, shape):
-        found = _layers[layer] = _Kept.of(make(), sources, shape)
+        found = made[make] = _Kept.of(make(*given), sources, shape)
     return found.value
 
 
 def forget(layer: nn.Module) -> None:
     """Let `layer` pack its weights again, as when it is trained: fused optimisers leave no trace on what they change."""
-    if not torch.compiler.is_compiling() and layer in _layers:
-        _layers[layer] = None
+    if not torch.compiler.is_compiling() and (made := _layers.get(layer)):
+        made.clear()
 
 
 @functools.cache
@@ -97,11 +98,9 @@ def packing_works() -> bool:
         conv = nn.Conv2d(6, 16, 2, device="meta")
         with torch.inference_mode():
             rows = multiply_packed(x, pack_matrix(weight), bias), F.linear(x, weight, bias)
-            maps = (
-                convolve_packed(image, pack_kernel(kernel, conv, image.shape), bias, conv),
-                F.conv2d(image, kernel, bias),
-            )
-        return all(torch.allclose(packed, plain, atol=1e-4) for packed, plain in (rows, maps))
+            packed = pack_kernel(kernel, conv, image.shape)
+            maps = convolve_packed(image, packed, bias, conv), F.conv2d(image, kernel, bias)
+        return all(torch.allclose(ours, plain, atol=1e-4) for ours, plain in (rows, maps))
     except (AttributeError, RuntimeError):
         return False
 
