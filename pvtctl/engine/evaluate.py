@@ -12,6 +12,7 @@ from pvtctl.engine.log import Progress
 from pvtctl.engine.precision import Precision
 from pvtctl.engine.protocol import Metric, Task
 from pvtctl.io.cuda import use_tf32
+from pvtctl.models.fast_cpu.packed import packed_weights
 
 
 class EvaluationStopped(Exception):
@@ -43,7 +44,11 @@ def evaluate(
     total = len(loader) if isinstance(loader, Sized) else None
     stopped = False
     try:
-        with torch.no_grad(), Progress(title, total, unit="batches", shown=shown and dist.is_main) as progress:
+        with (
+            torch.no_grad(),
+            packed_weights(model),
+            Progress(title, total, unit="batches", shown=shown and dist.is_main) as progress,
+        ):
             for batch in loader:
                 if stopped := should_stop():
                     break

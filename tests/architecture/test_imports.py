@@ -46,7 +46,7 @@ ALLOWED = {
     },
     "models": {"models"},
     "data": {"models.structures"},
-    "engine": {"recipe"},
+    "engine": {"recipe", "models.fast_cpu.packed"},
     "weights": {"models", "data.class_names", "data.transforms", "tasks.classes"},
     "cost": {"models"},
     "views": {"models.structures"},

@@ -16,7 +16,7 @@ import pvtctl
 from pvtctl.models.fast_cpu import convolutions, linears, optimize_for_cpu, packed
 from pvtctl.models.fast_cpu.choices import Choices, using
 from pvtctl.models.fast_cpu.levers import lay_out
-from pvtctl.models.fast_cpu.packed import pack, packing_works, unpack
+from pvtctl.models.fast_cpu.packed import pack, packed_weights, packing_works, unpack
 from pvtctl.models.layers.attention import SpatialReductionAttention
 from pvtctl.models.layers.block import Mlp
 from pvtctl.models.layers.conv_norm import ConvNorm
@@ -223,6 +223,20 @@ def test_nothing_is_kept_of_a_model_that_is_gone() -> None:
     assert len(packed._layers) > before
     del layer
     assert len(packed._layers) == before
+
+
+def test_the_context_leaves_a_model_as_it_was() -> None:
+    layer, given = layer_and_input("mlp")
+    model = nn.Sequential(optimize_for_cpu(layer))
+    with packed_weights(model):
+        run(layer, given)
+        assert packed._layers[layer.fc1]
+    assert not any(module in packed._layers for module in model.modules())
+    pack(layer)
+    with packed_weights(model):
+        assert model in packed._layers
+    assert layer.fc1 in packed._layers
+    assert model not in packed._layers
 
 
 @pytest.mark.parametrize("backbone", ["pvt_tiny@0.25", "pvt_v2_b0@0.25", "resnet18@0.25", "deit_tiny_patch16"])

@@ -7,7 +7,8 @@ oneDNN computes with weights cut into blocks. torch hands it plain ones, so that
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -62,6 +63,18 @@ def unpack(model: nn.Module) -> None:
     """Forget the packed weights of `model`."""
     for module in model.modules():
         _layers.pop(module, None)
+
+
+@contextmanager
+def packed_weights(model: nn.Module) -> Iterator[None]:
+    """Context in which `model` is packed; afterwards it is what it was."""
+    new = [module for module in model.modules() if module not in _layers]
+    pack(model)
+    try:
+        yield
+    finally:
+        for module in new:
+            _layers.pop(module, None)
 
 
 def kept(

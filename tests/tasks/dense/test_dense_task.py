@@ -15,6 +15,7 @@ from pvtctl.data.scenes.scene import SEMANTIC_CLASSES
 from pvtctl.engine.protocol import Task
 from pvtctl.errors import UsageError
 from pvtctl.io.normalization import IMAGENET
+from pvtctl.models.fast_cpu.packed import packed_weights
 from pvtctl.models.losses.depth import gradient_matching, silog, ssi_trimmed
 from pvtctl.models.structures import IGNORE_LABEL
 from pvtctl.recipe.load import load_recipe
@@ -462,8 +463,8 @@ def test_a_saved_model_is_built_from_its_file_alone_and_says_the_same(
     if kind == "depth":
         assert use.space == ("metres" if task.dense.scale_shift else "inverse")
     batch = next(iter(task.val_loader(rank=0, world_size=1)))
-    with torch.inference_mode():
-        found = task.predict(task.model.eval(), batch)
+    with torch.inference_mode(), packed_weights(task.model.eval()):  # as in `evaluate`
+        found = task.predict(task.model, batch)
     for index, one in zip(batch.indices.tolist(), found, strict=True):
         again = use.predict_map(task.val.source.pixels(index))
         assert again.dtype == (np.float32 if kind == "depth" else np.uint8)
