@@ -25,6 +25,7 @@ from pvtctl.io.names import plural
 from pvtctl.io.stop import Stopped, StopRequests, stopped_by
 from pvtctl.models.backbones import prepare_backbones
 from pvtctl.models.fast_cpu.choices import active
+from pvtctl.models.fast_cpu.levers import lay_out
 from pvtctl.models.layers.shapes import without_values
 from pvtctl.probe.cache import FeatureCache
 from pvtctl.probe.plan import FEATURES, ProbedBackbone, ProbePlan, check_plan
@@ -108,7 +109,7 @@ def _probe(plan: ProbePlan, backbone: ProbedBackbone, dist: Distributed, meter: 
     meter.note = f"{backbone.name}, features"
     say(f"{backbone.name}: {backbone.recipe.model.start or 'random weights'}")
     task = build_task(backbone.recipe, device=dist.device, say=say)
-    model: Any = task.model.to(dist.device).eval()
+    model: Any = lay_out(task.model.to(dist.device).eval(), dist.device)
     weights = _weights_digest(model.backbone)
     train, val = _features(plan, backbone, task, weights, meter)
     for seed in _unfinished(plan, backbone):
