@@ -92,6 +92,8 @@ def _be_child(act: Callable[[], int], folder: Path, file_bytes: int | None) -> N
     try:
         os.setpgid(0, 0)
         faulthandler.disable()
+        if torch := sys.modules.get("torch"):
+            torch.set_num_threads(1)  # a copy has not the pool of threads, and would wait for it
         for number, name in ((1, ".out"), (2, ".err")):
             os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), number)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
