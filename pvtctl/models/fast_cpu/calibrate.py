@@ -226,14 +226,14 @@ def _packed(found: Choices, timings: list[Timing]) -> Choices:
         mlp_ratios=(8, 8, 4, 4),
         sr_ratios=(8, 4, 2, 1),
     )
-    shapes = ((1, 224), (4, 224), (1, 448))
-    cases = [_Case(f"{batch}x3x{side}x{side}, PVT", pvt, torch.randn(batch, 3, side, side)) for batch, side in shapes]
-    vit = Vit(patch_size=16, embed_dim=768, depth=4, num_heads=12, image_size=384)
-    cases.append(_Case("1x3x384x384, ViT", vit, torch.randn(1, 3, 384, 384)))
     resnet = ResNet(block="bottleneck", depths=(1, 1, 1, 1))
+    vit = Vit(patch_size=16, embed_dim=768, depth=4, num_heads=12, image_size=384)
     shapes = ((1, 224), (4, 224), (1, 448))
-    cases += [
-        _Case(f"{batch}x3x{side}x{side}, ResNet", resnet, torch.randn(batch, 3, side, side)) for batch, side in shapes
+    models = [("PVT", pvt, shapes), ("ViT", vit, ((1, 384),)), ("ResNet", resnet, shapes)]
+    cases = [
+        _Case(f"{batch}x3x{side}x{side}, {name}", model, torch.randn(batch, 3, side, side))
+        for name, model, shapes in models
+        for batch, side in shapes
     ]
     fast = replace(found, packed=True)
     return fast if _faster("packed weights", found, fast, cases, timings) else found
@@ -279,20 +279,14 @@ def _folded_norms(found: Choices, timings: list[Timing]) -> Choices:
 
 
 def _patch_products(found: Choices, timings: list[Timing]) -> Choices:
-    fast = replace(found, patch_products=True)
-    cases = _patch_cases(1, 2, "training")
-    return fast if _faster("patch convolutions as products", found, fast, cases, timings) else found
-
-
-def _patch_cases(scale: int, batch: int, mode: str) -> list[_Case]:
     """The spatial reductions of stages 1 to 3 and the patch embedding of stage 2."""
     cases = []
-    for dim, out, ratio, cells in ((64, 64, 8, 56), (128, 128, 4, 28), (320, 320, 2, 14), (64, 128, 2, 56)):
-        side = scale * cells
-        x = _map(batch, dim, side).requires_grad_(mode == "training")
-        name = f"{batch}x{dim}x{side}x{side} by {ratio}x{ratio}, {mode}"
-        cases.append(_Case(name, PatchEmbed(dim, out, ratio, norm=False), x, mode=mode))
-    return cases
+    for dim, out, ratio, side in ((64, 64, 8, 56), (128, 128, 4, 28), (320, 320, 2, 14), (64, 128, 2, 56)):
+        name = f"2x{dim}x{side}x{side} by {ratio}x{ratio}, training"
+        x = _map(2, dim, side).requires_grad_()
+        cases.append(_Case(name, PatchEmbed(dim, out, ratio, norm=False), x, mode="training"))
+    fast = replace(found, patch_products=True)
+    return fast if _faster("patch convolutions as products", found, fast, cases, timings) else found
 
 
 def _split_readout(found: Choices, timings: list[Timing]) -> Choices:

@@ -18,7 +18,7 @@ class FastConv(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         if is_plain(self, type(self)) and is_plain_inference(x, self.weight, self.bias):
-            packed = packed_kernel(self, x, self.weight, [self.weight])
+            packed = packed_kernel(self, self, x, self.weight, [self.weight])
             if packed is not None:
                 return convolve_packed(x, packed, self.bias, self)
         else:
@@ -26,14 +26,14 @@ class FastConv(nn.Conv2d):
         return super().forward(x)
 
 
-def packed_kernel(conv: nn.Conv2d, x: Tensor, weight: Tensor, sources: list[Tensor]) -> Tensor | None:
-    """`weight`, which depends on `sources`, as `convolve_packed` takes it for `conv` of x; None if it cannot be packed."""
+def packed_kernel(layer: nn.Module, conv: nn.Conv2d, x: Tensor, weight: Tensor, sources: list[Tensor]) -> Tensor | None:
+    """`weight`, which `layer` has from `sources`, as `convolve_packed` takes it for `conv` of x; None if it cannot be packed."""
     # where both layouts are the same memory, torch's result is contiguous
     tokens = x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
     common = conv.groups == 1 and conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
     if not (active().packed and tokens and common):
         return None
-    return kept(conv, sources, pack_kernel, weight, conv, x.shape, shape=x.shape)
+    return kept(layer, sources, pack_kernel, weight, conv, x.shape, shape=x.shape)
 
 
 class PatchConv(FastConv):
@@ -75,7 +75,7 @@ class FoldedConvNorm(ConvNorm):
         weight, bias = kept(self, sources, fold_norm, conv, bn) or fold_norm(conv, bn)
         if conv.kernel_size == (3, 3) and conv.dilation == (1, 1) and conv.groups == 1 and is_large(x, weight):
             out = winograd(x, weight, bias, kept(self, sources, spread_kernel, weight))
-        elif (packed := packed_kernel(conv, x, weight, sources)) is not None:
+        elif (packed := packed_kernel(self, conv, x, weight, sources)) is not None:
             out = convolve_packed(x, packed, bias, conv)
         else:
             out = F.conv2d(x, weight, bias, 1, conv.padding, conv.dilation, conv.groups)

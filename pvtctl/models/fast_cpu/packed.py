@@ -38,8 +38,7 @@ class _Kept:
         return cls(value, shape, tuple(sources), aliases, tuple(each._version for each in sources))
 
     def holds_for(self, sources: Sequence[Tensor], shape: torch.Size | None) -> bool:
-        same_kind = shape == self.shape and len(sources) == len(self.sources)
-        return same_kind and all(
+        return shape == self.shape and all(
             now is then and now._version == version and now.data_ptr() == alias.data_ptr()
             for now, then, alias, version in zip(sources, self.sources, self.aliases, self.versions, strict=True)
         )
@@ -52,7 +51,7 @@ _layers: WeakKeyDictionary[nn.Module, dict[Callable[..., Any], _Kept]] = WeakKey
 def pack(model: nn.Module) -> None:
     """Let the CPU kernels of `model` keep their weights in oneDNN's layout too, from their next call on.
 
-    It needs as much memory as the weights. Weights that are replaced, loaded or changed in place are packed again; a
+    It needs as much memory as the weights, for Winograd's convolution four times as much. Weights that are replaced, loaded or changed in place are packed again; a
     change through `.data`, which torch does not record, needs `unpack`.
     """
     for module in model.modules():
