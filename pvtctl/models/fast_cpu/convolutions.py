@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from pvtctl.models.fast_cpu.choices import active
 from pvtctl.models.fast_cpu.conditions import is_exporting, is_plain, is_plain_inference
-from pvtctl.models.fast_cpu.packed import convolve_packed, forget, kept, pack_kernel
+from pvtctl.models.fast_cpu.packed import convolve_packed, forget, kept, pack_kernel, packing_works
 from pvtctl.models.layers.conv_norm import ConvNorm
 from pvtctl.models.layers.patches import to_map
 
@@ -73,8 +73,8 @@ class FoldedConvNorm(ConvNorm):
         assert bn.running_var is not None
         sources = [conv.weight, bn.weight, bn.bias, bn.running_mean, bn.running_var]
         weight, bias = kept(self, sources, fold_norm, conv, bn) or fold_norm(conv, bn)
-        if conv.kernel_size == (3, 3) and conv.dilation == (1, 1) and conv.groups == 1 and is_large(x, weight):
-            out = winograd(x, weight, bias, kept(self, sources, spread_kernel, weight))
+        if conv.kernel_size == (3, 3) and conv.dilation == (1, 1) and conv.groups == 1 and pays(x, weight):
+            out = winograd(x, weight, bias, kept(self, sources, winograd_factors, weight))
         elif (packed := packed_kernel(self, conv, x, weight, sources)) is not None:
             out = convolve_packed(x, packed, bias, conv)
         else:
@@ -95,16 +95,22 @@ class WinogradConv(FastConv):
 
     def forward(self, x: Tensor) -> Tensor:
         # in this order: a condition on the size would restrict an exported graph to the example's
-        if is_plain_inference(x, self.weight, self.bias) and is_large(x, self.weight):
-            return winograd(x, self.weight, self.bias, kept(self, [self.weight], spread_kernel, self.weight))
+        if is_plain_inference(x, self.weight, self.bias) and pays(x, self.weight):
+            return winograd(x, self.weight, self.bias, kept(self, [self.weight], winograd_factors, self.weight))
         return super().forward(x)
 
 
-MIN_CELLS = 1024
-"""Least map size for Winograd's convolution; below, the transforms cost what the products save."""
+WORKSPACE = 16 << 20
+"""Floats of its largest intermediate, unless a row of tiles has more."""
 
-WORKSPACE = 4 << 20
-"""Floats of its largest intermediate, to fit the cache."""
+TILES = 64
+"""Number of 4x4 tiles computed at a time: always the same, as a packed kernel is fast for one shape."""
+
+TRANSFORMS = 300
+"""Number of channels whose products take as long as the transforms; a little more than measured."""
+
+_PER_POSITION = nn.Conv2d(36, 36, 1, groups=36, device="meta")
+"""Geometry of the products: one for each position in a tile."""
 
 
 def _both_axes(rows: list[list[float]]) -> Tensor:
@@ -136,51 +142,65 @@ _KERNEL = _both_axes(
 _OUTPUT = _both_axes([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]])
 
 
-def is_large(x: Tensor, weight: Tensor) -> bool:
+def pays(x: Tensor, weight: Tensor) -> bool:
     """Whether `winograd` is faster than the plain convolution for these tensors."""
     least = active().winograd_from
-    return bool(least) and x.ndim == 4 and x.shape[2] * x.shape[3] >= MIN_CELLS and min(weight.shape[:2]) >= least
+    if not (least and x.ndim == 4 and min(weight.shape[:2]) >= least):
+        return False
+    batch, _, height, width = x.shape
+    tiles = batch * -(-height // 4) * -(-width // 4)
+    outputs = -(-tiles // TILES) * TILES * 16
+    faster = 36 / 16 * (1 + TRANSFORMS / min(weight.shape[:2])) * outputs <= 9 * batch * height * width
+    return faster and packing_works()
 
 
-def spread_kernel(weight: Tensor) -> Tensor:
-    """weight (out, in, 3, 3) -> (36, in, out), the factors of the products of a tile in `winograd`."""
-    spread = _KERNEL @ weight.permute(2, 3, 1, 0).reshape(9, -1)
-    return spread.view(36, weight.shape[1], weight.shape[0])
+def winograd_factors(weight: Tensor) -> Tensor:
+    """What `winograd` multiplies tiles by, from weight (out, in, 3, 3): 36 matrices (out, in), packed."""
+    spread = _KERNEL @ weight.permute(2, 3, 0, 1).reshape(9, -1)
+    return pack_kernel(spread.view(-1, weight.shape[1], 1, 1), _PER_POSITION, (1, 36 * weight.shape[1], TILES, 1))
 
 
-def winograd(x: Tensor, weight: Tensor, bias: Tensor | None, kernel: Tensor | None = None) -> Tensor:
+def winograd(x: Tensor, weight: Tensor, bias: Tensor | None, factors: Tensor | None = None) -> Tensor:
     """The convolution of x (B, C, H, W) with weight (out, C, 3, 3), stride 1, padding 1, plus bias (out,) if given.
 
     Winograd's minimal filtering F(4x4, 3x3) (Lavin and Gray, arXiv 1509.09308, section 4.3; its Y = A^T [(G g G^T) * (B^T d B)]
     A): a tile of 4x4 outputs takes 36 products per channel pair instead of 144, plus additions in the transforms. cuDNN does
-    so by default; oneDNN no longer does. Rounding differs from the plain sum by float32 noise (measured: 4e-5 of the output's
+    so by default; oneDNN no longer does. Rounding differs from the plain sum by float32 noise (measured: 9e-5 of the output's
     standard deviation at most, where oneDNN's own convolution has 1e-5).
 
-    float32 on the CPU, without gradient. The result is channels_last. `kernel`: `spread_kernel(weight)`, if known.
+    float32 on the CPU, without gradient. The result is channels_last. `factors`: `winograd_factors(weight)`, if known.
     """
     batch, channels, height, width = x.shape
     out_channels = weight.shape[0]
+    factors = winograd_factors(weight) if factors is None else factors
     rows, columns = -(-height // 4), -(-width // 4)  # of tiles
-    kernel = spread_kernel(weight) if kernel is None else kernel
     padded = x.new_zeros(batch, 4 * rows + 2, 4 * columns + 2, channels)
     padded[:, 1 : height + 1, 1 : width + 1] = x.permute(0, 2, 3, 1)
+    image, down, right, _ = padded.stride()
+    tiles = padded.as_strided((batch, rows, columns, 6, 6, channels), (image, 4 * down, 4 * right, down, right, 1))
     out = x.new_empty(batch, rows, 4, columns, 4, out_channels)
-    step = max(1, WORKSPACE // (36 * columns * max(channels, out_channels)))
-    for image in range(batch):
-        for top in range(0, rows, step):
-            bottom = min(top + step, rows)
-            strip = padded[image, 4 * top : 4 * bottom + 2]
-            down, right, _ = strip.stride()
-            tiles = strip.as_strided(
-                (6, 6, bottom - top, columns, channels), (down, right, 4 * down, 4 * right, 1), strip.storage_offset()
-            )
-            spread = (_INPUT @ tiles.reshape(36, -1)).view(36, -1, channels)
-            products = torch.bmm(spread, kernel).view(36, -1)
-            sums = (_OUTPUT @ products).view(4, 4, bottom - top, columns, out_channels)
-            done, into = sums.permute(2, 0, 3, 1, 4), out[image, top:bottom]
+    most = WORKSPACE // (36 * max(channels, out_channels))
+    images, step = max(1, most // (rows * columns)), max(1, most // columns)
+    for some, into in zip(tiles.split(images), out.split(images), strict=True):
+        for strip, place in zip(some.split(step, 1), into.split(step, 1), strict=True):
+            sums = _tiles_by_winograd(strip.reshape(-1, 36, channels), factors, out_channels)
+            done = sums.view(*strip.shape[:3], 4, 4, out_channels).transpose(2, 3)
             if bias is None:
-                into.copy_(done)
+                place.copy_(done)
             else:
-                torch.add(done, bias, out=into)
+                torch.add(done, bias, out=place)
     whole = out.view(batch, 4 * rows, 4 * columns, out_channels)[:, :height, :width]
     return whole.contiguous().permute(0, 3, 1, 2)
+
+
+def _tiles_by_winograd(tiles: Tensor, factors: Tensor, out_channels: int) -> Tensor:
+    """tiles (N, 36, C) of 6x6 inputs -> (N, 16, out) of 4x4 outputs."""
+    number, _, channels = tiles.shape
+    spread = tiles.new_empty(-(-number // TILES) * TILES, 36, channels)
+    torch.bmm(_INPUT.expand(number, 36, 36), tiles, out=spread[:number])
+    spread[number:] = 0
+    sums = []
+    for some in spread.view(-1, 1, TILES, 36 * channels).permute(0, 3, 1, 2).split(1):
+        products = convolve_packed(some, factors, None, _PER_POSITION).permute(0, 2, 3, 1)
+        sums.append(torch.bmm(_OUTPUT.expand(TILES, 16, 36), products.view(TILES, 36, out_channels)))
+    return torch.cat(sums)[:number]

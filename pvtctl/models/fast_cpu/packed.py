@@ -106,13 +106,15 @@ def packing_works() -> bool:
         # no random numbers: this must not change the state of the caller's generator
         numbers = [torch.linspace(-1, 1, n, device="cpu").sin() for n in (2 * 24, 16 * 24, 16)]
         x, weight, bias = numbers[0].view(2, 24), numbers[1].view(16, 24), numbers[2]
-        image, kernel = x.view(2, 6, 2, 2).contiguous(memory_format=torch.channels_last), weight.view(16, 6, 2, 2)
-        conv = nn.Conv2d(6, 16, 2, device="meta")
+        image = x.view(2, 6, 2, 2).contiguous(memory_format=torch.channels_last)
         with torch.inference_mode():
-            rows = multiply_packed(x, pack_matrix(weight), bias), F.linear(x, weight, bias)
-            packed = pack_kernel(kernel, conv, image.shape)
-            maps = convolve_packed(image, packed, bias, conv), F.conv2d(image, kernel, bias)
-        return all(torch.allclose(ours, plain, atol=1e-4) for ours, plain in (rows, maps))
+            pairs = [(multiply_packed(x, pack_matrix(weight), bias), F.linear(x, weight, bias))]
+            for groups in (1, 2):
+                conv = nn.Conv2d(6, 16, 2, groups=groups, device="meta")
+                kernel = weight.view(16, 6, 2, 2)[:, : 6 // groups]
+                packed = pack_kernel(kernel, conv, image.shape)
+                pairs.append((convolve_packed(image, packed, bias, conv), F.conv2d(image, kernel, bias, groups=groups)))
+        return all(torch.allclose(ours, plain, atol=1e-4) for ours, plain in pairs)
     except (AttributeError, RuntimeError):
         return False
 
@@ -127,7 +129,7 @@ def multiply_packed(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
 
 
-def pack_kernel(weight: Tensor, conv: nn.Conv2d, shape: torch.Size) -> Tensor:
+def pack_kernel(weight: Tensor, conv: nn.Conv2d, shape: tuple[int, ...]) -> Tensor:
     """weight (out, in, kh, kw) with the geometry of `conv`, as `convolve_packed` takes it for maps of `shape` (B, in, H, W).
 
     For other shapes the result is the same, but may take several times as long.
