@@ -2,11 +2,11 @@
 
 Every contestant runs in a process of its own, as its users run it: ours with the allocator setting that the command line
 makes (`pvtctl.io.allocator`), and the CPU kernels, layout and threads that are measured first (`pvtctl doctor --calibrate`),
-peers with none.
-Then once more with the same allocator setting on all sides. The processes of a case take turns, one call each, so that a
-drifting machine slows all alike; a ratio is the median over turns of (other / ours). Training steps use the optimiser as
-each side's users get it: ours from `pvtctl.engine`, the peer's torch.optim.AdamW. Peak memory is the growth of the
-resident set from before the model is built, with all libraries loaded, to the highest point of the timed calls (Linux).
+peers with none. Then once more with the same allocator setting on all sides. The processes of a case take turns of half a
+second, and of at least one call, so that a drifting machine slows all alike; a ratio is the median over turns of
+(other / ours). Training steps use the optimiser as each side's users get it: ours from `pvtctl.engine`, the peer's
+torch.optim.AdamW. Peak memory is the growth of the resident set from before the model is built, with all libraries loaded,
+to the highest point of the timed calls (Linux).
 
 `ours, plain torch` is the same model without our CPU kernels. Where ours is slower than that, by more than chance, the exit
 code is 1: a kernel that loses on a machine must not be taken there.
@@ -33,6 +33,8 @@ from typing import Any
 PLAIN, ONNX, INDUCTOR = "plain torch", "onnxruntime", "Inductor"
 ENGINES = {ONNX: "onnxruntime", INDUCTOR: "compile"}
 """How ours is run -> the engine of `pvtctl eval`, `predict` and `latency` (`pvtctl.inference`)."""
+TURN = 0.5
+"""Seconds of the calls of a turn, of which the mean counts."""
 SLOW = 10
 """Seconds of a call from which one before the timed ones is enough."""
 LOSS = 0.97
@@ -146,7 +148,7 @@ CASES = (
 
 
 def worker(name: str, mode: str, batch: int, size: tuple[int, int], device: str, dtype: str) -> None:
-    """A contestant: for each line on stdin a timed call, its seconds on stdout; on a GPU the mean of calls that take 0.1 s."""
+    """A contestant: for each line on stdin a turn of timed calls, the seconds of one on stdout."""
     import torch
 
     torch.ones(8, 8, device=device) @ torch.ones(8, 8, device=device)
@@ -165,7 +167,7 @@ def worker(name: str, mode: str, batch: int, size: tuple[int, int], device: str,
     seconds = _seconds(call, 1, device)
     if seconds < SLOW:
         seconds = _seconds(call, 1, device)
-    calls = 1 if device == "cpu" else max(1, round(0.1 / seconds))
+    calls = max(1, round(TURN / seconds))
     print("ready", flush=True)
     for _ in sys.stdin:
         print(_seconds(call, calls, device, clock), flush=True)
