@@ -43,7 +43,7 @@ def packing(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     calls: list[str] = []
 
     def seen(name: str, operation: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        return lambda *given: calls.append(name) or operation(*given)
+        return lambda *given, **options: calls.append(name) or operation(*given, **options)
 
     monkeypatch.setattr(linears, "SMALL_PRODUCT", 1)
     monkeypatch.setattr(linears, "multiply_packed", seen("product", packed.multiply_packed))
@@ -80,6 +80,14 @@ def test_equal_to_plain_layers_of_any_size(name: str, packing: list[str]) -> Non
         assert packing
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
         assert ours.stride() == theirs.stride()
+
+
+def test_a_joined_gelu_is_gelu(packing: list[str]) -> None:
+    layer, given = layer_and_input("mlp")
+    with using(Choices(packed=True, joined_gelu=True)):
+        fast = lay_out(optimize_for_cpu(copy.deepcopy(layer)), CPU)
+        torch.testing.assert_close(run(fast, given), run(layer, given), rtol=1e-4, atol=1e-5)
+    assert packing == ["product"] * 2
 
 
 def test_only_where_it_was_asked_for(packing: list[str]) -> None:

@@ -34,6 +34,8 @@ class Choices:
     packed: bool = False
     """Inference: linear layers and convolutions by oneDNN, with weights in its layout (`FastLinear`, `FastConv`), and ResNets
     in channels-last layout (`lay_out`)."""
+    joined_gelu: bool = False
+    """With packed weights: the GELU of an MLP by oneDNN too, on the results of a product before they are written."""
     mlp_bytes: int = 0
     """Hidden activations of an MLP with no larger weights that are computed at a time (`FastMlp`); 0: all."""
     winograd_from: int = 0
@@ -64,6 +66,7 @@ class Choices:
     def __str__(self) -> str:
         said = [
             (self.packed, "packed weights"),
+            (self.joined_gelu, "GELU joined to the product"),
             (self.mlp_bytes, f"MLPs {self.mlp_bytes / 2**20:g} MiB at a time"),
             (self.winograd_from, f"Winograd's convolution from {self.winograd_from} channels"),
             (self.folded_norms, "folded batch norm"),

@@ -157,7 +157,7 @@ def pays(x: Tensor, weight: Tensor) -> bool:
 def winograd_factors(weight: Tensor) -> Tensor:
     """What `winograd` multiplies tiles by, from weight (out, in, 3, 3): 36 matrices (out, in), packed."""
     spread = _KERNEL @ weight.permute(2, 3, 0, 1).reshape(9, -1)
-    return pack_kernel(spread.view(-1, weight.shape[1], 1, 1), _PER_POSITION, (1, 36 * weight.shape[1], TILES, 1))
+    return pack_kernel(spread.view(-1, weight.shape[1], 1, 1), _PER_POSITION, (1, 36 * weight.shape[1], 1, TILES))
 
 
 def winograd(x: Tensor, weight: Tensor, bias: Tensor | None, factors: Tensor | None = None) -> Tensor:
@@ -181,14 +181,16 @@ def winograd(x: Tensor, weight: Tensor, bias: Tensor | None, factors: Tensor | N
     out = x.new_empty(batch, rows, 4, columns, 4, out_channels)
     most = WORKSPACE // (36 * max(channels, out_channels))
     images, step = max(1, most // (rows * columns)), max(1, most // columns)
-    for some, into in zip(tiles.split(images), out.split(images), strict=True):
-        for strip, place in zip(some.split(step, 1), into.split(step, 1), strict=True):
+    for first in range(0, batch, images):
+        for top in range(0, rows, step):
+            part = slice(first, first + images), slice(top, top + step)
+            strip, into = tiles[part], out[part]
             sums = _tiles_by_winograd(strip.reshape(-1, 36, channels), factors, out_channels)
             done = sums.view(*strip.shape[:3], 4, 4, out_channels).transpose(2, 3)
             if bias is None:
-                place.copy_(done)
+                into.copy_(done)
             else:
-                torch.add(done, bias, out=place)
+                torch.add(done, bias, out=into)
     whole = out.view(batch, 4 * rows, 4 * columns, out_channels)[:, :height, :width]
     return whole.contiguous().permute(0, 3, 1, 2)
 
@@ -200,7 +202,7 @@ def _tiles_by_winograd(tiles: Tensor, factors: Tensor, out_channels: int) -> Ten
     torch.bmm(_INPUT.expand(number, 36, 36), tiles, out=spread[:number])
     spread[number:] = 0
     sums = []
-    for some in spread.view(-1, 1, TILES, 36 * channels).permute(0, 3, 1, 2).split(1):
-        products = convolve_packed(some, factors, None, _PER_POSITION).permute(0, 2, 3, 1)
+    for some in spread.view(-1, 1, 1, TILES, 36 * channels):
+        products = convolve_packed(some.permute(0, 3, 1, 2), factors, None, _PER_POSITION).permute(0, 2, 3, 1)
         sums.append(torch.bmm(_OUTPUT.expand(TILES, 16, 36), products.view(TILES, 36, out_channels)))
     return torch.cat(sums)[:number]

@@ -26,9 +26,10 @@ def linear(layer: nn.Linear, x: Tensor, *, gelu: bool = False) -> Tensor:
         return F.gelu(out) if gelu else out
     pays = active().packed and x.numel() * len(weight) >= SMALL_PRODUCT
     packed = kept(layer, [weight], pack_matrix, weight) if pays else None
-    out = F.linear(x, weight, bias) if packed is None else multiply_packed(x, packed, bias)
-    # in place, as what was just written is still in the cache; oneDNN's own GELU is slower without AVX-512
-    return torch.ops.aten.gelu_(out) if gelu else out
+    joined = gelu and packed is not None and active().joined_gelu
+    out = F.linear(x, weight, bias) if packed is None else multiply_packed(x, packed, bias, gelu=joined)
+    # in place, as what was just written is still in the cache
+    return torch.ops.aten.gelu_(out) if gelu and not joined else out
 
 
 class FastLinear(nn.Linear):

@@ -108,7 +108,11 @@ def packing_works() -> bool:
         x, weight, bias = numbers[0].view(2, 24), numbers[1].view(16, 24), numbers[2]
         image = x.view(2, 6, 2, 2).contiguous(memory_format=torch.channels_last)
         with torch.inference_mode():
-            pairs = [(multiply_packed(x, pack_matrix(weight), bias), F.linear(x, weight, bias))]
+            matrix, rows = pack_matrix(weight), F.linear(x, weight, bias)
+            pairs = [
+                (multiply_packed(x, matrix, bias), rows),
+                (multiply_packed(x, matrix, bias, gelu=True), F.gelu(rows)),
+            ]
             for groups in (1, 2):
                 conv = nn.Conv2d(6, 16, 2, groups=groups, device="meta")
                 kernel = weight.view(16, 6, 2, 2)[:, : 6 // groups]
@@ -124,9 +128,10 @@ def pack_matrix(weight: Tensor) -> Tensor:
     return torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), ROWS)
 
 
-def multiply_packed(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
-    """x (..., in) -> (..., out), plus bias (out,) if given."""
-    return torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
+def multiply_packed(x: Tensor, packed: Tensor, bias: Tensor | None, *, gelu: bool = False) -> Tensor:
+    """x (..., in) -> (..., out), plus bias (out,) if given, then a GELU if requested."""
+    then, kind = ("gelu", "none") if gelu else ("none", "")
+    return torch.ops.mkldnn._linear_pointwise(x, packed, bias, then, [], kind)
 
 
 def pack_kernel(weight: Tensor, conv: nn.Conv2d, shape: tuple[int, ...]) -> Tensor:
