@@ -80,6 +80,15 @@ CASES = (
         mode="train",
     ),
     Case(
+        "PVT-Small, training step in bf16, 224",
+        "pvt",
+        ("transformers", *variants("pvt", PLAIN)),
+        batch=8,
+        turns=9,
+        mode="train",
+        dtype="bf16",
+    ),
+    Case(
         "RetinaNet, training step",
         "retinanet-pvt",
         ("torchvision-retinanet", "torchvision-retinanet, channels last", *variants("retinanet-pvt", PLAIN)),
@@ -396,6 +405,15 @@ def print_inputs(rows: list[dict[str, Any]]) -> None:
         print(f"| {' | '.join([*told, *(f'{100 * share:.0f}' for share in row['parts'].values())])} |")
 
 
+def trains_in_bf16() -> bool:
+    """Whether that is faster on this CPU, so that training commands do it."""
+    import torch
+
+    from pvtctl.engine.precision import choose_precision
+
+    return choose_precision("auto", torch.device("cpu")).name == "bf16"
+
+
 def machine() -> str:
     import platform
 
@@ -444,7 +462,7 @@ def main() -> None:
     print("| case | batch, size | contestant | allocator | ms | time, ours 1 (min-max) | peak MiB |")
     print("| --- | --- | --- | --- | ---: | ---: | ---: |")
     for case in CASES:
-        if not options.all and options.case not in case.title:
+        if not (options.all or options.case in case.title) or (case.dtype == "bf16" and not trains_in_bf16()):
             continue
         for same_allocator in (False, True):
             for row in run_case(case, same_allocator=same_allocator, turns=3 if options.quick else None):
