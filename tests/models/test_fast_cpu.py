@@ -172,6 +172,7 @@ def test_switch_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     ("choice", "kernels"),
     {
         "packed": {"FastLinear", "FastMlp", "FastConv"},
+        "onednn_products": {"FastLinear"},
         "mlp_bytes": {"FastMlp"},
         "winograd_from": {"WinogradConv"},
         "folded_norms": {"FoldedConvNorm"},
@@ -182,7 +183,8 @@ def test_switch_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     }.items(),
 )
 def test_only_what_is_chosen_is_taken(choice: str, kernels: set[str]) -> None:
-    with using(replace(Choices(), **{choice: getattr(replace(before_measurement("AVX512"), packed=True), choice)})):
+    every = replace(before_measurement("AVX512"), packed=True, onednn_products=True)
+    with using(replace(Choices(), **{choice: getattr(every, choice)})):
         models = [optimize_for_cpu(built(name)) for name in ("dpt, depth", "semantic_fpn")]
     assert {kind.__name__ for model in models for kind in kinds(model) if kind in PLAIN_OF} == kernels
 

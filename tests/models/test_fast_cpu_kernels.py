@@ -9,9 +9,10 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.utils import parametrize, prune
+from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from pvtctl.models.fast_cpu import attention, convolutions, linears, optimize_for_cpu
@@ -25,7 +26,7 @@ from pvtctl.models.layers.block import Mlp, TransformerBlock
 from pvtctl.models.layers.conv_norm import ConvNorm
 from pvtctl.models.layers.patches import PatchEmbed
 
-ALL = replace(before_measurement("AVX512"), packed=True)
+ALL = replace(before_measurement("AVX512"), packed=True, onednn_products=True)
 
 
 @pytest.fixture(autouse=True)
@@ -38,6 +39,7 @@ def all_kernels() -> Iterator[None]:
 def choices(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Choices]:
     """All kernels, for small layers too, and a machine on which two of them lose."""
     monkeypatch.setattr(linears, "SMALL_PRODUCT", 1)
+    monkeypatch.setattr(linears, "SMALL_TRAINED", 1)
     chosen = ALL if request.param == "all" else replace(ALL, packed=False, winograd_from=256)
     with using(chosen):
         yield chosen
@@ -162,6 +164,17 @@ class Doubled(nn.Module):
         return 2 * self.layer(x)
 
 
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Something for each result or gradient by oneDNN."""
+    calls: list[str] = []
+    product = linears.multiply_packed
+    monkeypatch.setattr(
+        linears, "multiply_packed", lambda *given, **options: calls.append("") or product(*given, **options)
+    )
+    return calls
+
+
 class Twice(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return 2 * x
@@ -250,6 +263,59 @@ class TestLinear:
         pack(block)
         with torch.inference_mode():
             torch.testing.assert_close(block(tokens, (6, 4)), doubled(tokens, (6, 4)))
+
+    @pytest.mark.parametrize("bias", [True, False])
+    @pytest.mark.parametrize("shape", [(24,), (1, 24), (7, 24), (2, 5, 24), (2, 3, 4, 24)])
+    @pytest.mark.usefixtures("choices")
+    def test_gradients_are_those_of_torch(self, shape: tuple[int, ...], bias: bool, trained: list[str]) -> None:
+        layer = nn.Linear(24, 16, bias=bias)
+        fast = optimize_for_cpu(nn.Sequential(copy.deepcopy(layer)))[0]
+        x = torch.randn(*shape, 2)[..., 0]
+        for frozen in ((), ("x",), ("weight",), ("x", "weight")):
+            ours, theirs = (self.gradients(each, x, frozen) for each in (fast, layer))
+            assert ours.keys() == theirs.keys()
+            for name, expected in theirs.items():
+                torch.testing.assert_close(ours[name], expected, rtol=1e-4, atol=1e-5)
+        assert trained
+
+    @staticmethod
+    def gradients(layer: nn.Linear, x: Tensor, frozen: tuple[str, ...]) -> dict[str, Tensor]:
+        """Of the sum, whose gradient is one number in many places, and of a loss with a second derivative."""
+        leaves = {"x": x.clone(), **dict(layer.named_parameters())}
+        for name, leaf in leaves.items():
+            leaf.requires_grad_(name not in frozen)
+        found = {name: leaf for name, leaf in leaves.items() if leaf.requires_grad}
+        if not found:
+            return {}
+        first = torch.autograd.grad(layer(leaves["x"]).sum(), list(found.values()))
+        second = torch.autograd.grad(layer(leaves["x"]).pow(3).sum(), list(found.values()), create_graph=True)
+        third = torch.autograd.grad(sum(each.square().sum() for each in second), list(found.values()))
+        return {
+            f"{name} {at}": g for at, gs in enumerate((first, second, third)) for name, g in zip(found, gs, strict=True)
+        }
+
+    @pytest.mark.usefixtures("choices")
+    def test_training_under_transforms_counters_and_checkpoints(self, trained: list[str]) -> None:
+        layer, x = nn.Linear(24, 16), torch.randn(5, 24, requires_grad=True)
+        fast = optimize_for_cpu(nn.Sequential(copy.deepcopy(layer)))[0]
+        for run in (
+            lambda each: torch.func.vmap(each)(x),
+            lambda each: torch.func.grad(lambda given: each(given).square().sum())(x),
+            lambda each: torch.func.jvp(each, (x,), (x,))[1],
+            lambda each: torch.autograd.grad(checkpoint(each, x, use_reentrant=False).sum(), x)[0],
+        ):
+            trained.clear()
+            torch.testing.assert_close(run(fast), run(layer), rtol=1e-4, atol=1e-5)
+        assert trained  # the last
+        trained.clear()
+        with FlopCounterMode(display=False) as counter:
+            fast(x).sum().backward()
+        assert counter.get_total_flops() == 3 * 2 * 5 * 24 * 16
+        with torch.autocast("cpu", torch.bfloat16):
+            assert fast(x).dtype == torch.bfloat16
+        with using(Choices(packed=True)):
+            fast(x)
+        assert not trained
 
     def test_chunks_equal_the_whole_and_a_hook_sees_all_tokens(self, choices: Choices) -> None:
         use(replace(choices, mlp_bytes=4 * 32 * 7))

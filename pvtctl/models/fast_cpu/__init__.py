@@ -5,10 +5,11 @@ names and parameters. Each computes the same as its layer, up to float32 roundin
 
 | kernel | where | when it is used |
 | --- | --- | --- |
-| `FastLinear`, `FastConv` | linear layers, and convolutions of channels-last maps | float32 inference on a CPU, after `pack` |
+| `FastLinear` | linear layers | float32 on a CPU: training, and inference after `pack` |
+| `FastConv` | convolutions of channels-last maps | float32 inference on a CPU, after `pack` |
 | `FastMlp` | MLPs without convolution | float32 inference on a CPU |
 | `FoldedConvNorm` | convolution and batch norm of dense heads | float32 inference on a CPU |
-| `WinogradConv` | 3x3 convolutions of necks and heads | float32 inference on a CPU, large maps |
+| `WinogradConv` | 3x3 convolutions of necks and heads | float32 inference on a CPU, where maps and channels are large enough |
 | `PatchConv` | convolutions whose kernel is their stride | training |
 | `SplitReassemble` | DPT's "project" readout | always |
 | attention | all attention of pvtctl's own layers | on a CPU: training in float32, and everything in bf16 |
@@ -17,7 +18,8 @@ Which of them a machine takes is measured on that machine, once (`calibrate`); u
 than plain torch is not taken there.
 
 A modified layer (hooks, pruning, parametrisations, adapters, quantised replacements, a patched `forward`) is called
-unchanged. Gradients, autocast, tracing, compiling, export and operation counters use the plain kernels.
+unchanged. Autocast, tracing, compiling, export, operation counters and the transforms of torch.func use the plain kernels, as do
+gradients but for those of the table.
 """
 
 from __future__ import annotations

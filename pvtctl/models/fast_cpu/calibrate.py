@@ -292,6 +292,18 @@ def _folded_norms(found: Choices, timings: list[Timing]) -> Choices:
     return fast if _faster("folded batch norm", found, fast, cases, timings) else found
 
 
+def _onednn_products(found: Choices, timings: list[Timing]) -> Choices:
+    if not packing_works():
+        return found
+    cases = [
+        _Case(f"{batch}x{tokens}x{dim}, training", Mlp(dim, dim * ratio), x.requires_grad_(), None, mode="training")
+        for batch, tokens, dim, ratio in ((2, 3136, 64, 8), (4, 784, 128, 8), (8, 196, 320, 4))
+        for x in [_tokens(batch, tokens, dim)]
+    ]
+    fast = replace(found, onednn_products=True)
+    return fast if _faster("linear layers by oneDNN in training", found, fast, cases, timings) else found
+
+
 def _patch_products(found: Choices, timings: list[Timing]) -> Choices:
     """The spatial reductions of stages 1 to 3 and the patch embedding of stage 2."""
     cases = []
@@ -335,6 +347,7 @@ _STEPS = (
     ("MLPs", _mlp_bytes),
     ("3x3 convolutions", _winograd),
     ("batch norm", _folded_norms),
+    ("linear layers in training", _onednn_products),
     ("patch convolutions in training", _patch_products),
     ("DPT's readout", _split_readout),
     ("attention in training", _plain_from),

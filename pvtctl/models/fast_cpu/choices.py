@@ -42,6 +42,8 @@ class Choices:
     """Least number of channels of a 3x3 convolution over a large map that `winograd` computes; 0: none."""
     folded_norms: bool = False
     """Batch norm folded into the convolution before it (`FoldedConvNorm`)."""
+    onednn_products: bool = False
+    """Training in float32: results and input gradients of linear layers by oneDNN (`FastLinear`)."""
     patch_products: bool = False
     """Training: convolutions whose kernel is their stride as a product (`PatchConv`)."""
     split_readout: bool = False
@@ -70,6 +72,7 @@ class Choices:
             (self.mlp_bytes, f"MLPs {self.mlp_bytes / 2**20:g} MiB at a time"),
             (self.winograd_from, f"Winograd's convolution from {self.winograd_from} channels"),
             (self.folded_norms, "folded batch norm"),
+            (self.onednn_products, "linear layers by oneDNN in training"),
             (self.patch_products, "patch convolutions as products in training"),
             (self.split_readout, "DPT's readout in two parts"),
             (self.plain_from, f"written-out attention in training from {self.plain_from} queries"),

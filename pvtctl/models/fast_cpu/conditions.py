@@ -23,17 +23,20 @@ def is_plain(layer: nn.Module, *kinds: type[nn.Module]) -> bool:
 
 
 def is_plain_inference(*tensors: Tensor | None) -> bool:
-    """Whether all are plain float32 CPU tensors and nothing observes the operations: no forward or backward gradient,
-    autocast, tracing, compiling, export or counting.
+    """Whether no gradient is recorded, and `is_unobserved`."""
+    return not torch.is_grad_enabled() and is_unobserved(*tensors)
+
+
+def is_unobserved(*tensors: Tensor | None) -> bool:
+    """Whether all are plain float32 CPU tensors and nothing but the backward pass observes the operations: no forward
+    gradient, transform of torch.func, autocast, tracing, compiling, export or counting.
     """
     return (
-        not torch.is_grad_enabled()
-        and all(
-            t is None or (type(t) in (Tensor, nn.Parameter) and t.dtype == torch.float32 and t.is_cpu) for t in tensors
-        )
+        all(t is None or (type(t) in (Tensor, nn.Parameter) and t.dtype == torch.float32 and t.is_cpu) for t in tensors)
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
         and not torch.is_autocast_enabled("cpu")
         and torch._C._len_torch_dispatch_stack() == 0
+        and not torch._C._are_functorch_transforms_active()
         and forward_ad._current_level < 0
     )

@@ -64,7 +64,7 @@ def _of(kernels: dict[type[nn.Module], type[nn.Module]], taken: Callable[[Choice
 
 
 LEVERS = (
-    _of({nn.Linear: FastLinear}, lambda choices: choices.packed),
+    _of({nn.Linear: FastLinear}, lambda choices: choices.packed or choices.onednn_products),
     _of({Mlp: FastMlp}, lambda choices: choices.packed or choices.mlp_bytes),
     _of({Reassemble: SplitReassemble}, lambda choices: choices.split_readout),
     Lever({nn.Conv2d: PatchConv}, _patch_convs, lambda choices: choices.patch_products),

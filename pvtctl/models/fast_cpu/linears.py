@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pvtctl.models.fast_cpu.choices import active
-from pvtctl.models.fast_cpu.conditions import is_plain, is_plain_inference
-from pvtctl.models.fast_cpu.packed import forget, kept, multiply_packed, pack_matrix
+from pvtctl.models.fast_cpu.conditions import is_plain, is_plain_inference, is_unobserved
+from pvtctl.models.fast_cpu.packed import forget, kept, multiply_packed, pack_matrix, packing_works
 from pvtctl.models.heads.dpt import Reassemble
 from pvtctl.models.layers.block import Mlp
 from pvtctl.models.layers.patches import Size
@@ -17,12 +19,17 @@ SMALL_PRODUCT = 1 << 21
 """Multiply-adds below which the overhead of oneDNN's operation is more than it saves."""
 
 
+SMALL_TRAINED = 1 << 26
+"""The same in training, where it needs a function of its own in the backward pass."""
+
+
 def linear(layer: nn.Linear, x: Tensor, *, gelu: bool = False) -> Tensor:
     """`layer` of x (..., in), with a GELU if requested; with packed weights if `layer` is (`pack`)."""
     weight, bias = layer.weight, layer.bias
     if not is_plain_inference(x, weight, bias):
         forget(layer)
-        out = F.linear(x, weight, bias)
+        by_onednn = is_unobserved(x, weight, bias) and trains_by_onednn(x, weight)
+        out = _Product.apply(x, weight, bias) if by_onednn else F.linear(x, weight, bias)
         return F.gelu(out) if gelu else out
     pays = active().packed and x.numel() * len(weight) >= SMALL_PRODUCT
     packed = kept(layer, [weight], pack_matrix, weight) if pays else None
@@ -30,6 +37,33 @@ def linear(layer: nn.Linear, x: Tensor, *, gelu: bool = False) -> Tensor:
     out = F.linear(x, weight, bias) if packed is None else multiply_packed(x, packed, bias, gelu=joined)
     # in place, as what was just written is still in the cache
     return torch.ops.aten.gelu_(out) if gelu and not joined else out
+
+
+def trains_by_onednn(x: Tensor, weight: Tensor) -> bool:
+    """Whether oneDNN computes the products of a layer in training."""
+    return active().onednn_products and x.numel() * len(weight) >= SMALL_TRAINED and packing_works()
+
+
+class _Product(torch.autograd.Function):
+    """A linear layer whose results and input gradients oneDNN computes. torch's own product gives the gradient of the weight,
+    for which oneDNN is no faster."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return multiply_packed(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,), (x, weight) = grads, ctx.saved_tensors
+        by_x, by_weight, by_bias = ctx.needs_input_grad
+        again = torch.is_grad_enabled()  # for a second derivative, which oneDNN's operation does not have
+        rows = grad.reshape(-1, len(weight))
+        return (
+            (grad @ weight if again else multiply_packed(grad, weight.t(), None)) if by_x else None,
+            rows.t() @ x.reshape(len(rows), -1) if by_weight else None,
+            rows.sum(0) if by_bias else None,
+        )
 
 
 class FastLinear(nn.Linear):

@@ -108,11 +108,10 @@ def packing_works() -> bool:
         x, weight, bias = numbers[0].view(2, 24), numbers[1].view(16, 24), numbers[2]
         image = x.view(2, 6, 2, 2).contiguous(memory_format=torch.channels_last)
         with torch.inference_mode():
-            matrix, rows = pack_matrix(weight), F.linear(x, weight, bias)
-            pairs = [
-                (multiply_packed(x, matrix, bias), rows),
-                (multiply_packed(x, matrix, bias, gelu=True), F.gelu(rows)),
-            ]
+            rows = F.linear(x, weight, bias)
+            pairs = [(multiply_packed(x, each, bias), rows) for each in (weight, pack_matrix(weight))]
+            pairs.append((multiply_packed(rows, weight.t(), None), rows @ weight))
+            pairs.append((multiply_packed(x, pack_matrix(weight), bias, gelu=True), F.gelu(rows)))
             for groups in (1, 2):
                 conv = nn.Conv2d(6, 16, 2, groups=groups, device="meta")
                 kernel = weight.view(16, 6, 2, 2)[:, : 6 // groups]
@@ -129,7 +128,7 @@ def pack_matrix(weight: Tensor) -> Tensor:
 
 
 def multiply_packed(x: Tensor, packed: Tensor, bias: Tensor | None, *, gelu: bool = False) -> Tensor:
-    """x (..., in) -> (..., out), plus bias (out,) if given, then a GELU if requested."""
+    """x (..., in) -> (..., out), plus bias (out,) if given, then a GELU if requested; `packed` may be a plain weight too."""
     then, kind = ("gelu", "none") if gelu else ("none", "")
     return torch.ops.mkldnn._linear_pointwise(x, packed, bias, then, [], kind)
 
