@@ -73,7 +73,7 @@ class FoldedConvNorm(ConvNorm):
         assert bn.running_var is not None
         sources = [conv.weight, bn.weight, bn.bias, bn.running_mean, bn.running_var]
         weight, bias = kept(self, sources, fold_norm, conv, bn) or fold_norm(conv, bn)
-        if conv.kernel_size == (3, 3) and conv.dilation == (1, 1) and conv.groups == 1 and pays(x, weight):
+        if conv.kernel_size == (3, 3) and conv.dilation == (1, 1) and conv.groups == 1 and winograd_pays(x, weight):
             out = winograd(x, weight, bias, kept(self, sources, winograd_factors, weight))
         elif (packed := packed_kernel(self, conv, x, weight, sources)) is not None:
             out = convolve_packed(x, packed, bias, conv)
@@ -95,7 +95,7 @@ class WinogradConv(FastConv):
 
     def forward(self, x: Tensor) -> Tensor:
         # in this order: a condition on the size would restrict an exported graph to the example's
-        if is_plain_inference(x, self.weight, self.bias) and pays(x, self.weight):
+        if is_plain_inference(x, self.weight, self.bias) and winograd_pays(x, self.weight):
             return winograd(x, self.weight, self.bias, kept(self, [self.weight], winograd_factors, self.weight))
         return super().forward(x)
 
@@ -142,7 +142,7 @@ _KERNEL = _both_axes(
 _OUTPUT = _both_axes([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]])
 
 
-def pays(x: Tensor, weight: Tensor) -> bool:
+def winograd_pays(x: Tensor, weight: Tensor) -> bool:
     """Whether `winograd` is faster than the plain convolution for these tensors."""
     least = active().winograd_from
     if not (least and x.ndim == 4 and min(weight.shape[:2]) >= least):

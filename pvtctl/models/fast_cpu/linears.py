@@ -18,7 +18,6 @@ from pvtctl.models.layers.patches import Size
 SMALL_PRODUCT = 1 << 21
 """Multiply-adds below which the overhead of oneDNN's operation is more than it saves."""
 
-
 SMALL_TRAINED = 1 << 26
 """The same in training, where it needs a function of its own in the backward pass."""
 
