@@ -57,7 +57,7 @@ class Finding:
 @app.command(epilog="Exit code 1 when something is broken, 0 otherwise. Example: pvtctl doctor --json > machine.json")
 def doctor(
     measure: bool = typer.Option(True, help="Time matrix products and a copy in memory (about two seconds)."),
-    calibrate: bool = typer.Option(False, help="Measure again which CPU kernels are fast here (a few seconds)."),
+    calibrate: bool = typer.Option(False, help="Measure again which CPU kernels are fast here (some 20 seconds)."),
     as_json: bool = AS_JSON,
 ) -> None:
     """Report what this machine and environment can do: versions, devices, speed, extras, folders, data, weights."""

@@ -88,7 +88,7 @@ class _Case:
 def calibrate(on_progress: Callable[[str], None] = lambda text: None) -> Calibration:
     """Time each kernel against plain torch, and other numbers of threads than torch's own; keep and take what is faster.
 
-    It takes a few seconds, and no random numbers of the caller's. The cases are layers of PVT-Small at 224 pixels, of a
+    It takes some 20 seconds on two cores, and no random numbers of the caller's. The cases are layers of PVT-Small at 224 pixels, of a
     ViT-Base at 384 and of the heads. The result is kept for this processor, torch version and number of threads; where the
     cache folder cannot be written it holds for this process.
 
@@ -139,7 +139,7 @@ def calibrate_once(device: str, on_progress: Callable[[str], None], *, threads: 
 def _calibrate_if_idle(on_progress: Callable[[str], None]) -> None:
     share = busy_share()
     if share <= BUSY:
-        on_progress("measuring once which CPU kernels are fast here (some seconds; `pvtctl doctor` shows them)")
+        on_progress("measuring once which CPU kernels are fast here (some 20 seconds; `pvtctl doctor` shows them)")
         calibrate()
         return
     on_progress(
