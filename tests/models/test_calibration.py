@@ -165,6 +165,20 @@ def test_a_kernel_that_loses_one_case_is_not_taken(monkeypatch: pytest.MonkeyPat
     assert (found.packed, found.folded_norms, found.patch_products) == (False, False, False)
 
 
+@pytest.mark.parametrize(("ratio", "taken"), [(0.999, True), (1.001, False)])
+def test_of_two_ways_with_packed_weights_the_faster_is_taken(
+    ratio: float, taken: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def race(case: object, candidates: Sequence[Choices]) -> list[float]:
+        first, last = candidates[0], candidates[-1]
+        joins = last.joined_gelu and not first.joined_gelu
+        return [1.0, *[ratio if joins else 0.5] * (len(candidates) - 1)]
+
+    monkeypatch.setattr(calibration, "_race", race)
+    monkeypatch.setattr(calibration, "packing_works", lambda: True)
+    assert calibration.calibrate().choices.joined_gelu is taken
+
+
 def test_a_kernel_that_was_unlucky_once_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     ratios = itertools.cycle([1.1, 0.1])
     monkeypatch.setattr(calibration, "_race", lambda case, candidates: [1.0, *[next(ratios)] * (len(candidates) - 1)])
