@@ -268,14 +268,15 @@ class TestLinear:
     @pytest.mark.parametrize("shape", [(24,), (1, 24), (7, 24), (2, 5, 24), (2, 3, 4, 24)])
     @pytest.mark.usefixtures("choices")
     def test_gradients_are_those_of_torch(self, shape: tuple[int, ...], bias: bool, trained: list[str]) -> None:
+        torch.manual_seed(0)
         layer = nn.Linear(24, 16, bias=bias)
         fast = optimize_for_cpu(nn.Sequential(copy.deepcopy(layer)))[0]
         x = torch.randn(*shape, 2)[..., 0]
         for frozen in ((), ("x",), ("weight",), ("x", "weight")):
             ours, theirs = (self.gradients(each, x, frozen) for each in (fast, layer))
             assert ours.keys() == theirs.keys()
-            for name, expected in theirs.items():
-                torch.testing.assert_close(ours[name], expected, rtol=1e-4, atol=1e-5)
+            for name, expected in theirs.items():  # of sums of large terms, some of which nearly cancel
+                torch.testing.assert_close(ours[name], expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
         assert trained
 
     @staticmethod
