@@ -350,7 +350,7 @@ def run_case(case: Case, *, same_allocator: bool, turns: int | None = None) -> l
 
 
 def has_room(runs: list[Contestant]) -> bool:
-    """Whether another contestant fits into memory if it needs a tenth more than any of `runs`, next to one of those at its peak.
+    """Whether another contestant fits into memory if it needs a third more than any of `runs` did in its first calls, next to one of those at its peak.
 
     Where the allocator gives memory back, one that waits for its turn holds less than it will need.
     """
@@ -359,7 +359,7 @@ def has_room(runs: list[Contestant]) -> bool:
     available = available_memory()
     peaks = [_resident("VmHWM", run.process.pid) for run in runs]
     given_back = [peak - _resident("VmRSS", run.process.pid) for peak, run in zip(peaks, runs, strict=True)]
-    return available is None or available - max(given_back) > 1.1 * max(peaks)
+    return available is None or available - max(given_back) > 4 / 3 * max(peaks)
 
 
 def rows_of(runs: list[Contestant], case: Case, same_allocator: bool) -> list[dict[str, Any]]:

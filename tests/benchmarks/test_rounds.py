@@ -63,7 +63,7 @@ def test_as_many_at_a_time_as_memory_holds(
     assert (Contestant.most, Contestant.alive) == (together, 0)
 
 
-@pytest.mark.parametrize(("available", "room"), [(9, False), (12, False), (14, True)])
+@pytest.mark.parametrize(("available", "room"), [(9, False), (14, False), (15, True)])
 def test_what_waits_for_its_turn_gets_back_what_it_gave(
     monkeypatch: pytest.MonkeyPatch, available: int, room: bool
 ) -> None:
