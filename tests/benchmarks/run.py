@@ -350,7 +350,8 @@ def run_case(case: Case, *, same_allocator: bool, turns: int | None = None) -> l
 
 
 def has_room(runs: list[Contestant]) -> bool:
-    """Whether another contestant fits into memory if it needs a third more than any of `runs` did in its first calls, next to one of those at its peak.
+    """Whether another contestant fits into memory if it needs a third more than any of `runs` did in its first calls, next to
+    one of those at its peak.
 
     Where the allocator gives memory back, one that waits for its turn holds less than it will need.
     """
