@@ -1,7 +1,7 @@
 """Time ours against peers on a GPU, in bf16: `python tests/benchmarks/gpu.py --out gpu.md`, ten minutes at most.
 
 First the tests that need a GPU, then the cases below, by the mechanism of `run.py`: each contestant in a process of its own, in
-turns; a turn is the mean of calls that take half a second together. A ratio is the median over turns of (other / ours). Memory is the
+turns; a turn is the mean of calls that take 0.1 s together. A ratio is the median over turns of (other / ours). Memory is the
 highest of torch's allocator. Cases for which no time is left are named, not shortened. TF32 is off on all sides; bf16 leaves it
 little to do. `--dry-run --device cpu` tries the script, with tiny sizes, and measures nothing.
 """

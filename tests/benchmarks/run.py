@@ -33,7 +33,7 @@ from typing import Any
 PLAIN, ONNX, INDUCTOR = "plain torch", "onnxruntime", "Inductor"
 ENGINES = {ONNX: "onnxruntime", INDUCTOR: "compile"}
 """How ours is run -> the engine of `pvtctl eval`, `predict` and `latency` (`pvtctl.inference`)."""
-TURN = 0.5
+TURN, GPU_TURN = 0.5, 0.1
 """Seconds of the calls of a turn, of which the mean counts."""
 SLOW = 10
 """Seconds of a call from which one before the timed ones is enough."""
@@ -176,7 +176,7 @@ def worker(name: str, mode: str, batch: int, size: tuple[int, int], device: str,
     seconds = _seconds(call, 1, device)
     if seconds < SLOW:
         seconds = _seconds(call, 1, device)
-    calls = max(1, round(TURN / seconds))
+    calls = max(1, round((TURN if device == "cpu" else GPU_TURN) / seconds))
     print("ready", flush=True)
     for _ in sys.stdin:
         print(_seconds(call, calls, device, clock), flush=True)

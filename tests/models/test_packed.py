@@ -82,12 +82,20 @@ def test_equal_to_plain_layers_of_any_size(name: str, packing: list[str]) -> Non
         assert ours.stride() == theirs.stride()
 
 
-def test_a_joined_gelu_is_gelu(packing: list[str]) -> None:
+@pytest.mark.parametrize("joined", [True, False])
+def test_a_joined_gelu_is_gelu(joined: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+
+    def multiplied(*given: Any, gelu: bool) -> Tensor:
+        asked.append(gelu)
+        return packed.multiply_packed(*given, gelu=gelu)
+
+    monkeypatch.setattr(linears, "multiply_packed", multiplied)
     layer, given = layer_and_input("mlp")
-    with using(Choices(packed=True, joined_gelu=True)):
+    with using(Choices(packed=True, joined_gelu=joined)):
         fast = lay_out(optimize_for_cpu(copy.deepcopy(layer)), CPU)
         torch.testing.assert_close(run(fast, given), run(layer, given), rtol=1e-4, atol=1e-5)
-    assert packing == ["product"] * 2
+    assert asked == [joined, False]
 
 
 def test_only_where_it_was_asked_for(packing: list[str]) -> None:

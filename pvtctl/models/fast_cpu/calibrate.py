@@ -88,9 +88,9 @@ class _Case:
 def calibrate(on_progress: Callable[[str], None] = lambda text: None) -> Calibration:
     """Time each kernel against plain torch, and other numbers of threads than torch's own; keep and take what is faster.
 
-    It takes some 20 seconds on two cores, and no random numbers of the caller's. The cases are layers of PVT-Small at 224 pixels, of a
-    ViT-Base at 384 and of the heads. The result is kept for this processor, torch version and number of threads; where the
-    cache folder cannot be written it holds for this process.
+    It takes some 20 seconds on two cores, and no random numbers of the caller's. The cases are small models, layers of
+    PVT-Small at 224 pixels, of a ViT-Base at 384 and of the heads. The result is kept for this processor, torch version and
+    number of threads; where the cache folder cannot be written it holds for this process.
 
     Raises UsageError when PVTCTL_FAST_CPU=0 forbids all of them.
     """

@@ -27,7 +27,9 @@ def linear(layer: nn.Linear, x: Tensor, *, gelu: bool = False) -> Tensor:
     weight, bias = layer.weight, layer.bias
     if not is_plain_inference(x, weight, bias):
         forget(layer)
-        by_onednn = is_unobserved(x, weight, bias) and trains_by_onednn(x, weight)
+        # in this order: a condition on the size would restrict an exported graph to the example's
+        by_onednn = is_unobserved(x, weight, bias) and active().onednn_products and packing_works()
+        by_onednn = by_onednn and x.numel() * len(weight) >= SMALL_TRAINED
         out = _Product.apply(x, weight, bias) if by_onednn else F.linear(x, weight, bias)
         return F.gelu(out) if gelu else out
     pays = active().packed and x.numel() * len(weight) >= SMALL_PRODUCT
@@ -36,11 +38,6 @@ def linear(layer: nn.Linear, x: Tensor, *, gelu: bool = False) -> Tensor:
     out = F.linear(x, weight, bias) if packed is None else multiply_packed(x, packed, bias, gelu=joined)
     # in place, as what was just written is still in the cache
     return torch.ops.aten.gelu_(out) if gelu and not joined else out
-
-
-def trains_by_onednn(x: Tensor, weight: Tensor) -> bool:
-    """Whether oneDNN computes the products of a layer in training."""
-    return active().onednn_products and x.numel() * len(weight) >= SMALL_TRAINED and packing_works()
 
 
 class _Product(torch.autograd.Function):
