@@ -297,6 +297,7 @@ class TestLinear:
             for name, g in zip(found, gs, strict=True)
         }
 
+    @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")  # torch's own
     @pytest.mark.usefixtures("choices")
     def test_training_under_transforms_counters_and_checkpoints(self, trained: list[str]) -> None:
         layer, x = nn.Linear(24, 16), torch.randn(5, 24, requires_grad=True)
