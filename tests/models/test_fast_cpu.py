@@ -52,8 +52,8 @@ SIZE = (128, 160)
 @pytest.fixture(autouse=True)
 def all_kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """All of them, and Winograd's convolution on small maps of few channels too."""
-    monkeypatch.setattr(convolutions, "TILES", 4)
-    monkeypatch.setattr(convolutions, "TRANSFORMS", 0)
+    monkeypatch.setattr("pvtctl.models.fast_cpu.winograd.TILES", 4)
+    monkeypatch.setattr("pvtctl.models.fast_cpu.winograd.TRANSFORMS", 0)
     with using(replace(before_measurement("AVX512"), packed=True, winograd_from=32)):
         yield
 

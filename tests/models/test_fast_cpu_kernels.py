@@ -18,9 +18,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from pvtctl.models.fast_cpu import attention, convolutions, linears, optimize_for_cpu
 from pvtctl.models.fast_cpu.attention import choose_attention
 from pvtctl.models.fast_cpu.choices import Choices, before_measurement, use, using
-from pvtctl.models.fast_cpu.convolutions import FastConv, PatchConv, WinogradConv, winograd
+from pvtctl.models.fast_cpu.convolutions import FastConv, PatchConv, WinogradConv
 from pvtctl.models.fast_cpu.linears import linear
 from pvtctl.models.fast_cpu.packed import pack
+from pvtctl.models.fast_cpu.winograd import winograd
 from pvtctl.models.layers.attention import SelfAttention, SpatialReductionAttention
 from pvtctl.models.layers.block import Mlp, TransformerBlock
 from pvtctl.models.layers.conv_norm import ConvNorm
@@ -62,7 +63,7 @@ def test_strips_join(monkeypatch: pytest.MonkeyPatch) -> None:
     conv, x = nn.Conv2d(4, 4, 3, padding=1), torch.randn(2, 4, 30, 18)
     with torch.inference_mode():
         whole = winograd(x, conv.weight, conv.bias)
-        monkeypatch.setattr(convolutions, "WORKSPACE", 1)
+        monkeypatch.setattr("pvtctl.models.fast_cpu.winograd.WORKSPACE", 1)
         assert torch.allclose(winograd(x, conv.weight, conv.bias), whole, atol=1e-6)
 
 

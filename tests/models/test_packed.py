@@ -278,8 +278,8 @@ def test_winograds_factors_are_kept_and_follow_the_weight(monkeypatch: pytest.Mo
 
     plain_spread = convolutions.winograd_factors
     monkeypatch.setattr(convolutions, "winograd_factors", counted)
-    monkeypatch.setattr(convolutions, "TILES", 2)
-    monkeypatch.setattr(convolutions, "TRANSFORMS", 0)
+    monkeypatch.setattr("pvtctl.models.fast_cpu.winograd.TILES", 2)
+    monkeypatch.setattr("pvtctl.models.fast_cpu.winograd.TRANSFORMS", 0)
     torch.manual_seed(0)
     layer, x = nn.Sequential(nn.Conv2d(8, 6, 3, padding=1)), torch.randn(1, 8, 9, 7)
     with using(Choices(packed=True, winograd_from=4)):
