@@ -275,6 +275,17 @@ def _winograd(found: Choices, timings: list[Timing]) -> Choices:
     return found
 
 
+def _winograd_trained(found: Choices, timings: list[Timing]) -> Choices:
+    for channels in (256, 128):
+        x = _map(1, channels, 64).requires_grad_()
+        case = _Case(f"1x{channels}x64x64, training", _conv(channels), x, mode="training")
+        fast, plain = replace(found, winograd_trained_from=channels), replace(found, winograd_trained_from=0)
+        if not _faster("Winograd's convolution in training", plain, fast, [case], timings):
+            break
+        found = fast
+    return found
+
+
 def _conv(channels: int) -> nn.Module:
     return nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1).to(memory_format=torch.channels_last))
 
@@ -348,6 +359,7 @@ _STEPS = (
     ("3x3 convolutions", _winograd),
     ("batch norm", _folded_norms),
     ("linear layers in training", _onednn_products),
+    ("3x3 convolutions in training", _winograd_trained),
     ("patch convolutions in training", _patch_products),
     ("DPT's readout", _split_readout),
     ("attention in training", _plain_from),

@@ -44,6 +44,8 @@ class Choices:
     """Batch norm folded into the convolution before it (`FoldedConvNorm`)."""
     onednn_products: bool = False
     """Training in float32: results and input gradients of linear layers by oneDNN (`FastLinear`)."""
+    winograd_trained_from: int = 0
+    """Training in float32: the same as `winograd_from`."""
     patch_products: bool = False
     """Training: convolutions whose kernel is their stride as a product (`PatchConv`)."""
     split_readout: bool = False
@@ -73,6 +75,10 @@ class Choices:
             (self.winograd_from, f"Winograd's convolution from {self.winograd_from} channels"),
             (self.folded_norms, "folded batch norm"),
             (self.onednn_products, "linear layers by oneDNN in training"),
+            (
+                self.winograd_trained_from,
+                f"Winograd's convolution in training from {self.winograd_trained_from} channels",
+            ),
             (self.patch_products, "patch convolutions as products in training"),
             (self.split_readout, "DPT's readout in two parts"),
             (self.plain_from, f"written-out attention in training from {self.plain_from} queries"),

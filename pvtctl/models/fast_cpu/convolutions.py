@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pvtctl.models.fast_cpu.choices import active
-from pvtctl.models.fast_cpu.conditions import is_exporting, is_plain, is_plain_inference
-from pvtctl.models.fast_cpu.packed import convolve_packed, forget, kept, pack_kernel
-from pvtctl.models.fast_cpu.winograd import winograd, winograd_factors, winograd_pays
+from pvtctl.models.fast_cpu.conditions import is_exporting, is_plain, is_plain_inference, is_unobserved
+from pvtctl.models.fast_cpu.packed import convolve_packed, forget, is_packed, kept, pack_kernel
+from pvtctl.models.fast_cpu.winograd import TrainedWinograd, winograd, winograd_factors, winograd_pays
 from pvtctl.models.layers.conv_norm import ConvNorm
 from pvtctl.models.layers.patches import to_map
 
@@ -66,7 +66,7 @@ class FoldedConvNorm(ConvNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         conv, bn = self.conv, self.bn
-        plain = is_plain(conv, nn.Conv2d, FastConv) and is_plain(bn, nn.BatchNorm2d)
+        plain = is_plain(conv, nn.Conv2d, FastConv, WinogradConv) and is_plain(bn, nn.BatchNorm2d)
         if not plain or bn.training or not is_plain_inference(x, conv.weight, bn.weight, bn.running_var):
             forget(self)
             return super().forward(x)
@@ -74,7 +74,8 @@ class FoldedConvNorm(ConvNorm):
         assert bn.running_var is not None
         sources = [conv.weight, bn.weight, bn.bias, bn.running_mean, bn.running_var]
         weight, bias = kept(self, sources, fold_norm, conv, bn) or fold_norm(conv, bn)
-        if conv.kernel_size == (3, 3) and conv.dilation == (1, 1) and conv.groups == 1 and winograd_pays(x, weight):
+        common = conv.kernel_size == (3, 3) and conv.dilation == (1, 1) and conv.groups == 1
+        if common and winograd_pays(x, weight, active().winograd_from, kept=is_packed(self)):
             out = winograd(x, weight, bias, kept(self, sources, winograd_factors, weight))
         elif (packed := packed_kernel(self, conv, x, weight, sources)) is not None:
             out = convolve_packed(x, packed, bias, conv)
@@ -95,7 +96,13 @@ class WinogradConv(FastConv):
     """A 3x3 convolution of stride 1 and padding 1, by `winograd` where that is faster."""
 
     def forward(self, x: Tensor) -> Tensor:
+        weight, bias = self.weight, self.bias
         # in this order: a condition on the size would restrict an exported graph to the example's
-        if is_plain_inference(x, self.weight, self.bias) and winograd_pays(x, self.weight):
-            return winograd(x, self.weight, self.bias, kept(self, [self.weight], winograd_factors, self.weight))
+        if is_unobserved(x, weight, bias):
+            if torch.is_grad_enabled():
+                if winograd_pays(x, weight, active().winograd_trained_from, kept=False):
+                    forget(self)
+                    return TrainedWinograd.apply(x, weight, bias)
+            elif winograd_pays(x, weight, active().winograd_from, kept=is_packed(self)):
+                return winograd(x, weight, bias, kept(self, [weight], winograd_factors, weight))
         return super().forward(x)

@@ -48,11 +48,10 @@ def _patch_convs(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def _convs_3x3(model: nn.Module) -> Iterator[nn.Module]:
-    """Those of necks and heads that are not part of a `ConvNorm`."""
-    others = [module for module in model.modules() if isinstance(module, Backbone | ConvNorm)]
-    left_out = {inner for other in others for inner in other.modules()}
+    """Those of necks and heads."""
+    of_backbones = {inner for module in model.modules() if isinstance(module, Backbone) for inner in module.modules()}
     for conv in model.modules():
-        if type(conv) is not nn.Conv2d or conv in left_out or conv.kernel_size != (3, 3):
+        if type(conv) is not nn.Conv2d or conv in of_backbones or conv.kernel_size != (3, 3):
             continue
         if conv.stride == conv.dilation == conv.padding == (1, 1) and conv.groups == 1 and conv.padding_mode == "zeros":
             yield conv
@@ -69,7 +68,9 @@ LEVERS = (
     _of({Reassemble: SplitReassemble}, lambda choices: choices.split_readout),
     Lever({nn.Conv2d: PatchConv}, _patch_convs, lambda choices: choices.patch_products),
     _of({ConvNorm: FoldedConvNorm}, lambda choices: choices.folded_norms),
-    Lever({nn.Conv2d: WinogradConv}, _convs_3x3, lambda choices: choices.winograd_from),
+    Lever(
+        {nn.Conv2d: WinogradConv}, _convs_3x3, lambda choices: choices.winograd_from or choices.winograd_trained_from
+    ),
     _of({nn.Conv2d: FastConv}, lambda choices: choices.packed),
     _of(
         {

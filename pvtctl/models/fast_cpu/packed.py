@@ -64,6 +64,11 @@ def unpack(model: nn.Module) -> None:
         _layers.pop(module, None)
 
 
+def is_packed(layer: nn.Module) -> bool:
+    """Whether `layer` keeps its weights packed."""
+    return layer in _layers
+
+
 @contextmanager
 def packed_weights(model: nn.Module) -> Iterator[None]:
     """Context in which `model` is packed; afterwards it is what it was."""
