@@ -185,6 +185,7 @@ def test_switch_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         "split_readout": {"SplitReassemble"},
         "plain_from": {"FastSelfAttention", "FastSpatialReductionAttention"},
         "plain_bf16": {"FastSelfAttention", "FastSpatialReductionAttention"},
+        "split_queries": {"FastSelfAttention", "FastSpatialReductionAttention"},
     }.items(),
 )
 def test_only_what_is_chosen_is_taken(choice: str, kernels: set[str]) -> None:

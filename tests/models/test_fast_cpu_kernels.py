@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from pvtctl.models.fast_cpu import attention, linears, optimize_for_cpu
-from pvtctl.models.fast_cpu.attention import choose_attention
+from pvtctl.models.fast_cpu.attention import choose_attention, query_parts
 from pvtctl.models.fast_cpu.choices import Choices, before_measurement, use, using
 from pvtctl.models.fast_cpu.convolutions import FastConv, PatchConv
 from pvtctl.models.fast_cpu.linears import linear
@@ -94,6 +94,49 @@ class TestAttention:
         assert choose(60800, 950, True) == "fused"
         assert choose(60800, 950, False, "bfloat16") == "fused"
         assert choose(3136, 49, True, "bfloat16", "cuda") == "fused"
+
+    @pytest.mark.parametrize("threads", [1, 2, 3, 8, 64])
+    @pytest.mark.parametrize(
+        "shape", [(1, 1, 60800, 950), (2, 5, 3800, 950), (1, 1, 7919, 50), (3, 12, 577, 577), (1, 1, 1, 1)]
+    )
+    def test_parts_keep_threads_busy(
+        self, threads: int, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+        batch, heads, queries, keys = shape
+        parts = query_parts(batch, heads, queries, keys)
+        rounds, rounds_whole = -(-batch * heads * parts // threads), -(-batch * heads // threads)
+        assert queries % parts == 0
+        assert parts == 1 or (parts * keys <= queries and queries // parts >= 512)
+        assert rounds / parts <= rounds_whole  # the most queries of a thread
+        if shape[1:] == (1, 60800, 950) and threads <= 8:
+            assert batch * heads * parts % threads == 0 or threads == 3
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    def test_split_queries_give_the_same(self, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+        monkeypatch.setattr(attention, "LEAST_QUERIES", 4)
+        heads, results, seen = 2, [], []
+        fused = F.scaled_dot_product_attention
+        monkeypatch.setattr(
+            F, "scaled_dot_product_attention", lambda q, *given, **more: seen.append(len(q)) or fused(q, *given, **more)
+        )
+        torch.manual_seed(0)
+        layer = SpatialReductionAttention(heads * 8, heads, 2)
+        tokens = torch.randn(1, 32, heads * 8)
+        for split in (False, True):
+            with using(replace(Choices(), split_queries=split)), torch.autocast("cpu", dtype, dtype != torch.float32):
+                fast = optimize_for_cpu(copy.deepcopy(layer))
+                x = tokens.clone().requires_grad_()
+                out = fast(x, (4, 8))
+                with torch.no_grad():
+                    fast(x, (4, 8))
+            out.float().square().sum().backward()
+            results.append([out, x.grad, *[parameter.grad for parameter in fast.parameters()]])
+        assert seen == [1, 1, 2, 1]  # of two heads each; not without gradients
+        near = {"rtol": 1e-4, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 0, "atol": 5e-2}
+        for whole, parts in zip(*results, strict=True):
+            torch.testing.assert_close(parts, whole, **near)
 
 
 class Doubled(nn.Module):

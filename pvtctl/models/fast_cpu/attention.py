@@ -18,6 +18,9 @@ PLAIN_MAX_KEYS = 64
 PLAIN_MAX_PAIRS = 1 << 22
 """bf16 and fp16: plain attention is used on a CPU up to that many query-key pairs; beyond, memory decides."""
 
+LEAST_QUERIES = 512
+"""In a part of `query_parts`."""
+
 
 def choose_attention(
     num_queries: int, num_keys: int, *, dtype: torch.dtype, device_type: str, needs_grad: bool
@@ -37,11 +40,35 @@ def choose_attention(
     return "plain" if few_keys and choices.plain_from and num_queries >= choices.plain_from else "fused"
 
 
+def query_parts(batch: int, heads: int, queries: int, keys: int) -> int:
+    """Into how many parts of images the queries are split, so that the backward pass of SDPA keeps all threads busy.
+
+    It gives each thread whole heads of images: PVT's first stage has one. A part has a copy of the keys and values; all
+    copies together have no more rows than the queries.
+    """
+    threads = torch.get_num_threads()
+
+    def busy(parts: int) -> float:
+        heads_each = -(-batch * heads * parts // threads)
+        return batch * heads * parts / (heads_each * threads)
+
+    most = min(2 * threads, queries // LEAST_QUERIES, queries // keys)
+    return max((parts for parts in range(1, most + 1) if queries % parts == 0), key=busy, default=1)
+
+
 class _ChosenAttention(DotProductAttention):
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         needs_grad = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
         device_type = q.device.type
         match choose_attention(q.shape[2], k.shape[2], dtype=q.dtype, device_type=device_type, needs_grad=needs_grad):
+            case "fused" if needs_grad and device_type == "cpu" and active().split_queries:
+                batch, heads, queries, width = q.shape
+                parts = query_parts(batch, heads, queries, k.shape[2])
+                if parts == 1:
+                    return super().attend(q, k, v)
+                q = q.transpose(1, 2).reshape(batch * parts, queries // parts, heads, width).transpose(1, 2)
+                k, v = (each.repeat_interleave(parts, 0) for each in (k, v))
+                return super().attend(q, k, v).reshape(batch, queries, -1)
             case "fused":
                 return super().attend(q, k, v)
             case "plain":

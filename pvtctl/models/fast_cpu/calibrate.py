@@ -351,6 +351,16 @@ def _plain_bf16(found: Choices, timings: list[Timing]) -> Choices:
     return fast if _faster("written-out attention in bf16", found, fast, [case], timings) else found
 
 
+def _split_queries(found: Choices, timings: list[Timing]) -> Choices:
+    """Stages 1 and 3 for one image, of more keys than attention is written out for."""
+    cases = []
+    for dim, heads, ratio, (height, width) in ((64, 1, 8, (80, 120)), (320, 5, 2, (32, 48))):
+        layer, tokens = SpatialReductionAttention(dim, heads, ratio), _tokens(1, height * width, dim)
+        cases.append(_Case(f"1x{height * width} queries, training", layer, tokens, (height, width), mode="training"))
+    fast = replace(found, split_queries=True)
+    return fast if _faster("attention split by queries", found, fast, cases, timings) else found
+
+
 _STEPS = (
     ("threads", _threads),
     ("linear layers and convolutions", _packed),
@@ -364,5 +374,6 @@ _STEPS = (
     ("DPT's readout", _split_readout),
     ("attention in training", _plain_from),
     ("attention in bf16", _plain_bf16),
+    ("queries", _split_queries),
 )
 """In this order: what a step finds is in use in the next."""

@@ -54,6 +54,8 @@ class Choices:
     """Training in float32: least number of queries from which attention to few keys is written out; 0: never."""
     plain_bf16: bool = False
     """The same for bf16 and fp16, whatever the number of queries."""
+    split_queries: bool = False
+    """Training: attention of parts of the queries, where there are fewer heads than threads (`query_parts`)."""
     threads: int = 0
     """Inference commands: threads of an operation (`take_threads`); 0: torch's own number."""
 
@@ -83,6 +85,7 @@ class Choices:
             (self.split_readout, "DPT's readout in two parts"),
             (self.plain_from, f"written-out attention in training from {self.plain_from} queries"),
             (self.plain_bf16, "written-out attention in bf16"),
+            (self.split_queries, "attention in training split by queries"),
             (self.threads, f"{self.threads} threads"),
         ]
         return ", ".join(text for taken, text in said if taken) or "PyTorch's own kernels"

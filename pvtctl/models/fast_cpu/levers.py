@@ -78,7 +78,7 @@ LEVERS = (
             SpatialReductionAttention: FastSpatialReductionAttention,
             PrototypeAttention: FastPrototypeAttention,
         },
-        lambda choices: choices.plain_from or choices.plain_bf16,
+        lambda choices: choices.plain_from or choices.plain_bf16 or choices.split_queries,
     ),
 )
 
