@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.grad import conv2d_input, conv2d_weight
 
 from pvtctl.models.fast_cpu.packed import convolve_packed, pack_kernel, packing_works
 
@@ -172,8 +171,9 @@ class TrainedWinograd(torch.autograd.Function):
         (grad,), (x, weight) = grads, ctx.saved_tensors
         by_x, by_weight, by_bias = ctx.needs_input_grad
         if torch.is_grad_enabled():
-            x_grad = conv2d_input(x.shape, weight, grad, padding=1) if by_x else None
-            weight_grad = conv2d_weight(x, weight.shape, grad, padding=1) if by_weight else None
+            geometry = [1, 1], [1, 1], [1, 1], False, [0, 0], 1
+            wanted = [by_x, by_weight, False]
+            x_grad, weight_grad, _ = torch.ops.aten.convolution_backward(grad, x, weight, None, *geometry, wanted)
         else:
             x_grad = winograd(grad, weight.flip(2, 3).transpose(0, 1), None) if by_x else None
             weight_grad = winograd_weight_gradient(x, grad) if by_weight else None
