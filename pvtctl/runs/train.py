@@ -27,7 +27,7 @@ from pvtctl.extensions import keep_copies, require_for_run
 from pvtctl.io.console import say as say_on_stderr
 from pvtctl.io.names import plural
 from pvtctl.models.backbones import layer_depths
-from pvtctl.models.fast_cpu.choices import Choices, active, before_measurement, using
+from pvtctl.models.fast_cpu.choices import Choices, active, before_measurement, is_off, using
 from pvtctl.recipe.earlier import as_begun
 from pvtctl.recipe.load import keys_of_other_heads
 from pvtctl.recipe.schema import Recipe
@@ -156,6 +156,14 @@ def _prepare(recipe: Recipe, dist: Distributed, partial: bool, talk: Say) -> tup
     classes = f", {plural(len(task.val.class_names), 'class')}" if task.val.class_names else ""
     images = f"{len(task.train)} training and {len(task.val)} validation images"
     talk(f"data: {data_place(recipe)}; {images}{classes}")
+    if dist.device.type == "cpu":
+        unmeasured = active() == Choices() and not is_off()
+        hint = (
+            "; pvtctl doctor --calibrate (some 20 seconds) measures which are faster, for later runs"
+            if unmeasured
+            else ""
+        )
+        talk(f"CPU kernels: {active()}{hint}")
     return task, settings
 
 

@@ -67,6 +67,21 @@ def test_a_run_goes_on_with_the_kernels_it_was_begun_with(
     assert used == [begun, before_measurement(torch.backends.cpu.get_cpu_capability())]
 
 
+def test_it_says_with_which_kernels_and_how_to_measure_them(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    with using(Choices()):
+        try_recipe(recipe, DIST, say=told.append)
+        monkeypatch.setenv("PVTCTL_FAST_CPU", "0")
+        try_recipe(recipe, DIST, say=told.append)
+        monkeypatch.delenv("PVTCTL_FAST_CPU")
+    with using(Choices(patch_products=True)):
+        try_recipe(recipe, DIST, say=told.append)
+    unmeasured, off, measured = (line for line in told if line.startswith("CPU kernels: "))
+    assert unmeasured.startswith(f"{off}; pvtctl doctor --calibrate")
+    assert off == "CPU kernels: PyTorch's own kernels"
+    assert measured == "CPU kernels: patch convolutions as products in training"
+
+
 def test_pictures_that_cannot_be_drawn_cost_nothing_else(
     recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

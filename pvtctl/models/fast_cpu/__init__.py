@@ -9,7 +9,7 @@ names and parameters. Each computes the same as its layer, up to float32 roundin
 | `FastConv` | convolutions of channels-last maps | float32 inference on a CPU, after `pack` |
 | `FastMlp` | MLPs without convolution | float32 inference on a CPU |
 | `FoldedConvNorm` | convolution and batch norm of dense heads | float32 inference on a CPU |
-| `WinogradConv` | 3x3 convolutions of necks and heads | float32 inference on a CPU, where maps and channels are large enough |
+| `WinogradConv` | 3x3 convolutions of necks and heads | float32 on a CPU, also in training, where maps and channels are large enough |
 | `PatchConv` | convolutions whose kernel is their stride | training |
 | `SplitReassemble` | DPT's "project" readout | always |
 | attention | all attention of pvtctl's own layers | on a CPU: training in float32, and everything in bf16 |
