@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -193,6 +193,18 @@ def _faster(kernel: str, plain: Choices, fast: Choices, cases: Sequence[_Case], 
     return total <= GAIN and all(each.fast_ms <= LOSS * each.plain_ms for each in measured)
 
 
+def _from_least(
+    kernel: str, choice: str, cases: Iterable[tuple[int, _Case]], found: Choices, timings: list[Timing]
+) -> Choices:
+    """With the last value of `choice` that wins its case, of `cases` from large layers to small; those before win too."""
+    for least, case in cases:
+        plain, fast = (Choices(**(asdict(found) | {choice: value})) for value in (0, least))
+        if not _faster(kernel, plain, fast, [case], timings):
+            break
+        found = fast
+    return found
+
+
 def _mlp(dim: int, ratio: int, tokens: int, batch: int = 1) -> _Case:
     return _Case(
         f"{batch}x{tokens}x{dim}, hidden {dim * ratio}", Mlp(dim, dim * ratio), _tokens(batch, tokens, dim), None
@@ -265,25 +277,16 @@ def _mlp_bytes(found: Choices, timings: list[Timing]) -> Choices:
 
 
 def _winograd(found: Choices, timings: list[Timing]) -> Choices:
-    """The fewest channels from which it wins."""
-    for channels in (256, 128):
-        case = _Case(f"1x{channels}x64x64", _conv(channels), _map(1, channels, 64))
-        fast = replace(found, winograd_from=channels)
-        if not _faster("Winograd's convolution", replace(found, winograd_from=0), fast, [case], timings):
-            break
-        found = fast
-    return found
+    cases = ((n, _Case(f"1x{n}x64x64", _conv(n), _map(1, n, 64))) for n in (256, 128))
+    return _from_least("Winograd's convolution", "winograd_from", cases, found, timings)
 
 
 def _winograd_trained(found: Choices, timings: list[Timing]) -> Choices:
-    for channels in (256, 128):
-        x = _map(1, channels, 64).requires_grad_()
-        case = _Case(f"1x{channels}x64x64, training", _conv(channels), x, mode="training")
-        fast, plain = replace(found, winograd_trained_from=channels), replace(found, winograd_trained_from=0)
-        if not _faster("Winograd's convolution in training", plain, fast, [case], timings):
-            break
-        found = fast
-    return found
+    cases = (
+        (n, _Case(f"1x{n}x64x64, training", _conv(n), _map(1, n, 64).requires_grad_(), mode="training"))
+        for n in (256, 128)
+    )
+    return _from_least("Winograd's convolution in training", "winograd_trained_from", cases, found, timings)
 
 
 def _conv(channels: int) -> nn.Module:
@@ -334,15 +337,13 @@ def _split_readout(found: Choices, timings: list[Timing]) -> Choices:
 
 
 def _plain_from(found: Choices, timings: list[Timing]) -> Choices:
-    """The fewest queries from which it wins, with the 49 keys of PVT's stages at 224."""
-    for dim, heads, side, ratio in ((64, 1, 56, 8), (128, 2, 28, 4)):
-        layer = SpatialReductionAttention(dim, heads, ratio)
-        case = _Case(f"8x{side**2} queries, training", layer, _tokens(8, side**2, dim), (side, side), mode="training")
-        fast = replace(found, plain_from=side**2 * 2 // 3)
-        if not _faster("written-out attention", replace(found, plain_from=0), fast, [case], timings):
-            break
-        found = fast
-    return found
+    """With the 49 keys of PVT's stages at 224."""
+    cases = (
+        (side**2 * 2 // 3, _Case(f"8x{side**2} queries, training", layer, tokens, (side, side), mode="training"))
+        for dim, heads, side, ratio in ((64, 1, 56, 8), (128, 2, 28, 4))
+        for layer, tokens in [(SpatialReductionAttention(dim, heads, ratio), _tokens(8, side**2, dim))]
+    )
+    return _from_least("written-out attention", "plain_from", cases, found, timings)
 
 
 def _plain_bf16(found: Choices, timings: list[Timing]) -> Choices:
