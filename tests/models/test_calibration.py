@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from pvtctl.errors import UsageError
-from pvtctl.models.backbones import ResNet
+from pvtctl.models.backbones import Pvt, ResNet
 from pvtctl.models.fast_cpu import calibrate as calibration
 from pvtctl.models.fast_cpu import choices as chosen
 from pvtctl.models.fast_cpu.choices import Choices, active, before_measurement, choices_file, remember, remembered, use
@@ -54,6 +54,9 @@ def few_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibration, "_tokens", lambda batch, number, dim: tokens(1, number, dim))
     monkeypatch.setattr(calibration, "_map", lambda batch, channels, side: image_map(1, channels, min(side, 32)))
     monkeypatch.setattr(calibration, "ResNet", partial(ResNet, base_width=8))
+    monkeypatch.setattr(
+        calibration, "Pvt", lambda **options: Pvt(**options | {"embed_dims": (8, 8, 8, 8), "num_heads": (1, 1, 1, 1)})
+    )
 
 
 def in_a_new_process() -> Choices:
