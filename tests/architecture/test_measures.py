@@ -16,7 +16,7 @@ MOST_LONG = 4
 """Functions of more than 60 lines."""
 MOST_WIDE = 18
 """Functions with more than 8 parameters, outside the command line."""
-MOST_LINES = 59_553
+MOST_LINES = 59_555
 """Lines of the package. Raised by a feature only, never by an edit."""
 
 Trees = dict[Path, ast.Module]

@@ -160,6 +160,14 @@ def test_what_does_not_win_is_not_taken(ratio: float, taken: bool, monkeypatch: 
     assert all(bool(value) is taken for value in asdict(found).values())
 
 
+def test_a_smaller_gain_is_enough_in_whole_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibration, "_race", lambda case, candidates: [1.0, *[0.98] * (len(candidates) - 1)])
+    monkeypatch.setattr(calibration, "packing_works", lambda: True)
+    found = calibration.calibrate().choices
+    taken = {name for name, value in asdict(found).items() if value}
+    assert taken == {"packed", "joined_gelu", "onednn_products"}
+
+
 def test_a_kernel_that_loses_one_case_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     ratios = itertools.cycle([0.1, 1.1, 1.1])  # where it loses, it has another try
     monkeypatch.setattr(calibration, "_race", lambda case, candidates: [1.0, *[next(ratios)] * (len(candidates) - 1)])

@@ -310,8 +310,10 @@ def _map(batch: int, channels: int, side: int) -> Tensor:
 
 def _folded_norms(found: Choices, timings: list[Timing]) -> Choices:
     cases = [
-        _Case(f"1x{channels}x64x64, {kernel}x{kernel}", ConvNorm(channels, 128, kernel), _map(1, channels, 64))
-        for channels, kernel in ((128, 3), (256, 1))
+        _Case(
+            f"1x{channels}x{side}x{side}, {kernel}x{kernel}", ConvNorm(channels, 128, kernel), _map(1, channels, side)
+        )
+        for channels, kernel, side in ((128, 3, 64), (256, 1, 64), (128, 1, 128))
     ]
     fast = replace(found, folded_norms=True)
     return fast if _faster("folded batch norm", found, fast, cases, timings) else found
