@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -152,15 +153,16 @@ def test_unasked_no_model_runs_an_operation_of_its_own_processor(name: str, monk
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
-def test_gradients_are_those_of_plain_layers(name: str) -> None:
+def test_gradients_are_those_of_plain_layers(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With smooth activations: noise that moves a ReLU across zero changes gradients by more than the kernels do."""
+    monkeypatch.setattr(F, "relu", lambda x, inplace=False: F.softplus(x))
     found = []
     for model in (built(name), optimize_for_cpu(built(name))):
         sum(out.square().mean() for out in raw(model) if out.requires_grad).backward()
         found.append([parameter.grad for parameter in model.parameters() if parameter.grad is not None])
     assert len(found[0]) == len(found[1])
     for expected, ours in zip(*found, strict=True):
-        # as a whole: where noise moves a ReLU across zero, single numbers jump
-        assert (ours - expected).norm() <= 1e-3 * expected.norm() + 1e-6
+        assert (ours - expected).norm() <= 1e-4 * expected.norm() + 1e-6
 
 
 def test_switch_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

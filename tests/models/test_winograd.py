@@ -87,6 +87,13 @@ def gradients(convolve: Callable[..., Tensor], leaves: dict[str, Tensor], wanted
     }
 
 
+def test_twice_the_same_bits() -> None:
+    """As a resumed run needs them."""
+    leaves = {"x": torch.randn(2, 64, 30, 42), "weight": torch.randn(80, 64, 3, 3), "bias": torch.randn(80)}
+    first, again = (gradients(tiled, leaves, list(leaves)) for _ in range(2))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+
+
 def test_strips_join(monkeypatch: pytest.MonkeyPatch) -> None:
     conv, x = nn.Conv2d(4, 4, 3, padding=1), torch.randn(2, 4, 30, 18)
     grad = torch.randn(2, 4, 30, 18)
