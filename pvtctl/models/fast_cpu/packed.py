@@ -51,8 +51,8 @@ _layers: WeakKeyDictionary[nn.Module, dict[Callable[..., Any], _Kept]] = WeakKey
 def pack(model: nn.Module) -> None:
     """Let the CPU kernels of `model` keep their weights in oneDNN's layout too, from their next call on.
 
-    It needs as much memory as the weights, for Winograd's convolution four times as much. Weights that are replaced, loaded or changed in place are packed again; a
-    change through `.data`, which torch does not record, needs `unpack`.
+    It needs as much memory as the weights, for Winograd's convolution four times as much. Weights that are replaced, loaded
+    or changed in place are packed again; a change through `.data`, which torch does not record, needs `unpack`.
     """
     for module in model.modules():
         _layers.setdefault(module, {})
