@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pvtctl.models.fast_cpu import convolutions, optimize_for_cpu
 from pvtctl.models.fast_cpu.choices import Choices, before_measurement, using
 from pvtctl.models.fast_cpu.convolutions import WinogradConv
+from pvtctl.models.fast_cpu.packed import pack
 from pvtctl.models.fast_cpu.winograd import TrainedWinograd, winograd, winograd_weight_gradient
 from pvtctl.models.layers.conv_norm import ConvNorm
 
@@ -162,6 +163,20 @@ def test_taken_for_large_maps_in_inference(monkeypatch: pytest.MonkeyPatch, choi
     with torch.inference_mode():
         winograd_conv(256)(torch.randn(1, 256, 32, 32))
     assert len(calls) == 1 + (choices.winograd_from == 128)
+
+
+def test_kept_factors_pay_on_smaller_maps(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    monkeypatch.setattr(convolutions, "winograd", lambda x, *given: calls.append(x) or winograd(x, *given))
+    conv, x = winograd_conv(128), torch.randn(1, 128, 32, 32)
+    with torch.inference_mode():
+        expected = conv(x)
+        assert not calls
+    pack(conv)
+    conv(x).sum().backward()  # without kept factors again
+    with torch.no_grad():
+        torch.testing.assert_close(conv(x), expected, rtol=0, atol=1e-4)
+    assert len(calls) == 1
 
 
 def winograd_conv(channels: int) -> nn.Module:
